@@ -1,0 +1,5 @@
+"""`python -m lwm_edge`."""
+
+from ._cli import main
+
+main()

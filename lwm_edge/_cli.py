@@ -1,0 +1,306 @@
+"""The command line: parses, calls one public function, prints.
+
+Every command takes `--json` (one JSON document on standard output, nothing else there); progress goes to
+standard error; the exit code says what went wrong (see `errors`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import __version__, _display, config
+from .errors import LwmEdgeError
+from .home import Home, open_home
+from .report import ProgressCallback, Report
+
+app = typer.Typer(
+    name="lwm-edge",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+HomeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--home",
+        metavar="DIR",
+        help="The model home. Default: $LWM_EDGE_HOME, then `home` in lwm-edge.toml, then the platform's "
+        "folder for application data.",
+    ),
+]
+PhotosArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PHOTOS", help="Folder with one sub-folder of photos a class, named as the class."
+    ),
+]
+SeedOption = Annotated[int | None, typer.Option(help="Same seed, same photos, same machine: same model.")]
+DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
+
+
+def main() -> None:
+    """Runs the command line and turns errors into exit codes."""
+    as_json = "--json" in sys.argv[1:]
+    try:
+        app()
+    except LwmEdgeError as error:
+        _fail(error, as_json)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _display.note("Interrupted; the model is unchanged.")
+        sys.exit(130)
+
+
+def _fail(error: LwmEdgeError, as_json: bool) -> None:
+    if as_json:
+        failure = {
+            "kind": type(error).__name__,
+            "message": error.message,
+            "problems": error.problems,
+            "exit_code": error.exit_code,
+        }
+        print(json.dumps({"error": failure}, ensure_ascii=False))
+    else:
+        _display.error(error)
+
+
+def _show(report: Report, as_json: bool, display: Callable[[Any], None]) -> None:
+    if as_json:
+        print(report.model_dump_json())
+    else:
+        display(report)
+
+
+def _with_progress(work: Callable[[ProgressCallback], Report]) -> Any:
+    with _display.progress_bar() as on_progress:
+        return work(on_progress)
+
+
+def _home_path(home: Path | None) -> Path:
+    return config.find_home(home, config.read_file_config(Path.cwd()))
+
+
+def _home(home: Path | None) -> Home:
+    return open_home(_home_path(home))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"lwm-edge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Teach a deployed image classifier new classes, on the device, from photos of the new classes alone."""
+
+
+@app.command("demo")
+def demo(
+    folder: Annotated[
+        Path | None, typer.Option("--folder", metavar="DIR", help="Where the demo's model homes go.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """See it work: adds four classes to a small model that ships with lwm-edge, in about a minute."""
+    from .demo import run_demo
+
+    folder = folder or Path.cwd() / "lwm-edge-demo"
+    _show(_with_progress(lambda on: run_demo(folder, on_progress=on)), as_json, _display.demo)
+
+
+@app.command("build-base")
+def build_base_command(
+    photos: PhotosArgument,
+    arch: Annotated[str, typer.Option(help="The network; an unknown name prints those there are.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The bundle to write.")],
+    capacity: Annotated[int | None, typer.Option(help="Most classes the bundle can ever hold. [256]")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Input height and width in pixels.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Named pretrained weights, such as imagenet.")] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A state dict (.pth); its head is kept if it has a row a class."),
+    ] = None,
+    activation: Annotated[
+        str | None,
+        typer.Option(
+            help="sigmoid (as increments train) or softmax (for a checkpoint trained so). [sigmoid]"
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the photos. [30]")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="[0.05; from weights 0.01]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="[64]")] = None,
+    held_back: Annotated[
+        float | None, typer.Option(help="Share of the photos kept for evaluation. [0.1]")
+    ] = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """For vendors: train a base on class folders and write the bundle that ships."""
+    from .base import build_base
+
+    chosen = config.base_config(
+        architecture=arch,
+        capacity=capacity,
+        image_size=image_size,
+        weights=weights,
+        checkpoint=checkpoint,
+        activation=activation,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        held_back=held_back,
+        seed=seed,
+        device=device,
+    )
+    report = _with_progress(lambda on: build_base(photos, output, chosen, on_progress=on))
+    _show(report, as_json, _display.base)
+
+
+@app.command("init")
+def init_command(
+    base: Annotated[Path, typer.Argument(metavar="BASE.lwm", help="The bundle that the vendor shipped.")],
+    home: HomeOption = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Start an existing home over; what it learnt is lost.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a model home from a shipped base, with its ONNX file."""
+    from .maintenance import init_home
+
+    _show(init_home(base, _home_path(home), replace=replace), as_json, _display.change)
+
+
+@app.command("add-classes")
+def add_classes_command(
+    photos: PhotosArgument,
+    home: HomeOption = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="lwm, lwf-mc (no attention loss) or finetune (no distillation).")
+    ] = None,
+    beta: Annotated[float | None, typer.Option(help="Weight of the distillation loss.")] = None,
+    gamma: Annotated[float | None, typer.Option(help="Weight of the attention distillation loss.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the new photos.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the optimiser.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Photos an optimiser update.")] = None,
+    micro_batch_size: Annotated[
+        int | None, typer.Option(help="Photos in memory at once; changes memory, not the result.")
+    ] = None,
+    least_photos: Annotated[int | None, typer.Option(help="Fewest usable photos a class.")] = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Teach the model new classes from photos of them alone: the main job.
+
+    Nothing changes until the last step; then bundle, ONNX file, labels and receipt change together.
+    """
+    from .worker import add_classes
+
+    chosen = config.increment_config(
+        config.read_file_config(Path.cwd()),
+        recipe=recipe,
+        beta=beta,
+        gamma=gamma,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        micro_batch_size=micro_batch_size,
+        least_photos=least_photos,
+        seed=seed,
+        device=device,
+    )
+    opened = _home(home)
+    report = _with_progress(lambda on: add_classes(opened, photos, chosen, on_progress=on))
+    _show(report, as_json, _display.increment)
+
+
+@app.command("remove-class")
+def remove_class_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The class.")],
+    home: HomeOption = None,
+    shipped: Annotated[
+        bool, typer.Option("--shipped", help="Also allow a class that the vendor shipped.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take back a class that was added by mistake; no photos needed."""
+    from .maintenance import remove_class
+
+    _show(remove_class(_home(home), name, shipped=shipped), as_json, _display.change)
+
+
+@app.command("predict")
+def predict_command(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Photos to classify.")],
+    home: HomeOption = None,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Classes to print for each photo.")] = 3,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what is in photos, with the exported ONNX file."""
+    from .prediction import predict
+
+    _show(predict(_home(home), images, top_k=top_k), as_json, _display.predictions)
+
+
+@app.command("evaluate")
+def evaluate_command(photos: PhotosArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Measure accuracy on labelled photos: old, new and all classes, and what is confused."""
+    from .prediction import evaluate
+
+    _show(evaluate(_home(home), photos), as_json, _display.evaluation)
+
+
+@app.command("info")
+def info_command(
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="[BUNDLE]", help="A bundle file; default: the home's.")
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a home or a bundle holds."""
+    from .inspection import info
+
+    _show(info(bundle or _home(home)), as_json, _display.info)
+
+
+@app.command("export")
+def export_command(
+    output: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="The ONNX file to write.")],
+    home: HomeOption = None,
+    bundle: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Export a bundle file instead of the home's model.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the model's ONNX file, compared with the network first."""
+    from .maintenance import export_onnx
+
+    _show(export_onnx(bundle or _home(home), output), as_json, _display.export)
+
+
+@app.command("audit")
+def audit_command(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Account for every byte of the home, and show that nothing else is there."""
+    from .auditor import audit
+
+    report = audit(_home(home))
+    _show(report, as_json, _display.audit)
+    if not report.passed:
+        raise typer.Exit(4)

@@ -1,0 +1,277 @@
+"""What the command line prints for people: tables on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from .errors import LwmEdgeError
+from .report import (
+    AuditReport,
+    BaseReport,
+    ChangeReport,
+    DemoReport,
+    EvaluationReport,
+    ExportReport,
+    FootprintReport,
+    IncrementReport,
+    InfoReport,
+    ParityReport,
+    PredictionReport,
+    Progress,
+    ProgressCallback,
+)
+
+_PHASES = {
+    "photos": "Reading photos",
+    "train": "Training",
+    "evaluate": "Evaluating",
+    "commit": "Exporting and committing",
+}
+_LISTED = 10
+
+
+def _out() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+def _err() -> Console:
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+
+
+def error(failure: LwmEdgeError) -> None:
+    """Prints an error with all its problems."""
+    _err().print(f"[bold red]Error:[/] {escape(str(failure))}")
+
+
+def note(text: str) -> None:
+    """Prints a line on standard error."""
+    _err().print(escape(text))
+
+
+@contextmanager
+def progress_bar() -> Iterator[ProgressCallback]:
+    """A bar on a terminal; elsewhere a plain line a phase and every tenth of the training."""
+    console = _err()
+    if not console.is_terminal:
+        yield _plain_progress
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, TextColumn("{task.fields[loss]}"), console=console, transient=True) as bar:
+        task = bar.add_task("", total=None, loss="")
+
+        def show(progress: Progress) -> None:
+            loss = f"loss {progress.loss:.3f}" if progress.loss is not None else ""
+            bar.update(
+                task,
+                description=_PHASES[progress.phase],
+                completed=progress.done,
+                total=progress.total,
+                loss=loss,
+            )
+
+        yield show
+
+
+def _plain_progress(progress: Progress) -> None:
+    tenth = max(1, progress.total // 10)
+    if progress.loss is None:
+        note(f"{_PHASES[progress.phase]} ...")
+    elif progress.done % tenth == 0 or progress.done == progress.total:
+        note(f"{_PHASES[progress.phase]} {progress.done}/{progress.total}, loss {progress.loss:.3f}")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}%"
+
+
+def _bytes(count: int) -> str:
+    return f"{count:,} bytes"
+
+
+def _rows(title: str, rows: dict[str, str]) -> None:
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in rows.items():
+        table.add_row(name, escape(value))
+    _out().print(table)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def _parity(parity: ParityReport) -> str:
+    what = "photos" if parity.real_photos else "generated pictures"
+    difference = f"difference {parity.largest_difference:.1e}, {parity.tolerance:.1e} allowed"
+    return f"agrees with the network on {what} ({difference})"
+
+
+def _growth(footprint: FootprintReport) -> dict[str, str]:
+    bundle, onnx = footprint.bundle_bytes, footprint.onnx_bytes
+    return {
+        "Bundle": f"{_bytes(bundle)} ({bundle - footprint.bundle_bytes_before:+,})",
+        "ONNX file": f"{_bytes(onnx)} ({onnx - footprint.onnx_bytes_before:+,})",
+        "Peak memory": f"{footprint.peak_rss_bytes / 2**20:.0f} MiB",
+    }
+
+
+def increment(report: IncrementReport) -> None:
+    """The receipt."""
+    held, drift = report.held_back, report.drift
+    rows = {
+        "New classes": _listed(report.new_classes),
+        "Photos": f"{report.photos_trained} learnt from, {report.photos_held_back} held back",
+        "Accuracy": f"{_percent(held.new_accuracy)} on held-back new photos, all classes competing",
+        "Old classes": report.old_classes_note,
+        "Drift": f"{_percent(drift.base_agreement)} of new photos rank the same old class first as before; "
+        f"attention moved by {drift.attention_distance:.2f}",
+        "Recipe": f"{report.recipe} (beta {report.beta:g}, gamma {report.gamma:g}), "
+        f"{report.training.steps} steps of {report.training.step_ms:.0f} ms",
+        **_growth(report.footprint),
+        "Verified": f"ONNX file {_parity(report.parity)}",
+        "Load it from": str(report.onnx),
+        "Model digest": report.model_digest,
+    }
+    _rows(f"Learnt {len(report.new_classes)} classes in {report.seconds:.0f} s", rows)
+    for line in (*report.warnings, *report.skipped):
+        note(f"Note: {line}")
+
+
+def base(report: BaseReport) -> None:
+    """What `build-base` made."""
+    accuracy = report.held_back.accuracy if report.held_back else None
+    rows = {
+        "Bundle": f"{report.bundle}, {_bytes(report.bundle_bytes)}, for ever",
+        "Network": report.architecture,
+        "Classes": f"{len(report.class_names)} of at most {report.capacity}: {_listed(report.class_names)}",
+        "Accuracy": f"{_percent(accuracy)} on held-back photos" if accuracy is not None else "not measured",
+        "Attention maps": f"{report.attention_cells} cells",
+        "Verified": f"ONNX graph {_parity(report.parity)}",
+        "Model digest": report.model_digest,
+    }
+    _rows(f"Base made in {report.seconds:.0f} s", rows)
+    for line in report.warnings:
+        note(f"Note: {line}")
+
+
+def change(report: ChangeReport) -> None:
+    """What `init` and `remove-class` left."""
+    title = (
+        f"Removed {report.removed_class}" if report.removed_class else f"Model home {report.home} is ready"
+    )
+    rows = {
+        "Classes": f"{len(report.class_names)}: {_listed(report.class_names)}",
+        **_growth(report.footprint),
+        "Verified": f"ONNX file {_parity(report.parity)}",
+        "Load it from": str(report.onnx),
+        "Model digest": report.model_digest,
+    }
+    _rows(escape(title), rows)
+
+
+def predictions(report: PredictionReport) -> None:
+    """One line a photo."""
+    for prediction in report.predictions:
+        if prediction.error:
+            note(f"{prediction.photo}: {prediction.error}")
+            continue
+        pairs = zip(prediction.class_names, prediction.probabilities, strict=True)
+        _out().print(
+            escape(f"{prediction.photo}: " + ", ".join(f"{name} {_percent(p)}" for name, p in pairs))
+        )
+
+
+def evaluation(report: EvaluationReport) -> None:
+    """Accuracy and confusions."""
+    rows = {
+        "Shipped classes": _percent(report.old_accuracy),
+        "Added classes": _percent(report.new_accuracy),
+        "All classes": _percent(report.accuracy),
+    }
+    _rows(f"Accuracy on {report.photos} photos, mean over classes, all classes competing", rows)
+    if report.confusions:
+        _rows(
+            "Most often confused",
+            {f"{escape(c.actual)} taken for {escape(c.predicted)}": str(c.photos) for c in report.confusions},
+        )
+    for line in report.skipped:
+        note(f"Note: {line}")
+
+
+def info(report: InfoReport) -> None:
+    """What a home or bundle holds."""
+    added = report.class_names[report.shipped_classes :]
+    size = report.preprocessing.image_size
+    rows = {
+        "Shipped classes": _listed(report.class_names[: report.shipped_classes]),
+        "Added classes": _listed(added) if added else "none",
+        "Capacity": f"{report.capacity} classes, {report.capacity - len(report.class_names)} free",
+        "Network": f"{report.architecture}, {size}x{size} pixels, {report.activation} outputs",
+        "Bundle": f"{report.bundle}, {_bytes(report.bundle_bytes)}",
+        "Changes": f"{report.increment_count} since it was shipped, the latest training by {report.recipe}",
+        "Model digest": report.model_digest,
+    }
+    if report.onnx:
+        rows["ONNX file"] = str(report.onnx)
+    _rows(escape(str(report.home or report.bundle)), rows)
+
+
+def export(report: ExportReport) -> None:
+    """Where the ONNX file lies."""
+    rows = {
+        "ONNX file": f"{report.onnx}, {_bytes(report.onnx_bytes)}",
+        "Classes": f"{len(report.class_names)}: {_listed(report.class_names)}",
+        "Verified": _parity(report.parity),
+        "Model digest": report.model_digest,
+    }
+    _rows("Exported", rows)
+
+
+def audit(report: AuditReport) -> None:
+    """The account and the verdict."""
+    table = Table(title=f"Every byte of {escape(str(report.home))}", title_justify="left", box=None)
+    table.add_column("Owner")
+    table.add_column("Bytes", justify="right")
+    for owner, count in report.bytes_by_owner().items():
+        table.add_row(owner, f"{count:,}")
+    table.add_row("[bold]accounted for", f"[bold]{report.accounted_bytes:,}")
+    table.add_row("[bold]on disk", f"[bold]{report.total_bytes:,}")
+    _out().print(table)
+    rows = {"Bundle": f"{_bytes(report.bundle_bytes)}, {_bytes(report.bundle_bytes_shipped)} when shipped"}
+    if growth := report.onnx_growth:
+        per_class = f", {growth.bytes_per_class:,.0f} a class" if growth.bytes_per_class else ""
+        rows["ONNX file"] = f"grew by {_bytes(growth.bytes)} for {growth.classes} classes{per_class}"
+    rows["Verdict"] = "passed: nothing else is there" if report.passed else "FAILED"
+    _rows("", rows)
+    for problem in report.problems:
+        note(f"Problem: {problem}")
+
+
+def demo(report: DemoReport) -> None:
+    """The table that the README shows."""
+    added = [", ".join(names) for names in report.increments]
+    table = Table(title="Accuracy on test photos: shipped / added / all classes", title_justify="left")
+    for heading in ("Method", "Shipped", *(f"+ {names}" for names in added)):
+        table.add_column(heading, justify="left" if heading == "Method" else "right")
+    for row in report.rows:
+        steps = zip(row.old[1:], row.new[1:], row.all[1:], strict=True)
+        cells = (" / ".join(_percent(value) for value in step) for step in steps)
+        table.add_row(row.method, _percent(row.old[0]), *cells)
+    _out().print(table)
+    rows = {
+        "Bundle": " -> ".join(f"{size:,}" for size in report.bundle_bytes) + " bytes",
+        "ONNX file": " -> ".join(f"{size:,}" for size in report.onnx_bytes) + " bytes",
+        "Whole home": " -> ".join(f"{size:,}" for size in report.home_bytes) + " bytes",
+        "Audit": "passed" if report.audit_passed else "FAILED",
+        "Load it from": str(report.onnx),
+        "Time": f"{report.seconds:.0f} s",
+    }
+    _rows("Footprint before and after each increment", rows)

@@ -1,0 +1,162 @@
+"""The auditor: accounts for every byte of a home, and shows that nothing else is there.
+
+First form: what lies in the home now. Folders' own entries, whose size is the file system's affair, are
+not counted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from . import manifest as manifests
+from .bundle import MANIFEST, ONNX_GRAPH, Bundle
+from .errors import ExportError
+from .export import fill_graph
+from .generation import labels_text, receipt_length
+from .home import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, Generation, Home, open_home
+from .manifest import Manifest
+from .network import empty_network
+from .report import AuditItem, AuditReport, OnnxGrowth
+
+
+def audit(home: Home | Path) -> AuditReport:
+    """Accounts for every byte of a home.
+
+    Args:
+        home: The model home, or its folder.
+
+    Returns:
+        The account; `passed` is False and `problems` says why where something is unexplained.
+
+    Raises:
+        HomeError: There is no home.
+        BundleError: The bundle cannot be read at all.
+    """
+    home = home if isinstance(home, Home) else open_home(home)
+    generation = home.current()
+    bundle = home.open_bundle()
+    problems: list[str] = []
+    items = [*_bundle_items(bundle, problems), *_other_items(home, generation, bundle, problems)]
+    expected = {home.path / CURRENT, home.path / LOCK, *(generation.path / name for name in GENERATION_FILES)}
+    sizes = {path: path.lstat().st_size for path in _files(home.path)}
+    strangers, missing = sizes.keys() - expected, expected - sizes.keys() - {home.path / LOCK}
+    problems += [_unexplained(path.relative_to(home.path), sizes[path]) for path in sorted(strangers)]
+    problems += [f"{path.relative_to(home.path)} is missing" for path in sorted(missing)]
+    total, accounted = sum(sizes.values()), sum(item.bytes for item in items)
+    if total != accounted:
+        problems.append(f"{total} bytes are on disk, and {accounted} are accounted for")
+    first = bundle.manifest.ledger.first
+    shipped_bytes = first.bundle_bytes if first else bundle.manifest.bundle_bytes
+    if bundle.path.stat().st_size != shipped_bytes:
+        problems.append(f"the bundle is {bundle.path.stat().st_size} bytes long, and was {shipped_bytes}")
+    return AuditReport(
+        home=home.path,
+        passed=not problems,
+        problems=tuple(problems),
+        items=tuple(items),
+        total_bytes=total,
+        accounted_bytes=accounted,
+        bundle_bytes=bundle.path.stat().st_size,
+        bundle_bytes_shipped=shipped_bytes,
+        onnx_growth=_onnx_growth(bundle.manifest, generation),
+    )
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Everything below a folder that is no folder, hidden or not; links are not followed."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            yield from _files(path)
+        else:
+            yield path
+
+
+def _unexplained(path: Path, size: int) -> str:
+    if path.parts[0] == GENERATIONS:
+        hint = "left by an interrupted change, the next change removes it, unless one is running now"
+    else:
+        hint = "no part of a home"
+    return f"{path} ({size} bytes) is unexplained: {hint}"
+
+
+def _bundle_items(bundle: Bundle, problems: list[str]) -> Iterator[AuditItem]:
+    m = bundle.manifest
+    classes = len(m.class_names)
+    network = empty_network(m.architecture, classes, m.capacity, m.preprocessing)
+    declared = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
+    tensor_bytes = 0
+    with safe_open(bundle.path, framework="np") as file:
+        for name in file.keys():  # noqa: SIM118
+            array = file.get_tensor(name)
+            tensor_bytes += array.nbytes
+            if name == MANIFEST:
+                text = len(manifests.decode_text(array.tobytes()))
+                yield AuditItem(owner="manifest", part="text", bytes=text)
+                yield AuditItem(owner="manifest", part="padding", bytes=array.nbytes - text)
+            elif name == ONNX_GRAPH:
+                yield AuditItem(owner="onnx graph", part=name, bytes=array.nbytes)
+            elif name not in declared or list(array.shape) != declared[name]:
+                problems.append(f"tensor {name} {list(array.shape)} is none that {m.architecture} declares")
+                yield AuditItem(owner="unexplained", part=name, bytes=array.nbytes)
+            elif name.startswith("head."):
+                in_use = array[:classes].nbytes
+                yield AuditItem(owner="head rows in use", part=name, bytes=in_use)
+                yield AuditItem(owner="head rows reserved", part=name, bytes=array.nbytes - in_use)
+            else:
+                yield AuditItem(owner="backbone", part=name, bytes=array.nbytes)
+    header = bundle.path.stat().st_size - tensor_bytes
+    yield AuditItem(owner="bundle header", part="names, shapes, offsets", bytes=header)
+
+
+def _other_items(
+    home: Home, generation: Generation, bundle: Bundle, problems: list[str]
+) -> Iterator[AuditItem]:
+    m = bundle.manifest
+    yield AuditItem(owner="link", part=CURRENT, bytes=(home.path / CURRENT).lstat().st_size)
+    for path, owner in (
+        (generation.onnx, "onnx file"),
+        (generation.labels, "labels"),
+        (generation.receipt, "receipt"),
+    ):
+        if path.is_file():
+            yield AuditItem(owner=owner, part=path.name, bytes=path.stat().st_size)
+    if generation.onnx.is_file() and not _onnx_is_the_bundles(generation, bundle):
+        problems.append(
+            f"{generation.onnx.name} is not what the bundle makes: it was changed, or is another's"
+        )
+    if generation.labels.is_file() and generation.labels.read_bytes() != labels_text(m):
+        problems.append(f"{generation.labels.name} does not list the bundle's classes: it was changed")
+    if generation.receipt.is_file() and not _is_receipt(generation.receipt.read_bytes(), m):
+        problems.append(f"{generation.receipt.name} is no receipt of {receipt_length(m.capacity)} bytes")
+
+
+def _onnx_is_the_bundles(generation: Generation, bundle: Bundle) -> bool:
+    arrays = bundle.arrays()
+    try:
+        expected = fill_graph(arrays[ONNX_GRAPH].tobytes(), arrays, bundle.manifest)
+    except ExportError:
+        return False
+    return generation.onnx.read_bytes() == expected
+
+
+def _is_receipt(content: bytes, manifest: Manifest) -> bool:
+    try:
+        receipt: Any = json.loads(content)
+    except ValueError:
+        return False
+    same_model = isinstance(receipt, dict) and receipt.get("model_digest") == manifest.model_digest
+    return same_model and len(content) == receipt_length(manifest.capacity)
+
+
+def _onnx_growth(manifest: Manifest, generation: Generation) -> OnnxGrowth | None:
+    first = manifest.ledger.first
+    if first is None or not generation.onnx.is_file():
+        return None
+    classes = len(manifest.class_names) - first.classes
+    grown = generation.onnx.stat().st_size - first.onnx_bytes
+    return OnnxGrowth(classes=classes, bytes=grown, bytes_per_class=grown / classes if classes > 0 else None)

@@ -1,0 +1,182 @@
+"""The bundle: one safetensors file that holds a classifier and never changes its length.
+
+Tensors: `backbone.*`, `head.weight` [capacity, d], `head.bias` [capacity], `onnx_graph` (uint8, the graph
+without its weights) and `manifest` (uint8, see `manifest`). File format:
+https://huggingface.co/docs/safetensors. Reading the manifest and checking the digest need no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as serialize
+
+from . import manifest as manifests
+from . import storage
+from .errors import BundleError, CapacityError
+from .manifest import Manifest
+
+if TYPE_CHECKING:
+    from .network import Network
+
+MANIFEST, ONNX_GRAPH = "manifest", "onnx_graph"
+_PLAIN = {ONNX_GRAPH, MANIFEST}  # tensors that are not the network's
+_DTYPES = {"F64", "F32", "F16", "I64", "I32", "U8"}
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle file, opened for reading.
+
+    Attributes:
+        path: Of the file.
+        manifest: What it says about itself.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All tensors but the manifest, as NumPy copies."""
+        with safe_open(self.path, framework="np") as file:
+            return {name: file.get_tensor(name) for name in file.keys() if name != MANIFEST}  # noqa: SIM118
+
+    def onnx_graph(self) -> bytes:
+        """The serialized ONNX graph without its weights."""
+        with safe_open(self.path, framework="np") as file:
+            return bytes(file.get_tensor(ONNX_GRAPH))
+
+    def network(self, *, trainable: bool = False) -> Network:
+        """The classifier in eval mode.
+
+        Args:
+            trainable: Copies the tensors into memory of their own. Otherwise they are the mapped file's
+                pages, which the kernel may drop, and must not be written to.
+
+        Raises:
+            ArchitectureError: The tensors do not fit the architecture.
+        """
+        from safetensors.torch import load_file
+
+        from .network import empty_network, load_tensors
+
+        tensors = load_file(self.path)
+        weights = {n: t.clone() if trainable else t for n, t in tensors.items() if n not in _PLAIN}
+        m = self.manifest
+        network = empty_network(m.architecture, len(m.class_names), m.capacity, m.preprocessing)
+        return load_tensors(network, weights).requires_grad_(trainable)
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Opens a bundle and verifies it: format, schema, digest, finite values, length.
+
+    Raises:
+        BundleError: What is wrong with the file.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            names = set(file.keys())
+            if missing := {MANIFEST, ONNX_GRAPH, "head.weight", "head.bias"} - names:
+                raise BundleError(
+                    f"{path} is no lwm-edge bundle: it has no tensor {', '.join(sorted(missing))}"
+                )
+            if file.get_slice(MANIFEST).get_dtype() != "U8" or len(file.get_slice(MANIFEST).get_shape()) != 1:
+                raise BundleError(f"{path} is no lwm-edge bundle: its manifest is not a row of bytes")
+            manifest = manifests.decode(bytes(file.get_tensor(MANIFEST)), str(path))
+            _verify(path, file, names, manifest)
+    except FileNotFoundError:
+        raise BundleError(f"{path} does not exist; give the path of a bundle (model.lwm)") from None
+    except (SafetensorError, OSError) as error:
+        raise BundleError(
+            f"{path} is no readable bundle ({error}); the file is damaged or of another kind, "
+            "copy it again from where it came"
+        ) from None
+    return Bundle(path, manifest)
+
+
+def _verify(path: Path, file: Any, names: set[str], manifest: Manifest) -> None:
+    digest, problems = hashlib.sha256(), []
+    for name in sorted(names - {MANIFEST}):
+        if file.get_slice(name).get_dtype() not in _DTYPES:
+            problems.append(f"{name} has a data type that bundles do not use")
+            continue
+        array = file.get_tensor(name)
+        _update_digest(digest, name, array)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            problems.append(f"{name} has values that are not finite")
+        if name.startswith("head."):
+            problems += _head_problems(name, array, manifest)
+    if digest.hexdigest() != manifest.tensors_digest:
+        problems.append("the tensors are not those that the manifest's digest was taken of")
+    if path.stat().st_size != manifest.bundle_bytes:
+        problems.append(
+            f"it is {path.stat().st_size} bytes long, and was {manifest.bundle_bytes} when shipped"
+        )
+    if problems:
+        raise BundleError(f"{path} is damaged; copy it again from where it came", problems)
+
+
+def _head_problems(name: str, array: NDArray[Any], manifest: Manifest) -> list[str]:
+    if array.ndim != {"head.weight": 2, "head.bias": 1}.get(name) or len(array) != manifest.capacity:
+        return [f"{name} has shape {list(array.shape)}, which does not fit capacity {manifest.capacity}"]
+    if array[len(manifest.class_names) :].any():
+        return [f"{name} has values behind the last class"]
+    return []
+
+
+def _update_digest(digest: Any, name: str, array: NDArray[Any]) -> None:
+    digest.update(f"{name} {array.dtype.str} {list(array.shape)}\n".encode())
+    digest.update(np.asarray(array, order="C").tobytes())
+
+
+def tensors_digest(arrays: Arrays) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of all tensors but the manifest."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays.keys() - {MANIFEST}):
+        _update_digest(digest, name, arrays[name])
+    return digest.hexdigest()
+
+
+def network_arrays(network: Network) -> dict[str, NDArray[Any]]:
+    """The network's tensors under their names in a bundle."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}
+
+
+def save_bundle(path: Path, arrays: Arrays, manifest: Manifest) -> Bundle:
+    """Writes a bundle atomically; `tensors_digest` and, for a new one, `bundle_bytes` are filled in.
+
+    Args:
+        path: Of the file; replaced if it exists.
+        arrays: All tensors but the manifest.
+        manifest: With `bundle_bytes` 0 for a new bundle.
+
+    Raises:
+        BundleError: The length would change.
+        CapacityError: More classes than rows.
+    """
+    if len(manifest.class_names) > manifest.capacity:
+        raise CapacityError(f"{len(manifest.class_names)} classes do not fit capacity {manifest.capacity}")
+    manifest = manifest.model_copy(update={"tensors_digest": tensors_digest(arrays)})
+    if not manifest.bundle_bytes:  # a manifest's length does not depend on its content
+        manifest = manifest.model_copy(update={"bundle_bytes": len(_serialize(arrays, manifest))})
+    content = _serialize(arrays, manifest)
+    if len(content) != manifest.bundle_bytes:
+        raise BundleError(
+            f"{path} would be {len(content)} bytes long, not {manifest.bundle_bytes} as shipped"
+        )
+    storage.write_file(path, content)
+    return Bundle(path, manifest)
+
+
+def _serialize(arrays: Arrays, manifest: Manifest) -> bytes:
+    block = np.frombuffer(manifests.encode(manifest), dtype=np.uint8)
+    return serialize({**{n: np.asarray(a, order="C") for n, a in arrays.items()}, MANIFEST: block})

@@ -1,0 +1,210 @@
+"""Settings: of an increment, of building a base, and of where the home lies."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import ConfigError
+from .manifest import MAX_CAPACITY, Activation
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+CONFIG_FILE = "lwm-edge.toml"
+HOME_VARIABLE = "LWM_EDGE_HOME"
+
+RecipeName = Literal["lwm", "lwf-mc", "finetune"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class LossWeights(NamedTuple):
+    """beta and gamma of L = L_C + beta * L_D + gamma * L_AD (Dhar et al. 2019, eq. 5)."""
+
+    beta: float
+    gamma: float
+
+
+RECIPES: dict[RecipeName, LossWeights] = {
+    "lwm": LossWeights(beta=1.0, gamma=1.0),
+    "lwf-mc": LossWeights(beta=1.0, gamma=0.0),
+    "finetune": LossWeights(beta=0.0, gamma=0.0),
+}
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class IncrementConfig(_Config):
+    """How new classes are learnt.
+
+    Attributes:
+        recipe: Which terms of the loss are on: `lwm` all three, `lwf-mc` without the attention
+            distillation loss, `finetune` the classification loss alone.
+        beta: Weight of the distillation loss; None takes the recipe's.
+        gamma: Weight of the attention distillation loss; None takes the recipe's.
+        classification: `sigmoid` (one against the rest) or `softmax`; None follows the base's training.
+        epochs: Passes over the new photos.
+        learning_rate: Of stochastic gradient descent, constant.
+        momentum: Of stochastic gradient descent.
+        batch_size: Photos an optimiser update.
+        micro_batch_size: Photos held in memory at once; changes memory, not the result.
+        augment: Random shifts and flips of the new photos.
+        held_back: Share of each class kept for evaluation, at least one photo.
+        least_photos: Fewest usable photos a class.
+        seed: Of the split, the order, the augmentation and the new head rows.
+        device: Where to train; `auto` takes a GPU if there is one.
+    """
+
+    recipe: RecipeName = "lwm"
+    beta: float | None = Field(default=None, ge=0)
+    gamma: float | None = Field(default=None, ge=0)
+    classification: Activation | None = None
+    epochs: int = Field(default=10, ge=1, le=10_000)
+    learning_rate: float = Field(default=0.001, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    batch_size: int = Field(default=32, ge=1, le=4096)
+    micro_batch_size: int = Field(default=32, ge=1, le=4096)
+    augment: bool = True
+    held_back: float = Field(default=0.2, gt=0, lt=1)
+    least_photos: int = Field(default=5, ge=2)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    device: Device = "auto"
+
+    @model_validator(mode="after")
+    def _weights_fit_recipe(self) -> IncrementConfig:
+        for name in ("beta", "gamma"):
+            if getattr(self, name) and not getattr(RECIPES[self.recipe], name):
+                raise ValueError(f"recipe {self.recipe} has no {name}; leave it out or choose another recipe")
+        return self
+
+    @property
+    def loss_weights(self) -> LossWeights:
+        """The recipe's beta and gamma, with what the user set instead."""
+        recipe = RECIPES[self.recipe]
+        return LossWeights(
+            beta=recipe.beta if self.beta is None else self.beta,
+            gamma=recipe.gamma if self.gamma is None else self.gamma,
+        )
+
+
+class BaseConfig(_Config):
+    """How a vendor's base is made.
+
+    Attributes:
+        architecture: A key of the registry in `architectures`.
+        capacity: Most classes that the bundle can ever hold.
+        image_size: Input height and width in pixels; None takes the architecture's.
+        activation: `sigmoid` trains one-vs-rest outputs, as the increments are; `softmax` the usual kind.
+        weights: Name of pretrained weights that the architecture offers.
+        checkpoint: A torch state dict of the whole classifier, or of its backbone.
+        epochs: Passes over the photos; 0 takes a checkpoint's classifier as it is.
+        learning_rate: Peak of the one-cycle schedule; None takes 0.05 from scratch, 0.01 from weights.
+        momentum: Of stochastic gradient descent.
+        weight_decay: On all weights.
+        batch_size: Photos an update.
+        augment: Random shifts and flips.
+        held_back: Share of each class's photos kept for evaluation; 0 learns from all.
+        seed: Of everything random.
+        device: Where to train; `auto` takes a GPU if there is one.
+    """
+
+    architecture: str
+    capacity: int = Field(default=256, ge=1, le=MAX_CAPACITY)
+    image_size: int | None = Field(default=None, ge=8, le=2048)
+    activation: Activation = "sigmoid"
+    weights: str | None = None
+    checkpoint: Path | None = None
+    epochs: int = Field(default=30, ge=0, le=10_000)
+    learning_rate: float | None = Field(default=None, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    batch_size: int = Field(default=64, ge=2, le=4096)
+    augment: bool = True
+    held_back: float = Field(default=0.1, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    device: Device = "auto"
+
+    @model_validator(mode="after")
+    def _start_is_clear(self) -> BaseConfig:
+        if self.weights and self.checkpoint:
+            raise ValueError("give either weights or a checkpoint, not both")
+        if self.epochs == 0 and not self.checkpoint:
+            raise ValueError("epochs 0 needs a checkpoint of the whole classifier")
+        return self
+
+
+class FileConfig(_Config):
+    """The content of `lwm-edge.toml`: `home = "..."` and an `[increment]` table of IncrementConfig's."""
+
+    home: Path | None = None
+    increment: dict[str, Any] = {}
+
+
+def read_file_config(folder: Path) -> FileConfig:
+    """Reads `lwm-edge.toml` in a folder; absent means all defaults.
+
+    Raises:
+        ConfigError: Not TOML, or unknown settings.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        return FileConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return FileConfig()
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    except ValidationError as error:
+        raise invalid(f"{path} has settings that lwm-edge does not know", error) from None
+
+
+def find_home(home: Path | None, file_config: FileConfig) -> Path:
+    """The home's folder: the argument, $LWM_EDGE_HOME, lwm-edge.toml, then the platform's default."""
+    variable = os.environ.get(HOME_VARIABLE)
+    return (
+        home
+        or (Path(variable) if variable else None)
+        or file_config.home
+        or Path(platformdirs.user_data_dir("lwm-edge", appauthor=False))
+    )
+
+
+def increment_config(file_config: FileConfig, **given: Any) -> IncrementConfig:
+    """`lwm-edge.toml`'s `[increment]` table, overridden by what is given and not None.
+
+    Raises:
+        ConfigError: Listing every setting that is out of range.
+    """
+    chosen = {name: value for name, value in given.items() if value is not None}
+    try:
+        return IncrementConfig.model_validate({**file_config.increment, **chosen})
+    except ValidationError as error:
+        raise invalid("these settings cannot be used", error) from None
+
+
+def base_config(**given: Any) -> BaseConfig:
+    """A BaseConfig of what is given and not None.
+
+    Raises:
+        ConfigError: Listing every setting that is out of range.
+    """
+    try:
+        return BaseConfig.model_validate({k: v for k, v in given.items() if v is not None})
+    except ValidationError as error:
+        raise invalid("these settings cannot be used", error) from None
+
+
+def invalid(message: str, error: ValidationError) -> ConfigError:
+    """A ConfigError that lists what pydantic found."""
+    items = error.errors(include_url=False, include_context=False)
+    return ConfigError(
+        message, [": ".join(filter(None, [".".join(map(str, i["loc"])), i["msg"]])) for i in items]
+    )

@@ -1,0 +1,123 @@
+"""`lwm-edge demo`: the main job on real images that ship with the package, in about a minute.
+
+Fashion-MNIST (Xiao et al. 2017, MIT licence): a base of six classes, then two increments of two classes,
+by every recipe, beside what a frozen backbone gives for nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from .auditor import audit
+from .bundle import open_bundle
+from .config import BaseConfig, IncrementConfig, RecipeName
+from .evaluation import evaluate_predictions
+from .home import Home, open_home
+from .increment import PIXEL_CACHE_BYTES
+from .inference import Classifier
+from .maintenance import init_home
+from .photos import PhotoSet, PixelCache, read_photo_folder
+from .report import AuditReport, DemoReport, DemoRow, ProgressCallback, ignore_progress
+from .rival import Labels, NearestClassMean, StreamingLda, pooled_features
+from .worker import add_classes
+
+DEMO_DATA = Path(__file__).parent / "demo_data"
+BASE_BUNDLE = DEMO_DATA / "base.lwm"
+BASE_CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal")
+INCREMENTS = (("Shirt", "Sneaker"), ("Bag", "Ankle boot"))  # the data set's own order
+GROUPS = ("base", "1", "2")  # folders of train/ and test/: the base's classes, then each increment's
+BASE_CONFIG = BaseConfig(
+    architecture="small_resnet20", image_size=28, capacity=32, epochs=40, held_back=0, device="cpu"
+)
+_RECIPES: tuple[RecipeName, ...] = ("lwm", "finetune")
+
+
+def run_demo(folder: Path, *, on_progress: ProgressCallback = ignore_progress) -> DemoReport:
+    """Adds four classes in two increments and measures old and new classes before and after.
+
+    Args:
+        folder: Where to put the model homes, one a recipe; existing ones start over.
+        on_progress: Called at every step.
+    """
+    started = time.monotonic()
+    test = _read_photos("test")
+    runs = {recipe: _run_recipe(recipe, folder / recipe, test, on_progress) for recipe in _RECIPES}
+    rows = [row for row, _ in runs.values()]
+    train = _read_photos("train")
+    rows.append(_run_rival("frozen + nearest class mean", NearestClassMean(), train, test))
+    rows.append(_run_rival("frozen + streaming LDA", StreamingLda(), train, test))
+    default = IncrementConfig().recipe
+    home, audits = open_home(folder / default), runs[default][1]
+    return DemoReport(
+        rows=tuple(rows),
+        increments=INCREMENTS,
+        bundle_bytes=tuple(a.bundle_bytes for a in audits),
+        onnx_bytes=tuple(a.bytes_by_owner()["onnx file"] for a in audits),
+        home_bytes=tuple(a.total_bytes for a in audits),
+        home=home.path,
+        onnx=home.onnx,
+        audit_passed=all(a.passed for a in audits),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _read_photos(split: str) -> list[PhotoSet]:
+    """The photos of each group; classes are numbered as the increments will number them."""
+    preprocessing = open_bundle(BASE_BUNDLE).manifest.preprocessing
+    cache = PixelCache(PIXEL_CACHE_BYTES)
+    sets, classes = [], 0
+    for group in GROUPS:
+        folder = read_photo_folder(
+            DEMO_DATA / split / group, preprocessing, cache, least_photos=1, first_label=classes
+        )
+        classes += len(folder.class_names)
+        sets.append(PhotoSet([p for photos in folder.photos for p in photos], preprocessing, cache))
+    return sets
+
+
+def _run_recipe(
+    recipe: RecipeName, folder: Path, test: list[PhotoSet], on_progress: ProgressCallback
+) -> tuple[DemoRow, list[AuditReport]]:
+    init_home(BASE_BUNDLE, folder, replace=True)
+    home = open_home(folder)
+    predictions, audits = [_predict(home, test[:1])], [audit(home)]
+    for step, group in enumerate(GROUPS[1:], start=2):
+        config = IncrementConfig(recipe=recipe)
+        add_classes(home, DEMO_DATA / "train" / group, config, on_progress=on_progress)
+        predictions.append(_predict(home, test[:step]))
+        audits.append(audit(home))
+    return _row(recipe, predictions, test), audits
+
+
+def _predict(home: Home, sets: list[PhotoSet]) -> Labels:
+    classifier = Classifier(home.current().onnx)
+    return np.concatenate([classifier.predict(photos) for photos in sets])
+
+
+def _run_rival(
+    method: str, rival: NearestClassMean | StreamingLda, train: list[PhotoSet], test: list[PhotoSet]
+) -> DemoRow:
+    """The rival on the shipped backbone; unlike the recipes it has seen the base's training photos."""
+    network = open_bundle(BASE_BUNDLE).network()
+    predictions = []
+    for step, photos in enumerate(train, start=1):
+        rival.learn(pooled_features(network, photos), np.array(photos.labels))
+        predictions.append(np.concatenate([rival.predict(pooled_features(network, s)) for s in test[:step]]))
+    return _row(method, predictions, test)
+
+
+def _row(method: str, predictions: list[Labels], test: list[PhotoSet]) -> DemoRow:
+    reports = []
+    for step, predicted in enumerate(predictions, start=1):
+        labels = np.array([label for photos in test[:step] for label in photos.labels])
+        class_names = [str(label) for label in range(labels.max() + 1)]
+        reports.append(evaluate_predictions(predicted, labels, class_names, len(BASE_CLASSES)))
+    return DemoRow(
+        method=method,
+        old=tuple(report.old_accuracy or 0.0 for report in reports),
+        new=tuple(report.new_accuracy for report in reports),
+        all=tuple(report.accuracy for report in reports),
+    )

@@ -1,0 +1,100 @@
+"""Every error that lwm_edge raises on purpose.
+
+    LwmEdgeError                 1
+    ├── ConfigError              2   a setting or an argument is wrong
+    ├── PhotosError              3   the photo folder cannot be learnt from
+    ├── BundleError              4   a bundle file is damaged, foreign or from another version
+    │   ├── ArchitectureError    4   a network does not fit, or its name is unknown
+    │   └── CapacityError        4   more classes than the bundle has room for
+    ├── HomeError                4   a model home is missing, damaged or cannot be written
+    ├── ResourceError            5   out of memory or disk
+    ├── GateError                6   the student is not good enough to replace its teacher
+    ├── ExportError              7   the ONNX file could not be made
+    │   └── ParityError          7   the ONNX file does not compute what the network computes
+    └── BusyError               75   another process holds the home; try again
+
+The number is the command line's exit code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class LwmEdgeError(Exception):
+    """Base of the tree.
+
+    Args:
+        message: What was wrong, where, and what to do about it.
+        problems: Every single problem found, when there are several.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message, tuple(problems))
+        self.message = message
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return "\n".join([self.message, *(f"  - {problem}" for problem in self.problems)])
+
+
+class ConfigError(LwmEdgeError):
+    """A setting or an argument is wrong."""
+
+    exit_code = 2
+
+
+class PhotosError(LwmEdgeError):
+    """The photo folder cannot be learnt from; `problems` lists everything found."""
+
+    exit_code = 3
+
+
+class BundleError(LwmEdgeError):
+    """A bundle file is damaged, foreign or from another version."""
+
+    exit_code = 4
+
+
+class ArchitectureError(BundleError):
+    """A network does not end in feature maps, average pooling and one linear layer, or is unknown."""
+
+
+class CapacityError(BundleError):
+    """More classes than the bundle has room for."""
+
+
+class HomeError(LwmEdgeError):
+    """A model home is missing, damaged or cannot be written."""
+
+    exit_code = 4
+
+
+class ResourceError(LwmEdgeError):
+    """Out of memory or disk."""
+
+    exit_code = 5
+
+
+class GateError(LwmEdgeError):
+    """The student is not good enough to replace its teacher."""
+
+    exit_code = 6
+
+
+class ExportError(LwmEdgeError):
+    """The ONNX file could not be made."""
+
+    exit_code = 7
+
+
+class ParityError(ExportError):
+    """The ONNX file does not compute what the network computes."""
+
+
+class BusyError(LwmEdgeError):
+    """Another process holds the home; try again."""
+
+    exit_code = 75

@@ -1,0 +1,151 @@
+"""A model home: the folder in which a device keeps its one current model.
+
+    HOME/current -> generations/00000007        one symbolic link, switched by one rename
+    HOME/generations/00000007/model.lwm         the bundle
+                              classifier.onnx   what apps load
+                              labels.txt        the class names, one a line, for people
+                              receipt.json      of the latest change
+    HOME/lock                                   held by the one writer
+
+A reader of several files resolves the link once (`Home.current`); a change writes the next generation,
+syncs it, switches the link, and removes the old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import storage
+from .bundle import Bundle, open_bundle
+from .errors import HomeError
+
+CURRENT, GENERATIONS, LOCK = "current", "generations", "lock"
+BUNDLE, ONNX, LABELS, RECEIPT = "model.lwm", "classifier.onnx", "labels.txt", "receipt.json"
+GENERATION_FILES = (BUNDLE, ONNX, LABELS, RECEIPT)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One consistent set of files.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def bundle(self) -> Path:
+        """The bundle."""
+        return self.path / BUNDLE
+
+    @property
+    def onnx(self) -> Path:
+        """The exported classifier."""
+        return self.path / ONNX
+
+    @property
+    def labels(self) -> Path:
+        """The class names, one a line."""
+        return self.path / LABELS
+
+    @property
+    def receipt(self) -> Path:
+        """Of the latest change."""
+        return self.path / RECEIPT
+
+
+@dataclass(frozen=True)
+class Home:
+    """A model home; make one with `open_home`.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    def current(self) -> Generation:
+        """The current set of files, the link resolved once.
+
+        Raises:
+            HomeError: The link is missing or points nowhere.
+        """
+        link = self.path / CURRENT
+        target = link.resolve()
+        if not target.is_dir() or target.parent != (self.path / GENERATIONS).resolve():
+            raise HomeError(
+                f"{self.path} is no model home (no {CURRENT} model in it); "
+                f"make one with: lwm-edge init BASE.lwm --home {self.path}"
+            )
+        return Generation(target)
+
+    def open_bundle(self) -> Bundle:
+        """The current bundle, verified."""
+        return open_bundle(self.current().bundle)
+
+    @property
+    def onnx(self) -> Path:
+        """The path that apps load: through the link, the same after every increment."""
+        return self.path / CURRENT / ONNX
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Makes this process the one writer, and clears what an interrupted one left.
+
+        Raises:
+            BusyError: Another process is the writer.
+            HomeError: The home cannot be written.
+        """
+        with storage.exclusive_lock(self.path / LOCK):
+            self._remove_stale()
+            yield
+
+    def commit(self, write: Callable[[Generation], None]) -> Generation:
+        """Replaces the current set of files at one atomic point; call it under `lock`.
+
+        Args:
+            write: Puts all files into the new, still hidden generation.
+        """
+        number = self._current_number() + 1
+        generation = Generation(self.path / GENERATIONS / f"{number:08d}")
+        storage.make_folder(generation.path)
+        try:
+            write(generation)
+        except BaseException:
+            storage.remove(generation.path)
+            raise
+        storage.swap_link(self.path / CURRENT, f"{GENERATIONS}/{generation.path.name}")
+        self._remove_stale()
+        return generation
+
+    def _current_number(self) -> int:
+        link = self.path / CURRENT
+        if not link.is_symlink():
+            return -1
+        name = link.readlink().name
+        if not name.isdecimal():
+            raise HomeError(f"{link} points to {name!r}, which is no generation; was it edited by hand?")
+        return int(name)
+
+    def _remove_stale(self) -> None:
+        current = f"{self._current_number():08d}"
+        folder = self.path / GENERATIONS
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path.name != current:
+                storage.remove(path)
+        storage.remove(self.path / f".{CURRENT}.staged")
+
+
+def open_home(path: Path) -> Home:
+    """Opens a model home for any of the public calls.
+
+    Raises:
+        HomeError: There is none.
+    """
+    home = Home(path)
+    home.current()
+    return home

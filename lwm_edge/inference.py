@@ -1,0 +1,113 @@
+"""Runs the exported classifier through ONNX Runtime, without torch, as a vendor's app would.
+
+Everything needed is in the ONNX file: class names, preprocessing and the model's digest are in its
+metadata (https://onnx.ai/onnx/repo-docs/IR.html, metadata_props).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from .errors import ExportError, PhotosError
+from .manifest import Preprocessing
+from .photos import PhotoSet, Pixels, read_photo
+from .report import Prediction
+
+CLASS_NAMES_KEY = "class_names"
+PREPROCESSING_KEY = "preprocessing"
+DIGEST_KEY = "model_digest"
+INPUT, LOGITS, PROBABILITIES = "image", "logits", "probabilities"
+_BATCH_SIZE = 16
+
+
+class Classifier:
+    """An exported classifier, loaded once and run often.
+
+    Attributes:
+        path: The ONNX file.
+        class_names: In the order of the outputs.
+        preprocessing: From a photo to the input.
+        model_digest: Of the model that was exported.
+
+    Args:
+        source: The ONNX file, or its content.
+
+    Raises:
+        ExportError: No such file, or it is none of lwm-edge's.
+    """
+
+    def __init__(self, source: Path | bytes) -> None:
+        import onnxruntime
+
+        runtime: Any = onnxruntime  # it carries no type information
+
+        self.path = source if isinstance(source, Path) else None
+        where = self.path or "the exported ONNX file"
+        if self.path and not self.path.is_file():
+            raise ExportError(f"{where} does not exist; make it with: lwm-edge export {where}")
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3  # errors only; warnings would go to the user's terminal
+        try:
+            self._session: Any = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            metadata = self._session.get_modelmeta().custom_metadata_map
+            self.class_names: tuple[str, ...] = tuple(json.loads(metadata[CLASS_NAMES_KEY]))
+            self.preprocessing = Preprocessing.model_validate_json(metadata[PREPROCESSING_KEY])
+            self.model_digest: str = metadata[DIGEST_KEY]
+        except (KeyError, ValueError, ValidationError):
+            raise ExportError(
+                f"{where} was not exported by lwm-edge: its metadata lacks the class names"
+            ) from None
+        except Exception as error:  # ONNX Runtime's own errors derive from Exception alone
+            raise ExportError(f"{where} cannot be loaded by ONNX Runtime: {error}") from None
+
+    def run(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Runs prepared images.
+
+        Args:
+            images: RGB at the model's size [B, H, W, 3] uint8.
+
+        Returns:
+            Logits and probabilities, each [B, classes] float32.
+        """
+        logits, probabilities = self._session.run([LOGITS, PROBABILITIES], {INPUT: images})
+        return cast(NDArray[np.float32], logits), cast(NDArray[np.float32], probabilities)
+
+    def predict(self, photos: PhotoSet) -> NDArray[np.int64]:
+        """The best class_index of each photo [M] int64."""
+        batches = (range(start, start + _BATCH_SIZE) for start in range(0, len(photos.photos), _BATCH_SIZE))
+        best = [self.run(photos.load(list(b)[: len(photos.photos) - b.start]))[0].argmax(1) for b in batches]
+        return np.concatenate(best).astype(np.int64)
+
+    def classify(self, photos: Sequence[Path], top_k: int = 3) -> tuple[Prediction, ...]:
+        """The best classes of each photo; a photo that cannot be read gets an error instead."""
+        predictions: list[Prediction] = []
+        for start in range(0, len(photos), _BATCH_SIZE):
+            predictions += self._classify_batch(photos[start : start + _BATCH_SIZE], top_k)
+        return tuple(predictions)
+
+    def _classify_batch(self, photos: Sequence[Path], top_k: int) -> list[Prediction]:
+        images: dict[Path, Pixels] = {}
+        errors: dict[Path, str] = {}
+        for photo in photos:
+            try:
+                images[photo] = read_photo(photo, self.preprocessing)
+            except PhotosError as error:
+                errors[photo] = error.message
+        ranked: dict[Path, Prediction] = {}
+        if images:
+            _, probabilities = self.run(np.stack(list(images.values())))
+            for photo, row in zip(images, probabilities, strict=True):
+                best = np.argsort(-row, kind="stable")[:top_k]
+                ranked[photo] = Prediction(
+                    photo=photo,
+                    class_names=tuple(self.class_names[i] for i in best),
+                    probabilities=tuple(float(row[i]) for i in best),
+                )
+        return [ranked.get(p) or Prediction(photo=p, error=errors[p]) for p in photos]

@@ -1,0 +1,40 @@
+"""`info`: what a home or bundle holds; no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .bundle import open_bundle
+from .home import Home
+from .report import InfoReport
+
+
+def info(source: Home | Path) -> InfoReport:
+    """Describes a model home's current model, or a bundle file.
+
+    Args:
+        source: The home, or the bundle's path.
+
+    Raises:
+        HomeError: There is no home.
+        BundleError: The bundle is damaged.
+    """
+    bundle = source.open_bundle() if isinstance(source, Home) else open_bundle(source)
+    m = bundle.manifest
+    return InfoReport(
+        home=source.path if isinstance(source, Home) else None,
+        bundle=bundle.path,
+        onnx=source.onnx if isinstance(source, Home) else None,
+        architecture=m.architecture,
+        activation=m.activation,
+        preprocessing=m.preprocessing,
+        class_names=m.class_names,
+        shipped_classes=m.shipped_classes,
+        capacity=m.capacity,
+        bundle_bytes=m.bundle_bytes,
+        increment_count=m.increment_count,
+        recipe=m.recipe,
+        model_digest=m.model_digest,
+        parent_digest=m.parent_digest,
+        ledger=m.ledger,
+    )

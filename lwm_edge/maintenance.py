@@ -1,0 +1,171 @@
+"""The other changes of a home: starting one from a shipped base, and taking a class back."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from . import storage
+from .bundle import ONNX_GRAPH, Arrays, Bundle, open_bundle
+from .errors import BundleError, ConfigError, HomeError
+from .export import check_parity, fill_graph, generated_images
+from .generation import Candidate, commit, prepare
+from .home import GENERATIONS, Home, open_home
+from .manifest import Manifest, fold_class_name
+from .network import Network, empty_network, load_tensors
+from .report import ChangeReport, ExportReport
+
+
+def init_home(base: Path, home: Path, *, replace: bool = False) -> ChangeReport:
+    """Makes a model home from a shipped base bundle.
+
+    Args:
+        base: The bundle; it is copied.
+        home: The folder to make.
+        replace: Start an existing home over, what it learnt is lost.
+
+    Raises:
+        BundleError: The base is damaged.
+        HomeError: There is a home already, or the folder holds something else.
+        ParityError: This device's ONNX Runtime does not compute what the network computes.
+    """
+    started = time.monotonic()
+    bundle = open_bundle(base)
+    if (home / GENERATIONS).is_dir():
+        if not replace:
+            raise HomeError(f"{home} is a model home already; to start it over from {base}, say --replace")
+    elif home.exists() and (not home.is_dir() or any(home.iterdir())):
+        raise HomeError(f"{home} exists and is no model home; give a new or empty folder")
+    candidate = _prepare(bundle.arrays(), bundle.manifest, bundle, started=started, onnx_bytes_before=0)
+    storage.make_folder(home)
+    opened = Home(home)
+    with opened.lock():
+        return _commit(opened, candidate, removed_class=None)
+
+
+def remove_class(home: Home | Path, class_name: str, *, shipped: bool = False) -> ChangeReport:
+    """Takes a class out of a home's model, without photos.
+
+    The order of the other classes stays; those behind it move up by one class_index, and a row of the head
+    becomes free.
+
+    Args:
+        home: The model home, or its folder.
+        class_name: The class.
+        shipped: Also allow a class that the vendor shipped.
+
+    Raises:
+        ConfigError: No such class, or a shipped one without `shipped`.
+        BundleError: It is the last class.
+        HomeError: The home cannot be written.
+        BusyError: Another process changes the home.
+    """
+    started = time.monotonic()
+    home = home if isinstance(home, Home) else open_home(home)
+    with home.lock():
+        parent = home.open_bundle()
+        row = _find_class(parent.manifest, class_name, shipped)
+        arrays = parent.arrays()
+        for name in ("head.weight", "head.bias"):
+            arrays[name] = _without_row(arrays[name], row)
+        before = home.current().onnx.stat().st_size
+        changed = _without_class(parent.manifest, row)
+        candidate = _prepare(arrays, changed, parent, started=started, onnx_bytes_before=before)
+        return _commit(home, candidate, removed_class=parent.manifest.class_names[row])
+
+
+def export_onnx(source: Home | Path, output: Path) -> ExportReport:
+    """Writes a model's verified ONNX file.
+
+    Args:
+        source: The model home, or a bundle file.
+        output: The ONNX file; replaced if it exists.
+
+    Raises:
+        HomeError: There is no home, or the file cannot be written.
+        BundleError: The bundle is damaged.
+        ExportError: The ONNX file could not be made or differs from the network (ParityError).
+    """
+    bundle = source.open_bundle() if isinstance(source, Home) else open_bundle(source)
+    manifest = bundle.manifest
+    arrays = bundle.arrays()
+    content = fill_graph(arrays[ONNX_GRAPH].tobytes(), arrays, manifest)
+    images = generated_images(manifest.preprocessing.image_size)
+    parity = check_parity(content, bundle.network(), images, real_photos=False)
+    storage.write_file(output, content)
+    return ExportReport(
+        onnx=output,
+        onnx_bytes=len(content),
+        class_names=manifest.class_names,
+        model_digest=manifest.model_digest,
+        parity=parity,
+    )
+
+
+def _find_class(manifest: Manifest, class_name: str, shipped: bool) -> int:
+    folded = [fold_class_name(name) for name in manifest.class_names]
+    if fold_class_name(class_name) not in folded:
+        known = ", ".join(manifest.class_names)
+        raise ConfigError(f"the model knows no class {class_name!r}; it knows: {known}")
+    row = folded.index(fold_class_name(class_name))
+    if row < manifest.shipped_classes and not shipped:
+        raise ConfigError(
+            f"{manifest.class_names[row]} was shipped by the vendor, and this device cannot learn it again "
+            "without photos; say --shipped to remove it all the same"
+        )
+    if len(manifest.class_names) == 1:
+        raise BundleError(f"{manifest.class_names[row]} is the model's last class and stays")
+    return row
+
+
+def _without_row(array: NDArray[Any], row: int) -> NDArray[Any]:
+    return np.concatenate([array[:row], array[row + 1 :], np.zeros_like(array[:1])])
+
+
+def _without_class(manifest: Manifest, row: int) -> Manifest:
+    names = manifest.class_names
+    return manifest.model_copy(
+        update={
+            "class_names": (*names[:row], *names[row + 1 :]),
+            "shipped_classes": manifest.shipped_classes - (row < manifest.shipped_classes),
+            "parent_digest": manifest.model_digest,
+            "increment_count": manifest.increment_count + 1,
+        }
+    )
+
+
+def _prepare(
+    arrays: Arrays, manifest: Manifest, parent: Bundle, *, started: float, onnx_bytes_before: int
+) -> Candidate:
+    network = network_of(arrays, manifest)
+    return prepare(
+        arrays, manifest, network, parent, None, started=started, onnx_bytes_before=onnx_bytes_before
+    )
+
+
+def network_of(arrays: Arrays, manifest: Manifest) -> Network:
+    """The classifier that a bundle's tensors make, in eval mode."""
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items() if name != ONNX_GRAPH}
+    network = empty_network(
+        manifest.architecture, len(manifest.class_names), manifest.capacity, manifest.preprocessing
+    )
+    return load_tensors(network, tensors)
+
+
+def _commit(home: Home, candidate: Candidate, *, removed_class: str | None) -> ChangeReport:
+    report = ChangeReport(
+        home=home.path,
+        removed_class=removed_class,
+        class_names=candidate.manifest.class_names,
+        model_digest=candidate.manifest.model_digest,
+        parity=candidate.parity,
+        footprint=candidate.footprint,
+        onnx=home.onnx,
+    )
+    commit(home, candidate, report)
+    return report

@@ -1,0 +1,250 @@
+"""What a bundle says about itself: a fixed-length block of JSON inside the safetensors file.
+
+The length depends on the capacity alone (16 KiB + 128 bytes a class), so a bundle never grows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .errors import BundleError, CapacityError
+
+SCHEMA_VERSION = 1
+MAX_CAPACITY = 65_536
+MAX_CLASS_NAME_BYTES = 64
+LEDGER_LENGTH = 16
+_FIXED_BYTES = 16 * 1024
+_BYTES_PER_CLASS = 128
+_BIDIRECTIONAL = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+
+Activation = Literal["sigmoid", "softmax"]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def normalise_class_name(text: str) -> str:
+    """The name in Unicode form NFC, as bundles keep it."""
+    return unicodedata.normalize("NFC", text)
+
+
+def fold_class_name(text: str) -> str:
+    """Two class names that a person would take for the same fold to the same text."""
+    return normalise_class_name(unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def class_name_problem(name: str) -> str | None:
+    """Says why a text cannot be a class name, or None where it can."""
+    if not name.strip() or name != name.strip():
+        return "is empty or has spaces at an end"
+    if name in (".", "..") or any(c in "/\\" for c in name):
+        return "looks like a path"
+    if any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") for c in name):
+        return "contains control or unassigned characters"
+    if any(unicodedata.bidirectional(c) in _BIDIRECTIONAL for c in name):
+        return "contains characters that change the direction of writing"
+    if len(name.encode()) > MAX_CLASS_NAME_BYTES:
+        return f"is longer than {MAX_CLASS_NAME_BYTES} bytes of UTF-8"
+    if normalise_class_name(name) != name:
+        return "is not in Unicode form NFC"
+    return None
+
+
+class Preprocessing(_Model):
+    """From a photo to the network's input: `photos.preprocess` does it, and nothing else.
+
+    Attributes:
+        image_size: Height and width of the network's input, in pixels.
+        resize_size: The photo's short side before the centre crop, in pixels.
+        mean: Per channel (R, G, B), subtracted after scaling pixels to 0..1.
+        std: Per channel, divided by afterwards.
+    """
+
+    image_size: int = Field(ge=8, le=2048)
+    resize_size: int = Field(ge=8, le=4096)
+    mean: tuple[float, float, float]
+    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Preprocessing:
+        if self.resize_size < self.image_size:
+            raise ValueError("resize_size is smaller than image_size")
+        return self
+
+
+class LedgerEntry(_Model):
+    """What one increment cost. Measured figures; outside both digests.
+
+    Attributes:
+        increment: 0 for the shipped base.
+        classes: Number of classes after it.
+        bundle_bytes: Length of model.lwm.
+        onnx_bytes: Length of classifier.onnx.
+        peak_rss_bytes: The process's high-water mark of resident memory.
+        seconds: Wall-clock time.
+    """
+
+    increment: int = Field(ge=0)
+    classes: int = Field(ge=1)
+    bundle_bytes: int = Field(ge=0)
+    onnx_bytes: int = Field(ge=0)
+    peak_rss_bytes: int = Field(ge=0)
+    seconds: float = Field(ge=0)
+
+
+class Ledger(_Model):
+    """The footprint of every increment in constant space: first, last, maximum, and the latest 16."""
+
+    first: LedgerEntry | None = None
+    maximum: LedgerEntry | None = None
+    latest: tuple[LedgerEntry, ...] = Field(default=(), max_length=LEDGER_LENGTH)
+
+    @property
+    def last(self) -> LedgerEntry | None:
+        """The newest entry."""
+        return self.latest[-1] if self.latest else None
+
+    def with_entry(self, entry: LedgerEntry) -> Ledger:
+        """The ledger after one more increment; `maximum` is taken field by field."""
+        top = self.maximum or entry
+        maximum = LedgerEntry(
+            **{name: max(getattr(top, name), getattr(entry, name)) for name in LedgerEntry.model_fields}
+        )
+        latest = (*self.latest, entry)[-LEDGER_LENGTH:]
+        return Ledger(first=self.first or entry, maximum=maximum, latest=latest)
+
+
+class Manifest(_Model):
+    """Everything about a bundle that is not a tensor (DESIGN: "The bundle").
+
+    Attributes:
+        schema_version: Of the bundle format.
+        architecture: A key of the registry in `architectures`, never an import path.
+        preprocessing: From a photo to the network's input.
+        activation: What turns logits into probabilities, as the base was trained.
+        class_names: In append-only order; the position is the class_index.
+        shipped_classes: How many of them, from the front, the vendor shipped.
+        capacity: Most classes that this bundle can ever hold.
+        bundle_bytes: Length of the file when shipped, and for ever after.
+        recipe: That made the latest increment, or "base".
+        tensors_digest: SHA-256 over all tensors but the manifest.
+        parent_digest: The model_digest before the latest increment.
+        increment_count: Additions and removals since the vendor shipped it.
+        ledger: The footprint of the increments.
+    """
+
+    schema_version: Literal[1] = 1
+    architecture: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")
+    preprocessing: Preprocessing
+    activation: Activation
+    class_names: tuple[str, ...] = Field(min_length=1)
+    shipped_classes: int = Field(ge=0)
+    capacity: int = Field(ge=1, le=MAX_CAPACITY)
+    bundle_bytes: int = Field(ge=0)
+    recipe: str = Field(max_length=64)
+    tensors_digest: Digest
+    parent_digest: Digest | None = None
+    increment_count: int = Field(default=0, ge=0)
+    ledger: Ledger = Ledger()
+
+    @field_validator("class_names")
+    @classmethod
+    def _names_are_safe(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        problems = [f"class name {name!r} {why}" for name in names if (why := class_name_problem(name))]
+        if len({fold_class_name(name) for name in names}) < len(names):
+            problems.append("two class names are the same")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return names
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> Manifest:
+        if not self.shipped_classes <= len(self.class_names) <= self.capacity:
+            raise ValueError("shipped_classes <= number of class_names <= capacity does not hold")
+        return self
+
+    @property
+    def model_digest(self) -> str:
+        """SHA-256 of the tensors' digest, the class names and the preprocessing.
+
+        This is the digest that ONNX metadata and parent links carry.
+        """
+        identity = {
+            "tensors": self.tensors_digest,
+            "class_names": self.class_names,
+            "preprocessing": self.preprocessing.model_dump(),
+        }
+        text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def added_classes(self) -> tuple[str, ...]:
+        """The names that the owner added since the vendor shipped the bundle."""
+        return self.class_names[self.shipped_classes :]
+
+
+def encoded_length(capacity: int) -> int:
+    """Length of an encoded manifest in bytes; depends on nothing but the capacity."""
+    return _FIXED_BYTES + _BYTES_PER_CLASS * capacity
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The manifest as JSON, zero-padded to `encoded_length`.
+
+    Raises:
+        CapacityError: The names leave no room (only with names full of quotation marks).
+    """
+    text = manifest.model_dump_json().encode()
+    length = encoded_length(manifest.capacity)
+    if len(text) > length:
+        raise CapacityError(f"the manifest needs {len(text)} bytes of {length}; use shorter class names")
+    return text.ljust(length, b"\0")
+
+
+def decode_text(block: bytes) -> bytes:
+    """The JSON in a manifest's block, without the padding."""
+    return block.partition(b"\0")[0]
+
+
+def decode(block: bytes, where: str) -> Manifest:
+    """Reads `encode`'s output back.
+
+    Args:
+        block: The manifest tensor's bytes.
+        where: Names the file in errors.
+
+    Raises:
+        BundleError: Not JSON, another schema version, or fields that break a rule.
+    """
+    text = decode_text(block)
+    padding = block[len(text) :]
+    try:
+        version = json.loads(text).get("schema_version")
+    except (ValueError, AttributeError, RecursionError):
+        raise BundleError(f"{where}: the manifest is not JSON; the file is damaged") from None
+    if version != SCHEMA_VERSION:
+        raise BundleError(
+            f"{where}: bundle schema version {version!r}, and this lwm-edge reads version {SCHEMA_VERSION}; "
+            "install the lwm-edge release that fits the bundle"
+        )
+    if padding.strip(b"\0"):
+        raise BundleError(f"{where}: there are bytes hidden behind the manifest")
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        raise BundleError(f"{where}: the manifest breaks the bundle format", _problems(error)) from None
+    if len(block) != encoded_length(manifest.capacity):
+        raise BundleError(f"{where}: the manifest's length does not fit its capacity")
+    return manifest
+
+
+def _problems(error: ValidationError) -> list[str]:
+    items = error.errors(include_url=False, include_context=False)
+    return [f"{'.'.join(map(str, item['loc'])) or 'manifest'}: {item['msg']}" for item in items]

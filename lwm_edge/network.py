@@ -1,0 +1,179 @@
+"""The classifier as lwm_edge holds it: backbone, global average pooling, and a head at full capacity."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .architectures import Architecture, find_architecture
+from .errors import ArchitectureError
+from .manifest import Preprocessing
+
+_SURGERY_TOLERANCE = 1e-4
+_PROBE_SIZE = 64
+
+
+class Network(nn.Module):
+    """A classifier with room for more classes.
+
+    The head's tensors are at capacity from the start, so neither the file nor the memory grows with a
+    class; rows from `classes` on are zero and take no part.
+
+    Args:
+        backbone: Images [B, 3, H, W] float32 to feature maps [B, d, h, w] float32.
+        head: Linear layer of d inputs and `capacity` outputs.
+        classes: How many rows of the head are in use.
+        preprocessing: Whose mean and std normalise the images.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, head: nn.Linear, classes: int, preprocessing: Preprocessing
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.classes = classes
+        self.preprocessing = preprocessing
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Classifies images.
+
+        Args:
+            images: RGB at the model's size [B, H, W, 3] uint8.
+
+        Returns:
+            The last feature maps [B, d, h, w] float32 and the logits [B, classes] float32.
+        """
+        features = self.features(images)
+        return features, self.classify(features)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images [B, H, W, 3] uint8 to the last feature maps [B, d, h, w] float32."""
+        dtype = self.head.weight.dtype
+        mean = torch.tensor(self.preprocessing.mean, dtype=dtype, device=images.device).view(3, 1, 1)
+        std = torch.tensor(self.preprocessing.std, dtype=dtype, device=images.device).view(3, 1, 1)
+        pixels = images.permute(0, 3, 1, 2).to(dtype) / 255
+        return cast(Tensor, self.backbone((pixels - mean) / std))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Feature maps [B, d, h, w] to logits [B, classes]."""
+        return F.linear(features.mean((2, 3)), self.head_weight, self.head.bias[: self.classes])
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The head's rows in use [classes, d]."""
+        return self.head.weight[: self.classes]
+
+    @torch.no_grad()
+    def add_classes(self, count: int, generator: torch.Generator) -> None:
+        """Takes `count` more rows of the head into use, drawn as torch draws a linear layer's.
+
+        The caller has checked the capacity.
+        """
+        rows = slice(self.classes, self.classes + count)
+        bound = self.head.in_features**-0.5
+        for tensor in (self.head.weight, self.head.bias):
+            drawn = torch.rand(tensor[rows].shape, generator=generator) * 2 * bound - bound
+            tensor[rows] = drawn.to(tensor)
+        self.classes += count
+
+
+def take_apart(model: nn.Module, architecture: Architecture, name: str) -> tuple[nn.Sequential, nn.Linear]:
+    """Splits a whole classifier into backbone and linear head; their parameter names stay.
+
+    Raises:
+        ArchitectureError: The parts that the architecture names are missing or of another kind.
+    """
+    children = dict(model.named_children())
+    missing = [f"it has no child module {part}" for part in architecture.features if part not in children]
+    try:
+        head = model.get_submodule(architecture.head)
+    except AttributeError:
+        missing.append(f"it has no module {architecture.head}")
+        head = nn.Identity()
+    if missing:
+        raise ArchitectureError(f"architecture {name} cannot be taken apart as it says", missing)
+    if not isinstance(head, nn.Linear) or head.bias is None:
+        raise ArchitectureError(
+            f"architecture {name}: its head {architecture.head} is no linear layer with bias"
+        )
+    backbone = nn.Sequential(OrderedDict((part, children[part]) for part in architecture.features))
+    return backbone, head
+
+
+@torch.no_grad()
+def check_surgery(model: nn.Module, backbone: nn.Module, head: nn.Linear, name: str) -> None:
+    """Makes sure that pooling and one linear layer are all there is behind the backbone.
+
+    The closed form of the attention map and the grown head are right only then. The classifier is left in
+    eval mode.
+
+    Raises:
+        ArchitectureError: The taken-apart classifier computes something else.
+    """
+    model.eval()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, _PROBE_SIZE, _PROBE_SIZE, generator=generator)
+    features = backbone(images)
+    if features.dim() == 4 and features.shape[1] == head.in_features:
+        ours, theirs = head(features.mean((2, 3))), model(images)
+        if torch.allclose(ours, theirs, rtol=_SURGERY_TOLERANCE, atol=_SURGERY_TOLERANCE):
+            return
+    raise ArchitectureError(
+        f"architecture {name} does not end in feature maps, global average pooling and one linear layer: "
+        "taken apart so, it computes something else"
+    )
+
+
+def empty_network(name: str, classes: int, capacity: int, preprocessing: Preprocessing) -> Network:
+    """A network without memory behind it, on the meta device; `load_tensors` gives it its tensors.
+
+    Raises:
+        ArchitectureError: The architecture is unknown or does not come apart.
+    """
+    architecture = find_architecture(name)
+    backbone, head = take_apart(_build_unallocated(architecture), architecture, name)
+    full_head = nn.Linear(head.in_features, capacity, device="meta")
+    return Network(backbone, full_head, classes, preprocessing).eval()
+
+
+def _build_unallocated(architecture: Architecture) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return architecture.build()
+    except NotImplementedError:  # its constructor reads values of tensors, as RegNet's does
+        return architecture.build().to("meta")
+
+
+def load_tensors(network: Network, tensors: Mapping[str, Tensor]) -> Network:
+    """Puts tensors (not copies) into an empty network.
+
+    Raises:
+        ArchitectureError: Names, shapes or dtypes are not the architecture's; all are listed.
+    """
+    expected = network.state_dict()
+    problems = [f"{name} is missing" for name in expected.keys() - tensors.keys()]
+    problems += [f"{name} is unknown" for name in tensors.keys() - expected.keys()]
+    for name in expected.keys() & tensors.keys():
+        want, have = expected[name], tensors[name]
+        if (want.shape, want.dtype) != (have.shape, have.dtype):
+            problems.append(f"{name} is {have.dtype} {list(have.shape)}, not {want.dtype} {list(want.shape)}")
+    if problems:
+        raise ArchitectureError("the tensors do not fit the architecture", sorted(problems))
+    network.load_state_dict(tensors, assign=True)
+    if any(buffer.is_meta for buffer in network.buffers()):
+        raise ArchitectureError("the architecture has buffers that its state dict leaves out")
+    return network
+
+
+@torch.no_grad()
+def attention_cells(network: Network) -> int:
+    """Number of cells l = h * w of the network's attention maps."""
+    size = network.preprocessing.image_size
+    image = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=network.head.weight.device)
+    return network.features(image)[0, 0].numel()

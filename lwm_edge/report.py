@@ -1,0 +1,445 @@
+"""What the public calls return: frozen records, also the receipts and the `--json` output.
+
+Fields carry their unit in their name; accuracies are 0..1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from .manifest import Activation, Ledger, Preprocessing
+
+
+class Report(BaseModel):
+    """Base of every report."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Progress(Report):
+    """One step of a long job, for progress bars.
+
+    Attributes:
+        phase: `photos`, `train`, `evaluate` or `commit`.
+        done: Steps done in the phase.
+        total: Steps in the phase.
+        loss: Of the latest optimiser update, while training.
+    """
+
+    phase: str
+    done: int
+    total: int
+    loss: float | None = None
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+def ignore_progress(progress: Progress) -> None:
+    """The callback of who does not want to know."""
+
+
+class TrainingReport(Report):
+    """How the training went.
+
+    Attributes:
+        epochs: Passes over the photos.
+        steps: Optimiser updates.
+        classification_loss: L_C, mean over the last epoch.
+        distillation_loss: L_D before weighting; None where the recipe leaves it out.
+        attention_distillation_loss: L_AD before weighting; None where the recipe leaves it out.
+        step_ms: Mean time of an optimiser update.
+        seconds: Wall-clock time.
+    """
+
+    epochs: int
+    steps: int
+    classification_loss: float
+    distillation_loss: float | None
+    attention_distillation_loss: float | None
+    step_ms: float
+    seconds: float
+
+
+class DriftReport(Report):
+    """How far the student moved from its teacher, measured on held-back photos of the new classes.
+
+    Attributes:
+        base_agreement: Share of photos on which both rank the same base class highest.
+        probability_change: Mean absolute change of the base classes' sigmoid outputs.
+        attention_distance: Mean L1 distance of the normalised attention maps (L_AD).
+    """
+
+    base_agreement: float
+    probability_change: float
+    attention_distance: float
+
+
+class Confusion(Report):
+    """One class taken for another.
+
+    Attributes:
+        actual: The folder's class.
+        predicted: What the model said.
+        photos: How often.
+    """
+
+    actual: str
+    predicted: str
+    photos: int
+
+
+class EvaluationReport(Report):
+    """Single-headed accuracy: all classes compete. Each figure is a mean over classes.
+
+    Attributes:
+        photos: Number of photos.
+        accuracy: Over all classes that had photos.
+        old_accuracy: Over shipped classes; None without photos of one.
+        new_accuracy: Over added classes; None without photos of one.
+        per_class: Of each class with photos.
+        confusions: The most frequent ones.
+        skipped: Files left out, with the reason.
+    """
+
+    photos: int
+    accuracy: float
+    old_accuracy: float | None
+    new_accuracy: float | None
+    per_class: dict[str, float]
+    confusions: tuple[Confusion, ...]
+    skipped: tuple[str, ...] = ()
+
+
+class ParityReport(Report):
+    """The ONNX file compared with the network, from pixels, through ONNX Runtime.
+
+    Attributes:
+        batch_sizes: Compared.
+        largest_difference: Of two logits.
+        tolerance: 1e-4 x max(1, largest |logit|).
+        real_photos: Whether photos were compared, or generated pictures where none are at hand.
+    """
+
+    batch_sizes: tuple[int, ...]
+    largest_difference: float
+    tolerance: float
+    real_photos: bool
+
+
+class FootprintReport(Report):
+    """Sizes in bytes, before and after.
+
+    Attributes:
+        bundle_bytes: Of model.lwm; never changes.
+        bundle_bytes_before: Likewise, before.
+        onnx_bytes: Of classifier.onnx; grows by the head's rows and the names.
+        onnx_bytes_before: Likewise, before.
+        peak_rss_bytes: High-water mark of the process's resident memory.
+    """
+
+    bundle_bytes: int
+    bundle_bytes_before: int
+    onnx_bytes: int
+    onnx_bytes_before: int
+    peak_rss_bytes: int
+
+
+OLD_CLASSES_NOTE = (
+    "Accuracy on the old classes cannot be measured on this device: their photos are not here. "
+    "Run `lwm-edge evaluate` where they are."
+)
+
+
+class IncrementReport(Report):
+    """The receipt of `add_classes`.
+
+    Attributes:
+        home: The model home.
+        recipe: Of the loss.
+        beta: Weight of L_D.
+        gamma: Weight of L_AD.
+        new_classes: Learnt now, in the order of their class_index.
+        class_names: All classes.
+        photos_trained: Number of photos learnt from.
+        photos_held_back: Number of photos kept for evaluation.
+        skipped: Files left out, with the reason.
+        training: How it went.
+        held_back: Accuracy on held-back photos of the new classes, all classes competing.
+        drift: From the teacher.
+        old_classes_note: What cannot be measured here.
+        parity: Of the ONNX file.
+        footprint: Bytes before and after.
+        onnx: The exported classifier.
+        model_digest: Of the new model; in the ONNX metadata too.
+        parent_digest: Of the model before.
+        warnings: What the owner should know.
+        seconds: Wall-clock time of it all.
+    """
+
+    home: Path
+    recipe: str
+    beta: float
+    gamma: float
+    new_classes: tuple[str, ...]
+    class_names: tuple[str, ...]
+    photos_trained: int
+    photos_held_back: int
+    skipped: tuple[str, ...]
+    training: TrainingReport
+    held_back: EvaluationReport
+    drift: DriftReport
+    old_classes_note: str = OLD_CLASSES_NOTE
+    parity: ParityReport
+    footprint: FootprintReport
+    onnx: Path
+    model_digest: str
+    parent_digest: str
+    warnings: tuple[str, ...]
+    seconds: float
+
+
+class ChangeReport(Report):
+    """What `init_home` and `remove_class` leave.
+
+    Attributes:
+        home: The model home.
+        removed_class: Taken out, if any.
+        class_names: All classes now.
+        model_digest: Of the model now.
+        parity: Of the ONNX file.
+        footprint: Bytes before and after.
+        onnx: The exported classifier.
+    """
+
+    home: Path
+    removed_class: str | None
+    class_names: tuple[str, ...]
+    model_digest: str
+    parity: ParityReport
+    footprint: FootprintReport
+    onnx: Path
+
+
+class BaseReport(Report):
+    """What `build_base` made.
+
+    Attributes:
+        bundle: The file.
+        architecture: Its key.
+        class_names: In class_index order.
+        capacity: Most classes it can hold.
+        bundle_bytes: Its length, for ever.
+        training: How the training went; None when a checkpoint was taken as it is.
+        held_back: Accuracy on held-back photos, none of which the base learnt from; None likewise.
+        parity: Of the ONNX graph inside.
+        attention_cells: Cells of its attention maps.
+        warnings: What the vendor should know.
+        model_digest: Of the model.
+        seconds: Wall-clock time.
+    """
+
+    bundle: Path
+    architecture: str
+    class_names: tuple[str, ...]
+    capacity: int
+    bundle_bytes: int
+    training: TrainingReport | None
+    held_back: EvaluationReport | None
+    parity: ParityReport
+    attention_cells: int
+    warnings: tuple[str, ...]
+    model_digest: str
+    seconds: float
+
+
+class Prediction(Report):
+    """One photo's best classes.
+
+    Attributes:
+        photo: The file.
+        class_names: Best first.
+        probabilities: Of the same.
+        error: Why the photo could not be read; then the rest is empty.
+    """
+
+    photo: Path
+    class_names: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    error: str | None = None
+
+
+class PredictionReport(Report):
+    """What `predict` saw.
+
+    Attributes:
+        onnx: The classifier that ran.
+        model_digest: Of the model inside.
+        predictions: One a photo.
+    """
+
+    onnx: Path
+    model_digest: str
+    predictions: tuple[Prediction, ...]
+
+
+class InfoReport(Report):
+    """What a bundle or home holds.
+
+    Attributes:
+        home: The home, unless a bundle was asked.
+        bundle: The bundle.
+        onnx: The exported classifier, in a home.
+        architecture: Its key.
+        activation: What makes probabilities of logits.
+        preprocessing: From a photo to the input.
+        class_names: In class_index order.
+        shipped_classes: How many the vendor shipped.
+        capacity: Most classes it can hold.
+        bundle_bytes: Its length.
+        increment_count: Changes since it was shipped.
+        recipe: Of the latest increment.
+        model_digest: Of the model.
+        parent_digest: Of the model before.
+        ledger: The footprint of the increments.
+    """
+
+    home: Path | None
+    bundle: Path
+    onnx: Path | None
+    architecture: str
+    activation: Activation
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    shipped_classes: int
+    capacity: int
+    bundle_bytes: int
+    increment_count: int
+    recipe: str
+    model_digest: str
+    parent_digest: str | None
+    ledger: Ledger
+
+
+class ExportReport(Report):
+    """What `export_onnx` wrote.
+
+    Attributes:
+        onnx: The file.
+        onnx_bytes: Its length.
+        class_names: In the order of its outputs.
+        model_digest: Of the model inside.
+        parity: With the network.
+    """
+
+    onnx: Path
+    onnx_bytes: int
+    class_names: tuple[str, ...]
+    model_digest: str
+    parity: ParityReport
+
+
+class AuditItem(Report):
+    """Some bytes of a home and what they are for.
+
+    Attributes:
+        owner: What they belong to.
+        part: Tensor, file or section.
+        bytes: How many.
+    """
+
+    owner: str
+    part: str
+    bytes: int
+
+
+class OnnxGrowth(Report):
+    """What classifier.onnx grew by since the home was made.
+
+    Attributes:
+        classes: Added since (less those removed).
+        bytes: Grown.
+        bytes_per_class: Their ratio; None without added classes.
+    """
+
+    classes: int
+    bytes: int
+    bytes_per_class: float | None
+
+
+class AuditReport(Report):
+    """The auditor's account of a home.
+
+    Attributes:
+        home: The model home.
+        passed: Whether all is explained.
+        problems: What is not.
+        items: Every byte by owner.
+        total_bytes: Of all files and links in the home.
+        accounted_bytes: Sum of the items.
+        bundle_bytes: Length of model.lwm.
+        bundle_bytes_shipped: Its length when the home was made.
+        onnx_growth: None in a home without a ledger.
+    """
+
+    home: Path
+    passed: bool
+    problems: tuple[str, ...]
+    items: tuple[AuditItem, ...]
+    total_bytes: int
+    accounted_bytes: int
+    bundle_bytes: int
+    bundle_bytes_shipped: int
+    onnx_growth: OnnxGrowth | None
+
+    def bytes_by_owner(self) -> dict[str, int]:
+        """The items summed by owner, largest first."""
+        sums: dict[str, int] = {}
+        for item in self.items:
+            sums[item.owner] = sums.get(item.owner, 0) + item.bytes
+        return dict(sorted(sums.items(), key=lambda pair: -pair[1]))
+
+
+class DemoRow(Report):
+    """One method in the demo: accuracy on the test photos before, and after each increment.
+
+    Attributes:
+        method: A recipe, or a rival.
+        old: On the shipped classes.
+        new: On the added classes; None before the first.
+        all: On all classes.
+    """
+
+    method: str
+    old: tuple[float, ...]
+    new: tuple[float | None, ...]
+    all: tuple[float, ...]
+
+
+class DemoReport(Report):
+    """What `run_demo` measured.
+
+    Attributes:
+        rows: One a method.
+        increments: Classes added by each increment.
+        bundle_bytes: Length of model.lwm before, and after each increment.
+        onnx_bytes: Length of classifier.onnx likewise.
+        home_bytes: Of the whole home, likewise.
+        home: That the default recipe made.
+        onnx: Its exported classifier.
+        audit_passed: Whether the auditor explained every byte each time.
+        seconds: Wall-clock time.
+    """
+
+    rows: tuple[DemoRow, ...]
+    increments: tuple[tuple[str, ...], ...]
+    bundle_bytes: tuple[int, ...]
+    onnx_bytes: tuple[int, ...]
+    home_bytes: tuple[int, ...]
+    home: Path
+    onnx: Path
+    audit_passed: bool
+    seconds: float

@@ -1,0 +1,112 @@
+"""All writing to disk: staged beside the target, synced, renamed, and the folder synced.
+
+A reader, a kill or a power cut at any instant meets the old content or the new, never a mixture. Nothing
+else in the package opens a file for writing.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import BusyError, HomeError, LwmEdgeError, ResourceError
+
+
+@contextmanager
+def _explained(action: str, path: Path) -> Iterator[None]:
+    """Turns the operating system's refusals into errors that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise _explanation(action, path, error) from error
+
+
+def _explanation(action: str, path: Path, error: OSError) -> LwmEdgeError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError(f"cannot {action} {path}: the disk is full; free some space and try again")
+    return HomeError(f"cannot {action} {path}: {error.strerror}; check the path and its permissions")
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the folder's entries durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes or replaces a file atomically and durably.
+
+    Raises:
+        ResourceError: The disk is full; the old file, if any, is untouched.
+        HomeError: The operating system refused otherwise.
+    """
+    staged = path.with_name(f".{path.name}.staged")
+    with _explained("write", path):
+        try:
+            with staged.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            staged.replace(path)
+        except BaseException:
+            staged.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Creates a folder (parents too) durably; an existing one is fine."""
+    with _explained("create", path):
+        path.mkdir(parents=True, exist_ok=True)
+        sync_folder(path)
+        sync_folder(path.parent)
+
+
+def swap_link(link: Path, target: str) -> None:
+    """Points the symbolic link at `target` (relative to the link's folder) by one rename."""
+    staged = link.with_name(f".{link.name}.staged")
+    with _explained("switch", link):
+        staged.unlink(missing_ok=True)
+        staged.symlink_to(target)
+        staged.replace(link)
+        sync_folder(link.parent)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link or a whole folder; readers that have a file open keep it."""
+    with _explained("remove", path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+@contextmanager
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Holds a file lock that dies with its process.
+
+    Raises:
+        BusyError: Another process holds it.
+    """
+    with _explained("lock", path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        with _explained("lock", path):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError(
+                    f"{path.parent} is being changed by another process; try again when it is done"
+                ) from None
+        yield
+    finally:
+        os.close(descriptor)

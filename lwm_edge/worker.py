@@ -1,0 +1,141 @@
+"""`add_classes`: an increment in a process of its own.
+
+The embedding app gets its memory back, and survives should the system kill the training for memory. The
+job goes in as JSON on the worker's standard input; progress, report or error come back as JSON lines. The
+worker holds the home's lock, so the lock dies with it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TextIO
+
+from pydantic import BaseModel
+
+from . import errors
+from .config import IncrementConfig
+from .errors import LwmEdgeError, ResourceError
+from .home import Home, open_home
+from .report import IncrementReport, Progress, ProgressCallback, ignore_progress
+
+
+class _Job(BaseModel):
+    home: Path
+    photos: Path
+    config: IncrementConfig
+
+
+class _Failure(BaseModel):
+    kind: str
+    message: str
+    problems: tuple[str, ...]
+
+
+class _Message(BaseModel):
+    progress: Progress | None = None
+    report: IncrementReport | None = None
+    failure: _Failure | None = None
+
+
+def add_classes(
+    home: Home | Path,
+    photos: Path,
+    config: IncrementConfig | None = None,
+    *,
+    on_progress: ProgressCallback = ignore_progress,
+    isolate: bool = True,
+) -> IncrementReport:
+    """Teaches a home's model new classes from photos of them alone.
+
+    Until the last step, one rename, nothing that a reader of the home sees is changed.
+
+    Args:
+        home: The model home, or its folder.
+        photos: Folder with one sub-folder of photos for each new class, named as the class.
+        config: Settings; the defaults if None.
+        on_progress: Called in this thread at every step.
+        isolate: Run in a process of its own; False runs in this one.
+
+    Returns:
+        The receipt, also in the home as receipt.json.
+
+    Raises:
+        PhotosError: The folder cannot be learnt from; lists every problem.
+        BundleError: The home's bundle is damaged, or has no room (CapacityError).
+        HomeError: The home is missing or cannot be written.
+        ConfigError: The settings do not fit the model.
+        GateError: The training diverged.
+        ExportError: The ONNX file could not be made or differs from the network (ParityError).
+        ResourceError: Out of memory or disk.
+        BusyError: Another process changes the home.
+    """
+    home = home if isinstance(home, Home) else open_home(home)
+    config = config or IncrementConfig()
+    if not isolate:
+        from .increment import learn_classes
+
+        return learn_classes(home, photos, config, on_progress)
+    job = _Job(home=home.path.absolute(), photos=photos.absolute(), config=config)
+    return _run_worker(job, on_progress)
+
+
+def _run_worker(job: _Job, on_progress: ProgressCallback) -> IncrementReport:
+    command = [sys.executable, "-m", "lwm_edge.worker"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(job.model_dump_json())
+            process.stdin.close()
+            for line in process.stdout:
+                message = _Message.model_validate_json(line)
+                if message.progress:
+                    on_progress(message.progress)
+                if message.failure:
+                    raise _revive(message.failure)
+                if message.report:
+                    return message.report
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode == -9:
+        raise ResourceError(
+            "the training process was killed, most likely because memory ran out; the model is unchanged: "
+            "try again with a smaller micro-batch, or with other programs closed"
+        )
+    raise LwmEdgeError(f"the training process ended with status {process.returncode}; the model is unchanged")
+
+
+def _revive(failure: _Failure) -> LwmEdgeError:
+    kind: type[LwmEdgeError] = getattr(errors, failure.kind)
+    return kind(failure.message, failure.problems)
+
+
+def main() -> None:
+    """The worker process."""
+    from .increment import learn_classes
+
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a vendor's module prints is no reply
+    job = _Job.model_validate_json(sys.stdin.read())
+
+    def report_progress(progress: Progress) -> None:
+        _send(replies, _Message(progress=progress))
+
+    try:
+        report = learn_classes(Home(job.home), job.photos, job.config, report_progress)
+    except LwmEdgeError as error:
+        failure = _Failure(kind=type(error).__name__, message=error.message, problems=error.problems)
+        _send(replies, _Message(failure=failure))
+    else:
+        _send(replies, _Message(report=report))
+
+
+def _send(replies: TextIO, message: _Message) -> None:
+    replies.write(message.model_dump_json() + "\n")
+
+
+if __name__ == "__main__":
+    main()
