@@ -97,10 +97,10 @@ def _bytes(count: int) -> str:
 
 
 def _rows(title: str, rows: dict[str, str]) -> None:
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in rows.items():
-        table.add_row(name, escape(value))
-    _out().print(table)
+    console, width = _out(), max(map(len, rows))
+    console.print(f"[bold]{title}")
+    for name, value in rows.items():  # not a table: it would cut long paths off
+        console.print(f"  {name:<{width}}  {escape(value)}")
 
 
 def _listed(names: tuple[str, ...]) -> str:
@@ -258,13 +258,13 @@ def audit(report: AuditReport) -> None:
 def demo(report: DemoReport) -> None:
     """The table that the README shows."""
     added = [", ".join(names) for names in report.increments]
-    table = Table(title="Accuracy on test photos: shipped / added / all classes", title_justify="left")
+    table = Table(title="Accuracy on test photos in %: shipped / added / all classes", title_justify="left")
     for heading in ("Method", "Shipped", *(f"+ {names}" for names in added)):
         table.add_column(heading, justify="left" if heading == "Method" else "right")
     for row in report.rows:
         steps = zip(row.old[1:], row.new[1:], row.all[1:], strict=True)
-        cells = (" / ".join(_percent(value) for value in step) for step in steps)
-        table.add_row(row.method, _percent(row.old[0]), *cells)
+        cells = (" / ".join(f"{100 * (value or 0):.1f}" for value in step) for step in steps)
+        table.add_row(row.method, f"{100 * row.old[0]:.1f}", *cells)
     _out().print(table)
     rows = {
         "Bundle": " -> ".join(f"{size:,}" for size in report.bundle_bytes) + " bytes",

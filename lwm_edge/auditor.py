@@ -18,13 +18,13 @@ from .bundle import MANIFEST, ONNX_GRAPH, Bundle
 from .errors import ExportError
 from .export import fill_graph
 from .generation import labels_text, receipt_length
-from .home import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, Generation, Home, open_home
+from .home import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, AnyPath, Generation, Home, open_home
 from .manifest import Manifest
 from .network import empty_network
 from .report import AuditItem, AuditReport, OnnxGrowth
 
 
-def audit(home: Home | Path) -> AuditReport:
+def audit(home: Home | AnyPath) -> AuditReport:
     """Accounts for every byte of a home.
 
     Args:
@@ -37,7 +37,7 @@ def audit(home: Home | Path) -> AuditReport:
         HomeError: There is no home.
         BundleError: The bundle cannot be read at all.
     """
-    home = home if isinstance(home, Home) else open_home(home)
+    home = open_home(home)
     generation = home.current()
     bundle = home.open_bundle()
     problems: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from .config import BaseConfig
 from .errors import ArchitectureError, CapacityError, ConfigError, GateError
 from .evaluation import evaluate_predictions
 from .export import check_parity, fill_graph, trace_graph
+from .home import AnyPath
 from .losses import classification_loss
 from .manifest import Manifest, Preprocessing
 from .network import Network, attention_cells, check_surgery, take_apart
@@ -38,7 +40,7 @@ _NO_DIGEST = "0" * 64
 
 
 def build_base(
-    photos: Path, output: Path, config: BaseConfig, *, on_progress: ProgressCallback = ignore_progress
+    photos: AnyPath, output: AnyPath, config: BaseConfig, *, on_progress: ProgressCallback = ignore_progress
 ) -> BaseReport:
     """Trains a base from class folders and writes its bundle.
 
@@ -56,6 +58,7 @@ def build_base(
         ExportError: The ONNX graph cannot be made or is wrong (ParityError).
     """
     started = time.monotonic()
+    photos, output = Path(photos), Path(output)
     architecture = find_architecture(config.architecture)
     preprocessing = _preprocessing(architecture, config.image_size)
     cache = PixelCache(_PIXEL_CACHE_BYTES)
@@ -184,7 +187,9 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
         ConfigError: No such file, or something else inside.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickle protocols, which are refused anyway
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(

@@ -15,7 +15,7 @@ from .auditor import audit
 from .bundle import open_bundle
 from .config import BaseConfig, IncrementConfig, RecipeName
 from .evaluation import evaluate_predictions
-from .home import Home, open_home
+from .home import AnyPath, Home, open_home
 from .increment import PIXEL_CACHE_BYTES
 from .inference import Classifier
 from .maintenance import init_home
@@ -35,7 +35,7 @@ BASE_CONFIG = BaseConfig(
 _RECIPES: tuple[RecipeName, ...] = ("lwm", "finetune")
 
 
-def run_demo(folder: Path, *, on_progress: ProgressCallback = ignore_progress) -> DemoReport:
+def run_demo(folder: AnyPath, *, on_progress: ProgressCallback = ignore_progress) -> DemoReport:
     """Adds four classes in two increments and measures old and new classes before and after.
 
     Args:
@@ -43,12 +43,13 @@ def run_demo(folder: Path, *, on_progress: ProgressCallback = ignore_progress) -
         on_progress: Called at every step.
     """
     started = time.monotonic()
+    folder = Path(folder)
     test = _read_photos("test")
     runs = {recipe: _run_recipe(recipe, folder / recipe, test, on_progress) for recipe in _RECIPES}
     rows = [row for row, _ in runs.values()]
     train = _read_photos("train")
-    rows.append(_run_rival("frozen + nearest class mean", NearestClassMean(), train, test))
-    rows.append(_run_rival("frozen + streaming LDA", StreamingLda(), train, test))
+    rows.append(_run_rival("frozen, nearest mean", NearestClassMean(), train, test))
+    rows.append(_run_rival("frozen, streaming LDA", StreamingLda(), train, test))
     default = IncrementConfig().recipe
     home, audits = open_home(folder / default), runs[default][1]
     return DemoReport(

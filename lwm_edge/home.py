@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 from . import storage
@@ -25,6 +26,8 @@ from .errors import HomeError
 CURRENT, GENERATIONS, LOCK = "current", "generations", "lock"
 BUNDLE, ONNX, LABELS, RECEIPT = "model.lwm", "classifier.onnx", "labels.txt", "receipt.json"
 GENERATION_FILES = (BUNDLE, ONNX, LABELS, RECEIPT)
+
+AnyPath = str | PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Home:
                 f"{self.path} is no model home (no {CURRENT} model in it); "
                 f"make one with: lwm-edge init BASE.lwm --home {self.path}"
             )
-        return Generation(target)
+        return Generation(self.path / GENERATIONS / target.name)
 
     def open_bundle(self) -> Bundle:
         """The current bundle, verified."""
@@ -140,12 +143,12 @@ class Home:
         storage.remove(self.path / f".{CURRENT}.staged")
 
 
-def open_home(path: Path) -> Home:
-    """Opens a model home for any of the public calls.
+def open_home(path: Home | AnyPath) -> Home:
+    """Opens a model home for any of the public calls; an open one is given back.
 
     Raises:
         HomeError: There is none.
     """
-    home = Home(path)
+    home = path if isinstance(path, Home) else Home(Path(path))
     home.current()
     return home

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,19 +44,21 @@ class Classifier:
         ExportError: No such file, or it is none of lwm-edge's.
     """
 
-    def __init__(self, source: Path | bytes) -> None:
+    def __init__(self, source: str | PathLike[str] | bytes) -> None:
         import onnxruntime
 
         runtime: Any = onnxruntime  # it carries no type information
 
-        self.path = source if isinstance(source, Path) else None
+        self.path = None if isinstance(source, bytes) else Path(source)
         where = self.path or "the exported ONNX file"
         if self.path and not self.path.is_file():
             raise ExportError(f"{where} does not exist; make it with: lwm-edge export {where}")
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # errors only; warnings would go to the user's terminal
         try:
-            self._session: Any = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            self._session: Any = runtime.InferenceSession(
+                self.path or source, options, providers=["CPUExecutionProvider"]
+            )
             metadata = self._session.get_modelmeta().custom_metadata_map
             self.class_names: tuple[str, ...] = tuple(json.loads(metadata[CLASS_NAMES_KEY]))
             self.preprocessing = Preprocessing.model_validate_json(metadata[PREPROCESSING_KEY])
@@ -85,11 +88,12 @@ class Classifier:
         best = [self.run(photos.load(list(b)[: len(photos.photos) - b.start]))[0].argmax(1) for b in batches]
         return np.concatenate(best).astype(np.int64)
 
-    def classify(self, photos: Sequence[Path], top_k: int = 3) -> tuple[Prediction, ...]:
+    def classify(self, photos: Sequence[str | PathLike[str]], top_k: int = 3) -> tuple[Prediction, ...]:
         """The best classes of each photo; a photo that cannot be read gets an error instead."""
         predictions: list[Prediction] = []
         for start in range(0, len(photos), _BATCH_SIZE):
-            predictions += self._classify_batch(photos[start : start + _BATCH_SIZE], top_k)
+            batch = [Path(photo) for photo in photos[start : start + _BATCH_SIZE]]
+            predictions += self._classify_batch(batch, top_k)
         return tuple(predictions)
 
     def _classify_batch(self, photos: Sequence[Path], top_k: int) -> list[Prediction]:

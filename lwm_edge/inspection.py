@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from .bundle import open_bundle
-from .home import Home
+from .home import AnyPath, Home
 from .report import InfoReport
 
 
-def info(source: Home | Path) -> InfoReport:
+def info(source: Home | AnyPath) -> InfoReport:
     """Describes a model home's current model, or a bundle file.
 
     Args:
@@ -19,7 +19,7 @@ def info(source: Home | Path) -> InfoReport:
         HomeError: There is no home.
         BundleError: The bundle is damaged.
     """
-    bundle = source.open_bundle() if isinstance(source, Home) else open_bundle(source)
+    bundle = source.open_bundle() if isinstance(source, Home) else open_bundle(Path(source))
     m = bundle.manifest
     return InfoReport(
         home=source.path if isinstance(source, Home) else None,

@@ -15,13 +15,13 @@ from .bundle import ONNX_GRAPH, Arrays, Bundle, open_bundle
 from .errors import BundleError, ConfigError, HomeError
 from .export import check_parity, fill_graph, generated_images
 from .generation import Candidate, commit, prepare
-from .home import GENERATIONS, Home, open_home
+from .home import GENERATIONS, AnyPath, Home, open_home
 from .manifest import Manifest, fold_class_name
 from .network import Network, empty_network, load_tensors
 from .report import ChangeReport, ExportReport
 
 
-def init_home(base: Path, home: Path, *, replace: bool = False) -> ChangeReport:
+def init_home(base: AnyPath, home: AnyPath, *, replace: bool = False) -> ChangeReport:
     """Makes a model home from a shipped base bundle.
 
     Args:
@@ -35,7 +35,7 @@ def init_home(base: Path, home: Path, *, replace: bool = False) -> ChangeReport:
         ParityError: This device's ONNX Runtime does not compute what the network computes.
     """
     started = time.monotonic()
-    bundle = open_bundle(base)
+    home, bundle = Path(home), open_bundle(Path(base))
     if (home / GENERATIONS).is_dir():
         if not replace:
             raise HomeError(f"{home} is a model home already; to start it over from {base}, say --replace")
@@ -48,7 +48,7 @@ def init_home(base: Path, home: Path, *, replace: bool = False) -> ChangeReport:
         return _commit(opened, candidate, removed_class=None)
 
 
-def remove_class(home: Home | Path, class_name: str, *, shipped: bool = False) -> ChangeReport:
+def remove_class(home: Home | AnyPath, class_name: str, *, shipped: bool = False) -> ChangeReport:
     """Takes a class out of a home's model, without photos.
 
     The order of the other classes stays; those behind it move up by one class_index, and a row of the head
@@ -66,7 +66,7 @@ def remove_class(home: Home | Path, class_name: str, *, shipped: bool = False) -
         BusyError: Another process changes the home.
     """
     started = time.monotonic()
-    home = home if isinstance(home, Home) else open_home(home)
+    home = open_home(home)
     with home.lock():
         parent = home.open_bundle()
         row = _find_class(parent.manifest, class_name, shipped)
@@ -79,7 +79,7 @@ def remove_class(home: Home | Path, class_name: str, *, shipped: bool = False) -
         return _commit(home, candidate, removed_class=parent.manifest.class_names[row])
 
 
-def export_onnx(source: Home | Path, output: Path) -> ExportReport:
+def export_onnx(source: Home | AnyPath, output: AnyPath) -> ExportReport:
     """Writes a model's verified ONNX file.
 
     Args:
@@ -91,7 +91,8 @@ def export_onnx(source: Home | Path, output: Path) -> ExportReport:
         BundleError: The bundle is damaged.
         ExportError: The ONNX file could not be made or differs from the network (ParityError).
     """
-    bundle = source.open_bundle() if isinstance(source, Home) else open_bundle(source)
+    output = Path(output)
+    bundle = source.open_bundle() if isinstance(source, Home) else open_bundle(Path(source))
     manifest = bundle.manifest
     arrays = bundle.arrays()
     content = fill_graph(arrays[ONNX_GRAPH].tobytes(), arrays, manifest)

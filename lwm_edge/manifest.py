@@ -46,10 +46,10 @@ def class_name_problem(name: str) -> str | None:
         return "is empty or has spaces at an end"
     if name in (".", "..") or any(c in "/\\" for c in name):
         return "looks like a path"
-    if any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") for c in name):
-        return "contains control or unassigned characters"
     if any(unicodedata.bidirectional(c) in _BIDIRECTIONAL for c in name):
         return "contains characters that change the direction of writing"
+    if any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") for c in name):
+        return "contains control or unassigned characters"
     if len(name.encode()) > MAX_CLASS_NAME_BYTES:
         return f"is longer than {MAX_CLASS_NAME_BYTES} bytes of UTF-8"
     if normalise_class_name(name) != name:
@@ -247,4 +247,5 @@ def decode(block: bytes, where: str) -> Manifest:
 
 def _problems(error: ValidationError) -> list[str]:
     items = error.errors(include_url=False, include_context=False)
-    return [f"{'.'.join(map(str, item['loc'])) or 'manifest'}: {item['msg']}" for item in items]
+    named = [(".".join(map(str, item["loc"])) or "manifest", item["msg"]) for item in items]
+    return [f"{name if name.isprintable() else ascii(name)}: {message}" for name, message in named]

@@ -7,10 +7,9 @@ Photos are read where they lie; none is copied or kept on disk.
 from __future__ import annotations
 
 import hashlib
-import os
 import stat
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -294,8 +293,8 @@ def _name_problems(names: Iterable[str], known_classes: Collection[str]) -> list
             problems.append(f"{raw!r} cannot be a class name: it {why}")
         if folded in known:
             problems.append(
-                f"{raw}: the model already knows the class {known[folded]}; to teach it anew, remove it "
-                f"(lwm-edge remove-class {known[folded]!r}) and add it again with all its photos"
+                f"{_printable(raw)}: the model already knows the class {known[folded]}; to teach it anew, "
+                f"remove it (lwm-edge remove-class {known[folded]!r}) and add it again with all its photos"
             )
         if folded in seen:
             problems.append(f"{raw!r} and {seen[folded]!r} are the same class name; merge the two folders")
@@ -307,16 +306,21 @@ def _read_class(
     folder: Path, label: int, preprocessing: Preprocessing, cache: PixelCache, seen: dict[str, Path]
 ) -> tuple[tuple[Photo, ...], list[str]]:
     photos, reasons = [], []
-    for path in photo_files(folder):
+    try:
+        paths = photo_files(folder)
+    except OSError as error:
+        return (), [f"{_printable(folder.name)} cannot be read ({error.strerror})"]
+    for path in paths:
         shown = _shown(path)
         try:
+            _check_file(path)  # first, because a link that leads to itself cannot be resolved
             if not path.resolve().is_relative_to(folder.resolve().parent):
                 raise PhotosError("is a link out of the folder")
             cache.read(path, preprocessing)
+            digest = _file_digest(path)
         except PhotosError as error:
             reasons.append(f"{shown} {error.message}")
             continue
-        digest = _file_digest(path)
         if digest in seen:
             reasons.append(f"{shown} is a duplicate of {_shown(seen[digest])}")
             continue
@@ -325,11 +329,9 @@ def _read_class(
     return tuple(photos), _shortened(reasons)
 
 
-def photo_files(folder: Path) -> Iterator[Path]:
+def photo_files(folder: Path) -> list[Path]:
     """The files in a class folder, sorted by name; hidden ones and sub-folders are passed over."""
-    with os.scandir(folder) as entries:
-        names = sorted(e.name for e in entries if not e.name.startswith(".") and not e.is_dir())
-    yield from (folder / name for name in names)
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
 
 
 def _shown(path: Path) -> str:
@@ -341,10 +343,13 @@ def _printable(text: str) -> str:
 
 
 def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise PhotosError(f"cannot be read ({error.strerror})") from None
     return digest.hexdigest()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from .errors import PhotosError
 from .evaluation import evaluate_predictions
-from .home import Home, open_home
+from .home import AnyPath, Home, open_home
 from .inference import Classifier
 from .manifest import fold_class_name
 from .photos import PhotoFolder, PhotoSet, PixelCache, read_photo_folder
@@ -18,7 +18,7 @@ from .report import EvaluationReport, PredictionReport
 _PIXEL_CACHE_BYTES = 64 * 1024 * 1024
 
 
-def predict(home: Home | Path, photos: Sequence[Path], *, top_k: int = 3) -> PredictionReport:
+def predict(home: Home | AnyPath, photos: Sequence[AnyPath], *, top_k: int = 3) -> PredictionReport:
     """Classifies photos with a home's current model.
 
     Args:
@@ -31,16 +31,16 @@ def predict(home: Home | Path, photos: Sequence[Path], *, top_k: int = 3) -> Pre
         ExportError: Its ONNX file is missing or foreign.
         PhotosError: None of the photos can be read; a single bad one is reported beside the others.
     """
-    home = home if isinstance(home, Home) else open_home(home)
+    home = open_home(home)
     onnx = home.current().onnx
     classifier = Classifier(onnx)
-    predictions = classifier.classify(photos, top_k)
+    predictions = classifier.classify([Path(photo) for photo in photos], top_k)
     if predictions and all(p.error for p in predictions):
         raise PhotosError("none of the photos can be read", [f"{p.photo} {p.error}" for p in predictions])
     return PredictionReport(onnx=home.onnx, model_digest=classifier.model_digest, predictions=predictions)
 
 
-def evaluate(home: Home | Path, folder: Path) -> EvaluationReport:
+def evaluate(home: Home | AnyPath, folder: AnyPath) -> EvaluationReport:
     """Measures a home's current model on class folders of labelled photos.
 
     Args:
@@ -52,7 +52,7 @@ def evaluate(home: Home | Path, folder: Path) -> EvaluationReport:
         ExportError: Its ONNX file is missing or foreign.
         PhotosError: A folder is no class of the model, or has no usable photo; lists all.
     """
-    home = home if isinstance(home, Home) else open_home(home)
+    home, folder = open_home(home), Path(folder)
     generation = home.current()
     manifest = home.open_bundle().manifest
     classifier = Classifier(generation.onnx)

@@ -51,7 +51,8 @@ def write_file(path: Path, content: bytes) -> None:
     staged = path.with_name(f".{path.name}.staged")
     with _explained("write", path):
         try:
-            with staged.open("wb") as file:
+            staged.unlink(missing_ok=True)  # a kill's leftover, or somebody's link to another file
+            with staged.open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -65,9 +66,10 @@ def write_file(path: Path, content: bytes) -> None:
 def make_folder(path: Path) -> None:
     """Creates a folder (parents too) durably; an existing one is fine."""
     with _explained("create", path):
+        missing = [folder for folder in path.parents if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
-        sync_folder(path)
-        sync_folder(path.parent)
+        for folder in (path, path.parent, *(made.parent for made in missing)):
+            sync_folder(folder)
 
 
 def swap_link(link: Path, target: str) -> None:

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from . import errors
 from .config import IncrementConfig
 from .errors import LwmEdgeError, ResourceError
-from .home import Home, open_home
+from .home import AnyPath, Home, open_home
 from .report import IncrementReport, Progress, ProgressCallback, ignore_progress
 
 
@@ -41,8 +41,8 @@ class _Message(BaseModel):
 
 
 def add_classes(
-    home: Home | Path,
-    photos: Path,
+    home: Home | AnyPath,
+    photos: AnyPath,
     config: IncrementConfig | None = None,
     *,
     on_progress: ProgressCallback = ignore_progress,
@@ -72,7 +72,7 @@ def add_classes(
         ResourceError: Out of memory or disk.
         BusyError: Another process changes the home.
     """
-    home = home if isinstance(home, Home) else open_home(home)
+    home, photos = open_home(home), Path(photos)
     config = config or IncrementConfig()
     if not isolate:
         from .increment import learn_classes

@@ -1,0 +1,107 @@
+"""Real small images (Fashion-MNIST, shipped for the demo) and the demo's base, for every test."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lwm_edge import IncrementConfig
+from lwm_edge.bundle import open_bundle
+from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
+from lwm_edge.home import Home, open_home
+from lwm_edge.maintenance import init_home
+from lwm_edge.network import Network
+from lwm_edge.photos import PhotoSet, PixelCache, read_photo_folder
+
+QUICK = IncrementConfig(epochs=1, batch_size=16, micro_batch_size=16, device="cpu")
+PhotoMaker = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def shipped_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("shipped") / "home"
+    init_home(BASE_BUNDLE, path)
+    return path
+
+
+@pytest.fixture
+def home(shipped_home: Path, tmp_path: Path) -> Home:
+    """A fresh model home that knows the demo's six base classes."""
+    path = tmp_path / "home"
+    shutil.copytree(shipped_home, path, symlinks=True)
+    return open_home(path)
+
+
+@pytest.fixture
+def make_photos(tmp_path: Path) -> PhotoMaker:
+    """Makes a photo folder: `make_photos("Bag", "Shirt", count=8)`, or `make_photos({"bag": "Bag"})`."""
+
+    def make(
+        *names: str, count: int = 8, folder: str = "new_photos", renamed: dict[str, str] | None = None
+    ) -> Path:
+        for target, source in {**{name: name for name in names}, **(renamed or {})}.items():
+            (found,) = (DEMO_DATA / "train").glob(f"*/{source}")
+            (tmp_path / folder / target).mkdir(parents=True)
+            for photo in sorted(found.iterdir())[:count]:
+                shutil.copy(photo, tmp_path / folder / target)
+        return tmp_path / folder
+
+    return make
+
+
+def photo_set(group: str, *, count: int = 6, first_label: int = 0, seed: int | None = None) -> PhotoSet:
+    """Photos of each class of a demo group; augmented if there is a seed."""
+    preprocessing = open_bundle(BASE_BUNDLE).manifest.preprocessing
+    cache = PixelCache(10**8)
+    folder = read_photo_folder(
+        DEMO_DATA / "train" / group, preprocessing, cache, least_photos=1, first_label=first_label
+    )
+    return PhotoSet([p for photos in folder.photos for p in photos[:count]], preprocessing, cache, seed)
+
+
+def teacher_and_student(new_classes: int = 2, dtype: torch.dtype = torch.float32) -> tuple[Network, Network]:
+    """The demo's base, and its copy with rows for new classes."""
+    bundle = open_bundle(BASE_BUNDLE)
+    teacher = bundle.network()
+    student = bundle.network(trainable=True)
+    student.add_classes(new_classes, torch.Generator().manual_seed(0))
+    return teacher.to(dtype), student.to(dtype)
+
+
+def batch_of(photos: PhotoSet) -> tuple[Tensor, Tensor]:
+    """All photos as one batch: images and labels."""
+    return torch.from_numpy(photos.load(range(len(photos.photos)))), torch.tensor(photos.labels)
+
+
+def disturb(network: Network, scale: float = 0.1) -> None:
+    """Moves the weights a little, so that a student differs from its teacher."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+            parameter += scale * parameter.abs().mean() * noise
+
+
+def state_of(folder: Path) -> dict[str, str]:
+    """Every file and link below a folder by its content; to show that nothing changed."""
+    state = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            state[str(path)] = f"-> {path.readlink()}"
+        elif path.is_file():
+            state[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+        else:
+            state[str(path)] = "folder"
+    return state
+
+
+def same_tensors(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
+    """Bit for bit."""
+    return first.keys() == second.keys() and all(np.array_equal(first[n], second[n]) for n in first)

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from lwm_edge import BaseConfig, build_base, evaluate, info, init_home, open_home
+from lwm_edge.architectures import find_architecture
+from lwm_edge.base import read_checkpoint
+from lwm_edge.bundle import open_bundle
+from lwm_edge.config import base_config
+from lwm_edge.demo import BASE_BUNDLE, BASE_CONFIG, DEMO_DATA
+from lwm_edge.errors import ArchitectureError, CapacityError, ConfigError, PhotosError
+from tests.conftest import PhotoMaker
+from tests.test_network import fresh_network
+
+TINY = BaseConfig(
+    architecture="small_resnet20", image_size=28, capacity=8, epochs=1, batch_size=8, device="cpu"
+)
+
+
+def test_a_base_of_class_folders(tmp_path: Path, make_photos: PhotoMaker) -> None:
+    report = build_base(make_photos("Bag", "Shirt", count=20), tmp_path / "base.lwm", TINY)
+    bundle = open_bundle(report.bundle)
+    assert bundle.manifest.class_names == ("Bag", "Shirt") and bundle.manifest.shipped_classes == 2
+    assert bundle.manifest.activation == "sigmoid" and bundle.manifest.recipe == "base"
+    assert report.bundle_bytes == bundle.path.stat().st_size and report.attention_cells == 49
+    assert report.training is not None and report.training.steps == 36 // 8
+    assert report.held_back is not None and report.held_back.photos == 4
+    assert bundle.network().head.weight[2:].abs().sum() == 0
+
+
+def test_equal_seeds_give_equal_bases(tmp_path: Path, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Bag", "Shirt", count=10)
+    first, second = (build_base(photos, tmp_path / name, TINY) for name in ("a.lwm", "b.lwm"))
+    assert first.model_digest == second.model_digest
+
+
+def test_a_whole_checkpoint_is_taken_as_it_is(tmp_path: Path, make_photos: PhotoMaker) -> None:
+    model = find_architecture("small_resnet20").build()
+    model.fc = torch.nn.Linear(64, 2)
+    torch.save({"state_dict": {f"module.{n}": t for n, t in model.state_dict().items()}}, tmp_path / "c.pth")
+    config = TINY.model_copy(update={"checkpoint": tmp_path / "c.pth", "epochs": 0})
+    report = build_base(make_photos("Bag", "Shirt"), tmp_path / "base.lwm", config)
+    network = open_bundle(report.bundle).network()
+    assert report.training is None
+    assert torch.equal(network.head.weight[:2], model.fc.weight)
+    assert torch.equal(network.backbone.stem[0].weight, model.stem[0].weight)  # type: ignore[index, union-attr]
+
+
+def test_a_checkpoint_of_other_classes_gives_its_backbone(tmp_path: Path, make_photos: PhotoMaker) -> None:
+    torch.save(find_architecture("small_resnet20").build().state_dict(), tmp_path / "ten_classes.pth")
+    config = TINY.model_copy(update={"checkpoint": tmp_path / "ten_classes.pth"})
+    photos = make_photos("Bag", "Shirt")
+    assert build_base(photos, tmp_path / "base.lwm", config).training is not None
+    with pytest.raises(ConfigError, match="no head of 2 classes"):
+        build_base(photos, tmp_path / "base.lwm", config.model_copy(update={"epochs": 0}))
+
+
+def test_a_checkpoint_of_another_network(tmp_path: Path, make_photos: PhotoMaker) -> None:
+    torch.save(fresh_network("small_resnet32").state_dict(), tmp_path / "other.pth")
+    config = TINY.model_copy(update={"checkpoint": tmp_path / "other.pth"})
+    with pytest.raises(ArchitectureError) as caught:
+        build_base(make_photos("Bag", "Shirt"), tmp_path / "base.lwm", config)
+    assert any("is missing" in problem for problem in caught.value.problems)
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("/tmp/lwm-edge-pickle-was-run"),)  # type: ignore[return-value]
+
+
+def test_pickled_code_in_a_checkpoint_never_runs(tmp_path: Path) -> None:
+    torch.save({"weight": _Evil()}, tmp_path / "evil.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(_Evil()))
+    for name in ("evil.pth", "plain.pth", "missing.pth"):
+        with pytest.raises(ConfigError, match="cannot be read as a state dict"):
+            read_checkpoint(tmp_path / name)
+    assert not Path("/tmp/lwm-edge-pickle-was-run").exists()
+
+
+def test_more_classes_than_capacity(tmp_path: Path, make_photos: PhotoMaker) -> None:
+    with pytest.raises(CapacityError):
+        build_base(make_photos("Bag", "Shirt"), tmp_path / "b.lwm", TINY.model_copy(update={"capacity": 1}))
+    assert not (tmp_path / "b.lwm").exists()
+
+
+def test_unknown_weights_and_architectures(tmp_path: Path, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Bag", "Shirt")
+    with pytest.raises(ConfigError, match="offers: none"):
+        build_base(photos, tmp_path / "b.lwm", TINY.model_copy(update={"weights": "imagenet"}))
+    with pytest.raises(ArchitectureError, match="these fit"):
+        build_base(photos, tmp_path / "b.lwm", TINY.model_copy(update={"architecture": "vgg11"}))
+    with pytest.raises(PhotosError, match="does not exist"):
+        build_base(tmp_path / "none", tmp_path / "b.lwm", TINY)
+
+
+def test_settings_out_of_range_are_all_listed() -> None:
+    with pytest.raises(ConfigError) as caught:
+        base_config(architecture="resnet18", capacity=0, batch_size=1)
+    assert len(caught.value.problems) == 2
+    with pytest.raises(ConfigError, match="epochs 0 needs a checkpoint"):
+        base_config(architecture="resnet18", epochs=0)
+
+
+def test_the_demos_base_can_be_made_again(tmp_path: Path) -> None:
+    """benchmarks/make_demo_data.py still makes a base as good as the one that ships (half a minute)."""
+    build_base(DEMO_DATA / "train" / "base", tmp_path / "base.lwm", BASE_CONFIG)
+    accuracy = {}
+    for bundle in (BASE_BUNDLE, tmp_path / "base.lwm"):
+        init_home(bundle, tmp_path / "home", replace=True)
+        accuracy[bundle] = evaluate(open_home(tmp_path / "home"), DEMO_DATA / "test" / "base").accuracy
+    assert accuracy[BASE_BUNDLE] > 0.9
+    assert accuracy[tmp_path / "base.lwm"] > accuracy[BASE_BUNDLE] - 0.03
+    assert info(tmp_path / "base.lwm").bundle_bytes == info(BASE_BUNDLE).bundle_bytes

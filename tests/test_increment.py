@@ -1,0 +1,283 @@
+"""`add_classes` from photos to commit, and everything that must leave the home untouched."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lwm_edge import IncrementConfig, IncrementReport, add_classes, evaluate, remove_class
+from lwm_edge import increment as increment_module
+from lwm_edge.bundle import open_bundle
+from lwm_edge.errors import (
+    BundleError,
+    CapacityError,
+    ConfigError,
+    HomeError,
+    LwmEdgeError,
+    ParityError,
+    PhotosError,
+    ResourceError,
+)
+from lwm_edge.home import Home
+from lwm_edge.inference import Classifier
+from lwm_edge.report import Progress
+from lwm_edge.worker import _Job, _run_worker
+from tests.conftest import QUICK, PhotoMaker, state_of
+
+
+def _add(home: Home, photos: Path, config: IncrementConfig = QUICK) -> IncrementReport:
+    return add_classes(home, photos, config, isolate=False)
+
+
+def test_an_increment_changes_bundle_onnx_labels_and_receipt_together(
+    home: Home, make_photos: PhotoMaker
+) -> None:
+    parent = home.open_bundle().manifest
+    report = _add(home, make_photos("Shirt", "Sneaker"))
+
+    manifest = home.open_bundle().manifest
+    assert manifest.class_names == (*parent.class_names, "Shirt", "Sneaker")
+    assert manifest.shipped_classes == 6 and manifest.increment_count == 1 and manifest.recipe == "lwm"
+    assert manifest.parent_digest == parent.model_digest != manifest.model_digest == report.model_digest
+    classifier = Classifier(home.current().onnx)
+    assert classifier.class_names == manifest.class_names
+    assert classifier.model_digest == manifest.model_digest
+    assert home.current().labels.read_text().splitlines() == list(manifest.class_names)
+    assert IncrementReport.model_validate_json(home.current().receipt.read_text()) == report
+    assert (report.photos_trained, report.photos_held_back) == (12, 4)
+    assert "cannot be measured" in report.old_classes_note
+    assert report.parity.real_photos and report.parity.largest_difference <= report.parity.tolerance
+
+
+def test_the_new_classes_are_learnt(home: Home, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Bag", "Ankle boot", count=40)
+    report = _add(home, photos, QUICK.model_copy(update={"epochs": 8}))
+    assert report.held_back.new_accuracy is not None and report.held_back.new_accuracy > 0.3
+    assert evaluate(home, photos).new_accuracy == pytest.approx(report.held_back.new_accuracy, abs=0.3)
+
+
+def test_only_the_onnx_and_labels_grow(home: Home, make_photos: PhotoMaker) -> None:
+    before = {path.name: path.stat().st_size for path in home.current().path.iterdir()}
+    for number, name in enumerate(["Shirt", "Sneaker", "Bag"]):
+        _add(home, make_photos(name, folder=f"photos{number}"))
+    after = {path.name: path.stat().st_size for path in home.current().path.iterdir()}
+    assert (
+        after["model.lwm"] == before["model.lwm"] == open_bundle(home.current().bundle).manifest.bundle_bytes
+    )
+    assert after["receipt.json"] == before["receipt.json"]
+    assert after["labels.txt"] - before["labels.txt"] == len("Shirt\nSneaker\nBag\n")
+    head_rows = 3 * (64 + 1) * 4
+    assert head_rows < after["classifier.onnx"] - before["classifier.onnx"] < head_rows + 100
+
+
+def test_equal_seeds_give_equal_bundles(home: Home, tmp_path: Path, make_photos: PhotoMaker) -> None:
+    shutil.copytree(home.path, tmp_path / "second", symlinks=True)
+    photos = make_photos("Shirt")
+    first, second = _add(home, photos), _add(Home(tmp_path / "second"), photos)
+    assert first.model_digest == second.model_digest
+
+
+def test_gamma_makes_a_difference(home: Home, tmp_path: Path, make_photos: PhotoMaker) -> None:
+    shutil.copytree(home.path, tmp_path / "second", symlinks=True)
+    photos = make_photos("Shirt")
+    config = QUICK.model_copy(update={"epochs": 3})  # in the first step student and teacher agree
+    report = _add(home, photos, config)
+    other = _add(Home(tmp_path / "second"), photos, config.model_copy(update={"gamma": 0.0}))
+    assert report.model_digest != other.model_digest
+
+
+def test_in_a_process_of_its_own(home: Home, make_photos: PhotoMaker) -> None:
+    seen: list[Progress] = []
+    report = add_classes(home, make_photos("Shirt"), QUICK, on_progress=seen.append)
+    assert home.open_bundle().manifest.model_digest == report.model_digest
+    assert [p.phase for p in seen] == ["photos", "train", "evaluate", "commit"]
+
+
+def test_errors_come_back_from_the_worker_whole(home: Home, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Shirt", renamed={"coat": "Coat"}, count=2)
+    with pytest.raises(PhotosError) as caught:
+        add_classes(home, photos, QUICK)
+    assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize(("status", "error"), [(-9, ResourceError), (3, LwmEdgeError)])
+def test_a_worker_that_dies_leaves_the_home_alone(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, error: type[LwmEdgeError]
+) -> None:
+    before = state_of(home.path)
+    end = "os.kill(os.getpid(), 9)" if status == -9 else f"sys.exit({status})"
+    real = subprocess.Popen
+
+    def dying(command: list[str], **options: object) -> object:
+        code = f"import os, sys; sys.stdin.read(); {end}"
+        return real([sys.executable, "-c", code], **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(subprocess, "Popen", dying)
+    with pytest.raises(error, match="the model is unchanged"):
+        _run_worker(_Job(home=home.path, photos=tmp_path, config=QUICK), lambda progress: None)
+    assert state_of(home.path) == before
+
+
+def _corrupt(folder: Path) -> None:
+    for photo in folder.rglob("*.png"):
+        photo.write_bytes(b"no image")
+
+
+def _missing(home: Home, make: PhotoMaker) -> Path:
+    return home.path / "nowhere"
+
+
+def _no_sub_folders(home: Home, make: PhotoMaker) -> Path:
+    return make("Shirt") / "Shirt"
+
+
+def _base_class(home: Home, make: PhotoMaker) -> Path:
+    return make("Shirt", renamed={"coat": "Coat"})
+
+
+def _same_names(home: Home, make: PhotoMaker) -> Path:
+    return make(renamed={"Bag": "Bag", "bAG": "Shirt"})
+
+
+def _empty_class(home: Home, make: PhotoMaker) -> Path:
+    return make("Shirt", "Bag", count=0)
+
+
+def _unreadable(home: Home, make: PhotoMaker) -> Path:
+    photos = make("Shirt")
+    _corrupt(photos)
+    return photos
+
+
+def _path_like(home: Home, make: PhotoMaker) -> Path:
+    return make(renamed={"\u202eevil": "Shirt"})
+
+
+@pytest.mark.parametrize(
+    ("make_bad", "problem"),
+    [
+        (_missing, "does not exist"),
+        (_no_sub_folders, "has no sub-folders"),
+        (_base_class, "already knows the class Coat; to teach it anew, remove it"),
+        (_same_names, "are the same class name"),
+        (_empty_class, "0 usable photos; at least 5 are needed"),
+        (_unreadable, "is not a JPEG, PNG, WebP or BMP image"),
+        (_path_like, "cannot be a class name"),
+    ],
+)
+def test_bad_photos_change_nothing(
+    home: Home, make_photos: PhotoMaker, make_bad: object, problem: str
+) -> None:
+    photos = make_bad(home, make_photos)  # type: ignore[operator]
+    before = state_of(home.path)
+    with pytest.raises(PhotosError) as caught:
+        _add(home, photos)
+    assert problem in str(caught.value)
+    assert state_of(home.path) == before
+
+
+def test_all_problems_are_reported_at_once(home: Home, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Shirt", "Bag", count=3, renamed={"DRESS": "Dress"})
+    with pytest.raises(PhotosError) as caught:
+        _add(home, photos)
+    text = str(caught.value)
+    assert all(
+        name in text for name in ("Shirt: 3 usable", "Bag: 3 usable", "DRESS: the model already knows")
+    )
+
+
+def test_bad_photos_among_enough_good_ones_are_listed(home: Home, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Shirt")
+    (photos / "Shirt" / "broken.jpg").write_bytes(b"no image")
+    shutil.copy(photos / "Shirt" / "000.png", photos / "Shirt" / "copy.png")
+    report = _add(home, photos)
+    assert report.photos_trained + report.photos_held_back == 8
+    assert len(report.skipped) == 2
+    assert any("broken.jpg is not a JPEG" in line for line in report.skipped)
+    assert any("duplicate of Shirt/000.png" in line for line in report.skipped)
+
+
+def test_capacity_exceeded_changes_nothing(home: Home, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for number in range(27):
+        (tmp_path / "many" / f"class {number}").mkdir(parents=True)
+        for photo in range(5):
+            pixels = generator.integers(0, 256, (28, 28, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "many" / f"class {number}" / f"{photo}.png")
+    before = state_of(home.path)
+    with pytest.raises(
+        CapacityError, match="27 new classes do not fit: the model knows 6 of at most 32, so 26 more"
+    ):
+        _add(home, tmp_path / "many")
+    assert state_of(home.path) == before
+
+
+def test_a_damaged_bundle_is_not_learnt_from(home: Home, make_photos: PhotoMaker) -> None:
+    bundle = home.current().bundle
+    bundle.write_bytes(bundle.read_bytes()[:-1])
+    before = state_of(home.path)
+    with pytest.raises(BundleError):
+        _add(home, make_photos("Shirt"))
+    assert state_of(home.path) == before
+
+
+def test_a_disagreeing_onnx_file_is_refused(
+    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = increment_module.network_arrays
+
+    def lying(network: object) -> dict[str, np.ndarray]:
+        arrays = honest(network)  # type: ignore[arg-type]
+        return {**arrays, "head.bias": arrays["head.bias"] + (np.arange(32) < 7)}  # type: ignore[dict-item]
+
+    monkeypatch.setattr(increment_module, "network_arrays", lying)
+    before = state_of(home.path)
+    with pytest.raises(ParityError, match="nothing was changed"):
+        _add(home, make_photos("Shirt"))
+    assert state_of(home.path) == before
+
+
+def test_maps_of_a_single_cell_refuse_gamma(
+    monkeypatch: pytest.MonkeyPatch, home: Home, make_photos: PhotoMaker
+) -> None:
+    monkeypatch.setattr(increment_module, "attention_cells", lambda network: 1)
+    photos = make_photos("Shirt")
+    with pytest.raises(ConfigError, match="single cell"):
+        _add(home, photos)
+    assert _add(home, photos, QUICK.model_copy(update={"gamma": 0.0})).gamma == 0
+    monkeypatch.setattr(increment_module, "attention_cells", lambda network: 4)
+    remove_class(home, "Shirt")
+    assert any("below 4x4" in warning for warning in _add(home, photos).warnings)
+
+
+def test_no_home(tmp_path: Path, make_photos: PhotoMaker) -> None:
+    with pytest.raises(HomeError, match="lwm-edge init"):
+        add_classes(tmp_path / "none", make_photos("Shirt"))
+
+
+def test_a_removed_class_can_be_added_again(home: Home, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Shirt")
+    _add(home, photos)
+    with pytest.raises(PhotosError, match="lwm-edge remove-class 'Shirt'"):
+        _add(home, photos)
+    remove_class(home, "shirt")
+    assert _add(home, photos).new_classes == ("Shirt",)
+
+
+def test_the_ledger_records_every_change(home: Home, make_photos: PhotoMaker) -> None:
+    report = _add(home, make_photos("Shirt"))
+    ledger = home.open_bundle().manifest.ledger
+    assert [entry.increment for entry in ledger.latest] == [0, 1]
+    assert [entry.classes for entry in ledger.latest] == [6, 7]
+    assert ledger.last is not None and ledger.last.onnx_bytes == report.footprint.onnx_bytes
+    assert (
+        json.loads(home.current().receipt.read_text())["footprint"]["bundle_bytes"]
+        == ledger.last.bundle_bytes
+    )

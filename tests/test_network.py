@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from importlib import metadata
+
+import pytest
+import torch
+from torch import nn
+
+from lwm_edge import Architecture, Preprocessing
+from lwm_edge.architectures import architecture_names, find_architecture
+from lwm_edge.errors import ArchitectureError
+from lwm_edge.network import Network, check_surgery, empty_network, load_tensors, take_apart
+
+ARCHITECTURES = (
+    "resnet18", "resnet34", "resnet50", "mobilenet_v2", "efficientnet_b0", "shufflenet_v2_x0_5",
+    "shufflenet_v2_x1_0", "mnasnet0_5", "regnet_y_400mf", "small_resnet20", "small_resnet32",
+)  # fmt: skip
+PREPROCESSING = Preprocessing(image_size=64, resize_size=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+
+def fresh_network(name: str, classes: int = 3, capacity: int = 5) -> Network:
+    """An untrained network in eval mode."""
+    architecture = find_architecture(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        backbone, head = take_apart(architecture.build(), architecture, name)
+    full_head = nn.Linear(head.in_features, capacity)
+    nn.init.zeros_(full_head.weight)
+    nn.init.zeros_(full_head.bias)
+    network = Network(backbone, full_head, 0, PREPROCESSING).eval()
+    network.add_classes(classes, torch.Generator().manual_seed(0))
+    return network
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_shapes_and_head_surgery(name: str) -> None:
+    network = fresh_network(name)
+    images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        features, logits = network(images)
+        network.add_classes(2, torch.Generator().manual_seed(1))
+        _, grown = network(images)
+    assert features.dim() == 4 and features.shape[1] == network.head.in_features
+    assert logits.shape == (2, 3) and grown.shape == (2, 5)
+    torch.testing.assert_close(grown[:, :3], logits)
+    assert network.head.weight.shape[0] == 5
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_taken_apart_it_computes_what_the_whole_did(name: str) -> None:
+    architecture = find_architecture(name)
+    model = architecture.build()
+    backbone, head = take_apart(model, architecture, name)
+    check_surgery(model, backbone, head, name)
+
+
+@pytest.mark.parametrize("name", ["small_resnet20", "shufflenet_v2_x0_5", "regnet_y_400mf"])
+def test_an_empty_network_takes_tensors_without_copying(name: str) -> None:
+    source = fresh_network(name)
+    tensors = source.state_dict()
+    network = load_tensors(empty_network(name, 3, 5, PREPROCESSING), tensors)
+    images = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)
+    assert torch.equal(network(images)[1], source(images)[1])
+    assert network.head.weight.data_ptr() == tensors["head.weight"].data_ptr()
+
+
+def test_every_wrong_tensor_is_listed() -> None:
+    tensors = dict(fresh_network("small_resnet20").state_dict())
+    tensors["planted"] = torch.zeros(1)
+    tensors["head.bias"] = tensors["head.bias"].double()
+    del tensors["backbone.stem.0.weight"]
+    with pytest.raises(ArchitectureError) as caught:
+        load_tensors(empty_network("small_resnet20", 3, 5, PREPROCESSING), tensors)
+    assert len(caught.value.problems) == 3
+    assert "planted is unknown" in caught.value.problems
+
+
+def test_new_rows_are_those_of_the_seed() -> None:
+    first, second = fresh_network("small_resnet20"), fresh_network("small_resnet20")
+    assert torch.equal(first.head.weight, second.head.weight)
+    assert first.head.weight[3:].abs().sum() == 0
+
+
+@pytest.mark.parametrize("name", ["vgg11", "squeezenet1_0", "convnext_tiny", "no_such_net"])
+def test_an_architecture_that_does_not_fit_names_those_that_do(name: str) -> None:
+    with pytest.raises(ArchitectureError, match=r"these fit: .*resnet18"):
+        find_architecture(name)
+
+
+class VendorNet(nn.Module):
+    """A vendor's own network: convolution, average pooling, one linear layer."""
+
+    def __init__(self, extra: nn.Module | None = None) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU())
+        self.extra = extra or nn.Identity()
+        self.top = nn.Linear(8, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.top(self.extra(self.body(images).mean((2, 3))))  # type: ignore[no-any-return]
+
+
+VENDOR = Architecture(build=VendorNet, features=("body",), head="top", preprocessing=PREPROCESSING)
+
+
+def test_a_vendors_network_comes_through_the_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = metadata.EntryPoint("vendor_net", "tests.test_network:VENDOR", "lwm_edge.architectures")
+    monkeypatch.setattr(metadata, "entry_points", lambda **kw: _selected([entry], kw))
+    assert find_architecture("vendor_net") is VENDOR
+    assert "vendor_net" in architecture_names()
+    model = VENDOR.build()
+    check_surgery(model, *take_apart(model, VENDOR, "vendor_net"), "vendor_net")
+
+
+def _selected(entries: list[metadata.EntryPoint], wanted: dict[str, str]) -> metadata.EntryPoints:
+    return metadata.EntryPoints(entries).select(**wanted)
+
+
+@pytest.mark.parametrize(("value", "reason"), [("tests.nowhere:X", "cannot be loaded"), ("math:pi", "is no")])
+def test_a_broken_entry_point_is_an_error(monkeypatch: pytest.MonkeyPatch, value: str, reason: str) -> None:
+    entry = metadata.EntryPoint("broken", value, "lwm_edge.architectures")
+    monkeypatch.setattr(metadata, "entry_points", lambda **kw: _selected([entry], kw))
+    with pytest.raises(ArchitectureError, match=reason):
+        find_architecture("broken")
+
+
+def test_a_layer_between_pooling_and_head_is_found() -> None:
+    model = VendorNet(extra=nn.LayerNorm(8))
+    with pytest.raises(ArchitectureError, match="computes something else"):
+        check_surgery(model, *take_apart(model, VENDOR, "vendor_net"), "vendor_net")
+
+
+def test_missing_parts_are_all_named() -> None:
+    wrong = Architecture(build=VendorNet, features=("trunk",), head="fc", preprocessing=PREPROCESSING)
+    with pytest.raises(ArchitectureError) as caught:
+        take_apart(VendorNet(), wrong, "wrong")
+    assert len(caught.value.problems) == 2

@@ -1,0 +1,302 @@
+"""Storage: a reader meets the old content or the new; a refusal says what to do and leaves nothing behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from lwm_edge import storage
+from lwm_edge.errors import BusyError, HomeError, ResourceError
+
+LOCK_HOLDER = """
+import sys, time
+from pathlib import Path
+from lwm_edge.storage import exclusive_lock
+with exclusive_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def fail_fsync(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def fsync(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+# write_file
+
+
+def test_a_file_is_written_and_replaced_with_nothing_left_beside_it(tmp_path):
+    storage.write_file(tmp_path / "model.lwm", b"old")
+    assert content_of(tmp_path) == {"model.lwm": b"old"}
+    storage.write_file(tmp_path / "model.lwm", b"new, and longer")
+    assert content_of(tmp_path) == {"model.lwm": b"new, and longer"}
+    storage.write_file(tmp_path / "model.lwm", b"")
+    assert content_of(tmp_path) == {"model.lwm": b""}
+
+
+def test_a_reader_that_has_the_old_file_open_keeps_it(tmp_path):
+    storage.write_file(tmp_path / "model.lwm", b"old")
+    with (tmp_path / "model.lwm").open("rb") as reader:
+        storage.write_file(tmp_path / "model.lwm", b"new")
+        assert reader.read() == b"old"
+
+
+def test_a_reader_never_meets_a_mixture(tmp_path):
+    versions = [bytes([value]) * 200_000 for value in range(4)]
+    storage.write_file(tmp_path / "model.lwm", versions[0])
+    seen: list[bytes] = []
+    done = threading.Event()
+
+    def keep_reading() -> None:
+        while not done.is_set():
+            seen.append((tmp_path / "model.lwm").read_bytes())
+            del seen[:-2000]
+
+    reader = threading.Thread(target=keep_reading)
+    reader.start()
+    for round_ in range(100):
+        storage.write_file(tmp_path / "model.lwm", versions[round_ % 4])
+    done.set()
+    reader.join()
+    assert seen
+    assert set(seen) <= set(versions)
+
+
+def test_the_content_is_synced_before_the_rename_and_the_folder_after(tmp_path, monkeypatch):
+    steps = []
+    fsync, replace = os.fsync, Path.replace
+
+    def noting_fsync(descriptor: int) -> None:
+        steps.append(f"sync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
+        fsync(descriptor)
+
+    def noting_replace(self: Path, target: Path) -> Path:
+        steps.append(f"rename {self.name}")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(Path, "replace", noting_replace)
+    storage.write_file(tmp_path / "a", b"x")
+    assert steps == ["sync .a.staged", "rename .a.staged", f"sync {tmp_path.name}"]
+
+
+def test_a_staged_file_left_by_a_kill_is_written_over(tmp_path):
+    (tmp_path / ".a.staged").write_bytes(b"half of something much longer")
+    storage.write_file(tmp_path / "a", b"new")
+    assert content_of(tmp_path) == {"a": b"new"}
+
+
+def test_a_link_in_the_staged_files_place_is_not_written_through(tmp_path):
+    (tmp_path / "precious").write_bytes(b"kept")
+    (tmp_path / ".a.staged").symlink_to("precious")
+    storage.write_file(tmp_path / "a", b"new")
+    assert content_of(tmp_path) == {"precious": b"kept", "a": b"new"}
+    assert not (tmp_path / "a").is_symlink()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_keeps_the_old_file_and_says_so(tmp_path, monkeypatch, number):
+    storage.write_file(tmp_path / "a", b"old")
+    fail_fsync(monkeypatch, number)
+    with pytest.raises(ResourceError) as caught:
+        storage.write_file(tmp_path / "a", b"new")
+    assert caught.value.message == (
+        f"cannot write {tmp_path / 'a'}: the disk is full; free some space and try again"
+    )
+    assert caught.value.exit_code == 5
+    assert content_of(tmp_path) == {"a": b"old"}
+
+
+def test_a_full_disk_leaves_no_part_of_a_new_file(tmp_path, monkeypatch):
+    fail_fsync(monkeypatch, errno.ENOSPC)
+    with pytest.raises(ResourceError):
+        storage.write_file(tmp_path / "a", b"new")
+    assert content_of(tmp_path) == {}
+
+
+def test_a_disk_error_keeps_the_old_file_and_is_no_lack_of_space(tmp_path, monkeypatch):
+    storage.write_file(tmp_path / "a", b"old")
+    fail_fsync(monkeypatch, errno.EIO)
+    with pytest.raises(HomeError, match="Input/output error; check the path"):
+        storage.write_file(tmp_path / "a", b"new")
+    assert content_of(tmp_path) == {"a": b"old"}
+
+
+def test_an_interruption_leaves_no_staged_file(tmp_path, monkeypatch):
+    def interrupted(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        storage.write_file(tmp_path / "a", b"new")
+    assert content_of(tmp_path) == {}
+
+
+def test_a_missing_folder_is_a_home_error(tmp_path):
+    with pytest.raises(HomeError) as caught:
+        storage.write_file(tmp_path / "none" / "a", b"new")
+    assert caught.value.message == (
+        f"cannot write {tmp_path / 'none' / 'a'}: No such file or directory; "
+        "check the path and its permissions"
+    )
+    assert caught.value.exit_code == 4
+
+
+def test_a_file_where_a_folder_should_be_is_a_home_error(tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(HomeError, match="Not a directory"):
+        storage.write_file(tmp_path / "file" / "a", b"new")
+    assert content_of(tmp_path) == {"file": b"x"}
+
+
+def test_a_folder_where_the_file_should_be_is_a_home_error_and_stays(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(HomeError, match="Is a directory"):
+        storage.write_file(tmp_path / "a", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_to_is_a_home_error(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(HomeError, match="Permission denied; check the path and its permissions"):
+        storage.write_file(tmp_path / "a", b"new")
+
+
+# Folders, links, removal
+
+
+def test_a_folder_is_made_with_its_parents_and_may_exist(tmp_path):
+    storage.make_folder(tmp_path / "a" / "b")
+    storage.make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_new_folder_is_synced_with_every_new_parent(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(storage, "sync_folder", synced.append)
+    storage.make_folder(tmp_path / "a" / "b" / "c")
+    assert {tmp_path, tmp_path / "a", tmp_path / "a" / "b"} <= set(synced)
+
+
+def test_a_folder_below_a_file_is_a_home_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(HomeError, match="cannot create"):
+        storage.make_folder(tmp_path / "file" / "a")
+
+
+def test_a_link_is_made_and_switched_with_nothing_left_beside_it(tmp_path):
+    for target in ("generations/1", "generations/2", "generations/2"):
+        storage.swap_link(tmp_path / "current", target)
+        assert (tmp_path / "current").readlink() == Path(target)
+        assert [path.name for path in tmp_path.iterdir()] == ["current"]
+
+
+def test_the_link_names_something_at_every_instant(tmp_path):
+    storage.swap_link(tmp_path / "current", "a")
+    seen: set[str] = set()
+    done = threading.Event()
+
+    def keep_reading() -> None:
+        while not done.is_set():
+            try:
+                seen.add(str((tmp_path / "current").readlink()))
+            except OSError as error:
+                seen.add(str(error))
+
+    reader = threading.Thread(target=keep_reading)
+    reader.start()
+    for _ in range(100):
+        storage.swap_link(tmp_path / "current", "b")
+        storage.swap_link(tmp_path / "current", "a")
+    done.set()
+    reader.join()
+    assert seen
+    assert seen <= {"a", "b"}
+
+
+def test_a_staged_link_left_by_a_kill_does_no_harm(tmp_path):
+    (tmp_path / ".current.staged").symlink_to("half")
+    storage.swap_link(tmp_path / "current", "a")
+    assert (tmp_path / "current").readlink() == Path("a")
+    assert [path.name for path in tmp_path.iterdir()] == ["current"]
+
+
+def test_a_link_in_a_missing_folder_is_a_home_error(tmp_path):
+    with pytest.raises(HomeError, match="cannot switch"):
+        storage.swap_link(tmp_path / "none" / "current", "a")
+
+
+def test_files_folders_and_links_are_removed_and_a_links_target_stays(tmp_path):
+    (tmp_path / "folder" / "deep").mkdir(parents=True)
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "link").symlink_to("kept")
+    (tmp_path / "file").touch()
+    for name in ("folder", "link", "file", "never there"):
+        storage.remove(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+# The lock
+
+
+def start_holder(lock: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", LOCK_HOLDER, str(lock)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_lock_keeps_others_out_until_its_holder_dies(tmp_path):
+    with start_holder(tmp_path / "lock") as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            with pytest.raises(BusyError) as caught, storage.exclusive_lock(tmp_path / "lock"):
+                pass
+        finally:
+            holder.kill()  # no clean-up of its own
+    assert (
+        caught.value.message == f"{tmp_path} is being changed by another process; try again when it is done"
+    )
+    assert caught.value.exit_code == 75
+    with storage.exclusive_lock(tmp_path / "lock"):
+        pass
+
+
+def test_a_second_process_is_busy_while_this_one_holds_the_lock(tmp_path):
+    with storage.exclusive_lock(tmp_path / "lock"), start_holder(tmp_path / "lock") as second:
+        out, err = second.communicate(timeout=30)
+    assert (second.returncode, out) == (1, "")
+    assert "BusyError" in err
+
+
+def test_a_lock_is_free_again_after_the_block_and_after_an_error_in_it(tmp_path):
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), storage.exclusive_lock(tmp_path / "lock"):
+            raise ZeroDivisionError
+
+
+def test_an_error_inside_the_block_is_not_taken_for_the_locks(tmp_path):
+    with pytest.raises(FileNotFoundError), storage.exclusive_lock(tmp_path / "lock"):
+        (tmp_path / "none").read_bytes()
+
+
+def test_a_lock_in_a_missing_folder_is_a_home_error(tmp_path):
+    with pytest.raises(HomeError, match="cannot lock"), storage.exclusive_lock(tmp_path / "none" / "lock"):
+        pass

@@ -1,0 +1,160 @@
+"""The truth tests of the loop: what every public implementation of LwM gets wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from lwm_edge.config import IncrementConfig
+from lwm_edge.errors import GateError
+from lwm_edge.network import Network
+from lwm_edge.report import Progress, TrainingReport, ignore_progress
+from lwm_edge.training import Losses, lwm_losses, train_increment
+from tests.conftest import QUICK, batch_of, disturb, photo_set, teacher_and_student
+
+TERMS = ("classification", "distillation", "attention_distillation")
+
+
+def _losses(student: Network, teacher: Network, images: Tensor, labels: Tensor) -> Losses:
+    return lwm_losses(student, teacher, images, labels, beta=1, gamma=1, classification="sigmoid")
+
+
+def _train(config: IncrementConfig = QUICK, new_classes: int = 2) -> tuple[Network, Network, TrainingReport]:
+    teacher, student = teacher_and_student(new_classes)
+    photos = photo_set("1", count=12, first_label=6, seed=config.seed)
+    report = train_increment(student, teacher, photos, config, "sigmoid", ignore_progress)
+    return teacher, student, report
+
+
+def _tensors(network: Network) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def _equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_each_term_alone_sends_gradient_to_the_backbone(term: str) -> None:
+    teacher, student = teacher_and_student()
+    disturb(student)
+    loss = getattr(_losses(student, teacher, *batch_of(photo_set("1", first_label=6))), term)
+    loss.backward()
+    first_convolution = next(student.backbone.parameters())
+    assert first_convolution.grad is not None and first_convolution.grad.abs().sum() > 0
+
+
+def test_gamma_changes_the_gradients() -> None:
+    teacher, student = teacher_and_student()
+    disturb(student)
+    losses = _losses(student, teacher, *batch_of(photo_set("1", first_label=6)))
+    parameters = list(student.backbone.parameters())
+    without = torch.autograd.grad(losses.total(beta=1, gamma=0), parameters, retain_graph=True)
+    with_gamma = torch.autograd.grad(losses.total(beta=1, gamma=1), parameters)
+    assert not all(torch.allclose(a, b) for a, b in zip(without, with_gamma, strict=True))
+
+
+def test_an_images_loss_does_not_depend_on_its_batch_mates() -> None:
+    teacher, student = teacher_and_student(dtype=torch.float64)
+    disturb(student)
+    images, labels = batch_of(photo_set("1", count=4, first_label=6))
+    together = _losses(student, teacher, images, labels)
+    alone = [_losses(student, teacher, images[i : i + 1], labels[i : i + 1]) for i in range(len(images))]
+    for term in TERMS:
+        mean = torch.stack([getattr(losses, term) for losses in alone]).mean()
+        torch.testing.assert_close(getattr(together, term), mean, rtol=1e-9, atol=0)
+
+
+def test_identical_networks_have_no_attention_distance() -> None:
+    teacher, student = teacher_and_student()
+    losses = _losses(student, teacher, *batch_of(photo_set("1", first_label=6)))
+    assert losses.attention_distillation is not None and losses.attention_distillation.item() < 1e-5
+
+
+def test_the_teacher_is_byte_identical_afterwards() -> None:
+    before = _tensors(teacher_and_student()[0])
+    teacher, student, _ = _train()
+    assert _equal(before, _tensors(teacher))
+    assert not _equal(before, {name: tensor for name, tensor in _tensors(student).items() if name in before})
+
+
+def test_batch_norm_statistics_stay() -> None:
+    teacher, student, _ = _train()
+    assert _equal(dict(teacher.named_buffers()), dict(student.named_buffers()))
+
+
+def test_one_new_class_at_a_time_is_learnt() -> None:
+    teacher, student = teacher_and_student(new_classes=1)
+    photos = photo_set("1", count=12, first_label=6)
+    only_first = type(photos)([p for p in photos.photos if p.label == 6], photos.preprocessing, photos.cache)
+    row = student.head.weight[6].clone()
+    report = train_increment(student, teacher, only_first, QUICK, "sigmoid", ignore_progress)
+    assert report.classification_loss > 0.01
+    assert not torch.equal(row, student.head.weight[6])
+
+
+def test_rows_behind_the_last_class_stay_zero() -> None:
+    _, student, _ = _train()
+    assert student.head.weight[8:].abs().sum() == 0 and student.head.bias[8:].abs().sum() == 0
+
+
+def test_equal_seeds_give_equal_tensors() -> None:
+    assert _equal(_tensors(_train()[1]), _tensors(_train()[1]))
+
+
+def test_another_seed_gives_other_tensors() -> None:
+    other = QUICK.model_copy(update={"seed": 1})
+    assert not _equal(_tensors(_train()[1]), _tensors(_train(other)[1]))
+
+
+def test_gamma_gives_another_student() -> None:
+    without = QUICK.model_copy(update={"gamma": 0.0})
+    assert not _equal(_tensors(_train()[1]), _tensors(_train(without)[1]))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"), [("lwm", (True, True)), ("lwf-mc", (True, False)), ("finetune", (False, False))]
+)
+def test_a_recipe_turns_terms_off(recipe: str, expected: tuple[bool, bool]) -> None:
+    _, _, report = _train(IncrementConfig.model_validate({**QUICK.model_dump(), "recipe": recipe}))
+    assert (report.distillation_loss is not None, report.attention_distillation_loss is not None) == expected
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("micro_batch_size", [1, 4])
+def test_micro_batches_give_the_whole_batchs_update(
+    micro_batch_size: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    def updated(size: int) -> dict[str, Tensor]:
+        teacher, student = teacher_and_student(dtype=dtype)
+        config = QUICK.model_copy(update={"batch_size": 12, "micro_batch_size": size})
+        photos = photo_set("1", count=6, first_label=6)
+        train_increment(student, teacher, photos, config, "sigmoid", ignore_progress)
+        return _tensors(student)
+
+    whole, in_parts = updated(12), updated(micro_batch_size)
+    for name in whole:
+        torch.testing.assert_close(in_parts[name], whole[name], rtol=tolerance, atol=tolerance)
+
+
+def test_progress_counts_every_step() -> None:
+    seen: list[Progress] = []
+    teacher, student = teacher_and_student()
+    photos = photo_set("1", count=12, first_label=6)
+    report = train_increment(student, teacher, photos, QUICK, "sigmoid", seen.append)
+    assert [p.done for p in seen] == [1, 2] and {p.total for p in seen} == {2} and report.steps == 2
+
+
+def test_a_diverging_training_is_refused() -> None:
+    with pytest.raises(GateError, match="learning rate"):
+        _train(QUICK.model_copy(update={"learning_rate": 1e6, "epochs": 3}))
+
+
+def test_eval_mode_and_no_gradients_afterwards() -> None:
+    teacher, student, _ = _train()
+    networks: list[Callable[[], object]] = [teacher.parameters, student.parameters]
+    assert not any(p.requires_grad for parameters in networks for p in parameters())  # type: ignore[attr-defined]
+    assert not any(module.training for module in [*teacher.modules(), *student.modules()])
