@@ -141,6 +141,9 @@ def build_base_command(
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the photos. [30]")] = None,
+    frozen_blocks: Annotated[
+        int | None, typer.Option(help="First blocks of the network that stay as they start. [0]")
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="[0.05; from weights 0.01]")] = None,
     batch_size: Annotated[int | None, typer.Option(help="[64]")] = None,
     held_back: Annotated[
@@ -161,6 +164,7 @@ def build_base_command(
         checkpoint=checkpoint,
         activation=activation,
         epochs=epochs,
+        frozen_blocks=frozen_blocks,
         learning_rate=learning_rate,
         batch_size=batch_size,
         held_back=held_back,
@@ -191,7 +195,7 @@ def add_classes_command(
     photos: PhotosArgument,
     home: HomeOption = None,
     recipe: Annotated[
-        str | None, typer.Option(help="lwm, lwf-mc (no attention loss) or finetune (no distillation).")
+        str | None, typer.Option(help="auto, lwm-lda, lda, lwm, lwf-mc or finetune; see the README. [auto]")
     ] = None,
     beta: Annotated[float | None, typer.Option(help="Weight of the distillation loss.")] = None,
     gamma: Annotated[float | None, typer.Option(help="Weight of the attention distillation loss.")] = None,

@@ -123,6 +123,13 @@ def _growth(footprint: FootprintReport) -> dict[str, str]:
     }
 
 
+def _training(report: IncrementReport) -> dict[str, str]:
+    if report.training is None:
+        return {}
+    weights = f"beta {report.beta:g}, gamma {report.gamma:g}"
+    return {"Training": f"{report.training.steps} steps of {report.training.step_ms:.0f} ms, {weights}"}
+
+
 def increment(report: IncrementReport) -> None:
     """The receipt."""
     held, drift = report.held_back, report.drift
@@ -133,8 +140,8 @@ def increment(report: IncrementReport) -> None:
         "Old classes": report.old_classes_note,
         "Drift": f"{_percent(drift.base_agreement)} of new photos rank the same old class first as before; "
         f"attention moved by {drift.attention_distance:.2f}",
-        "Recipe": f"{report.recipe} (beta {report.beta:g}, gamma {report.gamma:g}), "
-        f"{report.training.steps} steps of {report.training.step_ms:.0f} ms",
+        "Recipe": f"{report.recipe}: {report.recipe_reason}",
+        **_training(report),
         **_growth(report.footprint),
         "Verified": f"ONNX file {_parity(report.parity)}",
         "Load it from": str(report.onnx),

@@ -14,7 +14,8 @@ from typing import Any
 from safetensors import safe_open
 
 from . import manifest as manifests
-from .bundle import MANIFEST, ONNX_GRAPH, Bundle
+from .bundle import MANIFEST, ONNX_GRAPH, ROWS_BY_CLASS, Bundle
+from .class_statistics import COVARIANCE, MEANS, PHOTOS
 from .errors import ExportError
 from .export import fill_graph
 from .generation import labels_text, receipt_length
@@ -89,6 +90,8 @@ def _bundle_items(bundle: Bundle, problems: list[str]) -> Iterator[AuditItem]:
     classes = len(m.class_names)
     network = empty_network(m.architecture, classes, m.capacity, m.preprocessing)
     declared = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
+    d = network.head.in_features
+    declared |= {MEANS: [m.capacity, d], COVARIANCE: [d, d], PHOTOS: [1]}
     tensor_bytes = 0
     with safe_open(bundle.path, framework="np") as file:
         for name in file.keys():  # noqa: SIM118
@@ -103,10 +106,12 @@ def _bundle_items(bundle: Bundle, problems: list[str]) -> Iterator[AuditItem]:
             elif name not in declared or list(array.shape) != declared[name]:
                 problems.append(f"tensor {name} {list(array.shape)} is none that {m.architecture} declares")
                 yield AuditItem(owner="unexplained", part=name, bytes=array.nbytes)
-            elif name.startswith("head."):
-                in_use = array[:classes].nbytes
-                yield AuditItem(owner="head rows in use", part=name, bytes=in_use)
-                yield AuditItem(owner="head rows reserved", part=name, bytes=array.nbytes - in_use)
+            elif name in ROWS_BY_CLASS:
+                owner, in_use = "means" if name == MEANS else "head", array[:classes].nbytes
+                yield AuditItem(owner=f"{owner} rows in use", part=name, bytes=in_use)
+                yield AuditItem(owner=f"{owner} rows reserved", part=name, bytes=array.nbytes - in_use)
+            elif name in (COVARIANCE, PHOTOS):
+                yield AuditItem(owner="shared covariance", part=name, bytes=array.nbytes)
             else:
                 yield AuditItem(owner="backbone", part=name, bytes=array.nbytes)
     header = bundle.path.stat().st_size - tensor_bytes

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import math
-import pickle
 import time
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .architectures import Architecture, find_architecture
 from .bundle import network_arrays, save_bundle, tensors_digest
+from .checkpoint import start_network
+from .class_statistics import ClassStatistics
 from .config import BaseConfig
-from .errors import ArchitectureError, CapacityError, ConfigError, GateError
+from .errors import CapacityError, ConfigError, GateError
 from .evaluation import evaluate_predictions
 from .export import check_parity, fill_graph, trace_graph
 from .home import AnyPath
 from .losses import classification_loss
 from .manifest import Manifest, Preprocessing
-from .network import Network, attention_cells, check_surgery, take_apart
+from .network import Network, attention_cells
 from .photos import PhotoSet, PixelCache, read_photo_folder, split_held_back
 from .report import (
     BaseReport,
@@ -32,11 +30,12 @@ from .report import (
     TrainingReport,
     ignore_progress,
 )
-from .training import choose_device, epoch_batches, run_network
+from .training import choose_device, epoch_batches, pooled_features, run_network
 
 _LEAST_PHOTOS = 5
 _PIXEL_CACHE_BYTES = 1024 * 1024 * 1024  # a vendor's workstation
-_NO_DIGEST = "0" * 64
+_MAX_GRADIENT_NORM = 5.0
+_BATCH_SIZE = 64  # of evaluation
 
 
 def build_base(
@@ -71,7 +70,7 @@ def build_base(
     to_learn = PhotoSet(learn_from, preprocessing, cache, config.seed if config.augment else None)
     held_back = PhotoSet([photo for _, held in splits for photo in held], preprocessing, cache)
 
-    network = _start_network(architecture, config, len(folder.class_names), preprocessing)
+    network = start_network(architecture, config, len(folder.class_names), preprocessing)
     network.to(choose_device(config.device))
     training = train_base(network, to_learn, config, on_progress) if config.epochs else None
     on_progress(Progress(phase="evaluate", done=0, total=1))
@@ -81,6 +80,7 @@ def build_base(
     network.cpu()
     arrays = {
         **network_arrays(network),
+        **_statistics(network, to_learn, config.capacity).to_arrays(),
         "onnx_graph": np.frombuffer(trace_graph(network, config.activation), dtype=np.uint8),
     }
     manifest = Manifest(
@@ -125,6 +125,12 @@ def _split(photos: tuple, config: BaseConfig) -> tuple[tuple, tuple]:  # type: i
     return split_held_back(photos, config.held_back, config.seed) if config.held_back else (photos, ())
 
 
+def _statistics(network: Network, photos: PhotoSet, capacity: int) -> ClassStatistics:
+    statistics = ClassStatistics.empty(capacity, network.head.in_features)
+    statistics.learn(pooled_features(network, photos, _BATCH_SIZE), np.array(photos.labels))
+    return statistics
+
+
 def _few_cells(cells: int, preprocessing: Preprocessing) -> tuple[str, ...]:
     if cells >= 16:
         return ()
@@ -134,123 +140,24 @@ def _few_cells(cells: int, preprocessing: Preprocessing) -> tuple[str, ...]:
     )
 
 
-def _start_network(
-    architecture: Architecture, config: BaseConfig, classes: int, preprocessing: Preprocessing
-) -> Network:
-    """The network before training, from scratch, from named weights or from a checkpoint."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = architecture.build()
-    state = _read_state(architecture, config)
-    whole_head = _load_state(model, architecture, config, state, classes)
-    backbone, head = take_apart(model, architecture, config.architecture)
-    check_surgery(model, backbone, head, config.architecture)
-    full_head = torch.nn.Linear(head.in_features, config.capacity)
-    for tensor in full_head.parameters():
-        torch.nn.init.zeros_(tensor)
-    network = Network(backbone, full_head, 0, preprocessing)
-    network.add_classes(classes, torch.Generator().manual_seed(config.seed))
-    if whole_head:
-        with torch.no_grad():
-            network.head.weight[:classes], network.head.bias[:classes] = head.weight, head.bias
-    elif config.epochs == 0:
-        raise ConfigError(
-            f"{config.checkpoint} has no head of {classes} classes and must be trained; "
-            "epochs 0 cannot be used"
-        )
-    return network.eval()
-
-
-def _read_state(architecture: Architecture, config: BaseConfig) -> Mapping[str, Tensor]:
-    if config.weights:
-        if config.weights not in architecture.weights:
-            offered = ", ".join(architecture.weights) or "none"
-            raise ConfigError(
-                f"{config.architecture} has no weights {config.weights!r}; it offers: {offered}"
-            )
-        try:
-            return architecture.weights[config.weights]()
-        except OSError as error:
-            raise ConfigError(
-                f"the {config.weights} weights of {config.architecture} cannot be fetched ({error}); "
-                "download them elsewhere and give them with --checkpoint"
-            ) from None
-    if config.checkpoint:
-        return read_checkpoint(config.checkpoint)
-    return {}
-
-
-def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
-    """Reads a torch state dict without ever running pickled code (`weights_only=True`).
-
-    Raises:
-        ConfigError: No such file, or something else inside.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd pickle protocols, which are refused anyway
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(
-            f"{path} cannot be read as a state dict of tensors ({reason}); "
-            "save one with torch.save(model.state_dict(), ...)"
-        ) from None
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ConfigError(
-            f"{path} is no state dict of tensors; save one with torch.save(model.state_dict(), ...)"
-        )
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
-
-
-def _load_state(
-    model: torch.nn.Module,
-    architecture: Architecture,
-    config: BaseConfig,
-    state: Mapping[str, Tensor],
-    classes: int,
-) -> bool:
-    """Loads the backbone, and the head if it has one row a class; says whether it did."""
-    if not state:
-        return False
-    weight, bias = f"{architecture.head}.weight", f"{architecture.head}.bias"
-    whole_head = bool(config.checkpoint) and weight in state and len(state[weight]) == classes
-    if whole_head:
-        owner, _, attribute = architecture.head.rpartition(".")
-        inputs = state[weight].shape[1]
-        setattr(model.get_submodule(owner), attribute, torch.nn.Linear(inputs, classes))
-    else:
-        state = {name: tensor for name, tensor in state.items() if name not in (weight, bias)}
-    try:
-        missing, unexpected = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise ArchitectureError(f"the weights are not {config.architecture}'s: {error}") from None
-    missing = [name for name in missing if name not in (weight, bias)]
-    if missing or unexpected:
-        problems = [f"{name} is missing" for name in missing] + [f"{name} is unknown" for name in unexpected]
-        raise ArchitectureError(f"the weights are not {config.architecture}'s", problems)
-    return whole_head
-
-
 def train_base(
     network: Network, photos: PhotoSet, config: BaseConfig, on_progress: ProgressCallback
 ) -> TrainingReport:
-    """Trains all of a network on all its classes: L_C alone, one-cycle SGD, BatchNorm in training mode."""
+    """Trains all of a network on all its classes: L_C alone, one-cycle SGD."""
     device = network.head.weight.device
     steps_per_epoch = max(1, len(photos.photos) // config.batch_size)
     total_steps = config.epochs * steps_per_epoch
+    peak = config.learning_rate or (0.01 if config.weights or config.checkpoint else 0.05)
+    labels = torch.tensor(photos.labels, device=device)
+    _set_trainable(network, config)
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(
-        network.parameters(),
+        parameters,
         lr=1.0,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         nesterov=config.momentum > 0,
     )
-    peak = config.learning_rate or (0.01 if config.weights or config.checkpoint else 0.05)
-    labels = torch.tensor(photos.labels, device=device)
-    network.train().requires_grad_(True)
     step, started, epoch_loss = 0, time.monotonic(), 0.0
 
     for epoch in range(config.epochs):
@@ -265,6 +172,7 @@ def train_base(
             loss = classification_loss(logits, labels[batch], 0, config.activation)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(parameters, _MAX_GRADIENT_NORM)
             optimizer.step()
             step += 1
             epoch_loss += loss.item() / steps_per_epoch
@@ -285,6 +193,18 @@ def train_base(
     )
 
 
+def _set_trainable(network: Network, config: BaseConfig) -> None:
+    """From scratch all trains. Weights that were learnt elsewhere keep their BatchNorm statistics."""
+    blocks = network.blocks()
+    if config.frozen_blocks > len(blocks):
+        raise ConfigError(
+            f"{config.architecture} has {len(blocks)} blocks; {config.frozen_blocks} cannot be frozen"
+        )
+    network.train(mode=not (config.weights or config.checkpoint)).requires_grad_(True)
+    for block in blocks[: config.frozen_blocks]:
+        block.eval().requires_grad_(False)
+
+
 def _one_cycle(progress: float, warm_up: float = 0.2) -> float:
     """Learning rate as a share of its peak: up in a line, down along a cosine."""
     if progress < warm_up:
@@ -293,7 +213,7 @@ def _one_cycle(progress: float, warm_up: float = 0.2) -> float:
 
 
 def _evaluate(network: Network, photos: PhotoSet, class_names: tuple[str, ...]) -> EvaluationReport:
-    predictions = [logits.argmax(1).cpu().numpy() for _, logits in run_network(network, photos, 64)]
+    predictions = [logits.argmax(1).cpu().numpy() for _, logits in run_network(network, photos, _BATCH_SIZE)]
     return evaluate_predictions(
         np.concatenate(predictions), np.array(photos.labels), class_names, len(class_names)
     )

@@ -1,8 +1,9 @@
 """The bundle: one safetensors file that holds a classifier and never changes its length.
 
-Tensors: `backbone.*`, `head.weight` [capacity, d], `head.bias` [capacity], `onnx_graph` (uint8, the graph
-without its weights) and `manifest` (uint8, see `manifest`). File format:
-https://huggingface.co/docs/safetensors. Reading the manifest and checking the digest need no torch.
+Tensors: `backbone.*`, `head.weight` [capacity, d], `head.bias` [capacity], the class statistics
+(`statistics.*`, see `class_statistics`), `onnx_graph` (uint8, the graph without its weights) and `manifest`
+(uint8, see `manifest`). File format: https://huggingface.co/docs/safetensors. Reading the manifest and
+checking the digest need no torch.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from safetensors.numpy import save as serialize
 
 from . import manifest as manifests
 from . import storage
+from .class_statistics import COVARIANCE, MEANS, PHOTOS
 from .errors import BundleError, CapacityError
 from .manifest import Manifest
 
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     from .network import Network
 
 MANIFEST, ONNX_GRAPH = "manifest", "onnx_graph"
-_PLAIN = {ONNX_GRAPH, MANIFEST}  # tensors that are not the network's
+ROWS_BY_CLASS = {"head.weight", "head.bias", MEANS}
+NOT_THE_NETWORKS = {ONNX_GRAPH, MANIFEST, MEANS, COVARIANCE, PHOTOS}
 _DTYPES = {"F64", "F32", "F16", "I64", "I32", "U8"}
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -70,7 +73,7 @@ class Bundle:
         from .network import empty_network, load_tensors
 
         tensors = load_file(self.path)
-        weights = {n: t.clone() if trainable else t for n, t in tensors.items() if n not in _PLAIN}
+        weights = {n: t.clone() if trainable else t for n, t in tensors.items() if n not in NOT_THE_NETWORKS}
         m = self.manifest
         network = empty_network(m.architecture, len(m.class_names), m.capacity, m.preprocessing)
         return load_tensors(network, weights).requires_grad_(trainable)
@@ -85,7 +88,7 @@ def open_bundle(path: Path) -> Bundle:
     try:
         with safe_open(path, framework="np") as file:
             names = set(file.keys())
-            if missing := {MANIFEST, ONNX_GRAPH, "head.weight", "head.bias"} - names:
+            if missing := (NOT_THE_NETWORKS | ROWS_BY_CLASS) - names:
                 raise BundleError(
                     f"{path} is no lwm-edge bundle: it has no tensor {', '.join(sorted(missing))}"
                 )
@@ -105,6 +108,7 @@ def open_bundle(path: Path) -> Bundle:
 
 def _verify(path: Path, file: Any, names: set[str], manifest: Manifest) -> None:
     digest, problems = hashlib.sha256(), []
+    d = file.get_slice("head.weight").get_shape()[-1]
     for name in sorted(names - {MANIFEST}):
         if file.get_slice(name).get_dtype() not in _DTYPES:
             problems.append(f"{name} has a data type that bundles do not use")
@@ -113,8 +117,8 @@ def _verify(path: Path, file: Any, names: set[str], manifest: Manifest) -> None:
         _update_digest(digest, name, array)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             problems.append(f"{name} has values that are not finite")
-        if name.startswith("head."):
-            problems += _head_problems(name, array, manifest)
+        if name in ROWS_BY_CLASS | {COVARIANCE, PHOTOS}:
+            problems += _shape_problems(name, array, manifest, d)
     if digest.hexdigest() != manifest.tensors_digest:
         problems.append("the tensors are not those that the manifest's digest was taken of")
     if path.stat().st_size != manifest.bundle_bytes:
@@ -125,10 +129,17 @@ def _verify(path: Path, file: Any, names: set[str], manifest: Manifest) -> None:
         raise BundleError(f"{path} is damaged; copy it again from where it came", problems)
 
 
-def _head_problems(name: str, array: NDArray[Any], manifest: Manifest) -> list[str]:
-    if array.ndim != {"head.weight": 2, "head.bias": 1}.get(name) or len(array) != manifest.capacity:
-        return [f"{name} has shape {list(array.shape)}, which does not fit capacity {manifest.capacity}"]
-    if array[len(manifest.class_names) :].any():
+def _shape_problems(name: str, array: NDArray[Any], manifest: Manifest, d: int) -> list[str]:
+    shape = {
+        "head.weight": (manifest.capacity, d),
+        "head.bias": (manifest.capacity,),
+        MEANS: (manifest.capacity, d),
+        COVARIANCE: (d, d),
+        PHOTOS: (1,),
+    }[name]
+    if array.shape != shape:
+        return [f"{name} has shape {list(array.shape)}, not {list(shape)}"]
+    if name in ROWS_BY_CLASS and array[len(manifest.class_names) :].any():
         return [f"{name} has values behind the last class"]
     return []
 

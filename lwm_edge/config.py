@@ -21,22 +21,63 @@ else:
 CONFIG_FILE = "lwm-edge.toml"
 HOME_VARIABLE = "LWM_EDGE_HOME"
 
-RecipeName = Literal["lwm", "lwf-mc", "finetune"]
+RecipeName = Literal["lwm", "lwf-mc", "finetune", "lwm-lda", "lda"]
 Device = Literal["auto", "cpu", "cuda"]
 
 
-class LossWeights(NamedTuple):
-    """beta and gamma of L = L_C + beta * L_D + gamma * L_AD (Dhar et al. 2019, eq. 5)."""
+class Recipe(NamedTuple):
+    """What an increment does with the network.
+
+    Attributes:
+        beta: Of L = L_C + beta * L_D + gamma * L_AD (Dhar et al. 2019, eq. 5).
+        gamma: Likewise.
+        trains: Whether that loss trains the backbone; otherwise it stays as it is.
+        head: `trained` by the loss as well, as in the paper, or `solved` in closed form from the class
+            statistics, before the training (where it is kept) and after.
+    """
 
     beta: float
     gamma: float
+    trains: bool
+    head: Literal["trained", "solved"]
+
+    def with_weights(self, beta: float | None, gamma: float | None) -> Recipe:
+        """With other weights, where they are not None and the recipe has that term."""
+        return self._replace(
+            beta=self.beta if beta is None or not self.beta else beta,
+            gamma=self.gamma if gamma is None or not self.gamma else gamma,
+        )
 
 
-RECIPES: dict[RecipeName, LossWeights] = {
-    "lwm": LossWeights(beta=1.0, gamma=1.0),
-    "lwf-mc": LossWeights(beta=1.0, gamma=0.0),
-    "finetune": LossWeights(beta=0.0, gamma=0.0),
+RECIPES: dict[RecipeName, Recipe] = {
+    "lwm": Recipe(beta=1.0, gamma=1.0, trains=True, head="trained"),
+    "lwf-mc": Recipe(beta=1.0, gamma=0.0, trains=True, head="trained"),
+    "finetune": Recipe(beta=0.0, gamma=0.0, trains=True, head="trained"),
+    "lwm-lda": Recipe(beta=1.0, gamma=3.0, trains=True, head="solved"),
+    "lda": Recipe(beta=0.0, gamma=0.0, trains=False, head="solved"),
 }
+_PHOTOS_PER_FEATURE = 2  # fewer cannot show how the features drift
+
+
+def choose_recipe(config: IncrementConfig, photos: int, features: int) -> tuple[RecipeName, str]:
+    """Resolves `auto` by what is known on the device.
+
+    Training moves the features, and the old classes' statistics must follow. How d features move can be
+    told from clearly more than d photos; with fewer, the backbone had better stay where it is.
+
+    Args:
+        config: The settings.
+        photos: Number of photos to learn from.
+        features: d of the network.
+
+    Returns:
+        The recipe and, in words, why.
+    """
+    if config.recipe != "auto":
+        return config.recipe, "chosen in the settings"
+    if photos >= _PHOTOS_PER_FEATURE * features:
+        return "lwm-lda", f"{photos} photos show how {features} features drift, so the backbone may learn"
+    return "lda", f"{photos} photos cannot show how {features} features drift, so the backbone stays as it is"
 
 
 class _Config(BaseModel):
@@ -47,14 +88,18 @@ class IncrementConfig(_Config):
     """How new classes are learnt.
 
     Attributes:
-        recipe: Which terms of the loss are on: `lwm` all three, `lwf-mc` without the attention
-            distillation loss, `finetune` the classification loss alone.
+        recipe: `lwm` is the paper's loss, `lwf-mc` the same without the attention distillation loss,
+            `finetune` the classification loss alone. `lda` keeps the backbone and solves the head in closed
+            form from class statistics; `lwm-lda` trains the backbone by LwM beneath such a head. `auto`
+            takes one of the latter two, see `choose_recipe`.
         beta: Weight of the distillation loss; None takes the recipe's.
         gamma: Weight of the attention distillation loss; None takes the recipe's.
         classification: `sigmoid` (one against the rest) or `softmax`; None follows the base's training.
         epochs: Passes over the new photos.
         learning_rate: Of stochastic gradient descent, constant.
         momentum: Of stochastic gradient descent.
+        max_gradient_norm: Of an update; longer gradients are cut to it. BatchNorm is frozen, so nothing
+            else keeps a step short.
         batch_size: Photos an optimiser update.
         micro_batch_size: Photos held in memory at once; changes memory, not the result.
         augment: Random shifts and flips of the new photos.
@@ -64,13 +109,14 @@ class IncrementConfig(_Config):
         device: Where to train; `auto` takes a GPU if there is one.
     """
 
-    recipe: RecipeName = "lwm"
+    recipe: RecipeName | Literal["auto"] = "auto"
     beta: float | None = Field(default=None, ge=0)
     gamma: float | None = Field(default=None, ge=0)
     classification: Activation | None = None
     epochs: int = Field(default=10, ge=1, le=10_000)
-    learning_rate: float = Field(default=0.001, gt=0)
+    learning_rate: float = Field(default=0.01, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    max_gradient_norm: float = Field(default=1.0, gt=0)
     batch_size: int = Field(default=32, ge=1, le=4096)
     micro_batch_size: int = Field(default=32, ge=1, le=4096)
     augment: bool = True
@@ -82,18 +128,9 @@ class IncrementConfig(_Config):
     @model_validator(mode="after")
     def _weights_fit_recipe(self) -> IncrementConfig:
         for name in ("beta", "gamma"):
-            if getattr(self, name) and not getattr(RECIPES[self.recipe], name):
+            if getattr(self, name) and self.recipe != "auto" and not getattr(RECIPES[self.recipe], name):
                 raise ValueError(f"recipe {self.recipe} has no {name}; leave it out or choose another recipe")
         return self
-
-    @property
-    def loss_weights(self) -> LossWeights:
-        """The recipe's beta and gamma, with what the user set instead."""
-        recipe = RECIPES[self.recipe]
-        return LossWeights(
-            beta=recipe.beta if self.beta is None else self.beta,
-            gamma=recipe.gamma if self.gamma is None else self.gamma,
-        )
 
 
 class BaseConfig(_Config):
@@ -107,6 +144,8 @@ class BaseConfig(_Config):
         weights: Name of pretrained weights that the architecture offers.
         checkpoint: A torch state dict of the whole classifier, or of its backbone.
         epochs: Passes over the photos; 0 takes a checkpoint's classifier as it is.
+        frozen_blocks: How many of the backbone's first blocks stay as they start; blocks are the children of
+            its parts, in order.
         learning_rate: Peak of the one-cycle schedule; None takes 0.05 from scratch, 0.01 from weights.
         momentum: Of stochastic gradient descent.
         weight_decay: On all weights.
@@ -124,6 +163,7 @@ class BaseConfig(_Config):
     weights: str | None = None
     checkpoint: Path | None = None
     epochs: int = Field(default=30, ge=0, le=10_000)
+    frozen_blocks: int = Field(default=0, ge=0)
     learning_rate: float | None = Field(default=None, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from .auditor import audit
 from .bundle import open_bundle
+from .class_statistics import Labels
 from .config import BaseConfig, IncrementConfig, RecipeName
 from .evaluation import evaluate_predictions
 from .home import AnyPath, Home, open_home
@@ -21,7 +23,8 @@ from .inference import Classifier
 from .maintenance import init_home
 from .photos import PhotoSet, PixelCache, read_photo_folder
 from .report import AuditReport, DemoReport, DemoRow, ProgressCallback, ignore_progress
-from .rival import Labels, NearestClassMean, StreamingLda, pooled_features
+from .rival import NearestClassMean, StreamingLda
+from .training import pooled_features
 from .worker import add_classes
 
 DEMO_DATA = Path(__file__).parent / "demo_data"
@@ -32,7 +35,8 @@ GROUPS = ("base", "1", "2")  # folders of train/ and test/: the base's classes, 
 BASE_CONFIG = BaseConfig(
     architecture="small_resnet20", image_size=28, capacity=32, epochs=40, held_back=0, device="cpu"
 )
-_RECIPES: tuple[RecipeName, ...] = ("lwm", "finetune")
+_BATCH_SIZE = 64
+_RECIPES: tuple[RecipeName | Literal["auto"], ...] = ("auto", "lwm", "finetune")
 
 
 def run_demo(folder: AnyPath, *, on_progress: ProgressCallback = ignore_progress) -> DemoReport:
@@ -49,7 +53,7 @@ def run_demo(folder: AnyPath, *, on_progress: ProgressCallback = ignore_progress
     rows = [row for row, _ in runs.values()]
     train = _read_photos("train")
     rows.append(_run_rival("frozen, nearest mean", NearestClassMean(), train, test))
-    rows.append(_run_rival("frozen, streaming LDA", StreamingLda(), train, test))
+    rows.append(_run_rival("frozen, streaming LDA", StreamingLda(capacity=16, d=64), train, test))
     default = IncrementConfig().recipe
     home, audits = open_home(folder / default), runs[default][1]
     return DemoReport(
@@ -80,17 +84,18 @@ def _read_photos(split: str) -> list[PhotoSet]:
 
 
 def _run_recipe(
-    recipe: RecipeName, folder: Path, test: list[PhotoSet], on_progress: ProgressCallback
+    recipe: RecipeName | Literal["auto"], folder: Path, test: list[PhotoSet], on_progress: ProgressCallback
 ) -> tuple[DemoRow, list[AuditReport]]:
     init_home(BASE_BUNDLE, folder, replace=True)
     home = open_home(folder)
     predictions, audits = [_predict(home, test[:1])], [audit(home)]
     for step, group in enumerate(GROUPS[1:], start=2):
         config = IncrementConfig(recipe=recipe)
-        add_classes(home, DEMO_DATA / "train" / group, config, on_progress=on_progress)
+        receipt = add_classes(home, DEMO_DATA / "train" / group, config, on_progress=on_progress)
         predictions.append(_predict(home, test[:step]))
         audits.append(audit(home))
-    return _row(recipe, predictions, test), audits
+    method = recipe if recipe == receipt.recipe else f"{recipe}: {receipt.recipe}"
+    return _row(method, predictions, test), audits
 
 
 def _predict(home: Home, sets: list[PhotoSet]) -> Labels:
@@ -105,8 +110,9 @@ def _run_rival(
     network = open_bundle(BASE_BUNDLE).network()
     predictions = []
     for step, photos in enumerate(train, start=1):
-        rival.learn(pooled_features(network, photos), np.array(photos.labels))
-        predictions.append(np.concatenate([rival.predict(pooled_features(network, s)) for s in test[:step]]))
+        rival.learn(pooled_features(network, photos, _BATCH_SIZE), np.array(photos.labels))
+        features = [pooled_features(network, photos, _BATCH_SIZE) for photos in test[:step]]
+        predictions.append(rival.predict(np.concatenate(features)))
     return _row(method, predictions, test)
 
 

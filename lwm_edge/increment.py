@@ -6,27 +6,71 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from .bundle import Bundle, network_arrays
-from .config import IncrementConfig
+from .class_statistics import ClassStatistics, FeatureMap
+from .config import RECIPES, IncrementConfig, Recipe, RecipeName, choose_recipe
 from .drift import measure_drift
 from .errors import CapacityError, ConfigError
 from .evaluation import evaluate_predictions
 from .export import PARITY_BATCH_SIZES
-from .generation import Candidate, commit, prepare
+from .generation import commit, prepare
 from .home import Home
 from .manifest import Activation, Manifest
 from .network import Network, attention_cells
-from .photos import PhotoFolder, PhotoSet, PixelCache, read_photo_folder, split_held_back
-from .report import EvaluationReport, IncrementReport, Progress, ProgressCallback
-from .training import choose_device, run_network, train_increment
+from .photos import PhotoSet, PixelCache, read_photo_folder, split_held_back
+from .report import EvaluationReport, IncrementReport, Progress, ProgressCallback, TrainingReport
+from .training import choose_device, pooled_features, run_network, train_increment
 
 PIXEL_CACHE_BYTES = 64 * 1024 * 1024
 _FEW_ATTENTION_CELLS = 16
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """The photos of an increment.
+
+    Attributes:
+        new_classes: Names, in the order of their class_index.
+        to_learn: Photos to learn from.
+        held_back: Photos for evaluation.
+        skipped: Files left out.
+    """
+
+    new_classes: tuple[str, ...]
+    to_learn: PhotoSet
+    held_back: PhotoSet
+    skipped: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Learnt:
+    """What learning the lesson left.
+
+    Attributes:
+        teacher: M_{t-1}, on the device.
+        student: M_t, on the device.
+        statistics: Of all classes, on the student's features.
+        recipe: Its name.
+        reason: Why this one.
+        weights: Its beta and gamma.
+        training: None where the backbone stayed.
+        warnings: What the owner should know.
+    """
+
+    teacher: Network
+    student: Network
+    statistics: ClassStatistics
+    recipe: RecipeName
+    reason: str
+    weights: Recipe
+    training: TrainingReport | None
+    warnings: tuple[str, ...]
 
 
 def learn_classes(
@@ -35,73 +79,118 @@ def learn_classes(
     """Teaches the home's model the classes in a photo folder; see `worker.add_classes`."""
     started = time.monotonic()
     with home.lock():
-        generation = home.current()
+        onnx_bytes_before = home.current().onnx.stat().st_size
         parent = home.open_bundle()
-        manifest = parent.manifest
-        cache = PixelCache(PIXEL_CACHE_BYTES)
         on_progress(Progress(phase="photos", done=0, total=1))
-        photo_folder = read_photo_folder(
-            folder,
-            manifest.preprocessing,
-            cache,
-            least_photos=config.least_photos,
-            known_classes=manifest.class_names,
-            first_label=len(manifest.class_names),
-        )
-        new_classes = photo_folder.class_names
-        _check_capacity(manifest, new_classes)
-        to_learn, held_back = _split(photo_folder, manifest, cache, config)
-
-        device = choose_device(config.device)
-        teacher = parent.network().to(device)
-        student = parent.network(trainable=True).to(device)
-        warnings = _check_attention(student, config.loss_weights.gamma)
-        student.add_classes(len(new_classes), torch.Generator().manual_seed(config.seed))
-        classification = config.classification or manifest.activation
-        warnings += _check_classification(classification, manifest.activation)
-        training = train_increment(student, teacher, to_learn, config, classification, on_progress)
+        lesson = _read_lesson(folder, parent.manifest, config)
+        learnt = _learn(parent, lesson, config, on_progress)
 
         on_progress(Progress(phase="evaluate", done=0, total=1))
-        class_names = (*manifest.class_names, *new_classes)
-        changed = manifest.model_copy(
+        manifest = parent.manifest.model_copy(
             update={
-                "class_names": class_names,
-                "recipe": config.recipe,
-                "parent_digest": manifest.model_digest,
-                "increment_count": manifest.increment_count + 1,
+                "class_names": (*parent.manifest.class_names, *lesson.new_classes),
+                "recipe": learnt.recipe,
+                "parent_digest": parent.manifest.model_digest,
+                "increment_count": parent.manifest.increment_count + 1,
             }
         )
         batch_size = config.micro_batch_size
-        accuracy = _evaluate(student, held_back, changed, batch_size)
-        drift = measure_drift(student, teacher, held_back, batch_size)
+        accuracy = _evaluate(learnt.student, lesson.held_back, manifest, batch_size)
+        drift = measure_drift(learnt.student, learnt.teacher, lesson.held_back, batch_size)
 
         on_progress(Progress(phase="commit", done=0, total=1))
-        candidate = _candidate(
-            student.cpu(), changed, parent, held_back, started, generation.onnx.stat().st_size
+        candidate = prepare(
+            {**parent.arrays(), **network_arrays(learnt.student), **learnt.statistics.to_arrays()},
+            manifest,
+            learnt.student.cpu(),
+            parent,
+            lesson.held_back.load(range(min(len(lesson.held_back.photos), max(PARITY_BATCH_SIZES)))),
+            started=started,
+            onnx_bytes_before=onnx_bytes_before,
         )
         receipt = IncrementReport(
             home=home.path,
-            recipe=config.recipe,
-            beta=config.loss_weights.beta,
-            gamma=config.loss_weights.gamma,
-            new_classes=new_classes,
-            class_names=class_names,
-            photos_trained=len(to_learn.photos),
-            photos_held_back=len(held_back.photos),
-            skipped=photo_folder.skipped,
-            training=training,
+            recipe=learnt.recipe,
+            recipe_reason=learnt.reason,
+            beta=learnt.weights.beta,
+            gamma=learnt.weights.gamma,
+            new_classes=lesson.new_classes,
+            class_names=manifest.class_names,
+            photos_trained=len(lesson.to_learn.photos),
+            photos_held_back=len(lesson.held_back.photos),
+            skipped=lesson.skipped,
+            training=learnt.training,
             held_back=accuracy,
             drift=drift,
             parity=candidate.parity,
             footprint=candidate.footprint,
             onnx=home.onnx,
             model_digest=candidate.manifest.model_digest,
-            parent_digest=manifest.model_digest,
-            warnings=tuple(warnings),
+            parent_digest=parent.manifest.model_digest,
+            warnings=learnt.warnings,
             seconds=time.monotonic() - started,
         )
         commit(home, candidate, receipt)
         return receipt
+
+
+def _read_lesson(folder: Path, manifest: Manifest, config: IncrementConfig) -> _Lesson:
+    cache = PixelCache(PIXEL_CACHE_BYTES)
+    photo_folder = read_photo_folder(
+        folder,
+        manifest.preprocessing,
+        cache,
+        least_photos=config.least_photos,
+        known_classes=manifest.class_names,
+        first_label=len(manifest.class_names),
+    )
+    _check_capacity(manifest, photo_folder.class_names)
+    splits = [split_held_back(photos, config.held_back, config.seed) for photos in photo_folder.photos]
+    to_learn = [photo for learn, _ in splits for photo in learn]
+    held_back = [photo for _, held in splits for photo in held]
+    seed = config.seed if config.augment else None
+    return _Lesson(
+        new_classes=photo_folder.class_names,
+        to_learn=PhotoSet(to_learn, manifest.preprocessing, cache, augmentation_seed=seed),
+        held_back=PhotoSet(held_back, manifest.preprocessing, cache),
+        skipped=photo_folder.skipped,
+    )
+
+
+def _learn(
+    parent: Bundle, lesson: _Lesson, config: IncrementConfig, on_progress: ProgressCallback
+) -> _Learnt:
+    device = choose_device(config.device)
+    teacher = parent.network().to(device)
+    student = parent.network(trainable=True).to(device)
+    statistics = ClassStatistics.from_arrays(parent.arrays())
+    photos, labels = lesson.to_learn, np.array(lesson.to_learn.labels)
+    N, classes = teacher.classes, teacher.classes + len(lesson.new_classes)
+    name, reason = choose_recipe(config, len(labels), student.head.in_features)
+    recipe = RECIPES[name].with_weights(config.beta, config.gamma)
+    classification = config.classification or parent.manifest.activation
+    warnings = _check_attention(student, recipe.gamma)
+    warnings += _check_classification(classification, parent.manifest.activation)
+
+    features = pooled_features(teacher, photos, config.micro_batch_size)
+    if recipe.head == "solved":
+        solved = statistics.copy()
+        solved.learn(features, labels)
+        weight, bias = (torch.from_numpy(array) for array in solved.solve_head(classes))
+        student.set_head(weight, bias)
+        teacher.set_head(weight[:N], bias[:N])  # both nets judge by the same head, so only features differ
+    else:
+        student.add_classes(len(lesson.new_classes), torch.Generator().manual_seed(config.seed))
+
+    training = None
+    if recipe.trains:
+        training = train_increment(student, teacher, photos, config, recipe, classification, on_progress)
+        before, features = features, pooled_features(student, photos, config.micro_batch_size)
+        statistics.carry(FeatureMap.fit(before, features), N)
+    statistics.learn(features, labels)
+    if recipe.head == "solved":
+        student.set_head(*(torch.from_numpy(array) for array in statistics.solve_head(classes)))
+    return _Learnt(teacher, student, statistics, name, reason, recipe, training, tuple(warnings))
 
 
 def _check_capacity(manifest: Manifest, new_classes: tuple[str, ...]) -> None:
@@ -112,19 +201,6 @@ def _check_capacity(manifest: Manifest, new_classes: tuple[str, ...]) -> None:
             f"at most {manifest.capacity}, so {free} more; remove classes first (lwm-edge remove-class) "
             "or ask the vendor for a base of larger capacity"
         )
-
-
-def _split(
-    folder: PhotoFolder, manifest: Manifest, cache: PixelCache, config: IncrementConfig
-) -> tuple[PhotoSet, PhotoSet]:
-    splits = [split_held_back(photos, config.held_back, config.seed) for photos in folder.photos]
-    to_learn = [photo for learn, _ in splits for photo in learn]
-    held_back = [photo for _, held in splits for photo in held]
-    seed = config.seed if config.augment else None
-    return (
-        PhotoSet(to_learn, manifest.preprocessing, cache, augmentation_seed=seed),
-        PhotoSet(held_back, manifest.preprocessing, cache),
-    )
 
 
 def _check_attention(network: Network, gamma: float) -> list[str]:
@@ -150,19 +226,4 @@ def _evaluate(network: Network, photos: PhotoSet, manifest: Manifest, batch_size
     predictions = [logits.argmax(1).cpu().numpy() for _, logits in run_network(network, photos, batch_size)]
     return evaluate_predictions(
         np.concatenate(predictions), np.array(photos.labels), manifest.class_names, manifest.shipped_classes
-    )
-
-
-def _candidate(
-    student: Network,
-    changed: Manifest,
-    parent: Bundle,
-    held_back: PhotoSet,
-    started: float,
-    onnx_bytes_before: int,
-) -> Candidate:
-    arrays = {**parent.arrays(), **network_arrays(student)}
-    images = held_back.load(range(min(len(held_back.photos), max(PARITY_BATCH_SIZES))))
-    return prepare(
-        arrays, changed, student, parent, images, started=started, onnx_bytes_before=onnx_bytes_before
     )

@@ -47,16 +47,14 @@ class Classifier:
     def __init__(self, source: str | PathLike[str] | bytes) -> None:
         import onnxruntime
 
-        runtime: Any = onnxruntime  # it carries no type information
-
         self.path = None if isinstance(source, bytes) else Path(source)
         where = self.path or "the exported ONNX file"
         if self.path and not self.path.is_file():
             raise ExportError(f"{where} does not exist; make it with: lwm-edge export {where}")
-        options = runtime.SessionOptions()
+        options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only; warnings would go to the user's terminal
         try:
-            self._session: Any = runtime.InferenceSession(
+            self._session: Any = onnxruntime.InferenceSession(
                 self.path or source, options, providers=["CPUExecutionProvider"]
             )
             metadata = self._session.get_modelmeta().custom_metadata_map

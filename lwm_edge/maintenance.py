@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from . import storage
-from .bundle import ONNX_GRAPH, Arrays, Bundle, open_bundle
+from .bundle import NOT_THE_NETWORKS, ONNX_GRAPH, ROWS_BY_CLASS, Arrays, Bundle, open_bundle
 from .errors import BundleError, ConfigError, HomeError
 from .export import check_parity, fill_graph, generated_images
 from .generation import Candidate, commit, prepare
@@ -71,7 +71,7 @@ def remove_class(home: Home | AnyPath, class_name: str, *, shipped: bool = False
         parent = home.open_bundle()
         row = _find_class(parent.manifest, class_name, shipped)
         arrays = parent.arrays()
-        for name in ("head.weight", "head.bias"):
+        for name in ROWS_BY_CLASS:
             arrays[name] = _without_row(arrays[name], row)
         before = home.current().onnx.stat().st_size
         changed = _without_class(parent.manifest, row)
@@ -151,7 +151,9 @@ def _prepare(
 
 def network_of(arrays: Arrays, manifest: Manifest) -> Network:
     """The classifier that a bundle's tensors make, in eval mode."""
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items() if name != ONNX_GRAPH}
+    tensors = {
+        name: torch.from_numpy(array) for name, array in arrays.items() if name not in NOT_THE_NETWORKS
+    }
     network = empty_network(
         manifest.architecture, len(manifest.class_names), manifest.capacity, manifest.preprocessing
     )

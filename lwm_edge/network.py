@@ -64,10 +64,29 @@ class Network(nn.Module):
         """Feature maps [B, d, h, w] to logits [B, classes]."""
         return F.linear(features.mean((2, 3)), self.head_weight, self.head.bias[: self.classes])
 
+    def blocks(self) -> list[nn.Module]:
+        """The backbone's blocks in order: its parts, sequential ones taken apart."""
+        parts = self.backbone.children()
+        return [b for part in parts for b in (part.children() if isinstance(part, nn.Sequential) else [part])]
+
     @property
     def head_weight(self) -> Tensor:
         """The head's rows in use [classes, d]."""
         return self.head.weight[: self.classes]
+
+    @torch.no_grad()
+    def set_head(self, weight: Tensor, bias: Tensor) -> None:
+        """Puts a new head in place; memory that the old one was mapped from is not written to.
+
+        Args:
+            weight: Of the classes in use from now on [classes, d].
+            bias: Likewise [classes].
+        """
+        for name, rows in (("weight", weight), ("bias", bias)):
+            full = torch.zeros_like(getattr(self.head, name))
+            full[: len(rows)] = rows.to(full)
+            setattr(self.head, name, nn.Parameter(full, requires_grad=False))
+        self.classes = len(weight)
 
     @torch.no_grad()
     def add_classes(self, count: int, generator: torch.Generator) -> None:

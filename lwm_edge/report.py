@@ -159,7 +159,8 @@ class IncrementReport(Report):
 
     Attributes:
         home: The model home.
-        recipe: Of the loss.
+        recipe: By which it learnt.
+        recipe_reason: Why by this one.
         beta: Weight of L_D.
         gamma: Weight of L_AD.
         new_classes: Learnt now, in the order of their class_index.
@@ -167,7 +168,7 @@ class IncrementReport(Report):
         photos_trained: Number of photos learnt from.
         photos_held_back: Number of photos kept for evaluation.
         skipped: Files left out, with the reason.
-        training: How it went.
+        training: How it went; None where the backbone stayed as it is.
         held_back: Accuracy on held-back photos of the new classes, all classes competing.
         drift: From the teacher.
         old_classes_note: What cannot be measured here.
@@ -182,6 +183,7 @@ class IncrementReport(Report):
 
     home: Path
     recipe: str
+    recipe_reason: str
     beta: float
     gamma: float
     new_classes: tuple[str, ...]
@@ -189,7 +191,7 @@ class IncrementReport(Report):
     photos_trained: int
     photos_held_back: int
     skipped: tuple[str, ...]
-    training: TrainingReport
+    training: TrainingReport | None
     held_back: EvaluationReport
     drift: DriftReport
     old_classes_note: str = OLD_CLASSES_NOTE

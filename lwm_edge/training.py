@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from .attention import attention_map
-from .config import Device, IncrementConfig
+from .class_statistics import Features
+from .config import Device, IncrementConfig, Recipe
 from .errors import GateError
 from .losses import attention_distillation_loss, classification_loss, distillation_loss
 from .manifest import Activation
@@ -93,6 +94,7 @@ def train_increment(
     teacher: Network,
     photos: PhotoSet,
     config: IncrementConfig,
+    recipe: Recipe,
     classification: Activation,
     on_progress: ProgressCallback,
 ) -> TrainingReport:
@@ -103,10 +105,12 @@ def train_increment(
     CPU for a seed and number of threads.
     """
     device = student.head.weight.device
-    beta, gamma = config.loss_weights
+    beta, gamma = recipe.beta, recipe.gamma
     student.eval().requires_grad_(True)
+    student.head.requires_grad_(recipe.head == "trained")
     teacher.eval().requires_grad_(False)
-    optimizer = torch.optim.SGD(student.parameters(), lr=config.learning_rate, momentum=config.momentum)
+    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=config.learning_rate, momentum=config.momentum)
     steps_per_epoch = -(-len(photos.labels) // config.batch_size)
     total_steps = config.epochs * steps_per_epoch
     step, started = 0, time.monotonic()
@@ -125,6 +129,7 @@ def train_increment(
                 loss.backward()  # type: ignore[no-untyped-call]
                 batch_loss += loss.item()
                 epoch_losses += [len(micro_batch) * t.item() if t is not None else 0.0 for t in losses]
+            torch.nn.utils.clip_grad_norm_(parameters, config.max_gradient_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1
@@ -164,6 +169,12 @@ def choose_device(device: Device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)
+
+
+def pooled_features(network: Network, photos: PhotoSet, batch_size: int) -> Features:
+    """Globally averaged feature maps of the photos as they are [M, d] float64."""
+    pooled = [features.mean((2, 3)).cpu().numpy() for features, _ in run_network(network, photos, batch_size)]
+    return np.concatenate(pooled).astype(np.float64)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from lwm_edge.maintenance import init_home
 from lwm_edge.network import Network
 from lwm_edge.photos import PhotoSet, PixelCache, read_photo_folder
 
-QUICK = IncrementConfig(epochs=1, batch_size=16, micro_batch_size=16, device="cpu")
+QUICK = IncrementConfig(recipe="lwm", epochs=1, batch_size=16, micro_batch_size=16, device="cpu")
 PhotoMaker = Callable[..., Path]
 
 

@@ -8,8 +8,8 @@ import torch
 
 from lwm_edge import BaseConfig, build_base, evaluate, info, init_home, open_home
 from lwm_edge.architectures import find_architecture
-from lwm_edge.base import read_checkpoint
 from lwm_edge.bundle import open_bundle
+from lwm_edge.checkpoint import read_checkpoint
 from lwm_edge.config import base_config
 from lwm_edge.demo import BASE_BUNDLE, BASE_CONFIG, DEMO_DATA
 from lwm_edge.errors import ArchitectureError, CapacityError, ConfigError, PhotosError

@@ -64,7 +64,7 @@ def test_the_whole_path_in_json(run: Any, tmp_path: Path, make_photos: PhotoMake
     home = tmp_path / "home"
     assert run("init", BASE_BUNDLE, "--home", home, "--json").json["class_names"][0] == "Coat"
     photos = make_photos("Bag", count=8)
-    added = run("add-classes", photos, "--home", home, "--epochs", 1, "--json")
+    added = run("add-classes", photos, "--home", home, "--recipe", "lwm", "--epochs", 1, "--json")
     assert added.code == 0 and added.json["new_classes"] == ["Bag"]
     assert "Training" in added.err
     assert (

@@ -15,6 +15,7 @@ from PIL import Image
 from lwm_edge import IncrementConfig, IncrementReport, add_classes, evaluate, remove_class
 from lwm_edge import increment as increment_module
 from lwm_edge.bundle import open_bundle
+from lwm_edge.class_statistics import ClassStatistics
 from lwm_edge.errors import (
     BundleError,
     CapacityError,
@@ -269,6 +270,33 @@ def test_a_removed_class_can_be_added_again(home: Home, make_photos: PhotoMaker)
         _add(home, photos)
     remove_class(home, "shirt")
     assert _add(home, photos).new_classes == ("Shirt",)
+
+
+@pytest.mark.parametrize(("count", "recipe"), [(8, "lda"), (100, "lwm-lda")])
+def test_auto_chooses_by_what_the_photos_can_show(
+    home: Home, make_photos: PhotoMaker, count: int, recipe: str
+) -> None:
+    config = QUICK.model_copy(update={"recipe": "auto"})
+    report = _add(home, make_photos("Bag", "Ankle boot", count=count), config)
+    assert report.recipe == home.open_bundle().manifest.recipe == recipe
+    assert "64 features drift" in report.recipe_reason
+    assert (report.training is None) == (recipe == "lda")
+    assert report.held_back.new_accuracy is not None and report.held_back.new_accuracy > 0.6
+
+
+def test_lda_is_streaming_lda_on_the_frozen_backbone(home: Home, make_photos: PhotoMaker) -> None:
+    before = home.open_bundle().arrays()
+    _add(home, make_photos("Bag", "Shirt", count=10), QUICK.model_copy(update={"recipe": "lda"}))
+    after = home.open_bundle().arrays()
+    backbone = [name for name in before if name.startswith("backbone.")]
+    assert all(np.array_equal(before[name], after[name]) for name in backbone)
+    assert np.array_equal(before["statistics.means"][:6], after["statistics.means"][:6])
+    assert after["statistics.photos"] - before["statistics.photos"] == 16
+    statistics = ClassStatistics.from_arrays(after)
+    weight, bias = statistics.solve_head(8)
+    np.testing.assert_allclose(after["head.weight"][:8], weight, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(after["head.bias"][:8], bias, rtol=1e-3, atol=1e-2)
+    assert not after["head.weight"][8:].any()
 
 
 def test_the_ledger_records_every_change(home: Home, make_photos: PhotoMaker) -> None:

@@ -14,6 +14,7 @@ from lwm_edge.network import Network, check_surgery, empty_network, load_tensors
 ARCHITECTURES = (
     "resnet18", "resnet34", "resnet50", "mobilenet_v2", "efficientnet_b0", "shufflenet_v2_x0_5",
     "shufflenet_v2_x1_0", "mnasnet0_5", "regnet_y_400mf", "small_resnet20", "small_resnet32",
+    "efficientnet_lite0",
 )  # fmt: skip
 PREPROCESSING = Preprocessing(image_size=64, resize_size=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 

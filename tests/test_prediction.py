@@ -22,7 +22,7 @@ TEST_PHOTOS = sorted((DEMO_DATA / "test" / "base").glob("*/00[0-9].png"))
 def test_most_photos_are_named_right(home: Home) -> None:
     report = predict(home, TEST_PHOTOS)
     right = [p.class_names[0] == p.photo.parent.name for p in report.predictions]
-    assert len(right) == 60 and np.mean(right) > 0.85
+    assert len(right) == 60 and np.mean(right) > 0.8
     best = report.predictions[0]
     assert len(best.class_names) == 3 and list(best.probabilities) == sorted(best.probabilities, reverse=True)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lwm_edge.config import IncrementConfig
+from lwm_edge.config import RECIPES, IncrementConfig, Recipe
 from lwm_edge.errors import GateError
 from lwm_edge.network import Network
 from lwm_edge.report import Progress, TrainingReport, ignore_progress
@@ -25,8 +25,13 @@ def _losses(student: Network, teacher: Network, images: Tensor, labels: Tensor) 
 def _train(config: IncrementConfig = QUICK, new_classes: int = 2) -> tuple[Network, Network, TrainingReport]:
     teacher, student = teacher_and_student(new_classes)
     photos = photo_set("1", count=12, first_label=6, seed=config.seed)
-    report = train_increment(student, teacher, photos, config, "sigmoid", ignore_progress)
+    report = train_increment(student, teacher, photos, config, _recipe(config), "sigmoid", ignore_progress)
     return teacher, student, report
+
+
+def _recipe(config: IncrementConfig) -> Recipe:
+    assert config.recipe != "auto"
+    return RECIPES[config.recipe].with_weights(config.beta, config.gamma)
 
 
 def _tensors(network: Network) -> dict[str, Tensor]:
@@ -91,7 +96,7 @@ def test_one_new_class_at_a_time_is_learnt() -> None:
     photos = photo_set("1", count=12, first_label=6)
     only_first = type(photos)([p for p in photos.photos if p.label == 6], photos.preprocessing, photos.cache)
     row = student.head.weight[6].clone()
-    report = train_increment(student, teacher, only_first, QUICK, "sigmoid", ignore_progress)
+    report = train_increment(student, teacher, only_first, QUICK, RECIPES["lwm"], "sigmoid", ignore_progress)
     assert report.classification_loss > 0.01
     assert not torch.equal(row, student.head.weight[6])
 
@@ -132,7 +137,7 @@ def test_micro_batches_give_the_whole_batchs_update(
         teacher, student = teacher_and_student(dtype=dtype)
         config = QUICK.model_copy(update={"batch_size": 12, "micro_batch_size": size})
         photos = photo_set("1", count=6, first_label=6)
-        train_increment(student, teacher, photos, config, "sigmoid", ignore_progress)
+        train_increment(student, teacher, photos, config, RECIPES["lwm"], "sigmoid", ignore_progress)
         return _tensors(student)
 
     whole, in_parts = updated(12), updated(micro_batch_size)
@@ -144,13 +149,34 @@ def test_progress_counts_every_step() -> None:
     seen: list[Progress] = []
     teacher, student = teacher_and_student()
     photos = photo_set("1", count=12, first_label=6)
-    report = train_increment(student, teacher, photos, QUICK, "sigmoid", seen.append)
+    report = train_increment(student, teacher, photos, QUICK, RECIPES["lwm"], "sigmoid", seen.append)
     assert [p.done for p in seen] == [1, 2] and {p.total for p in seen} == {2} and report.steps == 2
 
 
 def test_a_diverging_training_is_refused() -> None:
     with pytest.raises(GateError, match="learning rate"):
-        _train(QUICK.model_copy(update={"learning_rate": 1e6, "epochs": 3}))
+        _train(QUICK.model_copy(update={"learning_rate": 1e6, "max_gradient_norm": 1e30, "epochs": 3}))
+
+
+def test_an_update_is_no_longer_than_the_gradients_limit() -> None:
+    config = QUICK.model_copy(update={"batch_size": 64, "momentum": 0.0, "max_gradient_norm": 0.5})
+    teacher, student, report = _train(config)
+    moved = [
+        (a - b).pow(2).sum()
+        for a, b in zip(teacher.backbone.parameters(), student.backbone.parameters(), strict=True)
+    ]
+    assert report.steps == 1
+    assert 0 < torch.stack(moved).sum().sqrt().item() <= 0.5 * config.learning_rate * 1.001
+
+
+def test_a_solved_head_is_not_trained() -> None:
+    teacher, student = teacher_and_student()
+    head = student.head.weight.clone()
+    first = next(student.backbone.parameters()).clone()
+    photos = photo_set("1", count=12, first_label=6, seed=0)
+    train_increment(student, teacher, photos, QUICK, RECIPES["lwm-lda"], "sigmoid", ignore_progress)
+    assert torch.equal(student.head.weight, head)
+    assert not torch.equal(next(student.backbone.parameters()), first)
 
 
 def test_eval_mode_and_no_gradients_afterwards() -> None:
