@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 MEANS, COVARIANCE, PHOTOS = "statistics.means", "statistics.covariance", "statistics.photos"
 
 _RIDGE = 0.1
+_OWN_LOGIT = 5.0  # a sigmoid of 0.993
 
 Features = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -85,14 +86,20 @@ class ClassStatistics:
         mean, and around the mean of all classes' means. The latter is the same for every class, so it
         changes no ranking and no softmax; it puts a sigmoid's 0 between the class and the rest.
 
+        Photos that the backbone learnt from lie closer together than others, so the ratio claims too much.
+        All logits are scaled alike (a temperature; no ranking changes) such that a class's own mean has the
+        logit `_OWN_LOGIT` on average.
+
         Returns:
             Weight [classes, d] and bias [classes].
         """
         covariance = shrink(self.covariance, self.photos)
         centre = self.means[:classes].mean(0)
         weight = np.linalg.solve(covariance, (self.means[:classes] - centre).T).T
-        middle = (self.means[:classes] + centre) / 2
-        return weight, -np.einsum("cd,cd->c", weight, middle)
+        bias = -np.einsum("cd,cd->c", weight, (self.means[:classes] + centre) / 2)
+        own = float((np.einsum("cd,cd->c", weight, self.means[:classes]) + bias).mean())
+        scale = _OWN_LOGIT / own if own > 0 else 1.0
+        return scale * weight, scale * bias
 
 
 def shrink(covariance: Features, photos: float) -> Features:

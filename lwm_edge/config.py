@@ -34,27 +34,27 @@ class Recipe(NamedTuple):
         trains: Whether that loss trains the backbone; otherwise it stays as it is.
         head: `trained` by the loss as well, as in the paper, or `solved` in closed form from the class
             statistics, before the training (where it is kept) and after.
+        learning_rate: Of stochastic gradient descent; the paper's where the head is trained.
     """
 
     beta: float
     gamma: float
     trains: bool
     head: Literal["trained", "solved"]
+    learning_rate: float
 
-    def with_weights(self, beta: float | None, gamma: float | None) -> Recipe:
-        """With other weights, where they are not None and the recipe has that term."""
-        return self._replace(
-            beta=self.beta if beta is None or not self.beta else beta,
-            gamma=self.gamma if gamma is None or not self.gamma else gamma,
-        )
+    def adjusted(self, config: IncrementConfig) -> Recipe:
+        """With the user's beta, gamma and learning rate, where they are set and the recipe has them."""
+        chosen = {name: getattr(config, name) for name in ("beta", "gamma", "learning_rate")}
+        return self._replace(**{n: v for n, v in chosen.items() if v is not None and getattr(self, n)})
 
 
 RECIPES: dict[RecipeName, Recipe] = {
-    "lwm": Recipe(beta=1.0, gamma=1.0, trains=True, head="trained"),
-    "lwf-mc": Recipe(beta=1.0, gamma=0.0, trains=True, head="trained"),
-    "finetune": Recipe(beta=0.0, gamma=0.0, trains=True, head="trained"),
-    "lwm-lda": Recipe(beta=1.0, gamma=3.0, trains=True, head="solved"),
-    "lda": Recipe(beta=0.0, gamma=0.0, trains=False, head="solved"),
+    "lwm": Recipe(beta=1.0, gamma=1.0, trains=True, head="trained", learning_rate=0.01),
+    "lwf-mc": Recipe(beta=1.0, gamma=0.0, trains=True, head="trained", learning_rate=0.01),
+    "finetune": Recipe(beta=0.0, gamma=0.0, trains=True, head="trained", learning_rate=0.01),
+    "lwm-lda": Recipe(beta=1.0, gamma=3.0, trains=True, head="solved", learning_rate=0.02),
+    "lda": Recipe(beta=0.0, gamma=0.0, trains=False, head="solved", learning_rate=0.0),
 }
 _PHOTOS_PER_FEATURE = 2  # fewer cannot show how the features drift
 
@@ -96,7 +96,7 @@ class IncrementConfig(_Config):
         gamma: Weight of the attention distillation loss; None takes the recipe's.
         classification: `sigmoid` (one against the rest) or `softmax`; None follows the base's training.
         epochs: Passes over the new photos.
-        learning_rate: Of stochastic gradient descent, constant.
+        learning_rate: Of stochastic gradient descent, constant; None takes the recipe's.
         momentum: Of stochastic gradient descent.
         max_gradient_norm: Of an update; longer gradients are cut to it. BatchNorm is frozen, so nothing
             else keeps a step short.
@@ -114,7 +114,7 @@ class IncrementConfig(_Config):
     gamma: float | None = Field(default=None, ge=0)
     classification: Activation | None = None
     epochs: int = Field(default=10, ge=1, le=10_000)
-    learning_rate: float = Field(default=0.01, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     max_gradient_norm: float = Field(default=1.0, gt=0)
     batch_size: int = Field(default=32, ge=1, le=4096)

@@ -167,7 +167,7 @@ def _learn(
     photos, labels = lesson.to_learn, np.array(lesson.to_learn.labels)
     N, classes = teacher.classes, teacher.classes + len(lesson.new_classes)
     name, reason = choose_recipe(config, len(labels), student.head.in_features)
-    recipe = RECIPES[name].with_weights(config.beta, config.gamma)
+    recipe = RECIPES[name].adjusted(config)
     classification = config.classification or parent.manifest.activation
     warnings = _check_attention(student, recipe.gamma)
     warnings += _check_classification(classification, parent.manifest.activation)

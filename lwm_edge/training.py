@@ -110,7 +110,7 @@ def train_increment(
     student.head.requires_grad_(recipe.head == "trained")
     teacher.eval().requires_grad_(False)
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(parameters, lr=config.learning_rate, momentum=config.momentum)
+    optimizer = torch.optim.SGD(parameters, lr=recipe.learning_rate, momentum=config.momentum)
     steps_per_epoch = -(-len(photos.labels) // config.batch_size)
     total_steps = config.epochs * steps_per_epoch
     step, started = 0, time.monotonic()
@@ -136,7 +136,7 @@ def train_increment(
             if not math.isfinite(batch_loss):
                 raise GateError(
                     f"the loss became {batch_loss} at step {step}; the model is unchanged: "
-                    f"try again with a learning rate below {config.learning_rate}"
+                    f"try again with a learning rate below {recipe.learning_rate}"
                 )
             on_progress(Progress(phase="train", done=step, total=total_steps, loss=batch_loss))
 

@@ -36,20 +36,18 @@ def test_by_hand() -> None:
 
 
 def test_the_solved_head_is_fishers_discriminant() -> None:
-    """Two classes: the weights differ by inverse covariance times the difference of the means."""
+    """Two classes: the weights differ along inverse covariance times the difference of the means."""
     statistics = ClassStatistics.empty(2, 3)
     statistics.learn(*_photos(np.array([[0.0, 0, 0], [1.0, 1, 1]]), 5000))
     weight, bias = statistics.solve_head(2)
-    expected = np.linalg.solve(
-        shrink(statistics.covariance, 10_000), statistics.means[1] - statistics.means[0]
-    )
-    np.testing.assert_allclose(weight[1] - weight[0], expected, rtol=1e-9)
-    middle = statistics.means.mean(0)
-    at_middle = weight @ middle + bias
-    assert at_middle[0] == pytest.approx(at_middle[1])
+    fisher = np.linalg.solve(shrink(statistics.covariance, 10_000), statistics.means[1] - statistics.means[0])
+    ratio = (weight[1] - weight[0]) / fisher
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-9)
+    at_middle = weight @ statistics.means.mean(0) + bias
+    assert ratio[0] > 0 and at_middle[0] == pytest.approx(at_middle[1])
 
 
-def test_a_logit_is_a_log_likelihood_ratio() -> None:
+def test_a_logit_is_a_log_likelihood_ratio_at_a_temperature() -> None:
     statistics = ClassStatistics.empty(3, 3)
     statistics.learn(*_photos(GENERATOR.normal(size=(3, 3)), 50))
     weight, bias = statistics.solve_head(3)
@@ -60,7 +58,10 @@ def test_a_logit_is_a_log_likelihood_ratio() -> None:
         return float(-(x - mean) @ inverse @ (x - mean) / 2)
 
     expected = [log_likelihood(mean) - log_likelihood(centre) for mean in statistics.means]
-    np.testing.assert_allclose(weight @ x + bias, expected, rtol=1e-9)
+    temperature = expected / (weight @ x + bias)
+    np.testing.assert_allclose(temperature, temperature[0], rtol=1e-9)
+    own = [logits[label] for label, logits in enumerate(statistics.means @ weight.T + bias)]
+    assert np.mean(own) == pytest.approx(5)
 
 
 @pytest.mark.parametrize("photos", [1, 5, 10_000])

@@ -31,7 +31,7 @@ def _train(config: IncrementConfig = QUICK, new_classes: int = 2) -> tuple[Netwo
 
 def _recipe(config: IncrementConfig) -> Recipe:
     assert config.recipe != "auto"
-    return RECIPES[config.recipe].with_weights(config.beta, config.gamma)
+    return RECIPES[config.recipe].adjusted(config)
 
 
 def _tensors(network: Network) -> dict[str, Tensor]:
@@ -166,7 +166,7 @@ def test_an_update_is_no_longer_than_the_gradients_limit() -> None:
         for a, b in zip(teacher.backbone.parameters(), student.backbone.parameters(), strict=True)
     ]
     assert report.steps == 1
-    assert 0 < torch.stack(moved).sum().sqrt().item() <= 0.5 * config.learning_rate * 1.001
+    assert 0 < torch.stack(moved).sum().sqrt().item() <= 0.5 * RECIPES["lwm"].learning_rate * 1.001
 
 
 def test_a_solved_head_is_not_trained() -> None:

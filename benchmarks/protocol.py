@@ -1,0 +1,232 @@
+#!/usr/bin/env python3
+"""The class-incremental protocol through the public API: some base classes, then some more a step.
+
+    python benchmarks/protocol.py DATA RESULTS.json --arch small_resnet20 --image-size 32 [options]
+
+DATA holds train/<class>/* and test/<class>/*. After every step all classes seen so far are evaluated in one
+competition (single-headed); accuracy is the mean over classes. Runs that RESULTS.json holds already are not
+made again, and all runs of a seed share one base. `table.py` prints the results, `figures.py` draws them.
+
+Class order: the sorted names, permuted with numpy.random.RandomState(seed); 1993 is the order of the field's
+published CIFAR-100 tables.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+import lwm_edge
+from lwm_edge.bundle import open_bundle
+from lwm_edge.class_statistics import Features
+from lwm_edge.config import RECIPES, base_config, increment_config, read_file_config
+from lwm_edge.evaluation import evaluate_predictions
+from lwm_edge.network import Network
+from lwm_edge.photos import PhotoSet, PixelCache, read_photo_folder
+from lwm_edge.rival import NearestClassMean, StreamingLda
+from lwm_edge.training import pooled_features
+
+RIVALS = ("nearest-mean", "streaming-lda")
+VARIANTS = {"lwm-without-LD": {"recipe": "lwm", "beta": 0.0}}  # L_C + L_AD, the paper's Table 5
+METHODS = ("auto", *RECIPES, *VARIANTS, *RIVALS, "joint")
+
+Step = dict[str, Any]
+
+
+class Split:
+    """Class folders of one data set in the order of one seed, each step as a folder of links."""
+
+    def __init__(
+        self, data: Path, work: Path, seed: int, base: int, step: int, until: int | None, photos: int | None
+    ) -> None:
+        names = sorted(path.name for path in (data / "train").iterdir())
+        order = [names[i] for i in np.random.RandomState(seed).permutation(len(names))][:until]
+        self.groups = [order[:base], *(order[i : i + step] for i in range(base, len(order), step))]
+        self.data, self.work, self.photos = data, work, photos
+
+    def train(self, group: int) -> Path:
+        """Training photos of one step's classes."""
+        photos = self.photos if group else None
+        return self._folder(f"train{group}", "train", self.groups[group], photos)
+
+    def all_train(self) -> Path:
+        """Training photos of all classes, for joint training; as many of each as the steps had."""
+        folder = self.work / "train-all"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for group in range(len(self.groups)):
+            for path in self.train(group).iterdir():
+                (folder / path.name).symlink_to(path)
+        return folder
+
+    def test(self, group: int) -> Path:
+        """Test photos of all classes up to a step."""
+        seen = [name for names in self.groups[: group + 1] for name in names]
+        return self._folder(f"test{group}", "test", seen, None)
+
+    def _folder(self, name: str, split: str, classes: list[str], photos: int | None) -> Path:
+        folder = self.work / name
+        shutil.rmtree(folder, ignore_errors=True)
+        for class_name in classes:
+            source, target = self.data / split / class_name, folder / class_name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if photos is None:
+                target.symlink_to(source.resolve())
+                continue
+            target.mkdir()
+            for photo in sorted(source.iterdir())[:photos]:
+                shutil.copy(photo, target)
+        return folder
+
+
+def run_recipe(split: Split, base: Path, settings: dict[str, Any]) -> list[Step]:
+    """Adds the classes step by step to a home, as a device would."""
+    home = split.work / "home"
+    lwm_edge.init_home(base, home, replace=True)
+    steps = [_step(lwm_edge.evaluate(home, split.test(0)), split, 0)]
+    for group in range(1, len(split.groups)):
+        config = increment_config(read_file_config(split.work), **settings)
+        receipt = lwm_edge.add_classes(home, split.train(group), config)
+        step = _step(lwm_edge.evaluate(home, split.test(group)), split, group)
+        measured = {
+            "recipe": receipt.recipe,
+            "seconds": round(receipt.seconds, 1),
+            "peak_rss_bytes": receipt.footprint.peak_rss_bytes,
+            "bundle_bytes": receipt.footprint.bundle_bytes,
+            "attention_distance": receipt.drift.attention_distance,
+        }
+        steps.append(step | measured)
+        print(f"  {len(step['per_class'])} classes: {step['all']:.3f} ({measured['seconds']} s)", flush=True)
+    return steps
+
+
+def run_rival(split: Split, base: Path, method: str) -> list[Step]:
+    """A frozen backbone and class statistics of all photos."""
+    network = open_bundle(base).network()
+    capacity, d = network.head.weight.shape
+    rival = NearestClassMean() if method == "nearest-mean" else StreamingLda(capacity, d)
+    test: list[tuple[Features, list[str]]] = []
+    steps, names = [], [name for group in split.groups for name in group]
+    for group, classes in enumerate(split.groups):
+        features, labels = _features(network, split.train(group))
+        rival.learn(features, np.array([names.index(label) for label in labels]))
+        only_new = split._folder("test-new", "test", classes, None)
+        test.append(_features(network, only_new))
+        predictions = rival.predict(np.concatenate([f for f, _ in test]))
+        actual = np.array([names.index(label) for _, group_labels in test for label in group_labels])
+        report = evaluate_predictions(predictions, actual, names, len(split.groups[0]))
+        steps.append(_step(report, split, group))
+    return steps
+
+
+def run_joint(split: Split, settings: dict[str, Any]) -> list[Step]:
+    """Trains on all photos of all classes at once: what no device can do."""
+    bundle = split.work / "joint.lwm"
+    lwm_edge.build_base(split.all_train(), bundle, base_config(**settings))
+    lwm_edge.init_home(bundle, split.work / "home", replace=True)
+    last = len(split.groups) - 1
+    return [_step(lwm_edge.evaluate(split.work / "home", split.test(last)), split, last)]
+
+
+def _features(network: Network, folder: Path) -> tuple[Features, list[str]]:
+    cache = PixelCache(2**30)
+    found = read_photo_folder(folder, network.preprocessing, cache, least_photos=1)
+    photos = PhotoSet([p for group in found.photos for p in group], network.preprocessing, cache)
+    return pooled_features(network, photos, 64), [found.class_names[label] for label in photos.labels]
+
+
+def _step(report: lwm_edge.EvaluationReport, split: Split, group: int) -> Step:
+    seen = [name for names in split.groups[: group + 1] for name in names]
+    assert set(report.per_class) == set(seen)
+    old = [report.per_class[name] for name in split.groups[0]]
+    new = [report.per_class[name] for name in split.groups[group]]
+    return {
+        "classes": len(seen),
+        "all": report.accuracy,
+        "base": float(np.mean(old)),
+        "newest": float(np.mean(new)),
+        "per_class": report.per_class,
+    }
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "lwm_edge": lwm_edge.__version__,
+    }
+
+
+def main(
+    data: Annotated[Path, typer.Argument(help="Folder with train/<class> and test/<class>.")],
+    results: Annotated[Path, typer.Argument(help="JSON file; runs that it holds are not made again.")],
+    arch: Annotated[str, typer.Option()],
+    image_size: Annotated[int, typer.Option()],
+    method: Annotated[list[str], typer.Option(help=f"Of: {', '.join(METHODS)}.")] = list(METHODS),  # noqa: B006
+    seed: Annotated[list[int], typer.Option(help="Class orders.")] = [1993],  # noqa: B006
+    base_classes: int = 10,
+    step_classes: int = 10,
+    until: Annotated[int | None, typer.Option(help="Stop at so many classes.")] = None,
+    new_photos: Annotated[int | None, typer.Option(help="Photos of a new class, if not all.")] = None,
+    epochs: int = 10,
+    base_epochs: int = 30,
+    weights: str | None = None,
+    frozen_blocks: int = 0,
+    base_learning_rate: float | None = None,
+    base_batch_size: int = 64,
+) -> None:
+    """Runs what is missing in RESULTS.json."""
+    options = {k: v for k, v in locals().items() if k not in ("data", "results", "method", "seed")}
+    options["data"] = data.name
+    done = json.loads(results.read_text()) if results.exists() else {"settings": options, "runs": []}
+    if done["settings"] != options:
+        raise typer.BadParameter(f"{results} holds runs of other settings: {done['settings']}")
+    base_settings = {
+        "architecture": arch,
+        "image_size": image_size,
+        "weights": weights,
+        "frozen_blocks": frozen_blocks,
+        "epochs": base_epochs,
+        "learning_rate": base_learning_rate,
+        "batch_size": base_batch_size,
+        "held_back": 0.0,
+        "capacity": len(list((data / "train").iterdir())),
+    }
+    for order in seed:
+        work = results.with_suffix("") / str(order)
+        split = Split(data, work, order, base_classes, step_classes, until, new_photos)
+        base = work / "base.lwm"
+        if not base.exists():
+            lwm_edge.build_base(split.train(0), base, base_config(**base_settings, seed=order))
+        for name in method:
+            if any((run["method"], run["seed"]) == (name, order) for run in done["runs"]):
+                continue
+            print(f"{name}, seed {order}", flush=True)
+            started = time.monotonic()
+            chosen = VARIANTS.get(name, {"recipe": name})
+            if name in RIVALS:
+                steps = run_rival(split, base, name)
+            elif name == "joint":
+                steps = run_joint(split, base_settings | {"seed": order})
+            else:
+                steps = run_recipe(
+                    split, base, chosen | {"epochs": epochs, "seed": order, "held_back": 0.001}
+                )
+            seconds = round(time.monotonic() - started)
+            run = {"method": name, "seed": order, "seconds": seconds, "machine": _machine(), "steps": steps}
+            done["runs"].append(run)
+            results.write_text(json.dumps(done, indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(main)
