@@ -55,9 +55,6 @@ def main() -> None:
     except LwmEdgeError as error:
         _fail(error, as_json)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _display.note("Interrupted; the model is unchanged.")
-        sys.exit(130)
 
 
 def _fail(error: LwmEdgeError, as_json: bool) -> None:
@@ -81,8 +78,12 @@ def _show(report: Report, as_json: bool, display: Callable[[Any], None]) -> None
 
 
 def _with_progress(work: Callable[[ProgressCallback], Report]) -> Any:
-    with _display.progress_bar() as on_progress:
-        return work(on_progress)
+    try:
+        with _display.progress_bar() as on_progress:
+            return work(on_progress)
+    except KeyboardInterrupt:
+        _display.note("Interrupted; the model is unchanged.")
+        raise typer.Exit(130) from None
 
 
 def _home_path(home: Path | None) -> Path:

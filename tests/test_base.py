@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -115,3 +116,34 @@ def test_the_demos_base_can_be_made_again(tmp_path: Path) -> None:
     assert accuracy[BASE_BUNDLE] > 0.9
     assert accuracy[tmp_path / "base.lwm"] > accuracy[BASE_BUNDLE] - 0.03
     assert info(tmp_path / "base.lwm").bundle_bytes == info(BASE_BUNDLE).bundle_bytes
+
+
+def test_pretrained_weights_from_a_package_with_frozen_blocks(
+    tmp_path: Path, make_photos: PhotoMaker
+) -> None:
+    config = BaseConfig(
+        architecture="efficientnet_lite0",
+        weights="imagenet",
+        image_size=64,
+        capacity=4,
+        epochs=1,
+        batch_size=8,
+        frozen_blocks=14,
+        device="cpu",
+    )
+    report = build_base(make_photos("Bag", "Trouser", count=20), tmp_path / "base.lwm", config)
+    assert report.held_back is not None and report.held_back.accuracy > 0.7
+    assert any("4x4 or more" in warning for warning in report.warnings)
+    architecture = find_architecture("efficientnet_lite0")
+    start, after = architecture.weights["imagenet"](), open_bundle(report.bundle).arrays()
+    assert np.array_equal(after["backbone.stem.conv.weight"], start["stem.conv.weight"].numpy())
+    assert np.array_equal(
+        after["backbone.blocks.5._bn1.running_var"], start["blocks.5._bn1.running_var"].numpy()
+    )
+    assert not np.array_equal(after["backbone.top.conv.weight"], start["top.conv.weight"].numpy())
+
+
+def test_more_frozen_blocks_than_there_are(tmp_path: Path, make_photos: PhotoMaker) -> None:
+    config = TINY.model_copy(update={"frozen_blocks": 99})
+    with pytest.raises(ConfigError, match="has 12 blocks"):
+        build_base(make_photos("Bag", "Shirt"), tmp_path / "b.lwm", config)

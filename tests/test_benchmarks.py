@@ -1,0 +1,63 @@
+"""The benchmark scripts run from end to end; their numbers are in benchmarks/README.md, not here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lwm_edge.demo import DEMO_DATA
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Six classes as protocol.py wants them."""
+    for split in ("train", "test"):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        for source in sorted(DEMO_DATA.glob(f"{split}/*/*"))[:6]:
+            (tmp_path / "data" / split / source.name).symlink_to(source)
+    return tmp_path / "data"
+
+
+def _run(script: str, *arguments: object) -> str:
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_protocol_its_table_and_resuming(data: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    options: list[Any] = [
+        "--arch",
+        "small_resnet20",
+        "--image-size",
+        28,
+        "--base-classes",
+        2,
+        "--step-classes",
+        2,
+    ]
+    options += ["--epochs", 1, "--base-epochs", 1, "--new-photos", 10]
+    methods = ["--method", "auto", "--method", "nearest-mean", "--method", "streaming-lda"]
+    _run("protocol.py", data, results, *options, *methods)
+    runs = json.loads(results.read_text())["runs"]
+    assert [run["method"] for run in runs] == ["auto", "nearest-mean", "streaming-lda"]
+    assert [step["classes"] for step in runs[0]["steps"]] == [2, 4, 6]
+    assert all(
+        0 <= step["all"] <= 1 and len(step["per_class"]) == step["classes"] for step in runs[0]["steps"]
+    )
+    assert {step["recipe"] for step in runs[0]["steps"][1:]} == {"lda"}
+    # the same statistics on the same frozen backbone, one through the device's path and ONNX, one directly
+    assert runs[0]["steps"][-1]["all"] == pytest.approx(runs[2]["steps"][-1]["all"], abs=0.05)
+
+    printed = _run("protocol.py", data, results, *options, *methods, "--method", "joint")
+    assert "auto" not in printed and "joint" in printed
+    table = _run("table.py", results)
+    assert table.count("\n| ") == 5 and "| joint | 1 |" in table
