@@ -31,7 +31,8 @@ from lwm_edge.class_statistics import Features
 from lwm_edge.config import RECIPES, base_config, increment_config, read_file_config
 from lwm_edge.evaluation import evaluate_predictions
 from lwm_edge.network import Network
-from lwm_edge.photos import PhotoSet, PixelCache, read_photo_folder
+from lwm_edge.photo_folders import read_photo_folder
+from lwm_edge.photos import PhotoSet, PixelCache
 from lwm_edge.rival import NearestClassMean, StreamingLda
 from lwm_edge.training import pooled_features
 

@@ -5,7 +5,8 @@ The method is Learning without Memorizing (Dhar et al., CVPR 2019): `losses` has
 
     a vendor makes      base -> bundle (one file of constant length, described by its manifest)
     a device keeps      home -> generations of bundle, ONNX file, labels and receipt; one link, one writer
-    an increment is     worker -> increment: photos -> training -> drift -> generation (export, commit)
+    an increment is     worker -> increment: photo_folders, photos -> training -> class_statistics, drift
+                        -> generation (export, commit)
     other changes are   maintenance: init_home, remove_class, export_onnx
     readers need        prediction, inspection, inference: no torch
     the proof is        auditor
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from .maintenance import export_onnx, init_home, remove_class
     from .manifest import Preprocessing
     from .prediction import evaluate, predict
-    from .report import (
+    from .reports import (
         AuditReport,
         BaseReport,
         ChangeReport,
@@ -61,7 +62,7 @@ _HOMES = {  # loaded when first asked for: reading a model must not import torch
     "maintenance": ("export_onnx", "init_home", "remove_class"),
     "manifest": ("Preprocessing",),
     "prediction": ("evaluate", "predict"),
-    "report": (
+    "reports": (
         "AuditReport",
         "BaseReport",
         "ChangeReport",

@@ -17,7 +17,7 @@ import typer
 from . import __version__, _display, config
 from .errors import LwmEdgeError
 from .home import Home, open_home
-from .report import ProgressCallback, Report
+from .reports import ProgressCallback, Report
 
 app = typer.Typer(
     name="lwm-edge",

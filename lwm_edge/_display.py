@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from .errors import LwmEdgeError
-from .report import (
+from .reports import (
     AuditReport,
     BaseReport,
     ChangeReport,

@@ -22,7 +22,7 @@ from .generation import labels_text, receipt_length
 from .home import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, AnyPath, Generation, Home, open_home
 from .manifest import Manifest
 from .network import empty_network
-from .report import AuditItem, AuditReport, OnnxGrowth
+from .reports import AuditItem, AuditReport, OnnxGrowth
 
 
 def audit(home: Home | AnyPath) -> AuditReport:

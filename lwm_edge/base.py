@@ -21,8 +21,9 @@ from .home import AnyPath
 from .losses import classification_loss
 from .manifest import Manifest, Preprocessing
 from .network import Network, attention_cells
-from .photos import PhotoSet, PixelCache, read_photo_folder, split_held_back
-from .report import (
+from .photo_folders import read_photo_folder, split_held_back
+from .photos import PhotoSet, PixelCache
+from .reports import (
     BaseReport,
     EvaluationReport,
     Progress,

@@ -21,8 +21,9 @@ from .home import AnyPath, Home, open_home
 from .increment import PIXEL_CACHE_BYTES
 from .inference import Classifier
 from .maintenance import init_home
-from .photos import PhotoSet, PixelCache, read_photo_folder
-from .report import AuditReport, DemoReport, DemoRow, ProgressCallback, ignore_progress
+from .photo_folders import read_photo_folder
+from .photos import PhotoSet, PixelCache
+from .reports import AuditReport, DemoReport, DemoRow, ProgressCallback, ignore_progress
 from .rival import NearestClassMean, StreamingLda
 from .training import pooled_features
 from .worker import add_classes

@@ -9,7 +9,7 @@ from .attention import attention_map
 from .losses import attention_distillation_loss
 from .network import Network
 from .photos import PhotoSet
-from .report import DriftReport
+from .reports import DriftReport
 from .training import run_network
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .report import Confusion, EvaluationReport
+from .reports import Confusion, EvaluationReport
 
 _LISTED_CONFUSIONS = 10
 

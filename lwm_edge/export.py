@@ -29,7 +29,7 @@ from .inference import (
 )
 from .manifest import Manifest
 from .photos import Pixels
-from .report import ParityReport
+from .reports import ParityReport
 
 if TYPE_CHECKING:
     from .network import Network

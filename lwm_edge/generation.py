@@ -15,7 +15,7 @@ from .manifest import LedgerEntry, Manifest
 from .memory import peak_rss_bytes
 from .network import Network
 from .photos import Pixels
-from .report import FootprintReport, ParityReport, Report
+from .reports import FootprintReport, ParityReport, Report
 
 _RECEIPT_FIXED_BYTES, _RECEIPT_BYTES_PER_CLASS = 32 * 1024, 512
 

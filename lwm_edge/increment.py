@@ -23,8 +23,9 @@ from .generation import commit, prepare
 from .home import Home
 from .manifest import Activation, Manifest
 from .network import Network, attention_cells
-from .photos import PhotoSet, PixelCache, read_photo_folder, split_held_back
-from .report import EvaluationReport, IncrementReport, Progress, ProgressCallback, TrainingReport
+from .photo_folders import read_photo_folder, split_held_back
+from .photos import PhotoSet, PixelCache
+from .reports import EvaluationReport, IncrementReport, Progress, ProgressCallback, TrainingReport
 from .training import choose_device, pooled_features, run_network, train_increment
 
 PIXEL_CACHE_BYTES = 64 * 1024 * 1024

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from .errors import ExportError, PhotosError
 from .manifest import Preprocessing
 from .photos import PhotoSet, Pixels, read_photo
-from .report import Prediction
+from .reports import Prediction
 
 CLASS_NAMES_KEY = "class_names"
 PREPROCESSING_KEY = "preprocessing"

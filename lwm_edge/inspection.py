@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .bundle import open_bundle
 from .home import AnyPath, Home
-from .report import InfoReport
+from .reports import InfoReport
 
 
 def info(source: Home | AnyPath) -> InfoReport:

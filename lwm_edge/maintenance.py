@@ -18,7 +18,7 @@ from .generation import Candidate, commit, prepare
 from .home import GENERATIONS, AnyPath, Home, open_home
 from .manifest import Manifest, fold_class_name
 from .network import Network, empty_network, load_tensors
-from .report import ChangeReport, ExportReport
+from .reports import ChangeReport, ExportReport
 
 
 def init_home(base: AnyPath, home: AnyPath, *, replace: bool = False) -> ChangeReport:

@@ -1,4 +1,4 @@
-"""Photos: read from class folders, checked, prepared for the network, and augmented.
+"""Photos: decoded, prepared for the network, and augmented.
 
 `preprocess` is the only way from a photo to the network's input, in training, evaluation and prediction.
 Photos are read where they lie; none is copied or kept on disk.
@@ -6,10 +6,9 @@ Photos are read where they lie; none is copied or kept on disk.
 
 from __future__ import annotations
 
-import hashlib
 import stat
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import PhotosError
-from .manifest import Preprocessing, class_name_problem, fold_class_name, normalise_class_name
+from .manifest import Preprocessing
 
 Pixels = NDArray[np.uint8]
 
@@ -26,7 +25,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 MAX_PIXELS = 64_000_000  # decoded; 192 MB of RGB
 MAX_FILE_BYTES = 256 * 1024 * 1024
 AS_THEY_ARE = -1  # the "epoch" in which photos are not augmented
-_LISTED_FILES = 20  # of one kind of problem, before the rest is counted
 _SHIFT = 1 / 8  # of the image's side, the most that augmentation moves it
 
 
@@ -43,21 +41,6 @@ class Photo:
     path: Path
     label: int
     digest: str
-
-
-@dataclass(frozen=True)
-class PhotoFolder:
-    """What a folder of class folders holds.
-
-    Attributes:
-        class_names: Of the sub-folders, sorted, Unicode form NFC.
-        photos: Of each class, in the same order; labels count from `first_label`.
-        skipped: A line for each file left out, with the reason.
-    """
-
-    class_names: tuple[str, ...]
-    photos: tuple[tuple[Photo, ...], ...]
-    skipped: tuple[str, ...]
 
 
 @dataclass
@@ -92,7 +75,7 @@ def read_photo(path: Path, preprocessing: Preprocessing) -> Pixels:
     Raises:
         PhotosError: Unreadable, truncated, oversized or no such photo; the message is the reason alone.
     """
-    _check_file(path)
+    check_photo_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters raises
@@ -116,7 +99,8 @@ def read_photo(path: Path, preprocessing: Preprocessing) -> Pixels:
         raise PhotosError(f"is damaged ({' '.join(str(error).split())[:120]})") from None
 
 
-def _check_file(path: Path) -> None:
+def check_photo_file(path: Path) -> None:
+    """Raises a PhotosError where a file is no regular one, empty or too large to open."""
     try:
         status = path.stat()
     except OSError as error:
@@ -210,150 +194,3 @@ class PhotoSet:
         if self.augmentation_seed is None or epoch == AS_THEY_ARE:
             return pixels
         return augment(pixels, augmentation_generator(self.augmentation_seed, epoch, photo))
-
-
-def split_held_back(
-    photos: Sequence[Photo], share: float, seed: int
-) -> tuple[tuple[Photo, ...], tuple[Photo, ...]]:
-    """Splits one class's photos by content, whatever the files are called.
-
-    Returns:
-        Photos to learn from, and the held-back share (at least one).
-    """
-    ranked = sorted(photos, key=lambda p: hashlib.sha256(f"{seed} {p.digest}".encode()).digest())
-    count = max(1, round(len(ranked) * share))
-    return tuple(ranked[count:]), tuple(ranked[:count])
-
-
-def read_photo_folder(
-    folder: Path,
-    preprocessing: Preprocessing,
-    cache: PixelCache,
-    *,
-    least_photos: int,
-    known_classes: Sequence[str] = (),
-    first_label: int = 0,
-) -> PhotoFolder:
-    """Reads a folder with one sub-folder a class, decoding every photo once.
-
-    Args:
-        folder: The folder.
-        preprocessing: The model's.
-        cache: Keeps what was decoded.
-        least_photos: Fewest usable photos a class.
-        known_classes: What the model knows already; a folder of such a class is refused.
-        first_label: class_index of the first class found.
-
-    Raises:
-        PhotosError: With every problem that keeps the folder from being learnt.
-    """
-    folders = class_folders(folder)
-    problems = _name_problems([path.name for path in folders], known_classes)
-    skipped: list[str] = []
-    classes: list[tuple[Photo, ...]] = []
-    seen: dict[str, Path] = {}
-    for label, path in enumerate(folders, start=first_label):
-        photos, reasons = _read_class(path, label, preprocessing, cache, seen)
-        if len(photos) < least_photos:
-            usable = f"{len(photos)} usable photos; at least {least_photos} are needed"
-            problems += [f"{_printable(path.name)}: {usable}", *reasons]
-        skipped += reasons
-        classes.append(photos)
-    if problems:
-        raise PhotosError(f"{folder} cannot be learnt from", problems)
-    return PhotoFolder(tuple(normalise_class_name(f.name) for f in folders), tuple(classes), tuple(skipped))
-
-
-def class_folders(folder: Path) -> list[Path]:
-    """The class folders in a folder, sorted by normalised name; hidden ones are passed over.
-
-    Raises:
-        PhotosError: No such folder, or no sub-folders.
-    """
-    try:
-        folders = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    except FileNotFoundError:
-        raise PhotosError(f"{folder} does not exist; give a folder with one sub-folder a class") from None
-    except NotADirectoryError:
-        raise PhotosError(f"{folder} is not a folder; give a folder with one sub-folder a class") from None
-    except PermissionError:
-        raise PhotosError(f"{folder} may not be read; check its permissions") from None
-    if not folders:
-        raise PhotosError(f"{folder} has no sub-folders; put each class's photos into a folder of its name")
-    return sorted(folders, key=lambda path: normalise_class_name(path.name))
-
-
-def _name_problems(names: Iterable[str], known_classes: Collection[str]) -> list[str]:
-    problems = []
-    known = {fold_class_name(name): name for name in known_classes}
-    seen: dict[str, str] = {}
-    for raw in names:
-        name, folded = normalise_class_name(raw), fold_class_name(raw)
-        if why := class_name_problem(name):
-            problems.append(f"{raw!r} cannot be a class name: it {why}")
-        if folded in known:
-            problems.append(
-                f"{_printable(raw)}: the model already knows the class {known[folded]}; to teach it anew, "
-                f"remove it (lwm-edge remove-class {known[folded]!r}) and add it again with all its photos"
-            )
-        if folded in seen:
-            problems.append(f"{raw!r} and {seen[folded]!r} are the same class name; merge the two folders")
-        seen[folded] = raw
-    return problems
-
-
-def _read_class(
-    folder: Path, label: int, preprocessing: Preprocessing, cache: PixelCache, seen: dict[str, Path]
-) -> tuple[tuple[Photo, ...], list[str]]:
-    photos, reasons = [], []
-    try:
-        paths = photo_files(folder)
-    except OSError as error:
-        return (), [f"{_printable(folder.name)} cannot be read ({error.strerror})"]
-    for path in paths:
-        shown = _shown(path)
-        try:
-            _check_file(path)  # first, because a link that leads to itself cannot be resolved
-            if not path.resolve().is_relative_to(folder.resolve().parent):
-                raise PhotosError("is a link out of the folder")
-            cache.read(path, preprocessing)
-            digest = _file_digest(path)
-        except PhotosError as error:
-            reasons.append(f"{shown} {error.message}")
-            continue
-        if digest in seen:
-            reasons.append(f"{shown} is a duplicate of {_shown(seen[digest])}")
-            continue
-        seen[digest] = path
-        photos.append(Photo(path, label, digest))
-    return tuple(photos), _shortened(reasons)
-
-
-def photo_files(folder: Path) -> list[Path]:
-    """The files in a class folder, sorted by name; hidden ones and sub-folders are passed over."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
-
-
-def _shown(path: Path) -> str:
-    return _printable(f"{path.parent.name}/{path.name}")
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else ascii(text)
-
-
-def _file_digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    except OSError as error:
-        raise PhotosError(f"cannot be read ({error.strerror})") from None
-    return digest.hexdigest()
-
-
-def _shortened(reasons: list[str]) -> list[str]:
-    if len(reasons) <= _LISTED_FILES:
-        return reasons
-    return [*reasons[:_LISTED_FILES], f"and {len(reasons) - _LISTED_FILES} more files"]

@@ -24,7 +24,7 @@ from .losses import attention_distillation_loss, classification_loss, distillati
 from .manifest import Activation
 from .network import Network
 from .photos import AS_THEY_ARE, PhotoSet
-from .report import Progress, ProgressCallback, TrainingReport
+from .reports import Progress, ProgressCallback, TrainingReport
 
 
 class Losses(NamedTuple):

@@ -19,7 +19,7 @@ from . import errors
 from .config import IncrementConfig
 from .errors import LwmEdgeError, ResourceError
 from .home import AnyPath, Home, open_home
-from .report import IncrementReport, Progress, ProgressCallback, ignore_progress
+from .reports import IncrementReport, Progress, ProgressCallback, ignore_progress
 
 
 class _Job(BaseModel):

@@ -18,7 +18,8 @@ from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 from lwm_edge.home import Home, open_home
 from lwm_edge.maintenance import init_home
 from lwm_edge.network import Network
-from lwm_edge.photos import PhotoSet, PixelCache, read_photo_folder
+from lwm_edge.photo_folders import read_photo_folder
+from lwm_edge.photos import PhotoSet, PixelCache
 
 QUICK = IncrementConfig(recipe="lwm", epochs=1, batch_size=16, micro_batch_size=16, device="cpu")
 PhotoMaker = Callable[..., Path]

@@ -61,3 +61,5 @@ def test_the_protocol_its_table_and_resuming(data: Path, tmp_path: Path) -> None
     assert "auto" not in printed and "joint" in printed
     table = _run("table.py", results)
     assert table.count("\n| ") == 5 and "| joint | 1 |" in table
+    _run("figures.py", results, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")

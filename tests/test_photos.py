@@ -19,17 +19,8 @@ from PIL import Image
 import lwm_edge
 from lwm_edge.errors import PhotosError
 from lwm_edge.manifest import Preprocessing
-from lwm_edge.photos import (
-    Photo,
-    PhotoFolder,
-    PhotoSet,
-    PixelCache,
-    augment,
-    preprocess,
-    read_photo,
-    read_photo_folder,
-    split_held_back,
-)
+from lwm_edge.photo_folders import PhotoFolder, read_photo_folder, split_held_back
+from lwm_edge.photos import Photo, PhotoSet, PixelCache, augment, preprocess, read_photo
 
 FASHION = Path(lwm_edge.__file__).parent / "demo_data" / "train" / "base"  # 28 x 28, grey
 QUADRANTS = ((200, 30, 30), (30, 160, 40), (40, 50, 180), (220, 220, 60))  # of `quadrants`, row by row

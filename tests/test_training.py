@@ -11,7 +11,7 @@ from torch import Tensor
 from lwm_edge.config import RECIPES, IncrementConfig, Recipe
 from lwm_edge.errors import GateError
 from lwm_edge.network import Network
-from lwm_edge.report import Progress, TrainingReport, ignore_progress
+from lwm_edge.reports import Progress, TrainingReport, ignore_progress
 from lwm_edge.training import Losses, lwm_losses, train_increment
 from tests.conftest import QUICK, batch_of, disturb, photo_set, teacher_and_student
 
