@@ -128,7 +128,9 @@ def build_base_command(
     photos: PhotosArgument,
     arch: Annotated[str, typer.Option(help="The network; an unknown name prints those there are.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The bundle to write.")],
-    capacity: Annotated[int | None, typer.Option(help="Most classes the bundle can ever hold. [256]")] = None,
+    capacity: Annotated[
+        int | None, typer.Option(help="Most classes the bundle can ever hold. Default: 256.")
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="Input height and width in pixels.")] = None,
     weights: Annotated[str | None, typer.Option(help="Named pretrained weights, such as imagenet.")] = None,
     checkpoint: Annotated[
@@ -138,17 +140,19 @@ def build_base_command(
     activation: Annotated[
         str | None,
         typer.Option(
-            help="sigmoid (as increments train) or softmax (for a checkpoint trained so). [sigmoid]"
+            help="sigmoid (as increments train) or softmax (for a checkpoint trained so). Default: sigmoid."
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the photos. [30]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the photos. Default: 30.")] = None,
     frozen_blocks: Annotated[
-        int | None, typer.Option(help="First blocks of the network that stay as they start. [0]")
+        int | None, typer.Option(help="First blocks of the network that stay as they start. Default: 0.")
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="[0.05; from weights 0.01]")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="[64]")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak of the schedule. Default: 0.05, from weights 0.01.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Photos an update. Default: 64.")] = None,
     held_back: Annotated[
-        float | None, typer.Option(help="Share of the photos kept for evaluation. [0.1]")
+        float | None, typer.Option(help="Share of the photos kept for evaluation. Default: 0.1.")
     ] = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
@@ -196,17 +200,26 @@ def add_classes_command(
     photos: PhotosArgument,
     home: HomeOption = None,
     recipe: Annotated[
-        str | None, typer.Option(help="auto, lwm-lda, lda, lwm, lwf-mc or finetune; see the README. [auto]")
+        str | None,
+        typer.Option(help="auto, lwm-lda, lda, lwm, lwf-mc or finetune; see the README. Default: auto."),
     ] = None,
-    beta: Annotated[float | None, typer.Option(help="Weight of the distillation loss.")] = None,
-    gamma: Annotated[float | None, typer.Option(help="Weight of the attention distillation loss.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the new photos.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of the optimiser.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Photos an optimiser update.")] = None,
+    beta: Annotated[
+        float | None, typer.Option(help="Weight of the distillation loss. Default: the recipe's.")
+    ] = None,
+    gamma: Annotated[
+        float | None, typer.Option(help="Weight of the attention distillation loss. Default: the recipe's.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the new photos. Default: 10.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of the optimiser. Default: the recipe's.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Photos an optimiser update. Default: 32.")] = None,
     micro_batch_size: Annotated[
         int | None, typer.Option(help="Photos in memory at once; changes memory, not the result.")
     ] = None,
-    least_photos: Annotated[int | None, typer.Option(help="Fewest usable photos a class.")] = None,
+    least_photos: Annotated[
+        int | None, typer.Option(help="Fewest usable photos a class. Default: 5.")
+    ] = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
