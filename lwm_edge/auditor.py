@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import safe_open
 
 from . import manifest as manifests
-from .bundle import MANIFEST, ONNX_GRAPH, ROWS_BY_CLASS, Bundle
+from .bundle import MANIFEST, ONNX_GRAPH, ROWS_BY_CLASS, Bundle, open_bundle
 from .class_statistics import COVARIANCE, MEANS, PHOTOS
 from .errors import ExportError
 from .export import fill_graph
@@ -39,8 +39,11 @@ def audit(home: Home | AnyPath) -> AuditReport:
         BundleError: The bundle cannot be read at all.
     """
     home = open_home(home)
-    generation = home.current()
-    bundle = home.open_bundle()
+    return home.read(lambda generation: _audit(home, generation))
+
+
+def _audit(home: Home, generation: Generation) -> AuditReport:
+    bundle = open_bundle(generation.bundle)
     problems: list[str] = []
     items = [*_bundle_items(bundle, problems), *_other_items(home, generation, bundle, problems)]
     expected = {home.path / CURRENT, home.path / LOCK, *(generation.path / name for name in GENERATION_FILES)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from pathlib import Path
 
@@ -59,6 +60,8 @@ def build_base(
     """
     started = time.monotonic()
     photos, output = Path(photos), Path(output)
+    if output.is_dir() or not os.access(output.absolute().parent, os.W_OK):
+        raise ConfigError(f"{output} cannot be written; give a file in a folder that exists")
     architecture = find_architecture(config.architecture)
     preprocessing = _preprocessing(architecture, config.image_size)
     cache = PixelCache(_PIXEL_CACHE_BYTES)
@@ -96,7 +99,9 @@ def build_base(
         tensors_digest=tensors_digest(arrays),
     )
     onnx_file = fill_graph(arrays["onnx_graph"].tobytes(), arrays, manifest)
-    parity = check_parity(onnx_file, network, to_learn.load(range(5)), real_photos=True)
+    parity = check_parity(
+        onnx_file, network, to_learn.load(range(min(5, len(to_learn.photos)))), real_photos=True
+    )
     bundle = save_bundle(output, arrays, manifest)
     return BaseReport(
         bundle=output,

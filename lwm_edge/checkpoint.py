@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -78,7 +77,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd pickle protocols, which are refused anyway
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged files raise almost anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
             f"{path} cannot be read as a state dict of tensors ({reason}); "
@@ -86,7 +85,9 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
         ) from None
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
+    ):
         raise ConfigError(
             f"{path} is no state dict of tensors; save one with torch.save(model.state_dict(), ...)"
         )
@@ -104,7 +105,8 @@ def _load_state(
     if not state:
         return False
     weight, bias = f"{architecture.head}.weight", f"{architecture.head}.bias"
-    whole_head = bool(config.checkpoint) and weight in state and len(state[weight]) == classes
+    whole_head = bool(config.checkpoint) and weight in state and bias in state
+    whole_head = whole_head and state[weight].dim() == 2 and len(state[weight]) == classes
     if whole_head:
         owner, _, attribute = architecture.head.rpartition(".")
         inputs = state[weight].shape[1]

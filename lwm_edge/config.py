@@ -59,7 +59,7 @@ RECIPES: dict[RecipeName, Recipe] = {
 _PHOTOS_PER_FEATURE = 2  # fewer cannot show how the features drift
 
 
-def choose_recipe(config: IncrementConfig, photos: int, features: int) -> tuple[RecipeName, str]:
+def choose_recipe(config: IncrementConfig, photos: int, features: int, cells: int) -> tuple[RecipeName, str]:
     """Resolves `auto` by what is known on the device.
 
     Training moves the features, and the old classes' statistics must follow. How d features move can be
@@ -69,12 +69,15 @@ def choose_recipe(config: IncrementConfig, photos: int, features: int) -> tuple[
         config: The settings.
         photos: Number of photos to learn from.
         features: d of the network.
+        cells: Of its attention maps.
 
     Returns:
         The recipe and, in words, why.
     """
     if config.recipe != "auto":
         return config.recipe, "chosen in the settings"
+    if cells == 1:
+        return "lda", "attention maps of a single cell cannot guide the backbone, so it stays as it is"
     if photos >= _PHOTOS_PER_FEATURE * features:
         return "lwm-lda", f"{photos} photos show how {features} features drift, so the backbone may learn"
     return "lda", f"{photos} photos cannot show how {features} features drift, so the backbone stays as it is"

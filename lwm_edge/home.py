@@ -13,21 +13,24 @@ syncs it, switches the link, and removes the old one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import TypeVar
 
 from . import storage
 from .bundle import Bundle, open_bundle
-from .errors import HomeError
+from .errors import HomeError, LwmEdgeError
 
 CURRENT, GENERATIONS, LOCK = "current", "generations", "lock"
 BUNDLE, ONNX, LABELS, RECEIPT = "model.lwm", "classifier.onnx", "labels.txt", "receipt.json"
 GENERATION_FILES = (BUNDLE, ONNX, LABELS, RECEIPT)
 
 AnyPath = str | PathLike[str]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,10 @@ class Generation:
     def onnx(self) -> Path:
         """The exported classifier."""
         return self.path / ONNX
+
+    def onnx_bytes(self) -> int:
+        """Length of the exported classifier; 0 where it is missing."""
+        return self.onnx.stat().st_size if self.onnx.is_file() else 0
 
     @property
     def labels(self) -> Path:
@@ -77,14 +84,23 @@ class Home:
         Raises:
             HomeError: The link is missing or points nowhere.
         """
-        link = self.path / CURRENT
-        target = link.resolve()
-        if not target.is_dir() or target.parent != (self.path / GENERATIONS).resolve():
+        name = self._current_name()
+        if name is None or not (self.path / GENERATIONS / name).is_dir():
             raise HomeError(
                 f"{self.path} is no model home (no {CURRENT} model in it); "
                 f"make one with: lwm-edge init BASE.lwm --home {self.path}"
             )
-        return Generation(self.path / GENERATIONS / target.name)
+        return Generation(self.path / GENERATIONS / name)
+
+    def read(self, reader: Callable[[Generation], T]) -> T:
+        """Reads several files of one generation; starts over if a commit took it away meanwhile."""
+        while True:
+            generation = self.current()
+            try:
+                return reader(generation)
+            except (LwmEdgeError, OSError):
+                if self.current() == generation:
+                    raise
 
     def open_bundle(self) -> Bundle:
         """The current bundle, verified."""
@@ -113,7 +129,7 @@ class Home:
         Args:
             write: Puts all files into the new, still hidden generation.
         """
-        number = self._current_number() + 1
+        number = max((int(p.name) for p in self._generations() if p.name.isdecimal()), default=-1) + 1
         generation = Generation(self.path / GENERATIONS / f"{number:08d}")
         storage.make_folder(generation.path)
         try:
@@ -122,25 +138,28 @@ class Home:
             storage.remove(generation.path)
             raise
         storage.swap_link(self.path / CURRENT, f"{GENERATIONS}/{generation.path.name}")
-        self._remove_stale()
+        with suppress(LwmEdgeError):  # committed; the next writer clears what stays
+            self._remove_stale()
         return generation
 
-    def _current_number(self) -> int:
+    def _current_name(self) -> str | None:
+        """Name of the current generation's folder; None where the link is missing or not ours."""
         link = self.path / CURRENT
-        if not link.is_symlink():
-            return -1
-        name = link.readlink().name
-        if not name.isdecimal():
-            raise HomeError(f"{link} points to {name!r}, which is no generation; was it edited by hand?")
-        return int(name)
+        target = str(link.readlink()) if link.is_symlink() else ""
+        return target.partition("/")[2] if re.fullmatch(rf"{GENERATIONS}/\d{{8}}", target) else None
+
+    def _generations(self) -> list[Path]:
+        folder = self.path / GENERATIONS
+        return list(folder.iterdir()) if folder.is_dir() else []
 
     def _remove_stale(self) -> None:
-        current = f"{self._current_number():08d}"
-        folder = self.path / GENERATIONS
-        for path in folder.iterdir() if folder.is_dir() else ():
+        storage.remove(self.path / f".{CURRENT}.staged")
+        current = self._current_name()
+        if current is None:  # which one to keep cannot be told
+            return
+        for path in self._generations():
             if path.name != current:
                 storage.remove(path)
-        storage.remove(self.path / f".{CURRENT}.staged")
 
 
 def open_home(path: Home | AnyPath) -> Home:
@@ -149,6 +168,6 @@ def open_home(path: Home | AnyPath) -> Home:
     Raises:
         HomeError: There is none.
     """
-    home = path if isinstance(path, Home) else Home(Path(path))
+    home = path if isinstance(path, Home) else Home(Path(path).absolute())
     home.current()
     return home

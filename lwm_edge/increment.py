@@ -22,6 +22,7 @@ from .export import PARITY_BATCH_SIZES
 from .generation import commit, prepare
 from .home import Home
 from .manifest import Activation, Manifest
+from .memory import out_of_memory_explained
 from .network import Network, attention_cells
 from .photo_folders import read_photo_folder, split_held_back
 from .photos import PhotoSet, PixelCache
@@ -79,8 +80,8 @@ def learn_classes(
 ) -> IncrementReport:
     """Teaches the home's model the classes in a photo folder; see `worker.add_classes`."""
     started = time.monotonic()
-    with home.lock():
-        onnx_bytes_before = home.current().onnx.stat().st_size
+    with home.lock(), out_of_memory_explained():
+        onnx_bytes_before = home.current().onnx_bytes()
         parent = home.open_bundle()
         on_progress(Progress(phase="photos", done=0, total=1))
         lesson = _read_lesson(folder, parent.manifest, config)
@@ -167,13 +168,14 @@ def _learn(
     statistics = ClassStatistics.from_arrays(parent.arrays())
     photos, labels = lesson.to_learn, np.array(lesson.to_learn.labels)
     N, classes = teacher.classes, teacher.classes + len(lesson.new_classes)
-    name, reason = choose_recipe(config, len(labels), student.head.in_features)
+    name, reason = choose_recipe(config, len(labels), student.head.in_features, attention_cells(student))
     recipe = RECIPES[name].adjusted(config)
     classification = config.classification or parent.manifest.activation
     warnings = _check_attention(student, recipe.gamma)
     warnings += _check_classification(classification, parent.manifest.activation)
 
     features = pooled_features(teacher, photos, config.micro_batch_size)
+    own_head = teacher.head_weight, teacher.head.bias[:N]
     if recipe.head == "solved":
         solved = statistics.copy()
         solved.learn(features, labels)
@@ -191,6 +193,7 @@ def _learn(
     statistics.learn(features, labels)
     if recipe.head == "solved":
         student.set_head(*(torch.from_numpy(array) for array in statistics.solve_head(classes)))
+        teacher.set_head(*own_head)
     return _Learnt(teacher, student, statistics, name, reason, recipe, training, tuple(warnings))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .bundle import open_bundle
-from .home import AnyPath, Home
+from .home import AnyPath, Home, open_home
 from .reports import InfoReport
 
 
@@ -19,12 +19,13 @@ def info(source: Home | AnyPath) -> InfoReport:
         HomeError: There is no home.
         BundleError: The bundle is damaged.
     """
-    bundle = source.open_bundle() if isinstance(source, Home) else open_bundle(Path(source))
+    home = open_home(source) if isinstance(source, Home) or Path(source).is_dir() else None
+    bundle = home.read(lambda g: open_bundle(g.bundle)) if home else open_bundle(Path(str(source)))
     m = bundle.manifest
     return InfoReport(
-        home=source.path if isinstance(source, Home) else None,
+        home=home.path if home else None,
         bundle=bundle.path,
-        onnx=source.onnx if isinstance(source, Home) else None,
+        onnx=home.onnx if home else None,
         architecture=m.architecture,
         activation=m.activation,
         preprocessing=m.preprocessing,

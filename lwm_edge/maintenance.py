@@ -15,10 +15,10 @@ from .bundle import NOT_THE_NETWORKS, ONNX_GRAPH, ROWS_BY_CLASS, Arrays, Bundle,
 from .errors import BundleError, ConfigError, HomeError
 from .export import check_parity, fill_graph, generated_images
 from .generation import Candidate, commit, prepare
-from .home import GENERATIONS, AnyPath, Home, open_home
+from .home import CURRENT, GENERATIONS, LOCK, AnyPath, Home, open_home
 from .manifest import Manifest, fold_class_name
 from .network import Network, empty_network, load_tensors
-from .reports import ChangeReport, ExportReport
+from .reports import ChangeReport, ExportReport, ParityReport
 
 
 def init_home(base: AnyPath, home: AnyPath, *, replace: bool = False) -> ChangeReport:
@@ -35,17 +35,24 @@ def init_home(base: AnyPath, home: AnyPath, *, replace: bool = False) -> ChangeR
         ParityError: This device's ONNX Runtime does not compute what the network computes.
     """
     started = time.monotonic()
-    home, bundle = Path(home), open_bundle(Path(base))
-    if (home / GENERATIONS).is_dir():
-        if not replace:
-            raise HomeError(f"{home} is a model home already; to start it over from {base}, say --replace")
-    elif home.exists() and (not home.is_dir() or any(home.iterdir())):
-        raise HomeError(f"{home} exists and is no model home; give a new or empty folder")
+    home, bundle = Path(home).absolute(), open_bundle(Path(base))
+    _check_init(home, base, replace)
     candidate = _prepare(bundle.arrays(), bundle.manifest, bundle, started=started, onnx_bytes_before=0)
     storage.make_folder(home)
     opened = Home(home)
     with opened.lock():
+        _check_init(home, base, replace)  # another process may have been faster
         return _commit(opened, candidate, removed_class=None)
+
+
+def _check_init(home: Path, base: AnyPath, replace: bool) -> None:
+    if (home / CURRENT).is_symlink():
+        if not replace:
+            raise HomeError(f"{home} is a model home already; to start it over from {base}, say --replace")
+    elif home.exists():
+        leftovers = {LOCK, GENERATIONS, f".{CURRENT}.staged"}  # of an init that was interrupted
+        if not home.is_dir() or {path.name for path in home.iterdir()} - leftovers:
+            raise HomeError(f"{home} exists and is no model home; give a new or empty folder")
 
 
 def remove_class(home: Home | AnyPath, class_name: str, *, shipped: bool = False) -> ChangeReport:
@@ -73,8 +80,8 @@ def remove_class(home: Home | AnyPath, class_name: str, *, shipped: bool = False
         arrays = parent.arrays()
         for name in ROWS_BY_CLASS:
             arrays[name] = _without_row(arrays[name], row)
-        before = home.current().onnx.stat().st_size
         changed = _without_class(parent.manifest, row)
+        before = home.current().onnx_bytes()
         candidate = _prepare(arrays, changed, parent, started=started, onnx_bytes_before=before)
         return _commit(home, candidate, removed_class=parent.manifest.class_names[row])
 
@@ -92,12 +99,10 @@ def export_onnx(source: Home | AnyPath, output: AnyPath) -> ExportReport:
         ExportError: The ONNX file could not be made or differs from the network (ParityError).
     """
     output = Path(output)
-    bundle = source.open_bundle() if isinstance(source, Home) else open_bundle(Path(source))
-    manifest = bundle.manifest
-    arrays = bundle.arrays()
-    content = fill_graph(arrays[ONNX_GRAPH].tobytes(), arrays, manifest)
-    images = generated_images(manifest.preprocessing.image_size)
-    parity = check_parity(content, bundle.network(), images, real_photos=False)
+    if isinstance(source, Home) or Path(source).is_dir():
+        content, manifest, parity = open_home(source).read(lambda g: _verified_onnx(open_bundle(g.bundle)))
+    else:
+        content, manifest, parity = _verified_onnx(open_bundle(Path(source)))
     storage.write_file(output, content)
     return ExportReport(
         onnx=output,
@@ -106,6 +111,13 @@ def export_onnx(source: Home | AnyPath, output: AnyPath) -> ExportReport:
         model_digest=manifest.model_digest,
         parity=parity,
     )
+
+
+def _verified_onnx(bundle: Bundle) -> tuple[bytes, Manifest, ParityReport]:
+    arrays, manifest = bundle.arrays(), bundle.manifest
+    content = fill_graph(arrays[ONNX_GRAPH].tobytes(), arrays, manifest)
+    images = generated_images(manifest.preprocessing.image_size)
+    return content, manifest, check_parity(content, bundle.network(), images, real_photos=False)
 
 
 def _find_class(manifest: Manifest, class_name: str, shipped: bool) -> int:

@@ -10,7 +10,15 @@ import json
 import unicodedata
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    computed_field,
+    field_validator,
+    model_validator,
+)
 
 from .errors import BundleError, CapacityError
 
@@ -170,6 +178,7 @@ class Manifest(_Model):
             raise ValueError("shipped_classes <= number of class_names <= capacity does not hold")
         return self
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def model_digest(self) -> str:
         """SHA-256 of the tensors' digest, the class names and the preprocessing.
@@ -226,7 +235,8 @@ def decode(block: bytes, where: str) -> Manifest:
     text = decode_text(block)
     padding = block[len(text) :]
     try:
-        version = json.loads(text).get("schema_version")
+        content = json.loads(text)
+        version, model_digest = content.get("schema_version"), content.pop("model_digest", None)
     except (ValueError, AttributeError, RecursionError):
         raise BundleError(f"{where}: the manifest is not JSON; the file is damaged") from None
     if version != SCHEMA_VERSION:
@@ -237,11 +247,13 @@ def decode(block: bytes, where: str) -> Manifest:
     if padding.strip(b"\0"):
         raise BundleError(f"{where}: there are bytes hidden behind the manifest")
     try:
-        manifest = Manifest.model_validate_json(text)
+        manifest = Manifest.model_validate(content)
     except ValidationError as error:
         raise BundleError(f"{where}: the manifest breaks the bundle format", _problems(error)) from None
     if len(block) != encoded_length(manifest.capacity):
         raise BundleError(f"{where}: the manifest's length does not fit its capacity")
+    if manifest.model_digest != model_digest:
+        raise BundleError(f"{where}: class names or preprocessing are not those that the digest was taken of")
     return manifest
 
 

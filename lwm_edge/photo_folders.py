@@ -35,10 +35,10 @@ def split_held_back(
     """Splits one class's photos by content, whatever the files are called.
 
     Returns:
-        Photos to learn from, and the held-back share (at least one).
+        Photos to learn from (at least one), and the held-back share (at least one, of two photos or more).
     """
     ranked = sorted(photos, key=lambda p: hashlib.sha256(f"{seed} {p.digest}".encode()).digest())
-    count = max(1, round(len(ranked) * share))
+    count = min(max(1, round(len(ranked) * share)), len(ranked) - 1)
     return tuple(ranked[count:]), tuple(ranked[:count])
 
 
@@ -95,6 +95,8 @@ def class_folders(folder: Path) -> list[Path]:
         raise PhotosError(f"{folder} is not a folder; give a folder with one sub-folder a class") from None
     except PermissionError:
         raise PhotosError(f"{folder} may not be read; check its permissions") from None
+    except OSError as error:
+        raise PhotosError(f"{folder} cannot be read ({error.strerror}); check the path") from None
     if not folders:
         raise PhotosError(f"{folder} has no sub-folders; put each class's photos into a folder of its name")
     return sorted(folders, key=lambda path: normalise_class_name(path.name))

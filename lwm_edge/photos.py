@@ -190,7 +190,10 @@ class PhotoSet:
         return np.stack([self._load(self.photos[i], epoch) for i in indices])
 
     def _load(self, photo: Photo, epoch: int) -> Pixels:
-        pixels = self.cache.read(photo.path, self.preprocessing)
+        try:
+            pixels = self.cache.read(photo.path, self.preprocessing)
+        except PhotosError as error:
+            raise PhotosError(f"{photo.path} {error.message}; it changed since it was checked") from None
         if self.augmentation_seed is None or epoch == AS_THEY_ARE:
             return pixels
         return augment(pixels, augmentation_generator(self.augmentation_seed, epoch, photo))

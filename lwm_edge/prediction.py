@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .bundle import open_bundle
 from .errors import PhotosError
 from .evaluation import evaluate_predictions
 from .home import AnyPath, Home, open_home
@@ -33,8 +34,7 @@ def predict(home: Home | AnyPath, photos: Sequence[AnyPath], *, top_k: int = 3) 
         PhotosError: None of the photos can be read; a single bad one is reported beside the others.
     """
     home = open_home(home)
-    onnx = home.current().onnx
-    classifier = Classifier(onnx)
+    classifier = home.read(lambda generation: Classifier(generation.onnx))
     predictions = classifier.classify([Path(photo) for photo in photos], top_k)
     if predictions and all(p.error for p in predictions):
         raise PhotosError("none of the photos can be read", [f"{p.photo} {p.error}" for p in predictions])
@@ -54,9 +54,7 @@ def evaluate(home: Home | AnyPath, folder: AnyPath) -> EvaluationReport:
         PhotosError: A folder is no class of the model, or has no usable photo; lists all.
     """
     home, folder = open_home(home), Path(folder)
-    generation = home.current()
-    manifest = home.open_bundle().manifest
-    classifier = Classifier(generation.onnx)
+    manifest, classifier = home.read(lambda g: (open_bundle(g.bundle).manifest, Classifier(g.onnx)))
     cache = PixelCache(_PIXEL_CACHE_BYTES)
     photo_folder = read_photo_folder(folder, classifier.preprocessing, cache, least_photos=1)
     class_index = _class_indices(photo_folder, classifier.class_names, folder)

@@ -5,12 +5,22 @@ Fields carry their unit in their name; accuracies are 0..1.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PlainSerializer
 
 from .manifest import Activation, Ledger, Preprocessing
+
+
+def _printable(path: Path) -> str:
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+AnyNamePath = Annotated[Path, PlainSerializer(_printable, when_used="json")]
+"""A path whose name need not be UTF-8."""
 
 
 class Report(BaseModel):
@@ -181,7 +191,7 @@ class IncrementReport(Report):
         seconds: Wall-clock time of it all.
     """
 
-    home: Path
+    home: AnyNamePath
     recipe: str
     recipe_reason: str
     beta: float
@@ -197,7 +207,7 @@ class IncrementReport(Report):
     old_classes_note: str = OLD_CLASSES_NOTE
     parity: ParityReport
     footprint: FootprintReport
-    onnx: Path
+    onnx: AnyNamePath
     model_digest: str
     parent_digest: str
     warnings: tuple[str, ...]
@@ -217,13 +227,13 @@ class ChangeReport(Report):
         onnx: The exported classifier.
     """
 
-    home: Path
+    home: AnyNamePath
     removed_class: str | None
     class_names: tuple[str, ...]
     model_digest: str
     parity: ParityReport
     footprint: FootprintReport
-    onnx: Path
+    onnx: AnyNamePath
 
 
 class BaseReport(Report):
@@ -244,7 +254,7 @@ class BaseReport(Report):
         seconds: Wall-clock time.
     """
 
-    bundle: Path
+    bundle: AnyNamePath
     architecture: str
     class_names: tuple[str, ...]
     capacity: int
@@ -268,7 +278,7 @@ class Prediction(Report):
         error: Why the photo could not be read; then the rest is empty.
     """
 
-    photo: Path
+    photo: AnyNamePath
     class_names: tuple[str, ...] = ()
     probabilities: tuple[float, ...] = ()
     error: str | None = None
@@ -283,7 +293,7 @@ class PredictionReport(Report):
         predictions: One a photo.
     """
 
-    onnx: Path
+    onnx: AnyNamePath
     model_digest: str
     predictions: tuple[Prediction, ...]
 
@@ -309,9 +319,9 @@ class InfoReport(Report):
         ledger: The footprint of the increments.
     """
 
-    home: Path | None
-    bundle: Path
-    onnx: Path | None
+    home: AnyNamePath | None
+    bundle: AnyNamePath
+    onnx: AnyNamePath | None
     architecture: str
     activation: Activation
     preprocessing: Preprocessing
@@ -337,7 +347,7 @@ class ExportReport(Report):
         parity: With the network.
     """
 
-    onnx: Path
+    onnx: AnyNamePath
     onnx_bytes: int
     class_names: tuple[str, ...]
     model_digest: str
@@ -387,7 +397,7 @@ class AuditReport(Report):
         onnx_growth: None in a home without a ledger.
     """
 
-    home: Path
+    home: AnyNamePath
     passed: bool
     problems: tuple[str, ...]
     items: tuple[AuditItem, ...]
@@ -441,7 +451,7 @@ class DemoReport(Report):
     bundle_bytes: tuple[int, ...]
     onnx_bytes: tuple[int, ...]
     home_bytes: tuple[int, ...]
-    home: Path
-    onnx: Path
+    home: AnyNamePath
+    onnx: AnyNamePath
     audit_passed: bool
     seconds: float

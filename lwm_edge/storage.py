@@ -48,6 +48,8 @@ def write_file(path: Path, content: bytes) -> None:
         ResourceError: The disk is full; the old file, if any, is untouched.
         HomeError: The operating system refused otherwise.
     """
+    if path.is_dir():
+        raise HomeError(f"cannot write {path}: it is a folder; give the name of a file")
     staged = path.with_name(f".{path.name}.staged")
     with _explained("write", path):
         try:

@@ -19,7 +19,7 @@ from torch import Tensor
 from .attention import attention_map
 from .class_statistics import Features
 from .config import Device, IncrementConfig, Recipe
-from .errors import GateError
+from .errors import ConfigError, GateError
 from .losses import attention_distillation_loss, classification_loss, distillation_loss
 from .manifest import Activation
 from .network import Network
@@ -113,7 +113,7 @@ def train_increment(
     optimizer = torch.optim.SGD(parameters, lr=recipe.learning_rate, momentum=config.momentum)
     steps_per_epoch = -(-len(photos.labels) // config.batch_size)
     total_steps = config.epochs * steps_per_epoch
-    step, started = 0, time.monotonic()
+    step, started, photo_labels = 0, time.monotonic(), photos.labels
 
     for epoch in range(config.epochs):
         epoch_losses = np.zeros(3)
@@ -121,7 +121,7 @@ def train_increment(
             batch_loss = 0.0
             for micro_batch in _chunks(batch, config.micro_batch_size):
                 images = torch.from_numpy(photos.load(micro_batch, epoch)).to(device)
-                labels = torch.tensor([photos.labels[i] for i in micro_batch], device=device)
+                labels = torch.tensor([photo_labels[i] for i in micro_batch], device=device)
                 losses = lwm_losses(
                     student, teacher, images, labels, beta=beta, gamma=gamma, classification=classification
                 )
@@ -166,6 +166,8 @@ def _chunks(indices: list[int], size: int) -> Iterator[list[int]]:
 
 def choose_device(device: Device) -> torch.device:
     """`auto` is the GPU if there is one."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("there is no GPU that torch can use; choose device cpu or auto")
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)

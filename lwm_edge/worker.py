@@ -1,13 +1,14 @@
 """`add_classes`: an increment in a process of its own.
 
 The embedding app gets its memory back, and survives should the system kill the training for memory. The
-job goes in as JSON on the worker's standard input; progress, report or error come back as JSON lines. The
-worker holds the home's lock, so the lock dies with it.
+job goes in on the command line; progress, report or error come back as JSON lines. The worker holds the
+home's lock, so the lock dies with it.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,11 +22,8 @@ from .errors import LwmEdgeError, ResourceError
 from .home import AnyPath, Home, open_home
 from .reports import IncrementReport, Progress, ProgressCallback, ignore_progress
 
-
-class _Job(BaseModel):
-    home: Path
-    photos: Path
-    config: IncrementConfig
+# As `python -m` would, but without the current folder on the path: a file there must not be run.
+_START = "import sys; sys.path[:] = [p for p in sys.path if p]; from lwm_edge.worker import main; main()"
 
 
 class _Failure(BaseModel):
@@ -78,17 +76,15 @@ def add_classes(
         from .increment import learn_classes
 
         return learn_classes(home, photos, config, on_progress)
-    job = _Job(home=home.path.absolute(), photos=photos.absolute(), config=config)
-    return _run_worker(job, on_progress)
+    command = [sys.executable, "-c", _START, str(home.path), str(photos.absolute()), config.model_dump_json()]
+    return _run_worker(command, home, on_progress)
 
 
-def _run_worker(job: _Job, on_progress: ProgressCallback) -> IncrementReport:
-    command = [sys.executable, "-m", "lwm_edge.worker"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None and process.stdout is not None
+def _run_worker(command: list[str], home: Home, on_progress: ProgressCallback) -> IncrementReport:
+    before = home.current()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
+        assert process.stdout is not None
         try:
-            process.stdin.write(job.model_dump_json())
-            process.stdin.close()
             for line in process.stdout:
                 message = _Message.model_validate_json(line)
                 if message.progress:
@@ -100,32 +96,37 @@ def _run_worker(job: _Job, on_progress: ProgressCallback) -> IncrementReport:
         except BaseException:
             process.terminate()
             raise
-    if process.returncode == -9:
+    if home.current() != before:
+        raise LwmEdgeError("the new classes were learnt, but the training process ended before its report")
+    if process.returncode == -signal.SIGKILL:
         raise ResourceError(
             "the training process was killed, most likely because memory ran out; the model is unchanged: "
-            "try again with a smaller micro-batch, or with other programs closed"
+            "try again with a smaller micro-batch (--micro-batch-size), or with other programs closed"
         )
     raise LwmEdgeError(f"the training process ended with status {process.returncode}; the model is unchanged")
 
 
 def _revive(failure: _Failure) -> LwmEdgeError:
-    kind: type[LwmEdgeError] = getattr(errors, failure.kind)
+    kind: type[LwmEdgeError] = getattr(errors, failure.kind, LwmEdgeError)
     return kind(failure.message, failure.problems)
 
 
 def main() -> None:
-    """The worker process."""
+    """The worker process: home, photos and settings are its arguments."""
+    replies = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(2 if sys.stderr else null, 1)  # what a vendor's module prints is no reply
     from .increment import learn_classes
 
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a vendor's module prints is no reply
-    job = _Job.model_validate_json(sys.stdin.read())
+    home, photos, config = sys.argv[1:]
 
     def report_progress(progress: Progress) -> None:
         _send(replies, _Message(progress=progress))
 
     try:
-        report = learn_classes(Home(job.home), job.photos, job.config, report_progress)
+        report = learn_classes(
+            Home(Path(home)), Path(photos), IncrementConfig.model_validate_json(config), report_progress
+        )
     except LwmEdgeError as error:
         failure = _Failure(kind=type(error).__name__, message=error.message, problems=error.problems)
         _send(replies, _Message(failure=failure))
@@ -135,7 +136,3 @@ def main() -> None:
 
 def _send(replies: TextIO, message: _Message) -> None:
     replies.write(message.model_dump_json() + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -156,6 +156,14 @@ def test_values_behind_the_last_class(bundle: Bundle) -> None:
     assert caught.value.problems == ("head.weight has values behind the last class",)
 
 
+def test_an_edited_class_name_is_found(bundle: Bundle) -> None:
+    content = bundle.path.read_bytes()
+    assert content.count(b'"Coat"') == 1
+    bundle.path.write_bytes(content.replace(b'"Coat"', b'"Boat"'))
+    with pytest.raises(BundleError, match="class names or preprocessing are not those"):
+        open_bundle(bundle.path)
+
+
 def test_a_missing_tensor(bundle: Bundle) -> None:
     _rewrite(bundle.path, {}, drop="onnx_graph")
     with pytest.raises(BundleError, match="no tensor onnx_graph"):

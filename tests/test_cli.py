@@ -121,6 +121,8 @@ def test_a_base_from_the_command_line(run: Any, tmp_path: Path, make_photos: Pho
         (["init", "nothing.lwm"], 4, "does not exist"),
         (["no-such-command"], 2, "No such command"),
         (["build-base", "x", "--arch", "vgg11", "-o", "y"], 4, "these fit"),
+        (["build-base", "x", "--arch", "resnet18", "-o", "none/y"], 2, "in a folder that exists"),
+        (["export", ".."], 4, "it is a folder"),
     ],
 )
 def test_exit_codes_by_cause(run: Any, home: Home, arguments: list[str], code: int, text: str) -> None:

@@ -93,3 +93,55 @@ def test_init_refuses_a_folder_of_something_else(tmp_path: Path) -> None:
         init_home(BASE_BUNDLE, tmp_path)
     with pytest.raises(HomeError, match="no model home"):
         init_home(BASE_BUNDLE, tmp_path / "diary.txt")
+
+
+@pytest.mark.parametrize("name", ["5", "00000000x", "../generations/00000000"])
+def test_a_link_edited_by_hand_is_refused_and_nothing_is_lost(home: Home, name: str) -> None:
+    (home.path / "current").unlink()
+    (home.path / "current").symlink_to(f"generations/{name}")
+    (home.path / "generations" / "5").mkdir()
+    before = state_of(home.path)
+    with pytest.raises(HomeError):
+        open_home(home.path)
+    with home.lock():
+        pass
+    assert state_of(home.path) == before
+
+
+@pytest.mark.parametrize("left", [["lock"], ["lock", "generations/00000000/model.lwm"]])
+def test_an_interrupted_init_can_be_repeated(tmp_path: Path, left: list[str]) -> None:
+    for name in left:
+        (tmp_path / "home" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "home" / name).write_bytes(b"")
+    init_home(BASE_BUNDLE, tmp_path / "home")
+    names = [path.name for path in (tmp_path / "home" / "generations").iterdir()]
+    assert names == [open_home(tmp_path / "home").current().path.name]
+
+
+def test_a_reader_overtaken_by_a_commit_starts_over(home: Home) -> None:
+    seen: list[str] = []
+
+    def read(generation: Generation) -> str:
+        seen.append(generation.path.name)
+        if len(seen) == 1:
+            with home.lock():
+                home.commit(_write("new"))  # type: ignore[arg-type]
+        return generation.labels.read_text()
+
+    assert home.read(read) == "new"
+    assert seen == ["00000000", "00000001"]
+
+
+def test_a_failing_clean_up_does_not_undo_a_commit(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    with home.lock():
+        monkeypatch.setattr(storage, "remove", _refuse)
+        new = home.commit(_write("new"))  # type: ignore[arg-type]
+    assert home.current() == new
+    monkeypatch.undo()
+    with home.lock():
+        pass
+    assert len(list((home.path / "generations").iterdir())) == 1
+
+
+def _refuse(path: Path) -> None:
+    raise HomeError("read-only")

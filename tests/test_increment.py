@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lwm_edge import IncrementConfig, IncrementReport, add_classes, evaluate, remove_class
@@ -29,7 +30,7 @@ from lwm_edge.errors import (
 from lwm_edge.home import Home
 from lwm_edge.inference import Classifier
 from lwm_edge.reports import Progress
-from lwm_edge.worker import _Job, _run_worker
+from lwm_edge.worker import _run_worker
 from tests.conftest import QUICK, PhotoMaker, state_of
 
 
@@ -109,20 +110,11 @@ def test_errors_come_back_from_the_worker_whole(home: Home, make_photos: PhotoMa
 
 
 @pytest.mark.parametrize(("status", "error"), [(-9, ResourceError), (3, LwmEdgeError)])
-def test_a_worker_that_dies_leaves_the_home_alone(
-    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, error: type[LwmEdgeError]
-) -> None:
+def test_a_worker_that_dies_leaves_the_home_alone(home: Home, status: int, error: type[LwmEdgeError]) -> None:
     before = state_of(home.path)
     end = "os.kill(os.getpid(), 9)" if status == -9 else f"sys.exit({status})"
-    real = subprocess.Popen
-
-    def dying(command: list[str], **options: object) -> object:
-        code = f"import os, sys; sys.stdin.read(); {end}"
-        return real([sys.executable, "-c", code], **options)  # type: ignore[call-overload]
-
-    monkeypatch.setattr(subprocess, "Popen", dying)
     with pytest.raises(error, match="the model is unchanged"):
-        _run_worker(_Job(home=home.path, photos=tmp_path, config=QUICK), lambda progress: None)
+        _run_worker([sys.executable, "-c", f"import os, sys; {end}"], home, lambda progress: None)
     assert state_of(home.path) == before
 
 
@@ -309,3 +301,53 @@ def test_the_ledger_records_every_change(home: Home, make_photos: PhotoMaker) ->
         json.loads(home.current().receipt.read_text())["footprint"]["bundle_bytes"]
         == ledger.last.bundle_bytes
     )
+
+
+def test_drift_is_measured_from_the_model_before(home: Home, make_photos: PhotoMaker) -> None:
+    before, photos = Classifier(home.current().onnx), make_photos("Bag", "Shirt", count=20)
+    report = _add(home, photos, QUICK.model_copy(update={"recipe": "lda", "held_back": 0.5}))
+    after = Classifier(home.current().onnx)
+    assert report.drift.attention_distance > 0  # the backbone stays, the head is solved anew
+    assert 0 < report.drift.probability_change < 0.5
+    assert len(before.class_names) == 6 and len(after.class_names) == 8
+
+
+def test_a_file_in_the_current_folder_is_not_run(
+    home: Home, make_photos: PhotoMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "onnx.py").write_text("raise SystemExit('planted')")
+    monkeypatch.chdir(tmp_path)
+    assert add_classes(home, make_photos("Shirt"), QUICK).new_classes == ("Shirt",)
+
+
+def test_names_that_are_not_utf_8(home: Home, make_photos: PhotoMaker, tmp_path: Path) -> None:
+    photos = make_photos("Shirt").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff photos"))
+    (photos / "Shirt" / os.fsdecode(b"\xfe.png")).write_bytes(b"no image")
+    report = add_classes(home, photos, QUICK)
+    assert any("is not a JPEG" in line for line in report.skipped)
+    assert json.loads(report.model_dump_json())["new_classes"] == ["Shirt"]
+
+
+def test_a_gpu_that_is_not_there(home: Home, make_photos: PhotoMaker) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ConfigError, match="no GPU"):
+        _add(home, make_photos("Shirt"), QUICK.model_copy(update={"device": "cuda"}))
+
+
+def test_memory_that_runs_out_is_explained(
+    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*arguments: object, **options: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    monkeypatch.setattr(increment_module, "train_increment", exhausted)
+    before = state_of(home.path)
+    with pytest.raises(ResourceError, match="smaller micro-batch"):
+        _add(home, make_photos("Shirt"))
+    assert state_of(home.path) == before
+
+
+def test_a_large_held_back_share_leaves_photos_to_learn_from(home: Home, make_photos: PhotoMaker) -> None:
+    report = _add(home, make_photos("Shirt", count=5), QUICK.model_copy(update={"held_back": 0.95}))
+    assert (report.photos_trained, report.photos_held_back) == (1, 4)
