@@ -164,7 +164,7 @@ def test_a_file_where_a_folder_should_be_is_a_home_error(tmp_path):
 
 def test_a_folder_where_the_file_should_be_is_a_home_error_and_stays(tmp_path):
     (tmp_path / "a").mkdir()
-    with pytest.raises(HomeError, match="Is a directory"):
+    with pytest.raises(HomeError, match="it is a folder"):
         storage.write_file(tmp_path / "a", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
