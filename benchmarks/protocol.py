@@ -37,7 +37,12 @@ from lwm_edge.rival import NearestClassMean, StreamingLda
 from lwm_edge.training import pooled_features
 
 RIVALS = ("nearest-mean", "streaming-lda")
-VARIANTS = {"lwm-without-LD": {"recipe": "lwm", "beta": 0.0}}  # L_C + L_AD, the paper's Table 5
+VARIANTS = {
+    "lwm-without-LD": {"recipe": "lwm", "beta": 0.0},  # L_C + L_AD, the paper's Table 5
+    "lwm-lda-gamma-0": {"recipe": "lwm-lda", "gamma": 0.0},
+    "lwm-lda-gamma-1": {"recipe": "lwm-lda", "gamma": 1.0},
+    "lwm-lda-gamma-10": {"recipe": "lwm-lda", "gamma": 10.0},
+}
 METHODS = ("auto", *RECIPES, *VARIANTS, *RIVALS, "joint")
 
 Step = dict[str, Any]

@@ -62,7 +62,8 @@ def main(path: Path) -> None:
         runs = [run for run in results["runs"] if run["method"] == method]
         figures = row(runs)
         seconds = [s["seconds"] for run in runs for s in run["steps"] if "seconds" in s]
-        published = PUBLISHED.get(results["settings"]["data"], {}).get(method)
+        reduced = results["settings"].get("new_photos")  # then published values are of another setting
+        published = None if reduced else PUBLISHED.get(results["settings"]["data"], {}).get(method)
         cells = [method, str(len(runs)), *(figures.get(h, "") for h in headings)]
         cells += [f"{np.mean(seconds):.0f}" if seconds else ""]
         cells += [f"{published[0]} / {published[1]}" if published else ""]
