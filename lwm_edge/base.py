@@ -21,18 +21,17 @@ from .export import check_parity, fill_graph, trace_graph
 from .home import AnyPath
 from .losses import classification_loss
 from .manifest import Manifest, Preprocessing
-from .network import Network, attention_cells
+from .network import Network, attention_cells, few_cells_warnings
 from .photo_folders import read_photo_folder, split_held_back
 from .photos import PhotoSet, PixelCache
 from .reports import (
     BaseReport,
-    EvaluationReport,
     Progress,
     ProgressCallback,
     TrainingReport,
     ignore_progress,
 )
-from .training import choose_device, epoch_batches, pooled_features, run_network
+from .training import choose_device, epoch_batches, pooled_features, predict_labels
 
 _LEAST_PHOTOS = 5
 _PIXEL_CACHE_BYTES = 1024 * 1024 * 1024  # a vendor's workstation
@@ -78,7 +77,11 @@ def build_base(
     network.to(choose_device(config.device))
     training = train_base(network, to_learn, config, on_progress) if config.epochs else None
     on_progress(Progress(phase="evaluate", done=0, total=1))
-    accuracy = _evaluate(network, held_back, folder.class_names) if held_back.photos else None
+    accuracy = None
+    if held_back.photos:
+        predictions = predict_labels(network, held_back, _BATCH_SIZE)
+        classes = len(folder.class_names)
+        accuracy = evaluate_predictions(predictions, np.array(held_back.labels), folder.class_names, classes)
 
     on_progress(Progress(phase="commit", done=0, total=1))
     network.cpu()
@@ -113,7 +116,7 @@ def build_base(
         held_back=accuracy,
         parity=parity,
         attention_cells=(cells := attention_cells(network)),
-        warnings=(*folder.skipped, *_few_cells(cells, preprocessing)),
+        warnings=(*folder.skipped, *few_cells_warnings(cells, preprocessing.image_size)),
         model_digest=bundle.manifest.model_digest,
         seconds=time.monotonic() - started,
     )
@@ -135,15 +138,6 @@ def _statistics(network: Network, photos: PhotoSet, capacity: int) -> ClassStati
     statistics = ClassStatistics.empty(capacity, network.head.in_features)
     statistics.learn(pooled_features(network, photos, _BATCH_SIZE), np.array(photos.labels))
     return statistics
-
-
-def _few_cells(cells: int, preprocessing: Preprocessing) -> tuple[str, ...]:
-    if cells >= 16:
-        return ()
-    return (
-        f"attention maps have {cells} cells at {preprocessing.image_size} px; the attention "
-        "distillation loss wants 4x4 or more: take a larger image size or a network of smaller stride",
-    )
 
 
 def train_base(
@@ -216,10 +210,3 @@ def _one_cycle(progress: float, warm_up: float = 0.2) -> float:
     if progress < warm_up:
         return (progress + 0.01) / (warm_up + 0.01)
     return (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up))) / 2
-
-
-def _evaluate(network: Network, photos: PhotoSet, class_names: tuple[str, ...]) -> EvaluationReport:
-    predictions = [logits.argmax(1).cpu().numpy() for _, logits in run_network(network, photos, _BATCH_SIZE)]
-    return evaluate_predictions(
-        np.concatenate(predictions), np.array(photos.labels), class_names, len(class_names)
-    )

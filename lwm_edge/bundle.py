@@ -48,15 +48,11 @@ class Bundle:
     path: Path
     manifest: Manifest
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """All tensors but the manifest, as NumPy copies."""
+    def arrays(self, *names: str) -> dict[str, NDArray[Any]]:
+        """Tensors as NumPy copies: those named, or all but the manifest."""
         with safe_open(self.path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys() if name != MANIFEST}  # noqa: SIM118
-
-    def onnx_graph(self) -> bytes:
-        """The serialized ONNX graph without its weights."""
-        with safe_open(self.path, framework="np") as file:
-            return bytes(file.get_tensor(ONNX_GRAPH))
+            wanted = names or [name for name in file.keys() if name != MANIFEST]  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in wanted}
 
     def network(self, *, trainable: bool = False) -> Network:
         """The classifier in eval mode.

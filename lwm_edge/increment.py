@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .bundle import Bundle, network_arrays
-from .class_statistics import ClassStatistics, FeatureMap
+from .bundle import ONNX_GRAPH, Bundle, network_arrays
+from .class_statistics import COVARIANCE, MEANS, PHOTOS, ClassStatistics, FeatureMap
 from .config import RECIPES, IncrementConfig, Recipe, RecipeName, choose_recipe
 from .drift import measure_drift
 from .errors import CapacityError, ConfigError
@@ -23,14 +23,13 @@ from .generation import commit, prepare
 from .home import Home
 from .manifest import Activation, Manifest
 from .memory import out_of_memory_explained
-from .network import Network, attention_cells
+from .network import Network, attention_cells, few_cells_warnings
 from .photo_folders import read_photo_folder, split_held_back
 from .photos import PhotoSet, PixelCache
-from .reports import EvaluationReport, IncrementReport, Progress, ProgressCallback, TrainingReport
-from .training import choose_device, pooled_features, run_network, train_increment
+from .reports import IncrementReport, Progress, ProgressCallback, TrainingReport
+from .training import choose_device, pooled_features, predict_labels, train_increment
 
 PIXEL_CACHE_BYTES = 64 * 1024 * 1024
-_FEW_ATTENTION_CELLS = 16
 
 
 @dataclass(frozen=True)
@@ -97,12 +96,17 @@ def learn_classes(
             }
         )
         batch_size = config.micro_batch_size
-        accuracy = _evaluate(learnt.student, lesson.held_back, manifest, batch_size)
+        accuracy = evaluate_predictions(
+            predict_labels(learnt.student, lesson.held_back, batch_size),
+            np.array(lesson.held_back.labels),
+            manifest.class_names,
+            manifest.shipped_classes,
+        )
         drift = measure_drift(learnt.student, learnt.teacher, lesson.held_back, batch_size)
 
         on_progress(Progress(phase="commit", done=0, total=1))
         candidate = prepare(
-            {**parent.arrays(), **network_arrays(learnt.student), **learnt.statistics.to_arrays()},
+            {**parent.arrays(ONNX_GRAPH), **network_arrays(learnt.student), **learnt.statistics.to_arrays()},
             manifest,
             learnt.student.cpu(),
             parent,
@@ -165,7 +169,7 @@ def _learn(
     device = choose_device(config.device)
     teacher = parent.network().to(device)
     student = parent.network(trainable=True).to(device)
-    statistics = ClassStatistics.from_arrays(parent.arrays())
+    statistics = ClassStatistics.from_arrays(parent.arrays(MEANS, COVARIANCE, PHOTOS))
     photos, labels = lesson.to_learn, np.array(lesson.to_learn.labels)
     N, classes = teacher.classes, teacher.classes + len(lesson.new_classes)
     name, reason = choose_recipe(config, len(labels), student.head.in_features, attention_cells(student))
@@ -215,19 +219,10 @@ def _check_attention(network: Network, gamma: float) -> list[str]:
             f"at {size} px this network's attention maps have a single cell, so the attention "
             "distillation loss says nothing; use recipe lwf-mc, or a base made at a larger image size"
         )
-    if gamma and cells < _FEW_ATTENTION_CELLS:
-        return [f"attention maps have {cells} cells at {size} px; below 4x4 they guide little"]
-    return []
+    return few_cells_warnings(cells, size) if gamma else []
 
 
 def _check_classification(classification: Activation, trained_as: Activation) -> list[str]:
     if classification == trained_as:
         return []
     return [f"the base was trained with {trained_as} outputs and the increment with {classification}"]
-
-
-def _evaluate(network: Network, photos: PhotoSet, manifest: Manifest, batch_size: int) -> EvaluationReport:
-    predictions = [logits.argmax(1).cpu().numpy() for _, logits in run_network(network, photos, batch_size)]
-    return evaluate_predictions(
-        np.concatenate(predictions), np.array(photos.labels), manifest.class_names, manifest.shipped_classes
-    )

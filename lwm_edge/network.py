@@ -16,6 +16,7 @@ from .manifest import Preprocessing
 
 _SURGERY_TOLERANCE = 1e-4
 _PROBE_SIZE = 64
+_FEW_CELLS = 16
 
 
 class Network(nn.Module):
@@ -196,3 +197,13 @@ def attention_cells(network: Network) -> int:
     size = network.preprocessing.image_size
     image = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=network.head.weight.device)
     return network.features(image)[0, 0].numel()
+
+
+def few_cells_warnings(cells: int, image_size: int) -> list[str]:
+    """Says so where attention maps are too coarse to guide much."""
+    if cells >= _FEW_CELLS:
+        return []
+    return [
+        f"attention maps have {cells} cells at {image_size} px; the attention distillation loss wants 4x4 "
+        "or more: take a larger image size or a network of smaller stride"
+    ]

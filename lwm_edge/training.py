@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .attention import attention_map
-from .class_statistics import Features
+from .class_statistics import Features, Labels
 from .config import Device, IncrementConfig, Recipe
 from .errors import ConfigError, GateError
 from .losses import attention_distillation_loss, classification_loss, distillation_loss
@@ -171,6 +171,12 @@ def choose_device(device: Device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)
+
+
+def predict_labels(network: Network, photos: PhotoSet, batch_size: int) -> Labels:
+    """The best class_index of each photo as it is [M] int64."""
+    best = [logits.argmax(1).cpu().numpy() for _, logits in run_network(network, photos, batch_size)]
+    return np.concatenate(best)
 
 
 def pooled_features(network: Network, photos: PhotoSet, batch_size: int) -> Features:

@@ -25,6 +25,11 @@ QUICK = IncrementConfig(recipe="lwm", epochs=1, batch_size=16, micro_batch_size=
 PhotoMaker = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def shipped_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("shipped") / "home"

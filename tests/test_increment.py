@@ -247,7 +247,7 @@ def test_maps_of_a_single_cell_refuse_gamma(
     assert _add(home, photos, QUICK.model_copy(update={"gamma": 0.0})).gamma == 0
     monkeypatch.setattr(increment_module, "attention_cells", lambda network: 4)
     remove_class(home, "Shirt")
-    assert any("below 4x4" in warning for warning in _add(home, photos).warnings)
+    assert any("4x4 or more" in warning for warning in _add(home, photos).warnings)
 
 
 def test_no_home(tmp_path: Path, make_photos: PhotoMaker) -> None:
