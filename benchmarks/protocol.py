@@ -5,7 +5,11 @@
 
 DATA holds train/<class>/* and test/<class>/*. After every step all classes seen so far are evaluated in one
 competition (single-headed); accuracy is the mean over classes. Runs that RESULTS.json holds already are not
-made again, and all runs of a seed share one base. `table.py` prints the results, `figures.py` draws them.
+made again, and all runs of a seed share one base. `table.py` prints the results, `figures.py` draws them; the
+bundle after each step stays in RESULTS/SEED/, for `attention_maps.py`.
+
+A method is a recipe, with other settings behind a colon if need be (`lwm:gamma=0.3`, `lwm:beta=0`), one of
+the rivals `nearest-mean` and `streaming-lda`, or `joint`: all photos of all classes at once.
 
 Class order: the sorted names, permuted with numpy.random.RandomState(seed); 1993 is the order of the field's
 published CIFAR-100 tables.
@@ -28,7 +32,7 @@ import typer
 import lwm_edge
 from lwm_edge.bundle import open_bundle
 from lwm_edge.class_statistics import Features
-from lwm_edge.config import RECIPES, base_config, increment_config, read_file_config
+from lwm_edge.config import RECIPES, FileConfig, base_config, increment_config
 from lwm_edge.evaluation import evaluate_predictions
 from lwm_edge.network import Network
 from lwm_edge.photo_folders import read_photo_folder
@@ -37,13 +41,8 @@ from lwm_edge.rival import NearestClassMean, StreamingLda
 from lwm_edge.training import pooled_features
 
 RIVALS = ("nearest-mean", "streaming-lda")
-VARIANTS = {
-    "lwm-without-LD": {"recipe": "lwm", "beta": 0.0},  # L_C + L_AD, the paper's Table 5
-    "lwm-lda-gamma-0": {"recipe": "lwm-lda", "gamma": 0.0},
-    "lwm-lda-gamma-1": {"recipe": "lwm-lda", "gamma": 1.0},
-    "lwm-lda-gamma-10": {"recipe": "lwm-lda", "gamma": 10.0},
-}
-METHODS = ("auto", *RECIPES, *VARIANTS, *RIVALS, "joint")
+WITHOUT_LD = "lwm:beta=0"  # L_C + L_AD, the paper's Table 5
+METHODS = ("auto", *RECIPES, WITHOUT_LD, *RIVALS, "joint")
 
 Step = dict[str, Any]
 
@@ -94,13 +93,15 @@ class Split:
         return folder
 
 
-def run_recipe(split: Split, base: Path, settings: dict[str, Any]) -> list[Step]:
+def run_recipe(split: Split, base: Path, method: str, settings: dict[str, Any]) -> list[Step]:
     """Adds the classes step by step to a home, as a device would."""
     home = split.work / "home"
+    recipe, _, changes = method.partition(":")
+    chosen = dict(change.split("=") for change in changes.split(",") if change)
+    config = increment_config(FileConfig(), recipe=recipe, **settings, **chosen)
     lwm_edge.init_home(base, home, replace=True)
     steps = [_step(lwm_edge.evaluate(home, split.test(0)), split, 0)]
     for group in range(1, len(split.groups)):
-        config = increment_config(read_file_config(split.work), **settings)
         receipt = lwm_edge.add_classes(home, split.train(group), config)
         step = _step(lwm_edge.evaluate(home, split.test(group)), split, group)
         measured = {
@@ -111,8 +112,14 @@ def run_recipe(split: Split, base: Path, settings: dict[str, Any]) -> list[Step]
             "attention_distance": receipt.drift.attention_distance,
         }
         steps.append(step | measured)
+        shutil.copy(home / "current" / "model.lwm", bundle_after(split.work, method, group))
         print(f"  {len(step['per_class'])} classes: {step['all']:.3f} ({measured['seconds']} s)", flush=True)
     return steps
+
+
+def bundle_after(work: Path, method: str, group: int) -> Path:
+    """Where the bundle of a method after a step lies."""
+    return work / f"{method}-{group}.lwm"
 
 
 def run_rival(split: Split, base: Path, method: str) -> list[Step]:
@@ -178,7 +185,9 @@ def main(
     results: Annotated[Path, typer.Argument(help="JSON file; runs that it holds are not made again.")],
     arch: Annotated[str, typer.Option()],
     image_size: Annotated[int, typer.Option()],
-    method: Annotated[list[str], typer.Option(help=f"Of: {', '.join(METHODS)}.")] = list(METHODS),  # noqa: B006
+    method: Annotated[
+        list[str], typer.Option(help=f"Of: {', '.join(METHODS)}; or a recipe with settings.")
+    ] = list(METHODS),  # noqa: B006
     seed: Annotated[list[int], typer.Option(help="Class orders.")] = [1993],  # noqa: B006
     base_classes: int = 10,
     step_classes: int = 10,
@@ -219,15 +228,12 @@ def main(
                 continue
             print(f"{name}, seed {order}", flush=True)
             started = time.monotonic()
-            chosen = VARIANTS.get(name, {"recipe": name})
             if name in RIVALS:
                 steps = run_rival(split, base, name)
             elif name == "joint":
                 steps = run_joint(split, base_settings | {"seed": order})
             else:
-                steps = run_recipe(
-                    split, base, chosen | {"epochs": epochs, "seed": order, "held_back": 0.001}
-                )
+                steps = run_recipe(split, base, name, {"epochs": epochs, "seed": order, "held_back": 0.001})
             seconds = round(time.monotonic() - started)
             run = {"method": name, "seed": order, "seconds": seconds, "machine": _machine(), "steps": steps}
             done["runs"].append(run)

@@ -59,7 +59,14 @@ def test_the_protocol_its_table_and_resuming(data: Path, tmp_path: Path) -> None
 
     printed = _run("protocol.py", data, results, *options, *methods, "--method", "joint")
     assert "auto" not in printed and "joint" in printed
+    _run("protocol.py", data, results, *options, "--method", "lwm:gamma=0.5,beta=0")
     table = _run("table.py", results)
-    assert table.count("\n| ") == 5 and "| joint | 1 |" in table
+    assert table.count("\n| ") == 6 and "| joint | 1 |" in table and "| lwm:gamma=0.5,beta=0 | 1 |" in table
     _run("figures.py", results, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+    methods = ["--method", "auto", "--method", "lwm:gamma=0.5,beta=0"]
+    distances = _run("attention_maps.py", data, results, 1993, tmp_path / "maps.png", *methods)
+    assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG")
+    trained = [float(cell) for cell in distances.splitlines()[-1].split("|")[2:4]]
+    assert 0 < trained[0] < trained[1]

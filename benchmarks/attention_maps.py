@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""Where each model looks on test photos of the base classes, in the form of the paper's Figure 4.
+
+    python benchmarks/attention_maps.py DATA RESULTS.json SEED OUT.png --method lwm --method lwf-mc [...]
+
+Reads the bundles that `protocol.py` left beside RESULTS.json. A row a method: one photo with the Grad-CAM
+map of its own class for the shipped model M_0 and after each increment. Printed, as a Markdown table: the L1
+distance of the maps (each divided by its L2 norm, as in eq. 4) to M_0's, mean over all test photos of the
+base classes. Needs matplotlib: pip install 'lwm-edge[bench]'.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import typer
+from matplotlib.axes import Axes
+from protocol import Split, bundle_after
+from torch import Tensor
+
+from lwm_edge.attention import attention_map
+from lwm_edge.bundle import open_bundle
+from lwm_edge.losses import attention_distillation_loss
+from lwm_edge.network import Network
+from lwm_edge.photo_folders import read_photo_folder
+from lwm_edge.photos import AS_THEY_ARE, PhotoSet, PixelCache
+from lwm_edge.training import run_network
+
+
+def base_test_photos(split: Split, network: Network, class_names: tuple[str, ...]) -> PhotoSet:
+    """The test photos of the base classes, labelled with the model's class_index."""
+    cache = PixelCache(2**28)
+    found = read_photo_folder(split.test(0), network.preprocessing, cache, least_photos=1)
+    index_of = [class_names.index(name) for name in found.class_names]
+    photos = [replace(photo, label=index_of[photo.label]) for group in found.photos for photo in group]
+    return PhotoSet(photos, network.preprocessing, cache)
+
+
+def maps_of(bundle: Path, photos: PhotoSet) -> Tensor:
+    """Grad-CAM maps [M, h, w] of each photo's own class."""
+    network = open_bundle(bundle).network()
+    features = torch.cat([features for features, _ in run_network(network, photos, 64)])
+    return attention_map(features, network.head_weight, torch.tensor(photos.labels))
+
+
+def draw(axes: Axes, pixels: np.ndarray, attention: Tensor | None, title: str) -> None:
+    """A photo, with a map over it."""
+    axes.imshow(pixels)
+    if attention is not None:
+        h, w = pixels.shape[:2]
+        axes.imshow(attention, cmap="jet", alpha=0.5, extent=(0, w, h, 0), interpolation="bilinear")
+    axes.set_title(title, fontsize=8)
+    axes.set(xticks=[], yticks=[])
+
+
+def main(
+    data: Path,
+    results: Path,
+    seed: int,
+    output: Path,
+    method: Annotated[list[str], typer.Option()],
+    photo: Annotated[int, typer.Option(help="Which of the test photos to draw.")] = 0,
+) -> None:
+    """Draws the figure and prints the distances."""
+    settings = json.loads(results.read_text())["settings"]
+    work = results.with_suffix("") / str(seed)
+    split = Split(
+        data, work, seed, settings["base_classes"], settings["step_classes"], settings["until"], None
+    )
+    shipped = open_bundle(work / "base.lwm")
+    photos = base_test_photos(split, shipped.network(), shipped.manifest.class_names)
+    pixels = photos.load([photo], AS_THEY_ARE)[0]
+    first = maps_of(work / "base.lwm", photos)
+    steps = range(1, len(split.groups))
+    figure, grid = plt.subplots(
+        len(method),
+        len(steps) + 2,
+        figsize=(1.1 * (len(steps) + 2), 1.4 * len(method)),
+        squeeze=False,
+        layout="constrained",
+    )
+    print("| method | " + " | ".join(f"M_{step}" for step in steps) + " |")
+    print("|---" * (len(steps) + 1) + "|")
+    for name, row in zip(method, grid, strict=True):
+        draw(row[0], pixels, None, name)
+        draw(row[1], pixels, first[photo], "M_0")
+        distances = []
+        for step, axes in zip(steps, row[2:], strict=True):
+            maps = maps_of(bundle_after(work, name, step), photos)
+            distances.append(float(attention_distillation_loss(maps, first)))
+            own = float(attention_distillation_loss(maps[photo : photo + 1], first[photo : photo + 1]))
+            draw(axes, pixels, maps[photo], f"M_{step}: {own:.2f}")
+        print(f"| {name} | " + " | ".join(f"{distance:.2f}" for distance in distances) + " |", flush=True)
+    figure.savefig(output, dpi=110)
+
+
+if __name__ == "__main__":
+    typer.run(main)
