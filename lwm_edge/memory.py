@@ -2,25 +2,101 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import resource
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from .errors import ResourceError
 
 _STATUS = Path("/proc/self/status")
+_CGROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
+_MMAP_THRESHOLD = 64 * 1024
 
 
 def peak_rss_bytes() -> int:
-    """The kernel's high-water mark of this process's resident memory."""
+    """The kernel's high-water mark of this process's resident memory since it began, or was reset."""
     if _STATUS.exists():  # getrusage would give a child its parent's peak
-        found = re.search(r"^VmHWM:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
-        return int(found[1]) * 1024 if found else 0
+        return _status("VmHWM")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def reset_peak_rss() -> bool:
+    """Lowers the high-water mark to what is resident now; False where the kernel does not offer that."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def rss_bytes() -> int:
+    """Resident memory of this process now; 0 where the system does not tell."""
+    return _status("VmRSS") if _STATUS.exists() else 0
+
+
+def _status(field: str) -> int:
+    found = re.search(rf"^{field}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
+def available_memory_bytes() -> int:
+    """What this process could still take: the machine's available memory, or its cgroup's where less."""
+    available: int = psutil.virtual_memory().available
+    return min([available, *_cgroup_headroom()])
+
+
+def _cgroup_headroom() -> Iterator[int]:
+    """Limit less use of every memory cgroup that this process is in, version 1 or 2."""
+    for limit, use in _cgroup_files():
+        with suppress(OSError, ValueError):  # "max" is no number, and no limit
+            yield max(0, int(limit.read_text()) - int(use.read_text()))
+
+
+def _cgroup_files() -> Iterator[tuple[Path, Path]]:
+    """Limit and use of this process's memory cgroup and of those around it."""
+    try:
+        lines = _MEMBERSHIP.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "memory":
+            root, names = _CGROUPS / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        elif not controllers:
+            root, names = _CGROUPS, ("memory.max", "memory.current")
+        else:
+            continue
+        folder = root / path.lstrip("/")
+        for level in (folder, *folder.parents):
+            if level.is_relative_to(root):
+                yield level / names[0], level / names[1]
+
+
+def bound_allocator() -> bool:
+    """Makes freed tensors leave this process at once; False where the allocator is not glibc's.
+
+    Large blocks are mapped one by one and unmapped when freed, and all threads share one arena, so that peak
+    memory is what lives at once and not what fragmentation adds. See mallopt(3).
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    settings = (
+        (_M_MMAP_THRESHOLD, _MMAP_THRESHOLD),
+        (_M_TRIM_THRESHOLD, _MMAP_THRESHOLD),
+        (_M_ARENA_MAX, 1),
+    )
+    taken = [mallopt(parameter, value) == 1 for parameter, value in settings]
+    return all(taken)
 
 
 @contextmanager
