@@ -5,8 +5,8 @@ The method is Learning without Memorizing (Dhar et al., CVPR 2019): `losses` has
 
     a vendor makes      base -> bundle (one file of constant length, described by its manifest)
     a device keeps      home -> generations of bundle, ONNX file, labels and receipt; one link, one writer
-    an increment is     worker -> increment: photo_folders, photos -> training -> class_statistics, drift
-                        -> generation (export, commit)
+    an increment is     worker -> increment: photo_folders, photos -> plan (memory) -> training (batches,
+                        optimizer, resume) -> class_statistics, drift; then generation (export, commit)
     other changes are   maintenance: init_home, remove_class, export_onnx
     readers need        prediction, inspection, inference: no torch
     the proof is        auditor
@@ -42,10 +42,11 @@ if TYPE_CHECKING:
         ExportReport,
         IncrementReport,
         InfoReport,
+        PlanReport,
         PredictionReport,
         Progress,
     )
-    from .worker import add_classes
+    from .worker import add_classes, plan_increment
 
 __version__ = metadata.version("lwm-edge")
 
@@ -71,10 +72,11 @@ _HOMES = {  # loaded when first asked for: reading a model must not import torch
         "ExportReport",
         "IncrementReport",
         "InfoReport",
+        "PlanReport",
         "PredictionReport",
         "Progress",
     ),
-    "worker": ("add_classes",),
+    "worker": ("add_classes", "plan_increment"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -93,6 +95,7 @@ __all__ = [
     "IncrementReport",
     "InfoReport",
     "LwmEdgeError",
+    "PlanReport",
     "PredictionReport",
     "Preprocessing",
     "Progress",
@@ -106,6 +109,7 @@ __all__ = [
     "info",
     "init_home",
     "open_home",
+    "plan_increment",
     "predict",
     "remove_class",
     "run_demo",

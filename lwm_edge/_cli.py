@@ -214,21 +214,37 @@ def add_classes_command(
         float | None, typer.Option(help="Of the optimiser. Default: the recipe's.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Photos an optimiser update. Default: 32.")] = None,
-    micro_batch_size: Annotated[
-        int | None, typer.Option(help="Photos in memory at once; changes memory, not the result.")
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Most memory to take, such as 600MiB. Default: half of what is free."
+        ),
+    ] = None,
+    frozen_blocks: Annotated[
+        int | None, typer.Option(help="First blocks of the network that stay as they are. Default: 0.")
     ] = None,
     least_photos: Annotated[
         int | None, typer.Option(help="Fewest usable photos a class. Default: 5.")
     ] = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what it would take: memory, time, disk; then stop.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over instead of going on with an interrupted increment.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Commit a model that the gate's thresholds would refuse.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Teach the model new classes from photos of them alone: the main job.
 
-    Nothing changes until the last step; then bundle, ONNX file, labels and receipt change together.
+    Nothing changes until the last step; then bundle, ONNX file, labels and receipt change together. Stopped
+    or killed, the same command goes on where it was.
     """
-    from .worker import add_classes
+    from .worker import add_classes, plan_increment
 
     chosen = config.increment_config(
         config.read_file_config(Path.cwd()),
@@ -238,12 +254,18 @@ def add_classes_command(
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
-        micro_batch_size=micro_batch_size,
+        max_memory=max_memory,
+        frozen_blocks=frozen_blocks,
         least_photos=least_photos,
         seed=seed,
         device=device,
+        fresh=fresh or None,
+        force=force or None,
     )
     opened = _home(home)
+    if dry_run:
+        _show(plan_increment(opened, photos, chosen), as_json, _display.plan)
+        return
     report = _with_progress(lambda on: add_classes(opened, photos, chosen, on_progress=on))
     _show(report, as_json, _display.increment)
 

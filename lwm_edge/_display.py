@@ -24,6 +24,7 @@ from .reports import (
     IncrementReport,
     InfoReport,
     ParityReport,
+    PlanReport,
     PredictionReport,
     Progress,
     ProgressCallback,
@@ -31,8 +32,11 @@ from .reports import (
 
 _PHASES = {
     "photos": "Reading photos",
+    "plan": "Planning",
+    "features": "Looking at photos",
     "train": "Training",
     "evaluate": "Evaluating",
+    "stage": "Writing the bundle",
     "commit": "Exporting and committing",
 }
 _LISTED = 10
@@ -83,7 +87,8 @@ def progress_bar() -> Iterator[ProgressCallback]:
 def _plain_progress(progress: Progress) -> None:
     tenth = max(1, progress.total // 10)
     if progress.loss is None:
-        note(f"{_PHASES[progress.phase]} ...")
+        if progress.done in (0, progress.total):
+            note(f"{_PHASES[progress.phase]} ...")
     elif progress.done % tenth == 0 or progress.done == progress.total:
         note(f"{_PHASES[progress.phase]} {progress.done}/{progress.total}, loss {progress.loss:.3f}")
 
@@ -119,7 +124,7 @@ def _growth(footprint: FootprintReport) -> dict[str, str]:
     return {
         "Bundle": f"{_bytes(bundle)} ({bundle - footprint.bundle_bytes_before:+,})",
         "ONNX file": f"{_bytes(onnx)} ({onnx - footprint.onnx_bytes_before:+,})",
-        "Peak memory": f"{footprint.peak_rss_bytes / 2**20:.0f} MiB",
+        "Peak memory": f"{footprint.peak_rss_bytes / 2**20:.0f} MiB of one process",
     }
 
 
@@ -128,6 +133,22 @@ def _training(report: IncrementReport) -> dict[str, str]:
         return {}
     weights = f"beta {report.beta:g}, gamma {report.gamma:g}"
     return {"Training": f"{report.training.steps} steps of {report.training.step_ms:.0f} ms, {weights}"}
+
+
+def plan(report: PlanReport) -> None:
+    """What an increment will take."""
+    mib = 2**20
+    rows = {
+        "Peak memory": f"{report.predicted_peak_rss_bytes / mib:.0f} MiB predicted, "
+        f"{report.limit_bytes / mib:.0f} MiB allowed ({report.limit_source}), "
+        f"{report.smallest_limit_bytes / mib:.0f} MiB would do",
+        "Micro-batch": f"{report.micro_batch_size} images, {report.micro_batches_an_update} an update",
+        "Recomputing": "trained blocks, to save memory" if report.recompute else "nothing",
+        "Photo cache": f"{report.pixel_cache_bytes / mib:.0f} MiB",
+        "Time": f"about {report.predicted_seconds:.0f} s of training",
+        "Disk": f"{_bytes(report.disk_bytes)} free are needed meanwhile",
+    }
+    _rows("The plan; nothing was trained", rows)
 
 
 def increment(report: IncrementReport) -> None:
@@ -143,6 +164,8 @@ def increment(report: IncrementReport) -> None:
         "Recipe": f"{report.recipe}: {report.recipe_reason}",
         **_training(report),
         **_growth(report.footprint),
+        "Planned": f"{report.plan.predicted_peak_rss_bytes / 2**20:.0f} MiB, "
+        f"{report.plan.predicted_seconds:.0f} s of training",
         "Verified": f"ONNX file {_parity(report.parity)}",
         "Load it from": str(report.onnx),
         "Model digest": report.model_digest,

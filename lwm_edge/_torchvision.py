@@ -7,6 +7,10 @@ Declaring the schemas first makes its models usable; the operators themselves ar
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,17 +23,35 @@ _declared: list[torch.library.Library] = []  # a Library's declarations go when 
 
 
 def _import_models() -> Any:
-    try:
-        from torchvision import models
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-        for schema in _SCHEMAS.values():
-            library.define(schema)  # type: ignore[no-untyped-call]
-        _declared.append(library)
-        from torchvision import models
+    with _without_compiler():
+        try:
+            from torchvision import models
+        except RuntimeError as error:
+            if "torchvision::nms" not in str(error):
+                raise
+            library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+            for schema in _SCHEMAS.values():
+                library.define(schema)  # type: ignore[no-untyped-call]
+            _declared.append(library)
+            from torchvision import models
     return models
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Spares the 80 MiB of torch's compiler, of which torchvision asks one question for region pooling."""
+    if "torch._dynamo" in sys.modules:
+        yield
+        return
+    package, utils = ModuleType("torch._dynamo"), ModuleType("torch._dynamo.utils")
+    utils.is_compile_supported = lambda device_type: False  # type: ignore[attr-defined]
+    stand_ins = {"torch._dynamo": package, "torch._dynamo.utils": utils}
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for name in stand_ins:
+            sys.modules.pop(name, None)
 
 
 models = _import_models()

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from .architectures import Architecture, find_architecture
+from .batches import epoch_batches
 from .bundle import network_arrays, save_bundle, tensors_digest
 from .checkpoint import start_network
 from .class_statistics import ClassStatistics
 from .config import BaseConfig
 from .errors import CapacityError, ConfigError, GateError
 from .evaluation import evaluate_predictions
-from .export import check_parity, fill_graph, trace_graph
+from .export import PARITY_BATCH_SIZES, check_parity, fill_graph, parity_probe, trace_graph
 from .home import AnyPath
 from .losses import classification_loss
 from .manifest import Manifest, Preprocessing
@@ -31,7 +32,7 @@ from .reports import (
     TrainingReport,
     ignore_progress,
 )
-from .training import choose_device, epoch_batches, pooled_features, predict_labels
+from .training import choose_device, pooled_features, predict_labels
 
 _LEAST_PHOTOS = 5
 _PIXEL_CACHE_BYTES = 1024 * 1024 * 1024  # a vendor's workstation
@@ -102,9 +103,8 @@ def build_base(
         tensors_digest=tensors_digest(arrays),
     )
     onnx_file = fill_graph(arrays["onnx_graph"].tobytes(), arrays, manifest)
-    parity = check_parity(
-        onnx_file, network, to_learn.load(range(min(5, len(to_learn.photos)))), real_photos=True
-    )
+    examples = to_learn.load(range(min(max(PARITY_BATCH_SIZES), len(to_learn.photos))))
+    parity = check_parity(onnx_file, parity_probe(network, examples))
     bundle = save_bundle(output, arrays, manifest)
     return BaseReport(
         bundle=output,

@@ -54,12 +54,10 @@ class Bundle:
             wanted = names or [name for name in file.keys() if name != MANIFEST]  # noqa: SIM118
             return {name: file.get_tensor(name) for name in wanted}
 
-    def network(self, *, trainable: bool = False) -> Network:
+    def network(self) -> Network:
         """The classifier in eval mode.
 
-        Args:
-            trainable: Copies the tensors into memory of their own. Otherwise they are the mapped file's
-                pages, which the kernel may drop, and must not be written to.
+        Its tensors are the mapped file's pages, which the kernel may drop, and must not be written to.
 
         Raises:
             ArchitectureError: The tensors do not fit the architecture.
@@ -68,11 +66,10 @@ class Bundle:
 
         from .network import empty_network, load_tensors
 
-        tensors = load_file(self.path)
-        weights = {n: t.clone() if trainable else t for n, t in tensors.items() if n not in NOT_THE_NETWORKS}
+        weights = {n: t for n, t in load_file(self.path).items() if n not in NOT_THE_NETWORKS}
         m = self.manifest
         network = empty_network(m.architecture, len(m.class_names), m.capacity, m.preprocessing)
-        return load_tensors(network, weights).requires_grad_(trainable)
+        return load_tensors(network, weights).requires_grad_(False)
 
 
 def open_bundle(path: Path) -> Bundle:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ConfigError
 from .manifest import MAX_CAPACITY, Activation
@@ -35,6 +35,7 @@ class Recipe(NamedTuple):
         head: `trained` by the loss as well, as in the paper, or `solved` in closed form from the class
             statistics, before the training (where it is kept) and after.
         learning_rate: Of stochastic gradient descent; the paper's where the head is trained.
+        max_gradient_norm: Gradients of an update are cut to it; see `optimizer`.
     """
 
     beta: float
@@ -42,19 +43,21 @@ class Recipe(NamedTuple):
     trains: bool
     head: Literal["trained", "solved"]
     learning_rate: float
+    max_gradient_norm: float
 
     def adjusted(self, config: IncrementConfig) -> Recipe:
-        """With the user's beta, gamma and learning rate, where they are set and the recipe has them."""
-        chosen = {name: getattr(config, name) for name in ("beta", "gamma", "learning_rate")}
+        """With the user's own numbers, where they are set and the recipe has them."""
+        numbers = ("beta", "gamma", "learning_rate", "max_gradient_norm")
+        chosen = {name: getattr(config, name) for name in numbers}
         return self._replace(**{n: v for n, v in chosen.items() if v is not None and getattr(self, n)})
 
 
 RECIPES: dict[RecipeName, Recipe] = {
-    "lwm": Recipe(beta=1.0, gamma=1.0, trains=True, head="trained", learning_rate=0.01),
-    "lwf-mc": Recipe(beta=1.0, gamma=0.0, trains=True, head="trained", learning_rate=0.01),
-    "finetune": Recipe(beta=0.0, gamma=0.0, trains=True, head="trained", learning_rate=0.01),
-    "lwm-lda": Recipe(beta=1.0, gamma=3.0, trains=True, head="solved", learning_rate=0.02),
-    "lda": Recipe(beta=0.0, gamma=0.0, trains=False, head="solved", learning_rate=0.0),
+    "lwm": Recipe(1.0, 0.3, trains=True, head="trained", learning_rate=0.01, max_gradient_norm=2.0),
+    "lwf-mc": Recipe(1.0, 0.0, trains=True, head="trained", learning_rate=0.01, max_gradient_norm=2.0),
+    "finetune": Recipe(0.0, 0.0, trains=True, head="trained", learning_rate=0.01, max_gradient_norm=2.0),
+    "lwm-lda": Recipe(1.0, 3.0, trains=True, head="solved", learning_rate=0.02, max_gradient_norm=1.0),
+    "lda": Recipe(0.0, 0.0, trains=False, head="solved", learning_rate=0.0, max_gradient_norm=0.0),
 }
 _PHOTOS_PER_FEATURE = 2  # fewer cannot show how the features drift
 
@@ -101,15 +104,25 @@ class IncrementConfig(_Config):
         epochs: Passes over the new photos.
         learning_rate: Of stochastic gradient descent, constant; None takes the recipe's.
         momentum: Of stochastic gradient descent.
-        max_gradient_norm: Of an update; longer gradients are cut to it. BatchNorm is frozen, so nothing
-            else keeps a step short.
+        max_gradient_norm: Gradients of an update are cut to it; None takes the recipe's.
+        frozen_blocks: How many of the network's first blocks stay as they are; they cost less memory and
+            time, as teacher and student share them.
         batch_size: Photos an optimiser update.
-        micro_batch_size: Photos held in memory at once; changes memory, not the result.
+        micro_batch_size: Photos computed at once; None lets the plan choose. It changes memory, not the
+            result, but for rounding.
+        max_memory: Most memory that the training process may take, such as "600MiB"; None takes
+            half of what the machine or the process's cgroup has free.
         augment: Random shifts and flips of the new photos.
         held_back: Share of each class kept for evaluation, at least one photo.
         least_photos: Fewest usable photos a class.
         seed: Of the split, the order, the augmentation and the new head rows.
         device: Where to train; `auto` takes a GPU if there is one.
+        least_new_accuracy: Gate: refuse a model that is right on a smaller share of the held-back photos.
+        least_base_agreement: Gate: refuse a model that ranks the same base class highest as its teacher on a
+            smaller share of them.
+        most_attention_distance: Gate: refuse a model whose attention maps moved further (L_AD).
+        force: Commit what the gate would refuse; the receipt warns.
+        fresh: Forget an interrupted increment instead of going on with it.
     """
 
     recipe: RecipeName | Literal["auto"] = "auto"
@@ -119,14 +132,22 @@ class IncrementConfig(_Config):
     epochs: int = Field(default=10, ge=1, le=10_000)
     learning_rate: float | None = Field(default=None, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    max_gradient_norm: float = Field(default=1.0, gt=0)
+    max_gradient_norm: float | None = Field(default=None, gt=0)
+    frozen_blocks: int = Field(default=0, ge=0)
     batch_size: int = Field(default=32, ge=1, le=4096)
-    micro_batch_size: int = Field(default=32, ge=1, le=4096)
+    micro_batch_size: int | None = Field(default=None, ge=1, le=4096)
+    max_memory: ByteSize | None = None
     augment: bool = True
     held_back: float = Field(default=0.2, gt=0, lt=1)
     least_photos: int = Field(default=5, ge=2)
     seed: int = Field(default=0, ge=0, lt=2**32)
     device: Device = "auto"
+
+    least_new_accuracy: float | None = Field(default=None, ge=0, le=1)
+    least_base_agreement: float | None = Field(default=None, ge=0, le=1)
+    most_attention_distance: float | None = Field(default=None, ge=0)
+    force: bool = False
+    fresh: bool = False
 
     @model_validator(mode="after")
     def _weights_fit_recipe(self) -> IncrementConfig:

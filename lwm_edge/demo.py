@@ -18,7 +18,6 @@ from .class_statistics import Labels
 from .config import BaseConfig, IncrementConfig, RecipeName
 from .evaluation import evaluate_predictions
 from .home import AnyPath, Home, open_home
-from .increment import PIXEL_CACHE_BYTES
 from .inference import Classifier
 from .maintenance import init_home
 from .photo_folders import read_photo_folder
@@ -37,6 +36,7 @@ BASE_CONFIG = BaseConfig(
     architecture="small_resnet20", image_size=28, capacity=32, epochs=40, held_back=0, device="cpu"
 )
 _BATCH_SIZE = 64
+_PIXEL_CACHE_BYTES = 64 * 2**20
 _RECIPES: tuple[RecipeName | Literal["auto"], ...] = ("auto", "lwm", "finetune")
 
 
@@ -73,7 +73,7 @@ def run_demo(folder: AnyPath, *, on_progress: ProgressCallback = ignore_progress
 def _read_photos(split: str) -> list[PhotoSet]:
     """The photos of each group; classes are numbered as the increments will number them."""
     preprocessing = open_bundle(BASE_BUNDLE).manifest.preprocessing
-    cache = PixelCache(PIXEL_CACHE_BYTES)
+    cache = PixelCache(_PIXEL_CACHE_BYTES)
     sets, classes = [], 0
     for group in GROUPS:
         folder = read_photo_folder(

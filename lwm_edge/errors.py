@@ -11,7 +11,8 @@
     ├── GateError                6   the student is not good enough to replace its teacher
     ├── ExportError              7   the ONNX file could not be made
     │   └── ParityError          7   the ONNX file does not compute what the network computes
-    └── BusyError               75   another process holds the home; try again
+    ├── BusyError               75   another process holds the home; try again
+    └── StoppedError           130   stopped on request; the same command goes on from there
 
 The number is the command line's exit code.
 """
@@ -98,3 +99,9 @@ class BusyError(LwmEdgeError):
     """Another process holds the home; try again."""
 
     exit_code = 75
+
+
+class StoppedError(LwmEdgeError):
+    """Stopped on request; the model is unchanged, and the same command goes on from there."""
+
+    exit_code = 130

@@ -11,6 +11,7 @@ import io
 import json
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -180,29 +181,51 @@ def generated_images(image_size: int) -> Pixels:
     return noisy.clip(0, 255).astype(np.uint8)
 
 
-def check_parity(onnx_file: bytes, network: Network, images: Pixels, *, real_photos: bool) -> ParityReport:
+@dataclass(frozen=True)
+class ParityProbe:
+    """Pictures and what the network makes of them.
+
+    Attributes:
+        images: [B, H, W, 3] uint8; repeated if fewer than 5.
+        logits: The network's [B, classes] float32.
+        real_photos: Or generated pictures.
+    """
+
+    images: Pixels
+    logits: NDArray[np.float32]
+    real_photos: bool
+
+
+def parity_probe(network: Network, photos: Pixels | None = None) -> ParityProbe:
+    """What the network makes of photos [B, H, W, 3] uint8, or of generated pictures where there are none."""
+    import torch
+
+    images = generated_images(network.preprocessing.image_size) if photos is None else photos
+    device = network.head.weight.device
+    with torch.no_grad():
+        logits = network(torch.from_numpy(images).to(device))[1].cpu().numpy()
+    return ParityProbe(images, logits, real_photos=photos is not None)
+
+
+def check_parity(onnx_file: bytes, probe: ParityProbe) -> ParityReport:
     """Compares the ONNX file with the network from pixels, at batch sizes 1, 2 and 5.
 
     Args:
         onnx_file: The file's content.
-        network: What it must compute, on the CPU.
-        images: [B, H, W, 3] uint8; repeated if fewer than 5.
-        real_photos: For the report.
+        probe: Images, and what it must compute of them.
 
     Raises:
         ParityError: A logit differs by more than 1e-4 x max(1, largest |logit|), or the best class differs
             where the margin exceeds that.
     """
-    import torch
-
     classifier = Classifier(onnx_file)
-    images = np.resize(images, (max(PARITY_BATCH_SIZES), *images.shape[1:]))
+    most = max(PARITY_BATCH_SIZES)
+    images = np.resize(probe.images, (most, *probe.images.shape[1:]))
+    logits = np.resize(probe.logits, (most, *probe.logits.shape[1:]))
     differences, tolerances = [], []
     for batch_size in PARITY_BATCH_SIZES:
-        batch = images[:batch_size]
-        with torch.no_grad():
-            expected = network(torch.from_numpy(batch))[1].numpy()
-        actual, _ = classifier.run(batch)
+        expected = logits[:batch_size]
+        actual, _ = classifier.run(images[:batch_size])
         tolerance = _PARITY_TOLERANCE * max(1.0, float(np.abs(expected).max()))
         _compare(actual, expected, tolerance, batch_size)
         differences.append(float(np.abs(actual - expected).max()))
@@ -211,7 +234,7 @@ def check_parity(onnx_file: bytes, network: Network, images: Pixels, *, real_pho
         batch_sizes=PARITY_BATCH_SIZES,
         largest_difference=max(differences),
         tolerance=max(tolerances),
-        real_photos=real_photos,
+        real_photos=probe.real_photos,
     )
 
 

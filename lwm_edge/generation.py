@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from . import storage
-from .bundle import Arrays, Bundle, save_bundle, tensors_digest
+from .bundle import Arrays, Bundle, open_bundle, save_bundle, tensors_digest
 from .errors import ExportError
-from .export import check_parity, fill_graph, generated_images
+from .export import ParityProbe, check_parity, fill_graph
 from .home import Generation, Home
 from .manifest import LedgerEntry, Manifest
-from .memory import peak_rss_bytes
-from .network import Network
-from .photos import Pixels
-from .reports import FootprintReport, ParityReport, Report
+from .photos import read_photo
+from .reports import ExactPath, FootprintReport, IncrementReport, ParityReport, Report
 
 _RECEIPT_FIXED_BYTES, _RECEIPT_BYTES_PER_CLASS = 32 * 1024, 512
 
@@ -42,37 +43,36 @@ class Candidate:
 def prepare(
     arrays: Arrays,
     manifest: Manifest,
-    network: Network,
     parent: Bundle,
-    photos: Pixels | None,
+    probe: ParityProbe,
     *,
     started: float,
     onnx_bytes_before: int,
+    peak_rss_bytes: int,
 ) -> Candidate:
     """Exports the changed model and compares the ONNX file with the network.
 
     Args:
         arrays: The bundle's tensors, `onnx_graph` included.
         manifest: Of the changed model; its digest and ledger are filled in here.
-        network: The changed model.
         parent: The bundle before.
-        photos: To compare on [B, H, W, 3] uint8; None takes generated pictures.
+        probe: What the changed network makes of some pictures.
         started: time.monotonic() of the change's start.
         onnx_bytes_before: Length of the ONNX file before.
+        peak_rss_bytes: Of the process that made the change.
 
     Raises:
         ExportError: Or its subclass ParityError; nothing was written.
     """
     manifest = manifest.model_copy(update={"tensors_digest": tensors_digest(arrays)})
     onnx_file = fill_graph(arrays["onnx_graph"].tobytes(), arrays, manifest)
-    images = generated_images(manifest.preprocessing.image_size) if photos is None else photos
-    parity = check_parity(onnx_file, network, images, real_photos=photos is not None)
+    parity = check_parity(onnx_file, probe)
     entry = LedgerEntry(
         increment=manifest.increment_count,
         classes=len(manifest.class_names),
         bundle_bytes=manifest.bundle_bytes,
         onnx_bytes=len(onnx_file),
-        peak_rss_bytes=peak_rss_bytes(),
+        peak_rss_bytes=peak_rss_bytes,
         seconds=round(time.monotonic() - started, 3),
     )
     footprint = FootprintReport(
@@ -88,16 +88,73 @@ def prepare(
 
 def commit(home: Home, candidate: Candidate, receipt: Report) -> None:
     """Makes the candidate the home's current model, at one atomic point."""
+    home.commit(lambda generation: _write(generation, candidate, receipt))
+
+
+def _write(generation: Generation, candidate: Candidate, receipt: Report) -> None:
     manifest = candidate.manifest
     text = pad_receipt(receipt, manifest.capacity)
+    save_bundle(generation.bundle, candidate.arrays, manifest)
+    storage.write_file(generation.onnx, candidate.onnx_file)
+    storage.write_file(generation.labels, labels_text(manifest))
+    storage.write_file(generation.receipt, text)
 
-    def write(generation: Generation) -> None:
-        save_bundle(generation.bundle, candidate.arrays, manifest)
-        storage.write_file(generation.onnx, candidate.onnx_file)
-        storage.write_file(generation.labels, labels_text(manifest))
-        storage.write_file(generation.receipt, text)
 
-    home.commit(write)
+class StagedIncrement(Report):
+    """What the learning process hands to the committing one; the bundle is in the folder.
+
+    Attributes:
+        folder: The staged generation.
+        examples: Photos to compare the ONNX file with the network on.
+        logits: Of each, as the network gave them.
+        seconds: That the learning took.
+        peak_rss_bytes: Of the learning process.
+        receipt: What the receipt says of the learning.
+    """
+
+    folder: ExactPath
+    examples: tuple[ExactPath, ...]
+    logits: tuple[tuple[float, ...], ...]
+    seconds: float
+    peak_rss_bytes: int
+    receipt: dict[str, Any]
+
+
+def commit_increment(home: Home, increment: StagedIncrement) -> IncrementReport:
+    """Exports and compares what was staged, and makes it the home's model. Call it under the home's lock.
+
+    It needs no torch, so it takes less memory than the learning did.
+
+    Raises:
+        ExportError: The ONNX file could not be made or differs from the network (ParityError).
+    """
+    started = time.monotonic() - increment.seconds
+    staged, parent = Generation(increment.folder), home.open_bundle()
+    bundle = open_bundle(staged.bundle)
+    images = [read_photo(path, bundle.manifest.preprocessing) for path in increment.examples]
+    candidate = prepare(
+        bundle.arrays(),
+        bundle.manifest,
+        parent,
+        ParityProbe(np.stack(images), np.array(increment.logits, dtype=np.float32), real_photos=True),
+        started=started,
+        onnx_bytes_before=home.current().onnx_bytes(),
+        peak_rss_bytes=increment.peak_rss_bytes,
+    )
+    receipt = IncrementReport(
+        home=home.path,
+        class_names=candidate.manifest.class_names,
+        parity=candidate.parity,
+        footprint=candidate.footprint,
+        onnx=home.onnx,
+        model_digest=candidate.manifest.model_digest,
+        parent_digest=parent.manifest.model_digest,
+        seconds=time.monotonic() - started,
+        **increment.receipt,
+    )
+    _write(staged, candidate, receipt)
+    home.publish(staged)
+    return receipt
 
 
 def labels_text(manifest: Manifest) -> bytes:

@@ -5,6 +5,7 @@
                               classifier.onnx   what apps load
                               labels.txt        the class names, one a line, for people
                               receipt.json      of the latest change
+    HOME/training.safetensors                   of an interrupted increment, to go on from; constant length
     HOME/lock                                   held by the one writer
 
 A reader of several files resolves the link once (`Home.current`); a change writes the next generation,
@@ -25,7 +26,7 @@ from . import storage
 from .bundle import Bundle, open_bundle
 from .errors import HomeError, LwmEdgeError
 
-CURRENT, GENERATIONS, LOCK = "current", "generations", "lock"
+CURRENT, GENERATIONS, LOCK, TRAINING = "current", "generations", "lock", "training.safetensors"
 BUNDLE, ONNX, LABELS, RECEIPT = "model.lwm", "classifier.onnx", "labels.txt", "receipt.json"
 GENERATION_FILES = (BUNDLE, ONNX, LABELS, RECEIPT)
 
@@ -56,6 +57,10 @@ class Generation:
     def onnx_bytes(self) -> int:
         """Length of the exported classifier; 0 where it is missing."""
         return self.onnx.stat().st_size if self.onnx.is_file() else 0
+
+    def bytes(self) -> int:
+        """Length of all its files."""
+        return sum(path.stat().st_size for path in self.path.iterdir())
 
     @property
     def labels(self) -> Path:
@@ -111,17 +116,30 @@ class Home:
         """The path that apps load: through the link, the same after every increment."""
         return self.path / CURRENT / ONNX
 
+    @property
+    def training(self) -> Path:
+        """Where an interrupted increment left off."""
+        return self.path / TRAINING
+
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> Iterator[int]:
         """Makes this process the one writer, and clears what an interrupted one left.
+
+        Yields:
+            The lock's file descriptor: a child process that inherits it holds the lock too.
 
         Raises:
             BusyError: Another process is the writer.
             HomeError: The home cannot be written.
         """
-        with storage.exclusive_lock(self.path / LOCK):
+        with storage.exclusive_lock(self.path / LOCK) as descriptor:
             self._remove_stale()
-            yield
+            try:
+                yield descriptor
+            except BaseException:
+                with suppress(LwmEdgeError):
+                    self._remove_stale()
+                raise
 
     def commit(self, write: Callable[[Generation], None]) -> Generation:
         """Replaces the current set of files at one atomic point; call it under `lock`.
@@ -129,18 +147,28 @@ class Home:
         Args:
             write: Puts all files into the new, still hidden generation.
         """
-        number = max((int(p.name) for p in self._generations() if p.name.isdecimal()), default=-1) + 1
-        generation = Generation(self.path / GENERATIONS / f"{number:08d}")
-        storage.make_folder(generation.path)
+        generation = self.stage()
         try:
             write(generation)
         except BaseException:
             storage.remove(generation.path)
             raise
+        self.publish(generation)
+        return generation
+
+    def stage(self) -> Generation:
+        """Makes the next, still hidden generation; call it under `lock`."""
+        number = max((int(p.name) for p in self._generations() if p.name.isdecimal()), default=-1) + 1
+        generation = Generation(self.path / GENERATIONS / f"{number:08d}")
+        storage.make_folder(generation.path)
+        return generation
+
+    def publish(self, generation: Generation) -> None:
+        """Makes a complete generation the current one by one rename; call it under `lock`."""
         storage.swap_link(self.path / CURRENT, f"{GENERATIONS}/{generation.path.name}")
         with suppress(LwmEdgeError):  # committed; the next writer clears what stays
+            storage.remove(self.training)
             self._remove_stale()
-        return generation
 
     def _current_name(self) -> str | None:
         """Name of the current generation's folder; None where the link is missing or not ours."""

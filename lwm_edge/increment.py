@@ -1,35 +1,45 @@
-"""One increment, from photos to commit: the main job, in this process.
+"""One increment, from photos to a staged model: the main job, in this process.
 
-`worker.add_classes` runs it in a process of its own.
+`worker.add_classes` runs it in a process of its own, and `generation.commit_increment` in another one.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from .bundle import ONNX_GRAPH, Bundle, network_arrays
+from .bundle import ONNX_GRAPH, Bundle, network_arrays, save_bundle
 from .class_statistics import COVARIANCE, MEANS, PHOTOS, ClassStatistics, FeatureMap
 from .config import RECIPES, IncrementConfig, Recipe, RecipeName, choose_recipe
 from .drift import measure_drift
-from .errors import CapacityError, ConfigError
+from .errors import CapacityError, ConfigError, GateError, StoppedError
 from .evaluation import evaluate_predictions
-from .export import PARITY_BATCH_SIZES
-from .generation import commit, prepare
+from .export import PARITY_BATCH_SIZES, parity_probe
+from .generation import StagedIncrement
 from .home import Home
 from .manifest import Activation, Manifest
-from .memory import out_of_memory_explained
+from .memory import out_of_memory_explained, peak_rss_bytes
 from .network import Network, attention_cells, few_cells_warnings
 from .photo_folders import read_photo_folder, split_held_back
 from .photos import PhotoSet, PixelCache
-from .reports import IncrementReport, Progress, ProgressCallback, TrainingReport
-from .training import choose_device, pooled_features, predict_labels, train_increment
-
-PIXEL_CACHE_BYTES = 64 * 1024 * 1024
+from .plan import check_disk, make_plan, memory_limit
+from .rehearsal import rehearse
+from .reports import (
+    DriftReport,
+    EvaluationReport,
+    PlanReport,
+    Progress,
+    ProgressCallback,
+    TrainingReport,
+    ignore_progress,
+)
+from .resume import SECONDS_BETWEEN_SAVES, SavedTraining
+from .training import TrainingState, choose_device, pooled_features, predict_labels, train_increment
 
 
 @dataclass(frozen=True)
@@ -49,99 +59,173 @@ class _Lesson:
     skipped: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Learnt:
-    """What learning the lesson left.
+@dataclass
+class _Task:
+    """An increment, set up and planned.
 
     Attributes:
+        parent: The bundle before.
+        lesson: The photos.
+        config: The settings.
         teacher: M_{t-1}, on the device.
-        student: M_t, on the device.
-        statistics: Of all classes, on the student's features.
-        recipe: Its name.
+        student: M_t, on the device, the new rows of its head in use.
+        name: Of the recipe.
         reason: Why this one.
-        weights: Its beta and gamma.
-        training: None where the backbone stayed.
+        recipe: With the user's own numbers.
+        classification: Kind of L_C.
+        plan: For this device.
+        saved: Where the training left off, if it was interrupted.
+        state: Read from there.
         warnings: What the owner should know.
     """
 
+    parent: Bundle
+    lesson: _Lesson
+    config: IncrementConfig
     teacher: Network
     student: Network
-    statistics: ClassStatistics
-    recipe: RecipeName
+    name: RecipeName
     reason: str
-    weights: Recipe
-    training: TrainingReport | None
-    warnings: tuple[str, ...]
+    recipe: Recipe
+    classification: Activation
+    plan: PlanReport
+    saved: SavedTraining
+    state: TrainingState | None
+    warnings: list[str]
+
+
+def plan_increment(home: Home, folder: Path, config: IncrementConfig) -> PlanReport:
+    """What teaching the photos' classes would take here. Call it under the home's lock."""
+    with out_of_memory_explained():
+        return _set_up(home, folder, config, ignore_progress).plan
 
 
 def learn_classes(
-    home: Home, folder: Path, config: IncrementConfig, on_progress: ProgressCallback
-) -> IncrementReport:
-    """Teaches the home's model the classes in a photo folder; see `worker.add_classes`."""
-    started = time.monotonic()
-    with home.lock(), out_of_memory_explained():
-        onnx_bytes_before = home.current().onnx_bytes()
-        parent = home.open_bundle()
-        on_progress(Progress(phase="photos", done=0, total=1))
-        lesson = _read_lesson(folder, parent.manifest, config)
-        learnt = _learn(parent, lesson, config, on_progress)
+    home: Home,
+    folder: Path,
+    config: IncrementConfig,
+    on_progress: ProgressCallback,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> StagedIncrement:
+    """Teaches the photos' classes and stages the model that knows them. Call it under the home's lock.
 
+    Args:
+        home: The model home.
+        folder: One sub-folder of photos a class.
+        config: The settings.
+        on_progress: Called at every step.
+        should_stop: Asked after every step; once it says so, the training is saved and stopped.
+
+    Raises:
+        StoppedError: As asked.
+        LwmEdgeError: As `worker.add_classes` says.
+    """
+    started = time.monotonic()
+    with out_of_memory_explained():
+        task = _set_up(home, folder, config, on_progress)
+        training, statistics = _learn(task, on_progress, should_stop)
         on_progress(Progress(phase="evaluate", done=0, total=1))
-        manifest = parent.manifest.model_copy(
+        parent, lesson, batch_size = task.parent.manifest, task.lesson, task.plan.micro_batch_size
+        class_names = (*parent.class_names, *lesson.new_classes)
+        accuracy = evaluate_predictions(
+            predict_labels(task.student, lesson.held_back, batch_size),
+            np.array(lesson.held_back.labels),
+            class_names,
+            parent.shipped_classes,
+        )
+        drift = measure_drift(task.student, task.teacher, lesson.held_back, batch_size)
+        warnings = (*task.warnings, *_pass_gate(config, accuracy, drift))
+
+        on_progress(Progress(phase="stage", done=0, total=1))
+        examples = lesson.held_back.photos[: max(PARITY_BATCH_SIZES)]
+        probe = parity_probe(task.student, lesson.held_back.load(range(len(examples))))
+        manifest = parent.model_copy(
             update={
-                "class_names": (*parent.manifest.class_names, *lesson.new_classes),
-                "recipe": learnt.recipe,
-                "parent_digest": parent.manifest.model_digest,
-                "increment_count": parent.manifest.increment_count + 1,
+                "class_names": class_names,
+                "recipe": task.name,
+                "parent_digest": parent.model_digest,
+                "increment_count": parent.increment_count + 1,
             }
         )
-        batch_size = config.micro_batch_size
-        accuracy = evaluate_predictions(
-            predict_labels(learnt.student, lesson.held_back, batch_size),
-            np.array(lesson.held_back.labels),
-            manifest.class_names,
-            manifest.shipped_classes,
-        )
-        drift = measure_drift(learnt.student, learnt.teacher, lesson.held_back, batch_size)
+        arrays = {
+            **task.parent.arrays(ONNX_GRAPH),
+            **network_arrays(task.student),
+            **statistics.to_arrays(),
+        }
+        staged = home.stage()
+        save_bundle(staged.bundle, arrays, manifest)
+    return StagedIncrement(
+        folder=staged.path,
+        examples=tuple(photo.path for photo in examples),
+        logits=tuple(tuple(row) for row in probe.logits.tolist()),
+        seconds=time.monotonic() - started,
+        peak_rss_bytes=peak_rss_bytes(),
+        receipt={
+            "recipe": task.name,
+            "recipe_reason": task.reason,
+            "beta": task.recipe.beta,
+            "gamma": task.recipe.gamma,
+            "new_classes": lesson.new_classes,
+            "photos_trained": len(lesson.to_learn.photos),
+            "photos_held_back": len(lesson.held_back.photos),
+            "skipped": lesson.skipped,
+            "plan": task.plan.model_dump(),
+            "training": training.model_dump() if training else None,
+            "held_back": accuracy.model_dump(),
+            "drift": drift.model_dump(),
+            "warnings": warnings,
+        },
+    )
 
-        on_progress(Progress(phase="commit", done=0, total=1))
-        candidate = prepare(
-            {**parent.arrays(ONNX_GRAPH), **network_arrays(learnt.student), **learnt.statistics.to_arrays()},
-            manifest,
-            learnt.student.cpu(),
-            parent,
-            lesson.held_back.load(range(min(len(lesson.held_back.photos), max(PARITY_BATCH_SIZES)))),
-            started=started,
-            onnx_bytes_before=onnx_bytes_before,
-        )
-        receipt = IncrementReport(
-            home=home.path,
-            recipe=learnt.recipe,
-            recipe_reason=learnt.reason,
-            beta=learnt.weights.beta,
-            gamma=learnt.weights.gamma,
-            new_classes=lesson.new_classes,
-            class_names=manifest.class_names,
-            photos_trained=len(lesson.to_learn.photos),
-            photos_held_back=len(lesson.held_back.photos),
-            skipped=lesson.skipped,
-            training=learnt.training,
-            held_back=accuracy,
-            drift=drift,
-            parity=candidate.parity,
-            footprint=candidate.footprint,
-            onnx=home.onnx,
-            model_digest=candidate.manifest.model_digest,
-            parent_digest=parent.manifest.model_digest,
-            warnings=learnt.warnings,
-            seconds=time.monotonic() - started,
-        )
-        commit(home, candidate, receipt)
-        return receipt
+
+def _set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: ProgressCallback) -> _Task:
+    parent = home.open_bundle()
+    on_progress(Progress(phase="photos", done=0, total=1))
+    lesson = _read_lesson(folder, parent.manifest, config)
+    teacher = parent.network().to(choose_device(config.device))
+    teacher.freeze(config.frozen_blocks)
+    cells, photos = attention_cells(teacher), len(lesson.to_learn.photos)
+    name, reason = choose_recipe(config, photos, teacher.head.in_features, cells)
+    recipe = RECIPES[name].adjusted(config)
+    classification = config.classification or parent.manifest.activation
+    warnings = _check_attention(cells, parent.manifest, recipe.gamma)
+    warnings += _check_classification(classification, parent.manifest.activation)
+    student = teacher.student(trains=recipe.trains)
+    student.add_classes(len(lesson.new_classes), torch.Generator().manual_seed(config.seed))
+
+    on_progress(Progress(phase="plan", done=0, total=1))
+    saved = SavedTraining(home.training, parent.manifest, lesson.to_learn, config)
+    if config.fresh:
+        saved.remove()
+    interrupted = saved.load()
+    if interrupted:
+        plan, state = interrupted
+    else:
+        state = None
+        size = home.current().bytes()
+        job = rehearse(parent, student, teacher, recipe, classification, photos, size)
+        plan = make_plan(job, config, *memory_limit(config))
+    check_disk(home.path, plan)
+    lesson.to_learn.cache.limit_bytes = plan.pixel_cache_bytes
+    return _Task(
+        parent,
+        lesson,
+        config,
+        teacher,
+        student,
+        name,
+        reason,
+        recipe,
+        classification,
+        plan,
+        saved,
+        state,
+        warnings,
+    )
 
 
 def _read_lesson(folder: Path, manifest: Manifest, config: IncrementConfig) -> _Lesson:
-    cache = PixelCache(PIXEL_CACHE_BYTES)
+    cache = PixelCache(0)  # until the plan says how much it may hold
     photo_folder = read_photo_folder(
         folder,
         manifest.preprocessing,
@@ -164,41 +248,82 @@ def _read_lesson(folder: Path, manifest: Manifest, config: IncrementConfig) -> _
 
 
 def _learn(
-    parent: Bundle, lesson: _Lesson, config: IncrementConfig, on_progress: ProgressCallback
-) -> _Learnt:
-    device = choose_device(config.device)
-    teacher = parent.network().to(device)
-    student = parent.network(trainable=True).to(device)
-    statistics = ClassStatistics.from_arrays(parent.arrays(MEANS, COVARIANCE, PHOTOS))
-    photos, labels = lesson.to_learn, np.array(lesson.to_learn.labels)
-    N, classes = teacher.classes, teacher.classes + len(lesson.new_classes)
-    name, reason = choose_recipe(config, len(labels), student.head.in_features, attention_cells(student))
-    recipe = RECIPES[name].adjusted(config)
-    classification = config.classification or parent.manifest.activation
-    warnings = _check_attention(student, recipe.gamma)
-    warnings += _check_classification(classification, parent.manifest.activation)
-
-    features = pooled_features(teacher, photos, config.micro_batch_size)
+    task: _Task, on_progress: ProgressCallback, should_stop: Callable[[], bool]
+) -> tuple[TrainingReport | None, ClassStatistics]:
+    """Trains the student as the recipe says, and brings the class statistics onto its features."""
+    student, teacher, recipe, batch_size = task.student, task.teacher, task.recipe, task.plan.micro_batch_size
+    statistics = ClassStatistics.from_arrays(task.parent.arrays(MEANS, COVARIANCE, PHOTOS))
+    photos, labels = task.lesson.to_learn, np.array(task.lesson.to_learn.labels)
+    N = teacher.classes
+    features = pooled_features(teacher, photos, batch_size, on_progress)
     own_head = teacher.head_weight, teacher.head.bias[:N]
     if recipe.head == "solved":
         solved = statistics.copy()
         solved.learn(features, labels)
-        weight, bias = (torch.from_numpy(array) for array in solved.solve_head(classes))
+        weight, bias = (torch.from_numpy(array) for array in solved.solve_head(student.classes))
         student.set_head(weight, bias)
         teacher.set_head(weight[:N], bias[:N])  # both nets judge by the same head, so only features differ
-    else:
-        student.add_classes(len(lesson.new_classes), torch.Generator().manual_seed(config.seed))
 
     training = None
     if recipe.trains:
-        training = train_increment(student, teacher, photos, config, recipe, classification, on_progress)
-        before, features = features, pooled_features(student, photos, config.micro_batch_size)
+        training = train_increment(
+            student,
+            teacher,
+            photos,
+            task.config,
+            recipe,
+            task.classification,
+            task.plan,
+            on_progress,
+            resume=task.state,
+            after_step=_keeper(task, should_stop),
+        )
+        before, features = features, pooled_features(student, photos, batch_size, on_progress)
         statistics.carry(FeatureMap.fit(before, features), N)
     statistics.learn(features, labels)
     if recipe.head == "solved":
-        student.set_head(*(torch.from_numpy(array) for array in statistics.solve_head(classes)))
+        student.set_head(*(torch.from_numpy(array) for array in statistics.solve_head(student.classes)))
         teacher.set_head(*own_head)
-    return _Learnt(teacher, student, statistics, name, reason, recipe, training, tuple(warnings))
+    return training, statistics
+
+
+def _keeper(task: _Task, should_stop: Callable[[], bool]) -> Callable[[TrainingState], None]:
+    """Saves the training once a minute, and when it is to stop."""
+    last_save = time.monotonic()
+
+    def keep(state: TrainingState) -> None:
+        nonlocal last_save
+        stop = should_stop()
+        if stop or time.monotonic() - last_save > SECONDS_BETWEEN_SAVES:
+            task.saved.save(task.plan, state)
+            last_save = time.monotonic()
+        if stop:
+            raise StoppedError(
+                f"stopped after step {state.step} of training; the model is unchanged: the same command goes "
+                "on from there, and --fresh starts over"
+            )
+
+    return keep
+
+
+def _pass_gate(config: IncrementConfig, accuracy: EvaluationReport, drift: DriftReport) -> list[str]:
+    """Refuses a student that may not replace its teacher; forced, says why it would have been."""
+    figures = (
+        ("accuracy on held-back photos", accuracy.accuracy, config.least_new_accuracy, "least", 1),
+        ("agreement on base classes", drift.base_agreement, config.least_base_agreement, "least", 1),
+        ("attention distance", drift.attention_distance, config.most_attention_distance, "most", -1),
+    )
+    problems = [
+        f"{what} is {value:.3f}, and must be at {bound} {limit:.3f}"
+        for what, value, limit, bound, sign in figures
+        if limit is not None and sign * value < sign * limit
+    ]
+    if problems and not config.force:
+        raise GateError(
+            "the new model is not good enough, so the old one stays: give more or clearer photos, or --force",
+            problems,
+        )
+    return [f"forced through the gate: {problem}" for problem in problems]
 
 
 def _check_capacity(manifest: Manifest, new_classes: tuple[str, ...]) -> None:
@@ -211,9 +336,8 @@ def _check_capacity(manifest: Manifest, new_classes: tuple[str, ...]) -> None:
         )
 
 
-def _check_attention(network: Network, gamma: float) -> list[str]:
-    cells = attention_cells(network)
-    size = network.preprocessing.image_size
+def _check_attention(cells: int, manifest: Manifest, gamma: float) -> list[str]:
+    size = manifest.preprocessing.image_size
     if gamma and cells == 1:
         raise ConfigError(
             f"at {size} px this network's attention maps have a single cell, so the attention "

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from . import storage
 from .bundle import NOT_THE_NETWORKS, ONNX_GRAPH, ROWS_BY_CLASS, Arrays, Bundle, open_bundle
 from .errors import BundleError, ConfigError, HomeError
-from .export import check_parity, fill_graph, generated_images
+from .export import check_parity, fill_graph, parity_probe
 from .generation import Candidate, commit, prepare
 from .home import CURRENT, GENERATIONS, LOCK, AnyPath, Home, open_home
 from .manifest import Manifest, fold_class_name
+from .memory import peak_rss_bytes
 from .network import Network, empty_network, load_tensors
 from .reports import ChangeReport, ExportReport, ParityReport
 
@@ -116,8 +117,7 @@ def export_onnx(source: Home | AnyPath, output: AnyPath) -> ExportReport:
 def _verified_onnx(bundle: Bundle) -> tuple[bytes, Manifest, ParityReport]:
     arrays, manifest = bundle.arrays(), bundle.manifest
     content = fill_graph(arrays[ONNX_GRAPH].tobytes(), arrays, manifest)
-    images = generated_images(manifest.preprocessing.image_size)
-    return content, manifest, check_parity(content, bundle.network(), images, real_photos=False)
+    return content, manifest, check_parity(content, parity_probe(bundle.network()))
 
 
 def _find_class(manifest: Manifest, class_name: str, shipped: bool) -> int:
@@ -155,9 +155,14 @@ def _without_class(manifest: Manifest, row: int) -> Manifest:
 def _prepare(
     arrays: Arrays, manifest: Manifest, parent: Bundle, *, started: float, onnx_bytes_before: int
 ) -> Candidate:
-    network = network_of(arrays, manifest)
     return prepare(
-        arrays, manifest, network, parent, None, started=started, onnx_bytes_before=onnx_bytes_before
+        arrays,
+        manifest,
+        parent,
+        parity_probe(network_of(arrays, manifest)),
+        started=started,
+        onnx_bytes_before=onnx_bytes_before,
+        peak_rss_bytes=peak_rss_bytes(),
     )
 
 

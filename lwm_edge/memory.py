@@ -108,7 +108,7 @@ def out_of_memory_explained() -> Iterator[None]:
         words = ("allocate memory", "out of memory")
         if isinstance(error, MemoryError) or any(word in str(error).lower() for word in words):
             raise ResourceError(
-                "memory ran out; the model is unchanged: try again with a smaller micro-batch "
-                "(--micro-batch-size), or with other programs closed"
+                "memory ran out; the model is unchanged: try again with a lower --max-memory, or with other "
+                "programs closed"
             ) from error
         raise

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from .architectures import Architecture, find_architecture
-from .errors import ArchitectureError
+from .errors import ArchitectureError, ConfigError
 from .manifest import Preprocessing
 
 _SURGERY_TOLERANCE = 1e-4
@@ -30,6 +32,10 @@ class Network(nn.Module):
         head: Linear layer of d inputs and `capacity` outputs.
         classes: How many rows of the head are in use.
         preprocessing: Whose mean and std normalise the images.
+
+    Attributes:
+        frozen_blocks: How many of the first blocks a teacher and its student share: `stem` runs them.
+        recompute: Save memory by computing each trained block again in the backward pass.
     """
 
     def __init__(
@@ -40,6 +46,8 @@ class Network(nn.Module):
         self.head = head
         self.classes = classes
         self.preprocessing = preprocessing
+        self.frozen_blocks = 0
+        self.recompute = False
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Classifies images.
@@ -55,20 +63,69 @@ class Network(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Images [B, H, W, 3] uint8 to the last feature maps [B, d, h, w] float32."""
+        return cast(Tensor, self.backbone(self.normalise(images)))
+
+    @torch.no_grad()
+    def stem(self, images: Tensor) -> Tensor:
+        """Images [B, H, W, 3] uint8 through the frozen blocks; a teacher and its student share the result."""
+        activations = self.normalise(images)
+        for block in self.blocks()[: self.frozen_blocks]:
+            activations = block(activations)
+        return activations
+
+    def after_stem(self, activations: Tensor) -> tuple[Tensor, Tensor]:
+        """`stem`'s result through the rest of the network: features and logits as `forward` gives them."""
+        recompute = self.recompute and torch.is_grad_enabled()
+        for block in self.blocks()[self.frozen_blocks :]:
+            if recompute and any(True for _ in block.parameters()):  # a bare activation may work in place
+                activations = checkpoint(block, activations, use_reentrant=False)
+            else:
+                activations = block(activations)
+        return activations, self.classify(activations)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images [B, H, W, 3] uint8 to the backbone's input [B, 3, H, W]."""
         dtype = self.head.weight.dtype
         mean = torch.tensor(self.preprocessing.mean, dtype=dtype, device=images.device).view(3, 1, 1)
         std = torch.tensor(self.preprocessing.std, dtype=dtype, device=images.device).view(3, 1, 1)
         pixels = images.permute(0, 3, 1, 2).to(dtype) / 255
-        return cast(Tensor, self.backbone((pixels - mean) / std))
+        return (pixels - mean) / std
 
     def classify(self, features: Tensor) -> Tensor:
         """Feature maps [B, d, h, w] to logits [B, classes]."""
         return F.linear(features.mean((2, 3)), self.head_weight, self.head.bias[: self.classes])
 
     def blocks(self) -> list[nn.Module]:
-        """The backbone's blocks in order: its parts, sequential ones taken apart."""
+        """The backbone's blocks; one after the other they are the backbone.
+
+        They are its parts in order, sequential ones taken apart.
+        """
         parts = self.backbone.children()
-        return [b for part in parts for b in (part.children() if isinstance(part, nn.Sequential) else [part])]
+        return [b for part in parts for b in (part.children() if _is_sequential(part) else [part])]
+
+    def freeze(self, blocks: int) -> None:
+        """Takes the first blocks out of what trains.
+
+        Raises:
+            ConfigError: There are not so many.
+        """
+        if blocks > len(self.blocks()):
+            raise ConfigError(f"frozen_blocks is {blocks}, and this network has {len(self.blocks())} blocks")
+        self.frozen_blocks = blocks
+
+    def student(self, *, trains: bool) -> Network:
+        """Another network on the same tensors, with copies of those alone that an increment changes.
+
+        Those are the head, and the blocks behind the frozen ones where they are to be trained.
+        """
+        tensors = [*self.parameters(), *self.buffers()]
+        twin = deepcopy(self, {id(tensor): tensor for tensor in tensors})
+        changed = [twin.head, *(twin.blocks()[self.frozen_blocks :] if trains else [])]
+        for module in (module for part in changed for module in part.modules()):
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                copied = nn.Parameter(parameter.detach().clone(), requires_grad=False)
+                setattr(module, name, copied)
+        return twin
 
     @property
     def head_weight(self) -> Tensor:
@@ -101,6 +158,10 @@ class Network(nn.Module):
             drawn = torch.rand(tensor[rows].shape, generator=generator) * 2 * bound - bound
             tensor[rows] = drawn.to(tensor)
         self.classes += count
+
+
+def _is_sequential(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
 def take_apart(model: nn.Module, architecture: Architecture, name: str) -> tuple[nn.Sequential, nn.Linear]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
 from .manifest import Activation, Ledger, Preprocessing
 
@@ -20,7 +20,14 @@ def _printable(path: Path) -> str:
 
 
 AnyNamePath = Annotated[Path, PlainSerializer(_printable, when_used="json")]
-"""A path whose name need not be UTF-8."""
+"""A path whose name need not be UTF-8, for people to read."""
+
+ExactPath = Annotated[
+    Path,
+    PlainSerializer(lambda path: os.fsencode(path).decode("latin-1"), when_used="json"),
+    BeforeValidator(lambda text: os.fsdecode(text.encode("latin-1")) if isinstance(text, str) else text),
+]
+"""A path as it goes from one process to another: each byte of its name one character."""
 
 
 class Report(BaseModel):
@@ -33,7 +40,7 @@ class Progress(Report):
     """One step of a long job, for progress bars.
 
     Attributes:
-        phase: `photos`, `train`, `evaluate` or `commit`.
+        phase: `photos`, `plan`, `features`, `train`, `evaluate`, `stage` or `commit`.
         done: Steps done in the phase.
         total: Steps in the phase.
         loss: Of the latest optimiser update, while training.
@@ -50,6 +57,36 @@ ProgressCallback = Callable[[Progress], None]
 
 def ignore_progress(progress: Progress) -> None:
     """The callback of who does not want to know."""
+
+
+class PlanReport(Report):
+    """What an increment will take on this device.
+
+    Attributes:
+        micro_batch_size: Images computed at once.
+        micro_batches_an_update: How many of them make one optimiser update.
+        prefetch: Batches read ahead.
+        recompute: Whether trained blocks are computed again in the backward pass, to save memory.
+        pixel_cache_bytes: Prepared photos kept in memory.
+        limit_bytes: Most memory that the training process may take.
+        limit_source: Where that comes from.
+        predicted_peak_rss_bytes: Of the training process.
+        smallest_limit_bytes: With which the increment would still go.
+        predicted_seconds: Of training.
+        disk_bytes: Free space needed while it runs.
+    """
+
+    micro_batch_size: int
+    micro_batches_an_update: int
+    prefetch: int
+    recompute: bool
+    pixel_cache_bytes: int
+    limit_bytes: int
+    limit_source: str
+    predicted_peak_rss_bytes: int
+    smallest_limit_bytes: int
+    predicted_seconds: float
+    disk_bytes: int
 
 
 class TrainingReport(Report):
@@ -178,6 +215,7 @@ class IncrementReport(Report):
         photos_trained: Number of photos learnt from.
         photos_held_back: Number of photos kept for evaluation.
         skipped: Files left out, with the reason.
+        plan: What it was to take.
         training: How it went; None where the backbone stayed as it is.
         held_back: Accuracy on held-back photos of the new classes, all classes competing.
         drift: From the teacher.
@@ -201,6 +239,7 @@ class IncrementReport(Report):
     photos_trained: int
     photos_held_back: int
     skipped: tuple[str, ...]
+    plan: PlanReport
     training: TrainingReport | None
     held_back: EvaluationReport
     drift: DriftReport

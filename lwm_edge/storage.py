@@ -95,8 +95,8 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def exclusive_lock(path: Path) -> Iterator[None]:
-    """Holds a file lock that dies with its process.
+def exclusive_lock(path: Path) -> Iterator[int]:
+    """Holds a file lock that dies with its process; yields its descriptor.
 
     Raises:
         BusyError: Another process holds it.
@@ -111,6 +111,6 @@ def exclusive_lock(path: Path) -> Iterator[None]:
                 raise BusyError(
                     f"{path.parent} is being changed by another process; try again when it is done"
                 ) from None
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from .attention import attention_map
+from .batches import Batch, chunks, loaded_batches
 from .class_statistics import Features, Labels
 from .config import Device, IncrementConfig, Recipe
 from .errors import ConfigError, GateError
 from .losses import attention_distillation_loss, classification_loss, distillation_loss
 from .manifest import Activation
 from .network import Network
+from .optimizer import Momentum
 from .photos import AS_THEY_ARE, PhotoSet
-from .reports import Progress, ProgressCallback, TrainingReport
+from .reports import PlanReport, Progress, ProgressCallback, TrainingReport, ignore_progress
 
 
 class Losses(NamedTuple):
@@ -72,13 +75,14 @@ def lwm_losses(
         classification: Kind of L_C.
     """
     N = teacher.classes
-    features, logits = student(images)
+    shared = student.stem(images)  # the frozen blocks are the teacher's too
+    features, logits = student.after_stem(shared)
     L_C = classification_loss(logits, labels, N, classification)
     if not beta and not gamma:
         return Losses(L_C, None, None)
 
     with torch.no_grad():
-        teacher_features, teacher_logits = teacher(images)
+        teacher_features, teacher_logits = teacher.after_stem(shared)
     L_D = distillation_loss(logits[:, :N], teacher_logits) if beta else None
     L_AD = None
     if gamma:
@@ -89,6 +93,20 @@ def lwm_losses(
     return Losses(L_C, L_D, L_AD)
 
 
+class TrainingState(NamedTuple):
+    """All that the rest of a training depends on.
+
+    Attributes:
+        step: Optimiser updates done.
+        loss_sums: Of L_C, L_D and L_AD over the photos of the epoch so far.
+        tensors: What trains and its momentum, the live ones.
+    """
+
+    step: int
+    loss_sums: tuple[float, float, float]
+    tensors: dict[str, Tensor]
+
+
 def train_increment(
     student: Network,
     teacher: Network,
@@ -96,72 +114,120 @@ def train_increment(
     config: IncrementConfig,
     recipe: Recipe,
     classification: Activation,
+    plan: PlanReport,
     on_progress: ProgressCallback,
+    *,
+    resume: TrainingState | None = None,
+    after_step: Callable[[TrainingState], None] = lambda state: None,
 ) -> TrainingReport:
     """Teaches the student the new classes; the teacher is not touched.
 
     Both stay in eval mode: BatchNorm statistics would drift to the new classes, dropout would break the
     attention maps, and an accumulated batch's gradient equals a whole one's only so. Deterministic on a
-    CPU for a seed and number of threads.
-    """
-    device = student.head.weight.device
-    beta, gamma = recipe.beta, recipe.gamma
-    student.eval().requires_grad_(True)
-    student.head.requires_grad_(recipe.head == "trained")
-    teacher.eval().requires_grad_(False)
-    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(parameters, lr=recipe.learning_rate, momentum=config.momentum)
-    steps_per_epoch = -(-len(photos.labels) // config.batch_size)
-    total_steps = config.epochs * steps_per_epoch
-    step, started, photo_labels = 0, time.monotonic(), photos.labels
+    CPU for a seed, a plan and a number of threads, also when it is resumed.
 
-    for epoch in range(config.epochs):
-        epoch_losses = np.zeros(3)
-        for batch in epoch_batches(len(photos.labels), config.batch_size, config.seed, epoch):
-            batch_loss = 0.0
-            for micro_batch in _chunks(batch, config.micro_batch_size):
-                images = torch.from_numpy(photos.load(micro_batch, epoch)).to(device)
-                labels = torch.tensor([photo_labels[i] for i in micro_batch], device=device)
-                losses = lwm_losses(
-                    student, teacher, images, labels, beta=beta, gamma=gamma, classification=classification
+    Args:
+        student: M_t, with the new rows of the head.
+        teacher: M_{t-1}.
+        photos: Of the new classes.
+        config: Settings.
+        recipe: beta, gamma, learning rate, what trains.
+        classification: Kind of L_C.
+        plan: Micro-batch, prefetch and recomputation; they change memory, not the result.
+        on_progress: Called after every update.
+        resume: Where an interrupted training left off.
+        after_step: Called after every update, with what `resume` would need.
+
+    Raises:
+        GateError: The loss is no longer finite.
+    """
+    weights = np.array([1.0, recipe.beta, recipe.gamma])
+    optimizer = Momentum(trained_parameters(student, recipe))
+    student.recompute, micro_batch_size = plan.recompute, plan.micro_batch_size
+    steps_per_epoch = -(-len(photos.photos) // config.batch_size)
+    total_steps = config.epochs * steps_per_epoch
+    done, loss_sums = 0, np.zeros(3)
+    if resume:
+        done, loss_sums = resume.step, np.array(resume.loss_sums)
+        optimizer.restore(resume.tensors)
+    started = time.monotonic()
+
+    for batch in loaded_batches(photos, config, plan.prefetch, start=done):
+        if batch.step % steps_per_epoch == 0:
+            loss_sums = np.zeros(3)
+        while True:
+            try:
+                losses = accumulate_gradients(
+                    student, teacher, batch, micro_batch_size, recipe, classification
                 )
-                loss = losses.total(beta, gamma) * (len(micro_batch) / len(batch))
-                loss.backward()  # type: ignore[no-untyped-call]
-                batch_loss += loss.item()
-                epoch_losses += [len(micro_batch) * t.item() if t is not None else 0.0 for t in losses]
-            torch.nn.utils.clip_grad_norm_(parameters, config.max_gradient_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            step += 1
-            if not math.isfinite(batch_loss):
-                raise GateError(
-                    f"the loss became {batch_loss} at step {step}; the model is unchanged: "
-                    f"try again with a learning rate below {recipe.learning_rate}"
-                )
-            on_progress(Progress(phase="train", done=step, total=total_steps, loss=batch_loss))
+                break
+            except torch.cuda.OutOfMemoryError:
+                if micro_batch_size == 1:
+                    raise
+                micro_batch_size //= 2
+                optimizer.forget_gradients()
+        if not math.isfinite(loss := float(losses @ weights)):
+            raise GateError(
+                f"the loss became {loss} at step {batch.step + 1}; the model is unchanged: "
+                f"try again with a learning rate below {recipe.learning_rate}"
+            )
+        optimizer.update(recipe.learning_rate, config.momentum, recipe.max_gradient_norm)
+
+        loss_sums += len(batch.labels) * losses
+        on_progress(Progress(phase="train", done=batch.step + 1, total=total_steps, loss=loss))
+        L_C, L_D, L_AD = (float(total) for total in loss_sums)
+        after_step(TrainingState(batch.step + 1, (L_C, L_D, L_AD), optimizer.tensors()))
 
     student.requires_grad_(False)
     seconds = time.monotonic() - started
-    L_C, L_D, L_AD = (float(value) for value in epoch_losses / len(photos.labels))
+    L_C, L_D, L_AD = (float(total) / len(photos.photos) for total in loss_sums)
     return TrainingReport(
         epochs=config.epochs,
-        steps=step,
+        steps=total_steps,
         classification_loss=L_C,
-        distillation_loss=L_D if beta else None,
-        attention_distillation_loss=L_AD if gamma else None,
-        step_ms=1000 * seconds / step,
+        distillation_loss=L_D if recipe.beta else None,
+        attention_distillation_loss=L_AD if recipe.gamma else None,
+        step_ms=1000 * seconds / max(1, total_steps - done),
         seconds=seconds,
     )
 
 
-def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[list[int]]:
-    """The photos' indices in the epoch's order, a batch at a time; keyed by seed and epoch."""
-    order = np.random.default_rng([seed, epoch]).permutation(count)
-    return _chunks([int(i) for i in order], batch_size)
+def accumulate_gradients(
+    student: Network,
+    teacher: Network,
+    batch: Batch,
+    micro_batch_size: int,
+    recipe: Recipe,
+    classification: Activation,
+) -> NDArray[np.float64]:
+    """Adds up the gradients of one update, a micro-batch at a time; returns L_C, L_D, L_AD of the batch."""
+    device = student.head.weight.device
+    batch_losses = np.zeros(3)
+    for part in chunks(len(batch.labels), micro_batch_size):
+        images = torch.from_numpy(batch.pixels[part]).to(device)
+        labels = torch.tensor(batch.labels[part], device=device)
+        losses = lwm_losses(
+            student,
+            teacher,
+            images,
+            labels,
+            beta=recipe.beta,
+            gamma=recipe.gamma,
+            classification=classification,
+        )
+        share = len(labels) / len(batch.labels)
+        (share * losses.total(recipe.beta, recipe.gamma)).backward()  # type: ignore[no-untyped-call]
+        batch_losses += [share * term.item() if term is not None else 0.0 for term in losses]
+    return batch_losses
 
 
-def _chunks(indices: list[int], size: int) -> Iterator[list[int]]:
-    return (indices[start : start + size] for start in range(0, len(indices), size))
+def trained_parameters(student: Network, recipe: Recipe) -> dict[str, nn.Parameter]:
+    """What the recipe trains, by name: the blocks behind the frozen ones and, if it is so, the head."""
+    student.eval().requires_grad_(False)
+    for block in student.blocks()[student.frozen_blocks :]:
+        block.requires_grad_(True)
+    student.head.requires_grad_(recipe.head == "trained")
+    return {name: parameter for name, parameter in student.named_parameters() if parameter.requires_grad}
 
 
 def choose_device(device: Device) -> torch.device:
@@ -179,9 +245,15 @@ def predict_labels(network: Network, photos: PhotoSet, batch_size: int) -> Label
     return np.concatenate(best)
 
 
-def pooled_features(network: Network, photos: PhotoSet, batch_size: int) -> Features:
+def pooled_features(
+    network: Network, photos: PhotoSet, batch_size: int, on_progress: ProgressCallback = ignore_progress
+) -> Features:
     """Globally averaged feature maps of the photos as they are [M, d] float64."""
-    pooled = [features.mean((2, 3)).cpu().numpy() for features, _ in run_network(network, photos, batch_size)]
+    pooled: list[NDArray[np.float32]] = []
+    for features, _ in run_network(network, photos, batch_size):
+        pooled.append(features.mean((2, 3)).cpu().numpy())
+        done = min(len(pooled) * batch_size, len(photos.photos))
+        on_progress(Progress(phase="features", done=done, total=len(photos.photos)))
     return np.concatenate(pooled).astype(np.float64)
 
 
@@ -189,5 +261,6 @@ def pooled_features(network: Network, photos: PhotoSet, batch_size: int) -> Feat
 def run_network(network: Network, photos: PhotoSet, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Features and logits of the photos as they are, a batch at a time, without augmentation."""
     device = network.head.weight.device
-    for batch in _chunks(list(range(len(photos.labels))), batch_size):
-        yield network(torch.from_numpy(photos.load(batch, AS_THEY_ARE)).to(device))
+    for part in chunks(len(photos.photos), batch_size):
+        pixels = photos.load(range(len(photos.photos))[part], AS_THEY_ARE)
+        yield network(torch.from_numpy(pixels).to(device))

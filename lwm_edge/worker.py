@@ -1,8 +1,9 @@
-"""`add_classes`: an increment in a process of its own.
+"""`add_classes`: an increment in processes of its own, one that learns and one that exports and commits.
 
-The embedding app gets its memory back, and survives should the system kill the training for memory. The
-job goes in on the command line; progress, report or error come back as JSON lines. The worker holds the
-home's lock, so the lock dies with it.
+The embedding app gets its memory back, and survives should the system kill the training for memory; torch and
+ONNX Runtime are never in memory together. The job goes in on the command line; progress, result or error come
+back as JSON lines. Both inherit the home's lock, so it lives as long as any of the three, and both end when
+this one does: the learning at its next step, with what it learnt saved.
 """
 
 from __future__ import annotations
@@ -11,19 +12,27 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from . import errors
 from .config import IncrementConfig
-from .errors import LwmEdgeError, ResourceError
+from .errors import LwmEdgeError, ResourceError, StoppedError
+from .generation import StagedIncrement, commit_increment
 from .home import AnyPath, Home, open_home
-from .reports import IncrementReport, Progress, ProgressCallback, ignore_progress
+from .reports import ExactPath, IncrementReport, PlanReport, Progress, ProgressCallback, ignore_progress
 
 # As `python -m` would, but without the current folder on the path: a file there must not be run.
 _START = "import sys; sys.path[:] = [p for p in sys.path if p]; from lwm_edge.worker import main; main()"
+
+# Threads that wait for each other asleep: spinning, they would take the cores from other programs, and each
+# other's where those are busy.
+_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
 
 
 class _Failure(BaseModel):
@@ -33,9 +42,23 @@ class _Failure(BaseModel):
 
 
 class _Message(BaseModel):
+    """One line from a worker; the last one is no progress."""
+
     progress: Progress | None = None
+    plan: PlanReport | None = None
+    staged: StagedIncrement | None = None
     report: IncrementReport | None = None
     failure: _Failure | None = None
+
+
+class _Job(BaseModel):
+    """What a worker is to do: plan, learn, or commit what was staged."""
+
+    home: ExactPath
+    photos: ExactPath = Path()
+    config: IncrementConfig = IncrementConfig()
+    dry_run: bool = False
+    staged: StagedIncrement | None = None
 
 
 def add_classes(
@@ -48,14 +71,15 @@ def add_classes(
 ) -> IncrementReport:
     """Teaches a home's model new classes from photos of them alone.
 
-    Until the last step, one rename, nothing that a reader of the home sees is changed.
+    Until the last step, one rename, nothing that a reader of the home sees is changed. Interrupted (by
+    Ctrl-C, a kill or a power cut), the same call goes on where it was, and ends in the same model.
 
     Args:
         home: The model home, or its folder.
         photos: Folder with one sub-folder of photos for each new class, named as the class.
         config: Settings; the defaults if None.
         on_progress: Called in this thread at every step.
-        isolate: Run in a process of its own; False runs in this one.
+        isolate: Run in processes of their own; False runs in this one.
 
     Returns:
         The receipt, also in the home as receipt.json.
@@ -64,46 +88,90 @@ def add_classes(
         PhotosError: The folder cannot be learnt from; lists every problem.
         BundleError: The home's bundle is damaged, or has no room (CapacityError).
         HomeError: The home is missing or cannot be written.
-        ConfigError: The settings do not fit the model.
-        GateError: The training diverged.
+        ConfigError: The settings do not fit the model, or another increment was interrupted.
+        GateError: The training diverged, or the new model is not good enough.
         ExportError: The ONNX file could not be made or differs from the network (ParityError).
         ResourceError: Out of memory or disk.
         BusyError: Another process changes the home.
+        StoppedError: The worker was asked to stop.
     """
     home, photos = open_home(home), Path(photos)
     config = config or IncrementConfig()
-    if not isolate:
-        from .increment import learn_classes
+    with home.lock() as lock:
+        if not isolate:
+            from .increment import learn_classes
 
-        return learn_classes(home, photos, config, on_progress)
-    command = [sys.executable, "-c", _START, str(home.path), str(photos.absolute()), config.model_dump_json()]
-    return _run_worker(command, home, on_progress)
-
-
-def _run_worker(command: list[str], home: Home, on_progress: ProgressCallback) -> IncrementReport:
-    before = home.current()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
-        assert process.stdout is not None
+            return commit_increment(home, learn_classes(home, photos, config, on_progress))
+        before = home.current()
+        job = _Job(home=home.path, photos=photos.absolute(), config=config)
+        learnt = _run(job, lock, on_progress)
+        assert learnt.staged is not None
+        on_progress(Progress(phase="commit", done=0, total=1))
         try:
-            for line in process.stdout:
-                message = _Message.model_validate_json(line)
+            committed = _run(_Job(home=home.path, staged=learnt.staged), lock, on_progress)
+        except (LwmEdgeError, KeyboardInterrupt) as error:
+            if home.current() != before:
+                raise LwmEdgeError(f"the classes were learnt, but the report was lost: {error}") from error
+            raise
+    assert committed.report is not None
+    return committed.report
+
+
+def plan_increment(
+    home: Home | AnyPath, photos: AnyPath, config: IncrementConfig | None = None
+) -> PlanReport:
+    """What `add_classes` would take here: memory, time and disk. Nothing is trained or changed.
+
+    Raises:
+        LwmEdgeError: As `add_classes`; ResourceError where the memory limit is too small.
+    """
+    home, config = open_home(home), config or IncrementConfig()
+    with home.lock() as lock:
+        job = _Job(home=home.path, photos=Path(photos).absolute(), config=config, dry_run=True)
+        planned = _run(job, lock, ignore_progress).plan
+    assert planned is not None
+    return planned
+
+
+def _run(job: _Job, lock: int, on_progress: ProgressCallback) -> _Message:
+    """Runs a job in a process of its own, and returns its last message."""
+    command = [sys.executable, "-c", _START, job.model_dump_json()]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,  # closed when this process ends, in whatever way
+        stdout=subprocess.PIPE,
+        pass_fds=(lock,),
+        env={**_ENVIRONMENT, **os.environ},
+        text=True,
+        encoding="utf-8",
+    ) as process:
+        try:
+            for message in _messages(process):
                 if message.progress:
                     on_progress(message.progress)
-                if message.failure:
+                elif message.failure:
                     raise _revive(message.failure)
-                if message.report:
-                    return message.report
-        except BaseException:
+                else:
+                    return message
+        except BaseException as error:
             process.terminate()
+            if isinstance(error, KeyboardInterrupt):
+                with suppress(ValidationError):  # of a line that the interrupt tore
+                    for message in _messages(process):  # the learning ends its step and saves
+                        if message.failure:
+                            raise _revive(message.failure) from None
             raise
-    if home.current() != before:
-        raise LwmEdgeError("the new classes were learnt, but the training process ended before its report")
     if process.returncode == -signal.SIGKILL:
         raise ResourceError(
             "the training process was killed, most likely because memory ran out; the model is unchanged: "
-            "try again with a smaller micro-batch (--micro-batch-size), or with other programs closed"
+            "try again with a lower --max-memory, or with other programs closed"
         )
     raise LwmEdgeError(f"the training process ended with status {process.returncode}; the model is unchanged")
+
+
+def _messages(process: subprocess.Popen[str]) -> Iterator[_Message]:
+    assert process.stdout is not None
+    return (_Message.model_validate_json(line) for line in process.stdout)
 
 
 def _revive(failure: _Failure) -> LwmEdgeError:
@@ -112,27 +180,52 @@ def _revive(failure: _Failure) -> LwmEdgeError:
 
 
 def main() -> None:
-    """The worker process: home, photos and settings are its arguments."""
+    """The worker process: its one argument is the job."""
     replies = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(2 if sys.stderr else null, 1)  # what a vendor's module prints is no reply
-    from .increment import learn_classes
-
-    home, photos, config = sys.argv[1:]
-
-    def report_progress(progress: Progress) -> None:
-        _send(replies, _Message(progress=progress))
-
+    job = _Job.model_validate_json(sys.argv[1])
     try:
-        report = learn_classes(
-            Home(Path(home)), Path(photos), IncrementConfig.model_validate_json(config), report_progress
-        )
+        _send(replies, _do(job, replies))
     except LwmEdgeError as error:
         failure = _Failure(kind=type(error).__name__, message=error.message, problems=error.problems)
         _send(replies, _Message(failure=failure))
-    else:
-        _send(replies, _Message(report=report))
+
+
+def _do(job: _Job, replies: TextIO) -> _Message:
+    home = Home(job.home)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then says to stop
+    if job.staged:
+        return _Message(report=commit_increment(home, job.staged))
+    from .memory import bound_allocator
+
+    bound_allocator()
+    stop = _stop_request()
+    from .increment import learn_classes, plan_increment
+
+    def report_progress(progress: Progress) -> None:
+        _send(replies, _Message(progress=progress))
+        if stop.is_set() and progress.phase != "train":  # a step of training is asked after it
+            raise StoppedError("stopped before the training; the model is unchanged")
+
+    if job.dry_run:
+        return _Message(plan=plan_increment(home, job.photos, job.config))
+    return _Message(staged=learn_classes(home, job.photos, job.config, report_progress, stop.is_set))
+
+
+def _stop_request() -> threading.Event:
+    """Set by SIGTERM, or when the process that started this one has ended."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        stop.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    return stop
 
 
 def _send(replies: TextIO, message: _Message) -> None:
-    replies.write(message.model_dump_json() + "\n")
+    with suppress(BrokenPipeError):  # nobody listens any more; the next step stops
+        replies.write(message.model_dump_json() + "\n")

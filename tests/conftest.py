@@ -20,7 +20,21 @@ from lwm_edge.maintenance import init_home
 from lwm_edge.network import Network
 from lwm_edge.photo_folders import read_photo_folder
 from lwm_edge.photos import PhotoSet, PixelCache
+from lwm_edge.reports import PlanReport
 
+PLAN = PlanReport(
+    micro_batch_size=16,
+    micro_batches_an_update=1,
+    prefetch=1,
+    recompute=False,
+    pixel_cache_bytes=0,
+    limit_bytes=2**30,
+    limit_source="as set",
+    predicted_peak_rss_bytes=2**29,
+    smallest_limit_bytes=2**28,
+    predicted_seconds=1.0,
+    disk_bytes=2**20,
+)
 QUICK = IncrementConfig(recipe="lwm", epochs=1, batch_size=16, micro_batch_size=16, device="cpu")
 PhotoMaker = Callable[..., Path]
 
@@ -76,7 +90,7 @@ def teacher_and_student(new_classes: int = 2, dtype: torch.dtype = torch.float32
     """The demo's base, and its copy with rows for new classes."""
     bundle = open_bundle(BASE_BUNDLE)
     teacher = bundle.network()
-    student = bundle.network(trainable=True)
+    student = teacher.student(trains=True).requires_grad_(True)
     student.add_classes(new_classes, torch.Generator().manual_seed(0))
     return teacher.to(dtype), student.to(dtype)
 

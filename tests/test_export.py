@@ -12,7 +12,7 @@ from lwm_edge import Classifier, export_onnx
 from lwm_edge.bundle import ONNX_GRAPH, network_arrays, open_bundle
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import ExportError, ParityError
-from lwm_edge.export import check_parity, fill_graph, generated_images, trace_graph
+from lwm_edge.export import check_parity, fill_graph, generated_images, parity_probe, trace_graph
 from lwm_edge.manifest import Manifest
 from tests.conftest import photo_set
 from tests.test_network import PREPROCESSING, fresh_network
@@ -61,24 +61,24 @@ def test_the_same_bundle_gives_the_same_bytes(onnx_file: bytes) -> None:
 
 def test_parity_on_photos_at_every_batch_size(onnx_file: bytes) -> None:
     network = open_bundle(BASE_BUNDLE).network()
-    report = check_parity(onnx_file, network, photo_set("base", count=1).load(range(6)), real_photos=True)
+    report = check_parity(onnx_file, parity_probe(network, photo_set("base", count=1).load(range(6))))
     assert report.batch_sizes == (1, 2, 5)
     assert report.largest_difference <= report.tolerance
 
 
 def test_a_changed_weight_breaks_parity(onnx_file: bytes) -> None:
-    network = open_bundle(BASE_BUNDLE).network(trainable=True)
+    network = open_bundle(BASE_BUNDLE).network().student(trains=False)
     with torch.no_grad():
         network.head.bias[2] += 0.1
     with pytest.raises(ParityError, match=r"differs from the network by 0\.1"):
-        check_parity(onnx_file, network, generated_images(28), real_photos=False)
+        check_parity(onnx_file, parity_probe(network))
 
 
 def test_another_number_of_classes_breaks_parity(onnx_file: bytes) -> None:
-    network = open_bundle(BASE_BUNDLE).network(trainable=True)
+    network = open_bundle(BASE_BUNDLE).network().student(trains=False)
     network.add_classes(1, torch.Generator())
     with pytest.raises(ParityError, match="6 classes, the network 7"):
-        check_parity(onnx_file, network, generated_images(28), real_photos=False)
+        check_parity(onnx_file, parity_probe(network))
 
 
 @pytest.mark.parametrize("graph", [b"", b"garbage" * 10])
@@ -114,7 +114,7 @@ def test_every_family_exports_and_grows(name: str, activation: str) -> None:
         tensors_digest="0" * 64,
     )
     content = fill_graph(graph, network_arrays(network), manifest)
-    report = check_parity(content, network, generated_images(64), real_photos=False)
+    report = check_parity(content, parity_probe(network))
     assert report.largest_difference <= report.tolerance
     logits, probabilities = Classifier(content).run(generated_images(64))
     assert logits.shape == (5, 5)

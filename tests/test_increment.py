@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lwm_edge import IncrementConfig, IncrementReport, add_classes, evaluate, remove_class
+from lwm_edge import IncrementConfig, IncrementReport, add_classes, evaluate, remove_class, worker
 from lwm_edge import increment as increment_module
 from lwm_edge.bundle import open_bundle
 from lwm_edge.class_statistics import ClassStatistics
@@ -30,7 +29,6 @@ from lwm_edge.errors import (
 from lwm_edge.home import Home
 from lwm_edge.inference import Classifier
 from lwm_edge.reports import Progress
-from lwm_edge.worker import _run_worker
 from tests.conftest import QUICK, PhotoMaker, state_of
 
 
@@ -99,7 +97,8 @@ def test_in_a_process_of_its_own(home: Home, make_photos: PhotoMaker) -> None:
     seen: list[Progress] = []
     report = add_classes(home, make_photos("Shirt"), QUICK, on_progress=seen.append)
     assert home.open_bundle().manifest.model_digest == report.model_digest
-    assert [p.phase for p in seen] == ["photos", "train", "evaluate", "commit"]
+    phases = ["photos", "plan", "features", "train", "features", "evaluate", "stage", "commit"]
+    assert [p.phase for p in seen] == phases
 
 
 def test_errors_come_back_from_the_worker_whole(home: Home, make_photos: PhotoMaker) -> None:
@@ -110,11 +109,18 @@ def test_errors_come_back_from_the_worker_whole(home: Home, make_photos: PhotoMa
 
 
 @pytest.mark.parametrize(("status", "error"), [(-9, ResourceError), (3, LwmEdgeError)])
-def test_a_worker_that_dies_leaves_the_home_alone(home: Home, status: int, error: type[LwmEdgeError]) -> None:
+def test_a_worker_that_dies_leaves_the_home_alone(
+    home: Home,
+    make_photos: PhotoMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    error: type[LwmEdgeError],
+) -> None:
     before = state_of(home.path)
     end = "os.kill(os.getpid(), 9)" if status == -9 else f"sys.exit({status})"
+    monkeypatch.setattr(worker, "_START", f"import os, sys; {end}")
     with pytest.raises(error, match="the model is unchanged"):
-        _run_worker([sys.executable, "-c", f"import os, sys; {end}"], home, lambda progress: None)
+        add_classes(home, make_photos("Shirt"), QUICK)
     assert state_of(home.path) == before
 
 
@@ -343,7 +349,7 @@ def test_memory_that_runs_out_is_explained(
 
     monkeypatch.setattr(increment_module, "train_increment", exhausted)
     before = state_of(home.path)
-    with pytest.raises(ResourceError, match="smaller micro-batch"):
+    with pytest.raises(ResourceError, match="lower --max-memory"):
         _add(home, make_photos("Shirt"))
     assert state_of(home.path) == before
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from lwm_edge import training
 from lwm_edge.config import RECIPES, IncrementConfig, Recipe
 from lwm_edge.errors import GateError
 from lwm_edge.network import Network
-from lwm_edge.reports import Progress, TrainingReport, ignore_progress
+from lwm_edge.reports import PlanReport, Progress, TrainingReport, ignore_progress
 from lwm_edge.training import Losses, lwm_losses, train_increment
-from tests.conftest import QUICK, batch_of, disturb, photo_set, teacher_and_student
+from tests.conftest import PLAN, QUICK, batch_of, disturb, photo_set, teacher_and_student
 
 TERMS = ("classification", "distillation", "attention_distillation")
 
@@ -25,7 +27,9 @@ def _losses(student: Network, teacher: Network, images: Tensor, labels: Tensor) 
 def _train(config: IncrementConfig = QUICK, new_classes: int = 2) -> tuple[Network, Network, TrainingReport]:
     teacher, student = teacher_and_student(new_classes)
     photos = photo_set("1", count=12, first_label=6, seed=config.seed)
-    report = train_increment(student, teacher, photos, config, _recipe(config), "sigmoid", ignore_progress)
+    report = train_increment(
+        student, teacher, photos, config, _recipe(config), "sigmoid", PLAN, ignore_progress
+    )
     return teacher, student, report
 
 
@@ -96,7 +100,9 @@ def test_one_new_class_at_a_time_is_learnt() -> None:
     photos = photo_set("1", count=12, first_label=6)
     only_first = type(photos)([p for p in photos.photos if p.label == 6], photos.preprocessing, photos.cache)
     row = student.head.weight[6].clone()
-    report = train_increment(student, teacher, only_first, QUICK, RECIPES["lwm"], "sigmoid", ignore_progress)
+    report = train_increment(
+        student, teacher, only_first, QUICK, RECIPES["lwm"], "sigmoid", PLAN, ignore_progress
+    )
     assert report.classification_loss > 0.01
     assert not torch.equal(row, student.head.weight[6])
 
@@ -135,9 +141,10 @@ def test_micro_batches_give_the_whole_batchs_update(
 ) -> None:
     def updated(size: int) -> dict[str, Tensor]:
         teacher, student = teacher_and_student(dtype=dtype)
-        config = QUICK.model_copy(update={"batch_size": 12, "micro_batch_size": size})
+        config = QUICK.model_copy(update={"batch_size": 12})
+        plan = PLAN.model_copy(update={"micro_batch_size": size})
         photos = photo_set("1", count=6, first_label=6)
-        train_increment(student, teacher, photos, config, RECIPES["lwm"], "sigmoid", ignore_progress)
+        train_increment(student, teacher, photos, config, RECIPES["lwm"], "sigmoid", plan, ignore_progress)
         return _tensors(student)
 
     whole, in_parts = updated(12), updated(micro_batch_size)
@@ -149,7 +156,7 @@ def test_progress_counts_every_step() -> None:
     seen: list[Progress] = []
     teacher, student = teacher_and_student()
     photos = photo_set("1", count=12, first_label=6)
-    report = train_increment(student, teacher, photos, QUICK, RECIPES["lwm"], "sigmoid", seen.append)
+    report = train_increment(student, teacher, photos, QUICK, RECIPES["lwm"], "sigmoid", PLAN, seen.append)
     assert [p.done for p in seen] == [1, 2] and {p.total for p in seen} == {2} and report.steps == 2
 
 
@@ -174,7 +181,7 @@ def test_a_solved_head_is_not_trained() -> None:
     head = student.head.weight.clone()
     first = next(student.backbone.parameters()).clone()
     photos = photo_set("1", count=12, first_label=6, seed=0)
-    train_increment(student, teacher, photos, QUICK, RECIPES["lwm-lda"], "sigmoid", ignore_progress)
+    train_increment(student, teacher, photos, QUICK, RECIPES["lwm-lda"], "sigmoid", PLAN, ignore_progress)
     assert torch.equal(student.head.weight, head)
     assert not torch.equal(next(student.backbone.parameters()), first)
 
@@ -184,3 +191,55 @@ def test_eval_mode_and_no_gradients_afterwards() -> None:
     networks: list[Callable[[], object]] = [teacher.parameters, student.parameters]
     assert not any(p.requires_grad for parameters in networks for p in parameters())  # type: ignore[attr-defined]
     assert not any(module.training for module in [*teacher.modules(), *student.modules()])
+
+
+def _trained_by(plan: PlanReport) -> dict[str, Tensor]:
+    teacher, student = teacher_and_student()
+    photos = photo_set("1", count=6, first_label=6)
+    train_increment(student, teacher, photos, QUICK, RECIPES["lwm"], "sigmoid", plan, ignore_progress)
+    return _tensors(student)
+
+
+def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = _trained_by(PLAN.model_copy(update={"micro_batch_size": 4}))
+    whole, sizes = training.lwm_losses, []
+
+    def exhausted(student: Network, teacher: Network, images: Tensor, *rest: Any, **options: Any) -> Losses:
+        sizes.append(len(images))
+        losses = whole(student, teacher, images, *rest, **options)
+        if len(images) > 4:
+            losses.total(1, 1).backward()  # type: ignore[no-untyped-call]
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return losses
+
+    monkeypatch.setattr(training, "lwm_losses", exhausted)
+    found = _trained_by(PLAN)
+    assert sizes == [12, 8, 4, 4, 4]
+    assert _equal(expected, found)
+
+
+def test_recomputed_blocks_give_the_same_student() -> None:
+    kept, recomputed = _trained_by(PLAN), _trained_by(PLAN.model_copy(update={"recompute": True}))
+    for name in kept:
+        torch.testing.assert_close(kept[name], recomputed[name], rtol=1e-6, atol=1e-7)
+
+
+def test_prefetch_changes_nothing() -> None:
+    assert _equal(_trained_by(PLAN), _trained_by(PLAN.model_copy(update={"prefetch": 0})))
+
+
+def test_frozen_blocks_run_once_for_both() -> None:
+    teacher, _ = teacher_and_student()
+    teacher.freeze(4)
+    student = teacher.student(trains=True)
+    images, _ = batch_of(photo_set("1", first_label=6))
+    runs: list[int] = []
+    for network in (teacher, student):
+        for block in network.blocks()[:4]:
+            block.register_forward_hook(lambda *_: runs.append(1))
+    student.add_classes(1, torch.Generator().manual_seed(0))
+    labels = torch.full((len(images),), 6)
+    losses = _losses(student, teacher, images, labels)
+    assert len(runs) == 4
+    assert losses.attention_distillation is not None and losses.attention_distillation.item() < 1e-5
+    torch.testing.assert_close(student(images)[1][:, :6], teacher(images)[1])

@@ -1,0 +1,97 @@
+"""Single steps, done and taken back, from which the plan learns what the training will take."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .batches import Batch
+from .bundle import Bundle
+from .config import Recipe
+from .manifest import Activation
+from .network import Network
+from .optimizer import Momentum
+from .plan import Job
+from .training import accumulate_gradients, trained_parameters
+
+_SMALL = 64
+
+
+def rehearse(
+    parent: Bundle,
+    student: Network,
+    teacher: Network,
+    recipe: Recipe,
+    classification: Activation,
+    photos: int,
+    generation_bytes: int,
+) -> Job:
+    """An increment as the plan sees it.
+
+    Args:
+        parent: The bundle before.
+        student: M_t, its new rows in place.
+        teacher: M_{t-1}.
+        recipe: beta, gamma, what trains.
+        classification: Kind of L_C.
+        photos: How many to learn from.
+        generation_bytes: Of all files of the model in the home.
+    """
+    m = parent.manifest
+    trained = trained_parameters(student, recipe).values() if recipe.trains else ()
+
+    def step(images: int, recompute: bool) -> None:
+        student.recompute = recompute
+        try_step(student, teacher, images, recipe, classification)
+
+    return Job(
+        step=step,
+        photos=photos,
+        photo_bytes=3 * m.preprocessing.image_size**2,
+        features=student.head.in_features,
+        trained_bytes=sum(parameter.numel() * parameter.element_size() for parameter in trained),
+        activation_bytes=saved_activation_bytes(student) if recipe.trains else 0,
+        bundle_bytes=m.bundle_bytes,
+        generation_bytes=generation_bytes,
+    )
+
+
+def try_step(
+    student: Network, teacher: Network, images: int, recipe: Recipe, classification: Activation
+) -> None:
+    """One training step on grey pictures, or a forward pass where nothing trains; nothing is changed."""
+    size = student.preprocessing.image_size
+    pixels = np.full((images, size, size, 3), 128, dtype=np.uint8)
+    if not recipe.trains:
+        with torch.no_grad():
+            student(torch.from_numpy(pixels).to(student.head.weight.device))
+        return
+    optimizer = Momentum(trained_parameters(student, recipe))
+    grey = Batch(step=0, labels=[teacher.classes] * images, pixels=pixels)
+    accumulate_gradients(student, teacher, grey, images, recipe, classification)
+    optimizer.forget_gradients()
+
+
+def saved_activation_bytes(student: Network) -> int:
+    """About what one image leaves in memory between forward and backward pass.
+
+    Counted on a small image, and scaled by the area, which nearly all layers' outputs follow.
+    """
+    tensors: dict[int, Tensor] = {}
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in student.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage().data_ptr()
+        if storage not in parameters:
+            tensors[storage] = tensor
+        return tensor
+
+    size = student.preprocessing.image_size
+    small = min(size, _SMALL)
+    image = torch.zeros(1, small, small, 3, dtype=torch.uint8, device=student.head.weight.device)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        kept = student.after_stem(student.stem(image))
+    counted = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    del kept
+    return counted * size**2 // small**2
