@@ -110,6 +110,7 @@ class IncrementConfig(_Config):
         least_photos: Fewest usable photos a class.
         seed: Of the split, the order, the augmentation and the new head rows.
         device: Where to train; `auto` takes a GPU if there is one.
+        sign_with: File of the device's private key, to sign each change with; None leaves them unsigned.
     """
 
     recipe: RecipeName | Literal["auto"] = "auto"
@@ -127,6 +128,7 @@ class IncrementConfig(_Config):
     least_photos: int = Field(default=5, ge=2)
     seed: int = Field(default=0, ge=0, lt=2**32)
     device: Device = "auto"
+    sign_with: Path | None = None
 
     @model_validator(mode="after")
     def _weights_fit_recipe(self) -> IncrementConfig:

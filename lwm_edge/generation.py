@@ -6,8 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from . import storage
 from .bundle import Arrays, Bundle, save_bundle, tensors_digest
+from .custody import record_change
 from .errors import ExportError
 from .export import check_parity, fill_graph, generated_images
 from .home import Generation, Home
@@ -48,6 +51,7 @@ def prepare(
     *,
     started: float,
     onnx_bytes_before: int,
+    device_key: Ed25519PrivateKey | None = None,
 ) -> Candidate:
     """Exports the changed model and compares the ONNX file with the network.
 
@@ -59,11 +63,13 @@ def prepare(
         photos: To compare on [B, H, W, 3] uint8; None takes generated pictures.
         started: time.monotonic() of the change's start.
         onnx_bytes_before: Length of the ONNX file before.
+        device_key: Signs the change's link in the chain of custody; None leaves it unsigned.
 
     Raises:
         ExportError: Or its subclass ParityError; nothing was written.
     """
     manifest = manifest.model_copy(update={"tensors_digest": tensors_digest(arrays)})
+    manifest = record_change(manifest, parent.manifest, device_key)
     onnx_file = fill_graph(arrays["onnx_graph"].tobytes(), arrays, manifest)
     images = generated_images(manifest.preprocessing.image_size) if photos is None else photos
     parity = check_parity(onnx_file, network, images, real_photos=photos is not None)

@@ -21,6 +21,7 @@ from .evaluation import evaluate_predictions
 from .export import PARITY_BATCH_SIZES
 from .generation import commit, prepare
 from .home import Home
+from .keys import read_private_key
 from .manifest import Activation, Manifest
 from .memory import out_of_memory_explained
 from .network import Network, attention_cells, few_cells_warnings
@@ -28,6 +29,7 @@ from .photo_folders import read_photo_folder, split_held_back
 from .photos import PhotoSet, PixelCache
 from .reports import IncrementReport, Progress, ProgressCallback, TrainingReport
 from .training import choose_device, pooled_features, predict_labels, train_increment
+from .trust import require_trusted_model
 
 PIXEL_CACHE_BYTES = 64 * 1024 * 1024
 
@@ -82,6 +84,8 @@ def learn_classes(
     with home.lock(), out_of_memory_explained():
         onnx_bytes_before = home.current().onnx_bytes()
         parent = home.open_bundle()
+        require_trusted_model(home, parent.manifest)
+        device_key = read_private_key(config.sign_with) if config.sign_with else None
         on_progress(Progress(phase="photos", done=0, total=1))
         lesson = _read_lesson(folder, parent.manifest, config)
         learnt = _learn(parent, lesson, config, on_progress)
@@ -113,6 +117,7 @@ def learn_classes(
             lesson.held_back.load(range(min(len(lesson.held_back.photos), max(PARITY_BATCH_SIZES)))),
             started=started,
             onnx_bytes_before=onnx_bytes_before,
+            device_key=device_key,
         )
         receipt = IncrementReport(
             home=home.path,

@@ -69,6 +69,8 @@ def add_classes(
         ExportError: The ONNX file could not be made or differs from the network (ParityError).
         ResourceError: Out of memory or disk.
         BusyError: Another process changes the home.
+        TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
+            with cannot be used.
     """
     home, photos = open_home(home), Path(photos)
     config = config or IncrementConfig()

@@ -47,6 +47,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
 COMMANDS = (
     "demo", "build-base", "init", "add-classes", "remove-class",
     "predict", "evaluate", "info", "export", "audit",
+    "keygen", "sign", "verify",
 )  # fmt: skip
 
 
