@@ -311,11 +311,10 @@ def signing(report: SigningReport) -> None:
 def verification(report: VerificationReport) -> None:
     """The verdict, and what does and does not follow from it."""
     record = f"{report.links_recorded} in the record, {report.links_signed} of them signed"
+    key_source = f", from {report.trusted_key_file}" if report.trusted_key_file else ""
     rows = {
         "Verdict": "passed" if report.passed else "FAILED: nothing is proven",
-        "Trusted key": f"{report.trusted_key}, from {report.trusted_key_file}"
-        if report.trusted_key
-        else "none",
+        "Trusted key": f"{report.trusted_key or 'none'}{key_source}",
         "Shipped base": report.base_digest or "not recorded",
         "Model digest": report.model_digest,
         "Changes": f"{report.changes} since it was shipped, {record}",

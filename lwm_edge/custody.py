@@ -50,7 +50,7 @@ def sign_bundle(bundle: AnyPath, key: AnyPath) -> SigningReport:
             "sign the base as build-base made it"
         )
     statement = base_statement(manifest)
-    signature = sign(signer, _base_text(statement))
+    signature = sign(signer, base_text(statement))
     custody = Custody(base=statement, base_signature=signature)
     save_bundle(opened.path, opened.arrays(), manifest.model_copy(update={"custody": custody}))
     return SigningReport(
@@ -127,9 +127,10 @@ def _signature_problems(custody: Custody, vendor_key: str | None) -> list[str]:
     problems = []
     if vendor_key and signature.key != vendor_key:
         problems.append(f"the base is signed with the key {signature.key}, not with the trusted {vendor_key}")
-    if not fits(signature, _base_text(base)):
+    if not fits(signature, base_text(base)):
         problems.append(
-            "the base's signature does not fit its statement: the signature, its key or the statement was altered"
+            "the base's signature does not fit its statement: the signature, its key or the statement was "
+            "altered"
         )
     return problems
 
@@ -184,14 +185,9 @@ def _end_problems(custody: Custody, manifest: Manifest) -> list[str]:
     if links:
         end = links[-1].parent_digest, links[-1].model_digest, links[-1].shipped_classes
         if end != (manifest.parent_digest, manifest.model_digest, manifest.shipped_classes):
-            problems.append(
-                f"the record ends at change {links[-1].increment}, which is not the current model"
-            )
-    elif base and not manifest.increment_count:
-        if base.model_digest != manifest.model_digest:
-            problems.append(
-                "the model (tensors, class names or preprocessing) is not that of the base's statement"
-            )
+            problems.append(f"the record ends at change {links[-1].increment}, not at the current model")
+    elif base and not manifest.increment_count and base.model_digest != manifest.model_digest:
+        problems.append("the model (tensors, class names, preprocessing) is not that of the base's statement")
     return problems
 
 
@@ -203,18 +199,17 @@ def _link_problems(link: Link, base: BaseStatement | None, device_key: str | Non
     if device_key and signature.key != device_key:
         problems.append(f"{name} is signed with the key {signature.key}, not with the trusted {device_key}")
     if not fits(signature, _link_text(link, base)):
-        problems.append(
-            f"{name} has a signature that does not fit it: the change or its signature was altered"
-        )
+        problems.append(f"{name} has a signature that does not fit: the change or its signature was altered")
     return problems
 
 
-def _base_text(statement: BaseStatement) -> bytes:
+def base_text(statement: BaseStatement) -> bytes:
+    """The bytes that a vendor signs."""
     return _text(_BASE, statement.model_dump())
 
 
 def _link_text(link: Link, base: BaseStatement | None) -> bytes:
-    base_digest = hashlib.sha256(_base_text(base)).hexdigest() if base else None
+    base_digest = hashlib.sha256(base_text(base)).hexdigest() if base else None
     return _text(_INCREMENT, {**link.model_dump(exclude={"signature"}), "base": base_digest})
 
 

@@ -44,38 +44,29 @@ def init_home(
     """
     started = time.monotonic()
     home, bundle = Path(home).absolute(), open_bundle(Path(base))
-    _check_init(home, bundle, replace, trust)
+    opened = Home(home)
+    _check_init(home, base, replace)
+    require_signed_base(base, bundle.manifest, key_to_trust(opened, trust))
     candidate = _prepare(bundle.arrays(), bundle.manifest, bundle, None, started=started, onnx_bytes_before=0)
     storage.make_folder(home)
-    opened = Home(home)
     with opened.lock():
-        key = _check_init(home, bundle, replace, trust)  # another process may have been faster
+        _check_init(home, base, replace)  # another process may have been faster
+        key = key_to_trust(opened, trust)
+        require_signed_base(base, candidate.manifest, key)  # or have put another file in the base's place
         if key:  # before the model: at no instant is there a home that forgot whom to trust
             write_trusted_key(opened, key)
         return _commit(opened, candidate, removed_class=None, trusted_key=key)
 
 
-def _check_init(home: Path, base: Bundle, replace: bool, trust: AnyPath | None) -> str | None:
-    """Refuses a home that cannot be made of this base; returns the key that it is to trust."""
+def _check_init(home: Path, base: AnyPath, replace: bool) -> None:
     if (home / CURRENT).is_symlink():
         if not replace:
-            raise HomeError(
-                f"{home} is a model home already; to start it over from {base.path}, say --replace"
-            )
+            raise HomeError(f"{home} is a model home already; to start it over from {base}, say --replace")
     elif home.exists():
-        leftovers = {
-            LOCK,
-            GENERATIONS,
-            TRUST,
-            f".{CURRENT}.staged",
-            f".{TRUST}.staged",
-        }  # of an init that was interrupted
+        staged = {f".{CURRENT}.staged", f".{TRUST}.staged"}
+        leftovers = {LOCK, GENERATIONS, TRUST} | staged  # of an init that was interrupted
         if not home.is_dir() or {path.name for path in home.iterdir()} - leftovers:
             raise HomeError(f"{home} exists and is no model home; give a new or empty folder")
-    key = key_to_trust(Home(home), trust)
-    if key:
-        require_signed_base(base.path, base.manifest, key)
-    return key
 
 
 def remove_class(

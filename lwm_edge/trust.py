@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from . import storage
 from .custody import custody_problems
 from .errors import TrustError
@@ -47,17 +45,19 @@ def key_to_trust(home: Home, trust: AnyPath | None) -> str | None:
     return read_public_key(trust) if trust else trusted_key(home)
 
 
-def require_signed_base(base: Path, manifest: Manifest, key: str) -> None:
-    """Refuses what is not a shipped base as the trusted vendor signed it.
+def require_signed_base(base: AnyPath, manifest: Manifest, key: str | None) -> None:
+    """Refuses what is not a shipped base as the trusted vendor signed it; without a key, nothing.
 
     Raises:
         TrustError: With every reason.
     """
+    if key is None:
+        return
     problems = list(custody_problems(manifest, key, None))
     if manifest.increment_count:
         problems.append(
-            f"it was changed {manifest.increment_count} times since it was shipped, and the vendor's signature "
-            "covers the shipped base alone"
+            f"it was changed {manifest.increment_count} times since it was shipped, and the vendor signed "
+            "the shipped base alone"
         )
     if problems:
         raise TrustError(
@@ -76,7 +76,7 @@ def require_trusted_model(home: Home, manifest: Manifest) -> None:
     key = trusted_key(home)
     if key and (problems := custody_problems(manifest, key, None)):
         raise TrustError(
-            f"the model in {home.path} does not verify against the key that the home trusts, so nothing was "
-            f"changed; start over from the vendor's base: lwm-edge init BASE.lwm --replace --home {home.path}",
+            f"the model in {home.path} does not verify against the key that the home trusts, so nothing is "
+            f"changed; start over from the vendor's: lwm-edge init BASE.lwm --replace --home {home.path}",
             problems,
         )

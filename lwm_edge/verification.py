@@ -107,18 +107,19 @@ def _verify(bundle: Bundle, keys: _Keys, home: Home | None, onnx_problems: list[
     manifest = bundle.manifest
     custody = manifest.custody or Custody()
     problems = (*keys.problems, *custody_problems(manifest, keys.vendor, keys.device), *onnx_problems)
-    proven: tuple[str, ...] = ()
+    proven, not_proven = [], ["Anything: the verification failed."]
     if not problems and custody.base:
-        proven = (*_proven_of_base(custody.base, manifest, keys), *_proven_of_changes(custody, keys))
-        proven += ("classifier.onnx is, byte for byte, what this bundle makes.",) if home else ()
+        proven = _proven_of_base(custody.base, manifest, keys) + _proven_of_changes(custody, keys)
+        proven += ["classifier.onnx is, byte for byte, what this bundle makes."] if home else []
+        not_proven = _never_proven(keys) + _not_proven_of_changes(custody, manifest, keys)
     signed = [link.signature.key for link in custody.links if link.signature]
     return VerificationReport(
         home=home.path if home else None,
         bundle=bundle.path,
         passed=not problems,
         problems=problems,
-        proven=proven,
-        not_proven=(*_never_proven(keys), *_not_proven_of_changes(custody, manifest, keys)),
+        proven=tuple(proven),
+        not_proven=tuple(not_proven),
         trusted_key=keys.vendor,
         trusted_key_file=keys.vendor_file,
         base_digest=custody.base.model_digest if custody.base else None,
@@ -133,9 +134,9 @@ def _verify(bundle: Bundle, keys: _Keys, home: Home | None, onnx_problems: list[
 
 def _proven_of_base(base: BaseStatement, manifest: Manifest, keys: _Keys) -> list[str]:
     lines = [
-        f"A holder of the private key to {keys.vendor_file} signed the base {base.model_digest}: its tensors, "
-        f"ONNX graph, {base.shipped_classes} class names, preprocessing, architecture, activation, capacity "
-        "and length."
+        f"A holder of the private key to {keys.vendor_file} signed the base {base.model_digest}: its "
+        f"tensors, ONNX graph, {base.shipped_classes} class names, preprocessing, architecture, activation, "
+        "capacity and length."
     ]
     if not manifest.increment_count:
         return [*lines, "This model is that base, unchanged."]
@@ -149,9 +150,11 @@ def _proven_of_changes(custody: Custody, keys: _Keys) -> list[str]:
     if not custody.links:
         return []
     names = _numbers(custody.links)
-    lines = [f"The record names the model before and after {names} without a gap, up to this model."]
-    if not custody.dropped_links:
-        lines[0] = lines[0].replace("without a gap", "without a gap, from that base")
+    start = "" if custody.dropped_links else ", from that base"
+    lines = [
+        f"The record tells of {names} without a gap{start} up to this model; where it is not signed, it is "
+        "no more than a claim."
+    ]
     if keys.device:
         lines.append(f"A holder of the device's private key signed {names}, and the base they go back to.")
     return lines
@@ -163,12 +166,12 @@ def _never_proven(keys: _Keys) -> list[str]:
         "That this is the newest model: an older copy of the bundle verifies as well.",
         "Recipe, ledger, receipt and labels: no signature covers them.",
     ]
-    if keys.own and keys.vendor:
+    if keys.own:
         lines.append(
-            f"That {keys.vendor_file} is the vendor's: who can change the home can change it too; verify with "
-            "--trust and a copy from elsewhere."
+            f"That {keys.vendor_file} is the vendor's: who can change the home can change it too; verify "
+            "with --trust and a copy from elsewhere."
         )
-    elif keys.vendor:
+    else:
         lines.append(f"That {keys.vendor_file} is the vendor's: that is for you to know.")
     return lines
 
