@@ -61,7 +61,7 @@ def require_signed_base(base: AnyPath, manifest: Manifest, key: str | None) -> N
         )
     if problems:
         raise TrustError(
-            f"{base} is not a base that the trusted vendor signed; the home was not made", problems
+            f"{base} is not a base that the trusted vendor signed; no home is made of it", problems
         )
 
 
