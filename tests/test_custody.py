@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lwm_edge import generate_key, sign_bundle
 from lwm_edge import manifest as manifests
@@ -397,6 +399,22 @@ def test_a_chain_of_one_base_does_not_fit_another() -> None:
 def test_weights_changed_behind_the_record() -> None:
     grown = _grown(_base(), 2).model_copy(update={"tensors_digest": "9" * 64})
     assert _problems(grown) == ("the record ends at change 2, not at the current model",)
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.data())
+def test_whatever_byte_is_changed_only_what_no_signature_covers_passes(data: st.DataObject) -> None:
+    manifest = _grown(_base(), 3)
+    content = bytearray(manifests.encode(manifest))
+    text = len(manifests.decode_text(content))
+    for _ in range(data.draw(st.integers(1, 2))):
+        content[data.draw(st.integers(0, text - 1))] = data.draw(st.sampled_from(b'0123456789abcdef",x'))
+    try:
+        altered = manifests.decode(bytes(content), "model.lwm")
+    except BundleError:
+        return
+    if not _problems(altered):
+        assert altered.model_copy(update={"recipe": "base", "ledger": Ledger()}) == manifest
 
 
 def test_all_problems_are_listed_at_once() -> None:
