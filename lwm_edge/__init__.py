@@ -9,7 +9,7 @@ The method is Learning without Memorizing (Dhar et al., CVPR 2019): `losses` has
                         optimizer, resume) -> class_statistics, drift; then generation (export, commit)
     other changes are   maintenance: init_home, remove_class, export_onnx
     readers need        prediction, inspection, inference: no torch
-    the proof is        auditor
+    the proof is        auditor; of origin: keys -> custody -> verification, trust
 
 Verbs are functions, settings are `...Config`, results are frozen `...Report`, and everything raised on
 purpose is an `LwmEdgeError` (see `errors`). The command line calls these functions and prints.
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from .auditor import audit
     from .base import build_base
     from .config import BaseConfig, IncrementConfig
+    from .custody import sign_bundle
     from .demo import run_demo
     from .errors import LwmEdgeError
     from .home import Home, open_home
     from .inference import Classifier
     from .inspection import info
+    from .keys import generate_key
     from .maintenance import export_onnx, init_home, remove_class
     from .manifest import Preprocessing
     from .prediction import evaluate, predict
@@ -42,10 +44,14 @@ if TYPE_CHECKING:
         ExportReport,
         IncrementReport,
         InfoReport,
+        KeyReport,
         PlanReport,
         PredictionReport,
         Progress,
+        SigningReport,
+        VerificationReport,
     )
+    from .verification import verify
     from .worker import add_classes, plan_increment
 
 __version__ = metadata.version("lwm-edge")
@@ -55,11 +61,13 @@ _HOMES = {  # loaded when first asked for: reading a model must not import torch
     "auditor": ("audit",),
     "base": ("build_base",),
     "config": ("BaseConfig", "IncrementConfig"),
+    "custody": ("sign_bundle",),
     "demo": ("run_demo",),
     "errors": ("LwmEdgeError",),
     "home": ("Home", "open_home"),
     "inference": ("Classifier",),
     "inspection": ("info",),
+    "keys": ("generate_key",),
     "maintenance": ("export_onnx", "init_home", "remove_class"),
     "manifest": ("Preprocessing",),
     "prediction": ("evaluate", "predict"),
@@ -73,9 +81,13 @@ _HOMES = {  # loaded when first asked for: reading a model must not import torch
         "IncrementReport",
         "InfoReport",
         "PlanReport",
+        "KeyReport",
         "PredictionReport",
         "Progress",
+        "SigningReport",
+        "VerificationReport",
     ),
+    "verification": ("verify",),
     "worker": ("add_classes", "plan_increment"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -94,11 +106,14 @@ __all__ = [
     "IncrementConfig",
     "IncrementReport",
     "InfoReport",
+    "KeyReport",
     "LwmEdgeError",
     "PlanReport",
     "PredictionReport",
     "Preprocessing",
     "Progress",
+    "SigningReport",
+    "VerificationReport",
     "__version__",
     "add_classes",
     "architecture_names",
@@ -106,6 +121,7 @@ __all__ = [
     "build_base",
     "evaluate",
     "export_onnx",
+    "generate_key",
     "info",
     "init_home",
     "open_home",
@@ -113,6 +129,8 @@ __all__ = [
     "predict",
     "remove_class",
     "run_demo",
+    "sign_bundle",
+    "verify",
 ]
 
 

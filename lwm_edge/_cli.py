@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__, _display, config
-from .errors import LwmEdgeError
+from .errors import LwmEdgeError, TrustError
 from .home import Home, open_home
 from .reports import ProgressCallback, Report
 
@@ -44,6 +44,13 @@ PhotosArgument = Annotated[
     ),
 ]
 SeedOption = Annotated[int | None, typer.Option(help="Same seed, same photos, same machine: same model.")]
+SignWithOption = Annotated[
+    Path | None,
+    typer.Option("--sign-with", metavar="FILE.key", help="The device's private key, to sign this change."),
+]
+TrustOption = Annotated[
+    Path | None, typer.Option("--trust", metavar="VENDOR.pub", help="The vendor's public key.")
+]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 
 
@@ -187,12 +194,17 @@ def init_command(
     replace: Annotated[
         bool, typer.Option("--replace", help="Start an existing home over; what it learnt is lost.")
     ] = False,
+    trust: TrustOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a model home from a shipped base, with its ONNX file."""
+    """Make a model home from a shipped base, with its ONNX file.
+
+    With --trust the home takes no base that this key did not sign, now or later.
+    """
     from .maintenance import init_home
 
-    _show(init_home(base, _home_path(home), replace=replace), as_json, _display.change)
+    report = init_home(base, _home_path(home), replace=replace, trust=trust)
+    _show(report, as_json, _display.change)
 
 
 @app.command("add-classes")
@@ -237,6 +249,7 @@ def add_classes_command(
     force: Annotated[
         bool, typer.Option("--force", help="Commit a model that the gate's thresholds would refuse.")
     ] = False,
+    sign_with: SignWithOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Teach the model new classes from photos of them alone: the main job.
@@ -261,6 +274,7 @@ def add_classes_command(
         device=device,
         fresh=fresh or None,
         force=force or None,
+        sign_with=sign_with,
     )
     opened = _home(home)
     if dry_run:
@@ -277,12 +291,15 @@ def remove_class_command(
     shipped: Annotated[
         bool, typer.Option("--shipped", help="Also allow a class that the vendor shipped.")
     ] = False,
+    sign_with: SignWithOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Take back a class that was added by mistake; no photos needed."""
     from .maintenance import remove_class
 
-    _show(remove_class(_home(home), name, shipped=shipped), as_json, _display.change)
+    chosen = config.increment_config(config.read_file_config(Path.cwd()), sign_with=sign_with)
+    report = remove_class(_home(home), name, shipped=shipped, sign_with=chosen.sign_with)
+    _show(report, as_json, _display.change)
 
 
 @app.command("predict")
@@ -344,3 +361,52 @@ def audit_command(home: HomeOption = None, as_json: JsonOption = False) -> None:
     _show(report, as_json, _display.audit)
     if not report.passed:
         raise typer.Exit(4)
+
+
+@app.command("keygen")
+def keygen_command(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="vendor makes vendor.key (keep it) and vendor.pub.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Make a pair of Ed25519 keys: for a vendor to sign bases, for a device to sign changes."""
+    from .keys import generate_key
+
+    _show(generate_key(name), as_json, _display.key)
+
+
+@app.command("sign")
+def sign_command(
+    bundle: Annotated[Path, typer.Argument(metavar="BASE.lwm", help="The base; its length stays.")],
+    key: Annotated[Path, typer.Option("--key", metavar="VENDOR.key", help="The vendor's private key.")],
+    as_json: JsonOption = False,
+) -> None:
+    """For vendors: sign a base, so that homes made with --trust take it."""
+    from .custody import sign_bundle
+
+    _show(sign_bundle(bundle, key), as_json, _display.signing)
+
+
+@app.command("verify")
+def verify_command(
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="[BUNDLE]", help="A bundle file; default: the home's.")
+    ] = None,
+    home: HomeOption = None,
+    trust: TrustOption = None,
+    device_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--device-key", metavar="DEVICE.pub", help="Every recorded change must be signed with it."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Walk from the shipped base to the current model, and say what that proves and what it does not."""
+    from .verification import verify
+
+    report = verify(bundle or _home(home), trust=trust, device_key=device_key)
+    _show(report, as_json, _display.verification)
+    if not report.passed:
+        raise typer.Exit(TrustError.exit_code)

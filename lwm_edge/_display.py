@@ -23,11 +23,14 @@ from .reports import (
     FootprintReport,
     IncrementReport,
     InfoReport,
+    KeyReport,
     ParityReport,
     PlanReport,
     PredictionReport,
     Progress,
     ProgressCallback,
+    SigningReport,
+    VerificationReport,
 )
 
 _PHASES = {
@@ -204,6 +207,8 @@ def change(report: ChangeReport) -> None:
         "Load it from": str(report.onnx),
         "Model digest": report.model_digest,
     }
+    if report.trusted_key:
+        rows["Trusts the key"] = report.trusted_key
     _rows(escape(title), rows)
 
 
@@ -305,3 +310,42 @@ def demo(report: DemoReport) -> None:
         "Time": f"{report.seconds:.0f} s",
     }
     _rows("Footprint before and after each increment", rows)
+
+
+def key(report: KeyReport) -> None:
+    """Where the key pair lies; never the secret."""
+    rows = {
+        "Private key": f"{report.private_key_file}, for its owner alone: who has it can sign anything",
+        "Public key": f"{report.public_key_file}, to give away: {report.key}",
+    }
+    _rows("Key pair made", rows)
+
+
+def signing(report: SigningReport) -> None:
+    """What `sign` signed."""
+    rows = {
+        "Bundle": f"{report.bundle}, {_bytes(report.bundle_bytes)} as before",
+        "Model digest": report.model_digest,
+        "Signed with": report.key,
+    }
+    _rows("Base signed", rows)
+
+
+def verification(report: VerificationReport) -> None:
+    """The verdict, and what does and does not follow from it."""
+    record = f"{report.links_recorded} in the record, {report.links_signed} of them signed"
+    key_source = f", from {report.trusted_key_file}" if report.trusted_key_file else ""
+    rows = {
+        "Verdict": "passed" if report.passed else "FAILED: nothing is proven",
+        "Trusted key": f"{report.trusted_key or 'none'}{key_source}",
+        "Shipped base": report.base_digest or "not recorded",
+        "Model digest": report.model_digest,
+        "Changes": f"{report.changes} since it was shipped, {record}",
+    }
+    _rows(escape(str(report.home or report.bundle)), rows)
+    for title, lines in (("Proven", report.proven), ("Not proven", report.not_proven)):
+        _out().print(f"[bold]{title}")
+        for line in lines or ("nothing",):
+            _out().print(escape(f"  - {line}"))
+    for problem in report.problems:
+        note(f"Problem: {problem}")

@@ -23,6 +23,7 @@ from .home import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, AnyPath, Generat
 from .manifest import Manifest
 from .network import empty_network
 from .reports import AuditItem, AuditReport, OnnxGrowth
+from .trust import trust_problems
 
 
 def audit(home: Home | AnyPath) -> AuditReport:
@@ -47,6 +48,7 @@ def _audit(home: Home, generation: Generation) -> AuditReport:
     problems: list[str] = []
     items = [*_bundle_items(bundle, problems), *_other_items(home, generation, bundle, problems)]
     expected = {home.path / CURRENT, home.path / LOCK, *(generation.path / name for name in GENERATION_FILES)}
+    expected |= {home.trust} if home.trust.is_file() else set()
     sizes = {path: path.lstat().st_size for path in _files(home.path)}
     strangers, missing = sizes.keys() - expected, expected - sizes.keys() - {home.path / LOCK}
     problems += [_unexplained(path.relative_to(home.path), sizes[path]) for path in sorted(strangers)]
@@ -130,9 +132,11 @@ def _other_items(
         (generation.onnx, "onnx file"),
         (generation.labels, "labels"),
         (generation.receipt, "receipt"),
+        (home.trust, "trusted key"),
     ):
         if path.is_file():
             yield AuditItem(owner=owner, part=path.name, bytes=path.stat().st_size)
+    problems += trust_problems(home)
     if generation.onnx.is_file() and not _onnx_is_the_bundles(generation, bundle):
         problems.append(
             f"{generation.onnx.name} is not what the bundle makes: it was changed, or is another's"

@@ -123,6 +123,7 @@ class IncrementConfig(_Config):
         most_attention_distance: Gate: refuse a model whose attention maps moved further (L_AD).
         force: Commit what the gate would refuse; the receipt warns.
         fresh: Forget an interrupted increment instead of going on with it.
+        sign_with: File of the device's private key, to sign each change with; None leaves them unsigned.
     """
 
     recipe: RecipeName | Literal["auto"] = "auto"
@@ -142,6 +143,7 @@ class IncrementConfig(_Config):
     least_photos: int = Field(default=5, ge=2)
     seed: int = Field(default=0, ge=0, lt=2**32)
     device: Device = "auto"
+    sign_with: Path | None = None
 
     least_new_accuracy: float | None = Field(default=None, ge=0, le=1)
     least_base_agreement: float | None = Field(default=None, ge=0, le=1)

@@ -11,6 +11,7 @@
     ├── GateError                6   the student is not good enough to replace its teacher
     ├── ExportError              7   the ONNX file could not be made
     │   └── ParityError          7   the ONNX file does not compute what the network computes
+    ├── TrustError               8   a key, a signature or a chain of custody does not verify
     ├── BusyError               75   another process holds the home; try again
     └── StoppedError           130   stopped on request; the same command goes on from there
 
@@ -93,6 +94,12 @@ class ExportError(LwmEdgeError):
 
 class ParityError(ExportError):
     """The ONNX file does not compute what the network computes."""
+
+
+class TrustError(LwmEdgeError):
+    """A key, a signature or a chain of custody does not verify."""
+
+    exit_code = 8
 
 
 class BusyError(LwmEdgeError):

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from . import storage
 from .bundle import Arrays, Bundle, open_bundle, save_bundle, tensors_digest
+from .custody import record_change
 from .errors import ExportError
 from .export import ParityProbe, check_parity, fill_graph
 from .home import Generation, Home
+from .keys import read_private_key
 from .manifest import LedgerEntry, Manifest
 from .photos import read_photo
 from .reports import ExactPath, FootprintReport, IncrementReport, ParityReport, Report
@@ -49,6 +52,7 @@ def prepare(
     started: float,
     onnx_bytes_before: int,
     peak_rss_bytes: int,
+    device_key: Ed25519PrivateKey | None = None,
 ) -> Candidate:
     """Exports the changed model and compares the ONNX file with the network.
 
@@ -60,11 +64,13 @@ def prepare(
         started: time.monotonic() of the change's start.
         onnx_bytes_before: Length of the ONNX file before.
         peak_rss_bytes: Of the process that made the change.
+        device_key: Signs the change's link in the chain of custody; None leaves it unsigned.
 
     Raises:
         ExportError: Or its subclass ParityError; nothing was written.
     """
     manifest = manifest.model_copy(update={"tensors_digest": tensors_digest(arrays)})
+    manifest = record_change(manifest, parent.manifest, device_key)
     onnx_file = fill_graph(arrays["onnx_graph"].tobytes(), arrays, manifest)
     parity = check_parity(onnx_file, probe)
     entry = LedgerEntry(
@@ -109,6 +115,7 @@ class StagedIncrement(Report):
         logits: Of each, as the network gave them.
         seconds: That the learning took.
         peak_rss_bytes: Of the learning process.
+        sign_with: File of the device's private key.
         receipt: What the receipt says of the learning.
     """
 
@@ -117,6 +124,7 @@ class StagedIncrement(Report):
     logits: tuple[tuple[float, ...], ...]
     seconds: float
     peak_rss_bytes: int
+    sign_with: ExactPath | None
     receipt: dict[str, Any]
 
 
@@ -140,6 +148,7 @@ def commit_increment(home: Home, increment: StagedIncrement) -> IncrementReport:
         started=started,
         onnx_bytes_before=home.current().onnx_bytes(),
         peak_rss_bytes=increment.peak_rss_bytes,
+        device_key=read_private_key(increment.sign_with) if increment.sign_with else None,
     )
     receipt = IncrementReport(
         home=home.path,

@@ -7,6 +7,7 @@
                               receipt.json      of the latest change
     HOME/training.safetensors                   of an interrupted increment, to go on from; constant length
     HOME/lock                                   held by the one writer
+    HOME/vendor.pub                             the one key that its base must be signed with, if it has one
 
 A reader of several files resolves the link once (`Home.current`); a change writes the next generation,
 syncs it, switches the link, and removes the old one.
@@ -26,7 +27,8 @@ from . import storage
 from .bundle import Bundle, open_bundle
 from .errors import HomeError, LwmEdgeError
 
-CURRENT, GENERATIONS, LOCK, TRAINING = "current", "generations", "lock", "training.safetensors"
+CURRENT, GENERATIONS, LOCK = "current", "generations", "lock"
+TRAINING, TRUST = "training.safetensors", "vendor.pub"
 BUNDLE, ONNX, LABELS, RECEIPT = "model.lwm", "classifier.onnx", "labels.txt", "receipt.json"
 GENERATION_FILES = (BUNDLE, ONNX, LABELS, RECEIPT)
 
@@ -121,6 +123,11 @@ class Home:
         """Where an interrupted increment left off."""
         return self.path / TRAINING
 
+    @property
+    def trust(self) -> Path:
+        """The vendor's public key; absent in a home that takes any base."""
+        return self.path / TRUST
+
     @contextmanager
     def lock(self) -> Iterator[int]:
         """Makes this process the one writer, and clears what an interrupted one left.
@@ -181,7 +188,8 @@ class Home:
         return list(folder.iterdir()) if folder.is_dir() else []
 
     def _remove_stale(self) -> None:
-        storage.remove(self.path / f".{CURRENT}.staged")
+        for name in (CURRENT, TRUST):
+            storage.remove(self.path / f".{name}.staged")
         current = self._current_name()
         if current is None:  # which one to keep cannot be told
             return

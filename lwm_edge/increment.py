@@ -22,6 +22,7 @@ from .evaluation import evaluate_predictions
 from .export import PARITY_BATCH_SIZES, parity_probe
 from .generation import StagedIncrement
 from .home import Home
+from .keys import read_private_key
 from .manifest import Activation, Manifest
 from .memory import out_of_memory_explained, peak_rss_bytes
 from .network import Network, attention_cells, few_cells_warnings
@@ -40,6 +41,7 @@ from .reports import (
 )
 from .resume import SECONDS_BETWEEN_SAVES, SavedTraining
 from .training import TrainingState, choose_device, pooled_features, predict_labels, train_increment
+from .trust import require_trusted_model
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ def learn_classes(
         logits=tuple(tuple(row) for row in probe.logits.tolist()),
         seconds=time.monotonic() - started,
         peak_rss_bytes=peak_rss_bytes(),
+        sign_with=config.sign_with,
         receipt={
             "recipe": task.name,
             "recipe_reason": task.reason,
@@ -180,6 +183,9 @@ def learn_classes(
 
 def _set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: ProgressCallback) -> _Task:
     parent = home.open_bundle()
+    require_trusted_model(home, parent.manifest)
+    if config.sign_with:
+        read_private_key(config.sign_with)  # refused before any work, not after it
     on_progress(Progress(phase="photos", done=0, total=1))
     lesson = _read_lesson(folder, parent.manifest, config)
     teacher = parent.network().to(choose_device(config.device))

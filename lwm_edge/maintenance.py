@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from . import storage
@@ -15,35 +16,47 @@ from .bundle import NOT_THE_NETWORKS, ONNX_GRAPH, ROWS_BY_CLASS, Arrays, Bundle,
 from .errors import BundleError, ConfigError, HomeError
 from .export import check_parity, fill_graph, parity_probe
 from .generation import Candidate, commit, prepare
-from .home import CURRENT, GENERATIONS, LOCK, AnyPath, Home, open_home
+from .home import CURRENT, GENERATIONS, LOCK, TRUST, AnyPath, Home, open_home
+from .keys import read_private_key
 from .manifest import Manifest, fold_class_name
 from .memory import peak_rss_bytes
 from .network import Network, empty_network, load_tensors
 from .reports import ChangeReport, ExportReport, ParityReport
+from .trust import key_to_trust, require_signed_base, require_trusted_model, write_trusted_key
 
 
-def init_home(base: AnyPath, home: AnyPath, *, replace: bool = False) -> ChangeReport:
+def init_home(
+    base: AnyPath, home: AnyPath, *, replace: bool = False, trust: AnyPath | None = None
+) -> ChangeReport:
     """Makes a model home from a shipped base bundle.
 
     Args:
         base: The bundle; it is copied.
         home: The folder to make.
         replace: Start an existing home over, what it learnt is lost.
+        trust: The vendor's public key; the home then takes no base, now or later, that this key did not
+            sign. None keeps what the home trusts already, if it does.
 
     Raises:
         BundleError: The base is damaged.
         HomeError: There is a home already, or the folder holds something else.
         ParityError: This device's ONNX Runtime does not compute what the network computes.
+        TrustError: The base is not signed with the trusted key, or that cannot be read.
     """
     started = time.monotonic()
     home, bundle = Path(home).absolute(), open_bundle(Path(base))
-    _check_init(home, base, replace)
-    candidate = _prepare(bundle.arrays(), bundle.manifest, bundle, started=started, onnx_bytes_before=0)
-    storage.make_folder(home)
     opened = Home(home)
+    _check_init(home, base, replace)
+    require_signed_base(base, bundle.manifest, key_to_trust(opened, trust))
+    candidate = _prepare(bundle.arrays(), bundle.manifest, bundle, None, started=started, onnx_bytes_before=0)
+    storage.make_folder(home)
     with opened.lock():
         _check_init(home, base, replace)  # another process may have been faster
-        return _commit(opened, candidate, removed_class=None)
+        key = key_to_trust(opened, trust)
+        require_signed_base(base, candidate.manifest, key)  # or have put another file in the base's place
+        if key:  # before the model: at no instant is there a home that forgot whom to trust
+            write_trusted_key(opened, key)
+        return _commit(opened, candidate, removed_class=None, trusted_key=key)
 
 
 def _check_init(home: Path, base: AnyPath, replace: bool) -> None:
@@ -51,12 +64,15 @@ def _check_init(home: Path, base: AnyPath, replace: bool) -> None:
         if not replace:
             raise HomeError(f"{home} is a model home already; to start it over from {base}, say --replace")
     elif home.exists():
-        leftovers = {LOCK, GENERATIONS, f".{CURRENT}.staged"}  # of an init that was interrupted
+        staged = {f".{CURRENT}.staged", f".{TRUST}.staged"}
+        leftovers = {LOCK, GENERATIONS, TRUST} | staged  # of an init that was interrupted
         if not home.is_dir() or {path.name for path in home.iterdir()} - leftovers:
             raise HomeError(f"{home} exists and is no model home; give a new or empty folder")
 
 
-def remove_class(home: Home | AnyPath, class_name: str, *, shipped: bool = False) -> ChangeReport:
+def remove_class(
+    home: Home | AnyPath, class_name: str, *, shipped: bool = False, sign_with: AnyPath | None = None
+) -> ChangeReport:
     """Takes a class out of a home's model, without photos.
 
     The order of the other classes stays; those behind it move up by one class_index, and a row of the head
@@ -66,24 +82,29 @@ def remove_class(home: Home | AnyPath, class_name: str, *, shipped: bool = False
         home: The model home, or its folder.
         class_name: The class.
         shipped: Also allow a class that the vendor shipped.
+        sign_with: File of the device's private key, to sign the change with.
 
     Raises:
         ConfigError: No such class, or a shipped one without `shipped`.
         BundleError: It is the last class.
         HomeError: The home cannot be written.
         BusyError: Another process changes the home.
+        TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
+            with cannot be used.
     """
     started = time.monotonic()
     home = open_home(home)
     with home.lock():
         parent = home.open_bundle()
+        require_trusted_model(home, parent.manifest)
+        device_key = read_private_key(sign_with) if sign_with else None
         row = _find_class(parent.manifest, class_name, shipped)
         arrays = parent.arrays()
         for name in ROWS_BY_CLASS:
             arrays[name] = _without_row(arrays[name], row)
         changed = _without_class(parent.manifest, row)
         before = home.current().onnx_bytes()
-        candidate = _prepare(arrays, changed, parent, started=started, onnx_bytes_before=before)
+        candidate = _prepare(arrays, changed, parent, device_key, started=started, onnx_bytes_before=before)
         return _commit(home, candidate, removed_class=parent.manifest.class_names[row])
 
 
@@ -153,7 +174,13 @@ def _without_class(manifest: Manifest, row: int) -> Manifest:
 
 
 def _prepare(
-    arrays: Arrays, manifest: Manifest, parent: Bundle, *, started: float, onnx_bytes_before: int
+    arrays: Arrays,
+    manifest: Manifest,
+    parent: Bundle,
+    device_key: Ed25519PrivateKey | None,
+    *,
+    started: float,
+    onnx_bytes_before: int,
 ) -> Candidate:
     return prepare(
         arrays,
@@ -163,6 +190,7 @@ def _prepare(
         started=started,
         onnx_bytes_before=onnx_bytes_before,
         peak_rss_bytes=peak_rss_bytes(),
+        device_key=device_key,
     )
 
 
@@ -177,7 +205,9 @@ def network_of(arrays: Arrays, manifest: Manifest) -> Network:
     return load_tensors(network, tensors)
 
 
-def _commit(home: Home, candidate: Candidate, *, removed_class: str | None) -> ChangeReport:
+def _commit(
+    home: Home, candidate: Candidate, *, removed_class: str | None, trusted_key: str | None = None
+) -> ChangeReport:
     report = ChangeReport(
         home=home.path,
         removed_class=removed_class,
@@ -186,6 +216,7 @@ def _commit(home: Home, candidate: Candidate, *, removed_class: str | None) -> C
         parity=candidate.parity,
         footprint=candidate.footprint,
         onnx=home.onnx,
+        trusted_key=trusted_key,
     )
     commit(home, candidate, report)
     return report

@@ -11,8 +11,6 @@ import unicodedata
 from typing import Annotated, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     computed_field,
@@ -20,6 +18,8 @@ from pydantic import (
     model_validator,
 )
 
+from .custody_record import Custody, Digest
+from .custody_record import Record as _Model
 from .errors import BundleError, CapacityError
 
 SCHEMA_VERSION = 1
@@ -31,11 +31,6 @@ _BYTES_PER_CLASS = 128
 _BIDIRECTIONAL = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 Activation = Literal["sigmoid", "softmax"]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def normalise_class_name(text: str) -> str:
@@ -146,6 +141,7 @@ class Manifest(_Model):
         parent_digest: The model_digest before the latest increment.
         increment_count: Additions and removals since the vendor shipped it.
         ledger: The footprint of the increments.
+        custody: From the shipped base to this model, with signatures; None before the first of either.
     """
 
     schema_version: Literal[1] = 1
@@ -161,6 +157,7 @@ class Manifest(_Model):
     parent_digest: Digest | None = None
     increment_count: int = Field(default=0, ge=0)
     ledger: Ledger = Ledger()
+    custody: Custody | None = None
 
     @field_validator("class_names")
     @classmethod
@@ -210,7 +207,8 @@ def encode(manifest: Manifest) -> bytes:
     Raises:
         CapacityError: The names leave no room (only with names full of quotation marks).
     """
-    text = manifest.model_dump_json().encode()
+    absent = {"custody"} if manifest.custody is None else None  # older releases do not know it
+    text = manifest.model_dump_json(exclude=absent).encode()
     length = encoded_length(manifest.capacity)
     if len(text) > length:
         raise CapacityError(f"the manifest needs {len(text)} bytes of {length}; use shorter class names")

@@ -25,7 +25,13 @@ from .training import TrainingState
 
 SECONDS_BETWEEN_SAVES = 60.0
 _HEADER, _HEADER_BYTES = "header", 4096
-_NOT_OF_THE_JOB = {"max_memory", "micro_batch_size", "force", "fresh"}  # they change nothing that is learnt
+_NOT_OF_THE_JOB = {
+    "max_memory",
+    "micro_batch_size",
+    "force",
+    "fresh",
+    "sign_with",
+}  # nothing learnt depends on them
 
 
 class _Header(BaseModel):

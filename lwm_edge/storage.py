@@ -41,8 +41,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes, *, mode: int = 0o666, replace: bool = True) -> None:
     """Writes or replaces a file atomically and durably.
+
+    Args:
+        path: Of the file.
+        content: All of it.
+        mode: Permissions, less the umask; never wider, at no instant.
+        replace: Whether an existing file may be replaced; otherwise it makes a HomeError.
 
     Raises:
         ResourceError: The disk is full; the old file, if any, is untouched.
@@ -54,11 +60,15 @@ def write_file(path: Path, content: bytes) -> None:
     with _explained("write", path):
         try:
             staged.unlink(missing_ok=True)  # a kill's leftover, or somebody's link to another file
-            with staged.open("xb") as file:
+            with open(staged, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            staged.replace(path)
+            if replace:
+                staged.replace(path)
+            else:
+                os.link(staged, path)
+                staged.unlink()
         except BaseException:
             staged.unlink(missing_ok=True)
             raise

@@ -94,6 +94,8 @@ def add_classes(
         ResourceError: Out of memory or disk.
         BusyError: Another process changes the home.
         StoppedError: The worker was asked to stop.
+        TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
+            with cannot be used.
     """
     home, photos = open_home(home), Path(photos)
     config = config or IncrementConfig()

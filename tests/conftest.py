@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lwm_edge import IncrementConfig
+from lwm_edge import IncrementConfig, generate_key, sign_bundle
 from lwm_edge.bundle import open_bundle
 from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 from lwm_edge.home import Home, open_home
@@ -56,6 +57,43 @@ def home(shipped_home: Path, tmp_path: Path) -> Home:
     """A fresh model home that knows the demo's six base classes."""
     path = tmp_path / "home"
     shutil.copytree(shipped_home, path, symlinks=True)
+    return open_home(path)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Key files of a vendor and a device, and a base that the vendor signed."""
+
+    vendor_key: Path
+    vendor_pub: Path
+    device_key: Path
+    device_pub: Path
+    base: Path
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    folder = tmp_path_factory.mktemp("keys")
+    vendor, device = (generate_key(folder / name) for name in ("vendor", "device"))
+    base = Path(shutil.copy(BASE_BUNDLE, folder / "base.lwm"))
+    sign_bundle(base, vendor.private_key_file)
+    return Keys(
+        vendor.private_key_file, vendor.public_key_file, device.private_key_file, device.public_key_file, base
+    )
+
+
+@pytest.fixture(scope="session")
+def shipped_trusting_home(keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("trusting") / "home"
+    init_home(keys.base, path, trust=keys.vendor_pub)
+    return path
+
+
+@pytest.fixture
+def trusting_home(shipped_trusting_home: Path, tmp_path: Path) -> Home:
+    """A fresh model home that trusts the vendor of `keys`."""
+    path = tmp_path / "trusting_home"
+    shutil.copytree(shipped_trusting_home, path, symlinks=True)
     return open_home(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
 COMMANDS = (
     "demo", "build-base", "init", "add-classes", "remove-class",
     "predict", "evaluate", "info", "export", "audit",
+    "keygen", "sign", "verify",
 )  # fmt: skip
 
 
@@ -148,6 +150,43 @@ def test_a_failed_audit_has_its_exit_code(run: Any, home: Home) -> None:
     (home.path / "planted").write_text("x")
     result = run("audit", "--home", home.path)
     assert result.code == 4 and "planted (1 bytes) is unexplained" in result.err
+
+
+def test_custody_in_json_and_for_people(run: Any, tmp_path: Path, make_photos: PhotoMaker) -> None:
+    home, base = tmp_path / "home", Path(shutil.copy(BASE_BUNDLE, tmp_path / "base.lwm"))
+    vendor = run("keygen", "vendor", "--json").json
+    assert vendor["private_key_file"] == "vendor.key" and run("keygen", "vendor").code == 2
+    assert "device.key" in run("keygen", "device").out
+    unsigned = run("init", base, "--home", home, "--trust", "vendor.pub", "--json")
+    assert unsigned.code == 8 and unsigned.json["error"]["kind"] == "TrustError"
+    assert unsigned.json["error"]["problems"] == ["the base is not signed"]
+    assert run("sign", base, "--key", "vendor.key", "--json").json["key"] == vendor["key"]
+    assert vendor["key"] in run("sign", base, "--key", "vendor.key").out
+    assert vendor["key"] in run("init", base, "--home", home, "--trust", "vendor.pub").out
+
+    photos, options = make_photos("Bag", "Shirt"), ["--home", home, "--recipe", "lda"]
+    assert run("add-classes", photos, *options, "--sign-with", "device.key").code == 0
+    (tmp_path / "lwm-edge.toml").write_text('[increment]\nsign_with = "device.key"\n')
+    assert run("remove-class", "Bag", "--home", home).code == 0
+    verified = run("verify", "--home", home, "--device-key", "device.pub", "--json")
+    assert verified.code == 0 and verified.json["passed"] and verified.json["links_signed"] == 2
+    assert "Verdict       passed" in (shown := run("verify", "--home", home).out) and "Not proven" in shown
+    assert "This model is that base" in run("verify", base, "--trust", "vendor.pub").out
+
+
+def test_a_failed_verification_has_its_exit_code(run: Any, home: Home, tmp_path: Path) -> None:
+    no_key = run("verify", BASE_BUNDLE)
+    assert no_key.code == 8 and "FAILED" in no_key.out and "no key to verify against" in no_key.err
+    run("keygen", "vendor")
+    unsigned = run("verify", "--home", home.path, "--trust", "vendor.pub", "--json")
+    assert unsigned.code == 8 and unsigned.json["problems"] == ["the base is not signed"]
+    (tmp_path / "vendor.key").chmod(0o644)
+    readable = run("sign", BASE_BUNDLE, "--key", "vendor.key")
+    assert readable.code == 8 and "chmod 600" in readable.err and readable.out == ""
+    damaged = tmp_path / "damaged.lwm"
+    damaged.write_bytes(BASE_BUNDLE.read_bytes()[:-1])
+    assert run("verify", damaged, "--trust", "vendor.pub").code == 8
+    assert run("verify", "nothing.lwm", "--trust", "vendor.pub").code == 4
 
 
 def test_where_the_home_comes_from(

@@ -52,6 +52,12 @@ def test_the_vendor_path(clone: Path) -> None:
     assert "small_resnet20" in _run(_block("vendor-path"), clone)
 
 
+def test_the_custody_path(clone: Path) -> None:
+    printed = _run(_block("custody-path"), clone)
+    assert printed.count("Verdict       passed") == 2 and "signed changes 1, 2" in printed
+    assert "This model is that base, unchanged." in printed
+
+
 def test_the_python_snippet(home: Home, tmp_path: Path, make_photos: object) -> None:
     (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     make_photos("Bag")  # type: ignore[operator]
