@@ -157,9 +157,11 @@ class Home:
         current = self._current_name()
         if current is None:  # which one to keep cannot be told
             return
-        for path in self._generations():
-            if path.name != current:
-                storage.remove(path)
+        stale = [path for path in self._generations() if path.name != current]
+        if stale:  # a writer may have been killed before its switch of the link was durable
+            storage.sync_folder(self.path)
+        for path in stale:
+            storage.remove(path)
 
 
 def open_home(path: Home | AnyPath) -> Home:
