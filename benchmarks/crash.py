@@ -1,9 +1,9 @@
 """Random kills: `python benchmarks/crash.py RESULTS.json [--kills 1000] [--seed 0]`.
 
 Small increments (one class, six photos, one epoch) run on one home, each in a process forked from a parent
-that has imported everything, and are killed (SIGKILL) at random moments: every other one after a random part
-of an increment's time, every other one after a random part of the time from staging to the end of the commit.
-The process says on a pipe what it is doing. After every kill the home must be the old model or the new one:
+that has imported everything, and are killed (SIGKILL) at random moments: half of them after a random part of
+an increment's time, half after a random part of the time from a phase of the commit, chosen at random, to the
+end. The process says on a pipe what it is doing. After every kill the home must be the old model or the new:
 
 - old: the same files, byte for byte, as before;
 - new: a verified bundle whose parent is the model before and that knows one class more, with an ONNX file,
@@ -12,9 +12,9 @@ The process says on a pipe what it is doing. After every kill the home must be t
 After half of the kills the parent then clears the leftovers and audits the home, after the others the next
 increment meets them. A kill that did not land, because the increment had ended, is not counted.
 
-Phases: `start` (forked; leftovers cleared, bundle verified), `photos`, `train`, `evaluate`, `export` (and parity),
-then, as storage does them, `staging` (the next generation is written), `link` (made, renamed, synced) and
-`clean-up` (the old generation is removed).
+Phases: `start` (forked; leftovers cleared, bundle verified), `photos`, `train`, `evaluate`, `export` (and
+parity), then, as storage does them, `staging` (the next generation is written), `link` (made, renamed, the
+folder synced) and `clean-up` (the old generation is removed).
 """
 
 from __future__ import annotations
@@ -107,8 +107,7 @@ class Tally:
         bad: What was wrong with bad homes.
         completed: Increments that ended before their kill.
         recovered: Homes that were cleared and audited.
-        commit_seconds: The latest times from staging to the end.
-        seconds: The latest times of whole increments.
+        seconds: How long it takes from a phase to the end, averaged over the latest increments.
     """
 
     landed: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -116,8 +115,7 @@ class Tally:
     bad: list[str] = field(default_factory=list)
     completed: int = 0
     recovered: int = 0
-    commit_seconds: float = 0.05
-    seconds: float = 0.5
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.05) | {"start": 0.5})
 
     def in_commit(self) -> int:
         """Kills that landed between staging and the end of the commit."""
@@ -219,10 +217,12 @@ def kill_one(home: Path, photos: Path, recipe: str, tally: Tally, chance: random
     config = lwm_edge.IncrementConfig(
         recipe=recipe, epochs=1, batch_size=2, micro_batch_size=2, device="cpu", seed=chance.randrange(2**31)
     )
-    started, aimed = time.monotonic(), tally.in_commit() * 2 <= sum(tally.landed.values())
+    in_commit = tally.in_commit() * 2 <= sum(tally.landed.values())
+    aim = chance.choice(COMMIT) if in_commit else "start"
+    started = time.monotonic()
     process, pipe = start_increment(home, photos, config)
-    told = wait_for(pipe, "staging") if aimed else b""
-    time.sleep(chance.uniform(0, 1.1 * (tally.commit_seconds if aimed else tally.seconds)))
+    told = wait_for(pipe, aim) if in_commit else b""
+    time.sleep(chance.uniform(0, 1.1 * tally.seconds[aim]))
     os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
     told += wait_for(pipe, "nothing")
@@ -237,8 +237,8 @@ def kill_one(home: Path, photos: Path, recipe: str, tally: Tally, chance: random
     if os.WEXITSTATUS(status):
         raise SystemExit(f"an increment failed by itself, see above; so far {tally}")
     tally.completed += 1
-    tally.seconds = 0.8 * tally.seconds + 0.2 * (phases["end"] - started)
-    tally.commit_seconds = 0.8 * tally.commit_seconds + 0.2 * (phases["end"] - phases["staging"])
+    for phase in phases.keys() & set(PHASES):
+        tally.seconds[phase] = 0.8 * tally.seconds[phase] + 0.2 * (phases["end"] - phases[phase])
     return False
 
 

@@ -13,6 +13,7 @@ syncs it, switches the link, and removes the old one.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -155,7 +156,7 @@ class Home:
     def _remove_stale(self) -> None:
         storage.remove(self.path / f".{CURRENT}.staged")
         current = self._current_name()
-        if current is None:  # which one to keep cannot be told
+        if current is None and os.path.lexists(self.path / CURRENT):  # not ours: which to keep cannot be told
             return
         stale = [path for path in self._generations() if path.name != current]
         if stale:  # a writer may have been killed before its switch of the link was durable

@@ -82,7 +82,9 @@ def swap_link(link: Path, target: str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, a link or a whole folder; readers that have a file open keep it."""
+    """Removes a file, a link or a whole folder if there is one; readers that have a file open keep it."""
+    if not os.path.lexists(path):
+        return
     with _explained("remove", path):
         _remove(path)
         sync_folder(path.parent)
