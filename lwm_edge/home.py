@@ -85,13 +85,15 @@ class Home:
         Raises:
             HomeError: The link is missing or points nowhere.
         """
-        name = self._current_name()
-        if name is None or not (self.path / GENERATIONS / name).is_dir():
-            raise HomeError(
-                f"{self.path} is no model home (no {CURRENT} model in it); "
-                f"make one with: lwm-edge init BASE.lwm --home {self.path}"
-            )
-        return Generation(self.path / GENERATIONS / name)
+        name, name_before = self._current_name(), None
+        while name != name_before:  # a commit may remove the folder just after the link was read
+            if name and (self.path / GENERATIONS / name).is_dir():
+                return Generation(self.path / GENERATIONS / name)
+            name, name_before = self._current_name(), name
+        raise HomeError(
+            f"{self.path} is no model home (no {CURRENT} model in it); "
+            f"make one with: lwm-edge init BASE.lwm --home {self.path}"
+        )
 
     def read(self, reader: Callable[[Generation], T]) -> T:
         """Reads several files of one generation; starts over if a commit took it away meanwhile."""

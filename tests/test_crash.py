@@ -291,7 +291,7 @@ def test_readers_during_commits_find_files_of_one_model(home: Home) -> None:
     remove(home.path)
     new = {name: (home.current().path / name).read_bytes() for name in GENERATION_FILES}
     digests = {json.loads(files[RECEIPT])["model_digest"] for files in (old, new)}
-    command, commits = [sys.executable, "-m", "tests.reader", str(home.path), "40"], 0
+    command, commits = [sys.executable, "-m", "tests.reader", str(home.path), "15"], 0
     with subprocess.Popen(
         command, cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as reader:
