@@ -25,65 +25,31 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import onnx
 import onnxruntime  # noqa: F401  so that no child has to import it
 import torch
 import typer
+from killable import COMMIT, END, PHASES, start_increment, wait_for
 
 import lwm_edge
 from lwm_edge import storage
 from lwm_edge.bundle import open_bundle
 from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 from lwm_edge.generation import labels_text
-from lwm_edge.home import GENERATION_FILES, GENERATIONS, Home
-from lwm_edge.increment import learn_classes
+from lwm_edge.home import GENERATION_FILES, Home
 from lwm_edge.inference import DIGEST_KEY
-from lwm_edge.reports import Progress
 
-PHASES = ("start", "photos", "train", "evaluate", "export", "staging", "link", "clean-up")
-COMMIT = ("staging", "link", "clean-up")
 RECIPES = ("lwm", "lwm-lda", "lda")
 PHOTOS = 6  # of each new class
-
-Report = Callable[[str], None]
-
-
-class ReportingDisk:
-    """In the place of `storage._disk`: says on the pipe how far a commit is, before each operation."""
-
-    def __init__(self, disk: Any, report: Report) -> None:
-        self.disk, self.report, self.phase = disk, report, ""
-
-    def __getattr__(self, name: str) -> Any:
-        operation = getattr(self.disk, name)
-
-        def run(*arguments: Any) -> Any:
-            self._note(name, arguments[0])
-            return operation(*arguments)
-
-        return run
-
-    def _note(self, operation: str, argument: Any) -> None:
-        if operation == "make_folder" and argument.parent.name == GENERATIONS:
-            self._enter("staging")
-        elif operation == "symlink":
-            self._enter("link")
-        elif self.phase == "link" and operation == "unlink":
-            self._enter("clean-up")
-
-    def _enter(self, phase: str) -> None:
-        self.phase = phase
-        self.report(phase)
 
 
 @dataclass
@@ -164,54 +130,6 @@ def make_photos(folder: Path, count: int) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def run_increment(home: Path, photos: Path, config: lwm_edge.IncrementConfig, pipe: int) -> None:
-    """The child: an increment that says what it does; never returns."""
-    status = 1
-    try:
-        last = "start"
-
-        def report(phase: str) -> None:
-            nonlocal last
-            if phase != last:
-                os.write(pipe, f"{phase} {time.monotonic()}\n".encode())
-            last = phase
-
-        def report_progress(progress: Progress) -> None:
-            report("export" if progress.phase == "commit" else progress.phase)
-
-        storage._disk = ReportingDisk(storage._disk, report)
-        learn_classes(Home(home), photos, config, report_progress)
-        os.write(pipe, f"end {time.monotonic()}\n".encode())
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
-
-
-def start_increment(home: Path, photos: Path, config: lwm_edge.IncrementConfig) -> tuple[int, int]:
-    """Forks; the process, and the pipe that tells its phases."""
-    reading, writing = os.pipe()
-    sys.stdout.flush()
-    process = os.fork()
-    if process == 0:
-        os.close(reading)
-        run_increment(home, photos, config, writing)
-    os.close(writing)
-    return process, reading
-
-
-def wait_for(pipe: int, phase: str) -> bytes:
-    """Reads the pipe until a phase begins or the process ends."""
-    told = b""
-    while not any(line.startswith(phase.encode()) for line in told.splitlines()):
-        news = os.read(pipe, 4096)
-        if not news:
-            break
-        told += news
-    return told
-
-
 def kill_one(home: Path, photos: Path, recipe: str, tally: Tally, chance: random.Random) -> bool:
     """One increment and its kill; True if the kill landed."""
     config = lwm_edge.IncrementConfig(
@@ -238,7 +156,7 @@ def kill_one(home: Path, photos: Path, recipe: str, tally: Tally, chance: random
         raise SystemExit(f"an increment failed by itself, see above; so far {tally}")
     tally.completed += 1
     for phase in phases.keys() & set(PHASES):
-        tally.seconds[phase] = 0.8 * tally.seconds[phase] + 0.2 * (phases["end"] - phases[phase])
+        tally.seconds[phase] = 0.8 * tally.seconds[phase] + 0.2 * (phases[END] - phases[phase])
     return False
 
 
@@ -303,10 +221,8 @@ def main(
     tally, started = Tally(), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        if os.fork() == 0:  # ONNX Runtime's threads stay out of this process
-            lwm_edge.init_home(BASE_BUNDLE, work / "base")
-            os._exit(0)
-        os.wait()
+        init = [sys.executable, "-m", "lwm_edge", "init", str(BASE_BUNDLE), "--home", str(work / "base")]
+        subprocess.run(init, check=True, stdout=subprocess.DEVNULL)  # ONNX Runtime's threads stay out of here
         run_kills(work, kills, seed, tally)
     counts = {r: {p: tally.landed[r, p] for p in PHASES} for r in RECIPES}
     content = {
@@ -315,7 +231,7 @@ def main(
         "landed": sum(tally.landed.values()),
         "landed_in_commit": tally.in_commit(),
         "landed_by_recipe_and_phase": counts,
-        "homes": {name: tally.found[name] for name in ("old", "new", "bad")},
+        "homes": {"old": tally.found["old"], "new": tally.found["new"], "bad": len(tally.bad)},
         "bad": tally.bad,
         "completed_before_the_kill": tally.completed,
         "recovered_and_audited": tally.recovered,

@@ -14,6 +14,7 @@ the next process clears up. So a `Disk` carries both what is durable and what is
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import os
@@ -177,8 +178,11 @@ class Disk:
                 lost = {n: File(c, synced=True) for n, c in zip(unsynced, contents, strict=True)}
                 yield _tree(entries, {**self.files, **lost})
 
-    def after(self, operation: Operation) -> Disk:
-        """The disk after an operation."""
+    def after(self, *operations: Operation) -> Disk:
+        """The disk after some operations."""
+        return functools.reduce(Disk._after, operations, self)
+
+    def _after(self, operation: Operation) -> Disk:
         kind, path, *more = operation
         match kind:
             case "create_file":

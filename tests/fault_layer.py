@@ -117,9 +117,8 @@ def record(store: Store, root: Path, action: Callable[[], object]) -> list[Opera
     recorder = Recorder(root, store)
     with standing_in(recorder):
         action()
-    for operation in recorder.operations:
-        before = before.after(operation)
-    assert before.visible() == store.scan(root), "something wrote past storage"
+    seen = before.after(*recorder.operations).visible()
+    assert seen == store.scan(root), "something wrote past storage"
     return recorder.operations
 
 
@@ -143,7 +142,7 @@ class Exploration:
         check: Looks at what an interruption left, as a reader would; fails if it is wrong.
         recover: What the next start does.
         check_recovered: Looks at what is there after it.
-        rounds: How many interruptions in a row.
+        rounds: How many interruptions in a row; None goes on until they leave nothing new.
         forget: Operations to leave out, as if the product forgot them; to show that this is noticed.
         counts: Of kills and power cuts, in the change and in recoveries.
     """
@@ -153,7 +152,7 @@ class Exploration:
     check: Callable[[], None]
     recover: Callable[[], object]
     check_recovered: Callable[[], None]
-    rounds: int
+    rounds: int | None
     forget: Callable[[Operation], bool] = lambda operation: False
     counts: Counter[str] = field(default_factory=Counter)
     _seen: set[object] = field(default_factory=set)
@@ -161,17 +160,17 @@ class Exploration:
 
     def run(self, disk: Disk, operations: Iterable[Operation]) -> None:
         """Visits everything that interruptions of a change may leave."""
-        waiting = list(self._left_by(disk, operations, "the change"))
-        for round_ in range(1, self.rounds + 1):
+        waiting, round_ = list(self._left_by(disk, operations, "the change")), 1
+        while waiting:
             found: list[Disk] = []
             for left in waiting:
                 self.store.materialise(left.visible(), self.root)
                 self.check()
                 recovery = record(self.store, self.root, self.recover)
-                if round_ < self.rounds:
+                if round_ != self.rounds:
                     found += self._left_by(left, recovery, "a recovery")
                 self.check_recovered()
-            waiting = found
+            waiting, round_ = found, round_ + 1
 
     @property
     def different(self) -> int:

@@ -6,6 +6,7 @@ What this prints is published in tests/README.md. Random kills of real processes
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import shutil
 import subprocess
@@ -23,7 +24,7 @@ from lwm_edge.errors import HomeError, LwmEdgeError
 from lwm_edge.home import GENERATION_FILES, RECEIPT, Generation, Home, open_home
 from tests.conftest import QUICK, PhotoMaker
 from tests.disk_model import Content, Disk, Operation, Store, Tree
-from tests.fault_layer import Exploration, Recorder, record, standing_in
+from tests.fault_layer import Exploration, Recorder, interruptions, record, standing_in
 from tests.reader import model_digest
 
 Files = tuple[Content, ...]
@@ -82,6 +83,9 @@ def make(root: Path, action: Action) -> Change:
     assert_one_model(root)
     change = Change(root, store, before, operations, old, files_of(root, store))
     assert change.old != change.new
+    for tree in Disk.holding(store, before).after(*operations).power_cuts():
+        store.materialise(tree, root)
+        assert files_of(root, store) == change.new, "what was reported as done is lost"
     return change
 
 
@@ -139,7 +143,7 @@ def remove(root: Path) -> object:
 def explore(
     change: Change,
     recover: Action,
-    rounds: int,
+    rounds: int | None,
     forget: Callable[[Operation], bool] = lambda operation: False,
 ) -> Exploration:
     exploration = Exploration(
@@ -187,7 +191,7 @@ def test_add_classes_leaves_the_old_model_or_the_new_one(
 ) -> None:
     photos = make_photos("Bag")
     change = make(home.path, lambda root: add_classes(root, photos, QUICK, isolate=False))
-    exploration = explore(change, take_lock, rounds=4)
+    exploration = explore(change, take_lock, rounds=None)
     with capsys.disabled():
         print(published("add-classes", change, exploration))
 
@@ -238,45 +242,38 @@ def test_the_recovery_from_a_kill_waits_for_the_link_before_it_removes_the_old_m
     """Killed between the switch of the link and its sync, started again, and then the power goes."""
     change = make(home.path, remove)
     switched = change.operations.index(("rename", "home/.current.staged", "home/current")) + 1
-    disk = Disk.holding(change.store, change.before)
-    for operation in change.operations[:switched]:
-        disk = disk.after(operation)
+    disk = Disk.holding(change.store, change.before).after(*change.operations[:switched])
     change.store.materialise(disk.visible(), home.path)
     assert files_of(home.path, change.store) == change.new
-    for operation in record(change.store, home.path, lambda: take_lock(home.path)):
-        disk = disk.after(operation)
-        for tree in disk.power_cuts():
+    recovery = record(change.store, home.path, lambda: take_lock(home.path))
+    assert any(operation[0] == "remove_folder" for operation in recovery)
+    for interrupted in interruptions(disk, recovery):
+        for tree in interrupted.power_cuts():
             change.store.materialise(tree, home.path)
             change.check()
 
 
-ERRORS = [OSError(errno.ENOSPC, "disk full"), OSError(errno.EIO, "disk broken"), KeyboardInterrupt()]
+ERRORS = (OSError(errno.ENOSPC, "disk full"), OSError(errno.EIO, "disk broken"), KeyboardInterrupt())
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=["full", "broken", "interrupted"])
-@pytest.mark.parametrize("for_ever", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("action", [init, remove])
 def test_an_operation_that_fails_leaves_the_old_model_or_the_new_one(
     tmp_path: Path,
     shipped_home: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     action: Action,
-    for_ever: bool,
-    error: BaseException,
 ) -> None:
     prepare_once(monkeypatch)
     root = tmp_path / "home"
     if action is remove:
         shutil.copytree(shipped_home, root, symlinks=True)
     change = make(root, action)
-    for position in range(len(change.operations)):
+    positions = range(len(change.operations))
+    tried = list(itertools.product(positions, ERRORS, (False, True)))
+    for position, error, for_ever in tried:
         change.store.materialise(change.before, root)
-        with standing_in(Recorder(root, change.store, position, error, for_ever)):
-            try:
-                action(root)
-                failed = False
-            except (LwmEdgeError, KeyboardInterrupt):
-                failed = True
+        failed = fails(change, action, Recorder(root, change.store, position, error, for_ever))
         change.check()
         assert failed or files_of(root, change.store) == change.new
         if files_of(root, change.store):
@@ -284,6 +281,17 @@ def test_an_operation_that_fails_leaves_the_old_model_or_the_new_one(
         else:
             init(root)
         change.check_recovered()
+    with capsys.disabled():
+        print(f"\n{action.__name__}: {len(tried)} refused operations")
+
+
+def fails(change: Change, action: Action, recorder: Recorder) -> bool:
+    with standing_in(recorder):
+        try:
+            action(change.root)
+        except (LwmEdgeError, KeyboardInterrupt):
+            return True
+    return False
 
 
 def test_readers_during_commits_find_files_of_one_model(home: Home) -> None:
