@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lwm_edge import _disk, storage
-from tests.disk_model import Disk, Operation, Store
+from tests.disk_model import Disk, Operation
+from tests.file_store import Store
 
 
 class Recorder:
