@@ -15,6 +15,7 @@ syncs it, switches the link, and removes the old one.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -91,13 +92,15 @@ class Home:
         Raises:
             HomeError: The link is missing or points nowhere.
         """
-        name = self._current_name()
-        if name is None or not (self.path / GENERATIONS / name).is_dir():
-            raise HomeError(
-                f"{self.path} is no model home (no {CURRENT} model in it); "
-                f"make one with: lwm-edge init BASE.lwm --home {self.path}"
-            )
-        return Generation(self.path / GENERATIONS / name)
+        name, name_before = self._current_name(), None
+        while name != name_before:  # a commit may remove the folder just after the link was read
+            if name and (self.path / GENERATIONS / name).is_dir():
+                return Generation(self.path / GENERATIONS / name)
+            name, name_before = self._current_name(), name
+        raise HomeError(
+            f"{self.path} is no model home (no {CURRENT} model in it); "
+            f"make one with: lwm-edge init BASE.lwm --home {self.path}"
+        )
 
     def read(self, reader: Callable[[Generation], T]) -> T:
         """Reads several files of one generation; starts over if a commit took it away meanwhile."""
@@ -191,11 +194,13 @@ class Home:
         for name in (CURRENT, TRUST):
             storage.remove(self.path / f".{name}.staged")
         current = self._current_name()
-        if current is None:  # which one to keep cannot be told
+        if current is None and os.path.lexists(self.path / CURRENT):  # not ours: which to keep cannot be told
             return
-        for path in self._generations():
-            if path.name != current:
-                storage.remove(path)
+        stale = [path for path in self._generations() if path.name != current]
+        if stale:  # a writer may have been killed before its switch of the link was durable
+            storage.sync_folder(self.path)
+        for path in stale:
+            storage.remove(path)
 
 
 def open_home(path: Home | AnyPath) -> Home:

@@ -1,7 +1,7 @@
 """All writing to disk: staged beside the target, synced, renamed, and the folder synced.
 
 A reader, a kill or a power cut at any instant meets the old content or the new, never a mixture. Nothing
-else in the package opens a file for writing.
+else in the package opens a file for writing; what it asks of the operating system is in `_disk`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from . import _disk
 from .errors import BusyError, HomeError, LwmEdgeError, ResourceError
 
 
@@ -34,11 +34,8 @@ def _explanation(action: str, path: Path, error: OSError) -> LwmEdgeError:
 
 def sync_folder(folder: Path) -> None:
     """Makes the folder's entries durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with _explained("sync", folder):
+        _disk.sync_folder(folder)
 
 
 def write_file(path: Path, content: bytes, *, mode: int = 0o666, replace: bool = True) -> None:
@@ -59,18 +56,17 @@ def write_file(path: Path, content: bytes, *, mode: int = 0o666, replace: bool =
     staged = path.with_name(f".{path.name}.staged")
     with _explained("write", path):
         try:
-            staged.unlink(missing_ok=True)  # a kill's leftover, or somebody's link to another file
-            with open(staged, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            _disk.unlink(staged)  # a kill's leftover, or somebody's link to another file
+            with _disk.create_file(staged, mode) as file:
+                _disk.write(file, content)
+                _disk.sync_file(file)
             if replace:
-                staged.replace(path)
+                _disk.rename(staged, path)
             else:
-                os.link(staged, path)
-                staged.unlink()
+                _disk.link(staged, path)
+                _disk.unlink(staged)
         except BaseException:
-            staged.unlink(missing_ok=True)
+            _disk.unlink(staged)
             raise
         sync_folder(path.parent)
 
@@ -79,7 +75,8 @@ def make_folder(path: Path) -> None:
     """Creates a folder (parents too) durably; an existing one is fine."""
     with _explained("create", path):
         missing = [folder for folder in path.parents if not folder.exists()]
-        path.mkdir(parents=True, exist_ok=True)
+        for folder in (*reversed(missing), path):
+            _disk.make_folder(folder)
         for folder in (path, path.parent, *(made.parent for made in missing)):
             sync_folder(folder)
 
@@ -88,20 +85,28 @@ def swap_link(link: Path, target: str) -> None:
     """Points the symbolic link at `target` (relative to the link's folder) by one rename."""
     staged = link.with_name(f".{link.name}.staged")
     with _explained("switch", link):
-        staged.unlink(missing_ok=True)
-        staged.symlink_to(target)
-        staged.replace(link)
+        _disk.unlink(staged)
+        _disk.symlink(staged, target)
+        _disk.rename(staged, link)
         sync_folder(link.parent)
 
 
 def remove(path: Path) -> None:
-    """Removes a file, a link or a whole folder; readers that have a file open keep it."""
+    """Removes a file, a link or a whole folder if there is one; readers that have a file open keep it."""
+    if not os.path.lexists(path):
+        return
     with _explained("remove", path):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(path)
         sync_folder(path.parent)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        for entry in sorted(path.iterdir()):
+            _remove(entry)
+        _disk.remove_folder(path)
+    else:
+        _disk.unlink(path)
 
 
 @contextmanager
@@ -112,7 +117,7 @@ def exclusive_lock(path: Path) -> Iterator[int]:
         BusyError: Another process holds it.
     """
     with _explained("lock", path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = _disk.open_lock(path)
     try:
         with _explained("lock", path):
             try:

@@ -70,3 +70,11 @@ def test_the_protocol_its_table_and_resuming(data: Path, tmp_path: Path) -> None
     assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG")
     trained = [float(cell) for cell in distances.splitlines()[-1].split("|")[2:4]]
     assert 0 < trained[0] < trained[1]
+
+
+def test_random_kills_leave_no_bad_home(tmp_path: Path) -> None:
+    printed = _run("crash.py", tmp_path / "crash.json", "--kills", 12)
+    result = json.loads((tmp_path / "crash.json").read_text())
+    assert result["landed"] == 12 and result["landed_in_commit"] >= 5
+    assert result["homes"]["bad"] == 0 and sum(result["homes"].values()) == 12
+    assert "12 kills landed" in printed

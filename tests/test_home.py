@@ -132,6 +132,21 @@ def test_a_reader_overtaken_by_a_commit_starts_over(home: Home) -> None:
     assert seen == ["00000000", "00000001"]
 
 
+def test_a_reader_overtaken_just_after_it_read_the_link_reads_it_again(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_link, old = Home._current_name, home.current().path.name
+
+    def overtaken(self: Home) -> str | None:
+        monkeypatch.undo()
+        with home.lock():
+            home.commit(_write("new"))  # type: ignore[arg-type]
+        return old
+
+    monkeypatch.setattr(Home, "_current_name", overtaken)
+    assert home.current().path.name == "00000001" == read_link(home)
+
+
 def test_a_failing_clean_up_does_not_undo_a_commit(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     with home.lock():
         monkeypatch.setattr(storage, "remove", _refuse)

@@ -1,0 +1,247 @@
+"""Random kills: `python benchmarks/crash.py RESULTS.json [--kills 1000] [--seed 0]`.
+
+Small increments (one class, six photos, one epoch) run on one home, each in a process forked from a parent
+that has imported everything, and are killed (SIGKILL) at random moments: half of them after a random part of
+an increment's time, half after a random part of the time from a phase of the commit, chosen at random, to the
+end. The process says on a pipe what it is doing. After every kill the home must be the old model or the new:
+
+- old: the same files, byte for byte, as before;
+- new: a verified bundle whose parent is the model before and that knows one class more, with an ONNX file,
+  labels and receipt of the same digest.
+
+After half of the kills the parent then clears the leftovers and audits the home, after the others the next
+increment meets them. A kill that did not land, because the increment had ended, is not counted.
+
+Phases: `start` (forked; leftovers cleared, bundle verified), `photos`, `train`, `evaluate`, `export` (and
+parity), then, as storage does them, `staging` (the next generation is written), `link` (made, renamed, the
+folder synced) and `clean-up` (the old generation is removed).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import onnx
+import onnxruntime  # noqa: F401  so that no child has to import it
+import torch
+import typer
+from killable import COMMIT, END, PHASES, start_increment, wait_for
+
+import lwm_edge
+from lwm_edge import storage
+from lwm_edge.bundle import open_bundle
+from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
+from lwm_edge.generation import labels_text
+from lwm_edge.home import GENERATION_FILES, Home
+from lwm_edge.inference import DIGEST_KEY
+
+RECIPES = ("lwm", "lwm-lda", "lda")
+PHOTOS = 6  # of each new class
+
+
+@dataclass
+class Model:
+    """What a home holds: which generation, the digests of its files, the model's, and its classes."""
+
+    generation: str
+    files: tuple[str, ...]
+    digest: str
+    parent: str | None
+    class_names: tuple[str, ...]
+
+
+@dataclass
+class Tally:
+    """What was counted.
+
+    Attributes:
+        landed: Kills by recipe and phase.
+        found: Of those, homes that were old, new or bad.
+        bad: What was wrong with bad homes.
+        completed: Increments that ended before their kill.
+        recovered: Homes that were cleared and audited.
+        seconds: How long it takes from a phase to the end, averaged over the latest increments.
+    """
+
+    landed: Counter[tuple[str, str]] = field(default_factory=Counter)
+    found: Counter[str] = field(default_factory=Counter)
+    bad: list[str] = field(default_factory=list)
+    completed: int = 0
+    recovered: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.05) | {"start": 0.5})
+
+    def in_commit(self) -> int:
+        """Kills that landed between staging and the end of the commit."""
+        return sum(count for (_, phase), count in self.landed.items() if phase in COMMIT)
+
+
+def read_model(home: Home) -> Model:
+    """What a reader finds; every file must be of one model."""
+    generation = home.current()
+    bundle = open_bundle(generation.bundle)
+    manifest = bundle.manifest
+    exported = {p.key: p.value for p in onnx.load(generation.onnx).metadata_props}
+    assert exported[DIGEST_KEY] == manifest.model_digest, "the ONNX file is of another model"
+    assert generation.labels.read_bytes() == labels_text(manifest), "the labels are of another model"
+    receipt = json.loads(generation.receipt.read_bytes())
+    assert receipt["model_digest"] == manifest.model_digest, "the receipt is of another model"
+    assert tuple(receipt["class_names"]) == manifest.class_names, "the receipt is of another model"
+    files = [hashlib.sha256((generation.path / n).read_bytes()).hexdigest() for n in GENERATION_FILES]
+    return Model(
+        generation.path.name,
+        tuple(files),
+        manifest.model_digest,
+        manifest.parent_digest,
+        manifest.class_names,
+    )
+
+
+def compare(before: Model, home: Home, class_name: str) -> tuple[str, Model]:
+    """Old or new, and what is there; an AssertionError or LwmEdgeError where it is neither."""
+    after = read_model(home)
+    if after == before:
+        return "old", after
+    assert after.parent == before.digest, "the model is no child of the one before"
+    assert after.class_names == (*before.class_names, class_name), f"it knows {after.class_names}"
+    return "new", after
+
+
+def make_photos(folder: Path, count: int) -> list[Path]:
+    """Photo folders with one class each, under names of their own."""
+    sources = sorted(path for group in ("1", "2") for path in (DEMO_DATA / "train" / group).iterdir())
+    for number in range(count):
+        target = folder / f"{number:02d}" / f"class {number:02d}"
+        target.mkdir(parents=True)
+        for photo in sorted(sources[number % len(sources)].iterdir())[:PHOTOS]:
+            shutil.copy(photo, target)
+    return sorted(folder.iterdir())
+
+
+def kill_one(home: Path, photos: Path, recipe: str, tally: Tally, chance: random.Random) -> bool:
+    """One increment and its kill; True if the kill landed."""
+    config = lwm_edge.IncrementConfig(
+        recipe=recipe, epochs=1, batch_size=2, micro_batch_size=2, device="cpu", seed=chance.randrange(2**31)
+    )
+    in_commit = tally.in_commit() * 2 <= sum(tally.landed.values())
+    aim = chance.choice(COMMIT) if in_commit else "start"
+    started = time.monotonic()
+    process, pipe = start_increment(home, photos, config)
+    told = wait_for(pipe, aim) if in_commit else b""
+    time.sleep(chance.uniform(0, 1.1 * tally.seconds[aim]))
+    os.kill(process, signal.SIGKILL)
+    _, status = os.waitpid(process, 0)
+    told += wait_for(pipe, "nothing")
+    os.close(pipe)
+    phases = {"start": started}
+    for line in told.decode().splitlines():
+        phase, at = line.split()
+        phases[phase] = float(at)
+    if os.WIFSIGNALED(status):
+        tally.landed[recipe, list(phases)[-1]] += 1
+        return True
+    if os.WEXITSTATUS(status):
+        raise SystemExit(f"an increment failed by itself, see above; so far {tally}")
+    tally.completed += 1
+    for phase in phases.keys() & set(PHASES):
+        tally.seconds[phase] = 0.8 * tally.seconds[phase] + 0.2 * (phases[END] - phases[phase])
+    return False
+
+
+def recover(home: Home, tally: Tally) -> None:
+    """What the next start does, and a full account of what is left."""
+    with home.lock():
+        pass
+    tally.recovered += 1
+    problems = lwm_edge.audit(home).problems
+    assert not problems, f"after recovery: {problems}"
+
+
+def run_kills(work: Path, kills: int, seed: int, tally: Tally) -> None:
+    """Kills until enough have landed."""
+    chance, home = random.Random(seed), Home(work / "home")
+    capacity = open_bundle(BASE_BUNDLE).manifest.capacity
+    photos = make_photos(work / "photos", capacity)
+    before: Model | None = None
+    while (landed := sum(tally.landed.values())) < kills:
+        if before is None or len(before.class_names) == capacity:
+            shutil.rmtree(home.path, ignore_errors=True)
+            shutil.copytree(work / "base", home.path, symlinks=True)
+            before = read_model(home)
+        folder = photos[len(before.class_names)]
+        hit = kill_one(home.path, folder, RECIPES[landed % len(RECIPES)], tally, chance)
+        try:
+            found, after = compare(before, home, next(folder.iterdir()).name)
+            if chance.random() < 0.5:
+                recover(home, tally)
+                assert read_model(home) == after, "recovery changed the model"
+        except (AssertionError, lwm_edge.LwmEdgeError, OSError) as error:
+            found, after = "bad", None
+            tally.bad.append(f"{error!r} after {dict(tally.landed)}")
+            shutil.copytree(home.path, work / f"bad{len(tally.bad)}", symlinks=True)
+        if hit:
+            tally.found[found] += 1
+            if (landed + 1) % 100 == 0:
+                print(f"{landed + 1} kills, {dict(tally.found)}", file=sys.stderr, flush=True)
+        before = after
+
+
+def table(tally: Tally) -> str:
+    """The counts by phase, in Markdown."""
+    lines = ["| killed in | " + " | ".join(RECIPES) + " | all |", "|---|" + "---|" * (len(RECIPES) + 1)]
+    for phase in PHASES:
+        counts = [tally.landed[recipe, phase] for recipe in RECIPES]
+        lines.append(f"| {phase} | " + " | ".join(map(str, counts)) + f" | {sum(counts)} |")
+    landed = sum(tally.landed.values())
+    lines.append(f"\n{landed} kills landed, {tally.in_commit()} between staging and the end of the commit;")
+    lines.append(f"homes: {tally.found['old']} old, {tally.found['new']} new, {len(tally.bad)} bad")
+    return "\n".join(lines)
+
+
+def main(
+    results: Annotated[Path, typer.Argument(help="JSON file to write.")],
+    kills: Annotated[int, typer.Option(help="Kills that must land.")] = 1000,
+    seed: int = 0,
+) -> None:
+    """Kills increments at random moments and checks the home after each."""
+    torch.set_num_threads(1)  # no pool of threads that a fork would leave behind
+    torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)  # imports much, once
+    tally, started = Tally(), time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        init = [sys.executable, "-m", "lwm_edge", "init", str(BASE_BUNDLE), "--home", str(work / "base")]
+        subprocess.run(init, check=True, stdout=subprocess.DEVNULL)  # ONNX Runtime's threads stay out of here
+        run_kills(work, kills, seed, tally)
+    counts = {r: {p: tally.landed[r, p] for p in PHASES} for r in RECIPES}
+    content = {
+        "command": f"python benchmarks/crash.py {results.name} --kills {kills} --seed {seed}",
+        "lwm_edge": lwm_edge.__version__,
+        "landed": sum(tally.landed.values()),
+        "landed_in_commit": tally.in_commit(),
+        "landed_by_recipe_and_phase": counts,
+        "homes": {"old": tally.found["old"], "new": tally.found["new"], "bad": len(tally.bad)},
+        "bad": tally.bad,
+        "completed_before_the_kill": tally.completed,
+        "recovered_and_audited": tally.recovered,
+        "seconds": round(time.monotonic() - started),
+    }
+    storage.write_file(results.absolute(), json.dumps(content, indent=1).encode() + b"\n")
+    print(table(tally))
+    if tally.bad:
+        raise SystemExit(f"{len(tally.bad)} bad homes: {tally.bad}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

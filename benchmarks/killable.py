@@ -1,0 +1,98 @@
+"""An increment in a forked process that says on a pipe what it is doing; for `crash.py` to kill."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lwm_edge import IncrementConfig, storage
+from lwm_edge.home import GENERATIONS, Home
+from lwm_edge.increment import learn_classes
+from lwm_edge.reports import Progress
+
+PHASES = ("start", "photos", "train", "evaluate", "export", "staging", "link", "clean-up")
+COMMIT = ("staging", "link", "clean-up")
+END = "end"
+
+Report = Callable[[str], None]
+
+
+class ReportingDisk:
+    """In the place of `storage._disk`: says on the pipe how far a commit is, before each operation."""
+
+    def __init__(self, disk: Any, report: Report) -> None:
+        self.disk, self.report, self.phase = disk, report, ""
+
+    def __getattr__(self, name: str) -> Any:
+        operation = getattr(self.disk, name)
+
+        def run(*arguments: Any) -> Any:
+            self._note(name, arguments[0])
+            return operation(*arguments)
+
+        return run
+
+    def _note(self, operation: str, argument: Any) -> None:
+        if operation == "make_folder" and argument.parent.name == GENERATIONS:
+            self._enter("staging")
+        elif operation == "symlink":
+            self._enter("link")
+        elif self.phase == "link" and operation == "unlink":
+            self._enter("clean-up")
+
+    def _enter(self, phase: str) -> None:
+        self.phase = phase
+        self.report(phase)
+
+
+def run_increment(home: Path, photos: Path, config: IncrementConfig, pipe: int) -> None:
+    """The child: an increment that says what it does; never returns."""
+    status = 1
+    try:
+        last = "start"
+
+        def report(phase: str) -> None:
+            nonlocal last
+            if phase != last:
+                os.write(pipe, f"{phase} {time.monotonic()}\n".encode())
+            last = phase
+
+        def report_progress(progress: Progress) -> None:
+            report("export" if progress.phase == "commit" else progress.phase)
+
+        storage._disk = ReportingDisk(storage._disk, report)
+        learn_classes(Home(home), photos, config, report_progress)
+        os.write(pipe, f"{END} {time.monotonic()}\n".encode())
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def start_increment(home: Path, photos: Path, config: IncrementConfig) -> tuple[int, int]:
+    """Forks; the process, and the pipe that tells its phases."""
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    process = os.fork()
+    if process == 0:
+        os.close(reading)
+        run_increment(home, photos, config, writing)
+    os.close(writing)
+    return process, reading
+
+
+def wait_for(pipe: int, phase: str) -> bytes:
+    """Reads the pipe until a phase begins or the process ends."""
+    told = b""
+    while not any(line.startswith(phase.encode()) for line in told.splitlines()):
+        news = os.read(pipe, 4096)
+        if not news:
+            break
+        told += news
+    return told

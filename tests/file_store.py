@@ -1,0 +1,93 @@
+"""Contents of files, and folders made of them: what a disk holds, in a form that can be compared."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+FOLDER = "folder"
+
+Content = str
+"""A file's content, by its digest; `Store` has the bytes."""
+
+Tree = frozenset[tuple[str, str, str]]
+"""What lies below a folder: (path, "folder", ""), (path, "link", target), (path, "file", content)."""
+
+
+class Store:
+    """File contents by digest, in files that are linked to where a tree wants them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self._read: dict[tuple[int, int, int], Content] = {}  # what is known of files need not be read again
+        self._torn: dict[Content, set[Content]] = {}
+        self._unsynced: dict[Content, set[Content]] = {}
+
+    def add(self, content: bytes) -> Content:
+        digest = hashlib.sha256(content).hexdigest()
+        if not (self.folder / digest).exists():
+            (self.folder / digest).write_bytes(content)
+        return digest
+
+    def get(self, content: Content) -> bytes:
+        return (self.folder / content).read_bytes()
+
+    def joined(self, first: Content, second: Content) -> Content:
+        """One content behind the other."""
+        return self.add(self.get(first) + self.get(second)) if self.get(first) else second
+
+    def is_intact(self) -> bool:
+        return all(hashlib.sha256(p.read_bytes()).hexdigest() == p.name for p in self.folder.iterdir())
+
+    def read(self, path: Path) -> Content:
+        """A file's content."""
+        status = path.stat()
+        key = status.st_ino, status.st_mtime_ns, status.st_size
+        if key not in self._read:
+            self._read[key] = self.add(path.read_bytes())
+        return self._read[key]
+
+    def scan(self, root: Path) -> Tree:
+        """What lies below a folder."""
+        found = set()
+        for path in root.rglob("*") if root.is_dir() else ():
+            name = str(path.relative_to(root.parent))
+            if path.is_symlink():
+                found.add((name, "link", str(path.readlink())))
+            elif path.is_dir():
+                found.add((name, FOLDER, ""))
+            else:
+                found.add((name, "file", self.read(path)))
+        return frozenset(found | {(root.name, FOLDER, "")} if root.is_dir() else found)
+
+    def materialise(self, tree: Tree, root: Path) -> None:
+        """Makes a folder hold exactly a tree."""
+        shutil.rmtree(root, ignore_errors=True)
+        for name, kind, what in sorted(tree):
+            path = root.parent / name
+            if kind == FOLDER:
+                path.mkdir()
+            elif kind == "link":
+                path.symlink_to(what)
+            else:
+                os.link(self.folder / what, path)
+
+    def torn(self, content: Content) -> set[Content]:
+        """Parts of a write that a kill can leave."""
+        if content not in self._torn:
+            whole = self.get(content)
+            lengths = {0, 1, len(whole) // 2, len(whole) - 1} & set(range(len(whole)))
+            self._torn[content] = {self.add(whole[:length]) for length in lengths}
+        return self._torn[content]
+
+    def unsynced(self, content: Content) -> set[Content]:
+        """What a power cut can make of a content that was not synced."""
+        if content not in self._unsynced:
+            whole = self.get(content)
+            half = len(whole) // 2
+            zeros = {self.add(bytes(len(whole))), self.add(bytes(half) + whole[half:])}
+            self._unsynced[content] = {content, *self.torn(content), *zeros}
+        return self._unsynced[content]
