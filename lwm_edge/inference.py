@@ -6,7 +6,6 @@ metadata (https://onnx.ai/onnx/repo-docs/IR.html, metadata_props).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 
 from .errors import ExportError, PhotosError
 from .manifest import Preprocessing
@@ -26,6 +25,13 @@ PREPROCESSING_KEY = "preprocessing"
 DIGEST_KEY = "model_digest"
 INPUT, LOGITS, PROBABILITIES = "image", "logits", "probabilities"
 _BATCH_SIZE = 16
+
+
+_NAMES = TypeAdapter(tuple[str, ...])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 class Classifier:
@@ -58,15 +64,15 @@ class Classifier:
                 self.path or source, options, providers=["CPUExecutionProvider"]
             )
             metadata = self._session.get_modelmeta().custom_metadata_map
-            self.class_names: tuple[str, ...] = tuple(json.loads(metadata[CLASS_NAMES_KEY]))
+            self.class_names: tuple[str, ...] = _NAMES.validate_json(metadata[CLASS_NAMES_KEY])
             self.preprocessing = Preprocessing.model_validate_json(metadata[PREPROCESSING_KEY])
             self.model_digest: str = metadata[DIGEST_KEY]
-        except (KeyError, ValueError, ValidationError):
+        except (KeyError, ValueError):
             raise ExportError(
-                f"{where} was not exported by lwm-edge: its metadata lacks the class names"
+                f"{where} was not exported by lwm-edge: its metadata lacks the class names, or is damaged"
             ) from None
         except Exception as error:  # ONNX Runtime's own errors derive from Exception alone
-            raise ExportError(f"{where} cannot be loaded by ONNX Runtime: {error}") from None
+            raise ExportError(f"{where} cannot be loaded by ONNX Runtime: {_first_line(error)}") from None
 
     def run(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Runs prepared images.
@@ -76,8 +82,18 @@ class Classifier:
 
         Returns:
             Logits and probabilities, each [B, classes] float32.
+
+        Raises:
+            ExportError: The file is damaged: it fails, or gives something else.
         """
-        logits, probabilities = self._session.run([LOGITS, PROBABILITIES], {INPUT: images})
+        where = self.path or "the exported ONNX file"
+        try:
+            logits, probabilities = self._session.run([LOGITS, PROBABILITIES], {INPUT: images})
+        except Exception as error:  # as above
+            raise ExportError(f"{where} cannot be run by ONNX Runtime: {_first_line(error)}") from None
+        expected = ((len(images), len(self.class_names)), np.float32)
+        if any((output.shape, output.dtype) != expected for output in (logits, probabilities)):
+            raise ExportError(f"{where} does not give a number for each of its classes; it is damaged")
         return cast(NDArray[np.float32], logits), cast(NDArray[np.float32], probabilities)
 
     def predict(self, photos: PhotoSet) -> NDArray[np.int64]:
