@@ -7,7 +7,7 @@ The method is Learning without Memorizing (Dhar et al., CVPR 2019): `losses` has
     a device keeps      home -> generations of bundle, ONNX file, labels and receipt; one link, one writer
     an increment is     worker -> increment: photo_folders, photos -> training -> class_statistics, drift
                         -> generation (export, commit)
-    other changes are   maintenance: init_home, remove_class, export_onnx
+    other changes are   maintenance: init_home, remove_class, export_onnx; repair
     readers need        prediction, inspection, inference: no torch
     the proof is        auditor
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .maintenance import export_onnx, init_home, remove_class
     from .manifest import Preprocessing
     from .prediction import evaluate, predict
+    from .repair import repair_home
     from .reports import (
         AuditReport,
         BaseReport,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         InfoReport,
         PredictionReport,
         Progress,
+        RepairReport,
     )
     from .worker import add_classes
 
@@ -62,6 +64,7 @@ _HOMES = {  # loaded when first asked for: reading a model must not import torch
     "maintenance": ("export_onnx", "init_home", "remove_class"),
     "manifest": ("Preprocessing",),
     "prediction": ("evaluate", "predict"),
+    "repair": ("repair_home",),
     "reports": (
         "AuditReport",
         "BaseReport",
@@ -73,6 +76,7 @@ _HOMES = {  # loaded when first asked for: reading a model must not import torch
         "InfoReport",
         "PredictionReport",
         "Progress",
+        "RepairReport",
     ),
     "worker": ("add_classes",),
 }
@@ -96,6 +100,7 @@ __all__ = [
     "PredictionReport",
     "Preprocessing",
     "Progress",
+    "RepairReport",
     "__version__",
     "add_classes",
     "architecture_names",
@@ -108,6 +113,7 @@ __all__ = [
     "open_home",
     "predict",
     "remove_class",
+    "repair_home",
     "run_demo",
 ]
 

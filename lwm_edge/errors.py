@@ -18,7 +18,9 @@ The number is the command line's exit code.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class LwmEdgeError(Exception):
@@ -30,6 +32,8 @@ class LwmEdgeError(Exception):
     """
 
     exit_code = 1
+    worker_traceback = ""
+    """Of the training process, where the error happened there; what `lwm-edge --debug` prints."""
 
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
         super().__init__(message, tuple(problems))
@@ -98,3 +102,13 @@ class BusyError(LwmEdgeError):
     """Another process holds the home; try again."""
 
     exit_code = 75
+
+
+def unexpected(error: Exception) -> LwmEdgeError:
+    """An error that nobody foresaw, as one that says what it is, where, and how to report it."""
+    frame = traceback.extract_tb(error.__traceback__)[-1:]
+    where = f" ({Path(frame[0].filename).name}, line {frame[0].lineno})" if frame else ""
+    return LwmEdgeError(
+        f"unexpected {type(error).__name__}{where}: {error}\nThis is a fault of lwm-edge. Please report it "
+        "to whoever you have lwm-edge from, with what the same command prints after `lwm-edge --debug`."
+    )

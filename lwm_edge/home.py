@@ -85,7 +85,12 @@ class Home:
             HomeError: The link is missing or points nowhere.
         """
         name = self._current_name()
-        if name is None or not (self.path / GENERATIONS / name).is_dir():
+        if name is None:
+            if self._generations():
+                raise HomeError(
+                    f"{self.path} has models, but {CURRENT} points at none of them; "
+                    f"try: lwm-edge repair --home {self.path}"
+                )
             raise HomeError(
                 f"{self.path} is no model home (no {CURRENT} model in it); "
                 f"make one with: lwm-edge init BASE.lwm --home {self.path}"
@@ -112,14 +117,17 @@ class Home:
         return self.path / CURRENT / ONNX
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, *, wait: bool = False) -> Iterator[None]:
         """Makes this process the one writer, and clears what an interrupted one left.
 
+        Args:
+            wait: For another writer to finish.
+
         Raises:
-            BusyError: Another process is the writer.
+            BusyError: Another process is the writer, and `wait` is not set.
             HomeError: The home cannot be written.
         """
-        with storage.exclusive_lock(self.path / LOCK):
+        with storage.exclusive_lock(self.path / LOCK, wait=wait):
             self._remove_stale()
             yield
 
@@ -143,10 +151,12 @@ class Home:
         return generation
 
     def _current_name(self) -> str | None:
-        """Name of the current generation's folder; None where the link is missing or not ours."""
+        """Name of the current generation's folder; None where the link is missing, dangles or is not ours."""
         link = self.path / CURRENT
         target = str(link.readlink()) if link.is_symlink() else ""
-        return target.partition("/")[2] if re.fullmatch(rf"{GENERATIONS}/\d{{8}}", target) else None
+        if not re.fullmatch(rf"{GENERATIONS}/\d{{8}}", target) or not (self.path / target).is_dir():
+            return None
+        return target.partition("/")[2]
 
     def _generations(self) -> list[Path]:
         folder = self.path / GENERATIONS

@@ -75,11 +75,16 @@ class _Learnt:
 
 
 def learn_classes(
-    home: Home, folder: Path, config: IncrementConfig, on_progress: ProgressCallback
+    home: Home,
+    folder: Path,
+    config: IncrementConfig,
+    on_progress: ProgressCallback,
+    *,
+    wait: bool = False,
 ) -> IncrementReport:
     """Teaches the home's model the classes in a photo folder; see `worker.add_classes`."""
     started = time.monotonic()
-    with home.lock(), out_of_memory_explained():
+    with home.lock(wait=wait), out_of_memory_explained():
         onnx_bytes_before = home.current().onnx_bytes()
         parent = home.open_bundle()
         on_progress(Progress(phase="photos", done=0, total=1))

@@ -21,13 +21,14 @@ from .network import Network, empty_network, load_tensors
 from .reports import ChangeReport, ExportReport, ParityReport
 
 
-def init_home(base: AnyPath, home: AnyPath, *, replace: bool = False) -> ChangeReport:
+def init_home(base: AnyPath, home: AnyPath, *, replace: bool = False, wait: bool = False) -> ChangeReport:
     """Makes a model home from a shipped base bundle.
 
     Args:
         base: The bundle; it is copied.
         home: The folder to make.
         replace: Start an existing home over, what it learnt is lost.
+        wait: For another process that changes the home to finish.
 
     Raises:
         BundleError: The base is damaged.
@@ -40,7 +41,7 @@ def init_home(base: AnyPath, home: AnyPath, *, replace: bool = False) -> ChangeR
     candidate = _prepare(bundle.arrays(), bundle.manifest, bundle, started=started, onnx_bytes_before=0)
     storage.make_folder(home)
     opened = Home(home)
-    with opened.lock():
+    with opened.lock(wait=wait):
         _check_init(home, base, replace)  # another process may have been faster
         return _commit(opened, candidate, removed_class=None)
 
@@ -55,7 +56,9 @@ def _check_init(home: Path, base: AnyPath, replace: bool) -> None:
             raise HomeError(f"{home} exists and is no model home; give a new or empty folder")
 
 
-def remove_class(home: Home | AnyPath, class_name: str, *, shipped: bool = False) -> ChangeReport:
+def remove_class(
+    home: Home | AnyPath, class_name: str, *, shipped: bool = False, wait: bool = False
+) -> ChangeReport:
     """Takes a class out of a home's model, without photos.
 
     The order of the other classes stays; those behind it move up by one class_index, and a row of the head
@@ -65,6 +68,7 @@ def remove_class(home: Home | AnyPath, class_name: str, *, shipped: bool = False
         home: The model home, or its folder.
         class_name: The class.
         shipped: Also allow a class that the vendor shipped.
+        wait: For another process that changes the home to finish.
 
     Raises:
         ConfigError: No such class, or a shipped one without `shipped`.
@@ -74,7 +78,7 @@ def remove_class(home: Home | AnyPath, class_name: str, *, shipped: bool = False
     """
     started = time.monotonic()
     home = open_home(home)
-    with home.lock():
+    with home.lock(wait=wait):
         parent = home.open_bundle()
         row = _find_class(parent.manifest, class_name, shipped)
         arrays = parent.arrays()
@@ -100,9 +104,9 @@ def export_onnx(source: Home | AnyPath, output: AnyPath) -> ExportReport:
     """
     output = Path(output)
     if isinstance(source, Home) or Path(source).is_dir():
-        content, manifest, parity = open_home(source).read(lambda g: _verified_onnx(open_bundle(g.bundle)))
+        content, manifest, parity = open_home(source).read(lambda g: verified_onnx(open_bundle(g.bundle)))
     else:
-        content, manifest, parity = _verified_onnx(open_bundle(Path(source)))
+        content, manifest, parity = verified_onnx(open_bundle(Path(source)))
     storage.write_file(output, content)
     return ExportReport(
         onnx=output,
@@ -113,7 +117,8 @@ def export_onnx(source: Home | AnyPath, output: AnyPath) -> ExportReport:
     )
 
 
-def _verified_onnx(bundle: Bundle) -> tuple[bytes, Manifest, ParityReport]:
+def verified_onnx(bundle: Bundle) -> tuple[bytes, Manifest, ParityReport]:
+    """A bundle's ONNX file, its manifest, and how the file compares with the network."""
     arrays, manifest = bundle.arrays(), bundle.manifest
     content = fill_graph(arrays[ONNX_GRAPH].tobytes(), arrays, manifest)
     images = generated_images(manifest.preprocessing.image_size)

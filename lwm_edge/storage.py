@@ -32,6 +32,21 @@ def _explanation(action: str, path: Path, error: OSError) -> LwmEdgeError:
     return HomeError(f"cannot {action} {path}: {error.strerror}; check the path and its permissions")
 
 
+def _confirm(path: Path) -> None:
+    """Makes a rename durable.
+
+    Raises:
+        HomeError: The rename is done, but the disk did not confirm it.
+    """
+    try:
+        sync_folder(path.parent)
+    except OSError as error:
+        raise HomeError(
+            f"{path} is written, but the disk did not confirm it ({error.strerror}), so a power cut may "
+            "still undo it; check the disk"
+        ) from error
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the folder's entries durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -46,7 +61,7 @@ def write_file(path: Path, content: bytes) -> None:
 
     Raises:
         ResourceError: The disk is full; the old file, if any, is untouched.
-        HomeError: The operating system refused otherwise.
+        HomeError: The operating system refused otherwise, or the disk did not confirm the new file.
     """
     if path.is_dir():
         raise HomeError(f"cannot write {path}: it is a folder; give the name of a file")
@@ -62,7 +77,7 @@ def write_file(path: Path, content: bytes) -> None:
         except BaseException:
             staged.unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
+    _confirm(path)
 
 
 def make_folder(path: Path) -> None:
@@ -81,7 +96,7 @@ def swap_link(link: Path, target: str) -> None:
         staged.unlink(missing_ok=True)
         staged.symlink_to(target)
         staged.replace(link)
-        sync_folder(link.parent)
+    _confirm(link)
 
 
 def remove(path: Path) -> None:
@@ -95,21 +110,26 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def exclusive_lock(path: Path) -> Iterator[None]:
+def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Holds a file lock that dies with its process.
 
+    Args:
+        path: Of the lock file.
+        wait: Until another process lets go of it, however long that takes.
+
     Raises:
-        BusyError: Another process holds it.
+        BusyError: Another process holds it, and `wait` is not set.
     """
     with _explained("lock", path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         with _explained("lock", path):
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise BusyError(
-                    f"{path.parent} is being changed by another process; try again when it is done"
+                    f"{path.parent} is being changed by another process; try again when it is done, "
+                    "or say --wait"
                 ) from None
         yield
     finally:

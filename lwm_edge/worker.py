@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import TextIO
 
@@ -30,6 +31,7 @@ class _Failure(BaseModel):
     kind: str
     message: str
     problems: tuple[str, ...]
+    traceback: str
 
 
 class _Message(BaseModel):
@@ -45,6 +47,7 @@ def add_classes(
     *,
     on_progress: ProgressCallback = ignore_progress,
     isolate: bool = True,
+    wait: bool = False,
 ) -> IncrementReport:
     """Teaches a home's model new classes from photos of them alone.
 
@@ -56,6 +59,7 @@ def add_classes(
         config: Settings; the defaults if None.
         on_progress: Called in this thread at every step.
         isolate: Run in a process of its own; False runs in this one.
+        wait: For another process that changes the home to finish.
 
     Returns:
         The receipt, also in the home as receipt.json.
@@ -68,16 +72,16 @@ def add_classes(
         GateError: The training diverged.
         ExportError: The ONNX file could not be made or differs from the network (ParityError).
         ResourceError: Out of memory or disk.
-        BusyError: Another process changes the home.
+        BusyError: Another process changes the home, and `wait` is not set.
     """
     home, photos = open_home(home), Path(photos)
     config = config or IncrementConfig()
     if not isolate:
         from .increment import learn_classes
 
-        return learn_classes(home, photos, config, on_progress)
-    command = [sys.executable, "-c", _START, str(home.path), str(photos.absolute()), config.model_dump_json()]
-    return _run_worker(command, home, on_progress)
+        return learn_classes(home, photos, config, on_progress, wait=wait)
+    job = [str(home.path), str(photos.absolute()), config.model_dump_json(), "wait" if wait else ""]
+    return _run_worker([sys.executable, "-c", _START, *job], home, on_progress)
 
 
 def _run_worker(command: list[str], home: Home, on_progress: ProgressCallback) -> IncrementReport:
@@ -108,28 +112,39 @@ def _run_worker(command: list[str], home: Home, on_progress: ProgressCallback) -
 
 def _revive(failure: _Failure) -> LwmEdgeError:
     kind: type[LwmEdgeError] = getattr(errors, failure.kind, LwmEdgeError)
-    return kind(failure.message, failure.problems)
+    error = kind(failure.message, failure.problems)
+    error.worker_traceback = failure.traceback
+    return error
+
+
+def _failure(error: Exception) -> _Failure:
+    known = error if isinstance(error, LwmEdgeError) else errors.unexpected(error)
+    text = "".join(traceback.format_exception(error))
+    return _Failure(kind=type(known).__name__, message=known.message, problems=known.problems, traceback=text)
 
 
 def main() -> None:
-    """The worker process: home, photos and settings are its arguments."""
+    """The worker process: home, photos, settings and `wait` are its arguments."""
     replies = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(2 if sys.stderr else null, 1)  # what a vendor's module prints is no reply
     from .increment import learn_classes
 
-    home, photos, config = sys.argv[1:]
+    home, photos, config, wait = sys.argv[1:]
 
     def report_progress(progress: Progress) -> None:
         _send(replies, _Message(progress=progress))
 
     try:
         report = learn_classes(
-            Home(Path(home)), Path(photos), IncrementConfig.model_validate_json(config), report_progress
+            Home(Path(home)),
+            Path(photos),
+            IncrementConfig.model_validate_json(config),
+            report_progress,
+            wait=bool(wait),
         )
-    except LwmEdgeError as error:
-        failure = _Failure(kind=type(error).__name__, message=error.message, problems=error.problems)
-        _send(replies, _Message(failure=failure))
+    except Exception as error:
+        _send(replies, _Message(failure=_failure(error)))
     else:
         _send(replies, _Message(report=report))
 

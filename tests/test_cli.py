@@ -46,7 +46,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
 
 COMMANDS = (
     "demo", "build-base", "init", "add-classes", "remove-class",
-    "predict", "evaluate", "info", "export", "audit",
+    "predict", "evaluate", "info", "export", "repair", "audit",
 )  # fmt: skip
 
 
