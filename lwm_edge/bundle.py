@@ -24,7 +24,7 @@ from safetensors.numpy import save as serialize
 from . import manifest as manifests
 from . import storage
 from .class_statistics import COVARIANCE, MEANS, PHOTOS
-from .errors import BundleError, CapacityError, ResourceError
+from .errors import BundleError, CapacityError, ResourceError, in_short
 from .manifest import Manifest
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def open_bundle(path: Path) -> Bundle:
         raise BundleError(f"{path} does not exist; give the path of a bundle (model.lwm)") from None
     except (SafetensorError, OSError) as error:
         raise BundleError(
-            f"{path} is no readable bundle ({error}); the file is damaged or of another kind, "
+            f"{path} is no readable bundle ({in_short(error)}); the file is damaged or of another kind, "
             "copy it again from where it came"
         ) from None
     except MemoryError:
@@ -134,43 +134,43 @@ def _check_row_of_bytes(path: Path, name: str, tensor: Any) -> None:
 
 
 def _verify(path: Path, file: Any, names: set[str], manifest: Manifest) -> None:
-    digest, problems = hashlib.sha256(), []
-    d = (file.get_slice("head.weight").get_shape() or [0])[-1]
-    for name in sorted(names - {MANIFEST}):
-        if file.get_slice(name).get_dtype() not in _DTYPES:
-            problems.append(f"{name} has a data type that bundles do not use")
-            continue
+    problems = _declared_problems(path, file, names, manifest)  # first: these read no tensor
+    digest = hashlib.sha256()
+    for name in [] if problems else sorted(names - {MANIFEST}):
         array = file.get_tensor(name)
         _update_digest(digest, name, array)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             problems.append(f"{name} has values that are not finite")
-        if name in ROWS_BY_CLASS | {COVARIANCE, PHOTOS}:
-            problems += _shape_problems(name, array, manifest, d)
-    if digest.hexdigest() != manifest.tensors_digest:
+        if name in ROWS_BY_CLASS and array[len(manifest.class_names) :].any():
+            problems.append(f"{name} has values behind the last class")
+    if not problems and digest.hexdigest() != manifest.tensors_digest:
         problems.append("the tensors are not those that the manifest's digest was taken of")
-    if path.stat().st_size != manifest.bundle_bytes:
-        problems.append(
-            f"it is {path.stat().st_size} bytes long, and was {manifest.bundle_bytes} when shipped"
-        )
     if problems:
         raise BundleError(f"{path} is damaged; copy it again from where it came", problems)
 
 
-def _shape_problems(name: str, array: NDArray[Any], manifest: Manifest, d: int) -> list[str]:
-    shape = {
-        "head.weight": (manifest.capacity, d),
-        "head.bias": (manifest.capacity,),
-        MEANS: (manifest.capacity, d),
-        COVARIANCE: (d, d),
-        PHOTOS: (1,),
-    }[name]
-    if array.shape != shape:
-        return [f"{name} has shape {list(array.shape)}, not {list(shape)}"]
-    if array.dtype != np.float32:
-        return [f"{name} is {array.dtype}, not float32"]
-    if name in ROWS_BY_CLASS and array[len(manifest.class_names) :].any():
-        return [f"{name} has values behind the last class"]
-    return []
+def _declared_problems(path: Path, file: Any, names: set[str], manifest: Manifest) -> list[str]:
+    problems = []
+    d = (file.get_slice("head.weight").get_shape() or [0])[-1]
+    shapes = {
+        "head.weight": [manifest.capacity, d],
+        "head.bias": [manifest.capacity],
+        MEANS: [manifest.capacity, d],
+        COVARIANCE: [d, d],
+        PHOTOS: [1],
+    }
+    for name in sorted(names - {MANIFEST}):
+        tensor = file.get_slice(name)
+        dtype, shape = tensor.get_dtype(), tensor.get_shape()
+        if dtype not in _DTYPES:
+            problems.append(f"{name} has a data type that bundles do not use")
+        if name in shapes and (shape, dtype) != (shapes[name], "F32"):
+            problems.append(f"{name} is {dtype} {shape}, not F32 {shapes[name]}")
+    if path.stat().st_size != manifest.bundle_bytes:
+        problems.append(
+            f"it is {path.stat().st_size} bytes long, and was {manifest.bundle_bytes} when shipped"
+        )
+    return problems
 
 
 def _update_digest(digest: Any, name: str, array: NDArray[Any]) -> None:

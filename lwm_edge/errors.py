@@ -22,6 +22,8 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+_LONGEST_LINE = 300
+
 
 class LwmEdgeError(Exception):
     """Base of the tree.
@@ -102,6 +104,13 @@ class BusyError(LwmEdgeError):
     """Another process holds the home; try again."""
 
     exit_code = 75
+
+
+def in_short(error: Exception) -> str:
+    """What another library's error says, in one short line that can be shown."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    line = line if line.isprintable() else ascii(line)
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} ..."
 
 
 def unexpected(error: Exception) -> LwmEdgeError:

@@ -139,11 +139,12 @@ class Home:
         """
         number = max((int(p.name) for p in self._generations() if p.name.isdecimal()), default=-1) + 1
         generation = Generation(self.path / GENERATIONS / f"{number:08d}")
-        storage.make_folder(generation.path)
         try:
+            storage.make_folder(generation.path)
             write(generation)
         except BaseException:
-            storage.remove(generation.path)
+            with suppress(LwmEdgeError):  # what went wrong first is what counts
+                storage.remove(generation.path)
             raise
         storage.swap_link(self.path / CURRENT, f"{GENERATIONS}/{generation.path.name}")
         with suppress(LwmEdgeError):  # committed; the next writer clears what stays

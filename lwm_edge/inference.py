@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from .errors import ExportError, PhotosError
+from .errors import ExportError, PhotosError, in_short
 from .manifest import Preprocessing
 from .photos import PhotoSet, Pixels, read_photo
 from .reports import Prediction
@@ -27,11 +27,8 @@ INPUT, LOGITS, PROBABILITIES = "image", "logits", "probabilities"
 _BATCH_SIZE = 16
 
 
+_WHAT_TO_DO = "make it anew with lwm-edge repair (in a model home) or lwm-edge export"
 _NAMES = TypeAdapter(tuple[str, ...])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 class Classifier:
@@ -56,12 +53,12 @@ class Classifier:
         self.path = None if isinstance(source, bytes) else Path(source)
         where = self.path or "the exported ONNX file"
         if self.path and not self.path.is_file():
-            raise ExportError(f"{where} does not exist; make it with: lwm-edge export {where}")
+            raise ExportError(f"{where} does not exist; {_WHAT_TO_DO}")
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors only; warnings would go to the user's terminal
+        options.log_severity_level = 4  # what goes wrong is raised, not printed on the user's terminal
         try:
             self._session: Any = onnxruntime.InferenceSession(
-                self.path or source, options, providers=["CPUExecutionProvider"]
+                self.path or source, options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
             metadata = self._session.get_modelmeta().custom_metadata_map
             self.class_names: tuple[str, ...] = _NAMES.validate_json(metadata[CLASS_NAMES_KEY])
@@ -69,10 +66,13 @@ class Classifier:
             self.model_digest: str = metadata[DIGEST_KEY]
         except (KeyError, ValueError):
             raise ExportError(
-                f"{where} was not exported by lwm-edge: its metadata lacks the class names, or is damaged"
+                f"{where} was not exported by lwm-edge, or is damaged: its metadata lacks the class names; "
+                f"{_WHAT_TO_DO}"
             ) from None
         except Exception as error:  # ONNX Runtime's own errors derive from Exception alone
-            raise ExportError(f"{where} cannot be loaded by ONNX Runtime: {_first_line(error)}") from None
+            raise ExportError(
+                f"{where} cannot be loaded by ONNX Runtime: {in_short(error)}; {_WHAT_TO_DO}"
+            ) from None
 
     def run(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Runs prepared images.
@@ -90,10 +90,12 @@ class Classifier:
         try:
             logits, probabilities = self._session.run([LOGITS, PROBABILITIES], {INPUT: images})
         except Exception as error:  # as above
-            raise ExportError(f"{where} cannot be run by ONNX Runtime: {_first_line(error)}") from None
+            raise ExportError(
+                f"{where} cannot be run by ONNX Runtime: {in_short(error)}; {_WHAT_TO_DO}"
+            ) from None
         expected = ((len(images), len(self.class_names)), np.float32)
         if any((output.shape, output.dtype) != expected for output in (logits, probabilities)):
-            raise ExportError(f"{where} does not give a number for each of its classes; it is damaged")
+            raise ExportError(f"{where} does not give a number for each of its classes; {_WHAT_TO_DO}")
         return cast(NDArray[np.float32], logits), cast(NDArray[np.float32], probabilities)
 
     def predict(self, photos: PhotoSet) -> NDArray[np.int64]:
