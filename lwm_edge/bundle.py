@@ -120,7 +120,10 @@ def _check_lengths(path: Path) -> None:
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
     if status.st_size > MAX_FILE_BYTES or header_bytes > MAX_HEADER_BYTES:
-        raise BundleError(f"{path} is no readable bundle: its declared lengths are beyond any bundle's")
+        raise BundleError(
+            f"{path} is no readable bundle (it declares more than any bundle has); the file is damaged or of "
+            "another kind, copy it again from where it came"
+        )
 
 
 def _check_row_of_bytes(path: Path, name: str, tensor: Any) -> None:

@@ -27,7 +27,7 @@ from lwm_edge.photo_folders import read_photo_folder
 from lwm_edge.photos import FORMATS, MAX_BUFFERED_PIXELS, PixelCache, read_photo
 from tests.hostile import memory_bound, no_hang, ordinary_user, published
 
-MOST_BYTES = 320 * 2**20
+MOST_BYTES = 384 * 2**20
 PREPROCESSING = Preprocessing(image_size=28, resize_size=28, mean=(0, 0, 0), std=(1, 1, 1))
 REAL = sorted((DEMO_DATA / "train" / "base" / "Coat").glob("*.png"))
 SAVED_AS: tuple[tuple[str, str, dict[str, Any]], ...] = (
