@@ -7,7 +7,7 @@ The method is Learning without Memorizing (Dhar et al., CVPR 2019): `losses` has
     a device keeps      home -> generations of bundle, ONNX file, labels and receipt; one link, one writer
     an increment is     worker -> increment: photo_folders, photos -> plan (memory) -> training (batches,
                         optimizer, resume) -> class_statistics, drift; then generation (export, commit)
-    other changes are   maintenance: init_home, remove_class, export_onnx
+    other changes are   maintenance: init_home, remove_class, export_onnx; repair
     readers need        prediction, inspection, inference: no torch
     the proof is        auditor; of origin: keys -> custody -> verification, trust
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .maintenance import export_onnx, init_home, remove_class
     from .manifest import Preprocessing
     from .prediction import evaluate, predict
+    from .repair import repair_home
     from .reports import (
         AuditReport,
         BaseReport,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         PlanReport,
         PredictionReport,
         Progress,
+        RepairReport,
         SigningReport,
         VerificationReport,
     )
@@ -71,6 +73,7 @@ _HOMES = {  # loaded when first asked for: reading a model must not import torch
     "maintenance": ("export_onnx", "init_home", "remove_class"),
     "manifest": ("Preprocessing",),
     "prediction": ("evaluate", "predict"),
+    "repair": ("repair_home",),
     "reports": (
         "AuditReport",
         "BaseReport",
@@ -84,6 +87,7 @@ _HOMES = {  # loaded when first asked for: reading a model must not import torch
         "KeyReport",
         "PredictionReport",
         "Progress",
+        "RepairReport",
         "SigningReport",
         "VerificationReport",
     ),
@@ -112,6 +116,7 @@ __all__ = [
     "PredictionReport",
     "Preprocessing",
     "Progress",
+    "RepairReport",
     "SigningReport",
     "VerificationReport",
     "__version__",
@@ -128,6 +133,7 @@ __all__ = [
     "plan_increment",
     "predict",
     "remove_class",
+    "repair_home",
     "run_demo",
     "sign_bundle",
     "verify",

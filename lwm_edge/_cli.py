@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__, _display, config
-from .errors import LwmEdgeError, TrustError
+from .errors import LwmEdgeError, TrustError, unexpected
 from .home import Home, open_home
 from .reports import ProgressCallback, Report
 
@@ -43,6 +44,9 @@ PhotosArgument = Annotated[
         metavar="PHOTOS", help="Folder with one sub-folder of photos a class, named as the class."
     ),
 ]
+WaitOption = Annotated[
+    bool, typer.Option("--wait", help="Where another process is changing the home, wait until it is done.")
+]
 SeedOption = Annotated[int | None, typer.Option(help="Same seed, same photos, same machine: same model.")]
 SignWithOption = Annotated[
     Path | None,
@@ -56,16 +60,18 @@ DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 
 def main() -> None:
     """Runs the command line and turns errors into exit codes."""
-    as_json = "--json" in sys.argv[1:]
     try:
         app()
-    except LwmEdgeError as error:
-        _fail(error, as_json)
-        sys.exit(error.exit_code)
+    except Exception as error:
+        known = error if isinstance(error, LwmEdgeError) else unexpected(error)
+        if "--debug" in sys.argv[1:]:
+            _display.note(known.worker_traceback + "".join(traceback.format_exception(error)))
+        _fail(known)
+        sys.exit(known.exit_code)
 
 
-def _fail(error: LwmEdgeError, as_json: bool) -> None:
-    if as_json:
+def _fail(error: LwmEdgeError) -> None:
+    if "--json" in sys.argv[1:]:
         failure = {
             "kind": type(error).__name__,
             "message": error.message,
@@ -111,6 +117,9 @@ def _print_version(wanted: bool) -> None:
 def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="When something fails, also print where in the code.")
     ] = False,
 ) -> None:
     """Teach a deployed image classifier new classes, on the device, from photos of the new classes alone."""
@@ -195,6 +204,7 @@ def init_command(
         bool, typer.Option("--replace", help="Start an existing home over; what it learnt is lost.")
     ] = False,
     trust: TrustOption = None,
+    wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a model home from a shipped base, with its ONNX file.
@@ -203,7 +213,7 @@ def init_command(
     """
     from .maintenance import init_home
 
-    report = init_home(base, _home_path(home), replace=replace, trust=trust)
+    report = init_home(base, _home_path(home), replace=replace, trust=trust, wait=wait)
     _show(report, as_json, _display.change)
 
 
@@ -250,6 +260,7 @@ def add_classes_command(
         bool, typer.Option("--force", help="Commit a model that the gate's thresholds would refuse.")
     ] = False,
     sign_with: SignWithOption = None,
+    wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Teach the model new classes from photos of them alone: the main job.
@@ -278,9 +289,9 @@ def add_classes_command(
     )
     opened = _home(home)
     if dry_run:
-        _show(plan_increment(opened, photos, chosen), as_json, _display.plan)
+        _show(plan_increment(opened, photos, chosen, wait=wait), as_json, _display.plan)
         return
-    report = _with_progress(lambda on: add_classes(opened, photos, chosen, on_progress=on))
+    report = _with_progress(lambda on: add_classes(opened, photos, chosen, on_progress=on, wait=wait))
     _show(report, as_json, _display.increment)
 
 
@@ -292,13 +303,14 @@ def remove_class_command(
         bool, typer.Option("--shipped", help="Also allow a class that the vendor shipped.")
     ] = False,
     sign_with: SignWithOption = None,
+    wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Take back a class that was added by mistake; no photos needed."""
     from .maintenance import remove_class
 
     chosen = config.increment_config(config.read_file_config(Path.cwd()), sign_with=sign_with)
-    report = remove_class(_home(home), name, shipped=shipped, sign_with=chosen.sign_with)
+    report = remove_class(_home(home), name, shipped=shipped, sign_with=chosen.sign_with, wait=wait)
     _show(report, as_json, _display.change)
 
 
@@ -350,6 +362,14 @@ def export_command(
     from .maintenance import export_onnx
 
     _show(export_onnx(bundle or _home(home), output), as_json, _display.export)
+
+
+@app.command("repair")
+def repair_command(home: HomeOption = None, wait: WaitOption = False, as_json: JsonOption = False) -> None:
+    """Make the home's other files anew from its bundle, where they are missing or changed."""
+    from .repair import repair_home
+
+    _show(repair_home(_home_path(home), wait=wait), as_json, _display.repair)
 
 
 @app.command("audit")

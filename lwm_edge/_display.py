@@ -29,6 +29,7 @@ from .reports import (
     PredictionReport,
     Progress,
     ProgressCallback,
+    RepairReport,
     SigningReport,
     VerificationReport,
 )
@@ -55,12 +56,18 @@ def _err() -> Console:
 
 def error(failure: LwmEdgeError) -> None:
     """Prints an error with all its problems."""
-    _err().print(f"[bold red]Error:[/] {escape(str(failure))}")
+    _err().print(f"[bold red]Error:[/] {_safe(str(failure))}")
 
 
 def note(text: str) -> None:
     """Prints a line on standard error."""
-    _err().print(escape(text))
+    _err().print(_safe(text))
+
+
+def _safe(text: str) -> str:
+    """Text in which neither rich's markup nor a file's name can do anything to the terminal."""
+    shown = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    return escape("".join(shown))
 
 
 @contextmanager
@@ -108,7 +115,7 @@ def _rows(title: str, rows: dict[str, str]) -> None:
     console, width = _out(), max(map(len, rows))
     console.print(f"[bold]{title}")
     for name, value in rows.items():  # not a table: it would cut long paths off
-        console.print(f"  {name:<{width}}  {escape(value)}")
+        console.print(f"  {name:<{width}}  {_safe(value)}")
 
 
 def _listed(names: tuple[str, ...]) -> str:
@@ -209,7 +216,18 @@ def change(report: ChangeReport) -> None:
     }
     if report.trusted_key:
         rows["Trusts the key"] = report.trusted_key
-    _rows(escape(title), rows)
+    _rows(_safe(title), rows)
+
+
+def repair(report: RepairReport) -> None:
+    """What was repaired."""
+    rows = {
+        "Repaired": "; ".join(report.repaired) or "nothing: all files are as the bundle makes them",
+        "Classes": f"{len(report.class_names)}: {_listed(report.class_names)}",
+        "Load it from": str(report.onnx),
+        "Model digest": report.model_digest,
+    }
+    _rows(f"Model home {_safe(str(report.home))}", rows)
 
 
 def predictions(report: PredictionReport) -> None:
@@ -219,9 +237,7 @@ def predictions(report: PredictionReport) -> None:
             note(f"{prediction.photo}: {prediction.error}")
             continue
         pairs = zip(prediction.class_names, prediction.probabilities, strict=True)
-        _out().print(
-            escape(f"{prediction.photo}: " + ", ".join(f"{name} {_percent(p)}" for name, p in pairs))
-        )
+        _out().print(_safe(f"{prediction.photo}: " + ", ".join(f"{name} {_percent(p)}" for name, p in pairs)))
 
 
 def evaluation(report: EvaluationReport) -> None:
@@ -235,7 +251,7 @@ def evaluation(report: EvaluationReport) -> None:
     if report.confusions:
         _rows(
             "Most often confused",
-            {f"{escape(c.actual)} taken for {escape(c.predicted)}": str(c.photos) for c in report.confusions},
+            {f"{_safe(c.actual)} taken for {_safe(c.predicted)}": str(c.photos) for c in report.confusions},
         )
     for line in report.skipped:
         note(f"Note: {line}")
@@ -256,7 +272,7 @@ def info(report: InfoReport) -> None:
     }
     if report.onnx:
         rows["ONNX file"] = str(report.onnx)
-    _rows(escape(str(report.home or report.bundle)), rows)
+    _rows(_safe(str(report.home or report.bundle)), rows)
 
 
 def export(report: ExportReport) -> None:
@@ -272,7 +288,7 @@ def export(report: ExportReport) -> None:
 
 def audit(report: AuditReport) -> None:
     """The account and the verdict."""
-    table = Table(title=f"Every byte of {escape(str(report.home))}", title_justify="left", box=None)
+    table = Table(title=f"Every byte of {_safe(str(report.home))}", title_justify="left", box=None)
     table.add_column("Owner")
     table.add_column("Bytes", justify="right")
     for owner, count in report.bytes_by_owner().items():

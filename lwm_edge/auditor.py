@@ -6,19 +6,15 @@ not counted.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from safetensors import safe_open
 
 from . import manifest as manifests
 from .bundle import MANIFEST, ONNX_GRAPH, ROWS_BY_CLASS, Bundle, open_bundle
 from .class_statistics import COVARIANCE, MEANS, PHOTOS
-from .errors import ExportError
-from .export import fill_graph
-from .generation import labels_text, receipt_length
+from .generation import missing_or_changed
 from .home import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, AnyPath, Generation, Home, open_home
 from .manifest import Manifest
 from .network import empty_network
@@ -126,7 +122,6 @@ def _bundle_items(bundle: Bundle, problems: list[str]) -> Iterator[AuditItem]:
 def _other_items(
     home: Home, generation: Generation, bundle: Bundle, problems: list[str]
 ) -> Iterator[AuditItem]:
-    m = bundle.manifest
     yield AuditItem(owner="link", part=CURRENT, bytes=(home.path / CURRENT).lstat().st_size)
     for path, owner in (
         (generation.onnx, "onnx file"),
@@ -137,32 +132,9 @@ def _other_items(
         if path.is_file():
             yield AuditItem(owner=owner, part=path.name, bytes=path.stat().st_size)
     problems += trust_problems(home)
-    if generation.onnx.is_file() and not _onnx_is_the_bundles(generation, bundle):
-        problems.append(
-            f"{generation.onnx.name} is not what the bundle makes: it was changed, or is another's"
-        )
-    if generation.labels.is_file() and generation.labels.read_bytes() != labels_text(m):
-        problems.append(f"{generation.labels.name} does not list the bundle's classes: it was changed")
-    if generation.receipt.is_file() and not _is_receipt(generation.receipt.read_bytes(), m):
-        problems.append(f"{generation.receipt.name} is no receipt of {receipt_length(m.capacity)} bytes")
-
-
-def _onnx_is_the_bundles(generation: Generation, bundle: Bundle) -> bool:
-    arrays = bundle.arrays()
-    try:
-        expected = fill_graph(arrays[ONNX_GRAPH].tobytes(), arrays, bundle.manifest)
-    except ExportError:
-        return False
-    return generation.onnx.read_bytes() == expected
-
-
-def _is_receipt(content: bytes, manifest: Manifest) -> bool:
-    try:
-        receipt: Any = json.loads(content)
-    except ValueError:
-        return False
-    same_model = isinstance(receipt, dict) and receipt.get("model_digest") == manifest.model_digest
-    return same_model and len(content) == receipt_length(manifest.capacity)
+    for name, why in missing_or_changed(generation, bundle).items():
+        if (generation.path / name).is_file():  # what is missing, `_audit` says
+            problems.append(f"{name} {why}")
 
 
 def _onnx_growth(manifest: Manifest, generation: Generation) -> OnnxGrowth | None:

@@ -9,6 +9,8 @@ checking the digest need no torch.
 from __future__ import annotations
 
 import hashlib
+import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +24,18 @@ from safetensors.numpy import save as serialize
 from . import manifest as manifests
 from . import storage
 from .class_statistics import COVARIANCE, MEANS, PHOTOS
-from .errors import BundleError, CapacityError
+from .errors import BundleError, CapacityError, ResourceError, in_short
 from .manifest import Manifest
 
 if TYPE_CHECKING:
     from .network import Network
 
 MANIFEST, ONNX_GRAPH = "manifest", "onnx_graph"
+_MOST_BYTES = {MANIFEST: manifests.encoded_length(manifests.MAX_CAPACITY), ONNX_GRAPH: 64 * 1024**2}
 ROWS_BY_CLASS = {"head.weight", "head.bias", MEANS}
 NOT_THE_NETWORKS = {ONNX_GRAPH, MANIFEST, MEANS, COVARIANCE, PHOTOS}
+MAX_FILE_BYTES = 4 * 1024**3
+MAX_HEADER_BYTES = 4 * 1024**2
 _DTYPES = {"F64", "F32", "F16", "I64", "I32", "U8"}
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -79,62 +84,93 @@ def open_bundle(path: Path) -> Bundle:
         BundleError: What is wrong with the file.
     """
     try:
+        _check_lengths(path)
         with safe_open(path, framework="np") as file:
             names = set(file.keys())
             if missing := (NOT_THE_NETWORKS | ROWS_BY_CLASS) - names:
                 raise BundleError(
                     f"{path} is no lwm-edge bundle: it has no tensor {', '.join(sorted(missing))}"
                 )
-            if file.get_slice(MANIFEST).get_dtype() != "U8" or len(file.get_slice(MANIFEST).get_shape()) != 1:
-                raise BundleError(f"{path} is no lwm-edge bundle: its manifest is not a row of bytes")
+            if strange := [name for name in names if not re.fullmatch(r"[\w.]{1,200}", name, re.ASCII)]:
+                raise BundleError(f"{path} is no lwm-edge bundle: it has a tensor {strange[0][:200]!r}")
+            for name in (MANIFEST, ONNX_GRAPH):
+                _check_row_of_bytes(path, name, file.get_slice(name))
             manifest = manifests.decode(bytes(file.get_tensor(MANIFEST)), str(path))
             _verify(path, file, names, manifest)
     except FileNotFoundError:
         raise BundleError(f"{path} does not exist; give the path of a bundle (model.lwm)") from None
     except (SafetensorError, OSError) as error:
         raise BundleError(
-            f"{path} is no readable bundle ({error}); the file is damaged or of another kind, "
+            f"{path} is no readable bundle ({in_short(error)}); the file is damaged or of another kind, "
             "copy it again from where it came"
         ) from None
+    except MemoryError:
+        raise ResourceError(f"{path} does not fit into memory; close other programs and try again") from None
     return Bundle(path, manifest)
 
 
+def _check_lengths(path: Path) -> None:
+    """Of the file and of its header, before any memory is taken for them."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise BundleError(f"{path} is no regular file; give the path of a bundle (model.lwm)")
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+    if status.st_size > MAX_FILE_BYTES or header_bytes > MAX_HEADER_BYTES:
+        raise BundleError(
+            f"{path} is no readable bundle (it declares more than any bundle has); the file is damaged or of "
+            "another kind, copy it again from where it came"
+        )
+
+
+def _check_row_of_bytes(path: Path, name: str, tensor: Any) -> None:
+    shape = tensor.get_shape()
+    if tensor.get_dtype() != "U8" or len(shape) != 1:
+        raise BundleError(f"{path} is no lwm-edge bundle: its {name} is not a row of bytes")
+    if shape[0] > _MOST_BYTES[name]:
+        raise BundleError(
+            f"{path} is no lwm-edge bundle: its {name} is longer than {_MOST_BYTES[name]} bytes"
+        )
+
+
 def _verify(path: Path, file: Any, names: set[str], manifest: Manifest) -> None:
-    digest, problems = hashlib.sha256(), []
-    d = file.get_slice("head.weight").get_shape()[-1]
-    for name in sorted(names - {MANIFEST}):
-        if file.get_slice(name).get_dtype() not in _DTYPES:
-            problems.append(f"{name} has a data type that bundles do not use")
-            continue
+    problems = _declared_problems(path, file, names, manifest)  # first: these read no tensor
+    digest = hashlib.sha256()
+    for name in [] if problems else sorted(names - {MANIFEST}):
         array = file.get_tensor(name)
         _update_digest(digest, name, array)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             problems.append(f"{name} has values that are not finite")
-        if name in ROWS_BY_CLASS | {COVARIANCE, PHOTOS}:
-            problems += _shape_problems(name, array, manifest, d)
-    if digest.hexdigest() != manifest.tensors_digest:
+        if name in ROWS_BY_CLASS and array[len(manifest.class_names) :].any():
+            problems.append(f"{name} has values behind the last class")
+    if not problems and digest.hexdigest() != manifest.tensors_digest:
         problems.append("the tensors are not those that the manifest's digest was taken of")
-    if path.stat().st_size != manifest.bundle_bytes:
-        problems.append(
-            f"it is {path.stat().st_size} bytes long, and was {manifest.bundle_bytes} when shipped"
-        )
     if problems:
         raise BundleError(f"{path} is damaged; copy it again from where it came", problems)
 
 
-def _shape_problems(name: str, array: NDArray[Any], manifest: Manifest, d: int) -> list[str]:
-    shape = {
-        "head.weight": (manifest.capacity, d),
-        "head.bias": (manifest.capacity,),
-        MEANS: (manifest.capacity, d),
-        COVARIANCE: (d, d),
-        PHOTOS: (1,),
-    }[name]
-    if array.shape != shape:
-        return [f"{name} has shape {list(array.shape)}, not {list(shape)}"]
-    if name in ROWS_BY_CLASS and array[len(manifest.class_names) :].any():
-        return [f"{name} has values behind the last class"]
-    return []
+def _declared_problems(path: Path, file: Any, names: set[str], manifest: Manifest) -> list[str]:
+    problems = []
+    d = (file.get_slice("head.weight").get_shape() or [0])[-1]
+    shapes = {
+        "head.weight": [manifest.capacity, d],
+        "head.bias": [manifest.capacity],
+        MEANS: [manifest.capacity, d],
+        COVARIANCE: [d, d],
+        PHOTOS: [1],
+    }
+    for name in sorted(names - {MANIFEST}):
+        tensor = file.get_slice(name)
+        dtype, shape = tensor.get_dtype(), tensor.get_shape()
+        if dtype not in _DTYPES:
+            problems.append(f"{name} has a data type that bundles do not use")
+        if name in shapes and (shape, dtype) != (shapes[name], "F32"):
+            problems.append(f"{name} is {dtype} {shape}, not F32 {shapes[name]}")
+    if path.stat().st_size != manifest.bundle_bytes:
+        problems.append(
+            f"it is {path.stat().st_size} bytes long, and was {manifest.bundle_bytes} when shipped"
+        )
+    return problems
 
 
 def _update_digest(digest: Any, name: str, array: NDArray[Any]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import platformdirs
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import ConfigError
 from .manifest import MAX_CAPACITY, Activation
@@ -90,7 +90,15 @@ class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class IncrementConfig(_Config):
+class _Settings(_Config):
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            raise invalid("these settings cannot be used", error) from None
+
+
+class IncrementConfig(_Settings):
     """How new classes are learnt.
 
     Attributes:
@@ -124,6 +132,9 @@ class IncrementConfig(_Config):
         force: Commit what the gate would refuse; the receipt warns.
         fresh: Forget an interrupted increment instead of going on with it.
         sign_with: File of the device's private key, to sign each change with; None leaves them unsigned.
+
+    Raises:
+        ConfigError: Listing every setting that is out of range.
     """
 
     recipe: RecipeName | Literal["auto"] = "auto"
@@ -159,7 +170,7 @@ class IncrementConfig(_Config):
         return self
 
 
-class BaseConfig(_Config):
+class BaseConfig(_Settings):
     """How a vendor's base is made.
 
     Attributes:
@@ -180,6 +191,9 @@ class BaseConfig(_Config):
         held_back: Share of each class's photos kept for evaluation; 0 learns from all.
         seed: Of everything random.
         device: Where to train; `auto` takes a GPU if there is one.
+
+    Raises:
+        ConfigError: Listing every setting that is out of range.
     """
 
     architecture: str
@@ -214,6 +228,13 @@ class FileConfig(_Config):
     home: Path | None = None
     increment: dict[str, Any] = {}
 
+    @field_validator("home")
+    @classmethod
+    def _can_be_a_path(cls, home: Path | None) -> Path | None:
+        if home and "\0" in str(home):
+            raise ValueError("a path has no NUL characters")
+        return home
+
 
 def read_file_config(folder: Path) -> FileConfig:
     """Reads `lwm-edge.toml` in a folder; absent means all defaults.
@@ -226,10 +247,10 @@ def read_file_config(folder: Path) -> FileConfig:
         return FileConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return FileConfig()
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
     except ValidationError as error:
         raise invalid(f"{path} has settings that lwm-edge does not know", error) from None
+    except (ValueError, OSError, RecursionError) as error:  # ValueError: no TOML, no UTF-8, a number too long
+        raise ConfigError(f"{path} cannot be read: {error}; correct or remove it") from None
 
 
 def find_home(home: Path | None, file_config: FileConfig) -> Path:
@@ -250,10 +271,7 @@ def increment_config(file_config: FileConfig, **given: Any) -> IncrementConfig:
         ConfigError: Listing every setting that is out of range.
     """
     chosen = {name: value for name, value in given.items() if value is not None}
-    try:
-        return IncrementConfig.model_validate({**file_config.increment, **chosen})
-    except ValidationError as error:
-        raise invalid("these settings cannot be used", error) from None
+    return IncrementConfig(**{**file_config.increment, **chosen})
 
 
 def base_config(**given: Any) -> BaseConfig:
@@ -262,10 +280,7 @@ def base_config(**given: Any) -> BaseConfig:
     Raises:
         ConfigError: Listing every setting that is out of range.
     """
-    try:
-        return BaseConfig.model_validate({k: v for k, v in given.items() if v is not None})
-    except ValidationError as error:
-        raise invalid("these settings cannot be used", error) from None
+    return BaseConfig(**{name: value for name, value in given.items() if value is not None})
 
 
 def invalid(message: str, error: ValidationError) -> ConfigError:

@@ -20,7 +20,11 @@ The number is the command line's exit code.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
+
+_LONGEST_LINE = 300
 
 
 class LwmEdgeError(Exception):
@@ -32,6 +36,8 @@ class LwmEdgeError(Exception):
     """
 
     exit_code = 1
+    worker_traceback = ""
+    """Of the training process, where the error happened there; what `lwm-edge --debug` prints."""
 
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
         super().__init__(message, tuple(problems))
@@ -112,3 +118,20 @@ class StoppedError(LwmEdgeError):
     """Stopped on request; the model is unchanged, and the same command goes on from there."""
 
     exit_code = 130
+
+
+def in_short(error: Exception) -> str:
+    """What another library's error says, in one short line that can be shown."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    line = line if line.isprintable() else ascii(line)
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} ..."
+
+
+def unexpected(error: Exception) -> LwmEdgeError:
+    """An error that nobody foresaw, as one that says what it is, where, and how to report it."""
+    frame = traceback.extract_tb(error.__traceback__)[-1:]
+    where = f" ({Path(frame[0].filename).name}, line {frame[0].lineno})" if frame else ""
+    return LwmEdgeError(
+        f"unexpected {type(error).__name__}{where}: {error}\nThis is a fault of lwm-edge. Please report it "
+        "to whoever you have lwm-edge from, with what the same command prints after `lwm-edge --debug`."
+    )

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Arrays
-from .errors import ExportError, ParityError
+from .errors import ExportError, ParityError, in_short
 from .inference import (
     CLASS_NAMES_KEY,
     DIGEST_KEY,
@@ -135,13 +135,43 @@ def fill_graph(graph: bytes, arrays: Arrays, manifest: Manifest) -> bytes:
         ExportError: The graph is damaged or does not fit the tensors.
     """
     import onnx
-    from google.protobuf.message import DecodeError
 
-    classes = len(manifest.class_names)
     try:
         model = onnx.load_model_from_string(graph)
-    except DecodeError:
-        raise ExportError("the ONNX graph in the bundle is damaged") from None
+        _refuse_what_no_classifier_needs(model)
+        _fill(model, arrays, manifest)
+        onnx.checker.check_model(model)
+        content: bytes = model.SerializeToString(deterministic=True)
+    except ExportError:
+        raise
+    except Exception as error:  # protobuf and the checker raise errors of many kinds
+        raise ExportError(
+            f"the ONNX graph in the bundle is damaged or does not fit its tensors: {in_short(error)}"
+        ) from error
+    return content
+
+
+def _refuse_what_no_classifier_needs(model: Any) -> None:
+    """Loops, which may never end, and tensors that lie in other files."""
+    from onnx import AttributeProto, TensorProto
+
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    attributes = [attribute for node in nodes for attribute in node.attribute]
+    if any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in attributes):
+        raise ExportError("the ONNX graph in the bundle has loops or branches, which no classifier needs")
+    tensors = [
+        *model.graph.initializer,
+        *(a.t for a in attributes),
+        *(t for a in attributes for t in a.tensors),
+    ]
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors):
+        raise ExportError("the ONNX graph in the bundle takes tensors from other files")
+
+
+def _fill(model: Any, arrays: Arrays, manifest: Manifest) -> None:
+    import onnx
+
+    classes = len(manifest.class_names)
     for initializer in model.graph.initializer:
         array = arrays.get(initializer.name)
         if array is not None:
@@ -151,12 +181,6 @@ def fill_graph(graph: bytes, arrays: Arrays, manifest: Manifest) -> bytes:
         output.type.tensor_type.shape.dim[1].dim_value = classes
     model.graph.name = f"lwm_edge_{manifest.model_digest}"  # so that no engine cache serves the old model
     onnx.helper.set_model_props(model, _metadata(manifest))
-    try:
-        onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
-        raise ExportError(f"the ONNX graph in the bundle does not fit its tensors: {error}") from None
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
 
 
 def _metadata(manifest: Manifest) -> dict[str, str]:

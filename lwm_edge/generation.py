@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from . import storage
-from .bundle import Arrays, Bundle, open_bundle, save_bundle, tensors_digest
+from .bundle import ONNX_GRAPH, Arrays, Bundle, open_bundle, save_bundle, tensors_digest
 from .custody import record_change
 from .errors import ExportError
 from .export import ParityProbe, check_parity, fill_graph
@@ -164,6 +166,50 @@ def commit_increment(home: Home, increment: StagedIncrement) -> IncrementReport:
     _write(staged, candidate, receipt)
     home.publish(staged)
     return receipt
+
+
+def missing_or_changed(generation: Generation, bundle: Bundle) -> dict[str, str]:
+    """What of a generation is not as its bundle makes it: the file's name, and what is wrong with it."""
+    m = bundle.manifest
+    checks: dict[Path, tuple[str, Callable[[bytes], bool]]] = {
+        generation.onnx: (
+            "is not what the bundle makes: it was changed, or is another's",
+            _is_onnx_of(bundle),
+        ),
+        generation.labels: (
+            "does not list the bundle's classes: it was changed",
+            lambda content: content == labels_text(m),
+        ),
+        generation.receipt: (
+            f"is no receipt of {receipt_length(m.capacity)} bytes",
+            lambda content: _is_receipt_of(m, content),
+        ),
+    }
+    wrong = {}
+    for path, (why, is_right) in checks.items():
+        if not path.is_file():
+            wrong[path.name] = "is missing"
+        elif not is_right(path.read_bytes()):
+            wrong[path.name] = why
+    return wrong
+
+
+def _is_onnx_of(bundle: Bundle) -> Callable[[bytes], bool]:
+    arrays = bundle.arrays()
+    try:
+        expected = fill_graph(arrays[ONNX_GRAPH].tobytes(), arrays, bundle.manifest)
+    except ExportError:
+        return lambda content: False
+    return lambda content: content == expected
+
+
+def _is_receipt_of(manifest: Manifest, content: bytes) -> bool:
+    try:
+        receipt: Any = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    same_model = isinstance(receipt, dict) and receipt.get("model_digest") == manifest.model_digest
+    return same_model and len(content) == receipt_length(manifest.capacity)
 
 
 def labels_text(manifest: Manifest) -> bytes:

@@ -15,7 +15,6 @@ syncs it, switches the link, and removes the old one.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -65,6 +64,10 @@ class Generation:
         """Length of all its files."""
         return sum(path.stat().st_size for path in self.path.iterdir())
 
+    def is_complete(self) -> bool:
+        """Whether all its files are there."""
+        return all((self.path / name).is_file() for name in GENERATION_FILES)
+
     @property
     def labels(self) -> Path:
         """The class names, one a line."""
@@ -92,11 +95,16 @@ class Home:
         Raises:
             HomeError: The link is missing or points nowhere.
         """
-        name, name_before = self._current_name(), None
+        name, name_before = self._link_name(), None
         while name != name_before:  # a commit may remove the folder just after the link was read
             if name and (self.path / GENERATIONS / name).is_dir():
                 return Generation(self.path / GENERATIONS / name)
-            name, name_before = self._current_name(), name
+            name, name_before = self._link_name(), name
+        if self._generations():
+            raise HomeError(
+                f"{self.path} has models, but {CURRENT} points at none of them; "
+                f"try: lwm-edge repair --home {self.path}"
+            )
         raise HomeError(
             f"{self.path} is no model home (no {CURRENT} model in it); "
             f"make one with: lwm-edge init BASE.lwm --home {self.path}"
@@ -132,17 +140,20 @@ class Home:
         return self.path / TRUST
 
     @contextmanager
-    def lock(self) -> Iterator[int]:
+    def lock(self, *, wait: bool = False) -> Iterator[int]:
         """Makes this process the one writer, and clears what an interrupted one left.
+
+        Args:
+            wait: For another writer to finish.
 
         Yields:
             The lock's file descriptor: a child process that inherits it holds the lock too.
 
         Raises:
-            BusyError: Another process is the writer.
+            BusyError: Another process is the writer, and `wait` is not set.
             HomeError: The home cannot be written.
         """
-        with storage.exclusive_lock(self.path / LOCK) as descriptor:
+        with storage.exclusive_lock(self.path / LOCK, wait=wait) as descriptor:
             self._remove_stale()
             try:
                 yield descriptor
@@ -157,19 +168,20 @@ class Home:
         Args:
             write: Puts all files into the new, still hidden generation.
         """
-        generation = self.stage()
+        generation = Generation(self.path / GENERATIONS / self._next_name())
         try:
+            storage.make_folder(generation.path)
             write(generation)
         except BaseException:
-            storage.remove(generation.path)
+            with suppress(LwmEdgeError):  # what went wrong first is what counts
+                storage.remove(generation.path)
             raise
         self.publish(generation)
         return generation
 
     def stage(self) -> Generation:
         """Makes the next, still hidden generation; call it under `lock`."""
-        number = max((int(p.name) for p in self._generations() if p.name.isdecimal()), default=-1) + 1
-        generation = Generation(self.path / GENERATIONS / f"{number:08d}")
+        generation = Generation(self.path / GENERATIONS / self._next_name())
         storage.make_folder(generation.path)
         return generation
 
@@ -180,11 +192,20 @@ class Home:
             storage.remove(self.training)
             self._remove_stale()
 
-    def _current_name(self) -> str | None:
-        """Name of the current generation's folder; None where the link is missing or not ours."""
+    def _next_name(self) -> str:
+        number = max((int(p.name) for p in self._generations() if p.name.isdecimal()), default=-1) + 1
+        return f"{number:08d}"
+
+    def _link_name(self) -> str | None:
+        """Name of the folder that the link points at; None where the link is missing or not ours."""
         link = self.path / CURRENT
         target = str(link.readlink()) if link.is_symlink() else ""
         return target.partition("/")[2] if re.fullmatch(rf"{GENERATIONS}/\d{{8}}", target) else None
+
+    def _current_name(self) -> str | None:
+        """Likewise, and None where the link dangles."""
+        name = self._link_name()
+        return name if name and (self.path / GENERATIONS / name).is_dir() else None
 
     def _generations(self) -> list[Path]:
         folder = self.path / GENERATIONS
@@ -194,9 +215,9 @@ class Home:
         for name in (CURRENT, TRUST):
             storage.remove(self.path / f".{name}.staged")
         current = self._current_name()
-        if current is None and os.path.lexists(self.path / CURRENT):  # not ours: which to keep cannot be told
-            return
         stale = [path for path in self._generations() if path.name != current]
+        if current is None:  # a complete model may be the one that the link was lost of
+            stale = [path for path in stale if not Generation(path).is_complete()]
         if stale:  # a writer may have been killed before its switch of the link was durable
             storage.sync_folder(self.path)
         for path in stale:

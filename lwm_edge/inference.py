@@ -6,7 +6,6 @@ metadata (https://onnx.ai/onnx/repo-docs/IR.html, metadata_props).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -14,9 +13,9 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 
-from .errors import ExportError, PhotosError
+from .errors import ExportError, PhotosError, in_short
 from .manifest import Preprocessing
 from .photos import PhotoSet, Pixels, read_photo
 from .reports import Prediction
@@ -26,6 +25,10 @@ PREPROCESSING_KEY = "preprocessing"
 DIGEST_KEY = "model_digest"
 INPUT, LOGITS, PROBABILITIES = "image", "logits", "probabilities"
 _BATCH_SIZE = 16
+
+
+_WHAT_TO_DO = "make it anew with lwm-edge repair (in a model home) or lwm-edge export"
+_NAMES = TypeAdapter(tuple[str, ...])
 
 
 class Classifier:
@@ -50,23 +53,26 @@ class Classifier:
         self.path = None if isinstance(source, bytes) else Path(source)
         where = self.path or "the exported ONNX file"
         if self.path and not self.path.is_file():
-            raise ExportError(f"{where} does not exist; make it with: lwm-edge export {where}")
+            raise ExportError(f"{where} does not exist; {_WHAT_TO_DO}")
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors only; warnings would go to the user's terminal
+        options.log_severity_level = 4  # what goes wrong is raised, not printed on the user's terminal
         try:
             self._session: Any = onnxruntime.InferenceSession(
-                self.path or source, options, providers=["CPUExecutionProvider"]
+                self.path or source, options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
             metadata = self._session.get_modelmeta().custom_metadata_map
-            self.class_names: tuple[str, ...] = tuple(json.loads(metadata[CLASS_NAMES_KEY]))
+            self.class_names: tuple[str, ...] = _NAMES.validate_json(metadata[CLASS_NAMES_KEY])
             self.preprocessing = Preprocessing.model_validate_json(metadata[PREPROCESSING_KEY])
             self.model_digest: str = metadata[DIGEST_KEY]
-        except (KeyError, ValueError, ValidationError):
+        except (KeyError, ValueError):
             raise ExportError(
-                f"{where} was not exported by lwm-edge: its metadata lacks the class names"
+                f"{where} was not exported by lwm-edge, or is damaged: its metadata lacks the class names; "
+                f"{_WHAT_TO_DO}"
             ) from None
         except Exception as error:  # ONNX Runtime's own errors derive from Exception alone
-            raise ExportError(f"{where} cannot be loaded by ONNX Runtime: {error}") from None
+            raise ExportError(
+                f"{where} cannot be loaded by ONNX Runtime: {in_short(error)}; {_WHAT_TO_DO}"
+            ) from None
 
     def run(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Runs prepared images.
@@ -76,8 +82,20 @@ class Classifier:
 
         Returns:
             Logits and probabilities, each [B, classes] float32.
+
+        Raises:
+            ExportError: The file is damaged: it fails, or gives something else.
         """
-        logits, probabilities = self._session.run([LOGITS, PROBABILITIES], {INPUT: images})
+        where = self.path or "the exported ONNX file"
+        try:
+            logits, probabilities = self._session.run([LOGITS, PROBABILITIES], {INPUT: images})
+        except Exception as error:  # as above
+            raise ExportError(
+                f"{where} cannot be run by ONNX Runtime: {in_short(error)}; {_WHAT_TO_DO}"
+            ) from None
+        expected = ((len(images), len(self.class_names)), np.float32)
+        if any((output.shape, output.dtype) != expected for output in (logits, probabilities)):
+            raise ExportError(f"{where} does not give a number for each of its classes; {_WHAT_TO_DO}")
         return cast(NDArray[np.float32], logits), cast(NDArray[np.float32], probabilities)
 
     def predict(self, photos: PhotoSet) -> NDArray[np.int64]:

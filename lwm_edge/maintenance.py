@@ -26,7 +26,12 @@ from .trust import key_to_trust, require_signed_base, require_trusted_model, wri
 
 
 def init_home(
-    base: AnyPath, home: AnyPath, *, replace: bool = False, trust: AnyPath | None = None
+    base: AnyPath,
+    home: AnyPath,
+    *,
+    replace: bool = False,
+    trust: AnyPath | None = None,
+    wait: bool = False,
 ) -> ChangeReport:
     """Makes a model home from a shipped base bundle.
 
@@ -36,6 +41,7 @@ def init_home(
         replace: Start an existing home over, what it learnt is lost.
         trust: The vendor's public key; the home then takes no base, now or later, that this key did not
             sign. None keeps what the home trusts already, if it does.
+        wait: For another process that changes the home to finish.
 
     Raises:
         BundleError: The base is damaged.
@@ -50,7 +56,7 @@ def init_home(
     require_signed_base(base, bundle.manifest, key_to_trust(opened, trust))
     candidate = _prepare(bundle.arrays(), bundle.manifest, bundle, None, started=started, onnx_bytes_before=0)
     storage.make_folder(home)
-    with opened.lock():
+    with opened.lock(wait=wait):
         _check_init(home, base, replace)  # another process may have been faster
         key = key_to_trust(opened, trust)
         require_signed_base(base, candidate.manifest, key)  # or have put another file in the base's place
@@ -71,7 +77,12 @@ def _check_init(home: Path, base: AnyPath, replace: bool) -> None:
 
 
 def remove_class(
-    home: Home | AnyPath, class_name: str, *, shipped: bool = False, sign_with: AnyPath | None = None
+    home: Home | AnyPath,
+    class_name: str,
+    *,
+    shipped: bool = False,
+    sign_with: AnyPath | None = None,
+    wait: bool = False,
 ) -> ChangeReport:
     """Takes a class out of a home's model, without photos.
 
@@ -83,6 +94,7 @@ def remove_class(
         class_name: The class.
         shipped: Also allow a class that the vendor shipped.
         sign_with: File of the device's private key, to sign the change with.
+        wait: For another process that changes the home to finish.
 
     Raises:
         ConfigError: No such class, or a shipped one without `shipped`.
@@ -94,7 +106,7 @@ def remove_class(
     """
     started = time.monotonic()
     home = open_home(home)
-    with home.lock():
+    with home.lock(wait=wait):
         parent = home.open_bundle()
         require_trusted_model(home, parent.manifest)
         device_key = read_private_key(sign_with) if sign_with else None
@@ -122,9 +134,9 @@ def export_onnx(source: Home | AnyPath, output: AnyPath) -> ExportReport:
     """
     output = Path(output)
     if isinstance(source, Home) or Path(source).is_dir():
-        content, manifest, parity = open_home(source).read(lambda g: _verified_onnx(open_bundle(g.bundle)))
+        content, manifest, parity = open_home(source).read(lambda g: verified_onnx(open_bundle(g.bundle)))
     else:
-        content, manifest, parity = _verified_onnx(open_bundle(Path(source)))
+        content, manifest, parity = verified_onnx(open_bundle(Path(source)))
     storage.write_file(output, content)
     return ExportReport(
         onnx=output,
@@ -135,7 +147,8 @@ def export_onnx(source: Home | AnyPath, output: AnyPath) -> ExportReport:
     )
 
 
-def _verified_onnx(bundle: Bundle) -> tuple[bytes, Manifest, ParityReport]:
+def verified_onnx(bundle: Bundle) -> tuple[bytes, Manifest, ParityReport]:
+    """A bundle's ONNX file, its manifest, and how the file compares with the network."""
     arrays, manifest = bundle.arrays(), bundle.manifest
     content = fill_graph(arrays[ONNX_GRAPH].tobytes(), arrays, manifest)
     return content, manifest, check_parity(content, parity_probe(bundle.network()))

@@ -28,7 +28,10 @@ MAX_CLASS_NAME_BYTES = 64
 LEDGER_LENGTH = 16
 _FIXED_BYTES = 16 * 1024
 _BYTES_PER_CLASS = 128
+_LISTED_PROBLEMS, _LONGEST_PROBLEM = 50, 500
 _BIDIRECTIONAL = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+# Not Cn, unassigned: a newer Unicode assigns it, and a bundle must read the same on every Python.
+_REFUSED_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 Activation = Literal["sigmoid", "softmax"]
 
@@ -51,8 +54,8 @@ def class_name_problem(name: str) -> str | None:
         return "looks like a path"
     if any(unicodedata.bidirectional(c) in _BIDIRECTIONAL for c in name):
         return "contains characters that change the direction of writing"
-    if any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") for c in name):
-        return "contains control or unassigned characters"
+    if any(unicodedata.category(c) in _REFUSED_CATEGORIES for c in name):
+        return "contains control or private-use characters"
     if len(name.encode()) > MAX_CLASS_NAME_BYTES:
         return f"is longer than {MAX_CLASS_NAME_BYTES} bytes of UTF-8"
     if normalise_class_name(name) != name:
@@ -239,8 +242,8 @@ def decode(block: bytes, where: str) -> Manifest:
         raise BundleError(f"{where}: the manifest is not JSON; the file is damaged") from None
     if version != SCHEMA_VERSION:
         raise BundleError(
-            f"{where}: bundle schema version {version!r}, and this lwm-edge reads version {SCHEMA_VERSION}; "
-            "install the lwm-edge release that fits the bundle"
+            f"{where}: bundle schema version {_short(repr(version))}, and this lwm-edge reads version "
+            f"{SCHEMA_VERSION}; install the lwm-edge release that fits the bundle"
         )
     if padding.strip(b"\0"):
         raise BundleError(f"{where}: there are bytes hidden behind the manifest")
@@ -256,6 +259,10 @@ def decode(block: bytes, where: str) -> Manifest:
 
 
 def _problems(error: ValidationError) -> list[str]:
-    items = error.errors(include_url=False, include_context=False)
+    items = error.errors(include_url=False, include_context=False)[:_LISTED_PROBLEMS]
     named = [(".".join(map(str, item["loc"])) or "manifest", item["msg"]) for item in items]
-    return [f"{name if name.isprintable() else ascii(name)}: {message}" for name, message in named]
+    return [_short(f"{name if name.isprintable() else ascii(name)}: {message}") for name, message in named]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_PROBLEM else f"{text[:_LONGEST_PROBLEM]} ..."

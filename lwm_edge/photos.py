@@ -22,9 +22,12 @@ from .manifest import Preprocessing
 Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-MAX_PIXELS = 64_000_000  # decoded; 192 MB of RGB
+MAX_PIXELS = 64_000_000  # decoded; Pillow takes four bytes for each
+MAX_BUFFERED_PIXELS = 20_000_000  # of progressive JPEG and WebP, whose decoders hold several copies
 MAX_FILE_BYTES = 256 * 1024 * 1024
 AS_THEY_ARE = -1  # the "epoch" in which photos are not augmented
+_COARSE = 2  # times the wanted side, to which large photos are brought quickly before they are scaled
+_STRIP_ROWS = 256  # of the photo
 _SHIFT = 1 / 8  # of the image's side, the most that augmentation moves it
 
 
@@ -80,10 +83,9 @@ def read_photo(path: Path, preprocessing: Preprocessing) -> Pixels:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters raises
             with Image.open(path, formats=FORMATS) as image:
-                wanted = preprocessing.resize_size * 2
+                _check_pixels(image)
+                wanted = preprocessing.resize_size * _COARSE
                 image.draft("RGB", (wanted, wanted))  # a JPEG decodes straight to near this size
-                if image.width * image.height > MAX_PIXELS:
-                    raise PhotosError(f"has more than {MAX_PIXELS // 1_000_000} megapixels")
                 return preprocess(image, preprocessing)
     except UnidentifiedImageError:
         raise PhotosError("is not a JPEG, PNG, WebP or BMP image") from None
@@ -113,13 +115,23 @@ def check_photo_file(path: Path) -> None:
         raise PhotosError(f"is larger than {MAX_FILE_BYTES // 2**20} MiB")
 
 
+def _check_pixels(image: Image.Image) -> None:
+    """By what the file declares, before anything is decoded."""
+    kind = "progressive JPEG" if "progressive" in image.info else str(image.format)
+    buffered = kind in ("progressive JPEG", "WEBP")
+    most = MAX_BUFFERED_PIXELS if buffered else MAX_PIXELS
+    if image.width * image.height > most:
+        more = f"has more than {most // 1_000_000} megapixels"
+        raise PhotosError(f"{more}, the most for a {kind} file" if buffered else more)
+
+
 def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
     """Rotates as EXIF says, converts to RGB, scales the short side and cuts out the centre.
 
     Returns:
         RGB [image_size, image_size, 3] uint8.
     """
-    image = _to_rgb(ImageOps.exif_transpose(image))
+    image = ImageOps.exif_transpose(_rgb_near(image, preprocessing.resize_size * _COARSE))
     size, short = preprocessing.image_size, min(image.size)
     if short != preprocessing.resize_size:
         scale = preprocessing.resize_size / short
@@ -131,6 +143,24 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
     return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
 
 
+def _rgb_near(image: Image.Image, side: int) -> Image.Image:
+    """The photo in RGB, averaged down by the whole factor that leaves its short side `side` or more.
+
+    Strip by strip, so that no second copy of a large photo is made.
+    """
+    factor = min(image.size) // side
+    if factor < 2:
+        return _to_rgb(image)
+    width, height = (-(-length // factor) for length in image.size)
+    reduced = Image.new("RGB", (width, height))
+    rows = max(1, _STRIP_ROWS // factor) * factor
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(image.height, top + rows)))
+        reduced.paste(_to_rgb(strip).reduce(factor), (0, top // factor))
+    reduced.info = image.info  # the orientation
+    return reduced
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # grey of 16 bits
         values = np.asarray(image).astype(np.float32) / 257
@@ -138,7 +168,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         opaque = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def augment(pixels: Pixels, generator: np.random.Generator) -> Pixels:

@@ -277,6 +277,26 @@ class ChangeReport(Report):
     trusted_key: str | None = None
 
 
+class RepairReport(Report):
+    """What `repair_home` did; the model itself is as it was.
+
+    Attributes:
+        home: The model home.
+        repaired: A line for each thing that was wrong; empty where nothing was.
+        class_names: All classes.
+        model_digest: Of the model.
+        parity: Of the new ONNX file; None where the files were right.
+        onnx: The exported classifier.
+    """
+
+    home: AnyNamePath
+    repaired: tuple[str, ...]
+    class_names: tuple[str, ...]
+    model_digest: str
+    parity: ParityReport | None
+    onnx: AnyNamePath
+
+
 class BaseReport(Report):
     """What `build_base` made.
 

@@ -32,6 +32,21 @@ def _explanation(action: str, path: Path, error: OSError) -> LwmEdgeError:
     return HomeError(f"cannot {action} {path}: {error.strerror}; check the path and its permissions")
 
 
+def _confirm(path: Path) -> None:
+    """Makes a rename durable.
+
+    Raises:
+        HomeError: The rename is done, but the disk did not confirm it.
+    """
+    try:
+        _disk.sync_folder(path.parent)
+    except OSError as error:
+        raise HomeError(
+            f"{path} is written, but the disk did not confirm it ({error.strerror}), so a power cut may "
+            "still undo it; check the disk"
+        ) from error
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the folder's entries durable."""
     with _explained("sync", folder):
@@ -49,7 +64,7 @@ def write_file(path: Path, content: bytes, *, mode: int = 0o666, replace: bool =
 
     Raises:
         ResourceError: The disk is full; the old file, if any, is untouched.
-        HomeError: The operating system refused otherwise.
+        HomeError: The operating system refused otherwise, or the disk did not confirm the new file.
     """
     if path.is_dir():
         raise HomeError(f"cannot write {path}: it is a folder; give the name of a file")
@@ -68,7 +83,7 @@ def write_file(path: Path, content: bytes, *, mode: int = 0o666, replace: bool =
         except BaseException:
             _disk.unlink(staged)
             raise
-        sync_folder(path.parent)
+    _confirm(path)
 
 
 def make_folder(path: Path) -> None:
@@ -88,7 +103,7 @@ def swap_link(link: Path, target: str) -> None:
         _disk.unlink(staged)
         _disk.symlink(staged, target)
         _disk.rename(staged, link)
-        sync_folder(link.parent)
+    _confirm(link)
 
 
 def remove(path: Path) -> None:
@@ -110,21 +125,26 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def exclusive_lock(path: Path) -> Iterator[int]:
+def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
     """Holds a file lock that dies with its process; yields its descriptor.
 
+    Args:
+        path: Of the lock file.
+        wait: Until another process lets go of it, however long that takes.
+
     Raises:
-        BusyError: Another process holds it.
+        BusyError: Another process holds it, and `wait` is not set.
     """
     with _explained("lock", path):
         descriptor = _disk.open_lock(path)
     try:
         with _explained("lock", path):
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise BusyError(
-                    f"{path.parent} is being changed by another process; try again when it is done"
+                    f"{path.parent} is being changed by another process; try again when it is done, "
+                    "or say --wait"
                 ) from None
         yield descriptor
     finally:

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -39,6 +40,7 @@ class _Failure(BaseModel):
     kind: str
     message: str
     problems: tuple[str, ...]
+    traceback: str
 
 
 class _Message(BaseModel):
@@ -68,6 +70,7 @@ def add_classes(
     *,
     on_progress: ProgressCallback = ignore_progress,
     isolate: bool = True,
+    wait: bool = False,
 ) -> IncrementReport:
     """Teaches a home's model new classes from photos of them alone.
 
@@ -80,6 +83,7 @@ def add_classes(
         config: Settings; the defaults if None.
         on_progress: Called in this thread at every step.
         isolate: Run in processes of their own; False runs in this one.
+        wait: For another process that changes the home to finish.
 
     Returns:
         The receipt, also in the home as receipt.json.
@@ -92,14 +96,14 @@ def add_classes(
         GateError: The training diverged, or the new model is not good enough.
         ExportError: The ONNX file could not be made or differs from the network (ParityError).
         ResourceError: Out of memory or disk.
-        BusyError: Another process changes the home.
+        BusyError: Another process changes the home, and `wait` is not set.
         StoppedError: The worker was asked to stop.
         TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
             with cannot be used.
     """
     home, photos = open_home(home), Path(photos)
     config = config or IncrementConfig()
-    with home.lock() as lock:
+    with home.lock(wait=wait) as lock:
         if not isolate:
             from .increment import learn_classes
 
@@ -120,7 +124,7 @@ def add_classes(
 
 
 def plan_increment(
-    home: Home | AnyPath, photos: AnyPath, config: IncrementConfig | None = None
+    home: Home | AnyPath, photos: AnyPath, config: IncrementConfig | None = None, *, wait: bool = False
 ) -> PlanReport:
     """What `add_classes` would take here: memory, time and disk. Nothing is trained or changed.
 
@@ -128,7 +132,7 @@ def plan_increment(
         LwmEdgeError: As `add_classes`; ResourceError where the memory limit is too small.
     """
     home, config = open_home(home), config or IncrementConfig()
-    with home.lock() as lock:
+    with home.lock(wait=wait) as lock:
         job = _Job(home=home.path, photos=Path(photos).absolute(), config=config, dry_run=True)
         planned = _run(job, lock, ignore_progress).plan
     assert planned is not None
@@ -178,7 +182,15 @@ def _messages(process: subprocess.Popen[str]) -> Iterator[_Message]:
 
 def _revive(failure: _Failure) -> LwmEdgeError:
     kind: type[LwmEdgeError] = getattr(errors, failure.kind, LwmEdgeError)
-    return kind(failure.message, failure.problems)
+    error = kind(failure.message, failure.problems)
+    error.worker_traceback = failure.traceback
+    return error
+
+
+def _failure(error: Exception) -> _Failure:
+    known = error if isinstance(error, LwmEdgeError) else errors.unexpected(error)
+    text = "".join(traceback.format_exception(error))
+    return _Failure(kind=type(known).__name__, message=known.message, problems=known.problems, traceback=text)
 
 
 def main() -> None:
@@ -189,9 +201,8 @@ def main() -> None:
     job = _Job.model_validate_json(sys.argv[1])
     try:
         _send(replies, _do(job, replies))
-    except LwmEdgeError as error:
-        failure = _Failure(kind=type(error).__name__, message=error.message, problems=error.problems)
-        _send(replies, _Message(failure=failure))
+    except Exception as error:
+        _send(replies, _Message(failure=_failure(error)))
 
 
 def _do(job: _Job, replies: TextIO) -> _Message:

@@ -47,7 +47,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
 
 COMMANDS = (
     "demo", "build-base", "init", "add-classes", "remove-class",
-    "predict", "evaluate", "info", "export", "audit",
+    "predict", "evaluate", "info", "export", "repair", "audit",
     "keygen", "sign", "verify",
 )  # fmt: skip
 
@@ -216,6 +216,55 @@ def test_interrupting_leaves_the_model(run: Any, home: Home, monkeypatch: pytest
     monkeypatch.setattr("lwm_edge.worker.add_classes", interrupted)
     result = run("add-classes", "x", "--home", home.path)
     assert result.code == 130 and "the model is unchanged" in result.err and "Traceback" not in result.err
+
+
+def _break(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        secret = "12345"
+        raise ZeroDivisionError(f"division by zero, {len(secret)} digits")
+
+    monkeypatch.setattr("lwm_edge.inspection.info", broken)
+
+
+def test_an_unforeseen_error_is_one_line_and_its_traceback_another_word(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _break(monkeypatch)
+    plain = run("info", BASE_BUNDLE)
+    assert plain.code == 1 and "Traceback" not in plain.err and plain.out == ""
+    assert "unexpected ZeroDivisionError (test_cli.py, line" in plain.err and "--debug" in plain.err
+    debug = run("--debug", "info", BASE_BUNDLE, "--json")
+    assert debug.code == 1 and "Traceback" in debug.err and "12345" not in debug.err.replace('"12345"', "")
+    assert debug.json["error"]["kind"] == "LwmEdgeError" and debug.json["error"]["exit_code"] == 1
+
+
+def test_a_users_mistake_has_a_traceback_only_on_demand(run: Any, home: Home) -> None:
+    for isolated in (["add-classes", "nowhere"], ["remove-class", "Hat"]):
+        plain, debug = run(*isolated, "--home", home.path), run("--debug", *isolated, "--home", home.path)
+        assert plain.code == debug.code in (2, 3)
+        assert "Traceback" not in plain.err and plain.err.splitlines()[-1] in debug.err
+        assert "Traceback (most recent call last)" in debug.err
+    debug = run("--debug", "add-classes", "nowhere", "--home", home.path)
+    assert "in learn_classes" in debug.err  # of the training process too
+
+
+def test_repair_and_what_people_read_of_it(run: Any, home: Home) -> None:
+    assert "nothing: all files" in run("repair", "--home", home.path).out
+    home.current().labels.write_text("Hut\n")
+    result = run("repair", "--home", home.path)
+    assert "labels.txt does not list" in result.out and result.code == 0
+    assert run("audit", "--home", home.path).code == 0
+
+
+def test_the_second_writer_is_busy_or_waits(run: Any, home: Home) -> None:
+    with home.lock():
+        busy = run("repair", "--home", home.path)
+        command = [sys.executable, "-m", "lwm_edge", "remove-class", "Coat", "--shipped", "--wait"]
+        waiting = subprocess.Popen([*command, "--home", home.path], stdout=subprocess.PIPE, text=True)
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(4)
+    assert busy.code == 75 and "or say --wait" in busy.err
+    assert "Removed Coat" in waiting.communicate()[0] and waiting.returncode == 0
 
 
 def test_python_m_lwm_edge() -> None:

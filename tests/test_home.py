@@ -135,7 +135,7 @@ def test_a_reader_overtaken_by_a_commit_starts_over(home: Home) -> None:
 def test_a_reader_overtaken_just_after_it_read_the_link_reads_it_again(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_link, old = Home._current_name, home.current().path.name
+    read_link, old = Home._link_name, home.current().path.name
 
     def overtaken(self: Home) -> str | None:
         monkeypatch.undo()
@@ -143,7 +143,7 @@ def test_a_reader_overtaken_just_after_it_read_the_link_reads_it_again(
             home.commit(_write("new"))  # type: ignore[arg-type]
         return old
 
-    monkeypatch.setattr(Home, "_current_name", overtaken)
+    monkeypatch.setattr(Home, "_link_name", overtaken)
     assert home.current().path.name == "00000001" == read_link(home)
 
 

@@ -243,7 +243,9 @@ def test_any_json_in_any_field_is_read_or_refused_and_nothing_else(field, value)
 # Class names
 
 
-@pytest.mark.parametrize("name", ["Coat", "T-shirt top", "Ёлка", "日本語", "naïve", "a.b", "'\"", "🦊"])
+@pytest.mark.parametrize(
+    "name", ["Coat", "T-shirt top", "Ёлка", "日本語", "naïve", "a.b", "'\"", "🦊", "a\u0378b"]
+)
 def test_ordinary_names_are_fine(name):
     assert class_name_problem(name) is None
 
@@ -261,19 +263,18 @@ def test_ordinary_names_are_fine(name):
         ("../Coat", "looks like a path"),
         ("a/b", "looks like a path"),
         ("a\\b", "looks like a path"),
-        ("a\nb", "contains control or unassigned characters"),
-        ("a\0b", "contains control or unassigned characters"),
-        ("a\x1b[2Jb", "contains control or unassigned characters"),
-        ("a\x7fb", "contains control or unassigned characters"),
-        ("a\x85b", "contains control or unassigned characters"),
-        ("a\u2028b", "contains control or unassigned characters"),
-        ("Co\u200bat", "contains control or unassigned characters"),  # zero-width space
-        ("Co\u200dat", "contains control or unassigned characters"),  # zero-width joiner
-        ("\ufeffCoat", "contains control or unassigned characters"),  # byte order mark
-        ("Co\u00adat", "contains control or unassigned characters"),  # soft hyphen
-        ("a\ud800b", "contains control or unassigned characters"),  # half a surrogate pair
-        ("a\ue000b", "contains control or unassigned characters"),  # private use
-        ("a\u0378b", "contains control or unassigned characters"),  # unassigned
+        ("a\nb", "contains control or private-use characters"),
+        ("a\0b", "contains control or private-use characters"),
+        ("a\x1b[2Jb", "contains control or private-use characters"),
+        ("a\x7fb", "contains control or private-use characters"),
+        ("a\x85b", "contains control or private-use characters"),
+        ("a\u2028b", "contains control or private-use characters"),
+        ("Co\u200bat", "contains control or private-use characters"),  # zero-width space
+        ("Co\u200dat", "contains control or private-use characters"),  # zero-width joiner
+        ("\ufeffCoat", "contains control or private-use characters"),  # byte order mark
+        ("Co\u00adat", "contains control or private-use characters"),  # soft hyphen
+        ("a\ud800b", "contains control or private-use characters"),  # half a surrogate pair
+        ("a\ue000b", "contains control or private-use characters"),  # private use
         ("a\u202eb", "contains characters that change the direction of writing"),
         ("a\u2066b", "contains characters that change the direction of writing"),
         ("x" * 65, "is longer than 64 bytes of UTF-8"),

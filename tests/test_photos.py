@@ -432,7 +432,7 @@ def test_all_problems_are_reported_at_once(tmp_path):
     assert error.problems == (
         "Bag: the model already knows the class Bag; to teach it anew, remove it "
         "(lwm-edge remove-class 'Bag') and add it again with all its photos",
-        "'a\\x1b[2Jb' cannot be a class name: it contains control or unassigned characters",
+        "'a\\x1b[2Jb' cannot be a class name: it contains control or private-use characters",
         "'coat' and 'Coat' are the same class name; merge the two folders",
         "Empty: 0 usable photos; at least 5 are needed",
         "Few: 2 usable photos; at least 5 are needed",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -145,6 +146,22 @@ def test_an_interruption_leaves_no_staged_file(tmp_path, monkeypatch):
     assert content_of(tmp_path) == {}
 
 
+def test_a_rename_that_the_disk_did_not_confirm_is_no_full_disk(tmp_path, monkeypatch):
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    storage.write_file(tmp_path / "a", b"old")
+    monkeypatch.setattr(os, "fsync", fsync)
+    for change in (
+        lambda: storage.write_file(tmp_path / "a", b"new"),
+        lambda: storage.swap_link(tmp_path / "link", "a"),
+    ):
+        with pytest.raises(HomeError, match="is written, but the disk did not confirm it"):
+            change()
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "link").read_bytes() == b"new"
+
+
 def test_a_missing_folder_is_a_home_error(tmp_path):
     with pytest.raises(HomeError) as caught:
         storage.write_file(tmp_path / "none" / "a", b"new")
@@ -272,7 +289,8 @@ def test_a_lock_keeps_others_out_until_its_holder_dies(tmp_path):
         finally:
             holder.kill()  # no clean-up of its own
     assert (
-        caught.value.message == f"{tmp_path} is being changed by another process; try again when it is done"
+        caught.value.message == f"{tmp_path} is being changed by another process; try again when it is done, "
+        "or say --wait"
     )
     assert caught.value.exit_code == 75
     with storage.exclusive_lock(tmp_path / "lock"):
@@ -284,6 +302,16 @@ def test_a_second_process_is_busy_while_this_one_holds_the_lock(tmp_path):
         out, err = second.communicate(timeout=30)
     assert (second.returncode, out) == (1, "")
     assert "BusyError" in err
+
+
+def test_a_second_process_may_wait(tmp_path):
+    code = LOCK_HOLDER.replace("Path(sys.argv[1])", "Path(sys.argv[1]), wait=True").replace("60", "0")
+    with storage.exclusive_lock(tmp_path / "lock"):
+        command = [sys.executable, "-c", code, str(tmp_path / "lock")]
+        second = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        with pytest.raises(subprocess.TimeoutExpired):
+            second.wait(3)
+    assert second.communicate(timeout=30) == ("held\n", None)
 
 
 def test_a_lock_is_free_again_after_the_block_and_after_an_error_in_it(tmp_path):
