@@ -97,7 +97,7 @@ def test_every_change_on_a_full_disk(home: Home, mount: Mount, make_photos: Phot
         lambda: init_home(BASE_BUNDLE, disk / "another"),
     )
     for change in changes:
-        with pytest.raises(ResourceError, match="the disk is full|is on a disk with .* bytes free"):
+        with pytest.raises(ResourceError, match=r"the disk is full|is on a disk with .* bytes free"):
             change()
         assert state_of(home.path) == before
     (disk / "filler").unlink()
