@@ -256,6 +256,13 @@ def audit(report: AuditReport) -> None:
     if growth := report.onnx_growth:
         per_class = f", {growth.bytes_per_class:,.0f} a class" if growth.bytes_per_class else ""
         rows["ONNX file"] = f"grew by {_bytes(growth.bytes)} for {growth.classes} classes{per_class}"
+        if growth.explained:
+            parts = (
+                f"head {growth.head_bytes:,}, names {growth.names_bytes:,}, framing {growth.framing_bytes:,}"
+            )
+            rows["  explained"] = f"to the byte: {parts}"
+    chain = f"hash chain holds, head {report.ledger_head}" if report.ledger_head else "without hash chain"
+    rows["Ledger"] = f"{report.ledger_entries} entries, {chain}"
     rows["Verdict"] = "passed: nothing else is there" if report.passed else "FAILED"
     _rows("", rows)
     for problem in report.problems:

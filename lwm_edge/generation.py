@@ -11,8 +11,9 @@ from .bundle import Arrays, Bundle, save_bundle, tensors_digest
 from .errors import ExportError
 from .export import check_parity, fill_graph, generated_images
 from .home import Generation, Home
-from .manifest import LedgerEntry, Manifest
-from .memory import peak_rss_bytes
+from .ledger import LedgerEntry
+from .manifest import Manifest
+from .measurement import MemoryUse
 from .network import Network
 from .photos import Pixels
 from .reports import FootprintReport, ParityReport, Report
@@ -45,6 +46,7 @@ def prepare(
     network: Network,
     parent: Bundle,
     photos: Pixels | None,
+    use: MemoryUse,
     *,
     started: float,
     onnx_bytes_before: int,
@@ -57,6 +59,7 @@ def prepare(
         network: The changed model.
         parent: The bundle before.
         photos: To compare on [B, H, W, 3] uint8; None takes generated pictures.
+        use: Measures memory since the change's start.
         started: time.monotonic() of the change's start.
         onnx_bytes_before: Length of the ONNX file before.
 
@@ -67,22 +70,32 @@ def prepare(
     onnx_file = fill_graph(arrays["onnx_graph"].tobytes(), arrays, manifest)
     images = generated_images(manifest.preprocessing.image_size) if photos is None else photos
     parity = check_parity(onnx_file, network, images, real_photos=photos is not None)
+    memory = use.report(network, images)
     entry = LedgerEntry(
         increment=manifest.increment_count,
         classes=len(manifest.class_names),
         bundle_bytes=manifest.bundle_bytes,
         onnx_bytes=len(onnx_file),
-        peak_rss_bytes=peak_rss_bytes(),
+        peak_rss_bytes=memory.peak_rss_bytes,
         seconds=round(time.monotonic() - started, 3),
+        labels_bytes=len(labels_text(manifest)),
+        peak_anonymous_bytes=memory.peak_anonymous_bytes,
+        peak_mapped_bytes=memory.peak_mapped_bytes,
+        peak_cuda_bytes=memory.peak_cuda_bytes,
+        teacher_networks=memory.teacher_networks,
+        images_alive=memory.images_alive,
     )
+    ledger = manifest.ledger.with_entry(entry)
     footprint = FootprintReport(
         bundle_bytes=manifest.bundle_bytes,
         bundle_bytes_before=parent.path.stat().st_size,
         onnx_bytes=len(onnx_file),
         onnx_bytes_before=onnx_bytes_before or len(onnx_file),
         peak_rss_bytes=entry.peak_rss_bytes,
+        memory=memory,
+        ledger_head=ledger.head,
     )
-    manifest = manifest.model_copy(update={"ledger": manifest.ledger.with_entry(entry)})
+    manifest = manifest.model_copy(update={"ledger": ledger})
     return Candidate(arrays, manifest, onnx_file, parity, footprint)
 
 

@@ -22,6 +22,7 @@ from .export import PARITY_BATCH_SIZES
 from .generation import commit, prepare
 from .home import Home
 from .manifest import Activation, Manifest
+from .measurement import MemoryUse
 from .memory import out_of_memory_explained
 from .network import Network, attention_cells, few_cells_warnings
 from .photo_folders import read_photo_folder, split_held_back
@@ -79,7 +80,7 @@ def learn_classes(
 ) -> IncrementReport:
     """Teaches the home's model the classes in a photo folder; see `worker.add_classes`."""
     started = time.monotonic()
-    with home.lock(), out_of_memory_explained():
+    with home.lock(), out_of_memory_explained(), MemoryUse.measured() as use:
         onnx_bytes_before = home.current().onnx_bytes()
         parent = home.open_bundle()
         on_progress(Progress(phase="photos", done=0, total=1))
@@ -105,12 +106,15 @@ def learn_classes(
         drift = measure_drift(learnt.student, learnt.teacher, lesson.held_back, batch_size)
 
         on_progress(Progress(phase="commit", done=0, total=1))
+        compared = lesson.held_back.load(range(min(len(lesson.held_back.photos), max(PARITY_BATCH_SIZES))))
+        lesson.to_learn.cache.forget()  # what is left of the photos now is counted
         candidate = prepare(
             {**parent.arrays(ONNX_GRAPH), **network_arrays(learnt.student), **learnt.statistics.to_arrays()},
             manifest,
             learnt.student.cpu(),
             parent,
-            lesson.held_back.load(range(min(len(lesson.held_back.photos), max(PARITY_BATCH_SIZES)))),
+            compared,
+            use,
             started=started,
             onnx_bytes_before=onnx_bytes_before,
         )

@@ -17,6 +17,7 @@ from .export import check_parity, fill_graph, generated_images
 from .generation import Candidate, commit, prepare
 from .home import CURRENT, GENERATIONS, LOCK, AnyPath, Home, open_home
 from .manifest import Manifest, fold_class_name
+from .measurement import MemoryUse
 from .network import Network, empty_network, load_tensors
 from .reports import ChangeReport, ExportReport, ParityReport
 
@@ -37,7 +38,9 @@ def init_home(base: AnyPath, home: AnyPath, *, replace: bool = False) -> ChangeR
     started = time.monotonic()
     home, bundle = Path(home).absolute(), open_bundle(Path(base))
     _check_init(home, base, replace)
-    candidate = _prepare(bundle.arrays(), bundle.manifest, bundle, started=started, onnx_bytes_before=0)
+    with MemoryUse.measured() as use:
+        arrays = bundle.arrays()
+        candidate = _prepare(arrays, bundle.manifest, bundle, use, started=started, onnx_bytes_before=0)
     storage.make_folder(home)
     opened = Home(home)
     with opened.lock():
@@ -74,7 +77,7 @@ def remove_class(home: Home | AnyPath, class_name: str, *, shipped: bool = False
     """
     started = time.monotonic()
     home = open_home(home)
-    with home.lock():
+    with home.lock(), MemoryUse.measured() as use:
         parent = home.open_bundle()
         row = _find_class(parent.manifest, class_name, shipped)
         arrays = parent.arrays()
@@ -82,7 +85,7 @@ def remove_class(home: Home | AnyPath, class_name: str, *, shipped: bool = False
             arrays[name] = _without_row(arrays[name], row)
         changed = _without_class(parent.manifest, row)
         before = home.current().onnx_bytes()
-        candidate = _prepare(arrays, changed, parent, started=started, onnx_bytes_before=before)
+        candidate = _prepare(arrays, changed, parent, use, started=started, onnx_bytes_before=before)
         return _commit(home, candidate, removed_class=parent.manifest.class_names[row])
 
 
@@ -153,11 +156,17 @@ def _without_class(manifest: Manifest, row: int) -> Manifest:
 
 
 def _prepare(
-    arrays: Arrays, manifest: Manifest, parent: Bundle, *, started: float, onnx_bytes_before: int
+    arrays: Arrays,
+    manifest: Manifest,
+    parent: Bundle,
+    use: MemoryUse,
+    *,
+    started: float,
+    onnx_bytes_before: int,
 ) -> Candidate:
     network = network_of(arrays, manifest)
     return prepare(
-        arrays, manifest, network, parent, None, started=started, onnx_bytes_before=onnx_bytes_before
+        arrays, manifest, network, parent, None, use, started=started, onnx_bytes_before=onnx_bytes_before
     )
 
 

@@ -12,7 +12,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer
 
-from .manifest import Activation, Ledger, Preprocessing
+from .ledger import Ledger
+from .manifest import Activation, Preprocessing
 
 
 def _printable(path: Path) -> str:
@@ -140,6 +141,32 @@ class ParityReport(Report):
     real_photos: bool
 
 
+class MemoryReport(Report):
+    """Memory of one change, from its start until its ONNX file was verified; `how` explains each figure.
+
+    Attributes:
+        peak_rss_bytes: Resident memory of the process.
+        peak_anonymous_bytes: Its anonymous part; None where the system does not tell.
+        peak_mapped_bytes: Its part that maps files or is shared; likewise.
+        peak_tree_bytes: Resident memory of the process and all its children.
+        peak_cgroup_bytes: Of the memory cgroup, with all others in it; None without one.
+        peak_cuda_bytes: Of torch on the GPU; None where it was not used.
+        teacher_networks: Networks alive besides the student.
+        images_alive: Images in memory that were not there before.
+        how: Each figure's name, and how it was taken.
+    """
+
+    peak_rss_bytes: int
+    peak_anonymous_bytes: int | None
+    peak_mapped_bytes: int | None
+    peak_tree_bytes: int
+    peak_cgroup_bytes: int | None
+    peak_cuda_bytes: int | None
+    teacher_networks: int
+    images_alive: int
+    how: dict[str, str]
+
+
 class FootprintReport(Report):
     """Sizes in bytes, before and after.
 
@@ -149,6 +176,8 @@ class FootprintReport(Report):
         onnx_bytes: Of classifier.onnx; grows by the head's rows and the names.
         onnx_bytes_before: Likewise, before.
         peak_rss_bytes: High-water mark of the process's resident memory.
+        memory: All that was measured of memory.
+        ledger_head: Of the bundle's ledger after this change; see `ledger`.
     """
 
     bundle_bytes: int
@@ -156,6 +185,8 @@ class FootprintReport(Report):
     onnx_bytes: int
     onnx_bytes_before: int
     peak_rss_bytes: int
+    memory: MemoryReport
+    ledger_head: str | None
 
 
 OLD_CLASSES_NOTE = (
@@ -375,11 +406,19 @@ class OnnxGrowth(Report):
         classes: Added since (less those removed).
         bytes: Grown.
         bytes_per_class: Their ratio; None without added classes.
+        head_bytes: What the head's rows must take; None where the names of then are not known.
+        names_bytes: What the names must take; likewise.
+        framing_bytes: What numbers and lengths that became longer must take; likewise.
+        explained: Whether these are all of it, to the byte; likewise.
     """
 
     classes: int
     bytes: int
     bytes_per_class: float | None
+    head_bytes: int | None = None
+    names_bytes: int | None = None
+    framing_bytes: int | None = None
+    explained: bool | None = None
 
 
 class AuditReport(Report):
@@ -395,6 +434,8 @@ class AuditReport(Report):
         bundle_bytes: Length of model.lwm.
         bundle_bytes_shipped: Its length when the home was made.
         onnx_growth: None in a home without a ledger.
+        ledger_entries: Increments that the ledger lists.
+        ledger_head: Of its hash chain; None in one that an older lwm-edge made.
     """
 
     home: AnyNamePath
@@ -406,6 +447,8 @@ class AuditReport(Report):
     bundle_bytes: int
     bundle_bytes_shipped: int
     onnx_growth: OnnxGrowth | None
+    ledger_entries: int
+    ledger_head: str | None
 
     def bytes_by_owner(self) -> dict[str, int]:
         """The items summed by owner, largest first."""

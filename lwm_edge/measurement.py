@@ -1,0 +1,183 @@
+"""What one change of a model takes of memory, and what it leaves there: measured and counted.
+
+The kernel keeps a high-water mark of resident memory only, which can be reset. Its parts (anonymous; mapped
+or shared) and the process tree have none, so a thread samples them.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from .memory import cgroup_peak, peak_rss_bytes, reset_peak_rss, resident_parts
+from .network import Network
+from .reports import MemoryReport
+
+SAMPLING_SECONDS = 0.02
+_SAMPLES_A_TREE = 10  # asking for the children reads every process of the machine
+_OBJECTS_AT_ONCE = 20_000
+_ARRAYS = {np.ndarray, Tensor}
+
+
+class MemoryUse:
+    """Memory since the measurement began; `measured` makes one."""
+
+    def __init__(self, sampler: _Sampler, read_cgroup: Callable[[], tuple[int | None, str]]) -> None:
+        self._images_before = live_images()
+        self._sampler, self._read_cgroup = sampler, read_cgroup
+        if _gpu_in_use():
+            torch.cuda.reset_peak_memory_stats()
+        self._reset = reset_peak_rss()
+
+    @classmethod
+    @contextmanager
+    def measured(cls) -> Iterator[MemoryUse]:
+        """Resets the high-water marks, and samples what has none until the block is left."""
+        with cgroup_peak() as read_cgroup, _Sampler() as sampler:
+            yield cls(sampler, read_cgroup)
+
+    def report(self, student: Network, *known: np.ndarray[Any, Any]) -> MemoryReport:
+        """All figures until now.
+
+        Args:
+            student: The one network that is no teacher.
+            known: Images that the caller holds at this moment, and does not keep.
+        """
+        peak = peak_rss_bytes()
+        anonymous, mapped, tree = self._sampler.peaks()
+        cgroup, cgroup_how = self._read_cgroup()
+        return MemoryReport(
+            peak_rss_bytes=peak,
+            peak_anonymous_bytes=anonymous,
+            peak_mapped_bytes=mapped,
+            peak_tree_bytes=max(peak, tree),
+            peak_cgroup_bytes=cgroup,
+            peak_cuda_bytes=torch.cuda.max_memory_allocated() if _gpu_in_use() else None,
+            teacher_networks=sum(network is not student for network in live_networks()),
+            images_alive=self._images_left(known),
+            how=self._how(cgroup_how),
+        )
+
+    def _images_left(self, known: Sequence[np.ndarray[Any, Any]]) -> int:
+        allowed = self._images_before.keys() | {_buffer(array) for array in known}
+        return sum(count for buffer, count in live_images().items() if buffer not in allowed)
+
+    def _how(self, cgroup: str) -> dict[str, str]:
+        since = "reset at the start" if self._reset else "since the process began: it could not be reset"
+        sampled = f"largest of samples every {1000 * SAMPLING_SECONDS:.0f} ms"
+        return {
+            "peak_rss_bytes": f"the kernel's high-water mark (VmHWM), {since}",
+            "peak_anonymous_bytes": f"RssAnon, {sampled}",
+            "peak_mapped_bytes": f"RssFile + RssShmem, {sampled}",
+            "peak_tree_bytes": "largest sum of this process's and its children's RSS, sampled every "
+            f"{1000 * SAMPLING_SECONDS * _SAMPLES_A_TREE:.0f} ms, at least peak_rss_bytes; shared pages "
+            "count once a process",
+            "peak_cgroup_bytes": cgroup,
+            "peak_cuda_bytes": "torch.cuda.max_memory_allocated, reset at the start",
+            "teacher_networks": "Network objects that the garbage collector finds, less the student",
+            "images_alive": "arrays and tensors of shape [..., n, n, 3] or [..., 3, n, n], n from 8 on, that "
+            "the garbage collector finds, less those there at the start and those being compared",
+        }
+
+
+class _Sampler(threading.Thread):
+    """Samples what has no high-water mark, until it is stopped."""
+
+    def __init__(self) -> None:
+        super().__init__(name="lwm-edge-memory", daemon=True)
+        self._stopped = threading.Event()
+        self._process = psutil.Process()
+        self._anonymous: int | None = None
+        self._mapped: int | None = None
+        self._tree = 0
+
+    def run(self) -> None:
+        samples = 0
+        while not self._stopped.wait(SAMPLING_SECONDS):
+            self._sample_parts()
+            if samples % _SAMPLES_A_TREE == 0:
+                self._tree = max(self._tree, _tree_bytes(self._process))
+            samples += 1
+
+    def __enter__(self) -> _Sampler:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self.join()
+
+    def peaks(self) -> tuple[int | None, int | None, int]:
+        """Of anonymous memory, mapped memory and the process tree, now included."""
+        self._sample_parts()
+        return self._anonymous, self._mapped, max(self._tree, _tree_bytes(self._process))
+
+    def _sample_parts(self) -> None:
+        if parts := resident_parts():
+            anonymous, mapped = parts
+            self._anonymous = max(self._anonymous or 0, anonymous)
+            self._mapped = max(self._mapped or 0, mapped)
+
+
+def _gpu_in_use() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+def _tree_bytes(process: psutil.Process) -> int:
+    total = 0
+    for member in (process, *process.children(recursive=True)):
+        try:
+            total += member.memory_info().rss
+        except psutil.NoSuchProcess:  # ended meanwhile
+            continue
+    return total
+
+
+def live_networks() -> list[Network]:
+    """Every network that is alive in this process, whoever holds it."""
+    gc.collect()
+    return [found for found in gc.get_objects() if issubclass(type(found), Network)]
+
+
+def live_images() -> dict[int, int]:
+    """Images alive in this process: where their memory lies, and how many they are.
+
+    Views of the same memory count once.
+    """
+    gc.collect()
+    images: dict[int, int] = {}
+    objects = gc.get_objects()
+    for start in range(0, len(objects), _OBJECTS_AT_ONCE):
+        some = objects[start : start + _OBJECTS_AT_ONCE]
+        for found in chain(some, gc.get_referents(*some)):  # arrays are not tracked, what holds them is
+            if type(found) in _ARRAYS and (count := _image_count(tuple(found.shape))):
+                buffer = _buffer(found)
+                images[buffer] = max(images.get(buffer, 0), count)
+    return images
+
+
+def _image_count(shape: tuple[int, ...]) -> int:
+    if len(shape) < 3:
+        return 0
+    first, second, third = shape[-3:]
+    is_image = (first == second >= 8 and third == 3) or (first == 3 and second == third >= 8)
+    return int(np.prod(shape[:-3])) if is_image else 0
+
+
+def _buffer(array: Any) -> int:
+    """Address of the memory that an array or tensor looks into."""
+    if isinstance(array, Tensor):
+        return array.untyped_storage().data_ptr() if array.layout == torch.strided else id(array)
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    address: int = array.__array_interface__["data"][0]
+    return address
