@@ -9,7 +9,7 @@ The method is Learning without Memorizing (Dhar et al., CVPR 2019): `losses` has
                         -> generation (export, commit)
     other changes are   maintenance: init_home, remove_class, export_onnx
     readers need        prediction, inspection, inference: no torch
-    the proof is        auditor
+    the proof is        auditor: accounting, ledger, onnx_growth; simulation: measurement, trends
 
 Verbs are functions, settings are `...Config`, results are frozen `...Report`, and everything raised on
 purpose is an `LwmEdgeError` (see `errors`). The command line calls these functions and prints.
@@ -44,7 +44,9 @@ if TYPE_CHECKING:
         InfoReport,
         PredictionReport,
         Progress,
+        SimulationReport,
     )
+    from .simulation import simulate
     from .worker import add_classes
 
 __version__ = metadata.version("lwm-edge")
@@ -73,7 +75,9 @@ _HOMES = {  # loaded when first asked for: reading a model must not import torch
         "InfoReport",
         "PredictionReport",
         "Progress",
+        "SimulationReport",
     ),
+    "simulation": ("simulate",),
     "worker": ("add_classes",),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -96,6 +100,7 @@ __all__ = [
     "PredictionReport",
     "Preprocessing",
     "Progress",
+    "SimulationReport",
     "__version__",
     "add_classes",
     "architecture_names",
@@ -109,6 +114,7 @@ __all__ = [
     "predict",
     "remove_class",
     "run_demo",
+    "simulate",
 ]
 
 

@@ -27,15 +27,19 @@ from .reports import (
     PredictionReport,
     Progress,
     ProgressCallback,
+    SimulationReport,
 )
+from .trends import MEMORY_TOLERANCE, value_of
 
 _PHASES = {
     "photos": "Reading photos",
     "train": "Training",
     "evaluate": "Evaluating",
     "commit": "Exporting and committing",
+    "simulate": "Simulating increments",
 }
 _LISTED = 10
+_BARS, _SPARKS = " ▁▂▃▄▅▆▇█", 40
 
 
 def _out() -> Console:
@@ -267,6 +271,41 @@ def audit(report: AuditReport) -> None:
     _rows("", rows)
     for problem in report.problems:
         note(f"Problem: {problem}")
+
+
+def simulation(report: SimulationReport) -> None:
+    """Every trend with a line of its values, and the verdict."""
+    each = "each in a process of its own" if report.isolated else "all in one process"
+    _out().print(
+        f"[bold]{report.increments} simulated increments[/] of {report.classes_per_increment} classes by "
+        f"{report.recipe}, {each}; {report.photos_per_class} generated photos a class"
+    )
+    table = Table(box=None)
+    for heading in ("Bytes", "", "2nd", "Last", "A class", "Explained"):
+        table.add_column(heading, justify="left" if heading in ("Bytes", "") else "right")
+    for trend in report.trends:
+        values = [value_of(trend.figure, step) for step in report.steps]
+        numbers = (trend.second, trend.last, trend.slope_bytes_per_class, trend.explained_bytes_per_class)
+        table.add_row(escape(trend.figure), _sparkline(values), *(f"{number:,.0f}" for number in numbers))
+    _out().print(table)
+    rows = {
+        "First increment": "warms up, and is left out",
+        "Memory": f"passes if neither the fitted line nor the last increment rises by more than "
+        f"{MEMORY_TOLERANCE:.0%} of the 2nd's peak",
+        "Verdict": "passed: storage and memory stay constant" if report.passed else "FAILED",
+    }
+    if report.plot:
+        rows["Plot"] = str(report.plot)
+    _rows(f"Took {report.seconds:.0f} s", rows)
+    for problem in report.problems:
+        note(f"Problem: {problem}")
+
+
+def _sparkline(values: list[int]) -> str:
+    """The values as bars, from 0 to the largest."""
+    shown = values[:: -(-len(values) // _SPARKS)]
+    top = max(*values, 1)
+    return "".join(_BARS[round(value / top * (len(_BARS) - 1))] for value in shown)
 
 
 def demo(report: DemoReport) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import chain
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class MemoryUse:
     """Memory since the measurement began; `measured` makes one."""
 
     def __init__(self, sampler: _Sampler, read_cgroup: Callable[[], tuple[int | None, str]]) -> None:
-        self._images_before = live_images()
+        self._images_before = count_alive().images.keys()
         self._sampler, self._read_cgroup = sampler, read_cgroup
         if _gpu_in_use():
             torch.cuda.reset_peak_memory_stats()
@@ -55,6 +55,9 @@ class MemoryUse:
         peak = peak_rss_bytes()
         anonymous, mapped, tree = self._sampler.peaks()
         cgroup, cgroup_how = self._read_cgroup()
+        gc.collect()
+        alive = count_alive()
+        not_left = self._images_before | {_buffer(array) for array in known}
         return MemoryReport(
             peak_rss_bytes=peak,
             peak_anonymous_bytes=anonymous,
@@ -62,14 +65,10 @@ class MemoryUse:
             peak_tree_bytes=max(peak, tree),
             peak_cgroup_bytes=cgroup,
             peak_cuda_bytes=torch.cuda.max_memory_allocated() if _gpu_in_use() else None,
-            teacher_networks=sum(network is not student for network in live_networks()),
-            images_alive=self._images_left(known),
+            teacher_networks=sum(network is not student for network in alive.networks),
+            images_alive=sum(count for buffer, count in alive.images.items() if buffer not in not_left),
             how=self._how(cgroup_how),
         )
-
-    def _images_left(self, known: Sequence[np.ndarray[Any, Any]]) -> int:
-        allowed = self._images_before.keys() | {_buffer(array) for array in known}
-        return sum(count for buffer, count in live_images().items() if buffer not in allowed)
 
     def _how(self, cgroup: str) -> dict[str, str]:
         since = "reset at the start" if self._reset else "since the process began: it could not be reset"
@@ -142,27 +141,35 @@ def _tree_bytes(process: psutil.Process) -> int:
     return total
 
 
-def live_networks() -> list[Network]:
-    """Every network that is alive in this process, whoever holds it."""
-    gc.collect()
-    return [found for found in gc.get_objects() if issubclass(type(found), Network)]
+@dataclass(frozen=True)
+class Alive:
+    """What is alive in this process, whoever holds it.
 
-
-def live_images() -> dict[int, int]:
-    """Images alive in this process: where their memory lies, and how many they are.
-
-    Views of the same memory count once.
+    Attributes:
+        networks: Every network.
+        images: Where the memory of images lies, and how many they are; views of it count once.
     """
-    gc.collect()
+
+    networks: list[Network]
+    images: dict[int, int]
+
+
+def count_alive() -> Alive:
+    """Looks through all objects that the garbage collector knows, and what they refer to."""
+    networks: list[Network] = []
     images: dict[int, int] = {}
     objects = gc.get_objects()
     for start in range(0, len(objects), _OBJECTS_AT_ONCE):
         some = objects[start : start + _OBJECTS_AT_ONCE]
-        for found in chain(some, gc.get_referents(*some)):  # arrays are not tracked, what holds them is
-            if type(found) in _ARRAYS and (count := _image_count(tuple(found.shape))):
-                buffer = _buffer(found)
+        networks += [found for found in some if issubclass(type(found), Network)]
+        arrays = [found for found in some if type(found) in _ARRAYS]
+        # NumPy's arrays are not tracked; what holds them is
+        arrays += [found for found in gc.get_referents(*some) if type(found) in _ARRAYS]
+        for array in arrays:
+            if count := _image_count(tuple(array.shape)):
+                buffer = _buffer(array)
                 images[buffer] = max(images.get(buffer, 0), count)
-    return images
+    return Alive(networks, images)
 
 
 def _image_count(shape: tuple[int, ...]) -> int:

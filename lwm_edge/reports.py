@@ -34,7 +34,7 @@ class Progress(Report):
     """One step of a long job, for progress bars.
 
     Attributes:
-        phase: `photos`, `train`, `evaluate` or `commit`.
+        phase: `photos`, `train`, `evaluate` or `commit`; `simulate` for whole increments.
         done: Steps done in the phase.
         total: Steps in the phase.
         loss: Of the latest optimiser update, while training.
@@ -497,4 +497,88 @@ class DemoReport(Report):
     home: AnyNamePath
     onnx: AnyNamePath
     audit_passed: bool
+    seconds: float
+
+
+class SimulationStep(Report):
+    """One simulated increment.
+
+    Attributes:
+        increment: Counted from 1.
+        classes: Number of classes after it.
+        file_bytes: Length of every file in the home; those of the current generation by their name.
+        onnx_bytes_expected: Of classifier.onnx, reckoned from the classes.
+        labels_bytes_expected: Of labels.txt, likewise.
+        memory: What it took; `how` stands in the simulation's report.
+        problems: That the audit of the home found after it.
+        seconds: Wall-clock time.
+    """
+
+    increment: int
+    classes: int
+    file_bytes: dict[str, int]
+    onnx_bytes_expected: int
+    labels_bytes_expected: int
+    memory: MemoryReport
+    problems: tuple[str, ...]
+    seconds: float
+
+
+class Trend(Report):
+    """A figure over the increments of a simulation.
+
+    Attributes:
+        figure: What was measured, in bytes.
+        second: After the second increment; the first warms up.
+        last: After the last.
+        slope_bytes_per_class: Of the line fitted to it from the second increment on.
+        explained_bytes_per_class: Slope of what the classes themselves must take.
+        growth_bytes: What the fitted line rises by over the run, beyond what is explained.
+        allowed_bytes: Most that it may, also from the second increment to the last; None is no condition.
+        passed: Whether it does not.
+    """
+
+    figure: str
+    second: int
+    last: int
+    slope_bytes_per_class: float
+    explained_bytes_per_class: float = 0.0
+    growth_bytes: float
+    allowed_bytes: float | None
+    passed: bool
+
+
+class SimulationReport(Report):
+    """What increments cost that were made to see.
+
+    Attributes:
+        home: Whose model they were made on, on a copy.
+        passed: Whether storage and memory stay constant.
+        problems: What does not, by name.
+        recipe: By which they learnt.
+        increments: How many.
+        classes_per_increment: Learnt by each.
+        photos_per_class: Generated ones; accuracy is not measured.
+        isolated: Whether each had a process of its own.
+        capacity: Of the copy.
+        trends: Of every file and of memory.
+        steps: The increments.
+        how: How each memory figure was taken.
+        plot: The picture, if one was asked for.
+        seconds: Wall-clock time of it all.
+    """
+
+    home: AnyNamePath
+    passed: bool
+    problems: tuple[str, ...]
+    recipe: str
+    increments: int
+    classes_per_increment: int
+    photos_per_class: int
+    isolated: bool
+    capacity: int
+    trends: tuple[Trend, ...]
+    steps: tuple[SimulationStep, ...]
+    how: dict[str, str]
+    plot: AnyNamePath | None
     seconds: float

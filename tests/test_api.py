@@ -5,9 +5,9 @@ import lwm_edge
 PRODUCT = [
     "Architecture", "AuditReport", "BaseConfig", "BaseReport", "ChangeReport", "Classifier",
     "DemoReport", "EvaluationReport", "ExportReport", "Home", "IncrementConfig", "IncrementReport",
-    "InfoReport", "LwmEdgeError", "PredictionReport", "Preprocessing", "Progress", "__version__",
-    "add_classes", "architecture_names", "audit", "build_base", "evaluate", "export_onnx", "info",
-    "init_home", "open_home", "predict", "remove_class", "run_demo",
+    "InfoReport", "LwmEdgeError", "PredictionReport", "Preprocessing", "Progress", "SimulationReport",
+    "__version__", "add_classes", "architecture_names", "audit", "build_base", "evaluate", "export_onnx",
+    "info", "init_home", "open_home", "predict", "remove_class", "run_demo", "simulate",
 ]  # fmt: skip
 
 
