@@ -39,7 +39,7 @@ _PHASES = {
     "simulate": "Simulating increments",
 }
 _LISTED = 10
-_BARS, _SPARKS = " ▁▂▃▄▅▆▇█", 40
+_BARS, _SPARKS = " ▁▂▃▄▅▆▇█", 16
 
 
 def _out() -> Console:
@@ -87,7 +87,8 @@ def progress_bar() -> Iterator[ProgressCallback]:
 def _plain_progress(progress: Progress) -> None:
     tenth = max(1, progress.total // 10)
     if progress.loss is None:
-        note(f"{_PHASES[progress.phase]} ...")
+        counted = f"{progress.done}/{progress.total} " if progress.total > 1 else ""
+        note(f"{_PHASES[progress.phase]} {counted}...")
     elif progress.done % tenth == 0 or progress.done == progress.total:
         note(f"{_PHASES[progress.phase]} {progress.done}/{progress.total}, loss {progress.loss:.3f}")
 

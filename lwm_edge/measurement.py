@@ -26,6 +26,7 @@ SAMPLING_SECONDS = 0.02
 _SAMPLES_A_TREE = 10  # asking for the children reads every process of the machine
 _OBJECTS_AT_ONCE = 20_000
 _ARRAYS = {np.ndarray, Tensor}
+_UNTRACKED = {np.ndarray, tuple, dict}  # the latter two where they hold nothing that is tracked
 
 
 class MemoryUse:
@@ -162,14 +163,20 @@ def count_alive() -> Alive:
     for start in range(0, len(objects), _OBJECTS_AT_ONCE):
         some = objects[start : start + _OBJECTS_AT_ONCE]
         networks += [found for found in some if issubclass(type(found), Network)]
-        arrays = [found for found in some if type(found) in _ARRAYS]
-        # NumPy's arrays are not tracked; what holds them is
-        arrays += [found for found in gc.get_referents(*some) if type(found) in _ARRAYS]
-        for array in arrays:
+        for array in _arrays(some):
             if count := _image_count(tuple(array.shape)):
                 buffer = _buffer(array)
                 images[buffer] = max(images.get(buffer, 0), count)
     return Alive(networks, images)
+
+
+def _arrays(objects: list[Any]) -> Iterator[Any]:
+    """Arrays and tensors among objects and what they hold."""
+    yield from (found for found in objects if type(found) in _ARRAYS)
+    while objects:
+        held = [found for found in gc.get_referents(*objects) if type(found) in _UNTRACKED]
+        yield from (found for found in held if type(found) is np.ndarray)
+        objects = [found for found in held if type(found) is not np.ndarray and not gc.is_tracked(found)]
 
 
 def _image_count(shape: tuple[int, ...]) -> int:

@@ -17,7 +17,7 @@ from .reports import SimulationStep, Trend
 
 MEMORY_TOLERANCE = 0.02
 LEAST_INCREMENTS = 3  # a warm-up, and two points for a line
-STORAGE = "home without ONNX file and labels"
+STORAGE = "all but ONNX and labels"
 _MEMORY_FIGURES = {  # and whether they are a condition; the rest is sampled, or the second's part
     "peak_rss_bytes": True,
     "peak_cuda_bytes": True,
