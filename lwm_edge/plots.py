@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,12 +30,12 @@ def check_plot(path: Path) -> None:
     _new_figure()
 
 
-def save_plot(steps: tuple[SimulationStep, ...], path: Path) -> None:
+def save_plot(steps: Sequence[SimulationStep], path: Path) -> None:
     """Draws storage and peak memory against the number of classes, and writes a PNG file."""
     figure = _new_figure()
     files, memory = figure.subplots(1, 2)
     classes = [step.classes for step in steps]
-    _draw(files, classes, "home without ONNX file", [storage_bytes(step) for step in steps])
+    _draw(files, classes, "all but ONNX file and labels", [storage_bytes(step) for step in steps])
     _draw(files, classes, "ONNX file", [step.file_bytes.get(ONNX, 0) for step in steps])
     _draw(memory, classes, "resident (RSS)", [step.memory.peak_rss_bytes for step in steps])
     for label, figure_name in (
@@ -46,7 +47,7 @@ def save_plot(steps: tuple[SimulationStep, ...], path: Path) -> None:
         if None not in values:
             _draw(memory, classes, label, values)
     for axes, title in ((files, "Storage"), (memory, "Peak memory of each increment")):
-        axes.set(title=title, xlabel="classes", ylabel="MiB", ylim=(0, None))
+        axes.set(title=title, xlabel="classes", ylabel="MiB", ylim=(0, 1.1 * axes.get_ylim()[1]))
         axes.legend()
     content = BytesIO()
     figure.savefig(content, format="png", dpi=80)

@@ -12,24 +12,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from pydantic import BaseModel
 
 from . import errors, storage
 from .accounting import file_sizes
 from .auditor import audit
-from .bundle import ROWS_BY_CLASS, Bundle, save_bundle
 from .config import IncrementConfig
 from .errors import ConfigError, LwmEdgeError
 from .generation import labels_text
 from .home import AnyPath, Home, open_home
-from .ledger import Ledger
-from .maintenance import init_home
-from .manifest import MAX_CAPACITY
 from .memory import peak_rss_bytes
 from .onnx_growth import expected_growth
 from .plots import check_plot, save_plot
@@ -41,11 +34,10 @@ from .reports import (
     SimulationStep,
     ignore_progress,
 )
+from .scratch import PHOTOS_PER_CLASS, generate_photos, make_scratch_home
 from .trends import LEAST_INCREMENTS, find_problems, find_trends
 from .worker import add_classes
 
-PHOTOS_PER_CLASS = 6
-_TEXTURE_CELLS = 7
 _START = "import sys; sys.path[:] = [p for p in sys.path if p]; from lwm_edge.simulation import main; main()"
 
 Teach = Callable[[Home, Path, IncrementConfig], MemoryReport]
@@ -108,29 +100,22 @@ def simulate(
         LwmEdgeError: Whatever an increment raises.
     """
     started = time.monotonic()
-    plot = Path(plot) if plot is not None else None
-    config = config or IncrementConfig(recipe="lwm-lda", epochs=1)
+    home, config = open_home(home), config or IncrementConfig(recipe="lwm-lda", epochs=1)
     if increments < LEAST_INCREMENTS or classes < 1:
         raise ConfigError(f"simulate at least {LEAST_INCREMENTS} increments, of at least one class each")
-    if plot:
-        check_plot(plot)
-    home = open_home(home)
+    if plot is not None:
+        check_plot(Path(plot))
     with tempfile.TemporaryDirectory(prefix="lwm-edge-audit-") as name:
         folder = Path(name)
-        capacity = _make_scratch(home.open_bundle(), folder, increments * classes)
-        job = Job(
-            home=folder / "home",
-            photos=folder / "photos",
-            increments=increments,
-            classes=classes,
-            config=config,
-        )
+        capacity = make_scratch_home(home.open_bundle(), folder, increments * classes)
+        paths = {"home": folder / "home", "photos": folder / "photos"}
+        job = Job(**paths, increments=increments, classes=classes, config=config)
         steps = []
         for step in run_here(job, teach_isolated) if isolated else run_in_worker(job):
             steps.append(step)
             on_progress(Progress(phase="simulate", done=step.increment, total=increments))
-    if plot:
-        save_plot(tuple(steps), plot)
+    if plot is not None:
+        save_plot(steps, Path(plot))
     trends = find_trends(steps)
     problems = tuple(find_problems(steps, trends))
     return SimulationReport(
@@ -146,7 +131,7 @@ def simulate(
         trends=trends,
         steps=tuple(_without_how(step) for step in steps),
         how=steps[-1].memory.how,
-        plot=plot,
+        plot=None if plot is None else Path(plot),
         seconds=time.monotonic() - started,
     )
 
@@ -155,30 +140,13 @@ def _without_how(step: SimulationStep) -> SimulationStep:
     return step.model_copy(update={"memory": step.memory.model_copy(update={"how": {}})})
 
 
-def _make_scratch(bundle: Bundle, folder: Path, new_classes: int) -> int:
-    """A home of the same model with room for more classes, and an empty ledger; returns its capacity."""
-    manifest, arrays = bundle.manifest, bundle.arrays()
-    capacity = max(manifest.capacity, len(manifest.class_names) + new_classes)
-    if capacity > MAX_CAPACITY:
-        raise ConfigError(f"{new_classes} new classes do not fit a bundle; at most {MAX_CAPACITY} in all do")
-    for name in ROWS_BY_CLASS:
-        rows = capacity - manifest.capacity
-        arrays[name] = np.pad(arrays[name], [(0, rows), *[(0, 0)] * (arrays[name].ndim - 1)])
-    update = {"capacity": capacity, "bundle_bytes": 0, "increment_count": 0, "ledger": Ledger()}
-    base = folder / "base.lwm"
-    save_bundle(base, arrays, manifest.model_copy(update=update))
-    init_home(base, folder / "home")
-    storage.remove(base)
-    return capacity
-
-
 def run_here(job: Job, teach: Teach) -> Iterator[SimulationStep]:
     """Makes the increments one after the other and measures the home after each."""
     home = Home(job.home)
     start, onnx_bytes = home.open_bundle().manifest, home.current().onnx_bytes()
     for increment in range(1, job.increments + 1):
         started = time.monotonic()
-        _generate_photos(job, increment, start.preprocessing.image_size)
+        generate_photos(job.photos, increment, job.classes, start.preprocessing.image_size)
         memory = teach(home, job.photos, job.config)
         storage.remove(job.photos)
         seconds = time.monotonic() - started
@@ -201,19 +169,6 @@ def _name(path: Path, home: Home) -> str:
     """A file of the current generation is called the same after every increment."""
     generation = home.current().path
     return str(path.relative_to(generation if path.is_relative_to(generation) else home.path))
-
-
-def _generate_photos(job: Job, increment: int, image_size: int) -> None:
-    """Random textures, a few for each class."""
-    for number in range(job.classes):
-        folder = job.photos / f"simulated {increment:05}.{number:03}"
-        storage.make_folder(folder)
-        for photo in range(PHOTOS_PER_CLASS):
-            generator = np.random.default_rng([increment, number, photo])
-            cells = generator.integers(0, 256, (_TEXTURE_CELLS, _TEXTURE_CELLS, 3), dtype=np.uint8)
-            content = BytesIO()
-            Image.fromarray(cells).resize((image_size, image_size)).save(content, format="png")
-            storage.write_file(folder / f"{photo}.png", content.getvalue())
 
 
 def teach_isolated(home: Home, photos: Path, config: IncrementConfig) -> MemoryReport:
