@@ -122,7 +122,7 @@ def _tensor_items(name: str, array: NDArray[Any], manifest: Manifest) -> Iterato
     if name == MANIFEST:
         text = len(manifests.decode_text(array.tobytes()))
         yield AuditItem(owner="manifest", part="text", bytes=text)
-        yield AuditItem(owner="manifest", part="padding", bytes=array.nbytes - text)
+        yield AuditItem(owner="padding", part="of the manifest", bytes=array.nbytes - text)
     elif name in ROWS_BY_CLASS:
         owner, in_use = "means" if name == MEANS else "head", array[: len(manifest.class_names)].nbytes
         yield AuditItem(owner=f"{owner} rows in use", part=name, bytes=in_use)

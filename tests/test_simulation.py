@@ -62,29 +62,36 @@ def test_an_honest_recipe_leaves_storage_and_memory_constant(home: Home, tmp_pat
     assert state_of(home.path) == before
 
 
-def test_kept_photos_are_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = PhotoSet.load
+def test_photos_and_teachers_kept_in_memory_are_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not reset_peak_rss():
+        pytest.skip("this kernel has no /proc/self/clear_refs")
+    load, measure = PhotoSet.load, increment.measure_drift
     monkeypatch.setattr(PhotoSet, "load", lambda self, *a: KEPT.append(load(self, *a)) or KEPT[-1])
-    report = simulate_leaky(home, monkeypatch)
-    assert found(report, "after increment 1", "photos kept alive")
-
-
-def test_kept_teachers_are_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = increment.measure_drift
     monkeypatch.setattr(
         increment, "measure_drift", lambda s, teacher, *a: KEPT.append(teacher) or measure(s, teacher, *a)
     )
-    report = simulate_leaky(home, monkeypatch)
+    report = simulate_leaky(home, monkeypatch, lambda _: KEPT.append(np.ones(40 * MIB, np.uint8)))
+    assert found(report, "after increment 1", "photos kept alive")
     assert found(report, "after increment", "teacher networks alive, not 1")
+    assert found(report, "memory: peak_rss_bytes grew by")
+    assert not found(report, "file ")
 
 
-def test_photos_in_a_file_are_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    def keep(scratch: Home) -> None:
+def test_photos_in_files_and_files_that_grow_are_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leak(scratch: Home) -> None:
         (scratch.path / ".exemplars").mkdir(exist_ok=True)
         (scratch.path / ".exemplars" / "bag.png").write_bytes(b"pixels")
+        for name in ("cache.bin", "current/receipt.json", "current/labels.txt"):
+            path = scratch.path / name
+            path.write_bytes((path.read_bytes() if path.exists() else b"") + b"x" * 500)
 
-    report = simulate_leaky(home, monkeypatch, keep)
+    report = simulate_leaky(home, monkeypatch, leak)
+    assert found(report, ".exemplars (a folder) is unexplained")
     assert found(report, ".exemplars/bag.png", "unexplained")
+    assert found(report, "file cache.bin grew by 500 bytes")
+    assert found(report, "receipt.json is no receipt")
+    assert found(report, "file labels.txt is not as long as its classes make it")
+    assert not found(report, "photos kept alive") and not found(report, "teacher networks")
 
 
 def test_photos_in_a_tensor_are_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,31 +99,6 @@ def test_photos_in_a_tensor_are_refused(home: Home, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(increment, "network_arrays", lambda network: {**arrays(network), **exemplars})
     with pytest.raises(BundleError, match="bytes long, not"):
         simulate_leaky(home, monkeypatch)
-
-
-@pytest.mark.parametrize(
-    ("file", "problem"),
-    [
-        ("cache.bin", "file cache.bin grew by 500 bytes"),
-        ("current/receipt.json", "receipt.json is no receipt"),
-        ("current/labels.txt", "file labels.txt is not as long as its classes make it"),
-    ],
-)
-def test_a_file_that_grows_is_named(
-    home: Home, monkeypatch: pytest.MonkeyPatch, file: str, problem: str
-) -> None:
-    def grow(scratch: Home) -> None:
-        path = scratch.path / file
-        path.write_bytes((path.read_bytes() if path.exists() else b"") + b"x" * 500)
-
-    assert found(simulate_leaky(home, monkeypatch, grow), problem)
-
-
-def test_memory_that_grows_is_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not reset_peak_rss():
-        pytest.skip("this kernel has no /proc/self/clear_refs")
-    report = simulate_leaky(home, monkeypatch, lambda _: KEPT.append(np.ones(40 * MIB, np.uint8)))
-    assert found(report, "memory: peak_rss_bytes grew by")
 
 
 def test_a_failing_increment_is_raised_as_it_is(home: Home) -> None:
