@@ -9,7 +9,8 @@ The method is Learning without Memorizing (Dhar et al., CVPR 2019): `losses` has
                         optimizer, resume) -> class_statistics, drift; then generation (export, commit)
     other changes are   maintenance: init_home, remove_class, export_onnx; repair
     readers need        prediction, inspection, inference: no torch
-    the proof is        auditor; of origin: keys -> custody -> verification, trust
+    the proof is        auditor: accounting, ledger, onnx_growth; simulation: measurement, trends
+    of origin           keys -> custody -> verification, trust
 
 Verbs are functions, settings are `...Config`, results are frozen `...Report`, and everything raised on
 purpose is an `LwmEdgeError` (see `errors`). The command line calls these functions and prints.
@@ -51,8 +52,10 @@ if TYPE_CHECKING:
         Progress,
         RepairReport,
         SigningReport,
+        SimulationReport,
         VerificationReport,
     )
+    from .simulation import simulate
     from .verification import verify
     from .worker import add_classes, plan_increment
 
@@ -89,8 +92,10 @@ _HOMES = {  # loaded when first asked for: reading a model must not import torch
         "Progress",
         "RepairReport",
         "SigningReport",
+        "SimulationReport",
         "VerificationReport",
     ),
+    "simulation": ("simulate",),
     "verification": ("verify",),
     "worker": ("add_classes", "plan_increment"),
 }
@@ -118,6 +123,7 @@ __all__ = [
     "Progress",
     "RepairReport",
     "SigningReport",
+    "SimulationReport",
     "VerificationReport",
     "__version__",
     "add_classes",
@@ -136,6 +142,7 @@ __all__ = [
     "repair_home",
     "run_demo",
     "sign_bundle",
+    "simulate",
     "verify",
 ]
 

@@ -16,9 +16,9 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__, _display, config
-from .errors import LwmEdgeError, TrustError, unexpected
+from .errors import ConfigError, LwmEdgeError, TrustError, unexpected
 from .home import Home, open_home
-from .reports import ProgressCallback, Report
+from .reports import AuditReport, ProgressCallback, Report, SimulationReport
 
 app = typer.Typer(
     name="lwm-edge",
@@ -373,12 +373,44 @@ def repair_command(home: HomeOption = None, wait: WaitOption = False, as_json: J
 
 
 @app.command("audit")
-def audit_command(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Account for every byte of the home, and show that nothing else is there."""
-    from .auditor import audit
+def audit_command(
+    home: HomeOption = None,
+    simulate: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Make N increments on a copy, from generated photos, and measure each."
+        ),
+    ] = None,
+    classes: Annotated[int, typer.Option(min=1, help="New classes of each simulated increment.")] = 1,
+    recipe: Annotated[str, typer.Option(help="By which to simulate.")] = "lwm-lda",
+    isolated: Annotated[
+        bool, typer.Option("--isolated", help="Simulate each increment in a process of its own.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw the simulated storage and memory.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Account for every byte of the home; --simulate shows that increments do not make it grow."""
+    report: AuditReport | SimulationReport
+    if simulate is None:
+        if isolated or plot:
+            raise ConfigError("--isolated and --plot say how to simulate; give --simulate N too")
+        from .auditor import audit
 
-    report = audit(_home(home))
-    _show(report, as_json, _display.audit)
+        report = audit(_home(home))
+        _show(report, as_json, _display.audit)
+    else:
+        from .simulation import simulate as run
+
+        opened, number = _home(home), simulate
+        chosen = config.increment_config(config.FileConfig(), recipe=recipe, epochs=1)
+        report = _with_progress(
+            lambda on: run(
+                opened, number, classes=classes, config=chosen, isolated=isolated, plot=plot, on_progress=on
+            )
+        )
+        _show(report, as_json, _display.simulation)
     if not report.passed:
         raise typer.Exit(4)
 

@@ -31,8 +31,10 @@ from .reports import (
     ProgressCallback,
     RepairReport,
     SigningReport,
+    SimulationReport,
     VerificationReport,
 )
+from .trends import MEMORY_TOLERANCE, value_of
 
 _PHASES = {
     "photos": "Reading photos",
@@ -42,8 +44,10 @@ _PHASES = {
     "evaluate": "Evaluating",
     "stage": "Writing the bundle",
     "commit": "Exporting and committing",
+    "simulate": "Simulating increments",
 }
 _LISTED = 10
+_BARS, _SPARKS = " ▁▂▃▄▅▆▇█", 16
 
 
 def _out() -> Console:
@@ -97,8 +101,9 @@ def progress_bar() -> Iterator[ProgressCallback]:
 def _plain_progress(progress: Progress) -> None:
     tenth = max(1, progress.total // 10)
     if progress.loss is None:
-        if progress.done in (0, progress.total):
-            note(f"{_PHASES[progress.phase]} ...")
+        if progress.done in (0, progress.total) or progress.phase == "simulate":
+            counted = f"{progress.done}/{progress.total} " if progress.phase == "simulate" else ""
+            note(f"{_PHASES[progress.phase]} {counted}...")
     elif progress.done % tenth == 0 or progress.done == progress.total:
         note(f"{_PHASES[progress.phase]} {progress.done}/{progress.total}, loss {progress.loss:.3f}")
 
@@ -300,10 +305,52 @@ def audit(report: AuditReport) -> None:
     if growth := report.onnx_growth:
         per_class = f", {growth.bytes_per_class:,.0f} a class" if growth.bytes_per_class else ""
         rows["ONNX file"] = f"grew by {_bytes(growth.bytes)} for {growth.classes} classes{per_class}"
+        if growth.explained:
+            parts = (
+                f"head {growth.head_bytes:,}, names {growth.names_bytes:,}, framing {growth.framing_bytes:,}"
+            )
+            rows["  explained"] = f"to the byte: {parts}"
+    chain = f"hash chain holds, head {report.ledger_head}" if report.ledger_head else "without hash chain"
+    rows["Ledger"] = f"{report.ledger_entries} entries, {chain}"
     rows["Verdict"] = "passed: nothing else is there" if report.passed else "FAILED"
     _rows("", rows)
     for problem in report.problems:
         note(f"Problem: {problem}")
+
+
+def simulation(report: SimulationReport) -> None:
+    """Every trend with a line of its values, and the verdict."""
+    each = "each in a process of its own" if report.isolated else "all in one process"
+    _out().print(
+        f"[bold]{report.increments} simulated increments[/] of {report.classes_per_increment} classes by "
+        f"{report.recipe}, {each}; {report.photos_per_class} generated photos a class"
+    )
+    table = Table(box=None)
+    for heading in ("Bytes", "", "2nd", "Last", "A class", "Explained"):
+        table.add_column(heading, justify="left" if heading in ("Bytes", "") else "right")
+    for trend in report.trends:
+        values = [value_of(trend.figure, step) for step in report.steps]
+        numbers = (trend.second, trend.last, trend.slope_bytes_per_class, trend.explained_bytes_per_class)
+        table.add_row(escape(trend.figure), _sparkline(values), *(f"{number:,.0f}" for number in numbers))
+    _out().print(table)
+    rows = {
+        "First increment": "warms up, and is left out",
+        "Memory": f"passes if neither the fitted line nor the last increment rises by more than "
+        f"{MEMORY_TOLERANCE:.0%} of the 2nd's peak",
+        "Verdict": "passed: storage and memory stay constant" if report.passed else "FAILED",
+    }
+    if report.plot:
+        rows["Plot"] = str(report.plot)
+    _rows(f"Took {report.seconds:.0f} s", rows)
+    for problem in report.problems:
+        note(f"Problem: {problem}")
+
+
+def _sparkline(values: list[int]) -> str:
+    """The values as bars, from 0 to the largest."""
+    shown = values[:: -(-len(values) // _SPARKS)]
+    top = max(*values, 1)
+    return "".join(_BARS[round(value / top * (len(_BARS) - 1))] for value in shown)
 
 
 def demo(report: DemoReport) -> None:

@@ -1,25 +1,21 @@
 """The auditor: accounts for every byte of a home, and shows that nothing else is there.
 
-First form: what lies in the home now. Folders' own entries, whose size is the file system's affair, are
-not counted.
+`audit` looks at what lies there now (`accounting`), what the ONNX file grew by (`onnx_growth`) and what the
+increments cost (`ledger`); `simulation` makes increments to see. Folders' own entries, whose size is the file
+system's affair, are not counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from safetensors import safe_open
-
-from . import manifest as manifests
-from .bundle import MANIFEST, ONNX_GRAPH, ROWS_BY_CLASS, Bundle, open_bundle
-from .class_statistics import COVARIANCE, MEANS, PHOTOS
-from .generation import missing_or_changed
-from .home import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, AnyPath, Generation, Home, open_home
-from .manifest import Manifest
-from .network import empty_network
-from .reports import AuditItem, AuditReport, OnnxGrowth
-from .trust import trust_problems
+from .accounting import bundle_items, file_sizes, other_items, stranger_problems
+from .bundle import Bundle, open_bundle
+from .errors import ExportError
+from .home import AnyPath, Generation, Home, open_home
+from .ledger import LedgerEntry
+from .onnx_growth import expected_growth
+from .reports import AuditReport, OnnxGrowth
 
 
 def audit(home: Home | AnyPath) -> AuditReport:
@@ -42,20 +38,20 @@ def audit(home: Home | AnyPath) -> AuditReport:
 def _audit(home: Home, generation: Generation) -> AuditReport:
     bundle = open_bundle(generation.bundle)
     problems: list[str] = []
-    items = [*_bundle_items(bundle, problems), *_other_items(home, generation, bundle, problems)]
-    expected = {home.path / CURRENT, home.path / LOCK, *(generation.path / name for name in GENERATION_FILES)}
-    expected |= {home.trust} if home.trust.is_file() else set()
-    sizes = {path: path.lstat().st_size for path in _files(home.path)}
-    strangers, missing = sizes.keys() - expected, expected - sizes.keys() - {home.path / LOCK}
-    problems += [_unexplained(path.relative_to(home.path), sizes[path]) for path in sorted(strangers)]
-    problems += [f"{path.relative_to(home.path)} is missing" for path in sorted(missing)]
-    total, accounted = sum(sizes.values()), sum(item.bytes for item in items)
+    items = [*bundle_items(bundle, problems), *other_items(home, generation, bundle, problems)]
+    problems += stranger_problems(home, generation)
+    total, accounted = sum(file_sizes(home.path).values()), sum(item.bytes for item in items)
     if total != accounted:
         problems.append(f"{total} bytes are on disk, and {accounted} are accounted for")
-    first = bundle.manifest.ledger.first
-    shipped_bytes = first.bundle_bytes if first else bundle.manifest.bundle_bytes
-    if bundle.path.stat().st_size != shipped_bytes:
-        problems.append(f"the bundle is {bundle.path.stat().st_size} bytes long, and was {shipped_bytes}")
+    bundle_bytes = bundle.path.stat().st_size
+    ledger = bundle.manifest.ledger
+    shipped_bytes = ledger.first.bundle_bytes if ledger.first else bundle.manifest.bundle_bytes
+    if bundle_bytes != shipped_bytes:
+        problems.append(f"the bundle is {bundle_bytes} bytes long, and was {shipped_bytes}")
+    growth = _onnx_growth(bundle, generation)
+    if growth and growth.explained is False:
+        problems.append(f"{generation.onnx.name} grew by {growth.bytes} bytes, not all by its classes")
+    problems += _ledger_problems(bundle, generation)
     return AuditReport(
         home=home.path,
         passed=not problems,
@@ -63,84 +59,57 @@ def _audit(home: Home, generation: Generation) -> AuditReport:
         items=tuple(items),
         total_bytes=total,
         accounted_bytes=accounted,
-        bundle_bytes=bundle.path.stat().st_size,
+        bundle_bytes=bundle_bytes,
         bundle_bytes_shipped=shipped_bytes,
-        onnx_growth=_onnx_growth(bundle.manifest, generation),
+        onnx_growth=growth,
+        ledger_entries=len(ledger.latest),
+        ledger_head=ledger.head,
     )
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Everything below a folder that is no folder, hidden or not; links are not followed."""
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            yield from _files(path)
-        else:
-            yield path
-
-
-def _unexplained(path: Path, size: int) -> str:
-    if path.parts[0] == GENERATIONS:
-        hint = "left by an interrupted change, the next change removes it, unless one is running now"
-    else:
-        hint = "no part of a home"
-    return f"{path} ({size} bytes) is unexplained: {hint}"
-
-
-def _bundle_items(bundle: Bundle, problems: list[str]) -> Iterator[AuditItem]:
-    m = bundle.manifest
-    classes = len(m.class_names)
-    network = empty_network(m.architecture, classes, m.capacity, m.preprocessing)
-    declared = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
-    d = network.head.in_features
-    declared |= {MEANS: [m.capacity, d], COVARIANCE: [d, d], PHOTOS: [1]}
-    tensor_bytes = 0
-    with safe_open(bundle.path, framework="np") as file:
-        for name in file.keys():  # noqa: SIM118
-            array = file.get_tensor(name)
-            tensor_bytes += array.nbytes
-            if name == MANIFEST:
-                text = len(manifests.decode_text(array.tobytes()))
-                yield AuditItem(owner="manifest", part="text", bytes=text)
-                yield AuditItem(owner="manifest", part="padding", bytes=array.nbytes - text)
-            elif name == ONNX_GRAPH:
-                yield AuditItem(owner="onnx graph", part=name, bytes=array.nbytes)
-            elif name not in declared or list(array.shape) != declared[name]:
-                problems.append(f"tensor {name} {list(array.shape)} is none that {m.architecture} declares")
-                yield AuditItem(owner="unexplained", part=name, bytes=array.nbytes)
-            elif name in ROWS_BY_CLASS:
-                owner, in_use = "means" if name == MEANS else "head", array[:classes].nbytes
-                yield AuditItem(owner=f"{owner} rows in use", part=name, bytes=in_use)
-                yield AuditItem(owner=f"{owner} rows reserved", part=name, bytes=array.nbytes - in_use)
-            elif name in (COVARIANCE, PHOTOS):
-                yield AuditItem(owner="shared covariance", part=name, bytes=array.nbytes)
-            else:
-                yield AuditItem(owner="backbone", part=name, bytes=array.nbytes)
-    header = bundle.path.stat().st_size - tensor_bytes
-    yield AuditItem(owner="bundle header", part="names, shapes, offsets", bytes=header)
-
-
-def _other_items(
-    home: Home, generation: Generation, bundle: Bundle, problems: list[str]
-) -> Iterator[AuditItem]:
-    yield AuditItem(owner="link", part=CURRENT, bytes=(home.path / CURRENT).lstat().st_size)
-    for path, owner in (
-        (generation.onnx, "onnx file"),
-        (generation.labels, "labels"),
-        (generation.receipt, "receipt"),
-        (home.trust, "trusted key"),
-    ):
-        if path.is_file():
-            yield AuditItem(owner=owner, part=path.name, bytes=path.stat().st_size)
-    problems += trust_problems(home)
-    for name, why in missing_or_changed(generation, bundle).items():
-        if (generation.path / name).is_file():  # what is missing, `_audit` says
-            problems.append(f"{name} {why}")
-
-
-def _onnx_growth(manifest: Manifest, generation: Generation) -> OnnxGrowth | None:
+def _onnx_growth(bundle: Bundle, generation: Generation) -> OnnxGrowth | None:
+    manifest = bundle.manifest
     first = manifest.ledger.first
     if first is None or not generation.onnx.is_file():
         return None
-    classes = len(manifest.class_names) - first.classes
-    grown = generation.onnx.stat().st_size - first.onnx_bytes
-    return OnnxGrowth(classes=classes, bytes=grown, bytes_per_class=grown / classes if classes > 0 else None)
+    names, grown = manifest.class_names, generation.onnx_bytes() - first.onnx_bytes
+    classes = len(names) - first.classes
+    per_class = grown / classes if classes > 0 else None
+    report = OnnxGrowth(classes=classes, bytes=grown, bytes_per_class=per_class)
+    if manifest.shipped_classes < first.classes:  # one was removed, and its name is forgotten
+        return report
+    features = bundle.arrays("head.weight")["head.weight"].shape[1]
+    try:
+        parts = expected_growth(names[: first.classes], names, features, generation.onnx.read_bytes())
+    except ExportError:
+        return report.model_copy(update={"explained": False})
+    return report.model_copy(
+        update={
+            "head_bytes": parts.head,
+            "names_bytes": parts.names,
+            "framing_bytes": parts.framing,
+            "explained": sum(parts) == grown,
+        }
+    )
+
+
+def _ledger_problems(bundle: Bundle, generation: Generation) -> Iterator[str]:
+    manifest, last = bundle.manifest, bundle.manifest.ledger.last
+    yield from manifest.ledger.problems()
+    if last is None:
+        yield "the ledger is empty"
+        return
+    if (last.increment, last.classes) != (manifest.increment_count, len(manifest.class_names)):
+        yield "the ledger's last entry is not of the latest change"
+    if generation.onnx.is_file() and last.onnx_bytes != generation.onnx_bytes():
+        yield f"{generation.onnx.name} is not as long as the ledger says"
+    for entry in manifest.ledger.latest:
+        yield from memory_problems(entry)
+
+
+def memory_problems(entry: LedgerEntry) -> Iterator[str]:
+    """What an increment left in memory, or held more than one of."""
+    if entry.teacher_networks is not None and entry.teacher_networks > 1:
+        yield f"increment {entry.increment}: {entry.teacher_networks} teacher networks alive, not 1"
+    if entry.images_alive:
+        yield f"increment {entry.increment}: {entry.images_alive} photos kept alive"

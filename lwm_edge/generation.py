@@ -19,9 +19,18 @@ from .errors import ExportError
 from .export import ParityProbe, check_parity, fill_graph
 from .home import Generation, Home
 from .keys import read_private_key
-from .manifest import LedgerEntry, Manifest
+from .ledger import LedgerEntry
+from .manifest import Manifest
+from .memory import peak_rss_bytes
 from .photos import read_photo
-from .reports import ExactPath, FootprintReport, IncrementReport, ParityReport, Report
+from .reports import (
+    ExactPath,
+    FootprintReport,
+    IncrementReport,
+    MemoryReport,
+    ParityReport,
+    Report,
+)
 
 _RECEIPT_FIXED_BYTES, _RECEIPT_BYTES_PER_CLASS = 32 * 1024, 512
 
@@ -50,10 +59,10 @@ def prepare(
     manifest: Manifest,
     parent: Bundle,
     probe: ParityProbe,
+    memory: MemoryReport,
     *,
     started: float,
     onnx_bytes_before: int,
-    peak_rss_bytes: int,
     device_key: Ed25519PrivateKey | None = None,
 ) -> Candidate:
     """Exports the changed model and compares the ONNX file with the network.
@@ -63,9 +72,9 @@ def prepare(
         manifest: Of the changed model; its digest and ledger are filled in here.
         parent: The bundle before.
         probe: What the changed network makes of some pictures.
+        memory: That the change took.
         started: time.monotonic() of the change's start.
         onnx_bytes_before: Length of the ONNX file before.
-        peak_rss_bytes: Of the process that made the change.
         device_key: Signs the change's link in the chain of custody; None leaves it unsigned.
 
     Raises:
@@ -80,17 +89,27 @@ def prepare(
         classes=len(manifest.class_names),
         bundle_bytes=manifest.bundle_bytes,
         onnx_bytes=len(onnx_file),
-        peak_rss_bytes=peak_rss_bytes,
+        peak_rss_bytes=memory.peak_rss_bytes,
         seconds=round(time.monotonic() - started, 3),
+        labels_bytes=len(labels_text(manifest)),
+        peak_anonymous_bytes=memory.peak_anonymous_bytes,
+        peak_mapped_bytes=memory.peak_mapped_bytes,
+        peak_cuda_bytes=memory.peak_cuda_bytes,
+        teacher_networks=memory.teacher_networks,
+        images_alive=memory.images_alive,
     )
+    ledger = manifest.ledger.with_entry(entry)
     footprint = FootprintReport(
         bundle_bytes=manifest.bundle_bytes,
         bundle_bytes_before=parent.path.stat().st_size,
         onnx_bytes=len(onnx_file),
         onnx_bytes_before=onnx_bytes_before or len(onnx_file),
         peak_rss_bytes=entry.peak_rss_bytes,
+        export_peak_rss_bytes=peak_rss_bytes(),
+        memory=memory,
+        ledger_head=ledger.head,
     )
-    manifest = manifest.model_copy(update={"ledger": manifest.ledger.with_entry(entry)})
+    manifest = manifest.model_copy(update={"ledger": ledger})
     return Candidate(arrays, manifest, onnx_file, parity, footprint)
 
 
@@ -116,7 +135,7 @@ class StagedIncrement(Report):
         examples: Photos to compare the ONNX file with the network on.
         logits: Of each, as the network gave them.
         seconds: That the learning took.
-        peak_rss_bytes: Of the learning process.
+        memory: Of the learning process.
         sign_with: File of the device's private key.
         receipt: What the receipt says of the learning.
     """
@@ -125,7 +144,7 @@ class StagedIncrement(Report):
     examples: tuple[ExactPath, ...]
     logits: tuple[tuple[float, ...], ...]
     seconds: float
-    peak_rss_bytes: int
+    memory: MemoryReport
     sign_with: ExactPath | None
     receipt: dict[str, Any]
 
@@ -147,9 +166,9 @@ def commit_increment(home: Home, increment: StagedIncrement) -> IncrementReport:
         bundle.manifest,
         parent,
         ParityProbe(np.stack(images), np.array(increment.logits, dtype=np.float32), real_photos=True),
+        increment.memory,
         started=started,
         onnx_bytes_before=home.current().onnx_bytes(),
-        peak_rss_bytes=increment.peak_rss_bytes,
         device_key=read_private_key(increment.sign_with) if increment.sign_with else None,
     )
     receipt = IncrementReport(

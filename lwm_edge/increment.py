@@ -24,7 +24,8 @@ from .generation import StagedIncrement
 from .home import Home
 from .keys import read_private_key
 from .manifest import Activation, Manifest
-from .memory import out_of_memory_explained, peak_rss_bytes
+from .measurement import MemoryUse
+from .memory import out_of_memory_explained
 from .network import Network, attention_cells, few_cells_warnings
 from .photo_folders import read_photo_folder, split_held_back
 from .photos import PhotoSet, PixelCache
@@ -123,7 +124,7 @@ def learn_classes(
         LwmEdgeError: As `worker.add_classes` says.
     """
     started = time.monotonic()
-    with out_of_memory_explained():
+    with out_of_memory_explained(), MemoryUse.measured() as use:
         task = _set_up(home, folder, config, on_progress)
         training, statistics = _learn(task, on_progress, should_stop)
         on_progress(Progress(phase="evaluate", done=0, total=1))
@@ -156,12 +157,14 @@ def learn_classes(
         }
         staged = home.stage()
         save_bundle(staged.bundle, arrays, manifest)
+        lesson.to_learn.cache.forget()  # what is left of the photos now is counted
+        memory = use.report(task.student, probe.images)
     return StagedIncrement(
         folder=staged.path,
         examples=tuple(photo.path for photo in examples),
         logits=tuple(tuple(row) for row in probe.logits.tolist()),
         seconds=time.monotonic() - started,
-        peak_rss_bytes=peak_rss_bytes(),
+        memory=memory,
         sign_with=config.sign_with,
         receipt={
             "recipe": task.name,

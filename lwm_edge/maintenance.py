@@ -19,7 +19,7 @@ from .generation import Candidate, commit, prepare
 from .home import CURRENT, GENERATIONS, LOCK, TRUST, AnyPath, Home, open_home
 from .keys import read_private_key
 from .manifest import Manifest, fold_class_name
-from .memory import peak_rss_bytes
+from .measurement import MemoryUse
 from .network import Network, empty_network, load_tensors
 from .reports import ChangeReport, ExportReport, ParityReport
 from .trust import key_to_trust, require_signed_base, require_trusted_model, write_trusted_key
@@ -54,7 +54,9 @@ def init_home(
     opened = Home(home)
     _check_init(home, base, replace)
     require_signed_base(base, bundle.manifest, key_to_trust(opened, trust))
-    candidate = _prepare(bundle.arrays(), bundle.manifest, bundle, None, started=started, onnx_bytes_before=0)
+    with MemoryUse.measured() as use:
+        arrays = bundle.arrays()
+        candidate = _prepare(arrays, bundle.manifest, bundle, use, None, started=started, onnx_bytes_before=0)
     storage.make_folder(home)
     with opened.lock(wait=wait):
         _check_init(home, base, replace)  # another process may have been faster
@@ -106,7 +108,7 @@ def remove_class(
     """
     started = time.monotonic()
     home = open_home(home)
-    with home.lock(wait=wait):
+    with home.lock(wait=wait), MemoryUse.measured() as use:
         parent = home.open_bundle()
         require_trusted_model(home, parent.manifest)
         device_key = read_private_key(sign_with) if sign_with else None
@@ -116,7 +118,9 @@ def remove_class(
             arrays[name] = _without_row(arrays[name], row)
         changed = _without_class(parent.manifest, row)
         before = home.current().onnx_bytes()
-        candidate = _prepare(arrays, changed, parent, device_key, started=started, onnx_bytes_before=before)
+        candidate = _prepare(
+            arrays, changed, parent, use, device_key, started=started, onnx_bytes_before=before
+        )
         return _commit(home, candidate, removed_class=parent.manifest.class_names[row])
 
 
@@ -190,19 +194,22 @@ def _prepare(
     arrays: Arrays,
     manifest: Manifest,
     parent: Bundle,
+    use: MemoryUse,
     device_key: Ed25519PrivateKey | None,
     *,
     started: float,
     onnx_bytes_before: int,
 ) -> Candidate:
+    network = network_of(arrays, manifest)
+    probe = parity_probe(network)
     return prepare(
         arrays,
         manifest,
         parent,
-        parity_probe(network_of(arrays, manifest)),
+        probe,
+        use.report(network, probe.images),
         started=started,
         onnx_bytes_before=onnx_bytes_before,
-        peak_rss_bytes=peak_rss_bytes(),
         device_key=device_key,
     )
 

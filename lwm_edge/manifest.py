@@ -21,11 +21,11 @@ from pydantic import (
 from .custody_record import Custody, Digest
 from .custody_record import Record as _Model
 from .errors import BundleError, CapacityError
+from .ledger import Ledger
 
 SCHEMA_VERSION = 1
 MAX_CAPACITY = 65_536
 MAX_CLASS_NAME_BYTES = 64
-LEDGER_LENGTH = 16
 _FIXED_BYTES = 16 * 1024
 _BYTES_PER_CLASS = 128
 _LISTED_PROBLEMS, _LONGEST_PROBLEM = 50, 500
@@ -83,48 +83,6 @@ class Preprocessing(_Model):
         if self.resize_size < self.image_size:
             raise ValueError("resize_size is smaller than image_size")
         return self
-
-
-class LedgerEntry(_Model):
-    """What one increment cost. Measured figures; outside both digests.
-
-    Attributes:
-        increment: 0 for the shipped base.
-        classes: Number of classes after it.
-        bundle_bytes: Length of model.lwm.
-        onnx_bytes: Length of classifier.onnx.
-        peak_rss_bytes: The process's high-water mark of resident memory.
-        seconds: Wall-clock time.
-    """
-
-    increment: int = Field(ge=0)
-    classes: int = Field(ge=1)
-    bundle_bytes: int = Field(ge=0)
-    onnx_bytes: int = Field(ge=0)
-    peak_rss_bytes: int = Field(ge=0)
-    seconds: float = Field(ge=0)
-
-
-class Ledger(_Model):
-    """The footprint of every increment in constant space: first, last, maximum, and the latest 16."""
-
-    first: LedgerEntry | None = None
-    maximum: LedgerEntry | None = None
-    latest: tuple[LedgerEntry, ...] = Field(default=(), max_length=LEDGER_LENGTH)
-
-    @property
-    def last(self) -> LedgerEntry | None:
-        """The newest entry."""
-        return self.latest[-1] if self.latest else None
-
-    def with_entry(self, entry: LedgerEntry) -> Ledger:
-        """The ledger after one more increment; `maximum` is taken field by field."""
-        top = self.maximum or entry
-        maximum = LedgerEntry(
-            **{name: max(getattr(top, name), getattr(entry, name)) for name in LedgerEntry.model_fields}
-        )
-        latest = (*self.latest, entry)[-LEDGER_LENGTH:]
-        return Ledger(first=self.first or entry, maximum=maximum, latest=latest)
 
 
 class Manifest(_Model):

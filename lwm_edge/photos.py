@@ -68,6 +68,11 @@ class PixelCache:
                 self._bytes += pixels.nbytes
         return pixels
 
+    def forget(self) -> None:
+        """Lets go of all photos."""
+        self._held.clear()
+        self._bytes = 0
+
 
 def read_photo(path: Path, preprocessing: Preprocessing) -> Pixels:
     """Decodes a photo (JPEG, PNG, WebP or BMP) to the network's input.

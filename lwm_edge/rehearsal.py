@@ -78,13 +78,13 @@ def saved_activation_bytes(student: Network) -> int:
 
     Counted on a small image, and scaled by the area, which nearly all layers' outputs follow.
     """
-    tensors: dict[int, Tensor] = {}
+    sizes: dict[int, int] = {}
     parameters = {parameter.untyped_storage().data_ptr() for parameter in student.parameters()}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage().data_ptr()
         if storage not in parameters:
-            tensors[storage] = tensor
+            sizes[storage] = tensor.numel() * tensor.element_size()
         return tensor
 
     size = student.preprocessing.image_size
@@ -92,6 +92,5 @@ def saved_activation_bytes(student: Network) -> int:
     image = torch.zeros(1, small, small, 3, dtype=torch.uint8, device=student.head.weight.device)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         kept = student.after_stem(student.stem(image))
-    counted = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     del kept
-    return counted * size**2 // small**2
+    return sum(sizes.values()) * size**2 // small**2

@@ -12,7 +12,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
-from .manifest import Activation, Ledger, Preprocessing
+from .ledger import Ledger
+from .manifest import Activation, Preprocessing
 
 
 def _printable(path: Path) -> str:
@@ -40,7 +41,8 @@ class Progress(Report):
     """One step of a long job, for progress bars.
 
     Attributes:
-        phase: `photos`, `plan`, `features`, `train`, `evaluate`, `stage` or `commit`.
+        phase: `photos`, `plan`, `features`, `train`, `evaluate`, `stage` or `commit`; `simulate` for whole
+            increments.
         done: Steps done in the phase.
         total: Steps in the phase.
         loss: Of the latest optimiser update, while training.
@@ -177,6 +179,32 @@ class ParityReport(Report):
     real_photos: bool
 
 
+class MemoryReport(Report):
+    """Memory of one change, from its start until its result was there; `how` explains each figure.
+
+    Attributes:
+        peak_rss_bytes: Resident memory of the process.
+        peak_anonymous_bytes: Its anonymous part; None where the system does not tell.
+        peak_mapped_bytes: Its part that maps files or is shared; likewise.
+        peak_tree_bytes: Resident memory of the process and all its children.
+        peak_cgroup_bytes: Of the memory cgroup, with all others in it; None without one.
+        peak_cuda_bytes: Of torch on the GPU; None where it was not used.
+        teacher_networks: Networks alive besides the student.
+        images_alive: Images in memory that were not there before.
+        how: Each figure's name, and how it was taken.
+    """
+
+    peak_rss_bytes: int
+    peak_anonymous_bytes: int | None
+    peak_mapped_bytes: int | None
+    peak_tree_bytes: int
+    peak_cgroup_bytes: int | None
+    peak_cuda_bytes: int | None
+    teacher_networks: int
+    images_alive: int
+    how: dict[str, str]
+
+
 class FootprintReport(Report):
     """Sizes in bytes, before and after.
 
@@ -185,7 +213,10 @@ class FootprintReport(Report):
         bundle_bytes_before: Likewise, before.
         onnx_bytes: Of classifier.onnx; grows by the head's rows and the names.
         onnx_bytes_before: Likewise, before.
-        peak_rss_bytes: High-water mark of the process's resident memory.
+        peak_rss_bytes: High-water mark of resident memory of the process that made the change.
+        export_peak_rss_bytes: Likewise, of the process that exported and committed it.
+        memory: All that was measured of memory.
+        ledger_head: Of the bundle's ledger after this change; see `ledger`.
     """
 
     bundle_bytes: int
@@ -193,6 +224,9 @@ class FootprintReport(Report):
     onnx_bytes: int
     onnx_bytes_before: int
     peak_rss_bytes: int
+    export_peak_rss_bytes: int
+    memory: MemoryReport
+    ledger_head: str | None
 
 
 OLD_CLASSES_NOTE = (
@@ -504,11 +538,19 @@ class OnnxGrowth(Report):
         classes: Added since (less those removed).
         bytes: Grown.
         bytes_per_class: Their ratio; None without added classes.
+        head_bytes: What the head's rows must take; None where the names of then are not known.
+        names_bytes: What the names must take; likewise.
+        framing_bytes: What numbers and lengths that became longer must take; likewise.
+        explained: Whether these are all of it, to the byte; likewise.
     """
 
     classes: int
     bytes: int
     bytes_per_class: float | None
+    head_bytes: int | None = None
+    names_bytes: int | None = None
+    framing_bytes: int | None = None
+    explained: bool | None = None
 
 
 class AuditReport(Report):
@@ -524,6 +566,8 @@ class AuditReport(Report):
         bundle_bytes: Length of model.lwm.
         bundle_bytes_shipped: Its length when the home was made.
         onnx_growth: None in a home without a ledger.
+        ledger_entries: Increments that the ledger lists.
+        ledger_head: Of its hash chain; None in one that an older lwm-edge made.
     """
 
     home: AnyNamePath
@@ -535,6 +579,8 @@ class AuditReport(Report):
     bundle_bytes: int
     bundle_bytes_shipped: int
     onnx_growth: OnnxGrowth | None
+    ledger_entries: int
+    ledger_head: str | None
 
     def bytes_by_owner(self) -> dict[str, int]:
         """The items summed by owner, largest first."""
@@ -583,4 +629,88 @@ class DemoReport(Report):
     home: AnyNamePath
     onnx: AnyNamePath
     audit_passed: bool
+    seconds: float
+
+
+class SimulationStep(Report):
+    """One simulated increment.
+
+    Attributes:
+        increment: Counted from 1.
+        classes: Number of classes after it.
+        file_bytes: Length of every file in the home; those of the current generation by their name.
+        onnx_bytes_expected: Of classifier.onnx, reckoned from the classes.
+        labels_bytes_expected: Of labels.txt, likewise.
+        memory: What it took; `how` stands in the simulation's report.
+        problems: That the audit of the home found after it.
+        seconds: Wall-clock time.
+    """
+
+    increment: int
+    classes: int
+    file_bytes: dict[str, int]
+    onnx_bytes_expected: int
+    labels_bytes_expected: int
+    memory: MemoryReport
+    problems: tuple[str, ...]
+    seconds: float
+
+
+class Trend(Report):
+    """A figure over the increments of a simulation.
+
+    Attributes:
+        figure: What was measured, in bytes.
+        second: After the second increment; the first warms up.
+        last: After the last.
+        slope_bytes_per_class: Of the line fitted to it from the second increment on.
+        explained_bytes_per_class: Slope of what the classes themselves must take.
+        growth_bytes: What the fitted line rises by over the run, beyond what is explained.
+        allowed_bytes: Most that it may, also from the second increment to the last; None is no condition.
+        passed: Whether it does not.
+    """
+
+    figure: str
+    second: int
+    last: int
+    slope_bytes_per_class: float
+    explained_bytes_per_class: float = 0.0
+    growth_bytes: float
+    allowed_bytes: float | None
+    passed: bool
+
+
+class SimulationReport(Report):
+    """What increments cost that were made to see.
+
+    Attributes:
+        home: Whose model they were made on, on a copy.
+        passed: Whether storage and memory stay constant.
+        problems: What does not, by name.
+        recipe: By which they learnt.
+        increments: How many.
+        classes_per_increment: Learnt by each.
+        photos_per_class: Generated ones; accuracy is not measured.
+        isolated: Whether each had a process of its own.
+        capacity: Of the copy.
+        trends: Of every file and of memory.
+        steps: The increments.
+        how: How each memory figure was taken.
+        plot: The picture, if one was asked for.
+        seconds: Wall-clock time of it all.
+    """
+
+    home: AnyNamePath
+    passed: bool
+    problems: tuple[str, ...]
+    recipe: str
+    increments: int
+    classes_per_increment: int
+    photos_per_class: int
+    isolated: bool
+    capacity: int
+    trends: tuple[Trend, ...]
+    steps: tuple[SimulationStep, ...]
+    how: dict[str, str]
+    plot: AnyNamePath | None
     seconds: float

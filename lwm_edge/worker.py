@@ -33,7 +33,7 @@ _START = "import sys; sys.path[:] = [p for p in sys.path if p]; from lwm_edge.wo
 
 # Threads that wait for each other asleep: spinning, they would take the cores from other programs, and each
 # other's where those are busy.
-_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
+PASSIVE_THREADS = {"OMP_WAIT_POLICY": "passive"}
 
 
 class _Failure(BaseModel):
@@ -147,7 +147,7 @@ def _run(job: _Job, lock: int, on_progress: ProgressCallback) -> _Message:
         stdin=subprocess.PIPE,  # closed when this process ends, in whatever way
         stdout=subprocess.PIPE,
         pass_fds=(lock,),
-        env={**_ENVIRONMENT, **os.environ},
+        env={**PASSIVE_THREADS, **os.environ},
         text=True,
         encoding="utf-8",
     ) as process:

@@ -6,10 +6,10 @@ PRODUCT = [
     "Architecture", "AuditReport", "BaseConfig", "BaseReport", "ChangeReport", "Classifier",
     "DemoReport", "EvaluationReport", "ExportReport", "Home", "IncrementConfig", "IncrementReport",
     "InfoReport", "KeyReport", "LwmEdgeError", "PlanReport", "PredictionReport", "Preprocessing",
-    "Progress", "RepairReport", "SigningReport", "VerificationReport", "__version__", "add_classes",
-    "architecture_names", "audit", "build_base", "evaluate", "export_onnx", "generate_key", "info",
-    "init_home", "open_home", "plan_increment", "predict", "remove_class", "repair_home", "run_demo",
-    "sign_bundle", "verify",
+    "Progress", "RepairReport", "SigningReport", "SimulationReport", "VerificationReport",
+    "__version__", "add_classes", "architecture_names", "audit", "build_base", "evaluate",
+    "export_onnx", "generate_key", "info", "init_home", "open_home", "plan_increment", "predict",
+    "remove_class", "repair_home", "run_demo", "sign_bundle", "simulate", "verify",
 ]  # fmt: skip
 
 

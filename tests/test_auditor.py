@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
-from lwm_edge import add_classes, audit
+from lwm_edge import add_classes, audit, remove_class
 from lwm_edge.bundle import save_bundle
 from lwm_edge.home import Home
 from tests.conftest import QUICK, PhotoMaker
@@ -25,7 +27,7 @@ def test_every_byte_is_accounted_for(grown: Home) -> None:
     assert owners["head rows reserved"] == (32 - 8) * (64 + 1) * 4
     assert owners["means rows in use"] == 8 * 64 * 4 and owners["means rows reserved"] == (32 - 8) * 64 * 4
     assert owners["shared covariance"] == (64 * 64 + 1) * 4
-    assert owners["manifest"] == 16 * 1024 + 128 * 32
+    assert owners["manifest"] + owners["padding"] == 16 * 1024 + 128 * 32
     assert owners["labels"] == grown.current().labels.stat().st_size
     assert report.bundle_bytes == report.bundle_bytes_shipped
 
@@ -36,6 +38,30 @@ def test_the_onnx_growth_is_the_heads_rows_and_the_names(grown: Home) -> None:
     rows, names = 2 * (64 + 1) * 4, len(', "Bag", "Shirt"')
     assert rows + names <= growth.bytes < rows + names + 20
     assert growth.bytes_per_class == growth.bytes / 2
+    assert (growth.explained, growth.head_bytes, growth.names_bytes) == (True, rows, names)
+    assert growth.framing_bytes == growth.bytes - rows - names
+
+
+def test_the_ledgers_head_is_in_the_audit_and_in_the_receipt(grown: Home) -> None:
+    report, receipt = audit(grown), json.loads(grown.current().receipt.read_bytes())
+    assert report.ledger_entries == 2 and report.ledger_head
+    assert receipt["footprint"]["ledger_head"] == report.ledger_head
+
+
+def test_what_the_increment_took_is_in_the_ledger(grown: Home) -> None:
+    last = grown.open_bundle().manifest.ledger.last
+    assert last is not None and last.labels_bytes == grown.current().labels.stat().st_size
+    assert last.teacher_networks is not None and last.images_alive == 0
+    assert 0 < (last.peak_anonymous_bytes or 0) <= last.peak_rss_bytes
+
+
+def test_removing_classes_leaves_the_growth_explained(grown: Home) -> None:
+    remove_class(grown, "Bag")
+    growth = audit(grown).onnx_growth
+    assert growth is not None and growth.classes == 1 and growth.explained
+    remove_class(grown, "Coat", shipped=True)  # its name is forgotten
+    report = audit(grown)
+    assert report.passed and report.onnx_growth is not None and report.onnx_growth.explained is None
 
 
 @pytest.mark.parametrize("planted", ["photo.png", ".hidden/photo.png", "generations/00000007/photo.png"])

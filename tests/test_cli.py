@@ -279,3 +279,20 @@ def test_every_error_has_an_exit_code_and_a_place_in_the_tree() -> None:
     for kind in kinds:
         (line,) = [line for line in (errors.__doc__ or "").splitlines() if kind.__name__ in line.split()]
         assert str(kind.exit_code) in line.split(), kind
+
+
+def test_audit_simulate(run: Any, home: Home) -> None:
+    command = ("audit", "--home", home.path, "--simulate", "3", "--recipe", "lda", "--isolated")
+    result = run(*command, "--json")
+    assert result.code == 0 and result.json["passed"] and result.json["isolated"]
+    assert [step["classes"] for step in result.json["steps"]] == [7, 8, 9]
+
+
+def test_audit_simulate_for_people(run: Any, home: Home) -> None:
+    result = run("audit", "--home", home.path, "--simulate", "3", "--classes", "2", "--recipe", "lda")
+    assert result.code == 0 and "3 simulated increments of 2 classes by lda" in result.out
+    assert "█" in result.out and "passed: storage and memory stay constant" in result.out
+
+
+def test_how_to_simulate_without_simulating_is_a_mistake(run: Any, home: Home) -> None:
+    assert run("audit", "--home", home.path, "--isolated").code == 2

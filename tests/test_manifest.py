@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from lwm_edge.errors import BundleError, CapacityError
+from lwm_edge.ledger import Ledger, LedgerEntry
 from lwm_edge.manifest import (
-    Ledger,
-    LedgerEntry,
     Manifest,
     Preprocessing,
     class_name_problem,

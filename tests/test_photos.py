@@ -608,6 +608,16 @@ def test_the_cache_keeps_as_many_photos_as_fit_its_limit(tmp_path, limit_bytes, 
     assert from_memory == kept
 
 
+def test_a_cache_that_forgot_reads_the_files_again_and_has_all_its_room(tmp_path):
+    (path,) = add_class(tmp_path, "Coat", real_photos("Coat", 1)).iterdir()
+    cache = PixelCache(2352)
+    kept = cache.read(path, FASHION_SIZE)
+    assert cache.read(path, FASHION_SIZE) is kept
+    cache.forget()
+    again = cache.read(path, FASHION_SIZE)
+    assert again is not kept and cache.read(path, FASHION_SIZE) is again
+
+
 def test_the_cache_returns_the_same_pixels_as_the_file_and_they_cannot_be_written_to():
     cache = PixelCache(4 * 2352)
     for path in real_photos("Dress", 6) * 2:

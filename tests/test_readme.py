@@ -48,6 +48,12 @@ def test_the_device_path(clone: Path) -> None:
     ).is_file()
 
 
+def test_the_audit_path(clone: Path) -> None:
+    printed = _run(_block("audit-path"), clone)
+    assert "passed: nothing else is there" in printed
+    assert "passed: storage and memory stay constant" in printed and (clone / "footprint.png").is_file()
+
+
 def test_the_vendor_path(clone: Path) -> None:
     assert "small_resnet20" in _run(_block("vendor-path"), clone)
 
