@@ -53,7 +53,7 @@ class Recipe(NamedTuple):
 
 
 RECIPES: dict[RecipeName, Recipe] = {
-    "lwm": Recipe(1.0, 0.3, trains=True, head="trained", learning_rate=0.01, max_gradient_norm=2.0),
+    "lwm": Recipe(1.0, 0.1, trains=True, head="trained", learning_rate=0.01, max_gradient_norm=2.0),
     "lwf-mc": Recipe(1.0, 0.0, trains=True, head="trained", learning_rate=0.01, max_gradient_norm=2.0),
     "finetune": Recipe(0.0, 0.0, trains=True, head="trained", learning_rate=0.01, max_gradient_norm=2.0),
     "lwm-lda": Recipe(1.0, 3.0, trains=True, head="solved", learning_rate=0.02, max_gradient_norm=1.0),
