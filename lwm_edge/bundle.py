@@ -74,7 +74,9 @@ class Bundle:
         weights = {n: t for n, t in load_file(self.path).items() if n not in NOT_THE_NETWORKS}
         m = self.manifest
         network = empty_network(m.architecture, len(m.class_names), m.capacity, m.preprocessing)
-        return load_tensors(network, weights).requires_grad_(False)
+        network = load_tensors(network, weights).requires_grad_(False)
+        network.mapped = tuple(t for name, t in weights.items() if name.startswith("backbone."))
+        return network
 
 
 def open_bundle(path: Path) -> Bundle:

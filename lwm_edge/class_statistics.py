@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 MEANS, COVARIANCE, PHOTOS = "statistics.means", "statistics.covariance", "statistics.photos"
 
 _RIDGE = 0.1
+_DRAWN = 200  # features a class
 _OWN_LOGIT = 5.0  # a sigmoid of 0.993
 
 Features = NDArray[np.float64]
@@ -78,6 +79,27 @@ class ClassStatistics:
         """
         self.means[:classes] = self.means[:classes] @ change.matrix.T + change.offset
         self.covariance = change.matrix @ self.covariance @ change.matrix.T
+
+    def estimate_accuracy(self, weight: Features, bias: Features, classes: int) -> float:
+        """How often a head would be right on the first classes, as far as their statistics tell.
+
+        Features are drawn from a Gaussian of each class's mean and the shared covariance, the same ones each
+        time; all rows of the head compete. No photo is needed, so a device can estimate what became of the
+        classes whose photos it never had.
+
+        Args:
+            weight: Of the head [N, d].
+            bias: Likewise [N].
+            classes: How many to judge.
+        """
+        d = len(self.covariance)
+        spread, axes = np.linalg.eigh(self.covariance)
+        drawn = np.random.default_rng(0).standard_normal((_DRAWN, d))
+        scatter = (drawn * np.sqrt(spread.clip(0))) @ axes.T
+        right = [
+            ((self.means[label] + scatter) @ weight.T + bias).argmax(1) == label for label in range(classes)
+        ]
+        return float(np.mean(right))
 
     def solve_head(self, classes: int) -> tuple[Features, Features]:
         """The linear discriminant of each class against the mean of all, in closed form.

@@ -128,6 +128,8 @@ class IncrementConfig(_Settings):
         least_new_accuracy: Gate: refuse a model that is right on a smaller share of the held-back photos.
         least_base_agreement: Gate: refuse a model that ranks the same base class highest as its teacher on a
             smaller share of them.
+        least_shipped_accuracy: Gate: refuse a model that is estimated to be right on a smaller share of the
+            shipped classes, by the class statistics in the bundle.
         most_attention_distance: Gate: refuse a model whose attention maps moved further (L_AD).
         force: Commit what the gate would refuse; the receipt warns.
         fresh: Forget an interrupted increment instead of going on with it.
@@ -158,6 +160,7 @@ class IncrementConfig(_Settings):
 
     least_new_accuracy: float | None = Field(default=None, ge=0, le=1)
     least_base_agreement: float | None = Field(default=None, ge=0, le=1)
+    least_shipped_accuracy: float | None = Field(default=None, ge=0, le=1)
     most_attention_distance: float | None = Field(default=None, ge=0)
     force: bool = False
     fresh: bool = False

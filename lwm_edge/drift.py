@@ -14,8 +14,18 @@ from .training import run_network
 
 
 @torch.no_grad()
-def measure_drift(student: Network, teacher: Network, photos: PhotoSet, batch_size: int) -> DriftReport:
-    """Compares outputs and attention maps of the base classes."""
+def measure_drift(
+    student: Network, teacher: Network, photos: PhotoSet, batch_size: int, estimates: tuple[float, float]
+) -> DriftReport:
+    """Compares outputs and attention maps of the base classes.
+
+    Args:
+        student: M_t.
+        teacher: M_{t-1}.
+        photos: Of the new classes.
+        batch_size: Photos at once.
+        estimates: Accuracy on the shipped classes before and now, from the class statistics.
+    """
     N = teacher.classes
     totals = np.zeros(3)
     outputs = zip(
@@ -35,4 +45,5 @@ def measure_drift(student: Network, teacher: Network, photos: PhotoSet, batch_si
         base_agreement=base_agreement,
         probability_change=probability_change,
         attention_distance=attention_distance,
+        estimated_shipped_accuracy=estimates,
     )

@@ -44,6 +44,8 @@ from .resume import SECONDS_BETWEEN_SAVES, SavedTraining
 from .training import TrainingState, choose_device, pooled_features, predict_labels, train_increment
 from .trust import require_trusted_model
 
+_MUCH_FORGOTTEN = 0.7
+
 
 @dataclass(frozen=True)
 class _Lesson:
@@ -136,7 +138,8 @@ def learn_classes(
             class_names,
             parent.shipped_classes,
         )
-        drift = measure_drift(task.student, task.teacher, lesson.held_back, batch_size)
+        estimates = _estimate(task, statistics)
+        drift = measure_drift(task.student, task.teacher, lesson.held_back, batch_size, estimates)
         warnings = (*task.warnings, *_pass_gate(config, accuracy, drift))
 
         on_progress(Progress(phase="stage", done=0, total=1))
@@ -265,7 +268,7 @@ def _learn(
     photos, labels = task.lesson.to_learn, np.array(task.lesson.to_learn.labels)
     N = teacher.classes
     features = pooled_features(teacher, photos, batch_size, on_progress)
-    own_head = teacher.head_weight, teacher.head.bias[:N]
+    own_head = teacher.head_tensors()
     if recipe.head == "solved":
         solved = statistics.copy()
         solved.learn(features, labels)
@@ -315,11 +318,30 @@ def _keeper(task: _Task, should_stop: Callable[[], bool]) -> Callable[[TrainingS
     return keep
 
 
+def _estimate(task: _Task, statistics: ClassStatistics) -> tuple[float, float]:
+    """Accuracy on the shipped classes before and now, as the class statistics tell."""
+    shipped = task.parent.manifest.shipped_classes
+    before = ClassStatistics.from_arrays(task.parent.arrays(MEANS, COVARIANCE, PHOTOS))
+    pairs = ((before, task.teacher), (statistics, task.student))
+    estimates = []
+    for kept, network in pairs:
+        weight, bias = (tensor.cpu().double().numpy() for tensor in network.head_tensors())
+        estimates.append(kept.estimate_accuracy(weight, bias, shipped))
+    return estimates[0], estimates[1]
+
+
 def _pass_gate(config: IncrementConfig, accuracy: EvaluationReport, drift: DriftReport) -> list[str]:
     """Refuses a student that may not replace its teacher; forced, says why it would have been."""
     figures = (
         ("accuracy on held-back photos", accuracy.accuracy, config.least_new_accuracy, "least", 1),
         ("agreement on base classes", drift.base_agreement, config.least_base_agreement, "least", 1),
+        (
+            "estimated accuracy on shipped classes",
+            drift.estimated_shipped_accuracy[1],
+            config.least_shipped_accuracy,
+            "least",
+            1,
+        ),
         ("attention distance", drift.attention_distance, config.most_attention_distance, "most", -1),
     )
     problems = [
@@ -332,7 +354,14 @@ def _pass_gate(config: IncrementConfig, accuracy: EvaluationReport, drift: Drift
             "the new model is not good enough, so the old one stays: give more or clearer photos, or --force",
             problems,
         )
-    return [f"forced through the gate: {problem}" for problem in problems]
+    warnings = [f"forced through the gate: {problem}" for problem in problems]
+    before, now = drift.estimated_shipped_accuracy
+    if now < _MUCH_FORGOTTEN * before:
+        warnings.append(
+            f"the model is estimated to be right on {now:.0%} of the shipped classes' photos, from {before:.0%} "
+            "before; lwm-edge evaluate measures it where such photos are"
+        )
+    return warnings
 
 
 def _check_capacity(manifest: Manifest, new_classes: tuple[str, ...]) -> None:

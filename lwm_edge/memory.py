@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import re
 import resource
 import sys
@@ -19,6 +20,7 @@ _STATUS = Path("/proc/self/status")
 _CGROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 _MMAP_THRESHOLD = 64 * 1024
+_MADV_DONTNEED = 4  # of mman.h
 
 
 def peak_rss_bytes() -> int:
@@ -148,6 +150,17 @@ def bound_allocator() -> bool:
     )
     taken = [mallopt(parameter, value) == 1 for parameter, value in settings]
     return all(taken)
+
+
+def drop_mapped_pages(address: int, length: int) -> None:
+    """Gives back the whole pages of a file mapping, until they are read again; nothing was written there.
+
+    The file's content stays in the kernel's cache, outside this process. See madvise(2), MADV_DONTNEED.
+    """
+    start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (address + length) // mmap.PAGESIZE * mmap.PAGESIZE
+    if end > start and sys.platform == "linux":
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
 
 
 @contextmanager

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from .architectures import Architecture, find_architecture
 from .errors import ArchitectureError, ConfigError
 from .manifest import Preprocessing
+from .memory import drop_mapped_pages
 
 _SURGERY_TOLERANCE = 1e-4
 _PROBE_SIZE = 64
@@ -35,6 +37,7 @@ class Network(nn.Module):
 
     Attributes:
         frozen_blocks: How many of the first blocks a teacher and its student share: `stem` runs them.
+        mapped: Tensors that are pages of a file, which nobody writes to; `drop_pages` gives those back.
         recompute: Save memory by computing each trained block again in the backward pass.
     """
 
@@ -47,6 +50,7 @@ class Network(nn.Module):
         self.classes = classes
         self.preprocessing = preprocessing
         self.frozen_blocks = 0
+        self.mapped: tuple[Tensor, ...] = ()
         self.recompute = False
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,13 +117,18 @@ class Network(nn.Module):
             raise ConfigError(f"frozen_blocks is {blocks}, and this network has {len(self.blocks())} blocks")
         self.frozen_blocks = blocks
 
+    def drop_pages(self) -> None:
+        """Takes the network's file out of resident memory until it is used again."""
+        for tensor in self.mapped:
+            drop_mapped_pages(tensor.data_ptr(), tensor.nbytes)
+
     def student(self, *, trains: bool) -> Network:
         """Another network on the same tensors, with copies of those alone that an increment changes.
 
         Those are the head, and the blocks behind the frozen ones where they are to be trained.
         """
         tensors = [*self.parameters(), *self.buffers()]
-        twin = deepcopy(self, {id(tensor): tensor for tensor in tensors})
+        twin = deepcopy(self, {id(tensor): tensor for tensor in (*tensors, *self.mapped)})
         changed = [twin.head, *(twin.blocks()[self.frozen_blocks :] if trains else [])]
         for module in (module for part in changed for module in part.modules()):
             for name, parameter in list(module.named_parameters(recurse=False)):
@@ -131,6 +140,10 @@ class Network(nn.Module):
     def head_weight(self) -> Tensor:
         """The head's rows in use [classes, d]."""
         return self.head.weight[: self.classes]
+
+    def head_tensors(self) -> tuple[Tensor, Tensor]:
+        """The head's rows in use: weight [classes, d] and bias [classes]."""
+        return self.head_weight.detach(), self.head.bias[: self.classes].detach()
 
     @torch.no_grad()
     def set_head(self, weight: Tensor, bias: Tensor) -> None:
@@ -223,9 +236,24 @@ def empty_network(name: str, classes: int, capacity: int, preprocessing: Preproc
     return Network(backbone, full_head, classes, preprocessing).eval()
 
 
+class _Uninitialised(TorchFunctionMode):
+    """Leaves parameters without their random start.
+
+    Nobody sees it, and drawing it on the meta device would load torch's compiler, 70 MiB.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init" or func in (Tensor.normal_, Tensor.uniform_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def _build_unallocated(architecture: Architecture) -> nn.Module:
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Uninitialised():
             return architecture.build()
     except NotImplementedError:  # its constructor reads values of tensors, as RegNet's does
         return architecture.build().to("meta")

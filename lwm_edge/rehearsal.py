@@ -85,7 +85,7 @@ def saved_activation_bytes(student: Network) -> int:
         storage = tensor.untyped_storage().data_ptr()
         if storage not in parameters:
             sizes[storage] = tensor.numel() * tensor.element_size()
-        return tensor
+        return tensor.detach()  # an output that keeps itself would never be freed
 
     size = student.preprocessing.image_size
     small = min(size, _SMALL)

@@ -120,11 +120,15 @@ class DriftReport(Report):
         base_agreement: Share of photos on which both rank the same base class highest.
         probability_change: Mean absolute change of the base classes' sigmoid outputs.
         attention_distance: Mean L1 distance of the normalised attention maps (L_AD).
+        estimated_shipped_accuracy: Share of features, drawn from the class statistics of the shipped classes,
+            that the model gets right; before, and now. An estimate: where the backbone moved, the statistics
+            were carried along.
     """
 
     base_agreement: float
     probability_change: float
     attention_distance: float
+    estimated_shipped_accuracy: tuple[float, float]
 
 
 class Confusion(Report):

@@ -215,6 +215,7 @@ def accumulate_gradients(
             gamma=recipe.gamma,
             classification=classification,
         )
+        teacher.drop_pages()  # its part is done; the backward pass needs the room
         share = len(labels) / len(batch.labels)
         (share * losses.total(recipe.beta, recipe.gamma)).backward()  # type: ignore[no-untyped-call]
         batch_losses += [share * term.item() if term is not None else 0.0 for term in losses]

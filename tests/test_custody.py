@@ -20,7 +20,8 @@ from lwm_edge.custody_record import LINKS_KEPT, Custody, Link, Signature
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import BundleError, ConfigError, TrustError
 from lwm_edge.keys import public_key, sign
-from lwm_edge.manifest import Ledger, LedgerEntry, Manifest, Preprocessing
+from lwm_edge.ledger import Ledger, LedgerEntry
+from lwm_edge.manifest import Manifest, Preprocessing
 from tests.conftest import same_tensors, state_of
 
 VENDOR = Ed25519PrivateKey.from_private_bytes(b"v" * 32)

@@ -16,10 +16,12 @@ from lwm_edge import IncrementConfig, IncrementReport, add_classes, evaluate, re
 from lwm_edge import increment as increment_module
 from lwm_edge.bundle import open_bundle
 from lwm_edge.class_statistics import ClassStatistics
+from lwm_edge.demo import DEMO_DATA
 from lwm_edge.errors import (
     BundleError,
     CapacityError,
     ConfigError,
+    GateError,
     HomeError,
     LwmEdgeError,
     ParityError,
@@ -357,3 +359,35 @@ def test_memory_that_runs_out_is_explained(
 def test_a_large_held_back_share_leaves_photos_to_learn_from(home: Home, make_photos: PhotoMaker) -> None:
     report = _add(home, make_photos("Shirt", count=5), QUICK.model_copy(update={"held_back": 0.95}))
     assert (report.photos_trained, report.photos_held_back) == (1, 4)
+
+
+@pytest.mark.parametrize(
+    "threshold",
+    [
+        {"least_new_accuracy": 1.0},
+        {"least_base_agreement": 1.0},
+        {"least_shipped_accuracy": 1.0},
+        {"most_attention_distance": 0.0},
+    ],
+)
+def test_the_gate_refuses_and_force_commits_with_a_warning(
+    home: Home, make_photos: PhotoMaker, threshold: dict[str, float]
+) -> None:
+    before, photos = state_of(home.path), make_photos("Shirt", "Bag", count=20)
+    config = QUICK.model_copy(update=threshold)
+    with pytest.raises(GateError, match="the old one stays") as caught:
+        _add(home, photos, config)
+    assert caught.value.exit_code == 6 and len(caught.value.problems) == 1
+    assert state_of(home.path) == before
+    report = _add(home, photos, config.model_copy(update={"force": True}))
+    assert any(line.startswith("forced through the gate: ") for line in report.warnings)
+
+
+def test_what_became_of_the_shipped_classes_is_estimated(home: Home, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Shirt", "Bag", count=60)
+    forgetful = QUICK.model_copy(update={"recipe": "finetune", "epochs": 6})
+    report = _add(home, photos, forgetful)
+    before, now = report.drift.estimated_shipped_accuracy
+    true = evaluate(home, DEMO_DATA / "test" / "base").accuracy
+    assert before > 0.9 and abs(now - true) < 0.15 and now < 0.7
+    assert any("estimated to be right" in line for line in report.warnings)

@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""Peak memory of one increment at 224 px, beside a naive loop that does the same, in one run.
+
+    python benchmarks/memory.py RESULTS.json [--arch resnet18 --arch mobilenet_v2]
+
+Each row runs in processes of its own. `lwm-edge` rows call the public API as a device would; the figures are
+what the receipt says: VmHWM of the process that learns, and of the one that exports. `naive` is the loop that a
+tutorial would write: a copy of the network as the teacher, the whole batch of 32 at once, torch.optim.SGD; its
+figure is VmHWM of its process. Photos are the demo's, scaled up: memory does not depend on what they show.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+BATCH_SIZE, EPOCHS = 32, 2
+NEW_CLASSES = ("Shirt", "Sneaker")
+MIB = 2**20
+FROZEN = {"resnet18": 8, "mobilenet_v2": 14}  # conv1 to layer2; the first 14 of 19 feature blocks
+
+
+def photos(folder: Path, classes: tuple[str, ...], count: int = 40) -> Path:
+    """Class folders of the demo's photos."""
+    from lwm_edge.demo import DEMO_DATA
+
+    for name in classes:
+        (source,) = (DEMO_DATA / "train").glob(f"*/{name}")
+        (folder / name).mkdir(parents=True)
+        for path in sorted(source.iterdir())[:count]:
+            shutil.copy(path, folder / name)
+    return folder
+
+
+def make_base(arch: str, folder: Path) -> Path:
+    """An untrained base of one architecture at 224 px: weights do not matter here."""
+    import torch
+
+    import lwm_edge
+    from lwm_edge.architectures import find_architecture
+
+    torch.save(find_architecture(arch).build().state_dict(), folder / "start.pth")
+    config = lwm_edge.BaseConfig(
+        architecture=arch, capacity=64, checkpoint=folder / "start.pth", epochs=1, batch_size=8, augment=False
+    )
+    lwm_edge.build_base(photos(folder / "base", ("Coat", "Bag"), count=8), folder / "base.lwm", config)
+    return folder / "base.lwm"
+
+
+def increment(base: Path, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """One increment through the public API."""
+    import lwm_edge
+    from lwm_edge.config import FileConfig, increment_config
+
+    lwm_edge.init_home(base, folder / "home", replace=True)
+    config = increment_config(
+        FileConfig(), recipe="lwm", epochs=EPOCHS, batch_size=BATCH_SIZE, device="cpu", **settings
+    )
+    receipt = lwm_edge.add_classes(folder / "home", folder / "new", config)
+    return {
+        "peak_rss_bytes": receipt.footprint.peak_rss_bytes,
+        "peak_anonymous_bytes": receipt.footprint.memory.peak_anonymous_bytes,
+        "export_peak_rss_bytes": receipt.footprint.export_peak_rss_bytes,
+        "predicted_bytes": receipt.plan.predicted_peak_rss_bytes,
+        "micro_batch_size": receipt.plan.micro_batch_size,
+        "step_ms": receipt.training.step_ms if receipt.training else None,
+    }
+
+
+def naive(base: Path, folder: Path) -> None:
+    """The loop of a tutorial; prints its result as JSON."""
+    import time
+
+    import numpy as np
+    import torch
+
+    from lwm_edge.attention import attention_map
+    from lwm_edge.bundle import open_bundle
+    from lwm_edge.losses import attention_distillation_loss, classification_loss, distillation_loss
+    from lwm_edge.memory import peak_rss_bytes
+    from lwm_edge.photos import read_photo
+
+    network = open_bundle(base).network()
+    preprocessing = network.preprocessing
+    paths = sorted((folder / "new").glob("*/*"))
+    names = [path.parent.name for path in paths]
+    images = torch.from_numpy(np.stack([read_photo(path, preprocessing) for path in paths]))
+    labels = torch.tensor([network.classes + NEW_CLASSES.index(name) for name in names])
+    student = copy.deepcopy(network)
+    teacher = copy.deepcopy(network)
+    student.add_classes(len(NEW_CLASSES), torch.Generator().manual_seed(0))
+    student.requires_grad_(True)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9)
+    N, steps, started = teacher.classes, 0, time.monotonic()
+    for _ in range(EPOCHS):
+        for part in torch.randperm(len(images)).split(BATCH_SIZE):
+            features, logits = student(images[part])
+            with torch.no_grad():
+                teacher_features, teacher_logits = teacher(images[part])
+            b = logits[:, :N].argmax(1)
+            loss = classification_loss(logits, labels[part], N, "sigmoid")
+            loss = loss + distillation_loss(logits[:, :N], teacher_logits)
+            loss = loss + attention_distillation_loss(
+                attention_map(features, student.head_weight, b),
+                attention_map(teacher_features, teacher.head_weight, b),
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            steps += 1
+    step_ms = 1000 * (time.monotonic() - started) / steps
+    print(
+        json.dumps({"peak_rss_bytes": peak_rss_bytes(), "step_ms": step_ms, "micro_batch_size": BATCH_SIZE})
+    )
+
+
+def run_arch(arch: str, folder: Path) -> list[dict[str, Any]]:
+    """All rows of one architecture."""
+    base = make_base(arch, folder)
+    photos(folder / "new", NEW_CLASSES)
+    command = [sys.executable, __file__, "--naive", str(base), str(folder)]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    rows = [{"what": "naive loop", **json.loads(out.splitlines()[-1])}]
+    frozen = FROZEN.get(arch, 0)
+    for what, settings in (
+        ("lwm-edge, no limit set", {}),
+        ("lwm-edge, 600 MiB", {"max_memory": "600MiB"}),
+        ("lwm-edge, smallest", {"micro_batch_size": 1}),
+        (
+            f"lwm-edge, 450 MiB, first {frozen} blocks frozen",
+            {"max_memory": "450MiB", "frozen_blocks": frozen},
+        ),
+    ):
+        try:
+            rows.append({"what": what, **increment(base, folder, settings)})
+        except Exception as error:
+            rows.append({"what": what, "refused": str(error)})
+    return [{"arch": arch, **row} for row in rows]
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """The rows as a Markdown table."""
+    print("| network | what | peak MiB | share of naive | predicted | export MiB | micro-batch | ms a step |")
+    print("|---" * 8 + "|")
+    for row in rows:
+        if "refused" in row:
+            print(f"| {row['arch']} | {row['what']} | refused: {row['refused'].splitlines()[0]} |")
+            continue
+        whole = next(r for r in rows if (r["arch"], r["what"]) == (row["arch"], "naive loop"))
+        figures = [f"{row['peak_rss_bytes'] / MIB:.0f}"]
+        figures += [f"{row['peak_rss_bytes'] / whole['peak_rss_bytes']:.2f}"]
+        compared = ("predicted_bytes", "export_peak_rss_bytes")
+        figures += [f"{row[name] / MIB:.0f}" if name in row else "" for name in compared]
+        figures += [str(row["micro_batch_size"]), f"{row['step_ms']:.0f}"]
+        print(f"| {row['arch']} | {row['what']} | " + " | ".join(figures) + " |")
+
+
+def main(
+    results: Path,
+    arch: Annotated[list[str], typer.Option()] = ["resnet18", "mobilenet_v2"],  # noqa: B006
+) -> None:
+    """Measures and prints a table."""
+    rows = []
+    for name in arch:
+        with tempfile.TemporaryDirectory() as folder:
+            rows += run_arch(name, Path(folder))
+    results.write_text(json.dumps(rows, indent=1))
+    show(rows)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--naive"]:
+        naive(Path(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        typer.run(main)
