@@ -4,9 +4,9 @@
     python benchmarks/memory.py RESULTS.json [--arch resnet18 --arch mobilenet_v2]
 
 Each row runs in processes of its own. `lwm-edge` rows call the public API as a device would; the figures are
-what the receipt says: VmHWM of the process that learns, and of the one that exports. `naive` is the loop that a
-tutorial would write: a copy of the network as the teacher, the whole batch of 32 at once, torch.optim.SGD; its
-figure is VmHWM of its process. Photos are the demo's, scaled up: memory does not depend on what they show.
+what the receipt says, VmHWM of the process that learns, and of the one that exports. `naive` is the loop that
+a tutorial would write: a copy of the network as the teacher, the whole batch of 32 at once, torch.optim.SGD;
+its figure is VmHWM of its process. Photos are the demo's, scaled up: memory does not depend on what they show.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def run_arch(arch: str, folder: Path) -> list[dict[str, Any]]:
     for what, settings in (
         ("lwm-edge, no limit set", {}),
         ("lwm-edge, 600 MiB", {"max_memory": "600MiB"}),
-        ("lwm-edge, smallest", {"micro_batch_size": 1}),
+        ("lwm-edge, one image at once", {"micro_batch_size": 1}),
         (
             f"lwm-edge, 450 MiB, first {frozen} blocks frozen",
             {"max_memory": "450MiB", "frozen_blocks": frozen},

@@ -358,8 +358,8 @@ def _pass_gate(config: IncrementConfig, accuracy: EvaluationReport, drift: Drift
     before, now = drift.estimated_shipped_accuracy
     if now < _MUCH_FORGOTTEN * before:
         warnings.append(
-            f"the model is estimated to be right on {now:.0%} of the shipped classes' photos, from {before:.0%} "
-            "before; lwm-edge evaluate measures it where such photos are"
+            f"the model is estimated to be right on {now:.0%} of the shipped classes' photos, from "
+            f"{before:.0%} before; lwm-edge evaluate measures it where such photos are"
         )
     return warnings
 
