@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lwm_edge import IncrementConfig, storage
+from lwm_edge import IncrementConfig, add_classes, storage
 from lwm_edge.home import GENERATIONS, Home
-from lwm_edge.increment import learn_classes
 from lwm_edge.reports import Progress
 
-PHASES = ("start", "photos", "train", "evaluate", "export", "staging", "link", "clean-up")
+PHASES = (
+    "start", "photos", "plan", "features", "train", "evaluate", "stage", "export", "staging", "link",
+    "clean-up",
+)  # fmt: skip
 COMMIT = ("staging", "link", "clean-up")
 END = "end"
 
@@ -26,7 +28,7 @@ class ReportingDisk:
     """In the place of `storage._disk`: says on the pipe how far a commit is, before each operation."""
 
     def __init__(self, disk: Any, report: Report) -> None:
-        self.disk, self.report, self.phase = disk, report, ""
+        self.disk, self.report, self.phase, self.exporting = disk, report, "", False
 
     def __getattr__(self, name: str) -> Any:
         operation = getattr(self.disk, name)
@@ -38,7 +40,7 @@ class ReportingDisk:
         return run
 
     def _note(self, operation: str, argument: Any) -> None:
-        if operation == "make_folder" and argument.parent.name == GENERATIONS:
+        if operation == "create_file" and argument.parent.parent.name == GENERATIONS and self.exporting:
             self._enter("staging")
         elif operation == "symlink":
             self._enter("link")
@@ -63,10 +65,12 @@ def run_increment(home: Path, photos: Path, config: IncrementConfig, pipe: int) 
             last = phase
 
         def report_progress(progress: Progress) -> None:
-            report("export" if progress.phase == "commit" else progress.phase)
+            disk.exporting = progress.phase == "commit"
+            report("export" if disk.exporting else progress.phase)
 
-        storage._disk = ReportingDisk(storage._disk, report)
-        learn_classes(Home(home), photos, config, report_progress)
+        disk = ReportingDisk(storage._disk, report)
+        storage._disk = disk
+        add_classes(Home(home), photos, config, on_progress=report_progress, isolate=False)
         os.write(pipe, f"{END} {time.monotonic()}\n".encode())
         status = 0
     except BaseException:

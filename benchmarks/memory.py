@@ -6,7 +6,7 @@
 Each row runs in processes of its own. `lwm-edge` rows call the public API as a device would; the figures are
 what the receipt says, VmHWM of the process that learns, and of the one that exports. `naive` is the loop that
 a tutorial would write: a copy of the network as the teacher, the whole batch of 32 at once, torch.optim.SGD;
-its figure is VmHWM of its process. Photos are the demo's, scaled up: memory does not depend on what they show.
+its figure is VmHWM of its process. The photos are scaled up: memory does not depend on what they show.
 """
 
 from __future__ import annotations

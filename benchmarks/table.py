@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Prints the results of `protocol.py` as a Markdown table.
 
-    python benchmarks/table.py RESULTS.json
+    python benchmarks/table.py RESULTS.json [MORE.json ...] [--until CLASSES]
 
+Several files are put together; --until cuts all runs there, so that longer and shorter ones compare.
 Average is the mean accuracy over all steps from the base on, last the accuracy on all classes at the end,
 forgetting the mean over classes of the best accuracy a class ever had less its last. In %; with several
 seeds the mean and, behind it, the standard deviation.
@@ -11,11 +12,11 @@ seeds the mean and, behind it, the standard deviation.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
 PUBLISHED = {  # average, last; CIFAR-100, 10 steps of 10, as later papers tabulate Dhar et al. 2019
     "cifar100": {"finetune": (20.71, 6.36), "lwf-mc": (45.08, 24.42), "lwm": (45.68, 26.14)},
@@ -50,27 +51,36 @@ def _spread(values: list[float]) -> str:
     return f"{100 * np.mean(values):.1f}{deviation}"
 
 
-def main(path: Path) -> None:
+def read_runs(paths: list[Path], until: int | None) -> list[dict[str, Any]]:
+    """The runs of all files, cut at a number of classes."""
+    runs = [run for path in paths for run in json.loads(path.read_text())["runs"]]
+    for run in runs:
+        run["steps"] = [s for s in run["steps"] if until is None or s["classes"] <= until]
+    return [run for run in runs if run["steps"]]
+
+
+def main(
+    paths: Annotated[list[Path], typer.Argument()], until: Annotated[int | None, typer.Option()] = None
+) -> None:
     """Prints the table."""
-    results = json.loads(path.read_text())
-    print(", ".join(f"{name} {value}" for name, value in results["settings"].items() if value is not None))
+    settings = json.loads(paths[0].read_text())["settings"] | ({"until": until} if until else {})
+    runs = read_runs(paths, until)
+    print(", ".join(f"{name} {value}" for name, value in settings.items() if value is not None))
     print()
     headings = ["average", "last", "base classes, last", "newest classes, last", "forgetting"]
     print("| method | seeds | " + " | ".join(headings) + " | s a step | published: average / last |")
     print("|---" * (len(headings) + 4) + "|")
-    for method in dict.fromkeys(run["method"] for run in results["runs"]):
-        runs = [run for run in results["runs"] if run["method"] == method]
-        figures = row(runs)
-        seconds = [s["seconds"] for run in runs for s in run["steps"] if "seconds" in s]
-        reduced = results["settings"].get("new_photos")  # then published values are of another setting
-        published = None if reduced else PUBLISHED.get(results["settings"]["data"], {}).get(method)
-        cells = [method, str(len(runs)), *(figures.get(h, "") for h in headings)]
+    for method in dict.fromkeys(run["method"] for run in runs):
+        chosen = [run for run in runs if run["method"] == method]
+        figures = row(chosen)
+        seconds = [s["seconds"] for run in chosen for s in run["steps"] if "seconds" in s]
+        reduced = settings.get("new_photos") or until  # then published values are of another setting
+        published = None if reduced else PUBLISHED.get(settings["data"], {}).get(method)
+        cells = [method, str(len(chosen)), *(figures.get(h, "") for h in headings)]
         cells += [f"{np.mean(seconds):.0f}" if seconds else ""]
         cells += [f"{published[0]} / {published[1]}" if published else ""]
         print("| " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]))
+    typer.run(main)

@@ -34,6 +34,7 @@ from .rehearsal import rehearse
 from .reports import (
     DriftReport,
     EvaluationReport,
+    MemoryReport,
     PlanReport,
     Progress,
     ProgressCallback,
@@ -45,6 +46,7 @@ from .training import TrainingState, choose_device, pooled_features, predict_lab
 from .trust import require_trusted_model
 
 _MUCH_FORGOTTEN = 0.7
+_UNPREDICTED = 0.02  # of the predicted peak
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ def learn_classes(
         save_bundle(staged.bundle, arrays, manifest)
         lesson.to_learn.cache.forget()  # what is left of the photos now is counted
         memory = use.report(task.student, probe.images)
+        warnings += _check_prediction(task.plan, memory)
     return StagedIncrement(
         folder=staged.path,
         examples=tuple(photo.path for photo in examples),
@@ -316,6 +319,13 @@ def _keeper(task: _Task, should_stop: Callable[[], bool]) -> Callable[[TrainingS
             )
 
     return keep
+
+
+def _check_prediction(plan: PlanReport, memory: MemoryReport) -> tuple[str, ...]:
+    excess = memory.peak_rss_bytes - plan.predicted_peak_rss_bytes
+    if excess <= _UNPREDICTED * plan.predicted_peak_rss_bytes:
+        return ()
+    return (f"the plan was exceeded by {excess / 2**20:.0f} MiB of memory",)
 
 
 def _estimate(task: _Task, statistics: ClassStatistics) -> tuple[float, float]:

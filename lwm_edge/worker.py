@@ -107,7 +107,9 @@ def add_classes(
         if not isolate:
             from .increment import learn_classes
 
-            return commit_increment(home, learn_classes(home, photos, config, on_progress))
+            staged = learn_classes(home, photos, config, on_progress)
+            on_progress(Progress(phase="commit", done=0, total=1))
+            return commit_increment(home, staged)
         before = home.current()
         job = _Job(home=home.path, photos=photos.absolute(), config=config)
         learnt = _run(job, lock, on_progress)

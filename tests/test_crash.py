@@ -21,8 +21,10 @@ import pytest
 
 from lwm_edge import add_classes, audit, init_home, maintenance, remove_class, storage
 from lwm_edge.demo import BASE_BUNDLE
-from lwm_edge.errors import HomeError, LwmEdgeError
+from lwm_edge.errors import HomeError, LwmEdgeError, StoppedError
 from lwm_edge.home import GENERATION_FILES, RECEIPT, Generation, Home, open_home
+from lwm_edge.increment import learn_classes
+from lwm_edge.reports import ignore_progress
 from tests.conftest import QUICK, PhotoMaker
 from tests.disk_model import Disk, Operation
 from tests.fault_layer import Exploration, Recorder, interruptions, record, standing_in
@@ -197,6 +199,24 @@ def test_add_classes_leaves_the_old_model_or_the_new_one(
     exploration = explore(change, take_lock, rounds=None)
     with capsys.disabled():
         print(published("add-classes", change, exploration))
+
+
+def test_an_increment_that_was_stopped_and_resumed(
+    home: Home, make_photos: PhotoMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = make_photos("Bag")
+
+    def stop_and_resume(root: Path) -> None:
+        asked = iter([True])
+        with Home(root).lock(), pytest.raises(StoppedError):
+            learn_classes(Home(root), photos, QUICK, ignore_progress, lambda: next(asked))
+        add_classes(root, photos, QUICK, isolate=False)
+
+    change = make(home.path, stop_and_resume)
+    assert any("training.safetensors" in part for operation in change.operations for part in operation)
+    exploration = explore(change, take_lock, rounds=1)
+    with capsys.disabled():
+        print(published("stop and resume", change, exploration))
 
 
 def test_every_change_of_a_home_does_the_same_on_disk(
