@@ -97,7 +97,7 @@ def main(
             own = float(attention_distillation_loss(maps[photo : photo + 1], first[photo : photo + 1]))
             draw(axes, pixels, maps[photo], f"M_{step}: {own:.2f}")
         print(f"| {name} | " + " | ".join(f"{distance:.2f}" for distance in distances) + " |", flush=True)
-    figure.savefig(output, dpi=110)
+    figure.savefig(output, dpi=70)
 
 
 if __name__ == "__main__":

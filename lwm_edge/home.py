@@ -212,7 +212,7 @@ class Home:
         return list(folder.iterdir()) if folder.is_dir() else []
 
     def _remove_stale(self) -> None:
-        for name in (CURRENT, TRUST):
+        for name in (CURRENT, TRUST, TRAINING):
             storage.remove(self.path / f".{name}.staged")
         current = self._current_name()
         stale = [path for path in self._generations() if path.name != current]

@@ -19,11 +19,12 @@ from pathlib import Path
 
 import pytest
 
-from lwm_edge import add_classes, audit, init_home, maintenance, remove_class, storage
+from lwm_edge import add_classes, audit, init_home, maintenance, measurement, remove_class, storage
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import HomeError, LwmEdgeError, StoppedError
 from lwm_edge.home import GENERATION_FILES, RECEIPT, Generation, Home, open_home
 from lwm_edge.increment import learn_classes
+from lwm_edge.measurement import Alive
 from lwm_edge.reports import ignore_progress
 from tests.conftest import QUICK, PhotoMaker
 from tests.disk_model import Disk, Operation
@@ -134,6 +135,7 @@ def prepare_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return prepared[key]
 
     monkeypatch.setattr(maintenance, "_prepare", prepare_first)
+    monkeypatch.setattr(measurement, "count_alive", lambda: Alive([], {}))  # which looks at all objects
     monkeypatch.setattr(maintenance, "open_bundle", functools.cache(maintenance.open_bundle))
 
 
