@@ -21,6 +21,13 @@ else:
 CONFIG_FILE = "lwm-edge.toml"
 HOME_VARIABLE = "LWM_EDGE_HOME"
 
+GATE_SETTINGS = (
+    "least_new_accuracy",
+    "least_base_agreement",
+    "least_shipped_accuracy",
+    "most_attention_distance",
+)
+
 RecipeName = Literal["lwm", "lwf-mc", "finetune", "lwm-lda", "lda"]
 Device = Literal["auto", "cpu", "cuda"]
 

@@ -15,7 +15,11 @@ from .training import run_network
 
 @torch.no_grad()
 def measure_drift(
-    student: Network, teacher: Network, photos: PhotoSet, batch_size: int, estimates: tuple[float, float]
+    student: Network,
+    teacher: Network,
+    photos: PhotoSet,
+    batch_size: int,
+    estimates: tuple[float, float] | None,
 ) -> DriftReport:
     """Compares outputs and attention maps of the base classes.
 

@@ -25,7 +25,7 @@ from .home import Home
 from .keys import read_private_key
 from .manifest import Activation, Manifest
 from .measurement import MemoryUse
-from .memory import out_of_memory_explained
+from .memory import out_of_memory_explained, peak_rss_bytes, reset_peak_rss, rss_bytes
 from .network import Network, attention_cells, few_cells_warnings
 from .photo_folders import read_photo_folder, split_held_back
 from .photos import PhotoSet, PixelCache
@@ -42,7 +42,14 @@ from .reports import (
     ignore_progress,
 )
 from .resume import SECONDS_BETWEEN_SAVES, SavedTraining
-from .training import TrainingState, choose_device, pooled_features, predict_labels, train_increment
+from .training import (
+    TrainingState,
+    choose_device,
+    pooled_features,
+    predict_labels,
+    train_increment,
+    trained_parameters,
+)
 from .trust import require_trusted_model
 
 _MUCH_FORGOTTEN = 0.7
@@ -130,6 +137,8 @@ def learn_classes(
     started = time.monotonic()
     with out_of_memory_explained(), MemoryUse.measured() as use:
         task = _set_up(home, folder, config, on_progress)
+        if config.fresh:
+            task.saved.remove()
         training, statistics = _learn(task, on_progress, should_stop)
         on_progress(Progress(phase="evaluate", done=0, total=1))
         parent, lesson, batch_size = task.parent.manifest, task.lesson, task.plan.micro_batch_size
@@ -196,7 +205,9 @@ def _set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: Prog
     if config.sign_with:
         read_private_key(config.sign_with)  # refused before any work, not after it
     on_progress(Progress(phase="photos", done=0, total=1))
+    reset_peak_rss()
     lesson = _read_lesson(folder, parent.manifest, config)
+    decoding_bytes = max(0, peak_rss_bytes() - rss_bytes())
     teacher = parent.network().to(choose_device(config.device))
     teacher.freeze(config.frozen_blocks)
     cells, photos = attention_cells(teacher), len(lesson.to_learn.photos)
@@ -206,20 +217,21 @@ def _set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: Prog
     warnings = _check_attention(cells, parent.manifest, recipe.gamma)
     warnings += _check_classification(classification, parent.manifest.activation)
     student = teacher.student(trains=recipe.trains)
+    if recipe.trains and not trained_parameters(student, recipe):
+        raise ConfigError(f"all blocks are frozen, so {name} has nothing to train; freeze fewer, or take lda")
     student.add_classes(len(lesson.new_classes), torch.Generator().manual_seed(config.seed))
 
     on_progress(Progress(phase="plan", done=0, total=1))
     saved = SavedTraining(home.training, parent.manifest, lesson.to_learn, config)
-    if config.fresh:
-        saved.remove()
-    interrupted = saved.load()
-    if interrupted:
-        plan, state = interrupted
-    else:
-        state = None
+    limit, limit_source = memory_limit(config)
+    plan, state = (None, None) if config.fresh else saved.load() or (None, None)
+    if plan and not _still_fits(plan, config, limit):
+        warnings.append("the plan changed since the interruption, so the result is the same but for rounding")
+        plan = None
+    if plan is None:
         size = home.current().bytes()
-        job = rehearse(parent, student, teacher, recipe, classification, photos, size)
-        plan = make_plan(job, config, *memory_limit(config))
+        job = rehearse(parent, student, teacher, recipe, classification, photos, decoding_bytes, size)
+        plan = make_plan(job, config, limit, limit_source)
     check_disk(home.path, plan)
     lesson.to_learn.cache.limit_bytes = plan.pixel_cache_bytes
     return _Task(
@@ -237,6 +249,12 @@ def _set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: Prog
         state,
         warnings,
     )
+
+
+def _still_fits(plan: PlanReport, config: IncrementConfig, limit: int) -> bool:
+    """Whether a plan that was stored can be followed here and now."""
+    same_size = config.micro_batch_size in (None, plan.micro_batch_size)
+    return same_size and plan.predicted_peak_rss_bytes <= limit
 
 
 def _read_lesson(folder: Path, manifest: Manifest, config: IncrementConfig) -> _Lesson:
@@ -281,18 +299,23 @@ def _learn(
 
     training = None
     if recipe.trains:
-        training = train_increment(
-            student,
-            teacher,
-            photos,
-            task.config,
-            recipe,
-            task.classification,
-            task.plan,
-            on_progress,
-            resume=task.state,
-            after_step=_keeper(task, should_stop),
-        )
+        resume, task.state = task.state, None  # so that the file it is mapped from goes after its use
+        try:
+            training = train_increment(
+                student,
+                teacher,
+                photos,
+                task.config,
+                recipe,
+                task.classification,
+                task.plan,
+                on_progress,
+                resume=resume,
+                after_step=_keeper(task, should_stop),
+            )
+        except GateError:  # it diverged; there is nothing to go on from
+            task.saved.remove()
+            raise
         before, features = features, pooled_features(student, photos, batch_size, on_progress)
         statistics.carry(FeatureMap.fit(before, features), N)
     statistics.learn(features, labels)
@@ -310,6 +333,7 @@ def _keeper(task: _Task, should_stop: Callable[[], bool]) -> Callable[[TrainingS
         nonlocal last_save
         stop = should_stop()
         if stop or time.monotonic() - last_save > SECONDS_BETWEEN_SAVES:
+            task.teacher.drop_pages()
             task.saved.save(task.plan, state)
             last_save = time.monotonic()
         if stop:
@@ -328,9 +352,11 @@ def _check_prediction(plan: PlanReport, memory: MemoryReport) -> tuple[str, ...]
     return (f"the plan was exceeded by {excess / 2**20:.0f} MiB of memory",)
 
 
-def _estimate(task: _Task, statistics: ClassStatistics) -> tuple[float, float]:
-    """Accuracy on the shipped classes before and now, as the class statistics tell."""
+def _estimate(task: _Task, statistics: ClassStatistics) -> tuple[float, float] | None:
+    """Accuracy on the shipped classes before and now, by the class statistics; None where none is left."""
     shipped = task.parent.manifest.shipped_classes
+    if not shipped:
+        return None
     before = ClassStatistics.from_arrays(task.parent.arrays(MEANS, COVARIANCE, PHOTOS))
     pairs = ((before, task.teacher), (statistics, task.student))
     estimates = []
@@ -347,7 +373,7 @@ def _pass_gate(config: IncrementConfig, accuracy: EvaluationReport, drift: Drift
         ("agreement on base classes", drift.base_agreement, config.least_base_agreement, "least", 1),
         (
             "estimated accuracy on shipped classes",
-            drift.estimated_shipped_accuracy[1],
+            drift.estimated_shipped_accuracy and drift.estimated_shipped_accuracy[1],
             config.least_shipped_accuracy,
             "least",
             1,
@@ -357,15 +383,16 @@ def _pass_gate(config: IncrementConfig, accuracy: EvaluationReport, drift: Drift
     problems = [
         f"{what} is {value:.3f}, and must be at {bound} {limit:.3f}"
         for what, value, limit, bound, sign in figures
-        if limit is not None and sign * value < sign * limit
+        if limit is not None and value is not None and not sign * value >= sign * limit
     ]
     if problems and not config.force:
         raise GateError(
-            "the new model is not good enough, so the old one stays: give more or clearer photos, or --force",
+            "the new model is not good enough, so the old one stays: give more or clearer photos (--fresh), "
+            "or --force",
             problems,
         )
     warnings = [f"forced through the gate: {problem}" for problem in problems]
-    before, now = drift.estimated_shipped_accuracy
+    before, now = drift.estimated_shipped_accuracy or (0.0, 0.0)
     if now < _MUCH_FORGOTTEN * before:
         warnings.append(
             f"the model is estimated to be right on {now:.0%} of the shipped classes' photos, from "

@@ -110,7 +110,17 @@ def _cgroup_headroom() -> Iterator[int]:
     """Limit less use of every memory cgroup that this process is in, version 1 or 2."""
     for limit, use in _cgroup_files():
         with suppress(OSError, ValueError):  # "max" is no number, and no limit
-            yield max(0, int(limit.read_text()) - int(use.read_text()))
+            yield max(0, int(limit.read_text()) - int(use.read_text()) + _reclaimable(limit.parent))
+
+
+def _reclaimable(cgroup: Path) -> int:
+    """File pages that count as used, and that the kernel drops when memory is short."""
+    with suppress(OSError):
+        text = (cgroup / "memory.stat").read_text()
+        found = re.search(r"^total_inactive_file (\d+)", text, re.MULTILINE)
+        found = found or re.search(r"^inactive_file (\d+)", text, re.MULTILINE)
+        return int(found[1]) if found else 0
+    return 0
 
 
 def _cgroup_files() -> Iterator[tuple[Path, Path]]:

@@ -80,7 +80,10 @@ class Network(nn.Module):
     def after_stem(self, activations: Tensor) -> tuple[Tensor, Tensor]:
         """`stem`'s result through the rest of the network: features and logits as `forward` gives them."""
         recompute = self.recompute and torch.is_grad_enabled()
-        for block in self.blocks()[self.frozen_blocks :]:
+        blocks = self.blocks()[self.frozen_blocks :]
+        if blocks and not any(True for _ in blocks[0].parameters()):
+            activations = activations.clone()  # it may work in place, and the other network has them too
+        for block in blocks:
             if recompute and any(True for _ in block.parameters()):  # a bare activation may work in place
                 activations = checkpoint(block, activations, use_reentrant=False)
             else:

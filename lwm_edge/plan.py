@@ -40,6 +40,7 @@ class Job:
         features: d of the network.
         trained_bytes: Of the parameters that train; 0 where none do.
         activation_bytes: What one image surely leaves in memory between forward and backward pass.
+        decoding_bytes: What reading a photo takes besides.
         bundle_bytes: Length of the bundle.
         generation_bytes: Of all files of the model in the home.
     """
@@ -50,6 +51,7 @@ class Job:
     features: int
     trained_bytes: int
     activation_bytes: int
+    decoding_bytes: int
     bundle_bytes: int
     generation_bytes: int
 
@@ -82,8 +84,8 @@ def make_plan(job: Job, config: IncrementConfig, limit: int, limit_source: str) 
     keeping_fits = needed + job.activation_bytes <= limit
     ways = (False, True) if job.trained_bytes and keeping_fits else (not keeping_fits,)
     for recompute in ways:
-        probe = _measure(job, recompute)
-        batches = (1 + _PREFETCH) * config.batch_size * job.photo_bytes
+        probe = _measure(job, recompute, limit)
+        batches = (1 + _PREFETCH) * config.batch_size * job.photo_bytes + job.decoding_bytes
         one = max(probe.peak_bytes + batches, rss_bytes() + _writing_bytes(job))
         for micro_batch_size in _micro_batch_sizes(config):
             peak = int(_MARGIN * (one + (micro_batch_size - 1) * probe.bytes_an_image))
@@ -123,21 +125,36 @@ def _micro_batch_sizes(config: IncrementConfig) -> Iterator[int]:
         yield size
 
 
-def _measure(job: Job, recompute: bool) -> _Probe:
-    job.step(1, recompute)  # the first one also loads libraries
-    peaks, seconds = {}, []
-    for images in (1, _SEVERAL, _SEVERAL):
-        reset_peak_rss()
-        started = time.monotonic()
-        job.step(images, recompute)
-        seconds.append((time.monotonic() - started) / images)
-        peaks[images] = peak_rss_bytes()
-    return _Probe(peaks[1], max(peaks[_SEVERAL] - peaks[1], 0) // (_SEVERAL - 1), min(seconds))
+def _measure(job: Job, recompute: bool, limit: int) -> _Probe:
+    """Tries one image, and several where the limit surely has room for them."""
+    _try(job, 1, recompute)  # the first one also loads libraries
+    peak, seconds = _try(job, 1, recompute)
+    if peak + _SEVERAL * job.activation_bytes > limit:
+        an_image = job.activation_bytes
+    else:
+        _try(job, _SEVERAL, recompute)
+        peak_of_several, seconds_of_several = _try(job, _SEVERAL, recompute)
+        an_image = max(peak_of_several - peak, 0) // (_SEVERAL - 1)
+        seconds = min(seconds, seconds_of_several)
+    reset_peak_rss()  # what was tried is not what the increment takes
+    return _Probe(peak, an_image, seconds)
+
+
+def _try(job: Job, images: int, recompute: bool) -> tuple[int, float]:
+    """Peak memory of a step, and its seconds an image."""
+    reset_peak_rss()
+    started = time.monotonic()
+    job.step(images, recompute)
+    return peak_rss_bytes(), (time.monotonic() - started) / images
 
 
 def _writing_bytes(job: Job) -> int:
-    """Solving the head, and the bundle's content twice more where it is written."""
-    return 2 * job.bundle_bytes + 6 * job.features**2 * _FLOAT64_BYTES
+    """Solving the head, and what is written: the bundle's content twice more, or the checkpoint's.
+
+    A checkpoint is what trains and its momentum, which is there already, and both twice more.
+    """
+    bundle = 2 * job.bundle_bytes + 6 * job.features**2 * _FLOAT64_BYTES
+    return max(bundle, 5 * job.trained_bytes)
 
 
 def _seconds(job: Job, config: IncrementConfig, probe: _Probe) -> float:

@@ -25,6 +25,7 @@ def rehearse(
     recipe: Recipe,
     classification: Activation,
     photos: int,
+    decoding_bytes: int,
     generation_bytes: int,
 ) -> Job:
     """An increment as the plan sees it.
@@ -36,6 +37,7 @@ def rehearse(
         recipe: beta, gamma, what trains.
         classification: Kind of L_C.
         photos: How many to learn from.
+        decoding_bytes: What reading a photo takes.
         generation_bytes: Of all files of the model in the home.
     """
     m = parent.manifest
@@ -44,6 +46,7 @@ def rehearse(
     def step(images: int, recompute: bool) -> None:
         student.recompute = recompute
         try_step(student, teacher, images, recipe, classification)
+        teacher.drop_pages()
 
     return Job(
         step=step,
@@ -52,6 +55,7 @@ def rehearse(
         features=student.head.in_features,
         trained_bytes=sum(parameter.numel() * parameter.element_size() for parameter in trained),
         activation_bytes=saved_activation_bytes(student) if recipe.trains else 0,
+        decoding_bytes=decoding_bytes,
         bundle_bytes=m.bundle_bytes,
         generation_bytes=generation_bytes,
     )

@@ -121,14 +121,14 @@ class DriftReport(Report):
         probability_change: Mean absolute change of the base classes' sigmoid outputs.
         attention_distance: Mean L1 distance of the normalised attention maps (L_AD).
         estimated_shipped_accuracy: Share of features, drawn from the class statistics of the shipped classes,
-            that the model gets right; before, and now. An estimate: where the backbone moved, the statistics
-            were carried along.
+            that the model gets right; before, and now; None where none is left. An estimate: where the
+            backbone moved, the statistics were carried along.
     """
 
     base_agreement: float
     probability_change: float
     attention_distance: float
-    estimated_shipped_accuracy: tuple[float, float]
+    estimated_shipped_accuracy: tuple[float, float] | None
 
 
 class Confusion(Report):

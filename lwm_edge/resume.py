@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from . import storage
-from .config import IncrementConfig
+from .config import GATE_SETTINGS, IncrementConfig
 from .errors import ConfigError
 from .manifest import Manifest
 from .photos import PhotoSet
@@ -25,13 +25,8 @@ from .training import TrainingState
 
 SECONDS_BETWEEN_SAVES = 60.0
 _HEADER, _HEADER_BYTES = "header", 4096
-_NOT_OF_THE_JOB = {
-    "max_memory",
-    "micro_batch_size",
-    "force",
-    "fresh",
-    "sign_with",
-}  # nothing learnt depends on them
+# Settings that nothing learnt depends on.
+_NOT_OF_THE_JOB = {"max_memory", "micro_batch_size", "force", "fresh", "sign_with", *GATE_SETTINGS}
 
 
 class _Header(BaseModel):

@@ -150,6 +150,7 @@ def train_increment(
     if resume:
         done, loss_sums = resume.step, np.array(resume.loss_sums)
         optimizer.restore(resume.tensors)
+        resume = None
     started = time.monotonic()
 
     for batch in loaded_batches(photos, config, plan.prefetch, start=done):

@@ -1,8 +1,8 @@
 """`add_classes`: an increment in processes of its own, one that learns and one that exports and commits.
 
 The embedding app gets its memory back, and survives should the system kill the training for memory; torch and
-ONNX Runtime are never in memory together. The job goes in on the command line; progress, result or error come
-back as JSON lines. Both inherit the home's lock, so it lives as long as any of the three, and both end when
+ONNX Runtime are never in memory together. The job goes in as a line of JSON; progress, result or error come
+back so too. Both inherit the home's lock, so it lives as long as any of the three, and both end when
 this one does: the learning at its next step, with what it learnt saved.
 """
 
@@ -143,10 +143,10 @@ def plan_increment(
 
 def _run(job: _Job, lock: int, on_progress: ProgressCallback) -> _Message:
     """Runs a job in a process of its own, and returns its last message."""
-    command = [sys.executable, "-c", _START, job.model_dump_json()]
+    command = [sys.executable, "-c", _START]
     with subprocess.Popen(
         command,
-        stdin=subprocess.PIPE,  # closed when this process ends, in whatever way
+        stdin=subprocess.PIPE,  # the job; closed when this process ends, in whatever way
         stdout=subprocess.PIPE,
         pass_fds=(lock,),
         env={**PASSIVE_THREADS, **os.environ},
@@ -154,6 +154,9 @@ def _run(job: _Job, lock: int, on_progress: ProgressCallback) -> _Message:
         encoding="utf-8",
     ) as process:
         try:
+            assert process.stdin is not None
+            process.stdin.write(job.model_dump_json() + "\n")
+            process.stdin.flush()
             for message in _messages(process):
                 if message.progress:
                     on_progress(message.progress)
@@ -192,15 +195,36 @@ def _revive(failure: _Failure) -> LwmEdgeError:
 def _failure(error: Exception) -> _Failure:
     known = error if isinstance(error, LwmEdgeError) else errors.unexpected(error)
     text = "".join(traceback.format_exception(error))
-    return _Failure(kind=type(known).__name__, message=known.message, problems=known.problems, traceback=text)
+    return _Failure(
+        kind=type(known).__name__,
+        message=_sendable(known.message),
+        problems=tuple(_sendable(problem) for problem in known.problems),
+        traceback=_sendable(text),
+    )
+
+
+def _sendable(text: str) -> str:
+    """Text without what UTF-8 cannot say: names of files need not be UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _read_line(descriptor: int) -> bytes:
+    """Reads up to the first line's end, and nothing beyond what comes with it."""
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = os.read(descriptor, 65_536)
+        if not piece:
+            break
+        line += piece
+    return line
 
 
 def main() -> None:
-    """The worker process: its one argument is the job."""
+    """The worker process: the job is the first line of its input."""
     replies = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(2 if sys.stderr else null, 1)  # what a vendor's module prints is no reply
-    job = _Job.model_validate_json(sys.argv[1])
+    job = _Job.model_validate_json(_read_line(0))
     try:
         _send(replies, _do(job, replies))
     except Exception as error:
@@ -234,7 +258,8 @@ def _stop_request() -> threading.Event:
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 4096):  # not through sys.stdin, whose lock must be free when the process ends
+            pass
         stop.set()
 
     threading.Thread(target=watch, daemon=True).start()

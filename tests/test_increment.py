@@ -391,3 +391,36 @@ def test_what_became_of_the_shipped_classes_is_estimated(home: Home, make_photos
     true = evaluate(home, DEMO_DATA / "test" / "base").accuracy
     assert before > 0.9 and abs(now - true) < 0.15 and now < 0.7
     assert any("estimated to be right" in line for line in report.warnings)
+
+
+def test_long_jobs_and_names_that_are_not_utf_8_reach_the_worker(home: Home, tmp_path: Path) -> None:
+    with pytest.raises(PhotosError, match="does not exist"):
+        add_classes(home, tmp_path / os.fsdecode(b"no\xff"), QUICK)
+    for number, source in enumerate(sorted((DEMO_DATA / "train").glob("*/*"))[:8]):
+        folder = tmp_path / "new_photos" / f"class {number}"
+        folder.mkdir(parents=True)
+        for photo in sorted(source.iterdir())[:6]:
+            shutil.copy(photo, folder)
+        for bad in range(20):
+            (folder / os.fsdecode(b"%02d" % bad + b"\xff" * 240 + b".png")).write_bytes(b"no image")
+    report = add_classes(home, tmp_path / "new_photos", QUICK.model_copy(update={"recipe": "lda"}))
+    assert len(report.new_classes) == 8 and len(report.model_dump_json()) > 131_072  # a command line's most
+
+
+def test_without_shipped_classes_nothing_is_estimated(home: Home, make_photos: PhotoMaker) -> None:
+    _add(home, make_photos("Shirt"), QUICK.model_copy(update={"recipe": "lda"}))
+    for name in home.open_bundle().manifest.class_names[:-1]:
+        remove_class(home, name, shipped=True)
+    photos = make_photos("Bag", folder="others")
+    gate = {"recipe": "lda", "least_shipped_accuracy": 0.9}
+    assert _add(home, photos, QUICK.model_copy(update=gate)).drift.estimated_shipped_accuracy is None
+
+
+@pytest.mark.parametrize("recipe", ["lwm-lda"])
+def test_nothing_left_to_train_is_a_setting_that_cannot_be(
+    home: Home, make_photos: PhotoMaker, recipe: str
+) -> None:
+    blocks = len(home.open_bundle().network().blocks())
+    config = QUICK.model_copy(update={"recipe": recipe, "frozen_blocks": blocks})
+    with pytest.raises(ConfigError, match="nothing to train"):
+        _add(home, make_photos("Shirt"), config)

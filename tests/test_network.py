@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib import metadata
 
 import pytest
@@ -8,6 +10,8 @@ from torch import nn
 
 from lwm_edge import Architecture, Preprocessing
 from lwm_edge.architectures import architecture_names, find_architecture
+from lwm_edge.bundle import open_bundle
+from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import ArchitectureError
 from lwm_edge.export import generated_images
 from lwm_edge.network import Network, check_surgery, empty_network, load_tensors, take_apart
@@ -138,3 +142,34 @@ def test_missing_parts_are_all_named() -> None:
     with pytest.raises(ArchitectureError) as caught:
         take_apart(VendorNet(), wrong, "wrong")
     assert len(caught.value.problems) == 2
+
+
+def test_a_bare_activation_behind_the_frozen_blocks_leaves_the_others_input_alone() -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.5, inplace=True), nn.Conv2d(4, 4, 3))
+    teacher = Network(backbone, nn.Linear(4, 3), 2, PREPROCESSING).eval()
+    teacher.freeze(1)
+    student = teacher.student(trains=True)
+    images = torch.from_numpy(generated_images(64)[:2])
+    shared = student.stem(images)
+    student.after_stem(shared)
+    torch.testing.assert_close(teacher.after_stem(shared)[1], teacher(images)[1])
+
+
+def test_dropped_pages_are_read_again() -> None:
+    network = open_bundle(BASE_BUNDLE).network()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    network.drop_pages()
+    assert network.mapped and all(torch.equal(before[n], t) for n, t in network.state_dict().items())
+
+
+def test_building_a_network_does_not_load_the_compiler() -> None:
+    program = (
+        "import sys\n"
+        "from lwm_edge.manifest import Preprocessing\n"
+        "from lwm_edge.network import empty_network\n"
+        "p = Preprocessing(image_size=64, resize_size=64, mean=(0, 0, 0), std=(1, 1, 1))\n"
+        "for name in ('resnet18', 'mobilenet_v2', 'efficientnet_b0', 'small_resnet20'):\n"
+        "    empty_network(name, 3, 5, p)\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

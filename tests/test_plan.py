@@ -34,6 +34,7 @@ class _Machine:
             features=8,
             trained_bytes=MIB,
             activation_bytes=self.cost[False],
+            decoding_bytes=0,
             bundle_bytes=2 * MIB,
             generation_bytes=3 * MIB,
         )
@@ -44,7 +45,7 @@ class _Machine:
 
 @pytest.mark.parametrize(
     ("limit", "micro_batch_size", "recompute"),
-    [(1000, 32, False), (310, 16, False), (150, 2, False), (140, 1, False), (136, 2, True), (131, 1, True)],
+    [(1000, 32, False), (310, 16, False), (150, 2, False), (140, 1, False), (136, 1, True), (131, 1, True)],
 )
 def test_the_largest_micro_batch_that_fits(
     monkeypatch: pytest.MonkeyPatch, limit: int, micro_batch_size: int, recompute: bool
@@ -67,6 +68,20 @@ def test_a_limit_that_is_too_small_names_one_that_would_do(
     named = int(caught.value.message.split("--max-memory ")[1].split("MiB")[0])
     if limit > 104:  # after a step was tried; before, it is an estimate
         assert make_plan(machine.job, IncrementConfig(), named * MIB, "as set").micro_batch_size == 1
+
+
+def test_planning_tries_no_more_images_than_the_limit_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, tried = _Machine(monkeypatch), []
+
+    def step(images: int, recompute: bool) -> None:
+        tried.append(images)
+        machine.job.step(images, recompute)
+
+    job = Job(**{**vars(machine.job), "step": step})
+    assert make_plan(job, IncrementConfig(), 140 * MIB, "as set").micro_batch_size == 1
+    assert set(tried) == {1}
+    make_plan(job, IncrementConfig(), 1000 * MIB, "as set")
+    assert set(tried) == {1, 4}
 
 
 def test_a_step_that_would_break_the_limit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:

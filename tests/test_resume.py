@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lwm_edge import add_classes, audit
-from lwm_edge.errors import ConfigError, LwmEdgeError, StoppedError
+from lwm_edge import add_classes, audit, plan_increment
+from lwm_edge.errors import ConfigError, GateError, LwmEdgeError, ResourceError, StoppedError
 from lwm_edge.home import Home, open_home
 from lwm_edge.increment import learn_classes
 from lwm_edge.reports import Progress, ignore_progress
@@ -73,6 +73,44 @@ def test_other_photos_or_settings_are_refused(home: Home, make_photos: PhotoMake
     seen: list[Progress] = []
     add_classes(home, photos, fresh, on_progress=seen.append, isolate=False)
     assert next(p.done for p in seen if p.phase == "train") == 1
+
+
+def test_a_lower_limit_makes_another_plan(home: Home, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Bag", "Shirt")
+    _stop_after(home, photos, 2)
+    seen: list[Progress] = []
+    smaller = THREE_EPOCHS.model_copy(update={"micro_batch_size": 2})
+    report = add_classes(home, photos, smaller, on_progress=seen.append, isolate=False)
+    assert report.plan.micro_batch_size == 2 and any("but for rounding" in line for line in report.warnings)
+    assert next(p.done for p in seen if p.phase == "train") == 3
+
+
+def test_only_learning_afresh_forgets(home: Home, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Bag", "Shirt")
+    _stop_after(home, photos, 2)
+    fresh = THREE_EPOCHS.model_copy(update={"fresh": True})
+    plan_increment(home, photos, fresh)
+    with pytest.raises(ResourceError):
+        add_classes(home, photos, fresh.model_copy(update={"max_memory": 2**20}), isolate=False)
+    assert home.training.exists()
+
+
+def test_a_training_that_diverged_is_not_gone_on_with(home: Home, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Bag", "Shirt")
+    wild = THREE_EPOCHS.model_copy(update={"learning_rate": 1e6, "max_gradient_norm": 1e30})
+    with home.lock(), pytest.raises(StoppedError):
+        learn_classes(home, photos, wild, ignore_progress, lambda: True)
+    with pytest.raises(GateError):
+        add_classes(home, photos, wild, isolate=False)
+    assert not home.training.exists()
+
+
+def test_a_torn_save_is_cleared(home: Home) -> None:
+    torn = home.training.with_name(f".{home.training.name}.staged")
+    torn.write_bytes(b"torn")
+    with home.lock():
+        pass
+    assert not torn.exists() and audit(home).passed
 
 
 @pytest.mark.parametrize("content", [b"", b"no safetensors", b"\xff" * 100_000])
