@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-LINKS_KEPT = 16
+LINKS_KEPT = 8  # the longest ones fit into a manifest beside the longest ledger
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -81,7 +81,7 @@ class Custody(Record):
     Attributes:
         base: The shipped base; None where the record was begun after the first change.
         base_signature: By the vendor.
-        links: The latest 16 changes, oldest first.
+        links: The latest 8 changes, oldest first.
         dropped_links: How many older ones were forgotten.
     """
 

@@ -38,11 +38,12 @@ def _changed_manifest(bundle: Bundle, **update: object) -> NDArray[Any]:
 
 
 def test_what_is_saved_is_what_is_opened(bundle: Bundle, tmp_path: Path) -> None:
-    saved = save_bundle(tmp_path / "again.lwm", bundle.arrays(), bundle.manifest)
-    again = open_bundle(saved.path)
-    assert again.manifest == bundle.manifest
-    assert same_tensors(again.arrays(), bundle.arrays())
-    assert saved.path.read_bytes() == bundle.path.read_bytes()
+    saved = save_bundle(tmp_path / "saved.lwm", bundle.arrays(), bundle.manifest)
+    opened = open_bundle(saved.path)
+    assert opened.manifest == bundle.manifest
+    assert same_tensors(opened.arrays(), bundle.arrays())
+    again = save_bundle(tmp_path / "again.lwm", opened.arrays(), opened.manifest)
+    assert again.path.read_bytes() == saved.path.read_bytes()
 
 
 def test_the_network_computes_from_the_mapped_file(bundle: Bundle) -> None:
