@@ -15,6 +15,7 @@ syncs it, switches the link, and removes the old one.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -215,6 +216,8 @@ class Home:
         for name in (CURRENT, TRUST, TRAINING):
             storage.remove(self.path / f".{name}.staged")
         current = self._current_name()
+        if current is None and os.path.lexists(self.path / CURRENT):  # not ours: which to keep cannot be told
+            return
         stale = [path for path in self._generations() if path.name != current]
         if current is None:  # a complete model may be the one that the link was lost of
             stale = [path for path in stale if not Generation(path).is_complete()]

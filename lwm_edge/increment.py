@@ -332,14 +332,14 @@ def _keeper(task: _Task, should_stop: Callable[[], bool]) -> Callable[[TrainingS
     def keep(state: TrainingState) -> None:
         nonlocal last_save
         stop = should_stop()
-        if stop or time.monotonic() - last_save > SECONDS_BETWEEN_SAVES:
+        if task.plan.checkpoints and (stop or time.monotonic() - last_save > SECONDS_BETWEEN_SAVES):
             task.teacher.drop_pages()
             task.saved.save(task.plan, state)
             last_save = time.monotonic()
         if stop:
             raise StoppedError(
-                f"stopped after step {state.step} of training; the model is unchanged: the same command goes "
-                "on from there, and --fresh starts over"
+                f"stopped after step {state.step} of training; the model is unchanged: the same command "
+                + ("goes on from there, and --fresh starts over" if task.plan.checkpoints else "starts over")
             )
 
     return keep

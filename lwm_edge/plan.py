@@ -90,16 +90,20 @@ def make_plan(job: Job, config: IncrementConfig, limit: int, limit_source: str) 
         for micro_batch_size in _micro_batch_sizes(config):
             peak = int(_MARGIN * (one + (micro_batch_size - 1) * probe.bytes_an_image))
             if peak <= limit:
-                cache = min(job.photos * job.photo_bytes, int(_SHARE_FOR_CACHE * (limit - peak)))
+                saving = _saving_bytes(job)
+                checkpoints = saving <= limit
+                highest = max(peak, saving) if checkpoints else peak
+                cache = min(job.photos * job.photo_bytes, int(_SHARE_FOR_CACHE * (limit - highest)))
                 return PlanReport(
                     micro_batch_size=micro_batch_size,
                     micro_batches_an_update=-(-config.batch_size // micro_batch_size),
                     prefetch=_PREFETCH,
                     recompute=recompute,
+                    checkpoints=checkpoints,
                     pixel_cache_bytes=cache,
                     limit_bytes=limit,
                     limit_source=limit_source,
-                    predicted_peak_rss_bytes=peak + cache,
+                    predicted_peak_rss_bytes=highest + cache,
                     smallest_limit_bytes=int(_MARGIN * one),
                     predicted_seconds=_seconds(job, config, probe),
                     disk_bytes=2 * job.generation_bytes + 4 * job.trained_bytes,
@@ -149,12 +153,13 @@ def _try(job: Job, images: int, recompute: bool) -> tuple[int, float]:
 
 
 def _writing_bytes(job: Job) -> int:
-    """Solving the head, and what is written: the bundle's content twice more, or the checkpoint's.
+    """Solving the head, and the bundle's content twice more where it is written."""
+    return 2 * job.bundle_bytes + 6 * job.features**2 * _FLOAT64_BYTES
 
-    A checkpoint is what trains and its momentum, which is there already, and both twice more.
-    """
-    bundle = 2 * job.bundle_bytes + 6 * job.features**2 * _FLOAT64_BYTES
-    return max(bundle, 5 * job.trained_bytes)
+
+def _saving_bytes(job: Job) -> int:
+    """What writing a checkpoint takes: the momentum of what trains, and both of them twice more."""
+    return int(_MARGIN * (rss_bytes() + 5 * job.trained_bytes))
 
 
 def _seconds(job: Job, config: IncrementConfig, probe: _Probe) -> float:

@@ -69,6 +69,7 @@ class PlanReport(Report):
         micro_batches_an_update: How many of them make one optimiser update.
         prefetch: Batches read ahead.
         recompute: Whether trained blocks are computed again in the backward pass, to save memory.
+        checkpoints: Whether the limit has room to save the training; otherwise, interrupted, it starts over.
         pixel_cache_bytes: Prepared photos kept in memory.
         limit_bytes: Most memory that the training process may take.
         limit_source: Where that comes from.
@@ -82,6 +83,7 @@ class PlanReport(Report):
     micro_batches_an_update: int
     prefetch: int
     recompute: bool
+    checkpoints: bool
     pixel_cache_bytes: int
     limit_bytes: int
     limit_source: str

@@ -28,6 +28,7 @@ PLAN = PlanReport(
     micro_batches_an_update=1,
     prefetch=1,
     recompute=False,
+    checkpoints=True,
     pixel_cache_bytes=0,
     limit_bytes=2**30,
     limit_source="as set",

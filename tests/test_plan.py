@@ -106,6 +106,14 @@ def test_the_limit_is_half_of_what_is_free_unless_it_is_set(monkeypatch: pytest.
     assert (limit, source) == (600 * MIB, "as set")
 
 
+def test_a_training_is_saved_where_the_limit_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = _Machine(monkeypatch)
+    job = Job(**{**vars(machine.job), "trained_bytes": 9 * MIB})  # saved beside 100 MiB: 5 times that
+    assert not make_plan(job, IncrementConfig(), 151 * MIB, "as set").checkpoints
+    roomy = make_plan(job, IncrementConfig(), 153 * MIB, "as set")
+    assert roomy.checkpoints and 152 * MIB < roomy.predicted_peak_rss_bytes <= 153 * MIB
+
+
 def test_a_full_disk_is_seen_before_training(tmp_path: Path) -> None:
     check_disk(tmp_path, PLAN)
     with pytest.raises(ResourceError, match=r"bytes free.*nothing was trained"):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lwm_edge import add_classes, audit, plan_increment
+from lwm_edge import add_classes, audit, plan, plan_increment
 from lwm_edge.errors import ConfigError, GateError, LwmEdgeError, ResourceError, StoppedError
 from lwm_edge.home import Home, open_home
 from lwm_edge.increment import learn_classes
@@ -83,6 +83,15 @@ def test_a_lower_limit_makes_another_plan(home: Home, make_photos: PhotoMaker) -
     report = add_classes(home, photos, smaller, on_progress=seen.append, isolate=False)
     assert report.plan.micro_batch_size == 2 and any("but for rounding" in line for line in report.warnings)
     assert next(p.done for p in seen if p.phase == "train") == 3
+
+
+def test_without_room_to_save_it_starts_over(
+    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "_saving_bytes", lambda job: 2**60)
+    with home.lock(), pytest.raises(StoppedError, match=r"starts over$"):
+        learn_classes(home, make_photos("Bag"), THREE_EPOCHS, ignore_progress, lambda: True)
+    assert not home.training.exists()
 
 
 def test_only_learning_afresh_forgets(home: Home, make_photos: PhotoMaker) -> None:
