@@ -193,7 +193,7 @@ def missing_or_changed(generation: Generation, bundle: Bundle) -> dict[str, str]
     checks: dict[Path, tuple[str, Callable[[bytes], bool]]] = {
         generation.onnx: (
             "is not what the bundle makes: it was changed, or is another's",
-            _is_onnx_of(bundle),
+            is_onnx_of(bundle),
         ),
         generation.labels: (
             "does not list the bundle's classes: it was changed",
@@ -213,7 +213,8 @@ def missing_or_changed(generation: Generation, bundle: Bundle) -> dict[str, str]
     return wrong
 
 
-def _is_onnx_of(bundle: Bundle) -> Callable[[bytes], bool]:
+def is_onnx_of(bundle: Bundle) -> Callable[[bytes], bool]:
+    """Tells whether a file's content is the classifier that the bundle makes."""
     arrays = bundle.arrays()
     try:
         expected = fill_graph(arrays[ONNX_GRAPH].tobytes(), arrays, bundle.manifest)

@@ -169,9 +169,8 @@ class Home:
         Args:
             write: Puts all files into the new, still hidden generation.
         """
-        generation = Generation(self.path / GENERATIONS / self._next_name())
+        generation = self.stage()
         try:
-            storage.make_folder(generation.path)
             write(generation)
         except BaseException:
             with suppress(LwmEdgeError):  # what went wrong first is what counts
@@ -182,8 +181,14 @@ class Home:
 
     def stage(self) -> Generation:
         """Makes the next, still hidden generation; call it under `lock`."""
-        generation = Generation(self.path / GENERATIONS / self._next_name())
-        storage.make_folder(generation.path)
+        number = max((int(p.name) for p in self._generations() if p.name.isdecimal()), default=-1) + 1
+        generation = Generation(self.path / GENERATIONS / f"{number:08d}")
+        try:
+            storage.make_folder(generation.path)
+        except BaseException:
+            with suppress(LwmEdgeError):  # what went wrong first is what counts
+                storage.remove(generation.path)
+            raise
         return generation
 
     def publish(self, generation: Generation) -> None:
@@ -192,10 +197,6 @@ class Home:
         with suppress(LwmEdgeError):  # committed; the next writer clears what stays
             storage.remove(self.training)
             self._remove_stale()
-
-    def _next_name(self) -> str:
-        number = max((int(p.name) for p in self._generations() if p.name.isdecimal()), default=-1) + 1
-        return f"{number:08d}"
 
     def _link_name(self) -> str | None:
         """Name of the folder that the link points at; None where the link is missing or not ours."""

@@ -25,7 +25,7 @@ from .home import Home
 from .keys import read_private_key
 from .manifest import Activation, Manifest
 from .measurement import MemoryUse
-from .memory import out_of_memory_explained, peak_rss_bytes, reset_peak_rss, rss_bytes
+from .memory import drop_mapped_pages, out_of_memory_explained, peak_rss_bytes, reset_peak_rss, rss_bytes
 from .network import Network, attention_cells, few_cells_warnings
 from .photo_folders import read_photo_folder, split_held_back
 from .photos import PhotoSet, PixelCache
@@ -235,19 +235,19 @@ def _set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: Prog
     check_disk(home.path, plan)
     lesson.to_learn.cache.limit_bytes = plan.pixel_cache_bytes
     return _Task(
-        parent,
-        lesson,
-        config,
-        teacher,
-        student,
-        name,
-        reason,
-        recipe,
-        classification,
-        plan,
-        saved,
-        state,
-        warnings,
+        parent=parent,
+        lesson=lesson,
+        config=config,
+        teacher=teacher,
+        student=student,
+        name=name,
+        reason=reason,
+        recipe=recipe,
+        classification=classification,
+        plan=plan,
+        saved=saved,
+        state=state,
+        warnings=warnings,
     )
 
 
@@ -333,7 +333,7 @@ def _keeper(task: _Task, should_stop: Callable[[], bool]) -> Callable[[TrainingS
         nonlocal last_save
         stop = should_stop()
         if task.plan.checkpoints and (stop or time.monotonic() - last_save > SECONDS_BETWEEN_SAVES):
-            task.teacher.drop_pages()
+            drop_mapped_pages(task.teacher.mapped)
             task.saved.save(task.plan, state)
             last_save = time.monotonic()
         if stop:

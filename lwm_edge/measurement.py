@@ -72,7 +72,11 @@ class MemoryUse:
         )
 
     def _how(self, cgroup: str) -> dict[str, str]:
-        since = "reset at the start" if self._reset else "since the process began: it could not be reset"
+        since = (
+            "reset at the start and again after planning"
+            if self._reset
+            else "since the process began: it could not be reset"
+        )
         sampled = f"largest of samples every {1000 * SAMPLING_SECONDS:.0f} ms"
         return {
             "peak_rss_bytes": f"the kernel's high-water mark (VmHWM), {since}",

@@ -7,14 +7,18 @@ import mmap
 import re
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 from .errors import ResourceError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _STATUS = Path("/proc/self/status")
 _CGROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -162,15 +166,20 @@ def bound_allocator() -> bool:
     return all(taken)
 
 
-def drop_mapped_pages(address: int, length: int) -> None:
-    """Gives back the whole pages of a file mapping, until they are read again; nothing was written there.
+def drop_mapped_pages(tensors: Iterable[Tensor]) -> None:
+    """Gives back the whole pages of tensors mapped from a file, until they are read again.
 
-    The file's content stays in the kernel's cache, outside this process. See madvise(2), MADV_DONTNEED.
+    Only for those that nothing was ever written to: what was written would be lost. The file's content stays
+    in the kernel's cache, outside this process. See madvise(2), MADV_DONTNEED.
     """
-    start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
-    end = (address + length) // mmap.PAGESIZE * mmap.PAGESIZE
-    if end > start and sys.platform == "linux":
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+    if sys.platform != "linux":
+        return
+    madvise = ctypes.CDLL(None).madvise
+    for tensor in tensors:
+        start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if end > start:
+            madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
 
 
 @contextmanager

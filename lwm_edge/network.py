@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 from .architectures import Architecture, find_architecture
 from .errors import ArchitectureError, ConfigError
 from .manifest import Preprocessing
-from .memory import drop_mapped_pages
 
 _SURGERY_TOLERANCE = 1e-4
 _PROBE_SIZE = 64
@@ -37,7 +36,7 @@ class Network(nn.Module):
 
     Attributes:
         frozen_blocks: How many of the first blocks a teacher and its student share: `stem` runs them.
-        mapped: Tensors that are pages of a file, which nobody writes to; `drop_pages` gives those back.
+        mapped: Tensors that are pages of a file, which nobody writes to.
         recompute: Save memory by computing each trained block again in the backward pass.
     """
 
@@ -119,11 +118,6 @@ class Network(nn.Module):
         if blocks > len(self.blocks()):
             raise ConfigError(f"frozen_blocks is {blocks}, and this network has {len(self.blocks())} blocks")
         self.frozen_blocks = blocks
-
-    def drop_pages(self) -> None:
-        """Takes the network's file out of resident memory until it is used again."""
-        for tensor in self.mapped:
-            drop_mapped_pages(tensor.data_ptr(), tensor.nbytes)
 
     def student(self, *, trains: bool) -> Network:
         """Another network on the same tensors, with copies of those alone that an increment changes.

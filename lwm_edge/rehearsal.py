@@ -10,6 +10,7 @@ from .batches import Batch
 from .bundle import Bundle
 from .config import Recipe
 from .manifest import Activation
+from .memory import drop_mapped_pages
 from .network import Network
 from .optimizer import Momentum
 from .plan import Job
@@ -46,7 +47,7 @@ def rehearse(
     def step(images: int, recompute: bool) -> None:
         student.recompute = recompute
         try_step(student, teacher, images, recipe, classification)
-        teacher.drop_pages()
+        drop_mapped_pages(teacher.mapped)
 
     return Job(
         step=step,

@@ -24,6 +24,7 @@ from .config import Device, IncrementConfig, Recipe
 from .errors import ConfigError, GateError
 from .losses import attention_distillation_loss, classification_loss, distillation_loss
 from .manifest import Activation
+from .memory import drop_mapped_pages
 from .network import Network
 from .optimizer import Momentum
 from .photos import AS_THEY_ARE, PhotoSet
@@ -216,7 +217,7 @@ def accumulate_gradients(
             gamma=recipe.gamma,
             classification=classification,
         )
-        teacher.drop_pages()  # its part is done; the backward pass needs the room
+        drop_mapped_pages(teacher.mapped)  # its part is done; the backward pass needs the room
         share = len(labels) / len(batch.labels)
         (share * losses.total(recipe.beta, recipe.gamma)).backward()  # type: ignore[no-untyped-call]
         batch_losses += [share * term.item() if term is not None else 0.0 for term in losses]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .bundle import ONNX_GRAPH, Bundle, open_bundle
+from .bundle import Bundle, open_bundle
 from .custody import custody_problems
 from .custody_record import BaseStatement, Custody, Link
-from .errors import BundleError, ExportError, TrustError
-from .export import fill_graph
+from .errors import BundleError, TrustError
+from .generation import is_onnx_of
 from .home import AnyPath, Generation, Home, open_home
 from .keys import read_public_key
 from .manifest import Manifest
@@ -93,13 +93,7 @@ def _onnx_problems(generation: Generation, bundle: Bundle) -> list[str]:
     """The file that apps load is signed by nobody; so it must be what the bundle makes."""
     if not generation.onnx.is_file():
         return [f"{generation.onnx.name} is missing"]
-    arrays = bundle.arrays()
-    try:
-        same = generation.onnx.read_bytes() == fill_graph(
-            arrays[ONNX_GRAPH].tobytes(), arrays, bundle.manifest
-        )
-    except ExportError:
-        same = False
+    same = is_onnx_of(bundle)(generation.onnx.read_bytes())
     return [] if same else [f"{generation.onnx.name} is not what the bundle makes: it was altered"]
 
 

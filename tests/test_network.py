@@ -14,6 +14,7 @@ from lwm_edge.bundle import open_bundle
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import ArchitectureError
 from lwm_edge.export import generated_images
+from lwm_edge.memory import drop_mapped_pages
 from lwm_edge.network import Network, check_surgery, empty_network, load_tensors, take_apart
 
 ARCHITECTURES = (
@@ -158,7 +159,7 @@ def test_a_bare_activation_behind_the_frozen_blocks_leaves_the_others_input_alon
 def test_dropped_pages_are_read_again() -> None:
     network = open_bundle(BASE_BUNDLE).network()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    network.drop_pages()
+    drop_mapped_pages(network.mapped)
     assert network.mapped and all(torch.equal(before[n], t) for n, t in network.state_dict().items())
 
 
