@@ -159,6 +159,9 @@ def plan(report: PlanReport) -> None:
         f"{report.smallest_limit_bytes / mib:.0f} MiB would do",
         "Micro-batch": f"{report.micro_batch_size} images, {report.micro_batches_an_update} an update",
         "Recomputing": "trained blocks, to save memory" if report.recompute else "nothing",
+        "Freed memory": "kept for the next step, which is faster"
+        if report.keeps_freed_memory
+        else "given back at once",
         "Interrupted": "it goes on where it was"
         if report.checkpoints
         else "it starts over: no room to save it",

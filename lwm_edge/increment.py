@@ -25,7 +25,14 @@ from .home import Home
 from .keys import read_private_key
 from .manifest import Activation, Manifest
 from .measurement import MemoryUse
-from .memory import drop_mapped_pages, out_of_memory_explained, peak_rss_bytes, reset_peak_rss, rss_bytes
+from .memory import (
+    drop_mapped_pages,
+    freed_memory_kept,
+    out_of_memory_explained,
+    peak_rss_bytes,
+    reset_peak_rss,
+    rss_bytes,
+)
 from .network import Network, attention_cells, few_cells_warnings
 from .photo_folders import read_photo_folder, split_held_back
 from .photos import PhotoSet, PixelCache
@@ -139,7 +146,8 @@ def learn_classes(
         task = _set_up(home, folder, config, on_progress)
         if config.fresh:
             task.saved.remove()
-        training, statistics = _learn(task, on_progress, should_stop)
+        with freed_memory_kept(task.plan.keeps_freed_memory):
+            training, statistics = _learn(task, on_progress, should_stop)
         on_progress(Progress(phase="evaluate", done=0, total=1))
         parent, lesson, batch_size = task.parent.manifest, task.lesson, task.plan.micro_batch_size
         class_names = (*parent.class_names, *lesson.new_classes)

@@ -1,8 +1,8 @@
 """What an increment will take on this device, before any heat is spent: memory, time and disk.
 
-The peak is measured, not guessed: single training steps of one and two images run once, on grey pictures,
-and what the kernel saw of them is carried on to the micro-batch. Only micro-batch, cache, prefetch and
-whether blocks are computed again follow from the limit; what the photos teach does not.
+The peak is measured, not guessed: training steps of one and four images run once, on grey pictures, and
+what the kernel saw of them is carried on to the micro-batch. Only micro-batch, cache, prefetch and how memory
+is traded for time follow from the limit; what the photos teach does not.
 """
 
 from __future__ import annotations
@@ -26,6 +26,21 @@ _PREFETCH = 1
 _FORWARD_SHARE = 1 / 3  # of a training step's time
 _FLOAT64_BYTES = 8
 _SEVERAL = 4  # images of a step, from which the cost of each further one is seen
+_MARGIN_IF_KEPT = 1.15
+_KEPT_AT_MOST = 2.75  # times what a step takes, where freed memory is kept; up to 2.6 was seen
+_LEAST_BATCHES = 20  # for which it is worth trying that
+
+
+class Way(NamedTuple):
+    """How a step trades memory for time; its result is the same.
+
+    Attributes:
+        recompute: Compute trained blocks again in the backward pass instead of keeping their activations.
+        keeps_freed_memory: Leave freed tensors in the process for the next ones.
+    """
+
+    recompute: bool
+    keeps_freed_memory: bool
 
 
 @dataclass(frozen=True)
@@ -33,8 +48,8 @@ class Job:
     """What is to be planned for.
 
     Attributes:
-        step: Does one step with so many images and leaves nothing behind; the second argument says whether
-            to compute blocks again.
+        step: Does a step with two micro-batches of so many images, and leaves nothing behind; the second one
+            meets the gradients of the first.
         photos: How many to learn from.
         photo_bytes: Of one, prepared.
         features: d of the network.
@@ -45,7 +60,7 @@ class Job:
         generation_bytes: Of all files of the model in the home.
     """
 
-    step: Callable[[int, bool], None]
+    step: Callable[[int, Way], None]
     photos: int
     photo_bytes: int
     features: int
@@ -63,6 +78,20 @@ class _Probe(NamedTuple):
     bytes_an_image: int
     seconds_an_image: float
 
+    def peak_with(self, images: int) -> int:
+        """Peak of a step with so many images at once."""
+        return self.peak_bytes + (images - 1) * self.bytes_an_image
+
+
+class _Choice(NamedTuple):
+    """A way and a micro-batch, with the predicted peak, and seconds an image."""
+
+    way: Way
+    micro_batch_size: int
+    peak_bytes: int
+    probe: _Probe
+    seconds_an_image: float
+
 
 def memory_limit(config: IncrementConfig) -> tuple[int, str]:
     """Most bytes that this process may take, and where that comes from."""
@@ -78,37 +107,71 @@ def make_plan(job: Job, config: IncrementConfig, limit: int, limit_source: str) 
     Raises:
         ResourceError: Not even one image at a time does; says the smallest limit that would.
     """
-    needed = rss_bytes() + max(2 * job.trained_bytes, _writing_bytes(job))
-    if needed > limit:  # refused before a step is tried that would break the limit
+    if (needed := _least_bytes(job)) > limit:  # refused before a step is tried that would break the limit
         raise _too_small(limit, int(_MARGIN**2 * needed))
-    keeping_fits = needed + job.activation_bytes <= limit
-    ways = (False, True) if job.trained_bytes and keeping_fits else (not keeping_fits,)
-    for recompute in ways:
-        probe = _measure(job, recompute, limit)
-        batches = (1 + _PREFETCH) * config.batch_size * job.photo_bytes + job.decoding_bytes
-        one = max(probe.peak_bytes + batches, rss_bytes() + _writing_bytes(job))
+    choice, smallest = _choose(job, config, limit)
+    if choice is None:
+        raise _too_small(limit, smallest)
+    choice = _keep_freed_memory(job, config, limit, choice) or choice
+    saving = _saving_bytes(job)
+    checkpoints = saving <= limit
+    highest = max(choice.peak_bytes, saving) if checkpoints else choice.peak_bytes
+    cache = min(job.photos * job.photo_bytes, int(_SHARE_FOR_CACHE * (limit - highest)))
+    return PlanReport(
+        micro_batch_size=choice.micro_batch_size,
+        micro_batches_an_update=-(-config.batch_size // choice.micro_batch_size),
+        prefetch=_PREFETCH,
+        recompute=choice.way.recompute,
+        keeps_freed_memory=choice.way.keeps_freed_memory,
+        checkpoints=checkpoints,
+        pixel_cache_bytes=cache,
+        limit_bytes=limit,
+        limit_source=limit_source,
+        predicted_peak_rss_bytes=highest + cache,
+        smallest_limit_bytes=smallest,
+        predicted_seconds=_seconds(job, config, choice.seconds_an_image),
+        disk_bytes=2 * job.generation_bytes + 4 * job.trained_bytes,
+    )
+
+
+def _choose(job: Job, config: IncrementConfig, limit: int) -> tuple[_Choice | None, int]:
+    """The first way, and in it the largest micro-batch, that fits; and the smallest limit that would do."""
+    keeping_fits = _least_bytes(job) + job.activation_bytes <= limit
+    smallest = 0
+    for recompute in (False, True) if job.trained_bytes and keeping_fits else (not keeping_fits,):
+        way = Way(recompute, keeps_freed_memory=False)
+        probe = _measure(job, way, limit)
+        loading, writing = _loading_bytes(job, config), rss_bytes() + _writing_bytes(job)
+        smallest = int(_MARGIN * max(probe.peak_bytes + loading, writing))
         for micro_batch_size in _micro_batch_sizes(config):
-            peak = int(_MARGIN * (one + (micro_batch_size - 1) * probe.bytes_an_image))
+            peak = int(_MARGIN * max(probe.peak_with(micro_batch_size) + loading, writing))
             if peak <= limit:
-                saving = _saving_bytes(job)
-                checkpoints = saving <= limit
-                highest = max(peak, saving) if checkpoints else peak
-                cache = min(job.photos * job.photo_bytes, int(_SHARE_FOR_CACHE * (limit - highest)))
-                return PlanReport(
-                    micro_batch_size=micro_batch_size,
-                    micro_batches_an_update=-(-config.batch_size // micro_batch_size),
-                    prefetch=_PREFETCH,
-                    recompute=recompute,
-                    checkpoints=checkpoints,
-                    pixel_cache_bytes=cache,
-                    limit_bytes=limit,
-                    limit_source=limit_source,
-                    predicted_peak_rss_bytes=highest + cache,
-                    smallest_limit_bytes=int(_MARGIN * one),
-                    predicted_seconds=_seconds(job, config, probe),
-                    disk_bytes=2 * job.generation_bytes + 4 * job.trained_bytes,
-                )
-    raise _too_small(limit, int(_MARGIN * one))
+                return _Choice(way, micro_batch_size, peak, probe, probe.seconds_an_image), smallest
+    return None, smallest
+
+
+def _keep_freed_memory(job: Job, config: IncrementConfig, limit: int, choice: _Choice) -> _Choice | None:
+    """A faster way, where the limit surely has room to try it and there is enough to do.
+
+    How much memory stays unused then follows no simple rule, so the micro-batch itself is tried.
+    """
+    batches = (config.epochs if job.trained_bytes else 1) * job.photos / config.batch_size
+    if choice.way.recompute or batches < _LEAST_BATCHES:
+        return None
+    way, at_rest, loading = (
+        Way(recompute=False, keeps_freed_memory=True),
+        rss_bytes(),
+        _loading_bytes(job, config),
+    )
+    for micro_batch_size in _micro_batch_sizes(config):
+        may_take = at_rest + _KEPT_AT_MOST * (choice.probe.peak_with(micro_batch_size) - at_rest) + loading
+        if may_take <= limit and micro_batch_size >= min(_SEVERAL, choice.micro_batch_size):
+            peak, seconds = _try(job, micro_batch_size, way)
+            reset_peak_rss()
+            highest = int(max(_MARGIN_IF_KEPT * (peak + loading), _MARGIN * (at_rest + _writing_bytes(job))))
+            if highest <= limit:
+                return _Choice(way, micro_batch_size, highest, choice.probe, seconds)
+    return None
 
 
 def check_disk(folder: Path, plan: PlanReport) -> None:
@@ -129,27 +192,36 @@ def _micro_batch_sizes(config: IncrementConfig) -> Iterator[int]:
         yield size
 
 
-def _measure(job: Job, recompute: bool, limit: int) -> _Probe:
+def _measure(job: Job, way: Way, limit: int) -> _Probe:
     """Tries one image, and several where the limit surely has room for them."""
-    _try(job, 1, recompute)  # the first one also loads libraries
-    peak, seconds = _try(job, 1, recompute)
-    if peak + _SEVERAL * job.activation_bytes > limit:
-        an_image = job.activation_bytes
-    else:
-        _try(job, _SEVERAL, recompute)
-        peak_of_several, seconds_of_several = _try(job, _SEVERAL, recompute)
-        an_image = max(peak_of_several - peak, 0) // (_SEVERAL - 1)
+    _try(job, 1, way)  # the first one also loads libraries
+    peak, seconds = _try(job, 1, way)
+    an_image = job.activation_bytes
+    if peak + _SEVERAL * an_image <= limit:
+        peak_of_several, seconds_of_several = _try(job, _SEVERAL, way)
+        seen = max(peak_of_several - peak, 0) // (_SEVERAL - 1)
+        an_image = seen if way.recompute else max(an_image, seen)
         seconds = min(seconds, seconds_of_several)
     reset_peak_rss()  # what was tried is not what the increment takes
     return _Probe(peak, an_image, seconds)
 
 
-def _try(job: Job, images: int, recompute: bool) -> tuple[int, float]:
+def _try(job: Job, images: int, way: Way) -> tuple[int, float]:
     """Peak memory of a step, and its seconds an image."""
     reset_peak_rss()
     started = time.monotonic()
-    job.step(images, recompute)
-    return peak_rss_bytes(), (time.monotonic() - started) / images
+    job.step(images, way)
+    return peak_rss_bytes(), (time.monotonic() - started) / (2 * images)
+
+
+def _loading_bytes(job: Job, config: IncrementConfig) -> int:
+    """The batch at hand and those read ahead, and the reading of a photo."""
+    return (1 + _PREFETCH) * config.batch_size * job.photo_bytes + job.decoding_bytes
+
+
+def _least_bytes(job: Job) -> int:
+    """Surely needed: gradients and momentum, or what writing the result takes."""
+    return rss_bytes() + max(2 * job.trained_bytes, _writing_bytes(job))
 
 
 def _writing_bytes(job: Job) -> int:
@@ -162,9 +234,9 @@ def _saving_bytes(job: Job) -> int:
     return int(_MARGIN * (rss_bytes() + 5 * job.trained_bytes))
 
 
-def _seconds(job: Job, config: IncrementConfig, probe: _Probe) -> float:
+def _seconds(job: Job, config: IncrementConfig, seconds_an_image: float) -> float:
     passes = config.epochs + 2 * _FORWARD_SHARE if job.trained_bytes else 1.0
-    return round(job.photos * passes * probe.seconds_an_image, 1)
+    return round(job.photos * passes * seconds_an_image, 1)
 
 
 def _too_small(limit: int, smallest: int) -> ResourceError:

@@ -10,10 +10,10 @@ from .batches import Batch
 from .bundle import Bundle
 from .config import Recipe
 from .manifest import Activation
-from .memory import drop_mapped_pages
+from .memory import drop_mapped_pages, freed_memory_kept
 from .network import Network
 from .optimizer import Momentum
-from .plan import Job
+from .plan import Job, Way
 from .training import accumulate_gradients, trained_parameters
 
 _SMALL = 64
@@ -44,9 +44,10 @@ def rehearse(
     m = parent.manifest
     trained = trained_parameters(student, recipe).values() if recipe.trains else ()
 
-    def step(images: int, recompute: bool) -> None:
-        student.recompute = recompute
-        try_step(student, teacher, images, recipe, classification)
+    def step(images: int, way: Way) -> None:
+        student.recompute = way.recompute
+        with freed_memory_kept(way.keeps_freed_memory):
+            try_step(student, teacher, images, recipe, classification)
         drop_mapped_pages(teacher.mapped)
 
     return Job(
@@ -65,15 +66,16 @@ def rehearse(
 def try_step(
     student: Network, teacher: Network, images: int, recipe: Recipe, classification: Activation
 ) -> None:
-    """One training step on grey pictures, or a forward pass where nothing trains; nothing is changed."""
+    """A step of two micro-batches of grey pictures, forward only where nothing trains; nothing is changed."""
     size = student.preprocessing.image_size
     pixels = np.full((images, size, size, 3), 128, dtype=np.uint8)
     if not recipe.trains:
-        with torch.no_grad():
-            student(torch.from_numpy(pixels).to(student.head.weight.device))
+        for _ in range(2):
+            with torch.no_grad():
+                student(torch.from_numpy(pixels).to(student.head.weight.device))
         return
     optimizer = Momentum(trained_parameters(student, recipe))
-    grey = Batch(step=0, labels=[teacher.classes] * images, pixels=pixels)
+    grey = Batch(step=0, labels=[teacher.classes] * 2 * images, pixels=np.concatenate([pixels, pixels]))
     accumulate_gradients(student, teacher, grey, images, recipe, classification)
     optimizer.forget_gradients()
 

@@ -69,6 +69,7 @@ class PlanReport(Report):
         micro_batches_an_update: How many of them make one optimiser update.
         prefetch: Batches read ahead.
         recompute: Whether trained blocks are computed again in the backward pass, to save memory.
+        keeps_freed_memory: Whether freed tensors stay in the process for the next step, which is faster.
         checkpoints: Whether the limit has room to save the training; otherwise, interrupted, it starts over.
         pixel_cache_bytes: Prepared photos kept in memory.
         limit_bytes: Most memory that the training process may take.
@@ -83,6 +84,7 @@ class PlanReport(Report):
     micro_batches_an_update: int
     prefetch: int
     recompute: bool
+    keeps_freed_memory: bool = False
     checkpoints: bool
     pixel_cache_bytes: int
     limit_bytes: int

@@ -77,13 +77,12 @@ def lwm_losses(
     """
     N = teacher.classes
     shared = student.stem(images)  # the frozen blocks are the teacher's too
+    if beta or gamma:
+        with torch.no_grad():
+            teacher_features, teacher_logits = teacher.after_stem(shared)
+        drop_mapped_pages(teacher.mapped)  # its part is done; the student's passes need the room
     features, logits = student.after_stem(shared)
     L_C = classification_loss(logits, labels, N, classification)
-    if not beta and not gamma:
-        return Losses(L_C, None, None)
-
-    with torch.no_grad():
-        teacher_features, teacher_logits = teacher.after_stem(shared)
     L_D = distillation_loss(logits[:, :N], teacher_logits) if beta else None
     L_AD = None
     if gamma:
@@ -217,7 +216,6 @@ def accumulate_gradients(
             gamma=recipe.gamma,
             classification=classification,
         )
-        drop_mapped_pages(teacher.mapped)  # its part is done; the backward pass needs the room
         share = len(labels) / len(batch.labels)
         (share * losses.total(recipe.beta, recipe.gamma)).backward()  # type: ignore[no-untyped-call]
         batch_losses += [share * term.item() if term is not None else 0.0 for term in losses]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from lwm_edge import memory
 from lwm_edge.errors import ResourceError
 from lwm_edge.memory import (
     available_memory_bytes,
+    freed_memory_kept,
     out_of_memory_explained,
     peak_rss_bytes,
     reset_peak_rss,
@@ -54,6 +57,40 @@ def test_a_cgroups_limit_counts(
     monkeypatch.setattr(memory, "_CGROUPS", tmp_path)
     monkeypatch.setattr(memory, "_MEMBERSHIP", tmp_path / "membership")
     assert available_memory_bytes() == 70 * MIB
+
+
+_ALLOCATION = """
+import sys
+import numpy as np
+from lwm_edge.memory import bound_allocator, freed_memory_kept, rss_bytes
+
+if sys.argv[1] == "ours" and not bound_allocator():
+    raise SystemExit("not glibc")
+before = rss_bytes()
+with freed_memory_kept(sys.argv[2] == "keep"):
+    for _ in range(2):
+        blocks = [np.ones(2**20, dtype=np.uint8) for _ in range(64)]
+        last = np.ones(2**10, dtype=np.uint8)
+        del blocks
+    kept = rss_bytes() - before
+print(kept // 2**20, (rss_bytes() - before) // 2**20)
+"""
+
+
+@pytest.mark.parametrize(("whose", "mode", "kept"), [("ours", "keep", True), ("ours", "give back", False)])
+def test_freed_memory_is_kept_only_where_it_is_said_so(whose: str, mode: str, kept: bool) -> None:
+    done = subprocess.run([sys.executable, "-c", _ALLOCATION, whose, mode], capture_output=True, text=True)
+    if "not glibc" in done.stderr:
+        pytest.skip("the allocator is not glibc's")
+    inside, after = (int(word) for word in done.stdout.split())
+    assert (inside > 50) is kept
+    assert after < 10  # whatever it was, it is given back in the end
+
+
+def test_the_allocator_of_somebody_elses_process_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_set_allocator", lambda *settings: pytest.fail("it was set"))
+    with freed_memory_kept(True):
+        pass
 
 
 def test_running_out_of_memory_is_a_resource_error() -> None:

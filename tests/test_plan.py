@@ -12,11 +12,12 @@ from lwm_edge import plan as plan_module
 from lwm_edge.config import RECIPES
 from lwm_edge.errors import ConfigError, ResourceError
 from lwm_edge.home import Home
-from lwm_edge.plan import Job, check_disk, make_plan, memory_limit
+from lwm_edge.plan import Job, Way, check_disk, make_plan, memory_limit
 from lwm_edge.rehearsal import saved_activation_bytes, try_step
 from tests.conftest import PLAN, QUICK, PhotoMaker, state_of, teacher_and_student
 
 MIB = 2**20
+SHORT = IncrementConfig(epochs=1)  # too little to do to look for the fastest way
 
 
 class _Machine:
@@ -39,8 +40,9 @@ class _Machine:
             generation_bytes=3 * MIB,
         )
 
-    def _step(self, images: int, recompute: bool) -> None:
-        self.peak = 120 * MIB + images * self.cost[recompute]
+    def _step(self, images: int, way: Way) -> None:
+        kept = 1.5 if way.keeps_freed_memory else 1.0
+        self.peak = int(kept * (120 * MIB + images * self.cost[way.recompute]))
 
 
 @pytest.mark.parametrize(
@@ -50,12 +52,27 @@ class _Machine:
 def test_the_largest_micro_batch_that_fits(
     monkeypatch: pytest.MonkeyPatch, limit: int, micro_batch_size: int, recompute: bool
 ) -> None:
-    plan = make_plan(_Machine(monkeypatch).job, IncrementConfig(), limit * MIB, "as set")
+    plan = make_plan(_Machine(monkeypatch).job, SHORT, limit * MIB, "as set")
     assert (plan.micro_batch_size, plan.recompute) == (micro_batch_size, recompute)
     assert plan.predicted_peak_rss_bytes <= limit * MIB
     assert plan.smallest_limit_bytes <= plan.predicted_peak_rss_bytes
     assert plan.micro_batches_an_update * plan.micro_batch_size == 32
     assert plan.disk_bytes == 10 * MIB
+
+
+@pytest.mark.parametrize(
+    ("limit", "epochs", "kept"),
+    [(1200, 10, 32), (1200, 6, None), (800, 10, 16), (300, 10, 4), (150, 10, None)],
+)
+def test_freed_memory_is_kept_where_there_is_room_and_enough_to_do(
+    monkeypatch: pytest.MonkeyPatch, limit: int, epochs: int, kept: int | None
+) -> None:
+    machine = _Machine(monkeypatch)
+    plan = make_plan(machine.job, IncrementConfig(epochs=epochs), limit * MIB, "as set")
+    assert plan.keeps_freed_memory is (kept is not None)
+    if kept:
+        assert plan.micro_batch_size == kept and not plan.recompute
+        assert limit * MIB >= plan.predicted_peak_rss_bytes >= 1.5 * (120 + kept * 10) * MIB
 
 
 @pytest.mark.parametrize("limit", [1, 100, 120])
@@ -73,21 +90,21 @@ def test_a_limit_that_is_too_small_names_one_that_would_do(
 def test_planning_tries_no_more_images_than_the_limit_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     machine, tried = _Machine(monkeypatch), []
 
-    def step(images: int, recompute: bool) -> None:
+    def step(images: int, way: Way) -> None:
         tried.append(images)
-        machine.job.step(images, recompute)
+        machine.job.step(images, way)
 
     job = Job(**{**vars(machine.job), "step": step})
-    assert make_plan(job, IncrementConfig(), 140 * MIB, "as set").micro_batch_size == 1
+    assert make_plan(job, SHORT, 140 * MIB, "as set").micro_batch_size == 1
     assert set(tried) == {1}
-    make_plan(job, IncrementConfig(), 1000 * MIB, "as set")
+    make_plan(job, SHORT, 1000 * MIB, "as set")
     assert set(tried) == {1, 4}
 
 
 def test_a_step_that_would_break_the_limit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = _Machine(monkeypatch, kept=1000)
     tried: list[bool] = []
-    job = Job(**{**vars(machine.job), "step": lambda images, recompute: tried.append(recompute)})
+    job = Job(**{**vars(machine.job), "step": lambda images, way: tried.append(way.recompute)})
     machine.peak = 130 * MIB
     assert make_plan(job, IncrementConfig(), 200 * MIB, "as set").recompute
     assert set(tried) == {True}

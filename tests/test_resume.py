@@ -143,7 +143,8 @@ def test_of_a_model_that_has_gone_on_since_it_is_forgotten(home: Home, make_phot
 def test_a_signal_stops_at_the_next_step(home: Home, make_photos: PhotoMaker, number: signal.Signals) -> None:
     photos, before = make_photos("Bag", "Shirt"), home.current()
     program = (
-        "import sys, lwm_edge\n"
+        "import signal, sys, lwm_edge\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored\n"
         "def show(progress): print(progress.phase, flush=True)\n"
         "config = lwm_edge.IncrementConfig(recipe='lwm', epochs=10000, device='cpu')\n"
         "lwm_edge.add_classes(sys.argv[1], sys.argv[2], config, on_progress=show)\n"
