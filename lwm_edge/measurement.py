@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import compress, filterfalse
@@ -165,7 +165,7 @@ def count_alive() -> Alive:
     networks: list[Network] = []
     images: dict[int, int] = {}
     objects = gc.get_objects()
-    kinds: set[type] = {kind for kind in set(map(type, objects)) if issubclass(kind, Network)}
+    kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, Network)}
     for start in range(0, len(objects), _OBJECTS_AT_ONCE):
         some = objects[start : start + _OBJECTS_AT_ONCE]
         networks += _of_types(kinds, some)
@@ -185,7 +185,7 @@ def _arrays(objects: list[Any]) -> Iterator[Any]:
         objects = list(filterfalse(gc.is_tracked, _of_types(_CONTAINERS, held)))
 
 
-def _of_types(types: set[type], objects: list[Any]) -> Iterator[Any]:
+def _of_types(types: Set[type], objects: list[Any]) -> Iterator[Any]:
     """Those of exactly these types; without a step of the interpreter for each, as there are millions."""
     return compress(objects, map(types.__contains__, map(type, objects)))
 

@@ -59,9 +59,9 @@ def test_the_protocol_its_table_and_resuming(data: Path, tmp_path: Path) -> None
 
     printed = _run("protocol.py", data, results, *options, *methods, "--method", "joint")
     assert "auto" not in printed and "joint" in printed
-    _run("protocol.py", data, results, *options, "--method", "lwm:gamma=0.5,beta=0")
+    _run("protocol.py", data, results, *options, "--method", "lwm:gamma=0.5,beta=0", "--method", "lwm-l2")
     table = _run("table.py", results)
-    assert table.count("\n| ") == 6 and "| joint | 1 |" in table and "| lwm:gamma=0.5,beta=0 | 1 |" in table
+    assert table.count("\n| ") == 7 and "| joint | 1 |" in table and "| lwm:gamma=0.5,beta=0 | 1 |" in table
     _run("figures.py", results, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
