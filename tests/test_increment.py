@@ -86,6 +86,28 @@ def test_equal_seeds_give_equal_bundles(home: Home, tmp_path: Path, make_photos:
     assert first.model_digest == second.model_digest
 
 
+def test_the_outcome_does_not_depend_on_the_micro_batch(
+    home: Home, tmp_path: Path, make_photos: PhotoMaker
+) -> None:
+    """What another seed changes is far more than what rounding in smaller parts does."""
+    photos = make_photos("Bag", "Shirt", count=16)
+    weights, accuracy = {}, {}
+    for micro_batch_size, seed in ((16, 0), (4, 0), (1, 0), (16, 1)):
+        copy = tmp_path / f"home{micro_batch_size}-{seed}"
+        shutil.copytree(home.path, copy, symlinks=True)
+        settings = {"epochs": 3, "micro_batch_size": micro_batch_size, "seed": seed}
+        report = _add(Home(copy), photos, QUICK.model_copy(update=settings))
+        tensors = Home(copy).open_bundle().arrays()
+        learnt = [array.ravel() for name, array in sorted(tensors.items()) if name.startswith("backbone")]
+        weights[micro_batch_size, seed] = np.concatenate(learnt).astype(np.float64)
+        accuracy[micro_batch_size, seed] = report.held_back.accuracy
+    by_seed = np.linalg.norm(weights[16, 1] - weights[16, 0])
+    for micro_batch_size in (4, 1):
+        by_rounding = np.linalg.norm(weights[micro_batch_size, 0] - weights[16, 0])
+        assert by_rounding < by_seed / 100
+        assert accuracy[micro_batch_size, 0] == accuracy[16, 0]
+
+
 def test_gamma_makes_a_difference(home: Home, tmp_path: Path, make_photos: PhotoMaker) -> None:
     shutil.copytree(home.path, tmp_path / "second", symlinks=True)
     photos = make_photos("Shirt")
