@@ -105,6 +105,18 @@ class _Settings(_Config):
             raise invalid("these settings cannot be used", error) from None
 
 
+_OF_TRAINING = (
+    "beta",
+    "gamma",
+    "classification",
+    "epochs",
+    "learning_rate",
+    "momentum",
+    "max_gradient_norm",
+    "frozen_blocks",
+)
+
+
 class IncrementConfig(_Settings):
     """How new classes are learnt.
 
@@ -171,6 +183,11 @@ class IncrementConfig(_Settings):
     most_attention_distance: float | None = Field(default=None, ge=0)
     force: bool = False
     fresh: bool = False
+
+    def of_training(self) -> list[str]:
+        """Settings of the training, by name, that are not as they would be by themselves."""
+        fields = IncrementConfig.model_fields
+        return [name for name in _OF_TRAINING if getattr(self, name) != fields[name].default]
 
     @model_validator(mode="after")
     def _weights_fit_recipe(self) -> IncrementConfig:

@@ -223,6 +223,7 @@ def _set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: Prog
     recipe = RECIPES[name].adjusted(config)
     classification = config.classification or parent.manifest.activation
     warnings = _check_attention(cells, parent.manifest, recipe.gamma)
+    warnings += _check_settings(config, name)
     warnings += _check_classification(classification, parent.manifest.activation)
     student = teacher.student(trains=recipe.trains)
     if recipe.trains and not trained_parameters(student, recipe):
@@ -230,7 +231,7 @@ def _set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: Prog
     student.add_classes(len(lesson.new_classes), torch.Generator().manual_seed(config.seed))
 
     on_progress(Progress(phase="plan", done=0, total=1))
-    saved = SavedTraining(home.training, parent.manifest, lesson.to_learn, config)
+    saved = SavedTraining(home.training, parent.manifest, lesson.to_learn, config, recipe)
     limit, limit_source = memory_limit(config)
     plan, state = (None, None) if config.fresh else saved.load() or (None, None)
     if plan and not _still_fits(plan, config, limit):
@@ -427,6 +428,12 @@ def _check_attention(cells: int, manifest: Manifest, gamma: float) -> list[str]:
             "distillation loss says nothing; use recipe lwf-mc, or a base made at a larger image size"
         )
     return few_cells_warnings(cells, size) if gamma else []
+
+
+def _check_settings(config: IncrementConfig, recipe: RecipeName) -> list[str]:
+    if RECIPES[recipe].trains or not (idle := config.of_training()):
+        return []
+    return [f"recipe {recipe} trains nothing, so these settings change nothing: {', '.join(idle)}"]
 
 
 def _check_classification(classification: Activation, trained_as: Activation) -> list[str]:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from . import storage
-from .config import GATE_SETTINGS, IncrementConfig
+from .config import GATE_SETTINGS, IncrementConfig, Recipe
 from .errors import ConfigError
 from .manifest import Manifest
 from .photos import PhotoSet
@@ -45,12 +45,15 @@ class SavedTraining:
         manifest: Of the model that learns.
         photos: That it learns from.
         config: The settings.
+        recipe: What they come to in numbers, which another version of this package may have changed.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, photos: PhotoSet, config: IncrementConfig) -> None:
+    def __init__(
+        self, path: Path, manifest: Manifest, photos: PhotoSet, config: IncrementConfig, recipe: Recipe
+    ) -> None:
         self._path = path
         self._parent_digest = manifest.model_digest
-        self._job = _job_digest(photos, config)
+        self._job = _job_digest(photos, config, recipe)
 
     def load(self) -> tuple[PlanReport, TrainingState] | None:
         """The plan and where to go on; None where there is nothing to go on from.
@@ -99,9 +102,10 @@ def _read_header(path: Path) -> _Header | None:
         return None
 
 
-def _job_digest(photos: PhotoSet, config: IncrementConfig) -> str:
+def _job_digest(photos: PhotoSet, config: IncrementConfig, recipe: Recipe) -> str:
     job = {
         "photos": [(photo.digest, photo.label) for photo in photos.photos],
         "config": config.model_dump(mode="json", exclude=_NOT_OF_THE_JOB),
+        "recipe": recipe,
     }
     return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()

@@ -306,6 +306,14 @@ def test_auto_chooses_by_what_the_photos_can_show(
     assert report.held_back.new_accuracy is not None and report.held_back.new_accuracy > 0.6
 
 
+def test_settings_that_change_nothing_are_named(home: Home, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Bag")
+    warned = _add(home, photos, IncrementConfig(epochs=3, gamma=1.0, device="cpu")).warnings
+    assert warned == ("recipe lda trains nothing, so these settings change nothing: gamma, epochs",)
+    remove_class(home, "Bag")
+    assert not _add(home, photos, IncrementConfig(device="cpu")).warnings
+
+
 def test_lda_is_streaming_lda_on_the_frozen_backbone(home: Home, make_photos: PhotoMaker) -> None:
     before = home.open_bundle().arrays()
     _add(home, make_photos("Bag", "Shirt", count=10), QUICK.model_copy(update={"recipe": "lda"}))
