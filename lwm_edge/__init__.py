@@ -5,8 +5,8 @@ The method is Learning without Memorizing (Dhar et al., CVPR 2019): `losses` has
 
     a vendor makes      base -> bundle (one file of constant length, described by its manifest)
     a device keeps      home -> generations of bundle, ONNX file, labels and receipt; one link, one writer
-    an increment is     worker -> increment: photo_folders, photos -> plan (memory) -> training (batches,
-                        optimizer, resume) -> class_statistics, drift; then generation (export, commit)
+    an increment is     worker -> increment: task (photo_folders, photos; plan, memory) -> training (batches,
+                        optimizer, resume) -> class_statistics, drift, gate; then generation (export, commit)
     other changes are   maintenance: init_home, remove_class, export_onnx; repair
     readers need        prediction, inspection, inference: no torch
     the proof is        auditor: accounting, ledger, onnx_growth; simulation: measurement, trends

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lwm_edge import IncrementConfig, IncrementReport, add_classes, evaluate, remove_class, worker
+from lwm_edge import IncrementConfig, IncrementReport, add_classes, evaluate, remove_class, task, worker
 from lwm_edge import increment as increment_module
 from lwm_edge.bundle import open_bundle
 from lwm_edge.class_statistics import ClassStatistics
@@ -270,12 +270,12 @@ def test_a_disagreeing_onnx_file_is_refused(
 def test_maps_of_a_single_cell_refuse_gamma(
     monkeypatch: pytest.MonkeyPatch, home: Home, make_photos: PhotoMaker
 ) -> None:
-    monkeypatch.setattr(increment_module, "attention_cells", lambda network: 1)
+    monkeypatch.setattr(task, "attention_cells", lambda network: 1)
     photos = make_photos("Shirt")
     with pytest.raises(ConfigError, match="single cell"):
         _add(home, photos)
     assert _add(home, photos, QUICK.model_copy(update={"gamma": 0.0})).gamma == 0
-    monkeypatch.setattr(increment_module, "attention_cells", lambda network: 4)
+    monkeypatch.setattr(task, "attention_cells", lambda network: 4)
     remove_class(home, "Shirt")
     assert any("4x4 or more" in warning for warning in _add(home, photos).warnings)
 
