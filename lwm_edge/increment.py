@@ -21,10 +21,19 @@ from .evaluation import evaluate_predictions
 from .export import PARITY_BATCH_SIZES, parity_probe
 from .gate import pass_gate
 from .generation import StagedIncrement
-from .home import Home
+from .home import Generation, Home
 from .measurement import MemoryUse
 from .memory import drop_mapped_pages, freed_memory_kept, out_of_memory_explained
-from .reports import MemoryReport, PlanReport, Progress, ProgressCallback, TrainingReport, ignore_progress
+from .reports import (
+    DriftReport,
+    EvaluationReport,
+    MemoryReport,
+    PlanReport,
+    Progress,
+    ProgressCallback,
+    TrainingReport,
+    ignore_progress,
+)
 from .resume import SECONDS_BETWEEN_SAVES
 from .task import Task, set_up
 from .training import TrainingState, pooled_features, predict_labels, train_increment
@@ -66,37 +75,15 @@ def learn_classes(
         with freed_memory_kept(task.plan.keeps_freed_memory):
             training, statistics = _learn(task, on_progress, should_stop)
         on_progress(Progress(phase="evaluate", done=0, total=1))
-        parent, lesson, batch_size = task.parent.manifest, task.lesson, task.plan.micro_batch_size
-        class_names = (*parent.class_names, *lesson.new_classes)
-        accuracy = evaluate_predictions(
-            predict_labels(task.student, lesson.held_back, batch_size),
-            np.array(lesson.held_back.labels),
-            class_names,
-            parent.shipped_classes,
-        )
-        estimates = _estimate(task, statistics)
-        drift = measure_drift(task.student, task.teacher, lesson.held_back, batch_size, estimates)
+        accuracy, drift = _evaluate(task, statistics)
         warnings = (*task.warnings, *pass_gate(config, accuracy, drift))
 
         on_progress(Progress(phase="stage", done=0, total=1))
-        examples = lesson.held_back.photos[: max(PARITY_BATCH_SIZES)]
-        probe = parity_probe(task.student, lesson.held_back.load(range(len(examples))))
-        manifest = parent.model_copy(
-            update={
-                "class_names": class_names,
-                "recipe": task.name,
-                "parent_digest": parent.model_digest,
-                "increment_count": parent.increment_count + 1,
-            }
-        )
-        arrays = {
-            **task.parent.arrays(ONNX_GRAPH),
-            **network_arrays(task.student),
-            **statistics.to_arrays(),
-        }
-        staged = home.stage()
-        save_bundle(staged.bundle, arrays, manifest)
-        lesson.to_learn.cache.forget()  # what is left of the photos now is counted
+        held_back = task.lesson.held_back
+        examples = held_back.photos[: max(PARITY_BATCH_SIZES)]
+        probe = parity_probe(task.student, held_back.load(range(len(examples))))
+        staged = _stage(home, task, statistics)
+        task.lesson.to_learn.cache.forget()  # what is left of the photos now is counted
         memory = use.report(task.student, probe.images)
         warnings += _check_prediction(task.plan, memory)
     return StagedIncrement(
@@ -111,10 +98,10 @@ def learn_classes(
             "recipe_reason": task.reason,
             "beta": task.recipe.beta,
             "gamma": task.recipe.gamma,
-            "new_classes": lesson.new_classes,
-            "photos_trained": len(lesson.to_learn.photos),
-            "photos_held_back": len(lesson.held_back.photos),
-            "skipped": lesson.skipped,
+            "new_classes": task.lesson.new_classes,
+            "photos_trained": len(task.lesson.to_learn.photos),
+            "photos_held_back": len(held_back.photos),
+            "skipped": task.lesson.skipped,
             "plan": task.plan.model_dump(),
             "training": training.model_dump() if training else None,
             "held_back": accuracy.model_dump(),
@@ -122,6 +109,36 @@ def learn_classes(
             "warnings": warnings,
         },
     )
+
+
+def _evaluate(task: Task, statistics: ClassStatistics) -> tuple[EvaluationReport, DriftReport]:
+    """Judges the student by the photos held back and, on the shipped classes, by their statistics."""
+    parent, held_back, batch_size = task.parent.manifest, task.lesson.held_back, task.plan.micro_batch_size
+    accuracy = evaluate_predictions(
+        predict_labels(task.student, held_back, batch_size),
+        np.array(held_back.labels),
+        (*parent.class_names, *task.lesson.new_classes),
+        parent.shipped_classes,
+    )
+    estimates = _estimate(task, statistics)
+    return accuracy, measure_drift(task.student, task.teacher, held_back, batch_size, estimates)
+
+
+def _stage(home: Home, task: Task, statistics: ClassStatistics) -> Generation:
+    """Writes the bundle that knows the new classes into a generation that no reader sees yet."""
+    parent = task.parent.manifest
+    manifest = parent.model_copy(
+        update={
+            "class_names": (*parent.class_names, *task.lesson.new_classes),
+            "recipe": task.name,
+            "parent_digest": parent.model_digest,
+            "increment_count": parent.increment_count + 1,
+        }
+    )
+    arrays = {**task.parent.arrays(ONNX_GRAPH), **network_arrays(task.student), **statistics.to_arrays()}
+    staged = home.stage()
+    save_bundle(staged.bundle, arrays, manifest)
+    return staged
 
 
 def _learn(
