@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils.checkpoint import checkpoint
 
 from .architectures import Architecture, find_architecture
 from .errors import ArchitectureError, ConfigError
 from .manifest import Preprocessing
+from .recomputation import recomputed
 
 _SURGERY_TOLERANCE = 1e-4
 _PROBE_SIZE = 64
@@ -84,7 +84,7 @@ class Network(nn.Module):
             activations = activations.clone()  # it may work in place, and the other network has them too
         for block in blocks:
             if recompute and any(True for _ in block.parameters()):  # a bare activation may work in place
-                activations = checkpoint(block, activations, use_reentrant=False)
+                activations = recomputed(block, activations)
             else:
                 activations = block(activations)
         return activations, self.classify(activations)

@@ -27,6 +27,7 @@ _FORWARD_SHARE = 1 / 3  # of a training step's time
 _FLOAT64_BYTES = 8
 _SEVERAL = 4  # images of a step, from which the cost of each further one is seen
 _MARGIN_IF_KEPT = 1.15
+_REPEATED = 1.02  # from one planning to the next, so that a limit that was named would do
 _KEPT_AT_MOST = 2.75  # times what a step takes, where freed memory is kept; up to 2.6 was seen
 _LEAST_BATCHES = 20  # for which it is worth trying that
 
@@ -128,7 +129,7 @@ def make_plan(job: Job, config: IncrementConfig, limit: int, limit_source: str) 
         limit_bytes=limit,
         limit_source=limit_source,
         predicted_peak_rss_bytes=highest + cache,
-        smallest_limit_bytes=smallest,
+        smallest_limit_bytes=min(smallest, limit),
         predicted_seconds=_seconds(job, config, choice.seconds_an_image),
         disk_bytes=2 * job.generation_bytes + 4 * job.trained_bytes,
     )
@@ -142,7 +143,8 @@ def _choose(job: Job, config: IncrementConfig, limit: int) -> tuple[_Choice | No
         way = Way(recompute, keeps_freed_memory=False)
         probe = _measure(job, way, limit)
         loading, writing = _loading_bytes(job, config), rss_bytes() + _writing_bytes(job)
-        smallest = int(_MARGIN * max(probe.peak_bytes + loading, writing))
+        one = int(_MARGIN * max(probe.peak_bytes + loading, writing))
+        smallest = min(smallest, int(_REPEATED * one)) if smallest else int(_REPEATED * one)
         for micro_batch_size in _micro_batch_sizes(config):
             peak = int(_MARGIN * max(probe.peak_with(micro_batch_size) + loading, writing))
             if peak <= limit:

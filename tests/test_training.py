@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -222,6 +224,29 @@ def test_recomputed_blocks_give_the_same_student() -> None:
     kept, recomputed = _trained_by(PLAN), _trained_by(PLAN.model_copy(update={"recompute": True}))
     for name in kept:
         torch.testing.assert_close(kept[name], recomputed[name], rtol=1e-6, atol=1e-7)
+
+
+_RECOMPUTING = """
+import sys
+import torch
+from lwm_edge.recomputation import recomputed
+block, images = torch.nn.Conv2d(3, 4, 3), torch.rand(2, 3, 8, 8)
+for known in (images, images.clone().requires_grad_()):
+    block.zero_grad()
+    block(known).square().sum().backward()
+    expected = [p.grad.clone() for p in block.parameters()], known.grad
+    block.zero_grad()
+    known.grad = None
+    recomputed(block, known).square().sum().backward()
+    assert all(torch.allclose(a, p.grad) for a, p in zip(expected[0], block.parameters()))
+    assert known.grad is None if expected[1] is None else torch.allclose(known.grad, expected[1])
+heavy = {"torch._dynamo", "sympy", "torch.fx.experimental.symbolic_shapes"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_recomputing_has_the_same_gradients_and_loads_no_compiler() -> None:
+    subprocess.run([sys.executable, "-c", _RECOMPUTING], check=True)
 
 
 def test_prefetch_changes_nothing() -> None:
