@@ -192,7 +192,7 @@ def _step(report: lwm_edge.EvaluationReport, split: Split, group: int) -> Step:
         "all": report.accuracy,
         "base": float(np.mean(old)),
         "newest": float(np.mean(new)),
-        "per_class": report.per_class,
+        "per_class": {name: round(accuracy, 5) for name, accuracy in report.per_class.items()},
     }
 
 
@@ -262,7 +262,7 @@ def main(
             seconds = round(time.monotonic() - started)
             run = {"method": name, "seed": order, "seconds": seconds, "machine": _machine(), "steps": steps}
             done["runs"].append(run)
-            results.write_text(json.dumps(done, indent=1))
+            results.write_text(json.dumps(done))
 
 
 if __name__ == "__main__":

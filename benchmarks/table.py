@@ -75,7 +75,7 @@ def main(
         chosen = [run for run in runs if run["method"] == method]
         figures = row(chosen)
         seconds = [s["seconds"] for run in chosen for s in run["steps"] if "seconds" in s]
-        reduced = settings.get("new_photos") or until  # then published values are of another setting
+        reduced = settings.get("new_photos") or settings.get("until")  # published values are of all of it
         setting = (settings["data"], settings["step_classes"])
         published = None if reduced else PUBLISHED.get(setting, {}).get(method)
         cells = [method, str(len(chosen)), *(figures.get(h, "") for h in headings)]
