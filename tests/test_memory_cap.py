@@ -56,7 +56,7 @@ def test_below_the_smallest_plan_it_is_refused_and_not_killed(
 ) -> None:
     photos, before = make_photos("Bag", "Shirt"), state_of(home.path)
     smallest = plan_increment(home, photos, QUICK).smallest_limit_bytes
-    cap(int(0.99 * smallest))
+    cap(int(0.75 * smallest))  # libraries' code that others use too, some 90 MiB, is not counted against it
     with pytest.raises(ResourceError, match="nothing was trained"):
         add_classes(home, photos, QUICK)
     assert state_of(home.path) == before
