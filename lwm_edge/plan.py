@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from .config import IncrementConfig
 from .errors import ResourceError
-from .memory import available_memory_bytes, peak_rss_bytes, reset_peak_rss, rss_bytes
+from .memory import available_memory_bytes, drop_library_pages, peak_rss_bytes, reset_peak_rss, rss_bytes
 from .reports import PlanReport
 
 SHARE_OF_AVAILABLE = 0.5
@@ -84,11 +84,18 @@ class _Probe(NamedTuple):
         return self.peak_bytes + (images - 1) * self.bytes_an_image
 
 
+class _Batching(NamedTuple):
+    """Images at once, and batches read ahead."""
+
+    micro_batch_size: int
+    prefetch: int
+
+
 class _Choice(NamedTuple):
-    """A way and a micro-batch, with the predicted peak, and seconds an image."""
+    """A way and a batching, with the predicted peak, and seconds an image."""
 
     way: Way
-    micro_batch_size: int
+    batching: _Batching
     peak_bytes: int
     probe: _Probe
     seconds_an_image: float
@@ -118,10 +125,11 @@ def make_plan(job: Job, config: IncrementConfig, limit: int, limit_source: str) 
     checkpoints = saving <= limit
     highest = max(choice.peak_bytes, saving) if checkpoints else choice.peak_bytes
     cache = min(job.photos * job.photo_bytes, int(_SHARE_FOR_CACHE * (limit - highest)))
+    micro_batch_size, prefetch = choice.batching
     return PlanReport(
-        micro_batch_size=choice.micro_batch_size,
-        micro_batches_an_update=-(-config.batch_size // choice.micro_batch_size),
-        prefetch=_PREFETCH,
+        micro_batch_size=micro_batch_size,
+        micro_batches_an_update=-(-config.batch_size // micro_batch_size),
+        prefetch=prefetch,
         recompute=choice.way.recompute,
         keeps_freed_memory=choice.way.keeps_freed_memory,
         checkpoints=checkpoints,
@@ -138,18 +146,21 @@ def make_plan(job: Job, config: IncrementConfig, limit: int, limit_source: str) 
 def _choose(job: Job, config: IncrementConfig, limit: int) -> tuple[_Choice | None, int]:
     """The first way, and in it the largest micro-batch, that fits; and the smallest limit that would do."""
     keeping_fits = _least_bytes(job) + job.activation_bytes <= limit
-    smallest = 0
+    smallest: list[int] = []
     for recompute in (False, True) if job.trained_bytes and keeping_fits else (not keeping_fits,):
         way = Way(recompute, keeps_freed_memory=False)
         probe = _measure(job, way, limit)
-        loading, writing = _loading_bytes(job, config), rss_bytes() + _writing_bytes(job)
-        one = int(_MARGIN * max(probe.peak_bytes + loading, writing))
-        smallest = min(smallest, int(_REPEATED * one)) if smallest else int(_REPEATED * one)
-        for micro_batch_size in _micro_batch_sizes(config):
-            peak = int(_MARGIN * max(probe.peak_with(micro_batch_size) + loading, writing))
+        peaks = {batching: _peak(job, config, probe, batching) for batching in _batchings(config)}
+        smallest.append(int(_REPEATED * min(peaks.values())))
+        for batching, peak in peaks.items():
             if peak <= limit:
-                return _Choice(way, micro_batch_size, peak, probe, probe.seconds_an_image), smallest
-    return None, smallest
+                return _Choice(way, batching, peak, probe, probe.seconds_an_image), min(smallest)
+    return None, min(smallest)
+
+
+def _peak(job: Job, config: IncrementConfig, probe: _Probe, batching: _Batching) -> int:
+    training = probe.peak_with(batching.micro_batch_size) + _loading_bytes(job, config, batching.prefetch)
+    return int(_MARGIN * max(training, rss_bytes() + _writing_bytes(job)))
 
 
 def _keep_freed_memory(job: Job, config: IncrementConfig, limit: int, choice: _Choice) -> _Choice | None:
@@ -160,19 +171,17 @@ def _keep_freed_memory(job: Job, config: IncrementConfig, limit: int, choice: _C
     batches = (config.epochs if job.trained_bytes else 1) * job.photos / config.batch_size
     if choice.way.recompute or batches < _LEAST_BATCHES:
         return None
-    way, at_rest, loading = (
-        Way(recompute=False, keeps_freed_memory=True),
-        rss_bytes(),
-        _loading_bytes(job, config),
-    )
-    for micro_batch_size in _micro_batch_sizes(config):
+    way, at_rest = Way(recompute=False, keeps_freed_memory=True), rss_bytes()
+    for batching in _batchings(config):
+        micro_batch_size, prefetch = batching
+        loading = _loading_bytes(job, config, prefetch)
         may_take = at_rest + _KEPT_AT_MOST * (choice.probe.peak_with(micro_batch_size) - at_rest) + loading
-        if may_take <= limit and micro_batch_size >= min(_SEVERAL, choice.micro_batch_size):
+        if may_take <= limit and micro_batch_size >= min(_SEVERAL, choice.batching.micro_batch_size):
             peak, seconds = _try(job, micro_batch_size, way)
             reset_peak_rss()
             highest = int(max(_MARGIN_IF_KEPT * (peak + loading), _MARGIN * (at_rest + _writing_bytes(job))))
             if highest <= limit:
-                return _Choice(way, micro_batch_size, highest, choice.probe, seconds)
+                return _Choice(way, batching, highest, choice.probe, seconds)
     return None
 
 
@@ -186,17 +195,20 @@ def check_disk(folder: Path, plan: PlanReport) -> None:
         )
 
 
-def _micro_batch_sizes(config: IncrementConfig) -> Iterator[int]:
+def _batchings(config: IncrementConfig) -> Iterator[_Batching]:
+    """From the fastest to the one that takes least; nothing is read ahead only where all else is too much."""
     size = config.micro_batch_size or config.batch_size
-    yield size
+    yield _Batching(size, _PREFETCH)
     while config.micro_batch_size is None and size > 1:
         size //= 2
-        yield size
+        yield _Batching(size, _PREFETCH)
+    yield _Batching(size, 0)
 
 
 def _measure(job: Job, way: Way, limit: int) -> _Probe:
     """Tries one image, and several where the limit surely has room for them."""
     _try(job, 1, way)  # the first one also loads libraries
+    drop_library_pages()
     peak, seconds = _try(job, 1, way)
     an_image = job.activation_bytes
     if peak + _SEVERAL * an_image <= limit:
@@ -216,9 +228,9 @@ def _try(job: Job, images: int, way: Way) -> tuple[int, float]:
     return peak_rss_bytes(), (time.monotonic() - started) / (2 * images)
 
 
-def _loading_bytes(job: Job, config: IncrementConfig) -> int:
+def _loading_bytes(job: Job, config: IncrementConfig, prefetch: int) -> int:
     """The batch at hand and those read ahead, and the reading of a photo."""
-    return (1 + _PREFETCH) * config.batch_size * job.photo_bytes + job.decoding_bytes
+    return (1 + prefetch) * config.batch_size * job.photo_bytes + job.decoding_bytes
 
 
 def _least_bytes(job: Job) -> int:

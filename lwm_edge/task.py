@@ -13,7 +13,7 @@ from .errors import CapacityError, ConfigError
 from .home import Home
 from .keys import read_private_key
 from .manifest import Activation, Manifest
-from .memory import peak_rss_bytes, reset_peak_rss, rss_bytes
+from .memory import drop_library_pages, peak_rss_bytes, reset_peak_rss, rss_bytes
 from .network import Network, attention_cells, few_cells_warnings
 from .photo_folders import read_photo_folder, split_held_back
 from .photos import PhotoSet, PixelCache
@@ -106,6 +106,7 @@ def set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: Progr
     student.add_classes(len(lesson.new_classes), torch.Generator().manual_seed(config.seed))
 
     on_progress(Progress(phase="plan", done=0, total=1))
+    drop_library_pages()  # most of them were for importing
     saved = SavedTraining(home.training, parent.manifest, lesson.to_learn, config, recipe)
     limit, limit_source = memory_limit(config)
     plan, state = (None, None) if config.fresh else saved.load() or (None, None)

@@ -87,6 +87,37 @@ def test_freed_memory_is_kept_only_where_it_is_said_so(whose: str, mode: str, ke
     assert after < 10  # whatever it was, it is given back in the end
 
 
+_LIBRARIES = """
+import torch
+from lwm_edge.memory import bound_allocator, drop_library_pages, resident_parts
+
+def mapped():
+    return resident_parts()[1] // 2**20
+
+image = torch.ones(1, 3, 32, 32)
+kernel = torch.ones(8, 3, 3, 3)
+first = torch.conv2d(image, kernel)
+before = mapped()
+drop_library_pages()
+elsewhere = mapped()
+bound_allocator()
+drop_library_pages()
+here = mapped()
+assert torch.equal(torch.conv2d(image, kernel), first)
+print(before, elsewhere, here, mapped())
+"""
+
+
+def test_pages_of_libraries_are_given_back_in_a_process_of_ours_and_read_again_when_needed() -> None:
+    if not Path("/proc/self/smaps").exists():
+        pytest.skip("this system does not tell what is mapped")
+    done = subprocess.run([sys.executable, "-c", _LIBRARIES], capture_output=True, text=True, check=True)
+    before, elsewhere, here, again = (int(word) for word in done.stdout.split())
+    assert before > 60 and abs(elsewhere - before) < 5
+    assert here < before - 40
+    assert here < again < before  # what it needed, it read again
+
+
 def test_the_allocator_of_somebody_elses_process_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_set_allocator", lambda *settings: pytest.fail("it was set"))
     with freed_memory_kept(True):

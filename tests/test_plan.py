@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,24 @@ def test_the_largest_micro_batch_that_fits(
     make_plan(_Machine(monkeypatch).job, SHORT, plan.smallest_limit_bytes, "as set")  # it would do
     assert plan.micro_batches_an_update * plan.micro_batch_size == 32
     assert plan.disk_bytes == 10 * MIB
+
+
+def test_nothing_is_read_ahead_where_the_limit_is_tight(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = replace(_Machine(monkeypatch).job, photo_bytes=MIB)  # a batch of 32 MiB
+    roomy = make_plan(job, SHORT, 300 * MIB, "as set")
+    assert roomy.prefetch == 1
+    tight = make_plan(job, SHORT, 172 * MIB, "as set")  # 130 for a step, 32 for the batch, and a twentieth
+    assert (tight.prefetch, tight.micro_batch_size, tight.recompute) == (0, 1, False)
+
+
+def test_the_limit_that_is_named_is_for_the_micro_batch_that_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, job = IncrementConfig(micro_batch_size=16), _Machine(monkeypatch).job
+    with pytest.raises(ResourceError) as caught:
+        make_plan(job, asked, 160 * MIB, "as set")
+    named = int(caught.value.message.split("--max-memory ")[1].split("MiB")[0])
+    assert make_plan(job, asked, named * MIB, "as set").micro_batch_size == 16
 
 
 @pytest.mark.parametrize(
@@ -163,7 +182,8 @@ def test_a_dry_run_changes_nothing(home: Home, make_photos: PhotoMaker) -> None:
     before, photos = state_of(home.path), make_photos("Bag", "Shirt")
     plan = plan_increment(home, photos, QUICK)
     assert state_of(home.path) == before
-    assert 100 * MIB < plan.smallest_limit_bytes <= plan.predicted_peak_rss_bytes <= plan.limit_bytes
+    assert 100 * MIB < plan.predicted_peak_rss_bytes < plan.limit_bytes
+    assert plan.smallest_limit_bytes <= 1.02 * plan.predicted_peak_rss_bytes  # a fiftieth from plan to plan
     with pytest.raises(ResourceError, match="nothing was trained"):
         plan_increment(home, photos, QUICK.model_copy(update={"max_memory": 50 * MIB}))
 
