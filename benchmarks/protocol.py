@@ -106,7 +106,7 @@ def run_recipe(split: Split, base: Path, method: str, settings: dict[str, Any]) 
     recipe, _, changes = method.partition(":")
     euclidean = recipe == EUCLIDEAN
     chosen = dict(change.split("=") for change in changes.split(",") if change)
-    config = increment_config(FileConfig(), recipe="lwm" if euclidean else recipe, **settings, **chosen)
+    config = increment_config(FileConfig(), recipe="lwm" if euclidean else recipe, **settings | chosen)
     lwm_edge.init_home(base, home, replace=True)
     steps = [_step(lwm_edge.evaluate(home, split.test(0)), split, 0)]
     for group in range(1, len(split.groups)):

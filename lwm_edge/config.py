@@ -140,7 +140,8 @@ class IncrementConfig(_Settings):
         max_memory: Most memory that the training process may take, such as "600MiB"; None takes
             half of what the machine or the process's cgroup has free.
         augment: Random shifts and flips of the new photos.
-        held_back: Share of each class kept for evaluation, at least one photo.
+        held_back: Share of each class kept for evaluation, at least one photo. The class statistics take them
+            in afterwards, and so does a head that is solved from those.
         least_photos: Fewest usable photos a class.
         seed: Of the split, the order, the augmentation and the new head rows.
         device: Where to train; `auto` takes a GPU if there is one.

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .bundle import ONNX_GRAPH, network_arrays, save_bundle
-from .class_statistics import COVARIANCE, MEANS, PHOTOS, ClassStatistics, FeatureMap
+from .class_statistics import COVARIANCE, MEANS, PHOTOS, ClassStatistics, FeatureMap, Features
 from .config import IncrementConfig
 from .drift import measure_drift
 from .errors import GateError, StoppedError
@@ -70,16 +70,20 @@ def learn_classes(
     started = time.monotonic()
     with out_of_memory_explained(), MemoryUse.measured() as use:
         task = set_up(home, folder, config, on_progress)
+        batch_size = task.plan.micro_batch_size
         if config.fresh:
             task.saved.remove()
         with freed_memory_kept(task.plan.keeps_freed_memory):
-            training, statistics = _learn(task, on_progress, should_stop)
+            training, known, features = _learn(task, on_progress, should_stop)
         on_progress(Progress(phase="evaluate", done=0, total=1))
+        to_learn, held_back = task.lesson.to_learn, task.lesson.held_back
+        statistics = _take_in(task, known, features, to_learn.labels)
         accuracy, drift = _evaluate(task, statistics)
         warnings = (*task.warnings, *pass_gate(config, accuracy, drift))
+        features = np.concatenate([features, pooled_features(task.student, held_back, batch_size)])
+        statistics = _take_in(task, known, features, to_learn.labels + held_back.labels)
 
         on_progress(Progress(phase="stage", done=0, total=1))
-        held_back = task.lesson.held_back
         examples = held_back.photos[: max(PARITY_BATCH_SIZES)]
         probe = parity_probe(task.student, held_back.load(range(len(examples))))
         staged = _stage(home, task, statistics)
@@ -143,47 +147,54 @@ def _stage(home: Home, task: Task, statistics: ClassStatistics) -> Generation:
 
 def _learn(
     task: Task, on_progress: ProgressCallback, should_stop: Callable[[], bool]
-) -> tuple[TrainingReport | None, ClassStatistics]:
-    """Trains the student as the recipe says, and brings the class statistics onto its features."""
+) -> tuple[TrainingReport | None, ClassStatistics, Features]:
+    """Trains the student as the recipe says.
+
+    Returns:
+        What the training was like, the statistics of the teacher's classes on the student's features, and
+        those features of the photos to learn from.
+    """
     student, teacher, recipe, batch_size = task.student, task.teacher, task.recipe, task.plan.micro_batch_size
-    statistics = ClassStatistics.from_arrays(task.parent.arrays(MEANS, COVARIANCE, PHOTOS))
-    photos, labels = task.lesson.to_learn, np.array(task.lesson.to_learn.labels)
-    N = teacher.classes
+    known = ClassStatistics.from_arrays(task.parent.arrays(MEANS, COVARIANCE, PHOTOS))
+    photos, N = task.lesson.to_learn, teacher.classes
     features = pooled_features(teacher, photos, batch_size, on_progress)
+    if not recipe.trains:
+        return None, known, features
     own_head = teacher.head_tensors()
     if recipe.head == "solved":
-        solved = statistics.copy()
-        solved.learn(features, labels)
-        weight, bias = (torch.from_numpy(array) for array in solved.solve_head(student.classes))
-        student.set_head(weight, bias)
-        teacher.set_head(weight[:N], bias[:N])  # both nets judge by the same head, so only features differ
+        _take_in(task, known, features, photos.labels)
+        teacher.set_head(*(tensor[:N] for tensor in student.head_tensors()))  # so only features differ
+    resume, task.state = task.state, None  # so that the file it is mapped from goes after its use
+    try:
+        training = train_increment(
+            student,
+            teacher,
+            photos,
+            task.config,
+            recipe,
+            task.classification,
+            task.plan,
+            on_progress,
+            resume=resume,
+            after_step=_keeper(task, should_stop),
+        )
+    except GateError:  # it diverged; there is nothing to go on from
+        task.saved.remove()
+        raise
+    teacher.set_head(*own_head)
+    before, features = features, pooled_features(student, photos, batch_size, on_progress)
+    known.carry(FeatureMap.fit(before, features), N)
+    return training, known, features
 
-    training = None
-    if recipe.trains:
-        resume, task.state = task.state, None  # so that the file it is mapped from goes after its use
-        try:
-            training = train_increment(
-                student,
-                teacher,
-                photos,
-                task.config,
-                recipe,
-                task.classification,
-                task.plan,
-                on_progress,
-                resume=resume,
-                after_step=_keeper(task, should_stop),
-            )
-        except GateError:  # it diverged; there is nothing to go on from
-            task.saved.remove()
-            raise
-        before, features = features, pooled_features(student, photos, batch_size, on_progress)
-        statistics.carry(FeatureMap.fit(before, features), N)
-    statistics.learn(features, labels)
-    if recipe.head == "solved":
-        student.set_head(*(torch.from_numpy(array) for array in statistics.solve_head(student.classes)))
-        teacher.set_head(*own_head)
-    return training, statistics
+
+def _take_in(task: Task, known: ClassStatistics, features: Features, labels: list[int]) -> ClassStatistics:
+    """The statistics with the new classes; a head that is solved, the student gets from them."""
+    statistics = known.copy()
+    statistics.learn(features, np.array(labels))
+    if task.recipe.head == "solved":
+        weight, bias = statistics.solve_head(task.student.classes)
+        task.student.set_head(torch.from_numpy(weight), torch.from_numpy(bias))
+    return statistics
 
 
 def _keeper(task: Task, should_stop: Callable[[], bool]) -> Callable[[TrainingState], None]:

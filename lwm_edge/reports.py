@@ -255,12 +255,13 @@ class IncrementReport(Report):
         new_classes: Learnt now, in the order of their class_index.
         class_names: All classes.
         photos_trained: Number of photos learnt from.
-        photos_held_back: Number of photos kept for evaluation.
+        photos_held_back: Number of photos kept for evaluation, and taken into the statistics after it.
         skipped: Files left out, with the reason.
         plan: What it was to take.
         training: How it went; None where the backbone stayed as it is.
-        held_back: Accuracy on held-back photos of the new classes, all classes competing.
-        drift: From the teacher.
+        held_back: Accuracy on held-back photos of the new classes, all classes competing; a head that is
+            solved took them in only afterwards.
+        drift: From the teacher, judged by the same photos.
         old_classes_note: What cannot be measured here.
         parity: Of the ONNX file.
         footprint: Bytes before and after.

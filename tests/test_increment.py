@@ -30,7 +30,10 @@ from lwm_edge.errors import (
 )
 from lwm_edge.home import Home
 from lwm_edge.inference import Classifier
+from lwm_edge.photo_folders import read_photo_folder
+from lwm_edge.photos import PhotoSet, PixelCache
 from lwm_edge.reports import Progress
+from lwm_edge.training import pooled_features
 from tests.conftest import QUICK, PhotoMaker, state_of
 
 
@@ -321,12 +324,40 @@ def test_lda_is_streaming_lda_on_the_frozen_backbone(home: Home, make_photos: Ph
     backbone = [name for name in before if name.startswith("backbone.")]
     assert all(np.array_equal(before[name], after[name]) for name in backbone)
     assert np.array_equal(before["statistics.means"][:6], after["statistics.means"][:6])
-    assert after["statistics.photos"] - before["statistics.photos"] == 16
+    assert after["statistics.photos"] - before["statistics.photos"] == 20
     statistics = ClassStatistics.from_arrays(after)
     weight, bias = statistics.solve_head(8)
     np.testing.assert_allclose(after["head.weight"][:8], weight, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(after["head.bias"][:8], bias, rtol=1e-3, atol=1e-2)
     assert not after["head.weight"][8:].any()
+
+
+def test_held_back_photos_are_learnt_after_they_were_judged_by(
+    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[tuple[float, torch.Tensor]] = []
+    evaluate_it = increment_module._evaluate
+
+    def judge(task: task.Task, statistics: ClassStatistics) -> object:
+        judged.append((statistics.photos, task.student.head_tensors()[0].clone()))
+        return evaluate_it(task, statistics)
+
+    before, photos = home.open_bundle(), make_photos("Bag", count=10)
+    teacher, known = before.network(), ClassStatistics.from_arrays(before.arrays())
+    monkeypatch.setattr(increment_module, "_evaluate", judge)
+    report = _add(home, photos, QUICK.model_copy(update={"recipe": "lda", "held_back": 0.5}))
+    assert (report.photos_trained, report.photos_held_back) == (5, 5)
+
+    cache = PixelCache(2**30)
+    found = read_photo_folder(photos, before.manifest.preprocessing, cache, least_photos=1)
+    all_photos = PhotoSet(list(found.photos[0]), before.manifest.preprocessing, cache)
+    [(photos_then, head_then)] = judged
+    assert photos_then == known.photos + 5
+    known.learn(pooled_features(teacher, all_photos, 8), np.full(10, 6))
+    after = home.open_bundle().arrays()
+    np.testing.assert_allclose(after["statistics.means"][6], known.means[6], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(after["head.weight"][:7], known.solve_head(7)[0], rtol=1e-3, atol=1e-3)
+    assert np.abs(after["head.weight"][:7] - head_then.numpy()).max() > 0.01
 
 
 def test_the_ledger_records_every_change(home: Home, make_photos: PhotoMaker) -> None:
