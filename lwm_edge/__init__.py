@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .architectures import Architecture, architecture_names
+    from .audit_reports import AuditReport, SimulationReport
     from .auditor import audit
     from .base import build_base
     from .config import BaseConfig, IncrementConfig
     from .custody import sign_bundle
+    from .custody_reports import KeyReport, SigningReport, VerificationReport
     from .demo import run_demo
     from .errors import LwmEdgeError
     from .home import Home, open_home
@@ -35,26 +37,18 @@ if TYPE_CHECKING:
     from .keys import generate_key
     from .maintenance import export_onnx, init_home, remove_class
     from .manifest import Preprocessing
-    from .prediction import evaluate, predict
-    from .repair import repair_home
-    from .reports import (
-        AuditReport,
+    from .model_reports import (
         BaseReport,
         ChangeReport,
         DemoReport,
-        EvaluationReport,
         ExportReport,
-        IncrementReport,
         InfoReport,
-        KeyReport,
-        PlanReport,
         PredictionReport,
-        Progress,
         RepairReport,
-        SigningReport,
-        SimulationReport,
-        VerificationReport,
     )
+    from .prediction import evaluate, predict
+    from .repair import repair_home
+    from .reports import EvaluationReport, IncrementReport, PlanReport, Progress
     from .simulation import simulate
     from .verification import verify
     from .worker import add_classes, plan_increment
@@ -63,10 +57,12 @@ __version__ = metadata.version("lwm-edge")
 
 _HOMES = {  # loaded when first asked for: reading a model must not import torch
     "architectures": ("Architecture", "architecture_names"),
+    "audit_reports": ("AuditReport", "SimulationReport"),
     "auditor": ("audit",),
     "base": ("build_base",),
     "config": ("BaseConfig", "IncrementConfig"),
     "custody": ("sign_bundle",),
+    "custody_reports": ("KeyReport", "SigningReport", "VerificationReport"),
     "demo": ("run_demo",),
     "errors": ("LwmEdgeError",),
     "home": ("Home", "open_home"),
@@ -75,26 +71,18 @@ _HOMES = {  # loaded when first asked for: reading a model must not import torch
     "keys": ("generate_key",),
     "maintenance": ("export_onnx", "init_home", "remove_class"),
     "manifest": ("Preprocessing",),
-    "prediction": ("evaluate", "predict"),
-    "repair": ("repair_home",),
-    "reports": (
-        "AuditReport",
+    "model_reports": (
         "BaseReport",
         "ChangeReport",
         "DemoReport",
-        "EvaluationReport",
         "ExportReport",
-        "IncrementReport",
         "InfoReport",
-        "PlanReport",
-        "KeyReport",
         "PredictionReport",
-        "Progress",
         "RepairReport",
-        "SigningReport",
-        "SimulationReport",
-        "VerificationReport",
     ),
+    "prediction": ("evaluate", "predict"),
+    "repair": ("repair_home",),
+    "reports": ("EvaluationReport", "IncrementReport", "PlanReport", "Progress"),
     "simulation": ("simulate",),
     "verification": ("verify",),
     "worker": ("add_classes", "plan_increment"),

@@ -16,9 +16,10 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__, _display, config
+from .audit_reports import AuditReport, SimulationReport
 from .errors import ConfigError, LwmEdgeError, TrustError, unexpected
 from .home import Home, open_home
-from .reports import AuditReport, ProgressCallback, Report, SimulationReport
+from .reports import ProgressCallback, Report
 
 app = typer.Typer(
     name="lwm-edge",

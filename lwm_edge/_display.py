@@ -12,27 +12,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from .audit_reports import AuditReport, SimulationReport
+from .custody_reports import KeyReport, SigningReport, VerificationReport
 from .errors import LwmEdgeError
-from .reports import (
-    AuditReport,
+from .model_reports import (
     BaseReport,
     ChangeReport,
     DemoReport,
-    EvaluationReport,
     ExportReport,
+    InfoReport,
+    PredictionReport,
+    RepairReport,
+)
+from .reports import (
+    EvaluationReport,
     FootprintReport,
     IncrementReport,
-    InfoReport,
-    KeyReport,
     ParityReport,
     PlanReport,
-    PredictionReport,
     Progress,
     ProgressCallback,
-    RepairReport,
-    SigningReport,
-    SimulationReport,
-    VerificationReport,
 )
 from .trends import MEMORY_TOLERANCE, value_of
 

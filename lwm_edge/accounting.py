@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from . import manifest as manifests
+from .audit_reports import AuditItem
 from .bundle import MANIFEST, ONNX_GRAPH, ROWS_BY_CLASS, Bundle
 from .class_statistics import COVARIANCE, MEANS, PHOTOS
 from .generation import missing_or_changed
 from .home import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, Generation, Home
 from .manifest import Manifest
+from .model_reports import ChangeReport, RepairReport
 from .network import empty_network
-from .reports import AuditItem, ChangeReport, IncrementReport, RepairReport
+from .reports import IncrementReport
 from .trust import trust_problems
 
 _RECEIPT_FIELDS = {f for kind in (IncrementReport, ChangeReport, RepairReport) for f in kind.model_fields}

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .accounting import bundle_items, file_sizes, other_items, stranger_problems
+from .audit_reports import AuditReport, OnnxGrowth
 from .bundle import Bundle, open_bundle
 from .errors import ExportError
 from .home import AnyPath, Generation, Home, open_home
 from .ledger import LedgerEntry
 from .onnx_growth import expected_growth
-from .reports import AuditReport, OnnxGrowth
 
 
 def audit(home: Home | AnyPath) -> AuditReport:

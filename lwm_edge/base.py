@@ -22,16 +22,11 @@ from .export import PARITY_BATCH_SIZES, check_parity, fill_graph, parity_probe, 
 from .home import AnyPath
 from .losses import classification_loss
 from .manifest import Manifest, Preprocessing
+from .model_reports import BaseReport
 from .network import Network, attention_cells, few_cells_warnings
 from .photo_folders import read_photo_folder, split_held_back
 from .photos import PhotoSet, PixelCache
-from .reports import (
-    BaseReport,
-    Progress,
-    ProgressCallback,
-    TrainingReport,
-    ignore_progress,
-)
+from .reports import Progress, ProgressCallback, TrainingReport, ignore_progress
 from .training import choose_device, pooled_features, predict_labels
 
 _LEAST_PHOTOS = 5

@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from .bundle import open_bundle, save_bundle
 from .custody_record import LINKS_KEPT, BaseStatement, Custody, Link
+from .custody_reports import SigningReport
 from .errors import ConfigError
 from .home import AnyPath
 from .keys import fits, read_private_key, sign
 from .manifest import Manifest
-from .reports import SigningReport
 
 _BASE, _INCREMENT = "lwm-edge base v1", "lwm-edge increment v1"
 

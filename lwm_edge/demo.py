@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from .audit_reports import AuditReport
 from .auditor import audit
 from .bundle import open_bundle
 from .class_statistics import Labels
@@ -20,9 +21,10 @@ from .evaluation import evaluate_predictions
 from .home import AnyPath, Home, open_home
 from .inference import Classifier
 from .maintenance import init_home
+from .model_reports import DemoReport, DemoRow
 from .photo_folders import read_photo_folder
 from .photos import PhotoSet, PixelCache
-from .reports import AuditReport, DemoReport, DemoRow, ProgressCallback, ignore_progress
+from .reports import ProgressCallback, ignore_progress
 from .rival import NearestClassMean, StreamingLda
 from .training import pooled_features
 from .worker import add_classes

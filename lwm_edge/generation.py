@@ -23,14 +23,7 @@ from .ledger import LedgerEntry
 from .manifest import Manifest
 from .memory import peak_rss_bytes
 from .photos import read_photo
-from .reports import (
-    ExactPath,
-    FootprintReport,
-    IncrementReport,
-    MemoryReport,
-    ParityReport,
-    Report,
-)
+from .reports import ExactPath, FootprintReport, IncrementReport, MemoryReport, ParityReport, Report
 
 _RECEIPT_FIXED_BYTES, _RECEIPT_BYTES_PER_CLASS = 32 * 1024, 512
 

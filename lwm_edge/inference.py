@@ -17,8 +17,8 @@ from pydantic import TypeAdapter
 
 from .errors import ExportError, PhotosError, in_short
 from .manifest import Preprocessing
+from .model_reports import Prediction
 from .photos import PhotoSet, Pixels, read_photo
-from .reports import Prediction
 
 CLASS_NAMES_KEY = "class_names"
 PREPROCESSING_KEY = "preprocessing"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .bundle import open_bundle
 from .home import AnyPath, Home, open_home
-from .reports import InfoReport
+from .model_reports import InfoReport
 
 
 def info(source: Home | AnyPath) -> InfoReport:

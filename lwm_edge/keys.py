@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from . import storage
 from .custody_record import Signature
+from .custody_reports import KeyReport
 from .errors import ConfigError, TrustError
 from .home import AnyPath
-from .reports import KeyReport
 
 PRIVATE_SUFFIX, PUBLIC_SUFFIX = ".key", ".pub"
 _PRIVATE_MODE = 0o600

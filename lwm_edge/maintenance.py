@@ -20,8 +20,9 @@ from .home import CURRENT, GENERATIONS, LOCK, TRUST, AnyPath, Home, open_home
 from .keys import read_private_key
 from .manifest import Manifest, fold_class_name
 from .measurement import MemoryUse
+from .model_reports import ChangeReport, ExportReport
 from .network import Network, empty_network, load_tensors
-from .reports import ChangeReport, ExportReport, ParityReport
+from .reports import ParityReport
 from .trust import key_to_trust, require_signed_base, require_trusted_model, write_trusted_key
 
 

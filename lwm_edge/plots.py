@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import storage
+from .audit_reports import SimulationStep
 from .errors import ConfigError
 from .home import ONNX
-from .reports import SimulationStep
 from .trends import storage_bytes
 
 if TYPE_CHECKING:

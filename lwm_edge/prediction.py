@@ -13,9 +13,10 @@ from .evaluation import evaluate_predictions
 from .home import AnyPath, Home, open_home
 from .inference import Classifier
 from .manifest import fold_class_name
+from .model_reports import PredictionReport
 from .photo_folders import PhotoFolder, read_photo_folder
 from .photos import PhotoSet, PixelCache
-from .reports import EvaluationReport, PredictionReport
+from .reports import EvaluationReport
 
 _PIXEL_CACHE_BYTES = 64 * 1024 * 1024
 

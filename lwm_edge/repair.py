@@ -10,7 +10,8 @@ from .errors import BundleError, HomeError
 from .generation import labels_text, missing_or_changed, pad_receipt
 from .home import BUNDLE, CURRENT, GENERATIONS, LOCK, RECEIPT, AnyPath, Generation, Home
 from .maintenance import verified_onnx
-from .reports import ParityReport, RepairReport
+from .model_reports import RepairReport
+from .reports import ParityReport
 
 
 def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from . import errors, storage
 from .accounting import file_sizes
+from .audit_reports import SimulationReport, SimulationStep
 from .auditor import audit
 from .config import IncrementConfig
 from .errors import ConfigError, LwmEdgeError
@@ -26,14 +27,7 @@ from .home import AnyPath, Home, open_home
 from .memory import bound_allocator, peak_rss_bytes
 from .onnx_growth import expected_growth
 from .plots import check_plot, save_plot
-from .reports import (
-    MemoryReport,
-    Progress,
-    ProgressCallback,
-    SimulationReport,
-    SimulationStep,
-    ignore_progress,
-)
+from .reports import MemoryReport, Progress, ProgressCallback, ignore_progress
 from .scratch import PHOTOS_PER_CLASS, generate_photos, make_scratch_home
 from .trends import LEAST_INCREMENTS, find_problems, find_trends
 from .worker import PASSIVE_THREADS, add_classes

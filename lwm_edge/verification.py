@@ -8,12 +8,12 @@ from pathlib import Path
 from .bundle import Bundle, open_bundle
 from .custody import custody_problems
 from .custody_record import BaseStatement, Custody, Link
+from .custody_reports import VerificationReport
 from .errors import BundleError, TrustError
 from .generation import is_onnx_of
 from .home import AnyPath, Generation, Home, open_home
 from .keys import read_public_key
 from .manifest import Manifest
-from .reports import VerificationReport
 from .trust import trusted_key
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from lwm_edge import IncrementConfig, increment, plots, simulate, simulation
+from lwm_edge.audit_reports import SimulationReport
 from lwm_edge.errors import BundleError, ConfigError
 from lwm_edge.home import Home
 from lwm_edge.memory import reset_peak_rss
 from lwm_edge.photos import PhotoSet
-from lwm_edge.reports import MemoryReport, Progress, SimulationReport
+from lwm_edge.reports import MemoryReport, Progress
 from lwm_edge.simulation import teach_here
 from tests.conftest import state_of
 

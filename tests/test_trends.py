@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from lwm_edge.reports import MemoryReport, SimulationStep
+from lwm_edge.audit_reports import SimulationStep
+from lwm_edge.reports import MemoryReport
 from lwm_edge.trends import find_problems, find_trends
 
 MIB = 2**20
