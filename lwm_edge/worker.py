@@ -167,10 +167,7 @@ def _run(job: _Job, lock: int, on_progress: ProgressCallback) -> _Message:
         except BaseException as error:
             process.terminate()
             if isinstance(error, KeyboardInterrupt):
-                with suppress(ValidationError):  # of a line that the interrupt tore
-                    for message in _messages(process):  # the learning ends its step and saves
-                        if message.failure:
-                            raise _revive(message.failure) from None
+                _wait_for_last_words(process)
             raise
     if process.returncode == -signal.SIGKILL:
         raise ResourceError(
@@ -178,6 +175,23 @@ def _run(job: _Job, lock: int, on_progress: ProgressCallback) -> _Message:
             "try again with a lower --max-memory, or with other programs closed"
         )
     raise LwmEdgeError(f"the training process ended with status {process.returncode}; the model is unchanged")
+
+
+def _wait_for_last_words(process: subprocess.Popen[str]) -> None:
+    """Lets a worker that was told to stop end its step and save, and raises what it says of that.
+
+    Interrupted again, it is killed, and gone before this returns: the home is then cleared, and nothing may
+    write beside that.
+    """
+    try:
+        with suppress(ValidationError):  # of a line that the interrupt tore
+            for message in _messages(process):
+                if message.failure:
+                    raise _revive(message.failure) from None
+    except KeyboardInterrupt:
+        process.kill()
+        process.wait()
+        raise
 
 
 def _messages(process: subprocess.Popen[str]) -> Iterator[_Message]:

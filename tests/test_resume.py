@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lwm_edge import add_classes, audit, plan, plan_increment
+from lwm_edge import add_classes, audit, plan, plan_increment, worker
 from lwm_edge.errors import ConfigError, GateError, LwmEdgeError, ResourceError, StoppedError
 from lwm_edge.home import Home, open_home
 from lwm_edge.increment import learn_classes
@@ -137,6 +138,35 @@ def test_of_a_model_that_has_gone_on_since_it_is_forgotten(home: Home, make_phot
     home.training.write_bytes(kept)
     report = add_classes(home, photos, THREE_EPOCHS, isolate=False)
     assert report.class_names[-2:] == ("Shirt", "Bag")
+
+
+def test_interrupted_twice_the_worker_is_gone_before_the_home_is_cleared(
+    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive_at_clearing: list[bool] = []
+    started: list[subprocess.Popen[str]] = []
+    messages, clear = worker._messages, Home._remove_stale
+
+    def interrupted(process: subprocess.Popen[str]) -> Iterator[worker._Message]:
+        if process in started:
+            raise KeyboardInterrupt
+        started.append(process)
+        yield from messages(process)
+
+    def interrupt(progress: Progress) -> None:
+        if progress.phase == "train":
+            raise KeyboardInterrupt
+
+    def watched(home: Home) -> None:
+        alive_at_clearing.extend(process.poll() is None for process in started)
+        clear(home)
+
+    monkeypatch.setattr(worker, "_messages", interrupted)
+    monkeypatch.setattr(Home, "_remove_stale", watched)
+    before, endless = home.current(), QUICK.model_copy(update={"epochs": 10000})
+    with pytest.raises(KeyboardInterrupt):
+        add_classes(home, make_photos("Bag"), endless, on_progress=interrupt)
+    assert alive_at_clearing == [False] and home.current() == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
