@@ -218,10 +218,12 @@ def drop_library_pages() -> None:
     cannot be written and was not (no relocation, no debugger's breakpoint) is given back, and only in a
     process of ours; the kernel still has it in its cache. See madvise(2), MADV_DONTNEED, and proc(5), smaps.
     """
-    if os.getpid() not in _processes_of_ours:
+    if os.getpid() not in _processes_of_ours or not hasattr(psutil.Process, "memory_maps"):
         return
-    madvise = ctypes.CDLL(None).madvise
-    for mapped in psutil.Process().memory_maps(grouped=False):
+    madvise, maps = ctypes.CDLL(None).madvise, []
+    with suppress(psutil.Error):
+        maps = psutil.Process().memory_maps(grouped=False)
+    for mapped in maps:
         if mapped.path.startswith("/") and "w" not in mapped.perms and mapped.anonymous + mapped.swap == 0:
             start, end = (int(address, 16) for address in mapped.addr.split("-"))
             madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
