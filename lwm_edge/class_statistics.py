@@ -3,6 +3,8 @@
 The shapes depend on the bundle's capacity and the network, never on the number of classes or photos. From
 them the head is solved in closed form (linear discriminant analysis), as streaming LDA does on a frozen
 backbone: Hayes and Kanan 2020, "Lifelong Machine Learning with Deep Streaming Linear Discriminant Analysis".
+
+The [d, d] matrices are changed in place: with 1280 features in float64 each takes 12.5 MiB.
 """
 
 from __future__ import annotations
@@ -68,9 +70,10 @@ class ClassStatistics:
             of_class = labels == label
             self.means[label] = features[of_class].mean(0)
             centred[of_class] -= self.means[label]
-        photos = self.photos + len(features)
-        self.covariance = (self.photos * self.covariance + centred.T @ centred) / photos
-        self.photos = photos
+        scatter = self.photos * self.covariance
+        scatter += centred.T @ centred
+        self.photos += len(features)
+        self.covariance = np.divide(scatter, self.photos, out=scatter)
 
     def carry(self, change: FeatureMap, classes: int) -> None:
         """Follows the backbone: what was measured on its old features is taken to its new ones.
@@ -136,7 +139,9 @@ def shrink(covariance: Features, photos: float) -> Features:
     """
     d = len(covariance)
     spread = max(np.trace(covariance) / d, 1e-12)
-    shrunk: Features = (photos * covariance + d * spread * np.eye(d)) / (photos + d)
+    shrunk: Features = photos * covariance
+    shrunk[np.diag_indices(d)] += d * spread
+    shrunk /= photos + d
     return shrunk
 
 
@@ -161,7 +166,8 @@ class FeatureMap:
         """
         x = before - before.mean(0)
         change = (after - after.mean(0)) - x
-        gram = x.T @ x
-        penalty = _RIDGE * max(np.trace(gram) / len(x), 1e-12) * np.eye(len(gram))
-        matrix = np.eye(len(gram)) + np.linalg.solve(gram + penalty, x.T @ change).T
+        gram, diagonal = x.T @ x, np.diag_indices(x.shape[1])
+        gram[diagonal] += _RIDGE * max(np.trace(gram) / len(x), 1e-12)
+        matrix = np.linalg.solve(gram, x.T @ change).T
+        matrix[diagonal] += 1
         return cls(matrix, after.mean(0) - matrix @ before.mean(0))

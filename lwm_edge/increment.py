@@ -23,7 +23,7 @@ from .gate import pass_gate
 from .generation import StagedIncrement
 from .home import Generation, Home
 from .measurement import MemoryUse
-from .memory import drop_mapped_pages, freed_memory_kept, out_of_memory_explained
+from .memory import drop_library_pages, drop_mapped_pages, freed_memory_kept, out_of_memory_explained
 from .reports import (
     DriftReport,
     EvaluationReport,
@@ -75,6 +75,7 @@ def learn_classes(
             task.saved.remove()
         with freed_memory_kept(task.plan.keeps_freed_memory):
             training, known, features = _learn(task, on_progress, should_stop)
+        drop_library_pages()  # most of them were for training
         on_progress(Progress(phase="evaluate", done=0, total=1))
         to_learn, held_back = task.lesson.to_learn, task.lesson.held_back
         statistics = _take_in(task, known, features, to_learn.labels)
