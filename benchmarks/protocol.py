@@ -5,8 +5,8 @@
 
 DATA holds train/<class>/* and test/<class>/*. After every step all classes seen so far are evaluated in one
 competition (single-headed); accuracy is the mean over classes. Runs that RESULTS.json holds already are not
-made again, and all runs of a seed share one base. `table.py` prints the results, `figures.py` draws them; the
-bundle after each step stays in RESULTS/SEED/, for `attention_maps.py`.
+made again, and all runs of a seed share one base. The end is a table, as of `table.py`; `figures.py`
+draws one; the bundle after each step stays in RESULTS/SEED/, for `attention_maps.py`.
 
 A method is a recipe, with other settings behind a colon if need be (`lwm:gamma=0.3`, `lwm:beta=0`), one of
 the rivals `nearest-mean` and `streaming-lda`, or `joint`: all photos of all classes at once. `lwm-l2` is
@@ -32,6 +32,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
+from table import main as print_table
 from torch import Tensor
 
 import lwm_edge
@@ -263,6 +264,7 @@ def main(
             run = {"method": name, "seed": order, "seconds": seconds, "machine": _machine(), "steps": steps}
             done["runs"].append(run)
             results.write_text(json.dumps(done))
+    print_table([results])
 
 
 if __name__ == "__main__":

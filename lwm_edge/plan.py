@@ -159,7 +159,7 @@ def _choose(job: Job, config: IncrementConfig, limit: int) -> tuple[_Choice | No
 
 
 def _peak(job: Job, config: IncrementConfig, probe: _Probe, batching: _Batching) -> int:
-    training = probe.peak_with(batching.micro_batch_size) + _loading_bytes(job, config, batching.prefetch)
+    training = probe.peak_with(batching.micro_batch_size) + _beside_bytes(job, config, batching.prefetch)
     return int(_MARGIN * max(training, rss_bytes() + _writing_bytes(job)))
 
 
@@ -174,12 +174,12 @@ def _keep_freed_memory(job: Job, config: IncrementConfig, limit: int, choice: _C
     way, at_rest = Way(recompute=False, keeps_freed_memory=True), rss_bytes()
     for batching in _batchings(config):
         micro_batch_size, prefetch = batching
-        loading = _loading_bytes(job, config, prefetch)
-        may_take = at_rest + _KEPT_AT_MOST * (choice.probe.peak_with(micro_batch_size) - at_rest) + loading
+        beside = _beside_bytes(job, config, prefetch)
+        may_take = at_rest + _KEPT_AT_MOST * (choice.probe.peak_with(micro_batch_size) - at_rest) + beside
         if may_take <= limit and micro_batch_size >= min(_SEVERAL, choice.batching.micro_batch_size):
             peak, seconds = _try(job, micro_batch_size, way)
             reset_peak_rss()
-            highest = int(max(_MARGIN_IF_KEPT * (peak + loading), _MARGIN * (at_rest + _writing_bytes(job))))
+            highest = int(max(_MARGIN_IF_KEPT * (peak + beside), _MARGIN * (at_rest + _writing_bytes(job))))
             if highest <= limit:
                 return _Choice(way, batching, highest, choice.probe, seconds)
     return None
@@ -228,9 +228,10 @@ def _try(job: Job, images: int, way: Way) -> tuple[int, float]:
     return peak_rss_bytes(), (time.monotonic() - started) / (2 * images)
 
 
-def _loading_bytes(job: Job, config: IncrementConfig, prefetch: int) -> int:
-    """The batch at hand and those read ahead, and the reading of a photo."""
-    return (1 + prefetch) * config.batch_size * job.photo_bytes + job.decoding_bytes
+def _beside_bytes(job: Job, config: IncrementConfig, prefetch: int) -> int:
+    """Beside a step: the batch at hand and those read ahead, the reading of a photo, the class statistics."""
+    loading = (1 + prefetch) * config.batch_size * job.photo_bytes + job.decoding_bytes
+    return loading + job.features**2 * _FLOAT64_BYTES
 
 
 def _least_bytes(job: Job) -> int:

@@ -58,7 +58,7 @@ def test_the_protocol_its_table_and_resuming(data: Path, tmp_path: Path) -> None
     assert runs[0]["steps"][-1]["all"] == pytest.approx(runs[2]["steps"][-1]["all"], abs=0.05)
 
     printed = _run("protocol.py", data, results, *options, *methods, "--method", "joint")
-    assert "auto" not in printed and "joint" in printed
+    assert "auto, seed" not in printed and "joint, seed 1993" in printed and "| auto | 1 |" in printed
     _run("protocol.py", data, results, *options, "--method", "lwm:gamma=0.5,beta=0", "--method", "lwm-l2")
     table = _run("table.py", results)
     assert table.count("\n| ") == 7 and "| joint | 1 |" in table and "| lwm:gamma=0.5,beta=0 | 1 |" in table
