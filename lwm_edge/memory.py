@@ -27,6 +27,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's ma
 _BOUNDED = 64 * 1024
 _KEPT_BLOCK, _KEPT_HEAP = 2**25, 2**30  # the former is the most that glibc takes
 _MADV_DONTNEED = 4  # of mman.h
+_LIBRARY = ("r--p", "r-xp")  # private to this process, as the loader maps code and constants
 _processes_of_ours: set[int] = set()
 
 
@@ -216,7 +217,8 @@ def drop_library_pages() -> None:
 
     Importing torch reads some 100 MiB of them, and training a third of that. Only what is mapped from a file,
     cannot be written and was not (no relocation, no debugger's breakpoint) is given back, and only in a
-    process of ours; the kernel still has it in its cache. See madvise(2), MADV_DONTNEED, and proc(5), smaps.
+    process of ours: no mapping that is shared, as a GPU driver's are. The kernel still has it in its cache.
+    See madvise(2), MADV_DONTNEED, and proc(5), smaps.
     """
     if os.getpid() not in _processes_of_ours or not hasattr(psutil.Process, "memory_maps"):
         return
@@ -224,7 +226,7 @@ def drop_library_pages() -> None:
     with suppress(psutil.Error):
         maps = psutil.Process().memory_maps(grouped=False)
     for mapped in maps:
-        if mapped.path.startswith("/") and "w" not in mapped.perms and mapped.anonymous + mapped.swap == 0:
+        if mapped.path[0] == "/" and mapped.perms in _LIBRARY and mapped.anonymous + mapped.swap == 0:
             start, end = (int(address, 16) for address in mapped.addr.split("-"))
             madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
 
