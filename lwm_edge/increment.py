@@ -25,7 +25,6 @@ from .home import Generation, Home
 from .measurement import MemoryUse
 from .memory import drop_library_pages, drop_mapped_pages, freed_memory_kept, out_of_memory_explained
 from .reports import (
-    DriftReport,
     EvaluationReport,
     MemoryReport,
     PlanReport,
@@ -78,11 +77,14 @@ def learn_classes(
         drop_library_pages()  # most of them were for training
         on_progress(Progress(phase="evaluate", done=0, total=1))
         to_learn, held_back = task.lesson.to_learn, task.lesson.held_back
-        statistics = _take_in(task, known, features, to_learn.labels)
-        accuracy, drift = _evaluate(task, statistics)
-        warnings = (*task.warnings, *pass_gate(config, accuracy, drift))
+        _take_in(task, known, features, to_learn.labels)
+        accuracy = _evaluate(task)  # before the photos that it is measured by are learnt too
         features = np.concatenate([features, pooled_features(task.student, held_back, batch_size)])
         statistics = _take_in(task, known, features, to_learn.labels + held_back.labels)
+        del features, known  # writing needs the room
+        estimates = _estimate(task, statistics)
+        drift = measure_drift(task.student, task.teacher, held_back, batch_size, estimates)
+        warnings = (*task.warnings, *pass_gate(config, accuracy, drift))
 
         on_progress(Progress(phase="stage", done=0, total=1))
         examples = held_back.photos[: max(PARITY_BATCH_SIZES)]
@@ -116,17 +118,15 @@ def learn_classes(
     )
 
 
-def _evaluate(task: Task, statistics: ClassStatistics) -> tuple[EvaluationReport, DriftReport]:
-    """Judges the student by the photos held back and, on the shipped classes, by their statistics."""
-    parent, held_back, batch_size = task.parent.manifest, task.lesson.held_back, task.plan.micro_batch_size
-    accuracy = evaluate_predictions(
-        predict_labels(task.student, held_back, batch_size),
+def _evaluate(task: Task) -> EvaluationReport:
+    """Judges the student by the photos held back."""
+    parent, held_back = task.parent.manifest, task.lesson.held_back
+    return evaluate_predictions(
+        predict_labels(task.student, held_back, task.plan.micro_batch_size),
         np.array(held_back.labels),
         (*parent.class_names, *task.lesson.new_classes),
         parent.shipped_classes,
     )
-    estimates = _estimate(task, statistics)
-    return accuracy, measure_drift(task.student, task.teacher, held_back, batch_size, estimates)
 
 
 def _stage(home: Home, task: Task, statistics: ClassStatistics) -> Generation:

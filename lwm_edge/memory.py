@@ -223,7 +223,7 @@ def drop_library_pages() -> None:
     if os.getpid() not in _processes_of_ours or not hasattr(psutil.Process, "memory_maps"):
         return
     madvise, maps = ctypes.CDLL(None).madvise, []
-    with suppress(psutil.Error):
+    with suppress(psutil.Error, ValueError):  # the latter for lines that psutil does not know
         maps = psutil.Process().memory_maps(grouped=False)
     for mapped in maps:
         if mapped.path[0] == "/" and mapped.perms in _LIBRARY and mapped.anonymous + mapped.swap == 0:

@@ -229,9 +229,9 @@ def _try(job: Job, images: int, way: Way) -> tuple[int, float]:
 
 
 def _beside_bytes(job: Job, config: IncrementConfig, prefetch: int) -> int:
-    """Beside a step: the batch at hand and those read ahead, the reading of a photo, the class statistics."""
+    """Beside a step: the batch at hand, those read ahead, the reading of a photo, statistics and features."""
     loading = (1 + prefetch) * config.batch_size * job.photo_bytes + job.decoding_bytes
-    return loading + job.features**2 * _FLOAT64_BYTES
+    return loading + (job.features + job.photos) * job.features * _FLOAT64_BYTES
 
 
 def _least_bytes(job: Job) -> int:
@@ -240,8 +240,8 @@ def _least_bytes(job: Job) -> int:
 
 
 def _writing_bytes(job: Job) -> int:
-    """Solving the head, and the bundle's content twice more where it is written."""
-    return 2 * job.bundle_bytes + 6 * job.features**2 * _FLOAT64_BYTES
+    """Solving the head from all features, and the bundle's content twice more where it is written."""
+    return 2 * job.bundle_bytes + (6 * job.features + 3 * job.photos) * job.features * _FLOAT64_BYTES
 
 
 def _saving_bytes(job: Job) -> int:

@@ -259,7 +259,7 @@ class IncrementReport(Report):
         training: How it went; None where the backbone stayed as it is.
         held_back: Accuracy on held-back photos of the new classes, all classes competing; a head that is
             solved took them in only afterwards.
-        drift: From the teacher, judged by the same photos.
+        drift: From the teacher.
         old_classes_note: What cannot be measured here.
         parity: Of the ONNX file.
         footprint: Bytes before and after.

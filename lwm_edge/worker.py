@@ -188,6 +188,7 @@ def _wait_for_last_words(process: subprocess.Popen[str]) -> None:
             for message in _messages(process):
                 if message.failure:
                     raise _revive(message.failure) from None
+        process.communicate()  # a torn line is not its end
     except KeyboardInterrupt:
         process.kill()
         process.wait()
