@@ -115,7 +115,8 @@ def test_the_demos_base_can_be_made_again(tmp_path: Path) -> None:
         accuracy[bundle] = evaluate(open_home(tmp_path / "home"), DEMO_DATA / "test" / "base").accuracy
     assert accuracy[BASE_BUNDLE] > 0.9
     assert accuracy[tmp_path / "base.lwm"] > accuracy[BASE_BUNDLE] - 0.03
-    assert info(tmp_path / "base.lwm").bundle_bytes == info(BASE_BUNDLE).bundle_bytes
+    difference = info(tmp_path / "base.lwm").bundle_bytes - info(BASE_BUNDLE).bundle_bytes
+    assert abs(difference) < 16  # the graph names the build of torch that exported it
 
 
 def test_pretrained_weights_from_a_package_with_frozen_blocks(
