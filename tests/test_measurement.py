@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lwm_edge import memory
+from lwm_edge import measurement, memory
 from lwm_edge.measurement import SAMPLING_SECONDS, MemoryUse, count_alive
 from lwm_edge.memory import cgroup_peak, reset_peak_rss
 from lwm_edge.network import Network
@@ -52,6 +52,19 @@ def test_peaks_follow_what_was_used_and_say_how_they_were_taken() -> None:
     assert report.peak_mapped_bytes and report.peak_tree_bytes >= report.peak_rss_bytes
     assert report.how.keys() == type(report).model_fields.keys() - {"how"}
     assert "reset at the start" in report.how["peak_rss_bytes"]
+
+
+def test_on_a_gpu_torch_keeps_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    resets: list[None] = []
+    _, student = teacher_and_student()
+    with MemoryUse.measured() as use:
+        assert use.report(student).peak_cuda_bytes is None or torch.cuda.is_initialized()
+    monkeypatch.setattr(measurement, "_gpu_in_use", lambda: True)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: resets.append(None))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 123)
+    with MemoryUse.measured() as use:
+        assert use.report(student).peak_cuda_bytes == 123
+    assert len(resets) == 1
 
 
 def test_children_count_in_the_tree() -> None:
