@@ -30,6 +30,7 @@ _MARGIN_IF_KEPT = 1.15
 _REPEATED = 1.02  # from one planning to the next, so that a limit that was named would do
 _KEPT_AT_MOST = 2.75  # times what a step takes, where freed memory is kept; up to 2.6 was seen
 _LEAST_BATCHES = 20  # for which it is worth trying that
+_ROOM_TO_TRY = 4  # times what a step surely takes, free on the device
 
 
 class Way(NamedTuple):
@@ -113,10 +114,13 @@ def make_plan(job: Job, config: IncrementConfig, limit: int, limit_source: str) 
     """Chooses the largest micro-batch, and the cache, whose predicted peak stays below the limit.
 
     Raises:
-        ResourceError: Not even one image at a time does; says the smallest limit that would.
+        ResourceError: Not even one image at a time does; says the smallest limit that would. Where the limit
+            is below all doubt and the device has plenty, one step is tried to learn that; where it has not,
+            it is an estimate from below.
     """
-    if (needed := _least_bytes(job)) > limit:  # refused before a step is tried that would break the limit
-        raise _too_small(limit, int(_MARGIN**2 * needed))
+    needed = _least_bytes(job)
+    if needed > limit and available_memory_bytes() < _ROOM_TO_TRY * (needed - rss_bytes()):
+        raise _too_small(limit, int(_MARGIN**2 * needed), " or more,")  # no room to try a step
     choice, smallest = _choose(job, config, limit)
     if choice is None:
         raise _too_small(limit, smallest)
@@ -254,10 +258,10 @@ def _seconds(job: Job, config: IncrementConfig, seconds_an_image: float) -> floa
     return round(job.photos * passes * seconds_an_image, 1)
 
 
-def _too_small(limit: int, smallest: int) -> ResourceError:
+def _too_small(limit: int, smallest: int, more: str = "") -> ResourceError:
     mib = 2**20
     return ResourceError(
         f"{limit // mib} MiB of memory are too few for this increment; nothing was trained: say "
-        f"--max-memory {smallest // mib + 1}MiB if there is as much, leave more of the network as it is "
-        "(--frozen-blocks), or take recipe lda, which trains nothing"
+        f"--max-memory {smallest // mib + 1}MiB{more} if there is as much, leave more of the network as it "
+        "is (--frozen-blocks), or take recipe lda, which trains nothing"
     )

@@ -103,8 +103,18 @@ def test_a_limit_that_is_too_small_names_one_that_would_do(
     with pytest.raises(ResourceError, match=r"--max-memory \d+MiB") as caught:
         make_plan(machine.job, IncrementConfig(), limit * MIB, "as set")
     named = int(caught.value.message.split("--max-memory ")[1].split("MiB")[0])
-    if limit > 104:  # after a step was tried; before, it is an estimate
-        assert make_plan(machine.job, IncrementConfig(), named * MIB, "as set").micro_batch_size == 1
+    assert make_plan(machine.job, IncrementConfig(), named * MIB, "as set").micro_batch_size == 1
+
+
+def test_no_step_is_tried_where_neither_limit_nor_device_has_the_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine, tried = _Machine(monkeypatch), []
+    monkeypatch.setattr(plan_module, "available_memory_bytes", lambda: 10 * MIB)
+    job = replace(machine.job, step=lambda images, way: tried.append(images))
+    with pytest.raises(ResourceError, match=r"--max-memory \d+MiB or more"):
+        make_plan(job, IncrementConfig(), 50 * MIB, "as set")
+    assert not tried
 
 
 def test_planning_tries_no_more_images_than_the_limit_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
