@@ -204,12 +204,11 @@ def drop_mapped_pages(tensors: Iterable[Tensor]) -> None:
     """
     if sys.platform != "linux":
         return
-    madvise = ctypes.CDLL(None).madvise
     for tensor in tensors:
         start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
         end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
         if end > start:
-            madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+            _drop_pages(start, end)
 
 
 def drop_library_pages() -> None:
@@ -219,16 +218,23 @@ def drop_library_pages() -> None:
     cannot be written and was not (no relocation, no debugger's breakpoint) is given back, and only in a
     process of ours: no mapping that is shared, as a GPU driver's are. The kernel still has it in its cache.
     See madvise(2), MADV_DONTNEED, and proc(5), smaps.
+
+    A system that does not tell what is mapped keeps all of them.
     """
     if os.getpid() not in _processes_of_ours or not hasattr(psutil.Process, "memory_maps"):
         return
-    madvise, maps = ctypes.CDLL(None).madvise, []
-    with suppress(psutil.Error, ValueError):  # the latter for lines that psutil does not know
+    try:
         maps = psutil.Process().memory_maps(grouped=False)
+    except (psutil.Error, ValueError):  # the latter for lines that psutil does not know
+        return
     for mapped in maps:
         if mapped.path[0] == "/" and mapped.perms in _LIBRARY and mapped.anonymous + mapped.swap == 0:
             start, end = (int(address, 16) for address in mapped.addr.split("-"))
-            madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+            _drop_pages(start, end)
+
+
+def _drop_pages(start: int, end: int) -> None:
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
 
 
 @contextmanager
