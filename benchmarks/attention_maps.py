@@ -46,7 +46,7 @@ def maps_of(bundle: Path, photos: PhotoSet) -> Tensor:
     """Grad-CAM maps [M, h, w] of each photo's own class."""
     network = open_bundle(bundle).network()
     features = torch.cat([features for features, _ in run_network(network, photos, 64)])
-    return attention_map(features, network.head_weight, torch.tensor(photos.labels))
+    return attention_map(features, network.attention_weight, torch.tensor(photos.labels))
 
 
 def draw(axes: Axes, pixels: np.ndarray, attention: Tensor | None, title: str) -> None:

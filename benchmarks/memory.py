@@ -114,8 +114,8 @@ def naive(base: Path, folder: Path) -> None:
             loss = classification_loss(logits, labels[part], N, "sigmoid")
             loss = loss + distillation_loss(logits[:, :N], teacher_logits)
             loss = loss + attention_distillation_loss(
-                attention_map(features, student.head_weight, b),
-                attention_map(teacher_features, teacher.head_weight, b),
+                attention_map(features, student.attention_weight, b),
+                attention_map(teacher_features, teacher.attention_weight, b),
             )
             optimizer.zero_grad()
             loss.backward()

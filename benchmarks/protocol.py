@@ -149,9 +149,9 @@ def bundle_after(work: Path, method: str, group: int) -> Path:
 
 
 def run_rival(split: Split, base: Path, method: str) -> list[Step]:
-    """A frozen backbone and class statistics of all photos."""
+    """A frozen backbone, and class statistics of all photos' last feature maps, globally averaged."""
     network = open_bundle(base).network()
-    capacity, d = network.head.weight.shape
+    capacity, d = network.head.out_features, network.head.in_features - network.level_values
     rival = NearestClassMean() if method == "nearest-mean" else StreamingLda(capacity, d)
     test: list[tuple[Features, list[str]]] = []
     steps, names = [], [name for group in split.groups for name in group]
@@ -180,7 +180,8 @@ def _features(network: Network, folder: Path) -> tuple[Features, list[str]]:
     cache = PixelCache(2**30)
     found = read_photo_folder(folder, network.preprocessing, cache, least_photos=1)
     photos = PhotoSet([p for group in found.photos for p in group], network.preprocessing, cache)
-    return pooled_features(network, photos, 64), [found.class_names[label] for label in photos.labels]
+    features = pooled_features(network, photos, 64)[:, network.level_values :]
+    return features, [found.class_names[label] for label in photos.labels]
 
 
 def _step(report: lwm_edge.EvaluationReport, split: Split, group: int) -> Step:

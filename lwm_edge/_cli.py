@@ -164,6 +164,12 @@ def build_base_command(
     frozen_blocks: Annotated[
         int | None, typer.Option(help="First blocks of the network that stay as they start. Default: 0.")
     ] = None,
+    grid: Annotated[
+        int | None,
+        typer.Option(
+            help="Cells a side over which the head reads earlier blocks; 0: none. Default: by the photos."
+        ),
+    ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak of the schedule. Default: 0.05, from weights 0.01.")
     ] = None,
@@ -187,6 +193,7 @@ def build_base_command(
         activation=activation,
         epochs=epochs,
         frozen_blocks=frozen_blocks,
+        grid=grid,
         learning_rate=learning_rate,
         batch_size=batch_size,
         held_back=held_back,

@@ -21,6 +21,7 @@ from .model_reports import (
     DemoReport,
     ExportReport,
     InfoReport,
+    LevelsReport,
     PredictionReport,
     RepairReport,
 )
@@ -204,12 +205,22 @@ def base(report: BaseReport) -> None:
         "Classes": f"{len(report.class_names)} of at most {report.capacity}: {_listed(report.class_names)}",
         "Accuracy": f"{_percent(accuracy)} on held-back photos" if accuracy is not None else "not measured",
         "Attention maps": f"{report.attention_cells} cells",
+        "Head": _levels(report.levels),
         "Verified": f"ONNX graph {_parity(report.parity)}",
         "Model digest": report.model_digest,
     }
     _rows(f"Base made in {report.seconds:.0f} s", rows)
     for line in report.warnings:
         note(f"Note: {line}")
+
+
+def _levels(report: LevelsReport) -> str:
+    reads = f"{report.inputs} values"
+    if not report.grid:
+        return f"{reads}: the last feature maps"
+    tried = ", ".join(f"{g}x{g} {_percent(accuracy)}" for g, accuracy in report.accuracy.items())
+    reads += f": earlier blocks on a grid of {report.grid}x{report.grid}, and the last feature maps"
+    return f"{reads} (right by the earlier ones alone: {tried})" if tried else reads
 
 
 def change(report: ChangeReport) -> None:

@@ -113,7 +113,7 @@ def bundle_items(bundle: Bundle, problems: list[str]) -> Iterator[AuditItem]:
 def _declared(bundle: Bundle) -> dict[str, list[int]]:
     """Shapes of all tensors of a bundle; they depend on the capacity, never on the number of classes."""
     m = bundle.manifest
-    network = empty_network(m.architecture, len(m.class_names), m.capacity, m.preprocessing)
+    network = empty_network(m)
     declared = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
     d = network.head.in_features
     declared |= {MEANS: [m.capacity, d], COVARIANCE: [d, d], PHOTOS: [1]}

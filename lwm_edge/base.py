@@ -20,6 +20,7 @@ from .errors import CapacityError, ConfigError, GateError
 from .evaluation import evaluate_predictions
 from .export import PARITY_BATCH_SIZES, check_parity, fill_graph, parity_probe, trace_graph
 from .home import AnyPath
+from .level_choice import choose_levels
 from .losses import classification_loss
 from .manifest import Manifest, Preprocessing
 from .model_reports import BaseReport
@@ -81,6 +82,7 @@ def build_base(
 
     on_progress(Progress(phase="commit", done=0, total=1))
     network.cpu()
+    levels = choose_levels(network, to_learn, config.grid, _BATCH_SIZE)
     arrays = {
         **network_arrays(network),
         **_statistics(network, to_learn, config.capacity).to_arrays(),
@@ -90,6 +92,7 @@ def build_base(
         architecture=config.architecture,
         preprocessing=preprocessing,
         activation=config.activation,
+        levels=network.levels,
         class_names=folder.class_names,
         shipped_classes=len(folder.class_names),
         capacity=config.capacity,
@@ -108,6 +111,7 @@ def build_base(
         capacity=config.capacity,
         bundle_bytes=bundle.manifest.bundle_bytes,
         training=training,
+        levels=levels,
         held_back=accuracy,
         parity=parity,
         attention_cells=(cells := attention_cells(network)),

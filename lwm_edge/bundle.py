@@ -1,9 +1,9 @@
 """The bundle: one safetensors file that holds a classifier and never changes its length.
 
-Tensors: `backbone.*`, `head.weight` [capacity, d], `head.bias` [capacity], the class statistics
-(`statistics.*`, see `class_statistics`), `onnx_graph` (uint8, the graph without its weights) and `manifest`
-(uint8, see `manifest`). File format: https://huggingface.co/docs/safetensors. Reading the manifest and
-checking the digest need no torch.
+Tensors: `backbone.*`, `head.weight` [capacity, d] and `head.bias` [capacity] (d is what the head reads, see
+`network`), the class statistics (`statistics.*`, see `class_statistics`), `onnx_graph` (uint8, the graph
+without its weights) and `manifest` (uint8, see `manifest`). File format:
+https://huggingface.co/docs/safetensors. Reading the manifest and checking the digest need no torch.
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ class Bundle:
         from .network import empty_network, load_tensors
 
         weights = {n: t for n, t in load_file(self.path).items() if n not in NOT_THE_NETWORKS}
-        m = self.manifest
-        network = empty_network(m.architecture, len(m.class_names), m.capacity, m.preprocessing)
-        network = load_tensors(network, weights).requires_grad_(False)
+        network = load_tensors(empty_network(self.manifest), weights).requires_grad_(False)
         network.mapped = tuple(t for name, t in weights.items() if name.startswith("backbone."))
         return network
 

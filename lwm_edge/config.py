@@ -211,6 +211,8 @@ class BaseConfig(_Settings):
         epochs: Passes over the photos; 0 takes a checkpoint's classifier as it is.
         frozen_blocks: How many of the backbone's first blocks stay as they start; blocks are the children of
             its parts, in order.
+        grid: The head reads earlier blocks too, averaged over grid x grid cells; 0 leaves them out, None
+            takes 1, 2 or 3, whichever tells the photos' classes apart best.
         learning_rate: Peak of the one-cycle schedule; None takes 0.05 from scratch, 0.01 from weights.
         momentum: Of stochastic gradient descent.
         weight_decay: On all weights.
@@ -232,6 +234,7 @@ class BaseConfig(_Settings):
     checkpoint: Path | None = None
     epochs: int = Field(default=30, ge=0, le=10_000)
     frozen_blocks: int = Field(default=0, ge=0)
+    grid: int | None = Field(default=None, ge=0, le=8)
     learning_rate: float | None = Field(default=None, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)

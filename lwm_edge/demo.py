@@ -109,12 +109,13 @@ def _predict(home: Home, sets: list[PhotoSet]) -> Labels:
 def _run_rival(
     method: str, rival: NearestClassMean | StreamingLda, train: list[PhotoSet], test: list[PhotoSet]
 ) -> DemoRow:
-    """The rival on the shipped backbone; unlike the recipes it has seen the base's training photos."""
+    """The rival on the shipped backbone's last feature maps; it has seen the base's training photos."""
     network = open_bundle(BASE_BUNDLE).network()
+    last = slice(network.level_values, None)
     predictions = []
     for step, photos in enumerate(train, start=1):
-        rival.learn(pooled_features(network, photos, _BATCH_SIZE), np.array(photos.labels))
-        features = [pooled_features(network, photos, _BATCH_SIZE) for photos in test[:step]]
+        rival.learn(pooled_features(network, photos, _BATCH_SIZE)[:, last], np.array(photos.labels))
+        features = [pooled_features(network, photos, _BATCH_SIZE)[:, last] for photos in test[:step]]
         predictions.append(rival.predict(np.concatenate(features)))
     return _row(method, predictions, test)
 

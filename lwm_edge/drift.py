@@ -39,8 +39,8 @@ def measure_drift(
         b = logits[:, :N].argmax(1)
         change = (logits[:, :N].sigmoid() - teacher_logits.sigmoid()).abs().mean()
         distance = attention_distillation_loss(
-            attention_map(features, student.head_weight, b),
-            attention_map(teacher_features, teacher.head_weight, b),
+            attention_map(features, student.attention_weight, b),
+            attention_map(teacher_features, teacher.attention_weight, b),
         )
         agreement = (b == teacher_logits.argmax(1)).float().mean()
         totals += [len(b) * float(value) for value in (agreement, change, distance)]

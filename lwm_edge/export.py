@@ -103,7 +103,7 @@ def _exported_module(network: Network, activation: str) -> Any:
             )
 
         def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            logits = self.head(network.features(image).mean((2, 3)))
+            logits = self.head(network.pooled(image))
             return logits, logits.sigmoid() if activation == "sigmoid" else logits.softmax(1)
 
     return Exported().eval()

@@ -29,6 +29,7 @@ def info(source: Home | AnyPath) -> InfoReport:
         architecture=m.architecture,
         activation=m.activation,
         preprocessing=m.preprocessing,
+        levels=m.levels,
         class_names=m.class_names,
         shipped_classes=m.shipped_classes,
         capacity=m.capacity,

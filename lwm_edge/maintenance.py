@@ -220,10 +220,7 @@ def network_of(arrays: Arrays, manifest: Manifest) -> Network:
     tensors = {
         name: torch.from_numpy(array) for name, array in arrays.items() if name not in NOT_THE_NETWORKS
     }
-    network = empty_network(
-        manifest.architecture, len(manifest.class_names), manifest.capacity, manifest.preprocessing
-    )
-    return load_tensors(network, tensors)
+    return load_tensors(empty_network(manifest), tensors)
 
 
 def _commit(

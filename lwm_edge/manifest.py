@@ -85,6 +85,20 @@ class Preprocessing(_Model):
         return self
 
 
+class Levels(_Model):
+    """Earlier blocks of the network that the head reads too, besides the last feature maps.
+
+    Attributes:
+        blocks: Their indices in `Network.blocks`, ascending.
+        grid: Each output is averaged over grid x grid cells.
+        values: How many values that makes in all.
+    """
+
+    blocks: tuple[Annotated[int, Field(ge=0, lt=4096)], ...] = Field(min_length=1, max_length=64)
+    grid: int = Field(ge=1, le=8)
+    values: int = Field(ge=1, le=65_536)
+
+
 class Manifest(_Model):
     """Everything about a bundle that is not a tensor (DESIGN: "The bundle").
 
@@ -93,6 +107,7 @@ class Manifest(_Model):
         architecture: A key of the registry in `architectures`, never an import path.
         preprocessing: From a photo to the network's input.
         activation: What turns logits into probabilities, as the base was trained.
+        levels: What else the head reads; None where it reads the last feature maps alone.
         class_names: In append-only order; the position is the class_index.
         shipped_classes: How many of them, from the front, the vendor shipped.
         capacity: Most classes that this bundle can ever hold.
@@ -109,6 +124,7 @@ class Manifest(_Model):
     architecture: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")
     preprocessing: Preprocessing
     activation: Activation
+    levels: Levels | None = None
     class_names: tuple[str, ...] = Field(min_length=1)
     shipped_classes: int = Field(ge=0)
     capacity: int = Field(ge=1, le=MAX_CAPACITY)
@@ -139,7 +155,7 @@ class Manifest(_Model):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def model_digest(self) -> str:
-        """SHA-256 of the tensors' digest, the class names and the preprocessing.
+        """SHA-256 of the tensors' digest, the class names, the preprocessing and any levels.
 
         This is the digest that ONNX metadata and parent links carry.
         """
@@ -148,6 +164,8 @@ class Manifest(_Model):
             "class_names": self.class_names,
             "preprocessing": self.preprocessing.model_dump(),
         }
+        if self.levels:
+            identity["levels"] = self.levels.model_dump()
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -168,7 +186,7 @@ def encode(manifest: Manifest) -> bytes:
     Raises:
         CapacityError: The names leave no room (only with names full of quotation marks).
     """
-    absent = {"custody"} if manifest.custody is None else None  # older releases do not know it
+    absent = {name for name in ("levels", "custody") if getattr(manifest, name) is None}  # to older releases
     text = manifest.model_dump_json(exclude=absent).encode()
     length = encoded_length(manifest.capacity)
     if len(text) > length:

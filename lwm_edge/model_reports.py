@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from .ledger import Ledger
-from .manifest import Activation, Preprocessing
+from .manifest import Activation, Levels, Preprocessing
 from .reports import AnyNamePath, EvaluationReport, FootprintReport, ParityReport, Report, TrainingReport
+
+
+class LevelsReport(Report):
+    """What a base's head reads of the network's earlier blocks, and why.
+
+    Attributes:
+        grid: They are averaged over grid x grid cells; 0 where they are left out.
+        inputs: Of the head, those of the last feature maps included.
+        accuracy: Of each grid that was tried, cross-validated on the photos by the earlier blocks alone.
+    """
+
+    grid: int
+    inputs: int
+    accuracy: dict[int, float]
 
 
 class BaseReport(Report):
@@ -17,6 +31,7 @@ class BaseReport(Report):
         capacity: Most classes it can hold.
         bundle_bytes: Its length, for ever.
         training: How the training went; None when a checkpoint was taken as it is.
+        levels: What the head reads.
         held_back: Accuracy on held-back photos, none of which the base learnt from; None likewise.
         parity: Of the ONNX graph inside.
         attention_cells: Cells of its attention maps.
@@ -31,6 +46,7 @@ class BaseReport(Report):
     capacity: int
     bundle_bytes: int
     training: TrainingReport | None
+    levels: LevelsReport
     held_back: EvaluationReport | None
     parity: ParityReport
     attention_cells: int
@@ -93,6 +109,7 @@ class InfoReport(Report):
         architecture: Its key.
         activation: What makes probabilities of logits.
         preprocessing: From a photo to the input.
+        levels: Earlier blocks that the head reads too.
         class_names: In class_index order.
         shipped_classes: How many the vendor shipped.
         capacity: Most classes it can hold.
@@ -110,6 +127,7 @@ class InfoReport(Report):
     architecture: str
     activation: Activation
     preprocessing: Preprocessing
+    levels: Levels | None
     class_names: tuple[str, ...]
     shipped_classes: int
     capacity: int

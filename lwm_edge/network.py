@@ -1,11 +1,17 @@
-"""The classifier as lwm_edge holds it: backbone, global average pooling, and a head at full capacity."""
+"""The classifier as lwm_edge holds it: backbone, average pooling, and a head at full capacity.
+
+The head reads the last feature maps, globally averaged, as the paper's does. It may read earlier blocks as
+well (`Levels`): what they see is less bound to the classes that the backbone was trained on, so new classes
+are told apart by it. Only the closed form of `class_statistics` gives weight to those; the paper's losses
+train what reads the last maps. Evci et al. 2022, "Head2Toe".
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +20,25 @@ from torch.overrides import TorchFunctionMode
 
 from .architectures import Architecture, find_architecture
 from .errors import ArchitectureError, ConfigError
-from .manifest import Preprocessing
+from .levels import grid_means
+from .manifest import Levels, Manifest, Preprocessing
 from .recomputation import recomputed
 
 _SURGERY_TOLERANCE = 1e-4
 _PROBE_SIZE = 64
 _FEW_CELLS = 16
+
+
+class Activations(NamedTuple):
+    """What some of a network's first blocks make of images.
+
+    Attributes:
+        maps: The latest block's output.
+        levels: Values of the levels so far [B, values of the level].
+    """
+
+    maps: Tensor
+    levels: tuple[Tensor, ...] = ()
 
 
 class Network(nn.Module):
@@ -30,9 +49,10 @@ class Network(nn.Module):
 
     Args:
         backbone: Images [B, 3, H, W] float32 to feature maps [B, d, h, w] float32.
-        head: Linear layer of d inputs and `capacity` outputs.
+        head: Linear layer of the levels' values and d more inputs, and `capacity` outputs.
         classes: How many rows of the head are in use.
         preprocessing: Whose mean and std normalise the images.
+        levels: What the head reads besides the last feature maps.
 
     Attributes:
         frozen_blocks: How many of the first blocks a teacher and its student share: `stem` runs them.
@@ -41,13 +61,19 @@ class Network(nn.Module):
     """
 
     def __init__(
-        self, backbone: nn.Module, head: nn.Linear, classes: int, preprocessing: Preprocessing
+        self,
+        backbone: nn.Module,
+        head: nn.Linear,
+        classes: int,
+        preprocessing: Preprocessing,
+        levels: Levels | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.classes = classes
         self.preprocessing = preprocessing
+        self.levels = levels
         self.frozen_blocks = 0
         self.mapped: tuple[Tensor, ...] = ()
         self.recompute = False
@@ -61,33 +87,41 @@ class Network(nn.Module):
         Returns:
             The last feature maps [B, d, h, w] float32 and the logits [B, classes] float32.
         """
-        features = self.features(images)
-        return features, self.classify(features)
+        activations = self._run(self._start(images), 0, len(self.blocks()))
+        return activations.maps, self.classify(activations)
 
-    def features(self, images: Tensor) -> Tensor:
-        """Images [B, H, W, 3] uint8 to the last feature maps [B, d, h, w] float32."""
-        return cast(Tensor, self.backbone(self.normalise(images)))
+    def pooled(self, images: Tensor) -> Tensor:
+        """Images [B, H, W, 3] uint8 to what the head reads [B, its inputs] float32."""
+        return _pool(self._run(self._start(images), 0, len(self.blocks())))
 
     @torch.no_grad()
-    def stem(self, images: Tensor) -> Tensor:
+    def stem(self, images: Tensor) -> Activations:
         """Images [B, H, W, 3] uint8 through the frozen blocks; a teacher and its student share the result."""
-        activations = self.normalise(images)
-        for block in self.blocks()[: self.frozen_blocks]:
-            activations = block(activations)
-        return activations
+        return self._run(self._start(images), 0, self.frozen_blocks)
 
-    def after_stem(self, activations: Tensor) -> tuple[Tensor, Tensor]:
+    def after_stem(self, activations: Activations) -> tuple[Tensor, Tensor]:
         """`stem`'s result through the rest of the network: features and logits as `forward` gives them."""
+        blocks = self.blocks()
+        if len(blocks) > (first := self.frozen_blocks) and not any(True for _ in blocks[first].parameters()):
+            # It may work in place, and the other network has them too.
+            activations = activations._replace(maps=activations.maps.clone())
+        activations = self._run(activations, first, len(blocks))
+        return activations.maps, self.classify(activations)
+
+    def _start(self, images: Tensor) -> Activations:
+        return Activations(self.normalise(images))
+
+    def _run(self, activations: Activations, first: int, end: int) -> Activations:
+        maps, levels = activations
         recompute = self.recompute and torch.is_grad_enabled()
-        blocks = self.blocks()[self.frozen_blocks :]
-        if blocks and not any(True for _ in blocks[0].parameters()):
-            activations = activations.clone()  # it may work in place, and the other network has them too
-        for block in blocks:
+        for index, block in enumerate(self.blocks()[first:end], first):
             if recompute and any(True for _ in block.parameters()):  # a bare activation may work in place
-                activations = recomputed(block, activations)
+                maps = recomputed(block, maps)
             else:
-                activations = block(activations)
-        return activations, self.classify(activations)
+                maps = block(maps)
+            if self.levels and index in self.levels.blocks:
+                levels = (*levels, grid_means(maps, self.levels.grid))
+        return Activations(maps, levels)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images [B, H, W, 3] uint8 to the backbone's input [B, 3, H, W]."""
@@ -97,9 +131,17 @@ class Network(nn.Module):
         pixels = images.permute(0, 3, 1, 2).to(dtype) / 255
         return (pixels - mean) / std
 
-    def classify(self, features: Tensor) -> Tensor:
-        """Feature maps [B, d, h, w] to logits [B, classes]."""
-        return F.linear(features.mean((2, 3)), self.head_weight, self.head.bias[: self.classes])
+    def classify(self, activations: Activations) -> Tensor:
+        """What all blocks made of images to logits [B, classes]."""
+        pooled, values = _pool(activations), self.level_values
+        if pooled.shape[1] != self.head.in_features:
+            raise ArchitectureError(
+                f"the network offers {pooled.shape[1]} values, and its head reads {self.head.in_features}"
+            )
+        logits = F.linear(pooled[:, values:], self.attention_weight, self.head.bias[: self.classes])
+        if values:
+            logits = logits + F.linear(pooled[:, :values], self.head_weight[:, :values].detach())
+        return logits
 
     def blocks(self) -> list[nn.Module]:
         """The backbone's blocks; one after the other they are the backbone.
@@ -135,11 +177,21 @@ class Network(nn.Module):
 
     @property
     def head_weight(self) -> Tensor:
-        """The head's rows in use [classes, d]."""
+        """The head's rows in use [classes, its inputs]."""
         return self.head.weight[: self.classes]
 
+    @property
+    def attention_weight(self) -> Tensor:
+        """What of those rows reads the last feature maps [classes, d], behind what reads the levels."""
+        return self.head_weight[:, self.level_values :]
+
+    @property
+    def level_values(self) -> int:
+        """How many of the head's inputs are of the levels, the first ones."""
+        return self.levels.values if self.levels else 0
+
     def head_tensors(self) -> tuple[Tensor, Tensor]:
-        """The head's rows in use: weight [classes, d] and bias [classes]."""
+        """The head's rows in use: weight [classes, its inputs] and bias [classes]."""
         return self.head_weight.detach(), self.head.bias[: self.classes].detach()
 
     @torch.no_grad()
@@ -147,7 +199,7 @@ class Network(nn.Module):
         """Puts a new head in place; memory that the old one was mapped from is not written to.
 
         Args:
-            weight: Of the classes in use from now on [classes, d].
+            weight: Of the classes in use from now on [classes, the head's inputs].
             bias: Likewise [classes].
         """
         for name, rows in (("weight", weight), ("bias", bias)):
@@ -160,14 +212,30 @@ class Network(nn.Module):
     def add_classes(self, count: int, generator: torch.Generator) -> None:
         """Takes `count` more rows of the head into use, drawn as torch draws a linear layer's.
 
-        The caller has checked the capacity.
+        What reads the levels stays 0. The caller has checked the capacity.
         """
         rows = slice(self.classes, self.classes + count)
-        bound = self.head.in_features**-0.5
-        for tensor in (self.head.weight, self.head.bias):
+        self.classes += count
+        bound = self.attention_weight.shape[1] ** -0.5
+        for tensor in (self.attention_weight, self.head.bias):
             drawn = torch.rand(tensor[rows].shape, generator=generator) * 2 * bound - bound
             tensor[rows] = drawn.to(tensor)
-        self.classes += count
+
+    @torch.no_grad()
+    def read_levels(self, levels: Levels) -> None:
+        """Lets the head read these levels too, with weight 0 so far; what it computes stays the same."""
+        capacity, d = self.head.weight.shape
+        weight = torch.cat([self.head.weight.new_zeros(capacity, levels.values), self.head.weight], 1)
+        bias = self.head.bias
+        self.head = nn.Linear(d + levels.values, capacity, device="meta")
+        self.head.weight, self.head.bias = nn.Parameter(weight, requires_grad=False), bias
+        self.levels = levels
+
+
+def _pool(activations: Activations) -> Tensor:
+    """The levels' values, then the last maps globally averaged."""
+    last = activations.maps.mean((2, 3))
+    return torch.cat([*activations.levels, last], 1) if activations.levels else last
 
 
 def _is_sequential(module: nn.Module) -> bool:
@@ -221,16 +289,17 @@ def check_surgery(model: nn.Module, backbone: nn.Module, head: nn.Linear, name: 
     )
 
 
-def empty_network(name: str, classes: int, capacity: int, preprocessing: Preprocessing) -> Network:
-    """A network without memory behind it, on the meta device; `load_tensors` gives it its tensors.
+def empty_network(manifest: Manifest) -> Network:
+    """A bundle's network without memory behind it, on the meta device; `load_tensors` gives it its tensors.
 
     Raises:
         ArchitectureError: The architecture is unknown or does not come apart.
     """
-    architecture = find_architecture(name)
-    backbone, head = take_apart(_build_unallocated(architecture), architecture, name)
-    full_head = nn.Linear(head.in_features, capacity, device="meta")
-    return Network(backbone, full_head, classes, preprocessing).eval()
+    m, architecture = manifest, find_architecture(manifest.architecture)
+    backbone, head = take_apart(_build_unallocated(architecture), architecture, m.architecture)
+    network = Network(backbone, head, len(m.class_names), m.preprocessing, m.levels).eval()
+    network.head = nn.Linear(head.in_features + network.level_values, m.capacity, device="meta")
+    return network
 
 
 class _Uninitialised(TorchFunctionMode):
@@ -282,7 +351,8 @@ def attention_cells(network: Network) -> int:
     """Number of cells l = h * w of the network's attention maps."""
     size = network.preprocessing.image_size
     image = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=network.head.weight.device)
-    return network.features(image)[0, 0].numel()
+    features, _ = network(image)
+    return int(features[0, 0].numel())
 
 
 def few_cells_warnings(cells: int, image_size: int) -> list[str]:

@@ -87,8 +87,8 @@ def lwm_losses(
     L_AD = None
     if gamma:
         b = logits[:, :N].argmax(1)  # the student's best base class; both look for the same one
-        Q_student = attention_map(features, student.head_weight, b)
-        Q_teacher = attention_map(teacher_features, teacher.head_weight, b)
+        Q_student = attention_map(features, student.attention_weight, b)
+        Q_teacher = attention_map(teacher_features, teacher.attention_weight, b)
         L_AD = attention_distillation_loss(Q_student, Q_teacher)
     return Losses(L_C, L_D, L_AD)
 
@@ -246,13 +246,14 @@ def predict_labels(network: Network, photos: PhotoSet, batch_size: int) -> Label
     return np.concatenate(best)
 
 
+@torch.no_grad()
 def pooled_features(
     network: Network, photos: PhotoSet, batch_size: int, on_progress: ProgressCallback = ignore_progress
 ) -> Features:
-    """Globally averaged feature maps of the photos as they are [M, d] float64."""
+    """What the head reads of the photos as they are [M, its inputs] float64."""
     pooled: list[NDArray[np.float32]] = []
-    for features, _ in run_network(network, photos, batch_size):
-        pooled.append(features.mean((2, 3)).cpu().numpy())
+    for images in _images(network, photos, batch_size):
+        pooled.append(network.pooled(images).cpu().numpy())
         done = min(len(pooled) * batch_size, len(photos.photos))
         on_progress(Progress(phase="features", done=done, total=len(photos.photos)))
     return np.concatenate(pooled).astype(np.float64)
@@ -261,7 +262,11 @@ def pooled_features(
 @torch.no_grad()
 def run_network(network: Network, photos: PhotoSet, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Features and logits of the photos as they are, a batch at a time, without augmentation."""
-    device = network.head.weight.device
+    for images in _images(network, photos, batch_size):
+        yield network(images)
+
+
+def _images(network: Network, photos: PhotoSet, batch_size: int) -> Iterator[Tensor]:
     for part in chunks(len(photos.photos), batch_size):
         pixels = photos.load(range(len(photos.photos))[part], AS_THEY_ARE)
-        yield network(torch.from_numpy(pixels).to(device))
+        yield torch.from_numpy(pixels).to(network.head.weight.device)

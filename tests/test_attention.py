@@ -9,13 +9,13 @@ from torch import Tensor
 from lwm_edge.attention import attention_map, grad_cam
 from lwm_edge.network import Network
 from tests.conftest import batch_of, photo_set, teacher_and_student
-from tests.test_network import ARCHITECTURES, fresh_network
+from tests.test_network import ARCHITECTURES, fresh_network, network_with_levels
 
 
 def _maps(network: Network, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     features, logits = network(images)
     b = logits.argmax(1)
-    closed = attention_map(features, network.head_weight, b)
+    closed = attention_map(features, network.attention_weight, b)
     scores = logits.gather(1, b[:, None]).squeeze(1)
     return features, closed, grad_cam(features, scores, create_graph=True)
 
@@ -51,6 +51,17 @@ def test_equals_grad_cam_on_every_architecture(name: str) -> None:
         0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     _, closed, definition = _maps(network, images)
+    assert closed.max() > 0
+    torch.testing.assert_close(closed, definition, rtol=1e-6, atol=1e-9 * closed.max().item())
+
+
+def test_equals_grad_cam_where_the_head_reads_earlier_blocks_too() -> None:
+    network = network_with_levels().double()
+    network.head.weight.data.abs_()
+    images = torch.randint(
+        0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    _, closed, definition = _maps(network.requires_grad_(True), images)
     assert closed.max() > 0
     torch.testing.assert_close(closed, definition, rtol=1e-6, atol=1e-9 * closed.max().item())
 

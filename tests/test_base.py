@@ -14,6 +14,7 @@ from lwm_edge.checkpoint import read_checkpoint
 from lwm_edge.config import base_config
 from lwm_edge.demo import BASE_BUNDLE, BASE_CONFIG, DEMO_DATA
 from lwm_edge.errors import ArchitectureError, CapacityError, ConfigError, PhotosError
+from lwm_edge.export import generated_images
 from tests.conftest import PhotoMaker
 from tests.test_network import fresh_network
 
@@ -39,6 +40,23 @@ def test_equal_seeds_give_equal_bases(tmp_path: Path, make_photos: PhotoMaker) -
     assert first.model_digest == second.model_digest
 
 
+def test_levels_change_nothing_in_a_base_but_what_it_can_learn_by(
+    tmp_path: Path, make_photos: PhotoMaker
+) -> None:
+    photos = make_photos("Bag", "Shirt", count=20)
+    reports = {
+        grid: build_base(photos, tmp_path / f"{grid}.lwm", TINY.model_copy(update={"grid": grid}))
+        for grid in (None, 0)
+    }
+    reading, without = (open_bundle(report.bundle) for report in reports.values())
+    assert reports[None].levels.grid in (1, 2, 3) and set(reports[None].levels.accuracy) == {1, 2, 3}
+    assert reading.manifest.levels == reading.network().levels and without.manifest.levels is None
+    assert reports[0].levels.inputs == 64 and info(tmp_path / "0.lwm").levels is None
+    images = torch.from_numpy(generated_images(28))
+    assert torch.equal(reading.network()(images)[1], without.network()(images)[1])
+    assert reading.manifest.bundle_bytes > without.manifest.bundle_bytes
+
+
 def test_a_whole_checkpoint_is_taken_as_it_is(tmp_path: Path, make_photos: PhotoMaker) -> None:
     model = find_architecture("small_resnet20").build()
     model.fc = torch.nn.Linear(64, 2)
@@ -47,7 +65,8 @@ def test_a_whole_checkpoint_is_taken_as_it_is(tmp_path: Path, make_photos: Photo
     report = build_base(make_photos("Bag", "Shirt"), tmp_path / "base.lwm", config)
     network = open_bundle(report.bundle).network()
     assert report.training is None
-    assert torch.equal(network.head.weight[:2], model.fc.weight)
+    assert torch.equal(network.attention_weight, model.fc.weight)
+    assert network.level_values and not network.head_weight[:, : network.level_values].any()
     assert torch.equal(network.backbone.stem[0].weight, model.stem[0].weight)  # type: ignore[index, union-attr]
 
 

@@ -29,7 +29,7 @@ from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 from lwm_edge.errors import BundleError, ExportError, LwmEdgeError
 from lwm_edge.export import check_parity, fill_graph, parity_probe
 from lwm_edge.home import Home
-from lwm_edge.manifest import Manifest, Preprocessing
+from lwm_edge.manifest import Levels, Manifest, Preprocessing
 from tests.conftest import state_of
 from tests.hostile import memory_bound, no_hang, published
 
@@ -67,6 +67,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         architecture="small_resnet20",
         preprocessing=Preprocessing(image_size=28, resize_size=28, mean=(0, 0, 0), std=(1, 1, 1)),
         activation="sigmoid",
+        levels=Levels(blocks=(0,), grid=1, values=1),
         class_names=("Coat", "Dress"),
         shipped_classes=2,
         capacity=4,

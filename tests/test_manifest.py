@@ -64,6 +64,34 @@ def refusal(content: bytes) -> BundleError:
 names = st.text(min_size=1, max_size=20).map(normalise_class_name).filter(lambda n: not class_name_problem(n))
 class_names = st.lists(names, min_size=1, max_size=12, unique_by=fold_class_name).map(tuple)
 
+# Levels
+
+
+def test_levels_are_part_of_what_a_model_is() -> None:
+    levels = {"blocks": (5, 8), "grid": 3, "values": 432}
+    without, reading = manifest(), manifest(levels=levels)
+    other = manifest(levels=levels | {"blocks": (5, 9)})
+    assert len({without.model_digest, reading.model_digest, other.model_digest}) == 3
+    assert decode(encode(reading), "here") == reading
+    content = json.loads(decode_text(encode(reading)))
+    content["levels"]["grid"] = 2  # the digest no longer fits
+    assert "digest" in str(refusal(block(content)))
+
+
+def test_where_there_are_no_levels_older_releases_can_read_the_manifest() -> None:
+    assert "levels" not in json.loads(decode_text(encode(manifest())))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"blocks": ()}, {"blocks": (-1,)}, {"grid": 0}, {"grid": 9}, {"values": 0}, {"values": 2**40}, {"x": 1}],
+)
+def test_levels_that_cannot_be_are_refused(change: dict[str, Any]) -> None:
+    levels = {"blocks": [5, 8], "grid": 3, "values": 432} | change
+    content = json.loads(decode_text(encode(manifest()))) | {"levels": levels}
+    assert any("levels" in problem for problem in refusal(block(content)).problems)
+
+
 # Encoding
 
 

@@ -14,6 +14,8 @@ from lwm_edge.bundle import open_bundle
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import ArchitectureError
 from lwm_edge.export import generated_images
+from lwm_edge.level_choice import find_levels
+from lwm_edge.manifest import Levels, Manifest
 from lwm_edge.memory import drop_mapped_pages
 from lwm_edge.network import Network, check_surgery, empty_network, load_tensors, take_apart
 
@@ -37,6 +39,22 @@ def fresh_network(name: str, classes: int = 3, capacity: int = 5) -> Network:
     network = Network(backbone, full_head, 0, PREPROCESSING).eval()
     network.add_classes(classes, torch.Generator().manual_seed(0))
     return network
+
+
+def manifest_of(name: str, levels: Levels | None = None) -> Manifest:
+    """Of a bundle of three classes, with room for five."""
+    return Manifest(
+        architecture=name,
+        preprocessing=PREPROCESSING,
+        activation="sigmoid",
+        levels=levels,
+        class_names=("a", "b", "c"),
+        shipped_classes=3,
+        capacity=5,
+        bundle_bytes=0,
+        recipe="base",
+        tensors_digest="0" * 64,
+    )
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -66,7 +84,7 @@ def test_taken_apart_it_computes_what_the_whole_did(name: str) -> None:
 def test_an_empty_network_takes_tensors_without_copying(name: str) -> None:
     source = fresh_network(name)
     tensors = source.state_dict()
-    network = load_tensors(empty_network(name, 3, 5, PREPROCESSING), tensors)
+    network = load_tensors(empty_network(manifest_of(name)), tensors)
     images = torch.from_numpy(generated_images(64)[:1])
     assert torch.equal(network(images)[1], source(images)[1])
     assert network.head.weight.data_ptr() == tensors["head.weight"].data_ptr()
@@ -78,7 +96,7 @@ def test_every_wrong_tensor_is_listed() -> None:
     tensors["head.bias"] = tensors["head.bias"].double()
     del tensors["backbone.stem.0.weight"]
     with pytest.raises(ArchitectureError) as caught:
-        load_tensors(empty_network("small_resnet20", 3, 5, PREPROCESSING), tensors)
+        load_tensors(empty_network(manifest_of("small_resnet20")), tensors)
     assert len(caught.value.problems) == 3
     assert "planted is unknown" in caught.value.problems
 
@@ -166,11 +184,89 @@ def test_dropped_pages_are_read_again() -> None:
 def test_building_a_network_does_not_load_the_compiler() -> None:
     program = (
         "import sys\n"
-        "from lwm_edge.manifest import Preprocessing\n"
         "from lwm_edge.network import empty_network\n"
-        "p = Preprocessing(image_size=64, resize_size=64, mean=(0, 0, 0), std=(1, 1, 1))\n"
+        "from tests.test_network import manifest_of\n"
         "for name in ('resnet18', 'mobilenet_v2', 'efficientnet_b0', 'small_resnet20'):\n"
-        "    empty_network(name, 3, 5, p)\n"
+        "    empty_network(manifest_of(name))\n"
         "assert 'torch._dynamo' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def network_with_levels(name: str = "small_resnet20", grid: int = 2) -> Network:
+    """An untrained network whose head reads earlier blocks, every row with weight on them."""
+    network = fresh_network(name)
+    levels = find_levels(network, grid)
+    assert levels is not None
+    network.read_levels(levels)
+    generator = torch.Generator().manual_seed(2)
+    network.head.weight[:3, : levels.values] = torch.rand(3, levels.values, generator=generator)
+    return network
+
+
+def test_reading_levels_changes_nothing_until_they_have_weight() -> None:
+    network, images = fresh_network("small_resnet20"), torch.from_numpy(generated_images(64)[:2])
+    features, logits = network(images)
+    levels = find_levels(network, 3)
+    assert levels == Levels(blocks=(5, 8), grid=3, values=9 * (16 + 32))
+    network.read_levels(levels)
+    assert network.head.in_features == levels.values + 64 == network.level_values + 64
+    assert torch.equal(network(images)[0], features) and torch.equal(network(images)[1], logits)
+    network.add_classes(1, torch.Generator().manual_seed(3))
+    assert network.head_weight[:, : levels.values].abs().sum() == 0
+
+
+def test_the_head_reads_the_levels_and_the_last_maps() -> None:
+    network, images = network_with_levels(), torch.from_numpy(generated_images(64)[:2])
+    maps, values = network.normalise(images), []
+    for index, block in enumerate(network.blocks()):
+        maps = block(maps)
+        if index in (5, 8):
+            values.append(torch.nn.functional.adaptive_avg_pool2d(maps, 2).flatten(1))
+    pooled = torch.cat([*values, maps.mean((2, 3))], 1)
+    torch.testing.assert_close(network.pooled(images), pooled)
+    weight, bias = network.head_tensors()
+    torch.testing.assert_close(network(images)[1], pooled @ weight.T + bias)
+
+
+@pytest.mark.parametrize("frozen_blocks", [0, 4, 6, 9, 12])
+def test_teacher_and_student_share_the_levels_of_frozen_blocks(frozen_blocks: int) -> None:
+    network, images = network_with_levels(), torch.from_numpy(generated_images(64)[:2])
+    network.freeze(frozen_blocks)
+    features, logits = network.after_stem(network.stem(images))
+    torch.testing.assert_close(features, network(images)[0])
+    torch.testing.assert_close(logits, network(images)[1])
+
+
+def test_no_loss_trains_what_reads_the_levels() -> None:
+    network, images = network_with_levels(), torch.from_numpy(generated_images(64)[:2])
+    network.requires_grad_(True)
+    network(images)[1].square().sum().backward()
+    gradient, values = network.head.weight.grad, network.level_values
+    assert gradient is not None and gradient[:, :values].abs().sum() == 0 < gradient[:, values:].abs().sum()
+    first = network.blocks()[0].get_parameter("weight").grad
+    assert first is not None and first.abs().sum() > 0  # though it does train the blocks that they are of
+
+
+def test_levels_of_another_network_are_refused() -> None:
+    network, images = network_with_levels(), torch.from_numpy(generated_images(64)[:2])
+    assert network.levels is not None
+    network.levels = network.levels.model_copy(update={"blocks": (5, 9)})
+    with pytest.raises(ArchitectureError, match="offers 384 values, and its head reads 256"):
+        network(images)
+    network.levels = network.levels.model_copy(update={"blocks": (11,), "grid": 5})
+    network.preprocessing = PREPROCESSING.model_copy(update={"image_size": 16})
+    with pytest.raises(ArchitectureError, match="4x4 cells cannot be averaged over 5x5"):
+        network(images[:, :16, :16])
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_has_levels(name: str) -> None:
+    network = fresh_network(name)
+    levels = find_levels(network, 1)
+    assert levels is not None and len(levels.blocks) >= 2
+    before = network(torch.from_numpy(generated_images(64)[:1]))[1]
+    network.read_levels(levels)
+    torch.testing.assert_close(network(torch.from_numpy(generated_images(64)[:1]))[1], before)
+    twin = load_tensors(empty_network(manifest_of(name, levels)), network.state_dict())
+    torch.testing.assert_close(twin(torch.from_numpy(generated_images(64)[:1]))[1], before)

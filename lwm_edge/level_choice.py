@@ -1,0 +1,107 @@
+"""Which earlier blocks a new base's head reads, and how finely: decided by the vendor's own photos.
+
+A last layer that was trained on these photos tells them all apart, whatever else is read, and says nothing of
+classes to come. The earlier blocks alone are judged instead: the grid is taken on which their values tell the
+vendor's classes apart best. Where things lie anywhere in the picture a single cell wins, where pictures are
+framed alike a finer grid.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from .class_statistics import ClassStatistics, Features, Labels
+from .errors import ConfigError
+from .manifest import Levels
+from .model_reports import LevelsReport
+from .network import Network
+from .photos import PhotoSet
+from .training import pooled_features
+
+MAX_INPUTS = 2048  # of a head with levels; its covariance then takes 16 MiB of the bundle
+MAX_CHOSEN_INPUTS = 8192  # 256 MiB
+GRIDS = (1, 2, 3)
+_FOLDS = 5
+
+
+@torch.no_grad()
+def find_levels(network: Network, grid: int) -> Levels | None:
+    """The last block of each size of maps but the last; None where there is none, or the grid is too fine.
+
+    Args:
+        network: Without levels.
+        grid: Cells a side.
+    """
+    size = network.preprocessing.image_size
+    image = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=network.head.weight.device)
+    maps, ends = network.normalise(image), {}
+    for index, block in enumerate(network.blocks()):
+        maps = block(maps)
+        ends[tuple(maps.shape[2:])] = (index, maps.shape[1])
+    *earlier, _ = sorted(ends.values())
+    if not earlier or min(min(sides) for sides in ends) < grid:
+        return None
+    values = grid**2 * sum(channels for _, channels in earlier)
+    return Levels(blocks=tuple(index for index, _ in earlier), grid=grid, values=values)
+
+
+def choose_levels(network: Network, photos: PhotoSet, grid: int | None, batch_size: int) -> LevelsReport:
+    """Lets a network that was trained read earlier blocks as well, as its photos suggest.
+
+    Args:
+        network: Without levels so far.
+        photos: Of the classes that it was trained on.
+        grid: Chosen beforehand; 0 for no levels, None to try what fits.
+        batch_size: Photos at once.
+
+    Raises:
+        ConfigError: The grid was chosen too fine.
+    """
+    fitting = _fitting(network, grid)
+    accuracy = {}
+    for levels in fitting if len(fitting) > 1 else ():
+        trial = network.student(trains=False)
+        trial.read_levels(levels)
+        values = pooled_features(trial, photos, batch_size)[:, : levels.values]
+        accuracy[levels.grid] = cross_validated(values, np.array(photos.labels))
+    chosen = max(fitting, key=lambda levels: accuracy.get(levels.grid, 0.0), default=None)  # first of equals
+    if chosen:
+        network.read_levels(chosen)
+    return LevelsReport(grid=chosen.grid if chosen else 0, inputs=network.head.in_features, accuracy=accuracy)
+
+
+def _fitting(network: Network, grid: int | None) -> list[Levels]:
+    if grid == 0:
+        return []
+    found = [levels for g in ((grid,) if grid else GRIDS) if (levels := find_levels(network, g))]
+    if grid is None:
+        return [levels for levels in found if levels.values <= MAX_INPUTS - network.head.in_features]
+    if not found or found[0].values > MAX_CHOSEN_INPUTS:
+        why = f"the head would read {found[0].values} values" if found else "there are no such maps"
+        raise ConfigError(
+            f"grid {grid} is too fine for this network: {why} of earlier blocks (at most {MAX_CHOSEN_INPUTS})"
+        )
+    return found
+
+
+def cross_validated(values: Features, labels: Labels) -> float:
+    """How often a linear discriminant is right on photos that it was not made from.
+
+    Args:
+        values: Of each photo [M, D].
+        labels: class_index [M], every class from 0 on with two photos or more.
+    """
+    classes = int(labels.max()) + 1
+    fold = np.zeros(len(labels), dtype=int)
+    for label in range(classes):
+        of_class = np.flatnonzero(labels == label)
+        fold[of_class] = np.arange(len(of_class)) % _FOLDS
+    right = np.zeros(len(labels), dtype=bool)
+    for part in range(_FOLDS):
+        apart = fold == part
+        statistics = ClassStatistics.empty(classes, values.shape[1])
+        statistics.learn(values[~apart], labels[~apart])
+        weight, bias = statistics.solve_head(classes)
+        right[apart] = (values[apart] @ weight.T + bias).argmax(1) == labels[apart]
+    return float(right.mean())
