@@ -9,8 +9,8 @@ made again, and all runs of a seed share one base. The end is a table, as of `ta
 draws one; the bundle after each step stays in RESULTS/SEED/, for `attention_maps.py`.
 
 A method is a recipe, with other settings behind a colon if need be (`lwm:gamma=0.3`, `lwm:beta=0`), one of
-the rivals `nearest-mean` and `streaming-lda`, or `joint`: all photos of all classes at once. `lwm-l2` is
-`lwm` with a Euclidean distance between the maps in L_AD, which the package does not have.
+the rivals `nearest-mean` and `streaming-lda` on the last feature maps, or `joint`: all photos of all classes at
+once, trained as the base is (`joint:epochs=10`: or so). `lwm-l2` is `lwm` with a Euclidean distance between the maps in L_AD, which the package does not have.
 
 Class order: the sorted names, permuted with numpy.random.RandomState(seed); 1993 is the order of the field's
 published CIFAR-100 tables.
@@ -104,9 +104,8 @@ class Split:
 def run_recipe(split: Split, base: Path, method: str, settings: dict[str, Any]) -> list[Step]:
     """Adds the classes step by step to a home, as a device would."""
     home = split.work / "home"
-    recipe, _, changes = method.partition(":")
+    recipe, chosen = method.partition(":")[0], _changes(method)
     euclidean = recipe == EUCLIDEAN
-    chosen = dict(change.split("=") for change in changes.split(",") if change)
     config = increment_config(FileConfig(), recipe="lwm" if euclidean else recipe, **settings | chosen)
     lwm_edge.init_home(base, home, replace=True)
     steps = [_step(lwm_edge.evaluate(home, split.test(0)), split, 0)]
@@ -125,6 +124,12 @@ def run_recipe(split: Split, base: Path, method: str, settings: dict[str, Any]) 
         shutil.copy(home / "current" / "model.lwm", bundle_after(split.work, method, group))
         print(f"  {len(step['per_class'])} classes: {step['all']:.3f} ({measured['seconds']} s)", flush=True)
     return steps
+
+
+def _changes(method: str) -> dict[str, str]:
+    """The settings behind a method's colon."""
+    changes = method.partition(":")[2]
+    return dict(change.split("=") for change in changes.split(",") if change)
 
 
 @contextmanager
@@ -226,9 +231,12 @@ def main(
     frozen_blocks: int = 0,
     base_learning_rate: float | None = None,
     base_batch_size: int = 64,
+    grid: Annotated[int | None, typer.Option(help="As of build-base; by itself, by the photos.")] = None,
 ) -> None:
     """Runs what is missing in RESULTS.json."""
     options = {k: v for k, v in locals().items() if k not in ("data", "results", "method", "seed")}
+    if grid is None:
+        del options["grid"]  # as in results of before there was one
     options["data"] = data.name
     done = json.loads(results.read_text()) if results.exists() else {"settings": options, "runs": []}
     if done["settings"] != options:
@@ -238,6 +246,7 @@ def main(
         "image_size": image_size,
         "weights": weights,
         "frozen_blocks": frozen_blocks,
+        "grid": grid,
         "epochs": base_epochs,
         "learning_rate": base_learning_rate,
         "batch_size": base_batch_size,
@@ -257,8 +266,8 @@ def main(
             started = time.monotonic()
             if name in RIVALS:
                 steps = run_rival(split, base, name)
-            elif name == "joint":
-                steps = run_joint(split, base_settings | {"seed": order})
+            elif name.startswith("joint"):
+                steps = run_joint(split, base_settings | {"seed": order} | _changes(name))
             else:
                 steps = run_recipe(split, base, name, {"epochs": epochs, "seed": order, "held_back": 0.001})
             seconds = round(time.monotonic() - started)

@@ -69,23 +69,32 @@ RECIPES: dict[RecipeName, Recipe] = {
 _PHOTOS_PER_FEATURE = 2  # fewer cannot show how the features drift
 
 
-def choose_recipe(config: IncrementConfig, photos: int, features: int, cells: int) -> tuple[RecipeName, str]:
+def choose_recipe(
+    config: IncrementConfig, photos: int, features: int, cells: int, *, reads_levels: bool
+) -> tuple[RecipeName, str]:
     """Resolves `auto` by what is known on the device.
 
-    Training moves the features, and the old classes' statistics must follow. How d features move can be
-    told from clearly more than d photos; with fewer, the backbone had better stay where it is.
+    A head that reads earlier blocks tells new classes apart as well on a backbone that stays as it is: what
+    training added was within the noise wherever it was measured (benchmarks/), at ten times the time.
+
+    Where it reads the last feature maps alone, training helps, but moves the features, and the old classes'
+    statistics must follow. How d features move can be told from clearly more than d photos; with fewer, the
+    backbone had better stay where it is.
 
     Args:
         config: The settings.
         photos: Number of photos to learn from.
         features: d of the network.
         cells: Of its attention maps.
+        reads_levels: Whether the head reads earlier blocks.
 
     Returns:
         The recipe and, in words, why.
     """
     if config.recipe != "auto":
         return config.recipe, "chosen in the settings"
+    if reads_levels:
+        return "lda", "the head reads earlier blocks too, and beneath such a head training gains nothing"
     if cells == 1:
         return "lda", "attention maps of a single cell cannot guide the backbone, so it stays as it is"
     if photos >= _PHOTOS_PER_FEATURE * features:

@@ -94,7 +94,9 @@ def set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: Progr
     teacher = parent.network().to(choose_device(config.device))
     teacher.freeze(config.frozen_blocks)
     cells, photos = attention_cells(teacher), len(lesson.to_learn.photos)
-    name, reason = choose_recipe(config, photos, teacher.head.in_features, cells)
+    name, reason = choose_recipe(
+        config, photos, teacher.head.in_features, cells, reads_levels=teacher.levels is not None
+    )
     recipe = RECIPES[name].adjusted(config)
     classification = config.classification or parent.manifest.activation
     warnings = _check_attention(cells, parent.manifest, recipe.gamma)

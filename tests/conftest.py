@@ -23,6 +23,7 @@ from lwm_edge.photo_folders import read_photo_folder
 from lwm_edge.photos import PhotoSet, PixelCache
 from lwm_edge.reports import PlanReport
 
+WITHOUT_LEVELS = Path(__file__).parent / "golden" / "bundle-v1.lwm"  # whose head reads the last maps alone
 PLAN = PlanReport(
     micro_batch_size=16,
     micro_batches_an_update=1,

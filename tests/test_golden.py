@@ -10,11 +10,11 @@ from lwm_edge import add_classes, audit, init_home, open_home, predict
 from lwm_edge.bundle import open_bundle
 from lwm_edge.demo import DEMO_DATA
 from lwm_edge.manifest import Levels
-from tests.conftest import QUICK, PhotoMaker
+from tests.conftest import QUICK, WITHOUT_LEVELS, PhotoMaker
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = WITHOUT_LEVELS.parent
 GOLDEN = [
-    ("bundle-v1.lwm", "8b94cd34e2db9493406085fb6415daba9517e060dcae7282bd2db6cc22eabf28", None),
+    (WITHOUT_LEVELS.name, "8b94cd34e2db9493406085fb6415daba9517e060dcae7282bd2db6cc22eabf28", None),
     (
         "bundle-v1-levels.lwm",
         "573afc26382bb1a24337628d75bc1c9fc09653baffca4f22cb9250a454aec5ae",

@@ -12,11 +12,21 @@ import pytest
 import torch
 from PIL import Image
 
-from lwm_edge import IncrementConfig, IncrementReport, add_classes, evaluate, remove_class, task, worker
+from lwm_edge import (
+    IncrementConfig,
+    IncrementReport,
+    add_classes,
+    evaluate,
+    init_home,
+    open_home,
+    remove_class,
+    task,
+    worker,
+)
 from lwm_edge import increment as increment_module
 from lwm_edge.bundle import open_bundle
 from lwm_edge.class_statistics import ClassStatistics
-from lwm_edge.demo import DEMO_DATA
+from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 from lwm_edge.errors import (
     BundleError,
     CapacityError,
@@ -34,7 +44,7 @@ from lwm_edge.photo_folders import read_photo_folder
 from lwm_edge.photos import PhotoSet, PixelCache
 from lwm_edge.reports import Progress
 from lwm_edge.training import pooled_features
-from tests.conftest import QUICK, PhotoMaker, state_of
+from tests.conftest import QUICK, WITHOUT_LEVELS, PhotoMaker, state_of
 
 
 def _add(home: Home, photos: Path, config: IncrementConfig = QUICK) -> IncrementReport:
@@ -297,14 +307,23 @@ def test_a_removed_class_can_be_added_again(home: Home, make_photos: PhotoMaker)
     assert _add(home, photos).new_classes == ("Shirt",)
 
 
-@pytest.mark.parametrize(("count", "recipe"), [(8, "lda"), (100, "lwm-lda")])
-def test_auto_chooses_by_what_the_photos_can_show(
-    home: Home, make_photos: PhotoMaker, count: int, recipe: str
+@pytest.mark.parametrize(
+    ("base", "count", "recipe", "reason"),
+    [
+        (WITHOUT_LEVELS, 8, "lda", "12 photos cannot show how 64 features drift"),
+        (WITHOUT_LEVELS, 100, "lwm-lda", "160 photos show how 64 features drift"),
+        (BASE_BUNDLE, 100, "lda", "the head reads earlier blocks too"),
+    ],
+)
+def test_auto_chooses_by_what_is_known_on_the_device(
+    tmp_path: Path, make_photos: PhotoMaker, base: Path, count: int, recipe: str, reason: str
 ) -> None:
+    init_home(base, tmp_path / "home")
+    home = open_home(tmp_path / "home")
     config = QUICK.model_copy(update={"recipe": "auto"})
     report = _add(home, make_photos("Bag", "Ankle boot", count=count), config)
     assert report.recipe == home.open_bundle().manifest.recipe == recipe
-    assert "64 features drift" in report.recipe_reason
+    assert reason in report.recipe_reason
     assert (report.training is None) == (recipe == "lda")
     assert report.held_back.new_accuracy is not None and report.held_back.new_accuracy > 0.6
 
