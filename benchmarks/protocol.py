@@ -9,8 +9,9 @@ made again, and all runs of a seed share one base. The end is a table, as of `ta
 draws one; the bundle after each step stays in RESULTS/SEED/, for `attention_maps.py`.
 
 A method is a recipe, with other settings behind a colon if need be (`lwm:gamma=0.3`, `lwm:beta=0`), one of
-the rivals `nearest-mean` and `streaming-lda` on the last feature maps, or `joint`: all photos of all classes at
-once, trained as the base is (`joint:epochs=10`: or so). `lwm-l2` is `lwm` with a Euclidean distance between the maps in L_AD, which the package does not have.
+the rivals `nearest-mean` and `streaming-lda` on the last feature maps, or `joint`: all photos of all classes
+at once, trained as the base is (or otherwise: `joint:epochs=10`). `lwm-l2` is `lwm` with a Euclidean distance
+between the maps in L_AD, which the package does not have.
 
 Class order: the sorted names, permuted with numpy.random.RandomState(seed); 1993 is the order of the field's
 published CIFAR-100 tables.
