@@ -215,12 +215,13 @@ def base(report: BaseReport) -> None:
 
 
 def _levels(report: LevelsReport) -> str:
-    reads = f"{report.inputs} values"
-    if not report.grid:
-        return f"{reads}: the last feature maps"
     tried = ", ".join(f"{g}x{g} {_percent(accuracy)}" for g, accuracy in report.accuracy.items())
-    reads += f": earlier blocks on a grid of {report.grid}x{report.grid}, and the last feature maps"
-    return f"{reads} (right by the earlier ones alone: {tried})" if tried else reads
+    why = f" (by these alone, right: {tried})" if tried else ""
+    return f"reads {report.inputs} values: {_reads(report.grid)}{why}"
+
+
+def _reads(grid: int) -> str:
+    return "the last feature maps" + (f", and earlier blocks on a grid of {grid}x{grid}" if grid else "")
 
 
 def change(report: ChangeReport) -> None:
@@ -287,6 +288,7 @@ def info(report: InfoReport) -> None:
         "Added classes": _listed(added) if added else "none",
         "Capacity": f"{report.capacity} classes, {report.capacity - len(report.class_names)} free",
         "Network": f"{report.architecture}, {size}x{size} pixels, {report.activation} outputs",
+        "Head": f"reads {_reads(report.levels.grid if report.levels else 0)}",
         "Bundle": f"{report.bundle}, {_bytes(report.bundle_bytes)}",
         "Changes": f"{report.increment_count} since it was shipped, the latest training by {report.recipe}",
         "Model digest": report.model_digest,

@@ -10,6 +10,8 @@ from lwm_edge.bundle import save_bundle
 from lwm_edge.home import Home
 from tests.conftest import QUICK, PhotoMaker
 
+INPUTS = 9 * (16 + 32) + 64  # of the demo's head: two levels on a grid of 3x3, and the last feature maps
+
 
 @pytest.fixture
 def grown(home: Home, make_photos: PhotoMaker) -> Home:
@@ -23,10 +25,11 @@ def test_every_byte_is_accounted_for(grown: Home) -> None:
     assert report.passed and report.problems == ()
     assert report.accounted_bytes == report.total_bytes == on_disk
     owners = report.bytes_by_owner()
-    assert owners["head rows in use"] == 8 * (64 + 1) * 4
-    assert owners["head rows reserved"] == (32 - 8) * (64 + 1) * 4
-    assert owners["means rows in use"] == 8 * 64 * 4 and owners["means rows reserved"] == (32 - 8) * 64 * 4
-    assert owners["shared covariance"] == (64 * 64 + 1) * 4
+    d = INPUTS
+    assert owners["head rows in use"] == 8 * (d + 1) * 4
+    assert owners["head rows reserved"] == (32 - 8) * (d + 1) * 4
+    assert owners["means rows in use"] == 8 * d * 4 and owners["means rows reserved"] == (32 - 8) * d * 4
+    assert owners["shared covariance"] == (d * d + 1) * 4
     assert owners["manifest"] + owners["padding"] == 16 * 1024 + 128 * 32
     assert owners["labels"] == grown.current().labels.stat().st_size
     assert report.bundle_bytes == report.bundle_bytes_shipped
@@ -35,7 +38,7 @@ def test_every_byte_is_accounted_for(grown: Home) -> None:
 def test_the_onnx_growth_is_the_heads_rows_and_the_names(grown: Home) -> None:
     growth = audit(grown).onnx_growth
     assert growth is not None and growth.classes == 2
-    rows, names = 2 * (64 + 1) * 4, len(', "Bag", "Shirt"')
+    rows, names = 2 * (INPUTS + 1) * 4, len(', "Bag", "Shirt"')
     assert rows + names <= growth.bytes < rows + names + 20
     assert growth.bytes_per_class == growth.bytes / 2
     assert (growth.explained, growth.head_bytes, growth.names_bytes) == (True, rows, names)

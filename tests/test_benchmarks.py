@@ -44,7 +44,7 @@ def test_the_protocol_its_table_and_resuming(data: Path, tmp_path: Path) -> None
         "--step-classes",
         2,
     ]
-    options += ["--epochs", 1, "--base-epochs", 1, "--new-photos", 10]
+    options += ["--epochs", 1, "--base-epochs", 1, "--new-photos", 10, "--grid", 0]
     methods = ["--method", "auto", "--method", "nearest-mean", "--method", "streaming-lda"]
     _run("protocol.py", data, results, *options, *methods)
     runs = json.loads(results.read_text())["runs"]

@@ -18,22 +18,23 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> DemoReport:
 def test_the_table_has_the_recipe_finetuning_and_the_rivals(report: DemoReport) -> None:
     rows = {row.method: row for row in report.rows}
     assert list(rows) == [
-        "auto: lwm-lda", "lwm", "finetune", "frozen, nearest mean", "frozen, streaming LDA",
+        "auto: lda", "lwm", "finetune", "frozen, nearest mean", "frozen, streaming LDA",
     ]  # fmt: skip
     assert all(row.old[0] > 0.9 and row.new[0] is None and len(row.all) == 3 for row in rows.values())
     assert rows["lwm"].all[2] > rows["finetune"].all[2] + 0.2
     assert rows["lwm"].old[2] > rows["finetune"].old[2] + 0.1
 
 
-def test_the_default_is_not_below_the_rivals(report: DemoReport) -> None:
+def test_the_default_is_above_the_rivals(report: DemoReport) -> None:
     default, _, _, nearest_mean, streaming_lda = report.rows
-    assert default.all[2] > max(nearest_mean.all[2], streaming_lda.all[2]) - 0.01
+    assert default.all[2] > max(nearest_mean.all[2], streaming_lda.all[2]) + 0.02
 
 
 def test_the_footprint_stays(report: DemoReport) -> None:
     assert len(set(report.bundle_bytes)) == 1 and report.audit_passed
     growth = np.diff(report.onnx_bytes)
-    assert all(2 * 65 * 4 < g < 2 * 65 * 4 + 60 for g in growth)
+    rows = 2 * (496 + 1) * 4
+    assert all(rows < g < rows + 60 for g in growth)
 
 
 def test_its_onnx_file_knows_all_ten_classes(report: DemoReport) -> None:
