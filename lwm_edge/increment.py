@@ -156,14 +156,13 @@ def _learn(
         those features of the photos to learn from.
     """
     student, teacher, recipe, batch_size = task.student, task.teacher, task.recipe, task.plan.micro_batch_size
-    known = ClassStatistics.from_arrays(task.parent.arrays(MEANS, COVARIANCE, PHOTOS))
     photos, N = task.lesson.to_learn, teacher.classes
     features = pooled_features(teacher, photos, batch_size, on_progress)
     if not recipe.trains:
-        return None, known, features
+        return None, _known_statistics(task), features
     own_head = teacher.head_tensors()
     if recipe.head == "solved":
-        _take_in(task, known, features, photos.labels)
+        _take_in(task, _known_statistics(task), features, photos.labels)
         teacher.set_head(*(tensor[:N] for tensor in student.head_tensors()))  # so only features differ
     resume, task.state = task.state, None  # so that the file it is mapped from goes after its use
     try:
@@ -184,8 +183,14 @@ def _learn(
         raise
     teacher.set_head(*own_head)
     before, features = features, pooled_features(student, photos, batch_size, on_progress)
+    known = _known_statistics(task)  # read again: training needs the room
     known.carry(FeatureMap.fit(before, features), N)
     return training, known, features
+
+
+def _known_statistics(task: Task) -> ClassStatistics:
+    """Of the classes that the teacher knows, on its own features."""
+    return ClassStatistics.from_arrays(task.parent.arrays(MEANS, COVARIANCE, PHOTOS))
 
 
 def _take_in(task: Task, known: ClassStatistics, features: Features, labels: list[int]) -> ClassStatistics:
@@ -230,8 +235,7 @@ def _estimate(task: Task, statistics: ClassStatistics) -> tuple[float, float] | 
     shipped = task.parent.manifest.shipped_classes
     if not shipped:
         return None
-    before = ClassStatistics.from_arrays(task.parent.arrays(MEANS, COVARIANCE, PHOTOS))
-    pairs = ((before, task.teacher), (statistics, task.student))
+    pairs = ((_known_statistics(task), task.teacher), (statistics, task.student))
     estimates = []
     for kept, network in pairs:
         weight, bias = (tensor.cpu().double().numpy() for tensor in network.head_tensors())

@@ -233,9 +233,9 @@ def _try(job: Job, images: int, way: Way) -> tuple[int, float]:
 
 
 def _beside_bytes(job: Job, config: IncrementConfig, prefetch: int) -> int:
-    """Beside a step: the batch at hand, those read ahead, the reading of a photo, statistics and features."""
+    """Beside a step: the batch at hand, those read ahead, the reading of a photo, and the features."""
     loading = (1 + prefetch) * config.batch_size * job.photo_bytes + job.decoding_bytes
-    return loading + (job.features + job.photos) * job.features * _FLOAT64_BYTES
+    return loading + job.photos * job.features * _FLOAT64_BYTES
 
 
 def _least_bytes(job: Job) -> int:
