@@ -227,7 +227,7 @@ class Network(nn.Module):
         capacity, d = self.head.weight.shape
         weight = torch.cat([self.head.weight.new_zeros(capacity, levels.values), self.head.weight], 1)
         bias = self.head.bias
-        self.head = nn.Linear(d + levels.values, capacity, device="meta")
+        self.head = nn.Linear(d + levels.values, capacity, device="meta").train(self.training)
         self.head.weight, self.head.bias = nn.Parameter(weight, requires_grad=False), bias
         self.levels = levels
 
@@ -297,9 +297,9 @@ def empty_network(manifest: Manifest) -> Network:
     """
     m, architecture = manifest, find_architecture(manifest.architecture)
     backbone, head = take_apart(_build_unallocated(architecture), architecture, m.architecture)
-    network = Network(backbone, head, len(m.class_names), m.preprocessing, m.levels).eval()
+    network = Network(backbone, head, len(m.class_names), m.preprocessing, m.levels)
     network.head = nn.Linear(head.in_features + network.level_values, m.capacity, device="meta")
-    return network
+    return network.eval()
 
 
 class _Uninitialised(TorchFunctionMode):

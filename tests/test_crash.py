@@ -20,17 +20,25 @@ from pathlib import Path
 import pytest
 
 from lwm_edge import add_classes, audit, init_home, maintenance, measurement, remove_class, storage
-from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import HomeError, LwmEdgeError, StoppedError
 from lwm_edge.home import GENERATION_FILES, RECEIPT, Generation, Home, open_home
 from lwm_edge.increment import learn_classes
 from lwm_edge.measurement import Alive
 from lwm_edge.reports import ignore_progress
-from tests.conftest import QUICK, PhotoMaker
+from tests.conftest import QUICK, WITHOUT_LEVELS, PhotoMaker
 from tests.disk_model import Disk, Operation
 from tests.fault_layer import Exploration, Recorder, interruptions, record, standing_in
 from tests.file_store import Content, Store, Tree
 from tests.reader import model_digest
+
+
+@pytest.fixture(scope="module")
+def shipped_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the smaller base: what is on disk matters here, not what it knows."""
+    path = tmp_path_factory.mktemp("shipped") / "home"
+    init_home(WITHOUT_LEVELS, path)
+    return path
+
 
 Files = tuple[Content, ...]
 Action = Callable[[Path], object]
@@ -140,7 +148,7 @@ def prepare_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def init(root: Path) -> object:
-    return init_home(BASE_BUNDLE, root)
+    return init_home(WITHOUT_LEVELS, root)
 
 
 def remove(root: Path) -> object:
@@ -233,7 +241,7 @@ def test_every_change_of_a_home_does_the_same_on_disk(
     changes: list[Action] = [
         lambda root: add_classes(root, photos, QUICK, isolate=False),
         remove,
-        lambda root: init_home(BASE_BUNDLE, root, replace=True),
+        lambda root: init_home(WITHOUT_LEVELS, root, replace=True),
     ]
     did = []
     for number, change in enumerate(changes):

@@ -12,7 +12,7 @@ from lwm_edge.export import fill_graph
 from lwm_edge.onnx_growth import expected_growth
 
 BUNDLE = open_bundle(BASE_BUNDLE)
-FEATURES, CAPACITY = 64, 400
+FEATURES, CAPACITY = BUNDLE.arrays("head.weight")["head.weight"].shape[1], 400
 
 
 def onnx_file(names: tuple[str, ...]) -> bytes:
