@@ -13,7 +13,8 @@ from .architectures import Architecture
 from .config import BaseConfig
 from .errors import ArchitectureError, ConfigError
 from .manifest import Preprocessing
-from .network import Network, check_surgery, take_apart
+from .network import Network
+from .surgery import check_surgery, take_apart
 
 
 def start_network(

@@ -6,10 +6,30 @@ what is in the picture, 3x3 also roughly where.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import ArchitectureError
+
+
+class Activations(NamedTuple):
+    """What some of a network's first blocks make of images.
+
+    Attributes:
+        maps: The latest block's output [B, C, h, w].
+        levels: Values of the levels so far [B, values of the level].
+    """
+
+    maps: Tensor
+    levels: tuple[Tensor, ...] = ()
+
+    def pooled(self) -> Tensor:
+        """The levels' values, then the maps globally averaged [B, values]."""
+        last = self.maps.mean((2, 3))
+        return torch.cat([*self.levels, last], 1) if self.levels else last
 
 
 def grid_means(maps: Tensor, grid: int) -> Tensor:

@@ -8,10 +8,9 @@ train what reads the last maps. Evci et al. 2022, "Head2Toe".
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,25 +19,12 @@ from torch.overrides import TorchFunctionMode
 
 from .architectures import Architecture, find_architecture
 from .errors import ArchitectureError, ConfigError
-from .levels import grid_means
+from .levels import Activations, grid_means
 from .manifest import Levels, Manifest, Preprocessing
 from .recomputation import recomputed
+from .surgery import take_apart
 
-_SURGERY_TOLERANCE = 1e-4
-_PROBE_SIZE = 64
 _FEW_CELLS = 16
-
-
-class Activations(NamedTuple):
-    """What some of a network's first blocks make of images.
-
-    Attributes:
-        maps: The latest block's output.
-        levels: Values of the levels so far [B, values of the level].
-    """
-
-    maps: Tensor
-    levels: tuple[Tensor, ...] = ()
 
 
 class Network(nn.Module):
@@ -87,17 +73,17 @@ class Network(nn.Module):
         Returns:
             The last feature maps [B, d, h, w] float32 and the logits [B, classes] float32.
         """
-        activations = self._run(self._start(images), 0, len(self.blocks()))
+        activations = self._see(images, len(self.blocks()))
         return activations.maps, self.classify(activations)
 
     def pooled(self, images: Tensor) -> Tensor:
         """Images [B, H, W, 3] uint8 to what the head reads [B, its inputs] float32."""
-        return _pool(self._run(self._start(images), 0, len(self.blocks())))
+        return self._see(images, len(self.blocks())).pooled()
 
     @torch.no_grad()
     def stem(self, images: Tensor) -> Activations:
         """Images [B, H, W, 3] uint8 through the frozen blocks; a teacher and its student share the result."""
-        return self._run(self._start(images), 0, self.frozen_blocks)
+        return self._see(images, self.frozen_blocks)
 
     def after_stem(self, activations: Activations) -> tuple[Tensor, Tensor]:
         """`stem`'s result through the rest of the network: features and logits as `forward` gives them."""
@@ -108,8 +94,8 @@ class Network(nn.Module):
         activations = self._run(activations, first, len(blocks))
         return activations.maps, self.classify(activations)
 
-    def _start(self, images: Tensor) -> Activations:
-        return Activations(self.normalise(images))
+    def _see(self, images: Tensor, blocks: int) -> Activations:
+        return self._run(Activations(self.normalise(images)), 0, blocks)
 
     def _run(self, activations: Activations, first: int, end: int) -> Activations:
         maps, levels = activations
@@ -133,7 +119,7 @@ class Network(nn.Module):
 
     def classify(self, activations: Activations) -> Tensor:
         """What all blocks made of images to logits [B, classes]."""
-        pooled, values = _pool(activations), self.level_values
+        pooled, values = activations.pooled(), self.level_values
         if pooled.shape[1] != self.head.in_features:
             raise ArchitectureError(
                 f"the network offers {pooled.shape[1]} values, and its head reads {self.head.in_features}"
@@ -232,61 +218,8 @@ class Network(nn.Module):
         self.levels = levels
 
 
-def _pool(activations: Activations) -> Tensor:
-    """The levels' values, then the last maps globally averaged."""
-    last = activations.maps.mean((2, 3))
-    return torch.cat([*activations.levels, last], 1) if activations.levels else last
-
-
 def _is_sequential(module: nn.Module) -> bool:
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
-
-
-def take_apart(model: nn.Module, architecture: Architecture, name: str) -> tuple[nn.Sequential, nn.Linear]:
-    """Splits a whole classifier into backbone and linear head; their parameter names stay.
-
-    Raises:
-        ArchitectureError: The parts that the architecture names are missing or of another kind.
-    """
-    children = dict(model.named_children())
-    missing = [f"it has no child module {part}" for part in architecture.features if part not in children]
-    try:
-        head = model.get_submodule(architecture.head)
-    except AttributeError:
-        missing.append(f"it has no module {architecture.head}")
-        head = nn.Identity()
-    if missing:
-        raise ArchitectureError(f"architecture {name} cannot be taken apart as it says", missing)
-    if not isinstance(head, nn.Linear) or head.bias is None:
-        raise ArchitectureError(
-            f"architecture {name}: its head {architecture.head} is no linear layer with bias"
-        )
-    backbone = nn.Sequential(OrderedDict((part, children[part]) for part in architecture.features))
-    return backbone, head
-
-
-@torch.no_grad()
-def check_surgery(model: nn.Module, backbone: nn.Module, head: nn.Linear, name: str) -> None:
-    """Makes sure that pooling and one linear layer are all there is behind the backbone.
-
-    The closed form of the attention map and the grown head are right only then. The classifier is left in
-    eval mode.
-
-    Raises:
-        ArchitectureError: The taken-apart classifier computes something else.
-    """
-    model.eval()
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(2, 3, _PROBE_SIZE, _PROBE_SIZE, generator=generator)
-    features = backbone(images)
-    if features.dim() == 4 and features.shape[1] == head.in_features:
-        ours, theirs = head(features.mean((2, 3))), model(images)
-        if torch.allclose(ours, theirs, rtol=_SURGERY_TOLERANCE, atol=_SURGERY_TOLERANCE):
-            return
-    raise ArchitectureError(
-        f"architecture {name} does not end in feature maps, global average pooling and one linear layer: "
-        "taken apart so, it computes something else"
-    )
 
 
 def empty_network(manifest: Manifest) -> Network:

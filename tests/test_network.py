@@ -17,7 +17,8 @@ from lwm_edge.export import generated_images
 from lwm_edge.level_choice import find_levels
 from lwm_edge.manifest import Levels, Manifest
 from lwm_edge.memory import drop_mapped_pages
-from lwm_edge.network import Network, check_surgery, empty_network, load_tensors, take_apart
+from lwm_edge.network import Network, empty_network, load_tensors
+from lwm_edge.surgery import check_surgery, take_apart
 
 ARCHITECTURES = (
     "resnet18", "resnet34", "resnet50", "mobilenet_v2", "efficientnet_b0", "shufflenet_v2_x0_5",
@@ -268,5 +269,6 @@ def test_every_architecture_has_levels(name: str) -> None:
     before = network(torch.from_numpy(generated_images(64)[:1]))[1]
     network.read_levels(levels)
     torch.testing.assert_close(network(torch.from_numpy(generated_images(64)[:1]))[1], before)
+    network.requires_grad_(True)(torch.from_numpy(generated_images(64)[:2]))[1].sum().backward()
     twin = load_tensors(empty_network(manifest_of(name, levels)), network.state_dict())
     torch.testing.assert_close(twin(torch.from_numpy(generated_images(64)[:1]))[1], before)
