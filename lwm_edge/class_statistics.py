@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 MEANS, COVARIANCE, PHOTOS = "statistics.means", "statistics.covariance", "statistics.photos"
 
 _RIDGE = 0.1
-_DRAWN = 200  # features a class
+_DRAWN = 1000  # photos a class
 _OWN_LOGIT = 5.0  # a sigmoid of 0.993
 
 Features = NDArray[np.float64]
@@ -86,22 +86,20 @@ class ClassStatistics:
     def estimate_accuracy(self, weight: Features, bias: Features, classes: int) -> float:
         """How often a head would be right on the first classes, as far as their statistics tell.
 
-        Features are drawn from a Gaussian of each class's mean and the shared covariance, the same ones each
-        time; all rows of the head compete. No photo is needed, so a device can estimate what became of the
-        classes whose photos it never had.
+        Photos are drawn from a Gaussian of each class's mean and the shared covariance, as the logits that
+        the head makes of them, which follow a Gaussian too; all rows compete. No photo is needed, so a device
+        can estimate what became of the classes whose photos it never had.
 
         Args:
             weight: Of the head [N, d].
             bias: Likewise [N].
             classes: How many to judge.
         """
-        d = len(self.covariance)
-        spread, axes = np.linalg.eigh(self.covariance)
-        drawn = np.random.default_rng(0).standard_normal((_DRAWN, d))
+        spread, axes = np.linalg.eigh(weight @ self.covariance @ weight.T)
+        drawn = np.random.default_rng(0).standard_normal((_DRAWN, len(weight)))
         scatter = (drawn * np.sqrt(spread.clip(0))) @ axes.T
-        right = [
-            ((self.means[label] + scatter) @ weight.T + bias).argmax(1) == label for label in range(classes)
-        ]
+        logits = self.means[:classes] @ weight.T + bias
+        right = [(logits[label] + scatter).argmax(1) == label for label in range(classes)]
         return float(np.mean(right))
 
     def solve_head(self, classes: int) -> tuple[Features, Features]:

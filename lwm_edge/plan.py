@@ -120,10 +120,10 @@ def make_plan(job: Job, config: IncrementConfig, limit: int, limit_source: str) 
     """
     needed = _least_bytes(job)
     if needed > limit and available_memory_bytes() < _ROOM_TO_TRY * (needed - rss_bytes()):
-        raise _too_small(limit, int(_MARGIN**2 * needed), " or more,")  # no room to try a step
+        raise _too_small(job, limit, int(_MARGIN**2 * needed), " or more,")  # no room to try a step
     choice, smallest = _choose(job, config, limit)
     if choice is None:
-        raise _too_small(limit, smallest)
+        raise _too_small(job, limit, smallest)
     choice = _keep_freed_memory(job, config, limit, choice) or choice
     saving = _saving_bytes(job)
     checkpoints = saving <= limit
@@ -258,10 +258,14 @@ def _seconds(job: Job, config: IncrementConfig, seconds_an_image: float) -> floa
     return round(job.photos * passes * seconds_an_image, 1)
 
 
-def _too_small(limit: int, smallest: int, more: str = "") -> ResourceError:
+def _too_small(job: Job, limit: int, smallest: int, more: str = "") -> ResourceError:
     mib = 2**20
-    return ResourceError(
+    message = (
         f"{limit // mib} MiB of memory are too few for this increment; nothing was trained: say "
-        f"--max-memory {smallest // mib + 1}MiB{more} if there is as much, leave more of the network as it "
-        "is (--frozen-blocks), or take recipe lda, which trains nothing"
+        f"--max-memory {smallest // mib + 1}MiB{more} if there is as much"
     )
+    if job.trained_bytes:
+        message += (
+            ", leave more of the network as it is (--frozen-blocks), or take recipe lda, which trains nothing"
+        )
+    return ResourceError(message)
