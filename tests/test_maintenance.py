@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from lwm_edge import Classifier, add_classes, info, predict, remove_class
+from lwm_edge import Classifier, add_classes, info, init_home, predict, remove_class
+from lwm_edge.bundle import open_bundle, save_bundle
 from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
-from lwm_edge.errors import BundleError, ConfigError
+from lwm_edge.errors import ArchitectureError, BundleError, ConfigError
 from lwm_edge.home import Home
 from tests.conftest import QUICK, PhotoMaker, state_of
 
@@ -62,3 +65,15 @@ def test_the_last_class_stays(home: Home) -> None:
         remove_class(home, name, shipped=True)
     with pytest.raises(BundleError, match="last class"):
         remove_class(home, "Trouser", shipped=True)
+
+
+@pytest.mark.parametrize("blocks", [(5, 9), (8, 99)])
+def test_a_base_whose_levels_do_not_fit_its_head_is_refused(tmp_path: Path, blocks: tuple[int, ...]) -> None:
+    bundle = open_bundle(BASE_BUNDLE)
+    assert bundle.manifest.levels is not None
+    levels = bundle.manifest.levels.model_copy(update={"blocks": blocks})
+    manifest = bundle.manifest.model_copy(update={"levels": levels})
+    save_bundle(tmp_path / "base.lwm", bundle.arrays(), manifest)
+    with pytest.raises(ArchitectureError, match="and its head reads 496"):
+        init_home(tmp_path / "base.lwm", tmp_path / "home")
+    assert not (tmp_path / "home").exists()
