@@ -216,7 +216,7 @@ def base(report: BaseReport) -> None:
 
 def _levels(report: LevelsReport) -> str:
     tried = ", ".join(f"{g}x{g} {_percent(accuracy)}" for g, accuracy in report.accuracy.items())
-    why = f" (by these alone, right: {tried})" if tried else ""
+    why = f" (told apart by the earlier ones alone: {tried})" if tried else ""
     return f"reads {report.inputs} values: {_reads(report.grid)}{why}"
 
 

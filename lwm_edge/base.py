@@ -20,7 +20,7 @@ from .errors import CapacityError, ConfigError, GateError
 from .evaluation import evaluate_predictions
 from .export import PARITY_BATCH_SIZES, check_parity, fill_graph, parity_probe, trace_graph
 from .home import AnyPath
-from .level_choice import choose_levels
+from .level_choice import choose_levels, possible_levels
 from .losses import classification_loss
 from .manifest import Manifest, Preprocessing
 from .model_reports import BaseReport
@@ -71,6 +71,7 @@ def build_base(
     held_back = PhotoSet([photo for _, held in splits for photo in held], preprocessing, cache)
 
     network = start_network(architecture, config, len(folder.class_names), preprocessing)
+    candidates = possible_levels(network, config.grid)
     network.to(choose_device(config.device))
     training = train_base(network, to_learn, config, on_progress) if config.epochs else None
     on_progress(Progress(phase="evaluate", done=0, total=1))
@@ -82,7 +83,7 @@ def build_base(
 
     on_progress(Progress(phase="commit", done=0, total=1))
     network.cpu()
-    levels = choose_levels(network, to_learn, config.grid, _BATCH_SIZE)
+    levels = choose_levels(network, to_learn, candidates, _BATCH_SIZE)
     arrays = {
         **network_arrays(network),
         **_statistics(network, to_learn, config.capacity).to_arrays(),

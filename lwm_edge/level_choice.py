@@ -20,7 +20,7 @@ from .photos import PhotoSet
 from .training import pooled_features
 
 MAX_INPUTS = 2048  # of a head with levels; its covariance then takes 16 MiB of the bundle
-MAX_CHOSEN_INPUTS = 8192  # 256 MiB
+MAX_CHOSEN_VALUES = 8192  # 256 MiB and more
 GRIDS = (1, 2, 3)
 _FOLDS = 5
 
@@ -38,51 +38,61 @@ def find_levels(network: Network, grid: int) -> Levels | None:
     maps, ends = network.normalise(image), {}
     for index, block in enumerate(network.blocks()):
         maps = block(maps)
-        ends[tuple(maps.shape[2:])] = (index, maps.shape[1])
-    *earlier, _ = sorted(ends.values())
-    if not earlier or min(min(sides) for sides in ends) < grid:
+        ends[maps.shape[2:]] = (index, maps.shape[1])
+    *earlier, _ = sorted((index, channels, min(sides)) for sides, (index, channels) in ends.items())
+    if not earlier or min(side for _, _, side in earlier) < grid:
         return None
-    values = grid**2 * sum(channels for _, channels in earlier)
-    return Levels(blocks=tuple(index for index, _ in earlier), grid=grid, values=values)
+    values = grid**2 * sum(channels for _, channels, _ in earlier)
+    return Levels(blocks=tuple(index for index, _, _ in earlier), grid=grid, values=values)
 
 
-def choose_levels(network: Network, photos: PhotoSet, grid: int | None, batch_size: int) -> LevelsReport:
-    """Lets a network that was trained read earlier blocks as well, as its photos suggest.
+def possible_levels(network: Network, grid: int | None) -> list[Levels]:
+    """Levels that a network could read, coarse grids first.
 
     Args:
-        network: Without levels so far.
-        photos: Of the classes that it was trained on.
-        grid: Chosen beforehand; 0 for no levels, None to try what fits.
-        batch_size: Photos at once.
+        network: Without levels.
+        grid: The one that is wanted; 0 for no levels, None for all that leave the head of bounded size.
 
     Raises:
-        ConfigError: The grid was chosen too fine.
+        ConfigError: That grid is too fine.
     """
-    fitting = _fitting(network, grid)
-    accuracy = {}
-    for levels in fitting if len(fitting) > 1 else ():
-        trial = network.student(trains=False)
-        trial.read_levels(levels)
-        values = pooled_features(trial, photos, batch_size)[:, : levels.values]
-        accuracy[levels.grid] = cross_validated(values, np.array(photos.labels))
-    chosen = max(fitting, key=lambda levels: accuracy.get(levels.grid, 0.0), default=None)  # first of equals
-    if chosen:
-        network.read_levels(chosen)
-    return LevelsReport(grid=chosen.grid if chosen else 0, inputs=network.head.in_features, accuracy=accuracy)
-
-
-def _fitting(network: Network, grid: int | None) -> list[Levels]:
     if grid == 0:
         return []
     found = [levels for g in ((grid,) if grid else GRIDS) if (levels := find_levels(network, g))]
     if grid is None:
         return [levels for levels in found if levels.values <= MAX_INPUTS - network.head.in_features]
-    if not found or found[0].values > MAX_CHOSEN_INPUTS:
-        why = f"the head would read {found[0].values} values" if found else "there are no such maps"
+    if not found or found[0].values > MAX_CHOSEN_VALUES:
+        why = f"the head would read {found[0].values} values of" if found else "it has no maps so large in"
         raise ConfigError(
-            f"grid {grid} is too fine for this network: {why} of earlier blocks (at most {MAX_CHOSEN_INPUTS})"
+            f"a grid of {grid}x{grid} is too fine for this network: {why} earlier blocks"
+            f" (at most {MAX_CHOSEN_VALUES} values)"
         )
     return found
+
+
+def choose_levels(
+    network: Network, photos: PhotoSet, candidates: list[Levels], batch_size: int
+) -> LevelsReport:
+    """Lets a network that was trained read earlier blocks as well, as its photos suggest.
+
+    Args:
+        network: Without levels so far.
+        photos: Of the classes that it was trained on.
+        candidates: From `possible_levels`; none is tried where there is no choice.
+        batch_size: Photos at once.
+    """
+    accuracy = {}
+    for levels in candidates if len(candidates) > 1 else ():
+        trial = network.student(trains=False)
+        trial.read_levels(levels)
+        values = pooled_features(trial, photos, batch_size)[:, : levels.values]
+        accuracy[levels.grid] = cross_validated(values, np.array(photos.labels))
+    chosen = max(
+        candidates, key=lambda levels: accuracy.get(levels.grid, 0.0), default=None
+    )  # first of equals
+    if chosen:
+        network.read_levels(chosen)
+    return LevelsReport(grid=chosen.grid if chosen else 0, inputs=network.head.in_features, accuracy=accuracy)
 
 
 def cross_validated(values: Features, labels: Labels) -> float:

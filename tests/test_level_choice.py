@@ -6,7 +6,13 @@ import pytest
 from lwm_edge.bundle import open_bundle
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import ConfigError
-from lwm_edge.level_choice import MAX_INPUTS, choose_levels, cross_validated, find_levels
+from lwm_edge.level_choice import (
+    MAX_INPUTS,
+    choose_levels,
+    cross_validated,
+    find_levels,
+    possible_levels,
+)
 from lwm_edge.network import Network
 from tests.conftest import photo_set
 from tests.test_network import fresh_network
@@ -22,7 +28,7 @@ def _without_levels() -> Network:
 
 def test_the_grid_is_the_one_that_tells_the_photos_apart_best() -> None:
     network = _without_levels()
-    report = choose_levels(network, photo_set("base", count=40), None, 64)
+    report = choose_levels(network, photo_set("base", count=40), possible_levels(network, None), 64)
     assert set(report.accuracy) == {1, 2, 3} and all(0.5 < a <= 1 for a in report.accuracy.values())
     assert report.accuracy[report.grid] == max(report.accuracy.values())
     assert network.levels is not None and network.levels.grid == report.grid
@@ -31,25 +37,26 @@ def test_the_grid_is_the_one_that_tells_the_photos_apart_best() -> None:
 
 def test_a_grid_that_was_chosen_is_not_questioned() -> None:
     network = _without_levels()
-    report = choose_levels(network, photo_set("base"), 2, 64)
+    report = choose_levels(network, photo_set("base"), possible_levels(network, 2), 64)
     assert (report.grid, report.accuracy) == (2, {})
     assert network.levels == find_levels(_without_levels(), 2)
     network = _without_levels()
-    report = choose_levels(network, photo_set("base"), 0, 64)
+    report = choose_levels(network, photo_set("base"), possible_levels(network, 0), 64)
     assert (report.grid, report.inputs, network.levels) == (0, 64, None)
 
 
 def test_a_grid_too_fine_is_refused() -> None:
-    with pytest.raises(ConfigError, match="grid 8 is too fine for this network: there are no such maps"):
-        choose_levels(_without_levels(), photo_set("base"), 8, 64)
+    with pytest.raises(ConfigError, match="8x8 is too fine for this network: it has no maps so large in"):
+        possible_levels(fresh_network("resnet18"), 8)
+    with pytest.raises(ConfigError, match=r"would read 16704 values of earlier blocks \(at most 8192"):
+        possible_levels(fresh_network("resnet50"), 3)
 
 
 def test_levels_that_would_take_too_much_are_not_tried() -> None:
-    network = fresh_network("resnet18")
-    levels = [find_levels(network, grid) for grid in (1, 2)]
-    assert [level.values + 512 <= MAX_INPUTS for level in levels if level] == [True, False]
-    wide = fresh_network("resnet50")
-    assert choose_levels(wide, photo_set("base"), None, 8).grid == 0 and wide.levels is None
+    assert [levels.grid for levels in possible_levels(fresh_network("resnet18"), None)] == [1]
+    assert possible_levels(fresh_network("resnet50"), None) == []
+    [levels] = possible_levels(fresh_network("resnet18"), 2)
+    assert levels.values + 512 > MAX_INPUTS
 
 
 def test_cross_validation_judges_by_photos_that_were_not_learnt() -> None:
