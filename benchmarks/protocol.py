@@ -176,7 +176,7 @@ def run_rival(split: Split, base: Path, method: str) -> list[Step]:
 def run_joint(split: Split, settings: dict[str, Any]) -> list[Step]:
     """Trains on all photos of all classes at once: what no device can do."""
     bundle = split.work / "joint.lwm"
-    lwm_edge.build_base(split.all_train(), bundle, base_config(**settings))
+    lwm_edge.build_base(split.all_train(), bundle, base_config(**settings | {"grid": 0}))
     lwm_edge.init_home(bundle, split.work / "home", replace=True)
     last = len(split.groups) - 1
     return [_step(lwm_edge.evaluate(split.work / "home", split.test(last)), split, last)]

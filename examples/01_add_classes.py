@@ -33,7 +33,7 @@ def main(folder: Path) -> None:
         receipt = lwm_edge.add_classes(
             home,
             DEMO_DATA / "train" / "2",  # one sub-folder a class: "Ankle boot" and "Bag"
-            lwm_edge.IncrementConfig(epochs=5),
+            lwm_edge.IncrementConfig(held_back=0.2),
             on_progress=show,
         )
     except lwm_edge.LwmEdgeError as error:  # says what was wrong, where, and what to do

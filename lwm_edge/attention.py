@@ -3,7 +3,8 @@
     Q = ReLU(sum_k alpha_k A_k),   alpha_k = mean over the map of d y^b / d A_k
 
 With global average pooling and one linear layer, y^b = sum_k W[b, k] * mean(A_k) + bias[b], so
-alpha_k = W[b, k] / (h * w): the map needs no backward pass. `attention_map` is that closed form, which
+alpha_k = W[b, k] / (h * w): the map needs no backward pass. (What a head reads of earlier blocks adds a
+term that does not depend on A.) `attention_map` is that closed form, which
 training uses; `grad_cam` is the definition, by autograd, for any other head. The tests hold one against
 the other. Both need dropout and stochastic depth off.
 """
@@ -21,7 +22,7 @@ def attention_map(features: Tensor, head_weight: Tensor, class_index: Tensor) ->
 
     Args:
         features: A, the last feature maps [B, d, h, w]; half precision is taken up to float32.
-        head_weight: W of the linear head [classes, d].
+        head_weight: W of the linear head, as far as it reads A [classes, d].
         class_index: b of each image [B] int64.
 
     Returns:

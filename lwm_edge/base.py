@@ -51,7 +51,7 @@ def build_base(
         PhotosError: The folder cannot be learnt from; lists every problem.
         ArchitectureError: The architecture is unknown, does not fit, or the checkpoint is another's.
         CapacityError: More classes than capacity.
-        ConfigError: No such weights or checkpoint.
+        ConfigError: No such weights or checkpoint, or a grid that does not fit the network.
         ExportError: The ONNX graph cannot be made or is wrong (ParityError).
     """
     started = time.monotonic()
@@ -81,9 +81,9 @@ def build_base(
         classes = len(folder.class_names)
         accuracy = evaluate_predictions(predictions, np.array(held_back.labels), folder.class_names, classes)
 
+    levels = choose_levels(network, to_learn, candidates, _BATCH_SIZE, on_progress)
     on_progress(Progress(phase="commit", done=0, total=1))
     network.cpu()
-    levels = choose_levels(network, to_learn, candidates, _BATCH_SIZE)
     arrays = {
         **network_arrays(network),
         **_statistics(network, to_learn, config.capacity).to_arrays(),

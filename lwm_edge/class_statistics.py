@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 MEANS, COVARIANCE, PHOTOS = "statistics.means", "statistics.covariance", "statistics.photos"
 
 _RIDGE = 0.1
-_DRAWN = 1000  # photos a class
+_DRAWN_A_CLASS, _DRAWN = 1000, 200_000  # photos, and of all classes at most
 _OWN_LOGIT = 5.0  # a sigmoid of 0.993
 
 Features = NDArray[np.float64]
@@ -95,11 +95,17 @@ class ClassStatistics:
             bias: Likewise [N].
             classes: How many to judge.
         """
-        spread, axes = np.linalg.eigh(weight @ self.covariance @ weight.T)
-        drawn = np.random.default_rng(0).standard_normal((_DRAWN, len(weight)))
+        of_features = len(weight) > len(self.covariance)  # then their square is the smaller
+        covariance = self.covariance if of_features else weight @ self.covariance @ weight.T
+        spread, axes = np.linalg.eigh(covariance)
+        photos = min(_DRAWN_A_CLASS, max(1, _DRAWN // classes))
+        drawn = np.random.default_rng(0).standard_normal((photos, len(covariance)))
         scatter = (drawn * np.sqrt(spread.clip(0))) @ axes.T
-        logits = self.means[:classes] @ weight.T + bias
-        right = [(logits[label] + scatter).argmax(1) == label for label in range(classes)]
+        if of_features:
+            scatter = scatter @ weight.T
+        right = [
+            (self.means[label] @ weight.T + bias + scatter).argmax(1) == label for label in range(classes)
+        ]
         return float(np.mean(right))
 
     def solve_head(self, classes: int) -> tuple[Features, Features]:

@@ -84,7 +84,7 @@ def choose_recipe(
     Args:
         config: The settings.
         photos: Number of photos to learn from.
-        features: d of the network.
+        features: d, what the head reads.
         cells: Of its attention maps.
         reads_levels: Whether the head reads earlier blocks.
 
@@ -221,7 +221,8 @@ class BaseConfig(_Settings):
         frozen_blocks: How many of the backbone's first blocks stay as they start; blocks are the children of
             its parts, in order.
         grid: The head reads earlier blocks too, averaged over grid x grid cells; 0 leaves them out, None
-            takes 1, 2 or 3, whichever tells the photos' classes apart best.
+            takes 1, 2 or 3, whichever tells the photos' classes apart best, as far as the head then reads
+            at most 2048 values.
         learning_rate: Peak of the one-cycle schedule; None takes 0.05 from scratch, 0.01 from weights.
         momentum: Of stochastic gradient descent.
         weight_decay: On all weights.

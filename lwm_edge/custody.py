@@ -68,11 +68,17 @@ def base_statement(manifest: Manifest) -> BaseStatement:
         activation=manifest.activation,
         capacity=manifest.capacity,
         bundle_bytes=manifest.bundle_bytes,
-        preprocessing_digest=_digest_of(manifest.preprocessing.model_dump()),
+        preprocessing_digest=_digest_of(_preprocessing(manifest)),
         shipped_classes=manifest.shipped_classes,
         class_names_digest=_digest_of(manifest.class_names[: manifest.shipped_classes]),
         model_digest=manifest.model_digest,
     )
+
+
+def _preprocessing(manifest: Manifest) -> dict[str, Any]:
+    """How a photo comes to what the head reads, besides the weights."""
+    levels = {"levels": manifest.levels.model_dump()} if manifest.levels else {}
+    return manifest.preprocessing.model_dump() | levels
 
 
 def record_change(manifest: Manifest, parent: Manifest, key: Ed25519PrivateKey | None) -> Manifest:
@@ -146,7 +152,7 @@ def _base_problems(base: BaseStatement | None, manifest: Manifest) -> list[str]:
         if getattr(now, name) != getattr(base, name)
     ]
     if now.preprocessing_digest != base.preprocessing_digest:
-        problems.append("the preprocessing is not that of the base's statement")
+        problems.append("the preprocessing, or what the head reads, is not that of the base's statement")
     removed = base.shipped_classes - now.shipped_classes
     if not 0 <= removed <= manifest.increment_count:
         problems.append(
@@ -187,7 +193,9 @@ def _end_problems(custody: Custody, manifest: Manifest) -> list[str]:
         if end != (manifest.parent_digest, manifest.model_digest, manifest.shipped_classes):
             problems.append(f"the record ends at change {links[-1].increment}, not at the current model")
     elif base and not manifest.increment_count and base.model_digest != manifest.model_digest:
-        problems.append("the model (tensors, class names, preprocessing) is not that of the base's statement")
+        problems.append(
+            "the model (tensors, class names, preprocessing, levels) is not that of the base's statement"
+        )
     return problems
 
 

@@ -41,10 +41,10 @@ class BaseStatement(Record):
         activation: What turns logits into probabilities.
         capacity: Most classes that the bundle can ever hold.
         bundle_bytes: Length of the file.
-        preprocessing_digest: SHA-256 of the preprocessing.
+        preprocessing_digest: SHA-256 of the preprocessing, and of what the head reads besides the last maps.
         shipped_classes: How many.
         class_names_digest: SHA-256 of their names, in order.
-        model_digest: Of the base: tensors, class names and preprocessing.
+        model_digest: Of the base: tensors, class names, preprocessing and levels.
     """
 
     architecture: str = Field(max_length=64)

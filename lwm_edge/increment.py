@@ -183,8 +183,9 @@ def _learn(
         raise
     teacher.set_head(*own_head)
     before, features = features, pooled_features(student, photos, batch_size, on_progress)
+    drift = FeatureMap.fit(before, features)
     known = _known_statistics(task)  # read again: training needs the room
-    known.carry(FeatureMap.fit(before, features), N)
+    known.carry(drift, N)
     return training, known, features
 
 

@@ -17,17 +17,18 @@ from .manifest import Levels
 from .model_reports import LevelsReport
 from .network import Network
 from .photos import PhotoSet
+from .reports import ProgressCallback, ignore_progress
 from .training import pooled_features
 
 MAX_INPUTS = 2048  # of a head with levels; its covariance then takes 16 MiB of the bundle
-MAX_CHOSEN_VALUES = 8192  # 256 MiB and more
+MAX_VALUES = 8192  # on a grid that the vendor chose; 256 MiB
 GRIDS = (1, 2, 3)
 _FOLDS = 5
 
 
 @torch.no_grad()
 def find_levels(network: Network, grid: int) -> Levels | None:
-    """The last block of each size of maps but the last; None where there is none, or the grid is too fine.
+    """The last block of each size of maps but the last; None where there is none, or the grid does not fit.
 
     Args:
         network: Without levels.
@@ -40,9 +41,9 @@ def find_levels(network: Network, grid: int) -> Levels | None:
         maps = block(maps)
         ends[maps.shape[2:]] = (index, maps.shape[1])
     *earlier, _ = sorted((index, channels, min(sides)) for sides, (index, channels) in ends.items())
-    if not earlier or min(side for _, _, side in earlier) < grid:
-        return None
     values = grid**2 * sum(channels for _, channels, _ in earlier)
+    if min((side for _, _, side in earlier), default=0) < grid or values > MAX_VALUES:
+        return None
     return Levels(blocks=tuple(index for index, _, _ in earlier), grid=grid, values=values)
 
 
@@ -54,24 +55,27 @@ def possible_levels(network: Network, grid: int | None) -> list[Levels]:
         grid: The one that is wanted; 0 for no levels, None for all that leave the head of bounded size.
 
     Raises:
-        ConfigError: That grid is too fine.
+        ConfigError: That grid does not fit.
     """
     if grid == 0:
         return []
     found = [levels for g in ((grid,) if grid else GRIDS) if (levels := find_levels(network, g))]
     if grid is None:
         return [levels for levels in found if levels.values <= MAX_INPUTS - network.head.in_features]
-    if not found or found[0].values > MAX_CHOSEN_VALUES:
-        why = f"the head would read {found[0].values} values of" if found else "it has no maps so large in"
+    if not found:
         raise ConfigError(
-            f"a grid of {grid}x{grid} is too fine for this network: {why} earlier blocks"
-            f" (at most {MAX_CHOSEN_VALUES} values)"
+            f"grid {grid} does not fit this network: its earlier blocks have maps of fewer cells a side, "
+            f"would give the head more than {MAX_VALUES} values, or have maps no larger than the last ones"
         )
     return found
 
 
 def choose_levels(
-    network: Network, photos: PhotoSet, candidates: list[Levels], batch_size: int
+    network: Network,
+    photos: PhotoSet,
+    candidates: list[Levels],
+    batch_size: int,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> LevelsReport:
     """Lets a network that was trained read earlier blocks as well, as its photos suggest.
 
@@ -80,12 +84,13 @@ def choose_levels(
         photos: Of the classes that it was trained on.
         candidates: From `possible_levels`; none is tried where there is no choice.
         batch_size: Photos at once.
+        on_progress: Called as the photos are looked at.
     """
     accuracy = {}
     for levels in candidates if len(candidates) > 1 else ():
         trial = network.student(trains=False)
         trial.read_levels(levels)
-        values = pooled_features(trial, photos, batch_size)[:, : levels.values]
+        values = pooled_features(trial, photos, batch_size, on_progress)[:, : levels.values]
         accuracy[levels.grid] = cross_validated(values, np.array(photos.labels))
     chosen = max(
         candidates, key=lambda levels: accuracy.get(levels.grid, 0.0), default=None

@@ -98,6 +98,13 @@ class Levels(_Model):
     grid: int = Field(ge=1, le=8)
     values: int = Field(ge=1, le=65_536)
 
+    @field_validator("blocks")
+    @classmethod
+    def _ascend(cls, blocks: tuple[int, ...]) -> tuple[int, ...]:
+        if list(blocks) != sorted(set(blocks)):
+            raise ValueError("blocks do not ascend")
+        return blocks
+
 
 class Manifest(_Model):
     """Everything about a bundle that is not a tensor (DESIGN: "The bundle").
@@ -230,7 +237,9 @@ def decode(block: bytes, where: str) -> Manifest:
     if len(block) != encoded_length(manifest.capacity):
         raise BundleError(f"{where}: the manifest's length does not fit its capacity")
     if manifest.model_digest != model_digest:
-        raise BundleError(f"{where}: class names or preprocessing are not those that the digest was taken of")
+        raise BundleError(
+            f"{where}: class names, preprocessing or levels are not those that the digest was taken of"
+        )
     return manifest
 
 

@@ -37,7 +37,7 @@ def expected_growth(before: Sequence[str], after: Sequence[str], features: int, 
     Args:
         before: Class names then.
         after: Class names that the file has.
-        features: d of the network.
+        features: d, what the head reads.
         onnx: The file's content.
 
     Raises:

@@ -54,7 +54,7 @@ class Job:
             meets the gradients of the first.
         photos: How many to learn from.
         photo_bytes: Of one, prepared.
-        features: d of the network.
+        features: d, what the head reads.
         trained_bytes: Of the parameters that train; 0 where none do.
         activation_bytes: What one image surely leaves in memory between forward and backward pass.
         decoding_bytes: What reading a photo takes besides.
@@ -244,8 +244,9 @@ def _least_bytes(job: Job) -> int:
 
 
 def _writing_bytes(job: Job) -> int:
-    """Solving the head from all features, and the bundle's content twice more where it is written."""
-    return 2 * job.bundle_bytes + (6 * job.features + 3 * job.photos) * job.features * _FLOAT64_BYTES
+    """Solving the head, following the drift, and the bundle's content twice more where it is written."""
+    copies = 5 if job.trained_bytes else 3  # of all features
+    return 2 * job.bundle_bytes + (6 * job.features + copies * job.photos) * job.features * _FLOAT64_BYTES
 
 
 def _saving_bytes(job: Job) -> int:

@@ -95,7 +95,7 @@ def saved_activation_bytes(student: Network) -> int:
         return tensor.detach()  # an output that keeps itself would never be freed
 
     size = student.preprocessing.image_size
-    small = min(size, _SMALL)
+    small = min(size, _SMALL * (student.levels.grid if student.levels else 1))  # maps as fine as the grid
     image = torch.zeros(1, small, small, 3, dtype=torch.uint8, device=student.head.weight.device)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         kept = student.after_stem(student.stem(image))

@@ -129,12 +129,12 @@ def _verify(bundle: Bundle, keys: _Keys, home: Home | None, onnx_problems: list[
 def _proven_of_base(base: BaseStatement, manifest: Manifest, keys: _Keys) -> list[str]:
     lines = [
         f"A holder of the private key to {keys.vendor_file} signed the base {base.model_digest}: its "
-        f"tensors, ONNX graph, {base.shipped_classes} class names, preprocessing, architecture, activation, "
-        "capacity and length."
+        f"tensors, ONNX graph, {base.shipped_classes} class names, preprocessing, architecture, levels, "
+        "activation, capacity and length."
     ]
     if not manifest.increment_count:
         return [*lines, "This model is that base, unchanged."]
-    kept = "Architecture, activation, capacity, length and preprocessing"
+    kept = "Architecture, levels, activation, capacity, length and preprocessing"
     if manifest.shipped_classes == base.shipped_classes:
         kept += ", and the names and order of the shipped classes,"
     return [*lines, f"{kept} are still those that were signed."]

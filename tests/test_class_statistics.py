@@ -104,3 +104,17 @@ def test_tensors_and_back() -> None:
     again = ClassStatistics.from_arrays(statistics.to_arrays())
     np.testing.assert_allclose(again.means, statistics.means, rtol=1e-6)
     assert again.photos == 15 and again.covariance.shape == (3, 3)
+
+
+@pytest.mark.parametrize("classes", [2, 12])
+def test_the_accuracy_estimated_is_that_on_photos_of_the_same_spread(classes: int) -> None:
+    """With fewer classes than features, and with more."""
+    centres = 3 * np.random.default_rng(1).normal(size=(classes, 3))
+    statistics = ClassStatistics.empty(16, 3)
+    statistics.learn(*_photos(centres, 500))
+    weight, bias = statistics.solve_head(classes)
+    photos, labels = _photos(centres, 2000)
+    right = float(np.mean((photos @ weight.T + bias).argmax(1) == labels))
+    assert statistics.estimate_accuracy(weight, bias, classes) == pytest.approx(right, abs=0.02)
+    of_first = statistics.estimate_accuracy(weight, bias, 1)
+    assert of_first == pytest.approx(np.mean((photos @ weight.T + bias).argmax(1)[:2000] == 0), abs=0.04)

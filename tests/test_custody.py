@@ -21,7 +21,7 @@ from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import BundleError, ConfigError, TrustError
 from lwm_edge.keys import public_key, sign
 from lwm_edge.ledger import LEDGER_LENGTH, Ledger, LedgerEntry
-from lwm_edge.manifest import Manifest, Preprocessing
+from lwm_edge.manifest import Levels, Manifest, Preprocessing
 from tests.conftest import same_tensors, state_of
 
 VENDOR = Ed25519PrivateKey.from_private_bytes(b"v" * 32)
@@ -240,10 +240,14 @@ def test_the_longest_record_fits_beside_the_longest_names_and_ledger(capacity: i
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"tensors_digest": "9" * 64}, "the model (tensors, class names, preprocessing) is not that"),
+        ({"tensors_digest": "9" * 64}, "the model (tensors, class names, preprocessing, levels) is not that"),
         ({"class_names": ("Boat", "Dress")}, "the names of the shipped classes are not those"),
         ({"class_names": ("Dress", "Coat")}, "the names of the shipped classes are not those"),
-        ({"preprocessing": PREPROCESSING.model_copy(update={"mean": (0, 0, 0)})}, "the preprocessing is not"),
+        (
+            {"preprocessing": PREPROCESSING.model_copy(update={"mean": (0, 0, 0)})},
+            "the preprocessing, or what",
+        ),
+        ({"levels": Levels(blocks=(4, 8), grid=3, values=432)}, "or what the head reads, is not that"),
         ({"capacity": 65}, "capacity is 65, and the base's statement says 64"),
         ({"activation": "softmax"}, "activation is softmax, and the base's statement says sigmoid"),
         ({"architecture": "resnet34"}, "architecture is resnet34, and the base's statement says resnet18"),

@@ -84,7 +84,17 @@ def test_where_there_are_no_levels_older_releases_can_read_the_manifest() -> Non
 
 @pytest.mark.parametrize(
     "change",
-    [{"blocks": ()}, {"blocks": (-1,)}, {"grid": 0}, {"grid": 9}, {"values": 0}, {"values": 2**40}, {"x": 1}],
+    [
+        {"blocks": ()},
+        {"blocks": (-1,)},
+        {"blocks": (8, 5)},
+        {"blocks": (5, 5)},
+        {"grid": 0},
+        {"grid": 9},
+        {"values": 0},
+        {"values": 2**40},
+        {"x": 1},
+    ],
 )
 def test_levels_that_cannot_be_are_refused(change: dict[str, Any]) -> None:
     levels = {"blocks": [5, 8], "grid": 3, "values": 432} | change

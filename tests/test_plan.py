@@ -13,9 +13,11 @@ from lwm_edge import plan as plan_module
 from lwm_edge.config import RECIPES
 from lwm_edge.errors import ConfigError, ResourceError
 from lwm_edge.home import Home
+from lwm_edge.level_choice import find_levels
 from lwm_edge.plan import Job, Way, check_disk, make_plan, memory_limit
 from lwm_edge.rehearsal import saved_activation_bytes, try_step
 from tests.conftest import PLAN, QUICK, PhotoMaker, state_of, teacher_and_student
+from tests.test_network import fresh_network
 
 MIB = 2**20
 SHORT = IncrementConfig(epochs=1)  # too little to do to look for the fastest way
@@ -186,6 +188,15 @@ def test_activations_are_those_of_the_layers_that_train() -> None:
     for block in part.blocks()[part.frozen_blocks :]:
         block.requires_grad_(True)
     assert 0 < saved_activation_bytes(part) < whole / 2
+
+
+def test_activations_are_counted_on_an_image_that_the_grid_fits() -> None:
+    network = fresh_network("shufflenet_v2_x0_5")
+    network.preprocessing = network.preprocessing.model_copy(update={"image_size": 224, "resize_size": 224})
+    levels = find_levels(network, 5)
+    assert levels is not None
+    network.read_levels(levels)
+    assert saved_activation_bytes(network.requires_grad_(True)) > 1_000_000
 
 
 def test_a_dry_run_changes_nothing(home: Home, make_photos: PhotoMaker) -> None:
