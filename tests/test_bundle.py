@@ -162,7 +162,7 @@ def test_an_edited_class_name_is_found(bundle: Bundle) -> None:
     content = bundle.path.read_bytes()
     assert content.count(b'"Coat"') == 1
     bundle.path.write_bytes(content.replace(b'"Coat"', b'"Boat"'))
-    with pytest.raises(BundleError, match="class names or preprocessing are not those"):
+    with pytest.raises(BundleError, match="class names, preprocessing or levels are not those"):
         open_bundle(bundle.path)
 
 

@@ -63,8 +63,8 @@ def _other_preprocessing(arrays: Arrays, manifest: Manifest) -> dict[str, Any]:
 
 
 ALTERED: dict[str, tuple[Callable[..., dict[str, Any]], str]] = {
-    "tensors": (_other_weights, "the model (tensors, class names, preprocessing) is not that"),
-    "ONNX graph": (_other_graph, "the model (tensors, class names, preprocessing) is not that"),
+    "tensors": (_other_weights, "the model (tensors, class names, preprocessing, levels) is not that"),
+    "ONNX graph": (_other_graph, "the model (tensors, class names, preprocessing, levels) is not that"),
     "class names": (_boat, "the names of the shipped classes"),
     "preprocessing": (_other_preprocessing, "the preprocessing is not that"),
     "capacity": (_other_capacity, "capacity is 33"),
