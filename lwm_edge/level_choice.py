@@ -92,9 +92,8 @@ def choose_levels(
         trial.read_levels(levels)
         values = pooled_features(trial, photos, batch_size, on_progress)[:, : levels.values]
         accuracy[levels.grid] = cross_validated(values, np.array(photos.labels))
-    chosen = max(
-        candidates, key=lambda levels: accuracy.get(levels.grid, 0.0), default=None
-    )  # first of equals
+    # Of equals the first, which is the coarsest.
+    chosen = max(candidates, key=lambda levels: accuracy.get(levels.grid, 0.0), default=None)
     if chosen:
         network.read_levels(chosen)
     return LevelsReport(grid=chosen.grid if chosen else 0, inputs=network.head.in_features, accuracy=accuracy)

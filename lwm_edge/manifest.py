@@ -193,7 +193,8 @@ def encode(manifest: Manifest) -> bytes:
     Raises:
         CapacityError: The names leave no room (only with names full of quotation marks).
     """
-    absent = {name for name in ("levels", "custody") if getattr(manifest, name) is None}  # to older releases
+    # Left out, as older releases do not know them.
+    absent = {name for name in ("levels", "custody") if getattr(manifest, name) is None}
     text = manifest.model_dump_json(exclude=absent).encode()
     length = encoded_length(manifest.capacity)
     if len(text) > length:
