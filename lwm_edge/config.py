@@ -43,28 +43,32 @@ class Recipe(NamedTuple):
             statistics, before the training (where it is kept) and after.
         learning_rate: Of stochastic gradient descent; the paper's where the head is trained.
         max_gradient_norm: Gradients of an update are cut to it; see `optimizer`.
+        head_learning_rate: Of the head's rows; 0 where it is solved.
     """
 
     beta: float
     gamma: float
     trains: bool
     head: Literal["trained", "solved"]
-    learning_rate: float
-    max_gradient_norm: float
+    learning_rate: float = 0.0
+    max_gradient_norm: float = 0.0
+    head_learning_rate: float = 0.0
 
     def adjusted(self, config: IncrementConfig) -> Recipe:
         """With the user's own numbers, where they are set and the recipe has them."""
         numbers = ("beta", "gamma", "learning_rate", "max_gradient_norm")
         chosen = {name: getattr(config, name) for name in numbers}
+        chosen["head_learning_rate"] = config.head_learning_rate or config.learning_rate
         return self._replace(**{n: v for n, v in chosen.items() if v is not None and getattr(self, n)})
 
 
+_PAPER = {"learning_rate": 0.01, "head_learning_rate": 0.01, "max_gradient_norm": 2.0}
 RECIPES: dict[RecipeName, Recipe] = {
-    "lwm": Recipe(1.0, 0.1, trains=True, head="trained", learning_rate=0.01, max_gradient_norm=2.0),
-    "lwf-mc": Recipe(1.0, 0.0, trains=True, head="trained", learning_rate=0.01, max_gradient_norm=2.0),
-    "finetune": Recipe(0.0, 0.0, trains=True, head="trained", learning_rate=0.01, max_gradient_norm=2.0),
+    "lwm": Recipe(1.0, 0.1, trains=True, head="trained", **_PAPER),
+    "lwf-mc": Recipe(1.0, 0.0, trains=True, head="trained", **_PAPER),
+    "finetune": Recipe(0.0, 0.0, trains=True, head="trained", **_PAPER),
     "lwm-lda": Recipe(1.0, 3.0, trains=True, head="solved", learning_rate=0.02, max_gradient_norm=1.0),
-    "lda": Recipe(0.0, 0.0, trains=False, head="solved", learning_rate=0.0, max_gradient_norm=0.0),
+    "lda": Recipe(0.0, 0.0, trains=False, head="solved"),
 }
 _PHOTOS_PER_FEATURE = 2  # fewer cannot show how the features drift
 
@@ -120,6 +124,7 @@ _OF_TRAINING = (
     "classification",
     "epochs",
     "learning_rate",
+    "head_learning_rate",
     "momentum",
     "max_gradient_norm",
     "frozen_blocks",
@@ -139,6 +144,7 @@ class IncrementConfig(_Settings):
         classification: `sigmoid` (one against the rest) or `softmax`; None follows the base's training.
         epochs: Passes over the new photos.
         learning_rate: Of stochastic gradient descent, constant; None takes the recipe's.
+        head_learning_rate: Of the head's rows, where the recipe trains them; None takes `learning_rate`.
         momentum: Of stochastic gradient descent.
         max_gradient_norm: Gradients of an update are cut to it; None takes the recipe's.
         frozen_blocks: How many of the network's first blocks stay as they are; they cost less memory and
@@ -174,6 +180,7 @@ class IncrementConfig(_Settings):
     classification: Activation | None = None
     epochs: int = Field(default=10, ge=1, le=10_000)
     learning_rate: float | None = Field(default=None, gt=0)
+    head_learning_rate: float | None = Field(default=None, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     max_gradient_norm: float | None = Field(default=None, gt=0)
     frozen_blocks: int = Field(default=0, ge=0)
@@ -201,7 +208,7 @@ class IncrementConfig(_Settings):
 
     @model_validator(mode="after")
     def _weights_fit_recipe(self) -> IncrementConfig:
-        for name in ("beta", "gamma"):
+        for name in ("beta", "gamma", "head_learning_rate"):
             if getattr(self, name) and self.recipe != "auto" and not getattr(RECIPES[self.recipe], name):
                 raise ValueError(f"recipe {self.recipe} has no {name}; leave it out or choose another recipe")
         return self

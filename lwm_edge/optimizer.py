@@ -41,11 +41,11 @@ class Momentum:
             parameter.grad = None
 
     @torch.no_grad()
-    def update(self, learning_rate: float, momentum: float, max_gradient_norm: float) -> None:
+    def update(self, learning_rates: Mapping[str, float], momentum: float, max_gradient_norm: float) -> None:
         """Moves the parameters, and frees each gradient as it is applied.
 
         Args:
-            learning_rate: Of the step.
+            learning_rates: Of each parameter, by name.
             momentum: What stays of v.
             max_gradient_norm: All gradients together are cut to this norm. BatchNorm is frozen, so nothing
                 else keeps a step short.
@@ -58,4 +58,4 @@ class Momentum:
             if parameter.grad is not None:
                 v.add_(parameter.grad, alpha=scale)
                 parameter.grad = None
-            parameter.sub_(v, alpha=learning_rate)
+            parameter.sub_(v, alpha=learning_rates[name])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -142,7 +142,8 @@ def train_increment(
         GateError: The loss is no longer finite.
     """
     weights = np.array([1.0, recipe.beta, recipe.gamma])
-    optimizer = Momentum(trained_parameters(student, recipe))
+    parameters = trained_parameters(student, recipe)
+    optimizer, rates = Momentum(parameters), learning_rates(parameters, recipe)
     student.recompute, micro_batch_size = plan.recompute, plan.micro_batch_size
     steps_per_epoch = -(-len(photos.photos) // config.batch_size)
     total_steps = config.epochs * steps_per_epoch
@@ -172,7 +173,7 @@ def train_increment(
                 f"the loss became {loss} at step {batch.step + 1}; the model is unchanged: "
                 f"try again with a learning rate below {recipe.learning_rate}"
             )
-        optimizer.update(recipe.learning_rate, config.momentum, recipe.max_gradient_norm)
+        optimizer.update(rates, config.momentum, recipe.max_gradient_norm)
 
         loss_sums += len(batch.labels) * losses
         on_progress(Progress(phase="train", done=batch.step + 1, total=total_steps, loss=loss))
@@ -229,6 +230,14 @@ def trained_parameters(student: Network, recipe: Recipe) -> dict[str, nn.Paramet
         block.requires_grad_(True)
     student.head.requires_grad_(recipe.head == "trained")
     return {name: parameter for name, parameter in student.named_parameters() if parameter.requires_grad}
+
+
+def learning_rates(parameters: Iterable[str], recipe: Recipe) -> dict[str, float]:
+    """Of each parameter: the head's rows have their own."""
+    return {
+        name: recipe.head_learning_rate if name.startswith("head.") else recipe.learning_rate
+        for name in parameters
+    }
 
 
 def choose_device(device: Device) -> torch.device:

@@ -178,6 +178,25 @@ def test_an_update_is_no_longer_than_the_gradients_limit() -> None:
     assert 0 < torch.stack(moved).sum().sqrt().item() <= 0.5 * RECIPES["lwm"].learning_rate * 1.001
 
 
+def test_the_head_has_a_learning_rate_of_its_own() -> None:
+    one_step = QUICK.model_copy(update={"batch_size": 64, "momentum": 0.0})
+    _, before = teacher_and_student()
+    _, as_the_rest, _ = _train(one_step)
+    _, faster, _ = _train(one_step.model_copy(update={"head_learning_rate": 0.1}))
+    moved = [after.head.weight - before.head.weight for after in (as_the_rest, faster)]
+    torch.testing.assert_close(moved[1], 10 * moved[0], rtol=1e-3, atol=1e-7)
+    assert moved[0].abs().max() > 1e-4
+    assert _equal(_tensors(faster.backbone), _tensors(as_the_rest.backbone))  # type: ignore[arg-type]
+
+
+def test_the_heads_learning_rate_is_that_of_all_unless_set() -> None:
+    rates = [
+        RECIPES["lwm"].adjusted(IncrementConfig(recipe="lwm", **given)).head_learning_rate
+        for given in ({}, {"learning_rate": 0.5}, {"learning_rate": 0.5, "head_learning_rate": 0.25})
+    ]
+    assert rates == [0.01, 0.5, 0.25]
+
+
 def test_a_solved_head_is_not_trained() -> None:
     teacher, student = teacher_and_student()
     head = student.head.weight.clone()
