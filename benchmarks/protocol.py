@@ -233,11 +233,13 @@ def main(
     base_learning_rate: float | None = None,
     base_batch_size: int = 64,
     grid: Annotated[int | None, typer.Option(help="As of build-base; by itself, by the photos.")] = None,
+    rotations: Annotated[bool, typer.Option("--rotations", help="As of build-base.")] = False,
 ) -> None:
     """Runs what is missing in RESULTS.json."""
     options = {k: v for k, v in locals().items() if k not in ("data", "results", "method", "seed")}
-    if grid is None:
-        del options["grid"]  # as in results of before there was one
+    for later, default in (("grid", None), ("rotations", False)):
+        if options[later] == default:
+            del options[later]  # as in results of before there was such an option
     options["data"] = data.name
     done = json.loads(results.read_text()) if results.exists() else {"settings": options, "runs": []}
     if done["settings"] != options:
@@ -248,6 +250,7 @@ def main(
         "weights": weights,
         "frozen_blocks": frozen_blocks,
         "grid": grid,
+        "rotations": rotations,
         "epochs": base_epochs,
         "learning_rate": base_learning_rate,
         "batch_size": base_batch_size,

@@ -170,6 +170,10 @@ def build_base_command(
             help="Cells a side over which the head reads earlier blocks; 0: none. Default: by the photos."
         ),
     ] = None,
+    rotations: Annotated[
+        bool,
+        typer.Option("--rotations", help="Learn the classes turned by quarters too, for a broader backbone."),
+    ] = False,
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak of the schedule. Default: 0.05, from weights 0.01.")
     ] = None,
@@ -194,6 +198,7 @@ def build_base_command(
         epochs=epochs,
         frozen_blocks=frozen_blocks,
         grid=grid,
+        rotations=rotations or None,
         learning_rate=learning_rate,
         batch_size=batch_size,
         held_back=held_back,

@@ -28,6 +28,7 @@ from .network import Network, attention_cells, few_cells_warnings
 from .photo_folders import read_photo_folder, split_held_back
 from .photos import PhotoSet, PixelCache
 from .reports import Progress, ProgressCallback, TrainingReport, ignore_progress
+from .rotations import RotationTask
 from .training import choose_device, pooled_features, predict_labels
 
 _LEAST_PHOTOS = 5
@@ -143,7 +144,7 @@ def _statistics(network: Network, photos: PhotoSet, capacity: int) -> ClassStati
 def train_base(
     network: Network, photos: PhotoSet, config: BaseConfig, on_progress: ProgressCallback
 ) -> TrainingReport:
-    """Trains all of a network on all its classes: L_C alone, one-cycle SGD."""
+    """Trains all of a network on all its classes: L_C, with `rotations` a second task too, one-cycle SGD."""
     device = network.head.weight.device
     steps_per_epoch = max(1, len(photos.photos) // config.batch_size)
     total_steps = config.epochs * steps_per_epoch
@@ -151,6 +152,10 @@ def train_base(
     labels = torch.tensor(photos.labels, device=device)
     _set_trainable(network, config)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    d = network.attention_weight.shape[1]
+    rotation_task = RotationTask(d, network.classes, config.seed).to(device) if config.rotations else None
+    if rotation_task:
+        parameters += rotation_task.parameters()
     optimizer = torch.optim.SGD(
         parameters,
         lr=1.0,
@@ -167,9 +172,13 @@ def train_base(
         for batch in batches[:steps_per_epoch]:
             for group in optimizer.param_groups:
                 group["lr"] = peak * _one_cycle(step / total_steps)
-            images = torch.from_numpy(photos.load(batch, epoch)).to(device)
-            _, logits = network(images)
-            loss = classification_loss(logits, labels[batch], 0, config.activation)
+            images, of_batch = torch.from_numpy(photos.load(batch, epoch)).to(device), labels[batch]
+            if rotation_task:
+                images, rotated = rotation_task.with_rotated(images, of_batch)
+            features, logits = network(images)
+            loss = classification_loss(logits[: len(batch)], of_batch, 0, config.activation)
+            if rotation_task:
+                loss = loss + rotation_task.loss(features, rotated)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(parameters, _MAX_GRADIENT_NORM)

@@ -235,6 +235,8 @@ class BaseConfig(_Settings):
         weight_decay: On all weights.
         batch_size: Photos an update.
         augment: Random shifts and flips.
+        rotations: Learns every class turned by quarters too, as classes beside it, so that the backbone
+            knows more than its own classes ask for; an epoch takes twice as long.
         held_back: Share of each class's photos kept for evaluation; 0 learns from all.
         seed: Of everything random.
         device: Where to train; `auto` takes a GPU if there is one.
@@ -257,6 +259,7 @@ class BaseConfig(_Settings):
     weight_decay: float = Field(default=5e-4, ge=0)
     batch_size: int = Field(default=64, ge=2, le=4096)
     augment: bool = True
+    rotations: bool = False
     held_back: float = Field(default=0.1, ge=0, lt=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
     device: Device = "auto"
@@ -267,6 +270,8 @@ class BaseConfig(_Settings):
             raise ValueError("give either weights or a checkpoint, not both")
         if self.epochs == 0 and not self.checkpoint:
             raise ValueError("epochs 0 needs a checkpoint of the whole classifier")
+        if self.rotations and self.epochs == 0:
+            raise ValueError("rotations are learnt in epochs, and there are none")
         return self
 
 

@@ -57,6 +57,21 @@ def test_levels_change_nothing_in_a_base_but_what_it_can_learn_by(
     assert reading.manifest.bundle_bytes > without.manifest.bundle_bytes
 
 
+def test_rotations_teach_the_backbone_and_leave_the_rest_as_it_is(
+    tmp_path: Path, make_photos: PhotoMaker
+) -> None:
+    photos = make_photos("Bag", "Shirt", count=10)
+    turning = TINY.model_copy(update={"rotations": True, "grid": 0})
+    plain, first, second = (
+        build_base(photos, tmp_path / f"{name}.lwm", config)
+        for name, config in (("a", TINY.model_copy(update={"grid": 0})), ("b", turning), ("c", turning))
+    )
+    assert first.model_digest == second.model_digest != plain.model_digest
+    assert first.bundle_bytes == plain.bundle_bytes and first.class_names == ("Bag", "Shirt")
+    names = [set(open_bundle(report.bundle).arrays()) for report in (plain, first)]
+    assert names[0] == names[1]
+
+
 def test_a_whole_checkpoint_is_taken_as_it_is(tmp_path: Path, make_photos: PhotoMaker) -> None:
     model = find_architecture("small_resnet20").build()
     model.fc = torch.nn.Linear(64, 2)
@@ -123,6 +138,11 @@ def test_settings_out_of_range_are_all_listed() -> None:
     assert len(caught.value.problems) == 2
     with pytest.raises(ConfigError, match="epochs 0 needs a checkpoint"):
         base_config(architecture="resnet18", epochs=0)
+
+
+def test_rotations_need_a_training() -> None:
+    with pytest.raises(ConfigError, match="rotations are learnt in epochs"):
+        base_config(architecture="resnet18", epochs=0, checkpoint=Path("x.pth"), rotations=True)
 
 
 def test_the_demos_base_can_be_made_again(tmp_path: Path) -> None:
