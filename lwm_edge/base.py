@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from .architectures import Architecture, find_architecture
-from .batches import epoch_batches
-from .bundle import network_arrays, save_bundle, tensors_digest
+from .base_training import train_base
+from .bundle import Bundle, network_arrays, save_bundle, tensors_digest
 from .checkpoint import start_network
 from .class_statistics import ClassStatistics
 from .config import BaseConfig
-from .errors import CapacityError, ConfigError, GateError
+from .errors import CapacityError, ConfigError
 from .evaluation import evaluate_predictions
 from .export import PARITY_BATCH_SIZES, check_parity, fill_graph, parity_probe, trace_graph
 from .home import AnyPath
 from .level_choice import choose_levels, possible_levels
-from .losses import classification_loss
 from .manifest import Manifest, Preprocessing
 from .model_reports import BaseReport
 from .network import Network, attention_cells, few_cells_warnings
 from .photo_folders import read_photo_folder, split_held_back
 from .photos import PhotoSet, PixelCache
-from .reports import Progress, ProgressCallback, TrainingReport, ignore_progress
-from .rotations import RotationTask
+from .reports import ParityReport, Progress, ProgressCallback, ignore_progress
 from .training import choose_device, pooled_features, predict_labels
 
 _LEAST_PHOTOS = 5
 _PIXEL_CACHE_BYTES = 1024 * 1024 * 1024  # a vendor's workstation
-_MAX_GRADIENT_NORM = 5.0
 _BATCH_SIZE = 64  # of evaluation
 
 
@@ -84,28 +79,7 @@ def build_base(
 
     levels = choose_levels(network, to_learn, candidates, _BATCH_SIZE, on_progress)
     on_progress(Progress(phase="commit", done=0, total=1))
-    network.cpu()
-    arrays = {
-        **network_arrays(network),
-        **_statistics(network, to_learn, config.capacity).to_arrays(),
-        "onnx_graph": np.frombuffer(trace_graph(network, config.activation), dtype=np.uint8),
-    }
-    manifest = Manifest(
-        architecture=config.architecture,
-        preprocessing=preprocessing,
-        activation=config.activation,
-        levels=network.levels,
-        class_names=folder.class_names,
-        shipped_classes=len(folder.class_names),
-        capacity=config.capacity,
-        bundle_bytes=0,
-        recipe="base",
-        tensors_digest=tensors_digest(arrays),
-    )
-    onnx_file = fill_graph(arrays["onnx_graph"].tobytes(), arrays, manifest)
-    examples = to_learn.load(range(min(max(PARITY_BATCH_SIZES), len(to_learn.photos))))
-    parity = check_parity(onnx_file, parity_probe(network, examples))
-    bundle = save_bundle(output, arrays, manifest)
+    bundle, parity = _write(network.cpu(), to_learn, folder.class_names, config, output)
     return BaseReport(
         bundle=output,
         architecture=config.architecture,
@@ -123,6 +97,35 @@ def build_base(
     )
 
 
+def _write(
+    network: Network, photos: PhotoSet, class_names: tuple[str, ...], config: BaseConfig, output: Path
+) -> tuple[Bundle, ParityReport]:
+    """The bundle of a trained network: with its photos' statistics, and an ONNX graph that was checked."""
+    statistics = ClassStatistics.empty(config.capacity, network.head.in_features)
+    statistics.learn(pooled_features(network, photos, _BATCH_SIZE), np.array(photos.labels))
+    arrays = {
+        **network_arrays(network),
+        **statistics.to_arrays(),
+        "onnx_graph": np.frombuffer(trace_graph(network, config.activation), dtype=np.uint8),
+    }
+    manifest = Manifest(
+        architecture=config.architecture,
+        preprocessing=network.preprocessing,
+        activation=config.activation,
+        levels=network.levels,
+        class_names=class_names,
+        shipped_classes=len(class_names),
+        capacity=config.capacity,
+        bundle_bytes=0,
+        recipe="base",
+        tensors_digest=tensors_digest(arrays),
+    )
+    onnx_file = fill_graph(arrays["onnx_graph"].tobytes(), arrays, manifest)
+    examples = photos.load(range(min(max(PARITY_BATCH_SIZES), len(photos.photos))))
+    parity = check_parity(onnx_file, parity_probe(network, examples))
+    return save_bundle(output, arrays, manifest), parity
+
+
 def _preprocessing(architecture: Architecture, image_size: int | None) -> Preprocessing:
     default = architecture.preprocessing
     if image_size is None:
@@ -133,89 +136,3 @@ def _preprocessing(architecture: Architecture, image_size: int | None) -> Prepro
 
 def _split(photos: tuple, config: BaseConfig) -> tuple[tuple, tuple]:  # type: ignore[type-arg]
     return split_held_back(photos, config.held_back, config.seed) if config.held_back else (photos, ())
-
-
-def _statistics(network: Network, photos: PhotoSet, capacity: int) -> ClassStatistics:
-    statistics = ClassStatistics.empty(capacity, network.head.in_features)
-    statistics.learn(pooled_features(network, photos, _BATCH_SIZE), np.array(photos.labels))
-    return statistics
-
-
-def train_base(
-    network: Network, photos: PhotoSet, config: BaseConfig, on_progress: ProgressCallback
-) -> TrainingReport:
-    """Trains all of a network on all its classes: L_C, with `rotations` a second task too, one-cycle SGD."""
-    device = network.head.weight.device
-    steps_per_epoch = max(1, len(photos.photos) // config.batch_size)
-    total_steps = config.epochs * steps_per_epoch
-    peak = config.learning_rate or (0.01 if config.weights or config.checkpoint else 0.05)
-    labels = torch.tensor(photos.labels, device=device)
-    _set_trainable(network, config)
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    d = network.attention_weight.shape[1]
-    rotation_task = RotationTask(d, network.classes, config.seed).to(device) if config.rotations else None
-    if rotation_task:
-        parameters += rotation_task.parameters()
-    optimizer = torch.optim.SGD(
-        parameters,
-        lr=1.0,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.momentum > 0,
-    )
-    step, started, epoch_loss = 0, time.monotonic(), 0.0
-
-    for epoch in range(config.epochs):
-        epoch_loss = 0.0
-        # The last, smaller batch is left out: BatchNorm needs company.
-        batches = list(epoch_batches(len(photos.photos), config.batch_size, config.seed, epoch))
-        for batch in batches[:steps_per_epoch]:
-            for group in optimizer.param_groups:
-                group["lr"] = peak * _one_cycle(step / total_steps)
-            images, of_batch = torch.from_numpy(photos.load(batch, epoch)).to(device), labels[batch]
-            if rotation_task:
-                images, rotated = rotation_task.with_rotated(images, of_batch)
-            features, logits = network(images)
-            loss = classification_loss(logits[: len(batch)], of_batch, 0, config.activation)
-            if rotation_task:
-                loss = loss + rotation_task.loss(features, rotated)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(parameters, _MAX_GRADIENT_NORM)
-            optimizer.step()
-            step += 1
-            epoch_loss += loss.item() / steps_per_epoch
-            if not math.isfinite(epoch_loss):
-                raise GateError(f"the loss diverged at step {step}; try a learning rate below {peak}")
-            on_progress(Progress(phase="train", done=step, total=total_steps, loss=loss.item()))
-
-    network.eval().requires_grad_(False)
-    seconds = time.monotonic() - started
-    return TrainingReport(
-        epochs=config.epochs,
-        steps=step,
-        classification_loss=epoch_loss,
-        distillation_loss=None,
-        attention_distillation_loss=None,
-        step_ms=1000 * seconds / step,
-        seconds=seconds,
-    )
-
-
-def _set_trainable(network: Network, config: BaseConfig) -> None:
-    """From scratch all trains. Weights that were learnt elsewhere keep their BatchNorm statistics."""
-    blocks = network.blocks()
-    if config.frozen_blocks > len(blocks):
-        raise ConfigError(
-            f"{config.architecture} has {len(blocks)} blocks; {config.frozen_blocks} cannot be frozen"
-        )
-    network.train(mode=not (config.weights or config.checkpoint)).requires_grad_(True)
-    for block in blocks[: config.frozen_blocks]:
-        block.eval().requires_grad_(False)
-
-
-def _one_cycle(progress: float, warm_up: float = 0.2) -> float:
-    """Learning rate as a share of its peak: up in a line, down along a cosine."""
-    if progress < warm_up:
-        return (progress + 0.01) / (warm_up + 0.01)
-    return (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up))) / 2
