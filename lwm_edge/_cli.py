@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import __version__, _display, config
+from . import __version__, _display, _display_audit, _terminal, config
 from .audit_reports import AuditReport, SimulationReport
 from .errors import ConfigError, LwmEdgeError, TrustError, unexpected
 from .home import Home, open_home
@@ -66,7 +66,7 @@ def main() -> None:
     except Exception as error:
         known = error if isinstance(error, LwmEdgeError) else unexpected(error)
         if "--debug" in sys.argv[1:]:
-            _display.note(known.worker_traceback + "".join(traceback.format_exception(error)))
+            _terminal.note(known.worker_traceback + "".join(traceback.format_exception(error)))
         _fail(known)
         sys.exit(known.exit_code)
 
@@ -81,7 +81,7 @@ def _fail(error: LwmEdgeError) -> None:
         }
         print(json.dumps({"error": failure}, ensure_ascii=False))
     else:
-        _display.error(error)
+        _terminal.error(error)
 
 
 def _show(report: Report, as_json: bool, display: Callable[[Any], None]) -> None:
@@ -93,10 +93,10 @@ def _show(report: Report, as_json: bool, display: Callable[[Any], None]) -> None
 
 def _with_progress(work: Callable[[ProgressCallback], Report]) -> Any:
     try:
-        with _display.progress_bar() as on_progress:
+        with _terminal.progress_bar() as on_progress:
             return work(on_progress)
     except KeyboardInterrupt:
-        _display.note("Interrupted; the model is unchanged.")
+        _terminal.note("Interrupted; the model is unchanged.")
         raise typer.Exit(130) from None
 
 
@@ -412,7 +412,7 @@ def audit_command(
         from .auditor import audit
 
         report = audit(_home(home))
-        _show(report, as_json, _display.audit)
+        _show(report, as_json, _display_audit.audit)
     else:
         from .simulation import simulate as run
 
@@ -423,7 +423,7 @@ def audit_command(
                 opened, number, classes=classes, config=chosen, isolated=isolated, plot=plot, on_progress=on
             )
         )
-        _show(report, as_json, _display.simulation)
+        _show(report, as_json, _display_audit.simulation)
     if not report.passed:
         raise typer.Exit(4)
 
@@ -438,7 +438,7 @@ def keygen_command(
     """Make a pair of Ed25519 keys: for a vendor to sign bases, for a device to sign changes."""
     from .keys import generate_key
 
-    _show(generate_key(name), as_json, _display.key)
+    _show(generate_key(name), as_json, _display_audit.key)
 
 
 @app.command("sign")
@@ -450,7 +450,7 @@ def sign_command(
     """For vendors: sign a base, so that homes made with --trust take it."""
     from .custody import sign_bundle
 
-    _show(sign_bundle(bundle, key), as_json, _display.signing)
+    _show(sign_bundle(bundle, key), as_json, _display_audit.signing)
 
 
 @app.command("verify")
@@ -472,6 +472,6 @@ def verify_command(
     from .verification import verify
 
     report = verify(bundle or _home(home), trust=trust, device_key=device_key)
-    _show(report, as_json, _display.verification)
+    _show(report, as_json, _display_audit.verification)
     if not report.passed:
         raise typer.Exit(TrustError.exit_code)
