@@ -6,7 +6,7 @@
 Reads the bundles that `protocol.py` left beside RESULTS.json. A row a method: one photo with the Grad-CAM
 map of its own class for the shipped model M_0 and after each increment. Printed, as a Markdown table: the L1
 distance of the maps (each divided by its L2 norm, as in eq. 4) to M_0's, mean over all test photos of the
-base classes. Needs matplotlib: pip install 'lwm-edge[bench]'.
+base classes; OUT.json gets the same. Needs matplotlib: pip install 'lwm-edge[bench]'.
 """
 
 from __future__ import annotations
@@ -87,10 +87,11 @@ def main(
     )
     print("| method | " + " | ".join(f"M_{step}" for step in steps) + " |")
     print("|---" * (len(steps) + 1) + "|")
+    moved: dict[str, list[float]] = {}
     for name, row in zip(method, grid, strict=True):
         draw(row[0], pixels, None, name)
         draw(row[1], pixels, first[photo], "M_0")
-        distances = []
+        distances = moved[name] = []
         for step, axes in zip(steps, row[2:], strict=True):
             maps = maps_of(bundle_after(work, name, step), photos)
             distances.append(float(attention_distillation_loss(maps, first)))
@@ -98,6 +99,8 @@ def main(
             draw(axes, pixels, maps[photo], f"M_{step}: {own:.2f}")
         print(f"| {name} | " + " | ".join(f"{distance:.2f}" for distance in distances) + " |", flush=True)
     figure.savefig(output, dpi=70)
+    measured = {"data": data.name, "seed": seed, "photos": len(photos.photos), "distance_to_first": moved}
+    output.with_suffix(".json").write_text(json.dumps(measured))
 
 
 if __name__ == "__main__":

@@ -70,6 +70,8 @@ def test_the_protocol_its_table_and_resuming(data: Path, tmp_path: Path) -> None
     assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG")
     trained = [float(cell) for cell in distances.splitlines()[-1].split("|")[2:4]]
     assert 0 < trained[0] < trained[1]
+    kept = json.loads((tmp_path / "maps.json").read_text())["distance_to_first"]
+    assert list(kept) == methods[1::2] and [round(value, 2) for value in kept[methods[3]]] == trained
 
 
 def test_random_kills_leave_no_bad_home(tmp_path: Path) -> None:
