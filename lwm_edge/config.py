@@ -338,7 +338,8 @@ def base_config(**given: Any) -> BaseConfig:
 
 def invalid(message: str, error: ValidationError) -> ConfigError:
     """A ConfigError that lists what pydantic found."""
-    items = error.errors(include_url=False, include_context=False)
-    return ConfigError(
-        message, [": ".join(filter(None, [".".join(map(str, i["loc"])), i["msg"]])) for i in items]
-    )
+    problems = []
+    for item in error.errors(include_url=False, include_context=False):
+        where, what = ".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")
+        problems.append(f"{where}: {what}" if where else what)
+    return ConfigError(message, problems)

@@ -141,8 +141,9 @@ def test_settings_out_of_range_are_all_listed() -> None:
 
 
 def test_rotations_need_a_training() -> None:
-    with pytest.raises(ConfigError, match="rotations are learnt in epochs"):
+    with pytest.raises(ConfigError) as refused:
         base_config(architecture="resnet18", epochs=0, checkpoint=Path("x.pth"), rotations=True)
+    assert refused.value.problems == ("rotations are learnt in epochs, and there are none",)
 
 
 def test_the_demos_base_can_be_made_again(tmp_path: Path) -> None:
