@@ -68,6 +68,8 @@ def main(
     photo: Annotated[int, typer.Option(help="Which of the test photos to draw.")] = 0,
 ) -> None:
     """Draws the figure and prints the distances."""
+    if output.with_suffix(".json").resolve() == results.resolve():
+        raise typer.BadParameter(f"{output} would replace {results} by the distances; choose another name")
     settings = json.loads(results.read_text())["settings"]
     work = results.with_suffix("") / str(seed)
     split = Split(

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import __version__, _display, _display_audit, _terminal, config
+from . import __version__, _display, _display_proofs, _terminal, config
 from .audit_reports import AuditReport, SimulationReport
 from .errors import ConfigError, LwmEdgeError, TrustError, unexpected
 from .home import Home, open_home
@@ -172,7 +172,10 @@ def build_base_command(
     ] = None,
     rotations: Annotated[
         bool,
-        typer.Option("--rotations", help="Learn the classes turned by quarters too, for a broader backbone."),
+        typer.Option(
+            "--rotations",
+            help="Learn the classes turned by quarters too, for a broader backbone; doubles the time.",
+        ),
     ] = False,
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak of the schedule. Default: 0.05, from weights 0.01.")
@@ -412,7 +415,7 @@ def audit_command(
         from .auditor import audit
 
         report = audit(_home(home))
-        _show(report, as_json, _display_audit.audit)
+        _show(report, as_json, _display_proofs.audit)
     else:
         from .simulation import simulate as run
 
@@ -423,7 +426,7 @@ def audit_command(
                 opened, number, classes=classes, config=chosen, isolated=isolated, plot=plot, on_progress=on
             )
         )
-        _show(report, as_json, _display_audit.simulation)
+        _show(report, as_json, _display_proofs.simulation)
     if not report.passed:
         raise typer.Exit(4)
 
@@ -438,7 +441,7 @@ def keygen_command(
     """Make a pair of Ed25519 keys: for a vendor to sign bases, for a device to sign changes."""
     from .keys import generate_key
 
-    _show(generate_key(name), as_json, _display_audit.key)
+    _show(generate_key(name), as_json, _display_proofs.key)
 
 
 @app.command("sign")
@@ -450,7 +453,7 @@ def sign_command(
     """For vendors: sign a base, so that homes made with --trust take it."""
     from .custody import sign_bundle
 
-    _show(sign_bundle(bundle, key), as_json, _display_audit.signing)
+    _show(sign_bundle(bundle, key), as_json, _display_proofs.signing)
 
 
 @app.command("verify")
@@ -472,6 +475,6 @@ def verify_command(
     from .verification import verify
 
     report = verify(bundle or _home(home), trust=trust, device_key=device_key)
-    _show(report, as_json, _display_audit.verification)
+    _show(report, as_json, _display_proofs.verification)
     if not report.passed:
         raise typer.Exit(TrustError.exit_code)

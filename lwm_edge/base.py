@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from .architectures import Architecture, find_architecture
 from .base_training import train_base
@@ -69,7 +70,9 @@ def build_base(
     network = start_network(architecture, config, len(folder.class_names), preprocessing)
     candidates = possible_levels(network, config.grid)
     network.to(choose_device(config.device))
-    training = train_base(network, to_learn, config, on_progress) if config.epochs else None
+    with torch.random.fork_rng(devices=[]):  # stochastic depth draws from it
+        torch.manual_seed(config.seed)
+        training = train_base(network, to_learn, config, on_progress) if config.epochs else None
     on_progress(Progress(phase="evaluate", done=0, total=1))
     accuracy = None
     if held_back.photos:

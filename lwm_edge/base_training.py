@@ -30,9 +30,10 @@ def train_base(
     labels = torch.tensor(photos.labels, device=device)
     _set_trainable(network, config)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    d = network.attention_weight.shape[1]
-    rotation_task = RotationTask(d, network.classes, config.seed).to(device) if config.rotations else None
-    if rotation_task:
+    rotation_task = None
+    if config.rotations:
+        d = network.attention_weight.shape[1]
+        rotation_task = RotationTask(d, network.classes, config.seed).to(device)
         parameters += rotation_task.parameters()
     optimizer = torch.optim.SGD(
         parameters,
@@ -54,16 +55,16 @@ def train_base(
             if rotation_task:
                 images, rotated = rotation_task.with_rotated(images, of_batch)
             features, logits = network(images)
-            loss = classification_loss(logits[: len(batch)], of_batch, 0, config.activation)
+            loss = L_C = classification_loss(logits[: len(batch)], of_batch, 0, config.activation)
             if rotation_task:
-                loss = loss + rotation_task.loss(features, rotated)
+                loss = L_C + rotation_task.loss(features, rotated)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(parameters, _MAX_GRADIENT_NORM)
             optimizer.step()
             step += 1
-            epoch_loss += loss.item() / steps_per_epoch
-            if not math.isfinite(epoch_loss):
+            epoch_loss += L_C.item() / steps_per_epoch
+            if not math.isfinite(loss.item()):
                 raise GateError(f"the loss diverged at step {step}; try a learning rate below {peak}")
             on_progress(Progress(phase="train", done=step, total=total_steps, loss=loss.item()))
 
@@ -88,6 +89,10 @@ def _set_trainable(network: Network, config: BaseConfig) -> None:
             f"{config.architecture} has {len(blocks)} blocks; {config.frozen_blocks} cannot be frozen"
         )
     network.train(mode=not (config.weights or config.checkpoint)).requires_grad_(True)
+    if config.rotations and config.frozen_blocks == len(blocks):
+        raise ConfigError(
+            "rotations teach the backbone, and all of its blocks are frozen; leave one of them out"
+        )
     for block in blocks[: config.frozen_blocks]:
         block.eval().requires_grad_(False)
 

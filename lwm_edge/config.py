@@ -11,7 +11,7 @@ import platformdirs
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import ConfigError
-from .manifest import MAX_CAPACITY, Activation
+from .manifest import MAX_CAPACITY, Activation, invalid_values
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -62,14 +62,15 @@ class Recipe(NamedTuple):
         return self._replace(**{n: v for n, v in chosen.items() if v is not None and getattr(self, n)})
 
 
-_PAPER = {"learning_rate": 0.01, "head_learning_rate": 0.01, "max_gradient_norm": 2.0}
+_TRAINED_HEAD = {"learning_rate": 0.01, "head_learning_rate": 0.01, "max_gradient_norm": 2.0}
 RECIPES: dict[RecipeName, Recipe] = {
-    "lwm": Recipe(1.0, 0.1, trains=True, head="trained", **_PAPER),
-    "lwf-mc": Recipe(1.0, 0.0, trains=True, head="trained", **_PAPER),
-    "finetune": Recipe(0.0, 0.0, trains=True, head="trained", **_PAPER),
+    "lwm": Recipe(1.0, 0.1, trains=True, head="trained", **_TRAINED_HEAD),
+    "lwf-mc": Recipe(1.0, 0.0, trains=True, head="trained", **_TRAINED_HEAD),
+    "finetune": Recipe(0.0, 0.0, trains=True, head="trained", **_TRAINED_HEAD),
     "lwm-lda": Recipe(1.0, 3.0, trains=True, head="solved", learning_rate=0.02, max_gradient_norm=1.0),
     "lda": Recipe(0.0, 0.0, trains=False, head="solved"),
 }
+_AUTO: tuple[RecipeName, ...] = ("lwm-lda", "lda")  # what it takes one of
 _PHOTOS_PER_FEATURE = 2  # fewer cannot show how the features drift
 
 
@@ -207,9 +208,10 @@ class IncrementConfig(_Settings):
         return [name for name in _OF_TRAINING if getattr(self, name) != fields[name].default]
 
     @model_validator(mode="after")
-    def _weights_fit_recipe(self) -> IncrementConfig:
+    def _settings_fit_recipe(self) -> IncrementConfig:
+        names = _AUTO if self.recipe == "auto" else (self.recipe,)
         for name in ("beta", "gamma", "head_learning_rate"):
-            if getattr(self, name) and self.recipe != "auto" and not getattr(RECIPES[self.recipe], name):
+            if getattr(self, name) and not any(getattr(RECIPES[recipe], name) for recipe in names):
                 raise ValueError(f"recipe {self.recipe} has no {name}; leave it out or choose another recipe")
         return self
 
@@ -338,8 +340,4 @@ def base_config(**given: Any) -> BaseConfig:
 
 def invalid(message: str, error: ValidationError) -> ConfigError:
     """A ConfigError that lists what pydantic found."""
-    problems = []
-    for item in error.errors(include_url=False, include_context=False):
-        where, what = ".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")
-        problems.append(f"{where}: {what}" if where else what)
-    return ConfigError(message, problems)
+    return ConfigError(message, [": ".join(filter(None, problem)) for problem in invalid_values(error)])

@@ -245,9 +245,16 @@ def decode(block: bytes, where: str) -> Manifest:
 
 
 def _problems(error: ValidationError) -> list[str]:
-    items = error.errors(include_url=False, include_context=False)[:_LISTED_PROBLEMS]
-    named = [(".".join(map(str, item["loc"])) or "manifest", item["msg"]) for item in items]
-    return [_short(f"{name if name.isprintable() else ascii(name)}: {message}") for name, message in named]
+    return [
+        _short(f"{(name or 'manifest') if name.isprintable() else ascii(name)}: {message}")
+        for name, message in invalid_values(error)[:_LISTED_PROBLEMS]
+    ]
+
+
+def invalid_values(error: ValidationError) -> list[tuple[str, str]]:
+    """What pydantic found: where, empty for the whole, and what is wrong there."""
+    items = error.errors(include_url=False, include_context=False)
+    return [(".".join(map(str, i["loc"])), i["msg"].removeprefix("Value error, ")) for i in items]
 
 
 def _short(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A second task while a base is trained from scratch: by how many quarter turns a photo was rotated.
+"""A second task while a base is trained: by how many quarter turns a photo was rotated.
 
 A few classes ask little of a network, and what they do not ask for is missing when new ones come. So each
 class counts as four, one for each rotation, which a layer of its own tells apart; after the training it is

@@ -169,9 +169,10 @@ def train_increment(
                 micro_batch_size //= 2
                 optimizer.forget_gradients()
         if not math.isfinite(loss := float(losses @ weights)):
+            heads = f" and a head_learning_rate below {own}" if (own := config.head_learning_rate) else ""
             raise GateError(
                 f"the loss became {loss} at step {batch.step + 1}; the model is unchanged: "
-                f"try again with a learning rate below {recipe.learning_rate}"
+                f"try again with a learning rate below {recipe.learning_rate}{heads}"
             )
         optimizer.update(rates, config.momentum, recipe.max_gradient_norm)
 

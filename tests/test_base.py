@@ -140,6 +140,28 @@ def test_settings_out_of_range_are_all_listed() -> None:
         base_config(architecture="resnet18", epochs=0)
 
 
+def test_rotations_are_not_counted_into_the_loss_that_is_reported(
+    tmp_path: Path, make_photos: PhotoMaker
+) -> None:
+    photos = make_photos("Bag", "Shirt", count=20)
+    turning = TINY.model_copy(update={"rotations": True, "grid": 0, "epochs": 3})
+    training = build_base(photos, tmp_path / "a.lwm", turning).training
+    assert training is not None and training.classification_loss < 1.5  # that of the rotations alone is ~2
+
+
+def test_rotations_need_blocks_to_teach(tmp_path: Path, make_photos: PhotoMaker) -> None:
+    frozen = TINY.model_copy(update={"rotations": True, "frozen_blocks": 12})
+    with pytest.raises(ConfigError, match="all of its blocks are frozen"):
+        build_base(make_photos("Bag", "Shirt", count=5), tmp_path / "a.lwm", frozen)
+
+
+def test_stochastic_depth_follows_the_seed(tmp_path: Path, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Bag", "Shirt", count=5)
+    deep = TINY.model_copy(update={"architecture": "efficientnet_b0", "image_size": 32, "grid": 0})
+    digests = {build_base(photos, tmp_path / f"{name}.lwm", deep).model_digest for name in "ab"}
+    assert len(digests) == 1
+
+
 def test_rotations_need_a_training() -> None:
     with pytest.raises(ConfigError) as refused:
         base_config(architecture="resnet18", epochs=0, checkpoint=Path("x.pth"), rotations=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lwm_edge import BaseConfig, IncrementConfig
-from lwm_edge.config import CONFIG_FILE, increment_config, read_file_config
+from lwm_edge.config import CONFIG_FILE, FileConfig, increment_config, read_file_config
 from lwm_edge.errors import ConfigError
 from tests.hostile import no_hang, published
 
@@ -28,6 +28,17 @@ def test_settings_made_by_hand_are_checked_alike() -> None:
     with pytest.raises(ConfigError, match="not both"):
         BaseConfig(architecture="resnet18", weights="imagenet", checkpoint=Path("x"))
     assert IncrementConfig.model_validate_json(IncrementConfig(epochs=3).model_dump_json()).epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("recipe", "setting"), [("auto", "head_learning_rate"), ("lda", "beta"), ("lwf-mc", "gamma")]
+)
+def test_what_a_recipe_does_not_have(recipe: str, setting: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        increment_config(FileConfig(), recipe=recipe, **{setting: 0.5})
+    assert caught.value.problems == (
+        f"recipe {recipe} has no {setting}; leave it out or choose another recipe",
+    )
 
 
 @pytest.mark.parametrize(

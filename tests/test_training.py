@@ -167,6 +167,12 @@ def test_a_diverging_training_is_refused() -> None:
         _train(QUICK.model_copy(update={"learning_rate": 1e6, "max_gradient_norm": 1e30, "epochs": 3}))
 
 
+def test_a_diverging_head_is_named() -> None:
+    wild = {"head_learning_rate": 1e38, "max_gradient_norm": 1e30, "epochs": 3}
+    with pytest.raises(GateError, match=r"below 0\.01 and a head_learning_rate below 1e\+38"):
+        _train(QUICK.model_copy(update=wild))
+
+
 def test_an_update_is_no_longer_than_the_gradients_limit() -> None:
     config = QUICK.model_copy(update={"batch_size": 64, "momentum": 0.0, "max_gradient_norm": 0.5})
     teacher, student, report = _train(config)
