@@ -6,7 +6,8 @@
 Reads the bundles that `protocol.py` left beside RESULTS.json. A row a method: one photo with the Grad-CAM
 map of its own class for the shipped model M_0 and after each increment. Printed, as a Markdown table: the L1
 distance of the maps (each divided by its L2 norm, as in eq. 4) to M_0's, mean over all test photos of the
-base classes; OUT.json gets the same. Needs matplotlib: pip install 'lwm-edge[bench]'.
+base classes; behind it the share of photos, in %, on which the map is zero everywhere: nothing speaks for the
+class. OUT.json gets the same. Needs matplotlib: pip install 'lwm-edge[bench]'.
 """
 
 from __future__ import annotations
@@ -87,21 +88,27 @@ def main(
         squeeze=False,
         layout="constrained",
     )
+    nowhere = float(attention_distillation_loss(torch.zeros_like(first), first))
+    print(f"A map that is zero everywhere counts as {nowhere:.2f}.\n")
     print("| method | " + " | ".join(f"M_{step}" for step in steps) + " |")
     print("|---" * (len(steps) + 1) + "|")
     moved: dict[str, list[float]] = {}
+    lost: dict[str, list[float]] = {}
     for name, row in zip(method, grid, strict=True):
         draw(row[0], pixels, None, name)
         draw(row[1], pixels, first[photo], "M_0")
-        distances = moved[name] = []
+        moved[name], lost[name] = [], []
         for step, axes in zip(steps, row[2:], strict=True):
             maps = maps_of(bundle_after(work, name, step), photos)
-            distances.append(float(attention_distillation_loss(maps, first)))
+            moved[name].append(float(attention_distillation_loss(maps, first)))
+            lost[name].append(float((maps.flatten(1).amax(1) == 0).float().mean()))
             own = float(attention_distillation_loss(maps[photo : photo + 1], first[photo : photo + 1]))
             draw(axes, pixels, maps[photo], f"M_{step}: {own:.2f}")
-        print(f"| {name} | " + " | ".join(f"{distance:.2f}" for distance in distances) + " |", flush=True)
+        cells = (f"{far:.2f} ({share:.0%})" for far, share in zip(moved[name], lost[name], strict=True))
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
     figure.savefig(output, dpi=70)
-    measured = {"data": data.name, "seed": seed, "photos": len(photos.photos), "distance_to_first": moved}
+    measured = {"data": data.name, "seed": seed, "photos": len(photos.photos)}
+    measured |= {"distance_to_first": moved, "share_of_zero_maps": lost, "distance_of_a_zero_map": nowhere}
     output.with_suffix(".json").write_text(json.dumps(measured))
 
 

@@ -68,7 +68,7 @@ def test_the_protocol_its_table_and_resuming(data: Path, tmp_path: Path) -> None
     methods = ["--method", "auto", "--method", "lwm:gamma=0.5,beta=0"]
     distances = _run("attention_maps.py", data, results, 1993, tmp_path / "maps.png", *methods)
     assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG")
-    trained = [float(cell) for cell in distances.splitlines()[-1].split("|")[2:4]]
+    trained = [float(cell.split()[0]) for cell in distances.splitlines()[-1].split("|")[2:4]]
     assert 0 < trained[0] < trained[1]
     kept = json.loads((tmp_path / "maps.json").read_text())["distance_to_first"]
     assert list(kept) == methods[1::2] and [round(value, 2) for value in kept[methods[3]]] == trained
