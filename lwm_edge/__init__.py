@@ -4,7 +4,8 @@ The method is Learning without Memorizing (Dhar et al., CVPR 2019): `losses` has
 `attention` the maps, `training` the loop. Around it:
 
     a network is        architectures -> surgery -> network: backbone and head, which may read levels too
-    a vendor makes      base (level_choice) -> bundle (one file of constant length, described by its manifest)
+    a vendor makes      base (base_training, rotations; level_choice) -> bundle (one file of constant length,
+                        described by its manifest)
     a device keeps      home -> generations of bundle, ONNX file, labels and receipt; one link, one writer
     an increment is     worker -> increment: task (photo_folders, photos; plan, memory) -> training (batches,
                         optimizer, resume) -> class_statistics, drift, gate; then generation (export, commit)
