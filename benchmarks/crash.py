@@ -35,7 +35,6 @@ from pathlib import Path
 from typing import Annotated
 
 import onnx
-import onnxruntime  # noqa: F401  so that no child has to import it
 import torch
 import typer
 from killable import COMMIT, END, PHASES, start_increment, wait_for
@@ -45,8 +44,9 @@ from lwm_edge import storage
 from lwm_edge.bundle import open_bundle
 from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 from lwm_edge.generation import labels_text
-from lwm_edge.home import GENERATION_FILES, Home
+from lwm_edge.home import Home
 from lwm_edge.inference import DIGEST_KEY
+from lwm_edge.ownership import GENERATION_FILES
 
 RECIPES = ("lwm", "lwm-lda", "lda")
 PHOTOS = 6  # of each new class
@@ -216,6 +216,8 @@ def main(
     seed: int = 0,
 ) -> None:
     """Kills increments at random moments and checks the home after each."""
+    import onnxruntime  # noqa: F401  so that no child has to import it; lwm_edge comes first, and mutes it
+
     torch.set_num_threads(1)  # no pool of threads that a fork would leave behind
     torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)  # imports much, once
     tally, started = Tally(), time.monotonic()

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lwm_edge import IncrementConfig, add_classes, storage
-from lwm_edge.home import GENERATIONS, Home
+from lwm_edge.home import Home
+from lwm_edge.ownership import GENERATIONS
 from lwm_edge.reports import Progress
 
 PHASES = (

@@ -9,11 +9,16 @@ The preprocessing is the one that the model was trained with, read from the file
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import numpy as np
-import onnxruntime
 from PIL import Image, ImageOps
+
+os.environ.setdefault(
+    "ORT_DISABLE_TELEMETRY", "1"
+)  # read when it is loaded; otherwise it reports to its maker
+import onnxruntime
 
 
 def prepare(path: str, image_size: int, resize_size: int) -> np.ndarray:

@@ -20,6 +20,7 @@ purpose is an `LwmEdgeError` (see `errors`). The command line calls these functi
 
 from __future__ import annotations
 
+import os
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,11 @@ if TYPE_CHECKING:
     from .simulation import simulate
     from .verification import verify
     from .worker import add_classes, plan_increment
+
+# ONNX Runtime's official builds for Linux report to their maker, and keep a database for that in the user's
+# cache folder. They read this when they are loaded, so it stands before every import of them; our workers
+# inherit it. Whoever wants the reports sets it otherwise.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = metadata.version("lwm-edge")
 

@@ -16,10 +16,12 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__, _display, _display_proofs, _terminal, config
+from ._streams import forgiving_streams, output_failure
 from .audit_reports import AuditReport, SimulationReport
-from .errors import ConfigError, LwmEdgeError, TrustError, unexpected
+from .errors import ConfigError, LwmEdgeError, ResourceError, TrustError, unexpected
 from .home import Home, open_home
 from .reports import ProgressCallback, Report
+from .storage import STDOUT
 
 app = typer.Typer(
     name="lwm-edge",
@@ -61,14 +63,15 @@ DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 
 def main() -> None:
     """Runs the command line and turns errors into exit codes."""
-    try:
-        app()
-    except Exception as error:
-        known = error if isinstance(error, LwmEdgeError) else unexpected(error)
-        if "--debug" in sys.argv[1:]:
-            _terminal.note(known.worker_traceback + "".join(traceback.format_exception(error)))
-        _fail(known)
-        sys.exit(known.exit_code)
+    with forgiving_streams():
+        try:
+            app()
+        except Exception as error:
+            known = error if isinstance(error, LwmEdgeError) else unexpected(error)
+            if "--debug" in sys.argv[1:]:
+                _terminal.note(known.worker_traceback + "".join(traceback.format_exception(error)))
+            _fail(known)
+            sys.exit(known.exit_code)
 
 
 def _fail(error: LwmEdgeError) -> None:
@@ -79,16 +82,30 @@ def _fail(error: LwmEdgeError) -> None:
             "problems": error.problems,
             "exit_code": error.exit_code,
         }
-        print(json.dumps({"error": failure}, ensure_ascii=False))
+        print(json.dumps({"error": failure}))
     else:
         _terminal.error(error)
 
 
-def _show(report: Report, as_json: bool, display: Callable[[Any], None]) -> None:
+def _show(report: Report, as_json: bool, display: Callable[[Any], None], *, is_done: bool = False) -> None:
+    """Prints a report.
+
+    Args:
+        report: Of what was found, or of what was done.
+        as_json: As one line of ASCII, which every terminal and locale can take.
+        display: Prints it for people.
+        is_done: Whether something was changed or written. Then a report that cannot be printed is no
+            failure: a script that saw one would do it again.
+    """
     if as_json:
-        print(report.model_dump_json())
+        print(json.dumps(json.loads(report.model_dump_json())))
     else:
         display(report)
+    if failure := output_failure():
+        lost = f"standard output cannot be written to ({failure.strerror})"
+        if not is_done:
+            raise ResourceError(f"the report is lost: {lost}; free some space, or print it elsewhere")
+        _terminal.note(f"Note: this was done, but the report of it is lost: {lost}")
 
 
 def _with_progress(work: Callable[[ProgressCallback], Report]) -> Any:
@@ -209,7 +226,7 @@ def build_base_command(
         device=device,
     )
     report = _with_progress(lambda on: build_base(photos, output, chosen, on_progress=on))
-    _show(report, as_json, _display.base)
+    _show(report, as_json, _display.base, is_done=True)
 
 
 @app.command("init")
@@ -230,7 +247,7 @@ def init_command(
     from .maintenance import init_home
 
     report = init_home(base, _home_path(home), replace=replace, trust=trust, wait=wait)
-    _show(report, as_json, _display.change)
+    _show(report, as_json, _display.change, is_done=True)
 
 
 @app.command("add-classes")
@@ -308,7 +325,7 @@ def add_classes_command(
         _show(plan_increment(opened, photos, chosen, wait=wait), as_json, _display.plan)
         return
     report = _with_progress(lambda on: add_classes(opened, photos, chosen, on_progress=on, wait=wait))
-    _show(report, as_json, _display.increment)
+    _show(report, as_json, _display.increment, is_done=True)
 
 
 @app.command("remove-class")
@@ -327,7 +344,7 @@ def remove_class_command(
 
     chosen = config.increment_config(config.read_file_config(Path.cwd()), sign_with=sign_with)
     report = remove_class(_home(home), name, shipped=shipped, sign_with=chosen.sign_with, wait=wait)
-    _show(report, as_json, _display.change)
+    _show(report, as_json, _display.change, is_done=True)
 
 
 @app.command("predict")
@@ -367,7 +384,9 @@ def info_command(
 
 @app.command("export")
 def export_command(
-    output: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="The ONNX file to write.")],
+    output: Annotated[
+        Path, typer.Argument(metavar="FILE.onnx", help="The ONNX file to write; - is standard output.")
+    ],
     home: HomeOption = None,
     bundle: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Export a bundle file instead of the home's model.")
@@ -377,7 +396,12 @@ def export_command(
     """Write the model's ONNX file, compared with the network first."""
     from .maintenance import export_onnx
 
-    _show(export_onnx(bundle or _home(home), output), as_json, _display.export)
+    to_stdout = str(output) == STDOUT
+    if to_stdout and (as_json or sys.stdout.isatty()):
+        raise ConfigError(f"{STDOUT} is standard output: pipe or redirect it, and leave --json out")
+    report = export_onnx(bundle or _home(home), output)
+    if not to_stdout:
+        _show(report, as_json, _display.export, is_done=True)
 
 
 @app.command("repair")
@@ -385,7 +409,7 @@ def repair_command(home: HomeOption = None, wait: WaitOption = False, as_json: J
     """Make the home's other files anew from its bundle, where they are missing or changed."""
     from .repair import repair_home
 
-    _show(repair_home(_home_path(home), wait=wait), as_json, _display.repair)
+    _show(repair_home(_home_path(home), wait=wait), as_json, _display.repair, is_done=True)
 
 
 @app.command("audit")
@@ -441,7 +465,7 @@ def keygen_command(
     """Make a pair of Ed25519 keys: for a vendor to sign bases, for a device to sign changes."""
     from .keys import generate_key
 
-    _show(generate_key(name), as_json, _display_proofs.key)
+    _show(generate_key(name), as_json, _display_proofs.key, is_done=True)
 
 
 @app.command("sign")
@@ -453,7 +477,7 @@ def sign_command(
     """For vendors: sign a base, so that homes made with --trust take it."""
     from .custody import sign_bundle
 
-    _show(sign_bundle(bundle, key), as_json, _display_proofs.signing)
+    _show(sign_bundle(bundle, key), as_json, _display_proofs.signing, is_done=True)
 
 
 @app.command("verify")

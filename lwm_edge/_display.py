@@ -24,6 +24,11 @@ from .reports import (
 )
 
 
+def _notes(*lines: str) -> None:
+    for line in lines:
+        note(f"Note: {line}")
+
+
 def _parity(parity: ParityReport) -> str:
     what = "photos" if parity.real_photos else "generated pictures"
     difference = f"difference {parity.largest_difference:.1e}, {parity.tolerance:.1e} allowed"
@@ -66,6 +71,7 @@ def plan(report: PlanReport) -> None:
         "Disk": f"{in_bytes(report.disk_bytes)} free are needed meanwhile",
     }
     print_rows("The plan; nothing was trained", rows)
+    _notes(*report.warnings)
 
 
 def increment(report: IncrementReport) -> None:
@@ -88,8 +94,7 @@ def increment(report: IncrementReport) -> None:
         "Model digest": report.model_digest,
     }
     print_rows(f"Learnt {len(report.new_classes)} classes in {report.seconds:.0f} s", rows)
-    for line in (*report.warnings, *report.skipped):
-        note(f"Note: {line}")
+    _notes(*report.warnings, *report.skipped)
 
 
 def base(report: BaseReport) -> None:
@@ -106,8 +111,7 @@ def base(report: BaseReport) -> None:
         "Model digest": report.model_digest,
     }
     print_rows(f"Base made in {report.seconds:.0f} s", rows)
-    for line in report.warnings:
-        note(f"Note: {line}")
+    _notes(*report.warnings)
 
 
 def _levels(report: LevelsReport) -> str:
@@ -135,6 +139,7 @@ def change(report: ChangeReport) -> None:
     if report.trusted_key:
         rows["Trusts the key"] = report.trusted_key
     print_rows(safe(title), rows)
+    _notes(*report.warnings)
 
 
 def repair(report: RepairReport) -> None:
@@ -146,6 +151,7 @@ def repair(report: RepairReport) -> None:
         "Model digest": report.model_digest,
     }
     print_rows(f"Model home {safe(str(report.home))}", rows)
+    _notes(*report.warnings)
 
 
 def predictions(report: PredictionReport) -> None:
@@ -171,8 +177,7 @@ def evaluation(report: EvaluationReport) -> None:
             "Most often confused",
             {f"{safe(c.actual)} taken for {safe(c.predicted)}": str(c.photos) for c in report.confusions},
         )
-    for line in report.skipped:
-        note(f"Note: {line}")
+    _notes(*report.skipped)
 
 
 def info(report: InfoReport) -> None:

@@ -16,10 +16,11 @@ from .audit_reports import AuditItem
 from .bundle import MANIFEST, ONNX_GRAPH, ROWS_BY_CLASS, Bundle
 from .class_statistics import COVARIANCE, MEANS, PHOTOS
 from .generation import missing_or_changed
-from .home import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, Generation, Home
+from .home import Generation, Home
 from .manifest import Manifest
 from .model_reports import ChangeReport, RepairReport
 from .network import empty_network
+from .ownership import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, is_checkpoint, is_leftover
 from .reports import IncrementReport
 from .trust import trust_problems
 
@@ -52,7 +53,8 @@ def _is_folder(path: Path) -> bool:
 def stranger_problems(home: Home, generation: Generation) -> list[str]:
     """Files and folders that are no part of a home (a hidden or empty folder too), and those missing."""
     files = {home.path / CURRENT, home.path / LOCK, *(generation.path / name for name in GENERATION_FILES)}
-    files |= {path for path in (home.trust, home.training) if path.is_file()}
+    files |= {home.trust} if home.trust.is_file() else set()
+    files |= {home.training} if is_checkpoint(home.training) else set()
     folders = {home.path / GENERATIONS, generation.path}
     entries = list(_entries(home.path))
     problems = [
@@ -65,10 +67,10 @@ def stranger_problems(home: Home, generation: Generation) -> list[str]:
 
 def _unexplained(path: Path, home: Home) -> str:
     relative = path.relative_to(home.path)
-    if relative.parts[0] == GENERATIONS:
+    if is_leftover(home.path, path):
         hint = "left by an interrupted change, the next change removes it, unless one is running now"
     else:
-        hint = "no part of a home"
+        hint = "lwm-edge did not make it and leaves it alone; move it out of the home"
     what = "a folder" if _is_folder(path) else f"{path.lstat().st_size} bytes"
     return f"{relative} ({what}) is unexplained: {hint}"
 
@@ -184,7 +186,7 @@ def other_items(
         (home.trust, "trusted key"),
         (home.training, "checkpoint"),
     ):
-        if path.is_file():
+        if path.is_file() and (path != home.training or is_checkpoint(path)):
             yield AuditItem(owner=owner, part=path.name, bytes=path.stat().st_size)
     problems += trust_problems(home)
     for name, why in missing_or_changed(generation, bundle).items():

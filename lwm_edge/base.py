@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from . import storage
 from .architectures import Architecture, find_architecture
 from .base_training import train_base
 from .bundle import Bundle, network_arrays, save_bundle, tensors_digest
 from .checkpoint import start_network
 from .class_statistics import ClassStatistics
 from .config import BaseConfig
-from .errors import CapacityError, ConfigError
+from .errors import CapacityError
 from .evaluation import evaluate_predictions
 from .export import PARITY_BATCH_SIZES, check_parity, fill_graph, parity_probe, trace_graph
 from .home import AnyPath
@@ -53,8 +53,7 @@ def build_base(
     """
     started = time.monotonic()
     photos, output = Path(photos), Path(output)
-    if output.is_dir() or not os.access(output.absolute().parent, os.W_OK):
-        raise ConfigError(f"{output} cannot be written; give a file in a folder that exists")
+    storage.check_output(output)
     architecture = find_architecture(config.architecture)
     preprocessing = _preprocessing(architecture, config.image_size)
     cache = PixelCache(_PIXEL_CACHE_BYTES)
@@ -126,7 +125,7 @@ def _write(
     onnx_file = fill_graph(arrays["onnx_graph"].tobytes(), arrays, manifest)
     examples = photos.load(range(min(max(PARITY_BATCH_SIZES), len(photos.photos))))
     parity = check_parity(onnx_file, parity_probe(network, examples))
-    return save_bundle(output, arrays, manifest), parity
+    return save_bundle(output, arrays, manifest, storage.write_output), parity
 
 
 def _preprocessing(architecture: Architecture, image_size: int | None) -> Preprocessing:

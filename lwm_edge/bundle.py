@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -191,13 +191,19 @@ def network_arrays(network: Network) -> dict[str, NDArray[Any]]:
     return {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}
 
 
-def save_bundle(path: Path, arrays: Arrays, manifest: Manifest) -> Bundle:
+def save_bundle(
+    path: Path,
+    arrays: Arrays,
+    manifest: Manifest,
+    write: Callable[[Path, bytes], None] = storage.write_file,
+) -> Bundle:
     """Writes a bundle atomically; `tensors_digest` and, for a new one, `bundle_bytes` are filled in.
 
     Args:
         path: Of the file; replaced if it exists.
         arrays: All tensors but the manifest.
         manifest: With `bundle_bytes` 0 for a new bundle.
+        write: `storage.write_output` where a user named the file.
 
     Raises:
         BundleError: The length would change.
@@ -213,7 +219,7 @@ def save_bundle(path: Path, arrays: Arrays, manifest: Manifest) -> Bundle:
         raise BundleError(
             f"{path} would be {len(content)} bytes long, not {manifest.bundle_bytes} as shipped"
         )
-    storage.write_file(path, content)
+    write(path, content)
     return Bundle(path, manifest)
 
 

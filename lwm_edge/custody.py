@@ -22,6 +22,7 @@ from .errors import ConfigError
 from .home import AnyPath
 from .keys import fits, read_private_key, sign
 from .manifest import Manifest
+from .storage import check_output, write_output
 
 _BASE, _INCREMENT = "lwm-edge base v1", "lwm-edge increment v1"
 
@@ -49,10 +50,11 @@ def sign_bundle(bundle: AnyPath, key: AnyPath) -> SigningReport:
             f"{bundle} was changed {manifest.increment_count} times since it was shipped; "
             "sign the base as build-base made it"
         )
+    check_output(opened.path)
     statement = base_statement(manifest)
     signature = sign(signer, base_text(statement))
     custody = Custody(base=statement, base_signature=signature)
-    save_bundle(opened.path, opened.arrays(), manifest.model_copy(update={"custody": custody}))
+    save_bundle(opened.path, opened.arrays(), manifest.model_copy(update={"custody": custody}), write_output)
     return SigningReport(
         bundle=opened.path,
         bundle_bytes=manifest.bundle_bytes,

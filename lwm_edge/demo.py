@@ -17,11 +17,14 @@ from .auditor import audit
 from .bundle import open_bundle
 from .class_statistics import Labels
 from .config import BaseConfig, IncrementConfig, RecipeName
+from .errors import HomeError
 from .evaluation import evaluate_predictions
 from .home import AnyPath, Home, open_home
 from .inference import Classifier
+from .inspection import info
 from .maintenance import init_home
 from .model_reports import DemoReport, DemoRow
+from .ownership import CURRENT
 from .photo_folders import read_photo_folder
 from .photos import PhotoSet, PixelCache
 from .reports import ProgressCallback, ignore_progress
@@ -89,8 +92,7 @@ def _read_photos(split: str) -> list[PhotoSet]:
 def _run_recipe(
     recipe: RecipeName | Literal["auto"], folder: Path, test: list[PhotoSet], on_progress: ProgressCallback
 ) -> tuple[DemoRow, list[AuditReport]]:
-    init_home(BASE_BUNDLE, folder, replace=True)
-    home = open_home(folder)
+    home = _start_over(folder)
     predictions, audits = [_predict(home, test[:1])], [audit(home)]
     for step, group in enumerate(GROUPS[1:], start=2):
         config = IncrementConfig(recipe=recipe)
@@ -99,6 +101,16 @@ def _run_recipe(
         audits.append(audit(home))
     method = recipe if recipe == receipt.recipe else f"{recipe}: {receipt.recipe}"
     return _row(method, predictions, test), audits
+
+
+def _start_over(folder: Path) -> Home:
+    """A fresh home of the demo's base; one that knows anything but the demo's classes is not replaced."""
+    ours = {*BASE_CLASSES, *(name for names in INCREMENTS for name in names)}
+    if (folder / CURRENT).is_symlink() and (others := set(info(folder).class_names) - ours):
+        names = ", ".join(sorted(others))
+        raise HomeError(f"{folder} is a model home that knows {names}, so it is no demo; give another folder")
+    init_home(BASE_BUNDLE, folder, replace=True)
+    return open_home(folder)
 
 
 def _predict(home: Home, sets: list[PhotoSet]) -> Labels:

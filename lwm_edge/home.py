@@ -16,7 +16,6 @@ syncs it, switches the link, and removes the old one.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,14 +23,21 @@ from os import PathLike
 from pathlib import Path
 from typing import TypeVar
 
-from . import storage
+from . import ownership, storage
 from .bundle import Bundle, open_bundle
 from .errors import HomeError, LwmEdgeError
-
-CURRENT, GENERATIONS, LOCK = "current", "generations", "lock"
-TRAINING, TRUST = "training.safetensors", "vendor.pub"
-BUNDLE, ONNX, LABELS, RECEIPT = "model.lwm", "classifier.onnx", "labels.txt", "receipt.json"
-GENERATION_FILES = (BUNDLE, ONNX, LABELS, RECEIPT)
+from .ownership import (
+    BUNDLE,
+    CURRENT,
+    GENERATION_FILES,
+    GENERATIONS,
+    LABELS,
+    LOCK,
+    ONNX,
+    RECEIPT,
+    TRAINING,
+    TRUST,
+)
 
 AnyPath = str | PathLike[str]
 T = TypeVar("T")
@@ -101,7 +107,7 @@ class Home:
             if name and (self.path / GENERATIONS / name).is_dir():
                 return Generation(self.path / GENERATIONS / name)
             name, name_before = self._link_name(), name
-        if self._generations():
+        if ownership.generation_folders(self.path):
             raise HomeError(
                 f"{self.path} has models, but {CURRENT} points at none of them; "
                 f"try: lwm-edge repair --home {self.path}"
@@ -152,8 +158,9 @@ class Home:
 
         Raises:
             BusyError: Another process is the writer, and `wait` is not set.
-            HomeError: The home cannot be written.
+            HomeError: The home cannot be written, or its generations lie elsewhere.
         """
+        ownership.require_own_generations(self.path)
         with storage.exclusive_lock(self.path / LOCK, wait=wait) as descriptor:
             self._remove_stale()
             try:
@@ -174,20 +181,25 @@ class Home:
             write(generation)
         except BaseException:
             with suppress(LwmEdgeError):  # what went wrong first is what counts
-                storage.remove(generation.path)
+                ownership.remove_generation(generation.path)
             raise
         self.publish(generation)
         return generation
 
     def stage(self) -> Generation:
         """Makes the next, still hidden generation; call it under `lock`."""
-        number = max((int(p.name) for p in self._generations() if p.name.isdecimal()), default=-1) + 1
+        current = self._current_name()
+        folders = ownership.generation_folders(self.path)
+        ours = [folder for folder in folders if folder.name == current or ownership.is_generation(folder)]
+        number = max((int(folder.name) for folder in ours), default=-1) + 1
+        while os.path.lexists(self.path / GENERATIONS / f"{number:08d}"):  # by what is not ours
+            number += 1
         generation = Generation(self.path / GENERATIONS / f"{number:08d}")
         try:
             storage.make_folder(generation.path)
         except BaseException:
             with suppress(LwmEdgeError):  # what went wrong first is what counts
-                storage.remove(generation.path)
+                ownership.remove_generation(generation.path)
             raise
         return generation
 
@@ -195,37 +207,35 @@ class Home:
         """Makes a complete generation the current one by one rename; call it under `lock`."""
         storage.swap_link(self.path / CURRENT, f"{GENERATIONS}/{generation.path.name}")
         with suppress(LwmEdgeError):  # committed; the next writer clears what stays
-            storage.remove(self.training)
+            ownership.remove_checkpoint(self.training)
             self._remove_stale()
+
+    def left_alone(self, most: int = 5) -> tuple[str, ...]:
+        """A sentence for each thing in the home that this program did not make, up to so many."""
+        return ownership.left_alone(self.path, most)
 
     def _link_name(self) -> str | None:
         """Name of the folder that the link points at; None where the link is missing or not ours."""
-        link = self.path / CURRENT
-        target = str(link.readlink()) if link.is_symlink() else ""
-        return target.partition("/")[2] if re.fullmatch(rf"{GENERATIONS}/\d{{8}}", target) else None
+        return ownership.generation_named_by(self.path / CURRENT)
 
     def _current_name(self) -> str | None:
         """Likewise, and None where the link dangles."""
         name = self._link_name()
         return name if name and (self.path / GENERATIONS / name).is_dir() else None
 
-    def _generations(self) -> list[Path]:
-        folder = self.path / GENERATIONS
-        return list(folder.iterdir()) if folder.is_dir() else []
-
     def _remove_stale(self) -> None:
-        for name in (CURRENT, TRUST, TRAINING):
-            storage.remove(self.path / f".{name}.staged")
+        ownership.remove_staged(self.path)
         current = self._current_name()
         if current is None and os.path.lexists(self.path / CURRENT):  # not ours: which to keep cannot be told
             return
-        stale = [path for path in self._generations() if path.name != current]
+        folders = ownership.generation_folders(self.path)
+        stale = [path for path in folders if path.name != current and ownership.is_generation(path)]
         if current is None:  # a complete model may be the one that the link was lost of
             stale = [path for path in stale if not Generation(path).is_complete()]
         if stale:  # a writer may have been killed before its switch of the link was durable
             storage.sync_folder(self.path)
         for path in stale:
-            storage.remove(path)
+            ownership.remove_generation(path)
 
 
 def open_home(path: Home | AnyPath) -> Home:

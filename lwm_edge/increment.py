@@ -43,7 +43,8 @@ _UNPREDICTED = 0.02  # of the predicted peak
 def plan_increment(home: Home, folder: Path, config: IncrementConfig) -> PlanReport:
     """What teaching the photos' classes would take here. Call it under the home's lock."""
     with out_of_memory_explained():
-        return set_up(home, folder, config, ignore_progress).plan
+        task = set_up(home, folder, config, ignore_progress)
+        return task.plan.model_copy(update={"warnings": tuple(task.warnings)})
 
 
 def learn_classes(
@@ -71,7 +72,7 @@ def learn_classes(
         task = set_up(home, folder, config, on_progress)
         batch_size = task.plan.micro_batch_size
         if config.fresh:
-            task.saved.remove()
+            task.saved.forget()
         with freed_memory_kept(task.plan.keeps_freed_memory):
             training, known, features = _learn(task, on_progress, should_stop)
         drop_library_pages()  # most of them were for training
@@ -179,7 +180,7 @@ def _learn(
             after_step=_keeper(task, should_stop),
         )
     except GateError:  # it diverged; there is nothing to go on from
-        task.saved.remove()
+        task.saved.forget()
         raise
     teacher.set_head(*own_head)
     before, features = features, pooled_features(student, photos, batch_size, on_progress)

@@ -43,6 +43,8 @@ def generate_key(name: AnyPath) -> KeyReport:
         HomeError: The operating system refused to write.
     """
     name = Path(name)
+    if str(name) == storage.STDOUT:
+        raise ConfigError(f"{name} is standard output, and a pair of keys is two files; give a name for them")
     private, public = (name.with_name(name.name + suffix) for suffix in (PRIVATE_SUFFIX, PUBLIC_SUFFIX))
     if taken := [str(path) for path in (private, public) if path.exists() or path.is_symlink()]:
         raise ConfigError(

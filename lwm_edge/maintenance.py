@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
-from . import storage
+from . import ownership, storage
 from .bundle import NOT_THE_NETWORKS, ONNX_GRAPH, ROWS_BY_CLASS, Arrays, Bundle, open_bundle
 from .errors import BundleError, ConfigError, HomeError
 from .export import check_parity, fill_graph, parity_probe
 from .generation import Candidate, commit, prepare
-from .home import CURRENT, GENERATIONS, LOCK, TRUST, AnyPath, Home, open_home
+from .home import AnyPath, Home, open_home
 from .keys import read_private_key
 from .manifest import Manifest, fold_class_name
 from .measurement import MemoryUse
@@ -69,14 +70,14 @@ def init_home(
 
 
 def _check_init(home: Path, base: AnyPath, replace: bool) -> None:
-    if (home / CURRENT).is_symlink():
-        if not replace:
-            raise HomeError(f"{home} is a model home already; to start it over from {base}, say --replace")
-    elif home.exists():
-        staged = {f".{CURRENT}.staged", f".{TRUST}.staged"}
-        leftovers = {LOCK, GENERATIONS, TRUST} | staged  # of an init that was interrupted
-        if not home.is_dir() or {path.name for path in home.iterdir()} - leftovers:
-            raise HomeError(f"{home} exists and is no model home; give a new or empty folder")
+    if not os.path.lexists(home):
+        return
+    if not home.is_dir():
+        raise HomeError(f"{home} exists and is no model home; give a new or empty folder")
+    if not ownership.is_home(home):
+        ownership.require_no_foreign(home)
+    elif not replace:
+        raise HomeError(f"{home} is a model home already; to start it over from {base}, pass --replace")
 
 
 def remove_class(
@@ -130,19 +131,21 @@ def export_onnx(source: Home | AnyPath, output: AnyPath) -> ExportReport:
 
     Args:
         source: The model home, or a bundle file.
-        output: The ONNX file; replaced if it exists.
+        output: The ONNX file; replaced if it exists. `-` is standard output.
 
     Raises:
         HomeError: There is no home, or the file cannot be written.
+        ConfigError: Something else than a file stands where the file should go.
         BundleError: The bundle is damaged.
         ExportError: The ONNX file could not be made or differs from the network (ParityError).
     """
     output = Path(output)
+    storage.check_output(output, may_be_stdout=True)
     if isinstance(source, Home) or Path(source).is_dir():
         content, manifest, parity = open_home(source).read(lambda g: verified_onnx(open_bundle(g.bundle)))
     else:
         content, manifest, parity = verified_onnx(open_bundle(Path(source)))
-    storage.write_file(output, content)
+    storage.write_output(output, content)
     return ExportReport(
         onnx=output,
         onnx_bytes=len(content),
@@ -235,6 +238,7 @@ def _commit(
         footprint=candidate.footprint,
         onnx=home.onnx,
         trusted_key=trusted_key,
+        warnings=home.left_alone(),
     )
     commit(home, candidate, report)
     return report

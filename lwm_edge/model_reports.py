@@ -67,6 +67,7 @@ class ChangeReport(Report):
         footprint: Bytes before and after.
         onnx: The exported classifier.
         trusted_key: The vendor's public key that the home was told to trust, by `init_home`.
+        warnings: What the owner should know.
     """
 
     home: AnyNamePath
@@ -77,6 +78,7 @@ class ChangeReport(Report):
     footprint: FootprintReport
     onnx: AnyNamePath
     trusted_key: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class RepairReport(Report):
@@ -89,6 +91,7 @@ class RepairReport(Report):
         model_digest: Of the model.
         parity: Of the new ONNX file; None where the files were right.
         onnx: The exported classifier.
+        warnings: What the owner should know.
     """
 
     home: AnyNamePath
@@ -97,6 +100,7 @@ class RepairReport(Report):
     model_digest: str
     parity: ParityReport | None
     onnx: AnyNamePath
+    warnings: tuple[str, ...] = ()
 
 
 class InfoReport(Report):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from . import storage
 from .audit_reports import SimulationStep
 from .errors import ConfigError
-from .home import ONNX
+from .ownership import ONNX
 from .trends import storage_bytes
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def check_plot(path: Path) -> None:
     """
     if path.suffix.lower() != ".png":
         raise ConfigError(f"{path} is no PNG file; give a name that ends in .png")
+    storage.check_output(path)
     _new_figure()
 
 
@@ -51,7 +52,7 @@ def save_plot(steps: Sequence[SimulationStep], path: Path) -> None:
         axes.legend()
     content = BytesIO()
     figure.savefig(content, format="png", dpi=80)
-    storage.write_file(path, content.getvalue())
+    storage.write_output(path, content.getvalue())
 
 
 def _draw(axes: Any, classes: list[int], label: str, values: list[int]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import storage
+from . import ownership, storage
 from .bundle import Bundle, open_bundle
 from .errors import BundleError, HomeError
 from .generation import labels_text, missing_or_changed, pad_receipt
-from .home import BUNDLE, CURRENT, GENERATIONS, LOCK, RECEIPT, AnyPath, Generation, Home
+from .home import AnyPath, Generation, Home
 from .maintenance import verified_onnx
 from .model_reports import RepairReport
+from .ownership import BUNDLE, CURRENT, GENERATIONS, LOCK, RECEIPT
 from .reports import ParityReport
 
 
@@ -34,6 +35,7 @@ def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:
     home = home if isinstance(home, Home) else Home(Path(home).absolute())
     if not (home.path / GENERATIONS).is_dir():
         home.current()  # raises, and says how to make a home
+    ownership.require_own_generations(home.path)
     with storage.exclusive_lock(home.path / LOCK, wait=wait):  # Home.lock would clear what may be needed
         generation = _linked(home)
         repaired = [] if generation else [f"{CURRENT} pointed at no model"]
@@ -45,6 +47,7 @@ def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:
         if wrong:
             content, _, parity = verified_onnx(bundle)
         report = _report(home, bundle, repaired, parity)
+        ownership.remove_staged(home.path)
         if wrong:
             _commit(home, generation, content, report, keep_receipt=RECEIPT not in wrong)
         elif repaired:
@@ -69,7 +72,7 @@ def _linked(home: Home) -> Generation | None:
 def _only_model(home: Home) -> Generation:
     """The one complete generation; without a complete one, the one whose bundle is sound."""
     sound: dict[Generation, bool] = {}
-    for path in sorted((home.path / GENERATIONS).iterdir()):
+    for path in ownership.generation_folders(home.path):
         generation = Generation(path)
         try:
             sound[generation] = not missing_or_changed(generation, open_bundle(generation.bundle))
@@ -125,4 +128,5 @@ def _report(home: Home, bundle: Bundle, repaired: list[str], parity: ParityRepor
         model_digest=bundle.manifest.model_digest,
         parity=parity,
         onnx=home.onnx,
+        warnings=home.left_alone(),
     )

@@ -14,11 +14,12 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
 
-def _printable(path: Path) -> str:
+def printable(path: Path) -> str:
+    """A path in text that UTF-8 can say: names of files need not be UTF-8."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-AnyNamePath = Annotated[Path, PlainSerializer(_printable, when_used="json")]
+AnyNamePath = Annotated[Path, PlainSerializer(printable, when_used="json")]
 """A path whose name need not be UTF-8, for people to read."""
 
 ExactPath = Annotated[
@@ -76,6 +77,7 @@ class PlanReport(Report):
         smallest_limit_bytes: With which the increment would still go.
         predicted_seconds: Of training.
         disk_bytes: Free space needed while it runs.
+        warnings: What the owner should know before it runs.
     """
 
     micro_batch_size: int
@@ -91,6 +93,7 @@ class PlanReport(Report):
     smallest_limit_bytes: int
     predicted_seconds: float
     disk_bytes: int
+    warnings: tuple[str, ...] = ()
 
 
 class TrainingReport(Report):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -15,16 +16,17 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
-from . import storage
+from . import ownership, storage
 from .config import GATE_SETTINGS, IncrementConfig, Recipe
 from .errors import ConfigError
 from .manifest import Manifest
+from .ownership import CHECKPOINT_HEADER
 from .photos import PhotoSet
 from .reports import PlanReport
 from .training import TrainingState
 
 SECONDS_BETWEEN_SAVES = 60.0
-_HEADER, _HEADER_BYTES = "header", 4096
+_HEADER_BYTES = 4096
 # Settings that nothing learnt depends on.
 _NOT_OF_THE_JOB = {"max_memory", "micro_batch_size", "force", "fresh", "sign_with", *GATE_SETTINGS}
 
@@ -63,7 +65,7 @@ class SavedTraining:
         """
         header = _read_header(self._path)
         if header is None or header.parent_digest != self._parent_digest:
-            self.remove()  # damaged, or of a model that has gone on since
+            self.forget()  # damaged, or of a model that has gone on since
             return None
         if header.job != self._job:
             raise ConfigError(
@@ -71,7 +73,7 @@ class SavedTraining:
                 "same photos and settings to go on with it, or say --fresh to start over with these"
             )
         tensors = load_file(self._path)
-        del tensors[_HEADER]
+        del tensors[CHECKPOINT_HEADER]
         return header.plan, TrainingState(header.step, header.loss_sums, tensors)
 
     def save(self, plan: PlanReport, state: TrainingState) -> None:
@@ -87,17 +89,21 @@ class SavedTraining:
             bytearray(header.model_dump_json().encode().ljust(_HEADER_BYTES)), dtype=torch.uint8
         )
         tensors = {name: tensor.cpu() for name, tensor in state.tensors.items()}
-        storage.write_file(self._path, save({**tensors, _HEADER: block}))
+        storage.write_file(self._path, save({**tensors, CHECKPOINT_HEADER: block}))
 
-    def remove(self) -> None:
+    def may_save(self) -> bool:
+        """Whether the place is free, or taken by a checkpoint; a file of somebody's is not written over."""
+        return not os.path.lexists(self._path) or ownership.is_checkpoint(self._path)
+
+    def forget(self) -> None:
         """Forgets it."""
-        storage.remove(self._path)
+        ownership.remove_checkpoint(self._path)
 
 
 def _read_header(path: Path) -> _Header | None:
     try:
         with safe_open(path, framework="np") as file:
-            return _Header.model_validate_json(file.get_tensor(_HEADER).tobytes())
+            return _Header.model_validate_json(file.get_tensor(CHECKPOINT_HEADER).tobytes())
     except (SafetensorError, OSError, ValidationError):
         return None
 

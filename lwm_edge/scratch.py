@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from io import BytesIO
 from pathlib import Path
 
@@ -29,10 +30,10 @@ def make_scratch_home(bundle: Bundle, folder: Path, new_classes: int) -> int:
         rows = capacity - manifest.capacity
         arrays[name] = np.pad(arrays[name], [(0, rows), *[(0, 0)] * (arrays[name].ndim - 1)])
     update = {"capacity": capacity, "bundle_bytes": 0, "increment_count": 0, "ledger": Ledger()}
-    base = folder / "base.lwm"
-    save_bundle(base, arrays, manifest.model_copy(update=update))
-    init_home(base, folder / "home")
-    storage.remove(base)
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        base = Path(made) / "base.lwm"
+        save_bundle(base, arrays, manifest.model_copy(update=update))
+        init_home(base, folder / "home")
     return capacity
 
 

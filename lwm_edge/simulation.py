@@ -16,7 +16,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from . import errors, storage
+from . import errors
+from ._streams import forgiving_streams
 from .accounting import file_sizes
 from .audit_reports import SimulationReport, SimulationStep
 from .auditor import audit
@@ -102,7 +103,7 @@ def simulate(
     with tempfile.TemporaryDirectory(prefix="lwm-edge-audit-") as name:
         folder = Path(name)
         capacity = make_scratch_home(home.open_bundle(), folder, increments * classes)
-        paths = {"home": folder / "home", "photos": folder / "photos"}
+        paths = {"home": folder / "home", "photos": folder}
         job = Job(**paths, increments=increments, classes=classes, config=config)
         steps = []
         for step in run_here(job, teach_isolated) if isolated else run_in_worker(job):
@@ -140,9 +141,9 @@ def run_here(job: Job, teach: Teach) -> Iterator[SimulationStep]:
     start, onnx_bytes = home.open_bundle().manifest, home.current().onnx_bytes()
     for increment in range(1, job.increments + 1):
         started = time.monotonic()
-        generate_photos(job.photos, increment, job.classes, start.preprocessing.image_size)
-        memory = teach(home, job.photos, job.config)
-        storage.remove(job.photos)
+        with tempfile.TemporaryDirectory(dir=job.photos) as photos:
+            generate_photos(Path(photos), increment, job.classes, start.preprocessing.image_size)
+            memory = teach(home, Path(photos), job.config)
         seconds = time.monotonic() - started
         generation, bundle = home.current(), home.open_bundle()
         names, features = bundle.manifest.class_names, bundle.arrays("head.weight")["head.weight"].shape[1]
@@ -202,10 +203,11 @@ def main() -> None:
     """The simulation's process: a job is its argument, steps go out as JSON lines."""
     bound_allocator()
     replies = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
-    os.dup2(2, 1)  # what a vendor's module prints is no reply
-    try:
-        for step in run_here(Job.model_validate_json(sys.argv[1]), teach_here):
-            replies.write(_Message(step=step).model_dump_json() + "\n")
-    except LwmEdgeError as error:
-        failure = _Message(kind=type(error).__name__, message=error.message, problems=error.problems)
-        replies.write(failure.model_dump_json() + "\n")
+    with forgiving_streams():
+        os.dup2(2, 1)  # what a vendor's module prints is no reply
+        try:
+            for step in run_here(Job.model_validate_json(sys.argv[1]), teach_here):
+                replies.write(_Message(step=step).model_dump_json() + "\n")
+        except LwmEdgeError as error:
+            failure = _Message(kind=type(error).__name__, message=error.message, problems=error.problems)
+            replies.write(failure.model_dump_json() + "\n")

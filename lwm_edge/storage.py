@@ -1,7 +1,10 @@
 """All writing to disk: staged beside the target, synced, renamed, and the folder synced.
 
 A reader, a kill or a power cut at any instant meets the old content or the new, never a mixture. Nothing
-else in the package opens a file for writing; what it asks of the operating system is in `_disk`.
+else in the package opens a file for writing or removes one; the operations themselves are in `_disk`.
+
+`write_file` is for this program's own files, `write_output` for those that a user names. Whether something is
+this program's own and may be removed, `ownership` knows.
 """
 
 from __future__ import annotations
@@ -9,12 +12,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-from . import _disk
-from .errors import BusyError, HomeError, LwmEdgeError, ResourceError
+from . import _disk, _streams
+from .errors import BusyError, ConfigError, HomeError, LwmEdgeError, ResourceError
+
+STDOUT = "-"
+"""As an output: standard output, not a file of that name."""
 
 
 @contextmanager
@@ -53,37 +61,144 @@ def sync_folder(folder: Path) -> None:
         _disk.sync_folder(folder)
 
 
+def staged_path(path: Path) -> Path:
+    """Where the next content of a file or link waits; only this program gives files such a name."""
+    return path.with_name(f".{path.name}.lwm-edge")
+
+
 def write_file(path: Path, content: bytes, *, mode: int = 0o666, replace: bool = True) -> None:
-    """Writes or replaces a file atomically and durably.
+    """Writes or replaces a file of this program's own, atomically and durably.
 
     Args:
-        path: Of the file.
+        path: Of the file. Only a regular file is replaced; links, devices and folders are refused.
         content: All of it.
         mode: Permissions, less the umask; never wider, at no instant.
         replace: Whether an existing file may be replaced; otherwise it makes a HomeError.
 
     Raises:
         ResourceError: The disk is full; the old file, if any, is untouched.
+        HomeError: Something else stands there, the operating system refused, or the disk did not confirm the
+            new file.
+    """
+    with _explained("write", path):
+        if os.path.lexists(path) and not is_regular_file(path):
+            raise HomeError(f"cannot write {path}: it is {kind_at(path)}, which is left alone; move it away")
+        _replace(path, content, mode, None, replace)
+    _confirm(path)
+
+
+def check_output(path: Path, *, may_be_stdout: bool = False) -> None:
+    """Refuses an output that a user named and that `write_output` could not write; call it before the work.
+
+    Raises:
+        ConfigError: Something stands there that is no regular file, or it cannot be written to.
+    """
+    if str(path) == STDOUT:
+        if not may_be_stdout:
+            raise ConfigError(f"{STDOUT} is standard output, which cannot take this; give the name of a file")
+        return
+    with _explained("write", path):
+        target = _output_target(path)
+        if not os.access(target.parent, os.W_OK):
+            raise ConfigError(f"{path} cannot be written; give a file in a folder that exists")
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """Writes or replaces a file that a user named, atomically and durably.
+
+    A link is followed, and a file that is replaced keeps its mode and its owner. `-` is standard output.
+
+    Args:
+        path: Of the file.
+        content: All of it.
+
+    Raises:
+        ConfigError: A device, a pipe, a socket or a folder stands there, or another user's file.
+        ResourceError: The disk is full; the old file, if any, is untouched.
         HomeError: The operating system refused otherwise, or the disk did not confirm the new file.
     """
-    if path.is_dir():
-        raise HomeError(f"cannot write {path}: it is a folder; give the name of a file")
-    staged = path.with_name(f".{path.name}.staged")
+    if str(path) == STDOUT:
+        with _explained("write to", Path("standard output")):
+            _streams.write_stdout(content)
+        return
     with _explained("write", path):
-        try:
-            _disk.unlink(staged)  # a kill's leftover, or somebody's link to another file
-            with _disk.create_file(staged, mode) as file:
-                _disk.write(file, content)
-                _disk.sync_file(file)
-            if replace:
-                _disk.rename(staged, path)
-            else:
-                _disk.link(staged, path)
-                _disk.unlink(staged)
-        except BaseException:
+        target = _output_target(path)
+        before = target.stat() if target.exists() else None
+        _replace(target, content, 0o600 if before else 0o666, before, replace=True)
+    _confirm(target)
+
+
+def _output_target(path: Path) -> Path:
+    """The file that a user's path leads to through links; refuses what is there and is no regular file."""
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"cannot write {path}: it is {kind_at(path, follow=True)}; give the name of a file")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise ConfigError(f"cannot write {path}: it is write-protected; give another name, or chmod u+w it")
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if target.is_symlink():
+        raise ConfigError(
+            f"cannot write {path}: it is a link that leads in a circle; give the name of a file"
+        )
+    return target
+
+
+def _replace(path: Path, content: bytes, mode: int, keep: os.stat_result | None, replace: bool) -> None:
+    """Stages content beside `path`, syncs it, and renames it; takes over owner and mode of the old file."""
+    staged = staged_path(path)
+    remove_file(staged)  # a kill's leftover
+    file = _disk.create_file(staged, mode)
+    try:
+        with file:
+            if keep:
+                _keep_owner_and_mode(path, file, keep)
+            _disk.write(file, content)
+            _disk.sync_file(file)
+        if replace:
+            _disk.rename(staged, path)
+        else:
+            _disk.link(staged, path)
             _disk.unlink(staged)
-            raise
-    _confirm(path)
+    except BaseException:
+        _disk.unlink(staged)
+        raise
+
+
+def _keep_owner_and_mode(path: Path, file: BinaryIO, old: os.stat_result) -> None:
+    new = os.fstat(file.fileno())
+    try:
+        if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+            os.fchown(file.fileno(), old.st_uid, old.st_gid)
+        if new.st_mode != old.st_mode:
+            os.fchmod(file.fileno(), stat.S_IMODE(old.st_mode))
+    except PermissionError:
+        raise ConfigError(
+            f"cannot write {path}: it belongs to user {old.st_uid} and group {old.st_gid}, and this user "
+            "cannot give a new file to them; give another name, or remove it first"
+        ) from None
+
+
+def kind_at(path: Path, *, follow: bool = False) -> str:
+    """What stands in a place, in words, or with `follow` what a link there leads to."""
+    kinds = {
+        stat.S_IFREG: "a file",
+        stat.S_IFDIR: "a folder",
+        stat.S_IFLNK: "a link",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+        stat.S_IFIFO: "a named pipe (FIFO)",
+        stat.S_IFSOCK: "a socket",
+    }
+    return kinds.get(stat.S_IFMT(path.stat(follow_symlinks=follow).st_mode), "no file")
+
+
+def is_regular_file(path: Path) -> bool:
+    """Whether a regular file stands there; a link to one is none."""
+    return path.is_file() and not path.is_symlink()
+
+
+def is_real_folder(path: Path) -> bool:
+    """Whether a folder stands there; a link to one is none."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def make_folder(path: Path) -> None:
@@ -97,31 +212,72 @@ def make_folder(path: Path) -> None:
 
 
 def swap_link(link: Path, target: str) -> None:
-    """Points the symbolic link at `target` (relative to the link's folder) by one rename."""
-    staged = link.with_name(f".{link.name}.staged")
+    """Points the symbolic link at `target` (relative to the link's folder) by one rename.
+
+    Raises:
+        HomeError: Something that is no link stands there, or the operating system refused.
+    """
+    staged = staged_path(link)
     with _explained("switch", link):
-        _disk.unlink(staged)
+        if os.path.lexists(link) and not link.is_symlink():
+            raise HomeError(f"cannot switch {link}: it is {kind_at(link)}, which is left alone; move it away")
         _disk.symlink(staged, target)
         _disk.rename(staged, link)
     _confirm(link)
 
 
-def remove(path: Path) -> None:
-    """Removes a file, a link or a whole folder if there is one; readers that have a file open keep it."""
+def remove_file(path: Path) -> None:
+    """Removes a regular file if there is one; readers that have it open keep it.
+
+    Nothing else is ever removed by it. Whether the file is this program's own is for the caller to know.
+
+    Raises:
+        HomeError: Something else stands there, or the operating system refused.
+    """
     if not os.path.lexists(path):
         return
     with _explained("remove", path):
-        _remove(path)
+        if not is_regular_file(path):
+            raise HomeError(f"cannot remove {path}: it is {kind_at(path)}, which is left alone; move it away")
+        _disk.unlink(path)
         sync_folder(path.parent)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        for entry in sorted(path.iterdir()):
-            _remove(entry)
+def remove_link(path: Path) -> None:
+    """Removes a symbolic link; what it points at stays. Nothing else is ever removed by it."""
+    if path.is_symlink():
+        with _explained("remove", path):
+            _disk.unlink(path)
+            sync_folder(path.parent)
+
+
+def remove_folder(path: Path, files: Collection[str]) -> None:
+    """Removes a folder that holds nothing but regular files of these names; any other stays as it is.
+
+    It never descends, and a folder in which anything else turns up meanwhile cannot be removed.
+    """
+    if not is_real_folder(path) or not holds_only(path, files):
+        return
+    with _explained("remove", path):
+        for entry in entries(path):
+            _disk.unlink(entry)
         _disk.remove_folder(path)
-    else:
-        _disk.unlink(path)
+        sync_folder(path.parent)
+
+
+def holds_only(folder: Path, files: Collection[str]) -> bool:
+    """Whether a folder holds nothing but regular files of these names."""
+    return all(entry.name in files and is_regular_file(entry) for entry in entries(folder))
+
+
+def entries(folder: Path) -> list[Path]:
+    """What a folder holds, sorted by name.
+
+    Raises:
+        HomeError: It cannot be read.
+    """
+    with _explained("read", folder):
+        return sorted(folder.iterdir())
 
 
 @contextmanager

@@ -119,6 +119,9 @@ def set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: Progr
         size = home.current().bytes()
         job = rehearse(parent, student, teacher, recipe, classification, photos, decoding_bytes, size)
         plan = make_plan(job, config, limit, limit_source)
+    if not saved.may_save():
+        plan = plan.model_copy(update={"checkpoints": False})
+    warnings += home.left_alone()
     check_disk(home.path, plan)
     lesson.to_learn.cache.limit_bytes = plan.pixel_cache_bytes
     return Task(

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from statistics import linear_regression
 
 from .audit_reports import SimulationStep, Trend
-from .home import LABELS, ONNX
+from .ownership import LABELS, ONNX
 
 MEMORY_TOLERANCE = 0.02
 LEAST_INCREMENTS = 3  # a warm-up, and two points for a line

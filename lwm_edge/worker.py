@@ -22,6 +22,7 @@ from typing import TextIO
 from pydantic import BaseModel, ValidationError
 
 from . import errors
+from ._streams import forgiving_streams
 from .config import IncrementConfig
 from .errors import LwmEdgeError, ResourceError, StoppedError
 from .generation import StagedIncrement, commit_increment
@@ -118,11 +119,22 @@ def add_classes(
         try:
             committed = _run(_Job(home=home.path, staged=learnt.staged), lock, on_progress)
         except (LwmEdgeError, KeyboardInterrupt) as error:
-            if home.current() != before:
-                raise LwmEdgeError(f"the classes were learnt, but the report was lost: {error}") from error
-            raise
+            if home.current() == before or _said_by_the_worker(error):
+                raise  # the model is unchanged, or the disk did not confirm the change, which the error says
+            return _receipt_left_in(home)
     assert committed.report is not None
     return committed.report
+
+
+def _said_by_the_worker(error: BaseException) -> bool:
+    return isinstance(error, LwmEdgeError) and bool(error.worker_traceback)
+
+
+def _receipt_left_in(home: Home) -> IncrementReport:
+    """The report of an increment whose process committed it, and ended before it could say so."""
+    report = IncrementReport.model_validate_json(home.current().receipt.read_bytes())
+    note = "the process that committed this ended before it could report it; this is the receipt that it left"
+    return report.model_copy(update={"warnings": (*report.warnings, note)})
 
 
 def plan_increment(
@@ -237,13 +249,13 @@ def _read_line(descriptor: int) -> bytes:
 def main() -> None:
     """The worker process: the job is the first line of its input."""
     replies = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(2 if sys.stderr else null, 1)  # what a vendor's module prints is no reply
-    job = _Job.model_validate_json(_read_line(0))
-    try:
-        _send(replies, _do(job, replies))
-    except Exception as error:
-        _send(replies, _Message(failure=_failure(error)))
+    with forgiving_streams():
+        os.dup2(2, 1)  # what a vendor's module prints is no reply
+        job = _Job.model_validate_json(_read_line(0))
+        try:
+            _send(replies, _do(job, replies))
+        except Exception as error:
+            _send(replies, _Message(failure=_failure(error)))
 
 
 def _do(job: _Job, replies: TextIO) -> _Message:

@@ -21,9 +21,10 @@ import pytest
 
 from lwm_edge import add_classes, audit, init_home, maintenance, measurement, remove_class, storage
 from lwm_edge.errors import HomeError, LwmEdgeError, StoppedError
-from lwm_edge.home import GENERATION_FILES, RECEIPT, Generation, Home, open_home
+from lwm_edge.home import Generation, Home, open_home
 from lwm_edge.increment import learn_classes
 from lwm_edge.measurement import Alive
+from lwm_edge.ownership import GENERATION_FILES, RECEIPT
 from lwm_edge.reports import ignore_progress
 from tests.conftest import QUICK, WITHOUT_LEVELS, PhotoMaker
 from tests.disk_model import Disk, Operation
@@ -281,7 +282,7 @@ def test_a_forgotten_sync_would_be_noticed(home: Home, forgotten: str) -> None:
 def test_the_recovery_from_a_kill_waits_for_the_link_before_it_removes_the_old_model(home: Home) -> None:
     """Killed between the switch of the link and its sync, started again, and then the power goes."""
     change = make(home.path, remove)
-    switched = change.operations.index(("rename", "home/.current.staged", "home/current")) + 1
+    switched = change.operations.index(("rename", "home/.current.lwm-edge", "home/current")) + 1
     disk = Disk.holding(change.store, change.before).after(*change.operations[:switched])
     change.store.materialise(disk.visible(), home.path)
     assert files_of(home.path, change.store) == change.new

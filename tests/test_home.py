@@ -53,7 +53,7 @@ def test_what_an_interrupted_writer_left_is_cleared(home: Home) -> None:
     stale = home.path / "generations" / "00000009"
     stale.mkdir()
     (stale / "model.lwm").write_bytes(b"half")
-    (home.path / ".current.staged").symlink_to("generations/00000009")
+    storage.staged_path(home.path / "current").symlink_to("generations/00000009")
     with home.lock():
         pass
     assert state_of(home.path) == before
@@ -149,7 +149,7 @@ def test_a_reader_overtaken_just_after_it_read_the_link_reads_it_again(
 
 def test_a_failing_clean_up_does_not_undo_a_commit(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     with home.lock():
-        monkeypatch.setattr(storage, "remove", _refuse)
+        monkeypatch.setattr(storage, "remove_folder", _refuse)
         new = home.commit(_write("new"))  # type: ignore[arg-type]
     assert home.current() == new
     monkeypatch.undo()
@@ -158,5 +158,5 @@ def test_a_failing_clean_up_does_not_undo_a_commit(home: Home, monkeypatch: pyte
     assert len(list((home.path / "generations").iterdir())) == 1
 
 
-def _refuse(path: Path) -> None:
+def _refuse(path: Path, files: object) -> None:
     raise HomeError("read-only")

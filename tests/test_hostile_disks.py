@@ -15,7 +15,8 @@ import pytest
 from lwm_edge import add_classes, audit, init_home, remove_class, repair_home, storage
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import HomeError, LwmEdgeError, ResourceError
-from lwm_edge.home import GENERATION_FILES, Generation, Home, open_home
+from lwm_edge.home import Generation, Home, open_home
+from lwm_edge.ownership import GENERATION_FILES
 from tests.conftest import QUICK, PhotoMaker, state_of
 from tests.hostile import ordinary_user, published
 

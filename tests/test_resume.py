@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save
 
-from lwm_edge import add_classes, audit, plan, plan_increment, worker
+from lwm_edge import add_classes, audit, increment, plan, plan_increment, storage, worker
 from lwm_edge.errors import ConfigError, GateError, LwmEdgeError, ResourceError, StoppedError
 from lwm_edge.home import Home, open_home
 from lwm_edge.increment import learn_classes
+from lwm_edge.ownership import CHECKPOINT_HEADER
 from lwm_edge.reports import Progress, ignore_progress
 from tests.conftest import QUICK, PhotoMaker, state_of
 
@@ -116,7 +119,7 @@ def test_a_training_that_diverged_is_not_gone_on_with(home: Home, make_photos: P
 
 
 def test_a_torn_save_is_cleared(home: Home) -> None:
-    torn = home.training.with_name(f".{home.training.name}.staged")
+    torn = storage.staged_path(home.training)
     torn.write_bytes(b"torn")
     with home.lock():
         pass
@@ -124,8 +127,19 @@ def test_a_torn_save_is_cleared(home: Home) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no safetensors", b"\xff" * 100_000])
-def test_a_damaged_file_is_forgotten(home: Home, make_photos: PhotoMaker, content: bytes) -> None:
+def test_what_is_no_checkpoint_in_its_place_is_left_alone_and_named(
+    home: Home, make_photos: PhotoMaker, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home.training.write_bytes(content)
+    monkeypatch.setattr(increment, "SECONDS_BETWEEN_SAVES", 0.0)
+    report = add_classes(home, make_photos("Bag"), QUICK, isolate=False)
+    assert home.training.read_bytes() == content
+    assert not report.plan.checkpoints
+    assert [line for line in report.warnings if str(home.training) in line and "left alone" in line]
+
+
+def test_a_checkpoint_whose_content_is_damaged_is_forgotten(home: Home, make_photos: PhotoMaker) -> None:
+    home.training.write_bytes(save({CHECKPOINT_HEADER: torch.zeros(4096, dtype=torch.uint8)}))
     add_classes(home, make_photos("Bag"), QUICK, isolate=False)
     assert not home.training.exists()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lwm_edge import storage
-from lwm_edge.errors import BusyError, HomeError, ResourceError
+from lwm_edge.errors import BusyError, ConfigError, HomeError, ResourceError
 
 LOCK_HOLDER = """
 import sys, time
@@ -91,21 +91,21 @@ def test_the_content_is_synced_before_the_rename_and_the_folder_after(tmp_path, 
     monkeypatch.setattr(os, "fsync", noting_fsync)
     monkeypatch.setattr(Path, "replace", noting_replace)
     storage.write_file(tmp_path / "a", b"x")
-    assert steps == ["sync .a.staged", "rename .a.staged", f"sync {tmp_path.name}"]
+    assert steps == ["sync .a.lwm-edge", "rename .a.lwm-edge", f"sync {tmp_path.name}"]
 
 
 def test_a_staged_file_left_by_a_kill_is_written_over(tmp_path):
-    (tmp_path / ".a.staged").write_bytes(b"half of something much longer")
+    storage.staged_path(tmp_path / "a").write_bytes(b"half of something much longer")
     storage.write_file(tmp_path / "a", b"new")
     assert content_of(tmp_path) == {"a": b"new"}
 
 
-def test_a_link_in_the_staged_files_place_is_not_written_through(tmp_path):
+def test_a_link_in_the_staged_files_place_is_neither_written_through_nor_removed(tmp_path):
     (tmp_path / "precious").write_bytes(b"kept")
-    (tmp_path / ".a.staged").symlink_to("precious")
-    storage.write_file(tmp_path / "a", b"new")
-    assert content_of(tmp_path) == {"precious": b"kept", "a": b"new"}
-    assert not (tmp_path / "a").is_symlink()
+    storage.staged_path(tmp_path / "a").symlink_to("precious")
+    with pytest.raises(HomeError, match="is a link, which is left alone"):
+        storage.write_file(tmp_path / "a", b"new")
+    assert content_of(tmp_path) == {"precious": b"kept", ".a.lwm-edge": b"kept"}
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -183,6 +183,8 @@ def test_a_folder_where_the_file_should_be_is_a_home_error_and_stays(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(HomeError, match="it is a folder"):
         storage.write_file(tmp_path / "a", b"new")
+    with pytest.raises(ConfigError, match="it is a folder"):
+        storage.write_output(tmp_path / "a", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
@@ -245,10 +247,18 @@ def test_the_link_names_something_at_every_instant(tmp_path):
     assert seen <= {"a", "b"}
 
 
-def test_a_staged_link_left_by_a_kill_does_no_harm(tmp_path):
-    (tmp_path / ".current.staged").symlink_to("half")
-    storage.swap_link(tmp_path / "current", "a")
-    assert (tmp_path / "current").readlink() == Path("a")
+def test_a_link_in_the_staged_links_place_is_left_alone(tmp_path):
+    storage.staged_path(tmp_path / "current").symlink_to("precious")
+    with pytest.raises(HomeError, match="File exists"):
+        storage.swap_link(tmp_path / "current", "a")
+    assert storage.staged_path(tmp_path / "current").readlink() == Path("precious")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_no_link_is_not_switched(tmp_path, kind):
+    (tmp_path / "current").mkdir() if kind == "folder" else (tmp_path / "current").touch()
+    with pytest.raises(HomeError, match=f"it is a {kind}, which is left alone"):
+        storage.swap_link(tmp_path / "current", "a")
     assert [path.name for path in tmp_path.iterdir()] == ["current"]
 
 
@@ -257,14 +267,53 @@ def test_a_link_in_a_missing_folder_is_a_home_error(tmp_path):
         storage.swap_link(tmp_path / "none" / "current", "a")
 
 
-def test_files_folders_and_links_are_removed_and_a_links_target_stays(tmp_path):
-    (tmp_path / "folder" / "deep").mkdir(parents=True)
+def test_a_removal_takes_what_it_is_for_and_nothing_else(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").touch()
+    (tmp_path / "deep" / "deeper").mkdir(parents=True)
     (tmp_path / "kept").mkdir()
     (tmp_path / "link").symlink_to("kept")
     (tmp_path / "file").touch()
-    for name in ("folder", "link", "file", "never there"):
-        storage.remove(tmp_path / name)
-    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    storage.remove_file(tmp_path / "file")
+    storage.remove_file(tmp_path / "never there")
+    storage.remove_link(tmp_path / "link")
+    storage.remove_folder(tmp_path / "folder", {"a", "b"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "kept"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "fifo"])
+def test_what_is_no_file_is_not_removed_as_one(tmp_path, kind):
+    path = tmp_path / "a"
+    make = {"folder": path.mkdir, "link": lambda: path.symlink_to("b"), "fifo": lambda: os.mkfifo(path)}
+    make[kind]()
+    with pytest.raises(HomeError, match="left alone"):
+        storage.remove_file(path)
+    assert os.path.lexists(path)
+
+
+@pytest.mark.parametrize("inside", ["other name", "a/deep", "link", "fifo"])
+def test_a_folder_with_anything_else_in_it_stays_whole(tmp_path, inside):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a").touch()
+    if inside == "link":
+        (folder / "b").symlink_to(tmp_path)
+    elif inside == "fifo":
+        os.mkfifo(folder / "b")
+    elif inside == "a/deep":
+        (folder / "b").mkdir()
+    else:
+        (folder / inside).touch()
+    storage.remove_folder(folder, {"a", "b"})
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_a_link_to_a_folder_is_not_removed_as_a_folder(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").touch()
+    (tmp_path / "link").symlink_to("folder")
+    storage.remove_folder(tmp_path / "link", {"a"})
+    assert (tmp_path / "link" / "a").exists()
 
 
 # The lock

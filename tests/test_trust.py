@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lwm_edge import add_classes, audit, generate_key, init_home, remove_class, sign_bundle
+from lwm_edge import add_classes, audit, generate_key, init_home, remove_class, sign_bundle, storage
 from lwm_edge.bundle import Arrays, open_bundle, save_bundle
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import HomeError, TrustError
@@ -148,7 +148,8 @@ def test_a_home_without_trust_takes_any_base(keys: Keys, tmp_path: Path) -> None
 def test_an_interrupted_init_leaves_a_home_that_already_trusts(keys: Keys, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     shutil.copy(keys.vendor_pub, tmp_path / "home" / "vendor.pub")
-    (tmp_path / "home" / ".vendor.pub.staged").write_bytes(b"half")
+    (tmp_path / "home" / "lock").touch()
+    storage.staged_path(tmp_path / "home" / "vendor.pub").write_bytes(b"half")
     with pytest.raises(TrustError):
         init_home(BASE_BUNDLE, tmp_path / "home")
     init_home(keys.base, tmp_path / "home")
