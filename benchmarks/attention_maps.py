@@ -25,13 +25,14 @@ from matplotlib.axes import Axes
 from protocol import Split, bundle_after
 from torch import Tensor
 
-from lwm_edge.attention import attention_map
-from lwm_edge.bundle import open_bundle
-from lwm_edge.losses import attention_distillation_loss
-from lwm_edge.network import Network
-from lwm_edge.photo_folders import read_photo_folder
-from lwm_edge.photos import AS_THEY_ARE, PhotoSet, PixelCache
-from lwm_edge.training import run_network
+from lwm_edge.learning.attention import attention_map
+from lwm_edge.learning.losses import attention_distillation_loss
+from lwm_edge.learning.running import run_network
+from lwm_edge.model.bundle import open_bundle
+from lwm_edge.model.loading import load_network
+from lwm_edge.model.network import Network
+from lwm_edge.photos.folders import read_photo_folder
+from lwm_edge.photos.photo_set import AS_THEY_ARE, PhotoSet, PixelCache
 
 
 def base_test_photos(split: Split, network: Network, class_names: tuple[str, ...]) -> PhotoSet:
@@ -45,7 +46,7 @@ def base_test_photos(split: Split, network: Network, class_names: tuple[str, ...
 
 def maps_of(bundle: Path, photos: PhotoSet) -> Tensor:
     """Grad-CAM maps [M, h, w] of each photo's own class."""
-    network = open_bundle(bundle).network()
+    network = load_network(open_bundle(bundle))
     features = torch.cat([features for features, _ in run_network(network, photos, 64)])
     return attention_map(features, network.attention_weight, torch.tensor(photos.labels))
 
@@ -77,7 +78,7 @@ def main(
         data, work, seed, settings["base_classes"], settings["step_classes"], settings["until"], None
     )
     shipped = open_bundle(work / "base.lwm")
-    photos = base_test_photos(split, shipped.network(), shipped.manifest.class_names)
+    photos = base_test_photos(split, load_network(shipped), shipped.manifest.class_names)
     pixels = photos.load([photo], AS_THEY_ARE)[0]
     first = maps_of(work / "base.lwm", photos)
     steps = range(1, len(split.groups))

@@ -41,12 +41,12 @@ from killable import COMMIT, END, PHASES, start_increment, wait_for
 
 import lwm_edge
 from lwm_edge import storage
-from lwm_edge.bundle import open_bundle
 from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
-from lwm_edge.generation import labels_text
-from lwm_edge.home import Home
-from lwm_edge.inference import DIGEST_KEY
-from lwm_edge.ownership import GENERATION_FILES
+from lwm_edge.home.generation import labels_text
+from lwm_edge.home.home import Home
+from lwm_edge.home.ownership import GENERATION_FILES
+from lwm_edge.model.bundle import open_bundle
+from lwm_edge.model.classifier import DIGEST_KEY
 
 RECIPES = ("lwm", "lwm-lda", "lda")
 PHOTOS = 6  # of each new class

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lwm_edge import IncrementConfig, add_classes, storage
-from lwm_edge.home import Home
-from lwm_edge.ownership import GENERATIONS
-from lwm_edge.reports import Progress
+from lwm_edge.home.home import Home
+from lwm_edge.home.ownership import GENERATIONS
+from lwm_edge.records import Progress
 
 PHASES = (
     "start", "photos", "plan", "features", "train", "evaluate", "stage", "export", "staging", "link",

@@ -46,7 +46,7 @@ def make_base(arch: str, folder: Path) -> Path:
     import torch
 
     import lwm_edge
-    from lwm_edge.architectures import find_architecture
+    from lwm_edge.model.architectures.registry import find_architecture
 
     torch.save(find_architecture(arch).build().state_dict(), folder / "start.pth")
     config = lwm_edge.BaseConfig(
@@ -59,7 +59,7 @@ def make_base(arch: str, folder: Path) -> Path:
 def increment(base: Path, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """One increment through the public API."""
     import lwm_edge
-    from lwm_edge.config import FileConfig, increment_config
+    from lwm_edge.cli.settings import FileConfig, increment_config
 
     lwm_edge.init_home(base, folder / "home", replace=True)
     fixed = {"recipe": "lwm", "batch_size": BATCH_SIZE, "device": "cpu", "epochs": EPOCHS}
@@ -87,13 +87,14 @@ def naive(base: Path, folder: Path) -> None:
     import numpy as np
     import torch
 
-    from lwm_edge.attention import attention_map
-    from lwm_edge.bundle import open_bundle
-    from lwm_edge.losses import attention_distillation_loss, classification_loss, distillation_loss
+    from lwm_edge.learning.attention import attention_map
+    from lwm_edge.learning.losses import attention_distillation_loss, classification_loss, distillation_loss
     from lwm_edge.memory import peak_rss_bytes
-    from lwm_edge.photos import read_photo
+    from lwm_edge.model.bundle import open_bundle
+    from lwm_edge.model.loading import load_network
+    from lwm_edge.photos.reading import read_photo
 
-    network = open_bundle(base).network()
+    network = load_network(open_bundle(base))
     preprocessing = network.preprocessing
     paths = sorted((folder / "new").glob("*/*"))
     names = [path.parent.name for path in paths]

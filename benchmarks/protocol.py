@@ -37,16 +37,18 @@ from table import main as print_table
 from torch import Tensor
 
 import lwm_edge
-from lwm_edge import training
-from lwm_edge.bundle import open_bundle
-from lwm_edge.class_statistics import Features
-from lwm_edge.config import RECIPES, FileConfig, base_config, increment_config
-from lwm_edge.evaluation import evaluate_predictions
-from lwm_edge.network import Network
-from lwm_edge.photo_folders import read_photo_folder
-from lwm_edge.photos import PhotoSet, PixelCache
-from lwm_edge.rival import NearestClassMean, StreamingLda
-from lwm_edge.training import pooled_features
+from lwm_edge.cli.settings import FileConfig, base_config, increment_config
+from lwm_edge.learning import training
+from lwm_edge.learning.baselines import NearestClassMean, StreamingLda
+from lwm_edge.learning.class_statistics import Features
+from lwm_edge.learning.config import RECIPES
+from lwm_edge.learning.running import pooled_features
+from lwm_edge.model.bundle import open_bundle
+from lwm_edge.model.evaluation import evaluate_predictions
+from lwm_edge.model.loading import load_network
+from lwm_edge.model.network import Network
+from lwm_edge.photos.folders import read_photo_folder
+from lwm_edge.photos.photo_set import PhotoSet, PixelCache
 
 RIVALS = ("nearest-mean", "streaming-lda")
 EUCLIDEAN = "lwm-l2"
@@ -156,7 +158,7 @@ def bundle_after(work: Path, method: str, group: int) -> Path:
 
 def run_rival(split: Split, base: Path, method: str) -> list[Step]:
     """A frozen backbone, and class statistics of all photos' last feature maps, globally averaged."""
-    network = open_bundle(base).network()
+    network = load_network(open_bundle(base))
     capacity, d = network.head.out_features, network.head.in_features - network.level_values
     rival = NearestClassMean() if method == "nearest-mean" else StreamingLda(capacity, d)
     test: list[tuple[Features, list[str]]] = []

@@ -1,18 +1,20 @@
 """Teach a deployed image classifier new classes, on the device, from photos of the new classes alone.
 
-The method is Learning without Memorizing (Dhar et al., CVPR 2019): `losses` has its three terms,
-`attention` the maps, `training` the loop. Around it:
+The method is Learning without Memorizing (Dhar et al., CVPR 2019): in `learning`, `losses` has its three
+terms, `attention` the maps, `training` the loop. Around it:
 
-    a network is        architectures -> surgery -> network: backbone and head, which may read levels too
-    a vendor makes      base (base_training, rotations; level_choice) -> bundle (one file of constant length,
-                        described by its manifest)
-    a device keeps      home -> generations of bundle, ONNX file, labels and receipt; one link, one writer
-    an increment is     worker -> increment: task (photo_folders, photos; plan, memory) -> training (batches,
-                        optimizer, resume) -> class_statistics, drift, gate; then generation (export, commit)
-    other changes are   maintenance: init_home, remove_class, export_onnx; repair
-    readers need        prediction, inspection, inference: no torch
-    the proof is        auditor: accounting, ledger, onnx_growth; simulation: measurement, trends
-    of origin           keys -> custody -> verification, trust
+    a photo is          photos: folders -> reading -> photo_set; class_names, preprocessing
+    a model is          model: bundle (one file of constant length, described by its manifest), network
+                        (backbone and head, which may read levels too), onnx_file (what apps load), classifier
+    a vendor makes      base: build (start, train, rotations; choose_levels)
+    a device keeps      home -> generations of bundle, ONNX file, labels and receipt; one link, one writer;
+                        changes, repair, export; readers need no torch
+    an increment is     increment: add -> worker -> learn (task, plan, resume, gate) -> commit
+    of origin           custody: keys -> signing -> chain; home/trust; proofs/verification
+    the proof is        proofs: auditor (accounting, onnx_growth), simulation (trends, plots)
+    people use          cli: commands, display, terminal, settings
+
+Imports run down only: photos, model, then custody and learning, home and base, increment, proofs, cli.
 
 Verbs are functions, settings are `...Config`, results are frozen `...Report`, and everything raised on
 purpose is an `LwmEdgeError` (see `errors`). The command line calls these functions and prints.
@@ -20,82 +22,73 @@ purpose is an `LwmEdgeError` (see `errors`). The command line calls these functi
 
 from __future__ import annotations
 
-import os
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .architectures import Architecture, architecture_names
-    from .audit_reports import AuditReport, SimulationReport
-    from .auditor import audit
-    from .base import build_base
-    from .config import BaseConfig, IncrementConfig
-    from .custody import sign_bundle
-    from .custody_reports import KeyReport, SigningReport, VerificationReport
-    from .demo import run_demo
+    from .base.build import build_base
+    from .base.config import BaseConfig
+    from .base.reports import BaseReport
+    from .custody.keys import KeyReport, generate_key
+    from .custody.signing import SigningReport, sign_bundle
+    from .demo import DemoReport, run_demo
     from .errors import LwmEdgeError
-    from .home import Home, open_home
-    from .inference import Classifier
-    from .inspection import info
-    from .keys import generate_key
-    from .maintenance import export_onnx, init_home, remove_class
-    from .manifest import Preprocessing
-    from .model_reports import (
-        BaseReport,
-        ChangeReport,
-        DemoReport,
-        ExportReport,
-        InfoReport,
-        PredictionReport,
-        RepairReport,
-    )
-    from .prediction import evaluate, predict
-    from .repair import repair_home
-    from .reports import EvaluationReport, IncrementReport, PlanReport, Progress
-    from .simulation import simulate
-    from .verification import verify
-    from .worker import add_classes, plan_increment
+    from .home.changes import init_home, remove_class
+    from .home.export import export_onnx
+    from .home.home import Home, open_home
+    from .home.readers import InfoReport, PredictionReport, evaluate, info, predict
+    from .home.repair import repair_home
+    from .home.reports import ChangeReport, ExportReport, RepairReport
+    from .increment.add import add_classes, plan_increment
+    from .increment.reports import IncrementReport, PlanReport
+    from .learning.config import IncrementConfig
+    from .model.architectures.registry import Architecture, architecture_names
+    from .model.classifier import Classifier
+    from .model.evaluation import EvaluationReport
+    from .photos.preprocessing import Preprocessing
+    from .proofs.auditor import audit
+    from .proofs.reports import AuditReport, SimulationReport
+    from .proofs.simulation import simulate
+    from .proofs.verification import VerificationReport, verify
+    from .records import Progress
+import os
 
 # ONNX Runtime's official builds for Linux report to their maker, and keep a database for that in the user's
 # cache folder. They read this when they are loaded, so it stands before every import of them; our workers
 # inherit it. Whoever wants the reports sets it otherwise.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+
 __version__ = metadata.version("lwm-edge")
 
-_HOMES = {  # loaded when first asked for: reading a model must not import torch
-    "architectures": ("Architecture", "architecture_names"),
-    "audit_reports": ("AuditReport", "SimulationReport"),
-    "auditor": ("audit",),
-    "base": ("build_base",),
-    "config": ("BaseConfig", "IncrementConfig"),
-    "custody": ("sign_bundle",),
-    "custody_reports": ("KeyReport", "SigningReport", "VerificationReport"),
-    "demo": ("run_demo",),
+_DEFINED_IN = {  # loaded when first asked for: reading a model must not import torch
+    "base.build": ("build_base",),
+    "base.config": ("BaseConfig",),
+    "base.reports": ("BaseReport",),
+    "custody.keys": ("KeyReport", "generate_key"),
+    "custody.signing": ("SigningReport", "sign_bundle"),
+    "demo": ("DemoReport", "run_demo"),
     "errors": ("LwmEdgeError",),
-    "home": ("Home", "open_home"),
-    "inference": ("Classifier",),
-    "inspection": ("info",),
-    "keys": ("generate_key",),
-    "maintenance": ("export_onnx", "init_home", "remove_class"),
-    "manifest": ("Preprocessing",),
-    "model_reports": (
-        "BaseReport",
-        "ChangeReport",
-        "DemoReport",
-        "ExportReport",
-        "InfoReport",
-        "PredictionReport",
-        "RepairReport",
-    ),
-    "prediction": ("evaluate", "predict"),
-    "repair": ("repair_home",),
-    "reports": ("EvaluationReport", "IncrementReport", "PlanReport", "Progress"),
-    "simulation": ("simulate",),
-    "verification": ("verify",),
-    "worker": ("add_classes", "plan_increment"),
+    "home.changes": ("init_home", "remove_class"),
+    "home.export": ("export_onnx",),
+    "home.home": ("Home", "open_home"),
+    "home.readers": ("InfoReport", "PredictionReport", "evaluate", "info", "predict"),
+    "home.repair": ("repair_home",),
+    "home.reports": ("ChangeReport", "ExportReport", "RepairReport"),
+    "increment.add": ("add_classes", "plan_increment"),
+    "increment.reports": ("IncrementReport", "PlanReport"),
+    "learning.config": ("IncrementConfig",),
+    "model.architectures.registry": ("Architecture", "architecture_names"),
+    "model.classifier": ("Classifier",),
+    "model.evaluation": ("EvaluationReport",),
+    "photos.preprocessing": ("Preprocessing",),
+    "proofs.auditor": ("audit",),
+    "proofs.reports": ("AuditReport", "SimulationReport"),
+    "proofs.simulation": ("simulate",),
+    "proofs.verification": ("VerificationReport", "verify"),
+    "records": ("Progress",),
 }
-_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _DEFINED_IN.items() for name in names}
 
 __all__ = [
     "Architecture",

@@ -1,5 +1,5 @@
 """`python -m lwm_edge`."""
 
-from ._cli import main
+from .cli.commands import main
 
 main()

@@ -12,25 +12,26 @@ from typing import Literal
 
 import numpy as np
 
-from .audit_reports import AuditReport
-from .auditor import audit
-from .bundle import open_bundle
-from .class_statistics import Labels
-from .config import BaseConfig, IncrementConfig, RecipeName
+from .base.config import BaseConfig
 from .errors import HomeError
-from .evaluation import evaluate_predictions
-from .home import AnyPath, Home, open_home
-from .inference import Classifier
-from .inspection import info
-from .maintenance import init_home
-from .model_reports import DemoReport, DemoRow
-from .ownership import CURRENT
-from .photo_folders import read_photo_folder
-from .photos import PhotoSet, PixelCache
-from .reports import ProgressCallback, ignore_progress
-from .rival import NearestClassMean, StreamingLda
-from .training import pooled_features
-from .worker import add_classes
+from .home.changes import init_home
+from .home.home import Home, open_home
+from .home.ownership import CURRENT
+from .home.readers import info
+from .increment.add import add_classes
+from .learning.baselines import NearestClassMean, StreamingLda
+from .learning.class_statistics import Labels
+from .learning.config import IncrementConfig, RecipeName
+from .learning.running import pooled_features
+from .model.bundle import open_bundle
+from .model.classifier import Classifier
+from .model.evaluation import evaluate_predictions
+from .model.loading import load_network
+from .photos.folders import read_photo_folder
+from .photos.photo_set import PhotoSet, PixelCache
+from .proofs.auditor import audit
+from .proofs.reports import AuditReport
+from .records import AnyNamePath, AnyPath, ProgressCallback, Report, ignore_progress
 
 DEMO_DATA = Path(__file__).parent / "demo_data"
 BASE_BUNDLE = DEMO_DATA / "base.lwm"
@@ -43,6 +44,48 @@ BASE_CONFIG = BaseConfig(
 _BATCH_SIZE = 64
 _PIXEL_CACHE_BYTES = 64 * 2**20
 _RECIPES: tuple[RecipeName | Literal["auto"], ...] = ("auto", "lwm", "finetune")
+
+
+class DemoRow(Report):
+    """One method in the demo: accuracy on the test photos before, and after each increment.
+
+    Attributes:
+        method: A recipe, or a rival.
+        old: On the shipped classes.
+        new: On the added classes; None before the first.
+        all: On all classes.
+    """
+
+    method: str
+    old: tuple[float, ...]
+    new: tuple[float | None, ...]
+    all: tuple[float, ...]
+
+
+class DemoReport(Report):
+    """What `run_demo` measured.
+
+    Attributes:
+        rows: One a method.
+        increments: Classes added by each increment.
+        bundle_bytes: Length of model.lwm before, and after each increment.
+        onnx_bytes: Length of classifier.onnx likewise.
+        home_bytes: Of the whole home, likewise.
+        home: That the default recipe made.
+        onnx: Its exported classifier.
+        audit_passed: Whether the auditor explained every byte each time.
+        seconds: Wall-clock time.
+    """
+
+    rows: tuple[DemoRow, ...]
+    increments: tuple[tuple[str, ...], ...]
+    bundle_bytes: tuple[int, ...]
+    onnx_bytes: tuple[int, ...]
+    home_bytes: tuple[int, ...]
+    home: AnyNamePath
+    onnx: AnyNamePath
+    audit_passed: bool
+    seconds: float
 
 
 def run_demo(folder: AnyPath, *, on_progress: ProgressCallback = ignore_progress) -> DemoReport:
@@ -122,7 +165,7 @@ def _run_rival(
     method: str, rival: NearestClassMean | StreamingLda, train: list[PhotoSet], test: list[PhotoSet]
 ) -> DemoRow:
     """The rival on the shipped backbone's last feature maps; it has seen the base's training photos."""
-    network = open_bundle(BASE_BUNDLE).network()
+    network = load_network(open_bundle(BASE_BUNDLE))
     last = slice(network.level_values, None)
     predictions = []
     for step, photos in enumerate(train, start=1):

@@ -7,7 +7,7 @@ import pytest
 
 from lwm_edge import Classifier, DemoReport, run_demo
 from lwm_edge.demo import DEMO_DATA
-from lwm_edge.rival import NearestClassMean, StreamingLda
+from lwm_edge.learning.baselines import NearestClassMean, StreamingLda
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from lwm_edge.demo import DEMO_DATA
-from lwm_edge.home import Home
-from tests.conftest import PhotoMaker
+from lwm_edge.home.home import Home
+from tests.support.folders import PhotoMaker
 
 ROOT = Path(__file__).resolve().parents[1]
 SWITCH = "ORT_DISABLE_TELEMETRY"
@@ -94,7 +94,7 @@ def test_an_increment_and_a_prediction_ask_no_resolver(
 @pytest.mark.parametrize("value", [None, "0", "1"])
 def test_the_switch_is_set_before_anything_loads_unless_the_user_set_it(value: str | None) -> None:
     environment = {**_environment(Path("/nonexistent")), **({SWITCH: value} if value else {})}
-    code = f"import os, lwm_edge.inference; print(os.environ['{SWITCH}'])"
+    code = f"import os, lwm_edge.model.classifier; print(os.environ['{SWITCH}'])"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
     assert done.stdout.decode().strip() == (value or "1")
 

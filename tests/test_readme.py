@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lwm_edge import errors
-from lwm_edge.home import Home
+from lwm_edge.home.home import Home
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -79,7 +79,7 @@ def test_ci_runs_exactly_the_readmes_two_commands() -> None:
 
 
 def test_the_settings_file_in_the_readme() -> None:
-    from lwm_edge.config import FileConfig, increment_config, tomllib
+    from lwm_edge.cli.settings import FileConfig, increment_config, tomllib
 
     (text,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     settings = FileConfig.model_validate(tomllib.loads(text.replace("\n  ", "\n")))

@@ -1,0 +1,148 @@
+"""Makes a vendor's base: trains or adopts a classifier and writes the bundle that ships."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .. import storage
+from ..errors import CapacityError
+from ..learning.class_statistics import ClassStatistics
+from ..learning.running import choose_device, pooled_features, predict_labels
+from ..model.architectures.registry import Architecture, find_architecture
+from ..model.bundle import Bundle, save_bundle, tensors_digest
+from ..model.evaluation import evaluate_predictions
+from ..model.loading import network_arrays
+from ..model.manifest import Manifest
+from ..model.network import Network, attention_cells, few_cells_warnings
+from ..model.onnx_file import (
+    PARITY_BATCH_SIZES,
+    ParityReport,
+    check_parity,
+    fill_graph,
+    parity_probe,
+    trace_graph,
+)
+from ..photos.folders import read_photo_folder, split_held_back
+from ..photos.photo_set import PhotoSet, PixelCache
+from ..photos.preprocessing import Preprocessing
+from ..records import AnyPath, Progress, ProgressCallback, ignore_progress
+from .choose_levels import choose_levels, possible_levels
+from .config import BaseConfig
+from .reports import BaseReport
+from .start import start_network
+from .train import train_base
+
+_LEAST_PHOTOS = 5
+_PIXEL_CACHE_BYTES = 1024 * 1024 * 1024  # a vendor's workstation
+_BATCH_SIZE = 64  # of evaluation
+
+
+def build_base(
+    photos: AnyPath, output: AnyPath, config: BaseConfig, *, on_progress: ProgressCallback = ignore_progress
+) -> BaseReport:
+    """Trains a base from class folders and writes its bundle.
+
+    Args:
+        photos: Folder with one sub-folder of photos for each class.
+        output: The bundle file; replaced if it exists.
+        config: Settings.
+        on_progress: Called at every step.
+
+    Raises:
+        PhotosError: The folder cannot be learnt from; lists every problem.
+        ArchitectureError: The architecture is unknown, does not fit, or the checkpoint is another's.
+        CapacityError: More classes than capacity.
+        ConfigError: No such weights or checkpoint, or a grid that does not fit the network.
+        ExportError: The ONNX graph cannot be made or is wrong (ParityError).
+    """
+    started = time.monotonic()
+    photos, output = Path(photos), Path(output)
+    storage.check_output(output)
+    architecture = find_architecture(config.architecture)
+    preprocessing = _preprocessing(architecture, config.image_size)
+    cache = PixelCache(_PIXEL_CACHE_BYTES)
+    on_progress(Progress(phase="photos", done=0, total=1))
+    folder = read_photo_folder(photos, preprocessing, cache, least_photos=_LEAST_PHOTOS)
+    if len(folder.class_names) > config.capacity:
+        raise CapacityError(f"{len(folder.class_names)} classes do not fit capacity {config.capacity}")
+    splits = [_split(group, config) for group in folder.photos]
+    learn_from = [photo for learn, _ in splits for photo in learn]
+    to_learn = PhotoSet(learn_from, preprocessing, cache, config.seed if config.augment else None)
+    held_back = PhotoSet([photo for _, held in splits for photo in held], preprocessing, cache)
+
+    network = start_network(architecture, config, len(folder.class_names), preprocessing)
+    candidates = possible_levels(network, config.grid)
+    network.to(choose_device(config.device))
+    with torch.random.fork_rng(devices=[]):  # stochastic depth draws from it
+        torch.manual_seed(config.seed)
+        training = train_base(network, to_learn, config, on_progress) if config.epochs else None
+    on_progress(Progress(phase="evaluate", done=0, total=1))
+    accuracy = None
+    if held_back.photos:
+        predictions = predict_labels(network, held_back, _BATCH_SIZE)
+        classes = len(folder.class_names)
+        accuracy = evaluate_predictions(predictions, np.array(held_back.labels), folder.class_names, classes)
+
+    levels = choose_levels(network, to_learn, candidates, _BATCH_SIZE, on_progress)
+    on_progress(Progress(phase="commit", done=0, total=1))
+    bundle, parity = _write(network.cpu(), to_learn, folder.class_names, config, output)
+    return BaseReport(
+        bundle=output,
+        architecture=config.architecture,
+        class_names=folder.class_names,
+        capacity=config.capacity,
+        bundle_bytes=bundle.manifest.bundle_bytes,
+        training=training,
+        levels=levels,
+        held_back=accuracy,
+        parity=parity,
+        attention_cells=(cells := attention_cells(network)),
+        warnings=(*folder.skipped, *few_cells_warnings(cells, preprocessing.image_size)),
+        model_digest=bundle.manifest.model_digest,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _write(
+    network: Network, photos: PhotoSet, class_names: tuple[str, ...], config: BaseConfig, output: Path
+) -> tuple[Bundle, ParityReport]:
+    """The bundle of a trained network: with its photos' statistics, and an ONNX graph that was checked."""
+    statistics = ClassStatistics.empty(config.capacity, network.head.in_features)
+    statistics.learn(pooled_features(network, photos, _BATCH_SIZE), np.array(photos.labels))
+    arrays = {
+        **network_arrays(network),
+        **statistics.to_arrays(),
+        "onnx_graph": np.frombuffer(trace_graph(network, config.activation), dtype=np.uint8),
+    }
+    manifest = Manifest(
+        architecture=config.architecture,
+        preprocessing=network.preprocessing,
+        activation=config.activation,
+        levels=network.levels,
+        class_names=class_names,
+        shipped_classes=len(class_names),
+        capacity=config.capacity,
+        bundle_bytes=0,
+        recipe="base",
+        tensors_digest=tensors_digest(arrays),
+    )
+    onnx_file = fill_graph(arrays["onnx_graph"].tobytes(), arrays, manifest)
+    examples = photos.load(range(min(max(PARITY_BATCH_SIZES), len(photos.photos))))
+    parity = check_parity(onnx_file, parity_probe(network, examples))
+    return save_bundle(output, arrays, manifest, storage.write_output), parity
+
+
+def _preprocessing(architecture: Architecture, image_size: int | None) -> Preprocessing:
+    default = architecture.preprocessing
+    if image_size is None:
+        return default
+    resize_size = round(image_size * default.resize_size / default.image_size)
+    return default.model_copy(update={"image_size": image_size, "resize_size": resize_size})
+
+
+def _split(photos: tuple, config: BaseConfig) -> tuple[tuple, tuple]:  # type: ignore[type-arg]
+    return split_held_back(photos, config.held_back, config.seed) if config.held_back else (photos, ())

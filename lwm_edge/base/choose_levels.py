@@ -1,0 +1,121 @@
+"""Which earlier blocks a new base's head reads, and how finely: decided by the vendor's own photos.
+
+A last layer that was trained on these photos tells them all apart, whatever else is read, and says nothing of
+classes to come. The earlier blocks alone are judged instead: the grid is taken on which their values tell the
+vendor's classes apart best. Where things lie anywhere in the picture a single cell wins, where pictures are
+framed alike a finer grid.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ..errors import ConfigError
+from ..learning.class_statistics import ClassStatistics, Features, Labels
+from ..learning.running import pooled_features
+from ..model.manifest import Levels
+from ..model.network import Network
+from ..photos.photo_set import PhotoSet
+from ..records import ProgressCallback, ignore_progress
+from .reports import LevelsReport
+
+MAX_INPUTS = 2048  # of a head with levels; its covariance then takes 16 MiB of the bundle
+MAX_VALUES = 8192  # on a grid that the vendor chose; 256 MiB
+GRIDS = (1, 2, 3)
+_FOLDS = 5
+
+
+@torch.no_grad()
+def find_levels(network: Network, grid: int) -> Levels | None:
+    """The last block of each size of maps but the last; None where there is none, or the grid does not fit.
+
+    Args:
+        network: Without levels.
+        grid: Cells a side.
+    """
+    size = network.preprocessing.image_size
+    image = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=network.head.weight.device)
+    maps, ends = network.normalise(image), {}
+    for index, block in enumerate(network.blocks()):
+        maps = block(maps)
+        ends[maps.shape[2:]] = (index, maps.shape[1])
+    *earlier, _ = sorted((index, channels, min(sides)) for sides, (index, channels) in ends.items())
+    values = grid**2 * sum(channels for _, channels, _ in earlier)
+    if min((side for _, _, side in earlier), default=0) < grid or values > MAX_VALUES:
+        return None
+    return Levels(blocks=tuple(index for index, _, _ in earlier), grid=grid, values=values)
+
+
+def possible_levels(network: Network, grid: int | None) -> list[Levels]:
+    """Levels that a network could read, coarse grids first.
+
+    Args:
+        network: Without levels.
+        grid: The one that is wanted; 0 for no levels, None for all that leave the head of bounded size.
+
+    Raises:
+        ConfigError: That grid does not fit.
+    """
+    if grid == 0:
+        return []
+    found = [levels for g in ((grid,) if grid else GRIDS) if (levels := find_levels(network, g))]
+    if grid is None:
+        return [levels for levels in found if levels.values <= MAX_INPUTS - network.head.in_features]
+    if not found:
+        raise ConfigError(
+            f"grid {grid} does not fit this network: its earlier blocks have maps of fewer cells a side, "
+            f"would give the head more than {MAX_VALUES} values, or have maps no larger than the last ones"
+        )
+    return found
+
+
+def choose_levels(
+    network: Network,
+    photos: PhotoSet,
+    candidates: list[Levels],
+    batch_size: int,
+    on_progress: ProgressCallback = ignore_progress,
+) -> LevelsReport:
+    """Lets a network that was trained read earlier blocks as well, as its photos suggest.
+
+    Args:
+        network: Without levels so far.
+        photos: Of the classes that it was trained on.
+        candidates: From `possible_levels`; none is tried where there is no choice.
+        batch_size: Photos at once.
+        on_progress: Called as the photos are looked at.
+    """
+    accuracy = {}
+    for levels in candidates if len(candidates) > 1 else ():
+        trial = network.student(trains=False)
+        trial.read_levels(levels)
+        values = pooled_features(trial, photos, batch_size, on_progress)[:, : levels.values]
+        accuracy[levels.grid] = cross_validated(values, np.array(photos.labels))
+    # Of equals the first, which is the coarsest.
+    chosen = max(candidates, key=lambda levels: accuracy.get(levels.grid, 0.0), default=None)
+    if chosen:
+        network.read_levels(chosen)
+    return LevelsReport(grid=chosen.grid if chosen else 0, inputs=network.head.in_features, accuracy=accuracy)
+
+
+def cross_validated(values: Features, labels: Labels) -> float:
+    """How often a linear discriminant is right on photos that it was not made from.
+
+    Args:
+        values: Of each photo [M, D].
+        labels: class_index [M], every class from 0 on with two photos or more.
+    """
+    classes = int(labels.max()) + 1
+    fold = np.zeros(len(labels), dtype=int)
+    for label in range(classes):
+        of_class = np.flatnonzero(labels == label)
+        fold[of_class] = np.arange(len(of_class)) % _FOLDS
+    right = np.zeros(len(labels), dtype=bool)
+    for part in range(_FOLDS):
+        apart = fold == part
+        statistics = ClassStatistics.empty(classes, values.shape[1])
+        statistics.learn(values[~apart], labels[~apart])
+        weight, bias = statistics.solve_head(classes)
+        right[apart] = (values[apart] @ weight.T + bias).argmax(1) == labels[apart]
+    return float(right.mean())

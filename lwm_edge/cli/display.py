@@ -1,0 +1,234 @@
+"""What the command line prints for people of a model: the plan, the receipt, predictions, accuracy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from .terminal import in_bytes, listed, note, out, percent, print_rows, safe
+
+if TYPE_CHECKING:
+    from .. import (
+        BaseReport,
+        ChangeReport,
+        DemoReport,
+        EvaluationReport,
+        ExportReport,
+        IncrementReport,
+        InfoReport,
+        PlanReport,
+        PredictionReport,
+        RepairReport,
+    )
+    from ..base.reports import LevelsReport
+    from ..home.reports import FootprintReport
+    from ..model.onnx_file import ParityReport
+
+
+def _notes(*lines: str) -> None:
+    for line in lines:
+        note(f"Note: {line}")
+
+
+def _parity(parity: ParityReport) -> str:
+    what = "photos" if parity.real_photos else "generated pictures"
+    difference = f"difference {parity.largest_difference:.1e}, {parity.tolerance:.1e} allowed"
+    return f"agrees with the network on {what} ({difference})"
+
+
+def _growth(footprint: FootprintReport) -> dict[str, str]:
+    bundle, onnx = footprint.bundle_bytes, footprint.onnx_bytes
+    return {
+        "Bundle": f"{in_bytes(bundle)} ({bundle - footprint.bundle_bytes_before:+,})",
+        "ONNX file": f"{in_bytes(onnx)} ({onnx - footprint.onnx_bytes_before:+,})",
+        "Peak memory": f"{footprint.peak_rss_bytes / 2**20:.0f} MiB of one process",
+    }
+
+
+def _training(report: IncrementReport) -> dict[str, str]:
+    if report.training is None:
+        return {}
+    weights = f"beta {report.beta:g}, gamma {report.gamma:g}"
+    return {"Training": f"{report.training.steps} steps of {report.training.step_ms:.0f} ms, {weights}"}
+
+
+def plan(report: PlanReport) -> None:
+    """What an increment will take."""
+    mib = 2**20
+    rows = {
+        "Peak memory": f"{report.predicted_peak_rss_bytes / mib:.0f} MiB predicted, "
+        f"{report.limit_bytes / mib:.0f} MiB allowed ({report.limit_source}), "
+        f"{report.smallest_limit_bytes / mib:.0f} MiB would do",
+        "Micro-batch": f"{report.micro_batch_size} images, {report.micro_batches_an_update} an update",
+        "Recomputing": "trained blocks, to save memory" if report.recompute else "nothing",
+        "Freed memory": "kept for the next step, which is faster"
+        if report.keeps_freed_memory
+        else "given back at once",
+        "Interrupted": "it goes on where it was"
+        if report.checkpoints
+        else "it starts over: no room to save it",
+        "Photo cache": f"{report.pixel_cache_bytes / mib:.0f} MiB",
+        "Time": f"about {report.predicted_seconds:.0f} s of training",
+        "Disk": f"{in_bytes(report.disk_bytes)} free are needed meanwhile",
+    }
+    print_rows("The plan; nothing was trained", rows)
+    _notes(*report.warnings)
+
+
+def increment(report: IncrementReport) -> None:
+    """The receipt."""
+    held, drift = report.held_back, report.drift
+    rows = {
+        "New classes": listed(report.new_classes),
+        "Photos": f"{report.photos_trained} learnt from, {report.photos_held_back} held back",
+        "Accuracy": f"{percent(held.new_accuracy)} on held-back new photos, all classes competing",
+        "Old classes": report.old_classes_note,
+        "Drift": f"{percent(drift.base_agreement)} of new photos rank the same old class first as before; "
+        f"attention moved by {drift.attention_distance:.2f}",
+        "Recipe": f"{report.recipe}: {report.recipe_reason}",
+        **_training(report),
+        **_growth(report.footprint),
+        "Planned": f"{report.plan.predicted_peak_rss_bytes / 2**20:.0f} MiB, "
+        f"{report.plan.predicted_seconds:.0f} s of training",
+        "Verified": f"ONNX file {_parity(report.parity)}",
+        "Load it from": str(report.onnx),
+        "Model digest": report.model_digest,
+    }
+    print_rows(f"Learnt {len(report.new_classes)} classes in {report.seconds:.0f} s", rows)
+    _notes(*report.warnings, *report.skipped)
+
+
+def base(report: BaseReport) -> None:
+    """What `build-base` made."""
+    accuracy = report.held_back.accuracy if report.held_back else None
+    rows = {
+        "Bundle": f"{report.bundle}, {in_bytes(report.bundle_bytes)}, for ever",
+        "Network": report.architecture,
+        "Classes": f"{len(report.class_names)} of at most {report.capacity}: {listed(report.class_names)}",
+        "Accuracy": f"{percent(accuracy)} on held-back photos" if accuracy is not None else "not measured",
+        "Attention maps": f"{report.attention_cells} cells",
+        "Head": _levels(report.levels),
+        "Verified": f"ONNX graph {_parity(report.parity)}",
+        "Model digest": report.model_digest,
+    }
+    print_rows(f"Base made in {report.seconds:.0f} s", rows)
+    _notes(*report.warnings)
+
+
+def _levels(report: LevelsReport) -> str:
+    tried = ", ".join(f"{g}x{g} {percent(accuracy)}" for g, accuracy in report.accuracy.items())
+    why = f" (told apart by the earlier ones alone: {tried})" if tried else ""
+    return f"reads {report.inputs} values: {_reads(report.grid)}{why}"
+
+
+def _reads(grid: int) -> str:
+    return "the last feature maps" + (f", and earlier blocks on a grid of {grid}x{grid}" if grid else "")
+
+
+def change(report: ChangeReport) -> None:
+    """What `init` and `remove-class` left."""
+    title = (
+        f"Removed {report.removed_class}" if report.removed_class else f"Model home {report.home} is ready"
+    )
+    rows = {
+        "Classes": f"{len(report.class_names)}: {listed(report.class_names)}",
+        **_growth(report.footprint),
+        "Verified": f"ONNX file {_parity(report.parity)}",
+        "Load it from": str(report.onnx),
+        "Model digest": report.model_digest,
+    }
+    if report.trusted_key:
+        rows["Trusts the key"] = report.trusted_key
+    print_rows(safe(title), rows)
+    _notes(*report.warnings)
+
+
+def repair(report: RepairReport) -> None:
+    """What was repaired."""
+    rows = {
+        "Repaired": "; ".join(report.repaired) or "nothing: all files are as the bundle makes them",
+        "Classes": f"{len(report.class_names)}: {listed(report.class_names)}",
+        "Load it from": str(report.onnx),
+        "Model digest": report.model_digest,
+    }
+    print_rows(f"Model home {safe(str(report.home))}", rows)
+    _notes(*report.warnings)
+
+
+def predictions(report: PredictionReport) -> None:
+    """One line a photo."""
+    for prediction in report.predictions:
+        if prediction.error:
+            note(f"{prediction.photo}: {prediction.error}")
+            continue
+        pairs = zip(prediction.class_names, prediction.probabilities, strict=True)
+        out().print(safe(f"{prediction.photo}: " + ", ".join(f"{name} {percent(p)}" for name, p in pairs)))
+
+
+def evaluation(report: EvaluationReport) -> None:
+    """Accuracy and confusions."""
+    rows = {
+        "Shipped classes": percent(report.old_accuracy),
+        "Added classes": percent(report.new_accuracy),
+        "All classes": percent(report.accuracy),
+    }
+    print_rows(f"Accuracy on {report.photos} photos, mean over classes, all classes competing", rows)
+    if report.confusions:
+        print_rows(
+            "Most often confused",
+            {f"{safe(c.actual)} taken for {safe(c.predicted)}": str(c.photos) for c in report.confusions},
+        )
+    _notes(*report.skipped)
+
+
+def info(report: InfoReport) -> None:
+    """What a home or bundle holds."""
+    added = report.class_names[report.shipped_classes :]
+    size = report.preprocessing.image_size
+    rows = {
+        "Shipped classes": listed(report.class_names[: report.shipped_classes]),
+        "Added classes": listed(added) if added else "none",
+        "Capacity": f"{report.capacity} classes, {report.capacity - len(report.class_names)} free",
+        "Network": f"{report.architecture}, {size}x{size} pixels, {report.activation} outputs",
+        "Head": f"reads {_reads(report.levels.grid if report.levels else 0)}",
+        "Bundle": f"{report.bundle}, {in_bytes(report.bundle_bytes)}",
+        "Changes": f"{report.increment_count} since it was shipped, the latest training by {report.recipe}",
+        "Model digest": report.model_digest,
+    }
+    if report.onnx:
+        rows["ONNX file"] = str(report.onnx)
+    print_rows(safe(str(report.home or report.bundle)), rows)
+
+
+def export(report: ExportReport) -> None:
+    """Where the ONNX file lies."""
+    rows = {
+        "ONNX file": f"{report.onnx}, {in_bytes(report.onnx_bytes)}",
+        "Classes": f"{len(report.class_names)}: {listed(report.class_names)}",
+        "Verified": _parity(report.parity),
+        "Model digest": report.model_digest,
+    }
+    print_rows("Exported", rows)
+
+
+def demo(report: DemoReport) -> None:
+    """The table that the README shows."""
+    added = [", ".join(names) for names in report.increments]
+    table = Table(title="Accuracy on test photos in %: shipped / added / all classes", title_justify="left")
+    for heading in ("Method", "Shipped", *(f"+ {names}" for names in added)):
+        table.add_column(heading, justify="left" if heading == "Method" else "right")
+    for row in report.rows:
+        steps = zip(row.old[1:], row.new[1:], row.all[1:], strict=True)
+        cells = (" / ".join(f"{100 * (value or 0):.1f}" for value in step) for step in steps)
+        table.add_row(row.method, f"{100 * row.old[0]:.1f}", *cells)
+    out().print(table)
+    rows = {
+        "Bundle": " -> ".join(f"{size:,}" for size in report.bundle_bytes) + " bytes",
+        "ONNX file": " -> ".join(f"{size:,}" for size in report.onnx_bytes) + " bytes",
+        "Whole home": " -> ".join(f"{size:,}" for size in report.home_bytes) + " bytes",
+        "Audit": "passed" if report.audit_passed else "FAILED",
+        "Load it from": str(report.onnx),
+        "Time": f"{report.seconds:.0f} s",
+    }
+    print_rows("Footprint before and after each increment", rows)

@@ -1,0 +1,84 @@
+"""Settings of the command line: the file `lwm-edge.toml`, and where the home lies."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from pydantic import Field, ValidationError, field_validator
+
+from .. import BaseConfig, IncrementConfig
+from ..errors import ConfigError
+from ..records import Record, invalid
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+CONFIG_FILE = "lwm-edge.toml"
+HOME_VARIABLE = "LWM_EDGE_HOME"
+
+
+class FileConfig(Record):
+    """The content of `lwm-edge.toml`: `home = "..."` and an `[increment]` table of IncrementConfig's."""
+
+    home: Path | None = None
+    increment: dict[str, Any] = Field(default={})
+
+    @field_validator("home")
+    @classmethod
+    def _can_be_a_path(cls, home: Path | None) -> Path | None:
+        if home and "\0" in str(home):
+            raise ValueError("a path has no NUL characters")
+        return home
+
+
+def read_file_config(folder: Path) -> FileConfig:
+    """Reads `lwm-edge.toml` in a folder; absent means all defaults.
+
+    Raises:
+        ConfigError: Not TOML, or unknown settings.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        return FileConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return FileConfig()
+    except ValidationError as error:
+        raise invalid(f"{path} has settings that lwm-edge does not know", error) from None
+    except (ValueError, OSError, RecursionError) as error:  # ValueError: no TOML, no UTF-8, a number too long
+        raise ConfigError(f"{path} cannot be read: {error}; correct or remove it") from None
+
+
+def find_home(home: Path | None, file_config: FileConfig) -> Path:
+    """The home's folder: the argument, $LWM_EDGE_HOME, lwm-edge.toml, then the platform's default."""
+    variable = os.environ.get(HOME_VARIABLE)
+    return (
+        home
+        or (Path(variable) if variable else None)
+        or file_config.home
+        or Path(platformdirs.user_data_dir("lwm-edge", appauthor=False))
+    )
+
+
+def increment_config(file_config: FileConfig, **given: Any) -> IncrementConfig:
+    """`lwm-edge.toml`'s `[increment]` table, overridden by what is given and not None.
+
+    Raises:
+        ConfigError: Listing every setting that is out of range.
+    """
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return IncrementConfig(**{**file_config.increment, **chosen})
+
+
+def base_config(**given: Any) -> BaseConfig:
+    """A BaseConfig of what is given and not None.
+
+    Raises:
+        ConfigError: Listing every setting that is out of range.
+    """
+    return BaseConfig(**{name: value for name, value in given.items() if value is not None})

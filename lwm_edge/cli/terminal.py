@@ -1,0 +1,110 @@
+"""The terminal: where text goes, what is safe to print, and the progress bar."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from .. import LwmEdgeError, Progress
+from ..records import ProgressCallback
+
+_PHASES = {
+    "photos": "Reading photos",
+    "plan": "Planning",
+    "features": "Looking at photos",
+    "train": "Training",
+    "evaluate": "Evaluating",
+    "stage": "Writing the bundle",
+    "commit": "Exporting and committing",
+    "simulate": "Simulating increments",
+}
+_LISTED = 10
+
+
+def out() -> Console:
+    """Standard output."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def _err() -> Console:
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+
+
+def error(failure: LwmEdgeError) -> None:
+    """Prints an error with all its problems."""
+    _err().print(f"[bold red]Error:[/] {safe(str(failure))}")
+
+
+def note(text: str) -> None:
+    """Prints a line on standard error."""
+    _err().print(safe(text))
+
+
+def safe(text: str) -> str:
+    """Text in which neither rich's markup nor a file's name can do anything to the terminal."""
+    shown = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    return escape("".join(shown))
+
+
+@contextmanager
+def progress_bar() -> Iterator[ProgressCallback]:
+    """A bar on a terminal; elsewhere a plain line a phase and every tenth of the training."""
+    console = _err()
+    if not console.is_terminal:
+        yield _plain_progress
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, TextColumn("{task.fields[loss]}"), console=console, transient=True) as bar:
+        task = bar.add_task("", total=None, loss="")
+
+        def show(progress: Progress) -> None:
+            loss = f"loss {progress.loss:.3f}" if progress.loss is not None else ""
+            bar.update(
+                task,
+                description=_PHASES[progress.phase],
+                completed=progress.done,
+                total=progress.total,
+                loss=loss,
+            )
+
+        yield show
+
+
+def _plain_progress(progress: Progress) -> None:
+    tenth = max(1, progress.total // 10)
+    if progress.loss is None:
+        if progress.done in (0, progress.total) or progress.phase == "simulate":
+            counted = f"{progress.done}/{progress.total} " if progress.phase == "simulate" else ""
+            note(f"{_PHASES[progress.phase]} {counted}...")
+    elif progress.done % tenth == 0 or progress.done == progress.total:
+        note(f"{_PHASES[progress.phase]} {progress.done}/{progress.total}, loss {progress.loss:.3f}")
+
+
+def percent(value: float | None) -> str:
+    """A share, for people."""
+    return "-" if value is None else f"{100 * value:.1f}%"
+
+
+def in_bytes(count: int) -> str:
+    """A size, to the byte."""
+    return f"{count:,} bytes"
+
+
+def print_rows(title: str, values: dict[str, str]) -> None:
+    """Prints a title and a line for each value."""
+    console, width = out(), max(map(len, values))
+    console.print(f"[bold]{title}")
+    for name, value in values.items():  # not a table: it would cut long paths off
+        console.print(f"  {name:<{width}}  {safe(value)}")
+
+
+def listed(names: tuple[str, ...]) -> str:
+    """The first of the names."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more

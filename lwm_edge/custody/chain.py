@@ -1,0 +1,193 @@
+"""The chain of custody: what a vendor and a device sign, and whether a bundle's record holds together.
+
+A signature covers a statement: a line that names its kind, then canonical JSON. The vendor's statement
+names everything that the shipped base is. A device's names one change: the model before, the model after,
+and the base that it all started from. `proofs.verification` says what follows from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from itertools import pairwise
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from ..model.custody_record import LINKS_KEPT, BaseStatement, Custody, Link
+from ..model.manifest import Manifest
+from .keys import fits, sign
+
+_BASE, _INCREMENT = "lwm-edge base v1", "lwm-edge increment v1"
+
+
+def base_statement(manifest: Manifest) -> BaseStatement:
+    """What there is to sign of a shipped base."""
+    return BaseStatement(
+        architecture=manifest.architecture,
+        activation=manifest.activation,
+        capacity=manifest.capacity,
+        bundle_bytes=manifest.bundle_bytes,
+        preprocessing_digest=_digest_of(_preprocessing(manifest)),
+        shipped_classes=manifest.shipped_classes,
+        class_names_digest=_digest_of(manifest.class_names[: manifest.shipped_classes]),
+        model_digest=manifest.model_digest,
+    )
+
+
+def _preprocessing(manifest: Manifest) -> dict[str, Any]:
+    """How a photo comes to what the head reads, besides the weights."""
+    levels = {"levels": manifest.levels.model_dump()} if manifest.levels else {}
+    return manifest.preprocessing.model_dump() | levels
+
+
+def record_change(manifest: Manifest, parent: Manifest, key: Ed25519PrivateKey | None) -> Manifest:
+    """Adds the change that made `manifest` of `parent` to the record, signed if there is a device key.
+
+    Args:
+        manifest: Of the changed model, its digests filled in. A copy of `parent` stays as it is.
+        parent: Of the model before.
+        key: The device's.
+    """
+    if manifest.increment_count == parent.increment_count:
+        return manifest
+    custody = parent.custody or _new_record(parent)
+    link = Link(
+        increment=manifest.increment_count,
+        parent_digest=parent.model_digest,
+        model_digest=manifest.model_digest,
+        shipped_classes=manifest.shipped_classes,
+    )
+    if key:
+        link = link.model_copy(update={"signature": sign(key, _link_text(link, custody.base))})
+    return manifest.model_copy(update={"custody": custody.with_link(link)})
+
+
+def _new_record(parent: Manifest) -> Custody:
+    if parent.increment_count:
+        return Custody(dropped_links=parent.increment_count)
+    return Custody(base=base_statement(parent))
+
+
+def custody_problems(manifest: Manifest, vendor_key: str | None, device_key: str | None) -> tuple[str, ...]:
+    """Everything in a manifest's record that does not hold; the tensors' digest is `open_bundle`'s affair.
+
+    Args:
+        manifest: Of an opened bundle.
+        vendor_key: That must have signed the base; None asks for no signature.
+        device_key: That must have signed every recorded change; None takes unsigned ones, and any key.
+    """
+    custody = manifest.custody or _new_record(manifest)
+    return (
+        *_signature_problems(custody, vendor_key),
+        *_base_problems(custody.base, manifest),
+        *_chain_problems(custody, manifest),
+        *(p for link in custody.links for p in _link_problems(link, custody.base, device_key)),
+    )
+
+
+def _signature_problems(custody: Custody, vendor_key: str | None) -> list[str]:
+    base, signature = custody.base, custody.base_signature
+    if base is None or signature is None:
+        return ["the base is not signed"] if vendor_key else []
+    problems = []
+    if vendor_key and signature.key != vendor_key:
+        problems.append(f"the base is signed with the key {signature.key}, not with the trusted {vendor_key}")
+    if not fits(signature, base_text(base)):
+        problems.append(
+            "the base's signature does not fit its statement: the signature, its key or the statement was "
+            "altered"
+        )
+    return problems
+
+
+def _base_problems(base: BaseStatement | None, manifest: Manifest) -> list[str]:
+    """Where the model is not of the form that the shipped base had; no change may touch that."""
+    if base is None:
+        return []
+    now = base_statement(manifest)
+    problems = [
+        f"{name} is {getattr(now, name)}, and the base's statement says {getattr(base, name)}"
+        for name in ("architecture", "activation", "capacity", "bundle_bytes")
+        if getattr(now, name) != getattr(base, name)
+    ]
+    if now.preprocessing_digest != base.preprocessing_digest:
+        problems.append("the preprocessing, or what the head reads, is not that of the base's statement")
+    removed = base.shipped_classes - now.shipped_classes
+    if not 0 <= removed <= manifest.increment_count:
+        problems.append(
+            f"shipped_classes is {now.shipped_classes}, and the base's statement says {base.shipped_classes}"
+        )
+    elif not removed and now.class_names_digest != base.class_names_digest:
+        problems.append("the names of the shipped classes are not those of the base's statement")
+    return problems
+
+
+def _chain_problems(custody: Custody, manifest: Manifest) -> list[str]:
+    """Where the links do not lead from the base, or the oldest one kept, to the current model."""
+    problems, links, dropped = [], custody.links, custody.dropped_links
+    if dropped + len(links) != manifest.increment_count:
+        problems.append(
+            f"the record holds {len(links)} changes and forgot {dropped}, and the model was changed "
+            f"{manifest.increment_count} times: links were added or taken out"
+        )
+    if custody.base and dropped and len(links) < LINKS_KEPT:
+        problems.append(f"{dropped} changes are missing from a record that has room for them")
+    for place, link in enumerate(links, start=dropped + 1):
+        if link.increment != place:
+            problems.append(f"change {link.increment} stands in the record where change {place} belongs")
+    for before, after in pairwise(links):
+        if after.parent_digest != before.model_digest:
+            problems.append(f"change {after.increment} does not start from the model of the change before it")
+        if after.shipped_classes > before.shipped_classes:
+            problems.append(f"change {after.increment} has more shipped classes than the change before it")
+    return problems + _end_problems(custody, manifest)
+
+
+def _end_problems(custody: Custody, manifest: Manifest) -> list[str]:
+    problems, links, base = [], custody.links, custody.base
+    if base and links and not custody.dropped_links and links[0].parent_digest != base.model_digest:
+        problems.append(f"change {links[0].increment} does not start from the shipped base")
+    if links:
+        end = links[-1].parent_digest, links[-1].model_digest, links[-1].shipped_classes
+        if end != (manifest.parent_digest, manifest.model_digest, manifest.shipped_classes):
+            problems.append(f"the record ends at change {links[-1].increment}, not at the current model")
+    elif base and not manifest.increment_count and base.model_digest != manifest.model_digest:
+        problems.append(
+            "the model (tensors, class names, preprocessing, levels) is not that of the base's statement"
+        )
+    return problems
+
+
+def _link_problems(link: Link, base: BaseStatement | None, device_key: str | None) -> list[str]:
+    name, signature = f"change {link.increment}", link.signature
+    if signature is None:
+        return [f"{name} is not signed"] if device_key else []
+    problems = []
+    if device_key and signature.key != device_key:
+        problems.append(f"{name} is signed with the key {signature.key}, not with the trusted {device_key}")
+    if not fits(signature, _link_text(link, base)):
+        problems.append(f"{name} has a signature that does not fit: the change or its signature was altered")
+    return problems
+
+
+def base_text(statement: BaseStatement) -> bytes:
+    """The bytes that a vendor signs."""
+    return _text(_BASE, statement.model_dump())
+
+
+def _link_text(link: Link, base: BaseStatement | None) -> bytes:
+    base_digest = hashlib.sha256(base_text(base)).hexdigest() if base else None
+    return _text(_INCREMENT, {**link.model_dump(exclude={"signature"}), "base": base_digest})
+
+
+def _text(kind: str, content: Any) -> bytes:
+    return f"{kind}\n{_canonical(content)}".encode()
+
+
+def _digest_of(content: Any) -> str:
+    return hashlib.sha256(_canonical(content).encode()).hexdigest()
+
+
+def _canonical(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -1,0 +1,65 @@
+"""`sign_bundle`: a vendor signs a base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import ConfigError
+from ..model.bundle import open_bundle, save_bundle
+from ..model.custody_record import Custody
+from ..records import AnyNamePath, AnyPath, Report
+from ..storage import check_output, write_output
+from .chain import base_statement, base_text
+from .keys import read_private_key, sign
+
+
+class SigningReport(Report):
+    """What `sign_bundle` signed.
+
+    Attributes:
+        bundle: The file, rewritten at the same length.
+        bundle_bytes: Its length.
+        model_digest: Of the model, as before.
+        key: The vendor's public key, in hexadecimal.
+    """
+
+    bundle: AnyNamePath
+    bundle_bytes: int
+    model_digest: str
+    key: str
+
+
+def sign_bundle(bundle: AnyPath, key: AnyPath) -> SigningReport:
+    """Signs a shipped base with the vendor's private key.
+
+    The signature goes into the manifest: neither the file's length nor its model_digest changes. An earlier
+    signature is replaced.
+
+    Args:
+        bundle: The base; rewritten atomically.
+        key: The private key's file.
+
+    Raises:
+        BundleError: The bundle is damaged.
+        ConfigError: It is no base: classes were added or removed since.
+        TrustError: The key cannot be used.
+    """
+    signer = read_private_key(key)
+    opened = open_bundle(Path(bundle))
+    manifest = opened.manifest
+    if manifest.increment_count:
+        raise ConfigError(
+            f"{bundle} was changed {manifest.increment_count} times since it was shipped; "
+            "sign the base as build-base made it"
+        )
+    check_output(opened.path)
+    statement = base_statement(manifest)
+    signature = sign(signer, base_text(statement))
+    custody = Custody(base=statement, base_signature=signature)
+    save_bundle(opened.path, opened.arrays(), manifest.model_copy(update={"custody": custody}), write_output)
+    return SigningReport(
+        bundle=opened.path,
+        bundle_bytes=manifest.bundle_bytes,
+        model_digest=manifest.model_digest,
+        key=signature.key,
+    )

@@ -1,0 +1,201 @@
+"""The other changes of a home: starting one from a shipped base, and taking a class back."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from numpy.typing import NDArray
+
+from .. import storage
+from ..custody.keys import read_private_key
+from ..errors import BundleError, ConfigError, HomeError
+from ..model.bundle import ROWS_BY_CLASS, Arrays, Bundle, open_bundle
+from ..model.loading import network_of
+from ..model.manifest import Manifest
+from ..model.onnx_file import parity_probe
+from ..photos.class_names import fold_class_name
+from ..records import AnyPath
+from . import ownership
+from .generation import Candidate, commit, prepare
+from .home import Home, open_home
+from .measurement import MemoryUse
+from .reports import ChangeReport
+from .trust import key_to_trust, require_signed_base, require_trusted_model, write_trusted_key
+
+
+def init_home(
+    base: AnyPath,
+    home: AnyPath,
+    *,
+    replace: bool = False,
+    trust: AnyPath | None = None,
+    wait: bool = False,
+) -> ChangeReport:
+    """Makes a model home from a shipped base bundle.
+
+    Args:
+        base: The bundle; it is copied.
+        home: The folder to make.
+        replace: Start an existing home over, what it learnt is lost.
+        trust: The vendor's public key; the home then takes no base, now or later, that this key did not
+            sign. None keeps what the home trusts already, if it does.
+        wait: For another process that changes the home to finish.
+
+    Raises:
+        BundleError: The base is damaged.
+        HomeError: There is a home already, or the folder holds something else.
+        ParityError: This device's ONNX Runtime does not compute what the network computes.
+        TrustError: The base is not signed with the trusted key, or that cannot be read.
+    """
+    started = time.monotonic()
+    home, bundle = Path(home).absolute(), open_bundle(Path(base))
+    opened = Home(home)
+    _check_init(home, base, replace)
+    require_signed_base(base, bundle.manifest, key_to_trust(opened, trust))
+    with MemoryUse.measured() as use:
+        arrays = bundle.arrays()
+        candidate = _prepare(arrays, bundle.manifest, bundle, use, None, started=started, onnx_bytes_before=0)
+    storage.make_folder(home)
+    with opened.lock(wait=wait):
+        _check_init(home, base, replace)  # another process may have been faster
+        key = key_to_trust(opened, trust)
+        require_signed_base(base, candidate.manifest, key)  # or have put another file in the base's place
+        if key:  # before the model: at no instant is there a home that forgot whom to trust
+            write_trusted_key(opened, key)
+        return _commit(opened, candidate, removed_class=None, trusted_key=key)
+
+
+def _check_init(home: Path, base: AnyPath, replace: bool) -> None:
+    if not os.path.lexists(home):
+        return
+    if not home.is_dir():
+        raise HomeError(f"{home} exists and is no model home; give a new or empty folder")
+    if not ownership.is_home(home):
+        ownership.require_no_foreign(home)
+    elif not replace:
+        raise HomeError(f"{home} is a model home already; to start it over from {base}, pass --replace")
+
+
+def remove_class(
+    home: Home | AnyPath,
+    class_name: str,
+    *,
+    shipped: bool = False,
+    sign_with: AnyPath | None = None,
+    wait: bool = False,
+) -> ChangeReport:
+    """Takes a class out of a home's model, without photos.
+
+    The order of the other classes stays; those behind it move up by one class_index, and a row of the head
+    becomes free.
+
+    Args:
+        home: The model home, or its folder.
+        class_name: The class.
+        shipped: Also allow a class that the vendor shipped.
+        sign_with: File of the device's private key, to sign the change with.
+        wait: For another process that changes the home to finish.
+
+    Raises:
+        ConfigError: No such class, or a shipped one without `shipped`.
+        BundleError: It is the last class.
+        HomeError: The home cannot be written.
+        BusyError: Another process changes the home.
+        TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
+            with cannot be used.
+    """
+    started = time.monotonic()
+    home = open_home(home)
+    with home.lock(wait=wait), MemoryUse.measured() as use:
+        parent = home.open_bundle()
+        require_trusted_model(home, parent.manifest)
+        device_key = read_private_key(sign_with) if sign_with else None
+        row = _find_class(parent.manifest, class_name, shipped)
+        arrays = parent.arrays()
+        for name in ROWS_BY_CLASS:
+            arrays[name] = _without_row(arrays[name], row)
+        changed = _without_class(parent.manifest, row)
+        before = home.current().onnx_bytes()
+        candidate = _prepare(
+            arrays, changed, parent, use, device_key, started=started, onnx_bytes_before=before
+        )
+        return _commit(home, candidate, removed_class=parent.manifest.class_names[row])
+
+
+def _find_class(manifest: Manifest, class_name: str, shipped: bool) -> int:
+    folded = [fold_class_name(name) for name in manifest.class_names]
+    if fold_class_name(class_name) not in folded:
+        known = ", ".join(manifest.class_names)
+        raise ConfigError(f"the model knows no class {class_name!r}; it knows: {known}")
+    row = folded.index(fold_class_name(class_name))
+    if row < manifest.shipped_classes and not shipped:
+        raise ConfigError(
+            f"{manifest.class_names[row]} was shipped by the vendor, and this device cannot learn it again "
+            "without photos; say --shipped to remove it all the same"
+        )
+    if len(manifest.class_names) == 1:
+        raise BundleError(f"{manifest.class_names[row]} is the model's last class and stays")
+    return row
+
+
+def _without_row(array: NDArray[Any], row: int) -> NDArray[Any]:
+    return np.concatenate([array[:row], array[row + 1 :], np.zeros_like(array[:1])])
+
+
+def _without_class(manifest: Manifest, row: int) -> Manifest:
+    names = manifest.class_names
+    return manifest.model_copy(
+        update={
+            "class_names": (*names[:row], *names[row + 1 :]),
+            "shipped_classes": manifest.shipped_classes - (row < manifest.shipped_classes),
+            "parent_digest": manifest.model_digest,
+            "increment_count": manifest.increment_count + 1,
+        }
+    )
+
+
+def _prepare(
+    arrays: Arrays,
+    manifest: Manifest,
+    parent: Bundle,
+    use: MemoryUse,
+    device_key: Ed25519PrivateKey | None,
+    *,
+    started: float,
+    onnx_bytes_before: int,
+) -> Candidate:
+    network = network_of(arrays, manifest)
+    probe = parity_probe(network)
+    return prepare(
+        arrays,
+        manifest,
+        parent,
+        probe,
+        use.report(network, probe.images),
+        started=started,
+        onnx_bytes_before=onnx_bytes_before,
+        device_key=device_key,
+    )
+
+
+def _commit(
+    home: Home, candidate: Candidate, *, removed_class: str | None, trusted_key: str | None = None
+) -> ChangeReport:
+    report = ChangeReport(
+        home=home.path,
+        removed_class=removed_class,
+        class_names=candidate.manifest.class_names,
+        model_digest=candidate.manifest.model_digest,
+        parity=candidate.parity,
+        footprint=candidate.footprint,
+        onnx=home.onnx,
+        trusted_key=trusted_key,
+        warnings=home.left_alone(),
+    )
+    commit(home, candidate, report)
+    return report

@@ -1,0 +1,50 @@
+"""`export_onnx`: a model's ONNX file, made again and compared with the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import storage
+from ..model.bundle import ONNX_GRAPH, Bundle, open_bundle
+from ..model.loading import load_network
+from ..model.manifest import Manifest
+from ..model.onnx_file import ParityReport, check_parity, fill_graph, parity_probe
+from ..records import AnyPath
+from .home import Home, open_home
+from .reports import ExportReport
+
+
+def export_onnx(source: Home | AnyPath, output: AnyPath) -> ExportReport:
+    """Writes a model's verified ONNX file.
+
+    Args:
+        source: The model home, or a bundle file.
+        output: The ONNX file; replaced if it exists. `-` is standard output.
+
+    Raises:
+        HomeError: There is no home, or the file cannot be written.
+        ConfigError: Something else than a file stands where the file should go.
+        BundleError: The bundle is damaged.
+        ExportError: The ONNX file could not be made or differs from the network (ParityError).
+    """
+    output = Path(output)
+    storage.check_output(output, may_be_stdout=True)
+    if isinstance(source, Home) or Path(source).is_dir():
+        content, manifest, parity = open_home(source).read(lambda g: verified_onnx(open_bundle(g.bundle)))
+    else:
+        content, manifest, parity = verified_onnx(open_bundle(Path(source)))
+    storage.write_output(output, content)
+    return ExportReport(
+        onnx=output,
+        onnx_bytes=len(content),
+        class_names=manifest.class_names,
+        model_digest=manifest.model_digest,
+        parity=parity,
+    )
+
+
+def verified_onnx(bundle: Bundle) -> tuple[bytes, Manifest, ParityReport]:
+    """A bundle's ONNX file, its manifest, and how the file compares with the network."""
+    arrays, manifest = bundle.arrays(), bundle.manifest
+    content = fill_graph(arrays[ONNX_GRAPH].tobytes(), arrays, manifest)
+    return content, manifest, check_parity(content, parity_probe(load_network(bundle)))

@@ -1,0 +1,194 @@
+"""One generation of a home: bundle, ONNX file, labels and receipt, made together and checked."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from .. import storage
+from ..custody.chain import record_change
+from ..errors import ExportError
+from ..memory import peak_rss_bytes
+from ..model.bundle import ONNX_GRAPH, Arrays, Bundle, save_bundle, tensors_digest
+from ..model.ledger import LedgerEntry
+from ..model.manifest import Manifest
+from ..model.onnx_file import ParityProbe, ParityReport, check_parity, fill_graph
+from ..records import Report
+from .home import Generation, Home
+from .reports import FootprintReport, MemoryReport
+
+_RECEIPT_FIXED_BYTES, _RECEIPT_BYTES_PER_CLASS = 32 * 1024, 512
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A changed model, verified but not yet the home's current one.
+
+    Attributes:
+        arrays: The bundle's tensors.
+        manifest: With digest and ledger.
+        onnx_file: Content of classifier.onnx.
+        parity: Of the ONNX file with the network.
+        footprint: Before and after.
+    """
+
+    arrays: Arrays
+    manifest: Manifest
+    onnx_file: bytes
+    parity: ParityReport
+    footprint: FootprintReport
+
+
+def prepare(
+    arrays: Arrays,
+    manifest: Manifest,
+    parent: Bundle,
+    probe: ParityProbe,
+    memory: MemoryReport,
+    *,
+    started: float,
+    onnx_bytes_before: int,
+    device_key: Ed25519PrivateKey | None = None,
+) -> Candidate:
+    """Exports the changed model and compares the ONNX file with the network.
+
+    Args:
+        arrays: The bundle's tensors, `onnx_graph` included.
+        manifest: Of the changed model; its digest and ledger are filled in here.
+        parent: The bundle before.
+        probe: What the changed network makes of some pictures.
+        memory: That the change took.
+        started: time.monotonic() of the change's start.
+        onnx_bytes_before: Length of the ONNX file before.
+        device_key: Signs the change's link in the chain of custody; None leaves it unsigned.
+
+    Raises:
+        ExportError: Or its subclass ParityError; nothing was written.
+    """
+    manifest = manifest.model_copy(update={"tensors_digest": tensors_digest(arrays)})
+    manifest = record_change(manifest, parent.manifest, device_key)
+    onnx_file = fill_graph(arrays["onnx_graph"].tobytes(), arrays, manifest)
+    parity = check_parity(onnx_file, probe)
+    entry = LedgerEntry(
+        increment=manifest.increment_count,
+        classes=len(manifest.class_names),
+        bundle_bytes=manifest.bundle_bytes,
+        onnx_bytes=len(onnx_file),
+        peak_rss_bytes=memory.peak_rss_bytes,
+        seconds=round(time.monotonic() - started, 3),
+        labels_bytes=len(labels_text(manifest)),
+        peak_anonymous_bytes=memory.peak_anonymous_bytes,
+        peak_mapped_bytes=memory.peak_mapped_bytes,
+        peak_cuda_bytes=memory.peak_cuda_bytes,
+        teacher_networks=memory.teacher_networks,
+        images_alive=memory.images_alive,
+    )
+    ledger = manifest.ledger.with_entry(entry)
+    footprint = FootprintReport(
+        bundle_bytes=manifest.bundle_bytes,
+        bundle_bytes_before=parent.path.stat().st_size,
+        onnx_bytes=len(onnx_file),
+        onnx_bytes_before=onnx_bytes_before or len(onnx_file),
+        peak_rss_bytes=entry.peak_rss_bytes,
+        export_peak_rss_bytes=peak_rss_bytes(),
+        memory=memory,
+        ledger_head=ledger.head,
+    )
+    manifest = manifest.model_copy(update={"ledger": ledger})
+    return Candidate(arrays, manifest, onnx_file, parity, footprint)
+
+
+def commit(home: Home, candidate: Candidate, receipt: Report) -> None:
+    """Makes the candidate the home's current model, at one atomic point."""
+    home.commit(lambda generation: write_generation(generation, candidate, receipt))
+
+
+def write_generation(generation: Generation, candidate: Candidate, receipt: Report) -> None:
+    """Writes all files of a generation."""
+    manifest = candidate.manifest
+    text = pad_receipt(receipt, manifest.capacity)
+    save_bundle(generation.bundle, candidate.arrays, manifest)
+    storage.write_file(generation.onnx, candidate.onnx_file)
+    storage.write_file(generation.labels, labels_text(manifest))
+    storage.write_file(generation.receipt, text)
+
+
+def missing_or_changed(generation: Generation, bundle: Bundle) -> dict[str, str]:
+    """What of a generation is not as its bundle makes it: the file's name, and what is wrong with it."""
+    m = bundle.manifest
+    checks: dict[Path, tuple[str, Callable[[bytes], bool]]] = {
+        generation.onnx: (
+            "is not what the bundle makes: it was changed, or is another's",
+            is_onnx_of(bundle),
+        ),
+        generation.labels: (
+            "does not list the bundle's classes: it was changed",
+            lambda content: content == labels_text(m),
+        ),
+        generation.receipt: (
+            f"is no receipt of {receipt_length(m.capacity)} bytes",
+            lambda content: _is_receipt_of(m, content),
+        ),
+    }
+    wrong = {}
+    for path, (why, is_right) in checks.items():
+        if not path.is_file():
+            wrong[path.name] = "is missing"
+        elif not is_right(path.read_bytes()):
+            wrong[path.name] = why
+    return wrong
+
+
+def is_onnx_of(bundle: Bundle) -> Callable[[bytes], bool]:
+    """Tells whether a file's content is the classifier that the bundle makes."""
+    arrays = bundle.arrays()
+    try:
+        expected = fill_graph(arrays[ONNX_GRAPH].tobytes(), arrays, bundle.manifest)
+    except ExportError:
+        return lambda content: False
+    return lambda content: content == expected
+
+
+def _is_receipt_of(manifest: Manifest, content: bytes) -> bool:
+    try:
+        receipt: Any = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    same_model = isinstance(receipt, dict) and receipt.get("model_digest") == manifest.model_digest
+    return same_model and len(content) == receipt_length(manifest.capacity)
+
+
+def labels_text(manifest: Manifest) -> bytes:
+    """Content of labels.txt: the class names in class_index order, one a line."""
+    return "".join(f"{name}\n" for name in manifest.class_names).encode()
+
+
+def receipt_length(capacity: int) -> int:
+    """Length of receipt.json in bytes; depends on nothing but the capacity."""
+    return _RECEIPT_FIXED_BYTES + _RECEIPT_BYTES_PER_CLASS * capacity
+
+
+def pad_receipt(receipt: Report, capacity: int) -> bytes:
+    """The receipt as JSON, padded with spaces to its fixed length; long lists are cut to fit."""
+    length = receipt_length(capacity)
+    shorten: list[Callable[[Report], Report]] = [lambda r: r, _without_skipped]
+    for shortened in shorten:
+        text = shortened(receipt).model_dump_json(indent=2).encode()
+        if len(text) < length:
+            return text.ljust(length - 1, b" ") + b"\n"
+    raise ExportError(f"the receipt needs {len(text)} bytes of {length}; use shorter class names")
+
+
+def _without_skipped(receipt: Report) -> Report:
+    skipped = len(getattr(receipt, "skipped", ()))
+    return (
+        receipt.model_copy(update={"skipped": (f"{skipped} entries, too many to list",)})
+        if skipped
+        else receipt
+    )

@@ -1,0 +1,249 @@
+"""A model home: the folder in which a device keeps its one current model.
+
+    HOME/current -> generations/00000007        one symbolic link, switched by one rename
+    HOME/generations/00000007/model.lwm         the bundle
+                              classifier.onnx   what apps load
+                              labels.txt        the class names, one a line, for people
+                              receipt.json      of the latest change
+    HOME/training.safetensors                   of an interrupted increment, to go on from; constant length
+    HOME/lock                                   held by the one writer
+    HOME/vendor.pub                             the one key that its base must be signed with, if it has one
+
+A reader of several files resolves the link once (`Home.current`); a change writes the next generation,
+syncs it, switches the link, and removes the old one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from .. import storage
+from ..errors import HomeError, LwmEdgeError
+from ..model.bundle import Bundle, open_bundle
+from ..records import AnyPath
+from . import ownership
+from .ownership import (
+    BUNDLE,
+    CURRENT,
+    GENERATION_FILES,
+    GENERATIONS,
+    LABELS,
+    LOCK,
+    ONNX,
+    RECEIPT,
+    TRAINING,
+    TRUST,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One consistent set of files.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def bundle(self) -> Path:
+        """The bundle."""
+        return self.path / BUNDLE
+
+    @property
+    def onnx(self) -> Path:
+        """The exported classifier."""
+        return self.path / ONNX
+
+    def onnx_bytes(self) -> int:
+        """Length of the exported classifier; 0 where it is missing."""
+        return self.onnx.stat().st_size if self.onnx.is_file() else 0
+
+    def bytes(self) -> int:
+        """Length of all its files."""
+        return sum(path.stat().st_size for path in self.path.iterdir())
+
+    def is_complete(self) -> bool:
+        """Whether all its files are there."""
+        return all((self.path / name).is_file() for name in GENERATION_FILES)
+
+    @property
+    def labels(self) -> Path:
+        """The class names, one a line."""
+        return self.path / LABELS
+
+    @property
+    def receipt(self) -> Path:
+        """Of the latest change."""
+        return self.path / RECEIPT
+
+
+@dataclass(frozen=True)
+class Home:
+    """A model home; make one with `open_home`.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    def current(self) -> Generation:
+        """The current set of files, the link resolved once.
+
+        Raises:
+            HomeError: The link is missing or points nowhere.
+        """
+        name, name_before = self._link_name(), None
+        while name != name_before:  # a commit may remove the folder just after the link was read
+            if name and (self.path / GENERATIONS / name).is_dir():
+                return Generation(self.path / GENERATIONS / name)
+            name, name_before = self._link_name(), name
+        if ownership.generation_folders(self.path):
+            raise HomeError(
+                f"{self.path} has models, but {CURRENT} points at none of them; "
+                f"try: lwm-edge repair --home {self.path}"
+            )
+        raise HomeError(
+            f"{self.path} is no model home (no {CURRENT} model in it); "
+            f"make one with: lwm-edge init BASE.lwm --home {self.path}"
+        )
+
+    def read(self, reader: Callable[[Generation], T]) -> T:
+        """Reads several files of one generation; starts over if a commit took it away meanwhile."""
+        while True:
+            generation = self.current()
+            try:
+                return reader(generation)
+            except (LwmEdgeError, OSError):
+                if self.current() == generation:
+                    raise
+
+    def open_bundle(self) -> Bundle:
+        """The current bundle, verified."""
+        return open_bundle(self.current().bundle)
+
+    @property
+    def onnx(self) -> Path:
+        """The path that apps load: through the link, the same after every increment."""
+        return self.path / CURRENT / ONNX
+
+    @property
+    def training(self) -> Path:
+        """Where an interrupted increment left off."""
+        return self.path / TRAINING
+
+    @property
+    def trust(self) -> Path:
+        """The vendor's public key; absent in a home that takes any base."""
+        return self.path / TRUST
+
+    @contextmanager
+    def lock(self, *, wait: bool = False) -> Iterator[int]:
+        """Makes this process the one writer, and clears what an interrupted one left.
+
+        Args:
+            wait: For another writer to finish.
+
+        Yields:
+            The lock's file descriptor: a child process that inherits it holds the lock too.
+
+        Raises:
+            BusyError: Another process is the writer, and `wait` is not set.
+            HomeError: The home cannot be written, or its generations lie elsewhere.
+        """
+        ownership.require_own_generations(self.path)
+        with storage.exclusive_lock(self.path / LOCK, wait=wait) as descriptor:
+            self._remove_stale()
+            try:
+                yield descriptor
+            except BaseException:
+                with suppress(LwmEdgeError):
+                    self._remove_stale()
+                raise
+
+    def commit(self, write: Callable[[Generation], None]) -> Generation:
+        """Replaces the current set of files at one atomic point; call it under `lock`.
+
+        Args:
+            write: Puts all files into the new, still hidden generation.
+        """
+        generation = self.stage()
+        try:
+            write(generation)
+        except BaseException:
+            with suppress(LwmEdgeError):  # what went wrong first is what counts
+                ownership.remove_generation(generation.path)
+            raise
+        self.publish(generation)
+        return generation
+
+    def stage(self) -> Generation:
+        """Makes the next, still hidden generation; call it under `lock`."""
+        current = self._current_name()
+        folders = ownership.generation_folders(self.path)
+        ours = [folder for folder in folders if folder.name == current or ownership.is_generation(folder)]
+        number = max((int(folder.name) for folder in ours), default=-1) + 1
+        while os.path.lexists(self.path / GENERATIONS / f"{number:08d}"):  # by what is not ours
+            number += 1
+        generation = Generation(self.path / GENERATIONS / f"{number:08d}")
+        try:
+            storage.make_folder(generation.path)
+        except BaseException:
+            with suppress(LwmEdgeError):  # what went wrong first is what counts
+                ownership.remove_generation(generation.path)
+            raise
+        return generation
+
+    def publish(self, generation: Generation) -> None:
+        """Makes a complete generation the current one by one rename; call it under `lock`."""
+        storage.swap_link(self.path / CURRENT, f"{GENERATIONS}/{generation.path.name}")
+        with suppress(LwmEdgeError):  # committed; the next writer clears what stays
+            ownership.remove_checkpoint(self.training)
+            self._remove_stale()
+
+    def left_alone(self, most: int = 5) -> tuple[str, ...]:
+        """A sentence for each thing in the home that this program did not make, up to so many."""
+        return ownership.left_alone(self.path, most)
+
+    def _link_name(self) -> str | None:
+        """Name of the folder that the link points at; None where the link is missing or not ours."""
+        return ownership.generation_named_by(self.path / CURRENT)
+
+    def _current_name(self) -> str | None:
+        """Likewise, and None where the link dangles."""
+        name = self._link_name()
+        return name if name and (self.path / GENERATIONS / name).is_dir() else None
+
+    def _remove_stale(self) -> None:
+        ownership.remove_staged(self.path)
+        current = self._current_name()
+        if current is None and os.path.lexists(self.path / CURRENT):  # not ours: which to keep cannot be told
+            return
+        folders = ownership.generation_folders(self.path)
+        stale = [path for path in folders if path.name != current and ownership.is_generation(path)]
+        if current is None:  # a complete model may be the one that the link was lost of
+            stale = [path for path in stale if not Generation(path).is_complete()]
+        if stale:  # a writer may have been killed before its switch of the link was durable
+            storage.sync_folder(self.path)
+        for path in stale:
+            ownership.remove_generation(path)
+
+
+def open_home(path: Home | AnyPath) -> Home:
+    """Opens a model home for any of the public calls; an open one is given back.
+
+    Raises:
+        HomeError: There is none.
+    """
+    home = path if isinstance(path, Home) else Home(Path(path).absolute())
+    home.current()
+    return home

@@ -1,0 +1,208 @@
+"""What one change of a model takes of memory, and what it leaves there: measured and counted.
+
+The kernel keeps a high-water mark of resident memory only, which can be reset. Its parts (anonymous; mapped
+or shared) and the process tree have none, so a thread samples them.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import compress, filterfalse
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from ..memory import cgroup_peak, peak_rss_bytes, reset_peak_rss, resident_parts
+from ..model.network import Network
+from .reports import MemoryReport
+
+SAMPLING_SECONDS = 0.02
+_SAMPLES_A_TREE = 10  # asking for the children reads every process of the machine
+_OBJECTS_AT_ONCE = 20_000
+_ARRAYS = {np.ndarray, Tensor}
+_CONTAINERS = {tuple, dict}  # unknown to the collector where they hold nothing that it knows
+
+
+class MemoryUse:
+    """Memory since the measurement began; `measured` makes one."""
+
+    def __init__(self, sampler: _Sampler, read_cgroup: Callable[[], tuple[int | None, str]]) -> None:
+        self._images_before = count_alive().images.keys()
+        self._sampler, self._read_cgroup = sampler, read_cgroup
+        if _gpu_in_use():
+            torch.cuda.reset_peak_memory_stats()
+        self._reset = reset_peak_rss()
+
+    @classmethod
+    @contextmanager
+    def measured(cls) -> Iterator[MemoryUse]:
+        """Resets the high-water marks, and samples what has none until the block is left."""
+        with cgroup_peak() as read_cgroup, _Sampler() as sampler:
+            yield cls(sampler, read_cgroup)
+
+    def report(self, student: Network, *known: np.ndarray[Any, Any]) -> MemoryReport:
+        """All figures until now.
+
+        Args:
+            student: The one network that is no teacher.
+            known: Images that the caller holds at this moment, and does not keep.
+        """
+        peak = peak_rss_bytes()
+        anonymous, mapped, tree = self._sampler.peaks()
+        cgroup, cgroup_how = self._read_cgroup()
+        gc.collect()
+        alive = count_alive()
+        not_left = self._images_before | {_buffer(array) for array in known}
+        return MemoryReport(
+            peak_rss_bytes=peak,
+            peak_anonymous_bytes=anonymous,
+            peak_mapped_bytes=mapped,
+            peak_tree_bytes=max(peak, tree),
+            peak_cgroup_bytes=cgroup,
+            peak_cuda_bytes=torch.cuda.max_memory_allocated() if _gpu_in_use() else None,
+            teacher_networks=sum(network is not student for network in alive.networks),
+            images_alive=sum(count for buffer, count in alive.images.items() if buffer not in not_left),
+            how=self._how(cgroup_how),
+        )
+
+    def _how(self, cgroup: str) -> dict[str, str]:
+        since = (
+            "reset at the start and again after planning"
+            if self._reset
+            else "since the process began: it could not be reset"
+        )
+        sampled = f"largest of samples every {1000 * SAMPLING_SECONDS:.0f} ms"
+        return {
+            "peak_rss_bytes": f"the kernel's high-water mark (VmHWM), {since}",
+            "peak_anonymous_bytes": f"RssAnon, {sampled}",
+            "peak_mapped_bytes": f"RssFile + RssShmem, {sampled}",
+            "peak_tree_bytes": "largest sum of this process's and its children's RSS, sampled every "
+            f"{1000 * SAMPLING_SECONDS * _SAMPLES_A_TREE:.0f} ms, at least peak_rss_bytes; shared pages "
+            "count once a process",
+            "peak_cgroup_bytes": cgroup,
+            "peak_cuda_bytes": "torch.cuda.max_memory_allocated, reset at the start",
+            "teacher_networks": "Network objects that the garbage collector finds, less the student",
+            "images_alive": "arrays and tensors of shape [..., n, n, 3] or [..., 3, n, n], n from 8 on, that "
+            "the garbage collector finds, less those there at the start and those being compared",
+        }
+
+
+class _Sampler(threading.Thread):
+    """Samples what has no high-water mark, until it is stopped."""
+
+    def __init__(self) -> None:
+        super().__init__(name="lwm-edge-memory", daemon=True)
+        self._stopped = threading.Event()
+        self._process = psutil.Process()
+        self._anonymous: int | None = None
+        self._mapped: int | None = None
+        self._tree = 0
+
+    def run(self) -> None:
+        samples = 0
+        while not self._stopped.wait(SAMPLING_SECONDS):
+            self._sample_parts()
+            if samples % _SAMPLES_A_TREE == 0:
+                self._tree = max(self._tree, _tree_bytes(self._process))
+            samples += 1
+
+    def __enter__(self) -> _Sampler:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self.join()
+
+    def peaks(self) -> tuple[int | None, int | None, int]:
+        """Of anonymous memory, mapped memory and the process tree, now included."""
+        self._sample_parts()
+        return self._anonymous, self._mapped, max(self._tree, _tree_bytes(self._process))
+
+    def _sample_parts(self) -> None:
+        if parts := resident_parts():
+            anonymous, mapped = parts
+            self._anonymous = max(self._anonymous or 0, anonymous)
+            self._mapped = max(self._mapped or 0, mapped)
+
+
+def _gpu_in_use() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+def _tree_bytes(process: psutil.Process) -> int:
+    total = 0
+    for member in (process, *process.children(recursive=True)):
+        try:
+            total += member.memory_info().rss
+        except psutil.NoSuchProcess:  # ended meanwhile
+            continue
+    return total
+
+
+@dataclass(frozen=True)
+class Alive:
+    """What is alive in this process, whoever holds it.
+
+    Attributes:
+        networks: Every network.
+        images: Where the memory of images lies, and how many they are; views of it count once.
+    """
+
+    networks: list[Network]
+    images: dict[int, int]
+
+
+def count_alive() -> Alive:
+    """Looks through all objects that the garbage collector knows, and what they refer to."""
+    networks: list[Network] = []
+    images: dict[int, int] = {}
+    objects = gc.get_objects()
+    kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, Network)}
+    for start in range(0, len(objects), _OBJECTS_AT_ONCE):
+        some = objects[start : start + _OBJECTS_AT_ONCE]
+        networks += _of_types(kinds, some)
+        for array in _arrays(some):
+            if count := _image_count(tuple(array.shape)):
+                buffer = _buffer(array)
+                images[buffer] = max(images.get(buffer, 0), count)
+    return Alive(networks, images)
+
+
+def _arrays(objects: list[Any]) -> Iterator[Any]:
+    """Arrays and tensors among objects and what they hold."""
+    yield from _of_types(_ARRAYS, objects)
+    while objects:
+        held = gc.get_referents(*objects)
+        yield from _of_types({np.ndarray}, held)
+        objects = list(filterfalse(gc.is_tracked, _of_types(_CONTAINERS, held)))
+
+
+def _of_types(types: Set[type], objects: list[Any]) -> Iterator[Any]:
+    """Those of exactly these types; without a step of the interpreter for each, as there are millions."""
+    return compress(objects, map(types.__contains__, map(type, objects)))
+
+
+def _image_count(shape: tuple[int, ...]) -> int:
+    if len(shape) < 3:
+        return 0
+    first, second, third = shape[-3:]
+    is_image = (first == second >= 8 and third == 3) or (first == 3 and second == third >= 8)
+    return int(np.prod(shape[:-3])) if is_image else 0
+
+
+def _buffer(array: Any) -> int:
+    """Address of the memory that an array or tensor looks into."""
+    if isinstance(array, Tensor):
+        return array.untyped_storage().data_ptr() if array.layout == torch.strided else id(array)
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    address: int = array.__array_interface__["data"][0]
+    return address

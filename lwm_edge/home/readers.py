@@ -1,0 +1,173 @@
+"""`predict`, `evaluate` and `info`: what a home's model says, and what it is; no torch.
+
+Photos go through the exported ONNX file, as they would in an app.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import PhotosError
+from ..model.bundle import open_bundle
+from ..model.classifier import Classifier, Prediction
+from ..model.evaluation import EvaluationReport, evaluate_predictions
+from ..model.ledger import Ledger
+from ..model.manifest import Activation, Levels
+from ..photos.class_names import fold_class_name
+from ..photos.folders import PhotoFolder, read_photo_folder
+from ..photos.photo_set import PhotoSet, PixelCache
+from ..photos.preprocessing import Preprocessing
+from ..records import AnyNamePath, AnyPath, Report
+from .home import Home, open_home
+
+_PIXEL_CACHE_BYTES = 64 * 1024 * 1024
+
+
+class InfoReport(Report):
+    """What a bundle or home holds.
+
+    Attributes:
+        home: The home, unless a bundle was asked.
+        bundle: The bundle.
+        onnx: The exported classifier, in a home.
+        architecture: Its key.
+        activation: What makes probabilities of logits.
+        preprocessing: From a photo to the input.
+        levels: Earlier blocks that the head reads too.
+        class_names: In class_index order.
+        shipped_classes: How many the vendor shipped.
+        capacity: Most classes it can hold.
+        bundle_bytes: Its length.
+        increment_count: Changes since it was shipped.
+        recipe: Of the latest increment.
+        model_digest: Of the model.
+        parent_digest: Of the model before.
+        ledger: The footprint of the increments.
+    """
+
+    home: AnyNamePath | None
+    bundle: AnyNamePath
+    onnx: AnyNamePath | None
+    architecture: str
+    activation: Activation
+    preprocessing: Preprocessing
+    levels: Levels | None
+    class_names: tuple[str, ...]
+    shipped_classes: int
+    capacity: int
+    bundle_bytes: int
+    increment_count: int
+    recipe: str
+    model_digest: str
+    parent_digest: str | None
+    ledger: Ledger
+
+
+class PredictionReport(Report):
+    """What `predict` saw.
+
+    Attributes:
+        onnx: The classifier that ran.
+        model_digest: Of the model inside.
+        predictions: One a photo.
+    """
+
+    onnx: AnyNamePath
+    model_digest: str
+    predictions: tuple[Prediction, ...]
+
+
+def predict(home: Home | AnyPath, photos: Sequence[AnyPath], *, top_k: int = 3) -> PredictionReport:
+    """Classifies photos with a home's current model.
+
+    Args:
+        home: The model home, or its folder.
+        photos: The files.
+        top_k: How many classes of each, best first.
+
+    Raises:
+        HomeError: There is no home.
+        ExportError: Its ONNX file is missing or foreign.
+        PhotosError: None of the photos can be read; a single bad one is reported beside the others.
+    """
+    home = open_home(home)
+    classifier = home.read(lambda generation: Classifier(generation.onnx))
+    predictions = classifier.classify([Path(photo) for photo in photos], top_k)
+    if predictions and all(p.error for p in predictions):
+        raise PhotosError("none of the photos can be read", [f"{p.photo} {p.error}" for p in predictions])
+    return PredictionReport(onnx=home.onnx, model_digest=classifier.model_digest, predictions=predictions)
+
+
+def evaluate(home: Home | AnyPath, folder: AnyPath) -> EvaluationReport:
+    """Measures a home's current model on class folders of labelled photos.
+
+    Args:
+        home: The model home, or its folder.
+        folder: One sub-folder of photos for each class, any of the model's classes.
+
+    Raises:
+        HomeError: There is no home.
+        ExportError: Its ONNX file is missing or foreign.
+        PhotosError: A folder is no class of the model, or has no usable photo; lists all.
+    """
+    home, folder = open_home(home), Path(folder)
+    manifest, classifier = home.read(lambda g: (open_bundle(g.bundle).manifest, Classifier(g.onnx)))
+    cache = PixelCache(_PIXEL_CACHE_BYTES)
+    photo_folder = read_photo_folder(folder, classifier.preprocessing, cache, least_photos=1)
+    class_index = _class_indices(photo_folder, classifier.class_names, folder)
+    photos = PhotoSet([p for group in photo_folder.photos for p in group], classifier.preprocessing, cache)
+    labels = np.array([class_index[label] for label in photos.labels])
+    return evaluate_predictions(
+        classifier.predict(photos),
+        labels,
+        classifier.class_names,
+        manifest.shipped_classes,
+        photo_folder.skipped,
+    )
+
+
+def _class_indices(photo_folder: PhotoFolder, class_names: Sequence[str], folder: Path) -> list[int]:
+    index = {fold_class_name(name): i for i, name in enumerate(class_names)}
+    unknown = [name for name in photo_folder.class_names if fold_class_name(name) not in index]
+    if unknown:
+        raise PhotosError(
+            f"{folder} has folders that are no class of the model; it knows: {', '.join(class_names)}",
+            unknown,
+        )
+    return [index[fold_class_name(name)] for name in photo_folder.class_names]
+
+
+def info(source: Home | AnyPath) -> InfoReport:
+    """Describes a model home's current model, or a bundle file.
+
+    Args:
+        source: The home, or the bundle's path.
+
+    Raises:
+        HomeError: There is no home.
+        BundleError: The bundle is damaged.
+    """
+    home = open_home(source) if isinstance(source, Home) or Path(source).is_dir() else None
+    bundle = home.read(lambda g: open_bundle(g.bundle)) if home else open_bundle(Path(str(source)))
+    m = bundle.manifest
+    return InfoReport(
+        home=home.path if home else None,
+        bundle=bundle.path,
+        onnx=home.onnx if home else None,
+        architecture=m.architecture,
+        activation=m.activation,
+        preprocessing=m.preprocessing,
+        levels=m.levels,
+        class_names=m.class_names,
+        shipped_classes=m.shipped_classes,
+        capacity=m.capacity,
+        bundle_bytes=m.bundle_bytes,
+        increment_count=m.increment_count,
+        recipe=m.recipe,
+        model_digest=m.model_digest,
+        parent_digest=m.parent_digest,
+        ledger=m.ledger,
+    )

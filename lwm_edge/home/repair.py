@@ -1,0 +1,134 @@
+"""`repair_home`: makes a home's other files anew from its bundle, which is the model and stays as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import storage
+from ..errors import BundleError, HomeError
+from ..model.bundle import Bundle, open_bundle
+from ..model.onnx_file import ParityReport
+from ..records import AnyPath
+from . import ownership
+from .export import verified_onnx
+from .generation import labels_text, missing_or_changed, pad_receipt
+from .home import Generation, Home
+from .ownership import BUNDLE, CURRENT, GENERATIONS, LOCK, RECEIPT
+from .reports import RepairReport
+
+
+def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:
+    """Verifies a home's bundle, and makes ONNX file, labels and receipt anew where they are not its own.
+
+    It is no increment: bundle, digest and ledger stay as they are. Where the link `current` is missing or
+    points nowhere, and exactly one complete model is there, the link is pointed at it. Where nothing is
+    wrong, nothing is written.
+
+    Args:
+        home: The model home, or its folder.
+        wait: For another process that changes the home to finish.
+
+    Raises:
+        HomeError: There is no model, which one is current cannot be told, or the home cannot be written.
+        BundleError: The bundle itself is damaged.
+        ParityError: This device's ONNX Runtime does not compute what the network computes.
+        BusyError: Another process changes the home, and `wait` is not set.
+    """
+    home = home if isinstance(home, Home) else Home(Path(home).absolute())
+    if not (home.path / GENERATIONS).is_dir():
+        home.current()  # raises, and says how to make a home
+    ownership.require_own_generations(home.path)
+    with storage.exclusive_lock(home.path / LOCK, wait=wait):  # Home.lock would clear what may be needed
+        generation = _linked(home)
+        repaired = [] if generation else [f"{CURRENT} pointed at no model"]
+        generation = generation or _only_model(home)
+        bundle = _sound_bundle(generation)
+        wrong = missing_or_changed(generation, bundle)
+        repaired += [f"{name} {why}" for name, why in wrong.items()]
+        parity, content = None, b""
+        if wrong:
+            content, _, parity = verified_onnx(bundle)
+        report = _report(home, bundle, repaired, parity)
+        ownership.remove_staged(home.path)
+        if wrong:
+            _commit(home, generation, content, report, keep_receipt=RECEIPT not in wrong)
+        elif repaired:
+            storage.swap_link(home.path / CURRENT, f"{GENERATIONS}/{generation.path.name}")
+        return report
+
+
+def _linked(home: Home) -> Generation | None:
+    """The generation that the link names; None where the link is missing or names none."""
+    link = home.path / CURRENT
+    if link.exists() and not link.is_symlink():
+        raise HomeError(
+            f"{link} is no link, as it is after copying a home without links; move it out of the home and "
+            "repair again"
+        )
+    try:
+        return home.current()
+    except HomeError:
+        return None
+
+
+def _only_model(home: Home) -> Generation:
+    """The one complete generation; without a complete one, the one whose bundle is sound."""
+    sound: dict[Generation, bool] = {}
+    for path in ownership.generation_folders(home.path):
+        generation = Generation(path)
+        try:
+            sound[generation] = not missing_or_changed(generation, open_bundle(generation.bundle))
+        except BundleError:
+            continue
+    found = [generation for generation, complete in sound.items() if complete] or list(sound)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise HomeError(
+            f"{home.path} holds no sound model; start it over with: "
+            f"lwm-edge init BASE.lwm --replace --home {home.path}"
+        )
+    raise HomeError(
+        f"{home.path} holds several models, and {CURRENT} points at none of them; remove all but the one "
+        "that you want (the highest number is the newest), and repair again",
+        [str(generation.path) for generation in found],
+    )
+
+
+def _sound_bundle(generation: Generation) -> Bundle:
+    try:
+        return open_bundle(generation.bundle)
+    except BundleError as error:
+        raise BundleError(
+            f"the model itself is damaged, which no repair can mend; put a copy of its {BUNDLE} in its "
+            f"place, or start over from the shipped base with lwm-edge init --replace: {error.message}",
+            error.problems,
+        ) from None
+
+
+def _commit(
+    home: Home, old: Generation, onnx_file: bytes, report: RepairReport, *, keep_receipt: bool
+) -> None:
+    """Puts the same bundle and the files made anew into a new generation, at one atomic point."""
+    bundle = open_bundle(old.bundle)
+    receipt = old.receipt.read_bytes() if keep_receipt else pad_receipt(report, bundle.manifest.capacity)
+
+    def write(generation: Generation) -> None:
+        storage.write_file(generation.bundle, old.bundle.read_bytes())
+        storage.write_file(generation.onnx, onnx_file)
+        storage.write_file(generation.labels, labels_text(bundle.manifest))
+        storage.write_file(generation.receipt, receipt)
+
+    home.commit(write)
+
+
+def _report(home: Home, bundle: Bundle, repaired: list[str], parity: ParityReport | None) -> RepairReport:
+    return RepairReport(
+        home=home.path,
+        repaired=tuple(repaired),
+        class_names=bundle.manifest.class_names,
+        model_digest=bundle.manifest.model_digest,
+        parity=parity,
+        onnx=home.onnx,
+        warnings=home.left_alone(),
+    )

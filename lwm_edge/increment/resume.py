@@ -1,0 +1,118 @@
+"""Where an interrupted training left off: one file of constant length in the home, written now and then.
+
+It holds what trains, its momentum, the step and the plan, and fits one job only: the same model, photos and
+settings. What can be computed again from those is not in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+
+from .. import storage
+from ..errors import ConfigError
+from ..home import ownership
+from ..home.ownership import CHECKPOINT_HEADER
+from ..learning.config import GATE_SETTINGS, IncrementConfig, Recipe
+from ..learning.training import TrainingState
+from ..model.manifest import Manifest
+from ..photos.photo_set import PhotoSet
+from .reports import PlanReport
+
+SECONDS_BETWEEN_SAVES = 60.0
+_HEADER_BYTES = 4096
+# Settings that nothing learnt depends on.
+_NOT_OF_THE_JOB = {"max_memory", "micro_batch_size", "force", "fresh", "sign_with", *GATE_SETTINGS}
+
+
+class _Header(BaseModel):
+    parent_digest: str
+    job: str
+    step: int
+    loss_sums: tuple[float, float, float]
+    plan: PlanReport
+
+
+class SavedTraining:
+    """The file of one job.
+
+    Args:
+        path: Where it lies.
+        manifest: Of the model that learns.
+        photos: That it learns from.
+        config: The settings.
+        recipe: What they come to in numbers, which another version of this package may have changed.
+    """
+
+    def __init__(
+        self, path: Path, manifest: Manifest, photos: PhotoSet, config: IncrementConfig, recipe: Recipe
+    ) -> None:
+        self._path = path
+        self._parent_digest = manifest.model_digest
+        self._job = _job_digest(photos, config, recipe)
+
+    def load(self) -> tuple[PlanReport, TrainingState] | None:
+        """The plan and where to go on; None where there is nothing to go on from.
+
+        Raises:
+            ConfigError: An increment with other photos or settings was interrupted.
+        """
+        header = _read_header(self._path)
+        if header is None or header.parent_digest != self._parent_digest:
+            self.forget()  # damaged, or of a model that has gone on since
+            return None
+        if header.job != self._job:
+            raise ConfigError(
+                f"an increment with other photos or settings was interrupted at step {header.step}: give the "
+                "same photos and settings to go on with it, or say --fresh to start over with these"
+            )
+        tensors = load_file(self._path)
+        del tensors[CHECKPOINT_HEADER]
+        return header.plan, TrainingState(header.step, header.loss_sums, tensors)
+
+    def save(self, plan: PlanReport, state: TrainingState) -> None:
+        """Replaces the file by the state now."""
+        header = _Header(
+            parent_digest=self._parent_digest,
+            job=self._job,
+            step=state.step,
+            loss_sums=state.loss_sums,
+            plan=plan,
+        )
+        block = torch.frombuffer(
+            bytearray(header.model_dump_json().encode().ljust(_HEADER_BYTES)), dtype=torch.uint8
+        )
+        tensors = {name: tensor.cpu() for name, tensor in state.tensors.items()}
+        storage.write_file(self._path, save({**tensors, CHECKPOINT_HEADER: block}))
+
+    def may_save(self) -> bool:
+        """Whether the place is free, or taken by a checkpoint; a file of somebody's is not written over."""
+        return not os.path.lexists(self._path) or ownership.is_checkpoint(self._path)
+
+    def forget(self) -> None:
+        """Forgets it."""
+        ownership.remove_checkpoint(self._path)
+
+
+def _read_header(path: Path) -> _Header | None:
+    try:
+        with safe_open(path, framework="np") as file:
+            return _Header.model_validate_json(file.get_tensor(CHECKPOINT_HEADER).tobytes())
+    except (SafetensorError, OSError, ValidationError):
+        return None
+
+
+def _job_digest(photos: PhotoSet, config: IncrementConfig, recipe: Recipe) -> str:
+    job = {
+        "photos": [(photo.digest, photo.label) for photo in photos.photos],
+        "config": config.model_dump(mode="json", exclude=_NOT_OF_THE_JOB),
+        "recipe": recipe,
+    }
+    return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,67 @@
+"""Which photos a step sees, and reading them while another step computes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from ..photos.photo_set import PhotoSet
+from ..photos.reading import Pixels
+from .config import IncrementConfig
+
+
+class Batch(NamedTuple):
+    """What one optimiser update learns from.
+
+    Attributes:
+        step: From 0.
+        labels: class_index of each photo, B of them.
+        pixels: [B, H, W, 3] uint8.
+    """
+
+    step: int
+    labels: list[int]
+    pixels: Pixels
+
+
+def loaded_batches(
+    photos: PhotoSet, config: IncrementConfig, prefetch: int, start: int = 0
+) -> Iterator[Batch]:
+    """The training's batches from step `start` on, the next `prefetch` of them read while one is in use."""
+    labels = photos.labels
+    with ThreadPoolExecutor(1) as reader:
+        ahead: deque[tuple[int, list[int], Future[Pixels]]] = deque()
+        for step, epoch, indices in _schedule(len(labels), config, start):
+            ahead.append((step, [labels[i] for i in indices], reader.submit(photos.load, indices, epoch)))
+            if len(ahead) > prefetch:
+                yield _loaded(*ahead.popleft())
+        while ahead:
+            yield _loaded(*ahead.popleft())
+
+
+def _loaded(step: int, labels: list[int], pixels: Future[Pixels]) -> Batch:
+    return Batch(step, labels, pixels.result())
+
+
+def _schedule(count: int, config: IncrementConfig, start: int) -> Iterator[tuple[int, int, list[int]]]:
+    step = 0
+    for epoch in range(config.epochs):
+        for indices in epoch_batches(count, config.batch_size, config.seed, epoch):
+            if step >= start:
+                yield step, epoch, indices
+            step += 1
+
+
+def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[list[int]]:
+    """The photos' indices in the epoch's order, a batch at a time; keyed by seed and epoch."""
+    order = [int(i) for i in np.random.default_rng([seed, epoch]).permutation(count)]
+    return (order[part] for part in chunks(count, batch_size))
+
+
+def chunks(count: int, size: int) -> Iterator[slice]:
+    """0..count in pieces of `size`, the last one shorter."""
+    return (slice(start, start + size) for start in range(0, count, size))

@@ -1,0 +1,75 @@
+"""The three terms of Learning without Memorizing (Dhar et al. 2019, eq. 5).
+
+    L = L_C + beta * L_D + gamma * L_AD
+
+Each is a mean over the images of a batch of a sum over classes or map cells, so an image's loss depends on
+nobody else, and the batch size does not change its scale.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..model.manifest import Activation
+
+_SMALLEST_NORM = 1e-6  # of a map; a map of zeros stays zeros, and its gradient finite
+
+
+def classification_loss(logits: Tensor, labels: Tensor, base_classes: int, kind: Activation) -> Tensor:
+    """L_C: learns the new classes.
+
+    Args:
+        logits: The student's [B, N + k], base classes first.
+        labels: class_index of each image [B] int64, each >= base_classes.
+        base_classes: N; what the teacher knows. 0 trains a base.
+        kind: `sigmoid`: binary cross entropy of the k new outputs against the one-hot label, summed over
+            them (LwF-MC of Rebuffi et al. 2017, which the paper builds on); `softmax`: cross entropy over
+            all N + k outputs.
+
+    Returns:
+        A scalar.
+    """
+    if kind == "softmax":
+        return F.cross_entropy(logits, labels)
+    new_logits = logits[:, base_classes:]
+    one_hot = F.one_hot(labels - base_classes, new_logits.shape[1]).to(new_logits.dtype)
+    return _binary_cross_entropy(new_logits, one_hot)
+
+
+def distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """L_D: keeps the base classes' outputs where the teacher has them (eq. 1).
+
+    The paper prints -sum sigma(y_i) log sigma(y^_i), the first half of the binary cross entropy, which
+    would push every logit up even where student and teacher agree; the full form, as in LwF-MC's code, is
+    smallest at agreement.
+
+    Args:
+        student_logits: Of the N base classes [B, N].
+        teacher_logits: Likewise [B, N].
+
+    Returns:
+        A scalar.
+    """
+    return _binary_cross_entropy(student_logits, torch.sigmoid(teacher_logits).detach())
+
+
+def attention_distillation_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """L_AD: keeps the student looking where the teacher looks (eq. 3 and 4).
+
+    Args:
+        student_map: Q_t [B, h, w] >= 0; carries the gradient.
+        teacher_map: Q_{t-1} [B, h, w] >= 0 for the same classes.
+
+    Returns:
+        A scalar: the L1 distance of the maps, each divided by its own L2 norm, summed over the
+        l = h * w cells, mean over images; 0 for equal maps, at most sqrt(2 * l).
+    """
+    Q_student = F.normalize(student_map.flatten(1), dim=1, eps=_SMALLEST_NORM)
+    Q_teacher = F.normalize(teacher_map.detach().flatten(1), dim=1, eps=_SMALLEST_NORM)
+    return (Q_student - Q_teacher).abs().sum(1).mean()
+
+
+def _binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(1).mean()

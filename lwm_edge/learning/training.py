@@ -1,0 +1,242 @@
+"""The training loop of Learning without Memorizing (Dhar et al. 2019).
+
+    L = L_C + beta * L_D + gamma * L_AD
+
+from one frozen teacher, on photos of the new classes alone. It knows no paths and no files.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..errors import GateError
+from ..increment.reports import PlanReport
+from ..memory import drop_mapped_pages
+from ..model.manifest import Activation
+from ..model.network import Network
+from ..photos.photo_set import PhotoSet
+from ..records import Progress, ProgressCallback
+from .attention import attention_map
+from .batches import Batch, chunks, loaded_batches
+from .config import IncrementConfig, Recipe
+from .losses import attention_distillation_loss, classification_loss, distillation_loss
+from .optimizer import Momentum
+from .reports import TrainingReport
+
+
+class Losses(NamedTuple):
+    """The three terms before weighting; a term that is off is None.
+
+    Attributes:
+        classification: L_C, scalar.
+        distillation: L_D, scalar.
+        attention_distillation: L_AD, scalar.
+    """
+
+    classification: Tensor
+    distillation: Tensor | None
+    attention_distillation: Tensor | None
+
+    def total(self, beta: float, gamma: float) -> Tensor:
+        """L = L_C + beta * L_D + gamma * L_AD (eq. 5)."""
+        loss = self.classification
+        if self.distillation is not None:
+            loss = loss + beta * self.distillation
+        if self.attention_distillation is not None:
+            loss = loss + gamma * self.attention_distillation
+        return loss
+
+
+def lwm_losses(
+    student: Network,
+    teacher: Network,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    beta: float,
+    gamma: float,
+    classification: Activation,
+) -> Losses:
+    """The three terms for a batch. A term whose weight is 0 is not computed.
+
+    Args:
+        student: M_t, in eval mode; knows the teacher's N classes and k new ones.
+        teacher: M_{t-1}, frozen, in eval mode; knows N classes.
+        images: [B, H, W, 3] uint8.
+        labels: class_index [B] int64, each >= N.
+        beta: Weight of L_D.
+        gamma: Weight of L_AD.
+        classification: Kind of L_C.
+    """
+    N = teacher.classes
+    shared = student.stem(images)  # the frozen blocks are the teacher's too
+    if beta or gamma:
+        with torch.no_grad():
+            teacher_features, teacher_logits = teacher.after_stem(shared)
+        drop_mapped_pages(teacher.mapped)  # its part is done; the student's passes need the room
+    features, logits = student.after_stem(shared)
+    L_C = classification_loss(logits, labels, N, classification)
+    L_D = distillation_loss(logits[:, :N], teacher_logits) if beta else None
+    L_AD = None
+    if gamma:
+        b = logits[:, :N].argmax(1)  # the student's best base class; both look for the same one
+        Q_student = attention_map(features, student.attention_weight, b)
+        Q_teacher = attention_map(teacher_features, teacher.attention_weight, b)
+        L_AD = attention_distillation_loss(Q_student, Q_teacher)
+    return Losses(L_C, L_D, L_AD)
+
+
+class TrainingState(NamedTuple):
+    """All that the rest of a training depends on.
+
+    Attributes:
+        step: Optimiser updates done.
+        loss_sums: Of L_C, L_D and L_AD over the photos of the epoch so far.
+        tensors: What trains and its momentum, the live ones.
+    """
+
+    step: int
+    loss_sums: tuple[float, float, float]
+    tensors: dict[str, Tensor]
+
+
+def train_increment(
+    student: Network,
+    teacher: Network,
+    photos: PhotoSet,
+    config: IncrementConfig,
+    recipe: Recipe,
+    classification: Activation,
+    plan: PlanReport,
+    on_progress: ProgressCallback,
+    *,
+    resume: TrainingState | None = None,
+    after_step: Callable[[TrainingState], None] = lambda state: None,
+) -> TrainingReport:
+    """Teaches the student the new classes; the teacher is not touched.
+
+    Both stay in eval mode: BatchNorm statistics would drift to the new classes, dropout would break the
+    attention maps, and an accumulated batch's gradient equals a whole one's only so. Deterministic on a
+    CPU for a seed, a plan and a number of threads, also when it is resumed.
+
+    Args:
+        student: M_t, with the new rows of the head.
+        teacher: M_{t-1}.
+        photos: Of the new classes.
+        config: Settings.
+        recipe: beta, gamma, learning rate, what trains.
+        classification: Kind of L_C.
+        plan: Micro-batch, prefetch and recomputation; they change memory, not the result.
+        on_progress: Called after every update.
+        resume: Where an interrupted training left off.
+        after_step: Called after every update, with what `resume` would need.
+
+    Raises:
+        GateError: The loss is no longer finite.
+    """
+    weights = np.array([1.0, recipe.beta, recipe.gamma])
+    parameters = trained_parameters(student, recipe)
+    optimizer, rates = Momentum(parameters), learning_rates(parameters, recipe)
+    student.recompute, micro_batch_size = plan.recompute, plan.micro_batch_size
+    steps_per_epoch = -(-len(photos.photos) // config.batch_size)
+    total_steps = config.epochs * steps_per_epoch
+    done, loss_sums = 0, np.zeros(3)
+    if resume:
+        done, loss_sums = resume.step, np.array(resume.loss_sums)
+        optimizer.restore(resume.tensors)
+        resume = None
+    started = time.monotonic()
+
+    for batch in loaded_batches(photos, config, plan.prefetch, start=done):
+        if batch.step % steps_per_epoch == 0:
+            loss_sums = np.zeros(3)
+        while True:
+            try:
+                losses = accumulate_gradients(
+                    student, teacher, batch, micro_batch_size, recipe, classification
+                )
+                break
+            except torch.cuda.OutOfMemoryError:
+                if micro_batch_size == 1:
+                    raise
+                micro_batch_size //= 2
+                optimizer.forget_gradients()
+        if not math.isfinite(loss := float(losses @ weights)):
+            heads = f" and a head_learning_rate below {own}" if (own := config.head_learning_rate) else ""
+            raise GateError(
+                f"the loss became {loss} at step {batch.step + 1}; the model is unchanged: "
+                f"try again with a learning rate below {recipe.learning_rate}{heads}"
+            )
+        optimizer.update(rates, config.momentum, recipe.max_gradient_norm)
+
+        loss_sums += len(batch.labels) * losses
+        on_progress(Progress(phase="train", done=batch.step + 1, total=total_steps, loss=loss))
+        L_C, L_D, L_AD = (float(total) for total in loss_sums)
+        after_step(TrainingState(batch.step + 1, (L_C, L_D, L_AD), optimizer.tensors()))
+
+    student.requires_grad_(False)
+    seconds = time.monotonic() - started
+    L_C, L_D, L_AD = (float(total) / len(photos.photos) for total in loss_sums)
+    return TrainingReport(
+        epochs=config.epochs,
+        steps=total_steps,
+        classification_loss=L_C,
+        distillation_loss=L_D if recipe.beta else None,
+        attention_distillation_loss=L_AD if recipe.gamma else None,
+        step_ms=1000 * seconds / max(1, total_steps - done),
+        seconds=seconds,
+    )
+
+
+def accumulate_gradients(
+    student: Network,
+    teacher: Network,
+    batch: Batch,
+    micro_batch_size: int,
+    recipe: Recipe,
+    classification: Activation,
+) -> NDArray[np.float64]:
+    """Adds up the gradients of one update, a micro-batch at a time; returns L_C, L_D, L_AD of the batch."""
+    device = student.head.weight.device
+    batch_losses = np.zeros(3)
+    for part in chunks(len(batch.labels), micro_batch_size):
+        images = torch.from_numpy(batch.pixels[part]).to(device)
+        labels = torch.tensor(batch.labels[part], device=device)
+        losses = lwm_losses(
+            student,
+            teacher,
+            images,
+            labels,
+            beta=recipe.beta,
+            gamma=recipe.gamma,
+            classification=classification,
+        )
+        share = len(labels) / len(batch.labels)
+        (share * losses.total(recipe.beta, recipe.gamma)).backward()  # type: ignore[no-untyped-call]
+        batch_losses += [share * term.item() if term is not None else 0.0 for term in losses]
+    return batch_losses
+
+
+def trained_parameters(student: Network, recipe: Recipe) -> dict[str, nn.Parameter]:
+    """What the recipe trains, by name: the blocks behind the frozen ones and, if it is so, the head."""
+    student.eval().requires_grad_(False)
+    for block in student.blocks()[student.frozen_blocks :]:
+        block.requires_grad_(True)
+    student.head.requires_grad_(recipe.head == "trained")
+    return {name: parameter for name, parameter in student.named_parameters() if parameter.requires_grad}
+
+
+def learning_rates(parameters: Iterable[str], recipe: Recipe) -> dict[str, float]:
+    """Of each parameter: the head's rows have their own."""
+    return {
+        name: recipe.head_learning_rate if name.startswith("head.") else recipe.learning_rate
+        for name in parameters
+    }

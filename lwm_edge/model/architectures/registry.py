@@ -1,0 +1,132 @@
+"""The registry of architectures: what a bundle's `architecture` key stands for.
+
+Every one ends in feature maps, global average pooling and one linear layer, so that Grad-CAM has the
+closed form of `learning.attention`. A vendor adds their own through the entry-point group
+`lwm_edge.architectures`, each entry an `Architecture`:
+
+    [project.entry-points."lwm_edge.architectures"]
+    my_net = "my_package:ARCHITECTURE"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import metadata
+
+from torch import Tensor, nn
+
+from ...errors import ArchitectureError
+from ...photos.preprocessing import Preprocessing
+from ._small_resnet import SmallResNet
+from ._torchvision import models
+
+ENTRY_POINT_GROUP = "lwm_edge.architectures"
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+WeightsSource = Callable[[], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A classifier that ends in feature maps, global average pooling and one linear layer.
+
+    Attributes:
+        build: Makes the whole classifier, untrained. Called without arguments; where
+            it can, on the meta device, which takes no memory.
+        features: Names of the classifier's child modules that, one after the other, take images
+            [B, 3, H, W] float32 to the last feature maps [B, d, h, w] float32.
+        head: Dotted name of the one linear layer.
+        preprocessing: From a photo to its input, unless the vendor says otherwise.
+        weights: Pretrained weights by name, each a function that returns a state dict of `build()`.
+    """
+
+    build: Callable[[], nn.Module]
+    features: tuple[str, ...]
+    head: str
+    preprocessing: Preprocessing
+    weights: Mapping[str, WeightsSource] = field(default_factory=dict)
+
+
+def _imagenet(size: int) -> Preprocessing:
+    return Preprocessing(image_size=size, resize_size=size * 8 // 7, mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
+
+
+def _small(size: int) -> Preprocessing:
+    return Preprocessing(image_size=size, resize_size=size, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+
+_FAMILIES: dict[str, tuple[tuple[str, ...], str]] = {  # torchvision: prefix of the name -> features, head
+    "resnet": (("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"), "fc"),
+    "resnext": (("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"), "fc"),
+    "wide_resnet": (("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"), "fc"),
+    "mobilenet_v2": (("features",), "classifier.1"),
+    "efficientnet_b": (("features",), "classifier.1"),
+    "efficientnet_v2": (("features",), "classifier.1"),
+    "shufflenet_v2": (("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5"), "fc"),
+    "mnasnet": (("layers",), "classifier.1"),
+    "regnet": (("stem", "trunk_output"), "fc"),
+}
+
+
+def _torchvision_weights(name: str) -> Mapping[str, Tensor]:
+    state: Mapping[str, Tensor] = models.get_model_weights(name).DEFAULT.get_state_dict(check_hash=True)
+    return state
+
+
+def _torchvision_architectures() -> dict[str, Architecture]:
+    return {
+        name: Architecture(
+            build=partial(models.get_model, name, weights=None),
+            features=features,
+            head=head,
+            preprocessing=_imagenet(224),
+            weights={"imagenet": partial(_torchvision_weights, name)},
+        )
+        for name in models.list_models(module=models)
+        for prefix, (features, head) in _FAMILIES.items()
+        if name.startswith(prefix)
+    }
+
+
+_BUILT_IN: dict[str, Architecture] = {
+    **_torchvision_architectures(),
+    **{
+        f"small_resnet{depth}": Architecture(
+            build=partial(SmallResNet, blocks_per_stage=(depth - 2) // 6),
+            features=("stem", "stage1", "stage2", "stage3"),
+            head="fc",
+            preprocessing=_small(32),
+        )
+        for depth in (20, 32)
+    },
+}
+
+
+def architecture_names() -> tuple[str, ...]:
+    """Every registered key, the vendors' own included, sorted."""
+    return tuple(sorted({*_BUILT_IN, *metadata.entry_points(group=ENTRY_POINT_GROUP).names}))
+
+
+def find_architecture(name: str) -> Architecture:
+    """Looks a key up.
+
+    Raises:
+        ArchitectureError: No such key, or the vendor's package behind it cannot be loaded.
+    """
+    if name in _BUILT_IN:
+        return _BUILT_IN[name]
+    for entry in metadata.entry_points(group=ENTRY_POINT_GROUP, name=name):
+        try:
+            found = entry.load()
+        except Exception as error:
+            raise ArchitectureError(
+                f"architecture {name} ({entry.value}) cannot be loaded: {error}"
+            ) from error
+        if isinstance(found, Architecture):
+            return found
+        raise ArchitectureError(f"architecture {name}: {entry.value} is no lwm_edge.Architecture")
+    known = "does not end in feature maps, average pooling and one linear layer"
+    reason = known if name in models.list_models(module=models) else "is not a registered architecture"
+    raise ArchitectureError(f"{name} {reason}; these fit: {', '.join(architecture_names())}")

@@ -1,0 +1,61 @@
+"""Takes a whole classifier apart, into the backbone and the linear head, and makes sure that this is all."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+from ...errors import ArchitectureError
+from .registry import Architecture
+
+_SURGERY_TOLERANCE = 1e-4
+_PROBE_SIZE = 64
+
+
+def take_apart(model: nn.Module, architecture: Architecture, name: str) -> tuple[nn.Sequential, nn.Linear]:
+    """Splits a whole classifier into backbone and linear head; their parameter names stay.
+
+    Raises:
+        ArchitectureError: The parts that the architecture names are missing or of another kind.
+    """
+    children = dict(model.named_children())
+    missing = [f"it has no child module {part}" for part in architecture.features if part not in children]
+    try:
+        head = model.get_submodule(architecture.head)
+    except AttributeError:
+        missing.append(f"it has no module {architecture.head}")
+        head = nn.Identity()
+    if missing:
+        raise ArchitectureError(f"architecture {name} cannot be taken apart as it says", missing)
+    if not isinstance(head, nn.Linear) or head.bias is None:
+        raise ArchitectureError(
+            f"architecture {name}: its head {architecture.head} is no linear layer with bias"
+        )
+    backbone = nn.Sequential(OrderedDict((part, children[part]) for part in architecture.features))
+    return backbone, head
+
+
+@torch.no_grad()
+def check_surgery(model: nn.Module, backbone: nn.Module, head: nn.Linear, name: str) -> None:
+    """Makes sure that pooling and one linear layer are all there is behind the backbone.
+
+    The closed form of the attention map and the grown head are right only then. The classifier is left in
+    eval mode.
+
+    Raises:
+        ArchitectureError: The taken-apart classifier computes something else.
+    """
+    model.eval()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, _PROBE_SIZE, _PROBE_SIZE, generator=generator)
+    features = backbone(images)
+    if features.dim() == 4 and features.shape[1] == head.in_features:
+        ours, theirs = head(features.mean((2, 3))), model(images)
+        if torch.allclose(ours, theirs, rtol=_SURGERY_TOLERANCE, atol=_SURGERY_TOLERANCE):
+            return
+    raise ArchitectureError(
+        f"architecture {name} does not end in feature maps, global average pooling and one linear layer: "
+        "taken apart so, it computes something else"
+    )

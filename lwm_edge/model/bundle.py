@@ -1,0 +1,204 @@
+"""The bundle: one safetensors file that holds a classifier and never changes its length.
+
+Tensors: `backbone.*`, `head.weight` [capacity, d] and `head.bias` [capacity] (d is what the head reads, see
+`network`), the class statistics (`statistics.*`, see `learning.class_statistics`), `onnx_graph` (uint8, the
+graph without its weights) and `manifest` (uint8, see `manifest`). File format:
+https://huggingface.co/docs/safetensors. Reading the manifest and checking the digest need no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as serialize
+
+from .. import storage
+from ..errors import BundleError, CapacityError, ResourceError, in_short
+from . import manifest as manifests
+from .manifest import Manifest
+
+MEANS, COVARIANCE, PHOTOS = "statistics.means", "statistics.covariance", "statistics.photos"
+
+MANIFEST, ONNX_GRAPH = "manifest", "onnx_graph"
+_MOST_BYTES = {MANIFEST: manifests.encoded_length(manifests.MAX_CAPACITY), ONNX_GRAPH: 64 * 1024**2}
+ROWS_BY_CLASS = {"head.weight", "head.bias", MEANS}
+NOT_THE_NETWORKS = {ONNX_GRAPH, MANIFEST, MEANS, COVARIANCE, PHOTOS}
+MAX_FILE_BYTES = 4 * 1024**3
+MAX_HEADER_BYTES = 4 * 1024**2
+_DTYPES = {"F64", "F32", "F16", "I64", "I32", "U8"}
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle file, opened for reading.
+
+    Attributes:
+        path: Of the file.
+        manifest: What it says about itself.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    def arrays(self, *names: str) -> dict[str, NDArray[Any]]:
+        """Tensors as NumPy copies: those named, or all but the manifest."""
+        with safe_open(self.path, framework="np") as file:
+            wanted = names or [name for name in file.keys() if name != MANIFEST]  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in wanted}
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Opens a bundle and verifies it: format, schema, digest, finite values, length.
+
+    Raises:
+        BundleError: What is wrong with the file.
+    """
+    try:
+        _check_lengths(path)
+        with safe_open(path, framework="np") as file:
+            names = set(file.keys())
+            if missing := (NOT_THE_NETWORKS | ROWS_BY_CLASS) - names:
+                raise BundleError(
+                    f"{path} is no lwm-edge bundle: it has no tensor {', '.join(sorted(missing))}"
+                )
+            if strange := [name for name in names if not re.fullmatch(r"[\w.]{1,200}", name, re.ASCII)]:
+                raise BundleError(f"{path} is no lwm-edge bundle: it has a tensor {strange[0][:200]!r}")
+            for name in (MANIFEST, ONNX_GRAPH):
+                _check_row_of_bytes(path, name, file.get_slice(name))
+            manifest = manifests.decode(bytes(file.get_tensor(MANIFEST)), str(path))
+            _verify(path, file, names, manifest)
+    except FileNotFoundError:
+        raise BundleError(f"{path} does not exist; give the path of a bundle (model.lwm)") from None
+    except (SafetensorError, OSError) as error:
+        raise BundleError(
+            f"{path} is no readable bundle ({in_short(error)}); the file is damaged or of another kind, "
+            "copy it again from where it came"
+        ) from None
+    except MemoryError:
+        raise ResourceError(f"{path} does not fit into memory; close other programs and try again") from None
+    return Bundle(path, manifest)
+
+
+def _check_lengths(path: Path) -> None:
+    """Of the file and of its header, before any memory is taken for them."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise BundleError(f"{path} is no regular file; give the path of a bundle (model.lwm)")
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+    if status.st_size > MAX_FILE_BYTES or header_bytes > MAX_HEADER_BYTES:
+        raise BundleError(
+            f"{path} is no readable bundle (it declares more than any bundle has); the file is damaged or of "
+            "another kind, copy it again from where it came"
+        )
+
+
+def _check_row_of_bytes(path: Path, name: str, tensor: Any) -> None:
+    shape = tensor.get_shape()
+    if tensor.get_dtype() != "U8" or len(shape) != 1:
+        raise BundleError(f"{path} is no lwm-edge bundle: its {name} is not a row of bytes")
+    if shape[0] > _MOST_BYTES[name]:
+        raise BundleError(
+            f"{path} is no lwm-edge bundle: its {name} is longer than {_MOST_BYTES[name]} bytes"
+        )
+
+
+def _verify(path: Path, file: Any, names: set[str], manifest: Manifest) -> None:
+    problems = _declared_problems(path, file, names, manifest)  # first: these read no tensor
+    digest = hashlib.sha256()
+    for name in [] if problems else sorted(names - {MANIFEST}):
+        array = file.get_tensor(name)
+        _update_digest(digest, name, array)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            problems.append(f"{name} has values that are not finite")
+        if name in ROWS_BY_CLASS and array[len(manifest.class_names) :].any():
+            problems.append(f"{name} has values behind the last class")
+    if not problems and digest.hexdigest() != manifest.tensors_digest:
+        problems.append("the tensors are not those that the manifest's digest was taken of")
+    if problems:
+        raise BundleError(f"{path} is damaged; copy it again from where it came", problems)
+
+
+def _declared_problems(path: Path, file: Any, names: set[str], manifest: Manifest) -> list[str]:
+    problems = []
+    d = (file.get_slice("head.weight").get_shape() or [0])[-1]
+    shapes = {
+        "head.weight": [manifest.capacity, d],
+        "head.bias": [manifest.capacity],
+        MEANS: [manifest.capacity, d],
+        COVARIANCE: [d, d],
+        PHOTOS: [1],
+    }
+    for name in sorted(names - {MANIFEST}):
+        tensor = file.get_slice(name)
+        dtype, shape = tensor.get_dtype(), tensor.get_shape()
+        if dtype not in _DTYPES:
+            problems.append(f"{name} has a data type that bundles do not use")
+        if name in shapes and (shape, dtype) != (shapes[name], "F32"):
+            problems.append(f"{name} is {dtype} {shape}, not F32 {shapes[name]}")
+    if path.stat().st_size != manifest.bundle_bytes:
+        problems.append(
+            f"it is {path.stat().st_size} bytes long, and was {manifest.bundle_bytes} when shipped"
+        )
+    return problems
+
+
+def _update_digest(digest: Any, name: str, array: NDArray[Any]) -> None:
+    digest.update(f"{name} {array.dtype.str} {list(array.shape)}\n".encode())
+    digest.update(np.asarray(array, order="C").tobytes())
+
+
+def tensors_digest(arrays: Arrays) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of all tensors but the manifest."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays.keys() - {MANIFEST}):
+        _update_digest(digest, name, arrays[name])
+    return digest.hexdigest()
+
+
+def save_bundle(
+    path: Path,
+    arrays: Arrays,
+    manifest: Manifest,
+    write: Callable[[Path, bytes], None] = storage.write_file,
+) -> Bundle:
+    """Writes a bundle atomically; `tensors_digest` and, for a new one, `bundle_bytes` are filled in.
+
+    Args:
+        path: Of the file; replaced if it exists.
+        arrays: All tensors but the manifest.
+        manifest: With `bundle_bytes` 0 for a new bundle.
+        write: `storage.write_output` where a user named the file.
+
+    Raises:
+        BundleError: The length would change.
+        CapacityError: More classes than rows.
+    """
+    if len(manifest.class_names) > manifest.capacity:
+        raise CapacityError(f"{len(manifest.class_names)} classes do not fit capacity {manifest.capacity}")
+    manifest = manifest.model_copy(update={"tensors_digest": tensors_digest(arrays)})
+    if not manifest.bundle_bytes:  # a manifest's length does not depend on its content
+        manifest = manifest.model_copy(update={"bundle_bytes": len(_serialize(arrays, manifest))})
+    content = _serialize(arrays, manifest)
+    if len(content) != manifest.bundle_bytes:
+        raise BundleError(
+            f"{path} would be {len(content)} bytes long, not {manifest.bundle_bytes} as shipped"
+        )
+    write(path, content)
+    return Bundle(path, manifest)
+
+
+def _serialize(arrays: Arrays, manifest: Manifest) -> bytes:
+    block = np.frombuffer(manifests.encode(manifest), dtype=np.uint8)
+    return serialize({**{n: np.asarray(a, order="C") for n, a in arrays.items()}, MANIFEST: block})

@@ -1,0 +1,149 @@
+"""Runs the exported classifier through ONNX Runtime, without torch, as a vendor's app would.
+
+Everything needed is in the ONNX file: class names, preprocessing and the model's digest are in its
+metadata (https://onnx.ai/onnx/repo-docs/IR.html, metadata_props).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from ..errors import ExportError, PhotosError, in_short
+from ..photos.photo_set import PhotoSet
+from ..photos.preprocessing import Preprocessing
+from ..photos.reading import Pixels, read_photo
+from ..records import AnyNamePath, Report
+
+CLASS_NAMES_KEY = "class_names"
+PREPROCESSING_KEY = "preprocessing"
+DIGEST_KEY = "model_digest"
+INPUT, LOGITS, PROBABILITIES = "image", "logits", "probabilities"
+_BATCH_SIZE = 16
+
+_WHAT_TO_DO = "make it anew with lwm-edge repair (in a model home) or lwm-edge export"
+_NAMES = TypeAdapter(tuple[str, ...])
+
+
+class Prediction(Report):
+    """One photo's best classes.
+
+    Attributes:
+        photo: The file.
+        class_names: Best first.
+        probabilities: Of the same.
+        error: Why the photo could not be read; then the rest is empty.
+    """
+
+    photo: AnyNamePath
+    class_names: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    error: str | None = None
+
+
+class Classifier:
+    """An exported classifier, loaded once and run often.
+
+    Attributes:
+        path: The ONNX file.
+        class_names: In the order of the outputs.
+        preprocessing: From a photo to the input.
+        model_digest: Of the model that was exported.
+
+    Args:
+        source: The ONNX file, or its content.
+
+    Raises:
+        ExportError: No such file, or it is none of lwm-edge's.
+    """
+
+    def __init__(self, source: str | PathLike[str] | bytes) -> None:
+        import onnxruntime
+
+        self.path = None if isinstance(source, bytes) else Path(source)
+        where = self.path or "the exported ONNX file"
+        if self.path and not self.path.is_file():
+            raise ExportError(f"{where} does not exist; {_WHAT_TO_DO}")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong is raised, not printed on the user's terminal
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                self.path or source, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
+            metadata = self._session.get_modelmeta().custom_metadata_map
+            self.class_names: tuple[str, ...] = _NAMES.validate_json(metadata[CLASS_NAMES_KEY])
+            self.preprocessing = Preprocessing.model_validate_json(metadata[PREPROCESSING_KEY])
+            self.model_digest: str = metadata[DIGEST_KEY]
+        except (KeyError, ValueError):
+            raise ExportError(
+                f"{where} was not exported by lwm-edge, or is damaged: its metadata lacks the class names; "
+                f"{_WHAT_TO_DO}"
+            ) from None
+        except Exception as error:  # ONNX Runtime's own errors derive from Exception alone
+            raise ExportError(
+                f"{where} cannot be loaded by ONNX Runtime: {in_short(error)}; {_WHAT_TO_DO}"
+            ) from None
+
+    def run(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Runs prepared images.
+
+        Args:
+            images: RGB at the model's size [B, H, W, 3] uint8.
+
+        Returns:
+            Logits and probabilities, each [B, classes] float32.
+
+        Raises:
+            ExportError: The file is damaged: it fails, or gives something else.
+        """
+        where = self.path or "the exported ONNX file"
+        try:
+            logits, probabilities = self._session.run([LOGITS, PROBABILITIES], {INPUT: images})
+        except Exception as error:  # as above
+            raise ExportError(
+                f"{where} cannot be run by ONNX Runtime: {in_short(error)}; {_WHAT_TO_DO}"
+            ) from None
+        expected = ((len(images), len(self.class_names)), np.float32)
+        if any((output.shape, output.dtype) != expected for output in (logits, probabilities)):
+            raise ExportError(f"{where} does not give a number for each of its classes; {_WHAT_TO_DO}")
+        return cast(NDArray[np.float32], logits), cast(NDArray[np.float32], probabilities)
+
+    def predict(self, photos: PhotoSet) -> NDArray[np.int64]:
+        """The best class_index of each photo [M] int64."""
+        batches = (range(start, start + _BATCH_SIZE) for start in range(0, len(photos.photos), _BATCH_SIZE))
+        best = [self.run(photos.load(list(b)[: len(photos.photos) - b.start]))[0].argmax(1) for b in batches]
+        return np.concatenate(best).astype(np.int64)
+
+    def classify(self, photos: Sequence[str | PathLike[str]], top_k: int = 3) -> tuple[Prediction, ...]:
+        """The best classes of each photo; a photo that cannot be read gets an error instead."""
+        predictions: list[Prediction] = []
+        for start in range(0, len(photos), _BATCH_SIZE):
+            batch = [Path(photo) for photo in photos[start : start + _BATCH_SIZE]]
+            predictions += self._classify_batch(batch, top_k)
+        return tuple(predictions)
+
+    def _classify_batch(self, photos: Sequence[Path], top_k: int) -> list[Prediction]:
+        images: dict[Path, Pixels] = {}
+        errors: dict[Path, str] = {}
+        for photo in photos:
+            try:
+                images[photo] = read_photo(photo, self.preprocessing)
+            except PhotosError as error:
+                errors[photo] = error.message
+        ranked: dict[Path, Prediction] = {}
+        if images:
+            _, probabilities = self.run(np.stack(list(images.values())))
+            for photo, row in zip(images, probabilities, strict=True):
+                best = np.argsort(-row, kind="stable")[:top_k]
+                ranked[photo] = Prediction(
+                    photo=photo,
+                    class_names=tuple(self.class_names[i] for i in best),
+                    probabilities=tuple(float(row[i]) for i in best),
+                )
+        return [ranked.get(p) or Prediction(photo=p, error=errors[p]) for p in photos]

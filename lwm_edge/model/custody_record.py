@@ -1,0 +1,88 @@
+"""What a bundle remembers of its custody: records of bounded size, kept in its manifest.
+
+`custody` makes and checks them. A public key is named by its 32 raw bytes in hexadecimal.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ..records import Digest, PublicKey, Record
+
+LINKS_KEPT = 8  # the longest ones fit into a manifest beside the longest ledger
+
+
+class Signature(Record):
+    """An Ed25519 signature (RFC 8032).
+
+    Attributes:
+        key: The public key that it is said to fit.
+        value: In hexadecimal.
+    """
+
+    key: PublicKey
+    value: str = Field(pattern=r"^[0-9a-f]{128}$")
+
+
+class BaseStatement(Record):
+    """What a vendor signs of a shipped base: all that the model is, and nothing measured.
+
+    Attributes:
+        architecture: Key of the network.
+        activation: What turns logits into probabilities.
+        capacity: Most classes that the bundle can ever hold.
+        bundle_bytes: Length of the file.
+        preprocessing_digest: SHA-256 of the preprocessing, and of what the head reads besides the last maps.
+        shipped_classes: How many.
+        class_names_digest: SHA-256 of their names, in order.
+        model_digest: Of the base: tensors, class names, preprocessing and levels.
+    """
+
+    architecture: str = Field(max_length=64)
+    activation: str = Field(max_length=16)
+    capacity: int = Field(ge=1)
+    bundle_bytes: int = Field(ge=0)
+    preprocessing_digest: Digest
+    shipped_classes: int = Field(ge=0)
+    class_names_digest: Digest
+    model_digest: Digest
+
+
+class Link(Record):
+    """One change of the model.
+
+    Attributes:
+        increment: Its number; the shipped base is 0.
+        parent_digest: The model_digest before.
+        model_digest: The model_digest after.
+        shipped_classes: How many of the vendor's classes were left after it.
+        signature: By the device's key, if it was given one.
+    """
+
+    increment: int = Field(ge=1)
+    parent_digest: Digest
+    model_digest: Digest
+    shipped_classes: int = Field(ge=0)
+    signature: Signature | None = None
+
+
+class Custody(Record):
+    """From the shipped base to the current model, in bounded space.
+
+    Attributes:
+        base: The shipped base; None where the record was begun after the first change.
+        base_signature: By the vendor.
+        links: The latest 8 changes, oldest first.
+        dropped_links: How many older ones were forgotten.
+    """
+
+    base: BaseStatement | None = None
+    base_signature: Signature | None = None
+    links: tuple[Link, ...] = Field(default=(), max_length=LINKS_KEPT)
+    dropped_links: int = Field(default=0, ge=0)
+
+    def with_link(self, link: Link) -> Custody:
+        """The record after one more change."""
+        links = (*self.links, link)
+        dropped = self.dropped_links + max(0, len(links) - LINKS_KEPT)
+        return self.model_copy(update={"links": links[-LINKS_KEPT:], "dropped_links": dropped})

@@ -1,0 +1,142 @@
+"""The footprint ledger: what every increment cost, in constant space, under a hash chain.
+
+    link of an entry = SHA-256(link of the entry before, the entry)
+    before           = link of the entry that left the ring last
+    head             = link of the newest entry
+    seal             = SHA-256(head, first, maximum)
+
+Whoever edits an entry that is kept, first or maximum breaks the chain or the seal, and later increments build
+on the stored head, so that it stays broken. Whoever computes all of it anew gets another head than the one in
+the receipt, or noted down elsewhere. An entry is hashed as JSON with sorted keys, without what was not
+measured, so that fields added later change no older link.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from ..records import Digest, Record
+
+LEDGER_LENGTH = 16
+_LARGEST = 2**53 - 1  # that every reader of JSON takes exactly; and so an entry's length is bounded
+_START = "0" * 64
+
+_Count = Annotated[int, Field(ge=0, le=_LARGEST)]
+
+
+class LedgerEntry(Record):
+    """What one increment cost. Measured figures; outside both digests.
+
+    None where it was not measured: there is no GPU, or an older lwm-edge made the entry. `home.measurement`
+    says how the memory figures are taken.
+
+    Attributes:
+        increment: 0 for the shipped base.
+        classes: Number of classes after it.
+        bundle_bytes: Length of model.lwm.
+        onnx_bytes: Length of classifier.onnx.
+        peak_rss_bytes: The process's high-water mark of resident memory.
+        seconds: Wall-clock time.
+        labels_bytes: Length of labels.txt.
+        peak_anonymous_bytes: Largest anonymous part of resident memory, sampled.
+        peak_mapped_bytes: Largest part of it that maps files or is shared, sampled.
+        peak_cuda_bytes: Most memory that torch held on the GPU.
+        teacher_networks: Networks alive besides the student, counted.
+        images_alive: Images that the increment left in memory, counted.
+    """
+
+    increment: _Count
+    classes: Annotated[int, Field(ge=1, le=_LARGEST)]
+    bundle_bytes: _Count
+    onnx_bytes: _Count
+    peak_rss_bytes: _Count
+    seconds: float = Field(ge=0, le=_LARGEST)
+    labels_bytes: _Count | None = None
+    peak_anonymous_bytes: _Count | None = None
+    peak_mapped_bytes: _Count | None = None
+    peak_cuda_bytes: _Count | None = None
+    teacher_networks: _Count | None = None
+    images_alive: _Count | None = None
+
+    def maximum(self, other: LedgerEntry) -> LedgerEntry:
+        """Field by field."""
+        pairs = ((name, (getattr(self, name), getattr(other, name))) for name in LedgerEntry.model_fields)
+        known = {name: [value for value in pair if value is not None] for name, pair in pairs}
+        return LedgerEntry.model_validate({name: max(values) for name, values in known.items() if values})
+
+
+class Ledger(Record):
+    """The footprint of every increment in constant space: first, last, maximum, and the latest 16.
+
+    Attributes:
+        first: The oldest entry of all.
+        maximum: Over all entries, field by field.
+        latest: The ring, oldest first.
+        before: Link of the entry that left the ring last.
+        head: Link of the newest entry; None in a ledger of an older lwm-edge, which had no chain.
+        seal: Over head, first and maximum.
+    """
+
+    first: LedgerEntry | None = None
+    maximum: LedgerEntry | None = None
+    latest: tuple[LedgerEntry, ...] = Field(default=(), max_length=LEDGER_LENGTH)
+    before: Digest | None = None
+    head: Digest | None = None
+    seal: Digest | None = None
+
+    @property
+    def last(self) -> LedgerEntry | None:
+        """The newest entry."""
+        return self.latest[-1] if self.latest else None
+
+    def with_entry(self, entry: LedgerEntry) -> Ledger:
+        """The ledger after one more increment. What was broken before stays so: nothing is sealed anew."""
+        everything = (*self.latest, entry)
+        left, kept = everything[:-LEDGER_LENGTH], everything[-LEDGER_LENGTH:]
+        first = self.first or entry
+        maximum = self.maximum.maximum(entry) if self.maximum else entry
+        head = _link(self.head or _follow(_START, self.latest), entry)
+        intact = self.seal == self._expected_seal() or self.head is None
+        return Ledger(
+            first=first,
+            maximum=maximum,
+            latest=kept,
+            before=_follow(self.before or _START, left),
+            head=head,
+            seal=_digest(head, first, maximum) if intact else self.seal,
+        )
+
+    def problems(self) -> list[str]:
+        """What shows that the ledger was edited; nothing for one that an older lwm-edge made."""
+        if self.head is None:
+            chained = [entry for entry in self.latest if entry.labels_bytes is not None]
+            return ["the ledger's hash chain was taken out"] if chained else []
+        found = []
+        if _follow(self.before or _START, self.latest) != self.head:
+            found.append("the ledger was edited: its entries do not lead to the head of its hash chain")
+        if self.seal != self._expected_seal():
+            found.append("the ledger was edited: its seal is not of this head, first and maximum")
+        return found
+
+    def _expected_seal(self) -> str:
+        return _digest(self.head or "", self.first, self.maximum)
+
+
+def _link(before: str, entry: LedgerEntry) -> str:
+    return _digest(before, entry)
+
+
+def _follow(link: str, entries: Sequence[LedgerEntry]) -> str:
+    for entry in entries:
+        link = _link(link, entry)
+    return link
+
+
+def _digest(before: str, *entries: LedgerEntry | None) -> str:
+    content = [before, *(entry.model_dump(exclude_none=True) if entry else None for entry in entries)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

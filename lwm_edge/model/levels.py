@@ -1,0 +1,48 @@
+"""What a head reads of earlier blocks: their outputs, averaged over the cells of a coarse grid.
+
+As a spatial pyramid (Lazebnik et al. 2006; He et al. 2014, "Spatial Pyramid Pooling") of one grid: 1x1 says
+what is in the picture, 3x3 also roughly where.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import ArchitectureError
+
+
+class Activations(NamedTuple):
+    """What some of a network's first blocks make of images.
+
+    Attributes:
+        maps: The latest block's output [B, C, h, w].
+        levels: Values of the levels so far [B, values of the level].
+    """
+
+    maps: Tensor
+    levels: tuple[Tensor, ...] = ()
+
+    def pooled(self) -> Tensor:
+        """The levels' values, then the maps globally averaged [B, values]."""
+        last = self.maps.mean((2, 3))
+        return torch.cat([*self.levels, last], 1) if self.levels else last
+
+
+def grid_means(maps: Tensor, grid: int) -> Tensor:
+    """Averages of maps [B, C, h, w] over grid x grid cells [B, C * grid * grid].
+
+    The cells are equal, cover the maps, and overlap where a side does not divide: in ONNX one AveragePool.
+
+    Raises:
+        ArchitectureError: The maps have fewer cells than the grid.
+    """
+    height, width = maps.shape[2:]
+    if min(height, width) < grid:
+        raise ArchitectureError(f"maps of {height}x{width} cells cannot be averaged over {grid}x{grid}")
+    stride = (height // grid, width // grid)
+    size = (height - (grid - 1) * stride[0], width - (grid - 1) * stride[1])
+    return F.avg_pool2d(maps, size, stride).flatten(1)

@@ -1,0 +1,103 @@
+"""Turns the tensors of a bundle into a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..errors import ArchitectureError
+from .architectures.registry import Architecture, find_architecture
+from .architectures.surgery import take_apart
+from .bundle import NOT_THE_NETWORKS, Arrays, Bundle
+from .manifest import Manifest
+from .network import Network
+
+
+def network_of(arrays: Arrays, manifest: Manifest) -> Network:
+    """The classifier that a bundle's tensors make, in eval mode."""
+    tensors = {
+        name: torch.from_numpy(array) for name, array in arrays.items() if name not in NOT_THE_NETWORKS
+    }
+    return load_tensors(empty_network(manifest), tensors)
+
+
+def load_network(bundle: Bundle) -> Network:
+    """The classifier of a bundle file, in eval mode.
+
+    Its tensors are the mapped file's pages, which the kernel may drop, and must not be written to.
+
+    Raises:
+        ArchitectureError: The tensors do not fit the architecture.
+    """
+    weights = {n: t for n, t in load_file(bundle.path).items() if n not in NOT_THE_NETWORKS}
+    network = load_tensors(empty_network(bundle.manifest), weights).requires_grad_(False)
+    network.mapped = tuple(t for name, t in weights.items() if name.startswith("backbone."))
+    return network
+
+
+def network_arrays(network: Network) -> dict[str, NDArray[Any]]:
+    """The network's tensors under their names in a bundle."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}
+
+
+def empty_network(manifest: Manifest) -> Network:
+    """A bundle's network without memory behind it, on the meta device; `load_tensors` gives it its tensors.
+
+    Raises:
+        ArchitectureError: The architecture is unknown or does not come apart.
+    """
+    m, architecture = manifest, find_architecture(manifest.architecture)
+    backbone, head = take_apart(_build_unallocated(architecture), architecture, m.architecture)
+    network = Network(backbone, head, len(m.class_names), m.preprocessing, m.levels)
+    network.head = nn.Linear(head.in_features + network.level_values, m.capacity, device="meta")
+    return network.eval()
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves parameters without their random start.
+
+    Nobody sees it, and drawing it on the meta device would load torch's compiler, 70 MiB.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init" or func in (Tensor.normal_, Tensor.uniform_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def _build_unallocated(architecture: Architecture) -> nn.Module:
+    try:
+        with torch.device("meta"), _Uninitialised():
+            return architecture.build()
+    except NotImplementedError:  # its constructor reads values of tensors, as RegNet's does
+        return architecture.build().to("meta")
+
+
+def load_tensors(network: Network, tensors: Mapping[str, Tensor]) -> Network:
+    """Puts tensors (not copies) into an empty network.
+
+    Raises:
+        ArchitectureError: Names, shapes or dtypes are not the architecture's; all are listed.
+    """
+    expected = network.state_dict()
+    problems = [f"{name} is missing" for name in expected.keys() - tensors.keys()]
+    problems += [f"{name} is unknown" for name in tensors.keys() - expected.keys()]
+    for name in expected.keys() & tensors.keys():
+        want, have = expected[name], tensors[name]
+        if (want.shape, want.dtype) != (have.shape, have.dtype):
+            problems.append(f"{name} is {have.dtype} {list(have.shape)}, not {want.dtype} {list(want.shape)}")
+    if problems:
+        raise ArchitectureError("the tensors do not fit the architecture", sorted(problems))
+    network.load_state_dict(tensors, assign=True)
+    if any(buffer.is_meta for buffer in network.buffers()):
+        raise ArchitectureError("the architecture has buffers that its state dict leaves out")
+    return network

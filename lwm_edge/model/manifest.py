@@ -1,0 +1,197 @@
+"""What a bundle says about itself: a fixed-length block of JSON inside the safetensors file.
+
+The length depends on the capacity alone (16 KiB + 128 bytes a class), so a bundle never grows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, computed_field, field_validator, model_validator
+
+from ..errors import BundleError, CapacityError
+from ..photos.class_names import class_name_problem, fold_class_name
+from ..photos.preprocessing import Preprocessing
+from ..records import Digest, Record, invalid_values
+from .custody_record import Custody
+from .ledger import Ledger
+
+SCHEMA_VERSION = 1
+MAX_CAPACITY = 65_536
+_FIXED_BYTES = 16 * 1024
+_BYTES_PER_CLASS = 128
+_LISTED_PROBLEMS, _LONGEST_PROBLEM = 50, 500
+
+Activation = Literal["sigmoid", "softmax"]
+
+
+class Levels(Record):
+    """Earlier blocks of the network that the head reads too, besides the last feature maps.
+
+    Attributes:
+        blocks: Their indices in `Network.blocks`, ascending.
+        grid: Each output is averaged over grid x grid cells.
+        values: How many values that makes in all.
+    """
+
+    blocks: tuple[Annotated[int, Field(ge=0, lt=4096)], ...] = Field(min_length=1, max_length=64)
+    grid: int = Field(ge=1, le=8)
+    values: int = Field(ge=1, le=65_536)
+
+    @field_validator("blocks")
+    @classmethod
+    def _ascend(cls, blocks: tuple[int, ...]) -> tuple[int, ...]:
+        if list(blocks) != sorted(set(blocks)):
+            raise ValueError("blocks do not ascend")
+        return blocks
+
+
+class Manifest(Record):
+    """Everything about a bundle that is not a tensor (DESIGN: "The bundle").
+
+    Attributes:
+        schema_version: Of the bundle format.
+        architecture: A key of the registry in `architectures`, never an import path.
+        preprocessing: From a photo to the network's input.
+        activation: What turns logits into probabilities, as the base was trained.
+        levels: What else the head reads; None where it reads the last feature maps alone.
+        class_names: In append-only order; the position is the class_index.
+        shipped_classes: How many of them, from the front, the vendor shipped.
+        capacity: Most classes that this bundle can ever hold.
+        bundle_bytes: Length of the file when shipped, and for ever after.
+        recipe: That made the latest increment, or "base".
+        tensors_digest: SHA-256 over all tensors but the manifest.
+        parent_digest: The model_digest before the latest increment.
+        increment_count: Additions and removals since the vendor shipped it.
+        ledger: The footprint of the increments.
+        custody: From the shipped base to this model, with signatures; None before the first of either.
+    """
+
+    schema_version: Literal[1] = 1
+    architecture: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")
+    preprocessing: Preprocessing
+    activation: Activation
+    levels: Levels | None = None
+    class_names: tuple[str, ...] = Field(min_length=1)
+    shipped_classes: int = Field(ge=0)
+    capacity: int = Field(ge=1, le=MAX_CAPACITY)
+    bundle_bytes: int = Field(ge=0)
+    recipe: str = Field(max_length=64)
+    tensors_digest: Digest
+    parent_digest: Digest | None = None
+    increment_count: int = Field(default=0, ge=0)
+    ledger: Ledger = Ledger()
+    custody: Custody | None = None
+
+    @field_validator("class_names")
+    @classmethod
+    def _names_are_safe(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        problems = [f"class name {name!r} {why}" for name in names if (why := class_name_problem(name))]
+        if len({fold_class_name(name) for name in names}) < len(names):
+            problems.append("two class names are the same")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return names
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> Manifest:
+        if not self.shipped_classes <= len(self.class_names) <= self.capacity:
+            raise ValueError("shipped_classes <= number of class_names <= capacity does not hold")
+        return self
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def model_digest(self) -> str:
+        """SHA-256 of the tensors' digest, the class names, the preprocessing and any levels.
+
+        This is the digest that ONNX metadata and parent links carry.
+        """
+        identity = {
+            "tensors": self.tensors_digest,
+            "class_names": self.class_names,
+            "preprocessing": self.preprocessing.model_dump(),
+        }
+        if self.levels:
+            identity["levels"] = self.levels.model_dump()
+        text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def added_classes(self) -> tuple[str, ...]:
+        """The names that the owner added since the vendor shipped the bundle."""
+        return self.class_names[self.shipped_classes :]
+
+
+def encoded_length(capacity: int) -> int:
+    """Length of an encoded manifest in bytes; depends on nothing but the capacity."""
+    return _FIXED_BYTES + _BYTES_PER_CLASS * capacity
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The manifest as JSON, zero-padded to `encoded_length`.
+
+    Raises:
+        CapacityError: The names leave no room (only with names full of quotation marks).
+    """
+    # Left out, as older releases do not know them.
+    absent = {name for name in ("levels", "custody") if getattr(manifest, name) is None}
+    text = manifest.model_dump_json(exclude=absent).encode()
+    length = encoded_length(manifest.capacity)
+    if len(text) > length:
+        raise CapacityError(f"the manifest needs {len(text)} bytes of {length}; use shorter class names")
+    return text.ljust(length, b"\0")
+
+
+def decode_text(block: bytes) -> bytes:
+    """The JSON in a manifest's block, without the padding."""
+    return block.partition(b"\0")[0]
+
+
+def decode(block: bytes, where: str) -> Manifest:
+    """Reads `encode`'s output back.
+
+    Args:
+        block: The manifest tensor's bytes.
+        where: Names the file in errors.
+
+    Raises:
+        BundleError: Not JSON, another schema version, or fields that break a rule.
+    """
+    text = decode_text(block)
+    padding = block[len(text) :]
+    try:
+        content = json.loads(text)
+        version, model_digest = content.get("schema_version"), content.pop("model_digest", None)
+    except (ValueError, AttributeError, RecursionError):
+        raise BundleError(f"{where}: the manifest is not JSON; the file is damaged") from None
+    if version != SCHEMA_VERSION:
+        raise BundleError(
+            f"{where}: bundle schema version {_short(repr(version))}, and this lwm-edge reads version "
+            f"{SCHEMA_VERSION}; install the lwm-edge release that fits the bundle"
+        )
+    if padding.strip(b"\0"):
+        raise BundleError(f"{where}: there are bytes hidden behind the manifest")
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        raise BundleError(f"{where}: the manifest breaks the bundle format", _problems(error)) from None
+    if len(block) != encoded_length(manifest.capacity):
+        raise BundleError(f"{where}: the manifest's length does not fit its capacity")
+    if manifest.model_digest != model_digest:
+        raise BundleError(
+            f"{where}: class names, preprocessing or levels are not those that the digest was taken of"
+        )
+    return manifest
+
+
+def _problems(error: ValidationError) -> list[str]:
+    return [
+        _short(f"{(name or 'manifest') if name.isprintable() else ascii(name)}: {message}")
+        for name, message in invalid_values(error)[:_LISTED_PROBLEMS]
+    ]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_PROBLEM else f"{text[:_LONGEST_PROBLEM]} ..."

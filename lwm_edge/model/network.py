@@ -1,0 +1,237 @@
+"""The classifier as lwm_edge holds it: backbone, average pooling, and a head at full capacity.
+
+The head reads the last feature maps, globally averaged, as the paper's does. It may read earlier blocks as
+well (`Levels`): what they see is less bound to the classes that the backbone was trained on, so new classes
+are told apart by it. Only the closed form of `learning.class_statistics` gives weight to those; the paper's
+losses train what reads the last maps. Evci et al. 2022, "Head2Toe".
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import ArchitectureError, ConfigError
+from ..photos.preprocessing import Preprocessing
+from .levels import Activations, grid_means
+from .manifest import Levels
+from .recomputation import recomputed
+
+_FEW_CELLS = 16
+
+
+class Network(nn.Module):
+    """A classifier with room for more classes.
+
+    The head's tensors are at capacity from the start, so neither the file nor the memory grows with a
+    class; rows from `classes` on are zero and take no part.
+
+    Args:
+        backbone: Images [B, 3, H, W] float32 to feature maps [B, d, h, w] float32.
+        head: Linear layer of the levels' values and d more inputs, and `capacity` outputs.
+        classes: How many rows of the head are in use.
+        preprocessing: Whose mean and std normalise the images.
+        levels: What the head reads besides the last feature maps.
+
+    Attributes:
+        frozen_blocks: How many of the first blocks a teacher and its student share: `stem` runs them.
+        mapped: Tensors that are pages of a file, which nobody writes to.
+        recompute: Save memory by computing each trained block again in the backward pass.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Linear,
+        classes: int,
+        preprocessing: Preprocessing,
+        levels: Levels | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.classes = classes
+        self.preprocessing = preprocessing
+        self.levels = levels
+        self.frozen_blocks = 0
+        self.mapped: tuple[Tensor, ...] = ()
+        self.recompute = False
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Classifies images.
+
+        Args:
+            images: RGB at the model's size [B, H, W, 3] uint8.
+
+        Returns:
+            The last feature maps [B, d, h, w] float32 and the logits [B, classes] float32.
+        """
+        activations = self._see(images, len(self.blocks()))
+        return activations.maps, self.classify(activations)
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """Images [B, H, W, 3] uint8 to what the head reads [B, its inputs] float32."""
+        return self._see(images, len(self.blocks())).pooled()
+
+    @torch.no_grad()
+    def stem(self, images: Tensor) -> Activations:
+        """Images [B, H, W, 3] uint8 through the frozen blocks; a teacher and its student share the result."""
+        return self._see(images, self.frozen_blocks)
+
+    def after_stem(self, activations: Activations) -> tuple[Tensor, Tensor]:
+        """`stem`'s result through the rest of the network: features and logits as `forward` gives them."""
+        blocks = self.blocks()
+        if len(blocks) > (first := self.frozen_blocks) and not any(True for _ in blocks[first].parameters()):
+            # It may work in place, and the other network has them too.
+            activations = activations._replace(maps=activations.maps.clone())
+        activations = self._run(activations, first, len(blocks))
+        return activations.maps, self.classify(activations)
+
+    def _see(self, images: Tensor, blocks: int) -> Activations:
+        return self._run(Activations(self.normalise(images)), 0, blocks)
+
+    def _run(self, activations: Activations, first: int, end: int) -> Activations:
+        maps, levels = activations
+        recompute = self.recompute and torch.is_grad_enabled()
+        for index, block in enumerate(self.blocks()[first:end], first):
+            if recompute and any(True for _ in block.parameters()):  # a bare activation may work in place
+                maps = recomputed(block, maps)
+            else:
+                maps = block(maps)
+            if self.levels and index in self.levels.blocks:
+                levels = (*levels, grid_means(maps, self.levels.grid))
+        return Activations(maps, levels)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images [B, H, W, 3] uint8 to the backbone's input [B, 3, H, W]."""
+        dtype = self.head.weight.dtype
+        mean = torch.tensor(self.preprocessing.mean, dtype=dtype, device=images.device).view(3, 1, 1)
+        std = torch.tensor(self.preprocessing.std, dtype=dtype, device=images.device).view(3, 1, 1)
+        pixels = images.permute(0, 3, 1, 2).to(dtype) / 255
+        return (pixels - mean) / std
+
+    def classify(self, activations: Activations) -> Tensor:
+        """What all blocks made of images to logits [B, classes]."""
+        pooled, values = activations.pooled(), self.level_values
+        if pooled.shape[1] != self.head.in_features:
+            raise ArchitectureError(
+                f"the network offers {pooled.shape[1]} values, and its head reads {self.head.in_features}"
+            )
+        logits = F.linear(pooled[:, values:], self.attention_weight, self.head.bias[: self.classes])
+        if values:
+            logits = logits + F.linear(pooled[:, :values], self.head_weight[:, :values].detach())
+        return logits
+
+    def blocks(self) -> list[nn.Module]:
+        """The backbone's blocks; one after the other they are the backbone.
+
+        They are its parts in order, sequential ones taken apart.
+        """
+        parts = self.backbone.children()
+        return [b for part in parts for b in (part.children() if _is_sequential(part) else [part])]
+
+    def freeze(self, blocks: int) -> None:
+        """Takes the first blocks out of what trains.
+
+        Raises:
+            ConfigError: There are not so many.
+        """
+        if blocks > len(self.blocks()):
+            raise ConfigError(f"frozen_blocks is {blocks}, and this network has {len(self.blocks())} blocks")
+        self.frozen_blocks = blocks
+
+    def student(self, *, trains: bool) -> Network:
+        """Another network on the same tensors, with copies of those alone that an increment changes.
+
+        Those are the head, and the blocks behind the frozen ones where they are to be trained.
+        """
+        tensors = [*self.parameters(), *self.buffers()]
+        twin = deepcopy(self, {id(tensor): tensor for tensor in (*tensors, *self.mapped)})
+        changed = [twin.head, *(twin.blocks()[self.frozen_blocks :] if trains else [])]
+        for module in (module for part in changed for module in part.modules()):
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                copied = nn.Parameter(parameter.detach().clone(), requires_grad=False)
+                setattr(module, name, copied)
+        return twin
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The head's rows in use [classes, its inputs]."""
+        return self.head.weight[: self.classes]
+
+    @property
+    def attention_weight(self) -> Tensor:
+        """What of those rows reads the last feature maps [classes, d], behind what reads the levels."""
+        return self.head_weight[:, self.level_values :]
+
+    @property
+    def level_values(self) -> int:
+        """How many of the head's inputs are of the levels, the first ones."""
+        return self.levels.values if self.levels else 0
+
+    def head_tensors(self) -> tuple[Tensor, Tensor]:
+        """The head's rows in use: weight [classes, its inputs] and bias [classes]."""
+        return self.head_weight.detach(), self.head.bias[: self.classes].detach()
+
+    @torch.no_grad()
+    def set_head(self, weight: Tensor, bias: Tensor) -> None:
+        """Puts a new head in place; memory that the old one was mapped from is not written to.
+
+        Args:
+            weight: Of the classes in use from now on [classes, the head's inputs].
+            bias: Likewise [classes].
+        """
+        for name, rows in (("weight", weight), ("bias", bias)):
+            full = torch.zeros_like(getattr(self.head, name))
+            full[: len(rows)] = rows.to(full)
+            setattr(self.head, name, nn.Parameter(full, requires_grad=False))
+        self.classes = len(weight)
+
+    @torch.no_grad()
+    def add_classes(self, count: int, generator: torch.Generator) -> None:
+        """Takes `count` more rows of the head into use, drawn as torch draws a linear layer's.
+
+        What reads the levels stays 0. The caller has checked the capacity.
+        """
+        rows = slice(self.classes, self.classes + count)
+        self.classes += count
+        bound = self.attention_weight.shape[1] ** -0.5
+        for tensor in (self.attention_weight, self.head.bias):
+            drawn = torch.rand(tensor[rows].shape, generator=generator) * 2 * bound - bound
+            tensor[rows] = drawn.to(tensor)
+
+    @torch.no_grad()
+    def read_levels(self, levels: Levels) -> None:
+        """Lets the head read these levels too, with weight 0 so far; what it computes stays the same."""
+        capacity, d = self.head.weight.shape
+        weight = torch.cat([self.head.weight.new_zeros(capacity, levels.values), self.head.weight], 1)
+        bias = self.head.bias
+        self.head = nn.Linear(d + levels.values, capacity, device="meta").train(self.training)
+        self.head.weight, self.head.bias = nn.Parameter(weight, requires_grad=False), bias
+        self.levels = levels
+
+
+def _is_sequential(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+@torch.no_grad()
+def attention_cells(network: Network) -> int:
+    """Number of cells l = h * w of the network's attention maps."""
+    size = network.preprocessing.image_size
+    image = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=network.head.weight.device)
+    features, _ = network(image)
+    return int(features[0, 0].numel())
+
+
+def few_cells_warnings(cells: int, image_size: int) -> list[str]:
+    """Says so where attention maps are too coarse to guide much."""
+    if cells >= _FEW_CELLS:
+        return []
+    return [
+        f"attention maps have {cells} cells at {image_size} px; the attention distillation loss wants 4x4 "
+        "or more: take a larger image size or a network of smaller stride"
+    ]

@@ -1,0 +1,37 @@
+"""What can be the name of a class, and which two names are the same."""
+
+from __future__ import annotations
+
+import unicodedata
+
+MAX_CLASS_NAME_BYTES = 64
+_BIDIRECTIONAL = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+# Not Cn, unassigned: a newer Unicode assigns it, and a bundle must read the same on every Python.
+_REFUSED_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+
+
+def normalise_class_name(text: str) -> str:
+    """The name in Unicode form NFC, as bundles keep it."""
+    return unicodedata.normalize("NFC", text)
+
+
+def fold_class_name(text: str) -> str:
+    """Two class names that a person would take for the same fold to the same text."""
+    return normalise_class_name(unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def class_name_problem(name: str) -> str | None:
+    """Says why a text cannot be a class name, or None where it can."""
+    if not name.strip() or name != name.strip():
+        return "is empty or has spaces at an end"
+    if name in (".", "..") or any(c in "/\\" for c in name):
+        return "looks like a path"
+    if any(unicodedata.bidirectional(c) in _BIDIRECTIONAL for c in name):
+        return "contains characters that change the direction of writing"
+    if any(unicodedata.category(c) in _REFUSED_CATEGORIES for c in name):
+        return "contains control or private-use characters"
+    if len(name.encode()) > MAX_CLASS_NAME_BYTES:
+        return f"is longer than {MAX_CLASS_NAME_BYTES} bytes of UTF-8"
+    if normalise_class_name(name) != name:
+        return "is not in Unicode form NFC"
+    return None

@@ -1,0 +1,180 @@
+"""Folders of photos, one sub-folder a class: read, checked, and split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import PhotosError
+from .class_names import class_name_problem, fold_class_name, normalise_class_name
+from .photo_set import Photo, PixelCache
+from .preprocessing import Preprocessing
+from .reading import check_photo_file
+
+_LISTED_FILES = 20  # of one kind of problem, before the rest is counted
+
+
+@dataclass(frozen=True)
+class PhotoFolder:
+    """What a folder of class folders holds.
+
+    Attributes:
+        class_names: Of the sub-folders, sorted, Unicode form NFC.
+        photos: Of each class, in the same order; labels count from `first_label`.
+        skipped: A line for each file left out, with the reason.
+    """
+
+    class_names: tuple[str, ...]
+    photos: tuple[tuple[Photo, ...], ...]
+    skipped: tuple[str, ...]
+
+
+def split_held_back(
+    photos: Sequence[Photo], share: float, seed: int
+) -> tuple[tuple[Photo, ...], tuple[Photo, ...]]:
+    """Splits one class's photos by content, whatever the files are called.
+
+    Returns:
+        Photos to learn from (at least one), and the held-back share (at least one, of two photos or more).
+    """
+    ranked = sorted(photos, key=lambda p: hashlib.sha256(f"{seed} {p.digest}".encode()).digest())
+    count = min(max(1, round(len(ranked) * share)), len(ranked) - 1)
+    return tuple(ranked[count:]), tuple(ranked[:count])
+
+
+def read_photo_folder(
+    folder: Path,
+    preprocessing: Preprocessing,
+    cache: PixelCache,
+    *,
+    least_photos: int,
+    known_classes: Sequence[str] = (),
+    first_label: int = 0,
+) -> PhotoFolder:
+    """Reads a folder with one sub-folder a class, decoding every photo once.
+
+    Args:
+        folder: The folder.
+        preprocessing: The model's.
+        cache: Keeps what was decoded.
+        least_photos: Fewest usable photos a class.
+        known_classes: What the model knows already; a folder of such a class is refused.
+        first_label: class_index of the first class found.
+
+    Raises:
+        PhotosError: With every problem that keeps the folder from being learnt.
+    """
+    folders = class_folders(folder)
+    problems = _name_problems([path.name for path in folders], known_classes)
+    skipped: list[str] = []
+    classes: list[tuple[Photo, ...]] = []
+    seen: dict[str, Path] = {}
+    for label, path in enumerate(folders, start=first_label):
+        photos, reasons = _read_class(path, label, preprocessing, cache, seen)
+        if len(photos) < least_photos:
+            usable = f"{len(photos)} usable photos; at least {least_photos} are needed"
+            problems += [f"{_printable(path.name)}: {usable}", *reasons]
+        skipped += reasons
+        classes.append(photos)
+    if problems:
+        raise PhotosError(f"{folder} cannot be learnt from", problems)
+    return PhotoFolder(tuple(normalise_class_name(f.name) for f in folders), tuple(classes), tuple(skipped))
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """The class folders in a folder, sorted by normalised name; hidden ones are passed over.
+
+    Raises:
+        PhotosError: No such folder, or no sub-folders.
+    """
+    try:
+        folders = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    except FileNotFoundError:
+        raise PhotosError(f"{folder} does not exist; give a folder with one sub-folder a class") from None
+    except NotADirectoryError:
+        raise PhotosError(f"{folder} is not a folder; give a folder with one sub-folder a class") from None
+    except PermissionError:
+        raise PhotosError(f"{folder} may not be read; check its permissions") from None
+    except OSError as error:
+        raise PhotosError(f"{folder} cannot be read ({error.strerror}); check the path") from None
+    if not folders:
+        raise PhotosError(f"{folder} has no sub-folders; put each class's photos into a folder of its name")
+    return sorted(folders, key=lambda path: normalise_class_name(path.name))
+
+
+def _name_problems(names: Iterable[str], known_classes: Collection[str]) -> list[str]:
+    problems = []
+    known = {fold_class_name(name): name for name in known_classes}
+    seen: dict[str, str] = {}
+    for raw in names:
+        name, folded = normalise_class_name(raw), fold_class_name(raw)
+        if why := class_name_problem(name):
+            problems.append(f"{raw!r} cannot be a class name: it {why}")
+        if folded in known:
+            problems.append(
+                f"{_printable(raw)}: the model already knows the class {known[folded]}; to teach it anew, "
+                f"remove it (lwm-edge remove-class {known[folded]!r}) and add it again with all its photos"
+            )
+        if folded in seen:
+            problems.append(f"{raw!r} and {seen[folded]!r} are the same class name; merge the two folders")
+        seen[folded] = raw
+    return problems
+
+
+def _read_class(
+    folder: Path, label: int, preprocessing: Preprocessing, cache: PixelCache, seen: dict[str, Path]
+) -> tuple[tuple[Photo, ...], list[str]]:
+    photos, reasons = [], []
+    try:
+        paths = photo_files(folder)
+    except OSError as error:
+        return (), [f"{_printable(folder.name)} cannot be read ({error.strerror})"]
+    for path in paths:
+        shown = _shown(path)
+        try:
+            check_photo_file(path)  # first, because a link that leads to itself cannot be resolved
+            if not path.resolve().is_relative_to(folder.resolve().parent):
+                raise PhotosError("is a link out of the folder")
+            cache.read(path, preprocessing)
+            digest = _file_digest(path)
+        except PhotosError as error:
+            reasons.append(f"{shown} {error.message}")
+            continue
+        if digest in seen:
+            reasons.append(f"{shown} is a duplicate of {_shown(seen[digest])}")
+            continue
+        seen[digest] = path
+        photos.append(Photo(path, label, digest))
+    return tuple(photos), _shortened(reasons)
+
+
+def photo_files(folder: Path) -> list[Path]:
+    """The files in a class folder, sorted by name; hidden ones and sub-folders are passed over."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
+
+
+def _shown(path: Path) -> str:
+    return _printable(f"{path.parent.name}/{path.name}")
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else ascii(text)
+
+
+def _file_digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise PhotosError(f"cannot be read ({error.strerror})") from None
+    return digest.hexdigest()
+
+
+def _shortened(reasons: list[str]) -> list[str]:
+    if len(reasons) <= _LISTED_FILES:
+        return reasons
+    return [*reasons[:_LISTED_FILES], f"and {len(reasons) - _LISTED_FILES} more files"]

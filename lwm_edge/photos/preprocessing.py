@@ -1,0 +1,31 @@
+"""Says how a photo becomes a network's input."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from ..records import Record
+
+
+class Preprocessing(Record):
+    """From a photo to the network's input: `reading.preprocess` does it, and nothing else.
+
+    Attributes:
+        image_size: Height and width of the network's input, in pixels.
+        resize_size: The photo's short side before the centre crop, in pixels.
+        mean: Per channel (R, G, B), subtracted after scaling pixels to 0..1.
+        std: Per channel, divided by afterwards.
+    """
+
+    image_size: int = Field(ge=8, le=2048)
+    resize_size: int = Field(ge=8, le=4096)
+    mean: tuple[float, float, float]
+    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Preprocessing:
+        if self.resize_size < self.image_size:
+            raise ValueError("resize_size is smaller than image_size")
+        return self

@@ -1,0 +1,116 @@
+"""The auditor: accounts for every byte of a home, and shows that nothing else is there.
+
+`audit` looks at what lies there now (`accounting`), what the ONNX file grew by (`onnx_growth`) and what the
+increments cost (`model.ledger`); `simulation` makes increments to see. Folders' own entries, whose size is
+the file system's affair, are not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..errors import ExportError
+from ..home.home import Generation, Home, open_home
+from ..model.bundle import Bundle, open_bundle
+from ..model.ledger import LedgerEntry
+from ..records import AnyPath
+from .accounting import bundle_items, file_sizes, other_items, stranger_problems
+from .onnx_growth import expected_growth
+from .reports import AuditReport, OnnxGrowth
+
+
+def audit(home: Home | AnyPath) -> AuditReport:
+    """Accounts for every byte of a home.
+
+    Args:
+        home: The model home, or its folder.
+
+    Returns:
+        The account; `passed` is False and `problems` says why where something is unexplained.
+
+    Raises:
+        HomeError: There is no home.
+        BundleError: The bundle cannot be read at all.
+    """
+    home = open_home(home)
+    return home.read(lambda generation: _audit(home, generation))
+
+
+def _audit(home: Home, generation: Generation) -> AuditReport:
+    bundle = open_bundle(generation.bundle)
+    problems: list[str] = []
+    items = [*bundle_items(bundle, problems), *other_items(home, generation, bundle, problems)]
+    problems += stranger_problems(home, generation)
+    total, accounted = sum(file_sizes(home.path).values()), sum(item.bytes for item in items)
+    if total != accounted:
+        problems.append(f"{total} bytes are on disk, and {accounted} are accounted for")
+    bundle_bytes = bundle.path.stat().st_size
+    ledger = bundle.manifest.ledger
+    shipped_bytes = ledger.first.bundle_bytes if ledger.first else bundle.manifest.bundle_bytes
+    if bundle_bytes != shipped_bytes:
+        problems.append(f"the bundle is {bundle_bytes} bytes long, and was {shipped_bytes}")
+    growth = _onnx_growth(bundle, generation)
+    if growth and growth.explained is False:
+        problems.append(f"{generation.onnx.name} grew by {growth.bytes} bytes, not all by its classes")
+    problems += _ledger_problems(bundle, generation)
+    return AuditReport(
+        home=home.path,
+        passed=not problems,
+        problems=tuple(problems),
+        items=tuple(items),
+        total_bytes=total,
+        accounted_bytes=accounted,
+        bundle_bytes=bundle_bytes,
+        bundle_bytes_shipped=shipped_bytes,
+        onnx_growth=growth,
+        ledger_entries=len(ledger.latest),
+        ledger_head=ledger.head,
+    )
+
+
+def _onnx_growth(bundle: Bundle, generation: Generation) -> OnnxGrowth | None:
+    manifest = bundle.manifest
+    first = manifest.ledger.first
+    if first is None or not generation.onnx.is_file():
+        return None
+    names, grown = manifest.class_names, generation.onnx_bytes() - first.onnx_bytes
+    classes = len(names) - first.classes
+    per_class = grown / classes if classes > 0 else None
+    report = OnnxGrowth(classes=classes, bytes=grown, bytes_per_class=per_class)
+    if manifest.shipped_classes < first.classes:  # one was removed, and its name is forgotten
+        return report
+    features = bundle.arrays("head.weight")["head.weight"].shape[1]
+    try:
+        parts = expected_growth(names[: first.classes], names, features, generation.onnx.read_bytes())
+    except ExportError:
+        return report.model_copy(update={"explained": False})
+    return report.model_copy(
+        update={
+            "head_bytes": parts.head,
+            "names_bytes": parts.names,
+            "framing_bytes": parts.framing,
+            "explained": sum(parts) == grown,
+        }
+    )
+
+
+def _ledger_problems(bundle: Bundle, generation: Generation) -> Iterator[str]:
+    manifest, last = bundle.manifest, bundle.manifest.ledger.last
+    yield from manifest.ledger.problems()
+    if last is None:
+        yield "the ledger is empty"
+        return
+    if (last.increment, last.classes) != (manifest.increment_count, len(manifest.class_names)):
+        yield "the ledger's last entry is not of the latest change"
+    if generation.onnx.is_file() and last.onnx_bytes != generation.onnx_bytes():
+        yield f"{generation.onnx.name} is not as long as the ledger says"
+    for entry in manifest.ledger.latest:
+        yield from memory_problems(entry)
+
+
+def memory_problems(entry: LedgerEntry) -> Iterator[str]:
+    """What an increment left in memory, or held more than one of."""
+    if entry.teacher_networks is not None and entry.teacher_networks > 1:
+        yield f"increment {entry.increment}: {entry.teacher_networks} teacher networks alive, not 1"
+    if entry.images_alive:
+        yield f"increment {entry.increment}: {entry.images_alive} photos kept alive"

@@ -1,0 +1,69 @@
+"""The picture of a simulation: storage and memory against the number of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import storage
+from ..errors import ConfigError
+from ..home.ownership import ONNX
+from .reports import SimulationStep
+from .trends import storage_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MIB = 2**20
+
+
+def check_plot(path: Path) -> None:
+    """Finds out before the work whether a picture can be drawn and written.
+
+    Raises:
+        ConfigError: Not a PNG file, or matplotlib is missing.
+    """
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"{path} is no PNG file; give a name that ends in .png")
+    storage.check_output(path)
+    _new_figure()
+
+
+def save_plot(steps: Sequence[SimulationStep], path: Path) -> None:
+    """Draws storage and peak memory against the number of classes, and writes a PNG file."""
+    figure = _new_figure()
+    files, memory = figure.subplots(1, 2)
+    classes = [step.classes for step in steps]
+    _draw(files, classes, "all but ONNX file and labels", [storage_bytes(step) for step in steps])
+    _draw(files, classes, "ONNX file", [step.file_bytes.get(ONNX, 0) for step in steps])
+    _draw(memory, classes, "resident (RSS)", [step.memory.peak_rss_bytes for step in steps])
+    for label, figure_name in (
+        ("anonymous", "peak_anonymous_bytes"),
+        ("mapped", "peak_mapped_bytes"),
+        ("GPU", "peak_cuda_bytes"),
+    ):
+        values = [getattr(step.memory, figure_name) for step in steps]
+        if None not in values:
+            _draw(memory, classes, label, values)
+    for axes, title in ((files, "Storage"), (memory, "Peak memory of each increment")):
+        axes.set(title=title, xlabel="classes", ylabel="MiB", ylim=(0, 1.1 * axes.get_ylim()[1]))
+        axes.legend()
+    content = BytesIO()
+    figure.savefig(content, format="png", dpi=80)
+    storage.write_output(path, content.getvalue())
+
+
+def _draw(axes: Any, classes: list[int], label: str, values: list[int]) -> None:
+    axes.plot(classes, [value / _MIB for value in values], label=label)
+
+
+def _new_figure() -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError(
+            "the plot needs matplotlib; install it with: pip install 'lwm-edge[audit]'"
+        ) from None
+    return Figure(figsize=(10, 4), layout="constrained")

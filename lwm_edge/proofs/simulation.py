@@ -1,0 +1,257 @@
+"""`simulate`: increments made on a copy of a home's model, to see that storage and memory stay constant.
+
+The photos are generated textures, so accuracy says nothing here; files, memory, teachers and images do. All
+increments run in one process, where whatever an increment leaves behind piles up, or each in its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel
+
+from .. import errors, storage
+from .._streams import forgiving_streams
+from ..errors import ConfigError, LwmEdgeError
+from ..home.changes import init_home
+from ..home.generation import labels_text
+from ..home.home import Home, open_home
+from ..home.reports import MemoryReport
+from ..increment.add import add_classes
+from ..increment.worker import PASSIVE_THREADS
+from ..learning.config import IncrementConfig
+from ..memory import bound_allocator, peak_rss_bytes
+from ..model.bundle import ROWS_BY_CLASS, Bundle, save_bundle
+from ..model.ledger import Ledger
+from ..model.manifest import MAX_CAPACITY
+from ..records import AnyPath, Progress, ProgressCallback, ignore_progress
+from .accounting import file_sizes
+from .auditor import audit
+from .onnx_growth import expected_growth
+from .plots import check_plot, save_plot
+from .reports import SimulationReport, SimulationStep
+from .trends import LEAST_INCREMENTS, find_problems, find_trends
+
+PHOTOS_PER_CLASS = 6
+_TEXTURE_CELLS = 7
+
+_START = (
+    "import sys; sys.path[:] = [p for p in sys.path if p]; "
+    "from lwm_edge.proofs.simulation import main; main()"
+)
+
+Teach = Callable[[Home, Path, IncrementConfig], MemoryReport]
+
+
+class Job(BaseModel):
+    """What to simulate.
+
+    Attributes:
+        home: The scratch copy.
+        photos: Folder that photos come and go in.
+        increments: How many.
+        classes: By each.
+        config: Of each.
+    """
+
+    home: Path
+    photos: Path
+    increments: int
+    classes: int
+    config: IncrementConfig
+
+
+class _Message(BaseModel):
+    step: SimulationStep | None = None
+    kind: str = ""
+    message: str = ""
+    problems: tuple[str, ...] = ()
+
+
+def simulate(
+    home: Home | AnyPath,
+    increments: int = 50,
+    *,
+    classes: int = 1,
+    config: IncrementConfig | None = None,
+    isolated: bool = False,
+    plot: AnyPath | None = None,
+    on_progress: ProgressCallback = ignore_progress,
+) -> SimulationReport:
+    """Makes increments on a copy of a home's model and measures each.
+
+    The home itself is only read. The copy has room for all classes, and lies in a temporary folder ($TMPDIR).
+
+    Args:
+        home: The model home, or its folder.
+        increments: How many, at least 3.
+        classes: New classes of each.
+        config: Settings of each; if None, one epoch of `lwm-lda`, which trains and so takes memory.
+        isolated: Each in a process of its own, as on the device; otherwise all in one.
+        plot: PNG file to draw storage and memory into.
+        on_progress: Called after every increment.
+
+    Returns:
+        The measurements; `passed` is False and `problems` says why where something grows.
+
+    Raises:
+        ConfigError: Settings that cannot be, or matplotlib is missing for a plot.
+        HomeError: There is no home.
+        LwmEdgeError: Whatever an increment raises.
+    """
+    started = time.monotonic()
+    home, config = open_home(home), config or IncrementConfig(recipe="lwm-lda", epochs=1)
+    if increments < LEAST_INCREMENTS or classes < 1:
+        raise ConfigError(f"simulate at least {LEAST_INCREMENTS} increments, of at least one class each")
+    if plot is not None:
+        check_plot(Path(plot))
+    with tempfile.TemporaryDirectory(prefix="lwm-edge-audit-") as name:
+        folder = Path(name)
+        capacity = make_scratch_home(home.open_bundle(), folder, increments * classes)
+        paths = {"home": folder / "home", "photos": folder}
+        job = Job(**paths, increments=increments, classes=classes, config=config)
+        steps = []
+        for step in run_here(job, teach_isolated) if isolated else run_in_worker(job):
+            steps.append(step)
+            on_progress(Progress(phase="simulate", done=step.increment, total=increments))
+    if plot is not None:
+        save_plot(steps, Path(plot))
+    trends = find_trends(steps)
+    problems = tuple(find_problems(steps, trends))
+    return SimulationReport(
+        home=home.path,
+        passed=not problems,
+        problems=problems,
+        recipe=config.recipe,
+        increments=increments,
+        classes_per_increment=classes,
+        photos_per_class=PHOTOS_PER_CLASS,
+        isolated=isolated,
+        capacity=capacity,
+        trends=trends,
+        steps=tuple(_without_how(step) for step in steps),
+        how=steps[-1].memory.how,
+        plot=None if plot is None else Path(plot),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _without_how(step: SimulationStep) -> SimulationStep:
+    return step.model_copy(update={"memory": step.memory.model_copy(update={"how": {}})})
+
+
+def run_here(job: Job, teach: Teach) -> Iterator[SimulationStep]:
+    """Makes the increments one after the other and measures the home after each."""
+    home = Home(job.home)
+    start, onnx_bytes = home.open_bundle().manifest, home.current().onnx_bytes()
+    for increment in range(1, job.increments + 1):
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(dir=job.photos) as photos:
+            generate_photos(Path(photos), increment, job.classes, start.preprocessing.image_size)
+            memory = teach(home, Path(photos), job.config)
+        seconds = time.monotonic() - started
+        generation, bundle = home.current(), home.open_bundle()
+        names, features = bundle.manifest.class_names, bundle.arrays("head.weight")["head.weight"].shape[1]
+        growth = expected_growth(start.class_names, names, features, generation.onnx.read_bytes())
+        yield SimulationStep(
+            increment=increment,
+            classes=len(names),
+            file_bytes={_name(path, home): size for path, size in file_sizes(home.path).items()},
+            onnx_bytes_expected=onnx_bytes + sum(growth),
+            labels_bytes_expected=len(labels_text(bundle.manifest)),
+            memory=memory,
+            problems=audit(home).problems,
+            seconds=seconds,
+        )
+
+
+def _name(path: Path, home: Home) -> str:
+    """A file of the current generation is called the same after every increment."""
+    generation = home.current().path
+    return str(path.relative_to(generation if path.is_relative_to(generation) else home.path))
+
+
+def teach_isolated(home: Home, photos: Path, config: IncrementConfig) -> MemoryReport:
+    """An increment in a process of its own; its memory until the ONNX file was verified."""
+    return add_classes(home, photos, config).footprint.memory
+
+
+def teach_here(home: Home, photos: Path, config: IncrementConfig) -> MemoryReport:
+    """An increment in this process; its peak of resident memory includes the commit."""
+    memory = add_classes(home, photos, config, isolate=False).footprint.memory
+    return memory.model_copy(update={"peak_rss_bytes": max(memory.peak_rss_bytes, peak_rss_bytes())})
+
+
+def run_in_worker(job: Job) -> Iterator[SimulationStep]:
+    """All increments in one process, which is not this one."""
+    command = [sys.executable, "-c", _START, job.model_dump_json()]
+    environment = {**PASSIVE_THREADS, **os.environ}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment
+    ) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                message = _Message.model_validate_json(line)
+                if message.step is None:
+                    kind: type[LwmEdgeError] = getattr(errors, message.kind, LwmEdgeError)
+                    raise kind(message.message, message.problems)
+                yield message.step
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode:
+        raise LwmEdgeError(f"the simulation's process ended with status {process.returncode}")
+
+
+def main() -> None:
+    """The simulation's process: a job is its argument, steps go out as JSON lines."""
+    bound_allocator()
+    replies = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    with forgiving_streams():
+        os.dup2(2, 1)  # what a vendor's module prints is no reply
+        try:
+            for step in run_here(Job.model_validate_json(sys.argv[1]), teach_here):
+                replies.write(_Message(step=step).model_dump_json() + "\n")
+        except LwmEdgeError as error:
+            failure = _Message(kind=type(error).__name__, message=error.message, problems=error.problems)
+            replies.write(failure.model_dump_json() + "\n")
+
+
+def make_scratch_home(bundle: Bundle, folder: Path, new_classes: int) -> int:
+    """A home of the same model with room for more classes, and an empty ledger; returns its capacity."""
+    manifest, arrays = bundle.manifest, bundle.arrays()
+    capacity = max(manifest.capacity, len(manifest.class_names) + new_classes)
+    if capacity > MAX_CAPACITY:
+        raise ConfigError(f"{new_classes} new classes do not fit a bundle; at most {MAX_CAPACITY} in all do")
+    for name in ROWS_BY_CLASS:
+        rows = capacity - manifest.capacity
+        arrays[name] = np.pad(arrays[name], [(0, rows), *[(0, 0)] * (arrays[name].ndim - 1)])
+    update = {"capacity": capacity, "bundle_bytes": 0, "increment_count": 0, "ledger": Ledger()}
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        base = Path(made) / "base.lwm"
+        save_bundle(base, arrays, manifest.model_copy(update=update))
+        init_home(base, folder / "home")
+    return capacity
+
+
+def generate_photos(folder: Path, increment: int, classes: int, image_size: int) -> None:
+    """A photo folder of new classes: random textures, a few for each."""
+    for number in range(classes):
+        class_folder = folder / f"simulated {increment:05}.{number:03}"
+        storage.make_folder(class_folder)
+        for photo in range(PHOTOS_PER_CLASS):
+            generator = np.random.default_rng([increment, number, photo])
+            cells = generator.integers(0, 256, (_TEXTURE_CELLS, _TEXTURE_CELLS, 3), dtype=np.uint8)
+            content = BytesIO()
+            Image.fromarray(cells).resize((image_size, image_size)).save(content, format="png")
+            storage.write_file(class_folder / f"{photo}.png", content.getvalue())

@@ -1,0 +1,232 @@
+"""`verify`: walks the chain of custody and says what it does and does not prove; no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..custody.chain import custody_problems
+from ..custody.keys import read_public_key
+from ..errors import BundleError, TrustError
+from ..home.generation import is_onnx_of
+from ..home.home import Generation, Home, open_home
+from ..home.trust import trusted_key
+from ..model.bundle import Bundle, open_bundle
+from ..model.custody_record import BaseStatement, Custody, Link
+from ..model.manifest import Manifest
+from ..records import AnyNamePath, AnyPath, Report
+
+
+class VerificationReport(Report):
+    """What `verify` found. Nothing is proven unless it passed.
+
+    Attributes:
+        home: The home, unless a bundle was asked.
+        bundle: The bundle.
+        passed: Whether everything that was checked holds.
+        problems: What does not.
+        proven: What follows, in words.
+        not_proven: What does not follow, in words.
+        trusted_key: The vendor's public key that was verified against, in hexadecimal.
+        trusted_key_file: Where it was read.
+        base_digest: model_digest of the shipped base, as recorded.
+        base_signed_by: The public key that the base's signature names.
+        model_digest: Of the current model.
+        changes: Since the base was shipped.
+        links_recorded: Of them, how many the record still tells apart.
+        links_signed: Of these, how many carry a device's signature.
+        device_keys: The public keys that those name.
+    """
+
+    home: AnyNamePath | None
+    bundle: AnyNamePath
+    passed: bool
+    problems: tuple[str, ...]
+    proven: tuple[str, ...]
+    not_proven: tuple[str, ...]
+    trusted_key: str | None
+    trusted_key_file: AnyNamePath | None
+    base_digest: str | None
+    base_signed_by: str | None
+    model_digest: str
+    changes: int
+    links_recorded: int
+    links_signed: int
+    device_keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """What is verified against.
+
+    Attributes:
+        vendor: The vendor's public key; None where there is none.
+        vendor_file: Where it was read.
+        own: Whether that file is the home's own.
+        device: The device's public key, if it was given.
+        problems: What speaks against these keys.
+    """
+
+    vendor: str | None
+    vendor_file: Path | None
+    own: bool
+    device: str | None
+    problems: tuple[str, ...]
+
+
+def verify(
+    source: Home | AnyPath, *, trust: AnyPath | None = None, device_key: AnyPath | None = None
+) -> VerificationReport:
+    """Verifies a home's model or a bundle file against the vendor's public key.
+
+    Args:
+        source: The home, or the bundle's path.
+        trust: The vendor's public key; None takes the one that the home was made to trust.
+        device_key: A device's public key, with which every recorded change must then be signed.
+
+    Returns:
+        The findings; `passed` is False and `problems` says why where something does not hold, or where
+        there is no key to verify against.
+
+    Raises:
+        TrustError: The bundle is not what its own digests say, or a key file cannot be used.
+        BundleError: There is no such file.
+        HomeError: There is no home.
+    """
+    home = open_home(source) if isinstance(source, Home) or Path(source).is_dir() else None
+    keys = _read_keys(home, trust, device_key)
+    if home is None:
+        return _verify(_open(Path(str(source))), keys, None, [])
+    return home.read(lambda g: _verify_generation(g, keys, home))
+
+
+def _read_keys(home: Home | None, trust: AnyPath | None, device_key: AnyPath | None) -> _Keys:
+    own = trusted_key(home) if home else None
+    vendor, file, problems = own, home.trust if home and own else None, []
+    if trust:
+        vendor, file = read_public_key(trust), Path(trust)
+        if own and own != vendor:
+            problems.append(f"the home trusts another key, {own}, than {trust}, {vendor}")
+    elif vendor is None:
+        problems.append("there is no key to verify against: give the vendor's with --trust vendor.pub")
+    device = read_public_key(device_key) if device_key else None
+    return _Keys(vendor, file, trust is None, device, tuple(problems))
+
+
+def _open(path: Path) -> Bundle:
+    try:
+        return open_bundle(path)
+    except BundleError as error:
+        if not path.exists():
+            raise
+        raise TrustError(f"nothing is proven: {error.message}", error.problems) from None
+
+
+def _verify_generation(generation: Generation, keys: _Keys, home: Home) -> VerificationReport:
+    bundle = _open(generation.bundle)
+    return _verify(bundle, keys, home, _onnx_problems(generation, bundle))
+
+
+def _onnx_problems(generation: Generation, bundle: Bundle) -> list[str]:
+    """The file that apps load is signed by nobody; so it must be what the bundle makes."""
+    if not generation.onnx.is_file():
+        return [f"{generation.onnx.name} is missing"]
+    same = is_onnx_of(bundle)(generation.onnx.read_bytes())
+    return [] if same else [f"{generation.onnx.name} is not what the bundle makes: it was altered"]
+
+
+def _verify(bundle: Bundle, keys: _Keys, home: Home | None, onnx_problems: list[str]) -> VerificationReport:
+    manifest = bundle.manifest
+    custody = manifest.custody or Custody()
+    problems = (*keys.problems, *custody_problems(manifest, keys.vendor, keys.device), *onnx_problems)
+    proven, not_proven = [], ["Anything: the verification failed."]
+    if not problems and custody.base:
+        proven = _proven_of_base(custody.base, manifest, keys) + _proven_of_changes(custody, keys)
+        proven += ["classifier.onnx is, byte for byte, what this bundle makes."] if home else []
+        not_proven = _never_proven(keys) + _not_proven_of_changes(custody, manifest, keys)
+    signed = [link.signature.key for link in custody.links if link.signature]
+    return VerificationReport(
+        home=home.path if home else None,
+        bundle=bundle.path,
+        passed=not problems,
+        problems=problems,
+        proven=tuple(proven),
+        not_proven=tuple(not_proven),
+        trusted_key=keys.vendor,
+        trusted_key_file=keys.vendor_file,
+        base_digest=custody.base.model_digest if custody.base else None,
+        base_signed_by=custody.base_signature.key if custody.base_signature else None,
+        model_digest=manifest.model_digest,
+        changes=manifest.increment_count,
+        links_recorded=len(custody.links),
+        links_signed=len(signed),
+        device_keys=tuple(dict.fromkeys(signed)),
+    )
+
+
+def _proven_of_base(base: BaseStatement, manifest: Manifest, keys: _Keys) -> list[str]:
+    lines = [
+        f"A holder of the private key to {keys.vendor_file} signed the base {base.model_digest}: its "
+        f"tensors, ONNX graph, {base.shipped_classes} class names, preprocessing, architecture, levels, "
+        "activation, capacity and length."
+    ]
+    if not manifest.increment_count:
+        return [*lines, "This model is that base, unchanged."]
+    kept = "Architecture, levels, activation, capacity, length and preprocessing"
+    if manifest.shipped_classes == base.shipped_classes:
+        kept += ", and the names and order of the shipped classes,"
+    return [*lines, f"{kept} are still those that were signed."]
+
+
+def _proven_of_changes(custody: Custody, keys: _Keys) -> list[str]:
+    if not custody.links:
+        return []
+    names = _numbers(custody.links)
+    start = "" if custody.dropped_links else ", from that base"
+    lines = [
+        f"The record tells of {names} without a gap{start} up to this model; where it is not signed, it is "
+        "no more than a claim."
+    ]
+    if keys.device:
+        lines.append(f"A holder of the device's private key signed {names}, and the base they go back to.")
+    return lines
+
+
+def _never_proven(keys: _Keys) -> list[str]:
+    lines = [
+        "What the base was trained on, or how good it is: a signature says who vouches for it.",
+        "That this is the newest model: an older copy of the bundle verifies as well.",
+        "Recipe, ledger, receipt and labels: no signature covers them.",
+    ]
+    if keys.own:
+        lines.append(
+            f"That {keys.vendor_file} is the vendor's: who can change the home can change it too; verify "
+            "with --trust and a copy from elsewhere."
+        )
+    else:
+        lines.append(f"That {keys.vendor_file} is the vendor's: that is for you to know.")
+    return lines
+
+
+def _not_proven_of_changes(custody: Custody, manifest: Manifest, keys: _Keys) -> list[str]:
+    if not manifest.increment_count:
+        return []
+    lines = ["What the changes did to the weights: the vendor signed the base and nothing after it."]
+    forgotten = manifest.increment_count - len(custody.links)
+    if forgotten:
+        lines.append(f"That the first {forgotten} changes came from the base: only their number is left.")
+    if unsigned := [link for link in custody.links if link.signature is None]:
+        lines.append(f"Who made {_numbers(unsigned)}: unsigned, so anyone who can write the bundle.")
+    if signed := [link for link in custody.links if link.signature]:
+        if keys.device is None:
+            lines.append(f"Whose key signed {_numbers(signed)}: give the device's with --device-key.")
+        lines.append(
+            f"What {_numbers(signed)} learnt: the device's key signs whatever its holder says, and no photo."
+        )
+    if custody.base and manifest.shipped_classes < custody.base.shipped_classes:
+        lines.append("Which shipped classes are left: some were removed, so their names cannot be compared.")
+    return lines
+
+
+def _numbers(links: list[Link] | tuple[Link, ...]) -> str:
+    return ("change " if len(links) == 1 else "changes ") + ", ".join(str(link.increment) for link in links)

@@ -1,0 +1,95 @@
+"""Records that every room shares: reports, progress, settings, and paths as they are written.
+
+Reports are frozen records, also the receipts and the `--json` output. Fields carry their unit in their name;
+accuracies are 0..1.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+
+from .errors import ConfigError
+
+AnyPath = str | PathLike[str]
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Record(BaseModel):
+    """Base of what is kept: frozen, with no field that is not declared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Settings(Record):
+    """Base of settings; where they are wrong, all of it is listed in one ConfigError."""
+
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            raise invalid("these settings cannot be used", error) from None
+
+
+def printable(path: Path) -> str:
+    """A path in text that UTF-8 can say: names of files need not be UTF-8."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+AnyNamePath = Annotated[Path, PlainSerializer(printable, when_used="json")]
+"""A path whose name need not be UTF-8, for people to read."""
+
+ExactPath = Annotated[
+    Path,
+    PlainSerializer(lambda path: os.fsencode(path).decode("latin-1"), when_used="json"),
+    BeforeValidator(lambda text: os.fsdecode(text.encode("latin-1")) if isinstance(text, str) else text),
+]
+"""A path as it goes from one process to another: each byte of its name one character."""
+
+
+class Report(BaseModel):
+    """Base of every report."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Progress(Report):
+    """One step of a long job, for progress bars.
+
+    Attributes:
+        phase: `photos`, `plan`, `features`, `train`, `evaluate`, `stage` or `commit`; `simulate` for whole
+            increments.
+        done: Steps done in the phase.
+        total: Steps in the phase.
+        loss: Of the latest optimiser update, while training.
+    """
+
+    phase: str
+    done: int
+    total: int
+    loss: float | None = None
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+def ignore_progress(progress: Progress) -> None:
+    """The callback of who does not want to know."""
+
+
+def invalid(message: str, error: ValidationError) -> ConfigError:
+    """A ConfigError that lists what pydantic found."""
+    return ConfigError(message, [": ".join(filter(None, problem)) for problem in invalid_values(error)])
+
+
+def invalid_values(error: ValidationError) -> list[tuple[str, str]]:
+    """What pydantic found: where, empty for the whole, and what is wrong there."""
+    items = error.errors(include_url=False, include_context=False)
+    return [(".".join(map(str, i["loc"])), i["msg"].removeprefix("Value error, ")) for i in items]

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lwm_edge import BaseConfig, build_base, evaluate, info, init_home, open_home
+from lwm_edge.base.start import read_checkpoint
+from lwm_edge.cli.settings import base_config
+from lwm_edge.demo import BASE_BUNDLE, BASE_CONFIG, DEMO_DATA
+from lwm_edge.errors import ArchitectureError, CapacityError, ConfigError, PhotosError
+from lwm_edge.model.architectures.registry import find_architecture
+from lwm_edge.model.bundle import open_bundle
+from lwm_edge.model.loading import load_network
+from lwm_edge.model.onnx_file import generated_images
+from tests.support.folders import PhotoMaker
+from tests.support.networks import fresh_network
+
+TINY = BaseConfig(
+    architecture="small_resnet20", image_size=28, capacity=8, epochs=1, batch_size=8, device="cpu"
+)
+
+
+def test_a_base_of_class_folders(tmp_path: Path, make_photos: PhotoMaker) -> None:
+    report = build_base(make_photos("Bag", "Shirt", count=20), tmp_path / "base.lwm", TINY)
+    bundle = open_bundle(report.bundle)
+    assert bundle.manifest.class_names == ("Bag", "Shirt") and bundle.manifest.shipped_classes == 2
+    assert bundle.manifest.activation == "sigmoid" and bundle.manifest.recipe == "base"
+    assert report.bundle_bytes == bundle.path.stat().st_size and report.attention_cells == 49
+    assert report.training is not None and report.training.steps == 36 // 8
+    assert report.held_back is not None and report.held_back.photos == 4
+    assert load_network(bundle).head.weight[2:].abs().sum() == 0
+
+
+def test_equal_seeds_give_equal_bases(tmp_path: Path, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Bag", "Shirt", count=10)
+    first, second = (build_base(photos, tmp_path / name, TINY) for name in ("a.lwm", "b.lwm"))
+    assert first.model_digest == second.model_digest
+
+
+def test_levels_change_nothing_in_a_base_but_what_it_can_learn_by(
+    tmp_path: Path, make_photos: PhotoMaker
+) -> None:
+    photos = make_photos("Bag", "Shirt", count=20)
+    reports = {
+        grid: build_base(photos, tmp_path / f"{grid}.lwm", TINY.model_copy(update={"grid": grid}))
+        for grid in (None, 0)
+    }
+    reading, without = (open_bundle(report.bundle) for report in reports.values())
+    assert reports[None].levels.grid in (1, 2, 3) and set(reports[None].levels.accuracy) == {1, 2, 3}
+    assert reading.manifest.levels == load_network(reading).levels and without.manifest.levels is None
+    assert reports[0].levels.inputs == 64 and info(tmp_path / "0.lwm").levels is None
+    images = torch.from_numpy(generated_images(28))
+    assert torch.equal(load_network(reading)(images)[1], load_network(without)(images)[1])
+    assert reading.manifest.bundle_bytes > without.manifest.bundle_bytes
+
+
+def test_rotations_teach_the_backbone_and_leave_the_rest_as_it_is(
+    tmp_path: Path, make_photos: PhotoMaker
+) -> None:
+    photos = make_photos("Bag", "Shirt", count=10)
+    turning = TINY.model_copy(update={"rotations": True, "grid": 0})
+    plain, first, second = (
+        build_base(photos, tmp_path / f"{name}.lwm", config)
+        for name, config in (("a", TINY.model_copy(update={"grid": 0})), ("b", turning), ("c", turning))
+    )
+    assert first.model_digest == second.model_digest != plain.model_digest
+    assert first.bundle_bytes == plain.bundle_bytes and first.class_names == ("Bag", "Shirt")
+    names = [set(open_bundle(report.bundle).arrays()) for report in (plain, first)]
+    assert names[0] == names[1]
+
+
+def test_a_whole_checkpoint_is_taken_as_it_is(tmp_path: Path, make_photos: PhotoMaker) -> None:
+    model = find_architecture("small_resnet20").build()
+    model.fc = torch.nn.Linear(64, 2)
+    torch.save({"state_dict": {f"module.{n}": t for n, t in model.state_dict().items()}}, tmp_path / "c.pth")
+    config = TINY.model_copy(update={"checkpoint": tmp_path / "c.pth", "epochs": 0})
+    report = build_base(make_photos("Bag", "Shirt"), tmp_path / "base.lwm", config)
+    network = load_network(open_bundle(report.bundle))
+    assert report.training is None
+    assert torch.equal(network.attention_weight, model.fc.weight)
+    assert network.level_values and not network.head_weight[:, : network.level_values].any()
+    assert torch.equal(network.backbone.stem[0].weight, model.stem[0].weight)  # type: ignore[index, union-attr]
+
+
+def test_a_checkpoint_of_other_classes_gives_its_backbone(tmp_path: Path, make_photos: PhotoMaker) -> None:
+    torch.save(find_architecture("small_resnet20").build().state_dict(), tmp_path / "ten_classes.pth")
+    config = TINY.model_copy(update={"checkpoint": tmp_path / "ten_classes.pth"})
+    photos = make_photos("Bag", "Shirt")
+    assert build_base(photos, tmp_path / "base.lwm", config).training is not None
+    with pytest.raises(ConfigError, match="no head of 2 classes"):
+        build_base(photos, tmp_path / "base.lwm", config.model_copy(update={"epochs": 0}))
+
+
+def test_a_checkpoint_of_another_network(tmp_path: Path, make_photos: PhotoMaker) -> None:
+    torch.save(fresh_network("small_resnet32").state_dict(), tmp_path / "other.pth")
+    config = TINY.model_copy(update={"checkpoint": tmp_path / "other.pth"})
+    with pytest.raises(ArchitectureError) as caught:
+        build_base(make_photos("Bag", "Shirt"), tmp_path / "base.lwm", config)
+    assert any("is missing" in problem for problem in caught.value.problems)
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("/tmp/lwm-edge-pickle-was-run"),)  # type: ignore[return-value]
+
+
+def test_pickled_code_in_a_checkpoint_never_runs(tmp_path: Path) -> None:
+    torch.save({"weight": _Evil()}, tmp_path / "evil.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(_Evil()))
+    for name in ("evil.pth", "plain.pth", "missing.pth"):
+        with pytest.raises(ConfigError, match="cannot be read as a state dict"):
+            read_checkpoint(tmp_path / name)
+    assert not Path("/tmp/lwm-edge-pickle-was-run").exists()
+
+
+def test_more_classes_than_capacity(tmp_path: Path, make_photos: PhotoMaker) -> None:
+    with pytest.raises(CapacityError):
+        build_base(make_photos("Bag", "Shirt"), tmp_path / "b.lwm", TINY.model_copy(update={"capacity": 1}))
+    assert not (tmp_path / "b.lwm").exists()
+
+
+def test_unknown_weights_and_architectures(tmp_path: Path, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Bag", "Shirt")
+    with pytest.raises(ConfigError, match="offers: none"):
+        build_base(photos, tmp_path / "b.lwm", TINY.model_copy(update={"weights": "imagenet"}))
+    with pytest.raises(ArchitectureError, match="these fit"):
+        build_base(photos, tmp_path / "b.lwm", TINY.model_copy(update={"architecture": "vgg11"}))
+    with pytest.raises(PhotosError, match="does not exist"):
+        build_base(tmp_path / "none", tmp_path / "b.lwm", TINY)
+
+
+def test_settings_out_of_range_are_all_listed() -> None:
+    with pytest.raises(ConfigError) as caught:
+        base_config(architecture="resnet18", capacity=0, batch_size=1)
+    assert len(caught.value.problems) == 2
+    with pytest.raises(ConfigError, match="epochs 0 needs a checkpoint"):
+        base_config(architecture="resnet18", epochs=0)
+
+
+def test_rotations_are_not_counted_into_the_loss_that_is_reported(
+    tmp_path: Path, make_photos: PhotoMaker
+) -> None:
+    photos = make_photos("Bag", "Shirt", count=20)
+    turning = TINY.model_copy(update={"rotations": True, "grid": 0, "epochs": 3})
+    training = build_base(photos, tmp_path / "a.lwm", turning).training
+    assert training is not None and training.classification_loss < 1.5  # that of the rotations alone is ~2
+
+
+def test_rotations_need_blocks_to_teach(tmp_path: Path, make_photos: PhotoMaker) -> None:
+    frozen = TINY.model_copy(update={"rotations": True, "frozen_blocks": 12})
+    with pytest.raises(ConfigError, match="all of its blocks are frozen"):
+        build_base(make_photos("Bag", "Shirt", count=5), tmp_path / "a.lwm", frozen)
+
+
+def test_stochastic_depth_follows_the_seed(tmp_path: Path, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Bag", "Shirt", count=5)
+    deep = TINY.model_copy(update={"architecture": "efficientnet_b0", "image_size": 32, "grid": 0})
+    digests = {build_base(photos, tmp_path / f"{name}.lwm", deep).model_digest for name in "ab"}
+    assert len(digests) == 1
+
+
+def test_rotations_need_a_training() -> None:
+    with pytest.raises(ConfigError) as refused:
+        base_config(architecture="resnet18", epochs=0, checkpoint=Path("x.pth"), rotations=True)
+    assert refused.value.problems == ("rotations are learnt in epochs, and there are none",)
+
+
+def test_the_demos_base_can_be_made_again(tmp_path: Path) -> None:
+    """benchmarks/make_demo_data.py still makes a base as good as the one that ships (half a minute)."""
+    build_base(DEMO_DATA / "train" / "base", tmp_path / "base.lwm", BASE_CONFIG)
+    accuracy = {}
+    for bundle in (BASE_BUNDLE, tmp_path / "base.lwm"):
+        init_home(bundle, tmp_path / "home", replace=True)
+        accuracy[bundle] = evaluate(open_home(tmp_path / "home"), DEMO_DATA / "test" / "base").accuracy
+    assert accuracy[BASE_BUNDLE] > 0.9
+    assert accuracy[tmp_path / "base.lwm"] > accuracy[BASE_BUNDLE] - 0.03
+    difference = info(tmp_path / "base.lwm").bundle_bytes - info(BASE_BUNDLE).bundle_bytes
+    assert abs(difference) < 16  # the graph names the build of torch that exported it
+
+
+def test_pretrained_weights_from_a_package_with_frozen_blocks(
+    tmp_path: Path, make_photos: PhotoMaker
+) -> None:
+    config = BaseConfig(
+        architecture="efficientnet_lite0",
+        weights="imagenet",
+        image_size=64,
+        capacity=4,
+        epochs=1,
+        batch_size=8,
+        frozen_blocks=14,
+        device="cpu",
+    )
+    report = build_base(make_photos("Bag", "Trouser", count=20), tmp_path / "base.lwm", config)
+    assert report.held_back is not None and report.held_back.accuracy > 0.7
+    assert any("4x4 or more" in warning for warning in report.warnings)
+    architecture = find_architecture("efficientnet_lite0")
+    start, after = architecture.weights["imagenet"](), open_bundle(report.bundle).arrays()
+    assert np.array_equal(after["backbone.stem.conv.weight"], start["stem.conv.weight"].numpy())
+    assert np.array_equal(
+        after["backbone.blocks.5._bn1.running_var"], start["blocks.5._bn1.running_var"].numpy()
+    )
+    assert not np.array_equal(after["backbone.top.conv.weight"], start["top.conv.weight"].numpy())
+
+
+def test_more_frozen_blocks_than_there_are(tmp_path: Path, make_photos: PhotoMaker) -> None:
+    config = TINY.model_copy(update={"frozen_blocks": 99})
+    with pytest.raises(ConfigError, match="has 12 blocks"):
+        build_base(make_photos("Bag", "Shirt"), tmp_path / "b.lwm", config)

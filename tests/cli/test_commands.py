@@ -1,0 +1,299 @@
+"""The command line: one public call a command, JSON on standard output, exit codes by cause."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lwm_edge import errors
+from lwm_edge.cli import commands
+from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
+from lwm_edge.home.home import Home
+from tests.support.folders import PhotoMaker, state_of
+
+PHOTO = DEMO_DATA / "test" / "base" / "Trouser" / "000.png"
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LWM_EDGE_HOME", raising=False)
+
+    def call(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["lwm-edge", *map(str, arguments)])
+        code: Any = 0
+        try:
+            commands.main()
+        except SystemExit as end:
+            code = end.code or 0
+        return Result(code, *capfd.readouterr())
+
+    return call
+
+
+COMMANDS = (
+    "demo", "build-base", "init", "add-classes", "remove-class",
+    "predict", "evaluate", "info", "export", "repair", "audit",
+    "keygen", "sign", "verify",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(run: Any, command: str) -> None:
+    result = run(command, "--help")
+    assert result.code == 0 and "--json" in result.out and "Usage" in result.out
+
+
+def test_the_list_above_is_complete() -> None:
+    assert {command.name for command in commands.app.registered_commands} == set(COMMANDS)
+
+
+def test_the_whole_path_in_json(run: Any, tmp_path: Path, make_photos: PhotoMaker) -> None:
+    home = tmp_path / "home"
+    assert run("init", BASE_BUNDLE, "--home", home, "--json").json["class_names"][0] == "Coat"
+    photos = make_photos("Bag", count=8)
+    added = run("add-classes", photos, "--home", home, "--recipe", "lwm", "--epochs", 1, "--json")
+    assert added.code == 0 and added.json["new_classes"] == ["Bag"]
+    assert "Training" in added.err
+    assert (
+        run("predict", PHOTO, "--home", home, "--json").json["predictions"][0]["class_names"][0] == "Trouser"
+    )
+    assert run("evaluate", DEMO_DATA / "test" / "base", "--home", home, "--json").json["photos"] == 300
+    assert run("info", "--home", home, "--json").json["increment_count"] == 1
+    assert run("export", tmp_path / "o.onnx", "--home", home, "--json").json["class_names"][-1] == "Bag"
+    assert run("audit", "--home", home, "--json").json["passed"] is True
+    assert run("remove-class", "Bag", "--home", home, "--json").json["removed_class"] == "Bag"
+
+
+def test_what_people_read(run: Any, home: Home, make_photos: PhotoMaker) -> None:
+    added = run("add-classes", make_photos("Bag"), "--home", home.path, "--epochs", 1)
+    assert "Learnt 1 classes" in added.out and "cannot be measured on this device" in added.out
+    assert "classifier.onnx" in added.out and "(+0)" in added.out
+    assert "Trouser" in run("predict", PHOTO, "--home", home.path).out
+    assert "Shipped classes" in run("evaluate", DEMO_DATA / "test" / "base", "--home", home.path).out
+    assert "25 free" in run("info", "--home", home.path).out
+    assert "small_resnet20" in run("info", BASE_BUNDLE).out
+    assert "passed" in run("audit", "--home", home.path).out
+    assert "Removed Bag" in run("remove-class", "bag", "--home", home.path).out
+    assert "Exported" in run("export", "o.onnx", "--home", home.path).out
+
+
+def test_a_base_from_the_command_line(run: Any, tmp_path: Path, make_photos: PhotoMaker) -> None:
+    arguments = [
+        "--arch",
+        "small_resnet20",
+        "--image-size",
+        28,
+        "--capacity",
+        4,
+        "--epochs",
+        1,
+        "--batch-size",
+        8,
+    ]
+    result = run("build-base", make_photos("Bag", "Shirt"), *arguments, "-o", tmp_path / "base.lwm")
+    assert result.code == 0 and "2 of at most 4: Bag, Shirt" in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["add-classes", "nowhere"], 3, "does not exist"),
+        (["add-classes", "."], 3, "has no sub-folders"),
+        (["add-classes", "x", "--gamma", "-1"], 2, "greater than or equal to 0"),
+        (["add-classes", "x", "--recipe", "icarl"], 2, "recipe"),
+        (["add-classes", "x", "--recipe", "lwf-mc", "--gamma", "1"], 2, "has no gamma"),
+        (["remove-class", "Hat"], 2, "no class 'Hat'"),
+        (["predict", "nothing.png"], 3, "none of the photos"),
+        (["info", "nothing.lwm"], 4, "does not exist"),
+        (["init", "nothing.lwm"], 4, "does not exist"),
+        (["no-such-command"], 2, "No such command"),
+        (["build-base", "x", "--arch", "vgg11", "-o", "y"], 4, "these fit"),
+        (["build-base", "x", "--arch", "resnet18", "-o", "none/y"], 2, "in a folder that exists"),
+        (["export", ".."], 2, "it is a folder"),
+    ],
+)
+def test_exit_codes_by_cause(run: Any, home: Home, arguments: list[str], code: int, text: str) -> None:
+    before = state_of(home.path)
+    home_option = (
+        [] if arguments[0] in ("info", "build-base", "no-such-command", "init") else ["--home", home.path]
+    )
+    (home.path.parent / "empty").mkdir()
+    result = run(*[a if a != "." else "empty" for a in arguments], *home_option)
+    assert result.code == code
+    assert text in " ".join(result.err.split()) and "Traceback" not in result.err and result.out == ""
+    assert state_of(home.path) == before
+
+
+def test_an_error_in_json(run: Any, home: Home, make_photos: PhotoMaker) -> None:
+    result = run("add-classes", make_photos("Bag", "Shirt", count=2), "--home", home.path, "--json")
+    assert result.code == 3
+    assert result.json["error"]["kind"] == "PhotosError" and result.json["error"]["exit_code"] == 3
+    assert len(result.json["error"]["problems"]) == 2
+
+
+def test_a_failed_audit_has_its_exit_code(run: Any, home: Home) -> None:
+    (home.path / "planted").write_text("x")
+    result = run("audit", "--home", home.path)
+    assert result.code == 4 and "planted (1 bytes) is unexplained" in result.err
+
+
+def test_custody_in_json_and_for_people(run: Any, tmp_path: Path, make_photos: PhotoMaker) -> None:
+    home, base = tmp_path / "home", Path(shutil.copy(BASE_BUNDLE, tmp_path / "base.lwm"))
+    vendor = run("keygen", "vendor", "--json").json
+    assert vendor["private_key_file"] == "vendor.key" and run("keygen", "vendor").code == 2
+    assert "device.key" in run("keygen", "device").out
+    unsigned = run("init", base, "--home", home, "--trust", "vendor.pub", "--json")
+    assert unsigned.code == 8 and unsigned.json["error"]["kind"] == "TrustError"
+    assert unsigned.json["error"]["problems"] == ["the base is not signed"]
+    assert run("sign", base, "--key", "vendor.key", "--json").json["key"] == vendor["key"]
+    assert vendor["key"] in run("sign", base, "--key", "vendor.key").out
+    assert vendor["key"] in run("init", base, "--home", home, "--trust", "vendor.pub").out
+
+    photos, options = make_photos("Bag", "Shirt"), ["--home", home, "--recipe", "lda"]
+    assert run("add-classes", photos, *options, "--sign-with", "device.key").code == 0
+    (tmp_path / "lwm-edge.toml").write_text('[increment]\nsign_with = "device.key"\n')
+    assert run("remove-class", "Bag", "--home", home).code == 0
+    verified = run("verify", "--home", home, "--device-key", "device.pub", "--json")
+    assert verified.code == 0 and verified.json["passed"] and verified.json["links_signed"] == 2
+    assert "Verdict       passed" in (shown := run("verify", "--home", home).out) and "Not proven" in shown
+    assert "This model is that base" in run("verify", base, "--trust", "vendor.pub").out
+
+
+def test_a_failed_verification_has_its_exit_code(run: Any, home: Home, tmp_path: Path) -> None:
+    no_key = run("verify", BASE_BUNDLE)
+    assert no_key.code == 8 and "FAILED" in no_key.out and "no key to verify against" in no_key.err
+    run("keygen", "vendor")
+    unsigned = run("verify", "--home", home.path, "--trust", "vendor.pub", "--json")
+    assert unsigned.code == 8 and unsigned.json["problems"] == ["the base is not signed"]
+    (tmp_path / "vendor.key").chmod(0o644)
+    readable = run("sign", BASE_BUNDLE, "--key", "vendor.key")
+    assert readable.code == 8 and "chmod 600" in readable.err and readable.out == ""
+    damaged = tmp_path / "damaged.lwm"
+    damaged.write_bytes(BASE_BUNDLE.read_bytes()[:-1])
+    assert run("verify", damaged, "--trust", "vendor.pub").code == 8
+    assert run("verify", "nothing.lwm", "--trust", "vendor.pub").code == 4
+
+
+def test_where_the_home_comes_from(
+    run: Any, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert str(tmp_path / "data" / "lwm-edge") in run("info").err
+    (tmp_path / "lwm-edge.toml").write_text(f'home = "{home.path}"\n[increment]\nepochs = 0\n')
+    assert run("info", "--json").json["home"] == str(home.path)
+    assert "epochs" in run("add-classes", "x").err
+    monkeypatch.setenv("LWM_EDGE_HOME", str(tmp_path / "from_variable"))
+    assert "from_variable" in run("info").err
+    assert run("info", "--home", home.path).code == 0
+
+
+@pytest.mark.parametrize("text", ["home = [", 'hom = "x"', "home = 7"])
+def test_a_broken_settings_file(run: Any, tmp_path: Path, text: str) -> None:
+    (tmp_path / "lwm-edge.toml").write_text(text)
+    result = run("info")
+    assert result.code == 2 and "lwm-edge.toml" in result.err
+
+
+def test_interrupting_leaves_the_model(run: Any, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lwm_edge.increment.add.add_classes", interrupted)
+    result = run("add-classes", "x", "--home", home.path)
+    assert result.code == 130 and "the model is unchanged" in result.err and "Traceback" not in result.err
+
+
+def _break(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        secret = "12345"
+        raise ZeroDivisionError(f"division by zero, {len(secret)} digits")
+
+    monkeypatch.setattr("lwm_edge.home.readers.info", broken)
+
+
+def test_an_unforeseen_error_is_one_line_and_its_traceback_another_word(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _break(monkeypatch)
+    plain = run("info", BASE_BUNDLE)
+    assert plain.code == 1 and "Traceback" not in plain.err and plain.out == ""
+    assert "unexpected ZeroDivisionError (test_commands.py, line" in plain.err and "--debug" in plain.err
+    debug = run("--debug", "info", BASE_BUNDLE, "--json")
+    assert debug.code == 1 and "Traceback" in debug.err and "12345" not in debug.err.replace('"12345"', "")
+    assert debug.json["error"]["kind"] == "LwmEdgeError" and debug.json["error"]["exit_code"] == 1
+
+
+def test_a_users_mistake_has_a_traceback_only_on_demand(run: Any, home: Home) -> None:
+    for isolated in (["add-classes", "nowhere"], ["remove-class", "Hat"]):
+        plain, debug = run(*isolated, "--home", home.path), run("--debug", *isolated, "--home", home.path)
+        assert plain.code == debug.code in (2, 3)
+        assert "Traceback" not in plain.err and plain.err.splitlines()[-1] in debug.err
+        assert "Traceback (most recent call last)" in debug.err
+    debug = run("--debug", "add-classes", "nowhere", "--home", home.path)
+    assert "in learn_classes" in debug.err  # of the training process too
+
+
+def test_repair_and_what_people_read_of_it(run: Any, home: Home) -> None:
+    assert "nothing: all files" in run("repair", "--home", home.path).out
+    home.current().labels.write_text("Hut\n")
+    result = run("repair", "--home", home.path)
+    assert "labels.txt does not list" in result.out and result.code == 0
+    assert run("audit", "--home", home.path).code == 0
+
+
+def test_the_second_writer_is_busy_or_waits(run: Any, home: Home) -> None:
+    with home.lock():
+        busy = run("repair", "--home", home.path)
+        command = [sys.executable, "-m", "lwm_edge", "remove-class", "Coat", "--shipped", "--wait"]
+        waiting = subprocess.Popen([*command, "--home", home.path], stdout=subprocess.PIPE, text=True)
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(4)
+    assert busy.code == 75 and "or say --wait" in busy.err
+    assert "Removed Coat" in waiting.communicate()[0] and waiting.returncode == 0
+
+
+def test_python_m_lwm_edge() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "lwm_edge", "--version"], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.startswith("lwm-edge 0.")
+
+
+def test_every_error_has_an_exit_code_and_a_place_in_the_tree() -> None:
+    kinds = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, errors.LwmEdgeError)]
+    for kind in kinds:
+        (line,) = [line for line in (errors.__doc__ or "").splitlines() if kind.__name__ in line.split()]
+        assert str(kind.exit_code) in line.split(), kind
+
+
+def test_audit_simulate(run: Any, home: Home) -> None:
+    command = ("audit", "--home", home.path, "--simulate", "3", "--recipe", "lda", "--isolated")
+    result = run(*command, "--json")
+    assert result.code == 0 and result.json["passed"] and result.json["isolated"]
+    assert [step["classes"] for step in result.json["steps"]] == [7, 8, 9]
+
+
+def test_audit_simulate_for_people(run: Any, home: Home) -> None:
+    result = run("audit", "--home", home.path, "--simulate", "3", "--classes", "2", "--recipe", "lda")
+    assert result.code == 0 and "3 simulated increments of 2 classes by lda" in result.out
+    assert "█" in result.out and "passed: storage and memory stay constant" in result.out
+
+
+def test_how_to_simulate_without_simulating_is_a_mistake(run: Any, home: Home) -> None:
+    assert run("audit", "--home", home.path, "--isolated").code == 2

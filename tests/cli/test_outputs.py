@@ -1,0 +1,177 @@
+"""Where a user wants a file, a regular one is replaced, its links, mode and owner kept; all else stays.
+
+What this prints is published in tests/README.md.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lwm_edge import (
+    BaseConfig,
+    IncrementConfig,
+    build_base,
+    export_onnx,
+    generate_key,
+    sign_bundle,
+    simulate,
+    storage,
+)
+from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
+from lwm_edge.errors import ConfigError, LwmEdgeError
+from lwm_edge.home.home import Home
+from tests.support.folders import Keys, state_of
+from tests.support.hostile import published
+
+
+def _make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
+IN_THE_WAY: dict[str, Callable[[Path], object]] = {
+    "a folder": lambda path: path.mkdir(),
+    "a named pipe (FIFO)": os.mkfifo,
+    "a socket": lambda path: _make_socket(path),
+    "a device": lambda path: os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3)),
+}
+SMALL = BaseConfig(architecture="small_resnet20", image_size=28, capacity=4, epochs=1)
+
+
+@pytest.fixture
+def writers(home: Home, keys: Keys, tmp_path: Path) -> dict[str, Callable[[Path], object]]:
+    """Everything that writes where a user says."""
+    return {
+        "export": lambda path: export_onnx(home, path),
+        "build-base": lambda path: build_base(DEMO_DATA / "train" / "2", path, SMALL),
+        "audit --plot": lambda path: simulate(home, 3, config=IncrementConfig(recipe="lda"), plot=path),
+        "sign": lambda path: sign_bundle(path, keys.vendor_key),
+        "keygen": lambda path: generate_key(path.with_suffix("")),
+    }
+
+
+def test_what_is_no_file_is_refused_with_what_it_is_and_stays(
+    writers: dict[str, Callable[[Path], object]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path has to be short
+    tried = 0
+    for kind, make in IN_THE_WAY.items():
+        for number, (name, write) in enumerate(writers.items()):
+            suffix = {"keygen": ".key", "audit --plot": ".png"}.get(name, ".out")
+            place = Path(f"{number}{suffix}")
+            try:
+                make(place)
+            except PermissionError:
+                pytest.skip("only root makes devices")
+            link = Path(f"link{number}{suffix}")
+            link.symlink_to(place)
+            for path in (place, link):
+                before = place.lstat().st_mode, place.lstat().st_ino
+                with pytest.raises(LwmEdgeError) as caught:
+                    write(path)
+                assert (place.lstat().st_mode, place.lstat().st_ino) == before
+                assert link.is_symlink()
+                assert name in ("keygen", "sign") or kind in caught.value.message
+                tried += 1
+            link.unlink()
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
+    assert published(f"| a folder, FIFO, socket or device where a file should go | {tried} | nothing |")
+
+
+def test_a_link_stays_a_link_and_its_target_is_written(
+    writers: dict[str, Callable[[Path], object]], tmp_path: Path
+) -> None:
+    for name, write in writers.items():
+        folder, elsewhere = tmp_path / name.replace(" ", ""), tmp_path / f"{name} elsewhere"
+        folder.mkdir()
+        elsewhere.mkdir()
+        target, link = elsewhere / "target.png", folder / "link.png"
+        shutil.copy(BASE_BUNDLE, target)
+        link.symlink_to(Path("..") / elsewhere.name / "target.png")
+        before = target.read_bytes()
+        write(link)
+        assert link.is_symlink()
+        if name != "keygen":  # which makes files of other names
+            assert target.read_bytes() != before and [p.name for p in elsewhere.iterdir()] == ["target.png"]
+            assert [p.name for p in folder.iterdir()] == ["link.png"]
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o600, 0o640, 0o755])
+def test_mode_and_owner_are_kept(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "out"
+    path.write_bytes(b"old")
+    if os.geteuid() == 0:
+        os.chown(path, 1234, 2345)
+    path.chmod(mode)
+    before = path.stat()
+    umask = os.umask(0o077)
+    try:
+        storage.write_output(path, b"new")
+    finally:
+        os.umask(umask)
+    after = path.stat()
+    assert path.read_bytes() == b"new"
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+
+
+def test_another_users_file_that_would_become_ours_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out"
+    path.write_bytes(b"old")
+    path.chmod(0o664)
+    before, status = state_of(tmp_path), os.fstat
+
+    def another(descriptor: int) -> os.stat_result:
+        fields = list(status(descriptor))
+        fields[4] += 1
+        return os.stat_result(fields)
+
+    def refuse(descriptor: int, user: int, group: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "fstat", another)
+    monkeypatch.setattr(os, "fchown", refuse)
+    with pytest.raises(ConfigError, match="it belongs to user"):
+        storage.write_output(path, b"new")
+    assert state_of(tmp_path) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
+def test_a_write_protected_file_stays(tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"old")
+    (tmp_path / "out").chmod(0o444)
+    with pytest.raises(ConfigError, match="write-protected"):
+        storage.write_output(tmp_path / "out", b"new")
+
+
+def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(ConfigError, match="leads in a circle"):
+        storage.write_output(tmp_path / "a", b"new")
+    assert (tmp_path / "a").is_symlink()
+
+
+def test_a_link_to_nothing_yet_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    storage.write_output(tmp_path / "a", b"new")
+    assert (tmp_path / "a").is_symlink() and (tmp_path / "b").read_bytes() == b"new"
+
+
+def test_only_an_export_goes_to_standard_output(
+    writers: dict[str, Callable[[Path], object]], capfdbinary: pytest.CaptureFixture[bytes], home: Home
+) -> None:
+    writers["export"](Path("-"))
+    assert capfdbinary.readouterr().out == home.onnx.read_bytes()
+    for name in ("build-base", "audit --plot", "sign", "keygen"):
+        with pytest.raises(LwmEdgeError):
+            writers[name](Path("-"))
+    assert not Path("-").exists() and capfdbinary.readouterr().out == b""

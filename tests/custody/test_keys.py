@@ -1,0 +1,178 @@
+"""Key files: for their owner alone, never overwritten, and refused where anything is wrong with them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from lwm_edge import generate_key
+from lwm_edge.custody.keys import fits, public_key, public_key_pem, read_private_key, read_public_key, sign
+from lwm_edge.errors import ConfigError, HomeError, TrustError
+from lwm_edge.storage import write_file
+from tests.support.folders import state_of
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    report = generate_key(tmp_path / "device")
+    return report.private_key_file, report.public_key_file
+
+
+def test_a_pair_fits_together(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    private, public = pair
+    assert (private, public) == (tmp_path / "device.key", tmp_path / "device.pub")
+    assert public_key(read_private_key(private)) == read_public_key(public)
+    assert b"BEGIN PRIVATE KEY" in private.read_bytes() and b"BEGIN PUBLIC KEY" in public.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["device.key", "device.pub"]
+
+
+def test_a_name_with_a_dot_keeps_it(tmp_path: Path) -> None:
+    assert generate_key(tmp_path / "line.7").private_key_file == tmp_path / "line.7.key"
+
+
+def test_two_pairs_differ_and_their_files_have_one_length(tmp_path: Path) -> None:
+    reports = [generate_key(tmp_path / str(n)) for n in range(20)]
+    assert len({report.key for report in reports}) == 20
+    assert {report.private_key_file.stat().st_size for report in reports} == {119}
+    assert {report.public_key_file.stat().st_size for report in reports} == {113}
+
+
+def test_the_secret_is_not_in_the_report(tmp_path: Path) -> None:
+    report = generate_key(tmp_path / "device")
+    raw = read_private_key(report.private_key_file).private_bytes_raw().hex()
+    body = report.private_key_file.read_text().splitlines()[1]
+    for text in (repr(report), report.model_dump_json()):
+        assert raw not in text and body not in text
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_a_private_key_is_its_owners_alone_at_every_instant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int
+) -> None:
+    modes = []
+    synced = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            modes.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
+        synced(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    before = os.umask(umask)
+    try:
+        report = generate_key(tmp_path / "device")
+    finally:
+        os.umask(before)
+    assert modes == [0o600, 0o666 & ~umask]
+    assert _mode(report.private_key_file) == 0o600
+
+
+@pytest.mark.parametrize("there", ["device.key", "device.pub"])
+@pytest.mark.parametrize("dangling", [True, False])
+def test_a_key_is_never_overwritten(tmp_path: Path, there: str, dangling: bool) -> None:
+    if dangling:
+        (tmp_path / there).symlink_to("nowhere")
+    else:
+        (tmp_path / there).write_text("precious")
+    before = state_of(tmp_path)
+    with pytest.raises(ConfigError, match=f"{there} already"):
+        generate_key(tmp_path / "device")
+    assert state_of(tmp_path) == before
+
+
+def test_nor_in_a_race(tmp_path: Path) -> None:
+    (tmp_path / "device.key").write_text("precious")
+    with pytest.raises(HomeError, match="File exists"):
+        write_file(tmp_path / "device.key", b"new", replace=False)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"device.key": "precious"}
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(HomeError, match="No such file"):
+        generate_key(tmp_path / "none" / "device")
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o610, 0o666, 0o777])
+def test_a_private_key_that_others_can_reach_is_refused(pair: tuple[Path, Path], mode: int) -> None:
+    pair[0].chmod(mode)
+    with pytest.raises(TrustError, match=f"{mode:04o}.*chmod 600 {pair[0]}"):
+        read_private_key(pair[0])
+
+
+def test_a_private_key_that_even_its_owner_cannot_write_is_fine(pair: tuple[Path, Path]) -> None:
+    pair[0].chmod(0o400)
+    assert public_key(read_private_key(pair[0])) == read_public_key(pair[1])
+
+
+@pytest.mark.parametrize("length", [0, 1, 27, 40, 80, 100])
+def test_truncated_keys(pair: tuple[Path, Path], length: int) -> None:
+    for path, read in zip(pair, (read_private_key, read_public_key), strict=True):
+        content = path.read_bytes()
+        path.write_bytes(content[:length])
+        with pytest.raises(TrustError, match="no readable") as caught:
+            read(path)
+        assert content.splitlines()[1].decode() not in str(caught.value)
+
+
+def test_keys_in_each_others_place_or_missing(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    pair[1].chmod(0o600)
+    with pytest.raises(TrustError, match="no readable private key"):
+        read_private_key(pair[1])
+    with pytest.raises(TrustError, match="no readable public key"):
+        read_public_key(pair[0])
+    for read in (read_private_key, read_public_key):
+        with pytest.raises(TrustError, match="cannot be read: No such file"):
+            read(tmp_path / "none")
+        with pytest.raises(TrustError, match="cannot be read: Is a directory"):
+            read(tmp_path)
+
+
+def test_keys_of_another_kind(tmp_path: Path) -> None:
+    key = Ed448PrivateKey.generate()
+    path = tmp_path / "other"
+    write_file(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), mode=0o600)
+    with pytest.raises(TrustError, match="no Ed25519 key"):
+        read_private_key(path)
+    path.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    with pytest.raises(TrustError, match="no Ed25519 key"):
+        read_public_key(path)
+
+
+def test_an_encrypted_key(tmp_path: Path) -> None:
+    encryption = BestAvailableEncryption(b"secret")
+    pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+    write_file(tmp_path / "vendor.key", pem, mode=0o600)
+    with pytest.raises(TrustError, match="is encrypted"):
+        read_private_key(tmp_path / "vendor.key")
+
+
+def test_a_signature_fits_its_statement_and_key_alone(pair: tuple[Path, Path]) -> None:
+    key, other = read_private_key(pair[0]), Ed25519PrivateKey.generate()
+    signature = sign(key, b"statement")
+    assert signature.key == read_public_key(pair[1])
+    assert fits(signature, b"statement")
+    assert not fits(signature, b"Statement")
+    assert not fits(signature.model_copy(update={"key": public_key(other)}), b"statement")
+    assert not fits(signature.model_copy(update={"value": sign(other, b"statement").value}), b"statement")
+    for key_bytes in ("00" * 32, "ff" * 32):  # of no use as a key, and no crash either
+        assert not fits(signature.model_copy(update={"key": key_bytes}), b"statement")
+
+
+def test_a_public_key_is_written_as_it_was_read(pair: tuple[Path, Path]) -> None:
+    assert public_key_pem(read_public_key(pair[1])) == pair[1].read_bytes()

@@ -1,0 +1,219 @@
+"""Unfriendly disks: full, without inodes, read-only, forbidden, failing; a clock that goes back."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lwm_edge import add_classes, audit, init_home, remove_class, repair_home, storage
+from lwm_edge.demo import BASE_BUNDLE
+from lwm_edge.errors import HomeError, LwmEdgeError, ResourceError
+from lwm_edge.home.home import Generation, Home, open_home
+from lwm_edge.home.ownership import GENERATION_FILES
+from tests.support.folders import PhotoMaker, state_of
+from tests.support.hostile import ordinary_user, published
+from tests.support.samples import QUICK
+
+Mount = Callable[..., Path]
+ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """Mounts a small file system in memory: `mount(size="3m", nr_inodes=20)`."""
+    point = tmp_path / "disk"
+    point.mkdir()
+
+    def mounted(**options: object) -> Path:
+        text = ",".join(f"{name}={value}" for name, value in options.items())
+        command = ["mount", "-t", "tmpfs", "-o", text, "tmpfs", str(point)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("this process may not mount a file system")
+        return point
+
+    yield mounted
+    subprocess.run(["umount", str(point)], capture_output=True, check=False)
+
+
+def _home_on(disk: Path, home: Home) -> Home:
+    shutil.copytree(home.path, disk / "home", symlinks=True)
+    return open_home(disk / "home")
+
+
+def _fill(disk: Path, free: int) -> Path:
+    filler = disk / "filler"
+    filler.unlink(missing_ok=True)
+    status = os.statvfs(disk)
+    filler.write_bytes(bytes(max(0, status.f_bavail * status.f_bsize - free)))
+    return filler
+
+
+def test_a_full_disk_keeps_the_model_however_much_is_free(home: Home, mount: Mount) -> None:
+    disk = mount(size="8m")
+    home = _home_on(disk, home)
+    need = sum((home.current().path / name).stat().st_size for name in GENERATION_FILES)
+    before, failed = state_of(home.path), 0
+    for twentieth in range(20):
+        filler = _fill(disk, need * twentieth // 20)
+        with pytest.raises(ResourceError, match="the disk is full; free some space"):
+            _commit_again(home)
+        failed += 1
+        filler.unlink()
+        assert state_of(home.path) == before
+    _commit_again(home)
+    assert audit(home).passed
+    assert published(f"| disk full at every twentieth of a change (mounted) | {failed} | nothing |")
+
+
+def _commit_again(home: Home) -> Generation:
+    """Commits the same files once more, as every change does."""
+    old = home.current()
+
+    def write(generation: Generation) -> None:
+        for name in GENERATION_FILES:
+            storage.write_file(generation.path / name, (old.path / name).read_bytes())
+
+    with home.lock():
+        return home.commit(write)
+
+
+def test_every_change_on_a_full_disk(home: Home, mount: Mount, make_photos: PhotoMaker) -> None:
+    disk = mount(size="8m")
+    home, photos = _home_on(disk, home), make_photos("Bag")
+    (home.current().onnx).unlink()
+    before = state_of(home.path)
+    _fill(disk, 1_400_000)
+    changes: tuple[Callable[[], object], ...] = (
+        lambda: add_classes(home, photos, QUICK, isolate=False),
+        lambda: add_classes(home, photos, QUICK),
+        lambda: remove_class(home, "Coat", shipped=True),
+        lambda: repair_home(home),
+        lambda: init_home(BASE_BUNDLE, home.path, replace=True),
+        lambda: init_home(BASE_BUNDLE, disk / "another"),
+    )
+    for change in changes:
+        with pytest.raises(ResourceError, match=r"the disk is full|is on a disk with .* bytes free"):
+            change()
+        assert state_of(home.path) == before
+    (disk / "filler").unlink()
+    repair_home(home)
+    init_home(BASE_BUNDLE, disk / "another")
+    assert audit(home).passed and audit(disk / "another").passed
+    assert published(f"| every command that writes, on a full disk (mounted) | {len(changes)} | nothing |")
+
+
+def test_no_inode_left(home: Home, mount: Mount) -> None:
+    disk = mount(size="8m", nr_inodes=30)
+    home, tried = _home_on(disk, home), 0
+    before = state_of(home.path)
+    for free in range(5):
+        _take_inodes(disk, free)
+        with pytest.raises(ResourceError, match="the disk is full"):
+            _commit_again(home)
+        assert state_of(home.path) == before
+        tried += 1
+    shutil.rmtree(disk / "many")
+    _commit_again(home)
+    assert audit(home).passed
+    assert published(f"| no inode left, or up to four (mounted) | {tried} | nothing |")
+
+
+def _take_inodes(disk: Path, free: int) -> None:
+    shutil.rmtree(disk / "many", ignore_errors=True)
+    (disk / "many").mkdir()
+    for number in range(os.statvfs(disk).f_ffree - free):
+        (disk / "many" / str(number)).touch()
+
+
+def test_a_read_only_disk(home: Home, mount: Mount, make_photos: PhotoMaker) -> None:
+    disk, photos = mount(size="8m"), make_photos("Bag")
+    home = _home_on(disk, home)
+    before = state_of(home.path)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    for change in (
+        lambda: add_classes(home, photos, QUICK, isolate=False),
+        lambda: remove_class(home, "Coat", shipped=True),
+        lambda: repair_home(home),
+        lambda: init_home(BASE_BUNDLE, disk / "another"),
+    ):
+        with pytest.raises(HomeError, match="Read-only file system"):
+            change()
+    assert state_of(home.path) == before
+    assert audit(home).passed  # reading needs no writing
+    assert published("| read-only disk (mounted) | 4 | nothing |")
+
+
+def test_a_home_that_may_not_be_written(shipped_home: Path) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        home = Home(Path(name) / "home")
+        shutil.copytree(shipped_home, home.path, symlinks=True)
+        home.path.chmod(0o555)
+        before = state_of(home.path)
+        with ordinary_user():
+            for change in (lambda: _commit_again(home), lambda: repair_home(home)):
+                with pytest.raises(HomeError, match="Permission denied; check the path and its permissions"):
+                    change()
+        assert state_of(home.path) == before
+        home.path.chmod(0o755)
+
+
+def test_every_sync_that_fails_leaves_the_old_model_or_the_new(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, tried = os.fsync, 0
+    for number in ERRNOS:
+        for fails_at in range(100):
+            left = [fails_at]
+
+            def fsync(descriptor: int, left: list[int] = left, number: int = number) -> None:
+                left[0] -= 1
+                if left[0] == -1:
+                    raise OSError(number, os.strerror(number))
+                right(descriptor)
+
+            before = state_of(home.path)
+            monkeypatch.setattr(os, "fsync", fsync)
+            failed = _fails(lambda: _commit_again(home))
+            monkeypatch.undo()
+            tried += 1
+            if left[0] >= 0:  # it needs no more syncs than that
+                break
+            if failed and state_of(home.path) != before:
+                assert "so a power cut may still undo it" in str(failed)
+            with home.lock():
+                pass
+            assert audit(home).passed
+        assert fails_at > 10
+    assert published(f"| each sync of a change fails: ENOSPC, EDQUOT, EIO, EROFS | {tried} | nothing |")
+
+
+def _fails(change: Callable[[], object]) -> LwmEdgeError | None:
+    try:
+        change()
+    except (HomeError, ResourceError) as error:
+        return error
+    return None
+
+
+def test_a_clock_that_goes_back(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter(range(10**9, 0, -1000))
+    monkeypatch.setattr(time, "time", lambda: float(next(times)))
+    monkeypatch.setattr(time, "time_ns", lambda: next(times) * 10**9)
+    for path in home.path.rglob("*"):
+        os.utime(path, (4 * 10**9, 4 * 10**9), follow_symlinks=False)  # in the next century
+    for name in ("Coat", "Dress"):
+        remove_class(home, name, shipped=True)
+    monkeypatch.undo()
+    assert audit(home).passed
+    assert home.open_bundle().manifest.increment_count == 2
+    assert published("| clock going back before each change | 2 | nothing |")

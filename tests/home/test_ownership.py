@@ -1,0 +1,294 @@
+"""Nothing is deleted that this program did not make: not by a change, a failing one, a plan, or `init`.
+
+What this prints is published in tests/README.md.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import lwm_edge
+from lwm_edge import add_classes, audit, init_home, plan_increment, remove_class, repair_home, storage
+from lwm_edge.demo import BASE_BUNDLE
+from lwm_edge.errors import ConfigError, HomeError
+from lwm_edge.home.home import Home
+from tests.support.folders import PhotoMaker, state_of
+from tests.support.hostile import published
+from tests.support.samples import QUICK
+
+LDA = QUICK.model_copy(update={"recipe": "lda"})
+
+
+def _fill(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"precious")
+    return path.parent
+
+
+def _link(path: Path, target: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target)
+
+
+def _pipe(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+
+
+PLANTED: dict[str, Callable[[Path], object]] = {
+    "a folder of photos": lambda g: _fill(g / "familyphotos" / "2024" / "beach.jpg"),
+    "a file": lambda g: _fill(g / "notes.txt"),
+    "a backup of a model": lambda g: shutil.copytree(g / "00000000", g / "backup"),
+    "a generation with one more file in it": lambda g: _fill(g / "00000002" / "thesis.txt"),
+    "a generation with a folder in it": lambda g: _fill(g / "00000003" / "model.lwm" / "thesis.txt"),
+    "a generation with a link in it": lambda g: _link(g / "00000004" / "model.lwm", g.parent / "lock"),
+    "a generation with a pipe in it": lambda g: _pipe(g / "00000005" / "labels.txt"),
+    "nine digits": lambda g: _fill(g / "000000006" / "model.lwm"),
+    "digits of another script": lambda g: _fill(g / "٠٠٠٠٠٠٠٧" / "model.lwm"),
+    "a link in place of a generation": lambda g: _link(g / "00000008", _fill(g.parents[1] / "x" / "y")),
+    "a file in place of a generation": lambda g: _fill(g / "00000009"),
+    "a file beside the current model's": lambda g: _fill(g / "00000000" / "thesis.txt"),
+    "a file of the name of a checkpoint": lambda g: _fill(g.parent / "training.safetensors"),
+    "a diary in the home": lambda g: _fill(g.parent / "diary" / "may.txt"),
+}
+REFUSED: dict[str, Callable[[Path], object]] = {
+    "a folder of the name of a staged file": lambda g: _fill(g.parent / ".vendor.pub.lwm-edge" / "a"),
+    "a link of the name of a staged file": lambda g: _link(g.parent / ".vendor.pub.lwm-edge", g / "x"),
+    "a link of the name of a staged link": lambda g: _link(g.parent / ".current.lwm-edge", g / "x"),
+    "a file of the name of a staged link": lambda g: _fill(g.parent / ".current.lwm-edge"),
+    "a pipe of the name of a checkpoint": lambda g: _pipe(g.parent / ".training.safetensors.lwm-edge"),
+}
+
+
+def _failing(home: Home, photos: Path) -> None:
+    with pytest.raises(ConfigError):
+        remove_class(home, "Nonexistent")
+
+
+CHANGES: dict[str, Callable[[Home, Path], object]] = {
+    "add_classes": lambda home, photos: add_classes(home, photos, LDA, isolate=False),
+    "add_classes, trained": lambda home, photos: add_classes(home, photos, QUICK, isolate=False),
+    "plan_increment": lambda home, photos: plan_increment(home, photos, LDA),
+    "remove_class": lambda home, photos: remove_class(home, "Coat", shipped=True),
+    "remove_class of none": _failing,
+    "repair_home": lambda home, photos: repair_home(home),
+    "init_home": lambda home, photos: init_home(BASE_BUNDLE, home.path, replace=True),
+}
+
+
+def test_every_change_leaves_alone_and_names_what_is_not_ours(
+    shipped_home: Path, tmp_path: Path, make_photos: PhotoMaker
+) -> None:
+    photos = make_photos("Bag")
+    for name, change in CHANGES.items():
+        home, planted = _planted(tmp_path / name, shipped_home, *PLANTED.values())
+        report = change(home, photos)
+        now = state_of_all(tmp_path / name)
+        assert {path: now.get(path) for path in planted} == planted, name
+        named = [path for path in planted if any(path in line for line in home.left_alone(most=1000))]
+        assert len(named) >= len(PLANTED)
+        assert report is None or any("left alone" in line for line in report.warnings), name
+        assert not audit(home).passed
+    tried = len(CHANGES) * len(PLANTED)
+    assert published(f"| something of somebody else's in a home, beside each change | {tried} | nothing |")
+
+
+def test_what_stands_in_a_changes_way_is_left_alone_and_named(
+    shipped_home: Path, tmp_path: Path, make_photos: PhotoMaker
+) -> None:
+    for what, plant in REFUSED.items():
+        home, _ = _planted(tmp_path / what, shipped_home, plant)
+        before = state_of_all(tmp_path / what)
+        for name in ("add_classes", "remove_class", "init_home"):
+            with pytest.raises(HomeError, match="left alone"):
+                CHANGES[name](home, tmp_path / "nowhere")
+            now = state_of_all(tmp_path / what)
+            assert now == before, (what, name)
+    assert published(f"| the same in the way of a change, which is refused | {3 * len(REFUSED)} | nothing |")
+
+
+def _planted(
+    root: Path, shipped_home: Path, *plants: Callable[[Path], object]
+) -> tuple[Home, dict[str, str]]:
+    """A home with more in it, and what that is."""
+    home = Home(root / "home")
+    shutil.copytree(shipped_home, home.path, symlinks=True)
+    before = state_of_all(root)
+    for plant in plants:
+        plant(home.path / "generations")
+    return home, {path: state for path, state in state_of_all(root).items() if path not in before}
+
+
+def state_of_all(folder: Path) -> dict[str, str]:
+    """As `state_of`, but nothing is opened that could block."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        kind = storage.kind_at(path)
+        content = path.read_text("latin-1") if kind == "a file" else ""
+        found[str(path)] = f"{kind} {path.readlink() if path.is_symlink() else content}"
+    return found
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_generations_behind_a_link_are_refused(
+    home: Home, tmp_path: Path, make_photos: PhotoMaker, change: Callable[[Home, Path], object]
+) -> None:
+    (home.path / "generations").rename(tmp_path / "bigdisk")
+    (tmp_path / "bigdisk" / "familyphotos").mkdir()
+    (home.path / "generations").symlink_to(tmp_path / "bigdisk")
+    before = state_of(tmp_path)
+    photos = make_photos("Bag", folder="new")
+    with pytest.raises(HomeError, match="generations is a link, and must be a folder of the home's own"):
+        (lambda: remove_class(home, "Nonexistent"))() if change is _failing else change(home, photos)
+    shutil.rmtree(tmp_path / "new")
+    assert state_of(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        "generations/run1/thesis.txt",
+        "generations/00000000/thesis.txt",
+        "generations/notes.txt",
+        "vendor.pub",
+        "lock",
+        "training.safetensors",
+        "current/index.html",
+        ".vendor.pub.lwm-edge/a",
+    ],
+)
+@pytest.mark.parametrize("replace", [False, True])
+def test_init_over_something_else_is_refused(tmp_path: Path, there: str, replace: bool) -> None:
+    _fill(tmp_path / "project" / there)
+    before = state_of(tmp_path)
+    with pytest.raises(HomeError, match="is no model home; give a new or empty folder") as caught:
+        init_home(BASE_BUNDLE, tmp_path / "project", replace=replace)
+    assert there.split("/")[0] in str(caught.value)
+    assert state_of(tmp_path) == before
+
+
+def test_init_over_another_programs_link_is_refused(tmp_path: Path) -> None:
+    """As deployment tools lay out a web site."""
+    _fill(tmp_path / "site" / "releases" / "7" / "index.html")
+    (tmp_path / "site" / "current").symlink_to("releases/7")
+    before = state_of(tmp_path)
+    with pytest.raises(HomeError, match="is no model home"):
+        init_home(BASE_BUNDLE, tmp_path / "site", replace=True)
+    assert state_of(tmp_path) == before
+
+
+def test_a_number_that_is_taken_by_something_else_is_not_used(home: Home) -> None:
+    _fill(home.path / "generations" / "00000001")  # a file
+    remove_class(home, "Coat", shipped=True)
+    assert home.current().path.name == "00000002"
+
+
+def test_many_strangers_are_counted(home: Home) -> None:
+    for number in range(40):
+        _fill(home.path / f"stranger {number}" / "a")
+    assert len(home.left_alone()) == 6 and home.left_alone()[-1].startswith("35 more things")
+
+
+def test_a_name_that_is_no_utf8_can_be_reported(home: Home) -> None:
+    (home.path / os.fsdecode(b"caf\xe9")).mkdir()
+    report = remove_class(home, "Coat", shipped=True)
+    assert "caf\\xe9 is a folder" in report.warnings[0] and report.model_dump_json()
+
+
+# What follows finds calls around the functions that know what may be written and removed.
+
+PACKAGE = Path(lwm_edge.__file__).parent
+CALLS = {
+    "unlink", "rmdir", "rmtree", "remove", "removedirs", "rename", "renames", "write_bytes", "write_text",
+    "touch", "mkdir", "makedirs", "symlink_to", "hardlink_to", "symlink", "link", "mkfifo", "mknod",
+    "truncate", "chmod", "chown", "tofile", "save_file", "savefig", "NamedTemporaryFile", "mkstemp",
+    "mkdtemp", "copyfile", "copytree", "copy2", "move",
+}  # fmt: skip
+ALLOWED = {
+    ("memory", "write_text"): "/proc/self/clear_refs",
+    ("plots", "savefig"): "into memory",
+    ("manifest", "remove"): "of a list",
+}
+OPENING = {
+    "_disk": "for storage",
+    "_streams": "the null device",
+    "memory": "a counter of the kernel",
+    "worker": "a pipe",
+    "simulation": "a pipe",
+    "process": "a pipe",
+}
+
+
+def _writing_opens(tree: ast.AST) -> list[str]:
+    """Calls of open, os.open and the like that are not plainly for reading."""
+    found = []
+    for node in ast.walk(tree):
+        name = node.func if isinstance(node, ast.Call) else None
+        called = name.attr if isinstance(name, ast.Attribute) else getattr(name, "id", "")
+        if isinstance(node, ast.Call) and called in ("open", "fdopen", "FileIO"):
+            modes = [
+                a.value
+                for a in [*node.args, *(k.value for k in node.keywords)]
+                if isinstance(a, ast.Constant)
+            ]
+            image = ast.unparse(node.func) == "Image.open"
+            if (not image and modes not in ([], ["rb"], ["r"])) or ast.unparse(node.func) in (
+                "os.open",
+                "FileIO",
+            ):
+                found.append(ast.unparse(node))
+    return found
+
+
+def _calls(tree: ast.AST) -> list[tuple[str, str]]:
+    """Each call's object and function, in words."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            found.append((ast.unparse(node.func.value), node.func.attr))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            found.append(("", node.func.id))
+    return found
+
+
+def _modules() -> list[tuple[str, ast.AST]]:
+    return [(path.stem, ast.parse(path.read_text())) for path in sorted(PACKAGE.rglob("*.py"))]
+
+
+def test_only_storage_changes_what_is_on_disk() -> None:
+    around = [
+        (module, on, call)
+        for module, tree in _modules()
+        for on, call in _calls(tree)
+        if call in CALLS and module != "_disk" and on != "_disk" and (module, call) not in ALLOWED
+    ]
+    assert not around
+    opens = {module: _writing_opens(tree) for module, tree in _modules() if _writing_opens(tree)}
+    assert opens.keys() <= OPENING.keys(), opens
+    for module, tree in _modules():
+        assert module in ("storage", "_disk") or not any(on == "_disk" for on, _ in _calls(tree)), module
+
+
+def test_only_ownership_removes() -> None:
+    removing = {"remove_file", "remove_link", "remove_folder"}
+    callers = {module for module, tree in _modules() for _, call in _calls(tree) if call in removing}
+    assert callers == {"ownership", "storage"}  # storage: its own staged files, by their name
+
+
+def test_only_what_a_user_names_is_written_through_links() -> None:
+    callers = {m for m, tree in _modules() for node in ast.walk(tree)
+               if (isinstance(node, ast.Attribute) and node.attr == "write_output")
+               or (isinstance(node, ast.Name) and node.id == "write_output") }  # fmt: skip
+    assert callers == {"build", "signing", "export", "plots"}
+
+
+def test_this_search_finds_such_calls() -> None:
+    tree = ast.parse("import shutil, os\nshutil.rmtree(x)\nPath(y).unlink()\nos.remove(z)\nopen(x, 'w')")
+    assert {call for _, call in _calls(tree)} & CALLS == {"rmtree", "remove", "unlink"}
+    assert _writing_opens(tree) == ["open(x, 'w')"]

@@ -1,0 +1,509 @@
+"""`add_classes` from photos to commit, and everything that must leave the home untouched."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lwm_edge import (
+    IncrementConfig,
+    IncrementReport,
+    add_classes,
+    evaluate,
+    init_home,
+    open_home,
+    remove_class,
+)
+from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
+from lwm_edge.errors import (
+    BundleError,
+    CapacityError,
+    ConfigError,
+    GateError,
+    HomeError,
+    LwmEdgeError,
+    ParityError,
+    PhotosError,
+    ResourceError,
+)
+from lwm_edge.home.home import Home
+from lwm_edge.increment import learn as increment_module
+from lwm_edge.increment import task, worker
+from lwm_edge.learning.class_statistics import ClassStatistics
+from lwm_edge.learning.running import pooled_features
+from lwm_edge.model.bundle import open_bundle
+from lwm_edge.model.classifier import Classifier
+from lwm_edge.model.loading import load_network
+from lwm_edge.photos.folders import read_photo_folder
+from lwm_edge.photos.photo_set import PhotoSet, PixelCache
+from lwm_edge.records import Progress
+from tests.support.folders import PhotoMaker, state_of
+from tests.support.samples import QUICK, WITHOUT_LEVELS
+
+
+def _add(home: Home, photos: Path, config: IncrementConfig = QUICK) -> IncrementReport:
+    return add_classes(home, photos, config, isolate=False)
+
+
+def test_an_increment_changes_bundle_onnx_labels_and_receipt_together(
+    home: Home, make_photos: PhotoMaker
+) -> None:
+    parent = home.open_bundle().manifest
+    report = _add(home, make_photos("Shirt", "Sneaker"))
+
+    manifest = home.open_bundle().manifest
+    assert manifest.class_names == (*parent.class_names, "Shirt", "Sneaker")
+    assert manifest.shipped_classes == 6 and manifest.increment_count == 1 and manifest.recipe == "lwm"
+    assert manifest.parent_digest == parent.model_digest != manifest.model_digest == report.model_digest
+    classifier = Classifier(home.current().onnx)
+    assert classifier.class_names == manifest.class_names
+    assert classifier.model_digest == manifest.model_digest
+    assert home.current().labels.read_text().splitlines() == list(manifest.class_names)
+    assert IncrementReport.model_validate_json(home.current().receipt.read_text()) == report
+    assert (report.photos_trained, report.photos_held_back) == (12, 4)
+    assert "cannot be measured" in report.old_classes_note
+    assert report.parity.real_photos and report.parity.largest_difference <= report.parity.tolerance
+
+
+def test_the_new_classes_are_learnt(home: Home, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Bag", "Ankle boot", count=40)
+    report = _add(home, photos, QUICK.model_copy(update={"recipe": "lwm-lda", "epochs": 4}))
+    assert report.held_back.new_accuracy is not None and report.held_back.new_accuracy > 0.6
+    assert evaluate(home, photos).new_accuracy == pytest.approx(report.held_back.new_accuracy, abs=0.3)
+
+
+def test_only_the_onnx_and_labels_grow(home: Home, make_photos: PhotoMaker) -> None:
+    before = {path.name: path.stat().st_size for path in home.current().path.iterdir()}
+    for number, name in enumerate(["Shirt", "Sneaker", "Bag"]):
+        _add(home, make_photos(name, folder=f"photos{number}"))
+    after = {path.name: path.stat().st_size for path in home.current().path.iterdir()}
+    assert (
+        after["model.lwm"] == before["model.lwm"] == open_bundle(home.current().bundle).manifest.bundle_bytes
+    )
+    assert after["receipt.json"] == before["receipt.json"]
+    assert after["labels.txt"] - before["labels.txt"] == len("Shirt\nSneaker\nBag\n")
+    head_rows = 3 * (load_network(home.open_bundle()).head.in_features + 1) * 4
+    assert head_rows < after["classifier.onnx"] - before["classifier.onnx"] < head_rows + 100
+
+
+def test_equal_seeds_give_equal_bundles(home: Home, tmp_path: Path, make_photos: PhotoMaker) -> None:
+    shutil.copytree(home.path, tmp_path / "second", symlinks=True)
+    photos = make_photos("Shirt")
+    first, second = _add(home, photos), _add(Home(tmp_path / "second"), photos)
+    assert first.model_digest == second.model_digest
+
+
+def test_the_outcome_does_not_depend_on_the_micro_batch(
+    home: Home, tmp_path: Path, make_photos: PhotoMaker
+) -> None:
+    """What another seed changes is far more than what rounding in smaller parts does."""
+    photos = make_photos("Bag", "Shirt", count=16)
+    weights, accuracy = {}, {}
+    for micro_batch_size, seed in ((16, 0), (4, 0), (1, 0), (16, 1)):
+        copy = tmp_path / f"home{micro_batch_size}-{seed}"
+        shutil.copytree(home.path, copy, symlinks=True)
+        settings = {"epochs": 3, "micro_batch_size": micro_batch_size, "seed": seed}
+        report = _add(Home(copy), photos, QUICK.model_copy(update=settings))
+        tensors = Home(copy).open_bundle().arrays()
+        learnt = [array.ravel() for name, array in sorted(tensors.items()) if name.startswith("backbone")]
+        weights[micro_batch_size, seed] = np.concatenate(learnt).astype(np.float64)
+        accuracy[micro_batch_size, seed] = report.held_back.accuracy
+    by_seed = np.linalg.norm(weights[16, 1] - weights[16, 0])
+    for micro_batch_size in (4, 1):
+        by_rounding = np.linalg.norm(weights[micro_batch_size, 0] - weights[16, 0])
+        assert by_rounding < by_seed / 100
+        assert accuracy[micro_batch_size, 0] == accuracy[16, 0]
+
+
+def test_gamma_makes_a_difference(home: Home, tmp_path: Path, make_photos: PhotoMaker) -> None:
+    shutil.copytree(home.path, tmp_path / "second", symlinks=True)
+    photos = make_photos("Shirt")
+    config = QUICK.model_copy(update={"epochs": 3})  # in the first step student and teacher agree
+    report = _add(home, photos, config)
+    other = _add(Home(tmp_path / "second"), photos, config.model_copy(update={"gamma": 0.0}))
+    assert report.model_digest != other.model_digest
+
+
+def test_in_a_process_of_its_own(home: Home, make_photos: PhotoMaker) -> None:
+    seen: list[Progress] = []
+    report = add_classes(home, make_photos("Shirt"), QUICK, on_progress=seen.append)
+    assert home.open_bundle().manifest.model_digest == report.model_digest
+    phases = ["photos", "plan", "features", "train", "features", "evaluate", "stage", "commit"]
+    assert [p.phase for p in seen] == phases
+
+
+def test_errors_come_back_from_the_worker_whole(home: Home, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Shirt", renamed={"coat": "Coat"}, count=2)
+    with pytest.raises(PhotosError) as caught:
+        add_classes(home, photos, QUICK)
+    assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize(("status", "error"), [(-9, ResourceError), (3, LwmEdgeError)])
+def test_a_worker_that_dies_leaves_the_home_alone(
+    home: Home,
+    make_photos: PhotoMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    error: type[LwmEdgeError],
+) -> None:
+    before = state_of(home.path)
+    end = "os.kill(os.getpid(), 9)" if status == -9 else f"sys.exit({status})"
+    monkeypatch.setattr(worker, "_START", f"import os, sys; {end}")
+    with pytest.raises(error, match="the model is unchanged"):
+        add_classes(home, make_photos("Shirt"), QUICK)
+    assert state_of(home.path) == before
+
+
+def _corrupt(folder: Path) -> None:
+    for photo in folder.rglob("*.png"):
+        photo.write_bytes(b"no image")
+
+
+def _missing(home: Home, make: PhotoMaker) -> Path:
+    return home.path / "nowhere"
+
+
+def _no_sub_folders(home: Home, make: PhotoMaker) -> Path:
+    return make("Shirt") / "Shirt"
+
+
+def _base_class(home: Home, make: PhotoMaker) -> Path:
+    return make("Shirt", renamed={"coat": "Coat"})
+
+
+def _same_names(home: Home, make: PhotoMaker) -> Path:
+    return make(renamed={"Bag": "Bag", "bAG": "Shirt"})
+
+
+def _empty_class(home: Home, make: PhotoMaker) -> Path:
+    return make("Shirt", "Bag", count=0)
+
+
+def _unreadable(home: Home, make: PhotoMaker) -> Path:
+    photos = make("Shirt")
+    _corrupt(photos)
+    return photos
+
+
+def _path_like(home: Home, make: PhotoMaker) -> Path:
+    return make(renamed={"\u202eevil": "Shirt"})
+
+
+@pytest.mark.parametrize(
+    ("make_bad", "problem"),
+    [
+        (_missing, "does not exist"),
+        (_no_sub_folders, "has no sub-folders"),
+        (_base_class, "already knows the class Coat; to teach it anew, remove it"),
+        (_same_names, "are the same class name"),
+        (_empty_class, "0 usable photos; at least 5 are needed"),
+        (_unreadable, "is not a JPEG, PNG, WebP or BMP image"),
+        (_path_like, "cannot be a class name"),
+    ],
+)
+def test_bad_photos_change_nothing(
+    home: Home, make_photos: PhotoMaker, make_bad: object, problem: str
+) -> None:
+    photos = make_bad(home, make_photos)  # type: ignore[operator]
+    before = state_of(home.path)
+    with pytest.raises(PhotosError) as caught:
+        _add(home, photos)
+    assert problem in str(caught.value)
+    assert state_of(home.path) == before
+
+
+def test_all_problems_are_reported_at_once(home: Home, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Shirt", "Bag", count=3, renamed={"DRESS": "Dress"})
+    with pytest.raises(PhotosError) as caught:
+        _add(home, photos)
+    text = str(caught.value)
+    assert all(
+        name in text for name in ("Shirt: 3 usable", "Bag: 3 usable", "DRESS: the model already knows")
+    )
+
+
+def test_bad_photos_among_enough_good_ones_are_listed(home: Home, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Shirt")
+    (photos / "Shirt" / "broken.jpg").write_bytes(b"no image")
+    shutil.copy(photos / "Shirt" / "000.png", photos / "Shirt" / "copy.png")
+    report = _add(home, photos)
+    assert report.photos_trained + report.photos_held_back == 8
+    assert len(report.skipped) == 2
+    assert any("broken.jpg is not a JPEG" in line for line in report.skipped)
+    assert any("duplicate of Shirt/000.png" in line for line in report.skipped)
+
+
+def test_capacity_exceeded_changes_nothing(home: Home, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for number in range(27):
+        (tmp_path / "many" / f"class {number}").mkdir(parents=True)
+        for photo in range(5):
+            pixels = generator.integers(0, 256, (28, 28, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "many" / f"class {number}" / f"{photo}.png")
+    before = state_of(home.path)
+    with pytest.raises(
+        CapacityError, match="27 new classes do not fit: the model knows 6 of at most 32, so 26 more"
+    ):
+        _add(home, tmp_path / "many")
+    assert state_of(home.path) == before
+
+
+def test_a_damaged_bundle_is_not_learnt_from(home: Home, make_photos: PhotoMaker) -> None:
+    bundle = home.current().bundle
+    bundle.write_bytes(bundle.read_bytes()[:-1])
+    before = state_of(home.path)
+    with pytest.raises(BundleError):
+        _add(home, make_photos("Shirt"))
+    assert state_of(home.path) == before
+
+
+def test_a_disagreeing_onnx_file_is_refused(
+    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = increment_module.network_arrays
+
+    def lying(network: object) -> dict[str, np.ndarray]:
+        arrays = honest(network)  # type: ignore[arg-type]
+        return {**arrays, "head.bias": arrays["head.bias"] + (np.arange(32) < 7)}  # type: ignore[dict-item]
+
+    monkeypatch.setattr(increment_module, "network_arrays", lying)
+    before = state_of(home.path)
+    with pytest.raises(ParityError, match="nothing was changed"):
+        _add(home, make_photos("Shirt"))
+    assert state_of(home.path) == before
+
+
+def test_maps_of_a_single_cell_refuse_gamma(
+    monkeypatch: pytest.MonkeyPatch, home: Home, make_photos: PhotoMaker
+) -> None:
+    monkeypatch.setattr(task, "attention_cells", lambda network: 1)
+    photos = make_photos("Shirt")
+    with pytest.raises(ConfigError, match="single cell"):
+        _add(home, photos)
+    assert _add(home, photos, QUICK.model_copy(update={"gamma": 0.0})).gamma == 0
+    monkeypatch.setattr(task, "attention_cells", lambda network: 4)
+    remove_class(home, "Shirt")
+    assert any("4x4 or more" in warning for warning in _add(home, photos).warnings)
+
+
+def test_no_home(tmp_path: Path, make_photos: PhotoMaker) -> None:
+    with pytest.raises(HomeError, match="lwm-edge init"):
+        add_classes(tmp_path / "none", make_photos("Shirt"))
+
+
+def test_a_removed_class_can_be_added_again(home: Home, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Shirt")
+    _add(home, photos)
+    with pytest.raises(PhotosError, match="lwm-edge remove-class 'Shirt'"):
+        _add(home, photos)
+    remove_class(home, "shirt")
+    assert _add(home, photos).new_classes == ("Shirt",)
+
+
+@pytest.mark.parametrize(
+    ("base", "count", "recipe", "reason"),
+    [
+        (WITHOUT_LEVELS, 8, "lda", "12 photos cannot show how 64 features drift"),
+        (WITHOUT_LEVELS, 100, "lwm-lda", "160 photos show how 64 features drift"),
+        (BASE_BUNDLE, 100, "lda", "the head reads earlier blocks too"),
+    ],
+)
+def test_auto_chooses_by_what_is_known_on_the_device(
+    tmp_path: Path, make_photos: PhotoMaker, base: Path, count: int, recipe: str, reason: str
+) -> None:
+    init_home(base, tmp_path / "home")
+    home = open_home(tmp_path / "home")
+    config = QUICK.model_copy(update={"recipe": "auto"})
+    report = _add(home, make_photos("Bag", "Ankle boot", count=count), config)
+    assert report.recipe == home.open_bundle().manifest.recipe == recipe
+    assert reason in report.recipe_reason
+    assert (report.training is None) == (recipe == "lda")
+    assert report.held_back.new_accuracy is not None and report.held_back.new_accuracy > 0.6
+
+
+def test_settings_that_change_nothing_are_named(home: Home, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Bag")
+    warned = _add(home, photos, IncrementConfig(epochs=3, gamma=1.0, device="cpu")).warnings
+    assert warned == ("recipe lda trains nothing, so these settings change nothing: gamma, epochs",)
+    remove_class(home, "Bag")
+    assert not _add(home, photos, IncrementConfig(device="cpu")).warnings
+
+
+def test_lda_is_streaming_lda_on_the_frozen_backbone(home: Home, make_photos: PhotoMaker) -> None:
+    before = home.open_bundle().arrays()
+    _add(home, make_photos("Bag", "Shirt", count=10), QUICK.model_copy(update={"recipe": "lda"}))
+    after = home.open_bundle().arrays()
+    backbone = [name for name in before if name.startswith("backbone.")]
+    assert all(np.array_equal(before[name], after[name]) for name in backbone)
+    assert np.array_equal(before["statistics.means"][:6], after["statistics.means"][:6])
+    assert after["statistics.photos"] - before["statistics.photos"] == 20
+    statistics = ClassStatistics.from_arrays(after)
+    weight, bias = statistics.solve_head(8)
+    np.testing.assert_allclose(after["head.weight"][:8], weight, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(after["head.bias"][:8], bias, rtol=1e-3, atol=1e-2)
+    assert not after["head.weight"][8:].any()
+
+
+def test_held_back_photos_are_learnt_after_they_were_judged_by(
+    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[torch.Tensor] = []
+    evaluate_it = increment_module._evaluate
+
+    def judge(task: task.Task) -> object:
+        judged.append(task.student.head_tensors()[0].clone())
+        return evaluate_it(task)
+
+    before, photos = home.open_bundle(), make_photos("Bag", count=10)
+    teacher, known = load_network(before), ClassStatistics.from_arrays(before.arrays())
+    monkeypatch.setattr(increment_module, "_evaluate", judge)
+    report = _add(home, photos, QUICK.model_copy(update={"recipe": "lda", "held_back": 0.5}))
+    assert (report.photos_trained, report.photos_held_back) == (5, 5)
+
+    cache = PixelCache(2**30)
+    found = read_photo_folder(photos, before.manifest.preprocessing, cache, least_photos=1)
+    all_photos = PhotoSet(list(found.photos[0]), before.manifest.preprocessing, cache)
+    [head_then] = judged
+    known.learn(pooled_features(teacher, all_photos, 8), np.full(10, 6))
+    after = home.open_bundle().arrays()
+    assert report.drift.estimated_shipped_accuracy is not None  # of the model that was committed
+    estimate = known.estimate_accuracy(*known.solve_head(7), 6)
+    assert report.drift.estimated_shipped_accuracy[1] == pytest.approx(estimate, abs=0.002)
+    np.testing.assert_allclose(after["statistics.means"][6], known.means[6], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(after["head.weight"][:7], known.solve_head(7)[0], rtol=1e-3, atol=1e-3)
+    assert np.abs(after["head.weight"][:7] - head_then.numpy()).max() > 0.01
+
+
+def test_the_ledger_records_every_change(home: Home, make_photos: PhotoMaker) -> None:
+    report = _add(home, make_photos("Shirt"))
+    ledger = home.open_bundle().manifest.ledger
+    assert [entry.increment for entry in ledger.latest] == [0, 1]
+    assert [entry.classes for entry in ledger.latest] == [6, 7]
+    assert ledger.last is not None and ledger.last.onnx_bytes == report.footprint.onnx_bytes
+    assert (
+        json.loads(home.current().receipt.read_text())["footprint"]["bundle_bytes"]
+        == ledger.last.bundle_bytes
+    )
+
+
+def test_drift_is_measured_from_the_model_before(home: Home, make_photos: PhotoMaker) -> None:
+    before, photos = Classifier(home.current().onnx), make_photos("Bag", "Shirt", count=20)
+    report = _add(home, photos, QUICK.model_copy(update={"recipe": "lda", "held_back": 0.5}))
+    after = Classifier(home.current().onnx)
+    assert report.drift.attention_distance > 0  # the backbone stays, the head is solved anew
+    assert 0 < report.drift.probability_change < 0.5
+    assert len(before.class_names) == 6 and len(after.class_names) == 8
+
+
+def test_a_file_in_the_current_folder_is_not_run(
+    home: Home, make_photos: PhotoMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "onnx.py").write_text("raise SystemExit('planted')")
+    monkeypatch.chdir(tmp_path)
+    assert add_classes(home, make_photos("Shirt"), QUICK).new_classes == ("Shirt",)
+
+
+def test_names_that_are_not_utf_8(home: Home, make_photos: PhotoMaker, tmp_path: Path) -> None:
+    photos = make_photos("Shirt").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff photos"))
+    (photos / "Shirt" / os.fsdecode(b"\xfe.png")).write_bytes(b"no image")
+    report = add_classes(home, photos, QUICK)
+    assert any("is not a JPEG" in line for line in report.skipped)
+    assert json.loads(report.model_dump_json())["new_classes"] == ["Shirt"]
+
+
+def test_a_gpu_that_is_not_there(home: Home, make_photos: PhotoMaker) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ConfigError, match="no GPU"):
+        _add(home, make_photos("Shirt"), QUICK.model_copy(update={"device": "cuda"}))
+
+
+def test_memory_that_runs_out_is_explained(
+    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*arguments: object, **options: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    monkeypatch.setattr(increment_module, "train_increment", exhausted)
+    before = state_of(home.path)
+    with pytest.raises(ResourceError, match="lower --max-memory"):
+        _add(home, make_photos("Shirt"))
+    assert state_of(home.path) == before
+
+
+def test_a_large_held_back_share_leaves_photos_to_learn_from(home: Home, make_photos: PhotoMaker) -> None:
+    report = _add(home, make_photos("Shirt", count=5), QUICK.model_copy(update={"held_back": 0.95}))
+    assert (report.photos_trained, report.photos_held_back) == (1, 4)
+
+
+@pytest.mark.parametrize(
+    "threshold",
+    [
+        {"least_new_accuracy": 1.0},
+        {"least_base_agreement": 1.0},
+        {"least_shipped_accuracy": 1.0},
+        {"most_attention_distance": 0.0},
+    ],
+)
+def test_the_gate_refuses_and_force_commits_with_a_warning(
+    home: Home, make_photos: PhotoMaker, threshold: dict[str, float]
+) -> None:
+    before, photos = state_of(home.path), make_photos("Shirt", "Bag", count=20)
+    config = QUICK.model_copy(update=threshold)
+    with pytest.raises(GateError, match="the old one stays") as caught:
+        _add(home, photos, config)
+    assert caught.value.exit_code == 6 and len(caught.value.problems) == 1
+    assert state_of(home.path) == before
+    report = _add(home, photos, config.model_copy(update={"force": True}))
+    assert any(line.startswith("forced through the gate: ") for line in report.warnings)
+
+
+def test_what_became_of_the_shipped_classes_is_estimated(home: Home, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Shirt", "Bag", count=60)
+    forgetful = QUICK.model_copy(update={"recipe": "finetune", "epochs": 6})
+    report = _add(home, photos, forgetful)
+    before, now = report.drift.estimated_shipped_accuracy
+    true = evaluate(home, DEMO_DATA / "test" / "base").accuracy
+    assert before > 0.9 and abs(now - true) < 0.15 and now < 0.7
+    assert any("estimated to be right" in line for line in report.warnings)
+
+
+def test_long_jobs_and_names_that_are_not_utf_8_reach_the_worker(home: Home, tmp_path: Path) -> None:
+    with pytest.raises(PhotosError, match="does not exist"):
+        add_classes(home, tmp_path / os.fsdecode(b"no\xff"), QUICK)
+    for number, source in enumerate(sorted((DEMO_DATA / "train").glob("*/*"))[:8]):
+        folder = tmp_path / "new_photos" / f"class {number}"
+        folder.mkdir(parents=True)
+        for photo in sorted(source.iterdir())[:6]:
+            shutil.copy(photo, folder)
+        for bad in range(20):
+            (folder / os.fsdecode(b"%02d" % bad + b"\xff" * 240 + b".png")).write_bytes(b"no image")
+    report = add_classes(home, tmp_path / "new_photos", QUICK.model_copy(update={"recipe": "lda"}))
+    assert len(report.new_classes) == 8 and len(report.model_dump_json()) > 131_072  # a command line's most
+
+
+def test_without_shipped_classes_nothing_is_estimated(home: Home, make_photos: PhotoMaker) -> None:
+    _add(home, make_photos("Shirt"), QUICK.model_copy(update={"recipe": "lda"}))
+    for name in home.open_bundle().manifest.class_names[:-1]:
+        remove_class(home, name, shipped=True)
+    photos = make_photos("Bag", folder="others")
+    gate = {"recipe": "lda", "least_shipped_accuracy": 0.9}
+    assert _add(home, photos, QUICK.model_copy(update=gate)).drift.estimated_shipped_accuracy is None
+
+
+@pytest.mark.parametrize("recipe", ["lwm-lda"])
+def test_nothing_left_to_train_is_a_setting_that_cannot_be(
+    home: Home, make_photos: PhotoMaker, recipe: str
+) -> None:
+    blocks = len(load_network(home.open_bundle()).blocks())
+    config = QUICK.model_copy(update={"recipe": recipe, "frozen_blocks": blocks})
+    with pytest.raises(ConfigError, match="nothing to train"):
+        _add(home, make_photos("Shirt"), config)

@@ -1,0 +1,229 @@
+"""The plan keeps below the limit, says what it would take, and does not change what is learnt."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lwm_edge import IncrementConfig, add_classes, plan_increment
+from lwm_edge.base.choose_levels import find_levels
+from lwm_edge.errors import ConfigError, ResourceError
+from lwm_edge.home.home import Home
+from lwm_edge.increment import plan as plan_module
+from lwm_edge.increment.plan import Job, Way, check_disk, make_plan, memory_limit
+from lwm_edge.increment.rehearsal import saved_activation_bytes, try_step
+from lwm_edge.learning.config import RECIPES
+from lwm_edge.model.loading import load_network
+from tests.support.folders import PhotoMaker, state_of
+from tests.support.networks import fresh_network, teacher_and_student
+from tests.support.samples import PLAN, QUICK
+
+MIB = 2**20
+SHORT = IncrementConfig(epochs=1)  # too little to do to look for the fastest way
+
+
+class _Machine:
+    """Memory as the plan sees it: so much at rest, and more in a step."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, kept: int = 10, recomputed: int = 3) -> None:
+        self.peak, self.cost = 100 * MIB, {False: kept * MIB, True: recomputed * MIB}
+        monkeypatch.setattr(plan_module, "rss_bytes", lambda: 100 * MIB)
+        monkeypatch.setattr(plan_module, "reset_peak_rss", lambda: True)
+        monkeypatch.setattr(plan_module, "peak_rss_bytes", lambda: self.peak)
+        self.job = Job(
+            step=self._step,
+            photos=100,
+            photo_bytes=1000,
+            features=8,
+            trained_bytes=MIB,
+            activation_bytes=self.cost[False],
+            decoding_bytes=0,
+            bundle_bytes=2 * MIB,
+            generation_bytes=3 * MIB,
+        )
+
+    def _step(self, images: int, way: Way) -> None:
+        kept = 1.5 if way.keeps_freed_memory else 1.0
+        self.peak = int(kept * (120 * MIB + images * self.cost[way.recompute]))
+
+
+@pytest.mark.parametrize(
+    ("limit", "micro_batch_size", "recompute"),
+    [(1000, 32, False), (310, 16, False), (150, 2, False), (140, 1, False), (136, 1, True), (131, 1, True)],
+)
+def test_the_largest_micro_batch_that_fits(
+    monkeypatch: pytest.MonkeyPatch, limit: int, micro_batch_size: int, recompute: bool
+) -> None:
+    plan = make_plan(_Machine(monkeypatch).job, SHORT, limit * MIB, "as set")
+    assert (plan.micro_batch_size, plan.recompute) == (micro_batch_size, recompute)
+    assert plan.predicted_peak_rss_bytes <= limit * MIB
+    assert plan.smallest_limit_bytes <= limit * MIB
+    make_plan(_Machine(monkeypatch).job, SHORT, plan.smallest_limit_bytes, "as set")  # it would do
+    assert plan.micro_batches_an_update * plan.micro_batch_size == 32
+    assert plan.disk_bytes == 10 * MIB
+
+
+def test_nothing_is_read_ahead_where_the_limit_is_tight(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = replace(_Machine(monkeypatch).job, photo_bytes=MIB)  # a batch of 32 MiB
+    roomy = make_plan(job, SHORT, 300 * MIB, "as set")
+    assert roomy.prefetch == 1
+    tight = make_plan(job, SHORT, 172 * MIB, "as set")  # 130 for a step, 32 for the batch, and a twentieth
+    assert (tight.prefetch, tight.micro_batch_size, tight.recompute) == (0, 1, False)
+
+
+def test_the_limit_that_is_named_is_for_the_micro_batch_that_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, job = IncrementConfig(micro_batch_size=16), _Machine(monkeypatch).job
+    with pytest.raises(ResourceError) as caught:
+        make_plan(job, asked, 160 * MIB, "as set")
+    named = int(caught.value.message.split("--max-memory ")[1].split("MiB")[0])
+    assert make_plan(job, asked, named * MIB, "as set").micro_batch_size == 16
+
+
+@pytest.mark.parametrize(
+    ("limit", "epochs", "kept"),
+    [(1200, 10, 32), (1200, 6, None), (800, 10, 16), (300, 10, 4), (150, 10, None)],
+)
+def test_freed_memory_is_kept_where_there_is_room_and_enough_to_do(
+    monkeypatch: pytest.MonkeyPatch, limit: int, epochs: int, kept: int | None
+) -> None:
+    machine = _Machine(monkeypatch)
+    plan = make_plan(machine.job, IncrementConfig(epochs=epochs), limit * MIB, "as set")
+    assert plan.keeps_freed_memory is (kept is not None)
+    if kept:
+        assert plan.micro_batch_size == kept and not plan.recompute
+        assert limit * MIB >= plan.predicted_peak_rss_bytes >= 1.5 * (120 + kept * 10) * MIB
+
+
+@pytest.mark.parametrize("limit", [1, 100, 120])
+def test_a_limit_that_is_too_small_names_one_that_would_do(
+    monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    machine = _Machine(monkeypatch)
+    with pytest.raises(ResourceError, match=r"--max-memory \d+MiB") as caught:
+        make_plan(machine.job, IncrementConfig(), limit * MIB, "as set")
+    named = int(caught.value.message.split("--max-memory ")[1].split("MiB")[0])
+    assert make_plan(machine.job, IncrementConfig(), named * MIB, "as set").micro_batch_size == 1
+
+
+def test_no_step_is_tried_where_neither_limit_nor_device_has_the_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine, tried = _Machine(monkeypatch), []
+    monkeypatch.setattr(plan_module, "available_memory_bytes", lambda: 10 * MIB)
+    job = replace(machine.job, step=lambda images, way: tried.append(images))
+    with pytest.raises(ResourceError, match=r"--max-memory \d+MiB or more"):
+        make_plan(job, IncrementConfig(), 50 * MIB, "as set")
+    assert not tried
+
+
+def test_planning_tries_no_more_images_than_the_limit_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, tried = _Machine(monkeypatch), []
+
+    def step(images: int, way: Way) -> None:
+        tried.append(images)
+        machine.job.step(images, way)
+
+    job = Job(**{**vars(machine.job), "step": step})
+    assert make_plan(job, SHORT, 140 * MIB, "as set").micro_batch_size == 1
+    assert set(tried) == {1}
+    make_plan(job, SHORT, 1000 * MIB, "as set")
+    assert set(tried) == {1, 4}
+
+
+def test_a_step_that_would_break_the_limit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = _Machine(monkeypatch, kept=1000)
+    tried: list[bool] = []
+    job = Job(**{**vars(machine.job), "step": lambda images, way: tried.append(way.recompute)})
+    machine.peak = 130 * MIB
+    assert make_plan(job, IncrementConfig(), 200 * MIB, "as set").recompute
+    assert set(tried) == {True}
+
+
+def test_a_micro_batch_that_was_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = IncrementConfig(micro_batch_size=8)
+    assert make_plan(_Machine(monkeypatch).job, asked, 1000 * MIB, "as set").micro_batch_size == 8
+
+
+def test_the_limit_is_half_of_what_is_free_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "rss_bytes", lambda: 100)
+    monkeypatch.setattr(plan_module, "available_memory_bytes", lambda: 1000)
+    assert memory_limit(IncrementConfig())[0] == 600
+    limit, source = memory_limit(IncrementConfig.model_validate({"max_memory": "600MiB"}))
+    assert (limit, source) == (600 * MIB, "as set")
+
+
+def test_a_training_is_saved_where_the_limit_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = _Machine(monkeypatch)
+    job = Job(**{**vars(machine.job), "trained_bytes": 9 * MIB})  # saved beside 100 MiB: 5 times that
+    assert not make_plan(job, IncrementConfig(), 151 * MIB, "as set").checkpoints
+    roomy = make_plan(job, IncrementConfig(), 153 * MIB, "as set")
+    assert roomy.checkpoints and 152 * MIB < roomy.predicted_peak_rss_bytes <= 153 * MIB
+
+
+def test_a_full_disk_is_seen_before_training(tmp_path: Path) -> None:
+    check_disk(tmp_path, PLAN)
+    with pytest.raises(ResourceError, match=r"bytes free.*nothing was trained"):
+        check_disk(tmp_path, PLAN.model_copy(update={"disk_bytes": 2**62}))
+
+
+@pytest.mark.parametrize("recipe", ["lwm", "lwm-lda", "lda"])
+def test_a_tried_step_changes_nothing(recipe: str) -> None:
+    teacher, student = teacher_and_student()
+    before = [tensor.clone() for tensor in [*student.parameters(), *teacher.parameters()]]
+    try_step(student, teacher, 3, RECIPES[recipe], "sigmoid")  # type: ignore[index]
+    after = [*student.parameters(), *teacher.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert all(parameter.grad is None for parameter in after)
+
+
+def test_activations_are_those_of_the_layers_that_train() -> None:
+    teacher, student = teacher_and_student()
+    whole = saved_activation_bytes(student.requires_grad_(True))
+    assert 100_000 < whole < 5_000_000
+    teacher.freeze(len(teacher.blocks()) - 3)
+    part = teacher.student(trains=True)
+    for block in part.blocks()[part.frozen_blocks :]:
+        block.requires_grad_(True)
+    assert 0 < saved_activation_bytes(part) < whole / 2
+
+
+def test_activations_are_counted_on_an_image_that_the_grid_fits() -> None:
+    network = fresh_network("shufflenet_v2_x0_5")
+    network.preprocessing = network.preprocessing.model_copy(update={"image_size": 224, "resize_size": 224})
+    levels = find_levels(network, 5)
+    assert levels is not None
+    network.read_levels(levels)
+    assert saved_activation_bytes(network.requires_grad_(True)) > 1_000_000
+
+
+def test_a_dry_run_changes_nothing(home: Home, make_photos: PhotoMaker) -> None:
+    before, photos = state_of(home.path), make_photos("Bag", "Shirt")
+    plan = plan_increment(home, photos, QUICK)
+    assert state_of(home.path) == before
+    assert 100 * MIB < plan.predicted_peak_rss_bytes < plan.limit_bytes
+    assert plan.smallest_limit_bytes <= 1.02 * plan.predicted_peak_rss_bytes  # a fiftieth from plan to plan
+    with pytest.raises(ResourceError, match="nothing was trained"):
+        plan_increment(home, photos, QUICK.model_copy(update={"max_memory": 50 * MIB}))
+
+
+def test_too_many_frozen_blocks(home: Home, make_photos: PhotoMaker) -> None:
+    with pytest.raises(ConfigError, match="this network has 12 blocks"):
+        plan_increment(home, make_photos("Bag"), QUICK.model_copy(update={"frozen_blocks": 99}))
+
+
+def test_frozen_blocks_stay_and_the_rest_learns(home: Home, make_photos: PhotoMaker) -> None:
+    before = home.open_bundle().arrays()
+    config = QUICK.model_copy(update={"frozen_blocks": 6})
+    add_classes(home, make_photos("Bag"), config, isolate=False)
+    after = home.open_bundle().arrays()
+    changed = {name for name, array in after.items() if (array != before[name]).any()}
+    network = load_network(home.open_bundle())
+    frozen = {id(p) for block in network.blocks()[:6] for p in block.parameters()}
+    names = {name: id(p) in frozen for name, p in network.backbone.named_parameters()}
+    assert not any(f"backbone.{name}" in changed for name, is_frozen in names.items() if is_frozen)
+    assert any(f"backbone.{name}" in changed for name, is_frozen in names.items() if not is_frozen)

@@ -1,0 +1,217 @@
+"""An interrupted increment goes on where it was, and ends in the same model."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from lwm_edge import add_classes, audit, plan_increment, storage
+from lwm_edge.errors import ConfigError, GateError, LwmEdgeError, ResourceError, StoppedError
+from lwm_edge.home.home import Home, open_home
+from lwm_edge.home.ownership import CHECKPOINT_HEADER
+from lwm_edge.increment import learn, plan, worker
+from lwm_edge.increment.learn import learn_classes
+from lwm_edge.records import Progress, ignore_progress
+from tests.support.folders import PhotoMaker, state_of
+from tests.support.samples import QUICK
+
+THREE_EPOCHS = QUICK.model_copy(update={"epochs": 3, "batch_size": 4})
+
+
+def _stop_after(home: Home, photos: Path, steps: int, recipe: str = "lwm", already: int = 0) -> None:
+    asked = iter(range(already + 1, 1000))
+    config = THREE_EPOCHS.model_copy(update={"recipe": recipe})
+    with home.lock(), pytest.raises(StoppedError, match=f"step {steps} of training; the model is unchanged"):
+        learn_classes(home, photos, config, ignore_progress, lambda: next(asked) == steps)
+
+
+@pytest.mark.parametrize("recipe", ["lwm", "lwm-lda"])
+@pytest.mark.parametrize("steps", [1, 3, 8])  # in the first epoch, at its end, in the last one
+def test_resumed_is_the_same_bit_for_bit(
+    home: Home, tmp_path: Path, make_photos: PhotoMaker, steps: int, recipe: str
+) -> None:
+    photos, config = make_photos("Bag", "Shirt"), THREE_EPOCHS.model_copy(update={"recipe": recipe})
+    untouched = shutil.copytree(home.path, tmp_path / "other", symlinks=True)
+    _stop_after(home, photos, steps, recipe)
+    seen: list[Progress] = []
+    resumed = add_classes(home, photos, config, on_progress=seen.append, isolate=False)
+    whole = add_classes(untouched, photos, config, isolate=False)
+    assert next(p.done for p in seen if p.phase == "train") == steps + 1
+    assert resumed.model_digest == whole.model_digest
+    assert resumed.training is not None and whole.training is not None
+    assert resumed.training.classification_loss == whole.training.classification_loss
+    assert resumed.plan.micro_batch_size == whole.plan.micro_batch_size
+
+
+def test_what_is_kept_has_a_constant_length_and_goes_with_the_commit(
+    home: Home, make_photos: PhotoMaker
+) -> None:
+    before, photos = state_of(home.path), make_photos("Bag", "Shirt")
+    _stop_after(home, photos, 1)
+    length = home.training.stat().st_size
+    state = state_of(home.path)
+    assert state.pop(str(home.training)) and state == before
+    _stop_after(home, photos, 3, already=1)
+    assert home.training.stat().st_size == length
+    add_classes(home, photos, THREE_EPOCHS, isolate=False)
+    assert not home.training.exists() and audit(home).passed
+
+
+def test_other_photos_or_settings_are_refused(home: Home, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Bag", "Shirt")
+    _stop_after(home, photos, 2)
+    with pytest.raises(ConfigError, match=r"step 2.*--fresh"):
+        add_classes(home, photos, THREE_EPOCHS.model_copy(update={"gamma": 2.0}), isolate=False)
+    next((photos / "Bag").iterdir()).unlink()
+    with pytest.raises(ConfigError, match="other photos"):
+        add_classes(home, photos, THREE_EPOCHS, isolate=False)
+    assert home.training.exists()
+    fresh = THREE_EPOCHS.model_copy(update={"fresh": True})
+    seen: list[Progress] = []
+    add_classes(home, photos, fresh, on_progress=seen.append, isolate=False)
+    assert next(p.done for p in seen if p.phase == "train") == 1
+
+
+def test_a_lower_limit_makes_another_plan(home: Home, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Bag", "Shirt")
+    _stop_after(home, photos, 2)
+    seen: list[Progress] = []
+    smaller = THREE_EPOCHS.model_copy(update={"micro_batch_size": 2})
+    report = add_classes(home, photos, smaller, on_progress=seen.append, isolate=False)
+    assert report.plan.micro_batch_size == 2 and any("but for rounding" in line for line in report.warnings)
+    assert next(p.done for p in seen if p.phase == "train") == 3
+
+
+def test_without_room_to_save_it_starts_over(
+    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "_saving_bytes", lambda job: 2**60)
+    with home.lock(), pytest.raises(StoppedError, match=r"starts over$"):
+        learn_classes(home, make_photos("Bag"), THREE_EPOCHS, ignore_progress, lambda: True)
+    assert not home.training.exists()
+
+
+def test_only_learning_afresh_forgets(home: Home, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Bag", "Shirt")
+    _stop_after(home, photos, 2)
+    fresh = THREE_EPOCHS.model_copy(update={"fresh": True})
+    plan_increment(home, photos, fresh)
+    with pytest.raises(ResourceError):
+        add_classes(home, photos, fresh.model_copy(update={"max_memory": 2**20}), isolate=False)
+    assert home.training.exists()
+
+
+def test_a_training_that_diverged_is_not_gone_on_with(home: Home, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Bag", "Shirt")
+    wild = THREE_EPOCHS.model_copy(update={"learning_rate": 1e6, "max_gradient_norm": 1e30})
+    with home.lock(), pytest.raises(StoppedError):
+        learn_classes(home, photos, wild, ignore_progress, lambda: True)
+    with pytest.raises(GateError):
+        add_classes(home, photos, wild, isolate=False)
+    assert not home.training.exists()
+
+
+def test_a_torn_save_is_cleared(home: Home) -> None:
+    torn = storage.staged_path(home.training)
+    torn.write_bytes(b"torn")
+    with home.lock():
+        pass
+    assert not torn.exists() and audit(home).passed
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors", b"\xff" * 100_000])
+def test_what_is_no_checkpoint_in_its_place_is_left_alone_and_named(
+    home: Home, make_photos: PhotoMaker, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.training.write_bytes(content)
+    monkeypatch.setattr(learn, "SECONDS_BETWEEN_SAVES", 0.0)
+    report = add_classes(home, make_photos("Bag"), QUICK, isolate=False)
+    assert home.training.read_bytes() == content
+    assert not report.plan.checkpoints
+    assert [line for line in report.warnings if str(home.training) in line and "left alone" in line]
+
+
+def test_a_checkpoint_whose_content_is_damaged_is_forgotten(home: Home, make_photos: PhotoMaker) -> None:
+    home.training.write_bytes(save({CHECKPOINT_HEADER: torch.zeros(4096, dtype=torch.uint8)}))
+    add_classes(home, make_photos("Bag"), QUICK, isolate=False)
+    assert not home.training.exists()
+
+
+def test_of_a_model_that_has_gone_on_since_it_is_forgotten(home: Home, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Bag")
+    _stop_after(home, photos, 1)
+    kept = home.training.read_bytes()
+    add_classes(home, make_photos("Shirt", folder="others"), THREE_EPOCHS.model_copy(update={"fresh": True}))
+    home.training.write_bytes(kept)
+    report = add_classes(home, photos, THREE_EPOCHS, isolate=False)
+    assert report.class_names[-2:] == ("Shirt", "Bag")
+
+
+def test_interrupted_twice_the_worker_is_gone_before_the_home_is_cleared(
+    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive_at_clearing: list[bool] = []
+    started: list[subprocess.Popen[str]] = []
+    messages, clear = worker._messages, Home._remove_stale
+
+    def interrupted(process: subprocess.Popen[str]) -> Iterator[worker.Message]:
+        if process in started:
+            raise KeyboardInterrupt
+        started.append(process)
+        yield from messages(process)
+
+    def interrupt(progress: Progress) -> None:
+        if progress.phase == "train":
+            raise KeyboardInterrupt
+
+    def watched(home: Home) -> None:
+        alive_at_clearing.extend(process.poll() is None for process in started)
+        clear(home)
+
+    monkeypatch.setattr(worker, "_messages", interrupted)
+    monkeypatch.setattr(Home, "_remove_stale", watched)
+    before, endless = home.current(), QUICK.model_copy(update={"epochs": 10000})
+    with pytest.raises(KeyboardInterrupt):
+        add_classes(home, make_photos("Bag"), endless, on_progress=interrupt)
+    assert alive_at_clearing == [False] and home.current() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_at_the_next_step(home: Home, make_photos: PhotoMaker, number: signal.Signals) -> None:
+    photos, before = make_photos("Bag", "Shirt"), home.current()
+    program = (
+        "import signal, sys, lwm_edge\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored\n"
+        "def show(progress): print(progress.phase, flush=True)\n"
+        "config = lwm_edge.IncrementConfig(recipe='lwm', epochs=10000, device='cpu')\n"
+        "lwm_edge.add_classes(sys.argv[1], sys.argv[2], config, on_progress=show)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(home.path), str(photos)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        next(line for line in process.stdout if line == "train\n")
+        process.send_signal(number)
+        errors = process.stderr.read()
+    assert home.current() == before
+    if number == signal.SIGINT:
+        assert "StoppedError: stopped after step" in errors
+    for _ in range(100):  # killed by SIGTERM, the caller is gone first; the worker ends its step and saves
+        try:
+            with home.lock():
+                break
+        except LwmEdgeError:
+            time.sleep(0.1)
+    assert home.training.exists() and open_home(home.path).open_bundle()

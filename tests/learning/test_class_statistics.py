@@ -1,0 +1,120 @@
+"""Means, shared covariance, the head solved from them, and how they follow a moving backbone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lwm_edge.learning.class_statistics import ClassStatistics, FeatureMap, shrink
+
+GENERATOR = np.random.default_rng(0)
+SPREAD = np.diag([3.0, 1.0, 0.3])
+
+
+def _photos(centres: np.ndarray, count: int, first_label: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    noise = GENERATOR.normal(size=(len(centres), count, 3)) @ SPREAD
+    labels = np.repeat(np.arange(first_label, first_label + len(centres)), count)
+    return (centres[:, None] + noise).reshape(-1, 3), labels
+
+
+def test_one_class_after_the_other_is_all_at_once() -> None:
+    features, labels = _photos(GENERATOR.normal(size=(4, 3)), 20)
+    whole, parts = ClassStatistics.empty(6, 3), ClassStatistics.empty(6, 3)
+    whole.learn(features, labels)
+    for label in range(4):
+        parts.learn(features[labels == label], labels[labels == label])
+    np.testing.assert_allclose(parts.means, whole.means)
+    np.testing.assert_allclose(parts.covariance, whole.covariance)
+    assert parts.photos == whole.photos == 80 and not whole.means[4:].any()
+
+
+def test_by_hand() -> None:
+    statistics = ClassStatistics.empty(2, 2)
+    statistics.learn(np.array([[0.0, 1.0], [2.0, 1.0], [5.0, 5.0]]), np.array([0, 0, 1]))
+    assert statistics.means.tolist() == [[1, 1], [5, 5]]
+    np.testing.assert_allclose(statistics.covariance, [[2 / 3, 0], [0, 0]])
+
+
+def test_the_solved_head_is_fishers_discriminant() -> None:
+    """Two classes: the weights differ along inverse covariance times the difference of the means."""
+    statistics = ClassStatistics.empty(2, 3)
+    statistics.learn(*_photos(np.array([[0.0, 0, 0], [1.0, 1, 1]]), 5000))
+    weight, bias = statistics.solve_head(2)
+    fisher = np.linalg.solve(shrink(statistics.covariance, 10_000), statistics.means[1] - statistics.means[0])
+    ratio = (weight[1] - weight[0]) / fisher
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-9)
+    at_middle = weight @ statistics.means.mean(0) + bias
+    assert ratio[0] > 0 and at_middle[0] == pytest.approx(at_middle[1])
+
+
+def test_a_logit_is_a_log_likelihood_ratio_at_a_temperature() -> None:
+    statistics = ClassStatistics.empty(3, 3)
+    statistics.learn(*_photos(GENERATOR.normal(size=(3, 3)), 50))
+    weight, bias = statistics.solve_head(3)
+    inverse = np.linalg.inv(shrink(statistics.covariance, 150))
+    x, centre = np.array([0.3, -1.0, 2.0]), statistics.means.mean(0)
+
+    def log_likelihood(mean: np.ndarray) -> float:
+        return float(-(x - mean) @ inverse @ (x - mean) / 2)
+
+    expected = [log_likelihood(mean) - log_likelihood(centre) for mean in statistics.means]
+    temperature = expected / (weight @ x + bias)
+    np.testing.assert_allclose(temperature, temperature[0], rtol=1e-9)
+    own = [logits[label] for label, logits in enumerate(statistics.means @ weight.T + bias)]
+    assert np.mean(own) == pytest.approx(5)
+
+
+@pytest.mark.parametrize("photos", [1, 5, 10_000])
+def test_few_photos_are_shrunk_more(photos: int) -> None:
+    covariance = np.diag([4.0, 1.0, 1.0])
+    shrunk = shrink(covariance, photos)
+    assert np.trace(shrunk) == pytest.approx(6)
+    assert shrunk[0, 0] == pytest.approx((photos * 4 + 3 * 2) / (photos + 3))
+
+
+def test_a_linear_drift_is_followed() -> None:
+    """Old classes whose photos are gone end where their features would be now."""
+    matrix = np.eye(3) + 0.3 * GENERATOR.normal(size=(3, 3))
+    offset = np.array([1.0, -2.0, 0.5])
+    old_features, old_labels = _photos(GENERATOR.normal(size=(2, 3)) * 3, 200)
+    new_features, _ = _photos(GENERATOR.normal(size=(2, 3)) * 3, 2000)
+    statistics = ClassStatistics.empty(4, 3)
+    statistics.learn(old_features, old_labels)
+    statistics.carry(FeatureMap.fit(new_features, new_features @ matrix.T + offset), 2)
+
+    moved = ClassStatistics.empty(4, 3)
+    moved.learn(old_features @ matrix.T + offset, old_labels)
+    np.testing.assert_allclose(statistics.means, moved.means, atol=0.02)
+    np.testing.assert_allclose(statistics.covariance, moved.covariance, rtol=0.02, atol=0.02)
+    assert not statistics.means[2:].any()
+
+
+def test_directions_that_no_photo_shows_stay() -> None:
+    before = np.zeros((10, 3))
+    before[:, 0] = np.arange(10)
+    after = before * [2.0, 1, 1]
+    change = FeatureMap.fit(before, after)
+    np.testing.assert_allclose(change.matrix[1:], np.eye(3)[1:], atol=1e-9)
+    assert change.matrix[0, 0] == pytest.approx(2, abs=0.02)
+
+
+def test_tensors_and_back() -> None:
+    statistics = ClassStatistics.empty(3, 3)
+    statistics.learn(*_photos(np.eye(3), 5))
+    again = ClassStatistics.from_arrays(statistics.to_arrays())
+    np.testing.assert_allclose(again.means, statistics.means, rtol=1e-6)
+    assert again.photos == 15 and again.covariance.shape == (3, 3)
+
+
+@pytest.mark.parametrize("classes", [2, 12])
+def test_the_accuracy_estimated_is_that_on_photos_of_the_same_spread(classes: int) -> None:
+    """With fewer classes than features, and with more."""
+    centres = 3 * np.random.default_rng(1).normal(size=(classes, 3))
+    statistics = ClassStatistics.empty(16, 3)
+    statistics.learn(*_photos(centres, 500))
+    weight, bias = statistics.solve_head(classes)
+    photos, labels = _photos(centres, 2000)
+    right = float(np.mean((photos @ weight.T + bias).argmax(1) == labels))
+    assert statistics.estimate_accuracy(weight, bias, classes) == pytest.approx(right, abs=0.02)
+    of_first = statistics.estimate_accuracy(weight, bias, 1)
+    assert of_first == pytest.approx(np.mean((photos @ weight.T + bias).argmax(1)[:2000] == 0), abs=0.04)

@@ -1,0 +1,298 @@
+"""The truth tests of the loop: what every public implementation of LwM gets wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lwm_edge.errors import GateError
+from lwm_edge.increment.reports import PlanReport
+from lwm_edge.learning import training
+from lwm_edge.learning.config import RECIPES, IncrementConfig, Recipe
+from lwm_edge.learning.reports import TrainingReport
+from lwm_edge.learning.training import Losses, lwm_losses, train_increment
+from lwm_edge.model.network import Network
+from lwm_edge.records import Progress, ignore_progress
+from tests.support.networks import disturb, teacher_and_student
+from tests.support.samples import PLAN, QUICK, batch_of, photo_set
+
+TERMS = ("classification", "distillation", "attention_distillation")
+
+
+def _losses(student: Network, teacher: Network, images: Tensor, labels: Tensor) -> Losses:
+    return lwm_losses(student, teacher, images, labels, beta=1, gamma=1, classification="sigmoid")
+
+
+def _train(config: IncrementConfig = QUICK, new_classes: int = 2) -> tuple[Network, Network, TrainingReport]:
+    teacher, student = teacher_and_student(new_classes)
+    photos = photo_set("1", count=12, first_label=6, seed=config.seed)
+    report = train_increment(
+        student, teacher, photos, config, _recipe(config), "sigmoid", PLAN, ignore_progress
+    )
+    return teacher, student, report
+
+
+def _recipe(config: IncrementConfig) -> Recipe:
+    assert config.recipe != "auto"
+    return RECIPES[config.recipe].adjusted(config)
+
+
+def _tensors(network: Network) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def _equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_each_term_alone_sends_gradient_to_the_backbone(term: str) -> None:
+    teacher, student = teacher_and_student()
+    disturb(student)
+    loss = getattr(_losses(student, teacher, *batch_of(photo_set("1", first_label=6))), term)
+    loss.backward()
+    first_convolution = next(student.backbone.parameters())
+    assert first_convolution.grad is not None and first_convolution.grad.abs().sum() > 0
+
+
+def test_gamma_changes_the_gradients() -> None:
+    teacher, student = teacher_and_student()
+    disturb(student)
+    losses = _losses(student, teacher, *batch_of(photo_set("1", first_label=6)))
+    parameters = list(student.backbone.parameters())
+    without = torch.autograd.grad(losses.total(beta=1, gamma=0), parameters, retain_graph=True)
+    with_gamma = torch.autograd.grad(losses.total(beta=1, gamma=1), parameters)
+    assert not all(torch.allclose(a, b) for a, b in zip(without, with_gamma, strict=True))
+
+
+def test_an_images_loss_does_not_depend_on_its_batch_mates() -> None:
+    teacher, student = teacher_and_student(dtype=torch.float64)
+    disturb(student)
+    images, labels = batch_of(photo_set("1", count=4, first_label=6))
+    together = _losses(student, teacher, images, labels)
+    alone = [_losses(student, teacher, images[i : i + 1], labels[i : i + 1]) for i in range(len(images))]
+    for term in TERMS:
+        mean = torch.stack([getattr(losses, term) for losses in alone]).mean()
+        torch.testing.assert_close(getattr(together, term), mean, rtol=1e-9, atol=0)
+
+
+def test_identical_networks_have_no_attention_distance() -> None:
+    teacher, student = teacher_and_student()
+    losses = _losses(student, teacher, *batch_of(photo_set("1", first_label=6)))
+    assert losses.attention_distillation is not None and losses.attention_distillation.item() < 1e-5
+
+
+def test_the_teacher_is_byte_identical_afterwards() -> None:
+    before = _tensors(teacher_and_student()[0])
+    teacher, student, _ = _train()
+    assert _equal(before, _tensors(teacher))
+    assert not _equal(before, {name: tensor for name, tensor in _tensors(student).items() if name in before})
+
+
+def test_batch_norm_statistics_stay() -> None:
+    teacher, student, _ = _train()
+    assert _equal(dict(teacher.named_buffers()), dict(student.named_buffers()))
+
+
+def test_one_new_class_at_a_time_is_learnt() -> None:
+    teacher, student = teacher_and_student(new_classes=1)
+    photos = photo_set("1", count=12, first_label=6)
+    only_first = type(photos)([p for p in photos.photos if p.label == 6], photos.preprocessing, photos.cache)
+    row = student.head.weight[6].clone()
+    report = train_increment(
+        student, teacher, only_first, QUICK, RECIPES["lwm"], "sigmoid", PLAN, ignore_progress
+    )
+    assert report.classification_loss > 0.01
+    assert not torch.equal(row, student.head.weight[6])
+
+
+def test_rows_behind_the_last_class_stay_zero() -> None:
+    _, student, _ = _train()
+    assert student.head.weight[8:].abs().sum() == 0 and student.head.bias[8:].abs().sum() == 0
+
+
+def test_equal_seeds_give_equal_tensors() -> None:
+    assert _equal(_tensors(_train()[1]), _tensors(_train()[1]))
+
+
+def test_another_seed_gives_other_tensors() -> None:
+    other = QUICK.model_copy(update={"seed": 1})
+    assert not _equal(_tensors(_train()[1]), _tensors(_train(other)[1]))
+
+
+def test_gamma_gives_another_student() -> None:
+    without = QUICK.model_copy(update={"gamma": 0.0})
+    assert not _equal(_tensors(_train()[1]), _tensors(_train(without)[1]))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"), [("lwm", (True, True)), ("lwf-mc", (True, False)), ("finetune", (False, False))]
+)
+def test_a_recipe_turns_terms_off(recipe: str, expected: tuple[bool, bool]) -> None:
+    _, _, report = _train(IncrementConfig.model_validate({**QUICK.model_dump(), "recipe": recipe}))
+    assert (report.distillation_loss is not None, report.attention_distillation_loss is not None) == expected
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("micro_batch_size", [1, 4])
+def test_micro_batches_give_the_whole_batchs_update(
+    micro_batch_size: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    def updated(size: int) -> dict[str, Tensor]:
+        teacher, student = teacher_and_student(dtype=dtype)
+        config = QUICK.model_copy(update={"batch_size": 12})
+        plan = PLAN.model_copy(update={"micro_batch_size": size})
+        photos = photo_set("1", count=6, first_label=6)
+        train_increment(student, teacher, photos, config, RECIPES["lwm"], "sigmoid", plan, ignore_progress)
+        return _tensors(student)
+
+    whole, in_parts = updated(12), updated(micro_batch_size)
+    for name in whole:
+        torch.testing.assert_close(in_parts[name], whole[name], rtol=tolerance, atol=tolerance)
+
+
+def test_progress_counts_every_step() -> None:
+    seen: list[Progress] = []
+    teacher, student = teacher_and_student()
+    photos = photo_set("1", count=12, first_label=6)
+    report = train_increment(student, teacher, photos, QUICK, RECIPES["lwm"], "sigmoid", PLAN, seen.append)
+    assert [p.done for p in seen] == [1, 2] and {p.total for p in seen} == {2} and report.steps == 2
+
+
+def test_a_diverging_training_is_refused() -> None:
+    with pytest.raises(GateError, match="learning rate"):
+        _train(QUICK.model_copy(update={"learning_rate": 1e6, "max_gradient_norm": 1e30, "epochs": 3}))
+
+
+def test_a_diverging_head_is_named() -> None:
+    wild = {"head_learning_rate": 1e38, "max_gradient_norm": 1e30, "epochs": 3}
+    with pytest.raises(GateError, match=r"below 0\.01 and a head_learning_rate below 1e\+38"):
+        _train(QUICK.model_copy(update=wild))
+
+
+def test_an_update_is_no_longer_than_the_gradients_limit() -> None:
+    config = QUICK.model_copy(update={"batch_size": 64, "momentum": 0.0, "max_gradient_norm": 0.5})
+    teacher, student, report = _train(config)
+    moved = [
+        (a - b).pow(2).sum()
+        for a, b in zip(teacher.backbone.parameters(), student.backbone.parameters(), strict=True)
+    ]
+    assert report.steps == 1
+    assert 0 < torch.stack(moved).sum().sqrt().item() <= 0.5 * RECIPES["lwm"].learning_rate * 1.001
+
+
+def test_the_head_has_a_learning_rate_of_its_own() -> None:
+    one_step = QUICK.model_copy(update={"batch_size": 64, "momentum": 0.0})
+    _, before = teacher_and_student()
+    _, as_the_rest, _ = _train(one_step)
+    _, faster, _ = _train(one_step.model_copy(update={"head_learning_rate": 0.1}))
+    moved = [after.head.weight - before.head.weight for after in (as_the_rest, faster)]
+    torch.testing.assert_close(moved[1], 10 * moved[0], rtol=1e-3, atol=1e-7)
+    assert moved[0].abs().max() > 1e-4
+    assert _equal(_tensors(faster.backbone), _tensors(as_the_rest.backbone))  # type: ignore[arg-type]
+
+
+def test_the_heads_learning_rate_is_that_of_all_unless_set() -> None:
+    rates = [
+        RECIPES["lwm"].adjusted(IncrementConfig(recipe="lwm", **given)).head_learning_rate
+        for given in ({}, {"learning_rate": 0.5}, {"learning_rate": 0.5, "head_learning_rate": 0.25})
+    ]
+    assert rates == [0.01, 0.5, 0.25]
+
+
+def test_a_solved_head_is_not_trained() -> None:
+    teacher, student = teacher_and_student()
+    head = student.head.weight.clone()
+    first = next(student.backbone.parameters()).clone()
+    photos = photo_set("1", count=12, first_label=6, seed=0)
+    train_increment(student, teacher, photos, QUICK, RECIPES["lwm-lda"], "sigmoid", PLAN, ignore_progress)
+    assert torch.equal(student.head.weight, head)
+    assert not torch.equal(next(student.backbone.parameters()), first)
+
+
+def test_eval_mode_and_no_gradients_afterwards() -> None:
+    teacher, student, _ = _train()
+    networks: list[Callable[[], object]] = [teacher.parameters, student.parameters]
+    assert not any(p.requires_grad for parameters in networks for p in parameters())  # type: ignore[attr-defined]
+    assert not any(module.training for module in [*teacher.modules(), *student.modules()])
+
+
+def _trained_by(plan: PlanReport) -> dict[str, Tensor]:
+    teacher, student = teacher_and_student()
+    photos = photo_set("1", count=6, first_label=6)
+    train_increment(student, teacher, photos, QUICK, RECIPES["lwm"], "sigmoid", plan, ignore_progress)
+    return _tensors(student)
+
+
+def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = _trained_by(PLAN.model_copy(update={"micro_batch_size": 4}))
+    whole, sizes = training.lwm_losses, []
+
+    def exhausted(student: Network, teacher: Network, images: Tensor, *rest: Any, **options: Any) -> Losses:
+        sizes.append(len(images))
+        losses = whole(student, teacher, images, *rest, **options)
+        if len(images) > 4:
+            losses.total(1, 1).backward()  # type: ignore[no-untyped-call]
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return losses
+
+    monkeypatch.setattr(training, "lwm_losses", exhausted)
+    found = _trained_by(PLAN)
+    assert sizes == [12, 8, 4, 4, 4]
+    assert _equal(expected, found)
+
+
+def test_recomputed_blocks_give_the_same_student() -> None:
+    kept, recomputed = _trained_by(PLAN), _trained_by(PLAN.model_copy(update={"recompute": True}))
+    for name in kept:
+        torch.testing.assert_close(kept[name], recomputed[name], rtol=1e-6, atol=1e-7)
+
+
+_RECOMPUTING = """
+import sys
+import torch
+from lwm_edge.model.recomputation import recomputed
+block, images = torch.nn.Conv2d(3, 4, 3), torch.rand(2, 3, 8, 8)
+for known in (images, images.clone().requires_grad_()):
+    block.zero_grad()
+    block(known).square().sum().backward()
+    expected = [p.grad.clone() for p in block.parameters()], known.grad
+    block.zero_grad()
+    known.grad = None
+    recomputed(block, known).square().sum().backward()
+    assert all(torch.allclose(a, p.grad) for a, p in zip(expected[0], block.parameters()))
+    assert known.grad is None if expected[1] is None else torch.allclose(known.grad, expected[1])
+heavy = {"torch._dynamo", "sympy", "torch.fx.experimental.symbolic_shapes"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_recomputing_has_the_same_gradients_and_loads_no_compiler() -> None:
+    subprocess.run([sys.executable, "-c", _RECOMPUTING], check=True)
+
+
+def test_prefetch_changes_nothing() -> None:
+    assert _equal(_trained_by(PLAN), _trained_by(PLAN.model_copy(update={"prefetch": 0})))
+
+
+def test_frozen_blocks_run_once_for_both() -> None:
+    teacher, _ = teacher_and_student()
+    teacher.freeze(4)
+    student = teacher.student(trains=True)
+    images, _ = batch_of(photo_set("1", first_label=6))
+    runs: list[int] = []
+    for network in (teacher, student):
+        for block in network.blocks()[:4]:
+            block.register_forward_hook(lambda *_: runs.append(1))
+    student.add_classes(1, torch.Generator().manual_seed(0))
+    labels = torch.full((len(images),), 6)
+    losses = _losses(student, teacher, images, labels)
+    assert len(runs) == 4
+    assert losses.attention_distillation is not None and losses.attention_distillation.item() < 1e-5
+    torch.testing.assert_close(student(images)[1][:, :6], teacher(images)[1])

@@ -1,0 +1,46 @@
+"""Bundles that were shipped stay readable, and compute what they computed. Golden files are never remade."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lwm_edge import add_classes, audit, init_home, open_home, predict
+from lwm_edge.demo import DEMO_DATA
+from lwm_edge.model.bundle import open_bundle
+from lwm_edge.model.manifest import Levels
+from tests.support.folders import PhotoMaker
+from tests.support.samples import QUICK, WITHOUT_LEVELS
+
+FOLDER = WITHOUT_LEVELS.parent
+GOLDEN = [
+    (WITHOUT_LEVELS.name, "8b94cd34e2db9493406085fb6415daba9517e060dcae7282bd2db6cc22eabf28", None),
+    (
+        "bundle-v1-levels.lwm",
+        "573afc26382bb1a24337628d75bc1c9fc09653baffca4f22cb9250a454aec5ae",
+        Levels(blocks=(5, 8), grid=3, values=432),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "digest", "levels"), GOLDEN)
+def test_version_1_opens_and_is_what_it_was(name: str, digest: str, levels: Levels | None) -> None:
+    manifest = open_bundle(FOLDER / name).manifest
+    assert manifest.schema_version == 1 and manifest.bundle_bytes == (FOLDER / name).stat().st_size
+    assert manifest.model_digest == digest and manifest.levels == levels
+    assert manifest.class_names == ("Coat", "Dress", "Pullover", "Sandal", "T-shirt", "Trouser")
+
+
+@pytest.mark.parametrize("name", [name for name, _, _ in GOLDEN])
+@pytest.mark.parametrize("recipe", ["lwm", "lda"])
+def test_version_1_predicts_what_it_predicted_and_learns(
+    name: str, recipe: str, tmp_path: Path, make_photos: PhotoMaker
+) -> None:
+    init_home(FOLDER / name, tmp_path / "home")
+    home = open_home(tmp_path / "home")
+    photos = [DEMO_DATA / "test" / "base" / name / "000.png" for name in ("Trouser", "Dress", "Sandal")]
+    report = predict(home, photos, top_k=1)
+    assert [p.class_names[0] for p in report.predictions] == ["Trouser", "Dress", "Sandal"]
+    add_classes(home, make_photos("Bag"), QUICK.model_copy(update={"recipe": recipe}), isolate=False)
+    assert home.open_bundle().manifest.bundle_bytes == (FOLDER / name).stat().st_size and audit(home).passed

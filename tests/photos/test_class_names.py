@@ -1,0 +1,95 @@
+"""Class names: which are refused, and which are the same."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from pydantic import ValidationError
+
+from lwm_edge.photos.class_names import class_name_problem, fold_class_name
+from tests.support.manifests import manifest, names
+
+
+@pytest.mark.parametrize(
+    "name", ["Coat", "T-shirt top", "Ёлка", "日本語", "naïve", "a.b", "'\"", "🦊", "a\u0378b"]
+)
+def test_ordinary_names_are_fine(name):
+    assert class_name_problem(name) is None
+
+
+@pytest.mark.parametrize(
+    "name, problem",
+    [
+        ("", "is empty or has spaces at an end"),
+        ("   ", "is empty or has spaces at an end"),
+        ("\u3000\u00a0", "is empty or has spaces at an end"),
+        (" Coat", "is empty or has spaces at an end"),
+        ("Coat\n", "is empty or has spaces at an end"),
+        (".", "looks like a path"),
+        ("..", "looks like a path"),
+        ("../Coat", "looks like a path"),
+        ("a/b", "looks like a path"),
+        ("a\\b", "looks like a path"),
+        ("a\nb", "contains control or private-use characters"),
+        ("a\0b", "contains control or private-use characters"),
+        ("a\x1b[2Jb", "contains control or private-use characters"),
+        ("a\x7fb", "contains control or private-use characters"),
+        ("a\x85b", "contains control or private-use characters"),
+        ("a\u2028b", "contains control or private-use characters"),
+        ("Co\u200bat", "contains control or private-use characters"),  # zero-width space
+        ("Co\u200dat", "contains control or private-use characters"),  # zero-width joiner
+        ("\ufeffCoat", "contains control or private-use characters"),  # byte order mark
+        ("Co\u00adat", "contains control or private-use characters"),  # soft hyphen
+        ("a\ud800b", "contains control or private-use characters"),  # half a surrogate pair
+        ("a\ue000b", "contains control or private-use characters"),  # private use
+        ("a\u202eb", "contains characters that change the direction of writing"),
+        ("a\u2066b", "contains characters that change the direction of writing"),
+        ("x" * 65, "is longer than 64 bytes of UTF-8"),
+        ("\u00e9" * 33, "is longer than 64 bytes of UTF-8"),
+        ("Cafe\u0301", "is not in Unicode form NFC"),
+        ("\u212b", "is not in Unicode form NFC"),  # the angstrom sign
+    ],
+)
+def test_a_name_that_would_mislead_is_refused(name, problem):
+    assert class_name_problem(name) == problem
+    with pytest.raises(ValidationError):
+        manifest(class_names=("Dress", name))
+
+
+@pytest.mark.parametrize("name", ["x" * 64, "\u00e9" * 32, "🦊" * 16])
+def test_a_name_of_64_bytes_is_just_short_enough(name):
+    assert class_name_problem(name) is None
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("Coat", "cOAT"),
+        ("Caf\u00e9", "CAFE\u0301"),
+        ("stra\u00dfe", "STRASSE"),
+        ("\ufb01sh", "fish"),
+        ("\uff23oat", "coat"),
+        ("Coat", " coat "),
+        ("a b", "A\u00a0B"),
+        ("\u03a3\u03c2", "\u03c3\u03c3"),
+    ],
+)
+def test_names_that_a_person_takes_for_the_same_fold_equal(one, other):
+    assert fold_class_name(one) == fold_class_name(other)
+
+
+@pytest.mark.parametrize(
+    "one, other", [("Coat", "Coats"), ("e", "\u00e9"), ("T-shirt", "T shirt"), ("1", "l")]
+)
+def test_different_names_fold_differently(one, other):
+    assert fold_class_name(one) != fold_class_name(other)
+
+
+@given(names)
+def test_folding_does_not_depend_on_the_unicode_form(name):
+    assert {fold_class_name(unicodedata.normalize(form, name)) for form in ("NFC", "NFD")} == {
+        fold_class_name(name)
+    }
+    assert fold_class_name(name.casefold()) == fold_class_name(name)

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from lwm_edge import add_classes, audit, remove_class
+from lwm_edge.home.home import Home
+from lwm_edge.model.bundle import save_bundle
+from tests.support.folders import PhotoMaker
+from tests.support.samples import QUICK
+
+INPUTS = 9 * (16 + 32) + 64  # of the demo's head: two levels on a grid of 3x3, and the last feature maps
+
+
+@pytest.fixture
+def grown(home: Home, make_photos: PhotoMaker) -> Home:
+    add_classes(home, make_photos("Bag", "Shirt"), QUICK, isolate=False)
+    return home
+
+
+def test_every_byte_is_accounted_for(grown: Home) -> None:
+    report = audit(grown)
+    on_disk = sum(p.lstat().st_size for p in grown.path.rglob("*") if p.is_file() or p.is_symlink())
+    assert report.passed and report.problems == ()
+    assert report.accounted_bytes == report.total_bytes == on_disk
+    owners = report.bytes_by_owner()
+    d = INPUTS
+    assert owners["head rows in use"] == 8 * (d + 1) * 4
+    assert owners["head rows reserved"] == (32 - 8) * (d + 1) * 4
+    assert owners["means rows in use"] == 8 * d * 4 and owners["means rows reserved"] == (32 - 8) * d * 4
+    assert owners["shared covariance"] == (d * d + 1) * 4
+    assert owners["manifest"] + owners["padding"] == 16 * 1024 + 128 * 32
+    assert owners["labels"] == grown.current().labels.stat().st_size
+    assert report.bundle_bytes == report.bundle_bytes_shipped
+
+
+def test_the_onnx_growth_is_the_heads_rows_and_the_names(grown: Home) -> None:
+    growth = audit(grown).onnx_growth
+    assert growth is not None and growth.classes == 2
+    rows, names = 2 * (INPUTS + 1) * 4, len(', "Bag", "Shirt"')
+    assert rows + names <= growth.bytes < rows + names + 20
+    assert growth.bytes_per_class == growth.bytes / 2
+    assert (growth.explained, growth.head_bytes, growth.names_bytes) == (True, rows, names)
+    assert growth.framing_bytes == growth.bytes - rows - names
+
+
+def test_the_ledgers_head_is_in_the_audit_and_in_the_receipt(grown: Home) -> None:
+    report, receipt = audit(grown), json.loads(grown.current().receipt.read_bytes())
+    assert report.ledger_entries == 2 and report.ledger_head
+    assert receipt["footprint"]["ledger_head"] == report.ledger_head
+
+
+def test_what_the_increment_took_is_in_the_ledger(grown: Home) -> None:
+    last = grown.open_bundle().manifest.ledger.last
+    assert last is not None and last.labels_bytes == grown.current().labels.stat().st_size
+    assert last.teacher_networks is not None and last.images_alive == 0
+    assert 0 < (last.peak_anonymous_bytes or 0) <= last.peak_rss_bytes
+
+
+def test_removing_classes_leaves_the_growth_explained(grown: Home) -> None:
+    remove_class(grown, "Bag")
+    growth = audit(grown).onnx_growth
+    assert growth is not None and growth.classes == 1 and growth.explained
+    remove_class(grown, "Coat", shipped=True)  # its name is forgotten
+    report = audit(grown)
+    assert report.passed and report.onnx_growth is not None and report.onnx_growth.explained is None
+
+
+@pytest.mark.parametrize("planted", ["photo.png", ".hidden/photo.png", "generations/00000007/photo.png"])
+def test_a_planted_file_is_named(grown: Home, planted: str) -> None:
+    path = grown.path / planted
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x" * 100)
+    report = audit(grown)
+    assert not report.passed
+    assert any(planted in problem and "100 bytes" in problem for problem in report.problems)
+
+
+@pytest.mark.parametrize(
+    ("file", "problem"),
+    [
+        ("classifier.onnx", "not what the bundle makes"),
+        ("labels.txt", "does not list the bundle's classes"),
+        ("receipt.json", "is no receipt"),
+    ],
+)
+def test_pixels_appended_to_a_file_are_found(grown: Home, file: str, problem: str) -> None:
+    path = grown.current().path / file
+    path.write_bytes(path.read_bytes() + b"pixels")
+    assert any(problem in found for found in audit(grown).problems)
+
+
+def test_a_missing_file_is_named(grown: Home) -> None:
+    grown.current().labels.unlink()
+    assert any(problem.endswith("labels.txt is missing") for problem in audit(grown).problems)
+
+
+def test_a_tensor_that_nobody_declares_is_named(grown: Home) -> None:
+    bundle = grown.open_bundle()
+    arrays = {**bundle.arrays(), "exemplars": np.zeros((2, 28, 28), np.uint8)}
+    manifest = bundle.manifest.model_copy(update={"bundle_bytes": 0})
+    save_bundle(grown.current().bundle, arrays, manifest)
+    report = audit(grown)
+    assert any(
+        "tensor exemplars [2, 28, 28] is none that small_resnet20 declares" in p for p in report.problems
+    )
+    assert any("bytes long, and was" in problem for problem in report.problems)

@@ -1,0 +1,128 @@
+"""Simulated increments: an honest recipe leaves nothing behind; every kind of leak is caught by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lwm_edge import IncrementConfig, simulate
+from lwm_edge.errors import BundleError, ConfigError
+from lwm_edge.home.home import Home
+from lwm_edge.home.reports import MemoryReport
+from lwm_edge.increment import learn
+from lwm_edge.memory import reset_peak_rss
+from lwm_edge.photos.photo_set import PhotoSet
+from lwm_edge.proofs import plots, simulation
+from lwm_edge.proofs.reports import SimulationReport
+from lwm_edge.proofs.simulation import teach_here
+from lwm_edge.records import Progress
+from tests.support.folders import state_of
+
+MIB = 2**20
+KEPT: list[Any] = []
+Leak = Callable[[Home], None]
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    yield
+    KEPT.clear()
+
+
+def simulate_leaky(home: Home, monkeypatch: pytest.MonkeyPatch, leak: Leak | None = None) -> SimulationReport:
+    """Three increments in this process, where a test can plant a leak."""
+
+    def teach(scratch: Home, photos: Path, config: IncrementConfig) -> MemoryReport:
+        memory = teach_here(scratch, photos, config)
+        if leak:
+            leak(scratch)
+        return memory
+
+    monkeypatch.setattr(simulation, "run_in_worker", lambda job: simulation.run_here(job, teach))
+    return simulate(home, 3, config=IncrementConfig(recipe="lda"))
+
+
+def found(report: SimulationReport, *words: str) -> bool:
+    assert report.passed == (not report.problems)
+    return any(all(word in problem for word in words) for problem in report.problems)
+
+
+def test_an_honest_recipe_leaves_storage_and_memory_constant(home: Home, tmp_path: Path) -> None:
+    before, progress, picture = state_of(home.path), list[Progress](), tmp_path / "plot.png"
+    report = simulate(home, 3, classes=10, plot=picture, on_progress=progress.append)
+    assert report.problems == () and report.passed
+    assert [step.classes for step in report.steps] == [16, 26, 36] and report.capacity == 36
+    assert [(p.phase, p.done, p.total) for p in progress] == [("simulate", n, 3) for n in (1, 2, 3)]
+    for step in report.steps:
+        assert step.memory.teacher_networks <= 1 and step.memory.images_alive == 0
+        assert step.file_bytes["model.lwm"] == report.steps[0].file_bytes["model.lwm"]
+        assert step.file_bytes["classifier.onnx"] == step.onnx_bytes_expected
+    assert report.how["peak_rss_bytes"] and not report.steps[0].memory.how
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert state_of(home.path) == before
+
+
+def test_photos_and_teachers_kept_in_memory_are_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not reset_peak_rss():
+        pytest.skip("this kernel has no /proc/self/clear_refs")
+    load, measure = PhotoSet.load, learn.measure_drift
+    monkeypatch.setattr(PhotoSet, "load", lambda self, *a: KEPT.append(load(self, *a)) or KEPT[-1])
+    monkeypatch.setattr(
+        learn, "measure_drift", lambda s, teacher, *a: KEPT.append(teacher) or measure(s, teacher, *a)
+    )
+    report = simulate_leaky(home, monkeypatch, lambda _: KEPT.append(np.ones(40 * MIB, np.uint8)))
+    assert found(report, "after increment 1", "photos kept alive")
+    assert found(report, "after increment", "teacher networks alive, not 1")
+    assert found(report, "memory: peak_rss_bytes grew by")
+    assert not found(report, "file ")
+
+
+def test_photos_in_files_and_files_that_grow_are_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leak(scratch: Home) -> None:
+        (scratch.path / ".exemplars").mkdir(exist_ok=True)
+        (scratch.path / ".exemplars" / "bag.png").write_bytes(b"pixels")
+        for name in ("cache.bin", "current/receipt.json", "current/labels.txt"):
+            path = scratch.path / name
+            path.write_bytes((path.read_bytes() if path.exists() else b"") + b"x" * 500)
+
+    report = simulate_leaky(home, monkeypatch, leak)
+    assert found(report, ".exemplars (a folder) is unexplained")
+    assert found(report, ".exemplars/bag.png", "unexplained")
+    assert found(report, "file cache.bin grew by 500 bytes")
+    assert found(report, "receipt.json is no receipt")
+    assert found(report, "file labels.txt is not as long as its classes make it")
+    assert not found(report, "photos kept alive") and not found(report, "teacher networks")
+
+
+def test_photos_in_a_tensor_are_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays, exemplars = learn.network_arrays, {"exemplars": np.zeros((2, 28, 28, 3), np.uint8)}
+    monkeypatch.setattr(learn, "network_arrays", lambda network: {**arrays(network), **exemplars})
+    with pytest.raises(BundleError, match="bytes long, not"):
+        simulate_leaky(home, monkeypatch)
+
+
+def test_a_failing_increment_is_raised_as_it_is(home: Home) -> None:
+    too_coarse = IncrementConfig(recipe="lwm", least_photos=100)
+    with pytest.raises(Exception, match="cannot be learnt from") as caught:
+        simulate(home, 3, config=too_coarse)
+    assert type(caught.value).__name__ == "PhotosError" and caught.value.problems  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("settings", [{"increments": 2}, {"classes": 0}, {"increments": 70_000}])
+def test_settings_that_cannot_be(home: Home, settings: dict[str, int]) -> None:
+    with pytest.raises(ConfigError):
+        simulate(home, **settings)  # type: ignore[arg-type]
+
+
+def test_a_plot_that_cannot_be_is_refused_before_the_work(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match=r"no PNG file"):
+        simulate(home, 3, plot=tmp_path / "plot.jpg")
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    with pytest.raises(ConfigError, match=r"lwm-edge\[audit\]"):
+        plots.check_plot(tmp_path / "plot.png")

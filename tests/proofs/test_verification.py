@@ -1,0 +1,183 @@
+"""`verify`: what it proves, what it does not, and that it fails closed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lwm_edge import VerificationReport, add_classes, generate_key, init_home, remove_class, verify
+from lwm_edge.custody.chain import record_change
+from lwm_edge.custody.keys import read_public_key
+from lwm_edge.demo import BASE_BUNDLE
+from lwm_edge.errors import BundleError, HomeError, TrustError
+from lwm_edge.home.home import Home
+from lwm_edge.model.bundle import open_bundle, save_bundle
+from lwm_edge.model.custody_record import LINKS_KEPT
+from tests.support.folders import Keys, PhotoMaker, state_of
+from tests.support.samples import QUICK
+
+LDA = QUICK.model_copy(update={"recipe": "lda"})
+
+
+@pytest.fixture
+def grown(trusting_home: Home, keys: Keys, make_photos: PhotoMaker) -> Home:
+    """Two signed changes: an increment and a removal."""
+    config = LDA.model_copy(update={"sign_with": keys.device_key})
+    add_classes(trusting_home, make_photos("Bag", "Shirt"), config, isolate=False)
+    remove_class(trusting_home, "Bag", sign_with=keys.device_key)
+    return trusting_home
+
+
+def _says(lines: tuple[str, ...], *texts: str) -> bool:
+    return all(any(text in line for line in lines) for text in texts)
+
+
+def _failed(report: VerificationReport) -> tuple[str, ...]:
+    assert not report.passed and report.proven == ()
+    assert report.not_proven == ("Anything: the verification failed.",)
+    return report.problems
+
+
+def test_a_shipped_base(keys: Keys) -> None:
+    report = verify(keys.base, trust=keys.vendor_pub)
+    assert report.passed and report.problems == () and report.home is None
+    assert report.trusted_key == report.base_signed_by == read_public_key(keys.vendor_pub)
+    assert report.base_digest == report.model_digest and report.changes == 0
+    assert _says(report.proven, "signed the base", "This model is that base, unchanged.")
+    assert _says(report.not_proven, "What the base was trained on", "an older copy", "for you to know")
+
+
+def test_a_fresh_home(trusting_home: Home) -> None:
+    report = verify(trusting_home)
+    assert report.passed and report.trusted_key_file == trusting_home.trust
+    assert _says(report.proven, "unchanged", "classifier.onnx is, byte for byte")
+    assert _says(report.not_proven, "who can change the home can change it too")
+
+
+def test_signed_changes_and_the_devices_key(grown: Home, keys: Keys) -> None:
+    report = verify(grown, trust=keys.vendor_pub, device_key=keys.device_pub)
+    assert report.passed
+    assert (report.changes, report.links_recorded, report.links_signed) == (2, 2, 2)
+    assert report.device_keys == (read_public_key(keys.device_pub),)
+    assert report.base_digest == open_bundle(BASE_BUNDLE).manifest.model_digest != report.model_digest
+    assert _says(
+        report.proven,
+        "names and order of the shipped classes, are still those that were signed",
+        "tells of changes 1, 2 without a gap, from that base up to this model",
+        "A holder of the device's private key signed changes 1, 2",
+    )
+    assert _says(report.not_proven, "What the changes did to the weights", "What changes 1, 2 learnt")
+    assert not _says(report.not_proven, "Whose key signed") and not _says(report.proven, "unchanged")
+
+
+def test_signed_changes_without_the_devices_key(grown: Home) -> None:
+    report = verify(grown)
+    assert report.passed and not _says(report.proven, "device's private key")
+    assert _says(report.not_proven, "Whose key signed changes 1, 2: give the device's")
+
+
+def test_unsigned_changes_are_claims(trusting_home: Home, keys: Keys, make_photos: PhotoMaker) -> None:
+    add_classes(trusting_home, make_photos("Bag"), LDA, isolate=False)
+    report = verify(trusting_home)
+    assert report.passed and report.links_signed == 0
+    assert _says(report.not_proven, "Who made change 1: unsigned, so anyone who can write the bundle.")
+    problems = _failed(verify(trusting_home, device_key=keys.device_pub))
+    assert problems == ("change 1 is not signed",)
+
+
+def test_shipped_classes_that_were_removed(trusting_home: Home) -> None:
+    remove_class(trusting_home, "Coat", shipped=True)
+    report = verify(trusting_home)
+    assert report.passed and not _says(report.proven, "names and order")
+    assert _says(report.not_proven, "Which shipped classes are left")
+
+
+def test_a_long_history_in_a_file_of_the_same_length(grown: Home, keys: Keys) -> None:
+    bundle, length = grown.open_bundle(), grown.current().bundle.stat().st_size
+    manifest = bundle.manifest
+    for number in range(3, 41):  # the tensors stay; a removal and its undoing would look so
+        changed = manifest.model_copy(
+            update={"increment_count": number, "parent_digest": manifest.model_digest}
+        )
+        manifest = record_change(changed, manifest, None)
+    save_bundle(grown.current().bundle, bundle.arrays(), manifest)
+    assert grown.current().bundle.stat().st_size == length
+    report = verify(grown.current().bundle, trust=keys.vendor_pub)
+    assert report.passed and (report.changes, report.links_recorded) == (40, LINKS_KEPT)
+    assert _says(report.proven, "tells of changes 33, 34") and not _says(report.proven, "from that base up")
+    assert _says(report.not_proven, "That the first 32 changes came from the base: only their number")
+
+
+def test_without_a_key_nothing_is_proven(home: Home, keys: Keys) -> None:
+    for source in (home, keys.base, BASE_BUNDLE):
+        problems = _failed(verify(source))
+        assert problems == ("there is no key to verify against: give the vendor's with --trust vendor.pub",)
+
+
+def test_another_key_than_the_homes_own(trusting_home: Home, tmp_path: Path) -> None:
+    other = generate_key(tmp_path / "other")
+    problems = _failed(verify(trusting_home, trust=other.public_key_file))
+    assert _says(problems, "the home trusts another key", "not with the trusted")
+    problems = _failed(verify(trusting_home.current().bundle, trust=other.public_key_file))
+    assert len(problems) == 1
+
+
+def test_a_home_made_without_trust_verifies_against_a_key_that_is_given(keys: Keys, tmp_path: Path) -> None:
+    init_home(keys.base, tmp_path / "home")
+    assert verify(tmp_path / "home", trust=keys.vendor_pub).passed
+    init_home(BASE_BUNDLE, tmp_path / "home", replace=True)
+    assert _failed(verify(tmp_path / "home", trust=keys.vendor_pub)) == ("the base is not signed",)
+
+
+def test_the_file_that_apps_load_is_compared(grown: Home) -> None:
+    onnx = grown.current().onnx
+    content = onnx.read_bytes()
+    onnx.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert _says(_failed(verify(grown)), "classifier.onnx is not what the bundle makes")
+    onnx.unlink()
+    assert _says(_failed(verify(grown)), "classifier.onnx is missing")
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.99])
+def test_flipped_bits_prove_nothing(keys: Keys, tmp_path: Path, place: float) -> None:
+    content = bytearray(keys.base.read_bytes())
+    content[int(place * len(content))] ^= 1
+    (tmp_path / "base.lwm").write_bytes(content)
+    with pytest.raises(TrustError, match="nothing is proven"):
+        verify(tmp_path / "base.lwm", trust=keys.vendor_pub)
+
+
+def test_what_is_not_there(tmp_path: Path, keys: Keys) -> None:
+    with pytest.raises(BundleError, match="does not exist"):
+        verify(tmp_path / "none.lwm", trust=keys.vendor_pub)
+    with pytest.raises(HomeError):
+        verify(tmp_path, trust=keys.vendor_pub)
+    with pytest.raises(TrustError, match="cannot be read"):
+        verify(keys.base, trust=tmp_path / "none.pub")
+    with pytest.raises(TrustError, match="cannot be read"):
+        verify(keys.base, trust=keys.vendor_pub, device_key=tmp_path / "none.pub")
+
+
+def test_it_reads_only_and_needs_no_torch(grown: Home, keys: Keys) -> None:
+    before = state_of(grown.path)
+    code = (
+        "import sys, lwm_edge\n"
+        f"assert lwm_edge.verify({str(grown.path)!r}, device_key={str(keys.device_pub)!r}).passed\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert state_of(grown.path) == before
+
+
+def test_an_older_copy_verifies_as_well(trusting_home: Home, tmp_path: Path) -> None:
+    """No record inside a file can say that there is a newer file; `not_proven` says so."""
+    older = Path(shutil.copytree(trusting_home.path, tmp_path / "older", symlinks=True))
+    remove_class(trusting_home, "Coat", shipped=True)
+    shutil.rmtree(trusting_home.path)
+    older.rename(trusting_home.path)
+    report = verify(trusting_home)
+    assert report.passed and _says(report.not_proven, "That this is the newest model")

@@ -1,0 +1,22 @@
+"""What every test of a folder that uses torch runs with; the conftest of such a folder imports it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lwm_edge.home import measurement
+
+_COUNTING = {"test_auditor", "test_measurement", "test_simulation"}
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _count_only_where_counts_matter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking through all objects takes seconds in a process that ran hundreds of tests."""
+    if request.module.__name__.rpartition(".")[2] not in _COUNTING:
+        monkeypatch.setattr(measurement, "count_alive", lambda: measurement.Alive([], {}))

@@ -1,0 +1,197 @@
+"""Kills and power cuts at every operation on disk.
+
+`record` notes every operation that an action makes through `storage`; an `Exploration` replays them on the
+model of a disk (`disk_model`), stops before, within and after each, and looks at everything that may then be
+there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from lwm_edge import _disk, storage
+from tests.support.disk_model import Disk, Operation
+from tests.support.file_store import Store
+
+
+class Recorder:
+    """In the place of `storage._disk`: notes every operation and makes it, but waits for no disk.
+
+    Attributes:
+        operations: Noted so far; those that changed nothing are left out.
+        fail_at: The position of an operation that is refused, after half of it if it is a write.
+        error: With what; None refuses nothing.
+        for_ever: All later ones are refused as well.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        store: Store,
+        fail_at: int = 0,
+        error: BaseException | None = None,
+        for_ever: bool = False,
+    ) -> None:
+        self.root, self.store = root, store
+        self.fail_at, self.error, self.for_ever = fail_at, error, for_ever
+        self.operations: list[Operation] = []
+
+    def create_file(self, path: Path, mode: int) -> BinaryIO:
+        self._note("create_file", path)
+        return _disk.create_file(path, mode)
+
+    def write(self, file: BinaryIO, content: bytes) -> None:
+        if self._fails():
+            _disk.write(file, content[: len(content) // 2])
+        self._note("write", Path(file.name), self.store.add(content))
+        _disk.write(file, content)
+
+    def sync_file(self, file: BinaryIO) -> None:
+        self._note("sync_file", Path(file.name))
+
+    def sync_folder(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise NotADirectoryError(folder)
+        self._note("sync_folder", folder)
+
+    def rename(self, source: Path, target: Path) -> None:
+        assert source.parent == target.parent, "the model knows renames within one folder"
+        self._note("rename", source, self._name(target))
+        _disk.rename(source, target)
+
+    def symlink(self, link: Path, target: str) -> None:
+        self._note("symlink", link, target)
+        _disk.symlink(link, target)
+
+    def unlink(self, path: Path) -> None:
+        if os.path.lexists(path):
+            self._note("unlink", path)
+            _disk.unlink(path)
+
+    def make_folder(self, path: Path) -> None:
+        if not path.is_dir():
+            self._note("make_folder", path)
+            _disk.make_folder(path)
+
+    def remove_folder(self, path: Path) -> None:
+        self._note("remove_folder", path)
+        _disk.remove_folder(path)
+
+    def open_lock(self, path: Path) -> int:
+        if not path.exists():
+            self._note("create_file", path)
+        return _disk.open_lock(path)
+
+    def _name(self, path: Path) -> str:
+        return str(path.relative_to(self.root.parent))
+
+    def _note(self, kind: str, path: Path, *more: str) -> None:
+        fails = self._fails()
+        self.operations.append((kind, self._name(path) if path != self.root.parent else ".", *more))
+        if fails and self.error:
+            raise self.error
+
+    def _fails(self) -> bool:
+        past = len(self.operations) - self.fail_at
+        return self.error is not None and (past >= 0 if self.for_ever else past == 0)
+
+
+@contextmanager
+def standing_in(recorder: Any) -> Iterator[None]:
+    """Puts a recorder in the place of `storage._disk`."""
+    storage._disk = recorder
+    try:
+        yield
+    finally:
+        storage._disk = _disk
+
+
+def record(store: Store, root: Path, action: Callable[[], object]) -> list[Operation]:
+    """Every operation on disk that an action makes in and on a folder."""
+    before = Disk.holding(store, store.scan(root))
+    recorder = Recorder(root, store)
+    with standing_in(recorder):
+        action()
+    seen = before.after(*recorder.operations).visible()
+    assert seen == store.scan(root), "something wrote past storage"
+    return recorder.operations
+
+
+def interruptions(disk: Disk, operations: Iterable[Operation]) -> Iterator[Disk]:
+    """The disk before and after each operation, and within each write."""
+    yield disk
+    for operation in operations:
+        if operation[0] == "write":
+            yield from disk.torn(operation)
+        disk = disk.after(operation)
+        yield disk
+
+
+@dataclass
+class Exploration:
+    """Interrupts a change at every operation, then the recovery from it at every operation, and so on.
+
+    Attributes:
+        store: Of contents.
+        root: The folder that is changed.
+        check: Looks at what an interruption left, as a reader would; fails if it is wrong.
+        recover: What the next start does.
+        check_recovered: Looks at what is there after it.
+        rounds: How many interruptions in a row; None goes on until they leave nothing new.
+        forget: Operations to leave out, as if the product forgot them; to show that this is noticed.
+        counts: Of kills and power cuts, in the change and in recoveries.
+    """
+
+    store: Store
+    root: Path
+    check: Callable[[], None]
+    recover: Callable[[], object]
+    check_recovered: Callable[[], None]
+    rounds: int | None
+    forget: Callable[[Operation], bool] = lambda operation: False
+    counts: Counter[str] = field(default_factory=Counter)
+    _seen: set[object] = field(default_factory=set)
+    _cuts: dict[object, int] = field(default_factory=dict)
+
+    def run(self, disk: Disk, operations: Iterable[Operation]) -> None:
+        """Visits everything that interruptions of a change may leave."""
+        waiting, round_ = list(self._left_by(disk, operations, "the change")), 1
+        while waiting:
+            found: list[Disk] = []
+            for left in waiting:
+                self.store.materialise(left.visible(), self.root)
+                self.check()
+                recovery = record(self.store, self.root, self.recover)
+                if round_ != self.rounds:
+                    found += self._left_by(left, recovery, "a recovery")
+                self.check_recovered()
+            waiting, round_ = found, round_ + 1
+
+    @property
+    def different(self) -> int:
+        """How many of the disks left by interruptions were different."""
+        return len(self._seen)
+
+    def _left_by(self, disk: Disk, operations: Iterable[Operation], what: str) -> Iterator[Disk]:
+        """What is there after each kill, and after each power cut; those not seen before."""
+        kept = [operation for operation in operations if not self.forget(operation)]
+        for killed in interruptions(disk, kept):
+            key = killed.key()
+            if key not in self._cuts:
+                trees = list(killed.power_cuts())
+                self._cuts[key] = len(trees)
+                yield from self._new([killed, *(Disk.holding(self.store, tree) for tree in set(trees))])
+            self.counts[f"kills in {what}"] += 1
+            self.counts[f"power cuts in {what}"] += self._cuts[key]
+
+    def _new(self, disks: Iterable[Disk]) -> Iterator[Disk]:
+        for disk in disks:
+            if disk.key() not in self._seen:
+                self._seen.add(disk.key())
+                yield disk

@@ -1,0 +1,38 @@
+"""Folders that tests work in; nothing here loads torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import lwm_edge
+
+DEMO_DATA = Path(lwm_edge.__file__).parent / "demo_data"
+BASE_BUNDLE = DEMO_DATA / "base.lwm"
+PhotoMaker = Callable[..., Path]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Key files of a vendor and a device, and a base that the vendor signed."""
+
+    vendor_key: Path
+    vendor_pub: Path
+    device_key: Path
+    device_pub: Path
+    base: Path
+
+
+def state_of(folder: Path) -> dict[str, str]:
+    """Every file and link below a folder by its content; to show that nothing changed."""
+    state = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            state[str(path)] = f"-> {path.readlink()}"
+        elif path.is_file():
+            state[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+        else:
+            state[str(path)] = "folder"
+    return state

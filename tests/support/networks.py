@@ -1,0 +1,88 @@
+"""Small networks, and what tests do with them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from lwm_edge import Preprocessing
+from lwm_edge.base.choose_levels import find_levels
+from lwm_edge.demo import BASE_BUNDLE
+from lwm_edge.model.architectures.registry import find_architecture
+from lwm_edge.model.architectures.surgery import take_apart
+from lwm_edge.model.bundle import open_bundle
+from lwm_edge.model.loading import load_network
+from lwm_edge.model.manifest import Levels, Manifest
+from lwm_edge.model.network import Network
+
+ARCHITECTURES = (
+    "resnet18", "resnet34", "resnet50", "mobilenet_v2", "efficientnet_b0", "shufflenet_v2_x0_5",
+    "shufflenet_v2_x1_0", "mnasnet0_5", "regnet_y_400mf", "small_resnet20", "small_resnet32",
+    "efficientnet_lite0",
+)  # fmt: skip
+PREPROCESSING = Preprocessing(image_size=64, resize_size=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+
+def teacher_and_student(new_classes: int = 2, dtype: torch.dtype = torch.float32) -> tuple[Network, Network]:
+    """The demo's base, and its copy with rows for new classes."""
+    bundle = open_bundle(BASE_BUNDLE)
+    teacher = load_network(bundle)
+    student = teacher.student(trains=True).requires_grad_(True)
+    student.add_classes(new_classes, torch.Generator().manual_seed(0))
+    return teacher.to(dtype), student.to(dtype)
+
+
+def disturb(network: Network, scale: float = 0.1) -> None:
+    """Moves the weights a little, so that a student differs from its teacher."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+            parameter += scale * parameter.abs().mean() * noise
+
+
+def same_tensors(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
+    """Bit for bit."""
+    return first.keys() == second.keys() and all(np.array_equal(first[n], second[n]) for n in first)
+
+
+def fresh_network(name: str, classes: int = 3, capacity: int = 5) -> Network:
+    """An untrained network in eval mode."""
+    architecture = find_architecture(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        backbone, head = take_apart(architecture.build(), architecture, name)
+    full_head = nn.Linear(head.in_features, capacity)
+    nn.init.zeros_(full_head.weight)
+    nn.init.zeros_(full_head.bias)
+    network = Network(backbone, full_head, 0, PREPROCESSING).eval()
+    network.add_classes(classes, torch.Generator().manual_seed(0))
+    return network
+
+
+def manifest_of(name: str, levels: Levels | None = None) -> Manifest:
+    """Of a bundle of three classes, with room for five."""
+    return Manifest(
+        architecture=name,
+        preprocessing=PREPROCESSING,
+        activation="sigmoid",
+        levels=levels,
+        class_names=("a", "b", "c"),
+        shipped_classes=3,
+        capacity=5,
+        bundle_bytes=0,
+        recipe="base",
+        tensors_digest="0" * 64,
+    )
+
+
+def network_with_levels(name: str = "small_resnet20", grid: int = 2) -> Network:
+    """An untrained network whose head reads earlier blocks, every row with weight on them."""
+    network = fresh_network(name)
+    levels = find_levels(network, grid)
+    assert levels is not None
+    network.read_levels(levels)
+    generator = torch.Generator().manual_seed(2)
+    network.head.weight[:3, : levels.values] = torch.rand(3, levels.values, generator=generator)
+    return network

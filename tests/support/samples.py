@@ -1,0 +1,47 @@
+"""Real small images (Fashion-MNIST, shipped for the demo), and settings that suit them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lwm_edge import IncrementConfig
+from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
+from lwm_edge.increment.reports import PlanReport
+from lwm_edge.model.bundle import open_bundle
+from lwm_edge.photos.folders import read_photo_folder
+from lwm_edge.photos.photo_set import PhotoSet, PixelCache
+
+WITHOUT_LEVELS = Path(__file__).parents[1] / "golden" / "bundle-v1.lwm"  # its head reads the last maps alone
+PLAN = PlanReport(
+    micro_batch_size=16,
+    micro_batches_an_update=1,
+    prefetch=1,
+    recompute=False,
+    checkpoints=True,
+    pixel_cache_bytes=0,
+    limit_bytes=2**30,
+    limit_source="as set",
+    predicted_peak_rss_bytes=2**29,
+    smallest_limit_bytes=2**28,
+    predicted_seconds=1.0,
+    disk_bytes=2**20,
+)
+QUICK = IncrementConfig(recipe="lwm", epochs=1, batch_size=16, micro_batch_size=16, device="cpu")
+
+
+def photo_set(group: str, *, count: int = 6, first_label: int = 0, seed: int | None = None) -> PhotoSet:
+    """Photos of each class of a demo group; augmented if there is a seed."""
+    preprocessing = open_bundle(BASE_BUNDLE).manifest.preprocessing
+    cache = PixelCache(10**8)
+    folder = read_photo_folder(
+        DEMO_DATA / "train" / group, preprocessing, cache, least_photos=1, first_label=first_label
+    )
+    return PhotoSet([p for photos in folder.photos for p in photos[:count]], preprocessing, cache, seed)
+
+
+def batch_of(photos: PhotoSet) -> tuple[Tensor, Tensor]:
+    """All photos as one batch: images and labels."""
+    return torch.from_numpy(photos.load(range(len(photos.photos)))), torch.tensor(photos.labels)
