@@ -171,7 +171,7 @@ def _learn(
             task.config,
             recipe,
             task.classification,
-            task.plan,
+            task.plan.pace,
             on_progress,
             resume=resume,
             after_step=_keeper(task, should_stop),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..home.reports import FootprintReport
+from ..learning.batches import Pace
 from ..learning.reports import DriftReport, TrainingReport
 from ..model.evaluation import EvaluationReport
 from ..model.onnx_file import ParityReport
@@ -48,6 +49,11 @@ class PlanReport(Report):
     predicted_seconds: float
     disk_bytes: int
     warnings: tuple[str, ...] = ()
+
+    @property
+    def pace(self) -> Pace:
+        """What the training needs to know of it."""
+        return Pace(self.micro_batch_size, self.prefetch, self.recompute)
 
 
 class IncrementReport(Report):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,21 @@ import numpy as np
 from ..photos.photo_set import PhotoSet
 from ..photos.reading import Pixels
 from .config import IncrementConfig
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How a training goes through its batches: memory and time depend on it, the result does not.
+
+    Attributes:
+        micro_batch_size: Images computed at once.
+        prefetch: Batches read ahead.
+        recompute: Whether trained blocks are computed again in the backward pass, to save memory.
+    """
+
+    micro_batch_size: int
+    prefetch: int
+    recompute: bool
 
 
 class Batch(NamedTuple):

@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import GateError
-from ..increment.reports import PlanReport
 from ..memory import drop_mapped_pages
 from ..model.manifest import Activation
 from ..model.network import Network
 from ..photos.photo_set import PhotoSet
 from ..records import Progress, ProgressCallback
 from .attention import attention_map
-from .batches import Batch, chunks, loaded_batches
+from .batches import Batch, Pace, chunks, loaded_batches
 from .config import IncrementConfig, Recipe
 from .losses import attention_distillation_loss, classification_loss, distillation_loss
 from .optimizer import Momentum
@@ -115,7 +114,7 @@ def train_increment(
     config: IncrementConfig,
     recipe: Recipe,
     classification: Activation,
-    plan: PlanReport,
+    pace: Pace,
     on_progress: ProgressCallback,
     *,
     resume: TrainingState | None = None,
@@ -125,7 +124,7 @@ def train_increment(
 
     Both stay in eval mode: BatchNorm statistics would drift to the new classes, dropout would break the
     attention maps, and an accumulated batch's gradient equals a whole one's only so. Deterministic on a
-    CPU for a seed, a plan and a number of threads, also when it is resumed.
+    CPU for a seed, a pace and a number of threads, also when it is resumed.
 
     Args:
         student: M_t, with the new rows of the head.
@@ -134,7 +133,7 @@ def train_increment(
         config: Settings.
         recipe: beta, gamma, learning rate, what trains.
         classification: Kind of L_C.
-        plan: Micro-batch, prefetch and recomputation; they change memory, not the result.
+        pace: How to go through the batches.
         on_progress: Called after every update.
         resume: Where an interrupted training left off.
         after_step: Called after every update, with what `resume` would need.
@@ -145,7 +144,7 @@ def train_increment(
     weights = np.array([1.0, recipe.beta, recipe.gamma])
     parameters = trained_parameters(student, recipe)
     optimizer, rates = Momentum(parameters), learning_rates(parameters, recipe)
-    student.recompute, micro_batch_size = plan.recompute, plan.micro_batch_size
+    student.recompute, micro_batch_size = pace.recompute, pace.micro_batch_size
     steps_per_epoch = -(-len(photos.photos) // config.batch_size)
     total_steps = config.epochs * steps_per_epoch
     done, loss_sums = 0, np.zeros(3)
@@ -155,7 +154,7 @@ def train_increment(
         resume = None
     started = time.monotonic()
 
-    for batch in loaded_batches(photos, config, plan.prefetch, start=done):
+    for batch in loaded_batches(photos, config, pace.prefetch, start=done):
         if batch.step % steps_per_epoch == 0:
             loss_sums = np.zeros(3)
         while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,16 +13,17 @@ import torch
 from torch import Tensor
 
 from lwm_edge.errors import GateError
-from lwm_edge.increment.reports import PlanReport
 from lwm_edge.learning import training
+from lwm_edge.learning.batches import Pace
 from lwm_edge.learning.config import RECIPES, IncrementConfig, Recipe
 from lwm_edge.learning.reports import TrainingReport
 from lwm_edge.learning.training import Losses, lwm_losses, train_increment
 from lwm_edge.model.network import Network
 from lwm_edge.records import Progress, ignore_progress
 from tests.support.networks import disturb, teacher_and_student
-from tests.support.samples import PLAN, QUICK, batch_of, photo_set
+from tests.support.samples import QUICK, batch_of, photo_set
 
+PACE = Pace(micro_batch_size=16, prefetch=1, recompute=False)
 TERMS = ("classification", "distillation", "attention_distillation")
 
 
@@ -33,7 +35,7 @@ def _train(config: IncrementConfig = QUICK, new_classes: int = 2) -> tuple[Netwo
     teacher, student = teacher_and_student(new_classes)
     photos = photo_set("1", count=12, first_label=6, seed=config.seed)
     report = train_increment(
-        student, teacher, photos, config, _recipe(config), "sigmoid", PLAN, ignore_progress
+        student, teacher, photos, config, _recipe(config), "sigmoid", PACE, ignore_progress
     )
     return teacher, student, report
 
@@ -106,7 +108,7 @@ def test_one_new_class_at_a_time_is_learnt() -> None:
     only_first = type(photos)([p for p in photos.photos if p.label == 6], photos.preprocessing, photos.cache)
     row = student.head.weight[6].clone()
     report = train_increment(
-        student, teacher, only_first, QUICK, RECIPES["lwm"], "sigmoid", PLAN, ignore_progress
+        student, teacher, only_first, QUICK, RECIPES["lwm"], "sigmoid", PACE, ignore_progress
     )
     assert report.classification_loss > 0.01
     assert not torch.equal(row, student.head.weight[6])
@@ -147,9 +149,9 @@ def test_micro_batches_give_the_whole_batchs_update(
     def updated(size: int) -> dict[str, Tensor]:
         teacher, student = teacher_and_student(dtype=dtype)
         config = QUICK.model_copy(update={"batch_size": 12})
-        plan = PLAN.model_copy(update={"micro_batch_size": size})
+        pace = replace(PACE, micro_batch_size=size)
         photos = photo_set("1", count=6, first_label=6)
-        train_increment(student, teacher, photos, config, RECIPES["lwm"], "sigmoid", plan, ignore_progress)
+        train_increment(student, teacher, photos, config, RECIPES["lwm"], "sigmoid", pace, ignore_progress)
         return _tensors(student)
 
     whole, in_parts = updated(12), updated(micro_batch_size)
@@ -161,7 +163,7 @@ def test_progress_counts_every_step() -> None:
     seen: list[Progress] = []
     teacher, student = teacher_and_student()
     photos = photo_set("1", count=12, first_label=6)
-    report = train_increment(student, teacher, photos, QUICK, RECIPES["lwm"], "sigmoid", PLAN, seen.append)
+    report = train_increment(student, teacher, photos, QUICK, RECIPES["lwm"], "sigmoid", PACE, seen.append)
     assert [p.done for p in seen] == [1, 2] and {p.total for p in seen} == {2} and report.steps == 2
 
 
@@ -211,7 +213,7 @@ def test_a_solved_head_is_not_trained() -> None:
     head = student.head.weight.clone()
     first = next(student.backbone.parameters()).clone()
     photos = photo_set("1", count=12, first_label=6, seed=0)
-    train_increment(student, teacher, photos, QUICK, RECIPES["lwm-lda"], "sigmoid", PLAN, ignore_progress)
+    train_increment(student, teacher, photos, QUICK, RECIPES["lwm-lda"], "sigmoid", PACE, ignore_progress)
     assert torch.equal(student.head.weight, head)
     assert not torch.equal(next(student.backbone.parameters()), first)
 
@@ -223,15 +225,15 @@ def test_eval_mode_and_no_gradients_afterwards() -> None:
     assert not any(module.training for module in [*teacher.modules(), *student.modules()])
 
 
-def _trained_by(plan: PlanReport) -> dict[str, Tensor]:
+def _trained_by(pace: Pace) -> dict[str, Tensor]:
     teacher, student = teacher_and_student()
     photos = photo_set("1", count=6, first_label=6)
-    train_increment(student, teacher, photos, QUICK, RECIPES["lwm"], "sigmoid", plan, ignore_progress)
+    train_increment(student, teacher, photos, QUICK, RECIPES["lwm"], "sigmoid", pace, ignore_progress)
     return _tensors(student)
 
 
 def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = _trained_by(PLAN.model_copy(update={"micro_batch_size": 4}))
+    expected = _trained_by(replace(PACE, micro_batch_size=4))
     whole, sizes = training.lwm_losses, []
 
     def exhausted(student: Network, teacher: Network, images: Tensor, *rest: Any, **options: Any) -> Losses:
@@ -243,13 +245,13 @@ def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(monkeypatch: 
         return losses
 
     monkeypatch.setattr(training, "lwm_losses", exhausted)
-    found = _trained_by(PLAN)
+    found = _trained_by(PACE)
     assert sizes == [12, 8, 4, 4, 4]
     assert _equal(expected, found)
 
 
 def test_recomputed_blocks_give_the_same_student() -> None:
-    kept, recomputed = _trained_by(PLAN), _trained_by(PLAN.model_copy(update={"recompute": True}))
+    kept, recomputed = _trained_by(PACE), _trained_by(replace(PACE, recompute=True))
     for name in kept:
         torch.testing.assert_close(kept[name], recomputed[name], rtol=1e-6, atol=1e-7)
 
@@ -278,7 +280,7 @@ def test_recomputing_has_the_same_gradients_and_loads_no_compiler() -> None:
 
 
 def test_prefetch_changes_nothing() -> None:
-    assert _equal(_trained_by(PLAN), _trained_by(PLAN.model_copy(update={"prefetch": 0})))
+    assert _equal(_trained_by(PACE), _trained_by(replace(PACE, prefetch=0)))
 
 
 def test_frozen_blocks_run_once_for_both() -> None:
