@@ -37,7 +37,7 @@ from .task import Task, set_up
 _UNPREDICTED = 0.02  # of the predicted peak
 
 
-def plan_increment(home: Home, folder: Path, config: IncrementConfig) -> PlanReport:
+def plan_learning(home: Home, folder: Path, config: IncrementConfig) -> PlanReport:
     """What teaching the photos' classes would take here. Call it under the home's lock."""
     with out_of_memory_explained():
         task = set_up(home, folder, config, ignore_progress)

@@ -181,7 +181,7 @@ def _do(job: Job, replies: TextIO) -> Message:
 
     bound_allocator()
     stop = _stop_request()
-    from .learn import learn_classes, plan_increment
+    from .learn import learn_classes, plan_learning
 
     def report_progress(progress: Progress) -> None:
         _send(replies, Message(progress=progress))
@@ -189,7 +189,7 @@ def _do(job: Job, replies: TextIO) -> Message:
             raise StoppedError("stopped before the training; the model is unchanged")
 
     if job.dry_run:
-        return Message(plan=plan_increment(home, job.photos, job.config))
+        return Message(plan=plan_learning(home, job.photos, job.config))
     return Message(staged=learn_classes(home, job.photos, job.config, report_progress, stop.is_set))
 
 
