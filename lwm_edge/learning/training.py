@@ -30,6 +30,8 @@ from .losses import attention_distillation_loss, classification_loss, distillati
 from .optimizer import Momentum
 from .reports import TrainingReport
 
+Outputs = tuple[Tensor, Tensor]  # features [B, d, h, w] and logits [B, classes]
+
 
 class Losses(NamedTuple):
     """The three terms before weighting; a term that is off is None.
@@ -57,7 +59,8 @@ class Losses(NamedTuple):
 def lwm_losses(
     student: Network,
     teacher: Network,
-    images: Tensor,
+    student_outputs: Outputs,
+    teacher_outputs: Outputs | None,
     labels: Tensor,
     *,
     beta: float,
@@ -69,22 +72,20 @@ def lwm_losses(
     Args:
         student: M_t, in eval mode; knows the teacher's N classes and k new ones.
         teacher: M_{t-1}, frozen, in eval mode; knows N classes.
-        images: [B, H, W, 3] uint8.
+        student_outputs: Features and logits of the images.
+        teacher_outputs: Likewise; None where both weights are 0, so that nothing is compared.
         labels: class_index [B] int64, each >= N.
         beta: Weight of L_D.
         gamma: Weight of L_AD.
         classification: Kind of L_C.
     """
     N = teacher.classes
-    shared = student.stem(images)  # the frozen blocks are the teacher's too
-    if beta or gamma:
-        with torch.no_grad():
-            teacher_features, teacher_logits = teacher.after_stem(shared)
-        drop_mapped_pages(teacher.mapped)  # its part is done; the student's passes need the room
-    features, logits = student.after_stem(shared)
-    L_C = classification_loss(logits, labels, N, classification)
-    L_D = distillation_loss(logits[:, :N], teacher_logits) if beta else None
-    L_AD = None
+    features, logits = student_outputs
+    L_C, L_D, L_AD = classification_loss(logits, labels, N, classification), None, None
+    if teacher_outputs:
+        teacher_features, teacher_logits = teacher_outputs
+    if beta:
+        L_D = distillation_loss(logits[:, :N], teacher_logits)
     if gamma:
         b = logits[:, :N].argmax(1)  # the student's best base class; both look for the same one
         Q_student = attention_map(features, student.attention_weight, b)
@@ -209,15 +210,23 @@ def accumulate_gradients(
     for part in chunks(len(batch.labels), micro_batch_size):
         images = torch.from_numpy(batch.pixels[part]).to(device)
         labels = torch.tensor(batch.labels[part], device=device)
+        shared = student.stem(images)  # the frozen blocks are the teacher's too
+        teacher_outputs = None
+        if recipe.beta or recipe.gamma:
+            with torch.no_grad():
+                teacher_outputs = teacher.after_stem(shared)
+            drop_mapped_pages(teacher.mapped)  # its part is done; the student's passes need the room
         losses = lwm_losses(
             student,
             teacher,
-            images,
+            student.after_stem(shared),
+            teacher_outputs,
             labels,
             beta=recipe.beta,
             gamma=recipe.gamma,
             classification=classification,
         )
+        del shared, teacher_outputs  # the backward pass needs the room
         share = len(labels) / len(batch.labels)
         (share * losses.total(recipe.beta, recipe.gamma)).backward()  # type: ignore[no-untyped-call]
         batch_losses += [share * term.item() if term is not None else 0.0 for term in losses]

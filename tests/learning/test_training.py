@@ -14,10 +14,16 @@ from torch import Tensor
 
 from lwm_edge.errors import GateError
 from lwm_edge.learning import training
-from lwm_edge.learning.batches import Pace
+from lwm_edge.learning.batches import Batch, Pace
 from lwm_edge.learning.config import RECIPES, IncrementConfig, Recipe
 from lwm_edge.learning.reports import TrainingReport
-from lwm_edge.learning.training import Losses, lwm_losses, train_increment
+from lwm_edge.learning.training import (
+    Losses,
+    accumulate_gradients,
+    lwm_losses,
+    train_increment,
+    trained_parameters,
+)
 from lwm_edge.model.network import Network
 from lwm_edge.records import Progress, ignore_progress
 from tests.support.networks import disturb, teacher_and_student
@@ -28,7 +34,8 @@ TERMS = ("classification", "distillation", "attention_distillation")
 
 
 def _losses(student: Network, teacher: Network, images: Tensor, labels: Tensor) -> Losses:
-    return lwm_losses(student, teacher, images, labels, beta=1, gamma=1, classification="sigmoid")
+    outputs = student(images), teacher(images)
+    return lwm_losses(student, teacher, *outputs, labels, beta=1, gamma=1, classification="sigmoid")
 
 
 def _train(config: IncrementConfig = QUICK, new_classes: int = 2) -> tuple[Network, Network, TrainingReport]:
@@ -236,10 +243,11 @@ def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(monkeypatch: 
     expected = _trained_by(replace(PACE, micro_batch_size=4))
     whole, sizes = training.lwm_losses, []
 
-    def exhausted(student: Network, teacher: Network, images: Tensor, *rest: Any, **options: Any) -> Losses:
-        sizes.append(len(images))
-        losses = whole(student, teacher, images, *rest, **options)
-        if len(images) > 4:
+    def exhausted(*networks_and_outputs: Any, **options: Any) -> Losses:
+        *_, labels = networks_and_outputs
+        sizes.append(len(labels))
+        losses = whole(*networks_and_outputs, **options)
+        if len(labels) > 4:
             losses.total(1, 1).backward()  # type: ignore[no-untyped-call]
             raise torch.cuda.OutOfMemoryError("out of memory")
         return losses
@@ -288,13 +296,13 @@ def test_frozen_blocks_run_once_for_both() -> None:
     teacher.freeze(4)
     student = teacher.student(trains=True)
     images, _ = batch_of(photo_set("1", first_label=6))
+    batch = Batch(0, [6] * len(images), images.numpy())
     runs: list[int] = []
     for network in (teacher, student):
         for block in network.blocks()[:4]:
             block.register_forward_hook(lambda *_: runs.append(1))
     student.add_classes(1, torch.Generator().manual_seed(0))
-    labels = torch.full((len(images),), 6)
-    losses = _losses(student, teacher, images, labels)
-    assert len(runs) == 4
-    assert losses.attention_distillation is not None and losses.attention_distillation.item() < 1e-5
+    trained_parameters(student, RECIPES["lwm"])
+    _, _, L_AD = accumulate_gradients(student, teacher, batch, len(images), RECIPES["lwm"], "sigmoid")
+    assert len(runs) == 4 and L_AD < 1e-5
     torch.testing.assert_close(student(images)[1][:, :6], teacher(images)[1])
