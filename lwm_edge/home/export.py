@@ -10,7 +10,7 @@ from ..model.loading import load_network
 from ..model.manifest import Manifest
 from ..model.onnx_file import ParityReport, check_parity, fill_graph, parity_probe
 from ..records import AnyPath
-from .home import Home, open_home
+from .home import Home, home_or_bundle
 from .reports import ExportReport
 
 
@@ -29,10 +29,11 @@ def export_onnx(source: Home | AnyPath, output: AnyPath) -> ExportReport:
     """
     output = Path(output)
     storage.check_output(output, may_be_stdout=True)
-    if isinstance(source, Home) or Path(source).is_dir():
-        content, manifest, parity = open_home(source).read(lambda g: verified_onnx(open_bundle(g.bundle)))
+    found = home_or_bundle(source)
+    if isinstance(found, Home):
+        content, manifest, parity = found.read(lambda g: verified_onnx(open_bundle(g.bundle)))
     else:
-        content, manifest, parity = verified_onnx(open_bundle(Path(source)))
+        content, manifest, parity = verified_onnx(open_bundle(found))
     storage.write_output(output, content)
     return ExportReport(
         onnx=output,

@@ -247,3 +247,14 @@ def open_home(path: Home | AnyPath) -> Home:
     home = path if isinstance(path, Home) else Home(Path(path).absolute())
     home.current()
     return home
+
+
+def home_or_bundle(source: Home | AnyPath) -> Home | Path:
+    """Tells a model home from a bundle file: a folder is a home, anything else is the path of a bundle.
+
+    Raises:
+        HomeError: It is a folder, but no home.
+    """
+    if isinstance(source, Home) or Path(source).is_dir():
+        return open_home(source)
+    return Path(source)

@@ -21,7 +21,7 @@ from ..photos.folders import PhotoFolder, read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..photos.preprocessing import Preprocessing
 from ..records import AnyNamePath, AnyPath, Report
-from .home import Home, open_home
+from .home import Home, home_or_bundle, open_home
 
 _PIXEL_CACHE_BYTES = 64 * 1024 * 1024
 
@@ -150,8 +150,9 @@ def info(source: Home | AnyPath) -> InfoReport:
         HomeError: There is no home.
         BundleError: The bundle is damaged.
     """
-    home = open_home(source) if isinstance(source, Home) or Path(source).is_dir() else None
-    bundle = home.read(lambda g: open_bundle(g.bundle)) if home else open_bundle(Path(str(source)))
+    found = home_or_bundle(source)
+    home = found if isinstance(found, Home) else None
+    bundle = found.read(lambda g: open_bundle(g.bundle)) if isinstance(found, Home) else open_bundle(found)
     m = bundle.manifest
     return InfoReport(
         home=home.path if home else None,

@@ -9,7 +9,7 @@ from ..custody.chain import custody_problems
 from ..custody.keys import read_public_key
 from ..errors import BundleError, TrustError
 from ..home.generation import is_onnx_of
-from ..home.home import Generation, Home, open_home
+from ..home.home import Generation, Home, home_or_bundle
 from ..home.trust import trusted_key
 from ..model.bundle import Bundle, open_bundle
 from ..model.custody_record import BaseStatement, Custody, Link
@@ -93,11 +93,12 @@ def verify(
         BundleError: There is no such file.
         HomeError: There is no home.
     """
-    home = open_home(source) if isinstance(source, Home) or Path(source).is_dir() else None
-    keys = _read_keys(home, trust, device_key)
-    if home is None:
-        return _verify(_open(Path(str(source))), keys, None, [])
-    return home.read(lambda g: _verify_generation(g, keys, home))
+    found = home_or_bundle(source)
+    if not isinstance(found, Home):
+        keys = _read_keys(None, trust, device_key)
+        return _verify(_open(found), keys, None, [])
+    keys = _read_keys(found, trust, device_key)
+    return found.read(lambda g: _verify_generation(g, keys, found))
 
 
 def _read_keys(home: Home | None, trust: AnyPath | None, device_key: AnyPath | None) -> _Keys:
