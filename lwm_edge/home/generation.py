@@ -114,9 +114,14 @@ def write_generation(generation: Generation, candidate: Candidate, receipt: Repo
     manifest = candidate.manifest
     text = pad_receipt(receipt, manifest.capacity)
     save_bundle(generation.bundle, candidate.arrays, manifest)
-    storage.write_file(generation.onnx, candidate.onnx_file)
+    write_beside_bundle(generation, manifest, candidate.onnx_file, text)
+
+
+def write_beside_bundle(generation: Generation, manifest: Manifest, onnx_file: bytes, receipt: bytes) -> None:
+    """Writes what a generation has beside its bundle; `missing_or_changed` checks the same files."""
+    storage.write_file(generation.onnx, onnx_file)
     storage.write_file(generation.labels, labels_text(manifest))
-    storage.write_file(generation.receipt, text)
+    storage.write_file(generation.receipt, receipt)
 
 
 def missing_or_changed(generation: Generation, bundle: Bundle) -> dict[str, str]:

@@ -11,7 +11,7 @@ from ..model.onnx_file import ParityReport
 from ..records import AnyPath
 from . import ownership
 from .export import verified_onnx
-from .generation import labels_text, missing_or_changed, pad_receipt
+from .generation import missing_or_changed, pad_receipt, write_beside_bundle
 from .home import Generation, Home
 from .ownership import BUNDLE, CURRENT, GENERATIONS, LOCK, RECEIPT
 from .reports import RepairReport
@@ -115,9 +115,7 @@ def _commit(
 
     def write(generation: Generation) -> None:
         storage.write_file(generation.bundle, old.bundle.read_bytes())
-        storage.write_file(generation.onnx, onnx_file)
-        storage.write_file(generation.labels, labels_text(bundle.manifest))
-        storage.write_file(generation.receipt, receipt)
+        write_beside_bundle(generation, bundle.manifest, onnx_file, receipt)
 
     home.commit(write)
 
