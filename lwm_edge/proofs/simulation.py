@@ -6,9 +6,6 @@ increments run in one process, where whatever an increment leaves behind piles u
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,15 +16,14 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel
 
-from .. import errors, storage
-from .._streams import forgiving_streams
+from .. import storage
 from ..errors import ConfigError, LwmEdgeError
 from ..home.changes import init_home
 from ..home.generation import labels_text
 from ..home.home import Home, open_home
 from ..home.reports import MemoryReport
 from ..increment.add import add_classes
-from ..increment.worker import PASSIVE_THREADS
+from ..increment.process import process_of_its_own, replies_of, serve
 from ..learning.config import IncrementConfig
 from ..memory import bound_allocator, peak_rss_bytes
 from ..model.bundle import ROWS_BY_CLASS, Bundle, save_bundle
@@ -43,11 +39,6 @@ from .trends import LEAST_INCREMENTS, find_problems, find_trends
 
 PHOTOS_PER_CLASS = 6
 _TEXTURE_CELLS = 7
-
-_START = (
-    "import sys; sys.path[:] = [p for p in sys.path if p]; "
-    "from lwm_edge.proofs.simulation import main; main()"
-)
 
 Teach = Callable[[Home, Path, IncrementConfig], MemoryReport]
 
@@ -68,13 +59,6 @@ class Job(BaseModel):
     increments: int
     classes: int
     config: IncrementConfig
-
-
-class _Message(BaseModel):
-    step: SimulationStep | None = None
-    kind: str = ""
-    message: str = ""
-    problems: tuple[str, ...] = ()
 
 
 def simulate(
@@ -193,38 +177,21 @@ def teach_here(home: Home, photos: Path, config: IncrementConfig) -> MemoryRepor
 
 def run_in_worker(job: Job) -> Iterator[SimulationStep]:
     """All increments in one process, which is not this one."""
-    command = [sys.executable, "-c", _START, job.model_dump_json()]
-    environment = {**PASSIVE_THREADS, **os.environ}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment
-    ) as process:
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                message = _Message.model_validate_json(line)
-                if message.step is None:
-                    kind: type[LwmEdgeError] = getattr(errors, message.kind, LwmEdgeError)
-                    raise kind(message.message, message.problems)
-                yield message.step
-        except BaseException:
-            process.terminate()
-            raise
+    with process_of_its_own(__name__, job) as process:
+        yield from replies_of(process, SimulationStep)
     if process.returncode:
         raise LwmEdgeError(f"the simulation's process ended with status {process.returncode}")
 
 
 def main() -> None:
-    """The simulation's process: a job is its argument, steps go out as JSON lines."""
+    """The simulation's process."""
+    serve(Job, _do)
+
+
+def _do(job: Job, reply: Callable[[SimulationStep], None]) -> None:
     bound_allocator()
-    replies = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
-    with forgiving_streams():
-        os.dup2(2, 1)  # what a vendor's module prints is no reply
-        try:
-            for step in run_here(Job.model_validate_json(sys.argv[1]), teach_here):
-                replies.write(_Message(step=step).model_dump_json() + "\n")
-        except LwmEdgeError as error:
-            failure = _Message(kind=type(error).__name__, message=error.message, problems=error.problems)
-            replies.write(failure.model_dump_json() + "\n")
+    for step in run_here(job, teach_here):
+        reply(step)
 
 
 def make_scratch_home(bundle: Bundle, folder: Path, new_classes: int) -> int:

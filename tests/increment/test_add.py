@@ -35,7 +35,7 @@ from lwm_edge.errors import (
 )
 from lwm_edge.home.home import Home
 from lwm_edge.increment import learn as increment_module
-from lwm_edge.increment import task, worker
+from lwm_edge.increment import process, task
 from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.learning.running import pooled_features
 from lwm_edge.model.bundle import open_bundle
@@ -156,7 +156,7 @@ def test_a_worker_that_dies_leaves_the_home_alone(
 ) -> None:
     before = state_of(home.path)
     end = "os.kill(os.getpid(), 9)" if status == -9 else f"sys.exit({status})"
-    monkeypatch.setattr(worker, "_START", f"import os, sys; {end}")
+    monkeypatch.setattr(process, "_START", f"import os, sys; {end}")
     with pytest.raises(error, match="the model is unchanged"):
         add_classes(home, make_photos("Shirt"), QUICK)
     assert state_of(home.path) == before

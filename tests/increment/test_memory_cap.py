@@ -11,7 +11,7 @@ import pytest
 from lwm_edge import add_classes, plan_increment
 from lwm_edge.errors import ResourceError
 from lwm_edge.home.home import Home
-from lwm_edge.increment import worker
+from lwm_edge.increment import process
 from lwm_edge.memory import _cgroup_files
 from tests.support.folders import PhotoMaker, state_of
 from tests.support.samples import QUICK
@@ -36,7 +36,7 @@ def cap(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cap]:
     def put(most_bytes: int) -> None:
         limit.write_text(str(most_bytes))
         join = f"import os; open({str(group / 'cgroup.procs')!r}, 'w').write(str(os.getpid())); "
-        monkeypatch.setattr(worker, "_START", join + worker._START)
+        monkeypatch.setattr(process, "_START", join + process._START)
 
     yield put
     group.rmdir()

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from lwm_edge import add_classes, audit, plan_increment, storage
 from lwm_edge.errors import ConfigError, GateError, LwmEdgeError, ResourceError, StoppedError
 from lwm_edge.home.home import Home, open_home
 from lwm_edge.home.ownership import CHECKPOINT_HEADER
-from lwm_edge.increment import learn, plan, worker
+from lwm_edge.increment import learn, plan
+from lwm_edge.increment import process as process_module
 from lwm_edge.increment.learn import learn_classes
 from lwm_edge.records import Progress, ignore_progress
 from tests.support.folders import PhotoMaker, state_of
@@ -161,13 +163,13 @@ def test_interrupted_twice_the_worker_is_gone_before_the_home_is_cleared(
 ) -> None:
     alive_at_clearing: list[bool] = []
     started: list[subprocess.Popen[str]] = []
-    messages, clear = worker._messages, Home._remove_stale
+    lines, clear = process_module._lines, Home._remove_stale
 
-    def interrupted(process: subprocess.Popen[str]) -> Iterator[worker.Message]:
+    def interrupted(process: subprocess.Popen[str]) -> Iterator[Any]:
         if process in started:
             raise KeyboardInterrupt
         started.append(process)
-        yield from messages(process)
+        yield from lines(process)
 
     def interrupt(progress: Progress) -> None:
         if progress.phase == "train":
@@ -177,7 +179,7 @@ def test_interrupted_twice_the_worker_is_gone_before_the_home_is_cleared(
         alive_at_clearing.extend(process.poll() is None for process in started)
         clear(home)
 
-    monkeypatch.setattr(worker, "_messages", interrupted)
+    monkeypatch.setattr(process_module, "_lines", interrupted)
     monkeypatch.setattr(Home, "_remove_stale", watched)
     before, endless = home.current(), QUICK.model_copy(update={"epochs": 10000})
     with pytest.raises(KeyboardInterrupt):
