@@ -8,7 +8,7 @@ terms, `attention` the maps, `training` the loop. Around it:
                         (backbone and head, which may read levels too), onnx_file (what apps load), classifier
     a vendor makes      base: build (start, train, rotations; choose_levels)
     a device keeps      home -> generations of bundle, ONNX file, labels and receipt; one link, one writer;
-                        changes, repair, export; readers need no torch
+                        ownership says what may ever be removed; changes, repair, export; readers need no torch
     an increment is     increment: add -> worker -> learn (task, plan, resume, gate) -> commit
     of origin           custody: keys -> signing -> chain; home/trust; proofs/verification
     the proof is        proofs: auditor (accounting, onnx_growth), simulation (trends, plots)
@@ -22,6 +22,7 @@ purpose is an `LwmEdgeError` (see `errors`). The command line calls these functi
 
 from __future__ import annotations
 
+import os
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
@@ -51,13 +52,11 @@ if TYPE_CHECKING:
     from .proofs.simulation import simulate
     from .proofs.verification import VerificationReport, verify
     from .records import Progress
-import os
 
 # ONNX Runtime's official builds for Linux report to their maker, and keep a database for that in the user's
 # cache folder. They read this when they are loaded, so it stands before every import of them; our workers
 # inherit it. Whoever wants the reports sets it otherwise.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
 
 __version__ = metadata.version("lwm-edge")
 
