@@ -32,7 +32,7 @@ from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.loading import load_network
 from lwm_edge.model.network import Network
 from lwm_edge.photos.folders import read_photo_folder
-from lwm_edge.photos.photo_set import AS_THEY_ARE, PhotoSet, PixelCache
+from lwm_edge.photos.photo_set import PhotoSet, PixelCache
 
 
 def base_test_photos(split: Split, network: Network, class_names: tuple[str, ...]) -> PhotoSet:
@@ -79,7 +79,7 @@ def main(
     )
     shipped = open_bundle(work / "base.lwm")
     photos = base_test_photos(split, load_network(shipped), shipped.manifest.class_names)
-    pixels = photos.load([photo], AS_THEY_ARE)[0]
+    pixels = photos.load([photo])[0]
     first = maps_of(work / "base.lwm", photos)
     steps = range(1, len(split.groups))
     figure, grid = plt.subplots(

@@ -42,7 +42,7 @@ from lwm_edge.learning import training
 from lwm_edge.learning.baselines import NearestClassMean, StreamingLda
 from lwm_edge.learning.class_statistics import Features
 from lwm_edge.learning.config import RECIPES
-from lwm_edge.learning.running import pooled_features
+from lwm_edge.learning.running import observe
 from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.evaluation import evaluate_predictions
 from lwm_edge.model.loading import load_network
@@ -188,7 +188,7 @@ def _features(network: Network, folder: Path) -> tuple[Features, list[str]]:
     cache = PixelCache(2**30)
     found = read_photo_folder(folder, network.preprocessing, cache, least_photos=1)
     photos = PhotoSet([p for group in found.photos for p in group], network.preprocessing, cache)
-    features = pooled_features(network, photos, 64)[:, network.level_values :]
+    features = observe(network, photos, 64).head_inputs[:, network.level_values :]
     return features, [found.class_names[label] for label in photos.labels]
 
 

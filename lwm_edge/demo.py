@@ -22,7 +22,7 @@ from .increment.add import add_classes
 from .learning.baselines import NearestClassMean, StreamingLda
 from .learning.class_statistics import Labels
 from .learning.config import IncrementConfig, RecipeName
-from .learning.running import pooled_features
+from .learning.running import observe
 from .model.bundle import open_bundle
 from .model.classifier import Classifier
 from .model.evaluation import evaluate_predictions
@@ -169,8 +169,8 @@ def _run_rival(
     last = slice(network.level_values, None)
     predictions = []
     for step, photos in enumerate(train, start=1):
-        rival.learn(pooled_features(network, photos, _BATCH_SIZE)[:, last], np.array(photos.labels))
-        features = [pooled_features(network, photos, _BATCH_SIZE)[:, last] for photos in test[:step]]
+        rival.learn(observe(network, photos, _BATCH_SIZE).head_inputs[:, last], np.array(photos.labels))
+        features = [observe(network, photos, _BATCH_SIZE).head_inputs[:, last] for photos in test[:step]]
         predictions.append(rival.predict(np.concatenate(features)))
     return _row(method, predictions, test)
 

@@ -7,6 +7,7 @@ accuracies are 0..1.
 from __future__ import annotations
 
 import os
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -52,6 +53,14 @@ ExactPath = Annotated[
     BeforeValidator(lambda text: os.fsdecode(text.encode("latin-1")) if isinstance(text, str) else text),
 ]
 """A path as it goes from one process to another: each byte of its name one character."""
+
+
+ExactBytes = Annotated[
+    bytes,
+    PlainSerializer(lambda content: b64encode(content).decode(), when_used="json"),
+    BeforeValidator(lambda text: b64decode(text) if isinstance(text, str) else text),
+]
+"""Bytes as they go from one process to another."""
 
 
 class Report(BaseModel):

@@ -11,7 +11,7 @@ import torch
 from .. import storage
 from ..errors import CapacityError
 from ..learning.class_statistics import ClassStatistics
-from ..learning.running import choose_device, pooled_features, predict_labels
+from ..learning.running import choose_device, observe
 from ..model.architectures.registry import Architecture, find_architecture
 from ..model.bundle import Bundle, save_bundle, tensors_digest
 from ..model.evaluation import evaluate_predictions
@@ -83,7 +83,7 @@ def build_base(
     on_progress(Progress(phase="evaluate", done=0, total=1))
     accuracy = None
     if held_back.photos:
-        predictions = predict_labels(network, held_back, _BATCH_SIZE)
+        predictions = observe(network, held_back, _BATCH_SIZE).logits(network).argmax(1)
         classes = len(folder.class_names)
         accuracy = evaluate_predictions(predictions, np.array(held_back.labels), folder.class_names, classes)
 
@@ -112,7 +112,7 @@ def _write(
 ) -> tuple[Bundle, ParityReport]:
     """The bundle of a trained network: with its photos' statistics, and an ONNX graph that was checked."""
     statistics = ClassStatistics.empty(config.capacity, network.head.in_features)
-    statistics.learn(pooled_features(network, photos, _BATCH_SIZE), np.array(photos.labels))
+    statistics.learn(observe(network, photos, _BATCH_SIZE).head_inputs, np.array(photos.labels))
     arrays = {
         **network_arrays(network),
         **statistics.to_arrays(),

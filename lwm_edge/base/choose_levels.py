@@ -13,7 +13,7 @@ import torch
 
 from ..errors import ConfigError
 from ..learning.class_statistics import ClassStatistics, Features, Labels
-from ..learning.running import pooled_features
+from ..learning.running import observe
 from ..model.manifest import Levels
 from ..model.network import Network
 from ..photos.photo_set import PhotoSet
@@ -90,7 +90,7 @@ def choose_levels(
     for levels in candidates if len(candidates) > 1 else ():
         trial = network.student(trains=False)
         trial.read_levels(levels)
-        values = pooled_features(trial, photos, batch_size, on_progress)[:, : levels.values]
+        values = observe(trial, photos, batch_size, on_progress).head_inputs[:, : levels.values]
         accuracy[levels.grid] = cross_validated(values, np.array(photos.labels))
     # Of equals the first, which is the coarsest.
     chosen = max(candidates, key=lambda levels: accuracy.get(levels.grid, 0.0), default=None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 
@@ -13,9 +12,8 @@ from ..home.home import Generation, Home
 from ..home.reports import MemoryReport
 from ..model.bundle import open_bundle
 from ..model.onnx_file import ParityProbe
-from ..photos.reading import read_photo
-from ..records import ExactPath, Report
-from .reports import IncrementReport
+from ..records import ExactBytes, ExactPath, Report
+from .reports import IncrementReport, LearningReport
 
 
 class StagedIncrement(Report):
@@ -23,21 +21,21 @@ class StagedIncrement(Report):
 
     Attributes:
         folder: The staged generation.
-        examples: Photos to compare the ONNX file with the network on.
-        logits: Of each, as the network gave them.
+        examples: Pixels of a few photos to compare the ONNX file with the network on, one after the other.
+        logits: Of each example, as the student gives them.
         seconds: That the learning took.
         memory: Of the learning process.
         sign_with: File of the device's private key.
-        receipt: What the receipt says of the learning.
+        learning: What the receipt says of the learning.
     """
 
     folder: ExactPath
-    examples: tuple[ExactPath, ...]
+    examples: ExactBytes
     logits: tuple[tuple[float, ...], ...]
     seconds: float
     memory: MemoryReport
     sign_with: ExactPath | None
-    receipt: dict[str, Any]
+    learning: LearningReport
 
 
 def commit_increment(home: Home, increment: StagedIncrement) -> IncrementReport:
@@ -51,12 +49,13 @@ def commit_increment(home: Home, increment: StagedIncrement) -> IncrementReport:
     started = time.monotonic() - increment.seconds
     staged, parent = Generation(increment.folder), home.open_bundle()
     bundle = open_bundle(staged.bundle)
-    images = [read_photo(path, bundle.manifest.preprocessing) for path in increment.examples]
+    size = bundle.manifest.preprocessing.image_size
+    images = np.frombuffer(increment.examples, dtype=np.uint8).reshape(-1, size, size, 3)
     candidate = prepare(
         bundle.arrays(),
         bundle.manifest,
         parent,
-        ParityProbe(np.stack(images), np.array(increment.logits, dtype=np.float32), real_photos=True),
+        ParityProbe(images, np.array(increment.logits, dtype=np.float32), real_photos=True),
         increment.memory,
         started=started,
         onnx_bytes_before=home.current().onnx_bytes(),
@@ -71,7 +70,7 @@ def commit_increment(home: Home, increment: StagedIncrement) -> IncrementReport:
         model_digest=candidate.manifest.model_digest,
         parent_digest=parent.manifest.model_digest,
         seconds=time.monotonic() - started,
-        **increment.receipt,
+        **dict(increment.learning),
     )
     write_generation(staged, candidate, receipt)
     home.publish(staged)

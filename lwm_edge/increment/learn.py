@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,17 +21,17 @@ from ..learning.class_statistics import ClassStatistics, FeatureMap, Features
 from ..learning.config import IncrementConfig
 from ..learning.drift import measure_drift
 from ..learning.reports import TrainingReport
-from ..learning.running import pooled_features, predict_labels
+from ..learning.running import Observation, observe
 from ..learning.training import TrainingState, train_increment
 from ..memory import drop_library_pages, drop_mapped_pages, freed_memory_kept, out_of_memory_explained
 from ..model.bundle import COVARIANCE, MEANS, ONNX_GRAPH, PHOTOS, save_bundle
 from ..model.evaluation import EvaluationReport, evaluate_predictions
 from ..model.loading import network_arrays
-from ..model.onnx_file import PARITY_BATCH_SIZES, parity_probe
+from ..model.onnx_file import PARITY_BATCH_SIZES
 from ..records import Progress, ProgressCallback, ignore_progress
 from .commit import StagedIncrement
 from .gate import pass_gate
-from .reports import PlanReport
+from .reports import LearningReport, PlanReport
 from .resume import SECONDS_BETWEEN_SAVES
 from .task import Task, set_up
 
@@ -41,7 +42,7 @@ def plan_learning(home: Home, folder: Path, config: IncrementConfig) -> PlanRepo
     """What teaching the photos' classes would take here. Call it under the home's lock."""
     with out_of_memory_explained():
         task = set_up(home, folder, config, ignore_progress)
-        return task.plan.model_copy(update={"warnings": tuple(task.warnings)})
+        return task.plan.model_copy(update={"warnings": task.warnings})
 
 
 def learn_classes(
@@ -67,62 +68,68 @@ def learn_classes(
     started = time.monotonic()
     with out_of_memory_explained(), MemoryUse.measured() as use:
         task = set_up(home, folder, config, on_progress)
-        batch_size = task.plan.micro_batch_size
+        photos, student = task.photos, task.student
         if config.fresh:
             task.saved.forget()
         with freed_memory_kept(task.plan.keeps_freed_memory):
-            training, known, features = _learn(task, on_progress, should_stop)
+            learnt = _learn(task, on_progress, should_stop)
         drop_library_pages()  # most of them were for training
         on_progress(Progress(phase="evaluate", done=0, total=1))
-        to_learn, held_back = task.lesson.to_learn, task.lesson.held_back
-        _take_in(task, known, features, to_learn.labels)
-        accuracy = _evaluate(task)  # before the photos that it is measured by are learnt too
-        features = np.concatenate([features, pooled_features(task.student, held_back, batch_size)])
-        statistics = _take_in(task, known, features, to_learn.labels + held_back.labels)
-        del features, known  # writing needs the room
-        estimates = _estimate(task, statistics)
-        drift = measure_drift(task.student, task.teacher, held_back, batch_size, estimates)
+        seen, by_student = learnt.seen, learnt.held_back
+        _update_statistics_and_head(task, learnt.known, seen.head_inputs, photos.to_learn.labels)
+        accuracy = _evaluate(task, by_student)  # before the photos that it is measured by are learnt too
+        statistics = _update_statistics_and_head(
+            task,
+            learnt.known,
+            np.concatenate([seen.head_inputs, by_student.head_inputs]),
+            photos.to_learn.labels + photos.held_back.labels,
+        )
+        training = learnt.training
+        drift = measure_drift(
+            student, task.teacher, by_student, learnt.held_back_by_teacher, _estimate(task, statistics)
+        )
         warnings = (*task.warnings, *pass_gate(config, accuracy, drift))
 
         on_progress(Progress(phase="stage", done=0, total=1))
-        examples = held_back.photos[: max(PARITY_BATCH_SIZES)]
-        probe = parity_probe(task.student, held_back.load(range(len(examples))))
+        examples = photos.held_back.load(range(len(photos.held_back.photos))[: max(PARITY_BATCH_SIZES)])
+        logits = by_student.logits(student)[: len(examples)].astype(np.float32)
+        del learnt, seen, by_student  # writing needs the room
         staged = _stage(home, task, statistics)
-        task.lesson.to_learn.cache.forget()  # what is left of the photos now is counted
-        memory = use.report(task.student, probe.images)
+        photos.to_learn.cache.forget()  # what is left of the photos now is counted
+        memory = use.report(student, examples)
         warnings += _check_prediction(task.plan, memory)
     return StagedIncrement(
         folder=staged.path,
-        examples=tuple(photo.path for photo in examples),
-        logits=tuple(tuple(row) for row in probe.logits.tolist()),
+        examples=examples.tobytes(),
+        logits=tuple(tuple(row) for row in logits.tolist()),
         seconds=time.monotonic() - started,
         memory=memory,
         sign_with=config.sign_with,
-        receipt={
-            "recipe": task.name,
-            "recipe_reason": task.reason,
-            "beta": task.recipe.beta,
-            "gamma": task.recipe.gamma,
-            "new_classes": task.lesson.new_classes,
-            "photos_trained": len(task.lesson.to_learn.photos),
-            "photos_held_back": len(held_back.photos),
-            "skipped": task.lesson.skipped,
-            "plan": task.plan.model_dump(),
-            "training": training.model_dump() if training else None,
-            "held_back": accuracy.model_dump(),
-            "drift": drift.model_dump(),
-            "warnings": warnings,
-        },
+        learning=LearningReport(
+            recipe=task.approach.name,
+            recipe_reason=task.approach.reason,
+            beta=task.approach.recipe.beta,
+            gamma=task.approach.recipe.gamma,
+            new_classes=photos.new_classes,
+            photos_trained=len(photos.to_learn.photos),
+            photos_held_back=len(photos.held_back.photos),
+            skipped=photos.skipped,
+            plan=task.plan,
+            training=training,
+            held_back=accuracy,
+            drift=drift,
+            warnings=warnings,
+        ),
     )
 
 
-def _evaluate(task: Task) -> EvaluationReport:
+def _evaluate(task: Task, by_student: Observation) -> EvaluationReport:
     """Judges the student by the photos held back."""
-    parent, held_back = task.parent.manifest, task.lesson.held_back
+    parent, photos = task.parent.manifest, task.photos
     return evaluate_predictions(
-        predict_labels(task.student, held_back, task.plan.micro_batch_size),
-        np.array(held_back.labels),
-        (*parent.class_names, *task.lesson.new_classes),
+        by_student.logits(task.student).argmax(1),
+        np.array(photos.held_back.labels),
+        (*parent.class_names, *photos.new_classes),
         parent.shipped_classes,
     )
 
@@ -132,8 +139,8 @@ def _stage(home: Home, task: Task, statistics: ClassStatistics) -> Generation:
     parent = task.parent.manifest
     manifest = parent.model_copy(
         update={
-            "class_names": (*parent.class_names, *task.lesson.new_classes),
-            "recipe": task.name,
+            "class_names": (*parent.class_names, *task.photos.new_classes),
+            "recipe": task.approach.name,
             "parent_digest": parent.model_digest,
             "increment_count": parent.increment_count + 1,
         }
@@ -144,47 +151,74 @@ def _stage(home: Home, task: Task, statistics: ClassStatistics) -> Generation:
     return staged
 
 
-def _learn(
-    task: Task, on_progress: ProgressCallback, should_stop: Callable[[], bool]
-) -> tuple[TrainingReport | None, ClassStatistics, Features]:
-    """Trains the student as the recipe says.
+class Learnt(NamedTuple):
+    """What the learning leaves, each photo having been seen once by each network that is asked about it.
 
-    Returns:
-        What the training was like, the statistics of the teacher's classes on the student's features, and
-        those features of the photos to learn from.
+    Attributes:
+        training: How the training went; None where the backbone stayed as it is.
+        known: Statistics of the teacher's classes, on the student's features.
+        seen: What the student made of the photos to learn from.
+        held_back: What the student made of the photos held back, with its maps.
+        held_back_by_teacher: What the teacher made of those, with its maps.
     """
-    student, teacher, recipe, batch_size = task.student, task.teacher, task.recipe, task.plan.micro_batch_size
-    photos, N = task.lesson.to_learn, teacher.classes
-    features = pooled_features(teacher, photos, batch_size, on_progress)
-    if not recipe.trains:
-        return None, _known_statistics(task), features
-    own_head = teacher.head_tensors()
-    if recipe.head == "solved":
-        _take_in(task, _known_statistics(task), features, photos.labels)
-        teacher.set_head(*(tensor[:N] for tensor in student.head_tensors()))  # so only features differ
-    resume, task.state = task.state, None  # so that the file it is mapped from goes after its use
+
+    training: TrainingReport | None
+    known: ClassStatistics
+    seen: Observation
+    held_back: Observation
+    held_back_by_teacher: Observation
+
+
+def _learn(task: Task, on_progress: ProgressCallback, should_stop: Callable[[], bool]) -> Learnt:
+    """Trains the student as the recipe says, and looks at the photos."""
+    student, teacher, batch_size = task.student, task.teacher, task.plan.micro_batch_size
+    to_learn, held_back = task.photos.to_learn, task.photos.held_back
+    by_teacher = observe(teacher, to_learn, batch_size, on_progress)
+    if not task.approach.recipe.trains:  # the backbone is one and the same
+        by_both = observe(teacher, held_back, batch_size, on_progress, keep_maps=True)
+        return Learnt(None, _known_statistics(task), by_teacher, by_both, by_both)
+    training = _train(task, by_teacher, on_progress, should_stop)
+    by_student = observe(student, to_learn, batch_size, on_progress)
+    change = FeatureMap.fit(by_teacher.head_inputs, by_student.head_inputs)
+    known = _known_statistics(task)  # read again: training needs the room
+    known.carry(change, teacher.classes)
+    return Learnt(
+        training,
+        known,
+        by_student,
+        observe(student, held_back, batch_size, on_progress, keep_maps=True),
+        observe(teacher, held_back, batch_size, on_progress, keep_maps=True),
+    )
+
+
+def _train(
+    task: Task, by_teacher: Observation, on_progress: ProgressCallback, should_stop: Callable[[], bool]
+) -> TrainingReport:
+    """Trains the student, beneath a solved head where the recipe has one."""
+    student, teacher, photos = task.student, task.teacher, task.photos.to_learn
+    teachers_head = teacher.head_tensors()
+    if task.approach.recipe.head == "solved":
+        _update_statistics_and_head(task, _known_statistics(task), by_teacher.head_inputs, photos.labels)
+        rows = (tensor[: teacher.classes] for tensor in student.head_tensors())
+        teacher.set_head(*rows)  # so that only features differ
     try:
         training = train_increment(
             student,
             teacher,
             photos,
             task.config,
-            recipe,
-            task.classification,
+            task.approach.recipe,
+            task.approach.classification,
             task.plan.pace,
             on_progress,
-            resume=resume,
-            after_step=_keeper(task, should_stop),
+            resume=task.saved.state,
+            after_step=_checkpoint_saver(task, should_stop),
         )
     except GateError:  # it diverged; there is nothing to go on from
         task.saved.forget()
         raise
-    teacher.set_head(*own_head)
-    before, features = features, pooled_features(student, photos, batch_size, on_progress)
-    drift = FeatureMap.fit(before, features)
-    known = _known_statistics(task)  # read again: training needs the room
-    known.carry(drift, N)
-    return training, known, features
+    teacher.set_head(*teachers_head)
+    return training
 
 
 def _known_statistics(task: Task) -> ClassStatistics:
@@ -192,17 +226,19 @@ def _known_statistics(task: Task) -> ClassStatistics:
     return ClassStatistics.from_arrays(task.parent.arrays(MEANS, COVARIANCE, PHOTOS))
 
 
-def _take_in(task: Task, known: ClassStatistics, features: Features, labels: list[int]) -> ClassStatistics:
+def _update_statistics_and_head(
+    task: Task, known: ClassStatistics, features: Features, labels: list[int]
+) -> ClassStatistics:
     """The statistics with the new classes; a head that is solved, the student gets from them."""
     statistics = known.copy()
     statistics.learn(features, np.array(labels))
-    if task.recipe.head == "solved":
+    if task.approach.recipe.head == "solved":
         weight, bias = statistics.solve_head(task.student.classes)
         task.student.set_head(torch.from_numpy(weight), torch.from_numpy(bias))
     return statistics
 
 
-def _keeper(task: Task, should_stop: Callable[[], bool]) -> Callable[[TrainingState], None]:
+def _checkpoint_saver(task: Task, should_stop: Callable[[], bool]) -> Callable[[TrainingState], None]:
     """Saves the training once a minute, and when it is to stop."""
     last_save = time.monotonic()
 

@@ -13,19 +13,21 @@ from ..learning.training import accumulate_gradients, trained_parameters
 from ..memory import drop_mapped_pages, freed_memory_kept
 from ..model.bundle import Bundle
 from ..model.manifest import Activation
-from ..model.network import Network
-from .plan import Job, Way
+from ..model.network import Network, attention_cells
+from .plan import Job, Strategy
+from .values import Approach, NewPhotos
 
-_SMALL = 64
+_SMALL = 64  # pixels a side of the image that activations are counted on
+_FLOAT32_BYTES, _FLOAT64_BYTES = 4, 8
 
 
 def rehearse(
     parent: Bundle,
     student: Network,
     teacher: Network,
-    recipe: Recipe,
-    classification: Activation,
-    photos: int,
+    approach: Approach,
+    photos: NewPhotos,
+    *,
     decoding_bytes: int,
     generation_bytes: int,
 ) -> Job:
@@ -35,26 +37,32 @@ def rehearse(
         parent: The bundle before.
         student: M_t, its new rows in place.
         teacher: M_{t-1}.
-        recipe: beta, gamma, what trains.
-        classification: Kind of L_C.
-        photos: How many to learn from.
+        approach: The recipe.
+        photos: Those to learn from, and those held back.
         decoding_bytes: What reading a photo takes.
-        generation_bytes: Of all files of the model in the home.
+        generation_bytes: Length of all files of the model in the home.
     """
-    m = parent.manifest
+    m, recipe = parent.manifest, approach.recipe
     trained = trained_parameters(student, recipe).values() if recipe.trains else ()
 
-    def step(images: int, way: Way) -> None:
-        student.recompute = way.recompute
-        with freed_memory_kept(way.keeps_freed_memory):
-            try_step(student, teacher, images, recipe, classification)
+    def step(images: int, strategy: Strategy) -> None:
+        student.recompute = strategy.recompute
+        with freed_memory_kept(strategy.keeps_freed_memory):
+            try_step(student, teacher, images, recipe, approach.classification)
         drop_mapped_pages(teacher.mapped)
 
+    features, held_back = student.head.in_features, len(photos.held_back.photos)
+    map_values = student.attention_weight.shape[1] * attention_cells(student)
+    networks = 2 if recipe.trains else 1  # whose maps of the photos held back are kept
     return Job(
         step=step,
-        photos=photos,
+        photos=len(photos.to_learn.photos),
+        held_back=held_back,
         photo_bytes=3 * m.preprocessing.image_size**2,
-        features=student.head.in_features,
+        held_bytes=photos.to_learn.cache.held_bytes,
+        observed_bytes=_FLOAT64_BYTES * (len(photos.to_learn.photos) + held_back) * features
+        + _FLOAT32_BYTES * networks * held_back * map_values,
+        features=features,
         trained_bytes=sum(parameter.numel() * parameter.element_size() for parameter in trained),
         activation_bytes=saved_activation_bytes(student) if recipe.trains else 0,
         decoding_bytes=decoding_bytes,

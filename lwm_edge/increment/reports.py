@@ -56,17 +56,15 @@ class PlanReport(Report):
         return Pace(self.micro_batch_size, self.prefetch, self.recompute)
 
 
-class IncrementReport(Report):
-    """The receipt of `add_classes`.
+class LearningReport(Report):
+    """The part of a receipt that the learning process fills in.
 
     Attributes:
-        home: The model home.
         recipe: By which it learnt.
         recipe_reason: Why by this one.
         beta: Weight of L_D.
         gamma: Weight of L_AD.
         new_classes: Learnt now, in the order of their class_index.
-        class_names: All classes.
         photos_trained: Number of photos learnt from.
         photos_held_back: Number of photos kept for evaluation, and taken into the statistics after it.
         skipped: Files left out, with the reason.
@@ -75,23 +73,14 @@ class IncrementReport(Report):
         held_back: Accuracy on held-back photos of the new classes, all classes competing; a head that is
             solved took them in only afterwards.
         drift: From the teacher.
-        old_classes_note: What cannot be measured here.
-        parity: Of the ONNX file.
-        footprint: Bytes before and after.
-        onnx: The exported classifier.
-        model_digest: Of the new model; in the ONNX metadata too.
-        parent_digest: Of the model before.
         warnings: What the owner should know.
-        seconds: Wall-clock time of it all.
     """
 
-    home: AnyNamePath
     recipe: str
     recipe_reason: str
     beta: float
     gamma: float
     new_classes: tuple[str, ...]
-    class_names: tuple[str, ...]
     photos_trained: int
     photos_held_back: int
     skipped: tuple[str, ...]
@@ -99,11 +88,30 @@ class IncrementReport(Report):
     training: TrainingReport | None
     held_back: EvaluationReport
     drift: DriftReport
+    warnings: tuple[str, ...]
+
+
+class IncrementReport(LearningReport):
+    """The receipt of `add_classes`.
+
+    Attributes:
+        home: The model home.
+        class_names: All classes.
+        old_classes_note: What cannot be measured here.
+        parity: Of the ONNX file.
+        footprint: Bytes before and after.
+        onnx: The exported classifier.
+        model_digest: Of the new model; in the ONNX metadata too.
+        parent_digest: Of the model before.
+        seconds: Wall-clock time of it all.
+    """
+
+    home: AnyNamePath
+    class_names: tuple[str, ...]
     old_classes_note: str = OLD_CLASSES_NOTE
     parity: ParityReport
     footprint: FootprintReport
     onnx: AnyNamePath
     model_digest: str
     parent_digest: str
-    warnings: tuple[str, ...]
     seconds: float

@@ -58,8 +58,8 @@ class SavedTraining:
         self._parent_digest = manifest.model_digest
         self._job = _job_digest(photos, config, recipe)
 
-    def load(self) -> tuple[PlanReport, TrainingState] | None:
-        """The plan and where to go on; None where there is nothing to go on from.
+    def plan(self) -> PlanReport | None:
+        """The plan that the training followed; None where there is nothing to go on from.
 
         Raises:
             ConfigError: An increment with other photos or settings was interrupted.
@@ -73,9 +73,16 @@ class SavedTraining:
                 f"an increment with other photos or settings was interrupted at step {header.step}: give the "
                 "same photos and settings to go on with it, or say --fresh to start over with these"
             )
+        return header.plan
+
+    def state(self) -> TrainingState | None:
+        """Where to go on, its tensors mapped from the file; None where there is nothing to go on from."""
+        header = _read_header(self._path)
+        if header is None:
+            return None
         tensors = load_file(self._path)
         del tensors[CHECKPOINT_HEADER]
-        return header.plan, TrainingState(header.step, header.loss_sums, tensors)
+        return TrainingState(header.step, header.loss_sums, tensors)
 
     def save(self, plan: PlanReport, state: TrainingState) -> None:
         """Replaces the file by the state now."""

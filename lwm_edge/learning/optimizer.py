@@ -42,7 +42,7 @@ class Momentum:
 
     @torch.no_grad()
     def update(self, learning_rates: Mapping[str, float], momentum: float, max_gradient_norm: float) -> None:
-        """Moves the parameters, and frees each gradient as it is applied.
+        """Moves the parameters that have a gradient, and frees each gradient as it is applied.
 
         Args:
             learning_rates: Of each parameter, by name.
@@ -54,8 +54,7 @@ class Momentum:
         norm = float(torch.stack([gradient.norm() for gradient in gradients]).norm())
         scale = max_gradient_norm / norm if norm > max_gradient_norm else 1.0
         for name, parameter in self._parameters.items():
-            v = self._momenta[name].mul_(momentum)
             if parameter.grad is not None:
-                v.add_(parameter.grad, alpha=scale)
+                v = self._momenta[name].mul_(momentum).add_(parameter.grad, alpha=scale)
                 parameter.grad = None
-            parameter.sub_(v, alpha=learning_rates[name])
+                parameter.sub_(v, alpha=learning_rates[name])

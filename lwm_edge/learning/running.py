@@ -1,8 +1,8 @@
-"""Runs a network on photos as they are, without learning from them."""
+"""Runs a network on photos without learning from them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..model.network import Network
-from ..photos.photo_set import AS_THEY_ARE, PhotoSet
+from ..photos.photo_set import PhotoSet
 from ..records import Progress, ProgressCallback, ignore_progress
 from .batches import chunks
-from .class_statistics import Features, Labels
+from .class_statistics import Features
 from .config import Device
 
 
@@ -27,33 +27,51 @@ def choose_device(device: Device) -> torch.device:
     return torch.device(device)
 
 
-def predict_labels(network: Network, photos: PhotoSet, batch_size: int) -> Labels:
-    """The best class_index of each photo as it is [M] int64."""
-    best = [logits.argmax(1).cpu().numpy() for _, logits in run_network(network, photos, batch_size)]
-    return np.concatenate(best)
+@dataclass(frozen=True)
+class Observation:
+    """What a network made of some photos, in their order. Evaluation, statistics and drift are taken from it.
+
+    Attributes:
+        head_inputs: The values that the head reads [M, its inputs] float64.
+        maps: The last feature maps [M, d, h, w] float32, on the CPU; None where they were not kept.
+    """
+
+    head_inputs: Features
+    maps: Tensor | None
+
+    def logits(self, network: Network) -> Features:
+        """The logits that a network's head, as it is now, gives the photos [M, classes] float64."""
+        weight, bias = (tensor.cpu().double().numpy() for tensor in network.head_tensors())
+        logits: Features = self.head_inputs @ weight.T + bias
+        return logits
 
 
 @torch.no_grad()
-def pooled_features(
-    network: Network, photos: PhotoSet, batch_size: int, on_progress: ProgressCallback = ignore_progress
-) -> Features:
-    """What the head reads of the photos as they are [M, its inputs] float64."""
-    pooled: list[NDArray[np.float32]] = []
-    for images in _images(network, photos, batch_size):
-        pooled.append(network.pooled(images).cpu().numpy())
-        done = min(len(pooled) * batch_size, len(photos.photos))
-        on_progress(Progress(phase="features", done=done, total=len(photos.photos)))
-    return np.concatenate(pooled).astype(np.float64)
+def observe(
+    network: Network,
+    photos: PhotoSet,
+    batch_size: int,
+    on_progress: ProgressCallback = ignore_progress,
+    *,
+    keep_maps: bool = False,
+) -> Observation:
+    """Runs a network once on each photo as it is, without augmentation.
 
-
-@torch.no_grad()
-def run_network(network: Network, photos: PhotoSet, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Features and logits of the photos as they are, a batch at a time, without augmentation."""
-    for images in _images(network, photos, batch_size):
-        yield network(images)
-
-
-def _images(network: Network, photos: PhotoSet, batch_size: int) -> Iterator[Tensor]:
-    for part in chunks(len(photos.photos), batch_size):
-        pixels = photos.load(range(len(photos.photos))[part], AS_THEY_ARE)
-        yield torch.from_numpy(pixels).to(network.head.weight.device)
+    Args:
+        network: In eval mode.
+        photos: Each is read once.
+        batch_size: Photos computed at once.
+        on_progress: Called after every batch.
+        keep_maps: Whether to keep the last feature maps; they take more memory than the rest.
+    """
+    count = len(photos.photos)
+    head_inputs: list[NDArray[np.float32]] = []
+    maps: list[Tensor] = []
+    for part in chunks(count, batch_size):
+        images = torch.from_numpy(photos.load(range(count)[part])).to(network.head.weight.device)
+        activations = network.activations(images)
+        head_inputs.append(activations.pooled().cpu().numpy())
+        if keep_maps:
+            maps.append(activations.maps.cpu())
+        on_progress(Progress(phase="features", done=min(part.stop, count), total=count))
+    return Observation(np.concatenate(head_inputs).astype(np.float64), torch.cat(maps) if keep_maps else None)

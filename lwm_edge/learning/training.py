@@ -118,7 +118,7 @@ def train_increment(
     pace: Pace,
     on_progress: ProgressCallback,
     *,
-    resume: TrainingState | None = None,
+    resume: Callable[[], TrainingState | None] = lambda: None,
     after_step: Callable[[TrainingState], None] = lambda state: None,
 ) -> TrainingReport:
     """Teaches the student the new classes; the teacher is not touched.
@@ -136,7 +136,7 @@ def train_increment(
         classification: Kind of L_C.
         pace: How to go through the batches.
         on_progress: Called after every update.
-        resume: Where an interrupted training left off.
+        resume: Reads where an interrupted training left off; None starts from the beginning.
         after_step: Called after every update, with what `resume` would need.
 
     Raises:
@@ -149,10 +149,10 @@ def train_increment(
     steps_per_epoch = -(-len(photos.photos) // config.batch_size)
     total_steps = config.epochs * steps_per_epoch
     done, loss_sums = 0, np.zeros(3)
-    if resume:
-        done, loss_sums = resume.step, np.array(resume.loss_sums)
-        optimizer.restore(resume.tensors)
-        resume = None
+    if left_off := resume():
+        done, loss_sums = left_off.step, np.array(left_off.loss_sums)
+        optimizer.restore(left_off.tensors)
+    del left_off  # its tensors are mapped from a file
     started = time.monotonic()
 
     for batch in loaded_batches(photos, config, pace.prefetch, start=done):

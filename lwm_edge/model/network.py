@@ -69,12 +69,12 @@ class Network(nn.Module):
         Returns:
             The last feature maps [B, d, h, w] float32 and the logits [B, classes] float32.
         """
-        activations = self._see(images, len(self.blocks()))
+        activations = self.activations(images)
         return activations.maps, self.classify(activations)
 
-    def pooled(self, images: Tensor) -> Tensor:
-        """Images [B, H, W, 3] uint8 to what the head reads [B, its inputs] float32."""
-        return self._see(images, len(self.blocks())).pooled()
+    def activations(self, images: Tensor) -> Activations:
+        """Images [B, H, W, 3] uint8 to what all blocks make of them, before the head."""
+        return self._see(images, len(self.blocks()))
 
     @torch.no_grad()
     def stem(self, images: Tensor) -> Activations:

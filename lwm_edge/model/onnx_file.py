@@ -119,7 +119,7 @@ def _exported_module(network: Network, activation: str) -> Any:
             )
 
         def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            logits = self.head(network.pooled(image))
+            logits = self.head(network.activations(image).pooled())
             return logits, logits.sigmoid() if activation == "sigmoid" else logits.softmax(1)
 
     return Exported().eval()

@@ -15,7 +15,6 @@ from ..errors import PhotosError
 from .preprocessing import Preprocessing
 from .reading import Pixels, read_photo
 
-AS_THEY_ARE = -1  # the "epoch" in which photos are not augmented
 _SHIFT = 1 / 8  # of the image's side, the most that augmentation moves it
 
 
@@ -55,6 +54,18 @@ class PixelCache:
                 self._held[path] = pixels
                 self._bytes += pixels.nbytes
         return pixels
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the pixels held now."""
+        return self._bytes
+
+    def limit(self, limit_bytes: int) -> None:
+        """Sets another limit, and lets go of the photos read last as far as they are too many for it."""
+        self.limit_bytes = limit_bytes
+        while self._bytes > limit_bytes:
+            _, pixels = self._held.popitem()
+            self._bytes -= pixels.nbytes
 
     def forget(self) -> None:
         """Lets go of all photos."""
@@ -106,15 +117,15 @@ class PhotoSet:
         """class_index of each photo."""
         return [photo.label for photo in self.photos]
 
-    def load(self, indices: Sequence[int], epoch: int = AS_THEY_ARE) -> Pixels:
-        """Those photos as the epoch shows them [B, image_size, image_size, 3] uint8."""
+    def load(self, indices: Sequence[int], epoch: int | None = None) -> Pixels:
+        """Some photos [B, image_size, image_size, 3] uint8, as an epoch shows them, or as they are."""
         return np.stack([self._load(self.photos[i], epoch) for i in indices])
 
-    def _load(self, photo: Photo, epoch: int) -> Pixels:
+    def _load(self, photo: Photo, epoch: int | None) -> Pixels:
         try:
             pixels = self.cache.read(photo.path, self.preprocessing)
         except PhotosError as error:
             raise PhotosError(f"{photo.path} {error.message}; it changed since it was checked") from None
-        if self.augmentation_seed is None or epoch == AS_THEY_ARE:
+        if self.augmentation_seed is None or epoch is None:
             return pixels
         return augment(pixels, augmentation_generator(self.augmentation_seed, epoch, photo))

@@ -37,12 +37,15 @@ from lwm_edge.home.home import Home
 from lwm_edge.increment import learn as increment_module
 from lwm_edge.increment import process, task
 from lwm_edge.learning.class_statistics import ClassStatistics
-from lwm_edge.learning.running import pooled_features
+from lwm_edge.learning.running import Observation, observe
 from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.classifier import Classifier
 from lwm_edge.model.loading import load_network
+from lwm_edge.model.network import Network
+from lwm_edge.photos import photo_set as photo_set_module
 from lwm_edge.photos.folders import read_photo_folder
 from lwm_edge.photos.photo_set import PhotoSet, PixelCache
+from lwm_edge.photos.preprocessing import Preprocessing
 from lwm_edge.records import Progress
 from tests.support.folders import PhotoMaker, state_of
 from tests.support.samples import QUICK, WITHOUT_LEVELS
@@ -358,9 +361,9 @@ def test_held_back_photos_are_learnt_after_they_were_judged_by(
     judged: list[torch.Tensor] = []
     evaluate_it = increment_module._evaluate
 
-    def judge(task: task.Task) -> object:
+    def judge(task: task.Task, by_student: Observation) -> object:
         judged.append(task.student.head_tensors()[0].clone())
-        return evaluate_it(task)
+        return evaluate_it(task, by_student)
 
     before, photos = home.open_bundle(), make_photos("Bag", count=10)
     teacher, known = load_network(before), ClassStatistics.from_arrays(before.arrays())
@@ -372,7 +375,7 @@ def test_held_back_photos_are_learnt_after_they_were_judged_by(
     found = read_photo_folder(photos, before.manifest.preprocessing, cache, least_photos=1)
     all_photos = PhotoSet(list(found.photos[0]), before.manifest.preprocessing, cache)
     [head_then] = judged
-    known.learn(pooled_features(teacher, all_photos, 8), np.full(10, 6))
+    known.learn(observe(teacher, all_photos, 8).head_inputs, np.full(10, 6))
     after = home.open_bundle().arrays()
     assert report.drift.estimated_shipped_accuracy is not None  # of the model that was committed
     estimate = known.estimate_accuracy(*known.solve_head(7), 6)
@@ -380,6 +383,29 @@ def test_held_back_photos_are_learnt_after_they_were_judged_by(
     np.testing.assert_allclose(after["statistics.means"][6], known.means[6], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(after["head.weight"][:7], known.solve_head(7)[0], rtol=1e-3, atol=1e-3)
     assert np.abs(after["head.weight"][:7] - head_then.numpy()).max() > 0.01
+
+
+@pytest.mark.parametrize(("recipe", "runs"), [("lda", 1), ("lwm", 2)])
+def test_each_photo_is_decoded_once_and_seen_once_by_each_network(
+    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch, recipe: str, runs: int
+) -> None:
+    decoded: list[Path] = []
+    seen: list[int] = []
+    read, run = photo_set_module.read_photo, Network.activations
+
+    def counting_read(path: Path, preprocessing: Preprocessing) -> np.ndarray:
+        decoded.append(path)
+        return read(path, preprocessing)
+
+    def counting_run(self: Network, images: torch.Tensor) -> object:
+        seen.append(len(images) if images.any() and len(images.unique()) > 1 else 0)  # no grey ones
+        return run(self, images)
+
+    monkeypatch.setattr(photo_set_module, "read_photo", counting_read)
+    monkeypatch.setattr(Network, "activations", counting_run)
+    _add(home, make_photos("Bag", "Shirt", count=10), QUICK.model_copy(update={"recipe": recipe}))
+    assert len(decoded) == len(set(decoded)) == 20
+    assert sum(seen) == 20 * runs
 
 
 def test_the_ledger_records_every_change(home: Home, make_photos: PhotoMaker) -> None:

@@ -13,7 +13,7 @@ from lwm_edge.base.choose_levels import find_levels
 from lwm_edge.errors import ConfigError, ResourceError
 from lwm_edge.home.home import Home
 from lwm_edge.increment import plan as plan_module
-from lwm_edge.increment.plan import Job, Way, check_disk, make_plan, memory_limit
+from lwm_edge.increment.plan import Job, Strategy, candidates, check_disk, make_plan, memory_limit
 from lwm_edge.increment.rehearsal import saved_activation_bytes, try_step
 from lwm_edge.learning.config import RECIPES
 from lwm_edge.model.loading import load_network
@@ -36,7 +36,10 @@ class _Machine:
         self.job = Job(
             step=self._step,
             photos=100,
+            held_back=0,
             photo_bytes=1000,
+            held_bytes=0,
+            observed_bytes=100 * 8 * 8,
             features=8,
             trained_bytes=MIB,
             activation_bytes=self.cost[False],
@@ -45,9 +48,9 @@ class _Machine:
             generation_bytes=3 * MIB,
         )
 
-    def _step(self, images: int, way: Way) -> None:
-        kept = 1.5 if way.keeps_freed_memory else 1.0
-        self.peak = int(kept * (120 * MIB + images * self.cost[way.recompute]))
+    def _step(self, images: int, strategy: Strategy) -> None:
+        kept = 1.5 if strategy.keeps_freed_memory else 1.0
+        self.peak = int(kept * (120 * MIB + images * self.cost[strategy.recompute]))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +118,7 @@ def test_no_step_is_tried_where_neither_limit_nor_device_has_the_room(
 ) -> None:
     machine, tried = _Machine(monkeypatch), []
     monkeypatch.setattr(plan_module, "available_memory_bytes", lambda: 10 * MIB)
-    job = replace(machine.job, step=lambda images, way: tried.append(images))
+    job = replace(machine.job, step=lambda images, strategy: tried.append(images))
     with pytest.raises(ResourceError, match=r"--max-memory \d+MiB or more"):
         make_plan(job, IncrementConfig(), 50 * MIB, "as set")
     assert not tried
@@ -124,9 +127,9 @@ def test_no_step_is_tried_where_neither_limit_nor_device_has_the_room(
 def test_planning_tries_no_more_images_than_the_limit_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     machine, tried = _Machine(monkeypatch), []
 
-    def step(images: int, way: Way) -> None:
+    def step(images: int, strategy: Strategy) -> None:
         tried.append(images)
-        machine.job.step(images, way)
+        machine.job.step(images, strategy)
 
     job = Job(**{**vars(machine.job), "step": step})
     assert make_plan(job, SHORT, 140 * MIB, "as set").micro_batch_size == 1
@@ -138,7 +141,7 @@ def test_planning_tries_no_more_images_than_the_limit_has_room_for(monkeypatch: 
 def test_a_step_that_would_break_the_limit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = _Machine(monkeypatch, kept=1000)
     tried: list[bool] = []
-    job = Job(**{**vars(machine.job), "step": lambda images, way: tried.append(way.recompute)})
+    job = Job(**{**vars(machine.job), "step": lambda images, strategy: tried.append(strategy.recompute)})
     machine.peak = 130 * MIB
     assert make_plan(job, IncrementConfig(), 200 * MIB, "as set").recompute
     assert set(tried) == {True}
@@ -227,3 +230,26 @@ def test_frozen_blocks_stay_and_the_rest_learns(home: Home, make_photos: PhotoMa
     names = {name: id(p) in frozen for name, p in network.backbone.named_parameters()}
     assert not any(f"backbone.{name}" in changed for name, is_frozen in names.items() if is_frozen)
     assert any(f"backbone.{name}" in changed for name, is_frozen in names.items() if not is_frozen)
+
+
+def test_candidates_go_from_the_fastest_to_the_one_that_takes_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = list(candidates(_Machine(monkeypatch).job, IncrementConfig(batch_size=8)))
+    sizes = [(c.micro_batch_size, c.prefetch) for c in listed]
+    assert sizes[:2] == [(8, 1), (4, 1)] and all(c.strategy.keeps_freed_memory for c in listed[:2])
+    assert sizes[2:7] == sizes[7:] == [(8, 1), (4, 1), (2, 1), (1, 1), (1, 0)]
+    assert [c.strategy.recompute for c in listed] == [False] * 7 + [True] * 5
+
+
+def test_photos_that_are_in_memory_already_do_not_change_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = _Machine(monkeypatch)
+    plan = make_plan(machine.job, SHORT, 310 * MIB, "as set")
+    monkeypatch.setattr(plan_module, "rss_bytes", lambda: 105 * MIB)
+
+    def step(images: int, strategy: Strategy) -> None:
+        machine.job.step(images, strategy)
+        machine.peak += 5 * MIB
+
+    holding = replace(machine.job, step=step, held_bytes=5 * MIB)
+    assert make_plan(holding, SHORT, 310 * MIB, "as set") == plan.model_copy(
+        update={"predicted_seconds": make_plan(holding, SHORT, 310 * MIB, "as set").predicted_seconds}
+    )

@@ -619,6 +619,17 @@ def test_a_cache_that_forgot_reads_the_files_again_and_has_all_its_room(tmp_path
     assert again is not kept and cache.read(path, FASHION_SIZE) is again
 
 
+def test_a_cache_with_a_smaller_limit_lets_go_of_what_is_too_much(tmp_path):
+    paths = sorted(add_class(tmp_path, "Coat", real_photos("Coat", 4)).iterdir())
+    cache = PixelCache(10 * 2352)
+    first, *_ = (cache.read(path, FASHION_SIZE) for path in paths)
+    assert cache.held_bytes == 4 * 2352
+    cache.limit(2 * 2352 + 1)
+    assert cache.held_bytes == 2 * 2352 and cache.read(paths[0], FASHION_SIZE) is first
+    cache.limit(0)
+    assert cache.held_bytes == 0
+
+
 def test_the_cache_returns_the_same_pixels_as_the_file_and_they_cannot_be_written_to():
     cache = PixelCache(4 * 2352)
     for path in real_photos("Dress", 6) * 2:
