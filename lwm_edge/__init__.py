@@ -8,7 +8,7 @@ terms, `attention` the maps, `training` the loop. Around it:
                         (backbone and head, which may read levels too), onnx_file (what apps load), classifier
     a vendor makes      base: build (start, train, rotations; choose_levels)
     a device keeps      home -> generations of bundle, ONNX file, labels and receipt; one link, one writer;
-                        ownership says what may ever be removed; changes, repair, export; readers need no torch
+                        ownership (what may be removed); changes, repair, export; readers need no torch
     an increment is     increment: add -> worker -> learn (task, plan, resume, gate) -> commit
     of origin           custody: keys -> signing -> chain; home/trust; proofs/verification
     the proof is        proofs: auditor (accounting, onnx_growth), simulation (trends, plots)
@@ -26,32 +26,68 @@ import os
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .base.build import build_base
-    from .base.config import BaseConfig
-    from .base.reports import BaseReport
-    from .custody.keys import KeyReport, generate_key
-    from .custody.signing import SigningReport, sign_bundle
-    from .demo import DemoReport, run_demo
-    from .errors import LwmEdgeError
-    from .home.changes import init_home, remove_class
-    from .home.export import export_onnx
-    from .home.home import Home, open_home
-    from .home.readers import InfoReport, PredictionReport, evaluate, info, predict
-    from .home.repair import repair_home
-    from .home.reports import ChangeReport, ExportReport, RepairReport
-    from .increment.add import add_classes, plan_increment
-    from .increment.reports import IncrementReport, PlanReport
-    from .learning.config import IncrementConfig
-    from .model.architectures.registry import Architecture, architecture_names
-    from .model.classifier import Classifier
-    from .model.evaluation import EvaluationReport
-    from .photos.preprocessing import Preprocessing
-    from .proofs.auditor import audit
-    from .proofs.reports import AuditReport, SimulationReport
-    from .proofs.simulation import simulate
-    from .proofs.verification import VerificationReport, verify
-    from .records import Progress
+if TYPE_CHECKING:  # the public names, for type checkers and readers
+    from .base.build import build_base as build_base
+    from .base.config import BaseConfig as BaseConfig
+    from .base.reports import BaseReport as BaseReport
+    from .custody.keys import KeyReport as KeyReport
+    from .custody.keys import generate_key as generate_key
+    from .custody.signing import SigningReport as SigningReport
+    from .custody.signing import sign_bundle as sign_bundle
+    from .demo import DemoReport as DemoReport
+    from .demo import run_demo as run_demo
+    from .errors import LwmEdgeError as LwmEdgeError
+    from .home.changes import init_home as init_home
+    from .home.changes import remove_class as remove_class
+    from .home.export import export_onnx as export_onnx
+    from .home.home import Home as Home
+    from .home.home import open_home as open_home
+    from .home.readers import (
+        InfoReport as InfoReport,
+    )
+    from .home.readers import (
+        PredictionReport as PredictionReport,
+    )
+    from .home.readers import (
+        evaluate as evaluate,
+    )
+    from .home.readers import (
+        info as info,
+    )
+    from .home.readers import (
+        predict as predict,
+    )
+    from .home.repair import repair_home as repair_home
+    from .home.reports import (
+        ChangeReport as ChangeReport,
+    )
+    from .home.reports import (
+        ExportReport as ExportReport,
+    )
+    from .home.reports import (
+        RepairReport as RepairReport,
+    )
+    from .increment.add import add_classes as add_classes
+    from .increment.add import plan_increment as plan_increment
+    from .increment.reports import IncrementReport as IncrementReport
+    from .increment.reports import PlanReport as PlanReport
+    from .learning.config import IncrementConfig as IncrementConfig
+    from .model.architectures.registry import (
+        Architecture as Architecture,
+    )
+    from .model.architectures.registry import (
+        architecture_names as architecture_names,
+    )
+    from .model.classifier import Classifier as Classifier
+    from .model.evaluation import EvaluationReport as EvaluationReport
+    from .photos.preprocessing import Preprocessing as Preprocessing
+    from .proofs.auditor import audit as audit
+    from .proofs.reports import AuditReport as AuditReport
+    from .proofs.reports import SimulationReport as SimulationReport
+    from .proofs.simulation import simulate as simulate
+    from .proofs.verification import VerificationReport as VerificationReport
+    from .proofs.verification import verify as verify
+    from .records import Progress as Progress
 
 # ONNX Runtime's official builds for Linux report to their maker, and keep a database for that in the user's
 # cache folder. They read this when they are loaded, so it stands before every import of them; our workers
@@ -60,7 +96,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = metadata.version("lwm-edge")
 
-_DEFINED_IN = {  # loaded when first asked for: reading a model must not import torch
+_DEFINED_IN = {  # loaded when they are first asked for: reading a model must not import torch
     "base.build": ("build_base",),
     "base.config": ("BaseConfig",),
     "base.reports": ("BaseReport",),
@@ -89,50 +125,7 @@ _DEFINED_IN = {  # loaded when first asked for: reading a model must not import 
 }
 _MODULE_OF = {name: module for module, names in _DEFINED_IN.items() for name in names}
 
-__all__ = [
-    "Architecture",
-    "AuditReport",
-    "BaseConfig",
-    "BaseReport",
-    "ChangeReport",
-    "Classifier",
-    "DemoReport",
-    "EvaluationReport",
-    "ExportReport",
-    "Home",
-    "IncrementConfig",
-    "IncrementReport",
-    "InfoReport",
-    "KeyReport",
-    "LwmEdgeError",
-    "PlanReport",
-    "PredictionReport",
-    "Preprocessing",
-    "Progress",
-    "RepairReport",
-    "SigningReport",
-    "SimulationReport",
-    "VerificationReport",
-    "__version__",
-    "add_classes",
-    "architecture_names",
-    "audit",
-    "build_base",
-    "evaluate",
-    "export_onnx",
-    "generate_key",
-    "info",
-    "init_home",
-    "open_home",
-    "plan_increment",
-    "predict",
-    "remove_class",
-    "repair_home",
-    "run_demo",
-    "sign_bundle",
-    "simulate",
-    "verify",
-]
+__all__ = ["__version__", *sorted(_MODULE_OF)]
 
 
 def __getattr__(name: str) -> Any:

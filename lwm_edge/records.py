@@ -30,7 +30,12 @@ class Record(BaseModel):
 
 
 class Settings(Record):
-    """Base of settings; where they are wrong, all of it is listed in one ConfigError."""
+    """Base of settings; where they are wrong, all of it is listed in one ConfigError.
+
+    The text below each field is its description, which the command line's help shows.
+    """
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     def __init__(self, **given: Any) -> None:
         try:

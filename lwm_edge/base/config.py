@@ -14,52 +14,59 @@ from ..records import Settings
 class BaseConfig(Settings):
     """How a vendor's base is made.
 
-    Attributes:
-        architecture: A key of the registry in `model.architectures`.
-        capacity: Most classes that the bundle can ever hold.
-        image_size: Input height and width in pixels; None takes the architecture's.
-        activation: `sigmoid` trains one-vs-rest outputs, as the increments are; `softmax` the usual kind.
-        weights: Name of pretrained weights that the architecture offers.
-        checkpoint: A torch state dict of the whole classifier, or of its backbone.
-        epochs: Passes over the photos; 0 takes a checkpoint's classifier as it is.
-        frozen_blocks: How many of the backbone's first blocks stay as they start; blocks are the children of
-            its parts, in order.
-        grid: The head reads earlier blocks too, averaged over grid x grid cells; 0 leaves them out, None
-            takes 1, 2 or 3, whichever tells the photos' classes apart best, as far as the head then reads
-            at most 2048 values.
-        learning_rate: Peak of the one-cycle schedule; None takes 0.05 from scratch, 0.01 from weights.
-        momentum: Of stochastic gradient descent.
-        weight_decay: On all weights.
-        batch_size: Photos an update.
-        augment: Random shifts and flips.
-        rotations: Learns every class turned by quarters too, as classes beside it, so that the backbone
-            knows more than its own classes ask for; an epoch takes twice as long.
-        held_back: Share of each class's photos kept for evaluation; 0 learns from all.
-        seed: Of everything random.
-        device: Where to train; `auto` takes a GPU if there is one.
-
     Raises:
         ConfigError: Listing every setting that is out of range.
     """
 
     architecture: str
+    """Name of the network; an unknown name prints those there are."""
     capacity: int = Field(default=256, ge=1, le=MAX_CAPACITY)
+    """Maximum number of classes that the bundle can ever hold."""
     image_size: int | None = Field(default=None, ge=8, le=2048)
+    """Height and width of the input in pixels; unless set, the architecture's."""
     activation: Activation = "sigmoid"
+    """Kind of outputs: sigmoid, as increments train them, or softmax, for a checkpoint trained that way."""
     weights: str | None = None
+    """Name of pretrained weights that the architecture offers, such as imagenet."""
     checkpoint: Path | None = None
+    """File of a torch state dict (.pth), of a whole classifier or of its backbone.
+
+    Its head is kept if it has one row for each class folder, in the folders' sorted order.
+    """
     epochs: int = Field(default=30, ge=0, le=10_000)
+    """Passes over the photos; 0 takes a checkpoint's classifier as it is."""
     frozen_blocks: int = Field(default=0, ge=0)
+    """Number of the backbone's first blocks that stay as they start.
+
+    Blocks are the children of the backbone's parts, in order.
+    """
     grid: int | None = Field(default=None, ge=0, le=8)
+    """Cells per side over which the head reads earlier blocks, 0 for none; unless set, the photos decide.
+
+    Then it is 1, 2 or 3, whichever tells the photos' classes apart best, as long as the head reads no more
+    than 2048 values.
+    """
     learning_rate: float | None = Field(default=None, gt=0)
+    """Peak learning rate of the one-cycle schedule; unless set, 0.05 from scratch and 0.01 from weights."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Momentum of SGD."""
     weight_decay: float = Field(default=5e-4, ge=0)
+    """Weight decay of all weights."""
     batch_size: int = Field(default=64, ge=2, le=4096)
+    """Photos per optimiser update."""
     augment: bool = True
+    """Whether the photos are shifted and flipped at random."""
     rotations: bool = False
+    """Learn the classes turned by quarters too, for a broader backbone; an epoch takes twice as long.
+
+    Each class and rotation is a class of its own, so the backbone learns more than its own classes ask for.
+    """
     held_back: float = Field(default=0.1, ge=0, lt=1)
+    """Share of each class's photos that is kept for evaluation; 0 learns from all."""
     seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of everything random: with the same seed, photos and machine, the base is the same."""
     device: Device = "auto"
+    """Where to train: auto (a GPU if there is one), cpu or cuda."""
 
     @model_validator(mode="after")
     def _start_is_clear(self) -> BaseConfig:

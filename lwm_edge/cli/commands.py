@@ -15,13 +15,29 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import AuditReport, Home, LwmEdgeError, SimulationReport, __version__, open_home
+from .. import (
+    AuditReport,
+    BaseConfig,
+    Home,
+    IncrementConfig,
+    LwmEdgeError,
+    SimulationReport,
+    __version__,
+    open_home,
+)
 from .._streams import forgiving_streams, output_failure
 from ..errors import ConfigError, ResourceError, TrustError, unexpected
 from ..records import ProgressCallback, Report
 from ..storage import STDOUT
 from . import display, display_proofs, terminal
-from .settings import FileConfig, base_config, find_home, increment_config, read_file_config
+from .settings import (
+    FileConfig,
+    base_config,
+    find_home,
+    increment_config,
+    read_file_config,
+    setting_help,
+)
 
 app = typer.Typer(
     name="lwm-edge",
@@ -50,15 +66,21 @@ PhotosArgument = Annotated[
 WaitOption = Annotated[
     bool, typer.Option("--wait", help="Where another process is changing the home, wait until it is done.")
 ]
-SeedOption = Annotated[int | None, typer.Option(help="Same seed, same photos, same machine: same model.")]
-SignWithOption = Annotated[
-    Path | None,
-    typer.Option("--sign-with", metavar="FILE.key", help="The device's private key, to sign this change."),
-]
 TrustOption = Annotated[
     Path | None, typer.Option("--trust", metavar="VENDOR.pub", help="The vendor's public key.")
 ]
-DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
+_sign_with = typer.Option("--sign-with", metavar="FILE.key", help=setting_help(IncrementConfig, "sign_with"))
+SignWithOption = Annotated[Path | None, _sign_with]
+
+
+def _of_increment(name: str, **shown: Any) -> Any:
+    """The option of a setting of IncrementConfig."""
+    return typer.Option(help=setting_help(IncrementConfig, name), **shown)
+
+
+def _of_base(name: str, **shown: Any) -> Any:
+    """The option of a setting of BaseConfig."""
+    return typer.Option(help=setting_help(BaseConfig, name), **shown)
 
 
 def main() -> None:
@@ -160,49 +182,22 @@ def demo(
 @app.command("build-base")
 def build_base_command(
     photos: PhotosArgument,
-    arch: Annotated[str, typer.Option(help="The network; an unknown name prints those there are.")],
+    arch: Annotated[str, _of_base("architecture")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The bundle to write.")],
-    capacity: Annotated[
-        int | None, typer.Option(help="Most classes the bundle can ever hold. Default: 256.")
-    ] = None,
-    image_size: Annotated[int | None, typer.Option(help="Input height and width in pixels.")] = None,
-    weights: Annotated[str | None, typer.Option(help="Named pretrained weights, such as imagenet.")] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A state dict (.pth); its head is kept if it has a row a class."),
-    ] = None,
-    activation: Annotated[
-        str | None,
-        typer.Option(
-            help="sigmoid (as increments train) or softmax (for a checkpoint trained so). Default: sigmoid."
-        ),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the photos. Default: 30.")] = None,
-    frozen_blocks: Annotated[
-        int | None, typer.Option(help="First blocks of the network that stay as they start. Default: 0.")
-    ] = None,
-    grid: Annotated[
-        int | None,
-        typer.Option(
-            help="Cells a side over which the head reads earlier blocks; 0: none. Default: by the photos."
-        ),
-    ] = None,
-    rotations: Annotated[
-        bool,
-        typer.Option(
-            "--rotations",
-            help="Learn the classes turned by quarters too, for a broader backbone; doubles the time.",
-        ),
-    ] = False,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Peak of the schedule. Default: 0.05, from weights 0.01.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Photos an update. Default: 64.")] = None,
-    held_back: Annotated[
-        float | None, typer.Option(help="Share of the photos kept for evaluation. Default: 0.1.")
-    ] = None,
-    seed: SeedOption = None,
-    device: DeviceOption = None,
+    capacity: Annotated[int | None, _of_base("capacity")] = None,
+    image_size: Annotated[int | None, _of_base("image_size")] = None,
+    weights: Annotated[str | None, _of_base("weights")] = None,
+    checkpoint: Annotated[Path | None, _of_base("checkpoint", metavar="FILE")] = None,
+    activation: Annotated[str | None, _of_base("activation")] = None,
+    epochs: Annotated[int | None, _of_base("epochs")] = None,
+    frozen_blocks: Annotated[int | None, _of_base("frozen_blocks")] = None,
+    grid: Annotated[int | None, _of_base("grid")] = None,
+    rotations: Annotated[bool, _of_base("rotations")] = False,
+    learning_rate: Annotated[float | None, _of_base("learning_rate")] = None,
+    batch_size: Annotated[int | None, _of_base("batch_size")] = None,
+    held_back: Annotated[float | None, _of_base("held_back")] = None,
+    seed: Annotated[int | None, _of_base("seed")] = None,
+    device: Annotated[str | None, _of_base("device")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """For vendors: train a base on class folders and write the bundle that ships."""
@@ -254,44 +249,22 @@ def init_command(
 def add_classes_command(
     photos: PhotosArgument,
     home: HomeOption = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(help="auto, lwm-lda, lda, lwm, lwf-mc or finetune; see the README. Default: auto."),
-    ] = None,
-    beta: Annotated[
-        float | None, typer.Option(help="Weight of the distillation loss. Default: the recipe's.")
-    ] = None,
-    gamma: Annotated[
-        float | None, typer.Option(help="Weight of the attention distillation loss. Default: the recipe's.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the new photos. Default: 10.")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Of the optimiser. Default: the recipe's.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Photos an optimiser update. Default: 32.")] = None,
-    max_memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE", help="Most memory to take, such as 600MiB. Default: half of what is free."
-        ),
-    ] = None,
-    frozen_blocks: Annotated[
-        int | None, typer.Option(help="First blocks of the network that stay as they are. Default: 0.")
-    ] = None,
-    least_photos: Annotated[
-        int | None, typer.Option(help="Fewest usable photos a class. Default: 5.")
-    ] = None,
-    seed: SeedOption = None,
-    device: DeviceOption = None,
+    recipe: Annotated[str | None, _of_increment("recipe")] = None,
+    beta: Annotated[float | None, _of_increment("beta")] = None,
+    gamma: Annotated[float | None, _of_increment("gamma")] = None,
+    epochs: Annotated[int | None, _of_increment("epochs")] = None,
+    learning_rate: Annotated[float | None, _of_increment("learning_rate")] = None,
+    batch_size: Annotated[int | None, _of_increment("batch_size")] = None,
+    max_memory: Annotated[str | None, _of_increment("max_memory", metavar="SIZE")] = None,
+    frozen_blocks: Annotated[int | None, _of_increment("frozen_blocks")] = None,
+    least_photos: Annotated[int | None, _of_increment("least_photos")] = None,
+    seed: Annotated[int | None, _of_increment("seed")] = None,
+    device: Annotated[str | None, _of_increment("device")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what it would take: memory, time, disk; then stop.")
+        bool, typer.Option("--dry-run", help="Print what it would take (memory, time, disk), then stop.")
     ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start over instead of going on with an interrupted increment.")
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Commit a model that the gate's thresholds would refuse.")
-    ] = False,
+    fresh: Annotated[bool, _of_increment("fresh")] = False,
+    force: Annotated[bool, _of_increment("force")] = False,
     sign_with: SignWithOption = None,
     wait: WaitOption = False,
     as_json: JsonOption = False,

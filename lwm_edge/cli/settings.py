@@ -12,13 +12,14 @@ from pydantic import Field, ValidationError, field_validator
 
 from .. import BaseConfig, IncrementConfig
 from ..errors import ConfigError
-from ..records import Record, invalid
+from ..records import Record, Settings, invalid
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 CONFIG_FILE = "lwm-edge.toml"
 HOME_VARIABLE = "LWM_EDGE_HOME"
 
@@ -82,3 +83,18 @@ def base_config(**given: Any) -> BaseConfig:
         ConfigError: Listing every setting that is out of range.
     """
     return BaseConfig(**{name: value for name, value in given.items() if value is not None})
+
+
+def setting_help(config: type[Settings], name: str) -> str:
+    """A setting's description, bounds and default in one line, as its field declares them."""
+    field = config.model_fields[name]
+    summary = (field.description or "").partition("\n\n")[0].replace("\n", " ").removesuffix(".")
+    notes = [
+        f"{words} {getattr(bound, kind):,}"
+        for bound in field.metadata
+        for kind, words in _BOUNDS.items()
+        if hasattr(bound, kind)
+    ]
+    if not field.is_required() and field.default is not None and field.default is not False:
+        notes.append(f"default {field.default}")
+    return f"{summary} ({', '.join(notes)})." if notes else f"{summary}."

@@ -112,72 +112,79 @@ _OF_TRAINING = (
 class IncrementConfig(Settings):
     """How new classes are learnt.
 
-    Attributes:
-        recipe: `lwm` is the paper's loss, `lwf-mc` the same without the attention distillation loss,
-            `finetune` the classification loss alone. `lda` keeps the backbone and solves the head in closed
-            form from class statistics; `lwm-lda` trains the backbone by LwM beneath such a head. `auto`
-            takes one of the latter two, see `choose_recipe`.
-        beta: Weight of the distillation loss; None takes the recipe's.
-        gamma: Weight of the attention distillation loss; None takes the recipe's.
-        classification: `sigmoid` (one against the rest) or `softmax`; None follows the base's training.
-        epochs: Passes over the new photos.
-        learning_rate: Of stochastic gradient descent, constant; None takes the recipe's.
-        head_learning_rate: Of the head's rows, where the recipe trains them; None takes `learning_rate`.
-        momentum: Of stochastic gradient descent.
-        max_gradient_norm: Gradients of an update are cut to it; None takes the recipe's.
-        frozen_blocks: How many of the network's first blocks stay as they are; they cost less memory and
-            time, as teacher and student share them.
-        batch_size: Photos an optimiser update.
-        micro_batch_size: Photos computed at once; None lets the plan choose. It changes memory, not the
-            result, but for rounding.
-        max_memory: Most memory that the training process may take, such as "600MiB"; None takes
-            half of what the machine or the process's cgroup has free.
-        augment: Random shifts and flips of the new photos.
-        held_back: Share of each class kept for evaluation, at least one photo. The class statistics take them
-            in afterwards, and so does a head that is solved from those.
-        least_photos: Fewest usable photos a class.
-        seed: Of the split, the order, the augmentation and the new head rows.
-        device: Where to train; `auto` takes a GPU if there is one.
-        least_new_accuracy: Gate: refuse a model that is right on a smaller share of the held-back photos.
-        least_base_agreement: Gate: refuse a model that ranks the same base class highest as its teacher on a
-            smaller share of them.
-        least_shipped_accuracy: Gate: refuse a model that is estimated to be right on a smaller share of the
-            shipped classes, by the class statistics in the bundle.
-        most_attention_distance: Gate: refuse a model whose attention maps moved further (L_AD).
-        force: Commit what the gate would refuse; the receipt warns.
-        fresh: Forget an interrupted increment instead of going on with it.
-        sign_with: File of the device's private key, to sign each change with; None leaves them unsigned.
-
     Raises:
         ConfigError: Listing every setting that is out of range.
     """
 
     recipe: RecipeName | Literal["auto"] = "auto"
+    """What learns: auto, lwm-lda, lda, lwm, lwf-mc or finetune.
+
+    `lwm` is the paper's loss, `lwf-mc` the same without the attention distillation loss, `finetune` the
+    classification loss alone. `lda` keeps the backbone and solves the head in closed form from class
+    statistics; `lwm-lda` trains the backbone by LwM beneath such a head. `auto` takes one of these two, see
+    `choose_recipe`.
+    """
     beta: float | None = Field(default=None, ge=0)
+    """Weight of the distillation loss; unless set, the recipe's."""
     gamma: float | None = Field(default=None, ge=0)
+    """Weight of the attention distillation loss; unless set, the recipe's."""
     classification: Activation | None = None
+    """Kind of classification loss, sigmoid (one against the rest) or softmax; unless set, the base's."""
     epochs: int = Field(default=10, ge=1, le=10_000)
+    """Passes over the new photos."""
     learning_rate: float | None = Field(default=None, gt=0)
+    """Constant learning rate of SGD; unless set, the recipe's."""
     head_learning_rate: float | None = Field(default=None, gt=0)
+    """Learning rate of the head's rows, where the recipe trains them; unless set, learning_rate."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Momentum of SGD."""
     max_gradient_norm: float | None = Field(default=None, gt=0)
+    """Norm that the gradients of an update are cut to; unless set, the recipe's."""
     frozen_blocks: int = Field(default=0, ge=0)
+    """Number of the network's first blocks that stay as they are.
+
+    Teacher and student share them, so they cost less memory and time.
+    """
     batch_size: int = Field(default=32, ge=1, le=4096)
+    """Photos per optimiser update."""
     micro_batch_size: int | None = Field(default=None, ge=1, le=4096)
+    """Photos computed at once; unless set, the plan chooses.
+
+    It changes memory, and the result by no more than rounding.
+    """
     max_memory: ByteSize | None = None
+    """Maximum memory that the training may use, such as 600MiB; unless set, half of what is free."""
     augment: bool = True
+    """Whether the new photos are shifted and flipped at random."""
     held_back: float = Field(default=0.2, gt=0, lt=1)
+    """Share of each class that is kept for evaluation, at least one photo.
+
+    The class statistics take these photos in afterwards, and so does a head that is solved from those.
+    """
     least_photos: int = Field(default=5, ge=2)
+    """Fewest usable photos that a class must have."""
     seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of everything random: with the same seed, photos and machine, the model is the same."""
     device: Device = "auto"
+    """Where to train: auto (a GPU if there is one), cpu or cuda."""
     sign_with: Path | None = None
+    """File of the device's private key, to sign this change with."""
 
     least_new_accuracy: float | None = Field(default=None, ge=0, le=1)
+    """Gate: refuse a model that is right on a smaller share of the held-back photos."""
     least_base_agreement: float | None = Field(default=None, ge=0, le=1)
+    """Gate: refuse a model that ranks the same base class highest as its teacher on fewer of them."""
     least_shipped_accuracy: float | None = Field(default=None, ge=0, le=1)
+    """Gate: refuse a model that is estimated to be right on a smaller share of the shipped classes.
+
+    The estimate comes from the class statistics in the bundle.
+    """
     most_attention_distance: float | None = Field(default=None, ge=0)
+    """Gate: refuse a model whose attention maps moved further (L_AD)."""
     force: bool = False
+    """Commit a model that the gate's thresholds would refuse; the receipt warns."""
     fresh: bool = False
+    """Start over instead of going on with an interrupted increment."""
 
     def of_training(self) -> list[str]:
         """Settings of the training, by name, that are not as they would be by themselves."""

@@ -1,8 +1,9 @@
 """How long an ONNX file is for other classes: by how many bytes it must grow, reckoned apart from its making.
 
-Per class it takes a row of the head (d weights and a bias, 4 bytes each) and a name in the metadata. The rest is
-framing: the format writes larger numbers and lengths in more bytes. So the file is taken back to the classes that
-it had before, and protobuf says how long that is. Format: https://onnx.ai/onnx/repo-docs/IR.html.
+Per class it takes a row of the head (d weights and a bias, 4 bytes each) and a name in the metadata. The rest
+is framing: the format writes larger numbers and lengths in more bytes. So the file is taken back to the
+classes that it had before, and protobuf says how long that is. Format:
+https://onnx.ai/onnx/repo-docs/IR.html.
 """
 
 from __future__ import annotations
