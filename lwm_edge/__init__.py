@@ -8,7 +8,7 @@ terms, `attention` the maps, `training` the loop. Around it:
                         (backbone and head, which may read levels too), onnx_file (what apps load), classifier
     a vendor makes      base: build (start, train, rotations; choose_levels)
     a device keeps      home -> generations of bundle, ONNX file, labels and receipt; one link, one writer;
-                        ownership says what may ever be removed; changes, repair, export; readers need no torch
+                        ownership (what may be removed); changes, repair, export; readers need no torch
     an increment is     increment: add -> worker -> learn (task, plan, resume, gate) -> commit
     of origin           custody: keys -> signing -> chain; home/trust; proofs/verification
     the proof is        proofs: auditor (accounting, onnx_growth), simulation (trends, plots)
@@ -56,7 +56,8 @@ if TYPE_CHECKING:
 # ONNX Runtime's official builds for Linux report to their maker, and keep a database for that in the user's
 # cache folder. They read this when they are loaded, so it stands before every import of them; our workers
 # inherit it. Whoever wants the reports sets it otherwise.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+if not os.environ.get("ORT_DISABLE_TELEMETRY"):
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __version__ = metadata.version("lwm-edge")
 
