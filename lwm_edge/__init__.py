@@ -92,7 +92,8 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
 # ONNX Runtime's official builds for Linux report to their maker, and keep a database for that in the user's
 # cache folder. They read this when they are loaded, so it stands before every import of them; our workers
 # inherit it. Whoever wants the reports sets it otherwise.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+if not os.environ.get("ORT_DISABLE_TELEMETRY"):
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __version__ = metadata.version("lwm-edge")
 

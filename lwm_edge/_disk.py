@@ -6,6 +6,7 @@ and replays it with power cuts.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 from typing import BinaryIO
@@ -67,5 +68,16 @@ def remove_folder(path: Path) -> None:
 
 
 def open_lock(path: Path) -> int:
-    """Opens a lock file, and makes it where it is missing."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    """Opens a lock file, and makes it where it is missing; a link is not followed."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+
+
+def try_lock(file: BinaryIO) -> bool:
+    """Locks an open file for as long as it is open; False where another process has done so."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # the file system has no locks
+        return True
+    return True

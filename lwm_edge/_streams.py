@@ -6,6 +6,7 @@ error, and whoever reads the exit code would make the change again.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ class ForgivingStream:
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream if stream is not None else Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
-        self.failure: OSError | None = None
+        self.failure = None if stream is not None else OSError(errno.EBADF, "it is closed")
         if isinstance(self._stream, TextIOWrapper):
             self._stream.reconfigure(errors="backslashreplace")
 
@@ -88,12 +89,20 @@ def write_stdout(content: bytes) -> None:
     """Writes bytes to standard output; a reader that goes away ends it quietly.
 
     Raises:
-        OSError: They cannot be written.
+        OSError: They cannot be written, or not all of them.
     """
-    sys.stdout.flush()
+    if failure := output_failure():
+        raise failure
+    stream, left = getattr(sys.stdout, "buffer", None), memoryview(content)
+    if stream is None:
+        raise OSError(errno.EBADF, "it takes no bytes")
     try:
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
+        while left:  # a raw stream, as `python -u` has them, may take a part only
+            taken = stream.write(left)
+            if taken is None:
+                raise BlockingIOError(errno.EAGAIN, "it takes no more at this moment")
+            left = left[taken:]
+        stream.flush()
     except OSError as error:
         if isinstance(sys.stdout, ForgivingStream):
             sys.stdout.give_up(error)

@@ -152,7 +152,7 @@ def _start_over(folder: Path) -> Home:
     if (folder / CURRENT).is_symlink() and (others := set(info(folder).class_names) - ours):
         names = ", ".join(sorted(others))
         raise HomeError(f"{folder} is a model home that knows {names}, so it is no demo; give another folder")
-    init_home(BASE_BUNDLE, folder, replace=True)
+    init_home(BASE_BUNDLE, folder, replace=(folder / CURRENT).is_symlink())
     return open_home(folder)
 
 

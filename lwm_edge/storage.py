@@ -99,8 +99,17 @@ def check_output(path: Path, *, may_be_stdout: bool = False) -> None:
         return
     with _explained("write", path):
         target = _output_target(path)
+        staged = staged_path(target)
+        if not target.parent.is_dir():
+            raise ConfigError(f"cannot write {path}: give a file in a folder that exists")
         if not os.access(target.parent, os.W_OK):
-            raise ConfigError(f"{path} cannot be written; give a file in a folder that exists")
+            raise ConfigError(f"cannot write {path}: its folder may not be written to; give another one")
+        if len(os.fsencode(staged.name)) > os.pathconf(target.parent, "PC_NAME_MAX"):
+            raise ConfigError(f"cannot write {path}: its name is too long to be staged; give a shorter one")
+        if os.path.lexists(staged) and not is_regular_file(staged):
+            raise ConfigError(f"cannot write {path}: {staged} is {kind_at(staged)}; move it away")
+        if target.exists():
+            _require_owner_can_be_kept(path, target.stat())
 
 
 def write_output(path: Path, content: bytes) -> None:
@@ -134,6 +143,9 @@ def _output_target(path: Path) -> Path:
         raise ConfigError(f"cannot write {path}: it is {kind_at(path, follow=True)}; give the name of a file")
     if path.exists() and not os.access(path, os.W_OK):
         raise ConfigError(f"cannot write {path}: it is write-protected; give another name, or chmod u+w it")
+    leads_to = path.parent / path.readlink() if path.is_symlink() else path
+    if any(os.path.realpath(place.parent).startswith("/proc/") for place in (path, leads_to)):
+        raise ConfigError(f"cannot write {path}: it is a file that is open already; give a file's own name")
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
     if target.is_symlink():
         raise ConfigError(
@@ -145,10 +157,12 @@ def _output_target(path: Path) -> Path:
 def _replace(path: Path, content: bytes, mode: int, keep: os.stat_result | None, replace: bool) -> None:
     """Stages content beside `path`, syncs it, and renames it; takes over owner and mode of the old file."""
     staged = staged_path(path)
+    _require_no_other_writer(path, staged)
     remove_file(staged)  # a kill's leftover
     file = _disk.create_file(staged, mode)
     try:
         with file:
+            _disk.try_lock(file)
             if keep:
                 _keep_owner_and_mode(path, file, keep)
             _disk.write(file, content)
@@ -163,18 +177,38 @@ def _replace(path: Path, content: bytes, mode: int, keep: os.stat_result | None,
         raise
 
 
+def _require_no_other_writer(path: Path, staged: Path) -> None:
+    """Refuses to take over what another process is writing at this moment; a kill's leftover is nobody's."""
+    if is_regular_file(staged):
+        with staged.open("rb") as file:
+            if not _disk.try_lock(file):
+                raise BusyError(f"{path} is being written by another process; try again when it is done")
+
+
 def _keep_owner_and_mode(path: Path, file: BinaryIO, old: os.stat_result) -> None:
     new = os.fstat(file.fileno())
+    _require_owner_can_be_kept(path, old)
     try:
         if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
             os.fchown(file.fileno(), old.st_uid, old.st_gid)
         if new.st_mode != old.st_mode:
             os.fchmod(file.fileno(), stat.S_IMODE(old.st_mode))
     except PermissionError:
-        raise ConfigError(
-            f"cannot write {path}: it belongs to user {old.st_uid} and group {old.st_gid}, and this user "
-            "cannot give a new file to them; give another name, or remove it first"
-        ) from None
+        raise _other_owner(path, old) from None
+
+
+def _require_owner_can_be_kept(path: Path, old: os.stat_result) -> None:
+    """Refuses another user's file, which a new one in its place could not stay."""
+    groups = {os.getegid(), *os.getgroups()}
+    if os.geteuid() != 0 and (old.st_uid != os.geteuid() or old.st_gid not in groups):
+        raise _other_owner(path, old)
+
+
+def _other_owner(path: Path, old: os.stat_result) -> ConfigError:
+    return ConfigError(
+        f"cannot write {path}: it belongs to user {old.st_uid} and group {old.st_gid}, and this user cannot "
+        "give a new file to them; give another name, or remove it first"
+    )
 
 
 def kind_at(path: Path, *, follow: bool = False) -> str:
@@ -251,16 +285,26 @@ def remove_link(path: Path) -> None:
             sync_folder(path.parent)
 
 
-def remove_folder(path: Path, files: Collection[str]) -> None:
+def remove_folder(path: Path, files: Collection[str], last: str | None = None) -> None:
     """Removes a folder that holds nothing but regular files of these names; any other stays as it is.
 
     It never descends, and a folder in which anything else turns up meanwhile cannot be removed.
+
+    Args:
+        path: Of the folder.
+        files: Names of the files that it may hold.
+        last: The one of them that goes once it is durable that the others are gone.
     """
     if not is_real_folder(path) or not holds_only(path, files):
         return
     with _explained("remove", path):
-        for entry in entries(path):
-            _disk.unlink(entry)
+        names = sorted({entry.name for entry in entries(path)} & set(files))
+        for name in names:
+            if name != last:
+                _disk.unlink(path / name)
+        if last in names:
+            sync_folder(path)
+            _disk.unlink(path / last)
         _disk.remove_folder(path)
         sync_folder(path.parent)
 
@@ -292,8 +336,11 @@ def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
         BusyError: Another process holds it, and `wait` is not set.
     """
     with _explained("lock", path):
+        is_new = not os.path.lexists(path)
         descriptor = _disk.open_lock(path)
     try:
+        if is_new:  # before all else: what lies beside a lock may be this program's own
+            sync_folder(path.parent)
         with _explained("lock", path):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

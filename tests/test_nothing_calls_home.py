@@ -91,9 +91,9 @@ def test_an_increment_and_a_prediction_ask_no_resolver(
     assert queries(*_commands(home, make_photos("Bag"))) == ""
 
 
-@pytest.mark.parametrize("value", [None, "0", "1"])
+@pytest.mark.parametrize("value", [None, "", "0", "1"])
 def test_the_switch_is_set_before_anything_loads_unless_the_user_set_it(value: str | None) -> None:
-    environment = {**_environment(Path("/nonexistent")), **({SWITCH: value} if value else {})}
+    environment = {**_environment(Path("/nonexistent")), **({} if value is None else {SWITCH: value})}
     code = f"import os, lwm_edge.model.classifier; print(os.environ['{SWITCH}'])"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
     assert done.stdout.decode().strip() == (value or "1")

@@ -63,6 +63,8 @@ def generate_key(name: AnyPath) -> KeyReport:
         raise ConfigError(
             f"a key is never overwritten, and there is {' and '.join(taken)} already; give another name"
         )
+    for path in (private, public):
+        storage.check_output(path)
     key = Ed25519PrivateKey.generate()
     content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     storage.write_file(private, content, mode=_PRIVATE_MODE, replace=False)

@@ -22,7 +22,7 @@ from ..photos.class_names import fold_class_name
 from ..records import AnyPath
 from . import ownership
 from .generation import Candidate, commit, prepare
-from .home import Home, open_home
+from .home import Generation, Home, open_home
 from .measurement import MemoryUse
 from .reports import ChangeReport
 from .trust import key_to_trust, require_signed_base, require_trusted_model, write_trusted_key
@@ -55,14 +55,14 @@ def init_home(
     started = time.monotonic()
     home, bundle = Path(home).absolute(), open_bundle(Path(base))
     opened = Home(home)
-    _check_init(home, base, replace)
+    _check_init(home, bundle, replace)
     require_signed_base(base, bundle.manifest, key_to_trust(opened, trust))
     with MemoryUse.measured() as use:
         arrays = bundle.arrays()
         candidate = _prepare(arrays, bundle.manifest, bundle, use, None, started=started, onnx_bytes_before=0)
     storage.make_folder(home)
     with opened.lock(wait=wait):
-        _check_init(home, base, replace)  # another process may have been faster
+        _check_init(home, bundle, replace)  # another process may have been faster
         key = key_to_trust(opened, trust)
         require_signed_base(base, candidate.manifest, key)  # or have put another file in the base's place
         if key:  # before the model: at no instant is there a home that forgot whom to trust
@@ -70,15 +70,33 @@ def init_home(
         return _commit(opened, candidate, removed_class=None, trusted_key=key)
 
 
-def _check_init(home: Path, base: AnyPath, replace: bool) -> None:
+def _check_init(home: Path, base: Bundle, replace: bool) -> None:
     if not os.path.lexists(home):
         return
     if not home.is_dir():
         raise HomeError(f"{home} exists and is no model home; give a new or empty folder")
-    if not ownership.is_home(home):
-        ownership.require_no_foreign(home)
-    elif not replace:
-        raise HomeError(f"{home} is a model home already; to start it over from {base}, pass --replace")
+    if ownership.is_home(home):
+        if not replace:
+            raise HomeError(
+                f"{home} is a model home already; to start it over from {base.path}, pass --replace"
+            )
+        return
+    ownership.require_no_foreign(home)
+    models = ownership.generations_with_bundles(home)
+    if not replace and not all(_is_copy_of(base, Generation(folder)) for folder in models):
+        raise HomeError(
+            f"{home} has a model, but {ownership.CURRENT} points at none; to keep it, run: lwm-edge repair "
+            f"--home {home}, or to start over from {base.path}, pass --replace"
+        )
+
+
+def _is_copy_of(base: Bundle, generation: Generation) -> bool:
+    """Whether a generation is what an interrupted `init` from this base left."""
+    try:
+        found = open_bundle(generation.bundle).manifest
+    except BundleError:
+        return False
+    return found.increment_count == 0 and found.model_digest == base.manifest.model_digest
 
 
 def remove_class(

@@ -188,12 +188,7 @@ class Home:
 
     def stage(self) -> Generation:
         """Makes the next, still hidden generation; call it under `lock`."""
-        current = self._current_name()
-        folders = ownership.generation_folders(self.path)
-        ours = [folder for folder in folders if folder.name == current or ownership.is_generation(folder)]
-        number = max((int(folder.name) for folder in ours), default=-1) + 1
-        while os.path.lexists(self.path / GENERATIONS / f"{number:08d}"):  # by what is not ours
-            number += 1
+        number = ownership.next_number(self.path)
         generation = Generation(self.path / GENERATIONS / f"{number:08d}")
         try:
             storage.make_folder(generation.path)
@@ -234,7 +229,7 @@ class Home:
             stale = [path for path in stale if not Generation(path).is_complete()]
         if stale:  # a writer may have been killed before its switch of the link was durable
             storage.sync_folder(self.path)
-        for path in stale:
+        for path in reversed(stale):  # newest first: what is there of an older one shows that it is ours
             ownership.remove_generation(path)
 
 

@@ -38,6 +38,8 @@ def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:
     if not (home.path / GENERATIONS).is_dir():
         home.current()  # raises, and says how to make a home
     ownership.require_own_generations(home.path)
+    if not _linked(home):
+        _only_model(home)  # raises before a lock is made in what is no home
     with storage.exclusive_lock(home.path / LOCK, wait=wait):  # Home.lock would clear what may be needed
         generation = _linked(home)
         repaired = [] if generation else [f"{CURRENT} pointed at no model"]

@@ -160,6 +160,23 @@ def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
     assert (tmp_path / "a").is_symlink()
 
 
+def test_a_file_that_is_open_already_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "open").open("wb") as file:
+        for path in (Path(f"/dev/fd/{file.fileno()}"), Path(f"/proc/self/fd/{file.fileno()}")):
+            with pytest.raises(ConfigError, match="open already"):
+                storage.write_output(path, b"new")
+    if Path("/dev/stdout").is_symlink():
+        with pytest.raises(ConfigError):
+            storage.check_output(Path("/dev/stdout"))
+
+
+def test_what_would_fail_in_the_end_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / ".taken.lwm-edge").mkdir()
+    for name, why in (("taken", "is a folder"), ("n" * 250, "too long"), ("none/a", "folder that exists")):
+        with pytest.raises(ConfigError, match=why):
+            storage.check_output(tmp_path / name)
+
+
 def test_a_link_to_nothing_yet_is_followed(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     storage.write_output(tmp_path / "a", b"new")

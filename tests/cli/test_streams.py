@@ -31,11 +31,11 @@ GONE = {
 }
 
 
-def _run(command: str, encoding: str = "utf-8") -> subprocess.CompletedProcess[bytes]:
+def _run(command: str, encoding: str = "utf-8", before: str = "") -> subprocess.CompletedProcess[bytes]:
     """Runs a command line of bash; its status is that of lwm-edge."""
     lwm_edge = f"{sys.executable} -m lwm_edge"
     return subprocess.run(
-        ["bash", "-c", f"{lwm_edge} {command}; exit ${{PIPESTATUS[0]}}"],
+        ["bash", "-c", f"{before} {lwm_edge} {command}; exit ${{PIPESTATUS[0]}}"],
         capture_output=True,
         env={**os.environ, "PYTHONIOENCODING": encoding},
         check=False,
@@ -102,6 +102,9 @@ def test_an_error_keeps_its_exit_code(home: Home) -> None:
 
 def test_an_export_to_standard_output_is_the_file_and_nothing_else(home: Home, tmp_path: Path) -> None:
     assert _run(f"export - --home '{home.path}'").stdout == home.onnx.read_bytes()
+    assert _run(f"export - --home '{home.path}' >&-").returncode != 0
+    cut = f"export - --home '{home.path}' >'{tmp_path / 'cut'}'"
+    assert _run(cut, before="ulimit -f 8; PYTHONUNBUFFERED=1").returncode != 0
     assert _run(f"export - --home '{home.path}' >/dev/full").returncode == 5
     assert _run(f"export - --home '{home.path}' | head -c 10").returncode == 0
     assert _run(f"export - --home '{home.path}' --json").returncode == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import subprocess
@@ -306,6 +307,32 @@ def test_a_folder_with_anything_else_in_it_stays_whole(tmp_path, inside):
         (folder / inside).touch()
     storage.remove_folder(folder, {"a", "b"})
     assert len(list(folder.iterdir())) == 2
+
+
+def test_what_turns_up_in_a_folder_while_it_is_removed_stays(tmp_path, monkeypatch):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a").touch()
+    entries = storage.entries
+
+    def too_late(path):
+        (folder / "thesis.txt").touch()
+        return entries(path)
+
+    monkeypatch.setattr(storage, "holds_only", lambda *_: True)
+    monkeypatch.setattr(storage, "entries", too_late)
+    with pytest.raises(HomeError, match="cannot remove"):
+        storage.remove_folder(folder, {"a"})
+    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
+
+
+def test_what_another_process_is_writing_is_not_taken_over(tmp_path):
+    with storage.staged_path(tmp_path / "a").open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(BusyError, match="is being written by another process"):
+            storage.write_output(tmp_path / "a", b"new")
+    storage.write_output(tmp_path / "a", b"new")
+    assert content_of(tmp_path) == {"a": b"new"}
 
 
 def test_a_link_to_a_folder_is_not_removed_as_a_folder(tmp_path):

@@ -50,10 +50,10 @@ def test_a_failing_commit_changes_nothing(home: Home) -> None:
 
 def test_what_an_interrupted_writer_left_is_cleared(home: Home) -> None:
     before = state_of(home.path)
-    stale = home.path / "generations" / "00000009"
+    stale = home.path / "generations" / "00000001"
     stale.mkdir()
-    (stale / "model.lwm").write_bytes(b"half")
-    storage.staged_path(home.path / "current").symlink_to("generations/00000009")
+    storage.staged_path(stale / "model.lwm").write_bytes(b"half")
+    storage.staged_path(home.path / "current").symlink_to("generations/00000001")
     with home.lock():
         pass
     assert state_of(home.path) == before
@@ -108,7 +108,7 @@ def test_a_link_edited_by_hand_is_refused_and_nothing_is_lost(home: Home, name: 
     assert state_of(home.path) == before
 
 
-@pytest.mark.parametrize("left", [["lock"], ["lock", "generations/00000000/model.lwm"]])
+@pytest.mark.parametrize("left", [["lock"], ["lock", "generations/00000000/.model.lwm.lwm-edge"]])
 def test_an_interrupted_init_can_be_repeated(tmp_path: Path, left: list[str]) -> None:
     for name in left:
         (tmp_path / "home" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -158,5 +158,5 @@ def test_a_failing_clean_up_does_not_undo_a_commit(home: Home, monkeypatch: pyte
     assert len(list((home.path / "generations").iterdir())) == 1
 
 
-def _refuse(path: Path, files: object) -> None:
+def _refuse(path: Path, files: object, last: object = None) -> None:
     raise HomeError("read-only")

@@ -11,11 +11,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 import lwm_edge
 from lwm_edge import add_classes, audit, init_home, plan_increment, remove_class, repair_home, storage
-from lwm_edge.demo import BASE_BUNDLE
+from lwm_edge.demo import BASE_BUNDLE, _start_over
 from lwm_edge.errors import ConfigError, HomeError
 from lwm_edge.home.home import Home
 from tests.support.folders import PhotoMaker, state_of
@@ -45,6 +47,10 @@ PLANTED: dict[str, Callable[[Path], object]] = {
     "a folder of photos": lambda g: _fill(g / "familyphotos" / "2024" / "beach.jpg"),
     "a file": lambda g: _fill(g / "notes.txt"),
     "a backup of a model": lambda g: shutil.copytree(g / "00000000", g / "backup"),
+    "a backup of a later number": lambda g: shutil.copytree(g / "00000000", g / "00000099"),
+    "a day's labels": lambda g: _fill(g / "20240101" / "labels.txt"),
+    "a day's bundle of another program": lambda g: _fill(g / "20240102" / "model.lwm"),
+    "a day of which there is nothing": lambda g: (g / "20240103").mkdir(),
     "a generation with one more file in it": lambda g: _fill(g / "00000002" / "thesis.txt"),
     "a generation with a folder in it": lambda g: _fill(g / "00000003" / "model.lwm" / "thesis.txt"),
     "a generation with a link in it": lambda g: _link(g / "00000004" / "model.lwm", g.parent / "lock"),
@@ -158,6 +164,9 @@ def test_generations_behind_a_link_are_refused(
         "generations/notes.txt",
         "vendor.pub",
         "lock",
+        "lock vendor.pub",
+        "lock generations/20240101/model.lwm",
+        "lock generations/20240101/labels.txt .vendor.pub.lwm-edge",
         "training.safetensors",
         "current/index.html",
         ".vendor.pub.lwm-edge/a",
@@ -165,22 +174,74 @@ def test_generations_behind_a_link_are_refused(
 )
 @pytest.mark.parametrize("replace", [False, True])
 def test_init_over_something_else_is_refused(tmp_path: Path, there: str, replace: bool) -> None:
-    _fill(tmp_path / "project" / there)
+    for name in there.split():
+        _fill(tmp_path / "project" / name)
+    if " " in there:
+        (tmp_path / "project" / "lock").write_bytes(b"")
     before = state_of(tmp_path)
     with pytest.raises(HomeError, match="is no model home; give a new or empty folder") as caught:
         init_home(BASE_BUNDLE, tmp_path / "project", replace=replace)
-    assert there.split("/")[0] in str(caught.value)
+    assert there.split()[-1].split("/")[0] in str(caught.value) or " " in there
     assert state_of(tmp_path) == before
 
 
-def test_init_over_another_programs_link_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("release", ["releases/7", "generations/20240101", "generations/00000007"])
+def test_init_over_another_programs_link_is_refused(tmp_path: Path, release: str) -> None:
     """As deployment tools lay out a web site."""
-    _fill(tmp_path / "site" / "releases" / "7" / "index.html")
-    (tmp_path / "site" / "current").symlink_to("releases/7")
+    _fill(tmp_path / "site" / release / "index.html")
+    (tmp_path / "site" / "generations" / "20240202").mkdir(parents=True)
+    (tmp_path / "site" / "current").symlink_to(release)
     before = state_of(tmp_path)
     with pytest.raises(HomeError, match="is no model home"):
         init_home(BASE_BUNDLE, tmp_path / "site", replace=True)
     assert state_of(tmp_path) == before
+
+
+def test_init_does_not_start_over_a_model_whose_link_was_lost(home: Home) -> None:
+    remove_class(home, "Coat", shipped=True)
+    (home.path / "current").unlink()
+    before = state_of(home.path)
+    with pytest.raises(HomeError, match="to keep it, run: lwm-edge repair"):
+        init_home(BASE_BUNDLE, home.path)
+    with pytest.raises(HomeError):
+        _start_over(home.path)
+    assert state_of(home.path) == before
+    repair_home(home.path)
+    assert "Coat" not in home.open_bundle().manifest.class_names
+    (home.path / "current").unlink()
+    init_home(BASE_BUNDLE, home.path, replace=True)
+    assert "Coat" in home.open_bundle().manifest.class_names and audit(home).passed
+
+
+def test_a_repair_of_what_is_no_home_leaves_nothing_behind(tmp_path: Path) -> None:
+    _fill(tmp_path / "generations" / "20240101" / "model.lwm")
+    before = state_of(tmp_path)
+    with pytest.raises(HomeError):
+        repair_home(tmp_path)
+    assert state_of(tmp_path) == before
+
+
+def test_the_last_number_is_not_passed(home: Home) -> None:
+    (home.path / "generations" / "00000000").rename(home.path / "generations" / "99999999")
+    (home.path / "current").unlink()
+    (home.path / "current").symlink_to("generations/99999999")
+    with pytest.raises(HomeError, match="no number left"):
+        remove_class(home, "Coat", shipped=True)
+    assert "Coat" in home.open_bundle().manifest.class_names
+
+
+def test_a_tensor_called_header_makes_no_checkpoint(home: Home) -> None:
+    home.training.write_bytes(save({"header": np.zeros(8, dtype=np.uint8)}))
+    remove_class(home, "Coat", shipped=True)
+    assert home.training.exists() and home.left_alone()
+
+
+def test_a_lock_that_is_a_link_is_not_followed(home: Home, tmp_path: Path) -> None:
+    (home.path / "lock").unlink(missing_ok=True)
+    (home.path / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(HomeError, match="cannot lock"):
+        remove_class(home, "Coat", shipped=True)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_number_that_is_taken_by_something_else_is_not_used(home: Home) -> None:

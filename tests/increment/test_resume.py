@@ -143,7 +143,10 @@ def test_what_is_no_checkpoint_in_its_place_is_left_alone_and_named(
 
 
 def test_a_checkpoint_whose_content_is_damaged_is_forgotten(home: Home, make_photos: PhotoMaker) -> None:
-    home.training.write_bytes(save({CHECKPOINT_HEADER: torch.zeros(4096, dtype=torch.uint8)}))
+    header = b'{"parent_digest": "0", "job": 7, "step": "third"}'.ljust(4096)
+    home.training.write_bytes(
+        save({CHECKPOINT_HEADER: torch.frombuffer(bytearray(header), dtype=torch.uint8)})
+    )
     add_classes(home, make_photos("Bag"), QUICK, isolate=False)
     assert not home.training.exists()
 
