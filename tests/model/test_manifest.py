@@ -134,7 +134,7 @@ def test_the_padding_is_no_part_of_the_text():
 def test_another_schema_version_is_named_with_what_to_do(version):
     message = refusal(block({"schema_version": version, "anything": "else"})).message
     assert message == (
-        f"model.lwm: bundle schema version {version!r}, and this lwm-edge reads version 1; "
+        f"model.lwm: bundle schema version {version!r}, but this lwm-edge reads version 1; "
         "install the lwm-edge release that fits the bundle"
     )
 
@@ -158,7 +158,7 @@ def test_bytes_hidden_behind_the_padding_are_found(place):
 def test_a_length_that_does_not_fit_the_capacity_is_refused(more):
     content = encode(manifest())
     wrong = content[:more] if more < 0 else content + b"\0" * more
-    assert refusal(wrong).message == "model.lwm: the manifest's length does not fit its capacity"
+    assert refusal(wrong).message == "model.lwm: the manifest's length does not match its capacity"
 
 
 @pytest.mark.parametrize(
