@@ -116,7 +116,7 @@ def test_what_stands_in_a_changes_way_is_left_alone_and_named(
 def _planted(
     root: Path, shipped_home: Path, *plants: Callable[[Path], object]
 ) -> tuple[Home, dict[str, str]]:
-    """A home with more in it, and what that is."""
+    """Makes a home with more in it, and says what that is."""
     home = Home(root / "home")
     shutil.copytree(shipped_home, home.path, symlinks=True)
     before = state_of_all(root)
@@ -126,7 +126,7 @@ def _planted(
 
 
 def state_of_all(folder: Path) -> dict[str, str]:
-    """As `state_of`, but nothing is opened that could block."""
+    """Works like `state_of`, but opens nothing that could block."""
     found: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         kind = storage.kind_at(path)
@@ -174,7 +174,7 @@ def test_init_over_something_else_is_refused(tmp_path: Path, there: str, replace
 
 
 def test_init_over_another_programs_link_is_refused(tmp_path: Path) -> None:
-    """As deployment tools lay out a web site."""
+    """The layout is that of deployment tools for web sites."""
     _fill(tmp_path / "site" / "releases" / "7" / "index.html")
     (tmp_path / "site" / "current").symlink_to("releases/7")
     before = state_of(tmp_path)
@@ -226,7 +226,7 @@ OPENING = {
 
 
 def _writing_opens(tree: ast.AST) -> list[str]:
-    """Calls of open, os.open and the like that are not plainly for reading."""
+    """Finds calls of open, os.open and the like that are not plainly for reading."""
     found = []
     for node in ast.walk(tree):
         name = node.func if isinstance(node, ast.Call) else None
@@ -247,7 +247,7 @@ def _writing_opens(tree: ast.AST) -> list[str]:
 
 
 def _calls(tree: ast.AST) -> list[tuple[str, str]]:
-    """Each call's object and function, in words."""
+    """Names each call's object and function."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
