@@ -1,6 +1,6 @@
 """Runs `lwm-edge demo`: the main job on real images that ship with the package, in about a minute.
 
-It adds two classes twice to a base of six classes of Fashion-MNIST (Xiao et al. 2017, MIT licence), by every
+It twice adds two classes to a base of six classes of Fashion-MNIST (Xiao et al. 2017, MIT licence), by every
 recipe, and compares the result with what a frozen backbone gives for nothing.
 """
 

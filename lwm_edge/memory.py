@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 _STATUS = Path("/proc/self/status")
 _CGROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # constants of glibc's malloc.h
 _BOUNDED = 64 * 1024
-_KEPT_BLOCK, _KEPT_HEAP = 2**25, 2**30  # the former is the most that glibc takes
-_MADV_DONTNEED = 4  # of mman.h
+_KEPT_BLOCK, _KEPT_HEAP = 2**25, 2**30  # the former is the most that glibc accepts
+_MADV_DONTNEED = 4  # a constant of mman.h
 _LIBRARY = ("r--p", "r-xp")  # private to this process, as the loader maps code and constants
 _processes_of_ours: set[int] = set()
 
@@ -226,7 +226,7 @@ def drop_library_pages() -> None:
         return
     try:
         maps = psutil.Process().memory_maps(grouped=False)
-    except (psutil.Error, ValueError):  # the latter for lines that psutil does not know
+    except (psutil.Error, ValueError):  # ValueError comes from lines that psutil does not know
         return
     for mapped in maps:
         if mapped.path[0] == "/" and mapped.perms in _LIBRARY and mapped.anonymous + mapped.swap == 0:

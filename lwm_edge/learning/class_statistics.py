@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..model.bundle import COVARIANCE, MEANS, PHOTOS
 
 _RIDGE = 0.1
-_DRAWN_PER_CLASS, _MAX_DRAWN = 1000, 200_000  # photos
+_DRAWN_PER_CLASS, _MAX_DRAWN = 1000, 200_000  # photos for an estimate
 _OWN_LOGIT = 5.0  # a sigmoid of 0.993
 
 Features = NDArray[np.float64]

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..model.manifest import Activation
 
-_SMALLEST_NORM = 1e-6  # of a map; a map of zeros stays zeros, and its gradient stays finite
+_SMALLEST_NORM = 1e-6  # a map of zeros stays zeros, and its gradient finite
 
 
 def classification_loss(logits: Tensor, labels: Tensor, base_classes: int, kind: Activation) -> Tensor:

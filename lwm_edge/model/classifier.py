@@ -105,7 +105,7 @@ class Classifier:
         where = self.path or "the exported ONNX file"
         try:
             logits, probabilities = self._session.run([LOGITS, PROBABILITIES], {INPUT: images})
-        except Exception as error:  # as above
+        except Exception as error:  # ONNX Runtime's own errors, as above
             raise ExportError(
                 f"{where} cannot be run by ONNX Runtime: {first_line(error)}; {_WHAT_TO_DO}"
             ) from None

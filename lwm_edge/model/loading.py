@@ -78,7 +78,7 @@ def _build_unallocated(architecture: Architecture) -> nn.Module:
     try:
         with torch.device("meta"), _Uninitialised():
             return architecture.build()
-    except NotImplementedError:  # its constructor reads values of tensors, as RegNet's does
+    except NotImplementedError:  # the constructor reads values of tensors, as RegNet's does
         return architecture.build().to("meta")
 
 

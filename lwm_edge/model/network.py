@@ -69,17 +69,17 @@ class Network(nn.Module):
         Returns:
             The last feature maps [B, d, h, w] float32 and the logits [B, classes] float32.
         """
-        activations = self._see(images, len(self.blocks()))
+        activations = self._run_from_images(images, len(self.blocks()))
         return activations.maps, self.classify(activations)
 
     def pooled(self, images: Tensor) -> Tensor:
         """Computes what the head reads [B, its inputs] float32 from images [B, H, W, 3] uint8."""
-        return self._see(images, len(self.blocks())).pooled()
+        return self._run_from_images(images, len(self.blocks())).pooled()
 
     @torch.no_grad()
     def stem(self, images: Tensor) -> Activations:
         """Runs images [B, H, W, 3] uint8 through the frozen blocks; teacher and student share the result."""
-        return self._see(images, self.frozen_blocks)
+        return self._run_from_images(images, self.frozen_blocks)
 
     def after_stem(self, activations: Activations) -> tuple[Tensor, Tensor]:
         """Runs the rest of the network on `stem`'s result; returns features and logits as `forward` does."""
@@ -90,7 +90,7 @@ class Network(nn.Module):
         activations = self._run(activations, first, len(blocks))
         return activations.maps, self.classify(activations)
 
-    def _see(self, images: Tensor, blocks: int) -> Activations:
+    def _run_from_images(self, images: Tensor, blocks: int) -> Activations:
         return self._run(Activations(self.normalise(images)), 0, blocks)
 
     def _run(self, activations: Activations, first: int, end: int) -> Activations:

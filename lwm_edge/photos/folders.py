@@ -13,7 +13,7 @@ from .photo_set import Photo, PixelCache
 from .preprocessing import Preprocessing
 from .reading import check_photo_file
 
-_LISTED_FILES = 20  # of one kind of problem, before the rest is counted
+_LISTED_FILES = 20  # listed per class before the rest is only counted
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 MAX_PIXELS = 64_000_000  # decoded; Pillow takes four bytes for each
-MAX_BUFFERED_PIXELS = 20_000_000  # of progressive JPEG and WebP, whose decoders hold several copies
+MAX_BUFFERED_PIXELS = 20_000_000  # for progressive JPEG and WebP, whose decoders hold several copies
 MAX_FILE_BYTES = 256 * 1024 * 1024
-_COARSE = 2  # times the wanted side, to which large photos are brought quickly before they are scaled
+_COARSE = 2  # large photos are first brought, quickly, to this many times the wanted side
 _STRIP_ROWS = 256  # rows of the photo
 
 
@@ -114,12 +114,12 @@ def _rgb_near(image: Image.Image, side: int) -> Image.Image:
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(image.height, top + rows)))
         reduced.paste(_to_rgb(strip).reduce(factor), (0, top // factor))
-    reduced.info = image.info  # the orientation
+    reduced.info = image.info  # keeps the orientation
     return reduced
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # grey of 16 bits
+    if image.mode.startswith("I"):  # 16-bit grey
         values = np.asarray(image).astype(np.float32) / 257
         return Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).convert("RGB")
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
