@@ -23,7 +23,7 @@ def entry(increment: int, **changes: Any) -> LedgerEntry:
 
 
 def block(content: Any, capacity: int = 8) -> bytes:
-    """Any JSON content, padded as a manifest is."""
+    """Pads any JSON content as a manifest is."""
     return json.dumps(content).encode().ljust(encoded_length(capacity), b"\0")
 
 
@@ -303,7 +303,7 @@ def test_the_model_digest_does_not_change_with_how_the_model_came_about(changes)
 
 
 def test_the_model_digest_of_this_release_is_that_of_all_others():
-    """It is in ONNX files and parent links that are out there, so this value must never change."""
+    """The digest is in ONNX files and parent links out there, so its value must never change."""
     assert manifest().model_digest == "0bacad1c64a4c1617f1c54046803ef8ecfc453e86ae9d4a101313fe15e8c069d"
 
 

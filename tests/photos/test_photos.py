@@ -61,14 +61,14 @@ def refusal(root: Path, least_photos: int = 5, known: tuple[str, ...] = ()) -> P
 
 
 def reason(path: Path) -> str:
-    """Why a file cannot be used."""
+    """Says why a file cannot be used."""
     with pytest.raises(PhotosError) as caught:
         read_photo(path, FASHION_SIZE)
     return caught.value.message
 
 
 def quadrants() -> np.ndarray:
-    """48 x 32 (width x height); its centre 32 x 32 is four squares of different colours."""
+    """Draws a photo of 48 x 32 (width x height) whose centre is four squares of different colours."""
     pixels = np.empty((32, 48, 3), np.uint8)
     pixels[:16, :24], pixels[:16, 24:], pixels[16:, :24], pixels[16:, 24:] = QUADRANTS
     return pixels
