@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Where each model looks on test photos of the base classes, in the form of the paper's Figure 4.
+"""Draws where each model looks on test photos of the base classes, in the form of the paper's Figure 4.
 
     python benchmarks/attention_maps.py DATA RESULTS.json SEED OUT.png --method lwm --method lwf-mc [...]
 
-Reads the bundles that `protocol.py` left beside RESULTS.json. A row a method: one photo with the Grad-CAM
-map of its own class for the shipped model M_0 and after each increment. Printed, as a Markdown table: the L1
-distance of the maps (each divided by its L2 norm, as in eq. 4) to M_0's, mean over all test photos of the
-base classes; behind it the share of photos, in %, on which the map is zero everywhere: nothing speaks for the
-class. OUT.json gets the same. Needs matplotlib: pip install 'lwm-edge[bench]'.
+It reads the bundles that `protocol.py` left beside RESULTS.json. Each row is a method: one photo with the
+Grad-CAM map of its own class for the shipped model M_0 and after each increment. It also prints a Markdown
+table: the L1 distance of the maps (each divided by its L2 norm, as in eq. 4) to M_0's, mean over all test
+photos of the base classes; behind it the share of photos, in %, on which the map is zero everywhere: nothing
+speaks for the class. OUT.json gets the same. It needs matplotlib: pip install 'lwm-edge[bench]'.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from lwm_edge.photos.photo_set import PhotoSet, PixelCache
 
 
 def base_test_photos(split: Split, network: Network, class_names: tuple[str, ...]) -> PhotoSet:
-    """The test photos of the base classes, labelled with the model's class_index."""
+    """Reads the test photos of the base classes, labelled with the model's class_index."""
     cache = PixelCache(2**28)
     found = read_photo_folder(split.test(0), network.preprocessing, cache, least_photos=1)
     index_of = [class_names.index(name) for name in found.class_names]
@@ -45,14 +45,14 @@ def base_test_photos(split: Split, network: Network, class_names: tuple[str, ...
 
 
 def maps_of(bundle: Path, photos: PhotoSet) -> Tensor:
-    """Grad-CAM maps [M, h, w] of each photo's own class."""
+    """Computes Grad-CAM maps [M, h, w] of each photo's own class."""
     network = load_network(open_bundle(bundle))
     features = torch.cat([features for features, _ in run_network(network, photos, 64)])
     return attention_map(features, network.attention_weight, torch.tensor(photos.labels))
 
 
 def draw(axes: Axes, pixels: np.ndarray, attention: Tensor | None, title: str) -> None:
-    """A photo, with a map over it."""
+    """Draws a photo, with a map over it."""
     axes.imshow(pixels)
     if attention is not None:
         h, w = pixels.shape[:2]
@@ -67,7 +67,7 @@ def main(
     seed: int,
     output: Path,
     method: Annotated[list[str], typer.Option()],
-    photo: Annotated[int, typer.Option(help="Which of the test photos to draw.")] = 0,
+    photo: Annotated[int, typer.Option(help="Number of the test photo to draw.")] = 0,
 ) -> None:
     """Draws the figure and prints the distances."""
     if output.with_suffix(".json").resolve() == results.resolve():

@@ -1,4 +1,4 @@
-"""Random kills: `python benchmarks/crash.py RESULTS.json [--kills 1000] [--seed 0]`.
+"""Kills increments at random: `python benchmarks/crash.py RESULTS.json [--kills 1000] [--seed 0]`.
 
 Small increments (one class, six photos, one epoch) run on one home, each in a process forked from a parent
 that has imported everything, and are killed (SIGKILL) at random moments: half of them after a random part of
@@ -49,12 +49,12 @@ from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.classifier import DIGEST_KEY
 
 RECIPES = ("lwm", "lwm-lda", "lda")
-PHOTOS = 6  # of each new class
+PHOTOS = 6  # per new class
 
 
 @dataclass
 class Model:
-    """What a home holds: which generation, the digests of its files, the model's, and its classes."""
+    """Describes what a home holds: its generation, the digests of its files and of the model, its classes."""
 
     generation: str
     files: tuple[str, ...]
@@ -65,15 +65,15 @@ class Model:
 
 @dataclass
 class Tally:
-    """What was counted.
+    """Counts kills and what they left.
 
     Attributes:
-        landed: Kills by recipe and phase.
-        found: Of those, homes that were old, new or bad.
-        bad: What was wrong with bad homes.
-        completed: Increments that ended before their kill.
-        recovered: Homes that were cleared and audited.
-        seconds: How long it takes from a phase to the end, averaged over the latest increments.
+        landed: Number of kills by recipe and phase.
+        found: Number of homes that were then old, new or bad.
+        bad: Lines about what was wrong with bad homes.
+        completed: Number of increments that ended before their kill.
+        recovered: Number of homes that were cleared and audited.
+        seconds: Time from a phase to the end, averaged over the latest increments.
     """
 
     landed: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -84,12 +84,12 @@ class Tally:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.05) | {"start": 0.5})
 
     def in_commit(self) -> int:
-        """Kills that landed between staging and the end of the commit."""
+        """Counts the kills that landed between staging and the end of the commit."""
         return sum(count for (_, phase), count in self.landed.items() if phase in COMMIT)
 
 
 def read_model(home: Home) -> Model:
-    """What a reader finds; every file must be of one model."""
+    """Reads what a reader would find; every file must be of one model."""
     generation = home.current()
     bundle = open_bundle(generation.bundle)
     manifest = bundle.manifest
@@ -110,7 +110,7 @@ def read_model(home: Home) -> Model:
 
 
 def compare(before: Model, home: Home, class_name: str) -> tuple[str, Model]:
-    """Old or new, and what is there; an AssertionError or LwmEdgeError where it is neither."""
+    """Tells whether a home is old or new, and reads it; raises an error if it is neither."""
     after = read_model(home)
     if after == before:
         return "old", after
@@ -120,7 +120,7 @@ def compare(before: Model, home: Home, class_name: str) -> tuple[str, Model]:
 
 
 def make_photos(folder: Path, count: int) -> list[Path]:
-    """Photo folders with one class each, under names of their own."""
+    """Makes photo folders with one class each, under names of their own."""
     sources = sorted(path for group in ("1", "2") for path in (DEMO_DATA / "train" / group).iterdir())
     for number in range(count):
         target = folder / f"{number:02d}" / f"class {number:02d}"
@@ -131,7 +131,7 @@ def make_photos(folder: Path, count: int) -> list[Path]:
 
 
 def kill_one(home: Path, photos: Path, recipe: str, tally: Tally, chance: random.Random) -> bool:
-    """One increment and its kill; True if the kill landed."""
+    """Starts one increment and kills it; returns True if the kill landed."""
     config = lwm_edge.IncrementConfig(
         recipe=recipe, epochs=1, batch_size=2, micro_batch_size=2, device="cpu", seed=chance.randrange(2**31)
     )
@@ -161,7 +161,7 @@ def kill_one(home: Path, photos: Path, recipe: str, tally: Tally, chance: random
 
 
 def recover(home: Home, tally: Tally) -> None:
-    """What the next start does, and a full account of what is left."""
+    """Does what the next start would do, and audits what is left."""
     with home.lock():
         pass
     tally.recovered += 1
@@ -199,7 +199,7 @@ def run_kills(work: Path, kills: int, seed: int, tally: Tally) -> None:
 
 
 def table(tally: Tally) -> str:
-    """The counts by phase, in Markdown."""
+    """Writes the counts by phase, in Markdown."""
     lines = ["| killed in | " + " | ".join(RECIPES) + " | all |", "|---|" + "---|" * (len(RECIPES) + 1)]
     for phase in PHASES:
         counts = [tally.landed[recipe, phase] for recipe in RECIPES]
@@ -219,7 +219,7 @@ def main(
     import onnxruntime  # noqa: F401  so that no child has to import it; lwm_edge comes first, and mutes it
 
     torch.set_num_threads(1)  # no pool of threads that a fork would leave behind
-    torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)  # imports much, once
+    torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)  # imports a lot, once
     tally, started = Tally(), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)

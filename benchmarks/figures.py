@@ -3,7 +3,7 @@
 
     python benchmarks/figures.py RESULTS.json OUT.png        needs matplotlib: pip install 'lwm-edge[bench]'
 
-One line a method, the mean over seeds; published values, where they exist, are dashed.
+It draws one line per method, the mean over seeds; published values, where they exist, are dashed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An increment in a forked process that says on a pipe what it is doing; for `crash.py` to kill."""
+"""Runs an increment in a forked process that says on a pipe what it is doing; `crash.py` kills it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Report = Callable[[str], None]
 
 
 class ReportingDisk:
-    """In the place of `storage._disk`: says on the pipe how far a commit is, before each operation."""
+    """Takes the place of `storage._disk`, and says on the pipe how far a commit is, before each operation."""
 
     def __init__(self, disk: Any, report: Report) -> None:
         self.disk, self.report, self.phase, self.exporting = disk, report, "", False
@@ -54,7 +54,7 @@ class ReportingDisk:
 
 
 def run_increment(home: Path, photos: Path, config: IncrementConfig, pipe: int) -> None:
-    """The child: an increment that says what it does; never returns."""
+    """Runs in the child: makes an increment that says what it does, and never returns."""
     status = 1
     try:
         last = "start"
@@ -81,7 +81,7 @@ def run_increment(home: Path, photos: Path, config: IncrementConfig, pipe: int) 
 
 
 def start_increment(home: Path, photos: Path, config: IncrementConfig) -> tuple[int, int]:
-    """Forks; the process, and the pipe that tells its phases."""
+    """Forks; returns the process, and the pipe that tells its phases."""
     reading, writing = os.pipe()
     sys.stdout.flush()
     process = os.fork()

@@ -31,7 +31,7 @@ TRAIN_IMAGES, TEST_IMAGES = 100, 50
 
 
 def _read(name: str, header_bytes: int) -> np.ndarray:
-    """An IDX file's content without its header (http://yann.lecun.com/exdb/mnist, "file format")."""
+    """Reads an IDX file without its header (http://yann.lecun.com/exdb/mnist, "file format")."""
     content = gzip.decompress((SOURCE / name).read_bytes())
     return np.frombuffer(content, dtype=np.uint8, offset=header_bytes)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Peak memory of one increment at 224 px, beside a naive loop that does the same, in one run.
+"""Measures the peak memory of one increment at 224 px, beside a naive loop that does the same, in one run.
 
     python benchmarks/memory.py RESULTS.json [--arch resnet18 --arch mobilenet_v2]
 
@@ -23,14 +23,14 @@ from typing import Annotated, Any
 import typer
 
 BATCH_SIZE, EPOCHS = 32, 2
-ENOUGH_TO_DO = 10  # epochs; from 20 updates on the plan looks for the fastest way
+ENOUGH_TO_DO = 10  # epochs; from 20 updates on, the plan looks for the fastest strategy
 NEW_CLASSES = ("Shirt", "Sneaker")
 MIB = 2**20
 FROZEN = {"resnet18": 8, "mobilenet_v2": 14}  # conv1 to layer2; the first 14 of 19 feature blocks
 
 
 def photos(folder: Path, classes: tuple[str, ...], count: int = 40) -> Path:
-    """Class folders of the demo's photos."""
+    """Makes class folders of the demo's photos."""
     from lwm_edge.demo import DEMO_DATA
 
     for name in classes:
@@ -42,7 +42,7 @@ def photos(folder: Path, classes: tuple[str, ...], count: int = 40) -> Path:
 
 
 def make_base(arch: str, folder: Path) -> Path:
-    """An untrained base of one architecture at 224 px: weights do not matter here."""
+    """Makes an untrained base of one architecture at 224 px: weights do not matter here."""
     import torch
 
     import lwm_edge
@@ -57,7 +57,7 @@ def make_base(arch: str, folder: Path) -> Path:
 
 
 def increment(base: Path, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """One increment through the public API."""
+    """Makes one increment through the public API."""
     import lwm_edge
     from lwm_edge.cli.settings import FileConfig, increment_config
 
@@ -81,7 +81,7 @@ def increment(base: Path, folder: Path, settings: dict[str, Any]) -> dict[str, A
 
 
 def naive(base: Path, folder: Path) -> None:
-    """The loop of a tutorial; prints its result as JSON."""
+    """Runs the loop of a tutorial; prints its result as JSON."""
     import time
 
     import numpy as np
@@ -129,7 +129,7 @@ def naive(base: Path, folder: Path) -> None:
 
 
 def run_arch(arch: str, folder: Path) -> list[dict[str, Any]]:
-    """All rows of one architecture."""
+    """Measures all rows of one architecture."""
     base = make_base(arch, folder)
     photos(folder / "new", NEW_CLASSES)
     command = [sys.executable, __file__, "--naive", str(base), str(folder)]
@@ -151,7 +151,7 @@ def run_arch(arch: str, folder: Path) -> list[dict[str, Any]]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """The rows as a Markdown table."""
+    """Prints the rows as a Markdown table."""
     print(
         "| network | what | peak MiB | share of naive | predicted | limit | export MiB | micro-batch", end=""
     )

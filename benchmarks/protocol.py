@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""The class-incremental protocol through the public API: some base classes, then some more a step.
+"""Runs the class-incremental protocol through the public API: some base classes, then some more per step.
 
     python benchmarks/protocol.py DATA RESULTS.json --arch small_resnet20 --image-size 32 [options]
 
 DATA holds train/<class>/* and test/<class>/*. After every step all classes seen so far are evaluated in one
 competition (single-headed); accuracy is the mean over classes. Runs that RESULTS.json holds already are not
-made again, and all runs of a seed share one base. The end is a table, as of `table.py`; `figures.py`
-draws one; the bundle after each step stays in RESULTS/SEED/, for `attention_maps.py`.
+repeated, and all runs of a seed share one base. At the end it prints a table, as `table.py` does;
+`figures.py` draws one; the bundle after each step stays in RESULTS/SEED/, for `attention_maps.py`.
 
 A method is a recipe, with other settings behind a colon if need be (`lwm:gamma=0.3`, `lwm:beta=0`), one of
-the rivals `nearest-mean` and `streaming-lda` on the last feature maps, or `joint`: all photos of all classes
-at once, trained as the base is (or otherwise: `joint:epochs=10`). `lwm-l2` is `lwm` with a Euclidean distance
-between the maps in L_AD, which the package does not have.
+the baselines `nearest-mean` and `streaming-lda` on the last feature maps, or `joint`: all photos of all
+classes at once, trained as the base is (or otherwise: `joint:epochs=10`). `lwm-l2` is `lwm` with a Euclidean
+distance between the maps in L_AD, which the package does not have.
 
 Class order: the sorted names, permuted with numpy.random.RandomState(seed); 1993 is the order of the field's
 published CIFAR-100 tables.
@@ -50,16 +50,16 @@ from lwm_edge.model.network import Network
 from lwm_edge.photos.folders import read_photo_folder
 from lwm_edge.photos.photo_set import PhotoSet, PixelCache
 
-RIVALS = ("nearest-mean", "streaming-lda")
+BASELINES = ("nearest-mean", "streaming-lda")
 EUCLIDEAN = "lwm-l2"
 WITHOUT_LD = "lwm:beta=0"  # L_C + L_AD, the paper's Table 5
-METHODS = ("auto", *RECIPES, WITHOUT_LD, EUCLIDEAN, *RIVALS, "joint")
+METHODS = ("auto", *RECIPES, WITHOUT_LD, EUCLIDEAN, *BASELINES, "joint")
 
 Step = dict[str, Any]
 
 
 class Split:
-    """Class folders of one data set in the order of one seed, each step as a folder of links."""
+    """Lays out the class folders of a data set in the order of one seed, each step as a folder of links."""
 
     def __init__(
         self, data: Path, work: Path, seed: int, base: int, step: int, until: int | None, photos: int | None
@@ -70,12 +70,12 @@ class Split:
         self.data, self.work, self.photos = data, work, photos
 
     def train(self, group: int) -> Path:
-        """Training photos of one step's classes."""
+        """Collects the training photos of one step's classes."""
         photos = self.photos if group else None
         return self._folder(f"train{group}", "train", self.groups[group], photos)
 
     def all_train(self) -> Path:
-        """Training photos of all classes, for joint training; as many of each as the steps had."""
+        """Collects the training photos of all classes for joint training, as many as the steps had."""
         folder = self.work / "train-all"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -85,7 +85,7 @@ class Split:
         return folder
 
     def test(self, group: int) -> Path:
-        """Test photos of all classes up to a step."""
+        """Collects the test photos of all classes up to a step."""
         seen = [name for names in self.groups[: group + 1] for name in names]
         return self._folder(f"test{group}", "test", seen, None)
 
@@ -130,14 +130,14 @@ def run_recipe(split: Split, base: Path, method: str, settings: dict[str, Any]) 
 
 
 def _changes(method: str) -> dict[str, str]:
-    """The settings behind a method's colon."""
+    """Reads the settings behind a method's colon."""
     changes = method.partition(":")[2]
     return dict(change.split("=") for change in changes.split(",") if change)
 
 
 @contextmanager
 def _euclidean_attention() -> Iterator[None]:
-    """L_AD as the Euclidean distance of the maps, each divided by its own L2 norm, in this process."""
+    """Makes L_AD, in this process, the Euclidean distance of the maps, each divided by its L2 norm."""
 
     def distance(student_map: Tensor, teacher_map: Tensor) -> Tensor:
         student, teacher = (F.normalize(q.flatten(1), dim=1) for q in (student_map, teacher_map.detach()))
@@ -152,23 +152,23 @@ def _euclidean_attention() -> Iterator[None]:
 
 
 def bundle_after(work: Path, method: str, group: int) -> Path:
-    """Where the bundle of a method after a step lies."""
+    """Returns the path of the bundle of a method after a step."""
     return work / f"{method}-{group}.lwm"
 
 
-def run_rival(split: Split, base: Path, method: str) -> list[Step]:
-    """A frozen backbone, and class statistics of all photos' last feature maps, globally averaged."""
+def run_baseline(split: Split, base: Path, method: str) -> list[Step]:
+    """Teaches a baseline the last feature maps, globally averaged, of a frozen backbone."""
     network = load_network(open_bundle(base))
     capacity, d = network.head.out_features, network.head.in_features - network.level_values
-    rival = NearestClassMean() if method == "nearest-mean" else StreamingLda(capacity, d)
+    baseline = NearestClassMean() if method == "nearest-mean" else StreamingLda(capacity, d)
     test: list[tuple[Features, list[str]]] = []
     steps, names = [], [name for group in split.groups for name in group]
     for group, classes in enumerate(split.groups):
         features, labels = _features(network, split.train(group))
-        rival.learn(features, np.array([names.index(label) for label in labels]))
+        baseline.learn(features, np.array([names.index(label) for label in labels]))
         only_new = split._folder("test-new", "test", classes, None)
         test.append(_features(network, only_new))
-        predictions = rival.predict(np.concatenate([f for f, _ in test]))
+        predictions = baseline.predict(np.concatenate([f for f, _ in test]))
         actual = np.array([names.index(label) for _, group_labels in test for label in group_labels])
         report = evaluate_predictions(predictions, actual, names, len(split.groups[0]))
         steps.append(_step(report, split, group))
@@ -217,31 +217,31 @@ def _machine() -> dict[str, Any]:
 
 def main(
     data: Annotated[Path, typer.Argument(help="Folder with train/<class> and test/<class>.")],
-    results: Annotated[Path, typer.Argument(help="JSON file; runs that it holds are not made again.")],
+    results: Annotated[Path, typer.Argument(help="JSON file; runs that it holds are not repeated.")],
     arch: Annotated[str, typer.Option()],
     image_size: Annotated[int, typer.Option()],
     method: Annotated[
-        list[str], typer.Option(help=f"Of: {', '.join(METHODS)}; or a recipe with settings.")
+        list[str], typer.Option(help=f"One of {', '.join(METHODS)}, or a recipe with settings.")
     ] = list(METHODS),  # noqa: B006
-    seed: Annotated[list[int], typer.Option(help="Class orders.")] = [1993],  # noqa: B006
+    seed: Annotated[list[int], typer.Option(help="Seed of the class order.")] = [1993],  # noqa: B006
     base_classes: int = 10,
     step_classes: int = 10,
-    until: Annotated[int | None, typer.Option(help="Stop at so many classes.")] = None,
-    new_photos: Annotated[int | None, typer.Option(help="Photos of a new class, if not all.")] = None,
+    until: Annotated[int | None, typer.Option(help="Number of classes to stop at.")] = None,
+    new_photos: Annotated[int | None, typer.Option(help="Photos per new class, if not all.")] = None,
     epochs: int = 10,
     base_epochs: int = 30,
     weights: str | None = None,
     frozen_blocks: int = 0,
     base_learning_rate: float | None = None,
     base_batch_size: int = 64,
-    grid: Annotated[int | None, typer.Option(help="As of build-base; by itself, by the photos.")] = None,
-    rotations: Annotated[bool, typer.Option("--rotations", help="As of build-base.")] = False,
+    grid: Annotated[int | None, typer.Option(help="As in build-base; if not given, by the photos.")] = None,
+    rotations: Annotated[bool, typer.Option("--rotations", help="As in build-base.")] = False,
 ) -> None:
     """Runs what is missing in RESULTS.json."""
     options = {k: v for k, v in locals().items() if k not in ("data", "results", "method", "seed")}
     for later, default in (("grid", None), ("rotations", False)):
         if options[later] == default:
-            del options[later]  # as in results of before there was such an option
+            del options[later]  # as in results from before there was such an option
     options["data"] = data.name
     done = json.loads(results.read_text()) if results.exists() else {"settings": options, "runs": []}
     if done["settings"] != options:
@@ -270,8 +270,8 @@ def main(
                 continue
             print(f"{name}, seed {order}", flush=True)
             started = time.monotonic()
-            if name in RIVALS:
-                steps = run_rival(split, base, name)
+            if name in BASELINES:
+                steps = run_baseline(split, base, name)
             elif name.startswith("joint"):
                 steps = run_joint(split, base_settings | {"seed": order} | _changes(name))
             else:

@@ -3,10 +3,10 @@
 
     python benchmarks/table.py RESULTS.json [MORE.json ...] [--until CLASSES]
 
-Several files are put together; --until cuts all runs there, so that longer and shorter ones compare.
-Average is the mean accuracy over all steps from the base on, last the accuracy on all classes at the end,
-forgetting the mean over classes of the best accuracy a class ever had less its last. In %; with several
-seeds the mean and, behind it, the standard deviation.
+Several files are put together; --until cuts all runs there, so that longer and shorter ones compare. Average
+is the mean accuracy over all steps from the base on; last is the accuracy on all classes at the end;
+forgetting is the mean over classes of the best accuracy that a class ever had, less its last. All are
+in %; with several seeds, the standard deviation follows the mean.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-PUBLISHED = {  # by data and classes a step: average, last; as later papers tabulate Dhar et al. 2019
+PUBLISHED = {  # by data and classes per step: average, last; as later papers tabulate Dhar et al. 2019
     ("cifar100", 10): {"finetune": (20.71, 6.36), "lwf-mc": (45.08, 24.42), "lwm": (45.68, 26.14)},
     ("cifar100", 20): {"lwm": (63.67, 49.36)},
 }
 
 
 def forgetting(steps: list[dict[str, Any]]) -> float:
-    """Mean over classes of the best accuracy so far less the last."""
+    """Averages over classes the best accuracy so far less the last."""
     last = steps[-1]["per_class"]
     best = {name: max(s["per_class"][name] for s in steps if name in s["per_class"]) for name in last}
     return float(np.mean([best[name] - last[name] for name in last]))
 
 
 def row(runs: list[dict[str, Any]]) -> dict[str, str]:
-    """The figures of one method over its seeds."""
+    """Summarises the figures of one method over its seeds."""
     figures: dict[str, list[float]] = {
         "average": [float(np.mean([s["all"] for s in run["steps"]])) for run in runs],
         "last": [run["steps"][-1]["all"] for run in runs],
@@ -53,7 +53,7 @@ def _spread(values: list[float]) -> str:
 
 
 def read_runs(paths: list[Path], until: int | None) -> list[dict[str, Any]]:
-    """The runs of all files, cut at a number of classes."""
+    """Reads the runs of all files, cut at a number of classes."""
     runs = [run for path in paths for run in json.loads(path.read_text())["runs"]]
     for run in runs:
         run["steps"] = [s for s in run["steps"] if until is None or s["classes"] <= until]
@@ -75,7 +75,7 @@ def main(
         chosen = [run for run in runs if run["method"] == method]
         figures = row(chosen)
         seconds = [s["seconds"] for run in chosen for s in run["steps"] if "seconds" in s]
-        reduced = settings.get("new_photos") or settings.get("until")  # published values are of all of it
+        reduced = settings.get("new_photos") or settings.get("until")  # published values are of the whole set
         setting = (settings["data"], settings["step_classes"])
         published = None if reduced else PUBLISHED.get(setting, {}).get(method)
         cells = [method, str(len(chosen)), *(figures.get(h, "") for h in headings)]

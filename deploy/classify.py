@@ -17,12 +17,12 @@ from PIL import Image, ImageOps
 
 os.environ.setdefault(
     "ORT_DISABLE_TELEMETRY", "1"
-)  # read when it is loaded; otherwise it reports to its maker
+)  # ONNX Runtime reads this when it loads, and would otherwise report to its maker
 import onnxruntime
 
 
 def prepare(path: str, image_size: int, resize_size: int) -> np.ndarray:
-    """A photo as RGB [image_size, image_size, 3] uint8: short side scaled, centre cut out."""
+    """Reads a photo as RGB [image_size, image_size, 3] uint8: short side scaled, centre cut out."""
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     scale = resize_size / min(image.size)
     if scale != 1:

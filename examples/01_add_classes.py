@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A device adds classes through the Python API, with progress for the app's own screen.
+"""Adds classes on a device through the Python API, with progress for the app's own screen.
 
     python examples/01_add_classes.py [FOLDER_FOR_THE_HOME]
 
@@ -17,7 +17,7 @@ from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 
 
 def show(progress: lwm_edge.Progress) -> None:
-    """Called at every step; a real app would move its progress bar."""
+    """Shows progress at every step; a real app would move its progress bar."""
     if progress.done == progress.total or progress.phase != "train":
         loss = f", loss {progress.loss:.2f}" if progress.loss is not None else ""
         print(f"  {progress.phase} {progress.done}/{progress.total}{loss}")
@@ -32,7 +32,7 @@ def main(folder: Path) -> None:
     try:
         receipt = lwm_edge.add_classes(
             home,
-            DEMO_DATA / "train" / "2",  # one sub-folder a class: "Ankle boot" and "Bag"
+            DEMO_DATA / "train" / "2",  # one sub-folder per class: "Ankle boot" and "Bag"
             lwm_edge.IncrementConfig(held_back=0.2),
             on_progress=show,
         )

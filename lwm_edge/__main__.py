@@ -1,4 +1,4 @@
-"""`python -m lwm_edge`."""
+"""Runs the command line as `python -m lwm_edge`."""
 
 from .cli.commands import main
 

@@ -1,7 +1,7 @@
-"""The few operations on files and folders that `storage` is made of; nothing else in the package writes.
+"""Performs the few operations on files and folders that `storage` is built on; nothing else writes any.
 
-They are a module of their own so that tests can put another in its place, which records every operation
-and replays it with power cuts.
+They are a module of their own so that tests can put another in its place, which records every operation and
+replays it with power cuts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 
 def create_file(path: Path, mode: int) -> BinaryIO:
-    """Creates an empty file that was not there, with permissions `mode` less the umask."""
+    """Creates a new, empty file, with permissions `mode` less the umask."""
     return open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode))
 
 
@@ -24,7 +24,7 @@ def write(file: BinaryIO, content: bytes) -> None:
 
 
 def sync_file(file: BinaryIO) -> None:
-    """Makes the file's content durable; its name is the folder's affair."""
+    """Makes the file's content durable; `sync_folder` does the same for its name."""
     os.fsync(file.fileno())
 
 
@@ -38,27 +38,27 @@ def sync_folder(folder: Path) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Gives a file or link another name in its folder; what had that name is gone."""
+    """Renames a file or link within its folder, and replaces what had that name."""
     source.replace(target)
 
 
 def link(source: Path, target: Path) -> None:
-    """Gives a file a second name, unless something has that name."""
+    """Gives a file a second name; fails if that name is taken."""
     os.link(source, target)
 
 
 def symlink(link: Path, target: str) -> None:
-    """Makes a symbolic link."""
+    """Creates a symbolic link."""
     link.symlink_to(target)
 
 
 def unlink(path: Path) -> None:
-    """Removes a file or link; nothing there is fine."""
+    """Removes a file or link, if there is one."""
     path.unlink(missing_ok=True)
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder; an existing one is fine."""
+    """Creates a folder, unless it exists."""
     path.mkdir(exist_ok=True)
 
 
@@ -68,12 +68,12 @@ def remove_folder(path: Path) -> None:
 
 
 def open_lock(path: Path) -> int:
-    """Opens a lock file, and makes it where it is missing; a link is not followed."""
+    """Opens a lock file, and creates it if it is missing; a link is not followed."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
 
 
 def try_lock(file: BinaryIO) -> bool:
-    """Locks an open file for as long as it is open; False where another process has done so."""
+    """Locks an open file for as long as it is open; returns False if another process has locked it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,7 +1,7 @@
-"""Standard output and standard error may be full or gone; what was done counts, not whether it could be told.
+"""Keeps a command going when standard output or standard error is full or gone: what was done counts.
 
-Without this, a report that cannot be printed would end a command that has already changed the model with an
-error, and whoever reads the exit code would make the change again.
+Without this, a report that cannot be printed would make a command fail that has already changed the model,
+and whoever reads the exit code would make the change again.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any, TextIO, cast
 
 
 class ForgivingStream:
-    """A text stream that keeps its first failure to itself and swallows whatever is written after it.
+    """Writes text to a stream until the first failure, and discards whatever is written after it.
 
-    What the stream's encoding cannot say is escaped.
+    Characters that the stream's encoding lacks are escaped.
 
     Args:
         stream: The stream; None where the process was started without one.
 
     Attributes:
-        failure: Why the text went nowhere; None as long as it arrives.
+        failure: First failure of the stream; None as long as the text arrives.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -35,7 +35,7 @@ class ForgivingStream:
             self._stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
-        """Writes text, or swallows it."""
+        """Writes text, or discards it after a failure."""
         if self.failure is None:
             try:
                 self._stream.write(text)
@@ -44,7 +44,7 @@ class ForgivingStream:
         return len(text)
 
     def flush(self) -> None:
-        """Hands over what was written."""
+        """Passes on what was written."""
         if self.failure is None:
             try:
                 self._stream.flush()
@@ -52,7 +52,7 @@ class ForgivingStream:
                 self.give_up(error)
 
     def give_up(self, error: OSError) -> None:
-        """Swallows from now on; what is still buffered goes nowhere, so that the process can end in peace."""
+        """Discards all text from now on, even what is buffered, so that the process can end in peace."""
         self.failure = error
         with suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY)
@@ -65,7 +65,7 @@ class ForgivingStream:
 
 @contextmanager
 def forgiving_streams() -> Iterator[None]:
-    """Within, neither printing to standard output nor to standard error fails; `output_failure` tells."""
+    """Makes printing never fail within the block; `output_failure` tells whether it arrived."""
     _open_missing()
     before = sys.stdout, sys.stderr
     sys.stdout = cast(TextIO, ForgivingStream(sys.stdout))
@@ -79,17 +79,17 @@ def forgiving_streams() -> Iterator[None]:
 
 
 def output_failure() -> OSError | None:
-    """Why what was printed did not arrive. A reader that went away has read enough, and is no failure."""
+    """Returns why printed text did not arrive; a reader that went away has read enough, and is no failure."""
     sys.stdout.flush()
     failure = getattr(sys.stdout, "failure", None)
     return None if isinstance(failure, BrokenPipeError) else failure
 
 
 def write_stdout(content: bytes) -> None:
-    """Writes bytes to standard output; a reader that goes away ends it quietly.
+    """Writes bytes to standard output; stops quietly if the reader goes away.
 
     Raises:
-        OSError: They cannot be written, or not all of them.
+        OSError: The bytes cannot be written, or not all of them.
     """
     if failure := output_failure():
         raise failure

@@ -1,7 +1,7 @@
-"""`lwm-edge demo`: the main job on real images that ship with the package, in about a minute.
+"""Runs `lwm-edge demo`: the main job on real images that ship with the package, in about a minute.
 
-Fashion-MNIST (Xiao et al. 2017, MIT licence): a base of six classes, then two increments of two classes,
-by every recipe, beside what a frozen backbone gives for nothing.
+It twice adds two classes to a base of six classes of Fashion-MNIST (Xiao et al. 2017, MIT licence), by every
+recipe, and compares the result with what a frozen backbone gives for nothing.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ _RECIPES: tuple[RecipeName | Literal["auto"], ...] = ("auto", "lwm", "finetune")
 
 
 class DemoRow(Report):
-    """One method in the demo: accuracy on the test photos before, and after each increment.
+    """Reports one method's accuracy on the test photos before, and after each increment.
 
     Attributes:
-        method: A recipe, or a rival.
-        old: On the shipped classes.
-        new: On the added classes; None before the first.
-        all: On all classes.
+        method: Name of a recipe or a baseline.
+        old: Accuracy on the shipped classes.
+        new: Accuracy on the added classes; None before the first.
+        all: Accuracy on all classes.
     """
 
     method: str
@@ -63,16 +63,16 @@ class DemoRow(Report):
 
 
 class DemoReport(Report):
-    """What `run_demo` measured.
+    """Reports what `run_demo` measured.
 
     Attributes:
-        rows: One a method.
+        rows: One row per method.
         increments: Classes added by each increment.
         bundle_bytes: Length of model.lwm before, and after each increment.
-        onnx_bytes: Length of classifier.onnx likewise.
-        home_bytes: Of the whole home, likewise.
-        home: That the default recipe made.
-        onnx: Its exported classifier.
+        onnx_bytes: Length of classifier.onnx before, and after each increment.
+        home_bytes: Length of all files in the home before, and after each increment.
+        home: Home that the default recipe made.
+        onnx: Exported classifier of that home.
         audit_passed: Whether the auditor explained every byte each time.
         seconds: Wall-clock time.
     """
@@ -92,8 +92,8 @@ def run_demo(folder: AnyPath, *, on_progress: ProgressCallback = ignore_progress
     """Adds four classes in two increments and measures old and new classes before and after.
 
     Args:
-        folder: Where to put the model homes, one a recipe; existing ones start over.
-        on_progress: Called at every step.
+        folder: Folder for the model homes, one per recipe; existing ones start over.
+        on_progress: Callback, called at every step.
     """
     started = time.monotonic()
     folder = Path(folder)
@@ -101,8 +101,8 @@ def run_demo(folder: AnyPath, *, on_progress: ProgressCallback = ignore_progress
     runs = {recipe: _run_recipe(recipe, folder / recipe, test, on_progress) for recipe in _RECIPES}
     rows = [row for row, _ in runs.values()]
     train = _read_photos("train")
-    rows.append(_run_rival("frozen, nearest mean", NearestClassMean(), train, test))
-    rows.append(_run_rival("frozen, streaming LDA", StreamingLda(capacity=16, d=64), train, test))
+    rows.append(_run_baseline("frozen, nearest mean", NearestClassMean(), train, test))
+    rows.append(_run_baseline("frozen, streaming LDA", StreamingLda(capacity=16, d=64), train, test))
     default = IncrementConfig().recipe
     home, audits = open_home(folder / default), runs[default][1]
     return DemoReport(
@@ -119,7 +119,7 @@ def run_demo(folder: AnyPath, *, on_progress: ProgressCallback = ignore_progress
 
 
 def _read_photos(split: str) -> list[PhotoSet]:
-    """The photos of each group; classes are numbered as the increments will number them."""
+    """Reads the photos of each group; classes are numbered as the increments will number them."""
     preprocessing = open_bundle(BASE_BUNDLE).manifest.preprocessing
     cache = PixelCache(_PIXEL_CACHE_BYTES)
     sets, classes = [], 0
@@ -147,11 +147,13 @@ def _run_recipe(
 
 
 def _start_over(folder: Path) -> Home:
-    """A fresh home of the demo's base; one that knows anything but the demo's classes is not replaced."""
+    """Makes a fresh home of the demo's base; refuses to replace one that knows other classes."""
     ours = {*BASE_CLASSES, *(name for names in INCREMENTS for name in names)}
     if (folder / CURRENT).is_symlink() and (others := set(info(folder).class_names) - ours):
         names = ", ".join(sorted(others))
-        raise HomeError(f"{folder} is a model home that knows {names}, so it is no demo; give another folder")
+        raise HomeError(
+            f"{folder} is a model home that knows {names}, so it is not the demo's; choose another folder"
+        )
     init_home(BASE_BUNDLE, folder, replace=(folder / CURRENT).is_symlink())
     return open_home(folder)
 
@@ -161,17 +163,17 @@ def _predict(home: Home, sets: list[PhotoSet]) -> Labels:
     return np.concatenate([classifier.predict(photos) for photos in sets])
 
 
-def _run_rival(
-    method: str, rival: NearestClassMean | StreamingLda, train: list[PhotoSet], test: list[PhotoSet]
+def _run_baseline(
+    method: str, baseline: NearestClassMean | StreamingLda, train: list[PhotoSet], test: list[PhotoSet]
 ) -> DemoRow:
-    """The rival on the shipped backbone's last feature maps; it has seen the base's training photos."""
+    """Runs a baseline on the shipped backbone's last feature maps; it learns the base's photos as well."""
     network = load_network(open_bundle(BASE_BUNDLE))
     last = slice(network.level_values, None)
     predictions = []
     for step, photos in enumerate(train, start=1):
-        rival.learn(observe(network, photos, _BATCH_SIZE).head_inputs[:, last], np.array(photos.labels))
+        baseline.learn(observe(network, photos, _BATCH_SIZE).head_inputs[:, last], np.array(photos.labels))
         features = [observe(network, photos, _BATCH_SIZE).head_inputs[:, last] for photos in test[:step]]
-        predictions.append(rival.predict(np.concatenate(features)))
+        predictions.append(baseline.predict(np.concatenate(features)))
     return _row(method, predictions, test)
 
 

@@ -1,19 +1,19 @@
-"""Every error that lwm_edge raises on purpose.
+"""Defines every error that lwm_edge raises on purpose.
 
     LwmEdgeError                 1
     ├── ConfigError              2   a setting or an argument is wrong
     ├── PhotosError              3   the photo folder cannot be learnt from
     ├── BundleError              4   a bundle file is damaged, foreign or from another version
     │   ├── ArchitectureError    4   a network does not fit, or its name is unknown
-    │   └── CapacityError        4   more classes than the bundle has room for
+    │   └── CapacityError        4   there are more classes than the bundle has room for
     ├── HomeError                4   a model home is missing, damaged or cannot be written
-    ├── ResourceError            5   out of memory or disk
+    ├── ResourceError            5   memory or disk space ran out
     ├── GateError                6   the student is not good enough to replace its teacher
     ├── ExportError              7   the ONNX file could not be made
     │   └── ParityError          7   the ONNX file does not compute what the network computes
     ├── TrustError               8   a key, a signature or a chain of custody does not verify
     ├── BusyError               75   another process holds the home; try again
-    └── StoppedError           130   stopped on request; the same command goes on from there
+    └── StoppedError           130   stopped on request; the same command continues from there
 
 The number is the command line's exit code.
 """
@@ -28,7 +28,7 @@ _LONGEST_LINE = 300
 
 
 class LwmEdgeError(Exception):
-    """Base of the tree.
+    """Signals that something went wrong; it is the base of the tree.
 
     Args:
         message: What was wrong, where, and what to do about it.
@@ -37,7 +37,7 @@ class LwmEdgeError(Exception):
 
     exit_code = 1
     worker_traceback = ""
-    """Of the training process, where the error happened there; what `lwm-edge --debug` prints."""
+    """Traceback of the training process, if the error happened there; `lwm-edge --debug` prints it."""
 
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
         super().__init__(message, tuple(problems))
@@ -71,7 +71,7 @@ class ArchitectureError(BundleError):
 
 
 class CapacityError(BundleError):
-    """More classes than the bundle has room for."""
+    """There are more classes than the bundle has room for."""
 
 
 class HomeError(LwmEdgeError):
@@ -81,7 +81,7 @@ class HomeError(LwmEdgeError):
 
 
 class ResourceError(LwmEdgeError):
-    """Out of memory or disk."""
+    """Memory or disk space ran out."""
 
     exit_code = 5
 
@@ -115,23 +115,23 @@ class BusyError(LwmEdgeError):
 
 
 class StoppedError(LwmEdgeError):
-    """Stopped on request; the model is unchanged, and the same command goes on from there."""
+    """The job was stopped on request; the model is unchanged, and the same command continues from there."""
 
     exit_code = 130
 
 
-def in_short(error: Exception) -> str:
-    """What another library's error says, in one short line that can be shown."""
+def first_line(error: Exception) -> str:
+    """Returns the first line of another library's error, short and printable."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
     line = line if line.isprintable() else ascii(line)
     return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} ..."
 
 
 def unexpected(error: Exception) -> LwmEdgeError:
-    """An error that nobody foresaw, as one that says what it is, where, and how to report it."""
+    """Turns an error that nobody foresaw into one that says what it is, where, and how to report it."""
     frame = traceback.extract_tb(error.__traceback__)[-1:]
     where = f" ({Path(frame[0].filename).name}, line {frame[0].lineno})" if frame else ""
     return LwmEdgeError(
-        f"unexpected {type(error).__name__}{where}: {error}\nThis is a fault of lwm-edge. Please report it "
-        "to whoever you have lwm-edge from, with what the same command prints after `lwm-edge --debug`."
+        f"unexpected {type(error).__name__}{where}: {error}\nThis is a bug in lwm-edge. Please report it "
+        "to whoever gave you lwm-edge, with what the same command prints as `lwm-edge --debug ...`."
     )

@@ -1,4 +1,4 @@
-"""How much memory this process uses, and what to say when there is no more."""
+"""Measures how much memory this process uses, and says what to do when there is no more."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 _STATUS = Path("/proc/self/status")
 _CGROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # constants of glibc's malloc.h
 _BOUNDED = 64 * 1024
-_KEPT_BLOCK, _KEPT_HEAP = 2**25, 2**30  # the former is the most that glibc takes
-_MADV_DONTNEED = 4  # of mman.h
+_KEPT_BLOCK, _KEPT_HEAP = 2**25, 2**30  # the former is the most that glibc accepts
+_MADV_DONTNEED = 4  # a constant of mman.h
 _LIBRARY = ("r--p", "r-xp")  # private to this process, as the loader maps code and constants
 _processes_of_ours: set[int] = set()
 
 
 def peak_rss_bytes() -> int:
-    """The kernel's high-water mark of this process's resident memory since it began, or was reset."""
+    """Returns the kernel's high-water mark of this process's resident memory since it began, or was reset."""
     if _STATUS.exists():  # getrusage would give a child its parent's peak
         return _status("VmHWM")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -40,7 +40,7 @@ def peak_rss_bytes() -> int:
 
 
 def reset_peak_rss() -> bool:
-    """Lowers the high-water mark to what is resident now; False where the kernel does not offer that."""
+    """Lowers the high-water mark to what is resident now; returns False if the kernel does not offer that."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -49,12 +49,12 @@ def reset_peak_rss() -> bool:
 
 
 def rss_bytes() -> int:
-    """Resident memory of this process now; 0 where the system does not tell."""
+    """Returns the resident memory of this process now; 0 if the system does not tell."""
     return _status("VmRSS") if _STATUS.exists() else 0
 
 
 def resident_parts() -> tuple[int, int] | None:
-    """Resident memory now: anonymous, and mapped from files or shared; None where nothing tells."""
+    """Returns the resident memory now, anonymous and mapped from files or shared; None if unknown."""
     if not _STATUS.exists():
         return None
     return _status("RssAnon"), _status("RssFile") + _status("RssShmem")
@@ -66,20 +66,20 @@ def _status(field: str) -> int:
 
 
 def available_memory_bytes() -> int:
-    """What this process could still take: the machine's available memory, or its cgroup's where less."""
+    """Returns what this process could still take: the machine's available memory, or its cgroup's if less."""
     available: int = psutil.virtual_memory().available
     return min([available, *_cgroup_headroom()])
 
 
 @contextmanager
 def cgroup_peak() -> Iterator[Callable[[], tuple[int | None, str]]]:
-    """The high-water mark of this process's own memory cgroup, where the kernel keeps one.
+    """Yields a function that reads the high-water mark of this process's own memory cgroup, if it has one.
 
     Version 2 resets it for one open file alone (from Linux 6.12 on). Version 1 would reset it for everybody,
     so there it is read as it stands.
 
-    Returns:
-        Gives the mark in bytes (None without such a cgroup), and how it was taken.
+    Yields:
+        A function that returns the mark in bytes (None without such a cgroup), and how it was taken.
     """
     path = next((path for path in _cgroup_peak_files() if path.is_file()), None)
     if path is None:
@@ -115,14 +115,14 @@ def _cgroup_peak_files() -> Iterator[Path]:
 
 
 def _cgroup_headroom() -> Iterator[int]:
-    """Limit less use of every memory cgroup that this process is in, version 1 or 2."""
+    """Yields the limit less the use of every memory cgroup that this process is in, version 1 or 2."""
     for limit, use in _cgroup_files():
-        with suppress(OSError, ValueError):  # "max" is no number, and no limit
+        with suppress(OSError, ValueError):  # "max" is not a number, and not a limit
             yield max(0, int(limit.read_text()) - int(use.read_text()) + _reclaimable(limit.parent))
 
 
 def _reclaimable(cgroup: Path) -> int:
-    """File pages that count as used, and that the kernel drops when memory is short."""
+    """Returns the bytes of file pages that count as used, but that the kernel drops when memory is short."""
     with suppress(OSError):
         text = (cgroup / "memory.stat").read_text()
         found = re.search(r"^total_inactive_file (\d+)", text, re.MULTILINE)
@@ -132,7 +132,7 @@ def _reclaimable(cgroup: Path) -> int:
 
 
 def _cgroup_files() -> Iterator[tuple[Path, Path]]:
-    """Limit and use of this process's memory cgroup and of those around it."""
+    """Yields the files with limit and use of this process's memory cgroup and of those around it."""
     try:
         lines = _MEMBERSHIP.read_text().splitlines()
     except OSError:
@@ -152,11 +152,12 @@ def _cgroup_files() -> Iterator[tuple[Path, Path]]:
 
 
 def bound_allocator() -> bool:
-    """Makes freed tensors leave this process at once; False where the allocator is not glibc's.
+    """Makes freed tensors leave this process at once; returns False if the allocator is not glibc's.
 
-    Large blocks are mapped one by one and unmapped when freed, and all threads share one arena, so that peak
-    memory is what lives at once and not what fragmentation adds. Each block's pages are cleared anew for
-    that, which can double the time of a step: see `freed_memory_kept`. Called where a process of ours begins.
+    Large blocks are mapped one by one and unmapped when freed, and all threads share one arena, so peak
+    memory is what is alive at once, without what fragmentation would add. Each block's pages are cleared
+    again for that, which can double the time of a step: see `freed_memory_kept`. Call it where a process of
+    ours begins.
     """
     bounded = _set_allocator(_BOUNDED, _BOUNDED)
     _processes_of_ours.add(os.getpid())
@@ -165,9 +166,9 @@ def bound_allocator() -> bool:
 
 @contextmanager
 def freed_memory_kept(keep: bool) -> Iterator[None]:
-    """Within, freed tensors stay in this process for the next ones: faster, and takes more memory.
+    """Keeps freed tensors in this process for the next ones, within the block: faster, but takes more memory.
 
-    Does nothing in a process whose allocator was not bounded before: it is the caller's to set.
+    Does nothing in a process where `bound_allocator` was not called: there, the allocator is the caller's.
     """
     keep = keep and os.getpid() in _processes_of_ours
     if keep:
@@ -180,7 +181,7 @@ def freed_memory_kept(keep: bool) -> Iterator[None]:
 
 
 def _set_allocator(mapped_from: int, kept_bytes: int) -> bool:
-    """See mallopt(3) and malloc_trim(3)."""
+    """Sets glibc's allocator; see mallopt(3) and malloc_trim(3)."""
     try:
         libc = ctypes.CDLL(None)
         mallopt, malloc_trim = libc.mallopt, libc.malloc_trim
@@ -197,10 +198,10 @@ def _set_allocator(mapped_from: int, kept_bytes: int) -> bool:
 
 
 def drop_mapped_pages(tensors: Iterable[Tensor]) -> None:
-    """Gives back the whole pages of tensors mapped from a file, until they are read again.
+    """Gives the whole pages of tensors mapped from a file back to the system, until they are read again.
 
-    Only for those that nothing was ever written to: what was written would be lost. The file's content stays
-    in the kernel's cache, outside this process. See madvise(2), MADV_DONTNEED.
+    Nothing may ever have been written to these tensors: it would be lost. The file's content stays in the
+    kernel's cache, outside this process. See madvise(2), MADV_DONTNEED.
     """
     if sys.platform != "linux":
         return
@@ -212,20 +213,20 @@ def drop_mapped_pages(tensors: Iterable[Tensor]) -> None:
 
 
 def drop_library_pages() -> None:
-    """Gives back the pages of library code and constants, until they are read again.
+    """Gives the pages of library code and constants back to the system, until they are read again.
 
     Importing torch reads some 100 MiB of them, and training a third of that. Only what is mapped from a file,
     cannot be written and was not (no relocation, no debugger's breakpoint) is given back, and only in a
-    process of ours: no mapping that is shared, as a GPU driver's are. The kernel still has it in its cache.
-    See madvise(2), MADV_DONTNEED, and proc(5), smaps.
+    process of ours; shared mappings, such as a GPU driver's, are left alone. The kernel still has the content
+    in its cache. See madvise(2), MADV_DONTNEED, and proc(5), smaps.
 
-    A system that does not tell what is mapped keeps all of them.
+    Where the system does not tell what is mapped, nothing is given back.
     """
     if os.getpid() not in _processes_of_ours or not hasattr(psutil.Process, "memory_maps"):
         return
     try:
         maps = psutil.Process().memory_maps(grouped=False)
-    except (psutil.Error, ValueError):  # the latter for lines that psutil does not know
+    except (psutil.Error, ValueError):  # ValueError comes from lines that psutil does not know
         return
     for mapped in maps:
         if mapped.path[0] == "/" and mapped.perms in _LIBRARY and mapped.anonymous + mapped.swap == 0:
@@ -239,7 +240,7 @@ def _drop_pages(start: int, end: int) -> None:
 
 @contextmanager
 def out_of_memory_explained() -> Iterator[None]:
-    """Turns every way in which memory runs out into a ResourceError."""
+    """Turns every way in which memory can run out into a ResourceError."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -1,7 +1,7 @@
-"""Records that every room shares: reports, progress, settings, and paths as they are written.
+"""Defines what every package shares: reports, progress, settings, and paths as they are written.
 
-Reports are frozen records, also the receipts and the `--json` output. Fields carry their unit in their name;
-accuracies are 0..1.
+Reports are frozen records; receipts and the `--json` output are made of them. Names of fields carry their
+unit; accuracies are 0..1.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Record(BaseModel):
-    """Base of what is kept: frozen, with no field that is not declared."""
+    """Holds what is kept: frozen, and with no field that is not declared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Settings(Record):
-    """Base of settings; where they are wrong, all of it is listed in one ConfigError.
+    """Holds settings; one ConfigError lists everything that is wrong with them.
 
     The text below each field is its description, which the command line's help shows.
     """
@@ -45,19 +45,19 @@ class Settings(Record):
 
 
 def printable(path: Path) -> str:
-    """A path in text that UTF-8 can say: names of files need not be UTF-8."""
+    """Writes a path as text that UTF-8 can hold: names of files need not be UTF-8."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
 AnyNamePath = Annotated[Path, PlainSerializer(printable, when_used="json")]
-"""A path whose name need not be UTF-8, for people to read."""
+"""Path whose name need not be UTF-8, for people to read."""
 
 ExactPath = Annotated[
     Path,
     PlainSerializer(lambda path: os.fsencode(path).decode("latin-1"), when_used="json"),
     BeforeValidator(lambda text: os.fsdecode(text.encode("latin-1")) if isinstance(text, str) else text),
 ]
-"""A path as it goes from one process to another: each byte of its name one character."""
+"""Path as it goes from one process to another: each byte of its name is one character."""
 
 
 ExactBytes = Annotated[
@@ -69,20 +69,20 @@ ExactBytes = Annotated[
 
 
 class Report(BaseModel):
-    """Base of every report."""
+    """Holds what a public function returns; it is the base of every report."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Progress(Report):
-    """One step of a long job, for progress bars.
+    """Reports one step of a long job, for progress bars.
 
     Attributes:
-        phase: `photos`, `plan`, `features`, `train`, `evaluate`, `stage` or `commit`; `simulate` for whole
-            increments.
-        done: Steps done in the phase.
-        total: Steps in the phase.
-        loss: Of the latest optimiser update, while training.
+        phase: Name of the phase: `photos`, `plan`, `features`, `train`, `evaluate`, `stage` or `commit`;
+            `simulate` for whole increments.
+        done: Number of steps done in the phase.
+        total: Number of steps in the phase.
+        loss: Loss of the latest optimiser update, while training.
     """
 
     phase: str
@@ -95,15 +95,15 @@ ProgressCallback = Callable[[Progress], None]
 
 
 def ignore_progress(progress: Progress) -> None:
-    """The callback of who does not want to know."""
+    """Ignores progress."""
 
 
 def invalid(message: str, error: ValidationError) -> ConfigError:
-    """A ConfigError that lists what pydantic found."""
+    """Makes a ConfigError that lists what pydantic found."""
     return ConfigError(message, [": ".join(filter(None, problem)) for problem in invalid_values(error)])
 
 
 def invalid_values(error: ValidationError) -> list[tuple[str, str]]:
-    """What pydantic found: where, empty for the whole, and what is wrong there."""
+    """Lists what pydantic found: where (empty for the whole), and what is wrong there."""
     items = error.errors(include_url=False, include_context=False)
     return [(".".join(map(str, i["loc"])), i["msg"].removeprefix("Value error, ")) for i in items]

@@ -22,7 +22,7 @@ def shipped_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(shipped_home: Path, tmp_path: Path) -> Home:
-    """A fresh model home that knows the demo's six base classes."""
+    """Makes a fresh model home that knows the demo's six base classes."""
     path = tmp_path / "home"
     shutil.copytree(shipped_home, path, symlinks=True)
     return open_home(path)
@@ -48,7 +48,7 @@ def shipped_trusting_home(keys: Keys, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def trusting_home(shipped_trusting_home: Path, tmp_path: Path) -> Home:
-    """A fresh model home that trusts the vendor of `keys`."""
+    """Makes a fresh model home that trusts the vendor of `keys`."""
     path = tmp_path / "trusting_home"
     shutil.copytree(shipped_trusting_home, path, symlinks=True)
     return open_home(path)

@@ -17,7 +17,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Six classes as protocol.py wants them."""
+    """Lays out six classes as protocol.py needs them."""
     for split in ("train", "test"):
         (tmp_path / "data" / split).mkdir(parents=True)
         for source in sorted(DEMO_DATA.glob(f"{split}/*/*"))[:6]:

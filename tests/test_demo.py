@@ -15,7 +15,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> DemoReport:
     return run_demo(tmp_path_factory.mktemp("demo"))
 
 
-def test_the_table_has_the_recipe_finetuning_and_the_rivals(report: DemoReport) -> None:
+def test_the_table_has_the_recipe_finetuning_and_the_baselines(report: DemoReport) -> None:
     rows = {row.method: row for row in report.rows}
     assert list(rows) == [
         "auto: lda", "lwm", "finetune", "frozen, nearest mean", "frozen, streaming LDA",
@@ -25,7 +25,7 @@ def test_the_table_has_the_recipe_finetuning_and_the_rivals(report: DemoReport) 
     assert rows["lwm"].old[2] > rows["finetune"].old[2] + 0.1
 
 
-def test_the_default_is_above_the_rivals(report: DemoReport) -> None:
+def test_the_default_is_above_the_baselines(report: DemoReport) -> None:
     default, _, _, nearest_mean, streaming_lda = report.rows
     assert default.all[2] > max(nearest_mean.all[2], streaming_lda.all[2]) + 0.02
 
@@ -47,14 +47,14 @@ def test_the_excerpt_is_complete_and_licensed() -> None:
     assert "Zalando" in (DEMO_DATA / "LICENSE").read_text()
 
 
-def test_rivals_on_points_that_can_be_checked_by_eye() -> None:
+def test_baselines_on_points_that_can_be_checked_by_eye() -> None:
     features = np.array([[1.0, 0.1], [1.0, -0.1], [0.1, 1.0], [-0.1, 1.0]])
     labels = np.array([0, 0, 1, 1])
     queries = np.array([[5.0, 1.0], [0.2, 0.9]])
-    for rival in (NearestClassMean(), StreamingLda(capacity=9, d=2)):
-        rival.learn(features[:2], labels[:2])
-        rival.learn(features[2:], labels[2:])
-        assert rival.predict(queries).tolist() == [0, 1]
+    for baseline in (NearestClassMean(), StreamingLda(capacity=9, d=2)):
+        baseline.learn(features[:2], labels[:2])
+        baseline.learn(features[2:], labels[2:])
+        assert baseline.predict(queries).tolist() == [0, 1]
 
 
 def test_streaming_lda_uses_the_shared_covariance() -> None:

@@ -31,7 +31,7 @@ PACKAGES = {path.parent.name for path in ROOT.glob("*/__init__.py")}
 
 
 def imports_of(path: Path) -> set[str]:
-    """The modules of lwm_edge that a module imports anywhere in it, by dotted name."""
+    """Finds the modules of lwm_edge that a module imports anywhere in it, by dotted name."""
     parts, found = list(path.relative_to(ROOT).with_suffix("").parts), set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:

@@ -34,7 +34,7 @@ for command in sys.argv[1:]:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """A user's, who has an empty home folder and set nothing."""
+    """Makes the environment of a user who has an empty home folder and set nothing."""
     ours = {
         name: value for name, value in os.environ.items() if not name.startswith(("XDG_", SWITCH, "LWM_"))
     }
@@ -67,7 +67,7 @@ def test_an_increment_and_a_prediction_write_nothing_into_the_users_home_folder(
 def test_an_increment_and_a_prediction_ask_no_resolver(
     home: Home, tmp_path: Path, make_photos: PhotoMaker
 ) -> None:
-    """In a network of its own, whose one resolver notes every query; a query of the test's own is noted."""
+    """The commands run in a network of their own, whose one resolver notes every query."""
     (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\n")
     (tmp_path / "resolver.py").write_text(RESOLVER)
     alone = ["unshare", "--mount", "--net", "bash", "-c"]
@@ -100,7 +100,7 @@ def test_the_switch_is_set_before_anything_loads_unless_the_user_set_it(value: s
 
 
 def test_whoever_loads_onnx_runtime_without_the_package_sets_the_switch_before() -> None:
-    """Within the package, its `__init__` has done so before any other line runs."""
+    """The package's `__init__` turns it off before any other line of the package runs."""
     for path in [*ROOT.glob("deploy/**/*.py"), *ROOT.glob("examples/**/*.py"), *ROOT.glob("benchmarks/*.py")]:
         lines = ast.unparse(ast.parse(path.read_text())).splitlines()
         loads = [n for n, line in enumerate(lines) if line.split()[:2] == ["import", "onnxruntime"]]

@@ -1,9 +1,9 @@
-"""Which earlier blocks a new base's head reads, and how finely: decided by the vendor's own photos.
+"""Decides which earlier blocks a new base's head reads, and how finely, by the vendor's own photos.
 
-A last layer that was trained on these photos tells them all apart, whatever else is read, and says nothing of
-classes to come. The earlier blocks alone are judged instead: the grid is taken on which their values tell the
-vendor's classes apart best. Where things lie anywhere in the picture a single cell wins, where pictures are
-framed alike a finer grid.
+A last layer that was trained on these photos tells them all apart, whatever else is read, and says nothing
+about classes to come. So the earlier blocks are judged alone: the grid on which their values tell the
+vendor's classes apart best is taken. Where things lie anywhere in the picture a single cell wins; where
+pictures are framed alike, a finer grid does.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from ..photos.photo_set import PhotoSet
 from ..records import ProgressCallback, ignore_progress
 from .reports import LevelsReport
 
-MAX_INPUTS = 2048  # of a head with levels; its covariance then takes 16 MiB of the bundle
-MAX_VALUES = 8192  # on a grid that the vendor chose; 256 MiB
+MAX_INPUTS = 2048  # inputs of a head with levels; its covariance then takes 16 MiB of the bundle
+MAX_VALUES = 8192  # values of the levels, on a grid that the vendor chose; 256 MiB
 GRIDS = (1, 2, 3)
 _FOLDS = 5
 
 
 @torch.no_grad()
 def find_levels(network: Network, grid: int) -> Levels | None:
-    """The last block of each size of maps but the last; None where there is none, or the grid does not fit.
+    """Finds the last block of every map size but the last; None if there is none, or the grid does not fit.
 
     Args:
-        network: Without levels.
-        grid: Cells a side.
+        network: Network without levels.
+        grid: Number of cells per side.
     """
     size = network.preprocessing.image_size
     image = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=network.head.weight.device)
@@ -48,14 +48,14 @@ def find_levels(network: Network, grid: int) -> Levels | None:
 
 
 def possible_levels(network: Network, grid: int | None) -> list[Levels]:
-    """Levels that a network could read, coarse grids first.
+    """Lists the levels that a network could read, coarse grids first.
 
     Args:
-        network: Without levels.
-        grid: The one that is wanted; 0 for no levels, None for all that leave the head of bounded size.
+        network: Network without levels.
+        grid: Grid that is wanted; 0 for no levels, None for all that keep the head within bounds.
 
     Raises:
-        ConfigError: That grid does not fit.
+        ConfigError: The grid does not fit.
     """
     if grid == 0:
         return []
@@ -64,7 +64,7 @@ def possible_levels(network: Network, grid: int | None) -> list[Levels]:
         return [levels for levels in found if levels.values <= MAX_INPUTS - network.head.in_features]
     if not found:
         raise ConfigError(
-            f"grid {grid} does not fit this network: its earlier blocks have maps of fewer cells a side, "
+            f"grid {grid} does not fit this network: its earlier blocks have maps of fewer cells per side, "
             f"would give the head more than {MAX_VALUES} values, or have maps no larger than the last ones"
         )
     return found
@@ -77,14 +77,14 @@ def choose_levels(
     batch_size: int,
     on_progress: ProgressCallback = ignore_progress,
 ) -> LevelsReport:
-    """Lets a network that was trained read earlier blocks as well, as its photos suggest.
+    """Lets a trained network read earlier blocks as well, as its photos suggest.
 
     Args:
-        network: Without levels so far.
-        photos: Of the classes that it was trained on.
-        candidates: From `possible_levels`; none is tried where there is no choice.
-        batch_size: Photos at once.
-        on_progress: Called as the photos are looked at.
+        network: Network without levels so far.
+        photos: Photos of the classes that it was trained on.
+        candidates: Levels from `possible_levels`; they are tried only if there are several.
+        batch_size: Number of photos at once.
+        on_progress: Callback, called as the photos are looked at.
     """
     accuracy = {}
     for levels in candidates if len(candidates) > 1 else ():
@@ -92,7 +92,7 @@ def choose_levels(
         trial.read_levels(levels)
         values = observe(trial, photos, batch_size, on_progress).head_inputs[:, : levels.values]
         accuracy[levels.grid] = cross_validated(values, np.array(photos.labels))
-    # Of equals the first, which is the coarsest.
+    # Among equals the first one is taken, which is the coarsest.
     chosen = max(candidates, key=lambda levels: accuracy.get(levels.grid, 0.0), default=None)
     if chosen:
         network.read_levels(chosen)
@@ -100,11 +100,11 @@ def choose_levels(
 
 
 def cross_validated(values: Features, labels: Labels) -> float:
-    """How often a linear discriminant is right on photos that it was not made from.
+    """Measures how often a linear discriminant is right on photos that it was not made from.
 
     Args:
-        values: Of each photo [M, D].
-        labels: class_index [M], every class from 0 on with two photos or more.
+        values: Values of each photo [M, D].
+        labels: class_index of each photo [M]; every class from 0 on has two photos or more.
     """
     classes = int(labels.max()) + 1
     fold = np.zeros(len(labels), dtype=int)

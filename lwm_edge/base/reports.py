@@ -1,4 +1,4 @@
-"""What building a base returns."""
+"""Defines what building a base returns."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ..records import AnyNamePath, Report
 
 
 class LevelsReport(Report):
-    """What a base's head reads of the network's earlier blocks, and why.
+    """Reports what a base's head reads of the network's earlier blocks, and why.
 
     Attributes:
-        grid: They are averaged over grid x grid cells; 0 where they are left out.
-        inputs: Of the head, those of the last feature maps included.
-        accuracy: Of each grid that was tried, cross-validated on the photos by the earlier blocks alone.
+        grid: Number of cells per side that they are averaged over; 0 if they are left out.
+        inputs: Number of the head's inputs, those of the last feature maps included.
+        accuracy: Accuracy of each grid that was tried, cross-validated, with the earlier blocks alone.
     """
 
     grid: int
@@ -23,21 +23,21 @@ class LevelsReport(Report):
 
 
 class BaseReport(Report):
-    """What `build_base` made.
+    """Reports what `build_base` made.
 
     Attributes:
-        bundle: The file.
-        architecture: Its key.
-        class_names: In class_index order.
-        capacity: Most classes it can hold.
-        bundle_bytes: Its length, for ever.
-        training: How the training went; None when a checkpoint was taken as it is.
-        levels: What the head reads.
-        held_back: Accuracy on held-back photos, none of which the base learnt from; None likewise.
-        parity: Of the ONNX graph inside.
-        attention_cells: Cells of its attention maps.
-        warnings: What the vendor should know.
-        model_digest: Of the model.
+        bundle: Path of the bundle.
+        architecture: Key of the architecture.
+        class_names: Class names in class_index order.
+        capacity: Maximum number of classes that it can hold.
+        bundle_bytes: Length of the bundle, which never changes.
+        training: Account of the training; None if a checkpoint was taken as it is.
+        levels: Levels that the head reads, and why.
+        held_back: Accuracy on held-back photos, none of which the base learnt from; None if there are none.
+        parity: Comparison of the ONNX graph inside with the network.
+        attention_cells: Number of cells of its attention maps.
+        warnings: Warnings for the vendor.
+        model_digest: Digest of the model.
         seconds: Wall-clock time.
     """
 

@@ -1,9 +1,9 @@
-"""A second task while a base is trained: by how many quarter turns a photo was rotated.
+"""Gives a base a second task during training: telling by how many quarter turns a photo was rotated.
 
 A few classes ask little of a network, and what they do not ask for is missing when new ones come. So each
-class counts as four, one for each rotation, which a layer of its own tells apart; after the training it is
+class counts as four, one for each rotation, and an extra layer tells them apart; after the training it is
 dropped. From Lee et al. 2020, "Self-supervised Label Augmentation via Input Transformations"; Zhu et al.
-2021, "Prototype Augmentation and Self-Supervision for Incremental Learning", have it for bases that learn on.
+2021, "Prototype Augmentation and Self-Supervision for Incremental Learning", use it for bases that learn on.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _ROTATIONS = 4
 
 
 class RotationTask(nn.Module):
-    """The layer of the second task, and the photos it learns from.
+    """Holds the layer of the second task, and rotates the photos it learns from.
 
     Args:
-        d: Channels of the features.
-        classes: N of the base.
-        seed: Of the layer and of which way each photo is turned.
+        d: Number of channels of the features.
+        classes: Number of classes N of the base.
+        seed: Seed of the layer and of which way each photo is turned.
     """
 
     def __init__(self, d: int, classes: int, seed: int) -> None:
@@ -32,10 +32,10 @@ class RotationTask(nn.Module):
         nn.init.zeros_(self.layer.bias)
 
     def with_rotated(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds each image once more, turned.
+        """Adds each image once more, rotated.
 
         Args:
-            images: [B, H, H, 3].
+            images: Images [B, H, H, 3].
             labels: class_index [B] int64.
 
         Returns:
@@ -47,5 +47,5 @@ class RotationTask(nn.Module):
         return torch.cat([images, torch.stack(turned)]), torch.cat([own, own + turns.to(own)])
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy of class and rotation, a scalar, from features [2B, d, h, w]."""
+        """Computes the cross entropy of class and rotation, a scalar, from features [2B, d, h, w]."""
         return F.cross_entropy(self.layer(features.mean((2, 3))), labels)

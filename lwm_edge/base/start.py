@@ -1,4 +1,4 @@
-"""Where a base starts: from scratch, from named weights, or from a vendor's checkpoint."""
+"""Makes the network that a base starts from: new, with named weights, or from a vendor's checkpoint."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .config import BaseConfig
 def start_network(
     architecture: Architecture, config: BaseConfig, classes: int, preprocessing: Preprocessing
 ) -> Network:
-    """The network before training, in eval mode.
+    """Makes the network before training, in eval mode.
 
     Raises:
-        ArchitectureError: It does not come apart, or the weights are another's.
-        ConfigError: No such weights or checkpoint.
+        ArchitectureError: The network cannot be taken apart, or the weights are another's.
+        ConfigError: There are no such weights, or no such checkpoint.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -43,7 +43,7 @@ def start_network(
             network.head.weight[:classes], network.head.bias[:classes] = head.weight, head.bias
     elif config.epochs == 0:
         raise ConfigError(
-            f"{config.checkpoint} has no head of {classes} classes and must be trained; "
+            f"{config.checkpoint} has no head of {classes} classes, so it must be trained; "
             "epochs 0 cannot be used"
         )
     return network.eval()
@@ -61,7 +61,7 @@ def _read_state(architecture: Architecture, config: BaseConfig) -> Mapping[str, 
         except OSError as error:
             raise ConfigError(
                 f"the {config.weights} weights of {config.architecture} cannot be fetched ({error}); "
-                "download them elsewhere and give them with --checkpoint"
+                "download them elsewhere and pass them with --checkpoint"
             ) from None
     if config.checkpoint:
         return read_checkpoint(config.checkpoint)
@@ -72,11 +72,11 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
     """Reads a torch state dict without ever running pickled code (`weights_only=True`).
 
     Raises:
-        ConfigError: No such file, or something else inside.
+        ConfigError: There is no such file, or it holds something else.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd pickle protocols, which are refused anyway
+            warnings.simplefilter("ignore")  # about odd pickle protocols, which are refused anyway
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise almost anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -90,7 +90,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
     ):
         raise ConfigError(
-            f"{path} is no state dict of tensors; save one with torch.save(model.state_dict(), ...)"
+            f"{path} is not a state dict of tensors; save one with torch.save(model.state_dict(), ...)"
         )
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
@@ -102,7 +102,7 @@ def _load_state(
     state: Mapping[str, Tensor],
     classes: int,
 ) -> bool:
-    """Loads the backbone, and the head if it has one row a class; says whether it did."""
+    """Loads the backbone, and the head if it has one row per class; returns whether it loaded the head."""
     if not state:
         return False
     weight, bias = f"{architecture.head}.weight", f"{architecture.head}.bias"

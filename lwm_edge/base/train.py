@@ -1,4 +1,4 @@
-"""How a vendor's base is trained: all of a network on all its classes."""
+"""Trains a vendor's base: all of a network on all its classes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAX_GRADIENT_NORM = 5.0
 def train_base(
     network: Network, photos: PhotoSet, config: BaseConfig, on_progress: ProgressCallback
 ) -> TrainingReport:
-    """Trains all of a network on all its classes: L_C, with `rotations` a second task too, one-cycle SGD."""
+    """Trains all of a network on all its classes by one-cycle SGD: L_C, with `rotations` a second task."""
     device = network.head.weight.device
     steps_per_epoch = max(1, len(photos.photos) // config.batch_size)
     total_steps = config.epochs * steps_per_epoch
@@ -47,7 +47,7 @@ def train_base(
 
     for epoch in range(config.epochs):
         epoch_loss = 0.0
-        # The last, smaller batch is left out: BatchNorm needs company.
+        # The last, smaller batch is left out: BatchNorm needs more images than it may have.
         batches = list(epoch_batches(len(photos.photos), config.batch_size, config.seed, epoch))
         for batch in batches[:steps_per_epoch]:
             for group in optimizer.param_groups:
@@ -83,7 +83,7 @@ def train_base(
 
 
 def _set_trainable(network: Network, config: BaseConfig) -> None:
-    """From scratch all trains. Weights that were learnt elsewhere keep their BatchNorm statistics."""
+    """Makes all but the frozen blocks train; weights that were learnt elsewhere keep BatchNorm statistics."""
     blocks = network.blocks()
     if config.frozen_blocks > len(blocks):
         raise ConfigError(
@@ -92,14 +92,14 @@ def _set_trainable(network: Network, config: BaseConfig) -> None:
     network.train(mode=not (config.weights or config.checkpoint)).requires_grad_(True)
     if config.rotations and config.frozen_blocks == len(blocks):
         raise ConfigError(
-            "rotations teach the backbone, and all of its blocks are frozen; leave one of them out"
+            "rotations teach the backbone, but all of its blocks are frozen; leave out one or the other"
         )
     for block in blocks[: config.frozen_blocks]:
         block.eval().requires_grad_(False)
 
 
 def _one_cycle(progress: float, warm_up: float = 0.2) -> float:
-    """Learning rate as a share of its peak: up in a line, down along a cosine."""
+    """Returns the learning rate as a share of its peak: up in a line, down along a cosine."""
     if progress < warm_up:
         return (progress + 0.01) / (warm_up + 0.01)
     return (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up))) / 2

@@ -1,4 +1,4 @@
-"""The command line: it parses, calls one public function, and prints what that returns.
+"""Runs the command line: it parses, calls one public function, and prints what that returns.
 
-This room may import every other one; the work itself it asks for by the names that `lwm_edge` gives.
+This package may import every other one; for the work itself it calls what `lwm_edge` exports.
 """

@@ -1,4 +1,4 @@
-"""What the command line prints for people of a model: the plan, the receipt, predictions, accuracy."""
+"""Prints what the user of a model reads: the plan, the receipt, predictions, accuracy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from .terminal import in_bytes, listed, note, out, percent, print_rows, safe
+from .terminal import counted, in_bytes, listed, note, out, percent, print_rows, safe
 
 if TYPE_CHECKING:
     from .. import (
@@ -54,30 +54,30 @@ def _training(report: IncrementReport) -> dict[str, str]:
 
 
 def plan(report: PlanReport) -> None:
-    """What an increment will take."""
+    """Prints what an increment will take."""
     mib = 2**20
     rows = {
         "Peak memory": f"{report.predicted_peak_rss_bytes / mib:.0f} MiB predicted, "
         f"{report.limit_bytes / mib:.0f} MiB allowed ({report.limit_source}), "
-        f"{report.smallest_limit_bytes / mib:.0f} MiB would do",
-        "Micro-batch": f"{report.micro_batch_size} images, {report.micro_batches_an_update} an update",
+        f"{report.smallest_limit_bytes / mib:.0f} MiB would be enough",
+        "Micro-batch": f"{report.micro_batch_size} images, {report.micro_batches_an_update} per update",
         "Recomputing": "trained blocks, to save memory" if report.recompute else "nothing",
         "Freed memory": "kept for the next step, which is faster"
         if report.keeps_freed_memory
         else "given back at once",
-        "Interrupted": "it goes on where it was"
+        "If interrupted": "it continues where it stopped"
         if report.checkpoints
-        else "it starts over: no room to save it",
+        else "it starts over: there is no room to save its state",
         "Photo cache": f"{report.pixel_cache_bytes / mib:.0f} MiB",
         "Time": f"about {report.predicted_seconds:.0f} s of training",
-        "Disk": f"{in_bytes(report.disk_bytes)} free are needed meanwhile",
+        "Disk": f"{in_bytes(report.disk_bytes)} must be free meanwhile",
     }
     print_rows("The plan; nothing was trained", rows)
     _notes(*report.warnings)
 
 
 def increment(report: IncrementReport) -> None:
-    """The receipt."""
+    """Prints the receipt."""
     held, drift = report.held_back, report.drift
     rows = {
         "New classes": listed(report.new_classes),
@@ -95,15 +95,16 @@ def increment(report: IncrementReport) -> None:
         "Load it from": str(report.onnx),
         "Model digest": report.model_digest,
     }
-    print_rows(f"Learnt {len(report.new_classes)} classes in {report.seconds:.0f} s", rows)
+    classes = counted(len(report.new_classes), "class", "classes")
+    print_rows(f"Learnt {classes} in {report.seconds:.0f} s", rows)
     _notes(*report.warnings, *report.skipped)
 
 
 def base(report: BaseReport) -> None:
-    """What `build-base` made."""
+    """Prints what `build-base` made."""
     accuracy = report.held_back.accuracy if report.held_back else None
     rows = {
-        "Bundle": f"{report.bundle}, {in_bytes(report.bundle_bytes)}, for ever",
+        "Bundle": f"{report.bundle}, {in_bytes(report.bundle_bytes)}, a length that never changes",
         "Network": report.architecture,
         "Classes": f"{len(report.class_names)} of at most {report.capacity}: {listed(report.class_names)}",
         "Accuracy": f"{percent(accuracy)} on held-back photos" if accuracy is not None else "not measured",
@@ -118,7 +119,7 @@ def base(report: BaseReport) -> None:
 
 def _levels(report: LevelsReport) -> str:
     tried = ", ".join(f"{g}x{g} {percent(accuracy)}" for g, accuracy in report.accuracy.items())
-    why = f" (told apart by the earlier ones alone: {tried})" if tried else ""
+    why = f" (accuracy of the earlier blocks alone: {tried})" if tried else ""
     return f"reads {report.inputs} values: {_reads(report.grid)}{why}"
 
 
@@ -127,7 +128,7 @@ def _reads(grid: int) -> str:
 
 
 def change(report: ChangeReport) -> None:
-    """What `init` and `remove-class` left."""
+    """Prints what `init` or `remove-class` did."""
     title = (
         f"Removed {report.removed_class}" if report.removed_class else f"Model home {report.home} is ready"
     )
@@ -145,7 +146,7 @@ def change(report: ChangeReport) -> None:
 
 
 def repair(report: RepairReport) -> None:
-    """What was repaired."""
+    """Prints what was repaired."""
     rows = {
         "Repaired": "; ".join(report.repaired) or "nothing: all files are as the bundle makes them",
         "Classes": f"{len(report.class_names)}: {listed(report.class_names)}",
@@ -157,7 +158,7 @@ def repair(report: RepairReport) -> None:
 
 
 def predictions(report: PredictionReport) -> None:
-    """One line a photo."""
+    """Prints one line per photo."""
     for prediction in report.predictions:
         if prediction.error:
             note(f"{prediction.photo}: {prediction.error}")
@@ -167,7 +168,7 @@ def predictions(report: PredictionReport) -> None:
 
 
 def evaluation(report: EvaluationReport) -> None:
-    """Accuracy and confusions."""
+    """Prints accuracy and confusions."""
     rows = {
         "Shipped classes": percent(report.old_accuracy),
         "Added classes": percent(report.new_accuracy),
@@ -183,7 +184,7 @@ def evaluation(report: EvaluationReport) -> None:
 
 
 def info(report: InfoReport) -> None:
-    """What a home or bundle holds."""
+    """Prints what a home or bundle holds."""
     added = report.class_names[report.shipped_classes :]
     size = report.preprocessing.image_size
     rows = {
@@ -193,7 +194,7 @@ def info(report: InfoReport) -> None:
         "Network": f"{report.architecture}, {size}x{size} pixels, {report.activation} outputs",
         "Head": f"reads {_reads(report.levels.grid if report.levels else 0)}",
         "Bundle": f"{report.bundle}, {in_bytes(report.bundle_bytes)}",
-        "Changes": f"{report.increment_count} since it was shipped, the latest training by {report.recipe}",
+        "Changes": f"{report.increment_count} since it was shipped, the latest recipe was {report.recipe}",
         "Model digest": report.model_digest,
     }
     if report.onnx:
@@ -202,7 +203,7 @@ def info(report: InfoReport) -> None:
 
 
 def export(report: ExportReport) -> None:
-    """Where the ONNX file lies."""
+    """Prints where the ONNX file is."""
     rows = {
         "ONNX file": f"{report.onnx}, {in_bytes(report.onnx_bytes)}",
         "Classes": f"{len(report.class_names)}: {listed(report.class_names)}",
@@ -213,7 +214,7 @@ def export(report: ExportReport) -> None:
 
 
 def demo(report: DemoReport) -> None:
-    """The table that the README shows."""
+    """Prints the table that the README shows."""
     added = [", ".join(names) for names in report.increments]
     table = Table(title="Accuracy on test photos in %: shipped / added / all classes", title_justify="left")
     for heading in ("Method", "Shipped", *(f"+ {names}" for names in added)):

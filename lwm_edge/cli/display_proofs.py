@@ -1,4 +1,4 @@
-"""What `audit`, `keygen`, `sign` and `verify` print for people: the account, the trends, what is proven."""
+"""Prints the results of `audit`, `keygen`, `sign` and `verify`: the account, the trends, what is proven."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..proofs.trends import MEMORY_TOLERANCE, value_of
-from .terminal import in_bytes, note, out, print_rows, safe
+from .terminal import counted, in_bytes, note, out, print_rows, safe
 
 if TYPE_CHECKING:
     from .. import AuditReport, KeyReport, SigningReport, SimulationReport, VerificationReport
@@ -17,7 +17,7 @@ _BARS, _SPARKS = " ▁▂▃▄▅▆▇█", 16
 
 
 def audit(report: AuditReport) -> None:
-    """The account and the verdict."""
+    """Prints the account and the verdict."""
     table = Table(title=f"Every byte of {safe(str(report.home))}", title_justify="left", box=None)
     table.add_column("Owner")
     table.add_column("Bytes", justify="right")
@@ -30,14 +30,15 @@ def audit(report: AuditReport) -> None:
         "Bundle": f"{in_bytes(report.bundle_bytes)}, {in_bytes(report.bundle_bytes_shipped)} when shipped"
     }
     if growth := report.onnx_growth:
-        per_class = f", {growth.bytes_per_class:,.0f} a class" if growth.bytes_per_class else ""
-        rows["ONNX file"] = f"grew by {in_bytes(growth.bytes)} for {growth.classes} classes{per_class}"
+        per_class = f", {growth.bytes_per_class:,.0f} per class" if growth.bytes_per_class else ""
+        classes = counted(growth.classes, "class", "classes")
+        rows["ONNX file"] = f"grew by {in_bytes(growth.bytes)} for {classes}{per_class}"
         if growth.explained:
             parts = (
                 f"head {growth.head_bytes:,}, names {growth.names_bytes:,}, framing {growth.framing_bytes:,}"
             )
             rows["  explained"] = f"to the byte: {parts}"
-    chain = f"hash chain holds, head {report.ledger_head}" if report.ledger_head else "without hash chain"
+    chain = f"hash chain holds, head {report.ledger_head}" if report.ledger_head else "without a hash chain"
     rows["Ledger"] = f"{report.ledger_entries} entries, {chain}"
     rows["Verdict"] = "passed: nothing else is there" if report.passed else "FAILED"
     print_rows("", rows)
@@ -46,14 +47,15 @@ def audit(report: AuditReport) -> None:
 
 
 def simulation(report: SimulationReport) -> None:
-    """Every trend with a line of its values, and the verdict."""
+    """Prints every trend with a line of its values, and the verdict."""
+    classes = counted(report.classes_per_increment, "class", "classes")
     each = "each in a process of its own" if report.isolated else "all in one process"
     out().print(
-        f"[bold]{report.increments} simulated increments[/] of {report.classes_per_increment} classes by "
-        f"{report.recipe}, {each}; {report.photos_per_class} generated photos a class"
+        f"[bold]{report.increments} simulated increments[/] of {classes} by "
+        f"{report.recipe}, {each}; {report.photos_per_class} generated photos per class"
     )
     table = Table(box=None)
-    for heading in ("Bytes", "", "2nd", "Last", "A class", "Explained"):
+    for heading in ("Bytes", "", "2nd", "Last", "Per class", "Explained"):
         table.add_column(heading, justify="left" if heading in ("Bytes", "") else "right")
     for trend in report.trends:
         values = [value_of(trend.figure, step) for step in report.steps]
@@ -74,23 +76,23 @@ def simulation(report: SimulationReport) -> None:
 
 
 def _sparkline(values: list[int]) -> str:
-    """The values as bars, from 0 to the largest."""
+    """Draws the values as bars, from 0 to the largest."""
     shown = values[:: -(-len(values) // _SPARKS)]
     top = max(*values, 1)
     return "".join(_BARS[round(value / top * (len(_BARS) - 1))] for value in shown)
 
 
 def key(report: KeyReport) -> None:
-    """Where the key pair lies; never the secret."""
+    """Prints where the key pair is; never the secret."""
     rows = {
-        "Private key": f"{report.private_key_file}, for its owner alone: who has it can sign anything",
+        "Private key": f"{report.private_key_file}, for its owner alone: whoever has it can sign anything",
         "Public key": f"{report.public_key_file}, to give away: {report.key}",
     }
     print_rows("Key pair made", rows)
 
 
 def signing(report: SigningReport) -> None:
-    """What `sign` signed."""
+    """Prints what `sign` signed."""
     rows = {
         "Bundle": f"{report.bundle}, {in_bytes(report.bundle_bytes)} as before",
         "Model digest": report.model_digest,
@@ -100,7 +102,7 @@ def signing(report: SigningReport) -> None:
 
 
 def verification(report: VerificationReport) -> None:
-    """The verdict, and what does and does not follow from it."""
+    """Prints the verdict, and what does and does not follow from it."""
     record = f"{report.links_recorded} in the record, {report.links_signed} of them signed"
     key_source = f", from {report.trusted_key_file}" if report.trusted_key_file else ""
     rows = {

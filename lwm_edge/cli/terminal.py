@@ -1,4 +1,4 @@
-"""The terminal: where text goes, what is safe to print, and the progress bar."""
+"""Writes to the terminal: decides where text goes and what is safe to print, and draws the progress bar."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LISTED = 10
 
 
 def out() -> Console:
-    """Standard output."""
+    """Returns a console on standard output."""
     return Console(highlight=False, soft_wrap=True, emoji=False)
 
 
@@ -47,14 +47,14 @@ def note(text: str) -> None:
 
 
 def safe(text: str) -> str:
-    """Text in which neither rich's markup nor a file's name can do anything to the terminal."""
+    """Escapes text so that neither rich's markup nor a file's name can do anything to the terminal."""
     shown = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
     return escape("".join(shown))
 
 
 @contextmanager
 def progress_bar() -> Iterator[ProgressCallback]:
-    """A bar on a terminal; elsewhere a plain line a phase and every tenth of the training."""
+    """Shows a bar on a terminal; elsewhere a plain line per phase and per tenth of the training."""
     console = _err()
     if not console.is_terminal:
         yield _plain_progress
@@ -87,13 +87,18 @@ def _plain_progress(progress: Progress) -> None:
 
 
 def percent(value: float | None) -> str:
-    """A share, for people."""
+    """Writes a share as a percentage, for people."""
     return "-" if value is None else f"{100 * value:.1f}%"
 
 
 def in_bytes(count: int) -> str:
-    """A size, to the byte."""
+    """Writes a size, to the byte."""
     return f"{count:,} bytes"
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """Writes a number with its noun, such as 1 class, 2 classes."""
+    return f"{count:,} {one if count == 1 else many}"
 
 
 def print_rows(title: str, values: dict[str, str]) -> None:
@@ -105,6 +110,6 @@ def print_rows(title: str, values: dict[str, str]) -> None:
 
 
 def listed(names: tuple[str, ...]) -> str:
-    """The first of the names."""
+    """Lists the first of the names, and counts the rest."""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more

@@ -1,7 +1,7 @@
-"""The chain of custody: what a vendor and a device sign, and whether a bundle's record holds together.
+"""Builds and checks the chain of custody: what vendor and device sign, and whether a record holds together.
 
-A signature covers a statement: a line that names its kind, then canonical JSON. The vendor's statement
-names everything that the shipped base is. A device's names one change: the model before, the model after,
+A signature covers a statement: a line that names its kind, then canonical JSON. The vendor's statement names
+everything that the shipped base is. A device's statement names one change: the model before, the model after,
 and the base that it all started from. `proofs.verification` says what follows from them.
 """
 
@@ -16,13 +16,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ..model.custody_record import LINKS_KEPT, BaseStatement, Custody, Link
 from ..model.manifest import Manifest
-from .keys import fits, sign
+from .keys import sign, signature_matches
 
 _BASE, _INCREMENT = "lwm-edge base v1", "lwm-edge increment v1"
 
 
 def base_statement(manifest: Manifest) -> BaseStatement:
-    """What there is to sign of a shipped base."""
+    """Collects what there is to sign of a shipped base."""
     return BaseStatement(
         architecture=manifest.architecture,
         activation=manifest.activation,
@@ -36,18 +36,18 @@ def base_statement(manifest: Manifest) -> BaseStatement:
 
 
 def _preprocessing(manifest: Manifest) -> dict[str, Any]:
-    """How a photo comes to what the head reads, besides the weights."""
+    """Collects what turns a photo into what the head reads, apart from the weights."""
     levels = {"levels": manifest.levels.model_dump()} if manifest.levels else {}
     return manifest.preprocessing.model_dump() | levels
 
 
 def record_change(manifest: Manifest, parent: Manifest, key: Ed25519PrivateKey | None) -> Manifest:
-    """Adds the change that made `manifest` of `parent` to the record, signed if there is a device key.
+    """Adds the change from `parent` to `manifest` to the record, signed if there is a device key.
 
     Args:
-        manifest: Of the changed model, its digests filled in. A copy of `parent` stays as it is.
-        parent: Of the model before.
-        key: The device's.
+        manifest: Manifest of the changed model, its digests filled in. A copy of `parent` stays as it is.
+        parent: Manifest of the model before.
+        key: Private key of the device, if it has one.
     """
     if manifest.increment_count == parent.increment_count:
         return manifest
@@ -70,12 +70,12 @@ def _new_record(parent: Manifest) -> Custody:
 
 
 def custody_problems(manifest: Manifest, vendor_key: str | None, device_key: str | None) -> tuple[str, ...]:
-    """Everything in a manifest's record that does not hold; the tensors' digest is `open_bundle`'s affair.
+    """Lists everything in a manifest's record that does not hold; `open_bundle` checks the tensors' digest.
 
     Args:
-        manifest: Of an opened bundle.
-        vendor_key: That must have signed the base; None asks for no signature.
-        device_key: That must have signed every recorded change; None takes unsigned ones, and any key.
+        manifest: Manifest of an opened bundle.
+        vendor_key: Key that must have signed the base; None asks for no signature.
+        device_key: Key that must have signed every recorded change; None accepts unsigned ones, and any key.
     """
     custody = manifest.custody or _new_record(manifest)
     return (
@@ -93,21 +93,21 @@ def _signature_problems(custody: Custody, vendor_key: str | None) -> list[str]:
     problems = []
     if vendor_key and signature.key != vendor_key:
         problems.append(f"the base is signed with the key {signature.key}, not with the trusted {vendor_key}")
-    if not fits(signature, base_text(base)):
+    if not signature_matches(signature, base_text(base)):
         problems.append(
-            "the base's signature does not fit its statement: the signature, its key or the statement was "
+            "the base's signature does not match its statement: the signature, its key or the statement was "
             "altered"
         )
     return problems
 
 
 def _base_problems(base: BaseStatement | None, manifest: Manifest) -> list[str]:
-    """Where the model is not of the form that the shipped base had; no change may touch that."""
+    """Lists where the model is not of the form that the shipped base had; no change may touch that."""
     if base is None:
         return []
     now = base_statement(manifest)
     problems = [
-        f"{name} is {getattr(now, name)}, and the base's statement says {getattr(base, name)}"
+        f"{name} is {getattr(now, name)}, but the base's statement says {getattr(base, name)}"
         for name in ("architecture", "activation", "capacity", "bundle_bytes")
         if getattr(now, name) != getattr(base, name)
     ]
@@ -116,7 +116,7 @@ def _base_problems(base: BaseStatement | None, manifest: Manifest) -> list[str]:
     removed = base.shipped_classes - now.shipped_classes
     if not 0 <= removed <= manifest.increment_count:
         problems.append(
-            f"shipped_classes is {now.shipped_classes}, and the base's statement says {base.shipped_classes}"
+            f"shipped_classes is {now.shipped_classes}, but the base's statement says {base.shipped_classes}"
         )
     elif not removed and now.class_names_digest != base.class_names_digest:
         problems.append("the names of the shipped classes are not those of the base's statement")
@@ -124,12 +124,12 @@ def _base_problems(base: BaseStatement | None, manifest: Manifest) -> list[str]:
 
 
 def _chain_problems(custody: Custody, manifest: Manifest) -> list[str]:
-    """Where the links do not lead from the base, or the oldest one kept, to the current model."""
+    """Lists where the links do not lead from the base, or the oldest one kept, to the current model."""
     problems, links, dropped = [], custody.links, custody.dropped_links
     if dropped + len(links) != manifest.increment_count:
         problems.append(
-            f"the record holds {len(links)} changes and forgot {dropped}, and the model was changed "
-            f"{manifest.increment_count} times: links were added or taken out"
+            f"the record holds {len(links)} changes and forgot {dropped}, but the model was changed "
+            f"{manifest.increment_count} times: links were added or removed"
         )
     if custody.base and dropped and len(links) < LINKS_KEPT:
         problems.append(f"{dropped} changes are missing from a record that has room for them")
@@ -166,13 +166,13 @@ def _link_problems(link: Link, base: BaseStatement | None, device_key: str | Non
     problems = []
     if device_key and signature.key != device_key:
         problems.append(f"{name} is signed with the key {signature.key}, not with the trusted {device_key}")
-    if not fits(signature, _link_text(link, base)):
-        problems.append(f"{name} has a signature that does not fit: the change or its signature was altered")
+    if not signature_matches(signature, _link_text(link, base)):
+        problems.append(f"{name} has a signature that does not match: the change or signature was altered")
     return problems
 
 
 def base_text(statement: BaseStatement) -> bytes:
-    """The bytes that a vendor signs."""
+    """Returns the bytes that a vendor signs."""
     return _text(_BASE, statement.model_dump())
 
 

@@ -1,4 +1,4 @@
-"""Ed25519 keys in PEM files, and what is done with them: sign and check.
+"""Makes and reads Ed25519 keys in PEM files, signs with them, and checks signatures.
 
 Key files are PKCS #8 and SubjectPublicKeyInfo (https://www.rfc-editor.org/rfc/rfc8410). A private key is
 written and read with mode 0600 only, never printed, and never stored anywhere else.
@@ -28,16 +28,16 @@ from ..records import AnyNamePath, AnyPath, Report
 
 PRIVATE_SUFFIX, PUBLIC_SUFFIX = ".key", ".pub"
 _PRIVATE_MODE = 0o600
-_MOST_BYTES = 4096  # of a key file; an Ed25519 key takes 119
+_MAX_BYTES = 4096  # limit for a key file; an Ed25519 key takes 119
 
 
 class KeyReport(Report):
-    """What `generate_key` wrote; never the secret.
+    """Reports what `generate_key` wrote; never the secret.
 
     Attributes:
-        private_key_file: To keep, readable by its owner alone.
-        public_key_file: To give away.
-        key: The public key, in hexadecimal.
+        private_key_file: File to keep, readable by its owner alone.
+        public_key_file: File to give away.
+        key: Public key in hexadecimal.
     """
 
     private_key_file: AnyNamePath
@@ -52,16 +52,17 @@ def generate_key(name: AnyPath) -> KeyReport:
         name: Path of both files without their suffixes.
 
     Raises:
-        ConfigError: One of the files is there already; a key is never overwritten.
+        ConfigError: One of the files exists already; a key is never overwritten.
         HomeError: The operating system refused to write.
     """
     name = Path(name)
     if str(name) == storage.STDOUT:
-        raise ConfigError(f"{name} is standard output, and a pair of keys is two files; give a name for them")
+        raise ConfigError(f"{name} is standard output, but a key pair is two files; give them a name")
     private, public = (name.with_name(name.name + suffix) for suffix in (PRIVATE_SUFFIX, PUBLIC_SUFFIX))
     if taken := [str(path) for path in (private, public) if path.exists() or path.is_symlink()]:
         raise ConfigError(
-            f"a key is never overwritten, and there is {' and '.join(taken)} already; give another name"
+            f"{' and '.join(taken)} already {'exists' if len(taken) == 1 else 'exist'}; a key is never "
+            "overwritten, so choose another name"
         )
     for path in (private, public):
         storage.check_output(path)
@@ -73,12 +74,12 @@ def generate_key(name: AnyPath) -> KeyReport:
 
 
 def public_key(key: Ed25519PrivateKey) -> str:
-    """The public half, in hexadecimal."""
+    """Returns the public half of a key, in hexadecimal."""
     return key.public_key().public_bytes_raw().hex()
 
 
 def public_key_pem(key: str) -> bytes:
-    """Content of a public key's file; of constant length."""
+    """Returns the content of a public key's file, which is of constant length."""
     loaded = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key))
     return loaded.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
@@ -87,35 +88,35 @@ def read_private_key(path: AnyPath) -> Ed25519PrivateKey:
     """Reads a private key.
 
     Raises:
-        TrustError: Not there, no unencrypted Ed25519 key, or readable by others than its owner.
+        TrustError: The key is missing, not an unencrypted Ed25519 key, or readable by others than its owner.
     """
     content = _read(Path(path), private=True)
     try:
         key = load_pem_private_key(content, password=None)
     except TypeError:
-        raise TrustError(f"{path} is encrypted; lwm-edge reads keys of its own keygen") from None
+        raise TrustError(f"{path} is encrypted; use one that lwm-edge keygen made") from None
     except (ValueError, UnsupportedAlgorithm):
-        raise TrustError(f"{path} is no readable private key; give one that lwm-edge keygen made") from None
+        raise TrustError(f"{path} is not a readable private key; use one that lwm-edge keygen made") from None
     if not isinstance(key, Ed25519PrivateKey):
-        raise TrustError(f"{path} is no Ed25519 key; give one that lwm-edge keygen made")
+        raise TrustError(f"{path} is not an Ed25519 key; use one that lwm-edge keygen made")
     return key
 
 
 def read_public_key(path: AnyPath) -> str:
-    """Reads a public key, into hexadecimal.
+    """Reads a public key and returns it in hexadecimal.
 
     Raises:
-        TrustError: Not there, or no Ed25519 public key.
+        TrustError: The key is missing, or is not an Ed25519 public key.
     """
     content = _read(Path(path), private=False)
     try:
         key = load_pem_public_key(content)
     except (ValueError, UnsupportedAlgorithm):
         raise TrustError(
-            f"{path} is no readable public key; give the .pub file that lwm-edge keygen made"
+            f"{path} is not a readable public key; use the .pub file that lwm-edge keygen made"
         ) from None
     if not isinstance(key, Ed25519PublicKey):
-        raise TrustError(f"{path} is no Ed25519 key; give the .pub file that lwm-edge keygen made")
+        raise TrustError(f"{path} is not an Ed25519 key; use the .pub file that lwm-edge keygen made")
     return key.public_bytes_raw().hex()
 
 
@@ -124,8 +125,8 @@ def sign(key: Ed25519PrivateKey, statement: bytes) -> Signature:
     return Signature(key=public_key(key), value=key.sign(statement).hex())
 
 
-def fits(signature: Signature, statement: bytes) -> bool:
-    """Whether the signature is its key's over this statement."""
+def signature_matches(signature: Signature, statement: bytes) -> bool:
+    """Tells whether the signature is its key's over this statement."""
     key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(signature.key))
     try:
         key.verify(bytes.fromhex(signature.value), statement)
@@ -140,9 +141,9 @@ def _read(path: Path, *, private: bool) -> bytes:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             if private and mode & 0o077:
                 raise TrustError(
-                    f"{path} can be read by others than its owner (mode {mode:04o}), so it is no secret; "
-                    f"make a new key, or if nobody was there to read it: chmod 600 {path}"
+                    f"{path} can be read by others than its owner (mode {mode:04o}), so it may not be "
+                    f"secret; make a new key or, if nobody else can have read it: chmod 600 {path}"
                 )
-            return file.read(_MOST_BYTES)
+            return file.read(_MAX_BYTES)
     except OSError as error:
         raise TrustError(f"the key {path} cannot be read: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""`sign_bundle`: a vendor signs a base."""
+"""Signs a vendor's base: `sign_bundle`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .keys import read_private_key, sign
 
 
 class SigningReport(Report):
-    """What `sign_bundle` signed.
+    """Reports what `sign_bundle` signed.
 
     Attributes:
-        bundle: The file, rewritten at the same length.
-        bundle_bytes: Its length.
-        model_digest: Of the model, as before.
-        key: The vendor's public key, in hexadecimal.
+        bundle: Path of the bundle, rewritten at the same length.
+        bundle_bytes: Length of the bundle.
+        model_digest: Digest of the model, as before.
+        key: Public key of the vendor, in hexadecimal.
     """
 
     bundle: AnyNamePath
@@ -36,12 +36,12 @@ def sign_bundle(bundle: AnyPath, key: AnyPath) -> SigningReport:
     signature is replaced.
 
     Args:
-        bundle: The base; rewritten atomically.
-        key: The private key's file.
+        bundle: Path of the base, which is rewritten atomically.
+        key: Path of the private key.
 
     Raises:
         BundleError: The bundle is damaged.
-        ConfigError: It is no base: classes were added or removed since.
+        ConfigError: The bundle is not a base: classes were added or removed since.
         TrustError: The key cannot be used.
     """
     signer = read_private_key(key)
@@ -49,7 +49,7 @@ def sign_bundle(bundle: AnyPath, key: AnyPath) -> SigningReport:
     manifest = opened.manifest
     if manifest.increment_count:
         raise ConfigError(
-            f"{bundle} was changed {manifest.increment_count} times since it was shipped; "
+            f"{bundle} has been changed {manifest.increment_count} times since it was shipped; "
             "sign the base as build-base made it"
         )
     check_output(opened.path)

@@ -1,4 +1,4 @@
-"""The folder in which a device keeps its model, and all that is done with it but learning.
+"""Keeps the folder in which a device holds its model, and does everything with it but learning.
 
-What only reads a home loads no torch. This room imports `custody`, `model`, `photos` and the ground.
+What only reads a home loads no torch. This package imports `custody`, `model`, `photos` and the ground.
 """

@@ -1,4 +1,4 @@
-"""The other changes of a home: starting one from a shipped base, and taking a class back."""
+"""Makes the changes of a home that need no learning: it starts one from a base, and removes a class."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def init_home(
     """Makes a model home from a shipped base bundle.
 
     Args:
-        base: The bundle; it is copied.
-        home: The folder to make.
-        replace: Start an existing home over, what it learnt is lost.
-        trust: The vendor's public key; the home then takes no base, now or later, that this key did not
-            sign. None keeps what the home trusts already, if it does.
-        wait: For another process that changes the home to finish.
+        base: Path of the bundle, which is copied.
+        home: Path of the folder to make.
+        replace: Whether to start an existing home over; what it learnt is lost.
+        trust: Path of the vendor's public key; the home then takes no base, now or later, that this key did
+            not sign. None keeps the key that the home trusts already, if any.
+        wait: Whether to wait for another process that is changing the home.
 
     Raises:
         BundleError: The base is damaged.
-        HomeError: There is a home already, or the folder holds something else.
+        HomeError: There is a home already and `replace` is not set, or the folder holds something else.
         ParityError: This device's ONNX Runtime does not compute what the network computes.
-        TrustError: The base is not signed with the trusted key, or that cannot be read.
+        TrustError: The base is not signed with the trusted key, or the key cannot be read.
     """
     started = time.monotonic()
     home, bundle = Path(home).absolute(), open_bundle(Path(base))
@@ -74,7 +74,7 @@ def _check_init(home: Path, base: Bundle, replace: bool) -> None:
     if not os.path.lexists(home):
         return
     if not home.is_dir():
-        raise HomeError(f"{home} exists and is no model home; give a new or empty folder")
+        raise HomeError(f"{home} exists and is not a model home; choose a new or empty folder")
     if ownership.is_home(home):
         if not replace:
             raise HomeError(
@@ -107,23 +107,23 @@ def remove_class(
     sign_with: AnyPath | None = None,
     wait: bool = False,
 ) -> ChangeReport:
-    """Takes a class out of a home's model, without photos.
+    """Removes a class from a home's model, without photos.
 
     The order of the other classes stays; those behind it move up by one class_index, and a row of the head
     becomes free.
 
     Args:
         home: The model home, or its folder.
-        class_name: The class.
-        shipped: Also allow a class that the vendor shipped.
-        sign_with: File of the device's private key, to sign the change with.
-        wait: For another process that changes the home to finish.
+        class_name: Name of the class.
+        shipped: Whether a class that the vendor shipped may be removed too.
+        sign_with: Path of the device's private key, to sign the change with.
+        wait: Whether to wait for another process that is changing the home.
 
     Raises:
-        ConfigError: No such class, or a shipped one without `shipped`.
-        BundleError: It is the last class.
+        ConfigError: There is no such class, or it is a shipped one and `shipped` is not set.
+        BundleError: The class is the last one.
         HomeError: The home cannot be written.
-        BusyError: Another process changes the home.
+        BusyError: Another process is changing the home, and `wait` is not set.
         TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
             with cannot be used.
     """
@@ -154,10 +154,10 @@ def _find_class(manifest: Manifest, class_name: str, shipped: bool) -> int:
     if row < manifest.shipped_classes and not shipped:
         raise ConfigError(
             f"{manifest.class_names[row]} was shipped by the vendor, and this device cannot learn it again "
-            "without photos; say --shipped to remove it all the same"
+            "without photos; pass --shipped to remove it anyway"
         )
     if len(manifest.class_names) == 1:
-        raise BundleError(f"{manifest.class_names[row]} is the model's last class and stays")
+        raise BundleError(f"{manifest.class_names[row]} is the model's last class and cannot be removed")
     return row
 
 

@@ -1,4 +1,4 @@
-"""`export_onnx`: a model's ONNX file, made again and compared with the network."""
+"""Makes a model's ONNX file again and compares it with the network: `export_onnx`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def export_onnx(source: Home | AnyPath, output: AnyPath) -> ExportReport:
     """Writes a model's verified ONNX file.
 
     Args:
-        source: The model home, or a bundle file.
-        output: The ONNX file; replaced if it exists. `-` is standard output.
+        source: The model home, or the path of a bundle.
+        output: Path of the ONNX file, which is replaced if it exists; `-` is standard output.
 
     Raises:
         HomeError: There is no home, or the file cannot be written.
-        ConfigError: Something else than a file stands where the file should go.
+        ConfigError: Something other than a file is where the file should go.
         BundleError: The bundle is damaged.
-        ExportError: The ONNX file could not be made or differs from the network (ParityError).
+        ExportError: The ONNX file could not be made, or differs from the network (ParityError).
     """
     output = Path(output)
     storage.check_output(output, may_be_stdout=True)
@@ -45,7 +45,7 @@ def export_onnx(source: Home | AnyPath, output: AnyPath) -> ExportReport:
 
 
 def verified_onnx(bundle: Bundle) -> tuple[bytes, Manifest, ParityReport]:
-    """A bundle's ONNX file, its manifest, and how the file compares with the network."""
+    """Makes a bundle's ONNX file; returns it, the manifest, and how the file compares with the network."""
     arrays, manifest = bundle.arrays(), bundle.manifest
     content = fill_graph(arrays[ONNX_GRAPH].tobytes(), arrays, manifest)
     return content, manifest, check_parity(content, parity_probe(load_network(bundle)))

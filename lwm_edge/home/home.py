@@ -1,13 +1,13 @@
-"""A model home: the folder in which a device keeps its one current model.
+"""Defines a model home: the folder in which a device keeps its one current model.
 
     HOME/current -> generations/00000007        one symbolic link, switched by one rename
     HOME/generations/00000007/model.lwm         the bundle
                               classifier.onnx   what apps load
-                              labels.txt        the class names, one a line, for people
-                              receipt.json      of the latest change
-    HOME/training.safetensors                   of an interrupted increment, to go on from; constant length
+                              labels.txt        the class names, one per line, for people
+                              receipt.json      the report of the latest change
+    HOME/training.safetensors                   where an interrupted increment left off; constant length
     HOME/lock                                   held by the one writer
-    HOME/vendor.pub                             the one key that its base must be signed with, if it has one
+    HOME/vendor.pub                             the key that its base must be signed with, if it has one
 
 A reader of several files resolves the link once (`Home.current`); a change writes the next generation,
 syncs it, switches the link, and removes the old one.
@@ -45,59 +45,59 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Generation:
-    """One consistent set of files.
+    """Holds one consistent set of files.
 
     Attributes:
-        path: The folder.
+        path: Path of the folder.
     """
 
     path: Path
 
     @property
     def bundle(self) -> Path:
-        """The bundle."""
+        """Returns the path of the bundle."""
         return self.path / BUNDLE
 
     @property
     def onnx(self) -> Path:
-        """The exported classifier."""
+        """Returns the path of the exported classifier."""
         return self.path / ONNX
 
     def onnx_bytes(self) -> int:
-        """Length of the exported classifier; 0 where it is missing."""
+        """Returns the length of the exported classifier; 0 if it is missing."""
         return self.onnx.stat().st_size if self.onnx.is_file() else 0
 
     def bytes(self) -> int:
-        """Length of all its files."""
+        """Returns the length of all files together."""
         return sum(path.stat().st_size for path in self.path.iterdir())
 
     def is_complete(self) -> bool:
-        """Whether all its files are there."""
+        """Tells whether all files are there."""
         return all((self.path / name).is_file() for name in GENERATION_FILES)
 
     @property
     def labels(self) -> Path:
-        """The class names, one a line."""
+        """Returns the path of the class names, one per line."""
         return self.path / LABELS
 
     @property
     def receipt(self) -> Path:
-        """Of the latest change."""
+        """Returns the path of the latest change's receipt."""
         return self.path / RECEIPT
 
 
 @dataclass(frozen=True)
 class Home:
-    """A model home; make one with `open_home`.
+    """Gives access to a model home; make one with `open_home`.
 
     Attributes:
-        path: The folder.
+        path: Path of the folder.
     """
 
     path: Path
 
     def current(self) -> Generation:
-        """The current set of files, the link resolved once.
+        """Resolves the link once and returns the current set of files.
 
         Raises:
             HomeError: The link is missing or points nowhere.
@@ -113,12 +113,12 @@ class Home:
                 f"try: lwm-edge repair --home {self.path}"
             )
         raise HomeError(
-            f"{self.path} is no model home (no {CURRENT} model in it); "
+            f"{self.path} is not a model home (there is no {CURRENT} model in it); "
             f"make one with: lwm-edge init BASE.lwm --home {self.path}"
         )
 
     def read(self, reader: Callable[[Generation], T]) -> T:
-        """Reads several files of one generation; starts over if a commit took it away meanwhile."""
+        """Reads several files of one generation; starts over if a commit removed it meanwhile."""
         while True:
             generation = self.current()
             try:
@@ -128,37 +128,37 @@ class Home:
                     raise
 
     def open_bundle(self) -> Bundle:
-        """The current bundle, verified."""
+        """Opens and verifies the current bundle."""
         return open_bundle(self.current().bundle)
 
     @property
     def onnx(self) -> Path:
-        """The path that apps load: through the link, the same after every increment."""
+        """Returns the path that apps load: through the link, the same after every increment."""
         return self.path / CURRENT / ONNX
 
     @property
     def training(self) -> Path:
-        """Where an interrupted increment left off."""
+        """Returns the path of what an interrupted increment left to continue from."""
         return self.path / TRAINING
 
     @property
     def trust(self) -> Path:
-        """The vendor's public key; absent in a home that takes any base."""
+        """Returns the path of the vendor's public key, which is absent in a home that takes any base."""
         return self.path / TRUST
 
     @contextmanager
     def lock(self, *, wait: bool = False) -> Iterator[int]:
-        """Makes this process the one writer, and clears what an interrupted one left.
+        """Makes this process the one writer, and removes what an interrupted writer left.
 
         Args:
-            wait: For another writer to finish.
+            wait: Whether to wait for another writer to finish.
 
         Yields:
             The lock's file descriptor: a child process that inherits it holds the lock too.
 
         Raises:
             BusyError: Another process is the writer, and `wait` is not set.
-            HomeError: The home cannot be written, or its generations lie elsewhere.
+            HomeError: The home cannot be written, or its generations are in another folder.
         """
         ownership.require_own_generations(self.path)
         with storage.exclusive_lock(self.path / LOCK, wait=wait) as descriptor:
@@ -174,7 +174,7 @@ class Home:
         """Replaces the current set of files at one atomic point; call it under `lock`.
 
         Args:
-            write: Puts all files into the new, still hidden generation.
+            write: Function that puts all files into the new, still hidden generation.
         """
         generation = self.stage()
         try:
@@ -201,31 +201,31 @@ class Home:
     def publish(self, generation: Generation) -> None:
         """Makes a complete generation the current one by one rename; call it under `lock`."""
         storage.swap_link(self.path / CURRENT, f"{GENERATIONS}/{generation.path.name}")
-        with suppress(LwmEdgeError):  # committed; the next writer clears what stays
+        with suppress(LwmEdgeError):  # committed; the next writer removes what is left
             ownership.remove_checkpoint(self.training)
             self._remove_stale()
 
     def left_alone(self, most: int = 5) -> tuple[str, ...]:
-        """A sentence for each thing in the home that this program did not make, up to so many."""
+        """Describes the things in the home that this program did not make, a sentence each, up to `most`."""
         return ownership.left_alone(self.path, most)
 
     def _link_name(self) -> str | None:
-        """Name of the folder that the link points at; None where the link is missing or not ours."""
+        """Returns the name of the folder that the link points at; None if the link is missing or not ours."""
         return ownership.generation_named_by(self.path / CURRENT)
 
     def _current_name(self) -> str | None:
-        """Likewise, and None where the link dangles."""
+        """Returns the name of the folder that the link points at; None also if the link dangles."""
         name = self._link_name()
         return name if name and (self.path / GENERATIONS / name).is_dir() else None
 
     def _remove_stale(self) -> None:
         ownership.remove_staged(self.path)
         current = self._current_name()
-        if current is None and os.path.lexists(self.path / CURRENT):  # not ours: which to keep cannot be told
+        if current is None and os.path.lexists(self.path / CURRENT):  # not ours: nobody knows which to keep
             return
         folders = ownership.generation_folders(self.path)
         stale = [path for path in folders if path.name != current and ownership.is_generation(path)]
-        if current is None:  # a complete model may be the one that the link was lost of
+        if current is None:  # a complete model may be what the lost link pointed at
             stale = [path for path in stale if not Generation(path).is_complete()]
         if stale:  # a writer may have been killed before its switch of the link was durable
             storage.sync_folder(self.path)
@@ -234,10 +234,10 @@ class Home:
 
 
 def open_home(path: Home | AnyPath) -> Home:
-    """Opens a model home for any of the public calls; an open one is given back.
+    """Opens a model home for any of the public calls; an open one is returned as it is.
 
     Raises:
-        HomeError: There is none.
+        HomeError: There is no home.
     """
     home = path if isinstance(path, Home) else Home(Path(path).absolute())
     home.current()
@@ -248,7 +248,7 @@ def home_or_bundle(source: Home | AnyPath) -> Home | Path:
     """Tells a model home from a bundle file: a folder is a home, anything else is the path of a bundle.
 
     Raises:
-        HomeError: It is a folder, but no home.
+        HomeError: The source is a folder, but not a home.
     """
     if isinstance(source, Home) or Path(source).is_dir():
         return open_home(source)

@@ -1,6 +1,6 @@
-"""What one change of a model takes of memory, and what it leaves there: measured and counted.
+"""Measures the memory that one change of a model takes, and counts what it leaves there.
 
-The kernel keeps a high-water mark of resident memory only, which can be reset. Its parts (anonymous; mapped
+The kernel keeps a high-water mark, which can be reset, of resident memory alone. Its parts (anonymous; mapped
 or shared) and the process tree have none, so a thread samples them.
 """
 
@@ -24,14 +24,14 @@ from ..model.network import Network
 from .reports import MemoryReport
 
 SAMPLING_SECONDS = 0.02
-_SAMPLES_A_TREE = 10  # asking for the children reads every process of the machine
+_SAMPLES_PER_TREE = 10  # asking for the children reads every process of the machine
 _OBJECTS_AT_ONCE = 20_000
 _ARRAYS = {np.ndarray, Tensor}
-_CONTAINERS = {tuple, dict}  # unknown to the collector where they hold nothing that it knows
+_CONTAINERS = {tuple, dict}  # untracked by the collector if they hold nothing that it tracks
 
 
 class MemoryUse:
-    """Memory since the measurement began; `measured` makes one."""
+    """Measures memory from the moment that it is made; `measured` makes one."""
 
     def __init__(self, sampler: _Sampler, read_cgroup: Callable[[], tuple[int | None, str]]) -> None:
         self._images_before = count_alive().images.keys()
@@ -48,11 +48,11 @@ class MemoryUse:
             yield cls(sampler, read_cgroup)
 
     def report(self, student: Network, *known: np.ndarray[Any, Any]) -> MemoryReport:
-        """All figures until now.
+        """Reports all figures up to now.
 
         Args:
-            student: The one network that is no teacher.
-            known: Images that the caller holds at this moment, and does not keep.
+            student: The one network that is not a teacher.
+            known: Images that the caller holds at this moment but does not keep.
         """
         peak = peak_rss_bytes()
         anonymous, mapped, tree = self._sampler.peaks()
@@ -84,8 +84,8 @@ class MemoryUse:
             "peak_anonymous_bytes": f"RssAnon, {sampled}",
             "peak_mapped_bytes": f"RssFile + RssShmem, {sampled}",
             "peak_tree_bytes": "largest sum of this process's and its children's RSS, sampled every "
-            f"{1000 * SAMPLING_SECONDS * _SAMPLES_A_TREE:.0f} ms, at least peak_rss_bytes; shared pages "
-            "count once a process",
+            f"{1000 * SAMPLING_SECONDS * _SAMPLES_PER_TREE:.0f} ms, at least peak_rss_bytes; shared pages "
+            "count once per process",
             "peak_cgroup_bytes": cgroup,
             "peak_cuda_bytes": "torch.cuda.max_memory_allocated, reset at the start",
             "teacher_networks": "Network objects that the garbage collector finds, less the student",
@@ -109,7 +109,7 @@ class _Sampler(threading.Thread):
         samples = 0
         while not self._stopped.wait(SAMPLING_SECONDS):
             self._sample_parts()
-            if samples % _SAMPLES_A_TREE == 0:
+            if samples % _SAMPLES_PER_TREE == 0:
                 self._tree = max(self._tree, _tree_bytes(self._process))
             samples += 1
 
@@ -122,7 +122,7 @@ class _Sampler(threading.Thread):
         self.join()
 
     def peaks(self) -> tuple[int | None, int | None, int]:
-        """Of anonymous memory, mapped memory and the process tree, now included."""
+        """Returns the peaks of anonymous memory, mapped memory and the process tree, this moment included."""
         self._sample_parts()
         return self._anonymous, self._mapped, max(self._tree, _tree_bytes(self._process))
 
@@ -142,18 +142,18 @@ def _tree_bytes(process: psutil.Process) -> int:
     for member in (process, *process.children(recursive=True)):
         try:
             total += member.memory_info().rss
-        except psutil.NoSuchProcess:  # ended meanwhile
+        except psutil.NoSuchProcess:  # the process ended meanwhile
             continue
     return total
 
 
 @dataclass(frozen=True)
 class Alive:
-    """What is alive in this process, whoever holds it.
+    """Lists what is alive in this process, whoever holds it.
 
     Attributes:
-        networks: Every network.
-        images: Where the memory of images lies, and how many they are; views of it count once.
+        networks: All networks.
+        images: Number of images at each address that holds images; views count once.
     """
 
     networks: list[Network]
@@ -177,7 +177,7 @@ def count_alive() -> Alive:
 
 
 def _arrays(objects: list[Any]) -> Iterator[Any]:
-    """Arrays and tensors among objects and what they hold."""
+    """Yields the arrays and tensors among objects and what they hold."""
     yield from _of_types(_ARRAYS, objects)
     while objects:
         held = gc.get_referents(*objects)
@@ -186,7 +186,7 @@ def _arrays(objects: list[Any]) -> Iterator[Any]:
 
 
 def _of_types(types: Set[type], objects: list[Any]) -> Iterator[Any]:
-    """Those of exactly these types; without a step of the interpreter for each, as there are millions."""
+    """Picks objects of exactly these types, without an interpreter step for each, as there are millions."""
     return compress(objects, map(types.__contains__, map(type, objects)))
 
 
@@ -199,7 +199,7 @@ def _image_count(shape: tuple[int, ...]) -> int:
 
 
 def _buffer(array: Any) -> int:
-    """Address of the memory that an array or tensor looks into."""
+    """Returns the address of the memory that an array or tensor looks into."""
     if isinstance(array, Tensor):
         return array.untyped_storage().data_ptr() if array.layout == torch.strided else id(array)
     while isinstance(array.base, np.ndarray):

@@ -189,7 +189,7 @@ def require_no_foreign(home: Path) -> None:
         foreign = storage.entries(home)
     if foreign:
         raise HomeError(
-            f"{home} exists and is no model home; give a new or empty folder",
+            f"{home} exists and is not a model home; choose a new or empty folder",
             [f"it holds {printable(path.relative_to(home))}" for path in foreign[:_LISTED]]
             + ([f"and {len(foreign) - _LISTED} more"] if len(foreign) > _LISTED else []),
         )

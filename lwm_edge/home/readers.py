@@ -1,4 +1,4 @@
-"""`predict`, `evaluate` and `info`: what a home's model says, and what it is; no torch.
+"""Says what a home's model sees in photos, and what it is: `predict`, `evaluate` and `info`, without torch.
 
 Photos go through the exported ONNX file, as they would in an app.
 """
@@ -27,25 +27,25 @@ _PIXEL_CACHE_BYTES = 64 * 1024 * 1024
 
 
 class InfoReport(Report):
-    """What a bundle or home holds.
+    """Reports what a bundle or home holds.
 
     Attributes:
-        home: The home, unless a bundle was asked.
-        bundle: The bundle.
-        onnx: The exported classifier, in a home.
-        architecture: Its key.
-        activation: What makes probabilities of logits.
-        preprocessing: From a photo to the input.
-        levels: Earlier blocks that the head reads too.
-        class_names: In class_index order.
-        shipped_classes: How many the vendor shipped.
-        capacity: Most classes it can hold.
-        bundle_bytes: Its length.
-        increment_count: Changes since it was shipped.
-        recipe: Of the latest increment.
-        model_digest: Of the model.
-        parent_digest: Of the model before.
-        ledger: The footprint of the increments.
+        home: Path of the home; None if a bundle was asked about.
+        bundle: Path of the bundle.
+        onnx: Path of the exported classifier; None without a home.
+        architecture: Key of the architecture.
+        activation: Function that turns logits into probabilities.
+        preprocessing: Preprocessing from a photo to the input.
+        levels: Earlier blocks that the head reads; None if it reads the last feature maps alone.
+        class_names: Class names in class_index order.
+        shipped_classes: Number of classes that the vendor shipped.
+        capacity: Maximum number of classes.
+        bundle_bytes: Length of the bundle.
+        increment_count: Number of changes since it was shipped.
+        recipe: Recipe of the latest increment.
+        model_digest: Digest of the model.
+        parent_digest: Digest of the model before the latest change.
+        ledger: Footprint of the increments.
     """
 
     home: AnyNamePath | None
@@ -67,12 +67,12 @@ class InfoReport(Report):
 
 
 class PredictionReport(Report):
-    """What `predict` saw.
+    """Reports what `predict` saw.
 
     Attributes:
-        onnx: The classifier that ran.
-        model_digest: Of the model inside.
-        predictions: One a photo.
+        onnx: Path of the classifier that ran.
+        model_digest: Digest of the model inside.
+        predictions: Predictions, one per photo.
     """
 
     onnx: AnyNamePath
@@ -85,12 +85,12 @@ def predict(home: Home | AnyPath, photos: Sequence[AnyPath], *, top_k: int = 3) 
 
     Args:
         home: The model home, or its folder.
-        photos: The files.
-        top_k: How many classes of each, best first.
+        photos: Paths of the photos.
+        top_k: Number of classes for each photo, best first.
 
     Raises:
         HomeError: There is no home.
-        ExportError: Its ONNX file is missing or foreign.
+        ExportError: Its ONNX file is missing, or lwm-edge did not export it.
         PhotosError: None of the photos can be read; a single bad one is reported beside the others.
     """
     home = open_home(home)
@@ -110,8 +110,8 @@ def evaluate(home: Home | AnyPath, folder: AnyPath) -> EvaluationReport:
 
     Raises:
         HomeError: There is no home.
-        ExportError: Its ONNX file is missing or foreign.
-        PhotosError: A folder is no class of the model, or has no usable photo; lists all.
+        ExportError: Its ONNX file is missing, or lwm-edge did not export it.
+        PhotosError: A folder is not a class of the model, or has no usable photo; all of them are listed.
     """
     home, folder = open_home(home), Path(folder)
     manifest, classifier = home.read(lambda g: (open_bundle(g.bundle).manifest, Classifier(g.onnx)))
@@ -134,7 +134,7 @@ def _class_indices(photo_folder: PhotoFolder, class_names: Sequence[str], folder
     unknown = [name for name in photo_folder.class_names if fold_class_name(name) not in index]
     if unknown:
         raise PhotosError(
-            f"{folder} has folders that are no class of the model; it knows: {', '.join(class_names)}",
+            f"{folder} has folders that are not classes of the model; it knows: {', '.join(class_names)}",
             unknown,
         )
     return [index[fold_class_name(name)] for name in photo_folder.class_names]
@@ -144,7 +144,7 @@ def info(source: Home | AnyPath) -> InfoReport:
     """Describes a model home's current model, or a bundle file.
 
     Args:
-        source: The home, or the bundle's path.
+        source: The model home, or the path of a bundle.
 
     Raises:
         HomeError: There is no home.

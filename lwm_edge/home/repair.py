@@ -1,4 +1,4 @@
-"""`repair_home`: makes a home's other files anew from its bundle, which is the model and stays as it is."""
+"""Rebuilds a home's other files from its bundle, which is the model and stays as it is: `repair_home`."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from .reports import RepairReport
 
 
 def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:
-    """Verifies a home's bundle, and makes ONNX file, labels and receipt anew where they are not its own.
+    """Verifies a home's bundle, and rebuilds ONNX file, labels and receipt where they do not match it.
 
-    It is no increment: bundle, digest and ledger stay as they are. Where the link `current` is missing or
-    points nowhere, and exactly one complete model is there, the link is pointed at it. Where nothing is
-    wrong, nothing is written.
+    It makes no increment: bundle, digest and ledger stay as they are. If the link `current` is missing or
+    points nowhere, and exactly one complete model is there, the link is pointed at it. If nothing is wrong,
+    nothing is written.
 
     Args:
         home: The model home, or its folder.
-        wait: For another process that changes the home to finish.
+        wait: Whether to wait for another process that is changing the home.
 
     Raises:
-        HomeError: There is no model, which one is current cannot be told, or the home cannot be written.
+        HomeError: There is no model, it is unclear which one is current, or the home cannot be written.
         BundleError: The bundle itself is damaged.
         ParityError: This device's ONNX Runtime does not compute what the network computes.
-        BusyError: Another process changes the home, and `wait` is not set.
+        BusyError: Another process is changing the home, and `wait` is not set.
     """
     home = home if isinstance(home, Home) else Home(Path(home).absolute())
     if not (home.path / GENERATIONS).is_dir():
@@ -60,12 +60,12 @@ def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:
 
 
 def _linked(home: Home) -> Generation | None:
-    """The generation that the link names; None where the link is missing or names none."""
+    """Returns the generation that the link names; None if the link is missing or names none."""
     link = home.path / CURRENT
     if link.exists() and not link.is_symlink():
         raise HomeError(
-            f"{link} is no link, as it is after copying a home without links; move it out of the home and "
-            "repair again"
+            f"{link} is not a link, as happens when a home is copied without its links; move it out of the "
+            "home and repair again"
         )
     try:
         return home.current()
@@ -74,7 +74,7 @@ def _linked(home: Home) -> Generation | None:
 
 
 def _only_model(home: Home) -> Generation:
-    """The one complete generation; without a complete one, the one whose bundle is sound."""
+    """Finds the one complete generation or, if none is complete, the one whose bundle is sound."""
     sound: dict[Generation, bool] = {}
     for path in ownership.generation_folders(home.path):
         generation = Generation(path)
@@ -102,7 +102,7 @@ def _sound_bundle(generation: Generation) -> Bundle:
         return open_bundle(generation.bundle)
     except BundleError as error:
         raise BundleError(
-            f"the model itself is damaged, which no repair can mend; put a copy of its {BUNDLE} in its "
+            f"the model itself is damaged, which repair cannot fix; put a copy of its {BUNDLE} in its "
             f"place, or start over from the shipped base with lwm-edge init --replace: {error.message}",
             error.problems,
         ) from None
@@ -111,7 +111,7 @@ def _sound_bundle(generation: Generation) -> Bundle:
 def _commit(
     home: Home, old: Generation, onnx_file: bytes, report: RepairReport, *, keep_receipt: bool
 ) -> None:
-    """Puts the same bundle and the files made anew into a new generation, at one atomic point."""
+    """Puts the same bundle and the rebuilt files into a new generation, at one atomic point."""
     bundle = open_bundle(old.bundle)
     receipt = old.receipt.read_bytes() if keep_receipt else pad_receipt(report, bundle.manifest.capacity)
 

@@ -1,4 +1,4 @@
-"""What changing a home returns."""
+"""Defines what changing a home returns."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from ..records import AnyNamePath, Report
 
 
 class MemoryReport(Report):
-    """Memory of one change, from its start until its result was there; `how` explains each figure.
+    """Reports the memory of one change until its result was there; `how` explains each figure.
 
     Attributes:
-        peak_rss_bytes: Resident memory of the process.
-        peak_anonymous_bytes: Its anonymous part; None where the system does not tell.
-        peak_mapped_bytes: Its part that maps files or is shared; likewise.
-        peak_tree_bytes: Resident memory of the process and all its children.
-        peak_cgroup_bytes: Of the memory cgroup, with all others in it; None without one.
-        peak_cuda_bytes: Of torch on the GPU; None where it was not used.
-        teacher_networks: Networks alive besides the student.
-        images_alive: Images in memory that were not there before.
-        how: Each figure's name, and how it was taken.
+        peak_rss_bytes: Peak of the process's resident memory.
+        peak_anonymous_bytes: Peak of its anonymous part; None if the system does not tell.
+        peak_mapped_bytes: Peak of its part that maps files or is shared; None if the system does not tell.
+        peak_tree_bytes: Peak of the resident memory of the process and all its children.
+        peak_cgroup_bytes: Peak of the memory cgroup, with all others in it; None without one.
+        peak_cuda_bytes: Peak of torch's memory on the GPU; None if the GPU was not used.
+        teacher_networks: Number of networks alive besides the student.
+        images_alive: Number of images in memory that were not there before.
+        how: Explanations of how each figure was taken, by its name.
     """
 
     peak_rss_bytes: int
@@ -33,17 +33,17 @@ class MemoryReport(Report):
 
 
 class FootprintReport(Report):
-    """Sizes in bytes, before and after.
+    """Reports sizes in bytes, before and after.
 
     Attributes:
-        bundle_bytes: Of model.lwm; never changes.
-        bundle_bytes_before: Likewise, before.
-        onnx_bytes: Of classifier.onnx; grows by the head's rows and the names.
-        onnx_bytes_before: Likewise, before.
+        bundle_bytes: Length of model.lwm, which never changes.
+        bundle_bytes_before: Length of model.lwm before the change.
+        onnx_bytes: Length of classifier.onnx, which grows by the head's rows and the names.
+        onnx_bytes_before: Length of classifier.onnx before the change.
         peak_rss_bytes: High-water mark of resident memory of the process that made the change.
-        export_peak_rss_bytes: Likewise, of the process that exported and committed it.
-        memory: All that was measured of memory.
-        ledger_head: Of the bundle's ledger after this change; see `model.ledger`.
+        export_peak_rss_bytes: High-water mark of the process that exported and committed it.
+        memory: All memory figures of the change.
+        ledger_head: Head of the bundle's ledger after this change; see `model.ledger`.
     """
 
     bundle_bytes: int
@@ -57,18 +57,18 @@ class FootprintReport(Report):
 
 
 class ChangeReport(Report):
-    """What `init_home` and `remove_class` leave.
+    """Reports what `init_home` or `remove_class` did.
 
     Attributes:
-        home: The model home.
-        removed_class: Taken out, if any.
-        class_names: All classes now.
-        model_digest: Of the model now.
-        parity: Of the ONNX file.
-        footprint: Bytes before and after.
-        onnx: The exported classifier.
-        trusted_key: The vendor's public key that the home was told to trust, by `init_home`.
-        warnings: What the owner should know.
+        home: Path of the model home.
+        removed_class: Name of the removed class, if any.
+        class_names: Names of all classes now.
+        model_digest: Digest of the model now.
+        parity: Comparison of the ONNX file with the network.
+        footprint: Sizes in bytes, before and after.
+        onnx: Path of the exported classifier.
+        trusted_key: Public key of the vendor that `init_home` made the home trust, if any.
+        warnings: Warnings for the owner.
     """
 
     home: AnyNamePath
@@ -83,16 +83,16 @@ class ChangeReport(Report):
 
 
 class RepairReport(Report):
-    """What `repair_home` did; the model itself is as it was.
+    """Reports what `repair_home` did; the model itself is as it was.
 
     Attributes:
-        home: The model home.
-        repaired: A line for each thing that was wrong; empty where nothing was.
-        class_names: All classes.
-        model_digest: Of the model.
-        parity: Of the new ONNX file; None where the files were right.
-        onnx: The exported classifier.
-        warnings: What the owner should know.
+        home: Path of the model home.
+        repaired: Lines about each thing that was wrong; empty if nothing was.
+        class_names: Names of all classes.
+        model_digest: Digest of the model.
+        parity: Comparison of the new ONNX file with the network; None if the files were right.
+        onnx: Path of the exported classifier.
+        warnings: Warnings for the owner.
     """
 
     home: AnyNamePath
@@ -105,14 +105,14 @@ class RepairReport(Report):
 
 
 class ExportReport(Report):
-    """What `export_onnx` wrote.
+    """Reports what `export_onnx` wrote.
 
     Attributes:
-        onnx: The file.
-        onnx_bytes: Its length.
-        class_names: In the order of its outputs.
-        model_digest: Of the model inside.
-        parity: With the network.
+        onnx: Path of the file.
+        onnx_bytes: Length of the file.
+        class_names: Class names in the order of the outputs.
+        model_digest: Digest of the model inside.
+        parity: Comparison with the network.
     """
 
     onnx: AnyNamePath

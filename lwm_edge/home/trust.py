@@ -1,4 +1,4 @@
-"""A home's trust: the one vendor's key that it was told to accept bases of, and the refusals that follow."""
+"""Keeps the one vendor's key whose bases a home accepts, and makes the refusals that follow from it."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from .home import Home
 
 
 def trusted_key(home: Home) -> str | None:
-    """The vendor's key that a home trusts, in hexadecimal; None where it was made without.
+    """Returns the vendor's key that a home trusts, in hexadecimal; None if it was made without one.
 
     Raises:
-        TrustError: The file is there, and is not what `init` wrote.
+        TrustError: The key's file is there, but is not what `init` wrote.
     """
     if not (home.trust.exists() or home.trust.is_symlink()):
         return None
     key = read_public_key(home.trust)
     if home.trust.is_symlink() or home.trust.read_bytes() != public_key_pem(key):
         raise TrustError(
-            f"{home.trust} was altered; give the vendor's key again: lwm-edge init --replace --trust"
+            f"{home.trust} was altered; pass the vendor's key again: lwm-edge init --replace --trust"
         )
     return key
 
 
 def trust_problems(home: Home) -> list[str]:
-    """What is wrong with the file of the trusted key."""
+    """Lists what is wrong with the file of the trusted key."""
     try:
         trusted_key(home)
     except TrustError as error:
@@ -42,42 +42,43 @@ def write_trusted_key(home: Home, key: str) -> None:
 
 
 def key_to_trust(home: Home, trust: AnyPath | None) -> str | None:
-    """The key that `init` must demand: the one given, else the one that the home trusts already."""
+    """Returns the key that `init` must demand: the one given, else the one that the home trusts already."""
     return read_public_key(trust) if trust else trusted_key(home)
 
 
 def require_signed_base(base: AnyPath, manifest: Manifest, key: str | None) -> None:
-    """Refuses what is not a shipped base as the trusted vendor signed it; without a key, nothing.
+    """Refuses what is not a shipped base as the trusted vendor signed it; without a key, refuses nothing.
 
     Raises:
-        TrustError: With every reason.
+        TrustError: The base is refused; every reason is listed.
     """
     if key is None:
         return
     problems = list(custody_problems(manifest, key, None))
     if manifest.increment_count:
         problems.append(
-            f"it was changed {manifest.increment_count} times since it was shipped, and the vendor signed "
-            "the shipped base alone"
+            f"it has been changed {manifest.increment_count} times since it was shipped, but the vendor "
+            "signed only the shipped base"
         )
     if problems:
         raise TrustError(
-            f"{base} is not a base that the trusted vendor signed; no home is made of it", problems
+            f"{base} is not a base that the trusted vendor signed; no home is made from it", problems
         )
 
 
 def require_trusted_model(home: Home, manifest: Manifest) -> None:
     """Refuses to change a home whose record does not lead to a base that the trusted vendor signed.
 
-    A home made without a trusted key takes any model.
+    A home made without a trusted key accepts any model.
 
     Raises:
-        TrustError: With every reason.
+        TrustError: The model is refused; every reason is listed.
     """
     key = trusted_key(home)
     if key and (problems := custody_problems(manifest, key, None)):
         raise TrustError(
-            f"the model in {home.path} does not verify against the key that the home trusts, so nothing is "
-            f"changed; start over from the vendor's: lwm-edge init BASE.lwm --replace --home {home.path}",
+            f"the model in {home.path} does not verify against the key that the home trusts, so nothing "
+            "is changed; start over from the vendor's base: "
+            f"lwm-edge init BASE.lwm --replace --home {home.path}",
             problems,
         )

@@ -1,12 +1,12 @@
-"""Where the network looks: Grad-CAM attention maps (Selvaraju et al. 2017; Dhar et al. 2019, eq. 2).
+"""Computes where the network looks: Grad-CAM attention maps (Selvaraju et al. 2017; Dhar et al. 2019, eq. 2).
 
     Q = ReLU(sum_k alpha_k A_k),   alpha_k = mean over the map of d y^b / d A_k
 
 With global average pooling and one linear layer, y^b = sum_k W[b, k] * mean(A_k) + bias[b], so
-alpha_k = W[b, k] / (h * w): the map needs no backward pass. (What a head reads of earlier blocks adds a
-term that does not depend on A.) `attention_map` is that closed form, which
-training uses; `grad_cam` is the definition, by autograd, for any other head. The tests hold one against
-the other. Both need dropout and stochastic depth off.
+alpha_k = W[b, k] / (h * w): the map needs no backward pass. (What a head reads of earlier blocks adds a term
+that does not depend on A.) `attention_map` is that closed form, which training uses; `grad_cam` is the
+definition, by autograd, for any other head. The tests compare the two. Both need dropout and stochastic depth
+off.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch import Tensor
 
 
 def attention_map(features: Tensor, head_weight: Tensor, class_index: Tensor) -> Tensor:
-    """The Grad-CAM map of one class for each image, in closed form.
+    """Computes the Grad-CAM map of one class for each image, in closed form.
 
-    Differentiable in the features and in the head's weight, that is, through alpha as well.
+    It is differentiable in the features and in the head's weight, that is, through alpha as well.
 
     Args:
-        features: A, the last feature maps [B, d, h, w]; half precision is taken up to float32.
-        head_weight: W of the linear head, as far as it reads A [classes, d].
-        class_index: b of each image [B] int64.
+        features: Last feature maps A [B, d, h, w]; half precision is widened to float32.
+        head_weight: Weight W of the linear head, as far as it reads A [classes, d].
+        class_index: Class b of each image [B] int64.
 
     Returns:
-        Q [B, h, w] >= 0, float32 or wider.
+        Maps Q [B, h, w] >= 0, float32 or wider.
     """
     with torch.autocast(features.device.type, enabled=False):
         A = features.to(torch.promote_types(features.dtype, torch.float32))
@@ -36,15 +36,15 @@ def attention_map(features: Tensor, head_weight: Tensor, class_index: Tensor) ->
 
 
 def grad_cam(features: Tensor, scores: Tensor, *, create_graph: bool = False) -> Tensor:
-    """The Grad-CAM map by its definition, for a head of any kind.
+    """Computes the Grad-CAM map by its definition, for a head of any kind.
 
     Args:
-        features: A, the last feature maps [B, d, h, w], part of the graph that made the scores.
-        scores: y^b of each image [B], raw (before sigmoid or softmax).
-        create_graph: Keep the map differentiable through alpha too.
+        features: Last feature maps A [B, d, h, w], part of the graph that made the scores.
+        scores: Score y^b of each image [B], raw (before sigmoid or softmax).
+        create_graph: Whether to keep the map differentiable through alpha too.
 
     Returns:
-        Q [B, h, w] >= 0, in the features' dtype.
+        Maps Q [B, h, w] >= 0, in the features' dtype.
     """
     # The images of a batch do not depend on each other, so the sum's gradient is each image's own.
     (gradient,) = torch.autograd.grad(scores.sum(), features, create_graph=create_graph, retain_graph=True)

@@ -1,6 +1,6 @@
-"""What an owner can have for nothing: a frozen backbone with a head made of class statistics.
+"""Provides what an owner can have for nothing: a frozen backbone with a head made of class statistics.
 
-Every recipe is compared with these two. Both learn a class by looking once at its photos' features.
+Every recipe is compared with these two. Both learn a class by looking at its photos' features once.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from .class_statistics import ClassStatistics, Features, Labels
 class NearestClassMean:
     """Predicts the class whose mean feature is nearest, all features scaled to length 1.
 
-    Mensink et al. 2013; as the last step of iCaRL (Rebuffi et al. 2017, algorithm 1).
+    It comes from Mensink et al. 2013, and is the last step of iCaRL (Rebuffi et al. 2017, algorithm 1).
     """
 
     def __init__(self) -> None:
         self._means: dict[int, Features] = {}
 
     def learn(self, features: Features, labels: Labels) -> None:
-        """Takes in all photos of some classes: features [M, d], labels [M]."""
+        """Learns all photos of some classes: features [M, d], labels [M]."""
         for label in np.unique(labels):
             self._means[int(label)] = _unit(_unit(features[labels == label]).mean(0))
 
     def predict(self, features: Features) -> Labels:
-        """Features [M, d] to class_index [M]."""
+        """Predicts class_index [M] from features [M, d]."""
         known = np.array(sorted(self._means))
         means = np.stack([self._means[label] for label in known])
         nearest: Labels = known[(_unit(features) @ means.T).argmax(1)]
@@ -33,20 +33,20 @@ class NearestClassMean:
 
 
 class StreamingLda:
-    """Linear discriminant analysis with class means and one shared covariance, updated class by class.
+    """Predicts by linear discriminant analysis: class means and a shared covariance, updated class by class.
 
-    Hayes and Kanan 2020; the same statistics as the default recipe keeps, on a backbone that never moves.
+    See Hayes and Kanan 2020; the default recipe keeps the same statistics, but here the backbone never moves.
     """
 
     def __init__(self, capacity: int, d: int) -> None:
         self._statistics = ClassStatistics.empty(capacity, d)
 
     def learn(self, features: Features, labels: Labels) -> None:
-        """Takes in all photos of some classes: features [M, d], labels [M]."""
+        """Learns all photos of some classes: features [M, d], labels [M]."""
         self._statistics.learn(features, labels)
 
     def predict(self, features: Features) -> Labels:
-        """Features [M, d] to class_index [M]."""
+        """Predicts class_index [M] from features [M, d]."""
         weight, bias = self._statistics.solve_head(self._statistics.means.any(1).sum())
         best: Labels = (features @ weight.T + bias).argmax(1)
         return best

@@ -1,4 +1,4 @@
-"""Which photos a step sees, and reading them while another step computes."""
+"""Decides which photos a step sees, and reads them while another step computes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .config import IncrementConfig
 
 @dataclass(frozen=True)
 class Pace:
-    """How a training goes through its batches: memory and time depend on it, the result does not.
+    """Says how a training goes through its batches: memory and time depend on it, the result does not.
 
     Attributes:
-        micro_batch_size: Images computed at once.
-        prefetch: Batches read ahead.
+        micro_batch_size: Number of images computed at once.
+        prefetch: Number of batches read ahead.
         recompute: Whether trained blocks are computed again in the backward pass, to save memory.
     """
 
@@ -31,12 +31,12 @@ class Pace:
 
 
 class Batch(NamedTuple):
-    """What one optimiser update learns from.
+    """Holds what one optimiser update learns from.
 
     Attributes:
-        step: From 0.
-        labels: class_index of each photo, B of them.
-        pixels: [B, H, W, 3] uint8.
+        step: Number of the update, from 0.
+        labels: class_index of each of the B photos.
+        pixels: Images [B, H, W, 3] uint8.
     """
 
     step: int
@@ -47,7 +47,7 @@ class Batch(NamedTuple):
 def loaded_batches(
     photos: PhotoSet, config: IncrementConfig, prefetch: int, start: int = 0
 ) -> Iterator[Batch]:
-    """The training's batches from step `start` on, the next `prefetch` of them read while one is in use."""
+    """Yields the training's batches from step `start` on; reads the next `prefetch` while one is in use."""
     labels = photos.labels
     with ThreadPoolExecutor(1) as reader:
         ahead: deque[tuple[int, list[int], Future[Pixels]]] = deque()
@@ -73,11 +73,11 @@ def _schedule(count: int, config: IncrementConfig, start: int) -> Iterator[tuple
 
 
 def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[list[int]]:
-    """The photos' indices in the epoch's order, a batch at a time; keyed by seed and epoch."""
+    """Yields the photos' indices in the epoch's order, a batch at a time; seed and epoch decide the order."""
     order = [int(i) for i in np.random.default_rng([seed, epoch]).permutation(count)]
     return (order[part] for part in chunks(count, batch_size))
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:
-    """0..count in pieces of `size`, the last one shorter."""
+    """Yields 0..count in pieces of `size`; the last one may be shorter."""
     return (slice(start, start + size) for start in range(0, count, size))

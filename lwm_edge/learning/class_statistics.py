@@ -1,4 +1,4 @@
-"""What is kept of the photos: one mean feature a class, and one covariance that all classes share.
+"""Keeps what remains of the photos: one mean feature per class, and one covariance that all classes share.
 
 The shapes depend on the bundle's capacity and the network, never on the number of classes or photos. From
 them the head is solved in closed form (linear discriminant analysis), as streaming LDA does on a frozen
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..model.bundle import COVARIANCE, MEANS, PHOTOS
 
 _RIDGE = 0.1
-_DRAWN_A_CLASS, _DRAWN = 1000, 200_000  # photos, and of all classes at most
+_DRAWN_PER_CLASS, _MAX_DRAWN = 1000, 200_000  # photos for an estimate
 _OWN_LOGIT = 5.0  # a sigmoid of 0.993
 
 Features = NDArray[np.float64]
@@ -28,12 +28,12 @@ Labels = NDArray[np.int64]
 
 @dataclass
 class ClassStatistics:
-    """Means and shared covariance of the pooled features.
+    """Holds the class means and the shared covariance of the pooled features.
 
     Attributes:
-        means: Of each class [capacity, d] float64; rows behind the last class are zero.
-        covariance: Within classes, shared [d, d] float64.
-        photos: How many photos the covariance was taken of.
+        means: Mean of each class [capacity, d] float64; rows beyond the last class are zero.
+        covariance: Covariance within classes, shared by all [d, d] float64.
+        photos: Number of photos that the covariance was computed from.
     """
 
     means: Features
@@ -42,17 +42,17 @@ class ClassStatistics:
 
     @classmethod
     def empty(cls, capacity: int, d: int) -> ClassStatistics:
-        """Statistics of nothing yet."""
+        """Makes statistics of no photos yet."""
         return cls(np.zeros((capacity, d)), np.zeros((d, d)), 0.0)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> ClassStatistics:
-        """Takes a bundle's tensors."""
+        """Reads the statistics from a bundle's tensors."""
         means, covariance = (arrays[name].astype(np.float64) for name in (MEANS, COVARIANCE))
         return cls(means, covariance, float(arrays[PHOTOS][0]))
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """A bundle's tensors, float32."""
+        """Returns the statistics as a bundle's tensors, float32."""
         return {
             MEANS: self.means.astype(np.float32),
             COVARIANCE: self.covariance.astype(np.float32),
@@ -60,11 +60,11 @@ class ClassStatistics:
         }
 
     def copy(self) -> ClassStatistics:
-        """An independent copy."""
+        """Makes an independent copy."""
         return ClassStatistics(self.means.copy(), self.covariance.copy(), self.photos)
 
     def learn(self, features: Features, labels: Labels) -> None:
-        """Takes in all photos of some classes: pooled features [M, d], class_index [M]."""
+        """Learns all photos of some classes: pooled features [M, d], class_index [M]."""
         centred = features.astype(np.float64)
         for label in np.unique(labels):
             of_class = labels == label
@@ -76,29 +76,29 @@ class ClassStatistics:
         self.covariance = np.divide(scatter, self.photos, out=scatter)
 
     def carry(self, change: FeatureMap, classes: int) -> None:
-        """Follows the backbone: what was measured on its old features is taken to its new ones.
+        """Follows the backbone: carries over what was measured on its old features to its new ones.
 
-        Drift compensation as in Yu et al. 2020 ("Semantic Drift Compensation"), with a linear map.
+        This is drift compensation as in Yu et al. 2020 ("Semantic Drift Compensation"), with a linear map.
         """
         self.means[:classes] = self.means[:classes] @ change.matrix.T + change.offset
         self.covariance = change.matrix @ self.covariance @ change.matrix.T
 
     def estimate_accuracy(self, weight: Features, bias: Features, classes: int) -> float:
-        """How often a head would be right on the first classes, as far as their statistics tell.
+        """Estimates how often a head would be right on the first classes, as far as their statistics tell.
 
-        Photos are drawn from a Gaussian of each class's mean and the shared covariance, as the logits that
-        the head makes of them, which follow a Gaussian too; all rows compete. No photo is needed, so a device
-        can estimate what became of the classes whose photos it never had.
+        For each class, photos are drawn from a Gaussian with its mean and the shared covariance, directly as
+        logits, which follow a Gaussian too; all rows of the head compete. No photo is needed, so a device can
+        estimate what became of the classes whose photos it never had.
 
         Args:
-            weight: Of the head [N, d].
-            bias: Likewise [N].
-            classes: How many to judge.
+            weight: Weight of the head [N, d].
+            bias: Bias of the head [N].
+            classes: Number of classes to judge, from the front.
         """
-        of_features = len(weight) > len(self.covariance)  # then their square is the smaller
+        of_features = len(weight) > len(self.covariance)  # the smaller of the two covariances is used
         covariance = self.covariance if of_features else weight @ self.covariance @ weight.T
         spread, axes = np.linalg.eigh(covariance)
-        photos = min(_DRAWN_A_CLASS, max(1, _DRAWN // classes))
+        photos = min(_DRAWN_PER_CLASS, max(1, _MAX_DRAWN // classes))
         drawn = np.random.default_rng(0).standard_normal((photos, len(covariance)))
         scatter = (drawn * np.sqrt(spread.clip(0))) @ axes.T
         if of_features:
@@ -109,7 +109,7 @@ class ClassStatistics:
         return float(np.mean(right))
 
     def solve_head(self, classes: int) -> tuple[Features, Features]:
-        """The linear discriminant of each class against the mean of all, in closed form.
+        """Computes the linear discriminant of each class against the mean of all, in closed form.
 
         Its logit is the log-likelihood ratio of two Gaussians of the shared covariance: around the class's
         mean, and around the mean of all classes' means. The latter is the same for every class, so it
@@ -134,12 +134,12 @@ class ClassStatistics:
 def shrink(covariance: Features, photos: float) -> Features:
     """Moves a covariance of few photos towards a multiple of the identity.
 
-    As if d further photos (as many as there are features) had been seen, spread alike in every direction:
-    the mean of the posterior under an inverse Wishart prior of that strength.
+    It is as if d further photos (as many as there are features) had been seen, spread alike in every
+    direction: the mean of the posterior under an inverse Wishart prior of that strength.
 
     Args:
-        covariance: S [d, d].
-        photos: n that it was taken of.
+        covariance: Covariance S [d, d].
+        photos: Number n of photos that S was computed from.
     """
     d = len(covariance)
     spread = max(np.trace(covariance) / d, 1e-12)
@@ -151,11 +151,11 @@ def shrink(covariance: Features, photos: float) -> Features:
 
 @dataclass
 class FeatureMap:
-    """A linear map from the features of one network to those of another.
+    """Maps the features of one network linearly to those of another.
 
     Attributes:
-        matrix: [d, d] float64.
-        offset: [d] float64.
+        matrix: Matrix [d, d] float64.
+        offset: Offset [d] float64.
     """
 
     matrix: Features
@@ -163,10 +163,10 @@ class FeatureMap:
 
     @classmethod
     def fit(cls, before: Features, after: Features) -> FeatureMap:
-        """Least squares from the same photos' features before and after [M, d], drawn to the identity.
+        """Fits the map to the same photos' features before and after [M, d], close to the identity.
 
-        The penalty is `_RIDGE` of a photo's mean square, so directions that the photos do not show stay as
-        they are.
+        It is least squares with a penalty of `_RIDGE` of a photo's mean square, so directions that the
+        photos do not show stay as they are.
         """
         x = before - before.mean(0)
         change = (after - after.mean(0)) - x

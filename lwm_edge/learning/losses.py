@@ -1,9 +1,9 @@
-"""The three terms of Learning without Memorizing (Dhar et al. 2019, eq. 5).
+"""Computes the three terms of Learning without Memorizing (Dhar et al. 2019, eq. 5).
 
     L = L_C + beta * L_D + gamma * L_AD
 
-Each is a mean over the images of a batch of a sum over classes or map cells, so an image's loss depends on
-nobody else, and the batch size does not change its scale.
+Each sums over classes or map cells and averages over the images of a batch, so an image's loss depends on no
+other image, and the batch size does not change its scale.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from torch.nn import functional as F
 
 from ..model.manifest import Activation
 
-_SMALLEST_NORM = 1e-6  # of a map; a map of zeros stays zeros, and its gradient finite
+_SMALLEST_NORM = 1e-6  # a map of zeros stays zeros, and its gradient finite
 
 
 def classification_loss(logits: Tensor, labels: Tensor, base_classes: int, kind: Activation) -> Tensor:
-    """L_C: learns the new classes.
+    """Computes L_C, which learns the new classes.
 
     Args:
-        logits: The student's [B, N + k], base classes first.
+        logits: Logits of the student [B, N + k], base classes first.
         labels: class_index of each image [B] int64, each >= base_classes.
-        base_classes: N; what the teacher knows. 0 trains a base.
-        kind: `sigmoid`: binary cross entropy of the k new outputs against the one-hot label, summed over
-            them (LwF-MC of Rebuffi et al. 2017, which the paper builds on); `softmax`: cross entropy over
-            all N + k outputs.
+        base_classes: Number N of classes that the teacher knows; 0 trains a base.
+        kind: Kind of L_C. `sigmoid`: binary cross entropy of the k new outputs against the one-hot label,
+            summed over them (LwF-MC of Rebuffi et al. 2017, which the paper builds on); `softmax`: cross
+            entropy over all N + k outputs.
 
     Returns:
         A scalar.
@@ -39,15 +39,15 @@ def classification_loss(logits: Tensor, labels: Tensor, base_classes: int, kind:
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """L_D: keeps the base classes' outputs where the teacher has them (eq. 1).
+    """Computes L_D, which keeps the base classes' outputs where the teacher has them (eq. 1).
 
     The paper prints -sum sigma(y_i) log sigma(y^_i), the first half of the binary cross entropy, which
     would push every logit up even where student and teacher agree; the full form, as in LwF-MC's code, is
     smallest at agreement.
 
     Args:
-        student_logits: Of the N base classes [B, N].
-        teacher_logits: Likewise [B, N].
+        student_logits: Logits of the student for the N base classes [B, N].
+        teacher_logits: Logits of the teacher for the same classes [B, N].
 
     Returns:
         A scalar.
@@ -56,11 +56,11 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 
 def attention_distillation_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
-    """L_AD: keeps the student looking where the teacher looks (eq. 3 and 4).
+    """Computes L_AD, which keeps the student looking where the teacher looks (eq. 3 and 4).
 
     Args:
-        student_map: Q_t [B, h, w] >= 0; carries the gradient.
-        teacher_map: Q_{t-1} [B, h, w] >= 0 for the same classes.
+        student_map: Map Q_t [B, h, w] >= 0; carries the gradient.
+        teacher_map: Map Q_{t-1} [B, h, w] >= 0 for the same classes.
 
     Returns:
         A scalar: the L1 distance of the maps, each divided by its own L2 norm, summed over the

@@ -1,4 +1,4 @@
-"""What learning returns: how the training went, and how far the network moved."""
+"""Defines what learning returns: how the training went, and how far the network moved."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from ..records import Report
 
 
 class TrainingReport(Report):
-    """How the training went.
+    """Reports how the training went.
 
     Attributes:
-        epochs: Passes over the photos.
-        steps: Optimiser updates.
-        classification_loss: L_C, mean over the last epoch.
-        distillation_loss: L_D before weighting; None where the recipe leaves it out.
-        attention_distillation_loss: L_AD before weighting; None where the recipe leaves it out.
+        epochs: Number of passes over the photos.
+        steps: Number of optimiser updates.
+        classification_loss: Mean of L_C over the last epoch.
+        distillation_loss: Mean of L_D, before weighting; None if the recipe leaves it out.
+        attention_distillation_loss: Mean of L_AD, before weighting; None if the recipe leaves it out.
         step_ms: Mean time of an optimiser update.
         seconds: Wall-clock time.
     """
@@ -28,14 +28,14 @@ class TrainingReport(Report):
 
 
 class DriftReport(Report):
-    """How far the student moved from its teacher, measured on held-back photos of the new classes.
+    """Reports how far the student moved from its teacher, on held-back photos of the new classes.
 
     Attributes:
         base_agreement: Share of photos on which both rank the same base class highest.
         probability_change: Mean absolute change of the base classes' sigmoid outputs.
         attention_distance: Mean L1 distance of the normalised attention maps (L_AD).
         estimated_shipped_accuracy: Share of features, drawn from the class statistics of the shipped classes,
-            that the model gets right; before, and now; None where none is left. An estimate: where the
+            that the model gets right: before, and now; None if none is left. It is an estimate: where the
             backbone moved, the statistics were carried along.
     """
 

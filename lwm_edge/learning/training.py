@@ -1,8 +1,9 @@
-"""The training loop of Learning without Memorizing (Dhar et al. 2019).
+"""Runs the training loop of Learning without Memorizing (Dhar et al. 2019).
 
     L = L_C + beta * L_D + gamma * L_AD
 
-from one frozen teacher, on photos of the new classes alone. It knows no paths and no files.
+A student learns from one frozen teacher, on photos of the new classes alone. The loop knows no paths and no
+files.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ Outputs = tuple[Tensor, Tensor]  # features [B, d, h, w] and logits [B, classes]
 
 
 class Losses(NamedTuple):
-    """The three terms before weighting; a term that is off is None.
+    """Holds the three terms before weighting; a term that is off is None.
 
     Attributes:
-        classification: L_C, scalar.
-        distillation: L_D, scalar.
-        attention_distillation: L_AD, scalar.
+        classification: Scalar L_C.
+        distillation: Scalar L_D.
+        attention_distillation: Scalar L_AD.
     """
 
     classification: Tensor
@@ -47,7 +48,7 @@ class Losses(NamedTuple):
     attention_distillation: Tensor | None
 
     def total(self, beta: float, gamma: float) -> Tensor:
-        """L = L_C + beta * L_D + gamma * L_AD (eq. 5)."""
+        """Computes L = L_C + beta * L_D + gamma * L_AD (eq. 5)."""
         loss = self.classification
         if self.distillation is not None:
             loss = loss + beta * self.distillation
@@ -67,14 +68,14 @@ def lwm_losses(
     gamma: float,
     classification: Activation,
 ) -> Losses:
-    """The three terms for a batch. A term whose weight is 0 is not computed.
+    """Computes the three terms for a batch, except those whose weight is 0.
 
     Args:
-        student: M_t, in eval mode; knows the teacher's N classes and k new ones.
-        teacher: M_{t-1}, frozen, in eval mode; knows N classes.
-        student_outputs: Features and logits of the images.
-        teacher_outputs: Likewise; None where both weights are 0, so that nothing is compared.
-        labels: class_index [B] int64, each >= N.
+        student: Network M_t, in eval mode; it knows the teacher's N classes and k new ones.
+        teacher: Network M_{t-1}, frozen, in eval mode; it knows N classes.
+        student_outputs: Features and logits of the images, by the student.
+        teacher_outputs: Features and logits of the images, by the teacher; None if both weights are 0.
+        labels: class_index of each image [B] int64, each >= N.
         beta: Weight of L_D.
         gamma: Weight of L_AD.
         classification: Kind of L_C.
@@ -87,7 +88,7 @@ def lwm_losses(
     if beta:
         L_D = distillation_loss(logits[:, :N], teacher_logits)
     if gamma:
-        b = logits[:, :N].argmax(1)  # the student's best base class; both look for the same one
+        b = logits[:, :N].argmax(1)  # the student's best base class; both maps are of this one
         Q_student = attention_map(features, student.attention_weight, b)
         Q_teacher = attention_map(teacher_features, teacher.attention_weight, b)
         L_AD = attention_distillation_loss(Q_student, Q_teacher)
@@ -95,12 +96,12 @@ def lwm_losses(
 
 
 class TrainingState(NamedTuple):
-    """All that the rest of a training depends on.
+    """Holds all that the rest of a training depends on.
 
     Attributes:
-        step: Optimiser updates done.
-        loss_sums: Of L_C, L_D and L_AD over the photos of the epoch so far.
-        tensors: What trains and its momentum, the live ones.
+        step: Number of optimiser updates done.
+        loss_sums: Sums of L_C, L_D and L_AD over the photos of the epoch so far.
+        tensors: Live tensors of what trains and of its momentum.
     """
 
     step: int
@@ -123,21 +124,21 @@ def train_increment(
 ) -> TrainingReport:
     """Teaches the student the new classes; the teacher is not touched.
 
-    Both stay in eval mode: BatchNorm statistics would drift to the new classes, dropout would break the
-    attention maps, and an accumulated batch's gradient equals a whole one's only so. Deterministic on a
-    CPU for a seed, a pace and a number of threads, also when it is resumed.
+    Both stay in eval mode: otherwise BatchNorm statistics would drift to the new classes, dropout would break
+    the attention maps, and accumulated micro-batches would not have the whole batch's gradient. The result
+    is deterministic on a CPU for a seed, a pace and a number of threads, even if the training is resumed.
 
     Args:
-        student: M_t, with the new rows of the head.
-        teacher: M_{t-1}.
-        photos: Of the new classes.
-        config: Settings.
-        recipe: beta, gamma, learning rate, what trains.
+        student: Network M_t, with the new rows of the head.
+        teacher: Network M_{t-1}.
+        photos: Photos of the new classes.
+        config: Settings of the increment.
+        recipe: Recipe: beta, gamma, learning rates, and what trains.
         classification: Kind of L_C.
-        pace: How to go through the batches.
-        on_progress: Called after every update.
-        resume: Reads where an interrupted training left off; None starts from the beginning.
-        after_step: Called after every update, with what `resume` would need.
+        pace: Pace at which to go through the batches.
+        on_progress: Callback, called after every update.
+        resume: Function that reads where an interrupted training left off; None starts from the beginning.
+        after_step: Callback, called after every update with what `resume` would need.
 
     Raises:
         GateError: The loss is no longer finite.
@@ -204,7 +205,7 @@ def accumulate_gradients(
     recipe: Recipe,
     classification: Activation,
 ) -> NDArray[np.float64]:
-    """Adds up the gradients of one update, a micro-batch at a time; returns L_C, L_D, L_AD of the batch."""
+    """Adds up the gradients of one update, a micro-batch at a time; returns the batch's L_C, L_D and L_AD."""
     device = student.head.weight.device
     batch_losses = np.zeros(3)
     for part in chunks(len(batch.labels), micro_batch_size):
@@ -215,7 +216,7 @@ def accumulate_gradients(
         if recipe.beta or recipe.gamma:
             with torch.no_grad():
                 teacher_outputs = teacher.after_stem(shared)
-            drop_mapped_pages(teacher.mapped)  # its part is done; the student's passes need the room
+            drop_mapped_pages(teacher.mapped)  # its part is done; the student's passes need the memory
         losses = lwm_losses(
             student,
             teacher,
@@ -226,7 +227,7 @@ def accumulate_gradients(
             gamma=recipe.gamma,
             classification=classification,
         )
-        del shared, teacher_outputs  # the backward pass needs the room
+        del shared, teacher_outputs  # the backward pass needs the memory
         share = len(labels) / len(batch.labels)
         (share * losses.total(recipe.beta, recipe.gamma)).backward()  # type: ignore[no-untyped-call]
         batch_losses += [share * term.item() if term is not None else 0.0 for term in losses]
@@ -234,7 +235,7 @@ def accumulate_gradients(
 
 
 def trained_parameters(student: Network, recipe: Recipe) -> dict[str, nn.Parameter]:
-    """What the recipe trains, by name: the blocks behind the frozen ones and, if it is so, the head."""
+    """Selects what the recipe trains, by name: the blocks behind the frozen ones and possibly the head."""
     student.eval().requires_grad_(False)
     for block in student.blocks()[student.frozen_blocks :]:
         block.requires_grad_(True)
@@ -243,7 +244,7 @@ def trained_parameters(student: Network, recipe: Recipe) -> dict[str, nn.Paramet
 
 
 def learning_rates(parameters: Iterable[str], recipe: Recipe) -> dict[str, float]:
-    """Of each parameter: the head's rows have their own."""
+    """Gives each parameter its learning rate: the head's rows have their own."""
     return {
         name: recipe.head_learning_rate if name.startswith("head.") else recipe.learning_rate
         for name in parameters

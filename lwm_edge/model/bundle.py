@@ -1,4 +1,4 @@
-"""The bundle: one safetensors file that holds a classifier and never changes its length.
+"""Reads and writes the bundle: one safetensors file that holds a classifier and never changes its length.
 
 Tensors: `backbone.*`, `head.weight` [capacity, d] and `head.bias` [capacity] (d is what the head reads, see
 `network`), the class statistics (`statistics.*`, see `learning.class_statistics`), `onnx_graph` (uint8, the
@@ -22,16 +22,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
 from .. import storage
-from ..errors import BundleError, CapacityError, ResourceError, in_short
+from ..errors import BundleError, CapacityError, ResourceError, first_line
 from . import manifest as manifests
 from .manifest import Manifest
 
 MEANS, COVARIANCE, PHOTOS = "statistics.means", "statistics.covariance", "statistics.photos"
 
 MANIFEST, ONNX_GRAPH = "manifest", "onnx_graph"
-_MOST_BYTES = {MANIFEST: manifests.encoded_length(manifests.MAX_CAPACITY), ONNX_GRAPH: 64 * 1024**2}
+_MAX_TENSOR_BYTES = {MANIFEST: manifests.encoded_length(manifests.MAX_CAPACITY), ONNX_GRAPH: 64 * 1024**2}
 ROWS_BY_CLASS = {"head.weight", "head.bias", MEANS}
-NOT_THE_NETWORKS = {ONNX_GRAPH, MANIFEST, MEANS, COVARIANCE, PHOTOS}
+BESIDE_THE_NETWORK = {ONNX_GRAPH, MANIFEST, MEANS, COVARIANCE, PHOTOS}
 MAX_FILE_BYTES = 4 * 1024**3
 MAX_HEADER_BYTES = 4 * 1024**2
 _DTYPES = {"F64", "F32", "F16", "I64", "I32", "U8"}
@@ -41,18 +41,18 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle file, opened for reading.
+    """Gives access to a verified bundle file.
 
     Attributes:
-        path: Of the file.
-        manifest: What it says about itself.
+        path: Path of the file.
+        manifest: Manifest, in which the bundle describes itself.
     """
 
     path: Path
     manifest: Manifest
 
     def arrays(self, *names: str) -> dict[str, NDArray[Any]]:
-        """Tensors as NumPy copies: those named, or all but the manifest."""
+        """Reads tensors as NumPy copies: those named, or all but the manifest."""
         with safe_open(self.path, framework="np") as file:
             wanted = names or [name for name in file.keys() if name != MANIFEST]  # noqa: SIM118
             return {name: file.get_tensor(name) for name in wanted}
@@ -62,18 +62,18 @@ def open_bundle(path: Path) -> Bundle:
     """Opens a bundle and verifies it: format, schema, digest, finite values, length.
 
     Raises:
-        BundleError: What is wrong with the file.
+        BundleError: The file is not a sound bundle.
     """
     try:
         _check_lengths(path)
         with safe_open(path, framework="np") as file:
             names = set(file.keys())
-            if missing := (NOT_THE_NETWORKS | ROWS_BY_CLASS) - names:
+            if missing := (BESIDE_THE_NETWORK | ROWS_BY_CLASS) - names:
                 raise BundleError(
-                    f"{path} is no lwm-edge bundle: it has no tensor {', '.join(sorted(missing))}"
+                    f"{path} is not an lwm-edge bundle: it has no tensor {', '.join(sorted(missing))}"
                 )
             if strange := [name for name in names if not re.fullmatch(r"[\w.]{1,200}", name, re.ASCII)]:
-                raise BundleError(f"{path} is no lwm-edge bundle: it has a tensor {strange[0][:200]!r}")
+                raise BundleError(f"{path} is not an lwm-edge bundle: it has a tensor {strange[0][:200]!r}")
             for name in (MANIFEST, ONNX_GRAPH):
                 _check_row_of_bytes(path, name, file.get_slice(name))
             manifest = manifests.decode(bytes(file.get_tensor(MANIFEST)), str(path))
@@ -82,8 +82,8 @@ def open_bundle(path: Path) -> Bundle:
         raise BundleError(f"{path} does not exist; give the path of a bundle (model.lwm)") from None
     except (SafetensorError, OSError) as error:
         raise BundleError(
-            f"{path} is no readable bundle ({in_short(error)}); the file is damaged or of another kind, "
-            "copy it again from where it came"
+            f"{path} is not a readable bundle ({first_line(error)}); the file is damaged or of another kind; "
+            "copy it again from its source"
         ) from None
     except MemoryError:
         raise ResourceError(f"{path} does not fit into memory; close other programs and try again") from None
@@ -91,26 +91,26 @@ def open_bundle(path: Path) -> Bundle:
 
 
 def _check_lengths(path: Path) -> None:
-    """Of the file and of its header, before any memory is taken for them."""
+    """Checks the lengths of the file and of its header, before any memory is taken for them."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise BundleError(f"{path} is no regular file; give the path of a bundle (model.lwm)")
+        raise BundleError(f"{path} is not a regular file; give the path of a bundle (model.lwm)")
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
     if status.st_size > MAX_FILE_BYTES or header_bytes > MAX_HEADER_BYTES:
         raise BundleError(
-            f"{path} is no readable bundle (it declares more than any bundle has); the file is damaged or of "
-            "another kind, copy it again from where it came"
+            f"{path} is not a readable bundle (it declares more than any bundle has); the file is damaged "
+            "or of another kind; copy it again from its source"
         )
 
 
 def _check_row_of_bytes(path: Path, name: str, tensor: Any) -> None:
     shape = tensor.get_shape()
     if tensor.get_dtype() != "U8" or len(shape) != 1:
-        raise BundleError(f"{path} is no lwm-edge bundle: its {name} is not a row of bytes")
-    if shape[0] > _MOST_BYTES[name]:
+        raise BundleError(f"{path} is not an lwm-edge bundle: its {name} is not a row of bytes")
+    if shape[0] > _MAX_TENSOR_BYTES[name]:
         raise BundleError(
-            f"{path} is no lwm-edge bundle: its {name} is longer than {_MOST_BYTES[name]} bytes"
+            f"{path} is not an lwm-edge bundle: its {name} is longer than {_MAX_TENSOR_BYTES[name]} bytes"
         )
 
 
@@ -123,11 +123,11 @@ def _verify(path: Path, file: Any, names: set[str], manifest: Manifest) -> None:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             problems.append(f"{name} has values that are not finite")
         if name in ROWS_BY_CLASS and array[len(manifest.class_names) :].any():
-            problems.append(f"{name} has values behind the last class")
+            problems.append(f"{name} has values beyond the last class")
     if not problems and digest.hexdigest() != manifest.tensors_digest:
-        problems.append("the tensors are not those that the manifest's digest was taken of")
+        problems.append("the tensors do not match the manifest's digest")
     if problems:
-        raise BundleError(f"{path} is damaged; copy it again from where it came", problems)
+        raise BundleError(f"{path} is damaged; copy it again from its source", problems)
 
 
 def _declared_problems(path: Path, file: Any, names: set[str], manifest: Manifest) -> list[str]:
@@ -149,7 +149,7 @@ def _declared_problems(path: Path, file: Any, names: set[str], manifest: Manifes
             problems.append(f"{name} is {dtype} {shape}, not F32 {shapes[name]}")
     if path.stat().st_size != manifest.bundle_bytes:
         problems.append(
-            f"it is {path.stat().st_size} bytes long, and was {manifest.bundle_bytes} when shipped"
+            f"it is {path.stat().st_size} bytes long, but was {manifest.bundle_bytes} when shipped"
         )
     return problems
 
@@ -160,7 +160,7 @@ def _update_digest(digest: Any, name: str, array: NDArray[Any]) -> None:
 
 
 def tensors_digest(arrays: Arrays) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of all tensors but the manifest."""
+    """Computes SHA-256 over names, dtypes, shapes and bytes of all tensors but the manifest."""
     digest = hashlib.sha256()
     for name in sorted(arrays.keys() - {MANIFEST}):
         _update_digest(digest, name, arrays[name])
@@ -173,20 +173,20 @@ def save_bundle(
     manifest: Manifest,
     write: Callable[[Path, bytes], None] = storage.write_file,
 ) -> Bundle:
-    """Writes a bundle atomically; `tensors_digest` and, for a new one, `bundle_bytes` are filled in.
+    """Writes a bundle atomically; fills in `tensors_digest` and, for a new one, `bundle_bytes`.
 
     Args:
-        path: Of the file; replaced if it exists.
+        path: Path of the file, which is replaced if it exists.
         arrays: All tensors but the manifest.
-        manifest: With `bundle_bytes` 0 for a new bundle.
-        write: `storage.write_output` where a user named the file.
+        manifest: Manifest, with `bundle_bytes` 0 for a new bundle.
+        write: Function that writes the file; `storage.write_output` where a user named it.
 
     Raises:
         BundleError: The length would change.
-        CapacityError: More classes than rows.
+        CapacityError: There are more classes than rows.
     """
     if len(manifest.class_names) > manifest.capacity:
-        raise CapacityError(f"{len(manifest.class_names)} classes do not fit capacity {manifest.capacity}")
+        raise CapacityError(f"{len(manifest.class_names)} classes exceed the capacity of {manifest.capacity}")
     manifest = manifest.model_copy(update={"tensors_digest": tensors_digest(arrays)})
     if not manifest.bundle_bytes:  # a manifest's length does not depend on its content
         manifest = manifest.model_copy(update={"bundle_bytes": len(_serialize(arrays, manifest))})

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from ..errors import ExportError, PhotosError, in_short
+from ..errors import ExportError, PhotosError, first_line
 from ..photos.photo_set import PhotoSet
 from ..photos.preprocessing import Preprocessing
 from ..photos.reading import Pixels, read_photo
@@ -27,18 +27,18 @@ DIGEST_KEY = "model_digest"
 INPUT, LOGITS, PROBABILITIES = "image", "logits", "probabilities"
 _BATCH_SIZE = 16
 
-_WHAT_TO_DO = "make it anew with lwm-edge repair (in a model home) or lwm-edge export"
+_WHAT_TO_DO = "rebuild it with lwm-edge repair (in a model home) or lwm-edge export"
 _NAMES = TypeAdapter(tuple[str, ...])
 
 
 class Prediction(Report):
-    """One photo's best classes.
+    """Ranks one photo's best classes.
 
     Attributes:
-        photo: The file.
-        class_names: Best first.
-        probabilities: Of the same.
-        error: Why the photo could not be read; then the rest is empty.
+        photo: Path of the photo.
+        class_names: Names of the best classes, best first.
+        probabilities: Probabilities of these classes.
+        error: Reason why the photo could not be read; the other fields are then empty.
     """
 
     photo: AnyNamePath
@@ -48,19 +48,19 @@ class Prediction(Report):
 
 
 class Classifier:
-    """An exported classifier, loaded once and run often.
+    """Runs an exported classifier, which is loaded once and used often.
 
     Attributes:
-        path: The ONNX file.
-        class_names: In the order of the outputs.
-        preprocessing: From a photo to the input.
-        model_digest: Of the model that was exported.
+        path: Path of the ONNX file; None if its content was given.
+        class_names: Class names in the order of the outputs.
+        preprocessing: Preprocessing from a photo to the input.
+        model_digest: Digest of the model that was exported.
 
     Args:
-        source: The ONNX file, or its content.
+        source: Path of the ONNX file, or its content.
 
     Raises:
-        ExportError: No such file, or it is none of lwm-edge's.
+        ExportError: There is no such file, or lwm-edge did not export it.
     """
 
     def __init__(self, source: str | PathLike[str] | bytes) -> None:
@@ -87,14 +87,14 @@ class Classifier:
             ) from None
         except Exception as error:  # ONNX Runtime's own errors derive from Exception alone
             raise ExportError(
-                f"{where} cannot be loaded by ONNX Runtime: {in_short(error)}; {_WHAT_TO_DO}"
+                f"{where} cannot be loaded by ONNX Runtime: {first_line(error)}; {_WHAT_TO_DO}"
             ) from None
 
     def run(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Runs prepared images.
+        """Runs the model on prepared images.
 
         Args:
-            images: RGB at the model's size [B, H, W, 3] uint8.
+            images: RGB images at the model's size [B, H, W, 3] uint8.
 
         Returns:
             Logits and probabilities, each [B, classes] float32.
@@ -105,9 +105,9 @@ class Classifier:
         where = self.path or "the exported ONNX file"
         try:
             logits, probabilities = self._session.run([LOGITS, PROBABILITIES], {INPUT: images})
-        except Exception as error:  # as above
+        except Exception as error:  # ONNX Runtime's own errors, as above
             raise ExportError(
-                f"{where} cannot be run by ONNX Runtime: {in_short(error)}; {_WHAT_TO_DO}"
+                f"{where} cannot be run by ONNX Runtime: {first_line(error)}; {_WHAT_TO_DO}"
             ) from None
         expected = ((len(images), len(self.class_names)), np.float32)
         if any((output.shape, output.dtype) != expected for output in (logits, probabilities)):
@@ -115,13 +115,13 @@ class Classifier:
         return cast(NDArray[np.float32], logits), cast(NDArray[np.float32], probabilities)
 
     def predict(self, photos: PhotoSet) -> NDArray[np.int64]:
-        """The best class_index of each photo [M] int64."""
+        """Predicts the best class_index of each photo [M] int64."""
         batches = (range(start, start + _BATCH_SIZE) for start in range(0, len(photos.photos), _BATCH_SIZE))
         best = [self.run(photos.load(list(b)[: len(photos.photos) - b.start]))[0].argmax(1) for b in batches]
         return np.concatenate(best).astype(np.int64)
 
     def classify(self, photos: Sequence[str | PathLike[str]], top_k: int = 3) -> tuple[Prediction, ...]:
-        """The best classes of each photo; a photo that cannot be read gets an error instead."""
+        """Ranks the best classes of each photo; a photo that cannot be read gets an error instead."""
         predictions: list[Prediction] = []
         for start in range(0, len(photos), _BATCH_SIZE):
             batch = [Path(photo) for photo in photos[start : start + _BATCH_SIZE]]

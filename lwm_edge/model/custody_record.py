@@ -1,6 +1,6 @@
-"""What a bundle remembers of its custody: records of bounded size, kept in its manifest.
+"""Defines what a bundle remembers of its custody: records of bounded size, kept in its manifest.
 
-`custody` makes and checks them. A public key is named by its 32 raw bytes in hexadecimal.
+`custody` makes and checks them. A public key is written as its 32 raw bytes in hexadecimal.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ LINKS_KEPT = 8  # the longest ones fit into a manifest beside the longest ledger
 
 
 class Signature(Record):
-    """An Ed25519 signature (RFC 8032).
+    """Holds an Ed25519 signature (RFC 8032).
 
     Attributes:
-        key: The public key that it is said to fit.
-        value: In hexadecimal.
+        key: Public key that the signature is said to match.
+        value: Signature in hexadecimal.
     """
 
     key: PublicKey
@@ -25,17 +25,17 @@ class Signature(Record):
 
 
 class BaseStatement(Record):
-    """What a vendor signs of a shipped base: all that the model is, and nothing measured.
+    """States what a vendor signs of a shipped base: all that the model is, and nothing measured.
 
     Attributes:
-        architecture: Key of the network.
-        activation: What turns logits into probabilities.
-        capacity: Most classes that the bundle can ever hold.
-        bundle_bytes: Length of the file.
+        architecture: Key of the network's architecture.
+        activation: Function that turns logits into probabilities.
+        capacity: Maximum number of classes that the bundle can ever hold.
+        bundle_bytes: Length of the bundle file.
         preprocessing_digest: SHA-256 of the preprocessing, and of what the head reads besides the last maps.
-        shipped_classes: How many.
-        class_names_digest: SHA-256 of their names, in order.
-        model_digest: Of the base: tensors, class names, preprocessing and levels.
+        shipped_classes: Number of shipped classes.
+        class_names_digest: SHA-256 of the shipped classes' names, in order.
+        model_digest: Digest of the base: tensors, class names, preprocessing and levels.
     """
 
     architecture: str = Field(max_length=64)
@@ -49,14 +49,14 @@ class BaseStatement(Record):
 
 
 class Link(Record):
-    """One change of the model.
+    """Records one change of the model.
 
     Attributes:
-        increment: Its number; the shipped base is 0.
-        parent_digest: The model_digest before.
-        model_digest: The model_digest after.
-        shipped_classes: How many of the vendor's classes were left after it.
-        signature: By the device's key, if it was given one.
+        increment: Number of the change; the shipped base is 0.
+        parent_digest: Digest of the model before the change.
+        model_digest: Digest of the model after the change.
+        shipped_classes: Number of the vendor's classes that were left after the change.
+        signature: Signature by the device's key, if it was given one.
     """
 
     increment: int = Field(ge=1)
@@ -67,13 +67,13 @@ class Link(Record):
 
 
 class Custody(Record):
-    """From the shipped base to the current model, in bounded space.
+    """Records the way from the shipped base to the current model, in bounded space.
 
     Attributes:
-        base: The shipped base; None where the record was begun after the first change.
-        base_signature: By the vendor.
-        links: The latest 8 changes, oldest first.
-        dropped_links: How many older ones were forgotten.
+        base: Statement of the shipped base; None if the record was begun after the first change.
+        base_signature: Signature of the base by the vendor, if there is one.
+        links: Latest 8 changes, oldest first.
+        dropped_links: Number of older changes that were forgotten.
     """
 
     base: BaseStatement | None = None
@@ -82,7 +82,7 @@ class Custody(Record):
     dropped_links: int = Field(default=0, ge=0)
 
     def with_link(self, link: Link) -> Custody:
-        """The record after one more change."""
+        """Returns the record after one more change."""
         links = (*self.links, link)
         dropped = self.dropped_links + max(0, len(links) - LINKS_KEPT)
         return self.model_copy(update={"links": links[-LINKS_KEPT:], "dropped_links": dropped})

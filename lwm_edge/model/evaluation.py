@@ -1,4 +1,4 @@
-"""Accuracy, single-headed: every class competes, and a figure is the mean over classes."""
+"""Measures accuracy, single-headed: every class competes, and a figure is the mean over classes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _LISTED_CONFUSIONS = 10
 
 
 class Confusion(Report):
-    """One class taken for another.
+    """Counts how often one class was taken for another.
 
     Attributes:
-        actual: The folder's class.
-        predicted: What the model said.
-        photos: How often.
+        actual: Name of the folder's class.
+        predicted: Name of the class that the model predicted.
+        photos: Number of photos.
     """
 
     actual: str
@@ -27,15 +27,15 @@ class Confusion(Report):
 
 
 class EvaluationReport(Report):
-    """Single-headed accuracy: all classes compete. Each figure is a mean over classes.
+    """Reports single-headed accuracy: all classes compete, and each figure is a mean over classes.
 
     Attributes:
         photos: Number of photos.
-        accuracy: Over all classes that had photos.
-        old_accuracy: Over shipped classes; None without photos of one.
-        new_accuracy: Over added classes; None without photos of one.
-        per_class: Of each class with photos.
-        confusions: The most frequent ones.
+        accuracy: Accuracy over all classes that had photos.
+        old_accuracy: Accuracy over shipped classes; None if none of them had photos.
+        new_accuracy: Accuracy over added classes; None if none of them had photos.
+        per_class: Accuracy of each class that had photos.
+        confusions: Most frequent confusions.
         skipped: Files left out, with the reason.
     """
 
@@ -55,14 +55,14 @@ def evaluate_predictions(
     shipped_classes: int,
     skipped: Sequence[str] = (),
 ) -> EvaluationReport:
-    """Counts what was right.
+    """Counts what the predictions got right.
 
     Args:
-        predictions: class_index predicted for each photo [M].
+        predictions: Predicted class_index of each photo [M].
         labels: class_index of each photo [M], M >= 1.
-        class_names: Of every index.
-        shipped_classes: How many classes, from the front, count as old.
-        skipped: Files left out.
+        class_names: Class name of every index.
+        shipped_classes: Number of classes, from the front, that count as old.
+        skipped: Files left out, with the reason.
     """
     present = sorted({int(label) for label in labels})
     accuracy = {c: float((predictions[labels == c] == c).mean()) for c in present}

@@ -1,14 +1,14 @@
-"""The footprint ledger: what every increment cost, in constant space, under a hash chain.
+"""Keeps the footprint ledger: what every increment cost, in constant space, under a hash chain.
 
     link of an entry = SHA-256(link of the entry before, the entry)
     before           = link of the entry that left the ring last
     head             = link of the newest entry
     seal             = SHA-256(head, first, maximum)
 
-Whoever edits an entry that is kept, first or maximum breaks the chain or the seal, and later increments build
-on the stored head, so that it stays broken. Whoever computes all of it anew gets another head than the one in
-the receipt, or noted down elsewhere. An entry is hashed as JSON with sorted keys, without what was not
-measured, so that fields added later change no older link.
+Editing a kept entry, first or maximum breaks the chain or the seal, and later increments build on the stored
+head, so it stays broken. Recomputing all of it gives another head than the one in the receipt, or noted down
+elsewhere. An entry is hashed as JSON with sorted keys, without what was not measured, so that fields added
+later change no older link.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from pydantic import Field
 from ..records import Digest, Record
 
 LEDGER_LENGTH = 16
-_LARGEST = 2**53 - 1  # that every reader of JSON takes exactly; and so an entry's length is bounded
+_LARGEST = 2**53 - 1  # every reader of JSON keeps it exact; it also bounds an entry's length
 _START = "0" * 64
 
 _Count = Annotated[int, Field(ge=0, le=_LARGEST)]
 
 
 class LedgerEntry(Record):
-    """What one increment cost. Measured figures; outside both digests.
+    """Records what one increment cost: measured figures, which are outside both digests.
 
-    None where it was not measured: there is no GPU, or an older lwm-edge made the entry. `home.measurement`
-    says how the memory figures are taken.
+    A figure is None where it was not measured: there is no GPU, or an older lwm-edge made the entry.
+    `home.measurement` says how the memory figures are taken.
 
     Attributes:
-        increment: 0 for the shipped base.
-        classes: Number of classes after it.
+        increment: Number of the increment; 0 for the shipped base.
+        classes: Number of classes after the increment.
         bundle_bytes: Length of model.lwm.
         onnx_bytes: Length of classifier.onnx.
-        peak_rss_bytes: The process's high-water mark of resident memory.
+        peak_rss_bytes: High-water mark of the process's resident memory.
         seconds: Wall-clock time.
         labels_bytes: Length of labels.txt.
         peak_anonymous_bytes: Largest anonymous part of resident memory, sampled.
-        peak_mapped_bytes: Largest part of it that maps files or is shared, sampled.
-        peak_cuda_bytes: Most memory that torch held on the GPU.
-        teacher_networks: Networks alive besides the student, counted.
-        images_alive: Images that the increment left in memory, counted.
+        peak_mapped_bytes: Largest part of resident memory that maps files or is shared, sampled.
+        peak_cuda_bytes: Largest memory that torch held on the GPU.
+        teacher_networks: Number of networks alive besides the student.
+        images_alive: Number of images that the increment left in memory.
     """
 
     increment: _Count
@@ -64,22 +64,22 @@ class LedgerEntry(Record):
     images_alive: _Count | None = None
 
     def maximum(self, other: LedgerEntry) -> LedgerEntry:
-        """Field by field."""
+        """Takes the larger value, field by field."""
         pairs = ((name, (getattr(self, name), getattr(other, name))) for name in LedgerEntry.model_fields)
         known = {name: [value for value in pair if value is not None] for name, pair in pairs}
         return LedgerEntry.model_validate({name: max(values) for name, values in known.items() if values})
 
 
 class Ledger(Record):
-    """The footprint of every increment in constant space: first, last, maximum, and the latest 16.
+    """Keeps the footprint of every increment in constant space: first, last, maximum, and the latest 16.
 
     Attributes:
-        first: The oldest entry of all.
-        maximum: Over all entries, field by field.
-        latest: The ring, oldest first.
+        first: Oldest entry of all.
+        maximum: Maximum over all entries, field by field.
+        latest: Latest entries (the ring), oldest first.
         before: Link of the entry that left the ring last.
         head: Link of the newest entry; None in a ledger of an older lwm-edge, which had no chain.
-        seal: Over head, first and maximum.
+        seal: Seal over head, first and maximum.
     """
 
     first: LedgerEntry | None = None
@@ -91,11 +91,11 @@ class Ledger(Record):
 
     @property
     def last(self) -> LedgerEntry | None:
-        """The newest entry."""
+        """Returns the newest entry."""
         return self.latest[-1] if self.latest else None
 
     def with_entry(self, entry: LedgerEntry) -> Ledger:
-        """The ledger after one more increment. What was broken before stays so: nothing is sealed anew."""
+        """Returns the ledger after one more increment; what was broken stays broken, and is not sealed."""
         everything = (*self.latest, entry)
         left, kept = everything[:-LEDGER_LENGTH], everything[-LEDGER_LENGTH:]
         first = self.first or entry
@@ -112,15 +112,15 @@ class Ledger(Record):
         )
 
     def problems(self) -> list[str]:
-        """What shows that the ledger was edited; nothing for one that an older lwm-edge made."""
+        """Lists what shows that the ledger was edited; nothing for one that an older lwm-edge made."""
         if self.head is None:
             chained = [entry for entry in self.latest if entry.labels_bytes is not None]
-            return ["the ledger's hash chain was taken out"] if chained else []
+            return ["the ledger's hash chain was removed"] if chained else []
         found = []
         if _follow(self.before or _START, self.latest) != self.head:
             found.append("the ledger was edited: its entries do not lead to the head of its hash chain")
         if self.seal != self._expected_seal():
-            found.append("the ledger was edited: its seal is not of this head, first and maximum")
+            found.append("the ledger was edited: its seal does not match its head, first and maximum")
         return found
 
     def _expected_seal(self) -> str:

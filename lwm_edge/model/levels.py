@@ -1,7 +1,7 @@
-"""What a head reads of earlier blocks: their outputs, averaged over the cells of a coarse grid.
+"""Computes what a head reads of earlier blocks: their outputs, averaged over the cells of a coarse grid.
 
-As a spatial pyramid (Lazebnik et al. 2006; He et al. 2014, "Spatial Pyramid Pooling") of one grid: 1x1 says
-what is in the picture, 3x3 also roughly where.
+This is a spatial pyramid (Lazebnik et al. 2006; He et al. 2014, "Spatial Pyramid Pooling") of one grid: 1x1
+says what is in the picture, 3x3 also roughly where.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from ..errors import ArchitectureError
 
 
 class Activations(NamedTuple):
-    """What some of a network's first blocks make of images.
+    """Holds what some of a network's first blocks make of images.
 
     Attributes:
-        maps: The latest block's output [B, C, h, w].
+        maps: Output of the latest block [B, C, h, w].
         levels: Values of the levels so far [B, values of the level].
     """
 
@@ -27,15 +27,15 @@ class Activations(NamedTuple):
     levels: tuple[Tensor, ...] = ()
 
     def pooled(self) -> Tensor:
-        """The levels' values, then the maps globally averaged [B, values]."""
+        """Joins the levels' values and the globally averaged maps [B, values]."""
         last = self.maps.mean((2, 3))
         return torch.cat([*self.levels, last], 1) if self.levels else last
 
 
 def grid_means(maps: Tensor, grid: int) -> Tensor:
-    """Averages of maps [B, C, h, w] over grid x grid cells [B, C * grid * grid].
+    """Averages maps [B, C, h, w] over grid x grid cells [B, C * grid * grid].
 
-    The cells are equal, cover the maps, and overlap where a side does not divide: in ONNX one AveragePool.
+    The cells are equal, cover the maps, and overlap where a side does not divide: one AveragePool in ONNX.
 
     Raises:
         ArchitectureError: The maps have fewer cells than the grid.

@@ -14,43 +14,43 @@ from torch.overrides import TorchFunctionMode
 from ..errors import ArchitectureError
 from .architectures.registry import Architecture, find_architecture
 from .architectures.surgery import take_apart
-from .bundle import NOT_THE_NETWORKS, Arrays, Bundle
+from .bundle import BESIDE_THE_NETWORK, Arrays, Bundle
 from .manifest import Manifest
 from .network import Network
 
 
 def network_of(arrays: Arrays, manifest: Manifest) -> Network:
-    """The classifier that a bundle's tensors make, in eval mode."""
+    """Makes the classifier of a bundle's tensors, in eval mode."""
     tensors = {
-        name: torch.from_numpy(array) for name, array in arrays.items() if name not in NOT_THE_NETWORKS
+        name: torch.from_numpy(array) for name, array in arrays.items() if name not in BESIDE_THE_NETWORK
     }
     return load_tensors(empty_network(manifest), tensors)
 
 
 def load_network(bundle: Bundle) -> Network:
-    """The classifier of a bundle file, in eval mode.
+    """Loads the classifier of a bundle file, in eval mode.
 
-    Its tensors are the mapped file's pages, which the kernel may drop, and must not be written to.
+    Its tensors are pages of the mapped file: the kernel may drop them, and nothing may write to them.
 
     Raises:
         ArchitectureError: The tensors do not fit the architecture.
     """
-    weights = {n: t for n, t in load_file(bundle.path).items() if n not in NOT_THE_NETWORKS}
+    weights = {n: t for n, t in load_file(bundle.path).items() if n not in BESIDE_THE_NETWORK}
     network = load_tensors(empty_network(bundle.manifest), weights).requires_grad_(False)
     network.mapped = tuple(t for name, t in weights.items() if name.startswith("backbone."))
     return network
 
 
 def network_arrays(network: Network) -> dict[str, NDArray[Any]]:
-    """The network's tensors under their names in a bundle."""
+    """Returns the network's tensors under their names in a bundle."""
     return {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}
 
 
 def empty_network(manifest: Manifest) -> Network:
-    """A bundle's network without memory behind it, on the meta device; `load_tensors` gives it its tensors.
+    """Builds a bundle's network on the meta device, without memory; `load_tensors` gives it its tensors.
 
     Raises:
-        ArchitectureError: The architecture is unknown or does not come apart.
+        ArchitectureError: The architecture is unknown or cannot be taken apart.
     """
     m, architecture = manifest, find_architecture(manifest.architecture)
     backbone, head = take_apart(_build_unallocated(architecture), architecture, m.architecture)
@@ -62,7 +62,7 @@ def empty_network(manifest: Manifest) -> Network:
 class _Uninitialised(TorchFunctionMode):
     """Leaves parameters without their random start.
 
-    Nobody sees it, and drawing it on the meta device would load torch's compiler, 70 MiB.
+    Nothing would use it, and drawing it on the meta device would load torch's compiler, 70 MiB.
     """
 
     def __torch_function__(
@@ -78,7 +78,7 @@ def _build_unallocated(architecture: Architecture) -> nn.Module:
     try:
         with torch.device("meta"), _Uninitialised():
             return architecture.build()
-    except NotImplementedError:  # its constructor reads values of tensors, as RegNet's does
+    except NotImplementedError:  # the constructor reads values of tensors, as RegNet's does
         return architecture.build().to("meta")
 
 

@@ -1,6 +1,6 @@
-"""What a bundle says about itself: a fixed-length block of JSON inside the safetensors file.
+"""Defines what a bundle says about itself: a fixed-length block of JSON inside the safetensors file.
 
-The length depends on the capacity alone (16 KiB + 128 bytes a class), so a bundle never grows.
+The length depends on the capacity alone (16 KiB + 128 bytes per class), so a bundle never grows.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Activation = Literal["sigmoid", "softmax"]
 
 
 class Levels(Record):
-    """Earlier blocks of the network that the head reads too, besides the last feature maps.
+    """Names the earlier blocks of the network that the head reads besides the last feature maps.
 
     Attributes:
-        blocks: Their indices in `Network.blocks`, ascending.
-        grid: Each output is averaged over grid x grid cells.
-        values: How many values that makes in all.
+        blocks: Indices of the blocks in `Network.blocks`, ascending.
+        grid: Number of cells per side; each output is averaged over grid x grid cells.
+        values: Number of values that this makes in all.
     """
 
     blocks: tuple[Annotated[int, Field(ge=0, lt=4096)], ...] = Field(min_length=1, max_length=64)
@@ -49,24 +49,24 @@ class Levels(Record):
 
 
 class Manifest(Record):
-    """Everything about a bundle that is not a tensor (DESIGN: "The bundle").
+    """Describes everything about a bundle that is not a tensor (DESIGN: "The bundle").
 
     Attributes:
-        schema_version: Of the bundle format.
-        architecture: A key of the registry in `architectures`, never an import path.
-        preprocessing: From a photo to the network's input.
-        activation: What turns logits into probabilities, as the base was trained.
-        levels: What else the head reads; None where it reads the last feature maps alone.
-        class_names: In append-only order; the position is the class_index.
-        shipped_classes: How many of them, from the front, the vendor shipped.
-        capacity: Most classes that this bundle can ever hold.
-        bundle_bytes: Length of the file when shipped, and for ever after.
-        recipe: That made the latest increment, or "base".
+        schema_version: Version of the bundle format.
+        architecture: Key of the registry in `architectures`, never an import path.
+        preprocessing: Preprocessing from a photo to the network's input.
+        activation: Function that turns logits into probabilities, as the base was trained.
+        levels: Earlier blocks that the head reads; None if it reads the last feature maps alone.
+        class_names: Class names in append-only order; the position is the class_index.
+        shipped_classes: Number of classes, from the front, that the vendor shipped.
+        capacity: Maximum number of classes that this bundle can ever hold.
+        bundle_bytes: Length of the file when shipped, and ever after.
+        recipe: Recipe that made the latest increment, or "base".
         tensors_digest: SHA-256 over all tensors but the manifest.
-        parent_digest: The model_digest before the latest increment.
-        increment_count: Additions and removals since the vendor shipped it.
-        ledger: The footprint of the increments.
-        custody: From the shipped base to this model, with signatures; None before the first of either.
+        parent_digest: Digest of the model before the latest increment.
+        increment_count: Number of additions and removals since the vendor shipped it.
+        ledger: Footprint of the increments.
+        custody: Record from the shipped base to this model, with signatures; None before the first of either.
     """
 
     schema_version: Literal[1] = 1
@@ -104,7 +104,7 @@ class Manifest(Record):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def model_digest(self) -> str:
-        """SHA-256 of the tensors' digest, the class names, the preprocessing and any levels.
+        """Computes SHA-256 of the tensors' digest, the class names, the preprocessing and any levels.
 
         This is the digest that ONNX metadata and parent links carry.
         """
@@ -120,22 +120,22 @@ class Manifest(Record):
 
     @property
     def added_classes(self) -> tuple[str, ...]:
-        """The names that the owner added since the vendor shipped the bundle."""
+        """Returns the names that the owner added since the vendor shipped the bundle."""
         return self.class_names[self.shipped_classes :]
 
 
 def encoded_length(capacity: int) -> int:
-    """Length of an encoded manifest in bytes; depends on nothing but the capacity."""
+    """Returns the length of an encoded manifest in bytes, which depends on the capacity alone."""
     return _FIXED_BYTES + _BYTES_PER_CLASS * capacity
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The manifest as JSON, zero-padded to `encoded_length`.
+    """Encodes the manifest as JSON, zero-padded to `encoded_length`.
 
     Raises:
-        CapacityError: The names leave no room (only with names full of quotation marks).
+        CapacityError: The names leave no room (which takes names full of quotation marks).
     """
-    # Left out, as older releases do not know them.
+    # An absent field is left out, since older releases do not know it.
     absent = {name for name in ("levels", "custody") if getattr(manifest, name) is None}
     text = manifest.model_dump_json(exclude=absent).encode()
     length = encoded_length(manifest.capacity)
@@ -145,7 +145,7 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def decode_text(block: bytes) -> bytes:
-    """The JSON in a manifest's block, without the padding."""
+    """Returns the JSON in a manifest's block, without the padding."""
     return block.partition(b"\0")[0]
 
 
@@ -154,10 +154,10 @@ def decode(block: bytes, where: str) -> Manifest:
 
     Args:
         block: The manifest tensor's bytes.
-        where: Names the file in errors.
+        where: Name of the file, for errors.
 
     Raises:
-        BundleError: Not JSON, another schema version, or fields that break a rule.
+        BundleError: The block is not JSON, has another schema version, or has fields that break a rule.
     """
     text = decode_text(block)
     padding = block[len(text) :]
@@ -168,7 +168,7 @@ def decode(block: bytes, where: str) -> Manifest:
         raise BundleError(f"{where}: the manifest is not JSON; the file is damaged") from None
     if version != SCHEMA_VERSION:
         raise BundleError(
-            f"{where}: bundle schema version {_short(repr(version))}, and this lwm-edge reads version "
+            f"{where}: bundle schema version {_short(repr(version))}, but this lwm-edge reads version "
             f"{SCHEMA_VERSION}; install the lwm-edge release that fits the bundle"
         )
     if padding.strip(b"\0"):
@@ -178,11 +178,9 @@ def decode(block: bytes, where: str) -> Manifest:
     except ValidationError as error:
         raise BundleError(f"{where}: the manifest breaks the bundle format", _problems(error)) from None
     if len(block) != encoded_length(manifest.capacity):
-        raise BundleError(f"{where}: the manifest's length does not fit its capacity")
+        raise BundleError(f"{where}: the manifest's length does not match its capacity")
     if manifest.model_digest != model_digest:
-        raise BundleError(
-            f"{where}: class names, preprocessing or levels are not those that the digest was taken of"
-        )
+        raise BundleError(f"{where}: class names, preprocessing or levels do not match the digest")
     return manifest
 
 

@@ -1,9 +1,9 @@
-"""The classifier as lwm_edge holds it: backbone, average pooling, and a head at full capacity.
+"""Defines the classifier as lwm_edge holds it: backbone, average pooling, and a head at full capacity.
 
 The head reads the last feature maps, globally averaged, as the paper's does. It may read earlier blocks as
-well (`Levels`): what they see is less bound to the classes that the backbone was trained on, so new classes
-are told apart by it. Only the closed form of `learning.class_statistics` gives weight to those; the paper's
-losses train what reads the last maps. Evci et al. 2022, "Head2Toe".
+well (`Levels`): what they see is less bound to the classes that the backbone was trained on, which helps to
+tell new classes apart. Only the closed form of `learning.class_statistics` gives weight to them; the paper's
+losses train what reads the last maps. See Evci et al. 2022, "Head2Toe".
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ _FEW_CELLS = 16
 
 
 class Network(nn.Module):
-    """A classifier with room for more classes.
+    """Classifies images, with room for more classes.
 
     The head's tensors are at capacity from the start, so neither the file nor the memory grows with a
     class; rows from `classes` on are zero and take no part.
 
     Args:
-        backbone: Images [B, 3, H, W] float32 to feature maps [B, d, h, w] float32.
-        head: Linear layer of the levels' values and d more inputs, and `capacity` outputs.
-        classes: How many rows of the head are in use.
-        preprocessing: Whose mean and std normalise the images.
-        levels: What the head reads besides the last feature maps.
+        backbone: Module that takes images [B, 3, H, W] float32 to feature maps [B, d, h, w] float32.
+        head: Linear layer with an input for each of the levels' values and d more, and `capacity` outputs.
+        classes: Number of the head's rows that are in use.
+        preprocessing: Preprocessing whose mean and std normalise the images.
+        levels: Earlier blocks that the head reads besides the last feature maps.
 
     Attributes:
-        frozen_blocks: How many of the first blocks a teacher and its student share: `stem` runs them.
-        mapped: Tensors that are pages of a file, which nobody writes to.
-        recompute: Save memory by computing each trained block again in the backward pass.
+        frozen_blocks: Number of the first blocks that a teacher and its student share; `stem` runs them.
+        mapped: Tensors that are pages of a file, to which nothing writes.
+        recompute: Whether each trained block is computed again in the backward pass, to save memory.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Network(nn.Module):
         """Classifies images.
 
         Args:
-            images: RGB at the model's size [B, H, W, 3] uint8.
+            images: RGB images at the model's size [B, H, W, 3] uint8.
 
         Returns:
             The last feature maps [B, d, h, w] float32 and the logits [B, classes] float32.
@@ -73,24 +73,24 @@ class Network(nn.Module):
         return activations.maps, self.classify(activations)
 
     def activations(self, images: Tensor) -> Activations:
-        """Images [B, H, W, 3] uint8 to what all blocks make of them, before the head."""
-        return self._see(images, len(self.blocks()))
+        """Runs images [B, H, W, 3] uint8 through all blocks, up to the head."""
+        return self._run_from_images(images, len(self.blocks()))
 
     @torch.no_grad()
     def stem(self, images: Tensor) -> Activations:
-        """Images [B, H, W, 3] uint8 through the frozen blocks; a teacher and its student share the result."""
-        return self._see(images, self.frozen_blocks)
+        """Runs images [B, H, W, 3] uint8 through the frozen blocks; teacher and student share the result."""
+        return self._run_from_images(images, self.frozen_blocks)
 
     def after_stem(self, activations: Activations) -> tuple[Tensor, Tensor]:
-        """`stem`'s result through the rest of the network: features and logits as `forward` gives them."""
+        """Runs the rest of the network on `stem`'s result; returns features and logits as `forward` does."""
         blocks = self.blocks()
         if len(blocks) > (first := self.frozen_blocks) and not any(True for _ in blocks[first].parameters()):
-            # It may work in place, and the other network has them too.
+            # The block may work in place, and the other network needs these maps too.
             activations = activations._replace(maps=activations.maps.clone())
         activations = self._run(activations, first, len(blocks))
         return activations.maps, self.classify(activations)
 
-    def _see(self, images: Tensor, blocks: int) -> Activations:
+    def _run_from_images(self, images: Tensor, blocks: int) -> Activations:
         return self._run(Activations(self.normalise(images)), 0, blocks)
 
     def _run(self, activations: Activations, first: int, end: int) -> Activations:
@@ -106,7 +106,7 @@ class Network(nn.Module):
         return Activations(maps, levels)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images [B, H, W, 3] uint8 to the backbone's input [B, 3, H, W]."""
+        """Normalises images [B, H, W, 3] uint8 to the backbone's input [B, 3, H, W]."""
         dtype = self.head.weight.dtype
         mean = torch.tensor(self.preprocessing.mean, dtype=dtype, device=images.device).view(3, 1, 1)
         std = torch.tensor(self.preprocessing.std, dtype=dtype, device=images.device).view(3, 1, 1)
@@ -114,11 +114,11 @@ class Network(nn.Module):
         return (pixels - mean) / std
 
     def classify(self, activations: Activations) -> Tensor:
-        """What all blocks made of images to logits [B, classes]."""
+        """Computes logits [B, classes] from what all blocks made of images."""
         pooled, values = activations.pooled(), self.level_values
         if pooled.shape[1] != self.head.in_features:
             raise ArchitectureError(
-                f"the network offers {pooled.shape[1]} values, and its head reads {self.head.in_features}"
+                f"the network offers {pooled.shape[1]} values, but its head reads {self.head.in_features}"
             )
         logits = F.linear(pooled[:, values:], self.attention_weight, self.head.bias[: self.classes])
         if values:
@@ -126,27 +126,27 @@ class Network(nn.Module):
         return logits
 
     def blocks(self) -> list[nn.Module]:
-        """The backbone's blocks; one after the other they are the backbone.
+        """Lists the backbone's blocks, which make up the backbone when run one after the other.
 
-        They are its parts in order, sequential ones taken apart.
+        They are its parts in order, with sequential ones taken apart.
         """
         parts = self.backbone.children()
         return [b for part in parts for b in (part.children() if _is_sequential(part) else [part])]
 
     def freeze(self, blocks: int) -> None:
-        """Takes the first blocks out of what trains.
+        """Excludes the first blocks from training.
 
         Raises:
-            ConfigError: There are not so many.
+            ConfigError: The network has fewer blocks.
         """
         if blocks > len(self.blocks()):
-            raise ConfigError(f"frozen_blocks is {blocks}, and this network has {len(self.blocks())} blocks")
+            raise ConfigError(f"frozen_blocks is {blocks}, but this network has {len(self.blocks())} blocks")
         self.frozen_blocks = blocks
 
     def student(self, *, trains: bool) -> Network:
-        """Another network on the same tensors, with copies of those alone that an increment changes.
+        """Makes another network on the same tensors, with copies of only those that an increment changes.
 
-        Those are the head, and the blocks behind the frozen ones where they are to be trained.
+        These are the head and, if they are to be trained, the blocks behind the frozen ones.
         """
         tensors = [*self.parameters(), *self.buffers()]
         twin = deepcopy(self, {id(tensor): tensor for tensor in (*tensors, *self.mapped)})
@@ -159,30 +159,30 @@ class Network(nn.Module):
 
     @property
     def head_weight(self) -> Tensor:
-        """The head's rows in use [classes, its inputs]."""
+        """Returns the head's rows in use [classes, its inputs]."""
         return self.head.weight[: self.classes]
 
     @property
     def attention_weight(self) -> Tensor:
-        """What of those rows reads the last feature maps [classes, d], behind what reads the levels."""
+        """Returns those columns of `head_weight` that read the last feature maps [classes, d]."""
         return self.head_weight[:, self.level_values :]
 
     @property
     def level_values(self) -> int:
-        """How many of the head's inputs are of the levels, the first ones."""
+        """Returns how many of the head's inputs read the levels; they are the first ones."""
         return self.levels.values if self.levels else 0
 
     def head_tensors(self) -> tuple[Tensor, Tensor]:
-        """The head's rows in use: weight [classes, its inputs] and bias [classes]."""
+        """Returns the head's rows in use: weight [classes, its inputs] and bias [classes]."""
         return self.head_weight.detach(), self.head.bias[: self.classes].detach()
 
     @torch.no_grad()
     def set_head(self, weight: Tensor, bias: Tensor) -> None:
-        """Puts a new head in place; memory that the old one was mapped from is not written to.
+        """Puts a new head in place; does not write to the memory that the old one was mapped from.
 
         Args:
-            weight: Of the classes in use from now on [classes, the head's inputs].
-            bias: Likewise [classes].
+            weight: Weight of the classes in use from now on [classes, the head's inputs].
+            bias: Bias of these classes [classes].
         """
         for name, rows in (("weight", weight), ("bias", bias)):
             full = torch.zeros_like(getattr(self.head, name))
@@ -220,7 +220,7 @@ def _is_sequential(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def attention_cells(network: Network) -> int:
-    """Number of cells l = h * w of the network's attention maps."""
+    """Counts the cells l = h * w of the network's attention maps."""
     size = network.preprocessing.image_size
     image = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=network.head.weight.device)
     features, _ = network(image)
@@ -228,10 +228,10 @@ def attention_cells(network: Network) -> int:
 
 
 def few_cells_warnings(cells: int, image_size: int) -> list[str]:
-    """Says so where attention maps are too coarse to guide much."""
+    """Warns if attention maps are too coarse to guide much."""
     if cells >= _FEW_CELLS:
         return []
     return [
-        f"attention maps have {cells} cells at {image_size} px; the attention distillation loss wants 4x4 "
-        "or more: take a larger image size or a network of smaller stride"
+        f"attention maps have {cells} cells at {image_size} px; the attention distillation loss works "
+        "best with 4x4 or more: use a larger image size or a network with a smaller stride"
     ]

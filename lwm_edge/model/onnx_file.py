@@ -1,8 +1,9 @@
-"""The ONNX file: input `image` uint8 [batch, H, W, 3], outputs `logits` and `probabilities` [batch, classes].
+"""Makes and checks the ONNX file, which takes `image` and gives `logits` and `probabilities`.
 
-The exporter runs once, at the vendor's (`trace_graph`), and the bundle keeps the graph without weights. On
-the device `fill_graph` puts the bundle's tensors into it, and `check_parity` compares the result with the
-network through ONNX Runtime. Format: https://onnx.ai/onnx/repo-docs/IR.html.
+The input is uint8 [batch, H, W, 3]; the outputs are float32 [batch, classes]. The exporter runs once, at the
+vendor's (`trace_graph`), and the bundle keeps the graph without weights. On the device `fill_graph` puts the
+bundle's tensors into it, and `check_parity` compares the result with the network through ONNX Runtime.
+Format: https://onnx.ai/onnx/repo-docs/IR.html.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ExportError, ParityError, in_short
+from ..errors import ExportError, ParityError, first_line
 from ..photos.reading import Pixels
 from ..records import Report
 from .bundle import Arrays
@@ -41,13 +42,13 @@ _PARITY_TOLERANCE = 1e-4
 
 
 class ParityReport(Report):
-    """The ONNX file compared with the network, from pixels, through ONNX Runtime.
+    """Compares the ONNX file with the network, from pixels, through ONNX Runtime.
 
     Attributes:
-        batch_sizes: Compared.
-        largest_difference: Of two logits.
-        tolerance: 1e-4 x max(1, largest |logit|).
-        real_photos: Whether photos were compared, or generated pictures where none are at hand.
+        batch_sizes: Batch sizes that were compared.
+        largest_difference: Largest difference of two logits.
+        tolerance: Allowed difference: 1e-4 x max(1, largest |logit|).
+        real_photos: Whether photos were compared, or generated pictures because none were at hand.
     """
 
     batch_sizes: tuple[int, ...]
@@ -59,8 +60,8 @@ class ParityReport(Report):
 def trace_graph(network: Network, activation: str) -> bytes:
     """Exports the network's graph without its weights.
 
-    Each weight stays as a named initializer without data; `fill_graph` fills it in. Needs torch's exporter
-    (the `vendor` extra).
+    Each weight stays as a named initializer without data; `fill_graph` fills it in. This needs torch's
+    exporter (the `vendor` extra).
 
     Raises:
         ExportError: The exporter is missing or cannot export this network.
@@ -69,7 +70,7 @@ def trace_graph(network: Network, activation: str) -> bytes:
     from onnx import ModelProto
 
     size = network.preprocessing.image_size
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # a batch of 1 would be taken for fixed
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # a batch of 1 would be exported as fixed
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")  # the exporter's own deprecations
@@ -103,7 +104,7 @@ def trace_graph(network: Network, activation: str) -> bytes:
 
 
 def _exported_module(network: Network, activation: str) -> Any:
-    """The network as the file computes it, its head cut to the classes in use."""
+    """Builds the network as the file computes it, its head cut to the classes in use."""
     import torch
 
     class Exported(torch.nn.Module):
@@ -126,7 +127,7 @@ def _exported_module(network: Network, activation: str) -> Any:
 
 
 def _remove_traces(model: Any) -> None:
-    """Removes what the exporter notes about the vendor's source code, and shapes that go out of date."""
+    """Removes what the exporter notes about the vendor's source code, and shapes that become outdated."""
     graph = model.graph
     graph.ClearField("value_info")
     graph.ClearField("doc_string")
@@ -140,12 +141,12 @@ def fill_graph(graph: bytes, arrays: Arrays, manifest: Manifest) -> bytes:
     """Makes the ONNX file of a bundle: its graph with the bundle's tensors as initializers.
 
     Args:
-        graph: From `trace_graph`.
+        graph: Graph from `trace_graph`.
         arrays: The bundle's tensors.
-        manifest: Class names, preprocessing and digest go into the metadata.
+        manifest: Manifest whose class names, preprocessing and digest go into the metadata.
 
     Returns:
-        The file's content; the same bundle gives the same bytes.
+        Content of the file; the same bundle gives the same bytes.
 
     Raises:
         ExportError: The graph is damaged or does not fit the tensors.
@@ -162,13 +163,13 @@ def fill_graph(graph: bytes, arrays: Arrays, manifest: Manifest) -> bytes:
         raise
     except Exception as error:  # protobuf and the checker raise errors of many kinds
         raise ExportError(
-            f"the ONNX graph in the bundle is damaged or does not fit its tensors: {in_short(error)}"
+            f"the ONNX graph in the bundle is damaged or does not fit its tensors: {first_line(error)}"
         ) from error
     return content
 
 
 def _refuse_what_no_classifier_needs(model: Any) -> None:
-    """Loops, which may never end, and tensors that lie in other files."""
+    """Refuses loops, which may never end, and tensors that are stored in other files."""
     from onnx import AttributeProto, TensorProto
 
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
@@ -211,7 +212,7 @@ def _metadata(manifest: Manifest) -> dict[str, str]:
 
 
 def generated_images(image_size: int) -> Pixels:
-    """Five pictures of colour gradients with noise, where no photo is at hand [5, H, W, 3] uint8."""
+    """Draws five pictures of colour gradients with noise, for want of photos [5, H, W, 3] uint8."""
     generator = np.random.default_rng(0)
     corners = generator.integers(0, 256, (5, 2, 2, 3)).astype(np.float64)
     ramp = np.linspace(0, 1, image_size)
@@ -223,12 +224,12 @@ def generated_images(image_size: int) -> Pixels:
 
 @dataclass(frozen=True)
 class ParityProbe:
-    """Pictures and what the network makes of them.
+    """Holds pictures and what the network makes of them.
 
     Attributes:
-        images: [B, H, W, 3] uint8; repeated if fewer than 5.
-        logits: The network's [B, classes] float32.
-        real_photos: Or generated pictures.
+        images: Pictures [B, H, W, 3] uint8; repeated if fewer than 5.
+        logits: Logits of the network [B, classes] float32.
+        real_photos: Whether the pictures are photos, not generated.
     """
 
     images: Pixels
@@ -237,7 +238,7 @@ class ParityProbe:
 
 
 def parity_probe(network: Network, photos: Pixels | None = None) -> ParityProbe:
-    """What the network makes of photos [B, H, W, 3] uint8, or of generated pictures where there are none."""
+    """Runs the network on photos [B, H, W, 3] uint8, or on generated pictures if there are none."""
     import torch
 
     images = generated_images(network.preprocessing.image_size) if photos is None else photos
@@ -251,17 +252,17 @@ def check_parity(onnx_file: bytes, probe: ParityProbe) -> ParityReport:
     """Compares the ONNX file with the network from pixels, at batch sizes 1, 2 and 5.
 
     Args:
-        onnx_file: The file's content.
-        probe: Images, and what it must compute of them.
+        onnx_file: Content of the file.
+        probe: Images, and the logits that the file must compute from them.
 
     Raises:
         ParityError: A logit differs by more than 1e-4 x max(1, largest |logit|), or the best class differs
             where the margin exceeds that.
     """
     classifier = Classifier(onnx_file)
-    most = max(PARITY_BATCH_SIZES)
-    images = np.resize(probe.images, (most, *probe.images.shape[1:]))
-    logits = np.resize(probe.logits, (most, *probe.logits.shape[1:]))
+    largest = max(PARITY_BATCH_SIZES)
+    images = np.resize(probe.images, (largest, *probe.images.shape[1:]))
+    logits = np.resize(probe.logits, (largest, *probe.logits.shape[1:]))
     differences, tolerances = [], []
     for batch_size in PARITY_BATCH_SIZES:
         expected = logits[:batch_size]

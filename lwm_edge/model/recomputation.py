@@ -1,7 +1,8 @@
-"""A block whose activations are computed again in the backward pass instead of kept: time for memory.
+"""Computes a block's activations again in the backward pass instead of keeping them: time for memory.
 
-torch.utils.checkpoint does the same for any function, and loads torch's compiler for it, 70 MiB: more than it
-spares an increment of few images at once. Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
+torch.utils.checkpoint does the same for any function, but loads torch's compiler for it, 70 MiB: more than it
+saves an increment of few images at once. See Chen et al. 2016, "Training Deep Nets with Sublinear Memory
+Cost".
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from torch import Tensor, nn
 
 
 def recomputed(block: nn.Module, activations: Tensor) -> Tensor:
-    """The block's output, as `block(activations)` gives it, with the same gradients.
+    """Computes the block's output as `block(activations)` does, with the same gradients.
 
     Args:
-        block: Whose parameters train; without randomness, as in eval mode.
-        activations: Its input.
+        block: Block whose parameters train; it must not draw random numbers, as in eval mode.
+        activations: Input of the block.
     """
     parameters = [parameter for parameter in block.parameters() if parameter.requires_grad]
     return cast(Tensor, _Recomputed.apply(block, activations, *parameters))  # type: ignore[no-untyped-call]
 
 
 class _Recomputed(torch.autograd.Function):
-    """The parameters are arguments only so that the output depends on them."""
+    """Recomputes a block; its parameters are arguments only so that the output depends on them."""
 
     @staticmethod
     def forward(ctx: Any, block: nn.Module, activations: Tensor, *parameters: Tensor) -> Tensor:
@@ -36,7 +37,7 @@ class _Recomputed(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (activations,) = ctx.saved_tensors
         activations = activations.detach().requires_grad_(ctx.needs_input_grad[1])
-        with torch.enable_grad():  # the gradient given to `backward` apart would load the compiler
+        with torch.enable_grad():  # passing the gradient to `backward` would load the compiler
             product = (ctx.block(activations) * gradient).sum()
         torch.autograd.backward(product)  # adds to the parameters' gradients one by one
         return None, activations.grad, *[None] * (len(ctx.needs_input_grad) - 2)

@@ -1,4 +1,4 @@
-"""What can be the name of a class, and which two names are the same."""
+"""Decides what can be the name of a class, and which two names are the same."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _REFUSED_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
 def normalise_class_name(text: str) -> str:
-    """The name in Unicode form NFC, as bundles keep it."""
+    """Returns the name in Unicode form NFC, as bundles keep it."""
     return unicodedata.normalize("NFC", text)
 
 
 def fold_class_name(text: str) -> str:
-    """Two class names that a person would take for the same fold to the same text."""
+    """Folds a class name: two names that a person would take for the same give the same text."""
     return normalise_class_name(unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
 def class_name_problem(name: str) -> str | None:
-    """Says why a text cannot be a class name, or None where it can."""
+    """Says why a text cannot be a class name; returns None if it can."""
     if not name.strip() or name != name.strip():
         return "is empty or has spaces at an end"
     if name in (".", "..") or any(c in "/\\" for c in name):

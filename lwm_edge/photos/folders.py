@@ -1,4 +1,4 @@
-"""Folders of photos, one sub-folder a class: read, checked, and split."""
+"""Reads, checks and splits folders of photos that have one sub-folder per class."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .photo_set import Photo, PixelCache
 from .preprocessing import Preprocessing
 from .reading import check_photo_file
 
-_LISTED_FILES = 20  # of one kind of problem, before the rest is counted
+_LISTED_FILES = 20  # listed per class before the rest is only counted
 
 
 @dataclass(frozen=True)
 class PhotoFolder:
-    """What a folder of class folders holds.
+    """Holds what a folder of class folders contains.
 
     Attributes:
-        class_names: Of the sub-folders, sorted, Unicode form NFC.
-        photos: Of each class, in the same order; labels count from `first_label`.
-        skipped: A line for each file left out, with the reason.
+        class_names: Names of the sub-folders, sorted, in Unicode form NFC.
+        photos: Photos of each class, in the same order; labels count from `first_label`.
+        skipped: Lines about the files left out, each with its reason.
     """
 
     class_names: tuple[str, ...]
@@ -37,7 +37,7 @@ def split_held_back(
     """Splits one class's photos by content, whatever the files are called.
 
     Returns:
-        Photos to learn from (at least one), and the held-back share (at least one, of two photos or more).
+        Photos to learn from (at least one), and the held-back ones (at least one, if there are two or more).
     """
     ranked = sorted(photos, key=lambda p: hashlib.sha256(f"{seed} {p.digest}".encode()).digest())
     count = min(max(1, round(len(ranked) * share)), len(ranked) - 1)
@@ -53,18 +53,18 @@ def read_photo_folder(
     known_classes: Sequence[str] = (),
     first_label: int = 0,
 ) -> PhotoFolder:
-    """Reads a folder with one sub-folder a class, decoding every photo once.
+    """Reads a folder with one sub-folder per class, decoding every photo once.
 
     Args:
-        folder: The folder.
-        preprocessing: The model's.
-        cache: Keeps what was decoded.
-        least_photos: Fewest usable photos a class.
-        known_classes: What the model knows already; a folder of such a class is refused.
+        folder: Path of the folder.
+        preprocessing: Preprocessing of the model.
+        cache: Cache that keeps what was decoded.
+        least_photos: Minimum number of usable photos per class.
+        known_classes: Classes that the model knows already; a folder of such a class is refused.
         first_label: class_index of the first class found.
 
     Raises:
-        PhotosError: With every problem that keeps the folder from being learnt.
+        PhotosError: The folder cannot be learnt from; every problem is listed.
     """
     folders = class_folders(folder)
     problems = _name_problems([path.name for path in folders], known_classes)
@@ -84,17 +84,17 @@ def read_photo_folder(
 
 
 def class_folders(folder: Path) -> list[Path]:
-    """The class folders in a folder, sorted by normalised name; hidden ones are passed over.
+    """Lists the class folders in a folder, sorted by normalised name, without hidden ones.
 
     Raises:
-        PhotosError: No such folder, or no sub-folders.
+        PhotosError: There is no such folder, or it has no sub-folders.
     """
     try:
         folders = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
     except FileNotFoundError:
-        raise PhotosError(f"{folder} does not exist; give a folder with one sub-folder a class") from None
+        raise PhotosError(f"{folder} does not exist; give a folder with one sub-folder per class") from None
     except NotADirectoryError:
-        raise PhotosError(f"{folder} is not a folder; give a folder with one sub-folder a class") from None
+        raise PhotosError(f"{folder} is not a folder; give a folder with one sub-folder per class") from None
     except PermissionError:
         raise PhotosError(f"{folder} may not be read; check its permissions") from None
     except OSError as error:
@@ -114,8 +114,8 @@ def _name_problems(names: Iterable[str], known_classes: Collection[str]) -> list
             problems.append(f"{raw!r} cannot be a class name: it {why}")
         if folded in known:
             problems.append(
-                f"{_printable(raw)}: the model already knows the class {known[folded]}; to teach it anew, "
-                f"remove it (lwm-edge remove-class {known[folded]!r}) and add it again with all its photos"
+                f"{_printable(raw)}: the model already knows the class {known[folded]}; to teach it again, "
+                f"remove it (lwm-edge remove-class {known[folded]!r}) and add it with all its photos"
             )
         if folded in seen:
             problems.append(f"{raw!r} and {seen[folded]!r} are the same class name; merge the two folders")
@@ -136,7 +136,7 @@ def _read_class(
         try:
             check_photo_file(path)  # first, because a link that leads to itself cannot be resolved
             if not path.resolve().is_relative_to(folder.resolve().parent):
-                raise PhotosError("is a link out of the folder")
+                raise PhotosError("is a link that leads out of the folder")
             cache.read(path, preprocessing)
             digest = _file_digest(path)
         except PhotosError as error:
@@ -151,7 +151,7 @@ def _read_class(
 
 
 def photo_files(folder: Path) -> list[Path]:
-    """The files in a class folder, sorted by name; hidden ones and sub-folders are passed over."""
+    """Lists the files in a class folder, sorted by name, without hidden ones and sub-folders."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
 
 

@@ -10,13 +10,13 @@ from ..records import Record
 
 
 class Preprocessing(Record):
-    """From a photo to the network's input: `reading.preprocess` does it, and nothing else.
+    """Describes the way from a photo to the network's input, which `reading.preprocess` alone follows.
 
     Attributes:
         image_size: Height and width of the network's input, in pixels.
         resize_size: The photo's short side before the centre crop, in pixels.
-        mean: Per channel (R, G, B), subtracted after scaling pixels to 0..1.
-        std: Per channel, divided by afterwards.
+        mean: Mean of each channel (R, G, B), subtracted after scaling pixels to 0..1.
+        std: Standard deviation of each channel, by which the result is divided.
     """
 
     image_size: int = Field(ge=8, le=2048)

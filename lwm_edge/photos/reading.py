@@ -1,4 +1,4 @@
-"""Reads a photo: decoded within limits, and prepared for the network.
+"""Reads photos: decodes them within limits, and prepares them for the network.
 
 `preprocess` is the only way from a photo to the network's input, in training, evaluation and prediction.
 """
@@ -20,10 +20,10 @@ Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 MAX_PIXELS = 64_000_000  # decoded; Pillow takes four bytes for each
-MAX_BUFFERED_PIXELS = 20_000_000  # of progressive JPEG and WebP, whose decoders hold several copies
+MAX_BUFFERED_PIXELS = 20_000_000  # for progressive JPEG and WebP, whose decoders hold several copies
 MAX_FILE_BYTES = 256 * 1024 * 1024
-_COARSE = 2  # times the wanted side, to which large photos are brought quickly before they are scaled
-_STRIP_ROWS = 256  # of the photo
+_COARSE = 2  # large photos are first brought, quickly, to this many times the wanted side
+_STRIP_ROWS = 256  # rows of the photo
 
 
 def read_photo(path: Path, preprocessing: Preprocessing) -> Pixels:
@@ -33,12 +33,12 @@ def read_photo(path: Path, preprocessing: Preprocessing) -> Pixels:
         RGB [image_size, image_size, 3] uint8.
 
     Raises:
-        PhotosError: Unreadable, truncated, oversized or no such photo; the message is the reason alone.
+        PhotosError: The photo is missing, unreadable, truncated or too large; the message says which.
     """
     check_photo_file(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters raises
+            warnings.simplefilter("ignore")  # Pillow warns about odd metadata; what matters raises
             with Image.open(path, formats=FORMATS) as image:
                 _check_pixels(image)
                 wanted = preprocessing.resize_size * _COARSE
@@ -59,7 +59,7 @@ def read_photo(path: Path, preprocessing: Preprocessing) -> Pixels:
 
 
 def check_photo_file(path: Path) -> None:
-    """Raises a PhotosError where a file is no regular one, empty or too large to open."""
+    """Raises a PhotosError if a file is not a regular one, is empty, or is too large to open."""
     try:
         status = path.stat()
     except OSError as error:
@@ -73,17 +73,17 @@ def check_photo_file(path: Path) -> None:
 
 
 def _check_pixels(image: Image.Image) -> None:
-    """By what the file declares, before anything is decoded."""
+    """Checks the size that the file declares, before anything is decoded."""
     kind = "progressive JPEG" if "progressive" in image.info else str(image.format)
     buffered = kind in ("progressive JPEG", "WEBP")
     most = MAX_BUFFERED_PIXELS if buffered else MAX_PIXELS
     if image.width * image.height > most:
         more = f"has more than {most // 1_000_000} megapixels"
-        raise PhotosError(f"{more}, the most for a {kind} file" if buffered else more)
+        raise PhotosError(f"{more}, the limit for a {kind} file" if buffered else more)
 
 
 def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
-    """Rotates as EXIF says, converts to RGB, scales the short side and cuts out the centre.
+    """Rotates a photo as EXIF says, converts it to RGB, scales the short side and cuts out the centre.
 
     Returns:
         RGB [image_size, image_size, 3] uint8.
@@ -94,16 +94,16 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
         scale = preprocessing.resize_size / short
         width, height = (max(preprocessing.resize_size, round(side * scale)) for side in image.size)
         if max(width, height) > 50 * preprocessing.resize_size:
-            raise PhotosError("is more than fifty times as long as wide")
+            raise PhotosError("is more than fifty times as long as it is wide")
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
 
 
 def _rgb_near(image: Image.Image, side: int) -> Image.Image:
-    """The photo in RGB, averaged down by the whole factor that leaves its short side `side` or more.
+    """Converts a photo to RGB, averaged down by a whole factor that leaves its short side `side` or more.
 
-    Strip by strip, so that no second copy of a large photo is made.
+    It works strip by strip, so that no second copy of a large photo is made.
     """
     factor = min(image.size) // side
     if factor < 2:
@@ -114,12 +114,12 @@ def _rgb_near(image: Image.Image, side: int) -> Image.Image:
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(image.height, top + rows)))
         reduced.paste(_to_rgb(strip).reduce(factor), (0, top // factor))
-    reduced.info = image.info  # the orientation
+    reduced.info = image.info  # keeps the orientation
     return reduced
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # grey of 16 bits
+    if image.mode.startswith("I"):  # 16-bit grey
         values = np.asarray(image).astype(np.float32) / 257
         return Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).convert("RGB")
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:

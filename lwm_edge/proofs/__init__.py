@@ -1,5 +1,5 @@
-"""What anyone can check of a home: every byte, that nothing grows, and where its model came from.
+"""Checks what anyone can check of a home: every byte, that nothing grows, and where its model came from.
 
-Nothing below knows of it. This room imports `increment`, `home`, `learning`, `custody`, `model` and the
+No package below knows of it. This package imports `increment`, `home`, `learning`, `custody`, `model` and the
 ground.
 """

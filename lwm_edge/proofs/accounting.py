@@ -1,4 +1,4 @@
-"""Whose the bytes of a home are, and what is there that nobody declares."""
+"""Attributes every byte of a home to an owner and finds what nothing declares."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from ..model.manifest import Manifest
 from .reports import AuditItem
 
 _RECEIPT_FIELDS = {f for kind in (IncrementReport, ChangeReport, RepairReport) for f in kind.model_fields}
-_GRAPH_SURROUNDINGS = 1024  # bytes of a graph that are neither nodes nor tensors, at most
-_EXPORTER_NOTES = {  # that torch leaves in a graph
+_GRAPH_SURROUNDINGS = 1024  # maximum bytes of a graph that are neither nodes nor tensors
+_EXPORTER_NOTES = {  # notes that torch leaves in a graph
     "pkg.torch.export.ExportedProgram.graph_signature",
     "pkg.torch.export.ExportedProgram.range_constraints",
 }
-_FRAMING = 3  # bytes of a part's tag and length, at most
+_FRAMING = 3  # maximum bytes of a part's tag and length
 _HEADER_PADDING = 8
 
 
 def file_sizes(folder: Path) -> dict[Path, int]:
-    """Length of everything below a folder that is no folder, hidden or not; links are not followed."""
+    """Returns the length of every file and link below a folder, hidden or not; links are not followed."""
     return {path: path.lstat().st_size for path in _entries(folder) if not _is_folder(path)}
 
 
@@ -49,8 +49,8 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def stranger_problems(home: Home, generation: Generation) -> list[str]:
-    """Files and folders that are no part of a home (a hidden or empty folder too), and those missing."""
+def layout_problems(home: Home, generation: Generation) -> list[str]:
+    """Lists files and folders that do not belong to a home (hidden or empty ones too), and those missing."""
     files = {home.path / CURRENT, home.path / LOCK, *(generation.path / name for name in GENERATION_FILES)}
     files |= {home.trust} if home.trust.is_file() else set()
     files |= {home.training} if is_checkpoint(home.training) else set()
@@ -67,7 +67,7 @@ def stranger_problems(home: Home, generation: Generation) -> list[str]:
 def _unexplained(path: Path, home: Home) -> str:
     relative = path.relative_to(home.path)
     if is_leftover(home.path, path):
-        hint = "left by an interrupted change, the next change removes it, unless one is running now"
+        hint = "left by an interrupted change; the next change removes it, unless one is running now"
     else:
         hint = "lwm-edge did not make it and leaves it alone; move it out of the home"
     what = "a folder" if _is_folder(path) else f"{path.lstat().st_size} bytes"
@@ -75,7 +75,7 @@ def _unexplained(path: Path, home: Home) -> str:
 
 
 def _attributes(path: Path) -> Iterator[str]:
-    """Extended attributes of a user, which could hold anything, and count in no file's length."""
+    """Yields the user's extended attributes, which could hold anything, and count in no file's length."""
     if not hasattr(os, "listxattr"):
         return
     try:
@@ -88,7 +88,7 @@ def _attributes(path: Path) -> Iterator[str]:
 
 
 def bundle_items(bundle: Bundle, problems: list[str]) -> Iterator[AuditItem]:
-    """Every byte of a bundle; tensors that neither the architecture nor a recipe declares are problems."""
+    """Accounts for every byte of a bundle; tensors that nothing declares are problems."""
     declared = _declared(bundle)
     tensor_bytes = 0
     with safe_open(bundle.path, framework="np") as file:
@@ -97,7 +97,7 @@ def bundle_items(bundle: Bundle, problems: list[str]) -> Iterator[AuditItem]:
             tensor_bytes += array.nbytes
             if name not in declared or list(array.shape) != declared[name]:
                 architecture = bundle.manifest.architecture
-                problems.append(f"tensor {name} {list(array.shape)} is none that {architecture} declares")
+                problems.append(f"{architecture} declares no tensor {name} {list(array.shape)}")
                 yield AuditItem(owner="unexplained", part=name, bytes=array.nbytes)
             else:
                 yield from _tensor_items(name, array, bundle.manifest)
@@ -112,7 +112,7 @@ def bundle_items(bundle: Bundle, problems: list[str]) -> Iterator[AuditItem]:
 
 
 def _declared(bundle: Bundle) -> dict[str, list[int]]:
-    """Shapes of all tensors of a bundle; they depend on the capacity, never on the number of classes."""
+    """Returns the shapes of a bundle's tensors; they depend on the capacity, not the number of classes."""
     m = bundle.manifest
     network = empty_network(m)
     declared = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
@@ -140,7 +140,7 @@ def _tensor_items(name: str, array: NDArray[Any], manifest: Manifest) -> Iterato
 
 
 def _header_problems(path: Path) -> list[str]:
-    """A header holds names, types, shapes and offsets, and nothing else."""
+    """Checks that a header holds names, types, shapes and offsets, and nothing else."""
     with path.open("rb") as file:
         text = file.read(int.from_bytes(file.read(8), "little"))
     header: dict[str, Any] = json.loads(text)
@@ -152,14 +152,14 @@ def _header_problems(path: Path) -> list[str]:
 
 
 def _graph_problems(bundle: Bundle) -> list[str]:
-    """A graph holds its nodes, and tensors that are filled from the bundle; no data of an image's size."""
+    """Checks that a graph holds nodes, and tensors filled from the bundle; no data of an image's size."""
     from google.protobuf.message import DecodeError
     from onnx import load_model_from_string
 
     try:
         model = load_model_from_string(bundle.arrays(ONNX_GRAPH)[ONNX_GRAPH].tobytes())
     except DecodeError:
-        return [f"{ONNX_GRAPH} is no ONNX graph"]
+        return [f"{ONNX_GRAPH} is not an ONNX graph"]
     graph, image_bytes = model.graph, 3 * bundle.manifest.preprocessing.image_size**2
     sizes = [(part.name, part.ByteSize()) for part in graph.node]
     sizes += [(part.name, part.ByteSize()) for part in graph.initializer]
@@ -176,7 +176,7 @@ def _graph_problems(bundle: Bundle) -> list[str]:
 def other_items(
     home: Home, generation: Generation, bundle: Bundle, problems: list[str]
 ) -> Iterator[AuditItem]:
-    """Every byte of a home besides the bundle's; files that are not what the bundle makes are problems."""
+    """Accounts for every byte of a home but the bundle's; files that differ from the bundle are problems."""
     yield AuditItem(owner="link", part=CURRENT, bytes=(home.path / CURRENT).lstat().st_size)
     for path, owner in (
         (generation.onnx, "onnx file"),
@@ -189,18 +189,18 @@ def other_items(
             yield AuditItem(owner=owner, part=path.name, bytes=path.stat().st_size)
     problems += trust_problems(home)
     for name, why in missing_or_changed(generation, bundle).items():
-        if (generation.path / name).is_file():  # what is missing, `stranger_problems` says
+        if (generation.path / name).is_file():  # `layout_problems` reports what is missing
             problems.append(f"{name} {why}")
     if generation.receipt.is_file():
         problems += _receipt_problems(generation.receipt, bundle.manifest)
 
 
 def _receipt_problems(path: Path, manifest: Manifest) -> list[str]:
-    """A receipt is of this ledger, and says nothing that no receipt says."""
+    """Checks that a receipt is of this ledger, and says nothing that no receipt says."""
     try:
         receipt: Any = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
-        return []  # no receipt at all, which `missing_or_changed` says
+        return []  # not a receipt, which `missing_or_changed` reports
     if not isinstance(receipt, dict):
         return []
     strange = receipt.keys() - _RECEIPT_FIELDS

@@ -1,8 +1,8 @@
-"""The auditor: accounts for every byte of a home, and shows that nothing else is there.
+"""Audits a home: accounts for every byte, and shows that nothing else is there.
 
-`audit` looks at what lies there now (`accounting`), what the ONNX file grew by (`onnx_growth`) and what the
-increments cost (`model.ledger`); `simulation` makes increments to see. Folders' own entries, whose size is
-the file system's affair, are not counted.
+`audit` looks at what is there now (`accounting`), what the ONNX file grew by (`onnx_growth`) and what the
+increments cost (`model.ledger`); `simulation` makes increments to find out. Folders' own entries, whose size
+is the file system's affair, are not counted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..home.home import Generation, Home, open_home
 from ..model.bundle import Bundle, open_bundle
 from ..model.ledger import LedgerEntry
 from ..records import AnyPath
-from .accounting import bundle_items, file_sizes, other_items, stranger_problems
+from .accounting import bundle_items, file_sizes, layout_problems, other_items
 from .onnx_growth import expected_growth
 from .reports import AuditReport, OnnxGrowth
 
@@ -26,7 +26,7 @@ def audit(home: Home | AnyPath) -> AuditReport:
         home: The model home, or its folder.
 
     Returns:
-        The account; `passed` is False and `problems` says why where something is unexplained.
+        The account; `passed` is False and `problems` says why if something is unexplained.
 
     Raises:
         HomeError: There is no home.
@@ -40,18 +40,18 @@ def _audit(home: Home, generation: Generation) -> AuditReport:
     bundle = open_bundle(generation.bundle)
     problems: list[str] = []
     items = [*bundle_items(bundle, problems), *other_items(home, generation, bundle, problems)]
-    problems += stranger_problems(home, generation)
+    problems += layout_problems(home, generation)
     total, accounted = sum(file_sizes(home.path).values()), sum(item.bytes for item in items)
     if total != accounted:
-        problems.append(f"{total} bytes are on disk, and {accounted} are accounted for")
+        problems.append(f"{total} bytes are on disk, but {accounted} are accounted for")
     bundle_bytes = bundle.path.stat().st_size
     ledger = bundle.manifest.ledger
     shipped_bytes = ledger.first.bundle_bytes if ledger.first else bundle.manifest.bundle_bytes
     if bundle_bytes != shipped_bytes:
-        problems.append(f"the bundle is {bundle_bytes} bytes long, and was {shipped_bytes}")
+        problems.append(f"the bundle is {bundle_bytes} bytes long, but was {shipped_bytes} when shipped")
     growth = _onnx_growth(bundle, generation)
     if growth and growth.explained is False:
-        problems.append(f"{generation.onnx.name} grew by {growth.bytes} bytes, not all by its classes")
+        problems.append(f"{generation.onnx.name} grew by {growth.bytes} bytes, more than its classes explain")
     problems += _ledger_problems(bundle, generation)
     return AuditReport(
         home=home.path,
@@ -101,7 +101,7 @@ def _ledger_problems(bundle: Bundle, generation: Generation) -> Iterator[str]:
         yield "the ledger is empty"
         return
     if (last.increment, last.classes) != (manifest.increment_count, len(manifest.class_names)):
-        yield "the ledger's last entry is not of the latest change"
+        yield "the ledger's last entry is not about the latest change"
     if generation.onnx.is_file() and last.onnx_bytes != generation.onnx_bytes():
         yield f"{generation.onnx.name} is not as long as the ledger says"
     for entry in manifest.ledger.latest:
@@ -109,7 +109,7 @@ def _ledger_problems(bundle: Bundle, generation: Generation) -> Iterator[str]:
 
 
 def memory_problems(entry: LedgerEntry) -> Iterator[str]:
-    """What an increment left in memory, or held more than one of."""
+    """Yields what an increment left in memory, or held more than one of."""
     if entry.teacher_networks is not None and entry.teacher_networks > 1:
         yield f"increment {entry.increment}: {entry.teacher_networks} teacher networks alive, not 1"
     if entry.images_alive:

@@ -1,4 +1,4 @@
-"""The picture of a simulation: storage and memory against the number of classes."""
+"""Draws the picture of a simulation: storage and memory against the number of classes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _MIB = 2**20
 
 
 def check_plot(path: Path) -> None:
-    """Finds out before the work whether a picture can be drawn and written.
+    """Checks before the work whether a picture can be drawn and written.
 
     Raises:
-        ConfigError: Not a PNG file, or matplotlib is missing.
+        ConfigError: The name is not that of a PNG file, or matplotlib is missing.
     """
     if path.suffix.lower() != ".png":
-        raise ConfigError(f"{path} is no PNG file; give a name that ends in .png")
+        raise ConfigError(f"{path} is not a PNG file; choose a name that ends in .png")
     storage.check_output(path)
     _new_figure()
 

@@ -1,4 +1,4 @@
-"""What the auditor found, and what simulated increments took."""
+"""Defines what the auditor and the simulation return."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from ..records import AnyNamePath, Report
 
 
 class AuditItem(Report):
-    """Some bytes of a home and what they are for.
+    """Attributes some bytes of a home to an owner.
 
     Attributes:
-        owner: What they belong to.
-        part: Tensor, file or section.
-        bytes: How many.
+        owner: Owner of the bytes.
+        part: Tensor, file or section that they are.
+        bytes: Number of bytes.
     """
 
     owner: str
@@ -21,16 +21,16 @@ class AuditItem(Report):
 
 
 class OnnxGrowth(Report):
-    """What classifier.onnx grew by since the home was made.
+    """Reports what classifier.onnx grew by since the home was made.
 
     Attributes:
-        classes: Added since (less those removed).
-        bytes: Grown.
-        bytes_per_class: Their ratio; None without added classes.
-        head_bytes: What the head's rows must take; None where the names of then are not known.
-        names_bytes: What the names must take; likewise.
-        framing_bytes: What numbers and lengths that became longer must take; likewise.
-        explained: Whether these are all of it, to the byte; likewise.
+        classes: Number of classes added since, less those removed.
+        bytes: Number of bytes that the file grew by.
+        bytes_per_class: Bytes per added class; None without added classes.
+        head_bytes: Bytes that the head's rows must take; None if the names at the time are not known.
+        names_bytes: Bytes that the names must take; None in the same case.
+        framing_bytes: Bytes that longer numbers and lengths must take; None in the same case.
+        explained: Whether these three are all of it, to the byte; None in the same case.
     """
 
     classes: int
@@ -43,20 +43,20 @@ class OnnxGrowth(Report):
 
 
 class AuditReport(Report):
-    """The auditor's account of a home.
+    """Reports the auditor's account of a home.
 
     Attributes:
-        home: The model home.
-        passed: Whether all is explained.
-        problems: What is not.
-        items: Every byte by owner.
-        total_bytes: Of all files and links in the home.
+        home: Path of the model home.
+        passed: Whether everything is explained.
+        problems: Sentences about what is not explained.
+        items: Items that cover every byte, by owner.
+        total_bytes: Length of all files and links in the home.
         accounted_bytes: Sum of the items.
         bundle_bytes: Length of model.lwm.
-        bundle_bytes_shipped: Its length when the home was made.
-        onnx_growth: None in a home without a ledger.
-        ledger_entries: Increments that the ledger lists.
-        ledger_head: Of its hash chain; None in one that an older lwm-edge made.
+        bundle_bytes_shipped: Length of model.lwm when the home was made.
+        onnx_growth: Growth of classifier.onnx; None in a home without a ledger.
+        ledger_entries: Number of increments that the ledger lists.
+        ledger_head: Head of the ledger's hash chain; None in one that an older lwm-edge made.
     """
 
     home: AnyNamePath
@@ -72,7 +72,7 @@ class AuditReport(Report):
     ledger_head: str | None
 
     def bytes_by_owner(self) -> dict[str, int]:
-        """The items summed by owner, largest first."""
+        """Sums the items by owner, largest first."""
         sums: dict[str, int] = {}
         for item in self.items:
             sums[item.owner] = sums.get(item.owner, 0) + item.bytes
@@ -80,16 +80,16 @@ class AuditReport(Report):
 
 
 class SimulationStep(Report):
-    """One simulated increment.
+    """Reports one simulated increment.
 
     Attributes:
-        increment: Counted from 1.
+        increment: Number of the increment, from 1.
         classes: Number of classes after it.
-        file_bytes: Length of every file in the home; those of the current generation by their name.
-        onnx_bytes_expected: Of classifier.onnx, reckoned from the classes.
-        labels_bytes_expected: Of labels.txt, likewise.
-        memory: What it took; `how` stands in the simulation's report.
-        problems: That the audit of the home found after it.
+        file_bytes: Length of every file in the home; files of the current generation go by their name.
+        onnx_bytes_expected: Length of classifier.onnx, computed from the classes.
+        labels_bytes_expected: Length of labels.txt, computed from the classes.
+        memory: Memory that it took; `how` is in the simulation's report.
+        problems: Problems that the audit of the home found after it.
         seconds: Wall-clock time.
     """
 
@@ -104,17 +104,17 @@ class SimulationStep(Report):
 
 
 class Trend(Report):
-    """A figure over the increments of a simulation.
+    """Reports how a figure developed over the increments of a simulation.
 
     Attributes:
-        figure: What was measured, in bytes.
-        second: After the second increment; the first warms up.
-        last: After the last.
-        slope_bytes_per_class: Of the line fitted to it from the second increment on.
+        figure: Name of the figure, which is in bytes.
+        second: Value after the second increment; the first warms up.
+        last: Value after the last increment.
+        slope_bytes_per_class: Slope of the line fitted to the values from the second increment on.
         explained_bytes_per_class: Slope of what the classes themselves must take.
-        growth_bytes: What the fitted line rises by over the run, beyond what is explained.
-        allowed_bytes: Most that it may, also from the second increment to the last; None is no condition.
-        passed: Whether it does not.
+        growth_bytes: Rise of the fitted line over the run, beyond what is explained.
+        allowed_bytes: Maximum rise, also from the second increment to the last; None sets no condition.
+        passed: Whether the rise is within that.
     """
 
     figure: str
@@ -128,23 +128,23 @@ class Trend(Report):
 
 
 class SimulationReport(Report):
-    """What increments cost that were made to see.
+    """Reports what simulated increments cost.
 
     Attributes:
-        home: Whose model they were made on, on a copy.
+        home: Path of the home; the increments were made on a copy of its model.
         passed: Whether storage and memory stay constant.
-        problems: What does not, by name.
-        recipe: By which they learnt.
-        increments: How many.
-        classes_per_increment: Learnt by each.
-        photos_per_class: Generated ones; accuracy is not measured.
+        problems: Sentences about what does not stay constant, and what the audits found.
+        recipe: Recipe by which they learnt.
+        increments: Number of increments.
+        classes_per_increment: Number of classes that each learnt.
+        photos_per_class: Number of generated photos per class; accuracy is not measured.
         isolated: Whether each had a process of its own.
-        capacity: Of the copy.
-        trends: Of every file and of memory.
-        steps: The increments.
-        how: How each memory figure was taken.
-        plot: The picture, if one was asked for.
-        seconds: Wall-clock time of it all.
+        capacity: Capacity of the copy.
+        trends: Trends of every file and of memory.
+        steps: Reports of the increments.
+        how: Explanations of how each memory figure was taken.
+        plot: Path of the picture, if one was asked for.
+        seconds: Wall-clock time of the whole simulation.
     """
 
     home: AnyNamePath

@@ -1,4 +1,4 @@
-"""`simulate`: increments made on a copy of a home's model, to see that storage and memory stay constant.
+"""Makes increments on a copy of a home's model, to see that storage and memory stay constant: `simulate`.
 
 The photos are generated textures, so accuracy says nothing here; files, memory, teachers and images do. All
 increments run in one process, where whatever an increment leaves behind piles up, or each in its own.
@@ -35,7 +35,7 @@ from .auditor import audit
 from .onnx_growth import expected_growth
 from .plots import check_plot, save_plot
 from .reports import SimulationReport, SimulationStep
-from .trends import LEAST_INCREMENTS, find_problems, find_trends
+from .trends import MIN_INCREMENTS, find_problems, find_trends
 
 PHOTOS_PER_CLASS = 6
 _TEXTURE_CELLS = 7
@@ -44,14 +44,14 @@ Teach = Callable[[Home, Path, IncrementConfig], MemoryReport]
 
 
 class Job(BaseModel):
-    """What to simulate.
+    """Says what to simulate.
 
     Attributes:
-        home: The scratch copy.
+        home: Path of the scratch copy.
         photos: Folder that photos come and go in.
-        increments: How many.
-        classes: By each.
-        config: Of each.
+        increments: Number of increments.
+        classes: Number of classes that each learns.
+        config: Settings of each.
     """
 
     home: Path
@@ -77,25 +77,25 @@ def simulate(
 
     Args:
         home: The model home, or its folder.
-        increments: How many, at least 3.
-        classes: New classes of each.
-        config: Settings of each; if None, one epoch of `lwm-lda`, which trains and so takes memory.
-        isolated: Each in a process of its own, as on the device; otherwise all in one.
-        plot: PNG file to draw storage and memory into.
-        on_progress: Called after every increment.
+        increments: Number of increments, at least 3.
+        classes: Number of new classes in each.
+        config: Settings of each; None means one epoch of `lwm-lda`, which trains and so takes memory.
+        isolated: Whether each runs in a process of its own, as on the device, or all in one.
+        plot: Path of a PNG file to draw storage and memory into.
+        on_progress: Callback, called after every increment.
 
     Returns:
-        The measurements; `passed` is False and `problems` says why where something grows.
+        The measurements; `passed` is False and `problems` says why if something grows.
 
     Raises:
-        ConfigError: Settings that cannot be, or matplotlib is missing for a plot.
+        ConfigError: Some settings are impossible, or matplotlib is missing for a plot.
         HomeError: There is no home.
-        LwmEdgeError: Whatever an increment raises.
+        LwmEdgeError: An increment failed.
     """
     started = time.monotonic()
     home, config = open_home(home), config or IncrementConfig(recipe="lwm-lda", epochs=1)
-    if increments < LEAST_INCREMENTS or classes < 1:
-        raise ConfigError(f"simulate at least {LEAST_INCREMENTS} increments, of at least one class each")
+    if increments < MIN_INCREMENTS or classes < 1:
+        raise ConfigError(f"simulate at least {MIN_INCREMENTS} increments, of at least one class each")
     if plot is not None:
         check_plot(Path(plot))
     with tempfile.TemporaryDirectory(prefix="lwm-edge-audit-") as name:
@@ -159,24 +159,24 @@ def run_here(job: Job, teach: Teach) -> Iterator[SimulationStep]:
 
 
 def _name(path: Path, home: Home) -> str:
-    """A file of the current generation is called the same after every increment."""
+    """Names a file so that one of the current generation is called the same after every increment."""
     generation = home.current().path
     return str(path.relative_to(generation if path.is_relative_to(generation) else home.path))
 
 
 def teach_isolated(home: Home, photos: Path, config: IncrementConfig) -> MemoryReport:
-    """An increment in a process of its own; its memory until the ONNX file was verified."""
+    """Makes an increment in a process of its own; returns its memory until the ONNX file was verified."""
     return add_classes(home, photos, config).footprint.memory
 
 
 def teach_here(home: Home, photos: Path, config: IncrementConfig) -> MemoryReport:
-    """An increment in this process; its peak of resident memory includes the commit."""
+    """Makes an increment in this process; returns its memory, with the commit in the resident peak."""
     memory = add_classes(home, photos, config, isolate=False).footprint.memory
     return memory.model_copy(update={"peak_rss_bytes": max(memory.peak_rss_bytes, peak_rss_bytes())})
 
 
 def run_in_worker(job: Job) -> Iterator[SimulationStep]:
-    """All increments in one process, which is not this one."""
+    """Makes all increments in one process, which is not this one."""
     with process_of_its_own(__name__, job) as process:
         yield from replies_of(process, SimulationStep)
     if process.returncode:
@@ -184,7 +184,7 @@ def run_in_worker(job: Job) -> Iterator[SimulationStep]:
 
 
 def main() -> None:
-    """The simulation's process."""
+    """Runs the simulation's process."""
     serve(Job, _do)
 
 
@@ -195,11 +195,11 @@ def _do(job: Job, reply: Callable[[SimulationStep], None]) -> None:
 
 
 def make_scratch_home(bundle: Bundle, folder: Path, new_classes: int) -> int:
-    """A home of the same model with room for more classes, and an empty ledger; returns its capacity."""
+    """Makes a home of the same model with room for more classes and an empty ledger; returns its capacity."""
     manifest, arrays = bundle.manifest, bundle.arrays()
     capacity = max(manifest.capacity, len(manifest.class_names) + new_classes)
     if capacity > MAX_CAPACITY:
-        raise ConfigError(f"{new_classes} new classes do not fit a bundle; at most {MAX_CAPACITY} in all do")
+        raise ConfigError(f"{new_classes} new classes do not fit: a bundle holds at most {MAX_CAPACITY}")
     for name in ROWS_BY_CLASS:
         rows = capacity - manifest.capacity
         arrays[name] = np.pad(arrays[name], [(0, rows), *[(0, 0)] * (arrays[name].ndim - 1)])
@@ -212,7 +212,7 @@ def make_scratch_home(bundle: Bundle, folder: Path, new_classes: int) -> int:
 
 
 def generate_photos(folder: Path, increment: int, classes: int, image_size: int) -> None:
-    """A photo folder of new classes: random textures, a few for each."""
+    """Writes a photo folder of new classes: a few random textures for each."""
     for number in range(classes):
         class_folder = folder / f"simulated {increment:05}.{number:03}"
         storage.make_folder(class_folder)

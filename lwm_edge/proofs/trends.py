@@ -1,4 +1,4 @@
-"""Whether storage and memory stay constant over simulated increments.
+"""Judges whether storage and memory stay constant over simulated increments.
 
 Files: every length is the same after every increment, to the byte; classifier.onnx and labels.txt are as long
 as their classes must make them. Memory: neither the fitted line nor the last increment lies above the second
@@ -16,9 +16,9 @@ from ..home.ownership import LABELS, ONNX
 from .reports import SimulationStep, Trend
 
 MEMORY_TOLERANCE = 0.02
-LEAST_INCREMENTS = 3  # a warm-up, and two points for a line
+MIN_INCREMENTS = 3  # a warm-up, and two points for a line
 STORAGE = "all but ONNX and labels"
-_MEMORY_FIGURES = {  # and whether they are a condition; the rest is sampled, or the second's part
+_MEMORY_FIGURES = {  # figure: whether it is a condition; the others are only sampled
     "peak_rss_bytes": True,
     "peak_cuda_bytes": True,
     "peak_anonymous_bytes": False,
@@ -28,12 +28,12 @@ _MEMORY_FIGURES = {  # and whether they are a condition; the rest is sampled, or
 
 
 def storage_bytes(step: SimulationStep) -> int:
-    """Of all files but those that may grow."""
+    """Sums the length of all files but those that may grow."""
     return sum(size for name, size in step.file_bytes.items() if name not in (ONNX, LABELS))
 
 
 def value_of(figure: str, step: SimulationStep) -> int:
-    """A trend's figure at one increment."""
+    """Returns a trend's figure at one increment."""
     if figure == STORAGE:
         return storage_bytes(step)
     if figure in _MEMORY_FIGURES:
@@ -42,7 +42,7 @@ def value_of(figure: str, step: SimulationStep) -> int:
 
 
 def find_trends(steps: Sequence[SimulationStep]) -> tuple[Trend, ...]:
-    """Of every file and of every memory figure."""
+    """Finds the trend of every file and of every memory figure."""
     classes = [step.classes for step in steps]
     trends = [_constant(STORAGE, classes, [storage_bytes(step) for step in steps])]
     for name in sorted({name for step in steps for name in step.file_bytes}):
@@ -61,7 +61,7 @@ def find_trends(steps: Sequence[SimulationStep]) -> tuple[Trend, ...]:
 
 
 def find_problems(steps: Sequence[SimulationStep], trends: Sequence[Trend]) -> Iterator[str]:
-    """What does not stay constant, and what the audits found, the first time each."""
+    """Yields what does not stay constant, and each kind of problem that the audits found, once."""
     seen = set()
     for step in steps:
         for problem in step.problems:
@@ -124,7 +124,7 @@ def _memory(figure: str, classes: Sequence[int], values: Sequence[int], is_condi
 
 
 def _fit(classes: Sequence[int], values: Sequence[int]) -> tuple[float, float]:
-    """Slope of the least-squares line, and what it rises by from the first class count to the last."""
+    """Fits a line by least squares; returns its slope and its rise from the first class count to the last."""
     if len(set(values)) == 1:  # exactly 0, whatever the arithmetic rounds to
         return 0.0, 0.0
     slope = linear_regression(classes, values).slope

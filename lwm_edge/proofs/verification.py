@@ -1,4 +1,4 @@
-"""`verify`: walks the chain of custody and says what it does and does not prove; no torch."""
+"""Walks the chain of custody and says what it does and does not prove, without torch: `verify`."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from ..records import AnyNamePath, AnyPath, Report
 
 
 class VerificationReport(Report):
-    """What `verify` found. Nothing is proven unless it passed.
+    """Reports what `verify` found; nothing is proven unless it passed.
 
     Attributes:
-        home: The home, unless a bundle was asked.
-        bundle: The bundle.
+        home: Path of the home; None if a bundle was asked about.
+        bundle: Path of the bundle.
         passed: Whether everything that was checked holds.
-        problems: What does not.
-        proven: What follows, in words.
-        not_proven: What does not follow, in words.
-        trusted_key: The vendor's public key that was verified against, in hexadecimal.
-        trusted_key_file: Where it was read.
-        base_digest: model_digest of the shipped base, as recorded.
-        base_signed_by: The public key that the base's signature names.
-        model_digest: Of the current model.
-        changes: Since the base was shipped.
-        links_recorded: Of them, how many the record still tells apart.
-        links_signed: Of these, how many carry a device's signature.
-        device_keys: The public keys that those name.
+        problems: Sentences about what does not hold.
+        proven: Sentences about what follows.
+        not_proven: Sentences about what does not follow.
+        trusted_key: Public key of the vendor that was verified against, in hexadecimal.
+        trusted_key_file: File that it was read from.
+        base_digest: Digest of the shipped base, as recorded.
+        base_signed_by: Public key that the base's signature names.
+        model_digest: Digest of the current model.
+        changes: Number of changes since the base was shipped.
+        links_recorded: Number of changes that are still in the record.
+        links_signed: Number of recorded changes that carry a device's signature.
+        device_keys: Public keys that these signatures name.
     """
 
     home: AnyNamePath | None
@@ -57,19 +57,19 @@ class VerificationReport(Report):
 
 @dataclass(frozen=True)
 class _Keys:
-    """What is verified against.
+    """Holds the keys that are verified against.
 
     Attributes:
-        vendor: The vendor's public key; None where there is none.
-        vendor_file: Where it was read.
-        own: Whether that file is the home's own.
-        device: The device's public key, if it was given.
-        problems: What speaks against these keys.
+        vendor: Public key of the vendor; None if there is none.
+        vendor_file: File that it was read from.
+        from_home: Whether that file is the home's own.
+        device: Public key of the device, if it was given.
+        problems: Problems with these keys.
     """
 
     vendor: str | None
     vendor_file: Path | None
-    own: bool
+    from_home: bool
     device: str | None
     problems: tuple[str, ...]
 
@@ -80,16 +80,16 @@ def verify(
     """Verifies a home's model or a bundle file against the vendor's public key.
 
     Args:
-        source: The home, or the bundle's path.
-        trust: The vendor's public key; None takes the one that the home was made to trust.
-        device_key: A device's public key, with which every recorded change must then be signed.
+        source: The model home, or the path of a bundle.
+        trust: Path of the vendor's public key; None takes the one that the home trusts.
+        device_key: Path of a device's public key, with which every recorded change must then be signed.
 
     Returns:
-        The findings; `passed` is False and `problems` says why where something does not hold, or where
-        there is no key to verify against.
+        The findings; `passed` is False and `problems` says why if something does not hold, or if there is no
+            key to verify against.
 
     Raises:
-        TrustError: The bundle is not what its own digests say, or a key file cannot be used.
+        TrustError: The bundle does not match its own digests, or a key file cannot be used.
         BundleError: There is no such file.
         HomeError: There is no home.
     """
@@ -107,9 +107,9 @@ def _read_keys(home: Home | None, trust: AnyPath | None, device_key: AnyPath | N
     if trust:
         vendor, file = read_public_key(trust), Path(trust)
         if own and own != vendor:
-            problems.append(f"the home trusts another key, {own}, than {trust}, {vendor}")
+            problems.append(f"the home trusts the key {own}, not {vendor} from {trust}")
     elif vendor is None:
-        problems.append("there is no key to verify against: give the vendor's with --trust vendor.pub")
+        problems.append("there is no key to verify against: pass the vendor's with --trust vendor.pub")
     device = read_public_key(device_key) if device_key else None
     return _Keys(vendor, file, trust is None, device, tuple(problems))
 
@@ -129,7 +129,7 @@ def _verify_generation(generation: Generation, keys: _Keys, home: Home) -> Verif
 
 
 def _onnx_problems(generation: Generation, bundle: Bundle) -> list[str]:
-    """The file that apps load is signed by nobody; so it must be what the bundle makes."""
+    """Lists how the file that apps load, which nobody signs, differs from what the bundle makes."""
     if not generation.onnx.is_file():
         return [f"{generation.onnx.name} is missing"]
     same = is_onnx_of(bundle)(generation.onnx.read_bytes())
@@ -186,7 +186,7 @@ def _proven_of_changes(custody: Custody, keys: _Keys) -> list[str]:
     start = "" if custody.dropped_links else ", from that base"
     lines = [
         f"The record tells of {names} without a gap{start} up to this model; where it is not signed, it is "
-        "no more than a claim."
+        "only a claim."
     ]
     if keys.device:
         lines.append(f"A holder of the device's private key signed {names}, and the base they go back to.")
@@ -199,13 +199,13 @@ def _never_proven(keys: _Keys) -> list[str]:
         "That this is the newest model: an older copy of the bundle verifies as well.",
         "Recipe, ledger, receipt and labels: no signature covers them.",
     ]
-    if keys.own:
+    if keys.from_home:
         lines.append(
-            f"That {keys.vendor_file} is the vendor's: who can change the home can change it too; verify "
+            f"That {keys.vendor_file} is the vendor's: whoever can change the home can change it too; verify "
             "with --trust and a copy from elsewhere."
         )
     else:
-        lines.append(f"That {keys.vendor_file} is the vendor's: that is for you to know.")
+        lines.append(f"That {keys.vendor_file} is the vendor's: only you can know.")
     return lines
 
 
@@ -217,12 +217,12 @@ def _not_proven_of_changes(custody: Custody, manifest: Manifest, keys: _Keys) ->
     if forgotten:
         lines.append(f"That the first {forgotten} changes came from the base: only their number is left.")
     if unsigned := [link for link in custody.links if link.signature is None]:
-        lines.append(f"Who made {_numbers(unsigned)}: unsigned, so anyone who can write the bundle.")
+        lines.append(f"Who made {_numbers(unsigned)}: unsigned, so anyone who can write the bundle may have.")
     if signed := [link for link in custody.links if link.signature]:
         if keys.device is None:
-            lines.append(f"Whose key signed {_numbers(signed)}: give the device's with --device-key.")
+            lines.append(f"Whose key signed {_numbers(signed)}: pass the device's with --device-key.")
         lines.append(
-            f"What {_numbers(signed)} learnt: the device's key signs whatever its holder says, and no photo."
+            f"What {_numbers(signed)} learnt: the device's key signs what its holder says, not photos."
         )
     if custody.base and manifest.shipped_classes < custody.base.shipped_classes:
         lines.append("Which shipped classes are left: some were removed, so their names cannot be compared.")

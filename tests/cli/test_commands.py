@@ -1,4 +1,4 @@
-"""The command line: one public call a command, JSON on standard output, exit codes by cause."""
+"""The command line: one public call per command, JSON on standard output, exit codes by cause."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_the_whole_path_in_json(run: Any, tmp_path: Path, make_photos: PhotoMake
 
 def test_what_people_read(run: Any, home: Home, make_photos: PhotoMaker) -> None:
     added = run("add-classes", make_photos("Bag"), "--home", home.path, "--epochs", 1)
-    assert "Learnt 1 classes" in added.out and "cannot be measured on this device" in added.out
+    assert "Learnt 1 class in" in added.out and "cannot be measured on this device" in added.out
     assert "classifier.onnx" in added.out and "(+0)" in added.out
     assert "Trouser" in run("predict", PHOTO, "--home", home.path).out
     assert "Shipped classes" in run("evaluate", DEMO_DATA / "test" / "base", "--home", home.path).out

@@ -47,7 +47,7 @@ SMALL = BaseConfig(architecture="small_resnet20", image_size=28, capacity=4, epo
 
 @pytest.fixture
 def writers(home: Home, keys: Keys, tmp_path: Path) -> dict[str, Callable[[Path], object]]:
-    """Everything that writes where a user says."""
+    """Collects everything that writes where a user says."""
     return {
         "export": lambda path: export_onnx(home, path),
         "build-base": lambda path: build_base(DEMO_DATA / "train" / "2", path, SMALL),

@@ -1,4 +1,4 @@
-"""Settings: out of range is a ConfigError that lists all of it, whoever says it and wherever."""
+"""Settings out of range are a ConfigError that lists all of them, wherever they come from."""
 
 from __future__ import annotations
 

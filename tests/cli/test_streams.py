@@ -1,4 +1,4 @@
-"""What was done decides the exit code, not whether it could be told.
+"""What was done decides the exit code, not whether it could be printed.
 
 What this prints is published in tests/README.md.
 """

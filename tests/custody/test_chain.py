@@ -34,7 +34,7 @@ PREPROCESSING = Preprocessing(image_size=64, resize_size=72, mean=(0.4, 0.4, 0.4
 
 
 def _base(**changes: Any) -> Manifest:
-    """A signed base of two classes; signed by a stranger on request."""
+    """Makes a signed base of two classes; signed by a stranger on request."""
     signer = changes.pop("signer", VENDOR)
     fields: dict[str, Any] = {
         "architecture": "resnet18",
@@ -54,7 +54,7 @@ def _base(**changes: Any) -> Manifest:
 
 
 def _grown(parent: Manifest, changes: int, key: Ed25519PrivateKey | None = DEVICE) -> Manifest:
-    """After so many increments of one class each."""
+    """Makes the manifest after so many increments of one class each."""
     for _ in range(changes):
         number = parent.increment_count + 1
         grown = parent.model_copy(
@@ -136,7 +136,7 @@ def test_an_unsigned_bundle_is_written_as_older_releases_read_it() -> None:
 
 
 def test_the_statements_of_this_release_are_those_of_all_others() -> None:
-    """Ed25519 is deterministic: were these to change, no signature that is out there would fit."""
+    """Ed25519 is deterministic: were these to change, no signature that is out there would match."""
     manifest = _grown(_base(), 1)
     assert manifest.custody and manifest.custody.base_signature and manifest.custody.links[0].signature
     assert manifest.custody.base_signature.value == BASE_SIGNATURE
@@ -250,13 +250,13 @@ def test_the_longest_record_fits_beside_the_longest_names_and_ledger(capacity: i
             "the preprocessing, or what",
         ),
         ({"levels": Levels(blocks=(4, 8), grid=3, values=432)}, "or what the head reads, is not that"),
-        ({"capacity": 65}, "capacity is 65, and the base's statement says 64"),
-        ({"activation": "softmax"}, "activation is softmax, and the base's statement says sigmoid"),
-        ({"architecture": "resnet34"}, "architecture is resnet34, and the base's statement says resnet18"),
+        ({"capacity": 65}, "capacity is 65, but the base's statement says 64"),
+        ({"activation": "softmax"}, "activation is softmax, but the base's statement says sigmoid"),
+        ({"architecture": "resnet34"}, "architecture is resnet34, but the base's statement says resnet18"),
         ({"bundle_bytes": 1001}, "bundle_bytes is 1001"),
-        ({"shipped_classes": 1}, "shipped_classes is 1, and the base's statement says 2"),
+        ({"shipped_classes": 1}, "shipped_classes is 1, but the base's statement says 2"),
         ({"custody": None}, "the base is not signed"),
-        ({"increment_count": 1}, "links were added or taken out"),
+        ({"increment_count": 1}, "links were added or removed"),
     ],
 )
 def test_an_altered_base_is_named(change: dict[str, Any], problem: str) -> None:
@@ -307,7 +307,7 @@ def test_a_statement_altered_with_the_model_no_longer_fits_its_signature(field: 
     assert signed.custody and signed.custody.base
     statement = signed.custody.base.model_copy(update={field: STATEMENT_CHANGES[field]})
     altered = _with_custody(signed, base=statement)
-    assert any("signature does not fit its statement" in found for found in _problems(altered))
+    assert any("signature does not match its statement" in found for found in _problems(altered))
 
 
 def test_an_altered_or_foreign_signature_is_named() -> None:
@@ -330,7 +330,7 @@ def test_a_signature_of_another_kind_of_statement_does_not_fit() -> None:
     grown = _grown(_base(), 1, key=VENDOR)
     assert grown.custody and grown.custody.links[0].signature
     moved = _with_custody(grown, base_signature=grown.custody.links[0].signature)
-    assert any("base's signature does not fit" in found for found in _problems(moved))
+    assert any("base's signature does not match" in found for found in _problems(moved))
 
 
 # Alterations of the chain
@@ -352,7 +352,7 @@ def _edit(place: int, **changes: Any) -> Callable[[tuple[Link, ...]], tuple[Link
     ("alter", "problem"),
     [
         (_edit(1, model_digest="9" * 64), "change 3 does not start from the model of the change before"),
-        (_edit(1, model_digest="9" * 64), "change 2 has a signature that does not fit"),
+        (_edit(1, model_digest="9" * 64), "change 2 has a signature that does not match"),
         (_edit(1, parent_digest="9" * 64), "change 2 does not start from the model of the change before"),
         (_edit(0, parent_digest="9" * 64), "change 1 does not start from the shipped base"),
         (_edit(3, model_digest="9" * 64), "the record ends at change 4, not at the current model"),
@@ -363,12 +363,12 @@ def _edit(place: int, **changes: Any) -> Callable[[tuple[Link, ...]], tuple[Link
         (_edit(1, signature=sign(STRANGER, b"x")), "change 2 is signed with the key"),
         (lambda links: (links[1], links[0], *links[2:]), "change 2 stands in the record where change 1"),
         (lambda links: (links[1], links[0], *links[2:]), "change 1 does not start from the model of the"),
-        (lambda links: links[1:], "links were added or taken out"),
+        (lambda links: links[1:], "links were added or removed"),
         (lambda links: links[1:], "change 2 does not start from the shipped base"),
         (lambda links: (links[0], *links[2:]), "change 3 does not start from the model of the change before"),
         (lambda links: links[:-1], "the record ends at change 3, not at the current model"),
-        (lambda links: (*links, links[-1]), "links were added or taken out"),
-        (lambda links: (), "links were added or taken out"),
+        (lambda links: (*links, links[-1]), "links were added or removed"),
+        (lambda links: (), "links were added or removed"),
     ],
 )
 def test_an_altered_chain_is_named(alter: Callable[..., tuple[Link, ...]], problem: str) -> None:
@@ -392,7 +392,7 @@ def test_a_lower_count_does_not_fit_the_signed_numbers() -> None:
         link.model_copy(update={"increment": link.increment - 2}) for link in grown.custody.links
     )
     fewer = _with_custody(grown, links=renumbered, dropped_links=2).model_copy(update={"increment_count": 18})
-    assert len([p for p in _problems(fewer) if "signature that does not fit" in p]) == LINKS_KEPT
+    assert len([p for p in _problems(fewer) if "signature that does not match" in p]) == LINKS_KEPT
 
 
 def test_a_chain_of_one_base_does_not_fit_another() -> None:
@@ -403,7 +403,7 @@ def test_a_chain_of_one_base_does_not_fit_another() -> None:
         update={"capacity": 65, "custody": other.custody.model_copy(update={"links": ours.custody.links})}
     )
     (found,) = _problems(moved)
-    assert found.startswith("change 1 has a signature that does not fit")
+    assert found.startswith("change 1 has a signature that does not match")
 
 
 def test_weights_changed_behind_the_record() -> None:

@@ -18,7 +18,14 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from lwm_edge import generate_key
-from lwm_edge.custody.keys import fits, public_key, public_key_pem, read_private_key, read_public_key, sign
+from lwm_edge.custody.keys import (
+    public_key,
+    public_key_pem,
+    read_private_key,
+    read_public_key,
+    sign,
+    signature_matches,
+)
 from lwm_edge.errors import ConfigError, HomeError, TrustError
 from lwm_edge.storage import write_file
 from tests.support.folders import state_of
@@ -125,16 +132,16 @@ def test_truncated_keys(pair: tuple[Path, Path], length: int) -> None:
     for path, read in zip(pair, (read_private_key, read_public_key), strict=True):
         content = path.read_bytes()
         path.write_bytes(content[:length])
-        with pytest.raises(TrustError, match="no readable") as caught:
+        with pytest.raises(TrustError, match="not a readable") as caught:
             read(path)
         assert content.splitlines()[1].decode() not in str(caught.value)
 
 
 def test_keys_in_each_others_place_or_missing(pair: tuple[Path, Path], tmp_path: Path) -> None:
     pair[1].chmod(0o600)
-    with pytest.raises(TrustError, match="no readable private key"):
+    with pytest.raises(TrustError, match="not a readable private key"):
         read_private_key(pair[1])
-    with pytest.raises(TrustError, match="no readable public key"):
+    with pytest.raises(TrustError, match="not a readable public key"):
         read_public_key(pair[0])
     for read in (read_private_key, read_public_key):
         with pytest.raises(TrustError, match="cannot be read: No such file"):
@@ -147,10 +154,10 @@ def test_keys_of_another_kind(tmp_path: Path) -> None:
     key = Ed448PrivateKey.generate()
     path = tmp_path / "other"
     write_file(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), mode=0o600)
-    with pytest.raises(TrustError, match="no Ed25519 key"):
+    with pytest.raises(TrustError, match="not an Ed25519 key"):
         read_private_key(path)
     path.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    with pytest.raises(TrustError, match="no Ed25519 key"):
+    with pytest.raises(TrustError, match="not an Ed25519 key"):
         read_public_key(path)
 
 
@@ -166,12 +173,14 @@ def test_a_signature_fits_its_statement_and_key_alone(pair: tuple[Path, Path]) -
     key, other = read_private_key(pair[0]), Ed25519PrivateKey.generate()
     signature = sign(key, b"statement")
     assert signature.key == read_public_key(pair[1])
-    assert fits(signature, b"statement")
-    assert not fits(signature, b"Statement")
-    assert not fits(signature.model_copy(update={"key": public_key(other)}), b"statement")
-    assert not fits(signature.model_copy(update={"value": sign(other, b"statement").value}), b"statement")
+    assert signature_matches(signature, b"statement")
+    assert not signature_matches(signature, b"Statement")
+    assert not signature_matches(signature.model_copy(update={"key": public_key(other)}), b"statement")
+    assert not signature_matches(
+        signature.model_copy(update={"value": sign(other, b"statement").value}), b"statement"
+    )
     for key_bytes in ("00" * 32, "ff" * 32):  # of no use as a key, and no crash either
-        assert not fits(signature.model_copy(update={"key": key_bytes}), b"statement")
+        assert not signature_matches(signature.model_copy(update={"key": key_bytes}), b"statement")
 
 
 def test_a_public_key_is_written_as_it_was_read(pair: tuple[Path, Path]) -> None:

@@ -38,7 +38,7 @@ from tests.support.samples import QUICK, WITHOUT_LEVELS
 
 @pytest.fixture(scope="module")
 def shipped_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the smaller base: what is on disk matters here, not what it knows."""
+    """Makes a home of the smaller base: what is on disk matters here, not what it knows."""
     path = tmp_path_factory.mktemp("shipped") / "home"
     init_home(WITHOUT_LEVELS, path)
     return path
@@ -50,7 +50,7 @@ Action = Callable[[Path], object]
 
 @dataclass
 class Change:
-    """A change of a home, made once for real.
+    """Holds a change of a home that was made once for real.
 
     Attributes:
         root: The home.
@@ -107,7 +107,7 @@ def make(root: Path, action: Action) -> Change:
 
 
 def files_of(root: Path, store: Store) -> Files:
-    """What a reader of the home gets; nothing where there is no home."""
+    """Reads what a reader of the home would get; nothing if there is no home."""
     try:
         generation = open_home(root).current()
     except HomeError:
@@ -131,7 +131,7 @@ def commit_files(home: Home, files: dict[str, bytes]) -> None:
 
 
 def take_lock(root: Path) -> None:
-    """What the start of every change does to what an interrupted one left."""
+    """Does what every change does at its start to what an interrupted one left."""
     with Home(root).lock():
         pass
 
@@ -283,7 +283,7 @@ def test_a_forgotten_sync_would_be_noticed(home: Home, forgotten: str) -> None:
 
 
 def test_the_recovery_from_a_kill_waits_for_the_link_before_it_removes_the_old_model(home: Home) -> None:
-    """Killed between the switch of the link and its sync, started again, and then the power goes."""
+    """The process is killed between the link's switch and its sync, and restarted; then the power goes."""
     change = make(home.path, remove)
     switched = change.operations.index(("rename", "home/.current.lwm-edge", "home/current")) + 1
     disk = Disk.holding(change.store, change.before).after(*change.operations[:switched])
@@ -315,9 +315,9 @@ def test_an_operation_that_fails_leaves_the_old_model_or_the_new_one(
     change = make(root, action)
     positions = range(len(change.operations))
     tried = list(itertools.product(positions, ERRORS, (False, True)))
-    for position, error, for_ever in tried:
+    for position, error, all_later in tried:
         change.store.materialise(change.before, root)
-        failed = fails(change, action, Recorder(root, change.store, position, error, for_ever))
+        failed = fails(change, action, Recorder(root, change.store, position, error, all_later))
         change.check()
         assert failed or files_of(root, change.store) == change.new
         if files_of(root, change.store):

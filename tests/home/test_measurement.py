@@ -30,7 +30,7 @@ def _forget() -> Iterator[None]:
 
 
 def images_found(make: Callable[[], object]) -> int:
-    """How many images a measurement finds that begins before they are made."""
+    """Counts the images that a measurement finds if it begins before they are made."""
     teacher, _ = teacher_and_student()
     with MemoryUse.measured() as use:
         KEPT.append(make())

@@ -122,7 +122,7 @@ def test_what_stands_in_a_changes_way_is_left_alone_and_named(
 def _planted(
     root: Path, shipped_home: Path, *plants: Callable[[Path], object]
 ) -> tuple[Home, dict[str, str]]:
-    """A home with more in it, and what that is."""
+    """Makes a home with more in it, and says what that is."""
     home = Home(root / "home")
     shutil.copytree(shipped_home, home.path, symlinks=True)
     before = state_of_all(root)
@@ -132,7 +132,7 @@ def _planted(
 
 
 def state_of_all(folder: Path) -> dict[str, str]:
-    """As `state_of`, but nothing is opened that could block."""
+    """Works like `state_of`, but opens nothing that could block."""
     found: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         kind = storage.kind_at(path)
@@ -179,7 +179,7 @@ def test_init_over_something_else_is_refused(tmp_path: Path, there: str, replace
     if " " in there:
         (tmp_path / "project" / "lock").write_bytes(b"")
     before = state_of(tmp_path)
-    with pytest.raises(HomeError, match="is no model home; give a new or empty folder") as caught:
+    with pytest.raises(HomeError, match="is not a model home; choose a new or empty folder") as caught:
         init_home(BASE_BUNDLE, tmp_path / "project", replace=replace)
     assert there.split()[-1].split("/")[0] in str(caught.value) or " " in there
     assert state_of(tmp_path) == before
@@ -187,12 +187,12 @@ def test_init_over_something_else_is_refused(tmp_path: Path, there: str, replace
 
 @pytest.mark.parametrize("release", ["releases/7", "generations/20240101", "generations/00000007"])
 def test_init_over_another_programs_link_is_refused(tmp_path: Path, release: str) -> None:
-    """As deployment tools lay out a web site."""
+    """The layout is that of deployment tools for web sites."""
     _fill(tmp_path / "site" / release / "index.html")
     (tmp_path / "site" / "generations" / "20240202").mkdir(parents=True)
     (tmp_path / "site" / "current").symlink_to(release)
     before = state_of(tmp_path)
-    with pytest.raises(HomeError, match="is no model home"):
+    with pytest.raises(HomeError, match="is not a model home"):
         init_home(BASE_BUNDLE, tmp_path / "site", replace=True)
     assert state_of(tmp_path) == before
 
@@ -287,7 +287,7 @@ OPENING = {
 
 
 def _writing_opens(tree: ast.AST) -> list[str]:
-    """Calls of open, os.open and the like that are not plainly for reading."""
+    """Finds calls of open, os.open and the like that are not plainly for reading."""
     found = []
     for node in ast.walk(tree):
         name = node.func if isinstance(node, ast.Call) else None
@@ -308,7 +308,7 @@ def _writing_opens(tree: ast.AST) -> list[str]:
 
 
 def _calls(tree: ast.AST) -> list[tuple[str, str]]:
-    """Each call's object and function, in words."""
+    """Names each call's object and function."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):

@@ -1,4 +1,4 @@
-"""`repair`: makes anew what a bundle makes, and leaves the model as it is."""
+"""`repair` rebuilds what a bundle makes, and leaves the model as it is."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_damaged_bundle_cannot_be_repaired_and_nothing_is_touched(home: Home) 
     bundle = home.current().bundle
     bundle.write_bytes(bundle.read_bytes()[:-1] + b"x")
     before = state_of(home.path)
-    with pytest.raises(BundleError, match="no repair can mend; put a copy of its"):
+    with pytest.raises(BundleError, match="repair cannot fix; put a copy of its"):
         repair_home(home.path)
     (home.path / "current").unlink()
     before.pop(str(home.path / "current"))
@@ -141,7 +141,7 @@ def test_a_damaged_bundle_cannot_be_repaired_and_nothing_is_touched(home: Home) 
 def test_a_home_copied_without_links(home: Home) -> None:
     (home.path / "current").unlink()
     (home.path / "current").mkdir()
-    with pytest.raises(HomeError, match="is no link"):
+    with pytest.raises(HomeError, match="is not a link"):
         repair_home(home.path)
 
 

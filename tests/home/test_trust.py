@@ -25,7 +25,7 @@ LDA = QUICK.model_copy(update={"recipe": "lda"})
 
 
 def _save_changed(source: Path, target: Path, change: Callable[[Arrays, Manifest], dict[str, Any]]) -> Path:
-    """A bundle that is sound in itself (all its digests fit), and not the one that was signed."""
+    """Makes a bundle that is sound in itself (all its digests match), but not the one that was signed."""
     bundle = open_bundle(source)
     arrays = bundle.arrays()
     update = change(arrays, bundle.manifest)
@@ -95,7 +95,7 @@ def test_an_unsigned_base_and_a_strangers_make_no_home(keys: Keys, tmp_path: Pat
     sign_bundle(theirs, stranger.private_key_file)
     with pytest.raises(TrustError, match=stranger.key):
         init_home(theirs, tmp_path / "home", trust=keys.vendor_pub)
-    with pytest.raises(TrustError, match="no readable public key"):
+    with pytest.raises(TrustError, match="not a readable public key"):
         init_home(keys.base, tmp_path / "home", trust=keys.base)
     assert not (tmp_path / "home").exists()
 

@@ -106,7 +106,7 @@ def test_equal_seeds_give_equal_bundles(home: Home, tmp_path: Path, make_photos:
 def test_the_outcome_does_not_depend_on_the_micro_batch(
     home: Home, tmp_path: Path, make_photos: PhotoMaker
 ) -> None:
-    """What another seed changes is far more than what rounding in smaller parts does."""
+    """Another seed changes far more than rounding in smaller parts does."""
     photos = make_photos("Bag", "Shirt", count=16)
     weights, accuracy = {}, {}
     for micro_batch_size, seed in ((16, 0), (4, 0), (1, 0), (16, 1)):

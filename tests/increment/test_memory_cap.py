@@ -21,7 +21,7 @@ Cap = Callable[[int], None]
 
 @pytest.fixture
 def cap(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cap]:
-    """Puts worker processes into a cgroup that takes so many bytes at most."""
+    """Puts worker processes into a cgroup with a maximum of so many bytes."""
     around = next((limit for limit, _ in _cgroup_files() if limit.exists()), None)
     if around is None:
         pytest.skip("this process is in no memory cgroup")

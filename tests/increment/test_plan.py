@@ -26,7 +26,7 @@ SHORT = IncrementConfig(epochs=1)  # too little to do to look for the fastest wa
 
 
 class _Machine:
-    """Memory as the plan sees it: so much at rest, and more in a step."""
+    """Stands for memory as the plan sees it: so much at rest, and more in a step."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, kept: int = 10, recomputed: int = 3) -> None:
         self.peak, self.cost = 100 * MIB, {False: kept * MIB, True: recomputed * MIB}

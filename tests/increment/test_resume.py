@@ -1,4 +1,4 @@
-"""An interrupted increment goes on where it was, and ends in the same model."""
+"""An interrupted increment continues where it stopped, and ends in the same model."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def test_tensors_and_back() -> None:
 
 @pytest.mark.parametrize("classes", [2, 12])
 def test_the_accuracy_estimated_is_that_on_photos_of_the_same_spread(classes: int) -> None:
-    """With fewer classes than features, and with more."""
+    """Classes may be fewer than features, or more."""
     centres = 3 * np.random.default_rng(1).normal(size=(classes, 3))
     statistics = ClassStatistics.empty(16, 3)
     statistics.learn(*_photos(centres, 500))

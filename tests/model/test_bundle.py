@@ -102,7 +102,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04" + b"x" * 100, b"\x80\x02}q\x00." * 20, b"\xff" * 64])
 def test_a_file_of_another_kind(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.lwm").write_bytes(content)
-    with pytest.raises(BundleError, match="no readable bundle"):
+    with pytest.raises(BundleError, match="not a readable bundle"):
         open_bundle(tmp_path / "x.lwm")
 
 
@@ -157,14 +157,14 @@ def test_values_behind_the_last_class(bundle: Bundle) -> None:
     )
     with pytest.raises(BundleError) as caught:
         open_bundle(bundle.path)
-    assert caught.value.problems == ("head.weight has values behind the last class",)
+    assert caught.value.problems == ("head.weight has values beyond the last class",)
 
 
 def test_an_edited_class_name_is_found(bundle: Bundle) -> None:
     content = bundle.path.read_bytes()
     assert content.count(b'"Coat"') == 1
     bundle.path.write_bytes(content.replace(b'"Coat"', b'"Boat"'))
-    with pytest.raises(BundleError, match="class names, preprocessing or levels are not those"):
+    with pytest.raises(BundleError, match="class names, preprocessing or levels do not match"):
         open_bundle(bundle.path)
 
 

@@ -62,7 +62,7 @@ Case = tuple[str, Content, bool]  # how it was made, the file, whether it may be
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A sound bundle, so small that opening it ten thousand times is quick."""
+    """Makes a sound bundle, so small that opening it ten thousand times is quick."""
     generator = np.random.default_rng(0)
     arrays = {
         "backbone.weight": generator.normal(size=(2, 3)).astype(np.float32),
@@ -153,7 +153,7 @@ def manifests_changed(bundle: Bundle, draw: random.Random) -> Iterator[Case]:
 
 
 def with_manifest(tensors: dict[str, Any], content: dict[str, Any], original: dict[str, Any]) -> Content:
-    """The bundle with another manifest, its digest made to fit so that the deeper checks are reached."""
+    """Makes the bundle with another manifest, its digest made to match so that deeper checks are reached."""
     if content.get("model_digest") == original["model_digest"]:
         parts = ("class_names", "preprocessing", "levels")
         identity = {name: content[name] for name in parts if content.get(name) is not None}
@@ -227,7 +227,7 @@ def test_ten_thousand_mutated_bundles_give_only_bundle_errors(small: Bundle, tmp
 
 
 def opens(path: Path, original: Bundle, may_open: bool) -> bool:
-    """Whether it opens; what does is sound, and what does not says why in words that can be shown."""
+    """Tells whether a file opens; checks that it is sound, or that the refusal can be shown."""
     try:
         opened = open_bundle(path)
     except BundleError as error:

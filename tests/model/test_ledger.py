@@ -61,7 +61,7 @@ def test_an_entry_that_was_taken_out_is_found() -> None:
 
 def test_a_chain_that_was_taken_out_is_found() -> None:
     bare = grown(40).model_copy(update={"before": None, "head": None, "seal": None})
-    assert bare.problems() == ["the ledger's hash chain was taken out"]
+    assert bare.problems() == ["the ledger's hash chain was removed"]
 
 
 def test_a_ledger_without_chain_of_an_older_release_is_accepted_and_chained_from_then_on() -> None:

@@ -23,7 +23,7 @@ def entry(increment: int, **changes: Any) -> LedgerEntry:
 
 
 def block(content: Any, capacity: int = 8) -> bytes:
-    """Any JSON content, padded as a manifest is."""
+    """Pads any JSON content as a manifest is."""
     return json.dumps(content).encode().ljust(encoded_length(capacity), b"\0")
 
 
@@ -134,7 +134,7 @@ def test_the_padding_is_no_part_of_the_text():
 def test_another_schema_version_is_named_with_what_to_do(version):
     message = refusal(block({"schema_version": version, "anything": "else"})).message
     assert message == (
-        f"model.lwm: bundle schema version {version!r}, and this lwm-edge reads version 1; "
+        f"model.lwm: bundle schema version {version!r}, but this lwm-edge reads version 1; "
         "install the lwm-edge release that fits the bundle"
     )
 
@@ -158,7 +158,7 @@ def test_bytes_hidden_behind_the_padding_are_found(place):
 def test_a_length_that_does_not_fit_the_capacity_is_refused(more):
     content = encode(manifest())
     wrong = content[:more] if more < 0 else content + b"\0" * more
-    assert refusal(wrong).message == "model.lwm: the manifest's length does not fit its capacity"
+    assert refusal(wrong).message == "model.lwm: the manifest's length does not match its capacity"
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_the_model_digest_does_not_change_with_how_the_model_came_about(changes)
 
 
 def test_the_model_digest_of_this_release_is_that_of_all_others():
-    """It is in ONNX files and parent links that are out there, so this value must never change."""
+    """The digest is in ONNX files and parent links out there, so its value must never change."""
     assert manifest().model_digest == "0bacad1c64a4c1617f1c54046803ef8ecfc453e86ae9d4a101313fe15e8c069d"
 
 

@@ -86,7 +86,7 @@ def test_an_architecture_that_does_not_fit_names_those_that_do(name: str) -> Non
 
 
 class VendorNet(nn.Module):
-    """A vendor's own network: convolution, average pooling, one linear layer."""
+    """Stands for a vendor's own network: convolution, average pooling, one linear layer."""
 
     def __init__(self, extra: nn.Module | None = None) -> None:
         super().__init__()
@@ -213,7 +213,7 @@ def test_levels_of_another_network_are_refused() -> None:
     network, images = network_with_levels(), torch.from_numpy(generated_images(64)[:2])
     assert network.levels is not None
     network.levels = network.levels.model_copy(update={"blocks": (5, 9)})
-    with pytest.raises(ArchitectureError, match="offers 384 values, and its head reads 256"):
+    with pytest.raises(ArchitectureError, match="offers 384 values, but its head reads 256"):
         network(images)
     network.levels = network.levels.model_copy(update={"blocks": (11,), "grid": 5})
     network.preprocessing = PREPROCESSING.model_copy(update={"image_size": 16})

@@ -122,7 +122,7 @@ def megapixels() -> Iterator[Case]:
 
 
 def large() -> Iterator[Case]:
-    """Just within the limits, in the modes that need most memory."""
+    """Makes photos just within the limits, in the modes that need most memory."""
     for mode, format, side in (("RGBA", "PNG", 7_990), ("I;16", "PNG", 7_990), ("CMYK", "JPEG", 7_990)):
         yield "64 megapixels, read", f"{mode[:2]}.{format}", saved(Image.new(mode, (side, side)), format)
     for format, options in (("JPEG", {"progressive": True}), ("WEBP", {"lossless": True, "method": 0})):

@@ -61,14 +61,14 @@ def refusal(root: Path, least_photos: int = 5, known: tuple[str, ...] = ()) -> P
 
 
 def reason(path: Path) -> str:
-    """Why a file cannot be used."""
+    """Says why a file cannot be used."""
     with pytest.raises(PhotosError) as caught:
         read_photo(path, FASHION_SIZE)
     return caught.value.message
 
 
 def quadrants() -> np.ndarray:
-    """48 x 32 (width x height); its centre 32 x 32 is four squares of different colours."""
+    """Draws a photo of 48 x 32 (width x height) whose centre is four squares of different colours."""
     pixels = np.empty((32, 48, 3), np.uint8)
     pixels[:16, :24], pixels[:16, 24:], pixels[16:, :24], pixels[16:, 24:] = QUADRANTS
     return pixels
@@ -276,7 +276,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, side):
 @pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (2, 101)])
 def test_a_very_long_thin_photo_is_refused(tmp_path, size):
     Image.new("L", size).save(tmp_path / "thin.png")
-    assert reason(tmp_path / "thin.png") == "is more than fifty times as long as wide"
+    assert reason(tmp_path / "thin.png") == "is more than fifty times as long as it is wide"
 
 
 @pytest.mark.parametrize("size", [(1, 50), (98, 2)])
@@ -328,7 +328,7 @@ def test_what_is_no_photo_is_skipped_and_listed_with_its_reason(tmp_path):
         "Coat/dangling.png cannot be read (No such file or directory)",
         "Coat/fifo.png is not a regular file",
         "Coat/loop.png cannot be read (Too many levels of symbolic links)",
-        "Coat/outside.png is a link out of the folder",
+        "Coat/outside.png is a link that leads out of the folder",
         "Coat/words.txt is not a JPEG, PNG, WebP or BMP image",
     )
 
@@ -431,8 +431,8 @@ def test_all_problems_are_reported_at_once(tmp_path):
     error = refusal(tmp_path, known=("Bag",))
     assert error.message == f"{tmp_path} cannot be learnt from"
     assert error.problems == (
-        "Bag: the model already knows the class Bag; to teach it anew, remove it "
-        "(lwm-edge remove-class 'Bag') and add it again with all its photos",
+        "Bag: the model already knows the class Bag; to teach it again, remove it "
+        "(lwm-edge remove-class 'Bag') and add it with all its photos",
         "'a\\x1b[2Jb' cannot be a class name: it contains control or private-use characters",
         "'coat' and 'Coat' are the same class name; merge the two folders",
         "Empty: 0 usable photos; at least 5 are needed",

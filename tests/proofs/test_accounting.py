@@ -86,7 +86,7 @@ def test_a_header_that_holds_more_is_named(home: Home, hide, problem: str) -> No
 
 
 def _manifest_said_to_be(home: Home, length: int) -> bytes:
-    """The manifest of somebody who changed the stated length too."""
+    """Makes the manifest of somebody who changed the stated length too."""
     from safetensors import safe_open
 
     from lwm_edge.model import manifest as manifests

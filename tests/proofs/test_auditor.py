@@ -106,4 +106,4 @@ def test_a_tensor_that_nobody_declares_is_named(grown: Home) -> None:
     assert any(
         "tensor exemplars [2, 28, 28] is none that small_resnet20 declares" in p for p in report.problems
     )
-    assert any("bytes long, and was" in problem for problem in report.problems)
+    assert any("bytes long, but was" in problem for problem in report.problems)

@@ -1,4 +1,4 @@
-"""The ONNX file's length is reckoned, and the file that is made is exactly as long."""
+"""The ONNX file's length is computed, and the file that is made is exactly as long."""
 
 from __future__ import annotations
 

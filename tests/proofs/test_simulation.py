@@ -34,7 +34,7 @@ def _forget() -> Iterator[None]:
 
 
 def simulate_leaky(home: Home, monkeypatch: pytest.MonkeyPatch, leak: Leak | None = None) -> SimulationReport:
-    """Three increments in this process, where a test can plant a leak."""
+    """Makes three increments in this process, where a test can plant a leak."""
 
     def teach(scratch: Home, photos: Path, config: IncrementConfig) -> MemoryReport:
         memory = teach_here(scratch, photos, config)
@@ -121,7 +121,7 @@ def test_settings_that_cannot_be(home: Home, settings: dict[str, int]) -> None:
 def test_a_plot_that_cannot_be_is_refused_before_the_work(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match=r"no PNG file"):
+    with pytest.raises(ConfigError, match=r"not a PNG file"):
         simulate(home, 3, plot=tmp_path / "plot.jpg")
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(ConfigError, match=r"lwm-edge\[audit\]"):

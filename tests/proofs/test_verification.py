@@ -25,7 +25,7 @@ LDA = QUICK.model_copy(update={"recipe": "lda"})
 
 @pytest.fixture
 def grown(trusting_home: Home, keys: Keys, make_photos: PhotoMaker) -> Home:
-    """Two signed changes: an increment and a removal."""
+    """Makes two signed changes: an increment and a removal."""
     config = LDA.model_copy(update={"sign_with": keys.device_key})
     add_classes(trusting_home, make_photos("Bag", "Shirt"), config, isolate=False)
     remove_class(trusting_home, "Bag", sign_with=keys.device_key)
@@ -48,14 +48,14 @@ def test_a_shipped_base(keys: Keys) -> None:
     assert report.trusted_key == report.base_signed_by == read_public_key(keys.vendor_pub)
     assert report.base_digest == report.model_digest and report.changes == 0
     assert _says(report.proven, "signed the base", "This model is that base, unchanged.")
-    assert _says(report.not_proven, "What the base was trained on", "an older copy", "for you to know")
+    assert _says(report.not_proven, "What the base was trained on", "an older copy", "only you can know")
 
 
 def test_a_fresh_home(trusting_home: Home) -> None:
     report = verify(trusting_home)
     assert report.passed and report.trusted_key_file == trusting_home.trust
     assert _says(report.proven, "unchanged", "classifier.onnx is, byte for byte")
-    assert _says(report.not_proven, "who can change the home can change it too")
+    assert _says(report.not_proven, "whoever can change the home can change it too")
 
 
 def test_signed_changes_and_the_devices_key(grown: Home, keys: Keys) -> None:
@@ -84,7 +84,7 @@ def test_unsigned_changes_are_claims(trusting_home: Home, keys: Keys, make_photo
     add_classes(trusting_home, make_photos("Bag"), LDA, isolate=False)
     report = verify(trusting_home)
     assert report.passed and report.links_signed == 0
-    assert _says(report.not_proven, "Who made change 1: unsigned, so anyone who can write the bundle.")
+    assert _says(report.not_proven, "Who made change 1: unsigned, so anyone who can write the bundle may")
     problems = _failed(verify(trusting_home, device_key=keys.device_pub))
     assert problems == ("change 1 is not signed",)
 
@@ -115,13 +115,13 @@ def test_a_long_history_in_a_file_of_the_same_length(grown: Home, keys: Keys) ->
 def test_without_a_key_nothing_is_proven(home: Home, keys: Keys) -> None:
     for source in (home, keys.base, BASE_BUNDLE):
         problems = _failed(verify(source))
-        assert problems == ("there is no key to verify against: give the vendor's with --trust vendor.pub",)
+        assert problems == ("there is no key to verify against: pass the vendor's with --trust vendor.pub",)
 
 
 def test_another_key_than_the_homes_own(trusting_home: Home, tmp_path: Path) -> None:
     other = generate_key(tmp_path / "other")
     problems = _failed(verify(trusting_home, trust=other.public_key_file))
-    assert _says(problems, "the home trusts another key", "not with the trusted")
+    assert _says(problems, "the home trusts the key", "not with the trusted")
     problems = _failed(verify(trusting_home.current().bundle, trust=other.public_key_file))
     assert len(problems) == 1
 

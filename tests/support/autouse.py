@@ -1,4 +1,4 @@
-"""What every test of a folder that uses torch runs with; the conftest of such a folder imports it."""
+"""Provides what tests that use torch run with; the conftest of their folder imports it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model of a disk in use, and of what it may forget when the power goes.
+"""Models a disk in use, and what it may forget when the power goes.
 
 `Disk.after` makes an operation, as `fault_layer` records them, and `Disk.power_cuts` says what may be there
 when the machine comes back:
@@ -22,36 +22,36 @@ from pathlib import Path
 
 from tests.support.file_store import FOLDER, Content, Store, Tree
 
-MOST_PENDING = 12
+MAX_PENDING = 12
 
 Operation = tuple[str, ...]
-"""As recorded: the name of a function of `_disk`, the path, and what else it took; paths are relative."""
+"""Operation as recorded: a function of `_disk`, the (relative) path, and what else it took."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A file, whatever its name."""
+    """Holds a file, whatever its name."""
 
     content: Content
     synced: bool
 
 
 Node = tuple[str, str] | int
-"""(FOLDER, ""), ("link", target), or a file's number."""
+"""Node of a folder: (FOLDER, ""), ("link", target), or a file's number."""
 
 Change = tuple[tuple[str, Node | None], ...]
-"""New entries by path, made together; None removes."""
+"""Entries that change together, by path; None removes one."""
 
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk in use.
+    """Holds a disk in use.
 
     Attributes:
-        store: The contents.
-        entries: Those that are durable, by path.
+        store: Store of the contents.
+        entries: Durable entries, by path.
         pending: Changes of entries that are not durable, in order.
-        files: By number.
+        files: Files by number.
     """
 
     store: Store
@@ -61,7 +61,7 @@ class Disk:
 
     @classmethod
     def holding(cls, store: Store, tree: Tree) -> Disk:
-        """A disk on which everything is durable."""
+        """Makes a disk on which everything is durable."""
         entries: dict[str, Node] = {}
         files: dict[int, File] = {}
         for name, kind, what in sorted(tree):
@@ -71,11 +71,11 @@ class Disk:
         return cls(store, entries, (), files)
 
     def visible(self) -> Tree:
-        """What a process sees."""
+        """Returns what a process sees."""
         return _tree(_changed(self.entries, self.pending), self.files)
 
     def key(self) -> object:
-        """The same for disks that can only come to the same."""
+        """Returns a key that is the same for disks that can only lead to the same."""
 
         def known(node: Node | None) -> object:
             return self.files[node] if isinstance(node, int) else node
@@ -84,8 +84,8 @@ class Disk:
         return entries, tuple(tuple((path, known(node)) for path, node in change) for change in self.pending)
 
     def power_cuts(self) -> Iterator[Tree]:
-        """Everything that may be there after a power cut now."""
-        assert len(self.pending) <= MOST_PENDING, f"too much is not synced to try it all: {self.pending}"
+        """Yields everything that may be there after a power cut now."""
+        assert len(self.pending) <= MAX_PENDING, f"too much is not synced to try it all: {self.pending}"
         for kept in itertools.product((True, False), repeat=len(self.pending)):
             entries = _changed(self.entries, itertools.compress(self.pending, kept))
             numbers = {node for node in entries.values() if isinstance(node, int)}
@@ -96,7 +96,7 @@ class Disk:
                 yield _tree(entries, {**self.files, **lost})
 
     def after(self, *operations: Operation) -> Disk:
-        """The disk after some operations."""
+        """Returns the disk after some operations."""
         return functools.reduce(Disk._after, operations, self)
 
     def _after(self, operation: Operation) -> Disk:
@@ -125,7 +125,7 @@ class Disk:
         raise AssertionError(f"the model does not know {operation}")
 
     def torn(self, operation: Operation) -> Iterator[Disk]:
-        """The disk after parts of a write."""
+        """Yields the disk after parts of a write."""
         for part in sorted(self.store.torn(operation[2])):
             yield self.after((*operation[:2], part))
 
@@ -166,7 +166,7 @@ def _changed(entries: Mapping[str, Node], changes: Iterable[Change]) -> dict[str
 
 
 def _tree(entries: Mapping[str, Node], files: Mapping[int, File]) -> Tree:
-    """Entries that can be reached: those whose folder is there."""
+    """Keeps the entries that can be reached: those whose folder is there."""
     found: set[tuple[str, str, str]] = set()
     reached = {"."}
     for path, node in sorted(entries.items()):

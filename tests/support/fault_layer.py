@@ -1,4 +1,4 @@
-"""Kills and power cuts at every operation on disk.
+"""Explores kills and power cuts at every operation on disk.
 
 `record` notes every operation that an action makes through `storage`; an `Exploration` replays them on the
 model of a disk (`disk_model`), stops before, within and after each, and looks at everything that may then be
@@ -21,13 +21,13 @@ from tests.support.file_store import Store
 
 
 class Recorder:
-    """In the place of `storage._disk`: notes every operation and makes it, but waits for no disk.
+    """Takes the place of `storage._disk`: notes every operation and makes it, but waits for no disk.
 
     Attributes:
-        operations: Noted so far; those that changed nothing are left out.
-        fail_at: The position of an operation that is refused, after half of it if it is a write.
-        error: With what; None refuses nothing.
-        for_ever: All later ones are refused as well.
+        operations: Operations noted so far; those that changed nothing are left out.
+        fail_at: Position of an operation that is refused, after half of it if it is a write.
+        error: Error that it is refused with; None refuses nothing.
+        all_later: Whether all later operations are refused as well.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class Recorder:
         store: Store,
         fail_at: int = 0,
         error: BaseException | None = None,
-        for_ever: bool = False,
+        all_later: bool = False,
     ) -> None:
         self.root, self.store = root, store
-        self.fail_at, self.error, self.for_ever = fail_at, error, for_ever
+        self.fail_at, self.error, self.all_later = fail_at, error, all_later
         self.operations: list[Operation] = []
 
     def create_file(self, path: Path, mode: int) -> BinaryIO:
@@ -102,7 +102,7 @@ class Recorder:
 
     def _fails(self) -> bool:
         past = len(self.operations) - self.fail_at
-        return self.error is not None and (past >= 0 if self.for_ever else past == 0)
+        return self.error is not None and (past >= 0 if self.all_later else past == 0)
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def standing_in(recorder: Any) -> Iterator[None]:
 
 
 def record(store: Store, root: Path, action: Callable[[], object]) -> list[Operation]:
-    """Every operation on disk that an action makes in and on a folder."""
+    """Records every operation on disk that an action makes in and on a folder."""
     before = Disk.holding(store, store.scan(root))
     recorder = Recorder(root, store)
     with standing_in(recorder):
@@ -127,7 +127,7 @@ def record(store: Store, root: Path, action: Callable[[], object]) -> list[Opera
 
 
 def interruptions(disk: Disk, operations: Iterable[Operation]) -> Iterator[Disk]:
-    """The disk before and after each operation, and within each write."""
+    """Yields the disk before and after each operation, and within each write."""
     yield disk
     for operation in operations:
         if operation[0] == "write":
@@ -141,14 +141,14 @@ class Exploration:
     """Interrupts a change at every operation, then the recovery from it at every operation, and so on.
 
     Attributes:
-        store: Of contents.
-        root: The folder that is changed.
-        check: Looks at what an interruption left, as a reader would; fails if it is wrong.
-        recover: What the next start does.
-        check_recovered: Looks at what is there after it.
-        rounds: How many interruptions in a row; None goes on until they leave nothing new.
+        store: Store of contents.
+        root: Folder that is changed.
+        check: Function that looks at what an interruption left, as a reader would; fails if it is wrong.
+        recover: Function that does what the next start does.
+        check_recovered: Function that looks at what is there after it.
+        rounds: Number of interruptions in a row; None goes on until they leave nothing new.
         forget: Operations to leave out, as if the product forgot them; to show that this is noticed.
-        counts: Of kills and power cuts, in the change and in recoveries.
+        counts: Numbers of kills and power cuts, in the change and in recoveries.
     """
 
     store: Store
@@ -178,11 +178,11 @@ class Exploration:
 
     @property
     def different(self) -> int:
-        """How many of the disks left by interruptions were different."""
+        """Counts the different disks that interruptions left."""
         return len(self._seen)
 
     def _left_by(self, disk: Disk, operations: Iterable[Operation], what: str) -> Iterator[Disk]:
-        """What is there after each kill, and after each power cut; those not seen before."""
+        """Yields what is there after each kill and each power cut, if it was not seen before."""
         kept = [operation for operation in operations if not self.forget(operation)]
         for killed in interruptions(disk, kept):
             key = killed.key()

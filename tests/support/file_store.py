@@ -1,4 +1,4 @@
-"""Contents of files, and folders made of them: what a disk holds, in a form that can be compared."""
+"""Keeps contents of files, and folders made of them: what a disk holds, in a form that can be compared."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 FOLDER = "folder"
 
 Content = str
-"""A file's content, by its digest; `Store` has the bytes."""
+"""Digest of a file's content; `Store` has the bytes."""
 
 Tree = frozenset[tuple[str, str, str]]
-"""What lies below a folder: (path, "folder", ""), (path, "link", target), (path, "file", content)."""
+"""Tree below a folder: (path, "folder", ""), (path, "link", target), (path, "file", content)."""
 
 
 class Store:
-    """File contents by digest, in files that are linked to where a tree wants them."""
+    """Keeps file contents by digest, in files that are linked to where a tree wants them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -36,14 +36,14 @@ class Store:
         return (self.folder / content).read_bytes()
 
     def joined(self, first: Content, second: Content) -> Content:
-        """One content behind the other."""
+        """Joins two contents."""
         return self.add(self.get(first) + self.get(second)) if self.get(first) else second
 
     def is_intact(self) -> bool:
         return all(hashlib.sha256(p.read_bytes()).hexdigest() == p.name for p in self.folder.iterdir())
 
     def read(self, path: Path) -> Content:
-        """A file's content."""
+        """Reads a file's content."""
         status = path.stat()
         key = status.st_ino, status.st_mtime_ns, status.st_size
         if key not in self._read:
@@ -51,7 +51,7 @@ class Store:
         return self._read[key]
 
     def scan(self, root: Path) -> Tree:
-        """What lies below a folder."""
+        """Reads what is below a folder."""
         found = set()
         for path in root.rglob("*") if root.is_dir() else ():
             name = str(path.relative_to(root.parent))
@@ -76,7 +76,7 @@ class Store:
                 os.link(self.folder / what, path)
 
     def torn(self, content: Content) -> set[Content]:
-        """Parts of a write that a kill can leave."""
+        """Yields the parts of a write that a kill can leave."""
         if content not in self._torn:
             whole = self.get(content)
             lengths = {0, 1, len(whole) // 2, len(whole) - 1} & set(range(len(whole)))
@@ -84,7 +84,7 @@ class Store:
         return self._torn[content]
 
     def unsynced(self, content: Content) -> set[Content]:
-        """What a power cut can make of a content that was not synced."""
+        """Yields what a power cut can make of a content that was not synced."""
         if content not in self._unsynced:
             whole = self.get(content)
             half = len(whole) // 2

@@ -1,4 +1,4 @@
-"""Folders that tests work in; nothing here loads torch."""
+"""Makes folders that tests work in; nothing here loads torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PhotoMaker = Callable[..., Path]
 
 @dataclass(frozen=True)
 class Keys:
-    """Key files of a vendor and a device, and a base that the vendor signed."""
+    """Makes key files of a vendor and a device, and a base that the vendor signed."""
 
     vendor_key: Path
     vendor_pub: Path
@@ -26,7 +26,7 @@ class Keys:
 
 
 def state_of(folder: Path) -> dict[str, str]:
-    """Every file and link below a folder by its content; to show that nothing changed."""
+    """Reads every file and link below a folder, to show that nothing changed."""
     state = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():

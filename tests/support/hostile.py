@@ -1,4 +1,4 @@
-"""What the hostile tests share: bounds on memory and time, and the published counts."""
+"""Provides what the hostile tests share: bounds on memory and time, and the published counts."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def no_hang() -> Iterator[None]:
 
 @contextmanager
 def ordinary_user() -> Iterator[None]:
-    """Root may read everything; nobody may not."""
+    """Drops the right of root to read everything, within the block."""
     if os.geteuid():
         yield
         return
@@ -66,6 +66,6 @@ def ordinary_user() -> Iterator[None]:
 
 
 def published(text: str) -> bool:
-    """Whether the README beside the tests says so."""
+    """Tells whether the README beside the tests says so."""
     print(text)
     return text in README.read_text()

@@ -1,4 +1,4 @@
-"""Manifests, and names of classes, to test with."""
+"""Makes manifests, and names of classes, to test with."""
 
 from __future__ import annotations
 

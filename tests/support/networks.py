@@ -1,4 +1,4 @@
-"""Small networks, and what tests do with them."""
+"""Makes small networks, and does what tests do with them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PREPROCESSING = Preprocessing(image_size=64, resize_size=64, mean=(0.5, 0.5, 0.5
 
 
 def teacher_and_student(new_classes: int = 2, dtype: torch.dtype = torch.float32) -> tuple[Network, Network]:
-    """The demo's base, and its copy with rows for new classes."""
+    """Loads the demo's base, and its copy with rows for new classes."""
     bundle = open_bundle(BASE_BUNDLE)
     teacher = load_network(bundle)
     student = teacher.student(trains=True).requires_grad_(True)
@@ -43,12 +43,12 @@ def disturb(network: Network, scale: float = 0.1) -> None:
 
 
 def same_tensors(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
-    """Bit for bit."""
+    """Tells whether two networks are the same, bit for bit."""
     return first.keys() == second.keys() and all(np.array_equal(first[n], second[n]) for n in first)
 
 
 def fresh_network(name: str, classes: int = 3, capacity: int = 5) -> Network:
-    """An untrained network in eval mode."""
+    """Makes an untrained network in eval mode."""
     architecture = find_architecture(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -62,7 +62,7 @@ def fresh_network(name: str, classes: int = 3, capacity: int = 5) -> Network:
 
 
 def manifest_of(name: str, levels: Levels | None = None) -> Manifest:
-    """Of a bundle of three classes, with room for five."""
+    """Makes the manifest of a bundle of three classes, with room for five."""
     return Manifest(
         architecture=name,
         preprocessing=PREPROCESSING,
@@ -78,7 +78,7 @@ def manifest_of(name: str, levels: Levels | None = None) -> Manifest:
 
 
 def network_with_levels(name: str = "small_resnet20", grid: int = 2) -> Network:
-    """An untrained network whose head reads earlier blocks, every row with weight on them."""
+    """Makes an untrained network whose head reads earlier blocks, every row with weight on them."""
     network = fresh_network(name)
     levels = find_levels(network, grid)
     assert levels is not None

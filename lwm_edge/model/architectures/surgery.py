@@ -1,4 +1,4 @@
-"""Takes a whole classifier apart, into the backbone and the linear head, and makes sure that this is all."""
+"""Takes a whole classifier apart into backbone and linear head, and makes sure that this is all of it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def take_apart(model: nn.Module, architecture: Architecture, name: str) -> tuple
         raise ArchitectureError(f"architecture {name} cannot be taken apart as it says", missing)
     if not isinstance(head, nn.Linear) or head.bias is None:
         raise ArchitectureError(
-            f"architecture {name}: its head {architecture.head} is no linear layer with bias"
+            f"architecture {name}: its head {architecture.head} is not a linear layer with bias"
         )
     backbone = nn.Sequential(OrderedDict((part, children[part]) for part in architecture.features))
     return backbone, head
@@ -41,7 +41,7 @@ def take_apart(model: nn.Module, architecture: Architecture, name: str) -> tuple
 def check_surgery(model: nn.Module, backbone: nn.Module, head: nn.Linear, name: str) -> None:
     """Makes sure that pooling and one linear layer are all there is behind the backbone.
 
-    The closed form of the attention map and the grown head are right only then. The classifier is left in
+    Only then are the closed form of the attention map and the grown head right. The classifier is left in
     eval mode.
 
     Raises:
@@ -57,5 +57,5 @@ def check_surgery(model: nn.Module, backbone: nn.Module, head: nn.Linear, name: 
             return
     raise ArchitectureError(
         f"architecture {name} does not end in feature maps, global average pooling and one linear layer: "
-        "taken apart so, it computes something else"
+        "taken apart that way, it computes something else"
     )
