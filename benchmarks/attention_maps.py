@@ -23,6 +23,7 @@ import torch
 import typer
 from matplotlib.axes import Axes
 from protocol import Split, bundle_after
+from provenance import provenance
 from torch import Tensor
 
 from lwm_edge.learning.attention import attention_map
@@ -110,7 +111,7 @@ def main(
     figure.savefig(output, dpi=70)
     measured = {"data": data.name, "seed": seed, "photos": len(photos.photos)}
     measured |= {"distance_to_first": moved, "share_of_zero_maps": lost, "distance_of_a_zero_map": nowhere}
-    output.with_suffix(".json").write_text(json.dumps(measured))
+    output.with_suffix(".json").write_text(json.dumps(measured | provenance()))
 
 
 if __name__ == "__main__":

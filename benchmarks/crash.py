@@ -38,6 +38,7 @@ import onnx
 import torch
 import typer
 from killable import COMMIT, END, PHASES, start_increment, wait_for
+from provenance import provenance
 
 import lwm_edge
 from lwm_edge import storage
@@ -238,6 +239,7 @@ def main(
         "completed_before_the_kill": tally.completed,
         "recovered_and_audited": tally.recovered,
         "seconds": round(time.monotonic() - started),
+        **provenance(),
     }
     storage.write_file(results.absolute(), json.dumps(content, indent=1).encode() + b"\n")
     print(table(tally))

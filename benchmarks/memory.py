@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from provenance import provenance
 
 BATCH_SIZE, EPOCHS = 32, 2
 ENOUGH_TO_DO = 10  # epochs; from 20 updates on, the plan looks for the fastest strategy
@@ -180,7 +181,7 @@ def main(
     for name in arch:
         with tempfile.TemporaryDirectory() as folder:
             rows += run_arch(name, Path(folder))
-    results.write_text(json.dumps(rows, indent=1))
+    results.write_text(json.dumps([row | provenance() for row in rows], indent=1))
     show(rows)
 
 

@@ -20,8 +20,6 @@ published CIFAR-100 tables.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
 import time
 from collections.abc import Iterator
@@ -30,9 +28,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 import typer
+from provenance import provenance
 from table import main as print_table
 from torch import Tensor
 
@@ -206,15 +204,6 @@ def _step(report: lwm_edge.EvaluationReport, split: Split, group: int) -> Step:
     }
 
 
-def _machine() -> dict[str, Any]:
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "lwm_edge": lwm_edge.__version__,
-    }
-
-
 def main(
     data: Annotated[Path, typer.Argument(help="Folder with train/<class> and test/<class>.")],
     results: Annotated[Path, typer.Argument(help="JSON file; runs that it holds are not repeated.")],
@@ -277,7 +266,7 @@ def main(
             else:
                 steps = run_recipe(split, base, name, {"epochs": epochs, "seed": order, "held_back": 0.001})
             seconds = round(time.monotonic() - started)
-            run = {"method": name, "seed": order, "seconds": seconds, "machine": _machine(), "steps": steps}
+            run = {"method": name, "seed": order, "seconds": seconds, **provenance(), "steps": steps}
             done["runs"].append(run)
             results.write_text(json.dumps(done))
     print_table([results])

@@ -1,0 +1,44 @@
+"""Where a result comes from: commit and machine. Imports nothing that takes memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+def provenance() -> dict[str, Any]:
+    """The commit of this checkout (None outside of one, `-dirty` where files differ) and the machine."""
+    return {"commit": _commit(), "machine": _machine()}
+
+
+def _commit() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        found = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        ).stdout
+    except OSError:  # no git here
+        return None
+    return found.strip() or None
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "torch": metadata.version("torch"),
+        "lwm_edge": metadata.version("lwm-edge"),
+    }
+
+
+def _processor() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()

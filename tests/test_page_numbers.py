@@ -1,0 +1,191 @@
+"""Numbers, names and lists in the pages are those of the code."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import typer
+
+import lwm_edge
+from lwm_edge import BaseConfig, IncrementConfig, errors
+from lwm_edge.base.choose_levels import GRIDS, MAX_INPUTS
+from lwm_edge.cli.commands import app
+from lwm_edge.cli.settings import FileConfig, increment_config, tomllib
+from lwm_edge.custody.keys import _PRIVATE_MODE
+from lwm_edge.demo import BASE_CLASSES, DEMO_DATA, INCREMENTS
+from lwm_edge.home.ownership import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, TRAINING, TRUST
+from lwm_edge.increment.gate import _MUCH_FORGOTTEN
+from lwm_edge.increment.plan import _LEAST_BATCHES, SHARE_OF_AVAILABLE
+from lwm_edge.increment.resume import SECONDS_BETWEEN_SAVES
+from lwm_edge.learning.config import _PHOTOS_PER_FEATURE, GATE_SETTINGS, RECIPES
+from lwm_edge.model import classifier as classifier_file
+from lwm_edge.model.architectures.registry import _FAMILIES
+from lwm_edge.model.custody_record import LINKS_KEPT
+from lwm_edge.model.ledger import LEDGER_LENGTH
+from lwm_edge.model.manifest import SCHEMA_VERSION
+from lwm_edge.model.network import _FEW_CELLS
+from lwm_edge.model.onnx_file import OPSET
+from lwm_edge.photos import reading
+from lwm_edge.photos.class_names import MAX_CLASS_NAME_BYTES
+from lwm_edge.proofs.trends import LEAST_INCREMENTS, MEMORY_TOLERANCE
+from tests.support.pages import PAGES, ROOT, blocks, code_spans, prose, read, rows, section
+
+DEPLOY, EXAMPLES, TESTS = "deploy/README.md", "examples/README.md", "tests/README.md"
+LEARNT, BASE = IncrementConfig(), BaseConfig(architecture="small_resnet20")
+PROJECT = tomllib.loads(read("pyproject.toml"))["project"]
+
+
+def _least(package: str, requirements: list[str]) -> str:
+    (found,) = (r.partition(">=")[2] for r in requirements if r.startswith(f"{package}>="))
+    return found
+
+
+MEGA = 1_000_000
+SAYS = [
+    (DEPLOY, f"at least {LEARNT.least_photos} usable photos"),
+    (DEPLOY, f"up to {reading.MAX_PIXELS // MEGA} megapixels"),
+    (DEPLOY, f"the limit is {reading.MAX_BUFFERED_PIXELS // MEGA} megapixels"),
+    (DEPLOY, f"A file may take {reading.MAX_FILE_BYTES // 2**20} MiB"),
+    (DEPLOY, f"at most {MAX_CLASS_NAME_BYTES} bytes of UTF-8"),
+    (DEPLOY, f"{LEARNT.held_back:.0%} of each class is held back"),
+    (DEPLOY, f"falls below {_MUCH_FORGOTTEN:.0%} of what it was"),
+    (DEPLOY, f"fewer than {_PHOTOS_PER_FEATURE} photos for each feature"),
+    (DEPLOY, f"make {LEARNT.epochs} passes over the photos"),
+    (DEPLOY, f"{LEARNT.batch_size} photos an update"),
+    (DEPLOY, f"is the paper's, {RECIPES['lwm'].learning_rate:g}, for the network and for the last layer"),
+    (DEPLOY, f"the limit is {SHARE_OF_AVAILABLE:.0%} of what the machine has free"),
+    (DEPLOY, f"from {_LEAST_BATCHES} updates on"),
+    (DEPLOY, f"once every {SECONDS_BETWEEN_SAVES:.0f} seconds"),
+    (DEPLOY, f"and the latest {LEDGER_LENGTH}."),
+    (DEPLOY, f"at least {LEAST_INCREMENTS}; "),
+    (DEPLOY, f"within {MEMORY_TOLERANCE:.0%} of the second increment's"),
+    (DEPLOY, f"mode 0{_PRIVATE_MODE:o}"),
+    (DEPLOY, f"the latest {LINKS_KEPT} changes"),
+    (DEPLOY, f"after more than {LINKS_KEPT} changes from the oldest one"),
+    (DEPLOY, f"It is opset {OPSET}."),
+    (DEPLOY, f"bundle schema version {SCHEMA_VERSION}"),
+    (DEPLOY, f"with exit code {errors.GateError.exit_code}"),
+    (DEPLOY, f"exits with {errors.BusyError.exit_code}"),
+    (
+        DEPLOY,
+        f"Exit code {errors.BusyError.exit_code} asks to be tried again, and {errors.StoppedError.exit_code}",
+    ),
+    (DEPLOY, f"`verify` exits with {errors.TrustError.exit_code}"),
+    (DEPLOY, f"it is refused (exit code {errors.TrustError.exit_code})"),
+    (DEPLOY, f"torch {_least('torch', PROJECT['dependencies'])} or newer"),
+    (DEPLOY, f"torch {_least('torch', PROJECT['optional-dependencies']['vendor'])} or newer"),
+    (DEPLOY, f"### {lwm_edge.__version__}"),
+    (EXAMPLES, f"The default is {BASE.capacity}."),
+    (EXAMPLES, f"By default it is {BASE.epochs} epochs"),
+    (EXAMPLES, f"at most {MAX_INPUTS} values"),
+    (EXAMPLES, f"grids of {', '.join(f'{g}x{g}' for g in GRIDS[:-1])} and {GRIDS[-1]}x{GRIDS[-1]} cells"),
+    (EXAMPLES, f"attention maps need {_FEW_CELLS**0.5:g}x{_FEW_CELLS**0.5:g} cells"),
+    (EXAMPLES, f"The default, `{BASE.activation}`"),
+    ("README.md", f"Python {PROJECT['requires-python'].removeprefix('>=')} to"),
+    ("README.md", f"{len(list((DEMO_DATA / 'test' / '2' / 'Bag').iterdir()))} test photos a class"),
+    (TESTS, f"{reading.MAX_PIXELS // MEGA} megapixels, read"),
+    (TESTS, f"photos: {reading.MAX_BUFFERED_PIXELS // MEGA} megapixels, read"),
+]
+
+
+@pytest.mark.parametrize(("page", "text"), SAYS)
+def test_a_number_in_a_page_is_the_codes(page: str, text: str) -> None:
+    assert text in prose(page)
+
+
+def test_numbers_in_words() -> None:
+    words = {4: "four", 6: "six"}
+    taught = words[sum(map(len, INCREMENTS))]
+    assert f"teaches {taught} classes to a small model that knows {words[len(BASE_CLASSES)]}" in prose(
+        "README.md"
+    )
+    source = (ROOT / "lwm_edge" / "photos" / "reading.py").read_text()
+    assert "fifty times" in source and "50 times as long as it is wide" in prose(DEPLOY)
+    formats = ("JPEG", "PNG", "WebP", "BMP")
+    assert tuple(name.upper() for name in formats) == reading.FORMATS
+    assert f"{', '.join(formats[:-1])} and {formats[-1]} are read" in prose(DEPLOY)
+
+
+def test_the_exit_codes_are_the_errors() -> None:
+    listed = {int(code) for code, _ in rows(section(DEPLOY, "Exit codes"))}
+    kinds = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, errors.LwmEdgeError)]
+    assert {kind.exit_code for kind in kinds} | {0} == listed
+
+
+def test_the_commands_are_all_listed() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    listed = [cells[0].strip("`").split()[1] for cells in rows(section(DEPLOY, "Commands"))]
+    assert sorted(listed) == sorted(commands)
+    options = {name: {o for parameter in c.params for o in parameter.opts} for name, c in commands.items()}
+    assert all("--json" in of_command for of_command in options.values())
+    waiting = re.search(r"`--wait` \((.*?)\)", prose(DEPLOY))
+    assert waiting and set(re.findall(r"[\w-]+", waiting[1])) == {
+        n for n in options if "--wait" in options[n]
+    }
+
+
+def test_the_recipes_and_the_gate_are_all_listed() -> None:
+    recipes = {cells[0].strip("`").partition("`")[0] for cells in rows(section(DEPLOY, "Recipes"))}
+    assert recipes == {*RECIPES, "auto"} and "`auto` (default)" in read(DEPLOY) and LEARNT.recipe == "auto"
+    assert {cells[0].strip("`") for cells in rows(section(DEPLOY, "The gate"))} == set(GATE_SETTINGS)
+    assert all(getattr(LEARNT, name) is None for name in GATE_SETTINGS)
+    trained = {name for name, recipe in RECIPES.items() if recipe.head == "trained"}
+    assert {RECIPES[name].head_learning_rate for name in trained} == {RECIPES["lwm"].learning_rate}
+    solved = [name for name in ("auto", "lda", "lwm-lda") if name == "auto" or RECIPES[name].head == "solved"]
+    assert f"solved ({', '.join(f'`{name}`' for name in solved)})" in prose(DEPLOY) and len(trained) == 3
+
+
+def test_the_files_of_a_home_are_all_listed() -> None:
+    listed = {cells[0].strip("`") for cells in rows(section(DEPLOY, "The home"))}
+    files = {f"{GENERATIONS}/00000000/{name}" for name in GENERATION_FILES}
+    assert listed == {CURRENT, TRAINING, LOCK, TRUST, *files}
+
+
+def test_the_classifier_file_is_described() -> None:
+    keys = [value for name, value in vars(classifier_file).items() if name.endswith("_KEY")]
+    described = section(EXAMPLES, "Load the classifier in an app")
+    assert all(f"`{key}`" in described for key in keys)
+    names = (classifier_file.INPUT, classifier_file.LOGITS, classifier_file.PROBABILITIES)
+    assert [cells[1].strip("`") for cells in rows(described)][:3] == list(names)
+
+
+def test_the_architectures_are_all_listed() -> None:
+    made = section(EXAMPLES, "Make a base")
+    assert all(f"`{family}`" in made for family in _FAMILIES)
+    registered = lwm_edge.architecture_names()
+    assert {"small_resnet20", "small_resnet32", "efficientnet_lite0"} <= set(registered)
+
+
+def test_extras_that_are_named_are_there() -> None:
+    for page in PAGES:
+        for extra in re.findall(r"\.\[(\w+)\]", read(page)):
+            assert extra in PROJECT["optional-dependencies"], f"{page}: {extra}"
+
+
+def test_the_settings_file_is_read_as_it_stands() -> None:
+    (text,) = (b.text for b in blocks(DEPLOY) if b.language == "toml")
+    settings = FileConfig.model_validate(tomllib.loads(text))
+    chosen = increment_config(settings)
+    assert (
+        settings.home and chosen.of_training() == [] and chosen.sign_with and chosen.least_new_accuracy == 0.8
+    )
+
+
+def test_settings_that_are_named_are_there() -> None:
+    known = {*IncrementConfig.model_fields, *BaseConfig.model_fields}
+    for page in (DEPLOY, EXAMPLES):
+        for span in code_spans(page):
+            if re.fullmatch(r"(least|most|head|learning|sign|max|held)_\w+", span):
+                assert span in known, f"{page}: {span}"
+
+
+def test_the_sums_under_the_tables_of_what_was_tried() -> None:
+    hostile = rows(section(TESTS, "Hostile input"))
+    tried = [int(count.replace(",", "")) for _, count, _ in hostile]
+    photos = [i for i, cells in enumerate(hostile) if cells[0].startswith("photos:")]
+    assert f"The first nine are {sum(tried[:9]):,} mutated bundles" in prose(TESTS)
+    assert f"The first thirteen are {sum(tried[photos[0] : photos[0] + 13])} single photos" in prose(TESTS)
+    counts = [cells[1] for cells in rows(section(TESTS, "Kills and power cuts")) if "power cuts" in cells[1]]
+    outcomes = sum(int(n.replace(",", "")) for cell in counts for n in re.findall(r"[\d,]*\d", cell))
+    assert f"the {outcomes:,} outcomes above" in prose(TESTS)

@@ -1,0 +1,257 @@
+"""The pages for people: every command is run as it stands, and every link leads somewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from lwm_edge import DemoReport
+from lwm_edge.cli import display
+from lwm_edge.cli.commands import app
+from lwm_edge.demo import INCREMENTS, DemoRow
+from tests.support.pages import PAGES, ROOT, anchors, block, blocks, code_spans, commands, read
+
+RUN_BY_THE_GATE = (
+    "`.ci/run` runs it in a fresh environment: it installs from a package index, and runs all tests"
+)
+EXEMPT = {  # blocks that no test here runs, and why; all others are run as they stand
+    "README.md demo-command": RUN_BY_THE_GATE,
+    "README.md test-command": RUN_BY_THE_GATE,
+    "deploy/README.md install-device": "installs from a package index, as the gate's commands do",
+    "deploy/README.md install-jetson": "the same, and needs the torch that a Jetson brings",
+}
+TOO_LONG = {  # commands of which the options are parsed, and why they are not run; small ones run elsewhere
+    "protocol.py": "up to hours, on data that is not here; test_benchmarks.py runs a small one",
+    "attention_maps.py": "draws what protocol.py left; test_benchmarks.py runs a small one",
+    "crash.py": "25 minutes; test_benchmarks.py runs twelve kills",
+    "memory.py": "minutes, and only figures from an idle machine count",
+    "audit": "fifty increments take more than a minute; deploy/README.md's three are run",
+}
+PRINTED = {  # what shows that a block did what the page says
+    "README.md device-path": ("Learnt 2 classes", "passed: nothing else is there"),
+    "README.md python": ("lda ran:", "Bag"),
+    "README.md vendor-path": ("small_resnet20", "vendor.pub"),
+    "deploy/README.md operator-path": ("Ankle boot", "classifier.onnx"),
+    "deploy/README.md audit-path": (
+        "passed: nothing else is there",
+        "passed: storage and memory stay constant",
+    ),
+    "deploy/README.md custody-path": ("signed changes 1, 2", "This model is that base, unchanged."),
+    "examples/README.md example": ("Learnt: Ankle boot, Bag", "is a Bag"),
+    "examples/README.md python": ("classifier.onnx",),
+    "examples/README.md classify": ("Trouser",),
+    "examples/README.md base-path": ("small_resnet20", "32 classes"),
+}
+PARSE = """
+import importlib, json, pathlib, shlex, sys, typer
+from lwm_edge.cli.settings import FileConfig, base_config, increment_config
+sys.path.insert(0, "benchmarks")
+for line in json.load(sys.stdin):
+    script, *arguments = shlex.split(line)[1:]
+    app = typer.Typer()
+    app.command()(importlib.import_module(pathlib.Path(script).stem).main)
+    context = typer.main.get_command(app).make_context(script, arguments)
+    for method in context.params.get("method") or ():
+        recipe, _, changes = method.partition(":")
+        settings = dict(change.split("=") for change in changes.split(",") if change)
+        if recipe == "joint":
+            base_config(architecture="small_resnet20", **settings)
+        elif recipe not in ("nearest-mean", "streaming-lda"):
+            increment_config(FileConfig(), recipe="lwm" if recipe == "lwm-l2" else recipe, **settings)
+"""
+
+
+def _run(script: str, folder: Path) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "LWM_EDGE_HOME": ""}
+    result = subprocess.run(
+        ["bash", "-euc", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def _script(line: str) -> str:
+    """What a command line of a page runs: the script's name, or lwm-edge's command."""
+    return Path(line.split()[1]).name
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """What the commands of the pages need of a checkout."""
+    for folder in ("lwm_edge", "deploy", "examples", "benchmarks"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", ["README.md", "deploy/README.md", "examples/README.md"])
+def test_every_block_of_a_page_runs_in_its_order(page: str, clone: Path) -> None:
+    printed = {}
+    for name, language, text in blocks(page):
+        if language == "python":
+            printed[f"{page} python"] = _run(f"python - <<'END'\n{text}\nEND", clone)
+        elif language == "sh" and f"{page} {name}" not in EXEMPT:
+            assert name, f"{page}: a block of commands without a name above it:\n{text}"
+            printed[f"{page} {name}"] = _run(text, clone)
+    assert printed.keys() == {name for name in PRINTED if name.startswith(f"{page} ")}
+    for name, output in printed.items():
+        missing = [text for text in PRINTED[name] if text not in " ".join(output.split())]
+        assert not missing, f"{name}: {missing} in\n{output}"
+
+
+def test_what_is_exempt_is_there() -> None:
+    there = {f"{page} {b.name}" for page in PAGES for b in blocks(page) if b.language == "sh"}
+    assert EXEMPT.keys() <= there
+    assert TOO_LONG.keys() == {_script(line) for line in _commands_of_the_benchmarks()} & TOO_LONG.keys()
+
+
+def test_no_command_hides_in_a_block_of_another_kind() -> None:
+    for page in PAGES:
+        for name, language, text in blocks(page):
+            assert language in ("sh", "python", "toml", ""), (page, name)
+            hidden = re.search(r"^(\$ |python3? |pip |\S*lwm-edge )", text, re.MULTILINE)
+            assert language in ("sh", "python") or not hidden, (page, text)
+
+
+def _commands_of_the_benchmarks() -> list[str]:
+    fenced = [c for b in blocks("benchmarks/README.md") if b.language == "sh" for c in commands(b.text)]
+    spans = [span for page in PAGES for span in code_spans(page) if span.startswith("python benchmarks/")]
+    return [*fenced, *spans]
+
+
+def test_the_commands_of_the_benchmarks_run_or_at_least_parse(clone: Path) -> None:
+    parsed = []
+    results = {"full": "cifar100-full", "results": "cifar100-reduced", "caltech101": "caltech101"}
+    for name, kept in results.items():
+        shutil.copy(ROOT / "benchmarks" / "results" / f"{kept}.json", clone / f"{name}.json")
+    for line in _commands_of_the_benchmarks():
+        if line.startswith("python") and _script(line) in TOO_LONG:
+            parsed.append(line)
+        elif _script(line) not in TOO_LONG:
+            _run(line, clone)
+        else:
+            _parse_lwm_edge(line.partition(">")[0])
+    assert (clone / "full.png").is_file() and (clone / "caltech101.png").is_file() and len(parsed) > 10
+    checked = subprocess.run(
+        [sys.executable, "-c", PARSE],
+        cwd=clone,
+        input=json.dumps(parsed),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stderr
+
+
+def _parse_lwm_edge(line: str) -> None:
+    """Raises where a command line has an option that there is not."""
+    name, *arguments = shlex.split(line)[1:]
+    typer.main.get_command(app).commands[name].make_context(name, arguments)  # type: ignore[attr-defined]
+
+
+def _options() -> dict[str, set[str]]:
+    named = typer.main.get_command(app)
+    options = {name: {o for p in command.params for o in p.opts} for name, command in named.commands.items()}  # type: ignore[attr-defined]
+    return {**options, "": {o for parameter in named.params for o in parameter.opts}}
+
+
+def test_commands_and_options_in_the_text_are_there() -> None:
+    options = _options()
+    known = set().union(*options.values())
+    elsewhere = {"--beta", "--method"}  # protocol.py's
+    for page in PAGES:
+        for span in code_spans(page):
+            words = span.split()
+            named = [word for word in words if re.fullmatch(r"--?[a-z][\w-]*", word)]
+            if words[0] == "lwm-edge" and len(words) > 1 and not words[1].startswith("-"):
+                assert set(named) <= options[words[1]], f"{page}: `{span}`"
+            elif words[0] not in ("pip", "pytest", "python"):
+                assert set(named) <= known | elsewhere, f"{page}: `{span}`"
+
+
+def test_tests_that_are_named_are_there() -> None:
+    for span in code_spans("tests/README.md"):
+        if span.startswith("pytest "):
+            files = [ROOT / word for word in span.split() if word.startswith("tests/")]
+            assert files and all(file.is_file() for file in files), span
+            if chosen := re.search(r" -k (\w+)", span):
+                names = re.findall(r"^def (test_\w+)", files[0].read_text(), re.MULTILINE)
+                assert any(chosen[1] in name for name in names), span
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page: str) -> None:
+    folder = (ROOT / page).parent
+    for target in re.findall(r"\]\(([^)\s]+)\)", read(page)):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (folder / path).resolve() if path else ROOT / page
+        assert found.is_relative_to(ROOT) and found.exists(), f"{page}: {target}"
+        assert not anchor or anchor in anchors(str(found.relative_to(ROOT))), f"{page}: {target}"
+
+
+def test_no_page_is_out_of_reach() -> None:
+    assert all(f"({page})" in read("README.md") for page in PAGES[1:])
+
+
+def test_the_readme_leads_to_the_demo_before_any_table() -> None:
+    readme = read("README.md")
+    first_screen = readme[: readme.index("\n## ")]
+    assert all(
+        text in first_screen for text in ("the default does", "the paper's loop", "The receipt says which")
+    )
+    demo = readme.index("<!-- demo-command -->")
+    assert "|---" not in readme[:demo] and "┏" not in readme[:demo]
+    assert len(readme.splitlines()) <= 140
+
+
+def test_the_gate_runs_exactly_the_readmes_two_commands() -> None:
+    gate = read(".ci/run")
+    assert "$(readme_command demo-command)" in gate and "$(readme_command test-command)" in gate
+    assert block("README.md", "demo-command").splitlines()[-1] == ".venv/bin/lwm-edge demo"
+    assert block("README.md", "test-command").splitlines()[-1] == ".venv/bin/pytest"
+
+
+def test_the_readme_shows_the_demo_as_it_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shown,) = (b.text for b in blocks("README.md") if "┏" in b.text)
+    lines = shown.splitlines()
+    table = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line[0] == "│"]
+    sizes = {line.split()[0]: _numbers(line) for line in lines if "->" in line}
+    report = DemoReport(
+        rows=tuple(_demo_row(*cells) for cells in table),
+        increments=INCREMENTS,
+        bundle_bytes=sizes["Bundle"],
+        onnx_bytes=sizes["ONNX"],
+        home_bytes=sizes["Whole"],
+        home="lwm-edge-demo/auto",
+        onnx="lwm-edge-demo/auto/current/classifier.onnx",
+        audit_passed=True,
+        seconds=_numbers(lines[-1])[0],
+    )
+    monkeypatch.setenv("COLUMNS", "100")
+    display.demo(report)
+    printed = capsys.readouterr().out
+    assert [line.rstrip() for line in printed.splitlines()] == [line.rstrip() for line in lines]
+
+
+def _demo_row(method: str, shipped: str, *steps: str) -> DemoRow:
+    figures = [[float(figure) / 100 for figure in step.split(" / ")] for step in steps]
+    old, new, everything = zip(*figures, strict=True)
+    first = float(shipped) / 100
+    return DemoRow(method=method, old=(first, *old), new=(None, *new), all=(first, *everything))
+
+
+def _numbers(line: str) -> tuple[int, ...]:
+    return tuple(int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*", line))
