@@ -79,11 +79,12 @@ def test_ci_runs_exactly_the_readmes_two_commands() -> None:
 
 
 def test_the_settings_file_in_the_readme() -> None:
-    from lwm_edge.cli.settings import FileConfig, increment_config, tomllib
+    from lwm_edge.cli import settings as cli_settings
 
     (text,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    settings = FileConfig.model_validate(tomllib.loads(text.replace("\n  ", "\n")))
-    assert increment_config(settings).epochs == 10
+    content = cli_settings.tomllib.loads(text.replace("\n  ", "\n"))  # type: ignore[attr-defined]
+    settings = cli_settings.FileConfig.model_validate(content)
+    assert cli_settings.increment_config(settings).epochs == 10
 
 
 def test_the_exit_codes_are_the_errors() -> None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,8 @@ from lwm_edge.home.home import Generation, Home, open_home
 from lwm_edge.home.measurement import Alive
 from lwm_edge.home.ownership import GENERATION_FILES, RECEIPT
 from lwm_edge.increment.learn import learn_classes
+from lwm_edge.model.bundle import Arrays, open_bundle
+from lwm_edge.model.manifest import Manifest
 from lwm_edge.records import ignore_progress
 from tests.support.disk_model import Disk, Operation
 from tests.support.fault_layer import Exploration, Recorder, interruptions, record, standing_in
@@ -138,9 +141,10 @@ def take_lock(root: Path) -> None:
 
 def prepare_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Changes without training can then be repeated quickly: base and export are verified once."""
-    prepare, prepared = home_changes._prepare, {}
+    prepare: Callable[..., Any] = home_changes._prepare
+    prepared: dict[str, Any] = {}
 
-    def prepare_first(arrays: object, manifest: object, *others: object, **settings: object) -> object:
+    def prepare_first(arrays: Arrays, manifest: Manifest, *others: Any, **settings: Any) -> Any:
         key = manifest.model_digest
         if key not in prepared:
             prepared[key] = prepare(arrays, manifest, *others, **settings)
@@ -148,7 +152,7 @@ def prepare_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(home_changes, "_prepare", prepare_first)
     monkeypatch.setattr(measurement, "count_alive", lambda: Alive([], {}))  # which looks at all objects
-    monkeypatch.setattr(home_changes, "open_bundle", functools.cache(home_changes.open_bundle))
+    monkeypatch.setattr(home_changes, "open_bundle", functools.cache(open_bundle))
 
 
 def init(root: Path) -> object:
@@ -249,7 +253,7 @@ def test_every_change_of_a_home_does_the_same_on_disk(
     ]
     did = []
     for number, change in enumerate(changes):
-        operations = record(store, home.path, lambda change=change: change(home.path))
+        operations = record(store, home.path, functools.partial(change, home.path))
         names = {f"{number:08d}": "old", f"{number + 1:08d}": "new"}
         without_contents = [op[:2] if op[0] == "write" else op for op in operations]
         did.append([tuple(rename_all(part, names) for part in op) for op in without_contents])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import metadata
+from typing import Any
 
 import pytest
 import torch
@@ -110,7 +111,7 @@ def test_a_vendors_network_comes_through_the_entry_point(monkeypatch: pytest.Mon
     check_surgery(model, *take_apart(model, VENDOR, "vendor_net"), "vendor_net")
 
 
-def _selected(entries: list[metadata.EntryPoint], wanted: dict[str, str]) -> metadata.EntryPoints:
+def _selected(entries: list[metadata.EntryPoint], wanted: dict[str, Any]) -> metadata.EntryPoints:
     return metadata.EntryPoints(entries).select(**wanted)
 
 

@@ -39,7 +39,7 @@ def disturb(network: Network, scale: float = 0.1) -> None:
     with torch.no_grad():
         for parameter in network.parameters():
             noise = torch.randn(parameter.shape, generator=generator).to(parameter)
-            parameter += scale * parameter.abs().mean() * noise
+            parameter.add_(scale * parameter.abs().mean() * noise)
 
 
 def same_tensors(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
