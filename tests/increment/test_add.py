@@ -93,6 +93,7 @@ def test_only_the_onnx_and_labels_grow(home: Home, make_photos: PhotoMaker) -> N
     assert head_rows < after["classifier.onnx"] - before["classifier.onnx"] < head_rows + 100
 
 
+@pytest.mark.usefixtures("every_core")
 def test_equal_seeds_give_equal_bundles(home: Home, tmp_path: Path, make_photos: PhotoMaker) -> None:
     shutil.copytree(home.path, tmp_path / "second", symlinks=True)
     photos = make_photos("Shirt")
@@ -131,10 +132,15 @@ def test_gamma_makes_a_difference(home: Home, tmp_path: Path, make_photos: Photo
     assert report.model_digest != other.model_digest
 
 
-def test_in_a_process_of_its_own(home: Home, make_photos: PhotoMaker) -> None:
+def test_in_a_process_of_its_own_where_a_file_in_the_current_folder_is_not_run(
+    home: Home, make_photos: PhotoMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "onnx.py").write_text("raise SystemExit('planted')")
+    monkeypatch.chdir(tmp_path)
     seen: list[Progress] = []
     report = add_classes(home, make_photos("Shirt"), QUICK, on_progress=seen.append)
     assert home.open_bundle().manifest.model_digest == report.model_digest
+    assert report.new_classes == ("Shirt",)
     phases = ["photos", "plan", "features", "train", "features", "evaluate", "stage", "commit"]
     assert [p.phase for p in seen] == phases
 
@@ -403,22 +409,6 @@ def test_drift_is_measured_from_the_model_before(home: Home, make_photos: PhotoM
     assert len(before.class_names) == 6 and len(after.class_names) == 8
 
 
-def test_a_file_in_the_current_folder_is_not_run(
-    home: Home, make_photos: PhotoMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "onnx.py").write_text("raise SystemExit('planted')")
-    monkeypatch.chdir(tmp_path)
-    assert add_classes(home, make_photos("Shirt"), QUICK).new_classes == ("Shirt",)
-
-
-def test_names_that_are_not_utf_8(home: Home, make_photos: PhotoMaker, tmp_path: Path) -> None:
-    photos = make_photos("Shirt").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff photos"))
-    (photos / "Shirt" / os.fsdecode(b"\xfe.png")).write_bytes(b"no image")
-    report = add_classes(home, photos, QUICK)
-    assert any("is not a JPEG" in line for line in report.skipped)
-    assert json.loads(report.model_dump_json())["new_classes"] == ["Shirt"]
-
-
 def test_a_gpu_that_is_not_there(home: Home, make_photos: PhotoMaker) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
@@ -480,15 +470,18 @@ def test_what_became_of_the_shipped_classes_is_estimated(home: Home, make_photos
 def test_long_jobs_and_names_that_are_not_utf_8_reach_the_worker(home: Home, tmp_path: Path) -> None:
     with pytest.raises(PhotosError, match="does not exist"):
         add_classes(home, tmp_path / os.fsdecode(b"no\xff"), QUICK)
+    photos = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff photos"))
     for number, source in enumerate(sorted((DEMO_DATA / "train").glob("*/*"))[:8]):
-        folder = tmp_path / "new_photos" / f"class {number}"
+        folder = photos / f"class {number}"
         folder.mkdir(parents=True)
         for photo in sorted(source.iterdir())[:6]:
             shutil.copy(photo, folder)
         for bad in range(20):
             (folder / os.fsdecode(b"%02d" % bad + b"\xff" * 240 + b".png")).write_bytes(b"no image")
-    report = add_classes(home, tmp_path / "new_photos", QUICK.model_copy(update={"recipe": "lda"}))
-    assert len(report.new_classes) == 8 and len(report.model_dump_json()) > 131_072  # a command line's most
+    report = add_classes(home, photos, QUICK)
+    assert any("is not a JPEG" in line for line in report.skipped)
+    content = report.model_dump_json()
+    assert len(json.loads(content)["new_classes"]) == 8 and len(content) > 131_072  # a command line's most
 
 
 def test_without_shipped_classes_nothing_is_estimated(home: Home, make_photos: PhotoMaker) -> None:

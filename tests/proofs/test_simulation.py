@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ Leak = Callable[[Home], None]
 
 
 @pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    yield
-    KEPT.clear()
+def _kept(_count_only_where_counts_matter: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Newer than what was put aside, so that it is looked through."""
+    monkeypatch.setattr(sys.modules[__name__], "KEPT", [])
 
 
 def simulate_leaky(home: Home, monkeypatch: pytest.MonkeyPatch, leak: Leak | None = None) -> SimulationReport:
