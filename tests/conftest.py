@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,29 @@ import pytest
 import lwm_edge
 from lwm_edge import generate_key, sign_bundle
 from lwm_edge.home.home import Home, open_home
-from tests.support.folders import BASE_BUNDLE, DEMO_DATA, Keys, PhotoMaker
+from tests.support.folders import BASE_BUNDLE, Keys, PhotoMaker, photo_folder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--extended", action="store_true", help="also what .ci/extended alone runs")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--extended"):
+        left_out = [item for item in items if item.get_closest_marker("extended")]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture
+def every_core() -> Iterator[None]:
+    """As on a device: what is summed up is then summed up by several threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(2, os.cpu_count() or 1))
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -61,11 +85,6 @@ def make_photos(tmp_path: Path) -> PhotoMaker:
     def make(
         *names: str, count: int = 8, folder: str = "new_photos", renamed: dict[str, str] | None = None
     ) -> Path:
-        for target, source in {**{name: name for name in names}, **(renamed or {})}.items():
-            (found,) = (DEMO_DATA / "train").glob(f"*/{source}")
-            (tmp_path / folder / target).mkdir(parents=True)
-            for photo in sorted(found.iterdir())[:count]:
-                shutil.copy(photo, tmp_path / folder / target)
-        return tmp_path / folder
+        return photo_folder(tmp_path / folder, {**{name: name for name in names}, **(renamed or {})}, count)
 
     return make

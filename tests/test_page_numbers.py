@@ -10,13 +10,14 @@ import typer
 import lwm_edge
 from lwm_edge import BaseConfig, IncrementConfig, errors
 from lwm_edge.base.choose_levels import GRIDS, MAX_INPUTS
+from lwm_edge.cli import settings as cli_settings
 from lwm_edge.cli.commands import app
-from lwm_edge.cli.settings import FileConfig, increment_config, tomllib
+from lwm_edge.cli.settings import FileConfig, increment_config
 from lwm_edge.custody.keys import _PRIVATE_MODE
 from lwm_edge.demo import BASE_CLASSES, DEMO_DATA, INCREMENTS
 from lwm_edge.home.ownership import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, TRAINING, TRUST
 from lwm_edge.increment.gate import _MUCH_FORGOTTEN
-from lwm_edge.increment.plan import _LEAST_BATCHES, SHARE_OF_AVAILABLE
+from lwm_edge.increment.plan import _FEWEST_BATCHES_TO_KEEP, SHARE_OF_AVAILABLE
 from lwm_edge.increment.resume import SECONDS_BETWEEN_SAVES
 from lwm_edge.learning.config import _PHOTOS_PER_FEATURE, GATE_SETTINGS, RECIPES
 from lwm_edge.model import classifier as classifier_file
@@ -28,12 +29,12 @@ from lwm_edge.model.network import _FEW_CELLS
 from lwm_edge.model.onnx_file import OPSET
 from lwm_edge.photos import reading
 from lwm_edge.photos.class_names import MAX_CLASS_NAME_BYTES
-from lwm_edge.proofs.trends import LEAST_INCREMENTS, MEMORY_TOLERANCE
+from lwm_edge.proofs.trends import MEMORY_TOLERANCE, MIN_INCREMENTS
 from tests.support.pages import PAGES, ROOT, blocks, code_spans, prose, read, rows, section
 
 DEPLOY, EXAMPLES, TESTS = "deploy/README.md", "examples/README.md", "tests/README.md"
 LEARNT, BASE = IncrementConfig(), BaseConfig(architecture="small_resnet20")
-PROJECT = tomllib.loads(read("pyproject.toml"))["project"]
+PROJECT = cli_settings.tomllib.loads(read("pyproject.toml"))["project"]  # type: ignore[attr-defined]
 
 
 def _least(package: str, requirements: list[str]) -> str:
@@ -55,10 +56,10 @@ SAYS = [
     (DEPLOY, f"{LEARNT.batch_size} photos an update"),
     (DEPLOY, f"is the paper's, {RECIPES['lwm'].learning_rate:g}, for the network and for the last layer"),
     (DEPLOY, f"the limit is {SHARE_OF_AVAILABLE:.0%} of what the machine has free"),
-    (DEPLOY, f"from {_LEAST_BATCHES} updates on"),
+    (DEPLOY, f"from {_FEWEST_BATCHES_TO_KEEP} updates on"),
     (DEPLOY, f"once every {SECONDS_BETWEEN_SAVES:.0f} seconds"),
     (DEPLOY, f"and the latest {LEDGER_LENGTH}."),
-    (DEPLOY, f"at least {LEAST_INCREMENTS}; "),
+    (DEPLOY, f"at least {MIN_INCREMENTS}; "),
     (DEPLOY, f"within {MEMORY_TOLERANCE:.0%} of the second increment's"),
     (DEPLOY, f"mode 0{_PRIVATE_MODE:o}"),
     (DEPLOY, f"the latest {LINKS_KEPT} changes"),
@@ -131,8 +132,9 @@ def test_the_recipes_and_the_gate_are_all_listed() -> None:
     assert {cells[0].strip("`") for cells in rows(section(DEPLOY, "The gate"))} == set(GATE_SETTINGS)
     assert all(getattr(LEARNT, name) is None for name in GATE_SETTINGS)
     trained = {name for name, recipe in RECIPES.items() if recipe.head == "trained"}
-    assert {RECIPES[name].head_learning_rate for name in trained} == {RECIPES["lwm"].learning_rate}
-    solved = [name for name in ("auto", "lda", "lwm-lda") if name == "auto" or RECIPES[name].head == "solved"]
+    rates = {recipe.head_learning_rate for name, recipe in RECIPES.items() if name in trained}
+    assert rates == {RECIPES["lwm"].learning_rate}
+    solved = ["auto", *sorted(name for name, recipe in RECIPES.items() if recipe.head == "solved")]
     assert f"solved ({', '.join(f'`{name}`' for name in solved)})" in prose(DEPLOY) and len(trained) == 3
 
 
@@ -165,7 +167,7 @@ def test_extras_that_are_named_are_there() -> None:
 
 def test_the_settings_file_is_read_as_it_stands() -> None:
     (text,) = (b.text for b in blocks(DEPLOY) if b.language == "toml")
-    settings = FileConfig.model_validate(tomllib.loads(text))
+    settings = FileConfig.model_validate(cli_settings.tomllib.loads(text))  # type: ignore[attr-defined]
     chosen = increment_config(settings)
     assert (
         settings.home and chosen.of_training() == [] and chosen.sign_with and chosen.least_new_accuracy == 0.8

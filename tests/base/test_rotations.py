@@ -34,6 +34,6 @@ def test_its_loss_reaches_the_first_convolution_and_falls() -> None:
         assert gradients[0].abs().sum() > 0 and gradients[0].shape == first.shape
         with torch.no_grad():
             for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter -= 0.01 * gradient
+                parameter.sub_(0.01 * gradient)
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]

@@ -24,10 +24,10 @@ from lwm_edge import (
     simulate,
     storage,
 )
-from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
+from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import ConfigError, LwmEdgeError
 from lwm_edge.home.home import Home
-from tests.support.folders import Keys, state_of
+from tests.support.folders import Keys, photo_folder, state_of
 from tests.support.hostile import published
 
 
@@ -42,15 +42,20 @@ IN_THE_WAY: dict[str, Callable[[Path], object]] = {
     "a socket": lambda path: _make_socket(path),
     "a device": lambda path: os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3)),
 }
-SMALL = BaseConfig(architecture="small_resnet20", image_size=28, capacity=4, epochs=1)
+SMALL = BaseConfig(architecture="small_resnet20", image_size=28, capacity=4, epochs=1, grid=0)
+
+
+@pytest.fixture(scope="module")
+def few_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return photo_folder(tmp_path_factory.mktemp("photos"), {"Bag": "Bag", "Ankle boot": "Ankle boot"})
 
 
 @pytest.fixture
-def writers(home: Home, keys: Keys, tmp_path: Path) -> dict[str, Callable[[Path], object]]:
+def writers(home: Home, keys: Keys, few_photos: Path) -> dict[str, Callable[[Path], object]]:
     """Collects everything that writes where a user says."""
     return {
         "export": lambda path: export_onnx(home, path),
-        "build-base": lambda path: build_base(DEMO_DATA / "train" / "2", path, SMALL),
+        "build-base": lambda path: build_base(few_photos, path, SMALL),
         "audit --plot": lambda path: simulate(home, 3, config=IncrementConfig(recipe="lda"), plot=path),
         "sign": lambda path: sign_bundle(path, keys.vendor_key),
         "keygen": lambda path: generate_key(path.with_suffix("")),

@@ -10,9 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import pytest
 
 from lwm_edge.home.home import Home
 from tests.support.folders import PhotoMaker
@@ -42,6 +41,12 @@ def _run(command: str, encoding: str = "utf-8", before: str = "") -> subprocess.
     )
 
 
+def _run_all(*commands: tuple[str, ...]) -> list[subprocess.CompletedProcess[bytes]]:
+    """Two at a time: each is one process of one thread, and most of it loads libraries."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda arguments: _run(*arguments), commands))
+
+
 def _is_done(command: str, home: Home, where: str, encoding: str, *, as_json: bool) -> bytes:
     """Runs a change, and returns what it printed."""
     done = _run(f"{command} --home '{home.path}'{' --json' if as_json else ''} {where}", encoding)
@@ -55,38 +60,42 @@ def test_a_committed_change_exits_with_0(home: Home, tmp_path: Path, make_photos
         f"add-classes '{make_photos(renamed={NAME: 'Bag'})}' --recipe lda",
         f"remove-class '{NAME}'",
     )
-    tried = 0
-    shutil.copytree(home.path, tmp_path / "shipped", symlinks=True)
-    _run(f"{teach} --home '{home.path}'")
-    shutil.copytree(home.path, tmp_path / "taught", symlinks=True)
-    cases = [(encoding, "") for encoding in ENCODINGS] + [("ascii", where) for where in GONE.values()]
-    for number, (encoding, where) in enumerate(
-        [*cases, ("utf-8", GONE["full"]), ("gbk", GONE["both closed"])]
-    ):
+    taught = tmp_path / "taught"
+    shutil.copytree(home.path, taught, symlinks=True)
+    _run(f"{teach} --home '{taught}'")
+
+    def attempt(number: int, encoding: str, where: str) -> None:
         as_json = number % 2 == 0
-        command, start = (remove, "taught") if number % 3 else (teach, "shipped")
-        shutil.rmtree(home.path)
-        shutil.copytree(tmp_path / start, home.path, symlinks=True)
-        printed = _is_done(command, home, where, encoding, as_json=as_json)
-        assert (NAME in home.open_bundle().manifest.class_names) == (command == teach)
+        command, start = (remove, taught) if number % 3 else (teach, home.path)
+        changed = Home(shutil.copytree(start, tmp_path / f"home{number}", symlinks=True))
+        printed = _is_done(command, changed, where, encoding, as_json=as_json)
+        assert (NAME in changed.open_bundle().manifest.class_names) == (command == teach)
         if not where and as_json:
             assert NAME in json.loads(printed).get("new_classes", [json.loads(printed).get("removed_class")])
-        tried += 1
+
+    cases = [(encoding, "") for encoding in ENCODINGS] + [("ascii", where) for where in GONE.values()]
+    cases += [("utf-8", GONE["full"]), ("gbk", GONE["both closed"])]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(attempt, range(len(cases)), *zip(*cases, strict=True)))
+    tried = len(cases)
     assert published(f"| a change whose report could not be printed, or not in full | {tried} | nothing |")
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_what_cannot_be_encoded_is_escaped(home: Home, encoding: str) -> None:
+def test_what_cannot_be_encoded_is_escaped(home: Home) -> None:
     (home.path / NAME).mkdir()
-    told = _run(f"audit --home '{home.path}'", encoding)
-    assert NAME.encode(encoding, "backslashreplace") in told.stdout + told.stderr
+    told = _run_all(*((f"audit --home '{home.path}'", encoding) for encoding in ENCODINGS))
+    for encoding, run in zip(ENCODINGS, told, strict=True):
+        assert NAME.encode(encoding, "backslashreplace") in run.stdout + run.stderr, encoding
 
 
 def test_a_report_that_is_lost_is_a_failure_where_nothing_was_done(home: Home) -> None:
-    for command in ("info", "audit"):
-        lost = _run(f"{command} --home '{home.path}' >/dev/full")
-        assert lost.returncode == 5 and b"the report is lost" in lost.stderr
-    left = _run(f"info --home '{home.path}' | true")
+    *lost, left = _run_all(
+        (f"info --home '{home.path}' >/dev/full",),
+        (f"audit --home '{home.path}' >/dev/full",),
+        (f"info --home '{home.path}' | true",),
+    )
+    for run in lost:
+        assert run.returncode == 5 and b"the report is lost" in run.stderr
     assert (left.returncode, left.stderr) == (0, b"")
 
 
@@ -95,16 +104,27 @@ def test_a_failed_audit_is_one_whoever_reads_it(home: Home) -> None:
     assert _run(f"audit --home '{home.path}' | true").returncode == 4
 
 
-def test_an_error_keeps_its_exit_code(home: Home) -> None:
-    for where in (GONE["full"], GONE["both closed"], GONE["a reader that left"]):
-        assert _run(f"remove-class Hat --home '{home.path}' --json {where}", "ascii").returncode == 2, where
+def test_an_error_keeps_its_exit_code(home: Home, tmp_path: Path) -> None:
+    commands = []
+    for number, where in enumerate((GONE["full"], GONE["both closed"], GONE["a reader that left"])):
+        own = shutil.copytree(home.path, tmp_path / f"home{number}", symlinks=True)
+        commands.append((f"remove-class Hat --home '{own}' --json {where}", "ascii"))
+    assert [run.returncode for run in _run_all(*commands)] == [2, 2, 2]
 
 
 def test_an_export_to_standard_output_is_the_file_and_nothing_else(home: Home, tmp_path: Path) -> None:
-    assert _run(f"export - --home '{home.path}'").stdout == home.onnx.read_bytes()
-    assert _run(f"export - --home '{home.path}' >&-").returncode != 0
-    cut = f"export - --home '{home.path}' >'{tmp_path / 'cut'}'"
-    assert _run(cut, before="ulimit -f 8; PYTHONUNBUFFERED=1").returncode != 0
-    assert _run(f"export - --home '{home.path}' >/dev/full").returncode == 5
-    assert _run(f"export - --home '{home.path}' | head -c 10").returncode == 0
-    assert _run(f"export - --home '{home.path}' --json").returncode == 2
+    export = f"export - --home '{home.path}'"
+    whole, full, cut, as_json, closed = _run_all(
+        (export,),
+        (f"{export} >/dev/full",),
+        (f"{export} | head -c 10",),
+        (f"{export} --json",),
+        (f"{export} >&-",),
+    )
+    assert whole.stdout == home.onnx.read_bytes()
+    assert (full.returncode, cut.returncode, as_json.returncode) == (5, 0, 2)
+    assert closed.returncode != 0
+    short = _run(f"{export} >'{tmp_path / 'short'}'", before="ulimit -f 8; PYTHONUNBUFFERED=1")
+    assert (
+        short.returncode != 0
+    )  # a raw stream takes a part of what it is given, and says so only in a number

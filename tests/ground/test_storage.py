@@ -206,7 +206,7 @@ def test_a_folder_is_made_with_its_parents_and_may_exist(tmp_path):
 
 
 def test_a_new_folder_is_synced_with_every_new_parent(tmp_path, monkeypatch):
-    synced = []
+    synced: list[Path] = []
     monkeypatch.setattr(storage, "sync_folder", synced.append)
     storage.make_folder(tmp_path / "a" / "b" / "c")
     assert {tmp_path, tmp_path / "a", tmp_path / "a" / "b"} <= set(synced)

@@ -1,6 +1,8 @@
 """Kills, power cuts and refusals at every operation on disk: a home is the old one or the new one.
 
-What this prints is published in tests/README.md. Random kills of real processes are in benchmarks/crash.py.
+Every state that one interruption of a change leaves is visited here, and counted in tests/README.md.
+Interruptions of the recoveries are in benchmarks/crash_rounds.py, random kills of real processes in
+benchmarks/crash.py.
 """
 
 from __future__ import annotations
@@ -13,26 +15,33 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from lwm_edge import add_classes, audit, init_home, remove_class, storage
-from lwm_edge.errors import HomeError, LwmEdgeError, StoppedError
-from lwm_edge.home import changes as home_changes
-from lwm_edge.home import measurement
-from lwm_edge.home.home import Generation, Home, open_home
-from lwm_edge.home.measurement import Alive
+from lwm_edge import add_classes, init_home, remove_class
+from lwm_edge.errors import LwmEdgeError
+from lwm_edge.home.home import Home
 from lwm_edge.home.ownership import GENERATION_FILES, RECEIPT
-from lwm_edge.increment.learn import learn_classes
-from lwm_edge.records import ignore_progress
-from tests.support.disk_model import Disk, Operation
+from tests.support.crash import (
+    Action,
+    Change,
+    commit_files,
+    explore,
+    explore_add_classes,
+    explore_init,
+    explore_stop_and_resume,
+    files_of,
+    init,
+    make,
+    prepare_once,
+    take_lock,
+)
+from tests.support.disk_model import Disk
 from tests.support.fault_layer import Exploration, Recorder, interruptions, record, standing_in
-from tests.support.file_store import Content, Store, Tree
+from tests.support.file_store import Store
 from tests.support.folders import PhotoMaker
-from tests.support.reader import model_digest
+from tests.support.hostile import published
 from tests.support.samples import QUICK, WITHOUT_LEVELS
 
 
@@ -44,193 +53,32 @@ def shipped_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-Files = tuple[Content, ...]
-Action = Callable[[Path], object]
-
-
-@dataclass
-class Change:
-    """Holds a change of a home that was made once for real.
-
-    Attributes:
-        root: The home.
-        store: Of contents.
-        before: What lay there.
-        operations: What it did on disk.
-        old: The home's files before; none where there was no home.
-        new: The home's files after.
-        recovered: What was found after recoveries.
-    """
-
-    root: Path
-    store: Store
-    before: Tree
-    operations: list[Operation]
-    old: Files
-    new: Files
-    recovered: set[Tree] = field(default_factory=set)
-
-    def check(self) -> None:
-        """A reader gets the old set or the new set."""
-        assert files_of(self.root, self.store) in (self.old, self.new)
-
-    def check_recovered(self) -> None:
-        """So does one after recovery, nothing else is left, and the next change works."""
-        self.check()
-        left = self.store.scan(self.root)
-        if left not in self.recovered:
-            self.recovered.add(left)
-            self._check_recovered_fully()
-
-    def _check_recovered_fully(self) -> None:
-        assert_one_model(self.root)
-        assert not audit(self.root).problems
-        home = open_home(self.root)
-        files = {n: self.store.get(content) for n, content in zip(GENERATION_FILES, self.new, strict=True)}
-        commit_files(home, files)
-        assert files_of(self.root, self.store) == self.new
-        assert not audit(self.root).problems
-
-
-def make(root: Path, action: Action) -> Change:
-    """Makes a change and records what it does on disk."""
-    store = Store(root.parent / "store")
-    before, old = store.scan(root), files_of(root, store)
-    operations = record(store, root, lambda: action(root))
-    assert_one_model(root)
-    change = Change(root, store, before, operations, old, files_of(root, store))
-    assert change.old != change.new
-    for tree in Disk.holding(store, before).after(*operations).power_cuts():
-        store.materialise(tree, root)
-        assert files_of(root, store) == change.new, "what was reported as done is lost"
-    return change
-
-
-def files_of(root: Path, store: Store) -> Files:
-    """Reads what a reader of the home would get; nothing if there is no home."""
-    try:
-        generation = open_home(root).current()
-    except HomeError:
-        return ()
-    paths = [generation.path / name for name in GENERATION_FILES]
-    assert all(path.is_file() for path in paths), "the current model misses a file"
-    return tuple(store.read(path) for path in paths)
-
-
-def assert_one_model(root: Path) -> None:
-    open_home(root).read(model_digest)
-
-
-def commit_files(home: Home, files: dict[str, bytes]) -> None:
-    def write(generation: Generation) -> None:
-        for name, content in files.items():
-            storage.write_file(generation.path / name, content)
-
-    with home.lock():
-        home.commit(write)
-
-
-def take_lock(root: Path) -> None:
-    """Does what every change does at its start to what an interrupted one left."""
-    with Home(root).lock():
-        pass
-
-
-def prepare_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Changes without training can then be repeated quickly: base and export are verified once."""
-    prepare, prepared = home_changes._prepare, {}
-
-    def prepare_first(arrays: object, manifest: object, *others: object, **settings: object) -> object:
-        key = manifest.model_digest
-        if key not in prepared:
-            prepared[key] = prepare(arrays, manifest, *others, **settings)
-        return prepared[key]
-
-    monkeypatch.setattr(home_changes, "_prepare", prepare_first)
-    monkeypatch.setattr(measurement, "count_alive", lambda: Alive([], {}))  # which looks at all objects
-    monkeypatch.setattr(home_changes, "open_bundle", functools.cache(home_changes.open_bundle))
-
-
-def init(root: Path) -> object:
-    return init_home(WITHOUT_LEVELS, root)
-
-
 def remove(root: Path) -> object:
     return remove_class(root, "Coat", shipped=True)
 
 
-def explore(
-    change: Change,
-    recover: Action,
-    rounds: int | None,
-    forget: Callable[[Operation], bool] = lambda operation: False,
-) -> Exploration:
-    exploration = Exploration(
-        change.store,
-        change.root,
-        change.check,
-        lambda: recover(change.root),
-        change.check_recovered,
-        rounds,
-        forget,
-    )
-    exploration.run(Disk.holding(change.store, change.before), change.operations)
-    assert change.store.is_intact()
-    return exploration
+def assert_published(what: str, explored: tuple[Change, Exploration]) -> None:
+    """The row in tests/README.md: how many operations there are, and what was done at each."""
+    change, exploration = explored
+    kills, cuts = (exploration.counts[f"{kind} in the change"] for kind in ("kills", "power cuts"))
+    how_often = f"{kills:,} kills, {cuts:,} power cuts: {exploration.different:,} different disks"
+    assert published(f"{what.format(len(change.operations))} | {how_often} | 0 |")
 
 
-def published(what: str, change: Change, exploration: Exploration) -> str:
-    counts = ", ".join(f"{count:,} {name}" for name, count in exploration.counts.items())
-    return (
-        f"\n{what}: {len(change.operations)} operations; {counts}; {exploration.different:,} different disks"
-    )
-
-
-def test_init_leaves_no_home_or_a_whole_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_init_leaves_no_home_or_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_once(monkeypatch)
-    change = make(tmp_path / "home", init)
-    assert change.old == ()
-
-    def init_again(root: Path) -> None:
-        if files_of(root, change.store):
-            take_lock(root)
-        else:
-            init(root)
-
-    exploration = explore(change, init_again, rounds=2)
-    assert all(len(tree) == 9 for tree in change.recovered)  # the lock, and what a home is made of
-    with capsys.disabled():
-        print(published("init", change, exploration))
+    explored = explore_init(tmp_path / "home", rounds=1)
+    assert_published("before, within and after each of its {} operations on disk; power cut there", explored)
 
 
-def test_add_classes_leaves_the_old_model_or_the_new_one(
-    home: Home, make_photos: PhotoMaker, capsys: pytest.CaptureFixture[str]
-) -> None:
-    photos = make_photos("Bag")
-    change = make(home.path, lambda root: add_classes(root, photos, QUICK, isolate=False))
-    exploration = explore(change, take_lock, rounds=None)
-    with capsys.disabled():
-        print(published("add-classes", change, exploration))
+def test_add_classes_leaves_the_old_model_or_the_new_one(home: Home, make_photos: PhotoMaker) -> None:
+    explored = explore_add_classes(home.path, make_photos("Bag"), rounds=1)
+    assert_published("`add-classes` (staging and the commit), at each of its {} operations on disk", explored)
 
 
-def test_an_increment_that_was_stopped_and_resumed(
-    home: Home, make_photos: PhotoMaker, capsys: pytest.CaptureFixture[str]
-) -> None:
-    photos = make_photos("Bag")
-
-    def stop_and_resume(root: Path) -> None:
-        asked = iter([True])
-        with Home(root).lock(), pytest.raises(StoppedError):
-            learn_classes(Home(root), photos, QUICK, ignore_progress, lambda: next(asked))
-        add_classes(root, photos, QUICK, isolate=False)
-
-    change = make(home.path, stop_and_resume)
-    assert any("training.safetensors" in part for operation in change.operations for part in operation)
-    exploration = explore(change, take_lock, rounds=1)
-    with capsys.disabled():
-        print(published("stop and resume", change, exploration))
+def test_an_increment_that_was_stopped_and_resumed(home: Home, make_photos: PhotoMaker) -> None:
+    explored = explore_stop_and_resume(home.path, make_photos("Bag"), rounds=1)
+    assert_published("stopped after a step, and resumed: at each of its {} operations on disk", explored)
 
 
 def test_every_change_of_a_home_does_the_same_on_disk(
@@ -249,7 +97,7 @@ def test_every_change_of_a_home_does_the_same_on_disk(
     ]
     did = []
     for number, change in enumerate(changes):
-        operations = record(store, home.path, lambda change=change: change(home.path))
+        operations = record(store, home.path, functools.partial(change, home.path))
         names = {f"{number:08d}": "old", f"{number + 1:08d}": "new"}
         without_contents = [op[:2] if op[0] == "write" else op for op in operations]
         did.append([tuple(rename_all(part, names) for part in op) for op in without_contents])
@@ -300,13 +148,15 @@ def test_the_recovery_from_a_kill_waits_for_the_link_before_it_removes_the_old_m
 ERRORS = (OSError(errno.ENOSPC, "disk full"), KeyboardInterrupt())
 
 
-@pytest.mark.parametrize("action", [init, remove])
+@pytest.mark.parametrize(
+    ("action", "row"),
+    [
+        (init, "(disk full; interrupted), once or from then on, in `init`"),
+        (remove, "the same in the commit of `remove-class`"),
+    ],
+)
 def test_an_operation_that_fails_leaves_the_old_model_or_the_new_one(
-    tmp_path: Path,
-    shipped_home: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    action: Action,
+    tmp_path: Path, shipped_home: Path, monkeypatch: pytest.MonkeyPatch, action: Action, row: str
 ) -> None:
     prepare_once(monkeypatch)
     root = tmp_path / "home"
@@ -325,8 +175,7 @@ def test_an_operation_that_fails_leaves_the_old_model_or_the_new_one(
         else:
             init(root)
         change.check_recovered()
-    with capsys.disabled():
-        print(f"\n{action.__name__}: {len(tried)} refused operations")
+    assert published(f"{row} | {len(tried)} | 0 |")
 
 
 def fails(change: Change, action: Action, recorder: Recorder) -> bool:

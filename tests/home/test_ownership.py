@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def _failing(home: Home, photos: Path) -> None:
         remove_class(home, "Nonexistent")
 
 
-CHANGES: dict[str, Callable[[Home, Path], object]] = {
+CHANGES: dict[str, Callable[[Home, Path], Any]] = {
     "add_classes": lambda home, photos: add_classes(home, photos, LDA, isolate=False),
     "add_classes, trained": lambda home, photos: add_classes(home, photos, QUICK, isolate=False),
     "plan_increment": lambda home, photos: plan_increment(home, photos, LDA),

@@ -17,14 +17,26 @@ from tests.support.hostile import published
 from tests.support.samples import QUICK
 
 PHOTO = DEMO_DATA / "test" / "base" / "Trouser" / "000.png"
+
+
+def _make_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _make_dangling_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
 HARM: dict[str, Callable[[Path], object]] = {
     "is missing": lambda path: path.unlink(),
     "is empty": lambda path: path.write_bytes(b""),
     "is cut short": lambda path: path.write_bytes(path.read_bytes()[:-7]),
     "was edited": lambda path: path.write_bytes(path.read_bytes().replace(b"Coat", b"Boat", 1)),
     "is another file": lambda path: path.write_bytes(b"#!/bin/sh\n" * 50),
-    "is a folder": lambda path: (path.unlink(), path.mkdir()),
-    "is a link that leads nowhere": lambda path: (path.unlink(), path.symlink_to("nowhere")),
+    "is a folder": _make_folder,
+    "is a link that leads nowhere": _make_dangling_link,
 }
 
 

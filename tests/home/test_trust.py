@@ -10,24 +10,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from lwm_edge import add_classes, audit, generate_key, init_home, remove_class, sign_bundle, storage
 from lwm_edge.custody.keys import read_public_key
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import HomeError, TrustError
 from lwm_edge.home.home import Home, open_home
-from lwm_edge.model.bundle import Arrays, open_bundle, save_bundle
+from lwm_edge.model.bundle import open_bundle, save_bundle
 from lwm_edge.model.manifest import Manifest
 from tests.support.folders import Keys, PhotoMaker, state_of
 from tests.support.samples import QUICK
 
+Arrays = dict[str, NDArray[Any]]
 LDA = QUICK.model_copy(update={"recipe": "lda"})
 
 
 def _save_changed(source: Path, target: Path, change: Callable[[Arrays, Manifest], dict[str, Any]]) -> Path:
     """Makes a bundle that is sound in itself (all its digests match), but not the one that was signed."""
     bundle = open_bundle(source)
-    arrays = bundle.arrays()
+    arrays = dict(bundle.arrays())
     update = change(arrays, bundle.manifest)
     save_bundle(target, arrays, bundle.manifest.model_copy(update=update))
     open_bundle(target)

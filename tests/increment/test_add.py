@@ -40,12 +40,13 @@ from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.learning.running import Observation, observe
 from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.classifier import Classifier
-from lwm_edge.model.loading import load_network
+from lwm_edge.model.loading import load_network, network_arrays
 from lwm_edge.model.network import Network
 from lwm_edge.photos import photo_set as photo_set_module
 from lwm_edge.photos.folders import read_photo_folder
 from lwm_edge.photos.photo_set import PhotoSet, PixelCache
 from lwm_edge.photos.preprocessing import Preprocessing
+from lwm_edge.photos.reading import read_photo
 from lwm_edge.records import Progress
 from tests.support.folders import PhotoMaker, state_of
 from tests.support.samples import QUICK, WITHOUT_LEVELS
@@ -96,6 +97,7 @@ def test_only_the_onnx_and_labels_grow(home: Home, make_photos: PhotoMaker) -> N
     assert head_rows < after["classifier.onnx"] - before["classifier.onnx"] < head_rows + 100
 
 
+@pytest.mark.usefixtures("every_core")
 def test_equal_seeds_give_equal_bundles(home: Home, tmp_path: Path, make_photos: PhotoMaker) -> None:
     shutil.copytree(home.path, tmp_path / "second", symlinks=True)
     photos = make_photos("Shirt")
@@ -134,10 +136,15 @@ def test_gamma_makes_a_difference(home: Home, tmp_path: Path, make_photos: Photo
     assert report.model_digest != other.model_digest
 
 
-def test_in_a_process_of_its_own(home: Home, make_photos: PhotoMaker) -> None:
+def test_in_a_process_of_its_own_where_a_file_in_the_current_folder_is_not_run(
+    home: Home, make_photos: PhotoMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "onnx.py").write_text("raise SystemExit('planted')")
+    monkeypatch.chdir(tmp_path)
     seen: list[Progress] = []
     report = add_classes(home, make_photos("Shirt"), QUICK, on_progress=seen.append)
     assert home.open_bundle().manifest.model_digest == report.model_digest
+    assert report.new_classes == ("Shirt",)
     phases = ["photos", "plan", "features", "train", "features", "evaluate", "stage", "commit"]
     assert [p.phase for p in seen] == phases
 
@@ -271,7 +278,7 @@ def test_a_damaged_bundle_is_not_learnt_from(home: Home, make_photos: PhotoMaker
 def test_a_disagreeing_onnx_file_is_refused(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = increment_module.network_arrays
+    honest = network_arrays
 
     def lying(network: object) -> dict[str, np.ndarray]:
         arrays = honest(network)  # type: ignore[arg-type]
@@ -391,7 +398,7 @@ def test_each_photo_is_decoded_once_and_seen_once_by_each_network(
 ) -> None:
     decoded: list[Path] = []
     seen: list[int] = []
-    read, run = photo_set_module.read_photo, Network.activations
+    read, run = read_photo, Network.activations
 
     def counting_read(path: Path, preprocessing: Preprocessing) -> np.ndarray:
         decoded.append(path)
@@ -427,22 +434,6 @@ def test_drift_is_measured_from_the_model_before(home: Home, make_photos: PhotoM
     assert report.drift.attention_distance > 0  # the backbone stays, the head is solved anew
     assert 0 < report.drift.probability_change < 0.5
     assert len(before.class_names) == 6 and len(after.class_names) == 8
-
-
-def test_a_file_in_the_current_folder_is_not_run(
-    home: Home, make_photos: PhotoMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "onnx.py").write_text("raise SystemExit('planted')")
-    monkeypatch.chdir(tmp_path)
-    assert add_classes(home, make_photos("Shirt"), QUICK).new_classes == ("Shirt",)
-
-
-def test_names_that_are_not_utf_8(home: Home, make_photos: PhotoMaker, tmp_path: Path) -> None:
-    photos = make_photos("Shirt").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff photos"))
-    (photos / "Shirt" / os.fsdecode(b"\xfe.png")).write_bytes(b"no image")
-    report = add_classes(home, photos, QUICK)
-    assert any("is not a JPEG" in line for line in report.skipped)
-    assert json.loads(report.model_dump_json())["new_classes"] == ["Shirt"]
 
 
 def test_a_gpu_that_is_not_there(home: Home, make_photos: PhotoMaker) -> None:
@@ -496,6 +487,7 @@ def test_what_became_of_the_shipped_classes_is_estimated(home: Home, make_photos
     photos = make_photos("Shirt", "Bag", count=60)
     forgetful = QUICK.model_copy(update={"recipe": "finetune", "epochs": 6})
     report = _add(home, photos, forgetful)
+    assert report.drift.estimated_shipped_accuracy is not None
     before, now = report.drift.estimated_shipped_accuracy
     true = evaluate(home, DEMO_DATA / "test" / "base").accuracy
     assert before > 0.9 and abs(now - true) < 0.15 and now < 0.7
@@ -505,15 +497,18 @@ def test_what_became_of_the_shipped_classes_is_estimated(home: Home, make_photos
 def test_long_jobs_and_names_that_are_not_utf_8_reach_the_worker(home: Home, tmp_path: Path) -> None:
     with pytest.raises(PhotosError, match="does not exist"):
         add_classes(home, tmp_path / os.fsdecode(b"no\xff"), QUICK)
+    photos = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff photos"))
     for number, source in enumerate(sorted((DEMO_DATA / "train").glob("*/*"))[:8]):
-        folder = tmp_path / "new_photos" / f"class {number}"
+        folder = photos / f"class {number}"
         folder.mkdir(parents=True)
         for photo in sorted(source.iterdir())[:6]:
             shutil.copy(photo, folder)
         for bad in range(20):
             (folder / os.fsdecode(b"%02d" % bad + b"\xff" * 240 + b".png")).write_bytes(b"no image")
-    report = add_classes(home, tmp_path / "new_photos", QUICK.model_copy(update={"recipe": "lda"}))
-    assert len(report.new_classes) == 8 and len(report.model_dump_json()) > 131_072  # a command line's most
+    report = add_classes(home, photos, QUICK)
+    assert any("is not a JPEG" in line for line in report.skipped)
+    content = report.model_dump_json()
+    assert len(json.loads(content)["new_classes"]) == 8 and len(content) > 131_072  # a command line's most
 
 
 def test_without_shipped_classes_nothing_is_estimated(home: Home, make_photos: PhotoMaker) -> None:

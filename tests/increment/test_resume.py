@@ -36,6 +36,7 @@ def _stop_after(home: Home, photos: Path, steps: int, recipe: str = "lwm", alrea
         learn_classes(home, photos, config, ignore_progress, lambda: next(asked) == steps)
 
 
+@pytest.mark.usefixtures("every_core")
 @pytest.mark.parametrize("recipe", ["lwm", "lwm-lda"])
 @pytest.mark.parametrize("steps", [1, 3, 8])  # in the first epoch, at its end, in the last one
 def test_resumed_is_the_same_bit_for_bit(

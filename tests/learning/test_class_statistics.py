@@ -32,7 +32,7 @@ def test_by_hand() -> None:
     statistics = ClassStatistics.empty(2, 2)
     statistics.learn(np.array([[0.0, 1.0], [2.0, 1.0], [5.0, 5.0]]), np.array([0, 0, 1]))
     assert statistics.means.tolist() == [[1, 1], [5, 5]]
-    np.testing.assert_allclose(statistics.covariance, [[2 / 3, 0], [0, 0]])
+    np.testing.assert_allclose(statistics.covariance, np.array([[2 / 3, 0], [0, 0]]))
 
 
 def test_the_solved_head_is_fishers_discriminant() -> None:

@@ -126,6 +126,7 @@ def test_rows_behind_the_last_class_stay_zero() -> None:
     assert student.head.weight[8:].abs().sum() == 0 and student.head.bias[8:].abs().sum() == 0
 
 
+@pytest.mark.usefixtures("every_core")
 def test_equal_seeds_give_equal_tensors() -> None:
     assert _equal(_tensors(_train()[1]), _tensors(_train()[1]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gzip
+import hashlib
 import io
 import json
 import math
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from lwm_edge import evaluate, export_onnx, init_home, predict
@@ -64,7 +66,7 @@ Case = tuple[str, Content, bool]  # how it was made, the file, whether it may be
 def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Makes a sound bundle, so small that opening it ten thousand times is quick."""
     generator = np.random.default_rng(0)
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "backbone.weight": generator.normal(size=(2, 3)).astype(np.float32),
         "head.weight": generator.normal(size=(4, 3)).astype(np.float32),
         "head.bias": generator.normal(size=4).astype(np.float32),
@@ -159,9 +161,10 @@ def with_manifest(tensors: dict[str, Any], content: dict[str, Any], original: di
         identity = {name: content[name] for name in parts if content.get(name) is not None}
         text = json.dumps({"tensors": content["tensors_digest"], **identity}, sort_keys=True)
         compact = json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
-        content["model_digest"] = manifests.hashlib.sha256(compact.encode()).hexdigest()
-    text = json.dumps(content).encode()[: tensors[MANIFEST].size].ljust(tensors[MANIFEST].size, b"\0")
-    return save({**tensors, MANIFEST: np.frombuffer(text, np.uint8)})
+        content["model_digest"] = hashlib.sha256(compact.encode()).hexdigest()
+    size = tensors[MANIFEST].size
+    block = json.dumps(content).encode()[:size].ljust(size, b"\0")
+    return save({**tensors, MANIFEST: np.frombuffer(block, np.uint8)})
 
 
 def values_not_finite(bundle: Bundle, draw: random.Random) -> Iterator[Case]:

@@ -149,7 +149,7 @@ def test_what_is_no_json_object_is_damaged(text):
 @pytest.mark.parametrize("place", [0, 1, -1])
 def test_bytes_hidden_behind_the_padding_are_found(place):
     content = bytearray(encode(manifest()))
-    padding = range(len(decode_text(content)) + 1, len(content))
+    padding = range(len(decode_text(bytes(content))) + 1, len(content))
     content[padding[place]] = ord("x")
     assert refusal(bytes(content)).message == "model.lwm: there are bytes hidden behind the manifest"
 
@@ -223,7 +223,7 @@ def test_garbage_is_refused(content):
 @given(st.data())
 def test_mutated_bytes_are_read_or_refused_and_nothing_else(data):
     content = bytearray(encode(manifest(ledger=Ledger().with_entry(entry(1)))))
-    text_length = len(decode_text(content))
+    text_length = len(decode_text(bytes(content)))
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, text_length + 2))] = data.draw(st.integers(0, 255))
     decodes_or_is_refused(bytes(content))

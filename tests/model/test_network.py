@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import metadata
+from typing import Any
 
 import pytest
 import torch
@@ -110,7 +111,7 @@ def test_a_vendors_network_comes_through_the_entry_point(monkeypatch: pytest.Mon
     check_surgery(model, *take_apart(model, VENDOR, "vendor_net"), "vendor_net")
 
 
-def _selected(entries: list[metadata.EntryPoint], wanted: dict[str, str]) -> metadata.EntryPoints:
+def _selected(entries: list[metadata.EntryPoint], wanted: dict[str, Any]) -> metadata.EntryPoints:
     return metadata.EntryPoints(entries).select(**wanted)
 
 
@@ -185,7 +186,7 @@ def test_the_head_reads_the_levels_and_the_last_maps() -> None:
         if index in (5, 8):
             values.append(torch.nn.functional.adaptive_avg_pool2d(maps, 2).flatten(1))
     pooled = torch.cat([*values, maps.mean((2, 3))], 1)
-    torch.testing.assert_close(network.pooled(images), pooled)
+    torch.testing.assert_close(network.activations(images).pooled(), pooled)
     weight, bias = network.head_tensors()
     torch.testing.assert_close(network(images)[1], pooled @ weight.T + bias)
 

@@ -106,10 +106,11 @@ def bombs() -> Iterator[Case]:
 
 
 def megapixels() -> Iterator[Case]:
-    for mode, format, options in (
+    plain: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ("L", "JPEG", {}), ("L", "JPEG", {"progressive": True}), ("L", "PNG", {}), ("1", "BMP", {}),
         ("P", "PNG", {}),
-    ):  # fmt: skip
+    )  # fmt: skip
+    for mode, format, options in plain:
         name = f"{mode}{len(options)}.{format.lower()}"
         yield "100 megapixels", name, saved(Image.new(mode, (10_000, 10_000)), format, **options)
     side = int((MAX_BUFFERED_PIXELS * 1.1) ** 0.5)

@@ -1,23 +1,34 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lwm_edge import add_classes, audit, remove_class
-from lwm_edge.home.home import Home
+from lwm_edge.home.home import Home, open_home
 from lwm_edge.model.bundle import save_bundle
-from tests.support.folders import PhotoMaker
+from tests.support.folders import photo_folder
 from tests.support.samples import QUICK
 
 INPUTS = 9 * (16 + 32) + 64  # of the demo's head: two levels on a grid of 3x3, and the last feature maps
 
 
+@pytest.fixture(scope="module")
+def grown_once(shipped_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """After one increment; to be copied."""
+    folder = tmp_path_factory.mktemp("grown")
+    shutil.copytree(shipped_home, folder / "home", symlinks=True)
+    photos = photo_folder(folder / "new_photos", {"Bag": "Bag", "Shirt": "Shirt"})
+    add_classes(folder / "home", photos, QUICK, isolate=False)
+    return folder / "home"
+
+
 @pytest.fixture
-def grown(home: Home, make_photos: PhotoMaker) -> Home:
-    add_classes(home, make_photos("Bag", "Shirt"), QUICK, isolate=False)
-    return home
+def grown(grown_once: Path, tmp_path: Path) -> Home:
+    return open_home(shutil.copytree(grown_once, tmp_path / "home", symlinks=True))
 
 
 def test_every_byte_is_accounted_for(grown: Home) -> None:

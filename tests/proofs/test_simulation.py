@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from lwm_edge.errors import BundleError, ConfigError
 from lwm_edge.home.home import Home
 from lwm_edge.home.reports import MemoryReport
 from lwm_edge.increment import learn
+from lwm_edge.learning.drift import measure_drift
 from lwm_edge.memory import reset_peak_rss
+from lwm_edge.model.loading import network_arrays
 from lwm_edge.photos.photo_set import PhotoSet
 from lwm_edge.proofs import plots, simulation
 from lwm_edge.proofs.reports import SimulationReport
@@ -28,9 +31,9 @@ Leak = Callable[[Home], None]
 
 
 @pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    yield
-    KEPT.clear()
+def _kept(_count_only_where_counts_matter: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Newer than what was put aside, so that it is looked through."""
+    monkeypatch.setattr(sys.modules[__name__], "KEPT", [])
 
 
 def simulate_leaky(home: Home, monkeypatch: pytest.MonkeyPatch, leak: Leak | None = None) -> SimulationReport:
@@ -44,6 +47,11 @@ def simulate_leaky(home: Home, monkeypatch: pytest.MonkeyPatch, leak: Leak | Non
 
     monkeypatch.setattr(simulation, "run_in_worker", lambda job: simulation.run_here(job, teach))
     return simulate(home, 3, config=IncrementConfig(recipe="lda"))
+
+
+def kept(what: Any) -> Any:
+    KEPT.append(what)
+    return what
 
 
 def found(report: SimulationReport, *words: str) -> bool:
@@ -69,11 +77,9 @@ def test_an_honest_recipe_leaves_storage_and_memory_constant(home: Home, tmp_pat
 def test_photos_and_teachers_kept_in_memory_are_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     if not reset_peak_rss():
         pytest.skip("this kernel has no /proc/self/clear_refs")
-    load, measure = PhotoSet.load, learn.measure_drift
-    monkeypatch.setattr(PhotoSet, "load", lambda self, *a: KEPT.append(load(self, *a)) or KEPT[-1])
-    monkeypatch.setattr(
-        learn, "measure_drift", lambda s, teacher, *a: KEPT.append(teacher) or measure(s, teacher, *a)
-    )
+    load, measure = PhotoSet.load, measure_drift
+    monkeypatch.setattr(PhotoSet, "load", lambda self, *a: kept(load(self, *a)))
+    monkeypatch.setattr(learn, "measure_drift", lambda s, teacher, *a: measure(s, kept(teacher), *a))
     report = simulate_leaky(home, monkeypatch, lambda _: KEPT.append(np.ones(40 * MIB, np.uint8)))
     assert found(report, "after increment 1", "photos kept alive")
     assert found(report, "after increment", "teacher networks alive, not 1")
@@ -99,7 +105,7 @@ def test_photos_in_files_and_files_that_grow_are_named(home: Home, monkeypatch: 
 
 
 def test_photos_in_a_tensor_are_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    arrays, exemplars = learn.network_arrays, {"exemplars": np.zeros((2, 28, 28, 3), np.uint8)}
+    arrays, exemplars = network_arrays, {"exemplars": np.zeros((2, 28, 28, 3), np.uint8)}
     monkeypatch.setattr(learn, "network_arrays", lambda network: {**arrays(network), **exemplars})
     with pytest.raises(BundleError, match="bytes long, not"):
         simulate_leaky(home, monkeypatch)

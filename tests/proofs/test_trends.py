@@ -78,7 +78,8 @@ def test_growth_that_the_classes_do_not_explain_is_named(file: str) -> None:
 @pytest.mark.parametrize("figure", ["peak_rss_bytes", "peak_cuda_bytes"])
 @pytest.mark.parametrize(("growth", "passes"), [(-0.05, True), (0.0, True), (0.019, True), (0.025, False)])
 def test_memory_may_rise_by_two_per_cent(figure: str, growth: float, passes: bool) -> None:
-    steps = [step(n, **{figure: round(RSS * (1 + growth * (n - 2) / 8))}) for n in range(1, 11)]
+    figures: list[dict[str, Any]] = [{figure: round(RSS * (1 + growth * (n - 2) / 8))} for n in range(1, 11)]
+    steps = [step(n, **changed) for n, changed in enumerate(figures, start=1)]
     problems = verdict(steps)
     assert (problems == []) is passes
     assert passes or problems[0].startswith(f"memory: {figure} grew by 10,")

@@ -14,22 +14,29 @@ from lwm_edge.custody.chain import record_change
 from lwm_edge.custody.keys import read_public_key
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import BundleError, HomeError, TrustError
-from lwm_edge.home.home import Home
+from lwm_edge.home.home import Home, open_home
 from lwm_edge.model.bundle import open_bundle, save_bundle
 from lwm_edge.model.custody_record import LINKS_KEPT
-from tests.support.folders import Keys, PhotoMaker, state_of
+from tests.support.folders import Keys, PhotoMaker, photo_folder, state_of
 from tests.support.samples import QUICK
 
 LDA = QUICK.model_copy(update={"recipe": "lda"})
 
 
+@pytest.fixture(scope="module")
+def grown_once(shipped_trusting_home: Path, keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two signed changes: an increment and a removal; to be copied."""
+    folder = tmp_path_factory.mktemp("grown")
+    home = shutil.copytree(shipped_trusting_home, folder / "home", symlinks=True)
+    photos = photo_folder(folder / "new_photos", {"Bag": "Bag", "Shirt": "Shirt"})
+    add_classes(home, photos, LDA.model_copy(update={"sign_with": keys.device_key}), isolate=False)
+    remove_class(home, "Bag", sign_with=keys.device_key)
+    return home
+
+
 @pytest.fixture
-def grown(trusting_home: Home, keys: Keys, make_photos: PhotoMaker) -> Home:
-    """Makes two signed changes: an increment and a removal."""
-    config = LDA.model_copy(update={"sign_with": keys.device_key})
-    add_classes(trusting_home, make_photos("Bag", "Shirt"), config, isolate=False)
-    remove_class(trusting_home, "Bag", sign_with=keys.device_key)
-    return trusting_home
+def grown(grown_once: Path, tmp_path: Path) -> Home:
+    return open_home(shutil.copytree(grown_once, tmp_path / "grown", symlinks=True))
 
 
 def _says(lines: tuple[str, ...], *texts: str) -> bool:

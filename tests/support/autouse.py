@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from lwm_edge.home import measurement
 
 _COUNTING = {"test_auditor", "test_measurement", "test_simulation"}
+_COUNTING_THEIR_OWN = {"test_measurement", "test_simulation"}
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +20,19 @@ def _same_random_numbers() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _count_only_where_counts_matter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looking through all objects takes seconds in a process that ran hundreds of tests."""
-    if request.module.__name__.rpartition(".")[2] not in _COUNTING:
+def _count_only_where_counts_matter(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Looking through all objects takes seconds in a process that ran hundreds of tests.
+
+    Tests that plant what is to be found have what was there before them put aside. That an increment leaves
+    nothing behind is counted in a process of its own, where nothing is.
+    """
+    module = request.module.__name__.rpartition(".")[2]
+    if module not in _COUNTING:
         monkeypatch.setattr(measurement, "count_alive", lambda: measurement.Alive([], {}))
+    if module in _COUNTING_THEIR_OWN:
+        gc.collect()
+        gc.freeze()
+    yield
+    gc.unfreeze()

@@ -108,11 +108,11 @@ class Recorder:
 @contextmanager
 def standing_in(recorder: Any) -> Iterator[None]:
     """Puts a recorder in the place of `storage._disk`."""
-    storage._disk = recorder
+    storage._disk = recorder  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        storage._disk = _disk
+        storage._disk = _disk  # type: ignore[attr-defined]
 
 
 def record(store: Store, root: Path, action: Callable[[], object]) -> list[Operation]:

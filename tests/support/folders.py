@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,16 @@ class Keys:
     device_key: Path
     device_pub: Path
     base: Path
+
+
+def photo_folder(folder: Path, classes: dict[str, str], count: int = 8) -> Path:
+    """Makes a photo folder; `classes` are the names to give by the demo's own."""
+    for target, source in classes.items():
+        (found,) = (DEMO_DATA / "train").glob(f"*/{source}")
+        (folder / target).mkdir(parents=True)
+        for photo in sorted(found.iterdir())[:count]:
+            shutil.copy(photo, folder / target)
+    return folder
 
 
 def state_of(folder: Path) -> dict[str, str]:

@@ -1,0 +1,198 @@
+"""A change of a home, killed and cut off at every operation on disk; and what a home must then be.
+
+`tests/home/test_crash.py` interrupts every change once, `benchmarks/crash_rounds.py` the recoveries as well.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lwm_edge import add_classes, audit, init_home, storage
+from lwm_edge.errors import HomeError, StoppedError
+from lwm_edge.home import changes as home_changes
+from lwm_edge.home import measurement
+from lwm_edge.home.home import Generation, Home, open_home
+from lwm_edge.home.measurement import Alive
+from lwm_edge.home.ownership import GENERATION_FILES
+from lwm_edge.increment.learn import learn_classes
+from lwm_edge.model.bundle import Arrays, open_bundle
+from lwm_edge.model.manifest import Manifest
+from lwm_edge.records import ignore_progress
+from tests.support.disk_model import Disk, Operation
+from tests.support.fault_layer import Exploration, record
+from tests.support.file_store import Content, Store, Tree
+from tests.support.reader import model_digest
+from tests.support.samples import QUICK, WITHOUT_LEVELS
+
+Files = tuple[Content, ...]
+Action = Callable[[Path], object]
+
+
+@dataclass
+class Change:
+    """A change of a home, made once for real.
+
+    Attributes:
+        root: The home.
+        store: Of contents.
+        before: What lay there.
+        operations: What it did on disk.
+        old: The home's files before; none where there was no home.
+        new: The home's files after.
+        recovered: What was found after recoveries.
+    """
+
+    root: Path
+    store: Store
+    before: Tree
+    operations: list[Operation]
+    old: Files
+    new: Files
+    recovered: set[Tree] = field(default_factory=set)
+
+    def check(self) -> None:
+        """A reader gets the old set or the new set."""
+        assert files_of(self.root, self.store) in (self.old, self.new)
+
+    def check_recovered(self) -> None:
+        """So does one after recovery, nothing else is left, and the next change works."""
+        self.check()
+        left = self.store.scan(self.root)
+        if left not in self.recovered:
+            self.recovered.add(left)
+            self._check_recovered_fully()
+
+    def _check_recovered_fully(self) -> None:
+        assert_one_model(self.root)
+        assert not audit(self.root).problems
+        home = open_home(self.root)
+        files = {n: self.store.get(content) for n, content in zip(GENERATION_FILES, self.new, strict=True)}
+        commit_files(home, files)
+        assert files_of(self.root, self.store) == self.new
+        assert not audit(self.root).problems
+
+
+def make(root: Path, action: Action) -> Change:
+    """Makes a change and records what it does on disk."""
+    store = Store(root.parent / "store")
+    before, old = store.scan(root), files_of(root, store)
+    operations = record(store, root, lambda: action(root))
+    assert_one_model(root)
+    change = Change(root, store, before, operations, old, files_of(root, store))
+    assert change.old != change.new
+    for tree in Disk.holding(store, before).after(*operations).power_cuts():
+        store.materialise(tree, root)
+        assert files_of(root, store) == change.new, "what was reported as done is lost"
+    return change
+
+
+def files_of(root: Path, store: Store) -> Files:
+    """What a reader of the home gets; nothing where there is no home."""
+    try:
+        generation = open_home(root).current()
+    except HomeError:
+        return ()
+    paths = [generation.path / name for name in GENERATION_FILES]
+    assert all(path.is_file() for path in paths), "the current model misses a file"
+    return tuple(store.read(path) for path in paths)
+
+
+def assert_one_model(root: Path) -> None:
+    open_home(root).read(model_digest)
+
+
+def commit_files(home: Home, files: dict[str, bytes]) -> None:
+    def write(generation: Generation) -> None:
+        for name, content in files.items():
+            storage.write_file(generation.path / name, content)
+
+    with home.lock():
+        home.commit(write)
+
+
+def take_lock(root: Path) -> None:
+    """What the start of every change does to what an interrupted one left."""
+    with Home(root).lock():
+        pass
+
+
+def prepare_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changes without training can then be repeated quickly: base and export are verified once."""
+    prepare: Callable[..., Any] = home_changes._prepare
+    prepared: dict[str, Any] = {}
+
+    def prepare_first(arrays: Arrays, manifest: Manifest, *others: Any, **settings: Any) -> Any:
+        key = manifest.model_digest
+        if key not in prepared:
+            prepared[key] = prepare(arrays, manifest, *others, **settings)
+        return prepared[key]
+
+    monkeypatch.setattr(home_changes, "_prepare", prepare_first)
+    monkeypatch.setattr(measurement, "count_alive", lambda: Alive([], {}))  # which looks at all objects
+    monkeypatch.setattr(home_changes, "open_bundle", functools.cache(open_bundle))
+
+
+def init(root: Path) -> object:
+    return init_home(WITHOUT_LEVELS, root)
+
+
+def explore(
+    change: Change,
+    recover: Action,
+    rounds: int | None,
+    forget: Callable[[Operation], bool] = lambda operation: False,
+) -> Exploration:
+    exploration = Exploration(
+        change.store,
+        change.root,
+        change.check,
+        lambda: recover(change.root),
+        change.check_recovered,
+        rounds,
+        forget,
+    )
+    exploration.run(Disk.holding(change.store, change.before), change.operations)
+    assert change.store.is_intact()
+    return exploration
+
+
+def explore_init(root: Path, rounds: int | None) -> tuple[Change, Exploration]:
+    """Where there is no home, `init` starts over; where there is one, the next change clears up."""
+    change = make(root, init)
+    assert change.old == ()
+
+    def init_again(root: Path) -> None:
+        if files_of(root, change.store):
+            take_lock(root)
+        else:
+            init(root)
+
+    exploration = explore(change, init_again, rounds)
+    assert all(len(tree) == 9 for tree in change.recovered)  # the lock, and what a home is made of
+    return change, exploration
+
+
+def explore_add_classes(root: Path, photos: Path, rounds: int | None) -> tuple[Change, Exploration]:
+    """Staging and the commit."""
+    change = make(root, lambda root: add_classes(root, photos, QUICK, isolate=False))
+    return change, explore(change, take_lock, rounds)
+
+
+def explore_stop_and_resume(root: Path, photos: Path, rounds: int | None) -> tuple[Change, Exploration]:
+    """Stopped after a step, and resumed."""
+
+    def stop_and_resume(root: Path) -> None:
+        asked = iter([True])
+        with Home(root).lock(), pytest.raises(StoppedError):
+            learn_classes(Home(root), photos, QUICK, ignore_progress, lambda: next(asked))
+        add_classes(root, photos, QUICK, isolate=False)
+
+    change = make(root, stop_and_resume)
+    assert any("training.safetensors" in part for operation in change.operations for part in operation)
+    return change, explore(change, take_lock, rounds)
