@@ -5,16 +5,18 @@ terms, `attention` the maps, `training` the loop. Around it:
 
     a photo is          photos: folders -> reading -> photo_set; class_names, preprocessing
     a model is          model: bundle (one file of constant length, described by its manifest), network
-                        (backbone and head, which may read levels too), onnx_file (what apps load), classifier
+                        (backbone and head; the head may read earlier blocks too, called levels), onnx_file
+                        (what apps load), classifier
     a vendor makes      base: build (start, train, rotations; choose_levels)
     a device keeps      home -> generations of bundle, ONNX file, labels and receipt; one link, one writer;
                         ownership (what may be removed); changes, repair, export; readers need no torch
     an increment is     increment: add -> worker -> learn (task, plan, resume, gate) -> commit
     of origin           custody: keys -> signing -> chain; home/trust; proofs/verification
-    the proof is        proofs: auditor (accounting, onnx_growth), simulation (trends, plots)
+    the proof is        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
     people use          cli: commands, display, terminal, settings
 
-Imports run down only: photos, model, then custody and learning, home and base, increment, proofs, cli.
+Imports run one way only. On the ground stand records, errors, storage, memory, _disk and _streams; above it
+photos, model, then custody and learning, home and base, increment, proofs, cli.
 
 Verbs are functions, settings are `...Config`, results are frozen `...Report`, and everything raised on
 purpose is an `LwmEdgeError` (see `errors`). The command line calls these functions and prints.

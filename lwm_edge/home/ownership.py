@@ -2,7 +2,7 @@
 
 A name is not enough, as a folder of eight digits may be somebody's date: what it holds has to show it too.
 Whatever else lies in a home is somebody's. It is left alone, named in every report of a change, and fails the
-audit. No other module of the package removes anything; a test looks for that.
+audit. No other module removes anything but the staged file that it has just written; a test looks for that.
 """
 
 from __future__ import annotations

@@ -82,8 +82,9 @@ def lwm_losses(
     """
     N = teacher.classes
     features, logits = student_outputs
-    L_C, L_D, L_AD = classification_loss(logits, labels, N, classification), None, None
-    if teacher_outputs:
+    L_C = classification_loss(logits, labels, N, classification)
+    L_D = L_AD = None
+    if teacher_outputs:  # there are some wherever beta or gamma asks for them
         teacher_features, teacher_logits = teacher_outputs
     if beta:
         L_D = distillation_loss(logits[:, :N], teacher_logits)
@@ -143,10 +144,10 @@ def train_increment(
     Raises:
         GateError: The loss is no longer finite.
     """
-    weights = np.array([1.0, recipe.beta, recipe.gamma])
     parameters = trained_parameters(student, recipe)
     optimizer, rates = Momentum(parameters), learning_rates(parameters, recipe)
-    student.recompute, micro_batch_size = pace.recompute, pace.micro_batch_size
+    student.recompute = pace.recompute
+    micro_batch_size = pace.micro_batch_size
     steps_per_epoch = -(-len(photos.photos) // config.batch_size)
     total_steps = config.epochs * steps_per_epoch
     done, loss_sums = 0, np.zeros(3)
@@ -159,42 +160,66 @@ def train_increment(
     for batch in loaded_batches(photos, config, pace.prefetch, start=done):
         if batch.step % steps_per_epoch == 0:
             loss_sums = np.zeros(3)
-        while True:
-            try:
-                losses = accumulate_gradients(
-                    student, teacher, batch, micro_batch_size, recipe, classification
-                )
-                break
-            except torch.cuda.OutOfMemoryError:
-                if micro_batch_size == 1:
-                    raise
-                micro_batch_size //= 2
-                optimizer.forget_gradients()
-        if not math.isfinite(loss := float(losses @ weights)):
-            heads = f" and a head_learning_rate below {own}" if (own := config.head_learning_rate) else ""
-            raise GateError(
-                f"the loss became {loss} at step {batch.step + 1}; the model is unchanged: "
-                f"try again with a learning rate below {recipe.learning_rate}{heads}"
-            )
+        batch_losses, micro_batch_size = _accumulate_as_memory_allows(
+            student, teacher, batch, micro_batch_size, recipe, classification, optimizer
+        )
+        L_C, L_D, L_AD = batch_losses
+        loss = float(L_C + recipe.beta * L_D + recipe.gamma * L_AD)
+        if not math.isfinite(loss):
+            raise _diverged(loss, batch.step + 1, recipe, config)
         optimizer.update(rates, config.momentum, recipe.max_gradient_norm)
 
-        loss_sums += len(batch.labels) * losses
+        loss_sums += len(batch.labels) * batch_losses
         on_progress(Progress(phase="train", done=batch.step + 1, total=total_steps, loss=loss))
-        L_C, L_D, L_AD = (float(total) for total in loss_sums)
-        after_step(TrainingState(batch.step + 1, (L_C, L_D, L_AD), optimizer.tensors()))
+        sums = float(loss_sums[0]), float(loss_sums[1]), float(loss_sums[2])
+        after_step(TrainingState(batch.step + 1, sums, optimizer.tensors()))
 
     student.requires_grad_(False)
     seconds = time.monotonic() - started
-    L_C, L_D, L_AD = (float(total) / len(photos.photos) for total in loss_sums)
+    mean_L_C, mean_L_D, mean_L_AD = (float(total) / len(photos.photos) for total in loss_sums)
     return TrainingReport(
         epochs=config.epochs,
         steps=total_steps,
-        classification_loss=L_C,
-        distillation_loss=L_D if recipe.beta else None,
-        attention_distillation_loss=L_AD if recipe.gamma else None,
+        classification_loss=mean_L_C,
+        distillation_loss=mean_L_D if recipe.beta else None,
+        attention_distillation_loss=mean_L_AD if recipe.gamma else None,
         step_ms=1000 * seconds / max(1, total_steps - done),
         seconds=seconds,
     )
+
+
+def _diverged(loss: float, step: int, recipe: Recipe, config: IncrementConfig) -> GateError:
+    own = config.head_learning_rate
+    heads = f" and a head_learning_rate below {own}" if own else ""
+    return GateError(
+        f"the loss became {loss} at step {step}; the model is unchanged: "
+        f"try again with a learning rate below {recipe.learning_rate}{heads}"
+    )
+
+
+def _accumulate_as_memory_allows(
+    student: Network,
+    teacher: Network,
+    batch: Batch,
+    micro_batch_size: int,
+    recipe: Recipe,
+    classification: Activation,
+    optimizer: Momentum,
+) -> tuple[NDArray[np.float64], int]:
+    """Accumulates a batch's gradients, halving the micro-batch while the GPU has no room for it.
+
+    Returns:
+        L_C, L_D and L_AD of the batch, and the micro-batch size that fitted.
+    """
+    while True:
+        try:
+            losses = accumulate_gradients(student, teacher, batch, micro_batch_size, recipe, classification)
+            return losses, micro_batch_size
+        except torch.cuda.OutOfMemoryError:
+            if micro_batch_size == 1:
+                raise
+            micro_batch_size //= 2
+            optimizer.forget_gradients()
 
 
 def accumulate_gradients(

@@ -1,6 +1,6 @@
 """Audits a home: accounts for every byte, and shows that nothing else is there.
 
-`audit` looks at what is there now (`accounting`), what the ONNX file grew by (`onnx_growth`) and what the
+`audit` looks at what is there now (`audited_bytes`), what the ONNX file grew by (`onnx_growth`) and what the
 increments cost (`model.ledger`); `simulation` makes increments to find out. Folders' own entries, whose size
 is the file system's affair, are not counted.
 """
@@ -14,7 +14,7 @@ from ..home.home import Generation, Home, open_home
 from ..model.bundle import Bundle, open_bundle
 from ..model.ledger import LedgerEntry
 from ..records import AnyPath
-from .accounting import bundle_items, file_sizes, layout_problems, other_items
+from .audited_bytes import bundle_items, file_sizes, layout_problems, other_items
 from .onnx_growth import expected_growth
 from .reports import AuditReport, OnnxGrowth
 

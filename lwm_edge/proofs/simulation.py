@@ -30,7 +30,7 @@ from ..model.bundle import ROWS_BY_CLASS, Bundle, save_bundle
 from ..model.ledger import Ledger
 from ..model.manifest import MAX_CAPACITY
 from ..records import AnyPath, Progress, ProgressCallback, ignore_progress
-from .accounting import file_sizes
+from .audited_bytes import file_sizes
 from .auditor import audit
 from .onnx_growth import expected_growth
 from .plots import check_plot, save_plot
