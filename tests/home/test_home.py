@@ -91,7 +91,7 @@ def test_init_refuses_a_folder_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "diary.txt").write_text("dear diary")
     with pytest.raises(HomeError, match="no model home"):
         init_home(BASE_BUNDLE, tmp_path)
-    with pytest.raises(HomeError, match="no model home"):
+    with pytest.raises(HomeError, match="not a model home"):
         init_home(BASE_BUNDLE, tmp_path / "diary.txt")
 
 
