@@ -185,10 +185,10 @@ def run_in_worker(job: Job) -> Iterator[SimulationStep]:
 
 def main() -> None:
     """Runs the simulation's process."""
-    serve(Job, _do)
+    serve(Job, _run_job)
 
 
-def _do(job: Job, reply: Callable[[SimulationStep], None]) -> None:
+def _run_job(job: Job, reply: Callable[[SimulationStep], None]) -> None:
     bound_allocator()
     for step in run_here(job, teach_here):
         reply(step)

@@ -315,10 +315,10 @@ def test_an_altered_or_foreign_signature_is_named() -> None:
     assert signed.custody and signed.custody.base_signature
     own = signed.custody.base_signature
     swapped = own.model_copy(update={"value": own.value[64:] + own.value[:64]})
-    assert any("does not fit" in p for p in _problems(_with_custody(signed, base_signature=swapped)))
+    assert any("does not match" in p for p in _problems(_with_custody(signed, base_signature=swapped)))
     renamed = own.model_copy(update={"key": public_key(STRANGER)})
     found = _problems(_with_custody(signed, base_signature=renamed))
-    assert len(found) == 2 and "not with the trusted" in found[0] and "does not fit" in found[1]
+    assert len(found) == 2 and "not with the trusted" in found[0] and "does not match" in found[1]
     (found_,) = _problems(_base(signer=STRANGER))
     assert public_key(STRANGER) in found_ and VENDOR_KEY in found_
     assert _problems(_with_custody(signed, base_signature=None)) == ("the base is not signed",)

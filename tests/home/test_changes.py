@@ -75,6 +75,6 @@ def test_a_base_whose_levels_do_not_fit_its_head_is_refused(tmp_path: Path, bloc
     levels = bundle.manifest.levels.model_copy(update={"blocks": blocks})
     manifest = bundle.manifest.model_copy(update={"levels": levels})
     save_bundle(tmp_path / "base.lwm", bundle.arrays(), manifest)
-    with pytest.raises(ArchitectureError, match="and its head reads 496"):
+    with pytest.raises(ArchitectureError, match="but its head reads 496"):
         init_home(tmp_path / "base.lwm", tmp_path / "home")
     assert not (tmp_path / "home").exists()

@@ -84,7 +84,7 @@ def test_signed_changes_and_the_devices_key(grown: Home, keys: Keys) -> None:
 def test_signed_changes_without_the_devices_key(grown: Home) -> None:
     report = verify(grown)
     assert report.passed and not _says(report.proven, "device's private key")
-    assert _says(report.not_proven, "Whose key signed changes 1, 2: give the device's")
+    assert _says(report.not_proven, "Whose key signed changes 1, 2: pass the device's")
 
 
 def test_unsigned_changes_are_claims(trusting_home: Home, keys: Keys, make_photos: PhotoMaker) -> None:
