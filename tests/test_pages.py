@@ -72,7 +72,7 @@ for line in json.load(sys.stdin):
 
 def _run(script: str, folder: Path) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "LWM_EDGE_HOME": ""}
+    environment = {**os.environ, "PATH": path, "LWM_EDGE_HOME": "", "OMP_WAIT_POLICY": "passive"}
     result = subprocess.run(
         ["bash", "-euc", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
