@@ -118,11 +118,6 @@ class Manifest(Record):
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
-    @property
-    def added_classes(self) -> tuple[str, ...]:
-        """Returns the names that the owner added since the vendor shipped the bundle."""
-        return self.class_names[self.shipped_classes :]
-
 
 def encoded_length(capacity: int) -> int:
     """Returns the length of an encoded manifest in bytes, which depends on the capacity alone."""

@@ -307,11 +307,6 @@ def test_the_model_digest_of_this_release_is_that_of_all_others():
     assert manifest().model_digest == "0bacad1c64a4c1617f1c54046803ef8ecfc453e86ae9d4a101313fe15e8c069d"
 
 
-def test_added_classes_come_after_the_shipped_ones():
-    assert manifest(class_names=("a", "b", "c"), shipped_classes=1).added_classes == ("b", "c")
-    assert manifest().added_classes == ()
-
-
 @pytest.mark.parametrize(
     "changes", [{"image_size": 73}, {"image_size": 7}, {"std": (1, 0, 1)}, {"mean": (0, float("nan"), 0)}]
 )
