@@ -222,17 +222,26 @@ def kind_at(path: Path, *, follow: bool = False) -> str:
         stat.S_IFIFO: "a named pipe (FIFO)",
         stat.S_IFSOCK: "a socket",
     }
-    return kinds.get(stat.S_IFMT(path.stat(follow_symlinks=follow).st_mode), "no file")
+    try:
+        return kinds.get(stat.S_IFMT(path.stat(follow_symlinks=follow).st_mode), "no file")
+    except OSError as error:
+        return f"something that cannot be looked at ({error.strerror})"
 
 
 def is_regular_file(path: Path) -> bool:
     """Whether a regular file stands there; a link to one is none."""
-    return path.is_file() and not path.is_symlink()
+    try:
+        return path.is_file() and not path.is_symlink()
+    except OSError:  # it cannot be looked at
+        return False
 
 
 def is_real_folder(path: Path) -> bool:
     """Whether a folder stands there; a link to one is none."""
-    return path.is_dir() and not path.is_symlink()
+    try:
+        return path.is_dir() and not path.is_symlink()
+    except OSError:  # it cannot be looked at
+        return False
 
 
 def make_folder(path: Path) -> None:
@@ -311,7 +320,10 @@ def remove_folder(path: Path, files: Collection[str], last: str | None = None) -
 
 def holds_only(folder: Path, files: Collection[str]) -> bool:
     """Whether a folder holds nothing but regular files of these names."""
-    return all(entry.name in files and is_regular_file(entry) for entry in entries(folder))
+    try:
+        return all(entry.name in files and is_regular_file(entry) for entry in entries(folder))
+    except HomeError:  # it cannot be looked into
+        return False
 
 
 def entries(folder: Path) -> list[Path]:

@@ -170,11 +170,12 @@ class Home:
                     self._remove_stale()
                 raise
 
-    def commit(self, write: Callable[[Generation], None]) -> Generation:
+    def commit(self, write: Callable[[Generation], None], *, same_model: bool = False) -> Generation:
         """Replaces the current set of files at one atomic point; call it under `lock`.
 
         Args:
             write: Function that puts all files into the new, still hidden generation.
+            same_model: Whether the model stays as it is, so that an interrupted increment can still go on.
         """
         generation = self.stage()
         try:
@@ -183,7 +184,7 @@ class Home:
             with suppress(LwmEdgeError):  # what went wrong first is what counts
                 ownership.remove_generation(generation.path)
             raise
-        self.publish(generation)
+        self.publish(generation, same_model=same_model)
         return generation
 
     def stage(self) -> Generation:
@@ -198,11 +199,16 @@ class Home:
             raise
         return generation
 
-    def publish(self, generation: Generation) -> None:
+    def publish(self, generation: Generation, *, same_model: bool = False) -> None:
         """Makes a complete generation the current one by one rename; call it under `lock`."""
+        before = self._current_name()
         storage.swap_link(self.path / CURRENT, f"{GENERATIONS}/{generation.path.name}")
-        with suppress(LwmEdgeError):  # committed; the next writer removes what is left
-            ownership.remove_checkpoint(self.training)
+        with suppress(LwmEdgeError, OSError):  # committed; the next writer removes what is left
+            if not same_model:
+                ownership.remove_checkpoint(self.training)
+            storage.sync_folder(self.path)
+            if before:
+                ownership.remove_generation(self.path / GENERATIONS / before, was_current=True)
             self._remove_stale()
 
     def left_alone(self, most: int = 5) -> tuple[str, ...]:

@@ -118,12 +118,13 @@ def is_checkpoint(path: Path) -> bool:
     return isinstance(header, dict) and header.keys() >= _CHECKPOINT_KEYS
 
 
-def remove_generation(folder: Path) -> None:
+def remove_generation(folder: Path, *, was_current: bool = False) -> None:
     """Removes a generation; a folder that holds anything else is left alone.
 
-    The bundle goes last, so that what a kill leaves can still be told from somebody's.
+    The bundle goes last, so that what a kill leaves can still be told from somebody's. The generation that
+    was current is ours even if its bundle is damaged or lost.
     """
-    if is_generation(folder):
+    if is_generation(folder) or (was_current and storage.holds_only(folder, _MAY_BE_IN_A_GENERATION)):
         storage.remove_folder(folder, _MAY_BE_IN_A_GENERATION, last=BUNDLE)
 
 
@@ -155,10 +156,8 @@ def is_home(folder: Path) -> bool:
     if not link.is_symlink():
         return False
     name = generation_named_by(link)
-    has_damaged_model = (
-        name and _is_our_lock(folder / LOCK) and (folder / GENERATIONS / name / BUNDLE).exists()
-    )
-    return bool(generations_with_bundles(folder) or has_damaged_model)
+    is_damaged_home = name and (folder / GENERATIONS / name).exists() and _is_our_lock(folder / LOCK)
+    return bool(generations_with_bundles(folder) or is_damaged_home)
 
 
 def require_own_generations(home: Path) -> None:
@@ -226,7 +225,10 @@ def _foreign_in(generation: Path) -> list[Path]:
     """What keeps a folder from being one of ours: something in it, or the folder itself."""
     if not _is_named_so(generation):
         return [generation]
-    strange = [path for path in storage.entries(generation) if not _may_be_in_a_generation(path)]
+    try:
+        strange = [path for path in storage.entries(generation) if not _may_be_in_a_generation(path)]
+    except HomeError:  # it cannot be looked into
+        return [generation]
     is_current = generation.name == generation_named_by(generation.parents[1] / CURRENT)
     return strange if strange or is_current or is_generation(generation) else [generation]
 

@@ -38,7 +38,7 @@ def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:
     if not (home.path / GENERATIONS).is_dir():
         home.current()  # raises, and says how to make a home
     ownership.require_own_generations(home.path)
-    if not _linked(home):
+    if not _linked(home) or not ownership.is_home(home.path):
         _only_model(home)  # raises before a lock is made in what is no home
     with storage.exclusive_lock(home.path / LOCK, wait=wait):  # Home.lock would clear what may be needed
         generation = _linked(home)
@@ -119,7 +119,7 @@ def _commit(
         storage.write_file(generation.bundle, old.bundle.read_bytes())
         write_beside_bundle(generation, bundle.manifest, onnx_file, receipt)
 
-    home.commit(write)
+    home.commit(write, same_model=True)
 
 
 def _report(home: Home, bundle: Bundle, repaired: list[str], parity: ParityReport | None) -> RepairReport:

@@ -17,7 +17,16 @@ import pytest
 from safetensors.numpy import save
 
 import lwm_edge
-from lwm_edge import add_classes, audit, init_home, plan_increment, remove_class, repair_home, storage
+from lwm_edge import (
+    add_classes,
+    audit,
+    export_onnx,
+    init_home,
+    plan_increment,
+    remove_class,
+    repair_home,
+    storage,
+)
 from lwm_edge.demo import BASE_BUNDLE, _start_over
 from lwm_edge.errors import ConfigError, HomeError
 from lwm_edge.home.home import Home
@@ -214,12 +223,51 @@ def test_init_does_not_start_over_a_model_whose_link_was_lost(home: Home) -> Non
     assert "Coat" in home.open_bundle().manifest.class_names and audit(home).passed
 
 
+def test_a_home_that_lost_its_bundle_is_started_over_only_when_told_to(home: Home) -> None:
+    for damage in (lambda path: path.write_bytes(b"x" * 100), lambda path: path.unlink()):
+        damage(home.current().bundle)
+        before = state_of(home.path)
+        with pytest.raises(HomeError, match="pass --replace"):
+            init_home(BASE_BUNDLE, home.path)
+        assert state_of(home.path) == before
+        report = init_home(BASE_BUNDLE, home.path, replace=True)
+        assert (
+            not report.warnings
+            and audit(home).passed
+            and len(list((home.path / "generations").iterdir())) == 1
+        )
+
+
+def test_a_repair_keeps_where_an_increment_left_off(home: Home) -> None:
+    header = b'{"parent_digest": "0", "job": "1", "step": 2}'.ljust(4096)
+    home.training.write_bytes(save({"header": np.frombuffer(header, dtype=np.uint8)}))
+    home.current().labels.unlink()
+    assert repair_home(home).repaired and home.training.exists()
+
+
+def test_an_export_writes_over_no_file_of_a_model(home: Home, tmp_path: Path) -> None:
+    base = Path(shutil.copy(BASE_BUNDLE, tmp_path / "base.lwm"))
+    before = state_of(tmp_path)
+    for source, output in (
+        (base, base),
+        (home, home.current().bundle),
+        (base, home.onnx),
+        (home, home.path / "lock"),
+    ):
+        with pytest.raises(ConfigError, match="it is a file of a model"):
+            export_onnx(source, output)
+    assert state_of(tmp_path) == before
+
+
 def test_a_repair_of_what_is_no_home_leaves_nothing_behind(tmp_path: Path) -> None:
     _fill(tmp_path / "generations" / "20240101" / "model.lwm")
     before = state_of(tmp_path)
-    with pytest.raises(HomeError):
-        repair_home(tmp_path)
-    assert state_of(tmp_path) == before
+    for _ in range(2):
+        with pytest.raises(HomeError):
+            repair_home(tmp_path)
+        assert state_of(tmp_path) == before
+        (tmp_path / "current").symlink_to("generations/20240101")
+        before = state_of(tmp_path)
 
 
 def test_the_last_number_is_not_passed(home: Home) -> None:
