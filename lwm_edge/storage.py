@@ -249,7 +249,7 @@ def make_folder(path: Path) -> None:
 
 
 def swap_link(link: Path, target: str) -> None:
-    """Points a symbolic link to `target` (relative to the link's folder), in one rename.
+    """Points a symbolic link at `target` (relative to the link's folder), in one rename.
 
     Raises:
         HomeError: Something that is not a link is there, or the operating system refused.
@@ -281,7 +281,7 @@ def remove_file(path: Path) -> None:
 
 
 def remove_link(path: Path) -> None:
-    """Removes a symbolic link, and never anything else; what it points to stays."""
+    """Removes a symbolic link, and never anything else; what it points at stays."""
     if path.is_symlink():
         with _explained("remove", path):
             _disk.unlink(path)

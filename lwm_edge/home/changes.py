@@ -85,7 +85,7 @@ def _check_init(home: Path, base: Bundle, replace: bool) -> None:
     models = ownership.generations_with_bundles(home)
     if not replace and not all(_is_copy_of(base, Generation(folder)) for folder in models):
         raise HomeError(
-            f"{home} has a model, but {ownership.CURRENT} points to none; to keep it, run: lwm-edge repair "
+            f"{home} has a model, but {ownership.CURRENT} points at none; to keep it, run: lwm-edge repair "
             f"--home {home}, or to start over from {base.path}, pass --replace"
         )
 

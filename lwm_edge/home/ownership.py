@@ -38,7 +38,7 @@ _MOST_LISTED = 5
 
 
 def generation_named_by(link: Path) -> str | None:
-    """Returns the name of the generation that a link points to; None if it is not a link that we made."""
+    """Returns the name of the generation that a link points at; None if it is not a link that we made."""
     target = str(link.readlink()) if link.is_symlink() else ""
     return target.partition("/")[2] if re.fullmatch(rf"{GENERATIONS}/[0-9]{{8}}", target) else None
 
@@ -238,7 +238,7 @@ def _may_be_in_a_generation(path: Path) -> bool:
 
 
 def _is_ours(path: Path) -> bool:
-    if path.name == CURRENT:  # wherever it points, `repair` makes it point to a model
+    if path.name == CURRENT:  # whatever it points at, `repair` points it at a model
         return path.is_symlink()
     if path.name == storage.staged_path(Path(CURRENT)).name:
         return generation_named_by(path) is not None

@@ -364,7 +364,7 @@ def test_a_class_that_the_model_knows_is_refused_in_any_spelling(tmp_path, folde
     add_class(tmp_path, folder, real_photos("Coat", 5))
     assert read(tmp_path, known=("Bag",)).photos
     (problem,) = refusal(tmp_path, known=("Bag", "Caf\u00e9")).problems
-    assert problem.startswith(f"{folder}: the model already knows the class Caf\u00e9; to teach it anew")
+    assert problem.startswith(f"{folder}: the model already knows the class Caf\u00e9; to teach it again")
 
 
 @pytest.mark.parametrize(
