@@ -11,14 +11,14 @@ terms, `attention` the maps, `training` the loop. Around it:
     a device keeps      home -> generations of bundle, ONNX file, labels and receipt; one link, one writer;
                         ownership (what may be removed); changes, repair, export; readers need no torch
     an increment is     increment: add -> worker -> learn (task, plan, resume, gate) -> commit
-    of origin           custody: keys -> signing -> chain; home/trust; proofs/verification
-    the proof is        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
+    proof of origin is  custody: keys -> signing -> chain; home/trust; proofs/verification
+    other proofs are    proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
     people use          cli: commands, display, terminal, settings
 
-Imports run one way only. On the ground stand records, errors, storage, memory, _disk and _streams; above it
+A package imports only from those before it: the ground (records, errors, storage, memory, _disk, _streams),
 photos, model, then custody and learning, home and base, increment, proofs, cli.
 
-Verbs are functions, settings are `...Config`, results are frozen `...Report`, and everything raised on
+Functions are verbs, settings are `...Config`, results are frozen `...Report`, and every error raised on
 purpose is an `LwmEdgeError` (see `errors`). The command line calls these functions and prints.
 """
 
@@ -92,14 +92,14 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
     from .records import Progress as Progress
 
 # ONNX Runtime's official builds for Linux report to their maker, and keep a database for that in the user's
-# cache folder. They read this when they are loaded, so it stands before every import of them; our workers
-# inherit it. Whoever wants the reports sets it otherwise.
+# cache folder. They read this variable when they are loaded, so it is set before any import of them; our
+# workers inherit it. Anybody who wants the reports can set it to another value.
 if not os.environ.get("ORT_DISABLE_TELEMETRY"):
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __version__ = metadata.version("lwm-edge")
 
-_DEFINED_IN = {  # loaded when they are first asked for: reading a model must not import torch
+_DEFINED_IN = {  # imported only when first used, so that reading a model does not import torch
     "base.build": ("build_base",),
     "base.config": ("BaseConfig",),
     "base.reports": ("BaseReport",),

@@ -22,7 +22,7 @@ class ForgivingStream:
     Characters that the stream's encoding lacks are escaped.
 
     Args:
-        stream: The stream; None where the process was started without one.
+        stream: Stream to write to; None if the process was started without one.
 
     Attributes:
         failure: First failure of the stream; None as long as the text arrives.

@@ -74,7 +74,7 @@ class DemoReport(Report):
         home: Home that the default recipe made.
         onnx: Exported classifier of that home.
         audit_passed: Whether the auditor explained every byte each time.
-        seconds: Wall-clock time.
+        seconds: Wall-clock time of the whole demo.
     """
 
     rows: tuple[DemoRow, ...]
@@ -93,7 +93,7 @@ def run_demo(folder: AnyPath, *, on_progress: ProgressCallback = ignore_progress
 
     Args:
         folder: Folder for the model homes, one per recipe; existing ones start over.
-        on_progress: Callback, called at every step.
+        on_progress: Function that is called at every step.
     """
     started = time.monotonic()
     folder = Path(folder)

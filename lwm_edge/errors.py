@@ -31,8 +31,8 @@ class LwmEdgeError(Exception):
     """Signals that something went wrong; it is the base of the tree.
 
     Args:
-        message: What was wrong, where, and what to do about it.
-        problems: Every single problem found, when there are several.
+        message: Message that says what was wrong, where, and what to do about it.
+        problems: Problems that were found, if there are several.
     """
 
     exit_code = 1

@@ -1,10 +1,11 @@
-"""All writing to disk: staged beside the target, synced, renamed, and the folder synced.
+"""Writes to disk: stages content beside the target, syncs it, renames it, and syncs the folder.
 
-A reader, a kill or a power cut at any instant meets the old content or the new, never a mixture. Nothing
-else in the package opens a file for writing or removes one; the operations themselves are in `_disk`.
+At any instant, and after a kill or a power cut, a reader finds either the old content or the new, never a
+mixture. Nothing else in the package opens a file for writing or removes one; the operations themselves are in
+`_disk`.
 
-`write_file` is for this program's own files, `write_output` for those that a user names. Whether something is
-this program's own and may be removed, `ownership` knows.
+`write_file` is for this program's own files, `write_output` for files that a user names. `ownership` decides
+whether something is this program's own and may be removed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from . import _disk, _streams
 from .errors import BusyError, ConfigError, HomeError, LwmEdgeError, ResourceError
 
 STDOUT = "-"
-"""As an output: standard output, not a file of that name."""
+"""Name of an output that means standard output, not a file of that name."""
 
 
 @contextmanager
@@ -62,7 +63,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def staged_path(path: Path) -> Path:
-    """Where the next content of a file or link waits; only this program gives files such a name."""
+    """Returns where the next content of a file or link is staged; only this program uses such names."""
     return path.with_name(f".{path.name}.lwm-edge")
 
 
@@ -70,15 +71,15 @@ def write_file(path: Path, content: bytes, *, mode: int = 0o666, replace: bool =
     """Writes or replaces a file of this program's own, atomically and durably.
 
     Args:
-        path: Of the file. Only a regular file is replaced; links, devices and folders are refused.
-        content: All of it.
-        mode: Permissions, less the umask; never wider, at no instant.
-        replace: Whether an existing file may be replaced; otherwise it makes a HomeError.
+        path: Path of the file. Only a regular file is replaced; links, devices and folders are refused.
+        content: Content of the whole file.
+        mode: Permissions, less the umask; at no instant are they wider.
+        replace: Whether an existing file may be replaced; if not, one causes a HomeError.
 
     Raises:
         ResourceError: The disk is full; the old file, if any, is untouched.
-        HomeError: Something else stands there, the operating system refused, or the disk did not confirm the
-            new file.
+        HomeError: Something other than a file is there, the operating system refused, or the disk did not
+            confirm the new file.
     """
     with _explained("write", path):
         if os.path.lexists(path) and not is_regular_file(path):
@@ -91,11 +92,11 @@ def check_output(path: Path, *, may_be_stdout: bool = False) -> None:
     """Refuses an output that a user named and that `write_output` could not write; call it before the work.
 
     Raises:
-        ConfigError: Something stands there that is no regular file, or it cannot be written to.
+        ConfigError: Something that is not a regular file is there, or the output cannot be written.
     """
     if str(path) == STDOUT:
         if not may_be_stdout:
-            raise ConfigError(f"{STDOUT} is standard output, which cannot take this; give the name of a file")
+            raise ConfigError(f"{STDOUT} is standard output, which cannot be used here; give a file's name")
         return
     with _explained("write", path):
         target = _output_target(path)
@@ -103,9 +104,9 @@ def check_output(path: Path, *, may_be_stdout: bool = False) -> None:
         if not target.parent.is_dir():
             raise ConfigError(f"cannot write {path}: give a file in a folder that exists")
         if not os.access(target.parent, os.W_OK):
-            raise ConfigError(f"cannot write {path}: its folder may not be written to; give another one")
+            raise ConfigError(f"cannot write {path}: its folder is write-protected; give another one")
         if len(os.fsencode(staged.name)) > os.pathconf(target.parent, "PC_NAME_MAX"):
-            raise ConfigError(f"cannot write {path}: its name is too long to be staged; give a shorter one")
+            raise ConfigError(f"cannot write {path}: its name is too long; give a shorter one")
         if os.path.lexists(staged) and not is_regular_file(staged):
             raise ConfigError(f"cannot write {path}: {staged} is {kind_at(staged)}; move it away")
         if target.exists():
@@ -115,16 +116,16 @@ def check_output(path: Path, *, may_be_stdout: bool = False) -> None:
 def write_output(path: Path, content: bytes) -> None:
     """Writes or replaces a file that a user named, atomically and durably.
 
-    A link is followed, and a file that is replaced keeps its mode and its owner. `-` is standard output.
+    Links are followed, and a file that is replaced keeps its mode and its owner. `-` means standard output.
 
     Args:
-        path: Of the file.
-        content: All of it.
+        path: Path of the file.
+        content: Content of the whole file.
 
     Raises:
-        ConfigError: A device, a pipe, a socket or a folder stands there, or another user's file.
+        ConfigError: A device, a pipe, a socket, a folder or another user's file is there.
         ResourceError: The disk is full; the old file, if any, is untouched.
-        HomeError: The operating system refused otherwise, or the disk did not confirm the new file.
+        HomeError: The operating system refused for another reason, or the disk did not confirm the new file.
     """
     if str(path) == STDOUT:
         with _explained("write to", Path("standard output")):
@@ -138,14 +139,16 @@ def write_output(path: Path, content: bytes) -> None:
 
 
 def _output_target(path: Path) -> Path:
-    """The file that a user's path leads to through links; refuses what is there and is no regular file."""
+    """Returns the file that a user's path leads to through links; refuses anything but a regular file."""
     if path.exists() and not path.is_file():
         raise ConfigError(f"cannot write {path}: it is {kind_at(path, follow=True)}; give the name of a file")
     if path.exists() and not os.access(path, os.W_OK):
         raise ConfigError(f"cannot write {path}: it is write-protected; give another name, or chmod u+w it")
     leads_to = path.parent / path.readlink() if path.is_symlink() else path
     if any(os.path.realpath(place.parent).startswith("/proc/") for place in (path, leads_to)):
-        raise ConfigError(f"cannot write {path}: it is a file that is open already; give a file's own name")
+        raise ConfigError(
+            f"cannot write {path}: it stands for a file that is open already; give the file's own name"
+        )
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
     if target.is_symlink():
         raise ConfigError(
@@ -155,10 +158,10 @@ def _output_target(path: Path) -> Path:
 
 
 def _replace(path: Path, content: bytes, mode: int, keep: os.stat_result | None, replace: bool) -> None:
-    """Stages content beside `path`, syncs it, and renames it; takes over owner and mode of the old file."""
+    """Stages content beside `path`, syncs it, and renames it; keeps the owner and mode of the old file."""
     staged = staged_path(path)
     _require_no_other_writer(path, staged)
-    remove_file(staged)  # a kill's leftover
+    remove_file(staged)  # a kill may have left one
     file = _disk.create_file(staged, mode)
     try:
         with file:
@@ -178,7 +181,7 @@ def _replace(path: Path, content: bytes, mode: int, keep: os.stat_result | None,
 
 
 def _require_no_other_writer(path: Path, staged: Path) -> None:
-    """Refuses to take over what another process is writing at this moment; a kill's leftover is nobody's."""
+    """Refuses a file that another process is writing at this moment; what a kill left may be taken over."""
     if is_regular_file(staged):
         with staged.open("rb") as file:
             if not _disk.try_lock(file):
@@ -198,7 +201,7 @@ def _keep_owner_and_mode(path: Path, file: BinaryIO, old: os.stat_result) -> Non
 
 
 def _require_owner_can_be_kept(path: Path, old: os.stat_result) -> None:
-    """Refuses another user's file, which a new one in its place could not stay."""
+    """Refuses another user's file, if a new file in its place could not get the same owner."""
     groups = {os.getegid(), *os.getgroups()}
     if os.geteuid() != 0 and (old.st_uid != os.geteuid() or old.st_gid not in groups):
         raise _other_owner(path, old)
@@ -207,12 +210,12 @@ def _require_owner_can_be_kept(path: Path, old: os.stat_result) -> None:
 def _other_owner(path: Path, old: os.stat_result) -> ConfigError:
     return ConfigError(
         f"cannot write {path}: it belongs to user {old.st_uid} and group {old.st_gid}, and this user cannot "
-        "give a new file to them; give another name, or remove it first"
+        "make a new file theirs; give another name, or remove the file first"
     )
 
 
 def kind_at(path: Path, *, follow: bool = False) -> str:
-    """What stands in a place, in words, or with `follow` what a link there leads to."""
+    """Says in words what is at a path or, with `follow`, what a link there leads to."""
     kinds = {
         stat.S_IFREG: "a file",
         stat.S_IFDIR: "a folder",
@@ -229,7 +232,7 @@ def kind_at(path: Path, *, follow: bool = False) -> str:
 
 
 def is_regular_file(path: Path) -> bool:
-    """Whether a regular file stands there; a link to one is none."""
+    """Returns whether a regular file is at a path; a link to one does not count."""
     try:
         return path.is_file() and not path.is_symlink()
     except OSError:  # it cannot be looked at
@@ -237,7 +240,7 @@ def is_regular_file(path: Path) -> bool:
 
 
 def is_real_folder(path: Path) -> bool:
-    """Whether a folder stands there; a link to one is none."""
+    """Returns whether a folder is at a path; a link to one does not count."""
     try:
         return path.is_dir() and not path.is_symlink()
     except OSError:  # it cannot be looked at
@@ -245,7 +248,7 @@ def is_real_folder(path: Path) -> bool:
 
 
 def make_folder(path: Path) -> None:
-    """Creates a folder (parents too) durably; an existing one is fine."""
+    """Creates a folder and its parents durably; an existing one is fine."""
     with _explained("create", path):
         missing = [folder for folder in path.parents if not folder.exists()]
         for folder in (*reversed(missing), path):
@@ -255,10 +258,10 @@ def make_folder(path: Path) -> None:
 
 
 def swap_link(link: Path, target: str) -> None:
-    """Points the symbolic link at `target` (relative to the link's folder) by one rename.
+    """Points a symbolic link at `target` (relative to the link's folder), in one rename.
 
     Raises:
-        HomeError: Something that is no link stands there, or the operating system refused.
+        HomeError: Something that is not a link is there, or the operating system refused.
     """
     staged = staged_path(link)
     with _explained("switch", link):
@@ -270,12 +273,12 @@ def swap_link(link: Path, target: str) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Removes a regular file if there is one; readers that have it open keep it.
+    """Removes a regular file if there is one, and never anything else; readers that have it open keep it.
 
-    Nothing else is ever removed by it. Whether the file is this program's own is for the caller to know.
+    The caller has to know that the file is this program's own.
 
     Raises:
-        HomeError: Something else stands there, or the operating system refused.
+        HomeError: Something other than a file is there, or the operating system refused.
     """
     if not os.path.lexists(path):
         return
@@ -287,7 +290,7 @@ def remove_file(path: Path) -> None:
 
 
 def remove_link(path: Path) -> None:
-    """Removes a symbolic link; what it points at stays. Nothing else is ever removed by it."""
+    """Removes a symbolic link, and never anything else; what it points at stays."""
     if path.is_symlink():
         with _explained("remove", path):
             _disk.unlink(path)
@@ -295,14 +298,14 @@ def remove_link(path: Path) -> None:
 
 
 def remove_folder(path: Path, files: Collection[str], last: str | None = None) -> None:
-    """Removes a folder that holds nothing but regular files of these names; any other stays as it is.
+    """Removes a folder that holds nothing but regular files with these names; any other stays as it is.
 
-    It never descends, and a folder in which anything else turns up meanwhile cannot be removed.
+    It never descends, and if anything else turns up in the folder meanwhile, the folder is not removed.
 
     Args:
-        path: Of the folder.
+        path: Path of the folder.
         files: Names of the files that it may hold.
-        last: The one of them that goes once it is durable that the others are gone.
+        last: Name of the file that is removed only once the removal of the others is durable.
     """
     if not is_real_folder(path) or not holds_only(path, files):
         return
@@ -319,7 +322,7 @@ def remove_folder(path: Path, files: Collection[str], last: str | None = None) -
 
 
 def holds_only(folder: Path, files: Collection[str]) -> bool:
-    """Whether a folder holds nothing but regular files of these names."""
+    """Returns whether a folder holds nothing but regular files with these names."""
     try:
         return all(entry.name in files and is_regular_file(entry) for entry in entries(folder))
     except HomeError:  # it cannot be looked into
@@ -327,10 +330,10 @@ def holds_only(folder: Path, files: Collection[str]) -> bool:
 
 
 def entries(folder: Path) -> list[Path]:
-    """What a folder holds, sorted by name.
+    """Lists what a folder holds, sorted by name.
 
     Raises:
-        HomeError: It cannot be read.
+        HomeError: The folder cannot be read.
     """
     with _explained("read", folder):
         return sorted(folder.iterdir())
@@ -338,20 +341,20 @@ def entries(folder: Path) -> list[Path]:
 
 @contextmanager
 def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
-    """Holds a file lock that dies with its process; yields its descriptor.
+    """Holds a file lock, which ends with its process at the latest; yields the lock's descriptor.
 
     Args:
-        path: Of the lock file.
-        wait: Until another process lets go of it, however long that takes.
+        path: Path of the lock file.
+        wait: Whether to wait until another process releases the lock, however long that takes.
 
     Raises:
-        BusyError: Another process holds it, and `wait` is not set.
+        BusyError: Another process holds the lock, and `wait` is not set.
     """
     with _explained("lock", path):
         is_new = not os.path.lexists(path)
         descriptor = _disk.open_lock(path)
     try:
-        if is_new:  # before all else: what lies beside a lock may be this program's own
+        if is_new:  # synced before all else, as only files beside a lock can be taken for this program's own
             sync_folder(path.parent)
         with _explained("lock", path):
             try:
@@ -359,7 +362,7 @@ def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
             except BlockingIOError:
                 raise BusyError(
                     f"{path.parent} is being changed by another process; try again when it is done, "
-                    "or say --wait"
+                    "or pass --wait"
                 ) from None
         yield descriptor
     finally:

@@ -16,8 +16,8 @@ from lwm_edge.cli.settings import FileConfig, increment_config
 from lwm_edge.custody.keys import _PRIVATE_MODE
 from lwm_edge.demo import BASE_CLASSES, DEMO_DATA, INCREMENTS
 from lwm_edge.home.ownership import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, TRAINING, TRUST
-from lwm_edge.increment.gate import _MUCH_FORGOTTEN
-from lwm_edge.increment.plan import _FEWEST_BATCHES_TO_KEEP, SHARE_OF_AVAILABLE
+from lwm_edge.increment.gate import _LEAST_SHARE_REMEMBERED
+from lwm_edge.increment.plan import _FEWEST_BATCHES_TO_KEEP_MEMORY, SHARE_OF_AVAILABLE
 from lwm_edge.increment.resume import SECONDS_BETWEEN_SAVES
 from lwm_edge.learning.config import _PHOTOS_PER_FEATURE, GATE_SETTINGS, RECIPES
 from lwm_edge.model import classifier as classifier_file
@@ -50,13 +50,13 @@ SAYS = [
     (DEPLOY, f"A file may take {reading.MAX_FILE_BYTES // 2**20} MiB"),
     (DEPLOY, f"at most {MAX_CLASS_NAME_BYTES} bytes of UTF-8"),
     (DEPLOY, f"{LEARNT.held_back:.0%} of each class is held back"),
-    (DEPLOY, f"falls below {_MUCH_FORGOTTEN:.0%} of what it was"),
+    (DEPLOY, f"falls below {_LEAST_SHARE_REMEMBERED:.0%} of what it was"),
     (DEPLOY, f"fewer than {_PHOTOS_PER_FEATURE} photos for each feature"),
     (DEPLOY, f"make {LEARNT.epochs} passes over the photos"),
     (DEPLOY, f"{LEARNT.batch_size} photos an update"),
     (DEPLOY, f"is the paper's, {RECIPES['lwm'].learning_rate:g}, for the network and for the last layer"),
     (DEPLOY, f"the limit is {SHARE_OF_AVAILABLE:.0%} of what the machine has free"),
-    (DEPLOY, f"from {_FEWEST_BATCHES_TO_KEEP} updates on"),
+    (DEPLOY, f"from {_FEWEST_BATCHES_TO_KEEP_MEMORY} updates on"),
     (DEPLOY, f"once every {SECONDS_BETWEEN_SAVES:.0f} seconds"),
     (DEPLOY, f"and the latest {LEDGER_LENGTH}."),
     (DEPLOY, f"at least {MIN_INCREMENTS}; "),

@@ -37,8 +37,8 @@ from .start import start_network
 from .train import train_base
 
 _LEAST_PHOTOS = 5
-_PIXEL_CACHE_BYTES = 1024 * 1024 * 1024  # a vendor's workstation
-_BATCH_SIZE = 64  # of evaluation
+_PIXEL_CACHE_BYTES = 1024 * 1024 * 1024  # a base is built on a vendor's workstation
+_BATCH_SIZE = 64  # photos at once when nothing trains
 
 
 def build_base(
@@ -47,16 +47,16 @@ def build_base(
     """Trains a base from class folders and writes its bundle.
 
     Args:
-        photos: Folder with one sub-folder of photos for each class.
-        output: The bundle file; replaced if it exists.
-        config: Settings.
-        on_progress: Called at every step.
+        photos: Path of a folder with one sub-folder of photos for each class.
+        output: Path of the bundle to write; an existing file is replaced.
+        config: Settings of the base.
+        on_progress: Function that is called at every step.
 
     Raises:
-        PhotosError: The folder cannot be learnt from; lists every problem.
-        ArchitectureError: The architecture is unknown, does not fit, or the checkpoint is another's.
-        CapacityError: More classes than capacity.
-        ConfigError: No such weights or checkpoint, or a grid that does not fit the network.
+        PhotosError: The folder cannot be learnt from; every problem is listed.
+        ArchitectureError: The architecture is unknown or does not fit, or the checkpoint is of another one.
+        CapacityError: There are more classes than the capacity allows.
+        ConfigError: There are no such weights or checkpoint, or the grid does not fit the network.
         ExportError: The ONNX graph cannot be made or is wrong (ParityError).
     """
     started = time.monotonic()
@@ -68,7 +68,7 @@ def build_base(
     on_progress(Progress(phase="photos", done=0, total=1))
     folder = read_photo_folder(photos, preprocessing, cache, least_photos=_LEAST_PHOTOS)
     if len(folder.class_names) > config.capacity:
-        raise CapacityError(f"{len(folder.class_names)} classes do not fit capacity {config.capacity}")
+        raise CapacityError(f"{len(folder.class_names)} classes do not fit a capacity of {config.capacity}")
     splits = [_split(group, config) for group in folder.photos]
     learn_from = [photo for learn, _ in splits for photo in learn]
     to_learn = PhotoSet(learn_from, preprocessing, cache, config.seed if config.augment else None)
@@ -77,7 +77,7 @@ def build_base(
     network = start_network(architecture, config, len(folder.class_names), preprocessing)
     candidates = possible_levels(network, config.grid)
     network.to(choose_device(config.device))
-    with torch.random.fork_rng(devices=[]):  # stochastic depth draws from it
+    with torch.random.fork_rng(devices=[]):  # stochastic depth draws from the global generator
         torch.manual_seed(config.seed)
         training = train_base(network, to_learn, config, on_progress) if config.epochs else None
     on_progress(Progress(phase="evaluate", done=0, total=1))
@@ -110,7 +110,7 @@ def build_base(
 def _write(
     network: Network, photos: PhotoSet, class_names: tuple[str, ...], config: BaseConfig, output: Path
 ) -> tuple[Bundle, ParityReport]:
-    """The bundle of a trained network: with its photos' statistics, and an ONNX graph that was checked."""
+    """Writes the bundle of a trained network, with the statistics of its photos and a checked ONNX graph."""
     statistics = ClassStatistics.empty(config.capacity, network.head.in_features)
     statistics.learn(observe(network, photos, _BATCH_SIZE).head_inputs, np.array(photos.labels))
     arrays = {

@@ -1,9 +1,9 @@
-"""Decides which earlier blocks a new base's head reads, and how finely, by the vendor's own photos.
+"""Decides which earlier blocks a new base's head reads, and how finely, from the vendor's own photos.
 
-A last layer that was trained on these photos tells them all apart, whatever else is read, and says nothing
-about classes to come. So the earlier blocks are judged alone: the grid on which their values tell the
-vendor's classes apart best is taken. Where things lie anywhere in the picture a single cell wins; where
-pictures are framed alike, a finer grid does.
+A last layer that was trained on these photos tells them all apart, no matter what else the head reads, so it
+says nothing about classes to come. The earlier blocks are therefore judged alone: the grid on which their
+values tell the vendor's classes apart best is chosen. If objects can be anywhere in the picture, a single
+cell wins; if pictures are framed alike, a finer grid does.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def possible_levels(network: Network, grid: int | None) -> list[Levels]:
 
     Args:
         network: Network without levels.
-        grid: Grid that is wanted; 0 for no levels, None for all that keep the head within bounds.
+        grid: Grid that the vendor chose; 0 means no levels, None all grids that keep the head within bounds.
 
     Raises:
         ConfigError: The grid does not fit.
@@ -84,7 +84,7 @@ def choose_levels(
         photos: Photos of the classes that it was trained on.
         candidates: Levels from `possible_levels`; they are tried only if there are several.
         batch_size: Number of photos at once.
-        on_progress: Callback, called as the photos are looked at.
+        on_progress: Function that is called after every batch of photos.
     """
     accuracy = {}
     for levels in candidates if len(candidates) > 1 else ():
@@ -92,7 +92,7 @@ def choose_levels(
         trial.read_levels(levels)
         values = observe(trial, photos, batch_size, on_progress).head_inputs[:, : levels.values]
         accuracy[levels.grid] = cross_validated(values, np.array(photos.labels))
-    # Among equals the first one is taken, which is the coarsest.
+    # Among equals this chooses the first, which is the coarsest.
     chosen = max(candidates, key=lambda levels: accuracy.get(levels.grid, 0.0), default=None)
     if chosen:
         network.read_levels(chosen)
@@ -113,9 +113,9 @@ def cross_validated(values: Features, labels: Labels) -> float:
         fold[of_class] = np.arange(len(of_class)) % _FOLDS
     right = np.zeros(len(labels), dtype=bool)
     for part in range(_FOLDS):
-        apart = fold == part
+        held_out = fold == part
         statistics = ClassStatistics.empty(classes, values.shape[1])
-        statistics.learn(values[~apart], labels[~apart])
+        statistics.learn(values[~held_out], labels[~held_out])
         weight, bias = statistics.solve_head(classes)
-        right[apart] = (values[apart] @ weight.T + bias).argmax(1) == labels[apart]
+        right[held_out] = (values[held_out] @ weight.T + bias).argmax(1) == labels[held_out]
     return float(right.mean())

@@ -1,4 +1,4 @@
-"""Settings of building a base."""
+"""Defines the settings for building a base."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from ..records import Settings
 
 
 class BaseConfig(Settings):
-    """How a vendor's base is made.
+    """Defines how a vendor's base is made.
 
     Raises:
-        ConfigError: Listing every setting that is out of range.
+        ConfigError: Some settings are out of range; every one of them is listed.
     """
 
     architecture: str
-    """Name of the network; an unknown name prints those there are."""
+    """Name of the network; for an unknown name, the error lists those there are."""
     capacity: int = Field(default=256, ge=1, le=MAX_CAPACITY)
     """Maximum number of classes that the bundle can ever hold."""
     image_size: int | None = Field(default=None, ge=8, le=2048)
     """Height and width of the input in pixels; unless set, the architecture's."""
     activation: Activation = "sigmoid"
-    """Kind of outputs: sigmoid, as increments train them, or softmax, for a checkpoint trained that way."""
+    """Kind of outputs: sigmoid, as increments train them, or softmax, for a checkpoint trained with it."""
     weights: str | None = None
     """Name of pretrained weights that the architecture offers, such as imagenet."""
     checkpoint: Path | None = None
-    """File of a torch state dict (.pth), of a whole classifier or of its backbone.
+    """File of a torch state dict (.pth), either of a whole classifier or of its backbone.
 
     Its head is kept if it has one row for each class folder, in the folders' sorted order.
     """
@@ -43,8 +43,8 @@ class BaseConfig(Settings):
     grid: int | None = Field(default=None, ge=0, le=8)
     """Cells per side over which the head reads earlier blocks, 0 for none; unless set, the photos decide.
 
-    Then it is 1, 2 or 3, whichever tells the photos' classes apart best, as long as the head reads no more
-    than 2048 values.
+    The photos' choice is 1, 2 or 3, whichever tells their classes apart best, as long as the head reads no
+    more than 2048 values.
     """
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate of the one-cycle schedule; unless set, 0.05 from scratch and 0.01 from weights."""
@@ -57,16 +57,17 @@ class BaseConfig(Settings):
     augment: bool = True
     """Whether the photos are shifted and flipped at random."""
     rotations: bool = False
-    """Learn the classes turned by quarters too, for a broader backbone; an epoch takes twice as long.
+    """Whether to learn each class rotated by quarter turns too: a broader backbone, at twice the time.
 
-    Each class and rotation is a class of its own, so the backbone learns more than its own classes ask for.
+    Each rotation of a class counts as a separate class, so the backbone learns more than the classes alone
+    would require.
     """
     held_back: float = Field(default=0.1, ge=0, lt=1)
     """Share of each class's photos that is kept for evaluation; 0 learns from all."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of everything random: with the same seed, photos and machine, the base is the same."""
     device: Device = "auto"
-    """Where to train: auto (a GPU if there is one), cpu or cuda."""
+    """Device to train on: auto (a GPU if there is one), cpu or cuda."""
 
     @model_validator(mode="after")
     def _start_is_clear(self) -> BaseConfig:
@@ -75,5 +76,5 @@ class BaseConfig(Settings):
         if self.epochs == 0 and not self.checkpoint:
             raise ValueError("epochs 0 needs a checkpoint of the whole classifier")
         if self.rotations and self.epochs == 0:
-            raise ValueError("rotations are learnt in epochs, and there are none")
+            raise ValueError("rotations are learnt during training, but epochs is 0")
         return self

@@ -38,7 +38,7 @@ class BaseReport(Report):
         attention_cells: Number of cells of its attention maps.
         warnings: Warnings for the vendor.
         model_digest: Digest of the model.
-        seconds: Wall-clock time.
+        seconds: Wall-clock time of building the base.
     """
 
     bundle: AnyNamePath

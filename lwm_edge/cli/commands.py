@@ -1,7 +1,7 @@
-"""The command line: parses, calls one public function, prints.
+"""Defines the commands: each one parses its arguments, calls one public function, and prints the result.
 
-Every command takes `--json` (one JSON document on standard output, nothing else there); progress goes to
-standard error; the exit code says what went wrong (see `errors`).
+Every command takes `--json`, with which standard output gets one JSON document and nothing else. Progress
+goes to standard error. The exit code says what went wrong (see `errors`).
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ HomeOption = Annotated[
 PhotosArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="PHOTOS", help="Folder with one sub-folder of photos a class, named as the class."
+        metavar="PHOTOS", help="Folder with one sub-folder of photos per class, named after the class."
     ),
 ]
 WaitOption = Annotated[
-    bool, typer.Option("--wait", help="Where another process is changing the home, wait until it is done.")
+    bool, typer.Option("--wait", help="If another process is changing the home, wait until it is done.")
 ]
 TrustOption = Annotated[
     Path | None, typer.Option("--trust", metavar="VENDOR.pub", help="The vendor's public key.")
@@ -73,14 +73,14 @@ _sign_with = typer.Option("--sign-with", metavar="FILE.key", help=setting_help(I
 SignWithOption = Annotated[Path | None, _sign_with]
 
 
-def _of_increment(name: str, **shown: Any) -> Any:
-    """The option of a setting of IncrementConfig."""
-    return typer.Option(help=setting_help(IncrementConfig, name), **shown)
+def _increment_option(name: str, **extra: Any) -> Any:
+    """Makes the option for a setting of IncrementConfig."""
+    return typer.Option(help=setting_help(IncrementConfig, name), **extra)
 
 
-def _of_base(name: str, **shown: Any) -> Any:
-    """The option of a setting of BaseConfig."""
-    return typer.Option(help=setting_help(BaseConfig, name), **shown)
+def _base_option(name: str, **extra: Any) -> Any:
+    """Makes the option for a setting of BaseConfig."""
+    return typer.Option(help=setting_help(BaseConfig, name), **extra)
 
 
 def main() -> None:
@@ -113,21 +113,21 @@ def _show(report: Report, as_json: bool, show: Callable[[Any], None], *, is_done
     """Prints a report.
 
     Args:
-        report: Of what was found, or of what was done.
-        as_json: As one line of ASCII, which every terminal and locale can take.
-        show: Prints it for people.
-        is_done: Whether something was changed or written. Then a report that cannot be printed is no
-            failure: a script that saw one would do it again.
+        report: Report of what was found or done.
+        as_json: Whether to print one line of ASCII, which every terminal and locale can take.
+        show: Function that prints the report for people.
+        is_done: Whether something was changed or written. If so, a report that cannot be printed is not a
+            failure: a script that saw one would repeat the change.
     """
     if as_json:
         print(json.dumps(json.loads(report.model_dump_json())))
     else:
         show(report)
     if failure := output_failure():
-        lost = f"standard output cannot be written to ({failure.strerror})"
+        lost = f"standard output cannot be written ({failure.strerror})"
         if not is_done:
-            raise ResourceError(f"the report is lost: {lost}; free some space, or print it elsewhere")
-        terminal.note(f"Note: this was done, but the report of it is lost: {lost}")
+            raise ResourceError(f"the report is lost: {lost}; free some space, or send the output elsewhere")
+        terminal.note(f"Note: the command has done its work, but its report is lost: {lost}")
 
 
 def _with_progress(work: Callable[[ProgressCallback], Report]) -> Any:
@@ -159,7 +159,7 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="When something fails, also print where in the code.")
+        bool, typer.Option("--debug", help="If something fails, also print where in the code it failed.")
     ] = False,
 ) -> None:
     """Teach a deployed image classifier new classes, on the device, from photos of the new classes alone."""
@@ -168,11 +168,11 @@ def options(
 @app.command("demo")
 def demo(
     folder: Annotated[
-        Path | None, typer.Option("--folder", metavar="DIR", help="Where the demo's model homes go.")
+        Path | None, typer.Option("--folder", metavar="DIR", help="Folder for the demo's model homes.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """See it work: adds four classes to a small model that ships with lwm-edge, in about a minute."""
+    """See it work: add four classes to a small model that ships with lwm-edge, in about a minute."""
     from .. import run_demo
 
     folder = folder or Path.cwd() / "lwm-edge-demo"
@@ -182,22 +182,22 @@ def demo(
 @app.command("build-base")
 def build_base_command(
     photos: PhotosArgument,
-    arch: Annotated[str, _of_base("architecture")],
+    arch: Annotated[str, _base_option("architecture")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The bundle to write.")],
-    capacity: Annotated[int | None, _of_base("capacity")] = None,
-    image_size: Annotated[int | None, _of_base("image_size")] = None,
-    weights: Annotated[str | None, _of_base("weights")] = None,
-    checkpoint: Annotated[Path | None, _of_base("checkpoint", metavar="FILE")] = None,
-    activation: Annotated[str | None, _of_base("activation")] = None,
-    epochs: Annotated[int | None, _of_base("epochs")] = None,
-    frozen_blocks: Annotated[int | None, _of_base("frozen_blocks")] = None,
-    grid: Annotated[int | None, _of_base("grid")] = None,
-    rotations: Annotated[bool, _of_base("rotations")] = False,
-    learning_rate: Annotated[float | None, _of_base("learning_rate")] = None,
-    batch_size: Annotated[int | None, _of_base("batch_size")] = None,
-    held_back: Annotated[float | None, _of_base("held_back")] = None,
-    seed: Annotated[int | None, _of_base("seed")] = None,
-    device: Annotated[str | None, _of_base("device")] = None,
+    capacity: Annotated[int | None, _base_option("capacity")] = None,
+    image_size: Annotated[int | None, _base_option("image_size")] = None,
+    weights: Annotated[str | None, _base_option("weights")] = None,
+    checkpoint: Annotated[Path | None, _base_option("checkpoint", metavar="FILE")] = None,
+    activation: Annotated[str | None, _base_option("activation")] = None,
+    epochs: Annotated[int | None, _base_option("epochs")] = None,
+    frozen_blocks: Annotated[int | None, _base_option("frozen_blocks")] = None,
+    grid: Annotated[int | None, _base_option("grid")] = None,
+    rotations: Annotated[bool, _base_option("rotations")] = False,
+    learning_rate: Annotated[float | None, _base_option("learning_rate")] = None,
+    batch_size: Annotated[int | None, _base_option("batch_size")] = None,
+    held_back: Annotated[float | None, _base_option("held_back")] = None,
+    seed: Annotated[int | None, _base_option("seed")] = None,
+    device: Annotated[str | None, _base_option("device")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """For vendors: train a base on class folders and write the bundle that ships."""
@@ -229,7 +229,7 @@ def init_command(
     base: Annotated[Path, typer.Argument(metavar="BASE.lwm", help="The bundle that the vendor shipped.")],
     home: HomeOption = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Start an existing home over; what it learnt is lost.")
+        bool, typer.Option("--replace", help="Start an existing home over; what it has learnt is lost.")
     ] = False,
     trust: TrustOption = None,
     wait: WaitOption = False,
@@ -237,7 +237,7 @@ def init_command(
 ) -> None:
     """Make a model home from a shipped base, with its ONNX file.
 
-    With --trust the home takes no base that this key did not sign, now or later.
+    With --trust, the home accepts no base that this key did not sign, now or later.
     """
     from .. import init_home
 
@@ -249,30 +249,30 @@ def init_command(
 def add_classes_command(
     photos: PhotosArgument,
     home: HomeOption = None,
-    recipe: Annotated[str | None, _of_increment("recipe")] = None,
-    beta: Annotated[float | None, _of_increment("beta")] = None,
-    gamma: Annotated[float | None, _of_increment("gamma")] = None,
-    epochs: Annotated[int | None, _of_increment("epochs")] = None,
-    learning_rate: Annotated[float | None, _of_increment("learning_rate")] = None,
-    batch_size: Annotated[int | None, _of_increment("batch_size")] = None,
-    max_memory: Annotated[str | None, _of_increment("max_memory", metavar="SIZE")] = None,
-    frozen_blocks: Annotated[int | None, _of_increment("frozen_blocks")] = None,
-    least_photos: Annotated[int | None, _of_increment("least_photos")] = None,
-    seed: Annotated[int | None, _of_increment("seed")] = None,
-    device: Annotated[str | None, _of_increment("device")] = None,
+    recipe: Annotated[str | None, _increment_option("recipe")] = None,
+    beta: Annotated[float | None, _increment_option("beta")] = None,
+    gamma: Annotated[float | None, _increment_option("gamma")] = None,
+    epochs: Annotated[int | None, _increment_option("epochs")] = None,
+    learning_rate: Annotated[float | None, _increment_option("learning_rate")] = None,
+    batch_size: Annotated[int | None, _increment_option("batch_size")] = None,
+    max_memory: Annotated[str | None, _increment_option("max_memory", metavar="SIZE")] = None,
+    frozen_blocks: Annotated[int | None, _increment_option("frozen_blocks")] = None,
+    least_photos: Annotated[int | None, _increment_option("least_photos")] = None,
+    seed: Annotated[int | None, _increment_option("seed")] = None,
+    device: Annotated[str | None, _increment_option("device")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what it would take (memory, time, disk), then stop.")
+        bool, typer.Option("--dry-run", help="Print what this would take (memory, time, disk), then stop.")
     ] = False,
-    fresh: Annotated[bool, _of_increment("fresh")] = False,
-    force: Annotated[bool, _of_increment("force")] = False,
+    fresh: Annotated[bool, _increment_option("fresh")] = False,
+    force: Annotated[bool, _increment_option("force")] = False,
     sign_with: SignWithOption = None,
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Teach the model new classes from photos of them alone: the main job.
 
-    Nothing changes until the last step; then bundle, ONNX file, labels and receipt change together. Stopped
-    or killed, the same command goes on where it was.
+    Nothing changes until the last step; then bundle, ONNX file, labels and receipt change together. After an
+    interruption, the same command continues where it stopped.
     """
     from .. import add_classes, plan_increment
 
@@ -303,7 +303,7 @@ def add_classes_command(
 
 @app.command("remove-class")
 def remove_class_command(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The class.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the class.")],
     home: HomeOption = None,
     shipped: Annotated[
         bool, typer.Option("--shipped", help="Also allow a class that the vendor shipped.")
@@ -335,7 +335,7 @@ def predict_command(
 
 @app.command("evaluate")
 def evaluate_command(photos: PhotosArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Measure accuracy on labelled photos: old, new and all classes, and what is confused."""
+    """Measure accuracy on labelled photos: for old, new and all classes, and which ones are confused."""
     from .. import evaluate
 
     _show(evaluate(_home(home), photos), as_json, display.evaluation)
@@ -358,7 +358,7 @@ def info_command(
 @app.command("export")
 def export_command(
     output: Annotated[
-        Path, typer.Argument(metavar="FILE.onnx", help="The ONNX file to write; - is standard output.")
+        Path, typer.Argument(metavar="FILE.onnx", help="The ONNX file to write; - means standard output.")
     ],
     home: HomeOption = None,
     bundle: Annotated[
@@ -366,7 +366,7 @@ def export_command(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the model's ONNX file, compared with the network first."""
+    """Write the model's ONNX file, after comparing it with the network."""
     from .. import export_onnx
 
     to_stdout = str(output) == STDOUT
@@ -379,7 +379,7 @@ def export_command(
 
 @app.command("repair")
 def repair_command(home: HomeOption = None, wait: WaitOption = False, as_json: JsonOption = False) -> None:
-    """Make the home's other files anew from its bundle, where they are missing or changed."""
+    """Rebuild the home's other files from its bundle, where they are missing or changed."""
     from .. import repair_home
 
     _show(repair_home(_home_path(home), wait=wait), as_json, display.repair, is_done=True)
@@ -391,24 +391,24 @@ def audit_command(
     simulate: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Make N increments on a copy, from generated photos, and measure each."
+            metavar="N", help="Make N increments on a copy, with generated photos, and measure each."
         ),
     ] = None,
-    classes: Annotated[int, typer.Option(min=1, help="New classes of each simulated increment.")] = 1,
-    recipe: Annotated[str, typer.Option(help="By which to simulate.")] = "lwm-lda",
+    classes: Annotated[int, typer.Option(min=1, help="New classes in each simulated increment.")] = 1,
+    recipe: Annotated[str, typer.Option(help="Recipe to simulate with.")] = "lwm-lda",
     isolated: Annotated[
-        bool, typer.Option("--isolated", help="Simulate each increment in a process of its own.")
+        bool, typer.Option("--isolated", help="Run each simulated increment in its own process.")
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw the simulated storage and memory.")
+        Path | None, typer.Option(metavar="FILE.png", help="Draw storage and memory over the simulation.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Account for every byte of the home; --simulate shows that increments do not make it grow."""
+    """Account for every byte of the home; --simulate shows that it does not grow with increments."""
     report: AuditReport | SimulationReport
     if simulate is None:
         if isolated or plot:
-            raise ConfigError("--isolated and --plot say how to simulate; give --simulate N too")
+            raise ConfigError("--isolated and --plot only apply to a simulation; pass --simulate N too")
         from .. import audit
 
         report = audit(_home(home))
@@ -431,11 +431,14 @@ def audit_command(
 @app.command("keygen")
 def keygen_command(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="vendor makes vendor.key (keep it) and vendor.pub.")
+        str,
+        typer.Argument(
+            metavar="NAME", help="Name of the pair: vendor makes vendor.key (keep it secret) and vendor.pub."
+        ),
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Make a pair of Ed25519 keys: for a vendor to sign bases, for a device to sign changes."""
+    """Make a pair of Ed25519 keys, with which a vendor signs bases or a device signs changes."""
     from .. import generate_key
 
     _show(generate_key(name), as_json, display_proofs.key, is_done=True)
@@ -443,11 +446,13 @@ def keygen_command(
 
 @app.command("sign")
 def sign_command(
-    bundle: Annotated[Path, typer.Argument(metavar="BASE.lwm", help="The base; its length stays.")],
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BASE.lwm", help="The base to sign; its length stays the same.")
+    ],
     key: Annotated[Path, typer.Option("--key", metavar="VENDOR.key", help="The vendor's private key.")],
     as_json: JsonOption = False,
 ) -> None:
-    """For vendors: sign a base, so that homes made with --trust take it."""
+    """For vendors: sign a base, so that homes made with --trust accept it."""
     from .. import sign_bundle
 
     _show(sign_bundle(bundle, key), as_json, display_proofs.signing, is_done=True)
@@ -463,7 +468,9 @@ def verify_command(
     device_key: Annotated[
         Path | None,
         typer.Option(
-            "--device-key", metavar="DEVICE.pub", help="Every recorded change must be signed with it."
+            "--device-key",
+            metavar="DEVICE.pub",
+            help="The device's public key, with which every recorded change must be signed.",
         ),
     ] = None,
     as_json: JsonOption = False,

@@ -70,7 +70,7 @@ def plan(report: PlanReport) -> None:
         else "it starts over: there is no room to save its state",
         "Photo cache": f"{report.pixel_cache_bytes / mib:.0f} MiB",
         "Time": f"about {report.predicted_seconds:.0f} s of training",
-        "Disk": f"{in_bytes(report.disk_bytes)} must be free meanwhile",
+        "Disk": f"{in_bytes(report.disk_bytes)} must be free while it runs",
     }
     print_rows("The plan; nothing was trained", rows)
     _notes(*report.warnings)
@@ -178,7 +178,7 @@ def evaluation(report: EvaluationReport) -> None:
     if report.confusions:
         print_rows(
             "Most often confused",
-            {f"{safe(c.actual)} taken for {safe(c.predicted)}": str(c.photos) for c in report.confusions},
+            {f"{safe(c.actual)} mistaken for {safe(c.predicted)}": str(c.photos) for c in report.confusions},
         )
     _notes(*report.skipped)
 

@@ -1,4 +1,4 @@
-"""Settings of the command line: the file `lwm-edge.toml`, and where the home lies."""
+"""Reads the settings of the command line: the file `lwm-edge.toml`, and the location of the home."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HOME_VARIABLE = "LWM_EDGE_HOME"
 
 
 class FileConfig(Record):
-    """The content of `lwm-edge.toml`: `home = "..."` and an `[increment]` table of IncrementConfig's."""
+    """Holds the content of `lwm-edge.toml`: `home = "..."` and an `[increment]` table of IncrementConfig."""
 
     home: Path | None = None
     increment: dict[str, Any] = Field(default={})
@@ -34,15 +34,15 @@ class FileConfig(Record):
     @classmethod
     def _can_be_a_path(cls, home: Path | None) -> Path | None:
         if home and "\0" in str(home):
-            raise ValueError("a path has no NUL characters")
+            raise ValueError("a path cannot contain NUL characters")
         return home
 
 
 def read_file_config(folder: Path) -> FileConfig:
-    """Reads `lwm-edge.toml` in a folder; absent means all defaults.
+    """Reads `lwm-edge.toml` in a folder; without that file, all settings have their defaults.
 
     Raises:
-        ConfigError: Not TOML, or unknown settings.
+        ConfigError: The file is not TOML, or has unknown settings.
     """
     path = folder / CONFIG_FILE
     try:
@@ -56,7 +56,7 @@ def read_file_config(folder: Path) -> FileConfig:
 
 
 def find_home(home: Path | None, file_config: FileConfig) -> Path:
-    """The home's folder: the argument, $LWM_EDGE_HOME, lwm-edge.toml, then the platform's default."""
+    """Finds the home's folder: the argument, $LWM_EDGE_HOME, lwm-edge.toml, then the platform's default."""
     variable = os.environ.get(HOME_VARIABLE)
     return (
         home
@@ -67,28 +67,35 @@ def find_home(home: Path | None, file_config: FileConfig) -> Path:
 
 
 def increment_config(file_config: FileConfig, **given: Any) -> IncrementConfig:
-    """`lwm-edge.toml`'s `[increment]` table, overridden by what is given and not None.
+    """Makes an IncrementConfig of the `[increment]` table of `lwm-edge.toml`; what is given overrides it.
+
+    A given value of None counts as not given.
 
     Raises:
-        ConfigError: Listing every setting that is out of range.
+        ConfigError: Some settings are out of range; every one of them is listed.
     """
     chosen = {name: value for name, value in given.items() if value is not None}
     return IncrementConfig(**{**file_config.increment, **chosen})
 
 
 def base_config(**given: Any) -> BaseConfig:
-    """A BaseConfig of what is given and not None.
+    """Makes a BaseConfig of what is given and not None.
 
     Raises:
-        ConfigError: Listing every setting that is out of range.
+        ConfigError: Some settings are out of range; every one of them is listed.
     """
     return BaseConfig(**{name: value for name, value in given.items() if value is not None})
 
 
 def setting_help(config: type[Settings], name: str) -> str:
-    """A setting's description, bounds and default in one line, as its field declares them."""
+    """Returns a setting's help text in one line: description, bounds and default, as its field declares them.
+
+    "Whether to start over" becomes "Start over", as the help of an option says it.
+    """
     field = config.model_fields[name]
     summary = (field.description or "").partition("\n\n")[0].replace("\n", " ").removesuffix(".")
+    summary = summary.removeprefix("Whether to ")
+    summary = summary[:1].upper() + summary[1:]
     notes = [
         f"{words} {getattr(bound, kind):,}"
         for bound in field.metadata

@@ -1,8 +1,8 @@
 """Builds and checks the chain of custody: what vendor and device sign, and whether a record holds together.
 
-A signature covers a statement: a line that names its kind, then canonical JSON. The vendor's statement names
-everything that the shipped base is. A device's statement names one change: the model before, the model after,
-and the base that it all started from. `proofs.verification` says what follows from them.
+A signature covers a statement: a line that names its kind, then canonical JSON. The vendor's statement
+describes everything about the shipped base. A device's statement names one change: the model before, the
+model after, and the base that it all started from. `proofs.verification` says what follows from them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BASE, _INCREMENT = "lwm-edge base v1", "lwm-edge increment v1"
 
 
 def base_statement(manifest: Manifest) -> BaseStatement:
-    """Collects what there is to sign of a shipped base."""
+    """Collects what the vendor signs about a base."""
     return BaseStatement(
         architecture=manifest.architecture,
         activation=manifest.activation,
@@ -45,7 +45,8 @@ def record_change(manifest: Manifest, parent: Manifest, key: Ed25519PrivateKey |
     """Adds the change from `parent` to `manifest` to the record, signed if there is a device key.
 
     Args:
-        manifest: Manifest of the changed model, its digests filled in. A copy of `parent` stays as it is.
+        manifest: Manifest of the changed model, with its digests filled in. It is returned as it is if it has
+            no change that `parent` lacks.
         parent: Manifest of the model before.
         key: Private key of the device, if it has one.
     """
@@ -102,7 +103,7 @@ def _signature_problems(custody: Custody, vendor_key: str | None) -> list[str]:
 
 
 def _base_problems(base: BaseStatement | None, manifest: Manifest) -> list[str]:
-    """Lists where the model is not of the form that the shipped base had; no change may touch that."""
+    """Lists where the model's form differs from the shipped base's, which no change may alter."""
     if base is None:
         return []
     now = base_statement(manifest)

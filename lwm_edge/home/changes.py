@@ -1,4 +1,4 @@
-"""Makes the changes of a home that need no learning: it starts one from a base, and removes a class."""
+"""Makes the changes to a home that need no learning: starts it from a base, and removes a class."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def init_home(
     with opened.lock(wait=wait):
         _check_init(home, bundle, replace)  # another process may have been faster
         key = key_to_trust(opened, trust)
-        require_signed_base(base, candidate.manifest, key)  # or have put another file in the base's place
-        if key:  # before the model: at no instant is there a home that forgot whom to trust
+        require_signed_base(base, candidate.manifest, key)  # the base may have been replaced as well
+        if key:  # before the model, so that a home never forgets whom to trust
             write_trusted_key(opened, key)
         return _commit(opened, candidate, removed_class=None, trusted_key=key)
 
@@ -81,7 +81,7 @@ def _check_init(home: Path, base: Bundle, replace: bool) -> None:
                 f"{home} is a model home already; to start it over from {base.path}, pass --replace"
             )
         return
-    ownership.require_no_foreign(home)
+    ownership.require_nothing_foreign(home)
     models = ownership.generations_with_bundles(home)
     if not replace and not all(_is_copy_of(base, Generation(folder)) for folder in models):
         raise HomeError(
@@ -91,7 +91,7 @@ def _check_init(home: Path, base: Bundle, replace: bool) -> None:
 
 
 def _is_copy_of(base: Bundle, generation: Generation) -> bool:
-    """Whether a generation is what an interrupted `init` from this base left."""
+    """Returns whether a generation is what an interrupted `init` from this base left."""
     try:
         found = open_bundle(generation.bundle).manifest
     except BundleError:
@@ -109,11 +109,11 @@ def remove_class(
 ) -> ChangeReport:
     """Removes a class from a home's model, without photos.
 
-    The order of the other classes stays; those behind it move up by one class_index, and a row of the head
+    The other classes keep their order; those after it move up by one class_index, and a row of the head
     becomes free.
 
     Args:
-        home: The model home, or its folder.
+        home: Model home, or the path of its folder.
         class_name: Name of the class.
         shipped: Whether a class that the vendor shipped may be removed too.
         sign_with: Path of the device's private key, to sign the change with.

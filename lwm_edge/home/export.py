@@ -20,7 +20,7 @@ def export_onnx(source: Home | AnyPath, output: AnyPath) -> ExportReport:
     """Writes a model's verified ONNX file.
 
     Args:
-        source: The model home, or the path of a bundle.
+        source: Model home, or the path of a bundle.
         output: Path of the ONNX file, which is replaced if it exists; `-` is standard output.
 
     Raises:

@@ -1,4 +1,4 @@
-"""One generation of a home: bundle, ONNX file, labels and receipt, made together and checked."""
+"""Makes and checks one generation of a home: bundle, ONNX file, labels and receipt, always together."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _RECEIPT_FIXED_BYTES, _RECEIPT_BYTES_PER_CLASS = 32 * 1024, 512
 
 @dataclass(frozen=True)
 class Candidate:
-    """A changed model, verified but not yet the home's current one.
+    """Holds a changed model that is verified, but is not yet the home's current one.
 
     Attributes:
-        arrays: The bundle's tensors.
-        manifest: With digest and ledger.
+        arrays: Tensors of the bundle.
+        manifest: Manifest of the bundle, with digest and ledger.
         onnx_file: Content of classifier.onnx.
-        parity: Of the ONNX file with the network.
-        footprint: Before and after.
+        parity: Comparison of the ONNX file with the network.
+        footprint: Footprint before and after the change.
     """
 
     arrays: Arrays
@@ -59,17 +59,18 @@ def prepare(
     """Exports the changed model and compares the ONNX file with the network.
 
     Args:
-        arrays: The bundle's tensors, `onnx_graph` included.
-        manifest: Of the changed model; its digest and ledger are filled in here.
-        parent: The bundle before.
-        probe: What the changed network makes of some pictures.
-        memory: That the change took.
-        started: time.monotonic() of the change's start.
-        onnx_bytes_before: Length of the ONNX file before.
-        device_key: Signs the change's link in the chain of custody; None leaves it unsigned.
+        arrays: Tensors of the bundle, including `onnx_graph`.
+        manifest: Manifest of the changed model; its digest and ledger are filled in here.
+        parent: Bundle of the model before.
+        probe: Pictures, and what the changed network computes for them.
+        memory: Memory that the change took.
+        started: Value of time.monotonic() when the change started.
+        onnx_bytes_before: Length of the ONNX file before the change.
+        device_key: Key that signs the change's link in the chain of custody; None leaves it unsigned.
 
     Raises:
-        ExportError: Or its subclass ParityError; nothing was written.
+        ExportError: The ONNX file cannot be made or differs from the network (ParityError). Nothing was
+            written.
     """
     manifest = manifest.model_copy(update={"tensors_digest": tensors_digest(arrays)})
     manifest = record_change(manifest, parent.manifest, device_key)
@@ -105,7 +106,7 @@ def prepare(
 
 
 def commit(home: Home, candidate: Candidate, receipt: Report) -> None:
-    """Makes the candidate the home's current model, at one atomic point."""
+    """Makes the candidate the home's current model, in one atomic step."""
     home.commit(lambda generation: write_generation(generation, candidate, receipt))
 
 
@@ -118,18 +119,22 @@ def write_generation(generation: Generation, candidate: Candidate, receipt: Repo
 
 
 def write_beside_bundle(generation: Generation, manifest: Manifest, onnx_file: bytes, receipt: bytes) -> None:
-    """Writes what a generation has beside its bundle; `missing_or_changed` checks the same files."""
+    """Writes the files of a generation other than its bundle; `missing_or_changed` checks the same files."""
     storage.write_file(generation.onnx, onnx_file)
     storage.write_file(generation.labels, labels_text(manifest))
     storage.write_file(generation.receipt, receipt)
 
 
 def missing_or_changed(generation: Generation, bundle: Bundle) -> dict[str, str]:
-    """What of a generation is not as its bundle makes it: the file's name, and what is wrong with it."""
+    """Finds the files of a generation that differ from what its bundle makes.
+
+    Returns:
+        What is wrong with each of them, by the file's name.
+    """
     m = bundle.manifest
     checks: dict[Path, tuple[str, Callable[[bytes], bool]]] = {
         generation.onnx: (
-            "is not what the bundle makes: it was changed, or is another's",
+            "is not what the bundle makes: it was changed, or belongs to another model",
             is_onnx_of(bundle),
         ),
         generation.labels: (
@@ -151,7 +156,7 @@ def missing_or_changed(generation: Generation, bundle: Bundle) -> dict[str, str]
 
 
 def is_onnx_of(bundle: Bundle) -> Callable[[bytes], bool]:
-    """Tells whether a file's content is the classifier that the bundle makes."""
+    """Returns a function that tells whether a file's content is the classifier that the bundle makes."""
     arrays = bundle.arrays()
     try:
         expected = fill_graph(arrays[ONNX_GRAPH].tobytes(), arrays, bundle.manifest)
@@ -170,24 +175,24 @@ def _is_receipt_of(manifest: Manifest, content: bytes) -> bool:
 
 
 def labels_text(manifest: Manifest) -> bytes:
-    """Content of labels.txt: the class names in class_index order, one a line."""
+    """Returns the content of labels.txt: the class names in class_index order, one per line."""
     return "".join(f"{name}\n" for name in manifest.class_names).encode()
 
 
 def receipt_length(capacity: int) -> int:
-    """Length of receipt.json in bytes; depends on nothing but the capacity."""
+    """Returns the length of receipt.json in bytes, which depends on nothing but the capacity."""
     return _RECEIPT_FIXED_BYTES + _RECEIPT_BYTES_PER_CLASS * capacity
 
 
 def pad_receipt(receipt: Report, capacity: int) -> bytes:
-    """The receipt as JSON, padded with spaces to its fixed length; long lists are cut to fit."""
+    """Returns the receipt as JSON, padded to its fixed length; if too long, it only counts skipped files."""
     length = receipt_length(capacity)
     shorten: list[Callable[[Report], Report]] = [lambda r: r, _without_skipped]
     for shortened in shorten:
         text = shortened(receipt).model_dump_json(indent=2).encode()
         if len(text) < length:
             return text.ljust(length - 1, b" ") + b"\n"
-    raise ExportError(f"the receipt needs {len(text)} bytes of {length}; use shorter class names")
+    raise ExportError(f"the receipt has {length} bytes but needs {len(text)}; use shorter class names")
 
 
 def _without_skipped(receipt: Report) -> Report:

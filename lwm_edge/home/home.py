@@ -160,7 +160,7 @@ class Home:
             BusyError: Another process is the writer, and `wait` is not set.
             HomeError: The home cannot be written, or its generations are in another folder.
         """
-        ownership.require_own_generations(self.path)
+        ownership.require_generations_inside(self.path)
         with storage.exclusive_lock(self.path / LOCK, wait=wait) as descriptor:
             self._remove_stale()
             try:

@@ -51,7 +51,7 @@ class MemoryUse:
         """Reports all figures up to now.
 
         Args:
-            student: The one network that is not a teacher.
+            student: Network that is not a teacher; all others count as teachers.
             known: Images that the caller holds at this moment but does not keep.
         """
         peak = peak_rss_bytes()

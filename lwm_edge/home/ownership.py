@@ -1,8 +1,9 @@
-"""What in a home this program made: the only things that it ever removes.
+"""Tells what in a home this program made: the only things that it ever removes.
 
-A name is not enough, as a folder of eight digits may be somebody's date: what it holds has to show it too.
-Whatever else lies in a home is somebody's. It is left alone, named in every report of a change, and fails the
-audit. No other module removes anything but the staged file that it has just written; a test looks for that.
+A name alone proves nothing, as a folder of eight digits may be somebody's date: its content has to prove it
+too. Anything else in a home belongs to somebody. It is left alone, every report of a change names it, and the
+audit fails because of it. No other module removes anything but the staged file that it has just written, which
+a test checks.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ TRAINING, TRUST = "training.safetensors", "vendor.pub"
 BUNDLE, ONNX, LABELS, RECEIPT = "model.lwm", "classifier.onnx", "labels.txt", "receipt.json"
 GENERATION_FILES = (BUNDLE, ONNX, LABELS, RECEIPT)
 CHECKPOINT_HEADER = "header"
-"""The tensor that every checkpoint holds, and by which it is known: a JSON object."""
+"""Name of the tensor that marks a checkpoint: every checkpoint has it, and it holds a JSON object."""
 
 _CHECKPOINT_KEYS = {"parent_digest", "job", "step"}
 _STAGED_BUNDLE = storage.staged_path(Path(BUNDLE)).name
@@ -34,48 +35,50 @@ _MAY_BE_IN_A_GENERATION = frozenset(
     {*GENERATION_FILES, *(storage.staged_path(Path(name)).name for name in GENERATION_FILES)}
 )
 _LAST_NUMBER = 99_999_999
-_LISTED = 5
+_MOST_LISTED = 5
 
 
 def generation_named_by(link: Path) -> str | None:
-    """Name of the generation that a link points at; None where it is no link, or not one that we made."""
+    """Returns the name of the generation that a link points at; None if it is not a link that we made."""
     target = str(link.readlink()) if link.is_symlink() else ""
     return target.partition("/")[2] if re.fullmatch(rf"{GENERATIONS}/[0-9]{{8}}", target) else None
 
 
 def generation_folders(home: Path) -> list[Path]:
-    """The folders that are named as generations are, oldest first, whatever they hold."""
+    """Lists the folders that have the name of a generation, oldest first, whatever they hold."""
     folder = home / GENERATIONS
-    return [path for path in storage.entries(folder) if _is_named_so(path)] if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return [path for path in storage.entries(folder) if _is_named_as_a_generation(path)]
 
 
 def generations_with_bundles(home: Path) -> list[Path]:
-    """The generations that this program made as far as their bundle, oldest first."""
+    """Lists the generations that this program made at least the bundle of, oldest first."""
     return [folder for folder in generation_folders(home) if _holds_our_bundle(folder)]
 
 
 def next_number(home: Path) -> int:
-    """The number that the next generation gets: behind the current one, or the newest where there is none.
+    """Returns the next generation's number: the first free one after the current or the newest generation.
 
     Raises:
-        HomeError: There is none left.
+        HomeError: No number is left.
     """
     current = generation_named_by(home / CURRENT)
     known = [int(current)] if current else [int(folder.name) for folder in generations_with_bundles(home)]
     number = max(known, default=-1) + 1
     while os.path.lexists(path := home / GENERATIONS / f"{number:08d}") and not _is_ours_by_content(path):
-        number += 1  # it is taken by something of somebody's
+        number += 1  # the name is taken by something that is not ours
     if number > _LAST_NUMBER:
-        raise HomeError(f"{home / GENERATIONS} has no number left below {_LAST_NUMBER}; start a new home")
+        raise HomeError(f"{home / GENERATIONS} has no number left up to {_LAST_NUMBER}; start a new home")
     return number
 
 
 def is_generation(folder: Path) -> bool:
-    """Whether a folder is one that this program made.
+    """Returns whether a folder is a generation that this program made.
 
-    It is no link, is named by eight digits, no later than the next generation would be, and holds nothing but
-    a generation's files and their staged names: our bundle among them, or, where it was only begun or is all
-    but removed, at most a staged bundle.
+    Such a folder is not a link. Its name has eight digits, and its number is at most the next generation's.
+    It holds nothing but a generation's files and their staged versions: our bundle among them or, if it was
+    just begun or is almost removed, at most a staged bundle.
     """
     return _is_ours_by_content(folder) and int(folder.name) <= next_number(folder.parents[1])
 
@@ -83,20 +86,20 @@ def is_generation(folder: Path) -> bool:
 def _is_ours_by_content(folder: Path) -> bool:
     if _holds_our_bundle(folder):
         return True
-    return _is_named_so(folder) and storage.holds_only(folder, {_STAGED_BUNDLE})
+    return _is_named_as_a_generation(folder) and storage.holds_only(folder, {_STAGED_BUNDLE})
 
 
 def _holds_our_bundle(folder: Path) -> bool:
-    holds = _is_named_so(folder) and storage.holds_only(folder, _MAY_BE_IN_A_GENERATION)
+    holds = _is_named_as_a_generation(folder) and storage.holds_only(folder, _MAY_BE_IN_A_GENERATION)
     return holds and MANIFEST in _tensor_names(folder / BUNDLE)
 
 
-def _is_named_so(folder: Path) -> bool:
+def _is_named_as_a_generation(folder: Path) -> bool:
     return re.fullmatch(r"[0-9]{8}", folder.name) is not None and storage.is_real_folder(folder)
 
 
 def _tensor_names(path: Path) -> set[str]:
-    """Names of the tensors in a regular file; none where it is no safetensors file."""
+    """Returns the names of the tensors in a regular file; none if it is not a safetensors file."""
     if not storage.is_regular_file(path):
         return set()
     try:
@@ -107,7 +110,7 @@ def _tensor_names(path: Path) -> set[str]:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a file is a checkpoint that this program wrote, of whatever model."""
+    """Returns whether a file is a checkpoint that this program wrote, of any model."""
     if CHECKPOINT_HEADER not in _tensor_names(path):
         return False
     try:
@@ -121,8 +124,8 @@ def is_checkpoint(path: Path) -> bool:
 def remove_generation(folder: Path, *, was_current: bool = False) -> None:
     """Removes a generation; a folder that holds anything else is left alone.
 
-    The bundle goes last, so that what a kill leaves can still be told from somebody's. The generation that
-    was current is ours even if its bundle is damaged or lost.
+    The bundle goes last, so that what a kill leaves behind can still be recognised as ours. The generation
+    that was current is ours even if its bundle is damaged or lost.
     """
     if is_generation(folder) or (was_current and storage.holds_only(folder, _MAY_BE_IN_A_GENERATION)):
         storage.remove_folder(folder, _MAY_BE_IN_A_GENERATION, last=BUNDLE)
@@ -135,23 +138,23 @@ def remove_checkpoint(path: Path) -> None:
 
 
 def remove_staged(home: Path) -> None:
-    """Removes what an interrupted write left in a home, so that the next one has room.
+    """Removes what an interrupted write left in a home, so that the next write has room.
 
     Raises:
-        HomeError: Something else has such a name; it is left alone.
+        HomeError: Something that is not ours has the name of a staged file; it is left alone.
     """
     for name in (CURRENT, TRUST, TRAINING):
         staged = storage.staged_path(home / name)
         if name == CURRENT and generation_named_by(staged):
             storage.remove_link(staged)
         elif name == CURRENT and os.path.lexists(staged):
-            raise HomeError(f"{staged} is none of lwm-edge's links, so it is left alone; move it away")
+            raise HomeError(f"{staged} is not one of lwm-edge's links, so it is left alone; move it away")
         else:
             storage.remove_file(staged)
 
 
 def is_home(folder: Path) -> bool:
-    """Whether a folder is a model home, be it a damaged one: it has a link `current` and a model of ours."""
+    """Returns whether a folder is a model home, even a damaged one: it has a link `current` and our model."""
     link = folder / CURRENT
     if not link.is_symlink():
         return False
@@ -160,44 +163,44 @@ def is_home(folder: Path) -> bool:
     return bool(generations_with_bundles(folder) or is_damaged_home)
 
 
-def require_own_generations(home: Path) -> None:
-    """Refuses a home whose generations lie elsewhere.
+def require_generations_inside(home: Path) -> None:
+    """Refuses a home whose generations are outside it.
 
     Raises:
-        HomeError: `generations` is a link, or no folder.
+        HomeError: `generations` is a link, or is not a folder.
     """
     folder = home / GENERATIONS
     if os.path.lexists(folder) and not storage.is_real_folder(folder):
         raise HomeError(
-            f"{folder} is {storage.kind_at(folder)}, and must be a folder of the home's own, so nothing is "
+            f"{folder} is {storage.kind_at(folder)}, but must be a folder inside the home, so nothing is "
             "changed; to keep models on another disk, put the whole home there (--home)"
         )
 
 
-def require_no_foreign(home: Path) -> None:
-    """Refuses to make a home of a folder that holds anything but what an interrupted `init` leaves.
+def require_nothing_foreign(home: Path) -> None:
+    """Refuses to make a home in a folder that holds anything but what an interrupted `init` leaves.
 
     Raises:
-        HomeError: With everything that was found.
+        HomeError: The folder holds something else; the first few things are listed.
     """
-    require_own_generations(home)
+    require_generations_inside(home)
     foreign = [*_foreign(home)]
     if (home / CURRENT).is_symlink() and not generation_named_by(home / CURRENT):
         foreign.insert(0, home / CURRENT)
-    if not foreign and not (home / LOCK).exists():  # the lock comes first: without it nothing here is ours
+    if not foreign and not (home / LOCK).exists():  # `init` makes it first; without it nothing is ours
         foreign = storage.entries(home)
     if foreign:
         raise HomeError(
             f"{home} exists and is not a model home; choose a new or empty folder",
-            [f"it holds {printable(path.relative_to(home))}" for path in foreign[:_LISTED]]
-            + ([f"and {len(foreign) - _LISTED} more"] if len(foreign) > _LISTED else []),
+            [f"it holds {printable(path.relative_to(home))}" for path in foreign[:_MOST_LISTED]]
+            + ([f"and {len(foreign) - _MOST_LISTED} more"] if len(foreign) > _MOST_LISTED else []),
         )
 
 
 def left_alone(home: Path, most: int) -> tuple[str, ...]:
-    """A sentence for each thing in a home that this program did not make, up to so many."""
+    """Returns a sentence for each thing in a home that this program did not make, up to a maximum."""
     found = list(_foreign(home))
-    more = (f"{len(found) - most} more things in {printable(home)} are left alone likewise",)
+    more = (f"{len(found) - most} more things in {printable(home)} are left alone too",)
     return tuple(
         f"{printable(path)} is {storage.kind_at(path)} that lwm-edge did not make, so it is left alone; "
         "move it out of the home"
@@ -206,7 +209,7 @@ def left_alone(home: Path, most: int) -> tuple[str, ...]:
 
 
 def is_leftover(home: Path, path: Path) -> bool:
-    """Whether something in a home is what an interrupted change left, which the next one removes."""
+    """Returns whether something in a home was left by an interrupted change; the next change removes it."""
     parents = [path, *path.parents]
     folder = next((parent for parent in parents if parent.parent == home / GENERATIONS), None)
     return is_generation(folder) if folder else _is_ours(path)
@@ -222,15 +225,15 @@ def _foreign(home: Path) -> Iterator[Path]:
 
 
 def _foreign_in(generation: Path) -> list[Path]:
-    """What keeps a folder from being one of ours: something in it, or the folder itself."""
-    if not _is_named_so(generation):
+    """Lists what keeps a folder from being one of ours: things in it, or the folder itself."""
+    if not _is_named_as_a_generation(generation):
         return [generation]
     try:
-        strange = [path for path in storage.entries(generation) if not _may_be_in_a_generation(path)]
+        foreign = [path for path in storage.entries(generation) if not _may_be_in_a_generation(path)]
     except HomeError:  # it cannot be looked into
         return [generation]
     is_current = generation.name == generation_named_by(generation.parents[1] / CURRENT)
-    return strange if strange or is_current or is_generation(generation) else [generation]
+    return foreign if foreign or is_current or is_generation(generation) else [generation]
 
 
 def _may_be_in_a_generation(path: Path) -> bool:
@@ -257,7 +260,7 @@ def _is_our_lock(path: Path) -> bool:
 
 
 def _is_our_key(path: Path) -> bool:
-    """Whether a file is a public key as `init` writes it."""
+    """Returns whether a file is a public key as `init` writes it."""
     if not storage.is_regular_file(path):
         return False
     try:

@@ -1,4 +1,4 @@
-"""Says what a home's model sees in photos, and what it is: `predict`, `evaluate` and `info`, without torch.
+"""Classifies photos, measures accuracy and describes a model: `predict`, `evaluate`, `info`; needs no torch.
 
 Photos go through the exported ONNX file, as they would in an app.
 """
@@ -84,14 +84,14 @@ def predict(home: Home | AnyPath, photos: Sequence[AnyPath], *, top_k: int = 3) 
     """Classifies photos with a home's current model.
 
     Args:
-        home: The model home, or its folder.
+        home: Model home, or the path of its folder.
         photos: Paths of the photos.
         top_k: Number of classes for each photo, best first.
 
     Raises:
         HomeError: There is no home.
-        ExportError: Its ONNX file is missing, or lwm-edge did not export it.
-        PhotosError: None of the photos can be read; a single bad one is reported beside the others.
+        ExportError: The home's ONNX file is missing, or lwm-edge did not export it.
+        PhotosError: None of the photos can be read; if only some are bad, they are reported with the others.
     """
     home = open_home(home)
     classifier = home.read(lambda generation: Classifier(generation.onnx))
@@ -105,12 +105,12 @@ def evaluate(home: Home | AnyPath, folder: AnyPath) -> EvaluationReport:
     """Measures a home's current model on class folders of labelled photos.
 
     Args:
-        home: The model home, or its folder.
-        folder: One sub-folder of photos for each class, any of the model's classes.
+        home: Model home, or the path of its folder.
+        folder: Path of a folder with one sub-folder of photos for each class, for any of the model's classes.
 
     Raises:
         HomeError: There is no home.
-        ExportError: Its ONNX file is missing, or lwm-edge did not export it.
+        ExportError: The home's ONNX file is missing, or lwm-edge did not export it.
         PhotosError: A folder is not a class of the model, or has no usable photo; all of them are listed.
     """
     home, folder = open_home(home), Path(folder)
@@ -144,7 +144,7 @@ def info(source: Home | AnyPath) -> InfoReport:
     """Describes a model home's current model, or a bundle file.
 
     Args:
-        source: The model home, or the path of a bundle.
+        source: Model home, or the path of a bundle.
 
     Raises:
         HomeError: There is no home.

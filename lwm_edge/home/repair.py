@@ -25,7 +25,7 @@ def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:
     nothing is written.
 
     Args:
-        home: The model home, or its folder.
+        home: Model home, or the path of its folder.
         wait: Whether to wait for another process that is changing the home.
 
     Raises:
@@ -37,7 +37,7 @@ def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:
     home = home if isinstance(home, Home) else Home(Path(home).absolute())
     if not (home.path / GENERATIONS).is_dir():
         home.current()  # raises, and says how to make a home
-    ownership.require_own_generations(home.path)
+    ownership.require_generations_inside(home.path)
     if not _linked(home) or not ownership.is_home(home.path):
         _only_model(home)  # raises before a lock is made in what is no home
     with storage.exclusive_lock(home.path / LOCK, wait=wait):  # Home.lock would clear what may be needed

@@ -11,8 +11,8 @@ class MemoryReport(Report):
 
     Attributes:
         peak_rss_bytes: Peak of the process's resident memory.
-        peak_anonymous_bytes: Peak of its anonymous part; None if the system does not tell.
-        peak_mapped_bytes: Peak of its part that maps files or is shared; None if the system does not tell.
+        peak_anonymous_bytes: Peak of the anonymous resident memory; None if the system does not tell.
+        peak_mapped_bytes: Peak of the mapped or shared resident memory; None if the system does not tell.
         peak_tree_bytes: Peak of the resident memory of the process and all its children.
         peak_cgroup_bytes: Peak of the memory cgroup, with all others in it; None without one.
         peak_cuda_bytes: Peak of torch's memory on the GPU; None if the GPU was not used.
@@ -112,7 +112,7 @@ class ExportReport(Report):
         onnx_bytes: Length of the file.
         class_names: Class names in the order of the outputs.
         model_digest: Digest of the model inside.
-        parity: Comparison with the network.
+        parity: Comparison of the ONNX file with the network.
     """
 
     onnx: AnyNamePath

@@ -1,5 +1,5 @@
-"""Adding classes: planned, learnt in a process of its own, resumable, and committed by another one.
+"""Adds classes: plans the increment, learns it in one process, and exports and commits it in another.
 
-This room brings `home` and `learning` together. It imports both of them, `custody`, `model`, `photos` and
-the ground.
+An interrupted increment can be resumed. Here `home` and `learning` meet: this package imports both of them,
+`custody`, `model`, `photos` and the ground.
 """

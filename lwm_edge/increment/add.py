@@ -1,4 +1,4 @@
-"""`add_classes` and `plan_increment`: an increment in processes of its own, or what it would take."""
+"""Runs an increment in worker processes, or says what it would take: `add_classes`, `plan_increment`."""
 
 from __future__ import annotations
 
@@ -24,29 +24,30 @@ def add_classes(
 ) -> IncrementReport:
     """Teaches a home's model new classes from photos of them alone.
 
-    Until the last step, one rename, nothing that a reader of the home sees is changed. Interrupted (by
-    Ctrl-C, a kill or a power cut), the same call goes on where it was, and ends in the same model.
+    Nothing that a reader of the home sees changes until the last step, which is a single rename. After an
+    interruption (Ctrl-C, a kill or a power cut), the same call continues where it stopped and produces the
+    same model.
 
     Args:
-        home: The model home, or its folder.
-        photos: Folder with one sub-folder of photos for each new class, named as the class.
-        config: Settings; the defaults if None.
-        on_progress: Called in this thread at every step.
-        isolate: Run in processes of their own; False runs in this one.
-        wait: For another process that changes the home to finish.
+        home: Model home, or the path of its folder.
+        photos: Path of a folder with one sub-folder of photos for each new class, named after the class.
+        config: Settings; None means the defaults.
+        on_progress: Function that is called in this thread at every step.
+        isolate: Whether to learn and commit in worker processes; False does both in this one.
+        wait: Whether to wait for another process that is changing the home.
 
     Returns:
-        The receipt, also in the home as receipt.json.
+        The receipt, which is also in the home as receipt.json.
 
     Raises:
-        PhotosError: The folder cannot be learnt from; lists every problem.
-        BundleError: The home's bundle is damaged, or has no room (CapacityError).
+        PhotosError: The folder cannot be learnt from; every problem is listed.
+        BundleError: The home's bundle is damaged, or has no room for the classes (CapacityError).
         HomeError: The home is missing or cannot be written.
         ConfigError: The settings do not fit the model, or another increment was interrupted.
         GateError: The training diverged, or the new model is not good enough.
         ExportError: The ONNX file could not be made or differs from the network (ParityError).
-        ResourceError: Out of memory or disk.
-        BusyError: Another process changes the home, and `wait` is not set.
+        ResourceError: Memory or disk space ran out.
+        BusyError: Another process is changing the home, and `wait` is not set.
         StoppedError: The worker was asked to stop.
         TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
             with cannot be used.
@@ -68,9 +69,9 @@ def add_classes(
         try:
             committed = run(Job(home=home.path, staged=learnt.staged), lock, on_progress)
         except (LwmEdgeError, KeyboardInterrupt) as error:
-            if home.current() == before or _said_by_the_worker(error):
-                raise  # the model is unchanged, or the disk did not confirm the change, which the error says
-            return _receipt_left_in(home)
+            if home.current() == before or _comes_from_the_worker(error):
+                raise  # either the model is unchanged, or the error says that the disk did not confirm it
+            return _receipt_of_the_last_commit(home)
     assert committed.report is not None
     return committed.report
 
@@ -78,10 +79,10 @@ def add_classes(
 def plan_increment(
     home: Home | AnyPath, photos: AnyPath, config: IncrementConfig | None = None, *, wait: bool = False
 ) -> PlanReport:
-    """What `add_classes` would take here: memory, time and disk. Nothing is trained or changed.
+    """Returns the memory, time and disk space that `add_classes` would take; trains and changes nothing.
 
     Raises:
-        LwmEdgeError: As `add_classes`; ResourceError where the memory limit is too small.
+        LwmEdgeError: For the reasons that `add_classes` lists; ResourceError if the memory limit is too low.
     """
     home, config = open_home(home), config or IncrementConfig()
     with home.lock(wait=wait) as lock:
@@ -91,12 +92,15 @@ def plan_increment(
     return planned
 
 
-def _said_by_the_worker(error: BaseException) -> bool:
+def _comes_from_the_worker(error: BaseException) -> bool:
     return isinstance(error, LwmEdgeError) and bool(error.worker_traceback)
 
 
-def _receipt_left_in(home: Home) -> IncrementReport:
-    """The report of an increment whose process committed it, and ended before it could say so."""
+def _receipt_of_the_last_commit(home: Home) -> IncrementReport:
+    """Reads the report of an increment whose worker committed it but ended before it could report it."""
     report = IncrementReport.model_validate_json(home.current().receipt.read_bytes())
-    note = "the process that committed this ended before it could report it; this is the receipt that it left"
+    note = (
+        "the process that committed this increment ended before it could report back; this is the receipt "
+        "that it left"
+    )
     return report.model_copy(update={"warnings": (*report.warnings, note)})

@@ -1,4 +1,4 @@
-"""The end of an increment: what was learnt is exported, compared, and made the home's model."""
+"""Ends an increment: exports what was learnt, compares it, and makes it the home's model."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .reports import IncrementReport, LearningReport
 
 
 class StagedIncrement(Report):
-    """What the learning process hands to the committing one; the bundle is in the folder.
+    """Holds what the learning process hands to the committing one; the bundle is in the folder.
 
     Attributes:
-        folder: The staged generation.
-        examples: Pixels of a few photos to compare the ONNX file with the network on, one after the other.
-        logits: Of each example, as the student gives them.
-        seconds: That the learning took.
-        memory: Of the learning process.
-        sign_with: File of the device's private key.
-        learning: What the receipt says of the learning.
+        folder: Path of the staged generation.
+        examples: Pixels of a few photos, one after another, for comparing the ONNX file with the network.
+        logits: Logits that the student gives for each example.
+        seconds: Time that the learning took.
+        memory: Memory that the learning process took.
+        sign_with: Path of the device's private key; None leaves the change unsigned.
+        learning: Part of the receipt that is about the learning.
     """
 
     folder: ExactPath
@@ -39,7 +39,7 @@ class StagedIncrement(Report):
 
 
 def commit_increment(home: Home, increment: StagedIncrement) -> IncrementReport:
-    """Exports and compares what was staged, and makes it the home's model. Call it under the home's lock.
+    """Exports and compares what was staged, and makes it the home's model; the caller holds the home's lock.
 
     It needs no torch, so it takes less memory than the learning did.
 

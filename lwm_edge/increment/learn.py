@@ -1,6 +1,6 @@
-"""One increment, from photos to a staged model: the main job, in this process.
+"""Learns new classes in this process, from photos to a staged model: the main part of an increment.
 
-`add.add_classes` runs it in a process of its own, and `commit.commit_increment` in another one.
+`add.add_classes` runs this in one worker process, and `commit.commit_increment` in another.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from .reports import LearningReport, PlanReport
 from .resume import SECONDS_BETWEEN_SAVES
 from .task import Task, set_up
 
-_UNPREDICTED = 0.02  # of the predicted peak
+_TOLERATED_EXCESS = 0.02  # share of the predicted peak
 
 
 def plan_learning(home: Home, folder: Path, config: IncrementConfig) -> PlanReport:
-    """What teaching the photos' classes would take here. Call it under the home's lock."""
+    """Returns what it would take to teach the photos' classes here; the caller holds the home's lock."""
     with out_of_memory_explained():
         task = set_up(home, folder, config, ignore_progress)
         return task.plan.model_copy(update={"warnings": task.warnings})
@@ -52,18 +52,19 @@ def learn_classes(
     on_progress: ProgressCallback,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> StagedIncrement:
-    """Teaches the photos' classes and stages the model that knows them. Call it under the home's lock.
+    """Teaches the photos' classes and stages the model that knows them; the caller holds the home's lock.
 
     Args:
-        home: The model home.
-        folder: One sub-folder of photos a class.
-        config: The settings.
-        on_progress: Called at every step.
-        should_stop: Asked after every step; once it says so, the training is saved and stopped.
+        home: Model home.
+        folder: Path of a folder with one sub-folder of photos for each class.
+        config: Settings of the increment.
+        on_progress: Function that is called at every step.
+        should_stop: Function that is called after every step; when it returns True, the training is saved and
+            stopped.
 
     Raises:
-        StoppedError: As asked.
-        LwmEdgeError: As `add.add_classes` says.
+        StoppedError: `should_stop` asked for it.
+        LwmEdgeError: For the reasons that `add.add_classes` lists.
     """
     started = time.monotonic()
     with out_of_memory_explained(), MemoryUse.measured() as use:
@@ -73,31 +74,33 @@ def learn_classes(
             task.saved.forget()
         with freed_memory_kept(task.plan.keeps_freed_memory):
             learnt = _learn(task, on_progress, should_stop)
-        drop_library_pages()  # most of them were for training
+        drop_library_pages()  # most of them were needed for the training only
         on_progress(Progress(phase="evaluate", done=0, total=1))
-        seen, by_student = learnt.seen, learnt.held_back
-        _update_statistics_and_head(task, learnt.known, seen.head_inputs, photos.to_learn.labels)
-        accuracy = _evaluate(task, by_student)  # before the photos that it is measured by are learnt too
+        to_learn, held_back = learnt.to_learn, learnt.held_back
+        _update_statistics_and_head(
+            task, learnt.teachers_statistics, to_learn.head_inputs, photos.to_learn.labels
+        )
+        accuracy = _evaluate(task, held_back)  # measured before the held-back photos are learnt too
         statistics = _update_statistics_and_head(
             task,
-            learnt.known,
-            np.concatenate([seen.head_inputs, by_student.head_inputs]),
+            learnt.teachers_statistics,
+            np.concatenate([to_learn.head_inputs, held_back.head_inputs]),
             photos.to_learn.labels + photos.held_back.labels,
         )
         training = learnt.training
         drift = measure_drift(
-            student, task.teacher, by_student, learnt.held_back_by_teacher, _estimate(task, statistics)
+            student, task.teacher, held_back, learnt.held_back_by_teacher, _estimate(task, statistics)
         )
         warnings = (*task.warnings, *pass_gate(config, accuracy, drift))
 
         on_progress(Progress(phase="stage", done=0, total=1))
         examples = photos.held_back.load(range(len(photos.held_back.photos))[: max(PARITY_BATCH_SIZES)])
-        logits = by_student.logits(student)[: len(examples)].astype(np.float32)
-        del learnt, seen, by_student  # writing needs the room
+        logits = held_back.logits(student)[: len(examples)].astype(np.float32)
+        del learnt, to_learn, held_back  # writing needs the memory
         staged = _stage(home, task, statistics)
-        photos.to_learn.cache.forget()  # what is left of the photos now is counted
+        photos.to_learn.cache.forget()  # any photos still in memory after this are counted
         memory = use.report(student, examples)
-        warnings += _check_prediction(task.plan, memory)
+        warnings += _prediction_warnings(task.plan, memory)
     return StagedIncrement(
         folder=staged.path,
         examples=examples.tobytes(),
@@ -124,7 +127,7 @@ def learn_classes(
 
 
 def _evaluate(task: Task, by_student: Observation) -> EvaluationReport:
-    """Judges the student by the photos held back."""
+    """Measures the student's accuracy on the held-back photos."""
     parent, photos = task.parent.manifest, task.photos
     return evaluate_predictions(
         by_student.logits(task.student).argmax(1),
@@ -135,7 +138,7 @@ def _evaluate(task: Task, by_student: Observation) -> EvaluationReport:
 
 
 def _stage(home: Home, task: Task, statistics: ClassStatistics) -> Generation:
-    """Writes the bundle that knows the new classes into a generation that no reader sees yet."""
+    """Writes the bundle that knows the new classes to a generation that no reader can see yet."""
     parent = task.parent.manifest
     manifest = parent.model_copy(
         update={
@@ -152,39 +155,39 @@ def _stage(home: Home, task: Task, statistics: ClassStatistics) -> Generation:
 
 
 class Learnt(NamedTuple):
-    """What the learning leaves, each photo having been seen once by each network that is asked about it.
+    """Holds what the learning produced; apart from the training, no network runs on a photo twice.
 
     Attributes:
-        training: How the training went; None where the backbone stayed as it is.
-        known: Statistics of the teacher's classes, on the student's features.
-        seen: What the student made of the photos to learn from.
-        held_back: What the student made of the photos held back, with its maps.
-        held_back_by_teacher: What the teacher made of those, with its maps.
+        training: Course of the training; None if the backbone stayed as it was.
+        teachers_statistics: Statistics of the teacher's classes, in the student's features.
+        to_learn: Observation of the photos to learn from, by the student.
+        held_back: Observation of the held-back photos by the student, with its maps.
+        held_back_by_teacher: Observation of the held-back photos by the teacher, with its maps.
     """
 
     training: TrainingReport | None
-    known: ClassStatistics
-    seen: Observation
+    teachers_statistics: ClassStatistics
+    to_learn: Observation
     held_back: Observation
     held_back_by_teacher: Observation
 
 
 def _learn(task: Task, on_progress: ProgressCallback, should_stop: Callable[[], bool]) -> Learnt:
-    """Trains the student as the recipe says, and looks at the photos."""
+    """Trains the student as the recipe says, and runs both networks on the photos."""
     student, teacher, batch_size = task.student, task.teacher, task.plan.micro_batch_size
     to_learn, held_back = task.photos.to_learn, task.photos.held_back
     by_teacher = observe(teacher, to_learn, batch_size, on_progress)
-    if not task.approach.recipe.trains:  # the backbone is one and the same
+    if not task.approach.recipe.trains:  # teacher and student share one unchanged backbone
         by_both = observe(teacher, held_back, batch_size, on_progress, keep_maps=True)
-        return Learnt(None, _known_statistics(task), by_teacher, by_both, by_both)
+        return Learnt(None, _teachers_statistics(task), by_teacher, by_both, by_both)
     training = _train(task, by_teacher, on_progress, should_stop)
     by_student = observe(student, to_learn, batch_size, on_progress)
     change = FeatureMap.fit(by_teacher.head_inputs, by_student.head_inputs)
-    known = _known_statistics(task)  # read again: training needs the room
-    known.carry(change, teacher.classes)
+    statistics = _teachers_statistics(task)  # read only now, as the training needs the memory
+    statistics.carry(change, teacher.classes)
     return Learnt(
         training,
-        known,
+        statistics,
         by_student,
         observe(student, held_back, batch_size, on_progress, keep_maps=True),
         observe(teacher, held_back, batch_size, on_progress, keep_maps=True),
@@ -194,13 +197,13 @@ def _learn(task: Task, on_progress: ProgressCallback, should_stop: Callable[[], 
 def _train(
     task: Task, by_teacher: Observation, on_progress: ProgressCallback, should_stop: Callable[[], bool]
 ) -> TrainingReport:
-    """Trains the student, beneath a solved head where the recipe has one."""
+    """Trains the student; if the recipe has a solved head, the backbone trains beneath it."""
     student, teacher, photos = task.student, task.teacher, task.photos.to_learn
     teachers_head = teacher.head_tensors()
     if task.approach.recipe.head == "solved":
-        _update_statistics_and_head(task, _known_statistics(task), by_teacher.head_inputs, photos.labels)
+        _update_statistics_and_head(task, _teachers_statistics(task), by_teacher.head_inputs, photos.labels)
         rows = (tensor[: teacher.classes] for tensor in student.head_tensors())
-        teacher.set_head(*rows)  # so that only features differ
+        teacher.set_head(*rows)  # so that teacher and student differ in their features only
     try:
         training = train_increment(
             student,
@@ -214,22 +217,22 @@ def _train(
             resume=task.saved.state,
             after_step=_checkpoint_saver(task, should_stop),
         )
-    except GateError:  # it diverged; there is nothing to go on from
+    except GateError:  # the training diverged, so there is nothing to continue
         task.saved.forget()
         raise
     teacher.set_head(*teachers_head)
     return training
 
 
-def _known_statistics(task: Task) -> ClassStatistics:
-    """Of the classes that the teacher knows, on its own features."""
+def _teachers_statistics(task: Task) -> ClassStatistics:
+    """Reads the statistics of the classes that the teacher knows, in its own features."""
     return ClassStatistics.from_arrays(task.parent.arrays(MEANS, COVARIANCE, PHOTOS))
 
 
 def _update_statistics_and_head(
     task: Task, known: ClassStatistics, features: Features, labels: list[int]
 ) -> ClassStatistics:
-    """The statistics with the new classes; a head that is solved, the student gets from them."""
+    """Adds new classes to a copy of the statistics, and solves the student's head if the recipe says so."""
     statistics = known.copy()
     statistics.learn(features, np.array(labels))
     if task.approach.recipe.head == "solved":
@@ -239,10 +242,10 @@ def _update_statistics_and_head(
 
 
 def _checkpoint_saver(task: Task, should_stop: Callable[[], bool]) -> Callable[[TrainingState], None]:
-    """Saves the training once a minute, and when it is to stop."""
+    """Makes a function that saves the training once a minute, and saves and ends it when asked to stop."""
     last_save = time.monotonic()
 
-    def keep(state: TrainingState) -> None:
+    def save_or_stop(state: TrainingState) -> None:
         nonlocal last_save
         stop = should_stop()
         if task.plan.checkpoints and (stop or time.monotonic() - last_save > SECONDS_BETWEEN_SAVES):
@@ -250,29 +253,30 @@ def _checkpoint_saver(task: Task, should_stop: Callable[[], bool]) -> Callable[[
             task.saved.save(task.plan, state)
             last_save = time.monotonic()
         if stop:
+            saved = task.plan.checkpoints
             raise StoppedError(
                 f"stopped after step {state.step} of training; the model is unchanged: the same command "
-                + ("goes on from there, and --fresh starts over" if task.plan.checkpoints else "starts over")
+                + ("continues from there, and --fresh starts over" if saved else "starts over")
             )
 
-    return keep
+    return save_or_stop
 
 
-def _check_prediction(plan: PlanReport, memory: MemoryReport) -> tuple[str, ...]:
+def _prediction_warnings(plan: PlanReport, memory: MemoryReport) -> tuple[str, ...]:
     excess = memory.peak_rss_bytes - plan.predicted_peak_rss_bytes
-    if excess <= _UNPREDICTED * plan.predicted_peak_rss_bytes:
+    if excess <= _TOLERATED_EXCESS * plan.predicted_peak_rss_bytes:
         return ()
-    return (f"the plan was exceeded by {excess / 2**20:.0f} MiB of memory",)
+    return (f"the increment took {excess / 2**20:.0f} MiB more memory than planned",)
 
 
 def _estimate(task: Task, statistics: ClassStatistics) -> tuple[float, float] | None:
-    """Accuracy on the shipped classes before and now, by the class statistics; None where none is left."""
+    """Estimates accuracy on the shipped classes, before and now; returns None if no such class is left."""
     shipped = task.parent.manifest.shipped_classes
     if not shipped:
         return None
-    pairs = ((_known_statistics(task), task.teacher), (statistics, task.student))
+    pairs = ((_teachers_statistics(task), task.teacher), (statistics, task.student))
     estimates = []
-    for kept, network in pairs:
+    for known, network in pairs:
         weight, bias = (tensor.cpu().double().numpy() for tensor in network.head_tensors())
-        estimates.append(kept.estimate_accuracy(weight, bias, shipped))
+        estimates.append(known.estimate_accuracy(weight, bias, shipped))
     return estimates[0], estimates[1]

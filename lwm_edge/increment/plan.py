@@ -1,9 +1,10 @@
-"""What an increment will take on this device, before any heat is spent: memory, time and disk.
+"""Plans an increment before it starts: predicts the memory, time and disk space that it will take.
 
-The peak is measured, not guessed: training steps of one and four images run once, on grey pictures, and
-what the kernel saw of them is carried on to the micro-batch. All ways to go stand in one list, from the
-fastest to the one that takes least memory, and the first that fits the limit is taken. Only micro-batch,
-cache, prefetch and how memory is traded for time follow from the limit; what the photos teach does not.
+The peak is measured, not guessed: training steps with one and with four images run once, on grey pictures,
+and the memory that the kernel reports is extrapolated to the micro-batch. All candidates are in one list,
+from the fastest to the one that takes the least memory, and the first that fits the limit is chosen. The
+limit decides only the micro-batch, the cache, the prefetch and how memory is traded for time, not what is
+learnt.
 """
 
 from __future__ import annotations
@@ -20,27 +21,27 @@ from ..learning.config import IncrementConfig
 from ..memory import available_memory_bytes, drop_library_pages, peak_rss_bytes, reset_peak_rss, rss_bytes
 from .reports import PlanReport
 
-# Measured by benchmarks/memory.py, on ResNet-18 and MobileNetV2 at 224 px: with these margins the predictions
-# of its table lie between 1% below and 17% above the peaks that followed.
-_MARGIN = 1.05  # what the allocator and the libraries' own buffers add from step to step
-_MARGIN_IF_KEPT = 1.15  # the same where freed memory is kept
-_KEPT_AT_MOST = 2.75  # times what a step takes, where freed memory is kept; up to 2.6 was seen there
-_REPEATED = 1.02  # from one planning to the next, so that a limit that an error names would do
+# These were measured by benchmarks/memory.py, on ResNet-18 and MobileNetV2 at 224 px: with these margins the
+# predictions in its table lie between 1% below and 17% above the actual peaks.
+_MARGIN = 1.05  # the allocator and the libraries' own buffers add this from step to step
+_MARGIN_KEEPING_MEMORY = 1.15  # the same, if freed memory is kept
+_MOST_KEPT_FACTOR = 2.75  # times the memory of a step, if freed memory is kept; up to 2.6 was measured
+_REPLANNING_MARGIN = 1.02  # plans may differ this much; a limit that an error names must suffice next time
 
-# Chosen, not measured.
+# These were chosen, not measured.
 SHARE_OF_AVAILABLE = 0.5
-SHARE_BEFORE_PLAN = 0.1  # of the room, for photos that are kept while they are being checked
+SHARE_BEFORE_PLAN = 0.1  # share of the memory within the limit for photos that are kept while checked
 _SHARE_FOR_CACHE = 0.25
-_FORWARD_SHARE = 1 / 3  # of a training step's time is its forward pass
-_FEWEST_BATCHES_TO_KEEP = 20  # with fewer, trying a step takes longer than it saves
-_ROOM_TO_TRY = 4  # times what a step surely takes, free on the device
-_SEVERAL = 4  # images of a step, from which the cost of each further one is seen
+_FORWARD_SHARE = 1 / 3  # share of a training step's time that its forward pass takes
+_FEWEST_BATCHES_TO_KEEP_MEMORY = 20  # with fewer, trying a step takes longer than it saves
+_ROOM_TO_TRY_FACTOR = 4  # past the limit, a step is tried only if this many times its minimum is free
+_PROBED_IMAGES = 4  # images in the step that shows what each further image costs
 _PREFETCH = 1
 _FLOAT64_BYTES = 8
 
 
 class Strategy(NamedTuple):
-    """How a step trades memory for time; its result is the same.
+    """Says how a step trades memory for time; its result is the same.
 
     Attributes:
         recompute: Whether trained blocks are computed again in the backward pass, instead of keeping their
@@ -53,12 +54,12 @@ class Strategy(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """One way to go through the increment.
+    """Describes one way to go through the increment.
 
     Attributes:
-        strategy: Of each step.
-        micro_batch_size: Images computed at once.
-        prefetch: Batches read ahead.
+        strategy: Strategy of each step.
+        micro_batch_size: Number of images computed at once.
+        prefetch: Number of batches read ahead.
     """
 
     strategy: Strategy
@@ -68,22 +69,22 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be planned for.
+    """Describes an increment to the plan.
 
     Attributes:
-        step: Does a step with two micro-batches of so many images, and leaves nothing behind; the second one
-            meets the gradients of the first.
-        photos: How many photos to learn from.
-        held_back: How many further photos are held back.
+        step: Function that does a step with two micro-batches of the given number of images (the second one
+            meets the gradients of the first) and leaves nothing behind.
+        photos: Number of photos to learn from.
+        held_back: Number of further photos that are held back.
         photo_bytes: Bytes of one prepared photo.
-        held_bytes: Bytes of prepared photos that are in memory already.
-        observed_bytes: What is kept of all photos once a network has seen them.
-        features: d, what the head reads.
-        trained_bytes: Bytes of the parameters that train; 0 where none do.
-        activation_bytes: What one image surely leaves in memory between forward and backward pass.
-        decoding_bytes: What reading a photo takes besides.
+        held_bytes: Bytes of the prepared photos that are in memory already.
+        observed_bytes: Bytes that are kept of all photos once the networks have seen them.
+        features: Number d of values that the head reads.
+        trained_bytes: Bytes of the parameters that train; 0 if none do.
+        activation_bytes: Bytes that one image occupies at least between forward and backward pass.
+        decoding_bytes: Bytes that reading a photo takes in addition.
         bundle_bytes: Length of the bundle.
-        generation_bytes: Length of all files of the model in the home.
+        generation_bytes: Total length of the model's files in the home.
     """
 
     step: Callable[[int, Strategy], None]
@@ -100,47 +101,47 @@ class Job:
     generation_bytes: int
 
     def rss_bytes(self) -> int:
-        """Resident memory now, without the photos in it: how many of them stay is for the plan to say."""
+        """Returns the resident memory now, less the photos in it; the plan decides how many of those stay."""
         return rss_bytes() - self.held_bytes
 
 
 class _Probe(NamedTuple):
-    """What single steps took: peak memory with one image, for each further one, and seconds an image."""
+    """Holds what single steps took: the peak with one image, bytes per further image, seconds per image."""
 
     peak_bytes: int
-    bytes_an_image: int
-    seconds_an_image: float
+    bytes_per_image: int
+    seconds_per_image: float
 
     def peak_with(self, images: int) -> int:
-        """Peak of a step with so many images at once."""
-        return self.peak_bytes + (images - 1) * self.bytes_an_image
+        """Extrapolates the peak memory of a step to this number of images at once."""
+        return self.peak_bytes + (images - 1) * self.bytes_per_image
 
 
 class _Prediction(NamedTuple):
-    """The peak of an increment that goes a candidate's way, and seconds an image."""
+    """Predicts the peak memory of an increment that follows a candidate, and its seconds per image."""
 
     peak_bytes: int
-    seconds_an_image: float
+    seconds_per_image: float
 
 
 def memory_limit(config: IncrementConfig) -> tuple[int, str]:
-    """The most bytes that this process may take, and where that number comes from."""
+    """Returns the maximum bytes that this process may take, and where that number comes from."""
     if config.max_memory is not None:
         return int(config.max_memory), "as set"
     limit = rss_bytes() + int(SHARE_OF_AVAILABLE * available_memory_bytes())
-    return limit, f"{SHARE_OF_AVAILABLE:.0%} of what is free here"
+    return limit, f"{SHARE_OF_AVAILABLE:.0%} of what is free on this device"
 
 
 def make_plan(job: Job, config: IncrementConfig, limit: int, limit_source: str) -> PlanReport:
-    """Takes the first candidate, from the fastest on, whose predicted peak stays within the limit.
+    """Chooses the first candidate, starting with the fastest, whose predicted peak stays within the limit.
 
     Raises:
-        ResourceError: None does; says the smallest limit that would. Where the limit is below all doubt and
-            the device has plenty, one step is tried to learn that; where it has not, it is an estimate from
-            below.
+        ResourceError: No candidate does. The message names the smallest limit that would be enough. If the
+            limit is clearly too small, a step is still tried to measure that, provided the device has plenty
+            of free memory; otherwise the message names a lower bound.
     """
     needed = _minimum_bytes(job)
-    if needed > limit and available_memory_bytes() < _ROOM_TO_TRY * (needed - job.rss_bytes()):
+    if needed > limit and available_memory_bytes() < _ROOM_TO_TRY_FACTOR * (needed - job.rss_bytes()):
         raise _too_small(job, limit, int(_MARGIN**2 * needed), " or more,")  # no room to try a step
     predictor = _Predictor(job, config, limit)
     for candidate in candidates(job, config):
@@ -153,12 +154,12 @@ def make_plan(job: Job, config: IncrementConfig, limit: int, limit_source: str) 
 
 
 def candidates(job: Job, config: IncrementConfig) -> Iterator[Candidate]:
-    """All ways to go, from the fastest to the one that takes least memory."""
+    """Lists all candidates, from the fastest to the one that takes the least memory."""
     batchings = list(_batchings(config))
     batches = (config.epochs if job.trained_bytes else 1) * job.photos / config.batch_size
-    if batches >= _FEWEST_BATCHES_TO_KEEP:
+    if batches >= _FEWEST_BATCHES_TO_KEEP_MEMORY:
         for size, prefetch in batchings:
-            if size >= min(_SEVERAL, batchings[0][0]):
+            if size >= min(_PROBED_IMAGES, batchings[0][0]):
                 yield Candidate(Strategy(keeps_freed_memory=True), size, prefetch)
     for recompute in (False, True) if job.trained_bytes else (False,):
         for size, prefetch in batchings:
@@ -166,7 +167,7 @@ def candidates(job: Job, config: IncrementConfig) -> Iterator[Candidate]:
 
 
 def _batchings(config: IncrementConfig) -> Iterator[tuple[int, int]]:
-    """Images at once and batches read ahead; nothing is read ahead only where all else is too much."""
+    """Lists pairs of images at once and batches read ahead; reading none ahead is the last resort."""
     size = config.micro_batch_size or config.batch_size
     yield size, _PREFETCH
     while config.micro_batch_size is None and size > 1:
@@ -176,12 +177,12 @@ def _batchings(config: IncrementConfig) -> Iterator[tuple[int, int]]:
 
 
 class _Predictor:
-    """Predicts what candidates take; each strategy is tried once, when it is first asked for.
+    """Predicts what candidates take; tries each strategy once, when it is first needed.
 
     Args:
-        job: What is to be planned for.
-        config: The settings.
-        limit: Bytes that nothing tried may pass, as far as that can be known before.
+        job: Increment that is planned.
+        config: Settings of the increment.
+        limit: Bytes that no step that is tried may exceed, as far as that can be known beforehand.
     """
 
     def __init__(self, job: Job, config: IncrementConfig, limit: int) -> None:
@@ -189,24 +190,24 @@ class _Predictor:
         self._probes: dict[Strategy, _Probe] = {}
 
     def predict(self, candidate: Candidate) -> _Prediction | None:
-        """The candidate's peak; None where it is too much beyond doubt, so that nothing was tried."""
+        """Predicts for a candidate; returns None without trying it if it is certain to exceed the limit."""
         if candidate.strategy.keeps_freed_memory:
-            return self._predict_kept(candidate)
-        if not candidate.strategy.recompute and not self._surely_has_room():
+            return self._predict_keeping_memory(candidate)
+        if not candidate.strategy.recompute and not self._may_fit():
             return None
         probe = self._probe(candidate.strategy)
-        return _Prediction(self._peak(candidate, probe), probe.seconds_an_image)
+        return _Prediction(self._peak(candidate, probe), probe.seconds_per_image)
 
     def smallest_limit(self) -> int:
-        """The smallest limit that one of the strategies tried would do with."""
+        """Returns the smallest limit that would be enough for one of the strategies that were tried."""
         peaks = [
             self._peak(Candidate(strategy, size, prefetch), probe)
             for strategy, probe in self._probes.items()
             for size, prefetch in _batchings(self._config)
         ]
-        return int(_REPEATED * min(peaks))
+        return int(_REPLANNING_MARGIN * min(peaks))
 
-    def _surely_has_room(self) -> bool:
+    def _may_fit(self) -> bool:
         needed = _minimum_bytes(self._job) + self._job.activation_bytes
         return not self._job.trained_bytes or needed <= self._limit
 
@@ -215,36 +216,36 @@ class _Predictor:
         step += _overhead_bytes(self._job, self._config, candidate.prefetch)
         return int(_MARGIN * max(step, self._job.rss_bytes() + _writing_bytes(self._job)))
 
-    def _predict_kept(self, candidate: Candidate) -> _Prediction | None:
-        """How much freed memory stays unused follows no simple rule, so the micro-batch itself is tried."""
-        if not self._surely_has_room():
+    def _predict_keeping_memory(self, candidate: Candidate) -> _Prediction | None:
+        """Tries the micro-batch itself, as no simple rule says how much freed memory stays unused."""
+        if not self._may_fit():
             return None
         job, at_rest = self._job, self._job.rss_bytes()
         overhead = _overhead_bytes(job, self._config, candidate.prefetch)
         step = self._probe(Strategy()).peak_with(candidate.micro_batch_size)
-        if at_rest + _KEPT_AT_MOST * (step - at_rest) + overhead > self._limit - job.held_bytes:
+        if at_rest + _MOST_KEPT_FACTOR * (step - at_rest) + overhead > self._limit - job.held_bytes:
             return None
-        peak, seconds = _try(job, candidate.micro_batch_size, candidate.strategy)
+        peak, seconds = _measure_step(job, candidate.micro_batch_size, candidate.strategy)
         reset_peak_rss()
-        highest = max(_MARGIN_IF_KEPT * (peak + overhead), _MARGIN * (at_rest + _writing_bytes(job)))
+        highest = max(_MARGIN_KEEPING_MEMORY * (peak + overhead), _MARGIN * (at_rest + _writing_bytes(job)))
         return _Prediction(int(highest), seconds)
 
     def _probe(self, strategy: Strategy) -> _Probe:
-        """Tries one image, and several where the limit surely has room for them."""
+        """Tries one image, and then several if they are certain to fit the limit."""
         if strategy in self._probes:
             return self._probes[strategy]
         job = self._job
-        _try(job, 1, strategy)  # the first one also loads libraries
+        _measure_step(job, 1, strategy)  # this first step also loads libraries
         drop_library_pages()
-        peak, seconds = _try(job, 1, strategy)
-        an_image = job.activation_bytes
-        if peak + _SEVERAL * an_image <= self._limit - job.held_bytes:
-            peak_of_several, seconds_of_several = _try(job, _SEVERAL, strategy)
-            seen = max(peak_of_several - peak, 0) // (_SEVERAL - 1)
-            an_image = seen if strategy.recompute else max(an_image, seen)
+        peak, seconds = _measure_step(job, 1, strategy)
+        image_bytes = job.activation_bytes
+        if peak + _PROBED_IMAGES * image_bytes <= self._limit - job.held_bytes:
+            peak_of_several, seconds_of_several = _measure_step(job, _PROBED_IMAGES, strategy)
+            seen = max(peak_of_several - peak, 0) // (_PROBED_IMAGES - 1)
+            image_bytes = seen if strategy.recompute else max(image_bytes, seen)
             seconds = min(seconds, seconds_of_several)
-        reset_peak_rss()  # what was tried is not what the increment takes
-        self._probes[strategy] = _Probe(peak, an_image, seconds)
+        reset_peak_rss()  # the trial's peak must not count as the increment's
+        self._probes[strategy] = _Probe(peak, image_bytes, seconds)
         return self._probes[strategy]
 
 
@@ -274,23 +275,27 @@ def _report(
         limit_source=limit_source,
         predicted_peak_rss_bytes=highest + cache,
         smallest_limit_bytes=min(smallest_limit, limit),
-        predicted_seconds=_seconds(job, config, prediction.seconds_an_image),
+        predicted_seconds=_seconds(job, config, prediction.seconds_per_image),
         disk_bytes=2 * job.generation_bytes + 4 * job.trained_bytes,
     )
 
 
 def check_disk(folder: Path, plan: PlanReport) -> None:
-    """Raises a ResourceError where the disk of a folder has less room than the plan needs."""
+    """Refuses to go on if the disk has less free space than the plan needs.
+
+    Raises:
+        ResourceError: It has less.
+    """
     free = shutil.disk_usage(folder).free
     if free < plan.disk_bytes:
         raise ResourceError(
-            f"{folder} is on a disk with {free:,} bytes free, and the increment needs {plan.disk_bytes:,}; "
+            f"{folder} is on a disk with {free:,} bytes free, but the increment needs {plan.disk_bytes:,}; "
             "nothing was trained: free some space and try again"
         )
 
 
-def _try(job: Job, images: int, strategy: Strategy) -> tuple[int, float]:
-    """Peak memory of a step, without the photos in memory, and its seconds an image."""
+def _measure_step(job: Job, images: int, strategy: Strategy) -> tuple[int, float]:
+    """Measures a step: its peak memory, less the photos in memory, and its seconds per image."""
     reset_peak_rss()
     started = time.monotonic()
     job.step(images, strategy)
@@ -298,40 +303,38 @@ def _try(job: Job, images: int, strategy: Strategy) -> tuple[int, float]:
 
 
 def _overhead_bytes(job: Job, config: IncrementConfig, prefetch: int) -> int:
-    """Beside a step: the batch at hand, those read ahead, the reading of a photo, and what was observed."""
+    """Returns what memory holds besides a step: batches, the photo being read, and observations."""
     loading = (1 + prefetch) * config.batch_size * job.photo_bytes + job.decoding_bytes
     return loading + job.observed_bytes
 
 
 def _minimum_bytes(job: Job) -> int:
-    """What is surely needed: gradients and momentum, or what writing the result takes."""
+    """Returns what is needed at least: gradients and momentum, or what writing the result takes."""
     return job.rss_bytes() + max(2 * job.trained_bytes, _writing_bytes(job))
 
 
 def _writing_bytes(job: Job) -> int:
-    """Solving the head, following the drift, and the bundle's content twice more where it is written."""
-    copies = 5 if job.trained_bytes else 3  # of all features
+    """Returns what solving the head, following the drift, and writing the bundle (twice its length) take."""
+    copies = 5 if job.trained_bytes else 3  # copies of the features of all photos
     return 2 * job.bundle_bytes + (6 * job.features + copies * job.photos) * job.features * _FLOAT64_BYTES
 
 
 def _saving_bytes(job: Job) -> int:
-    """What writing a checkpoint takes: the momentum of what trains, and both of them twice more."""
+    """Returns what writing a checkpoint takes: the momentum, and twice more the parameters and momentum."""
     return int(_MARGIN * (job.rss_bytes() + 5 * job.trained_bytes))
 
 
-def _seconds(job: Job, config: IncrementConfig, seconds_an_image: float) -> float:
+def _seconds(job: Job, config: IncrementConfig, seconds_per_image: float) -> float:
     passes = config.epochs + 2 * _FORWARD_SHARE if job.trained_bytes else 1.0
-    return round(job.photos * passes * seconds_an_image, 1)
+    return round(job.photos * passes * seconds_per_image, 1)
 
 
 def _too_small(job: Job, limit: int, smallest: int, more: str = "") -> ResourceError:
     mib = 2**20
     message = (
-        f"{limit // mib} MiB of memory are too few for this increment; nothing was trained: pass "
+        f"{limit // mib} MiB of memory is too little for this increment; nothing was trained: pass "
         f"--max-memory {smallest // mib + 1}MiB{more} if that much is available"
     )
     if job.trained_bytes:
-        message += (
-            ", leave more of the network as it is (--frozen-blocks), or take recipe lda, which trains nothing"
-        )
+        message += ", freeze more of the network (--frozen-blocks), or use recipe lda, which trains nothing"
     return ResourceError(message)

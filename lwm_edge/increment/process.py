@@ -1,8 +1,8 @@
-"""Runs a function of this package in a process of its own, and hears from it line by line.
+"""Runs a module of this package in a new process, and reads its replies line by line.
 
-The job goes in as a line of JSON. Replies come back the same way, and so does an error, with its traceback.
-The input of the process stays open as long as the one that started it lives. Whatever it prints is not taken
-for a reply: it goes to standard error.
+The process gets its job as a line of JSON. It sends its replies the same way, and any error too, with the
+traceback. Its standard input stays open for as long as the process that started it lives. Whatever it prints
+goes to standard error, so it cannot be mistaken for a reply.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from .. import errors
 from .._streams import forgiving_streams
 from ..errors import LwmEdgeError
 
-# As `python -m` would, but without the current folder on the path: a file there must not be run.
-_START = "import sys; sys.path[:] = [p for p in sys.path if p]; from {} import main; main()"
+# Does what `python -m` does, but without the current folder on the path: no file there may be run.
+_START_CODE = "import sys; sys.path[:] = [p for p in sys.path if p]; from {} import main; main()"
 
-# Threads that wait for each other asleep: spinning, they would take the cores from other programs, and each
-# other's where those are busy.
+# Makes threads sleep while they wait for each other. If they kept spinning, they would take the cores from
+# other programs, and from each other when the cores are busy.
 _PASSIVE_THREADS = {"OMP_WAIT_POLICY": "passive"}
 
 Job = TypeVar("Job", bound=BaseModel)
@@ -45,22 +45,22 @@ class _Line(BaseModel):
 
 
 @contextmanager
-def process_of_its_own(
+def started_process(
     module: str, job: BaseModel, *, lock: int | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """Starts a module's `main`, which calls `serve`. If the block raises, the process is told to end.
+    """Starts a process that runs a module's `main`, which calls `serve`; ends it if the block raises.
 
     Args:
-        module: Its full name.
-        job: What to do.
-        lock: A file descriptor that the process inherits.
+        module: Full name of the module.
+        job: Job that the process gets.
+        lock: File descriptor that the process inherits, such as that of the home's lock.
 
     Yields:
-        The process, for `replies_of` to read; its exit status is known after the block.
+        The process, from which `replies_from` reads; its exit status is known after the block.
     """
     with subprocess.Popen(
-        [sys.executable, "-c", _START.replace("{}", module)],
-        stdin=subprocess.PIPE,  # the job; closed when this process ends, in whatever way
+        [sys.executable, "-c", _START_CODE.replace("{}", module)],
+        stdin=subprocess.PIPE,  # carries the job, and closes when this process ends for whatever reason
         stdout=subprocess.PIPE,
         pass_fds=() if lock is None else (lock,),
         env={**_PASSIVE_THREADS, **os.environ},
@@ -75,29 +75,29 @@ def process_of_its_own(
         except BaseException as error:
             process.terminate()
             if isinstance(error, KeyboardInterrupt):
-                _wait_for_last_words(process)
+                _wait_until_saved(process)
             raise
 
 
-def replies_of(process: subprocess.Popen[str], kind: type[Reply]) -> Iterator[Reply]:
-    """What the process says, until it ends.
+def replies_from(process: subprocess.Popen[str], kind: type[Reply]) -> Iterator[Reply]:
+    """Yields the replies of a process until it ends.
 
     Raises:
-        LwmEdgeError: What went wrong in it.
+        LwmEdgeError: The process reported this error.
     """
     for line in _lines(process):
         if line.failure:
-            raise _revived(line.failure)
+            raise _error_from(line.failure)
         yield kind.model_validate(line.reply)
 
 
 def serve(kind: type[Job], do: Callable[[Job, Callable[[BaseModel], None]], None]) -> None:
-    """The other side: reads the job, does it, and sends what it has to say.
+    """Reads the job in the started process, does it, and sends the replies or the error.
 
     Args:
-        kind: Of the job.
-        do: Takes the job and a function that sends a reply. The function raises BrokenPipeError once nobody
-            listens any more.
+        kind: Class of the job.
+        do: Function that takes the job and another function, which sends a reply and raises BrokenPipeError
+            once nobody is listening any more.
     """
     replies = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
 
@@ -105,7 +105,7 @@ def serve(kind: type[Job], do: Callable[[Job, Callable[[BaseModel], None]], None
         replies.write(line.model_dump_json() + "\n")
 
     with forgiving_streams():
-        os.dup2(2, 1)  # what a vendor's module prints is no reply
+        os.dup2(2, 1)  # what a vendor's module prints must not look like a reply
         job = kind.model_validate_json(_read_line(0))
         try:
             do(job, lambda reply: send(_Line(reply=reply.model_dump(mode="json"))))
@@ -113,21 +113,21 @@ def serve(kind: type[Job], do: Callable[[Job, Callable[[BaseModel], None]], None
             return
         except Exception as error:
             with suppress(BrokenPipeError):
-                send(_Line(failure=_failure(error)))
+                send(_Line(failure=_failure_from(error)))
 
 
-def _wait_for_last_words(process: subprocess.Popen[str]) -> None:
-    """Lets a worker that was told to stop end its step and save, and raises what it says of that.
+def _wait_until_saved(process: subprocess.Popen[str]) -> None:
+    """Lets a worker that was told to stop finish its step and save, and raises the error that it reports.
 
-    Interrupted again, it is killed, and gone before this returns: the home is then cleared, and nothing may
-    write beside that.
+    A second interruption kills the worker, and this function returns only once the worker is gone: the home
+    is cleared next, and nothing may write to it during that.
     """
     try:
-        with suppress(ValidationError):  # of a line that the interrupt tore
+        with suppress(ValidationError):  # the interrupt may have torn a line
             for line in _lines(process):
                 if line.failure:
-                    raise _revived(line.failure) from None
-        process.communicate()  # a torn line is not its end
+                    raise _error_from(line.failure) from None
+        process.communicate()  # after a torn line the process may still be running
     except KeyboardInterrupt:
         process.kill()
         process.wait()
@@ -139,31 +139,31 @@ def _lines(process: subprocess.Popen[str]) -> Iterator[_Line]:
     return (_Line.model_validate_json(line) for line in process.stdout)
 
 
-def _revived(failure: _Failure) -> LwmEdgeError:
+def _error_from(failure: _Failure) -> LwmEdgeError:
     kind: type[LwmEdgeError] = getattr(errors, failure.kind, LwmEdgeError)
     error = kind(failure.message, failure.problems)
     error.worker_traceback = failure.traceback
     return error
 
 
-def _failure(error: Exception) -> _Failure:
+def _failure_from(error: Exception) -> _Failure:
     known = error if isinstance(error, LwmEdgeError) else errors.unexpected(error)
     text = "".join(traceback.format_exception(error))
     return _Failure(
         kind=type(known).__name__,
-        message=_sendable(known.message),
-        problems=tuple(_sendable(problem) for problem in known.problems),
-        traceback=_sendable(text),
+        message=_utf8_text(known.message),
+        problems=tuple(_utf8_text(problem) for problem in known.problems),
+        traceback=_utf8_text(text),
     )
 
 
-def _sendable(text: str) -> str:
-    """Text without what UTF-8 cannot say: names of files need not be UTF-8."""
+def _utf8_text(text: str) -> str:
+    """Escapes what UTF-8 cannot encode, since the names of files need not be UTF-8."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def _read_line(descriptor: int) -> bytes:
-    """Reads up to the first line's end, and nothing beyond what comes with it."""
+    """Reads until the first line is complete; what arrives together with its end is read too."""
     line = b""
     while not line.endswith(b"\n"):
         piece = os.read(descriptor, 65_536)

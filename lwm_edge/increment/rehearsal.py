@@ -1,4 +1,4 @@
-"""Single steps, done and taken back, from which the plan learns what the training will take."""
+"""Does single steps and undoes them, so that the plan can measure what the training will take."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..learning.batches import Batch
 from ..learning.config import Recipe
-from ..learning.optimizer import Momentum
+from ..learning.optimizer import MomentumSGD
 from ..learning.training import accumulate_gradients, trained_parameters
 from ..memory import drop_mapped_pages, freed_memory_kept
 from ..model.bundle import Bundle
@@ -17,11 +17,11 @@ from ..model.network import Network, attention_cells
 from .plan import Job, Strategy
 from .values import Approach, NewPhotos
 
-_SMALL = 64  # pixels a side of the image that activations are counted on
+_SMALL_IMAGE_SIDE = 64  # pixels; the activations of an image of this size are counted
 _FLOAT32_BYTES, _FLOAT64_BYTES = 4, 8
 
 
-def rehearse(
+def describe_job(
     parent: Bundle,
     student: Network,
     teacher: Network,
@@ -31,16 +31,16 @@ def rehearse(
     decoding_bytes: int,
     generation_bytes: int,
 ) -> Job:
-    """An increment as the plan sees it.
+    """Describes an increment to the plan, together with a step that the plan can try.
 
     Args:
-        parent: The bundle before.
-        student: M_t, its new rows in place.
-        teacher: M_{t-1}.
-        approach: The recipe.
-        photos: Those to learn from, and those held back.
-        decoding_bytes: What reading a photo takes.
-        generation_bytes: Length of all files of the model in the home.
+        parent: Bundle of the model before.
+        student: Network M_t, with the new rows of its head in use.
+        teacher: Network M_{t-1}.
+        approach: Approach of the increment.
+        photos: Photos to learn from and held-back photos.
+        decoding_bytes: Memory that reading a photo takes.
+        generation_bytes: Total length of the model's files in the home.
     """
     m, recipe = parent.manifest, approach.recipe
     trained = trained_parameters(student, recipe).values() if recipe.trains else ()
@@ -53,7 +53,7 @@ def rehearse(
 
     features, held_back = student.head.in_features, len(photos.held_back.photos)
     map_values = student.attention_weight.shape[1] * attention_cells(student)
-    networks = 2 if recipe.trains else 1  # whose maps of the photos held back are kept
+    networks = 2 if recipe.trains else 1  # how many networks' maps of the held-back photos are kept
     return Job(
         step=step,
         photos=len(photos.to_learn.photos),
@@ -74,7 +74,7 @@ def rehearse(
 def try_step(
     student: Network, teacher: Network, images: int, recipe: Recipe, classification: Activation
 ) -> None:
-    """A step of two micro-batches of grey pictures, forward only where nothing trains; nothing is changed."""
+    """Does a step of two micro-batches of grey pictures, forward only if nothing trains; changes nothing."""
     size = student.preprocessing.image_size
     pixels = np.full((images, size, size, 3), 128, dtype=np.uint8)
     if not recipe.trains:
@@ -82,30 +82,31 @@ def try_step(
             with torch.no_grad():
                 student(torch.from_numpy(pixels).to(student.head.weight.device))
         return
-    optimizer = Momentum(trained_parameters(student, recipe))
+    optimizer = MomentumSGD(trained_parameters(student, recipe))
     grey = Batch(step=0, labels=[teacher.classes] * 2 * images, pixels=np.concatenate([pixels, pixels]))
     accumulate_gradients(student, teacher, grey, images, recipe, classification)
     optimizer.forget_gradients()
 
 
 def saved_activation_bytes(student: Network) -> int:
-    """About what one image leaves in memory between forward and backward pass.
+    """Estimates the memory that one image occupies between the forward and the backward pass.
 
-    Counted on a small image, and scaled by the area, which nearly all layers' outputs follow.
+    It is counted for a small image and scaled by the area, as the outputs of nearly all layers scale.
     """
     sizes: dict[int, int] = {}
     parameters = {parameter.untyped_storage().data_ptr() for parameter in student.parameters()}
 
-    def keep(tensor: Tensor) -> Tensor:
+    def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage().data_ptr()
         if storage not in parameters:
             sizes[storage] = tensor.numel() * tensor.element_size()
-        return tensor.detach()  # an output that keeps itself would never be freed
+        return tensor.detach()  # an output that held on to itself would never be freed
 
     size = student.preprocessing.image_size
-    small = min(size, _SMALL * (student.levels.grid if student.levels else 1))  # maps as fine as the grid
+    grid = student.levels.grid if student.levels else 1
+    small = min(size, _SMALL_IMAGE_SIDE * grid)  # so that the maps are as fine as the grid
     image = torch.zeros(1, small, small, 3, dtype=torch.uint8, device=student.head.weight.device)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        kept = student.after_stem(student.stem(image))
-    del kept
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        output = student.after_stem(student.stem(image))
+    del output
     return sum(sizes.values()) * size**2 // small**2

@@ -1,4 +1,4 @@
-"""What an increment returns: its plan, and its receipt."""
+"""Defines what an increment returns: its plan and its receipt."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ OLD_CLASSES_NOTE = (
 
 
 class PlanReport(Report):
-    """What an increment will take on this device.
+    """Says what an increment will take on this device.
 
     Attributes:
         micro_batch_size: Images computed at once.
-        micro_batches_an_update: How many of them make one optimiser update.
-        prefetch: Batches read ahead.
+        micro_batches_an_update: Number of micro-batches that make one optimiser update.
+        prefetch: Number of batches read ahead.
         recompute: Whether trained blocks are computed again in the backward pass, to save memory.
         keeps_freed_memory: Whether freed tensors stay in the process for the next step, which is faster.
-        checkpoints: Whether the limit has room to save the training; otherwise, interrupted, it starts over.
-        pixel_cache_bytes: Prepared photos kept in memory.
-        limit_bytes: Most memory that the training process may take.
-        limit_source: Where that comes from.
-        predicted_peak_rss_bytes: Of the training process.
-        smallest_limit_bytes: With which the increment would still go.
-        predicted_seconds: Of training.
-        disk_bytes: Free space needed while it runs.
-        warnings: What the owner should know before it runs.
+        checkpoints: Whether the limit has room to save the training; if not, an interrupted one starts over.
+        pixel_cache_bytes: Maximum bytes of prepared photos that are kept in memory.
+        limit_bytes: Maximum memory that the training process may take.
+        limit_source: Origin of that limit, in words.
+        predicted_peak_rss_bytes: Peak memory that the training process is predicted to take.
+        smallest_limit_bytes: Smallest limit with which the increment would still run.
+        predicted_seconds: Time that the training is predicted to take.
+        disk_bytes: Free disk space that the increment needs while it runs.
+        warnings: Warnings for the owner, before the increment runs.
     """
 
     micro_batch_size: int
@@ -52,28 +52,29 @@ class PlanReport(Report):
 
     @property
     def pace(self) -> Pace:
-        """What the training needs to know of it."""
+        """Returns the part of the plan that the training follows."""
         return Pace(self.micro_batch_size, self.prefetch, self.recompute)
 
 
 class LearningReport(Report):
-    """The part of a receipt that the learning process fills in.
+    """Holds the part of a receipt that the learning process fills in.
 
     Attributes:
-        recipe: By which it learnt.
-        recipe_reason: Why by this one.
-        beta: Weight of L_D.
-        gamma: Weight of L_AD.
-        new_classes: Learnt now, in the order of their class_index.
-        photos_trained: Number of photos learnt from.
-        photos_held_back: Number of photos kept for evaluation, and taken into the statistics after it.
-        skipped: Files left out, with the reason.
-        plan: What it was to take.
-        training: How it went; None where the backbone stayed as it is.
-        held_back: Accuracy on held-back photos of the new classes, all classes competing; a head that is
-            solved took them in only afterwards.
-        drift: From the teacher.
-        warnings: What the owner should know.
+        recipe: Name of the recipe that was used.
+        recipe_reason: Reason for that recipe, in words.
+        beta: Weight of the distillation loss (L_D).
+        gamma: Weight of the attention distillation loss (L_AD).
+        new_classes: Names of the classes that were added, in the order of their class_index.
+        photos_trained: Number of photos that were learnt from.
+        photos_held_back: Number of photos that were kept for evaluation; the class statistics took them in
+            afterwards.
+        skipped: Files that were left out, each with the reason.
+        plan: Plan that the increment followed.
+        training: Course of the training; None if the backbone stayed as it was.
+        held_back: Accuracy on held-back photos of the new classes, with all classes competing; a solved head
+            took these photos in only afterwards.
+        drift: Drift of the student from its teacher.
+        warnings: Warnings for the owner.
     """
 
     recipe: str
@@ -92,18 +93,18 @@ class LearningReport(Report):
 
 
 class IncrementReport(LearningReport):
-    """The receipt of `add_classes`.
+    """Holds the receipt of `add_classes`.
 
     Attributes:
-        home: The model home.
-        class_names: All classes.
-        old_classes_note: What cannot be measured here.
-        parity: Of the ONNX file.
-        footprint: Bytes before and after.
-        onnx: The exported classifier.
-        model_digest: Of the new model; in the ONNX metadata too.
-        parent_digest: Of the model before.
-        seconds: Wall-clock time of it all.
+        home: Path of the model home.
+        class_names: Names of all classes of the new model.
+        old_classes_note: Note on what cannot be measured on the device.
+        parity: Comparison of the ONNX file with the network.
+        footprint: Storage before and after, and the memory that the change took.
+        onnx: Path of the exported classifier.
+        model_digest: Digest of the new model, which is also in the ONNX metadata.
+        parent_digest: Digest of the model before.
+        seconds: Wall-clock time of the whole increment.
     """
 
     home: AnyNamePath

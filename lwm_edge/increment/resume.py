@@ -1,7 +1,8 @@
-"""Where an interrupted training left off: one file of constant length in the home, written now and then.
+"""Saves an unfinished training, so that it can continue after an interruption: the checkpoint.
 
-It holds what trains, its momentum, the step and the plan, and fits one job only: the same model, photos and
-settings. What can be computed again from those is not in it.
+A checkpoint is one file of constant length in the home, rewritten now and then. It holds the parameters that
+train, their momentum, the step and the plan, and fits one job only: the same model, photos and settings. It
+holds nothing that can be computed again from those.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from .reports import PlanReport
 
 SECONDS_BETWEEN_SAVES = 60.0
 _HEADER_BYTES = 4096
-# Settings that nothing learnt depends on.
-_NOT_OF_THE_JOB = {"max_memory", "micro_batch_size", "force", "fresh", "sign_with", *GATE_SETTINGS}
+# Settings that what is learnt does not depend on.
+_SETTINGS_OUTSIDE_THE_JOB = {"max_memory", "micro_batch_size", "force", "fresh", "sign_with", *GATE_SETTINGS}
 
 
 class _Header(BaseModel):
@@ -41,14 +42,15 @@ class _Header(BaseModel):
 
 
 class SavedTraining:
-    """The file of one job.
+    """Reads and writes the checkpoint of one job.
 
     Args:
-        path: Where it lies.
-        manifest: Of the model that learns.
-        photos: That it learns from.
-        config: The settings.
-        recipe: What they come to in numbers, which another version of this package may have changed.
+        path: Path of the checkpoint.
+        manifest: Manifest of the model that learns.
+        photos: Photos that it learns from.
+        config: Settings of the increment.
+        recipe: Recipe with the numbers that the settings lead to; another version of this package may use
+            other numbers for the same settings.
     """
 
     def __init__(
@@ -59,24 +61,24 @@ class SavedTraining:
         self._job = _job_digest(photos, config, recipe)
 
     def plan(self) -> PlanReport | None:
-        """The plan that the training followed; None where there is nothing to go on from.
+        """Returns the plan that the training followed; None if there is nothing to continue.
 
         Raises:
             ConfigError: An increment with other photos or settings was interrupted.
         """
         header = _read_header(self._path)
         if header is None or header.parent_digest != self._parent_digest:
-            self.forget()  # damaged, or of a model that has gone on since
+            self.forget()  # it is damaged, or the model has changed since
             return None
         if header.job != self._job:
             raise ConfigError(
                 f"an increment with other photos or settings was interrupted at step {header.step}: give the "
-                "same photos and settings to go on with it, or say --fresh to start over with these"
+                "same photos and settings to continue it, or pass --fresh to start over with these"
             )
         return header.plan
 
     def state(self) -> TrainingState | None:
-        """Where to go on, its tensors mapped from the file; None where there is nothing to go on from."""
+        """Returns the state to continue from, its tensors mapped from the file; None if there is none."""
         header = _read_header(self._path)
         if header is None:
             return None
@@ -85,7 +87,7 @@ class SavedTraining:
         return TrainingState(header.step, header.loss_sums, tensors)
 
     def save(self, plan: PlanReport, state: TrainingState) -> None:
-        """Replaces the file by the state now."""
+        """Replaces the checkpoint with one of the current state."""
         header = _Header(
             parent_digest=self._parent_digest,
             job=self._job,
@@ -100,11 +102,11 @@ class SavedTraining:
         storage.write_file(self._path, save({**tensors, CHECKPOINT_HEADER: block}))
 
     def may_save(self) -> bool:
-        """Whether the place is free, or taken by a checkpoint; a file of somebody's is not written over."""
+        """Returns whether the path is free or holds a checkpoint; any other file is never overwritten."""
         return not os.path.lexists(self._path) or ownership.is_checkpoint(self._path)
 
     def forget(self) -> None:
-        """Forgets it."""
+        """Removes the checkpoint, if there is one."""
         ownership.remove_checkpoint(self._path)
 
 
@@ -119,7 +121,7 @@ def _read_header(path: Path) -> _Header | None:
 def _job_digest(photos: PhotoSet, config: IncrementConfig, recipe: Recipe) -> str:
     job = {
         "photos": [(photo.digest, photo.label) for photo in photos.photos],
-        "config": config.model_dump(mode="json", exclude=_NOT_OF_THE_JOB),
+        "config": config.model_dump(mode="json", exclude=_SETTINGS_OUTSIDE_THE_JOB),
         "recipe": recipe,
     }
     return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()

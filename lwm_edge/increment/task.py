@@ -1,4 +1,4 @@
-"""An increment set up: photos read, teacher and student side by side, and a plan for this device."""
+"""Sets up an increment: reads the photos, makes teacher and student, and plans for this device."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..photos.folders import read_photo_folder, split_held_back
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..records import Progress, ProgressCallback
 from .plan import SHARE_BEFORE_PLAN, check_disk, make_plan, memory_limit
-from .rehearsal import rehearse
+from .rehearsal import describe_job
 from .reports import PlanReport
 from .resume import SavedTraining
 from .values import Approach, NewPhotos
@@ -32,18 +32,18 @@ from .values import Approach, NewPhotos
 
 @dataclass(frozen=True)
 class Task:
-    """An increment, set up and planned.
+    """Holds an increment that is set up and planned.
 
     Attributes:
-        parent: The bundle before.
-        photos: The photos of the new classes.
-        config: The settings.
-        approach: The recipe, and why this one.
-        teacher: M_{t-1}, on the device.
-        student: M_t, on the device, the new rows of its head in use.
-        plan: How it goes through the photos on this device.
-        saved: Where the training left off, if it was interrupted.
-        warnings: What the owner should know.
+        parent: Bundle of the model before.
+        photos: Photos of the new classes.
+        config: Settings of the increment.
+        approach: Recipe, and the reason for it.
+        teacher: Network M_{t-1}, on the device that computes.
+        student: Network M_t, on the same device, with the new rows of its head in use.
+        plan: Plan for going through the photos on this device.
+        saved: Checkpoint of the training, if it was interrupted.
+        warnings: Warnings for the owner.
     """
 
     parent: Bundle
@@ -58,15 +58,15 @@ class Task:
 
 
 def set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: ProgressCallback) -> Task:
-    """Reads the photos and finds the way that fits this device; nothing is trained. Call it under the lock.
+    """Reads the photos and plans the increment for this device; trains nothing. The caller holds the lock.
 
     Raises:
-        LwmEdgeError: The bundle, the photos, the settings or this device cannot be worked with.
+        LwmEdgeError: The bundle, the photos, the settings or this device are not fit for the increment.
     """
     parent = home.open_bundle()
     require_trusted_model(home, parent.manifest)
     if config.sign_with:
-        read_private_key(config.sign_with)  # refused before any work, not after it
+        read_private_key(config.sign_with)  # so that a bad key is refused before the work, not after it
     on_progress(Progress(phase="photos", done=0, total=1))
     reset_peak_rss()
     photos = _read_photos(folder, parent.manifest, config)
@@ -78,14 +78,14 @@ def set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: Progr
     student = _make_student(teacher, approach, len(photos.new_classes), config)
 
     on_progress(Progress(phase="plan", done=0, total=1))
-    drop_library_pages()  # most of them were for importing
+    drop_library_pages()  # most of them were needed for importing only
     saved = SavedTraining(home.training, parent.manifest, photos.to_learn, config, approach.recipe)
     limit, limit_source = memory_limit(config)
     left_off = None if config.fresh else saved.plan()
     plan = left_off if left_off and _still_fits(left_off, config, limit) else None
     if plan is None:
         size = home.current().bytes()
-        job = rehearse(
+        job = describe_job(
             parent, student, teacher, approach, photos, decoding_bytes=decoding_bytes, generation_bytes=size
         )
         plan = make_plan(job, config, limit, limit_source)
@@ -95,7 +95,9 @@ def set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: Progr
     photos.to_learn.cache.limit(plan.pixel_cache_bytes)
     warnings = [*_warnings(approach, cells, parent.manifest, config), *home.left_alone()]
     if left_off and left_off != plan:
-        warnings.append("the plan changed since the interruption, so the result is the same but for rounding")
+        warnings.append(
+            "the plan has changed since the interruption, so the result is the same but for rounding"
+        )
     return Task(parent, photos, config, approach, teacher, student, plan, saved, tuple(warnings))
 
 
@@ -108,7 +110,7 @@ def _choose_approach(
     if recipe.gamma and cells == 1:
         raise ConfigError(
             f"at {manifest.preprocessing.image_size} px this network's attention maps have a single cell, so "
-            "the attention distillation loss says nothing; use recipe lwf-mc, or a base made at a larger size"
+            "the attention distillation loss has no effect; use recipe lwf-mc or a base made at a larger size"
         )
     return Approach(name, reason, recipe, config.classification or manifest.activation)
 
@@ -118,18 +120,18 @@ def _make_student(teacher: Network, approach: Approach, new_classes: int, config
     student = teacher.student(trains=recipe.trains)
     if recipe.trains and not trained_parameters(student, recipe):
         raise ConfigError(
-            f"all blocks are frozen, so {approach.name} has nothing to train; freeze fewer, or take lda"
+            f"all blocks are frozen, so {approach.name} has nothing to train; freeze fewer, or use recipe lda"
         )
     student.add_classes(new_classes, torch.Generator().manual_seed(config.seed))
     return student
 
 
 def _warnings(approach: Approach, cells: int, manifest: Manifest, config: IncrementConfig) -> Iterator[str]:
-    """What of the approach the owner should know."""
+    """Warns the owner of what the approach cannot do well or leaves unused."""
     if approach.recipe.gamma:
         yield from few_cells_warnings(cells, manifest.preprocessing.image_size)
     if not approach.recipe.trains and (idle := config.of_training()):
-        yield f"recipe {approach.name} trains nothing, so these settings change nothing: {', '.join(idle)}"
+        yield f"recipe {approach.name} trains nothing, so these settings have no effect: {', '.join(idle)}"
     if approach.classification != manifest.activation:
         yield (
             f"the base was trained with {manifest.activation} outputs and the increment with "
@@ -138,15 +140,15 @@ def _warnings(approach: Approach, cells: int, manifest: Manifest, config: Increm
 
 
 def _still_fits(plan: PlanReport, config: IncrementConfig, limit: int) -> bool:
-    """Whether a plan that was stored can be followed here and now."""
+    """Returns whether a stored plan can still be followed on this device."""
     same_size = config.micro_batch_size in (None, plan.micro_batch_size)
     return same_size and plan.predicted_peak_rss_bytes <= limit
 
 
 def _read_photos(folder: Path, manifest: Manifest, config: IncrementConfig) -> NewPhotos:
-    """Checks and splits the photos; what fits a small share of the memory stays decoded for the learning."""
+    """Checks and splits the photos; those that fit a small share of the memory stay decoded for later."""
     limit, _ = memory_limit(config)
-    cache = PixelCache(int(SHARE_BEFORE_PLAN * max(0, limit - rss_bytes())))  # until the plan says how much
+    cache = PixelCache(int(SHARE_BEFORE_PLAN * max(0, limit - rss_bytes())))  # until the plan sets the limit
     photo_folder = read_photo_folder(
         folder,
         manifest.preprocessing,
@@ -173,6 +175,6 @@ def _check_capacity(manifest: Manifest, new_classes: tuple[str, ...]) -> None:
     if len(new_classes) > free:
         raise CapacityError(
             f"{len(new_classes)} new classes do not fit: the model knows {len(manifest.class_names)} of "
-            f"at most {manifest.capacity}, so {free} more; remove classes first (lwm-edge remove-class) "
+            f"at most {manifest.capacity}, so {free} more; remove classes first (lwm-edge remove-class), "
             "or ask the vendor for a base of larger capacity"
         )

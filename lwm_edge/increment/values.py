@@ -1,4 +1,4 @@
-"""Two small values that the parts of an increment hand to each other: its photos, and how it learns."""
+"""Defines two small values that the parts of an increment share: its photos, and how it learns."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..photos.photo_set import PhotoSet
 
 @dataclass(frozen=True)
 class NewPhotos:
-    """The photos of an increment.
+    """Holds the photos of an increment.
 
     Attributes:
         new_classes: Names of the new classes, in the order of their class_index.
-        to_learn: Photos to learn from.
-        held_back: Photos for evaluation.
-        skipped: Files left out, with the reason.
+        to_learn: Photos that are learnt from.
+        held_back: Photos that are kept for evaluation.
+        skipped: Files that were left out, each with the reason.
     """
 
     new_classes: tuple[str, ...]
@@ -28,13 +28,13 @@ class NewPhotos:
 
 @dataclass(frozen=True)
 class Approach:
-    """How an increment learns.
+    """Says how an increment learns.
 
     Attributes:
         name: Name of the recipe.
-        reason: Why this recipe, in words.
-        recipe: The recipe, with the user's own numbers.
-        classification: Kind of L_C.
+        reason: Reason for this recipe, in words.
+        recipe: Recipe, with the user's own numbers.
+        classification: Kind of classification loss (L_C).
     """
 
     name: RecipeName

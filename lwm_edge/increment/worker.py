@@ -1,9 +1,9 @@
-"""The worker of an increment: one process learns, another one exports and commits.
+"""Does an increment in two processes: one learns, then another one exports and commits.
 
-The embedding app gets its memory back, and survives should the system kill the training for memory; torch and
-ONNX Runtime are never in memory together. Both processes inherit the home's lock, so it lives as long as any
-of the three, and both end when the one that started them does: the learning at its next step, with what it
-learnt saved.
+So the app that called gets its memory back, and survives if the system kills the training because memory runs
+out; torch and ONNX Runtime are never in memory together. Both processes inherit the home's lock, so the lock
+is held as long as any of the three is alive. Both end when the process that started them does: the learning
+stops after its next step and saves what it has learnt.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ..home.home import Home
 from ..learning.config import IncrementConfig
 from ..records import ExactPath, Progress, ProgressCallback
 from .commit import StagedIncrement, commit_increment
-from .process import process_of_its_own, replies_of, serve
+from .process import replies_from, serve, started_process
 from .reports import IncrementReport, PlanReport
 
 
 class Message(BaseModel):
-    """What a worker says; the last time it is no progress."""
+    """Carries one reply of a worker: progress, or, in the last message, the result."""
 
     progress: Progress | None = None
     plan: PlanReport | None = None
@@ -36,7 +36,7 @@ class Message(BaseModel):
 
 
 class Job(BaseModel):
-    """What a worker is to do: plan, learn, or commit what was staged."""
+    """Tells a worker what to do: plan, learn, or commit what was staged."""
 
     home: ExactPath
     photos: ExactPath = Path()
@@ -46,9 +46,9 @@ class Job(BaseModel):
 
 
 def run(job: Job, lock: int, on_progress: ProgressCallback) -> Message:
-    """Runs a job in a process of its own, and returns its last message."""
-    with process_of_its_own(__name__, job, lock=lock) as process:
-        for message in replies_of(process, Message):
+    """Runs a job in a new process, and returns its last message, which carries the result."""
+    with started_process(__name__, job, lock=lock) as process:
+        for message in replies_from(process, Message):
             if message.progress is None:
                 return message
             on_progress(message.progress)
@@ -61,26 +61,26 @@ def run(job: Job, lock: int, on_progress: ProgressCallback) -> Message:
 
 
 def main() -> None:
-    """The worker process."""
-    serve(Job, _do)
+    """Runs the worker process."""
+    serve(Job, _do_job)
 
 
-def _do(job: Job, reply: Callable[[Message], None]) -> None:
+def _do_job(job: Job, reply: Callable[[Message], None]) -> None:
     home = Home(job.home)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then says to stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which asks us to stop
     if job.staged:
         reply(Message(report=commit_increment(home, job.staged)))
         return
     from ..memory import bound_allocator
 
     bound_allocator()
-    stop = _stop_request()
+    stop = _stop_event()
     from .learn import learn_classes, plan_learning
 
     def report_progress(progress: Progress) -> None:
-        with suppress(BrokenPipeError):  # nobody listens any more; the next step stops
+        with suppress(BrokenPipeError):  # nobody is listening any more; the training stops at its next step
             reply(Message(progress=progress))
-        if stop.is_set() and progress.phase != "train":  # a step of training is asked after it
+        if stop.is_set() and progress.phase != "train":  # training asks by itself, after each step
             raise StoppedError("stopped before the training; the model is unchanged")
 
     if job.dry_run:
@@ -89,13 +89,13 @@ def _do(job: Job, reply: Callable[[Message], None]) -> None:
         reply(Message(staged=learn_classes(home, job.photos, job.config, report_progress, stop.is_set)))
 
 
-def _stop_request() -> threading.Event:
-    """Set by SIGTERM, or when the process that started this one has ended."""
+def _stop_event() -> threading.Event:
+    """Returns an event that is set by SIGTERM, or once the process that started this one has ended."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
 
     def watch() -> None:
-        while os.read(0, 4096):  # not through sys.stdin, whose lock must be free when the process ends
+        while os.read(0, 4096):  # sys.stdin would hold a lock that must be free when the process ends
             pass
         stop.set()
 

@@ -115,7 +115,7 @@ class ClassStatistics:
         mean, and around the mean of all classes' means. The latter is the same for every class, so it
         changes no ranking and no softmax; it puts a sigmoid's 0 between the class and the rest.
 
-        Photos that the backbone learnt from lie closer together than others, so the ratio claims too much.
+        Photos that the backbone learnt from lie closer together than others, so the ratio is overconfident.
         All logits are scaled alike (a temperature; no ranking changes) such that a class's own mean has the
         logit `_OWN_LOGIT` on average.
 

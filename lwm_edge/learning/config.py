@@ -1,4 +1,4 @@
-"""Settings of an increment, and the recipes that it can learn by."""
+"""Defines the settings of an increment, and the recipes that it can follow."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 class Recipe(NamedTuple):
-    """What an increment does with the network.
+    """Says what an increment does with the network.
 
     Attributes:
-        beta: Of L = L_C + beta * L_D + gamma * L_AD (Dhar et al. 2019, eq. 5).
-        gamma: Likewise.
-        trains: Whether that loss trains the backbone; otherwise it stays as it is.
-        head: `trained` by the loss as well, as in the paper, or `solved` in closed form from the class
-            statistics, before the training (where it is kept) and after.
-        learning_rate: Of stochastic gradient descent; the paper's where the head is trained.
-        max_gradient_norm: Gradients of an update are cut to it; see `optimizer`.
-        head_learning_rate: Of the head's rows; 0 where it is solved.
+        beta: Weight of L_D in L = L_C + beta * L_D + gamma * L_AD (Dhar et al. 2019, eq. 5).
+        gamma: Weight of L_AD in the same loss.
+        trains: Whether that loss trains the backbone; if not, the backbone stays as it is.
+        head: Way to learn the head: `trained` by the loss too, as in the paper, or `solved` in closed form
+            from the class statistics, before the training (which then leaves it alone) and after it.
+        learning_rate: Learning rate of SGD; the paper's if the head is trained.
+        max_gradient_norm: Norm to which the gradients of an update are cut; see `optimizer`.
+        head_learning_rate: Learning rate of the head's rows; 0 if the head is solved.
     """
 
     beta: float
@@ -44,7 +44,7 @@ class Recipe(NamedTuple):
     head_learning_rate: float = 0.0
 
     def adjusted(self, config: IncrementConfig) -> Recipe:
-        """With the user's own numbers, where they are set and the recipe has them."""
+        """Returns the recipe with the user's own numbers, where they are set and the recipe uses them."""
         numbers = ("beta", "gamma", "learning_rate", "max_gradient_norm")
         chosen = {name: getattr(config, name) for name in numbers}
         chosen["head_learning_rate"] = config.head_learning_rate or config.learning_rate
@@ -59,31 +59,31 @@ RECIPES: dict[RecipeName, Recipe] = {
     "lwm-lda": Recipe(1.0, 3.0, trains=True, head="solved", learning_rate=0.02, max_gradient_norm=1.0),
     "lda": Recipe(0.0, 0.0, trains=False, head="solved"),
 }
-_AUTO: tuple[RecipeName, ...] = ("lwm-lda", "lda")  # what it takes one of
-_PHOTOS_PER_FEATURE = 2  # fewer cannot show how the features drift
+_AUTO_CHOICES: tuple[RecipeName, ...] = ("lwm-lda", "lda")  # `auto` chooses one of these
+_PHOTOS_PER_FEATURE = 2  # with fewer, the photos cannot show how the features drift
 
 
 def choose_recipe(
     config: IncrementConfig, photos: int, features: int, cells: int, *, reads_levels: bool
 ) -> tuple[RecipeName, str]:
-    """Resolves `auto` by what is known on the device.
+    """Chooses the recipe; resolves `auto` from what is known on the device.
 
-    A head that reads earlier blocks tells new classes apart as well on a backbone that stays as it is: what
-    training added was within the noise wherever it was measured (benchmarks/), at ten times the time.
+    A head that reads earlier blocks tells new classes apart just as well on an unchanged backbone: wherever
+    this was measured (benchmarks/), training gained no more than the noise and took ten times as long.
 
-    Where it reads the last feature maps alone, training helps, but moves the features, and the old classes'
-    statistics must follow. How d features move can be told from clearly more than d photos; with fewer, the
-    backbone had better stay where it is.
+    With a head that reads the last feature maps alone, training helps, but it moves the features, and the old
+    classes' statistics must follow. Clearly more than d photos are needed to tell how d features move; with
+    fewer, the backbone had better stay as it is.
 
     Args:
-        config: The settings.
+        config: Settings of the increment.
         photos: Number of photos to learn from.
-        features: d, what the head reads.
-        cells: Of its attention maps.
+        features: Number d of values that the head reads.
+        cells: Number of cells of its attention maps.
         reads_levels: Whether the head reads earlier blocks.
 
     Returns:
-        The recipe and, in words, why.
+        The recipe, and the reason for it in words.
     """
     if config.recipe != "auto":
         return config.recipe, "chosen in the settings"
@@ -96,7 +96,7 @@ def choose_recipe(
     return "lda", f"{photos} photos cannot show how {features} features drift, so the backbone stays as it is"
 
 
-_OF_TRAINING = (
+_TRAINING_SETTINGS = (
     "beta",
     "gamma",
     "classification",
@@ -110,18 +110,18 @@ _OF_TRAINING = (
 
 
 class IncrementConfig(Settings):
-    """How new classes are learnt.
+    """Defines how new classes are learnt.
 
     Raises:
-        ConfigError: Listing every setting that is out of range.
+        ConfigError: Some settings are out of range; every one of them is listed.
     """
 
     recipe: RecipeName | Literal["auto"] = "auto"
-    """What learns: auto, lwm-lda, lda, lwm, lwf-mc or finetune.
+    """Recipe of the increment: auto, lwm-lda, lda, lwm, lwf-mc or finetune.
 
     `lwm` is the paper's loss, `lwf-mc` the same without the attention distillation loss, `finetune` the
     classification loss alone. `lda` keeps the backbone and solves the head in closed form from class
-    statistics; `lwm-lda` trains the backbone by LwM beneath such a head. `auto` takes one of these two, see
+    statistics; `lwm-lda` trains the backbone by LwM beneath such a head. `auto` chooses one of these two; see
     `choose_recipe`.
     """
     beta: float | None = Field(default=None, ge=0)
@@ -139,7 +139,7 @@ class IncrementConfig(Settings):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD."""
     max_gradient_norm: float | None = Field(default=None, gt=0)
-    """Norm that the gradients of an update are cut to; unless set, the recipe's."""
+    """Norm to which the gradients of an update are cut; unless set, the recipe's."""
     frozen_blocks: int = Field(default=0, ge=0)
     """Number of the network's first blocks that stay as they are.
 
@@ -159,41 +159,44 @@ class IncrementConfig(Settings):
     held_back: float = Field(default=0.2, gt=0, lt=1)
     """Share of each class that is kept for evaluation, at least one photo.
 
-    The class statistics take these photos in afterwards, and so does a head that is solved from those.
+    The class statistics take these photos in afterwards, and so does a head that is solved from them.
     """
     least_photos: int = Field(default=5, ge=2)
     """Fewest usable photos that a class must have."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of everything random: with the same seed, photos and machine, the model is the same."""
     device: Device = "auto"
-    """Where to train: auto (a GPU if there is one), cpu or cuda."""
+    """Device to train on: auto (a GPU if there is one), cpu or cuda."""
     sign_with: Path | None = None
-    """File of the device's private key, to sign this change with."""
+    """File of the device's private key, with which this change is signed."""
 
     least_new_accuracy: float | None = Field(default=None, ge=0, le=1)
-    """Gate: refuse a model that is right on a smaller share of the held-back photos."""
+    """Least share of the held-back photos that a model must get right to pass the gate."""
     least_base_agreement: float | None = Field(default=None, ge=0, le=1)
-    """Gate: refuse a model that ranks the same base class highest as its teacher on fewer of them."""
+    """Least agreement of a model with its teacher to pass the gate.
+
+    It is the share of the held-back photos on which both rank the same base class highest.
+    """
     least_shipped_accuracy: float | None = Field(default=None, ge=0, le=1)
-    """Gate: refuse a model that is estimated to be right on a smaller share of the shipped classes.
+    """Least accuracy on the shipped classes that a model must be estimated to have, to pass the gate.
 
     The estimate comes from the class statistics in the bundle.
     """
     most_attention_distance: float | None = Field(default=None, ge=0)
-    """Gate: refuse a model whose attention maps moved further (L_AD)."""
+    """Greatest distance (L_AD) that a model's attention maps may have moved, to pass the gate."""
     force: bool = False
-    """Commit a model that the gate's thresholds would refuse; the receipt warns."""
+    """Whether to commit a model that the gate would refuse; the receipt then has a warning."""
     fresh: bool = False
-    """Start over instead of going on with an interrupted increment."""
+    """Whether to start over instead of continuing an interrupted increment."""
 
     def of_training(self) -> list[str]:
-        """Settings of the training, by name, that are not as they would be by themselves."""
+        """Lists the names of the training settings that differ from their defaults."""
         fields = IncrementConfig.model_fields
-        return [name for name in _OF_TRAINING if getattr(self, name) != fields[name].default]
+        return [name for name in _TRAINING_SETTINGS if getattr(self, name) != fields[name].default]
 
     @model_validator(mode="after")
     def _settings_fit_recipe(self) -> IncrementConfig:
-        names = _AUTO if self.recipe == "auto" else (self.recipe,)
+        names = _AUTO_CHOICES if self.recipe == "auto" else (self.recipe,)
         for name in ("beta", "gamma", "head_learning_rate"):
             if getattr(self, name) and not any(getattr(RECIPES[recipe], name) for recipe in names):
                 raise ValueError(f"recipe {self.recipe} has no {name}; leave it out or choose another recipe")

@@ -1,4 +1,4 @@
-"""How far a student moved from its teacher, seen on photos of the new classes."""
+"""Measures how far a student moved from its teacher, on photos of the new classes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ def measure_drift(
     by_teacher: Observation,
     estimates: tuple[float, float] | None,
 ) -> DriftReport:
-    """Compares outputs and attention maps of the base classes.
+    """Compares the outputs and attention maps of student and teacher for the base classes.
 
     Args:
-        student: M_t.
-        teacher: M_{t-1}.
-        by_student: What the student made of photos of the new classes, with its maps.
-        by_teacher: What the teacher made of the same photos, with its maps.
-        estimates: Accuracy on the shipped classes before and now, from the class statistics.
+        student: Network M_t.
+        teacher: Network M_{t-1}.
+        by_student: Observation of photos of the new classes by the student, with its maps.
+        by_teacher: Observation of the same photos by the teacher, with its maps.
+        estimates: Accuracy on the shipped classes before and now, estimated from the class statistics; None
+            if no such class is left.
     """
     N = teacher.classes
     logits, teacher_logits = by_student.logits(student)[:, :N], by_teacher.logits(teacher)
@@ -43,8 +44,8 @@ def measure_drift(
 
 
 def _attention(network: Network, seen: Observation, class_index: np.ndarray) -> Tensor:
-    """The attention map of one class for each photo [M, h, w]."""
-    assert seen.maps is not None, "observed without its maps"
+    """Computes the attention map of one class for each photo [M, h, w]."""
+    assert seen.maps is not None, "the maps were not kept"
     return attention_map(seen.maps, network.attention_weight.detach().cpu(), torch.from_numpy(class_index))
 
 

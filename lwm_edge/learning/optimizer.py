@@ -1,6 +1,6 @@
-"""Stochastic gradient descent with momentum, with tensors that a resumed training can take up again.
+"""Implements stochastic gradient descent with momentum, whose state a resumed training can restore.
 
-torch.optim's does the same, and importing it costs 70 MiB for a compiler.
+`torch.optim` has the same, but importing it also loads a compiler, which takes 70 MiB.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 
-class Momentum:
-    """The momentum v of each parameter.
+class MomentumSGD:
+    """Updates parameters by stochastic gradient descent, and keeps the momentum v of each.
 
     v <- momentum * v + gradient;  parameter <- parameter - learning_rate * v
 
     Args:
-        parameters: What to train, by name.
+        parameters: Parameters to train, by name.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -25,18 +25,18 @@ class Momentum:
         self._momenta = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The live tensors of parameters and momenta, each under a name of its own."""
+        """Returns the live tensors of parameters and momenta, each under its own name."""
         return {f"parameter.{name}": tensor.detach() for name, tensor in self._parameters.items()} | {
             f"momentum.{name}": tensor for name, tensor in self._momenta.items()
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes the values of an earlier `tensors`."""
+        """Restores the values that an earlier call of `tensors` returned."""
         for name, tensor in self.tensors().items():
             tensor.copy_(tensors[name])
 
     def forget_gradients(self) -> None:
-        """Gives up what was accumulated since the last update."""
+        """Discards the gradients that were accumulated since the last update."""
         for parameter in self._parameters.values():
             parameter.grad = None
 
@@ -45,10 +45,10 @@ class Momentum:
         """Moves the parameters that have a gradient, and frees each gradient as it is applied.
 
         Args:
-            learning_rates: Of each parameter, by name.
-            momentum: What stays of v.
-            max_gradient_norm: All gradients together are cut to this norm. BatchNorm is frozen, so nothing
-                else keeps a step short.
+            learning_rates: Learning rate of each parameter, by name.
+            momentum: Share of v that is kept.
+            max_gradient_norm: Norm to which all gradients together are cut. BatchNorm is frozen, so nothing
+                else limits the length of a step.
         """
         gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
         norm = float(torch.stack([gradient.norm() for gradient in gradients]).norm())

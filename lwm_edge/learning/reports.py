@@ -15,7 +15,7 @@ class TrainingReport(Report):
         distillation_loss: Mean of L_D, before weighting; None if the recipe leaves it out.
         attention_distillation_loss: Mean of L_AD, before weighting; None if the recipe leaves it out.
         step_ms: Mean time of an optimiser update.
-        seconds: Wall-clock time.
+        seconds: Wall-clock time of the training.
     """
 
     epochs: int

@@ -19,9 +19,13 @@ from .config import Device
 
 
 def choose_device(device: Device) -> torch.device:
-    """`auto` is the GPU if there is one."""
+    """Resolves a device setting; `auto` means the GPU if there is one.
+
+    Raises:
+        ConfigError: The setting is cuda, but torch finds no GPU.
+    """
     if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("there is no GPU that torch can use; choose device cpu or auto")
+        raise ConfigError("torch finds no GPU that it can use; choose device cpu or auto")
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)
@@ -29,18 +33,20 @@ def choose_device(device: Device) -> torch.device:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a network made of some photos, in their order. Evaluation, statistics and drift are taken from it.
+    """Holds what a network computed for some photos, in their order.
+
+    Evaluation, statistics and drift are computed from it, so that each photo is seen only once.
 
     Attributes:
-        head_inputs: The values that the head reads [M, its inputs] float64.
-        maps: The last feature maps [M, d, h, w] float32, on the CPU; None where they were not kept.
+        head_inputs: Values that the head reads [M, its inputs] float64.
+        maps: Last feature maps [M, d, h, w] float32, on the CPU; None if they were not kept.
     """
 
     head_inputs: Features
     maps: Tensor | None
 
     def logits(self, network: Network) -> Features:
-        """The logits that a network's head, as it is now, gives the photos [M, classes] float64."""
+        """Computes the logits that a network's head, as it is now, gives the photos [M, classes] float64."""
         weight, bias = (tensor.cpu().double().numpy() for tensor in network.head_tensors())
         logits: Features = self.head_inputs @ weight.T + bias
         return logits
@@ -58,10 +64,10 @@ def observe(
     """Runs a network once on each photo as it is, without augmentation.
 
     Args:
-        network: In eval mode.
-        photos: Each is read once.
-        batch_size: Photos computed at once.
-        on_progress: Called after every batch.
+        network: Network in eval mode.
+        photos: Photos, each of which is read once.
+        batch_size: Number of photos computed at once.
+        on_progress: Function that is called after every batch.
         keep_maps: Whether to keep the last feature maps; they take more memory than the rest.
     """
     count = len(photos.photos)

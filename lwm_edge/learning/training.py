@@ -28,7 +28,7 @@ from .attention import attention_map
 from .batches import Batch, Pace, chunks, loaded_batches
 from .config import IncrementConfig, Recipe
 from .losses import attention_distillation_loss, classification_loss, distillation_loss
-from .optimizer import Momentum
+from .optimizer import MomentumSGD
 from .reports import TrainingReport
 
 Outputs = tuple[Tensor, Tensor]  # features [B, d, h, w] and logits [B, classes]
@@ -137,15 +137,15 @@ def train_increment(
         recipe: Recipe: beta, gamma, learning rates, and what trains.
         classification: Kind of L_C.
         pace: Pace at which to go through the batches.
-        on_progress: Callback, called after every update.
+        on_progress: Function that is called after every update.
         resume: Function that reads where an interrupted training left off; None starts from the beginning.
-        after_step: Callback, called after every update with what `resume` would need.
+        after_step: Function that is called after every update with what `resume` would need.
 
     Raises:
         GateError: The loss is no longer finite.
     """
     parameters = trained_parameters(student, recipe)
-    optimizer, rates = Momentum(parameters), learning_rates(parameters, recipe)
+    optimizer, rates = MomentumSGD(parameters), learning_rates(parameters, recipe)
     student.recompute = pace.recompute
     micro_batch_size = pace.micro_batch_size
     steps_per_epoch = -(-len(photos.photos) // config.batch_size)
@@ -204,7 +204,7 @@ def _accumulate_as_memory_allows(
     micro_batch_size: int,
     recipe: Recipe,
     classification: Activation,
-    optimizer: Momentum,
+    optimizer: MomentumSGD,
 ) -> tuple[NDArray[np.float64], int]:
     """Accumulates a batch's gradients, halving the micro-batch while the GPU has no room for it.
 

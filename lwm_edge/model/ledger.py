@@ -6,9 +6,9 @@
     seal             = SHA-256(head, first, maximum)
 
 Editing a kept entry, first or maximum breaks the chain or the seal, and later increments build on the stored
-head, so it stays broken. Recomputing all of it gives another head than the one in the receipt, or noted down
-elsewhere. An entry is hashed as JSON with sorted keys, without what was not measured, so that fields added
-later change no older link.
+head, so it stays broken. Recomputing everything gives a head that differs from the one in the receipt or
+noted down elsewhere. An entry is hashed as JSON with sorted keys and without the figures that were not
+measured, so fields that are added later do not change older links.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _Count = Annotated[int, Field(ge=0, le=_LARGEST)]
 class LedgerEntry(Record):
     """Records what one increment cost: measured figures, which are outside both digests.
 
-    A figure is None where it was not measured: there is no GPU, or an older lwm-edge made the entry.
+    A figure is None if it was not measured, because there is no GPU or an older lwm-edge made the entry.
     `home.measurement` says how the memory figures are taken.
 
     Attributes:
@@ -41,7 +41,7 @@ class LedgerEntry(Record):
         bundle_bytes: Length of model.lwm.
         onnx_bytes: Length of classifier.onnx.
         peak_rss_bytes: High-water mark of the process's resident memory.
-        seconds: Wall-clock time.
+        seconds: Wall-clock time of the increment.
         labels_bytes: Length of labels.txt.
         peak_anonymous_bytes: Largest anonymous part of resident memory, sampled.
         peak_mapped_bytes: Largest part of resident memory that maps files or is shared, sampled.
@@ -95,7 +95,7 @@ class Ledger(Record):
         return self.latest[-1] if self.latest else None
 
     def with_entry(self, entry: LedgerEntry) -> Ledger:
-        """Returns the ledger after one more increment; what was broken stays broken, and is not sealed."""
+        """Returns the ledger after one more increment; a broken chain or seal stays broken."""
         everything = (*self.latest, entry)
         left, kept = everything[:-LEDGER_LENGTH], everything[-LEDGER_LENGTH:]
         first = self.first or entry

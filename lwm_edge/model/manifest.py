@@ -148,7 +148,7 @@ def decode(block: bytes, where: str) -> Manifest:
     """Reads `encode`'s output back.
 
     Args:
-        block: The manifest tensor's bytes.
+        block: Bytes of the manifest tensor.
         where: Name of the file, for errors.
 
     Raises:

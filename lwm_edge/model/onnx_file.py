@@ -142,7 +142,7 @@ def fill_graph(graph: bytes, arrays: Arrays, manifest: Manifest) -> bytes:
 
     Args:
         graph: Graph from `trace_graph`.
-        arrays: The bundle's tensors.
+        arrays: Tensors of the bundle.
         manifest: Manifest whose class names, preprocessing and digest go into the metadata.
 
     Returns:

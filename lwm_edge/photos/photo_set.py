@@ -1,6 +1,6 @@
-"""Photos to learn from: kept in memory as far as there is room, and augmented.
+"""Loads photos for a network: keeps them in memory as far as there is room, and augments them.
 
-Photos are read where they lie; none is copied or kept on disk.
+Photos are read from where they are; none is copied to or kept on the disk.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from ..errors import PhotosError
 from .preprocessing import Preprocessing
 from .reading import Pixels, read_photo
 
-_SHIFT = 1 / 8  # of the image's side, the most that augmentation moves it
+_MAX_SHIFT = 1 / 8  # share of its side by which augmentation shifts an image at most
 
 
 @dataclass(frozen=True)
 class Photo:
-    """One usable photo.
+    """Describes one usable photo.
 
     Attributes:
-        path: Where it lies.
-        label: class_index that it teaches.
-        digest: SHA-256 of the file.
+        path: Path of the photo.
+        label: Label of the photo, the class_index that it shows.
+        digest: Digest of the file (SHA-256).
     """
 
     path: Path
@@ -35,10 +35,10 @@ class Photo:
 
 @dataclass
 class PixelCache:
-    """Prepared photos kept in memory, up to a limit; the rest is read again each time.
+    """Keeps prepared photos in memory, up to a limit; the others are read again each time.
 
     Attributes:
-        limit_bytes: Of the pixels held.
+        limit_bytes: Maximum bytes of the pixels that are kept.
     """
 
     limit_bytes: int
@@ -46,7 +46,7 @@ class PixelCache:
     _bytes: int = 0
 
     def read(self, path: Path, preprocessing: Preprocessing) -> Pixels:
-        """As `read_photo`, from memory where it is there."""
+        """Returns what `read_photo` returns, from memory if it is there."""
         pixels = self._held.get(path)
         if pixels is None:
             pixels = read_photo(path, preprocessing)
@@ -57,54 +57,54 @@ class PixelCache:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of the pixels held now."""
+        """Returns the bytes of the pixels that are kept now."""
         return self._bytes
 
     def limit(self, limit_bytes: int) -> None:
-        """Sets another limit, and lets go of the photos read last as far as they are too many for it."""
+        """Sets a new limit, and drops the most recently read photos until the others fit it."""
         self.limit_bytes = limit_bytes
         while self._bytes > limit_bytes:
             _, pixels = self._held.popitem()
             self._bytes -= pixels.nbytes
 
     def forget(self) -> None:
-        """Lets go of all photos."""
+        """Drops all photos."""
         self._held.clear()
         self._bytes = 0
 
 
 def augment(pixels: Pixels, generator: np.random.Generator) -> Pixels:
-    """Shifts by up to an eighth (mirrored at the edge) and flips left and right every second time.
+    """Shifts a photo by up to an eighth (mirrored at the edges) and flips it left to right half of the time.
 
     Args:
-        pixels: [H, W, 3] uint8.
-        generator: Decides; see `augmentation_generator`.
+        pixels: Pixels of the photo [H, W, 3] uint8.
+        generator: Random generator that decides; see `augmentation_generator`.
 
     Returns:
-        [H, W, 3] uint8.
+        The pixels [H, W, 3] uint8.
     """
     height, width, _ = pixels.shape
-    most = round(height * _SHIFT)
-    down, right = generator.integers(0, 2 * most + 1, size=2)
-    padded = np.pad(pixels, ((most, most), (most, most), (0, 0)), mode="reflect")
+    max_shift = round(height * _MAX_SHIFT)
+    down, right = generator.integers(0, 2 * max_shift + 1, size=2)
+    padded = np.pad(pixels, ((max_shift, max_shift), (max_shift, max_shift), (0, 0)), mode="reflect")
     shifted = padded[down : down + height, right : right + width]
     return shifted[:, ::-1] if generator.integers(2) else shifted
 
 
 def augmentation_generator(seed: int, epoch: int, photo: Photo) -> np.random.Generator:
-    """Keyed by seed, epoch and photo, so that order, batching and resuming change nothing."""
+    """Makes a generator from seed, epoch and photo, so that order, batching and resuming change nothing."""
     return np.random.default_rng([seed, epoch, int(photo.digest[:16], 16)])
 
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """Photos in a fixed order, as a network sees them.
+    """Holds photos in a fixed order, and loads them as a network sees them.
 
     Attributes:
-        photos: The photos.
-        preprocessing: The model's.
-        cache: Keeps what was decoded.
-        augmentation_seed: None never augments.
+        photos: Photos of the set.
+        preprocessing: Preprocessing of the model.
+        cache: Cache that keeps prepared photos.
+        augmentation_seed: Seed of the augmentation; None never augments.
     """
 
     photos: Sequence[Photo]
@@ -114,18 +114,18 @@ class PhotoSet:
 
     @property
     def labels(self) -> list[int]:
-        """class_index of each photo."""
+        """Returns the class_index of each photo."""
         return [photo.label for photo in self.photos]
 
     def load(self, indices: Sequence[int], epoch: int | None = None) -> Pixels:
-        """Some photos [B, image_size, image_size, 3] uint8, as an epoch shows them, or as they are."""
+        """Loads photos [B, image_size, image_size, 3] uint8; without an epoch they are not augmented."""
         return np.stack([self._load(self.photos[i], epoch) for i in indices])
 
     def _load(self, photo: Photo, epoch: int | None) -> Pixels:
         try:
             pixels = self.cache.read(photo.path, self.preprocessing)
         except PhotosError as error:
-            raise PhotosError(f"{photo.path} {error.message}; it changed since it was checked") from None
+            raise PhotosError(f"{photo.path} {error.message}; it has changed since it was checked") from None
         if self.augmentation_seed is None or epoch is None:
             return pixels
         return augment(pixels, augmentation_generator(self.augmentation_seed, epoch, photo))

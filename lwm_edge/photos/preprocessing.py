@@ -14,7 +14,7 @@ class Preprocessing(Record):
 
     Attributes:
         image_size: Height and width of the network's input, in pixels.
-        resize_size: The photo's short side before the centre crop, in pixels.
+        resize_size: Length of the photo's short side before the centre crop, in pixels.
         mean: Mean of each channel (R, G, B), subtracted after scaling pixels to 0..1.
         std: Standard deviation of each channel, by which the result is divided.
     """

@@ -22,8 +22,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 MAX_PIXELS = 64_000_000  # decoded; Pillow takes four bytes for each
 MAX_BUFFERED_PIXELS = 20_000_000  # for progressive JPEG and WebP, whose decoders hold several copies
 MAX_FILE_BYTES = 256 * 1024 * 1024
-_COARSE = 2  # large photos are first brought, quickly, to this many times the wanted side
-_STRIP_ROWS = 256  # rows of the photo
+_COARSE = 2  # large photos are first reduced, quickly, to this many times the target side
+_STRIP_ROWS = 256  # rows of the photo that are converted at once
 
 
 def read_photo(path: Path, preprocessing: Preprocessing) -> Pixels:
@@ -76,10 +76,10 @@ def _check_pixels(image: Image.Image) -> None:
     """Checks the size that the file declares, before anything is decoded."""
     kind = "progressive JPEG" if "progressive" in image.info else str(image.format)
     buffered = kind in ("progressive JPEG", "WEBP")
-    most = MAX_BUFFERED_PIXELS if buffered else MAX_PIXELS
-    if image.width * image.height > most:
-        more = f"has more than {most // 1_000_000} megapixels"
-        raise PhotosError(f"{more}, the limit for a {kind} file" if buffered else more)
+    limit = MAX_BUFFERED_PIXELS if buffered else MAX_PIXELS
+    if image.width * image.height > limit:
+        problem = f"has more than {limit // 1_000_000} megapixels"
+        raise PhotosError(f"{problem}, the limit for a {kind} file" if buffered else problem)
 
 
 def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Pixels:

@@ -23,7 +23,7 @@ def audit(home: Home | AnyPath) -> AuditReport:
     """Accounts for every byte of a home.
 
     Args:
-        home: The model home, or its folder.
+        home: Model home, or the path of its folder.
 
     Returns:
         The account; `passed` is False and `problems` says why if something is unexplained.

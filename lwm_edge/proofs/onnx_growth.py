@@ -1,8 +1,8 @@
-"""How long an ONNX file is for other classes: by how many bytes it must grow, reckoned apart from its making.
+"""Computes by how many bytes an ONNX file must grow, independently of the code that makes the file.
 
-Per class it takes a row of the head (d weights and a bias, 4 bytes each) and a name in the metadata. The rest
-is framing: the format writes larger numbers and lengths in more bytes. So the file is taken back to the
-classes that it had before, and protobuf says how long that is. Format:
+Each class takes a row of the head (d weights and a bias, 4 bytes each) and a name in the metadata. The rest
+is framing: the format needs more bytes to write larger numbers and lengths. So the file is resized in memory
+to the classes that it had before, and protobuf says how long that would be. The format is described at
 https://onnx.ai/onnx/repo-docs/IR.html.
 """
 
@@ -22,12 +22,12 @@ _FLOAT_BYTES = 4
 
 
 class GrowthParts(NamedTuple):
-    """Bytes that an ONNX file grows by, and for what.
+    """Splits the growth of an ONNX file by its causes.
 
     Attributes:
-        head: Rows of weight and bias.
-        names: Names in the metadata.
-        framing: Numbers and lengths that take more bytes.
+        head: Bytes of the new rows of weight and bias.
+        names: Bytes of the new names in the metadata.
+        framing: Bytes by which numbers and lengths became longer.
     """
 
     head: int
@@ -36,16 +36,16 @@ class GrowthParts(NamedTuple):
 
 
 def expected_growth(before: Sequence[str], after: Sequence[str], features: int, onnx: bytes) -> GrowthParts:
-    """What an ONNX file must have grown by.
+    """Computes by how many bytes an ONNX file must have grown, and for what.
 
     Args:
-        before: Class names then.
-        after: Class names that the file has.
-        features: d, what the head reads.
-        onnx: The file's content.
+        before: Class names that the file had before.
+        after: Class names that the file has now.
+        features: Number d of values that the head reads.
+        onnx: Content of the file.
 
     Raises:
-        ExportError: It is no ONNX file.
+        ExportError: The content is not an ONNX file.
     """
     from google.protobuf.message import DecodeError
     from onnx import load_model_from_string
@@ -53,7 +53,7 @@ def expected_growth(before: Sequence[str], after: Sequence[str], features: int, 
     try:
         model = load_model_from_string(onnx)
     except DecodeError:
-        raise ExportError("this is no ONNX file") from None
+        raise ExportError("this is not an ONNX file") from None
     _resize(model, after, features)
     length = model.ByteSize()
     _resize(model, before, features)
@@ -64,7 +64,7 @@ def expected_growth(before: Sequence[str], after: Sequence[str], features: int, 
 
 
 def _resize(model: ModelProto, names: Sequence[str], features: int) -> None:
-    """Makes a graph as long as it is for these classes: its head, its outputs' shapes, and the metadata."""
+    """Gives a graph the length that it has with these classes: resizes head, output shapes and metadata."""
     classes = len(names)
     shapes = {"head.weight": (classes, features), "head.bias": (classes,)}
     for tensor in model.graph.initializer:

@@ -90,7 +90,7 @@ class SimulationStep(Report):
         labels_bytes_expected: Length of labels.txt, computed from the classes.
         memory: Memory that it took; `how` is in the simulation's report.
         problems: Problems that the audit of the home found after it.
-        seconds: Wall-clock time.
+        seconds: Wall-clock time of the increment.
     """
 
     increment: int

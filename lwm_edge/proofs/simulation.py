@@ -1,7 +1,7 @@
 """Makes increments on a copy of a home's model, to see that storage and memory stay constant: `simulate`.
 
 The photos are generated textures, so accuracy says nothing here; files, memory, teachers and images do. All
-increments run in one process, where whatever an increment leaves behind piles up, or each in its own.
+increments run in one process, where anything that they leave behind adds up, or each runs in its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..home.generation import labels_text
 from ..home.home import Home, open_home
 from ..home.reports import MemoryReport
 from ..increment.add import add_classes
-from ..increment.process import process_of_its_own, replies_of, serve
+from ..increment.process import replies_from, serve, started_process
 from ..learning.config import IncrementConfig
 from ..memory import bound_allocator, peak_rss_bytes
 from ..model.bundle import ROWS_BY_CLASS, Bundle, save_bundle
@@ -48,10 +48,10 @@ class Job(BaseModel):
 
     Attributes:
         home: Path of the scratch copy.
-        photos: Folder that photos come and go in.
+        photos: Path of the folder in which photos are made and removed.
         increments: Number of increments.
-        classes: Number of classes that each learns.
-        config: Settings of each.
+        classes: Number of classes that each increment learns.
+        config: Settings of each increment.
     """
 
     home: Path
@@ -73,16 +73,16 @@ def simulate(
 ) -> SimulationReport:
     """Makes increments on a copy of a home's model and measures each.
 
-    The home itself is only read. The copy has room for all classes, and lies in a temporary folder ($TMPDIR).
+    The home itself is only read. The copy has room for all classes, and is in a temporary folder ($TMPDIR).
 
     Args:
-        home: The model home, or its folder.
+        home: Model home, or the path of its folder.
         increments: Number of increments, at least 3.
-        classes: Number of new classes in each.
-        config: Settings of each; None means one epoch of `lwm-lda`, which trains and so takes memory.
-        isolated: Whether each runs in a process of its own, as on the device, or all in one.
+        classes: Number of new classes in each increment.
+        config: Settings of each increment; None means one epoch of `lwm-lda`, which trains and takes memory.
+        isolated: Whether each increment runs in its own process, as on the device, instead of all in one.
         plot: Path of a PNG file to draw storage and memory into.
-        on_progress: Callback, called after every increment.
+        on_progress: Function that is called after every increment.
 
     Returns:
         The measurements; `passed` is False and `problems` says why if something grows.
@@ -159,36 +159,36 @@ def run_here(job: Job, teach: Teach) -> Iterator[SimulationStep]:
 
 
 def _name(path: Path, home: Home) -> str:
-    """Names a file so that one of the current generation is called the same after every increment."""
+    """Names a file; a file of the current generation has the same name after every increment."""
     generation = home.current().path
     return str(path.relative_to(generation if path.is_relative_to(generation) else home.path))
 
 
 def teach_isolated(home: Home, photos: Path, config: IncrementConfig) -> MemoryReport:
-    """Makes an increment in a process of its own; returns its memory until the ONNX file was verified."""
+    """Makes an increment in its own process; returns its memory until the ONNX file was verified."""
     return add_classes(home, photos, config).footprint.memory
 
 
 def teach_here(home: Home, photos: Path, config: IncrementConfig) -> MemoryReport:
-    """Makes an increment in this process; returns its memory, with the commit in the resident peak."""
+    """Makes an increment in this process; returns its memory, with the commit included in the peak."""
     memory = add_classes(home, photos, config, isolate=False).footprint.memory
     return memory.model_copy(update={"peak_rss_bytes": max(memory.peak_rss_bytes, peak_rss_bytes())})
 
 
 def run_in_worker(job: Job) -> Iterator[SimulationStep]:
-    """Makes all increments in one process, which is not this one."""
-    with process_of_its_own(__name__, job) as process:
-        yield from replies_of(process, SimulationStep)
+    """Makes all increments in one worker process."""
+    with started_process(__name__, job) as process:
+        yield from replies_from(process, SimulationStep)
     if process.returncode:
         raise LwmEdgeError(f"the simulation's process ended with status {process.returncode}")
 
 
 def main() -> None:
     """Runs the simulation's process."""
-    serve(Job, _run_job)
+    serve(Job, _do_job)
 
 
-def _run_job(job: Job, reply: Callable[[SimulationStep], None]) -> None:
+def _do_job(job: Job, reply: Callable[[SimulationStep], None]) -> None:
     bound_allocator()
     for step in run_here(job, teach_here):
         reply(step)
@@ -212,7 +212,7 @@ def make_scratch_home(bundle: Bundle, folder: Path, new_classes: int) -> int:
 
 
 def generate_photos(folder: Path, increment: int, classes: int, image_size: int) -> None:
-    """Writes a photo folder of new classes: a few random textures for each."""
+    """Writes a photo folder of new classes, with a few random textures for each."""
     for number in range(classes):
         class_folder = folder / f"simulated {increment:05}.{number:03}"
         storage.make_folder(class_folder)

@@ -80,7 +80,7 @@ def verify(
     """Verifies a home's model or a bundle file against the vendor's public key.
 
     Args:
-        source: The model home, or the path of a bundle.
+        source: Model home, or the path of a bundle.
         trust: Path of the vendor's public key; None takes the one that the home trusts.
         device_key: Path of a device's public key, with which every recorded change must then be signed.
 

@@ -187,7 +187,7 @@ def test_stochastic_depth_follows_the_seed(
 def test_rotations_need_a_training() -> None:
     with pytest.raises(ConfigError) as refused:
         base_config(architecture="resnet18", epochs=0, checkpoint=Path("x.pth"), rotations=True)
-    assert refused.value.problems == ("rotations are learnt in epochs, and there are none",)
+    assert refused.value.problems == ("rotations are learnt during training, but epochs is 0",)
 
 
 def test_a_base_of_few_epochs_tells_most_photos_apart(tmp_path: Path) -> None:

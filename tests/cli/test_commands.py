@@ -263,7 +263,7 @@ def test_the_second_writer_is_busy_or_waits(run: Any, home: Home) -> None:
         waiting = subprocess.Popen([*command, "--home", home.path], stdout=subprocess.PIPE, text=True)
         with pytest.raises(subprocess.TimeoutExpired):
             waiting.wait(4)
-    assert busy.code == 75 and "or say --wait" in busy.err
+    assert busy.code == 75 and "or pass --wait" in busy.err
     assert "Removed Coat" in waiting.communicate()[0] and waiting.returncode == 0
 
 

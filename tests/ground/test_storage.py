@@ -366,7 +366,7 @@ def test_a_lock_keeps_others_out_until_its_holder_dies(tmp_path):
             holder.kill()  # no clean-up of its own
     assert (
         caught.value.message == f"{tmp_path} is being changed by another process; try again when it is done, "
-        "or say --wait"
+        "or pass --wait"
     )
     assert caught.value.exit_code == 75
     with storage.exclusive_lock(tmp_path / "lock"):

@@ -160,7 +160,7 @@ def test_generations_behind_a_link_are_refused(
     (home.path / "generations").symlink_to(tmp_path / "bigdisk")
     before = state_of(tmp_path)
     photos = make_photos("Bag", folder="new")
-    with pytest.raises(HomeError, match="generations is a link, and must be a folder of the home's own"):
+    with pytest.raises(HomeError, match="generations is a link, but must be a folder inside the home"):
         (lambda: remove_class(home, "Nonexistent"))() if change is _failing else change(home, photos)
     shutil.rmtree(tmp_path / "new")
     assert state_of(tmp_path) == before

@@ -166,7 +166,7 @@ def test_a_worker_that_dies_leaves_the_home_alone(
 ) -> None:
     before = state_of(home.path)
     end = "os.kill(os.getpid(), 9)" if status == -9 else f"sys.exit({status})"
-    monkeypatch.setattr(process, "_START", f"import os, sys; {end}")
+    monkeypatch.setattr(process, "_START_CODE", f"import os, sys; {end}")
     with pytest.raises(error, match="the model is unchanged"):
         add_classes(home, make_photos("Shirt"), QUICK)
     assert state_of(home.path) == before
@@ -342,7 +342,7 @@ def test_auto_chooses_by_what_is_known_on_the_device(
 def test_settings_that_change_nothing_are_named(home: Home, make_photos: PhotoMaker) -> None:
     photos = make_photos("Bag")
     warned = _add(home, photos, IncrementConfig(epochs=3, gamma=1.0, device="cpu")).warnings
-    assert warned == ("recipe lda trains nothing, so these settings change nothing: gamma, epochs",)
+    assert warned == ("recipe lda trains nothing, so these settings have no effect: gamma, epochs",)
     remove_class(home, "Bag")
     assert not _add(home, photos, IncrementConfig(device="cpu")).warnings
 

@@ -36,7 +36,7 @@ def cap(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cap]:
     def put(most_bytes: int) -> None:
         limit.write_text(str(most_bytes))
         join = f"import os; open({str(group / 'cgroup.procs')!r}, 'w').write(str(os.getpid())); "
-        monkeypatch.setattr(process, "_START", join + process._START)
+        monkeypatch.setattr(process, "_START_CODE", join + process._START_CODE)
 
     yield put
     group.rmdir()

@@ -46,5 +46,5 @@ def test_names_beyond_ascii_and_with_quotation_marks() -> None:
 
 
 def test_what_is_no_onnx_file() -> None:
-    with pytest.raises(ExportError, match="no ONNX file"):
+    with pytest.raises(ExportError, match="not an ONNX file"):
         expected_growth(("a",), ("a", "b"), FEATURES, b"pixels" * 100)
