@@ -7,4 +7,4 @@ for it took four times the processor time of the work itself.
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything loads numpy or torch
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # of several threads, as in the product's training process
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # of several, as in the product's training process

@@ -40,6 +40,7 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_device_path(clone: Path) -> None:
     printed = _run(_block("device-path"), clone)
     assert "Learnt 2 classes" in printed and "passed: nothing else is there" in printed
@@ -48,22 +49,26 @@ def test_the_device_path(clone: Path) -> None:
     ).is_file()
 
 
+@pytest.mark.slow
 def test_the_audit_path(clone: Path) -> None:
     printed = _run(_block("audit-path"), clone)
     assert "passed: nothing else is there" in printed
     assert "passed: storage and memory stay constant" in printed and (clone / "footprint.png").is_file()
 
 
+@pytest.mark.slow
 def test_the_vendor_path(clone: Path) -> None:
     assert "small_resnet20" in _run(_block("vendor-path"), clone)
 
 
+@pytest.mark.slow
 def test_the_custody_path(clone: Path) -> None:
     printed = _run(_block("custody-path"), clone)
     assert printed.count("Verdict       passed") == 2 and "signed changes 1, 2" in printed
     assert "This model is that base, unchanged." in printed
 
 
+@pytest.mark.slow
 def test_the_python_snippet(home: Home, tmp_path: Path, make_photos: object) -> None:
     (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     make_photos("Bag")  # type: ignore[operator]
@@ -93,6 +98,7 @@ def test_the_exit_codes_are_the_errors() -> None:
     assert {kind.exit_code for kind in kinds} | {0, 130} == listed
 
 
+@pytest.mark.slow
 def test_the_example(tmp_path: Path) -> None:
     printed = _run(f"python {ROOT / 'examples' / '01_add_classes.py'} {tmp_path / 'home'}", tmp_path)
     assert "Learnt: Ankle boot, Bag" in printed and "is a " in printed
