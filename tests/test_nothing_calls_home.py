@@ -52,6 +52,7 @@ def _commands(home: Home, photos: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_an_increment_and_a_prediction_write_nothing_into_the_users_home_folder(
     home: Home, tmp_path: Path, make_photos: PhotoMaker
 ) -> None:
@@ -64,6 +65,7 @@ def test_an_increment_and_a_prediction_write_nothing_into_the_users_home_folder(
     assert not list(folder.rglob("*"))
 
 
+@pytest.mark.slow
 def test_an_increment_and_a_prediction_ask_no_resolver(
     home: Home, tmp_path: Path, make_photos: PhotoMaker
 ) -> None:

@@ -45,6 +45,7 @@ def tiny_without_levels(photos: Path, tmp_path_factory: pytest.TempPathFactory) 
     return build_base(photos, tmp_path_factory.mktemp("plain") / "base.lwm", PLAIN)
 
 
+@pytest.mark.slow
 def test_a_base_of_class_folders(tiny: BaseReport) -> None:
     report = tiny
     bundle = open_bundle(report.bundle)
@@ -56,6 +57,7 @@ def test_a_base_of_class_folders(tiny: BaseReport) -> None:
     assert load_network(bundle).head.weight[2:].abs().sum() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("every_core")
 def test_equal_seeds_give_equal_bases(tmp_path: Path, photos: Path) -> None:
     first, second = (build_base(photos, tmp_path / name, TINY) for name in ("a.lwm", "b.lwm"))
@@ -74,6 +76,7 @@ def test_levels_change_nothing_in_a_base_but_what_it_can_learn_by(
     assert reading.manifest.bundle_bytes > without.manifest.bundle_bytes
 
 
+@pytest.mark.slow
 def test_rotations_teach_the_backbone_and_leave_the_rest_as_it_is(
     tiny_without_levels: BaseReport, photos: Path, tmp_path: Path
 ) -> None:
@@ -190,6 +193,7 @@ def test_rotations_need_a_training() -> None:
     assert refused.value.problems == ("rotations are learnt during training, but epochs is 0",)
 
 
+@pytest.mark.slow
 def test_a_base_of_few_epochs_tells_most_photos_apart(tmp_path: Path) -> None:
     brief = BASE_CONFIG.model_copy(update={"epochs": 5})
     build_base(DEMO_DATA / "train" / "base", tmp_path / "base.lwm", brief)
@@ -215,6 +219,7 @@ def test_the_demos_base_can_be_made_again(tmp_path: Path) -> None:
     assert abs(difference) < 16  # the graph names the build of torch that exported it
 
 
+@pytest.mark.slow
 def test_pretrained_weights_from_a_package_with_frozen_blocks(
     tmp_path: Path, make_photos: PhotoMaker
 ) -> None:

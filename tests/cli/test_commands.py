@@ -63,6 +63,7 @@ def test_the_list_above_is_complete() -> None:
     assert {command.name for command in commands.app.registered_commands} == set(COMMANDS)
 
 
+@pytest.mark.slow
 def test_the_whole_path_in_json(run: Any, tmp_path: Path, make_photos: PhotoMaker) -> None:
     home = tmp_path / "home"
     assert run("init", BASE_BUNDLE, "--home", home, "--json").json["class_names"][0] == "Coat"
@@ -80,6 +81,7 @@ def test_the_whole_path_in_json(run: Any, tmp_path: Path, make_photos: PhotoMake
     assert run("remove-class", "Bag", "--home", home, "--json").json["removed_class"] == "Bag"
 
 
+@pytest.mark.slow
 def test_what_people_read(run: Any, home: Home, make_photos: PhotoMaker) -> None:
     added = run("add-classes", make_photos("Bag"), "--home", home.path, "--epochs", 1)
     assert "Learnt 1 class in" in added.out and "cannot be measured on this device" in added.out
@@ -113,8 +115,8 @@ def test_a_base_from_the_command_line(run: Any, tmp_path: Path, make_photos: Pho
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (["add-classes", "nowhere"], 3, "does not exist"),
-        (["add-classes", "."], 3, "has no sub-folders"),
+        pytest.param(["add-classes", "nowhere"], 3, "does not exist", marks=pytest.mark.slow),
+        pytest.param(["add-classes", "."], 3, "has no sub-folders", marks=pytest.mark.slow),
         (["add-classes", "x", "--gamma", "-1"], 2, "greater than or equal to 0"),
         (["add-classes", "x", "--recipe", "icarl"], 2, "recipe"),
         (["add-classes", "x", "--recipe", "lwf-mc", "--gamma", "1"], 2, "has no gamma"),
@@ -140,6 +142,7 @@ def test_exit_codes_by_cause(run: Any, home: Home, arguments: list[str], code: i
     assert state_of(home.path) == before
 
 
+@pytest.mark.slow
 def test_an_error_in_json(run: Any, home: Home, make_photos: PhotoMaker) -> None:
     result = run("add-classes", make_photos("Bag", "Shirt", count=2), "--home", home.path, "--json")
     assert result.code == 3
@@ -153,6 +156,7 @@ def test_a_failed_audit_has_its_exit_code(run: Any, home: Home) -> None:
     assert result.code == 4 and "planted (1 bytes) is unexplained" in result.err
 
 
+@pytest.mark.slow
 def test_custody_in_json_and_for_people(run: Any, tmp_path: Path, make_photos: PhotoMaker) -> None:
     home, base = tmp_path / "home", Path(shutil.copy(BASE_BUNDLE, tmp_path / "base.lwm"))
     vendor = run("keygen", "vendor", "--json").json
@@ -239,6 +243,7 @@ def test_an_unforeseen_error_is_one_line_and_its_traceback_another_word(
     assert debug.json["error"]["kind"] == "LwmEdgeError" and debug.json["error"]["exit_code"] == 1
 
 
+@pytest.mark.slow
 def test_a_users_mistake_has_a_traceback_only_on_demand(run: Any, home: Home) -> None:
     for isolated in (["remove-class", "Hat"], ["add-classes", "nowhere"]):
         plain, debug = run(*isolated, "--home", home.path), run("--debug", *isolated, "--home", home.path)
@@ -256,6 +261,7 @@ def test_repair_and_what_people_read_of_it(run: Any, home: Home) -> None:
     assert run("audit", "--home", home.path).code == 0
 
 
+@pytest.mark.slow
 def test_the_second_writer_is_busy_or_waits(run: Any, home: Home) -> None:
     with home.lock():
         busy = run("repair", "--home", home.path)
@@ -281,6 +287,7 @@ def test_every_error_has_an_exit_code_and_a_place_in_the_tree() -> None:
         assert str(kind.exit_code) in line.split(), kind
 
 
+@pytest.mark.slow
 def test_audit_simulate(run: Any, home: Home) -> None:
     command = ("audit", "--home", home.path, "--simulate", "3", "--recipe", "lda", "--isolated")
     result = run(*command, "--json")
@@ -288,6 +295,7 @@ def test_audit_simulate(run: Any, home: Home) -> None:
     assert [step["classes"] for step in result.json["steps"]] == [7, 8, 9]
 
 
+@pytest.mark.slow
 def test_audit_simulate_for_people(run: Any, home: Home) -> None:
     result = run("audit", "--home", home.path, "--simulate", "3", "--classes", "2", "--recipe", "lda")
     assert result.code == 0 and "3 simulated increments of 2 classes by lda" in result.out

@@ -90,6 +90,7 @@ def test_what_is_no_file_is_refused_with_what_it_is_and_stays(
     assert published(f"| a folder, FIFO, socket or device where a file should go | {tried} | nothing |")
 
 
+@pytest.mark.slow
 def test_a_link_stays_a_link_and_its_target_is_written(
     writers: dict[str, Callable[[Path], object]], tmp_path: Path
 ) -> None:

@@ -13,6 +13,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from lwm_edge.home.home import Home
 from tests.support.folders import PhotoMaker
 from tests.support.hostile import published
@@ -55,6 +57,7 @@ def _is_done(command: str, home: Home, where: str, encoding: str, *, as_json: bo
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_committed_change_exits_with_0(home: Home, tmp_path: Path, make_photos: PhotoMaker) -> None:
     teach, remove = (
         f"add-classes '{make_photos(renamed={NAME: 'Bag'})}' --recipe lda",
@@ -81,6 +84,7 @@ def test_a_committed_change_exits_with_0(home: Home, tmp_path: Path, make_photos
     assert published(f"| a change whose report could not be printed, or not in full | {tried} | nothing |")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_encoded_is_escaped(home: Home) -> None:
     (home.path / NAME).mkdir()
     told = _run_all(*((f"audit --home '{home.path}'", encoding) for encoding in ENCODINGS))
@@ -88,6 +92,7 @@ def test_what_cannot_be_encoded_is_escaped(home: Home) -> None:
         assert NAME.encode(encoding, "backslashreplace") in run.stdout + run.stderr, encoding
 
 
+@pytest.mark.slow
 def test_a_report_that_is_lost_is_a_failure_where_nothing_was_done(home: Home) -> None:
     *lost, left = _run_all(
         (f"info --home '{home.path}' >/dev/full",),
@@ -99,11 +104,13 @@ def test_a_report_that_is_lost_is_a_failure_where_nothing_was_done(home: Home) -
     assert (left.returncode, left.stderr) == (0, b"")
 
 
+@pytest.mark.slow
 def test_a_failed_audit_is_one_whoever_reads_it(home: Home) -> None:
     (home.path / "stranger").touch()
     assert _run(f"audit --home '{home.path}' | true").returncode == 4
 
 
+@pytest.mark.slow
 def test_an_error_keeps_its_exit_code(home: Home, tmp_path: Path) -> None:
     commands = []
     for number, where in enumerate((GONE["full"], GONE["both closed"], GONE["a reader that left"])):
@@ -112,6 +119,7 @@ def test_an_error_keeps_its_exit_code(home: Home, tmp_path: Path) -> None:
     assert [run.returncode for run in _run_all(*commands)] == [2, 2, 2]
 
 
+@pytest.mark.slow
 def test_an_export_to_standard_output_is_the_file_and_nothing_else(home: Home, tmp_path: Path) -> None:
     export = f"export - --home '{home.path}'"
     whole, full, cut, as_json, closed = _run_all(

@@ -84,6 +84,7 @@ def _commit_again(home: Home) -> Generation:
         return home.commit(write)
 
 
+@pytest.mark.slow
 def test_every_change_on_a_full_disk(home: Home, mount: Mount, make_photos: PhotoMaker) -> None:
     disk = mount(size="8m")
     home, photos = _home_on(disk, home), make_photos("Bag")

@@ -98,6 +98,7 @@ CHANGES: dict[str, Callable[[Home, Path], Any]] = {
 }
 
 
+@pytest.mark.slow
 def test_every_change_leaves_alone_and_names_what_is_not_ours(
     shipped_home: Path, tmp_path: Path, make_photos: PhotoMaker
 ) -> None:

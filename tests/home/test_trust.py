@@ -200,6 +200,7 @@ def test_a_model_that_does_not_verify_is_not_changed(
     assert state_of(trusting_home.path) == before
 
 
+@pytest.mark.slow
 def test_without_its_key_no_photo_is_looked_at(
     trusting_home: Home, keys: Keys, tmp_path: Path, make_photos: PhotoMaker
 ) -> None:
@@ -217,6 +218,7 @@ def test_without_its_key_no_photo_is_looked_at(
     assert state_of(trusting_home.path) == before
 
 
+@pytest.mark.slow
 def test_the_secret_is_nowhere_in_the_home(trusting_home: Home, keys: Keys, make_photos: PhotoMaker) -> None:
     config = LDA.model_copy(update={"sign_with": keys.device_key})
     report = add_classes(trusting_home, make_photos("Bag"), config)

@@ -105,6 +105,7 @@ def test_equal_seeds_give_equal_bundles(home: Home, tmp_path: Path, make_photos:
     assert first.model_digest == second.model_digest
 
 
+@pytest.mark.slow
 def test_the_outcome_does_not_depend_on_the_micro_batch(
     home: Home, tmp_path: Path, make_photos: PhotoMaker
 ) -> None:
@@ -136,6 +137,7 @@ def test_gamma_makes_a_difference(home: Home, tmp_path: Path, make_photos: Photo
     assert report.model_digest != other.model_digest
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own_where_a_file_in_the_current_folder_is_not_run(
     home: Home, make_photos: PhotoMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +151,7 @@ def test_in_a_process_of_its_own_where_a_file_in_the_current_folder_is_not_run(
     assert [p.phase for p in seen] == phases
 
 
+@pytest.mark.slow
 def test_errors_come_back_from_the_worker_whole(home: Home, make_photos: PhotoMaker) -> None:
     photos = make_photos("Shirt", renamed={"coat": "Coat"}, count=2)
     with pytest.raises(PhotosError) as caught:
@@ -494,6 +497,7 @@ def test_what_became_of_the_shipped_classes_is_estimated(home: Home, make_photos
     assert any("estimated to be right" in line for line in report.warnings)
 
 
+@pytest.mark.slow
 def test_long_jobs_and_names_that_are_not_utf_8_reach_the_worker(home: Home, tmp_path: Path) -> None:
     with pytest.raises(PhotosError, match="does not exist"):
         add_classes(home, tmp_path / os.fsdecode(b"no\xff"), QUICK)

@@ -42,6 +42,7 @@ def cap(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cap]:
     group.rmdir()
 
 
+@pytest.mark.slow
 def test_fifteen_percent_above_the_prediction_is_enough(
     home: Home, make_photos: PhotoMaker, cap: Cap, tmp_path: Path
 ) -> None:
@@ -53,6 +54,7 @@ def test_fifteen_percent_above_the_prediction_is_enough(
     assert receipt.footprint.peak_rss_bytes < 1.15 * predicted
 
 
+@pytest.mark.slow
 def test_below_the_smallest_plan_it_is_refused_and_not_killed(
     home: Home, make_photos: PhotoMaker, cap: Cap
 ) -> None:

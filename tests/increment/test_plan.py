@@ -204,6 +204,7 @@ def test_activations_are_counted_on_an_image_that_the_grid_fits() -> None:
     assert saved_activation_bytes(network.requires_grad_(True)) > 1_000_000
 
 
+@pytest.mark.slow
 def test_a_dry_run_changes_nothing(home: Home, make_photos: PhotoMaker) -> None:
     before, photos = state_of(home.path), make_photos("Bag", "Shirt")
     plan = plan_increment(home, photos, QUICK)
@@ -214,6 +215,7 @@ def test_a_dry_run_changes_nothing(home: Home, make_photos: PhotoMaker) -> None:
         plan_increment(home, photos, QUICK.model_copy(update={"max_memory": 50 * MIB}))
 
 
+@pytest.mark.slow
 def test_too_many_frozen_blocks(home: Home, make_photos: PhotoMaker) -> None:
     with pytest.raises(ConfigError, match="this network has 12 blocks"):
         plan_increment(home, make_photos("Bag"), QUICK.model_copy(update={"frozen_blocks": 99}))

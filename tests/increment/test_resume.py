@@ -103,6 +103,7 @@ def test_without_room_to_save_it_starts_over(
     assert not home.training.exists()
 
 
+@pytest.mark.slow
 def test_only_learning_afresh_forgets(home: Home, make_photos: PhotoMaker) -> None:
     photos = make_photos("Bag", "Shirt")
     _stop_after(home, photos, 2)
@@ -152,6 +153,7 @@ def test_a_checkpoint_whose_content_is_damaged_is_forgotten(home: Home, make_pho
     assert not home.training.exists()
 
 
+@pytest.mark.slow
 def test_of_a_model_that_has_gone_on_since_it_is_forgotten(home: Home, make_photos: PhotoMaker) -> None:
     photos = make_photos("Bag")
     _stop_after(home, photos, 1)
@@ -162,6 +164,7 @@ def test_of_a_model_that_has_gone_on_since_it_is_forgotten(home: Home, make_phot
     assert report.class_names[-2:] == ("Shirt", "Bag")
 
 
+@pytest.mark.slow
 def test_interrupted_twice_the_worker_is_gone_before_the_home_is_cleared(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +194,7 @@ def test_interrupted_twice_the_worker_is_gone_before_the_home_is_cleared(
     assert alive_at_clearing == [False] and home.current() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_at_the_next_step(home: Home, make_photos: PhotoMaker, number: signal.Signals) -> None:
     photos, before = make_photos("Bag", "Shirt"), home.current()

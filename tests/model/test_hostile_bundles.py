@@ -212,6 +212,7 @@ KINDS: tuple[Callable[[Bundle, random.Random], Iterator[Case]], ...] = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_ten_thousand_mutated_bundles_give_only_bundle_errors(small: Bundle, tmp_path: Path) -> None:
     tried, whole = Counter[str](), Counter[str]()
     path = tmp_path / "mutated.lwm"
@@ -312,6 +313,7 @@ def damaged(content: bytes, draw: random.Random) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.slow
 def test_a_mutated_onnx_graph_gives_only_export_errors() -> None:
     bundle = open_bundle(BASE_BUNDLE)
     arrays, network, draw = bundle.arrays(), load_network(bundle), random.Random(0)

@@ -154,6 +154,7 @@ def test_dropped_pages_are_read_again() -> None:
     assert network.mapped and all(torch.equal(before[n], t) for n, t in network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_building_a_network_does_not_load_the_compiler() -> None:
     program = (
         "import sys\n"

@@ -89,6 +89,7 @@ def test_a_damaged_graph(graph: bytes) -> None:
         fill_graph(graph, bundle.arrays(), bundle.manifest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "activation"),
     [

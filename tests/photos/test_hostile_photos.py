@@ -162,6 +162,7 @@ def strange_names() -> Iterator[Case]:
 CASES = (truncated, mutated, bombs, megapixels, large, animated, wrong_extensions, foreign, strange_names)
 
 
+@pytest.mark.slow
 def test_hundreds_of_hostile_photos_are_read_or_reported(tmp_path: Path) -> None:
     tried, read = Counter[str](), Counter[str]()
     for cases in CASES:

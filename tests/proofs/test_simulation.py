@@ -59,6 +59,7 @@ def found(report: SimulationReport, *words: str) -> bool:
     return any(all(word in problem for word in words) for problem in report.problems)
 
 
+@pytest.mark.slow
 def test_an_honest_recipe_leaves_storage_and_memory_constant(home: Home, tmp_path: Path) -> None:
     before, progress, picture = state_of(home.path), list[Progress](), tmp_path / "plot.png"
     report = simulate(home, 3, classes=10, plot=picture, on_progress=progress.append)
@@ -111,6 +112,7 @@ def test_photos_in_a_tensor_are_refused(home: Home, monkeypatch: pytest.MonkeyPa
         simulate_leaky(home, monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_failing_increment_is_raised_as_it_is(home: Home) -> None:
     too_coarse = IncrementConfig(recipe="lwm", least_photos=100)
     with pytest.raises(Exception, match="cannot be learnt from") as caught:
