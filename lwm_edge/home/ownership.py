@@ -2,8 +2,7 @@
 
 A name alone proves nothing, as a folder of eight digits may be somebody's date: its content has to prove it
 too. Anything else in a home belongs to somebody. It is left alone, every report of a change names it, and the
-audit fails because of it. No other module removes anything but the staged file that it has just written, which
-a test checks.
+audit fails because of it. No other module removes anything but a staged file of its own, which a test checks.
 """
 
 from __future__ import annotations
