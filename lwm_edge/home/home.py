@@ -182,7 +182,7 @@ class Home:
             write(generation)
         except BaseException:
             with suppress(LwmEdgeError):  # what went wrong first is what counts
-                ownership.remove_generation(generation.path)
+                ownership.remove_generation(generation.path, is_ours=True)
             raise
         self.publish(generation, same_model=same_model)
         return generation
@@ -195,7 +195,7 @@ class Home:
             storage.make_folder(generation.path)
         except BaseException:
             with suppress(LwmEdgeError):  # what went wrong first is what counts
-                ownership.remove_generation(generation.path)
+                ownership.remove_generation(generation.path, is_ours=True)
             raise
         return generation
 
@@ -208,7 +208,7 @@ class Home:
                 ownership.remove_checkpoint(self.training)
             storage.sync_folder(self.path)
             if before:
-                ownership.remove_generation(self.path / GENERATIONS / before, was_current=True)
+                ownership.remove_generation(self.path / GENERATIONS / before, is_ours=True)
             self._remove_stale()
 
     def left_alone(self, most: int = 5) -> tuple[str, ...]:

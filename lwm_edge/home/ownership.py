@@ -120,13 +120,17 @@ def is_checkpoint(path: Path) -> bool:
     return isinstance(header, dict) and header.keys() >= _CHECKPOINT_KEYS
 
 
-def remove_generation(folder: Path, *, was_current: bool = False) -> None:
+def remove_generation(folder: Path, *, is_ours: bool = False) -> None:
     """Removes a generation; a folder that holds anything else is left alone.
 
-    The bundle goes last, so that what a kill leaves behind can still be recognised as ours. The generation
-    that was current is ours even if its bundle is damaged or lost.
+    The bundle goes last, so that what a kill leaves behind can still be recognised as ours.
+
+    Args:
+        folder: The generation.
+        is_ours: Whether it is known to be ours whatever its bundle is like, as it was staged just now, or was
+            the current one.
     """
-    if is_generation(folder) or (was_current and storage.holds_only(folder, _MAY_BE_IN_A_GENERATION)):
+    if is_generation(folder) or (is_ours and storage.holds_only(folder, _MAY_BE_IN_A_GENERATION)):
         storage.remove_folder(folder, _MAY_BE_IN_A_GENERATION, last=BUNDLE)
 
 
