@@ -23,6 +23,8 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from provenance import provenance
+
 import lwm_edge
 from lwm_edge import init_home, storage
 from lwm_edge.demo import DEMO_DATA
@@ -82,6 +84,7 @@ def main(
         + (f" --rounds {rounds}" if rounds else ""),
         "lwm_edge": lwm_edge.__version__,
         "changes": found,
+        **provenance(),
     }
     storage.write_file(results.absolute(), json.dumps(content, indent=1).encode() + b"\n")
 

@@ -189,7 +189,6 @@ def test_the_sums_under_the_tables_of_what_was_tried() -> None:
     assert f"The first nine are {sum(tried[:9]):,} mutated bundles" in prose(TESTS)
     assert f"The first thirteen are {sum(tried[photos[0] : photos[0] + 13])} single photos" in prose(TESTS)
     counts = [cells[1] for cells in rows(section(TESTS, "Kills and power cuts")) if "power cuts" in cells[1]]
-    outcomes = sum(
-        int(n.replace(",", "")) for cell in counts for n in re.findall(r"([\d,]*\d) (?:kills|power)", cell)
-    )
+    numbers = [n for cell in counts for n in re.findall(r"([\d,]*\d) (?:kills|power)", cell)]
+    outcomes = sum(int(number.replace(",", "")) for number in numbers)
     assert f"the {outcomes:,} outcomes above" in prose(TESTS)

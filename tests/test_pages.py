@@ -32,6 +32,7 @@ EXEMPT = {  # blocks that no test here runs, and why; all others are run as they
 TOO_LONG = {  # commands of which the options are parsed, and why they are not run; small ones run elsewhere
     "protocol.py": "up to hours, on data that is not here; test_benchmarks.py runs a small one",
     "attention_maps.py": "draws what protocol.py left; test_benchmarks.py runs a small one",
+    "crash_rounds.py": "a minute; .ci/extended runs it",
     "crash.py": "25 minutes; test_benchmarks.py runs twelve kills",
     "memory.py": "minutes, and only figures from an idle machine count",
     "audit": "fifty increments take more than a minute; deploy/README.md's three are run",
@@ -88,7 +89,7 @@ def _script(line: str) -> str:
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """What the commands of the pages need of a checkout."""
-    for folder in ("lwm_edge", "deploy", "examples", "benchmarks"):
+    for folder in ("lwm_edge", "deploy", "examples", "benchmarks", "tests"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 

@@ -111,7 +111,7 @@ def test_nor_in_a_race(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(HomeError, match="No such file"):
+    with pytest.raises(ConfigError, match="in a folder that exists"):
         generate_key(tmp_path / "none" / "device")
 
 
