@@ -64,6 +64,7 @@ def test_equal_seeds_give_equal_bases(tmp_path: Path, photos: Path) -> None:
     assert first.model_digest == second.model_digest
 
 
+@pytest.mark.slow
 def test_levels_change_nothing_in_a_base_but_what_it_can_learn_by(
     tiny: BaseReport, tiny_without_levels: BaseReport
 ) -> None:
