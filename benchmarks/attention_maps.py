@@ -28,7 +28,7 @@ from torch import Tensor
 
 from lwm_edge.learning.attention import attention_map
 from lwm_edge.learning.losses import attention_distillation_loss
-from lwm_edge.learning.running import run_network
+from lwm_edge.learning.running import observe
 from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.loading import load_network
 from lwm_edge.model.network import Network
@@ -48,7 +48,7 @@ def base_test_photos(split: Split, network: Network, class_names: tuple[str, ...
 def maps_of(bundle: Path, photos: PhotoSet) -> Tensor:
     """Computes Grad-CAM maps [M, h, w] of each photo's own class."""
     network = load_network(open_bundle(bundle))
-    features = torch.cat([features for features, _ in run_network(network, photos, 64)])
+    features = observe(network, photos, 64, keep_maps=True).maps
     return attention_map(features, network.attention_weight, torch.tensor(photos.labels))
 
 

@@ -75,7 +75,7 @@ def test_the_protocol_its_table_and_resuming(data: Path, tmp_path: Path) -> None
     assert list(kept) == methods[1::2] and [round(value, 2) for value in kept[methods[3]]] == trained
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_random_kills_leave_no_bad_home(tmp_path: Path) -> None:
     printed = _run("crash.py", tmp_path / "crash.json", "--kills", 12)
     result = json.loads((tmp_path / "crash.json").read_text())

@@ -33,7 +33,7 @@ TOO_LONG = {  # commands of which the options are parsed, and why they are not r
     "protocol.py": "up to hours, on data that is not here; test_benchmarks.py runs a small one",
     "attention_maps.py": "draws what protocol.py left; test_benchmarks.py runs a small one",
     "crash_rounds.py": "a minute; .ci/extended runs it",
-    "crash.py": "25 minutes; test_benchmarks.py runs twelve kills",
+    "crash.py": "25 minutes; test_benchmarks.py runs twelve kills, in .ci/extended",
     "memory.py": "minutes, and only figures from an idle machine count",
     "audit": "fifty increments take more than a minute; deploy/README.md's three are run",
 }
@@ -94,6 +94,7 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "deploy/README.md", "examples/README.md"])
 def test_every_block_of_a_page_runs_in_its_order(page: str, clone: Path) -> None:
     printed = {}
@@ -129,6 +130,7 @@ def _commands_of_the_benchmarks() -> list[str]:
     return [*fenced, *spans]
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_benchmarks_run_or_at_least_parse(clone: Path) -> None:
     parsed = []
     results = {"full": "cifar100-full", "results": "cifar100-reduced", "caltech101": "caltech101"}

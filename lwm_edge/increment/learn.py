@@ -178,7 +178,7 @@ def _learn(task: Task, on_progress: ProgressCallback, should_stop: Callable[[], 
     to_learn, held_back = task.photos.to_learn, task.photos.held_back
     by_teacher = observe(teacher, to_learn, batch_size, on_progress)
     if not task.approach.recipe.trains:  # teacher and student share one unchanged backbone
-        by_both = observe(teacher, held_back, batch_size, on_progress, keep_maps=True)
+        by_both = observe(teacher, held_back, batch_size, keep_maps=True)
         return Learnt(None, _teachers_statistics(task), by_teacher, by_both, by_both)
     training = _train(task, by_teacher, on_progress, should_stop)
     by_student = observe(student, to_learn, batch_size, on_progress)
@@ -189,8 +189,8 @@ def _learn(task: Task, on_progress: ProgressCallback, should_stop: Callable[[], 
         training,
         statistics,
         by_student,
-        observe(student, held_back, batch_size, on_progress, keep_maps=True),
-        observe(teacher, held_back, batch_size, on_progress, keep_maps=True),
+        observe(student, held_back, batch_size, keep_maps=True),
+        observe(teacher, held_back, batch_size, keep_maps=True),
     )
 
 
