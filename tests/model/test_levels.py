@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lwm_edge.errors import ArchitectureError
 from lwm_edge.model.levels import grid_means
 
 
+@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(0, 9), st.integers(0, 9))
 def test_the_cells_of_a_grid_cover_the_maps(grid: int, more_rows: int, more_columns: int) -> None:
     maps = torch.ones(2, 3, grid + more_rows, grid + more_columns, requires_grad=True)
@@ -19,6 +20,7 @@ def test_the_cells_of_a_grid_cover_the_maps(grid: int, more_rows: int, more_colu
     assert maps.grad is not None and maps.grad.min() > 0
 
 
+@settings(deadline=None)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
 def test_where_a_grid_divides_the_sides_its_cells_do_not_overlap(grid: int, rows: int, columns: int) -> None:
     maps = torch.rand(2, 3, grid * rows, grid * columns)
