@@ -5,8 +5,8 @@ terms, `attention` the maps, `training` the loop. Around it:
 
     a photo is          photos: folders -> reading -> photo_set; class_names, preprocessing
     a model is          model: bundle (one file of constant length, described by its manifest), network
-                        (backbone and head; the head may read earlier blocks too, called levels), onnx_file
-                        (what apps load), classifier
+                        (backbone and head; the head may read earlier blocks too, called levels), onnx
+                        (the file that apps load: tracing, lowering, checks, parity, variants), classifier
     a vendor makes      base: build (start, train, rotations; choose_levels)
     a device keeps      home -> generations of bundle, ONNX file, labels and receipt; one link, one writer;
                         ownership (what may be removed); changes, repair, export; readers need no torch
@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
     from .errors import LwmEdgeError as LwmEdgeError
     from .home.changes import init_home as init_home
     from .home.changes import remove_class as remove_class
+    from .home.config import ExportConfig as ExportConfig
     from .home.export import export_onnx as export_onnx
     from .home.home import Home as Home
     from .home.home import open_home as open_home
@@ -108,6 +109,7 @@ _DEFINED_IN = {  # imported only when first used, so that reading a model does n
     "demo": ("DemoReport", "run_demo"),
     "errors": ("LwmEdgeError",),
     "home.changes": ("init_home", "remove_class"),
+    "home.config": ("ExportConfig",),
     "home.export": ("export_onnx",),
     "home.home": ("Home", "open_home"),
     "home.readers": ("InfoReport", "PredictionReport", "evaluate", "info", "predict"),

@@ -15,6 +15,7 @@ from lwm_edge.cli.commands import app
 from lwm_edge.cli.settings import FileConfig, increment_config
 from lwm_edge.custody.keys import _PRIVATE_MODE
 from lwm_edge.demo import BASE_CLASSES, DEMO_DATA, INCREMENTS
+from lwm_edge.home.export import _LEAST_AGREEMENT, _LEAST_PHOTOS, _MAX_CALIBRATION_PHOTOS
 from lwm_edge.home.ownership import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, TRAINING, TRUST
 from lwm_edge.increment.gate import _LEAST_SHARE_REMEMBERED
 from lwm_edge.increment.plan import _FEWEST_BATCHES_TO_KEEP_MEMORY, SHARE_OF_AVAILABLE
@@ -22,11 +23,13 @@ from lwm_edge.increment.resume import SECONDS_BETWEEN_SAVES
 from lwm_edge.learning.config import _PHOTOS_PER_FEATURE, GATE_SETTINGS, RECIPES
 from lwm_edge.model import classifier as classifier_file
 from lwm_edge.model.architectures.registry import _FAMILIES
+from lwm_edge.model.classifier import HEAD_INPUTS
 from lwm_edge.model.custody_record import LINKS_KEPT
 from lwm_edge.model.ledger import LEDGER_LENGTH
 from lwm_edge.model.manifest import SCHEMA_VERSION
 from lwm_edge.model.network import _FEW_CELLS
-from lwm_edge.model.onnx_file import OPSET
+from lwm_edge.model.onnx.checks import IR_VERSION, OPSET
+from lwm_edge.model.onnx.variants import UNUSED_BIAS
 from lwm_edge.photos import reading
 from lwm_edge.photos.class_names import MAX_CLASS_NAME_BYTES
 from lwm_edge.proofs.trends import MEMORY_TOLERANCE, MIN_INCREMENTS
@@ -64,7 +67,12 @@ SAYS = [
     (DEPLOY, f"mode 0{_PRIVATE_MODE:o}"),
     (DEPLOY, f"the latest {LINKS_KEPT} changes"),
     (DEPLOY, f"after more than {LINKS_KEPT} changes from the oldest one"),
-    (DEPLOY, f"It is opset {OPSET}."),
+    (DEPLOY, f"It is opset {OPSET} with IR version {IR_VERSION},"),
+    (DEPLOY, f"ONNX Runtime {_least('onnxruntime', PROJECT['dependencies'])} and TensorRT"),
+    (DEPLOY, f"a bias of {UNUSED_BIAS:,.0f}"),
+    (DEPLOY, f"with at least {_LEAST_PHOTOS} photos that"),
+    (DEPLOY, f"at most {_MAX_CALIBRATION_PHOTOS}, and the others compare"),
+    (DEPLOY, f"at least {_LEAST_AGREEMENT['fp16']:.0%} (`--fp16`) or {_LEAST_AGREEMENT['int8']:.0%}"),
     (DEPLOY, f"bundle schema version {SCHEMA_VERSION}"),
     (DEPLOY, f"with exit code {errors.GateError.exit_code}"),
     (DEPLOY, f"exits with {errors.BusyError.exit_code}"),
@@ -175,7 +183,7 @@ def test_the_settings_file_is_read_as_it_stands() -> None:
 
 
 def test_settings_that_are_named_are_there() -> None:
-    known = {*IncrementConfig.model_fields, *BaseConfig.model_fields}
+    known = {*IncrementConfig.model_fields, *BaseConfig.model_fields, HEAD_INPUTS}
     for page in (DEPLOY, EXAMPLES):
         for span in code_spans(page):
             if re.fullmatch(r"(least|most|head|learning|sign|max|held)_\w+", span):

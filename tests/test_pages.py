@@ -34,6 +34,8 @@ TOO_LONG = {  # commands of which the options are parsed, and why they are not r
     "attention_maps.py": "draws what protocol.py left; test_benchmarks.py runs a small one",
     "crash_rounds.py": "a minute; .ci/extended runs it",
     "crash.py": "25 minutes; test_benchmarks.py runs twelve kills, in .ci/extended",
+    "speed.py": "minutes, and only figures from an idle machine count",
+    "forms.py": "minutes, on data that is not here",
     "memory.py": "minutes, and only figures from an idle machine count",
     "audit": "fifty increments take more than a minute; deploy/README.md's three are run",
 }
@@ -42,6 +44,7 @@ PRINTED = {  # what shows that a block did what the page says
     "README.md python": ("lda ran:", "Bag"),
     "README.md vendor-path": ("small_resnet20", "vendor.pub"),
     "deploy/README.md operator-path": ("Ankle boot", "classifier.onnx"),
+    "deploy/README.md forms-path": ("same class on", "fixed.onnx"),
     "deploy/README.md audit-path": (
         "passed: nothing else is there",
         "passed: storage and memory stay constant",

@@ -13,19 +13,19 @@ from ..errors import CapacityError
 from ..learning.class_statistics import ClassStatistics
 from ..learning.running import choose_device, observe
 from ..model.architectures.registry import Architecture, find_architecture
-from ..model.bundle import Bundle, save_bundle, tensors_digest
+from ..model.bundle import ONNX_GRAPH, PROBE, Bundle, empty_tensors, save_bundle, tensors_digest
 from ..model.evaluation import evaluate_predictions
 from ..model.loading import network_arrays
 from ..model.manifest import Manifest
 from ..model.network import Network, attention_cells, few_cells_warnings
-from ..model.onnx_file import (
+from ..model.onnx.parity import (
     PARITY_BATCH_SIZES,
     ParityReport,
-    check_parity,
-    fill_graph,
+    head_inputs_of_probe,
     parity_probe,
-    trace_graph,
+    verified_file,
 )
+from ..model.onnx.tracing import trace_graph
 from ..photos.folders import read_photo_folder, split_held_back
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..photos.preprocessing import Preprocessing
@@ -116,7 +116,9 @@ def _write(
     arrays = {
         **network_arrays(network),
         **statistics.to_arrays(),
-        "onnx_graph": np.frombuffer(trace_graph(network, config.activation), dtype=np.uint8),
+        **empty_tensors(config.capacity, network.head.in_features),
+        PROBE: head_inputs_of_probe(network),
+        ONNX_GRAPH: np.frombuffer(trace_graph(network, config.activation), dtype=np.uint8),
     }
     manifest = Manifest(
         architecture=config.architecture,
@@ -125,14 +127,17 @@ def _write(
         levels=network.levels,
         class_names=class_names,
         shipped_classes=len(class_names),
+        author=config.author,
+        license=config.license,
+        description=config.description,
+        permits=config.permits,
         capacity=config.capacity,
         bundle_bytes=0,
         recipe="base",
         tensors_digest=tensors_digest(arrays),
     )
-    onnx_file = fill_graph(arrays["onnx_graph"].tobytes(), arrays, manifest)
     examples = photos.load(range(min(max(PARITY_BATCH_SIZES), len(photos.photos))))
-    parity = check_parity(onnx_file, parity_probe(network, examples))
+    _, parity = verified_file(arrays, manifest, parity_probe(network, examples))
     return save_bundle(output, arrays, manifest, storage.write_output), parity
 
 

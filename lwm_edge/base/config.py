@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from ..learning.config import Device
-from ..model.manifest import MAX_CAPACITY, Activation
+from ..model.manifest import MAX_CAPACITY, Activation, Line, Paragraph, Permission
 from ..records import Settings
 
 
@@ -62,6 +62,14 @@ class BaseConfig(Settings):
     Each rotation of a class counts as a separate class, so the backbone learns more than the classes alone
     would require.
     """
+    author: Line | None = None
+    """Author of the base, which the ONNX file names."""
+    license: Line | None = None
+    """Licence of the base, by its name or address, which the ONNX file names."""
+    description: Paragraph | None = None
+    """Description of the base for people, which the ONNX file carries."""
+    permits: tuple[Permission, ...] = ()
+    """Changes that devices may make beyond those that are always allowed: add-photos, undo, other-devices."""
     held_back: float = Field(default=0.1, ge=0, lt=1)
     """Share of each class's photos that is kept for evaluation; 0 learns from all."""
     seed: int = Field(default=0, ge=0, lt=2**32)

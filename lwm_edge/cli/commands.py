@@ -11,20 +11,11 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import (
-    AuditReport,
-    BaseConfig,
-    Home,
-    IncrementConfig,
-    LwmEdgeError,
-    SimulationReport,
-    __version__,
-    open_home,
-)
+from .. import BaseConfig, ExportConfig, IncrementConfig, LwmEdgeError, __version__
 from .._streams import forgiving_streams, output_failure
 from ..errors import ConfigError, ResourceError, TrustError, unexpected
 from ..records import ProgressCallback, Report
@@ -38,6 +29,9 @@ from .settings import (
     read_file_config,
     setting_help,
 )
+
+if TYPE_CHECKING:  # --help need not load what the commands load
+    from .. import AuditReport, Home, SimulationReport
 
 app = typer.Typer(
     name="lwm-edge",
@@ -78,9 +72,14 @@ def _increment_option(name: str, **extra: Any) -> Any:
     return typer.Option(help=setting_help(IncrementConfig, name), **extra)
 
 
-def _base_option(name: str, **extra: Any) -> Any:
+def _base_option(name: str, *flags: str, **extra: Any) -> Any:
     """Makes the option for a setting of BaseConfig."""
-    return typer.Option(help=setting_help(BaseConfig, name), **extra)
+    return typer.Option(*flags, help=setting_help(BaseConfig, name), **extra)
+
+
+def _export_option(name: str, **extra: Any) -> Any:
+    """Makes the option for a setting of ExportConfig."""
+    return typer.Option(help=setting_help(ExportConfig, name), **extra)
 
 
 def main() -> None:
@@ -144,6 +143,8 @@ def _home_path(home: Path | None) -> Path:
 
 
 def _home(home: Path | None) -> Home:
+    from .. import open_home
+
     return open_home(_home_path(home))
 
 
@@ -196,6 +197,10 @@ def build_base_command(
     learning_rate: Annotated[float | None, _base_option("learning_rate")] = None,
     batch_size: Annotated[int | None, _base_option("batch_size")] = None,
     held_back: Annotated[float | None, _base_option("held_back")] = None,
+    author: Annotated[str | None, _base_option("author", metavar="TEXT")] = None,
+    license_name: Annotated[str | None, _base_option("license", "--license", metavar="TEXT")] = None,
+    description: Annotated[str | None, _base_option("description", metavar="TEXT")] = None,
+    permit: Annotated[list[str] | None, _base_option("permits", "--permit", metavar="CHANGE")] = None,
     seed: Annotated[int | None, _base_option("seed")] = None,
     device: Annotated[str | None, _base_option("device")] = None,
     as_json: JsonOption = False,
@@ -217,6 +222,10 @@ def build_base_command(
         learning_rate=learning_rate,
         batch_size=batch_size,
         held_back=held_back,
+        author=author,
+        license=license_name,
+        description=description,
+        permits=tuple(sorted(permit)) if permit else None,
         seed=seed,
         device=device,
     )
@@ -364,15 +373,30 @@ def export_command(
     bundle: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Export a bundle file instead of the home's model.")
     ] = None,
+    static_batch: Annotated[int | None, _export_option("static_batch")] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Store the backbone in half precision.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise the backbone to 8-bit integers.")] = False,
+    fixed_head: Annotated[bool, _export_option("fixed_head")] = False,
+    photos: Annotated[Path | None, _export_option("photos", metavar="DIR")] = None,
+    force: Annotated[bool, _export_option("force")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the model's ONNX file, after comparing it with the network."""
+    """Write the model's ONNX file, after comparing it with the network, or another form of it."""
     from .. import export_onnx
 
     to_stdout = str(output) == STDOUT
     if to_stdout and (as_json or sys.stdout.isatty()):
         raise ConfigError(f"{STDOUT} is standard output: pipe or redirect it, and leave --json out")
-    report = export_onnx(bundle or _home(home), output)
+    if fp16 and int8:
+        raise ConfigError("a file is either of --fp16 or of --int8; give one of them")
+    config = ExportConfig(
+        precision="fp16" if fp16 else "int8" if int8 else "float32",
+        static_batch=static_batch,
+        fixed_head=fixed_head,
+        photos=photos,
+        force=force,
+    )
+    report = export_onnx(bundle or _home(home), output, config)
     if not to_stdout:
         _show(report, as_json, display.export, is_done=True)
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     )
     from ..base.reports import LevelsReport
     from ..home.reports import FootprintReport
-    from ..model.onnx_file import ParityReport
+    from ..model.onnx.comparison import VariantReport
+    from ..model.onnx.parity import ParityReport
 
 
 def _notes(*lines: str) -> None:
@@ -210,7 +211,21 @@ def export(report: ExportReport) -> None:
         "Verified": _parity(report.parity),
         "Model digest": report.model_digest,
     }
+    if report.comparison:
+        rows["Compared"] = _comparison(report.comparison)
     print_rows("Exported", rows)
+
+
+def _comparison(report: VariantReport) -> str:
+    accuracy = ""
+    if report.accuracy is not None and report.original_accuracy is not None:
+        accuracy = f"accuracy {100 * report.original_accuracy:.1f} -> {100 * report.accuracy:.1f}%, "
+    return (
+        f"with the classifier on {report.photos} photos: same class on {100 * report.agreement:.1f}% "
+        f"(at least {100 * report.least_agreement:.0f}%), {accuracy}"
+        f"{in_bytes(report.original_onnx_bytes)} -> {in_bytes(report.onnx_bytes)}, "
+        f"{report.original_photo_ms:.1f} -> {report.photo_ms:.1f} ms a photo here"
+    )
 
 
 def demo(report: DemoReport) -> None:

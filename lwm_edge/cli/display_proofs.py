@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from ..proofs.trends import MEMORY_TOLERANCE, value_of
 from .terminal import counted, in_bytes, note, out, print_rows, safe
 
 if TYPE_CHECKING:
@@ -48,6 +47,8 @@ def audit(report: AuditReport) -> None:
 
 def simulation(report: SimulationReport) -> None:
     """Prints every trend with a line of its values, and the verdict."""
+    from ..proofs.trends import MEMORY_TOLERANCE, value_of  # the reports are loaded by now
+
     classes = counted(report.classes_per_increment, "class", "classes")
     each = "each in a process of its own" if report.isolated else "all in one process"
     out().print(

@@ -102,6 +102,6 @@ def setting_help(config: type[Settings], name: str) -> str:
         for kind, words in _BOUNDS.items()
         if hasattr(bound, kind)
     ]
-    if not field.is_required() and field.default is not None and field.default is not False:
+    if not field.is_required() and field.default not in (None, False, ()):
         notes.append(f"default {field.default}")
     return f"{summary} ({', '.join(notes)})." if notes else f"{summary}."

@@ -15,7 +15,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ..model.custody_record import LINKS_KEPT, BaseStatement, Custody, Link
-from ..model.manifest import Manifest
+from ..model.manifest import VENDORS_FIELDS, Manifest
 from .keys import sign, signature_matches
 
 _BASE, _INCREMENT = "lwm-edge base v1", "lwm-edge increment v1"
@@ -31,14 +31,14 @@ def base_statement(manifest: Manifest) -> BaseStatement:
         preprocessing_digest=_digest_of(_preprocessing(manifest)),
         shipped_classes=manifest.shipped_classes,
         class_names_digest=_digest_of(manifest.class_names[: manifest.shipped_classes]),
+        terms_digest=_digest_of(manifest.model_dump(include=set(VENDORS_FIELDS))),
         model_digest=manifest.model_digest,
     )
 
 
 def _preprocessing(manifest: Manifest) -> dict[str, Any]:
     """Collects what turns a photo into what the head reads, apart from the weights."""
-    levels = {"levels": manifest.levels.model_dump()} if manifest.levels else {}
-    return manifest.preprocessing.model_dump() | levels
+    return manifest.model_dump(include={"preprocessing", "levels"})
 
 
 def record_change(manifest: Manifest, parent: Manifest, key: Ed25519PrivateKey | None) -> Manifest:
@@ -114,6 +114,10 @@ def _base_problems(base: BaseStatement | None, manifest: Manifest) -> list[str]:
     ]
     if now.preprocessing_digest != base.preprocessing_digest:
         problems.append("the preprocessing, or what the head reads, is not that of the base's statement")
+    if now.terms_digest != base.terms_digest:
+        problems.append(
+            "author, licence, description or what the vendor permits are not those of the base's statement"
+        )
     removed = base.shipped_classes - now.shipped_classes
     if not 0 <= removed <= manifest.increment_count:
         problems.append(

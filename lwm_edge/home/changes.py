@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from .. import storage
 from ..custody.keys import read_private_key
 from ..errors import BundleError, ConfigError, HomeError
-from ..model.bundle import ROWS_BY_CLASS, Arrays, Bundle, open_bundle
+from ..model.bundle import CONFUSIONS, ROWS_BY_CLASS, Arrays, Bundle, open_bundle
 from ..model.loading import network_of
 from ..model.manifest import Manifest
-from ..model.onnx_file import parity_probe
+from ..model.onnx.parity import parity_probe
 from ..photos.class_names import fold_class_name
 from ..records import AnyPath
 from . import ownership
@@ -137,6 +137,7 @@ def remove_class(
         arrays = parent.arrays()
         for name in ROWS_BY_CLASS:
             arrays[name] = _without_row(arrays[name], row)
+        arrays[CONFUSIONS] = _without_confusions(arrays[CONFUSIONS], row)
         changed = _without_class(parent.manifest, row)
         before = home.current().onnx_bytes()
         candidate = _prepare(
@@ -163,6 +164,14 @@ def _find_class(manifest: Manifest, class_name: str, shipped: bool) -> int:
 
 def _without_row(array: NDArray[Any], row: int) -> NDArray[Any]:
     return np.concatenate([array[:row], array[row + 1 :], np.zeros_like(array[:1])])
+
+
+def _without_confusions(confusions: NDArray[np.int32], row: int) -> NDArray[np.int32]:
+    """Removes the confusions of a class; the class indices behind it move up by one."""
+    pairs = confusions[:, :2]
+    kept = confusions[(pairs != row).all(1) & (confusions[:, 2] > 0)]
+    kept[:, :2] -= kept[:, :2] > row
+    return np.concatenate([kept, np.zeros((len(confusions) - len(kept), 3), confusions.dtype)])
 
 
 def _without_class(manifest: Manifest, row: int) -> Manifest:

@@ -1,35 +1,51 @@
-"""Makes a model's ONNX file again and compares it with the network: `export_onnx`."""
+"""Makes a model's ONNX file again, compares it with the network, and writes it or another form of it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from .. import storage
-from ..errors import ConfigError
-from ..model.bundle import ONNX_GRAPH, Bundle, open_bundle
+from ..errors import ConfigError, ParityError, PhotosError
+from ..model.bundle import Bundle, open_bundle
 from ..model.loading import load_network
 from ..model.manifest import Manifest
-from ..model.onnx_file import ParityReport, check_parity, fill_graph, parity_probe
+from ..model.onnx import variants
+from ..model.onnx.comparison import VariantReport, compare
+from ..model.onnx.parity import ParityReport, parity_probe, verified_file
+from ..photos.class_names import fold_class_name
+from ..photos.folders import read_photo_folder
+from ..photos.photo_set import PhotoSet, PixelCache
+from ..photos.reading import Pixels
 from ..records import AnyPath
 from . import ownership
+from .config import ExportConfig
 from .home import Home, home_or_bundle
 from .reports import ExportReport
 
+_LEAST_AGREEMENT = {"float32": 1.0, "fp16": 0.99, "int8": 0.97}
+_LEAST_PHOTOS = 20
+_MAX_CALIBRATION_PHOTOS = 200
+_PIXEL_CACHE_BYTES = 64 * 2**20
 
-def export_onnx(source: Home | AnyPath, output: AnyPath) -> ExportReport:
-    """Writes a model's verified ONNX file.
+
+def export_onnx(source: Home | AnyPath, output: AnyPath, config: ExportConfig | None = None) -> ExportReport:
+    """Writes a model's verified ONNX file, or another form of it.
 
     Args:
         source: Model home, or the path of a bundle.
         output: Path of the ONNX file, which is replaced if it exists; `-` is standard output.
+        config: Form of the file.
 
     Raises:
         HomeError: There is no home, or the file cannot be written.
         ConfigError: Something other than a file is where the file should go.
         BundleError: The bundle is damaged.
-        ExportError: The ONNX file could not be made, or differs from the network (ParityError).
+        PhotosError: There are too few photos to compare the form on.
+        ExportError: The ONNX file could not be made, or differs from the network (ParityError), or its form
+            differs from it on too many photos (ParityError, unless `force` is set).
     """
-    output = Path(output)
+    output, config = Path(output), config or ExportConfig()
     storage.check_output(output, may_be_stdout=True)
     _require_no_file_of_a_model(output, source)
     found = home_or_bundle(source)
@@ -37,6 +53,9 @@ def export_onnx(source: Home | AnyPath, output: AnyPath) -> ExportReport:
         content, manifest, parity = found.read(lambda g: verified_onnx(open_bundle(g.bundle)))
     else:
         content, manifest, parity = verified_onnx(open_bundle(found))
+    comparison = None
+    if not config.is_plain or config.photos:
+        content, comparison = _in_form(content, manifest, config)
     storage.write_output(output, content)
     return ExportReport(
         onnx=output,
@@ -44,6 +63,7 @@ def export_onnx(source: Home | AnyPath, output: AnyPath) -> ExportReport:
         class_names=manifest.class_names,
         model_digest=manifest.model_digest,
         parity=parity,
+        comparison=comparison,
     )
 
 
@@ -61,6 +81,57 @@ def _require_no_file_of_a_model(output: Path, source: Home | AnyPath) -> None:
 
 def verified_onnx(bundle: Bundle) -> tuple[bytes, Manifest, ParityReport]:
     """Makes a bundle's ONNX file; returns it, the manifest, and how the file compares with the network."""
-    arrays, manifest = bundle.arrays(), bundle.manifest
-    content = fill_graph(arrays[ONNX_GRAPH].tobytes(), arrays, manifest)
-    return content, manifest, check_parity(content, parity_probe(load_network(bundle)))
+    content, parity = verified_file(bundle.arrays(), bundle.manifest, parity_probe(load_network(bundle)))
+    return content, bundle.manifest, parity
+
+
+def _in_form(original: bytes, manifest: Manifest, config: ExportConfig) -> tuple[bytes, VariantReport | None]:
+    """Makes the form that was asked for, and compares it with the original where there are photos."""
+    photos, labels = _read_photos(config.photos, manifest) if config.photos else (None, None)
+    content = original
+    if config.fixed_head:
+        content = variants.with_fixed_head(content, manifest.capacity)
+    if config.precision == "fp16":
+        content = variants.in_half_precision(content)
+    if config.precision == "int8" and photos:
+        calibration, photos, labels = _split(photos, labels)
+        content = variants.in_eight_bits(content, _images(calibration))
+    if config.static_batch:
+        content = variants.with_static_batch(content, config.static_batch)
+    if not photos:
+        return content, None
+    report = compare(original, content, photos, labels, _LEAST_AGREEMENT[config.precision])
+    if report.agreement < report.least_agreement and not config.force:
+        raise ParityError(
+            f"this form puts {100 * report.agreement:.1f}% of {report.photos} photos into the class that the "
+            f"classifier puts them into; at least {100 * report.least_agreement:.0f}% are needed, so nothing "
+            "was written; give more or other photos, another precision, or pass --force"
+        )
+    return content, report
+
+
+def _read_photos(folder: Path, manifest: Manifest) -> tuple[PhotoSet, list[int] | None]:
+    """Reads photos, and the class_index of each if all folders are of known classes."""
+    cache = PixelCache(_PIXEL_CACHE_BYTES)
+    found = read_photo_folder(folder, manifest.preprocessing, cache, least_photos=1)
+    photos = PhotoSet([p for group in found.photos for p in group], manifest.preprocessing, cache)
+    if len(photos.photos) < _LEAST_PHOTOS:
+        raise PhotosError(f"{folder} has {len(photos.photos)} photos; {_LEAST_PHOTOS} are needed to compare")
+    index = {fold_class_name(name): i for i, name in enumerate(manifest.class_names)}
+    rows = [index.get(fold_class_name(name)) for name in found.class_names]
+    labels = [rows[label] for label in photos.labels]
+    known = [label for label in labels if label is not None]
+    return photos, known if len(known) == len(labels) else None
+
+
+def _images(photos: PhotoSet) -> Iterator[Pixels]:
+    return (photos.load([n])[0] for n in range(len(photos.photos)))
+
+
+def _split(photos: PhotoSet, labels: list[int] | None) -> tuple[PhotoSet, PhotoSet, list[int] | None]:
+    """Takes every second photo for calibration, at most 200, and leaves the others for the comparison."""
+    every = photos.photos
+    step = max(1, len(every) // 2 // _MAX_CALIBRATION_PHOTOS)
+    calibration = PhotoSet(every[:: 2 * step], photos.preprocessing, photos.cache)
+    others = PhotoSet(every[1::2], photos.preprocessing, photos.cache)
+    return calibration, others, labels[1::2] if labels else None

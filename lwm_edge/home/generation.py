@@ -15,10 +15,11 @@ from .. import storage
 from ..custody.chain import record_change
 from ..errors import ExportError
 from ..memory import peak_rss_bytes
-from ..model.bundle import ONNX_GRAPH, Arrays, Bundle, save_bundle, tensors_digest
+from ..model.bundle import Arrays, Bundle, save_bundle, tensors_digest
 from ..model.ledger import LedgerEntry
 from ..model.manifest import Manifest
-from ..model.onnx_file import ParityProbe, ParityReport, check_parity, fill_graph
+from ..model.onnx.graph import fill_graph
+from ..model.onnx.parity import ParityProbe, ParityReport, verified_file
 from ..records import Report
 from .home import Generation, Home
 from .reports import FootprintReport, MemoryReport
@@ -74,8 +75,7 @@ def prepare(
     """
     manifest = manifest.model_copy(update={"tensors_digest": tensors_digest(arrays)})
     manifest = record_change(manifest, parent.manifest, device_key)
-    onnx_file = fill_graph(arrays["onnx_graph"].tobytes(), arrays, manifest)
-    parity = check_parity(onnx_file, probe)
+    onnx_file, parity = verified_file(arrays, manifest, probe)
     entry = LedgerEntry(
         increment=manifest.increment_count,
         classes=len(manifest.class_names),
@@ -159,7 +159,7 @@ def is_onnx_of(bundle: Bundle) -> Callable[[bytes], bool]:
     """Returns a function that tells whether a file's content is the classifier that the bundle makes."""
     arrays = bundle.arrays()
     try:
-        expected = fill_graph(arrays[ONNX_GRAPH].tobytes(), arrays, bundle.manifest)
+        expected = fill_graph(arrays, bundle.manifest)
     except ExportError:
         return lambda content: False
     return lambda content: content == expected

@@ -7,7 +7,7 @@ from pathlib import Path
 from .. import storage
 from ..errors import BundleError, HomeError
 from ..model.bundle import Bundle, open_bundle
-from ..model.onnx_file import ParityReport
+from ..model.onnx.parity import ParityReport
 from ..records import AnyPath
 from . import ownership
 from .export import verified_onnx

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..model.onnx_file import ParityReport
+from ..model.onnx.comparison import VariantReport
+from ..model.onnx.parity import ParityReport
 from ..records import AnyNamePath, Report
 
 
@@ -112,7 +113,8 @@ class ExportReport(Report):
         onnx_bytes: Length of the file.
         class_names: Class names in the order of the outputs.
         model_digest: Digest of the model inside.
-        parity: Comparison of the ONNX file with the network.
+        parity: Comparison of the ONNX file with the network, before it got another form.
+        comparison: Comparison of the form with the ONNX file on photos; None if no photos were given.
     """
 
     onnx: AnyNamePath
@@ -120,3 +122,4 @@ class ExportReport(Report):
     class_names: tuple[str, ...]
     model_digest: str
     parity: ParityReport
+    comparison: VariantReport | None = None

@@ -11,7 +11,8 @@ from ..home.generation import prepare, write_generation
 from ..home.home import Generation, Home
 from ..home.reports import MemoryReport
 from ..model.bundle import open_bundle
-from ..model.onnx_file import ParityProbe
+from ..model.cost import Cost
+from ..model.onnx.parity import ParityProbe
 from ..records import ExactBytes, ExactPath, Report
 from .reports import IncrementReport, LearningReport
 
@@ -23,6 +24,7 @@ class StagedIncrement(Report):
         folder: Path of the staged generation.
         examples: Pixels of a few photos, one after another, for comparing the ONNX file with the network.
         logits: Logits that the student gives for each example.
+        cost: What the student takes for one image.
         seconds: Time that the learning took.
         memory: Memory that the learning process took.
         sign_with: Path of the device's private key; None leaves the change unsigned.
@@ -32,6 +34,7 @@ class StagedIncrement(Report):
     folder: ExactPath
     examples: ExactBytes
     logits: tuple[tuple[float, ...], ...]
+    cost: Cost
     seconds: float
     memory: MemoryReport
     sign_with: ExactPath | None
@@ -55,7 +58,7 @@ def commit_increment(home: Home, increment: StagedIncrement) -> IncrementReport:
         bundle.arrays(),
         bundle.manifest,
         parent,
-        ParityProbe(images, np.array(increment.logits, dtype=np.float32), real_photos=True),
+        ParityProbe(images, np.array(increment.logits, dtype=np.float32), True, increment.cost),
         increment.memory,
         started=started,
         onnx_bytes_before=home.current().onnx_bytes(),

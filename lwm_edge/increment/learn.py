@@ -24,10 +24,20 @@ from ..learning.reports import TrainingReport
 from ..learning.running import Observation, observe
 from ..learning.training import TrainingState, train_increment
 from ..memory import drop_library_pages, drop_mapped_pages, freed_memory_kept, out_of_memory_explained
-from ..model.bundle import COVARIANCE, MEANS, ONNX_GRAPH, PHOTOS, save_bundle
+from ..model.bundle import (
+    BESIDE_THE_NETWORK,
+    COUNTS,
+    COVARIANCE,
+    MANIFEST,
+    MEANS,
+    PHOTOS,
+    PROBE,
+    save_bundle,
+)
+from ..model.cost import network_cost
 from ..model.evaluation import EvaluationReport, evaluate_predictions
 from ..model.loading import network_arrays
-from ..model.onnx_file import PARITY_BATCH_SIZES
+from ..model.onnx.parity import PARITY_BATCH_SIZES, head_inputs_of_probe
 from ..records import Progress, ProgressCallback, ignore_progress
 from .commit import StagedIncrement
 from .gate import pass_gate
@@ -99,12 +109,13 @@ def learn_classes(
         del learnt, to_learn, held_back  # writing needs the memory
         staged = _stage(home, task, statistics)
         photos.to_learn.cache.forget()  # any photos still in memory after this are counted
-        memory = use.report(student, examples)
+        memory, cost = use.report(student, examples), network_cost(student)
         warnings += _prediction_warnings(task.plan, memory)
     return StagedIncrement(
         folder=staged.path,
         examples=examples.tobytes(),
         logits=tuple(tuple(row) for row in logits.tolist()),
+        cost=cost,
         seconds=time.monotonic() - started,
         memory=memory,
         sign_with=config.sign_with,
@@ -148,7 +159,14 @@ def _stage(home: Home, task: Task, statistics: ClassStatistics) -> Generation:
             "increment_count": parent.increment_count + 1,
         }
     )
-    arrays = {**task.parent.arrays(ONNX_GRAPH), **network_arrays(task.student), **statistics.to_arrays()}
+    unchanged = BESIDE_THE_NETWORK - {MANIFEST, *statistics.to_arrays()}
+    arrays = {
+        **task.parent.arrays(*unchanged),
+        **network_arrays(task.student),
+        **statistics.to_arrays(),
+    }
+    if task.approach.recipe.trains:
+        arrays[PROBE] = head_inputs_of_probe(task.student)
     staged = home.stage()
     save_bundle(staged.bundle, arrays, manifest)
     return staged
@@ -226,7 +244,7 @@ def _train(
 
 def _teachers_statistics(task: Task) -> ClassStatistics:
     """Reads the statistics of the classes that the teacher knows, in its own features."""
-    return ClassStatistics.from_arrays(task.parent.arrays(MEANS, COVARIANCE, PHOTOS))
+    return ClassStatistics.from_arrays(task.parent.arrays(MEANS, COVARIANCE, PHOTOS, COUNTS))
 
 
 def _update_statistics_and_head(

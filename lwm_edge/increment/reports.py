@@ -6,7 +6,7 @@ from ..home.reports import FootprintReport
 from ..learning.batches import Pace
 from ..learning.reports import DriftReport, TrainingReport
 from ..model.evaluation import EvaluationReport
-from ..model.onnx_file import ParityReport
+from ..model.onnx.parity import ParityReport
 from ..records import AnyNamePath, Report
 
 OLD_CLASSES_NOTE = (

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.bundle import COVARIANCE, MEANS, PHOTOS
+from ..model.bundle import COUNTS, COVARIANCE, MEANS, PHOTOS
 
 _RIDGE = 0.1
 _DRAWN_PER_CLASS, _MAX_DRAWN = 1000, 200_000  # photos for an estimate
@@ -33,23 +33,25 @@ class ClassStatistics:
     Attributes:
         means: Mean of each class [capacity, d] float64; rows beyond the last class are zero.
         covariance: Covariance within classes, shared by all [d, d] float64.
-        photos: Number of photos that the covariance was computed from.
+        photos: Number of photos that the covariance was computed from, removed classes' photos included.
+        counts: Number of photos of each class [capacity] float64.
     """
 
     means: Features
     covariance: Features
     photos: float
+    counts: Features
 
     @classmethod
     def empty(cls, capacity: int, d: int) -> ClassStatistics:
         """Makes statistics of no photos yet."""
-        return cls(np.zeros((capacity, d)), np.zeros((d, d)), 0.0)
+        return cls(np.zeros((capacity, d)), np.zeros((d, d)), 0.0, np.zeros(capacity))
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> ClassStatistics:
         """Reads the statistics from a bundle's tensors."""
-        means, covariance = (arrays[name].astype(np.float64) for name in (MEANS, COVARIANCE))
-        return cls(means, covariance, float(arrays[PHOTOS][0]))
+        means, covariance, counts = (arrays[name].astype(np.float64) for name in (MEANS, COVARIANCE, COUNTS))
+        return cls(means, covariance, float(arrays[PHOTOS][0]), counts)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Returns the statistics as a bundle's tensors, float32."""
@@ -57,11 +59,12 @@ class ClassStatistics:
             MEANS: self.means.astype(np.float32),
             COVARIANCE: self.covariance.astype(np.float32),
             PHOTOS: np.array([self.photos], dtype=np.float32),
+            COUNTS: self.counts.astype(np.float32),
         }
 
     def copy(self) -> ClassStatistics:
         """Makes an independent copy."""
-        return ClassStatistics(self.means.copy(), self.covariance.copy(), self.photos)
+        return ClassStatistics(self.means.copy(), self.covariance.copy(), self.photos, self.counts.copy())
 
     def learn(self, features: Features, labels: Labels) -> None:
         """Learns all photos of some classes: pooled features [M, d], class_index [M]."""
@@ -69,6 +72,7 @@ class ClassStatistics:
         for label in np.unique(labels):
             of_class = labels == label
             self.means[label] = features[of_class].mean(0)
+            self.counts[label] = of_class.sum()
             centred[of_class] -= self.means[label]
         scatter = self.photos * self.covariance
         scatter += centred.T @ centred

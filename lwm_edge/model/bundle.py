@@ -1,9 +1,18 @@
 """Reads and writes the bundle: one safetensors file that holds a classifier and never changes its length.
 
-Tensors: `backbone.*`, `head.weight` [capacity, d] and `head.bias` [capacity] (d is what the head reads, see
-`network`), the class statistics (`statistics.*`, see `learning.class_statistics`), `onnx_graph` (uint8, the
-graph without its weights) and `manifest` (uint8, see `manifest`). File format:
-https://huggingface.co/docs/safetensors. Reading the manifest and checking the digest need no torch.
+Tensors, where d is the number of values that the head reads (see `network`):
+
+- `backbone.*`, `head.weight` [capacity, d] and `head.bias` [capacity]: the network.
+- `statistics.*`: what remains of the photos, see `learning.class_statistics`.
+- `measured.right` and `measured.total` [capacity], `measured.confusions` [32, 3] (class_index, predicted
+  class_index, number of photos): the vendor's accuracy on photos that the network never saw, 0 if not
+  measured.
+- `unknown.histogram` [capacity, 64]: calibration of the score for unknown objects; 0 if not calibrated.
+- `probe.head_inputs` [5, d]: what the head reads of five generated images, by the torch that trained it.
+- `onnx_graph` (uint8): the graph without its weights, see `onnx`; `manifest` (uint8): see `manifest`.
+
+File format: https://huggingface.co/docs/safetensors. Reading the manifest and checking the digest need no
+torch.
 """
 
 from __future__ import annotations
@@ -26,12 +35,35 @@ from ..errors import BundleError, CapacityError, ResourceError, first_line
 from . import manifest as manifests
 from .manifest import Manifest
 
-MEANS, COVARIANCE, PHOTOS = "statistics.means", "statistics.covariance", "statistics.photos"
-
+WEIGHT, BIAS = "head.weight", "head.bias"
+MEANS, COUNTS = "statistics.means", "statistics.counts"
+COVARIANCE, PHOTOS = "statistics.covariance", "statistics.photos"
+RIGHT, TOTAL, CONFUSIONS = "measured.right", "measured.total", "measured.confusions"
+HISTOGRAM, PROBE = "unknown.histogram", "probe.head_inputs"
 MANIFEST, ONNX_GRAPH = "manifest", "onnx_graph"
-_MAX_TENSOR_BYTES = {MANIFEST: manifests.encoded_length(manifests.MAX_CAPACITY), ONNX_GRAPH: 64 * 1024**2}
-ROWS_BY_CLASS = {"head.weight", "head.bias", MEANS}
-BESIDE_THE_NETWORK = {ONNX_GRAPH, MANIFEST, MEANS, COVARIANCE, PHOTOS}
+
+ROWS_BY_CLASS = {WEIGHT, BIAS, MEANS, COUNTS, RIGHT, TOTAL, HISTOGRAM}
+BESIDE_THE_NETWORK = {
+    *(MEANS, COUNTS, COVARIANCE, PHOTOS),
+    *(RIGHT, TOTAL, CONFUSIONS, HISTOGRAM, PROBE),
+    *(ONNX_GRAPH, MANIFEST),
+}
+_FIXED_SHAPES: dict[str, tuple[str, tuple[int | str, ...]]] = {
+    WEIGHT: ("F32", ("capacity", "d")),
+    BIAS: ("F32", ("capacity",)),
+    MEANS: ("F32", ("capacity", "d")),
+    COUNTS: ("F32", ("capacity",)),
+    COVARIANCE: ("F32", ("d", "d")),
+    PHOTOS: ("F32", (1,)),
+    RIGHT: ("I32", ("capacity",)),
+    TOTAL: ("I32", ("capacity",)),
+    CONFUSIONS: ("I32", (32, 3)),
+    HISTOGRAM: ("I32", ("capacity", 64)),
+    PROBE: ("F32", (5, "d")),
+}
+_NUMPY_DTYPES = {"F32": np.float32, "I32": np.int32}
+_NEVER_NEGATIVE = {COUNTS, PHOTOS, RIGHT, TOTAL, CONFUSIONS, HISTOGRAM}
+_MAX_TENSOR_BYTES = {MANIFEST: manifests.encoded_length(manifests.MAX_CAPACITY), ONNX_GRAPH: 8 * 1024**2}
 MAX_FILE_BYTES = 4 * 1024**3
 MAX_HEADER_BYTES = 4 * 1024**2
 _DTYPES = {"F64", "F32", "F16", "I64", "I32", "U8"}
@@ -58,6 +90,24 @@ class Bundle:
             return {name: file.get_tensor(name) for name in wanted}
 
 
+def declared_tensors(capacity: int, d: int) -> dict[str, tuple[str, list[int]]]:
+    """Returns data type and shape of each tensor whose shape depends on capacity and d alone."""
+    sizes = {"capacity": capacity, "d": d}
+    return {
+        name: (dtype, [sizes[n] if isinstance(n, str) else n for n in shape])
+        for name, (dtype, shape) in _FIXED_SHAPES.items()
+    }
+
+
+def empty_tensors(capacity: int, d: int) -> dict[str, NDArray[Any]]:
+    """Makes the tensors of a new bundle that nobody may ever fill: they are declared, and zero."""
+    declared = declared_tensors(capacity, d)
+    return {
+        name: np.zeros(declared[name][1], _NUMPY_DTYPES[declared[name][0]])
+        for name in (RIGHT, TOTAL, CONFUSIONS, HISTOGRAM)
+    }
+
+
 def open_bundle(path: Path) -> Bundle:
     """Opens a bundle and verifies it: format, schema, digest, finite values, length.
 
@@ -68,15 +118,11 @@ def open_bundle(path: Path) -> Bundle:
         _check_lengths(path)
         with safe_open(path, framework="np") as file:
             names = set(file.keys())
-            if missing := (BESIDE_THE_NETWORK | ROWS_BY_CLASS) - names:
-                raise BundleError(
-                    f"{path} is not an lwm-edge bundle: it has no tensor {', '.join(sorted(missing))}"
-                )
-            if strange := [name for name in names if not re.fullmatch(r"[\w.]{1,200}", name, re.ASCII)]:
-                raise BundleError(f"{path} is not an lwm-edge bundle: it has a tensor {strange[0][:200]!r}")
-            for name in (MANIFEST, ONNX_GRAPH):
-                _check_row_of_bytes(path, name, file.get_slice(name))
+            _check_names(path, names, {MANIFEST})
+            _check_row_of_bytes(path, MANIFEST, file.get_slice(MANIFEST))
             manifest = manifests.decode(bytes(file.get_tensor(MANIFEST)), str(path))
+            _check_names(path, names, BESIDE_THE_NETWORK | ROWS_BY_CLASS)  # after the schema's version
+            _check_row_of_bytes(path, ONNX_GRAPH, file.get_slice(ONNX_GRAPH))
             _verify(path, file, names, manifest)
     except FileNotFoundError:
         raise BundleError(f"{path} does not exist; give the path of a bundle (model.lwm)") from None
@@ -104,6 +150,13 @@ def _check_lengths(path: Path) -> None:
         )
 
 
+def _check_names(path: Path, names: set[str], required: set[str]) -> None:
+    if missing := required - names:
+        raise BundleError(f"{path} is not an lwm-edge bundle: it has no tensor {', '.join(sorted(missing))}")
+    if strange := [name for name in names if not re.fullmatch(r"[\w.]{1,200}", name, re.ASCII)]:
+        raise BundleError(f"{path} is not an lwm-edge bundle: it has a tensor {strange[0][:200]!r}")
+
+
 def _check_row_of_bytes(path: Path, name: str, tensor: Any) -> None:
     shape = tensor.get_shape()
     if tensor.get_dtype() != "U8" or len(shape) != 1:
@@ -124,6 +177,8 @@ def _verify(path: Path, file: Any, names: set[str], manifest: Manifest) -> None:
             problems.append(f"{name} has values that are not finite")
         if name in ROWS_BY_CLASS and array[len(manifest.class_names) :].any():
             problems.append(f"{name} has values beyond the last class")
+        if name in _NEVER_NEGATIVE and (array < 0).any():
+            problems.append(f"{name} has negative numbers of photos")
     if not problems and digest.hexdigest() != manifest.tensors_digest:
         problems.append("the tensors do not match the manifest's digest")
     if problems:
@@ -132,21 +187,14 @@ def _verify(path: Path, file: Any, names: set[str], manifest: Manifest) -> None:
 
 def _declared_problems(path: Path, file: Any, names: set[str], manifest: Manifest) -> list[str]:
     problems = []
-    d = (file.get_slice("head.weight").get_shape() or [0])[-1]
-    shapes = {
-        "head.weight": [manifest.capacity, d],
-        "head.bias": [manifest.capacity],
-        MEANS: [manifest.capacity, d],
-        COVARIANCE: [d, d],
-        PHOTOS: [1],
-    }
+    declared = declared_tensors(manifest.capacity, (file.get_slice(WEIGHT).get_shape() or [0])[-1])
     for name in sorted(names - {MANIFEST}):
         tensor = file.get_slice(name)
         dtype, shape = tensor.get_dtype(), tensor.get_shape()
         if dtype not in _DTYPES:
             problems.append(f"{name} has a data type that bundles do not use")
-        if name in shapes and (shape, dtype) != (shapes[name], "F32"):
-            problems.append(f"{name} is {dtype} {shape}, not F32 {shapes[name]}")
+        if name in declared and (dtype, shape) != declared[name]:
+            problems.append(f"{name} is {dtype} {shape}, not {' '.join(map(str, declared[name]))}")
     if path.stat().st_size != manifest.bundle_bytes:
         problems.append(
             f"it is {path.stat().st_size} bytes long, but was {manifest.bundle_bytes} when shipped"

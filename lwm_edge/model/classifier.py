@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,8 @@ from ..records import AnyNamePath, Report
 CLASS_NAMES_KEY = "class_names"
 PREPROCESSING_KEY = "preprocessing"
 DIGEST_KEY = "model_digest"
-INPUT, LOGITS, PROBABILITIES = "image", "logits", "probabilities"
+INPUT = "image"
+LOGITS, PROBABILITIES, HEAD_INPUTS = "logits", "probabilities", "head_inputs"
 _BATCH_SIZE = 16
 
 _WHAT_TO_DO = "rebuild it with lwm-edge repair (in a model home) or lwm-edge export"
@@ -80,6 +81,7 @@ class Classifier:
             self.class_names: tuple[str, ...] = _NAMES.validate_json(metadata[CLASS_NAMES_KEY])
             self.preprocessing = Preprocessing.model_validate_json(metadata[PREPROCESSING_KEY])
             self.model_digest: str = metadata[DIGEST_KEY]
+            self._outputs, self._static_batch = _shapes(self._session)
         except (KeyError, ValueError):
             raise ExportError(
                 f"{where} was not exported by lwm-edge, or is damaged: its metadata lacks the class names; "
@@ -94,7 +96,8 @@ class Classifier:
         """Runs the model on prepared images.
 
         Args:
-            images: RGB images at the model's size [B, H, W, 3] uint8.
+            images: RGB images at the model's size [B, H, W, 3] uint8; any number of them, also where the file
+                was exported for one batch size alone.
 
         Returns:
             Logits and probabilities, each [B, classes] float32.
@@ -102,6 +105,15 @@ class Classifier:
         Raises:
             ExportError: The file is damaged: it fails, or gives something else.
         """
+        if not self._static_batch or len(images) == self._static_batch:
+            return self._run(images)
+        full = -(-len(images) // self._static_batch) * self._static_batch
+        padded = np.resize(images, (full, *images.shape[1:]))
+        batches = [self._run(batch) for batch in np.split(padded, full // self._static_batch)]
+        logits, probabilities = (np.concatenate(parts)[: len(images)] for parts in zip(*batches, strict=True))
+        return logits, probabilities
+
+    def _run(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         where = self.path or "the exported ONNX file"
         try:
             logits, probabilities = self._session.run([LOGITS, PROBABILITIES], {INPUT: images})
@@ -109,10 +121,13 @@ class Classifier:
             raise ExportError(
                 f"{where} cannot be run by ONNX Runtime: {first_line(error)}; {_WHAT_TO_DO}"
             ) from None
-        expected = ((len(images), len(self.class_names)), np.float32)
-        if any((output.shape, output.dtype) != expected for output in (logits, probabilities)):
+        classes = len(self.class_names)
+        expected = ((len(images), self._outputs), np.float32)
+        if classes > self._outputs or any(
+            (output.shape, output.dtype) != expected for output in (logits, probabilities)
+        ):
             raise ExportError(f"{where} does not give a number for each of its classes; {_WHAT_TO_DO}")
-        return cast(NDArray[np.float32], logits), cast(NDArray[np.float32], probabilities)
+        return logits[:, :classes], probabilities[:, :classes]
 
     def predict(self, photos: PhotoSet) -> NDArray[np.int64]:
         """Predicts the best class_index of each photo [M] int64."""
@@ -147,3 +162,16 @@ class Classifier:
                     probabilities=tuple(float(row[i]) for i in best),
                 )
         return [ranked.get(p) or Prediction(photo=p, error=errors[p]) for p in photos]
+
+
+def _shapes(session: Any) -> tuple[int, int | None]:
+    """Returns a file's number of outputs (its head may be fixed at more than its classes), and batch size.
+
+    Raises:
+        ValueError: The number of outputs is not fixed.
+    """
+    batch, *_ = session.get_inputs()[0].shape
+    _, outputs = next(output.shape for output in session.get_outputs() if output.name == LOGITS)
+    if not isinstance(outputs, int):
+        raise ValueError("its number of classes is not fixed")
+    return outputs, batch if isinstance(batch, int) else None

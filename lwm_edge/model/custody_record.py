@@ -35,7 +35,8 @@ class BaseStatement(Record):
         preprocessing_digest: SHA-256 of the preprocessing, and of what the head reads besides the last maps.
         shipped_classes: Number of shipped classes.
         class_names_digest: SHA-256 of the shipped classes' names, in order.
-        model_digest: Digest of the base: tensors, class names, preprocessing and levels.
+        terms_digest: SHA-256 of author, licence, description and what the vendor permits.
+        model_digest: Digest of the base: tensors, class names, preprocessing, levels and terms.
     """
 
     architecture: str = Field(max_length=64)
@@ -45,6 +46,7 @@ class BaseStatement(Record):
     preprocessing_digest: Digest
     shipped_classes: int = Field(ge=0)
     class_names_digest: Digest
+    terms_digest: Digest
     model_digest: Digest
 
 

@@ -1,6 +1,6 @@
 """Defines what a bundle says about itself: a fixed-length block of JSON inside the safetensors file.
 
-The length depends on the capacity alone (16 KiB + 128 bytes per class), so a bundle never grows.
+The length depends on the capacity alone (24 KiB + 128 bytes per class), so a bundle never grows.
 """
 
 from __future__ import annotations
@@ -12,19 +12,33 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, computed_field, field_validator, model_validator
 
 from ..errors import BundleError, CapacityError
-from ..photos.class_names import class_name_problem, fold_class_name
+from ..photos.class_names import class_name_problem, fold_class_name, text_problem
 from ..photos.preprocessing import Preprocessing
 from ..records import Digest, Record, invalid_values
 from .custody_record import Custody
 from .ledger import Ledger
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_CAPACITY = 65_536
-_FIXED_BYTES = 16 * 1024
+_FIXED_BYTES = 24 * 1024
 _BYTES_PER_CLASS = 128
+_OTHER_RELEASE = "install the lwm-edge release that fits the bundle"
+_BEFORE_ANY_RELEASE = (
+    "nothing was released with that version, so make the base again with lwm-edge build-base"
+)
 _LISTED_PROBLEMS, _LONGEST_PROBLEM = 50, 500
 
 Activation = Literal["sigmoid", "softmax"]
+Permission = Literal["add-photos", "undo", "other-devices"]
+"""Change that a device may make only if the vendor permits it: more photos of shipped classes, a return to
+the model before the latest change, or classes that other devices learnt."""
+
+Line = Annotated[str, Field(min_length=1, max_length=200)]
+Paragraph = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+VENDORS_FIELDS = ("author", "license", "description", "permits")
+"""Fields of the manifest that the vendor sets and no change on a device alters."""
 
 
 class Levels(Record):
@@ -59,6 +73,10 @@ class Manifest(Record):
         levels: Earlier blocks that the head reads; None if it reads the last feature maps alone.
         class_names: Class names in append-only order; the position is the class_index.
         shipped_classes: Number of classes, from the front, that the vendor shipped.
+        author: Author of the base, as the vendor wrote it.
+        license: Licence of the base, by its name or address.
+        description: Description of the base for people.
+        permits: Changes that the vendor permits beyond those that every device may make.
         capacity: Maximum number of classes that this bundle can ever hold.
         bundle_bytes: Length of the file when shipped, and ever after.
         recipe: Recipe that made the latest increment, or "base".
@@ -69,13 +87,17 @@ class Manifest(Record):
         custody: Record from the shipped base to this model, with signatures; None before the first of either.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     architecture: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")
     preprocessing: Preprocessing
     activation: Activation
     levels: Levels | None = None
     class_names: tuple[str, ...] = Field(min_length=1)
     shipped_classes: int = Field(ge=0)
+    author: Line | None = None
+    license: Line | None = None
+    description: Paragraph | None = None
+    permits: tuple[Permission, ...] = Field(default=(), max_length=8)
     capacity: int = Field(ge=1, le=MAX_CAPACITY)
     bundle_bytes: int = Field(ge=0)
     recipe: str = Field(max_length=64)
@@ -95,6 +117,20 @@ class Manifest(Record):
             raise ValueError("; ".join(problems))
         return names
 
+    @field_validator("author", "license", "description")
+    @classmethod
+    def _text_is_safe(cls, text: str | None) -> str | None:
+        if text is not None and (problem := text_problem(text)):
+            raise ValueError(problem)
+        return text
+
+    @field_validator("permits")
+    @classmethod
+    def _permits_ascend(cls, permits: tuple[str, ...]) -> tuple[str, ...]:
+        if list(permits) != sorted(set(permits)):
+            raise ValueError("permits do not ascend")
+        return permits
+
     @model_validator(mode="after")
     def _counts_agree(self) -> Manifest:
         if not self.shipped_classes <= len(self.class_names) <= self.capacity:
@@ -104,17 +140,12 @@ class Manifest(Record):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def model_digest(self) -> str:
-        """Computes SHA-256 of the tensors' digest, the class names, the preprocessing and any levels.
+        """Computes SHA-256 of what the model is and what its vendor says of it, but not of how it came about.
 
         This is the digest that ONNX metadata and parent links carry.
         """
-        identity = {
-            "tensors": self.tensors_digest,
-            "class_names": self.class_names,
-            "preprocessing": self.preprocessing.model_dump(),
-        }
-        if self.levels:
-            identity["levels"] = self.levels.model_dump()
+        identity = self.model_dump(include={"class_names", "preprocessing", "levels", *VENDORS_FIELDS})
+        identity["tensors"] = self.tensors_digest
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -130,9 +161,7 @@ def encode(manifest: Manifest) -> bytes:
     Raises:
         CapacityError: The names leave no room (which takes names full of quotation marks).
     """
-    # An absent field is left out, since older releases do not know it.
-    absent = {name for name in ("levels", "custody") if getattr(manifest, name) is None}
-    text = manifest.model_dump_json(exclude=absent).encode()
+    text = manifest.model_dump_json().encode()
     length = encoded_length(manifest.capacity)
     if len(text) > length:
         raise CapacityError(f"the manifest needs {len(text)} bytes of {length}; use shorter class names")
@@ -164,7 +193,7 @@ def decode(block: bytes, where: str) -> Manifest:
     if version != SCHEMA_VERSION:
         raise BundleError(
             f"{where}: bundle schema version {_short(repr(version))}, but this lwm-edge reads version "
-            f"{SCHEMA_VERSION}; install the lwm-edge release that fits the bundle"
+            f"{SCHEMA_VERSION}; {_BEFORE_ANY_RELEASE if version == 1 else _OTHER_RELEASE}"
         )
     if padding.strip(b"\0"):
         raise BundleError(f"{where}: there are bytes hidden behind the manifest")
@@ -175,7 +204,9 @@ def decode(block: bytes, where: str) -> Manifest:
     if len(block) != encoded_length(manifest.capacity):
         raise BundleError(f"{where}: the manifest's length does not match its capacity")
     if manifest.model_digest != model_digest:
-        raise BundleError(f"{where}: class names, preprocessing or levels do not match the digest")
+        raise BundleError(
+            f"{where}: class names, preprocessing, levels or the vendor's terms do not match the digest"
+        )
     return manifest
 
 

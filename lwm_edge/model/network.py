@@ -74,12 +74,16 @@ class Network(nn.Module):
 
     def activations(self, images: Tensor) -> Activations:
         """Runs images [B, H, W, 3] uint8 through all blocks, up to the head."""
-        return self._run_from_images(images, len(self.blocks()))
+        return self.run_normalised(Activations(self.normalise(images)))
+
+    def run_normalised(self, images: Activations) -> Activations:
+        """Runs what `normalise` made of images through all blocks, up to the head."""
+        return self._run(images, 0, len(self.blocks()))
 
     @torch.no_grad()
     def stem(self, images: Tensor) -> Activations:
         """Runs images [B, H, W, 3] uint8 through the frozen blocks; teacher and student share the result."""
-        return self._run_from_images(images, self.frozen_blocks)
+        return self._run(Activations(self.normalise(images)), 0, self.frozen_blocks)
 
     def after_stem(self, activations: Activations) -> tuple[Tensor, Tensor]:
         """Runs the rest of the network on `stem`'s result; returns features and logits as `forward` does."""
@@ -89,9 +93,6 @@ class Network(nn.Module):
             activations = activations._replace(maps=activations.maps.clone())
         activations = self._run(activations, first, len(blocks))
         return activations.maps, self.classify(activations)
-
-    def _run_from_images(self, images: Tensor, blocks: int) -> Activations:
-        return self._run(Activations(self.normalise(images)), 0, blocks)
 
     def _run(self, activations: Activations, first: int, end: int) -> Activations:
         maps, levels = activations
@@ -110,7 +111,7 @@ class Network(nn.Module):
         dtype = self.head.weight.dtype
         mean = torch.tensor(self.preprocessing.mean, dtype=dtype, device=images.device).view(3, 1, 1)
         std = torch.tensor(self.preprocessing.std, dtype=dtype, device=images.device).view(3, 1, 1)
-        pixels = images.permute(0, 3, 1, 2).to(dtype) / 255
+        pixels = images.to(dtype).permute(0, 3, 1, 2) / 255
         return (pixels - mean) / std
 
     def classify(self, activations: Activations) -> Tensor:

@@ -1,4 +1,4 @@
-"""Decides what can be the name of a class, and which two names are the same."""
+"""Decides what can be the name of a class or a vendor's words, and which two names are the same."""
 
 from __future__ import annotations
 
@@ -20,16 +20,23 @@ def fold_class_name(text: str) -> str:
     return normalise_class_name(unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
+def text_problem(text: str) -> str | None:
+    """Says why a text cannot be shown as it is; returns None if it can."""
+    if any(unicodedata.bidirectional(c) in _BIDIRECTIONAL for c in text):
+        return "contains characters that change the direction of writing"
+    if any(unicodedata.category(c) in _REFUSED_CATEGORIES for c in text):
+        return "contains control or private-use characters"
+    return None
+
+
 def class_name_problem(name: str) -> str | None:
     """Says why a text cannot be a class name; returns None if it can."""
     if not name.strip() or name != name.strip():
         return "is empty or has spaces at an end"
     if name in (".", "..") or any(c in "/\\" for c in name):
         return "looks like a path"
-    if any(unicodedata.bidirectional(c) in _BIDIRECTIONAL for c in name):
-        return "contains characters that change the direction of writing"
-    if any(unicodedata.category(c) in _REFUSED_CATEGORIES for c in name):
-        return "contains control or private-use characters"
+    if problem := text_problem(name):
+        return problem
     if len(name.encode()) > MAX_CLASS_NAME_BYTES:
         return f"is longer than {MAX_CLASS_NAME_BYTES} bytes of UTF-8"
     if normalise_class_name(name) != name:

@@ -11,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from ..errors import ExportError
 from ..home.generation import missing_or_changed
 from ..home.home import Generation, Home
 from ..home.ownership import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, is_checkpoint, is_leftover
@@ -18,18 +19,12 @@ from ..home.reports import ChangeReport, RepairReport
 from ..home.trust import trust_problems
 from ..increment.reports import IncrementReport
 from ..model import manifest as manifests
-from ..model.bundle import COVARIANCE, MANIFEST, MEANS, ONNX_GRAPH, PHOTOS, ROWS_BY_CLASS, Bundle
+from ..model.bundle import MANIFEST, ONNX_GRAPH, ROWS_BY_CLASS, Bundle, declared_tensors
 from ..model.loading import empty_network
 from ..model.manifest import Manifest
 from .reports import AuditItem
 
 _RECEIPT_FIELDS = {f for kind in (IncrementReport, ChangeReport, RepairReport) for f in kind.model_fields}
-_GRAPH_SURROUNDINGS = 1024  # maximum bytes of a graph that are neither nodes nor tensors
-_EXPORTER_NOTES = {  # notes that torch leaves in a graph
-    "pkg.torch.export.ExportedProgram.graph_signature",
-    "pkg.torch.export.ExportedProgram.range_constraints",
-}
-_FRAMING = 3  # maximum bytes of a part's tag and length
 _HEADER_PADDING = 8
 
 
@@ -116,8 +111,8 @@ def _declared(bundle: Bundle) -> dict[str, list[int]]:
     m = bundle.manifest
     network = empty_network(m)
     declared = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
-    d = network.head.in_features
-    declared |= {MEANS: [m.capacity, d], COVARIANCE: [d, d], PHOTOS: [1]}
+    fixed = declared_tensors(m.capacity, network.head.in_features)
+    declared |= {name: shape for name, (_, shape) in fixed.items()}
     graph_bytes = bundle.arrays(ONNX_GRAPH)[ONNX_GRAPH].size  # as the vendor's exporter made it
     return declared | {MANIFEST: [manifests.encoded_length(m.capacity)], ONNX_GRAPH: [graph_bytes]}
 
@@ -128,15 +123,21 @@ def _tensor_items(name: str, array: NDArray[Any], manifest: Manifest) -> Iterato
         yield AuditItem(owner="manifest", part="text", bytes=text)
         yield AuditItem(owner="padding", part="of the manifest", bytes=array.nbytes - text)
     elif name in ROWS_BY_CLASS:
-        owner, in_use = "means" if name == MEANS else "head", array[: len(manifest.class_names)].nbytes
+        owner, in_use = _owner(name), array[: len(manifest.class_names)].nbytes
         yield AuditItem(owner=f"{owner} rows in use", part=name, bytes=in_use)
         yield AuditItem(owner=f"{owner} rows reserved", part=name, bytes=array.nbytes - in_use)
     elif name == ONNX_GRAPH:
         yield AuditItem(owner="onnx graph", part=name, bytes=array.nbytes)
-    elif name in (COVARIANCE, PHOTOS):
-        yield AuditItem(owner="shared covariance", part=name, bytes=array.nbytes)
     else:
-        yield AuditItem(owner="backbone", part=name, bytes=array.nbytes)
+        yield AuditItem(owner=_owner(name), part=name, bytes=array.nbytes)
+
+
+def _owner(tensor: str) -> str:
+    """Names what a tensor belongs to: the first part of its own name."""
+    group = tensor.partition(".")[0]
+    return {"measured": "measured accuracy", "unknown": "calibration", "probe": "parity probe"}.get(
+        group, group
+    )
 
 
 def _header_problems(path: Path) -> list[str]:
@@ -152,25 +153,14 @@ def _header_problems(path: Path) -> list[str]:
 
 
 def _graph_problems(bundle: Bundle) -> list[str]:
-    """Checks that a graph holds nodes, and tensors filled from the bundle; no data of an image's size."""
-    from google.protobuf.message import DecodeError
-    from onnx import load_model_from_string
+    """Checks that a graph holds nodes, tensors filled from the bundle, and small constants; nothing else."""
+    from ..model.onnx.graph import read_graph
 
     try:
-        model = load_model_from_string(bundle.arrays(ONNX_GRAPH)[ONNX_GRAPH].tobytes())
-    except DecodeError:
-        return [f"{ONNX_GRAPH} is not an ONNX graph"]
-    graph, image_bytes = model.graph, 3 * bundle.manifest.preprocessing.image_size**2
-    sizes = [(part.name, part.ByteSize()) for part in graph.node]
-    sizes += [(part.name, part.ByteSize()) for part in graph.initializer]
-    problems = [
-        f"{ONNX_GRAPH}: {name} holds {size} bytes of data" for name, size in sizes if size >= image_bytes
-    ]
-    sizes += [(note.key, note.ByteSize()) for note in graph.metadata_props if note.key in _EXPORTER_NOTES]
-    around = model.ByteSize() - sum(size for _, size in sizes) - _FRAMING * len(sizes)
-    if around > _GRAPH_SURROUNDINGS:
-        problems.append(f"{ONNX_GRAPH}: {around} bytes are neither nodes nor tensors")
-    return problems
+        read_graph(bundle.arrays())
+    except ExportError as error:
+        return [f"{ONNX_GRAPH}: {problem}" for problem in error.problems or (error.message,)]
+    return []
 
 
 def other_items(

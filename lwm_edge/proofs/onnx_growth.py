@@ -1,6 +1,6 @@
 """Computes by how many bytes an ONNX file must grow, independently of the code that makes the file.
 
-Each class takes a row of the head (d weights and a bias, 4 bytes each) and a name in the metadata. The rest
+Each class takes a row of the head (d weights and a bias, 4 bytes each) and its name in the metadata. The rest
 is framing: the format needs more bytes to write larger numbers and lengths. So the file is resized in memory
 to the classes that it had before, and protobuf says how long that would be. The format is described at
 https://onnx.ai/onnx/repo-docs/IR.html.
@@ -8,12 +8,12 @@ https://onnx.ai/onnx/repo-docs/IR.html.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ExportError
-from ..model.classifier import CLASS_NAMES_KEY
+from ..model.bundle import BIAS, WEIGHT
+from ..model.classifier import LOGITS, PROBABILITIES
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -26,7 +26,7 @@ class GrowthParts(NamedTuple):
 
     Attributes:
         head: Bytes of the new rows of weight and bias.
-        names: Bytes of the new names in the metadata.
+        names: Bytes of the new names in the metadata, where they are listed twice.
         framing: Bytes by which numbers and lengths became longer.
     """
 
@@ -59,24 +59,29 @@ def expected_growth(before: Sequence[str], after: Sequence[str], features: int, 
     _resize(model, before, features)
     total = length - model.ByteSize()
     head = (len(after) - len(before)) * (features + 1) * _FLOAT_BYTES
-    names = len(_names_text(after).encode()) - len(_names_text(before).encode())
+    names = _names_bytes(after) - _names_bytes(before)
     return GrowthParts(head, names, total - head - names)
 
 
 def _resize(model: ModelProto, names: Sequence[str], features: int) -> None:
     """Gives a graph the length that it has with these classes: resizes head, output shapes and metadata."""
+    from ..model.onnx.graph import names_metadata
+
     classes = len(names)
-    shapes = {"head.weight": (classes, features), "head.bias": (classes,)}
+    shapes = {WEIGHT: (classes, features), BIAS: (classes,)}
     for tensor in model.graph.initializer:
         if shape := shapes.get(tensor.name):
             tensor.dims[:] = shape
             tensor.raw_data = bytes(_FLOAT_BYTES * classes * (features if len(shape) == 2 else 1))
     for output in model.graph.output:
-        output.type.tensor_type.shape.dim[1].dim_value = classes
+        if output.name in (LOGITS, PROBABILITIES):
+            output.type.tensor_type.shape.dim[1].dim_value = classes
+    texts = names_metadata(names)
     for entry in model.metadata_props:
-        if entry.key == CLASS_NAMES_KEY:
-            entry.value = _names_text(names)
+        entry.value = texts.get(entry.key, entry.value)
 
 
-def _names_text(names: Sequence[str]) -> str:
-    return json.dumps(names, ensure_ascii=False)
+def _names_bytes(names: Sequence[str]) -> int:
+    from ..model.onnx.graph import names_metadata
+
+    return sum(len(text.encode()) for text in names_metadata(names).values())

@@ -17,7 +17,7 @@ from lwm_edge.model.architectures.registry import find_architecture
 from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.loading import load_network
 from lwm_edge.model.network import Network
-from lwm_edge.model.onnx_file import generated_images
+from lwm_edge.model.onnx.parity import generated_images
 from tests.support.folders import PhotoMaker, photo_folder
 from tests.support.networks import fresh_network
 

@@ -15,6 +15,7 @@ from lwm_edge import errors
 from lwm_edge.cli import commands
 from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 from lwm_edge.home.home import Home
+from lwm_edge.model.bundle import open_bundle
 from tests.support.folders import PhotoMaker, state_of
 
 PHOTO = DEMO_DATA / "test" / "base" / "Trouser" / "000.png"
@@ -108,8 +109,13 @@ def test_a_base_from_the_command_line(run: Any, tmp_path: Path, make_photos: Pho
         "--batch-size",
         8,
     ]
-    result = run("build-base", make_photos("Bag", "Shirt"), *arguments, "-o", tmp_path / "base.lwm")
+    words = ["--author", "A vendor", "--license", "MIT", "--description", "Bags.", "--permit", "undo"]
+    photos = make_photos("Bag", "Shirt")
+    result = run("build-base", photos, *arguments, *words, "-o", tmp_path / "base.lwm")
     assert result.code == 0 and "2 of at most 4: Bag, Shirt" in result.out
+    manifest = open_bundle(tmp_path / "base.lwm").manifest
+    assert (manifest.author, manifest.license, manifest.description) == ("A vendor", "MIT", "Bags.")
+    assert manifest.permits == ("undo",)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +134,10 @@ def test_a_base_from_the_command_line(run: Any, tmp_path: Path, make_photos: Pho
         (["build-base", "x", "--arch", "vgg11", "-o", "y"], 4, "these fit"),
         (["build-base", "x", "--arch", "resnet18", "-o", "none/y"], 2, "in a folder that exists"),
         (["export", ".."], 2, "it is a folder"),
+        (["export", "x.onnx", "--fp16", "--int8"], 2, "give one of them"),
+        (["export", "x.onnx", "--int8"], 2, "int8 needs photos"),
+        (["export", "x.onnx", "--static-batch", "0"], 2, "greater than or equal to 1"),
+        (["export", "x.onnx", "--fp16", "--photos", "none"], 3, "does not exist"),
     ],
 )
 def test_exit_codes_by_cause(run: Any, home: Home, arguments: list[str], code: int, text: str) -> None:

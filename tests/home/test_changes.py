@@ -47,6 +47,21 @@ def _pixels(home: Home) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (4, size, size, 3), dtype=np.uint8)
 
 
+def test_what_the_vendor_measured_follows_its_classes(tmp_path: Path) -> None:
+    base = open_bundle(BASE_BUNDLE)
+    arrays = base.arrays()
+    arrays["measured.right"][:6], arrays["measured.total"][:6] = range(6), 10
+    arrays["measured.confusions"][:3] = [(1, 2, 7), (3, 5, 4), (5, 0, 1)]
+    save_bundle(tmp_path / "base.lwm", arrays, base.manifest)
+    init_home(tmp_path / "base.lwm", tmp_path / "home")
+    remove_class(tmp_path / "home", base.manifest.class_names[2], shipped=True)
+    after = open_bundle(tmp_path / "home" / "current" / "model.lwm").arrays()
+    assert after["measured.right"].tolist() == [0, 1, 3, 4, 5] + [0] * 27
+    assert after["measured.total"].tolist() == [10] * 5 + [0] * 27
+    assert after["measured.confusions"].tolist() == [[2, 4, 4], [4, 0, 1]] + [[0, 0, 0]] * 30
+    assert after["statistics.counts"].tolist() == [100] * 5 + [0] * 27
+
+
 def test_a_shipped_class_stays_unless_told(home: Home) -> None:
     before = state_of(home.path)
     with pytest.raises(ConfigError, match="--shipped"):

@@ -327,6 +327,9 @@ ALLOWED = {
     ("memory", "write_text"): "/proc/self/clear_refs",
     ("plots", "savefig"): "into memory",
     ("manifest", "remove"): "of a list",
+    ("cost", "remove"): "of a module's hook",
+    ("lowering", "remove"): "of a list of nodes",
+    ("variants", "write_bytes"): "into a temporary folder, for ONNX Runtime's tools",
 }
 OPENING = {
     "_disk": "for storage",

@@ -42,6 +42,7 @@ from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.classifier import Classifier
 from lwm_edge.model.loading import load_network, network_arrays
 from lwm_edge.model.network import Network
+from lwm_edge.model.onnx.parity import generated_images, head_inputs_of_probe
 from lwm_edge.photos import photo_set as photo_set_module
 from lwm_edge.photos.folders import read_photo_folder
 from lwm_edge.photos.photo_set import PhotoSet, PixelCache
@@ -358,11 +359,22 @@ def test_lda_is_streaming_lda_on_the_frozen_backbone(home: Home, make_photos: Ph
     assert all(np.array_equal(before[name], after[name]) for name in backbone)
     assert np.array_equal(before["statistics.means"][:6], after["statistics.means"][:6])
     assert after["statistics.photos"] - before["statistics.photos"] == 20
+    assert after["statistics.counts"].tolist() == [100] * 6 + [10] * 2 + [0] * 24
+    assert np.array_equal(after["probe.head_inputs"], before["probe.head_inputs"])
     statistics = ClassStatistics.from_arrays(after)
     weight, bias = statistics.solve_head(8)
     np.testing.assert_allclose(after["head.weight"][:8], weight, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(after["head.bias"][:8], bias, rtol=1e-3, atol=1e-2)
     assert not after["head.weight"][8:].any()
+
+
+def test_a_trained_backbone_has_a_probe_of_its_own(home: Home, make_photos: PhotoMaker) -> None:
+    before = home.open_bundle().arrays()["probe.head_inputs"]
+    _add(home, make_photos("Bag", count=10), QUICK)
+    bundle = home.open_bundle()
+    probe = bundle.arrays()["probe.head_inputs"]
+    assert not np.allclose(probe, before, atol=1e-3)
+    np.testing.assert_allclose(head_inputs_of_probe(load_network(bundle)), probe, atol=1e-5)
 
 
 def test_held_back_photos_are_learnt_after_they_were_judged_by(
@@ -408,7 +420,8 @@ def test_each_photo_is_decoded_once_and_seen_once_by_each_network(
         return read(path, preprocessing)
 
     def counting_run(self: Network, images: torch.Tensor) -> object:
-        seen.append(len(images) if images.any() and len(images.unique()) > 1 else 0)  # no grey ones
+        generated = torch.equal(images, torch.from_numpy(generated_images(28)))  # for the probe in the bundle
+        seen.append(len(images) if len(images.unique()) > 1 and not generated else 0)  # no grey ones
         return run(self, images)
 
     monkeypatch.setattr(photo_set_module, "read_photo", counting_read)

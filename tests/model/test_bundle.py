@@ -121,10 +121,10 @@ def test_appended_bytes(bundle: Bundle) -> None:
 
 
 def test_another_schema_version(bundle: Bundle) -> None:
-    text = bundle.manifest.model_dump_json().replace('"schema_version":1', '"schema_version":2')
+    text = bundle.manifest.model_dump_json().replace('"schema_version":2', '"schema_version":3')
     block = text.encode().ljust(manifests.encoded_length(bundle.manifest.capacity), b"\0")
     _rewrite(bundle.path, {MANIFEST: np.frombuffer(block, np.uint8)})
-    with pytest.raises(BundleError, match=r"schema version 2.*install the lwm-edge release"):
+    with pytest.raises(BundleError, match=r"schema version 3.*install the lwm-edge release"):
         open_bundle(bundle.path)
 
 
@@ -164,7 +164,7 @@ def test_an_edited_class_name_is_found(bundle: Bundle) -> None:
     content = bundle.path.read_bytes()
     assert content.count(b'"Coat"') == 1
     bundle.path.write_bytes(content.replace(b'"Coat"', b'"Boat"'))
-    with pytest.raises(BundleError, match="class names, preprocessing or levels do not match"):
+    with pytest.raises(BundleError, match="levels or the vendor's terms do not match"):
         open_bundle(bundle.path)
 
 

@@ -20,7 +20,7 @@ from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.loading import empty_network, load_network, load_tensors
 from lwm_edge.model.manifest import Levels
 from lwm_edge.model.network import Network
-from lwm_edge.model.onnx_file import generated_images
+from lwm_edge.model.onnx.parity import generated_images
 from tests.support.networks import (
     ARCHITECTURES,
     PREPROCESSING,

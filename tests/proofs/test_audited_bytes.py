@@ -115,12 +115,12 @@ def change_graph(home: Home, change) -> None:  # type: ignore[no-untyped-def]
 def test_pixels_in_the_graphs_tensors_are_named(home: Home) -> None:
     exemplar = onnx.numpy_helper.from_array(np.frombuffer(PIXELS, np.uint8), "exemplar")
     change_graph(home, lambda model: model.graph.initializer.append(exemplar))
-    assert "onnx_graph: exemplar holds" in problems(home)
+    assert "onnx_graph: its tensor 'exemplar', none of the network's, is above" in problems(home)
 
 
 def test_pixels_in_the_graphs_remarks_are_named(home: Home) -> None:
     change_graph(home, lambda model: setattr(model.graph, "doc_string", "80" * 2000))
-    assert "neither nodes nor tensors" in problems(home)
+    assert "onnx_graph: it carries remarks" in problems(home)
 
 
 def test_pixels_in_the_receipt_are_named(home: Home) -> None:

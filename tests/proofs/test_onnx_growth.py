@@ -7,8 +7,8 @@ import pytest
 
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import ExportError
-from lwm_edge.model.bundle import ONNX_GRAPH, ROWS_BY_CLASS, open_bundle
-from lwm_edge.model.onnx_file import fill_graph
+from lwm_edge.model.bundle import ROWS_BY_CLASS, open_bundle
+from lwm_edge.model.onnx.graph import fill_graph
 from lwm_edge.proofs.onnx_growth import expected_growth
 
 BUNDLE = open_bundle(BASE_BUNDLE)
@@ -20,7 +20,7 @@ def onnx_file(names: tuple[str, ...]) -> bytes:
     for name in ROWS_BY_CLASS:
         arrays[name] = np.resize(arrays[name], (CAPACITY, *arrays[name].shape[1:]))
     manifest = BUNDLE.manifest.model_copy(update={"class_names": names, "capacity": CAPACITY})
-    return fill_graph(arrays[ONNX_GRAPH].tobytes(), arrays, manifest)
+    return fill_graph(arrays, manifest)
 
 
 def names(count: int, length: int = 5) -> tuple[str, ...]:
@@ -34,7 +34,8 @@ def test_the_growth_is_explained_to_the_byte(before: int, after: int, length: in
     parts = expected_growth(names(before, length), names(after, length), FEATURES, large)
     assert sum(parts) == len(large) - len(small)
     assert parts.head == (after - before) * (FEATURES + 1) * 4
-    assert parts.names == (after - before) * (length + 4)
+    indices = sum(len(str(n)) for n in range(before, after))
+    assert parts.names == (after - before) * (length + 4 + length + 6) + indices  # "name", and N: 'name',
     back = expected_growth(names(after, length), names(before, length), FEATURES, small)
     assert sum(back) == -sum(parts)
 

@@ -1,0 +1,184 @@
+"""Checks a graph before anything runs it: a base comes from elsewhere, and its graph may be anything.
+
+Since `tracing` and `lowering` make every graph, its form is known; whatever is not of that form is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Set
+from typing import Any
+
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, shape_inference
+
+from ...errors import ExportError, first_line
+from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES
+from ..cost import Cost
+
+OPSET, IR_VERSION = 17, 8
+OUTPUTS = (LOGITS, PROBABILITIES, HEAD_INPUTS)
+OPERATORS = {
+    *("Conv", "BatchNormalization", "Gemm", "MatMul", "Cast", "Identity"),
+    *("AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "Pad"),
+    *("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice"),
+    *("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Neg", "Abs", "Sqrt", "Exp", "Erf"),
+    *("Relu", "LeakyRelu", "PRelu", "Elu", "Clip", "Sigmoid", "HardSigmoid", "Tanh", "Softplus", "Softmax"),
+}
+"""Operators that a classifier may need, all of which TensorRT's parser has read since 8.4 in the types that
+are used here. Source: https://github.com/onnx/onnx-tensorrt/blob/release/8.4-GA/docs/operators.md."""
+
+_MAX_NODES, _MAX_NODE_BYTES = 20_000, 4096
+_MAX_CONSTANT_BYTES, _MAX_CONSTANTS_BYTES = 1024, 256 * 1024
+_MAX_ATTRIBUTE_VALUES = 16
+_MULTIPLE = 4
+_LISTED_PROBLEMS = 20
+
+
+def check_form(model: ModelProto, weights: Set[str]) -> None:
+    """Refuses a graph that `tracing` cannot have made.
+
+    Args:
+        model: Graph of a bundle, without data for its weights, or an ONNX file.
+        weights: Names of the network's tensors.
+
+    Raises:
+        ExportError: The graph is of another form; the problems are listed.
+    """
+    problems = [*_model_problems(model), *_node_problems(model), *_tensor_problems(model, weights)]
+    if problems:
+        raise ExportError(
+            "the ONNX graph in the bundle is not of the form that lwm-edge exports; take another base, or "
+            "make it again with lwm-edge build-base",
+            problems[:_LISTED_PROBLEMS],
+        )
+
+
+def _model_problems(model: ModelProto) -> Iterator[str]:
+    graph = model.graph
+    opsets = [(opset.domain, opset.version) for opset in model.opset_import]
+    if opsets != [("", OPSET)] or model.ir_version != IR_VERSION:
+        yield f"it is of opset {opsets} and IR version {model.ir_version}, not {OPSET} and {IR_VERSION}"
+    if model.functions:
+        yield "it has functions of its own, which may call one another"
+    if [value.name for value in graph.input] != [INPUT]:
+        yield f"its inputs are not {INPUT} alone"
+    if tuple(value.name for value in graph.output) != OUTPUTS:
+        yield f"its outputs are not {', '.join(OUTPUTS)}"
+    if len(graph.node) > _MAX_NODES:
+        yield f"it has {len(graph.node)} nodes; {_MAX_NODES} are allowed"
+    parts: list[Any] = [graph, *graph.node, *graph.initializer, *graph.input, *graph.output]
+    if any(part.doc_string or part.metadata_props for part in parts):
+        yield "it carries remarks"
+    if graph.sparse_initializer or graph.quantization_annotation or graph.value_info or model.training_info:
+        yield "it has parts that no classifier needs"
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    copy.DiscardUnknownFields()
+    if copy.ByteSize() != model.ByteSize():
+        yield "it has bytes that ONNX does not define"
+
+
+def _node_problems(model: ModelProto) -> Iterator[str]:
+    nodes = model.graph.node
+    strange = sorted({ascii(node.op_type) for node in nodes if node.domain or node.op_type not in OPERATORS})
+    if strange:
+        yield f"it has operators that no classifier needs: {', '.join(strange[:_LISTED_PROBLEMS])}"
+    attributes = [attribute for node in nodes for attribute in node.attribute]
+    if any(a.type not in _PLAIN or _values(a) > _MAX_ATTRIBUTE_VALUES for a in attributes):
+        yield "it has loops, branches, or data in attributes"
+    if any(node.ByteSize() > _MAX_NODE_BYTES for node in nodes):
+        yield f"it has nodes of more than {_MAX_NODE_BYTES} bytes"
+    readers = [node.op_type for node in nodes if INPUT in node.input]
+    if readers != ["Cast"]:
+        yield f"{INPUT} is not read by one Cast alone, as runtimes need it"
+
+
+_PLAIN = {
+    AttributeProto.INT,
+    AttributeProto.INTS,
+    AttributeProto.FLOAT,
+    AttributeProto.FLOATS,
+    AttributeProto.STRING,
+}
+
+
+def _values(attribute: AttributeProto) -> int:
+    return max(len(attribute.ints), len(attribute.floats), len(attribute.s))
+
+
+def _tensor_problems(model: ModelProto, weights: Set[str]) -> Iterator[str]:
+    tensors = model.graph.initializer
+    constants = [tensor for tensor in tensors if tensor.name not in weights]
+    used = {name for node in model.graph.node for name in node.input}
+    if len({tensor.name for tensor in tensors}) < len(tensors):
+        yield "two of its tensors have one name"
+    if unused := [tensor.name for tensor in tensors if tensor.name not in used]:
+        yield f"no node reads its tensors {', '.join(map(ascii, unused[:_LISTED_PROBLEMS]))}"
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors):
+        yield "it takes tensors from other files"
+    for tensor in constants:
+        if tensor.ByteSize() > _MAX_CONSTANT_BYTES or math.prod(tensor.dims) > _MAX_CONSTANT_BYTES:
+            yield f"its tensor {tensor.name!a}, none of the network's, is above {_MAX_CONSTANT_BYTES} bytes"
+    if sum(tensor.ByteSize() for tensor in constants) > _MAX_CONSTANTS_BYTES:
+        yield f"its constants take more than {_MAX_CONSTANTS_BYTES} bytes together"
+
+
+def check_cost(model: ModelProto, network: Cost) -> None:
+    """Refuses a graph that takes much more than its architecture does.
+
+    Args:
+        model: Graph that `check_form` accepted.
+        network: What the architecture takes for one image, as torch counts it.
+
+    Raises:
+        ExportError: The graph takes more than four times as much, or what it takes cannot be told.
+    """
+    graph = graph_cost(model)
+    for name in ("operations", "elements"):
+        allowed = _MULTIPLE * getattr(network, name)
+        if getattr(graph, name) > allowed:
+            raise ExportError(
+                f"the ONNX graph in the bundle takes {getattr(graph, name):,} {name} an image, and its "
+                f"architecture {getattr(network, name):,}; at most {_MULTIPLE} times as many are allowed"
+            )
+
+
+def graph_cost(model: ModelProto) -> Cost:
+    """Computes what a graph takes for one image from its shapes, without running it.
+
+    Raises:
+        ExportError: Some shapes cannot be inferred.
+    """
+    one = ModelProto()
+    one.CopyFrom(model)
+    one.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    for output in one.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    try:
+        inferred = shape_inference.infer_shapes(one, check_type=True, strict_mode=True)
+    except Exception as error:  # inference raises errors of several kinds
+        raise ExportError(f"the ONNX graph in the bundle is not sound: {first_line(error)}") from None
+    values = [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
+    shapes |= {tensor.name: list(tensor.dims) for tensor in inferred.graph.initializer}
+    operations = elements = 0
+    for node in inferred.graph.node:
+        made = [shapes.get(output) or [0] for output in node.output if output]
+        if any(size < 1 for shape in made for size in shape):
+            raise ExportError(
+                f"the ONNX graph in the bundle is not sound: {node.name!a} gives no known shape"
+            )
+        count = sum(math.prod(shape) for shape in made)
+        elements += count
+        operations += count * _operations_an_element(node, shapes)
+    return Cost(operations=operations, elements=elements)
+
+
+def _operations_an_element(node: NodeProto, shapes: dict[str, list[int]]) -> int:
+    """Counts the multiplications behind one element of a node's output."""
+    if node.op_type == "Conv":
+        return math.prod(shapes[node.input[1]][1:])
+    if node.op_type in ("Gemm", "MatMul"):
+        return max(shapes[node.input[0]][-1], shapes[node.input[1]][-1])
+    windows = [math.prod(attribute.ints) for attribute in node.attribute if attribute.name == "kernel_shape"]
+    return windows[0] if windows else 1

@@ -1,0 +1,89 @@
+"""Compares a smaller or quicker form of an ONNX file with the file itself, on photos."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...photos.photo_set import PhotoSet
+from ...photos.reading import Pixels
+from ...records import Report
+from ..classifier import Classifier
+
+_TIMED_RUNS, _UNTIMED_RUNS = 20, 3
+
+
+class VariantReport(Report):
+    """Compares another form of an ONNX file with the file itself.
+
+    Attributes:
+        photos: Number of photos that both were run on, none of which calibrated the form.
+        agreement: Share of these photos that both put into the same class.
+        least_agreement: Smallest share with which the form is written.
+        accuracy: Accuracy of the form; None if the photos are not all of known classes.
+        original_accuracy: Accuracy of the file itself; None likewise.
+        onnx_bytes: Length of the form.
+        original_onnx_bytes: Length of the file itself.
+        photo_ms: Median time that the form takes for one photo on this machine.
+        original_photo_ms: Median time that the file itself takes.
+    """
+
+    photos: int
+    agreement: float
+    least_agreement: float
+    accuracy: float | None
+    original_accuracy: float | None
+    onnx_bytes: int
+    original_onnx_bytes: int
+    photo_ms: float
+    original_photo_ms: float
+
+
+def compare(
+    original: bytes, variant: bytes, photos: PhotoSet, labels: Sequence[int] | None, least_agreement: float
+) -> VariantReport:
+    """Runs both files on photos.
+
+    Args:
+        original: Content of the ONNX file.
+        variant: Content of its other form.
+        photos: Photos to run both on.
+        labels: class_index of each photo, if they are known.
+        least_agreement: Smallest share of photos that both must put into the same class.
+    """
+    files = [Classifier(original), Classifier(variant)]
+    best = [file.predict(photos) for file in files]
+    image = photos.load([0])
+    times = _times_in_turn(files, image)
+    accuracies = [None if labels is None else _accuracy(b, np.array(labels)) for b in best]
+    return VariantReport(
+        photos=len(photos.photos),
+        agreement=float((best[0] == best[1]).mean()),
+        least_agreement=least_agreement,
+        original_accuracy=accuracies[0],
+        accuracy=accuracies[1],
+        original_onnx_bytes=len(original),
+        onnx_bytes=len(variant),
+        original_photo_ms=times[0],
+        photo_ms=times[1],
+    )
+
+
+def _accuracy(best: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
+    return float((best == labels).mean())
+
+
+def _times_in_turn(files: Sequence[Classifier], image: Pixels) -> list[float]:
+    """Measures the median milliseconds of one photo, the files taking turns under the same load."""
+    times: list[list[float]] = [[] for _ in files]
+    for run in range(_UNTIMED_RUNS + _TIMED_RUNS):
+        for file, measured in zip(files, times, strict=True):
+            started = time.perf_counter()
+            file.run(image)
+            if run >= _UNTIMED_RUNS:
+                measured.append(1000 * (time.perf_counter() - started))
+    return [median(measured) for measured in times]

@@ -1,0 +1,107 @@
+"""Makes the ONNX file of a bundle: fills the bundle's tensors and metadata into its graph.
+
+The input is uint8 [batch, H, W, 3]; the outputs are float32: `logits` and `probabilities` [batch, classes],
+and `head_inputs` [batch, d]. Format: https://onnx.ai/onnx/repo-docs/IR.html.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import ModelProto, checker, helper, load_model_from_string, numpy_helper
+
+from ...errors import ExportError, first_line
+from ..bundle import BESIDE_THE_NETWORK, BIAS, ONNX_GRAPH, WEIGHT, Arrays
+from ..classifier import CLASS_NAMES_KEY, DIGEST_KEY, LOGITS, PREPROCESSING_KEY, PROBABILITIES
+from ..manifest import Manifest
+from .checks import check_form
+
+
+def read_graph(arrays: Arrays) -> ModelProto:
+    """Reads the graph of a bundle and checks its form.
+
+    Args:
+        arrays: Tensors of the bundle.
+
+    Raises:
+        ExportError: The graph is damaged, or not of the form that lwm-edge exports.
+    """
+    try:
+        model = load_model_from_string(arrays[ONNX_GRAPH].tobytes())
+    except Exception as error:  # protobuf raises errors of several kinds
+        raise ExportError(f"the ONNX graph in the bundle is damaged: {first_line(error)}") from None
+    check_form(model, arrays.keys() - BESIDE_THE_NETWORK)
+    return model
+
+
+def fill_graph(arrays: Arrays, manifest: Manifest) -> bytes:
+    """Makes the ONNX file of a bundle.
+
+    Args:
+        arrays: Tensors of the bundle.
+        manifest: Manifest whose class names, preprocessing and digest go into the metadata.
+
+    Returns:
+        Content of the file; the same bundle gives the same bytes.
+
+    Raises:
+        ExportError: The graph is damaged, of another form, or does not fit the tensors.
+    """
+    model = read_graph(arrays)
+    try:
+        _fill(model, arrays, manifest)
+        checker.check_model(model)
+        content: bytes = model.SerializeToString(deterministic=True)
+    except Exception as error:  # protobuf and the checker raise errors of many kinds
+        raise ExportError(
+            f"the ONNX graph in the bundle is damaged or does not fit its tensors: {first_line(error)}"
+        ) from error
+    return content
+
+
+def _fill(model: ModelProto, arrays: Arrays, manifest: Manifest) -> None:
+    classes, graph = len(manifest.class_names), model.graph
+    for initializer in graph.initializer:
+        array = arrays.get(initializer.name)
+        if array is not None:
+            rows = array[:classes] if initializer.name in (WEIGHT, BIAS) else array
+            initializer.CopyFrom(numpy_helper.from_array(np.asarray(rows, order="C"), initializer.name))
+    for output in graph.output:
+        if output.name in (LOGITS, PROBABILITIES):
+            output.type.tensor_type.shape.dim[1].dim_value = classes
+    graph.input[0].type.denotation = "IMAGE"  # what the metadata below says of images
+    graph.name = f"lwm_edge_{manifest.model_digest}"  # so that no engine cache serves the old model
+    model.doc_string = manifest.description or ""
+    helper.set_model_props(model, metadata(manifest))
+
+
+def metadata(manifest: Manifest) -> dict[str, str]:
+    """Returns what an ONNX file says of its model: for lwm-edge, and by the conventions of others.
+
+    Conventions: https://onnx.ai/onnx/repo-docs/MetadataProps.html for images,
+    https://onnx.ai/onnx/repo-docs/IR.html for author and licence, and `names` as readers of Ultralytics'
+    files expect it, a Python dictionary from class_index to name.
+    """
+    given = {"model_author": manifest.author, "model_license": manifest.license}
+    return {
+        **names_metadata(manifest.class_names),
+        PREPROCESSING_KEY: manifest.preprocessing.model_dump_json(),
+        DIGEST_KEY: manifest.model_digest,
+        "activation": manifest.activation,
+        "architecture": manifest.architecture,
+        "input": "RGB uint8; resize the short side to resize_size, cut out the centre of image_size",
+        "Image.BitmapPixelFormat": "Rgb8",
+        "Image.ColorSpaceGamma": "SRGB",
+        "Image.NominalPixelRange": "NominalRange_0_255",
+        **{key: text for key, text in given.items() if text},
+    }
+
+
+def names_metadata(class_names: Sequence[str]) -> dict[str, str]:
+    """Returns those entries of the metadata that grow with each class."""
+    return {
+        CLASS_NAMES_KEY: json.dumps(class_names, ensure_ascii=False),
+        "names": repr(dict(enumerate(class_names))),
+    }

@@ -1,0 +1,164 @@
+"""Lowers a traced graph to the form that every runtime reads: opset 17, IR version 8, no work on shapes.
+
+TensorRT 8.6 reads opset 17 and no sequences, ONNX Runtime 1.17 reads IR version 9 at most. The onnx package's
+own converter fails on these graphs, and few operators are concerned, so each is rewritten here; any other
+operator whose definition changed between the two opsets is refused. Definitions:
+https://onnx.ai/onnx/operators/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, defs, helper, numpy_helper
+
+from ... import __version__
+from ...errors import ExportError
+from .checks import IR_VERSION, OPSET
+
+_TRACED_OPSET = 18
+_PRODUCER = "lwm_edge"
+
+
+def lower(model: ModelProto) -> ModelProto:
+    """Returns a graph of opset 18, whose constants are folded, in the form that `checks` demands.
+
+    Raises:
+        ExportError: The graph has operators that nobody knows how to lower; all are named.
+    """
+    graph = model.graph
+    _split_at_once(graph)
+    _keep_the_batch_in_reshapes(graph)
+    refused = set()
+    for node in graph.node:
+        if node.op_type in _LOWERED:
+            _LOWERED[node.op_type](node, graph)
+        elif _changed_since(node.op_type):
+            refused.add(node.op_type)
+    if refused:
+        raise ExportError(
+            f"this network needs operators that opset {OPSET} defines otherwise: {', '.join(sorted(refused))}"
+        )
+    _remove_unused(graph)
+    _remove_remarks(model)
+    lowered = helper.make_model(
+        graph,
+        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        producer_name=_PRODUCER,
+        producer_version=__version__,
+    )
+    lowered.graph.name = _PRODUCER
+    return lowered
+
+
+def _changed_since(operator: str) -> bool:
+    return defs.get_schema(operator, _TRACED_OPSET).since_version > OPSET
+
+
+def _axes_as_attribute(node: NodeProto, graph: GraphProto) -> None:
+    """Lowers a reduction, whose axes are an input since opset 18."""
+    if len(node.input) > 1:
+        axes = _constant(graph, node.input[1])
+        node.attribute.append(helper.make_attribute("axes", [int(axis) for axis in axes]))
+        del node.input[1:]
+    _remove_attribute(node, "noop_with_empty_axes")
+
+
+def _without_output_count(node: NodeProto, graph: GraphProto) -> None:
+    """Lowers a split into equal parts, whose number is an attribute since opset 18."""
+    _remove_attribute(node, "num_outputs")
+
+
+def _as_before(node: NodeProto, graph: GraphProto) -> None:
+    """Leaves a padding as it is, which takes axes as one more input since opset 18."""
+    if len(node.input) > 3:
+        raise ExportError(f"{node.name} pads some axes only, which opset {OPSET} does not know")
+
+
+_LOWERED: dict[str, Callable[[NodeProto, GraphProto], None]] = {
+    "ReduceMean": _axes_as_attribute,
+    "ReduceMax": _axes_as_attribute,
+    "Split": _without_output_count,
+    "Pad": _as_before,
+}
+
+
+def _split_at_once(graph: GraphProto) -> None:
+    """Replaces each split into a sequence, and the nodes that take its parts, by a split with outputs."""
+    for split in [node for node in graph.node if node.op_type == "SplitToSequence"]:
+        parts = [node for node in graph.node if split.output[0] in node.input]
+        lengths = _constant(graph, split.input[1]) if len(split.input) > 1 else np.array(1)
+        if any(node.op_type != "SequenceAt" for node in parts) or lengths.ndim != 0:
+            raise ExportError(f"{split.name} splits maps in a way that opset {OPSET} does not know")
+        by_index = {int(_constant(graph, node.input[1])): node for node in parts}
+        outputs = [by_index[n].output[0] if n in by_index else "" for n in range(max(by_index) + 1)]
+        axis = next(a.i for a in split.attribute if a.name == "axis")
+        name = f"{split.output[0]}_lengths"
+        lengths_of_parts = np.full(len(outputs), int(lengths), np.int64)
+        graph.initializer.append(numpy_helper.from_array(lengths_of_parts, name))
+        replacement = helper.make_node("Split", [split.input[0], name], outputs, split.name, axis=axis)
+        split.CopyFrom(replacement)
+        for node in parts:
+            graph.node.remove(node)
+
+
+def _keep_the_batch_in_reshapes(graph: GraphProto) -> None:
+    """Gives reshapes a constant shape in which 0 stands for the batch, so that no node works on shapes."""
+    made_by = {output: node for node in graph.node for output in node.output}
+    for node in [node for node in graph.node if node.op_type == "Reshape"]:
+        source = made_by.get(node.input[1])
+        if source is None or source.op_type != "Concat":
+            continue
+        batch, *sizes = source.input
+        if made_by[batch].op_type != "Shape" or any(name in made_by for name in sizes):
+            raise ExportError(f"{node.name} has a shape that depends on more than the batch")
+        shape = np.concatenate([[0], *(_constant(graph, name) for name in sizes)]).astype(np.int64)
+        name = f"{node.output[0]}_shape"
+        graph.initializer.append(numpy_helper.from_array(shape, name))
+        node.input[1] = name
+        _remove_attribute(node, "allowzero")
+
+
+def _constant(graph: GraphProto, name: str) -> NDArray[np.int64]:
+    for tensor in graph.initializer:
+        if tensor.name == name:
+            return numpy_helper.to_array(tensor)
+    raise ExportError(f"{name} is computed, where opset {OPSET} needs a constant")
+
+
+def _remove_attribute(node: NodeProto, name: str) -> None:
+    kept = [attribute for attribute in node.attribute if attribute.name != name]
+    node.ClearField("attribute")
+    node.attribute.extend(kept)
+
+
+def _remove_unused(graph: GraphProto) -> None:
+    """Removes nodes and initialisers that no output depends on."""
+    used = {output.name for output in graph.output}
+    nodes = []
+    for node in reversed(graph.node):  # in the order of the graph, no node comes before its inputs
+        if used.intersection(node.output):
+            used.update(node.input)
+            nodes.append(node)
+    initializers = [tensor for tensor in graph.initializer if tensor.name in used]
+    nodes = [NodeProto.FromString(node.SerializeToString()) for node in reversed(nodes)]
+    initializers = [tensor.FromString(tensor.SerializeToString()) for tensor in initializers]
+    graph.ClearField("node")
+    graph.ClearField("initializer")
+    graph.node.extend(nodes)
+    graph.initializer.extend(initializers)
+
+
+def _remove_remarks(model: ModelProto) -> None:
+    """Removes what the exporter notes about the vendor's source code, and shapes that become outdated."""
+    graph = model.graph
+    graph.ClearField("value_info")
+    for item in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+    for node in graph.node:
+        for name in ("domain", "overload"):
+            node.ClearField(name)

@@ -1,0 +1,160 @@
+"""Compares an ONNX file with the network through ONNX Runtime, from pixels, before anybody may use it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import ParityError
+from ...photos.reading import Pixels
+from ...records import Report
+from ..bundle import Arrays
+from ..classifier import Classifier
+from ..cost import Cost, network_cost
+from ..manifest import Manifest
+from .checks import check_cost
+from .graph import fill_graph, read_graph
+
+if TYPE_CHECKING:
+    from ..network import Network
+
+PARITY_BATCH_SIZES = (1, 2, 5)
+_PARITY_TOLERANCE = 1e-4
+
+
+class ParityReport(Report):
+    """Compares the ONNX file with the network, from pixels, through ONNX Runtime.
+
+    Attributes:
+        batch_sizes: Batch sizes that were compared.
+        largest_difference: Largest difference of two logits.
+        tolerance: Allowed difference: 1e-4 x max(1, largest |logit|).
+        real_photos: Whether photos were compared, or generated pictures because none were at hand.
+    """
+
+    batch_sizes: tuple[int, ...]
+    largest_difference: float
+    tolerance: float
+    real_photos: bool
+
+
+def generated_images(image_size: int) -> Pixels:
+    """Draws five pictures of colour gradients with noise, for want of photos [5, H, W, 3] uint8."""
+    generator = np.random.default_rng(0)
+    corners = generator.integers(0, 256, (5, 2, 2, 3)).astype(np.float64)
+    ramp = np.linspace(0, 1, image_size)
+    across = np.stack([1 - ramp, ramp])
+    gradients = np.einsum("nijc,ih,jw->nhwc", corners, across, across)
+    noisy: NDArray[np.float64] = gradients + generator.normal(0, 20, gradients.shape)
+    return noisy.clip(0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class ParityProbe:
+    """Holds pictures and what the network makes of them.
+
+    Attributes:
+        images: Pictures [B, H, W, 3] uint8; repeated if fewer than 5.
+        logits: Logits of the network [B, classes] float32.
+        real_photos: Whether the pictures are photos, not generated.
+        cost: What the network takes for one of them.
+    """
+
+    images: Pixels
+    logits: NDArray[np.float32]
+    real_photos: bool
+    cost: Cost
+
+
+def parity_probe(network: Network, photos: Pixels | None = None) -> ParityProbe:
+    """Runs the network on photos [B, H, W, 3] uint8, or on generated pictures if there are none."""
+    import torch
+
+    images = generated_images(network.preprocessing.image_size) if photos is None else photos
+    device = network.head.weight.device
+    with torch.no_grad():
+        logits = network(torch.from_numpy(images).to(device))[1].cpu().numpy()
+    return ParityProbe(images, logits, photos is not None, network_cost(network))
+
+
+def head_inputs_of_probe(network: Network) -> NDArray[np.float32]:
+    """Computes what the head reads of the generated pictures [5, d], as a bundle keeps it."""
+    import torch
+
+    images = torch.from_numpy(generated_images(network.preprocessing.image_size))
+    with torch.no_grad():
+        pooled = network.activations(images.to(network.head.weight.device)).pooled()
+    return pooled.cpu().numpy()
+
+
+def verified_file(arrays: Arrays, manifest: Manifest, probe: ParityProbe) -> tuple[bytes, ParityReport]:
+    """Makes a bundle's ONNX file and compares it with the network, if it is safe to run.
+
+    Args:
+        arrays: Tensors of the bundle.
+        manifest: Manifest of the bundle.
+        probe: Images, and the logits that the file must compute from them.
+
+    Returns:
+        Content of the file, and the comparison.
+
+    Raises:
+        ExportError: The graph is not of the form that lwm-edge exports, takes much more than its
+            architecture, or does not fit the tensors.
+        ParityError: The file computes something else than the network.
+    """
+    check_cost(read_graph(arrays), probe.cost)
+    onnx_file = fill_graph(arrays, manifest)
+    return onnx_file, check_parity(onnx_file, probe)
+
+
+def check_parity(onnx_file: bytes, probe: ParityProbe) -> ParityReport:
+    """Compares the ONNX file with the network from pixels, at batch sizes 1, 2 and 5.
+
+    Args:
+        onnx_file: Content of the file.
+        probe: Images, and the logits that the file must compute from them.
+
+    Raises:
+        ParityError: A logit differs by more than 1e-4 x max(1, largest |logit|), or the best class differs
+            where the margin exceeds that.
+    """
+    classifier = Classifier(onnx_file)
+    largest = max(PARITY_BATCH_SIZES)
+    images = np.resize(probe.images, (largest, *probe.images.shape[1:]))
+    logits = np.resize(probe.logits, (largest, *probe.logits.shape[1:]))
+    differences, tolerances = [], []
+    for batch_size in PARITY_BATCH_SIZES:
+        expected = logits[:batch_size]
+        actual, _ = classifier.run(images[:batch_size])
+        tolerance = _PARITY_TOLERANCE * max(1.0, float(np.abs(expected).max()))
+        _compare(actual, expected, tolerance, batch_size)
+        differences.append(float(np.abs(actual - expected).max()))
+        tolerances.append(tolerance)
+    return ParityReport(
+        batch_sizes=PARITY_BATCH_SIZES,
+        largest_difference=max(differences),
+        tolerance=max(tolerances),
+        real_photos=probe.real_photos,
+    )
+
+
+def _compare(
+    actual: NDArray[np.float32], expected: NDArray[np.float32], tolerance: float, batch_size: int
+) -> None:
+    if actual.shape != expected.shape:
+        raise ParityError(f"the ONNX file gives {actual.shape[1]} classes, the network {expected.shape[1]}")
+    difference = float(np.abs(actual - expected).max())
+    ranked = np.sort(expected, axis=1)
+    clear = (
+        ranked[:, -1] - ranked[:, -2] > tolerance if expected.shape[1] > 1 else np.zeros(len(expected), bool)
+    )
+    wrong = (actual.argmax(1) != expected.argmax(1)) & clear
+    if not difference <= tolerance or wrong.any():
+        raise ParityError(
+            f"the ONNX file differs from the network by {difference:.3g} in a logit (at batch size "
+            f"{batch_size}; {tolerance:.3g} is allowed); nothing was changed"
+        )

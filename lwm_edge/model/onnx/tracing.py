@@ -1,0 +1,104 @@
+"""Traces a network's graph with torch's exporter, which runs once, at the vendor's.
+
+The bundle keeps the graph without weights; on the device `graph.fill_graph` puts the bundle's tensors into
+it.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
+
+import torch
+from onnx import ModelProto, TensorProto, helper
+from torch import Tensor, nn
+
+from ...errors import ExportError, first_line
+from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES
+from ..levels import Activations
+from ..manifest import Activation
+from ..network import Network
+from .lowering import lower
+
+_TRACED_OPSET = 18  # the lowest that torch's exporter writes
+
+
+class _Exported(nn.Module):
+    """Computes what the file computes: the network, its head cut to the classes in use."""
+
+    def __init__(self, network: Network, activation: Activation) -> None:
+        super().__init__()
+        weight, bias = network.head_tensors()
+        self.backbone = network.backbone
+        self.head = nn.Linear(weight.shape[1], len(weight))
+        self.head.load_state_dict({"weight": weight, "bias": bias})
+        self._run = network.run_normalised
+        self._normalise = network.normalise
+        self._probabilities = torch.sigmoid if activation == "sigmoid" else _softmax
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # Channels last in memory would be traced too, as gathers where a mean would do.
+        images = self._normalise(image).contiguous()
+        head_inputs = self._run(Activations(images)).pooled()
+        logits = self.head(head_inputs)
+        return logits, self._probabilities(logits), head_inputs
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    return logits.softmax(1)
+
+
+def trace_graph(network: Network, activation: Activation) -> bytes:
+    """Exports the network's graph without its weights, in the form that `checks` demands.
+
+    This needs torch's exporter (the `vendor` extra).
+
+    Raises:
+        ExportError: The exporter is missing or cannot export this network.
+    """
+    size = network.preprocessing.image_size
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # a batch of 1 would be exported as fixed
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")  # the exporter's own deprecations
+            program = torch.onnx.export(
+                _Exported(network, activation).eval(),
+                (example,),
+                dynamo=True,
+                optimize=False,  # folding would merge weights away from their names
+                opset_version=_TRACED_OPSET,
+                input_names=[INPUT],
+                output_names=[LOGITS, PROBABILITIES, HEAD_INPUTS],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+            assert program is not None
+            model = _with_constants_folded(program.model_proto, set(network.state_dict()))
+    except ImportError as error:
+        raise ExportError(
+            f"the ONNX exporter needs {error.name}; install it with: pip install 'lwm-edge[vendor]'"
+        ) from None
+    except Exception as error:
+        raise ExportError(f"torch cannot export this network to ONNX: {first_line(error)}") from error
+    content: bytes = lower(model).SerializeToString(deterministic=True)
+    return content
+
+
+def _with_constants_folded(model: ModelProto, weights: set[str]) -> ModelProto:
+    """Folds all that does not depend on images or weights, which stay as initialisers without data."""
+    from onnxscript.optimizer import optimize
+
+    graph = model.graph
+    kept = [tensor for tensor in graph.initializer if tensor.name in weights]
+    constants = [tensor for tensor in graph.initializer if tensor.name not in weights]
+    graph.ClearField("initializer")
+    graph.initializer.extend(constants)
+    for tensor in kept:  # as inputs, nobody knows their values, so nothing can be folded into them
+        graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    model = optimize(model)
+    del model.graph.input[1:]
+    for tensor in kept:
+        empty = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        model.graph.initializer.append(empty)
+    return model

@@ -1,0 +1,144 @@
+"""Turns a classifier's ONNX file into other forms: fixed shapes, half precision, eight-bit integers.
+
+The tools for precision are ONNX Runtime's own: https://onnxruntime.ai/docs/performance/model-optimizations/.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import GraphProto, ModelProto, load_model, load_model_from_string, numpy_helper
+
+from ...errors import ExportError, first_line
+from ...photos.reading import Pixels
+from ..bundle import BIAS, WEIGHT
+from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES
+
+UNUSED_BIAS = -1e4
+"""Bias of the outputs that a head at capacity has beyond its classes: probability 0 in half precision."""
+
+
+def with_static_batch(onnx_file: bytes, batch_size: int) -> bytes:
+    """Fixes the batch size of a file, for runtimes that plan better, or at all, with fixed shapes."""
+    model = load_model_from_string(onnx_file)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = batch_size
+    return _content(model)
+
+
+def with_fixed_head(onnx_file: bytes, capacity: int) -> bytes:
+    """Gives a file one output for each class that its bundle can hold, so that its shapes never change.
+
+    Outputs beyond the classes have weight 0 and the bias `UNUSED_BIAS`.
+    """
+    model = load_model_from_string(onnx_file)
+    graph = model.graph
+    for name, filling in ((WEIGHT, 0.0), (BIAS, UNUSED_BIAS)):
+        tensor = _initializer(graph, name)
+        rows = numpy_helper.to_array(tensor)
+        full = np.full((capacity, *rows.shape[1:]), filling, rows.dtype)
+        full[: len(rows)] = rows
+        tensor.CopyFrom(numpy_helper.from_array(full, name))
+    for output in graph.output:
+        if output.name in (LOGITS, PROBABILITIES):
+            output.type.tensor_type.shape.dim[1].dim_value = capacity
+    return _content(model)
+
+
+def in_half_precision(onnx_file: bytes) -> bytes:
+    """Stores and computes the backbone of a file in float16; inputs, outputs and head stay as they are."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = load_model_from_string(onnx_file)
+    with _quietly("float16"):
+        model = convert_float_to_float16(model, keep_io_types=True, node_block_list=_name_heads_nodes(model))
+    return _content(model)
+
+
+def in_eight_bits(onnx_file: bytes, images: Iterable[Pixels]) -> bytes:
+    """Quantises the convolutions of a file to 8-bit integers; the head stays in float32.
+
+    The quantisation is static and symmetric, by channel for weights, and written as pairs of QuantizeLinear
+    and DequantizeLinear, which TensorRT reads too.
+
+    Args:
+        onnx_file: Content of the file in float32, with any batch size.
+        images: Images [H, W, 3] uint8 like those that the file will see, to find the range of each layer.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._images = iter(images)
+
+        def get_next(self) -> dict[str, Pixels] | None:
+            image = next(self._images, None)
+            return None if image is None else {INPUT: image[None]}
+
+    model = load_model_from_string(onnx_file)
+    kept = _name_heads_nodes(model)
+    with tempfile.TemporaryDirectory() as folder, _quietly("int8"):
+        named, folded, quantized = (Path(folder, f"{name}.onnx") for name in ("named", "folded", "quantized"))
+        named.write_bytes(_content(model))
+        quant_pre_process(named, folded, skip_symbolic_shape=True)  # folds BatchNormalization
+        quantize_static(
+            folded,
+            quantized,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv"],
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=kept,
+            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+        )
+        made = load_model(quantized)
+    made.graph.name = model.graph.name
+    del made.metadata_props[:]
+    made.metadata_props.extend(model.metadata_props)
+    return _content(made)
+
+
+@contextmanager
+def _quietly(form: str) -> Iterator[None]:
+    """Keeps a tool's remarks from the terminal, and turns its errors into an ExportError."""
+    level = logging.root.manager.disable
+    logging.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:
+        raise ExportError(f"ONNX Runtime cannot convert this model to {form}: {first_line(error)}") from error
+    finally:
+        logging.disable(level)
+
+
+def _name_heads_nodes(model: ModelProto) -> list[str]:
+    """Names the nodes behind what the head reads; returns their names."""
+    behind = {HEAD_INPUTS}
+    names = []
+    for number, node in enumerate(model.graph.node):
+        node.name = node.name or f"node_{number}"
+        if behind.intersection(node.input):
+            behind.update(node.output)
+            names.append(node.name)
+    return names
+
+
+def _initializer(graph: GraphProto, name: str) -> Any:
+    return next(tensor for tensor in graph.initializer if tensor.name == name)
+
+
+def _content(model: ModelProto) -> bytes:
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content

@@ -1,0 +1,197 @@
+"""A base's graph is untrusted: whatever lwm-edge cannot have exported is refused before anything runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto, TensorProto, helper, load_model_from_string, numpy_helper
+
+from lwm_edge.demo import BASE_BUNDLE
+from lwm_edge.errors import ExportError
+from lwm_edge.model.bundle import ONNX_GRAPH, open_bundle
+from lwm_edge.model.cost import network_cost
+from lwm_edge.model.loading import load_network
+from lwm_edge.model.onnx.checks import check_cost, graph_cost
+from lwm_edge.model.onnx.graph import fill_graph, read_graph
+from lwm_edge.model.onnx.parity import parity_probe, verified_file
+from tests.support.hostile import memory_bound, no_hang, published
+
+BUNDLE = open_bundle(BASE_BUNDLE)
+Change = Callable[[ModelProto], object]
+
+
+def changed(change: Change) -> dict[str, np.ndarray]:
+    arrays = BUNDLE.arrays()
+    model = load_model_from_string(arrays[ONNX_GRAPH].tobytes())
+    change(model)
+    return {**arrays, ONNX_GRAPH: np.frombuffer(model.SerializeToString(), np.uint8)}
+
+
+def add_node(*given: object, **attributes: Any) -> Change:
+    """Puts a node between the last map and the rest, and gives its output to what read the map."""
+
+    def change(model: ModelProto) -> None:
+        operator, *inputs = given
+        mean = next(i for i, node in enumerate(model.graph.node) if node.op_type == "ReduceMean")
+        source = model.graph.node[mean].input[0]
+        node = helper.make_node(str(operator), [source, *map(str, inputs)], ["added"], "added", **attributes)
+        model.graph.node[mean].input[0] = "added"
+        model.graph.node.insert(mean, node)
+
+    return change
+
+
+def constant(name: str, array: np.ndarray) -> Change:
+    return lambda model: model.graph.initializer.append(numpy_helper.from_array(array, name))
+
+
+def both(*changes: Change) -> Change:
+    return lambda model: [change(model) for change in changes]
+
+
+def nested_functions(model: ModelProto) -> None:
+    """Makes thirty functions, each of which calls the one before it twice: a billion calls."""
+    for level in range(30):
+        name, calls = f"f{level}", f"f{level - 1}" if level else "Relu"
+        domain = "x" if level else ""
+        nodes = [
+            helper.make_node(calls, ["a"], ["b"], domain=domain),
+            helper.make_node(calls, ["b"], ["c"], domain=domain),
+        ]
+        model.functions.append(
+            helper.make_function("x", name, ["a"], ["c"], nodes, [helper.make_opsetid("", 17)])
+        )
+    model.opset_import.append(helper.make_opsetid("x", 1))
+    add_node("f29")(model)
+    next(node for node in model.graph.node if node.name == "added").domain = "x"
+
+
+def elsewhere(model: ModelProto) -> None:
+    model.graph.initializer[0].data_location = TensorProto.EXTERNAL
+
+
+BODY = helper.make_graph([], "body", [], [])
+REFUSED: dict[str, tuple[Change, str]] = {
+    "thirty nested functions": (nested_functions, "functions of its own"),
+    "a loop": (add_node("Loop", body=BODY), "no classifier needs: 'Loop'"),
+    "a graph in an attribute": (add_node("Relu", body=BODY), "loops, branches"),
+    "an operator of another domain": (add_node("Relu", domain="com.evil"), "no classifier needs"),
+    "a shape of 6.7 GB": (
+        both(add_node("ConstantOfShape")), "no classifier needs: 'ConstantOfShape'"
+    ),
+    "a tensor that is not the network's": (
+        both(constant("big", np.ones((64, 64), np.float32)), add_node("Add", "big")), "'big', none of the"
+    ),
+    "many small tensors": (
+        both(
+            *(constant(f"c{n}", np.ones(200, np.float32)) for n in range(400)),
+            *(add_node("Add", f"c{n}") for n in range(400)),
+        ),
+        "constants take more",
+    ),
+    "a tensor that nothing reads": (constant("hidden", np.ones(4, np.float32)), "no node reads"),
+    "two tensors of one name": (
+        lambda model: model.graph.initializer.append(model.graph.initializer[0]), "have one name"
+    ),
+    "a tensor in another file": (elsewhere, "from other files"),
+    "data in an attribute": (add_node("Relu", x=list(range(1000))), "data in attributes"),
+    "a tensor in an attribute": (
+        add_node("Relu", x=numpy_helper.from_array(np.ones(9, np.float32))), "data in attributes"
+    ),
+    "text in a node": (lambda model: setattr(model.graph.node[3], "name", "x" * 5000), "nodes of more than"),
+    "a remark": (lambda model: setattr(model.graph, "doc_string", "pixels"), "carries remarks"),
+    "a remark of a node": (
+        lambda model: model.graph.node[5].metadata_props.add(key="k", value="v"), "carries remarks"
+    ),
+    "an unknown field": (lambda model: model.MergeFromString(b"\xfa\x3f\x06pixels"), "does not define"),
+    "another opset": (lambda model: setattr(model.opset_import[0], "version", 18), "not 17 and 8"),
+    "another IR version": (lambda model: setattr(model, "ir_version", 10), "not 17 and 8"),
+    "a second input": (lambda model: model.graph.input.append(model.graph.input[0]), "inputs are not"),
+    "no head inputs": (lambda model: model.graph.output.pop(), "outputs are not"),
+    "work on uint8": (
+        lambda model: model.graph.node.append(helper.make_node("Transpose", ["image"], ["x"])), "one Cast"
+    ),
+    "too many nodes": (
+        lambda model: model.graph.node.extend([helper.make_node("Relu", ["x"], ["y"])] * 20_000), "20000 are"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_graph_of_another_form_is_refused_at_once(kind: str) -> None:
+    change, words = REFUSED[kind]
+    arrays = changed(change)
+    with no_hang(), memory_bound(256 * 2**20), pytest.raises(ExportError) as refused:
+        read_graph(arrays)
+    assert words in "\n".join(refused.value.problems)
+    with pytest.raises(ExportError):
+        fill_graph(arrays, BUNDLE.manifest)
+
+
+def many_times(count: int) -> Change:
+    """Runs the last block's 64 x 64 convolution again and again."""
+    return both(
+        *(add_node("Conv", "backbone.stage3.2.conv2.weight", pads=[1, 1, 1, 1]) for _ in range(count))
+    )
+
+
+EXPENSIVE: dict[str, tuple[Change, str]] = {
+    "a convolution repeated": (many_times(500), "operations an image"),
+    "padding to large maps": (
+        both(constant("pads", np.array([0, 0, 0, 0, 0, 0, 4000, 4000])), add_node("Pad", "pads")),
+        "operations an image",
+    ),
+    "a pile of cheap nodes": (both(*(add_node("Relu") for _ in range(800))), "elements an image"),
+}
+
+
+@pytest.mark.parametrize("kind", EXPENSIVE)
+def test_a_graph_that_takes_much_more_than_its_architecture_is_never_run(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, words = EXPENSIVE[kind]
+    arrays, network = changed(unique(change)), load_network(BUNDLE)
+    monkeypatch.setattr("lwm_edge.model.onnx.parity.check_parity", lambda *_: pytest.fail("it was run"))
+    probe = parity_probe(network)
+    with no_hang(), memory_bound(256 * 2**20), pytest.raises(ExportError, match=words):
+        verified_file(arrays, BUNDLE.manifest, probe)
+
+
+def unique(change: Change) -> Change:
+    """Gives the added nodes names and outputs of their own."""
+
+    def renamed(model: ModelProto) -> None:
+        change(model)
+        added = [node for node in model.graph.node if node.name == "added"]
+        for number, node in enumerate(added):  # the one added last reads the map
+            node.output[0] = f"added{number}"
+            if number:
+                node.input[0] = f"added{number - 1}"
+        mean = next(node for node in model.graph.node if node.op_type == "ReduceMean")
+        mean.input[0] = f"added{len(added) - 1}"
+
+    return renamed
+
+
+def test_the_page_counts_these_graphs() -> None:
+    assert published(f"| a graph of a form that lwm-edge does not export | {len(REFUSED)} | nothing |")
+    too_much = "a graph that takes more than four times what its architecture takes"
+    assert published(f"| {too_much} | {len(EXPENSIVE)} | nothing |")
+
+
+def test_shapes_that_cannot_be_known_are_refused() -> None:
+    def wrong(model: ModelProto) -> None:
+        node = next(node for node in model.graph.node if node.op_type == "Transpose")
+        node.attribute[0].ints[:] = [0, 3, 1]
+
+    with pytest.raises(ExportError, match="not sound"):
+        check_cost(read_graph(changed(wrong)), network_cost(load_network(BUNDLE)))
+
+
+def test_the_cost_is_the_networks_own() -> None:
+    network, graph = network_cost(load_network(BUNDLE)), graph_cost(read_graph(BUNDLE.arrays()))
+    assert abs(graph.operations / network.operations - 1) < 0.05
+    assert 1 < graph.elements / network.elements < 1.5

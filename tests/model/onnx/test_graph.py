@@ -1,0 +1,242 @@
+"""The exported file: its form for every architecture, what it says of itself, what it computes."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import ModelProto
+
+from lwm_edge import Classifier, export_onnx
+from lwm_edge.demo import BASE_BUNDLE
+from lwm_edge.errors import ExportError, ParityError
+from lwm_edge.home.home import Home
+from lwm_edge.model.bundle import ONNX_GRAPH, open_bundle
+from lwm_edge.model.cost import network_cost
+from lwm_edge.model.loading import load_network, network_arrays
+from lwm_edge.model.network import Network
+from lwm_edge.model.onnx.checks import graph_cost
+from lwm_edge.model.onnx.graph import fill_graph, metadata, read_graph
+from lwm_edge.model.onnx.parity import check_parity, generated_images, head_inputs_of_probe, parity_probe
+from lwm_edge.model.onnx.tracing import trace_graph
+from tests.support.networks import ARCHITECTURES, fresh_network, manifest_of, network_with_levels
+from tests.support.samples import photo_set
+
+# What TensorRT 8.6 can parse of opset 17, in float32: the column "Supported" of
+# https://github.com/onnx/onnx-tensorrt/blob/release/8.4-GA/docs/operators.md; 8.5 and 8.6 only added to it.
+TENSORRT = {
+    *("Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv", "Div", "Gemm"),
+    *("MaxPool", "Mul", "ReduceMean", "Relu", "Reshape", "Sigmoid", "Softmax", "Split", "Sub"),
+    "Transpose",
+}
+
+
+@pytest.fixture(scope="module")
+def onnx_file() -> bytes:
+    bundle = open_bundle(BASE_BUNDLE)
+    return fill_graph(bundle.arrays(), bundle.manifest)
+
+
+def shape(value: onnx.ValueInfoProto) -> list[str | int]:
+    return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+
+
+def test_inputs_and_outputs(onnx_file: bytes) -> None:
+    model = onnx.load_model_from_string(onnx_file)
+    (image,) = model.graph.input
+    assert (image.name, image.type.tensor_type.elem_type) == ("image", onnx.TensorProto.UINT8)
+    assert shape(image) == ["batch", 28, 28, 3]
+    assert {o.name: shape(o) for o in model.graph.output} == {
+        "logits": ["batch", 6],
+        "probabilities": ["batch", 6],
+        "head_inputs": ["batch", 496],
+    }
+
+
+def test_metadata(onnx_file: bytes) -> None:
+    model, manifest = onnx.load_model_from_string(onnx_file), open_bundle(BASE_BUNDLE).manifest
+    said = {p.key: p.value for p in model.metadata_props}
+    assert json.loads(said["class_names"]) == list(manifest.class_names)
+    assert ast.literal_eval(said["names"]) == dict(enumerate(manifest.class_names))
+    assert said["model_digest"] == manifest.model_digest and manifest.model_digest in model.graph.name
+    assert said["activation"] == "sigmoid"
+    image = {
+        key: said[f"Image.{key}"] for key in ("BitmapPixelFormat", "ColorSpaceGamma", "NominalPixelRange")
+    }
+    assert list(image.values()) == ["Rgb8", "SRGB", "NominalRange_0_255"]
+    assert model.graph.input[0].type.denotation == "IMAGE"  # what these keys are about
+    assert model.producer_name == "lwm_edge" and not model.doc_string
+    assert "model_author" not in said and "model_license" not in said
+
+
+def test_author_licence_and_description_are_the_vendors(onnx_file: bytes) -> None:
+    bundle = open_bundle(BASE_BUNDLE)
+    words = {"author": "Zoë & Co", "license": "MIT", "description": "Clothes, 28 pixels."}
+    manifest = bundle.manifest.model_copy(update=words)
+    said = metadata(manifest)
+    assert (said["model_author"], said["model_license"]) == ("Zoë & Co", "MIT")
+    model = onnx.load_model_from_string(fill_graph(bundle.arrays(), manifest))
+    assert model.doc_string == "Clothes, 28 pixels."
+
+
+def test_nothing_of_the_vendors_source_code_is_in_it(onnx_file: bytes) -> None:
+    assert b".py" not in onnx_file and b"stack_trace" not in onnx_file
+    graph = onnx.load_model_from_string(onnx_file).graph
+    parts: list[Any] = [graph, *graph.node, *graph.initializer, *graph.input, *graph.output]
+    assert not any(part.metadata_props or part.doc_string for part in parts)
+
+
+def test_the_graph_in_the_bundle_has_no_weights() -> None:
+    bundle = open_bundle(BASE_BUNDLE)
+    weights = sum(a.nbytes for n, a in bundle.arrays().items() if n != ONNX_GRAPH)
+    assert bundle.arrays(ONNX_GRAPH)[ONNX_GRAPH].nbytes < weights / 50
+
+
+def test_the_same_bundle_gives_the_same_bytes(onnx_file: bytes) -> None:
+    bundle = open_bundle(BASE_BUNDLE)
+    assert fill_graph(bundle.arrays(), bundle.manifest) == onnx_file
+
+
+def test_parity_on_photos_at_every_batch_size(onnx_file: bytes) -> None:
+    network = load_network(open_bundle(BASE_BUNDLE))
+    report = check_parity(onnx_file, parity_probe(network, photo_set("base", count=1).load(range(6))))
+    assert report.batch_sizes == (1, 2, 5)
+    assert report.largest_difference <= report.tolerance
+
+
+def test_the_probe_in_a_bundle_is_what_the_file_gives_for_the_generated_images(onnx_file: bytes) -> None:
+    bundle = open_bundle(BASE_BUNDLE)
+    probe = bundle.arrays("probe.head_inputs")["probe.head_inputs"]
+    np.testing.assert_allclose(head_inputs_of_probe(load_network(bundle)), probe, atol=1e-5)
+    session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
+    (given,) = session.run(["head_inputs"], {"image": generated_images(28)})
+    np.testing.assert_allclose(given, probe, atol=1e-4)
+
+
+def test_a_changed_weight_breaks_parity(onnx_file: bytes) -> None:
+    network = load_network(open_bundle(BASE_BUNDLE)).student(trains=False)
+    with torch.no_grad():
+        network.head.bias[2] += 0.1
+    with pytest.raises(ParityError, match=r"differs from the network by 0\.1"):
+        check_parity(onnx_file, parity_probe(network))
+
+
+def test_another_number_of_classes_breaks_parity(onnx_file: bytes) -> None:
+    network = load_network(open_bundle(BASE_BUNDLE)).student(trains=False)
+    network.add_classes(1, torch.Generator())
+    with pytest.raises(ParityError, match="6 classes, the network 7"):
+        check_parity(onnx_file, parity_probe(network))
+
+
+@pytest.mark.parametrize("graph", [b"", b"garbage" * 10])
+def test_a_damaged_graph(graph: bytes) -> None:
+    bundle = open_bundle(BASE_BUNDLE)
+    arrays = {**bundle.arrays(), ONNX_GRAPH: np.frombuffer(graph, np.uint8)}
+    with pytest.raises(ExportError):
+        fill_graph(arrays, bundle.manifest)
+
+
+# Every architecture
+
+
+def exported(network: Network, name: str, activation: str = "sigmoid") -> tuple[ModelProto, bytes]:
+    """Traces a network of three classes, then lets it know five."""
+    graph = trace_graph(network, activation)  # type: ignore[arg-type]
+    network.add_classes(2, torch.Generator().manual_seed(0))
+    manifest = manifest_of(name, network.levels).model_copy(
+        update={"activation": activation, "class_names": tuple("abcde")}
+    )
+    arrays = {**network_arrays(network), ONNX_GRAPH: np.frombuffer(graph, np.uint8)}
+    return read_graph(arrays), fill_graph(arrays, manifest)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_family_exports_in_the_form_that_runtimes_read_and_grows(name: str, tmp_path: Path) -> None:
+    network = fresh_network(name)
+    disturb_normalisation(network)
+    graph, content = exported(network, name)
+    assert (graph.ir_version, [(o.domain, o.version) for o in graph.opset_import]) == (8, [("", 17)])
+    assert {node.op_type for node in graph.graph.node} <= TENSORRT
+    first = graph.graph.node[0]
+    assert first.op_type == "Cast" and list(first.input) == ["image"]
+    assert bias_of_zeros(graph) == []
+    assert normalisations_left(content, tmp_path) == 0
+    network_takes, graph_takes = network_cost(network), graph_cost(graph)
+    assert 0.7 < graph_takes.operations / network_takes.operations < 1.5
+    assert 0.5 < graph_takes.elements / network_takes.elements < 2.5
+    report = check_parity(content, parity_probe(network))
+    assert report.largest_difference <= report.tolerance
+    logits, probabilities = Classifier(content).run(generated_images(64))
+    assert logits.shape == (5, 5)
+    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-logits)), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_softmax_and_levels_export_in_the_same_form() -> None:
+    network = network_with_levels()
+    graph, content = exported(network, "small_resnet20", "softmax")
+    assert {node.op_type for node in graph.graph.node} <= TENSORRT
+    assert check_parity(content, parity_probe(network)).largest_difference < 1e-4
+    _, probabilities = Classifier(content).run(generated_images(64))
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+
+
+def disturb_normalisation(network: Network) -> None:
+    """Moves BatchNormalization from its start, at which it does almost nothing."""
+    generator = torch.Generator().manual_seed(3)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean += 0.1 * torch.randn(module.running_mean.shape, generator=generator)
+            module.running_var *= 1 + torch.rand(module.running_var.shape, generator=generator)
+
+
+def bias_of_zeros(model: ModelProto) -> list[str]:
+    """Names the convolutions whose bias is not one of the network's."""
+    weights = {tensor.name for tensor in model.graph.initializer if not tensor.raw_data}
+    return [n.name for n in model.graph.node if n.op_type == "Conv" and not weights.issuperset(n.input[1:])]
+
+
+def normalisations_left(content: bytes, folder: Path) -> int:
+    """Counts the nodes of BatchNormalization in what ONNX Runtime makes of a file when it loads it."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    nodes = onnx.load_model(folder / "optimised.onnx").graph.node
+    return sum(node.op_type == "BatchNormalization" for node in nodes)
+
+
+# Export
+
+
+def test_export_writes_the_homes_classifier(home: Home, tmp_path: Path) -> None:
+    report = export_onnx(home, tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx").read_bytes() == home.current().onnx.read_bytes()
+    assert report.onnx_bytes == (tmp_path / "out.onnx").stat().st_size
+
+
+def test_export_takes_a_bundle_file(tmp_path: Path, onnx_file: bytes) -> None:
+    export_onnx(BASE_BUNDLE, tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx").read_bytes() == onnx_file
+
+
+def test_a_foreign_onnx_file(tmp_path: Path, onnx_file: bytes) -> None:
+    model = onnx.load_model_from_string(onnx_file)
+    del model.metadata_props[:]
+    (tmp_path / "foreign.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ExportError, match="not exported by lwm-edge"):
+        Classifier(tmp_path / "foreign.onnx")
+    (tmp_path / "garbage.onnx").write_bytes(b"garbage")
+    with pytest.raises(ExportError, match="cannot be loaded"):
+        Classifier(tmp_path / "garbage.onnx")
+    with pytest.raises(ExportError, match="does not exist"):
+        Classifier(tmp_path / "none.onnx")

@@ -1,0 +1,170 @@
+"""Other forms of the exported file: what they compute, what they promise, and when they are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto
+
+from lwm_edge import Classifier, ExportConfig, export_onnx
+from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
+from lwm_edge.errors import ConfigError, ParityError, PhotosError
+from lwm_edge.model.bundle import open_bundle
+from lwm_edge.model.onnx import variants
+from lwm_edge.model.onnx.graph import fill_graph
+from lwm_edge.model.onnx.parity import generated_images
+from tests.support.folders import PhotoMaker
+
+PHOTOS = DEMO_DATA / "test" / "base"
+IMAGES = generated_images(28)
+
+
+@pytest.fixture(scope="module")
+def original() -> bytes:
+    bundle = open_bundle(BASE_BUNDLE)
+    return fill_graph(bundle.arrays(), bundle.manifest)
+
+
+def test_a_static_batch_has_fixed_shapes_and_takes_any_number_of_images(original: bytes) -> None:
+    static = variants.with_static_batch(original, 4)
+    session = onnxruntime.InferenceSession(static, providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == [4, 28, 28, 3]
+    assert {output.name: output.shape[0] for output in session.get_outputs()} == {
+        "logits": 4, "probabilities": 4, "head_inputs": 4
+    }  # fmt: skip
+    for count in (1, 4, 5):
+        expected = Classifier(original).run(IMAGES[:count])
+        for given, wanted in zip(Classifier(static).run(IMAGES[:count]), expected, strict=True):
+            np.testing.assert_allclose(given, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_a_fixed_head_gives_nothing_to_classes_that_are_not_there(original: bytes, activation: str) -> None:
+    fixed = variants.with_fixed_head(original, 32)
+    if activation == "softmax":
+        model = onnx.load_model_from_string(fixed)
+        node = next(n for n in model.graph.node if n.op_type == "Sigmoid")
+        node.op_type = "Softmax"
+        fixed = model.SerializeToString()
+    session = onnxruntime.InferenceSession(fixed, providers=["CPUExecutionProvider"])
+    logits, probabilities = session.run(["logits", "probabilities"], {"image": IMAGES})
+    assert logits.shape == (5, 32) and (probabilities[:, 6:] == 0).all()
+    assert (logits[:, 6:] == -1e4).all() and np.isfinite(np.float16(logits)).all()
+    assert Classifier(fixed).run(IMAGES)[0].shape == (5, 6)  # as an app sees it
+    np.testing.assert_array_equal(Classifier(fixed).run(IMAGES)[0], Classifier(original).run(IMAGES)[0])
+
+
+def test_shapes_of_a_fixed_head_do_not_change_when_a_class_is_learnt(original: bytes) -> None:
+    bundle = open_bundle(BASE_BUNDLE)
+    names = (*bundle.manifest.class_names, "Bag")
+    grown = fill_graph(bundle.arrays(), bundle.manifest.model_copy(update={"class_names": names}))
+    shapes = [
+        [(i.name, list(i.dims)) for i in onnx.load_model_from_string(f).graph.initializer]
+        for f in (variants.with_fixed_head(original, 32), variants.with_fixed_head(grown, 32))
+    ]
+    assert shapes[0] == shapes[1]
+
+
+def types(content: bytes) -> dict[str, int]:
+    return {t.name: t.data_type for t in onnx.load_model_from_string(content).graph.initializer}
+
+
+def test_fp16_halves_the_backbone_and_leaves_head_inputs_and_outputs(original: bytes) -> None:
+    half = variants.in_half_precision(original)
+    assert types(half)["backbone.stem.0.weight"] == TensorProto.FLOAT16
+    assert types(half)["head.weight"] == TensorProto.FLOAT
+    assert len(half) < 0.6 * len(original)
+    session = onnxruntime.InferenceSession(half, providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].type == "tensor(uint8)"
+    assert {output.type for output in session.get_outputs()} == {"tensor(float)"}
+    difference = np.abs(Classifier(half).run(IMAGES)[0] - Classifier(original).run(IMAGES)[0]).max()
+    assert 0 < difference < 0.1
+
+
+def test_int8_is_symmetric_by_channel_and_leaves_the_head(original: bytes) -> None:
+    content = variants.in_eight_bits(original, iter(IMAGES))
+    model = onnx.load_model_from_string(content)
+    by_name = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    pairs = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert pairs and all((by_name[n.input[2]] == 0).all() for n in pairs)
+    assert {by_name[n.input[2]].dtype for n in pairs} == {np.dtype(np.int8)}
+    weights = [n for n in pairs if n.op_type == "DequantizeLinear" and n.input[0] in by_name]
+    assert len(weights) == 21 and all(by_name[n.input[1]].size > 1 for n in weights)
+    assert not any(node.op_type == "BatchNormalization" for node in model.graph.node)
+    (gemm,) = [node for node in model.graph.node if node.op_type == "Gemm"]
+    assert by_name[gemm.input[1]].dtype == np.float32
+    assert len(content) < 0.4 * len(original)
+    said = {p.key: p.value for p in model.metadata_props}
+    assert said == {p.key: p.value for p in onnx.load_model_from_string(original).metadata_props}
+    assert model.graph.name == onnx.load_model_from_string(original).graph.name
+
+
+@pytest.mark.parametrize(
+    ("settings", "least", "smaller"),
+    [
+        ({"precision": "fp16"}, 0.99, 0.6),
+        ({"precision": "int8"}, 0.97, 0.4),
+        ({"static_batch": 2, "fixed_head": True}, 1.0, 1.2),
+        ({"precision": "fp16", "static_batch": 3, "fixed_head": True}, 0.99, 0.7),
+    ],
+)
+def test_a_form_is_compared_on_photos_and_loads_as_a_classifier(
+    settings: dict, least: float, smaller: float, tmp_path: Path
+) -> None:
+    config = ExportConfig(photos=PHOTOS, **settings)
+    report = export_onnx(BASE_BUNDLE, tmp_path / "form.onnx", config).comparison
+    assert report is not None and report.least_agreement == least <= report.agreement
+    assert report.photos == (150 if settings.get("precision") == "int8" else 300)
+    assert report.accuracy is not None and report.original_accuracy is not None
+    assert abs(report.accuracy - report.original_accuracy) < 0.03 and report.accuracy > 0.9
+    assert report.onnx_bytes == (tmp_path / "form.onnx").stat().st_size
+    assert report.onnx_bytes < smaller * report.original_onnx_bytes
+    (prediction,) = Classifier(tmp_path / "form.onnx").classify([PHOTOS / "Trouser" / "000.png"], top_k=1)
+    assert prediction.class_names == ("Trouser",)
+
+
+def test_a_form_that_differs_too_often_is_not_written_unless_forced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(variants, "in_half_precision", wrong)
+    config = ExportConfig(precision="fp16", photos=PHOTOS)
+    with pytest.raises(
+        ParityError, match=r"% of 300 photos .* at least 99% are needed, so nothing was written"
+    ):
+        export_onnx(BASE_BUNDLE, tmp_path / "form.onnx", config)
+    assert not (tmp_path / "form.onnx").exists()
+    forced = config.model_copy(update={"force": True})
+    report = export_onnx(BASE_BUNDLE, tmp_path / "form.onnx", forced).comparison
+    assert report is not None and report.agreement < 0.5 and (tmp_path / "form.onnx").exists()
+
+
+def wrong(content: bytes) -> bytes:
+    """Lets a file favour one class whatever it sees."""
+    model = onnx.load_model_from_string(content)
+    bias = next(t for t in model.graph.initializer if t.name == "head.bias")
+    values = onnx.numpy_helper.to_array(bias).copy()
+    values[0] += 100
+    bias.CopyFrom(onnx.numpy_helper.from_array(values, "head.bias"))
+    return model.SerializeToString()
+
+
+def test_photos_of_unknown_classes_have_no_accuracy_and_few_photos_are_refused(
+    tmp_path: Path, make_photos: PhotoMaker
+) -> None:
+    config = ExportConfig(precision="fp16", photos=make_photos("Sneaker", count=5), force=True)
+    with pytest.raises(PhotosError, match="5 photos; 20 are needed"):
+        export_onnx(BASE_BUNDLE, tmp_path / "form.onnx", config)
+    assert not (tmp_path / "form.onnx").exists()
+    make_photos("Bag", "Shirt", count=12)
+    comparison = export_onnx(BASE_BUNDLE, tmp_path / "form.onnx", config).comparison
+    assert comparison is not None and comparison.accuracy is None
+
+
+def test_less_precision_without_photos_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot be used") as refused:
+        ExportConfig(precision="int8")
+    assert refused.value.problems == ("int8 needs photos to be compared on",)

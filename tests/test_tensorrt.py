@@ -1,0 +1,95 @@
+"""deploy/tensorrt.py, with a stand-in for trtexec: one engine a home, of its model, outside the home."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import onnxruntime
+import pytest
+
+from lwm_edge import remove_class
+from lwm_edge.demo import DEMO_DATA
+from lwm_edge.home.home import Home
+from tests.support.folders import state_of
+
+SCRIPT = Path(__file__).parents[1] / "deploy" / "tensorrt.py"
+STAND_IN = """#!/bin/sh
+for argument; do case $argument in
+  --onnx=*) onnx="${argument#--onnx=}";;
+  --saveEngine=*) engine="${argument#--saveEngine=}";;
+esac; done
+echo "$@" >>"$LOG"
+cp "$onnx" "$engine"
+[ -z "$BROKEN" ] || { echo "&&&& FAILED"; exit 1; }
+"""
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """Makes a folder for PATH with a trtexec that copies the ONNX file."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "trtexec").write_text(STAND_IN)
+    (tmp_path / "bin" / "trtexec").chmod(stat.S_IRWXU)
+    return tmp_path / "bin"
+
+
+def run(tools: Path | None, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = f"{tools}:{os.environ['PATH']}" if tools else os.environ["PATH"]
+    log = str((tools or Path("/nowhere")) / "log")
+    return subprocess.run(
+        [sys.executable, SCRIPT, *map(str, arguments)],
+        env={**os.environ, "PATH": path, "LOG": log, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_there_is_one_engine_and_it_is_of_the_current_model(home: Home, tools: Path, tmp_path: Path) -> None:
+    before = state_of(home.path)
+    engines = home.path.with_name(f"{home.path.name}.engines")
+    first = run(tools, home.path)
+    assert first.returncode == 0, first.stderr
+    engine = engines / f"{home.open_bundle().manifest.model_digest}.engine"
+    assert first.stdout.splitlines() == [str(engine)] and list(engines.iterdir()) == [engine]
+    session = onnxruntime.InferenceSession(engine.read_bytes(), providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == [1, 28, 28, 3]  # the stand-in's engine is the file it was given
+    assert state_of(home.path) == before
+    assert run(tools, home.path).returncode == 0 and len((tools / "log").read_text().splitlines()) == 1
+    (engines / "notes.engine").write_text("somebody else's")
+    remove_class(home, "Coat", shipped=True)
+    assert f"removed {engine}" in run(tools, home.path).stdout
+    now = engines / f"{home.open_bundle().manifest.model_digest}.engine"
+    assert set(engines.iterdir()) == {now, engines / "notes.engine"}
+
+
+@pytest.mark.slow
+def test_half_precision_is_compared_first(home: Home, tools: Path, tmp_path: Path) -> None:
+    refused = run(tools, home.path, "--fp16")
+    assert (refused.returncode, "fp16 needs photos" in refused.stderr) == (2, True)
+    photos = DEMO_DATA / "test" / "base"
+    built = run(tools, home.path, "--fp16", "--batch", 4, "--photos", photos, "--engines", tmp_path / "e")
+    assert built.returncode == 0, built.stderr
+    assert "--fp16" in (tools / "log").read_text() and len(list((tmp_path / "e").iterdir())) == 1
+
+
+def test_a_failed_build_leaves_nothing(home: Home, tools: Path) -> None:
+    failed = run(tools, home.path, BROKEN="1")
+    assert failed.returncode == 1 and "&&&& FAILED" in failed.stderr
+    assert list(home.path.with_name(f"{home.path.name}.engines").iterdir()) == []
+
+
+def test_engines_inside_the_home_are_refused(home: Home, tools: Path) -> None:
+    refused = run(tools, home.path, "--engines", home.path / "engines")
+    assert refused.returncode == 1 and "is inside the home" in refused.stderr
+    assert not (home.path / "engines").exists()
+
+
+def test_without_trtexec_it_says_how_to_get_it(home: Home) -> None:
+    found = run(None, home.path)
+    assert found.returncode == 1 and "it comes with JetPack" in found.stderr
