@@ -56,7 +56,6 @@ def main(
         chosen = base_config(
             architecture="efficientnet_lite0",
             epochs=base_epochs,
-            batch_size=32,
             seed=seed,
             held_back=0.0,
             **settings,

@@ -87,7 +87,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             onnx = Path(folder) / "classifier.onnx"
             form = lwm_edge.ExportConfig(
-                static_batch=given.batch, precision=given.precision, photos=given.photos
+                static_batch=given.batch,
+                precision=given.precision,
+                float_weights=given.precision == "int8",
+                photos=given.photos,
             )
             digest = lwm_edge.export_onnx(home, onnx, form).model_digest
             engine = engines / f"{digest}.engine"

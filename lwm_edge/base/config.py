@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from ..learning.config import Device
-from ..model.manifest import MAX_CAPACITY, Activation, Line, Paragraph, Permission
+from ..model.terms import MAX_CAPACITY, Activation, Line, Paragraph, Permission
 from ..records import Settings
 
 

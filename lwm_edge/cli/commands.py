@@ -376,6 +376,7 @@ def export_command(
     static_batch: Annotated[int | None, _export_option("static_batch")] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Store the backbone in half precision.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Quantise the backbone to 8-bit integers.")] = False,
+    float_weights: Annotated[bool, _export_option("float_weights")] = False,
     fixed_head: Annotated[bool, _export_option("fixed_head")] = False,
     photos: Annotated[Path | None, _export_option("photos", metavar="DIR")] = None,
     force: Annotated[bool, _export_option("force")] = False,
@@ -391,6 +392,7 @@ def export_command(
         raise ConfigError("a file is either of --fp16 or of --int8; give one of them")
     config = ExportConfig(
         precision="fp16" if fp16 else "int8" if int8 else "float32",
+        float_weights=float_weights,
         static_batch=static_batch,
         fixed_head=fixed_head,
         photos=photos,

@@ -19,6 +19,8 @@ class ExportConfig(Settings):
 
     precision: Literal["float32", "fp16", "int8"] = "float32"
     """Precision of the backbone: float32, fp16 or int8; the last two are compared on photos."""
+    float_weights: bool = False
+    """Whether int8 keeps its weights in float32, quantised when the file loads, as TensorRT needs it."""
     static_batch: int | None = Field(default=None, ge=1, le=256)
     """Number of images in every batch; unless set, any number."""
     fixed_head: bool = False
@@ -29,9 +31,11 @@ class ExportConfig(Settings):
     """Whether to write a form even if it differs from the classifier on too many of the photos."""
 
     @model_validator(mode="after")
-    def _photos_are_there(self) -> ExportConfig:
+    def _parts_fit(self) -> ExportConfig:
         if self.precision != "float32" and not self.photos:
             raise ValueError(f"{self.precision} needs photos to be compared on")
+        if self.float_weights and self.precision != "int8":
+            raise ValueError("float_weights are a form of int8, so give that as well")
         return self
 
     @property

@@ -95,7 +95,7 @@ def _in_form(original: bytes, manifest: Manifest, config: ExportConfig) -> tuple
         content = variants.in_half_precision(content)
     if config.precision == "int8" and photos:
         calibration, photos, labels = _split(photos, labels)
-        content = variants.in_eight_bits(content, _images(calibration))
+        content = variants.in_eight_bits(content, _images(calibration), float_weights=config.float_weights)
     if config.static_batch:
         content = variants.with_static_batch(content, config.static_batch)
     if not photos:

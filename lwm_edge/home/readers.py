@@ -15,7 +15,8 @@ from ..model.bundle import open_bundle
 from ..model.classifier import Classifier, Prediction
 from ..model.evaluation import EvaluationReport, evaluate_predictions
 from ..model.ledger import Ledger
-from ..model.manifest import Activation, Levels
+from ..model.manifest import Levels
+from ..model.terms import Activation
 from ..photos.class_names import fold_class_name
 from ..photos.folders import PhotoFolder, read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache

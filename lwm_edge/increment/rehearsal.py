@@ -12,8 +12,8 @@ from ..learning.optimizer import MomentumSGD
 from ..learning.training import accumulate_gradients, trained_parameters
 from ..memory import drop_mapped_pages, freed_memory_kept
 from ..model.bundle import Bundle
-from ..model.manifest import Activation
 from ..model.network import Network, attention_cells
+from ..model.terms import Activation
 from .plan import Job, Strategy
 from .values import Approach, NewPhotos
 

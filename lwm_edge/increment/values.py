@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..learning.config import Recipe, RecipeName
-from ..model.manifest import Activation
+from ..model.terms import Activation
 from ..photos.photo_set import PhotoSet
 
 

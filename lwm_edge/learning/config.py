@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import ByteSize, Field, model_validator
 
-from ..model.manifest import Activation
+from ..model.terms import Activation
 from ..records import Settings
 
 GATE_SETTINGS = (

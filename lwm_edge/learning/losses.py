@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..model.manifest import Activation
+from ..model.terms import Activation
 
 _SMALLEST_NORM = 1e-6  # a map of zeros stays zeros, and its gradient finite
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from ..errors import GateError
 from ..memory import drop_mapped_pages
-from ..model.manifest import Activation
 from ..model.network import Network
+from ..model.terms import Activation
 from ..photos.photo_set import PhotoSet
 from ..records import Progress, ProgressCallback
 from .attention import attention_map

@@ -34,6 +34,7 @@ from .. import storage
 from ..errors import BundleError, CapacityError, ResourceError, first_line
 from . import manifest as manifests
 from .manifest import Manifest
+from .terms import MAX_CAPACITY
 
 WEIGHT, BIAS = "head.weight", "head.bias"
 MEANS, COUNTS = "statistics.means", "statistics.counts"
@@ -63,7 +64,7 @@ _FIXED_SHAPES: dict[str, tuple[str, tuple[int | str, ...]]] = {
 }
 _NUMPY_DTYPES = {"F32": np.float32, "I32": np.int32}
 _NEVER_NEGATIVE = {COUNTS, PHOTOS, RIGHT, TOTAL, CONFUSIONS, HISTOGRAM}
-_MAX_TENSOR_BYTES = {MANIFEST: manifests.encoded_length(manifests.MAX_CAPACITY), ONNX_GRAPH: 8 * 1024**2}
+_MAX_TENSOR_BYTES = {MANIFEST: manifests.encoded_length(MAX_CAPACITY), ONNX_GRAPH: 8 * 1024**2}
 MAX_FILE_BYTES = 4 * 1024**3
 MAX_HEADER_BYTES = 4 * 1024**2
 _DTYPES = {"F64", "F32", "F16", "I64", "I32", "U8"}

@@ -17,9 +17,9 @@ from ..photos.preprocessing import Preprocessing
 from ..records import Digest, Record, invalid_values
 from .custody_record import Custody
 from .ledger import Ledger
+from .terms import MAX_CAPACITY, Activation, Line, Paragraph, Permission
 
 SCHEMA_VERSION = 2
-MAX_CAPACITY = 65_536
 _FIXED_BYTES = 24 * 1024
 _BYTES_PER_CLASS = 128
 _OTHER_RELEASE = "install the lwm-edge release that fits the bundle"
@@ -27,15 +27,6 @@ _BEFORE_ANY_RELEASE = (
     "nothing was released with that version, so make the base again with lwm-edge build-base"
 )
 _LISTED_PROBLEMS, _LONGEST_PROBLEM = 50, 500
-
-Activation = Literal["sigmoid", "softmax"]
-Permission = Literal["add-photos", "undo", "other-devices"]
-"""Change that a device may make only if the vendor permits it: more photos of shipped classes, a return to
-the model before the latest change, or classes that other devices learnt."""
-
-Line = Annotated[str, Field(min_length=1, max_length=200)]
-Paragraph = Annotated[str, Field(min_length=1, max_length=1000)]
-
 
 VENDORS_FIELDS = ("author", "license", "description", "permits")
 """Fields of the manifest that the vendor sets and no change on a device alters."""

@@ -28,7 +28,7 @@ from ..learning.config import IncrementConfig
 from ..memory import bound_allocator, peak_rss_bytes
 from ..model.bundle import ROWS_BY_CLASS, Bundle, save_bundle
 from ..model.ledger import Ledger
-from ..model.manifest import MAX_CAPACITY
+from ..model.terms import MAX_CAPACITY
 from ..records import AnyPath, Progress, ProgressCallback, ignore_progress
 from .audited_bytes import file_sizes
 from .auditor import audit

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ...errors import ExportError, first_line
 from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES
 from ..levels import Activations
-from ..manifest import Activation
 from ..network import Network
+from ..terms import Activation
 from .lowering import lower
 
 _TRACED_OPSET = 18  # the lowest that torch's exporter writes

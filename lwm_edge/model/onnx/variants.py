@@ -62,15 +62,17 @@ def in_half_precision(onnx_file: bytes) -> bytes:
     return _content(model)
 
 
-def in_eight_bits(onnx_file: bytes, images: Iterable[Pixels]) -> bytes:
+def in_eight_bits(onnx_file: bytes, images: Iterable[Pixels], *, float_weights: bool = False) -> bytes:
     """Quantises the convolutions of a file to 8-bit integers; the head stays in float32.
 
     The quantisation is static and symmetric, by channel for weights, and written as pairs of QuantizeLinear
-    and DequantizeLinear, which TensorRT reads too.
+    and DequantizeLinear.
 
     Args:
         onnx_file: Content of the file in float32, with any batch size.
         images: Images [H, W, 3] uint8 like those that the file will see, to find the range of each layer.
+        float_weights: Whether weights stay in float32 in front of such a pair, as TensorRT needs them; they
+            are then quantised when the file is loaded, and the file is no shorter.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -99,7 +101,13 @@ def in_eight_bits(onnx_file: bytes, images: Iterable[Pixels]) -> bytes:
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=kept,
-            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "QuantizeBias": False,
+                "AddQDQPairToWeight": float_weights,
+                "DedicatedQDQPair": float_weights,  # TensorRT lets no two nodes share a pair
+            },
         )
         made = load_model(quantized)
     made.graph.name = model.graph.name

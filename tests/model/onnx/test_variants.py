@@ -103,6 +103,21 @@ def test_int8_is_symmetric_by_channel_and_leaves_the_head(original: bytes) -> No
     assert model.graph.name == onnx.load_model_from_string(original).graph.name
 
 
+def test_int8_for_tensorrt_keeps_weights_in_float_and_shares_no_pair(original: bytes) -> None:
+    content = variants.in_eight_bits(original, iter(IMAGES), float_weights=True)
+    graph = onnx.load_model_from_string(content).graph
+    stored = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    quantised = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    weights = [node for node in quantised if node.input[0] in stored]
+    assert len(weights) == 21 and {stored[n.input[0]] for n in weights} == {TensorProto.FLOAT}
+    read = [name for node in graph.node for name in node.input if name]
+    restored = [node for node in graph.node if node.op_type == "DequantizeLinear"]
+    assert len(restored) == len(quantised) and all(read.count(node.output[0]) == 1 for node in restored)
+    small = variants.in_eight_bits(original, iter(IMAGES))
+    first, second = (Classifier(file).run(IMAGES)[0] for file in (content, small))
+    np.testing.assert_allclose(first, second, atol=0.2)
+
+
 @pytest.mark.parametrize(
     ("settings", "least", "smaller"),
     [
@@ -164,7 +179,14 @@ def test_photos_of_unknown_classes_have_no_accuracy_and_few_photos_are_refused(
     assert comparison is not None and comparison.accuracy is None
 
 
-def test_less_precision_without_photos_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"precision": "int8"}, "int8 needs photos to be compared on"),
+        ({"float_weights": True}, "float_weights are a form of int8, so give that as well"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings: dict, problem: str) -> None:
     with pytest.raises(ConfigError, match="cannot be used") as refused:
-        ExportConfig(precision="int8")
-    assert refused.value.problems == ("int8 needs photos to be compared on",)
+        ExportConfig(**settings)
+    assert refused.value.problems == (problem,)
