@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from .. import storage
@@ -16,7 +15,6 @@ from ..model.onnx.parity import ParityReport, parity_probe, verified_file
 from ..photos.class_names import fold_class_name
 from ..photos.folders import read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache
-from ..photos.reading import Pixels
 from ..records import AnyPath
 from . import ownership
 from .config import ExportConfig
@@ -95,7 +93,8 @@ def _in_form(original: bytes, manifest: Manifest, config: ExportConfig) -> tuple
         content = variants.in_half_precision(content)
     if config.precision == "int8" and photos:
         calibration, photos, labels = _split(photos, labels)
-        content = variants.in_eight_bits(content, _images(calibration), float_weights=config.float_weights)
+        images = calibration.load(range(len(calibration.photos)))
+        content = variants.in_eight_bits(content, images, float_weights=config.float_weights)
     if config.static_batch:
         content = variants.with_static_batch(content, config.static_batch)
     if not photos:
@@ -122,10 +121,6 @@ def _read_photos(folder: Path, manifest: Manifest) -> tuple[PhotoSet, list[int] 
     labels = [rows[label] for label in photos.labels]
     known = [label for label in labels if label is not None]
     return photos, known if len(known) == len(labels) else None
-
-
-def _images(photos: PhotoSet) -> Iterator[Pixels]:
-    return (photos.load([n])[0] for n in range(len(photos.photos)))
 
 
 def _split(photos: PhotoSet, labels: list[int] | None) -> tuple[PhotoSet, PhotoSet, list[int] | None]:
