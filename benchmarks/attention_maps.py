@@ -39,7 +39,7 @@ from lwm_edge.photos.photo_set import PhotoSet, PixelCache
 def base_test_photos(split: Split, network: Network, class_names: tuple[str, ...]) -> PhotoSet:
     """Reads the test photos of the base classes, labelled with the model's class_index."""
     cache = PixelCache(2**28)
-    found = read_photo_folder(split.test(0), network.preprocessing, cache, least_photos=1)
+    found = read_photo_folder(split.test(0), network.preprocessing, cache, min_photos=1)
     index_of = [class_names.index(name) for name in found.class_names]
     photos = [replace(photo, label=index_of[photo.label]) for group in found.photos for photo in group]
     return PhotoSet(photos, network.preprocessing, cache)

@@ -184,7 +184,7 @@ def run_joint(split: Split, settings: dict[str, Any]) -> list[Step]:
 
 def _features(network: Network, folder: Path) -> tuple[Features, list[str]]:
     cache = PixelCache(2**30)
-    found = read_photo_folder(folder, network.preprocessing, cache, least_photos=1)
+    found = read_photo_folder(folder, network.preprocessing, cache, min_photos=1)
     photos = PhotoSet([p for group in found.photos for p in group], network.preprocessing, cache)
     features = observe(network, photos, 64).head_inputs[:, network.level_values :]
     return features, [found.class_names[label] for label in photos.labels]

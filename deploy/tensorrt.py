@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Builds a TensorRT engine of a home's current classifier, with trtexec, and removes the engine before it.
+"""Builds a TensorRT engine for a home's current classifier with trtexec, and removes the previous one.
 
     python tensorrt.py HOME [--engines DIR] [--batch N] [--fp16 --photos DIR | --int8 --photos DIR]
 
-The engine is DIR/<model digest>.engine; without --engines, DIR is HOME.engines beside the home, since nothing
-but lwm-edge writes into a home. Run it again after every increment: an engine of the current model is kept,
-and one of another model is removed once the new one is there. An app loads whichever engine is in DIR;
+The engine is DIR/<model digest>-<form>.engine; without --engines, DIR is HOME.engines beside the home, since
+nothing but lwm-edge writes into a home. Run it again after every increment: an engine of the current model in
+this form is kept, and others are removed once the new one is built. An app loads whichever engine is in DIR;
 HOME/current/labels.txt names its outputs. Engines fit one GPU and one version of TensorRT, so build them on
 the device.
 """
@@ -24,13 +24,13 @@ import lwm_edge
 
 TRTEXEC = "/usr/src/tensorrt/bin/trtexec"  # where JetPack and NVIDIA's containers put it
 HOW_TO_GET_IT = (
-    "trtexec is not here: on a Jetson it comes with JetPack (sudo apt-get install nvidia-jetpack), elsewhere "
-    "with the TensorRT package or NVIDIA's tensorrt container; put its folder into PATH"
+    "trtexec is missing: on a Jetson it comes with JetPack (sudo apt-get install nvidia-jetpack), elsewhere "
+    "with the TensorRT package or NVIDIA's tensorrt container; add its folder to PATH"
 )
 
 
 def find_trtexec() -> str:
-    """Finds trtexec, or ends the program with how to get it."""
+    """Finds trtexec, or exits and says how to get it."""
     found = shutil.which("trtexec") or shutil.which(TRTEXEC)
     if not found:
         sys.exit(HOW_TO_GET_IT)
@@ -47,13 +47,13 @@ def build(trtexec: str, onnx: Path, engine: Path, precision: str) -> None:
     if finished.returncode or not staged.is_file():
         staged.unlink(missing_ok=True)
         last_lines = "\n".join((finished.stdout + finished.stderr).splitlines()[-20:])
-        sys.exit(f"trtexec failed with status {finished.returncode}; it said last:\n{last_lines}")
+        sys.exit(f"trtexec failed with status {finished.returncode}; its last lines:\n{last_lines}")
     staged.replace(engine)
 
 
 def remove_others(engine: Path) -> list[Path]:
     """Removes the engines of other models from the folder; only files named as this program names them."""
-    pattern = re.compile(r"[0-9a-f]{64}\.(engine|building)")
+    pattern = re.compile(r"[0-9a-f]{64}-\w+-batch\d+\.(engine|building)")
     others = [p for p in engine.parent.iterdir() if pattern.fullmatch(p.name) and p != engine]
     for path in others:
         path.unlink()
@@ -64,16 +64,25 @@ def main() -> None:
     """Parses the command line and builds the engine."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("home", type=Path, help="the model home")
-    parser.add_argument(
-        "--engines", type=Path, metavar="DIR", help="the folder of the engine; outside the home"
-    )
+    parser.add_argument("--engines", type=Path, metavar="DIR", help="folder for the engine, outside the home")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="images in every batch (default 1)")
     precision = parser.add_mutually_exclusive_group()
-    precision.add_argument("--fp16", dest="precision", action="store_const", const="fp16", default="float32")
-    precision.add_argument("--int8", dest="precision", action="store_const", const="int8")
-    parser.add_argument(
-        "--photos", type=Path, metavar="DIR", help="class folders to compare fp16 and int8 on"
+    precision.add_argument(
+        "--fp16",
+        dest="precision",
+        action="store_const",
+        const="fp16",
+        default="float32",
+        help="half precision; needs --photos",
     )
+    precision.add_argument(
+        "--int8",
+        dest="precision",
+        action="store_const",
+        const="int8",
+        help="8-bit integers; needs --photos, which calibrate them",
+    )
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="class folders to check fp16 or int8 on")
     given = parser.parse_args()
     trtexec = find_trtexec()
     home = given.home.resolve()
@@ -93,7 +102,7 @@ def main() -> None:
                 photos=given.photos,
             )
             digest = lwm_edge.export_onnx(home, onnx, form).model_digest
-            engine = engines / f"{digest}.engine"
+            engine = engines / f"{digest}-{given.precision}-batch{given.batch}.engine"
             if not engine.is_file():
                 build(trtexec, onnx, engine, given.precision)
     except lwm_edge.LwmEdgeError as error:

@@ -6,7 +6,7 @@ terms, `attention` the maps, `training` the loop. Around it:
     a photo is          photos: folders -> reading -> photo_set; class_names, preprocessing
     a model is          model: bundle (one file of constant length, described by its manifest), network
                         (backbone and head; the head may read earlier blocks too, called levels), onnx
-                        (the file that apps load: tracing, lowering, checks, parity, variants), classifier
+                        (the file that apps load: tracing, checks, graph, parity, variants), classifier
     a vendor makes      base: build (start, train, rotations; choose_levels)
     a device keeps      home -> generations of bundle, ONNX file, labels and receipt; one link, one writer;
                         ownership (what may be removed); changes, repair, export; readers need no torch

@@ -1,4 +1,4 @@
-"""Performs the few operations on files and folders that `storage` is built on; nothing else writes any.
+"""Performs the few operations that `storage` is built on; no other module changes files or folders.
 
 They are a module of their own so that tests can put another in its place, which records every operation and
 replays it with power cuts.

@@ -1,4 +1,4 @@
-"""Keeps a command going when standard output or standard error is full or gone: what was done counts.
+"""Keeps a command going when standard output or standard error is full or gone.
 
 Without this, a report that cannot be printed would make a command fail that has already changed the model,
 and whoever reads the exit code would make the change again.
@@ -65,7 +65,7 @@ class ForgivingStream:
 
 @contextmanager
 def forgiving_streams() -> Iterator[None]:
-    """Makes printing never fail within the block; `output_failure` tells whether it arrived."""
+    """Keeps printing from failing within the block; `output_failure` tells what was lost."""
     _open_missing()
     before = sys.stdout, sys.stderr
     sys.stdout = cast(TextIO, ForgivingStream(sys.stdout))
@@ -79,7 +79,7 @@ def forgiving_streams() -> Iterator[None]:
 
 
 def output_failure() -> OSError | None:
-    """Returns why printed text did not arrive; a reader that went away has read enough, and is no failure."""
+    """Returns why printed text did not arrive; a reader that went away has read enough, which is fine."""
     sys.stdout.flush()
     failure = getattr(sys.stdout, "failure", None)
     return None if isinstance(failure, BrokenPipeError) else failure

@@ -1,7 +1,7 @@
 """Runs `lwm-edge demo`: the main job on real images that ship with the package, in about a minute.
 
-It twice adds two classes to a base of six classes of Fashion-MNIST (Xiao et al. 2017, MIT licence), by every
-recipe, and compares the result with what a frozen backbone gives for nothing.
+It twice adds two classes to a base of six classes of Fashion-MNIST (Xiao et al. 2017, MIT licence), by three
+recipes, and compares the result with what a frozen backbone gives for free.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _read_photos(split: str) -> list[PhotoSet]:
     sets, classes = [], 0
     for group in GROUPS:
         folder = read_photo_folder(
-            DEMO_DATA / split / group, preprocessing, cache, least_photos=1, first_label=classes
+            DEMO_DATA / split / group, preprocessing, cache, min_photos=1, first_label=classes
         )
         classes += len(folder.class_names)
         sets.append(PhotoSet([p for photos in folder.photos for p in photos], preprocessing, cache))

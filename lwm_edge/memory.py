@@ -32,7 +32,7 @@ _processes_of_ours: set[int] = set()
 
 
 def peak_rss_bytes() -> int:
-    """Returns the kernel's high-water mark of this process's resident memory since it began, or was reset."""
+    """Returns the kernel's high-water mark of this process's resident memory since start or reset."""
     if _STATUS.exists():  # getrusage would give a child its parent's peak
         return _status("VmHWM")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -216,7 +216,7 @@ def drop_library_pages() -> None:
     """Gives the pages of library code and constants back to the system, until they are read again.
 
     Importing torch reads some 100 MiB of them, and training a third of that. Only what is mapped from a file,
-    cannot be written and was not (no relocation, no debugger's breakpoint) is given back, and only in a
+    read-only and unchanged (no relocation, no debugger's breakpoint) is given back, and only in a
     process of ours; shared mappings, such as a GPU driver's, are left alone. The kernel still has the content
     in its cache. See madvise(2), MADV_DONTNEED, and proc(5), smaps.
 

@@ -210,7 +210,7 @@ def _require_owner_can_be_kept(path: Path, old: os.stat_result) -> None:
 def _other_owner(path: Path, old: os.stat_result) -> ConfigError:
     return ConfigError(
         f"cannot write {path}: it belongs to user {old.st_uid} and group {old.st_gid}, and this user cannot "
-        "make a new file theirs; give another name, or remove the file first"
+        "give a new file to them; choose another name, or remove this file first"
     )
 
 

@@ -15,7 +15,7 @@ from lwm_edge.cli.commands import app
 from lwm_edge.cli.settings import FileConfig, increment_config
 from lwm_edge.custody.keys import _PRIVATE_MODE
 from lwm_edge.demo import BASE_CLASSES, DEMO_DATA, INCREMENTS
-from lwm_edge.home.export import _LEAST_AGREEMENT, _LEAST_PHOTOS, _MAX_CALIBRATION_PHOTOS
+from lwm_edge.home.export import _MAX_CALIBRATION_PHOTOS, _MIN_AGREEMENT, _MIN_PHOTOS
 from lwm_edge.home.ownership import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, TRAINING, TRUST
 from lwm_edge.increment.gate import _LEAST_SHARE_REMEMBERED
 from lwm_edge.increment.plan import _FEWEST_BATCHES_TO_KEEP_MEMORY, SHARE_OF_AVAILABLE
@@ -47,7 +47,7 @@ def _least(package: str, requirements: list[str]) -> str:
 
 MEGA = 1_000_000
 SAYS = [
-    (DEPLOY, f"at least {LEARNT.least_photos} usable photos"),
+    (DEPLOY, f"at least {LEARNT.min_photos} usable photos"),
     (DEPLOY, f"up to {reading.MAX_PIXELS // MEGA} megapixels"),
     (DEPLOY, f"the limit is {reading.MAX_BUFFERED_PIXELS // MEGA} megapixels"),
     (DEPLOY, f"A file may take {reading.MAX_FILE_BYTES // 2**20} MiB"),
@@ -70,9 +70,9 @@ SAYS = [
     (DEPLOY, f"It is opset {OPSET} with IR version {IR_VERSION},"),
     (DEPLOY, f"ONNX Runtime {_least('onnxruntime', PROJECT['dependencies'])} and TensorRT"),
     (DEPLOY, f"a bias of {UNUSED_BIAS:,.0f}"),
-    (DEPLOY, f"with at least {_LEAST_PHOTOS} photos that"),
+    (DEPLOY, f"with at least {_MIN_PHOTOS} photos that"),
     (DEPLOY, f"at most {_MAX_CALIBRATION_PHOTOS}, and the others compare"),
-    (DEPLOY, f"at least {_LEAST_AGREEMENT['fp16']:.0%} (`--fp16`) or {_LEAST_AGREEMENT['int8']:.0%}"),
+    (DEPLOY, f"at least {_MIN_AGREEMENT['fp16']:.0%} (`--fp16`) or {_MIN_AGREEMENT['int8']:.0%}"),
     (DEPLOY, f"bundle schema version {SCHEMA_VERSION}"),
     (DEPLOY, f"with exit code {errors.GateError.exit_code}"),
     (DEPLOY, f"exits with {errors.BusyError.exit_code}"),
@@ -178,7 +178,10 @@ def test_the_settings_file_is_read_as_it_stands() -> None:
     settings = FileConfig.model_validate(cli_settings.tomllib.loads(text))  # type: ignore[attr-defined]
     chosen = increment_config(settings)
     assert (
-        settings.home and chosen.of_training() == [] and chosen.sign_with and chosen.least_new_accuracy == 0.8
+        settings.home
+        and chosen.changed_training_settings() == []
+        and chosen.sign_with
+        and chosen.min_new_accuracy == 0.8
     )
 
 
@@ -186,7 +189,7 @@ def test_settings_that_are_named_are_there() -> None:
     known = {*IncrementConfig.model_fields, *BaseConfig.model_fields, HEAD_INPUTS}
     for page in (DEPLOY, EXAMPLES):
         for span in code_spans(page):
-            if re.fullmatch(r"(least|most|head|learning|sign|max|held)_\w+", span):
+            if re.fullmatch(r"(min|max|head|learning|sign|held)_\w+", span):
                 assert span in known, f"{page}: {span}"
 
 

@@ -55,7 +55,7 @@ def test_there_is_one_engine_and_it_is_of_the_current_model(home: Home, tools: P
     engines = home.path.with_name(f"{home.path.name}.engines")
     first = run(tools, home.path)
     assert first.returncode == 0, first.stderr
-    engine = engines / f"{home.open_bundle().manifest.model_digest}.engine"
+    engine = engines / f"{home.open_bundle().manifest.model_digest}-float32-batch1.engine"
     assert first.stdout.splitlines() == [str(engine)] and list(engines.iterdir()) == [engine]
     session = onnxruntime.InferenceSession(engine.read_bytes(), providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape == [1, 28, 28, 3]  # the stand-in's engine is the file it was given
@@ -63,8 +63,11 @@ def test_there_is_one_engine_and_it_is_of_the_current_model(home: Home, tools: P
     assert run(tools, home.path).returncode == 0 and len((tools / "log").read_text().splitlines()) == 1
     (engines / "notes.engine").write_text("somebody else's")
     remove_class(home, "Coat", shipped=True)
+    other_batch = run(tools, home.path, "--batch", 2).stdout.splitlines()
+    assert other_batch == [f"removed {engine}", str(engine).replace("batch1", "batch2")]
+    assert run(tools, home.path).stdout.splitlines()[-1] == str(engine)
     assert f"removed {engine}" in run(tools, home.path).stdout
-    now = engines / f"{home.open_bundle().manifest.model_digest}.engine"
+    now = engines / f"{home.open_bundle().manifest.model_digest}-float32-batch1.engine"
     assert set(engines.iterdir()) == {now, engines / "notes.engine"}
 
 

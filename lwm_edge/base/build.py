@@ -36,7 +36,7 @@ from .reports import BaseReport
 from .start import start_network
 from .train import train_base
 
-_LEAST_PHOTOS = 5
+_MIN_PHOTOS = 5
 _PIXEL_CACHE_BYTES = 1024 * 1024 * 1024  # a base is built on a vendor's workstation
 _BATCH_SIZE = 64  # photos at once when nothing trains
 
@@ -54,9 +54,9 @@ def build_base(
 
     Raises:
         PhotosError: The folder cannot be learnt from; every problem is listed.
-        ArchitectureError: The architecture is unknown or does not fit, or the checkpoint is of another one.
+        ArchitectureError: The architecture is unknown or does not fit, or the checkpoint fits another one.
         CapacityError: There are more classes than the capacity allows.
-        ConfigError: There are no such weights or checkpoint, or the grid does not fit the network.
+        ConfigError: The weights or the checkpoint do not exist, or the grid does not fit.
         ExportError: The ONNX graph cannot be made or is wrong (ParityError).
     """
     started = time.monotonic()
@@ -66,7 +66,7 @@ def build_base(
     preprocessing = _preprocessing(architecture, config.image_size)
     cache = PixelCache(_PIXEL_CACHE_BYTES)
     on_progress(Progress(phase="photos", done=0, total=1))
-    folder = read_photo_folder(photos, preprocessing, cache, least_photos=_LEAST_PHOTOS)
+    folder = read_photo_folder(photos, preprocessing, cache, min_photos=_MIN_PHOTOS)
     if len(folder.class_names) > config.capacity:
         raise CapacityError(f"{len(folder.class_names)} classes do not fit a capacity of {config.capacity}")
     splits = [_split(group, config) for group in folder.photos]

@@ -21,14 +21,14 @@ from ..records import ProgressCallback, ignore_progress
 from .reports import LevelsReport
 
 MAX_INPUTS = 2048  # inputs of a head with levels; its covariance then takes 16 MiB of the bundle
-MAX_VALUES = 8192  # values of the levels, on a grid that the vendor chose; 256 MiB
+MAX_VALUES = 8192  # the same, on a grid that the vendor chose: 256 MiB
 GRIDS = (1, 2, 3)
 _FOLDS = 5
 
 
 @torch.no_grad()
 def find_levels(network: Network, grid: int) -> Levels | None:
-    """Finds the last block of every map size but the last; None if there is none, or the grid does not fit.
+    """Finds the last block of each map size but the final one; None if there is none or it is too small.
 
     Args:
         network: Network without levels.
@@ -77,7 +77,7 @@ def choose_levels(
     batch_size: int,
     on_progress: ProgressCallback = ignore_progress,
 ) -> LevelsReport:
-    """Lets a trained network read earlier blocks as well, as its photos suggest.
+    """Lets a trained network read earlier blocks too, on the grid that fits best.
 
     Args:
         network: Network without levels so far.

@@ -23,9 +23,9 @@ class BaseConfig(Settings):
     capacity: int = Field(default=256, ge=1, le=MAX_CAPACITY)
     """Maximum number of classes that the bundle can ever hold."""
     image_size: int | None = Field(default=None, ge=8, le=2048)
-    """Height and width of the input in pixels; unless set, the architecture's."""
+    """Height and width of the input in pixels; the architecture has a default."""
     activation: Activation = "sigmoid"
-    """Kind of outputs: sigmoid, as increments train them, or softmax, for a checkpoint trained with it."""
+    """Kind of outputs: sigmoid, which increments use, or softmax, for a checkpoint trained with it."""
     weights: str | None = None
     """Name of pretrained weights that the architecture offers, such as imagenet."""
     checkpoint: Path | None = None
@@ -36,14 +36,14 @@ class BaseConfig(Settings):
     epochs: int = Field(default=30, ge=0, le=10_000)
     """Passes over the photos; 0 takes a checkpoint's classifier as it is."""
     frozen_blocks: int = Field(default=0, ge=0)
-    """Number of the backbone's first blocks that stay as they start.
+    """Number of the backbone's first blocks that are not trained.
 
     Blocks are the children of the backbone's parts, in order.
     """
     grid: int | None = Field(default=None, ge=0, le=8)
     """Cells per side over which the head reads earlier blocks, 0 for none; unless set, the photos decide.
 
-    The photos' choice is 1, 2 or 3, whichever tells their classes apart best, as long as the head reads no
+    They choose 1, 2 or 3, whichever tells their classes apart best, as long as the head reads no
     more than 2048 values.
     """
     learning_rate: float | None = Field(default=None, gt=0)
@@ -57,7 +57,7 @@ class BaseConfig(Settings):
     augment: bool = True
     """Whether the photos are shifted and flipped at random."""
     rotations: bool = False
-    """Whether to learn each class rotated by quarter turns too: a broader backbone, at twice the time.
+    """Whether to learn each class rotated by quarter turns too: better for new classes, but twice as slow.
 
     Each rotation of a class counts as a separate class, so the backbone learns more than the classes alone
     would require.
@@ -78,7 +78,7 @@ class BaseConfig(Settings):
     """Device to train on: auto (a GPU if there is one), cpu or cuda."""
 
     @model_validator(mode="after")
-    def _start_is_clear(self) -> BaseConfig:
+    def _has_one_start(self) -> BaseConfig:
         if self.weights and self.checkpoint:
             raise ValueError("give either weights or a checkpoint, not both")
         if self.epochs == 0 and not self.checkpoint:

@@ -1,4 +1,4 @@
-"""Makes the network that a base starts from: new, with named weights, or from a vendor's checkpoint."""
+"""Makes the network that a base starts from: new, with pretrained weights, or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def start_network(
     """Makes the network before training, in eval mode.
 
     Raises:
-        ArchitectureError: The network cannot be taken apart, or the weights are another's.
+        ArchitectureError: The network cannot be taken apart, or the weights do not fit it.
         ConfigError: There are no such weights, or no such checkpoint.
     """
     with torch.random.fork_rng(devices=[]):
@@ -117,9 +117,9 @@ def _load_state(
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise ArchitectureError(f"the weights are not {config.architecture}'s: {error}") from None
+        raise ArchitectureError(f"the weights do not fit {config.architecture}: {error}") from None
     missing = [name for name in missing if name not in (weight, bias)]
     if missing or unexpected:
         problems = [f"{name} is missing" for name in missing] + [f"{name} is unknown" for name in unexpected]
-        raise ArchitectureError(f"the weights are not {config.architecture}'s", problems)
+        raise ArchitectureError(f"the weights do not fit {config.architecture}", problems)
     return whole_head

@@ -1,4 +1,4 @@
-"""Trains a vendor's base: all of a network on all its classes."""
+"""Trains a vendor's base: a whole network, on all its classes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAX_GRADIENT_NORM = 5.0
 def train_base(
     network: Network, photos: PhotoSet, config: BaseConfig, on_progress: ProgressCallback
 ) -> TrainingReport:
-    """Trains all of a network on all its classes by one-cycle SGD: L_C, with `rotations` a second task."""
+    """Trains a whole network by one-cycle SGD on L_C and, with `rotations`, on a second task."""
     device = network.head.weight.device
     steps_per_epoch = max(1, len(photos.photos) // config.batch_size)
     total_steps = config.epochs * steps_per_epoch
@@ -83,7 +83,7 @@ def train_base(
 
 
 def _set_trainable(network: Network, config: BaseConfig) -> None:
-    """Makes all but the frozen blocks train; weights that were learnt elsewhere keep BatchNorm statistics."""
+    """Makes all but frozen blocks trainable; weights learnt elsewhere keep their BatchNorm statistics."""
     blocks = network.blocks()
     if config.frozen_blocks > len(blocks):
         raise ConfigError(
@@ -99,7 +99,7 @@ def _set_trainable(network: Network, config: BaseConfig) -> None:
 
 
 def _one_cycle(progress: float, warm_up: float = 0.2) -> float:
-    """Returns the learning rate as a share of its peak: up in a line, down along a cosine."""
+    """Returns the learning rate as a share of its peak: linear up, then a cosine down."""
     if progress < warm_up:
         return (progress + 0.01) / (warm_up + 0.01)
     return (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up))) / 2

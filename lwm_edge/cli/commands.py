@@ -123,7 +123,7 @@ def _show(report: Report, as_json: bool, show: Callable[[Any], None], *, is_done
     else:
         show(report)
     if failure := output_failure():
-        lost = f"standard output cannot be written ({failure.strerror})"
+        lost = f"standard output takes no text ({failure.strerror})"
         if not is_done:
             raise ResourceError(f"the report is lost: {lost}; free some space, or send the output elsewhere")
         terminal.note(f"Note: the command has done its work, but its report is lost: {lost}")
@@ -266,7 +266,7 @@ def add_classes_command(
     batch_size: Annotated[int | None, _increment_option("batch_size")] = None,
     max_memory: Annotated[str | None, _increment_option("max_memory", metavar="SIZE")] = None,
     frozen_blocks: Annotated[int | None, _increment_option("frozen_blocks")] = None,
-    least_photos: Annotated[int | None, _increment_option("least_photos")] = None,
+    min_photos: Annotated[int | None, _increment_option("min_photos")] = None,
     seed: Annotated[int | None, _increment_option("seed")] = None,
     device: Annotated[str | None, _increment_option("device")] = None,
     dry_run: Annotated[
@@ -295,7 +295,7 @@ def add_classes_command(
         batch_size=batch_size,
         max_memory=max_memory,
         frozen_blocks=frozen_blocks,
-        least_photos=least_photos,
+        min_photos=min_photos,
         seed=seed,
         device=device,
         fresh=fresh or None,
@@ -321,7 +321,7 @@ def remove_class_command(
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Take back a class that was added by mistake; no photos needed."""
+    """Remove a class that was added by mistake; no photos needed."""
     from .. import remove_class
 
     chosen = increment_config(read_file_config(Path.cwd()), sign_with=sign_with)
@@ -333,7 +333,7 @@ def remove_class_command(
 def predict_command(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Photos to classify.")],
     home: HomeOption = None,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Classes to print for each photo.")] = 3,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many classes to print.")] = 3,
     as_json: JsonOption = False,
 ) -> None:
     """Say what is in photos, with the exported ONNX file."""
@@ -353,7 +353,7 @@ def evaluate_command(photos: PhotosArgument, home: HomeOption = None, as_json: J
 @app.command("info")
 def info_command(
     bundle: Annotated[
-        Path | None, typer.Argument(metavar="[BUNDLE]", help="A bundle file; default: the home's.")
+        Path | None, typer.Argument(metavar="[BUNDLE]", help="A bundle file instead of the home's.")
     ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -382,14 +382,14 @@ def export_command(
     force: Annotated[bool, _export_option("force")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the model's ONNX file, after comparing it with the network, or another form of it."""
+    """Compare the model's ONNX file with the network, and write it or another form of it."""
     from .. import export_onnx
 
     to_stdout = str(output) == STDOUT
     if to_stdout and (as_json or sys.stdout.isatty()):
         raise ConfigError(f"{STDOUT} is standard output: pipe or redirect it, and leave --json out")
     if fp16 and int8:
-        raise ConfigError("a file is either of --fp16 or of --int8; give one of them")
+        raise ConfigError("--fp16 and --int8 exclude each other; give one of them")
     config = ExportConfig(
         precision="fp16" if fp16 else "int8" if int8 else "float32",
         float_weights=float_weights,
@@ -405,7 +405,7 @@ def export_command(
 
 @app.command("repair")
 def repair_command(home: HomeOption = None, wait: WaitOption = False, as_json: JsonOption = False) -> None:
-    """Rebuild the home's other files from its bundle, where they are missing or changed."""
+    """Rebuild files of the home that are missing or changed, from its bundle."""
     from .. import repair_home
 
     _show(repair_home(_home_path(home), wait=wait), as_json, display.repair, is_done=True)
@@ -459,7 +459,7 @@ def keygen_command(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="Name of the pair: vendor makes vendor.key (keep it secret) and vendor.pub."
+            metavar="NAME", help="Name of the pair of files, NAME.key (keep it secret) and NAME.pub."
         ),
     ],
     as_json: JsonOption = False,
@@ -487,7 +487,7 @@ def sign_command(
 @app.command("verify")
 def verify_command(
     bundle: Annotated[
-        Path | None, typer.Argument(metavar="[BUNDLE]", help="A bundle file; default: the home's.")
+        Path | None, typer.Argument(metavar="[BUNDLE]", help="A bundle file instead of the home's.")
     ] = None,
     home: HomeOption = None,
     trust: TrustOption = None,
@@ -496,12 +496,12 @@ def verify_command(
         typer.Option(
             "--device-key",
             metavar="DEVICE.pub",
-            help="The device's public key, with which every recorded change must be signed.",
+            help="The device's public key, which must match every recorded change.",
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Walk from the shipped base to the current model, and say what that proves and what it does not."""
+    """Follow the record from base to current model, and say what that proves and what it does not."""
     from .. import verify
 
     report = verify(bundle or _home(home), trust=trust, device_key=device_key)

@@ -43,7 +43,7 @@ def _growth(footprint: FootprintReport) -> dict[str, str]:
     return {
         "Bundle": f"{in_bytes(bundle)} ({bundle - footprint.bundle_bytes_before:+,})",
         "ONNX file": f"{in_bytes(onnx)} ({onnx - footprint.onnx_bytes_before:+,})",
-        "Peak memory": f"{footprint.peak_rss_bytes / 2**20:.0f} MiB of one process",
+        "Peak memory": f"{footprint.peak_rss_bytes / 2**20:.0f} MiB in one process",
     }
 
 
@@ -61,7 +61,8 @@ def plan(report: PlanReport) -> None:
         "Peak memory": f"{report.predicted_peak_rss_bytes / mib:.0f} MiB predicted, "
         f"{report.limit_bytes / mib:.0f} MiB allowed ({report.limit_source}), "
         f"{report.smallest_limit_bytes / mib:.0f} MiB would be enough",
-        "Micro-batch": f"{report.micro_batch_size} images, {report.micro_batches_an_update} per update",
+        "Micro-batch": f"{report.micro_batch_size} images; ",
+        f"{report.micro_batches_per_update} micro-batches per update"
         "Recomputing": "trained blocks, to save memory" if report.recompute else "nothing",
         "Freed memory": "kept for the next step, which is faster"
         if report.keeps_freed_memory
@@ -85,7 +86,7 @@ def increment(report: IncrementReport) -> None:
         "Photos": f"{report.photos_trained} learnt from, {report.photos_held_back} held back",
         "Accuracy": f"{percent(held.new_accuracy)} on held-back new photos, all classes competing",
         "Old classes": report.old_classes_note,
-        "Drift": f"{percent(drift.base_agreement)} of new photos rank the same old class first as before; "
+        "Drift": f"the best old class is as before on {percent(drift.base_agreement)} of new photos; "
         f"attention moved by {drift.attention_distance:.2f}",
         "Recipe": f"{report.recipe}: {report.recipe_reason}",
         **_training(report),
@@ -149,7 +150,7 @@ def change(report: ChangeReport) -> None:
 def repair(report: RepairReport) -> None:
     """Prints what was repaired."""
     rows = {
-        "Repaired": "; ".join(report.repaired) or "nothing: all files are as the bundle makes them",
+        "Repaired": "; ".join(report.repaired) or "nothing: all files match the bundle",
         "Classes": f"{len(report.class_names)}: {listed(report.class_names)}",
         "Load it from": str(report.onnx),
         "Model digest": report.model_digest,
@@ -195,7 +196,7 @@ def info(report: InfoReport) -> None:
         "Network": f"{report.architecture}, {size}x{size} pixels, {report.activation} outputs",
         "Head": f"reads {_reads(report.levels.grid if report.levels else 0)}",
         "Bundle": f"{report.bundle}, {in_bytes(report.bundle_bytes)}",
-        "Changes": f"{report.increment_count} since it was shipped, the latest recipe was {report.recipe}",
+        "Changes": f"{report.increment_count} since it was shipped; latest recipe: {report.recipe}",
         "Model digest": report.model_digest,
     }
     if report.onnx:
@@ -222,7 +223,7 @@ def _comparison(report: VariantReport) -> str:
         accuracy = f"accuracy {100 * report.original_accuracy:.1f} -> {100 * report.accuracy:.1f}%, "
     return (
         f"with the classifier on {report.photos} photos: same class on {100 * report.agreement:.1f}% "
-        f"(at least {100 * report.least_agreement:.0f}%), {accuracy}"
+        f"({100 * report.min_agreement:.0f}% required), {accuracy}"
         f"{in_bytes(report.original_onnx_bytes)} -> {in_bytes(report.onnx_bytes)}, "
         f"{report.original_photo_ms:.1f} -> {report.photo_ms:.1f} ms a photo here"
     )

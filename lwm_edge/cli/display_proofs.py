@@ -84,7 +84,7 @@ def _sparkline(values: list[int]) -> str:
 
 
 def key(report: KeyReport) -> None:
-    """Prints where the key pair is; never the secret."""
+    """Prints where the key pair is, never the secret."""
     rows = {
         "Private key": f"{report.private_key_file}, for its owner alone: whoever has it can sign anything",
         "Public key": f"{report.public_key_file}, to give away: {report.key}",

@@ -25,7 +25,7 @@ HOME_VARIABLE = "LWM_EDGE_HOME"
 
 
 class FileConfig(Record):
-    """Holds the content of `lwm-edge.toml`: `home = "..."` and an `[increment]` table of IncrementConfig."""
+    """Holds the content of `lwm-edge.toml`: `home = "..."` and `[increment]`, for IncrementConfig."""
 
     home: Path | None = None
     increment: dict[str, Any] = Field(default={})
@@ -50,7 +50,7 @@ def read_file_config(folder: Path) -> FileConfig:
     except FileNotFoundError:
         return FileConfig()
     except ValidationError as error:
-        raise invalid(f"{path} has settings that lwm-edge does not know", error) from None
+        raise invalid(f"{path} has settings that lwm-edge cannot use", error) from None
     except (ValueError, OSError, RecursionError) as error:  # ValueError: no TOML, no UTF-8, a number too long
         raise ConfigError(f"{path} cannot be read: {error}; correct or remove it") from None
 
@@ -67,7 +67,7 @@ def find_home(home: Path | None, file_config: FileConfig) -> Path:
 
 
 def increment_config(file_config: FileConfig, **given: Any) -> IncrementConfig:
-    """Makes an IncrementConfig of the `[increment]` table of `lwm-edge.toml`; what is given overrides it.
+    """Makes an IncrementConfig from `[increment]` in `lwm-edge.toml`; what is given overrides it.
 
     A given value of None counts as not given.
 
@@ -79,7 +79,7 @@ def increment_config(file_config: FileConfig, **given: Any) -> IncrementConfig:
 
 
 def base_config(**given: Any) -> BaseConfig:
-    """Makes a BaseConfig of what is given and not None.
+    """Makes a BaseConfig from what is not None.
 
     Raises:
         ConfigError: Some settings are out of range; every one of them is listed.

@@ -15,7 +15,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ..model.custody_record import LINKS_KEPT, BaseStatement, Custody, Link
-from ..model.manifest import VENDORS_FIELDS, Manifest
+from ..model.manifest import VENDOR_FIELDS, Manifest
 from .keys import sign, signature_matches
 
 _BASE, _INCREMENT = "lwm-edge base v1", "lwm-edge increment v1"
@@ -31,7 +31,7 @@ def base_statement(manifest: Manifest) -> BaseStatement:
         preprocessing_digest=_digest_of(_preprocessing(manifest)),
         shipped_classes=manifest.shipped_classes,
         class_names_digest=_digest_of(manifest.class_names[: manifest.shipped_classes]),
-        terms_digest=_digest_of(manifest.model_dump(include=set(VENDORS_FIELDS))),
+        terms_digest=_digest_of(manifest.model_dump(include=set(VENDOR_FIELDS))),
         model_digest=manifest.model_digest,
     )
 
@@ -113,18 +113,16 @@ def _base_problems(base: BaseStatement | None, manifest: Manifest) -> list[str]:
         if getattr(now, name) != getattr(base, name)
     ]
     if now.preprocessing_digest != base.preprocessing_digest:
-        problems.append("the preprocessing, or what the head reads, is not that of the base's statement")
+        problems.append("the preprocessing or what the head reads does not match the base's statement")
     if now.terms_digest != base.terms_digest:
-        problems.append(
-            "author, licence, description or what the vendor permits are not those of the base's statement"
-        )
+        problems.append("author, licence, description or permits do not match the base's statement")
     removed = base.shipped_classes - now.shipped_classes
     if not 0 <= removed <= manifest.increment_count:
         problems.append(
             f"shipped_classes is {now.shipped_classes}, but the base's statement says {base.shipped_classes}"
         )
     elif not removed and now.class_names_digest != base.class_names_digest:
-        problems.append("the names of the shipped classes are not those of the base's statement")
+        problems.append("the names of the shipped classes do not match the base's statement")
     return problems
 
 
@@ -159,7 +157,7 @@ def _end_problems(custody: Custody, manifest: Manifest) -> list[str]:
             problems.append(f"the record ends at change {links[-1].increment}, not at the current model")
     elif base and not manifest.increment_count and base.model_digest != manifest.model_digest:
         problems.append(
-            "the model (tensors, class names, preprocessing, levels) is not that of the base's statement"
+            "the model (tensors, class names, preprocessing, levels) does not match the base's statement"
         )
     return problems
 

@@ -32,7 +32,7 @@ _MAX_BYTES = 4096  # limit for a key file; an Ed25519 key takes 119
 
 
 class KeyReport(Report):
-    """Reports what `generate_key` wrote; never the secret.
+    """Reports what `generate_key` wrote, never the secret.
 
     Attributes:
         private_key_file: File to keep, readable by its owner alone.
@@ -88,13 +88,13 @@ def read_private_key(path: AnyPath) -> Ed25519PrivateKey:
     """Reads a private key.
 
     Raises:
-        TrustError: The key is missing, not an unencrypted Ed25519 key, or readable by others than its owner.
+        TrustError: The key is missing, not an unencrypted Ed25519 key, or not readable by its owner alone.
     """
     content = _read(Path(path), private=True)
     try:
         key = load_pem_private_key(content, password=None)
     except TypeError:
-        raise TrustError(f"{path} is encrypted; use one that lwm-edge keygen made") from None
+        raise TrustError(f"{path} is encrypted; use a key that lwm-edge keygen made") from None
     except (ValueError, UnsupportedAlgorithm):
         raise TrustError(f"{path} is not a readable private key; use one that lwm-edge keygen made") from None
     if not isinstance(key, Ed25519PrivateKey):
@@ -126,7 +126,7 @@ def sign(key: Ed25519PrivateKey, statement: bytes) -> Signature:
 
 
 def signature_matches(signature: Signature, statement: bytes) -> bool:
-    """Tells whether the signature is its key's over this statement."""
+    """Tells whether the signature's key signed this statement."""
     key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(signature.key))
     try:
         key.verify(bytes.fromhex(signature.value), statement)
@@ -141,7 +141,7 @@ def _read(path: Path, *, private: bool) -> bytes:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             if private and mode & 0o077:
                 raise TrustError(
-                    f"{path} can be read by others than its owner (mode {mode:04o}), so it may not be "
+                    f"{path} can be read by others besides its owner (mode {mode:04o}), so it may not be "
                     f"secret; make a new key or, if nobody else can have read it: chmod 600 {path}"
                 )
             return file.read(_MAX_BYTES)

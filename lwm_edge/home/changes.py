@@ -109,7 +109,7 @@ def remove_class(
 ) -> ChangeReport:
     """Removes a class from a home's model, without photos.
 
-    The other classes keep their order; those after it move up by one class_index, and a row of the head
+    The other classes keep their order; each class_index after it falls by one, and a row of the head
     becomes free.
 
     Args:
@@ -167,7 +167,7 @@ def _without_row(array: NDArray[Any], row: int) -> NDArray[Any]:
 
 
 def _without_confusions(confusions: NDArray[np.int32], row: int) -> NDArray[np.int32]:
-    """Removes the confusions of a class; the class indices behind it move up by one."""
+    """Removes the confusions of a class; the class indices behind it fall by one."""
     pairs = confusions[:, :2]
     kept = confusions[(pairs != row).all(1) & (confusions[:, 2] > 0)]
     kept[:, :2] -= kept[:, :2] > row

@@ -18,24 +18,24 @@ class ExportConfig(Settings):
     """
 
     precision: Literal["float32", "fp16", "int8"] = "float32"
-    """Precision of the backbone: float32, fp16 or int8; the last two are compared on photos."""
+    """Precision of the backbone: float32, fp16 or int8; the last two are checked on photos."""
     float_weights: bool = False
-    """Whether int8 keeps its weights in float32, quantised when the file loads, as TensorRT needs it."""
+    """Whether to keep int8 weights in float32, quantised when the file loads, as TensorRT requires."""
     static_batch: int | None = Field(default=None, ge=1, le=256)
     """Number of images in every batch; unless set, any number."""
     fixed_head: bool = False
-    """Whether to give the file an output for each class that it can hold, so that no shape ever changes."""
+    """Whether to give the file an output for each class that fits the bundle, so that shapes never change."""
     photos: Path | None = None
-    """Folder with one sub-folder of photos per class, to compare on; half of them calibrate int8."""
+    """Folder of class folders, with photos to compare on; half of the photos calibrate int8."""
     force: bool = False
-    """Whether to write a form even if it differs from the classifier on too many of the photos."""
+    """Whether to write the file even if it differs from the classifier on too many photos."""
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> ExportConfig:
+    def _settings_fit(self) -> ExportConfig:
         if self.precision != "float32" and not self.photos:
-            raise ValueError(f"{self.precision} needs photos to be compared on")
+            raise ValueError(f"{self.precision} must be compared on photos")
         if self.float_weights and self.precision != "int8":
-            raise ValueError("float_weights are a form of int8, so give that as well")
+            raise ValueError("float_weights only apply to int8, so give that too")
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""Makes a model's ONNX file again, compares it with the network, and writes it or another form of it."""
+"""Rebuilds a model's ONNX file, compares it with the network, and writes it or another form of it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from .config import ExportConfig
 from .home import Home, home_or_bundle
 from .reports import ExportReport
 
-_LEAST_AGREEMENT = {"float32": 1.0, "fp16": 0.99, "int8": 0.97}
-_LEAST_PHOTOS = 20
+_MIN_AGREEMENT = {"float32": 1.0, "fp16": 0.99, "int8": 0.97}
+_MIN_PHOTOS = 20
 _MAX_CALIBRATION_PHOTOS = 200
 _PIXEL_CACHE_BYTES = 64 * 2**20
 
@@ -40,12 +40,12 @@ def export_onnx(source: Home | AnyPath, output: AnyPath, config: ExportConfig | 
         ConfigError: Something other than a file is where the file should go.
         BundleError: The bundle is damaged.
         PhotosError: There are too few photos to compare the form on.
-        ExportError: The ONNX file could not be made, or differs from the network (ParityError), or its form
-            differs from it on too many photos (ParityError, unless `force` is set).
+        ExportError: The ONNX file could not be made, or differs from the network (ParityError), or its other
+            form differs from the file on too many photos (ParityError, unless `force` is set).
     """
     output, config = Path(output), config or ExportConfig()
     storage.check_output(output, may_be_stdout=True)
-    _require_no_file_of_a_model(output, source)
+    _refuse_model_files(output, source)
     found = home_or_bundle(source)
     if isinstance(found, Home):
         content, manifest, parity = found.read(lambda g: verified_onnx(open_bundle(g.bundle)))
@@ -53,7 +53,7 @@ def export_onnx(source: Home | AnyPath, output: AnyPath, config: ExportConfig | 
         content, manifest, parity = verified_onnx(open_bundle(found))
     comparison = None
     if not config.is_plain or config.photos:
-        content, comparison = _in_form(content, manifest, config)
+        content, comparison = _converted(content, manifest, config)
     storage.write_output(output, content)
     return ExportReport(
         onnx=output,
@@ -65,16 +65,16 @@ def export_onnx(source: Home | AnyPath, output: AnyPath, config: ExportConfig | 
     )
 
 
-def _require_no_file_of_a_model(output: Path, source: Home | AnyPath) -> None:
-    """Refuses to write over the bundle that is exported, or over a file of any home.
+def _refuse_model_files(output: Path, source: Home | AnyPath) -> None:
+    """Refuses to write over the bundle being exported, or over a file of any home.
 
     Raises:
-        ConfigError: The output is one of these.
+        ConfigError: The output is such a file.
     """
     is_source = not isinstance(source, Home) and output.exists() and output.samefile(source)
     folders = output.resolve().parents
     if is_source or any(ownership.is_home(folder) for folder in folders[:3]):
-        raise ConfigError(f"cannot write {output}: it is a file of a model; choose a file of its own")
+        raise ConfigError(f"cannot write {output}: it belongs to a model; choose another file")
 
 
 def verified_onnx(bundle: Bundle) -> tuple[bytes, Manifest, ParityReport]:
@@ -83,8 +83,10 @@ def verified_onnx(bundle: Bundle) -> tuple[bytes, Manifest, ParityReport]:
     return content, bundle.manifest, parity
 
 
-def _in_form(original: bytes, manifest: Manifest, config: ExportConfig) -> tuple[bytes, VariantReport | None]:
-    """Makes the form that was asked for, and compares it with the original where there are photos."""
+def _converted(
+    original: bytes, manifest: Manifest, config: ExportConfig
+) -> tuple[bytes, VariantReport | None]:
+    """Makes the form that was asked for, and compares it with the original if there are photos."""
     photos, labels = _read_photos(config.photos, manifest) if config.photos else (None, None)
     content = original
     if config.fixed_head:
@@ -99,12 +101,12 @@ def _in_form(original: bytes, manifest: Manifest, config: ExportConfig) -> tuple
         content = variants.with_static_batch(content, config.static_batch)
     if not photos:
         return content, None
-    report = compare(original, content, photos, labels, _LEAST_AGREEMENT[config.precision])
-    if report.agreement < report.least_agreement and not config.force:
+    report = compare(original, content, photos, labels, _MIN_AGREEMENT[config.precision])
+    if report.agreement < report.min_agreement and not config.force:
         raise ParityError(
-            f"this form puts {100 * report.agreement:.1f}% of {report.photos} photos into the class that the "
-            f"classifier puts them into; at least {100 * report.least_agreement:.0f}% are needed, so nothing "
-            "was written; give more or other photos, another precision, or pass --force"
+            f"this form agrees with the classifier on {100 * report.agreement:.1f}% of {report.photos} "
+            f"photos; at least {100 * report.min_agreement:.0f}% is needed, so nothing was written; try "
+            "more or other photos or another precision, or pass --force"
         )
     return content, report
 
@@ -112,10 +114,10 @@ def _in_form(original: bytes, manifest: Manifest, config: ExportConfig) -> tuple
 def _read_photos(folder: Path, manifest: Manifest) -> tuple[PhotoSet, list[int] | None]:
     """Reads photos, and the class_index of each if all folders are of known classes."""
     cache = PixelCache(_PIXEL_CACHE_BYTES)
-    found = read_photo_folder(folder, manifest.preprocessing, cache, least_photos=1)
+    found = read_photo_folder(folder, manifest.preprocessing, cache, min_photos=1)
     photos = PhotoSet([p for group in found.photos for p in group], manifest.preprocessing, cache)
-    if len(photos.photos) < _LEAST_PHOTOS:
-        raise PhotosError(f"{folder} has {len(photos.photos)} photos; {_LEAST_PHOTOS} are needed to compare")
+    if len(photos.photos) < _MIN_PHOTOS:
+        raise PhotosError(f"{folder} has {len(photos.photos)} photos; at least {_MIN_PHOTOS} are needed")
     index = {fold_class_name(name): i for i, name in enumerate(manifest.class_names)}
     rows = [index.get(fold_class_name(name)) for name in found.class_names]
     labels = [rows[label] for label in photos.labels]

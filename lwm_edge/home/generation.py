@@ -129,7 +129,7 @@ def missing_or_changed(generation: Generation, bundle: Bundle) -> dict[str, str]
     """Finds the files of a generation that differ from what its bundle makes.
 
     Returns:
-        What is wrong with each of them, by the file's name.
+        What is wrong with each of them, by file name.
     """
     m = bundle.manifest
     checks: dict[Path, tuple[str, Callable[[bytes], bool]]] = {
@@ -142,7 +142,7 @@ def missing_or_changed(generation: Generation, bundle: Bundle) -> dict[str, str]
             lambda content: content == labels_text(m),
         ),
         generation.receipt: (
-            f"is no receipt of {receipt_length(m.capacity)} bytes",
+            f"is not this model's receipt ({receipt_length(m.capacity)} bytes)",
             lambda content: _is_receipt_of(m, content),
         ),
     }
@@ -185,14 +185,14 @@ def receipt_length(capacity: int) -> int:
 
 
 def pad_receipt(receipt: Report, capacity: int) -> bytes:
-    """Returns the receipt as JSON, padded to its fixed length; if too long, it only counts skipped files."""
+    """Returns the receipt as JSON, padded to its fixed length; if too long, skipped files are counted."""
     length = receipt_length(capacity)
     shorten: list[Callable[[Report], Report]] = [lambda r: r, _without_skipped]
     for shortened in shorten:
         text = shortened(receipt).model_dump_json(indent=2).encode()
         if len(text) < length:
             return text.ljust(length - 1, b" ") + b"\n"
-    raise ExportError(f"the receipt has {length} bytes but needs {len(text)}; use shorter class names")
+    raise ExportError(f"the receipt needs {len(text)} bytes of {length}; use shorter class names")
 
 
 def _without_skipped(receipt: Report) -> Report:

@@ -7,7 +7,7 @@
                               receipt.json      the report of the latest change
     HOME/training.safetensors                   where an interrupted increment left off; constant length
     HOME/lock                                   held by the one writer
-    HOME/vendor.pub                             the key that its base must be signed with, if it has one
+    HOME/vendor.pub                             the public key that the base must match, if any
 
 A reader of several files resolves the link once (`Home.current`); a change writes the next generation,
 syncs it, switches the link, and removes the old one.
@@ -138,7 +138,7 @@ class Home:
 
     @property
     def training(self) -> Path:
-        """Returns the path of what an interrupted increment left to continue from."""
+        """Returns the path of the checkpoint of an interrupted increment."""
         return self.path / TRAINING
 
     @property
@@ -171,7 +171,7 @@ class Home:
                 raise
 
     def commit(self, write: Callable[[Generation], None], *, same_model: bool = False) -> Generation:
-        """Replaces the current set of files at one atomic point; call it under `lock`.
+        """Replaces the current set of files in one atomic step; call it under `lock`.
 
         Args:
             write: Function that puts all files into the new, still hidden generation.

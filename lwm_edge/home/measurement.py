@@ -1,6 +1,6 @@
-"""Measures the memory that one change of a model takes, and counts what it leaves there.
+"""Measures the memory that one change of a model takes, and counts what stays in it.
 
-The kernel keeps a high-water mark, which can be reset, of resident memory alone. Its parts (anonymous; mapped
+The kernel keeps a high-water mark only of resident memory; it can be reset. Its parts (anonymous; mapped
 or shared) and the process tree have none, so a thread samples them.
 """
 
@@ -24,7 +24,7 @@ from ..model.network import Network
 from .reports import MemoryReport
 
 SAMPLING_SECONDS = 0.02
-_SAMPLES_PER_TREE = 10  # asking for the children reads every process of the machine
+_SAMPLES_BETWEEN_TREES = 10  # asking for the children reads every process of the machine
 _OBJECTS_AT_ONCE = 20_000
 _ARRAYS = {np.ndarray, Tensor}
 _CONTAINERS = {tuple, dict}  # untracked by the collector if they hold nothing that it tracks
@@ -43,7 +43,7 @@ class MemoryUse:
     @classmethod
     @contextmanager
     def measured(cls) -> Iterator[MemoryUse]:
-        """Resets the high-water marks, and samples what has none until the block is left."""
+        """Resets the high-water marks, and samples the rest until the block is left."""
         with cgroup_peak() as read_cgroup, _Sampler() as sampler:
             yield cls(sampler, read_cgroup)
 
@@ -84,8 +84,8 @@ class MemoryUse:
             "peak_anonymous_bytes": f"RssAnon, {sampled}",
             "peak_mapped_bytes": f"RssFile + RssShmem, {sampled}",
             "peak_tree_bytes": "largest sum of this process's and its children's RSS, sampled every "
-            f"{1000 * SAMPLING_SECONDS * _SAMPLES_PER_TREE:.0f} ms, at least peak_rss_bytes; shared pages "
-            "count once per process",
+            f"{1000 * SAMPLING_SECONDS * _SAMPLES_BETWEEN_TREES:.0f} ms, at least peak_rss_bytes; shared "
+            "pages count once per process",
             "peak_cgroup_bytes": cgroup,
             "peak_cuda_bytes": "torch.cuda.max_memory_allocated, reset at the start",
             "teacher_networks": "Network objects that the garbage collector finds, less the student",
@@ -109,7 +109,7 @@ class _Sampler(threading.Thread):
         samples = 0
         while not self._stopped.wait(SAMPLING_SECONDS):
             self._sample_parts()
-            if samples % _SAMPLES_PER_TREE == 0:
+            if samples % _SAMPLES_BETWEEN_TREES == 0:
                 self._tree = max(self._tree, _tree_bytes(self._process))
             samples += 1
 

@@ -34,7 +34,7 @@ _MAY_BE_IN_A_GENERATION = frozenset(
     {*GENERATION_FILES, *(storage.staged_path(Path(name)).name for name in GENERATION_FILES)}
 )
 _LAST_NUMBER = 99_999_999
-_MOST_LISTED = 5
+_MAX_LISTED = 5
 
 
 def generation_named_by(link: Path) -> str | None:
@@ -52,7 +52,7 @@ def generation_folders(home: Path) -> list[Path]:
 
 
 def generations_with_bundles(home: Path) -> list[Path]:
-    """Lists the generations that this program made at least the bundle of, oldest first."""
+    """Lists the generations whose bundle, at least, this program made, oldest first."""
     return [folder for folder in generation_folders(home) if _holds_our_bundle(folder)]
 
 
@@ -127,7 +127,7 @@ def remove_generation(folder: Path, *, is_ours: bool = False) -> None:
 
     Args:
         folder: The generation.
-        is_ours: Whether it is known to be ours whatever its bundle is like, as it was staged just now, or was
+        is_ours: Whether it is known to be ours, whatever its bundle is like: it was just staged, or was
             the current one.
     """
     if is_generation(folder) or (is_ours and storage.holds_only(folder, _MAY_BE_IN_A_GENERATION)):
@@ -195,8 +195,8 @@ def require_nothing_foreign(home: Path) -> None:
     if foreign:
         raise HomeError(
             f"{home} exists and is not a model home; choose a new or empty folder",
-            [f"it holds {printable(path.relative_to(home))}" for path in foreign[:_MOST_LISTED]]
-            + ([f"and {len(foreign) - _MOST_LISTED} more"] if len(foreign) > _MOST_LISTED else []),
+            [f"it holds {printable(path.relative_to(home))}" for path in foreign[:_MAX_LISTED]]
+            + ([f"and {len(foreign) - _MAX_LISTED} more"] if len(foreign) > _MAX_LISTED else []),
         )
 
 

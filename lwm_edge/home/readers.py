@@ -117,7 +117,7 @@ def evaluate(home: Home | AnyPath, folder: AnyPath) -> EvaluationReport:
     home, folder = open_home(home), Path(folder)
     manifest, classifier = home.read(lambda g: (open_bundle(g.bundle).manifest, Classifier(g.onnx)))
     cache = PixelCache(_PIXEL_CACHE_BYTES)
-    photo_folder = read_photo_folder(folder, classifier.preprocessing, cache, least_photos=1)
+    photo_folder = read_photo_folder(folder, classifier.preprocessing, cache, min_photos=1)
     class_index = _class_indices(photo_folder, classifier.class_names, folder)
     photos = PhotoSet([p for group in photo_folder.photos for p in group], classifier.preprocessing, cache)
     labels = np.array([class_index[label] for label in photos.labels])

@@ -1,4 +1,4 @@
-"""Rebuilds a home's other files from its bundle, which is the model and stays as it is: `repair_home`."""
+"""Rebuilds the files of a home from its bundle, which is the model and stays as it is: `repair_home`."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _sound_bundle(generation: Generation) -> Bundle:
 def _commit(
     home: Home, old: Generation, onnx_file: bytes, report: RepairReport, *, keep_receipt: bool
 ) -> None:
-    """Puts the same bundle and the rebuilt files into a new generation, at one atomic point."""
+    """Puts the same bundle and the rebuilt files into a new generation, in one atomic step."""
     bundle = open_bundle(old.bundle)
     receipt = old.receipt.read_bytes() if keep_receipt else pad_receipt(report, bundle.manifest.capacity)
 

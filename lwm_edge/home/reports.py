@@ -8,14 +8,14 @@ from ..records import AnyNamePath, Report
 
 
 class MemoryReport(Report):
-    """Reports the memory of one change until its result was there; `how` explains each figure.
+    """Reports the memory that one change took up to its result; `how` explains each figure.
 
     Attributes:
         peak_rss_bytes: Peak of the process's resident memory.
         peak_anonymous_bytes: Peak of the anonymous resident memory; None if the system does not tell.
         peak_mapped_bytes: Peak of the mapped or shared resident memory; None if the system does not tell.
         peak_tree_bytes: Peak of the resident memory of the process and all its children.
-        peak_cgroup_bytes: Peak of the memory cgroup, with all others in it; None without one.
+        peak_cgroup_bytes: Peak of the memory cgroup and all processes in it; None without one.
         peak_cuda_bytes: Peak of torch's memory on the GPU; None if the GPU was not used.
         teacher_networks: Number of networks alive besides the student.
         images_alive: Number of images in memory that were not there before.
@@ -34,7 +34,7 @@ class MemoryReport(Report):
 
 
 class FootprintReport(Report):
-    """Reports sizes in bytes, before and after.
+    """Reports sizes in bytes, before and after a change.
 
     Attributes:
         bundle_bytes: Length of model.lwm, which never changes.
@@ -88,7 +88,7 @@ class RepairReport(Report):
 
     Attributes:
         home: Path of the model home.
-        repaired: Lines about each thing that was wrong; empty if nothing was.
+        repaired: Lines about what was wrong; empty if nothing was.
         class_names: Names of all classes.
         model_digest: Digest of the model.
         parity: Comparison of the new ONNX file with the network; None if the files were right.
@@ -113,7 +113,7 @@ class ExportReport(Report):
         onnx_bytes: Length of the file.
         class_names: Class names in the order of the outputs.
         model_digest: Digest of the model inside.
-        parity: Comparison of the ONNX file with the network, before it got another form.
+        parity: Comparison of the ONNX file with the network, before any conversion.
         comparison: Comparison of the form with the ONNX file on photos; None if no photos were given.
     """
 

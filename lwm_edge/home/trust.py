@@ -1,4 +1,4 @@
-"""Keeps the one vendor's key whose bases a home accepts, and makes the refusals that follow from it."""
+"""Keeps the vendor's key that a home trusts, and refuses bases and models that do not match it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def key_to_trust(home: Home, trust: AnyPath | None) -> str | None:
 
 
 def require_signed_base(base: AnyPath, manifest: Manifest, key: str | None) -> None:
-    """Refuses what is not a shipped base as the trusted vendor signed it; without a key, refuses nothing.
+    """Refuses all but a shipped base that the trusted vendor signed; without a key, refuses nothing.
 
     Raises:
         TrustError: The base is refused; every reason is listed.

@@ -24,7 +24,7 @@ class StagedIncrement(Report):
         folder: Path of the staged generation.
         examples: Pixels of a few photos, one after another, for comparing the ONNX file with the network.
         logits: Logits that the student gives for each example.
-        cost: What the student takes for one image.
+        cost: Cost of the student for one image.
         seconds: Time that the learning took.
         memory: Memory that the learning process took.
         sign_with: Path of the device's private key; None leaves the change unsigned.

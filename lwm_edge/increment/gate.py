@@ -20,16 +20,16 @@ def pass_gate(config: IncrementConfig, accuracy: EvaluationReport, drift: DriftR
         GateError: The student is refused; every reason is listed.
     """
     figures = (
-        ("accuracy on held-back photos", accuracy.accuracy, config.least_new_accuracy, "least", 1),
-        ("agreement on base classes", drift.base_agreement, config.least_base_agreement, "least", 1),
+        ("accuracy on held-back photos", accuracy.accuracy, config.min_new_accuracy, "least", 1),
+        ("agreement on base classes", drift.base_agreement, config.min_base_agreement, "least", 1),
         (
             "estimated accuracy on shipped classes",
             drift.estimated_shipped_accuracy and drift.estimated_shipped_accuracy[1],
-            config.least_shipped_accuracy,
+            config.min_shipped_accuracy,
             "least",
             1,
         ),
-        ("attention distance", drift.attention_distance, config.most_attention_distance, "most", -1),
+        ("attention distance", drift.attention_distance, config.max_attention_distance, "most", -1),
     )
     problems = [
         f"{what} is {value:.3f}, but must be at {bound} {limit:.3f}"

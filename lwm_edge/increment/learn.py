@@ -176,7 +176,7 @@ class Learnt(NamedTuple):
     """Holds what the learning produced; apart from the training, no network runs on a photo twice.
 
     Attributes:
-        training: Course of the training; None if the backbone stayed as it was.
+        training: Report on the training; None if the backbone stayed as it was.
         teachers_statistics: Statistics of the teacher's classes, in the student's features.
         to_learn: Observation of the photos to learn from, by the student.
         held_back: Observation of the held-back photos by the student, with its maps.

@@ -25,12 +25,12 @@ from .reports import PlanReport
 # predictions in its table lie between 1% below and 17% above the actual peaks.
 _MARGIN = 1.05  # the allocator and the libraries' own buffers add this from step to step
 _MARGIN_KEEPING_MEMORY = 1.15  # the same, if freed memory is kept
-_MOST_KEPT_FACTOR = 2.75  # times the memory of a step, if freed memory is kept; up to 2.6 was measured
+_MAX_KEPT_FACTOR = 2.75  # times the memory of a step, if freed memory is kept; up to 2.6 was measured
 _REPLANNING_MARGIN = 1.02  # plans may differ this much; a limit that an error names must suffice next time
 
 # These were chosen, not measured.
 SHARE_OF_AVAILABLE = 0.5
-SHARE_BEFORE_PLAN = 0.1  # share of the memory within the limit for photos that are kept while checked
+SHARE_FOR_CHECKED_PHOTOS = 0.1  # share of the memory left within the limit, for photos kept before the plan
 _SHARE_FOR_CACHE = 0.25
 _FORWARD_SHARE = 1 / 3  # share of a training step's time that its forward pass takes
 _FEWEST_BATCHES_TO_KEEP_MEMORY = 20  # with fewer, trying a step takes longer than it saves
@@ -81,7 +81,7 @@ class Job:
         observed_bytes: Bytes that are kept of all photos once the networks have seen them.
         features: Number d of values that the head reads.
         trained_bytes: Bytes of the parameters that train; 0 if none do.
-        activation_bytes: Bytes that one image occupies at least between forward and backward pass.
+        activation_bytes: Minimum bytes that one image occupies between forward and backward pass.
         decoding_bytes: Bytes that reading a photo takes in addition.
         bundle_bytes: Length of the bundle.
         generation_bytes: Total length of the model's files in the home.
@@ -136,7 +136,7 @@ def make_plan(job: Job, config: IncrementConfig, limit: int, limit_source: str) 
     """Chooses the first candidate, starting with the fastest, whose predicted peak stays within the limit.
 
     Raises:
-        ResourceError: No candidate does. The message names the smallest limit that would be enough. If the
+        ResourceError: No candidate fits. The message names the smallest limit that would be enough. If the
             limit is clearly too small, a step is still tried to measure that, provided the device has plenty
             of free memory; otherwise the message names a lower bound.
     """
@@ -182,7 +182,7 @@ class _Predictor:
     Args:
         job: Increment that is planned.
         config: Settings of the increment.
-        limit: Bytes that no step that is tried may exceed, as far as that can be known beforehand.
+        limit: Bytes that no step may exceed; a step that is sure to exceed them is not tried.
     """
 
     def __init__(self, job: Job, config: IncrementConfig, limit: int) -> None:
@@ -223,7 +223,7 @@ class _Predictor:
         job, at_rest = self._job, self._job.rss_bytes()
         overhead = _overhead_bytes(job, self._config, candidate.prefetch)
         step = self._probe(Strategy()).peak_with(candidate.micro_batch_size)
-        if at_rest + _MOST_KEPT_FACTOR * (step - at_rest) + overhead > self._limit - job.held_bytes:
+        if at_rest + _MAX_KEPT_FACTOR * (step - at_rest) + overhead > self._limit - job.held_bytes:
             return None
         peak, seconds = _measure_step(job, candidate.micro_batch_size, candidate.strategy)
         reset_peak_rss()
@@ -265,7 +265,7 @@ def _report(
     cache = min(all_photos, int(_SHARE_FOR_CACHE * (limit - highest)))
     return PlanReport(
         micro_batch_size=candidate.micro_batch_size,
-        micro_batches_an_update=-(-config.batch_size // candidate.micro_batch_size),
+        micro_batches_per_update=-(-config.batch_size // candidate.micro_batch_size),
         prefetch=candidate.prefetch,
         recompute=candidate.strategy.recompute,
         keeps_freed_memory=candidate.strategy.keeps_freed_memory,
@@ -284,7 +284,7 @@ def check_disk(folder: Path, plan: PlanReport) -> None:
     """Refuses to go on if the disk has less free space than the plan needs.
 
     Raises:
-        ResourceError: It has less.
+        ResourceError: The disk is too full.
     """
     free = shutil.disk_usage(folder).free
     if free < plan.disk_bytes:
@@ -309,7 +309,7 @@ def _overhead_bytes(job: Job, config: IncrementConfig, prefetch: int) -> int:
 
 
 def _minimum_bytes(job: Job) -> int:
-    """Returns what is needed at least: gradients and momentum, or what writing the result takes."""
+    """Returns the least that is needed: gradients and momentum, or what writing the result takes."""
     return job.rss_bytes() + max(2 * job.trained_bytes, _writing_bytes(job))
 
 
@@ -320,7 +320,7 @@ def _writing_bytes(job: Job) -> int:
 
 
 def _saving_bytes(job: Job) -> int:
-    """Returns what writing a checkpoint takes: the momentum, and twice more the parameters and momentum."""
+    """Returns what writing a checkpoint takes: the momentum, and two copies of parameters and momentum."""
     return int(_MARGIN * (job.rss_bytes() + 5 * job.trained_bytes))
 
 

@@ -1,4 +1,4 @@
-"""Does single steps and undoes them, so that the plan can measure what the training will take."""
+"""Runs single steps and undoes them, so that the plan can measure what the training will take."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def try_step(
 def saved_activation_bytes(student: Network) -> int:
     """Estimates the memory that one image occupies between the forward and the backward pass.
 
-    It is counted for a small image and scaled by the area, as the outputs of nearly all layers scale.
+    It is counted for a small image and scaled by the area, as nearly all layers' outputs grow.
     """
     sizes: dict[int, int] = {}
     parameters = {parameter.untyped_storage().data_ptr() for parameter in student.parameters()}

@@ -20,7 +20,7 @@ class PlanReport(Report):
 
     Attributes:
         micro_batch_size: Images computed at once.
-        micro_batches_an_update: Number of micro-batches that make one optimiser update.
+        micro_batches_per_update: Number of micro-batches that make one optimiser update.
         prefetch: Number of batches read ahead.
         recompute: Whether trained blocks are computed again in the backward pass, to save memory.
         keeps_freed_memory: Whether freed tensors stay in the process for the next step, which is faster.
@@ -36,7 +36,7 @@ class PlanReport(Report):
     """
 
     micro_batch_size: int
-    micro_batches_an_update: int
+    micro_batches_per_update: int
     prefetch: int
     recompute: bool
     keeps_freed_memory: bool = False
@@ -66,13 +66,13 @@ class LearningReport(Report):
         gamma: Weight of the attention distillation loss (L_AD).
         new_classes: Names of the classes that were added, in the order of their class_index.
         photos_trained: Number of photos that were learnt from.
-        photos_held_back: Number of photos that were kept for evaluation; the class statistics took them in
+        photos_held_back: Number of photos that were kept for evaluation; the class statistics include them
             afterwards.
         skipped: Files that were left out, each with the reason.
         plan: Plan that the increment followed.
-        training: Course of the training; None if the backbone stayed as it was.
+        training: Report on the training; None if the backbone stayed as it was.
         held_back: Accuracy on held-back photos of the new classes, with all classes competing; a solved head
-            took these photos in only afterwards.
+            learns these photos only afterwards.
         drift: Drift of the student from its teacher.
         warnings: Warnings for the owner.
     """

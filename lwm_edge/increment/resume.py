@@ -29,8 +29,8 @@ from .reports import PlanReport
 
 SECONDS_BETWEEN_SAVES = 60.0
 _HEADER_BYTES = 4096
-# Settings that what is learnt does not depend on.
-_SETTINGS_OUTSIDE_THE_JOB = {"max_memory", "micro_batch_size", "force", "fresh", "sign_with", *GATE_SETTINGS}
+# Settings that do not affect what is learnt.
+_SETTINGS_NOT_IN_DIGEST = {"max_memory", "micro_batch_size", "force", "fresh", "sign_with", *GATE_SETTINGS}
 
 
 class _Header(BaseModel):
@@ -121,7 +121,7 @@ def _read_header(path: Path) -> _Header | None:
 def _job_digest(photos: PhotoSet, config: IncrementConfig, recipe: Recipe) -> str:
     job = {
         "photos": [(photo.digest, photo.label) for photo in photos.photos],
-        "config": config.model_dump(mode="json", exclude=_SETTINGS_OUTSIDE_THE_JOB),
+        "config": config.model_dump(mode="json", exclude=_SETTINGS_NOT_IN_DIGEST),
         "recipe": recipe,
     }
     return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()

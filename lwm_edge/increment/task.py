@@ -23,7 +23,7 @@ from ..model.network import Network, attention_cells, few_cells_warnings
 from ..photos.folders import read_photo_folder, split_held_back
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..records import Progress, ProgressCallback
-from .plan import SHARE_BEFORE_PLAN, check_disk, make_plan, memory_limit
+from .plan import SHARE_FOR_CHECKED_PHOTOS, check_disk, make_plan, memory_limit
 from .rehearsal import describe_job
 from .reports import PlanReport
 from .resume import SavedTraining
@@ -95,9 +95,7 @@ def set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: Progr
     photos.to_learn.cache.limit(plan.pixel_cache_bytes)
     warnings = [*_warnings(approach, cells, parent.manifest, config), *home.left_alone()]
     if left_off and left_off != plan:
-        warnings.append(
-            "the plan has changed since the interruption, so the result is the same but for rounding"
-        )
+        warnings.append("the plan has changed since the interruption, so the result may differ by rounding")
     return Task(parent, photos, config, approach, teacher, student, plan, saved, tuple(warnings))
 
 
@@ -130,7 +128,7 @@ def _warnings(approach: Approach, cells: int, manifest: Manifest, config: Increm
     """Warns the owner of what the approach cannot do well or leaves unused."""
     if approach.recipe.gamma:
         yield from few_cells_warnings(cells, manifest.preprocessing.image_size)
-    if not approach.recipe.trains and (idle := config.of_training()):
+    if not approach.recipe.trains and (idle := config.changed_training_settings()):
         yield f"recipe {approach.name} trains nothing, so these settings have no effect: {', '.join(idle)}"
     if approach.classification != manifest.activation:
         yield (
@@ -148,12 +146,14 @@ def _still_fits(plan: PlanReport, config: IncrementConfig, limit: int) -> bool:
 def _read_photos(folder: Path, manifest: Manifest, config: IncrementConfig) -> NewPhotos:
     """Checks and splits the photos; those that fit a small share of the memory stay decoded for later."""
     limit, _ = memory_limit(config)
-    cache = PixelCache(int(SHARE_BEFORE_PLAN * max(0, limit - rss_bytes())))  # until the plan sets the limit
+    cache = PixelCache(
+        int(SHARE_FOR_CHECKED_PHOTOS * max(0, limit - rss_bytes()))
+    )  # until the plan sets the limit
     photo_folder = read_photo_folder(
         folder,
         manifest.preprocessing,
         cache,
-        least_photos=config.least_photos,
+        min_photos=config.min_photos,
         known_classes=manifest.class_names,
         first_label=len(manifest.class_names),
     )
@@ -175,6 +175,6 @@ def _check_capacity(manifest: Manifest, new_classes: tuple[str, ...]) -> None:
     if len(new_classes) > free:
         raise CapacityError(
             f"{len(new_classes)} new classes do not fit: the model knows {len(manifest.class_names)} of "
-            f"at most {manifest.capacity}, so {free} more; remove classes first (lwm-edge remove-class), "
+            f"at most {manifest.capacity}, so {free} more fit; remove classes first (lwm-edge remove-class), "
             "or ask the vendor for a base of larger capacity"
         )

@@ -1,6 +1,6 @@
 """Does an increment in two processes: one learns, then another one exports and commits.
 
-So the app that called gets its memory back, and survives if the system kills the training because memory runs
+Thus the calling app gets its memory back, and survives if the system kills the training because memory runs
 out; torch and ONNX Runtime are never in memory together. Both processes inherit the home's lock, so the lock
 is held as long as any of the three is alive. Both end when the process that started them does: the learning
 stops after its next step and saves what it has learnt.

@@ -1,4 +1,4 @@
-"""Provides what an owner can have for nothing: a frozen backbone with a head made of class statistics.
+"""Provides what an owner can have for free: a frozen backbone with a head made of class statistics.
 
 Every recipe is compared with these two. Both learn a class by looking at its photos' features once.
 """

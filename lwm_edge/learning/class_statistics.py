@@ -20,7 +20,7 @@ from ..model.bundle import COUNTS, COVARIANCE, MEANS, PHOTOS
 
 _RIDGE = 0.1
 _DRAWN_PER_CLASS, _MAX_DRAWN = 1000, 200_000  # photos for an estimate
-_OWN_LOGIT = 5.0  # a sigmoid of 0.993
+_LOGIT_AT_CLASS_MEAN = 5.0  # its sigmoid is 0.993
 
 Features = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -121,7 +121,7 @@ class ClassStatistics:
 
         Photos that the backbone learnt from lie closer together than others, so the ratio is overconfident.
         All logits are scaled alike (a temperature; no ranking changes) such that a class's own mean has the
-        logit `_OWN_LOGIT` on average.
+        logit `_LOGIT_AT_CLASS_MEAN` on average.
 
         Returns:
             Weight [classes, d] and bias [classes].
@@ -131,7 +131,7 @@ class ClassStatistics:
         weight = np.linalg.solve(covariance, (self.means[:classes] - centre).T).T
         bias = -np.einsum("cd,cd->c", weight, (self.means[:classes] + centre) / 2)
         own = float((np.einsum("cd,cd->c", weight, self.means[:classes]) + bias).mean())
-        scale = _OWN_LOGIT / own if own > 0 else 1.0
+        scale = _LOGIT_AT_CLASS_MEAN / own if own > 0 else 1.0
         return scale * weight, scale * bias
 
 
@@ -169,7 +169,7 @@ class FeatureMap:
     def fit(cls, before: Features, after: Features) -> FeatureMap:
         """Fits the map to the same photos' features before and after [M, d], close to the identity.
 
-        It is least squares with a penalty of `_RIDGE` of a photo's mean square, so directions that the
+        It is least squares with a penalty of `_RIDGE` times a photo's mean square, so directions that the
         photos do not show stay as they are.
         """
         x = before - before.mean(0)

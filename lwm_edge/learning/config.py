@@ -11,10 +11,10 @@ from ..model.terms import Activation
 from ..records import Settings
 
 GATE_SETTINGS = (
-    "least_new_accuracy",
-    "least_base_agreement",
-    "least_shipped_accuracy",
-    "most_attention_distance",
+    "min_new_accuracy",
+    "min_base_agreement",
+    "min_shipped_accuracy",
+    "max_attention_distance",
 )
 
 RecipeName = Literal["lwm", "lwf-mc", "finetune", "lwm-lda", "lda"]
@@ -31,7 +31,7 @@ class Recipe(NamedTuple):
         head: Way to learn the head: `trained` by the loss too, as in the paper, or `solved` in closed form
             from the class statistics, before the training (which then leaves it alone) and after it.
         learning_rate: Learning rate of SGD; the paper's if the head is trained.
-        max_gradient_norm: Norm to which the gradients of an update are cut; see `optimizer`.
+        max_gradient_norm: Norm to which the gradients of an update are clipped; see `optimizer`.
         head_learning_rate: Learning rate of the head's rows; 0 if the head is solved.
     """
 
@@ -125,21 +125,21 @@ class IncrementConfig(Settings):
     `choose_recipe`.
     """
     beta: float | None = Field(default=None, ge=0)
-    """Weight of the distillation loss; unless set, the recipe's."""
+    """Weight of the distillation loss; the recipe has a default."""
     gamma: float | None = Field(default=None, ge=0)
-    """Weight of the attention distillation loss; unless set, the recipe's."""
+    """Weight of the attention distillation loss; the recipe has a default."""
     classification: Activation | None = None
-    """Kind of classification loss, sigmoid (one against the rest) or softmax; unless set, the base's."""
+    """Kind of classification loss, sigmoid (one against the rest) or softmax; by default, as in the base."""
     epochs: int = Field(default=10, ge=1, le=10_000)
     """Passes over the new photos."""
     learning_rate: float | None = Field(default=None, gt=0)
-    """Constant learning rate of SGD; unless set, the recipe's."""
+    """Constant learning rate of SGD; the recipe has a default."""
     head_learning_rate: float | None = Field(default=None, gt=0)
     """Learning rate of the head's rows, where the recipe trains them; unless set, learning_rate."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD."""
     max_gradient_norm: float | None = Field(default=None, gt=0)
-    """Norm to which the gradients of an update are cut; unless set, the recipe's."""
+    """Norm to which an update's gradients are clipped; the recipe has a default."""
     frozen_blocks: int = Field(default=0, ge=0)
     """Number of the network's first blocks that stay as they are.
 
@@ -150,7 +150,7 @@ class IncrementConfig(Settings):
     micro_batch_size: int | None = Field(default=None, ge=1, le=4096)
     """Photos computed at once; unless set, the plan chooses.
 
-    It changes memory, and the result by no more than rounding.
+    It affects memory, and the result only by rounding.
     """
     max_memory: ByteSize | None = None
     """Maximum memory that the training may use, such as 600MiB; unless set, half of what is free."""
@@ -159,10 +159,10 @@ class IncrementConfig(Settings):
     held_back: float = Field(default=0.2, gt=0, lt=1)
     """Share of each class that is kept for evaluation, at least one photo.
 
-    The class statistics take these photos in afterwards, and so does a head that is solved from them.
+    The class statistics, and a head that is solved from them, include these photos afterwards.
     """
-    least_photos: int = Field(default=5, ge=2)
-    """Fewest usable photos that a class must have."""
+    min_photos: int = Field(default=5, ge=2)
+    """Minimum number of usable photos per class."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of everything random: with the same seed, photos and machine, the model is the same."""
     device: Device = "auto"
@@ -170,26 +170,26 @@ class IncrementConfig(Settings):
     sign_with: Path | None = None
     """File of the device's private key, with which this change is signed."""
 
-    least_new_accuracy: float | None = Field(default=None, ge=0, le=1)
-    """Least share of the held-back photos that a model must get right to pass the gate."""
-    least_base_agreement: float | None = Field(default=None, ge=0, le=1)
-    """Least agreement of a model with its teacher to pass the gate.
+    min_new_accuracy: float | None = Field(default=None, ge=0, le=1)
+    """Share of the held-back photos that a model must get right to pass the gate."""
+    min_base_agreement: float | None = Field(default=None, ge=0, le=1)
+    """Agreement with its teacher that a model needs to pass the gate.
 
     It is the share of the held-back photos on which both rank the same base class highest.
     """
-    least_shipped_accuracy: float | None = Field(default=None, ge=0, le=1)
-    """Least accuracy on the shipped classes that a model must be estimated to have, to pass the gate.
+    min_shipped_accuracy: float | None = Field(default=None, ge=0, le=1)
+    """Estimated accuracy on the shipped classes that a model needs to pass the gate.
 
     The estimate comes from the class statistics in the bundle.
     """
-    most_attention_distance: float | None = Field(default=None, ge=0)
-    """Greatest distance (L_AD) that a model's attention maps may have moved, to pass the gate."""
+    max_attention_distance: float | None = Field(default=None, ge=0)
+    """Distance (L_AD) that a model's attention maps may move at most to pass the gate."""
     force: bool = False
     """Whether to commit a model that the gate would refuse; the receipt then has a warning."""
     fresh: bool = False
     """Whether to start over instead of continuing an interrupted increment."""
 
-    def of_training(self) -> list[str]:
+    def changed_training_settings(self) -> list[str]:
         """Lists the names of the training settings that differ from their defaults."""
         fields = IncrementConfig.model_fields
         return [name for name in _TRAINING_SETTINGS if getattr(self, name) != fields[name].default]

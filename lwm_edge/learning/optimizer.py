@@ -47,7 +47,7 @@ class MomentumSGD:
         Args:
             learning_rates: Learning rate of each parameter, by name.
             momentum: Share of v that is kept.
-            max_gradient_norm: Norm to which all gradients together are cut. BatchNorm is frozen, so nothing
+            max_gradient_norm: Norm to which all gradients are clipped. BatchNorm is frozen, so nothing
                 else limits the length of a step.
         """
         gradients = [p.grad for p in self._parameters.values() if p.grad is not None]

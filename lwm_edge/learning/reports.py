@@ -35,7 +35,7 @@ class DriftReport(Report):
         probability_change: Mean absolute change of the base classes' sigmoid outputs.
         attention_distance: Mean L1 distance of the normalised attention maps (L_AD).
         estimated_shipped_accuracy: Share of features, drawn from the class statistics of the shipped classes,
-            that the model gets right: before, and now; None if none is left. It is an estimate: where the
+            that the model gets right, before and now; None without such classes. It is an estimate: where the
             backbone moved, the statistics were carried along.
     """
 

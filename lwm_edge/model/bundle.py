@@ -101,7 +101,7 @@ def declared_tensors(capacity: int, d: int) -> dict[str, tuple[str, list[int]]]:
 
 
 def empty_tensors(capacity: int, d: int) -> dict[str, NDArray[Any]]:
-    """Makes the tensors of a new bundle that nobody may ever fill: they are declared, and zero."""
+    """Makes the tensors that a new bundle declares but that may stay empty: all zeros."""
     declared = declared_tensors(capacity, d)
     return {
         name: np.zeros(declared[name][1], _NUMPY_DTYPES[declared[name][0]])

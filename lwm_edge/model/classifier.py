@@ -103,7 +103,7 @@ class Classifier:
             Logits and probabilities, each [B, classes] float32.
 
         Raises:
-            ExportError: The file is damaged: it fails, or gives something else.
+            ExportError: The file is damaged: it fails, or its outputs are wrong.
         """
         if not self._static_batch or len(images) == self._static_batch:
             return self._run(images)
@@ -165,7 +165,7 @@ class Classifier:
 
 
 def _shapes(session: Any) -> tuple[int, int | None]:
-    """Returns a file's number of outputs (its head may be fixed at more than its classes), and batch size.
+    """Returns a file's number of outputs (a fixed head has more than classes), and its batch size.
 
     Raises:
         ValueError: The number of outputs is not fixed.

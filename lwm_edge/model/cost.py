@@ -1,4 +1,4 @@
-"""Counts what a network takes for one image, which bounds what its ONNX graph may take."""
+"""Counts what one image costs a network, which limits what its ONNX graph may cost."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class Cost(Report):
-    """Holds what it takes to run a classifier on one image.
+    """Holds the cost of running a classifier on one image.
 
     Attributes:
-        operations: Number of multiplications, at least one for each element that a layer gives.
-        elements: Number of elements of all layers' outputs together.
+        operations: Number of multiplications, at least one per element of a layer's output.
+        elements: Number of elements in all layers' outputs.
     """
 
     operations: int = Field(ge=0)
@@ -25,7 +25,7 @@ class Cost(Report):
 
 
 def network_cost(network: Network) -> Cost:
-    """Counts what a network takes for one image, by running it on a black one."""
+    """Counts what one image costs a network, by running it on a black one."""
     import torch
     from torch import Tensor, nn
 

@@ -25,7 +25,7 @@ class Signature(Record):
 
 
 class BaseStatement(Record):
-    """States what a vendor signs of a shipped base: all that the model is, and nothing measured.
+    """States what a vendor signs about a base: all that the model is, and nothing measured.
 
     Attributes:
         architecture: Key of the network's architecture.

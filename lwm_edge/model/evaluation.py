@@ -1,4 +1,4 @@
-"""Measures accuracy, single-headed: every class competes, and a figure is the mean over classes."""
+"""Measures single-headed accuracy: all classes compete, and each figure is a mean over classes."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ _Count = Annotated[int, Field(ge=0, le=_LARGEST)]
 
 
 class LedgerEntry(Record):
-    """Records what one increment cost: measured figures, which are outside both digests.
+    """Records what one increment cost: measured figures, which no digest covers.
 
     A figure is None if it was not measured, because there is no GPU or an older lwm-edge made the entry.
     `home.measurement` says how the memory figures are taken.

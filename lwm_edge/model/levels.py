@@ -35,7 +35,7 @@ class Activations(NamedTuple):
 def grid_means(maps: Tensor, grid: int) -> Tensor:
     """Averages maps [B, C, h, w] over grid x grid cells [B, C * grid * grid].
 
-    The cells are equal, cover the maps, and overlap where a side does not divide: one AveragePool in ONNX.
+    The cells are equal, cover the maps, and overlap where a side leaves a remainder: one AveragePool in ONNX.
 
     Raises:
         ArchitectureError: The maps have fewer cells than the grid.

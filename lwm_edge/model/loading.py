@@ -86,7 +86,7 @@ def load_tensors(network: Network, tensors: Mapping[str, Tensor]) -> Network:
     """Puts tensors (not copies) into an empty network.
 
     Raises:
-        ArchitectureError: Names, shapes or dtypes are not the architecture's; all are listed.
+        ArchitectureError: Names, shapes or dtypes do not fit; all problems are listed.
     """
     expected = network.state_dict()
     problems = [f"{name} is missing" for name in expected.keys() - tensors.keys()]

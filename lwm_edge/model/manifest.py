@@ -28,7 +28,7 @@ _BEFORE_ANY_RELEASE = (
 )
 _LISTED_PROBLEMS, _LONGEST_PROBLEM = 50, 500
 
-VENDORS_FIELDS = ("author", "license", "description", "permits")
+VENDOR_FIELDS = ("author", "license", "description", "permits")
 """Fields of the manifest that the vendor sets and no change on a device alters."""
 
 
@@ -54,7 +54,7 @@ class Levels(Record):
 
 
 class Manifest(Record):
-    """Describes everything about a bundle that is not a tensor (DESIGN: "The bundle").
+    """Describes everything about a bundle that is not a tensor.
 
     Attributes:
         schema_version: Version of the bundle format.
@@ -75,7 +75,7 @@ class Manifest(Record):
         parent_digest: Digest of the model before the latest increment.
         increment_count: Number of additions and removals since the vendor shipped it.
         ledger: Footprint of the increments.
-        custody: Record from the shipped base to this model, with signatures; None before the first of either.
+        custody: Signed record from the shipped base to this model; None before a change or signature.
     """
 
     schema_version: Literal[2] = 2
@@ -119,7 +119,7 @@ class Manifest(Record):
     @classmethod
     def _permits_ascend(cls, permits: tuple[str, ...]) -> tuple[str, ...]:
         if list(permits) != sorted(set(permits)):
-            raise ValueError("permits do not ascend")
+            raise ValueError("permits are not sorted")
         return permits
 
     @model_validator(mode="after")
@@ -135,7 +135,7 @@ class Manifest(Record):
 
         This is the digest that ONNX metadata and parent links carry.
         """
-        identity = self.model_dump(include={"class_names", "preprocessing", "levels", *VENDORS_FIELDS})
+        identity = self.model_dump(include={"class_names", "preprocessing", "levels", *VENDOR_FIELDS})
         identity["tensors"] = self.tensors_digest
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
@@ -150,7 +150,7 @@ def encode(manifest: Manifest) -> bytes:
     """Encodes the manifest as JSON, zero-padded to `encoded_length`.
 
     Raises:
-        CapacityError: The names leave no room (which takes names full of quotation marks).
+        CapacityError: The names leave no room (as names full of quotation marks can).
     """
     text = manifest.model_dump_json().encode()
     length = encoded_length(manifest.capacity)
@@ -183,7 +183,7 @@ def decode(block: bytes, where: str) -> Manifest:
         raise BundleError(f"{where}: the manifest is not JSON; the file is damaged") from None
     if version != SCHEMA_VERSION:
         raise BundleError(
-            f"{where}: bundle schema version {_short(repr(version))}, but this lwm-edge reads version "
+            f"{where} has bundle schema version {_short(repr(version))}; this lwm-edge reads version "
             f"{SCHEMA_VERSION}; {_BEFORE_ANY_RELEASE if version == 1 else _OTHER_RELEASE}"
         )
     if padding.strip(b"\0"):

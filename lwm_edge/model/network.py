@@ -193,9 +193,9 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def add_classes(self, count: int, generator: torch.Generator) -> None:
-        """Takes `count` more rows of the head into use, drawn as torch draws a linear layer's.
+        """Uses `count` more rows of the head, drawn as torch draws a linear layer.
 
-        What reads the levels stays 0. The caller has checked the capacity.
+        Weights of levels stay 0. The caller has checked the capacity.
         """
         rows = slice(self.classes, self.classes + count)
         self.classes += count
@@ -206,7 +206,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def read_levels(self, levels: Levels) -> None:
-        """Lets the head read these levels too, with weight 0 so far; what it computes stays the same."""
+        """Lets the head read these levels too, at first with weight 0; what it computes stays the same."""
         capacity, d = self.head.weight.shape
         weight = torch.cat([self.head.weight.new_zeros(capacity, levels.values), self.head.weight], 1)
         bias = self.head.bias

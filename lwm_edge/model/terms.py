@@ -1,4 +1,4 @@
-"""Defines what settings and the manifest share, apart from the manifest so that `--help` loads quickly."""
+"""Defines what settings and manifest share, in a module of its own so that `--help` loads quickly."""
 
 from __future__ import annotations
 

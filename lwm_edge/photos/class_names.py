@@ -1,4 +1,4 @@
-"""Decides what can be the name of a class or a vendor's words, and which two names are the same."""
+"""Decides what can be a class name or a vendor's text, and which two names are the same."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def text_problem(text: str) -> str | None:
 def class_name_problem(name: str) -> str | None:
     """Says why a text cannot be a class name; returns None if it can."""
     if not name.strip() or name != name.strip():
-        return "is empty or has spaces at an end"
+        return "is empty, or starts or ends with a space"
     if name in (".", "..") or any(c in "/\\" for c in name):
         return "looks like a path"
     if problem := text_problem(name):

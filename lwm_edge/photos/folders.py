@@ -49,7 +49,7 @@ def read_photo_folder(
     preprocessing: Preprocessing,
     cache: PixelCache,
     *,
-    least_photos: int,
+    min_photos: int,
     known_classes: Sequence[str] = (),
     first_label: int = 0,
 ) -> PhotoFolder:
@@ -59,7 +59,7 @@ def read_photo_folder(
         folder: Path of the folder.
         preprocessing: Preprocessing of the model.
         cache: Cache that keeps what was decoded.
-        least_photos: Minimum number of usable photos per class.
+        min_photos: Minimum number of usable photos per class.
         known_classes: Classes that the model knows already; a folder of such a class is refused.
         first_label: class_index of the first class found.
 
@@ -73,13 +73,13 @@ def read_photo_folder(
     seen: dict[str, Path] = {}
     for label, path in enumerate(folders, start=first_label):
         photos, reasons = _read_class(path, label, preprocessing, cache, seen)
-        if len(photos) < least_photos:
-            usable = f"{len(photos)} usable photos; at least {least_photos} are needed"
+        if len(photos) < min_photos:
+            usable = f"{len(photos)} usable photos; at least {min_photos} are needed"
             problems += [f"{_printable(path.name)}: {usable}", *reasons]
         skipped += reasons
         classes.append(photos)
     if problems:
-        raise PhotosError(f"{folder} cannot be learnt from", problems)
+        raise PhotosError(f"{folder} cannot be used", problems)
     return PhotoFolder(tuple(normalise_class_name(f.name) for f in folders), tuple(classes), tuple(skipped))
 
 
@@ -100,7 +100,7 @@ def class_folders(folder: Path) -> list[Path]:
     except OSError as error:
         raise PhotosError(f"{folder} cannot be read ({error.strerror}); check the path") from None
     if not folders:
-        raise PhotosError(f"{folder} has no sub-folders; put each class's photos into a folder of its name")
+        raise PhotosError(f"{folder} has no sub-folders; put the photos into one sub-folder per class")
     return sorted(folders, key=lambda path: normalise_class_name(path.name))
 
 

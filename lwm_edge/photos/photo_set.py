@@ -15,7 +15,7 @@ from ..errors import PhotosError
 from .preprocessing import Preprocessing
 from .reading import Pixels, read_photo
 
-_MAX_SHIFT = 1 / 8  # share of its side by which augmentation shifts an image at most
+_MAX_SHIFT = 1 / 8  # share of its side by which an image is shifted at most
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
     Returns:
         RGB [image_size, image_size, 3] uint8.
     """
-    image = ImageOps.exif_transpose(_rgb_near(image, preprocessing.resize_size * _COARSE))
+    image = ImageOps.exif_transpose(_to_reduced_rgb(image, preprocessing.resize_size * _COARSE))
     size, short = preprocessing.image_size, min(image.size)
     if short != preprocessing.resize_size:
         scale = preprocessing.resize_size / short
@@ -100,8 +100,8 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
     return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
 
 
-def _rgb_near(image: Image.Image, side: int) -> Image.Image:
-    """Converts a photo to RGB, averaged down by a whole factor that leaves its short side `side` or more.
+def _to_reduced_rgb(image: Image.Image, side: int) -> Image.Image:
+    """Converts a photo to RGB, reduced by a whole factor that leaves its short side `side` or more.
 
     It works strip by strip, so that no second copy of a large photo is made.
     """

@@ -109,8 +109,8 @@ def _ledger_problems(bundle: Bundle, generation: Generation) -> Iterator[str]:
 
 
 def memory_problems(entry: LedgerEntry) -> Iterator[str]:
-    """Yields what an increment left in memory, or held more than one of."""
+    """Yields problems: photos left in memory, or more than one teacher."""
     if entry.teacher_networks is not None and entry.teacher_networks > 1:
         yield f"increment {entry.increment}: {entry.teacher_networks} teacher networks alive, not 1"
     if entry.images_alive:
-        yield f"increment {entry.increment}: {entry.images_alive} photos kept alive"
+        yield f"increment {entry.increment}: {entry.images_alive} photos left in memory"

@@ -11,7 +11,7 @@ class AuditItem(Report):
 
     Attributes:
         owner: Owner of the bytes.
-        part: Tensor, file or section that they are.
+        part: Tensor, file or section they are in.
         bytes: Number of bytes.
     """
 
@@ -30,7 +30,7 @@ class OnnxGrowth(Report):
         head_bytes: Bytes that the head's rows must take; None if the names at the time are not known.
         names_bytes: Bytes that the names must take; None in the same case.
         framing_bytes: Bytes that longer numbers and lengths must take; None in the same case.
-        explained: Whether these three are all of it, to the byte; None in the same case.
+        explained: Whether these three add up to it, to the byte; None in the same case.
     """
 
     classes: int
@@ -113,8 +113,8 @@ class Trend(Report):
         slope_bytes_per_class: Slope of the line fitted to the values from the second increment on.
         explained_bytes_per_class: Slope of what the classes themselves must take.
         growth_bytes: Rise of the fitted line over the run, beyond what is explained.
-        allowed_bytes: Maximum rise, also from the second increment to the last; None sets no condition.
-        passed: Whether the rise is within that.
+        allowed_bytes: Maximum rise, of the line and of the last value; None if there is none.
+        passed: Whether the rise is allowed.
     """
 
     figure: str
@@ -134,11 +134,11 @@ class SimulationReport(Report):
         home: Path of the home; the increments were made on a copy of its model.
         passed: Whether storage and memory stay constant.
         problems: Sentences about what does not stay constant, and what the audits found.
-        recipe: Recipe by which they learnt.
+        recipe: Recipe of the increments.
         increments: Number of increments.
         classes_per_increment: Number of classes that each learnt.
         photos_per_class: Number of generated photos per class; accuracy is not measured.
-        isolated: Whether each had a process of its own.
+        isolated: Whether each increment had a process.
         capacity: Capacity of the copy.
         trends: Trends of every file and of memory.
         steps: Reports of the increments.

@@ -165,7 +165,7 @@ def _name(path: Path, home: Home) -> str:
 
 
 def teach_isolated(home: Home, photos: Path, config: IncrementConfig) -> MemoryReport:
-    """Makes an increment in its own process; returns its memory until the ONNX file was verified."""
+    """Makes an increment in its own process; returns its memory up to the verified ONNX file."""
     return add_classes(home, photos, config).footprint.memory
 
 

@@ -79,7 +79,7 @@ def _describe(trend: Trend) -> str:
     if trend.figure in _MEMORY_FIGURES:
         return f"memory: {trend.figure} grew by {grown:,.0f} bytes, {trend.allowed_bytes:,.0f} are allowed"
     if trend.explained_bytes_per_class:
-        return f"file {trend.figure} is not as long as its classes make it"
+        return f"file {trend.figure} is not as long as its classes need"
     return f"file {trend.figure} grew by {grown:,.0f} bytes"
 
 

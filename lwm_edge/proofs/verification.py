@@ -25,8 +25,8 @@ class VerificationReport(Report):
         bundle: Path of the bundle.
         passed: Whether everything that was checked holds.
         problems: Sentences about what does not hold.
-        proven: Sentences about what follows.
-        not_proven: Sentences about what does not follow.
+        proven: Sentences about what is proven.
+        not_proven: Sentences about what is not.
         trusted_key: Public key of the vendor that was verified against, in hexadecimal.
         trusted_key_file: File that it was read from.
         base_digest: Digest of the shipped base, as recorded.
@@ -82,7 +82,7 @@ def verify(
     Args:
         source: Model home, or the path of a bundle.
         trust: Path of the vendor's public key; None takes the one that the home trusts.
-        device_key: Path of a device's public key, with which every recorded change must then be signed.
+        device_key: Path of a device's public key, which must match the signature of every change.
 
     Returns:
         The findings; `passed` is False and `problems` says why if something does not hold, or if there is no

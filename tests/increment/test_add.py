@@ -394,7 +394,7 @@ def test_held_back_photos_are_learnt_after_they_were_judged_by(
     assert (report.photos_trained, report.photos_held_back) == (5, 5)
 
     cache = PixelCache(2**30)
-    found = read_photo_folder(photos, before.manifest.preprocessing, cache, least_photos=1)
+    found = read_photo_folder(photos, before.manifest.preprocessing, cache, min_photos=1)
     all_photos = PhotoSet(list(found.photos[0]), before.manifest.preprocessing, cache)
     [head_then] = judged
     known.learn(observe(teacher, all_photos, 8).head_inputs, np.full(10, 6))
@@ -480,10 +480,10 @@ def test_a_large_held_back_share_leaves_photos_to_learn_from(home: Home, make_ph
 @pytest.mark.parametrize(
     "threshold",
     [
-        {"least_new_accuracy": 1.0},
-        {"least_base_agreement": 1.0},
-        {"least_shipped_accuracy": 1.0},
-        {"most_attention_distance": 0.0},
+        {"min_new_accuracy": 1.0},
+        {"min_base_agreement": 1.0},
+        {"min_shipped_accuracy": 1.0},
+        {"max_attention_distance": 0.0},
     ],
 )
 def test_the_gate_refuses_and_force_commits_with_a_warning(
@@ -533,7 +533,7 @@ def test_without_shipped_classes_nothing_is_estimated(home: Home, make_photos: P
     for name in home.open_bundle().manifest.class_names[:-1]:
         remove_class(home, name, shipped=True)
     photos = make_photos("Bag", folder="others")
-    gate = {"recipe": "lda", "least_shipped_accuracy": 0.9}
+    gate = {"recipe": "lda", "min_shipped_accuracy": 0.9}
     assert _add(home, photos, QUICK.model_copy(update=gate)).drift.estimated_shipped_accuracy is None
 
 

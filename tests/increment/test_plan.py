@@ -65,7 +65,7 @@ def test_the_largest_micro_batch_that_fits(
     assert plan.predicted_peak_rss_bytes <= limit * MIB
     assert plan.smallest_limit_bytes <= limit * MIB
     make_plan(_Machine(monkeypatch).job, SHORT, plan.smallest_limit_bytes, "as set")  # it would do
-    assert plan.micro_batches_an_update * plan.micro_batch_size == 32
+    assert plan.micro_batches_per_update * plan.micro_batch_size == 32
     assert plan.disk_bytes == 10 * MIB
 
 

@@ -43,7 +43,7 @@ from lwm_edge.model.bundle import (
     tensors_digest,
 )
 from lwm_edge.model.loading import load_network
-from lwm_edge.model.manifest import VENDORS_FIELDS, Levels, Manifest
+from lwm_edge.model.manifest import VENDOR_FIELDS, Levels, Manifest
 from lwm_edge.model.onnx.parity import parity_probe, verified_file
 from lwm_edge.photos.class_names import class_name_problem
 from lwm_edge.photos.preprocessing import Preprocessing
@@ -163,7 +163,7 @@ def manifests_changed(bundle: Bundle, draw: random.Random) -> Iterator[Case]:
 def with_manifest(tensors: dict[str, Any], content: dict[str, Any], original: dict[str, Any]) -> Content:
     """Makes the bundle with another manifest, its digest made to match so that deeper checks are reached."""
     if content.get("model_digest") == original["model_digest"]:
-        parts = ("class_names", "preprocessing", "levels", *VENDORS_FIELDS)
+        parts = ("class_names", "preprocessing", "levels", *VENDOR_FIELDS)
         identity = {name: content[name] for name in parts if name in content}
         text = json.dumps({"tensors": content["tensors_digest"], **identity}, sort_keys=True)
         compact = json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))

@@ -207,7 +207,7 @@ def _folder(tmp_path: Path) -> Path:
 
 def _read(folder: Path) -> Any:
     with no_hang():
-        return read_photo_folder(folder.parent, PREPROCESSING, PixelCache(0), least_photos=5)
+        return read_photo_folder(folder.parent, PREPROCESSING, PixelCache(0), min_photos=5)
 
 
 def test_links_out_of_the_folder_and_files_that_are_none_are_reported(tmp_path: Path) -> None:

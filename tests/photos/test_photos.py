@@ -48,15 +48,13 @@ def add_class(root: Path, name: str, photos: list[Path]) -> Path:
     return folder
 
 
-def read(root: Path, least_photos: int = 5, known: tuple[str, ...] = ()) -> PhotoFolder:
-    return read_photo_folder(
-        root, FASHION_SIZE, PixelCache(0), least_photos=least_photos, known_classes=known
-    )
+def read(root: Path, min_photos: int = 5, known: tuple[str, ...] = ()) -> PhotoFolder:
+    return read_photo_folder(root, FASHION_SIZE, PixelCache(0), min_photos=min_photos, known_classes=known)
 
 
-def refusal(root: Path, least_photos: int = 5, known: tuple[str, ...] = ()) -> PhotosError:
+def refusal(root: Path, min_photos: int = 5, known: tuple[str, ...] = ()) -> PhotosError:
     with pytest.raises(PhotosError) as caught:
-        read(root, least_photos, known)
+        read(root, min_photos, known)
     return caught.value
 
 
@@ -291,7 +289,7 @@ def test_a_photo_up_to_fifty_times_as_long_as_wide_is_read(tmp_path, size):
 def test_classes_are_sorted_and_labelled_from_first_label(tmp_path):
     add_class(tmp_path, "Dress", real_photos("Dress", 5))
     add_class(tmp_path, "Coat", real_photos("Coat", 6))
-    found = read_photo_folder(tmp_path, FASHION_SIZE, PixelCache(0), least_photos=5, first_label=10)
+    found = read_photo_folder(tmp_path, FASHION_SIZE, PixelCache(0), min_photos=5, first_label=10)
     assert found.class_names == ("Coat", "Dress")
     assert [[photo.label for photo in photos] for photos in found.photos] == [[10] * 6, [11] * 5]
     assert found.photos[0][0].path == tmp_path / "Coat" / "000.png"
@@ -393,7 +391,7 @@ def test_too_few_usable_photos_are_refused_with_the_reasons(tmp_path):
         "Coat/bad.png is not a JPEG, PNG, WebP or BMP image",
         "Coat/copy.png is a duplicate of Coat/000.png",
     )
-    assert len(read(tmp_path, least_photos=4).photos[0]) == 4
+    assert len(read(tmp_path, min_photos=4).photos[0]) == 4
 
 
 def test_a_long_list_of_reasons_is_cut(tmp_path):

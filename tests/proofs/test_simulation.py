@@ -114,7 +114,7 @@ def test_photos_in_a_tensor_are_refused(home: Home, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 def test_a_failing_increment_is_raised_as_it_is(home: Home) -> None:
-    too_coarse = IncrementConfig(recipe="lwm", least_photos=100)
+    too_coarse = IncrementConfig(recipe="lwm", min_photos=100)
     with pytest.raises(Exception, match="cannot be learnt from") as caught:
         simulate(home, 3, config=too_coarse)
     assert type(caught.value).__name__ == "PhotosError" and caught.value.problems  # type: ignore[attr-defined]

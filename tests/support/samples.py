@@ -17,7 +17,7 @@ from lwm_edge.photos.photo_set import PhotoSet, PixelCache
 WITHOUT_LEVELS = Path(__file__).parents[1] / "golden" / "bundle-v2.lwm"  # its head reads the last maps alone
 PLAN = PlanReport(
     micro_batch_size=16,
-    micro_batches_an_update=1,
+    micro_batches_per_update=1,
     prefetch=1,
     recompute=False,
     checkpoints=True,
@@ -37,7 +37,7 @@ def photo_set(group: str, *, count: int = 6, first_label: int = 0, seed: int | N
     preprocessing = open_bundle(BASE_BUNDLE).manifest.preprocessing
     cache = PixelCache(10**8)
     folder = read_photo_folder(
-        DEMO_DATA / "train" / group, preprocessing, cache, least_photos=1, first_label=first_label
+        DEMO_DATA / "train" / group, preprocessing, cache, min_photos=1, first_label=first_label
     )
     return PhotoSet([p for photos in folder.photos for p in photos[:count]], preprocessing, cache, seed)
 

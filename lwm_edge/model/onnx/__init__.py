@@ -1,4 +1,6 @@
-"""The ONNX file: traced once at the vendor's (`tracing`, `lowering`), checked and filled with a bundle's
-tensors on the device (`checks`, `graph`), compared with the network (`parity`), and turned into smaller or
-quicker forms (`variants`).
+"""Makes the ONNX file that apps load, and other forms of it.
+
+A vendor traces the graph once (`tracing`, `lowering`). A device checks it and fills in a bundle's tensors
+(`checks`, `graph`), compares the file with the network (`parity`), and makes other forms (`variants`,
+`comparison`).
 """

@@ -28,9 +28,9 @@ OPERATORS = {
 are used here. Source: https://github.com/onnx/onnx-tensorrt/blob/release/8.4-GA/docs/operators.md."""
 
 _MAX_NODES, _MAX_NODE_BYTES = 20_000, 4096
-_MAX_CONSTANT_BYTES, _MAX_CONSTANTS_BYTES = 1024, 256 * 1024
+_MAX_BYTES_PER_CONSTANT, _MAX_BYTES_OF_CONSTANTS = 1024, 256 * 1024
 _MAX_ATTRIBUTE_VALUES = 16
-_MULTIPLE = 4
+_MAX_COST_RATIO = 4
 _LISTED_PROBLEMS = 20
 
 
@@ -47,8 +47,8 @@ def check_form(model: ModelProto, weights: Set[str]) -> None:
     problems = [*_model_problems(model), *_node_problems(model), *_tensor_problems(model, weights)]
     if problems:
         raise ExportError(
-            "the ONNX graph in the bundle is not of the form that lwm-edge exports; take another base, or "
-            "make it again with lwm-edge build-base",
+            "the ONNX graph in the bundle is not of the form that lwm-edge exports; use another base, or "
+            "rebuild it with lwm-edge build-base",
             problems[:_LISTED_PROBLEMS],
         )
 
@@ -57,18 +57,18 @@ def _model_problems(model: ModelProto) -> Iterator[str]:
     graph = model.graph
     opsets = [(opset.domain, opset.version) for opset in model.opset_import]
     if opsets != [("", OPSET)] or model.ir_version != IR_VERSION:
-        yield f"it is of opset {opsets} and IR version {model.ir_version}, not {OPSET} and {IR_VERSION}"
+        yield f"it has opsets {opsets}, IR version {model.ir_version}, not {OPSET} and {IR_VERSION}"
     if model.functions:
         yield "it has functions of its own, which may call one another"
     if [value.name for value in graph.input] != [INPUT]:
-        yield f"its inputs are not {INPUT} alone"
+        yield f"it must have one input, {INPUT}"
     if tuple(value.name for value in graph.output) != OUTPUTS:
         yield f"its outputs are not {', '.join(OUTPUTS)}"
     if len(graph.node) > _MAX_NODES:
-        yield f"it has {len(graph.node)} nodes; {_MAX_NODES} are allowed"
+        yield f"it has {len(graph.node)} nodes; at most {_MAX_NODES} are allowed"
     parts: list[Any] = [graph, *graph.node, *graph.initializer, *graph.input, *graph.output]
     if any(part.doc_string or part.metadata_props for part in parts):
-        yield "it carries remarks"
+        yield "it has comments"
     if graph.sparse_initializer or graph.quantization_annotation or graph.value_info or model.training_info:
         yield "it has parts that no classifier needs"
     copy = ModelProto()
@@ -84,16 +84,16 @@ def _node_problems(model: ModelProto) -> Iterator[str]:
     if strange:
         yield f"it has operators that no classifier needs: {', '.join(strange[:_LISTED_PROBLEMS])}"
     attributes = [attribute for node in nodes for attribute in node.attribute]
-    if any(a.type not in _PLAIN or _values(a) > _MAX_ATTRIBUTE_VALUES for a in attributes):
+    if any(a.type not in _PLAIN_ATTRIBUTES or _values(a) > _MAX_ATTRIBUTE_VALUES for a in attributes):
         yield "it has loops, branches, or data in attributes"
     if any(node.ByteSize() > _MAX_NODE_BYTES for node in nodes):
         yield f"it has nodes of more than {_MAX_NODE_BYTES} bytes"
     readers = [node.op_type for node in nodes if INPUT in node.input]
     if readers != ["Cast"]:
-        yield f"{INPUT} is not read by one Cast alone, as runtimes need it"
+        yield f"{INPUT} must be read by one Cast alone, as runtimes require"
 
 
-_PLAIN = {
+_PLAIN_ATTRIBUTES = {
     AttributeProto.INT,
     AttributeProto.INTS,
     AttributeProto.FLOAT,
@@ -111,40 +111,40 @@ def _tensor_problems(model: ModelProto, weights: Set[str]) -> Iterator[str]:
     constants = [tensor for tensor in tensors if tensor.name not in weights]
     used = {name for node in model.graph.node for name in node.input}
     if len({tensor.name for tensor in tensors}) < len(tensors):
-        yield "two of its tensors have one name"
+        yield "two of its tensors share a name"
     if unused := [tensor.name for tensor in tensors if tensor.name not in used]:
         yield f"no node reads its tensors {', '.join(map(ascii, unused[:_LISTED_PROBLEMS]))}"
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors):
         yield "it takes tensors from other files"
     for tensor in constants:
-        if tensor.ByteSize() > _MAX_CONSTANT_BYTES or math.prod(tensor.dims) > _MAX_CONSTANT_BYTES:
-            yield f"its tensor {tensor.name!a}, none of the network's, is above {_MAX_CONSTANT_BYTES} bytes"
-    if sum(tensor.ByteSize() for tensor in constants) > _MAX_CONSTANTS_BYTES:
-        yield f"its constants take more than {_MAX_CONSTANTS_BYTES} bytes together"
+        if tensor.ByteSize() > _MAX_BYTES_PER_CONSTANT or math.prod(tensor.dims) > _MAX_BYTES_PER_CONSTANT:
+            yield f"its constant {tensor.name!a} is larger than {_MAX_BYTES_PER_CONSTANT} bytes"
+    if sum(tensor.ByteSize() for tensor in constants) > _MAX_BYTES_OF_CONSTANTS:
+        yield f"its constants take more than {_MAX_BYTES_OF_CONSTANTS} bytes together"
 
 
 def check_cost(model: ModelProto, network: Cost) -> None:
-    """Refuses a graph that takes much more than its architecture does.
+    """Refuses a graph that costs much more than its architecture.
 
     Args:
         model: Graph that `check_form` accepted.
-        network: What the architecture takes for one image, as torch counts it.
+        network: Cost of the architecture for one image, as torch counts it.
 
     Raises:
-        ExportError: The graph takes more than four times as much, or what it takes cannot be told.
+        ExportError: The graph costs more than four times as much, or its cost is unknown.
     """
     graph = graph_cost(model)
     for name in ("operations", "elements"):
-        allowed = _MULTIPLE * getattr(network, name)
+        allowed = _MAX_COST_RATIO * getattr(network, name)
         if getattr(graph, name) > allowed:
             raise ExportError(
-                f"the ONNX graph in the bundle takes {getattr(graph, name):,} {name} an image, and its "
-                f"architecture {getattr(network, name):,}; at most {_MULTIPLE} times as many are allowed"
+                f"the ONNX graph in the bundle has {getattr(graph, name):,} {name} per image, and its "
+                f"architecture {getattr(network, name):,}; at most {_MAX_COST_RATIO} times that is allowed"
             )
 
 
 def graph_cost(model: ModelProto) -> Cost:
-    """Computes what a graph takes for one image from its shapes, without running it.
+    """Computes a graph's cost for one image from its shapes, without running it.
 
     Raises:
         ExportError: Some shapes cannot be inferred.
@@ -165,16 +165,14 @@ def graph_cost(model: ModelProto) -> Cost:
     for node in inferred.graph.node:
         made = [shapes.get(output) or [0] for output in node.output if output]
         if any(size < 1 for shape in made for size in shape):
-            raise ExportError(
-                f"the ONNX graph in the bundle is not sound: {node.name!a} gives no known shape"
-            )
+            raise ExportError(f"the ONNX graph in the bundle is not sound: {node.name!a} has no known shape")
         count = sum(math.prod(shape) for shape in made)
         elements += count
-        operations += count * _operations_an_element(node, shapes)
+        operations += count * _operations_per_element(node, shapes)
     return Cost(operations=operations, elements=elements)
 
 
-def _operations_an_element(node: NodeProto, shapes: dict[str, list[int]]) -> int:
+def _operations_per_element(node: NodeProto, shapes: dict[str, list[int]]) -> int:
     """Counts the multiplications behind one element of a node's output."""
     if node.op_type == "Conv":
         return math.prod(shapes[node.input[1]][1:])

@@ -1,4 +1,4 @@
-"""Compares a smaller or quicker form of an ONNX file with the file itself, on photos."""
+"""Compares a smaller or faster form of an ONNX file with the file itself, on photos."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class VariantReport(Report):
     Attributes:
         photos: Number of photos that both were run on, none of which calibrated the form.
         agreement: Share of these photos that both put into the same class.
-        least_agreement: Smallest share with which the form is written.
+        min_agreement: Smallest share for the form to be written.
         accuracy: Accuracy of the form; None if the photos are not all of known classes.
-        original_accuracy: Accuracy of the file itself; None likewise.
+        original_accuracy: Accuracy of the file itself; None then too.
         onnx_bytes: Length of the form.
         original_onnx_bytes: Length of the file itself.
         photo_ms: Median time that the form takes for one photo on this machine.
@@ -34,7 +34,7 @@ class VariantReport(Report):
 
     photos: int
     agreement: float
-    least_agreement: float
+    min_agreement: float
     accuracy: float | None
     original_accuracy: float | None
     onnx_bytes: int
@@ -44,7 +44,7 @@ class VariantReport(Report):
 
 
 def compare(
-    original: bytes, variant: bytes, photos: PhotoSet, labels: Sequence[int] | None, least_agreement: float
+    original: bytes, variant: bytes, photos: PhotoSet, labels: Sequence[int] | None, min_agreement: float
 ) -> VariantReport:
     """Runs both files on photos.
 
@@ -53,7 +53,7 @@ def compare(
         variant: Content of its other form.
         photos: Photos to run both on.
         labels: class_index of each photo, if they are known.
-        least_agreement: Smallest share of photos that both must put into the same class.
+        min_agreement: Smallest share of photos that both must put into the same class.
     """
     files = [Classifier(original), Classifier(variant)]
     best = [file.predict(photos) for file in files]
@@ -63,7 +63,7 @@ def compare(
     return VariantReport(
         photos=len(photos.photos),
         agreement=float((best[0] == best[1]).mean()),
-        least_agreement=least_agreement,
+        min_agreement=min_agreement,
         original_accuracy=accuracies[0],
         accuracy=accuracies[1],
         original_onnx_bytes=len(original),
@@ -74,7 +74,7 @@ def compare(
 
 
 def _accuracy(best: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
-    """Computes the mean over classes, as every accuracy here is."""
+    """Computes accuracy, as everywhere the mean over classes."""
     return float(np.mean([(best[labels == label] == label).mean() for label in np.unique(labels)]))
 
 

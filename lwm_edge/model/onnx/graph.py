@@ -1,4 +1,4 @@
-"""Makes the ONNX file of a bundle: fills the bundle's tensors and metadata into its graph.
+"""Makes the ONNX file of a bundle: puts the bundle's tensors and metadata into its graph.
 
 The input is uint8 [batch, H, W, 3]; the outputs are float32: `logits` and `probabilities` [batch, classes],
 and `head_inputs` [batch, d]. Format: https://onnx.ai/onnx/repo-docs/IR.html.
@@ -71,7 +71,7 @@ def _fill(model: ModelProto, arrays: Arrays, manifest: Manifest) -> None:
     for output in graph.output:
         if output.name in (LOGITS, PROBABILITIES):
             output.type.tensor_type.shape.dim[1].dim_value = classes
-    graph.input[0].type.denotation = "IMAGE"  # what the metadata below says of images
+    graph.input[0].type.denotation = "IMAGE"  # makes the image metadata below apply to it
     graph.name = f"lwm_edge_{manifest.model_digest}"  # so that no engine cache serves the old model
     model.doc_string = manifest.description or ""
     helper.set_model_props(model, metadata(manifest))

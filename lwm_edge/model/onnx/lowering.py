@@ -1,7 +1,7 @@
-"""Lowers a traced graph to the form that every runtime reads: opset 17, IR version 8, no work on shapes.
+"""Lowers a traced graph to the form that every runtime reads: opset 17, IR version 8, no shape arithmetic.
 
-TensorRT 8.6 reads opset 17 and no sequences, ONNX Runtime 1.17 reads IR version 9 at most. The onnx package's
-own converter fails on these graphs, and few operators are concerned, so each is rewritten here; any other
+TensorRT 8.6 reads opset 17 and no sequences; ONNX Runtime 1.17 reads IR version 9 at most. The onnx package's
+own converter fails on these graphs, but only a few operators matter, so each is rewritten here; any other
 operator whose definition changed between the two opsets is refused. Definitions:
 https://onnx.ai/onnx/operators/.
 """
@@ -23,23 +23,23 @@ _PRODUCER = "lwm_edge"
 
 
 def lower(model: ModelProto) -> ModelProto:
-    """Returns a graph of opset 18, whose constants are folded, in the form that `checks` demands.
+    """Lowers a graph of opset 18 with folded constants to the form that `checks` demands.
 
     Raises:
-        ExportError: The graph has operators that nobody knows how to lower; all are named.
+        ExportError: The graph has operators that cannot be lowered; all are named.
     """
     graph = model.graph
-    _split_at_once(graph)
-    _keep_the_batch_in_reshapes(graph)
+    _replace_sequence_splits(graph)
+    _fix_reshape_shapes(graph)
     refused = set()
     for node in graph.node:
-        if node.op_type in _LOWERED:
-            _LOWERED[node.op_type](node, graph)
+        if node.op_type in _LOWERINGS:
+            _LOWERINGS[node.op_type](node, graph)
         elif _changed_since(node.op_type):
             refused.add(node.op_type)
     if refused:
         raise ExportError(
-            f"this network needs operators that opset {OPSET} defines otherwise: {', '.join(sorted(refused))}"
+            f"this network needs operators that differ in opset {OPSET}: {', '.join(sorted(refused))}"
         )
     _remove_unused(graph)
     _remove_remarks(model)
@@ -58,8 +58,8 @@ def _changed_since(operator: str) -> bool:
     return defs.get_schema(operator, _TRACED_OPSET).since_version > OPSET
 
 
-def _axes_as_attribute(node: NodeProto, graph: GraphProto) -> None:
-    """Lowers a reduction, whose axes are an input since opset 18."""
+def _move_axes_to_attribute(node: NodeProto, graph: GraphProto) -> None:
+    """Lowers a reduction, whose axes became an input in opset 18."""
     if len(node.input) > 1:
         axes = _constant(graph, node.input[1])
         node.attribute.append(helper.make_attribute("axes", [int(axis) for axis in axes]))
@@ -67,32 +67,32 @@ def _axes_as_attribute(node: NodeProto, graph: GraphProto) -> None:
     _remove_attribute(node, "noop_with_empty_axes")
 
 
-def _without_output_count(node: NodeProto, graph: GraphProto) -> None:
-    """Lowers a split into equal parts, whose number is an attribute since opset 18."""
+def _drop_output_count(node: NodeProto, graph: GraphProto) -> None:
+    """Lowers a split into equal parts, which opset 18 counts in an attribute."""
     _remove_attribute(node, "num_outputs")
 
 
-def _as_before(node: NodeProto, graph: GraphProto) -> None:
-    """Leaves a padding as it is, which takes axes as one more input since opset 18."""
+def _refuse_pad_axes(node: NodeProto, graph: GraphProto) -> None:
+    """Leaves a padding as it is; opset 18 added axes as an input, which is refused."""
     if len(node.input) > 3:
-        raise ExportError(f"{node.name} pads some axes only, which opset {OPSET} does not know")
+        raise ExportError(f"{node.name} pads some axes only, which opset {OPSET} cannot do")
 
 
-_LOWERED: dict[str, Callable[[NodeProto, GraphProto], None]] = {
-    "ReduceMean": _axes_as_attribute,
-    "ReduceMax": _axes_as_attribute,
-    "Split": _without_output_count,
-    "Pad": _as_before,
+_LOWERINGS: dict[str, Callable[[NodeProto, GraphProto], None]] = {
+    "ReduceMean": _move_axes_to_attribute,
+    "ReduceMax": _move_axes_to_attribute,
+    "Split": _drop_output_count,
+    "Pad": _refuse_pad_axes,
 }
 
 
-def _split_at_once(graph: GraphProto) -> None:
-    """Replaces each split into a sequence, and the nodes that take its parts, by a split with outputs."""
+def _replace_sequence_splits(graph: GraphProto) -> None:
+    """Replaces each SplitToSequence, and the nodes that take its parts, by one Split."""
     for split in [node for node in graph.node if node.op_type == "SplitToSequence"]:
         parts = [node for node in graph.node if split.output[0] in node.input]
         lengths = _constant(graph, split.input[1]) if len(split.input) > 1 else np.array(1)
         if any(node.op_type != "SequenceAt" for node in parts) or lengths.ndim != 0:
-            raise ExportError(f"{split.name} splits maps in a way that opset {OPSET} does not know")
+            raise ExportError(f"{split.name} splits maps in a way that opset {OPSET} cannot do")
         by_index = {int(_constant(graph, node.input[1])): node for node in parts}
         outputs = [by_index[n].output[0] if n in by_index else "" for n in range(max(by_index) + 1)]
         axis = next(a.i for a in split.attribute if a.name == "axis")
@@ -105,7 +105,7 @@ def _split_at_once(graph: GraphProto) -> None:
             graph.node.remove(node)
 
 
-def _keep_the_batch_in_reshapes(graph: GraphProto) -> None:
+def _fix_reshape_shapes(graph: GraphProto) -> None:
     """Gives reshapes a constant shape in which 0 stands for the batch, so that no node works on shapes."""
     made_by = {output: node for node in graph.node for output in node.output}
     for node in [node for node in graph.node if node.op_type == "Reshape"]:
@@ -126,7 +126,7 @@ def _constant(graph: GraphProto, name: str) -> NDArray[np.int64]:
     for tensor in graph.initializer:
         if tensor.name == name:
             return numpy_helper.to_array(tensor)
-    raise ExportError(f"{name} is computed, where opset {OPSET} needs a constant")
+    raise ExportError(f"{name} is computed, but opset {OPSET} needs a constant")
 
 
 def _remove_attribute(node: NodeProto, name: str) -> None:

@@ -30,7 +30,7 @@ class ParityReport(Report):
 
     Attributes:
         batch_sizes: Batch sizes that were compared.
-        largest_difference: Largest difference of two logits.
+        largest_difference: Largest difference in a logit.
         tolerance: Allowed difference: 1e-4 x max(1, largest |logit|).
         real_photos: Whether photos were compared, or generated pictures because none were at hand.
     """
@@ -60,7 +60,7 @@ class ParityProbe:
         images: Pictures [B, H, W, 3] uint8; repeated if fewer than 5.
         logits: Logits of the network [B, classes] float32.
         real_photos: Whether the pictures are photos, not generated.
-        cost: What the network takes for one of them.
+        cost: Cost of the network for one of them.
     """
 
     images: Pixels
@@ -102,9 +102,9 @@ def verified_file(arrays: Arrays, manifest: Manifest, probe: ParityProbe) -> tup
         Content of the file, and the comparison.
 
     Raises:
-        ExportError: The graph is not of the form that lwm-edge exports, takes much more than its
+        ExportError: The graph is not of the form that lwm-edge exports, costs much more than its
             architecture, or does not fit the tensors.
-        ParityError: The file computes something else than the network.
+        ParityError: The file computes something other than the network.
     """
     check_cost(read_graph(arrays), probe.cost)
     onnx_file = fill_graph(arrays, manifest)

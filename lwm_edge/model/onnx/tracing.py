@@ -1,4 +1,4 @@
-"""Traces a network's graph with torch's exporter, which runs once, at the vendor's.
+"""Traces a network's graph with torch's exporter, which only vendors run, once.
 
 The bundle keeps the graph without weights; on the device `graph.fill_graph` puts the bundle's tensors into
 it.
@@ -38,7 +38,7 @@ class _Exported(nn.Module):
         self._probabilities = torch.sigmoid if activation == "sigmoid" else _softmax
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # Channels last in memory would be traced too, as gathers where a mean would do.
+        # A channels-last layout would be traced as gathers where a mean would do.
         images = self._normalise(image).contiguous()
         head_inputs = self._run(Activations(images)).pooled()
         logits = self.head(head_inputs)
@@ -94,7 +94,7 @@ def _with_constants_folded(model: ModelProto, weights: set[str]) -> ModelProto:
     constants = [tensor for tensor in graph.initializer if tensor.name not in weights]
     graph.ClearField("initializer")
     graph.initializer.extend(constants)
-    for tensor in kept:  # as inputs, nobody knows their values, so nothing can be folded into them
+    for tensor in kept:  # as inputs they have no values, so nothing can be folded into them
         graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     model = optimize(model)
     del model.graph.input[1:]

@@ -23,15 +23,15 @@ from ..bundle import BIAS, WEIGHT
 from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, Classifier
 
 UNUSED_BIAS = -1e4
-"""Bias of the outputs that a head at capacity has beyond its classes: probability 0 in half precision."""
+"""Bias of a fixed head's outputs beyond the classes: gives probability 0 even in half precision."""
 
 
-_SHARES_IN_FLOAT = (0, 1 / 8, 1 / 4, 1 / 2)  # of the convolutions, from the first one on; at least one
-_ENOUGH_AGREEMENT = 0.98  # on the photos that calibrate; others are compared afterwards, at 97%
+_SHARES_IN_FLOAT = (0, 1 / 8, 1 / 4, 1 / 2)  # of the convolutions, in order; always the first one
+_ENOUGH_AGREEMENT = 0.98  # on calibration photos; the others must agree on 97% afterwards
 
 
 def with_static_batch(onnx_file: bytes, batch_size: int) -> bytes:
-    """Fixes the batch size of a file, for runtimes that plan better, or at all, with fixed shapes."""
+    """Fixes the batch size of a file, for runtimes that need or prefer fixed shapes."""
     model = load_model_from_string(onnx_file)
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = batch_size
@@ -63,7 +63,7 @@ def in_half_precision(onnx_file: bytes) -> bytes:
 
     model = load_model_from_string(onnx_file)
     with _quietly("float16"):
-        model = convert_float_to_float16(model, keep_io_types=True, node_block_list=_name_heads_nodes(model))
+        model = convert_float_to_float16(model, keep_io_types=True, node_block_list=_name_nodes(model))
     return _content(model)
 
 
@@ -71,20 +71,20 @@ def in_eight_bits(onnx_file: bytes, images: Pixels, *, float_weights: bool = Fal
     """Quantises the convolutions of a file to 8-bit integers; the head stays in float32.
 
     The quantisation is static and symmetric, by channel for weights, and written as pairs of QuantizeLinear
-    and DequantizeLinear. Depthwise convolutions stay in float32, as they lose most and gain least. So do as
-    many of the first convolutions as it takes to put 98% of the images into the same class, half of all at
-    most: the head reads what they make, and an error there is in all that follows.
+    and DequantizeLinear. Depthwise convolutions stay in float32, as they lose most and gain least. The first
+    convolutions do so too, as many as it takes for 98% of the images to keep their class, but at most half
+    of all: the head reads them, and all later layers inherit their error.
 
     Args:
-        onnx_file: Content of the file in float32, with any batch size.
+        onnx_file: Content of the file in float32, with no fixed batch size.
         images: Images [M, H, W, 3] uint8 like those that the file will see, to find the range of each layer.
         float_weights: Whether weights stay in float32 in front of such a pair, as TensorRT needs them; they
-            are then quantised when the file is loaded, and the file is no shorter.
+            are then quantised when the file is loaded, and the file is no smaller.
     """
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     model = load_model_from_string(onnx_file)
-    heads_nodes = _name_heads_nodes(model)
+    head_nodes = _name_nodes(model)
     best_classes = _best_classes(onnx_file, images)
     with tempfile.TemporaryDirectory() as folder, _quietly("int8"):
         named, folded = Path(folder, "named.onnx"), Path(folder, "folded.onnx")
@@ -93,7 +93,7 @@ def in_eight_bits(onnx_file: bytes, images: Pixels, *, float_weights: bool = Fal
         convolutions, depthwise = _convolutions(load_model(folded).graph)
         for share in _SHARES_IN_FLOAT:
             first = convolutions[: max(1, round(share * len(convolutions)))]
-            made = _quantised(folded, images, [*heads_nodes, *depthwise, *first], float_weights)
+            made = _quantised(folded, images, [*head_nodes, *depthwise, *first], float_weights)
             made.graph.name = model.graph.name
             del made.metadata_props[:]
             made.metadata_props.extend(model.metadata_props)
@@ -104,7 +104,7 @@ def in_eight_bits(onnx_file: bytes, images: Pixels, *, float_weights: bool = Fal
 
 
 def _quantised(folded: Path, images: Pixels, in_float: list[str], float_weights: bool) -> ModelProto:
-    """Quantises a file whose BatchNormalization is folded, but for the nodes that stay in float32."""
+    """Quantises a file with BatchNormalization folded, except for nodes that stay in float32."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -130,7 +130,7 @@ def _quantised(folded: Path, images: Pixels, in_float: list[str], float_weights:
             "ActivationSymmetric": True,
             "WeightSymmetric": True,
             "QuantizeBias": False,
-            "CalibMovingAverage": True,  # a range that one photo alone reaches would waste what others need
+            "CalibMovingAverage": True,  # else one photo's outlier would widen the range for all
             "AddQDQPairToWeight": float_weights,
             "DedicatedQDQPair": float_weights,  # TensorRT lets no two nodes share a pair
         },
@@ -157,7 +157,7 @@ def _give_others_the_original(graph: GraphProto) -> None:
 
 
 def _convolutions(graph: GraphProto) -> tuple[list[str], list[str]]:
-    """Names the convolutions in their order, and those among them that are depthwise."""
+    """Lists the names of the convolutions, and of the depthwise ones among them."""
     inputs = {tensor.name: tensor.dims[1] for tensor in graph.initializer if len(tensor.dims) == 4}
     nodes = [node for node in graph.node if node.op_type == "Conv"]
     return [n.name for n in nodes], [n.name for n in nodes if inputs[n.input[1]] == 1]
@@ -171,7 +171,7 @@ def _best_classes(onnx_file: bytes, images: Pixels) -> NDArray[np.int64]:
 
 @contextmanager
 def _quietly(form: str) -> Iterator[None]:
-    """Keeps a tool's remarks from the terminal, and turns its errors into an ExportError."""
+    """Keeps a tool's messages off the terminal, and turns its errors into an ExportError."""
     level = logging.root.manager.disable
     logging.disable()
     try:
@@ -184,8 +184,8 @@ def _quietly(form: str) -> Iterator[None]:
         logging.disable(level)
 
 
-def _name_heads_nodes(model: ModelProto) -> list[str]:
-    """Names the nodes behind what the head reads; returns their names."""
+def _name_nodes(model: ModelProto) -> list[str]:
+    """Gives every node a name; returns the names of the head's nodes."""
     behind = {HEAD_INPUTS}
     names = []
     for number, node in enumerate(model.graph.node):

@@ -132,7 +132,7 @@ def test_a_form_is_compared_on_photos_and_loads_as_a_classifier(
 ) -> None:
     config = ExportConfig(photos=PHOTOS, **settings)
     report = export_onnx(BASE_BUNDLE, tmp_path / "form.onnx", config).comparison
-    assert report is not None and report.least_agreement == least <= report.agreement
+    assert report is not None and report.min_agreement == least <= report.agreement
     assert report.photos == (150 if settings.get("precision") == "int8" else 300)
     assert report.accuracy is not None and report.original_accuracy is not None
     assert abs(report.accuracy - report.original_accuracy) < 0.03 and report.accuracy > 0.9
