@@ -152,6 +152,43 @@ def test_the_memory_of_one_increment() -> None:
             assert shown[4] == f"{row['export_peak_rss_bytes'] / MIB:.0f}"
 
 
+def test_the_forms_of_the_onnx_file() -> None:
+    table = rows(section(PAGE, "Forms of the ONNX file"))
+    measured = [row for name in ("grocery", "caltech101") for row in _result(f"forms-{name}.json")["forms"]]
+    for cells, row in zip(table, measured, strict=True):
+        assert cells[1:] == [
+            row["form"],
+            f"{row['photos']:,}",
+            f"{100 * row['agreement']:.1f}",
+            f"{100 * row['original_accuracy']:.1f} -> {100 * row['accuracy']:.1f}",
+            f"{row['length_ratio']:.2f}",
+            f"{row['time_ratio']:.2f}",
+        ]
+        assert row["agreement"] >= row["min_agreement"]
+
+
+def test_the_speed() -> None:
+    table = rows(section(PAGE, "Speed"))
+    measured = _result("speed.json")
+    for cells, row in zip(table, measured["networks"], strict=False):
+        assert cells[1:] == [
+            str(row["threads"]),
+            _with_spread(row["after_by_before"]),
+            _with_spread(row["eager_by_after"]),
+            *(f"{row[f'{variant}_ms']['median']:.1f}" for variant in ("before", "after", "eager")),
+        ]
+    commands = measured["commands"]
+    text = " ".join(section(PAGE, "Speed").split())
+    assert f"`lwm-edge --help` takes {_with_spread(commands['help_by_unit'])} times" in text
+    assert f"`lwm-edge predict` on one photo {_with_spread(commands['predict_by_unit'])} times" in text
+    assert f"{commands['loading_ms']:.0f} ms of that" in text
+    assert f"one more photo takes {commands['predict_warm_ms']['median']:.1f} ms" in text
+
+
+def _with_spread(value: dict[str, float]) -> str:
+    return f"{value['median']:.2f} ({value['smallest']:.2f} to {value['largest']:.2f})"
+
+
 def test_the_constant_footprint() -> None:
     report = _result("footprint.json")
     trends = {trend["figure"]: trend for trend in report["trends"]}
