@@ -32,7 +32,7 @@ def _run(script: str, *arguments: object) -> str:
     return result.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_the_protocol_its_table_and_resuming(data: Path, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     options: list[Any] = [

@@ -30,8 +30,8 @@ EXEMPT = {  # blocks that no test here runs, and why; all others are run as they
     "deploy/README.md install-jetson": "the same, and needs the torch that a Jetson brings",
 }
 TOO_LONG = {  # commands of which the options are parsed, and why they are not run; small ones run elsewhere
-    "protocol.py": "up to hours, on data that is not here; test_benchmarks.py runs a small one",
-    "attention_maps.py": "draws what protocol.py left; test_benchmarks.py runs a small one",
+    "protocol.py": "up to hours, on data that is not here; .ci/extended runs a small one",
+    "attention_maps.py": "draws what protocol.py left; .ci/extended runs a small one",
     "crash_rounds.py": "a minute; .ci/extended runs it",
     "crash.py": "25 minutes; test_benchmarks.py runs twelve kills, in .ci/extended",
     "speed.py": "minutes, and only figures from an idle machine count",

@@ -123,7 +123,7 @@ def _show(report: Report, as_json: bool, show: Callable[[Any], None], *, is_done
     else:
         show(report)
     if failure := output_failure():
-        lost = f"standard output takes no text ({failure.strerror})"
+        lost = f"cannot write to standard output ({failure.strerror})"
         if not is_done:
             raise ResourceError(f"the report is lost: {lost}; free some space, or send the output elsewhere")
         terminal.note(f"Note: the command has done its work, but its report is lost: {lost}")

@@ -61,8 +61,8 @@ def plan(report: PlanReport) -> None:
         "Peak memory": f"{report.predicted_peak_rss_bytes / mib:.0f} MiB predicted, "
         f"{report.limit_bytes / mib:.0f} MiB allowed ({report.limit_source}), "
         f"{report.smallest_limit_bytes / mib:.0f} MiB would be enough",
-        "Micro-batch": f"{report.micro_batch_size} images; ",
-        f"{report.micro_batches_per_update} micro-batches per update"
+        "Micro-batch": f"{report.micro_batch_size} images; "
+        f"{report.micro_batches_per_update} micro-batches per update",
         "Recomputing": "trained blocks, to save memory" if report.recompute else "nothing",
         "Freed memory": "kept for the next step, which is faster"
         if report.keeps_freed_memory

@@ -135,7 +135,7 @@ def test_a_base_from_the_command_line(run: Any, tmp_path: Path, make_photos: Pho
         (["build-base", "x", "--arch", "resnet18", "-o", "none/y"], 2, "in a folder that exists"),
         (["export", ".."], 2, "it is a folder"),
         (["export", "x.onnx", "--fp16", "--int8"], 2, "give one of them"),
-        (["export", "x.onnx", "--int8"], 2, "int8 needs photos"),
+        (["export", "x.onnx", "--int8"], 2, "int8 must be compared on photos"),
         (["export", "x.onnx", "--static-batch", "0"], 2, "greater than or equal to 1"),
         (["export", "x.onnx", "--fp16", "--photos", "none"], 3, "does not exist"),
     ],

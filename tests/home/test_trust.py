@@ -66,10 +66,10 @@ def _other_preprocessing(arrays: Arrays, manifest: Manifest) -> dict[str, Any]:
 
 
 ALTERED: dict[str, tuple[Callable[..., dict[str, Any]], str]] = {
-    "tensors": (_other_weights, "the model (tensors, class names, preprocessing, levels) is not that"),
-    "ONNX graph": (_other_graph, "the model (tensors, class names, preprocessing, levels) is not that"),
+    "tensors": (_other_weights, "the model (tensors, class names, preprocessing, levels) does not match"),
+    "ONNX graph": (_other_graph, "the model (tensors, class names, preprocessing, levels) does not match"),
     "class names": (_boat, "the names of the shipped classes"),
-    "preprocessing": (_other_preprocessing, "the preprocessing, or what the head reads, is not that"),
+    "preprocessing": (_other_preprocessing, "the preprocessing or what the head reads does not match"),
     "capacity": (_other_capacity, "capacity is 33"),
     "activation": (lambda arrays, manifest: {"activation": "softmax"}, "activation is softmax"),
     "architecture": (lambda arrays, manifest: {"architecture": "small_resnet32"}, "architecture is small_"),

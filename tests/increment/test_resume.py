@@ -90,7 +90,9 @@ def test_a_lower_limit_makes_another_plan(home: Home, make_photos: PhotoMaker) -
     seen: list[Progress] = []
     smaller = THREE_EPOCHS.model_copy(update={"micro_batch_size": 2})
     report = add_classes(home, photos, smaller, on_progress=seen.append, isolate=False)
-    assert report.plan.micro_batch_size == 2 and any("but for rounding" in line for line in report.warnings)
+    assert report.plan.micro_batch_size == 2 and any(
+        "may differ by rounding" in line for line in report.warnings
+    )
     assert next(p.done for p in seen if p.phase == "train") == 3
 
 

@@ -22,11 +22,11 @@ def test_ordinary_names_are_fine(name):
 @pytest.mark.parametrize(
     "name, problem",
     [
-        ("", "is empty or has spaces at an end"),
-        ("   ", "is empty or has spaces at an end"),
-        ("\u3000\u00a0", "is empty or has spaces at an end"),
-        (" Coat", "is empty or has spaces at an end"),
-        ("Coat\n", "is empty or has spaces at an end"),
+        ("", "is empty, or starts or ends with a space"),
+        ("   ", "is empty, or starts or ends with a space"),
+        ("\u3000\u00a0", "is empty, or starts or ends with a space"),
+        (" Coat", "is empty, or starts or ends with a space"),
+        ("Coat\n", "is empty, or starts or ends with a space"),
         (".", "looks like a path"),
         ("..", "looks like a path"),
         ("../Coat", "looks like a path"),

@@ -354,7 +354,7 @@ def test_a_file_instead_of_a_folder_is_refused(tmp_path):
 
 def test_a_folder_without_sub_folders_is_refused(tmp_path):
     shutil.copy(real_photos("Coat", 1)[0], tmp_path)
-    assert "has no sub-folders; put each class's photos into" in refusal(tmp_path).message
+    assert "has no sub-folders; put the photos into one" in refusal(tmp_path).message
 
 
 @pytest.mark.parametrize("folder", ["Caf\u00e9", "cAF\u00c9", "CAFE\u0301", "\uff23af\u00e9"])
@@ -427,7 +427,7 @@ def test_all_problems_are_reported_at_once(tmp_path):
     (tmp_path / "Empty").mkdir()
     (add_class(tmp_path, "Few", real_photos("Pullover", 2)) / "bad.jpg").touch()
     error = refusal(tmp_path, known=("Bag",))
-    assert error.message == f"{tmp_path} cannot be learnt from"
+    assert error.message == f"{tmp_path} cannot be used"
     assert error.problems == (
         "Bag: the model already knows the class Bag; to teach it again, remove it "
         "(lwm-edge remove-class 'Bag') and add it with all its photos",

@@ -97,7 +97,7 @@ def test_a_planted_file_is_named(grown: Home, planted: str) -> None:
     [
         ("classifier.onnx", "not what the bundle makes"),
         ("labels.txt", "does not list the bundle's classes"),
-        ("receipt.json", "is no receipt"),
+        ("receipt.json", "is not this model's receipt"),
     ],
 )
 def test_pixels_appended_to_a_file_are_found(grown: Home, file: str, problem: str) -> None:

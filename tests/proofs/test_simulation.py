@@ -82,7 +82,7 @@ def test_photos_and_teachers_kept_in_memory_are_named(home: Home, monkeypatch: p
     monkeypatch.setattr(PhotoSet, "load", lambda self, *a: kept(load(self, *a)))
     monkeypatch.setattr(learn, "measure_drift", lambda s, teacher, *a: measure(s, kept(teacher), *a))
     report = simulate_leaky(home, monkeypatch, lambda _: KEPT.append(np.ones(40 * MIB, np.uint8)))
-    assert found(report, "after increment 1", "photos kept alive")
+    assert found(report, "after increment 1", "photos left in memory")
     assert found(report, "after increment", "teacher networks alive, not 1")
     assert found(report, "memory: peak_rss_bytes grew by")
     assert not found(report, "file ")
@@ -100,9 +100,9 @@ def test_photos_in_files_and_files_that_grow_are_named(home: Home, monkeypatch: 
     assert found(report, ".exemplars (a folder) is unexplained")
     assert found(report, ".exemplars/bag.png", "unexplained")
     assert found(report, "file cache.bin grew by 500 bytes")
-    assert found(report, "receipt.json is no receipt")
-    assert found(report, "file labels.txt is not as long as its classes make it")
-    assert not found(report, "photos kept alive") and not found(report, "teacher networks")
+    assert found(report, "receipt.json is not this model's receipt")
+    assert found(report, "file labels.txt is not as long as its classes need")
+    assert not found(report, "photos left in memory") and not found(report, "teacher networks")
 
 
 def test_photos_in_a_tensor_are_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,7 @@ def test_photos_in_a_tensor_are_refused(home: Home, monkeypatch: pytest.MonkeyPa
 @pytest.mark.slow
 def test_a_failing_increment_is_raised_as_it_is(home: Home) -> None:
     too_coarse = IncrementConfig(recipe="lwm", min_photos=100)
-    with pytest.raises(Exception, match="cannot be learnt from") as caught:
+    with pytest.raises(Exception, match="cannot be used") as caught:
         simulate(home, 3, config=too_coarse)
     assert type(caught.value).__name__ == "PhotosError" and caught.value.problems  # type: ignore[attr-defined]
 

@@ -72,7 +72,7 @@ def test_a_file_that_comes_and_goes_is_named() -> None:
 def test_growth_that_the_classes_do_not_explain_is_named(file: str) -> None:
     honest = step(5).file_bytes[file]
     steps = [step(n, {file: honest + 1} if n == 5 else {}) for n in range(1, 9)]
-    assert verdict(steps) == [f"file {file} is not as long as its classes make it"]
+    assert verdict(steps) == [f"file {file} is not as long as its classes need"]
 
 
 @pytest.mark.parametrize("figure", ["peak_rss_bytes", "peak_cuda_bytes"])

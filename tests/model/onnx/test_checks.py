@@ -83,7 +83,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
         both(add_node("ConstantOfShape")), "no classifier needs: 'ConstantOfShape'"
     ),
     "a tensor that is not the network's": (
-        both(constant("big", np.ones((64, 64), np.float32)), add_node("Add", "big")), "'big', none of the"
+        both(constant("big", np.ones((64, 64), np.float32)), add_node("Add", "big")), "'big' is larger than"
     ),
     "many small tensors": (
         both(
@@ -94,7 +94,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "a tensor that nothing reads": (constant("hidden", np.ones(4, np.float32)), "no node reads"),
     "two tensors of one name": (
-        lambda model: model.graph.initializer.append(model.graph.initializer[0]), "have one name"
+        lambda model: model.graph.initializer.append(model.graph.initializer[0]), "share a name"
     ),
     "a tensor in another file": (elsewhere, "from other files"),
     "data in an attribute": (add_node("Relu", x=list(range(1000))), "data in attributes"),
@@ -102,14 +102,14 @@ REFUSED: dict[str, tuple[Change, str]] = {
         add_node("Relu", x=numpy_helper.from_array(np.ones(9, np.float32))), "data in attributes"
     ),
     "text in a node": (lambda model: setattr(model.graph.node[3], "name", "x" * 5000), "nodes of more than"),
-    "a remark": (lambda model: setattr(model.graph, "doc_string", "pixels"), "carries remarks"),
+    "a remark": (lambda model: setattr(model.graph, "doc_string", "pixels"), "has comments"),
     "a remark of a node": (
-        lambda model: model.graph.node[5].metadata_props.add(key="k", value="v"), "carries remarks"
+        lambda model: model.graph.node[5].metadata_props.add(key="k", value="v"), "has comments"
     ),
     "an unknown field": (lambda model: model.MergeFromString(b"\xfa\x3f\x06pixels"), "does not define"),
     "another opset": (lambda model: setattr(model.opset_import[0], "version", 18), "not 17 and 8"),
     "another IR version": (lambda model: setattr(model, "ir_version", 10), "not 17 and 8"),
-    "a second input": (lambda model: model.graph.input.append(model.graph.input[0]), "inputs are not"),
+    "a second input": (lambda model: model.graph.input.append(model.graph.input[0]), "must have one input"),
     "no head inputs": (lambda model: model.graph.output.pop(), "outputs are not"),
     "work on uint8": (
         lambda model: model.graph.node.append(helper.make_node("Transpose", ["image"], ["x"])), "one Cast"
@@ -139,12 +139,12 @@ def many_times(count: int) -> Change:
 
 
 EXPENSIVE: dict[str, tuple[Change, str]] = {
-    "a convolution repeated": (many_times(500), "operations an image"),
+    "a convolution repeated": (many_times(500), "operations per image"),
     "padding to large maps": (
         both(constant("pads", np.array([0, 0, 0, 0, 0, 0, 4000, 4000])), add_node("Pad", "pads")),
-        "operations an image",
+        "operations per image",
     ),
-    "a pile of cheap nodes": (both(*(add_node("Relu") for _ in range(800))), "elements an image"),
+    "a pile of cheap nodes": (both(*(add_node("Relu") for _ in range(800))), "elements per image"),
 }
 
 

@@ -26,7 +26,7 @@ from lwm_edge.model.onnx.checks import graph_cost
 from lwm_edge.model.onnx.graph import fill_graph, metadata, read_graph
 from lwm_edge.model.onnx.parity import check_parity, generated_images, head_inputs_of_probe, parity_probe
 from lwm_edge.model.onnx.tracing import trace_graph
-from tests.support.networks import ARCHITECTURES, fresh_network, manifest_of, network_with_levels
+from tests.support.networks import ARCHITECTURES, EXPORT_AS, fresh_network, manifest_of, network_with_levels
 from tests.support.samples import photo_set
 
 # What TensorRT 8.6 can parse of opset 17, in float32: the column "Supported" of
@@ -157,8 +157,14 @@ def exported(network: Network, name: str, activation: str = "sigmoid") -> tuple[
     return read_graph(arrays), fill_graph(arrays, manifest)
 
 
+EXPORTED = [
+    pytest.param(name, marks=pytest.mark.extended) if isinstance(name, str) and name in EXPORT_AS else name
+    for name in ARCHITECTURES
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", EXPORTED)
 def test_every_family_exports_in_the_form_that_runtimes_read_and_grows(name: str, tmp_path: Path) -> None:
     network = fresh_network(name)
     disturb_normalisation(network)

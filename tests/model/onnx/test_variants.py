@@ -147,9 +147,7 @@ def test_a_form_that_differs_too_often_is_not_written_unless_forced(
 ) -> None:
     monkeypatch.setattr(variants, "in_half_precision", wrong)
     config = ExportConfig(precision="fp16", photos=PHOTOS)
-    with pytest.raises(
-        ParityError, match=r"% of 300 photos .* at least 99% are needed, so nothing was written"
-    ):
+    with pytest.raises(ParityError, match=r"% of 300 photos; at least 99% is needed, so nothing was written"):
         export_onnx(BASE_BUNDLE, tmp_path / "form.onnx", config)
     assert not (tmp_path / "form.onnx").exists()
     forced = config.model_copy(update={"force": True})
@@ -171,7 +169,7 @@ def test_photos_of_unknown_classes_have_no_accuracy_and_few_photos_are_refused(
     tmp_path: Path, make_photos: PhotoMaker
 ) -> None:
     config = ExportConfig(precision="fp16", photos=make_photos("Sneaker", count=5), force=True)
-    with pytest.raises(PhotosError, match="5 photos; 20 are needed"):
+    with pytest.raises(PhotosError, match="5 photos; at least 20 are needed"):
         export_onnx(BASE_BUNDLE, tmp_path / "form.onnx", config)
     assert not (tmp_path / "form.onnx").exists()
     make_photos("Bag", "Shirt", count=12)
@@ -182,8 +180,8 @@ def test_photos_of_unknown_classes_have_no_accuracy_and_few_photos_are_refused(
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"precision": "int8"}, "int8 needs photos to be compared on"),
-        ({"float_weights": True}, "float_weights are a form of int8, so give that as well"),
+        ({"precision": "int8"}, "int8 must be compared on photos"),
+        ({"float_weights": True}, "float_weights only apply to int8, so give that too"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict, problem: str) -> None:
