@@ -2,6 +2,7 @@
 """Measures how fast the exported file runs, and how long commands take from start to end; ratios first.
 
     python benchmarks/speed.py RESULTS.json [--rounds 7] [--arch efficientnet_lite0 ...]
+    python benchmarks/speed.py RESULTS.json --only-commands
 
 Each figure of a network is the median over the rounds of the median time of one photo; in a round each
 variant runs in a process of its own, in turn, so that all see the same machine. The networks are untrained:
@@ -236,14 +237,15 @@ def main(
     results: Annotated[Path, typer.Argument(help="JSON file to write.")],
     rounds: Annotated[int, typer.Option(min=1, help="Processes for each variant.")] = 7,
     arch: Annotated[list[str], typer.Option(help="Networks to measure.")] = list(ARCHITECTURES),  # noqa: B006
+    only_commands: Annotated[bool, typer.Option(help="Measure whole commands, and no networks.")] = False,
 ) -> None:
-    """Measures networks and commands, and writes the results."""
+    """Measures networks, or commands, and writes the results."""
     with tempfile.TemporaryDirectory() as folder:
-        measured = {
-            "networks": measure_networks(arch, rounds, Path(folder)),
-            "commands": measure_commands(rounds, Path(folder)),
-        }
-    print(json.dumps(measured["commands"]))
+        if only_commands:
+            measured: dict[str, Any] = {"commands": measure_commands(rounds, Path(folder))}
+            print(json.dumps(measured["commands"]))
+        else:
+            measured = {"networks": measure_networks(arch, rounds, Path(folder))}
     results.write_text(json.dumps({**provenance(), "rounds": rounds, **measured}, indent=1) + "\n")
 
 

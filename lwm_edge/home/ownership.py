@@ -16,7 +16,6 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from .. import storage
-from ..custody.keys import public_key_pem, read_public_key
 from ..errors import HomeError, TrustError
 from ..model.bundle import MANIFEST
 from ..records import printable
@@ -266,6 +265,8 @@ def _is_our_key(path: Path) -> bool:
     """Returns whether a file is a public key as `init` writes it."""
     if not storage.is_regular_file(path):
         return False
+    from ..custody.keys import public_key_pem, read_public_key  # loads cryptography, which predict can spare
+
     try:
         return path.read_bytes() == public_key_pem(read_public_key(path))
     except (TrustError, OSError):
