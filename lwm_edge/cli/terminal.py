@@ -8,8 +8,6 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from .. import LwmEdgeError, Progress
 from ..records import ProgressCallback
@@ -59,6 +57,9 @@ def progress_bar() -> Iterator[ProgressCallback]:
     if not console.is_terminal:
         yield _plain_progress
         return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar  # only a terminal needs to load them
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bar(*columns, TextColumn("{task.fields[loss]}"), console=console, transient=True) as bar:
         task = bar.add_task("", total=None, loss="")
