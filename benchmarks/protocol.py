@@ -264,7 +264,9 @@ def main(
             elif name.startswith("joint"):
                 steps = run_joint(split, base_settings | {"seed": order} | _changes(name))
             else:
-                steps = run_recipe(split, base, name, {"epochs": epochs, "seed": order, "held_back": 0.001})
+                steps = run_recipe(
+                    split, base, name, {"epochs": epochs, "seed": order, "held_back": 0.001, "force": True}
+                )
             seconds = round(time.monotonic() - started)
             run = {"method": name, "seed": order, "seconds": seconds, **provenance(), "steps": steps}
             done["runs"].append(run)

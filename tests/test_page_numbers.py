@@ -17,6 +17,7 @@ from lwm_edge.custody.keys import _PRIVATE_MODE
 from lwm_edge.demo import BASE_CLASSES, DEMO_DATA, INCREMENTS
 from lwm_edge.home.export import _MAX_CALIBRATION_PHOTOS, _MIN_AGREEMENT, _MIN_PHOTOS
 from lwm_edge.home.ownership import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, TRAINING, TRUST
+from lwm_edge.increment import judgement
 from lwm_edge.increment.gate import _LEAST_SHARE_REMEMBERED
 from lwm_edge.increment.plan import _FEWEST_BATCHES_TO_KEEP_MEMORY, SHARE_OF_AVAILABLE
 from lwm_edge.increment.resume import SECONDS_BETWEEN_SAVES
@@ -75,6 +76,10 @@ SAYS = [
     (DEPLOY, f"at least {_MIN_AGREEMENT['fp16']:.0%} (`--fp16`) or {_MIN_AGREEMENT['int8']:.0%}"),
     (DEPLOY, f"bundle schema version {SCHEMA_VERSION}"),
     (DEPLOY, f"with exit code {errors.GateError.exit_code}"),
+    (DEPLOY, f"no better than chance, on {judgement._TOO_FEW} photos or more"),
+    (DEPLOY, f"less than {judgement._HARDLY:.0%} of its photos, or that has fewer than {judgement._TOO_FEW}"),
+    (DEPLOY, f"of which {judgement._ALIKE:.0%} of the photos or more"),
+    (DEPLOY, f"one has {judgement._UNEQUAL} times as many photos"),
     (DEPLOY, f"exits with {errors.BusyError.exit_code}"),
     (
         DEPLOY,

@@ -34,6 +34,8 @@ TOO_LONG = {  # commands of which the options are parsed, and why they are not r
     "attention_maps.py": "draws what protocol.py left; .ci/extended runs a small one",
     "crash_rounds.py": "a minute; .ci/extended runs it",
     "crash.py": "25 minutes; test_benchmarks.py runs twelve kills, in .ci/extended",
+    "overfitted.py": "minutes, on data that is not here",
+    "estimates.py": "needs a base and its test photos",
     "speed.py": "minutes, and only figures from an idle machine count",
     "forms.py": "minutes, on data that is not here",
     "memory.py": "minutes, and only figures from an idle machine count",

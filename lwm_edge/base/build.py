@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .. import storage
 from ..errors import CapacityError
 from ..learning.class_statistics import ClassStatistics
 from ..learning.running import choose_device, observe
 from ..model.architectures.registry import Architecture, find_architecture
-from ..model.bundle import ONNX_GRAPH, PROBE, Bundle, empty_tensors, save_bundle, tensors_digest
+from ..model.bundle import (
+    CONFUSIONS,
+    ONNX_GRAPH,
+    PROBE,
+    RIGHT,
+    TOTAL,
+    Arrays,
+    Bundle,
+    empty_tensors,
+    save_bundle,
+    tensors_digest,
+)
 from ..model.evaluation import evaluate_predictions
 from ..model.loading import network_arrays
 from ..model.manifest import Manifest
@@ -81,15 +94,17 @@ def build_base(
         torch.manual_seed(config.seed)
         training = train_base(network, to_learn, config, on_progress) if config.epochs else None
     on_progress(Progress(phase="evaluate", done=0, total=1))
-    accuracy = None
+    accuracy, judged = None, empty_tensors(config.capacity, 1)
     if held_back.photos:
         predictions = observe(network, held_back, _BATCH_SIZE).logits(network).argmax(1)
+        labels = np.array(held_back.labels)
         classes = len(folder.class_names)
-        accuracy = evaluate_predictions(predictions, np.array(held_back.labels), folder.class_names, classes)
+        accuracy = evaluate_predictions(predictions, labels, folder.class_names, classes)
+        _count(judged, predictions, labels)
 
     levels = choose_levels(network, to_learn, candidates, _BATCH_SIZE, on_progress)
     on_progress(Progress(phase="commit", done=0, total=1))
-    bundle, parity = _write(network.cpu(), to_learn, folder.class_names, config, output)
+    bundle, parity = _write(network.cpu(), to_learn, folder.class_names, config, output, judged)
     return BaseReport(
         bundle=output,
         architecture=config.architecture,
@@ -108,7 +123,12 @@ def build_base(
 
 
 def _write(
-    network: Network, photos: PhotoSet, class_names: tuple[str, ...], config: BaseConfig, output: Path
+    network: Network,
+    photos: PhotoSet,
+    class_names: tuple[str, ...],
+    config: BaseConfig,
+    output: Path,
+    judged: Arrays,
 ) -> tuple[Bundle, ParityReport]:
     """Writes the bundle of a trained network, with the statistics of its photos and a checked ONNX graph."""
     statistics = ClassStatistics.empty(config.capacity, network.head.in_features)
@@ -116,7 +136,7 @@ def _write(
     arrays = {
         **network_arrays(network),
         **statistics.to_arrays(),
-        **empty_tensors(config.capacity, network.head.in_features),
+        **judged,
         PROBE: head_inputs_of_probe(network),
         ONNX_GRAPH: np.frombuffer(trace_graph(network, config.activation), dtype=np.uint8),
     }
@@ -150,4 +170,18 @@ def _preprocessing(architecture: Architecture, image_size: int | None) -> Prepro
 
 
 def _split(photos: tuple, config: BaseConfig) -> tuple[tuple, tuple]:  # type: ignore[type-arg]
-    return split_held_back(photos, config.held_back, config.seed) if config.held_back else (photos, ())
+    """Holds photos back before a training; a checkpoint that is taken as it is may have seen them all."""
+    holds_back = config.held_back and config.epochs
+    return split_held_back(photos, config.held_back, config.seed) if holds_back else (photos, ())
+
+
+def _count(
+    judged: dict[str, NDArray[Any]], predictions: NDArray[np.int64], labels: NDArray[np.int64]
+) -> None:
+    """Fills in how often each class was recognised, and which classes were confused most often."""
+    np.add.at(judged[TOTAL], labels, 1)
+    np.add.at(judged[RIGHT], labels[predictions == labels], 1)
+    wrong = np.stack([labels, predictions], 1)[predictions != labels]
+    pairs, counts = np.unique(wrong, axis=0, return_counts=True)
+    rows = np.argsort(-counts, kind="stable")[: len(judged[CONFUSIONS])]
+    judged[CONFUSIONS][: len(rows)] = np.concatenate([pairs[rows], counts[rows, None]], 1)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..errors import ConfigError
-from ..learning.class_statistics import ClassStatistics, Features, Labels
+from ..learning.class_statistics import ClassStatistics, predict_unseen
 from ..learning.running import observe
 from ..model.manifest import Levels
 from ..model.network import Network
@@ -23,7 +23,6 @@ from .reports import LevelsReport
 MAX_INPUTS = 2048  # inputs of a head with levels; its covariance then takes 16 MiB of the bundle
 MAX_VALUES = 8192  # the same, on a grid that the vendor chose: 256 MiB
 GRIDS = (1, 2, 3)
-_FOLDS = 5
 
 
 @torch.no_grad()
@@ -91,31 +90,11 @@ def choose_levels(
         trial = network.student(trains=False)
         trial.read_levels(levels)
         values = observe(trial, photos, batch_size, on_progress).head_inputs[:, : levels.values]
-        accuracy[levels.grid] = cross_validated(values, np.array(photos.labels))
+        labels = np.array(photos.labels)
+        nothing = ClassStatistics.empty(classes := int(labels.max()) + 1, levels.values)
+        accuracy[levels.grid] = float((predict_unseen(nothing, values, labels, classes) == labels).mean())
     # Among equals this chooses the first, which is the coarsest.
     chosen = max(candidates, key=lambda levels: accuracy.get(levels.grid, 0.0), default=None)
     if chosen:
         network.read_levels(chosen)
     return LevelsReport(grid=chosen.grid if chosen else 0, inputs=network.head.in_features, accuracy=accuracy)
-
-
-def cross_validated(values: Features, labels: Labels) -> float:
-    """Measures how often a linear discriminant is right on photos that it was not made from.
-
-    Args:
-        values: Values of each photo [M, D].
-        labels: class_index of each photo [M]; every class from 0 on has two photos or more.
-    """
-    classes = int(labels.max()) + 1
-    fold = np.zeros(len(labels), dtype=int)
-    for label in range(classes):
-        of_class = np.flatnonzero(labels == label)
-        fold[of_class] = np.arange(len(of_class)) % _FOLDS
-    right = np.zeros(len(labels), dtype=bool)
-    for part in range(_FOLDS):
-        held_out = fold == part
-        statistics = ClassStatistics.empty(classes, values.shape[1])
-        statistics.learn(values[~held_out], labels[~held_out])
-        weight, bias = statistics.solve_head(classes)
-        right[held_out] = (values[held_out] @ weight.T + bias).argmax(1) == labels[held_out]
-    return float(right.mean())

@@ -71,7 +71,11 @@ class BaseConfig(Settings):
     permits: tuple[Permission, ...] = ()
     """Changes that devices may make beyond those that are always allowed: add-photos, undo, other-devices."""
     held_back: float = Field(default=0.1, ge=0, lt=1)
-    """Share of each class's photos that is kept for evaluation; 0 learns from all."""
+    """Share of each class's photos that is kept for evaluation; 0 learns from all, and measures nothing.
+
+    What is measured goes into the bundle, and devices estimate from it how much their models still know. A
+    checkpoint that is taken as it is may have seen all photos, so nothing is held back then.
+    """
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of everything random: with the same seed, photos and machine, the base is the same."""
     device: Device = "auto"

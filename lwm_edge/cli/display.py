@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from ..base.reports import LevelsReport
     from ..home.reports import FootprintReport
+    from ..learning.reports import ShippedEstimate
     from ..model.onnx.comparison import VariantReport
     from ..model.onnx.parity import ParityReport
 
@@ -78,6 +79,16 @@ def plan(report: PlanReport) -> None:
     _notes(*report.warnings)
 
 
+def _shipped(estimate: ShippedEstimate | None) -> str | None:
+    if estimate is None:
+        return None
+    low, high = estimate.interval
+    return (
+        f"{percent(estimate.measured)} of {estimate.photos} photos when shipped; now {percent(low)} to "
+        f"{percent(high)}, estimated from that"
+    )
+
+
 def increment(report: IncrementReport) -> None:
     """Prints the receipt."""
     held, drift = report.held_back, report.drift
@@ -85,7 +96,8 @@ def increment(report: IncrementReport) -> None:
         "New classes": listed(report.new_classes),
         "Photos": f"{report.photos_trained} learnt from, {report.photos_held_back} held back",
         "Accuracy": f"{percent(held.new_accuracy)} on held-back new photos, all classes competing",
-        "Old classes": report.old_classes_note,
+        "Recognised": ", ".join(f"{c.class_name} {c.right} of {c.photos}" for c in report.judged),
+        "Old classes": _shipped(drift.shipped) or report.old_classes_note,
         "Drift": f"the best old class is as before on {percent(drift.base_agreement)} of new photos; "
         f"attention moved by {drift.attention_distance:.2f}",
         "Recipe": f"{report.recipe}: {report.recipe_reason}",

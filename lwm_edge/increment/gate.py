@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..errors import GateError
 from ..learning.config import IncrementConfig
 from ..learning.reports import DriftReport
@@ -10,8 +12,21 @@ from ..model.evaluation import EvaluationReport
 _LEAST_SHARE_REMEMBERED = 0.7  # of the estimated accuracy before; below this the owner is warned
 
 
-def pass_gate(config: IncrementConfig, accuracy: EvaluationReport, drift: DriftReport) -> list[str]:
+def pass_gate(
+    config: IncrementConfig,
+    accuracy: EvaluationReport,
+    drift: DriftReport,
+    hopeless: Sequence[str],
+    shipped_classes: int,
+) -> list[str]:
     """Refuses a student that is not good enough to replace its teacher.
+
+    Args:
+        config: Settings of the increment, with the thresholds.
+        accuracy: Accuracy on the held-back photos.
+        drift: Drift of the student from its teacher.
+        hopeless: Reasons that hold without any threshold: classes that are recognised no better than chance.
+        shipped_classes: Number of shipped classes that are left.
 
     Returns:
         Warnings for the owner; with `force`, they include the reasons for which it would have been refused.
@@ -24,14 +39,19 @@ def pass_gate(config: IncrementConfig, accuracy: EvaluationReport, drift: DriftR
         ("agreement on base classes", drift.base_agreement, config.min_base_agreement, "least", 1),
         (
             "estimated accuracy on shipped classes",
-            drift.estimated_shipped_accuracy and drift.estimated_shipped_accuracy[1],
+            drift.shipped.now if drift.shipped else None,
             config.min_shipped_accuracy,
             "least",
             1,
         ),
         ("attention distance", drift.attention_distance, config.max_attention_distance, "most", -1),
     )
-    problems = [
+    problems = [*hopeless]
+    if config.min_shipped_accuracy is not None and shipped_classes and drift.shipped is None:
+        problems.append(
+            "accuracy on shipped classes cannot be estimated here, but min_shipped_accuracy is set"
+        )
+    problems += [
         f"{what} is {value:.3f}, but must be at {bound} {limit:.3f}"
         for what, value, limit, bound, sign in figures
         if limit is not None and value is not None and not sign * value >= sign * limit
@@ -43,10 +63,10 @@ def pass_gate(config: IncrementConfig, accuracy: EvaluationReport, drift: DriftR
             problems,
         )
     warnings = [f"forced through the gate: {problem}" for problem in problems]
-    before, now = drift.estimated_shipped_accuracy or (0.0, 0.0)
-    if now < _LEAST_SHARE_REMEMBERED * before:
+    if drift.shipped and drift.shipped.now < _LEAST_SHARE_REMEMBERED * drift.shipped.measured:
         warnings.append(
-            f"the model is estimated to be right on {now:.0%} of the shipped classes' photos, down from "
-            f"{before:.0%}; to measure it, run lwm-edge evaluate where such photos are"
+            f"the model is estimated to be right on {drift.shipped.now:.0%} of the shipped classes' photos, "
+            f"down from {drift.shipped.measured:.0%} when it was shipped; to measure it, run "
+            "lwm-edge evaluate where such photos are"
         )
     return warnings

@@ -17,10 +17,15 @@ from ..errors import GateError, StoppedError
 from ..home.home import Generation, Home
 from ..home.measurement import MemoryUse
 from ..home.reports import MemoryReport
-from ..learning.class_statistics import ClassStatistics, FeatureMap, Features
+from ..learning.class_statistics import (
+    ClassStatistics,
+    FeatureMap,
+    Features,
+    predict_unseen,
+)
 from ..learning.config import IncrementConfig
 from ..learning.drift import measure_drift
-from ..learning.reports import TrainingReport
+from ..learning.reports import ShippedEstimate, TrainingReport
 from ..learning.running import Observation, observe
 from ..learning.training import TrainingState, train_increment
 from ..memory import drop_library_pages, drop_mapped_pages, freed_memory_kept, out_of_memory_explained
@@ -32,16 +37,26 @@ from ..model.bundle import (
     MEANS,
     PHOTOS,
     PROBE,
+    RIGHT,
+    TOTAL,
     save_bundle,
 )
 from ..model.cost import network_cost
 from ..model.evaluation import EvaluationReport, evaluate_predictions
 from ..model.loading import network_arrays
+from ..model.network import Network
 from ..model.onnx.parity import PARITY_BATCH_SIZES, head_inputs_of_probe
 from ..records import Progress, ProgressCallback, ignore_progress
 from .commit import StagedIncrement
 from .gate import pass_gate
-from .reports import LearningReport, PlanReport
+from .judgement import (
+    hopeless_classes,
+    interval_around,
+    judge_new_classes,
+    warn_of_new_classes,
+    warn_of_unequal_classes,
+)
+from .reports import LearningReport, NewClassReport, PlanReport
 from .resume import SECONDS_BETWEEN_SAVES
 from .task import Task, set_up
 
@@ -90,7 +105,8 @@ def learn_classes(
         _update_statistics_and_head(
             task, learnt.teachers_statistics, to_learn.head_inputs, photos.to_learn.labels
         )
-        accuracy = _evaluate(task, held_back)  # measured before the held-back photos are learnt too
+        # Both are measured before the held-back photos are learnt too.
+        accuracy, judged = _evaluate(task, held_back), _judge(task, learnt)
         statistics = _update_statistics_and_head(
             task,
             learnt.teachers_statistics,
@@ -101,7 +117,14 @@ def learn_classes(
         drift = measure_drift(
             student, task.teacher, held_back, learnt.held_back_by_teacher, _estimate(task, statistics)
         )
-        warnings = (*task.warnings, *pass_gate(config, accuracy, drift))
+        known, all_names = task.parent.manifest.class_names, _class_names(task)
+        shipped_classes = task.parent.manifest.shipped_classes
+        warnings = (
+            *task.warnings,
+            *pass_gate(config, accuracy, drift, hopeless_classes(judged, len(all_names)), shipped_classes),
+            *warn_of_new_classes(judged, known),
+            *warn_of_unequal_classes(all_names, statistics.counts),
+        )
 
         on_progress(Progress(phase="stage", done=0, total=1))
         examples = photos.held_back.load(range(len(photos.held_back.photos))[: max(PARITY_BATCH_SIZES)])
@@ -131,6 +154,7 @@ def learn_classes(
             plan=task.plan,
             training=training,
             held_back=accuracy,
+            judged=judged,
             drift=drift,
             warnings=warnings,
         ),
@@ -143,9 +167,29 @@ def _evaluate(task: Task, by_student: Observation) -> EvaluationReport:
     return evaluate_predictions(
         by_student.logits(task.student).argmax(1),
         np.array(photos.held_back.labels),
-        (*parent.class_names, *photos.new_classes),
+        _class_names(task),
         parent.shipped_classes,
     )
+
+
+def _class_names(task: Task) -> tuple[str, ...]:
+    return (*task.parent.manifest.class_names, *task.photos.new_classes)
+
+
+def _judge(task: Task, learnt: Learnt) -> tuple[NewClassReport, ...]:
+    """Judges the new classes by photos that the judged head had not learnt.
+
+    Where nothing trains, those are all photos, each judged by a head that is solved without it.
+    """
+    photos, student = task.photos, task.student
+    labels, seen = np.array(photos.held_back.labels), learnt.held_back
+    if task.approach.recipe.trains:
+        predictions = seen.logits(student).argmax(1)
+    else:
+        labels = np.array(photos.to_learn.labels + photos.held_back.labels)
+        features = np.concatenate([learnt.to_learn.head_inputs, seen.head_inputs])
+        predictions = predict_unseen(learnt.teachers_statistics, features, labels, student.classes)
+    return judge_new_classes(predictions, labels, _class_names(task), task.teacher.classes)
 
 
 def _stage(home: Home, task: Task, statistics: ClassStatistics) -> Generation:
@@ -287,14 +331,28 @@ def _prediction_warnings(plan: PlanReport, memory: MemoryReport) -> tuple[str, .
     return (f"the increment took {excess / 2**20:.0f} MiB more memory than planned",)
 
 
-def _estimate(task: Task, statistics: ClassStatistics) -> tuple[float, float] | None:
-    """Estimates accuracy on the shipped classes, before and now; returns None if no such class is left."""
+def _estimate(task: Task, statistics: ClassStatistics) -> ShippedEstimate | None:
+    """Estimates accuracy on the shipped classes, if the vendor measured it and some of them are left."""
     shipped = task.parent.manifest.shipped_classes
-    if not shipped:
+    measured = task.parent.arrays(RIGHT, TOTAL)
+    right, total = measured[RIGHT][:shipped], measured[TOTAL][:shipped]
+    if not total.any():
         return None
-    pairs = ((_teachers_statistics(task), task.teacher), (statistics, task.student))
-    estimates = []
-    for known, network in pairs:
-        weight, bias = (tensor.cpu().double().numpy() for tensor in network.head_tensors())
-        estimates.append(known.estimate_accuracy(weight, bias, shipped))
-    return estimates[0], estimates[1]
+    accuracy = float((right[total > 0] / total[total > 0]).mean())
+    known = _teachers_statistics(task)
+    if task.approach.recipe.head == "solved":  # the solved head is taken to be as good as the shipped one
+        alone = known.solve_head(shipped)
+    else:
+        weight, bias = _head(task.teacher)
+        alone = weight[:shipped], bias[:shipped]
+    spread = known.find_spread(*alone, shipped, accuracy)
+    now = float(statistics.estimate_accuracy(*_head(task.student), shipped, spread).mean())
+    photos = int(total.sum())
+    return ShippedEstimate(
+        measured=accuracy, photos=photos, now=now, interval=interval_around(now, accuracy, photos)
+    )
+
+
+def _head(network: Network) -> tuple[Features, Features]:
+    weight, bias = (tensor.cpu().double().numpy() for tensor in network.head_tensors())
+    return weight, bias

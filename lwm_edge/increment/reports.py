@@ -56,6 +56,24 @@ class PlanReport(Report):
         return Pace(self.micro_batch_size, self.prefetch, self.recompute)
 
 
+class NewClassReport(Report):
+    """Reports how often one new class was recognised, all classes competing.
+
+    Attributes:
+        class_name: Name of the class.
+        photos: Number of photos that were judged, each by a head that had not learnt it.
+        right: Number of these photos that were recognised.
+        taken_for: Class that most of the others were taken for; None if all were recognised.
+        photos_taken: Number of photos that were taken for that class.
+    """
+
+    class_name: str
+    photos: int
+    right: int
+    taken_for: str | None
+    photos_taken: int
+
+
 class LearningReport(Report):
     """Holds the part of a receipt that the learning process fills in.
 
@@ -73,6 +91,8 @@ class LearningReport(Report):
         training: Report on the training; None if the backbone stayed as it was.
         held_back: Accuracy on held-back photos of the new classes, with all classes competing; a solved head
             learns these photos only afterwards.
+        judged: Report on each new class: by cross-validation over all of its photos where the head is solved,
+            else on the held-back ones.
         drift: Drift of the student from its teacher.
         warnings: Warnings for the owner.
     """
@@ -88,6 +108,7 @@ class LearningReport(Report):
     plan: PlanReport
     training: TrainingReport | None
     held_back: EvaluationReport
+    judged: tuple[NewClassReport, ...]
     drift: DriftReport
     warnings: tuple[str, ...]
 

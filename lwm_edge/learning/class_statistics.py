@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from ..model.bundle import COUNTS, COVARIANCE, MEANS, PHOTOS
 
 _RIDGE = 0.1
+_FOLDS = 5
+_SPREADS, _BISECTIONS = (0.01, 10_000.0), 14
 _DRAWN_PER_CLASS, _MAX_DRAWN = 1000, 200_000  # photos for an estimate
 _LOGIT_AT_CLASS_MEAN = 5.0  # its sigmoid is 0.993
 
@@ -87,8 +89,10 @@ class ClassStatistics:
         self.means[:classes] = self.means[:classes] @ change.matrix.T + change.offset
         self.covariance = change.matrix @ self.covariance @ change.matrix.T
 
-    def estimate_accuracy(self, weight: Features, bias: Features, classes: int) -> float:
-        """Estimates how often a head would be right on the first classes, as far as their statistics tell.
+    def estimate_accuracy(
+        self, weight: Features, bias: Features, classes: int, spread: float = 1.0
+    ) -> Features:
+        """Estimates how often a head is right on each of the first classes [classes], by their statistics.
 
         For each class, photos are drawn from a Gaussian with its mean and the shared covariance, directly as
         logits, which follow a Gaussian too; all rows of the head compete. No photo is needed, so a device can
@@ -98,19 +102,41 @@ class ClassStatistics:
             weight: Weight of the head [N, d].
             bias: Bias of the head [N].
             classes: Number of classes to judge, from the front.
+            spread: Factor of the covariance, see `find_spread`.
         """
         of_features = len(weight) > len(self.covariance)  # the smaller of the two covariances is used
         covariance = self.covariance if of_features else weight @ self.covariance @ weight.T
-        spread, axes = np.linalg.eigh(covariance)
+        variances, axes = np.linalg.eigh(spread * covariance)
         photos = min(_DRAWN_PER_CLASS, max(1, _MAX_DRAWN // classes))
         drawn = np.random.default_rng(0).standard_normal((photos, len(covariance)))
-        scatter = (drawn * np.sqrt(spread.clip(0))) @ axes.T
+        scatter = (drawn * np.sqrt(variances.clip(0))) @ axes.T
         if of_features:
             scatter = scatter @ weight.T
         right = [
             (self.means[label] @ weight.T + bias + scatter).argmax(1) == label for label in range(classes)
         ]
-        return float(np.mean(right))
+        return np.array([found.mean() for found in right])
+
+    def find_spread(self, weight: Features, bias: Features, classes: int, accuracy: float) -> float:
+        """Finds the factor of the covariance with which the estimate is what was measured on photos.
+
+        Photos that a network learnt from lie closer together than those that it never saw, so an estimate
+        from their covariance is too good. Scaled so, it agrees with what is known.
+
+        Args:
+            weight: Weight of a head for these classes alone [classes, d].
+            bias: Bias of that head [classes].
+            classes: Number of classes, from the front.
+            accuracy: Mean accuracy over these classes that was measured.
+        """
+        low, high = _SPREADS
+        for _ in range(_BISECTIONS):
+            middle = float(np.sqrt(low * high))
+            if self.estimate_accuracy(weight, bias, classes, middle).mean() > accuracy:
+                low = middle
+            else:
+                high = middle
+        return float(np.sqrt(low * high))
 
     def solve_head(self, classes: int) -> tuple[Features, Features]:
         """Computes the linear discriminant of each class against the mean of all, in closed form.
@@ -133,6 +159,29 @@ class ClassStatistics:
         own = float((np.einsum("cd,cd->c", weight, self.means[:classes]) + bias).mean())
         scale = _LOGIT_AT_CLASS_MEAN / own if own > 0 else 1.0
         return scale * weight, scale * bias
+
+
+def predict_unseen(known: ClassStatistics, features: Features, labels: Labels, classes: int) -> Labels:
+    """Predicts each photo by a head that is solved without it: five-fold cross-validation within each class.
+
+    Args:
+        known: Statistics of the classes that the photos do not show.
+        features: Values that the head reads of each photo [M, d].
+        labels: class_index of each photo [M]; every class here has two photos or more.
+        classes: Number of all classes, which compete.
+    """
+    fold = np.zeros(len(labels), dtype=int)
+    for label in np.unique(labels):
+        of_class = np.flatnonzero(labels == label)
+        fold[of_class] = np.arange(len(of_class)) % _FOLDS
+    predictions = np.zeros(len(labels), dtype=np.int64)
+    for part in np.unique(fold):
+        held_out = fold == part
+        statistics = known.copy()
+        statistics.learn(features[~held_out], labels[~held_out])
+        weight, bias = statistics.solve_head(classes)
+        predictions[held_out] = (features[held_out] @ weight.T + bias).argmax(1)
+    return predictions
 
 
 def shrink(covariance: Features, photos: float) -> Features:

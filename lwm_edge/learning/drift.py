@@ -9,7 +9,7 @@ from torch import Tensor
 from ..model.network import Network
 from .attention import attention_map
 from .losses import attention_distillation_loss
-from .reports import DriftReport
+from .reports import DriftReport, ShippedEstimate
 from .running import Observation
 
 
@@ -19,7 +19,7 @@ def measure_drift(
     teacher: Network,
     by_student: Observation,
     by_teacher: Observation,
-    estimates: tuple[float, float] | None,
+    shipped: ShippedEstimate | None,
 ) -> DriftReport:
     """Compares the outputs and attention maps of student and teacher for the base classes.
 
@@ -28,8 +28,7 @@ def measure_drift(
         teacher: Network M_{t-1}.
         by_student: Observation of photos of the new classes by the student, with its maps.
         by_teacher: Observation of the same photos by the teacher, with its maps.
-        estimates: Accuracy on the shipped classes before and now, estimated from the class statistics; None
-            if no such class is left.
+        shipped: Estimate of the accuracy on the shipped classes, if there is one.
     """
     N = teacher.classes
     logits, teacher_logits = by_student.logits(student)[:, :N], by_teacher.logits(teacher)
@@ -39,7 +38,7 @@ def measure_drift(
         base_agreement=float((b == teacher_logits.argmax(1)).mean()),
         probability_change=float(np.abs(_sigmoid(logits) - _sigmoid(teacher_logits)).mean()),
         attention_distance=float(attention_distillation_loss(Q_student, Q_teacher)),
-        estimated_shipped_accuracy=estimates,
+        shipped=shipped,
     )
 
 

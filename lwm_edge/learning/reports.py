@@ -27,6 +27,25 @@ class TrainingReport(Report):
     seconds: float
 
 
+class ShippedEstimate(Report):
+    """Estimates accuracy on the shipped classes, whose photos a device does not have.
+
+    It starts from what the vendor measured: photos are drawn from the class statistics, spread as widely as
+    it takes for a model of the shipped classes alone to be right as often as it was.
+
+    Attributes:
+        measured: Accuracy that the vendor measured, on photos that the network never saw.
+        photos: Number of these photos.
+        now: Accuracy that the new model is estimated to have.
+        interval: Interval around the latter, for what chance and the estimate itself get wrong.
+    """
+
+    measured: float
+    photos: int
+    now: float
+    interval: tuple[float, float]
+
+
 class DriftReport(Report):
     """Reports how far the student moved from its teacher, on held-back photos of the new classes.
 
@@ -34,12 +53,11 @@ class DriftReport(Report):
         base_agreement: Share of photos on which both rank the same base class highest.
         probability_change: Mean absolute change of the base classes' sigmoid outputs.
         attention_distance: Mean L1 distance of the normalised attention maps (L_AD).
-        estimated_shipped_accuracy: Share of features, drawn from the class statistics of the shipped classes,
-            that the model gets right, before and now; None without such classes. It is an estimate: where the
-            backbone moved, the statistics were carried along.
+        shipped: Estimate of the accuracy on the shipped classes; None if none is left, or if the vendor did
+            not measure it, since it cannot be known then.
     """
 
     base_agreement: float
     probability_change: float
     attention_distance: float
-    estimated_shipped_accuracy: tuple[float, float] | None
+    shipped: ShippedEstimate | None

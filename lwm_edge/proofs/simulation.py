@@ -94,6 +94,7 @@ def simulate(
     """
     started = time.monotonic()
     home, config = open_home(home), config or IncrementConfig(recipe="lwm-lda", epochs=1)
+    config = config.model_copy(update={"force": True})  # nobody can recognise random textures
     if increments < MIN_INCREMENTS or classes < 1:
         raise ConfigError(f"simulate at least {MIN_INCREMENTS} increments, of at least one class each")
     if plot is not None:

@@ -115,6 +115,21 @@ def test_the_accuracy_estimated_is_that_on_photos_of_the_same_spread(classes: in
     weight, bias = statistics.solve_head(classes)
     photos, labels = _photos(centres, 2000)
     right = float(np.mean((photos @ weight.T + bias).argmax(1) == labels))
-    assert statistics.estimate_accuracy(weight, bias, classes) == pytest.approx(right, abs=0.02)
-    of_first = statistics.estimate_accuracy(weight, bias, 1)
+    assert statistics.estimate_accuracy(weight, bias, classes).mean() == pytest.approx(right, abs=0.02)
+    (of_first,) = statistics.estimate_accuracy(weight, bias, 1)
     assert of_first == pytest.approx(np.mean((photos @ weight.T + bias).argmax(1)[:2000] == 0), abs=0.04)
+
+
+def test_the_spread_is_found_with_which_the_estimate_is_what_was_measured() -> None:
+    """Photos that were learnt from lie closer together: here by a factor of four in variance."""
+    centres = 2 * np.random.default_rng(1).normal(size=(5, 3))
+    statistics = ClassStatistics.empty(16, 3)
+    close, labels = _photos(centres, 500)
+    statistics.learn(centres[labels] + (close - centres[labels]) / 2, labels)
+    weight, bias = statistics.solve_head(5)
+    photos, labels = _photos(centres, 4000)
+    measured = float(np.mean((photos @ weight.T + bias).argmax(1) == labels))
+    assert statistics.estimate_accuracy(weight, bias, 5).mean() > measured + 0.03
+    spread = statistics.find_spread(weight, bias, 5, measured)
+    assert spread == pytest.approx(4, rel=0.15)
+    assert statistics.estimate_accuracy(weight, bias, 5, spread).mean() == pytest.approx(measured, abs=0.01)

@@ -1,0 +1,116 @@
+"""Judges an increment in an owner's words: which classes are recognised, look alike, or were lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..learning.class_statistics import Features, Labels
+from .reports import NewClassReport
+
+_TOO_FEW = 5  # photos; a figure of fewer says next to nothing
+_HARDLY = 0.5  # share of photos; the owner is told of classes that are recognised less often
+_ALIKE = 0.25  # share of photos taken for one other class
+_UNEQUAL = 10  # times as many photos
+_ERROR, _ERROR_OF_DROP = 0.03, 0.5  # of an estimate, and of the drop that it says; see `interval_around`
+
+
+def judge_new_classes(
+    predictions: NDArray[np.int64], labels: Labels, class_names: Sequence[str], first_new: int
+) -> tuple[NewClassReport, ...]:
+    """Counts how often each new class was recognised.
+
+    Args:
+        predictions: Predicted class_index of each photo [M], by a head that had not learnt that photo.
+        labels: class_index of each photo [M].
+        class_names: Name of every class.
+        first_new: class_index of the first new class.
+    """
+    reports = []
+    for label in range(first_new, len(class_names)):
+        found = predictions[labels == label]
+        others = np.bincount(found[found != label], minlength=len(class_names))
+        taken_for = int(others.argmax())
+        reports.append(
+            NewClassReport(
+                class_name=class_names[label],
+                photos=len(found),
+                right=int((found == label).sum()),
+                taken_for=class_names[taken_for] if others.any() else None,
+                photos_taken=int(others[taken_for]),
+            )
+        )
+    return tuple(reports)
+
+
+def hopeless_classes(judged: Sequence[NewClassReport], classes: int) -> list[str]:
+    """Lists new classes that are recognised no better than chance, in words."""
+    return [
+        f"{report.class_name} is right on {report.right} of {report.photos} photos: no better than chance"
+        for report in judged
+        if report.photos >= _TOO_FEW and report.right <= report.photos / classes
+    ]
+
+
+def warn_of_new_classes(judged: Sequence[NewClassReport], known: Sequence[str]) -> Iterator[str]:
+    """Warns of classes that were hardly recognised, look like another one, or had too few photos to judge.
+
+    Args:
+        judged: Report on each new class.
+        known: Names of the classes that the model knew before.
+    """
+    for report in judged:
+        name, photos = report.class_name, report.photos
+        if photos < _TOO_FEW:
+            yield (
+                f"{name} was recognised on {report.right} of {photos} photos, too few to judge it by; check "
+                "it with lwm-edge evaluate on other photos"
+            )
+        elif report.right < _HARDLY * photos:
+            yield (
+                f"{name} was recognised on only {report.right} of {photos} photos; give more or clearer ones"
+            )
+        if report.taken_for and report.photos_taken >= max(2, _ALIKE * photos):
+            kind = "which the model knew already" if report.taken_for in known else "which is new too"
+            yield (
+                f"{report.photos_taken} of {photos} photos of {name} were taken for {report.taken_for}, "
+                f"{kind}; if both are the same thing, remove one of them"
+            )
+
+
+def interval_around(estimate: float, measured: float, photos: int) -> tuple[float, float]:
+    """Computes an interval around an estimate that starts from a measured accuracy.
+
+    Its width has three parts: Wilson's interval of 95% (1927) of what was measured, a constant, and a share
+    of the drop, since the more a model is estimated to have lost, the less its statistics can be trusted.
+    The last two were chosen so that the intervals held what benchmarks/estimates.py measured on the demo's
+    base, on an overfitted ResNet-18 and on a pretrained EfficientNet-Lite0.
+
+    Args:
+        estimate: Estimated accuracy.
+        measured: Accuracy that was measured.
+        photos: Number of photos that it was measured on.
+    """
+    z = 1.96
+    chance = z * (measured * (1 - measured) / photos + z**2 / (4 * photos**2)) ** 0.5 / (1 + z**2 / photos)
+    half = (chance**2 + _ERROR**2 + (_ERROR_OF_DROP * (measured - estimate)) ** 2) ** 0.5
+    return max(0.0, estimate - half), min(1.0, estimate + half)
+
+
+def warn_of_unequal_classes(class_names: Sequence[str], counts: Features) -> list[str]:
+    """Warns if some classes have many times as many photos as others.
+
+    Args:
+        class_names: Names of all classes.
+        counts: Number of photos of each class [capacity].
+    """
+    known = counts[: len(class_names)]
+    few, many = int(np.argmin(known)), int(np.argmax(known))
+    if known[few] and known[many] < _UNEQUAL * known[few]:
+        return []
+    return [
+        f"{class_names[few]} has {known[few]:.0f} photos and {class_names[many]} {known[many]:.0f}; a class "
+        "with so few photos beside one with so many is recognised less well"
+    ]

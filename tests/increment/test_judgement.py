@@ -1,0 +1,152 @@
+"""What an owner is told of an increment: in words, by photos that the judged head had not learnt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lwm_edge import add_classes, evaluate
+from lwm_edge.demo import DEMO_DATA
+from lwm_edge.errors import GateError
+from lwm_edge.home.home import Home
+from lwm_edge.increment import learn
+from lwm_edge.increment.judgement import (
+    hopeless_classes,
+    interval_around,
+    judge_new_classes,
+    warn_of_new_classes,
+    warn_of_unequal_classes,
+)
+from lwm_edge.learning.class_statistics import ClassStatistics, predict_unseen
+from lwm_edge.learning.config import IncrementConfig
+from tests.support.folders import PhotoMaker, state_of
+
+NAMES = ("Coat", "Dress", "Bag", "Shirt")
+LDA = IncrementConfig(recipe="lda", device="cpu")
+
+
+def judged(*found: int, label: int = 2) -> tuple:
+    return judge_new_classes(np.array(found), np.full(len(found), label), NAMES, 2)
+
+
+def test_each_new_class_is_counted() -> None:
+    bag, shirt = judged(2, 2, 1, 3, 3, 2)
+    assert (bag.class_name, bag.photos, bag.right) == ("Bag", 6, 3)
+    assert (bag.taken_for, bag.photos_taken) == ("Shirt", 2)
+    assert (shirt.class_name, shirt.photos, shirt.taken_for) == ("Shirt", 0, None)
+
+
+@pytest.mark.parametrize(
+    ("found", "warnings"),
+    [
+        ((2, 2, 2, 2, 1), []),
+        (
+            (2, 2, 3, 3, 1, 0),
+            ["Bag was recognised on only 2 of 6", "2 of 6 photos of Bag were taken for Shirt, which is new"],
+        ),
+        ((2, 2, 2, 2, 0, 0), ["2 of 6 photos of Bag were taken for Coat, which the model knew"]),
+        ((2, 2, 1), ["Bag was recognised on 2 of 3 photos, too few"]),
+    ],
+)
+def test_warnings_of_a_new_class(found: tuple[int, ...], warnings: list[str]) -> None:
+    given = list(warn_of_new_classes(judged(*found)[:1], NAMES[:2]))
+    assert len(given) == len(warnings) and all(w in g for w, g in zip(warnings, given, strict=True))
+
+
+def test_no_better_than_chance_needs_photos_enough_to_say_so() -> None:
+    (reason,) = hopeless_classes(judged(2, 1, 0, 3, 0)[:1], 4)
+    assert reason == "Bag is right on 1 of 5 photos: no better than chance"
+    assert not hopeless_classes(judged(2, 2, 0, 3, 0)[:1], 4)
+    assert not hopeless_classes(judged(1, 0, 3)[:1], 4)
+
+
+def test_very_unequal_classes_are_named_with_their_photos() -> None:
+    counts = np.array([200.0, 40.0, 5.0, 0.0])
+    (warning,) = warn_of_unequal_classes(NAMES[:3], counts)
+    assert "Bag has 5 photos and Coat 200" in warning
+    assert not warn_of_unequal_classes(NAMES[:2], counts)
+
+
+def test_each_photo_is_judged_by_a_head_that_had_not_learnt_it() -> None:
+    """Labels that mean nothing are recognised by chance, however well a head fits what it learnt."""
+    generator = np.random.default_rng(0)
+    noise, labels = generator.normal(size=(200, 150)), np.repeat([0, 1, 2, 3], 50)
+    nothing = ClassStatistics.empty(4, 150)
+    assert (predict_unseen(nothing, noise, labels, 4) == labels).mean() < 0.4
+    fitted = nothing.copy()
+    fitted.learn(noise, labels)
+    weight, bias = fitted.solve_head(4)
+    assert ((noise @ weight.T + bias).argmax(1) == labels).mean() > 0.8
+    assert not nothing.photos  # a copy learnt
+
+
+def test_the_receipt_counts_every_photo_where_nothing_trains(home: Home, make_photos: PhotoMaker) -> None:
+    report = add_classes(home, make_photos("Bag", "Sneaker", count=20), LDA, isolate=False)
+    assert [(c.class_name, c.photos) for c in report.judged] == [("Bag", 20), ("Sneaker", 20)]
+    assert all(c.right >= 14 for c in report.judged)
+
+
+def test_only_held_back_photos_count_where_the_backbone_trains(home: Home, make_photos: PhotoMaker) -> None:
+    trained = LDA.model_copy(update={"recipe": "lwm", "epochs": 1, "force": True})
+    report = add_classes(home, make_photos("Shirt", count=20), trained, isolate=False)
+    assert [(c.class_name, c.photos) for c in report.judged] == [("Shirt", 4)]
+
+
+def test_copies_of_a_shipped_class_are_said_to_look_like_it(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "new" / "Jacket").mkdir(parents=True)
+    for photo in sorted((DEMO_DATA / "train" / "base" / "Coat").iterdir())[:30]:
+        (tmp_path / "new" / "Jacket" / photo.name).write_bytes(photo.read_bytes())
+    report = add_classes(home, tmp_path / "new", LDA.model_copy(update={"force": True}), isolate=False)
+    assert any("photos of Jacket were taken for Coat, which the model knew" in w for w in report.warnings)
+
+
+def test_a_class_that_is_recognised_by_chance_is_refused_unless_forced(
+    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learn, "predict_unseen", lambda known, features, labels, classes: labels * 0)
+    photos, before = make_photos("Bag", count=10), state_of(home.path)
+    with pytest.raises(GateError) as refused:
+        add_classes(home, photos, LDA, isolate=False)
+    assert refused.value.problems == ("Bag is right on 0 of 10 photos: no better than chance",)
+    assert state_of(home.path) == before
+    report = add_classes(home, photos, LDA.model_copy(update={"force": True}), isolate=False)
+    assert "forced through the gate: Bag is right on 0 of 10 photos: no better than chance" in report.warnings
+
+
+def test_the_estimate_starts_from_what_the_vendor_measured(
+    measured_home: Home, make_photos: PhotoMaker
+) -> None:
+    report = add_classes(measured_home, make_photos("Bag", count=10), LDA, isolate=False)
+    shipped = report.drift.shipped
+    assert shipped is not None and shipped.photos == 300
+    assert shipped.measured == pytest.approx(0.94) and abs(shipped.now - 0.94) < 0.05
+    low, high = shipped.interval
+    assert 0.08 < high - low < 0.15 and low < shipped.now < high
+    crowded = add_classes(
+        measured_home, make_photos("Shirt", "Sneaker", folder="more", count=60), LDA, isolate=False
+    )
+    assert crowded.drift.shipped is not None and crowded.drift.shipped.measured == pytest.approx(0.94)
+    true = evaluate(measured_home, DEMO_DATA / "test" / "base").accuracy
+    low, high = crowded.drift.shipped.interval
+    assert low <= true <= high
+
+
+def test_nothing_is_said_of_shipped_classes_that_were_not_measured(
+    home: Home, make_photos: PhotoMaker
+) -> None:
+    photos = make_photos("Bag", count=10)
+    with pytest.raises(GateError) as refused:
+        add_classes(home, photos, LDA.model_copy(update={"min_shipped_accuracy": 0.5}), isolate=False)
+    assert "cannot be estimated here, but min_shipped_accuracy is set" in refused.value.problems[0]
+    assert add_classes(home, photos, LDA, isolate=False).drift.shipped is None
+
+
+def test_the_interval_widens_with_fewer_photos_and_a_larger_drop() -> None:
+    width = {
+        (now, photos): np.ptp(interval_around(now, 0.9, photos)) for now in (0.9, 0.6) for photos in (50, 500)
+    }
+    assert width[0.9, 500] == pytest.approx(2 * (0.0262**2 + 0.03**2) ** 0.5, abs=1e-3)
+    assert width[0.9, 500] < width[0.9, 50] < width[0.6, 50] and width[0.6, 500] > 0.3
+    assert interval_around(1.0, 1.0, 5)[1] == 1.0 and interval_around(0.0, 0.5, 5)[0] == 0.0
