@@ -7,7 +7,7 @@ The engine is DIR/<model digest>-<form>.engine; without --engines, DIR is HOME.e
 nothing but lwm-edge writes into a home. Run it again after every increment: an engine of the current model in
 this form is kept, and others are removed once the new one is built. An app loads whichever engine is in DIR;
 HOME/current/labels.txt names its outputs. Engines fit one GPU and one version of TensorRT, so build them on
-the device.
+the device, and with --rebuild after an upgrade.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def main() -> None:
         const="int8",
         help="8-bit integers; needs --photos, which calibrate them",
     )
+    parser.add_argument("--rebuild", action="store_true", help="build anew, as after an upgrade of TensorRT")
     parser.add_argument("--photos", type=Path, metavar="DIR", help="class folders to check fp16 or int8 on")
     given = parser.parse_args()
     trtexec = find_trtexec()
@@ -103,7 +104,7 @@ def main() -> None:
             )
             digest = lwm_edge.export_onnx(home, onnx, form).model_digest
             engine = engines / f"{digest}-{given.precision}-batch{given.batch}.engine"
-            if not engine.is_file():
+            if given.rebuild or not engine.is_file():
                 build(trtexec, onnx, engine, given.precision)
     except lwm_edge.LwmEdgeError as error:
         print(error, file=sys.stderr)

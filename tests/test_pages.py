@@ -175,7 +175,7 @@ def _options() -> dict[str, set[str]]:
 def test_commands_and_options_in_the_text_are_there() -> None:
     options = _options()
     known = set().union(*options.values())
-    elsewhere = {"--beta", "--method", "--help"}  # of protocol.py, and of every command
+    elsewhere = {"--beta", "--method", "--help", "--rebuild"}  # of scripts, and of every command
     for page in PAGES:
         for span in code_spans(page):
             words = span.split()

@@ -71,7 +71,8 @@ def _refuse_model_files(output: Path, source: Home | AnyPath) -> None:
     Raises:
         ConfigError: The output is such a file.
     """
-    is_source = not isinstance(source, Home) and output.exists() and output.samefile(source)
+    is_file = not isinstance(source, Home) and Path(source).exists() and output.exists()
+    is_source = is_file and output.samefile(str(source))
     folders = output.resolve().parents
     if is_source or any(ownership.is_home(folder) for folder in folders[:3]):
         raise ConfigError(f"cannot write {output}: it belongs to a model; choose another file")
@@ -128,7 +129,7 @@ def _read_photos(folder: Path, manifest: Manifest) -> tuple[PhotoSet, list[int] 
 def _split(photos: PhotoSet, labels: list[int] | None) -> tuple[PhotoSet, PhotoSet, list[int] | None]:
     """Takes every second photo for calibration, at most 200, and leaves the others for the comparison."""
     every = photos.photos
-    step = max(1, len(every) // 2 // _MAX_CALIBRATION_PHOTOS)
+    step = max(1, -(-len(every) // (2 * _MAX_CALIBRATION_PHOTOS)))
     calibration = PhotoSet(every[:: 2 * step], photos.preprocessing, photos.cache)
     others = PhotoSet(every[1::2], photos.preprocessing, photos.cache)
     return calibration, others, labels[1::2] if labels else None

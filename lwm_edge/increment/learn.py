@@ -31,6 +31,7 @@ from ..learning.training import TrainingState, train_increment
 from ..memory import drop_library_pages, drop_mapped_pages, freed_memory_kept, out_of_memory_explained
 from ..model.bundle import (
     BESIDE_THE_NETWORK,
+    CONFUSIONS,
     COUNTS,
     COVARIANCE,
     MANIFEST,
@@ -211,6 +212,8 @@ def _stage(home: Home, task: Task, statistics: ClassStatistics) -> Generation:
     }
     if task.approach.recipe.trains:
         arrays[PROBE] = head_inputs_of_probe(task.student)
+        for name in (RIGHT, TOTAL, CONFUSIONS):  # the vendor measured another network
+            arrays[name] = np.zeros_like(arrays[name])
     staged = home.stage()
     save_bundle(staged.bundle, arrays, manifest)
     return staged
@@ -338,16 +341,16 @@ def _estimate(task: Task, statistics: ClassStatistics) -> ShippedEstimate | None
     right, total = measured[RIGHT][:shipped], measured[TOTAL][:shipped]
     if not total.any():
         return None
-    accuracy = float((right[total > 0] / total[total > 0]).mean())
+    accuracy, photos = float((right[total > 0] / total[total > 0]).mean()), int(total.sum())
     known = _teachers_statistics(task)
     if task.approach.recipe.head == "solved":  # the solved head is taken to be as good as the shipped one
         alone = known.solve_head(shipped)
     else:
         weight, bias = _head(task.teacher)
         alone = weight[:shipped], bias[:shipped]
-    spread = known.find_spread(*alone, shipped, accuracy)
+    # Where every photo was right, the next one may not be.
+    spread = known.find_spread(*alone, shipped, min(accuracy, 1 - 0.5 / photos))
     now = float(statistics.estimate_accuracy(*_head(task.student), shipped, spread).mean())
-    photos = int(total.sum())
     return ShippedEstimate(
         measured=accuracy, photos=photos, now=now, interval=interval_around(now, accuracy, photos)
     )

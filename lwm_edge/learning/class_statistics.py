@@ -104,18 +104,20 @@ class ClassStatistics:
             classes: Number of classes to judge, from the front.
             spread: Factor of the covariance, see `find_spread`.
         """
+        centres, scatter = self._draw_logits(weight, bias, classes)
+        return _share_right(centres, spread**0.5 * scatter)
+
+    def _draw_logits(self, weight: Features, bias: Features, classes: int) -> tuple[Features, Features]:
+        """Computes the logits of the class means [classes, N], and draws photos around them [photos, N]."""
         of_features = len(weight) > len(self.covariance)  # the smaller of the two covariances is used
         covariance = self.covariance if of_features else weight @ self.covariance @ weight.T
-        variances, axes = np.linalg.eigh(spread * covariance)
+        variances, axes = np.linalg.eigh(covariance)
         photos = min(_DRAWN_PER_CLASS, max(1, _MAX_DRAWN // classes))
         drawn = np.random.default_rng(0).standard_normal((photos, len(covariance)))
         scatter = (drawn * np.sqrt(variances.clip(0))) @ axes.T
         if of_features:
             scatter = scatter @ weight.T
-        right = [
-            (self.means[label] @ weight.T + bias + scatter).argmax(1) == label for label in range(classes)
-        ]
-        return np.array([found.mean() for found in right])
+        return self.means[:classes] @ weight.T + bias, scatter
 
     def find_spread(self, weight: Features, bias: Features, classes: int, accuracy: float) -> float:
         """Finds the factor of the covariance with which the estimate is what was measured on photos.
@@ -129,10 +131,11 @@ class ClassStatistics:
             classes: Number of classes, from the front.
             accuracy: Mean accuracy over these classes that was measured.
         """
+        centres, scatter = self._draw_logits(weight, bias, classes)
         low, high = _SPREADS
         for _ in range(_BISECTIONS):
             middle = float(np.sqrt(low * high))
-            if self.estimate_accuracy(weight, bias, classes, middle).mean() > accuracy:
+            if _share_right(centres, middle**0.5 * scatter).mean() > accuracy:
                 low = middle
             else:
                 high = middle
@@ -159,6 +162,11 @@ class ClassStatistics:
         own = float((np.einsum("cd,cd->c", weight, self.means[:classes]) + bias).mean())
         scale = _LOGIT_AT_CLASS_MEAN / own if own > 0 else 1.0
         return scale * weight, scale * bias
+
+
+def _share_right(centres: Features, scatter: Features) -> Features:
+    """Computes for each class the share of its drawn photos whose largest logit is its own [classes]."""
+    return np.array([((centre + scatter).argmax(1) == label).mean() for label, centre in enumerate(centres)])
 
 
 def predict_unseen(known: ClassStatistics, features: Features, labels: Labels, classes: int) -> Labels:

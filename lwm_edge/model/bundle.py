@@ -180,10 +180,21 @@ def _verify(path: Path, file: Any, names: set[str], manifest: Manifest) -> None:
             problems.append(f"{name} has values beyond the last class")
         if name in _NEVER_NEGATIVE and (array < 0).any():
             problems.append(f"{name} has negative numbers of photos")
+    problems += [] if problems else _measured_problems(file, len(manifest.class_names))
     if not problems and digest.hexdigest() != manifest.tensors_digest:
         problems.append("the tensors do not match the manifest's digest")
     if problems:
         raise BundleError(f"{path} is damaged; copy it again from its source", problems)
+
+
+def _measured_problems(file: Any, classes: int) -> list[str]:
+    problems = []
+    if (file.get_tensor(RIGHT) > file.get_tensor(TOTAL)).any():
+        problems.append(f"{RIGHT} has more photos than {TOTAL}")
+    confusions = file.get_tensor(CONFUSIONS)
+    if (confusions[:, :2] >= classes).any():
+        problems.append(f"{CONFUSIONS} has a class that is not there")
+    return problems
 
 
 def _declared_problems(path: Path, file: Any, names: set[str], manifest: Manifest) -> list[str]:

@@ -56,6 +56,7 @@ class Classifier:
         class_names: Class names in the order of the outputs.
         preprocessing: Preprocessing from a photo to the input.
         model_digest: Digest of the model that was exported.
+        static_batch: Number of images that the file takes at once; None for any.
 
     Args:
         source: Path of the ONNX file, or its content.
@@ -81,7 +82,7 @@ class Classifier:
             self.class_names: tuple[str, ...] = _NAMES.validate_json(metadata[CLASS_NAMES_KEY])
             self.preprocessing = Preprocessing.model_validate_json(metadata[PREPROCESSING_KEY])
             self.model_digest: str = metadata[DIGEST_KEY]
-            self._outputs, self._static_batch = _shapes(self._session)
+            self._outputs, self.static_batch = _shapes(self._session)
         except (KeyError, ValueError):
             raise ExportError(
                 f"{where} was not exported by lwm-edge, or is damaged: its metadata lacks the class names; "
@@ -105,11 +106,11 @@ class Classifier:
         Raises:
             ExportError: The file is damaged: it fails, or its outputs are wrong.
         """
-        if not self._static_batch or len(images) == self._static_batch:
+        if not self.static_batch or len(images) == self.static_batch:
             return self._run(images)
-        full = -(-len(images) // self._static_batch) * self._static_batch
+        full = max(1, -(-len(images) // self.static_batch)) * self.static_batch
         padded = np.resize(images, (full, *images.shape[1:]))
-        batches = [self._run(batch) for batch in np.split(padded, full // self._static_batch)]
+        batches = [self._run(batch) for batch in np.split(padded, full // self.static_batch)]
         logits, probabilities = (np.concatenate(parts)[: len(images)] for parts in zip(*batches, strict=True))
         return logits, probabilities
 

@@ -368,12 +368,14 @@ def test_lda_is_streaming_lda_on_the_frozen_backbone(home: Home, make_photos: Ph
     assert not after["head.weight"][8:].any()
 
 
-def test_a_trained_backbone_has_a_probe_of_its_own(home: Home, make_photos: PhotoMaker) -> None:
+def test_a_trained_backbone_has_a_probe_of_its_own(measured_home: Home, make_photos: PhotoMaker) -> None:
+    home = measured_home
     before = home.open_bundle().arrays()["probe.head_inputs"]
     _add(home, make_photos("Bag", count=10), QUICK)
     bundle = home.open_bundle()
     probe = bundle.arrays()["probe.head_inputs"]
     assert not np.allclose(probe, before, atol=1e-3)
+    assert not bundle.arrays()["measured.total"].any()  # the vendor measured another network
     np.testing.assert_allclose(head_inputs_of_probe(load_network(bundle)), probe, atol=1e-5)
 
 

@@ -160,6 +160,25 @@ def test_values_behind_the_last_class(bundle: Bundle) -> None:
     assert caught.value.problems == ("head.weight has values beyond the last class",)
 
 
+@pytest.mark.parametrize(
+    ("name", "at", "value", "problem"),
+    [
+        ("measured.right", 0, 1, "measured.right has more photos than measured.total"),
+        ("measured.confusions", (0, 1), 6, "measured.confusions has a class that is not there"),
+        ("measured.total", 1, -1, "measured.total has negative numbers of photos"),
+        ("statistics.counts", 31, 1, "statistics.counts has values beyond the last class"),
+    ],
+)
+def test_counts_that_cannot_be(bundle: Bundle, name: str, at: Any, value: int, problem: str) -> None:
+    arrays = bundle.arrays()
+    arrays[name][at] = value
+    block = _changed_manifest(bundle, tensors_digest=tensors_digest(arrays))
+    _rewrite(bundle.path, {**arrays, MANIFEST: block})
+    with pytest.raises(BundleError) as caught:
+        open_bundle(bundle.path)
+    assert problem in caught.value.problems
+
+
 def test_an_edited_class_name_is_found(bundle: Bundle) -> None:
     content = bundle.path.read_bytes()
     assert content.count(b'"Coat"') == 1

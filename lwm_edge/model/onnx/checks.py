@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Set
 from typing import Any
 
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, shape_inference
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
 
 from ...errors import ExportError, first_line
 from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES
@@ -29,7 +29,8 @@ are used here. Source: https://github.com/onnx/onnx-tensorrt/blob/release/8.4-GA
 
 _MAX_NODES, _MAX_NODE_BYTES = 20_000, 4096
 _MAX_BYTES_PER_CONSTANT, _MAX_BYTES_OF_CONSTANTS = 1024, 256 * 1024
-_MAX_ATTRIBUTE_VALUES = 16
+_MAX_ATTRIBUTE_VALUES, _MAX_TEXT = 16, 200
+_CAST_TO = {TensorProto.FLOAT, TensorProto.INT64}
 _MAX_COST_RATIO = 4
 _LISTED_PROBLEMS = 20
 
@@ -62,13 +63,20 @@ def _model_problems(model: ModelProto) -> Iterator[str]:
         yield "it has functions of its own, which may call one another"
     if [value.name for value in graph.input] != [INPUT]:
         yield f"it must have one input, {INPUT}"
+    elif not _is_image(graph.input[0]):
+        yield f"{INPUT} must be uint8 [batch, height, width, 3]"
     if tuple(value.name for value in graph.output) != OUTPUTS:
         yield f"its outputs are not {', '.join(OUTPUTS)}"
+    elif any(_type(value) != (TensorProto.FLOAT, 2) for value in graph.output):
+        yield "its outputs must be float32 with two dimensions"
     if len(graph.node) > _MAX_NODES:
         yield f"it has {len(graph.node)} nodes; at most {_MAX_NODES} are allowed"
-    parts: list[Any] = [graph, *graph.node, *graph.initializer, *graph.input, *graph.output]
-    if any(part.doc_string or part.metadata_props for part in parts):
+    attributes = [attribute for node in graph.node for attribute in node.attribute]
+    parts: list[Any] = [model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output]
+    if any(part.doc_string for part in (*parts, *attributes)) or any(part.metadata_props for part in parts):
         yield "it has comments"
+    if any(len(text) > _MAX_TEXT for text in _texts(model)):
+        yield f"it has names of more than {_MAX_TEXT} characters"
     if graph.sparse_initializer or graph.quantization_annotation or graph.value_info or model.training_info:
         yield "it has parts that no classifier needs"
     copy = ModelProto()
@@ -76,6 +84,33 @@ def _model_problems(model: ModelProto) -> Iterator[str]:
     copy.DiscardUnknownFields()
     if copy.ByteSize() != model.ByteSize():
         yield "it has bytes that ONNX does not define"
+
+
+def _type(value: ValueInfoProto) -> tuple[int, int]:
+    tensor = value.type.tensor_type
+    return tensor.elem_type, len(tensor.shape.dim)
+
+
+def _is_image(value: ValueInfoProto) -> bool:
+    sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]
+    return _type(value) == (TensorProto.UINT8, 4) and min(sizes[1:3]) > 0 and sizes[3] == 3
+
+
+def _texts(model: ModelProto) -> Iterator[str]:
+    """Yields everything in a graph that could be of any length."""
+    graph = model.graph
+    yield from (model.producer_name, model.producer_version, model.domain, graph.name)
+    for node in graph.node:
+        yield from (node.name, node.domain, node.overload, *node.input, *node.output)
+        yield from (
+            text for attribute in node.attribute for text in (attribute.name, attribute.ref_attr_name)
+        )
+    for tensor in graph.initializer:
+        yield tensor.name
+    for value in (*graph.input, *graph.output):
+        yield from (value.name, value.type.denotation)
+        for dim in value.type.tensor_type.shape.dim:
+            yield from (dim.dim_param, dim.denotation)
 
 
 def _node_problems(model: ModelProto) -> Iterator[str]:
@@ -86,6 +121,8 @@ def _node_problems(model: ModelProto) -> Iterator[str]:
     attributes = [attribute for node in nodes for attribute in node.attribute]
     if any(a.type not in _PLAIN_ATTRIBUTES or _values(a) > _MAX_ATTRIBUTE_VALUES for a in attributes):
         yield "it has loops, branches, or data in attributes"
+    if any(a.i not in _CAST_TO for node in nodes if node.op_type == "Cast" for a in node.attribute):
+        yield "it casts to types that no classifier needs"
     if any(node.ByteSize() > _MAX_NODE_BYTES for node in nodes):
         yield f"it has nodes of more than {_MAX_NODE_BYTES} bytes"
     readers = [node.op_type for node in nodes if INPUT in node.input]
@@ -116,11 +153,17 @@ def _tensor_problems(model: ModelProto, weights: Set[str]) -> Iterator[str]:
         yield f"no node reads its tensors {', '.join(map(ascii, unused[:_LISTED_PROBLEMS]))}"
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors):
         yield "it takes tensors from other files"
+    if any(tensor.name in weights and tensor.ByteSize() > _declared_bytes(tensor) for tensor in tensors):
+        yield "it has data of its own for the network's tensors"
     for tensor in constants:
         if tensor.ByteSize() > _MAX_BYTES_PER_CONSTANT or math.prod(tensor.dims) > _MAX_BYTES_PER_CONSTANT:
             yield f"its constant {tensor.name!a} is larger than {_MAX_BYTES_PER_CONSTANT} bytes"
     if sum(tensor.ByteSize() for tensor in constants) > _MAX_BYTES_OF_CONSTANTS:
         yield f"its constants take more than {_MAX_BYTES_OF_CONSTANTS} bytes together"
+
+
+def _declared_bytes(tensor: TensorProto) -> int:
+    return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims).ByteSize()
 
 
 def check_cost(model: ModelProto, network: Cost) -> None:
@@ -147,29 +190,38 @@ def graph_cost(model: ModelProto) -> Cost:
     """Computes a graph's cost for one image from its shapes, without running it.
 
     Raises:
-        ExportError: Some shapes cannot be inferred.
+        ExportError: Some shapes cannot be inferred, or grow faster than the batch.
     """
-    one = ModelProto()
-    one.CopyFrom(model)
-    one.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    for output in one.graph.output:
+    shapes, of_two = _inferred_shapes(model, 1), _inferred_shapes(model, 2)
+    operations = elements = 0
+    for node in model.graph.node:
+        made = [output for output in node.output if output]
+        if not all(shapes.get(output) and min(shapes[output]) > 0 for output in made):
+            raise ExportError(f"the ONNX graph in the bundle is not sound: {node.name!a} has no known shape")
+        if any(math.prod(of_two[output]) > 2 * math.prod(shapes[output]) for output in made):
+            raise ExportError(
+                f"the ONNX graph in the bundle is not sound: {node.name!a} grows faster than the batch"
+            )
+        count = sum(math.prod(shapes[output]) for output in made)
+        read = sum(math.prod(shapes[name]) for name in node.input if name)
+        elements += count
+        operations += max(count * _operations_per_element(node, shapes), read)
+    return Cost(operations=operations, elements=elements)
+
+
+def _inferred_shapes(model: ModelProto, batch_size: int) -> dict[str, list[int]]:
+    fixed = ModelProto()
+    fixed.CopyFrom(model)
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch_size
+    for output in fixed.graph.output:
         output.type.tensor_type.ClearField("shape")
     try:
-        inferred = shape_inference.infer_shapes(one, check_type=True, strict_mode=True)
+        inferred = shape_inference.infer_shapes(fixed, check_type=True, strict_mode=True).graph
     except Exception as error:  # inference raises errors of several kinds
         raise ExportError(f"the ONNX graph in the bundle is not sound: {first_line(error)}") from None
-    values = [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]
+    values = [*inferred.input, *inferred.value_info, *inferred.output]
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
-    shapes |= {tensor.name: list(tensor.dims) for tensor in inferred.graph.initializer}
-    operations = elements = 0
-    for node in inferred.graph.node:
-        made = [shapes.get(output) or [0] for output in node.output if output]
-        if any(size < 1 for shape in made for size in shape):
-            raise ExportError(f"the ONNX graph in the bundle is not sound: {node.name!a} has no known shape")
-        count = sum(math.prod(shape) for shape in made)
-        elements += count
-        operations += count * _operations_per_element(node, shapes)
-    return Cost(operations=operations, elements=elements)
+    return shapes | {tensor.name: list(tensor.dims) for tensor in inferred.initializer}
 
 
 def _operations_per_element(node: NodeProto, shapes: dict[str, list[int]]) -> int:
@@ -177,6 +229,6 @@ def _operations_per_element(node: NodeProto, shapes: dict[str, list[int]]) -> in
     if node.op_type == "Conv":
         return math.prod(shapes[node.input[1]][1:])
     if node.op_type in ("Gemm", "MatMul"):
-        return max(shapes[node.input[0]][-1], shapes[node.input[1]][-1])
+        return max(shapes[node.input[0]][-1], *shapes[node.input[1]])
     windows = [math.prod(attribute.ints) for attribute in node.attribute if attribute.name == "kernel_shape"]
     return windows[0] if windows else 1

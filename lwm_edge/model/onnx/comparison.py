@@ -28,7 +28,7 @@ class VariantReport(Report):
         original_accuracy: Accuracy of the file itself; None then too.
         onnx_bytes: Length of the form.
         original_onnx_bytes: Length of the file itself.
-        photo_ms: Median time that the form takes for one photo on this machine.
+        photo_ms: Median time that the form takes for one photo here, in batches if it has a static one.
         original_photo_ms: Median time that the file itself takes.
     """
 
@@ -57,8 +57,7 @@ def compare(
     """
     files = [Classifier(original), Classifier(variant)]
     best = [file.predict(photos) for file in files]
-    image = photos.load([0])
-    times = _times_in_turn(files, image)
+    times = _times_in_turn(files, np.repeat(photos.load([0]), files[1].static_batch or 1, axis=0))
     accuracies = [None if labels is None else _accuracy(b, np.array(labels)) for b in best]
     return VariantReport(
         photos=len(photos.photos),
@@ -78,13 +77,13 @@ def _accuracy(best: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
     return float(np.mean([(best[labels == label] == label).mean() for label in np.unique(labels)]))
 
 
-def _times_in_turn(files: Sequence[Classifier], image: Pixels) -> list[float]:
-    """Measures the median milliseconds of one photo, the files taking turns under the same load."""
+def _times_in_turn(files: Sequence[Classifier], images: Pixels) -> list[float]:
+    """Measures the median milliseconds an image of a batch, the files taking turns under the same load."""
     times: list[list[float]] = [[] for _ in files]
     for run in range(_UNTIMED_RUNS + _TIMED_RUNS):
         for file, measured in zip(files, times, strict=True):
             started = time.perf_counter()
-            file.run(image)
+            file.run(images)
             if run >= _UNTIMED_RUNS:
-                measured.append(1000 * (time.perf_counter() - started))
+                measured.append(1000 * (time.perf_counter() - started) / len(images))
     return [median(measured) for measured in times]

@@ -10,13 +10,15 @@ import json
 from collections.abc import Sequence
 
 import numpy as np
-from onnx import ModelProto, checker, helper, load_model_from_string, numpy_helper
+from onnx import ModelProto, TensorProto, checker, helper, load_model_from_string, numpy_helper
 
 from ...errors import ExportError, first_line
 from ..bundle import BESIDE_THE_NETWORK, BIAS, ONNX_GRAPH, WEIGHT, Arrays
 from ..classifier import CLASS_NAMES_KEY, DIGEST_KEY, LOGITS, PREPROCESSING_KEY, PROBABILITIES
 from ..manifest import Manifest
 from .checks import check_form
+
+_LISTED = 5
 
 
 def read_graph(arrays: Arrays) -> ModelProto:
@@ -33,7 +35,20 @@ def read_graph(arrays: Arrays) -> ModelProto:
     except Exception as error:  # protobuf raises errors of several kinds
         raise ExportError(f"the ONNX graph in the bundle is damaged: {first_line(error)}") from None
     check_form(model, arrays.keys() - BESIDE_THE_NETWORK)
+    if wrong := [tensor.name for tensor in model.graph.initializer if not _fits(tensor, arrays)]:
+        raise ExportError("the ONNX graph in the bundle does not fit its tensors", wrong[:_LISTED])
     return model
+
+
+def _fits(tensor: TensorProto, arrays: Arrays) -> bool:
+    """Tells whether a tensor is declared as it is in the bundle; the head may have fewer rows."""
+    array = arrays.get(tensor.name)
+    if array is None:
+        return True
+    rows = tensor.dims[0] if tensor.name in (WEIGHT, BIAS) and len(tensor.dims) else None
+    shape = (rows, *array.shape[1:]) if rows is not None and rows <= len(array) else array.shape
+    same_type = helper.tensor_dtype_to_np_dtype(tensor.data_type) == array.dtype
+    return tuple(tensor.dims) == tuple(shape) and same_type
 
 
 def fill_graph(arrays: Arrays, manifest: Manifest) -> bytes:

@@ -35,7 +35,7 @@ def lower(model: ModelProto) -> ModelProto:
     for node in graph.node:
         if node.op_type in _LOWERINGS:
             _LOWERINGS[node.op_type](node, graph)
-        elif _changed_since(node.op_type):
+        elif node.domain or _changed_since(node.op_type):
             refused.add(node.op_type)
     if refused:
         raise ExportError(
@@ -94,8 +94,10 @@ def _replace_sequence_splits(graph: GraphProto) -> None:
         if any(node.op_type != "SequenceAt" for node in parts) or lengths.ndim != 0:
             raise ExportError(f"{split.name} splits maps in a way that opset {OPSET} cannot do")
         by_index = {int(_constant(graph, node.input[1])): node for node in parts}
+        if min(by_index, default=0) < 0:
+            raise ExportError(f"{split.name} takes parts from the end, which opset {OPSET} cannot do")
         outputs = [by_index[n].output[0] if n in by_index else "" for n in range(max(by_index) + 1)]
-        axis = next(a.i for a in split.attribute if a.name == "axis")
+        axis = next((a.i for a in split.attribute if a.name == "axis"), 0)
         name = f"{split.output[0]}_lengths"
         lengths_of_parts = np.full(len(outputs), int(lengths), np.int64)
         graph.initializer.append(numpy_helper.from_array(lengths_of_parts, name))
@@ -113,7 +115,11 @@ def _fix_reshape_shapes(graph: GraphProto) -> None:
         if source is None or source.op_type != "Concat":
             continue
         batch, *sizes = source.input
-        if made_by[batch].op_type != "Shape" or any(name in made_by for name in sizes):
+        if (
+            batch not in made_by
+            or made_by[batch].op_type != "Shape"
+            or any(name in made_by for name in sizes)
+        ):
             raise ExportError(f"{node.name} has a shape that depends on more than the batch")
         shape = np.concatenate([[0], *(_constant(graph, name) for name in sizes)]).astype(np.int64)
         name = f"{node.output[0]}_shape"

@@ -74,14 +74,16 @@ def trace_graph(network: Network, activation: Activation) -> bytes:
                 verbose=False,
             )
             assert program is not None
-            model = _with_constants_folded(program.model_proto, set(network.state_dict()))
+            model = lower(_with_constants_folded(program.model_proto, set(network.state_dict())))
     except ImportError as error:
         raise ExportError(
             f"the ONNX exporter needs {error.name}; install it with: pip install 'lwm-edge[vendor]'"
         ) from None
+    except ExportError:
+        raise
     except Exception as error:
         raise ExportError(f"torch cannot export this network to ONNX: {first_line(error)}") from error
-    content: bytes = lower(model).SerializeToString(deterministic=True)
+    content: bytes = model.SerializeToString(deterministic=True)
     return content
 
 

@@ -69,6 +69,10 @@ def nested_functions(model: ModelProto) -> None:
     next(node for node in model.graph.node if node.name == "added").domain = "x"
 
 
+def weight_of(model: ModelProto) -> TensorProto:
+    return next(t for t in model.graph.initializer if t.name == "backbone.stage3.2.conv2.weight")
+
+
 def elsewhere(model: ModelProto) -> None:
     model.graph.initializer[0].data_location = TensorProto.EXTERNAL
 
@@ -107,6 +111,28 @@ REFUSED: dict[str, tuple[Change, str]] = {
         lambda model: model.graph.node[5].metadata_props.add(key="k", value="v"), "has comments"
     ),
     "an unknown field": (lambda model: model.MergeFromString(b"\xfa\x3f\x06pixels"), "does not define"),
+    "the producer's name": (lambda model: setattr(model, "producer_name", "x" * 201), "names of more"),
+    "a dimension's name": (
+        lambda model: setattr(model.graph.output[0].type.tensor_type.shape.dim[0], "dim_param", "x" * 201),
+        "names of more",
+    ),
+    "a type's denotation": (
+        lambda model: setattr(model.graph.input[0].type, "denotation", "x" * 201), "names of more"
+    ),
+    "a value's name": (lambda model: model.graph.node[3].output.append("x" * 201), "names of more"),
+    "a remark of an attribute": (
+        lambda model: setattr(model.graph.node[1].attribute[0], "doc_string", "pixels"), "has comments"
+    ),
+    "data behind the name of a weight": (
+        lambda model: setattr(weight_of(model), "raw_data", b"pixels"), "data of its own"
+    ),
+    "text of numbers": (add_node("Cast", to=TensorProto.STRING), "casts to types"),
+    "an image without a shape": (
+        lambda model: model.graph.input[0].type.tensor_type.ClearField("shape"), "must be uint8"
+    ),
+    "an output without a shape": (
+        lambda model: model.graph.output[2].type.tensor_type.ClearField("shape"), "two dimensions"
+    ),
     "another opset": (lambda model: setattr(model.opset_import[0], "version", 18), "not 17 and 8"),
     "another IR version": (lambda model: setattr(model, "ir_version", 10), "not 17 and 8"),
     "a second input": (lambda model: model.graph.input.append(model.graph.input[0]), "must have one input"),
@@ -131,11 +157,36 @@ def test_a_graph_of_another_form_is_refused_at_once(kind: str) -> None:
         fill_graph(arrays, BUNDLE.manifest)
 
 
+def wrong_shape(model: ModelProto) -> None:
+    weight_of(model).dims[2:] = [1, 1]
+
+
+def test_a_weight_that_is_declared_smaller_than_it_is() -> None:
+    """Else its cost would be counted by what the graph says of it."""
+    with pytest.raises(ExportError, match="does not fit its tensors") as refused:
+        read_graph(changed(wrong_shape))
+    assert refused.value.problems == ("backbone.stage3.2.conv2.weight",)
+
+
 def many_times(count: int) -> Change:
     """Runs the last block's 64 x 64 convolution again and again."""
     return both(
         *(add_node("Conv", "backbone.stage3.2.conv2.weight", pads=[1, 1, 1, 1]) for _ in range(count))
     )
+
+
+def many_means(count: int) -> Change:
+    """Reads the first layer's maps again and again, and makes little of them."""
+
+    def change(model: ModelProto) -> None:
+        first = next(node.output[0] for node in model.graph.node if node.op_type == "Relu")
+        at = next(i for i, node in enumerate(model.graph.node) if node.op_type == "ReduceMean")
+        names = [f"mean{n}" for n in range(count - 1000)]
+        for name in names:
+            node = helper.make_node("ReduceMax", [first], [name], name, axes=[1, 2, 3], keepdims=0)
+            model.graph.node.insert(at, node)
+
+    return change
 
 
 EXPENSIVE: dict[str, tuple[Change, str]] = {
@@ -144,6 +195,7 @@ EXPENSIVE: dict[str, tuple[Change, str]] = {
         both(constant("pads", np.array([0, 0, 0, 0, 0, 0, 4000, 4000])), add_node("Pad", "pads")),
         "operations per image",
     ),
+    "large maps read again and again": (many_means(20_000), "operations per image"),
     "a pile of cheap nodes": (both(*(add_node("Relu") for _ in range(800))), "elements per image"),
 }
 
@@ -170,8 +222,9 @@ def unique(change: Change) -> Change:
             node.output[0] = f"added{number}"
             if number:
                 node.input[0] = f"added{number - 1}"
-        mean = next(node for node in model.graph.node if node.op_type == "ReduceMean")
-        mean.input[0] = f"added{len(added) - 1}"
+        if added:
+            mean = next(node for node in model.graph.node if node.op_type == "ReduceMean")
+            mean.input[0] = f"added{len(added) - 1}"
 
     return renamed
 
@@ -180,6 +233,29 @@ def test_the_page_counts_these_graphs() -> None:
     assert published(f"| a graph of a form that lwm-edge does not export | {len(REFUSED)} | nothing |")
     too_much = "a graph that takes more than four times what its architecture takes"
     assert published(f"| {too_much} | {len(EXPENSIVE)} | nothing |")
+
+
+def test_what_grows_faster_than_the_batch_is_refused() -> None:
+    """One image costs little here, five are five to the power of twelve."""
+
+    def change(model: ModelProto) -> None:
+        add_node("ReduceMean", axes=[1, 2, 3], keepdims=0)(model)
+        at = next(i for i, node in enumerate(model.graph.node) if node.name == "added")
+        model.graph.node[at + 1].input[0] = model.graph.node[at].input[0]
+        for axis in range(12):
+            axes = np.array([n for n in range(12) if n != axis])
+            model.graph.initializer.append(numpy_helper.from_array(axes, f"axes{axis}"))
+            node = helper.make_node("Unsqueeze", ["added", f"axes{axis}"], [f"turned{axis}"], f"turned{axis}")
+            model.graph.node.insert(at + 1, node)
+        node = helper.make_node("Max", [f"turned{axis}" for axis in range(12)], ["huge"], "huge")
+        model.graph.node.insert(at + 13, node)
+
+    with (
+        no_hang(),
+        memory_bound(256 * 2**20),
+        pytest.raises(ExportError, match="grows faster than the batch"),
+    ):
+        check_cost(read_graph(changed(change)), network_cost(load_network(BUNDLE)))
 
 
 def test_shapes_that_cannot_be_known_are_refused() -> None:
