@@ -47,7 +47,7 @@ def _fits(tensor: TensorProto, arrays: Arrays) -> bool:
         return True
     rows = tensor.dims[0] if tensor.name in (WEIGHT, BIAS) and len(tensor.dims) else None
     shape = (rows, *array.shape[1:]) if rows is not None and rows <= len(array) else array.shape
-    same_type = helper.tensor_dtype_to_np_dtype(tensor.data_type) == array.dtype
+    same_type = tensor.data_type == helper.np_dtype_to_tensor_dtype(array.dtype)
     return tuple(tensor.dims) == tuple(shape) and same_type
 
 
