@@ -60,10 +60,12 @@ def with_fixed_head(onnx_file: bytes, capacity: int) -> bytes:
 def in_half_precision(onnx_file: bytes) -> bytes:
     """Stores and computes the backbone of a file in float16; inputs, outputs and head stay as they are."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
     model = load_model_from_string(onnx_file)
     with _quietly("float16"):
         model = convert_float_to_float16(model, keep_io_types=True, node_block_list=_name_nodes(model))
+        OnnxModel(model).topological_sort()  # the converter appends its casts to the end
     return _content(model)
 
 
@@ -95,6 +97,9 @@ def in_eight_bits(onnx_file: bytes, images: Pixels, *, float_weights: bool = Fal
             first = convolutions[: max(1, round(share * len(convolutions)))]
             made = _quantised(folded, images, [*head_nodes, *depthwise, *first], float_weights)
             made.graph.name = model.graph.name
+            made.ir_version = model.ir_version
+            del made.opset_import[:]  # the tool names domains that no node is of, which old runtimes refuse
+            made.opset_import.extend(model.opset_import)
             del made.metadata_props[:]
             made.metadata_props.extend(model.metadata_props)
             content = _content(made)

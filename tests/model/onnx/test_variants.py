@@ -138,6 +138,10 @@ def test_a_form_is_compared_on_photos_and_loads_as_a_classifier(
     assert abs(report.accuracy - report.original_accuracy) < 0.03 and report.accuracy > 0.9
     assert report.onnx_bytes == (tmp_path / "form.onnx").stat().st_size
     assert report.onnx_bytes < smaller * report.original_onnx_bytes
+    model = onnx.load_model(tmp_path / "form.onnx")
+    assert (model.ir_version, [(o.domain, o.version) for o in model.opset_import]) == (8, [("", 17)])
+    assert not any(node.domain for node in model.graph.node)
+    onnx.checker.check_model(model)
     (prediction,) = Classifier(tmp_path / "form.onnx").classify([PHOTOS / "Trouser" / "000.png"], top_k=1)
     assert prediction.class_names == ("Trouser",)
 
