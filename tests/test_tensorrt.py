@@ -81,6 +81,7 @@ def test_half_precision_is_compared_first(home: Home, tools: Path, tmp_path: Pat
     assert "--fp16" in (tools / "log").read_text() and len(list((tmp_path / "e").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_failed_build_leaves_nothing(home: Home, tools: Path) -> None:
     failed = run(tools, home.path, BROKEN="1")
     assert failed.returncode == 1 and "&&&& FAILED" in failed.stderr

@@ -89,6 +89,7 @@ def test_rotations_teach_the_backbone_and_leave_the_rest_as_it_is(
     assert names[0] == names[1]
 
 
+@pytest.mark.slow
 def test_a_whole_checkpoint_is_taken_as_it_is(tmp_path: Path, make_photos: PhotoMaker) -> None:
     model = find_architecture("small_resnet20").build()
     model.fc = torch.nn.Linear(64, 2)
@@ -102,6 +103,7 @@ def test_a_whole_checkpoint_is_taken_as_it_is(tmp_path: Path, make_photos: Photo
     assert torch.equal(network.backbone.stem[0].weight, model.stem[0].weight)  # type: ignore[index, union-attr]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_classes_gives_its_backbone(tmp_path: Path, make_photos: PhotoMaker) -> None:
     torch.save(find_architecture("small_resnet20").build().state_dict(), tmp_path / "ten_classes.pth")
     config = TINY.model_copy(update={"checkpoint": tmp_path / "ten_classes.pth"})
@@ -157,6 +159,7 @@ def test_settings_out_of_range_are_all_listed() -> None:
         base_config(architecture="resnet18", epochs=0)
 
 
+@pytest.mark.slow
 def test_rotations_are_not_counted_into_the_loss_that_is_reported(photos: Path, tmp_path: Path) -> None:
     turning = PLAIN.model_copy(update={"rotations": True, "epochs": 3})
     training = build_base(photos, tmp_path / "a.lwm", turning).training

@@ -96,6 +96,7 @@ def test_what_people_read(run: Any, home: Home, make_photos: PhotoMaker) -> None
     assert "Exported" in run("export", "o.onnx", "--home", home.path).out
 
 
+@pytest.mark.slow
 def test_a_base_from_the_command_line(run: Any, tmp_path: Path, make_photos: PhotoMaker) -> None:
     arguments = [
         "--arch",
