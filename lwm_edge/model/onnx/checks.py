@@ -196,7 +196,8 @@ def graph_cost(model: ModelProto) -> Cost:
     operations = elements = 0
     for node in model.graph.node:
         made = [output for output in node.output if output]
-        if not all(shapes.get(output) and min(shapes[output]) > 0 for output in made):
+        inputs_known = all(name in shapes for name in node.input if name)
+        if not inputs_known or not all(shapes.get(output) and min(shapes[output]) > 0 for output in made):
             raise ExportError(f"the ONNX graph in the bundle is not sound: {node.name!a} has no known shape")
         if any(math.prod(of_two[output]) > 2 * math.prod(shapes[output]) for output in made):
             raise ExportError(

@@ -258,6 +258,12 @@ def test_what_grows_faster_than_the_batch_is_refused() -> None:
         check_cost(read_graph(changed(change)), network_cost(load_network(BUNDLE)))
 
 
+def test_an_input_that_nobody_makes_is_refused() -> None:
+    """Shape inference does not miss it where the output's shape does not depend on it."""
+    with pytest.raises(ExportError, match="'added' has no known shape"):
+        graph_cost(read_graph(changed(add_node("Clip", "", "nowhere"))))
+
+
 def test_shapes_that_cannot_be_known_are_refused() -> None:
     def wrong(model: ModelProto) -> None:
         node = next(node for node in model.graph.node if node.op_type == "Transpose")
