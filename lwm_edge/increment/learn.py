@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from ..learning.class_statistics import (
 )
 from ..learning.config import IncrementConfig
 from ..learning.drift import measure_drift
-from ..learning.reports import ShippedEstimate, TrainingReport
+from ..learning.reports import DriftReport, ShippedEstimate, TrainingReport
 from ..learning.running import Observation, observe
 from ..learning.training import TrainingState, train_increment
 from ..memory import drop_library_pages, drop_mapped_pages, freed_memory_kept, out_of_memory_explained
@@ -118,14 +118,7 @@ def learn_classes(
         drift = measure_drift(
             student, task.teacher, held_back, learnt.held_back_by_teacher, _estimate(task, statistics)
         )
-        known, all_names = task.parent.manifest.class_names, _class_names(task)
-        shipped_classes = task.parent.manifest.shipped_classes
-        warnings = (
-            *task.warnings,
-            *pass_gate(config, accuracy, drift, hopeless_classes(judged, len(all_names)), shipped_classes),
-            *warn_of_new_classes(judged, known),
-            *warn_of_unequal_classes(all_names, statistics.counts),
-        )
+        warnings = (*task.warnings, *_pass_or_refuse(task, accuracy, judged, drift, statistics))
 
         on_progress(Progress(phase="stage", done=0, total=1))
         examples = photos.held_back.load(range(len(photos.held_back.photos))[: max(PARITY_BATCH_SIZES)])
@@ -171,6 +164,23 @@ def _evaluate(task: Task, by_student: Observation) -> EvaluationReport:
         _class_names(task),
         parent.shipped_classes,
     )
+
+
+def _pass_or_refuse(
+    task: Task,
+    accuracy: EvaluationReport,
+    judged: Sequence[NewClassReport],
+    drift: DriftReport,
+    statistics: ClassStatistics,
+) -> list[str]:
+    """Refuses a model that does not pass the gate; returns the warnings for the owner of one that does."""
+    parent, names = task.parent.manifest, _class_names(task)
+    hopeless = hopeless_classes(judged, len(names))
+    return [
+        *pass_gate(task.config, accuracy, drift, hopeless, parent.shipped_classes),
+        *warn_of_new_classes(judged, parent.class_names),
+        *warn_of_unequal_classes(names, statistics.counts),
+    ]
 
 
 def _class_names(task: Task) -> tuple[str, ...]:
