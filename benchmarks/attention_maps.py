@@ -5,9 +5,9 @@
 
 It reads the bundles that `protocol.py` left beside RESULTS.json. Each row is a method: one photo with the
 Grad-CAM map of its own class for the shipped model M_0 and after each increment. It also prints a Markdown
-table: the L1 distance of the maps (each divided by its L2 norm, as in eq. 4) to M_0's, mean over all test
-photos of the base classes; behind it the share of photos, in %, on which the map is zero everywhere: nothing
-speaks for the class. OUT.json gets the same. It needs matplotlib: pip install 'lwm-edge[bench]'.
+table: the L1 distance between the maps (each divided by its L2 norm, as in eq. 4) and M_0's, averaged over
+the test photos of the base classes, followed by the share of photos, in %, whose map is zero everywhere: no
+evidence for the class. OUT.json holds the same. It needs matplotlib: pip install 'lwm-edge[bench]'.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ def main(
     seed: int,
     output: Path,
     method: Annotated[list[str], typer.Option()],
-    photo: Annotated[int, typer.Option(help="Number of the test photo to draw.")] = 0,
+    photo: Annotated[int, typer.Option(help="Index of the test photo to draw.")] = 0,
 ) -> None:
     """Draws the figure and prints the distances."""
     if output.with_suffix(".json").resolve() == results.resolve():
-        raise typer.BadParameter(f"{output} would replace {results} by the distances; choose another name")
+        raise typer.BadParameter(f"{output} would overwrite {results} with distances; choose another name")
     settings = json.loads(results.read_text())["settings"]
     work = results.with_suffix("") / str(seed)
     split = Split(
@@ -90,8 +90,8 @@ def main(
         squeeze=False,
         layout="constrained",
     )
-    nowhere = float(attention_distillation_loss(torch.zeros_like(first), first))
-    print(f"A map that is zero everywhere counts as {nowhere:.2f}.\n")
+    zero_map_distance = float(attention_distillation_loss(torch.zeros_like(first), first))
+    print(f"A map that is zero everywhere counts as {zero_map_distance:.2f}.\n")
     print("| method | " + " | ".join(f"M_{step}" for step in steps) + " |")
     print("|---" * (len(steps) + 1) + "|")
     moved: dict[str, list[float]] = {}
@@ -110,7 +110,11 @@ def main(
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
     figure.savefig(output, dpi=70)
     measured = {"data": data.name, "seed": seed, "photos": len(photos.photos)}
-    measured |= {"distance_to_first": moved, "share_of_zero_maps": lost, "distance_of_a_zero_map": nowhere}
+    measured |= {
+        "distance_to_first": moved,
+        "share_of_zero_maps": lost,
+        "distance_of_a_zero_map": zero_map_distance,
+    }
     output.with_suffix(".json").write_text(json.dumps(measured | provenance()))
 
 

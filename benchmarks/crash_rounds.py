@@ -1,9 +1,9 @@
 """Interruptions of recoveries: `python benchmarks/crash_rounds.py RESULTS.json [--rounds 2]`.
 
-The gate (tests/home/test_crash.py) visits every state that one kill or power cut leaves of `init`, of
-`add-classes`, and of an increment that was stopped and resumed. Here the recovery from each is interrupted as
-well, at every operation on disk, then the recovery from that, and so on: until nothing new is found, or after
-so many interruptions in a row. All is replayed on the tests' model of a disk; the recoveries run for real.
+The gate (tests/home/test_crash.py) visits every state in which one kill or power cut can leave `init`,
+`add-classes`, or an increment that was stopped and resumed. Here the recovery from each is interrupted as
+well, at every operation on disk, then the recovery from that, and so on, until nothing new is found or the
+given number of interruptions is reached. The tests' model of a disk replays it; recoveries run for real.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from lwm_edge.demo import DEMO_DATA
 from tests.support import crash
 from tests.support.samples import WITHOUT_LEVELS
 
-INIT_ROUNDS = 2  # its recovery starts over, with as many operations each time
+INIT_ROUNDS = 2  # its recovery starts over, with just as many operations each time
 
 Explored = tuple[crash.Change, crash.Exploration]
 
 
 def make_home(work: Path) -> tuple[Path, Path]:
-    """A home, and photos of one new class."""
+    """Makes a home, and photos of one new class."""
     photos = work / "photos"
     (photos / "Bag").mkdir(parents=True)
     for photo in sorted((DEMO_DATA / "train" / "2" / "Bag").iterdir())[:8]:
@@ -47,7 +47,7 @@ def make_home(work: Path) -> tuple[Path, Path]:
 
 
 def counts_of(explored: Explored, seconds: float) -> dict[str, Any]:
-    """What is published of one change."""
+    """Collects what is published about one change."""
     change, exploration = explored
     return {
         "operations": len(change.operations),
@@ -62,10 +62,10 @@ def main(
     results: Annotated[Path, typer.Argument(help="JSON file to write.")],
     rounds: Annotated[
         int | None,
-        typer.Option(help="Interruptions in a row. Left out: 2 of init, of the others until nothing is new."),
+        typer.Option(help="Interruptions in a row; default: 2 for init, else until nothing is new."),
     ] = None,
 ) -> None:
-    """Interrupts changes and the recoveries from them; the first home that is neither old nor new ends it."""
+    """Interrupts changes and the recoveries; stops at the first home that is neither old nor new."""
     torch.manual_seed(0)
     changes: dict[str, Callable[[Path], Explored]] = {
         "init": lambda work: crash.explore_init(work / "home", rounds or INIT_ROUNDS),

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares what receipts estimate of the shipped classes with what is measured on photos of them.
+"""Compares what receipts estimate for the shipped classes with what is measured on photos of them.
 
     python benchmarks/estimates.py BASE.lwm SHIPPED_TEST NEW_PHOTOS [NEW_PHOTOS ...]
 

@@ -8,7 +8,7 @@ at 128 px: a base of the first ten classes in the order of seed 1993, as `protoc
 learns the others in one increment with the default recipe. `lwm-edge export` then makes each form and
 compares it with the classifier on the test photos; of those, every second one goes into the comparison of
 int8, and up to 200 of the others calibrate it. Ratios come first; milliseconds are medians in one process,
-both files in turn.
+in which the two files take turns.
 """
 
 from __future__ import annotations

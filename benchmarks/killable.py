@@ -26,7 +26,7 @@ Report = Callable[[str], None]
 
 
 class ReportingDisk:
-    """Takes the place of `storage._disk`, and says on the pipe how far a commit is, before each operation."""
+    """Replaces `storage._disk`, and says on the pipe how far the commit has got, before each operation."""
 
     def __init__(self, disk: Any, report: Report) -> None:
         self.disk, self.report, self.phase, self.exporting = disk, report, "", False
@@ -81,7 +81,7 @@ def run_increment(home: Path, photos: Path, config: IncrementConfig, pipe: int) 
 
 
 def start_increment(home: Path, photos: Path, config: IncrementConfig) -> tuple[int, int]:
-    """Forks; returns the process, and the pipe that tells its phases."""
+    """Forks; returns the process, and the pipe on which it reports its phases."""
     reading, writing = os.pipe()
     sys.stdout.flush()
     process = os.fork()

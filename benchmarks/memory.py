@@ -4,7 +4,7 @@
     python benchmarks/memory.py RESULTS.json [--arch resnet18 --arch mobilenet_v2]
 
 Each row runs in processes of its own. `lwm-edge` rows call the public API as a device would; the figures are
-what the receipt says, VmHWM of the process that learns, and of the one that exports. `naive` is the loop that
+the receipt's: VmHWM of the process that learns, and of the one that exports. `naive` is the loop that
 a tutorial would write: a copy of the network as the teacher, the whole batch of 32 at once, torch.optim.SGD;
 its figure is VmHWM of its process. The photos are scaled up: memory does not depend on what they show.
 """
@@ -24,7 +24,7 @@ import typer
 from provenance import provenance
 
 BATCH_SIZE, EPOCHS = 32, 2
-ENOUGH_TO_DO = 10  # epochs; from 20 updates on, the plan looks for the fastest strategy
+EPOCHS_FOR_20_UPDATES = 10  # epochs; from 20 updates on, the plan looks for the fastest strategy
 NEW_CLASSES = ("Shirt", "Sneaker")
 MIB = 2**20
 FROZEN = {"resnet18": 8, "mobilenet_v2": 14}  # conv1 to layer2; the first 14 of 19 feature blocks
@@ -138,7 +138,7 @@ def run_arch(arch: str, folder: Path) -> list[dict[str, Any]]:
     rows = [{"what": "naive loop", **json.loads(out.splitlines()[-1])}]
     frozen = FROZEN.get(arch, 0)
     for what, settings in (
-        ("lwm-edge, no limit set", {"epochs": ENOUGH_TO_DO}),
+        ("lwm-edge, no limit set", {"epochs": EPOCHS_FOR_20_UPDATES}),
         ("lwm-edge, no limit set, little to do", {}),
         ("lwm-edge, 600 MiB", {"max_memory": "600MiB"}),
         ("lwm-edge, one image at once", {"micro_batch_size": 1}),
@@ -156,7 +156,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     print(
         "| network | what | peak MiB | share of naive | predicted | limit | export MiB | micro-batch", end=""
     )
-    print(" | ms a step | of naive |")
+    print(" | ms per step | share of naive time |")
     print("|---" * 10 + "|")
     for row in rows:
         if "refused" in row:

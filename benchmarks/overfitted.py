@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Teaches classes to a base that knows its own photos by heart, and compares what is said with what is so.
+"""Teaches classes to a base that knows its own photos by heart, and compares the receipts with measurements.
 
     python benchmarks/overfitted.py DATA RESULTS.json [--epochs 30] [--checkpoint FILE.pth]
 
@@ -47,7 +47,7 @@ def read(folder: Path, preprocessing: Preprocessing) -> PhotoSet:
 
 
 def train(photos: PhotoSet, preprocessing: Preprocessing, epochs: int, seed: int) -> nn.Module:
-    """Trains a ResNet-18 as many do."""
+    """Trains a ResNet-18 in the usual way."""
     torch.manual_seed(seed)
     model = find_architecture("resnet18").build()
     model.fc = nn.Linear(512, SHIPPED)
@@ -71,7 +71,7 @@ def train(photos: PhotoSet, preprocessing: Preprocessing, epochs: int, seed: int
 
 
 def increment(base: Path, photos: Path, tests: dict[str, Path], work: Path) -> dict[str, Any]:
-    """Teaches the photos' classes, forced, and measures what the receipt says."""
+    """Adds the photos' classes, forced, and measures what the receipt claims."""
     home = work / "home"
     lwm_edge.init_home(base, home, replace=True)
     before = lwm_edge.evaluate(home, tests["shipped"]).accuracy
@@ -89,15 +89,15 @@ def increment(base: Path, photos: Path, tests: dict[str, Path], work: Path) -> d
 
 
 def nearest_mean(base: Path, photos: Path, tests: dict[str, Path]) -> float:
-    """Measures the nearest class mean on what the head reads: the mean over the new classes."""
+    """Measures the nearest class mean's accuracy on the head's inputs, averaged over the new classes."""
     bundle = open_bundle(base)
     network, preprocessing = load_network(bundle), bundle.manifest.preprocessing
-    rival = NearestClassMean()
+    baseline = NearestClassMean()
     for offset, folder in ((0, tests["learnt"]), (SHIPPED, photos)):
         found = read(folder, preprocessing)
-        rival.learn(observe(network, found, 64).head_inputs, np.array(found.labels) + offset)
+        baseline.learn(observe(network, found, 64).head_inputs, np.array(found.labels) + offset)
     new = read(tests["new"], preprocessing)
-    best = rival.predict(observe(network, new, 64).head_inputs)
+    best = baseline.predict(observe(network, new, 64).head_inputs)
     labels = np.array(new.labels) + SHIPPED
     return float(np.mean([(best[labels == label] == label).mean() for label in np.unique(labels)]))
 

@@ -6,11 +6,11 @@
 DATA holds train/<class>/* and test/<class>/*. After every step all classes seen so far are evaluated in one
 competition (single-headed); accuracy is the mean over classes. Runs that RESULTS.json holds already are not
 repeated, and all runs of a seed share one base. At the end it prints a table, as `table.py` does;
-`figures.py` draws one; the bundle after each step stays in RESULTS/SEED/, for `attention_maps.py`.
+`figures.py` draws a figure; the bundle after each step stays in RESULTS/SEED/, for `attention_maps.py`.
 
 A method is a recipe, with other settings behind a colon if need be (`lwm:gamma=0.3`, `lwm:beta=0`), one of
 the baselines `nearest-mean` and `streaming-lda` on the last feature maps, or `joint`: all photos of all
-classes at once, trained as the base is (or otherwise: `joint:epochs=10`). `lwm-l2` is `lwm` with a Euclidean
+classes at once, trained like the base (or changed: `joint:epochs=10`). `lwm-l2` is `lwm` with a Euclidean
 distance between the maps in L_AD, which the package does not have.
 
 Class order: the sorted names, permuted with numpy.random.RandomState(seed); 1993 is the order of the field's
@@ -105,7 +105,7 @@ class Split:
 def run_recipe(split: Split, base: Path, method: str, settings: dict[str, Any]) -> list[Step]:
     """Adds the classes step by step to a home, as a device would."""
     home = split.work / "home"
-    recipe, chosen = method.partition(":")[0], _changes(method)
+    recipe, chosen = method.partition(":")[0], _settings_of(method)
     euclidean = recipe == EUCLIDEAN
     config = increment_config(FileConfig(), recipe="lwm" if euclidean else recipe, **settings | chosen)
     lwm_edge.init_home(base, home, replace=True)
@@ -127,7 +127,7 @@ def run_recipe(split: Split, base: Path, method: str, settings: dict[str, Any]) 
     return steps
 
 
-def _changes(method: str) -> dict[str, str]:
+def _settings_of(method: str) -> dict[str, str]:
     """Reads the settings behind a method's colon."""
     changes = method.partition(":")[2]
     return dict(change.split("=") for change in changes.split(",") if change)
@@ -135,7 +135,7 @@ def _changes(method: str) -> dict[str, str]:
 
 @contextmanager
 def _euclidean_attention() -> Iterator[None]:
-    """Makes L_AD, in this process, the Euclidean distance of the maps, each divided by its L2 norm."""
+    """Turns L_AD, in this process, into the Euclidean distance between maps, each divided by its norm."""
 
     def distance(student_map: Tensor, teacher_map: Tensor) -> Tensor:
         student, teacher = (F.normalize(q.flatten(1), dim=1) for q in (student_map, teacher_map.detach()))
@@ -223,10 +223,10 @@ def main(
     frozen_blocks: int = 0,
     base_learning_rate: float | None = None,
     base_batch_size: int = 64,
-    grid: Annotated[int | None, typer.Option(help="As in build-base; if not given, by the photos.")] = None,
+    grid: Annotated[int | None, typer.Option(help="As in build-base; by default, photos decide.")] = None,
     rotations: Annotated[bool, typer.Option("--rotations", help="As in build-base.")] = False,
 ) -> None:
-    """Runs what is missing in RESULTS.json."""
+    """Runs what is missing from RESULTS.json."""
     options = {k: v for k, v in locals().items() if k not in ("data", "results", "method", "seed")}
     for later, default in (("grid", None), ("rotations", False)):
         if options[later] == default:
@@ -234,7 +234,7 @@ def main(
     options["data"] = data.name
     done = json.loads(results.read_text()) if results.exists() else {"settings": options, "runs": []}
     if done["settings"] != options:
-        raise typer.BadParameter(f"{results} holds runs of other settings: {done['settings']}")
+        raise typer.BadParameter(f"{results} holds runs with other settings: {done['settings']}")
     base_settings = {
         "architecture": arch,
         "image_size": image_size,
@@ -262,7 +262,7 @@ def main(
             if name in BASELINES:
                 steps = run_baseline(split, base, name)
             elif name.startswith("joint"):
-                steps = run_joint(split, base_settings | {"seed": order} | _changes(name))
+                steps = run_joint(split, base_settings | {"seed": order} | _settings_of(name))
             else:
                 steps = run_recipe(
                     split, base, name, {"epochs": epochs, "seed": order, "held_back": 0.001, "force": True}

@@ -1,4 +1,4 @@
-"""Where a result comes from: commit and machine. Imports nothing that takes memory."""
+"""Records where a result comes from: commit and machine. Imports nothing that takes memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def provenance() -> dict[str, Any]:
-    """The commit of this checkout (None outside of one, `-dirty` where files differ) and the machine."""
+    """Returns this checkout's commit (None outside of one, `-dirty` where files differ) and the machine."""
     return {"commit": _commit(), "machine": _machine()}
 
 

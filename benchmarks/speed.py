@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures how fast the exported file runs, and how long commands take from start to end; ratios first.
+"""Measures how fast the exported file runs, and how long commands take from start to finish; ratios first.
 
     python benchmarks/speed.py RESULTS.json [--rounds 7] [--arch efficientnet_lite0 ...]
     python benchmarks/speed.py RESULTS.json --only-commands
@@ -8,13 +8,13 @@ Each figure of a network is the median over the rounds of the median time of one
 variant runs in a process of its own, in turn, so that all see the same machine. The networks are untrained:
 speed does not depend on what they learnt. Variants, each with one and with two threads:
 
-    before    the graph as it was exported until schema 2: opset 18, with a made-up bias for each convolution
+    before    the graph as it was exported until schema 2: opset 18, with a zero bias for each convolution
     after     the graph as it is exported now
     eager     torch, in eval mode, without gradients, from the same uint8 images
 
 Commands: the time of `python -c "import numpy, onnxruntime"` is the unit for `--help` and for `predict` on
-one photo, each in a new process with a warm disk cache. `predict` warm is what one photo more takes in the
-same process, and loading the file (creating the session) is named apart.
+one photo, each in a new process with a warm disk cache. `predict` warm is what one more photo takes in the
+same process, and loading the file (creating the session) is listed separately.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 
     python benchmarks/table.py RESULTS.json [MORE.json ...] [--until CLASSES]
 
-Several files are put together; --until cuts all runs there, so that longer and shorter ones compare. Average
+Several files are merged; --until cuts all runs at CLASSES, so that longer and shorter ones compare. Average
 is the mean accuracy over all steps from the base on; last is the accuracy on all classes at the end;
 forgetting is the mean over classes of the best accuracy that a class ever had, less its last. All are
 in %; with several seeds, the standard deviation follows the mean.

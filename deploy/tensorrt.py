@@ -82,7 +82,7 @@ def main() -> None:
         const="int8",
         help="8-bit integers; needs --photos, which calibrate them",
     )
-    parser.add_argument("--rebuild", action="store_true", help="build anew, as after an upgrade of TensorRT")
+    parser.add_argument("--rebuild", action="store_true", help="build again, as after an upgrade of TensorRT")
     parser.add_argument("--photos", type=Path, metavar="DIR", help="class folders to check fp16 or int8 on")
     given = parser.parse_args()
     trtexec = find_trtexec()

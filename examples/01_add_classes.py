@@ -25,7 +25,7 @@ def show(progress: lwm_edge.Progress) -> None:
 
 def main(folder: Path) -> None:
     """Makes a home from the shipped base, adds two classes, and classifies a photo of a new one."""
-    lwm_edge.init_home(BASE_BUNDLE, folder)  # a home that is there already is never written over
+    lwm_edge.init_home(BASE_BUNDLE, folder)  # an existing home is never overwritten
     home = lwm_edge.open_home(folder)
     print("Knows:", ", ".join(lwm_edge.info(home).class_names))
 

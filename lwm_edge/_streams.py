@@ -95,12 +95,12 @@ def write_stdout(content: bytes) -> None:
         raise failure
     stream, left = getattr(sys.stdout, "buffer", None), memoryview(content)
     if stream is None:
-        raise OSError(errno.EBADF, "it takes no bytes")
+        raise OSError(errno.EBADF, "it does not accept bytes")
     try:
         while left:  # a raw stream, as `python -u` has them, may take a part only
             taken = stream.write(left)
             if taken is None:
-                raise BlockingIOError(errno.EAGAIN, "it takes no more at this moment")
+                raise BlockingIOError(errno.EAGAIN, "it cannot accept more right now")
             left = left[taken:]
         stream.flush()
     except OSError as error:

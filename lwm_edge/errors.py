@@ -133,5 +133,5 @@ def unexpected(error: Exception) -> LwmEdgeError:
     where = f" ({Path(frame[0].filename).name}, line {frame[0].lineno})" if frame else ""
     return LwmEdgeError(
         f"unexpected {type(error).__name__}{where}: {error}\nThis is a bug in lwm-edge. Please report it "
-        "to whoever gave you lwm-edge, with what the same command prints as `lwm-edge --debug ...`."
+        "to whoever gave you lwm-edge, with what the command prints when run as `lwm-edge --debug ...`."
     )

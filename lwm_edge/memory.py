@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 _STATUS = Path("/proc/self/status")
 _CGROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # constants of glibc's malloc.h
-_BOUNDED = 64 * 1024
+_UNMAP_FROM_BYTES = 64 * 1024
 _KEPT_BLOCK, _KEPT_HEAP = 2**25, 2**30  # the former is the most that glibc accepts
 _MADV_DONTNEED = 4  # a constant of mman.h
-_LIBRARY = ("r--p", "r-xp")  # private to this process, as the loader maps code and constants
+_LIBRARY_PERMISSIONS = ("r--p", "r-xp")  # private to this process, as the loader maps code and constants
 _processes_of_ours: set[int] = set()
 
 
@@ -49,7 +49,7 @@ def reset_peak_rss() -> bool:
 
 
 def rss_bytes() -> int:
-    """Returns the resident memory of this process now; 0 if the system does not tell."""
+    """Returns the resident memory of this process now; 0 if the system does not say."""
     return _status("VmRSS") if _STATUS.exists() else 0
 
 
@@ -159,7 +159,7 @@ def bound_allocator() -> bool:
     again for that, which can double the time of a step: see `freed_memory_kept`. Call it where a process of
     ours begins.
     """
-    bounded = _set_allocator(_BOUNDED, _BOUNDED)
+    bounded = _set_allocator(_UNMAP_FROM_BYTES, _UNMAP_FROM_BYTES)
     _processes_of_ours.add(os.getpid())
     return bounded
 
@@ -177,7 +177,7 @@ def freed_memory_kept(keep: bool) -> Iterator[None]:
         yield
     finally:
         if keep:
-            _set_allocator(_BOUNDED, _BOUNDED)
+            _set_allocator(_UNMAP_FROM_BYTES, _UNMAP_FROM_BYTES)
 
 
 def _set_allocator(mapped_from: int, kept_bytes: int) -> bool:
@@ -229,7 +229,11 @@ def drop_library_pages() -> None:
     except (psutil.Error, ValueError):  # ValueError comes from lines that psutil does not know
         return
     for mapped in maps:
-        if mapped.path[0] == "/" and mapped.perms in _LIBRARY and mapped.anonymous + mapped.swap == 0:
+        if (
+            mapped.path[0] == "/"
+            and mapped.perms in _LIBRARY_PERMISSIONS
+            and mapped.anonymous + mapped.swap == 0
+        ):
             start, end = (int(address, 16) for address in mapped.addr.split("-"))
             _drop_pages(start, end)
 

@@ -228,7 +228,7 @@ def kind_at(path: Path, *, follow: bool = False) -> str:
     try:
         return kinds.get(stat.S_IFMT(path.stat(follow_symlinks=follow).st_mode), "no file")
     except OSError as error:
-        return f"something that cannot be looked at ({error.strerror})"
+        return f"something that cannot be examined ({error.strerror})"
 
 
 def is_regular_file(path: Path) -> bool:
@@ -341,7 +341,7 @@ def entries(folder: Path) -> list[Path]:
 
 @contextmanager
 def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
-    """Holds a file lock, which ends with its process at the latest; yields the lock's descriptor.
+    """Holds a file lock until the block or the process ends; yields the lock's descriptor.
 
     Args:
         path: Path of the lock file.

@@ -77,9 +77,13 @@ SAYS = [
     (DEPLOY, f"bundle schema version {SCHEMA_VERSION}"),
     (DEPLOY, f"with exit code {errors.GateError.exit_code}"),
     (DEPLOY, f"no better than chance, on {judgement._TOO_FEW} photos or more"),
-    (DEPLOY, f"less than {judgement._HARDLY:.0%} of its photos, or that has fewer than {judgement._TOO_FEW}"),
-    (DEPLOY, f"of which {judgement._ALIKE:.0%} of the photos or more"),
-    (DEPLOY, f"one has {judgement._UNEQUAL} times as many photos"),
+    (
+        DEPLOY,
+        f"less than {judgement._RARELY_RECOGNISED_SHARE:.0%} of its photos, "
+        f"or that has fewer than {judgement._TOO_FEW}",
+    ),
+    (DEPLOY, f"of which {judgement._LOOKALIKE_SHARE:.0%} of the photos or more"),
+    (DEPLOY, f"one has {judgement._UNEQUAL_RATIO} times as many photos"),
     (DEPLOY, f"exits with {errors.BusyError.exit_code}"),
     (
         DEPLOY,

@@ -100,7 +100,7 @@ def build_base(
         labels = np.array(held_back.labels)
         classes = len(folder.class_names)
         accuracy = evaluate_predictions(predictions, labels, folder.class_names, classes)
-        _count(judged, predictions, labels)
+        _fill_in_measured_accuracy(judged, predictions, labels)
 
     levels = choose_levels(network, to_learn, candidates, _BATCH_SIZE, on_progress)
     on_progress(Progress(phase="commit", done=0, total=1))
@@ -170,12 +170,12 @@ def _preprocessing(architecture: Architecture, image_size: int | None) -> Prepro
 
 
 def _split(photos: tuple, config: BaseConfig) -> tuple[tuple, tuple]:  # type: ignore[type-arg]
-    """Holds photos back before a training; a checkpoint that is taken as it is may have seen them all."""
+    """Holds photos back before training; a checkpoint that is taken as it is may have seen them all."""
     holds_back = config.held_back and config.epochs
     return split_held_back(photos, config.held_back, config.seed) if holds_back else (photos, ())
 
 
-def _count(
+def _fill_in_measured_accuracy(
     judged: dict[str, NDArray[Any]], predictions: NDArray[np.int64], labels: NDArray[np.int64]
 ) -> None:
     """Fills in how often each class was recognised, and which classes were confused most often."""

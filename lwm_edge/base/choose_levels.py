@@ -91,8 +91,10 @@ def choose_levels(
         trial.read_levels(levels)
         values = observe(trial, photos, batch_size, on_progress).head_inputs[:, : levels.values]
         labels = np.array(photos.labels)
-        nothing = ClassStatistics.empty(classes := int(labels.max()) + 1, levels.values)
-        accuracy[levels.grid] = float((predict_unseen(nothing, values, labels, classes) == labels).mean())
+        no_statistics = ClassStatistics.empty(classes := int(labels.max()) + 1, levels.values)
+        accuracy[levels.grid] = float(
+            (predict_unseen(no_statistics, values, labels, classes) == labels).mean()
+        )
     # Among equals this chooses the first, which is the coarsest.
     chosen = max(candidates, key=lambda levels: accuracy.get(levels.grid, 0.0), default=None)
     if chosen:

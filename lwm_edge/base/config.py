@@ -19,7 +19,7 @@ class BaseConfig(Settings):
     """
 
     architecture: str
-    """Name of the network; for an unknown name, the error lists those there are."""
+    """Name of the network; for an unknown name, the error lists the known ones."""
     capacity: int = Field(default=256, ge=1, le=MAX_CAPACITY)
     """Maximum number of classes that the bundle can ever hold."""
     image_size: int | None = Field(default=None, ge=8, le=2048)

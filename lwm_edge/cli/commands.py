@@ -336,7 +336,7 @@ def predict_command(
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many classes to print.")] = 3,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what is in photos, with the exported ONNX file."""
+    """Say what the photos show, using the exported ONNX file."""
     from .. import predict
 
     _show(predict(_home(home), images, top_k=top_k), as_json, display.predictions)

@@ -87,7 +87,7 @@ def key(report: KeyReport) -> None:
     """Prints where the key pair is, never the secret."""
     rows = {
         "Private key": f"{report.private_key_file}, for its owner alone: whoever has it can sign anything",
-        "Public key": f"{report.public_key_file}, to give away: {report.key}",
+        "Public key": f"{report.public_key_file}, to share: {report.key}",
     }
     print_rows("Key pair made", rows)
 

@@ -51,7 +51,7 @@ def read_file_config(folder: Path) -> FileConfig:
         return FileConfig()
     except ValidationError as error:
         raise invalid(f"{path} has settings that lwm-edge cannot use", error) from None
-    except (ValueError, OSError, RecursionError) as error:  # ValueError: no TOML, no UTF-8, a number too long
+    except (ValueError, OSError, RecursionError) as error:  # ValueError: bad TOML or UTF-8, a number too long
         raise ConfigError(f"{path} cannot be read: {error}; correct or remove it") from None
 
 
@@ -90,7 +90,7 @@ def base_config(**given: Any) -> BaseConfig:
 def setting_help(config: type[Settings], name: str) -> str:
     """Returns a setting's help text in one line: description, bounds and default, as its field declares them.
 
-    "Whether to start over" becomes "Start over", as the help of an option says it.
+    "Whether to start over" becomes "Start over", as an option's help would put it.
     """
     field = config.model_fields[name]
     summary = (field.description or "").partition("\n\n")[0].replace("\n", " ").removesuffix(".")

@@ -131,14 +131,14 @@ def _chain_problems(custody: Custody, manifest: Manifest) -> list[str]:
     problems, links, dropped = [], custody.links, custody.dropped_links
     if dropped + len(links) != manifest.increment_count:
         problems.append(
-            f"the record holds {len(links)} changes and forgot {dropped}, but the model was changed "
+            f"the record holds {len(links)} changes and dropped {dropped}, but the model was changed "
             f"{manifest.increment_count} times: links were added or removed"
         )
     if custody.base and dropped and len(links) < LINKS_KEPT:
         problems.append(f"{dropped} changes are missing from a record that has room for them")
     for place, link in enumerate(links, start=dropped + 1):
         if link.increment != place:
-            problems.append(f"change {link.increment} stands in the record where change {place} belongs")
+            problems.append(f"change {link.increment} is in the record where change {place} belongs")
     for before, after in pairwise(links):
         if after.parent_digest != before.model_digest:
             problems.append(f"change {after.increment} does not start from the model of the change before it")

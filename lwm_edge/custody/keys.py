@@ -36,7 +36,7 @@ class KeyReport(Report):
 
     Attributes:
         private_key_file: File to keep, readable by its owner alone.
-        public_key_file: File to give away.
+        public_key_file: File to share.
         key: Public key in hexadecimal.
     """
 

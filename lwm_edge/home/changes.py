@@ -121,7 +121,7 @@ def remove_class(
 
     Raises:
         ConfigError: There is no such class, or it is a shipped one and `shipped` is not set.
-        BundleError: The class is the last one.
+        BundleError: The class is the only one left.
         HomeError: The home cannot be written.
         BusyError: Another process is changing the home, and `wait` is not set.
         TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
@@ -158,7 +158,7 @@ def _find_class(manifest: Manifest, class_name: str, shipped: bool) -> int:
             "without photos; pass --shipped to remove it anyway"
         )
     if len(manifest.class_names) == 1:
-        raise BundleError(f"{manifest.class_names[row]} is the model's last class and cannot be removed")
+        raise BundleError(f"{manifest.class_names[row]} is the model's only class and cannot be removed")
     return row
 
 
@@ -167,7 +167,7 @@ def _without_row(array: NDArray[Any], row: int) -> NDArray[Any]:
 
 
 def _without_confusions(confusions: NDArray[np.int32], row: int) -> NDArray[np.int32]:
-    """Removes the confusions of a class; the class indices behind it fall by one."""
+    """Removes the confusions of a class; the class indices after it fall by one."""
     pairs = confusions[:, :2]
     kept = confusions[(pairs != row).all(1) & (confusions[:, 2] > 0)]
     kept[:, :2] -= kept[:, :2] > row
@@ -222,7 +222,7 @@ def _commit(
         footprint=candidate.footprint,
         onnx=home.onnx,
         trusted_key=trusted_key,
-        warnings=home.left_alone(),
+        warnings=home.describe_foreign(),
     )
     commit(home, candidate, report)
     return report

@@ -192,7 +192,7 @@ def pad_receipt(receipt: Report, capacity: int) -> bytes:
         text = shortened(receipt).model_dump_json(indent=2).encode()
         if len(text) < length:
             return text.ljust(length - 1, b" ") + b"\n"
-    raise ExportError(f"the receipt needs {len(text)} bytes of {length}; use shorter class names")
+    raise ExportError(f"the receipt needs {len(text)} bytes but has {length}; use shorter class names")
 
 
 def _without_skipped(receipt: Report) -> Report:

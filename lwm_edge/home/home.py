@@ -211,9 +211,9 @@ class Home:
                 ownership.remove_generation(self.path / GENERATIONS / before, is_ours=True)
             self._remove_stale()
 
-    def left_alone(self, most: int = 5) -> tuple[str, ...]:
-        """Describes the things in the home that this program did not make, a sentence each, up to `most`."""
-        return ownership.left_alone(self.path, most)
+    def describe_foreign(self, max_listed: int = 5) -> tuple[str, ...]:
+        """Describes what this program did not make in the home, a sentence each, up to `max_listed`."""
+        return ownership.describe_foreign(self.path, max_listed)
 
     def _link_name(self) -> str | None:
         """Returns the name of the folder that the link points at; None if the link is missing or not ours."""
@@ -235,7 +235,7 @@ class Home:
             stale = [path for path in stale if not Generation(path).is_complete()]
         if stale:  # a writer may have been killed before its switch of the link was durable
             storage.sync_folder(self.path)
-        for path in reversed(stale):  # newest first: what is there of an older one shows that it is ours
+        for path in reversed(stale):  # newest first: an older one that is left shows that the newer is ours
             ownership.remove_generation(path)
 
 

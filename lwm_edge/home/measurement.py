@@ -24,7 +24,7 @@ from ..model.network import Network
 from .reports import MemoryReport
 
 SAMPLING_SECONDS = 0.02
-_SAMPLES_BETWEEN_TREES = 10  # asking for the children reads every process of the machine
+_SAMPLES_BETWEEN_TREES = 10  # listing the children reads every process on the machine
 _OBJECTS_AT_ONCE = 20_000
 _ARRAYS = {np.ndarray, Tensor}
 _CONTAINERS = {tuple, dict}  # untracked by the collector if they hold nothing that it tracks
@@ -89,7 +89,7 @@ class MemoryUse:
             "peak_cgroup_bytes": cgroup,
             "peak_cuda_bytes": "torch.cuda.max_memory_allocated, reset at the start",
             "teacher_networks": "Network objects that the garbage collector finds, less the student",
-            "images_alive": "arrays and tensors of shape [..., n, n, 3] or [..., 3, n, n], n from 8 on, that "
+            "images_alive": "arrays and tensors of shape [..., n, n, 3] or [..., 3, n, n], n >= 8, that "
             "the garbage collector finds, less those there at the start and those being compared",
         }
 
@@ -199,7 +199,7 @@ def _image_count(shape: tuple[int, ...]) -> int:
 
 
 def _buffer(array: Any) -> int:
-    """Returns the address of the memory that an array or tensor looks into."""
+    """Returns the address of the memory that an array or tensor is a view of."""
     if isinstance(array, Tensor):
         return array.untyped_storage().data_ptr() if array.layout == torch.strided else id(array)
     while isinstance(array.base, np.ndarray):

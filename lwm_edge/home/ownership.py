@@ -199,15 +199,15 @@ def require_nothing_foreign(home: Path) -> None:
         )
 
 
-def left_alone(home: Path, most: int) -> tuple[str, ...]:
+def describe_foreign(home: Path, max_listed: int) -> tuple[str, ...]:
     """Returns a sentence for each thing in a home that this program did not make, up to a maximum."""
     found = list(_foreign(home))
-    more = (f"{len(found) - most} more things in {printable(home)} are left alone too",)
+    more = (f"{len(found) - max_listed} more things in {printable(home)} are left alone too",)
     return tuple(
         f"{printable(path)} is {storage.kind_at(path)} that lwm-edge did not make, so it is left alone; "
         "move it out of the home"
-        for path in found[:most]
-    ) + (more if len(found) > most else ())
+        for path in found[:max_listed]
+    ) + (more if len(found) > max_listed else ())
 
 
 def is_leftover(home: Path, path: Path) -> bool:
@@ -265,7 +265,7 @@ def _is_our_key(path: Path) -> bool:
     """Returns whether a file is a public key as `init` writes it."""
     if not storage.is_regular_file(path):
         return False
-    from ..custody.keys import public_key_pem, read_public_key  # loads cryptography, which predict can spare
+    from ..custody.keys import public_key_pem, read_public_key  # loads cryptography, which predict avoids
 
     try:
         return path.read_bytes() == public_key_pem(read_public_key(path))

@@ -38,10 +38,10 @@ def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:
     if not (home.path / GENERATIONS).is_dir():
         home.current()  # raises, and says how to make a home
     ownership.require_generations_inside(home.path)
-    if not _linked(home) or not ownership.is_home(home.path):
-        _only_model(home)  # raises before a lock is made in what is no home
+    if not _linked_generation(home) or not ownership.is_home(home.path):
+        _only_model(home)  # raises before a lock is made in a folder that is not a home
     with storage.exclusive_lock(home.path / LOCK, wait=wait):  # Home.lock would clear what may be needed
-        generation = _linked(home)
+        generation = _linked_generation(home)
         repaired = [] if generation else [f"{CURRENT} pointed at no model"]
         generation = generation or _only_model(home)
         bundle = _sound_bundle(generation)
@@ -59,7 +59,7 @@ def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:
         return report
 
 
-def _linked(home: Home) -> Generation | None:
+def _linked_generation(home: Home) -> Generation | None:
     """Returns the generation that the link names; None if the link is missing or names none."""
     link = home.path / CURRENT
     if link.exists() and not link.is_symlink():
@@ -130,5 +130,5 @@ def _report(home: Home, bundle: Bundle, repaired: list[str], parity: ParityRepor
         model_digest=bundle.manifest.model_digest,
         parity=parity,
         onnx=home.onnx,
-        warnings=home.left_alone(),
+        warnings=home.describe_foreign(),
     )

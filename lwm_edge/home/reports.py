@@ -12,8 +12,8 @@ class MemoryReport(Report):
 
     Attributes:
         peak_rss_bytes: Peak of the process's resident memory.
-        peak_anonymous_bytes: Peak of the anonymous resident memory; None if the system does not tell.
-        peak_mapped_bytes: Peak of the mapped or shared resident memory; None if the system does not tell.
+        peak_anonymous_bytes: Peak of the anonymous resident memory; None if the system does not say.
+        peak_mapped_bytes: Peak of the mapped or shared resident memory; None if the system does not say.
         peak_tree_bytes: Peak of the resident memory of the process and all its children.
         peak_cgroup_bytes: Peak of the memory cgroup and all processes in it; None without one.
         peak_cuda_bytes: Peak of torch's memory on the GPU; None if the GPU was not used.

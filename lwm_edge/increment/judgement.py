@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from ..learning.class_statistics import Features, Labels
 from .reports import NewClassReport
 
-_TOO_FEW = 5  # photos; a figure of fewer says next to nothing
-_HARDLY = 0.5  # share of photos; the owner is told of classes that are recognised less often
-_ALIKE = 0.25  # share of photos taken for one other class
-_UNEQUAL = 10  # times as many photos
-_ERROR, _ERROR_OF_DROP = 0.03, 0.5  # of an estimate, and of the drop that it says; see `interval_around`
+_TOO_FEW = 5  # photos; a figure based on fewer says next to nothing
+_RARELY_RECOGNISED_SHARE = 0.5  # share of photos; the owner is told of classes that are recognised less often
+_LOOKALIKE_SHARE = 0.25  # share of photos taken for one other class
+_UNEQUAL_RATIO = 10  # times as many photos
+_ERROR, _ERROR_OF_DROP = 0.03, 0.5  # of an estimate, and of the drop that it shows; see `interval_around`
 
 
 def judge_new_classes(
@@ -48,13 +48,13 @@ def judge_new_classes(
 def hopeless_classes(judged: Sequence[NewClassReport], classes: int) -> list[str]:
     """Lists new classes that are recognised no better than chance, in words."""
     return [
-        f"{report.class_name} is right on {report.right} of {report.photos} photos: no better than chance"
+        f"{report.class_name}: {report.right} of {report.photos} photos recognised, no better than chance"
         for report in judged
         if report.photos >= _TOO_FEW and report.right <= report.photos / classes
     ]
 
 
-def warn_of_new_classes(judged: Sequence[NewClassReport], known: Sequence[str]) -> Iterator[str]:
+def warn_about_new_classes(judged: Sequence[NewClassReport], known: Sequence[str]) -> Iterator[str]:
     """Warns of classes that were hardly recognised, look like another one, or had too few photos to judge.
 
     Args:
@@ -68,11 +68,11 @@ def warn_of_new_classes(judged: Sequence[NewClassReport], known: Sequence[str]) 
                 f"{name} was recognised on {report.right} of {photos} photos, too few to judge it by; check "
                 "it with lwm-edge evaluate on other photos"
             )
-        elif report.right < _HARDLY * photos:
+        elif report.right < _RARELY_RECOGNISED_SHARE * photos:
             yield (
                 f"{name} was recognised on only {report.right} of {photos} photos; give more or clearer ones"
             )
-        if report.taken_for and report.photos_taken >= max(2, _ALIKE * photos):
+        if report.taken_for and report.photos_taken >= max(2, _LOOKALIKE_SHARE * photos):
             kind = "which the model knew already" if report.taken_for in known else "which is new too"
             yield (
                 f"{report.photos_taken} of {photos} photos of {name} were taken for {report.taken_for}, "
@@ -83,7 +83,7 @@ def warn_of_new_classes(judged: Sequence[NewClassReport], known: Sequence[str]) 
 def interval_around(estimate: float, measured: float, photos: int) -> tuple[float, float]:
     """Computes an interval around an estimate that starts from a measured accuracy.
 
-    Its width has three parts: Wilson's interval of 95% (1927) of what was measured, a constant, and a share
+    Its width has three parts: Wilson's 95% interval (1927) for what was measured, a constant, and a share
     of the drop, since the more a model is estimated to have lost, the less its statistics can be trusted.
     The last two were chosen so that the intervals held what benchmarks/estimates.py measured on the demo's
     base, on an overfitted ResNet-18 and on a pretrained EfficientNet-Lite0.
@@ -99,7 +99,7 @@ def interval_around(estimate: float, measured: float, photos: int) -> tuple[floa
     return max(0.0, estimate - half), min(1.0, estimate + half)
 
 
-def warn_of_unequal_classes(class_names: Sequence[str], counts: Features) -> list[str]:
+def warn_about_unequal_classes(class_names: Sequence[str], counts: Features) -> list[str]:
     """Warns if some classes have many times as many photos as others.
 
     Args:
@@ -108,7 +108,7 @@ def warn_of_unequal_classes(class_names: Sequence[str], counts: Features) -> lis
     """
     known = counts[: len(class_names)]
     few, many = int(np.argmin(known)), int(np.argmax(known))
-    if known[few] and known[many] < _UNEQUAL * known[few]:
+    if known[few] and known[many] < _UNEQUAL_RATIO * known[few]:
         return []
     return [
         f"{class_names[few]} has {known[few]:.0f} photos and {class_names[many]} {known[many]:.0f}; a class "

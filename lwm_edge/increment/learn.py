@@ -54,8 +54,8 @@ from .judgement import (
     hopeless_classes,
     interval_around,
     judge_new_classes,
-    warn_of_new_classes,
-    warn_of_unequal_classes,
+    warn_about_new_classes,
+    warn_about_unequal_classes,
 )
 from .reports import LearningReport, NewClassReport, PlanReport
 from .resume import SECONDS_BETWEEN_SAVES
@@ -65,7 +65,7 @@ _TOLERATED_EXCESS = 0.02  # share of the predicted peak
 
 
 def plan_learning(home: Home, folder: Path, config: IncrementConfig) -> PlanReport:
-    """Returns what it would take to teach the photos' classes here; the caller holds the home's lock."""
+    """Returns what it would take to learn the photos' classes here; the caller holds the home's lock."""
     with out_of_memory_explained():
         task = set_up(home, folder, config, ignore_progress)
         return task.plan.model_copy(update={"warnings": task.warnings})
@@ -78,7 +78,7 @@ def learn_classes(
     on_progress: ProgressCallback,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> StagedIncrement:
-    """Teaches the photos' classes and stages the model that knows them; the caller holds the home's lock.
+    """Learns the photos' classes and stages the model that knows them; the caller holds the home's lock.
 
     Args:
         home: Model home.
@@ -178,8 +178,8 @@ def _pass_or_refuse(
     hopeless = hopeless_classes(judged, len(names))
     return [
         *pass_gate(task.config, accuracy, drift, hopeless, parent.shipped_classes),
-        *warn_of_new_classes(judged, parent.class_names),
-        *warn_of_unequal_classes(names, statistics.counts),
+        *warn_about_new_classes(judged, parent.class_names),
+        *warn_about_unequal_classes(names, statistics.counts),
     ]
 
 
@@ -259,7 +259,7 @@ def _learn(task: Task, on_progress: ProgressCallback, should_stop: Callable[[], 
     by_student = observe(student, to_learn, batch_size, on_progress)
     change = FeatureMap.fit(by_teacher.head_inputs, by_student.head_inputs)
     statistics = _teachers_statistics(task)  # read only now, as the training needs the memory
-    statistics.carry(change, teacher.classes)
+    statistics.follow_drift(change, teacher.classes)
     return Learnt(
         training,
         statistics,
@@ -354,12 +354,12 @@ def _estimate(task: Task, statistics: ClassStatistics) -> ShippedEstimate | None
     accuracy, photos = float((right[total > 0] / total[total > 0]).mean()), int(total.sum())
     known = _teachers_statistics(task)
     if task.approach.recipe.head == "solved":  # the solved head is taken to be as good as the shipped one
-        alone = known.solve_head(shipped)
+        shipped_head = known.solve_head(shipped)
     else:
         weight, bias = _head(task.teacher)
-        alone = weight[:shipped], bias[:shipped]
-    # Where every photo was right, the next one may not be.
-    spread = known.find_spread(*alone, shipped, min(accuracy, 1 - 0.5 / photos))
+        shipped_head = weight[:shipped], bias[:shipped]
+    # Even if every photo was recognised, the next one may not be.
+    spread = known.find_spread(*shipped_head, shipped, min(accuracy, 1 - 0.5 / photos))
     now = float(statistics.estimate_accuracy(*_head(task.student), shipped, spread).mean())
     return ShippedEstimate(
         measured=accuracy, photos=photos, now=now, interval=interval_around(now, accuracy, photos)

@@ -69,11 +69,11 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """Describes an increment to the plan.
+    """Describes an increment for planning.
 
     Attributes:
         step: Function that does a step with two micro-batches of the given number of images (the second one
-            meets the gradients of the first) and leaves nothing behind.
+            adds to the gradients of the first) and leaves nothing behind.
         photos: Number of photos to learn from.
         held_back: Number of further photos that are held back.
         photo_bytes: Bytes of one prepared photo.

@@ -31,7 +31,7 @@ def describe_job(
     decoding_bytes: int,
     generation_bytes: int,
 ) -> Job:
-    """Describes an increment to the plan, together with a step that the plan can try.
+    """Describes an increment for planning, together with a step that can be tried.
 
     Args:
         parent: Bundle of the model before.
@@ -91,7 +91,7 @@ def try_step(
 def saved_activation_bytes(student: Network) -> int:
     """Estimates the memory that one image occupies between the forward and the backward pass.
 
-    It is counted for a small image and scaled by the area, as nearly all layers' outputs grow.
+    It is counted for a small image and scaled by the area, as the outputs of nearly all layers are.
     """
     sizes: dict[int, int] = {}
     parameters = {parameter.untyped_storage().data_ptr() for parameter in student.parameters()}

@@ -1,4 +1,4 @@
-"""Saves an unfinished training, so that it can continue after an interruption: the checkpoint.
+"""Saves unfinished training, so that it can continue after an interruption: the checkpoint.
 
 A checkpoint is one file of constant length in the home, rewritten now and then. It holds the parameters that
 train, their momentum, the step and the plan, and fits one job only: the same model, photos and settings. It

@@ -93,7 +93,7 @@ def set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: Progr
         plan = plan.model_copy(update={"checkpoints": False})
     check_disk(home.path, plan)
     photos.to_learn.cache.limit(plan.pixel_cache_bytes)
-    warnings = [*_warnings(approach, cells, parent.manifest, config), *home.left_alone()]
+    warnings = [*_warnings(approach, cells, parent.manifest, config), *home.describe_foreign()]
     if left_off and left_off != plan:
         warnings.append("the plan has changed since the interruption, so the result may differ by rounding")
     return Task(parent, photos, config, approach, teacher, student, plan, saved, tuple(warnings))

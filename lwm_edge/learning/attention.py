@@ -22,7 +22,7 @@ def attention_map(features: Tensor, head_weight: Tensor, class_index: Tensor) ->
 
     Args:
         features: Last feature maps A [B, d, h, w]; half precision is widened to float32.
-        head_weight: Weight W of the linear head, as far as it reads A [classes, d].
+        head_weight: Weight W of the linear head, the part that reads A [classes, d].
         class_index: Class b of each image [B] int64.
 
     Returns:

@@ -17,7 +17,7 @@ from .config import IncrementConfig
 
 @dataclass(frozen=True)
 class Pace:
-    """Says how a training goes through its batches: memory and time depend on it, the result does not.
+    """Says how training goes through its batches: memory and time depend on it, the result does not.
 
     Attributes:
         micro_batch_size: Number of images computed at once.

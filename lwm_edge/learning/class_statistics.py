@@ -46,7 +46,7 @@ class ClassStatistics:
 
     @classmethod
     def empty(cls, capacity: int, d: int) -> ClassStatistics:
-        """Makes statistics of no photos yet."""
+        """Makes statistics that hold no photos yet."""
         return cls(np.zeros((capacity, d)), np.zeros((d, d)), 0.0, np.zeros(capacity))
 
     @classmethod
@@ -81,7 +81,7 @@ class ClassStatistics:
         self.photos += len(features)
         self.covariance = np.divide(scatter, self.photos, out=scatter)
 
-    def carry(self, change: FeatureMap, classes: int) -> None:
+    def follow_drift(self, change: FeatureMap, classes: int) -> None:
         """Follows the backbone: carries over what was measured on its old features to its new ones.
 
         This is drift compensation as in Yu et al. 2020 ("Semantic Drift Compensation"), with a linear map.
@@ -123,7 +123,7 @@ class ClassStatistics:
         """Finds the factor of the covariance with which the estimate is what was measured on photos.
 
         Photos that a network learnt from lie closer together than those that it never saw, so an estimate
-        from their covariance is too good. Scaled so, it agrees with what is known.
+        from their covariance is too good. Scaled this way, it agrees with what is known.
 
         Args:
             weight: Weight of a head for these classes alone [classes, d].

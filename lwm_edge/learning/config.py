@@ -183,7 +183,7 @@ class IncrementConfig(Settings):
     The estimate comes from the class statistics in the bundle.
     """
     max_attention_distance: float | None = Field(default=None, ge=0)
-    """Distance (L_AD) that a model's attention maps may move at most to pass the gate."""
+    """Largest distance (L_AD) that a model's attention maps may move to pass the gate."""
     force: bool = False
     """Whether to commit a model that the gate would refuse; the receipt then has a warning."""
     fresh: bool = False

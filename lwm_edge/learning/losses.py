@@ -64,7 +64,7 @@ def attention_distillation_loss(student_map: Tensor, teacher_map: Tensor) -> Ten
 
     Returns:
         A scalar: the L1 distance of the maps, each divided by its own L2 norm, summed over the
-        l = h * w cells, mean over images; 0 for equal maps, at most sqrt(2 * l).
+        l = h * w cells, averaged over images; 0 for equal maps, at most sqrt(2 * l).
     """
     Q_student = F.normalize(student_map.flatten(1), dim=1, eps=_SMALLEST_NORM)
     Q_teacher = F.normalize(teacher_map.detach().flatten(1), dim=1, eps=_SMALLEST_NORM)

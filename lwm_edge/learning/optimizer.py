@@ -1,4 +1,4 @@
-"""Implements stochastic gradient descent with momentum, whose state a resumed training can restore.
+"""Implements stochastic gradient descent with momentum, whose state can be restored when training resumes.
 
 `torch.optim` has the same, but importing it also loads a compiler, which takes 70 MiB.
 """
@@ -31,7 +31,7 @@ class MomentumSGD:
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restores the values that an earlier call of `tensors` returned."""
+        """Restores the values that an earlier call to `tensors` returned."""
         for name, tensor in self.tensors().items():
             tensor.copy_(tensors[name])
 

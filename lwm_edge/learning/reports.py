@@ -37,7 +37,7 @@ class ShippedEstimate(Report):
         measured: Accuracy that the vendor measured, on photos that the network never saw.
         photos: Number of these photos.
         now: Accuracy that the new model is estimated to have.
-        interval: Interval around the latter, for what chance and the estimate itself get wrong.
+        interval: Interval around `now`, which allows for chance and for errors of the estimate itself.
     """
 
     measured: float
@@ -53,8 +53,8 @@ class DriftReport(Report):
         base_agreement: Share of photos on which both rank the same base class highest.
         probability_change: Mean absolute change of the base classes' sigmoid outputs.
         attention_distance: Mean L1 distance of the normalised attention maps (L_AD).
-        shipped: Estimate of the accuracy on the shipped classes; None if none is left, or if the vendor did
-            not measure it, since it cannot be known then.
+        shipped: Estimate of the accuracy on the shipped classes; None if none of these are left, or if the
+            vendor did not measure it, since it cannot be known then.
     """
 
     base_agreement: float

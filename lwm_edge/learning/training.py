@@ -89,7 +89,7 @@ def lwm_losses(
     if beta:
         L_D = distillation_loss(logits[:, :N], teacher_logits)
     if gamma:
-        b = logits[:, :N].argmax(1)  # the student's best base class; both maps are of this one
+        b = logits[:, :N].argmax(1)  # the student's best base class; both maps are for this one
         Q_student = attention_map(features, student.attention_weight, b)
         Q_teacher = attention_map(teacher_features, teacher.attention_weight, b)
         L_AD = attention_distillation_loss(Q_student, Q_teacher)
@@ -97,7 +97,7 @@ def lwm_losses(
 
 
 class TrainingState(NamedTuple):
-    """Holds all that the rest of a training depends on.
+    """Holds everything that the rest of the training depends on.
 
     Attributes:
         step: Number of optimiser updates done.
@@ -138,7 +138,7 @@ def train_increment(
         classification: Kind of L_C.
         pace: Pace at which to go through the batches.
         on_progress: Function that is called after every update.
-        resume: Function that reads where an interrupted training left off; None starts from the beginning.
+        resume: Function that reads where interrupted training left off; None starts from the beginning.
         after_step: Function that is called after every update with what `resume` would need.
 
     Raises:
@@ -260,7 +260,7 @@ def accumulate_gradients(
 
 
 def trained_parameters(student: Network, recipe: Recipe) -> dict[str, nn.Parameter]:
-    """Selects what the recipe trains, by name: the blocks behind the frozen ones and possibly the head."""
+    """Selects what the recipe trains, by name: the blocks after the frozen ones and possibly the head."""
     student.eval().requires_grad_(False)
     for block in student.blocks()[student.frozen_blocks :]:
         block.requires_grad_(True)

@@ -8,7 +8,7 @@ Tensors, where d is the number of values that the head reads (see `network`):
   class_index, number of photos): the vendor's accuracy on photos that the network never saw, 0 if not
   measured.
 - `unknown.histogram` [capacity, 64]: calibration of the score for unknown objects; 0 if not calibrated.
-- `probe.head_inputs` [5, d]: what the head reads of five generated images, by the torch that trained it.
+- `probe.head_inputs` [5, d]: the head's inputs for five generated images, from the torch that trained it.
 - `onnx_graph` (uint8): the graph without its weights, see `onnx`; `manifest` (uint8): see `manifest`.
 
 File format: https://huggingface.co/docs/safetensors. Reading the manifest and checking the digest need no
@@ -120,10 +120,10 @@ def open_bundle(path: Path) -> Bundle:
         with safe_open(path, framework="np") as file:
             names = set(file.keys())
             _check_names(path, names, {MANIFEST})
-            _check_row_of_bytes(path, MANIFEST, file.get_slice(MANIFEST))
+            _check_byte_array(path, MANIFEST, file.get_slice(MANIFEST))
             manifest = manifests.decode(bytes(file.get_tensor(MANIFEST)), str(path))
             _check_names(path, names, BESIDE_THE_NETWORK | ROWS_BY_CLASS)  # after the schema's version
-            _check_row_of_bytes(path, ONNX_GRAPH, file.get_slice(ONNX_GRAPH))
+            _check_byte_array(path, ONNX_GRAPH, file.get_slice(ONNX_GRAPH))
             _verify(path, file, names, manifest)
     except FileNotFoundError:
         raise BundleError(f"{path} does not exist; give the path of a bundle (model.lwm)") from None
@@ -158,10 +158,10 @@ def _check_names(path: Path, names: set[str], required: set[str]) -> None:
         raise BundleError(f"{path} is not an lwm-edge bundle: it has a tensor {strange[0][:200]!r}")
 
 
-def _check_row_of_bytes(path: Path, name: str, tensor: Any) -> None:
+def _check_byte_array(path: Path, name: str, tensor: Any) -> None:
     shape = tensor.get_shape()
     if tensor.get_dtype() != "U8" or len(shape) != 1:
-        raise BundleError(f"{path} is not an lwm-edge bundle: its {name} is not a row of bytes")
+        raise BundleError(f"{path} is not an lwm-edge bundle: its {name} is not an array of bytes")
     if shape[0] > _MAX_TENSOR_BYTES[name]:
         raise BundleError(
             f"{path} is not an lwm-edge bundle: its {name} is longer than {_MAX_TENSOR_BYTES[name]} bytes"
@@ -193,7 +193,7 @@ def _measured_problems(file: Any, classes: int) -> list[str]:
         problems.append(f"{RIGHT} has more photos than {TOTAL}")
     confusions = file.get_tensor(CONFUSIONS)
     if (confusions[:, :2] >= classes).any():
-        problems.append(f"{CONFUSIONS} has a class that is not there")
+        problems.append(f"{CONFUSIONS} names a class that does not exist")
     return problems
 
 

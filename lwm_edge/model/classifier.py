@@ -97,8 +97,8 @@ class Classifier:
         """Runs the model on prepared images.
 
         Args:
-            images: RGB images at the model's size [B, H, W, 3] uint8; any number of them, also where the file
-                was exported for one batch size alone.
+            images: RGB images at the model's size [B, H, W, 3] uint8; any number of them, even if the file
+                was exported for a single batch size.
 
         Returns:
             Logits and probabilities, each [B, classes] float32.

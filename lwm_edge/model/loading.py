@@ -60,7 +60,7 @@ def empty_network(manifest: Manifest) -> Network:
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Leaves parameters without their random start.
+    """Leaves out the random initialisation of parameters.
 
     Nothing would use it, and drawing it on the meta device would load torch's compiler, 70 MiB.
     """

@@ -23,9 +23,7 @@ SCHEMA_VERSION = 2
 _FIXED_BYTES = 24 * 1024
 _BYTES_PER_CLASS = 128
 _OTHER_RELEASE = "install the lwm-edge release that fits the bundle"
-_BEFORE_ANY_RELEASE = (
-    "nothing was released with that version, so make the base again with lwm-edge build-base"
-)
+_BEFORE_ANY_RELEASE = "no release used that version, so rebuild the base with lwm-edge build-base"
 _LISTED_PROBLEMS, _LONGEST_PROBLEM = 50, 500
 
 VENDOR_FIELDS = ("author", "license", "description", "permits")
@@ -131,7 +129,7 @@ class Manifest(Record):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def model_digest(self) -> str:
-        """Computes SHA-256 of what the model is and what its vendor says of it, but not of how it came about.
+        """Computes SHA-256 of what the model is and what its vendor says about it, but not of its history.
 
         This is the digest that ONNX metadata and parent links carry.
         """
@@ -150,12 +148,12 @@ def encode(manifest: Manifest) -> bytes:
     """Encodes the manifest as JSON, zero-padded to `encoded_length`.
 
     Raises:
-        CapacityError: The names leave no room (as names full of quotation marks can).
+        CapacityError: The names take up too much room (quotation marks, for example, are escaped).
     """
     text = manifest.model_dump_json().encode()
     length = encoded_length(manifest.capacity)
     if len(text) > length:
-        raise CapacityError(f"the manifest needs {len(text)} bytes of {length}; use shorter class names")
+        raise CapacityError(f"the manifest needs {len(text)} bytes but has {length}; use shorter class names")
     return text.ljust(length, b"\0")
 
 
@@ -187,7 +185,7 @@ def decode(block: bytes, where: str) -> Manifest:
             f"{SCHEMA_VERSION}; {_BEFORE_ANY_RELEASE if version == 1 else _OTHER_RELEASE}"
         )
     if padding.strip(b"\0"):
-        raise BundleError(f"{where}: there are bytes hidden behind the manifest")
+        raise BundleError(f"{where}: there are bytes hidden after the manifest")
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:

@@ -147,7 +147,7 @@ class Network(nn.Module):
     def student(self, *, trains: bool) -> Network:
         """Makes another network on the same tensors, with copies of only those that an increment changes.
 
-        These are the head and, if they are to be trained, the blocks behind the frozen ones.
+        These are the head and, if they are to be trained, the blocks after the frozen ones.
         """
         tensors = [*self.parameters(), *self.buffers()]
         twin = deepcopy(self, {id(tensor): tensor for tensor in (*tensors, *self.mapped)})

@@ -1,7 +1,7 @@
-"""Computes a block's activations again in the backward pass instead of keeping them: time for memory.
+"""Computes a block's activations again in the backward pass instead of keeping them, to save memory.
 
 torch.utils.checkpoint does the same for any function, but loads torch's compiler for it, 70 MiB: more than it
-saves an increment of few images at once. See Chen et al. 2016, "Training Deep Nets with Sublinear Memory
+saves when few images are computed at once. See Chen et al. 2016, "Training Deep Nets with Sublinear Memory
 Cost".
 """
 

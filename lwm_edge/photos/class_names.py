@@ -23,7 +23,7 @@ def fold_class_name(text: str) -> str:
 def text_problem(text: str) -> str | None:
     """Says why a text cannot be shown as it is; returns None if it can."""
     if any(unicodedata.bidirectional(c) in _BIDIRECTIONAL for c in text):
-        return "contains characters that change the direction of writing"
+        return "contains characters that change the text direction"
     if any(unicodedata.category(c) in _REFUSED_CATEGORIES for c in text):
         return "contains control or private-use characters"
     return None

@@ -1,4 +1,4 @@
-"""Loads photos for a network: keeps them in memory as far as there is room, and augments them.
+"""Loads photos for a network: keeps them in memory as long as there is room, and augments them.
 
 Photos are read from where they are; none is copied to or kept on the disk.
 """
@@ -15,7 +15,7 @@ from ..errors import PhotosError
 from .preprocessing import Preprocessing
 from .reading import Pixels, read_photo
 
-_MAX_SHIFT = 1 / 8  # share of its side by which an image is shifted at most
+_MAX_SHIFT = 1 / 8  # largest shift of an image, as a share of its side
 
 
 @dataclass(frozen=True)

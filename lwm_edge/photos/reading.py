@@ -38,7 +38,7 @@ def read_photo(path: Path, preprocessing: Preprocessing) -> Pixels:
     check_photo_file(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns about odd metadata; what matters raises
+            warnings.simplefilter("ignore")  # Pillow warns about odd metadata; what matters is raised
             with Image.open(path, formats=FORMATS) as image:
                 _check_pixels(image)
                 wanted = preprocessing.resize_size * _COARSE

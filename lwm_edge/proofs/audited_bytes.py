@@ -186,7 +186,7 @@ def other_items(
 
 
 def _receipt_problems(path: Path, manifest: Manifest) -> list[str]:
-    """Checks that a receipt belongs to this ledger, and has a receipt's fields alone."""
+    """Checks that a receipt belongs to this ledger, and has only a receipt's fields."""
     try:
         receipt: Any = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
@@ -194,7 +194,7 @@ def _receipt_problems(path: Path, manifest: Manifest) -> list[str]:
     if not isinstance(receipt, dict):
         return []
     strange = receipt.keys() - _RECEIPT_FIELDS
-    problems = [f"{path.name} has {key}, which is no receipt's field" for key in sorted(strange)]
+    problems = [f"{path.name} has {key}, which is not a field of a receipt" for key in sorted(strange)]
     footprint = receipt.get("footprint")
     head = footprint.get("ledger_head") if isinstance(footprint, dict) else None
     if head is not None and head != manifest.ledger.head:

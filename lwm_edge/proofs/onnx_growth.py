@@ -36,7 +36,7 @@ class GrowthParts(NamedTuple):
 
 
 def expected_growth(before: Sequence[str], after: Sequence[str], features: int, onnx: bytes) -> GrowthParts:
-    """Computes by how many bytes an ONNX file must have grown, and for what.
+    """Computes by how many bytes an ONNX file must have grown, and why.
 
     Args:
         before: Class names that the file had before.

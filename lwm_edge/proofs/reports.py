@@ -30,7 +30,7 @@ class OnnxGrowth(Report):
         head_bytes: Bytes that the head's rows must take; None if the names at the time are not known.
         names_bytes: Bytes that the names must take; None in the same case.
         framing_bytes: Bytes that longer numbers and lengths must take; None in the same case.
-        explained: Whether these three add up to it, to the byte; None in the same case.
+        explained: Whether these three add up to `bytes`, exactly; None in the same case.
     """
 
     classes: int
@@ -138,7 +138,7 @@ class SimulationReport(Report):
         increments: Number of increments.
         classes_per_increment: Number of classes that each learnt.
         photos_per_class: Number of generated photos per class; accuracy is not measured.
-        isolated: Whether each increment had a process.
+        isolated: Whether each increment ran in its own process.
         capacity: Capacity of the copy.
         trends: Trends of every file and of memory.
         steps: Reports of the increments.

@@ -77,7 +77,7 @@ def find_problems(steps: Sequence[SimulationStep], trends: Sequence[Trend]) -> I
 def _describe(trend: Trend) -> str:
     grown = max(trend.growth_bytes, trend.last - trend.second)
     if trend.figure in _MEMORY_FIGURES:
-        return f"memory: {trend.figure} grew by {grown:,.0f} bytes, {trend.allowed_bytes:,.0f} are allowed"
+        return f"memory: {trend.figure} grew by {grown:,.0f} bytes; {trend.allowed_bytes:,.0f} are allowed"
     if trend.explained_bytes_per_class:
         return f"file {trend.figure} is not as long as its classes need"
     return f"file {trend.figure} grew by {grown:,.0f} bytes"
@@ -97,7 +97,7 @@ def _constant(figure: str, classes: Sequence[int], sizes: Sequence[int]) -> Tren
 
 
 def _explained(figure: str, classes: Sequence[int], sizes: Sequence[int], expected: Sequence[int]) -> Trend:
-    unexplained = [size - must for size, must in zip(sizes, expected, strict=True)]
+    unexplained = [size - wanted for size, wanted in zip(sizes, expected, strict=True)]
     return _constant(figure, classes, unexplained).model_copy(
         update={
             "second": sizes[1],

@@ -167,7 +167,7 @@ def _verify(bundle: Bundle, keys: _Keys, home: Home | None, onnx_problems: list[
 
 def _proven_of_base(base: BaseStatement, manifest: Manifest, keys: _Keys) -> list[str]:
     lines = [
-        f"A holder of the private key to {keys.vendor_file} signed the base {base.model_digest}: its "
+        f"A holder of the private key for {keys.vendor_file} signed the base {base.model_digest}: its "
         f"tensors, ONNX graph, {base.shipped_classes} class names, preprocessing, architecture, levels, "
         "activation, capacity and length."
     ]
@@ -182,10 +182,10 @@ def _proven_of_base(base: BaseStatement, manifest: Manifest, keys: _Keys) -> lis
 def _proven_of_changes(custody: Custody, keys: _Keys) -> list[str]:
     if not custody.links:
         return []
-    names = _numbers(custody.links)
+    names = _name_changes(custody.links)
     start = "" if custody.dropped_links else ", from that base"
     lines = [
-        f"The record tells of {names} without a gap{start} up to this model; where it is not signed, it is "
+        f"The record lists {names} without a gap{start} up to this model; where it is not signed, it is "
         "only a claim."
     ]
     if keys.device:
@@ -217,17 +217,19 @@ def _not_proven_of_changes(custody: Custody, manifest: Manifest, keys: _Keys) ->
     if forgotten:
         lines.append(f"That the first {forgotten} changes came from the base: only their number is left.")
     if unsigned := [link for link in custody.links if link.signature is None]:
-        lines.append(f"Who made {_numbers(unsigned)}: unsigned, so anyone who can write the bundle may have.")
+        lines.append(
+            f"Who made {_name_changes(unsigned)}: unsigned, so anyone who can write the bundle may have."
+        )
     if signed := [link for link in custody.links if link.signature]:
         if keys.device is None:
-            lines.append(f"Whose key signed {_numbers(signed)}: pass the device's with --device-key.")
+            lines.append(f"Whose key signed {_name_changes(signed)}: pass the device's with --device-key.")
         lines.append(
-            f"What {_numbers(signed)} learnt: the device's key signs what its holder says, not photos."
+            f"What {_name_changes(signed)} learnt: the device's key signs what its holder says, not photos."
         )
     if custody.base and manifest.shipped_classes < custody.base.shipped_classes:
         lines.append("Which shipped classes are left: some were removed, so their names cannot be compared.")
     return lines
 
 
-def _numbers(links: list[Link] | tuple[Link, ...]) -> str:
+def _name_changes(links: list[Link] | tuple[Link, ...]) -> str:
     return ("change " if len(links) == 1 else "changes ") + ", ".join(str(link.increment) for link in links)

@@ -145,7 +145,7 @@ def test_unknown_weights_and_architectures(tmp_path: Path, make_photos: PhotoMak
     photos = make_photos("Bag", "Shirt")
     with pytest.raises(ConfigError, match="offers: none"):
         build_base(photos, tmp_path / "b.lwm", TINY.model_copy(update={"weights": "imagenet"}))
-    with pytest.raises(ArchitectureError, match="these fit"):
+    with pytest.raises(ArchitectureError, match="choose one of"):
         build_base(photos, tmp_path / "b.lwm", TINY.model_copy(update={"architecture": "vgg11"}))
     with pytest.raises(PhotosError, match="does not exist"):
         build_base(tmp_path / "none", tmp_path / "b.lwm", TINY)

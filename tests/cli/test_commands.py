@@ -132,7 +132,7 @@ def test_a_base_from_the_command_line(run: Any, tmp_path: Path, make_photos: Pho
         (["info", "nothing.lwm"], 4, "does not exist"),
         (["init", "nothing.lwm"], 4, "does not exist"),
         (["no-such-command"], 2, "No such command"),
-        (["build-base", "x", "--arch", "vgg11", "-o", "y"], 4, "these fit"),
+        (["build-base", "x", "--arch", "vgg11", "-o", "y"], 4, "choose one of"),
         (["build-base", "x", "--arch", "resnet18", "-o", "none/y"], 2, "in a folder that exists"),
         (["export", ".."], 2, "it is a folder"),
         (["export", "x.onnx", "--fp16", "--int8"], 2, "give one of them"),

@@ -79,7 +79,7 @@ def test_an_unknown_class_is_named_with_the_known_ones(home: Home) -> None:
 def test_the_last_class_stays(home: Home) -> None:
     for name in home.open_bundle().manifest.class_names[:-1]:
         remove_class(home, name, shipped=True)
-    with pytest.raises(BundleError, match="last class"):
+    with pytest.raises(BundleError, match="only class"):
         remove_class(home, "Trouser", shipped=True)
 
 

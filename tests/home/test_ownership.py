@@ -108,12 +108,12 @@ def test_every_change_leaves_alone_and_names_what_is_not_ours(
         report = change(home, photos)
         now = state_of_all(tmp_path / name)
         assert {path: now.get(path) for path in planted} == planted, name
-        named = [path for path in planted if any(path in line for line in home.left_alone(most=1000))]
+        named = [path for path in planted if any(path in line for line in home.describe_foreign(most=1000))]
         assert len(named) >= len(PLANTED)
         assert report is None or any("left alone" in line for line in report.warnings), name
         assert not audit(home).passed
     tried = len(CHANGES) * len(PLANTED)
-    assert published(f"| something of somebody else's in a home, beside each change | {tried} | nothing |")
+    assert published(f"| something in a home that is not ours, during each change | {tried} | nothing |")
 
 
 def test_what_stands_in_a_changes_way_is_left_alone_and_named(
@@ -127,7 +127,9 @@ def test_what_stands_in_a_changes_way_is_left_alone_and_named(
                 CHANGES[name](home, tmp_path / "nowhere")
             now = state_of_all(tmp_path / what)
             assert now == before, (what, name)
-    assert published(f"| the same in the way of a change, which is refused | {3 * len(REFUSED)} | nothing |")
+    assert published(
+        f"| the same where a change must write, which is refused | {3 * len(REFUSED)} | nothing |"
+    )
 
 
 def _planted(
@@ -285,7 +287,7 @@ def test_the_last_number_is_not_passed(home: Home) -> None:
 def test_a_tensor_called_header_makes_no_checkpoint(home: Home) -> None:
     home.training.write_bytes(save({"header": np.zeros(8, dtype=np.uint8)}))
     remove_class(home, "Coat", shipped=True)
-    assert home.training.exists() and home.left_alone()
+    assert home.training.exists() and home.describe_foreign()
 
 
 def test_a_lock_that_is_a_link_is_not_followed(home: Home, tmp_path: Path) -> None:
@@ -305,7 +307,7 @@ def test_a_number_that_is_taken_by_something_else_is_not_used(home: Home) -> Non
 def test_many_strangers_are_counted(home: Home) -> None:
     for number in range(40):
         _fill(home.path / f"stranger {number}" / "a")
-    assert len(home.left_alone()) == 6 and home.left_alone()[-1].startswith("35 more things")
+    assert len(home.describe_foreign()) == 6 and home.describe_foreign()[-1].startswith("35 more things")
 
 
 def test_a_name_that_is_no_utf8_can_be_reported(home: Home) -> None:

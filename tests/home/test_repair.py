@@ -72,7 +72,7 @@ def test_every_file_but_the_bundle_is_made_anew(home: Home, make_photos: PhotoMa
             if what in ("is a folder", "is a link that leads nowhere"):  # somebody made it, so it stays
                 assert [line for line in report.warnings if name in line and "left alone" in line]
                 shutil.rmtree(min(home.current().path.parent.iterdir()))
-            assert audit(home).passed and not home.left_alone()
+            assert audit(home).passed and not home.describe_foreign()
     manifest = home.open_bundle().manifest
     assert manifest.increment_count == 1 and len(manifest.ledger.latest) == 2
     assert predict(home, [PHOTO]).predictions[0].class_names

@@ -16,8 +16,8 @@ from lwm_edge.increment.judgement import (
     hopeless_classes,
     interval_around,
     judge_new_classes,
-    warn_of_new_classes,
-    warn_of_unequal_classes,
+    warn_about_new_classes,
+    warn_about_unequal_classes,
 )
 from lwm_edge.learning.class_statistics import ClassStatistics, predict_unseen
 from lwm_edge.learning.config import IncrementConfig
@@ -51,22 +51,22 @@ def test_each_new_class_is_counted() -> None:
     ],
 )
 def test_warnings_of_a_new_class(found: tuple[int, ...], warnings: list[str]) -> None:
-    given = list(warn_of_new_classes(judged(*found)[:1], NAMES[:2]))
+    given = list(warn_about_new_classes(judged(*found)[:1], NAMES[:2]))
     assert len(given) == len(warnings) and all(w in g for w, g in zip(warnings, given, strict=True))
 
 
 def test_no_better_than_chance_needs_photos_enough_to_say_so() -> None:
     (reason,) = hopeless_classes(judged(2, 1, 0, 3, 0)[:1], 4)
-    assert reason == "Bag is right on 1 of 5 photos: no better than chance"
+    assert reason == "Bag: 1 of 5 photos recognised, no better than chance"
     assert not hopeless_classes(judged(2, 2, 0, 3, 0)[:1], 4)
     assert not hopeless_classes(judged(1, 0, 3)[:1], 4)
 
 
 def test_very_unequal_classes_are_named_with_their_photos() -> None:
     counts = np.array([200.0, 40.0, 5.0, 0.0])
-    (warning,) = warn_of_unequal_classes(NAMES[:3], counts)
+    (warning,) = warn_about_unequal_classes(NAMES[:3], counts)
     assert "Bag has 5 photos and Coat 200" in warning
-    assert not warn_of_unequal_classes(NAMES[:2], counts)
+    assert not warn_about_unequal_classes(NAMES[:2], counts)
 
 
 def test_each_photo_is_judged_by_a_head_that_had_not_learnt_it() -> None:
@@ -109,10 +109,10 @@ def test_a_class_that_is_recognised_by_chance_is_refused_unless_forced(
     photos, before = make_photos("Bag", count=10), state_of(home.path)
     with pytest.raises(GateError) as refused:
         add_classes(home, photos, LDA, isolate=False)
-    assert refused.value.problems == ("Bag is right on 0 of 10 photos: no better than chance",)
+    assert refused.value.problems == ("Bag: 0 of 10 photos recognised, no better than chance",)
     assert state_of(home.path) == before
     report = add_classes(home, photos, LDA.model_copy(update={"force": True}), isolate=False)
-    assert "forced through the gate: Bag is right on 0 of 10 photos: no better than chance" in report.warnings
+    assert "forced through the gate: Bag: 0 of 10 photos recognised, no better than chance" in report.warnings
 
 
 def test_the_estimate_starts_from_what_the_vendor_measured(

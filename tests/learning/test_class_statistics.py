@@ -80,7 +80,7 @@ def test_a_linear_drift_is_followed() -> None:
     new_features, _ = _photos(GENERATOR.normal(size=(2, 3)) * 3, 2000)
     statistics = ClassStatistics.empty(4, 3)
     statistics.learn(old_features, old_labels)
-    statistics.carry(FeatureMap.fit(new_features, new_features @ matrix.T + offset), 2)
+    statistics.follow_drift(FeatureMap.fit(new_features, new_features @ matrix.T + offset), 2)
 
     moved = ClassStatistics.empty(4, 3)
     moved.learn(old_features @ matrix.T + offset, old_labels)

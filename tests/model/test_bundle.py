@@ -164,7 +164,7 @@ def test_values_behind_the_last_class(bundle: Bundle) -> None:
     ("name", "at", "value", "problem"),
     [
         ("measured.right", 0, 1, "measured.right has more photos than measured.total"),
-        ("measured.confusions", (0, 1), 6, "measured.confusions has a class that is not there"),
+        ("measured.confusions", (0, 1), 6, "measured.confusions names a class that does not exist"),
         ("measured.total", 1, -1, "measured.total has negative numbers of photos"),
         ("statistics.counts", 31, 1, "statistics.counts has values beyond the last class"),
     ],

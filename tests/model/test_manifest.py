@@ -138,7 +138,7 @@ def test_another_schema_version_is_named_with_what_to_do(version):
 def test_a_bundle_from_before_the_first_release_is_to_be_made_again():
     assert refusal(block({"schema_version": 1})).message == (
         "model.lwm has bundle schema version 1; this lwm-edge reads version 2; "
-        "nothing was released with that version, so make the base again with lwm-edge build-base"
+        "no release used that version, so rebuild the base with lwm-edge build-base"
     )
 
 
@@ -154,7 +154,7 @@ def test_bytes_hidden_behind_the_padding_are_found(place):
     content = bytearray(encode(manifest()))
     padding = range(len(decode_text(bytes(content))) + 1, len(content))
     content[padding[place]] = ord("x")
-    assert refusal(bytes(content)).message == "model.lwm: there are bytes hidden behind the manifest"
+    assert refusal(bytes(content)).message == "model.lwm: there are bytes hidden after the manifest"
 
 
 @pytest.mark.parametrize("more", [-1, 1, 128])

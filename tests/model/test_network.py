@@ -82,7 +82,7 @@ def test_new_rows_are_those_of_the_seed() -> None:
 
 @pytest.mark.parametrize("name", ["vgg11", "squeezenet1_0", "convnext_tiny", "no_such_net"])
 def test_an_architecture_that_does_not_fit_names_those_that_do(name: str) -> None:
-    with pytest.raises(ArchitectureError, match=r"these fit: .*resnet18"):
+    with pytest.raises(ArchitectureError, match=r"choose one of: .*resnet18"):
         find_architecture(name)
 
 

@@ -44,8 +44,8 @@ def test_ordinary_names_are_fine(name):
         ("Co\u00adat", "contains control or private-use characters"),  # soft hyphen
         ("a\ud800b", "contains control or private-use characters"),  # half a surrogate pair
         ("a\ue000b", "contains control or private-use characters"),  # private use
-        ("a\u202eb", "contains characters that change the direction of writing"),
-        ("a\u2066b", "contains characters that change the direction of writing"),
+        ("a\u202eb", "contains characters that change the text direction"),
+        ("a\u2066b", "contains characters that change the text direction"),
         ("x" * 65, "is longer than 64 bytes of UTF-8"),
         ("\u00e9" * 33, "is longer than 64 bytes of UTF-8"),
         ("Cafe\u0301", "is not in Unicode form NFC"),

@@ -127,7 +127,7 @@ def test_pixels_in_the_receipt_are_named(home: Home) -> None:
     path = home.current().receipt
     content = json.loads(path.read_bytes()) | {"pixels": "80" * 1000}
     path.write_bytes(json.dumps(content).encode().ljust(path.stat().st_size))
-    assert "receipt.json has pixels, which is no receipt's field" in problems(home)
+    assert "receipt.json has pixels, which is not a field of a receipt" in problems(home)
 
 
 def test_a_receipt_of_another_ledger_is_named(home: Home) -> None:

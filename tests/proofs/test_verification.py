@@ -74,7 +74,7 @@ def test_signed_changes_and_the_devices_key(grown: Home, keys: Keys) -> None:
     assert _says(
         report.proven,
         "names and order of the shipped classes, are still those that were signed",
-        "tells of changes 1, 2 without a gap, from that base up to this model",
+        "lists changes 1, 2 without a gap, from that base up to this model",
         "A holder of the device's private key signed changes 1, 2",
     )
     assert _says(report.not_proven, "What the changes did to the weights", "What changes 1, 2 learnt")
@@ -115,7 +115,7 @@ def test_a_long_history_in_a_file_of_the_same_length(grown: Home, keys: Keys) ->
     assert grown.current().bundle.stat().st_size == length
     report = verify(grown.current().bundle, trust=keys.vendor_pub)
     assert report.passed and (report.changes, report.links_recorded) == (40, LINKS_KEPT)
-    assert _says(report.proven, "tells of changes 33, 34") and not _says(report.proven, "from that base up")
+    assert _says(report.proven, "lists changes 33, 34") and not _says(report.proven, "from that base up")
     assert _says(report.not_proven, "That the first 32 changes came from the base: only their number")
 
 

@@ -129,4 +129,4 @@ def find_architecture(name: str) -> Architecture:
         raise ArchitectureError(f"architecture {name}: {entry.value} is not an lwm_edge.Architecture")
     known = "does not end in feature maps, average pooling and one linear layer"
     reason = known if name in models.list_models(module=models) else "is not a registered architecture"
-    raise ArchitectureError(f"{name} {reason}; these fit: {', '.join(architecture_names())}")
+    raise ArchitectureError(f"{name} {reason}; choose one of: {', '.join(architecture_names())}")

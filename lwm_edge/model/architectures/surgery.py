@@ -15,7 +15,7 @@ _PROBE_SIZE = 64
 
 
 def take_apart(model: nn.Module, architecture: Architecture, name: str) -> tuple[nn.Sequential, nn.Linear]:
-    """Splits a whole classifier into backbone and linear head; their parameter names stay.
+    """Splits a whole classifier into backbone and linear head; their parameter names stay the same.
 
     Raises:
         ArchitectureError: The parts that the architecture names are missing or of another kind.
@@ -39,7 +39,7 @@ def take_apart(model: nn.Module, architecture: Architecture, name: str) -> tuple
 
 @torch.no_grad()
 def check_surgery(model: nn.Module, backbone: nn.Module, head: nn.Linear, name: str) -> None:
-    """Makes sure that pooling and one linear layer are all there is behind the backbone.
+    """Makes sure that pooling and one linear layer are all that follows the backbone.
 
     Only then are the closed form of the attention map and the grown head right. The classifier is left in
     eval mode.

@@ -25,7 +25,7 @@ class VariantReport(Report):
         agreement: Share of these photos that both put into the same class.
         min_agreement: Smallest share for the form to be written.
         accuracy: Accuracy of the form; None if the photos are not all of known classes.
-        original_accuracy: Accuracy of the file itself; None then too.
+        original_accuracy: Accuracy of the file itself; None in the same case.
         onnx_bytes: Length of the form.
         original_onnx_bytes: Length of the file itself.
         photo_ms: Median time that the form takes for one photo here, in batches if it has a static one.
@@ -78,7 +78,7 @@ def _accuracy(best: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
 
 
 def _times_in_turn(files: Sequence[Classifier], images: Pixels) -> list[float]:
-    """Measures the median milliseconds an image of a batch, the files taking turns under the same load."""
+    """Measures the median milliseconds per image in a batch; the files take turns under the same load."""
     times: list[list[float]] = [[] for _ in files]
     for run in range(_UNTIMED_RUNS + _TIMED_RUNS):
         for file, measured in zip(files, times, strict=True):

@@ -73,7 +73,7 @@ def _drop_output_count(node: NodeProto, graph: GraphProto) -> None:
 
 
 def _refuse_pad_axes(node: NodeProto, graph: GraphProto) -> None:
-    """Leaves a padding as it is; opset 18 added axes as an input, which is refused."""
+    """Leaves a Pad node as it is; opset 18 added axes as an input, which is refused."""
     if len(node.input) > 3:
         raise ExportError(f"{node.name} pads some axes only, which opset {OPSET} cannot do")
 

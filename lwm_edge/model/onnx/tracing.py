@@ -66,7 +66,7 @@ def trace_graph(network: Network, activation: Activation) -> bytes:
                 _Exported(network, activation).eval(),
                 (example,),
                 dynamo=True,
-                optimize=False,  # folding would merge weights away from their names
+                optimize=False,  # folding would merge weights, which would lose their names
                 opset_version=_TRACED_OPSET,
                 input_names=[INPUT],
                 output_names=[LOGITS, PROBABILITIES, HEAD_INPUTS],

@@ -98,7 +98,7 @@ def in_eight_bits(onnx_file: bytes, images: Pixels, *, float_weights: bool = Fal
             made = _quantised(folded, images, [*head_nodes, *depthwise, *first], float_weights)
             made.graph.name = model.graph.name
             made.ir_version = model.ir_version
-            del made.opset_import[:]  # the tool names domains that no node is of, which old runtimes refuse
+            del made.opset_import[:]  # the tool lists domains that no node uses, which old runtimes refuse
             made.opset_import.extend(model.opset_import)
             del made.metadata_props[:]
             made.metadata_props.extend(model.metadata_props)
@@ -141,11 +141,11 @@ def _quantised(folded: Path, images: Pixels, in_float: list[str], float_weights:
         },
     )
     made = load_model(quantized)
-    _give_others_the_original(made.graph)
+    _restore_unquantised_inputs(made.graph)
     return made
 
 
-def _give_others_the_original(graph: GraphProto) -> None:
+def _restore_unquantised_inputs(graph: GraphProto) -> None:
     """Lets only convolutions read what was quantised for them; other readers get it as it was before."""
     made_by = {node.output[0]: node for node in graph.node}
     readers: dict[str, list[NodeProto]] = {}
