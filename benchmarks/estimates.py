@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Compares what receipts estimate for the shipped classes with what is measured on photos of them.
 
-    python benchmarks/estimates.py BASE.lwm SHIPPED_TEST NEW_PHOTOS [NEW_PHOTOS ...]
+    python benchmarks/estimates.py BASE.lwm DATA RESULTS.json [--recipe lda] [--increments 1] [--classes 4]
 
-The base's accuracy on SHIPPED_TEST, class folders of photos that its network never saw, is written into
-a copy of it, as `build-base` does with the photos that it holds back. Then a device learns the classes
-of each folder of new photos, one after the other. Each line has the estimate, its interval and the
-accuracy on SHIPPED_TEST.
+DATA holds train/<class>/* and test/<class>/*, the shipped classes of BASE.lwm among them. The test photos of
+the shipped classes are halved at random. What the base recognises of one half is written into a copy of it,
+as `build-base` and `pack` do with photos that the network never saw. Then a device learns other classes, in
+the order of seed 1993, and the other half measures what became of the shipped ones. Each run adds a setting
+to RESULTS.json and prints the table of all.
 """
 
 from __future__ import annotations
@@ -14,42 +15,106 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import typer
+from few_photos import linked
+from overfitted import half_folders
+from provenance import provenance
 
 import lwm_edge
-from lwm_edge.model.bundle import RIGHT, TOTAL, Bundle, open_bundle, save_bundle
+from lwm_edge.base.measure import measured_tensors
+from lwm_edge.learning.running import observe
+from lwm_edge.model.bundle import Bundle, open_bundle, save_bundle
+from lwm_edge.model.loading import load_network
+from lwm_edge.photos.folders import read_photo_folder
+from lwm_edge.photos.photo_set import PhotoSet, PixelCache
 
 
-def measured_copy(base: Bundle, test: Path, work: Path) -> Path:
-    """Writes a copy of a base that says how often it is right on test photos."""
-    lwm_edge.init_home(base.path, work / "unmeasured")
-    report, arrays = lwm_edge.evaluate(work / "unmeasured", test), base.arrays()
-    for index, name in enumerate(base.manifest.class_names):
-        photos = len(list((test / name).iterdir()))
-        arrays[TOTAL][index], arrays[RIGHT][index] = photos, round(report.per_class[name] * photos)
-    return save_bundle(work / "measured.lwm", arrays, base.manifest).path
+def measured_copy(base: Bundle, photos: Path, path: Path) -> Path:
+    """Writes a copy of a base that says how often it recognises photos of its classes."""
+    network, preprocessing = load_network(base), base.manifest.preprocessing
+    found = read_photo_folder(photos, preprocessing, PixelCache(2**30), min_photos=1)
+    of_all = PhotoSet([p for group in found.photos for p in group], preprocessing, PixelCache(2**30))
+    labels = np.array([base.manifest.class_names.index(found.class_names[label]) for label in of_all.labels])
+    predictions = observe(network, of_all, 64).logits(network).argmax(1)
+    arrays = {**base.arrays(), **measured_tensors(predictions, labels, base.manifest.capacity)}
+    return save_bundle(path, arrays, base.manifest).path
+
+
+def run(
+    base: Bundle, data: Path, config: lwm_edge.IncrementConfig, groups: list[list[str]], work: Path
+) -> list[dict[str, Any]]:
+    """Teaches the groups of classes one after the other; returns estimate and measurement after each."""
+    shipped = linked(work / "shipped", data, "test", list(base.manifest.class_names))
+    given, kept = half_folders(shipped, work)
+    home = work / "home"
+    lwm_edge.init_home(measured_copy(base, given, work / "measured.lwm"), home)
+    rows = []
+    for names in groups:
+        receipt = lwm_edge.add_classes(home, linked(work / "new", data, "train", names), config)
+        estimate = receipt.drift.shipped and receipt.drift.shipped.model_dump()
+        accuracy = lwm_edge.evaluate(home, kept).old_accuracy
+        rows.append({"classes": len(receipt.class_names), "estimate": estimate, "accuracy": accuracy})
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def print_table(settings: list[dict[str, Any]]) -> None:
+    """Prints the estimate after each increment beside what was measured, in %, and how often it held."""
+    print("| base | recipe | increments | estimated, and its interval | measured |\n|---|---|---|---|---|")
+    held, widths, with_figure = [], [], 0
+    for setting in settings:
+        said, measured = [], []
+        for row in setting["rows"]:
+            measured.append(f"{100 * row['accuracy']:.1f}")
+            if row["estimate"] is None:
+                said.append("no figure")
+                continue
+            low, high = row["estimate"]["interval"]
+            said.append(f"{100 * row['estimate']['now']:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
+            held.append(low <= row["accuracy"] <= high)
+            widths.append(100 * (high - low))
+        with_figure += any(row["estimate"] for row in setting["rows"])
+        cells = (
+            setting["base"],
+            setting["recipe"],
+            f"{len(setting['rows'])} of {setting['classes']}",
+            "; ".join(said),
+            "; ".join(measured),
+        )
+        print(f"| {' | '.join(cells)} |")
+    print(
+        f"\nA figure in {with_figure} of {len(settings)} settings; {sum(held)} of {len(held)} intervals hold "
+        f"what was measured ({np.mean(held):.0%}); their mean width is {np.mean(widths):.1f} points."
+    )
 
 
 def main(
     base: Annotated[Path, typer.Argument(help="The base bundle.")],
-    shipped_test: Annotated[Path, typer.Argument(help="Class folders of photos of the shipped classes.")],
-    new_photos: Annotated[list[Path], typer.Argument(help="Class folders of new classes.")],
-    recipe: Annotated[str, typer.Option(help="Recipe of the increments.")] = "auto",
+    data: Annotated[Path, typer.Argument(help="Folder with train/ and test/.")],
+    results: Annotated[Path, typer.Argument(help="JSON file that gets one more setting.")],
+    name: Annotated[str, typer.Option(help="Name of the base in the table.")] = "base",
+    recipe: Annotated[str, typer.Option(help="Recipe of the increments.")] = "lda",
+    increments: Annotated[int, typer.Option(min=1, help="Number of increments.")] = 1,
+    classes: Annotated[int, typer.Option(min=1, help="Classes in each increment.")] = 4,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs, where the recipe trains.")] = 10,
 ) -> None:
-    """Teaches the classes and prints a line of JSON for each increment."""
+    """Runs one setting."""
+    opened = open_bundle(base)
+    names = sorted(path.name for path in (data / "train").iterdir())
+    order = [names[i] for i in np.random.RandomState(1993).permutation(len(names))]
+    new = [n for n in order if n not in opened.manifest.class_names][: increments * classes]
+    groups = [new[i : i + classes] for i in range(0, len(new), classes)]
+    config = lwm_edge.IncrementConfig(recipe=recipe, epochs=epochs, force=True, min_photos=2)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder) / "home"
-        lwm_edge.init_home(measured_copy(open_bundle(base), shipped_test, Path(folder)), home)
-        config = lwm_edge.IncrementConfig(recipe=recipe, force=True, min_photos=2)  # type: ignore[arg-type]
-        for photos in new_photos:
-            shipped = lwm_edge.add_classes(home, photos, config).drift.shipped
-            assert shipped is not None
-            accuracy = lwm_edge.evaluate(home, shipped_test).old_accuracy
-            print(
-                json.dumps({"photos": str(photos), **shipped.model_dump(), "accuracy": accuracy}), flush=True
-            )
+        rows = run(opened, data, config, groups, Path(folder))
+    done = json.loads(results.read_text()) if results.exists() else {"settings": []}
+    setting = {"base": name, "data": data.name, "recipe": recipe, "classes": classes, "epochs": epochs}
+    done["settings"].append({**setting, **provenance(), "rows": rows})
+    results.write_text(json.dumps(done, indent=1) + "\n")
+    print_table(done["settings"])
 
 
 if __name__ == "__main__":

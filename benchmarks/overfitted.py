@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
 """Teaches classes to a base that knows its own photos by heart, and compares the receipts with measurements.
 
-    python benchmarks/overfitted.py DATA RESULTS.json [--epochs 30] [--checkpoint FILE.pth]
+    python benchmarks/overfitted.py DATA RESULTS.json [--epochs 120] [--checkpoint FILE.pth]
 
 DATA holds train/<class>/* and test/<class>/*. A ResNet-18 is trained from scratch at 64 px in the usual
 way (cross entropy, SGD, one cycle, mirrored at random) on the first twelve classes in the order of seed
-1993, until it is right on nearly all photos that it learns from, and adopted as it is. Then a device
-teaches it, each time from the same base: one class from 14 photos, and four classes from all of theirs.
-Every figure of a receipt stands beside the one that is measured on the test photos, and beside the
-nearest class mean on the same features.
+1993, until it is right on all photos that it learns from. It is packed as it is, once with nothing else, and
+once with half of the classes' test photos as `--unseen-photos`. Then a device teaches each base, always from
+the start: one class from 14 photos, and four classes from all of theirs. All is measured on the other half
+of the shipped classes' test photos and on all of the new ones', and stands beside the nearest class mean on
+the values that the head reads, of the photos that the base's statistics are made from.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,6 +72,20 @@ def train(photos: PhotoSet, preprocessing: Preprocessing, epochs: int, seed: int
     return model.eval()
 
 
+def half_folders(folder: Path, work: Path) -> tuple[Path, Path]:
+    """Splits the photos of class folders at random into two folders."""
+    chance = np.random.RandomState(0)
+    halves = work / "unseen", work / "measured"
+    for path in sorted(folder.iterdir()):
+        photos = sorted(path.iterdir())
+        order = chance.permutation(len(photos))
+        for half, indices in zip(halves, (order[: len(order) // 2], order[len(order) // 2 :]), strict=True):
+            (half / path.name).mkdir(parents=True)
+            for index in indices:
+                shutil.copy(photos[index], half / path.name)
+    return halves
+
+
 def increment(base: Path, photos: Path, tests: dict[str, Path], work: Path) -> dict[str, Any]:
     """Adds the photos' classes, forced, and measures what the receipt claims."""
     home = work / "home"
@@ -83,65 +99,90 @@ def increment(base: Path, photos: Path, tests: dict[str, Path], work: Path) -> d
         "measured_shipped": (before, measured.old_accuracy),
         "judged": [(c.class_name, c.right, c.photos) for c in receipt.judged],
         "measured_new": measured.new_accuracy,
-        "nearest_mean_new": nearest_mean(base, photos, tests),
+        "nearest_mean": nearest_mean(base, photos, tests),
         "warnings": receipt.warnings,
     }
 
 
-def nearest_mean(base: Path, photos: Path, tests: dict[str, Path]) -> float:
-    """Measures the nearest class mean's accuracy on the head's inputs, averaged over the new classes."""
+def nearest_mean(base: Path, photos: Path, tests: dict[str, Path]) -> tuple[float, float]:
+    """Measures the nearest class mean on the head's inputs: shipped and new classes."""
     bundle = open_bundle(base)
     network, preprocessing = load_network(bundle), bundle.manifest.preprocessing
     baseline = NearestClassMean()
-    for offset, folder in ((0, tests["learnt"]), (SHIPPED, photos)):
+    for offset, folder in ((0, tests["known"]), (SHIPPED, photos)):
         found = read(folder, preprocessing)
         baseline.learn(observe(network, found, 64).head_inputs, np.array(found.labels) + offset)
-    new = read(tests["new"], preprocessing)
-    best = baseline.predict(observe(network, new, 64).head_inputs)
-    labels = np.array(new.labels) + SHIPPED
-    return float(np.mean([(best[labels == label] == label).mean() for label in np.unique(labels)]))
+    accuracy = []
+    for offset, folder in ((0, tests["shipped"]), (SHIPPED, tests["new"])):
+        found = read(folder, preprocessing)
+        labels = np.array(found.labels) + offset
+        best = baseline.predict(observe(network, found, 64).head_inputs)
+        accuracy.append(float(np.mean([(best[labels == c] == c).mean() for c in np.unique(labels)])))
+    return accuracy[0], accuracy[1]
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Prints what was measured and what was said, in %."""
+    print("| unseen photos | new | shipped classes | estimated | new classes | nearest mean: shipped / new |")
+    print("|---|---|---|---|---|---|")
+    for row in rows:
+        before, now = (100 * value for value in row["measured_shipped"])
+        said = row["estimated_shipped"]
+        low, high = said["interval"] if said else (0, 0)
+        estimate = f"{100 * said['now']:.1f} [{100 * low:.1f}, {100 * high:.1f}]" if said else "no figure"
+        old, new = (100 * value for value in row["nearest_mean"])
+        print(
+            f"| {row['unseen'] or 'none'} | {row['what']} | {before:.1f} -> {now:.1f} | {estimate} | "
+            f"{100 * row['measured_new']:.1f} | {old:.1f} / {new:.1f} |"
+        )
 
 
 def main(
     data: Annotated[Path, typer.Argument(help="Folder with train/ and test/.")],
     results: Annotated[Path, typer.Argument(help="JSON file to write.")],
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the photos of the base.")] = 30,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the photos of the base.")] = 120,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     checkpoint: Annotated[Path | None, typer.Option(help="State dict to take instead of training.")] = None,
 ) -> None:
     """Runs it all and writes the results."""
     default = find_architecture("resnet18").preprocessing
     preprocessing = default.model_copy(update={"image_size": SIZE, "resize_size": SIZE * 8 // 7})
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        rows = []
-        for what, count, photos in (("one class, 14 photos", 1, FEW), ("four classes, all photos", 4, None)):
-            split = Split(data, work / str(count), 1993, SHIPPED, count, SHIPPED + count, photos)
-            learnt, new = split.train(0), split.train(1)
-            if checkpoint is None:
-                checkpoint = work / "trained.pth"
-                model = train(read(learnt, preprocessing), preprocessing, epochs, seed)
-                torch.save(model.state_dict(), checkpoint)
-            config = lwm_edge.BaseConfig(
-                architecture="resnet18",
-                checkpoint=checkpoint,
-                epochs=0,
-                image_size=SIZE,
-                activation="softmax",
-                held_back=0,
+        splits = {
+            "one class, 14 photos": Split(data, work / "1", 1993, SHIPPED, 1, SHIPPED + 1, FEW),
+            "four classes, all photos": Split(data, work / "4", 1993, SHIPPED, 4, SHIPPED + 4, None),
+        }
+        first = next(iter(splits.values()))
+        learnt = first.train(0)
+        if checkpoint is None:
+            checkpoint = work / "trained.pth"
+            torch.save(
+                train(read(learnt, preprocessing), preprocessing, epochs, seed).state_dict(), checkpoint
             )
-            lwm_edge.build_base(learnt, work / "base.lwm", config)
-            tests = {
-                "learnt": learnt,
-                "shipped": split.test(0),
-                "all": split.test(1),
-                "new": split._folder("test-new", "test", split.groups[1], None),
-            }
-            row = increment(work / "base.lwm", new, tests, work)
-            rows.append({"what": what, **row})
-            print(json.dumps(rows[-1], indent=1), flush=True)
+        unseen, measured = half_folders(first.test(0), work)
+        for given in (None, unseen):
+            config = lwm_edge.PackConfig(architecture="resnet18", image_size=SIZE, unseen_photos=given)
+            base = lwm_edge.pack_checkpoint(checkpoint, learnt, work / "base.lwm", config)
+            for what, split in splits.items():
+                new = split._folder("test-new", "test", split.groups[1], None)
+                both = work / "both"
+                shutil.rmtree(both, ignore_errors=True)
+                both.mkdir()
+                for path in (*measured.iterdir(), *new.iterdir()):
+                    (both / path.name).symlink_to(path.resolve())
+                known = given if given and base.statistics.photos == "unseen" else learnt
+                tests = {"known": known, "shipped": measured, "all": both, "new": new}
+                row = increment(base.bundle, split.train(1), tests, work)
+                photos = base.unseen.photos if base.unseen else 0
+                rows.append(
+                    {"what": what, "unseen": photos, "statistics": base.statistics.model_dump(), **row}
+                )
+                print(json.dumps(rows[-1], indent=1), flush=True)
     described = {"data": data.name, "epochs": epochs, "seed": seed}
     results.write_text(json.dumps({**provenance(), "settings": described, "rows": rows}, indent=1) + "\n")
+    print_table(rows)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ terms, `attention` the maps, `training` the loop. Around it:
     a model is          model: bundle (one file of constant length, described by its manifest), network
                         (backbone and head; the head may read earlier blocks too, called levels), onnx
                         (the file that apps load: tracing, checks, graph, parity, variants), classifier
-    a vendor makes      base: build (start, train, rotations; choose_levels)
+    a vendor makes      base: build (train, rotations) or adopt (checkpoint, labels) a classifier; start;
+                        finish (choose_levels, measure)
     a device keeps      home -> generations of bundle, ONNX file, labels and receipt; one link, one writer;
                         ownership (what may be removed); changes, repair, export; readers need no torch
     an increment is     increment: add -> worker -> learn (task, plan, resume, gate) -> commit
@@ -29,8 +30,10 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the public names, for type checkers and readers
+    from .base.adopt import pack_checkpoint as pack_checkpoint
     from .base.build import build_base as build_base
     from .base.config import BaseConfig as BaseConfig
+    from .base.config import PackConfig as PackConfig
     from .base.reports import BaseReport as BaseReport
     from .custody.keys import KeyReport as KeyReport
     from .custody.keys import generate_key as generate_key
@@ -101,8 +104,9 @@ if not os.environ.get("ORT_DISABLE_TELEMETRY"):
 __version__ = metadata.version("lwm-edge")
 
 _DEFINED_IN = {  # imported only when first used, so that reading a model does not import torch
+    "base.adopt": ("pack_checkpoint",),
     "base.build": ("build_base",),
-    "base.config": ("BaseConfig",),
+    "base.config": ("BaseConfig", "PackConfig"),
     "base.reports": ("BaseReport",),
     "custody.keys": ("KeyReport", "generate_key"),
     "custody.signing": ("SigningReport", "sign_bundle"),

@@ -54,7 +54,7 @@ SAYS = [
     (DEPLOY, f"A file may have {reading.MAX_FILE_BYTES // 2**20} MiB"),
     (DEPLOY, f"at most {MAX_CLASS_NAME_BYTES} bytes of UTF-8"),
     (DEPLOY, f"{LEARNT.held_back:.0%} of each class is held back"),
-    (DEPLOY, f"falls below {_LEAST_SHARE_REMEMBERED:.0%} of what it was"),
+    (DEPLOY, f"falls below {_LEAST_SHARE_REMEMBERED:.0%} of the vendor's"),
     (DEPLOY, f"fewer than {_PHOTOS_PER_FEATURE} photos for each feature"),
     (DEPLOY, f"make {LEARNT.epochs} passes over the photos"),
     (DEPLOY, f"{LEARNT.batch_size} photos an update"),

@@ -35,6 +35,7 @@ TOO_LONG = {  # commands of which the options are parsed, and why they are not r
     "crash_rounds.py": "a minute; .ci/extended runs it",
     "crash.py": "25 minutes; test_benchmarks.py runs twelve kills, in .ci/extended",
     "overfitted.py": "minutes, on data that is not here",
+    "few_photos.py": "minutes, on data that is not here",
     "estimates.py": "needs a base and its test photos",
     "speed.py": "minutes, and only figures from an idle machine count",
     "forms.py": "minutes, on data that is not here",
@@ -56,6 +57,7 @@ PRINTED = {  # what shows that a block did what the page says
     "examples/README.md python": ("classifier.onnx",),
     "examples/README.md classify": ("Trouser",),
     "examples/README.md base-path": ("small_resnet20", "32 classes"),
+    "examples/README.md pack-path": ("Base made", "on 300 photos that it never saw", "256"),
 }
 PARSE = """
 import importlib, json, pathlib, shlex, sys, typer

@@ -93,7 +93,7 @@ def choose_levels(
         labels = np.array(photos.labels)
         no_statistics = ClassStatistics.empty(classes := int(labels.max()) + 1, levels.values)
         accuracy[levels.grid] = float(
-            (predict_unseen(no_statistics, values, labels, classes) == labels).mean()
+            (predict_unseen(no_statistics.with_photos, values, labels, classes) == labels).mean()
         )
     # Among equals this chooses the first, which is the coarsest.
     chosen = max(candidates, key=lambda levels: accuracy.get(levels.grid, 0.0), default=None)

@@ -11,8 +11,8 @@ from ..model.terms import MAX_CAPACITY, Activation, Line, Paragraph, Permission
 from ..records import Settings
 
 
-class BaseConfig(Settings):
-    """Defines how a vendor's base is made.
+class BundleConfig(Settings):
+    """Defines what every base bundle needs to know, however its network came to be.
 
     Raises:
         ConfigError: Some settings are out of range; every one of them is listed.
@@ -26,25 +26,43 @@ class BaseConfig(Settings):
     """Height and width of the input in pixels; the architecture has a default."""
     activation: Activation = "sigmoid"
     """Kind of outputs: sigmoid, which increments use, or softmax, for a checkpoint trained with it."""
-    weights: str | None = None
-    """Name of pretrained weights that the architecture offers, such as imagenet."""
-    checkpoint: Path | None = None
-    """File of a torch state dict (.pth), either of a whole classifier or of its backbone.
-
-    Its head is kept if it has one row for each class folder, in the folders' sorted order.
-    """
-    epochs: int = Field(default=30, ge=0, le=10_000)
-    """Passes over the photos; 0 takes a checkpoint's classifier as it is."""
-    frozen_blocks: int = Field(default=0, ge=0)
-    """Number of the backbone's first blocks that are not trained.
-
-    Blocks are the children of the backbone's parts, in order.
-    """
     grid: int | None = Field(default=None, ge=0, le=8)
     """Cells per side over which the head reads earlier blocks, 0 for none; unless set, the photos decide.
 
     They choose 1, 2 or 3, whichever tells their classes apart best, as long as the head reads no
     more than 2048 values.
+    """
+    author: Line | None = None
+    """Author of the base, which the ONNX file names."""
+    license: Line | None = None
+    """Licence of the base, by its name or address, which the ONNX file names."""
+    description: Paragraph | None = None
+    """Description of the base for people, which the ONNX file carries."""
+    permits: tuple[Permission, ...] = ()
+    """Changes that devices may make beyond those that are always allowed: add-photos, undo, other-devices."""
+
+
+class BaseConfig(BundleConfig):
+    """Defines how a vendor's base is trained.
+
+    Raises:
+        ConfigError: Some settings are out of range; every one of them is listed.
+    """
+
+    weights: str | None = None
+    """Name of pretrained weights that the architecture offers, such as imagenet."""
+    checkpoint: Path | None = None
+    """File of a torch checkpoint (.pth) to start from, either of a whole classifier or of its backbone.
+
+    Its head is kept if it has one row for each class folder, in the folders' sorted order. To ship a trained
+    classifier as it is, use `pack`.
+    """
+    epochs: int = Field(default=30, ge=1, le=10_000)
+    """Passes over the photos."""
+    frozen_blocks: int = Field(default=0, ge=0)
+    """Number of the backbone's first blocks that are not trained.
+
+    Blocks are the children of the backbone's parts, in order.
     """
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate of the one-cycle schedule; unless set, 0.05 from scratch and 0.01 from weights."""
@@ -62,19 +80,11 @@ class BaseConfig(Settings):
     Each rotation of a class counts as a separate class, so the backbone learns more than the classes alone
     would require.
     """
-    author: Line | None = None
-    """Author of the base, which the ONNX file names."""
-    license: Line | None = None
-    """Licence of the base, by its name or address, which the ONNX file names."""
-    description: Paragraph | None = None
-    """Description of the base for people, which the ONNX file carries."""
-    permits: tuple[Permission, ...] = ()
-    """Changes that devices may make beyond those that are always allowed: add-photos, undo, other-devices."""
     held_back: float = Field(default=0.1, ge=0, lt=1)
-    """Share of each class's photos that is kept for evaluation; 0 learns from all, and measures nothing.
+    """Share of each class's photos that the network does not train on; 0 trains on all, and measures nothing.
 
-    What is measured goes into the bundle, and devices estimate from it how much their models still know. A
-    checkpoint that is taken as it is may have seen all photos, so nothing is held back then.
+    What is measured on them goes into the bundle, and devices estimate from it how much their models still
+    know. They also decide from which photos the class statistics are made, and which head ships.
     """
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of everything random: with the same seed, photos and machine, the base is the same."""
@@ -85,8 +95,33 @@ class BaseConfig(Settings):
     def _has_one_start(self) -> BaseConfig:
         if self.weights and self.checkpoint:
             raise ValueError("give either weights or a checkpoint, not both")
-        if self.epochs == 0 and not self.checkpoint:
-            raise ValueError("epochs 0 needs a checkpoint of the whole classifier")
-        if self.rotations and self.epochs == 0:
-            raise ValueError("rotations are learnt during training, but epochs is 0")
         return self
+
+
+class PackConfig(BundleConfig):
+    """Defines how a trained classifier becomes a base, without training it any further.
+
+    Raises:
+        ConfigError: Some settings are out of range; every one of them is listed.
+    """
+
+    activation: Activation = "softmax"
+    """Kind of outputs that it was trained with: softmax (cross entropy) or sigmoid."""
+    labels: Path | None = None
+    """Text file that names the class of each of the head's rows, one a line; default: the folders, sorted."""
+    unseen_photos: Path | None = None
+    """Folder with photos that the network never saw, in class folders of the same names.
+
+    Accuracy is measured on them, and devices estimate from it how much their models still know. They also
+    decide from which photos the class statistics are made, and which head ships.
+    """
+    statistics_photos: Path | None = None
+    """Folder with photos to make the class statistics from, instead of those it was trained on."""
+    mean: tuple[float, float, float] | None = None
+    """Mean of the channels red, green, blue that it was trained with, for pixels from 0 to 1."""
+    std: tuple[float, float, float] | None = None
+    """Standard deviation of these channels."""
+    resize_size: int | None = Field(default=None, ge=8, le=4096)
+    """Length in pixels to which a photo's short side is resized before the centre crop."""
+    preprocessing_of: str | None = None
+    """Name of torchvision weights whose preprocessing it was trained with: ResNet18_Weights.IMAGENET1K_V1."""

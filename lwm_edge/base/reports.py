@@ -22,8 +22,23 @@ class LevelsReport(Report):
     accuracy: dict[int, float]
 
 
+class StatisticsReport(Report):
+    """Reports what the statistics were made from and which head ships, and why.
+
+    Attributes:
+        photos: Photos whose class means they hold: `learnt` from, `unseen`, or `all`.
+        head: Head that ships: `trained`, or `solved` from the statistics.
+        accuracy: Accuracy on the unseen photos by each choice of photos, cross-validated, and by the
+            `trained` head; empty if there are no unseen photos, so nothing could be chosen.
+    """
+
+    photos: str
+    head: str
+    accuracy: dict[str, float]
+
+
 class BaseReport(Report):
-    """Reports what `build_base` made.
+    """Reports what `build_base` or `pack_checkpoint` made.
 
     Attributes:
         bundle: Path of the bundle.
@@ -33,7 +48,10 @@ class BaseReport(Report):
         bundle_bytes: Length of the bundle, which never changes.
         training: Report on the training; None if a checkpoint was taken as it is.
         levels: Levels that the head reads, and why.
-        held_back: Accuracy on held-back photos, none of which the base learnt from; None if there are none.
+        learnt: Accuracy of the trained head on the photos that it learnt from, which says little.
+        unseen: Accuracy on photos that the network never saw; None if there are none. A solved head is judged
+            by cross-validation.
+        statistics: Choice of the photos for the statistics, and of the head.
         parity: Comparison of the ONNX graph with the network.
         attention_cells: Number of cells of the attention maps.
         warnings: Warnings for the vendor.
@@ -48,7 +66,9 @@ class BaseReport(Report):
     bundle_bytes: int
     training: TrainingReport | None
     levels: LevelsReport
-    held_back: EvaluationReport | None
+    learnt: EvaluationReport
+    unseen: EvaluationReport | None
+    statistics: StatisticsReport
     parity: ParityReport
     attention_cells: int
     warnings: tuple[str, ...]

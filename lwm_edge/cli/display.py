@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         PredictionReport,
         RepairReport,
     )
-    from ..base.reports import LevelsReport
+    from ..base.reports import LevelsReport, StatisticsReport
     from ..home.reports import FootprintReport
     from ..learning.reports import ShippedEstimate
     from ..model.onnx.comparison import VariantReport
@@ -85,7 +85,7 @@ def _shipped(estimate: ShippedEstimate | None) -> str | None:
     low, high = estimate.interval
     return (
         f"{percent(estimate.measured)} of {estimate.photos} photos when shipped; now {percent(low)} to "
-        f"{percent(high)}, estimated from that"
+        f"{percent(high)}, estimated from that (before this increment about {percent(estimate.before)})"
     )
 
 
@@ -115,13 +115,13 @@ def increment(report: IncrementReport) -> None:
 
 
 def base(report: BaseReport) -> None:
-    """Prints what `build-base` made."""
-    accuracy = report.held_back.accuracy if report.held_back else None
+    """Prints what `build-base` or `pack` made."""
     rows = {
         "Bundle": f"{report.bundle}, {in_bytes(report.bundle_bytes)}, a length that never changes",
         "Network": report.architecture,
         "Classes": f"{len(report.class_names)} of at most {report.capacity}: {listed(report.class_names)}",
-        "Accuracy": f"{percent(accuracy)} on held-back photos" if accuracy is not None else "not measured",
+        "Accuracy": _base_accuracy(report),
+        "Statistics": _statistics(report.statistics),
         "Attention maps": f"{report.attention_cells} cells",
         "Head": _levels(report.levels),
         "Verified": f"ONNX graph {_parity(report.parity)}",
@@ -129,6 +129,24 @@ def base(report: BaseReport) -> None:
     }
     print_rows(f"Base made in {report.seconds:.0f} s", rows)
     _notes(*report.warnings)
+
+
+def _base_accuracy(report: BaseReport) -> str:
+    learnt = f"{percent(report.learnt.accuracy)} on the photos that it learnt from"
+    if report.unseen is None:
+        return f"not known on photos that it never saw; {learnt}"
+    return f"{percent(report.unseen.accuracy)} on {report.unseen.photos} photos that it never saw; {learnt}"
+
+
+def _statistics(report: StatisticsReport) -> str:
+    photos = {
+        "all": "all photos",
+        "unseen": "photos that it never saw",
+        "learnt": "photos that it learnt from",
+    }
+    tried = ", ".join(f"{way} {percent(accuracy)}" for way, accuracy in report.accuracy.items())
+    why = f" (on unseen photos: {tried})" if tried else ""
+    return f"means of {photos[report.photos]}; the {report.head} head ships{why}"
 
 
 def _levels(report: LevelsReport) -> str:

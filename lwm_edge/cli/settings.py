@@ -10,7 +10,7 @@ from typing import Any
 import platformdirs
 from pydantic import Field, ValidationError, field_validator
 
-from .. import BaseConfig, IncrementConfig
+from .. import BaseConfig, IncrementConfig, PackConfig
 from ..errors import ConfigError
 from ..records import Record, Settings, invalid
 
@@ -74,8 +74,7 @@ def increment_config(file_config: FileConfig, **given: Any) -> IncrementConfig:
     Raises:
         ConfigError: Some settings are out of range; every one of them is listed.
     """
-    chosen = {name: value for name, value in given.items() if value is not None}
-    return IncrementConfig(**{**file_config.increment, **chosen})
+    return IncrementConfig(**{**file_config.increment, **_given(given)})
 
 
 def base_config(**given: Any) -> BaseConfig:
@@ -84,7 +83,20 @@ def base_config(**given: Any) -> BaseConfig:
     Raises:
         ConfigError: Some settings are out of range; every one of them is listed.
     """
-    return BaseConfig(**{name: value for name, value in given.items() if value is not None})
+    return BaseConfig(**_given(given))
+
+
+def pack_config(**given: Any) -> PackConfig:
+    """Makes a PackConfig from what is not None.
+
+    Raises:
+        ConfigError: Some settings are out of range; every one of them is listed.
+    """
+    return PackConfig(**_given(given))
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def setting_help(config: type[Settings], name: str) -> str:

@@ -25,7 +25,8 @@ def pass_gate(
         config: Settings of the increment, with the thresholds.
         accuracy: Accuracy on the held-back photos.
         drift: Drift of the student from its teacher.
-        hopeless: Reasons that hold without any threshold: classes that are recognised no better than chance.
+        hopeless: Reasons that hold without any threshold: new classes that are recognised no better than
+            chance, and shipped classes that are lost.
         shipped_classes: Number of shipped classes that are left.
 
     Returns:

@@ -14,7 +14,6 @@ _TOO_FEW = 5  # photos; a figure based on fewer says next to nothing
 _RARELY_RECOGNISED_SHARE = 0.5  # share of photos; the owner is told of classes that are recognised less often
 _LOOKALIKE_SHARE = 0.25  # share of photos taken for one other class
 _UNEQUAL_RATIO = 10  # times as many photos
-_ERROR, _ERROR_OF_DROP = 0.03, 0.5  # of an estimate, and of the drop that it shows; see `interval_around`
 
 
 def judge_new_classes(
@@ -78,25 +77,6 @@ def warn_about_new_classes(judged: Sequence[NewClassReport], known: Sequence[str
                 f"{report.photos_taken} of {photos} photos of {name} were taken for {report.taken_for}, "
                 f"{kind}; if both are the same thing, remove one of them"
             )
-
-
-def interval_around(estimate: float, measured: float, photos: int) -> tuple[float, float]:
-    """Computes an interval around an estimate that starts from a measured accuracy.
-
-    Its width has three parts: Wilson's 95% interval (1927) for what was measured, a constant, and a share
-    of the drop, since the more a model is estimated to have lost, the less its statistics can be trusted.
-    The last two were chosen so that the intervals held what benchmarks/estimates.py measured on the demo's
-    base, on an overfitted ResNet-18 and on a pretrained EfficientNet-Lite0.
-
-    Args:
-        estimate: Estimated accuracy.
-        measured: Accuracy that was measured.
-        photos: Number of photos that it was measured on.
-    """
-    z = 1.96
-    chance = z * (measured * (1 - measured) / photos + z**2 / (4 * photos**2)) ** 0.5 / (1 + z**2 / photos)
-    half = (chance**2 + _ERROR**2 + (_ERROR_OF_DROP * (measured - estimate)) ** 2) ** 0.5
-    return max(0.0, estimate - half), min(1.0, estimate + half)
 
 
 def warn_about_unequal_classes(class_names: Sequence[str], counts: Features) -> list[str]:

@@ -25,7 +25,7 @@ from ..learning.class_statistics import (
 )
 from ..learning.config import IncrementConfig
 from ..learning.drift import measure_drift
-from ..learning.reports import DriftReport, ShippedEstimate, TrainingReport
+from ..learning.reports import DriftReport, TrainingReport
 from ..learning.running import Observation, observe
 from ..learning.training import TrainingState, train_increment
 from ..memory import drop_library_pages, drop_mapped_pages, freed_memory_kept, out_of_memory_explained
@@ -52,13 +52,13 @@ from .commit import StagedIncrement
 from .gate import pass_gate
 from .judgement import (
     hopeless_classes,
-    interval_around,
     judge_new_classes,
     warn_about_new_classes,
     warn_about_unequal_classes,
 )
 from .reports import LearningReport, NewClassReport, PlanReport
 from .resume import SECONDS_BETWEEN_SAVES
+from .shipped import ShippedJudgement, judge_shipped
 from .task import Task, set_up
 
 _TOLERATED_EXCESS = 0.02  # share of the predicted peak
@@ -115,10 +115,9 @@ def learn_classes(
             photos.to_learn.labels + photos.held_back.labels,
         )
         training = learnt.training
-        drift = measure_drift(
-            student, task.teacher, held_back, learnt.held_back_by_teacher, _estimate(task, statistics)
-        )
-        warnings = (*task.warnings, *_pass_or_refuse(task, accuracy, judged, drift, statistics))
+        shipped = _judge_shipped(task, statistics)
+        drift = measure_drift(student, task.teacher, held_back, learnt.held_back_by_teacher, shipped.estimate)
+        warnings = (*task.warnings, *_pass_or_refuse(task, accuracy, judged, drift, shipped, statistics))
 
         on_progress(Progress(phase="stage", done=0, total=1))
         examples = photos.held_back.load(range(len(photos.held_back.photos))[: max(PARITY_BATCH_SIZES)])
@@ -171,13 +170,15 @@ def _pass_or_refuse(
     accuracy: EvaluationReport,
     judged: Sequence[NewClassReport],
     drift: DriftReport,
+    shipped: ShippedJudgement,
     statistics: ClassStatistics,
 ) -> list[str]:
     """Refuses a model that does not pass the gate; returns the warnings for the owner of one that does."""
     parent, names = task.parent.manifest, _class_names(task)
-    hopeless = hopeless_classes(judged, len(names))
+    hopeless = [*hopeless_classes(judged, len(names)), *shipped.lost]
     return [
         *pass_gate(task.config, accuracy, drift, hopeless, parent.shipped_classes),
+        *shipped.warnings,
         *warn_about_new_classes(judged, parent.class_names),
         *warn_about_unequal_classes(names, statistics.counts),
     ]
@@ -199,8 +200,29 @@ def _judge(task: Task, learnt: Learnt) -> tuple[NewClassReport, ...]:
     else:
         labels = np.array(photos.to_learn.labels + photos.held_back.labels)
         features = np.concatenate([learnt.to_learn.head_inputs, seen.head_inputs])
-        predictions = predict_unseen(learnt.teachers_statistics, features, labels, student.classes)
+        predictions = predict_unseen(
+            learnt.teachers_statistics.with_photos, features, labels, student.classes
+        )
     return judge_new_classes(predictions, labels, _class_names(task), task.teacher.classes)
+
+
+def _judge_shipped(task: Task, statistics: ClassStatistics) -> ShippedJudgement:
+    """Judges what became of the shipped classes."""
+    parent, measured = task.parent.manifest, task.parent.arrays(RIGHT, TOTAL)
+    return judge_shipped(
+        _teachers_statistics(task),
+        statistics,
+        _head(task.teacher),
+        _head(task.student),
+        (measured[RIGHT], measured[TOTAL]),
+        parent.class_names[: parent.shipped_classes],
+        solved=task.approach.recipe.head == "solved",
+    )
+
+
+def _head(network: Network) -> tuple[Features, Features]:
+    weight, bias = (tensor.cpu().double().numpy() for tensor in network.head_tensors())
+    return weight, bias
 
 
 def _stage(home: Home, task: Task, statistics: ClassStatistics) -> Generation:
@@ -308,8 +330,7 @@ def _update_statistics_and_head(
     task: Task, known: ClassStatistics, features: Features, labels: list[int]
 ) -> ClassStatistics:
     """Adds new classes to a copy of the statistics, and solves the student's head if the recipe says so."""
-    statistics = known.copy()
-    statistics.learn(features, np.array(labels))
+    statistics = known.with_photos(features, np.array(labels))
     if task.approach.recipe.head == "solved":
         weight, bias = statistics.solve_head(task.student.classes)
         task.student.set_head(torch.from_numpy(weight), torch.from_numpy(bias))
@@ -342,30 +363,3 @@ def _prediction_warnings(plan: PlanReport, memory: MemoryReport) -> tuple[str, .
     if excess <= _TOLERATED_EXCESS * plan.predicted_peak_rss_bytes:
         return ()
     return (f"the increment took {excess / 2**20:.0f} MiB more memory than planned",)
-
-
-def _estimate(task: Task, statistics: ClassStatistics) -> ShippedEstimate | None:
-    """Estimates accuracy on the shipped classes, if the vendor measured it and some of them are left."""
-    shipped = task.parent.manifest.shipped_classes
-    measured = task.parent.arrays(RIGHT, TOTAL)
-    right, total = measured[RIGHT][:shipped], measured[TOTAL][:shipped]
-    if not total.any():
-        return None
-    accuracy, photos = float((right[total > 0] / total[total > 0]).mean()), int(total.sum())
-    known = _teachers_statistics(task)
-    if task.approach.recipe.head == "solved":  # the solved head is taken to be as good as the shipped one
-        shipped_head = known.solve_head(shipped)
-    else:
-        weight, bias = _head(task.teacher)
-        shipped_head = weight[:shipped], bias[:shipped]
-    # Even if every photo was recognised, the next one may not be.
-    spread = known.find_spread(*shipped_head, shipped, min(accuracy, 1 - 0.5 / photos))
-    now = float(statistics.estimate_accuracy(*_head(task.student), shipped, spread).mean())
-    return ShippedEstimate(
-        measured=accuracy, photos=photos, now=now, interval=interval_around(now, accuracy, photos)
-    )
-
-
-def _head(network: Network) -> tuple[Features, Features]:
-    weight, bias = (tensor.cpu().double().numpy() for tensor in network.head_tensors())
-    return weight, bias

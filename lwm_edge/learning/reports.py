@@ -36,12 +36,14 @@ class ShippedEstimate(Report):
     Attributes:
         measured: Accuracy that the vendor measured, on photos that the network never saw.
         photos: Number of these photos.
+        before: Accuracy that the model before this increment is estimated to have had.
         now: Accuracy that the new model is estimated to have.
         interval: Interval around `now`, which allows for chance and for errors of the estimate itself.
     """
 
     measured: float
     photos: int
+    before: float
     now: float
     interval: tuple[float, float]
 

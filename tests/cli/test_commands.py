@@ -48,7 +48,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
 
 
 COMMANDS = (
-    "demo", "build-base", "init", "add-classes", "remove-class",
+    "demo", "build-base", "pack", "init", "add-classes", "remove-class",
     "predict", "evaluate", "info", "export", "repair", "audit",
     "keygen", "sign", "verify",
 )  # fmt: skip

@@ -108,7 +108,9 @@ def test_every_change_leaves_alone_and_names_what_is_not_ours(
         report = change(home, photos)
         now = state_of_all(tmp_path / name)
         assert {path: now.get(path) for path in planted} == planted, name
-        named = [path for path in planted if any(path in line for line in home.describe_foreign(most=1000))]
+        named = [
+            path for path in planted if any(path in line for line in home.describe_foreign(max_listed=1000))
+        ]
         assert len(named) >= len(PLANTED)
         assert report is None or any("left alone" in line for line in report.warnings), name
         assert not audit(home).passed
@@ -403,7 +405,7 @@ def test_only_what_a_user_names_is_written_through_links() -> None:
     callers = {m for m, tree in _modules() for node in ast.walk(tree)
                if (isinstance(node, ast.Attribute) and node.attr == "write_output")
                or (isinstance(node, ast.Name) and node.id == "write_output") }  # fmt: skip
-    assert callers == {"build", "signing", "export", "plots"}
+    assert callers == {"finish", "signing", "export", "plots"}
 
 
 def test_this_search_finds_such_calls() -> None:

@@ -133,3 +133,51 @@ def test_the_spread_is_found_with_which_the_estimate_is_what_was_measured() -> N
     spread = statistics.find_spread(weight, bias, 5, measured)
     assert spread == pytest.approx(4, rel=0.15)
     assert statistics.estimate_accuracy(weight, bias, 5, spread).mean() == pytest.approx(measured, abs=0.01)
+
+
+def test_classes_of_few_photos_hold_their_own_beside_those_of_many() -> None:
+    """In many dimensions a mean of few photos is far off; the bias makes up for what that costs its class."""
+    d, chance = 120, np.random.default_rng(7)
+    counts = {0: 400, 1: 400, 2: 4, 3: 4}
+    centres = chance.normal(size=(4, d)) * 0.35
+    labels = np.repeat(list(counts), list(counts.values()))
+    test_labels = np.repeat(np.arange(4), 300)
+    features, test = (centres[y] + chance.normal(size=(len(y), d)) for y in (labels, test_labels))
+    statistics = ClassStatistics.empty(4, d)
+    statistics.learn(features, labels)
+
+    def recall(learnt: ClassStatistics) -> np.ndarray:
+        weight, bias = learnt.solve_head(4)
+        right = (test @ weight.T + bias).argmax(1) == test_labels
+        return np.array([right[test_labels == label].mean() for label in range(4)])
+
+    as_if_equal = statistics.copy()
+    as_if_equal.counts[:] = 100
+    uncorrected, corrected = recall(as_if_equal), recall(statistics)
+    assert corrected[2:].mean() > uncorrected[2:].mean() + 0.15
+    assert corrected.mean() > uncorrected.mean() + 0.02 and np.ptp(corrected) < np.ptp(uncorrected)
+
+
+def test_where_classes_have_equally_many_photos_the_bias_is_the_discriminants_own() -> None:
+    statistics = ClassStatistics.empty(3, 3)
+    statistics.learn(*_photos(GENERATOR.normal(size=(3, 3)), 50))
+    more = statistics.copy()
+    more.counts[:] = 7
+    for ours, theirs in zip(statistics.solve_head(3), more.solve_head(3), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-12)
+
+
+def test_a_class_that_is_learnt_again_gets_the_mean_of_the_later_photos() -> None:
+    first, labels = _photos(GENERATOR.normal(size=(2, 3)), 20)
+    later, later_labels = _photos(GENERATOR.normal(size=(2, 3)), 10)
+    statistics = ClassStatistics.empty(2, 3).with_photos(first, labels)
+    again = statistics.with_photos(later, later_labels)
+    for label in range(2):
+        np.testing.assert_allclose(again.means[label], later[later_labels == label].mean(0))
+    assert again.counts.tolist() == [10, 10] and again.photos == 60 and statistics.photos == 40
+    scatter = sum(  # each group around its own mean
+        (f[y == label] - f[y == label].mean(0)).T @ (f[y == label] - f[y == label].mean(0))
+        for f, y in ((first, labels), (later, later_labels))
+        for label in range(2)
+    )
+    np.testing.assert_allclose(again.covariance, scatter / 60)

@@ -35,7 +35,7 @@ EXPORT_AS = {
 
 ARCHITECTURES = (
     "resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "shufflenet_v2_x0_5", "mnasnet0_5",
-    "regnet_y_400mf", "small_resnet20", "efficientnet_lite0",
+    "regnet_y_400mf", "small_resnet20", "efficientnet_lite0", "mobilenet_v3_small", "densenet121",
     *(pytest.param(name, marks=pytest.mark.extended) for name in SAY_NOTHING_NEW),
 )  # fmt: skip
 """For tests that are parametrized by them."""

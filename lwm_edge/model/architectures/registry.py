@@ -1,8 +1,9 @@
 """Registers architectures: what a bundle's `architecture` key stands for.
 
 Every architecture ends in feature maps, global average pooling and one linear layer, so that Grad-CAM has the
-closed form of `learning.attention`. A vendor adds their own through the entry-point group
-`lwm_edge.architectures`, each entry an `Architecture`:
+closed form of `learning.attention`. Layers that others have in between count as part of the feature maps:
+MobileNetV3 pools before them, so its maps are 1x1 and the attention loss has no use for it. A vendor adds
+their own through the entry-point group `lwm_edge.architectures`, each entry an `Architecture`:
 
     [project.entry-points."lwm_edge.architectures"]
     my_net = "my_package:ARCHITECTURE"
@@ -10,11 +11,13 @@ closed form of `learning.attention`. A vendor adds their own through the entry-p
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
 
+import torch
 from torch import Tensor, nn
 
 from ...errors import ArchitectureError
@@ -24,6 +27,9 @@ from ._torchvision import models
 
 ENTRY_POINT_GROUP = "lwm_edge.architectures"
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+_MAX_HEAD_INPUTS = 4000
+_TOO_LARGE = ("regnet_y_128gf",)  # its head reads 7392 values, and no ONNX file holds its 2.6 GB
 
 WeightsSource = Callable[[], Mapping[str, Tensor]]
 
@@ -37,6 +43,8 @@ class Architecture:
             possible on the meta device, which takes no memory.
         features: Names of the classifier's child modules that, one after the other, take images
             [B, 3, H, W] float32 to the last feature maps [B, d, h, w] float32.
+        tail: Function that makes what comes after these modules, before the global average pooling, of the
+            whole classifier: a module from maps to maps. None if nothing does.
         head: Dotted name of the one linear layer.
         preprocessing: Preprocessing from a photo to the input, unless the vendor says otherwise.
         weights: Pretrained weights by name, each a function that returns a state dict of `build()`.
@@ -47,6 +55,7 @@ class Architecture:
     head: str
     preprocessing: Preprocessing
     weights: Mapping[str, WeightsSource] = field(default_factory=dict)
+    tail: Callable[[nn.Module], nn.Module] | None = None
 
 
 def _imagenet(size: int) -> Preprocessing:
@@ -57,17 +66,37 @@ def _small(size: int) -> Preprocessing:
     return Preprocessing(image_size=size, resize_size=size, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
+def _rectified(model: nn.Module) -> nn.Module:
+    """Makes the tail of DenseNet, whose forward method ends in a ReLU."""
+    return nn.ReLU()
+
+
+def _hidden_layer(model: nn.Module) -> nn.Module:
+    """Makes the tail of MobileNetV3: pooling, and its classifier's hidden layer as a 1x1 convolution."""
+    linear = model.get_submodule("classifier.0")
+    assert isinstance(linear, nn.Linear)
+    convolution = nn.Conv2d(linear.in_features, linear.out_features, 1, device="meta")
+    convolution.weight = nn.Parameter(linear.weight.detach()[:, :, None, None], requires_grad=False)
+    convolution.bias = linear.bias
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), convolution, nn.Hardswish())
+
+
 _FAMILIES: dict[str, tuple[tuple[str, ...], str]] = {  # torchvision: prefix of the name -> features, head
     "resnet": (("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"), "fc"),
     "resnext": (("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"), "fc"),
     "wide_resnet": (("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"), "fc"),
     "mobilenet_v2": (("features",), "classifier.1"),
+    "mobilenet_v3": (("features",), "classifier.3"),
+    "densenet": (("features",), "classifier"),
     "efficientnet_b": (("features",), "classifier.1"),
     "efficientnet_v2": (("features",), "classifier.1"),
     "shufflenet_v2": (("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5"), "fc"),
     "mnasnet": (("layers",), "classifier.1"),
     "regnet": (("stem", "trunk_output"), "fc"),
 }
+
+
+_TAILS = {"mobilenet_v3": _hidden_layer, "densenet": _rectified}
 
 
 def _torchvision_weights(name: str) -> Mapping[str, Tensor]:
@@ -83,10 +112,11 @@ def _torchvision_architectures() -> dict[str, Architecture]:
             head=head,
             preprocessing=_imagenet(224),
             weights={"imagenet": partial(_torchvision_weights, name)},
+            tail=_TAILS.get(prefix),
         )
         for name in models.list_models(module=models)
         for prefix, (features, head) in _FAMILIES.items()
-        if name.startswith(prefix)
+        if name.startswith(prefix) and name not in _TOO_LARGE
     }
 
 
@@ -127,6 +157,23 @@ def find_architecture(name: str) -> Architecture:
         if isinstance(found, Architecture):
             return found
         raise ArchitectureError(f"architecture {name}: {entry.value} is not an lwm_edge.Architecture")
-    known = "does not end in feature maps, average pooling and one linear layer"
-    reason = known if name in models.list_models(module=models) else "is not a registered architecture"
+    reason = (
+        _unfitness(name) if name in models.list_models(module=models) else "is not a registered architecture"
+    )
     raise ArchitectureError(f"{name} {reason}; choose one of: {', '.join(architecture_names())}")
+
+
+def _unfitness(name: str) -> str:
+    """Says why a classifier of torchvision cannot be used."""
+    if name in _TOO_LARGE:
+        return "is larger than an ONNX file can be"
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the defaults of old models
+        model = models.get_model(name, weights=None)
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if linear and (inputs := linear[-1].in_features) > _MAX_HEAD_INPUTS:
+        return (
+            f"has a head that reads {inputs} values, for which class statistics would take "
+            f"{4 * inputs**2 / 2**20:.0f} MiB in the bundle and {3 * 8 * inputs**2 / 2**20:.0f} MiB of memory"
+        )
+    return "does not end in feature maps, average pooling and one linear layer"

@@ -33,8 +33,10 @@ def take_apart(model: nn.Module, architecture: Architecture, name: str) -> tuple
         raise ArchitectureError(
             f"architecture {name}: its head {architecture.head} is not a linear layer with bias"
         )
-    backbone = nn.Sequential(OrderedDict((part, children[part]) for part in architecture.features))
-    return backbone, head
+    parts = OrderedDict((part, children[part]) for part in architecture.features)
+    if architecture.tail:
+        parts["tail"] = architecture.tail(model)
+    return nn.Sequential(parts), head
 
 
 @torch.no_grad()

@@ -30,6 +30,7 @@ def lower(model: ModelProto) -> ModelProto:
     """
     graph = model.graph
     _replace_sequence_splits(graph)
+    _replace_hard_swishes(graph)
     _fix_reshape_shapes(graph)
     refused = set()
     for node in graph.node:
@@ -105,6 +106,21 @@ def _replace_sequence_splits(graph: GraphProto) -> None:
         split.CopyFrom(replacement)
         for node in parts:
             graph.node.remove(node)
+
+
+def _replace_hard_swishes(graph: GraphProto) -> None:
+    """Replaces HardSwish, which TensorRT 8 does not list, by what defines it: x * HardSigmoid(x)."""
+    nodes = [NodeProto.FromString(node.SerializeToString()) for node in graph.node]
+    graph.ClearField("node")
+    for node in nodes:
+        if node.op_type != "HardSwish":
+            graph.node.append(node)
+            continue
+        x, gate = node.input[0], f"{node.output[0]}_gate"
+        hard_sigmoid = helper.make_node(
+            "HardSigmoid", [x], [gate], f"{node.name}_gate", alpha=1 / 6, beta=0.5
+        )
+        graph.node.extend([hard_sigmoid, helper.make_node("Mul", [x, gate], node.output, node.name)])
 
 
 def _fix_reshape_shapes(graph: GraphProto) -> None:

@@ -34,7 +34,7 @@ from tests.support.samples import photo_set
 TENSORRT = {
     *("Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv", "Div", "Gemm"),
     *("MaxPool", "Mul", "ReduceMean", "Relu", "Reshape", "Sigmoid", "Softmax", "Split", "Sub"),
-    "Transpose",
+    *("HardSigmoid", "Transpose"),
 }
 
 
@@ -157,6 +157,9 @@ def exported(network: Network, name: str, activation: str = "sigmoid") -> tuple[
     return read_graph(arrays), fill_graph(arrays, manifest)
 
 
+NORMALISES_FIRST = {"densenet121": 62}
+"""Networks that normalise before they convolve, so that runtimes cannot fold it in, and how often."""
+
 EXPORTED = [
     pytest.param(name, marks=pytest.mark.extended) if isinstance(name, str) and name in EXPORT_AS else name
     for name in ARCHITECTURES
@@ -174,7 +177,7 @@ def test_every_family_exports_in_the_form_that_runtimes_read_and_grows(name: str
     first = graph.graph.node[0]
     assert first.op_type == "Cast" and list(first.input) == ["image"]
     assert bias_of_zeros(graph) == []
-    assert normalisations_left(content, tmp_path) == 0
+    assert normalisations_left(content, tmp_path) == NORMALISES_FIRST.get(name, 0)
     network_takes, graph_takes = network_cost(network), graph_cost(graph)
     assert 0.7 < graph_takes.operations / network_takes.operations < 1.5
     assert 0.5 < graph_takes.elements / network_takes.elements < 2.5

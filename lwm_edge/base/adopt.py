@@ -1,0 +1,100 @@
+"""Makes a vendor's base of a classifier that is trained already: the verb `pack`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from .. import storage
+from ..errors import PhotosError
+from ..learning.running import observe
+from ..model.architectures.registry import find_architecture
+from ..photos.folders import PhotoFolder, read_photo_folder
+from ..photos.photo_set import Photo, PhotoSet, PixelCache
+from ..records import AnyPath, Progress, ProgressCallback, ignore_progress
+from .config import PackConfig
+from .finish import BATCH_SIZE, PIXEL_CACHE_BYTES, Material, check_capacity, finish_base
+from .labels import check_order, match_folders, read_labels
+from .preprocessing import chosen_preprocessing
+from .reports import BaseReport
+from .start import trained_network
+
+_LISTED = 20
+
+
+def pack_checkpoint(
+    checkpoint: AnyPath,
+    photos: AnyPath,
+    output: AnyPath,
+    config: PackConfig,
+    *,
+    on_progress: ProgressCallback = ignore_progress,
+) -> BaseReport:
+    """Makes a base of a trained classifier as it is, and writes its bundle.
+
+    Args:
+        checkpoint: Path of a torch checkpoint of the whole classifier (.pth), however it is wrapped.
+        photos: Path of the photos that it was trained on, in one sub-folder for each class.
+        output: Path of the bundle to write; an existing file is replaced.
+        config: Settings of the base.
+        on_progress: Function that is called at every step.
+
+    Raises:
+        PhotosError: A folder cannot be used; every problem is listed.
+        ArchitectureError: The architecture is unknown or does not fit, or the checkpoint fits another one.
+        CapacityError: There are more classes than the capacity allows.
+        ConfigError: The checkpoint cannot be read, its head or its labels are of other classes, or the photos
+            contradict their order.
+        ExportError: The ONNX graph cannot be made or is wrong (ParityError).
+    """
+    started = time.monotonic()
+    checkpoint, photos, output = Path(checkpoint), Path(photos), Path(output)
+    storage.check_output(output)
+    architecture = find_architecture(config.architecture)
+    preprocessing, warnings = chosen_preprocessing(architecture, config)
+    on_progress(Progress(phase="photos", done=0, total=1))
+    cache = PixelCache(PIXEL_CACHE_BYTES)
+    read = partial(read_photo_folder, preprocessing=preprocessing, cache=cache, min_photos=1)
+    folder = read(photos)
+    class_names = read_labels(config.labels) if config.labels else folder.class_names
+    check_capacity(len(class_names), config)
+    order = match_folders(folder.class_names, class_names, str(config.labels))
+    learnt = PhotoSet(_labelled(folder, order), preprocessing, cache)
+    network = trained_network(architecture, checkpoint, config, len(class_names), preprocessing)
+    predictions = observe(network, learnt, BATCH_SIZE, on_progress).logits(network).argmax(1)
+    check_order(predictions, np.array(learnt.labels), class_names)
+
+    others, skipped = [], [*folder.skipped]
+    for path in (config.unseen_photos, config.statistics_photos):
+        found = read(path) if path else PhotoFolder((), (), ())
+        order = match_folders(found.class_names, class_names, str(photos), all_needed=False)
+        others.append(PhotoSet(_labelled(found, order), preprocessing, cache))
+        skipped += found.skipped
+    unseen, for_statistics = others
+    _check_unseen(unseen, learnt, for_statistics)
+    material = Material(class_names, learnt, unseen, for_statistics, (*skipped, *warnings))
+    return finish_base(network, material, config, output, on_progress, training=None, started=started)
+
+
+def _labelled(folder: PhotoFolder, labels: Sequence[int]) -> list[Photo]:
+    """Lists a folder's photos with the label of their class, in the order of the labels."""
+    groups = sorted(zip(labels, folder.photos, strict=True), key=lambda pair: pair[0])
+    return [replace(photo, label=label) for label, group in groups for photo in group]
+
+
+def _check_unseen(unseen: PhotoSet, *others: PhotoSet) -> None:
+    """Refuses photos that are called unseen but lie in another folder too."""
+    known = {photo.digest: photo.path for photos in others for photo in photos.photos}
+    twice = [f"{photo.path} is {known[photo.digest]}" for photo in unseen.photos if photo.digest in known]
+    if twice:
+        rest = [f"and {len(twice) - _LISTED} more"] if len(twice) > _LISTED else []
+        raise PhotosError(
+            "some photos are given as unseen and among the others too, so they would measure nothing; leave "
+            "them out of one folder",
+            [*twice[:_LISTED], *rest],
+        )

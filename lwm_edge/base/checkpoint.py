@@ -1,0 +1,168 @@
+"""Reads a vendor's checkpoint, whatever it is wrapped in, without ever running code from it."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ArchitectureError, ConfigError, first_line
+from ..model.architectures.registry import architecture_names, find_architecture
+from ..photos.class_names import text_problem
+
+_WRAPPINGS = ("state_dict", "model_state_dict", "model", "network", "net", "module", "weights", "params")
+_AVERAGES = ("ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "model_ema_state_dict")
+_PREFIXES = ("module.", "model.", "_orig_mod.", "network.", "net.", "ema_model.", "ema.")
+_COUNTERS = ("n_averaged", "num_updates", "step", "decay", "initted")  # what wrappers of averages add
+_OPTIONAL = ".num_batches_tracked"
+_MAX_DEPTH = 8  # wrappings inside each other
+_LISTED = 5
+_ADVICE = "save one with torch.save(model.state_dict(), ...)"
+
+
+def read_checkpoint(path: Path, expected: Collection[str]) -> dict[str, Tensor]:
+    """Reads the tensors of a checkpoint without ever running pickled code (`weights_only=True`).
+
+    Wrappings in any nesting (`{"model": {"state_dict": ...}}`) and prefixes of names (`module.`,
+    `_orig_mod.`) are taken off. Where a checkpoint has both a model and its moving average, the model is
+    read.
+
+    Args:
+        path: Path of the checkpoint.
+        expected: Names that the network's tensors have.
+
+    Raises:
+        ConfigError: There is no such file, it cannot be read without running code, or it holds no tensors of
+            a network, or some that are not finite.
+    """
+    state = _unwrap(_load(path))
+    if state is None:
+        raise ConfigError(f"{path} holds no state dict of tensors; {_ADVICE}")
+    state = _without_prefixes({n: t for n, t in state.items() if n not in _COUNTERS}, expected)
+    if broken := [n for n, t in state.items() if t.is_floating_point() and not t.isfinite().all()]:
+        raise ConfigError(
+            f"{path} has weights that are not finite (NaN or infinite), so its training diverged; use an "
+            "earlier checkpoint",
+            _shortened(broken),
+        )
+    return state
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise ConfigError(f"{path} is not a file; give the path of a checkpoint (.pth)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd pickle protocols, which are refused anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files raise almost anything
+        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise ConfigError(
+                f"{path} holds an object of type {found[1]}, which cannot be read without running its code; "
+                f"load it where it was trained, and {_ADVICE}"
+            ) from None
+        reason = first_line(error)
+        detail = "" if text_problem(reason) else f" ({reason})"  # torch prints codes of a terminal
+        raise ConfigError(
+            f"{path} cannot be read as a checkpoint of torch{detail}; it is damaged or of another kind: "
+            f"{_ADVICE}"
+        ) from None
+
+
+def _unwrap(content: Any, depth: int = 0) -> dict[str, Tensor] | None:
+    """Finds the state dict in a checkpoint's content: the first mapping from names to a network's tensors."""
+    if not isinstance(content, Mapping) or depth > _MAX_DEPTH:
+        return None
+    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    if any(isinstance(name, str) and name.rpartition(".")[2] == "weight" for name in tensors):
+        return {str(name): tensor for name, tensor in tensors.items()}
+    for key in (*_WRAPPINGS, *_AVERAGES):
+        if (found := _unwrap(content.get(key), depth + 1)) is not None:
+            return found
+    return None
+
+
+def _without_prefixes(state: dict[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
+    """Takes off the prefixes that wrappers of modules add, as far as it makes the names the expected ones."""
+    candidates = [state]
+    for names in candidates:  # grows meanwhile; names get shorter, so it ends
+        bare = [{n.removeprefix(p): t for n, t in names.items() if n.startswith(p)} for p in _PREFIXES]
+        candidates += filter(None, bare)
+    return max(candidates, key=lambda names: len(names.keys() & set(expected)))
+
+
+def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str, optional: Collection[str]) -> None:
+    """Loads a checkpoint's tensors into a network.
+
+    Args:
+        model: Network of the architecture.
+        state: Tensors by name.
+        name: Name of the architecture.
+        optional: Names of tensors that may be missing or of another shape; they are left as they are.
+
+    Raises:
+        ArchitectureError: Names or shapes are not the architecture's; where they are many, they are counted.
+    """
+    expected = model.state_dict()
+    given = {n: t for n, t in state.items() if n not in optional}
+    missing = [n for n in expected if n not in given and n not in optional and not n.endswith(_OPTIONAL)]
+    wrong = [
+        f"{n} is {list(t.shape)}, not {list(expected[n].shape)}"
+        for n, t in given.items()
+        if n in expected and t.shape != expected[n].shape
+    ]
+    problems = [
+        *_summary(missing, "missing"),
+        *_summary([n for n in given if n not in expected], "unknown"),
+        *_shortened(wrong),
+    ]
+    if problems:
+        raise ArchitectureError(f"the weights are not those of {name}{_likeness(given, name)}", problems)
+    model.load_state_dict(given, strict=False)
+
+
+def _summary(names: Sequence[str], what: str) -> list[str]:
+    """Lists a few names, or counts many by the module that they are in."""
+    if len(names) <= _LISTED:
+        return [f"{name} is {what}" for name in names]
+    modules = Counter(name.partition(".")[0] for name in names)
+    if len(modules) == 1:
+        return [f"{len(names)} tensors are {what}, all under {names[0].partition('.')[0]}"]
+    places = ", ".join(f"{count} under {module}" for module, count in modules.most_common(_LISTED))
+    rest = f", and more under {len(modules) - _LISTED} others" if len(modules) > _LISTED else ""
+    return [f"{len(names)} tensors are {what}: {places}{rest}"]
+
+
+def _shortened(lines: Sequence[str]) -> list[str]:
+    rest = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
+    return [*lines[:_LISTED], *rest]
+
+
+def _likeness(state: Mapping[str, Tensor], name: str) -> str:
+    """Names an architecture whose tensors these are, if there is one."""
+    shapes = _shapes(state)
+    for candidate in architecture_names():
+        if candidate == name:
+            continue
+        try:
+            architecture = find_architecture(candidate)
+            with torch.device("meta"):
+                theirs = _shapes(architecture.build().state_dict())
+        except Exception:  # an architecture of another package, or one that cannot be built without memory
+            continue
+        head = {f"{architecture.head}.weight", f"{architecture.head}.bias"}
+        if theirs.keys() - head == shapes.keys() - head and all(
+            theirs[n] == shapes[n] for n in theirs.keys() - head
+        ):
+            return f": this looks like {candidate}, so try --arch {candidate}"
+    return ""
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {n: t.shape for n, t in state.items() if not n.endswith(_OPTIONAL)}

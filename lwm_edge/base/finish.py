@@ -1,0 +1,222 @@
+"""Turns a trained network into the bundle that ships, whether it was trained here or elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .. import storage
+from ..errors import CapacityError
+from ..learning.class_statistics import ClassStatistics
+from ..learning.reports import TrainingReport
+from ..learning.running import observe
+from ..model.bundle import ONNX_GRAPH, PROBE, Arrays, Bundle, save_bundle, tensors_digest
+from ..model.evaluation import EvaluationReport, evaluate_predictions
+from ..model.loading import network_arrays
+from ..model.manifest import Manifest
+from ..model.network import Network, attention_cells, few_cells_warnings
+from ..model.onnx.parity import (
+    PARITY_BATCH_SIZES,
+    ParityReport,
+    head_inputs_of_probe,
+    parity_probe,
+    verified_file,
+)
+from ..model.onnx.tracing import trace_graph
+from ..photos.photo_set import PhotoSet
+from ..records import Progress, ProgressCallback
+from .choose_levels import choose_levels, possible_levels
+from .config import BundleConfig
+from .measure import measured_tensors, settle
+from .reports import BaseReport
+
+BATCH_SIZE = 64  # photos at once when nothing trains
+PIXEL_CACHE_BYTES = 1024 * 1024 * 1024  # a base is made on a vendor's workstation
+_POOR = 0.5  # accuracy below which the vendor is warned
+_BY_HEART = 0.15  # difference of the accuracies on photos learnt from and on unseen ones
+
+
+@dataclass(frozen=True)
+class Material:
+    """Holds what a base is made of besides its network.
+
+    Attributes:
+        class_names: Names of the classes in class_index order.
+        learnt: Photos that the network learnt from.
+        unseen: Photos that it never saw; there may be none.
+        for_statistics: Photos to make the statistics from instead of those that it learnt from; there may be
+            none.
+        warnings: Warnings so far, such as about files that were left out.
+    """
+
+    class_names: tuple[str, ...]
+    learnt: PhotoSet
+    unseen: PhotoSet
+    for_statistics: PhotoSet
+    warnings: tuple[str, ...] = ()
+
+
+def check_capacity(classes: int, config: BundleConfig) -> None:
+    """Refuses more classes than the bundle is to have room for.
+
+    Raises:
+        CapacityError: There are more.
+    """
+    if classes > config.capacity:
+        raise CapacityError(f"{classes} classes do not fit a capacity of {config.capacity}")
+
+
+def finish_base(
+    network: Network,
+    material: Material,
+    config: BundleConfig,
+    output: Path,
+    on_progress: ProgressCallback,
+    *,
+    training: TrainingReport | None,
+    started: float,
+) -> BaseReport:
+    """Measures a trained network, makes its statistics and writes its bundle.
+
+    Args:
+        network: Network without levels, in eval mode.
+        material: Photos and names of its classes.
+        config: Settings of the bundle.
+        output: Path of the bundle.
+        on_progress: Function that is called at every step.
+        training: Report on the training; None if there was none here.
+        started: Time by the monotonic clock at which the work began.
+    """
+    names, unseen = material.class_names, material.unseen
+    levels = choose_levels(
+        network, material.learnt, possible_levels(network, config.grid), BATCH_SIZE, on_progress
+    )
+    network.cpu()  # the statistics and the probe are float32 of the CPU, whatever trained it
+    on_progress(Progress(phase="evaluate", done=0, total=1))
+    seen = observe(network, material.learnt, BATCH_SIZE)
+    of_unseen = observe(network, unseen, BATCH_SIZE) if unseen.photos else None
+    source = material.for_statistics if material.for_statistics.photos else material.learnt
+    settled = settle(
+        seen if source is material.learnt else observe(network, source, BATCH_SIZE),
+        np.array(source.labels),
+        of_unseen,
+        unseen_labels := np.array(unseen.labels, dtype=np.int64),
+        of_unseen.logits(network) if of_unseen else None,
+        ClassStatistics.empty(config.capacity, network.head.in_features),
+        len(names),
+    )
+    by_training = evaluate_predictions(
+        seen.logits(network).argmax(1), np.array(material.learnt.labels), names, len(names)
+    )
+    accuracy = None
+    if unseen.photos:
+        accuracy = evaluate_predictions(settled.predictions, unseen_labels, names, len(names))
+    if settled.report.head == "solved":
+        network.set_head(*(torch.from_numpy(rows) for rows in settled.statistics.solve_head(len(names))))
+
+    on_progress(Progress(phase="commit", done=0, total=1))
+    arrays = {
+        **network_arrays(network),
+        **settled.statistics.to_arrays(),
+        **measured_tensors(settled.predictions, unseen_labels, config.capacity),
+    }
+    bundle, parity = _write(network, arrays, material, config, output)
+    cells = attention_cells(network)
+    return BaseReport(
+        bundle=output,
+        architecture=config.architecture,
+        class_names=names,
+        capacity=config.capacity,
+        bundle_bytes=bundle.manifest.bundle_bytes,
+        training=training,
+        levels=levels,
+        learnt=by_training,
+        unseen=accuracy,
+        statistics=settled.report,
+        parity=parity,
+        attention_cells=cells,
+        warnings=(
+            *material.warnings,
+            *_warnings(by_training, accuracy, settled.report.accuracy.get("trained"), names),
+            *few_cells_warnings(cells, network.preprocessing.image_size),
+        ),
+        model_digest=bundle.manifest.model_digest,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _warnings(
+    learnt: EvaluationReport,
+    unseen: EvaluationReport | None,
+    trained: float | None,
+    class_names: Sequence[str],
+) -> list[str]:
+    """Says what is wrong with a base, or cannot be known.
+
+    Args:
+        learnt: Accuracy of the trained head on the photos that it learnt from.
+        unseen: Accuracy of the head that ships on unseen photos; None if there are none.
+        trained: Accuracy of the trained head on them.
+        class_names: Names of all classes.
+    """
+    known = (unseen or learnt).accuracy
+    warnings = []
+    if unseen is None:
+        warnings.append(
+            "no photos were given that the network never saw, so its accuracy is not known, and devices "
+            "cannot estimate how much their models still know; pass them to pack with --unseen-photos, or "
+            "let build-base hold some back"
+        )
+    elif missing := [name for name in class_names if name not in unseen.per_class]:
+        warnings.append(
+            f"accuracy was not measured on {', '.join(missing)}: there are no unseen photos of them"
+        )
+    if trained is not None and learnt.accuracy - trained > _BY_HEART:
+        warnings.append(
+            f"the network recognises {learnt.accuracy:.0%} of the photos that it learnt from, but only "
+            f"{trained:.0%} of those it never saw: it has learnt its photos by heart. Train it on more "
+            "photos, with more augmentation or for fewer epochs"
+        )
+    if known < _POOR:
+        which = "that the network never saw" if unseen else "that the network learnt from"
+        warnings.append(
+            f"the base recognises only {known:.0%} of the photos {which}; what devices add to it can "
+            "hardly be better, so check its training, its preprocessing and its labels"
+        )
+    return warnings
+
+
+def _write(
+    network: Network, arrays: Arrays, material: Material, config: BundleConfig, output: Path
+) -> tuple[Bundle, ParityReport]:
+    """Writes the bundle, with a probe and a checked ONNX graph."""
+    photos = material.learnt
+    arrays = {
+        **arrays,
+        PROBE: head_inputs_of_probe(network),
+        ONNX_GRAPH: np.frombuffer(trace_graph(network, config.activation), dtype=np.uint8),
+    }
+    manifest = Manifest(
+        architecture=config.architecture,
+        preprocessing=network.preprocessing,
+        activation=config.activation,
+        levels=network.levels,
+        class_names=material.class_names,
+        shipped_classes=len(material.class_names),
+        author=config.author,
+        license=config.license,
+        description=config.description,
+        permits=config.permits,
+        capacity=config.capacity,
+        bundle_bytes=0,
+        recipe="base",
+        tensors_digest=tensors_digest(arrays),
+    )
+    examples = photos.load(range(min(max(PARITY_BATCH_SIZES), len(photos.photos))))
+    _, parity = verified_file(arrays, manifest, parity_probe(network, examples))
+    return save_bundle(output, arrays, manifest, storage.write_output), parity

@@ -1,0 +1,44 @@
+"""Defines the options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import IncrementConfig
+from ..records import Settings
+from .settings import setting_help
+
+
+def setting(config: type[Settings], name: str, *flags: str, **extra: Any) -> Any:
+    """Makes the option for a setting, with the help that its field declares."""
+    return typer.Option(*flags, help=setting_help(config, name), **extra)
+
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+HomeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--home",
+        metavar="DIR",
+        help="The model home. Default: $LWM_EDGE_HOME, then `home` in lwm-edge.toml, then the platform's "
+        "folder for application data.",
+    ),
+]
+PhotosArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PHOTOS", help="Folder with one sub-folder of photos per class, named after the class."
+    ),
+]
+WaitOption = Annotated[
+    bool, typer.Option("--wait", help="If another process is changing the home, wait until it is done.")
+]
+TrustOption = Annotated[
+    Path | None, typer.Option("--trust", metavar="VENDOR.pub", help="The vendor's public key.")
+]
+SignWithOption = Annotated[
+    Path | None, setting(IncrementConfig, "sign_with", "--sign-with", metavar="FILE.key")
+]

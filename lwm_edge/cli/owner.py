@@ -1,0 +1,280 @@
+"""Defines the commands that a device's owner runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .. import ExportConfig, IncrementConfig
+from ..errors import ConfigError, TrustError
+from ..storage import STDOUT
+from . import display, display_proofs
+from .answer import home_path, open_chosen_home, show, with_progress
+from .options import (
+    HomeOption,
+    JsonOption,
+    PhotosArgument,
+    SignWithOption,
+    TrustOption,
+    WaitOption,
+    setting,
+)
+from .settings import FileConfig, increment_config, read_file_config
+
+if TYPE_CHECKING:
+    from .. import AuditReport, SimulationReport
+
+
+def demo(
+    folder: Annotated[
+        Path | None, typer.Option("--folder", metavar="DIR", help="Folder for the demo's model homes.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """See it work: add four classes to a small model that ships with lwm-edge, in about a minute."""
+    from .. import run_demo
+
+    folder = folder or Path.cwd() / "lwm-edge-demo"
+    show(with_progress(lambda on: run_demo(folder, on_progress=on)), as_json, display.demo)
+
+
+def init_command(
+    base: Annotated[Path, typer.Argument(metavar="BASE.lwm", help="The bundle that the vendor shipped.")],
+    home: HomeOption = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Start an existing home over; what it has learnt is lost.")
+    ] = False,
+    trust: TrustOption = None,
+    wait: WaitOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a model home from a shipped base, with its ONNX file.
+
+    With --trust, the home accepts no base that this key did not sign, now or later.
+    """
+    from .. import init_home
+
+    report = init_home(base, home_path(home), replace=replace, trust=trust, wait=wait)
+    show(report, as_json, display.change, is_done=True)
+
+
+def add_classes_command(
+    photos: PhotosArgument,
+    home: HomeOption = None,
+    recipe: Annotated[str | None, setting(IncrementConfig, "recipe")] = None,
+    beta: Annotated[float | None, setting(IncrementConfig, "beta")] = None,
+    gamma: Annotated[float | None, setting(IncrementConfig, "gamma")] = None,
+    epochs: Annotated[int | None, setting(IncrementConfig, "epochs")] = None,
+    learning_rate: Annotated[float | None, setting(IncrementConfig, "learning_rate")] = None,
+    batch_size: Annotated[int | None, setting(IncrementConfig, "batch_size")] = None,
+    max_memory: Annotated[str | None, setting(IncrementConfig, "max_memory", metavar="SIZE")] = None,
+    frozen_blocks: Annotated[int | None, setting(IncrementConfig, "frozen_blocks")] = None,
+    min_photos: Annotated[int | None, setting(IncrementConfig, "min_photos")] = None,
+    seed: Annotated[int | None, setting(IncrementConfig, "seed")] = None,
+    device: Annotated[str | None, setting(IncrementConfig, "device")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what this would take (memory, time, disk), then stop.")
+    ] = False,
+    fresh: Annotated[bool, setting(IncrementConfig, "fresh")] = False,
+    force: Annotated[bool, setting(IncrementConfig, "force")] = False,
+    sign_with: SignWithOption = None,
+    wait: WaitOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Teach the model new classes from photos of them alone: the main job.
+
+    Nothing changes until the last step; then bundle, ONNX file, labels and receipt change together. After an
+    interruption, the same command continues where it stopped.
+    """
+    from .. import add_classes, plan_increment
+
+    chosen = increment_config(
+        read_file_config(Path.cwd()),
+        recipe=recipe,
+        beta=beta,
+        gamma=gamma,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        max_memory=max_memory,
+        frozen_blocks=frozen_blocks,
+        min_photos=min_photos,
+        seed=seed,
+        device=device,
+        fresh=fresh or None,
+        force=force or None,
+        sign_with=sign_with,
+    )
+    opened = open_chosen_home(home)
+    if dry_run:
+        show(plan_increment(opened, photos, chosen, wait=wait), as_json, display.plan)
+        return
+    report = with_progress(lambda on: add_classes(opened, photos, chosen, on_progress=on, wait=wait))
+    show(report, as_json, display.increment, is_done=True)
+
+
+def remove_class_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the class.")],
+    home: HomeOption = None,
+    shipped: Annotated[
+        bool, typer.Option("--shipped", help="Also allow a class that the vendor shipped.")
+    ] = False,
+    sign_with: SignWithOption = None,
+    wait: WaitOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a class that was added by mistake; no photos needed."""
+    from .. import remove_class
+
+    chosen = increment_config(read_file_config(Path.cwd()), sign_with=sign_with)
+    report = remove_class(
+        open_chosen_home(home), name, shipped=shipped, sign_with=chosen.sign_with, wait=wait
+    )
+    show(report, as_json, display.change, is_done=True)
+
+
+def predict_command(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Photos to classify.")],
+    home: HomeOption = None,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many classes to print.")] = 3,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what the photos show, using the exported ONNX file."""
+    from .. import predict
+
+    show(predict(open_chosen_home(home), images, top_k=top_k), as_json, display.predictions)
+
+
+def evaluate_command(photos: PhotosArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Measure accuracy on labelled photos: for old, new and all classes, and which ones are confused."""
+    from .. import evaluate
+
+    show(evaluate(open_chosen_home(home), photos), as_json, display.evaluation)
+
+
+def info_command(
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="[BUNDLE]", help="A bundle file instead of the home's.")
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a home or a bundle holds."""
+    from .. import info
+
+    show(info(bundle or open_chosen_home(home)), as_json, display.info)
+
+
+def export_command(
+    output: Annotated[
+        Path, typer.Argument(metavar="FILE.onnx", help="The ONNX file to write; - means standard output.")
+    ],
+    home: HomeOption = None,
+    bundle: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Export a bundle file instead of the home's model.")
+    ] = None,
+    static_batch: Annotated[int | None, setting(ExportConfig, "static_batch")] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Store the backbone in half precision.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise the backbone to 8-bit integers.")] = False,
+    float_weights: Annotated[bool, setting(ExportConfig, "float_weights")] = False,
+    fixed_head: Annotated[bool, setting(ExportConfig, "fixed_head")] = False,
+    photos: Annotated[Path | None, setting(ExportConfig, "photos", metavar="DIR")] = None,
+    force: Annotated[bool, setting(ExportConfig, "force")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the model's ONNX file with the network, and write it or another form of it."""
+    from .. import export_onnx
+
+    to_stdout = str(output) == STDOUT
+    if to_stdout and (as_json or sys.stdout.isatty()):
+        raise ConfigError(f"{STDOUT} is standard output: pipe or redirect it, and leave --json out")
+    if fp16 and int8:
+        raise ConfigError("--fp16 and --int8 exclude each other; give one of them")
+    config = ExportConfig(
+        precision="fp16" if fp16 else "int8" if int8 else "float32",
+        float_weights=float_weights,
+        static_batch=static_batch,
+        fixed_head=fixed_head,
+        photos=photos,
+        force=force,
+    )
+    report = export_onnx(bundle or open_chosen_home(home), output, config)
+    if not to_stdout:
+        show(report, as_json, display.export, is_done=True)
+
+
+def repair_command(home: HomeOption = None, wait: WaitOption = False, as_json: JsonOption = False) -> None:
+    """Rebuild files of the home that are missing or changed, from its bundle."""
+    from .. import repair_home
+
+    show(repair_home(home_path(home), wait=wait), as_json, display.repair, is_done=True)
+
+
+def audit_command(
+    home: HomeOption = None,
+    simulate: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Make N increments on a copy, with generated photos, and measure each."
+        ),
+    ] = None,
+    classes: Annotated[int, typer.Option(min=1, help="New classes in each simulated increment.")] = 1,
+    recipe: Annotated[str, typer.Option(help="Recipe to simulate with.")] = "lwm-lda",
+    isolated: Annotated[
+        bool, typer.Option("--isolated", help="Run each simulated increment in its own process.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw storage and memory over the simulation.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Account for every byte of the home; --simulate shows that it does not grow with increments."""
+    report: AuditReport | SimulationReport
+    if simulate is None:
+        if isolated or plot:
+            raise ConfigError("--isolated and --plot only apply to a simulation; pass --simulate N too")
+        from .. import audit
+
+        report = audit(open_chosen_home(home))
+        show(report, as_json, display_proofs.audit)
+    else:
+        from .. import simulate as run
+
+        opened, number = open_chosen_home(home), simulate
+        chosen = increment_config(FileConfig(), recipe=recipe, epochs=1)
+        report = with_progress(
+            lambda on: run(
+                opened, number, classes=classes, config=chosen, isolated=isolated, plot=plot, on_progress=on
+            )
+        )
+        show(report, as_json, display_proofs.simulation)
+    if not report.passed:
+        raise typer.Exit(4)
+
+
+def verify_command(
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="[BUNDLE]", help="A bundle file instead of the home's.")
+    ] = None,
+    home: HomeOption = None,
+    trust: TrustOption = None,
+    device_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--device-key",
+            metavar="DEVICE.pub",
+            help="The device's public key, which must match every recorded change.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Follow the record from base to current model, and say what that proves and what it does not."""
+    from .. import verify
+
+    report = verify(bundle or open_chosen_home(home), trust=trust, device_key=device_key)
+    show(report, as_json, display_proofs.verification)
+    if not report.passed:
+        raise typer.Exit(TrustError.exit_code)

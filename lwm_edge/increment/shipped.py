@@ -1,0 +1,123 @@
+"""Judges what became of the shipped classes, whose photos are not on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..learning.class_statistics import ClassStatistics, Features
+from ..learning.reports import ShippedEstimate
+
+_ERROR, _ERROR_OF_DROP = 0.03, 0.5  # of an estimate, and of the drop that it shows; see `interval_around`
+_WORTH_SAYING = 0.25  # share of its photos that a class is estimated to lose
+_LISTED = 5
+
+Head = tuple[Features, Features]
+"""Weight [classes, d] and bias [classes] of a head."""
+
+
+class ShippedJudgement(NamedTuple):
+    """Says what became of the shipped classes.
+
+    Attributes:
+        estimate: Estimate of the accuracy on them; None if the vendor did not measure it.
+        lost: Reasons to refuse the new model: classes that it would no longer recognise.
+        warnings: Warnings about classes that lost much.
+    """
+
+    estimate: ShippedEstimate | None
+    lost: list[str]
+    warnings: list[str]
+
+
+def judge_shipped(
+    known: ClassStatistics,
+    statistics: ClassStatistics,
+    head_before: Head,
+    head_now: Head,
+    measured: tuple[NDArray[np.int32], NDArray[np.int32]],
+    class_names: Sequence[str],
+    *,
+    solved: bool,
+) -> ShippedJudgement:
+    """Judges the shipped classes by their statistics, starting from what the vendor measured.
+
+    Args:
+        known: Statistics of the classes that the teacher knows, in its features.
+        statistics: Statistics of all classes, in the student's features.
+        head_before: Head of the teacher.
+        head_now: Head of the student.
+        measured: Number of photos that the vendor's model recognised and of all, by class [capacity].
+        class_names: Names of the shipped classes that are left.
+        solved: Whether the student's head is solved from statistics.
+    """
+    shipped = len(class_names)
+    if not shipped:
+        return ShippedJudgement(None, [], [])
+    lost = _lost(known, statistics, head_before, head_now, class_names)
+    right, total = (counts[:shipped] for counts in measured)
+    if not total.any():
+        return ShippedJudgement(None, lost, [])
+    shares = right[total > 0] / total[total > 0]
+    accuracy, photos = float(shares.mean()), int(total.sum())
+    # The solved head is taken to be as good as the one that shipped.
+    alone = known.solve_head(shipped) if solved else (head_before[0][:shipped], head_before[1][:shipped])
+    # Even if every photo was recognised, the next one may not be.
+    spread = known.find_spread(*alone, shipped, min(accuracy, 1 - 0.5 / photos))
+    at_first, before = (known.estimate_accuracy(*head, shipped, spread) for head in (alone, head_before))
+    now = statistics.estimate_accuracy(*head_now, shipped, spread)
+    estimate = ShippedEstimate(
+        measured=accuracy,
+        photos=photos,
+        before=float(before.mean()),
+        now=float(now.mean()),
+        interval=interval_around(float(now.mean()), accuracy, photos),
+    )
+    drops = at_first - now
+    worst = [class_names[i] for i in np.argsort(-drops)[:_LISTED] if drops[i] > _WORTH_SAYING]
+    warnings = [f"{', '.join(worst)} lost most; check with lwm-edge evaluate"] if worst else []
+    return ShippedJudgement(estimate, lost, warnings)
+
+
+def _lost(
+    known: ClassStatistics,
+    statistics: ClassStatistics,
+    head_before: Head,
+    head_now: Head,
+    class_names: Sequence[str],
+) -> list[str]:
+    """Lists the classes that this increment brings down to chance, even by their statistics alone.
+
+    Estimates from statistics are too good, above all for photos that the network learnt from; so what they
+    say is lost, is.
+    """
+    shipped, chance = len(class_names), 1 / len(head_now[0])
+    before = known.estimate_accuracy(*head_before, shipped)
+    now = statistics.estimate_accuracy(*head_now, shipped)
+    return [
+        f"{name} would be lost: by its statistics the new model recognises it no better than chance"
+        for name, was, is_now in zip(class_names, before, now, strict=True)
+        if is_now <= chance < was
+    ]
+
+
+def interval_around(estimate: float, measured: float, photos: int) -> tuple[float, float]:
+    """Computes an interval around an estimate that starts from a measured accuracy.
+
+    Its width has three parts: Wilson's 95% interval (1927) for what was measured, a constant, and a share
+    of the drop, since the more a model is estimated to have lost, the less its statistics can be trusted.
+    The last two were chosen so that the intervals held what benchmarks/estimates.py measured on the demo's
+    base, on an overfitted ResNet-18 and on a pretrained EfficientNet-Lite0.
+
+    Args:
+        estimate: Estimated accuracy.
+        measured: Accuracy that was measured.
+        photos: Number of photos that it was measured on.
+    """
+    z = 1.96
+    chance = z * (measured * (1 - measured) / photos + z**2 / (4 * photos**2)) ** 0.5 / (1 + z**2 / photos)
+    half = (chance**2 + _ERROR**2 + (_ERROR_OF_DROP * (measured - estimate)) ** 2) ** 0.5
+    return max(0.0, estimate - half), min(1.0, estimate + half)

@@ -1,0 +1,225 @@
+"""A trained classifier becomes a base as it is, and what is odd about it is said."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lwm_edge import PackConfig, evaluate, init_home, open_home, pack_checkpoint
+from lwm_edge.base import adopt
+from lwm_edge.base.labels import check_order, match_folders, read_labels
+from lwm_edge.base.preprocessing import chosen_preprocessing
+from lwm_edge.demo import DEMO_DATA
+from lwm_edge.errors import ConfigError, PhotosError, StoppedError
+from lwm_edge.model.architectures.registry import find_architecture
+from lwm_edge.model.bundle import RIGHT, TOTAL, open_bundle
+from lwm_edge.model.loading import load_network
+from tests.support.pages import ROOT
+
+CONFIG = PackConfig(architecture="small_resnet20", image_size=28, capacity=12, activation="sigmoid", grid=0)
+NAMES = ("Coat", "Dress", "Pullover", "Sandal", "T-shirt", "Trouser")
+LEARNT = DEMO_DATA / "train" / "base"
+UNSEEN = DEMO_DATA / "test" / "base"
+
+
+@pytest.fixture(scope="module")
+def classifier() -> torch.nn.Module:
+    """The demo's classifier, as examples/02_save_checkpoint.py makes it."""
+    spec = importlib.util.spec_from_file_location("example", ROOT / "examples" / "02_save_checkpoint.py")
+    assert spec is not None and spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    model: torch.nn.Module = example.trained_classifier()
+    return model
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten photos of each class that it was trained on."""
+    return some_photos(tmp_path_factory.mktemp("few"), LEARNT, range(10))
+
+
+def some_photos(folder: Path, source: Path, which: range) -> Path:
+    for path in sorted(source.iterdir()):
+        (folder / path.name).mkdir(parents=True)
+        for photo in sorted(path.iterdir())[which.start : which.stop]:
+            shutil.copy(photo, folder / path.name)
+    return folder
+
+
+def saved(model: torch.nn.Module, folder: Path, rows: list[int] | None = None) -> Path:
+    """Saves a checkpoint, its head's rows in another order if one is given."""
+    state = dict(model.state_dict())
+    if rows:
+        state |= {name: state[name][rows] for name in ("fc.weight", "fc.bias")}
+    torch.save({"state_dict": state}, folder / "c.pth")
+    return folder / "c.pth"
+
+
+@pytest.fixture
+def only_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends where the base would be measured and written, which takes longer than the checks."""
+
+    def stop(*given: object, **named: object) -> None:
+        raise StoppedError("the classifier was accepted")
+
+    monkeypatch.setattr(adopt, "finish_base", stop)
+
+
+def packs(checkpoint: Path, photos: Path, tmp_path: Path, **changes: object) -> None:
+    pack_checkpoint(checkpoint, photos, tmp_path / "base.lwm", CONFIG.model_copy(update=changes))
+
+
+@pytest.mark.slow
+def test_a_classifier_is_packed_as_it_is_and_measured_on_unseen_photos(
+    classifier: torch.nn.Module, tmp_path: Path
+) -> None:
+    config = CONFIG.model_copy(update={"unseen_photos": UNSEEN})
+    report = pack_checkpoint(saved(classifier, tmp_path), LEARNT, tmp_path / "base.lwm", config)
+    bundle = open_bundle(report.bundle)
+    network = load_network(bundle)
+    assert bundle.manifest.class_names == NAMES and report.training is None
+    assert torch.equal(network.backbone.stem[0].weight, classifier.stem[0].weight)  # type: ignore[index, union-attr]
+    assert report.unseen is not None and report.unseen.photos == 300
+    assert report.statistics.accuracy.keys() == {"all", "unseen", "learnt", "trained"}
+    arrays = bundle.arrays()
+    assert arrays[TOTAL][:7].tolist() == [50] * 6 + [0]
+    shares = arrays[RIGHT][:6] / 50
+    assert report.unseen.per_class == pytest.approx(dict(zip(NAMES, shares.tolist(), strict=True)))
+    init_home(report.bundle, tmp_path / "home")
+    measured = evaluate(open_home(tmp_path / "home"), UNSEEN).accuracy
+    assert measured == pytest.approx(report.unseen.accuracy, abs=0.02)
+    if report.statistics.head == "trained":
+        assert torch.equal(network.attention_weight, classifier.fc.weight)  # type: ignore[arg-type, union-attr]
+
+
+@pytest.mark.slow
+def test_without_unseen_photos_nothing_is_claimed(
+    classifier: torch.nn.Module, few: Path, tmp_path: Path
+) -> None:
+    report = pack_checkpoint(saved(classifier, tmp_path), few, tmp_path / "base.lwm", CONFIG)
+    assert report.unseen is None and report.statistics.head == "trained"
+    assert report.statistics.photos == "learnt" and not open_bundle(report.bundle).arrays()[TOTAL].any()
+    assert any("its accuracy is not known" in warning for warning in report.warnings)
+    network = load_network(open_bundle(report.bundle))
+    assert torch.equal(network.attention_weight, classifier.fc.weight)  # type: ignore[arg-type, union-attr]
+
+
+@pytest.mark.usefixtures("only_checked")
+def test_an_order_that_the_photos_contradict_is_refused_and_the_right_one_named(
+    classifier: torch.nn.Module, few: Path, tmp_path: Path
+) -> None:
+    rows = [3, 0, 5, 1, 2, 4]
+    checkpoint, order = saved(classifier, tmp_path, rows), [NAMES[row] for row in rows]
+    with pytest.raises(ConfigError) as refused:
+        packs(checkpoint, few, tmp_path)
+    assert refused.value.message.endswith(f"in this order: {', '.join(order)}")
+    (tmp_path / "labels.txt").write_text("\n".join(order) + "\n", encoding="utf-8")
+    with pytest.raises(StoppedError):
+        packs(checkpoint, few, tmp_path, labels=tmp_path / "labels.txt")
+    with pytest.raises(ConfigError, match="contradict the order"):
+        packs(saved(classifier, tmp_path), few, tmp_path, labels=tmp_path / "labels.txt")
+    assert not (tmp_path / "base.lwm").exists()
+
+
+@pytest.mark.usefixtures("only_checked")
+def test_folders_as_a_mac_names_them_match_labels_in_any_unicode_form(
+    classifier: torch.nn.Module, few: Path, tmp_path: Path
+) -> None:
+    """A Mac sorts É, decomposed, among the E; composed it comes after Z."""
+    shutil.copytree(few, tmp_path / "photos")
+    (tmp_path / "photos" / "Coat").rename(tmp_path / "photos" / unicodedata.normalize("NFD", "Écharpe"))
+    order = ["Dress", "Écharpe", *NAMES[2:]]
+    checkpoint = saved(classifier, tmp_path, [1, 0, 2, 3, 4, 5])
+    with pytest.raises(ConfigError) as refused:
+        packs(checkpoint, tmp_path / "photos", tmp_path)
+    assert refused.value.message.endswith(f"in this order: {', '.join(order)}")
+    (tmp_path / "labels.txt").write_text("\ufeff" + "\r\n".join(order), encoding="utf-8")
+    with pytest.raises(StoppedError):
+        packs(checkpoint, tmp_path / "photos", tmp_path, labels=tmp_path / "labels.txt")
+
+
+@pytest.mark.usefixtures("only_checked")
+def test_labels_and_folders_that_do_not_match_are_all_listed(
+    classifier: torch.nn.Module, few: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "labels.txt").write_text("\n".join([*NAMES[:4], "Shoe", "Hat"]), encoding="utf-8")
+    with pytest.raises(ConfigError) as refused:
+        packs(saved(classifier, tmp_path), few, tmp_path, labels=tmp_path / "labels.txt")
+    assert refused.value.problems == (
+        "Shoe has no folder of photos",
+        "Hat has no folder of photos",
+        "the folder T-shirt is not listed",
+        "the folder Trouser is not listed",
+    )
+
+
+@pytest.mark.parametrize("text", ["", "Coat\ncoat\n", "a/b\n", "x" * 65])
+def test_a_list_of_labels_that_is_none(text: str, tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match="not a list of class names"):
+        read_labels(tmp_path / "labels.txt")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_labels(tmp_path)
+
+
+@pytest.mark.usefixtures("only_checked")
+def test_a_head_of_other_classes_is_refused(classifier: torch.nn.Module, few: Path, tmp_path: Path) -> None:
+    shutil.copytree(few, tmp_path / "photos")
+    shutil.rmtree(tmp_path / "photos" / "Coat")
+    with pytest.raises(ConfigError, match="has 6 classes, but there are 5 folders"):
+        packs(saved(classifier, tmp_path), tmp_path / "photos", tmp_path)
+
+
+def test_a_classifier_that_is_no_better_than_chance_is_refused() -> None:
+    with pytest.raises(ConfigError, match="recognises 25% of these photos, no better than chance"):
+        check_order(np.zeros(40, np.int64), np.repeat(np.arange(4), 10), ("a", "b", "c", "d"))
+    check_order(np.array([0, 0, 1]), np.array([0, 1, 1]), ("a", "b"))
+
+
+@pytest.mark.usefixtures("only_checked")
+def test_photos_cannot_be_unseen_and_learnt_from(
+    classifier: torch.nn.Module, few: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(PhotosError, match="given as unseen and among the others too") as refused:
+        packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=few)
+    assert len(refused.value.problems) == 21 and refused.value.problems[-1] == "and 40 more"
+    with pytest.raises(ConfigError, match="Shirt is not listed"):
+        packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=DEMO_DATA / "test" / "1")
+    with pytest.raises(StoppedError):
+        packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=UNSEEN)
+
+
+def test_the_preprocessing_is_the_checkpoints_own() -> None:
+    resnet = find_architecture("resnet18")
+
+    def chosen(**settings: object) -> tuple[object, list[str]]:
+        return chosen_preprocessing(resnet, PackConfig(architecture="resnet18", **settings))  # type: ignore[arg-type, union-attr]
+
+    mean = (0.1, 0.2, 0.3)
+    by_hand, warnings = chosen(mean=mean, std=(1, 1, 1), image_size=64, resize_size=70)
+    assert by_hand == resnet.preprocessing.model_copy(
+        update={"mean": mean, "std": (1.0, 1.0, 1.0), "image_size": 64, "resize_size": 70}
+    )
+    assert warnings == []
+    named, warnings = chosen(preprocessing_of="ResNet50_Weights.IMAGENET1K_V2")
+    assert named == resnet.preprocessing.model_copy(update={"resize_size": 232}) and not warnings
+    _, warnings = chosen(preprocessing_of="EfficientNet_B0_Weights.IMAGENET1K_V1")
+    assert "resize by bicubic interpolation" in warnings[0]
+    for wrong in ("ResNet18_Weights.NONE", "nonsense", "FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1"):
+        with pytest.raises(ConfigError, match="no weights"):
+            chosen(preprocessing_of=wrong)
+    with pytest.raises(ConfigError) as refused:
+        chosen(image_size=64, resize_size=32)
+    assert "resize_size is smaller" in refused.value.problems[0]
+
+
+def test_folders_match_labels_whatever_their_case() -> None:
+    assert match_folders(["apple", "PEAR"], ["Pear", "Apple"], "labels.txt") == [1, 0]
+    assert match_folders(["pear"], ["Pear", "Apple"], "x", all_needed=False) == [0]

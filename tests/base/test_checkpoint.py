@@ -1,0 +1,123 @@
+"""A vendor's checkpoint is read however it is wrapped, and nothing in it ever runs."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lwm_edge.base.checkpoint import load_into, read_checkpoint
+from lwm_edge.errors import ArchitectureError, ConfigError
+from lwm_edge.model.architectures.registry import find_architecture
+
+State = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    return find_architecture("small_resnet20").build()
+
+
+def prefixed(state: State, prefix: str) -> State:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+WRAPPINGS: dict[str, Callable[[State], Any]] = {
+    "bare": lambda s: s,
+    "state_dict": lambda s: {"state_dict": s, "epoch": 3},
+    "model": lambda s: {"model": s, "optimizer": {"state": {}, "param_groups": []}},
+    "model_state_dict": lambda s: {"model_state_dict": s},
+    "a wrapping in a wrapping": lambda s: {"model": {"state_dict": s}},
+    "DataParallel": lambda s: {"state_dict": prefixed(s, "module.")},
+    "torch.compile": lambda s: prefixed(s, "_orig_mod."),
+    "compiled, then parallel": lambda s: {"model": prefixed(s, "module._orig_mod.")},
+    "Lightning": lambda s: {"state_dict": {**prefixed(s, "model."), "criterion.weight": torch.ones(3)}},
+    "an average alone": lambda s: {"ema": s},
+    "AveragedModel": lambda s: {"n_averaged": torch.tensor(5), **prefixed(s, "module.")},
+    "a model beside its average": lambda s: {"model": s, "ema": {n: t * 0 for n, t in s.items()}},
+    "a model beside its average, by prefix": lambda s: {
+        **prefixed(s, "model."), **prefixed({n: t * 0 for n, t in s.items()}, "ema_model.")
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_common_wrappings_are_taken_off(wrapping: str, model: torch.nn.Module, tmp_path: Path) -> None:
+    wanted = model.state_dict()
+    torch.save(WRAPPINGS[wrapping](wanted), tmp_path / "c.pth")
+    found = read_checkpoint(tmp_path / "c.pth", wanted)
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_weights_that_are_not_numbers_are_named(model: torch.nn.Module, tmp_path: Path) -> None:
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state["stem.0.weight"][0] = torch.nan
+    torch.save(state, tmp_path / "c.pth")
+    with pytest.raises(ConfigError, match="not finite") as refused:
+        read_checkpoint(tmp_path / "c.pth", state)
+    assert refused.value.problems == ("stem.0.weight",)
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("/tmp/lwm-edge-pickle-was-run"),)  # type: ignore[return-value]
+
+
+def test_pickled_code_never_runs_and_its_type_is_named(tmp_path: Path) -> None:
+    torch.save({"weight": _Evil()}, tmp_path / "evil.pth")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(_Evil()))
+    torch.save({"weight": np.float64(1.0)}, tmp_path / "numpy.pth")
+    for name, said in {
+        "evil.pth": "object of type getattr",
+        "whole.pth": "object of type torch.nn.modules.linear.Linear",
+        "plain.pth": "cannot be read",
+        "numpy.pth": "object of type numpy",
+    }.items():
+        with pytest.raises(ConfigError) as refused:
+            read_checkpoint(tmp_path / name, ["weight"])
+        assert said in str(refused.value) and str(refused.value).isprintable()
+        assert "save one with torch.save(model.state_dict(), ...)" in str(refused.value)
+    assert not Path("/tmp/lwm-edge-pickle-was-run").exists()
+
+
+@pytest.mark.parametrize("content", [{}, {"model": {"x": 1}}, [1, 2], {"epoch": torch.tensor(3)}])
+def test_what_holds_no_network_is_refused(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "c.pth")
+    with pytest.raises(ConfigError, match="holds no state dict"):
+        read_checkpoint(tmp_path / "c.pth", ["weight"])
+
+
+def test_a_missing_or_damaged_file_is_refused(model: torch.nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a file"):
+        read_checkpoint(tmp_path / "none.pth", [])
+    torch.save(model.state_dict(), tmp_path / "c.pth")
+    (tmp_path / "c.pth").write_bytes((tmp_path / "c.pth").read_bytes()[:5000])
+    with pytest.raises(ConfigError, match="damaged or of another kind"):
+        read_checkpoint(tmp_path / "c.pth", [])
+
+
+def test_another_network_is_summarised_and_recognised() -> None:
+    other, resnet = (find_architecture(name).build() for name in ("resnet50", "resnet18"))
+    with pytest.raises(ArchitectureError) as refused:
+        load_into(resnet, other.state_dict(), "resnet18", ())
+    assert "this looks like resnet50, so try --arch resnet50" in refused.value.message
+    assert len(refused.value.problems) <= 8 and any(
+        "tensors are unknown" in p for p in refused.value.problems
+    )
+    partial = {name: tensor for name, tensor in resnet.state_dict().items() if "layer3" not in name}
+    with pytest.raises(ArchitectureError) as refused:
+        load_into(resnet, partial, "resnet18", ())
+    assert refused.value.problems == ("25 tensors are missing, all under layer3",)
+
+
+def test_a_tensor_of_another_shape_is_named(model: torch.nn.Module) -> None:
+    state = {**model.state_dict(), "stem.0.weight": torch.zeros(2, 2)}
+    with pytest.raises(ArchitectureError) as refused:
+        load_into(model, state, "small_resnet20", ())
+    assert refused.value.problems[0].startswith("stem.0.weight is [2, 2], not [")

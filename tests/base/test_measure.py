@@ -1,0 +1,89 @@
+"""Photos that a network never saw decide what its statistics are made from, and which head ships."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lwm_edge.base.finish import _warnings
+from lwm_edge.base.measure import measured_tensors, settle
+from lwm_edge.learning.class_statistics import ClassStatistics
+from lwm_edge.learning.running import Observation
+from lwm_edge.model.bundle import CONFUSIONS, RIGHT, TOTAL
+from lwm_edge.model.evaluation import evaluate_predictions
+
+CLASSES, D = 4, 12
+EMPTY = ClassStatistics.empty(6, D)
+
+
+def photos(centres: np.ndarray, count: int, spread: float, seed: int) -> tuple[Observation, np.ndarray]:
+    labels = np.repeat(np.arange(CLASSES), count)
+    noise = np.random.default_rng(seed).normal(size=(len(labels), D)) * spread
+    return Observation(centres[labels] + noise, None), labels
+
+
+def centres(seed: int, scale: float = 1.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(CLASSES, D)) * scale
+
+
+def logits_that_are_right(labels: np.ndarray, share: float) -> np.ndarray:
+    right = np.random.default_rng(3).random(len(labels)) < share
+    logits = np.zeros((len(labels), CLASSES))
+    logits[np.arange(len(labels)), np.where(right, labels, (labels + 1) % CLASSES)] = 1
+    return logits
+
+
+def test_where_unseen_photos_lie_like_the_learnt_ones_all_are_used() -> None:
+    where = centres(0, 2.0)
+    learnt, unseen = photos(where, 40, 1.0, 1), photos(where, 10, 1.0, 2)
+    settled = settle(*learnt, *unseen, logits_that_are_right(unseen[1], 1.0), EMPTY, CLASSES)
+    assert settled.report.photos == "all" and settled.report.head == "trained"
+    assert settled.statistics.counts[:CLASSES].tolist() == [50] * CLASSES
+    assert settled.report.accuracy["trained"] == 1
+
+
+def test_where_the_learnt_ones_lie_elsewhere_the_means_are_those_of_unseen_photos() -> None:
+    learnt, unseen = photos(centres(0, 2.0), 40, 0.1, 1), photos(centres(5, 2.0), 10, 1.0, 2)
+    settled = settle(*learnt, *unseen, logits_that_are_right(unseen[1], 0.4), EMPTY, CLASSES)
+    assert settled.report.photos == "unseen" and settled.report.head == "solved"
+    assert settled.report.accuracy["unseen"] > 0.8 > settled.report.accuracy["learnt"]
+    for label in range(CLASSES):
+        np.testing.assert_allclose(
+            settled.statistics.means[label], unseen[0].head_inputs[unseen[1] == label].mean(0)
+        )
+    assert settled.statistics.photos == 50 * CLASSES  # the covariance is of all
+    share = (settled.predictions == unseen[1]).mean()
+    assert share == pytest.approx(settled.report.accuracy["unseen"])
+
+
+def test_without_unseen_photos_nothing_is_chosen() -> None:
+    learnt = photos(centres(0), 10, 1.0, 1)
+    settled = settle(*learnt, None, np.zeros(0, np.int64), None, EMPTY, CLASSES)
+    assert settled.report.accuracy == {} and len(settled.predictions) == 0
+    assert not measured_tensors(settled.predictions, np.zeros(0, np.int64), 6)[TOTAL].any()
+
+
+def test_what_was_recognised_and_confused_is_counted() -> None:
+    labels, found = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0, 2])
+    arrays = measured_tensors(found, labels, 4)
+    assert arrays[TOTAL].tolist() == [3, 2, 1, 0] and arrays[RIGHT].tolist() == [1, 1, 1, 0]
+    assert arrays[CONFUSIONS][:3].tolist() == [[0, 1, 2], [1, 0, 1], [0, 0, 0]]
+
+
+def test_a_bad_base_and_one_that_knows_its_photos_by_heart_are_said_to_be() -> None:
+    labels = np.repeat([0, 1], 50)
+
+    def of(share: float, classes: int = 2) -> object:
+        found = np.where(np.arange(100) % 50 < 50 * share, labels, 1 - labels)
+        return evaluate_predictions(found[labels < classes], labels[labels < classes], ("a", "b"), 2)
+
+    def said(learnt: float, unseen: float | None, trained: float | None, classes: int = 2) -> str:
+        judged = None if unseen is None else of(unseen, classes)
+        return " ".join(_warnings(of(learnt), judged, trained, ("a", "b")))  # type: ignore[arg-type]
+
+    assert said(1.0, 0.9, 0.9) == ""
+    assert "recognises 100% of the photos that it learnt from, but only 70%" in said(1.0, 0.9, 0.7)
+    assert "recognises only 30% of the photos that the network never saw" in said(0.3, 0.3, 0.3)
+    assert "recognises only 20% of the photos that the network learnt from" in said(0.2, None, None)
+    assert "its accuracy is not known" in said(1.0, None, None)
+    assert "not measured on b: there are no unseen photos" in said(1.0, 1.0, 1.0, classes=1)

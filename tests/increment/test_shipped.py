@@ -1,0 +1,86 @@
+"""What became of the shipped classes is judged by their statistics, and by what the vendor measured."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lwm_edge.increment.shipped import interval_around, judge_shipped
+from lwm_edge.learning.class_statistics import ClassStatistics
+
+NAMES = ("Coat", "Dress", "Pullover")
+CENTRES = np.random.default_rng(0).normal(size=(4, 8)) * 1.5
+
+
+@pytest.fixture(scope="module")
+def known() -> ClassStatistics:
+    labels = np.repeat(np.arange(3), 60)
+    features = CENTRES[labels] + np.random.default_rng(1).normal(size=(180, 8))
+    return ClassStatistics.empty(6, 8).with_photos(features, labels)
+
+
+def with_new_class(known: ClassStatistics, centre: np.ndarray) -> ClassStatistics:
+    features = centre + np.random.default_rng(2).normal(size=(60, 8))
+    return known.with_photos(features, np.full(60, 3))
+
+
+def measured(*right: int, total: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    counts = np.zeros((2, 6), np.int32)
+    counts[0, : len(right)], counts[1, : len(right)] = right, total
+    return counts[0], counts[1]
+
+
+def test_a_new_class_that_is_far_away_costs_nothing(known: ClassStatistics) -> None:
+    statistics = with_new_class(known, CENTRES[3] * 3)
+    found = judge_shipped(
+        known,
+        statistics,
+        known.solve_head(3),
+        statistics.solve_head(4),
+        measured(38, 38, 38),
+        NAMES,
+        solved=True,
+    )
+    assert found.lost == [] and found.warnings == [] and found.estimate is not None
+    assert found.estimate.measured == pytest.approx(0.95) and found.estimate.photos == 120
+    assert abs(found.estimate.now - 0.95) < 0.02 and abs(found.estimate.before - 0.95) < 0.02
+
+
+def test_a_class_that_a_new_one_is_like_is_named_with_what_it_lost(known: ClassStatistics) -> None:
+    statistics = with_new_class(known, CENTRES[1] + 0.02)
+    found = judge_shipped(
+        known,
+        statistics,
+        known.solve_head(3),
+        statistics.solve_head(4),
+        measured(38, 38, 38),
+        NAMES,
+        solved=True,
+    )
+    assert found.warnings == ["Dress lost most; check with lwm-edge evaluate"]
+    assert found.estimate is not None and found.estimate.now < found.estimate.before - 0.1
+
+
+def test_a_class_that_falls_to_chance_is_lost(known: ClassStatistics) -> None:
+    statistics = with_new_class(known, CENTRES[3])
+    weight, bias = statistics.solve_head(4)
+    bias[0] -= 100
+    heads = known.solve_head(3), (weight, bias)
+    found = judge_shipped(known, statistics, *heads, measured(0, total=0), NAMES, solved=True)
+    assert found.lost == [
+        "Coat would be lost: by its statistics the new model recognises it no better than chance"
+    ]
+    assert found.estimate is None and found.warnings == []
+    lost_before = judge_shipped(
+        known, statistics, heads[1], heads[1], measured(0, total=0), NAMES, solved=True
+    )
+    assert lost_before.lost == []  # this increment did not lose it
+
+
+def test_the_interval_widens_with_fewer_photos_and_a_larger_drop() -> None:
+    width = {
+        (now, photos): np.ptp(interval_around(now, 0.9, photos)) for now in (0.9, 0.6) for photos in (50, 500)
+    }
+    assert width[0.9, 500] == pytest.approx(2 * (0.0262**2 + 0.03**2) ** 0.5, abs=1e-3)
+    assert width[0.9, 500] < width[0.9, 50] < width[0.6, 50] and width[0.6, 500] > 0.3
+    assert interval_around(1.0, 1.0, 5)[1] == 1.0 and interval_around(0.0, 0.5, 5)[0] == 0.0
