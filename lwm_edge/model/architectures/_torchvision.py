@@ -39,11 +39,15 @@ def _import_models() -> Any:
 
 @contextmanager
 def _without_compiler() -> Iterator[None]:
-    """Avoids loading the 80 MiB of torch's compiler, of which torchvision asks a single question."""
+    """Avoids loading the 80 MiB of torch's compiler, of which torchvision asks a single question.
+
+    torchvision 0.18 also tells the compiler about one function, which changes nothing where it never runs.
+    """
     if "torch._dynamo" in sys.modules:
         yield
         return
     package, utils = ModuleType("torch._dynamo"), ModuleType("torch._dynamo.utils")
+    package.allow_in_graph = lambda function: function  # type: ignore[attr-defined]
     utils.is_compile_supported = lambda device_type: False  # type: ignore[attr-defined]
     stand_ins = {"torch._dynamo": package, "torch._dynamo.utils": utils}
     sys.modules.update(stand_ins)

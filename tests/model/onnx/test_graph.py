@@ -18,6 +18,7 @@ from lwm_edge import Classifier, export_onnx
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import ExportError, ParityError
 from lwm_edge.home.home import Home
+from lwm_edge.model.architectures.registry import architecture_names
 from lwm_edge.model.bundle import ONNX_GRAPH, open_bundle
 from lwm_edge.model.cost import network_cost
 from lwm_edge.model.loading import load_network, network_arrays
@@ -157,12 +158,10 @@ def exported(network: Network, name: str, activation: str = "sigmoid") -> tuple[
     return read_graph(arrays), fill_graph(arrays, manifest)
 
 
-NORMALISES_FIRST = {"densenet121": 62}
-"""Networks that normalise before they convolve, so that runtimes cannot fold it in, and how often."""
-
+IN_THE_GATE = {name for name in ARCHITECTURES if isinstance(name, str)} - EXPORT_AS.keys()
 EXPORTED = [
-    pytest.param(name, marks=pytest.mark.extended) if isinstance(name, str) and name in EXPORT_AS else name
-    for name in ARCHITECTURES
+    name if name in IN_THE_GATE else pytest.param(name, marks=pytest.mark.extended)
+    for name in architecture_names()
 ]
 
 
@@ -177,7 +176,9 @@ def test_every_family_exports_in_the_form_that_runtimes_read_and_grows(name: str
     first = graph.graph.node[0]
     assert first.op_type == "Cast" and list(first.input) == ["image"]
     assert bias_of_zeros(graph) == []
-    assert normalisations_left(content, tmp_path) == NORMALISES_FIRST.get(name, 0)
+    left = normalisations_left(content, tmp_path)
+    # DenseNet normalises before it convolves, so that runtimes have nothing to fold it into.
+    assert left > 60 if name.startswith("densenet") else left == 0
     network_takes, graph_takes = network_cost(network), graph_cost(graph)
     assert 0.7 < graph_takes.operations / network_takes.operations < 1.5
     assert 0.5 < graph_takes.elements / network_takes.elements < 2.5
