@@ -86,6 +86,17 @@ def half_folders(folder: Path, work: Path) -> tuple[Path, Path]:
     return halves
 
 
+def joined(folder: Path, sources: list[Path]) -> Path:
+    """Copies the photos of several folders of class folders into one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for number, source in enumerate(sources):
+        for photo in source.glob("*/*"):
+            copy = folder / photo.parent.name / f"{number}-{photo.name}"
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(photo, copy)
+    return folder
+
+
 def increment(base: Path, photos: Path, tests: dict[str, Path], work: Path) -> dict[str, Any]:
     """Adds the photos' classes, forced, and measures what the receipt claims."""
     home = work / "home"
@@ -172,7 +183,8 @@ def main(
                 both.mkdir()
                 for path in (*measured.iterdir(), *new.iterdir()):
                     (both / path.name).symlink_to(path.resolve())
-                known = given if given and base.statistics.photos == "unseen" else learnt
+                sources = {"given": [learnt], "unseen": [unseen], "all": [learnt, unseen]}
+                known = joined(work / "known", sources[base.statistics.photos])
                 tests = {"known": known, "shipped": measured, "all": both, "new": new}
                 row = increment(base.bundle, split.train(1), tests, work)
                 photos = base.unseen.photos if base.unseen else 0

@@ -26,7 +26,7 @@ PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class Record(BaseModel):
     """Holds data to store: frozen, and without undeclared fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class Settings(Record):
@@ -71,7 +71,7 @@ ExactBytes = Annotated[
 class Report(BaseModel):
     """Holds what a public function returns; it is the base of every report."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 class Progress(Report):

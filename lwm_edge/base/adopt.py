@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,9 @@ from ..errors import PhotosError
 from ..learning.running import observe
 from ..model.architectures.registry import find_architecture
 from ..photos.folders import PhotoFolder, read_photo_folder
-from ..photos.photo_set import Photo, PhotoSet, PixelCache
+from ..photos.photo_set import PhotoSet, PixelCache
 from ..records import AnyPath, Progress, ProgressCallback, ignore_progress
+from .choose_levels import possible_levels
 from .config import PackConfig
 from .finish import BATCH_SIZE, PIXEL_CACHE_BYTES, Material, check_capacity, finish_base
 from .labels import check_order, match_folders, read_labels
@@ -24,6 +24,7 @@ from .preprocessing import chosen_preprocessing
 from .reports import BaseReport
 from .start import trained_network
 
+_MIN_PHOTOS = 2  # of a class, without which it has no spread
 _LISTED = 20
 
 
@@ -59,32 +60,36 @@ def pack_checkpoint(
     preprocessing, warnings = chosen_preprocessing(architecture, config)
     on_progress(Progress(phase="photos", done=0, total=1))
     cache = PixelCache(PIXEL_CACHE_BYTES)
-    read = partial(read_photo_folder, preprocessing=preprocessing, cache=cache, min_photos=1)
-    folder = read(photos)
+    read = partial(read_photo_folder, preprocessing=preprocessing, cache=cache)
+    folder = read(photos, min_photos=_MIN_PHOTOS)
     class_names = read_labels(config.labels) if config.labels else folder.class_names
     check_capacity(len(class_names), config)
-    order = match_folders(folder.class_names, class_names, str(config.labels))
-    learnt = PhotoSet(_labelled(folder, order), preprocessing, cache)
+    where, skipped = str(config.labels or photos), [*folder.skipped]
+
+    def labelled(path: Path, found: PhotoFolder, *, all_needed: bool = True) -> PhotoSet:
+        """Labels the photos of a folder by the classes' order."""
+        order = match_folders(path, found.class_names, class_names, where, all_needed=all_needed)
+        groups = sorted(zip(order, found.photos, strict=True), key=lambda pair: pair[0])
+        photos = [replace(photo, label=label) for label, group in groups for photo in group]
+        return PhotoSet(photos, preprocessing, cache)
+
+    def others(path: Path | None, min_photos: int, *, all_needed: bool) -> PhotoSet:
+        """Reads another folder of photos of the same classes, if there is one."""
+        if path is None:
+            return PhotoSet([], preprocessing, cache)
+        found = read(path, min_photos=min_photos)
+        skipped.extend(found.skipped)
+        return labelled(path, found, all_needed=all_needed)
+
+    learnt, unseen = labelled(photos, folder), others(config.unseen_photos, 1, all_needed=False)
+    for_statistics = others(config.statistics_photos, _MIN_PHOTOS, all_needed=True)
+    _check_unseen(unseen, learnt, for_statistics)
     network = trained_network(architecture, checkpoint, config, len(class_names), preprocessing)
+    possible_levels(network, config.grid)  # refuses a grid that does not fit before the work
     predictions = observe(network, learnt, BATCH_SIZE, on_progress).logits(network).argmax(1)
     check_order(predictions, np.array(learnt.labels), class_names)
-
-    others, skipped = [], [*folder.skipped]
-    for path in (config.unseen_photos, config.statistics_photos):
-        found = read(path) if path else PhotoFolder((), (), ())
-        order = match_folders(found.class_names, class_names, str(photos), all_needed=False)
-        others.append(PhotoSet(_labelled(found, order), preprocessing, cache))
-        skipped += found.skipped
-    unseen, for_statistics = others
-    _check_unseen(unseen, learnt, for_statistics)
     material = Material(class_names, learnt, unseen, for_statistics, (*skipped, *warnings))
     return finish_base(network, material, config, output, on_progress, training=None, started=started)
-
-
-def _labelled(folder: PhotoFolder, labels: Sequence[int]) -> list[Photo]:
-    """Lists a folder's photos with the label of their class, in the order of the labels."""
-    groups = sorted(zip(labels, folder.photos, strict=True), key=lambda pair: pair[0])
-    return [replace(photo, label=label) for label, group in groups for photo in group]
 
 
 def _check_unseen(unseen: PhotoSet, *others: PhotoSet) -> None:

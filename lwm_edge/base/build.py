@@ -46,7 +46,7 @@ def build_base(
     photos, output = Path(photos), Path(output)
     storage.check_output(output)
     architecture = find_architecture(config.architecture)
-    preprocessing = scaled_preprocessing(architecture, config.image_size)
+    preprocessing = scaled_preprocessing(architecture.preprocessing, config.image_size)
     cache = PixelCache(PIXEL_CACHE_BYTES)
     on_progress(Progress(phase="photos", done=0, total=1))
     folder = read_photo_folder(photos, preprocessing, cache, min_photos=_MIN_PHOTOS)

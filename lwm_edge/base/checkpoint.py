@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ _PREFIXES = ("module.", "model.", "_orig_mod.", "network.", "net.", "ema_model."
 _COUNTERS = ("n_averaged", "num_updates", "step", "decay", "initted")  # what wrappers of averages add
 _OPTIONAL = ".num_batches_tracked"
 _MAX_DEPTH = 8  # wrappings inside each other
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32)
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # as torchvision's files name it
 _LISTED = 5
 _ADVICE = "save one with torch.save(model.state_dict(), ...)"
 
@@ -41,17 +43,30 @@ def read_checkpoint(path: Path, expected: Collection[str]) -> dict[str, Tensor]:
         ConfigError: There is no such file, it cannot be read without running code, or it holds no tensors of
             a network, or some that are not finite.
     """
-    state = _unwrap(_load(path))
-    if state is None:
+    found = list(_mappings(_load(path)))
+    if not found:
         raise ConfigError(f"{path} holds no state dict of tensors; {_ADVICE}")
-    state = _without_prefixes({n: t for n, t in state.items() if n not in _COUNTERS}, expected)
-    if broken := [n for n, t in state.items() if t.is_floating_point() and not t.isfinite().all()]:
+    state = max(found, key=lambda names: len(names.keys() & set(expected)))  # the first among equals
+    state = {name: tensor for name, tensor in state.items() if name not in _COUNTERS}
+    if odd := [f"{n} is {kind}" for n, t in state.items() if (kind := _oddity(t))]:
+        raise ConfigError(f"{path} has tensors that are not plain numbers; {_ADVICE}", _shortened(odd))
+    state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise ConfigError(
             f"{path} has weights that are not finite (NaN or infinite), so its training diverged; use an "
             "earlier checkpoint",
             _shortened(broken),
         )
     return state
+
+
+def _oddity(tensor: Tensor) -> str | None:
+    """Says what keeps a tensor from being a network's weights; returns None if nothing does."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        return "sparse, quantised or without values"
+    if tensor.dtype not in _DTYPES:
+        return f"of type {str(tensor.dtype).removeprefix('torch.')}"
+    return None
 
 
 def _load(path: Path) -> Any:
@@ -75,26 +90,22 @@ def _load(path: Path) -> Any:
         ) from None
 
 
-def _unwrap(content: Any, depth: int = 0) -> dict[str, Tensor] | None:
-    """Finds the state dict in a checkpoint's content: the first mapping from names to a network's tensors."""
+def _mappings(content: Any, depth: int = 0) -> Iterator[dict[str, Tensor]]:
+    """Finds every mapping from names to tensors in a checkpoint's content, with prefixes and without.
+
+    They come in the order of preference among equals: as it stands first, averages last.
+    """
     if not isinstance(content, Mapping) or depth > _MAX_DEPTH:
-        return None
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    if any(isinstance(name, str) and name.rpartition(".")[2] == "weight" for name in tensors):
-        return {str(name): tensor for name, tensor in tensors.items()}
+        return
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if any(name.rpartition(".")[2] == "weight" for name in tensors):
+        candidates = [tensors]
+        for names in candidates:  # grows meanwhile; names get shorter, so it ends
+            bare = [{n.removeprefix(p): t for n, t in names.items() if n.startswith(p)} for p in _PREFIXES]
+            candidates += filter(None, bare)
+        yield from candidates
     for key in (*_WRAPPINGS, *_AVERAGES):
-        if (found := _unwrap(content.get(key), depth + 1)) is not None:
-            return found
-    return None
-
-
-def _without_prefixes(state: dict[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
-    """Takes off the prefixes that wrappers of modules add, as far as it makes the names the expected ones."""
-    candidates = [state]
-    for names in candidates:  # grows meanwhile; names get shorter, so it ends
-        bare = [{n.removeprefix(p): t for n, t in names.items() if n.startswith(p)} for p in _PREFIXES]
-        candidates += filter(None, bare)
-    return max(candidates, key=lambda names: len(names.keys() & set(expected)))
+        yield from _mappings(content.get(key), depth + 1)
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str, optional: Collection[str]) -> None:
@@ -110,7 +121,8 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str, optional
         ArchitectureError: Names or shapes are not the architecture's; where they are many, they are counted.
     """
     expected = model.state_dict()
-    given = {n: t for n, t in state.items() if n not in optional}
+    given = {n if n in expected else _OLD_DENSENET.sub(r"\1\2", n): t for n, t in state.items()}
+    given = {n: t for n, t in given.items() if n not in optional}
     missing = [n for n in expected if n not in given and n not in optional and not n.endswith(_OPTIONAL)]
     wrong = [
         f"{n} is {list(t.shape)}, not {list(expected[n].shape)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,13 +31,13 @@ from ..photos.photo_set import PhotoSet
 from ..records import Progress, ProgressCallback
 from .choose_levels import choose_levels, possible_levels
 from .config import BundleConfig
-from .measure import measured_tensors, settle
-from .reports import BaseReport
+from .measure import BY_HEART, measured_tensors, settle
+from .reports import BaseReport, StatisticsReport
 
 BATCH_SIZE = 64  # photos at once when nothing trains
 PIXEL_CACHE_BYTES = 1024 * 1024 * 1024  # a base is made on a vendor's workstation
 _POOR = 0.5  # accuracy below which the vendor is warned
-_BY_HEART = 0.15  # difference of the accuracies on photos learnt from and on unseen ones
+_WORSE = 0.05  # accuracy by which a solved head may be below the trained one without a warning
 
 
 @dataclass(frozen=True)
@@ -101,17 +100,18 @@ def finish_base(
     seen = observe(network, material.learnt, BATCH_SIZE)
     of_unseen = observe(network, unseen, BATCH_SIZE) if unseen.photos else None
     source = material.for_statistics if material.for_statistics.photos else material.learnt
+    by_training = evaluate_predictions(
+        seen.logits(network).argmax(1), np.array(material.learnt.labels), names, len(names)
+    )
     settled = settle(
         seen if source is material.learnt else observe(network, source, BATCH_SIZE),
         np.array(source.labels),
         of_unseen,
         unseen_labels := np.array(unseen.labels, dtype=np.int64),
         of_unseen.logits(network) if of_unseen else None,
+        by_training.accuracy,
         ClassStatistics.empty(config.capacity, network.head.in_features),
         len(names),
-    )
-    by_training = evaluate_predictions(
-        seen.logits(network).argmax(1), np.array(material.learnt.labels), names, len(names)
     )
     accuracy = None
     if unseen.photos:
@@ -142,8 +142,8 @@ def finish_base(
         attention_cells=cells,
         warnings=(
             *material.warnings,
-            *_warnings(by_training, accuracy, settled.report.accuracy.get("trained"), names),
-            *few_cells_warnings(cells, network.preprocessing.image_size),
+            *_warnings(by_training, accuracy, settled.report, names),
+            *few_cells_warnings(network, cells),
         ),
         model_digest=bundle.manifest.model_digest,
         seconds=time.monotonic() - started,
@@ -153,18 +153,18 @@ def finish_base(
 def _warnings(
     learnt: EvaluationReport,
     unseen: EvaluationReport | None,
-    trained: float | None,
-    class_names: Sequence[str],
+    choice: StatisticsReport,
+    class_names: tuple[str, ...],
 ) -> list[str]:
     """Says what is wrong with a base, or cannot be known.
 
     Args:
         learnt: Accuracy of the trained head on the photos that it learnt from.
         unseen: Accuracy of the head that ships on unseen photos; None if there are none.
-        trained: Accuracy of the trained head on them.
+        choice: Choice of statistics and head.
         class_names: Names of all classes.
     """
-    known = (unseen or learnt).accuracy
+    trained = choice.accuracy.get("trained", learnt.accuracy)
     warnings = []
     if unseen is None:
         warnings.append(
@@ -174,19 +174,26 @@ def _warnings(
         )
     elif missing := [name for name in class_names if name not in unseen.per_class]:
         warnings.append(
-            f"accuracy was not measured on {', '.join(missing)}: there are no unseen photos of them"
+            f"there are no unseen photos of {', '.join(missing)}, so the unseen ones decide nothing: the "
+            "statistics are made from the given photos, and the trained head ships"
         )
-    if trained is not None and learnt.accuracy - trained > _BY_HEART:
+    if learnt.accuracy - trained > BY_HEART:
         warnings.append(
             f"the network recognises {learnt.accuracy:.0%} of the photos that it learnt from, but only "
             f"{trained:.0%} of those it never saw: it has learnt its photos by heart. Train it on more "
             "photos, with more augmentation or for fewer epochs"
         )
-    if known < _POOR:
-        which = "that the network never saw" if unseen else "that the network learnt from"
+    for report, which in ((unseen, "that the network never saw"), (learnt, "that it learnt from")):
+        if report and report.accuracy < _POOR:
+            warnings.append(
+                f"the base recognises only {report.accuracy:.0%} of the photos {which}; what devices add to "
+                "it can hardly be better, so check its training, its preprocessing and its labels"
+            )
+    solved = choice.accuracy.get(choice.photos, trained)
+    if choice.head == "trained" and trained - solved > _WORSE:
         warnings.append(
-            f"the base recognises only {known:.0%} of the photos {which}; what devices add to it can "
-            "hardly be better, so check its training, its preprocessing and its labels"
+            f"the trained head recognises {trained:.0%} of the photos that the network never saw, but the "
+            f"one that devices solve only {solved:.0%}: expect that loss with the first class that is added"
         )
     return warnings
 

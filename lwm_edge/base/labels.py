@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ConfigError, first_line
 from ..learning.class_statistics import Labels
 from ..photos.class_names import class_name_problem, fold_class_name, normalise_class_name
 
 _MAX_BYTES = 8 * 1024**2
-_CLEARLY_BETTER = 0.2  # of the photos
+_CLEARLY_BETTER = 0.3  # of the photos of the classes that are moved
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
@@ -37,14 +38,15 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def match_folders(
-    folders: Sequence[str], labels: Sequence[str], where: str, *, all_needed: bool = True
+    folder: Path, found: Sequence[str], labels: Sequence[str], where: str, *, all_needed: bool = True
 ) -> list[int]:
     """Finds the label of each class folder, whatever its letters' case or Unicode form.
 
     Args:
-        folders: Names of the class folders.
-        labels: Names of the head's rows, in order.
-        where: What lists these names, for errors.
+        folder: Path of the folder that holds the class folders.
+        found: Names of the class folders.
+        labels: Names of the classes, in order.
+        where: What says so, for errors.
         all_needed: Whether each label needs a folder.
 
     Returns:
@@ -54,17 +56,19 @@ def match_folders(
         ConfigError: Some labels have no folder, or some folders no label; all of them are listed.
     """
     index = {fold_class_name(label): i for i, label in enumerate(labels)}
-    known = {fold_class_name(name) for name in folders}
+    known = {fold_class_name(name) for name in found}
     missing = [label for label in labels if fold_class_name(label) not in known] if all_needed else []
     problems = [f"{label} has no folder of photos" for label in missing]
-    problems += [f"the folder {name} is not listed" for name in folders if fold_class_name(name) not in index]
+    problems += [
+        f"the folder {name} is not one of them" for name in found if fold_class_name(name) not in index
+    ]
     if problems:
-        raise ConfigError(f"the folders of photos are not the classes in {where}", problems)
-    return [index[fold_class_name(name)] for name in folders]
+        raise ConfigError(f"the folders in {folder} are not the classes of {where}", problems)
+    return [index[fold_class_name(name)] for name in found]
 
 
 def check_order(predictions: Labels, labels: Labels, class_names: Sequence[str]) -> None:
-    """Refuses an order of the head's rows that the photos contradict.
+    """Refuses an order of the head's rows that the photos contradict, be it for two classes only.
 
     Args:
         predictions: Row that the head ranks highest for each photo [M].
@@ -72,25 +76,44 @@ def check_order(predictions: Labels, labels: Labels, class_names: Sequence[str])
         class_names: Name that is said to be that of each row.
 
     Raises:
-        ConfigError: Another order fits clearly better, and it is named; or the classifier is no better than
-            chance, and no order makes it so.
+        ConfigError: Another order fits the classes that it moves clearly better, and it is named; or the
+            classifier is no better than chance.
     """
     classes = len(class_names)
-    counts = np.zeros((classes, classes), np.int64)  # [class, row]
-    np.add.at(counts, (labels, predictions), 1)
-    photos = counts.sum()
-    right, row_of_class = np.trace(counts) / photos, counts.argmax(1)
-    fits = len(set(row_of_class.tolist())) == classes
-    if fits and counts.max(1).sum() / photos > right + _CLEARLY_BETTER:
+    pairs, counts = np.unique(np.stack([labels, predictions], 1), axis=0, return_counts=True)
+    row_of_class = _best_rows(pairs, counts / np.bincount(labels, minlength=classes)[pairs[:, 0]], classes)
+    is_moved = (row_of_class != np.arange(classes))[pairs[:, 0]]
+    as_moved, as_given = pairs[:, 1] == row_of_class[pairs[:, 0]], pairs[:, 1] == pairs[:, 0]
+    gained = counts[is_moved & as_moved].sum() - counts[is_moved & as_given].sum()
+    right = counts[as_given].sum() / counts.sum()
+    if gained > _CLEARLY_BETTER * counts[is_moved].sum():
         order = ", ".join(class_names[index] for index in np.argsort(row_of_class))
         raise ConfigError(
             f"the photos contradict the order of the classes: taken that way, the classifier recognises "
             f"{right:.0%} of them. Pass --labels FILE with these names, one on each line, in this order: "
             f"{order}"
         )
-    if right <= 1 / classes:
+    if classes > 1 and right <= 1 / classes:
         raise ConfigError(
             f"the classifier recognises {right:.0%} of these photos, no better than chance. Check the order "
             "of its labels (--labels), its preprocessing (--mean, --std, --image-size, --resize-size, "
             "--preprocessing-of) and that these are photos of its classes"
         )
+
+
+def _best_rows(pairs: Labels, shares: NDArray[np.float64], classes: int) -> Labels:
+    """Gives each class a row of its own, the clearest pairs first; one without any keeps its row if it can.
+
+    Args:
+        pairs: Class and row of each pair that occurs [P, 2].
+        shares: Share of the class's photos for which the head ranks that row highest [P].
+        classes: Number of classes.
+    """
+    rows, is_free = np.full(classes, -1, np.int64), np.ones(classes, bool)
+    for label, row in pairs[np.lexsort((pairs[:, 0] != pairs[:, 1], -shares))]:
+        if rows[label] < 0 and is_free[row]:
+            rows[label], is_free[row] = row, False
+    for label in np.flatnonzero(rows < 0):
+        rows[label] = label if is_free[label] else np.flatnonzero(is_free)[0]
+        is_free[rows[label]] = False
+    return rows

@@ -1,9 +1,9 @@
 """Measures a trained network on photos that it never saw, and lets them decide what ships.
 
 Photos that a network learnt by heart lie where no other photo lies: class means and covariance of them
-describe nothing that a device will meet. Statistics are made from all photos, unless those with the means of
-the unseen ones alone, or those of the learnt ones alone, recognise the unseen photos better (each by a head
-that is solved without it). That head ships instead of the trained one if it is better too.
+describe nothing that a device will meet. Statistics are made from all photos, or with the means of the unseen
+ones alone if the network knows the others by heart, unless another choice recognises the unseen photos better
+(each by a head that is solved without it). That head ships instead of the trained one if it is better too.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from ..learning.class_statistics import ClassStatistics, Features, Labels, predi
 from ..learning.running import Observation
 from ..model.bundle import CONFUSIONS, RIGHT, TOTAL, Arrays, empty_tensors
 from .reports import StatisticsReport
+
+BY_HEART = 0.15
+"""Difference of accuracies on photos learnt from and unseen, above which a network knows them by heart."""
 
 
 class Settled(NamedTuple):
@@ -34,68 +37,77 @@ class Settled(NamedTuple):
 
 
 def settle(
-    learnt: Observation,
-    learnt_labels: Labels,
+    given: Observation,
+    given_labels: Labels,
     unseen: Observation | None,
     unseen_labels: Labels,
     trained_logits: Features | None,
+    accuracy_on_learnt: float,
     empty: ClassStatistics,
     classes: int,
 ) -> Settled:
     """Decides from which photos the statistics are made, and whether the solved head ships.
 
     Args:
-        learnt: Observation of the photos to make statistics from, usually those that the network learnt from.
-        learnt_labels: class_index of each of them.
+        given: Observation of the photos given for the statistics, usually those that the network learnt from.
+        given_labels: class_index of each of them.
         unseen: Observation of photos that the network never saw; None if there are none.
         unseen_labels: class_index of each of these.
         trained_logits: Logits of the trained head for the unseen photos.
+        accuracy_on_learnt: Accuracy of the trained head on photos that the network learnt from.
         empty: Statistics of no photos.
         classes: Number of classes.
     """
-    of_learnt = empty.with_photos(learnt.head_inputs, learnt_labels)
+    of_given = empty.with_photos(given.head_inputs, given_labels)
     if unseen is None or trained_logits is None:
-        report = StatisticsReport(photos="learnt", head="trained", accuracy={})
-        return Settled(of_learnt, report, np.zeros(0, np.int64))
+        return Settled(of_given, StatisticsReport(photos="given", head="trained", accuracy={}), unseen_labels)
+    trained = trained_logits.argmax(1)
+    accuracy = {"trained": _accuracy(trained, unseen_labels)}
+    if len(np.unique(unseen_labels)) < classes:  # means from two sources would favour the classes of one
+        return Settled(of_given, StatisticsReport(photos="given", head="trained", accuracy=accuracy), trained)
 
     def of_all(features: Features, labels: Labels) -> ClassStatistics:
-        together = np.concatenate([learnt.head_inputs, features])
-        return empty.with_photos(together, np.concatenate([learnt_labels, labels]))
+        statistics = of_given.copy()
+        statistics.learn_more(features, labels)
+        return statistics
 
     ways: dict[str, Callable[[Features, Labels], ClassStatistics]] = {
         "all": of_all,
-        "unseen": of_learnt.with_photos,  # their means; the covariance is of all
-        "learnt": lambda features, labels: of_learnt,
+        "unseen": of_given.with_photos,  # their means; the covariance is of all
+        "given": lambda features, labels: of_given,
     }
     predictions = {
         way: predict_unseen(learn, unseen.head_inputs, unseen_labels, classes) for way, learn in ways.items()
     }
-    predictions["trained"] = trained_logits.argmax(1)
-    accuracy = {
-        way: float(np.mean([(found[unseen_labels == c] == c).mean() for c in np.unique(unseen_labels)]))
-        for way, found in predictions.items()
-    }
-    best = "all"  # the most photos, unless the unseen ones speak against it
-    for way in ("unseen", "learnt"):
+    accuracy |= {way: _accuracy(found, unseen_labels) for way, found in predictions.items()}
+    best = "unseen" if accuracy_on_learnt - accuracy["trained"] > BY_HEART else "all"
+    for way in ways:
         if _is_better(predictions[way], predictions[best], unseen_labels):
             best = way
-    head = "solved" if _is_better(predictions[best], predictions["trained"], unseen_labels) else "trained"
+    head = "solved" if _is_better(predictions[best], trained, unseen_labels) else "trained"
     return Settled(
         ways[best](unseen.head_inputs, unseen_labels),
         StatisticsReport(photos=best, head=head, accuracy=accuracy),
-        predictions[best if head == "solved" else "trained"],
+        predictions[best] if head == "solved" else trained,
     )
 
 
-def _is_better(predictions: Labels, others: Labels, labels: Labels) -> bool:
-    """Tells whether predictions are right more often than others, by more than chance may bring about.
+def _accuracy(predictions: Labels, labels: Labels) -> float:
+    """Computes the mean accuracy over the classes that have photos."""
+    return float(np.mean([(predictions[labels == c] == c).mean() for c in np.unique(labels)]))
 
-    Only photos count on which one is right and the other is not: by chance each side gets half of them, give
-    or take half their square root.
+
+def _is_better(predictions: Labels, others: Labels, labels: Labels) -> bool:
+    """Tells whether predictions are better than others, by more than chance may bring about.
+
+    Their accuracy, a mean over classes, must be higher. Of the photos on which one is right and the other is
+    not, chance gives each half, with a standard deviation of half their square root: the excess must be above
+    two of these.
     """
     right, others_right = predictions == labels, others == labels
     gained, lost = int((right & ~others_right).sum()), int((others_right & ~right).sum())
-    return gained - lost > float(np.sqrt(gained + lost))
+    is_higher = _accuracy(predictions, labels) > _accuracy(others, labels)
+    return is_higher and gained - lost > 2 * float(np.sqrt(gained + lost))
 
 
 def measured_tensors(predictions: Labels, labels: Labels, capacity: int) -> Arrays:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import ValidationError
 
 from ..errors import ConfigError
-from ..model.architectures._torchvision import models
+from ..model.architectures._torchvision import ImageClassification, models
 from ..model.architectures.registry import Architecture
 from ..photos.preprocessing import Preprocessing
 from ..records import invalid
 from .config import PackConfig
 
 
-def scaled_preprocessing(architecture: Architecture, image_size: int | None) -> Preprocessing:
-    """Returns an architecture's preprocessing, for images of another size if one is given."""
-    default = architecture.preprocessing
+def scaled_preprocessing(default: Preprocessing, image_size: int | None) -> Preprocessing:
+    """Returns a preprocessing, for images of another size if one is given."""
     if image_size is None:
         return default
     resize_size = round(image_size * default.resize_size / default.image_size)
@@ -27,30 +28,38 @@ def chosen_preprocessing(architecture: Architecture, config: PackConfig) -> tupl
     Raises:
         ConfigError: There are no such weights, or the settings contradict each other.
     """
-    base, warnings = scaled_preprocessing(architecture, config.image_size), []
+    default, warnings = architecture.preprocessing, []
     if config.preprocessing_of:
-        try:
-            transforms = models.get_weight(config.preprocessing_of).transforms()
-            base = Preprocessing(
-                image_size=config.image_size or transforms.crop_size[0],
-                resize_size=transforms.resize_size[0],
-                mean=tuple(transforms.mean),
-                std=tuple(transforms.std),
-            )
-        except (ValueError, AttributeError, KeyError):
-            raise ConfigError(
-                f"torchvision has no weights {config.preprocessing_of!r} of a classifier; name them as in "
-                "ResNet18_Weights.IMAGENET1K_V1"
-            ) from None
+        transforms = _transforms(config.preprocessing_of)
+        default = Preprocessing(
+            image_size=transforms.crop_size[0],
+            resize_size=transforms.resize_size[0],
+            mean=tuple(transforms.mean),
+            std=tuple(transforms.std),
+        )
         if transforms.interpolation.value != "bilinear":
             warnings.append(
                 f"{config.preprocessing_of} resize by {transforms.interpolation.value} interpolation, but "
                 "lwm-edge always by bilinear; compare the accuracy with what you know"
             )
+    scaled = scaled_preprocessing(default, config.image_size).model_dump()
     given = {name: getattr(config, name) for name in ("mean", "std", "resize_size")}
     try:
-        return Preprocessing(
-            **base.model_dump() | {n: v for n, v in given.items() if v is not None}
-        ), warnings
+        chosen = Preprocessing(**scaled | {name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         raise invalid("this preprocessing cannot be used", error) from None
+    return chosen, warnings
+
+
+def _transforms(weights: str) -> Any:
+    """Looks up what torchvision's weights of that name do to a photo."""
+    try:
+        transforms = models.get_weight(weights).transforms()
+    except (ValueError, AttributeError, KeyError):
+        transforms = None
+    if not isinstance(transforms, ImageClassification):
+        raise ConfigError(
+            f"torchvision has no weights {weights!r} of a classifier of photos; name them as in "
+            "ResNet18_Weights.IMAGENET1K_V1"
+        )
+    return transforms

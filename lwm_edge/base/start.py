@@ -60,7 +60,12 @@ def trained_network(
     model = architecture.build()
     state = read_checkpoint(checkpoint, model.state_dict())
     rows = _rows(architecture, state)
-    if rows not in (classes, None):
+    if rows is None:
+        raise ConfigError(
+            f"{checkpoint} has no {architecture.head}.weight and {architecture.head}.bias, the last layer of "
+            f"{config.architecture}; give the checkpoint of a whole classifier"
+        )
+    if rows != classes:
         raise ConfigError(
             f"the head of {checkpoint} has {rows} classes, but there are {classes} folders of photos; give "
             "photos of the classes that it was trained on, or train it on these with lwm-edge build-base "
@@ -98,8 +103,8 @@ def _load(
     weight, bias = f"{architecture.head}.weight", f"{architecture.head}.bias"
     if whole_head and weight in state:
         owner, _, attribute = architecture.head.rpartition(".")
-        new_head = nn.Linear(state[weight].shape[-1], len(state[weight]))
-        setattr(model.get_submodule(owner), attribute, new_head)
+        inputs = _head(model, architecture)[0].shape[1]
+        setattr(model.get_submodule(owner), attribute, nn.Linear(inputs, len(state[weight])))
     load_into(model, state, name, () if whole_head else (weight, bias))
 
 

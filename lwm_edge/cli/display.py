@@ -83,9 +83,10 @@ def _shipped(estimate: ShippedEstimate | None) -> str | None:
     if estimate is None:
         return None
     low, high = estimate.interval
+    photos = f"{estimate.photos} photos of {counted(estimate.classes, 'class', 'classes')}"
     return (
-        f"{percent(estimate.measured)} of {estimate.photos} photos when shipped; now {percent(low)} to "
-        f"{percent(high)}, estimated from that (before this increment about {percent(estimate.before)})"
+        f"{percent(estimate.measured)} of {photos} when shipped; now {percent(low)} to {percent(high)}, "
+        f"estimated from that (before this increment about {percent(estimate.before)})"
     )
 
 
@@ -142,7 +143,7 @@ def _statistics(report: StatisticsReport) -> str:
     photos = {
         "all": "all photos",
         "unseen": "photos that it never saw",
-        "learnt": "photos that it learnt from",
+        "given": "the photos given for it",
     }
     tried = ", ".join(f"{way} {percent(accuracy)}" for way, accuracy in report.accuracy.items())
     why = f" (on unseen photos: {tried})" if tried else ""

@@ -217,6 +217,7 @@ def _judge_shipped(task: Task, statistics: ClassStatistics) -> ShippedJudgement:
         (measured[RIGHT], measured[TOTAL]),
         parent.class_names[: parent.shipped_classes],
         solved=task.approach.recipe.head == "solved",
+        is_first=parent.increment_count == 0,
     )
 
 

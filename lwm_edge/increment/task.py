@@ -19,7 +19,7 @@ from ..memory import drop_library_pages, peak_rss_bytes, reset_peak_rss, rss_byt
 from ..model.bundle import Bundle
 from ..model.loading import load_network
 from ..model.manifest import Manifest
-from ..model.network import Network, attention_cells, few_cells_warnings
+from ..model.network import Network, attention_cells, few_cells_warnings, pools_early
 from ..photos.folders import read_photo_folder, split_held_back
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..records import Progress, ProgressCallback
@@ -93,7 +93,7 @@ def set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: Progr
         plan = plan.model_copy(update={"checkpoints": False})
     check_disk(home.path, plan)
     photos.to_learn.cache.limit(plan.pixel_cache_bytes)
-    warnings = [*_warnings(approach, cells, parent.manifest, config), *home.describe_foreign()]
+    warnings = [*_warnings(approach, teacher, cells, parent.manifest, config), *home.describe_foreign()]
     if left_off and left_off != plan:
         warnings.append("the plan has changed since the interruption, so the result may differ by rounding")
     return Task(parent, photos, config, approach, teacher, student, plan, saved, tuple(warnings))
@@ -105,6 +105,11 @@ def _choose_approach(
     d, reads_levels = teacher.head.in_features, teacher.levels is not None
     name, reason = choose_recipe(config, photos, d, cells, reads_levels=reads_levels)
     recipe = RECIPES[name].adjusted(config)
+    if recipe.gamma and cells == 1 and pools_early(teacher):
+        raise ConfigError(
+            "this network pools before its last hidden layer, so its attention maps have a single cell at "
+            "any image size, and the attention distillation loss has no effect; use recipe auto or lda"
+        )
     if recipe.gamma and cells == 1:
         raise ConfigError(
             f"at {manifest.preprocessing.image_size} px this network's attention maps have a single cell, so "
@@ -124,10 +129,12 @@ def _make_student(teacher: Network, approach: Approach, new_classes: int, config
     return student
 
 
-def _warnings(approach: Approach, cells: int, manifest: Manifest, config: IncrementConfig) -> Iterator[str]:
+def _warnings(
+    approach: Approach, teacher: Network, cells: int, manifest: Manifest, config: IncrementConfig
+) -> Iterator[str]:
     """Warns the owner of what the approach cannot do well or leaves unused."""
     if approach.recipe.gamma:
-        yield from few_cells_warnings(cells, manifest.preprocessing.image_size)
+        yield from few_cells_warnings(teacher, cells)
     if not approach.recipe.trains and (idle := config.changed_training_settings()):
         yield f"recipe {approach.name} trains nothing, so these settings have no effect: {', '.join(idle)}"
     if approach.classification != manifest.activation:

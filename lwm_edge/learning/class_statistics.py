@@ -78,7 +78,7 @@ class ClassStatistics:
     def learn(self, features: Features, labels: Labels) -> None:
         """Learns all photos of some classes: pooled features [M, d], class_index [M].
 
-        A class that has been learnt before gets the mean of these photos; the covariance describes both.
+        A class that was learnt before gets the mean of these photos; the covariance describes both.
         """
         centred = features.astype(np.float64)
         for label in np.unique(labels):
@@ -88,6 +88,21 @@ class ClassStatistics:
             centred[of_class] -= self.means[label]
         scatter = self.photos * self.covariance
         scatter += centred.T @ centred
+        self.photos += len(features)
+        self.covariance = np.divide(scatter, self.photos, out=scatter)
+
+    def learn_more(self, features: Features, labels: Labels) -> None:
+        """Learns further photos of some classes, as if they had come together with the earlier ones."""
+        scatter = self.photos * self.covariance
+        for label in np.unique(labels):
+            later = features[labels == label].astype(np.float64)
+            mean, before, count = later.mean(0), self.counts[label], len(later)
+            later -= mean
+            scatter += later.T @ later
+            apart = mean - self.means[label]
+            scatter += before * count / (before + count) * np.outer(apart, apart)
+            self.means[label] += count / (before + count) * apart
+            self.counts[label] += count
         self.photos += len(features)
         self.covariance = np.divide(scatter, self.photos, out=scatter)
 
@@ -129,7 +144,9 @@ class ClassStatistics:
             scatter = scatter @ weight.T
         return self.means[:classes] @ weight.T + bias, scatter
 
-    def find_spread(self, weight: Features, bias: Features, classes: int, accuracy: float) -> float:
+    def find_spread(
+        self, weight: Features, bias: Features, classes: int, is_measured: NDArray[np.bool_], accuracy: float
+    ) -> float:
         """Finds the factor of the covariance with which the estimate is what was measured on photos.
 
         Photos that a network learnt from lie closer together than those that it never saw, so an estimate
@@ -139,13 +156,14 @@ class ClassStatistics:
             weight: Weight of a head for these classes alone [classes, d].
             bias: Bias of that head [classes].
             classes: Number of classes, from the front.
-            accuracy: Mean accuracy over these classes that was measured.
+            is_measured: Whether each of these classes was measured [classes].
+            accuracy: Mean accuracy over the measured ones.
         """
         centres, scatter = self._draw_logits(weight, bias, classes)
         low, high = _SPREADS
         for _ in range(_BISECTIONS):
             middle = float(np.sqrt(low * high))
-            if _share_right(centres, middle**0.5 * scatter).mean() > accuracy:
+            if _share_right(centres, middle**0.5 * scatter)[is_measured].mean() > accuracy:
                 low = middle
             else:
                 high = middle

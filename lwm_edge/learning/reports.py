@@ -36,6 +36,7 @@ class ShippedEstimate(Report):
     Attributes:
         measured: Accuracy that the vendor measured, on photos that the network never saw.
         photos: Number of these photos.
+        classes: Number of shipped classes that they show; the others are left out of all figures.
         before: Accuracy that the model before this increment is estimated to have had.
         now: Accuracy that the new model is estimated to have.
         interval: Interval around `now`, which allows for chance and for errors of the estimate itself.
@@ -43,6 +44,7 @@ class ShippedEstimate(Report):
 
     measured: float
     photos: int
+    classes: int
     before: float
     now: float
     interval: tuple[float, float]

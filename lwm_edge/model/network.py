@@ -228,11 +228,22 @@ def attention_cells(network: Network) -> int:
     return int(features[0, 0].numel())
 
 
-def few_cells_warnings(cells: int, image_size: int) -> list[str]:
+def pools_early(network: Network) -> bool:
+    """Tells whether a network pools before its last layers, so that its maps have one cell at any size."""
+    return any(isinstance(block, nn.AdaptiveAvgPool2d) for block in network.blocks())
+
+
+def few_cells_warnings(network: Network, cells: int) -> list[str]:
     """Warns if attention maps are too coarse to guide much."""
     if cells >= _FEW_CELLS:
         return []
+    if pools_early(network):
+        return [
+            "this network pools before its last hidden layer, so its attention maps have a single cell at "
+            "any image size: devices can use recipes without an attention loss, such as auto and lda"
+        ]
+    size = network.preprocessing.image_size
     return [
-        f"attention maps have {cells} cells at {image_size} px; the attention distillation loss works "
-        "best with 4x4 or more: use a larger image size or a network with a smaller stride"
+        f"attention maps have {cells} cells at {size} px; the attention distillation loss works best with "
+        "4x4 or more: use a larger image size or a network with a smaller stride"
     ]

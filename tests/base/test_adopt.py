@@ -87,7 +87,7 @@ def test_a_classifier_is_packed_as_it_is_and_measured_on_unseen_photos(
     assert bundle.manifest.class_names == NAMES and report.training is None
     assert torch.equal(network.backbone.stem[0].weight, classifier.stem[0].weight)  # type: ignore[index, union-attr]
     assert report.unseen is not None and report.unseen.photos == 300
-    assert report.statistics.accuracy.keys() == {"all", "unseen", "learnt", "trained"}
+    assert report.statistics.accuracy.keys() == {"all", "unseen", "given", "trained"}
     arrays = bundle.arrays()
     assert arrays[TOTAL][:7].tolist() == [50] * 6 + [0]
     shares = arrays[RIGHT][:6] / 50
@@ -105,7 +105,7 @@ def test_without_unseen_photos_nothing_is_claimed(
 ) -> None:
     report = pack_checkpoint(saved(classifier, tmp_path), few, tmp_path / "base.lwm", CONFIG)
     assert report.unseen is None and report.statistics.head == "trained"
-    assert report.statistics.photos == "learnt" and not open_bundle(report.bundle).arrays()[TOTAL].any()
+    assert report.statistics.photos == "given" and not open_bundle(report.bundle).arrays()[TOTAL].any()
     assert any("its accuracy is not known" in warning for warning in report.warnings)
     network = load_network(open_bundle(report.bundle))
     assert torch.equal(network.attention_weight, classifier.fc.weight)  # type: ignore[arg-type, union-attr]
@@ -155,8 +155,8 @@ def test_labels_and_folders_that_do_not_match_are_all_listed(
     assert refused.value.problems == (
         "Shoe has no folder of photos",
         "Hat has no folder of photos",
-        "the folder T-shirt is not listed",
-        "the folder Trouser is not listed",
+        "the folder T-shirt is not one of them",
+        "the folder Trouser is not one of them",
     )
 
 
@@ -181,6 +181,39 @@ def test_a_classifier_that_is_no_better_than_chance_is_refused() -> None:
     with pytest.raises(ConfigError, match="recognises 25% of these photos, no better than chance"):
         check_order(np.zeros(40, np.int64), np.repeat(np.arange(4), 10), ("a", "b", "c", "d"))
     check_order(np.array([0, 0, 1]), np.array([0, 1, 1]), ("a", "b"))
+    check_order(np.zeros(5, np.int64), np.zeros(5, np.int64), ("the only one",))
+
+
+NUMBERED = tuple(f"class {number}" for number in range(20))
+
+
+@pytest.mark.parametrize("confused", [0.0, 0.2])
+@pytest.mark.parametrize(
+    "rows",
+    [[1, 0, *range(2, 20)], [*range(1, 18), 0, 18, 19], [*range(19, -1, -1)]],
+    ids=["two of them swapped", "most of them shifted", "all of them reversed"],
+)
+def test_an_order_is_refused_even_if_only_some_classes_are_moved(rows: list[int], confused: float) -> None:
+    labels = np.repeat(np.arange(20), 30)
+    predictions = np.array(rows)[labels]
+    chance = np.random.default_rng(0)
+    some = chance.random(len(labels)) < confused
+    predictions[some] = chance.integers(20, size=some.sum())
+    predictions[labels == 5] = rows[6]  # one class is taken for its neighbour
+    with pytest.raises(ConfigError) as refused:
+        check_order(predictions, labels, NUMBERED)
+    named = refused.value.message.partition("in this order: ")[2].split(", ")
+    assert [rows[NUMBERED.index(name)] for name in named[:2]] == [0, 1] and sorted(named) == sorted(NUMBERED)
+
+
+def test_confusions_are_no_order() -> None:
+    labels = np.repeat(np.arange(20), 30)
+    for confused in (0.3, 0.6, 0.8):
+        chance = np.random.default_rng(1)
+        some = chance.random(len(labels)) < confused
+        predictions = np.where(some, chance.integers(20, size=len(labels)), labels)
+        check_order(predictions, labels, NUMBERED)
+    check_order(np.where(labels == 3, 4, labels), labels, NUMBERED)  # one class is taken for another
 
 
 @pytest.mark.usefixtures("only_checked")
@@ -190,10 +223,26 @@ def test_photos_cannot_be_unseen_and_learnt_from(
     with pytest.raises(PhotosError, match="given as unseen and among the others too") as refused:
         packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=few)
     assert len(refused.value.problems) == 21 and refused.value.problems[-1] == "and 40 more"
-    with pytest.raises(ConfigError, match="Shirt is not listed"):
+    with pytest.raises(ConfigError, match="Shirt is not one of them"):
         packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=DEMO_DATA / "test" / "1")
     with pytest.raises(StoppedError):
         packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=UNSEEN)
+
+
+@pytest.mark.usefixtures("only_checked")
+def test_photos_for_the_statistics_show_every_class(
+    classifier: torch.nn.Module, few: Path, tmp_path: Path
+) -> None:
+    others = some_photos(tmp_path / "others", LEARNT, range(10, 15))
+    with pytest.raises(StoppedError):
+        packs(saved(classifier, tmp_path), few, tmp_path, statistics_photos=others)
+    shutil.rmtree(others / "Coat")
+    with pytest.raises(ConfigError) as refused:
+        packs(saved(classifier, tmp_path), few, tmp_path, statistics_photos=others)
+    assert refused.value.problems == ("Coat has no folder of photos",) and "others" in refused.value.message
+    with pytest.raises(PhotosError, match="cannot be used") as too_few:
+        packs(saved(classifier, tmp_path), some_photos(tmp_path / "one", LEARNT, range(1)), tmp_path)
+    assert "1 usable photos; at least 2 are needed" in too_few.value.problems[0]
 
 
 def test_the_preprocessing_is_the_checkpoints_own() -> None:
@@ -212,7 +261,12 @@ def test_the_preprocessing_is_the_checkpoints_own() -> None:
     assert named == resnet.preprocessing.model_copy(update={"resize_size": 232}) and not warnings
     _, warnings = chosen(preprocessing_of="EfficientNet_B0_Weights.IMAGENET1K_V1")
     assert "resize by bicubic interpolation" in warnings[0]
-    for wrong in ("ResNet18_Weights.NONE", "nonsense", "FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1"):
+    named, _ = chosen(preprocessing_of="ResNet18_Weights.IMAGENET1K_V1", image_size=112)
+    assert named == resnet.preprocessing.model_copy(update={"image_size": 112, "resize_size": 128})
+    named, _ = chosen(preprocessing_of="ResNet18_Weights.IMAGENET1K_V1", image_size=300, resize_size=320)
+    assert named == resnet.preprocessing.model_copy(update={"image_size": 300, "resize_size": 320})
+    segmentation, video = "FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1", "R3D_18_Weights.KINETICS400_V1"
+    for wrong in ("ResNet18_Weights.NONE", "nonsense", segmentation, video):
         with pytest.raises(ConfigError, match="no weights"):
             chosen(preprocessing_of=wrong)
     with pytest.raises(ConfigError) as refused:
@@ -221,5 +275,5 @@ def test_the_preprocessing_is_the_checkpoints_own() -> None:
 
 
 def test_folders_match_labels_whatever_their_case() -> None:
-    assert match_folders(["apple", "PEAR"], ["Pear", "Apple"], "labels.txt") == [1, 0]
-    assert match_folders(["pear"], ["Pear", "Apple"], "x", all_needed=False) == [0]
+    assert match_folders(Path(), ["apple", "PEAR"], ["Pear", "Apple"], "labels.txt") == [1, 0]
+    assert match_folders(Path(), ["pear"], ["Pear", "Apple"], "x", all_needed=False) == [0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ WRAPPINGS: dict[str, Callable[[State], Any]] = {
     "torch.compile": lambda s: prefixed(s, "_orig_mod."),
     "compiled, then parallel": lambda s: {"model": prefixed(s, "module._orig_mod.")},
     "Lightning": lambda s: {"state_dict": {**prefixed(s, "model."), "criterion.weight": torch.ones(3)}},
+    "weights of the loss beside it": lambda s: {"weight": torch.ones(3), "state_dict": s},
     "an average alone": lambda s: {"ema": s},
     "AveragedModel": lambda s: {"n_averaged": torch.tensor(5), **prefixed(s, "module.")},
     "a model beside its average": lambda s: {"model": s, "ema": {n: t * 0 for n, t in s.items()}},
@@ -121,3 +123,51 @@ def test_a_tensor_of_another_shape_is_named(model: torch.nn.Module) -> None:
     with pytest.raises(ArchitectureError) as refused:
         load_into(model, state, "small_resnet20", ())
     assert refused.value.problems[0].startswith("stem.0.weight is [2, 2], not [")
+
+
+ODD = {
+    "float8": torch.ones(3).to(torch.float8_e4m3fn),
+    "sparse": torch.eye(3).to_sparse(),
+    "meta": torch.ones(3, device="meta"),
+    "bool": torch.ones(3, dtype=torch.bool),
+    "complex": torch.ones(3, dtype=torch.complex64),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_tensors_that_are_not_plain_numbers_are_named(
+    kind: str, model: torch.nn.Module, tmp_path: Path
+) -> None:
+    state = {**model.state_dict(), "stem.0.weight": ODD[kind]}
+    torch.save(state, tmp_path / "c.pth")
+    with pytest.raises(ConfigError, match=r"not plain numbers|cannot be read") as refused:
+        read_checkpoint(tmp_path / "c.pth", state)
+    assert not refused.value.problems or refused.value.problems[0].startswith("stem.0.weight is ")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_become_float32(dtype: torch.dtype, model: torch.nn.Module, tmp_path: Path) -> None:
+    torch.save(
+        {n: t.to(dtype) if t.is_floating_point() else t for n, t in model.state_dict().items()},
+        tmp_path / "c.pth",
+    )
+    found = read_checkpoint(tmp_path / "c.pth", model.state_dict())
+    assert found["stem.0.weight"].dtype == torch.float32
+    torch.testing.assert_close(
+        found["stem.0.weight"], model.state_dict()["stem.0.weight"], rtol=0.01, atol=1e-3
+    )
+    torch.save(
+        {**model.state_dict(), "fc.bias": torch.full((10,), 1e300, dtype=torch.float64)}, tmp_path / "c.pth"
+    )
+    with pytest.raises(ConfigError, match="not finite"):
+        read_checkpoint(tmp_path / "c.pth", model.state_dict())
+
+
+def test_torchvisions_own_files_of_densenet_have_older_names() -> None:
+    model = find_architecture("densenet121").build()
+    older = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", name): tensor
+        for name, tensor in model.state_dict().items()
+    }
+    assert older.keys() != model.state_dict().keys()
+    load_into(find_architecture("densenet121").build(), older, "densenet121", ())

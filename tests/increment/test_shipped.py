@@ -40,6 +40,7 @@ def test_a_new_class_that_is_far_away_costs_nothing(known: ClassStatistics) -> N
         measured(38, 38, 38),
         NAMES,
         solved=True,
+        is_first=True,
     )
     assert found.lost == [] and found.warnings == [] and found.estimate is not None
     assert found.estimate.measured == pytest.approx(0.95) and found.estimate.photos == 120
@@ -56,6 +57,7 @@ def test_a_class_that_a_new_one_is_like_is_named_with_what_it_lost(known: ClassS
         measured(38, 38, 38),
         NAMES,
         solved=True,
+        is_first=True,
     )
     assert found.warnings == ["Dress lost most; check with lwm-edge evaluate"]
     assert found.estimate is not None and found.estimate.now < found.estimate.before - 0.1
@@ -66,13 +68,13 @@ def test_a_class_that_falls_to_chance_is_lost(known: ClassStatistics) -> None:
     weight, bias = statistics.solve_head(4)
     bias[0] -= 100
     heads = known.solve_head(3), (weight, bias)
-    found = judge_shipped(known, statistics, *heads, measured(0, total=0), NAMES, solved=True)
+    found = judge_shipped(known, statistics, *heads, measured(0, total=0), NAMES, solved=True, is_first=True)
     assert found.lost == [
         "Coat would be lost: by its statistics the new model recognises it no better than chance"
     ]
     assert found.estimate is None and found.warnings == []
     lost_before = judge_shipped(
-        known, statistics, heads[1], heads[1], measured(0, total=0), NAMES, solved=True
+        known, statistics, heads[1], heads[1], measured(0, total=0), NAMES, solved=True, is_first=False
     )
     assert lost_before.lost == []  # this increment did not lose it
 

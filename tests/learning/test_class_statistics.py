@@ -130,7 +130,7 @@ def test_the_spread_is_found_with_which_the_estimate_is_what_was_measured() -> N
     photos, labels = _photos(centres, 4000)
     measured = float(np.mean((photos @ weight.T + bias).argmax(1) == labels))
     assert statistics.estimate_accuracy(weight, bias, 5).mean() > measured + 0.03
-    spread = statistics.find_spread(weight, bias, 5, measured)
+    spread = statistics.find_spread(weight, bias, 5, np.ones(5, bool), measured)
     assert spread == pytest.approx(4, rel=0.15)
     assert statistics.estimate_accuracy(weight, bias, 5, spread).mean() == pytest.approx(measured, abs=0.01)
 
@@ -181,3 +181,14 @@ def test_a_class_that_is_learnt_again_gets_the_mean_of_the_later_photos() -> Non
         for label in range(2)
     )
     np.testing.assert_allclose(again.covariance, scatter / 60)
+
+
+def test_further_photos_are_learnt_as_if_they_had_come_with_the_earlier_ones() -> None:
+    features, labels = _photos(GENERATOR.normal(size=(3, 3)), 30)
+    whole = ClassStatistics.empty(4, 3).with_photos(features, labels)
+    first = np.arange(len(labels)) % 3 > 0
+    parts = ClassStatistics.empty(4, 3).with_photos(features[first], labels[first])
+    parts.learn_more(features[~first], labels[~first])
+    for name in ("means", "covariance", "counts"):
+        np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), atol=1e-12)
+    assert parts.photos == whole.photos

@@ -59,3 +59,6 @@ def _without_compiler() -> Iterator[None]:
 
 
 models = _import_models()
+from torchvision.transforms._presets import ImageClassification  # noqa: E402  # importable only now
+
+__all__ = ["ImageClassification", "models"]
