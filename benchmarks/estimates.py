@@ -5,9 +5,10 @@
 
 DATA holds train/<class>/* and test/<class>/*, the shipped classes of BASE.lwm among them. The test photos of
 the shipped classes are halved at random. What the base recognises of one half is written into a copy of it,
-as `build-base` and `pack` do with photos that the network never saw. Then a device learns other classes, in
-the order of seed 1993, and the other half measures what became of the shipped ones. Each run adds a setting
-to RESULTS.json and prints the table of all.
+as `build-base` does with photos that the network never saw. A checkpoint (.pth, of the first --shipped classes
+in the order of seed 1993) is packed with that half as `--unseen-photos`. Then a device learns other classes,
+in that order, and the other half measures what became of the shipped ones. Each run adds a setting to
+RESULTS.json and prints the table of all.
 """
 
 from __future__ import annotations
@@ -44,13 +45,11 @@ def measured_copy(base: Bundle, photos: Path, path: Path) -> Path:
 
 
 def run(
-    base: Bundle, data: Path, config: lwm_edge.IncrementConfig, groups: list[list[str]], work: Path
+    base: Path, kept: Path, data: Path, config: lwm_edge.IncrementConfig, groups: list[list[str]], work: Path
 ) -> list[dict[str, Any]]:
     """Teaches the groups of classes one after the other; returns estimate and measurement after each."""
-    shipped = linked(work / "shipped", data, "test", list(base.manifest.class_names))
-    given, kept = half_folders(shipped, work)
     home = work / "home"
-    lwm_edge.init_home(measured_copy(base, given, work / "measured.lwm"), home)
+    lwm_edge.init_home(base, home)
     rows = []
     for names in groups:
         receipt = lwm_edge.add_classes(home, linked(work / "new", data, "train", names), config)
@@ -92,7 +91,7 @@ def print_table(settings: list[dict[str, Any]]) -> None:
 
 
 def main(
-    base: Annotated[Path, typer.Argument(help="The base bundle.")],
+    base: Annotated[Path, typer.Argument(help="The base bundle, or a checkpoint (.pth).")],
     data: Annotated[Path, typer.Argument(help="Folder with train/ and test/.")],
     results: Annotated[Path, typer.Argument(help="JSON file that gets one more setting.")],
     name: Annotated[str, typer.Option(help="Name of the base in the table.")] = "base",
@@ -100,16 +99,28 @@ def main(
     increments: Annotated[int, typer.Option(min=1, help="Number of increments.")] = 1,
     classes: Annotated[int, typer.Option(min=1, help="Classes in each increment.")] = 4,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs, where the recipe trains.")] = 10,
+    arch: Annotated[str, typer.Option(help="Architecture of the checkpoint.")] = "resnet18",
+    image_size: Annotated[int, typer.Option(help="Image size of the checkpoint.")] = 64,
+    shipped: Annotated[int, typer.Option(help="Classes of the checkpoint.")] = 12,
 ) -> None:
     """Runs one setting."""
-    opened = open_bundle(base)
     names = sorted(path.name for path in (data / "train").iterdir())
     order = [names[i] for i in np.random.RandomState(1993).permutation(len(names))]
-    new = [n for n in order if n not in opened.manifest.class_names][: increments * classes]
+    packs = base.suffix == ".pth"
+    known = sorted(order[:shipped]) if packs else list(open_bundle(base).manifest.class_names)
+    new = [n for n in order if n not in known][: increments * classes]
     groups = [new[i : i + classes] for i in range(0, len(new), classes)]
     config = lwm_edge.IncrementConfig(recipe=recipe, epochs=epochs, force=True, min_photos=2)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
-        rows = run(opened, data, config, groups, Path(folder))
+        work = Path(folder)
+        given, kept = half_folders(linked(work / "shipped", data, "test", known), work)
+        ready = work / "ready.lwm"
+        if packs:
+            settings = lwm_edge.PackConfig(architecture=arch, image_size=image_size, unseen_photos=given)
+            lwm_edge.pack_checkpoint(base, linked(work / "learnt", data, "train", known), ready, settings)
+        else:
+            measured_copy(open_bundle(base), given, ready)
+        rows = run(ready, kept, data, config, groups, work)
     done = json.loads(results.read_text()) if results.exists() else {"settings": []}
     setting = {"base": name, "data": data.name, "recipe": recipe, "classes": classes, "epochs": epochs}
     done["settings"].append({**setting, **provenance(), "rows": rows})
