@@ -5,10 +5,10 @@
 
 DATA holds train/<class>/* and test/<class>/*, the shipped classes of BASE.lwm among them. The test photos of
 the shipped classes are halved at random. What the base recognises of one half is written into a copy of it,
-as `build-base` does with photos that the network never saw. A checkpoint (.pth, of the first --shipped classes
-in the order of seed 1993) is packed with that half as `--unseen-photos`. Then a device learns other classes,
-in that order, and the other half measures what became of the shipped ones. Each run adds a setting to
-RESULTS.json and prints the table of all.
+as `build-base` does with photos that the network never saw. A checkpoint (.pth, of the first --shipped
+classes in the order of seed 1993) is packed with that half as `--unseen-photos`. Then a device learns other
+classes, in that order, and the other half measures what became of the shipped ones. Each run adds a setting
+to RESULTS.json and prints the table of all.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import re
@@ -9,6 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import pytest
 
 from tests.support.pages import ROOT, rows, section
 
@@ -230,3 +233,18 @@ def test_the_random_kills() -> None:
 def test_nothing_in_a_page_is_a_path_of_a_machine() -> None:
     for path in [*ROOT.glob("*/README.md"), Path(ROOT / "README.md")]:
         assert not re.search(r"(?<![\w.])/(home|work|root|tmp|Users)/", path.read_text()), path
+
+
+def test_tables_that_scripts_print_are_in_the_page_as_they_print_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    page = (ROOT / PAGE).read_text()
+    for script, result, key in (
+        ("overfitted", "overfitted.json", "rows"),
+        ("few_photos", "few-photos-grocery.json", "rows"),
+        ("estimates", "estimates.json", "settings"),
+    ):
+        importlib.import_module(script).print_table(_result(result)[key])
+        printed = capsys.readouterr().out.strip()
+        assert len(printed.splitlines()) > 5 and printed in page, script

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import storage
 from ..errors import PhotosError
 from ..learning.running import observe
 from ..model.architectures.registry import find_architecture
@@ -18,7 +17,14 @@ from ..photos.photo_set import PhotoSet, PixelCache
 from ..records import AnyPath, Progress, ProgressCallback, ignore_progress
 from .choose_levels import possible_levels
 from .config import PackConfig
-from .finish import BATCH_SIZE, PIXEL_CACHE_BYTES, Material, check_capacity, finish_base
+from .finish import (
+    BATCH_SIZE,
+    PIXEL_CACHE_BYTES,
+    Material,
+    check_capacity,
+    check_output,
+    finish_base,
+)
 from .labels import check_order, match_folders, read_labels
 from .preprocessing import chosen_preprocessing
 from .reports import BaseReport
@@ -55,7 +61,8 @@ def pack_checkpoint(
     """
     started = time.monotonic()
     checkpoint, photos, output = Path(checkpoint), Path(photos), Path(output)
-    storage.check_output(output)
+    folders = (photos, config.unseen_photos, config.statistics_photos)
+    check_output(output, checkpoint, config.labels, *folders)
     architecture = find_architecture(config.architecture)
     preprocessing, warnings = chosen_preprocessing(architecture, config)
     on_progress(Progress(phase="photos", done=0, total=1))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from .. import storage
 from ..learning.running import choose_device
 from ..model.architectures.registry import find_architecture
 from ..photos.folders import read_photo_folder, split_held_back
@@ -15,7 +14,7 @@ from ..photos.photo_set import PhotoSet, PixelCache
 from ..records import AnyPath, Progress, ProgressCallback, ignore_progress
 from .choose_levels import possible_levels
 from .config import BaseConfig
-from .finish import PIXEL_CACHE_BYTES, Material, check_capacity, finish_base
+from .finish import PIXEL_CACHE_BYTES, Material, check_capacity, check_output, finish_base
 from .preprocessing import scaled_preprocessing
 from .reports import BaseReport
 from .start import start_network
@@ -44,7 +43,7 @@ def build_base(
     """
     started = time.monotonic()
     photos, output = Path(photos), Path(output)
-    storage.check_output(output)
+    check_output(output, photos, config.checkpoint)
     architecture = find_architecture(config.architecture)
     preprocessing = scaled_preprocessing(architecture.preprocessing, config.image_size)
     cache = PixelCache(PIXEL_CACHE_BYTES)

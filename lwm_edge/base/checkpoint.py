@@ -12,16 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ArchitectureError, ConfigError, first_line
+from ..errors import ArchitectureError, ConfigError
 from ..model.architectures.registry import architecture_names, find_architecture
-from ..photos.class_names import text_problem
 
 _WRAPPINGS = ("state_dict", "model_state_dict", "model", "network", "net", "module", "weights", "params")
 _AVERAGES = ("ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "model_ema_state_dict")
 _PREFIXES = ("module.", "model.", "_orig_mod.", "network.", "net.", "ema_model.", "ema.")
 _COUNTERS = ("n_averaged", "num_updates", "step", "decay", "initted")  # what wrappers of averages add
 _OPTIONAL = ".num_batches_tracked"
-_MAX_DEPTH = 8  # wrappings inside each other
+_LONGEST_NAME = 80
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32)
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # as torchvision's files name it
 _LISTED = 5
@@ -43,26 +42,29 @@ def read_checkpoint(path: Path, expected: Collection[str]) -> dict[str, Tensor]:
         ConfigError: There is no such file, it cannot be read without running code, or it holds no tensors of
             a network, or some that are not finite.
     """
-    found = list(_mappings(_load(path)))
+    content = _load(path)
+    found = list(_mappings(content, set()))
     if not found:
-        raise ConfigError(f"{path} holds no state dict of tensors; {_ADVICE}")
+        keys = [_shown(key) for key in content] if isinstance(content, Mapping) else []
+        has = f" (it has: {', '.join(keys[:_LISTED])})" if keys else ""
+        raise ConfigError(f"{path} holds no state dict of tensors where one is usually kept{has}; {_ADVICE}")
     state = max(found, key=lambda names: len(names.keys() & set(expected)))  # the first among equals
     state = {name: tensor for name, tensor in state.items() if name not in _COUNTERS}
-    if odd := [f"{n} is {kind}" for n, t in state.items() if (kind := _oddity(t))]:
+    if odd := [f"{_shown(n)} is {kind}" for n, t in state.items() if (kind := _oddity(t))]:
         raise ConfigError(f"{path} has tensors that are not plain numbers; {_ADVICE}", _shortened(odd))
     state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise ConfigError(
             f"{path} has weights that are not finite (NaN or infinite), so its training diverged; use an "
             "earlier checkpoint",
-            _shortened(broken),
+            _shortened([_shown(name) for name in broken]),
         )
     return state
 
 
 def _oddity(tensor: Tensor) -> str | None:
     """Says what keeps a tensor from being a network's weights; returns None if nothing does."""
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_meta:
         return "sparse, quantised or without values"
     if tensor.dtype not in _DTYPES:
         return f"of type {str(tensor.dtype).removeprefix('torch.')}"
@@ -82,21 +84,20 @@ def _load(path: Path) -> Any:
                 f"{path} holds an object of type {found[1]}, which cannot be read without running its code; "
                 f"load it where it was trained, and {_ADVICE}"
             ) from None
-        reason = first_line(error)
-        detail = "" if text_problem(reason) else f" ({reason})"  # torch prints codes of a terminal
-        raise ConfigError(
-            f"{path} cannot be read as a checkpoint of torch{detail}; it is damaged or of another kind: "
-            f"{_ADVICE}"
+        raise ConfigError(  # torch's own reasons advise to read it unsafely
+            f"{path} cannot be read as a checkpoint of torch; it is damaged or of another kind, such as "
+            f"TorchScript or safetensors: {_ADVICE}"
         ) from None
 
 
-def _mappings(content: Any, depth: int = 0) -> Iterator[dict[str, Tensor]]:
+def _mappings(content: Any, visited: set[int]) -> Iterator[dict[str, Tensor]]:
     """Finds every mapping from names to tensors in a checkpoint's content, with prefixes and without.
 
     They come in the order of preference among equals: as it stands first, averages last.
     """
-    if not isinstance(content, Mapping) or depth > _MAX_DEPTH:
+    if not isinstance(content, Mapping) or id(content) in visited:
         return
+    visited.add(id(content))
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if any(name.rpartition(".")[2] == "weight" for name in tensors):
         candidates = [tensors]
@@ -105,7 +106,7 @@ def _mappings(content: Any, depth: int = 0) -> Iterator[dict[str, Tensor]]:
             candidates += filter(None, bare)
         yield from candidates
     for key in (*_WRAPPINGS, *_AVERAGES):
-        yield from _mappings(content.get(key), depth + 1)
+        yield from _mappings(content.get(key), visited)
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str, optional: Collection[str]) -> None:
@@ -125,7 +126,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str, optional
     given = {n: t for n, t in given.items() if n not in optional}
     missing = [n for n in expected if n not in given and n not in optional and not n.endswith(_OPTIONAL)]
     wrong = [
-        f"{n} is {list(t.shape)}, not {list(expected[n].shape)}"
+        f"{_shown(n)} is {list(t.shape)}, not {list(expected[n].shape)}"
         for n, t in given.items()
         if n in expected and t.shape != expected[n].shape
     ]
@@ -142,13 +143,20 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str, optional
 def _summary(names: Sequence[str], what: str) -> list[str]:
     """Lists a few names, or counts many by the module that they are in."""
     if len(names) <= _LISTED:
-        return [f"{name} is {what}" for name in names]
-    modules = Counter(name.partition(".")[0] for name in names)
+        return [f"{_shown(name)} is {what}" for name in names]
+    modules = Counter(_shown(name.partition(".")[0]) for name in names)
     if len(modules) == 1:
-        return [f"{len(names)} tensors are {what}, all under {names[0].partition('.')[0]}"]
+        return [f"{len(names)} tensors are {what}, all under {next(iter(modules))}"]
     places = ", ".join(f"{count} under {module}" for module, count in modules.most_common(_LISTED))
     rest = f", and more under {len(modules) - _LISTED} others" if len(modules) > _LISTED else ""
     return [f"{len(names)} tensors are {what}: {places}{rest}"]
+
+
+def _shown(name: Any) -> str:
+    """Writes a name from a checkpoint so that it can be printed."""
+    text = str(name)
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..."
 
 
 def _shortened(lines: Sequence[str]) -> list[str]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..learning.config import Device
 from ..model.terms import MAX_CAPACITY, Activation, Line, Paragraph, Permission
+from ..photos.class_names import text_problem
 from ..records import Settings
+
+_MAX_STATISTIC, _MIN_STD = 3.0, 1e-3  # of a channel's pixels from 0 to 1
 
 
 class BundleConfig(Settings):
@@ -40,6 +43,18 @@ class BundleConfig(Settings):
     """Description of the base for people, which the ONNX file carries."""
     permits: tuple[Permission, ...] = ()
     """Changes that devices may make beyond those that are always allowed: add-photos, undo, other-devices."""
+
+    @field_validator("author", "license", "description")
+    @classmethod
+    def _can_be_shown(cls, text: str | None) -> str | None:
+        if text is not None and (problem := text_problem(text)):
+            raise ValueError(f"it {problem}")
+        return text
+
+    @field_validator("permits")
+    @classmethod
+    def _ascend(cls, permits: tuple[Permission, ...]) -> tuple[Permission, ...]:
+        return tuple(sorted(set(permits)))
 
 
 class BaseConfig(BundleConfig):
@@ -125,3 +140,11 @@ class PackConfig(BundleConfig):
     """Length in pixels to which a photo's short side is resized before the centre crop."""
     preprocessing_of: str | None = None
     """Name of torchvision weights whose preprocessing it was trained with: ResNet18_Weights.IMAGENET1K_V1."""
+
+    @model_validator(mode="after")
+    def _is_of_pixels_from_0_to_1(self) -> PackConfig:
+        if any(abs(value) > _MAX_STATISTIC for value in (*(self.mean or ()), *(self.std or ()))):
+            raise ValueError("mean and std are for pixels from 0 to 1; divide those for 0 to 255 by 255")
+        if any(value <= _MIN_STD for value in self.std or ()):
+            raise ValueError("std must be above 0")
+        return self

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .. import storage
-from ..errors import CapacityError
+from ..errors import CapacityError, ConfigError
 from ..learning.class_statistics import ClassStatistics
 from ..learning.reports import TrainingReport
 from ..learning.running import observe
@@ -68,6 +68,19 @@ def check_capacity(classes: int, config: BundleConfig) -> None:
     """
     if classes > config.capacity:
         raise CapacityError(f"{classes} classes do not fit a capacity of {config.capacity}")
+
+
+def check_output(output: Path, *inputs: Path | None) -> None:
+    """Refuses an output that is not writable or would replace what the base is made of.
+
+    Raises:
+        ConfigError: The output is a file that is read, or lies in a folder that is.
+    """
+    storage.check_output(output)
+    place = output.resolve()
+    for path in filter(None, inputs):
+        if place == path.resolve() or place.is_relative_to(path.resolve()):
+            raise ConfigError(f"{output} would replace {path}, or photos in it; write the base elsewhere")
 
 
 def finish_base(
@@ -177,9 +190,10 @@ def _warnings(
             f"there are no unseen photos of {', '.join(missing)}, so the unseen ones decide nothing: the "
             "statistics are made from the given photos, and the trained head ships"
         )
-    if learnt.accuracy - trained > BY_HEART:
+    of_same = [learnt.per_class[name] for name in (unseen or learnt).per_class]
+    if (known := sum(of_same) / len(of_same)) - trained > BY_HEART:
         warnings.append(
-            f"the network recognises {learnt.accuracy:.0%} of the photos that it learnt from, but only "
+            f"the network recognises {known:.0%} of the photos that it learnt from, but only "
             f"{trained:.0%} of those it never saw: it has learnt its photos by heart. Train it on more "
             "photos, with more augmentation or for fewer epochs"
         )

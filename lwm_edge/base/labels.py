@@ -15,6 +15,8 @@ from ..photos.class_names import class_name_problem, fold_class_name, normalise_
 
 _MAX_BYTES = 8 * 1024**2
 _CLEARLY_BETTER = 0.3  # of the photos of the classes that are moved
+_DEVIATIONS = 4  # of what chance would bring about: the order is searched for, so two are not enough
+_LISTED = 20
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
@@ -25,16 +27,27 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """
     try:
         with path.open("rb") as file:
-            content = file.read(_MAX_BYTES).decode("utf-8-sig")
+            content = file.read(_MAX_BYTES + 1).decode("utf-8-sig")
+        if len(content) > _MAX_BYTES:
+            raise ConfigError(
+                f"{path} is longer than {_MAX_BYTES // 1024**2} MiB, so it is no list of labels"
+            )
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as a list of labels ({first_line(error)})") from None
     names = tuple(normalise_class_name(line.strip()) for line in content.splitlines() if line.strip())
-    problems = [f"{name!r} {why}" for name in names if (why := class_name_problem(name))]
-    counts = Counter(fold_class_name(name) for name in names)
-    problems += [f"{name!r} is listed {count} times" for name, count in counts.items() if count > 1]
-    if problems or not names:
-        raise ConfigError(f"{path} is not a list of class names, one on each line", problems)
+    problems = [f"{name[:80]!r} {why}" for name in names if (why := class_name_problem(name))]
+    counts, spelt = Counter(fold_class_name(name) for name in names), {fold_class_name(n): n for n in names}
+    problems += [f"{spelt[name]!r} is listed {count} times" for name, count in counts.items() if count > 1]
+    if not names:
+        problems = ["it is empty"]
+    if problems:
+        raise ConfigError(f"{path} is not a list of class names, one on each line", _shortened(problems))
     return names
+
+
+def _shortened(problems: list[str]) -> list[str]:
+    rest = [f"and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
+    return [*problems[:_LISTED], *rest]
 
 
 def match_folders(
@@ -63,7 +76,7 @@ def match_folders(
         f"the folder {name} is not one of them" for name in found if fold_class_name(name) not in index
     ]
     if problems:
-        raise ConfigError(f"the folders in {folder} are not the classes of {where}", problems)
+        raise ConfigError(f"the folders in {folder} are not the classes of {where}", _shortened(problems))
     return [index[fold_class_name(name)] for name in found]
 
 
@@ -85,8 +98,10 @@ def check_order(predictions: Labels, labels: Labels, class_names: Sequence[str])
     is_moved = (row_of_class != np.arange(classes))[pairs[:, 0]]
     as_moved, as_given = pairs[:, 1] == row_of_class[pairs[:, 0]], pairs[:, 1] == pairs[:, 0]
     gained = counts[is_moved & as_moved].sum() - counts[is_moved & as_given].sum()
-    right = counts[as_given].sum() / counts.sum()
-    if gained > _CLEARLY_BETTER * counts[is_moved].sum():
+    differing = counts[is_moved & (as_moved | as_given)].sum()
+    per_class = np.bincount(pairs[as_given, 0], counts[as_given], classes) / np.bincount(labels).clip(1)
+    right = float(per_class.mean())
+    if gained > _CLEARLY_BETTER * counts[is_moved].sum() and gained > _DEVIATIONS * np.sqrt(differing):
         order = ", ".join(class_names[index] for index in np.argsort(row_of_class))
         raise ConfigError(
             f"the photos contradict the order of the classes: taken that way, the classifier recognises "

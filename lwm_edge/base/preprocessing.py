@@ -29,7 +29,7 @@ def chosen_preprocessing(architecture: Architecture, config: PackConfig) -> tupl
         ConfigError: There are no such weights, or the settings contradict each other.
     """
     default, warnings = architecture.preprocessing, []
-    if config.preprocessing_of:
+    if config.preprocessing_of is not None:
         transforms = _transforms(config.preprocessing_of)
         default = Preprocessing(
             image_size=transforms.crop_size[0],

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..model.architectures.registry import Architecture
 from ..model.architectures.surgery import check_surgery, take_apart
-from ..model.network import Network
+from ..model.network import Network, attention_cells
 from ..photos.preprocessing import Preprocessing
 from .checkpoint import load_into, read_checkpoint
 from .config import BaseConfig, PackConfig
@@ -60,12 +60,7 @@ def trained_network(
     model = architecture.build()
     state = read_checkpoint(checkpoint, model.state_dict())
     rows = _rows(architecture, state)
-    if rows is None:
-        raise ConfigError(
-            f"{checkpoint} has no {architecture.head}.weight and {architecture.head}.bias, the last layer of "
-            f"{config.architecture}; give the checkpoint of a whole classifier"
-        )
-    if rows != classes:
+    if rows not in (classes, None):  # without a head, it is said below what is missing
         raise ConfigError(
             f"the head of {checkpoint} has {rows} classes, but there are {classes} folders of photos; give "
             "photos of the classes that it was trained on, or train it on these with lwm-edge build-base "
@@ -101,7 +96,7 @@ def _load(
 ) -> None:
     """Loads the backbone, and the head if it is wanted."""
     weight, bias = f"{architecture.head}.weight", f"{architecture.head}.bias"
-    if whole_head and weight in state:
+    if whole_head and _rows(architecture, state) is not None:
         owner, _, attribute = architecture.head.rpartition(".")
         inputs = _head(model, architecture)[0].shape[1]
         setattr(model.get_submodule(owner), attribute, nn.Linear(inputs, len(state[weight])))
@@ -120,7 +115,15 @@ def _assemble(
     full_head = nn.Linear(head.in_features, config.capacity)
     for tensor in full_head.parameters():
         nn.init.zeros_(tensor)
-    return Network(backbone, full_head, 0, preprocessing)
+    network = Network(backbone, full_head, 0, preprocessing).eval()
+    try:
+        attention_cells(network)
+    except (RuntimeError, ValueError):
+        raise ConfigError(
+            f"{config.architecture} cannot take images of {preprocessing.image_size} px; use a larger "
+            "--image-size"
+        ) from None
+    return network
 
 
 def _head(model: nn.Module, architecture: Architecture) -> tuple[Tensor, Tensor]:

@@ -58,7 +58,7 @@ def build_base_command(
         author=author,
         license=license_name,
         description=description,
-        permits=tuple(sorted(permit)) if permit else None,
+        permits=tuple(permit) if permit else None,
         seed=seed,
         device=device,
     )
@@ -139,7 +139,7 @@ def pack_command(
         author=author,
         license=license_name,
         description=description,
-        permits=tuple(sorted(permit)) if permit else None,
+        permits=tuple(permit) if permit else None,
     )
     report = with_progress(lambda on: pack_checkpoint(checkpoint, photos, output, chosen, on_progress=on))
     show(report, as_json, display.base, is_done=True)

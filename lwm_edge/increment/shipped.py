@@ -14,6 +14,7 @@ from ..learning.reports import ShippedEstimate
 _ERROR, _ERROR_OF_DROP = 0.03, 0.5  # of an estimate, and of the drop that it shows; see `interval_around`
 _WORTH_SAYING = 0.25  # share of its photos that a class is estimated to lose
 _LISTED = 5
+_MIN_CLASSES = 2  # one class alone is always recognised, which no spread makes less
 
 Head = tuple[Features, Features]
 """Weight [classes, d] and bias [classes] of a head."""
@@ -61,7 +62,7 @@ def judge_shipped(
         return ShippedJudgement(None, [], [])
     lost = _lost(known, statistics, head_before, head_now, class_names)
     right, total = (counts[:shipped] for counts in measured)
-    if not total.any():
+    if (total > 0).sum() < _MIN_CLASSES:
         return ShippedJudgement(None, lost, [])
     is_measured = total > 0
     accuracy, photos = float((right[is_measured] / total[is_measured]).mean()), int(total.sum())

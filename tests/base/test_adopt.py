@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from lwm_edge import PackConfig, evaluate, init_home, open_home, pack_checkpoint
+from lwm_edge import BaseConfig, PackConfig, build_base, evaluate, init_home, open_home, pack_checkpoint
 from lwm_edge.base import adopt
 from lwm_edge.base.labels import check_order, match_folders, read_labels
 from lwm_edge.base.preprocessing import chosen_preprocessing
 from lwm_edge.demo import DEMO_DATA
-from lwm_edge.errors import ConfigError, PhotosError, StoppedError
+from lwm_edge.errors import ArchitectureError, ConfigError, PhotosError, StoppedError
 from lwm_edge.model.architectures.registry import find_architecture
 from lwm_edge.model.bundle import RIGHT, TOTAL, open_bundle
 from lwm_edge.model.loading import load_network
@@ -170,6 +170,85 @@ def test_a_list_of_labels_that_is_none(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("only_checked")
+def test_the_base_replaces_nothing_that_it_is_made_of(
+    classifier: torch.nn.Module, few: Path, tmp_path: Path
+) -> None:
+    checkpoint = saved(classifier, tmp_path)
+    (tmp_path / "labels.txt").write_text("\n".join(NAMES), encoding="utf-8")
+    (tmp_path / "link.pth").symlink_to(checkpoint)
+    config = CONFIG.model_copy(update={"labels": tmp_path / "labels.txt", "unseen_photos": UNSEEN})
+    for output in (
+        checkpoint,
+        tmp_path / "link.pth",
+        tmp_path / "labels.txt",
+        few / "Coat" / "000.png",
+        UNSEEN / "base.lwm",
+    ):
+        before = checkpoint.read_bytes(), (few / "Coat" / "000.png").read_bytes()
+        with pytest.raises(ConfigError, match="would replace"):
+            pack_checkpoint(checkpoint, few, output, config)
+        assert before == (checkpoint.read_bytes(), (few / "Coat" / "000.png").read_bytes())
+    with pytest.raises(ConfigError, match="would replace"):
+        build_base(few, checkpoint, BaseConfig(architecture="small_resnet20", checkpoint=checkpoint))
+
+
+@pytest.mark.usefixtures("only_checked")
+def test_a_whole_classifier_of_another_kind_is_recognised(few: Path, tmp_path: Path) -> None:
+    torch.save(find_architecture("mobilenet_v3_small").build().state_dict(), tmp_path / "m.pth")
+    with pytest.raises(ArchitectureError, match="this looks like mobilenet_v3_small"):
+        packs(tmp_path / "m.pth", few, tmp_path)
+
+
+@pytest.mark.usefixtures("only_checked")
+def test_what_is_odd_about_a_head_is_named(classifier: torch.nn.Module, few: Path, tmp_path: Path) -> None:
+    state = classifier.state_dict()
+    bare = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+    weight, bias = state["fc.weight"], state["fc.bias"]
+    for head, said in (
+        ({"fc.weight": weight}, "fc.bias is missing"),
+        ({"fc.1.weight": weight, "fc.1.bias": bias}, "fc.1.weight is unknown"),
+        ({"fc.weight": weight[:, :, None], "fc.bias": bias}, "fc.weight is [6, 64, 1], not"),
+        ({"fc.weight": weight.sum(), "fc.bias": bias}, "fc.weight is [], not"),
+        ({"fc.weight": weight[:, :32], "fc.bias": bias}, "fc.weight is [6, 32], not [6, 64]"),
+    ):
+        torch.save({**bare, **head}, tmp_path / "c.pth")
+        with pytest.raises(ArchitectureError) as refused:
+            packs(tmp_path / "c.pth", few, tmp_path)
+        assert any(said in problem for problem in refused.value.problems), (said, refused.value.problems)
+    torch.save({**state, "stem.0.weight": state["stem.0.weight"] * 1e38}, tmp_path / "c.pth")
+    with pytest.raises(ArchitectureError, match="computes values that are not finite"):
+        packs(tmp_path / "c.pth", few, tmp_path)
+
+
+@pytest.mark.usefixtures("only_checked")
+def test_an_image_that_is_too_small_for_the_network_is_refused(few: Path, tmp_path: Path) -> None:
+    torch.save(find_architecture("densenet121").build().state_dict(), tmp_path / "d.pth")
+    model = find_architecture("densenet121").build()
+    model.classifier = torch.nn.Linear(1024, 6)
+    torch.save(model.state_dict(), tmp_path / "d.pth")
+    with pytest.raises(ConfigError, match="densenet121 cannot take images of 16 px"):
+        packs(tmp_path / "d.pth", few, tmp_path, architecture="densenet121", image_size=16)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"mean": (123.7, 116.3, 103.5)}, "divide those for 0 to 255 by 255"),
+        ({"std": (58.4, 57.1, 57.4)}, "divide those for 0 to 255 by 255"),
+        ({"std": (0.2, 0.0, 0.2)}, "std must be above 0"),
+        ({"author": "a\nb"}, "author: it contains control"),
+        ({"description": "a\u202eb"}, "description: it contains characters that change"),
+    ],
+)
+def test_settings_that_no_base_can_have_are_refused_at_once(settings: dict, said: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(ConfigError) as refused:
+        PackConfig(architecture="resnet18", **settings)
+    assert said in refused.value.problems[0]
+    twice = PackConfig(architecture="resnet18", permits=("undo", "add-photos", "undo"))
+    assert twice.permits == ("add-photos", "undo")
+
+
+@pytest.mark.usefixtures("only_checked")
 def test_a_head_of_other_classes_is_refused(classifier: torch.nn.Module, few: Path, tmp_path: Path) -> None:
     shutil.copytree(few, tmp_path / "photos")
     shutil.rmtree(tmp_path / "photos" / "Coat")
@@ -204,6 +283,19 @@ def test_an_order_is_refused_even_if_only_some_classes_are_moved(rows: list[int]
         check_order(predictions, labels, NUMBERED)
     named = refused.value.message.partition("in this order: ")[2].split(", ")
     assert [rows[NUMBERED.index(name)] for name in named[:2]] == [0, 1] and sorted(named) == sorted(NUMBERED)
+
+
+def test_a_few_photos_do_not_contradict_an_order() -> None:
+    """Two classes that are often confused may look swapped on three photos of each."""
+    labels = np.repeat(np.arange(20), 3)
+    predictions = labels.copy()
+    predictions[:6] = [1, 1, 0, 0, 0, 1]
+    check_order(predictions, labels, NUMBERED)
+
+
+def test_a_classifier_that_always_says_the_same_is_refused_on_uneven_folders() -> None:
+    with pytest.raises(ConfigError, match="recognises 25% of these photos, no better than chance"):
+        check_order(np.zeros(130, np.int64), np.repeat(np.arange(4), [100, 10, 10, 10]), NUMBERED[:4])
 
 
 def test_confusions_are_no_order() -> None:
@@ -266,7 +358,7 @@ def test_the_preprocessing_is_the_checkpoints_own() -> None:
     named, _ = chosen(preprocessing_of="ResNet18_Weights.IMAGENET1K_V1", image_size=300, resize_size=320)
     assert named == resnet.preprocessing.model_copy(update={"image_size": 300, "resize_size": 320})
     segmentation, video = "FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1", "R3D_18_Weights.KINETICS400_V1"
-    for wrong in ("ResNet18_Weights.NONE", "nonsense", segmentation, video):
+    for wrong in ("ResNet18_Weights.NONE", "nonsense", "", segmentation, video):
         with pytest.raises(ConfigError, match="no weights"):
             chosen(preprocessing_of=wrong)
     with pytest.raises(ConfigError) as refused:

@@ -28,11 +28,17 @@ def prefixed(state: State, prefix: str) -> State:
     return {f"{prefix}{name}": tensor for name, tensor in state.items()}
 
 
+def _in_itself(state: State) -> dict[str, Any]:
+    around: dict[str, Any] = {"model": state}
+    return around | dict.fromkeys(("state_dict", "ema", "net"), around)
+
+
 WRAPPINGS: dict[str, Callable[[State], Any]] = {
     "bare": lambda s: s,
     "state_dict": lambda s: {"state_dict": s, "epoch": 3},
     "model": lambda s: {"model": s, "optimizer": {"state": {}, "param_groups": []}},
     "model_state_dict": lambda s: {"model_state_dict": s},
+    "one in itself": lambda s: _in_itself(s),
     "a wrapping in a wrapping": lambda s: {"model": {"state_dict": s}},
     "DataParallel": lambda s: {"state_dict": prefixed(s, "module.")},
     "torch.compile": lambda s: prefixed(s, "_orig_mod."),
@@ -83,6 +89,7 @@ def test_pickled_code_never_runs_and_its_type_is_named(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(ConfigError) as refused:
             read_checkpoint(tmp_path / name, ["weight"])
+        assert "weights_only" not in str(refused.value)  # torch advises to switch it off
         assert said in str(refused.value) and str(refused.value).isprintable()
         assert "save one with torch.save(model.state_dict(), ...)" in str(refused.value)
     assert not Path("/tmp/lwm-edge-pickle-was-run").exists()
@@ -93,6 +100,17 @@ def test_what_holds_no_network_is_refused(content: object, tmp_path: Path) -> No
     torch.save(content, tmp_path / "c.pth")
     with pytest.raises(ConfigError, match="holds no state dict"):
         read_checkpoint(tmp_path / "c.pth", ["weight"])
+
+
+def test_what_a_checkpoint_has_instead_is_named(model: torch.nn.Module, tmp_path: Path) -> None:
+    torch.save({"best": model.state_dict(), "e\x1b[31mpoch": 3}, tmp_path / "c.pth")
+    with pytest.raises(ConfigError) as refused:
+        read_checkpoint(tmp_path / "c.pth", ["weight"])
+    assert "(it has: best, 'e\\x1b[31mpoch')" in refused.value.message
+    torch.save({"x" * 300_000 + ".weight": torch.full((2,), torch.nan)}, tmp_path / "c.pth")
+    with pytest.raises(ConfigError) as refused:
+        read_checkpoint(tmp_path / "c.pth", ["weight"])
+    assert len(str(refused.value)) < 1000
 
 
 def test_a_missing_or_damaged_file_is_refused(model: torch.nn.Module, tmp_path: Path) -> None:

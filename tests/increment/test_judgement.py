@@ -140,3 +140,18 @@ def test_nothing_is_said_of_shipped_classes_that_were_not_measured(
         add_classes(home, photos, LDA.model_copy(update={"min_shipped_accuracy": 0.5}), isolate=False)
     assert "cannot be estimated here, but min_shipped_accuracy is set" in refused.value.problems[0]
     assert add_classes(home, photos, LDA, isolate=False).drift.shipped is None
+
+
+@pytest.mark.slow
+def test_fine_tuning_that_loses_shipped_classes_is_refused_unless_forced(home: Home) -> None:
+    before = state_of(home.path)
+    config = IncrementConfig(recipe="finetune", epochs=2, device="cpu")
+    with pytest.raises(GateError) as refused:
+        add_classes(home, DEMO_DATA / "train" / "1", config, isolate=False)
+    said = "would be lost: by its statistics the new model recognises it no better than chance"
+    lost = {problem.removesuffix(f" {said}") for problem in refused.value.problems if problem.endswith(said)}
+    assert lost and state_of(home.path) == before and refused.value.exit_code == 6
+    report = add_classes(home, DEMO_DATA / "train" / "1", config.model_copy(update={"force": True}))
+    assert {f"forced through the gate: {name} {said}" for name in lost} <= set(report.warnings)
+    found = evaluate(home, DEMO_DATA / "test" / "base").per_class
+    assert all(found[name] < 0.3 for name in lost)

@@ -86,3 +86,13 @@ def test_the_interval_widens_with_fewer_photos_and_a_larger_drop() -> None:
     assert width[0.9, 500] == pytest.approx(2 * (0.0262**2 + 0.03**2) ** 0.5, abs=1e-3)
     assert width[0.9, 500] < width[0.9, 50] < width[0.6, 50] and width[0.6, 500] > 0.3
     assert interval_around(1.0, 1.0, 5)[1] == 1.0 and interval_around(0.0, 0.5, 5)[0] == 0.0
+
+
+def test_one_class_alone_says_nothing_of_what_it_may_lose(known: ClassStatistics) -> None:
+    """A single class is always recognised, whatever its spread, so nothing can be calibrated."""
+    statistics = with_new_class(known, CENTRES[3])
+    heads = known.solve_head(1), statistics.solve_head(4)
+    found = judge_shipped(
+        known, statistics, *heads, measured(5, total=5), NAMES[:1], solved=True, is_first=True
+    )
+    assert found.estimate is None

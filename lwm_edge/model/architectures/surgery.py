@@ -55,6 +55,11 @@ def check_surgery(model: nn.Module, backbone: nn.Module, head: nn.Linear, name: 
     features = backbone(images)
     if features.dim() == 4 and features.shape[1] == head.in_features:
         ours, theirs = head(features.mean((2, 3))), model(images)
+        if not theirs.isfinite().all():
+            raise ArchitectureError(
+                f"this {name} computes values that are not finite: some weights are huge, or variances of "
+                "BatchNorm are negative; use a sound checkpoint"
+            )
         if torch.allclose(ours, theirs, rtol=_SURGERY_TOLERANCE, atol=_SURGERY_TOLERANCE):
             return
     raise ArchitectureError(
