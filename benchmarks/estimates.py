@@ -4,11 +4,11 @@
     python benchmarks/estimates.py BASE.lwm DATA RESULTS.json [--recipe lda] [--increments 1] [--classes 4]
 
 DATA holds train/<class>/* and test/<class>/*, the shipped classes of BASE.lwm among them. The test photos of
-the shipped classes are halved at random. What the base recognises of one half is written into a copy of it,
-as `build-base` does with photos that the network never saw. A checkpoint (.pth, of the first --shipped
-classes in the order of seed 1993) is packed with that half as `--unseen-photos`. Then a device learns other
-classes, in that order, and the other half measures what became of the shipped ones. Each run adds a setting
-to RESULTS.json and prints the table of all.
+the shipped classes are halved at random. One half decides about a copy of the base as the photos do that
+`build-base` holds back: which statistics and which head ship, and what accuracy it says. A checkpoint (.pth,
+of the first --shipped classes in the order of seed 1993) is packed with that half as `--unseen-photos`. Then
+a device learns other classes, in that order, and the other half measures what became of the shipped ones.
+Each run adds a setting to RESULTS.json and prints the table of all.
 """
 
 from __future__ import annotations
@@ -19,28 +19,54 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 import typer
 from few_photos import linked
 from overfitted import half_folders
 from provenance import provenance
 
 import lwm_edge
-from lwm_edge.base.measure import measured_tensors
-from lwm_edge.learning.running import observe
+from lwm_edge.base.measure import measured_tensors, settle
+from lwm_edge.learning.class_statistics import ClassStatistics, Labels
+from lwm_edge.learning.running import Observation, observe
 from lwm_edge.model.bundle import Bundle, open_bundle, save_bundle
-from lwm_edge.model.loading import load_network
+from lwm_edge.model.loading import load_network, network_arrays
 from lwm_edge.photos.folders import read_photo_folder
 from lwm_edge.photos.photo_set import PhotoSet, PixelCache
 
 
-def measured_copy(base: Bundle, photos: Path, path: Path) -> Path:
-    """Writes a copy of a base that says how often it recognises photos of its classes."""
+def seen(base: Bundle, folder: Path) -> tuple[Observation, Labels]:
+    """Runs a base's network on class folders of its classes."""
     network, preprocessing = load_network(base), base.manifest.preprocessing
-    found = read_photo_folder(photos, preprocessing, PixelCache(2**30), min_photos=1)
-    of_all = PhotoSet([p for group in found.photos for p in group], preprocessing, PixelCache(2**30))
-    labels = np.array([base.manifest.class_names.index(found.class_names[label]) for label in of_all.labels])
-    predictions = observe(network, of_all, 64).logits(network).argmax(1)
-    arrays = {**base.arrays(), **measured_tensors(predictions, labels, base.manifest.capacity)}
+    found = read_photo_folder(folder, preprocessing, PixelCache(2**30), min_photos=1)
+    photos = PhotoSet([p for group in found.photos for p in group], preprocessing, PixelCache(2**30))
+    labels = np.array([base.manifest.class_names.index(found.class_names[label]) for label in photos.labels])
+    return observe(network, photos, 64), labels
+
+
+def measured_copy(base: Bundle, learnt: Path, unseen: Path, path: Path) -> Path:
+    """Writes a copy of a base as `build-base` would have made it, had it held back the unseen photos."""
+    network, names = load_network(base), base.manifest.class_names
+    (of_learnt, labels), (of_unseen, unseen_labels) = seen(base, learnt), seen(base, unseen)
+    settled = settle(
+        of_learnt,
+        labels,
+        of_unseen,
+        unseen_labels,
+        of_unseen.logits(network),
+        float((of_learnt.logits(network).argmax(1) == labels).mean()),
+        ClassStatistics.empty(base.manifest.capacity, network.head.in_features),
+        len(names),
+    )
+    if settled.report.head == "solved":
+        network.set_head(*(torch.from_numpy(rows) for rows in settled.statistics.solve_head(len(names))))
+    print(settled.report.model_dump_json(), flush=True)
+    arrays = {
+        **base.arrays(),
+        **network_arrays(network),
+        **settled.statistics.to_arrays(),
+        **measured_tensors(settled.predictions, unseen_labels, base.manifest.capacity),
+    }
     return save_bundle(path, arrays, base.manifest).path
 
 
@@ -119,7 +145,8 @@ def main(
             settings = lwm_edge.PackConfig(architecture=arch, image_size=image_size, unseen_photos=given)
             lwm_edge.pack_checkpoint(base, linked(work / "learnt", data, "train", known), ready, settings)
         else:
-            measured_copy(open_bundle(base), given, ready)
+            learnt = linked(work / "learnt", data, "train", known)
+            measured_copy(open_bundle(base), learnt, given, ready)
         rows = run(ready, kept, data, config, groups, work)
     done = json.loads(results.read_text()) if results.exists() else {"settings": []}
     setting = {"base": name, "data": data.name, "recipe": recipe, "classes": classes, "epochs": epochs}
