@@ -148,11 +148,11 @@ def main(
             learnt = linked(work / "learnt", data, "train", known)
             measured_copy(open_bundle(base), learnt, given, ready)
         rows = run(ready, kept, data, config, groups, work)
-    done = json.loads(results.read_text()) if results.exists() else {"settings": []}
+    done = json.loads(results.read_text()) if results.exists() else {"runs": []}
     setting = {"base": name, "data": data.name, "recipe": recipe, "classes": classes, "epochs": epochs}
-    done["settings"].append({**setting, **provenance(), "rows": rows})
+    done["runs"].append({**setting, **provenance(), "rows": rows})
     results.write_text(json.dumps(done, indent=1) + "\n")
-    print_table(done["settings"])
+    print_table(done["runs"])
 
 
 if __name__ == "__main__":
