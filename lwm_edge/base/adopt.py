@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import PhotosError
+from ..errors import ConfigError, PhotosError
 from ..learning.running import observe
 from ..model.architectures.registry import find_architecture
 from ..photos.folders import PhotoFolder, read_photo_folder
@@ -68,8 +68,11 @@ def pack_checkpoint(
     on_progress(Progress(phase="photos", done=0, total=1))
     cache = PixelCache(PIXEL_CACHE_BYTES)
     read = partial(read_photo_folder, preprocessing=preprocessing, cache=cache)
+    labels = read_labels(config.labels) if config.labels else None
+    if not checkpoint.is_file():
+        raise ConfigError(f"{checkpoint} is not a file; give the path of a checkpoint (.pth)")
     folder = read(photos, min_photos=_MIN_PHOTOS)
-    class_names = read_labels(config.labels) if config.labels else folder.class_names
+    class_names = labels or folder.class_names
     check_capacity(len(class_names), config)
     where, skipped = str(config.labels or photos), [*folder.skipped]
 

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str, optional
         *_shortened(wrong),
     ]
     if problems:
-        raise ArchitectureError(f"the weights are not those of {name}{_likeness(given, name)}", problems)
+        raise ArchitectureError(f"the weights are not those of {name}{_likeness(given)}", problems)
     model.load_state_dict(given, strict=False)
 
 
@@ -164,24 +165,27 @@ def _shortened(lines: Sequence[str]) -> list[str]:
     return [*lines[:_LISTED], *rest]
 
 
-def _likeness(state: Mapping[str, Tensor], name: str) -> str:
+def _likeness(state: Mapping[str, Tensor]) -> str:
     """Names an architecture whose tensors these are, if there is one."""
     shapes = _shapes(state)
     for candidate in architecture_names():
-        if candidate == name:
-            continue
-        try:
-            architecture = find_architecture(candidate)
-            with torch.device("meta"):
-                theirs = _shapes(architecture.build().state_dict())
-        except Exception:  # an architecture of another package, or one that cannot be built without memory
-            continue
-        head = {f"{architecture.head}.weight", f"{architecture.head}.bias"}
-        if theirs.keys() - head == shapes.keys() - head and all(
-            theirs[n] == shapes[n] for n in theirs.keys() - head
-        ):
+        theirs, head = _shapes_of(candidate)
+        beside_head = theirs.keys() - head
+        if beside_head == shapes.keys() - head and all(theirs[n] == shapes[n] for n in beside_head):
             return f": this looks like {candidate}, so try --arch {candidate}"
     return ""
+
+
+@cache
+def _shapes_of(architecture_name: str) -> tuple[dict[str, torch.Size], set[str]]:
+    """Returns the shapes of an architecture's tensors, and the names of its head's."""
+    try:
+        architecture = find_architecture(architecture_name)
+        with torch.device("meta"):
+            shapes = _shapes(architecture.build().state_dict())
+    except Exception:  # an architecture of another package, or one that cannot be built without memory
+        return {}, set()
+    return shapes, {f"{architecture.head}.weight", f"{architecture.head}.bias"}
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:

@@ -146,5 +146,5 @@ class PackConfig(BundleConfig):
         if any(abs(value) > _MAX_STATISTIC for value in (*(self.mean or ()), *(self.std or ()))):
             raise ValueError("mean and std are for pixels from 0 to 1; divide those for 0 to 255 by 255")
         if any(value <= _MIN_STD for value in self.std or ()):
-            raise ValueError("std must be above 0")
+            raise ValueError(f"std must be above {_MIN_STD}")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from .reports import BaseReport, StatisticsReport
 
 BATCH_SIZE = 64  # photos at once when nothing trains
 PIXEL_CACHE_BYTES = 1024 * 1024 * 1024  # a base is made on a vendor's workstation
+_LISTED = 10
 _POOR = 0.5  # accuracy below which the vendor is warned
 _WORSE = 0.05  # accuracy by which a solved head may be below the trained one without a warning
 
@@ -73,14 +75,18 @@ def check_capacity(classes: int, config: BundleConfig) -> None:
 def check_output(output: Path, *inputs: Path | None) -> None:
     """Refuses an output that is not writable or would replace what the base is made of.
 
+    Args:
+        output: Path of the bundle.
+        inputs: Paths of files that are read, and of folders whose class folders are.
+
     Raises:
-        ConfigError: The output is a file that is read, or lies in a folder that is.
+        ConfigError: The output is a file that is read, or lies in a class folder.
     """
     storage.check_output(output)
-    place = output.resolve()
-    for path in filter(None, inputs):
-        if place == path.resolve() or place.is_relative_to(path.resolve()):
-            raise ConfigError(f"{output} would replace {path}, or photos in it; write the base elsewhere")
+    place = Path(os.path.realpath(output))  # unlike resolve(), it bears a link that leads to itself
+    for path in (Path(os.path.realpath(path)) for path in inputs if path):
+        if place == path or (place.is_relative_to(path) and place.parent != path):
+            raise ConfigError(f"{output} would replace {path} or a photo in it; write the base elsewhere")
 
 
 def finish_base(
@@ -187,8 +193,9 @@ def _warnings(
         )
     elif missing := [name for name in class_names if name not in unseen.per_class]:
         warnings.append(
-            f"there are no unseen photos of {', '.join(missing)}, so the unseen ones decide nothing: the "
-            "statistics are made from the given photos, and the trained head ships"
+            f"there are no unseen photos of {', '.join(missing[:_LISTED])}"
+            f"{f' and {len(missing) - _LISTED} more' if len(missing) > _LISTED else ''}, so the unseen ones "
+            "decide nothing: the statistics are made from the given photos, and the trained head ships"
         )
     of_same = [learnt.per_class[name] for name in (unseen or learnt).per_class]
     if (known := sum(of_same) / len(of_same)) - trained > BY_HEART:

@@ -14,7 +14,7 @@ from ..learning.class_statistics import Labels
 from ..photos.class_names import class_name_problem, fold_class_name, normalise_class_name
 
 _MAX_BYTES = 8 * 1024**2
-_CLEARLY_BETTER = 0.3  # of the photos of the classes that are moved
+_CLEARLY_BETTER = 0.3  # mean over the classes that are moved, of their photos
 _DEVIATIONS = 4  # of what chance would bring about: the order is searched for, so two are not enough
 _LISTED = 20
 
@@ -27,11 +27,12 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """
     try:
         with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1).decode("utf-8-sig")
-        if len(content) > _MAX_BYTES:
+            read = file.read(_MAX_BYTES + 1)
+        if len(read) > _MAX_BYTES:
             raise ConfigError(
                 f"{path} is longer than {_MAX_BYTES // 1024**2} MiB, so it is no list of labels"
             )
+        content = read.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as a list of labels ({first_line(error)})") from None
     names = tuple(normalise_class_name(line.strip()) for line in content.splitlines() if line.strip())
@@ -95,13 +96,19 @@ def check_order(predictions: Labels, labels: Labels, class_names: Sequence[str])
     classes = len(class_names)
     pairs, counts = np.unique(np.stack([labels, predictions], 1), axis=0, return_counts=True)
     row_of_class = _best_rows(pairs, counts / np.bincount(labels, minlength=classes)[pairs[:, 0]], classes)
-    is_moved = (row_of_class != np.arange(classes))[pairs[:, 0]]
+    moved = row_of_class != np.arange(classes)
     as_moved, as_given = pairs[:, 1] == row_of_class[pairs[:, 0]], pairs[:, 1] == pairs[:, 0]
-    gained = counts[is_moved & as_moved].sum() - counts[is_moved & as_given].sum()
-    differing = counts[is_moved & (as_moved | as_given)].sum()
-    per_class = np.bincount(pairs[as_given, 0], counts[as_given], classes) / np.bincount(labels).clip(1)
-    right = float(per_class.mean())
-    if gained > _CLEARLY_BETTER * counts[is_moved].sum() and gained > _DEVIATIONS * np.sqrt(differing):
+    # By class as well as by photo: a large class that is taken for a small one must not count for both.
+    if_moved, now = (
+        np.bincount(pairs[which, 0], counts[which], classes) / np.bincount(labels, minlength=classes).clip(1)
+        for which in (as_moved, as_given)
+    )
+    of_moved = moved[pairs[:, 0]]
+    gained = counts[of_moved & as_moved].sum() - counts[of_moved & as_given].sum()
+    differing = counts[of_moved & (as_moved | as_given)].sum()
+    right = float(now.mean())
+    is_clear = moved.any() and (if_moved - now)[moved].mean() > _CLEARLY_BETTER
+    if is_clear and gained > _DEVIATIONS * np.sqrt(differing):
         order = ", ".join(class_names[index] for index in np.argsort(row_of_class))
         raise ConfigError(
             f"the photos contradict the order of the classes: taken that way, the classifier recognises "
@@ -128,7 +135,7 @@ def _best_rows(pairs: Labels, shares: NDArray[np.float64], classes: int) -> Labe
     for label, row in pairs[np.lexsort((pairs[:, 0] != pairs[:, 1], -shares))]:
         if rows[label] < 0 and is_free[row]:
             rows[label], is_free[row] = row, False
-    for label in np.flatnonzero(rows < 0):
-        rows[label] = label if is_free[label] else np.flatnonzero(is_free)[0]
-        is_free[rows[label]] = False
+    own = np.flatnonzero((rows < 0) & is_free)
+    rows[own], is_free[own] = own, False
+    rows[rows < 0] = np.flatnonzero(is_free)
     return rows

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, first_line
 from ..model.architectures.registry import Architecture
 from ..model.architectures.surgery import check_surgery, take_apart
 from ..model.network import Network, attention_cells
@@ -118,10 +118,10 @@ def _assemble(
     network = Network(backbone, full_head, 0, preprocessing).eval()
     try:
         attention_cells(network)
-    except (RuntimeError, ValueError):
+    except (RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"{config.architecture} cannot take images of {preprocessing.image_size} px; use a larger "
-            "--image-size"
+            f"{config.architecture} cannot take images of {preprocessing.image_size} px "
+            f"({first_line(error)}); use another --image-size"
         ) from None
     return network
 

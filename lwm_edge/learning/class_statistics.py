@@ -93,16 +93,20 @@ class ClassStatistics:
 
     def learn_more(self, features: Features, labels: Labels) -> None:
         """Learns further photos of some classes, as if they had come together with the earlier ones."""
-        scatter = self.photos * self.covariance
+        if not len(features):
+            return
+        centred, between = features.astype(np.float64), []
         for label in np.unique(labels):
-            later = features[labels == label].astype(np.float64)
-            mean, before, count = later.mean(0), self.counts[label], len(later)
-            later -= mean
-            scatter += later.T @ later
+            of_class = labels == label
+            mean, before, count = centred[of_class].mean(0), self.counts[label], of_class.sum()
+            centred[of_class] -= mean
             apart = mean - self.means[label]
-            scatter += before * count / (before + count) * np.outer(apart, apart)
+            between.append(np.sqrt(before * count / (before + count)) * apart)
             self.means[label] += count / (before + count) * apart
             self.counts[label] += count
+        rows = np.concatenate([centred, between])
+        scatter = self.photos * self.covariance
+        scatter += rows.T @ rows
         self.photos += len(features)
         self.covariance = np.divide(scatter, self.photos, out=scatter)
 

@@ -230,7 +230,8 @@ def attention_cells(network: Network) -> int:
 
 def pools_early(network: Network) -> bool:
     """Tells whether a network pools before its last layers, so that its maps have one cell at any size."""
-    return any(isinstance(block, nn.AdaptiveAvgPool2d) for block in network.blocks())
+    pools = (block for block in network.blocks() if isinstance(block, nn.AdaptiveAvgPool2d))
+    return any(pool.output_size in (1, (1, 1)) for pool in pools)
 
 
 def few_cells_warnings(network: Network, cells: int) -> list[str]:

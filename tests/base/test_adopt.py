@@ -182,7 +182,7 @@ def test_the_base_replaces_nothing_that_it_is_made_of(
         tmp_path / "link.pth",
         tmp_path / "labels.txt",
         few / "Coat" / "000.png",
-        UNSEEN / "base.lwm",
+        UNSEEN / "Coat" / "base.lwm",
     ):
         before = checkpoint.read_bytes(), (few / "Coat" / "000.png").read_bytes()
         with pytest.raises(ConfigError, match="would replace"):
@@ -235,7 +235,7 @@ def test_an_image_that_is_too_small_for_the_network_is_refused(few: Path, tmp_pa
     [
         ({"mean": (123.7, 116.3, 103.5)}, "divide those for 0 to 255 by 255"),
         ({"std": (58.4, 57.1, 57.4)}, "divide those for 0 to 255 by 255"),
-        ({"std": (0.2, 0.0, 0.2)}, "std must be above 0"),
+        ({"std": (0.2, 0.0, 0.2)}, "std must be above 0.001"),
         ({"author": "a\nb"}, "author: it contains control"),
         ({"description": "a\u202eb"}, "description: it contains characters that change"),
     ],
@@ -296,6 +296,13 @@ def test_a_few_photos_do_not_contradict_an_order() -> None:
 def test_a_classifier_that_always_says_the_same_is_refused_on_uneven_folders() -> None:
     with pytest.raises(ConfigError, match="recognises 25% of these photos, no better than chance"):
         check_order(np.zeros(130, np.int64), np.repeat(np.arange(4), [100, 10, 10, 10]), NUMBERED[:4])
+
+
+def test_a_large_class_that_is_taken_for_a_small_one_is_no_order() -> None:
+    labels = np.repeat(np.arange(3), [100, 300, 100])
+    predictions = np.where(labels == 1, 0, labels)
+    predictions[:10] = 1
+    check_order(predictions, labels, ("dog", "wolf", "cat"))
 
 
 def test_confusions_are_no_order() -> None:

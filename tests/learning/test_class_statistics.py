@@ -189,6 +189,7 @@ def test_further_photos_are_learnt_as_if_they_had_come_with_the_earlier_ones() -
     first = np.arange(len(labels)) % 3 > 0
     parts = ClassStatistics.empty(4, 3).with_photos(features[first], labels[first])
     parts.learn_more(features[~first], labels[~first])
+    parts.learn_more(features[:0], labels[:0])
     for name in ("means", "covariance", "counts"):
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), atol=1e-12)
     assert parts.photos == whole.photos

@@ -30,6 +30,7 @@ EXPORT_AS = {
     "regnet_y_400mf": "efficientnet_b0: its squeeze and excitation",
     "small_resnet20": "resnet18; the demo's base, which many tests export, is one",
     "efficientnet_lite0": "mobilenet_v2; base/test_build.py exports one",
+    "densenet121": "shufflenet_v2: its concatenations; resnet18: the rest",
 }
 """Architectures whose graph .ci/extended alone looks at, and what covers its form in the gate."""
 
