@@ -120,6 +120,12 @@ class StoppedError(LwmEdgeError):
     exit_code = 130
 
 
+def shortened(lines: Sequence[str], listed: int, more: str = "more") -> list[str]:
+    """Returns the first lines, and how many more there are."""
+    rest = [f"and {len(lines) - listed} {more}"] if len(lines) > listed else []
+    return [*lines[:listed], *rest]
+
+
 def first_line(error: Exception) -> str:
     """Returns the first line of another library's error, short and printable."""
     line = (str(error).splitlines() or [type(error).__name__])[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import ConfigError, PhotosError
+from ..errors import ConfigError, PhotosError, shortened
 from ..learning.running import observe
 from ..model.architectures.registry import find_architecture
 from ..photos.folders import PhotoFolder, read_photo_folder
@@ -107,9 +107,8 @@ def _check_unseen(unseen: PhotoSet, *others: PhotoSet) -> None:
     known = {photo.digest: photo.path for photos in others for photo in photos.photos}
     twice = [f"{photo.path} is {known[photo.digest]}" for photo in unseen.photos if photo.digest in known]
     if twice:
-        rest = [f"and {len(twice) - _LISTED} more"] if len(twice) > _LISTED else []
         raise PhotosError(
             "some photos are given as unseen and among the others too, so they would measure nothing; leave "
             "them out of one folder",
-            [*twice[:_LISTED], *rest],
+            shortened(twice, _LISTED),
         )

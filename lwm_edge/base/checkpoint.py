@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ArchitectureError, ConfigError
+from ..errors import ArchitectureError, ConfigError, shortened
 from ..model.architectures.registry import architecture_names, find_architecture
 
 _WRAPPINGS = ("state_dict", "model_state_dict", "model", "network", "net", "module", "weights", "params")
@@ -52,13 +52,15 @@ def read_checkpoint(path: Path, expected: Collection[str]) -> dict[str, Tensor]:
     state = max(found, key=lambda names: len(names.keys() & set(expected)))  # the first among equals
     state = {name: tensor for name, tensor in state.items() if name not in _COUNTERS}
     if odd := [f"{_shown(n)} is {kind}" for n, t in state.items() if (kind := _oddity(t))]:
-        raise ConfigError(f"{path} has tensors that are not plain numbers; {_ADVICE}", _shortened(odd))
+        raise ConfigError(
+            f"{path} has tensors that are not plain numbers; {_ADVICE}", shortened(odd, _LISTED)
+        )
     state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise ConfigError(
             f"{path} has weights that are not finite (NaN or infinite), so its training diverged; use an "
             "earlier checkpoint",
-            _shortened([_shown(name) for name in broken]),
+            shortened([_shown(name) for name in broken], _LISTED),
         )
     return state
 
@@ -134,7 +136,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str, optional
     problems = [
         *_summary(missing, "missing"),
         *_summary([n for n in given if n not in expected], "unknown"),
-        *_shortened(wrong),
+        *shortened(wrong, _LISTED),
     ]
     if problems:
         raise ArchitectureError(f"the weights are not those of {name}{_likeness(given)}", problems)
@@ -158,11 +160,6 @@ def _shown(name: Any) -> str:
     text = str(name)
     text = text if text.isprintable() else ascii(text)
     return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..."
-
-
-def _shortened(lines: Sequence[str]) -> list[str]:
-    rest = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
-    return [*lines[:_LISTED], *rest]
 
 
 def _likeness(state: Mapping[str, Tensor]) -> str:

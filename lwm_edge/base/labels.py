@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, first_line
+from ..errors import ConfigError, first_line, shortened
 from ..learning.class_statistics import Labels
 from ..photos.class_names import class_name_problem, fold_class_name, normalise_class_name
 
@@ -42,13 +42,10 @@ def read_labels(path: Path) -> tuple[str, ...]:
     if not names:
         problems = ["it is empty"]
     if problems:
-        raise ConfigError(f"{path} is not a list of class names, one on each line", _shortened(problems))
+        raise ConfigError(
+            f"{path} is not a list of class names, one on each line", shortened(problems, _LISTED)
+        )
     return names
-
-
-def _shortened(problems: list[str]) -> list[str]:
-    rest = [f"and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
-    return [*problems[:_LISTED], *rest]
 
 
 def match_folders(
@@ -77,7 +74,9 @@ def match_folders(
         f"the folder {name} is not one of them" for name in found if fold_class_name(name) not in index
     ]
     if problems:
-        raise ConfigError(f"the folders in {folder} are not the classes of {where}", _shortened(problems))
+        raise ConfigError(
+            f"the folders in {folder} are not the classes of {where}", shortened(problems, _LISTED)
+        )
     return [index[fold_class_name(name)] for name in found]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import PhotosError
+from ..errors import PhotosError, shortened
 from .class_names import class_name_problem, fold_class_name, normalise_class_name
 from .photo_set import Photo, PixelCache
 from .preprocessing import Preprocessing
@@ -147,7 +147,7 @@ def _read_class(
             continue
         seen[digest] = path
         photos.append(Photo(path, label, digest))
-    return tuple(photos), _shortened(reasons)
+    return tuple(photos), shortened(reasons, _LISTED_FILES, "more files")
 
 
 def photo_files(folder: Path) -> list[Path]:
@@ -172,9 +172,3 @@ def _file_digest(path: Path) -> str:
     except OSError as error:
         raise PhotosError(f"cannot be read ({error.strerror})") from None
     return digest.hexdigest()
-
-
-def _shortened(reasons: list[str]) -> list[str]:
-    if len(reasons) <= _LISTED_FILES:
-        return reasons
-    return [*reasons[:_LISTED_FILES], f"and {len(reasons) - _LISTED_FILES} more files"]
