@@ -97,8 +97,8 @@ def _lost(
 ) -> list[str]:
     """Lists the classes that this increment brings down to chance, even by their statistics alone.
 
-    Estimates from statistics are too good where the backbone stays as it is. After a training, a class that
-    they put at chance was found to be recognised on 0 to 20% of its test photos, on the demo's base.
+    Estimates from statistics are too good where the backbone stays as it is, so what they put at chance is
+    lost. After training they can err either way; benchmarks/estimates.py compares them with photos.
     """
     shipped, chance = len(class_names), 1 / len(head_now[0])
     before = known.estimate_accuracy(*head_before, shipped)
