@@ -65,7 +65,7 @@ def measured_copy(base: Bundle, learnt: Path, unseen: Path, path: Path) -> Path:
         **base.arrays(),
         **network_arrays(network),
         **settled.statistics.to_arrays(),
-        **measured_tensors(settled.predictions, unseen_labels, base.manifest.capacity),
+        **measured_tensors(settled, unseen_labels, base.manifest.capacity),
     }
     return save_bundle(path, arrays, base.manifest).path
 
@@ -98,10 +98,13 @@ def print_table(settings: list[dict[str, Any]]) -> None:
                 said.append("no figure")
                 continue
             low, high = row["estimate"]["interval"]
+            if row["estimate"]["now"] is None:
+                said.append(f"no figure [{100 * low:.1f}, {100 * high:.1f}]")
+                continue
             said.append(f"{100 * row['estimate']['now']:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
             held.append(low <= row["accuracy"] <= high)
             widths.append(100 * (high - low))
-        with_figure += any(row["estimate"] for row in setting["rows"])
+        with_figure += any(row["estimate"] and row["estimate"]["now"] is not None for row in setting["rows"])
         cells = (
             setting["base"],
             setting["recipe"],

@@ -142,7 +142,7 @@ def finish_base(
     arrays = {
         **network_arrays(network),
         **settled.statistics.to_arrays(),
-        **measured_tensors(settled.predictions, unseen_labels, config.capacity),
+        **measured_tensors(settled, unseen_labels, config.capacity),
     }
     bundle, parity = _write(network, arrays, material, config, output)
     cells = attention_cells(network)

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..learning.class_statistics import ClassStatistics, Features, Labels, predict_unseen
 from ..learning.running import Observation
-from ..model.bundle import CONFUSIONS, RIGHT, TOTAL, Arrays, empty_tensors
+from ..model.bundle import CONFUSIONS, RIGHT, RIGHT_SOLVED, TOTAL, Arrays, empty_tensors
 from .reports import StatisticsReport
 
 BY_HEART = 0.15
@@ -29,11 +29,13 @@ class Settled(NamedTuple):
         statistics: Statistics of all classes.
         report: Report on the choice.
         predictions: Prediction for each unseen photo, by a head as the one that ships [M]; empty without any.
+        solved: The same by a head as a device solves it from the statistics [M].
     """
 
     statistics: ClassStatistics
     report: StatisticsReport
     predictions: Labels
+    solved: Labels
 
 
 def settle(
@@ -60,11 +62,15 @@ def settle(
     """
     of_given = empty.with_photos(given.head_inputs, given_labels)
     if unseen is None or trained_logits is None:
-        return Settled(of_given, StatisticsReport(photos="given", head="trained", accuracy={}), unseen_labels)
+        report = StatisticsReport(photos="given", head="trained", accuracy={})
+        return Settled(of_given, report, unseen_labels, unseen_labels)
     trained = trained_logits.argmax(1)
     accuracy = {"trained": _accuracy(trained, unseen_labels)}
     if len(np.unique(unseen_labels)) < classes:  # means from two sources would favour the classes of one
-        return Settled(of_given, StatisticsReport(photos="given", head="trained", accuracy=accuracy), trained)
+        weight, bias = of_given.solve_head(classes)
+        solved = (unseen.head_inputs @ weight.T + bias).argmax(1)
+        report = StatisticsReport(photos="given", head="trained", accuracy=accuracy)
+        return Settled(of_given, report, trained, solved)
 
     def of_all(features: Features, labels: Labels) -> ClassStatistics:
         statistics = of_given.copy()
@@ -89,6 +95,7 @@ def settle(
         ways[best](unseen.head_inputs, unseen_labels),
         StatisticsReport(photos=best, head=head, accuracy=accuracy),
         predictions[best] if head == "solved" else trained,
+        predictions[best],
     )
 
 
@@ -110,11 +117,12 @@ def _is_better(predictions: Labels, others: Labels, labels: Labels) -> bool:
     return is_higher and gained - lost > 2 * float(np.sqrt(gained + lost))
 
 
-def measured_tensors(predictions: Labels, labels: Labels, capacity: int) -> Arrays:
+def measured_tensors(settled: Settled, labels: Labels, capacity: int) -> Arrays:
     """Counts how often each class was recognised, and which classes were confused most often."""
-    arrays = empty_tensors(capacity, 1)
+    arrays, predictions = empty_tensors(capacity, 1), settled.predictions
     np.add.at(arrays[TOTAL], labels, 1)
     np.add.at(arrays[RIGHT], labels[predictions == labels], 1)
+    np.add.at(arrays[RIGHT_SOLVED], labels[settled.solved == labels], 1)
     wrong = np.stack([labels, predictions], 1)[predictions != labels]
     pairs, counts = np.unique(wrong, axis=0, return_counts=True)
     rows = np.argsort(-counts, kind="stable")[: len(arrays[CONFUSIONS])]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..errors import GateError
 from ..learning.config import IncrementConfig
-from ..learning.reports import DriftReport
+from ..learning.reports import DriftReport, ShippedEstimate
 from ..model.evaluation import EvaluationReport
 
 _LEAST_SHARE_REMEMBERED = 0.7  # of the estimated accuracy before; below this the owner is warned
@@ -40,7 +40,7 @@ def pass_gate(
         ("agreement on base classes", drift.base_agreement, config.min_base_agreement, "least", 1),
         (
             "estimated accuracy on shipped classes",
-            drift.shipped.now if drift.shipped else None,
+            _least_shipped_accuracy(drift.shipped),
             config.min_shipped_accuracy,
             "least",
             1,
@@ -64,10 +64,20 @@ def pass_gate(
             problems,
         )
     warnings = [f"forced through the gate: {problem}" for problem in problems]
-    if drift.shipped and drift.shipped.now < _LEAST_SHARE_REMEMBERED * drift.shipped.measured:
-        warnings.append(
-            f"the model is estimated to be right on {drift.shipped.now:.0%} of the shipped classes' photos, "
-            f"down from {drift.shipped.measured:.0%} when it was shipped; to measure it, run "
-            "lwm-edge evaluate where such photos are"
-        )
+    if shipped := drift.shipped:
+        low, high = shipped.interval
+        share = f"{low:.0%} to {high:.0%}" if shipped.now is None else f"{shipped.now:.0%}"
+        if shipped.now is None or shipped.now < _LEAST_SHARE_REMEMBERED * shipped.measured:
+            warnings.append(
+                f"the model is estimated to be right on {share} of the shipped classes' photos, "
+                f"down from {shipped.measured:.0%} when it was shipped; to measure it, run "
+                "lwm-edge evaluate where such photos are"
+            )
     return warnings
+
+
+def _least_shipped_accuracy(shipped: ShippedEstimate | None) -> float | None:
+    """Returns the estimated accuracy on shipped classes, or the least it can be if there is no figure."""
+    if shipped is None:
+        return None
+    return shipped.interval[0] if shipped.now is None else shipped.now

@@ -31,15 +31,13 @@ from ..learning.training import TrainingState, train_increment
 from ..memory import drop_library_pages, drop_mapped_pages, freed_memory_kept, out_of_memory_explained
 from ..model.bundle import (
     BESIDE_THE_NETWORK,
-    CONFUSIONS,
     COUNTS,
     COVARIANCE,
     MANIFEST,
     MEANS,
+    MEASURED,
     PHOTOS,
     PROBE,
-    RIGHT,
-    TOTAL,
     save_bundle,
 )
 from ..model.cost import network_cost
@@ -208,13 +206,13 @@ def _judge(task: Task, learnt: Learnt) -> tuple[NewClassReport, ...]:
 
 def _judge_shipped(task: Task, statistics: ClassStatistics) -> ShippedJudgement:
     """Judges what became of the shipped classes."""
-    parent, measured = task.parent.manifest, task.parent.arrays(RIGHT, TOTAL)
+    parent, measured = task.parent.manifest, task.parent.arrays(*MEASURED)
     return judge_shipped(
         _teachers_statistics(task),
         statistics,
         _head(task.teacher),
         _head(task.student),
-        (measured[RIGHT], measured[TOTAL]),
+        measured,
         parent.class_names[: parent.shipped_classes],
         solved=task.approach.recipe.head == "solved",
         is_first=parent.increment_count == 0,
@@ -245,7 +243,7 @@ def _stage(home: Home, task: Task, statistics: ClassStatistics) -> Generation:
     }
     if task.approach.recipe.trains:
         arrays[PROBE] = head_inputs_of_probe(task.student)
-        for name in (RIGHT, TOTAL, CONFUSIONS):  # the vendor measured another network
+        for name in MEASURED:  # the vendor measured another network
             arrays[name] = np.zeros_like(arrays[name])
     staged = home.stage()
     save_bundle(staged.bundle, arrays, manifest)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..learning.class_statistics import ClassStatistics, Features
 from ..learning.reports import ShippedEstimate
+from ..model.bundle import RIGHT, RIGHT_SOLVED, TOTAL, Arrays
 
 _ERROR, _ERROR_OF_DROP = 0.03, 0.5  # of an estimate, and of the drop that it shows; see `interval_around`
+_WIDEST = 0.4  # width of an interval beyond which an estimate is not shown as a figure
 _WORTH_SAYING = 0.25  # share of its photos that a class is estimated to lose
 _LISTED = 5
 _MIN_CLASSES = 2  # one class alone is always recognised, which no spread makes less
@@ -39,7 +40,7 @@ def judge_shipped(
     statistics: ClassStatistics,
     head_before: Head,
     head_now: Head,
-    measured: tuple[NDArray[np.int32], NDArray[np.int32]],
+    measured: Arrays,
     class_names: Sequence[str],
     *,
     solved: bool,
@@ -52,7 +53,7 @@ def judge_shipped(
         statistics: Statistics of all classes, in the student's features.
         head_before: Head of the teacher.
         head_now: Head of the student.
-        measured: Number of photos that the vendor's model recognised and of all, by class [capacity].
+        measured: Tensors of what the vendor measured, see `model.bundle`.
         class_names: Names of the shipped classes that are left.
         solved: Whether the student's head is solved from statistics.
         is_first: Whether the teacher is the model that shipped.
@@ -61,26 +62,28 @@ def judge_shipped(
     if not shipped:
         return ShippedJudgement(None, [], [])
     lost = _lost(known, statistics, head_before, head_now, class_names)
-    right, total = (counts[:shipped] for counts in measured)
-    if (total > 0).sum() < _MIN_CLASSES:
-        return ShippedJudgement(None, lost, [])
+    right, right_solved, total = (measured[name][:shipped] for name in (RIGHT, RIGHT_SOLVED, TOTAL))
     is_measured = total > 0
-    accuracy, photos = float((right[is_measured] / total[is_measured]).mean()), int(total.sum())
-    # The solved head is taken to be as good as the one that shipped.
+    if is_measured.sum() < _MIN_CLASSES:
+        return ShippedJudgement(None, lost, [])
+    as_shipped, by_solved = (
+        float((counts[is_measured] / total[is_measured]).mean()) for counts in (right, right_solved)
+    )
+    accuracy, photos = by_solved if solved else as_shipped, int(total.sum())
     alone = known.solve_head(shipped) if solved else (head_before[0][:shipped], head_before[1][:shipped])
     # Even if every photo was recognised, the next one may not be.
     spread = known.find_spread(*alone, shipped, is_measured, min(accuracy, 1 - 0.5 / photos))
     at_first, before = (known.estimate_accuracy(*head, shipped, spread) for head in (alone, head_before))
-    if is_first:
-        before = at_first  # what shipped was measured, whichever head it has
     now = statistics.estimate_accuracy(*head_now, shipped, spread)
+    of_all = float(now[is_measured].mean())
+    low, high = interval = interval_around(of_all, accuracy, photos)
     estimate = ShippedEstimate(
-        measured=accuracy,
+        measured=as_shipped,
         photos=photos,
         classes=int(is_measured.sum()),
-        before=float(before[is_measured].mean()),
-        now=(of_all := float(now[is_measured].mean())),
-        interval=interval_around(of_all, accuracy, photos),
+        before=as_shipped if is_first else float(before[is_measured].mean()),
+        now=of_all if high - low <= _WIDEST else None,
+        interval=interval,
     )
     drops = at_first - now
     worst = [class_names[i] for i in np.argsort(-drops)[:_LISTED] if drops[i] > _WORTH_SAYING]

@@ -38,15 +38,15 @@ class ShippedEstimate(Report):
         photos: Number of these photos.
         classes: Number of shipped classes that they show; the others are left out of all figures.
         before: Accuracy that the model before this increment is estimated to have had.
-        now: Accuracy that the new model is estimated to have.
-        interval: Interval around `now`, which allows for chance and for errors of the estimate itself.
+        now: Accuracy that the new model is estimated to have; None if the interval is too wide for a figure.
+        interval: Interval around the estimate, which allows for chance and for errors of the estimate itself.
     """
 
     measured: float
     photos: int
     classes: int
     before: float
-    now: float
+    now: float | None
     interval: tuple[float, float]
 
 

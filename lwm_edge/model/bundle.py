@@ -6,7 +6,8 @@ Tensors, where d is the number of values that the head reads (see `network`):
 - `statistics.*`: what remains of the photos, see `learning.class_statistics`.
 - `measured.right` and `measured.total` [capacity], `measured.confusions` [32, 3] (class_index, predicted
   class_index, number of photos): the vendor's accuracy on photos that the network never saw, 0 if not
-  measured.
+  measured. `measured.right_solved` [capacity] is what the head that a device solves from the statistics
+  gets right of them, which differs where the trained head ships.
 - `unknown.histogram` [capacity, 64]: calibration of the score for unknown objects; 0 if not calibrated.
 - `probe.head_inputs` [5, d]: the head's inputs for five generated images, from the torch that trained it.
 - `onnx_graph` (uint8): the graph without its weights, see `onnx`; `manifest` (uint8): see `manifest`.
@@ -39,14 +40,17 @@ from .terms import MAX_CAPACITY
 WEIGHT, BIAS = "head.weight", "head.bias"
 MEANS, COUNTS = "statistics.means", "statistics.counts"
 COVARIANCE, PHOTOS = "statistics.covariance", "statistics.photos"
-RIGHT, TOTAL, CONFUSIONS = "measured.right", "measured.total", "measured.confusions"
+RIGHT, RIGHT_SOLVED = "measured.right", "measured.right_solved"
+TOTAL, CONFUSIONS = "measured.total", "measured.confusions"
 HISTOGRAM, PROBE = "unknown.histogram", "probe.head_inputs"
 MANIFEST, ONNX_GRAPH = "manifest", "onnx_graph"
 
-ROWS_BY_CLASS = {WEIGHT, BIAS, MEANS, COUNTS, RIGHT, TOTAL, HISTOGRAM}
+MEASURED = (RIGHT, RIGHT_SOLVED, TOTAL, CONFUSIONS)
+ROWS_BY_CLASS = {WEIGHT, BIAS, MEANS, COUNTS, RIGHT, RIGHT_SOLVED, TOTAL, HISTOGRAM}
 BESIDE_THE_NETWORK = {
     *(MEANS, COUNTS, COVARIANCE, PHOTOS),
-    *(RIGHT, TOTAL, CONFUSIONS, HISTOGRAM, PROBE),
+    *MEASURED,
+    *(HISTOGRAM, PROBE),
     *(ONNX_GRAPH, MANIFEST),
 }
 _FIXED_SHAPES: dict[str, tuple[str, tuple[int | str, ...]]] = {
@@ -57,13 +61,14 @@ _FIXED_SHAPES: dict[str, tuple[str, tuple[int | str, ...]]] = {
     COVARIANCE: ("F32", ("d", "d")),
     PHOTOS: ("F32", (1,)),
     RIGHT: ("I32", ("capacity",)),
+    RIGHT_SOLVED: ("I32", ("capacity",)),
     TOTAL: ("I32", ("capacity",)),
     CONFUSIONS: ("I32", (32, 3)),
     HISTOGRAM: ("I32", ("capacity", 64)),
     PROBE: ("F32", (5, "d")),
 }
 _NUMPY_DTYPES = {"F32": np.float32, "I32": np.int32}
-_NEVER_NEGATIVE = {COUNTS, PHOTOS, RIGHT, TOTAL, CONFUSIONS, HISTOGRAM}
+_NEVER_NEGATIVE = {COUNTS, PHOTOS, *MEASURED, HISTOGRAM}
 _MAX_TENSOR_BYTES = {MANIFEST: manifests.encoded_length(MAX_CAPACITY), ONNX_GRAPH: 8 * 1024**2}
 MAX_FILE_BYTES = 4 * 1024**3
 MAX_HEADER_BYTES = 4 * 1024**2
@@ -104,8 +109,7 @@ def empty_tensors(capacity: int, d: int) -> dict[str, NDArray[Any]]:
     """Makes the tensors that a new bundle declares but that may stay empty: all zeros."""
     declared = declared_tensors(capacity, d)
     return {
-        name: np.zeros(declared[name][1], _NUMPY_DTYPES[declared[name][0]])
-        for name in (RIGHT, TOTAL, CONFUSIONS, HISTOGRAM)
+        name: np.zeros(declared[name][1], _NUMPY_DTYPES[declared[name][0]]) for name in (*MEASURED, HISTOGRAM)
     }
 
 
@@ -188,9 +192,12 @@ def _verify(path: Path, file: Any, names: set[str], manifest: Manifest) -> None:
 
 
 def _measured_problems(file: Any, classes: int) -> list[str]:
-    problems = []
-    if (file.get_tensor(RIGHT) > file.get_tensor(TOTAL)).any():
-        problems.append(f"{RIGHT} has more photos than {TOTAL}")
+    total = file.get_tensor(TOTAL)
+    problems = [
+        f"{name} has more photos than {TOTAL}"
+        for name in (RIGHT, RIGHT_SOLVED)
+        if (file.get_tensor(name) > total).any()
+    ]
     confusions = file.get_tensor(CONFUSIONS)
     if (confusions[:, :2] >= classes).any():
         problems.append(f"{CONFUSIONS} names a class that does not exist")

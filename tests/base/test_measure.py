@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from lwm_edge.base.finish import _warnings
-from lwm_edge.base.measure import _is_better, measured_tensors, settle
+from lwm_edge.base.measure import Settled, _is_better, measured_tensors, settle
 from lwm_edge.base.reports import StatisticsReport
 from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.learning.running import Observation
-from lwm_edge.model.bundle import CONFUSIONS, RIGHT, TOTAL
+from lwm_edge.model.bundle import CONFUSIONS, RIGHT, RIGHT_SOLVED, TOTAL
 from lwm_edge.model.evaluation import EvaluationReport, evaluate_predictions
 
 CLASSES, D = 4, 12
@@ -41,6 +41,8 @@ def test_where_unseen_photos_lie_like_the_learnt_ones_all_are_used() -> None:
     assert settled.report.photos == "all" and settled.report.head == "trained"
     assert settled.statistics.counts[:CLASSES].tolist() == [50] * CLASSES
     assert settled.report.accuracy["trained"] == 1
+    assert (settled.predictions == unseen[1]).all()
+    assert (settled.solved == unseen[1]).mean() == pytest.approx(settled.report.accuracy["all"])
 
 
 def test_where_the_learnt_ones_lie_elsewhere_the_means_are_those_of_unseen_photos() -> None:
@@ -68,13 +70,15 @@ def test_without_unseen_photos_nothing_is_chosen() -> None:
     learnt = photos(centres(0), 10, 1.0, 1)
     settled = settle(*learnt, None, np.zeros(0, np.int64), None, 1.0, EMPTY, CLASSES)
     assert settled.report.accuracy == {} and len(settled.predictions) == 0
-    assert not measured_tensors(settled.predictions, np.zeros(0, np.int64), 6)[TOTAL].any()
+    assert not measured_tensors(settled, np.zeros(0, np.int64), 6)[TOTAL].any()
 
 
 def test_what_was_recognised_and_confused_is_counted() -> None:
     labels, found = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0, 2])
-    arrays = measured_tensors(found, labels, 4)
+    report = StatisticsReport(photos="all", head="trained", accuracy={})
+    arrays = measured_tensors(Settled(EMPTY, report, found, solved=np.array([0, 0, 1, 2, 0, 0])), labels, 4)
     assert arrays[TOTAL].tolist() == [3, 2, 1, 0] and arrays[RIGHT].tolist() == [1, 1, 1, 0]
+    assert arrays[RIGHT_SOLVED].tolist() == [2, 0, 0, 0]
     assert arrays[CONFUSIONS][:3].tolist() == [[0, 1, 2], [1, 0, 1], [0, 0, 0]]
 
 
@@ -87,6 +91,8 @@ def test_unseen_photos_of_some_classes_only_decide_nothing() -> None:
     assert (settled.report.photos, settled.report.head) == ("given", "trained")
     assert settled.statistics.counts[:CLASSES].tolist() == [40] * CLASSES
     assert set(settled.report.accuracy) == {"trained"} and len(settled.predictions) == 20
+    weight, bias = settled.statistics.solve_head(CLASSES)
+    assert settled.solved.tolist() == (partly[0].head_inputs @ weight.T + bias).argmax(1).tolist()
 
 
 def test_a_few_lucky_photos_do_not_decide() -> None:

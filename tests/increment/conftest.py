@@ -20,6 +20,7 @@ def measured_home(tmp_path: Path) -> Home:
     base = open_bundle(BASE_BUNDLE)
     arrays = base.arrays()
     arrays["measured.right"][:6], arrays["measured.total"][:6] = 47, 50
+    arrays["measured.right_solved"][:6] = 46
     save_bundle(tmp_path / "measured.lwm", arrays, base.manifest)
     init_home(tmp_path / "measured.lwm", tmp_path / "measured")
     return open_home(tmp_path / "measured")

@@ -506,7 +506,8 @@ def test_what_became_of_the_shipped_classes_is_estimated(
     shipped = _add(measured_home, photos, forgetful).drift.shipped
     assert shipped is not None
     true = evaluate(measured_home, DEMO_DATA / "test" / "base").accuracy
-    assert abs(shipped.now - true) < 0.15 and shipped.now < 0.7
+    low, high = shipped.interval
+    assert low <= true <= high and high < 0.9
     report = json.loads(measured_home.current().receipt.read_bytes())
     assert any("estimated to be right" in line for line in report["warnings"])
 

@@ -7,6 +7,7 @@ import pytest
 
 from lwm_edge.increment.shipped import interval_around, judge_shipped
 from lwm_edge.learning.class_statistics import ClassStatistics
+from lwm_edge.model.bundle import RIGHT, RIGHT_SOLVED, TOTAL, empty_tensors
 
 NAMES = ("Coat", "Dress", "Pullover")
 CENTRES = np.random.default_rng(0).normal(size=(4, 8)) * 1.5
@@ -24,10 +25,11 @@ def with_new_class(known: ClassStatistics, centre: np.ndarray) -> ClassStatistic
     return known.with_photos(features, np.full(60, 3))
 
 
-def measured(*right: int, total: int = 40) -> tuple[np.ndarray, np.ndarray]:
-    counts = np.zeros((2, 6), np.int32)
-    counts[0, : len(right)], counts[1, : len(right)] = right, total
-    return counts[0], counts[1]
+def measured(*right: int, total: int = 40, fewer_if_solved: int = 0) -> dict[str, np.ndarray]:
+    tensors = empty_tensors(6, 1)
+    tensors[RIGHT][: len(right)], tensors[TOTAL][: len(right)] = right, total
+    tensors[RIGHT_SOLVED][: len(right)] = np.array(right) - fewer_if_solved
+    return tensors
 
 
 def test_a_new_class_that_is_far_away_costs_nothing(known: ClassStatistics) -> None:
@@ -44,7 +46,45 @@ def test_a_new_class_that_is_far_away_costs_nothing(known: ClassStatistics) -> N
     )
     assert found.lost == [] and found.warnings == [] and found.estimate is not None
     assert found.estimate.measured == pytest.approx(0.95) and found.estimate.photos == 120
-    assert abs(found.estimate.now - 0.95) < 0.02 and abs(found.estimate.before - 0.95) < 0.02
+    assert found.estimate.now is not None and abs(found.estimate.now - 0.95) < 0.02
+    assert found.estimate.before == found.estimate.measured
+
+
+@pytest.mark.parametrize(("solved", "expected"), [(True, 0.8), (False, 0.95)])
+def test_the_estimate_starts_from_what_a_head_of_the_same_kind_got_right(
+    known: ClassStatistics, solved: bool, expected: float
+) -> None:
+    found = judge_shipped(
+        known,
+        with_new_class(known, CENTRES[3] * 3),
+        known.solve_head(3),
+        with_new_class(known, CENTRES[3] * 3).solve_head(4),
+        measured(38, 38, 38, fewer_if_solved=6),
+        NAMES,
+        solved=solved,
+        is_first=True,
+    )
+    assert found.estimate is not None and found.estimate.now == pytest.approx(expected, abs=0.03)
+    assert found.estimate.measured == found.estimate.before == pytest.approx(0.95)
+
+
+def test_an_estimate_that_may_be_far_off_is_not_shown_as_a_figure(known: ClassStatistics) -> None:
+    statistics = with_new_class(known, CENTRES[3] * 3)
+    weight, bias = statistics.solve_head(4)
+    bias[1:3] -= 100
+    found = judge_shipped(
+        known,
+        statistics,
+        known.solve_head(3),
+        (weight, bias),
+        measured(38, 38, 38),
+        NAMES,
+        solved=False,
+        is_first=True,
+    )
+    assert found.estimate is not None and found.estimate.now is None
+    low, high = found.estimate.interval
+    assert high - low > 0.4 and low < 1 / 3 < high
 
 
 def test_a_class_that_a_new_one_is_like_is_named_with_what_it_lost(known: ClassStatistics) -> None:
@@ -60,7 +100,8 @@ def test_a_class_that_a_new_one_is_like_is_named_with_what_it_lost(known: ClassS
         is_first=True,
     )
     assert found.warnings == ["Dress lost most; check with lwm-edge evaluate"]
-    assert found.estimate is not None and found.estimate.now < found.estimate.before - 0.1
+    assert found.estimate is not None and found.estimate.now is not None
+    assert found.estimate.now < found.estimate.before - 0.1
 
 
 def test_a_class_that_falls_to_chance_is_lost(known: ClassStatistics) -> None:

@@ -18,10 +18,10 @@ from tests.support.samples import QUICK, WITHOUT_LEVELS
 
 FOLDER = WITHOUT_LEVELS.parent
 GOLDEN = [
-    (WITHOUT_LEVELS.name, "ba2bffcf266f2b4502dd4eba86bcd12cd40e43195a56f4022eff076417b205c5", None),
+    (WITHOUT_LEVELS.name, "c9fc2d356be229b9d321edcab520f68f5a4c6c693fc94fff0978d123627e7fb0", None),
     (
         "bundle-v2-levels.lwm",
-        "4caa94c4b0ce7a50ab3b5b7befbc84e303a0e1ba5fa8a9651a3cdbf87e5068cf",
+        "ddc575e0f5cee6d82507b45edfa9a69321b7bbaf1f7e780b4a2992a285bd4b56",
         Levels(blocks=(5, 8), grid=3, values=432),
     ),
 ]
