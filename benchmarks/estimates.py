@@ -4,11 +4,11 @@
     python benchmarks/estimates.py BASE.lwm DATA RESULTS.json [--recipe lda] [--increments 1] [--classes 4]
 
 DATA holds train/<class>/* and test/<class>/*, the shipped classes of BASE.lwm among them. The test photos of
-the shipped classes are halved at random. One half decides about a copy of the base as the photos do that
-`build-base` holds back: which statistics and which head ship, and what accuracy it says. A checkpoint (.pth,
-of the first --shipped classes in the order of seed 1993) is packed with that half as `--unseen-photos`. Then
-a device learns other classes, in that order, and the other half measures what became of the shipped ones.
-Each run adds a setting to RESULTS.json and prints the table of all.
+the shipped classes are halved at random. For a copy of the base, one half takes the place of the photos that
+`build-base` holds back: it decides which statistics and which head ship, and gives the accuracy that the base
+states. A checkpoint (.pth, of the first --shipped classes in the order of seed 1993) is packed with that half
+as `--unseen-photos`. Then a device learns other classes, in that order, and the other half measures what
+became of the shipped ones. Each run adds a setting to RESULTS.json and prints the table of all settings.
 """
 
 from __future__ import annotations

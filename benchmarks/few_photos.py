@@ -5,8 +5,8 @@
 
 DATA holds train/<class>/* and test/<class>/*, the shipped classes of BASE.lwm among them. In each draw five
 other classes and five photos of each are drawn at random; a device learns them in one increment, once alone
-and once beside the class that has the most photos, all of them. Accuracy is the mean over all classes on
-the test photos, and over the five. The baselines learn the same photos' last feature maps, globally
+and once beside all photos of the class that has the most. Accuracy is the mean over all classes on the test
+photos, and over the five small ones. The baselines learn the same photos' last feature maps, globally
 averaged.
 """
 
@@ -32,7 +32,7 @@ CLASSES, PHOTOS = 5, 5
 
 
 def draw(data: Path, shipped: tuple[str, ...], seed: int, work: Path) -> tuple[Path, list[str], str]:
-    """Draws the photos of the small classes into a folder; returns it, their names, and the largest other."""
+    """Draws the small classes' photos into a folder; returns it, their names, and the largest other class."""
     chance = np.random.RandomState(seed)
     others = sorted(path.name for path in (data / "train").iterdir() if path.name not in shipped)
     small = [others[i] for i in chance.permutation(len(others))[:CLASSES]]
@@ -58,7 +58,7 @@ def linked(folder: Path, data: Path, split: str, names: list[str]) -> Path:
 
 
 def measure(base: Bundle, photos: Path, data: Path, small: list[str], work: Path) -> dict[str, list[float]]:
-    """Measures ours and the baselines; for each the accuracy on all classes and on the small ones."""
+    """Measures the accuracy of the default recipe and the baselines, on all classes and on the small ones."""
     shipped, new = list(base.manifest.class_names), sorted(path.name for path in photos.iterdir())
     test = linked(work / "test", data, "test", [*shipped, *new])
     home = work / "home"

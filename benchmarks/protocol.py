@@ -4,14 +4,14 @@
     python benchmarks/protocol.py DATA RESULTS.json --arch small_resnet20 --image-size 32 [options]
 
 DATA holds train/<class>/* and test/<class>/*. After every step all classes seen so far are evaluated in one
-competition (single-headed); accuracy is the mean over classes. Runs that RESULTS.json holds already are not
+competition (single-headed); accuracy is the mean over classes. Runs that RESULTS.json already holds are not
 repeated, and all runs of a seed share one base. At the end it prints a table, as `table.py` does;
 `figures.py` draws a figure; the bundle after each step stays in RESULTS/SEED/, for `attention_maps.py`.
 
-A method is a recipe, with other settings behind a colon if need be (`lwm:gamma=0.3`, `lwm:beta=0`), one of
+A method is a recipe, with other settings after a colon if need be (`lwm:gamma=0.3`, `lwm:beta=0`), one of
 the baselines `nearest-mean` and `streaming-lda` on the last feature maps, or `joint`: all photos of all
-classes at once, trained like the base (or changed: `joint:epochs=10`). `lwm-l2` is `lwm` with a Euclidean
-distance between the maps in L_AD, which the package does not have.
+classes at once, trained like the base (or with other settings: `joint:epochs=10`). `lwm-l2` is `lwm` with a
+Euclidean distance between the maps in L_AD, which the package does not have.
 
 Class order: the sorted names, permuted with numpy.random.RandomState(seed); 1993 is the order of the field's
 published CIFAR-100 tables.
@@ -128,7 +128,7 @@ def run_recipe(split: Split, base: Path, method: str, settings: dict[str, Any]) 
 
 
 def _settings_of(method: str) -> dict[str, str]:
-    """Reads the settings behind a method's colon."""
+    """Reads the settings after a method's colon."""
     changes = method.partition(":")[2]
     return dict(change.split("=") for change in changes.split(",") if change)
 

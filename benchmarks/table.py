@@ -25,7 +25,7 @@ PUBLISHED = {  # by data and classes per step: average, last; as later papers ta
 
 
 def forgetting(steps: list[dict[str, Any]]) -> float:
-    """Averages over classes the best accuracy so far less the last."""
+    """Computes the mean over classes of the best accuracy so far less the last."""
     last = steps[-1]["per_class"]
     best = {name: max(s["per_class"][name] for s in steps if name in s["per_class"]) for name in last}
     return float(np.mean([best[name] - last[name] for name in last]))

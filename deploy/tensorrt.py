@@ -52,7 +52,7 @@ def build(trtexec: str, onnx: Path, engine: Path, precision: str) -> None:
 
 
 def remove_others(engine: Path) -> list[Path]:
-    """Removes the engines of other models from the folder; only files named as this program names them."""
+    """Removes the engines of other models from the folder, but only files that this program named."""
     pattern = re.compile(r"[0-9a-f]{64}-\w+-batch\d+\.(engine|building)")
     others = [p for p in engine.parent.iterdir() if pattern.fullmatch(p.name) and p != engine]
     for path in others:
@@ -82,7 +82,7 @@ def main() -> None:
         const="int8",
         help="8-bit integers; needs --photos, which calibrate them",
     )
-    parser.add_argument("--rebuild", action="store_true", help="build again, as after an upgrade of TensorRT")
+    parser.add_argument("--rebuild", action="store_true", help="build again, e.g. after a TensorRT upgrade")
     parser.add_argument("--photos", type=Path, metavar="DIR", help="class folders to check fp16 or int8 on")
     given = parser.parse_args()
     trtexec = find_trtexec()

@@ -1,4 +1,4 @@
-"""Saves a trained classifier the way many training scripts do; it stands in for the end of yours.
+"""Saves a trained classifier the way many training scripts do, standing in for the end of yours.
 
     python examples/02_save_checkpoint.py MODEL.pth
 
@@ -28,7 +28,7 @@ def trained_classifier() -> torch.nn.Module:
 
 
 def main() -> None:
-    """Saves it with what else a training script would keep."""
+    """Saves the classifier with whatever else a training script would keep."""
     path = sys.argv[1]
     torch.save(
         {"model": {f"module.{n}": t for n, t in trained_classifier().state_dict().items()}, "epoch": 40}, path

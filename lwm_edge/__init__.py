@@ -3,18 +3,18 @@
 The method is Learning without Memorizing (Dhar et al., CVPR 2019): in `learning`, `losses` has its three
 terms, `attention` the maps, `training` the loop. Around it:
 
-    a photo is          photos: folders -> reading -> photo_set; class_names, preprocessing
-    a model is          model: bundle (one file of constant length, described by its manifest), network
+    reading photos      photos: folders -> reading -> photo_set; class_names, preprocessing
+    holding a model     model: bundle (one file of constant length, described by its manifest), network
                         (backbone and head; the head may read earlier blocks too, called levels), onnx
                         (the file that apps load: tracing, checks, graph, parity, variants), classifier
-    a vendor makes      base: build (train, rotations) or adopt (checkpoint, labels) a classifier; start;
+    making a base       base: build (train, rotations) or adopt (checkpoint, labels) a classifier; start;
                         finish (choose_levels, measure)
-    a device keeps      home -> generations of bundle, ONNX file, labels and receipt; one link, one writer;
+    keeping a model     home -> generations of bundle, ONNX file, labels and receipt; one link, one writer;
                         ownership (what may be removed); changes, repair, export; readers need no torch
-    an increment is     increment: add -> worker -> learn (task, plan, resume, gate) -> commit
-    proof of origin is  custody: keys -> signing -> chain; home/trust; proofs/verification
-    other proofs are    proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
-    people use          cli: commands, display, terminal, settings
+    adding classes      increment: add -> worker -> learn (task, plan, resume, gate) -> commit
+    proving its origin  custody: keys -> signing -> chain; home/trust; proofs/verification
+    other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
+    the command line    cli: commands, display, terminal, settings
 
 A package imports only from those before it: the foundation (records, errors, storage, memory, _disk,
 _streams), photos, model, then custody and learning, home and base, increment, proofs, cli.

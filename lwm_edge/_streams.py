@@ -97,7 +97,7 @@ def write_stdout(content: bytes) -> None:
     if stream is None:
         raise OSError(errno.EBADF, "it does not accept bytes")
     try:
-        while left:  # a raw stream, as `python -u` has them, may take a part only
+        while left:  # a raw stream, as under `python -u`, may take only a part
             taken = stream.write(left)
             if taken is None:
                 raise BlockingIOError(errno.EAGAIN, "it cannot accept more right now")

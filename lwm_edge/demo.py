@@ -47,12 +47,12 @@ _RECIPES: tuple[RecipeName | Literal["auto"], ...] = ("auto", "lwm", "finetune")
 
 
 class DemoRow(Report):
-    """Reports one method's accuracy on the test photos before, and after each increment.
+    """Reports one method's accuracy on the test photos before the first increment and after each.
 
     Attributes:
         method: Name of a recipe or a baseline.
         old: Accuracy on the shipped classes.
-        new: Accuracy on the added classes; None before the first.
+        new: Accuracy on the added classes; None before the first increment.
         all: Accuracy on all classes.
     """
 
@@ -68,9 +68,9 @@ class DemoReport(Report):
     Attributes:
         rows: One row per method.
         increments: Classes added by each increment.
-        bundle_bytes: Length of model.lwm before, and after each increment.
-        onnx_bytes: Length of classifier.onnx before, and after each increment.
-        home_bytes: Length of all files in the home before, and after each increment.
+        bundle_bytes: Length of model.lwm before the first increment and after each.
+        onnx_bytes: Length of classifier.onnx before the first increment and after each.
+        home_bytes: Length of all files in the home before the first increment and after each.
         home: Home that the default recipe made.
         onnx: Exported classifier of that home.
         audit_passed: Whether the auditor explained every byte each time.
@@ -147,7 +147,7 @@ def _run_recipe(
 
 
 def _start_over(folder: Path) -> Home:
-    """Makes a fresh home of the demo's base; refuses to replace one that knows other classes."""
+    """Makes a fresh home from the demo's base; refuses to replace one that knows other classes."""
     ours = {*BASE_CLASSES, *(name for names in INCREMENTS for name in names)}
     if (folder / CURRENT).is_symlink() and (others := set(info(folder).class_names) - ours):
         names = ", ".join(sorted(others))

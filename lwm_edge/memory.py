@@ -75,8 +75,8 @@ def available_memory_bytes() -> int:
 def cgroup_peak() -> Iterator[Callable[[], tuple[int | None, str]]]:
     """Yields a function that reads the high-water mark of this process's own memory cgroup, if it has one.
 
-    Version 2 resets it for one open file alone (from Linux 6.12 on). Version 1 would reset it for everybody,
-    so there it is read as it stands.
+    Cgroups of version 2 reset it for one open file alone (from Linux 6.12 on). Those of version 1 would reset
+    it for everybody, so there it is read as it stands.
 
     Yields:
         A function that returns the mark in bytes (None without such a cgroup), and how it was taken.

@@ -1,4 +1,4 @@
-"""Homes, keys and photo folders for every test. Nothing here loads torch before a test asks for it."""
+"""Makes homes, keys and photo folders for every test; nothing here loads torch before a test asks for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.folders import BASE_BUNDLE, Keys, PhotoMaker, photo_folder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--extended", action="store_true", help="also what .ci/extended alone runs")
+    parser.addoption("--extended", action="store_true", help="also run what .ci/extended alone runs")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def every_core() -> Iterator[None]:
-    """As on a device: what is summed up is then summed up by several threads."""
+    """Gives torch several threads, as on a device, so that sums are split among them."""
     import torch
 
     before = torch.get_num_threads()

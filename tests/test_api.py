@@ -11,7 +11,7 @@ PUBLIC = [name for name in lwm_edge.__all__ if name != "__version__"]
 
 
 def _declared() -> dict[str, str]:
-    """The names that type checkers see, and the modules that they come from."""
+    """Returns the names that type checkers see, and the modules that they come from."""
     (block,) = [
         node
         for node in ast.parse(Path(lwm_edge.__file__).read_text(encoding="utf-8")).body

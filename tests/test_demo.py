@@ -1,7 +1,7 @@
-"""The demo as a user runs it, and its table.
+"""The demo is run as a user runs it, and its table holds what it should.
 
-It takes most of a minute. `.ci/run` has just run it where the README says so, and names what it printed in
-`LWM_EDGE_DEMO_PRINTED`; without that, it is run here.
+It takes most of a minute. `.ci/run` has just run it where the README says so, and names the file with its
+output in `LWM_EDGE_DEMO_PRINTED`; without that, it is run here.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from lwm_edge.learning.baselines import NearestClassMean, StreamingLda
 
 @dataclass(frozen=True)
 class Printed:
-    """What `lwm-edge demo` printed.
+    """Holds what `lwm-edge demo` printed.
 
     Attributes:
-        steps: By method, in %: on the shipped classes, then on shipped, added and all classes an increment.
-        footprint: By name.
+        steps: Accuracy by method, in %: shipped classes, then shipped, added and all classes an increment.
+        footprint: Lines of the footprint, by name.
     """
 
     steps: dict[str, list[list[float]]]
@@ -107,7 +107,7 @@ def test_baselines_on_points_that_can_be_checked_by_eye() -> None:
 
 
 def test_streaming_lda_uses_the_shared_covariance() -> None:
-    """Both classes spread along the first axis, so the second one decides although it is the shorter way."""
+    """Both classes spread along the first axis, so the second decides though distances along it are short."""
     spread = np.linspace(-10, 10, 21)
     lda = StreamingLda(capacity=2, d=2)
     for label, height in ((0, 0.0), (1, 1.0)):

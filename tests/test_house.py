@@ -1,4 +1,4 @@
-"""The house: which package may import which, and that what needs no torch loads none (see HOUSE.md)."""
+"""Each package imports only those that it may, and what needs no torch loads none (see HOUSE.md)."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ def test_imports_run_down_only() -> None:
     assert MAY_IMPORT.keys() | ABOVE >= PACKAGES
     against = set()
     for module, targets in IMPORTS.items():
-        room = module.split(".")[0]
-        if room not in ABOVE:
-            allowed = MAY_IMPORT[room] | {room} | (set() if room in GROUND else GROUND)
+        package = module.split(".")[0]
+        if package not in ABOVE:
+            allowed = MAY_IMPORT[package] | {package} | (set() if package in GROUND else GROUND)
             against |= {f"{module} -> {target}" for target in targets if target.split(".")[0] not in allowed}
     assert not against
 
 
-def test_of_learning_the_proofs_know_the_settings_alone() -> None:
+def test_the_proofs_know_only_the_settings_of_learning() -> None:
     known = {t for m, targets in IMPORTS.items() if m.startswith("proofs.") for t in targets}
     assert {target for target in known if target.startswith("learning.")} <= {"learning.config"}
 
 
-def test_there_are_no_circles() -> None:
+def test_there_are_no_circular_imports() -> None:
     left = {module: targets - {module} for module, targets in IMPORTS.items()}
     while leaves := {module for module, targets in left.items() if not targets & left.keys()}:
         left = {module: targets for module, targets in left.items() if module not in leaves}
@@ -71,9 +71,9 @@ def test_there_are_no_circles() -> None:
 
 
 @pytest.mark.parametrize("package", sorted(PACKAGES))
-def test_a_door_says_what_the_room_is_for_and_imports_nothing(package: str) -> None:
-    door = ast.parse((ROOT / package / "__init__.py").read_text(encoding="utf-8"))
-    assert ast.get_docstring(door) and len(door.body) == 1
+def test_an_init_file_says_what_its_package_is_for_and_imports_nothing(package: str) -> None:
+    init = ast.parse((ROOT / package / "__init__.py").read_text(encoding="utf-8"))
+    assert ast.get_docstring(init) and len(init.body) == 1
 
 
 PHOTO = DEMO_DATA / "test" / "base" / "Coat" / "000.png"

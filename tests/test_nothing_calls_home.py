@@ -34,7 +34,7 @@ for command in sys.argv[1:]:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Makes the environment of a user who has an empty home folder and set nothing."""
+    """Makes the environment of a user who has an empty home folder and has set nothing."""
     ours = {
         name: value for name, value in os.environ.items() if not name.startswith(("XDG_", SWITCH, "LWM_"))
     }
@@ -102,7 +102,7 @@ def test_the_switch_is_set_before_anything_loads_unless_the_user_set_it(value: s
 
 
 def test_whoever_loads_onnx_runtime_without_the_package_sets_the_switch_before() -> None:
-    """The package's `__init__` turns it off before any other line of the package runs."""
+    """The package's `__init__` turns the reports off before any other line of the package runs."""
     for path in [*ROOT.glob("deploy/**/*.py"), *ROOT.glob("examples/**/*.py"), *ROOT.glob("benchmarks/*.py")]:
         lines = ast.unparse(ast.parse(path.read_text())).splitlines()
         loads = [n for n, line in enumerate(lines) if line.split()[:2] == ["import", "onnxruntime"]]

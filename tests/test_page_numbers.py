@@ -51,7 +51,7 @@ SAYS = [
     (DEPLOY, f"at least {LEARNT.min_photos} usable photos"),
     (DEPLOY, f"up to {reading.MAX_PIXELS // MEGA} megapixels"),
     (DEPLOY, f"the limit is {reading.MAX_BUFFERED_PIXELS // MEGA} megapixels"),
-    (DEPLOY, f"A file may have {reading.MAX_FILE_BYTES // 2**20} MiB"),
+    (DEPLOY, f"A file may be up to {reading.MAX_FILE_BYTES // 2**20} MiB"),
     (DEPLOY, f"at most {MAX_CLASS_NAME_BYTES} bytes of UTF-8"),
     (DEPLOY, f"{LEARNT.held_back:.0%} of each class is held back"),
     (DEPLOY, f"falls below {_LEAST_SHARE_REMEMBERED:.0%} of the vendor's"),

@@ -1,4 +1,4 @@
-"""The pages for people: every command is run as it stands, and every link leads somewhere."""
+"""Every command on the pages for people runs as it stands, and every link leads somewhere."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EXEMPT = {  # blocks that no test here runs, and why; all others are run as they
     "deploy/README.md install-device": "installs from a package index, as the gate's commands do",
     "deploy/README.md install-jetson": "the same, and needs the torch that a Jetson brings",
 }
-TOO_LONG = {  # commands of which the options are parsed, and why they are not run; small ones run elsewhere
+TOO_LONG = {  # commands whose options are parsed, and why they are not run; small ones run elsewhere
     "protocol.py": "up to hours, on data that is not here; .ci/extended runs a small one",
     "attention_maps.py": "draws what protocol.py left; .ci/extended runs a small one",
     "crash_rounds.py": "a minute; .ci/extended runs it",
@@ -89,13 +89,13 @@ def _run(script: str, folder: Path) -> str:
 
 
 def _script(line: str) -> str:
-    """What a command line of a page runs: the script's name, or lwm-edge's command."""
+    """Returns what a command line of a page runs: the script's name, or lwm-edge's command."""
     return Path(line.split()[1]).name
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """What the commands of the pages need of a checkout."""
+    """Copies what the commands of the pages need from a checkout."""
     for folder in ("lwm_edge", "deploy", "examples", "benchmarks", "tests"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
@@ -163,7 +163,7 @@ def test_the_commands_of_the_benchmarks_run_or_at_least_parse(clone: Path) -> No
 
 
 def _parse_lwm_edge(line: str) -> None:
-    """Raises where a command line has an option that there is not."""
+    """Raises an error if a command line has an option that does not exist."""
     name, *arguments = shlex.split(line)[1:]
     typer.main.get_command(app).commands[name].make_context(name, arguments)  # type: ignore[attr-defined]
 

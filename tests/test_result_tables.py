@@ -37,7 +37,7 @@ def _result(name: str) -> Any:
 
 
 def _figures(names: list[str], until: int | None) -> dict[str, dict[str, str]]:
-    """What each method of some results files came to, as `table.py` prints it, and the number of seeds."""
+    """Returns the figures of each method in some results files, as `table.py` prints them, and the seeds."""
     runs = TABLE.read_runs([BENCHMARKS / "results" / name for name in names], until)
     methods = dict.fromkeys(run["method"] for run in runs)
     chosen = {method: [run for run in runs if run["method"] == method] for method in methods}
@@ -45,7 +45,7 @@ def _figures(names: list[str], until: int | None) -> dict[str, dict[str, str]]:
 
 
 def _tables() -> list[tuple[list[str], int | None, list[str], list[list[str]]]]:
-    """Of each table of the page that says where it is from: files, cut, headings, rows."""
+    """Lists files, cut, headings and rows of each table on the page that says where it is from."""
     paragraphs = (ROOT / PAGE).read_text().split("\n\n")
     found = []
     for before, table in pairwise(paragraphs):
@@ -90,7 +90,7 @@ def _figures_of_seed(name: str, seed: int, until: int | None) -> dict[str, dict[
 
 
 def _pairs(names: list[str]) -> set[str]:
-    """Average / last of every method in some files, over all seeds and with seed 1993 alone."""
+    """Collects average / last of every method in some files, over all seeds and with seed 1993 alone."""
     found = set()
     for name in names:
         for figures in (*_figures([name], None).values(), *_figures_of_seed(name, 1993, None).values()):

@@ -1,4 +1,4 @@
-"""deploy/tensorrt.py, with a stand-in for trtexec: one engine a home, of its model, outside the home."""
+"""deploy/tensorrt.py, run with a stand-in for trtexec, keeps one engine for each home, outside the home."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes a vendor's base of a classifier that is trained already: the verb `pack`."""
+"""Turns a classifier that is already trained into a vendor's base, for the command `pack`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .preprocessing import chosen_preprocessing
 from .reports import BaseReport
 from .start import trained_network
 
-_MIN_PHOTOS = 2  # of a class, without which it has no spread
+_MIN_PHOTOS = 2  # a class with fewer photos has no spread
 _LISTED = 20
 
 
@@ -42,7 +42,7 @@ def pack_checkpoint(
     *,
     on_progress: ProgressCallback = ignore_progress,
 ) -> BaseReport:
-    """Makes a base of a trained classifier as it is, and writes its bundle.
+    """Turns a trained classifier into a base as it is, and writes its bundle.
 
     Args:
         checkpoint: Path of a torch checkpoint of the whole classifier (.pth), however it is wrapped.
@@ -95,7 +95,7 @@ def pack_checkpoint(
     for_statistics = others(config.statistics_photos, _MIN_PHOTOS, all_needed=True)
     _check_unseen(unseen, learnt, for_statistics)
     network = trained_network(architecture, checkpoint, config, len(class_names), preprocessing)
-    possible_levels(network, config.grid)  # refuses a grid that does not fit before the work
+    possible_levels(network, config.grid)  # refuses, before the work, a grid that does not fit
     predictions = observe(network, learnt, BATCH_SIZE, on_progress).logits(network).argmax(1)
     check_order(predictions, np.array(learnt.labels), class_names)
     material = Material(class_names, learnt, unseen, for_statistics, (*skipped, *warnings))
@@ -105,7 +105,11 @@ def pack_checkpoint(
 def _check_unseen(unseen: PhotoSet, *others: PhotoSet) -> None:
     """Refuses photos that are called unseen but lie in another folder too."""
     known = {photo.digest: photo.path for photos in others for photo in photos.photos}
-    twice = [f"{photo.path} is {known[photo.digest]}" for photo in unseen.photos if photo.digest in known]
+    twice = [
+        f"{photo.path} is the same photo as {known[photo.digest]}"
+        for photo in unseen.photos
+        if photo.digest in known
+    ]
     if twice:
         raise PhotosError(
             "some photos are given as unseen and among the others too, so they would measure nothing; leave "

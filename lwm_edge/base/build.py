@@ -67,7 +67,7 @@ def build_base(
         warnings=folder.skipped,
     )
     network = start_network(architecture, config, len(folder.class_names), preprocessing)
-    possible_levels(network, config.grid)  # refuses a grid that does not fit before the training
+    possible_levels(network, config.grid)  # refuses, before the training, a grid that does not fit
     network.to(choose_device(config.device))
     with torch.random.fork_rng(devices=[]):  # stochastic depth draws from the global generator
         torch.manual_seed(config.seed)

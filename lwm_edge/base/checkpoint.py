@@ -49,7 +49,7 @@ def read_checkpoint(path: Path, expected: Collection[str]) -> dict[str, Tensor]:
         keys = [_shown(key) for key in content] if isinstance(content, Mapping) else []
         has = f" (it has: {', '.join(keys[:_LISTED])})" if keys else ""
         raise ConfigError(f"{path} holds no state dict of tensors where one is usually kept{has}; {_ADVICE}")
-    state = max(found, key=lambda names: len(names.keys() & set(expected)))  # the first among equals
+    state = max(found, key=lambda names: len(names.keys() & set(expected)))  # on a tie, the first
     state = {name: tensor for name, tensor in state.items() if name not in _COUNTERS}
     if odd := [f"{_shown(n)} is {kind}" for n, t in state.items() if (kind := _oddity(t))]:
         raise ConfigError(
@@ -87,7 +87,7 @@ def _load(path: Path) -> Any:
                 f"{path} holds an object of type {found[1]}, which cannot be read without running its code; "
                 f"load it where it was trained, and {_ADVICE}"
             ) from None
-        raise ConfigError(  # torch's own reasons advise to read it unsafely
+        raise ConfigError(  # torch's own message advises reading it unsafely
             f"{path} cannot be read as a checkpoint of torch; it is damaged or of another kind, such as "
             f"TorchScript or safetensors: {_ADVICE}"
         ) from None
@@ -96,7 +96,7 @@ def _load(path: Path) -> Any:
 def _mappings(content: Any, visited: set[int]) -> Iterator[dict[str, Tensor]]:
     """Finds every mapping from names to tensors in a checkpoint's content, with prefixes and without.
 
-    They come in the order of preference among equals: as it stands first, averages last.
+    They come in the order in which a tie is decided: the content as it stands comes first, averages last.
     """
     if not isinstance(content, Mapping) or id(content) in visited:
         return
@@ -104,7 +104,7 @@ def _mappings(content: Any, visited: set[int]) -> Iterator[dict[str, Tensor]]:
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if any(name.rpartition(".")[2] == "weight" for name in tensors):
         candidates = [tensors]
-        for names in candidates:  # grows meanwhile; names get shorter, so it ends
+        for names in candidates:  # the list grows meanwhile, but names get shorter, so it ends
             bare = [{n.removeprefix(p): t for n, t in names.items() if n.startswith(p)} for p in _PREFIXES]
             candidates += filter(None, bare)
         yield from candidates
@@ -122,7 +122,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str, optional
         optional: Names of tensors that may be missing or of another shape; they are left as they are.
 
     Raises:
-        ArchitectureError: Names or shapes are not the architecture's; where they are many, they are counted.
+        ArchitectureError: Names or shapes are not the architecture's; where there are many, they are counted.
     """
     expected = model.state_dict()
     given = {n if n in expected else _OLD_DENSENET.sub(r"\1\2", n): t for n, t in state.items()}
@@ -175,7 +175,7 @@ def _likeness(state: Mapping[str, Tensor]) -> str:
 
 @cache
 def _shapes_of(architecture_name: str) -> tuple[dict[str, torch.Size], set[str]]:
-    """Returns the shapes of an architecture's tensors, and the names of its head's."""
+    """Returns the shapes of an architecture's tensors, and the names of those in its head."""
     try:
         architecture = find_architecture(architecture_name)
         with torch.device("meta"):

@@ -21,13 +21,13 @@ from ..records import ProgressCallback, ignore_progress
 from .reports import LevelsReport
 
 MAX_INPUTS = 2048  # inputs of a head with levels; its covariance then takes 16 MiB of the bundle
-MAX_VALUES = 8192  # the same, on a grid that the vendor chose: 256 MiB
+MAX_VALUES = 8192  # values of levels on a grid that the vendor chose; their covariance takes 256 MiB
 GRIDS = (1, 2, 3)
 
 
 @torch.no_grad()
 def find_levels(network: Network, grid: int) -> Levels | None:
-    """Finds the last block of each map size but the final one; None if there is none or it is too small.
+    """Finds the last block of each map size but the final one; returns None if no such levels are possible.
 
     Args:
         network: Network without levels.

@@ -11,7 +11,7 @@ from ..model.terms import MAX_CAPACITY, Activation, Line, Paragraph, Permission
 from ..photos.class_names import text_problem
 from ..records import Settings
 
-_MAX_STATISTIC, _MIN_STD = 3.0, 1e-3  # of a channel's pixels from 0 to 1
+_MAX_STATISTIC, _MIN_STD = 3.0, 1e-3  # bounds for mean and std, if pixels are from 0 to 1
 
 
 class BundleConfig(Settings):
@@ -98,8 +98,8 @@ class BaseConfig(BundleConfig):
     held_back: float = Field(default=0.1, ge=0, lt=1)
     """Share of each class's photos that the network does not train on; 0 trains on all, and measures nothing.
 
-    What is measured on them goes into the bundle, and devices estimate from it how much their models still
-    know. They also decide from which photos the class statistics are made, and which head ships.
+    What is measured on these photos goes into the bundle, and devices estimate from it how much their models
+    still know. The photos also decide what the class statistics are made from, and which head ships.
     """
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of everything random: with the same seed, photos and machine, the base is the same."""
@@ -121,25 +121,25 @@ class PackConfig(BundleConfig):
     """
 
     activation: Activation = "softmax"
-    """Kind of outputs that it was trained with: softmax (cross entropy) or sigmoid."""
+    """Kind of outputs that the classifier was trained with: softmax (cross entropy) or sigmoid."""
     labels: Path | None = None
     """Text file that names the class of each of the head's rows, one a line; default: the folders, sorted."""
     unseen_photos: Path | None = None
     """Folder with photos that the network never saw, in class folders of the same names.
 
-    Accuracy is measured on them, and devices estimate from it how much their models still know. They also
-    decide from which photos the class statistics are made, and which head ships.
+    Accuracy is measured on these photos, and devices estimate from it how much their models still know. The
+    photos also decide what the class statistics are made from, and which head ships.
     """
     statistics_photos: Path | None = None
-    """Folder with photos to make the class statistics from, instead of those it was trained on."""
+    """Folder with photos to make the class statistics from, instead of those that trained the classifier."""
     mean: tuple[float, float, float] | None = None
-    """Mean of the channels red, green, blue that it was trained with, for pixels from 0 to 1."""
+    """Mean of the channels red, green, blue that the classifier was trained with, for pixels from 0 to 1."""
     std: tuple[float, float, float] | None = None
-    """Standard deviation of these channels."""
+    """Standard deviation of the channels red, green, blue that the classifier was trained with."""
     resize_size: int | None = Field(default=None, ge=8, le=4096)
     """Length in pixels to which a photo's short side is resized before the centre crop."""
     preprocessing_of: str | None = None
-    """Name of torchvision weights whose preprocessing it was trained with: ResNet18_Weights.IMAGENET1K_V1."""
+    """Name of torchvision weights whose preprocessing to use, such as ResNet18_Weights.IMAGENET1K_V1."""
 
     @model_validator(mode="after")
     def _is_of_pixels_from_0_to_1(self) -> PackConfig:

@@ -66,7 +66,7 @@ def check_capacity(classes: int, config: BundleConfig) -> None:
     """Refuses more classes than the bundle is to have room for.
 
     Raises:
-        CapacityError: There are more.
+        CapacityError: There are more classes than the capacity allows.
     """
     if classes > config.capacity:
         raise CapacityError(f"{classes} classes do not fit a capacity of {config.capacity}")
@@ -77,13 +77,13 @@ def check_output(output: Path, *inputs: Path | None) -> None:
 
     Args:
         output: Path of the bundle.
-        inputs: Paths of files that are read, and of folders whose class folders are.
+        inputs: Paths of files that are read, and of folders whose class folders are read.
 
     Raises:
         ConfigError: The output is a file that is read, or lies in a class folder.
     """
     storage.check_output(output)
-    place = Path(os.path.realpath(output))  # unlike resolve(), it bears a link that leads to itself
+    place = Path(os.path.realpath(output))  # unlike resolve(), it tolerates a link that leads to itself
     for path in (Path(os.path.realpath(path)) for path in inputs if path):
         if place == path or (place.is_relative_to(path) and place.parent != path):
             raise ConfigError(f"{output} would replace {path} or a photo in it; write the base elsewhere")
@@ -214,7 +214,8 @@ def _warnings(
     if choice.head == "trained" and trained - solved > _WORSE:
         warnings.append(
             f"the trained head recognises {trained:.0%} of the photos that the network never saw, but the "
-            f"one that devices solve only {solved:.0%}: expect that loss with the first class that is added"
+            f"head that devices solve recognises only {solved:.0%}: expect that loss with the first class "
+            "that is added"
         )
     return warnings
 

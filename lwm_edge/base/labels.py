@@ -14,8 +14,8 @@ from ..learning.class_statistics import Labels
 from ..photos.class_names import class_name_problem, fold_class_name, normalise_class_name
 
 _MAX_BYTES = 8 * 1024**2
-_CLEARLY_BETTER = 0.3  # mean over the classes that are moved, of their photos
-_DEVIATIONS = 4  # of what chance would bring about: the order is searched for, so two are not enough
+_CLEARLY_BETTER = 0.3  # gain in the mean accuracy of the classes that are moved
+_DEVIATIONS = 4  # standard deviations of chance; two are not enough, as the order is searched for
 _LISTED = 20
 
 
@@ -57,7 +57,7 @@ def match_folders(
         folder: Path of the folder that holds the class folders.
         found: Names of the class folders.
         labels: Names of the classes, in order.
-        where: What says so, for errors.
+        where: Path that the labels come from, for errors.
         all_needed: Whether each label needs a folder.
 
     Returns:
@@ -81,16 +81,16 @@ def match_folders(
 
 
 def check_order(predictions: Labels, labels: Labels, class_names: Sequence[str]) -> None:
-    """Refuses an order of the head's rows that the photos contradict, be it for two classes only.
+    """Refuses an order of the head's rows that the photos contradict, even if only for two classes.
 
     Args:
         predictions: Row that the head ranks highest for each photo [M].
         labels: Row that is said to be the photo's class [M].
-        class_names: Name that is said to be that of each row.
+        class_names: Name of the class that each row is said to stand for.
 
     Raises:
-        ConfigError: Another order fits the classes that it moves clearly better, and it is named; or the
-            classifier is no better than chance.
+        ConfigError: Another order, which the message names, clearly fits better for the classes that it
+            moves; or the classifier is no better than chance.
     """
     classes = len(class_names)
     pairs, counts = np.unique(np.stack([labels, predictions], 1), axis=0, return_counts=True)
@@ -110,7 +110,7 @@ def check_order(predictions: Labels, labels: Labels, class_names: Sequence[str])
     if is_clear and gained > _DEVIATIONS * np.sqrt(differing):
         order = ", ".join(class_names[index] for index in np.argsort(row_of_class))
         raise ConfigError(
-            f"the photos contradict the order of the classes: taken that way, the classifier recognises "
+            f"the photos contradict the order of the classes: in that order, the classifier recognises "
             f"{right:.0%} of them. Pass --labels FILE with these names, one on each line, in this order: "
             f"{order}"
         )
@@ -123,7 +123,7 @@ def check_order(predictions: Labels, labels: Labels, class_names: Sequence[str])
 
 
 def _best_rows(pairs: Labels, shares: NDArray[np.float64], classes: int) -> Labels:
-    """Gives each class a row of its own, the clearest pairs first; one without any keeps its row if it can.
+    """Gives each class its own row, the clearest pairs first; a class without a pair keeps its row if it can.
 
     Args:
         pairs: Class and row of each pair that occurs [P, 2].

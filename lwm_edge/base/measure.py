@@ -1,9 +1,10 @@
 """Measures a trained network on photos that it never saw, and lets them decide what ships.
 
-Photos that a network learnt by heart lie where no other photo lies: class means and covariance of them
-describe nothing that a device will meet. Statistics are made from all photos, or with the means of the unseen
-ones alone if the network knows the others by heart, unless another choice recognises the unseen photos better
-(each by a head that is solved without it). That head ships instead of the trained one if it is better too.
+Photos that a network learnt by heart lie where no other photo lies: their class means and covariance describe
+nothing that a device will meet. Statistics are made from all photos, or with the means of the unseen ones
+alone if the network knows the others by heart, unless another choice recognises the unseen photos better
+(each photo is predicted by a head that is solved without it). The head that is solved from the chosen
+statistics ships instead of the trained one if it is better than that, too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ..model.bundle import CONFUSIONS, RIGHT, RIGHT_SOLVED, TOTAL, Arrays, empty
 from .reports import StatisticsReport
 
 BY_HEART = 0.15
-"""Difference of accuracies on photos learnt from and unseen, above which a network knows them by heart."""
+"""Accuracy on learnt photos less accuracy on unseen ones, above which a network knows photos by heart."""
 
 
 class Settled(NamedTuple):
@@ -28,8 +29,8 @@ class Settled(NamedTuple):
     Attributes:
         statistics: Statistics of all classes.
         report: Report on the choice.
-        predictions: Prediction for each unseen photo, by a head as the one that ships [M]; empty without any.
-        solved: The same by a head as a device solves it from the statistics [M].
+        predictions: Prediction for each unseen photo, by a head like the one that ships [M]; may be empty.
+        solved: Prediction for each unseen photo, by a head that a device would solve from the statistics [M].
     """
 
     statistics: ClassStatistics

@@ -1,9 +1,9 @@
 """Gives a base a second task during training: telling by how many quarter turns a photo was rotated.
 
-A few classes require little of a network, so it lacks what new classes need. Therefore each
-class counts as four, one for each rotation, and an extra layer tells them apart; after the training it is
-dropped. From Lee et al. 2020, "Self-supervised Label Augmentation via Input Transformations"; Zhu et al.
-2021, "Prototype Augmentation and Self-Supervision for Incremental Learning", use it for continual learning.
+A few classes require little of a network, so it lacks what new classes need. Therefore each class counts as
+four, one for each rotation, and an extra layer tells them apart; after the training it is dropped. The idea
+comes from Lee et al. 2020, "Self-supervised Label Augmentation via Input Transformations"; Zhu et al. 2021,
+"Prototype Augmentation and Self-Supervision for Incremental Learning", use it for continual learning.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def trained_network(
     model = architecture.build()
     state = read_checkpoint(checkpoint, model.state_dict())
     rows = _rows(architecture, state)
-    if rows not in (classes, None):  # without a head, it is said below what is missing
+    if rows not in (classes, None):  # if there is no head, an error below says so
         raise ConfigError(
             f"the head of {checkpoint} has {rows} classes, but there are {classes} folders of photos; give "
             "photos of the classes that it was trained on, or train it on these with lwm-edge build-base "
@@ -109,7 +109,7 @@ def _assemble(
     config: BaseConfig | PackConfig,
     preprocessing: Preprocessing,
 ) -> Network:
-    """Makes a network without classes of a whole classifier, at full capacity."""
+    """Turns a whole classifier into a network without classes, at full capacity."""
     backbone, head = take_apart(model, architecture, config.architecture)
     check_surgery(model, backbone, head, config.architecture)
     full_head = nn.Linear(head.in_features, config.capacity)

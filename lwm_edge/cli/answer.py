@@ -1,4 +1,4 @@
-"""Runs what a command is about, and prints its report or its error."""
+"""Runs the work of a command, and prints its report or its error."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def home_path(home: Path | None) -> Path:
 
 
 def open_chosen_home(home: Path | None) -> Home:
-    """Opens that home."""
+    """Opens the home that was chosen by option, environment, file or default."""
     from .. import open_home
 
     return open_home(home_path(home))

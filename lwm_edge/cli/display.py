@@ -142,8 +142,8 @@ def _base_accuracy(report: BaseReport) -> str:
 def _statistics(report: StatisticsReport) -> str:
     photos = {
         "all": "all photos",
-        "unseen": "photos that it never saw",
-        "given": "the photos given for it",
+        "unseen": "photos that the network never saw",
+        "given": "the photos given for this",
     }
     tried = ", ".join(f"{way} {percent(accuracy)}" for way, accuracy in report.accuracy.items())
     why = f" (on unseen photos: {tried})" if tried else ""

@@ -78,7 +78,7 @@ def increment_config(file_config: FileConfig, **given: Any) -> IncrementConfig:
 
 
 def base_config(**given: Any) -> BaseConfig:
-    """Makes a BaseConfig from what is not None.
+    """Makes a BaseConfig from the settings that are not None.
 
     Raises:
         ConfigError: Some settings are out of range; every one of them is listed.
@@ -87,7 +87,7 @@ def base_config(**given: Any) -> BaseConfig:
 
 
 def pack_config(**given: Any) -> PackConfig:
-    """Makes a PackConfig from what is not None.
+    """Makes a PackConfig from the settings that are not None.
 
     Raises:
         ConfigError: Some settings are out of range; every one of them is listed.

@@ -111,6 +111,6 @@ def print_rows(title: str, values: dict[str, str]) -> None:
 
 
 def listed(names: tuple[str, ...]) -> str:
-    """Lists the first of the names, and counts the rest."""
+    """Lists the first few names, and counts the rest."""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more

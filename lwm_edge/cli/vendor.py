@@ -120,7 +120,7 @@ def pack_command(
     permit: Annotated[list[str] | None, setting(PackConfig, "permits", "--permit", metavar="CHANGE")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """For vendors: make a base of a classifier that is trained already, as it is."""
+    """For vendors: turn a classifier that is already trained into a base, as it is."""
     from .. import pack_checkpoint
 
     chosen = pack_config(

@@ -142,7 +142,7 @@ def _read(path: Path, *, private: bool) -> bytes:
             if private and mode & 0o077:
                 raise TrustError(
                     f"{path} can be read by others besides its owner (mode {mode:04o}), so it may not be "
-                    f"secret; make a new key or, if nobody else can have read it: chmod 600 {path}"
+                    f"secret; make a new key or, if nobody else can have read it, run: chmod 600 {path}"
                 )
             return file.read(_MAX_BYTES)
     except OSError as error:

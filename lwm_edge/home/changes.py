@@ -109,8 +109,8 @@ def remove_class(
 ) -> ChangeReport:
     """Removes a class from a home's model, without photos.
 
-    The other classes keep their order; each class_index after it falls by one, and a row of the head
-    becomes free.
+    The other classes keep their order; each class_index after that of the removed class falls by one, and a
+    row of the head becomes free.
 
     Args:
         home: Model home, or the path of its folder.

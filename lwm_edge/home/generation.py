@@ -185,7 +185,10 @@ def receipt_length(capacity: int) -> int:
 
 
 def pad_receipt(receipt: Report, capacity: int) -> bytes:
-    """Returns the receipt as JSON, padded to its fixed length; if too long, skipped files are counted."""
+    """Returns the receipt as JSON, padded to its fixed length.
+
+    If it is too long, it gives only the number of its skipped files.
+    """
     length = receipt_length(capacity)
     shorten: list[Callable[[Report], Report]] = [lambda r: r, _without_skipped]
     for shortened in shorten:

@@ -200,7 +200,7 @@ class Home:
         return generation
 
     def publish(self, generation: Generation, *, same_model: bool = False) -> None:
-        """Makes a complete generation the current one by one rename; call it under `lock`."""
+        """Makes a complete generation the current one, with a single rename; call it under `lock`."""
         before = self._current_name()
         storage.swap_link(self.path / CURRENT, f"{GENERATIONS}/{generation.path.name}")
         with suppress(LwmEdgeError, OSError):  # committed; the next writer removes what is left

@@ -1,7 +1,7 @@
 """Measures the memory that one change of a model takes, and counts what stays in it.
 
-The kernel keeps a high-water mark only of resident memory; it can be reset. Its parts (anonymous; mapped
-or shared) and the process tree have none, so a thread samples them.
+The kernel keeps a high-water mark only of resident memory; it can be reset. The parts of resident memory
+(anonymous; mapped or shared) and the process tree have no such mark, so a thread samples them.
 """
 
 from __future__ import annotations

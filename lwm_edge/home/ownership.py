@@ -1,8 +1,9 @@
-"""Tells what in a home this program made: the only things that it ever removes.
+"""Tells which things in a home this program made: they are the only ones that it ever removes.
 
-A name alone proves nothing, as a folder of eight digits may be somebody's date: its content has to prove it
-too. Anything else in a home belongs to somebody. It is left alone, every report of a change names it, and the
-audit fails because of it. No other module removes anything but a staged file of its own, which a test checks.
+A name alone proves nothing, as a folder named with eight digits may stand for a date: its content has to be
+ours too. Anything else in a home belongs to somebody. It is left alone, every report of a change names it,
+and the audit fails because of it. No other module removes anything but a staged file of its own, which a test
+checks.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class InfoReport(Report):
         shipped_classes: Number of classes that the vendor shipped.
         capacity: Maximum number of classes.
         bundle_bytes: Length of the bundle.
-        increment_count: Number of changes since it was shipped.
+        increment_count: Number of changes since the bundle was shipped.
         recipe: Recipe of the latest increment.
         model_digest: Digest of the model.
         parent_digest: Digest of the model before the latest change.

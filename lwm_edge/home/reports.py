@@ -8,7 +8,7 @@ from ..records import AnyNamePath, Report
 
 
 class MemoryReport(Report):
-    """Reports the memory that one change took up to its result; `how` explains each figure.
+    """Reports the memory that one change needed up to its result; `how` explains each figure.
 
     Attributes:
         peak_rss_bytes: Peak of the process's resident memory.

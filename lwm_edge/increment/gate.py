@@ -9,7 +9,7 @@ from ..learning.config import IncrementConfig
 from ..learning.reports import DriftReport, ShippedEstimate
 from ..model.evaluation import EvaluationReport
 
-_LEAST_SHARE_REMEMBERED = 0.7  # of the estimated accuracy before; below this the owner is warned
+_LEAST_SHARE_REMEMBERED = 0.7  # share of the accuracy when shipped; below it the owner is warned
 
 
 def pass_gate(
@@ -30,7 +30,7 @@ def pass_gate(
         shipped_classes: Number of shipped classes that are left.
 
     Returns:
-        Warnings for the owner; with `force`, they include the reasons for which it would have been refused.
+        Warnings for the owner; with `force`, they include the reasons to refuse the student.
 
     Raises:
         GateError: The student is refused; every reason is listed.

@@ -189,7 +189,7 @@ def _class_names(task: Task) -> tuple[str, ...]:
 def _judge(task: Task, learnt: Learnt) -> tuple[NewClassReport, ...]:
     """Judges the new classes by photos that the judged head had not learnt.
 
-    Where nothing trains, those are all photos, each judged by a head that is solved without it.
+    Where nothing trains, all of their photos count, each judged by a head that is solved without it.
     """
     photos, student = task.photos, task.student
     labels, seen = np.array(photos.held_back.labels), learnt.held_back

@@ -41,7 +41,7 @@ _FLOAT64_BYTES = 8
 
 
 class Strategy(NamedTuple):
-    """Says how a step trades memory for time; its result is the same.
+    """Says how a step trades memory for time; its result is the same either way.
 
     Attributes:
         recompute: Whether trained blocks are computed again in the backward pass, instead of keeping their
@@ -167,7 +167,10 @@ def candidates(job: Job, config: IncrementConfig) -> Iterator[Candidate]:
 
 
 def _batchings(config: IncrementConfig) -> Iterator[tuple[int, int]]:
-    """Lists pairs of images at once and batches read ahead; reading none ahead is the last resort."""
+    """Lists pairs: how many images to compute at once, and how many batches to read ahead.
+
+    Reading none ahead is the last resort.
+    """
     size = config.micro_batch_size or config.batch_size
     yield size, _PREFETCH
     while config.micro_batch_size is None and size > 1:
@@ -190,7 +193,7 @@ class _Predictor:
         self._probes: dict[Strategy, _Probe] = {}
 
     def predict(self, candidate: Candidate) -> _Prediction | None:
-        """Predicts for a candidate; returns None without trying it if it is certain to exceed the limit."""
+        """Predicts what a candidate takes; returns None without trying it if it surely exceeds the limit."""
         if candidate.strategy.keeps_freed_memory:
             return self._predict_keeping_memory(candidate)
         if not candidate.strategy.recompute and not self._may_fit():

@@ -11,11 +11,11 @@ from ..learning.class_statistics import ClassStatistics, Features
 from ..learning.reports import ShippedEstimate
 from ..model.bundle import RIGHT, RIGHT_SOLVED, TOTAL, Arrays
 
-_ERROR, _ERROR_OF_DROP = 0.03, 0.5  # of an estimate, and of the drop that it shows; see `interval_around`
+_ERROR, _ERROR_OF_DROP = 0.03, 0.5  # a constant error, and a share of the drop; see `interval_around`
 _WIDEST = 0.4  # width of an interval beyond which an estimate is not shown as a figure
 _WORTH_SAYING = 0.25  # share of its photos that a class is estimated to lose
 _LISTED = 5
-_MIN_CLASSES = 2  # one class alone is always recognised, which no spread makes less
+_MIN_CLASSES = 2  # one class alone is always recognised, whatever the spread
 
 Head = tuple[Features, Features]
 """Weight [classes, d] and bias [classes] of a head."""
@@ -27,7 +27,7 @@ class ShippedJudgement(NamedTuple):
     Attributes:
         estimate: Estimate of the accuracy on them; None if the vendor did not measure it.
         lost: Reasons to refuse the new model: classes that it would no longer recognise.
-        warnings: Warnings about classes that lost much.
+        warnings: Warnings about classes that lost much of their accuracy.
     """
 
     estimate: ShippedEstimate | None
@@ -87,7 +87,7 @@ def judge_shipped(
     )
     drops = at_first - now
     worst = [class_names[i] for i in np.argsort(-drops)[:_LISTED] if drops[i] > _WORTH_SAYING]
-    warnings = [f"{', '.join(worst)} lost most; check with lwm-edge evaluate"] if worst else []
+    warnings = [f"{', '.join(worst)} lost the most accuracy; check with lwm-edge evaluate"] if worst else []
     return ShippedJudgement(estimate, lost, warnings)
 
 

@@ -1,6 +1,6 @@
 """Provides what an owner can have for free: a frozen backbone with a head made of class statistics.
 
-Every recipe is compared with these two. Both learn a class by looking at its photos' features once.
+Every recipe is compared with both baselines. Each learns a class by looking at its photos' features once.
 """
 
 from __future__ import annotations

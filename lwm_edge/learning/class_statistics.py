@@ -78,7 +78,7 @@ class ClassStatistics:
     def learn(self, features: Features, labels: Labels) -> None:
         """Learns all photos of some classes: pooled features [M, d], class_index [M].
 
-        A class that was learnt before gets the mean of these photos; the covariance describes both.
+        A class that was learnt before gets the mean of these photos; the covariance describes all photos.
         """
         centred = features.astype(np.float64)
         for label in np.unique(labels):
@@ -178,16 +178,16 @@ class ClassStatistics:
 
         Its logit is the log-likelihood ratio of two Gaussians of the shared covariance: around the class's
         mean, and around the mean of all classes' means. The latter is the same for every class, so it
-        changes no ranking and no softmax; it puts a sigmoid's 0 between the class and the rest.
+        changes no ranking and no softmax; it puts logit 0, a sigmoid's one half, between class and rest.
 
         Photos that the backbone learnt from lie closer together than others, so the ratio is overconfident.
         All logits are scaled alike (a temperature; no ranking changes) such that a class's own mean has the
         logit `_LOGIT_AT_CLASS_MEAN` on average.
 
-        A mean of n photos is off the true one, which takes tr(C^-1 S) / 2n from the log-likelihood that a
-        class gives its further photos: classes of few photos would lose against those of many. The bias
+        A mean of n photos differs from the true one, which takes tr(C^-1 S) / 2n from the log-likelihood that
+        a class gives its further photos: classes of few photos would lose against those of many. The bias
         makes up for it (Moran and Murphy 1979, "A Closer Look at Two Alternative Methods of Statistical
-        Discrimination"); where all classes have equally many photos, that changes nothing.
+        Discrimination"); where all classes have the same number of photos, that changes nothing.
 
         Returns:
             Weight [classes, d] and bias [classes].

@@ -79,7 +79,7 @@ def choose_recipe(
         config: Settings of the increment.
         photos: Number of photos to learn from.
         features: Number d of values that the head reads.
-        cells: Number of cells of its attention maps.
+        cells: Number of cells of the attention maps.
         reads_levels: Whether the head reads earlier blocks.
 
     Returns:

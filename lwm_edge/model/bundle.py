@@ -9,7 +9,8 @@ Tensors, where d is the number of values that the head reads (see `network`):
   measured. `measured.right_solved` [capacity] is what the head that a device solves from the statistics
   gets right of them, which differs where the trained head ships.
 - `unknown.histogram` [capacity, 64]: calibration of the score for unknown objects; 0 if not calibrated.
-- `probe.head_inputs` [5, d]: the head's inputs for five generated images, from the torch that trained it.
+- `probe.head_inputs` [5, d]: the head's inputs for five generated images, from the torch that trained the
+  network.
 - `onnx_graph` (uint8): the graph without its weights, see `onnx`; `manifest` (uint8): see `manifest`.
 
 File format: https://huggingface.co/docs/safetensors. Reading the manifest and checking the digest need no
@@ -126,7 +127,7 @@ def open_bundle(path: Path) -> Bundle:
             _check_names(path, names, {MANIFEST})
             _check_byte_array(path, MANIFEST, file.get_slice(MANIFEST))
             manifest = manifests.decode(bytes(file.get_tensor(MANIFEST)), str(path))
-            _check_names(path, names, BESIDE_THE_NETWORK | ROWS_BY_CLASS)  # after the schema's version
+            _check_names(path, names, BESIDE_THE_NETWORK | ROWS_BY_CLASS)  # once the version fits
             _check_byte_array(path, ONNX_GRAPH, file.get_slice(ONNX_GRAPH))
             _verify(path, file, names, manifest)
     except FileNotFoundError:

@@ -20,7 +20,7 @@ from .network import Network
 
 
 def network_of(arrays: Arrays, manifest: Manifest) -> Network:
-    """Makes the classifier of a bundle's tensors, in eval mode."""
+    """Makes the classifier from a bundle's tensors, in eval mode."""
     tensors = {
         name: torch.from_numpy(array) for name, array in arrays.items() if name not in BESIDE_THE_NETWORK
     }

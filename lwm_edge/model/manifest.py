@@ -71,7 +71,7 @@ class Manifest(Record):
         recipe: Recipe that made the latest increment, or "base".
         tensors_digest: SHA-256 over all tensors but the manifest.
         parent_digest: Digest of the model before the latest increment.
-        increment_count: Number of additions and removals since the vendor shipped it.
+        increment_count: Number of additions and removals since the vendor shipped the bundle.
         ledger: Footprint of the increments.
         custody: Signed record from the shipped base to this model; None before a change or signature.
     """

@@ -1,7 +1,7 @@
 """Judges whether storage and memory stay constant over simulated increments.
 
-Files: every length is the same after every increment, to the byte; classifier.onnx and labels.txt are as long
-as their classes must make them. Memory: neither the fitted line nor the last increment lies above the second
+Files: every length is the same after every increment, to the byte; only classifier.onnx and labels.txt grow,
+by what their classes require. Memory: neither the fitted line nor the last increment lies above the second
 increment's peak by more than `MEMORY_TOLERANCE`. The first increment warms up (libraries are loaded, the
 allocator takes its memory) and is left out.
 """
@@ -79,7 +79,7 @@ def _describe(trend: Trend) -> str:
     if trend.figure in _MEMORY_FIGURES:
         return f"memory: {trend.figure} grew by {grown:,.0f} bytes; {trend.allowed_bytes:,.0f} are allowed"
     if trend.explained_bytes_per_class:
-        return f"file {trend.figure} is not as long as its classes need"
+        return f"file {trend.figure} does not have the length that its classes require"
     return f"file {trend.figure} grew by {grown:,.0f} bytes"
 
 

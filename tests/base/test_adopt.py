@@ -1,4 +1,4 @@
-"""A trained classifier becomes a base as it is, and what is odd about it is said."""
+"""A trained classifier becomes a base as it is, and anything odd about it is reported."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ UNSEEN = DEMO_DATA / "test" / "base"
 
 @pytest.fixture(scope="module")
 def classifier() -> torch.nn.Module:
-    """The demo's classifier, as examples/02_save_checkpoint.py makes it."""
+    """Makes the demo's classifier, as examples/02_save_checkpoint.py does."""
     spec = importlib.util.spec_from_file_location("example", ROOT / "examples" / "02_save_checkpoint.py")
     assert spec is not None and spec.loader is not None
     example = importlib.util.module_from_spec(spec)
@@ -41,7 +41,7 @@ def classifier() -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten photos of each class that it was trained on."""
+    """Copies ten photos of each class that the classifier was trained on."""
     return some_photos(tmp_path_factory.mktemp("few"), LEARNT, range(10))
 
 
@@ -54,7 +54,7 @@ def some_photos(folder: Path, source: Path, which: range) -> Path:
 
 
 def saved(model: torch.nn.Module, folder: Path, rows: list[int] | None = None) -> Path:
-    """Saves a checkpoint, its head's rows in another order if one is given."""
+    """Saves a checkpoint, with its head's rows in another order if one is given."""
     state = dict(model.state_dict())
     if rows:
         state |= {name: state[name][rows] for name in ("fc.weight", "fc.bias")}
@@ -64,7 +64,7 @@ def saved(model: torch.nn.Module, folder: Path, rows: list[int] | None = None) -
 
 @pytest.fixture
 def only_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ends where the base would be measured and written, which takes longer than the checks."""
+    """Stops packing where the base would be measured and written, which takes longer than the checks."""
 
     def stop(*given: object, **named: object) -> None:
         raise StoppedError("the classifier was accepted")
@@ -132,7 +132,7 @@ def test_an_order_that_the_photos_contradict_is_refused_and_the_right_one_named(
 def test_folders_as_a_mac_names_them_match_labels_in_any_unicode_form(
     classifier: torch.nn.Module, few: Path, tmp_path: Path
 ) -> None:
-    """A Mac sorts É, decomposed, among the E; composed it comes after Z."""
+    """A Mac sorts a decomposed É among the Es; a composed one comes after Z."""
     shutil.copytree(few, tmp_path / "photos")
     (tmp_path / "photos" / "Coat").rename(tmp_path / "photos" / unicodedata.normalize("NFD", "Écharpe"))
     order = ["Dress", "Écharpe", *NAMES[2:]]
@@ -161,7 +161,7 @@ def test_labels_and_folders_that_do_not_match_are_all_listed(
 
 
 @pytest.mark.parametrize("text", ["", "Coat\ncoat\n", "a/b\n", "x" * 65])
-def test_a_list_of_labels_that_is_none(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_list_of_labels(text: str, tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match="not a list of class names"):
         read_labels(tmp_path / "labels.txt")
@@ -298,14 +298,14 @@ def test_a_classifier_that_always_says_the_same_is_refused_on_uneven_folders() -
         check_order(np.zeros(130, np.int64), np.repeat(np.arange(4), [100, 10, 10, 10]), NUMBERED[:4])
 
 
-def test_a_large_class_that_is_taken_for_a_small_one_is_no_order() -> None:
+def test_a_large_class_that_is_taken_for_a_small_one_contradicts_no_order() -> None:
     labels = np.repeat(np.arange(3), [100, 300, 100])
     predictions = np.where(labels == 1, 0, labels)
     predictions[:10] = 1
     check_order(predictions, labels, ("dog", "wolf", "cat"))
 
 
-def test_confusions_are_no_order() -> None:
+def test_confusions_contradict_no_order() -> None:
     labels = np.repeat(np.arange(20), 30)
     for confused in (0.3, 0.6, 0.8):
         chance = np.random.default_rng(1)

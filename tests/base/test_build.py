@@ -28,14 +28,14 @@ PLAIN = WHOLE.model_copy(update={"grid": 0})
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty photos of each of two classes."""
+    """Makes a folder with twenty photos of each of two classes."""
     folder = tmp_path_factory.mktemp("photos")
     return photo_folder(folder, {"Bag": "Bag", "Shirt": "Shirt"}, count=20)
 
 
 @pytest.fixture(scope="module")
 def tiny(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> BaseReport:
-    """The base that most tests look at: making one takes seconds."""
+    """Makes the base that most tests look at, once, as making one takes seconds."""
     return build_base(photos, tmp_path_factory.mktemp("tiny") / "base.lwm", WHOLE)
 
 
@@ -129,7 +129,7 @@ def test_settings_out_of_range_are_all_listed() -> None:
 
 
 @pytest.mark.slow
-def test_rotations_are_not_counted_into_the_loss_that_is_reported(photos: Path, tmp_path: Path) -> None:
+def test_rotations_are_not_counted_in_the_loss_that_is_reported(photos: Path, tmp_path: Path) -> None:
     turning = PLAIN.model_copy(update={"rotations": True, "epochs": 3})
     training = build_base(photos, tmp_path / "a.lwm", turning).training
     assert training is not None and training.classification_loss < 1.5  # that of the rotations alone is ~2

@@ -89,7 +89,7 @@ def test_pickled_code_never_runs_and_its_type_is_named(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(ConfigError) as refused:
             read_checkpoint(tmp_path / name, ["weight"])
-        assert "weights_only" not in str(refused.value)  # torch advises to switch it off
+        assert "weights_only" not in str(refused.value)  # torch advises switching it off
         assert said in str(refused.value) and str(refused.value).isprintable()
         assert "save one with torch.save(model.state_dict(), ...)" in str(refused.value)
     assert not Path("/tmp/lwm-edge-pickle-was-run").exists()

@@ -83,7 +83,7 @@ def test_what_was_recognised_and_confused_is_counted() -> None:
 
 
 def test_unseen_photos_of_some_classes_only_decide_nothing() -> None:
-    """Else the classes that have some would take the photos of those that have none."""
+    """Otherwise the classes that have some would take the photos of those that have none."""
     learnt, unseen = photos(centres(0, 2.0), 40, 0.1, 1), photos(centres(5, 2.0), 10, 1.0, 2)
     some = unseen[1] < 2
     partly = Observation(unseen[0].head_inputs[some], None), unseen[1][some]
@@ -126,4 +126,4 @@ def test_a_bad_base_and_one_that_knows_its_photos_by_heart_are_said_to_be() -> N
     assert "recognises only 20% of the photos that it learnt from" in said(0.2, None)
     assert "its accuracy is not known" in said(1.0, None)
     assert "no unseen photos of b, so the unseen ones decide nothing" in said(1.0, 1.0, 1, trained=1.0)
-    assert "but the one that devices solve only 77%" in said(1.0, 0.97, trained=0.97, all=0.77)
+    assert "but the head that devices solve recognises only 77%" in said(1.0, 0.97, trained=0.97, all=0.77)

@@ -1,4 +1,4 @@
-"""The command line: one public call per command, JSON on standard output, exit codes by cause."""
+"""The command line makes one public call per command, prints JSON if asked, and has exit codes by cause."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def _break(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lwm_edge.home.readers.info", broken)
 
 
-def test_an_unforeseen_error_is_one_line_and_its_traceback_another_word(
+def test_an_unforeseen_error_is_one_line_and_has_a_traceback_with_debug(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _break(monkeypatch)
@@ -261,7 +261,7 @@ def test_a_users_mistake_has_a_traceback_only_on_demand(run: Any, home: Home) ->
         assert plain.code == debug.code in (2, 3)
         assert "Traceback" not in plain.err and plain.err.splitlines()[-1] in debug.err
         assert "Traceback (most recent call last)" in debug.err
-    assert "in learn_classes" in debug.err  # of the training process too
+    assert "in learn_classes" in debug.err  # the training process's traceback is there too
 
 
 def test_repair_and_what_people_read_of_it(run: Any, home: Home) -> None:
@@ -313,5 +313,5 @@ def test_audit_simulate_for_people(run: Any, home: Home) -> None:
     assert "█" in result.out and "passed: storage and memory stay constant" in result.out
 
 
-def test_how_to_simulate_without_simulating_is_a_mistake(run: Any, home: Home) -> None:
+def test_simulation_options_without_simulate_are_a_mistake(run: Any, home: Home) -> None:
     assert run("audit", "--home", home.path, "--isolated").code == 2

@@ -1,4 +1,4 @@
-"""Where a user wants a file, a regular one is replaced, its links, mode and owner kept; all else stays.
+"""Where a user wants a file, a regular one is replaced and keeps its links, mode and owner; all else stays.
 
 What this prints is published in tests/README.md.
 """
@@ -62,7 +62,7 @@ def writers(home: Home, keys: Keys, few_photos: Path) -> dict[str, Callable[[Pat
     }
 
 
-def test_what_is_no_file_is_refused_with_what_it_is_and_stays(
+def test_what_is_not_a_file_is_refused_by_its_kind_and_stays(
     writers: dict[str, Callable[[Path], object]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)  # a socket's path has to be short

@@ -56,7 +56,7 @@ def test_a_hostile_settings_file(tmp_path: Path, content: bytes) -> None:
     assert len(str(caught.value)) < 2_000
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
     (tmp_path / CONFIG_FILE).mkdir()
     with pytest.raises(ConfigError, match="Is a directory"):
         read_file_config(tmp_path)

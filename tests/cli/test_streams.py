@@ -1,4 +1,4 @@
-"""What was done decides the exit code, not whether it could be printed.
+"""What was done decides the exit code, not whether the report could be printed.
 
 What this prints is published in tests/README.md.
 """
@@ -44,7 +44,7 @@ def _run(command: str, encoding: str = "utf-8", before: str = "") -> subprocess.
 
 
 def _run_all(*commands: tuple[str, ...]) -> list[subprocess.CompletedProcess[bytes]]:
-    """Two at a time: each is one process of one thread, and most of it loads libraries."""
+    """Runs commands two at a time: each is one process with one thread, and mostly loads libraries."""
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda arguments: _run(*arguments), commands))
 
@@ -105,7 +105,7 @@ def test_a_report_that_is_lost_is_a_failure_where_nothing_was_done(home: Home) -
 
 
 @pytest.mark.slow
-def test_a_failed_audit_is_one_whoever_reads_it(home: Home) -> None:
+def test_a_failed_audit_fails_whoever_reads_it(home: Home) -> None:
     (home.path / "stranger").touch()
     assert _run(f"audit --home '{home.path}' | true").returncode == 4
 
@@ -135,4 +135,4 @@ def test_an_export_to_standard_output_is_the_file_and_nothing_else(home: Home, t
     short = _run(f"{export} >'{tmp_path / 'short'}'", before="ulimit -f 8; PYTHONUNBUFFERED=1")
     assert (
         short.returncode != 0
-    )  # a raw stream takes a part of what it is given, and says so only in a number
+    )  # a raw stream takes a part of what it is given, and says so only in the number that it returns

@@ -1,4 +1,4 @@
-"""What is signed, how it is recorded, and that every alteration of the record is found and named."""
+"""Each signature covers what it should, and every alteration of the record is found and named."""
 
 from __future__ import annotations
 

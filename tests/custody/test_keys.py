@@ -1,4 +1,4 @@
-"""Key files: for their owner alone, never overwritten, and refused where anything is wrong with them."""
+"""Key files are for their owner alone, never overwritten, and refused if anything is wrong with them."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_key_is_never_overwritten(tmp_path: Path, there: str, dangling: bool) 
     assert state_of(tmp_path) == before
 
 
-def test_nor_in_a_race(tmp_path: Path) -> None:
+def test_a_key_is_not_overwritten_in_a_race_either(tmp_path: Path) -> None:
     (tmp_path / "device.key").write_text("precious")
     with pytest.raises(HomeError, match="File exists"):
         write_file(tmp_path / "device.key", b"new", replace=False)

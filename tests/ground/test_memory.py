@@ -1,4 +1,4 @@
-"""What the process uses, and what it may still take."""
+"""These tests measure the memory that the process uses, and what it may still take."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ print(kept // 2**20, (rss_bytes() - before) // 2**20)
 
 
 @pytest.mark.parametrize(("whose", "mode", "kept"), [("ours", "keep", True), ("ours", "give back", False)])
-def test_freed_memory_is_kept_only_where_it_is_said_so(whose: str, mode: str, kept: bool) -> None:
+def test_freed_memory_is_kept_only_where_that_is_asked_for(whose: str, mode: str, kept: bool) -> None:
     done = subprocess.run([sys.executable, "-c", _ALLOCATION, whose, mode], capture_output=True, text=True)
     if "not glibc" in done.stderr:
         pytest.skip("the allocator is not glibc's")

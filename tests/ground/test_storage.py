@@ -256,7 +256,7 @@ def test_a_link_in_the_staged_links_place_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_what_is_no_link_is_not_switched(tmp_path, kind):
+def test_what_is_not_a_link_is_not_switched(tmp_path, kind):
     (tmp_path / "current").mkdir() if kind == "folder" else (tmp_path / "current").touch()
     with pytest.raises(HomeError, match=f"it is a {kind}, which is left alone"):
         storage.swap_link(tmp_path / "current", "a")
@@ -283,7 +283,7 @@ def test_a_removal_takes_what_it_is_for_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "fifo"])
-def test_what_is_no_file_is_not_removed_as_one(tmp_path, kind):
+def test_what_is_not_a_file_is_not_removed_as_one(tmp_path, kind):
     path = tmp_path / "a"
     make = {"folder": path.mkdir, "link": lambda: path.symlink_to("b"), "fifo": lambda: os.mkfifo(path)}
     make[kind]()

@@ -58,7 +58,7 @@ def remove(root: Path) -> object:
 
 
 def assert_published(what: str, explored: tuple[Change, Exploration]) -> None:
-    """The row in tests/README.md: how many operations there are, and what was done at each."""
+    """Asserts that a row in tests/README.md says how many operations there are, and what was done at each."""
     change, exploration = explored
     kills, cuts = (exploration.counts[f"{kind} in the change"] for kind in ("kills", "power cuts"))
     how_often = f"{kills:,} kills, {cuts:,} power cuts: {exploration.different:,} different disks"

@@ -1,4 +1,4 @@
-"""Unfriendly disks: full, without inodes, read-only, forbidden, failing; a clock that goes back."""
+"""Here disks are full, out of inodes, read-only, forbidden or failing, and a clock goes back."""
 
 from __future__ import annotations
 

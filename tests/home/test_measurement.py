@@ -1,4 +1,4 @@
-"""Memory as it is measured, and what is counted alive: found whoever holds it."""
+"""Memory is measured as the report says, and what is still alive is counted, whoever holds it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from lwm_edge.model.network import Network
 from tests.support.networks import teacher_and_student
 
 MIB = 2**20
-KEPT: list[object] = []  # as a leak would keep it; what a function's own variables hold dies with it
+KEPT: list[object] = []  # holds things as a leak would; what a function's own variables hold dies with it
 
 
 @pytest.fixture(autouse=True)
 def _kept(_count_only_where_counts_matter: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Newer than what was put aside, so that it is looked through."""
+    """Makes KEPT newer than what was put aside, so that it is looked through."""
     monkeypatch.setattr(sys.modules[__name__], "KEPT", [])
 
 

@@ -60,7 +60,7 @@ PLANTED: dict[str, Callable[[Path], object]] = {
     "a backup of a later number": lambda g: shutil.copytree(g / "00000000", g / "00000099"),
     "a day's labels": lambda g: _fill(g / "20240101" / "labels.txt"),
     "a day's bundle of another program": lambda g: _fill(g / "20240102" / "model.lwm"),
-    "a day of which there is nothing": lambda g: (g / "20240103").mkdir(),
+    "an empty folder named after a day": lambda g: (g / "20240103").mkdir(),
     "a generation with one more file in it": lambda g: _fill(g / "00000002" / "thesis.txt"),
     "a generation with a folder in it": lambda g: _fill(g / "00000003" / "model.lwm" / "thesis.txt"),
     "a generation with a link in it": lambda g: _link(g / "00000004" / "model.lwm", g.parent / "lock"),
@@ -70,15 +70,15 @@ PLANTED: dict[str, Callable[[Path], object]] = {
     "a link in place of a generation": lambda g: _link(g / "00000008", _fill(g.parents[1] / "x" / "y")),
     "a file in place of a generation": lambda g: _fill(g / "00000009"),
     "a file beside the current model's": lambda g: _fill(g / "00000000" / "thesis.txt"),
-    "a file of the name of a checkpoint": lambda g: _fill(g.parent / "training.safetensors"),
+    "a file with the name of a checkpoint": lambda g: _fill(g.parent / "training.safetensors"),
     "a diary in the home": lambda g: _fill(g.parent / "diary" / "may.txt"),
 }
 REFUSED: dict[str, Callable[[Path], object]] = {
-    "a folder of the name of a staged file": lambda g: _fill(g.parent / ".vendor.pub.lwm-edge" / "a"),
-    "a link of the name of a staged file": lambda g: _link(g.parent / ".vendor.pub.lwm-edge", g / "x"),
-    "a link of the name of a staged link": lambda g: _link(g.parent / ".current.lwm-edge", g / "x"),
-    "a file of the name of a staged link": lambda g: _fill(g.parent / ".current.lwm-edge"),
-    "a pipe of the name of a checkpoint": lambda g: _pipe(g.parent / ".training.safetensors.lwm-edge"),
+    "a folder with the name of a staged file": lambda g: _fill(g.parent / ".vendor.pub.lwm-edge" / "a"),
+    "a link with the name of a staged file": lambda g: _link(g.parent / ".vendor.pub.lwm-edge", g / "x"),
+    "a link with the name of a staged link": lambda g: _link(g.parent / ".current.lwm-edge", g / "x"),
+    "a file with the name of a staged link": lambda g: _fill(g.parent / ".current.lwm-edge"),
+    "a pipe with the name of a checkpoint": lambda g: _pipe(g.parent / ".training.safetensors.lwm-edge"),
 }
 
 
@@ -312,13 +312,13 @@ def test_many_strangers_are_counted(home: Home) -> None:
     assert len(home.describe_foreign()) == 6 and home.describe_foreign()[-1].startswith("35 more things")
 
 
-def test_a_name_that_is_no_utf8_can_be_reported(home: Home) -> None:
+def test_a_name_that_is_not_utf8_can_be_reported(home: Home) -> None:
     (home.path / os.fsdecode(b"caf\xe9")).mkdir()
     report = remove_class(home, "Coat", shipped=True)
     assert "caf\\xe9 is a folder" in report.warnings[0] and report.model_dump_json()
 
 
-# What follows finds calls around the functions that know what may be written and removed.
+# What follows finds calls that bypass the functions that know what may be written and removed.
 
 PACKAGE = Path(lwm_edge.__file__).parent
 CALLS = {
@@ -330,9 +330,9 @@ CALLS = {
 ALLOWED = {
     ("memory", "write_text"): "/proc/self/clear_refs",
     ("plots", "savefig"): "into memory",
-    ("manifest", "remove"): "of a list",
-    ("cost", "remove"): "of a module's hook",
-    ("lowering", "remove"): "of a list of nodes",
+    ("manifest", "remove"): "removes from a list",
+    ("cost", "remove"): "removes a module's hook",
+    ("lowering", "remove"): "removes from a list of nodes",
     ("variants", "write_bytes"): "into a temporary folder, for ONNX Runtime's tools",
 }
 OPENING = {
@@ -346,7 +346,7 @@ OPENING = {
 
 
 def _writing_opens(tree: ast.AST) -> list[str]:
-    """Finds calls of open, os.open and the like that are not plainly for reading."""
+    """Finds calls to open, os.open and the like that are not plainly for reading."""
     found = []
     for node in ast.walk(tree):
         name = node.func if isinstance(node, ast.Call) else None

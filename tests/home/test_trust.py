@@ -166,7 +166,7 @@ def test_a_truncated_key_in_the_home_stops_everything(trusting_home: Home, lengt
     _is_stopped(trusting_home)
 
 
-def test_more_bytes_behind_the_key_or_a_link_in_its_place(trusting_home: Home, keys: Keys) -> None:
+def test_more_bytes_after_the_key_or_a_link_in_its_place(trusting_home: Home, keys: Keys) -> None:
     trusting_home.trust.write_bytes(trusting_home.trust.read_bytes() + b"pixels")
     _is_stopped(trusting_home)
     trusting_home.trust.unlink()

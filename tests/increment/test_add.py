@@ -1,4 +1,4 @@
-"""`add_classes` from photos to commit, and everything that must leave the home untouched."""
+"""These tests follow `add_classes` from photos to commit, and try what must leave the home untouched."""
 
 from __future__ import annotations
 
@@ -379,7 +379,7 @@ def test_a_trained_backbone_has_a_probe_of_its_own(measured_home: Home, make_pho
     np.testing.assert_allclose(head_inputs_of_probe(load_network(bundle)), probe, atol=1e-5)
 
 
-def test_held_back_photos_are_learnt_after_they_were_judged_by(
+def test_held_back_photos_are_learnt_once_the_head_was_judged_by_them(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged: list[torch.Tensor] = []
@@ -527,7 +527,7 @@ def test_long_jobs_and_names_that_are_not_utf_8_reach_the_worker(home: Home, tmp
     report = add_classes(home, photos, QUICK)
     assert any("is not a JPEG" in line for line in report.skipped)
     content = report.model_dump_json()
-    assert len(json.loads(content)["new_classes"]) == 8 and len(content) > 131_072  # a command line's most
+    assert len(json.loads(content)["new_classes"]) == 8 and len(content) > 131_072  # a command line's limit
 
 
 def test_without_shipped_classes_nothing_is_estimated(home: Home, make_photos: PhotoMaker) -> None:
@@ -540,7 +540,7 @@ def test_without_shipped_classes_nothing_is_estimated(home: Home, make_photos: P
 
 
 @pytest.mark.parametrize("recipe", ["lwm-lda"])
-def test_nothing_left_to_train_is_a_setting_that_cannot_be(
+def test_settings_that_leave_nothing_to_train_are_refused(
     home: Home, make_photos: PhotoMaker, recipe: str
 ) -> None:
     blocks = len(load_network(home.open_bundle()).blocks())

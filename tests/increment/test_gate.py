@@ -1,4 +1,4 @@
-"""The gate holds every figure against its threshold, and says what it cannot know."""
+"""The gate compares every figure with its threshold, and says what it cannot know."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_without_a_figure_the_interval_is_said_and_its_lower_end_counts() -> Non
     )
 
 
-def test_a_figure_counts_itself_and_is_said_only_if_it_is_low() -> None:
+def test_a_figure_itself_counts_and_is_said_only_if_it_is_low() -> None:
     config = IncrementConfig(min_shipped_accuracy=0.6)
     assert pass_gate(config, ALL_RIGHT, drift(estimate(0.85, 0.5, 0.95)), [], 5) == []
     assert "right on 61% of" in pass_gate(config, ALL_RIGHT, drift(estimate(0.61, 0.5, 0.7)), [], 5)[0]

@@ -1,4 +1,4 @@
-"""What an owner is told of an increment: in words, by photos that the judged head had not learnt."""
+"""An owner is told in words how an increment went, judged by photos that the head had not learnt."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_warnings_of_a_new_class(found: tuple[int, ...], warnings: list[str]) ->
     assert len(given) == len(warnings) and all(w in g for w, g in zip(warnings, given, strict=True))
 
 
-def test_no_better_than_chance_needs_photos_enough_to_say_so() -> None:
+def test_no_better_than_chance_needs_enough_photos_to_say_so() -> None:
     (reason,) = hopeless_classes(judged(2, 1, 0, 3, 0)[:1], 4)
     assert reason == "Bag: 1 of 5 photos recognised, no better than chance"
     assert not hopeless_classes(judged(2, 2, 0, 3, 0)[:1], 4)

@@ -22,7 +22,7 @@ from tests.support.networks import fresh_network, teacher_and_student
 from tests.support.samples import PLAN, QUICK
 
 MIB = 2**20
-SHORT = IncrementConfig(epochs=1)  # too little to do to look for the fastest way
+SHORT = IncrementConfig(epochs=1)  # too short to be worth looking for the fastest way
 
 
 class _Machine:
@@ -210,7 +210,7 @@ def test_a_dry_run_changes_nothing(home: Home, make_photos: PhotoMaker) -> None:
     plan = plan_increment(home, photos, QUICK)
     assert state_of(home.path) == before
     assert 100 * MIB < plan.predicted_peak_rss_bytes < plan.limit_bytes
-    assert plan.smallest_limit_bytes <= 1.02 * plan.predicted_peak_rss_bytes  # a fiftieth from plan to plan
+    assert plan.smallest_limit_bytes <= 1.02 * plan.predicted_peak_rss_bytes  # plans may differ by a fiftieth
     with pytest.raises(ResourceError, match="nothing was trained"):
         plan_increment(home, photos, QUICK.model_copy(update={"max_memory": 50 * MIB}))
 
@@ -242,7 +242,7 @@ def test_candidates_go_from_the_fastest_to_the_one_that_takes_least(monkeypatch:
     assert [c.strategy.recompute for c in listed] == [False] * 7 + [True] * 5
 
 
-def test_photos_that_are_in_memory_already_do_not_change_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_photos_that_are_already_in_memory_do_not_change_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = _Machine(monkeypatch)
     plan = make_plan(machine.job, SHORT, 310 * MIB, "as set")
     monkeypatch.setattr(plan_module, "rss_bytes", lambda: 105 * MIB)

@@ -116,7 +116,7 @@ def test_only_learning_afresh_forgets(home: Home, make_photos: PhotoMaker) -> No
     assert home.training.exists()
 
 
-def test_a_training_that_diverged_is_not_gone_on_with(home: Home, make_photos: PhotoMaker) -> None:
+def test_a_training_that_diverged_is_not_continued(home: Home, make_photos: PhotoMaker) -> None:
     photos = make_photos("Bag", "Shirt")
     wild = THREE_EPOCHS.model_copy(update={"learning_rate": 1e6, "max_gradient_norm": 1e30})
     with home.lock(), pytest.raises(StoppedError):
@@ -135,7 +135,7 @@ def test_a_torn_save_is_cleared(home: Home) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no safetensors", b"\xff" * 100_000])
-def test_what_is_no_checkpoint_in_its_place_is_left_alone_and_named(
+def test_what_is_not_a_checkpoint_in_its_place_is_left_alone_and_named(
     home: Home, make_photos: PhotoMaker, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home.training.write_bytes(content)
@@ -156,7 +156,7 @@ def test_a_checkpoint_whose_content_is_damaged_is_forgotten(home: Home, make_pho
 
 
 @pytest.mark.slow
-def test_of_a_model_that_has_gone_on_since_it_is_forgotten(home: Home, make_photos: PhotoMaker) -> None:
+def test_a_checkpoint_of_a_model_that_changed_since_is_forgotten(home: Home, make_photos: PhotoMaker) -> None:
     photos = make_photos("Bag")
     _stop_after(home, photos, 1)
     kept = home.training.read_bytes()

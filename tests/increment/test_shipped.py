@@ -99,7 +99,7 @@ def test_a_class_that_a_new_one_is_like_is_named_with_what_it_lost(known: ClassS
         solved=True,
         is_first=True,
     )
-    assert found.warnings == ["Dress lost most; check with lwm-edge evaluate"]
+    assert found.warnings == ["Dress lost the most accuracy; check with lwm-edge evaluate"]
     assert found.estimate is not None and found.estimate.now is not None
     assert found.estimate.now < found.estimate.before - 0.1
 

@@ -1,4 +1,4 @@
-"""Means, shared covariance, the head solved from them, and how they follow a moving backbone."""
+"""Means and a shared covariance are learnt, a head is solved from them, and they follow a moving backbone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _photos(centres: np.ndarray, count: int, first_label: int = 0) -> tuple[np.n
     return (centres[:, None] + noise).reshape(-1, 3), labels
 
 
-def test_one_class_after_the_other_is_all_at_once() -> None:
+def test_classes_learnt_one_after_the_other_equal_all_at_once() -> None:
     features, labels = _photos(GENERATOR.normal(size=(4, 3)), 20)
     whole, parts = ClassStatistics.empty(6, 3), ClassStatistics.empty(6, 3)
     whole.learn(features, labels)
@@ -36,7 +36,7 @@ def test_by_hand() -> None:
 
 
 def test_the_solved_head_is_fishers_discriminant() -> None:
-    """Two classes: the weights differ along inverse covariance times the difference of the means."""
+    """With two classes, the weights differ along the inverse covariance times the difference of the means."""
     statistics = ClassStatistics.empty(2, 3)
     statistics.learn(*_photos(np.array([[0.0, 0, 0], [1.0, 1, 1]]), 5000))
     weight, bias = statistics.solve_head(2)
@@ -120,7 +120,7 @@ def test_the_accuracy_estimated_is_that_on_photos_of_the_same_spread(classes: in
     assert of_first == pytest.approx(np.mean((photos @ weight.T + bias).argmax(1)[:2000] == 0), abs=0.04)
 
 
-def test_the_spread_is_found_with_which_the_estimate_is_what_was_measured() -> None:
+def test_the_spread_that_is_found_makes_the_estimate_what_was_measured() -> None:
     """Photos that were learnt from lie closer together: here by a factor of four in variance."""
     centres = 2 * np.random.default_rng(1).normal(size=(5, 3))
     statistics = ClassStatistics.empty(16, 3)
@@ -136,7 +136,7 @@ def test_the_spread_is_found_with_which_the_estimate_is_what_was_measured() -> N
 
 
 def test_classes_of_few_photos_hold_their_own_beside_those_of_many() -> None:
-    """In many dimensions a mean of few photos is far off; the bias makes up for what that costs its class."""
+    """In many dimensions the mean of a few photos is far off; the bias makes up for the cost to its class."""
     d, chance = 120, np.random.default_rng(7)
     counts = {0: 400, 1: 400, 2: 4, 3: 4}
     centres = chance.normal(size=(4, d)) * 0.35
@@ -158,7 +158,7 @@ def test_classes_of_few_photos_hold_their_own_beside_those_of_many() -> None:
     assert corrected.mean() > uncorrected.mean() + 0.02 and np.ptp(corrected) < np.ptp(uncorrected)
 
 
-def test_where_classes_have_equally_many_photos_the_bias_is_the_discriminants_own() -> None:
+def test_with_equal_numbers_of_photos_the_bias_is_the_discriminants_own() -> None:
     statistics = ClassStatistics.empty(3, 3)
     statistics.learn(*_photos(GENERATOR.normal(size=(3, 3)), 50))
     more = statistics.copy()

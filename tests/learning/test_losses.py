@@ -1,4 +1,4 @@
-"""Each term against values computed by hand, and its bounds."""
+"""Each term agrees with values computed by hand, and keeps within its bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The truth tests of the loop: what every public implementation of LwM gets wrong."""
+"""These tests check in the loop what every public implementation of LwM gets wrong."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_one_new_class_at_a_time_is_learnt() -> None:
     assert not torch.equal(row, student.head.weight[6])
 
 
-def test_rows_behind_the_last_class_stay_zero() -> None:
+def test_rows_after_the_last_class_stay_zero() -> None:
     _, student, _ = _train()
     assert student.head.weight[8:].abs().sum() == 0 and student.head.bias[8:].abs().sum() == 0
 

@@ -149,7 +149,7 @@ def test_weights_that_are_not_finite(bundle: Bundle, value: float) -> None:
     assert caught.value.problems == ("head.bias has values that are not finite",)
 
 
-def test_values_behind_the_last_class(bundle: Bundle) -> None:
+def test_values_after_the_last_class(bundle: Bundle) -> None:
     arrays = bundle.arrays()
     arrays["head.weight"][-1, 0] = 1
     _rewrite(

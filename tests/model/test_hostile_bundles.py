@@ -1,4 +1,4 @@
-"""Hostile bundles and ONNX files: a BundleError (ExportError) each, within bounds of memory and time."""
+"""Each hostile bundle or ONNX file raises BundleError or ExportError, within bounds of memory and time."""
 
 from __future__ import annotations
 
@@ -298,7 +298,7 @@ def test_a_header_of_many_tiny_tensors_is_refused_within_bounds(tmp_path: Path) 
         open_bundle(tmp_path / "many.lwm")
 
 
-def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
+def test_what_is_not_a_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.lwm")
     (tmp_path / "loop.lwm").symlink_to("loop.lwm")
     (tmp_path / "folder.lwm").mkdir()
@@ -360,7 +360,7 @@ def test_a_mutated_onnx_file_predicts_or_says_so(home: Home) -> None:
     onnx, draw = home.current().onnx, random.Random(0)
     photo = DEMO_DATA / "test" / "base" / "Trouser" / "000.png"
     content, refused = onnx.read_bytes(), 0
-    weights = content.index(b"backbone")  # half of the changes before the weights, where the graph is
+    weights = content.index(b"backbone")  # half of the changes come before the weights, where the graph is
     with memory_bound(256 * 2**20):
         for number in range(ONNX_FILES):
             start = damaged(content[: weights + 40_000], draw) + content[weights + 40_000 :]
@@ -376,7 +376,7 @@ def test_a_mutated_onnx_file_predicts_or_says_so(home: Home) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"\x08\x08" * 500, None])
-def test_evaluate_and_predict_with_an_onnx_file_that_is_none(home: Home, content: bytes | None) -> None:
+def test_evaluate_and_predict_with_an_onnx_file_that_is_not_one(home: Home, content: bytes | None) -> None:
     onnx = home.current().onnx
     onnx.unlink()
     if content is not None:

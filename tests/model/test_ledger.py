@@ -1,4 +1,4 @@
-"""The ledger: constant space, and an edit of any figure is found."""
+"""The ledger takes constant space, and an edit of any figure is found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manifest: a block of fixed length that reads back as written or is refused with a BundleError."""
+"""The manifest is a block of fixed length that reads back as written or is refused with a BundleError."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def entry(increment: int, **changes: Any) -> LedgerEntry:
 
 
 def block(content: Any, capacity: int = 8) -> bytes:
-    """Pads any JSON content as a manifest is."""
+    """Pads any JSON content the way a manifest is padded."""
     return json.dumps(content).encode().ljust(encoded_length(capacity), b"\0")
 
 
@@ -145,12 +145,12 @@ def test_a_bundle_from_before_the_first_release_is_to_be_made_again():
 @pytest.mark.parametrize(
     "text", [b"", b"\0" * 100, b"{", b"[]", b"null", b'"text"', b"\xff\xfe", b"[" * 100_000]
 )
-def test_what_is_no_json_object_is_damaged(text):
+def test_what_is_not_a_json_object_is_damaged(text):
     assert refusal(text).message == "model.lwm: the manifest is not JSON; the file is damaged"
 
 
 @pytest.mark.parametrize("place", [0, 1, -1])
-def test_bytes_hidden_behind_the_padding_are_found(place):
+def test_bytes_hidden_in_the_padding_are_found(place):
     content = bytearray(encode(manifest()))
     padding = range(len(decode_text(bytes(content))) + 1, len(content))
     content[padding[place]] = ord("x")

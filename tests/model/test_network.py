@@ -136,7 +136,7 @@ def test_missing_parts_are_all_named() -> None:
     assert len(caught.value.problems) == 2
 
 
-def test_a_bare_activation_behind_the_frozen_blocks_leaves_the_others_input_alone() -> None:
+def test_a_bare_activation_after_the_frozen_blocks_leaves_the_others_input_alone() -> None:
     backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.5, inplace=True), nn.Conv2d(4, 4, 3))
     teacher = Network(backbone, nn.Linear(4, 3), 2, PREPROCESSING).eval()
     teacher.freeze(1)
@@ -208,7 +208,7 @@ def test_no_loss_trains_what_reads_the_levels() -> None:
     gradient, values = network.head.weight.grad, network.level_values
     assert gradient is not None and gradient[:, :values].abs().sum() == 0 < gradient[:, values:].abs().sum()
     first = network.blocks()[0].get_parameter("weight").grad
-    assert first is not None and first.abs().sum() > 0  # though it does train the blocks that they are of
+    assert first is not None and first.abs().sum() > 0  # though it does train the blocks that they come from
 
 
 def test_levels_of_another_network_are_refused() -> None:

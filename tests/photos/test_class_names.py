@@ -1,4 +1,4 @@
-"""Class names: which are refused, and which are the same."""
+"""These tests say which class names are refused, and which count as the same."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def _read(folder: Path) -> Any:
         return read_photo_folder(folder.parent, PREPROCESSING, PixelCache(0), min_photos=5)
 
 
-def test_links_out_of_the_folder_and_files_that_are_none_are_reported(tmp_path: Path) -> None:
+def test_links_out_of_the_folder_and_what_is_not_a_file_are_reported(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     outside = tmp_path / "secret.png"
     shutil.copy(REAL[9], outside)

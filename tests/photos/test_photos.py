@@ -1,4 +1,4 @@
-"""Photos: what is read and with which pixels, what is refused and why, how they are split and augmented."""
+"""Photos are read with the right pixels or refused with a reason, then split and augmented."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_a_large_jpeg_keeps_its_picture_when_it_is_decoded_at_a_lower_scale(tmp_
     assert_quadrants(read_photo(tmp_path / "photo.jpg", sized(32)))
 
 
-# Files that are no usable photo
+# Files that are not usable photos
 
 
 @pytest.fixture(scope="module")
@@ -554,7 +554,7 @@ def test_augmentation_does_not_depend_on_file_names_or_labels(tmp_path):
     np.testing.assert_array_equal(there.load(range(12), epoch=1), photos.load(range(12), epoch=1))
 
 
-def test_another_epoch_seed_or_photo_is_augmented_otherwise():
+def test_another_epoch_seed_or_photo_is_augmented_differently():
     photos = real_set(7)
     first = photos.load(range(12), epoch=0)
     assert (first != photos.load(range(12), epoch=1)).any()

@@ -13,12 +13,12 @@ from lwm_edge.model.bundle import save_bundle
 from tests.support.folders import photo_folder
 from tests.support.samples import QUICK
 
-INPUTS = 9 * (16 + 32) + 64  # of the demo's head: two levels on a grid of 3x3, and the last feature maps
+INPUTS = 9 * (16 + 32) + 64  # the demo's head reads two levels on a grid of 3x3, and the last maps
 
 
 @pytest.fixture(scope="module")
 def grown_once(shipped_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """After one increment; to be copied."""
+    """Makes a home and one increment in it, to be copied."""
     folder = tmp_path_factory.mktemp("grown")
     shutil.copytree(shipped_home, folder / "home", symlinks=True)
     photos = photo_folder(folder / "new_photos", {"Bag": "Bag", "Shirt": "Shirt"})

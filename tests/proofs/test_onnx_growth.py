@@ -46,6 +46,6 @@ def test_names_beyond_ascii_and_with_quotation_marks() -> None:
     assert sum(expected_growth(before, after, FEATURES, large)) == len(large) - len(onnx_file(before))
 
 
-def test_what_is_no_onnx_file() -> None:
+def test_what_is_not_an_onnx_file() -> None:
     with pytest.raises(ExportError, match="not an ONNX file"):
         expected_growth(("a",), ("a", "b"), FEATURES, b"pixels" * 100)

@@ -32,7 +32,7 @@ Leak = Callable[[Home], None]
 
 @pytest.fixture(autouse=True)
 def _kept(_count_only_where_counts_matter: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Newer than what was put aside, so that it is looked through."""
+    """Makes KEPT newer than what was put aside, so that it is looked through."""
     monkeypatch.setattr(sys.modules[__name__], "KEPT", [])
 
 
@@ -101,7 +101,7 @@ def test_photos_in_files_and_files_that_grow_are_named(home: Home, monkeypatch: 
     assert found(report, ".exemplars/bag.png", "unexplained")
     assert found(report, "file cache.bin grew by 500 bytes")
     assert found(report, "receipt.json is not this model's receipt")
-    assert found(report, "file labels.txt is not as long as its classes need")
+    assert found(report, "file labels.txt does not have the length that its classes require")
     assert not found(report, "photos left in memory") and not found(report, "teacher networks")
 
 
@@ -114,9 +114,9 @@ def test_photos_in_a_tensor_are_refused(home: Home, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 def test_a_failing_increment_is_raised_as_it_is(home: Home) -> None:
-    too_coarse = IncrementConfig(recipe="lwm", min_photos=100)
+    too_demanding = IncrementConfig(recipe="lwm", min_photos=100)
     with pytest.raises(Exception, match="cannot be used") as caught:
-        simulate(home, 3, config=too_coarse)
+        simulate(home, 3, config=too_demanding)
     assert type(caught.value).__name__ == "PhotosError" and caught.value.problems  # type: ignore[attr-defined]
 
 

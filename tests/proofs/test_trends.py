@@ -1,4 +1,4 @@
-"""The verdict on a simulation: what may grow, by how much, and what it is called."""
+"""The verdict on a simulation allows growth within limits, and names whatever grew beyond them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_file_that_comes_and_goes_is_named() -> None:
 def test_growth_that_the_classes_do_not_explain_is_named(file: str) -> None:
     honest = step(5).file_bytes[file]
     steps = [step(n, {file: honest + 1} if n == 5 else {}) for n in range(1, 9)]
-    assert verdict(steps) == [f"file {file} is not as long as its classes need"]
+    assert verdict(steps) == [f"file {file} does not have the length that its classes require"]
 
 
 @pytest.mark.parametrize("figure", ["peak_rss_bytes", "peak_cuda_bytes"])

@@ -1,4 +1,4 @@
-"""`verify`: what it proves, what it does not, and that it fails closed."""
+"""`verify` says what it proves and what it does not, and fails closed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LDA = QUICK.model_copy(update={"recipe": "lda"})
 
 @pytest.fixture(scope="module")
 def grown_once(shipped_trusting_home: Path, keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two signed changes: an increment and a removal; to be copied."""
+    """Makes a home with two signed changes, an increment and a removal, to be copied."""
     folder = tmp_path_factory.mktemp("grown")
     home = shutil.copytree(shipped_trusting_home, folder / "home", symlinks=True)
     photos = photo_folder(folder / "new_photos", {"Bag": "Bag", "Shirt": "Shirt"})
@@ -106,7 +106,7 @@ def test_shipped_classes_that_were_removed(trusting_home: Home) -> None:
 def test_a_long_history_in_a_file_of_the_same_length(grown: Home, keys: Keys) -> None:
     bundle, length = grown.open_bundle(), grown.current().bundle.stat().st_size
     manifest = bundle.manifest
-    for number in range(3, 41):  # the tensors stay; a removal and its undoing would look so
+    for number in range(3, 41):  # the tensors stay, as after a removal that was undone
         changed = manifest.model_copy(
             update={"increment_count": number, "parent_digest": manifest.model_digest}
         )

@@ -25,8 +25,8 @@ def _count_only_where_counts_matter(
 ) -> Iterator[None]:
     """Looking through all objects takes seconds in a process that ran hundreds of tests.
 
-    Tests that plant what is to be found have what was there before them put aside. That an increment leaves
-    nothing behind is counted in a process of its own, where nothing is.
+    For tests that plant what is to be found, what was there before is put aside. Whether an increment leaves
+    nothing behind is counted in a process of its own, where nothing was there before.
     """
     module = request.module.__name__.rpartition(".")[2]
     if module not in _COUNTING:

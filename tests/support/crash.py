@@ -1,4 +1,4 @@
-"""A change of a home, killed and cut off at every operation on disk; and what a home must then be.
+"""Kills a change of a home, or cuts its power, at every operation on disk, and checks what is left.
 
 `tests/home/test_crash.py` interrupts every change once, `benchmarks/crash_rounds.py` the recoveries as well.
 """
@@ -36,13 +36,13 @@ Action = Callable[[Path], object]
 
 @dataclass
 class Change:
-    """A change of a home, made once for real.
+    """Holds a change of a home that was made once for real.
 
     Attributes:
         root: The home.
-        store: Of contents.
-        before: What lay there.
-        operations: What it did on disk.
+        store: Store of the contents.
+        before: What was there before the change.
+        operations: What the change did on disk.
         old: The home's files before; none where there was no home.
         new: The home's files after.
         recovered: What was found after recoveries.
@@ -57,11 +57,11 @@ class Change:
     recovered: set[Tree] = field(default_factory=set)
 
     def check(self) -> None:
-        """A reader gets the old set or the new set."""
+        """Checks that a reader gets the old files or the new ones."""
         assert files_of(self.root, self.store) in (self.old, self.new)
 
     def check_recovered(self) -> None:
-        """So does one after recovery, nothing else is left, and the next change works."""
+        """Checks the same after recovery, that nothing else is left, and that the next change works."""
         self.check()
         left = self.store.scan(self.root)
         if left not in self.recovered:
@@ -93,13 +93,13 @@ def make(root: Path, action: Action) -> Change:
 
 
 def files_of(root: Path, store: Store) -> Files:
-    """What a reader of the home gets; nothing where there is no home."""
+    """Returns what a reader of the home gets; nothing where there is no home."""
     try:
         generation = open_home(root).current()
     except HomeError:
         return ()
     paths = [generation.path / name for name in GENERATION_FILES]
-    assert all(path.is_file() for path in paths), "the current model misses a file"
+    assert all(path.is_file() for path in paths), "the current model lacks a file"
     return tuple(store.read(path) for path in paths)
 
 
@@ -117,13 +117,13 @@ def commit_files(home: Home, files: dict[str, bytes]) -> None:
 
 
 def take_lock(root: Path) -> None:
-    """What the start of every change does to what an interrupted one left."""
+    """Clears what an interrupted change left, as the start of every change does."""
     with Home(root).lock():
         pass
 
 
 def prepare_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Changes without training can then be repeated quickly: base and export are verified once."""
+    """Verifies base and export once, so that changes without training can be repeated quickly."""
     prepare: Callable[..., Any] = home_changes._prepare
     prepared: dict[str, Any] = {}
 
@@ -179,13 +179,13 @@ def explore_init(root: Path, rounds: int | None) -> tuple[Change, Exploration]:
 
 
 def explore_add_classes(root: Path, photos: Path, rounds: int | None) -> tuple[Change, Exploration]:
-    """Staging and the commit."""
+    """Interrupts the staging and the commit of `add-classes`."""
     change = make(root, lambda root: add_classes(root, photos, QUICK, isolate=False))
     return change, explore(change, take_lock, rounds)
 
 
 def explore_stop_and_resume(root: Path, photos: Path, rounds: int | None) -> tuple[Change, Exploration]:
-    """Stopped after a step, and resumed."""
+    """Interrupts an increment that is stopped after a step, and resumed."""
 
     def stop_and_resume(root: Path) -> None:
         asked = iter([True])

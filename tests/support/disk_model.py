@@ -1,6 +1,6 @@
 """Models a disk in use, and what it may forget when the power goes.
 
-`Disk.after` makes an operation, as `fault_layer` records them, and `Disk.power_cuts` says what may be there
+`Disk.after` performs operations, as `fault_layer` records them, and `Disk.power_cuts` says what may be there
 when the machine comes back:
 
 - a file's content that was not synced: nothing of it, a part, zeros of its length, a part in zeros, or all;
@@ -75,7 +75,7 @@ class Disk:
         return _tree(_changed(self.entries, self.pending), self.files)
 
     def key(self) -> object:
-        """Returns a key that is the same for disks that can only lead to the same."""
+        """Returns a key that is the same for disks that can only lead to the same outcomes."""
 
         def known(node: Node | None) -> object:
             return self.files[node] if isinstance(node, int) else node

@@ -21,7 +21,7 @@ from tests.support.file_store import Store
 
 
 class Recorder:
-    """Takes the place of `storage._disk`: notes every operation and makes it, but waits for no disk.
+    """Takes the place of `storage._disk`: notes every operation and performs it, but waits for no disk.
 
     Attributes:
         operations: Operations noted so far; those that changed nothing are left out.
@@ -122,7 +122,7 @@ def record(store: Store, root: Path, action: Callable[[], object]) -> list[Opera
     with standing_in(recorder):
         action()
     seen = before.after(*recorder.operations).visible()
-    assert seen == store.scan(root), "something wrote past storage"
+    assert seen == store.scan(root), "something bypassed storage"
     return recorder.operations
 
 
@@ -145,7 +145,7 @@ class Exploration:
         root: Folder that is changed.
         check: Function that looks at what an interruption left, as a reader would; fails if it is wrong.
         recover: Function that does what the next start does.
-        check_recovered: Function that looks at what is there after it.
+        check_recovered: Function that looks at what is there after the recovery.
         rounds: Number of interruptions in a row; None goes on until they leave nothing new.
         forget: Operations to leave out, as if the product forgot them; to show that this is noticed.
         counts: Numbers of kills and power cuts, in the change and in recoveries.

@@ -17,7 +17,7 @@ PhotoMaker = Callable[..., Path]
 
 @dataclass(frozen=True)
 class Keys:
-    """Makes key files of a vendor and a device, and a base that the vendor signed."""
+    """Names the key files of a vendor and a device, and a base that the vendor signed."""
 
     vendor_key: Path
     vendor_pub: Path
@@ -27,7 +27,7 @@ class Keys:
 
 
 def photo_folder(folder: Path, classes: dict[str, str], count: int = 8) -> Path:
-    """Makes a photo folder; `classes` are the names to give by the demo's own."""
+    """Makes a photo folder; `classes` maps the names to give to the demo's own names."""
     for target, source in classes.items():
         (found,) = (DEMO_DATA / "train").glob(f"*/{source}")
         (folder / target).mkdir(parents=True)

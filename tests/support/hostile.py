@@ -20,7 +20,7 @@ _HANGS_AFTER_S = 60
 
 @contextmanager
 def memory_bound(most_bytes: int, mapped_bytes: int = 0) -> Iterator[None]:
-    """Lets the block take no more address space, and measures that it did not keep more resident.
+    """Limits the address space that the block may take, and checks how much memory it had resident.
 
     A file that is mapped takes address space of its length without taking memory.
     """

@@ -1,4 +1,4 @@
-"""Makes small networks, and does what tests do with them."""
+"""Makes small networks for tests, and changes and compares them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ARCHITECTURES = (
     "regnet_y_400mf", "small_resnet20", "efficientnet_lite0", "mobilenet_v3_small", "densenet121",
     *(pytest.param(name, marks=pytest.mark.extended) for name in SAY_NOTHING_NEW),
 )  # fmt: skip
-"""For tests that are parametrized by them."""
+"""Architectures that parametrized tests try."""
 
 PREPROCESSING = Preprocessing(image_size=64, resize_size=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 

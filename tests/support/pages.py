@@ -1,4 +1,4 @@
-"""The pages for people, and what stands in them: blocks, code spans, headings, tables."""
+"""Reads the pages for people, and finds what is in them: blocks, code spans, headings, tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PAGES = ("README.md", "deploy/README.md", "examples/README.md", "benchmarks/READ
 
 
 class Block(NamedTuple):
-    """A fenced block: the comment above it, the language behind the fence, the text."""
+    """Holds a fenced block: the comment above it, the language after the fence, the text."""
 
     name: str
     language: str
@@ -23,7 +23,7 @@ def read(page: str) -> str:
 
 
 def prose(page: str) -> str:
-    """A page as one line, whatever its line breaks are."""
+    """Returns a page as one line, whatever its line breaks are."""
     return " ".join(read(page).split())
 
 
@@ -38,7 +38,7 @@ def block(page: str, name: str) -> str:
 
 
 def commands(text: str) -> list[str]:
-    """The commands of a block, one a line, without comments."""
+    """Lists the commands of a block, one a line, without comments."""
     lines = (re.sub(r"\s+#.*", "", line) for line in text.replace("\\\n", " ").splitlines())
     return [" ".join(line.split()) for line in lines if line.strip() and not line.startswith("#")]
 
@@ -49,7 +49,7 @@ def code_spans(page: str) -> list[str]:
 
 
 def anchors(page: str) -> set[str]:
-    """Of the headings, as GitHub makes them."""
+    """Lists the anchors of the headings, as GitHub makes them."""
     text = re.sub(r"^```.*?^```$", "", read(page), flags=re.DOTALL | re.MULTILINE)
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
@@ -63,7 +63,7 @@ def section(page: str, heading: str) -> str:
 
 
 def rows(text: str) -> list[list[str]]:
-    """The cells of every table row but the headings' and the rules."""
+    """Lists the cells of every table row except the headings and the rules."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     kept = [
         line

@@ -14,7 +14,7 @@ from lwm_edge.model.classifier import Classifier
 
 
 def model_digest(generation: Generation) -> str:
-    """Verifies that all files are there and of one model."""
+    """Verifies that all files are there and belong to one model."""
     manifest = open_bundle(generation.bundle).manifest
     classifier = Classifier(generation.onnx)
     receipt = json.loads(generation.receipt.read_bytes())

@@ -43,8 +43,8 @@ class Architecture:
             possible on the meta device, which takes no memory.
         features: Names of the classifier's child modules that, one after the other, take images
             [B, 3, H, W] float32 to the last feature maps [B, d, h, w] float32.
-        tail: Function that makes what comes after these modules, before the global average pooling, of the
-            whole classifier: a module from maps to maps. None if nothing does.
+        tail: Function that makes, from the whole classifier, what comes between these modules and the global
+            average pooling: a module from maps to maps. None if nothing does.
         head: Dotted name of the one linear layer.
         preprocessing: Preprocessing from a photo to the input, unless the vendor says otherwise.
         weights: Pretrained weights by name, each a function that returns a state dict of `build()`.

@@ -28,7 +28,7 @@ class VariantReport(Report):
         original_accuracy: Accuracy of the file itself; None in the same case.
         onnx_bytes: Length of the form.
         original_onnx_bytes: Length of the file itself.
-        photo_ms: Median time that the form takes for one photo here, in batches if it has a static one.
+        photo_ms: Median time that the form takes for one photo here, in whole batches if their size is fixed.
         original_photo_ms: Median time that the file itself takes.
     """
 
@@ -73,7 +73,7 @@ def compare(
 
 
 def _accuracy(best: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
-    """Computes accuracy, as everywhere the mean over classes."""
+    """Computes accuracy, which is the mean over classes, as everywhere."""
     return float(np.mean([(best[labels == label] == label).mean() for label in np.unique(labels)]))
 
 

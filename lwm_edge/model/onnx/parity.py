@@ -42,7 +42,7 @@ class ParityReport(Report):
 
 
 def generated_images(image_size: int) -> Pixels:
-    """Draws five pictures of colour gradients with noise, for want of photos [5, H, W, 3] uint8."""
+    """Draws five pictures of colour gradients with noise [5, H, W, 3] uint8, for want of photos."""
     generator = np.random.default_rng(0)
     corners = generator.integers(0, 256, (5, 2, 2, 3)).astype(np.float64)
     ramp = np.linspace(0, 1, image_size)

@@ -1,4 +1,4 @@
-"""Traces a network's graph with torch's exporter, which only vendors run, once.
+"""Traces a network's graph with torch's exporter, which only vendors run, and only once.
 
 The bundle keeps the graph without weights; on the device `graph.fill_graph` puts the bundle's tensors into
 it.

@@ -26,8 +26,8 @@ UNUSED_BIAS = -1e4
 """Bias of a fixed head's outputs beyond the classes: gives probability 0 even in half precision."""
 
 
-_SHARES_IN_FLOAT = (0, 1 / 8, 1 / 4, 1 / 2)  # of the convolutions, in order; always the first one
-_ENOUGH_AGREEMENT = 0.98  # on calibration photos; the others must agree on 97% afterwards
+_SHARES_IN_FLOAT = (0, 1 / 8, 1 / 4, 1 / 2)  # shares of the convolutions, the first one always included
+_ENOUGH_AGREEMENT = 0.98  # share of the calibration photos; of the others, 97% must agree afterwards
 
 
 def with_static_batch(onnx_file: bytes, batch_size: int) -> bytes:

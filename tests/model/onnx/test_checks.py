@@ -162,7 +162,7 @@ def wrong_shape(model: ModelProto) -> None:
 
 
 def test_a_weight_that_is_declared_smaller_than_it_is() -> None:
-    """Else its cost would be counted by what the graph says of it."""
+    """Otherwise its cost would be counted by what the graph says about it."""
     with pytest.raises(ExportError, match="does not fit its tensors") as refused:
         read_graph(changed(wrong_shape))
     assert refused.value.problems == ("backbone.stage3.2.conv2.weight",)
@@ -176,7 +176,7 @@ def many_times(count: int) -> Change:
 
 
 def many_means(count: int) -> Change:
-    """Reads the first layer's maps again and again, and makes little of them."""
+    """Reads the first layer's maps again and again, and reduces each to one value."""
 
     def change(model: ModelProto) -> None:
         first = next(node.output[0] for node in model.graph.node if node.op_type == "Relu")
@@ -236,7 +236,7 @@ def test_the_page_counts_these_graphs() -> None:
 
 
 def test_what_grows_faster_than_the_batch_is_refused() -> None:
-    """One image costs little here, five are five to the power of twelve."""
+    """One image costs little here, but five cost five to the power of twelve."""
 
     def change(model: ModelProto) -> None:
         add_node("ReduceMean", axes=[1, 2, 3], keepdims=0)(model)
@@ -259,7 +259,7 @@ def test_what_grows_faster_than_the_batch_is_refused() -> None:
 
 
 def test_an_input_that_nobody_makes_is_refused() -> None:
-    """Shape inference does not miss it where the output's shape does not depend on it."""
+    """Shape inference does not notice that it is missing where the output's shape does not depend on it."""
     with pytest.raises(ExportError, match="'added' has no known shape"):
         graph_cost(read_graph(changed(add_node("Clip", "", "nowhere"))))
 

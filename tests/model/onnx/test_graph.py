@@ -1,4 +1,4 @@
-"""The exported file: its form for every architecture, what it says of itself, what it computes."""
+"""The exported file has one form for every architecture, describes itself, and matches the network."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_a_damaged_graph(graph: bytes) -> None:
 
 
 def exported(network: Network, name: str, activation: str = "sigmoid") -> tuple[ModelProto, bytes]:
-    """Traces a network of three classes, then lets it know five."""
+    """Traces a network of three classes, then adds two more."""
     graph = trace_graph(network, activation)  # type: ignore[arg-type]
     network.add_classes(2, torch.Generator().manual_seed(0))
     manifest = manifest_of(name, network.levels).model_copy(
@@ -177,7 +177,7 @@ def test_every_family_exports_in_the_form_that_runtimes_read_and_grows(name: str
     assert first.op_type == "Cast" and list(first.input) == ["image"]
     assert bias_of_zeros(graph) == []
     left = normalisations_left(content, tmp_path)
-    # DenseNet normalises before it convolves, so that runtimes have nothing to fold it into.
+    # DenseNet normalises before it convolves, so runtimes have nothing to fold it into.
     assert left > 60 if name.startswith("densenet") else left == 0
     network_takes, graph_takes = network_cost(network), graph_cost(graph)
     assert 0.7 < graph_takes.operations / network_takes.operations < 1.5
@@ -200,7 +200,7 @@ def test_softmax_and_levels_export_in_the_same_form() -> None:
 
 
 def disturb_normalisation(network: Network) -> None:
-    """Moves BatchNormalization from its start, at which it does almost nothing."""
+    """Moves BatchNormalization away from its initial values, with which it does almost nothing."""
     generator = torch.Generator().manual_seed(3)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""Other forms of the exported file: what they compute, what they promise, and when they are refused."""
+"""Other forms of the exported file compute what they promise, and are refused where they do not."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_a_form_that_differs_too_often_is_not_written_unless_forced(
 
 
 def wrong(content: bytes) -> bytes:
-    """Lets a file favour one class whatever it sees."""
+    """Makes a file favour one class whatever it sees."""
     model = onnx.load_model_from_string(content)
     bias = next(t for t in model.graph.initializer if t.name == "head.bias")
     values = onnx.numpy_helper.to_array(bias).copy()
