@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +16,12 @@ from typing import BinaryIO
 def create_file(path: Path, mode: int) -> BinaryIO:
     """Creates a new, empty file, with permissions `mode` less the umask."""
     return open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode))
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Opens a file for reading, without waiting for whoever writes to it if it is a pipe."""
+    flags = os.O_NONBLOCK | os.O_NOCTTY
+    return open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags))
 
 
 def write(file: BinaryIO, content: bytes) -> None:
@@ -58,8 +65,15 @@ def unlink(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Creates a folder, unless it exists."""
-    path.mkdir(exist_ok=True)
+    """Creates a folder, unless it exists; not everybody may write to it, whatever the umask is."""
+    if path.is_dir():
+        return
+    path.mkdir(0o775, exist_ok=True)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        give_to_owner_of(path.parent, descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_folder(path: Path) -> None:
@@ -68,8 +82,33 @@ def remove_folder(path: Path) -> None:
 
 
 def open_lock(path: Path) -> int:
-    """Opens a lock file, and creates it if it is missing; a link is not followed."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    """Opens a lock file, and creates it if it is missing; a link is not followed.
+
+    Whoever can open a file can lock it, so only those who may change the folder can open a new one.
+    """
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return os.open(path, flags)
+    try:
+        if path.parent.stat().st_mode & stat.S_IWGRP:
+            os.fchmod(descriptor, 0o660)
+        give_to_owner_of(path.parent, descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def give_to_owner_of(folder: Path, descriptor: int) -> None:
+    """Gives what the superuser just made in a user's folder to that user, who could not change it otherwise.
+
+    It takes a descriptor, since whoever may change the folder could exchange what a path leads to.
+    """
+    owner = folder.stat()
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def try_lock(file: BinaryIO) -> bool:

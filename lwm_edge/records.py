@@ -6,6 +6,7 @@ unit; accuracies are 0..1.
 
 from __future__ import annotations
 
+import json
 import os
 from base64 import b64decode, b64encode
 from collections.abc import Callable
@@ -72,6 +73,45 @@ class Report(BaseModel):
     """Holds what a public function returns; it is the base of every report."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+def plain_json(text: bytes, *, indent: int | None = None) -> Any:
+    """Reads JSON that this program wrote, and refuses any that could hide something.
+
+    Repeated keys are hidden from whoever reads the content, and so are spaces and needless escapes.
+
+    Args:
+        text: JSON in UTF-8, without padding.
+        indent: Number of spaces by which levels are indented; None if there is not a single space.
+
+    Raises:
+        ValueError: The text is not JSON, or is longer than its content needs.
+    """
+    floats = 0
+
+    def as_written(number: str) -> str:
+        nonlocal floats
+        floats += 1
+        return number
+
+    try:
+        decoded = text.decode()
+        content = json.loads(decoded, object_pairs_hook=_without_repeated_keys, parse_float=as_written)
+        separators = (",", ":") if indent is None else (",", ": ")
+        needed = json.dumps(content, ensure_ascii=False, indent=indent, separators=separators)
+        length = len(needed) - 2 * floats  # floats were kept as text, in quotation marks
+        if len(decoded) != length:
+            raise ValueError(f"it is {len(decoded)} characters long, but its content needs {length}")
+        return json.loads(decoded)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("it has a key twice")
+    return content
 
 
 class Progress(Report):

@@ -67,7 +67,9 @@ def staged_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.lwm-edge")
 
 
-def write_file(path: Path, content: bytes, *, mode: int = 0o666, replace: bool = True) -> None:
+def write_file(
+    path: Path, content: bytes, *, mode: int = 0o664, replace: bool = True, of_user: bool = False
+) -> None:
     """Writes or replaces a file of this program's own, atomically and durably.
 
     Args:
@@ -75,6 +77,8 @@ def write_file(path: Path, content: bytes, *, mode: int = 0o666, replace: bool =
         content: Content of the whole file.
         mode: Permissions, less the umask; at no instant are they wider.
         replace: Whether an existing file may be replaced; if not, one causes a HomeError.
+        of_user: Whether the file belongs to the user who runs this, even if the superuser writes to another
+            user's folder. Otherwise it then belongs to the folder's owner.
 
     Raises:
         ResourceError: The disk is full; the old file, if any, is untouched.
@@ -84,7 +88,7 @@ def write_file(path: Path, content: bytes, *, mode: int = 0o666, replace: bool =
     with _explained("write", path):
         if os.path.lexists(path) and not is_regular_file(path):
             raise HomeError(f"cannot write {path}: it is {kind_at(path)}, which is left alone; move it away")
-        _replace(path, content, mode, None, replace)
+        _replace(path, content, mode, None, replace, of_user=of_user)
     _confirm(path)
 
 
@@ -157,7 +161,15 @@ def _output_target(path: Path) -> Path:
     return target
 
 
-def _replace(path: Path, content: bytes, mode: int, keep: os.stat_result | None, replace: bool) -> None:
+def _replace(
+    path: Path,
+    content: bytes,
+    mode: int,
+    keep: os.stat_result | None,
+    replace: bool,
+    *,
+    of_user: bool = True,
+) -> None:
     """Stages content beside `path`, syncs it, and renames it; keeps the owner and mode of the old file."""
     staged = staged_path(path)
     _require_no_other_writer(path, staged)
@@ -168,6 +180,8 @@ def _replace(path: Path, content: bytes, mode: int, keep: os.stat_result | None,
             _disk.try_lock(file)
             if keep:
                 _keep_owner_and_mode(path, file, keep)
+            elif not of_user:
+                _disk.give_to_owner_of(path.parent, file.fileno())
             _disk.write(file, content)
             _disk.sync_file(file)
         if replace:
@@ -183,7 +197,7 @@ def _replace(path: Path, content: bytes, mode: int, keep: os.stat_result | None,
 def _require_no_other_writer(path: Path, staged: Path) -> None:
     """Refuses a file that another process is writing at this moment; what a kill left may be taken over."""
     if is_regular_file(staged):
-        with staged.open("rb") as file:
+        with open_regular(staged) as file:
             if not _disk.try_lock(file):
                 raise BusyError(f"{path} is being written by another process; try again when it is done")
 
@@ -229,6 +243,33 @@ def kind_at(path: Path, *, follow: bool = False) -> str:
         return kinds.get(stat.S_IFMT(path.stat(follow_symlinks=follow).st_mode), "no file")
     except OSError as error:
         return f"something that cannot be examined ({error.strerror})"
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a file for reading; anything but a regular file is refused at once, as a pipe would never end.
+
+    Raises:
+        OSError: There is no file, it may not be read, or it is not a regular one.
+    """
+    file = _disk.open_file(path)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, f"it is {kind_at(path, follow=True)}, not a file", str(path))
+    return file
+
+
+def read_regular(path: Path, most: int = -1) -> bytes:
+    """Reads a regular file, or its first bytes.
+
+    Args:
+        path: Path of the file.
+        most: Largest number of bytes to read; all of them by default.
+
+    Raises:
+        OSError: There is no file, it may not be read, or it is not a regular one.
+    """
+    with open_regular(path) as file:
+        return file.read(most)
 
 
 def is_regular_file(path: Path) -> bool:
@@ -357,6 +398,8 @@ def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
         if is_new:  # synced before all else, as only files beside a lock can be taken for this program's own
             sync_folder(path.parent)
         with _explained("lock", path):
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise HomeError(f"cannot lock {path}: it is {kind_at(path)}, not a file; move it away")
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -364,6 +407,9 @@ def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
                     f"{path.parent} is being changed by another process; try again when it is done, "
                     "or pass --wait"
                 ) from None
-        yield descriptor
+        try:
+            yield descriptor
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process that the caller's code forked has it open, too
     finally:
         os.close(descriptor)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import storage
 from ..errors import ConfigError, first_line, shortened
 from ..learning.class_statistics import Labels
 from ..photos.class_names import class_name_problem, fold_class_name, normalise_class_name
@@ -26,8 +27,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         ConfigError: The file cannot be read, or some names cannot be class names; all of them are listed.
     """
     try:
-        with path.open("rb") as file:
-            read = file.read(_MAX_BYTES + 1)
+        read = storage.read_regular(path, _MAX_BYTES + 1)
         if len(read) > _MAX_BYTES:
             raise ConfigError(
                 f"{path} is longer than {_MAX_BYTES // 1024**2} MiB, so it is no list of labels"

@@ -39,6 +39,8 @@ def audit(report: AuditReport) -> None:
             rows["  explained"] = f"to the byte: {parts}"
     chain = f"hash chain holds, head {report.ledger_head}" if report.ledger_head else "without a hash chain"
     rows["Ledger"] = f"{report.ledger_entries} entries, {chain}"
+    if report.not_audited:
+        rows["Not audited"] = f"{', '.join(report.not_audited)}: attributes that the system sets"
     rows["Verdict"] = "passed: nothing else is there" if report.passed else "FAILED"
     print_rows("", rows)
     for problem in report.problems:

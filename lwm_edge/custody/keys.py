@@ -68,8 +68,8 @@ def generate_key(name: AnyPath) -> KeyReport:
         storage.check_output(path)
     key = Ed25519PrivateKey.generate()
     content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    storage.write_file(private, content, mode=_PRIVATE_MODE, replace=False)
-    storage.write_file(public, public_key_pem(public_key(key)), replace=False)
+    storage.write_file(private, content, mode=_PRIVATE_MODE, replace=False, of_user=True)
+    storage.write_file(public, public_key_pem(public_key(key)), replace=False, of_user=True)
     return KeyReport(private_key_file=private, public_key_file=public, key=public_key(key))
 
 
@@ -137,7 +137,7 @@ def signature_matches(signature: Signature, statement: bytes) -> bool:
 
 def _read(path: Path, *, private: bool) -> bytes:
     try:
-        with path.open("rb") as file:
+        with storage.open_regular(path) as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             if private and mode & 0o077:
                 raise TrustError(

@@ -150,7 +150,7 @@ def missing_or_changed(generation: Generation, bundle: Bundle) -> dict[str, str]
     for path, (why, is_right) in checks.items():
         if not path.is_file():
             wrong[path.name] = "is missing"
-        elif not is_right(path.read_bytes()):
+        elif not is_right(storage.read_regular(path)):
             wrong[path.name] = why
     return wrong
 

@@ -108,14 +108,22 @@ def _tensor_names(path: Path) -> set[str]:
         return set()
 
 
-def is_checkpoint(path: Path) -> bool:
-    """Returns whether a file is a checkpoint that this program wrote, of any model."""
+def checkpoint_header(path: Path) -> bytes | None:
+    """Reads the JSON that marks a checkpoint; returns None if a file has none."""
     if CHECKPOINT_HEADER not in _tensor_names(path):
-        return False
+        return None
     try:
         with safe_open(path, framework="np") as file:
-            header = json.loads(file.get_tensor(CHECKPOINT_HEADER).tobytes())
-    except (SafetensorError, OSError, ValueError, RecursionError):
+            return bytes(file.get_tensor(CHECKPOINT_HEADER).tobytes())
+    except (SafetensorError, OSError):
+        return None
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Returns whether a file is a checkpoint that this program wrote, of any model."""
+    try:
+        header = json.loads(checkpoint_header(path) or b"null")
+    except (ValueError, RecursionError):
         return False
     return isinstance(header, dict) and header.keys() >= _CHECKPOINT_KEYS
 
@@ -269,6 +277,6 @@ def _is_our_key(path: Path) -> bool:
     from ..custody.keys import public_key_pem, read_public_key  # loads cryptography, which predict avoids
 
     try:
-        return path.read_bytes() == public_key_pem(read_public_key(path))
+        return storage.read_regular(path) == public_key_pem(read_public_key(path))
     except (TrustError, OSError):
         return False

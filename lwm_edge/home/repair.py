@@ -113,10 +113,12 @@ def _commit(
 ) -> None:
     """Puts the same bundle and the rebuilt files into a new generation, in one atomic step."""
     bundle = open_bundle(old.bundle)
-    receipt = old.receipt.read_bytes() if keep_receipt else pad_receipt(report, bundle.manifest.capacity)
+    receipt = (
+        storage.read_regular(old.receipt) if keep_receipt else pad_receipt(report, bundle.manifest.capacity)
+    )
 
     def write(generation: Generation) -> None:
-        storage.write_file(generation.bundle, old.bundle.read_bytes())
+        storage.write_file(generation.bundle, storage.read_regular(old.bundle))
         write_beside_bundle(generation, bundle.manifest, onnx_file, receipt)
 
     home.commit(write, same_model=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .. import storage
 from ..errors import LwmEdgeError
 from ..home.home import Home, open_home
 from ..learning.config import IncrementConfig
@@ -98,7 +99,7 @@ def _comes_from_the_worker(error: BaseException) -> bool:
 
 def _receipt_of_the_last_commit(home: Home) -> IncrementReport:
     """Reads the report of an increment whose worker committed it but ended before it could report it."""
-    report = IncrementReport.model_validate_json(home.current().receipt.read_bytes())
+    report = IncrementReport.model_validate_json(storage.read_regular(home.current().receipt))
     note = (
         "the process that committed this increment ended before it could report back; this is the receipt "
         "that it left"

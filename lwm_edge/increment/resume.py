@@ -13,8 +13,7 @@ import os
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ValidationError
-from safetensors import SafetensorError, safe_open
+from pydantic import ValidationError
 from safetensors.torch import load_file, save
 
 from .. import storage
@@ -25,15 +24,18 @@ from ..learning.config import GATE_SETTINGS, IncrementConfig, Recipe
 from ..learning.training import TrainingState
 from ..model.manifest import Manifest
 from ..photos.photo_set import PhotoSet
+from ..records import Report
 from .reports import PlanReport
 
 SECONDS_BETWEEN_SAVES = 60.0
-_HEADER_BYTES = 4096
+HEADER_BYTES = 4096
 # Settings that do not affect what is learnt.
 _SETTINGS_NOT_IN_DIGEST = {"max_memory", "micro_batch_size", "force", "fresh", "sign_with", *GATE_SETTINGS}
 
 
-class _Header(BaseModel):
+class CheckpointHeader(Report):
+    """Says which job a checkpoint is of, and how far it is."""
+
     parent_digest: str
     job: str
     step: int
@@ -66,7 +68,7 @@ class SavedTraining:
         Raises:
             ConfigError: An increment with other photos or settings was interrupted.
         """
-        header = _read_header(self._path)
+        header = read_header(self._path)
         if header is None or header.parent_digest != self._parent_digest:
             self.forget()  # it is damaged, or the model has changed since
             return None
@@ -79,7 +81,7 @@ class SavedTraining:
 
     def state(self) -> TrainingState | None:
         """Returns the state to continue from, its tensors mapped from the file; None if there is none."""
-        header = _read_header(self._path)
+        header = read_header(self._path)
         if header is None:
             return None
         tensors = load_file(self._path)
@@ -88,7 +90,7 @@ class SavedTraining:
 
     def save(self, plan: PlanReport, state: TrainingState) -> None:
         """Replaces the checkpoint with one of the current state."""
-        header = _Header(
+        header = CheckpointHeader(
             parent_digest=self._parent_digest,
             job=self._job,
             step=state.step,
@@ -96,7 +98,7 @@ class SavedTraining:
             plan=plan,
         )
         block = torch.frombuffer(
-            bytearray(header.model_dump_json().encode().ljust(_HEADER_BYTES)), dtype=torch.uint8
+            bytearray(header.model_dump_json().encode().ljust(HEADER_BYTES)), dtype=torch.uint8
         )
         tensors = {name: tensor.cpu() for name, tensor in state.tensors.items()}
         storage.write_file(self._path, save({**tensors, CHECKPOINT_HEADER: block}))
@@ -110,11 +112,11 @@ class SavedTraining:
         ownership.remove_checkpoint(self._path)
 
 
-def _read_header(path: Path) -> _Header | None:
+def read_header(path: Path) -> CheckpointHeader | None:
+    """Reads a checkpoint's header; returns None if there is none that this version understands."""
     try:
-        with safe_open(path, framework="np") as file:
-            return _Header.model_validate_json(file.get_tensor(CHECKPOINT_HEADER).tobytes())
-    except (SafetensorError, OSError, ValidationError):
+        return CheckpointHeader.model_validate_json(ownership.checkpoint_header(path) or b"")
+    except ValidationError:
         return None
 
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +67,7 @@ _FIXED_SHAPES: dict[str, tuple[str, tuple[int | str, ...]]] = {
     HISTOGRAM: ("I32", ("capacity", 64)),
     PROBE: ("F32", (5, "d")),
 }
-_NUMPY_DTYPES = {"F32": np.float32, "I32": np.int32}
+NUMPY_DTYPES = {"F32": np.float32, "I32": np.int32}
 _NEVER_NEGATIVE = {COUNTS, PHOTOS, *MEASURED, HISTOGRAM}
 _MAX_TENSOR_BYTES = {MANIFEST: manifests.encoded_length(MAX_CAPACITY), ONNX_GRAPH: 8 * 1024**2}
 MAX_FILE_BYTES = 4 * 1024**3
@@ -110,7 +109,7 @@ def empty_tensors(capacity: int, d: int) -> dict[str, NDArray[Any]]:
     """Makes the tensors that a new bundle declares but that may stay empty: all zeros."""
     declared = declared_tensors(capacity, d)
     return {
-        name: np.zeros(declared[name][1], _NUMPY_DTYPES[declared[name][0]]) for name in (*MEASURED, HISTOGRAM)
+        name: np.zeros(declared[name][1], NUMPY_DTYPES[declared[name][0]]) for name in (*MEASURED, HISTOGRAM)
     }
 
 
@@ -144,12 +143,11 @@ def open_bundle(path: Path) -> Bundle:
 
 def _check_lengths(path: Path) -> None:
     """Checks the lengths of the file and of its header, before any memory is taken for them."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
+    if not path.is_file():
+        path.stat()  # raises if nothing is there
         raise BundleError(f"{path} is not a regular file; give the path of a bundle (model.lwm)")
-    with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-    if status.st_size > MAX_FILE_BYTES or header_bytes > MAX_HEADER_BYTES:
+    header_bytes = int.from_bytes(storage.read_regular(path, 8), "little")
+    if path.stat().st_size > MAX_FILE_BYTES or header_bytes > MAX_HEADER_BYTES:
         raise BundleError(
             f"{path} is not a readable bundle (it declares more than any bundle has); the file is damaged "
             "or of another kind; copy it again from its source"

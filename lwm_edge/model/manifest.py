@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, computed_field, field_validator, mo
 from ..errors import BundleError, CapacityError
 from ..photos.class_names import class_name_problem, fold_class_name, text_problem
 from ..photos.preprocessing import Preprocessing
-from ..records import Digest, Record, invalid_values
+from ..records import Digest, Record, invalid_values, plain_json
 from .custody_record import Custody
 from .ledger import Ledger
 from .terms import MAX_CAPACITY, Activation, Line, Paragraph, Permission
@@ -196,6 +196,10 @@ def decode(block: bytes, where: str) -> Manifest:
         raise BundleError(
             f"{where}: class names, preprocessing, levels or the vendor's terms do not match the digest"
         )
+    try:
+        plain_json(text)
+    except ValueError as error:
+        raise BundleError(f"{where}: the manifest hides something: {error}") from None
     return manifest
 
 

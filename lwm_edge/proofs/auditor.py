@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .. import storage
 from ..errors import ExportError
 from ..home.home import Generation, Home, open_home
 from ..model.bundle import Bundle, open_bundle
 from ..model.ledger import LedgerEntry
 from ..records import AnyPath
-from .audited_bytes import bundle_items, file_sizes, layout_problems, other_items
+from .audited_bytes import attributes_of_the_system, bundle_items, file_sizes, layout_problems, other_items
 from .onnx_growth import expected_growth
 from .reports import AuditReport, OnnxGrowth
 
@@ -65,6 +66,7 @@ def _audit(home: Home, generation: Generation) -> AuditReport:
         onnx_growth=growth,
         ledger_entries=len(ledger.latest),
         ledger_head=ledger.head,
+        not_audited=attributes_of_the_system(home.path),
     )
 
 
@@ -81,7 +83,9 @@ def _onnx_growth(bundle: Bundle, generation: Generation) -> OnnxGrowth | None:
         return report
     features = bundle.arrays("head.weight")["head.weight"].shape[1]
     try:
-        parts = expected_growth(names[: first.classes], names, features, generation.onnx.read_bytes())
+        parts = expected_growth(
+            names[: first.classes], names, features, storage.read_regular(generation.onnx)
+        )
     except ExportError:
         return report.model_copy(update={"explained": False})
     return report.model_copy(

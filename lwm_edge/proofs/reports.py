@@ -57,6 +57,7 @@ class AuditReport(Report):
         onnx_growth: Growth of classifier.onnx; None in a home without a ledger.
         ledger_entries: Number of increments that the ledger lists.
         ledger_head: Head of the ledger's hash chain; None in one that an older lwm-edge made.
+        not_audited: Names of extended attributes that the operating system sets by itself.
     """
 
     home: AnyNamePath
@@ -70,6 +71,7 @@ class AuditReport(Report):
     onnx_growth: OnnxGrowth | None
     ledger_entries: int
     ledger_head: str | None
+    not_audited: tuple[str, ...] = ()
 
     def bytes_by_owner(self) -> dict[str, int]:
         """Sums the items by owner, largest first."""

@@ -146,7 +146,7 @@ def run_here(job: Job, teach: Teach) -> Iterator[SimulationStep]:
         seconds = time.monotonic() - started
         generation, bundle = home.current(), home.open_bundle()
         names, features = bundle.manifest.class_names, bundle.arrays("head.weight")["head.weight"].shape[1]
-        growth = expected_growth(start.class_names, names, features, generation.onnx.read_bytes())
+        growth = expected_growth(start.class_names, names, features, storage.read_regular(generation.onnx))
         yield SimulationStep(
             increment=increment,
             classes=len(names),

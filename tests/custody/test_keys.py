@@ -86,7 +86,7 @@ def test_a_private_key_is_its_owners_alone_at_every_instant(
         report = generate_key(tmp_path / "device")
     finally:
         os.umask(before)
-    assert modes == [0o600, 0o666 & ~umask]
+    assert modes == [0o600, 0o664 & ~umask]
     assert _mode(report.private_key_file) == 0o600
 
 

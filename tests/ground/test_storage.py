@@ -404,3 +404,92 @@ def test_an_error_inside_the_block_is_not_taken_for_the_locks(tmp_path):
 def test_a_lock_in_a_missing_folder_is_a_home_error(tmp_path):
     with pytest.raises(HomeError, match="cannot lock"), storage.exclusive_lock(tmp_path / "none" / "lock"):
         pass
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_that_was_forked_under_a_lock_does_not_keep_it(tmp_path):
+    ends, goes_on = os.pipe()
+    with storage.exclusive_lock(tmp_path / "lock"):
+        pid = os.fork()
+        if pid == 0:
+            os.close(goes_on)
+            os.read(ends, 1)
+            os._exit(0)
+    with storage.exclusive_lock(tmp_path / "lock"):
+        pass
+    os.close(goes_on)
+    os.close(ends)
+    os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize(("folder_mode", "lock_mode"), [(0o755, 0o600), (0o777, 0o660), (0o775, 0o660)])
+def test_only_those_who_may_change_the_folder_can_open_its_lock(tmp_path, folder_mode, lock_mode):
+    """Whoever can read a lock file can hold a shared lock on it, and so keep its owner out."""
+    tmp_path.chmod(folder_mode)
+    with storage.exclusive_lock(tmp_path / "lock"):
+        assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == lock_mode
+
+
+@pytest.mark.parametrize("kind", ["dangling link", "link", "pipe", "folder"])
+def test_what_is_not_a_lock_file_is_refused_and_left_alone(tmp_path, kind):
+    lock = tmp_path / "lock"
+    {
+        "dangling link": lambda: lock.symlink_to("elsewhere"),
+        "link": lambda: ((tmp_path / "elsewhere").touch(), lock.symlink_to("elsewhere")),
+        "pipe": lambda: os.mkfifo(lock),
+        "folder": lock.mkdir,
+    }[kind]()
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(HomeError, match="cannot lock"), storage.exclusive_lock(lock):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_only_regular_files_are_read_and_nothing_is_waited_for(tmp_path, kind):
+    path = tmp_path / "key"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(os.devnull)
+    with pytest.raises(OSError):
+        storage.read_regular(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give files away")
+def test_what_the_superuser_makes_in_a_users_folder_is_that_users(tmp_path):
+    os.chown(tmp_path, 1234, 2345)
+    (tmp_path / "hers").touch()
+    with storage.exclusive_lock(tmp_path / "lock"):
+        storage.make_folder(tmp_path / "a" / "b")
+        storage.write_file(tmp_path / "a" / "b" / "file", b"content")
+        storage.write_file(tmp_path / "key", b"secret", mode=0o600, of_user=True)
+        (tmp_path / "hardlink").hardlink_to(tmp_path / "key")
+    with storage.exclusive_lock(tmp_path / "hardlink"):  # the user may have put any file in its place
+        pass
+    owners = {str(p.relative_to(tmp_path)): p.stat().st_uid for p in tmp_path.rglob("*")}
+    assert owners == {
+        "hers": 0,
+        "lock": 1234,
+        "a": 1234,
+        "a/b": 1234,
+        "a/b/file": 1234,
+        "key": 0,
+        "hardlink": 0,
+    }
+
+
+def test_no_umask_makes_anything_writable_for_everybody(tmp_path):
+    before = os.umask(0)
+    try:
+        storage.make_folder(tmp_path / "a")
+        storage.write_file(tmp_path / "a" / "file", b"content")
+        with storage.exclusive_lock(tmp_path / "a" / "lock"):
+            pass
+    finally:
+        os.umask(before)
+    assert not any(
+        path.stat().st_mode & stat.S_IWOTH for path in (tmp_path / "a", *(tmp_path / "a").iterdir())
+    )

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from lwm_edge import audit
-from lwm_edge.errors import BundleError
+from lwm_edge.errors import BundleError, StoppedError
 from lwm_edge.home.home import Home
+from lwm_edge.increment.learn import learn_classes
 from lwm_edge.model.bundle import ONNX_GRAPH, save_bundle
+from lwm_edge.records import ignore_progress
+from tests.support.folders import PhotoMaker
+from tests.support.samples import QUICK
 
 PIXELS = b"\x80" * 28 * 28 * 3
 
@@ -47,11 +53,33 @@ def test_an_extended_attribute_is_named(home: Home) -> None:
     assert "classifier.onnx carries the extended attribute user.exemplar" in problems(home)
 
 
+@pytest.mark.parametrize(
+    ("name", "passes"),
+    [
+        ("trusted.exemplar", False),
+        ("security.exemplar", False),
+        ("security.selinux", True),
+        ("system.x", False),
+    ],
+)
+def test_attributes_of_the_system_are_named_and_all_others_are_problems(
+    home: Home, monkeypatch: pytest.MonkeyPatch, name: str, passes: bool
+) -> None:
+    monkeypatch.setattr(os, "listxattr", lambda path, follow_symlinks: [name])
+    report = audit(home)
+    assert report.passed == passes and report.not_audited == ((name,) if passes else ())
+    assert passes or f"classifier.onnx carries the extended attribute {name}" in "\n".join(report.problems)
+
+
 def test_pixels_appended_to_the_bundle_are_refused_with_its_path(home: Home) -> None:
     path = home.current().bundle
     path.write_bytes(path.read_bytes() + PIXELS)
     with pytest.raises(BundleError, match=r"model\.lwm"):
         audit(home)
+
+
+def compact(content: object) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode()
 
 
 def rewrite_header(path: Path, header: bytes) -> None:
@@ -69,10 +97,12 @@ def header_of(path: Path) -> bytes:
     ("hide", "problem"),
     [
         (
-            lambda h: json.dumps({"__metadata__": {"pixels": "80" * 500}, **json.loads(h)}).encode(),
+            lambda h: compact({"__metadata__": {"pixels": "80" * 500}, **json.loads(h)}),
             "metadata",
         ),
-        (lambda h: h + b" " * 1000, "bytes more than it needs"),
+        (lambda h: h + b" " * 1000, "padded with 100"),
+        (lambda h: h.replace(b'"dtype"', b' "dtype"'), "its header hides something"),
+        (lambda h: h.replace(b"backbone", b"\\u0062ackbone"), "its header hides something"),
     ],
 )
 def test_a_header_that_holds_more_is_named(home: Home, hide, problem: str) -> None:  # type: ignore[no-untyped-def]
@@ -125,9 +155,102 @@ def test_pixels_in_the_graphs_remarks_are_named(home: Home) -> None:
 
 def test_pixels_in_the_receipt_are_named(home: Home) -> None:
     path = home.current().receipt
-    content = json.loads(path.read_bytes()) | {"pixels": "80" * 1000}
-    path.write_bytes(json.dumps(content).encode().ljust(path.stat().st_size))
-    assert "receipt.json has pixels, which is not a field of a receipt" in problems(home)
+    length, content = path.stat().st_size, json.loads(path.read_bytes())
+    for change in ({"pixels": "80" * 1000}, {"footprint": content["footprint"] | {"pixels": "80" * 1000}}):
+        path.write_bytes(json.dumps(content | change, indent=2).encode().ljust(length - 1) + b"\n")
+        assert "pixels, which is not a field of a receipt" in problems(home)
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        lambda text: text.replace(b"{", b'{"home": "' + b"80" * 1000 + b'",', 1),
+        lambda text: text.replace(b"\n", b" \t \n"),
+        lambda text: text.replace(b'"home"', b'"\\u0068ome"'),
+    ],
+)
+def test_what_is_hidden_in_a_receipts_json_is_found(home: Home, hide: Callable[[bytes], bytes]) -> None:
+    path = home.current().receipt
+    content = path.read_bytes()
+    path.write_bytes(hide(content.rstrip()).ljust(len(content) - 1) + b"\n")
+    assert "receipt.json hides something" in problems(home)
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        lambda text: text.replace(b"{", b'{"recipe":"' + b"80" * 1000 + b'",', 1),
+        lambda text: text.replace(b",", b" \t,"),
+        lambda text: text.replace(b'"recipe"', b'"\\u0072ecipe"'),
+        lambda text: text[:-1] + b',"pixels":"8080"}',
+        lambda text: text.replace(b'"custody":', b'"\\u0063ustody":'),
+    ],
+)
+def test_what_is_hidden_in_a_manifest_is_refused(home: Home, hide: Callable[[bytes], bytes]) -> None:
+    path = home.current().bundle
+    block = _manifest_said_to_be(home, path.stat().st_size)
+    _replace_manifest(path, hide(block.rstrip(b"\0")).ljust(len(block), b"\0"))
+    with pytest.raises(BundleError, match=r"hides something|breaks the bundle format"):
+        audit(home)
+
+
+@pytest.fixture
+def interrupted(home: Home, make_photos: PhotoMaker) -> Home:
+    """Makes a home with a checkpoint in it."""
+    asked, config = iter(range(99)), QUICK.model_copy(update={"recipe": "lwm", "epochs": 3, "batch_size": 4})
+    with home.lock(), pytest.raises(StoppedError):
+        learn_classes(home, make_photos("Bag"), config, ignore_progress, lambda: next(asked) == 1)
+    assert home.training.exists()
+    return home
+
+
+def test_a_checkpoint_of_this_model_is_accounted_for(interrupted: Home) -> None:
+    assert problems(interrupted) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda t: {**t, "pixels": np.zeros(100_000, np.uint8)}, "pixels U8 [100000] is no tensor of"),
+        (lambda t: {**t, "parameter.pixels": np.zeros(9, np.float32)}, "parameter.pixels F32 [9] is no"),
+        (lambda t: {n: t[n] for n in t if n != "momentum.head.bias"}, "parameter.head.bias F32 [32] is no"),
+        (
+            lambda t: t | {"momentum.head.bias": t["momentum.head.bias"].astype(float)},
+            "head.bias F64 [32] is no",
+        ),
+        (lambda t: t | {"header": t["header"][:-1]}, "its header is not as lwm-edge writes it"),
+        (lambda t: t | {"header": _with(t["header"], b'"step"', b' "step"')}, "its header hides something"),
+        (
+            lambda t: t | {"header": _with(t["header"], b'"step"', b'"x":1,"step"')},
+            "not as lwm-edge writes it",
+        ),
+        (lambda t: t | {"header": _other_model(t["header"])}, "it belongs to the model 0000"),
+    ],
+)
+def test_a_checkpoint_that_holds_anything_else_is_named(
+    interrupted: Home, change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]], problem: str
+) -> None:
+    save_file(change(load_file(interrupted.training)), interrupted.training)
+    assert problem in problems(interrupted)
+
+
+def _with(header: np.ndarray, old: bytes, new: bytes) -> np.ndarray:
+    text = header.tobytes().replace(old, new, 1)[: len(header)]
+    return np.frombuffer(text, np.uint8)
+
+
+def _other_model(header: np.ndarray) -> np.ndarray:
+    digest = json.loads(header.tobytes())["parent_digest"].encode()
+    return _with(header, digest, b"0" * 64)
+
+
+def test_a_tensor_of_another_data_type_is_named(home: Home) -> None:
+    bundle = home.open_bundle()
+    arrays = bundle.arrays()
+    name = next(name for name in arrays if name.startswith("backbone.") and arrays[name].dtype == np.float32)
+    arrays[name] = arrays[name].astype(np.float64)
+    save_bundle(home.current().bundle, arrays, bundle.manifest.model_copy(update={"bundle_bytes": 0}))
+    assert f"declares no tensor {name} float64" in problems(home)
 
 
 def test_a_receipt_of_another_ledger_is_named(home: Home) -> None:
