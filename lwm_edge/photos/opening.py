@@ -58,8 +58,9 @@ class _Jpeg(JpegImageFile):
         if "progressive" in self.info:  # each of its scans, of some 20 bytes, goes over all pixels
             self.decodermaxblock = _SCANS_BLOCK
 
-    def _read_dpi_from_exif(self) -> None:
-        """Leaves out what Pillow does here: it reads all of the Exif, which takes many times its length."""
+    def getexif(self) -> Image.Exif:
+        """Returns no Exif: Pillow asks when it opens a file, and may take hundreds of times its length."""
+        return Image.Exif()
 
 
 class _Png(PngImageFile):
