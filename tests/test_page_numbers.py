@@ -31,7 +31,7 @@ from lwm_edge.model.manifest import SCHEMA_VERSION
 from lwm_edge.model.network import _FEW_CELLS
 from lwm_edge.model.onnx.checks import IR_VERSION, OPSET
 from lwm_edge.model.onnx.variants import UNUSED_BIAS
-from lwm_edge.photos import reading
+from lwm_edge.photos import guard, opening
 from lwm_edge.photos.class_names import MAX_CLASS_NAME_BYTES
 from lwm_edge.proofs.trends import MEMORY_TOLERANCE, MIN_INCREMENTS
 from tests.support.pages import PAGES, ROOT, blocks, code_spans, prose, read, rows, section
@@ -49,9 +49,18 @@ def _least(package: str, requirements: list[str]) -> str:
 MEGA = 1_000_000
 SAYS = [
     (DEPLOY, f"at least {LEARNT.min_photos} usable photos"),
-    (DEPLOY, f"up to {reading.MAX_PIXELS // MEGA} megapixels"),
-    (DEPLOY, f"the limit is {reading.MAX_BUFFERED_PIXELS // MEGA} megapixels"),
-    (DEPLOY, f"A file may be up to {reading.MAX_FILE_BYTES // 2**20} MiB"),
+    (DEPLOY, f"up to {guard.MAX_PIXELS // MEGA} megapixels"),
+    (DEPLOY, f"the limit is {guard.MAX_BUFFERED_PIXELS // MEGA} megapixels"),
+    (DEPLOY, f"A file may be up to {guard.MAX_FILE_BYTES // 2**20} MiB"),
+    (DEPLOY, f"photo takes at most {guard.MAX_MEMORY_BYTES // guard.MIB} MiB of memory"),
+    (DEPLOY, f"MiB of memory and {guard.MAX_SECONDS} seconds of processor time"),
+    (DEPLOY, f"up to {guard.MAX_METADATA_BYTES // guard.MIB} MiB of metadata"),
+    (DEPLOY, f"in up to {guard.MAX_METADATA_READS:,} reads"),
+    (DEPLOY, f"and so may be up to {guard.MAX_WEBP_FILE_BYTES // guard.MIB} MiB;"),
+    (DEPLOY, f"at 12 megapixels {guard.max_webp_bytes(12 * MEGA) // guard.MIB} MiB,"),
+    (DEPLOY, f"at 20 megapixels {guard.max_webp_bytes(20 * MEGA) // guard.MIB} MiB."),
+    (TESTS, f"at most {guard.MAX_MEMORY_BYTES // guard.MIB} MiB for each"),
+    (TESTS, f"within a block of {opening._SCANS_BLOCK // 1024} KiB"),
     (DEPLOY, f"at most {MAX_CLASS_NAME_BYTES} bytes of UTF-8"),
     (DEPLOY, f"{LEARNT.held_back:.0%} of each class is held back"),
     (DEPLOY, f"falls below {_LEAST_SHARE_REMEMBERED:.0%} of the vendor's"),
@@ -102,8 +111,8 @@ SAYS = [
     (EXAMPLES, f"The default, `{BASE.activation}`"),
     ("README.md", f"Python {PROJECT['requires-python'].removeprefix('>=')} to"),
     ("README.md", f"{len(list((DEMO_DATA / 'test' / '2' / 'Bag').iterdir()))} test photos a class"),
-    (TESTS, f"{reading.MAX_PIXELS // MEGA} megapixels, read"),
-    (TESTS, f"photos: {reading.MAX_BUFFERED_PIXELS // MEGA} megapixels, read"),
+    (TESTS, f"{guard.MAX_PIXELS // MEGA} megapixels, read"),
+    (TESTS, f"photos: {guard.MAX_BUFFERED_PIXELS // MEGA} megapixels, read"),
 ]
 
 
@@ -118,10 +127,10 @@ def test_numbers_in_words() -> None:
     assert f"teaches {taught} classes to a small model that knows {words[len(BASE_CLASSES)]}" in prose(
         "README.md"
     )
-    source = (ROOT / "lwm_edge" / "photos" / "reading.py").read_text()
+    source = (ROOT / "lwm_edge" / "photos" / "guard.py").read_text()
     assert "fifty times" in source and "50 times as long as it is wide" in prose(DEPLOY)
     formats = ("JPEG", "PNG", "WebP", "BMP")
-    assert tuple(name.upper() for name in formats) == reading.FORMATS
+    assert tuple(name.upper() for name in formats) == opening.FORMATS
     assert f"{', '.join(formats[:-1])} and {formats[-1]} are read" in prose(DEPLOY)
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..photos.photo_set import PhotoSet
-from ..photos.reading import Pixels
+from ..photos.pixels import Pixels
 from .config import IncrementConfig
 
 

@@ -17,8 +17,9 @@ from pydantic import TypeAdapter
 
 from ..errors import ExportError, PhotosError, first_line
 from ..photos.photo_set import PhotoSet
+from ..photos.pixels import Pixels
 from ..photos.preprocessing import Preprocessing
-from ..photos.reading import Pixels, read_photo
+from ..photos.reading import read_photo
 from ..records import AnyNamePath, Report
 
 CLASS_NAMES_KEY = "class_names"

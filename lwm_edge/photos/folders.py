@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ..errors import PhotosError, shortened
 from .class_names import class_name_problem, fold_class_name, normalise_class_name
+from .guard import check_photo_file
 from .photo_set import Photo, PixelCache
 from .preprocessing import Preprocessing
-from .reading import check_photo_file
 
 _LISTED_FILES = 20  # listed per class before the rest is only counted
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import PhotosError
+from .pixels import Pixels
 from .preprocessing import Preprocessing
-from .reading import Pixels, read_photo
+from .reading import read_photo
 
 _MAX_SHIFT = 1 / 8  # largest shift of an image, as a share of its side
 

@@ -339,6 +339,7 @@ OPENING = {
     "_disk": "for storage",
     "_streams": "the null device",
     "memory": "a counter of the kernel",
+    "guard": "a photo, for reading, unbuffered",
     "worker": "a pipe",
     "simulation": "a pipe",
     "process": "a pipe",

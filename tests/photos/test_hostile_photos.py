@@ -22,13 +22,14 @@ from lwm_edge import predict
 from lwm_edge.errors import PhotosError
 from lwm_edge.home.home import Home
 from lwm_edge.photos.folders import read_photo_folder
+from lwm_edge.photos.guard import MAX_BUFFERED_PIXELS, MAX_MEMORY_BYTES
+from lwm_edge.photos.opening import FORMATS
 from lwm_edge.photos.photo_set import PixelCache
 from lwm_edge.photos.preprocessing import Preprocessing
-from lwm_edge.photos.reading import FORMATS, MAX_BUFFERED_PIXELS, read_photo
+from lwm_edge.photos.reading import read_photo
 from tests.support.folders import DEMO_DATA
 from tests.support.hostile import memory_bound, no_hang, ordinary_user, published
 
-MOST_BYTES = 384 * 2**20
 PREPROCESSING = Preprocessing(image_size=28, resize_size=28, mean=(0, 0, 0), std=(1, 1, 1))
 REAL = sorted((DEMO_DATA / "train" / "base" / "Coat").glob("*.png"))
 SAVED_AS: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -170,7 +171,7 @@ def test_hundreds_of_hostile_photos_are_read_or_reported(tmp_path: Path) -> None
             path = tmp_path / name
             path.write_bytes(content)
             tried[kind] += 1
-            with no_hang(), memory_bound(MOST_BYTES):
+            with no_hang(), memory_bound(MAX_MEMORY_BYTES):
                 read[kind] += _reads(path)
             path.unlink()
     assert sum(tried.values()) >= 300

@@ -19,9 +19,11 @@ from PIL import Image
 import lwm_edge
 from lwm_edge.errors import PhotosError
 from lwm_edge.photos.folders import PhotoFolder, read_photo_folder, split_held_back
+from lwm_edge.photos.guard import check_pixels
 from lwm_edge.photos.photo_set import Photo, PhotoSet, PixelCache, augment
+from lwm_edge.photos.pixels import preprocess
 from lwm_edge.photos.preprocessing import Preprocessing
-from lwm_edge.photos.reading import preprocess, read_photo
+from lwm_edge.photos.reading import read_photo
 
 FASHION = Path(lwm_edge.__file__).parent / "demo_data" / "train" / "base"  # 28 x 28, grey
 QUADRANTS = ((200, 30, 30), (30, 160, 40), (40, 50, 180), (220, 220, 60))  # of `quadrants`, row by row
@@ -505,9 +507,10 @@ def test_any_aspect_ratio_gives_a_square_of_the_models_size_from_the_centre(widt
     image = Image.fromarray(np.stack([across, down, down], axis=-1).astype(np.uint8))
     if max(width, height) > 50 * min(width, height):
         with pytest.raises(PhotosError, match="fifty times"):
-            preprocess(image, preprocessing)
+            check_pixels(image, file_bytes=1)
         return
-    pixels = preprocess(image, preprocessing)
+    check_pixels(image, file_bytes=1)
+    pixels = preprocess(image, size, preprocessing.resize_size)
     assert (pixels.shape, pixels.dtype) == ((size, size, 3), np.uint8)
     off_by_a_pixel = 255 / preprocessing.resize_size
     assert np.abs(pixels.mean(axis=(0, 1)) - 127.5).max() <= off_by_a_pixel + 2
@@ -520,7 +523,7 @@ def test_the_centre_is_cut_out_exactly_where_nothing_is_scaled(longer, upright, 
     width, height = (short, short + longer) if upright else (short + longer, short)
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[..., 0], pixels[..., 1] = np.arange(width), np.arange(height)[:, None]
-    cut = preprocess(Image.fromarray(pixels), sized(size, short))
+    cut = preprocess(Image.fromarray(pixels), size, short)
     left, top = (int(value) for value in cut[0, 0, :2])
     np.testing.assert_array_equal(cut, pixels[top : top + size, left : left + size])
     assert 0 <= (width - size - left) - left <= 1

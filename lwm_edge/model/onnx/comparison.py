@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...photos.photo_set import PhotoSet
-from ...photos.reading import Pixels
+from ...photos.pixels import Pixels
 from ...records import Report
 from ..classifier import Classifier
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ParityError
-from ...photos.reading import Pixels
+from ...photos.pixels import Pixels
 from ...records import Report
 from ..bundle import Arrays
 from ..classifier import Classifier

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, load_model, load_model_from_string, numpy_helper
 
 from ...errors import ExportError, first_line
-from ...photos.reading import Pixels
+from ...photos.pixels import Pixels
 from ..bundle import BIAS, WEIGHT
 from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, Classifier
 

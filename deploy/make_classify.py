@@ -1,0 +1,28 @@
+#!/usr/bin/env python3
+"""Copies lwm-edge's preprocessing into classify.py, which runs without lwm-edge.
+
+Run it after a change of pixels.py; a test fails where the copy is stale.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+PIXELS = Path(__file__).parents[1] / "lwm_edge" / "photos" / "pixels.py"
+CLASSIFY = Path(__file__).with_name("classify.py")
+BEGIN = "# Copied from lwm_edge/photos/pixels.py by make_classify.py; change it there.\n"
+END = "# End of the copy.\n"
+
+
+def with_copy(script: str, source: str) -> str:
+    """Returns the script with what stands below the source's imports between its marks."""
+    imports = [n for n in ast.parse(source).body if isinstance(n, ast.Import | ast.ImportFrom)]
+    copied = "".join(source.splitlines(keepends=True)[imports[-1].end_lineno :])
+    before, _, rest = script.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{copied.strip()}\n\n\n{END}{after}"
+
+
+if __name__ == "__main__":
+    CLASSIFY.write_text(with_copy(CLASSIFY.read_text(), PIXELS.read_text()))

@@ -1,0 +1,136 @@
+"""Bounds what a photo may cost: Pillow reads every file through `GuardedFile`, which stops it in time.
+
+Pillow's loops over metadata are Python code that reads piece by piece, and its decoders are fed block by
+block, so whoever counts the reads can end them. What a decoder does with a block cannot be interrupted; it is
+bounded by the pixels that the file declares, and for progressive JPEG by the size of the block.
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+import time
+from pathlib import Path
+
+from PIL import Image
+
+from ..errors import PhotosError
+
+MIB = 2**20
+MAX_FILE_BYTES = 256 * MIB
+MAX_PIXELS = 64_000_000  # decoded; Pillow takes four bytes for each
+MAX_BUFFERED_PIXELS = 20_000_000  # for progressive JPEG and WebP, whose decoders hold several copies
+MAX_TIMES_AS_LONG = 50  # as wide
+MAX_MEMORY_BYTES = 384 * MIB
+MAX_METADATA_BYTES = 16 * MIB
+MAX_METADATA_READS = 10_000  # Pillow makes three or four for each piece
+MAX_SECONDS = 20  # of processor time
+
+# A WebP file is read in one piece. Each of its pixels was measured to take up to 16 bytes. The decoder keeps
+# the file and up to four times its length of notes about it; a second copy is gone once the file is open.
+MAX_WEBP_FILE_BYTES = MAX_MEMORY_BYTES // 6
+_WEBP_BYTES_PER_PIXEL = 16
+_WEBP_BYTES_PER_FILE_BYTE = 5
+
+_SMALL_READ = 256  # bytes; of reads as small as this, only some look at the clock
+_READS_PER_LOOK = 64
+
+
+class GuardedFile(io.BufferedReader):
+    """Reads a photo's file for Pillow, and raises a PhotosError where the photo costs too much.
+
+    Metadata is what Pillow reads before and after the pixels.
+
+    Args:
+        path: Path of the photo.
+
+    Attributes:
+        length: Bytes of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.open("rb", buffering=0))
+        self.length = self.seek(0, io.SEEK_END)
+        self.seek(0)
+        self._in_metadata = True
+        self._reads = self._metadata_reads = self._metadata_bytes = 0
+        self._ends_at = time.thread_time() + MAX_SECONDS
+
+    def expect_pixels(self) -> None:
+        """Counts what is read from now on as pixels."""
+        self._in_metadata = False
+
+    def expect_metadata(self) -> None:
+        """Counts what is read from now on as metadata, beside that which was read before."""
+        self._in_metadata = True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Reads up to `size` bytes, or all that are left.
+
+        Raises:
+            PhotosError: The photo has cost too much; the message says in what.
+        """
+        self._reads += 1
+        if size is None or not 0 <= size <= _SMALL_READ or not self._reads % _READS_PER_LOOK:
+            self._look_at_the_clock()
+        if size is None or size < 0:
+            self._check_whole()
+        elif self._in_metadata:
+            self._count_metadata(min(size, self.length - self.tell()))
+        return super().read(size)
+
+    def _look_at_the_clock(self) -> None:
+        if time.thread_time() > self._ends_at:
+            raise PhotosError(f"takes more than {MAX_SECONDS} seconds of processor time")
+
+    def _check_whole(self) -> None:
+        if self.length > MAX_WEBP_FILE_BYTES:
+            raise PhotosError(f"is larger than {MAX_WEBP_FILE_BYTES // MIB} MiB, the limit for a WebP file")
+
+    def _count_metadata(self, size: int) -> None:
+        self._metadata_reads += 1
+        self._metadata_bytes += size
+        if self._metadata_reads > MAX_METADATA_READS:
+            raise PhotosError("has metadata in too many pieces")
+        if self._metadata_bytes > MAX_METADATA_BYTES:
+            raise PhotosError(f"has more than {MAX_METADATA_BYTES // MIB} MiB of metadata")
+
+
+def check_photo_file(path: Path) -> None:
+    """Raises a PhotosError if a file is not a regular one, is empty, or is too large to open."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise PhotosError(f"cannot be read ({error.strerror})") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise PhotosError("is not a regular file")
+    if status.st_size == 0:
+        raise PhotosError("is empty")
+    if status.st_size > MAX_FILE_BYTES:
+        raise PhotosError(f"is larger than {MAX_FILE_BYTES // MIB} MiB")
+
+
+def check_pixels(image: Image.Image, file_bytes: int) -> None:
+    """Checks the size that a file declares, before anything is decoded.
+
+    Raises:
+        PhotosError: The photo is too large, or too long for its width.
+    """
+    pixels = image.width * image.height
+    kind = "progressive JPEG" if "progressive" in image.info else str(image.format)
+    buffered = kind in ("progressive JPEG", "WEBP")
+    limit = MAX_BUFFERED_PIXELS if buffered else MAX_PIXELS
+    if pixels > limit:
+        problem = f"has more than {limit // 1_000_000} megapixels"
+        raise PhotosError(f"{problem}, the limit for a {kind} file" if buffered else problem)
+    if kind == "WEBP" and file_bytes > max_webp_bytes(pixels):
+        allowed = max_webp_bytes(pixels) / MIB
+        raise PhotosError(f"is larger than {allowed:.0f} MiB, the limit for a WebP file of this many pixels")
+    if max(image.size) > MAX_TIMES_AS_LONG * min(image.size):
+        raise PhotosError("is more than fifty times as long as it is wide")
+
+
+def max_webp_bytes(pixels: int) -> int:
+    """Returns how long a WebP file may be, so that its decoder stays within `MAX_MEMORY_BYTES`."""
+    left = MAX_MEMORY_BYTES - _WEBP_BYTES_PER_PIXEL * pixels
+    return min(MAX_WEBP_FILE_BYTES, left // _WEBP_BYTES_PER_FILE_BYTE)

@@ -1,0 +1,92 @@
+"""Prepares an opened photo for the network: the only way from a photo to the network's input.
+
+This file imports nothing but NumPy and Pillow, because `deploy/make_classify.py` copies what stands below its
+imports into `deploy/classify.py`, for devices without lwm-edge.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+
+_COARSE = 2  # large photos are first reduced, quickly, to this many times the target side
+_STRIP_ROWS = 256  # rows of the photo that are converted at once
+_EXIF_BYTES = 16 * 1024  # hold the orientation; Pillow may take hundreds of times the length of Exif
+_ORIENTATION = 0x0112  # number of the Exif tag
+_UPRIGHT_BY = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def preprocess(image: Image.Image, image_size: int, resize_size: int) -> Pixels:
+    """Turns a photo upright, converts it to RGB, scales the short side and cuts out the centre.
+
+    Args:
+        image: Photo as Pillow opened it, not yet decoded.
+        image_size: Height and width of the result.
+        resize_size: Length of the photo's short side before the cut.
+
+    Returns:
+        RGB [image_size, image_size, 3] uint8.
+    """
+    side = resize_size * _COARSE
+    image.draft("RGB", (side, side))  # a JPEG decodes straight to near this size
+    image.load()
+    upright_by = _UPRIGHT_BY.get(_orientation(image))
+    image = _to_reduced_rgb(image, side)
+    if upright_by is not None:
+        image = image.transpose(upright_by)
+    scale = resize_size / min(image.size)
+    if scale != 1:
+        width, height = (max(resize_size, round(length * scale)) for length in image.size)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (image.width - image_size) // 2, (image.height - image_size) // 2
+    return np.asarray(image.crop((left, top, left + image_size, top + image_size)), dtype=np.uint8)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Returns the orientation that Exif or XMP gives; 1, which is upright, where neither can be read."""
+    metadata = Image.new("1", (1, 1))  # has no Exif of its own that was read in full
+    metadata.info = dict(image.info)
+    try:
+        if "exif" in metadata.info:
+            metadata.info["exif"] = metadata.info["exif"][:_EXIF_BYTES]
+        return int(metadata.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged Exif raises SyntaxError, ValueError, struct.error, ...; the pixels are sound
+        return 1
+
+
+def _to_reduced_rgb(image: Image.Image, side: int) -> Image.Image:
+    """Converts a photo to RGB, reduced by a whole factor that leaves its short side `side` or more.
+
+    It works strip by strip, so that no second copy of a large photo is made.
+    """
+    factor = min(image.size) // side
+    if factor < 2:
+        return _to_rgb(image)
+    width, height = (-(-length // factor) for length in image.size)
+    reduced = Image.new("RGB", (width, height))
+    rows = max(1, _STRIP_ROWS // factor) * factor
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(image.height, top + rows)))
+        reduced.paste(_to_rgb(strip).reduce(factor), (0, top // factor))
+    return reduced
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey
+        values = np.asarray(image).astype(np.float32) / 257
+        return Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        opaque = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

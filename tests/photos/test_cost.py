@@ -1,0 +1,295 @@
+"""A photo costs a bounded number of reads, bytes and seconds, and metadata alone costs no sound photo."""
+
+from __future__ import annotations
+
+import ast
+import io
+import itertools
+import re
+import struct
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile, PngImagePlugin
+
+import lwm_edge
+from lwm_edge.errors import PhotosError
+from lwm_edge.photos import guard, opening
+from lwm_edge.photos.guard import (
+    MAX_MEMORY_BYTES,
+    MAX_METADATA_BYTES,
+    MAX_METADATA_READS,
+    MAX_SECONDS,
+    MIB,
+    GuardedFile,
+    max_webp_bytes,
+)
+from lwm_edge.photos.preprocessing import Preprocessing
+from lwm_edge.photos.reading import read_photo
+from tests.support import odd_photos as odd
+from tests.support.hostile import memory_bound, no_hang, published
+
+PREPROCESSING = Preprocessing(image_size=32, resize_size=32, mean=(0, 0, 0), std=(1, 1, 1))
+Make = Callable[[], bytes]
+PIECES, BYTES = "has metadata in too many pieces", "has more than 16 MiB of metadata"
+SECONDS = f"takes more than {MAX_SECONDS} seconds of processor time"
+LARGE = bytes(17 * MIB)
+
+
+class Counted(GuardedFile):
+    """Counts what Pillow reads of the photo that was opened last."""
+
+    reads = bytes_read = 0
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        type(self).reads = type(self).bytes_read = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        type(self).reads += 1
+        content = super().read(size)
+        type(self).bytes_read += len(content)
+        return content
+
+
+@pytest.fixture(autouse=True)
+def counted(monkeypatch):
+    monkeypatch.setattr(opening, "GuardedFile", Counted)
+
+
+@pytest.fixture
+def photo(tmp_path):
+    def write(content: bytes) -> Path:
+        (tmp_path / "photo").write_bytes(content)
+        return tmp_path / "photo"
+
+    return write
+
+
+def refusal(path: Path) -> str:
+    with no_hang(), pytest.raises(PhotosError) as caught:
+        read_photo(path, PREPROCESSING)
+    return caught.value.message
+
+
+def assert_two_halves(pixels: np.ndarray) -> None:
+    left, right = pixels[16, 8].astype(int), pixels[16, 24].astype(int)
+    assert np.abs(left - (200, 30, 30)).max() <= 6 and np.abs(right - (40, 50, 180)).max() <= 6
+
+
+# Metadata
+
+TOO_MUCH_METADATA: dict[str, tuple[Make, str]] = {
+    "Exif segments": (lambda: odd.jpeg(odd.exif_segment(b"x" * 8) * 9_000), PIECES),
+    "empty comments": (lambda: odd.jpeg(odd.segment(0xFE, b"") * 9_000), PIECES),
+    "padding": (lambda: odd.jpeg(b"\xff" * 20_000), PIECES),
+    "large segments": (lambda: odd.jpeg(odd.segment(0xEF, bytes(65_000)) * 270), BYTES),
+    "empty chunks": (lambda: odd.png(odd.chunk(b"prVt", b"") * 9_000), PIECES),
+    "empty chunks behind": (lambda: odd.png(odd.chunk(b"prVt", b"") * 9_000, before=b"IEND"), PIECES),
+    "a large chunk": (lambda: odd.png(odd.chunk(b"prVt", LARGE)), BYTES),
+    "a large chunk behind": (lambda: odd.png(odd.chunk(b"prVt", LARGE), before=b"IEND"), BYTES),
+    "a large text": (lambda: odd.png(odd.chunk(b"tEXt", b"a\0" + LARGE)), BYTES),
+}
+
+
+def test_a_photo_with_too_much_metadata_is_skipped_before_it_costs_more(photo):
+    for name, (make, reason) in TOO_MUCH_METADATA.items():
+        path = photo(make())
+        with memory_bound(64 * MIB):
+            assert refusal(path) == reason, name
+        assert Counted.reads <= MAX_METADATA_READS + 20, name  # 20 tell the format, or are of pixels
+        assert Counted.bytes_read <= MAX_METADATA_BYTES + 64 * 1024, name
+    assert published(f"| cost: too much metadata | {len(TOO_MUCH_METADATA)} | skipped |")
+
+
+MUCH_METADATA: dict[str, Make] = {
+    "Exif of 15 MiB": lambda: odd.jpeg(odd.exif_segment(bytes(65_000)) * 240),
+    "an ICC profile of 15 MiB": lambda: odd.jpeg(
+        *(odd.segment(0xE2, b"ICC_PROFILE\0" + bytes((n + 1, 240)) + bytes(65_000)) for n in range(240))
+    ),
+    "a trailer of 40 MiB": lambda: odd.jpeg() + bytes(40 * MIB),
+    "a private chunk of 15 MiB": lambda: odd.png(odd.chunk(b"prVt", bytes(15 * MIB))),
+    "2,000 texts": lambda: odd.png(*(odd.chunk(b"tEXt", b"%d\0x" % n) for n in range(2_000))),
+}
+
+
+def test_up_to_16_mib_of_metadata_cost_no_photo(photo):
+    for make in MUCH_METADATA.values():
+        assert_two_halves(read_photo(photo(make()), PREPROCESSING))
+    assert published(f"| cost: much metadata | {len(MUCH_METADATA)} | read, with the right pixels |")
+
+
+def _icc(length: int) -> bytes:
+    return odd.chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(length)))
+
+
+def _text(kind: bytes, length: int) -> bytes:
+    middle = b"\0\1\0\0\0" if kind == b"iTXt" else b"\0\0"
+    return odd.chunk(kind, b"text" + middle + zlib.compress(bytes(length)))
+
+
+DAMAGED_METADATA: dict[str, Make] = {
+    "a large profile": lambda: odd.png(_icc(50_000_000)),
+    "a large zTXt": lambda: odd.png(_text(b"zTXt", 50_000_000)),
+    "a large iTXt": lambda: odd.png(_text(b"iTXt", 50_000_000)),
+    "a large iTXt behind": lambda: odd.png(_text(b"iTXt", 50_000_000), before=b"IEND"),
+    "70 texts of 1 MiB": lambda: odd.png(_text(b"zTXt", 2**20 - 1) * 70),
+    "a text's checksum": lambda: odd.png(odd.chunk(b"tEXt", b"a\0b", wrong_crc=True)),
+    "an Exif chunk's checksum": lambda: odd.png(odd.chunk(b"eXIf", b"II*\0", wrong_crc=True)),
+    "a text called transparency": lambda: odd.png(odd.chunk(b"tEXt", b"transparency\0b")),
+    "no compression method": lambda: odd.png(odd.chunk(b"zTXt", b"a")),
+    "an unknown compression": lambda: odd.png(odd.chunk(b"iCCP", b"profile\0\7x")),
+    "a short pHYs": lambda: odd.png(odd.chunk(b"pHYs", b"")),
+    "Exif that is no TIFF": lambda: odd.jpeg(odd.exif_segment(b"no TIFF at all")),
+    "Exif cut short": lambda: odd.jpeg(odd.exif_segment(odd.ifd((0x0110, 2, 4_000, 26))[:20])),
+    "XMP that is no text": lambda: odd.jpeg(odd.segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0\xff\xfe")),
+}
+
+
+def test_damaged_metadata_costs_no_photo_its_pixels(photo):
+    for make in DAMAGED_METADATA.values():
+        with memory_bound(128 * MIB):
+            assert_two_halves(read_photo(photo(make()), PREPROCESSING))
+    assert published(f"| cost: damaged metadata | {len(DAMAGED_METADATA)} | read, with the right pixels |")
+    assert PngImagePlugin.MAX_TEXT_CHUNK == ImageFile.SAFEBLOCK and not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_chunks_that_decide_over_pixels_are_not_forgiven(photo):
+    palette = Image.new("P", (64, 64))
+    palette.putpalette([10, 20, 30])
+    content = bytearray(odd.saved(palette, "PNG", transparency=0))
+    for kind in (b"PLTE", b"tRNS", b"IHDR"):
+        changed = bytearray(content)
+        changed[content.index(kind) + 4] ^= 1
+        assert "is not a" in refusal(photo(bytes(changed))) or "is damaged" in refusal(photo(bytes(changed)))
+        renamed = content.replace(kind, kind[:1].swapcase() + kind[1:])
+        assert refusal(photo(bytes(renamed)))
+
+
+def _rotated(exif: bytes) -> bytes:
+    upright = Image.open(io.BytesIO(odd.jpeg()))
+    content = odd.saved(upright.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=95)
+    return content[:2] + odd.exif_segment(exif) + content[2:]
+
+
+ORIENTATION = (0x0112, 3, 1, 6)
+BROKEN_BESIDE_ORIENTATION = {
+    "GPS of 0/0": odd.ifd(ORIENTATION, (0x8825, 4, 1, 38))
+    + struct.pack("<HHHII", 1, 2, 5, 3, 56) + bytes(4 + 24),
+    "resolution of 0/0": odd.ifd(ORIENTATION, (0x011A, 5, 1, 38)) + bytes(8),
+    "a tag past the end": odd.ifd(ORIENTATION, (0x0110, 2, 9_999, 60_000)),
+    "an unknown type": odd.ifd(ORIENTATION, (0x0110, 99, 1, 1)),
+    "a type that Pillow cannot write": odd.ifd(ORIENTATION, (0x8769, 2, 9, 26), (0x8825, 7, 2, 1)),
+    "a missing end": odd.ifd(ORIENTATION)[:-4],
+}  # fmt: skip
+
+
+def test_a_rotated_photo_is_seen_upright_though_the_rest_of_its_exif_is_broken(photo):
+    for exif in BROKEN_BESIDE_ORIENTATION.values():
+        assert_two_halves(read_photo(photo(_rotated(exif)), PREPROCESSING))
+    count = len(BROKEN_BESIDE_ORIENTATION)
+    assert published(f"| cost: broken Exif beside the orientation | {count} | read, upright |")
+
+
+@pytest.mark.parametrize("before", [b"IDAT", b"IEND"])
+@pytest.mark.parametrize("kind", ["eXIf", "raw profile", "XMP"])
+def test_a_png_is_turned_upright_wherever_its_orientation_is(photo, before, kind):
+    exif, image = odd.ifd(ORIENTATION), Image.open(io.BytesIO(odd.png()))
+    profile = b"Raw profile type exif\0\nexif\n%8d\n%s\n" % (len(exif), exif.hex().encode())
+    xmp = b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'
+    chunks = {"eXIf": (b"eXIf", exif), "raw profile": (b"tEXt", profile), "XMP": (b"iTXt", xmp)}
+    content = odd.png(
+        odd.chunk(*chunks[kind]), before=before, image=image.transpose(Image.Transpose.ROTATE_90)
+    )
+    assert_two_halves(read_photo(photo(content), PREPROCESSING))
+
+
+def test_exif_takes_no_multiple_of_its_length(photo):
+    """Each of 5,000 tags claims the same 60,000 bytes, which some releases of Pillow copy for each."""
+    structure = odd.ifd(*((1_000 + number, 7, 60_000, 8) for number in range(5_000)))
+    for content in (
+        odd.jpeg(odd.exif_segment(structure)),
+        odd.jpeg(odd.segment(0xE2, b"MPF\0" + structure)),
+        odd.png(odd.chunk(b"eXIf", structure)),
+    ):
+        with memory_bound(32 * MIB):
+            assert_two_halves(read_photo(photo(content), PREPROCESSING))
+
+
+# Time
+
+SLOW: dict[str, Make] = {
+    "progressive JPEG of 3,000 scans": lambda: odd.progressive_jpeg(1_000, 3_000),
+    "run-length encoded BMP": lambda: odd.rle_bmp(1_000),
+    "PNG with empty chunks of pixels": lambda: odd.png(odd.chunk(b"IDAT", b"") * 100_000),
+    "PNG of one large chunk": lambda: odd.png(
+        image=Image.frombytes("RGB", (800, 800), np.random.default_rng(0).bytes(800 * 800 * 3))
+    ),
+}
+
+
+def test_decoders_are_stopped_when_their_seconds_are_over(photo, monkeypatch):
+    """A clock that goes on by a second at each look shows how often there is one."""
+    for name, make in SLOW.items():
+        path = photo(make())
+        monkeypatch.setattr(time, "thread_time", itertools.count().__next__)
+        assert refusal(path) == SECONDS, name
+        assert Counted.reads <= (MAX_SECONDS + 1) * guard._READS_PER_LOOK, name
+        block = opening._SCANS_BLOCK if "progressive" in name else ImageFile.MAXBLOCK
+        assert Counted.bytes_read <= (MAX_SECONDS + 1) * block + 4096, name
+        monkeypatch.undo()
+        monkeypatch.setattr(opening, "GuardedFile", Counted)
+
+
+@pytest.mark.slow
+def test_the_worst_photos_end_soon_after_their_seconds(photo, monkeypatch):
+    """Measured with one second instead of twenty; a block of scans over 20 megapixels takes the longest."""
+    monkeypatch.setattr(guard, "MAX_SECONDS", 1)
+    worst: dict[str, Make] = {
+        "progressive JPEG": lambda: odd.progressive_jpeg(4_470, 17_000),
+        "run-length encoded BMP": lambda: odd.rle_bmp(4_000),
+        "PNG": lambda: odd.png(odd.chunk(b"IDAT", b"") * 3_000_000),
+    }
+    for name, make in worst.items():
+        path = photo(make())
+        started = time.thread_time()
+        with memory_bound(MAX_MEMORY_BYTES):
+            assert refusal(path) == "takes more than 1 seconds of processor time", name
+        assert time.thread_time() - started < 1 + MAX_SECONDS, name
+    assert published(f"| cost: decoders' worst cases | {len(worst)} | skipped |")
+
+
+@pytest.mark.slow
+def test_a_webp_whose_decoder_would_take_too_much_is_skipped(photo):
+    tried = Counter[str]()
+    for side, mib in ((4_470, 12), (4_470, 40), (4_000, 20), (400, 60), (400, 70)):
+        path = photo(odd.webp(side, b"ABCD\0\0\0\0" * (mib * MIB // 8)))
+        with memory_bound(MAX_MEMORY_BYTES):
+            if path.stat().st_size <= max_webp_bytes(side * side):
+                read_photo(path, PREPROCESSING)
+                tried["read"] += 1
+            else:
+                assert "MiB, the limit for a WebP file" in refusal(path)
+                tried["skipped"] += 1
+    assert tried == {"read": 3, "skipped": 2}
+    assert published("| cost: WebP with millions of chunks | 5 | 3 read, 2 skipped |")
+
+
+# One way
+
+
+def test_photos_are_opened_in_one_place_alone() -> None:
+    package = Path(lwm_edge.__file__).parent
+    found = set()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in ("Image.open", "PIL.Image.open"):
+                found.add(path.relative_to(package).as_posix())
+            if isinstance(node, ast.ImportFrom) and re.fullmatch(r"PIL\..*Plugin", node.module or ""):
+                found.add(path.relative_to(package).as_posix())
+    assert found == {"photos/opening.py"}
