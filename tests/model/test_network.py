@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from lwm_edge import Architecture
@@ -14,6 +15,7 @@ from lwm_edge.base.choose_levels import find_levels
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import ArchitectureError
 from lwm_edge.memory import drop_mapped_pages
+from lwm_edge.model import loading
 from lwm_edge.model.architectures.registry import architecture_names, find_architecture
 from lwm_edge.model.architectures.surgery import check_surgery, take_apart
 from lwm_edge.model.bundle import open_bundle
@@ -152,6 +154,16 @@ def test_dropped_pages_are_read_again() -> None:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     drop_mapped_pages(network.mapped)
     assert network.mapped and all(torch.equal(before[n], t) for n, t in network.state_dict().items())
+
+
+def test_tensors_that_are_no_pages_of_the_file_are_never_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = {name: tensor.clone() for name, tensor in load_file(BASE_BUNDLE).items()}
+    monkeypatch.setattr(loading, "load_file", lambda path: copied)
+    network = load_network(open_bundle(BASE_BUNDLE))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    drop_mapped_pages(network.state_dict().values())
+    assert network.mapped == ()
+    assert all(torch.equal(before[n], t) for n, t in network.state_dict().items())
 
 
 @pytest.mark.slow
