@@ -14,7 +14,7 @@ from ..learning.running import observe
 from ..model.architectures.registry import find_architecture
 from ..photos.folders import PhotoFolder, read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache
-from ..records import AnyPath, Progress, ProgressCallback, ignore_progress
+from ..records import AnyPath, ProgressCallback, ignore_progress
 from .choose_levels import possible_levels
 from .config import PackConfig
 from .finish import (
@@ -49,7 +49,7 @@ def pack_checkpoint(
         photos: Path of the photos that it was trained on, in one sub-folder for each class.
         output: Path of the bundle to write; an existing file is replaced.
         config: Settings of the base.
-        on_progress: Function that is called at every step.
+        on_progress: Function that is called at every step and before each photo.
 
     Raises:
         PhotosError: A folder cannot be used; every problem is listed.
@@ -65,9 +65,8 @@ def pack_checkpoint(
     check_output(output, checkpoint, config.labels, *folders)
     architecture = find_architecture(config.architecture)
     preprocessing, warnings = chosen_preprocessing(architecture, config)
-    on_progress(Progress(phase="photos", done=0, total=1))
     cache = PixelCache(PIXEL_CACHE_BYTES)
-    read = partial(read_photo_folder, preprocessing=preprocessing, cache=cache)
+    read = partial(read_photo_folder, preprocessing=preprocessing, cache=cache, on_progress=on_progress)
     labels = read_labels(config.labels) if config.labels else None
     if not checkpoint.is_file():
         raise ConfigError(f"{checkpoint} is not a file; give the path of a checkpoint (.pth)")

@@ -115,15 +115,18 @@ def finish_base(
         network, material.learnt, possible_levels(network, config.grid), BATCH_SIZE, on_progress
     )
     network.cpu()  # the statistics and the probe are float32 of the CPU, whatever trained it
+    seen = observe(network, material.learnt, BATCH_SIZE, on_progress)
+    of_unseen = observe(network, unseen, BATCH_SIZE, on_progress) if unseen.photos else None
+    source, given = material.learnt, seen
+    if material.for_statistics.photos:
+        source = material.for_statistics
+        given = observe(network, source, BATCH_SIZE, on_progress)
     on_progress(Progress(phase="evaluate", done=0, total=1))
-    seen = observe(network, material.learnt, BATCH_SIZE)
-    of_unseen = observe(network, unseen, BATCH_SIZE) if unseen.photos else None
-    source = material.for_statistics if material.for_statistics.photos else material.learnt
     by_training = evaluate_predictions(
         seen.logits(network).argmax(1), np.array(material.learnt.labels), names, len(names)
     )
     settled = settle(
-        seen if source is material.learnt else observe(network, source, BATCH_SIZE),
+        given,
         np.array(source.labels),
         of_unseen,
         unseen_labels := np.array(unseen.labels, dtype=np.int64),

@@ -18,6 +18,7 @@ from ..home.home import Generation, Home
 from ..home.measurement import MemoryUse
 from ..home.reports import MemoryReport
 from ..learning.class_statistics import (
+    FOLDS,
     ClassStatistics,
     FeatureMap,
     Features,
@@ -45,7 +46,7 @@ from ..model.evaluation import EvaluationReport, evaluate_predictions
 from ..model.loading import network_arrays
 from ..model.network import Network
 from ..model.onnx.parity import PARITY_BATCH_SIZES, head_inputs_of_probe
-from ..records import Progress, ProgressCallback, ignore_progress
+from ..records import Progress, ProgressCallback, step_reporter
 from .commit import StagedIncrement
 from .gate import pass_gate
 from .judgement import (
@@ -59,13 +60,16 @@ from .resume import SECONDS_BETWEEN_SAVES
 from .shipped import ShippedJudgement, judge_shipped
 from .task import Task, set_up
 
+_EVALUATION_STEPS = 4 + FOLDS  # statistics twice, shipped classes, drift, and the new classes' folds
 _TOLERATED_EXCESS = 0.02  # share of the predicted peak
 
 
-def plan_learning(home: Home, folder: Path, config: IncrementConfig) -> PlanReport:
+def plan_learning(
+    home: Home, folder: Path, config: IncrementConfig, on_progress: ProgressCallback
+) -> PlanReport:
     """Returns what it would take to learn the photos' classes here; the caller holds the home's lock."""
     with out_of_memory_explained():
-        task = set_up(home, folder, config, ignore_progress)
+        task = set_up(home, folder, config, on_progress)
         return task.plan.model_copy(update={"warnings": task.warnings})
 
 
@@ -99,13 +103,15 @@ def learn_classes(
         with freed_memory_kept(task.plan.keeps_freed_memory):
             learnt = _learn(task, on_progress, should_stop)
         drop_library_pages()  # most of them were needed for the training only
-        on_progress(Progress(phase="evaluate", done=0, total=1))
+        report = step_reporter("evaluate", _EVALUATION_STEPS, on_progress)
+        report()
         to_learn, held_back = learnt.to_learn, learnt.held_back
         _update_statistics_and_head(
             task, learnt.teachers_statistics, to_learn.head_inputs, photos.to_learn.labels
         )
         # Both are measured before the held-back photos are learnt too.
-        accuracy, judged = _evaluate(task, held_back), _judge(task, learnt)
+        accuracy, judged = _evaluate(task, held_back), _judge(task, learnt, report)
+        report()
         statistics = _update_statistics_and_head(
             task,
             learnt.teachers_statistics,
@@ -113,7 +119,9 @@ def learn_classes(
             photos.to_learn.labels + photos.held_back.labels,
         )
         training = learnt.training
+        report()
         shipped = _judge_shipped(task, statistics)
+        report()
         drift = measure_drift(student, task.teacher, held_back, learnt.held_back_by_teacher, shipped.estimate)
         warnings = (*task.warnings, *_pass_or_refuse(task, accuracy, judged, drift, shipped, statistics))
 
@@ -186,7 +194,7 @@ def _class_names(task: Task) -> tuple[str, ...]:
     return (*task.parent.manifest.class_names, *task.photos.new_classes)
 
 
-def _judge(task: Task, learnt: Learnt) -> tuple[NewClassReport, ...]:
+def _judge(task: Task, learnt: Learnt, report: Callable[[], None]) -> tuple[NewClassReport, ...]:
     """Judges the new classes by photos that the judged head had not learnt.
 
     Where nothing trains, all of their photos count, each judged by a head that is solved without it.
@@ -199,7 +207,7 @@ def _judge(task: Task, learnt: Learnt) -> tuple[NewClassReport, ...]:
         labels = np.array(photos.to_learn.labels + photos.held_back.labels)
         features = np.concatenate([learnt.to_learn.head_inputs, seen.head_inputs])
         predictions = predict_unseen(
-            learnt.teachers_statistics.with_photos, features, labels, student.classes
+            learnt.teachers_statistics.with_photos, features, labels, student.classes, report
         )
     return judge_new_classes(predictions, labels, _class_names(task), task.teacher.classes)
 
@@ -274,7 +282,7 @@ def _learn(task: Task, on_progress: ProgressCallback, should_stop: Callable[[], 
     to_learn, held_back = task.photos.to_learn, task.photos.held_back
     by_teacher = observe(teacher, to_learn, batch_size, on_progress)
     if not task.approach.recipe.trains:  # teacher and student share one unchanged backbone
-        by_both = observe(teacher, held_back, batch_size, keep_maps=True)
+        by_both = observe(teacher, held_back, batch_size, on_progress, keep_maps=True)
         return Learnt(None, _teachers_statistics(task), by_teacher, by_both, by_both)
     training = _train(task, by_teacher, on_progress, should_stop)
     by_student = observe(student, to_learn, batch_size, on_progress)
@@ -285,8 +293,8 @@ def _learn(task: Task, on_progress: ProgressCallback, should_stop: Callable[[], 
         training,
         statistics,
         by_student,
-        observe(student, held_back, batch_size, keep_maps=True),
-        observe(teacher, held_back, batch_size, keep_maps=True),
+        observe(student, held_back, batch_size, on_progress, keep_maps=True),
+        observe(teacher, held_back, batch_size, on_progress, keep_maps=True),
     )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.loading import load_network
 from lwm_edge.model.network import Network
 from lwm_edge.model.onnx.parity import generated_images
+from lwm_edge.records import Progress
 from tests.support.folders import PhotoMaker, photo_folder
 from tests.support.networks import fresh_network
 
@@ -53,7 +55,10 @@ def tiny_without_levels(photos: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.mark.slow
 def test_a_base_of_class_folders(photos: Path, tmp_path: Path) -> None:
-    report = build_base(photos, tmp_path / "base.lwm", TINY)
+    seen: list[Progress] = []
+    report = build_base(photos, tmp_path / "base.lwm", TINY, on_progress=seen.append)
+    told = Counter(p.phase for p in seen)
+    assert told["photos"] == 40 and told["features"] >= 40 and told["train"] == 36 // 8
     bundle = open_bundle(report.bundle)
     assert bundle.manifest.class_names == ("Bag", "Shirt") and bundle.manifest.shipped_classes == 2
     assert bundle.manifest.activation == "sigmoid" and bundle.manifest.recipe == "base"

@@ -103,7 +103,7 @@ def test_photos_and_teachers_kept_in_memory_are_named(home: Home, monkeypatch: p
     if not reset_peak_rss():
         pytest.skip("this kernel has no /proc/self/clear_refs")
     load, measure = PhotoSet.load, measure_drift
-    monkeypatch.setattr(PhotoSet, "load", lambda self, *a: kept(load(self, *a)))
+    monkeypatch.setattr(PhotoSet, "load", lambda self, *a, **k: kept(load(self, *a, **k)))
     monkeypatch.setattr(learn, "measure_drift", lambda s, teacher, *a: measure(s, kept(teacher), *a))
     report = simulate_leaky(home, monkeypatch, lambda _: KEPT.append(np.ones(40 * MIB, np.uint8)))
     assert found(report, "after increment 1", "photos left in memory")
