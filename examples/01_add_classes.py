@@ -17,8 +17,8 @@ from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 
 
 def show(progress: lwm_edge.Progress) -> None:
-    """Shows progress at every step; a real app would move its progress bar."""
-    if progress.done == progress.total or progress.phase != "train":
+    """Shows where each phase begins or ends; a real app would move its progress bar at every call."""
+    if progress.done in (0, progress.total):
         loss = f", loss {progress.loss:.2f}" if progress.loss is not None else ""
         print(f"  {progress.phase} {progress.done}/{progress.total}{loss}")
 

@@ -11,7 +11,7 @@ terms, `attention` the maps, `training` the loop. Around it:
                         finish (choose_levels, measure)
     keeping a model     home -> generations of bundle, ONNX file, labels and receipt; one link, one writer;
                         ownership (what may be removed); changes, repair, export; readers need no torch
-    adding classes      increment: add -> worker -> learn (task, plan, resume, gate) -> commit
+    adding classes      increment: add -> worker -> learn (task, plan, teach, verdict, gate) -> commit
     proving its origin  custody: keys -> signing -> chain; home/trust; proofs/verification
     other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
     the command line    cli: commands, display, terminal, settings

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import psutil
 
 from .errors import ResourceError
@@ -27,6 +28,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # constants of 
 _UNMAP_FROM_BYTES = 64 * 1024
 _KEPT_BLOCK, _KEPT_HEAP = 2**25, 2**30  # the former is the most that glibc accepts
 _MADV_DONTNEED = 4  # a constant of mman.h
+_PAGEMAP = Path("/proc/self/pagemap")
+_PAGE_STATE = np.uint64(1 << 63 | 1 << 61)  # resident, and a file's: once written to, a private page is not
 _LIBRARY_PERMISSIONS = ("r--p", "r-xp")  # private to this process, as the loader maps code and constants
 _processes_of_ours: set[int] = set()
 
@@ -197,19 +200,55 @@ def _set_allocator(mapped_from: int, kept_bytes: int) -> bool:
     return all(taken)
 
 
+def mapped_from(path: Path, tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Picks the tensors that lie in a private mapping of a file; none where the system does not tell.
+
+    `safetensors` maps files today, but nothing promises it. See proc(5), maps.
+    """
+    file = os.path.realpath(path)
+    spans = [_span(m.addr) for m in _memory_maps() if m.path == file and m.perms[-1] == "p"]
+
+    def is_mapped(tensor: Tensor) -> bool:
+        first, last = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+        return any(start <= first and last <= end for start, end in spans)
+
+    return tuple(filter(is_mapped, tensors))
+
+
 def drop_mapped_pages(tensors: Iterable[Tensor]) -> None:
     """Gives the whole pages of tensors mapped from a file back to the system, until they are read again.
 
-    Nothing may ever have been written to these tensors: it would be lost. The file's content stays in the
-    kernel's cache, outside this process. See madvise(2), MADV_DONTNEED.
+    The file's content stays in the kernel's cache, outside this process. Pages that are not a file's, or that
+    were written to since they were mapped, would be lost: they stay, and so does everything where the system
+    does not tell. See madvise(2), MADV_DONTNEED, and proc(5), pagemap.
     """
-    if sys.platform != "linux":
+    try:
+        pagemap = os.open(_PAGEMAP, os.O_RDONLY)
+    except OSError:
         return
-    for tensor in tensors:
-        start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-        end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-        if end > start:
-            _drop_pages(start, end)
+    try:
+        for tensor in tensors:
+            first = -(-tensor.data_ptr() // mmap.PAGESIZE)
+            last = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE
+            for start, end in _unchanged_pages(pagemap, first, last):
+                _drop_pages(start * mmap.PAGESIZE, end * mmap.PAGESIZE)
+    finally:
+        os.close(pagemap)
+
+
+def _unchanged_pages(pagemap: int, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Yields runs of pages that are resident and still a file's own, each as its first page and its end."""
+    if last <= first:
+        return
+    entry = np.dtype(np.uint64)
+    try:
+        content = os.pread(pagemap, (last - first) * entry.itemsize, first * entry.itemsize)
+    except OSError:
+        return
+    entries = np.frombuffer(content[: len(content) // entry.itemsize * entry.itemsize], entry)
+    unchanged = (entries & _PAGE_STATE) == _PAGE_STATE
+    edges = np.flatnonzero(np.diff(unchanged, prepend=False, append=False)) + first
+    yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
 
 
 def drop_library_pages() -> None:
@@ -222,20 +261,31 @@ def drop_library_pages() -> None:
 
     Where the system does not tell what is mapped, nothing is given back.
     """
-    if os.getpid() not in _processes_of_ours or not hasattr(psutil.Process, "memory_maps"):
+    if os.getpid() not in _processes_of_ours:
         return
-    try:
-        maps = psutil.Process().memory_maps(grouped=False)
-    except (psutil.Error, ValueError):  # ValueError comes from lines that psutil does not know
-        return
-    for mapped in maps:
+    for mapped in _memory_maps():
         if (
             mapped.path[0] == "/"
             and mapped.perms in _LIBRARY_PERMISSIONS
             and mapped.anonymous + mapped.swap == 0
         ):
-            start, end = (int(address, 16) for address in mapped.addr.split("-"))
-            _drop_pages(start, end)
+            _drop_pages(*_span(mapped.addr))
+
+
+def _memory_maps() -> list[Any]:
+    """Lists what is mapped into this process; nothing where the system does not tell."""
+    if sys.platform != "linux":
+        return []
+    try:
+        maps: list[Any] = psutil.Process().memory_maps(grouped=False)
+    except (psutil.Error, OSError, ValueError):  # ValueError comes from lines that psutil does not know
+        return []
+    return maps
+
+
+def _span(addresses: str) -> tuple[int, int]:
+    start, _, end = addresses.partition("-")
+    return int(start, 16), int(end, 16)
 
 
 def _drop_pages(start: int, end: int) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 from base64 import b64decode, b64encode
 from collections.abc import Callable
+from itertools import count
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any
@@ -117,6 +118,8 @@ def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 class Progress(Report):
     """Reports one step of a long job, for progress bars.
 
+    In the phases `photos` and `features`, and while photos are evaluated, a report comes before each photo.
+
     Attributes:
         phase: Name of the phase: `photos`, `plan`, `features`, `train`, `evaluate`, `stage` or `commit`;
             `simulate` for whole increments.
@@ -136,6 +139,16 @@ ProgressCallback = Callable[[Progress], None]
 
 def ignore_progress(progress: Progress) -> None:
     """Ignores progress."""
+
+
+def step_reporter(phase: str, total: int, on_progress: ProgressCallback) -> Callable[[], None]:
+    """Makes a function that reports how many steps of a phase are done; call it before each of them."""
+    done = count()
+    return lambda: on_progress(Progress(phase=phase, done=next(done), total=total))
+
+
+def report_nothing() -> None:
+    """Stands in for what `step_reporter` makes."""
 
 
 def invalid(message: str, error: ValidationError) -> ConfigError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,8 @@ from ..learning.running import observe
 from ..model.architectures.registry import find_architecture
 from ..photos.folders import PhotoFolder, read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache
-from ..records import AnyPath, Progress, ProgressCallback, ignore_progress
+from ..photos.preprocessing import Preprocessing
+from ..records import AnyPath, ProgressCallback, ignore_progress
 from .choose_levels import possible_levels
 from .config import PackConfig
 from .finish import (
@@ -49,7 +51,7 @@ def pack_checkpoint(
         photos: Path of the photos that it was trained on, in one sub-folder for each class.
         output: Path of the bundle to write; an existing file is replaced.
         config: Settings of the base.
-        on_progress: Function that is called at every step.
+        on_progress: Function that is called at every step and before each photo.
 
     Raises:
         PhotosError: A folder cannot be used; every problem is listed.
@@ -65,14 +67,31 @@ def pack_checkpoint(
     check_output(output, checkpoint, config.labels, *folders)
     architecture = find_architecture(config.architecture)
     preprocessing, warnings = chosen_preprocessing(architecture, config)
-    on_progress(Progress(phase="photos", done=0, total=1))
-    cache = PixelCache(PIXEL_CACHE_BYTES)
-    read = partial(read_photo_folder, preprocessing=preprocessing, cache=cache)
     labels = read_labels(config.labels) if config.labels else None
     if not checkpoint.is_file():
         raise ConfigError(f"{checkpoint} is not a file; give the path of a checkpoint (.pth)")
+    material = _read_material(photos, labels, config, preprocessing, warnings, on_progress)
+    learnt, class_names = material.learnt, material.class_names
+    network = trained_network(architecture, checkpoint, config, len(class_names), preprocessing)
+    possible_levels(network, config.grid)  # refuses, before the work, a grid that does not fit
+    predictions = observe(network, learnt, BATCH_SIZE, on_progress).logits(network).argmax(1)
+    check_order(predictions, np.array(learnt.labels), class_names)
+    return finish_base(network, material, config, output, on_progress, training=None, started=started)
+
+
+def _read_material(
+    photos: Path,
+    labels: Sequence[str] | None,
+    config: PackConfig,
+    preprocessing: Preprocessing,
+    warnings: Sequence[str],
+    on_progress: ProgressCallback,
+) -> Material:
+    """Reads all folders of photos, each with a label by the order of the classes."""
+    cache = PixelCache(PIXEL_CACHE_BYTES)
+    read = partial(read_photo_folder, preprocessing=preprocessing, cache=cache, on_progress=on_progress)
     folder = read(photos, min_photos=_MIN_PHOTOS)
-    class_names = labels or folder.class_names
+    class_names = tuple(labels or folder.class_names)
     check_capacity(len(class_names), config)
     where, skipped = str(config.labels or photos), [*folder.skipped]
 
@@ -94,12 +113,7 @@ def pack_checkpoint(
     learnt, unseen = labelled(photos, folder), others(config.unseen_photos, 1, all_needed=False)
     for_statistics = others(config.statistics_photos, _MIN_PHOTOS, all_needed=True)
     _check_unseen(unseen, learnt, for_statistics)
-    network = trained_network(architecture, checkpoint, config, len(class_names), preprocessing)
-    possible_levels(network, config.grid)  # refuses, before the work, a grid that does not fit
-    predictions = observe(network, learnt, BATCH_SIZE, on_progress).logits(network).argmax(1)
-    check_order(predictions, np.array(learnt.labels), class_names)
-    material = Material(class_names, learnt, unseen, for_statistics, (*skipped, *warnings))
-    return finish_base(network, material, config, output, on_progress, training=None, started=started)
+    return Material(class_names, learnt, unseen, for_statistics, (*skipped, *warnings))
 
 
 def _check_unseen(unseen: PhotoSet, *others: PhotoSet) -> None:

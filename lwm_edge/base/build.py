@@ -11,7 +11,7 @@ from ..learning.running import choose_device
 from ..model.architectures.registry import find_architecture
 from ..photos.folders import read_photo_folder, split_held_back
 from ..photos.photo_set import PhotoSet, PixelCache
-from ..records import AnyPath, Progress, ProgressCallback, ignore_progress
+from ..records import AnyPath, ProgressCallback, ignore_progress
 from .choose_levels import possible_levels
 from .config import BaseConfig
 from .finish import PIXEL_CACHE_BYTES, Material, check_capacity, check_output, finish_base
@@ -32,7 +32,7 @@ def build_base(
         photos: Path of a folder with one sub-folder of photos for each class.
         output: Path of the bundle to write; an existing file is replaced.
         config: Settings of the base.
-        on_progress: Function that is called at every step.
+        on_progress: Function that is called at every step and before each photo.
 
     Raises:
         PhotosError: The folder cannot be learnt from; every problem is listed.
@@ -47,8 +47,7 @@ def build_base(
     architecture = find_architecture(config.architecture)
     preprocessing = scaled_preprocessing(architecture.preprocessing, config.image_size)
     cache = PixelCache(PIXEL_CACHE_BYTES)
-    on_progress(Progress(phase="photos", done=0, total=1))
-    folder = read_photo_folder(photos, preprocessing, cache, min_photos=_MIN_PHOTOS)
+    folder = read_photo_folder(photos, preprocessing, cache, min_photos=_MIN_PHOTOS, on_progress=on_progress)
     check_capacity(len(folder.class_names), config)
     splits = [
         split_held_back(group, config.held_back, config.seed) if config.held_back else (group, ())

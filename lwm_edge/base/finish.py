@@ -6,13 +6,14 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from .. import storage
 from ..errors import CapacityError, ConfigError
-from ..learning.class_statistics import ClassStatistics
+from ..learning.class_statistics import ClassStatistics, Labels
 from ..learning.reports import TrainingReport
 from ..learning.running import observe
 from ..model.bundle import ONNX_GRAPH, PROBE, Arrays, Bundle, save_bundle, tensors_digest
@@ -32,7 +33,7 @@ from ..photos.photo_set import PhotoSet
 from ..records import Progress, ProgressCallback
 from .choose_levels import choose_levels, possible_levels
 from .config import BundleConfig
-from .measure import BY_HEART, measured_tensors, settle
+from .measure import BY_HEART, Settled, measured_tensors, settle
 from .reports import BaseReport, StatisticsReport
 
 BATCH_SIZE = 64  # photos at once when nothing trains
@@ -110,31 +111,13 @@ def finish_base(
         training: Report on the training; None if there was none here.
         started: Time by the monotonic clock at which the work began.
     """
-    names, unseen = material.class_names, material.unseen
+    names = material.class_names
     levels = choose_levels(
         network, material.learnt, possible_levels(network, config.grid), BATCH_SIZE, on_progress
     )
     network.cpu()  # the statistics and the probe are float32 of the CPU, whatever trained it
-    on_progress(Progress(phase="evaluate", done=0, total=1))
-    seen = observe(network, material.learnt, BATCH_SIZE)
-    of_unseen = observe(network, unseen, BATCH_SIZE) if unseen.photos else None
-    source = material.for_statistics if material.for_statistics.photos else material.learnt
-    by_training = evaluate_predictions(
-        seen.logits(network).argmax(1), np.array(material.learnt.labels), names, len(names)
-    )
-    settled = settle(
-        seen if source is material.learnt else observe(network, source, BATCH_SIZE),
-        np.array(source.labels),
-        of_unseen,
-        unseen_labels := np.array(unseen.labels, dtype=np.int64),
-        of_unseen.logits(network) if of_unseen else None,
-        by_training.accuracy,
-        ClassStatistics.empty(config.capacity, network.head.in_features),
-        len(names),
-    )
-    accuracy = None
-    if unseen.photos:
-        accuracy = evaluate_predictions(settled.predictions, unseen_labels, names, len(names))
+    measured = _measure(network, material, config.capacity, on_progress)
+    settled = measured.settled
     if settled.report.head == "solved":
         network.set_head(*(torch.from_numpy(rows) for rows in settled.statistics.solve_head(len(names))))
 
@@ -142,7 +125,7 @@ def finish_base(
     arrays = {
         **network_arrays(network),
         **settled.statistics.to_arrays(),
-        **measured_tensors(settled, unseen_labels, config.capacity),
+        **measured_tensors(settled, _labels(material.unseen), config.capacity),
     }
     bundle, parity = _write(network, arrays, material, config, output)
     cells = attention_cells(network)
@@ -154,19 +137,58 @@ def finish_base(
         bundle_bytes=bundle.manifest.bundle_bytes,
         training=training,
         levels=levels,
-        learnt=by_training,
-        unseen=accuracy,
+        learnt=measured.learnt,
+        unseen=measured.unseen,
         statistics=settled.report,
         parity=parity,
         attention_cells=cells,
         warnings=(
             *material.warnings,
-            *_warnings(by_training, accuracy, settled.report, names),
+            *_warnings(measured.learnt, measured.unseen, settled.report, names),
             *few_cells_warnings(network, cells),
         ),
         model_digest=bundle.manifest.model_digest,
         seconds=time.monotonic() - started,
     )
+
+
+class _Measured(NamedTuple):
+    """Holds what a network was found to know, and what was decided about its statistics and head."""
+
+    learnt: EvaluationReport
+    unseen: EvaluationReport | None
+    settled: Settled
+
+
+def _measure(network: Network, material: Material, capacity: int, on_progress: ProgressCallback) -> _Measured:
+    """Measures a network on the photos that it learnt from and on those that it never saw."""
+    names, learnt, unseen = material.class_names, material.learnt, material.unseen
+    by_learnt = observe(network, learnt, BATCH_SIZE, on_progress)
+    by_unseen = observe(network, unseen, BATCH_SIZE, on_progress) if unseen.photos else None
+    source, given = learnt, by_learnt
+    if material.for_statistics.photos:
+        source = material.for_statistics
+        given = observe(network, source, BATCH_SIZE, on_progress)
+    on_progress(Progress(phase="evaluate", done=0, total=1))
+    of_learnt = evaluate_predictions(by_learnt.logits(network).argmax(1), _labels(learnt), names, len(names))
+    settled = settle(
+        given,
+        _labels(source),
+        by_unseen,
+        _labels(unseen),
+        by_unseen.logits(network) if by_unseen else None,
+        of_learnt.accuracy,
+        ClassStatistics.empty(capacity, network.head.in_features),
+        len(names),
+    )
+    of_unseen = None
+    if unseen.photos:
+        of_unseen = evaluate_predictions(settled.predictions, _labels(unseen), names, len(names))
+    return _Measured(of_learnt, of_unseen, settled)
+
+
+def _labels(photos: PhotoSet) -> Labels:
+    return np.array(photos.labels, dtype=np.int64)
 
 
 def _warnings(

@@ -10,6 +10,7 @@ import torch
 from ..errors import ConfigError, GateError
 from ..learning.batches import epoch_batches
 from ..learning.losses import classification_loss
+from ..learning.optimizer import all_finite
 from ..learning.reports import TrainingReport
 from ..model.network import Network
 from ..photos.photo_set import PhotoSet
@@ -61,14 +62,16 @@ def train_base(
                 loss = L_C + rotation_task.loss(features, rotated)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(parameters, _MAX_GRADIENT_NORM)
-            optimizer.step()
             step += 1
+            norm = torch.nn.utils.clip_grad_norm_(parameters, _MAX_GRADIENT_NORM)
+            if not all_finite([loss, norm]):
+                raise _diverged(step, peak)
+            optimizer.step()
             epoch_loss += L_C.item() / steps_per_epoch
-            if not math.isfinite(loss.item()):
-                raise GateError(f"the loss diverged at step {step}; try a learning rate below {peak}")
             on_progress(Progress(phase="train", done=step, total=total_steps, loss=loss.item()))
 
+    if not all_finite([*network.parameters(), *network.buffers()]):  # no further loss would show it
+        raise _diverged(step, peak)
     network.eval().requires_grad_(False)
     seconds = time.monotonic() - started
     return TrainingReport(
@@ -80,6 +83,10 @@ def train_base(
         step_ms=1000 * seconds / step,
         seconds=seconds,
     )
+
+
+def _diverged(step: int, learning_rate: float) -> GateError:
+    return GateError(f"the training diverged at step {step}; try a learning rate below {learning_rate}")
 
 
 def _set_trainable(network: Network, config: BaseConfig) -> None:

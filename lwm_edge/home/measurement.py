@@ -58,7 +58,7 @@ class MemoryUse:
         anonymous, mapped, tree = self._sampler.peaks()
         cgroup, cgroup_how = self._read_cgroup()
         gc.collect()
-        alive = count_alive()
+        alive = count_alive(student.preprocessing.image_size)
         not_left = self._images_before | {_buffer(array) for array in known}
         return MemoryReport(
             peak_rss_bytes=peak,
@@ -69,10 +69,10 @@ class MemoryUse:
             peak_cuda_bytes=torch.cuda.max_memory_allocated() if _gpu_in_use() else None,
             teacher_networks=sum(network is not student for network in alive.networks),
             images_alive=sum(count for buffer, count in alive.images.items() if buffer not in not_left),
-            how=self._how(cgroup_how),
+            how=self._how(cgroup_how, student.preprocessing.image_size),
         )
 
-    def _how(self, cgroup: str) -> dict[str, str]:
+    def _how(self, cgroup: str, image_size: int) -> dict[str, str]:
         since = (
             "reset at the start and again after planning"
             if self._reset
@@ -89,8 +89,9 @@ class MemoryUse:
             "peak_cgroup_bytes": cgroup,
             "peak_cuda_bytes": "torch.cuda.max_memory_allocated, reset at the start",
             "teacher_networks": "Network objects that the garbage collector finds, less the student",
-            "images_alive": "arrays and tensors of shape [..., n, n, 3] or [..., 3, n, n], n >= 8, that "
-            "the garbage collector finds, less those there at the start and those being compared",
+            "images_alive": "arrays and tensors of shape [..., n, n, 3] or [..., 3, n, n], n >= "
+            f"{image_size}, that the garbage collector finds, less those there at the start, those being "
+            "compared, and the weights of networks",
         }
 
 
@@ -160,20 +161,31 @@ class Alive:
     images: dict[int, int]
 
 
-def count_alive() -> Alive:
-    """Looks through all objects that the garbage collector knows, and what they refer to."""
+def count_alive(image_size: int = 1) -> Alive:
+    """Looks through all objects that the garbage collector knows, and what they refer to.
+
+    Args:
+        image_size: Smallest side of what counts as an image; the kernels of a network are smaller.
+    """
     networks: list[Network] = []
     images: dict[int, int] = {}
+    addresses: dict[int, set[int]] = {}
     objects = gc.get_objects()
     kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, Network)}
     for start in range(0, len(objects), _OBJECTS_AT_ONCE):
         some = objects[start : start + _OBJECTS_AT_ONCE]
         networks += _of_types(kinds, some)
         for array in _arrays(some):
-            if count := _image_count(tuple(array.shape)):
+            if count := _image_count(tuple(array.shape), image_size):
                 buffer = _buffer(array)
                 images[buffer] = max(images.get(buffer, 0), count)
-    return Alive(networks, images)
+                addresses.setdefault(buffer, set()).add(_address(array))
+    weights = {
+        tensor.data_ptr()
+        for network in networks
+        for tensor in (*network.parameters(), *network.buffers(), *network.mapped)
+    }
+    return Alive(networks, {b: count for b, count in images.items() if not addresses[b] <= weights})
 
 
 def _arrays(objects: list[Any]) -> Iterator[Any]:
@@ -190,11 +202,13 @@ def _of_types(types: Set[type], objects: list[Any]) -> Iterator[Any]:
     return compress(objects, map(types.__contains__, map(type, objects)))
 
 
-def _image_count(shape: tuple[int, ...]) -> int:
+def _image_count(shape: tuple[int, ...], image_size: int) -> int:
     if len(shape) < 3:
         return 0
     first, second, third = shape[-3:]
-    is_image = (first == second >= 8 and third == 3) or (first == 3 and second == third >= 8)
+    is_image = (first == second >= image_size and third == 3) or (
+        first == 3 and second == third >= image_size
+    )
     return int(np.prod(shape[:-3])) if is_image else 0
 
 
@@ -204,5 +218,12 @@ def _buffer(array: Any) -> int:
         return array.untyped_storage().data_ptr() if array.layout == torch.strided else id(array)
     while isinstance(array.base, np.ndarray):
         array = array.base
+    return _address(array)
+
+
+def _address(array: Any) -> int:
+    """Returns the address of an array's or tensor's first value."""
+    if isinstance(array, Tensor):
+        return array.data_ptr() if array.layout == torch.strided else id(array)
     address: int = array.__array_interface__["data"][0]
     return address

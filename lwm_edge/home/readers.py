@@ -21,7 +21,7 @@ from ..photos.class_names import fold_class_name
 from ..photos.folders import PhotoFolder, read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..photos.preprocessing import Preprocessing
-from ..records import AnyNamePath, AnyPath, Report
+from ..records import AnyNamePath, AnyPath, ProgressCallback, Report, ignore_progress
 from .home import Home, home_or_bundle, open_home
 
 _PIXEL_CACHE_BYTES = 64 * 1024 * 1024
@@ -81,13 +81,20 @@ class PredictionReport(Report):
     predictions: tuple[Prediction, ...]
 
 
-def predict(home: Home | AnyPath, photos: Sequence[AnyPath], *, top_k: int = 3) -> PredictionReport:
+def predict(
+    home: Home | AnyPath,
+    photos: Sequence[AnyPath],
+    *,
+    top_k: int = 3,
+    on_progress: ProgressCallback = ignore_progress,
+) -> PredictionReport:
     """Classifies photos with a home's current model.
 
     Args:
         home: Model home, or the path of its folder.
         photos: Paths of the photos.
         top_k: Number of classes for each photo, best first.
+        on_progress: Function that is called before each photo; what it raises ends the call.
 
     Raises:
         HomeError: There is no home.
@@ -96,18 +103,22 @@ def predict(home: Home | AnyPath, photos: Sequence[AnyPath], *, top_k: int = 3) 
     """
     home = open_home(home)
     classifier = home.read(lambda generation: Classifier(generation.onnx))
-    predictions = classifier.classify([Path(photo) for photo in photos], top_k)
+    predictions = classifier.classify([Path(photo) for photo in photos], top_k, on_progress=on_progress)
     if predictions and all(p.error for p in predictions):
         raise PhotosError("none of the photos can be read", [f"{p.photo} {p.error}" for p in predictions])
     return PredictionReport(onnx=home.onnx, model_digest=classifier.model_digest, predictions=predictions)
 
 
-def evaluate(home: Home | AnyPath, folder: AnyPath) -> EvaluationReport:
+def evaluate(
+    home: Home | AnyPath, folder: AnyPath, *, on_progress: ProgressCallback = ignore_progress
+) -> EvaluationReport:
     """Measures a home's current model on class folders of labelled photos.
 
     Args:
         home: Model home, or the path of its folder.
         folder: Path of a folder with one sub-folder of photos for each class, for any of the model's classes.
+        on_progress: Function that is called before each photo is read, and again before it is classified;
+            what it raises ends the call.
 
     Raises:
         HomeError: There is no home.
@@ -117,12 +128,14 @@ def evaluate(home: Home | AnyPath, folder: AnyPath) -> EvaluationReport:
     home, folder = open_home(home), Path(folder)
     manifest, classifier = home.read(lambda g: (open_bundle(g.bundle).manifest, Classifier(g.onnx)))
     cache = PixelCache(_PIXEL_CACHE_BYTES)
-    photo_folder = read_photo_folder(folder, classifier.preprocessing, cache, min_photos=1)
+    photo_folder = read_photo_folder(
+        folder, classifier.preprocessing, cache, min_photos=1, on_progress=on_progress
+    )
     class_index = _class_indices(photo_folder, classifier.class_names, folder)
     photos = PhotoSet([p for group in photo_folder.photos for p in group], classifier.preprocessing, cache)
     labels = np.array([class_index[label] for label in photos.labels])
     return evaluate_predictions(
-        classifier.predict(photos),
+        classifier.predict(photos, on_progress=on_progress),
         labels,
         classifier.class_names,
         manifest.shipped_classes,

@@ -33,7 +33,8 @@ def add_classes(
         home: Model home, or the path of its folder.
         photos: Path of a folder with one sub-folder of photos for each new class, named after the class.
         config: Settings; None means the defaults.
-        on_progress: Function that is called in this thread at every step.
+        on_progress: Function that is called in this thread at every step and before each photo. If it raises
+            before the commit, the increment ends, and the home's model stays as it was.
         isolate: Whether to learn and commit in worker processes; False does both in this one.
         wait: Whether to wait for another process that is changing the home.
 

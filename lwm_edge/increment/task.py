@@ -67,9 +67,8 @@ def set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: Progr
     require_trusted_model(home, parent.manifest)
     if config.sign_with:
         read_private_key(config.sign_with)  # so that a bad key is refused before the work, not after it
-    on_progress(Progress(phase="photos", done=0, total=1))
     reset_peak_rss()
-    photos = _read_photos(folder, parent.manifest, config)
+    photos = _read_photos(folder, parent.manifest, config, on_progress)
     decoding_bytes = max(0, peak_rss_bytes() - rss_bytes())
     teacher = load_network(parent).to(choose_device(config.device))
     teacher.freeze(config.frozen_blocks)
@@ -150,7 +149,9 @@ def _still_fits(plan: PlanReport, config: IncrementConfig, limit: int) -> bool:
     return same_size and plan.predicted_peak_rss_bytes <= limit
 
 
-def _read_photos(folder: Path, manifest: Manifest, config: IncrementConfig) -> NewPhotos:
+def _read_photos(
+    folder: Path, manifest: Manifest, config: IncrementConfig, on_progress: ProgressCallback
+) -> NewPhotos:
     """Checks and splits the photos; those that fit a small share of the memory stay decoded for later."""
     limit, _ = memory_limit(config)
     cache = PixelCache(
@@ -163,6 +164,7 @@ def _read_photos(folder: Path, manifest: Manifest, config: IncrementConfig) -> N
         min_photos=config.min_photos,
         known_classes=manifest.class_names,
         first_label=len(manifest.class_names),
+        on_progress=on_progress,
     )
     _check_capacity(manifest, photo_folder.class_names)
     splits = [split_held_back(photos, config.held_back, config.seed) for photos in photo_folder.photos]

@@ -3,7 +3,8 @@
 Thus the calling app gets its memory back, and survives if the system kills the training because memory runs
 out; torch and ONNX Runtime are never in memory together. Both processes inherit the home's lock, so the lock
 is held as long as any of the three is alive. Both end when the process that started them does: the learning
-stops after its next step and saves what it has learnt.
+stops after its next step and saves what it has learnt, and what comes before and after the training stops at
+the next photo.
 """
 
 from __future__ import annotations
@@ -24,6 +25,14 @@ from ..records import ExactPath, Progress, ProgressCallback
 from .commit import StagedIncrement, commit_increment
 from .process import replies_from, serve, started_process
 from .reports import IncrementReport, PlanReport
+
+_DOING = {
+    "photos": "reading the photos",
+    "plan": "planning",
+    "features": "running the network on the photos",
+    "evaluate": "evaluating",
+    "stage": "writing the bundle",
+}
 
 
 class Message(BaseModel):
@@ -75,18 +84,32 @@ def _do_job(job: Job, reply: Callable[[Message], None]) -> None:
 
     bound_allocator()
     stop = _stop_event()
+    report_progress = stoppable_progress(reply, stop.is_set)
     from .learn import learn_classes, plan_learning
 
-    def report_progress(progress: Progress) -> None:
-        with suppress(BrokenPipeError):  # nobody is listening any more; the training stops at its next step
-            reply(Message(progress=progress))
-        if stop.is_set() and progress.phase != "train":  # training asks by itself, after each step
-            raise StoppedError("stopped before the training; the model is unchanged")
-
     if job.dry_run:
-        reply(Message(plan=plan_learning(home, job.photos, job.config)))
+        reply(Message(plan=plan_learning(home, job.photos, job.config, report_progress)))
     else:
         reply(Message(staged=learn_classes(home, job.photos, job.config, report_progress, stop.is_set)))
+
+
+def stoppable_progress(reply: Callable[[Message], None], should_stop: Callable[[], bool]) -> ProgressCallback:
+    """Makes a function that passes progress on, and raises StoppedError when the worker is to stop."""
+    trained = ""
+
+    def report_progress(progress: Progress) -> None:
+        nonlocal trained
+        with suppress(BrokenPipeError):  # nobody is listening any more, so the worker is to stop as well
+            reply(Message(progress=progress))
+        if progress.phase == "train":  # training asks by itself, after each step
+            trained = ", after the training"
+        elif should_stop():
+            raise StoppedError(
+                f"stopped while {_DOING[progress.phase]}{trained}; the model is unchanged: run the same "
+                "command again"
+            )
+
+    return report_progress
 
 
 def _stop_event() -> threading.Event:

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..model.bundle import COUNTS, COVARIANCE, MEANS, PHOTOS
+from ..records import report_nothing
 
 _RIDGE = 0.1
-_FOLDS = 5
+FOLDS = 5
 _PROBES = 32  # directions in which a trace is estimated, to about one percent
 _SPREADS, _BISECTIONS = (0.01, 10_000.0), 14
 _DRAWN_PER_CLASS, _MAX_DRAWN = 1000, 200_000  # photos for an estimate
@@ -214,7 +215,11 @@ def _share_right(centres: Features, scatter: Features) -> Features:
 
 
 def predict_unseen(
-    learn: Callable[[Features, Labels], ClassStatistics], features: Features, labels: Labels, classes: int
+    learn: Callable[[Features, Labels], ClassStatistics],
+    features: Features,
+    labels: Labels,
+    classes: int,
+    report: Callable[[], None] = report_nothing,
 ) -> Labels:
     """Predicts each photo by a head that is solved without it: five-fold cross-validation within each class.
 
@@ -224,13 +229,15 @@ def predict_unseen(
         features: Values that the head reads of each photo [M, d].
         labels: class_index of each photo [M].
         classes: Number of all classes, which compete.
+        report: Function that is called before each of up to `FOLDS` heads is solved.
     """
     fold = np.zeros(len(labels), dtype=int)
     for label in np.unique(labels):
         of_class = np.flatnonzero(labels == label)
-        fold[of_class] = np.arange(len(of_class)) % _FOLDS
+        fold[of_class] = np.arange(len(of_class)) % FOLDS
     predictions = np.zeros(len(labels), dtype=np.int64)
     for part in np.unique(fold):
+        report()
         held_out = fold == part
         weight, bias = learn(features[~held_out], labels[~held_out]).solve_head(classes)
         predictions[held_out] = (features[held_out] @ weight.T + bias).argmax(1)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -41,20 +41,28 @@ class MomentumSGD:
             parameter.grad = None
 
     @torch.no_grad()
-    def update(self, learning_rates: Mapping[str, float], momentum: float, max_gradient_norm: float) -> None:
+    def gradient_norm(self) -> float:
+        """Computes the norm of all gradients together; it is not finite if one of them is not."""
+        norms = [p.grad.norm() for p in self._parameters.values() if p.grad is not None]
+        return float(torch.stack(norms).norm())
+
+    @torch.no_grad()
+    def update(self, learning_rates: Mapping[str, float], momentum: float, scale: float) -> None:
         """Moves the parameters that have a gradient, and frees each gradient as it is applied.
 
         Args:
             learning_rates: Learning rate of each parameter, by name.
             momentum: Share of v that is kept.
-            max_gradient_norm: Norm to which all gradients are clipped. BatchNorm is frozen, so nothing
-                else limits the length of a step.
+            scale: Factor of all gradients.
         """
-        gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
-        norm = float(torch.stack([gradient.norm() for gradient in gradients]).norm())
-        scale = max_gradient_norm / norm if norm > max_gradient_norm else 1.0
         for name, parameter in self._parameters.items():
             if parameter.grad is not None:
                 v = self._momenta[name].mul_(momentum).add_(parameter.grad, alpha=scale)
                 parameter.grad = None
                 parameter.sub_(v, alpha=learning_rates[name])
+
+
+@torch.no_grad()
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Tells whether no value of these tensors is infinite or NaN."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)

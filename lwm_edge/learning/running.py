@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..model.network import Network
 from ..photos.photo_set import PhotoSet
-from ..records import Progress, ProgressCallback, ignore_progress
+from ..records import ProgressCallback, ignore_progress, step_reporter
 from .batches import chunks
 from .class_statistics import Features
 from .config import Device
@@ -67,17 +67,18 @@ def observe(
         network: Network in eval mode.
         photos: Photos, each of which is read once.
         batch_size: Number of photos computed at once.
-        on_progress: Function that is called after every batch.
+        on_progress: Function that is called before each photo.
         keep_maps: Whether to keep the last feature maps; they take more memory than the rest.
     """
     count = len(photos.photos)
     head_inputs: list[NDArray[np.float32]] = []
     maps: list[Tensor] = []
+    report = step_reporter("features", count, on_progress)
     for part in chunks(count, batch_size):
-        images = torch.from_numpy(photos.load(range(count)[part])).to(network.head.weight.device)
+        pixels = photos.load(range(count)[part], report=report)
+        images = torch.from_numpy(pixels).to(network.head.weight.device)
         activations = network.activations(images)
         head_inputs.append(activations.pooled().cpu().numpy())
         if keep_maps:
             maps.append(activations.maps.cpu())
-        on_progress(Progress(phase="features", done=min(part.stop, count), total=count))
     return Observation(np.concatenate(head_inputs).astype(np.float64), torch.cat(maps) if keep_maps else None)

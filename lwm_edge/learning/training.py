@@ -28,7 +28,7 @@ from .attention import attention_map
 from .batches import Batch, Pace, chunks, loaded_batches
 from .config import IncrementConfig, Recipe
 from .losses import attention_distillation_loss, classification_loss, distillation_loss
-from .optimizer import MomentumSGD
+from .optimizer import MomentumSGD, all_finite
 from .reports import TrainingReport
 
 Outputs = tuple[Tensor, Tensor]  # features [B, d, h, w] and logits [B, classes]
@@ -142,7 +142,7 @@ def train_increment(
         after_step: Function that is called after every update with what `resume` would need.
 
     Raises:
-        GateError: The loss is no longer finite.
+        GateError: The loss, a gradient or a weight is no longer finite.
     """
     parameters = trained_parameters(student, recipe)
     optimizer, rates = MomentumSGD(parameters), learning_rates(parameters, recipe)
@@ -165,15 +165,22 @@ def train_increment(
         )
         L_C, L_D, L_AD = batch_losses
         loss = float(L_C + recipe.beta * L_D + recipe.gamma * L_AD)
-        if not math.isfinite(loss):
-            raise _diverged(loss, batch.step + 1, recipe, config)
-        optimizer.update(rates, config.momentum, recipe.max_gradient_norm)
+        norm = optimizer.gradient_norm()
+        for what, value in (("the loss", loss), ("the norm of the gradients", norm)):
+            if not math.isfinite(value):
+                raise _diverged(f"{what} became {value} at step {batch.step + 1}", recipe, config)
+        # BatchNorm is frozen, so nothing else limits the length of a step.
+        optimizer.update(
+            rates, config.momentum, recipe.max_gradient_norm / max(norm, recipe.max_gradient_norm)
+        )
 
         loss_sums += len(batch.labels) * batch_losses
         on_progress(Progress(phase="train", done=batch.step + 1, total=total_steps, loss=loss))
         sums = float(loss_sums[0]), float(loss_sums[1]), float(loss_sums[2])
         after_step(TrainingState(batch.step + 1, sums, optimizer.tensors()))
 
+    if not all_finite(parameters.values()):  # after the last update, no loss would show it
+        raise _diverged(f"the weights were no longer finite after step {total_steps}", recipe, config)
     student.requires_grad_(False)
     seconds = time.monotonic() - started
     mean_L_C, mean_L_D, mean_L_AD = (float(total) / len(photos.photos) for total in loss_sums)
@@ -188,11 +195,11 @@ def train_increment(
     )
 
 
-def _diverged(loss: float, step: int, recipe: Recipe, config: IncrementConfig) -> GateError:
+def _diverged(what_happened: str, recipe: Recipe, config: IncrementConfig) -> GateError:
     own = config.head_learning_rate
     heads = f" and a head_learning_rate below {own}" if own else ""
     return GateError(
-        f"the loss became {loss} at step {step}; the model is unchanged: "
+        f"{what_happened}; the model is unchanged: "
         f"try again with a learning rate below {recipe.learning_rate}{heads}"
     )
 

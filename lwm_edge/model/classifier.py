@@ -6,7 +6,7 @@ metadata (https://onnx.ai/onnx/repo-docs/IR.html, metadata_props).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ..photos.photo_set import PhotoSet
 from ..photos.pixels import Pixels
 from ..photos.preprocessing import Preprocessing
 from ..photos.reading import read_photo
-from ..records import AnyNamePath, Report
+from ..records import AnyNamePath, ProgressCallback, Report, ignore_progress, step_reporter
 
 CLASS_NAMES_KEY = "class_names"
 PREPROCESSING_KEY = "preprocessing"
@@ -131,24 +131,49 @@ class Classifier:
             raise ExportError(f"{where} does not give a number for each of its classes; {_WHAT_TO_DO}")
         return logits[:, :classes], probabilities[:, :classes]
 
-    def predict(self, photos: PhotoSet) -> NDArray[np.int64]:
-        """Predicts the best class_index of each photo [M] int64."""
-        batches = (range(start, start + _BATCH_SIZE) for start in range(0, len(photos.photos), _BATCH_SIZE))
-        best = [self.run(photos.load(list(b)[: len(photos.photos) - b.start]))[0].argmax(1) for b in batches]
+    def predict(
+        self, photos: PhotoSet, *, on_progress: ProgressCallback = ignore_progress
+    ) -> NDArray[np.int64]:
+        """Predicts the best class_index of each photo [M] int64.
+
+        Args:
+            photos: Photos to classify.
+            on_progress: Function that is called before each photo.
+        """
+        count = len(photos.photos)
+        report = step_reporter("evaluate", count, on_progress)
+        batches = (range(count)[start : start + _BATCH_SIZE] for start in range(0, count, _BATCH_SIZE))
+        best = [self.run(photos.load(batch, report=report))[0].argmax(1) for batch in batches]
         return np.concatenate(best).astype(np.int64)
 
-    def classify(self, photos: Sequence[str | PathLike[str]], top_k: int = 3) -> tuple[Prediction, ...]:
-        """Ranks the best classes of each photo; a photo that cannot be read gets an error instead."""
+    def classify(
+        self,
+        photos: Sequence[str | PathLike[str]],
+        top_k: int = 3,
+        *,
+        on_progress: ProgressCallback = ignore_progress,
+    ) -> tuple[Prediction, ...]:
+        """Ranks the best classes of each photo; a photo that cannot be read gets an error instead.
+
+        Args:
+            photos: Paths of the photos.
+            top_k: Number of classes for each photo, best first.
+            on_progress: Function that is called before each photo.
+        """
+        report = step_reporter("features", len(photos), on_progress)
         predictions: list[Prediction] = []
         for start in range(0, len(photos), _BATCH_SIZE):
             batch = [Path(photo) for photo in photos[start : start + _BATCH_SIZE]]
-            predictions += self._classify_batch(batch, top_k)
+            predictions += self._classify_batch(batch, top_k, report)
         return tuple(predictions)
 
-    def _classify_batch(self, photos: Sequence[Path], top_k: int) -> list[Prediction]:
+    def _classify_batch(
+        self, photos: Sequence[Path], top_k: int, report: Callable[[], None]
+    ) -> list[Prediction]:
         images: dict[Path, Pixels] = {}
         errors: dict[Path, str] = {}
         for photo in photos:
+            report()
             try:
                 images[photo] = read_photo(photo, self.preprocessing)
             except PhotosError as error:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import ArchitectureError
+from ..memory import mapped_from
 from .architectures.registry import Architecture, find_architecture
 from .architectures.surgery import take_apart
 from .bundle import BESIDE_THE_NETWORK, Arrays, Bundle
@@ -30,14 +31,16 @@ def network_of(arrays: Arrays, manifest: Manifest) -> Network:
 def load_network(bundle: Bundle) -> Network:
     """Loads the classifier of a bundle file, in eval mode.
 
-    Its tensors are pages of the mapped file: the kernel may drop them, and nothing may write to them.
+    Its tensors are pages of the mapped file: the kernel may drop them, and nothing may write to them. Where
+    they are not (`safetensors` may read instead of mapping), `mapped` has none of them.
 
     Raises:
         ArchitectureError: The tensors do not fit the architecture.
     """
     weights = {n: t for n, t in load_file(bundle.path).items() if n not in BESIDE_THE_NETWORK}
     network = load_tensors(empty_network(bundle.manifest), weights).requires_grad_(False)
-    network.mapped = tuple(t for name, t in weights.items() if name.startswith("backbone."))
+    backbone = (tensor for name, tensor in weights.items() if name.startswith("backbone."))
+    network.mapped = mapped_from(bundle.path, backbone)
     return network
 
 

@@ -59,6 +59,7 @@ class Network(nn.Module):
         self.frozen_blocks = 0
         self.mapped: tuple[Tensor, ...] = ()
         self.recompute = False
+        self._writing: dict[tuple[int, int], bool] = {}  # by their first one and their end
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Classifies images.
@@ -87,24 +88,41 @@ class Network(nn.Module):
 
     def after_stem(self, activations: Activations) -> tuple[Tensor, Tensor]:
         """Runs the rest of the network on `stem`'s result; returns features and logits as `forward` does."""
-        blocks = self.blocks()
-        if len(blocks) > (first := self.frozen_blocks) and not any(True for _ in blocks[first].parameters()):
-            # The block may work in place, and the other network needs these maps too.
+        first, end = self.frozen_blocks, len(self.blocks())
+        if self._write_to_input(first, end, activations.maps):  # the other network needs these maps too
             activations = activations._replace(maps=activations.maps.clone())
-        activations = self._run(activations, first, len(blocks))
+        activations = self._run(activations, first, end)
         return activations.maps, self.classify(activations)
 
     def _run(self, activations: Activations, first: int, end: int) -> Activations:
         maps, levels = activations
         recompute = self.recompute and torch.is_grad_enabled()
         for index, block in enumerate(self.blocks()[first:end], first):
-            if recompute and any(True for _ in block.parameters()):  # a bare activation may work in place
-                maps = recomputed(block, maps)
+            if recompute and any(True for _ in block.parameters()):  # nothing else is worth it
+                maps = recomputed(block, maps, on_a_copy=self._write_to_input(index, index + 1, maps))
             else:
                 maps = block(maps)
             if self.levels and index in self.levels.blocks:
                 levels = (*levels, grid_means(maps, self.levels.grid))
+                if maps.requires_grad and self._write_to_input(index + 1, index + 2, maps):
+                    maps = maps.clone()  # the gradient of the means needs these maps as they were
         return Activations(maps, levels)
+
+    @torch.no_grad()
+    def _write_to_input(self, first: int, end: int, maps: Tensor) -> bool:
+        """Tells whether some blocks change the maps that they get, as an in-place activation does.
+
+        They are tried once, on a copy of one image's maps: torch counts a tensor's changes, its views' too.
+        """
+        if (first, end) not in self._writing:
+            given = output = maps[:1].detach().clone()
+            unchanged = given._version
+            for block in self.blocks()[first:end]:
+                output = block(output)
+                if output.untyped_storage().data_ptr() != given.untyped_storage().data_ptr():
+                    break  # later blocks get something else
+            self._writing[first, end] = given._version != unchanged
+        return self._writing[first, end]
 
     def normalise(self, images: Tensor) -> Tensor:
         """Normalises images [B, H, W, 3] uint8 to the backbone's input [B, 3, H, W]."""

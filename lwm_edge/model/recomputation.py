@@ -7,37 +7,42 @@ Cost".
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 
-def recomputed(block: nn.Module, activations: Tensor) -> Tensor:
+def recomputed(block: nn.Module, activations: Tensor, *, on_a_copy: bool = False) -> Tensor:
     """Computes the block's output as `block(activations)` does, with the same gradients.
 
     Args:
         block: Block whose parameters train; it must not draw random numbers, as in eval mode.
-        activations: Input of the block.
+        activations: Input of the block, which stays as it is.
+        on_a_copy: Whether the block gets a copy each time, because it writes to its input.
     """
     parameters = [parameter for parameter in block.parameters() if parameter.requires_grad]
-    return cast(Tensor, _Recomputed.apply(block, activations, *parameters))  # type: ignore[no-untyped-call]
+    run = (lambda maps: block(maps.clone())) if on_a_copy else block
+    return cast(Tensor, _Recomputed.apply(run, activations, *parameters))  # type: ignore[no-untyped-call]
 
 
 class _Recomputed(torch.autograd.Function):
     """Recomputes a block; its parameters are arguments only so that the output depends on them."""
 
     @staticmethod
-    def forward(ctx: Any, block: nn.Module, activations: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.block = block
+    def forward(
+        ctx: Any, run: Callable[[Tensor], Tensor], activations: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        ctx.run = run
         ctx.save_for_backward(activations)
-        return cast(Tensor, block(activations))
+        return run(activations)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (activations,) = ctx.saved_tensors
         activations = activations.detach().requires_grad_(ctx.needs_input_grad[1])
         with torch.enable_grad():  # passing the gradient to `backward` would load the compiler
-            product = (ctx.block(activations) * gradient).sum()
+            product = (ctx.run(activations) * gradient).sum()
         torch.autograd.backward(product)  # adds to the parameters' gradients one by one
         return None, activations.grad, *[None] * (len(ctx.needs_input_grad) - 2)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import PhotosError, shortened
+from ..records import ProgressCallback, ignore_progress, step_reporter
 from .class_names import class_name_problem, fold_class_name, normalise_class_name
 from .guard import check_photo_file
 from .photo_set import Photo, PixelCache
@@ -52,6 +53,7 @@ def read_photo_folder(
     min_photos: int,
     known_classes: Sequence[str] = (),
     first_label: int = 0,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> PhotoFolder:
     """Reads a folder with one sub-folder per class, decoding every photo once.
 
@@ -62,6 +64,7 @@ def read_photo_folder(
         min_photos: Minimum number of usable photos per class.
         known_classes: Classes that the model knows already; a folder of such a class is refused.
         first_label: class_index of the first class found.
+        on_progress: Function that is called before each file is read.
 
     Raises:
         PhotosError: The folder cannot be learnt from; every problem is listed.
@@ -71,8 +74,11 @@ def read_photo_folder(
     skipped: list[str] = []
     classes: list[tuple[Photo, ...]] = []
     seen: dict[str, Path] = {}
-    for label, path in enumerate(folders, start=first_label):
-        photos, reasons = _read_class(path, label, preprocessing, cache, seen)
+    files = [_list_files(path) for path in folders]
+    report = step_reporter("photos", sum(len(paths) for paths, _ in files), on_progress)
+    for label, (path, (paths, reasons)) in enumerate(zip(folders, files, strict=True), start=first_label):
+        photos = _read_class(path, paths, label, preprocessing, cache, seen, reasons, report)
+        reasons = shortened(reasons, _LISTED_FILES, "more files")
         if len(photos) < min_photos:
             usable = f"{len(photos)} usable photos; at least {min_photos} are needed"
             problems += [f"{_printable(path.name)}: {usable}", *reasons]
@@ -123,15 +129,28 @@ def _name_problems(names: Iterable[str], known_classes: Collection[str]) -> list
     return problems
 
 
-def _read_class(
-    folder: Path, label: int, preprocessing: Preprocessing, cache: PixelCache, seen: dict[str, Path]
-) -> tuple[tuple[Photo, ...], list[str]]:
-    photos, reasons = [], []
+def _list_files(folder: Path) -> tuple[list[Path], list[str]]:
+    """Lists a class's files; if the folder cannot be read, none and the reason."""
     try:
-        paths = photo_files(folder)
+        return photo_files(folder), []
     except OSError as error:
-        return (), [f"{_printable(folder.name)} cannot be read ({error.strerror})"]
+        return [], [f"{_printable(folder.name)} cannot be read ({error.strerror})"]
+
+
+def _read_class(
+    folder: Path,
+    paths: Sequence[Path],
+    label: int,
+    preprocessing: Preprocessing,
+    cache: PixelCache,
+    seen: dict[str, Path],
+    reasons: list[str],
+    report: Callable[[], None],
+) -> tuple[Photo, ...]:
+    """Reads a class's files, and adds to `reasons` why some are left out."""
+    photos = []
     for path in paths:
+        report()
         shown = _shown(path)
         try:
             check_photo_file(path)  # first, because a link that leads to itself cannot be resolved
@@ -147,7 +166,7 @@ def _read_class(
             continue
         seen[digest] = path
         photos.append(Photo(path, label, digest))
-    return tuple(photos), shortened(reasons, _LISTED_FILES, "more files")
+    return tuple(photos)
 
 
 def photo_files(folder: Path) -> list[Path]:

@@ -5,13 +5,14 @@ Photos are read from where they are; none is copied to or kept on the disk.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import PhotosError
+from ..records import report_nothing
 from .pixels import Pixels
 from .preprocessing import Preprocessing
 from .reading import read_photo
@@ -118,11 +119,20 @@ class PhotoSet:
         """Returns the class_index of each photo."""
         return [photo.label for photo in self.photos]
 
-    def load(self, indices: Sequence[int], epoch: int | None = None) -> Pixels:
-        """Loads photos [B, image_size, image_size, 3] uint8; without an epoch they are not augmented."""
-        return np.stack([self._load(self.photos[i], epoch) for i in indices])
+    def load(
+        self, indices: Sequence[int], epoch: int | None = None, report: Callable[[], None] = report_nothing
+    ) -> Pixels:
+        """Loads photos [B, image_size, image_size, 3] uint8.
 
-    def _load(self, photo: Photo, epoch: int | None) -> Pixels:
+        Args:
+            indices: Indices of the photos.
+            epoch: Epoch that augments them; None leaves them as they are.
+            report: Function that is called before each photo.
+        """
+        return np.stack([self._load(self.photos[i], epoch, report) for i in indices])
+
+    def _load(self, photo: Photo, epoch: int | None, report: Callable[[], None]) -> Pixels:
+        report()
         try:
             pixels = self.cache.read(photo.path, self.preprocessing)
         except PhotosError as error:

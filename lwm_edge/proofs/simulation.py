@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel
 
@@ -20,14 +22,15 @@ from .. import storage
 from ..errors import ConfigError, LwmEdgeError
 from ..home.changes import init_home
 from ..home.generation import labels_text
-from ..home.home import Home, open_home
+from ..home.home import Generation, Home, open_home
 from ..home.reports import MemoryReport
 from ..increment.add import add_classes
 from ..increment.process import replies_from, serve, started_process
 from ..learning.config import IncrementConfig
 from ..memory import bound_allocator, peak_rss_bytes
-from ..model.bundle import ROWS_BY_CLASS, Bundle, save_bundle
+from ..model.bundle import ROWS_BY_CLASS, open_bundle, save_bundle
 from ..model.ledger import Ledger
+from ..model.manifest import Manifest
 from ..model.terms import MAX_CAPACITY
 from ..records import AnyPath, Progress, ProgressCallback, ignore_progress
 from .audited_bytes import file_sizes
@@ -101,7 +104,7 @@ def simulate(
         check_plot(Path(plot))
     with tempfile.TemporaryDirectory(prefix="lwm-edge-audit-") as name:
         folder = Path(name)
-        capacity = make_scratch_home(home.open_bundle(), folder, increments * classes)
+        capacity = make_scratch_home(*home.read(_read_model), folder, increments * classes)
         paths = {"home": folder / "home", "photos": folder}
         job = Job(**paths, increments=increments, classes=classes, config=config)
         steps = []
@@ -128,6 +131,12 @@ def simulate(
         plot=None if plot is None else Path(plot),
         seconds=time.monotonic() - started,
     )
+
+
+def _read_model(generation: Generation) -> tuple[Manifest, dict[str, NDArray[Any]]]:
+    """Reads a whole model; `Home.read` does it again if a commit removes the generation meanwhile."""
+    bundle = open_bundle(generation.bundle)
+    return bundle.manifest, bundle.arrays()
 
 
 def _without_how(step: SimulationStep) -> SimulationStep:
@@ -195,9 +204,10 @@ def _do_job(job: Job, reply: Callable[[SimulationStep], None]) -> None:
         reply(step)
 
 
-def make_scratch_home(bundle: Bundle, folder: Path, new_classes: int) -> int:
+def make_scratch_home(
+    manifest: Manifest, arrays: dict[str, NDArray[Any]], folder: Path, new_classes: int
+) -> int:
     """Makes a home of the same model with room for more classes and an empty ledger; returns its capacity."""
-    manifest, arrays = bundle.manifest, bundle.arrays()
     capacity = max(manifest.capacity, len(manifest.class_names) + new_classes)
     if capacity > MAX_CAPACITY:
         raise ConfigError(f"{new_classes} new classes do not fit: a bundle holds at most {MAX_CAPACITY}")

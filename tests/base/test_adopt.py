@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from lwm_edge.errors import ArchitectureError, ConfigError, PhotosError, Stopped
 from lwm_edge.model.architectures.registry import find_architecture
 from lwm_edge.model.bundle import RIGHT, TOTAL, open_bundle
 from lwm_edge.model.loading import load_network
+from lwm_edge.records import Progress
 from tests.support.pages import ROOT
 
 CONFIG = PackConfig(architecture="small_resnet20", image_size=28, capacity=12, activation="sigmoid", grid=0)
@@ -103,7 +105,12 @@ def test_a_classifier_is_packed_as_it_is_and_measured_on_unseen_photos(
 def test_without_unseen_photos_nothing_is_claimed(
     classifier: torch.nn.Module, few: Path, tmp_path: Path
 ) -> None:
-    report = pack_checkpoint(saved(classifier, tmp_path), few, tmp_path / "base.lwm", CONFIG)
+    seen: list[Progress] = []
+    report = pack_checkpoint(
+        saved(classifier, tmp_path), few, tmp_path / "base.lwm", CONFIG, on_progress=seen.append
+    )
+    told = Counter(p.phase for p in seen)
+    assert told["photos"] == report.learnt.photos and told["features"] >= 2 * report.learnt.photos
     assert report.unseen is None and report.statistics.head == "trained"
     assert report.statistics.photos == "given" and not open_bundle(report.bundle).arrays()[TOTAL].any()
     assert any("its accuracy is not known" in warning for warning in report.warnings)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,20 @@ from lwm_edge import BaseConfig, BaseReport, build_base, evaluate, info, init_ho
 from lwm_edge.base import build
 from lwm_edge.cli.settings import base_config
 from lwm_edge.demo import BASE_BUNDLE, BASE_CONFIG, DEMO_DATA
-from lwm_edge.errors import ArchitectureError, CapacityError, ConfigError, PhotosError, StoppedError
+from lwm_edge.errors import (
+    ArchitectureError,
+    CapacityError,
+    ConfigError,
+    GateError,
+    PhotosError,
+    StoppedError,
+)
 from lwm_edge.model.architectures.registry import find_architecture
 from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.loading import load_network
 from lwm_edge.model.network import Network
 from lwm_edge.model.onnx.parity import generated_images
+from lwm_edge.records import Progress
 from tests.support.folders import PhotoMaker, photo_folder
 from tests.support.networks import fresh_network
 
@@ -46,7 +55,10 @@ def tiny_without_levels(photos: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.mark.slow
 def test_a_base_of_class_folders(photos: Path, tmp_path: Path) -> None:
-    report = build_base(photos, tmp_path / "base.lwm", TINY)
+    seen: list[Progress] = []
+    report = build_base(photos, tmp_path / "base.lwm", TINY, on_progress=seen.append)
+    told = Counter(p.phase for p in seen)
+    assert told["photos"] == 40 and told["features"] >= 40 and told["train"] == 36 // 8
     bundle = open_bundle(report.bundle)
     assert bundle.manifest.class_names == ("Bag", "Shirt") and bundle.manifest.shipped_classes == 2
     assert bundle.manifest.activation == "sigmoid" and bundle.manifest.recipe == "base"
@@ -133,6 +145,25 @@ def test_rotations_are_not_counted_in_the_loss_that_is_reported(photos: Path, tm
     turning = PLAIN.model_copy(update={"rotations": True, "epochs": 3})
     training = build_base(photos, tmp_path / "a.lwm", turning).training
     assert training is not None and training.classification_loss < 1.5  # that of the rotations alone is ~2
+
+
+@pytest.mark.parametrize("step", [1, 4])  # the last one is the fourth
+def test_an_infinite_gradient_ends_the_training_and_writes_nothing(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    clip, calls = torch.nn.utils.clip_grad_norm_, []
+
+    def with_an_infinite_one(parameters: list[torch.nn.Parameter], max_norm: float) -> torch.Tensor:
+        calls.append(max_norm)
+        if len(calls) == step and parameters[0].grad is not None:
+            parameters[0].grad.view(-1)[0] = torch.inf
+        return clip(parameters, max_norm)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", with_an_infinite_one)
+    config = PLAIN.model_copy(update={"batch_size": 10})
+    with pytest.raises(GateError, match=f"diverged at step {step}; try a learning rate below 0.05"):
+        build_base(photos, tmp_path / "base.lwm", config)
+    assert not list(tmp_path.iterdir())
 
 
 def test_rotations_need_blocks_to_teach(tmp_path: Path, make_photos: PhotoMaker) -> None:

@@ -7,16 +7,23 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from lwm_edge import memory
 from lwm_edge.errors import ResourceError
 from lwm_edge.memory import (
     available_memory_bytes,
+    drop_mapped_pages,
     freed_memory_kept,
+    mapped_from,
     out_of_memory_explained,
     peak_rss_bytes,
     reset_peak_rss,
+    resident_parts,
     rss_bytes,
 )
 
@@ -116,6 +123,78 @@ def test_pages_of_libraries_are_given_back_in_a_process_of_ours_and_read_again_w
     assert before > 60 and abs(elsewhere - before) < 5
     assert here < before - 40
     assert here < again < before  # what it needed, it read again
+
+
+@pytest.fixture
+def numbers(tmp_path: Path) -> Path:
+    """Writes a file of a tensor that is long enough for hundreds of pages."""
+    save_file({"numbers": torch.arange(2**20, dtype=torch.float32)}, tmp_path / "numbers.safetensors")
+    return tmp_path / "numbers.safetensors"
+
+
+def _mapped_bytes() -> int:
+    parts = resident_parts()
+    assert parts is not None
+    return parts[1]
+
+
+@pytest.fixture
+def mapped(numbers: Path) -> Tensor:
+    if not Path("/proc/self/pagemap").exists():
+        pytest.skip("this system does not tell whose pages are")
+    return load_file(numbers)["numbers"]
+
+
+def test_pages_of_a_file_are_given_back_and_read_again(mapped: Tensor, numbers: Path) -> None:
+    expected = torch.arange(2**20, dtype=torch.float32)
+    assert torch.equal(mapped, expected)
+    before = _mapped_bytes()
+    (picked,) = mapped_from(numbers, [mapped])
+    assert picked is mapped
+    drop_mapped_pages([picked])
+    assert before - _mapped_bytes() > 3 * MIB
+    assert torch.equal(mapped, expected)
+
+
+def test_memory_that_is_no_files_stays_as_it_is(mapped: Tensor, numbers: Path) -> None:
+    ours = torch.arange(2**20, dtype=torch.float32)
+    drop_mapped_pages([ours])
+    assert torch.equal(ours, torch.arange(2**20, dtype=torch.float32))
+    assert mapped_from(numbers, [ours]) == ()
+    assert mapped_from(numbers.with_name("another"), [mapped]) == ()
+
+
+def test_what_was_written_over_a_files_pages_stays(mapped: Tensor) -> None:
+    expected = torch.arange(2**20, dtype=torch.float32)
+    for index in (2**17, 2**19, 2**19 + 1):
+        expected[index] = mapped[index] = -1.0
+    mapped.sum()
+    before = _mapped_bytes()
+    drop_mapped_pages([mapped])
+    assert before - _mapped_bytes() > 3 * MIB  # the pages in between went
+    assert torch.equal(mapped, expected)
+
+
+def test_where_the_system_does_not_tell_no_page_is_given_back(
+    mapped: Tensor, numbers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped: list[int] = []
+    monkeypatch.setattr(memory, "_drop_pages", lambda start, end: dropped.append(end - start))
+    mapped.sum()
+    monkeypatch.setattr(memory, "_PAGEMAP", tmp_path / "none")
+    drop_mapped_pages([mapped])
+    monkeypatch.setattr(memory, "_PAGEMAP", numbers)  # too short for these addresses
+    drop_mapped_pages([mapped])
+    monkeypatch.setattr(psutil.Process, "memory_maps", _unreadable)
+    assert mapped_from(numbers, [mapped]) == () and not dropped
+    monkeypatch.undo()
+    monkeypatch.setattr(memory, "_drop_pages", lambda start, end: dropped.append(end - start))
+    drop_mapped_pages([mapped])
+    assert dropped
+
+
+def _unreadable(process: object, grouped: bool) -> None:
+    raise psutil.AccessDenied
 
 
 def test_the_allocator_of_somebody_elses_process_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

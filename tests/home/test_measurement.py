@@ -91,6 +91,7 @@ def test_children_count_in_the_tree() -> None:
         (lambda: torch.zeros(4, 3, 32, 32), 4),
         (lambda: [torch.zeros(2, 28, 28, 3, dtype=torch.uint8)] * 3, 2),
         (lambda: [(pixels := np.zeros((6, 28, 28, 3), np.uint8)), pixels[0], pixels[1:, ::-1]], 6),
+        (lambda: torch.zeros(64, 3, 11, 11), 0),  # a first convolution's kernels
         (lambda: [np.zeros((64, 3, 7, 7)), np.zeros((28, 28)), np.zeros((10, 64)), torch.zeros(8)], 0),
     ],
 )
@@ -106,6 +107,16 @@ def test_images_from_before_and_those_being_compared_are_not_left_behind() -> No
         KEPT.append(compared)
         assert use.report(teacher, compared).images_alive == 0
         assert use.report(teacher).images_alive == 2
+
+
+def test_the_weights_of_a_network_are_no_images() -> None:
+    teacher, student = teacher_and_student()
+    with MemoryUse.measured() as use:
+        student.mapped = (torch.zeros(16, 3, 28, 28),)  # kernels as large as the images
+        assert use.report(student).images_alive == 0
+        KEPT.append(student.mapped[0].clone())
+        assert use.report(student).images_alive == 16
+    del teacher
 
 
 def test_networks_are_counted() -> None:

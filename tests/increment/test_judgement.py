@@ -11,7 +11,7 @@ from lwm_edge import add_classes, evaluate
 from lwm_edge.demo import DEMO_DATA
 from lwm_edge.errors import GateError
 from lwm_edge.home.home import Home
-from lwm_edge.increment import learn
+from lwm_edge.increment import verdict
 from lwm_edge.increment.judgement import (
     hopeless_classes,
     judge_new_classes,
@@ -104,7 +104,7 @@ def test_copies_of_a_shipped_class_are_said_to_look_like_it(home: Home, tmp_path
 def test_a_class_that_is_recognised_by_chance_is_refused_unless_forced(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learn, "predict_unseen", lambda known, features, labels, classes: labels * 0)
+    monkeypatch.setattr(verdict, "predict_unseen", lambda known, features, labels, *rest: labels * 0)
     photos, before = make_photos("Bag", count=10), state_of(home.path)
     with pytest.raises(GateError) as refused:
         add_classes(home, photos, LDA, isolate=False)

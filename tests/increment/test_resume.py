@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,14 @@ from lwm_edge import add_classes, audit, plan_increment, storage
 from lwm_edge.errors import ConfigError, GateError, LwmEdgeError, ResourceError, StoppedError
 from lwm_edge.home.home import Home, open_home
 from lwm_edge.home.ownership import CHECKPOINT_HEADER
-from lwm_edge.increment import learn, plan
+from lwm_edge.increment import plan, teach
 from lwm_edge.increment import process as process_module
 from lwm_edge.increment.learn import learn_classes
+from lwm_edge.increment.resume import SavedTraining
+from lwm_edge.learning import training
+from lwm_edge.learning.batches import Batch
+from lwm_edge.learning.training import TrainingState
+from lwm_edge.model.network import Network
 from lwm_edge.records import Progress, ignore_progress
 from tests.support.folders import PhotoMaker, state_of
 from tests.support.samples import QUICK
@@ -126,6 +132,55 @@ def test_a_training_that_diverged_is_not_continued(home: Home, make_photos: Phot
     assert not home.training.exists()
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system does not tell what is mapped")
+def test_a_continued_training_keeps_nothing_of_the_checkpoint_mapped(
+    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = make_photos("Bag", "Shirt")
+    _stop_after(home, photos, 2)
+    read = SavedTraining.state
+    states: list[weakref.ref[torch.Tensor]] = []
+    mapped: list[bool] = []
+
+    def remembered(saved: SavedTraining) -> TrainingState | None:
+        state = read(saved)
+        assert state is not None
+        states.extend(weakref.ref(tensor) for tensor in state.tensors.values())
+        return state
+
+    def look(progress: Progress) -> None:
+        if progress.phase == "train":
+            maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+            mapped.append(str(home.training) in maps or any(state() is not None for state in states))
+
+    monkeypatch.setattr(SavedTraining, "state", remembered)
+    add_classes(home, photos, THREE_EPOCHS, on_progress=look, isolate=False)
+    assert states and mapped == [False] * 7
+
+
+@pytest.mark.parametrize("step", [1, 5, 9])  # the first, one in the middle, the last
+@pytest.mark.parametrize("recipe", ["lwm", "lwm-lda"])
+def test_an_infinite_gradient_ends_the_training_where_it_happens(
+    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch, step: int, recipe: str
+) -> None:
+    accumulate = training.accumulate_gradients
+
+    def with_an_infinite_one(student: Network, teacher: Network, batch: Batch, *how: Any) -> Any:
+        losses = accumulate(student, teacher, batch, *how)
+        if batch.step + 1 == step:
+            gradient = next(p.grad for p in student.backbone.parameters() if p.grad is not None)
+            gradient.view(-1)[0] = torch.inf
+        return losses
+
+    monkeypatch.setattr(training, "accumulate_gradients", with_an_infinite_one)
+    monkeypatch.setattr(teach, "SECONDS_BETWEEN_SAVES", 0.0)
+    photos, before = make_photos("Bag", "Shirt"), state_of(home.path)
+    config = THREE_EPOCHS.model_copy(update={"recipe": recipe})
+    with pytest.raises(GateError, match=rf"became inf at step {step}; the model is unchanged.*learning rate"):
+        add_classes(home, photos, config, isolate=False)
+    assert state_of(home.path) == before  # and no checkpoint is offered
+
+
 def test_a_torn_save_is_cleared(home: Home) -> None:
     torn = storage.staged_path(home.training)
     torn.write_bytes(b"torn")
@@ -139,7 +194,7 @@ def test_what_is_not_a_checkpoint_in_its_place_is_left_alone_and_named(
     home: Home, make_photos: PhotoMaker, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home.training.write_bytes(content)
-    monkeypatch.setattr(learn, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(teach, "SECONDS_BETWEEN_SAVES", 0.0)
     report = add_classes(home, make_photos("Bag"), QUICK, isolate=False)
     assert home.training.read_bytes() == content
     assert not report.plan.checkpoints

@@ -186,6 +186,20 @@ def test_a_diverging_head_is_named() -> None:
         _train(QUICK.model_copy(update=wild))
 
 
+def test_weights_that_the_last_update_made_infinite_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    accumulate = training.accumulate_gradients
+
+    def huge(student: Network, *batch_and_how: Any) -> Any:
+        losses = accumulate(student, *batch_and_how)
+        next(p.grad for p in student.backbone.parameters() if p.grad is not None).fill_(1e10)
+        return losses
+
+    monkeypatch.setattr(training, "accumulate_gradients", huge)
+    wild = {"learning_rate": 1e30, "max_gradient_norm": 1e30, "batch_size": 64}
+    with pytest.raises(GateError, match="weights were no longer finite after step 1; the model is unchanged"):
+        _train(QUICK.model_copy(update=wild))
+
+
 def test_an_update_is_no_longer_than_the_gradients_limit() -> None:
     config = QUICK.model_copy(update={"batch_size": 64, "momentum": 0.0, "max_gradient_norm": 0.5})
     teacher, student, report = _train(config)

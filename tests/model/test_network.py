@@ -5,15 +5,21 @@ import sys
 from importlib import metadata
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from lwm_edge import Architecture
 from lwm_edge.base.choose_levels import find_levels
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import ArchitectureError
+from lwm_edge.learning.batches import Batch
+from lwm_edge.learning.config import RECIPES
+from lwm_edge.learning.training import accumulate_gradients, trained_parameters
 from lwm_edge.memory import drop_mapped_pages
+from lwm_edge.model import loading
 from lwm_edge.model.architectures.registry import architecture_names, find_architecture
 from lwm_edge.model.architectures.surgery import check_surgery, take_apart
 from lwm_edge.model.bundle import open_bundle
@@ -21,6 +27,7 @@ from lwm_edge.model.loading import empty_network, load_network, load_tensors
 from lwm_edge.model.manifest import Levels
 from lwm_edge.model.network import Network
 from lwm_edge.model.onnx.parity import generated_images
+from tests.support import networks
 from tests.support.networks import (
     ARCHITECTURES,
     PREPROCESSING,
@@ -147,11 +154,103 @@ def test_a_bare_activation_after_the_frozen_blocks_leaves_the_others_input_alone
     torch.testing.assert_close(teacher.after_stem(shared)[1], teacher(images)[1])
 
 
+class PreActivation(nn.Module):
+    """Starts with an activation that works in place, as some residual networks' blocks do."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.activation = nn.LeakyReLU(0.5, inplace=True)
+        self.convolution = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.convolution(self.activation(maps)) + 1  # type: ignore[no-any-return]
+
+
+class PreActivationNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        first, shrinking = nn.Conv2d(3, 4, 3), nn.AvgPool2d(2)
+        blocks = (PreActivation(4), nn.Dropout(), PreActivation(4), shrinking, PreActivation(4))
+        self.features = nn.Sequential(first, *blocks)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.features(images).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+PRE_ACTIVATION = Architecture(
+    build=PreActivationNet, features=("features",), head="fc", preprocessing=PREPROCESSING
+)
+
+
+@pytest.fixture
+def pre_activation(monkeypatch: pytest.MonkeyPatch) -> Network:
+    """Registers an architecture of such blocks, and makes a teacher of it."""
+    found = {"pre_activation": PRE_ACTIVATION}
+    monkeypatch.setattr(
+        networks, "find_architecture", lambda name: found.get(name) or find_architecture(name)
+    )
+    return fresh_network("pre_activation")
+
+
+@pytest.mark.parametrize("frozen_blocks", range(7))
+def test_a_block_that_begins_in_place_leaves_the_others_input_alone(
+    pre_activation: Network, frozen_blocks: int
+) -> None:
+    teacher = pre_activation
+    teacher.freeze(frozen_blocks)
+    student = teacher.student(trains=True)
+    images = torch.from_numpy(generated_images(64)[:2])
+    shared = student.stem(images)
+    before = shared.maps.clone()
+    for network in (student, teacher):
+        network.after_stem(shared)
+        assert torch.equal(shared.maps, before)
+    torch.testing.assert_close(teacher.after_stem(shared)[1], teacher(images)[1])
+
+
+@pytest.mark.parametrize("levels", [False, True])
+@pytest.mark.parametrize("frozen_blocks", [0, 1, 3])
+def test_a_block_that_begins_in_place_is_trained_and_recomputed(
+    pre_activation: Network, frozen_blocks: int, levels: bool
+) -> None:
+    teacher, recipe = pre_activation, RECIPES["lwm"]
+    if levels:
+        found = find_levels(teacher, 2)
+        assert found is not None
+        teacher.read_levels(found)
+        teacher.head.weight[:3] = torch.rand(3, teacher.head.in_features)
+    teacher.freeze(frozen_blocks)
+    images = generated_images(64)[:4]
+    gradients, losses = [], []
+    for recompute in (False, True):
+        student = teacher.student(trains=True)
+        student.add_classes(1, torch.Generator().manual_seed(0))
+        trained = trained_parameters(student, recipe)
+        student.recompute = recompute
+        losses.append(accumulate_gradients(student, teacher, Batch(0, [3] * 4, images), 4, recipe, "sigmoid"))
+        gradients.append([parameter.grad for parameter in trained.values()])
+    assert losses[0][2] < 1e-5  # at first the student's maps are its teacher's
+    np.testing.assert_allclose(losses[0], losses[1])
+    for kept, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(kept, recomputed)
+
+
 def test_dropped_pages_are_read_again() -> None:
     network = load_network(open_bundle(BASE_BUNDLE))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     drop_mapped_pages(network.mapped)
     assert network.mapped and all(torch.equal(before[n], t) for n, t in network.state_dict().items())
+
+
+def test_tensors_that_are_no_pages_of_the_file_are_never_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = {name: tensor.clone() for name, tensor in load_file(BASE_BUNDLE).items()}
+    monkeypatch.setattr(loading, "load_file", lambda path: copied)
+    network = load_network(open_bundle(BASE_BUNDLE))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    drop_mapped_pages(network.state_dict().values())
+    assert network.mapped == ()
+    assert all(torch.equal(before[n], t) for n, t in network.state_dict().items())
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from lwm_edge.photos.photo_set import Photo, PhotoSet, PixelCache, augment
 from lwm_edge.photos.pixels import preprocess
 from lwm_edge.photos.preprocessing import Preprocessing
 from lwm_edge.photos.reading import read_photo
+from lwm_edge.records import Progress
 
 FASHION = Path(lwm_edge.__file__).parent / "demo_data" / "train" / "base"  # 28 x 28, grey
 QUADRANTS = ((200, 30, 30), (30, 160, 40), (40, 50, 180), (220, 220, 60))  # of `quadrants`, row by row
@@ -637,3 +638,20 @@ def test_the_cache_returns_the_same_pixels_as_the_file_and_they_cannot_be_writte
         pixels = cache.read(path, FASHION_SIZE)
         np.testing.assert_array_equal(pixels, read_photo(path, FASHION_SIZE))
         assert not pixels.flags.writeable
+
+
+def test_every_file_is_reported_before_it_is_read_even_one_that_is_left_out(tmp_path: Path) -> None:
+    for name, colours in {"a": range(3), "b": range(3, 5)}.items():
+        (tmp_path / name).mkdir()
+        for colour in colours:
+            Image.new("RGB", (30, 30), (colour, 0, 0)).save(tmp_path / name / f"{colour}.png")
+    (tmp_path / "b" / "broken.png").write_bytes(b"no image")
+    seen: list[Progress] = []
+    cache = PixelCache(10**6)
+
+    def look(progress: Progress) -> None:
+        assert len(cache._held) <= progress.done  # what is reported was not read yet
+        seen.append(progress)
+
+    read_photo_folder(tmp_path, FASHION_SIZE, cache, min_photos=1, on_progress=look)
+    assert [(p.phase, p.done, p.total) for p in seen] == [("photos", done, 6) for done in range(6)]

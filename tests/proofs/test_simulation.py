@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lwm_edge import IncrementConfig, simulate
+from lwm_edge import IncrementConfig, remove_class, simulate
 from lwm_edge.errors import BundleError, ConfigError
 from lwm_edge.home.home import Home
 from lwm_edge.home.reports import MemoryReport
 from lwm_edge.increment import learn
 from lwm_edge.learning.drift import measure_drift
 from lwm_edge.memory import reset_peak_rss
+from lwm_edge.model.bundle import Bundle
 from lwm_edge.model.loading import network_arrays
 from lwm_edge.photos.photo_set import PhotoSet
 from lwm_edge.proofs import plots, simulation
@@ -59,6 +60,29 @@ def found(report: SimulationReport, *words: str) -> bool:
     return any(all(word in problem for word in words) for problem in report.problems)
 
 
+def test_a_commit_while_the_model_is_read_is_no_error(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Bundle.arrays
+    removed: list[str] = []
+
+    def after_a_commit(bundle: Bundle, *names: str) -> Any:
+        if not removed:
+            removed.append("Coat")
+            remove_class(home, "Coat", shipped=True)
+        return read(bundle, *names)
+
+    taught: list[int] = []
+
+    def steps(job: simulation.Job) -> list[Any]:
+        taught.append(len(Home(job.home).open_bundle().manifest.class_names))
+        raise BundleError("that was enough")
+
+    monkeypatch.setattr(Bundle, "arrays", after_a_commit)
+    monkeypatch.setattr(simulation, "run_in_worker", steps)
+    with pytest.raises(BundleError, match="that was enough"):
+        simulate(home, 3)
+    assert taught == [5]
+
+
 @pytest.mark.slow
 def test_an_honest_recipe_leaves_storage_and_memory_constant(home: Home, tmp_path: Path) -> None:
     before, progress, picture = state_of(home.path), list[Progress](), tmp_path / "plot.png"
@@ -79,7 +103,7 @@ def test_photos_and_teachers_kept_in_memory_are_named(home: Home, monkeypatch: p
     if not reset_peak_rss():
         pytest.skip("this kernel has no /proc/self/clear_refs")
     load, measure = PhotoSet.load, measure_drift
-    monkeypatch.setattr(PhotoSet, "load", lambda self, *a: kept(load(self, *a)))
+    monkeypatch.setattr(PhotoSet, "load", lambda self, *a, **k: kept(load(self, *a, **k)))
     monkeypatch.setattr(learn, "measure_drift", lambda s, teacher, *a: measure(s, kept(teacher), *a))
     report = simulate_leaky(home, monkeypatch, lambda _: KEPT.append(np.ones(40 * MIB, np.uint8)))
     assert found(report, "after increment 1", "photos left in memory")

@@ -134,7 +134,9 @@ def prepare_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return prepared[key]
 
     monkeypatch.setattr(home_changes, "_prepare", prepare_first)
-    monkeypatch.setattr(measurement, "count_alive", lambda: Alive([], {}))  # which looks at all objects
+    monkeypatch.setattr(
+        measurement, "count_alive", lambda *sizes: Alive([], {})
+    )  # which looks at all objects
     monkeypatch.setattr(home_changes, "open_bundle", functools.cache(open_bundle))
 
 

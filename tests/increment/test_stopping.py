@@ -1,0 +1,168 @@
+"""Progress is told photo by photo, and a stop is heeded there: the home stays as it was."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lwm_edge import IncrementReport, add_classes, evaluate, plan_increment, predict
+from lwm_edge.errors import StoppedError
+from lwm_edge.home.home import Home
+from lwm_edge.increment.worker import Message, stoppable_progress
+from lwm_edge.learning.config import IncrementConfig
+from lwm_edge.records import Progress
+from tests.support.folders import DEMO_DATA, PhotoMaker, state_of
+from tests.support.samples import QUICK
+
+
+class EnoughError(Exception):
+    """Is raised by a callback that wants no more."""
+
+
+def _add(home: Home, photos: Path, config: IncrementConfig, seen: list[Progress]) -> IncrementReport:
+    return add_classes(home, photos, config, on_progress=seen.append, isolate=False)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "passes"),
+    [
+        ("lda", {"features": 16, "evaluate": 9}),
+        ("lwm", {"features": 2 * 12 + 2 * 4, "evaluate": 4, "train": 1}),
+    ],
+)
+def test_every_photo_is_reported_before_it_is_read_and_before_a_network_sees_it(
+    home: Home, make_photos: PhotoMaker, recipe: str, passes: dict[str, int]
+) -> None:
+    seen: list[Progress] = []
+    _add(home, make_photos("Bag", "Shirt"), QUICK.model_copy(update={"recipe": recipe}), seen)
+    expected = {"photos": 16, "plan": 1, **passes, "stage": 1, "commit": 1}
+    assert Counter(p.phase for p in seen) == expected
+    photos = [p for p in seen if p.phase == "photos"]
+    assert [(p.done, p.total) for p in photos] == [(done, 16) for done in range(16)]
+    features = [(p.done, p.total) for p in seen if p.phase == "features"]
+    assert features[:12] == [(done, 12) for done in range(12)]
+    assert features[-4:] == [(done, 4) for done in range(4)]
+
+
+@pytest.mark.parametrize("phase", ["photos", "features", "evaluate", "stage", "commit"])
+def test_a_callback_that_raises_ends_the_increment_and_leaves_the_home_as_it_was(
+    home: Home, make_photos: PhotoMaker, phase: str
+) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.phase == phase:
+            raise EnoughError
+
+    photos, before = make_photos("Bag", "Shirt"), state_of(home.path)
+    with pytest.raises(EnoughError):
+        add_classes(home, photos, QUICK, on_progress=stop, isolate=False)
+    assert state_of(home.path) == before
+
+
+@pytest.fixture(scope="module")
+def large_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Makes photos that take seconds to read, one after the other."""
+    folder = tmp_path_factory.mktemp("large")
+    (folder / "Large").mkdir()
+    for number in range(60):
+        picture = Image.new("RGB", (2500, 2000), (number, 0, 0))
+        picture.save(folder / "Large" / f"{number}.png", compress_level=1)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, EnoughError])
+def test_a_worker_that_reads_photos_stops_between_two_of_them(
+    home: Home, large_photos: Path, interrupt: type[BaseException]
+) -> None:
+    before, seen = state_of(home.path), list[Progress]()
+    asked: list[float] = []
+
+    def stop(progress: Progress) -> None:
+        seen.append(progress)
+        if progress.phase == "photos" and progress.done == 2:
+            asked.append(time.monotonic())
+            raise interrupt
+
+    expected, message = interrupt, "^$"
+    if interrupt is KeyboardInterrupt:  # the worker says where it stopped
+        expected, message = StoppedError, "^stopped while reading the photos; the model is unchanged: run"
+    with pytest.raises(expected, match=message):
+        add_classes(home, large_photos, QUICK, on_progress=stop)
+    assert [p.done for p in seen] == [0, 1, 2] and {p.total for p in seen} == {60}
+    assert time.monotonic() - asked[0] < 30  # it does not hang
+    assert state_of(home.path) == before
+    with home.lock():  # nobody holds it any more
+        pass
+
+
+def test_a_stop_is_said_where_it_came() -> None:
+    stopping: list[bool] = []
+    report = stoppable_progress(lambda message: None, lambda: bool(stopping))
+    steps = [Progress(phase=phase, done=0, total=1) for phase in ("photos", "plan", "features", "train")]
+    for step in steps:
+        report(step)
+    stopping.append(True)
+    report(steps[-1])  # training asks by itself
+    for phase, words in {
+        "features": "stopped while running the network on the photos, after the training; the model is",
+        "evaluate": "stopped while evaluating, after the training",
+        "stage": "stopped while writing the bundle, after the training",
+    }.items():
+        with pytest.raises(StoppedError, match=words):
+            report(Progress(phase=phase, done=0, total=1))
+    report = stoppable_progress(lambda message: None, lambda: True)
+    for phase, words in {
+        "photos": "^stopped while reading the photos; the model",
+        "plan": "^stopped while planning; the model",
+        "features": "^stopped while running the network on the photos; the model",
+    }.items():
+        with pytest.raises(StoppedError, match=words):
+            report(Progress(phase=phase, done=0, total=1))
+
+
+def test_a_worker_that_nobody_listens_to_stops_as_well() -> None:
+    def gone(message: Message) -> None:
+        raise BrokenPipeError
+
+    report = stoppable_progress(gone, lambda: True)
+    with pytest.raises(StoppedError):
+        report(Progress(phase="photos", done=0, total=1))
+
+
+@pytest.mark.slow
+def test_planning_reads_photos_in_a_worker_that_can_be_stopped_too(
+    home: Home, large_photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lwm_edge.increment.add.ignore_progress", stop)
+    with pytest.raises(StoppedError, match="while reading the photos"):
+        plan_increment(home, large_photos, QUICK)
+
+
+def test_evaluating_reports_each_photo_twice_and_can_be_ended(home: Home) -> None:
+    folder, seen = DEMO_DATA / "test" / "base", list[Progress]()
+    count = evaluate(home, folder, on_progress=seen.append).photos
+    assert [(p.phase, p.done, p.total) for p in seen] == [
+        (phase, done, count) for phase in ("photos", "evaluate") for done in range(count)
+    ]
+
+    def stop(progress: Progress) -> None:
+        if progress == seen[count + 3]:
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        evaluate(home, folder, on_progress=stop)
+
+
+def test_predicting_reports_each_photo(home: Home) -> None:
+    photos = sorted((DEMO_DATA / "test" / "base").glob("*/*"))[:20]
+    seen: list[Progress] = []
+    found = predict(home, [*photos, "missing.png"], on_progress=seen.append).predictions
+    assert [(p.phase, p.done, p.total) for p in seen] == [("features", done, 21) for done in range(21)]
+    assert found[-1].error
