@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from .. import storage
 from ..errors import ConfigError
@@ -23,6 +23,7 @@ from ..home import ownership
 from ..home.ownership import CHECKPOINT_HEADER
 from ..learning.config import GATE_SETTINGS, IncrementConfig, Recipe
 from ..learning.training import TrainingState
+from ..model.loading import mapped_tensors
 from ..model.manifest import Manifest
 from ..photos.photo_set import PhotoSet
 from .reports import PlanReport
@@ -82,7 +83,7 @@ class SavedTraining:
         header = _read_header(self._path)
         if header is None:
             return None
-        tensors = load_file(self._path)
+        tensors = mapped_tensors(self._path)
         del tensors[CHECKPOINT_HEADER]
         return TrainingState(header.step, header.loss_sums, tensors)
 
