@@ -13,7 +13,7 @@
     │   └── ParityError          7   the ONNX file does not compute what the network computes
     ├── TrustError               8   a key, a signature or a chain of custody does not verify
     ├── BusyError               75   another process holds the home; try again
-    └── StoppedError           130   stopped on request; the same command continues from there
+    └── StoppedError           130   stopped on request (143: by SIGTERM); the same command continues
 
 The number is the command line's exit code.
 """
