@@ -258,7 +258,7 @@ def test_a_file_system_without_links_or_locks_is_left_as_it_was(
     assert audit(path).passed
 
 
-def test_a_failed_init_leaves_a_trusted_key_where_it_was(
+def test_a_failed_init_takes_its_trusted_key_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: Keys
 ) -> None:
     monkeypatch.setattr(_disk, "symlink", _refusing(errno.EPERM))
