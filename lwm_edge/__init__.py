@@ -26,6 +26,8 @@ purpose is an `LwmEdgeError` (see `errors`). The command line calls these functi
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -148,4 +150,12 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
-    return explains_os_failures(found) if isinstance(found, FunctionType) else found
+    return _public(found) if isinstance(found, FunctionType) else found
+
+
+@cache
+def _public(function: FunctionType) -> Callable[..., Any]:
+    """Makes a function raise errors of ours alone; it has one such form, which pickle finds here."""
+    public = explains_os_failures(function)
+    public.__module__ = __name__
+    return public
