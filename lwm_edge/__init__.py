@@ -26,8 +26,13 @@ purpose is an `LwmEdgeError` (see `errors`). The command line calls these functi
 from __future__ import annotations
 
 import os
-from importlib import import_module, metadata
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
+
+from .errors import explains_os_failures
 
 if TYPE_CHECKING:  # the public names, for type checkers and readers
     from .base.adopt import pack_checkpoint as pack_checkpoint
@@ -95,13 +100,13 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
     from .proofs.verification import verify as verify
     from .records import Progress as Progress
 
+    __version__: str
+
 # ONNX Runtime's official builds for Linux report to their maker, and keep a database for that in the user's
 # cache folder. They read this variable when they are loaded, so it is set before any import of them; our
 # workers inherit it. Anybody who wants the reports can set it to another value.
 if not os.environ.get("ORT_DISABLE_TELEMETRY"):
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-
-__version__ = metadata.version("lwm-edge")
 
 _DEFINED_IN = {  # imported only when first used, so that reading a model does not import torch
     "base.adopt": ("pack_checkpoint",),
@@ -138,6 +143,19 @@ __all__ = ["__version__", *sorted(_MODULE_OF)]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib import metadata  # takes longer to load than all else here
+
+        return metadata.version("lwm-edge")
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    found = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    return _public(found) if isinstance(found, FunctionType) else found
+
+
+@cache
+def _public(function: FunctionType) -> Callable[..., Any]:
+    """Makes a function raise errors of ours alone; it has one such form, which pickle finds here."""
+    public = explains_os_failures(function)
+    public.__module__ = __name__
+    return public

@@ -1,5 +1,18 @@
-"""Runs the command line as `python -m lwm_edge`."""
+"""Runs the command line, as `lwm-edge` or `python -m lwm_edge`."""
 
-from .cli.commands import main
+from .cli.interruption import ignore_requests_to_stop, stop_with_a_sentence
 
-main()
+
+def main() -> None:
+    """Prepares for being told to stop, loads the command line, and runs it."""
+    stop_with_a_sentence()
+    from .cli.commands import main as run_command_line
+
+    try:
+        run_command_line()
+    finally:
+        ignore_requests_to_stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -13,18 +13,30 @@
     │   └── ParityError          7   the ONNX file does not compute what the network computes
     ├── TrustError               8   a key, a signature or a chain of custody does not verify
     ├── BusyError               75   another process holds the home; try again
-    └── StoppedError           130   stopped on request; the same command continues from there
+    └── StoppedError           130   stopped on request (143: by SIGTERM); the same command continues
 
 The number is the command line's exit code.
 """
 
 from __future__ import annotations
 
+import errno
+import functools
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _LONGEST_LINE = 300
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
+_OTHERS_TAKE_TOO_MUCH = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
+_OTHER_FILE_SYSTEM = "a home needs them, so choose a folder on another one, such as ext4"
+
+NOT_OFFERED = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
+"""Numbers of the errors with which file systems say, each in its way, that they do not offer something."""
 
 
 class LwmEdgeError(Exception):
@@ -131,6 +143,51 @@ def first_line(error: Exception) -> str:
     line = (str(error).splitlines() or [type(error).__name__])[0]
     line = line if line.isprintable() else ascii(line)
     return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} ..."
+
+
+def os_failure(action: str, where: object, error: OSError) -> LwmEdgeError:
+    """Turns the operating system's refusal into an error that says what to do.
+
+    Args:
+        action: Verb for what was tried, such as "write".
+        where: Path that it was tried on, or another object that says so.
+        error: Error of the operating system.
+    """
+    why = error.strerror or first_line(error)
+    if error.errno in _DISK_IS_FULL:
+        return ResourceError(f"cannot {action} {where}: the disk is full; free some space and try again")
+    if error.errno in _OTHERS_TAKE_TOO_MUCH:
+        return ResourceError(f"cannot {action} {where}: {why}; close other programs and try again")
+    if action == "lock" and error.errno in NOT_OFFERED and error.errno != errno.EPERM:
+        return HomeError(f"cannot lock {where}: this file system has no locks ({why}); {_OTHER_FILE_SYSTEM}")
+    if action == "link" and error.errno in NOT_OFFERED:
+        return HomeError(
+            f"cannot make the link {where}: this file system has no symbolic links ({why}); "
+            f"{_OTHER_FILE_SYSTEM}"
+        )
+    return HomeError(f"cannot {action} {where}: {why}; check the path and its permissions")
+
+
+def known(error: Exception) -> LwmEdgeError:
+    """Turns any error into one of this tree."""
+    if isinstance(error, LwmEdgeError):
+        return error
+    if isinstance(error, OSError):
+        return os_failure("use", error.filename or "a file", error)
+    return unexpected(error)
+
+
+def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
+    """Makes a public function raise errors of this tree alone, whatever the operating system refuses."""
+
+    @functools.wraps(function)
+    def explained(*given: P.args, **named: P.kwargs) -> T:
+        try:
+            return function(*given, **named)
+        except OSError as error:
+            raise known(error) from error
+
+    return explained
 
 
 def unexpected(error: Exception) -> LwmEdgeError:

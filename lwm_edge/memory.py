@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 _STATUS = Path("/proc/self/status")
 _CGROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # constants of glibc's malloc.h
+ASSUMED_BYTES = 2**29
+"""Memory that is taken to be free on a machine that says nothing about its memory."""
+
 _UNMAP_FROM_BYTES = 64 * 1024
+_NO_LIMIT_FROM_BYTES = 2**60  # cgroups of version 1 write "no limit" as a number near 2**63
 _KEPT_BLOCK, _KEPT_HEAP = 2**25, 2**30  # the former is the most that glibc accepts
 _MADV_DONTNEED = 4  # a constant of mman.h
 _PAGEMAP = Path("/proc/self/pagemap")
@@ -69,9 +73,45 @@ def _status(field: str) -> int:
 
 
 def available_memory_bytes() -> int:
-    """Returns what this process could still take: the machine's available memory, or its cgroup's if less."""
-    available: int = psutil.virtual_memory().available
-    return min([available, *_cgroup_headroom()])
+    """Returns what this process could still take: the machine's available memory, or its cgroup's if less.
+
+    Where neither is known, it returns `ASSUMED_BYTES`.
+    """
+    return min(_known_available(), default=ASSUMED_BYTES)
+
+
+def available_memory_is_known() -> bool:
+    """Returns whether the machine or a cgroup says how much memory is left."""
+    return bool(_known_available())
+
+
+def _known_available() -> list[int]:
+    return [*_machine_available(), *_cgroup_headroom()]
+
+
+def _machine_available() -> Iterator[int]:
+    """Yields the memory available on the machine, if it says so: a service may see no /proc/meminfo.
+
+    The kernel's own call, which needs no file, counts free pages alone, without those that it could reclaim.
+    """
+    with suppress(OSError, psutil.Error, ValueError, KeyError):
+        yield int(psutil.virtual_memory().available)
+        return
+    with suppress(OSError, ValueError):
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if free > 0:
+            yield free
+
+
+def tree_rss_bytes() -> int:
+    """Returns the resident memory of this process and all its children; 0 if the system does not say."""
+    total = 0
+    with suppress(OSError, psutil.Error):
+        process = psutil.Process()
+        for member in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):  # the process ended meanwhile
+                total += member.memory_info().rss
+    return total
 
 
 @contextmanager
@@ -121,7 +161,9 @@ def _cgroup_headroom() -> Iterator[int]:
     """Yields the limit less the use of every memory cgroup that this process is in, version 1 or 2."""
     for limit, use in _cgroup_files():
         with suppress(OSError, ValueError):  # "max" is not a number, and not a limit
-            yield max(0, int(limit.read_text()) - int(use.read_text()) + _reclaimable(limit.parent))
+            most = int(limit.read_text())
+            if most < _NO_LIMIT_FROM_BYTES:
+                yield max(0, most - int(use.read_text()) + _reclaimable(limit.parent))
 
 
 def _reclaimable(cgroup: Path) -> int:

@@ -15,11 +15,21 @@ from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+)
 
 from .errors import ConfigError
 
 AnyPath = str | PathLike[str]
+
+_BYTES = "bytes_as_latin1"
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -46,20 +56,56 @@ class Settings(Record):
             raise invalid("these settings cannot be used", error) from None
 
 
+def absolute(path: AnyPath) -> Path:
+    """Returns a path from the root on.
+
+    Raises:
+        ConfigError: The path is relative, and the current folder is gone or forbidden.
+    """
+    try:
+        return Path(path).absolute()
+    except OSError as error:
+        raise ConfigError(
+            f"{path} starts from the current folder, which cannot be found ({error.strerror}); give an "
+            "absolute path, or change to another folder"
+        ) from None
+
+
+def utf8_name(name: str) -> str:
+    """Reads the name of a file, or an argument, as UTF-8, even if the locale has another encoding."""
+    return os.fsencode(name).decode(errors="surrogateescape")
+
+
+def utf8_text(text: str) -> str:
+    r"""Writes text so that UTF-8 can hold it: a byte of a name that is not UTF-8 becomes `\xff`."""
+    named = "".join(f"\\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else c for c in text)
+    return named.encode(errors="backslashreplace").decode()
+
+
 def printable(path: Path) -> str:
-    """Writes a path as text that UTF-8 can hold: names of files need not be UTF-8."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+    """Writes a path as text that UTF-8 can hold, as `utf8_text` does: names of files need not be UTF-8."""
+    return utf8_text(utf8_name(str(path)))
 
 
 AnyNamePath = Annotated[Path, PlainSerializer(printable, when_used="json")]
 """Path whose name need not be UTF-8, for people to read."""
 
+
+def _path_from(value: Any) -> Path:
+    """Reads a path; pydantic itself takes none that is not Unicode."""
+    if isinstance(value, dict) and value.keys() == {_BYTES}:
+        return Path(os.fsdecode(str(value[_BYTES]).encode("latin-1")))
+    if isinstance(value, str | PathLike):
+        return Path(value)
+    raise ValueError("it is not a path")
+
+
 ExactPath = Annotated[
     Path,
-    PlainSerializer(lambda path: os.fsencode(path).decode("latin-1"), when_used="json"),
-    BeforeValidator(lambda text: os.fsdecode(text.encode("latin-1")) if isinstance(text, str) else text),
+    PlainSerializer(lambda path: {_BYTES: os.fsencode(path).decode("latin-1")}, when_used="json"),
+    PlainValidator(_path_from),
 ]
-"""Path as it goes from one process to another: each byte of its name is one character."""
+"""Path whose name need not be UTF-8, in settings; between processes, each byte of it is one character."""
 
 
 ExactBytes = Annotated[

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from . import _disk, _streams
-from .errors import BusyError, ConfigError, HomeError, LwmEdgeError, ResourceError
+from .errors import NOT_OFFERED, BusyError, ConfigError, HomeError, os_failure
+
+_without_folder_sync: set[int] = set()  # numbers of the file systems
 
 STDOUT = "-"
 """Name of an output that means standard output, not a file of that name."""
@@ -32,13 +34,7 @@ def _explained(action: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _explanation(action, path, error) from error
-
-
-def _explanation(action: str, path: Path, error: OSError) -> LwmEdgeError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError(f"cannot {action} {path}: the disk is full; free some space and try again")
-    return HomeError(f"cannot {action} {path}: {error.strerror}; check the path and its permissions")
+        raise os_failure(action, path, error) from error
 
 
 def _confirm(path: Path) -> None:
@@ -48,18 +44,42 @@ def _confirm(path: Path) -> None:
         HomeError: The rename is done, but the disk did not confirm it.
     """
     try:
-        _disk.sync_folder(path.parent)
+        _sync(path.parent)
     except OSError as error:
-        raise HomeError(
-            f"{path} is written, but the disk did not confirm it ({error.strerror}), so a power cut may "
-            "still undo it; check the disk"
-        ) from error
+        raise HomeError(_unconfirmed(path, error)) from error
+
+
+def _unconfirmed(path: Path, error: OSError) -> str:
+    return (
+        f"{path} is written, but the disk did not confirm it ({error.strerror}), so a power cut may still "
+        "undo it; check the disk"
+    )
 
 
 def sync_folder(folder: Path) -> None:
     """Makes the folder's entries durable."""
     with _explained("sync", folder):
+        _sync(folder)
+
+
+def _sync(folder: Path) -> None:
+    """Syncs a folder; a file system that offers no such thing has done all it can, which is remembered."""
+    try:
         _disk.sync_folder(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        _without_folder_sync.add(folder.stat().st_dev)
+
+
+def durability_warnings(folder: Path) -> tuple[str, ...]:
+    """Returns a warning if the file system of a folder turned out to be unable to confirm changes."""
+    if folder.stat().st_dev not in _without_folder_sync:
+        return ()
+    return (
+        f"the file system of {folder} cannot confirm that a change will outlast a power cut; each "
+        "change is still made in one step, but the latest one may be undone",
+    )
 
 
 def staged_path(path: Path) -> Path:
@@ -92,16 +112,17 @@ def write_file(
     _confirm(path)
 
 
-def check_output(path: Path, *, may_be_stdout: bool = False) -> None:
+def check_output(path: Path | str, *, may_be_stdout: bool = False) -> None:
     """Refuses an output that a user named and that `write_output` could not write; call it before the work.
 
     Raises:
         ConfigError: Something that is not a regular file is there, or the output cannot be written.
     """
-    if str(path) == STDOUT:
-        if not may_be_stdout:
-            raise ConfigError(f"{STDOUT} is standard output, which cannot be used here; give a file's name")
+    if path == STDOUT and may_be_stdout:
         return
+    if str(path) == STDOUT and not may_be_stdout:
+        raise ConfigError(f"{STDOUT} is standard output, which cannot be used here; give a file's name")
+    path = Path(path)
     with _explained("write", path):
         target = _output_target(path)
         staged = staged_path(target)
@@ -117,10 +138,11 @@ def check_output(path: Path, *, may_be_stdout: bool = False) -> None:
             _require_owner_can_be_kept(path, target.stat())
 
 
-def write_output(path: Path, content: bytes) -> None:
+def write_output(path: Path | str, content: bytes) -> None:
     """Writes or replaces a file that a user named, atomically and durably.
 
-    Links are followed, and a file that is replaced keeps its mode and its owner. `-` means standard output.
+    Links are followed, and a file that is replaced keeps its mode and its owner. The text `-` means standard
+    output, but as a `Path` it is a file of that name.
 
     Args:
         path: Path of the file.
@@ -131,10 +153,11 @@ def write_output(path: Path, content: bytes) -> None:
         ResourceError: The disk is full; the old file, if any, is untouched.
         HomeError: The operating system refused for another reason, or the disk did not confirm the new file.
     """
-    if str(path) == STDOUT:
+    if path == STDOUT:
         with _explained("write to", Path("standard output")):
             _streams.write_stdout(content)
         return
+    path = Path(path)
     with _explained("write", path):
         target = _output_target(path)
         before = target.stat() if target.exists() else None
@@ -187,11 +210,23 @@ def _replace(
         if replace:
             _disk.rename(staged, path)
         else:
-            _disk.link(staged, path)
-            _disk.unlink(staged)
+            _name_if_free(staged, path)
     except BaseException:
         _disk.unlink(staged)
         raise
+
+
+def _name_if_free(staged: Path, path: Path) -> None:
+    """Gives a staged file its name, unless the name is taken."""
+    try:
+        _disk.link(staged, path)
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
+        _disk.create_file(path, 0o600).close()  # takes the name, or fails; only this empty file is replaced
+        _disk.rename(staged, path)
+    else:
+        _disk.unlink(staged)
 
 
 def _require_no_other_writer(path: Path, staged: Path) -> None:
@@ -298,19 +333,30 @@ def make_folder(path: Path) -> None:
             sync_folder(folder)
 
 
-def swap_link(link: Path, target: str) -> None:
+def swap_link(link: Path, target: str) -> tuple[str, ...]:
     """Points a symbolic link at `target` (relative to the link's folder), in one rename.
 
+    Returns:
+        A warning if the rename is done, but the disk did not confirm it.
+
     Raises:
-        HomeError: Something that is not a link is there, or the operating system refused.
+        HomeError: Something that is not a link is there, the operating system refused, or the file system
+            has no symbolic links; the link is as it was.
     """
     staged = staged_path(link)
     with _explained("switch", link):
         if os.path.lexists(link) and not link.is_symlink():
             raise HomeError(f"cannot switch {link}: it is {kind_at(link)}, which is left alone; move it away")
-        _disk.symlink(staged, target)
+        try:
+            _disk.symlink(staged, target)
+        except OSError as error:
+            raise os_failure("link" if error.errno in NOT_OFFERED else "switch", link, error) from error
         _disk.rename(staged, link)
-    _confirm(link)
+    try:
+        _sync(link.parent)
+    except OSError as error:
+        return (_unconfirmed(link, error),)
+    return ()
 
 
 def remove_file(path: Path) -> None:

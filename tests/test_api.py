@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import pickle
 from pathlib import Path
 
+import pytest
+
 import lwm_edge
+from lwm_edge.errors import LwmEdgeError
 
 PUBLIC = [name for name in lwm_edge.__all__ if name != "__version__"]
 
@@ -39,3 +43,9 @@ def test_functions_are_not_hidden_by_modules_of_their_name() -> None:
 
 def test_an_unknown_name() -> None:
     assert not hasattr(lwm_edge, "trainer")
+
+
+def test_a_public_function_explains_what_the_system_refuses_and_can_be_pickled(tmp_path: Path) -> None:
+    assert pickle.loads(pickle.dumps(lwm_edge.info)) is lwm_edge.info
+    with pytest.raises(LwmEdgeError, match="File name too long"):
+        lwm_edge.info(tmp_path / ("n" * 300))

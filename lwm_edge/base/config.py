@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field, field_validator, model_validator
 
 from ..learning.config import Device
 from ..model.terms import MAX_CAPACITY, Activation, Line, Paragraph, Permission
 from ..photos.class_names import text_problem
-from ..records import Settings
+from ..records import ExactPath, Settings
 
 _MAX_STATISTIC, _MIN_STD = 3.0, 1e-3  # bounds for mean and std, if pixels are from 0 to 1
 
@@ -66,7 +64,7 @@ class BaseConfig(BundleConfig):
 
     weights: str | None = None
     """Name of pretrained weights that the architecture offers, such as imagenet."""
-    checkpoint: Path | None = None
+    checkpoint: ExactPath | None = None
     """File of a torch checkpoint (.pth) to start from, either of a whole classifier or of its backbone.
 
     Its head is kept if it has one row for each class folder, in the folders' sorted order. To ship a trained
@@ -122,15 +120,15 @@ class PackConfig(BundleConfig):
 
     activation: Activation = "softmax"
     """Kind of outputs that the classifier was trained with: softmax (cross entropy) or sigmoid."""
-    labels: Path | None = None
+    labels: ExactPath | None = None
     """Text file that names the class of each of the head's rows, one a line; default: the folders, sorted."""
-    unseen_photos: Path | None = None
+    unseen_photos: ExactPath | None = None
     """Folder with photos that the network never saw, in class folders of the same names.
 
     Accuracy is measured on these photos, and devices estimate from it how much their models still know. The
     photos also decide what the class statistics are made from, and which head ships.
     """
-    statistics_photos: Path | None = None
+    statistics_photos: ExactPath | None = None
     """Folder with photos to make the class statistics from, instead of those that trained the classifier."""
     mean: tuple[float, float, float] | None = None
     """Mean of the channels red, green, blue that the classifier was trained with, for pixels from 0 to 1."""

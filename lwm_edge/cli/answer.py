@@ -2,35 +2,61 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import typer
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from .. import LwmEdgeError
 from .._streams import output_failure
-from ..errors import ResourceError
-from ..records import ProgressCallback, Report
-from . import terminal
-from .settings import find_home, read_file_config
+from ..errors import ResourceError, StoppedError
+from ..records import ProgressCallback, Report, utf8_name, utf8_text
+from . import interruption, terminal
+from .settings import find_home, leave_a_folder_that_is_gone, read_file_config
 
 if TYPE_CHECKING:  # --help need not load what the commands load
     from .. import Home
+
+P = ParamSpec("P")
+
+
+def command(work: Callable[P, None]) -> Callable[P, None]:
+    """Makes a command of a function: it may be told to stop at any moment, and ends with a sentence then."""
+
+    @functools.wraps(work)
+    def run(*given: P.args, **named: P.kwargs) -> None:
+        interruption.begin_command(needs_home="home" in named)
+        try:
+            leave_a_folder_that_is_gone(named)
+            work(*given, **{name: _as_meant(value) for name, value in named.items()})
+        except KeyboardInterrupt as request:
+            interruption.command.ended = True
+            raise interruption.stopped(getattr(request, "exit_code", StoppedError.exit_code)) from None
+        except StoppedError as error:  # the worker's, which says what was saved
+            error.exit_code = interruption.command.exit_code or error.exit_code
+            raise
+        finally:
+            interruption.command.ended = True
+
+    return run
+
+
+def _as_meant(value: Any) -> Any:
+    """Reads text of the command line as UTF-8, whatever the locale; paths stay the bytes that they are."""
+    if isinstance(value, str):
+        return utf8_name(value)
+    return [_as_meant(item) for item in value] if isinstance(value, list) else value
 
 
 def fail(error: LwmEdgeError) -> None:
     """Prints an error, for people or as JSON."""
     if "--json" in sys.argv[1:]:
-        failure = {
-            "kind": type(error).__name__,
-            "message": error.message,
-            "problems": error.problems,
-            "exit_code": error.exit_code,
-        }
-        print(json.dumps({"error": failure}))
+        message, problems = utf8_text(error.message), tuple(map(utf8_text, error.problems))
+        print(interruption.failure_as_json(type(error).__name__, message, problems, error.exit_code))
+    elif isinstance(error, StoppedError):
+        terminal.note(str(error))
     else:
         terminal.error(error)
 
@@ -50,25 +76,33 @@ def show(report: Report, as_json: bool, show: Callable[[Any], None], *, is_done:
     else:
         show(report)
     if failure := output_failure():
-        lost = f"cannot write to standard output ({failure.strerror})"
         if not is_done:
-            raise ResourceError(f"the report is lost: {lost}; free some space, or send the output elsewhere")
-        terminal.note(f"Note: the command has done its work, but its report is lost: {lost}")
+            raise lost_report(failure)
+        terminal.note(f"Note: the command has done its work, but its report is lost: {_lost(failure)}")
+
+
+def lost_report(failure: OSError) -> ResourceError:
+    """Makes the error of a command whose one purpose was what it printed."""
+    return ResourceError(
+        f"the report is lost: {_lost(failure)}; free some space, or send the output elsewhere"
+    )
+
+
+def _lost(failure: OSError) -> str:
+    return f"cannot write to standard output ({failure.strerror})"
 
 
 def with_progress(work: Callable[[ProgressCallback], Report]) -> Any:
-    """Does the work behind a progress bar; an interruption ends the command."""
-    try:
-        with terminal.progress_bar() as on_progress:
-            return work(on_progress)
-    except KeyboardInterrupt:
-        terminal.note("Interrupted; the model is unchanged.")
-        raise typer.Exit(130) from None
+    """Does the work behind a progress bar."""
+    with terminal.progress_bar() as on_progress:
+        return work(on_progress)
 
 
 def home_path(home: Path | None) -> Path:
     """Returns the path of the home that was chosen by option, environment, file or default."""
-    return find_home(home, read_file_config(Path.cwd()))
+    path = find_home(home, read_file_config())
+    interruption.watch(path)
+    return path
 
 
 def open_chosen_home(home: Path | None) -> Home:

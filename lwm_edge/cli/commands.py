@@ -13,11 +13,11 @@ from typing import Annotated
 
 import typer
 
-from .. import LwmEdgeError, __version__
-from .._streams import forgiving_streams
-from ..errors import unexpected
-from . import owner, terminal, vendor
-from .answer import fail
+from .. import __version__
+from .._streams import forgiving_streams, output_failure
+from ..errors import known
+from . import interruption, owner, terminal, vendor
+from .answer import command, fail, lost_report
 
 app = typer.Typer(
     name="lwm-edge",
@@ -32,13 +32,25 @@ def main() -> None:
     """Runs the command line and turns errors into exit codes."""
     with forgiving_streams():
         try:
-            app()
+            _run()
         except Exception as error:
-            known = error if isinstance(error, LwmEdgeError) else unexpected(error)
+            failure = known(error)
             if "--debug" in sys.argv[1:]:
-                terminal.note(known.worker_traceback + "".join(traceback.format_exception(error)))
-            fail(known)
-            sys.exit(known.exit_code)
+                terminal.note(failure.worker_traceback + "".join(traceback.format_exception(error)))
+            fail(failure)
+            sys.exit(failure.exit_code)
+
+
+def _run() -> None:
+    """Runs the app; help that cannot be printed is a failure, as any report is where nothing was done."""
+    interruption.command.started = False
+    try:
+        app()
+    except SystemExit as end:
+        failure = None if end.code or interruption.command.started else output_failure()
+        if failure:
+            raise lost_report(failure) from None
+        raise
 
 
 def _print_version(wanted: bool) -> None:
@@ -77,4 +89,4 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "verify": owner.verify_command,
 }
 for _name, _command in _COMMANDS.items():
-    app.command(_name)(_command)
+    app.command(_name)(command(_command))

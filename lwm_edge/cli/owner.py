@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,14 +30,13 @@ if TYPE_CHECKING:
 
 def demo(
     folder: Annotated[
-        Path | None, typer.Option("--folder", metavar="DIR", help="Folder for the demo's model homes.")
-    ] = None,
+        Path, typer.Option("--folder", metavar="DIR", help="Folder for the demo's model homes.")
+    ] = Path("lwm-edge-demo"),
     as_json: JsonOption = False,
 ) -> None:
     """See it work: add four classes to a small model that ships with lwm-edge, in about a minute."""
     from .. import run_demo
 
-    folder = folder or Path.cwd() / "lwm-edge-demo"
     show(with_progress(lambda on: run_demo(folder, on_progress=on)), as_json, display.demo)
 
 
@@ -92,7 +91,7 @@ def add_classes_command(
     from .. import add_classes, plan_increment
 
     chosen = increment_config(
-        read_file_config(Path.cwd()),
+        read_file_config(),
         recipe=recipe,
         beta=beta,
         gamma=gamma,
@@ -129,7 +128,7 @@ def remove_class_command(
     """Remove a class that was added by mistake; no photos needed."""
     from .. import remove_class
 
-    chosen = increment_config(read_file_config(Path.cwd()), sign_with=sign_with)
+    chosen = increment_config(read_file_config(), sign_with=sign_with)
     report = remove_class(
         open_chosen_home(home), name, shipped=shipped, sign_with=chosen.sign_with, wait=wait
     )
@@ -168,9 +167,17 @@ def info_command(
     show(info(bundle or open_chosen_home(home)), as_json, display.info)
 
 
+def _output(text: str) -> Path | str:
+    """Tells standard output from a file: a Path would make `./-` the same as `-`."""
+    return text if text == STDOUT else Path(text)
+
+
 def export_command(
     output: Annotated[
-        Path, typer.Argument(metavar="FILE.onnx", help="The ONNX file to write; - means standard output.")
+        Any,
+        typer.Argument(
+            metavar="FILE.onnx", parser=_output, help="The ONNX file to write; - means standard output."
+        ),
     ],
     home: HomeOption = None,
     bundle: Annotated[
@@ -188,7 +195,7 @@ def export_command(
     """Compare the model's ONNX file with the network, and write it or another form of it."""
     from .. import export_onnx
 
-    to_stdout = str(output) == STDOUT
+    to_stdout = output == STDOUT
     if to_stdout and (as_json or sys.stdout.isatty()):
         raise ConfigError(f"{STDOUT} is standard output: pipe or redirect it, and leave --json out")
     if fp16 and int8:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import platformdirs
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .. import BaseConfig, IncrementConfig, PackConfig
 from ..errors import ConfigError
-from ..records import Record, Settings, invalid
+from ..records import Record, Settings, absolute, invalid
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,6 +24,7 @@ else:
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 CONFIG_FILE = "lwm-edge.toml"
 HOME_VARIABLE = "LWM_EDGE_HOME"
+_LONGEST_NAME = 80
 
 
 class FileConfig(Record):
@@ -29,6 +32,18 @@ class FileConfig(Record):
 
     home: Path | None = None
     increment: dict[str, Any] = Field(default={})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settings_are_known(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Names every unknown setting, and the known one that was probably meant."""
+        table = content.get("increment")
+        names = table if isinstance(table, dict) else {}
+        problems = [_unknown(name, cls.model_fields) for name in content]
+        problems += [_unknown(name, IncrementConfig.model_fields) for name in names]
+        if found := [problem for problem in problems if problem]:
+            raise ValueError("; ".join(found))
+        return content
 
     @field_validator("home")
     @classmethod
@@ -38,32 +53,98 @@ class FileConfig(Record):
         return home
 
 
-def read_file_config(folder: Path) -> FileConfig:
-    """Reads `lwm-edge.toml` in a folder; without that file, all settings have their defaults.
+def read_file_config(folder: Path = Path()) -> FileConfig:
+    """Reads `lwm-edge.toml` in a folder, by default the current one; without it, settings have defaults.
+
+    A folder that is gone or may not be searched counts as one without the file.
 
     Raises:
         ConfigError: The file is not TOML, or has unknown settings.
     """
     path = folder / CONFIG_FILE
-    try:
-        return FileConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    if not _is_there(path):
         return FileConfig()
+    try:
+        return FileConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except ValidationError as error:
         raise invalid(f"{path} has settings that lwm-edge cannot use", error) from None
     except (ValueError, OSError, RecursionError) as error:  # ValueError: bad TOML or UTF-8, a number too long
         raise ConfigError(f"{path} cannot be read: {error}; correct or remove it") from None
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, PermissionError):  # the latter means that the folder may not be searched
+        return False
+    except OSError:  # reading it will raise the same, where it is explained
+        return True
+    return True
+
+
 def find_home(home: Path | None, file_config: FileConfig) -> Path:
-    """Finds the home's folder: the argument, $LWM_EDGE_HOME, lwm-edge.toml, then the platform's default."""
+    """Finds the home's folder: the argument, $LWM_EDGE_HOME, lwm-edge.toml, then the platform's default.
+
+    A `~` at the start, which no shell has replaced, stands for the user's own folder.
+
+    Raises:
+        ConfigError: Whose folder `~` stands for is not known, or there is no default on this machine.
+    """
     variable = os.environ.get(HOME_VARIABLE)
-    return (
-        home
-        or (Path(variable) if variable else None)
-        or file_config.home
-        or Path(platformdirs.user_data_dir("lwm-edge", appauthor=False))
-    )
+    chosen = home or (Path(variable) if variable else None) or file_config.home
+    if chosen is None:
+        return _default_home()
+    try:
+        return chosen.expanduser()
+    except (RuntimeError, OSError, KeyError):
+        raise ConfigError(
+            f"the home {chosen} cannot be found: no folder is known that {chosen.parts[0]} stands for; "
+            "give the path in full"
+        ) from None
+
+
+def _default_home() -> Path:
+    try:
+        path = Path(platformdirs.user_data_dir("lwm-edge", appauthor=False))
+    except (RuntimeError, OSError, KeyError):
+        path = Path("~")
+    if not path.is_absolute():  # neither HOME nor the list of users says where this user's files are
+        raise ConfigError(
+            f"this user has no folder of their own, so there is no default for the model home; pass --home, "
+            f"or set {HOME_VARIABLE}"
+        )
+    return path
+
+
+def leave_a_folder_that_is_gone(given: Mapping[str, object]) -> None:
+    """Leaves a current folder that no longer exists, where libraries such as MKL would end the process.
+
+    Args:
+        given: Values of the command's arguments, by their names.
+
+    Raises:
+        ConfigError: A path among them, or the home, starts from the folder that is gone.
+    """
+    try:
+        Path.cwd()
+    except OSError:
+        paths = [path for value in given.values() for path in (value if isinstance(value, list) else [value])]
+        if "home" in given and given["home"] is None:
+            paths.append(find_home(None, FileConfig()))
+        for path in paths:
+            if isinstance(path, Path):
+                absolute(path)
+        os.chdir("/")
+
+
+def _unknown(name: str, known: Collection[str]) -> str | None:
+    """Says that a setting is unknown, and which one was probably meant; returns None if it is known."""
+    if name in known:
+        return None
+    if name in IncrementConfig.model_fields:
+        return f"{name} belongs into the table [increment]"
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f"{name[:_LONGEST_NAME]} is unknown" + (f"; did you mean {nearest[0]}?" if nearest else "")
 
 
 def increment_config(file_config: FileConfig, **given: Any) -> IncrementConfig:

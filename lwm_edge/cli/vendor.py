@@ -68,7 +68,7 @@ def build_base_command(
 
 def keygen_command(
     name: Annotated[
-        str,
+        Path,
         typer.Argument(
             metavar="NAME", help="Name of the pair of files, NAME.key (keep it secret) and NAME.pub."
         ),

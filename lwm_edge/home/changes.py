@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,13 @@ from numpy.typing import NDArray
 
 from .. import storage
 from ..custody.keys import read_private_key
-from ..errors import BundleError, ConfigError, HomeError
+from ..errors import BundleError, BusyError, ConfigError, HomeError, LwmEdgeError
 from ..model.bundle import CONFUSIONS, ROWS_BY_CLASS, Arrays, Bundle, open_bundle
 from ..model.loading import network_of
 from ..model.manifest import Manifest
 from ..model.onnx.parity import parity_probe
 from ..photos.class_names import fold_class_name
-from ..records import AnyPath
+from ..records import AnyPath, absolute
 from . import ownership
 from .generation import Candidate, commit, prepare
 from .home import Generation, Home, open_home
@@ -53,21 +55,55 @@ def init_home(
         TrustError: The base is not signed with the trusted key, or the key cannot be read.
     """
     started = time.monotonic()
-    home, bundle = Path(home).absolute(), open_bundle(Path(base))
+    home, bundle = absolute(home), open_bundle(Path(base))
     opened = Home(home)
     _check_init(home, bundle, replace)
     require_signed_base(base, bundle.manifest, key_to_trust(opened, trust))
     with MemoryUse.measured() as use:
         arrays = bundle.arrays()
         candidate = _prepare(arrays, bundle.manifest, bundle, use, None, started=started, onnx_bytes_before=0)
-    storage.make_folder(home)
-    with opened.lock(wait=wait):
+    made_here = not os.path.lexists(home)
+    with _no_new_folder(home, made_here), opened.lock(wait=wait), _no_half_made_home(opened, made_here):
         _check_init(home, bundle, replace)  # another process may have been faster
         key = key_to_trust(opened, trust)
         require_signed_base(base, candidate.manifest, key)  # the base may have been replaced as well
         if key:  # before the model, so that a home never forgets whom to trust
             write_trusted_key(opened, key)
         return _commit(opened, candidate, removed_class=None, trusted_key=key)
+
+
+@contextmanager
+def _no_new_folder(home: Path, made_here: bool) -> Iterator[None]:
+    """Makes the folder of a home, and removes it if the block fails and nothing but a lock is in it."""
+    try:
+        storage.make_folder(home)
+        yield
+    except BusyError:  # another process is making the home
+        raise
+    except BaseException:
+        if made_here:
+            with suppress(LwmEdgeError):
+                ownership.remove_new_folder(home)
+        raise
+
+
+@contextmanager
+def _no_half_made_home(home: Home, made_here: bool) -> Iterator[None]:
+    """Removes what `init` made, if it fails before there is a home.
+
+    Args:
+        home: Model home, whose lock is held.
+        made_here: Whether `init` made the folder too.
+    """
+    was_home = ownership.is_home(home.path)
+    trusted = home.trust.exists()
+    try:
+        yield
+    except BaseException:
+        if not was_home and not ownership.is_home(home.path):
+            with suppress(LwmEdgeError):  # what went wrong first is what counts
+                ownership.remove_half_made(home.path, keep_key=trusted, keep_folder=not made_here)
+        raise
 
 
 def _check_init(home: Path, base: Bundle, replace: bool) -> None:
@@ -222,7 +258,10 @@ def _commit(
         footprint=candidate.footprint,
         onnx=home.onnx,
         trusted_key=trusted_key,
-        warnings=home.describe_foreign(),
+        warnings=(
+            *home.describe_foreign(),
+            *(storage.durability_warnings(home.path) if removed_class is None else ()),
+        ),
     )
-    commit(home, candidate, report)
-    return report
+    late = commit(home, candidate, report)
+    return report.model_copy(update={"warnings": (*report.warnings, *late)})

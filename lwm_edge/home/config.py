@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ..records import Settings
+from ..records import ExactPath, Settings
 
 
 class ExportConfig(Settings):
@@ -25,7 +24,7 @@ class ExportConfig(Settings):
     """Number of images in every batch; unless set, any number."""
     fixed_head: bool = False
     """Whether to give the file an output for each class that fits in the bundle, so that no shape changes."""
-    photos: Path | None = None
+    photos: ExactPath | None = None
     """Folder of class folders, with photos to compare on; half of the photos calibrate int8."""
     force: bool = False
     """Whether to write the file even if it differs from the classifier on too many photos."""

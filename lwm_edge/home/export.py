@@ -32,7 +32,7 @@ def export_onnx(source: Home | AnyPath, output: AnyPath, config: ExportConfig | 
 
     Args:
         source: Model home, or the path of a bundle.
-        output: Path of the ONNX file, which is replaced if it exists; `-` is standard output.
+        output: Path of the ONNX file, which is replaced if it exists; the text `-` is standard output.
         config: Form of the file.
 
     Raises:
@@ -43,9 +43,11 @@ def export_onnx(source: Home | AnyPath, output: AnyPath, config: ExportConfig | 
         ExportError: The ONNX file could not be made, or differs from the network (ParityError), or its other
             form differs from the file on too many photos (ParityError, unless `force` is set).
     """
-    output, config = Path(output), config or ExportConfig()
-    storage.check_output(output, may_be_stdout=True)
-    _refuse_model_files(output, source)
+    config = config or ExportConfig()
+    target = storage.STDOUT if output == storage.STDOUT else Path(output)
+    storage.check_output(target, may_be_stdout=True)
+    if isinstance(target, Path):
+        _refuse_model_files(target, source)
     found = home_or_bundle(source)
     if isinstance(found, Home):
         content, manifest, parity = found.read(lambda g: verified_onnx(open_bundle(g.bundle)))
@@ -54,9 +56,9 @@ def export_onnx(source: Home | AnyPath, output: AnyPath, config: ExportConfig | 
     comparison = None
     if not config.is_plain or config.photos:
         content, comparison = _converted(content, manifest, config)
-    storage.write_output(output, content)
+    storage.write_output(target, content)
     return ExportReport(
-        onnx=output,
+        onnx=Path(target),
         onnx_bytes=len(content),
         class_names=manifest.class_names,
         model_digest=manifest.model_digest,

@@ -105,9 +105,9 @@ def prepare(
     return Candidate(arrays, manifest, onnx_file, parity, footprint)
 
 
-def commit(home: Home, candidate: Candidate, receipt: Report) -> None:
-    """Makes the candidate the home's current model, in one atomic step."""
-    home.commit(lambda generation: write_generation(generation, candidate, receipt))
+def commit(home: Home, candidate: Candidate, receipt: Report) -> tuple[str, ...]:
+    """Makes the candidate the home's current model, in one atomic step; returns warnings about that."""
+    return home.commit(lambda generation: write_generation(generation, candidate, receipt))
 
 
 def write_generation(generation: Generation, candidate: Candidate, receipt: Report) -> None:

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from .. import storage
-from ..errors import HomeError, LwmEdgeError
+from ..errors import HomeError, LwmEdgeError, explains_os_failures
 from ..model.bundle import Bundle, open_bundle
-from ..records import AnyPath
+from ..records import AnyPath, absolute
 from . import ownership
 from .ownership import (
     BUNDLE,
@@ -96,6 +96,7 @@ class Home:
 
     path: Path
 
+    @explains_os_failures
     def current(self) -> Generation:
         """Resolves the link once and returns the current set of files.
 
@@ -170,22 +171,25 @@ class Home:
                     self._remove_stale()
                 raise
 
-    def commit(self, write: Callable[[Generation], None], *, same_model: bool = False) -> Generation:
+    def commit(self, write: Callable[[Generation], None], *, same_model: bool = False) -> tuple[str, ...]:
         """Replaces the current set of files in one atomic step; call it under `lock`.
 
         Args:
             write: Function that puts all files into the new, still hidden generation.
             same_model: Whether the model stays as it is, so that an interrupted increment can still go on.
+
+        Returns:
+            Warnings about the new set, which is the current one.
         """
         generation = self.stage()
         try:
             write(generation)
+            return self.publish(generation, same_model=same_model)
         except BaseException:
-            with suppress(LwmEdgeError):  # what went wrong first is what counts
-                ownership.remove_generation(generation.path, is_ours=True)
+            if self._link_name() != generation.path.name:
+                with suppress(LwmEdgeError):  # what went wrong first is what counts
+                    ownership.remove_generation(generation.path, is_ours=True)
             raise
-        self.publish(generation, same_model=same_model)
-        return generation
 
     def stage(self) -> Generation:
         """Makes the next, still hidden generation; call it under `lock`."""
@@ -199,10 +203,14 @@ class Home:
             raise
         return generation
 
-    def publish(self, generation: Generation, *, same_model: bool = False) -> None:
-        """Makes a complete generation the current one, with a single rename; call it under `lock`."""
+    def publish(self, generation: Generation, *, same_model: bool = False) -> tuple[str, ...]:
+        """Makes a complete generation the current one, with a single rename; call it under `lock`.
+
+        Returns:
+            Warnings, if the disk did not confirm the rename.
+        """
         before = self._current_name()
-        storage.swap_link(self.path / CURRENT, f"{GENERATIONS}/{generation.path.name}")
+        warnings = storage.swap_link(self.path / CURRENT, f"{GENERATIONS}/{generation.path.name}")
         with suppress(LwmEdgeError, OSError):  # committed; the next writer removes what is left
             if not same_model:
                 ownership.remove_checkpoint(self.training)
@@ -210,6 +218,7 @@ class Home:
             if before:
                 ownership.remove_generation(self.path / GENERATIONS / before, is_ours=True)
             self._remove_stale()
+        return warnings
 
     def describe_foreign(self, max_listed: int = 5) -> tuple[str, ...]:
         """Describes what this program did not make in the home, a sentence each, up to `max_listed`."""
@@ -245,7 +254,7 @@ def open_home(path: Home | AnyPath) -> Home:
     Raises:
         HomeError: There is no home.
     """
-    home = path if isinstance(path, Home) else Home(Path(path).absolute())
+    home = path if isinstance(path, Home) else Home(absolute(path))
     home.current()
     return home
 

@@ -15,11 +15,10 @@ from itertools import compress, filterfalse
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
-from ..memory import cgroup_peak, peak_rss_bytes, reset_peak_rss, resident_parts
+from ..memory import cgroup_peak, peak_rss_bytes, reset_peak_rss, resident_parts, tree_rss_bytes
 from ..model.network import Network
 from .reports import MemoryReport
 
@@ -101,7 +100,6 @@ class _Sampler(threading.Thread):
     def __init__(self) -> None:
         super().__init__(name="lwm-edge-memory", daemon=True)
         self._stopped = threading.Event()
-        self._process = psutil.Process()
         self._anonymous: int | None = None
         self._mapped: int | None = None
         self._tree = 0
@@ -111,7 +109,7 @@ class _Sampler(threading.Thread):
         while not self._stopped.wait(SAMPLING_SECONDS):
             self._sample_parts()
             if samples % _SAMPLES_BETWEEN_TREES == 0:
-                self._tree = max(self._tree, _tree_bytes(self._process))
+                self._tree = max(self._tree, tree_rss_bytes())
             samples += 1
 
     def __enter__(self) -> _Sampler:
@@ -125,7 +123,7 @@ class _Sampler(threading.Thread):
     def peaks(self) -> tuple[int | None, int | None, int]:
         """Returns the peaks of anonymous memory, mapped memory and the process tree, this moment included."""
         self._sample_parts()
-        return self._anonymous, self._mapped, max(self._tree, _tree_bytes(self._process))
+        return self._anonymous, self._mapped, max(self._tree, tree_rss_bytes())
 
     def _sample_parts(self) -> None:
         if parts := resident_parts():
@@ -136,16 +134,6 @@ class _Sampler(threading.Thread):
 
 def _gpu_in_use() -> bool:
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
-
-
-def _tree_bytes(process: psutil.Process) -> int:
-    total = 0
-    for member in (process, *process.children(recursive=True)):
-        try:
-            total += member.memory_info().rss
-        except psutil.NoSuchProcess:  # the process ended meanwhile
-            continue
-    return total
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,30 @@ def remove_staged(home: Path) -> None:
             storage.remove_file(staged)
 
 
+def remove_half_made(home: Path, *, keep_key: bool, keep_folder: bool) -> None:
+    """Removes what `init` made before it failed; a model that is there, or anything not ours, stays.
+
+    Args:
+        home: Folder that was to become a home; its lock is held, and is removed with it.
+        keep_key: Whether the trusted key was there before.
+        keep_folder: Whether the folder itself was there before.
+    """
+    remove_staged(home)
+    if not keep_key and _is_our_key(home / TRUST):
+        storage.remove_file(home / TRUST)
+    storage.remove_folder(home / GENERATIONS, ())
+    if not (home / GENERATIONS).exists():
+        if keep_folder:
+            storage.remove_file(home / LOCK)
+        else:
+            remove_new_folder(home)
+
+
+def remove_new_folder(home: Path) -> None:
+    """Removes a folder that was just made for a home, unless more than a lock is in it."""
+    storage.remove_folder(home, (LOCK,))
+
+
 def is_home(folder: Path) -> bool:
     """Returns whether a folder is a model home, even a damaged one: it has a link `current` and our model."""
     link = folder / CURRENT

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from .. import storage
 from ..errors import BundleError, HomeError
 from ..model.bundle import Bundle, open_bundle
 from ..model.onnx.parity import ParityReport
-from ..records import AnyPath
+from ..records import AnyPath, absolute
 from . import ownership
 from .export import verified_onnx
 from .generation import missing_or_changed, pad_receipt, write_beside_bundle
@@ -34,7 +32,7 @@ def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:
         ParityError: This device's ONNX Runtime does not compute what the network computes.
         BusyError: Another process is changing the home, and `wait` is not set.
     """
-    home = home if isinstance(home, Home) else Home(Path(home).absolute())
+    home = home if isinstance(home, Home) else Home(absolute(home))
     if not (home.path / GENERATIONS).is_dir():
         home.current()  # raises, and says how to make a home
     ownership.require_generations_inside(home.path)
@@ -52,11 +50,12 @@ def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:
             content, _, parity = verified_onnx(bundle)
         report = _report(home, bundle, repaired, parity)
         ownership.remove_staged(home.path)
+        late: tuple[str, ...] = ()
         if wrong:
-            _commit(home, generation, content, report, keep_receipt=RECEIPT not in wrong)
+            late = _commit(home, generation, content, report, keep_receipt=RECEIPT not in wrong)
         elif repaired:
-            storage.swap_link(home.path / CURRENT, f"{GENERATIONS}/{generation.path.name}")
-        return report
+            late = storage.swap_link(home.path / CURRENT, f"{GENERATIONS}/{generation.path.name}")
+        return report.model_copy(update={"warnings": (*report.warnings, *late)})
 
 
 def _linked_generation(home: Home) -> Generation | None:
@@ -110,7 +109,7 @@ def _sound_bundle(generation: Generation) -> Bundle:
 
 def _commit(
     home: Home, old: Generation, onnx_file: bytes, report: RepairReport, *, keep_receipt: bool
-) -> None:
+) -> tuple[str, ...]:
     """Puts the same bundle and the rebuilt files into a new generation, in one atomic step."""
     bundle = open_bundle(old.bundle)
     receipt = (
@@ -121,7 +120,7 @@ def _commit(
         storage.write_file(generation.bundle, storage.read_regular(old.bundle))
         write_beside_bundle(generation, bundle.manifest, onnx_file, receipt)
 
-    home.commit(write, same_model=True)
+    return home.commit(write, same_model=True)
 
 
 def _report(home: Home, bundle: Bundle, repaired: list[str], parity: ParityReport | None) -> RepairReport:

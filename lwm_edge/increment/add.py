@@ -8,7 +8,7 @@ from .. import storage
 from ..errors import LwmEdgeError
 from ..home.home import Home, open_home
 from ..learning.config import IncrementConfig
-from ..records import AnyPath, Progress, ProgressCallback, ignore_progress
+from ..records import AnyPath, Progress, ProgressCallback, absolute, ignore_progress
 from .commit import commit_increment
 from .reports import IncrementReport, PlanReport
 from .worker import Job, run
@@ -64,15 +64,15 @@ def add_classes(
             on_progress(Progress(phase="commit", done=0, total=1))
             return commit_increment(home, staged)
         before = home.current()
-        job = Job(home=home.path, photos=photos.absolute(), config=config)
+        job = Job(home=home.path, photos=absolute(photos), config=config)
         learnt = run(job, lock, on_progress)
         assert learnt.staged is not None
         on_progress(Progress(phase="commit", done=0, total=1))
         try:
             committed = run(Job(home=home.path, staged=learnt.staged), lock, on_progress)
-        except (LwmEdgeError, KeyboardInterrupt) as error:
-            if home.current() == before or _comes_from_the_worker(error):
-                raise  # either the model is unchanged, or the error says that the disk did not confirm it
+        except (LwmEdgeError, KeyboardInterrupt):
+            if home.current() == before:
+                raise
             return _receipt_of_the_last_commit(home)
     assert committed.report is not None
     return committed.report
@@ -88,14 +88,10 @@ def plan_increment(
     """
     home, config = open_home(home), config or IncrementConfig()
     with home.lock(wait=wait) as lock:
-        job = Job(home=home.path, photos=Path(photos).absolute(), config=config, dry_run=True)
+        job = Job(home=home.path, photos=absolute(photos), config=config, dry_run=True)
         planned = run(job, lock, ignore_progress).plan
     assert planned is not None
     return planned
-
-
-def _comes_from_the_worker(error: BaseException) -> bool:
-    return isinstance(error, LwmEdgeError) and bool(error.worker_traceback)
 
 
 def _receipt_of_the_last_commit(home: Home) -> IncrementReport:

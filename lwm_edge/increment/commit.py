@@ -76,5 +76,5 @@ def commit_increment(home: Home, increment: StagedIncrement) -> IncrementReport:
         **dict(increment.learning),
     )
     write_generation(staged, candidate, receipt)
-    home.publish(staged)
-    return receipt
+    late = home.publish(staged)
+    return receipt.model_copy(update={"warnings": (*receipt.warnings, *late)})

@@ -18,7 +18,15 @@ from typing import NamedTuple
 
 from ..errors import ResourceError
 from ..learning.config import IncrementConfig
-from ..memory import available_memory_bytes, drop_library_pages, peak_rss_bytes, reset_peak_rss, rss_bytes
+from ..memory import (
+    ASSUMED_BYTES,
+    available_memory_bytes,
+    available_memory_is_known,
+    drop_library_pages,
+    peak_rss_bytes,
+    reset_peak_rss,
+    rss_bytes,
+)
 from .reports import PlanReport
 
 # These were measured by benchmarks/memory.py, on ResNet-18 and MobileNetV2 at 224 px: with these margins the
@@ -129,7 +137,12 @@ def memory_limit(config: IncrementConfig) -> tuple[int, str]:
     if config.max_memory is not None:
         return int(config.max_memory), "as set"
     limit = rss_bytes() + int(SHARE_OF_AVAILABLE * available_memory_bytes())
-    return limit, f"{SHARE_OF_AVAILABLE:.0%} of what is free on this device"
+    if available_memory_is_known():
+        return limit, f"{SHARE_OF_AVAILABLE:.0%} of what is free on this device"
+    return limit, (
+        f"this system does not say how much memory is free, so {ASSUMED_BYTES // 2**20} MiB are assumed and "
+        f"{SHARE_OF_AVAILABLE:.0%} of them used; pass --max-memory to set the limit"
+    )
 
 
 def make_plan(job: Job, config: IncrementConfig, limit: int, limit_source: str) -> PlanReport:

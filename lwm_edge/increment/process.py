@@ -8,18 +8,21 @@ goes to standard error, so it cannot be mistaken for a reply.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from .. import errors
 from .._streams import forgiving_streams
-from ..errors import LwmEdgeError
+from ..errors import ConfigError, LwmEdgeError
+from ..records import utf8_text
 
 # Does what `python -m` does, but without the current folder on the path: no file there may be run.
 _START_CODE = "import sys; sys.path[:] = [p for p in sys.path if p]; from {} import main; main()"
@@ -58,25 +61,74 @@ def started_process(
     Yields:
         The process, from which `replies_from` reads; its exit status is known after the block.
     """
-    with subprocess.Popen(
-        [sys.executable, "-c", _START_CODE.replace("{}", module)],
-        stdin=subprocess.PIPE,  # carries the job, and closes when this process ends for whatever reason
-        stdout=subprocess.PIPE,
-        pass_fds=() if lock is None else (lock,),
-        env={**_PASSIVE_THREADS, **os.environ},
-        text=True,
-        encoding="utf-8",
-    ) as process:
+    with _start(module, lock) as process:
         try:
             assert process.stdin is not None
-            process.stdin.write(job.model_dump_json() + "\n")
-            process.stdin.flush()
+            with suppress(BrokenPipeError):  # it has ended already; its exit status will say so
+                process.stdin.write(job.model_dump_json() + "\n")
+                process.stdin.flush()
             yield process
         except BaseException as error:
             process.terminate()
             if isinstance(error, KeyboardInterrupt):
                 _wait_until_saved(process)
             raise
+
+
+def _start(module: str, lock: int | None) -> subprocess.Popen[str]:
+    command, start_in = [_python(), "-c", _START_CODE.replace("{}", module)], _existing_folder()
+    with _interrupts_kept_out():
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,  # carries the job, and closes when this process ends for whatever reason
+            stdout=subprocess.PIPE,
+            pass_fds=() if lock is None else (lock,),
+            env={**_PASSIVE_THREADS, **os.environ},
+            cwd=start_in,
+            text=True,
+            encoding="utf-8",
+        )
+
+
+@contextmanager
+def _interrupts_kept_out() -> Iterator[None]:
+    """Has a process that is started within the block never see Ctrl-C, which its starter gets as well.
+
+    The starter asks it to stop. Until it has loaded its libraries, it could do no better than end in a
+    traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _python() -> str:
+    """Returns the path of the Python interpreter that runs the processes.
+
+    Raises:
+        ConfigError: `sys.executable` is the app that this Python is embedded in, or is not known: started
+            with a module's name, that app would do anything.
+    """
+    executable = sys.executable or ""
+    name = Path(executable).name.lower()
+    if getattr(sys, "frozen", False) or not any(python in name for python in ("python", "pypy")):
+        raise ConfigError(
+            f"sys.executable is {executable!r}, which is not a Python interpreter, so no process can be "
+            "started to do this; set sys.executable to a Python that has lwm_edge before the call or, for "
+            "add_classes, pass isolate=False"
+        )
+    return executable
+
+
+def _existing_folder() -> str | None:
+    """Returns where a process starts if the current folder is gone, as MKL would end it there."""
+    try:
+        Path.cwd()
+    except OSError:
+        return "/"
+    return None
 
 
 def replies_from(process: subprocess.Popen[str], kind: type[Reply]) -> Iterator[Reply]:
@@ -106,7 +158,10 @@ def serve(kind: type[Job], do: Callable[[Job, Callable[[BaseModel], None]], None
 
     with forgiving_streams():
         os.dup2(2, 1)  # what a vendor's module prints must not look like a reply
-        job = kind.model_validate_json(_read_line(0))
+        line = _read_line(0)
+        if not line.endswith(b"\n"):  # whoever started this process has ended meanwhile
+            return
+        job = kind.model_validate_json(line)
         try:
             do(job, lambda reply: send(_Line(reply=reply.model_dump(mode="json"))))
         except BrokenPipeError:
@@ -147,19 +202,14 @@ def _error_from(failure: _Failure) -> LwmEdgeError:
 
 
 def _failure_from(error: Exception) -> _Failure:
-    known = error if isinstance(error, LwmEdgeError) else errors.unexpected(error)
+    known = errors.known(error)
     text = "".join(traceback.format_exception(error))
     return _Failure(
         kind=type(known).__name__,
-        message=_utf8_text(known.message),
-        problems=tuple(_utf8_text(problem) for problem in known.problems),
-        traceback=_utf8_text(text),
+        message=utf8_text(known.message),
+        problems=tuple(utf8_text(problem) for problem in known.problems),
+        traceback=utf8_text(text),
     )
-
-
-def _utf8_text(text: str) -> str:
-    """Escapes what UTF-8 cannot encode, since the names of files need not be UTF-8."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def _read_line(descriptor: int) -> bytes:

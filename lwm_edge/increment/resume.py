@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from .. import storage
 from ..errors import ConfigError
@@ -22,6 +22,7 @@ from ..home import ownership
 from ..home.ownership import CHECKPOINT_HEADER
 from ..learning.config import GATE_SETTINGS, IncrementConfig, Recipe
 from ..learning.training import TrainingState
+from ..model.loading import mapped_tensors
 from ..model.manifest import Manifest
 from ..photos.photo_set import PhotoSet
 from ..records import Report
@@ -84,7 +85,7 @@ class SavedTraining:
         header = read_header(self._path)
         if header is None:
             return None
-        tensors = load_file(self._path)
+        tensors = mapped_tensors(self._path)
         del tensors[CHECKPOINT_HEADER]
         return TrainingState(header.step, header.loss_sums, tensors)
 

@@ -66,6 +66,11 @@ def run(job: Job, lock: int, on_progress: ProgressCallback) -> Message:
             "the training process was killed, most likely because memory ran out; the model is unchanged: "
             "try again with a lower --max-memory, or with other programs closed"
         )
+    if process.returncode in (
+        -signal.SIGTERM,
+        -signal.SIGINT,
+    ):  # while its libraries loaded, or in the commit
+        raise StoppedError("the training process was told to stop; the model is unchanged")
     raise LwmEdgeError(f"the training process ended with status {process.returncode}; the model is unchanged")
 
 
@@ -76,7 +81,6 @@ def main() -> None:
 
 def _do_job(job: Job, reply: Callable[[Message], None]) -> None:
     home = Home(job.home)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which asks us to stop
     if job.staged:
         reply(Message(report=commit_increment(home, job.staged)))
         return

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pydantic import ByteSize, Field, model_validator
 
 from ..model.terms import Activation
-from ..records import Settings
+from ..records import ExactPath, Settings
 
 GATE_SETTINGS = (
     "min_new_accuracy",
@@ -167,7 +166,7 @@ class IncrementConfig(Settings):
     """Seed of everything random: with the same seed, photos and machine, the model is the same."""
     device: Device = "auto"
     """Device to train on: auto (a GPU if there is one), cpu or cuda."""
-    sign_with: Path | None = None
+    sign_with: ExactPath | None = None
     """File of the device's private key, with which this change is signed."""
 
     min_new_accuracy: float | None = Field(default=None, ge=0, le=1)

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ class Bundle:
 
     def arrays(self, *names: str) -> dict[str, NDArray[Any]]:
         """Reads tensors as NumPy copies: those named, or all but the manifest."""
-        with safe_open(self.path, framework="np") as file:
+        with readable(self.path), safe_open(self.path, framework="np") as file:
             wanted = names or [name for name in file.keys() if name != MANIFEST]  # noqa: SIM118
             return {name: file.get_tensor(name) for name in wanted}
 
@@ -119,7 +120,7 @@ def open_bundle(path: Path) -> Bundle:
     Raises:
         BundleError: The file is not a sound bundle.
     """
-    try:
+    with readable(path):
         _check_lengths(path)
         with safe_open(path, framework="np") as file:
             names = set(file.keys())
@@ -129,6 +130,19 @@ def open_bundle(path: Path) -> Bundle:
             _check_names(path, names, BESIDE_THE_NETWORK | ROWS_BY_CLASS)  # once the version fits
             _check_byte_array(path, ONNX_GRAPH, file.get_slice(ONNX_GRAPH))
             _verify(path, file, names, manifest)
+    return Bundle(path, manifest)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turns every way in which a bundle cannot be read into an error of ours.
+
+    Raises:
+        BundleError: The file is missing, damaged, forbidden or of another kind.
+        ResourceError: It does not fit into memory.
+    """
+    try:
+        yield
     except FileNotFoundError:
         raise BundleError(f"{path} does not exist; give the path of a bundle (model.lwm)") from None
     except (SafetensorError, OSError) as error:
@@ -138,7 +152,6 @@ def open_bundle(path: Path) -> Bundle:
         ) from None
     except MemoryError:
         raise ResourceError(f"{path} does not fit into memory; close other programs and try again") from None
-    return Bundle(path, manifest)
 
 
 def _check_lengths(path: Path) -> None:

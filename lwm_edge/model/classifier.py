@@ -20,7 +20,7 @@ from ..photos.photo_set import PhotoSet
 from ..photos.pixels import Pixels
 from ..photos.preprocessing import Preprocessing
 from ..photos.reading import read_photo
-from ..records import AnyNamePath, ProgressCallback, Report, ignore_progress, step_reporter
+from ..records import AnyNamePath, ProgressCallback, Report, ignore_progress, printable, step_reporter
 
 CLASS_NAMES_KEY = "class_names"
 PREPROCESSING_KEY = "preprocessing"
@@ -76,8 +76,9 @@ class Classifier:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised, not printed on the user's terminal
         try:
+            model = source if isinstance(source, bytes) else _for_onnx_runtime(Path(source))
             self._session: Any = onnxruntime.InferenceSession(
-                self.path or source, options, providers=["CPUExecutionProvider"], enable_fallback=0
+                model, options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
             metadata = self._session.get_modelmeta().custom_metadata_map
             self.class_names: tuple[str, ...] = _NAMES.validate_json(metadata[CLASS_NAMES_KEY])
@@ -189,6 +190,11 @@ class Classifier:
                     probabilities=tuple(float(row[i]) for i in best),
                 )
         return [ranked.get(p) or Prediction(photo=p, error=errors[p]) for p in photos]
+
+
+def _for_onnx_runtime(path: Path) -> Path | bytes:
+    """Returns a path or, if ONNX Runtime would take its name for another one, the file's content."""
+    return path if printable(path) == str(path) else path.read_bytes()
 
 
 def _shapes(session: Any) -> tuple[int, int | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +14,10 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import ArchitectureError
 from ..memory import mapped_from
+from ..records import printable
 from .architectures.registry import Architecture, find_architecture
 from .architectures.surgery import take_apart
-from .bundle import BESIDE_THE_NETWORK, Arrays, Bundle
+from .bundle import BESIDE_THE_NETWORK, Arrays, Bundle, readable
 from .manifest import Manifest
 from .network import Network
 
@@ -37,11 +39,21 @@ def load_network(bundle: Bundle) -> Network:
     Raises:
         ArchitectureError: The tensors do not fit the architecture.
     """
-    weights = {n: t for n, t in load_file(bundle.path).items() if n not in BESIDE_THE_NETWORK}
+    with readable(bundle.path):
+        tensors = mapped_tensors(bundle.path)
+    weights = {n: t for n, t in tensors.items() if n not in BESIDE_THE_NETWORK}
     network = load_tensors(empty_network(bundle.manifest), weights).requires_grad_(False)
     backbone = (tensor for name, tensor in weights.items() if name.startswith("backbone."))
     network.mapped = mapped_from(bundle.path, backbone)
     return network
+
+
+def mapped_tensors(path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a safetensors file, mapped from it, whatever bytes its name has."""
+    if printable(path) == str(path):
+        return load_file(path)
+    with path.open("rb") as file:  # safetensors takes no name that is not UTF-8
+        return load_file(f"/proc/self/fd/{file.fileno()}")
 
 
 def network_arrays(network: Network) -> dict[str, NDArray[Any]]:

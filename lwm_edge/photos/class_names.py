@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
+from pathlib import Path
+
+from ..records import utf8_name
 
 MAX_CLASS_NAME_BYTES = 64
 _BIDIRECTIONAL = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
@@ -13,6 +16,11 @@ _REFUSED_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 def normalise_class_name(text: str) -> str:
     """Returns the name in Unicode form NFC, as bundles keep it."""
     return unicodedata.normalize("NFC", text)
+
+
+def class_name_of(folder: Path) -> str:
+    """Returns the class that a folder's name gives, read as UTF-8 even if the locale has another encoding."""
+    return normalise_class_name(utf8_name(folder.name))
 
 
 def fold_class_name(text: str) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import PhotosError, shortened
-from ..records import ProgressCallback, ignore_progress, step_reporter
-from .class_names import class_name_problem, fold_class_name, normalise_class_name
+from ..records import ProgressCallback, ignore_progress, step_reporter, utf8_name
+from .class_names import class_name_of, class_name_problem, fold_class_name, normalise_class_name
 from .guard import check_photo_file
 from .photo_set import Photo, PixelCache
 from .preprocessing import Preprocessing
@@ -70,7 +70,7 @@ def read_photo_folder(
         PhotosError: The folder cannot be learnt from; every problem is listed.
     """
     folders = class_folders(folder)
-    problems = _name_problems([path.name for path in folders], known_classes)
+    problems = _name_problems([utf8_name(path.name) for path in folders], known_classes)
     skipped: list[str] = []
     classes: list[tuple[Photo, ...]] = []
     seen: dict[str, Path] = {}
@@ -86,7 +86,7 @@ def read_photo_folder(
         classes.append(photos)
     if problems:
         raise PhotosError(f"{folder} cannot be used", problems)
-    return PhotoFolder(tuple(normalise_class_name(f.name) for f in folders), tuple(classes), tuple(skipped))
+    return PhotoFolder(tuple(map(class_name_of, folders)), tuple(classes), tuple(skipped))
 
 
 def class_folders(folder: Path) -> list[Path]:
@@ -107,7 +107,7 @@ def class_folders(folder: Path) -> list[Path]:
         raise PhotosError(f"{folder} cannot be read ({error.strerror}); check the path") from None
     if not folders:
         raise PhotosError(f"{folder} has no sub-folders; put the photos into one sub-folder per class")
-    return sorted(folders, key=lambda path: normalise_class_name(path.name))
+    return sorted(folders, key=class_name_of)
 
 
 def _name_problems(names: Iterable[str], known_classes: Collection[str]) -> list[str]:

@@ -315,3 +315,23 @@ def test_audit_simulate_for_people(run: Any, home: Home) -> None:
 
 def test_simulation_options_without_simulate_are_a_mistake(run: Any, home: Home) -> None:
     assert run("audit", "--home", home.path, "--isolated").code == 2
+
+
+@pytest.mark.slow
+def test_a_current_folder_that_is_gone(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    start = (
+        "import os, sys; os.chdir(sys.argv.pop(1)); os.rmdir(os.getcwd()); "
+        "from lwm_edge.__main__ import main; main()"
+    )
+
+    def run_there(*arguments: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "gone").mkdir(exist_ok=True)
+        command = [sys.executable, "-c", start, str(tmp_path / "gone"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = run_there("remove-class", "Coat", "--shipped", "--home", str(home.path))  # it loads torch
+    assert done.returncode == 0, done.stderr
+    assert "Coat" not in home.open_bundle().manifest.class_names
+    failed = run_there("keygen", "device")
+    assert failed.returncode == 2 and "device starts from the current folder" in failed.stderr

@@ -192,9 +192,17 @@ def test_a_link_to_nothing_yet_is_followed(tmp_path: Path) -> None:
 def test_only_an_export_goes_to_standard_output(
     writers: dict[str, Callable[[Path], object]], capfdbinary: pytest.CaptureFixture[bytes], home: Home
 ) -> None:
-    writers["export"](Path("-"))
+    writers["export"]("-")  # type: ignore[arg-type]
     assert capfdbinary.readouterr().out == home.onnx.read_bytes()
     for name in ("build-base", "audit --plot", "sign", "keygen"):
         with pytest.raises(LwmEdgeError):
             writers[name](Path("-"))
     assert not Path("-").exists() and capfdbinary.readouterr().out == b""
+
+
+def test_a_path_that_ends_in_a_dash_is_a_file(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    export_onnx(home, Path("-"))
+    assert (tmp_path / "-").read_bytes() == home.onnx.read_bytes()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import pwd
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 
 from lwm_edge import BaseConfig, IncrementConfig
-from lwm_edge.cli.settings import CONFIG_FILE, FileConfig, increment_config, read_file_config
+from lwm_edge.cli.settings import CONFIG_FILE, FileConfig, find_home, increment_config, read_file_config
 from lwm_edge.errors import ConfigError
-from tests.support.hostile import no_hang, published
+from tests.support.hostile import no_hang, ordinary_user, published
 
 SOUND = b"""home = "/var/lib/lwm-edge"
 
@@ -74,3 +76,68 @@ def test_a_mutated_settings_file_is_read_or_refused(tmp_path: Path) -> None:
         except ConfigError as error:
             assert CONFIG_FILE in str(error) or "these settings" in str(error)
     assert published(f"| lwm-edge.toml changed | {tried:,} | nothing |")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_setting(tmp_path: Path) -> None:
+    (tmp_path / CONFIG_FILE).write_bytes(b"\xef\xbb\xbf" + SOUND)
+    assert read_file_config(tmp_path).home == Path("/var/lib/lwm-edge")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("[increment]\nmin_new_acuracy = 0.8", "min_new_acuracy is unknown; did you mean min_new_accuracy?"),
+        ("min_new_accuracy = 0.8", "min_new_accuracy belongs into the table [increment]"),
+        ("hom = 'x'", "hom is unknown; did you mean home?"),
+        ("[incremnt]\nepochs = 1", "incremnt is unknown; did you mean increment?"),
+        ("[increment]\nq7 = 1", "q7 is unknown"),
+    ],
+)
+def test_a_misspelt_setting_is_named_with_its_file_and_the_nearest_right_one(
+    tmp_path: Path, content: str, problem: str
+) -> None:
+    (tmp_path / CONFIG_FILE).write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=CONFIG_FILE) as caught:
+        read_file_config(tmp_path)
+    assert caught.value.problems == (problem,)
+
+
+def test_a_tilde_stands_for_the_users_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("LWM_EDGE_HOME", raising=False)
+    assert find_home(None, FileConfig(home=Path("~/a"))) == tmp_path / "a"
+    monkeypatch.setenv("LWM_EDGE_HOME", "~/b")
+    assert find_home(None, FileConfig(home=Path("~/a"))) == tmp_path / "b"
+    assert find_home(Path("~/c"), FileConfig()) == tmp_path / "c"
+    for unknown in ("~no-such-user", "~no-such-user/home"):
+        with pytest.raises(ConfigError, match="no folder is known that ~no-such-user stands for"):
+            find_home(Path(unknown), FileConfig())
+
+
+def test_a_user_without_a_folder_must_name_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "LWM_EDGE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unlisted(user: int) -> None:
+        raise KeyError(user)
+
+    monkeypatch.setattr(pwd, "getpwuid", unlisted)
+    with pytest.raises(ConfigError, match="pass --home, or set LWM_EDGE_HOME"):
+        find_home(None, FileConfig())
+    assert find_home(Path("/somewhere"), FileConfig()) == Path("/somewhere")
+
+
+def test_a_current_folder_that_is_gone_or_forbidden_has_no_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    (folder / CONFIG_FILE).write_bytes(b"[")
+    with pytest.raises(ConfigError):
+        read_file_config()
+    folder.chmod(0)
+    with ordinary_user():
+        assert read_file_config() == FileConfig()
+    shutil.rmtree(folder)
+    assert read_file_config() == FileConfig()

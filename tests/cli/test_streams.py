@@ -136,3 +136,11 @@ def test_an_export_to_standard_output_is_the_file_and_nothing_else(home: Home, t
     assert (
         short.returncode != 0
     )  # a raw stream takes a part of what it is given, and says so only in the number that it returns
+
+
+@pytest.mark.slow
+def test_help_that_is_lost_is_a_failure() -> None:
+    *lost, left = _run_all(("--help >/dev/full",), ("info --help >/dev/full",), ("--help | true",))
+    for run in lost:
+        assert run.returncode == 5 and b"the report is lost" in run.stderr
+    assert (left.returncode, left.stderr) == (0, b"")

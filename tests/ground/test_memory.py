@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lwm_edge import memory
+from lwm_edge import IncrementConfig, memory
 from lwm_edge.errors import ResourceError
+from lwm_edge.increment.plan import memory_limit
 from lwm_edge.memory import (
     available_memory_bytes,
     drop_mapped_pages,
@@ -209,3 +211,43 @@ def test_running_out_of_memory_is_a_resource_error() -> None:
             raise error
     with pytest.raises(RuntimeError, match="shape"), out_of_memory_explained():
         raise RuntimeError("a shape is wrong")
+
+
+@pytest.fixture
+def no_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Hides /proc/meminfo and /proc/stat, as systemd's `ProcSubset=pid` does, and every cgroup."""
+
+    def missing(*arguments: object, **options: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "/proc/meminfo")
+
+    for name in ("virtual_memory", "Process"):
+        monkeypatch.setattr(psutil, name, missing)
+    monkeypatch.setattr(memory, "_MEMBERSHIP", tmp_path / "none")
+
+
+def test_without_proc_the_kernel_is_asked(no_proc: None) -> None:
+    assert memory.available_memory_is_known() and available_memory_bytes() > MIB
+    assert memory.tree_rss_bytes() == 0
+
+
+def test_a_machine_that_says_nothing_about_its_memory(no_proc: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sysconf", lambda name: -1 if "AVPHYS" in name else 4096)
+    assert not memory.available_memory_is_known()
+    limit, source = memory_limit(IncrementConfig())
+    assert limit - rss_bytes() < 257 * MIB
+    assert source == (
+        "this system does not say how much memory is free, so 512 MiB are assumed and 50% of them used; "
+        "pass --max-memory to set the limit"
+    )
+
+
+def test_a_cgroup_without_a_limit_is_none(
+    no_proc: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "sysconf", lambda name: -1 if "AVPHYS" in name else 4096)
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory/memory.limit_in_bytes").write_text("9223372036854771712\n")
+    (tmp_path / "memory/memory.usage_in_bytes").write_text("0\n")
+    (tmp_path / "none").write_text("4:memory:/\n")
+    monkeypatch.setattr(memory, "_CGROUPS", tmp_path)
+    assert available_memory_bytes() == memory.ASSUMED_BYTES

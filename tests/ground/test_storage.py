@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lwm_edge import storage
+from lwm_edge import _disk, storage
 from lwm_edge.errors import BusyError, ConfigError, HomeError, ResourceError
 
 LOCK_HOLDER = """
@@ -154,12 +154,10 @@ def test_a_rename_that_the_disk_did_not_confirm_is_no_full_disk(tmp_path, monkey
 
     storage.write_file(tmp_path / "a", b"old")
     monkeypatch.setattr(os, "fsync", fsync)
-    for change in (
-        lambda: storage.write_file(tmp_path / "a", b"new"),
-        lambda: storage.swap_link(tmp_path / "link", "a"),
-    ):
-        with pytest.raises(HomeError, match="is written, but the disk did not confirm it"):
-            change()
+    with pytest.raises(HomeError, match="is written, but the disk did not confirm it"):
+        storage.write_file(tmp_path / "a", b"new")
+    (warning,) = storage.swap_link(tmp_path / "link", "a")  # the caller's change is done
+    assert "is written, but the disk did not confirm it" in warning
     assert (tmp_path / "a").read_bytes() == (tmp_path / "link").read_bytes() == b"new"
 
 
@@ -493,3 +491,16 @@ def test_no_umask_makes_anything_writable_for_everybody(tmp_path):
     assert not any(
         path.stat().st_mode & stat.S_IWOTH for path in (tmp_path / "a", *(tmp_path / "a").iterdir())
     )
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_without_hard_links_a_file_is_still_never_overwritten(tmp_path, monkeypatch, number):
+    def link(source: Path, target: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(_disk, "link", link)
+    storage.write_file(tmp_path / "a.key", b"first", mode=0o600, replace=False)
+    assert stat.S_IMODE((tmp_path / "a.key").stat().st_mode) == 0o600
+    with pytest.raises(HomeError, match="File exists"):
+        storage.write_file(tmp_path / "a.key", b"second", mode=0o600, replace=False)
+    assert content_of(tmp_path) == {"a.key": b"first"}

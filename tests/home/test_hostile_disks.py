@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lwm_edge import add_classes, audit, init_home, remove_class, repair_home, storage
+from lwm_edge import _disk, add_classes, audit, init_home, remove_class, repair_home, storage
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import HomeError, LwmEdgeError, ResourceError
 from lwm_edge.home.home import Generation, Home, open_home
 from lwm_edge.home.ownership import GENERATION_FILES
-from tests.support.folders import PhotoMaker, state_of
+from tests.support.folders import Keys, PhotoMaker, state_of
 from tests.support.hostile import ordinary_user, published
-from tests.support.samples import QUICK
+from tests.support.samples import QUICK, WITHOUT_LEVELS
 
 Mount = Callable[..., Path]
 ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
@@ -72,7 +74,7 @@ def test_a_full_disk_keeps_the_model_however_much_is_free(home: Home, mount: Mou
     assert published(f"| disk full at every twentieth of a change (mounted) | {failed} | nothing |")
 
 
-def _commit_again(home: Home) -> Generation:
+def _commit_again(home: Home) -> tuple[str, ...]:
     """Commits the same files once more, as every change does."""
     old = home.current()
 
@@ -218,3 +220,75 @@ def test_a_clock_that_goes_back(home: Home, monkeypatch: pytest.MonkeyPatch) -> 
     assert audit(home).passed
     assert home.open_bundle().manifest.increment_count == 2
     assert published("| clock going back before each change | 2 | nothing |")
+
+
+def _refusing(number: int) -> Callable[..., None]:
+    def refuse(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "number"),
+    [
+        (_disk, "symlink", errno.EPERM),
+        (_disk, "symlink", errno.EOPNOTSUPP),
+        (fcntl, "flock", errno.ENOLCK),
+        (fcntl, "flock", errno.ENOSYS),
+    ],
+)
+@pytest.mark.parametrize("folder_is_there", [False, True])
+def test_a_file_system_without_links_or_locks_is_left_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any, what: str, number: int, folder_is_there: bool
+) -> None:
+    path = tmp_path / "home"
+    if folder_is_there:
+        path.mkdir()
+    monkeypatch.setattr(where, what, _refusing(number))
+    lacking = {"symlink": "no symbolic links", "flock": "no locks"}[what]
+    with pytest.raises(HomeError, match=f"this file system has {lacking} .*choose a folder on another one"):
+        init_home(WITHOUT_LEVELS, path)
+    monkeypatch.undo()
+    if not folder_is_there:
+        assert not path.exists()
+    elif what == "symlink":
+        assert not list(path.iterdir())
+    init_home(WITHOUT_LEVELS, path)
+    assert audit(path).passed
+
+
+def test_a_failed_init_takes_its_trusted_key_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: Keys
+) -> None:
+    monkeypatch.setattr(_disk, "symlink", _refusing(errno.EPERM))
+    with pytest.raises(HomeError):
+        init_home(keys.base, tmp_path / "home", trust=keys.vendor_pub)
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_file_system_that_cannot_sync_folders_is_used_and_named_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_without_folder_sync", set())
+    monkeypatch.setattr(_disk, "sync_folder", _refusing(errno.EINVAL))
+    made = init_home(WITHOUT_LEVELS, tmp_path / "home")
+    assert [warning for warning in made.warnings if "cannot confirm" in warning]
+    assert not remove_class(tmp_path / "home", "Coat", shipped=True).warnings
+    assert audit(tmp_path / "home").passed
+
+
+def test_a_change_that_the_disk_did_not_confirm_is_done_with_a_warning(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = _disk.sync_folder
+
+    def fails_after_the_switch(folder: Path) -> None:
+        if folder == home.path and home.current().path.name == "00000001":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(folder)
+
+    monkeypatch.setattr(_disk, "sync_folder", fails_after_the_switch)
+    (warning,) = remove_class(home, "Coat", shipped=True).warnings
+    assert "did not confirm it (Input/output error), so a power cut may still undo it" in warning
+    assert "Coat" not in home.open_bundle().manifest.class_names

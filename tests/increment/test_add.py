@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from itertools import groupby
 from pathlib import Path
 
@@ -549,3 +550,12 @@ def test_settings_that_leave_nothing_to_train_are_refused(
     config = QUICK.model_copy(update={"recipe": recipe, "frozen_blocks": blocks})
     with pytest.raises(ConfigError, match="nothing to train"):
         _add(home, make_photos("Shirt"), config)
+
+
+@pytest.mark.parametrize("executable", ["", "/opt/kiosk/kiosk"])
+def test_an_app_that_python_is_embedded_in_is_never_started(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executable: str
+) -> None:
+    monkeypatch.setattr(sys, "executable", executable)
+    with pytest.raises(ConfigError, match=r"is not a Python interpreter.* pass isolate=False"):
+        add_classes(home, tmp_path)

@@ -1,0 +1,144 @@
+"""Ends a command that is told to stop, by Ctrl-C or SIGTERM, with one sentence that says what state it left.
+
+The exit code is 130 or 143, as shells expect. This module is set up before the libraries load, so it imports
+none of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ..errors import StoppedError
+
+_SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
+
+
+class Interruption(KeyboardInterrupt):
+    """Signals that the process was told to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+class _Command:
+    """Holds what is known of the command of this process.
+
+    Attributes:
+        started: Whether the command has begun its work; before that, only libraries load.
+        ended: Whether it is done or has failed; only its last words are left.
+        needs_home: Whether the command works with a home, so that before one is found nothing has begun.
+        home: Path of the home that it works with, once it is found.
+        link_before: Target of the home's link `current` before the work; None if there was no link.
+        exit_code: Exit code of the latest request to stop, if there was one.
+    """
+
+    started = False
+    ended = False
+    needs_home = False
+    home: Path | None = None
+    link_before: str | None = None
+    exit_code: int | None = None
+
+
+command = _Command()
+
+
+def stop_with_a_sentence() -> None:
+    """Handles SIGINT and SIGTERM from now on, unless they are ignored, as in a job of a background shell."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with suppress(ValueError):  # not in the main thread, so the signals are somebody else's
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _stop)
+    sys.unraisablehook = _raise_what_was_swallowed
+
+
+def ignore_requests_to_stop() -> None:
+    """Ignores SIGINT and SIGTERM from now on: the work is done, and Python itself is about to end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with suppress(ValueError):
+            signal.signal(number, signal.SIG_IGN)
+
+
+def begin_command(*, needs_home: bool) -> None:
+    """Notes that a command begins its work."""
+    command.started, command.ended, command.needs_home = True, False, needs_home
+    command.home, command.link_before, command.exit_code = None, None, None
+
+
+def watch(home: Path) -> None:
+    """Notes which home a command works with, to say later whether its model was changed."""
+    command.home, command.link_before = home, _link(home)
+
+
+def stopped(exit_code: int) -> StoppedError:
+    """Makes the error that ends a command that was told to stop."""
+    error = StoppedError(_sentence())
+    error.exit_code = exit_code
+    return error
+
+
+def failure_as_json(kind: str, message: str, problems: tuple[str, ...], exit_code: int) -> str:
+    """Writes a failed command's error as the one JSON document on standard output."""
+    failure = {"kind": kind, "message": message, "problems": problems, "exit_code": exit_code}
+    return json.dumps({"error": failure})
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    if command.ended:
+        return
+    command.exit_code = 128 + number
+    if not command.started or _is_importing(frame):  # there, an exception may be swallowed or turned around
+        _end_at_once(128 + number)
+    raise Interruption(number)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _raise_what_was_swallowed(unraisable: Any) -> None:
+    """Ends the process where an interruption hit a callback, out of which no exception can come."""
+    if isinstance(unraisable.exc_value, Interruption):
+        _end_at_once(unraisable.exc_value.exit_code)
+    sys.__unraisablehook__(unraisable)
+
+
+def _end_at_once(exit_code: int) -> None:
+    """Prints the sentence and ends the process, as a kill would, which a home survives at any moment."""
+    sentence = _sentence()
+    with suppress(OSError):
+        if "--json" in sys.argv[1:]:
+            os.write(1, f"{failure_as_json('StoppedError', sentence, (), exit_code)}\n".encode())
+        else:
+            os.write(2, f"{_SHOW_CURSOR if os.isatty(2) else ''}{sentence}\n".encode())
+    os._exit(exit_code)
+
+
+def _sentence() -> str:
+    if not command.started or (command.needs_home and command.home is None):
+        return "Interrupted; nothing was changed."
+    if command.home is None:
+        return "Interrupted; each file that was to be written is complete, or as it was before."
+    link = _link(command.home)
+    if link != command.link_before:
+        return "Interrupted, but the change was made already: the home has the new model."
+    return "Interrupted; no home was made." if link is None else "Interrupted; the model is unchanged."
+
+
+def _link(home: Path) -> str | None:
+    try:
+        return os.readlink(home / "current")  # noqa: PTH115 - a Path would not keep the text as it is
+    except OSError:
+        return None

@@ -1,0 +1,105 @@
+"""Told to stop, every command ends with a sentence and 130 or 143, whatever it was doing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lwm_edge import storage
+from lwm_edge.cli import commands
+from lwm_edge.cli.interruption import Interruption
+from lwm_edge.home.home import Home
+from tests.support.folders import BASE_BUNDLE, PhotoMaker
+
+STOPS_WHILE_IT_LOADS = """
+import os, signal
+try:
+    os.kill(os.getpid(), signal.{name})
+    for _ in range(1_000_000): pass
+except BaseException:
+    pass  # as some libraries do
+"""
+LOADS_IT = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
+from lwm_edge.cli.interruption import stop_with_a_sentence
+stop_with_a_sentence()
+sys.path.insert(0, sys.argv[1])
+import stops_while_it_loads
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_while_a_library_loads_that_swallows_exceptions(
+    tmp_path: Path, name: str, code: int, as_json: bool
+) -> None:
+    (tmp_path / "stops_while_it_loads.py").write_text(STOPS_WHILE_IT_LOADS.format(name=name))
+    arguments = [str(tmp_path), *(["--json"] if as_json else [])]
+    end = subprocess.run([sys.executable, "-c", LOADS_IT, *arguments], capture_output=True, text=True)
+    assert end.returncode == code
+    if as_json:
+        assert json.loads(end.stdout)["error"]["exit_code"] == code and not end.stderr
+    else:
+        assert (end.stdout, end.stderr) == ("", "Interrupted; nothing was changed.\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["remove-class", "init", "repair"])
+def test_just_after_the_switch_the_sentence_says_that_the_change_was_made(
+    home: Home,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    command: str,
+    number: signal.Signals,
+) -> None:
+    arguments = {"remove-class": ["Coat", "--shipped"], "init": [str(BASE_BUNDLE), "--replace"], "repair": []}
+    home.current().labels.unlink()  # so that repair has something to do
+    swap = storage.swap_link
+
+    def interrupted(link: Path, target: str) -> Any:
+        swap(link, target)
+        raise Interruption(number)
+
+    monkeypatch.setattr(storage, "swap_link", interrupted)
+    monkeypatch.setattr(sys, "argv", ["lwm-edge", command, *arguments[command], "--home", str(home.path)])
+    with pytest.raises(SystemExit) as end:
+        commands.main()
+    assert end.value.code == 128 + number
+    told = capfd.readouterr().err
+    assert "Interrupted, but the change was made already: the home has the new model." in told
+    assert "Traceback" not in told and home.current().path.name == "00000001"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_a_real_increment_at_several_moments(
+    home: Home, make_photos: PhotoMaker, number: signal.Signals, whole_group: bool
+) -> None:
+    command = ["add-classes", str(make_photos("Bag")), "--home", str(home.path), "--recipe", "lwm"]
+    command += ["--epochs", "10000"]
+    for seconds in (1, 3, 6):
+        with subprocess.Popen(
+            [sys.executable, "-m", "lwm_edge", *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        ) as process:
+            time.sleep(seconds)
+            (os.killpg if whole_group else os.kill)(process.pid, number)
+            _, told = process.communicate(timeout=60)
+        assert process.returncode == 128 + number, told
+        assert "Traceback" not in told
+        assert any(words in told for words in ("nothing was changed", "the model is unchanged"))

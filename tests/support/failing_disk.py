@@ -1,0 +1,79 @@
+"""Refuses one operation of a process on files, whichever way the operation is made.
+
+Python's audit events tell of every file that is opened, made, renamed, listed or removed, before it happens;
+functions without an event are replaced.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_EVENTS = {
+    "open", "os.listdir", "os.scandir", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.symlink",
+    "os.link", "fcntl.flock",
+}  # fmt: skip
+_WITHOUT_EVENTS = ("fsync", "stat", "lstat", "readlink", "fstat", "read", "statvfs")
+
+
+class _Disk:
+    """Counts the operations below a folder; the one with the number `fails_at` ends in EIO."""
+
+    root: str | None = None
+    count = 0
+    fails_at: int | None = None
+
+    def count_operation(self, where: Any) -> None:
+        if self.root is None or not self._is_below_root(where):
+            return
+        self.count += 1
+        if self.count == self.fails_at:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(where))
+
+    def _is_below_root(self, where: Any) -> bool:
+        return not isinstance(where, str | os.PathLike) or str(where).startswith(str(self.root))
+
+
+_disk = _Disk()
+
+
+def _listen(event: str, arguments: tuple[Any, ...]) -> None:
+    if _disk.root is not None and event in _EVENTS:
+        is_open_by_number = event == "open" and isinstance(arguments[0], int)
+        if not is_open_by_number:
+            _disk.count_operation(arguments[0])
+
+
+_LISTENING: list[bool] = []  # an audit hook stays for as long as the process
+
+
+@contextmanager
+def failing_disk(root: Path, fails_at: int | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Disk]:
+    """Fails an operation within the block; without a number it only counts them."""
+    if not _LISTENING:
+        sys.addaudithook(_listen)
+        _LISTENING.append(True)
+    with monkeypatch.context() as replaced:
+        for name in _WITHOUT_EVENTS:
+            replaced.setattr(os, name, _counted(getattr(os, name)))
+        _disk.root, _disk.count, _disk.fails_at = str(root), 0, fails_at
+        try:
+            yield _disk
+        finally:
+            _disk.root = None
+
+
+def _counted(function: Any) -> Any:
+    def counted(*arguments: Any, **named: Any) -> Any:
+        if arguments:
+            _disk.count_operation(arguments[0])
+        return function(*arguments, **named)
+
+    return counted
