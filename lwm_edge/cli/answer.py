@@ -72,7 +72,7 @@ def show(report: Report, as_json: bool, show: Callable[[Any], None], *, is_done:
             failure: a script that saw one would repeat the change.
     """
     if as_json:
-        print(json.dumps(json.loads(report.model_dump_json())))
+        print(json.dumps(json.loads(report.model_dump_json())).replace("\x7f", "\\u007f"))
     else:
         show(report)
     if failure := output_failure():

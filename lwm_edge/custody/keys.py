@@ -28,6 +28,10 @@ from ..records import AnyNamePath, AnyPath, Report
 
 PRIVATE_SUFFIX, PUBLIC_SUFFIX = ".key", ".pub"
 _PRIVATE_MODE = 0o600
+_FIELD = 2**255 - 19
+_EIGHTH = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+_LOW_ORDER = {0, 1, _FIELD - 1, _EIGHTH, _FIELD - _EIGHTH}
+"""Coordinates y of the eight points of the curve whose order is at most 8."""
 _MAX_BYTES = 4096  # limit for a key file; an Ed25519 key takes 119
 
 
@@ -117,7 +121,22 @@ def read_public_key(path: AnyPath) -> str:
         ) from None
     if not isinstance(key, Ed25519PublicKey):
         raise TrustError(f"{path} is not an Ed25519 key; use the .pub file that lwm-edge keygen made")
+    if not proves_anything(key.public_bytes_raw()):
+        raise TrustError(
+            f"{path} is a key with which anyone can forge signatures; use the .pub file that lwm-edge keygen "
+            "made"
+        )
     return key.public_bytes_raw().hex()
+
+
+def proves_anything(key: bytes) -> bool:
+    """Tells whether a signature that matches a public key takes its private key.
+
+    For a point of low order, or one that is written in two ways, it does not (RFC 8032, section 5.1.7; the
+    points are those that libsodium refuses).
+    """
+    y = int.from_bytes(key, "little") & ~(1 << 255)
+    return y < _FIELD and y not in _LOW_ORDER
 
 
 def sign(key: Ed25519PrivateKey, statement: bytes) -> Signature:
@@ -127,6 +146,8 @@ def sign(key: Ed25519PrivateKey, statement: bytes) -> Signature:
 
 def signature_matches(signature: Signature, statement: bytes) -> bool:
     """Tells whether the signature's key signed this statement."""
+    if not proves_anything(bytes.fromhex(signature.key)):
+        return False
     key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(signature.key))
     try:
         key.verify(bytes.fromhex(signature.value), statement)

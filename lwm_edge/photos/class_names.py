@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from pathlib import Path
 
@@ -11,6 +12,17 @@ MAX_CLASS_NAME_BYTES = 64
 _BIDIRECTIONAL = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 # Not Cn, unassigned: a newer Unicode assigns it, and a bundle must read the same on every Python.
 _REFUSED_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+# What Unicode calls default ignorable, without what is refused anyway, and the characters that are blank.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+# From https://www.unicode.org/Public/security/latest/confusables.txt: Cyrillic and Greek letters.
+_LATIN_TWINS = str.maketrans(
+    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u04bb\u0501\u051b\u051d\u04cf\u03bf\u03bd\u03b1\u03b9\u03c1"
+    "\u0410\u0412\u0415\u0405\u0406\u0408\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425\u04ae\u050c\u051a\u051c"
+    "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7",
+    "aeopcyxijshdqwlovaipABESIJKMHOPCTXYGQWABEZHIKMNOPTYX",
+)
 
 
 def normalise_class_name(text: str) -> str:
@@ -26,6 +38,15 @@ def class_name_of(folder: Path) -> str:
 def fold_class_name(text: str) -> str:
     """Folds a class name: two names that a person would take for the same give the same text."""
     return normalise_class_name(unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def shown_class_name(text: str) -> str:
+    """Reduces a class name to what is seen of it: two names that look alike give the same text.
+
+    Invisible characters, and letters of other scripts that have a Latin twin, let a name pass for another.
+    """
+    visible = _INVISIBLE.sub("", unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)))
+    return " ".join(fold_class_name(visible.translate(_LATIN_TWINS)).split())
 
 
 def text_problem(text: str) -> str | None:

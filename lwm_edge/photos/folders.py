@@ -9,7 +9,13 @@ from pathlib import Path
 
 from ..errors import PhotosError, shortened
 from ..records import ProgressCallback, ignore_progress, step_reporter, utf8_name
-from .class_names import class_name_of, class_name_problem, fold_class_name, normalise_class_name
+from .class_names import (
+    class_name_of,
+    class_name_problem,
+    fold_class_name,
+    normalise_class_name,
+    shown_class_name,
+)
 from .guard import check_photo_file
 from .photo_set import Photo, PixelCache
 from .preprocessing import Preprocessing
@@ -113,6 +119,7 @@ def class_folders(folder: Path) -> list[Path]:
 def _name_problems(names: Iterable[str], known_classes: Collection[str]) -> list[str]:
     problems = []
     known = {fold_class_name(name): name for name in known_classes}
+    shown = {shown_class_name(name): name for name in known_classes}
     seen: dict[str, str] = {}
     for raw in names:
         name, folded = normalise_class_name(raw), fold_class_name(raw)
@@ -123,9 +130,15 @@ def _name_problems(names: Iterable[str], known_classes: Collection[str]) -> list
                 f"{_printable(raw)}: the model already knows the class {known[folded]}; to teach it again, "
                 f"remove it (lwm-edge remove-class {known[folded]!r}) and add it with all its photos"
             )
-        if folded in seen:
+        elif folded in seen:
             problems.append(f"{raw!r} and {seen[folded]!r} are the same class name; merge the two folders")
+        elif twin := shown.get(shown_class_name(raw)):
+            problems.append(
+                f"{_printable(raw)} ({raw!a}) looks just like {twin} ({twin!a}), so nobody could tell "
+                "them apart; rename the folder"
+            )
         seen[folded] = raw
+        shown[shown_class_name(raw)] = name
     return problems
 
 

@@ -228,7 +228,9 @@ def _not_proven_of_changes(custody: Custody, manifest: Manifest, keys: _Keys) ->
             f"What {_name_changes(signed)} learnt: the device's key signs what its holder says, not photos."
         )
     if custody.base and manifest.shipped_classes < custody.base.shipped_classes:
-        lines.append("Which shipped classes are left: some were removed, so their names cannot be compared.")
+        lines.append(
+            "What the shipped classes are called: some were removed, so the others' names cannot be compared."
+        )
     return lines
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from pydantic import ValidationError
 
-from lwm_edge.photos.class_names import class_name_problem, fold_class_name
+from lwm_edge.photos.class_names import class_name_problem, fold_class_name, shown_class_name
 from tests.support.manifests import manifest, names
 
 
@@ -94,3 +94,30 @@ def test_folding_does_not_depend_on_the_unicode_form(name):
         fold_class_name(name)
     }
     assert fold_class_name(name.casefold()) == fold_class_name(name)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Coat", "Co\u034fat"),
+        ("Heart \u2764", "Heart \u2764\ufe0f"),
+        ("Coat", "Coat\u2800"),
+        ("Coat", "\u3164Coat"),
+        ("Coat", "\u0421oat"),
+        ("Coat", "C\u043e\u0430t"),
+        ("HAT", "\u041d\u0410\u0422"),
+        ("OPA", "\u039f\u03a1\u0391"),
+        ("a b", "a \u3000 b"),
+        ("x\u0445", "\u0445x"),
+    ],
+)
+def test_names_that_look_alike(one, other):
+    assert fold_class_name(one) != fold_class_name(other)
+    assert shown_class_name(one) == shown_class_name(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("Coat", "Boat"), ("Кот", "Рот"), ("0", "O"), ("l", "1"), ("á", "a"), ("🦊", "🐺")]
+)
+def test_names_that_can_be_told_apart(one, other):
+    assert shown_class_name(one) != shown_class_name(other)

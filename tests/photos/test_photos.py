@@ -368,6 +368,14 @@ def test_a_class_that_the_model_knows_is_refused_in_any_spelling(tmp_path, folde
     assert problem.startswith(f"{folder}: the model already knows the class Caf\u00e9; to teach it again")
 
 
+def test_new_classes_that_look_just_like_others_are_refused(tmp_path):
+    for name in ("Co\u034fat", "Bag", "\u0412ag"):
+        (tmp_path / name).mkdir()
+    problems = refusal(tmp_path, known=("Coat",)).problems
+    assert "('Co\\u034fat') looks just like Coat ('Coat')" in problems[0]
+    assert "('\\u0412ag') looks just like Bag ('Bag')" in problems[1]
+
+
 @pytest.mark.parametrize(
     "one, other", [("Coat", "coat"), ("Caf\u00e9", "Cafe\u0301"), ("stra\u00dfe", "STRASSE")]
 )

@@ -5,18 +5,21 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
 
 from lwm_edge import VerificationReport, add_classes, generate_key, init_home, remove_class, verify
 from lwm_edge.custody.chain import record_change
-from lwm_edge.custody.keys import read_public_key
+from lwm_edge.custody.keys import proves_anything, read_public_key, signature_matches
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import BundleError, HomeError, TrustError
 from lwm_edge.home.home import Home, open_home
-from lwm_edge.model.bundle import open_bundle, save_bundle
-from lwm_edge.model.custody_record import LINKS_KEPT
+from lwm_edge.model.bundle import Bundle, open_bundle, save_bundle
+from lwm_edge.model.custody_record import LINKS_KEPT, Signature
+from lwm_edge.model.onnx.graph import fill_graph
+from lwm_edge.proofs import verification
 from tests.support.folders import Keys, PhotoMaker, photo_folder, state_of
 from tests.support.samples import QUICK
 
@@ -100,7 +103,7 @@ def test_shipped_classes_that_were_removed(trusting_home: Home) -> None:
     remove_class(trusting_home, "Coat", shipped=True)
     report = verify(trusting_home)
     assert report.passed and not _says(report.proven, "names and order")
-    assert _says(report.not_proven, "Which shipped classes are left")
+    assert _says(report.not_proven, "What the shipped classes are called")
 
 
 def test_a_long_history_in_a_file_of_the_same_length(grown: Home, keys: Keys) -> None:
@@ -188,3 +191,49 @@ def test_an_older_copy_verifies_as_well(trusting_home: Home, tmp_path: Path) -> 
     older.rename(trusting_home.path)
     report = verify(trusting_home)
     assert report.passed and _says(report.not_proven, "That this is the newest model")
+
+
+def test_a_bundle_that_is_exchanged_after_it_was_opened_proves_nothing(
+    grown: Home, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a home would pass whose ONNX file fits a bundle that nobody verified."""
+    generation = grown.current()
+    honest, other = generation.bundle.read_bytes(), keys.base.read_bytes()
+    generation.bundle.write_bytes(other)
+    generation.onnx.write_bytes(
+        fill_graph(open_bundle(generation.bundle).arrays(), grown.open_bundle().manifest)
+    )
+    generation.bundle.write_bytes(honest)
+
+    def open_and_exchange(path: Path) -> Bundle:
+        bundle = open_bundle(path)
+        path.write_bytes(other)
+        return bundle
+
+    monkeypatch.setattr(verification, "open_bundle", open_and_exchange)
+    problems = _failed(verify(grown, trust=keys.vendor_pub, device_key=keys.device_pub))
+    assert _says(problems, "classifier.onnx is not what the bundle makes")
+
+
+LOW_ORDER = [
+    *(bytes([y, *[0] * 31]) for y in (0, 1)),
+    *((2**255 - 19 + n).to_bytes(32, "little") for n in (-1, 0, 1)),
+    bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"),
+    bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"),
+]
+
+
+@pytest.mark.parametrize(
+    "key", [*LOW_ORDER, *(bytes([*k[:-1], k[-1] | 0x80]) for k in LOW_ORDER)], ids=bytes.hex
+)
+def test_a_key_with_which_anyone_can_forge_signatures_is_refused(tmp_path: Path, key: bytes) -> None:
+    assert not proves_anything(key)
+    signature = Signature(key=key.hex(), value="01" + "00" * 63)  # the neutral point, and nothing else
+    assert not any(signature_matches(signature, b"statement %d" % n) for n in range(8))
+    (tmp_path / "key.pub").write_bytes(
+        b"-----BEGIN PUBLIC KEY-----\n"
+        + b64encode(bytes.fromhex("302a300506032b6570032100") + key)
+        + b"\n-----END PUBLIC KEY-----\n"
+    )
+    with pytest.raises(TrustError, match=r"anyone can forge|not a readable public key"):
+        read_public_key(tmp_path / "key.pub")
