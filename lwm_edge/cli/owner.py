@@ -151,7 +151,9 @@ def evaluate_command(photos: PhotosArgument, home: HomeOption = None, as_json: J
     """Measure accuracy on labelled photos: for old, new and all classes, and which ones are confused."""
     from .. import evaluate
 
-    show(evaluate(open_chosen_home(home), photos), as_json, display.evaluation)
+    opened = open_chosen_home(home)
+    report = with_progress(lambda on: evaluate(opened, photos, on_progress=on))
+    show(report, as_json, display.evaluation)
 
 
 def info_command(

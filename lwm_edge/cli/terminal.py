@@ -55,7 +55,7 @@ def progress_bar() -> Iterator[ProgressCallback]:
     """Shows a bar on a terminal; elsewhere a plain line per phase and per tenth of the training."""
     console = _err()
     if not console.is_terminal:
-        yield _plain_progress
+        yield _plain_progress()
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar  # only a terminal needs to load them
@@ -77,14 +77,23 @@ def progress_bar() -> Iterator[ProgressCallback]:
         yield show
 
 
-def _plain_progress(progress: Progress) -> None:
-    tenth = max(1, progress.total // 10)
-    if progress.loss is None:
-        if progress.done in (0, progress.total) or progress.phase == "simulate":
-            counted = f"{progress.done}/{progress.total} " if progress.phase == "simulate" else ""
-            note(f"{_PHASES[progress.phase]} {counted}...")
-    elif progress.done % tenth == 0 or progress.done == progress.total:
-        note(f"{_PHASES[progress.phase]} {progress.done}/{progress.total}, loss {progress.loss:.3f}")
+def _plain_progress() -> ProgressCallback:
+    """Makes a function that prints a line when a phase begins, and for each tenth of the training."""
+    latest = ""
+
+    def show(progress: Progress) -> None:
+        nonlocal latest
+        name, done = _PHASES[progress.phase], f"{progress.done}/{progress.total}"
+        if progress.loss is not None:
+            if progress.done % max(1, progress.total // 10) == 0 or progress.done == progress.total:
+                note(f"{name} {done}, loss {progress.loss:.3f}")
+        elif progress.phase == "simulate":
+            note(f"{name} {done} ...")
+        elif progress.phase != latest:
+            note(f"{name} ...")
+        latest = progress.phase
+
+    return show
 
 
 def percent(value: float | None) -> str:
