@@ -114,8 +114,9 @@ def print_table(settings: list[dict[str, Any]]) -> None:
         )
         print(f"| {' | '.join(cells)} |")
     print(
-        f"\nA figure in {with_figure} of {len(settings)} settings; {sum(held)} of {len(held)} intervals hold "
-        f"what was measured ({np.mean(held):.0%}); their mean width is {np.mean(widths):.1f} points."
+        f"\nThere is a figure in {with_figure} of {len(settings)} settings; "
+        f"{sum(held)} of {len(held)} intervals hold what was measured "
+        f"({np.mean(held):.0%}); their mean width is {np.mean(widths):.1f} points."
     )
 
 

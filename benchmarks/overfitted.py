@@ -7,9 +7,10 @@ DATA holds train/<class>/* and test/<class>/*. A ResNet-18 is trained from scrat
 way (cross entropy, SGD, one cycle, mirrored at random) on the first twelve classes in the order of seed
 1993, until it is right on all photos that it learns from. It is packed as it is, once with nothing else, and
 once with half of the classes' test photos as `--unseen-photos`. Then a device teaches each base, starting
-afresh each time: one class from 14 photos, and four classes from all of theirs. Both are measured on the
-other half of the shipped classes' test photos and on all of the new ones', beside the nearest class mean of
-the values that the head reads on the photos from which the base's statistics are made.
+afresh each time: one class from 14 photos, and four classes from all of theirs. Each model is measured on the
+other half of the shipped classes' test photos and on all test photos of the new classes. For comparison, so
+is the nearest class mean: it reads what the head reads, and its means of the shipped classes come from the
+photos from which the base's statistics are made.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def main(
     print(", ".join(f"{name} {value}" for name, value in settings.items() if value is not None))
     print()
     headings = ["average", "last", "base classes, last", "newest classes, last", "forgetting"]
-    print("| method | seeds | " + " | ".join(headings) + " | s a step | published: average / last |")
+    print("| method | seeds | " + " | ".join(headings) + " | seconds per step | published: average / last |")
     print("|---" * (len(headings) + 4) + "|")
     for method in dict.fromkeys(run["method"] for run in runs):
         chosen = [run for run in runs if run["method"] == method]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Copies lwm-edge's preprocessing into classify.py, which runs without lwm-edge.
 
-Run it after a change of pixels.py; a test fails where the copy is stale.
+Run it after a change to pixels.py; a test fails if the copy is stale.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ END = "# End of the copy.\n"
 
 
 def with_copy(script: str, source: str) -> str:
-    """Returns the script with what stands below the source's imports between its marks."""
+    """Copies all that follows the source's imports to between the script's marks; returns the new script."""
     imports = [n for n in ast.parse(source).body if isinstance(n, ast.Import | ast.ImportFrom)]
     copied = "".join(source.splitlines(keepends=True)[imports[-1].end_lineno :])
     before, _, rest = script.partition(BEGIN)

@@ -144,7 +144,7 @@ __all__ = ["__version__", *sorted(_MODULE_OF)]
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib import metadata  # takes longer to load than all else here
+        from importlib import metadata  # takes longer to load than everything else here
 
         return metadata.version("lwm-edge")
     if name not in _MODULE_OF:
@@ -155,7 +155,7 @@ def __getattr__(name: str) -> Any:
 
 @cache
 def _public(function: FunctionType) -> Callable[..., Any]:
-    """Makes a function raise errors of ours alone; it has one such form, which pickle finds here."""
+    """Makes a function raise only our own errors; cached, so that pickle finds the same object by name."""
     public = explains_os_failures(function)
     public.__module__ = __name__
     return public

@@ -65,7 +65,7 @@ def unlink(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Creates a folder, unless it exists; not everybody may write to it, whatever the umask is."""
+    """Creates a folder, unless it exists; whatever the umask, a new one is not writable by everybody."""
     if path.is_dir():
         return
     path.mkdir(0o775, exist_ok=True)
@@ -104,7 +104,7 @@ def open_lock(path: Path) -> int:
 def give_to_owner_of(folder: Path, descriptor: int) -> None:
     """Gives what the superuser just made in a user's folder to that user, who could not change it otherwise.
 
-    It takes a descriptor, since whoever may change the folder could exchange what a path leads to.
+    It takes a descriptor, since whoever may change the folder could replace what a path leads to.
     """
     owner = folder.stat()
     if os.geteuid() == 0 and owner.st_uid != 0:

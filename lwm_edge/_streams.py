@@ -1,7 +1,7 @@
 """Keeps a command going when standard output or standard error is full or gone.
 
-Without this, a report that cannot be printed would make a command fail that has already changed the model,
-and whoever reads the exit code would make the change again.
+Without this, a command that has already changed the model would fail if its report could not be printed, and
+whoever reads the exit code would make the change again.
 """
 
 from __future__ import annotations

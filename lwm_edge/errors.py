@@ -36,7 +36,7 @@ _OTHERS_TAKE_TOO_MUCH = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
 _OTHER_FILE_SYSTEM = "a home needs them, so choose a folder on another one, such as ext4"
 
 NOT_OFFERED = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
-"""Numbers of the errors with which file systems say, each in its way, that they do not offer something."""
+"""Numbers of the errors by which file systems say, each in its own way, that they lack something."""
 
 
 class LwmEdgeError(Exception):
@@ -150,7 +150,7 @@ def os_failure(action: str, where: object, error: OSError) -> LwmEdgeError:
 
     Args:
         action: Verb for what was tried, such as "write".
-        where: Path that it was tried on, or another object that says so.
+        where: Path that it was tried on, or another object that names the place.
         error: Error of the operating system.
     """
     why = error.strerror or first_line(error)

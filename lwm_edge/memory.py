@@ -90,7 +90,7 @@ def _known_available() -> list[int]:
 
 
 def _machine_available() -> Iterator[int]:
-    """Yields the memory available on the machine, if it says so: a service may see no /proc/meminfo.
+    """Yields the memory available on the machine, if known: a service may see no /proc/meminfo.
 
     The kernel's own call, which needs no file, counts free pages alone, without those that it could reclaim.
     """
@@ -261,8 +261,8 @@ def drop_mapped_pages(tensors: Iterable[Tensor]) -> None:
     """Gives the whole pages of tensors mapped from a file back to the system, until they are read again.
 
     The file's content stays in the kernel's cache, outside this process. Pages that are not a file's, or that
-    were written to since they were mapped, would be lost: they stay, and so does everything where the system
-    does not tell. See madvise(2), MADV_DONTNEED, and proc(5), pagemap.
+    have been written to since they were mapped, would be lost: they stay, and so does everything where the
+    system does not tell. See madvise(2), MADV_DONTNEED, and proc(5), pagemap.
     """
     try:
         pagemap = os.open(_PAGEMAP, os.O_RDONLY)

@@ -57,7 +57,7 @@ class Settings(Record):
 
 
 def absolute(path: AnyPath) -> Path:
-    """Returns a path from the root on.
+    """Returns a path that starts from the root.
 
     Raises:
         ConfigError: The path is relative, and the current folder is gone or forbidden.

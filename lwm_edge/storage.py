@@ -63,7 +63,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Syncs a folder; a file system that offers no such thing has done all it can, which is remembered."""
+    """Syncs a folder; a file system that cannot do so has done all it can, and is remembered."""
     try:
         _disk.sync_folder(folder)
     except OSError as error:
@@ -98,7 +98,7 @@ def write_file(
         mode: Permissions, less the umask; at no instant are they wider.
         replace: Whether an existing file may be replaced; if not, one causes a HomeError.
         of_user: Whether the file belongs to the user who runs this, even if the superuser writes to another
-            user's folder. Otherwise it then belongs to the folder's owner.
+            user's folder. If not, such a file belongs to the folder's owner.
 
     Raises:
         ResourceError: The disk is full; the old file, if any, is untouched.

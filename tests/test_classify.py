@@ -37,7 +37,7 @@ def test_the_copy_is_not_stale() -> None:
 
 
 def _noise(mode: str, width: int, height: int) -> Image.Image:
-    """Makes a smooth random picture, so that each way to scale it gives other pixels."""
+    """Makes a smooth random picture, so that each way of scaling it gives different pixels."""
     bands = len(Image.new(mode, (1, 1)).getbands())
     coarse = np.random.default_rng(0).integers(0, 256, (9, 12, bands), np.uint8)
     image = Image.merge(mode, [Image.fromarray(coarse[..., band]) for band in range(bands)])

@@ -45,7 +45,7 @@ def _figures(names: list[str], until: int | None) -> dict[str, dict[str, str]]:
 
 
 def _tables() -> list[tuple[list[str], int | None, list[str], list[list[str]]]]:
-    """Lists files, cut, headings and rows of each table on the page that says where it is from."""
+    """Lists files, cut, headings and rows of each table on the page, if the text above names its files."""
     paragraphs = (ROOT / PAGE).read_text().split("\n\n")
     found = []
     for before, table in pairwise(paragraphs):
@@ -67,7 +67,7 @@ def test_every_row_of_a_method_is_in_its_results_file() -> None:
         if "average" not in headings:
             continue
         figures = _figures(files, until)
-        if "cifar100-rates.json" in files:  # its rows of one seed are 1993's
+        if "cifar100-rates.json" in files:  # rows with one seed are of seed 1993
             figures |= _figures_of_seed("cifar100-reduced.json", 1993, until)
         for cells in table:
             if _is_published(cells[0]):

@@ -87,7 +87,7 @@ def _read_material(
     warnings: Sequence[str],
     on_progress: ProgressCallback,
 ) -> Material:
-    """Reads all folders of photos, each with a label by the order of the classes."""
+    """Reads all folders of photos, and labels each photo by the order of the classes."""
     cache = PixelCache(PIXEL_CACHE_BYTES)
     read = partial(read_photo_folder, preprocessing=preprocessing, cache=cache, on_progress=on_progress)
     folder = read(photos, min_photos=_MIN_PHOTOS)

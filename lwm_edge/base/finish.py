@@ -115,7 +115,7 @@ def finish_base(
     levels = choose_levels(
         network, material.learnt, possible_levels(network, config.grid), BATCH_SIZE, on_progress
     )
-    network.cpu()  # the statistics and the probe are float32 of the CPU, whatever trained it
+    network.cpu()  # statistics and probe are computed in float32 on the CPU, wherever it was trained
     measured = _measure(network, material, config.capacity, on_progress)
     settled = measured.settled
     if settled.report.head == "solved":
@@ -236,8 +236,8 @@ def _warnings(
     if choice.head == "trained" and trained - solved > _WORSE:
         warnings.append(
             f"the trained head recognises {trained:.0%} of the photos that the network never saw, but the "
-            f"head that devices solve recognises only {solved:.0%}: expect that loss with the first class "
-            "that is added"
+            f"head, once solved on a device, recognises only {solved:.0%}: expect that loss with the first "
+            "class that is added"
         )
     return warnings
 

@@ -97,7 +97,7 @@ def check_order(predictions: Labels, labels: Labels, class_names: Sequence[str])
     row_of_class = _best_rows(pairs, counts / np.bincount(labels, minlength=classes)[pairs[:, 0]], classes)
     moved = row_of_class != np.arange(classes)
     as_moved, as_given = pairs[:, 1] == row_of_class[pairs[:, 0]], pairs[:, 1] == pairs[:, 0]
-    # By class as well as by photo: a large class that is taken for a small one must not count for both.
+    # By class as well as by photo: one large class taken for a small one is no evidence that both are moved.
     if_moved, now = (
         np.bincount(pairs[which, 0], counts[which], classes) / np.bincount(labels, minlength=classes).clip(1)
         for which in (as_moved, as_given)

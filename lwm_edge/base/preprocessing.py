@@ -39,8 +39,8 @@ def chosen_preprocessing(architecture: Architecture, config: PackConfig) -> tupl
         )
         if transforms.interpolation.value != "bilinear":
             warnings.append(
-                f"{config.preprocessing_of} resize by {transforms.interpolation.value} interpolation, but "
-                "lwm-edge always by bilinear; compare the accuracy with what you know"
+                f"{config.preprocessing_of} expects {transforms.interpolation.value} interpolation, but "
+                "lwm-edge always resizes with bilinear interpolation; compare the accuracy with what you know"
             )
     scaled = scaled_preprocessing(default, config.image_size).model_dump()
     given = {name: getattr(config, name) for name in ("mean", "std", "resize_size")}

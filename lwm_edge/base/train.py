@@ -48,7 +48,7 @@ def train_base(
 
     for epoch in range(config.epochs):
         epoch_loss = 0.0
-        # The last, smaller batch is left out: BatchNorm needs more images than it may have.
+        # The last, smaller batch is left out: it may have too few images for BatchNorm.
         batches = list(epoch_batches(len(photos.photos), config.batch_size, config.seed, epoch))
         for batch in batches[:steps_per_epoch]:
             for group in optimizer.param_groups:
@@ -70,7 +70,7 @@ def train_base(
             epoch_loss += L_C.item() / steps_per_epoch
             on_progress(Progress(phase="train", done=step, total=total_steps, loss=loss.item()))
 
-    if not all_finite([*network.parameters(), *network.buffers()]):  # no further loss would show it
+    if not all_finite([*network.parameters(), *network.buffers()]):  # there is no later loss to show it
         raise _diverged(step, peak)
     network.eval().requires_grad_(False)
     seconds = time.monotonic() - started

@@ -23,7 +23,7 @@ P = ParamSpec("P")
 
 
 def command(work: Callable[P, None]) -> Callable[P, None]:
-    """Makes a command of a function: it may be told to stop at any moment, and ends with a sentence then."""
+    """Makes a command of a function: it ends with one sentence when told to stop, at any moment."""
 
     @functools.wraps(work)
     def run(*given: P.args, **named: P.kwargs) -> None:
@@ -44,7 +44,7 @@ def command(work: Callable[P, None]) -> Callable[P, None]:
 
 
 def _as_meant(value: Any) -> Any:
-    """Reads text of the command line as UTF-8, whatever the locale; paths stay the bytes that they are."""
+    """Reads text from the command line as UTF-8, whatever the locale; paths keep the bytes that they have."""
     if isinstance(value, str):
         return utf8_name(value)
     return [_as_meant(item) for item in value] if isinstance(value, list) else value
@@ -82,7 +82,7 @@ def show(report: Report, as_json: bool, show: Callable[[Any], None], *, is_done:
 
 
 def lost_report(failure: OSError) -> ResourceError:
-    """Makes the error of a command whose one purpose was what it printed."""
+    """Makes the error for a command whose only purpose was to print its report."""
     return ResourceError(
         f"the report is lost: {_lost(failure)}; free some space, or send the output elsewhere"
     )

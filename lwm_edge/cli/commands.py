@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def _run() -> None:
-    """Runs the app; help that cannot be printed is a failure, as any report is where nothing was done."""
+    """Runs the app; help that cannot be printed is a failure, as is a lost report of a read-only command."""
     interruption.command.started = False
     try:
         app()

@@ -1,4 +1,4 @@
-"""Ends a command that is told to stop, by Ctrl-C or SIGTERM, with one sentence that says what state it left.
+"""Ends a command that is told to stop, by Ctrl-C or SIGTERM, with a sentence on the state that it leaves.
 
 The exit code is 130 or 143, as shells expect. This module is set up before the libraries load, so it imports
 none of them.
@@ -29,7 +29,7 @@ class Interruption(KeyboardInterrupt):
 
 
 class _Command:
-    """Holds what is known of the command of this process.
+    """Holds what is known about the command that this process runs.
 
     Attributes:
         started: Whether the command has begun its work; before that, only libraries load.
@@ -52,7 +52,7 @@ command = _Command()
 
 
 def stop_with_a_sentence() -> None:
-    """Handles SIGINT and SIGTERM from now on, unless they are ignored, as in a job of a background shell."""
+    """Handles SIGINT and SIGTERM from now on, unless they are ignored, as in a shell's background job."""
     for number in (signal.SIGINT, signal.SIGTERM):
         with suppress(ValueError):  # not in the main thread, so the signals are somebody else's
             if signal.getsignal(number) is not signal.SIG_IGN:
@@ -95,7 +95,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     if command.ended:
         return
     command.exit_code = 128 + number
-    if not command.started or _is_importing(frame):  # there, an exception may be swallowed or turned around
+    if not command.started or _is_importing(frame):  # there, an exception may be swallowed or replaced
         _end_at_once(128 + number)
     raise Interruption(number)
 
@@ -109,7 +109,7 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 
 def _raise_what_was_swallowed(unraisable: Any) -> None:
-    """Ends the process where an interruption hit a callback, out of which no exception can come."""
+    """Ends the process where an interruption hit a callback, from which no exception can escape."""
     if isinstance(unraisable.exc_value, Interruption):
         _end_at_once(unraisable.exc_value.exit_code)
     sys.__unraisablehook__(unraisable)
@@ -133,7 +133,7 @@ def _sentence() -> str:
         return "Interrupted; each file that was to be written is complete, or as it was before."
     link = _link(command.home)
     if link != command.link_before:
-        return "Interrupted, but the change was made already: the home has the new model."
+        return "Interrupted, but the change had already been made: the home has the new model."
     return "Interrupted; no home was made." if link is None else "Interrupted; the model is unchanged."
 
 

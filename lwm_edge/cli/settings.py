@@ -88,7 +88,7 @@ def find_home(home: Path | None, file_config: FileConfig) -> Path:
     A `~` at the start, which no shell has replaced, stands for the user's own folder.
 
     Raises:
-        ConfigError: Whose folder `~` stands for is not known, or there is no default on this machine.
+        ConfigError: It is not known which folder `~` stands for, or there is no default on this machine.
     """
     variable = os.environ.get(HOME_VARIABLE)
     chosen = home or (Path(variable) if variable else None) or file_config.home
@@ -98,7 +98,7 @@ def find_home(home: Path | None, file_config: FileConfig) -> Path:
         return chosen.expanduser()
     except (RuntimeError, OSError, KeyError):
         raise ConfigError(
-            f"the home {chosen} cannot be found: no folder is known that {chosen.parts[0]} stands for; "
+            f"the home {chosen} cannot be found: it is not known which folder {chosen.parts[0]} stands for; "
             "give the path in full"
         ) from None
 
@@ -142,7 +142,7 @@ def _unknown(name: str, known: Collection[str]) -> str | None:
     if name in known:
         return None
     if name in IncrementConfig.model_fields:
-        return f"{name} belongs into the table [increment]"
+        return f"{name} belongs in the table [increment]"
     nearest = difflib.get_close_matches(name, known, n=1)
     return f"{name[:_LONGEST_NAME]} is unknown" + (f"; did you mean {nearest[0]}?" if nearest else "")
 

@@ -31,7 +31,7 @@ _PRIVATE_MODE = 0o600
 _FIELD = 2**255 - 19
 _EIGHTH = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
 _LOW_ORDER = {0, 1, _FIELD - 1, _EIGHTH, _FIELD - _EIGHTH}
-"""Coordinates y of the eight points of the curve whose order is at most 8."""
+"""The y coordinates of the eight points of the curve whose order is at most 8."""
 _MAX_BYTES = 4096  # limit for a key file; an Ed25519 key takes 119
 
 
@@ -130,10 +130,10 @@ def read_public_key(path: AnyPath) -> str:
 
 
 def proves_anything(key: bytes) -> bool:
-    """Tells whether a signature that matches a public key takes its private key.
+    """Tells whether only a holder of the private key can make signatures that match a public key.
 
-    For a point of low order, or one that is written in two ways, it does not (RFC 8032, section 5.1.7; the
-    points are those that libsodium refuses).
+    Anyone can if the key is a point of low order, or one that is not written in its one valid form (RFC 8032,
+    section 5.1.7; the points are those that libsodium refuses).
     """
     y = int.from_bytes(key, "little") & ~(1 << 255)
     return y < _FIELD and y not in _LOW_ORDER

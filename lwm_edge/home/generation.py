@@ -158,7 +158,7 @@ def missing_or_changed(generation: Generation, bundle: Bundle) -> dict[str, str]
 def is_onnx_of(bundle: Bundle) -> Callable[[bytes], bool]:
     """Returns a function that tells whether a file's content is the classifier that the bundle makes."""
     arrays = bundle.arrays()
-    if tensors_digest(arrays) != bundle.manifest.tensors_digest:  # it was opened, and then exchanged
+    if tensors_digest(arrays) != bundle.manifest.tensors_digest:  # the file was replaced after it was opened
         return lambda content: False
     try:
         expected = fill_graph(arrays, bundle.manifest)

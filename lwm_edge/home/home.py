@@ -179,7 +179,7 @@ class Home:
             same_model: Whether the model stays as it is, so that an interrupted increment can still go on.
 
         Returns:
-            Warnings about the new set, which is the current one.
+            Warnings about the new set, which is now the current one.
         """
         generation = self.stage()
         try:

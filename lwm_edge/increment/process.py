@@ -92,7 +92,7 @@ def _start(module: str, lock: int | None) -> subprocess.Popen[str]:
 
 @contextmanager
 def _interrupts_kept_out() -> Iterator[None]:
-    """Has a process that is started within the block never see Ctrl-C, which its starter gets as well.
+    """Keeps Ctrl-C from a process that is started within the block; its starter gets it as well.
 
     The starter asks it to stop. Until it has loaded its libraries, it could do no better than end in a
     traceback.
@@ -109,7 +109,7 @@ def _python() -> str:
 
     Raises:
         ConfigError: `sys.executable` is the app that this Python is embedded in, or is not known: started
-            with a module's name, that app would do anything.
+            with a module's name, that app could do anything.
     """
     executable = sys.executable or ""
     name = Path(executable).name.lower()

@@ -35,7 +35,7 @@ _SETTINGS_NOT_IN_DIGEST = {"max_memory", "micro_batch_size", "force", "fresh", "
 
 
 class CheckpointHeader(Report):
-    """Says which job a checkpoint is of, and how far it is."""
+    """Says which job a checkpoint belongs to, and how far that job has got."""
 
     parent_digest: str
     job: str

@@ -53,7 +53,7 @@ class MomentumSGD:
         Args:
             learning_rates: Learning rate of each parameter, by name.
             momentum: Share of v that is kept.
-            scale: Factor of all gradients.
+            scale: Factor by which all gradients are multiplied.
         """
         for name, parameter in self._parameters.items():
             if parameter.grad is not None:
@@ -64,5 +64,5 @@ class MomentumSGD:
 
 @torch.no_grad()
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Tells whether no value of these tensors is infinite or NaN."""
+    """Tells whether every value of these tensors is finite: neither infinite nor NaN."""
     return all(bool(tensor.isfinite().all()) for tensor in tensors)

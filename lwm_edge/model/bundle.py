@@ -135,7 +135,7 @@ def open_bundle(path: Path) -> Bundle:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turns every way in which a bundle cannot be read into an error of ours.
+    """Turns every failure to read a bundle into an error of ours.
 
     Raises:
         BundleError: The file is missing, damaged, forbidden or of another kind.

@@ -59,7 +59,7 @@ class Network(nn.Module):
         self.frozen_blocks = 0
         self.mapped: tuple[Tensor, ...] = ()
         self.recompute = False
-        self._writing: dict[tuple[int, int], bool] = {}  # by their first one and their end
+        self._writing: dict[tuple[int, int], bool] = {}  # `_write_to_input`'s answers, by blocks
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Classifies images.
@@ -112,7 +112,7 @@ class Network(nn.Module):
     def _write_to_input(self, first: int, end: int, maps: Tensor) -> bool:
         """Tells whether some blocks change the maps that they get, as an in-place activation does.
 
-        They are tried once, on a copy of one image's maps: torch counts a tensor's changes, its views' too.
+        They are tried once, on a copy of one image's maps: torch counts changes to a tensor and its views.
         """
         if (first, end) not in self._writing:
             given = output = maps[:1].detach().clone()

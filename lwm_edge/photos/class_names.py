@@ -12,7 +12,7 @@ MAX_CLASS_NAME_BYTES = 64
 _BIDIRECTIONAL = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 # Not Cn, unassigned: a newer Unicode assigns it, and a bundle must read the same on every Python.
 _REFUSED_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-# What Unicode calls default ignorable, without what is refused anyway, and the characters that are blank.
+# What Unicode calls default ignorable, except for what is refused anyway, and the blank characters.
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )

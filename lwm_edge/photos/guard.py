@@ -20,14 +20,14 @@ MIB = 2**20
 MAX_FILE_BYTES = 256 * MIB
 MAX_PIXELS = 64_000_000  # decoded; Pillow takes four bytes for each
 MAX_BUFFERED_PIXELS = 20_000_000  # for progressive JPEG and WebP, whose decoders hold several copies
-MAX_TIMES_AS_LONG = 50  # as wide
+MAX_TIMES_AS_LONG = 50  # the long side, as a multiple of the short one
 MAX_MEMORY_BYTES = 384 * MIB
 MAX_METADATA_BYTES = 16 * MIB
 MAX_METADATA_READS = 10_000  # Pillow makes three or four for each piece
 MAX_SECONDS = 20  # of processor time
 
 # A WebP file is read in one piece. Each of its pixels was measured to take up to 16 bytes. The decoder keeps
-# the file and up to four times its length of notes about it; a second copy is gone once the file is open.
+# the file, and notes on it of up to four times its length; a second copy is gone once the file is open.
 MAX_WEBP_FILE_BYTES = MAX_MEMORY_BYTES // 6
 _WEBP_BYTES_PER_PIXEL = 16
 _WEBP_BYTES_PER_FILE_BYTE = 5
@@ -45,7 +45,7 @@ class GuardedFile(io.BufferedReader):
         path: Path of the photo.
 
     Attributes:
-        length: Bytes of the file.
+        length: Length of the file, in bytes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,14 +61,14 @@ class GuardedFile(io.BufferedReader):
         self._in_metadata = False
 
     def expect_metadata(self) -> None:
-        """Counts what is read from now on as metadata, beside that which was read before."""
+        """Counts what is read from now on as metadata, in addition to what was counted before."""
         self._in_metadata = True
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Reads up to `size` bytes, or all that are left.
 
         Raises:
-            PhotosError: The photo has cost too much; the message says in what.
+            PhotosError: The photo has cost too much; the message says which limit it exceeds.
         """
         self._reads += 1
         if size is None or not 0 <= size <= _SMALL_READ or not self._reads % _READS_PER_LOOK:
@@ -131,6 +131,6 @@ def check_pixels(image: Image.Image, file_bytes: int) -> None:
 
 
 def max_webp_bytes(pixels: int) -> int:
-    """Returns how long a WebP file may be, so that its decoder stays within `MAX_MEMORY_BYTES`."""
+    """Returns how long a WebP file may be if its decoder is to stay within `MAX_MEMORY_BYTES`."""
     left = MAX_MEMORY_BYTES - _WEBP_BYTES_PER_PIXEL * pixels
     return min(MAX_WEBP_FILE_BYTES, left // _WEBP_BYTES_PER_FILE_BYTE)

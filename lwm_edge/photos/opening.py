@@ -1,4 +1,4 @@
-"""Opens photos with Pillow, so that metadata can neither cost much nor cost a sound photo.
+"""Opens photos with Pillow, so that metadata cannot cost much, and damage to it alone gets no photo skipped.
 
 PNG and JPEG are opened by classes derived from Pillow's: to set Pillow's switches instead would change them
 for the whole process, which is somebody else's app.
@@ -51,7 +51,7 @@ def _opened(file: GuardedFile) -> Image.Image:
 
 
 class _Jpeg(JpegImageFile):
-    """Opens a JPEG; only the first picture of a file with several."""
+    """Opens a JPEG, and only the first picture of a file that has several."""
 
     def _open(self) -> None:
         super()._open()
@@ -59,7 +59,7 @@ class _Jpeg(JpegImageFile):
             self.decodermaxblock = _SCANS_BLOCK
 
     def getexif(self) -> Image.Exif:
-        """Returns no Exif: Pillow asks when it opens a file, and may take hundreds of times its length."""
+        """Returns no Exif: Pillow asks for it on opening, and may take hundreds of times its length."""
         return Image.Exif()
 
 
@@ -76,7 +76,7 @@ class _Png(PngImageFile):
         self._stream = stream and _ForgivingStream(stream.fp)  # type: ignore[arg-type]
 
     def load_end(self) -> None:
-        """Reads the chunks behind the pixels."""
+        """Reads the chunks after the pixels."""
         assert isinstance(self.fp, GuardedFile)
         self.fp.expect_metadata()
         super().load_end()
@@ -108,7 +108,7 @@ class _ForgivingStream(PngStream):
             super().crc(cid, data)
 
     def _is_metadata(self, cid: bytes) -> bool:
-        """Tells whether a chunk is one that Pillow knows and that has no say in the pixels."""
+        """Tells whether a chunk is one that Pillow knows and that has no effect on the pixels."""
         ancillary = cid[:1].islower() and cid != b"tRNS"
         return ancillary and hasattr(self, f"chunk_{cid.decode('ascii', 'replace')}")
 

@@ -14,7 +14,7 @@ Pixels = NDArray[np.uint8]
 
 _COARSE = 2  # large photos are first reduced, quickly, to this many times the target side
 _STRIP_ROWS = 256  # rows of the photo that are converted at once
-_EXIF_BYTES = 16 * 1024  # hold the orientation; Pillow may take hundreds of times the length of Exif
+_EXIF_BYTES = 16 * 1024  # enough for the orientation; to parse Exif, Pillow may need 100s of times its length
 _ORIENTATION = 0x0112  # number of the Exif tag
 _UPRIGHT_BY = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -55,7 +55,7 @@ def preprocess(image: Image.Image, image_size: int, resize_size: int) -> Pixels:
 
 def _orientation(image: Image.Image) -> int:
     """Returns the orientation that Exif or XMP gives; 1, which is upright, where neither can be read."""
-    metadata = Image.new("1", (1, 1))  # has no Exif of its own that was read in full
+    metadata = Image.new("1", (1, 1))  # a new image, for which Pillow has read no Exif yet
     metadata.info = dict(image.info)
     try:
         if "exif" in metadata.info:
@@ -66,7 +66,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_reduced_rgb(image: Image.Image, side: int) -> Image.Image:
-    """Converts a photo to RGB, reduced by a whole factor that leaves its short side `side` or more.
+    """Converts a photo to RGB, reduced by a whole factor that keeps its short side at `side` or more.
 
     It works strip by strip, so that no second copy of a large photo is made.
     """

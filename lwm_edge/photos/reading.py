@@ -24,7 +24,7 @@ def read_photo(path: Path, preprocessing: Preprocessing) -> Pixels:
         RGB [image_size, image_size, 3] uint8.
 
     Raises:
-        PhotosError: The photo is missing, unreadable, truncated or costs too much; the message says which.
+        PhotosError: The photo is missing, unreadable, truncated or too costly; the message says which.
     """
     try:
         with warnings.catch_warnings():

@@ -104,7 +104,7 @@ def bundle_items(bundle: Bundle, problems: list[str]) -> Iterator[AuditItem]:
 
 
 def _declared(bundle: Bundle) -> dict[str, tuple[str, list[int]]]:
-    """Returns data type and shape of each tensor; they depend on the capacity, not the number of classes."""
+    """Returns each tensor's data type and shape, which depend on the capacity, not the number of classes."""
     m = bundle.manifest
     network = empty_network(m)
     declared = {

@@ -34,7 +34,7 @@ OF_THE_SYSTEM = {  # from linux/xattr.h, apparmor(7) and the kernel's documentat
 
 
 def attributes(path: Path) -> Iterator[str]:
-    """Yields the names of extended attributes, which could hold anything, and count in no file's length."""
+    """Yields the names of extended attributes, which could hold anything, and add to no file's length."""
     if hasattr(os, "listxattr"):
         with suppress(OSError):  # the file system has none
             yield from os.listxattr(path, follow_symlinks=False)
@@ -85,7 +85,7 @@ def _header_tensor_problems(path: Path, manifest: Manifest) -> Iterator[str]:
     if header is None or len(block) != HEADER_BYTES:
         yield "its header is not as lwm-edge writes it"
         return
-    # A kill just after a commit leaves the checkpoint of the model before; the next change removes it.
+    # A kill just after a commit leaves the checkpoint of the previous model; the next change removes it.
     if header.parent_digest not in (manifest.model_digest, manifest.parent_digest):
         yield f"it belongs to the model {header.parent_digest}, which is neither this one nor the one before"
     try:
@@ -112,7 +112,7 @@ def receipt_problems(path: Path, manifest: Manifest) -> list[str]:
 
 
 def _strange(receipt: bytes) -> list[str]:
-    """Lists fields that no kind of receipt has, however deep they are; by the kind that fits best."""
+    """Lists the fields, at any depth, that the best-fitting kind of receipt does not have."""
     strange = []
     for kind in (IncrementReport, ChangeReport, RepairReport):
         try:

@@ -366,7 +366,7 @@ def test_the_preprocessing_is_the_checkpoints_own() -> None:
     named, warnings = chosen(preprocessing_of="ResNet50_Weights.IMAGENET1K_V2")
     assert named == resnet.preprocessing.model_copy(update={"resize_size": 232}) and not warnings
     _, warnings = chosen(preprocessing_of="EfficientNet_B0_Weights.IMAGENET1K_V1")
-    assert "resize by bicubic interpolation" in warnings[0]
+    assert "expects bicubic interpolation" in warnings[0]
     named, _ = chosen(preprocessing_of="ResNet18_Weights.IMAGENET1K_V1", image_size=112)
     assert named == resnet.preprocessing.model_copy(update={"image_size": 112, "resize_size": 128})
     named, _ = chosen(preprocessing_of="ResNet18_Weights.IMAGENET1K_V1", image_size=300, resize_size=320)

@@ -39,7 +39,7 @@ import stops_while_it_loads
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 @pytest.mark.parametrize("as_json", [False, True])
-def test_while_a_library_loads_that_swallows_exceptions(
+def test_a_stop_while_a_library_that_swallows_exceptions_loads(
     tmp_path: Path, name: str, code: int, as_json: bool
 ) -> None:
     (tmp_path / "stops_while_it_loads.py").write_text(STOPS_WHILE_IT_LOADS.format(name=name))
@@ -75,14 +75,14 @@ def test_just_after_the_switch_the_sentence_says_that_the_change_was_made(
         commands.main()
     assert end.value.code == 128 + number
     told = capfd.readouterr().err
-    assert "Interrupted, but the change was made already: the home has the new model." in told
+    assert "Interrupted, but the change had already been made: the home has the new model." in told
     assert "Traceback" not in told and home.current().path.name == "00000001"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("whole_group", [False, True])
-def test_a_real_increment_at_several_moments(
+def test_a_real_increment_is_told_to_stop_at_several_moments(
     home: Home, make_photos: PhotoMaker, number: signal.Signals, whole_group: bool
 ) -> None:
     command = ["add-classes", str(make_photos("Bag")), "--home", str(home.path), "--recipe", "lwm"]

@@ -87,7 +87,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_setting(tmp_path: Path) -> No
     ("content", "problem"),
     [
         ("[increment]\nmin_new_acuracy = 0.8", "min_new_acuracy is unknown; did you mean min_new_accuracy?"),
-        ("min_new_accuracy = 0.8", "min_new_accuracy belongs into the table [increment]"),
+        ("min_new_accuracy = 0.8", "min_new_accuracy belongs in the table [increment]"),
         ("hom = 'x'", "hom is unknown; did you mean home?"),
         ("[incremnt]\nepochs = 1", "incremnt is unknown; did you mean increment?"),
         ("[increment]\nq7 = 1", "q7 is unknown"),
@@ -110,7 +110,7 @@ def test_a_tilde_stands_for_the_users_folder(monkeypatch: pytest.MonkeyPatch, tm
     assert find_home(None, FileConfig(home=Path("~/a"))) == tmp_path / "b"
     assert find_home(Path("~/c"), FileConfig()) == tmp_path / "c"
     for unknown in ("~no-such-user", "~no-such-user/home"):
-        with pytest.raises(ConfigError, match="no folder is known that ~no-such-user stands for"):
+        with pytest.raises(ConfigError, match="it is not known which folder ~no-such-user stands for"):
             find_home(Path(unknown), FileConfig())
 
 

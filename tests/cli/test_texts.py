@@ -1,4 +1,4 @@
-"""Names are UTF-8 whatever the locale, and the paths of homes, photos and keys may be any bytes."""
+"""Names are UTF-8 whatever the locale, and the paths of homes, photos and keys may hold any bytes."""
 
 from __future__ import annotations
 

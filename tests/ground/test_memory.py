@@ -129,7 +129,7 @@ def test_pages_of_libraries_are_given_back_in_a_process_of_ours_and_read_again_w
 
 @pytest.fixture
 def numbers(tmp_path: Path) -> Path:
-    """Writes a file of a tensor that is long enough for hundreds of pages."""
+    """Writes a file with one tensor, which takes up hundreds of pages."""
     save_file({"numbers": torch.arange(2**20, dtype=torch.float32)}, tmp_path / "numbers.safetensors")
     return tmp_path / "numbers.safetensors"
 
@@ -143,7 +143,7 @@ def _mapped_bytes() -> int:
 @pytest.fixture
 def mapped(numbers: Path) -> Tensor:
     if not Path("/proc/self/pagemap").exists():
-        pytest.skip("this system does not tell whose pages are")
+        pytest.skip("this system does not tell whose the pages are")
     return load_file(numbers)["numbers"]
 
 
@@ -158,7 +158,7 @@ def test_pages_of_a_file_are_given_back_and_read_again(mapped: Tensor, numbers: 
     assert torch.equal(mapped, expected)
 
 
-def test_memory_that_is_no_files_stays_as_it_is(mapped: Tensor, numbers: Path) -> None:
+def test_memory_that_belongs_to_no_file_stays_as_it_is(mapped: Tensor, numbers: Path) -> None:
     ours = torch.arange(2**20, dtype=torch.float32)
     drop_mapped_pages([ours])
     assert torch.equal(ours, torch.arange(2**20, dtype=torch.float32))
@@ -241,7 +241,7 @@ def test_a_machine_that_says_nothing_about_its_memory(no_proc: None, monkeypatch
     )
 
 
-def test_a_cgroup_without_a_limit_is_none(
+def test_a_cgroup_without_a_limit_is_ignored(
     no_proc: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(os, "sysconf", lambda name: -1 if "AVPHYS" in name else 4096)

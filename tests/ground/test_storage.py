@@ -479,7 +479,7 @@ def test_what_the_superuser_makes_in_a_users_folder_is_that_users(tmp_path):
     }
 
 
-def test_no_umask_makes_anything_writable_for_everybody(tmp_path):
+def test_no_umask_makes_anything_writable_by_everybody(tmp_path):
     before = os.umask(0)
     try:
         storage.make_folder(tmp_path / "a")

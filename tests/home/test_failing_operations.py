@@ -27,7 +27,7 @@ from tests.support.hostile import published
 from tests.support.samples import WITHOUT_LEVELS
 
 PHOTO = DEMO_DATA / "test" / "base" / "Coat" / "000.png"
-TRIED = 12  # of each verb, evenly spread; every one takes up to seconds
+TRIED = 12  # of each verb, evenly spread; each takes up to a few seconds
 
 
 def _verbs(root: Path, photos: Path) -> dict[str, Callable[[], object]]:
@@ -45,7 +45,7 @@ def _verbs(root: Path, photos: Path) -> dict[str, Callable[[], object]]:
 
 
 @pytest.mark.slow
-def test_only_errors_of_the_tree_and_none_once_the_model_is_in_place(
+def test_callers_get_only_errors_of_the_tree_and_none_once_the_model_is_in_place(
     tmp_path: Path, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, photos, tried = tmp_path / "disk", make_photos("Bag"), 0

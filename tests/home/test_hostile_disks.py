@@ -258,7 +258,7 @@ def test_a_file_system_without_links_or_locks_is_left_as_it_was(
     assert audit(path).passed
 
 
-def test_a_failed_init_takes_its_trusted_key_away(
+def test_a_failed_init_removes_its_trusted_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: Keys
 ) -> None:
     monkeypatch.setattr(_disk, "symlink", _refusing(errno.EPERM))
@@ -267,7 +267,7 @@ def test_a_failed_init_takes_its_trusted_key_away(
     assert not (tmp_path / "home").exists()
 
 
-def test_a_file_system_that_cannot_sync_folders_is_used_and_named_once(
+def test_a_file_system_that_cannot_sync_folders_is_used_and_warned_about_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "_without_folder_sync", set())

@@ -1,4 +1,4 @@
-"""Progress is told photo by photo, and a stop is heeded there: the home stays as it was."""
+"""Progress is reported photo by photo, and a stop is heeded between photos: the home stays as it was."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.samples import QUICK
 
 
 class EnoughError(Exception):
-    """Is raised by a callback that wants no more."""
+    """Signals that a callback wants no more progress."""
 
 
 def _add(home: Home, photos: Path, config: IncrementConfig, seen: list[Progress]) -> IncrementReport:
@@ -99,7 +99,7 @@ def test_a_worker_that_reads_photos_stops_between_two_of_them(
         pass
 
 
-def test_a_stop_is_said_where_it_came() -> None:
+def test_the_message_says_what_was_going_on_when_the_stop_came() -> None:
     stopping: list[bool] = []
     report = stoppable_progress(lambda message: None, lambda: bool(stopping))
     steps = [Progress(phase=phase, done=0, total=1) for phase in ("photos", "plan", "features", "train")]

@@ -185,7 +185,7 @@ PRE_ACTIVATION = Architecture(
 
 @pytest.fixture
 def pre_activation(monkeypatch: pytest.MonkeyPatch) -> Network:
-    """Registers an architecture of such blocks, and makes a teacher of it."""
+    """Registers an architecture of pre-activation blocks, and makes a teacher of it."""
     found = {"pre_activation": PRE_ACTIVATION}
     monkeypatch.setattr(
         networks, "find_architecture", lambda name: found.get(name) or find_architecture(name)
@@ -194,7 +194,7 @@ def pre_activation(monkeypatch: pytest.MonkeyPatch) -> Network:
 
 
 @pytest.mark.parametrize("frozen_blocks", range(7))
-def test_a_block_that_begins_in_place_leaves_the_others_input_alone(
+def test_a_block_that_begins_in_place_leaves_the_other_networks_input_alone(
     pre_activation: Network, frozen_blocks: int
 ) -> None:
     teacher = pre_activation

@@ -1,4 +1,4 @@
-"""A photo costs a bounded number of reads, bytes and seconds, and metadata alone costs no sound photo."""
+"""A photo costs a bounded number of reads, bytes and seconds, and damaged metadata gets no photo skipped."""
 
 from __future__ import annotations
 
@@ -90,9 +90,9 @@ TOO_MUCH_METADATA: dict[str, tuple[Make, str]] = {
     "padding": (lambda: odd.jpeg(b"\xff" * 20_000), PIECES),
     "large segments": (lambda: odd.jpeg(odd.segment(0xEF, bytes(65_000)) * 270), BYTES),
     "empty chunks": (lambda: odd.png(odd.chunk(b"prVt", b"") * 9_000), PIECES),
-    "empty chunks behind": (lambda: odd.png(odd.chunk(b"prVt", b"") * 9_000, before=b"IEND"), PIECES),
+    "empty chunks at the end": (lambda: odd.png(odd.chunk(b"prVt", b"") * 9_000, before=b"IEND"), PIECES),
     "a large chunk": (lambda: odd.png(odd.chunk(b"prVt", LARGE)), BYTES),
-    "a large chunk behind": (lambda: odd.png(odd.chunk(b"prVt", LARGE), before=b"IEND"), BYTES),
+    "a large chunk at the end": (lambda: odd.png(odd.chunk(b"prVt", LARGE), before=b"IEND"), BYTES),
     "a large text": (lambda: odd.png(odd.chunk(b"tEXt", b"a\0" + LARGE)), BYTES),
 }
 
@@ -102,7 +102,7 @@ def test_a_photo_with_too_much_metadata_is_skipped_before_it_costs_more(photo):
         path = photo(make())
         with memory_bound(64 * MIB):
             assert refusal(path) == reason, name
-        assert Counted.reads <= MAX_METADATA_READS + 20, name  # 20 tell the format, or are of pixels
+        assert Counted.reads <= MAX_METADATA_READS + 20, name  # 20 find the format, or read pixels
         assert Counted.bytes_read <= MAX_METADATA_BYTES + 64 * 1024, name
     assert published(f"| cost: too much metadata | {len(TOO_MUCH_METADATA)} | skipped |")
 
@@ -118,7 +118,7 @@ MUCH_METADATA: dict[str, Make] = {
 }
 
 
-def test_up_to_16_mib_of_metadata_cost_no_photo(photo):
+def test_a_photo_with_up_to_16_mib_of_metadata_is_read(photo):
     for make in MUCH_METADATA.values():
         assert_two_halves(read_photo(photo(make()), PREPROCESSING))
     assert published(f"| cost: much metadata | {len(MUCH_METADATA)} | read, with the right pixels |")
@@ -137,7 +137,7 @@ DAMAGED_METADATA: dict[str, Make] = {
     "a large profile": lambda: odd.png(_icc(50_000_000)),
     "a large zTXt": lambda: odd.png(_text(b"zTXt", 50_000_000)),
     "a large iTXt": lambda: odd.png(_text(b"iTXt", 50_000_000)),
-    "a large iTXt behind": lambda: odd.png(_text(b"iTXt", 50_000_000), before=b"IEND"),
+    "a large iTXt at the end": lambda: odd.png(_text(b"iTXt", 50_000_000), before=b"IEND"),
     "70 texts of 1 MiB": lambda: odd.png(_text(b"zTXt", 2**20 - 1) * 70),
     "a text's checksum": lambda: odd.png(odd.chunk(b"tEXt", b"a\0b", wrong_crc=True)),
     "an Exif chunk's checksum": lambda: odd.png(odd.chunk(b"eXIf", b"II*\0", wrong_crc=True)),
@@ -159,7 +159,7 @@ def test_damaged_metadata_costs_no_photo_its_pixels(photo):
     assert PngImagePlugin.MAX_TEXT_CHUNK == ImageFile.SAFEBLOCK and not ImageFile.LOAD_TRUNCATED_IMAGES
 
 
-def test_chunks_that_decide_over_pixels_are_not_forgiven(photo):
+def test_damage_to_chunks_that_affect_the_pixels_is_not_forgiven(photo):
     palette = Image.new("P", (64, 64))
     palette.putpalette([10, 20, 30])
     content = bytearray(odd.saved(palette, "PNG", transparency=0))
@@ -233,8 +233,8 @@ SLOW: dict[str, Make] = {
 }
 
 
-def test_decoders_are_stopped_when_their_seconds_are_over(photo, monkeypatch):
-    """A clock that goes on by a second at each look shows how often there is one."""
+def test_decoders_are_stopped_when_their_time_is_up(photo, monkeypatch):
+    """A clock that advances by a second at each look shows how many looks there are."""
     for name, make in SLOW.items():
         path = photo(make())
         monkeypatch.setattr(time, "thread_time", itertools.count().__next__)
@@ -247,8 +247,8 @@ def test_decoders_are_stopped_when_their_seconds_are_over(photo, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_worst_photos_end_soon_after_their_seconds(photo, monkeypatch):
-    """Measured with one second instead of twenty; a block of scans over 20 megapixels takes the longest."""
+def test_reading_the_worst_photos_ends_soon_after_their_time_is_up(photo, monkeypatch):
+    """The limit is one second here, not twenty; a block of scans over 20 megapixels takes the longest."""
     monkeypatch.setattr(guard, "MAX_SECONDS", 1)
     worst: dict[str, Make] = {
         "progressive JPEG": lambda: odd.progressive_jpeg(4_470, 17_000),

@@ -658,7 +658,7 @@ def test_every_file_is_reported_before_it_is_read_even_one_that_is_left_out(tmp_
     cache = PixelCache(10**6)
 
     def look(progress: Progress) -> None:
-        assert len(cache._held) <= progress.done  # what is reported was not read yet
+        assert len(cache._held) <= progress.done  # what is reported has not been read yet
         seen.append(progress)
 
     read_photo_folder(tmp_path, FASHION_SIZE, cache, min_photos=1, on_progress=look)

@@ -193,10 +193,10 @@ def test_an_older_copy_verifies_as_well(trusting_home: Home, tmp_path: Path) -> 
     assert report.passed and _says(report.not_proven, "That this is the newest model")
 
 
-def test_a_bundle_that_is_exchanged_after_it_was_opened_proves_nothing(
+def test_a_bundle_that_is_replaced_after_it_was_opened_proves_nothing(
     grown: Home, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a home would pass whose ONNX file fits a bundle that nobody verified."""
+    """Otherwise a home whose ONNX file fits a bundle that nobody verified would pass."""
     generation, manifest = grown.current(), grown.open_bundle().manifest
     other = keys.base.read_bytes()
     generation.onnx.write_bytes(fill_graph(open_bundle(keys.base).arrays(), manifest))

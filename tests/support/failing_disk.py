@@ -1,4 +1,4 @@
-"""Refuses one operation of a process on files, whichever way the operation is made.
+"""Refuses one of a process's operations on files, however the operation is made.
 
 Python's audit events tell of every file that is opened, made, renamed, listed or removed, before it happens;
 functions without an event are replaced.
@@ -51,12 +51,12 @@ def _listen(event: str, arguments: tuple[Any, ...]) -> None:
             _disk.count_operation(arguments[0])
 
 
-_LISTENING: list[bool] = []  # an audit hook stays for as long as the process
+_LISTENING: list[bool] = []  # an audit hook lasts as long as the process
 
 
 @contextmanager
 def failing_disk(root: Path, fails_at: int | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Disk]:
-    """Fails an operation within the block; without a number it only counts them."""
+    """Makes an operation within the block fail; without `fails_at`, operations are only counted."""
     if not _LISTENING:
         sys.addaudithook(_listen)
         _LISTENING.append(True)

@@ -38,7 +38,7 @@ def exif_segment(exif: bytes) -> bytes:
 
 
 def ifd(*entries: tuple[int, int, int, int]) -> bytes:
-    """Makes the TIFF structure that is in Exif, of entries (tag, type, count, value or offset)."""
+    """Makes the TIFF structure that Exif holds, from entries (tag, type, count, value or offset)."""
     packed = b"".join(struct.pack("<HHII", *entry) for entry in entries)
     return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + packed + bytes(4)
 
