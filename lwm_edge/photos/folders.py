@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import PhotosError, shortened
 from ..records import ProgressCallback, ignore_progress, step_reporter, utf8_name
 from .class_names import class_name_of, class_name_problem, fold_class_name, normalise_class_name
-from .guard import check_photo_file
+from .guard import GuardedFile, check_photo_file
 from .photo_set import Photo, PixelCache
 from .preprocessing import Preprocessing
 
@@ -185,7 +185,8 @@ def _printable(text: str) -> str:
 def _file_digest(path: Path) -> str:
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with GuardedFile(path) as file:
+            file.expect_pixels()
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import itertools
+import os
 import re
 import struct
 import time
@@ -20,7 +21,7 @@ from PIL import Image, ImageFile, PngImagePlugin
 
 import lwm_edge
 from lwm_edge.errors import PhotosError
-from lwm_edge.photos import guard, opening
+from lwm_edge.photos import folders, guard, opening
 from lwm_edge.photos.guard import (
     MAX_MEMORY_BYTES,
     MAX_METADATA_BYTES,
@@ -269,6 +270,35 @@ def test_a_long_photo_shows_its_centre(photo):
             )
             expected = np.broadcast_to(shown[4:36, left : left + 32], (32, 32, 3))
             np.testing.assert_array_equal(found, expected.swapaxes(0, 1) if turned else expected)
+
+
+# Files that change
+
+
+def test_a_file_that_becomes_a_pipe_while_it_is_read_does_not_hang(photo, monkeypatch):
+    path = photo(odd.png())
+
+    def swap(checked: Path) -> None:
+        guard.check_photo_file(checked)
+        checked.unlink()
+        os.mkfifo(checked)
+
+    monkeypatch.setattr(opening, "check_photo_file", swap)
+    assert "not a file" in refusal(path)
+    monkeypatch.setattr(folders, "check_photo_file", lambda path: None)
+    with no_hang(), pytest.raises(PhotosError, match="not a file"):
+        folders._file_digest(path)
+
+
+def test_what_is_added_to_a_file_while_it_is_read_is_not_read(photo):
+    path = photo(bytes(100))
+    for in_metadata in (True, False):
+        with GuardedFile(path) as file:
+            with path.open("ab") as grown:
+                grown.write(bytes(50))
+            if not in_metadata:
+                file.expect_pixels()
+            assert len(file.read(1000 if in_metadata else -1)) == file.length < path.stat().st_size
 
 
 # Time
