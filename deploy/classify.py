@@ -26,8 +26,11 @@ import onnxruntime
 Pixels = NDArray[np.uint8]
 
 _COARSE = 2  # large photos are first reduced, quickly, to this many times the target side
-_STRIP_ROWS = 256  # rows of the photo that are converted at once
+_LONG = 3  # times as long as wide; only the middle of longer photos is converted
+_STRIP_ROWS = 64  # rows of the photo that are converted at once
 _EXIF_BYTES = 16 * 1024  # enough for the orientation; to parse Exif, Pillow may need 100s of times its length
+_EXIF_CHARACTERS = 3 * _EXIF_BYTES  # as a text of hexadecimal digits, in lines
+_EXIF_AS_TEXT = "Raw profile type exif"  # in older PNG files
 _ORIENTATION = 0x0112  # number of the Exif tag
 _UPRIGHT_BY = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -73,26 +76,34 @@ def _orientation(image: Image.Image) -> int:
     try:
         if "exif" in metadata.info:
             metadata.info["exif"] = metadata.info["exif"][:_EXIF_BYTES]
+        if len(text := metadata.info.get(_EXIF_AS_TEXT, "")) > _EXIF_CHARACTERS:
+            metadata.info[_EXIF_AS_TEXT] = text[:_EXIF_CHARACTERS].rpartition("\n")[0]
         return int(metadata.getexif().get(_ORIENTATION, 1))
     except Exception:  # damaged Exif raises SyntaxError, ValueError, struct.error, ...; the pixels are sound
         return 1
 
 
 def _to_reduced_rgb(image: Image.Image, side: int) -> Image.Image:
-    """Converts a photo to RGB, reduced by a whole factor that keeps its short side at `side` or more.
+    """Converts a photo's middle to RGB, reduced by a whole factor that keeps its short side at least `side`.
 
     It works strip by strip, so that no second copy of a large photo is made.
     """
-    factor = min(image.size) // side
-    if factor < 2:
-        return _to_rgb(image)
-    width, height = (-(-length // factor) for length in image.size)
+    factor = max(1, min(image.size) // side)
+    left, top, right, bottom = _middle(*image.size)
+    width, height = (-(-length // factor) for length in (right - left, bottom - top))
     reduced = Image.new("RGB", (width, height))
     rows = max(1, _STRIP_ROWS // factor) * factor
-    for top in range(0, image.height, rows):
-        strip = image.crop((0, top, image.width, min(image.height, top + rows)))
-        reduced.paste(_to_rgb(strip).reduce(factor), (0, top // factor))
+    for upper in range(top, bottom, rows):
+        strip = image.crop((left, upper, right, min(bottom, upper + rows)))
+        reduced.paste(_to_rgb(strip).reduce(factor), (0, (upper - top) // factor))
     return reduced
+
+
+def _middle(width: int, height: int) -> tuple[int, int, int, int]:
+    """Returns the box without the ends of a long photo, of which the centre cut would show nothing."""
+    longest = _LONG * min(width, height)
+    left, top = (max(0, length - longest) // 2 for length in (width, height))
+    return left, top, width - left, height - top
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -16,7 +16,7 @@ from .class_names import (
     normalise_class_name,
     shown_class_name,
 )
-from .guard import check_photo_file
+from .guard import GuardedFile, check_photo_file
 from .photo_set import Photo, PixelCache
 from .preprocessing import Preprocessing
 
@@ -198,7 +198,8 @@ def _printable(text: str) -> str:
 def _file_digest(path: Path) -> str:
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with GuardedFile(path) as file:
+            file.expect_pixels()
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     except OSError as error:

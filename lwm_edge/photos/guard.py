@@ -2,7 +2,7 @@
 
 Pillow's loops over metadata are Python code that reads piece by piece, and its decoders are fed block by
 block, so whoever counts the reads can end them. What a decoder does with a block cannot be interrupted; it is
-bounded by the pixels that the file declares, and for progressive JPEG by the size of the block.
+bounded by the pixels that the file declares, and for JPEG by the size of the block.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import io
 import stat
 import time
 from pathlib import Path
+from typing import cast
 
 from PIL import Image
 
 from ..errors import PhotosError
+from ..storage import open_regular
 
 MIB = 2**20
 MAX_FILE_BYTES = 256 * MIB
@@ -46,10 +48,14 @@ class GuardedFile(io.BufferedReader):
 
     Attributes:
         length: Length of the file, in bytes.
+
+    Raises:
+        OSError: The file cannot be read, or is no longer a regular one.
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path.open("rb", buffering=0))
+        opened = cast(io.BufferedReader, open_regular(path))  # never waits, though it may be a FIFO by now
+        super().__init__(opened.detach())
         self.length = self.seek(0, io.SEEK_END)
         self.seek(0)
         self._in_metadata = True
@@ -75,9 +81,15 @@ class GuardedFile(io.BufferedReader):
             self._look_at_the_clock()
         if size is None or size < 0:
             self._check_whole()
+            size = self._left()
         elif self._in_metadata:
-            self._count_metadata(min(size, self.length - self.tell()))
+            size = min(size, self._left())
+            self._count_metadata(size)
         return super().read(size)
+
+    def _left(self) -> int:
+        """Returns how many bytes are left, without those by which the file has grown since it was opened."""
+        return max(0, self.length - self.tell())
 
     def _look_at_the_clock(self) -> None:
         if time.thread_time() > self._ends_at:

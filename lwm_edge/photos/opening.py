@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngImageFile, PngStream
 from .guard import GuardedFile, check_photo_file, check_pixels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-_SCANS_BLOCK = 1024  # bytes of a progressive JPEG that are decoded without a look at the clock
+_SCANS_BLOCK = 1024  # bytes of a JPEG that are decoded without a look at the clock
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _TEXTS_WITH_ORIENTATION = ("Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 
@@ -55,8 +55,7 @@ class _Jpeg(JpegImageFile):
 
     def _open(self) -> None:
         super()._open()
-        if "progressive" in self.info:  # each of its scans, of some 20 bytes, goes over all pixels
-            self.decodermaxblock = _SCANS_BLOCK
+        self.decodermaxblock = _SCANS_BLOCK  # there may be many scans, of 10 bytes each, over all pixels
 
     def getexif(self) -> Image.Exif:
         """Returns no Exif: Pillow asks for it on opening, and may take hundreds of times its length."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import itertools
+import os
 import re
 import struct
 import time
@@ -12,6 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from PIL import Image, ImageFile, PngImagePlugin
 
 import lwm_edge
 from lwm_edge.errors import PhotosError
-from lwm_edge.photos import guard, opening
+from lwm_edge.photos import folders, guard, opening
 from lwm_edge.photos.guard import (
     MAX_MEMORY_BYTES,
     MAX_METADATA_BYTES,
@@ -114,13 +116,18 @@ MUCH_METADATA: dict[str, Make] = {
     ),
     "a trailer of 40 MiB": lambda: odd.jpeg() + bytes(40 * MIB),
     "a private chunk of 15 MiB": lambda: odd.png(odd.chunk(b"prVt", bytes(15 * MIB))),
+    "Exif as a text of 15 MiB of line ends": lambda: odd.png(
+        odd.chunk(b"tEXt", b"Raw profile type exif\0" + b"\n" * (15 * MIB))
+    ),
     "2,000 texts": lambda: odd.png(*(odd.chunk(b"tEXt", b"%d\0x" % n) for n in range(2_000))),
 }
 
 
 def test_a_photo_with_up_to_16_mib_of_metadata_is_read(photo):
     for make in MUCH_METADATA.values():
-        assert_two_halves(read_photo(photo(make()), PREPROCESSING))
+        path = photo(make())
+        with memory_bound(96 * MIB):
+            assert_two_halves(read_photo(path, PREPROCESSING))
     assert published(f"| cost: much metadata | {len(MUCH_METADATA)} | read, with the right pixels |")
 
 
@@ -209,6 +216,14 @@ def test_a_png_is_turned_upright_wherever_its_orientation_is(photo, before, kind
     assert_two_halves(read_photo(photo(content), PREPROCESSING))
 
 
+def test_a_png_is_turned_upright_though_its_exif_is_a_long_text(photo):
+    exif = (odd.ifd(ORIENTATION) + bytes(100_000)).hex().encode()
+    lines = b"\n".join(exif[start : start + 72] for start in range(0, len(exif), 72))
+    profile = odd.chunk(b"tEXt", b"Raw profile type exif\0\nexif\n  100026\n" + lines)
+    image = Image.open(io.BytesIO(odd.png())).transpose(Image.Transpose.ROTATE_90)
+    assert_two_halves(read_photo(photo(odd.png(profile, image=image)), PREPROCESSING))
+
+
 def test_exif_takes_no_multiple_of_its_length(photo):
     """Each of 5,000 tags claims the same 60,000 bytes, which some releases of Pillow copy for each."""
     structure = odd.ifd(*((1_000 + number, 7, 60_000, 8) for number in range(5_000)))
@@ -221,10 +236,76 @@ def test_exif_takes_no_multiple_of_its_length(photo):
             assert_two_halves(read_photo(photo(content), PREPROCESSING))
 
 
+# Memory
+
+LONG: dict[str, tuple[str, int, int, str, dict[str, Any]]] = {
+    "landscape with transparency": ("RGBA", 56_500, 1_131, "PNG", {"compress_level": 1}),
+    "landscape of 16-bit grey": ("I;16", 51_000, 1_023, "PNG", {"compress_level": 1}),
+    "upright, to be turned": ("RGB", 1_131, 56_500, "BMP", {}),
+    "landscape in CMYK": ("CMYK", 51_000, 1_023, "JPEG", {}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [256, 512])
+@pytest.mark.parametrize("name", LONG)
+def test_long_photos_take_no_more_memory_than_others(photo, name, side):
+    """Their short side allows no reduction in strips before the conversion to RGB, or their rows are long."""
+    mode, width, height, format, options = LONG[name]
+    path = photo(odd.saved(Image.new(mode, (width, height)), format, **options))
+    with memory_bound(MAX_MEMORY_BYTES):
+        read_photo(path, PREPROCESSING.model_copy(update={"resize_size": side}))
+
+
+def test_a_long_photo_shows_its_centre(photo):
+    """Only its middle is converted, whose centre is that of the photo, to the pixel."""
+    columns = np.arange(40 * 7).astype(np.uint8)
+    pixels = np.broadcast_to(columns[None, :, None], (40, 40 * 7, 3))
+    for shown in (pixels, pixels[:, 1:]):
+        left = (shown.shape[1] - 32) // 2
+        for turned in (False, True):
+            image = Image.fromarray(np.ascontiguousarray(shown.swapaxes(0, 1) if turned else shown))
+            found = read_photo(
+                photo(odd.saved(image, "PNG")), PREPROCESSING.model_copy(update={"resize_size": 40})
+            )
+            expected = np.broadcast_to(shown[4:36, left : left + 32], (32, 32, 3))
+            np.testing.assert_array_equal(found, expected.swapaxes(0, 1) if turned else expected)
+
+
+# Files that change
+
+
+def test_a_file_that_becomes_a_pipe_while_it_is_read_does_not_hang(photo, monkeypatch):
+    path = photo(odd.png())
+
+    def swap(checked: Path) -> None:
+        guard.check_photo_file(checked)
+        checked.unlink()
+        os.mkfifo(checked)
+
+    monkeypatch.setattr(opening, "check_photo_file", swap)
+    assert "not a file" in refusal(path)
+    monkeypatch.setattr(folders, "check_photo_file", lambda path: None)
+    with no_hang(), pytest.raises(PhotosError, match="not a file"):
+        folders._file_digest(path)
+
+
+def test_what_is_added_to_a_file_while_it_is_read_is_not_read(photo):
+    path = photo(bytes(100))
+    for in_metadata in (True, False):
+        with GuardedFile(path) as file:
+            with path.open("ab") as grown:
+                grown.write(bytes(50))
+            if not in_metadata:
+                file.expect_pixels()
+            assert len(file.read(1000 if in_metadata else -1)) == file.length < path.stat().st_size
+
+
 # Time
 
 SLOW: dict[str, Make] = {
     "progressive JPEG of 3,000 scans": lambda: odd.progressive_jpeg(1_000, 3_000),
+    "sequential JPEG of 3,000 scans": lambda: odd.sequential_jpeg(1_000, 3_000),
     "run-length encoded BMP": lambda: odd.rle_bmp(1_000),
     "PNG with empty chunks of pixels": lambda: odd.png(odd.chunk(b"IDAT", b"") * 100_000),
     "PNG of one large chunk": lambda: odd.png(
@@ -240,7 +321,7 @@ def test_decoders_are_stopped_when_their_time_is_up(photo, monkeypatch):
         monkeypatch.setattr(time, "thread_time", itertools.count().__next__)
         assert refusal(path) == SECONDS, name
         assert Counted.reads <= (MAX_SECONDS + 1) * guard._READS_PER_LOOK, name
-        block = opening._SCANS_BLOCK if "progressive" in name else ImageFile.MAXBLOCK
+        block = opening._SCANS_BLOCK if "JPEG" in name else ImageFile.MAXBLOCK
         assert Counted.bytes_read <= (MAX_SECONDS + 1) * block + 4096, name
         monkeypatch.undo()
         monkeypatch.setattr(opening, "GuardedFile", Counted)
@@ -252,6 +333,7 @@ def test_reading_the_worst_photos_ends_soon_after_their_time_is_up(photo, monkey
     monkeypatch.setattr(guard, "MAX_SECONDS", 1)
     worst: dict[str, Make] = {
         "progressive JPEG": lambda: odd.progressive_jpeg(4_470, 17_000),
+        "sequential JPEG": lambda: odd.sequential_jpeg(7_990, 12_800),
         "run-length encoded BMP": lambda: odd.rle_bmp(4_000),
         "PNG": lambda: odd.png(odd.chunk(b"IDAT", b"") * 3_000_000),
     }

@@ -50,6 +50,17 @@ def progressive_jpeg(side: int, scans: int) -> bytes:
     return content[:last] + content[last:-2] * scans + b"\xff\xd9"
 
 
+def sequential_jpeg(side: int, scans: int) -> bytes:
+    """Makes a JPEG that is not progressive, whose scans of ten bytes each go over a whole colour."""
+    content = saved(_picture(64), "JPEG", subsampling=0)
+    content = content[: content.rindex(b"\xff\xda")]
+    place = content.index(b"\xff\xc0") + 5
+    head = content[:place] + struct.pack(">HH", side, side) + content[place + 4 :]
+    restart = segment(0xDD, struct.pack(">H", 1))  # each block looks for a mark, which takes time
+    each = (segment(0xDA, bytes((1, 1 + number % 3, 0, 0, 63, 0))) for number in range(scans))
+    return head + restart + b"".join(each) + b"\xff\xd9"
+
+
 def chunk(kind: bytes, content: bytes, *, wrong_crc: bool = False) -> bytes:
     crc = zlib.crc32(kind + content) ^ wrong_crc
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
