@@ -16,6 +16,7 @@ import os
 import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -161,7 +162,7 @@ def write_output(path: Path | str, content: bytes) -> None:
     with _explained("write", path):
         target = _output_target(path)
         before = target.stat() if target.exists() else None
-        _replace(target, content, 0o600 if before else 0o666, before, replace=True)
+        _replace(target, content, 0o600 if before else 0o664, before, replace=True)
     _confirm(target)
 
 

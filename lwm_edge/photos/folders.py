@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import storage
 from ..errors import PhotosError, shortened
 from ..records import ProgressCallback, ignore_progress, step_reporter, utf8_name
 from .class_names import (
@@ -198,7 +199,7 @@ def _printable(text: str) -> str:
 def _file_digest(path: Path) -> str:
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with storage.open_regular(path) as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     except OSError as error:

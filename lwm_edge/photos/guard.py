@@ -14,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from .. import storage
 from ..errors import PhotosError
 
 MIB = 2**20
@@ -49,7 +50,7 @@ class GuardedFile(io.BufferedReader):
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path.open("rb", buffering=0))
+        super().__init__(storage.open_regular(path).detach())  # unbuffered, as it is a buffer itself
         self.length = self.seek(0, io.SEEK_END)
         self.seek(0)
         self._in_metadata = True
