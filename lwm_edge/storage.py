@@ -281,7 +281,7 @@ def kind_at(path: Path, *, follow: bool = False) -> str:
         return f"something that cannot be examined ({error.strerror})"
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Opens a file for reading; anything but a regular file is refused at once, as a pipe would never end.
 
     Raises:
@@ -454,9 +454,11 @@ def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
                     f"{path.parent} is being changed by another process; try again when it is done, "
                     "or pass --wait"
                 ) from None
+        holder = os.getpid()
         try:
             yield descriptor
-        finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process that the caller's code forked has it open, too
+        finally:  # a process that the caller's code forked has it open, too, and may come past here
+            if os.getpid() == holder:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
