@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,7 +19,7 @@ def create_file(path: Path, mode: int) -> BinaryIO:
     return open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode))
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """Opens a file for reading, without waiting for whoever writes to it if it is a pipe."""
     flags = os.O_NONBLOCK | os.O_NOCTTY
     return open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags))

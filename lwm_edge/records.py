@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable
+from decimal import Decimal
 from itertools import count
 from os import PathLike
 from pathlib import Path
@@ -30,6 +32,9 @@ from .errors import ConfigError
 AnyPath = str | PathLike[str]
 
 _BYTES = "bytes_as_latin1"
+_LARGEST_INT = 2**63 - 1
+_PLAIN_FLOAT = r"-?(0|[1-9]\d*)\.(0|\d*[1-9])"
+_SCIENTIFIC_FLOAT = r"-?[1-9](\.\d*[1-9])?e[+-]?\d{1,3}"
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -125,33 +130,62 @@ class Report(BaseModel):
 def plain_json(text: bytes, *, indent: int | None = None) -> Any:
     """Reads JSON that this program wrote, and refuses any that could hide something.
 
-    Repeated keys are hidden from whoever reads the content, and so are spaces and needless escapes.
+    Repeated keys are hidden from whoever reads the content, and so are spaces, needless escapes and digits.
 
     Args:
         text: JSON in UTF-8, without padding.
         indent: Number of spaces by which levels are indented; None if there is not a single space.
 
     Raises:
-        ValueError: The text is not JSON, or is longer than its content needs.
+        ValueError: The text is not JSON, or is not written as this program writes its content.
     """
-    floats = 0
-
-    def as_written(number: str) -> str:
-        nonlocal floats
-        floats += 1
-        return number
-
     try:
         decoded = text.decode()
-        content = json.loads(decoded, object_pairs_hook=_without_repeated_keys, parse_float=as_written)
+        mark = next(c for c in map(chr, range(0xE000, 0xF900)) if c not in decoded)  # stands around floats
+        content = json.loads(
+            decoded,
+            object_pairs_hook=_without_repeated_keys,
+            parse_float=lambda number: f"{mark}{_plain_float(number)}{mark}",
+            parse_int=_plain_int,
+        )
         separators = (",", ":") if indent is None else (",", ": ")
         needed = json.dumps(content, ensure_ascii=False, indent=indent, separators=separators)
-        length = len(needed) - 2 * floats  # floats were kept as text, in quotation marks
-        if len(decoded) != length:
-            raise ValueError(f"it is {len(decoded)} characters long, but its content needs {length}")
+        if decoded != needed.replace(f'"{mark}', "").replace(f'{mark}"', ""):
+            raise ValueError("it is not written as lwm-edge writes what it says")
         return json.loads(decoded)
+    except StopIteration:
+        raise ValueError("it has every private-use character") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def require_as_written(record: BaseModel, text: bytes) -> None:
+    """Refuses JSON without spaces from which a record was read, unless the record would be written like that.
+
+    Fields that a later release added may be missing.
+
+    Raises:
+        ValueError: The text could hide something: by what `plain_json` refuses, by the order of its fields,
+            or by values of another type, such as a number in quotation marks.
+    """
+    written = json.loads(record.model_dump_json(exclude_unset=True))
+    if json.dumps(plain_json(text)) != json.dumps(written):  # each a float in one form, whoever wrote it
+        raise ValueError("its fields are in another order or form than lwm-edge writes")
+
+
+def _plain_int(number: str) -> int:
+    if abs(int(number)) > _LARGEST_INT:
+        raise ValueError("it has a number that is longer than any that lwm-edge writes")
+    return int(number)
+
+
+def _plain_float(number: str) -> str:
+    """Returns a number as it is written; refuses digits that it does not need, in any release's form."""
+    value = float(number)
+    forms = _PLAIN_FLOAT if value == 0 or 1e-4 <= abs(value) < 1e15 else f"{_PLAIN_FLOAT}|{_SCIENTIFIC_FLOAT}"
+    if not re.fullmatch(forms, number) or Decimal(number) != Decimal(repr(value)):
+        raise ValueError("it has a number with more digits than it needs")
+    return number
 
 
 def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import os
 import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -161,7 +162,7 @@ def write_output(path: Path | str, content: bytes) -> None:
     with _explained("write", path):
         target = _output_target(path)
         before = target.stat() if target.exists() else None
-        _replace(target, content, 0o600 if before else 0o666, before, replace=True)
+        _replace(target, content, 0o600 if before else 0o664, before, replace=True)
     _confirm(target)
 
 
@@ -280,7 +281,7 @@ def kind_at(path: Path, *, follow: bool = False) -> str:
         return f"something that cannot be examined ({error.strerror})"
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Opens a file for reading; anything but a regular file is refused at once, as a pipe would never end.
 
     Raises:
@@ -453,9 +454,11 @@ def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
                     f"{path.parent} is being changed by another process; try again when it is done, "
                     "or pass --wait"
                 ) from None
+        holder = os.getpid()
         try:
             yield descriptor
-        finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process that the caller's code forked has it open, too
+        finally:  # a process that the caller's code forked has it open, too, and may come past here
+            if os.getpid() == holder:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import storage
 from ..errors import ArchitectureError, ConfigError, shortened
 from ..model.architectures.registry import architecture_names, find_architecture
 
@@ -78,9 +79,9 @@ def _load(path: Path) -> Any:
     if not path.is_file():
         raise ConfigError(f"{path} is not a file; give the path of a checkpoint (.pth)")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), storage.open_regular(path) as file:
             warnings.simplefilter("ignore")  # about odd pickle protocols, which are refused anyway
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise almost anything
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise ConfigError(

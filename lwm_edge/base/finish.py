@@ -19,7 +19,7 @@ from ..learning.running import observe
 from ..model.bundle import ONNX_GRAPH, PROBE, Arrays, Bundle, save_bundle, tensors_digest
 from ..model.evaluation import EvaluationReport, evaluate_predictions
 from ..model.loading import network_arrays
-from ..model.manifest import Manifest
+from ..model.manifest import BASE, Manifest
 from ..model.network import Network, attention_cells, few_cells_warnings
 from ..model.onnx.parity import (
     PARITY_BATCH_SIZES,
@@ -265,7 +265,7 @@ def _write(
         permits=config.permits,
         capacity=config.capacity,
         bundle_bytes=0,
-        recipe="base",
+        recipe=BASE,
         tensors_digest=tensors_digest(arrays),
     )
     examples = photos.load(range(min(max(PARITY_BATCH_SIZES), len(photos.photos))))

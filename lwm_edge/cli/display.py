@@ -174,7 +174,7 @@ def change(report: ChangeReport) -> None:
     }
     if report.trusted_key:
         rows["Trusts the key"] = report.trusted_key
-    print_rows(safe(title), rows)
+    print_rows(title, rows)
     _notes(*report.warnings)
 
 
@@ -186,7 +186,7 @@ def repair(report: RepairReport) -> None:
         "Load it from": str(report.onnx),
         "Model digest": report.model_digest,
     }
-    print_rows(f"Model home {safe(str(report.home))}", rows)
+    print_rows(f"Model home {report.home}", rows)
     _notes(*report.warnings)
 
 
@@ -232,7 +232,7 @@ def info(report: InfoReport) -> None:
     }
     if report.onnx:
         rows["ONNX file"] = str(report.onnx)
-    print_rows(safe(str(report.home or report.bundle)), rows)
+    print_rows(str(report.home or report.bundle), rows)
 
 
 def export(report: ExportReport) -> None:

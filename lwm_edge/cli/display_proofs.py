@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
 from .terminal import counted, in_bytes, note, out, print_rows, safe
@@ -63,7 +62,7 @@ def simulation(report: SimulationReport) -> None:
     for trend in report.trends:
         values = [value_of(trend.figure, step) for step in report.steps]
         numbers = (trend.second, trend.last, trend.slope_bytes_per_class, trend.explained_bytes_per_class)
-        table.add_row(escape(trend.figure), _sparkline(values), *(f"{number:,.0f}" for number in numbers))
+        table.add_row(safe(trend.figure), _sparkline(values), *(f"{number:,.0f}" for number in numbers))
     out().print(table)
     rows = {
         "First increment": "warms up, and is left out",
@@ -115,10 +114,10 @@ def verification(report: VerificationReport) -> None:
         "Model digest": report.model_digest,
         "Changes": f"{report.changes} since it was shipped, {record}",
     }
-    print_rows(escape(str(report.home or report.bundle)), rows)
+    print_rows(str(report.home or report.bundle), rows)
     for title, lines in (("Proven", report.proven), ("Not proven", report.not_proven)):
         out().print(f"[bold]{title}")
         for line in lines or ("nothing",):
-            out().print(escape(f"  - {line}"))
+            out().print(safe(f"  - {line}"))
     for problem in report.problems:
         note(f"Problem: {problem}")

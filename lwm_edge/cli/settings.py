@@ -12,7 +12,7 @@ from typing import Any
 import platformdirs
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from .. import BaseConfig, IncrementConfig, PackConfig
+from .. import BaseConfig, IncrementConfig, PackConfig, storage
 from ..errors import ConfigError
 from ..records import Record, Settings, absolute, invalid
 
@@ -25,6 +25,7 @@ _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 CONFIG_FILE = "lwm-edge.toml"
 HOME_VARIABLE = "LWM_EDGE_HOME"
 _LONGEST_NAME = 80
+_MAX_BYTES = 1024**2
 
 
 class FileConfig(Record):
@@ -65,11 +66,20 @@ def read_file_config(folder: Path = Path()) -> FileConfig:
     if not _is_there(path):
         return FileConfig()
     try:
-        return FileConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+        return FileConfig.model_validate(tomllib.loads(_read(path)))
     except ValidationError as error:
         raise invalid(f"{path} has settings that lwm-edge cannot use", error) from None
-    except (ValueError, OSError, RecursionError) as error:  # ValueError: bad TOML or UTF-8, a number too long
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}; correct or remove it") from None
+    except (ValueError, RecursionError) as error:  # ValueError: bad TOML or UTF-8, a number too long
         raise ConfigError(f"{path} cannot be read: {error}; correct or remove it") from None
+
+
+def _read(path: Path) -> str:
+    content = storage.read_regular(path, _MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"it is longer than {_MAX_BYTES // 1024} KiB")
+    return content.decode("utf-8-sig")
 
 
 def _is_there(path: Path) -> bool:

@@ -112,9 +112,9 @@ def counted(count: int, one: str, many: str) -> str:
 
 
 def print_rows(title: str, values: dict[str, str]) -> None:
-    """Prints a title and a line for each value."""
+    """Prints a title and a line for each value, whatever characters they have."""
     console, width = out(), max(map(len, values))
-    console.print(f"[bold]{title}")
+    console.print(f"[bold]{safe(title)}")
     for name, value in values.items():  # not a table: it would cut long paths off
         console.print(f"  {name:<{width}}  {safe(value)}")
 

@@ -196,8 +196,13 @@ def pad_receipt(receipt: Report, capacity: int) -> bytes:
     for shortened in shorten:
         text = shortened(receipt).model_dump_json(indent=2).encode()
         if len(text) < length:
-            return text.ljust(length - 1, b" ") + b"\n"
+            return padded_receipt(text, capacity)
     raise ExportError(f"the receipt needs {len(text)} bytes but has {length}; use shorter class names")
+
+
+def padded_receipt(text: bytes, capacity: int) -> bytes:
+    """Returns a receipt's JSON at its fixed length."""
+    return text.ljust(receipt_length(capacity) - 1, b" ") + b"\n"
 
 
 def _without_skipped(receipt: Report) -> Report:

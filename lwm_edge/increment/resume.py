@@ -25,7 +25,7 @@ from ..learning.training import TrainingState
 from ..model.loading import mapped_tensors
 from ..model.manifest import Manifest
 from ..photos.photo_set import PhotoSet
-from ..records import Report
+from ..records import Digest, Report
 from .reports import PlanReport
 
 SECONDS_BETWEEN_SAVES = 60.0
@@ -37,8 +37,8 @@ _SETTINGS_NOT_IN_DIGEST = {"max_memory", "micro_batch_size", "force", "fresh", "
 class CheckpointHeader(Report):
     """Says which job a checkpoint belongs to, and how far that job has got."""
 
-    parent_digest: str
-    job: str
+    parent_digest: Digest
+    job: Digest
     step: int
     loss_sums: tuple[float, float, float]
     plan: PlanReport

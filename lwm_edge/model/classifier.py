@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from .. import storage
 from ..errors import ExportError, PhotosError, first_line
 from ..photos.photo_set import PhotoSet
 from ..photos.pixels import Pixels
@@ -194,7 +195,7 @@ class Classifier:
 
 def _for_onnx_runtime(path: Path) -> Path | bytes:
     """Returns a path or, if ONNX Runtime would take its name for another one, the file's content."""
-    return path if printable(path) == str(path) else path.read_bytes()
+    return path if printable(path) == str(path) else storage.read_regular(path)
 
 
 def _shapes(session: Any) -> tuple[int, int | None]:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .. import storage
 from ..errors import ArchitectureError
 from ..memory import mapped_from
 from ..records import printable
@@ -52,7 +53,7 @@ def mapped_tensors(path: Path) -> dict[str, Tensor]:
     """Returns the tensors of a safetensors file, mapped from it, whatever bytes its name has."""
     if printable(path) == str(path):
         return load_file(path)
-    with path.open("rb") as file:  # safetensors takes no name that is not UTF-8
+    with storage.open_regular(path) as file:  # safetensors takes no name that is not UTF-8
         return load_file(f"/proc/self/fd/{file.fileno()}")
 
 

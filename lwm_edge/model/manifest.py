@@ -14,12 +14,15 @@ from pydantic import Field, ValidationError, computed_field, field_validator, mo
 from ..errors import BundleError, CapacityError
 from ..photos.class_names import class_name_problem, fold_class_name, text_problem
 from ..photos.preprocessing import Preprocessing
-from ..records import Digest, Record, invalid_values, plain_json
+from ..records import Digest, Record, invalid_values, require_as_written
 from .custody_record import Custody
 from .ledger import Ledger
 from .terms import MAX_CAPACITY, Activation, Line, Paragraph, Permission
 
 SCHEMA_VERSION = 2
+BASE = "base"
+"""Recipe of a model that no increment changed."""
+
 _FIXED_BYTES = 24 * 1024
 _BYTES_PER_CLASS = 128
 _OTHER_RELEASE = "install the lwm-edge release that fits the bundle"
@@ -197,7 +200,7 @@ def decode(block: bytes, where: str) -> Manifest:
             f"{where}: class names, preprocessing, levels or the vendor's terms do not match the digest"
         )
     try:
-        plain_json(text)
+        require_as_written(manifest, text)
     except ValueError as error:
         raise BundleError(f"{where}: the manifest hides something: {error}") from None
     return manifest

@@ -11,12 +11,11 @@ import io
 import stat
 import time
 from pathlib import Path
-from typing import cast
 
 from PIL import Image
 
+from .. import storage
 from ..errors import PhotosError
-from ..storage import open_regular
 
 MIB = 2**20
 MAX_FILE_BYTES = 256 * MIB
@@ -54,8 +53,7 @@ class GuardedFile(io.BufferedReader):
     """
 
     def __init__(self, path: Path) -> None:
-        opened = cast(io.BufferedReader, open_regular(path))  # never waits, though it may be a FIFO by now
-        super().__init__(opened.detach())
+        super().__init__(storage.open_regular(path).detach())  # never waits, though it may be a pipe by now
         self.length = self.seek(0, io.SEEK_END)
         self.seek(0)
         self._in_metadata = True

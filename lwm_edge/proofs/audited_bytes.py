@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from ..errors import ExportError
+from .. import storage
 from ..home.generation import missing_or_changed
 from ..home.home import Generation, Home
 from ..home.ownership import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, is_checkpoint, is_leftover
@@ -23,8 +24,8 @@ from .hidden_content import (
     OF_THE_SYSTEM,
     attribute_problems,
     attributes,
+    bundle_problems,
     checkpoint_problems,
-    header_problems,
     receipt_problems,
 )
 from .reports import AuditItem
@@ -65,6 +66,11 @@ def layout_problems(home: Home, generation: Generation) -> list[str]:
     ]
     missing = files - set(found) - {home.path / LOCK}
     problems += [f"{path.relative_to(home.path)} is missing" for path in sorted(missing)]
+    problems += [  # whatever its length is
+        f"{path.relative_to(home.path)} is {storage.kind_at(path)}, not a file"
+        for path in sorted(files - {home.path / CURRENT})
+        if os.path.lexists(path) and not storage.is_regular_file(path)
+    ]
     return problems + [problem for path in (home.path, *found) for problem in attribute_problems(path)]
 
 
@@ -93,14 +99,13 @@ def bundle_items(bundle: Bundle, problems: list[str]) -> Iterator[AuditItem]:
                 yield AuditItem(owner="unexplained", part=name, bytes=array.nbytes)
             else:
                 yield from _tensor_items(name, array, bundle.manifest)
-    problems += _graph_problems(bundle)
     yield AuditItem(owner="bundle header", part="length", bytes=8)
     yield AuditItem(
         owner="bundle header",
         part="names, shapes, offsets",
         bytes=bundle.path.stat().st_size - tensor_bytes - 8,
     )
-    problems += header_problems(bundle.path)
+    problems += bundle_problems(bundle)
 
 
 def _declared(bundle: Bundle) -> dict[str, tuple[str, list[int]]]:
@@ -141,17 +146,6 @@ def _owner(tensor: str) -> str:
     return {"measured": "measured accuracy", "unknown": "calibration", "probe": "parity probe"}.get(
         group, group
     )
-
-
-def _graph_problems(bundle: Bundle) -> list[str]:
-    """Checks that a graph holds nodes, tensors filled from the bundle, and small constants; nothing else."""
-    from ..model.onnx.graph import read_graph
-
-    try:
-        read_graph(bundle.arrays())
-    except ExportError as error:
-        return [f"{ONNX_GRAPH}: {problem}" for problem in error.problems or (error.message,)]
-    return []
 
 
 def other_items(

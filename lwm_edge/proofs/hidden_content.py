@@ -1,14 +1,21 @@
 """Finds what could be hidden in the files of a home: in their attributes, headers and JSON.
 
-Some things cannot be found in principle, since any value is possible in their place: the low bits of weights
-and statistics, times of files, and the sentences in a receipt.
+Some things cannot be found in principle, since any value is possible in their place:
+
+- the low bits of weights, momentum, statistics and the vendor's measurements;
+- names and small constants in the graph that the vendor exported, as far as `model.onnx.checks` allows them;
+- names of classes, the vendor's own words, and sentences and figures in a receipt or a checkpoint's plan;
+- digests of models that are gone, and keys and signatures in a record, as no key is there to compare with;
+- times, modes and owners of files, and the attributes in `OF_THE_SYSTEM`, which the audit's report names.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +23,19 @@ from pydantic import ValidationError
 from safetensors import safe_open
 
 from .. import storage
+from ..custody.chain import custody_problems
+from ..errors import ExportError
+from ..home.generation import padded_receipt
 from ..home.ownership import CHECKPOINT_HEADER, checkpoint_header
 from ..home.reports import ChangeReport, RepairReport
 from ..increment.reports import IncrementReport
 from ..increment.resume import HEADER_BYTES, read_header
+from ..learning.config import RECIPES
+from ..model.bundle import CONFUSIONS, ONNX_GRAPH, ROWS_BY_CLASS, Bundle
 from ..model.loading import empty_network
-from ..model.manifest import Manifest
-from ..records import plain_json
+from ..model.manifest import BASE, Manifest
+from ..model.onnx.graph import read_graph
+from ..records import plain_json, require_as_written
 
 _HEADER_PADDING = 8
 OF_THE_SYSTEM = {  # from linux/xattr.h, apparmor(7) and the kernel's documentation of Smack
@@ -58,10 +71,55 @@ def header_problems(path: Path) -> list[str]:
         header = plain_json(content)
     except ValueError as error:
         return [f"{path.name}: its header hides something: {error}"]
-    if header.get("__metadata__"):
+    if "__metadata__" in header:
         return [f"{path.name}: its header holds metadata"]
-    if len(text) - len(content) >= _HEADER_PADDING:
+    if len(text) - len(content) != -len(content) % _HEADER_PADDING:
         return [f"{path.name}: its header is padded with {len(text) - len(content)} spaces"]
+    if not _is_in_order(header):
+        return [f"{path.name}: its tensors are in another order than lwm-edge writes them"]
+    return []
+
+
+def _is_in_order(header: dict[str, Any]) -> bool:
+    """Tells whether tensors stand as safetensors writes them: by data type, wide ones first, then by name."""
+    starts = [tensor["data_offsets"][0] for tensor in header.values()]
+    runs = [(dtype, [*names]) for dtype, names in groupby(header, lambda name: header[name]["dtype"])]
+    dtypes = [dtype for dtype, _ in runs]
+    widths = [int(re.sub(r"\D", "", dtype) or 8) for dtype in dtypes]  # a BOOL takes 8 bits
+    return (
+        all(list(tensor) == ["dtype", "shape", "data_offsets"] for tensor in header.values())
+        and starts == sorted(starts)
+        and len(set(dtypes)) == len(dtypes)
+        and widths == sorted(widths, reverse=True)
+        and all(names == sorted(names) for _, names in runs)
+    )
+
+
+def bundle_problems(bundle: Bundle) -> Iterator[str]:
+    """Finds what a bundle's header, rows, graph and manifest could hide from those who read their values."""
+    yield from header_problems(bundle.path)
+    manifest, arrays = bundle.manifest, bundle.arrays(*ROWS_BY_CLASS, CONFUSIONS, ONNX_GRAPH)
+    classes = len(manifest.class_names)
+    for name in sorted(ROWS_BY_CLASS):
+        if arrays[name][classes:].tobytes().strip(b"\0"):  # a negative zero is one too
+            yield f"{name} has bits set beyond the last class"
+    confusions = arrays[CONFUSIONS]
+    if confusions[confusions[:, 2] == 0].any():
+        yield f"{CONFUSIONS} names classes that were never confused"
+    if manifest.recipe not in (BASE, *RECIPES):
+        yield f"the manifest names the recipe {manifest.recipe!a}, which lwm-edge does not have"
+    yield from (f"custody: {problem}" for problem in custody_problems(manifest, None, None))
+    yield from _graph_problems(arrays[ONNX_GRAPH].tobytes(), bundle)
+
+
+def _graph_problems(graph: bytes, bundle: Bundle) -> list[str]:
+    """Checks that a graph holds nodes, tensors filled from the bundle, and small constants; nothing else."""
+    try:
+        model = read_graph(bundle.arrays())
+    except ExportError as error:
+        return [f"{ONNX_GRAPH}: {problem}" for problem in error.problems or (error.message,)]
+    if model.SerializeToString(deterministic=True) != graph:
+        return [f"{ONNX_GRAPH}: its bytes hold more than the graph that is read from them"]
     return []
 
 
@@ -89,21 +147,24 @@ def _header_tensor_problems(path: Path, manifest: Manifest) -> Iterator[str]:
     if header.parent_digest not in (manifest.model_digest, manifest.parent_digest):
         yield f"it belongs to the model {header.parent_digest}, which is neither this one nor the one before"
     try:
-        plain_json(block.rstrip(b" "))
+        require_as_written(header, block.rstrip(b" "))
     except ValueError as error:
         yield f"its header hides something: {error}"
 
 
 def receipt_problems(path: Path, manifest: Manifest) -> list[str]:
     """Checks that a receipt belongs to this ledger, and holds a receipt's fields and nothing else."""
-    text = storage.read_regular(path).rstrip(b" \n")
+    content = storage.read_regular(path)
+    text = content.rstrip(b" \n")
     try:
         receipt: Any = plain_json(text, indent=2)
+        if content != padded_receipt(text, manifest.capacity):
+            raise ValueError("it is padded with more than spaces")
     except ValueError as error:
         return [f"{path.name} hides something: {error}"]
     if not isinstance(receipt, dict):
         return []  # not a receipt, which `missing_or_changed` reports
-    problems = [f"{path.name} has {field}, which is not a field of a receipt" for field in _strange(text)]
+    problems = [f"{path.name} has {problem}" for problem in _strange(text)]
     footprint = receipt.get("footprint")
     head = footprint.get("ledger_head") if isinstance(footprint, dict) else None
     if head is not None and head != manifest.ledger.head:
@@ -112,15 +173,25 @@ def receipt_problems(path: Path, manifest: Manifest) -> list[str]:
 
 
 def _strange(receipt: bytes) -> list[str]:
-    """Lists the fields, at any depth, that the best-fitting kind of receipt does not have."""
+    """Lists what the best-fitting kind of receipt does not have, however deep it is.
+
+    Fields that a later release added may be missing.
+    """
     strange = []
     for kind in (IncrementReport, ChangeReport, RepairReport):
         try:
-            kind.model_validate_json(receipt)
+            kind.model_validate_json(receipt, strict=True)
         except ValidationError as error:
             problems = error.errors(include_url=False, include_context=False, include_input=False)
-            places = [".".join(map(str, p["loc"])) for p in problems if p["type"] == "extra_forbidden"]
-            strange.append(sorted(places))
+            places = [(".".join(map(str, p["loc"])), p["type"]) for p in problems if p["type"] != "missing"]
+            strange.append(
+                [
+                    f"{place}, which is not a field of a receipt"
+                    if why == "extra_forbidden"
+                    else f"something else in {place} than a receipt has there"
+                    for place, why in sorted(places)
+                ]
+            )
         else:
             return []
     return min(strange, key=len)

@@ -25,6 +25,7 @@ from lwm_edge import (
     repair_home,
     verify,
 )
+from lwm_edge.cli import display_proofs
 from lwm_edge.home.home import Home
 from lwm_edge.records import utf8_text
 from tests.support.folders import PhotoMaker, photo_folder
@@ -108,3 +109,15 @@ def test_there_is_one_way_to_write_what_utf_8_cannot_hold() -> None:
 def test_an_error_about_such_a_path_is_json(tmp_path: Path) -> None:
     error = _run(["info", "--home", os.fsencode(tmp_path) + b"/caf\xe9"], {})["error"]
     assert "/caf\\xe9 is not a model home" in error["message"]
+
+
+def test_no_path_reaches_the_terminal_as_it_is(home: Home, tmp_path: Path, capsys: Any) -> None:
+    odd = tmp_path / "\x1b[31m\x9b\u202e\x7f[bold]"
+    home.path.rename(odd)
+    display_proofs.verification(verify(odd))
+    display_proofs.audit(audit(odd))
+    printed = capsys.readouterr().out
+    assert printed.count("\\x1b[31m\\x9b\\u202e\\x7f[bold]") >= 2
+    assert not [c for c in printed if not c.isprintable() and c != "\n"]
+    cli = Path(display_proofs.__file__).parent
+    assert [path.stem for path in cli.glob("*.py") if "rich.markup" in path.read_text()] == ["terminal"]

@@ -40,6 +40,31 @@ def fail_fsync(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 # write_file
 
 
+def test_no_umask_lets_everybody_write_an_output(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        storage.write_output(tmp_path / "out", b"")
+        storage.write_file(tmp_path / "file", b"")
+    finally:
+        os.umask(before)
+    assert not any(path.stat().st_mode & stat.S_IWOTH for path in tmp_path.iterdir())
+
+
+def test_a_forked_process_that_leaves_the_block_unlocks_nothing(tmp_path: Path) -> None:
+    with storage.exclusive_lock(tmp_path / "lock"):
+        child = None
+        try:
+            with storage.exclusive_lock(tmp_path / "other"):
+                child = os.fork()
+                if child == 0:
+                    raise KeyboardInterrupt
+                os.waitpid(child, 0)
+                with pytest.raises(BusyError), storage.exclusive_lock(tmp_path / "other"):
+                    pass
+        except KeyboardInterrupt:
+            os._exit(0)
+
+
 def test_a_file_is_written_and_replaced_with_nothing_left_beside_it(tmp_path):
     storage.write_file(tmp_path / "model.lwm", b"old")
     assert content_of(tmp_path) == {"model.lwm": b"old"}

@@ -109,6 +109,16 @@ def test_folding_does_not_depend_on_the_unicode_form(name):
         ("OPA", "\u039f\u03a1\u0391"),
         ("a b", "a \u3000 b"),
         ("x\u0445", "\u0445x"),
+        ("na\u00efve", "na\u0457ve"),
+        ("B\u00f6e", "B\u04e7e"),
+        ("\u00f3", "\u03cc"),
+        ("Coat", "\u03f9oat"),
+        ("coat", "\u03f2oat"),
+        ("Ice", "\u04c0ce"),
+        ("Jay", "\u037fa\u03b3"),
+        ("T-shirt", "T\u2011shirt"),
+        ("T-shirt", "T\u2212shirt"),
+        ("Coat", "Coat\U0001d159"),
     ],
 )
 def test_names_that_look_alike(one, other):

@@ -59,6 +59,8 @@ def _model_problems(model: ModelProto) -> Iterator[str]:
     opsets = [(opset.domain, opset.version) for opset in model.opset_import]
     if opsets != [("", OPSET)] or model.ir_version != IR_VERSION:
         yield f"it has opsets {opsets}, IR version {model.ir_version}, not {OPSET} and {IR_VERSION}"
+    if model.model_version:
+        yield f"it has the model version {model.model_version}, but exported models have none"
     if model.functions:
         yield "it has functions of its own, which may call one another"
     if [value.name for value in graph.input] != [INPUT]:

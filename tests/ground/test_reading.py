@@ -1,0 +1,165 @@
+"""Files are read through `storage.open_regular`, which waits for no pipe; each exception has a reason."""
+
+from __future__ import annotations
+
+import ast
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import lwm_edge
+from lwm_edge import audit, evaluate, init_home, verify
+from lwm_edge.base.checkpoint import read_checkpoint
+from lwm_edge.base.labels import read_labels
+from lwm_edge.cli.settings import CONFIG_FILE, read_file_config
+from lwm_edge.custody.keys import read_private_key, read_public_key
+from lwm_edge.errors import LwmEdgeError, PhotosError
+from lwm_edge.home.home import Home
+from lwm_edge.model.bundle import open_bundle
+from lwm_edge.model.classifier import Classifier
+from lwm_edge.model.loading import mapped_tensors
+from lwm_edge.photos.guard import GuardedFile
+from lwm_edge.photos.opening import open_photo
+
+PACKAGE = Path(lwm_edge.__file__).parent
+READING = {
+    *("open", "fdopen", "FileIO", "read_bytes", "read_text", "read_image", "fromfile", "memmap", "loadtxt"),
+    *("safe_open", "load_file", "load_model", "InferenceSession", "np.load", "torch.load", "onnx.load"),
+    *("json.load", "tomllib.load", "pickle.load", "mmap"),
+}
+"""Names of calls that open a file; those with a dot only as they are written here."""
+
+ALLOWED = {
+    ("_disk", "open"): "for storage",
+    ("_disk", "os.open"): "for storage; folders and locks",
+    ("_streams", "Path(os.devnull).open"): "the null device",
+    ("_streams", "os.open"): "the null device",
+    ("memory", "_STATUS.read_text"): "a file of the kernel",
+    ("memory", "limit.read_text"): "a file of the kernel",
+    ("memory", "use.read_text"): "a file of the kernel",
+    ("memory", "(cgroup / 'memory.stat').read_text"): "a file of the kernel",
+    ("memory", "_MEMBERSHIP.read_text"): "a file of the kernel",
+    ("memory", "os.open"): "a file of the kernel",
+    ("memory", "FileIO"): "the same",
+    ("variants", "load_model"): "from a temporary folder, what ONNX Runtime's tools wrote",
+    ("_lite0", "torch.load"): "a file of an installed package",
+    ("opening", "Image.open"): "a photo that GuardedFile has opened",
+    ("bundle", "safe_open"): "takes no open file; `_check_lengths` has refused all but a regular one",
+    ("audited_bytes", "safe_open"): "takes no open file; `open_bundle` came before",
+    ("hidden_content", "safe_open"): "takes no open file; `is_checkpoint` came before",
+    ("ownership", "safe_open"): "takes no open file; `is_regular_file` came before",
+    ("loading", "load_file"): "takes no open file; `open_bundle` or `checkpoint_header` came before",
+    ("checkpoint", "torch.load"): "a file that is open already",
+    ("classifier", "onnxruntime.InferenceSession"): "takes no open file; `is_file` came before",
+    ("process", "os.fdopen"): "a pipe",
+}
+
+
+def _readings(tree: ast.AST) -> set[str]:
+    """Finds the calls that open or read a file."""
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return {name for name in called if name in READING or name.split(".")[-1] in READING}
+
+
+def test_only_storage_opens_files() -> None:
+    found = {
+        (path.stem, name) for path in PACKAGE.rglob("*.py") for name in _readings(ast.parse(path.read_text()))
+    }
+    assert found - ALLOWED.keys() == set()
+    assert ALLOWED.keys() - found == set(), "these are no longer there"
+
+
+def test_this_search_finds_such_calls() -> None:
+    tree = ast.parse("np.load(x)\ny.read_text()\nopen(z)\nwith f(), g.open() as h: h.read(1)")
+    assert _readings(tree) == {"np.load", "y.read_text", "open", "g.open"}
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _socket(path: Path) -> None:
+    here = Path.cwd()
+    os.chdir(path.parent)  # a socket's path may not be long
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(path.name)
+    os.chdir(here)
+
+
+def _link_to_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _link_to_terminal(path: Path) -> None:
+    path.symlink_to("/dev/ptmx")
+
+
+KINDS = [_pipe, _socket, _link_to_device, _link_to_terminal, Path.mkdir]
+
+
+@pytest.mark.parametrize("make", KINDS)
+@pytest.mark.parametrize(
+    "read",
+    [
+        open_bundle,
+        verify,
+        Classifier,
+        lambda path: read_checkpoint(path, ()),
+        read_labels,
+        read_public_key,
+        read_private_key,
+        lambda path: read_file_config(path.parent),
+        lambda path: init_home(path, path.with_name("home")),
+    ],
+)
+def test_what_is_no_file_is_refused_at_once(
+    tmp_path: Path, make: Callable[[Path], None], read: Callable[[Path], object]
+) -> None:
+    path = tmp_path / CONFIG_FILE
+    make(path)
+    with pytest.raises(LwmEdgeError, match=r"lwm-edge\.toml"):
+        read(path)
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_a_photo_that_is_no_file_is_refused_even_if_it_was_exchanged(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "photo.png"
+    make(path)
+    with pytest.raises(PhotosError, match="is not a regular file"), open_photo(path):
+        pass
+    with pytest.raises(OSError, match=r"photo\.png"):
+        GuardedFile(path)
+
+
+def test_tensors_that_are_no_file_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9")
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="named pipe"):
+        mapped_tensors(path)
+
+
+@pytest.mark.parametrize("make", KINDS)
+@pytest.mark.parametrize("name", ["vendor.pub", "training.safetensors"])
+def test_a_home_in_which_something_is_no_file_can_be_audited(
+    home: Home, make: Callable[[Path], None], name: str
+) -> None:
+    make(home.path / name)
+    assert name in "\n".join(audit(home).problems)
+
+
+@pytest.mark.parametrize("make", KINDS)
+@pytest.mark.parametrize("name", ["labels.txt", "receipt.json", "classifier.onnx"])
+def test_a_file_of_a_generation_that_is_no_file_is_named(
+    home: Home, make: Callable[[Path], None], name: str
+) -> None:
+    path = home.current().path / name
+    path.unlink()
+    make(path)
+    assert name in "\n".join(audit(home).problems)
+    with pytest.raises(LwmEdgeError):
+        evaluate(home, path)
