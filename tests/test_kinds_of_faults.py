@@ -1,0 +1,55 @@
+"""The table of whole kinds of faults in tests/README.md counts what the tests of each kind try."""
+
+from __future__ import annotations
+
+from math import prod
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.cli import test_interruption, test_settings, test_texts
+from tests.custody import test_keys
+from tests.ground import test_memory, test_reading, test_storage
+from tests.home import test_hostile_disks
+from tests.increment import test_resume, test_stopping
+from tests.model import test_network
+from tests.photos import test_class_names, test_cost
+from tests.proofs import test_audited_bytes, test_hidden_content, test_verification
+from tests.support.hostile import published
+
+Tests = ModuleType | tuple[ModuleType, str]
+KINDS: dict[str, tuple[Tests, ...]] = {
+    "something hidden in the files of a home": (test_hidden_content, test_audited_bytes),
+    "a key, signature or bundle that was exchanged or forged": (test_verification, test_keys),
+    "a class name that looks like another one": ((test_class_names, "look_alike"),),
+    "a pipe, socket, device or folder where a file is read": (test_reading,),
+    "a lock that is held, exchanged or forked; an umask; another user's folder": (
+        *((test_storage, word) for word in ("lock", "umask", "superuser")),
+    ),
+    "a photo that costs too much, or whose metadata is odd": (test_cost,),
+    "settings and folders that a machine lacks or misspells": (test_settings,),
+    "names and paths in other locales and encodings": (test_texts,),
+    "disks that are full, read-only, failing, or without links, locks or syncs": (test_hostile_disks,),
+    "an interruption at some moment": (test_interruption, test_stopping),
+    "training that is continued or diverges": (test_resume,),
+    "pages of memory that are given back or not known": (test_memory,),
+    "blocks that write to their input": ((test_network, "in_place"),),
+}
+
+
+def cases(tests: Tests) -> int:
+    """Counts the cases of a module's tests; those with a word in their name, if one is given."""
+    module, word = tests if isinstance(tests, tuple) else (tests, "")
+    found = [test for name, test in vars(module).items() if name.startswith("test_") and word in name]
+    return sum(prod(len(list(mark.args[1])) for mark in _parametrized(test)) for test in found)
+
+
+def _parametrized(test: Any) -> list[Any]:
+    return [mark for mark in getattr(test, "pytestmark", ()) if mark.name == "parametrize"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_page_counts_what_is_tried(kind: str) -> None:
+    tried = sum(map(cases, KINDS[kind]))
+    assert tried > 1 and published(f"| {kind} | {tried} |"), tried
