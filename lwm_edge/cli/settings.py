@@ -12,7 +12,7 @@ from typing import Any
 import platformdirs
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from .. import BaseConfig, IncrementConfig, PackConfig
+from .. import BaseConfig, IncrementConfig, PackConfig, storage
 from ..errors import ConfigError
 from ..records import Record, Settings, absolute, invalid
 
@@ -25,6 +25,7 @@ _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 CONFIG_FILE = "lwm-edge.toml"
 HOME_VARIABLE = "LWM_EDGE_HOME"
 _LONGEST_NAME = 80
+_LONGEST_FILE = 1_000_000
 
 
 class FileConfig(Record):
@@ -65,7 +66,10 @@ def read_file_config(folder: Path = Path()) -> FileConfig:
     if not _is_there(path):
         return FileConfig()
     try:
-        return FileConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+        content = storage.read_regular(path, _LONGEST_FILE + 1)
+        if len(content) > _LONGEST_FILE:
+            raise ValueError(f"it has more than {_LONGEST_FILE:,} bytes")
+        return FileConfig.model_validate(tomllib.loads(content.decode("utf-8-sig")))
     except ValidationError as error:
         raise invalid(f"{path} has settings that lwm-edge cannot use", error) from None
     except (ValueError, OSError, RecursionError) as error:  # ValueError: bad TOML or UTF-8, a number too long
