@@ -33,6 +33,13 @@ T = TypeVar("T")
 _LONGEST_LINE = 300
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 _OTHERS_TAKE_TOO_MUCH = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
+_LACK_OF_MEMORY = (
+    "allocate memory",
+    "out of memory",
+    "bad_alloc",
+    "failed to map segment",  # the loader's word for it, about a library
+    "can't start new thread",  # of which each needs memory, and a number of its own
+)
 _OTHER_FILE_SYSTEM = "a home needs them, so choose a folder on another one, such as ext4"
 
 NOT_OFFERED = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
@@ -140,7 +147,7 @@ def shortened(lines: Sequence[str], listed: int, more: str = "more") -> list[str
 
 def first_line(error: Exception) -> str:
     """Returns the first line of another library's error, short and printable."""
-    line = (str(error).splitlines() or [type(error).__name__])[0]
+    line = next(filter(str.strip, str(error).splitlines()), type(error).__name__)
     line = line if line.isprintable() else ascii(line)
     return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} ..."
 
@@ -156,6 +163,11 @@ def os_failure(action: str, where: object, error: OSError) -> LwmEdgeError:
     why = error.strerror or first_line(error)
     if error.errno in _DISK_IS_FULL:
         return ResourceError(f"cannot {action} {where}: the disk is full; free some space and try again")
+    if error.errno == errno.EFBIG:
+        return ResourceError(
+            f"cannot {action} {where}: it is longer than files may be here; raise the limit (ulimit -f), or "
+            "choose another file system"
+        )
     if error.errno in _OTHERS_TAKE_TOO_MUCH:
         return ResourceError(f"cannot {action} {where}: {why}; close other programs and try again")
     if action == "lock" and error.errno in NOT_OFFERED and error.errno != errno.EPERM:
@@ -168,26 +180,57 @@ def os_failure(action: str, where: object, error: OSError) -> LwmEdgeError:
     return HomeError(f"cannot {action} {where}: {why}; check the path and its permissions")
 
 
+def ran_out_of_memory(error: Exception) -> bool:
+    """Returns whether an error of Python or of another library means that it got no memory or thread."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _LACK_OF_MEMORY)
+
+
 def known(error: Exception) -> LwmEdgeError:
     """Turns any error into one of this tree."""
     if isinstance(error, LwmEdgeError):
         return error
+    if ran_out_of_memory(error):
+        return ResourceError(
+            f"the system gave no more memory or threads ({first_line(error)}); close other programs, or "
+            "raise the limits of this process (ulimit -v, ulimit -u), and try again"
+        )
     if isinstance(error, OSError):
         return os_failure("use", error.filename or "a file", error)
     return unexpected(error)
 
 
 def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
-    """Makes a public function raise errors of this tree alone, whatever the operating system refuses."""
+    """Makes a public function raise errors of this tree alone, whatever the operating system refuses.
+
+    What the caller's own `on_progress` raises is the caller's, and comes out as it is.
+    """
 
     @functools.wraps(function)
     def explained(*given: P.args, **named: P.kwargs) -> T:
+        of_caller: list[Exception] = []
+        if callable(on_progress := named.get("on_progress")):
+            named["on_progress"] = _noting_errors(on_progress, of_caller)
         try:
             return function(*given, **named)
-        except OSError as error:
+        except Exception as error:
+            is_refusal = isinstance(error, OSError) or ran_out_of_memory(error)
+            if isinstance(error, LwmEdgeError) or not is_refusal or error in of_caller:
+                raise
             raise known(error) from error
 
     return explained
+
+
+def _noting_errors(callback: Callable[..., object], noted: list[Exception]) -> Callable[..., None]:
+    def noting(*given: object) -> None:
+        try:
+            callback(*given)
+        except Exception as error:
+            noted.append(error)
+            raise
+
+    return noting
 
 
 def unexpected(error: Exception) -> LwmEdgeError:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 
-from .errors import ResourceError
+from .errors import ResourceError, ran_out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -340,8 +340,7 @@ def out_of_memory_explained() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        words = ("allocate memory", "out of memory")
-        if isinstance(error, MemoryError) or any(word in str(error).lower() for word in words):
+        if ran_out_of_memory(error):
             raise ResourceError(
                 "memory ran out; the model is unchanged: try again with a lower --max-memory, or with other "
                 "programs closed"

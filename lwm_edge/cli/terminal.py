@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,15 +24,23 @@ _PHASES = {
     "simulate": "Simulating increments",
 }
 _LISTED = 10
+_USUAL_WIDTH = 80
 
 
 def out() -> Console:
     """Returns a console on standard output."""
-    return Console(highlight=False, soft_wrap=True, emoji=False)
+    return _console(sys.stdout)
 
 
 def _err() -> Console:
-    return Console(file=sys.stderr, highlight=False, soft_wrap=True, emoji=False)
+    return _console(sys.stderr)
+
+
+def _console(stream: TextIO) -> Console:
+    console = Console(file=stream, highlight=False, soft_wrap=True, emoji=False)
+    if console.width < 1:  # COLUMNS=0 stands for a width that is not known; rich would print nothing
+        console.width = _USUAL_WIDTH
+    return console
 
 
 def error(failure: LwmEdgeError) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 import random
 import shutil
@@ -61,6 +62,20 @@ def test_a_hostile_settings_file(tmp_path: Path, content: bytes) -> None:
 def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
     (tmp_path / CONFIG_FILE).mkdir()
     with pytest.raises(ConfigError, match="Is a directory"):
+        read_file_config(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "sparse"])
+def test_a_settings_file_without_an_end(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / CONFIG_FILE
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.touch()
+        os.truncate(path, 1 << 40)
+    with no_hang(), pytest.raises(ConfigError, match=r"not a file|is longer than 1024 KiB"):
         read_file_config(tmp_path)
 
 

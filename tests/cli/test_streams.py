@@ -144,3 +144,11 @@ def test_help_that_is_lost_is_a_failure() -> None:
     for run in lost:
         assert run.returncode == 5 and b"the report is lost" in run.stderr
     assert (left.returncode, left.stderr) == (0, b"")
+
+
+def test_a_terminal_of_no_width_gets_every_line() -> None:
+    done, failed = _run_all(
+        ("info lwm_edge/demo_data/base.lwm", "utf-8", "COLUMNS=0"), ("info /nope", "utf-8", "COLUMNS=0")
+    )
+    assert done.returncode == 0 and b"small_resnet20" in done.stdout
+    assert failed.returncode == 4 and b"/nope" in failed.stderr

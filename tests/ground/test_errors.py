@@ -1,0 +1,63 @@
+"""What the system refuses is an error of the tree that says so; the caller's own errors stay theirs."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from lwm_edge.errors import HomeError, LwmEdgeError, ResourceError, explains_os_failures, known, os_failure
+from lwm_edge.records import Progress, ProgressCallback
+
+NUMPYS = "\n\nIMPORTANT: PLEASE READ THIS\nOriginal error was: libblas.so: failed to map segment"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("can't start new thread"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        ImportError(NUMPYS),
+        OSError("libtorch_cpu.so: cannot allocate memory in static TLS block"),
+    ],
+    ids=str,
+)
+def test_a_lack_of_memory_is_no_bug_of_ours_whoever_notices_it(error: Exception) -> None:
+    @explains_os_failures
+    def fails() -> None:
+        raise error
+
+    assert isinstance(known(error), ResourceError)
+    assert "()" not in str(known(error)) and "ulimit" in str(known(error))
+    with pytest.raises(ResourceError):
+        fails()
+
+
+def test_any_other_error_is_still_reported_as_a_bug() -> None:
+    assert type(known(ImportError("No module named 'torch'"))) is LwmEdgeError
+    assert type(known(RuntimeError("odd"))) is LwmEdgeError
+
+
+def test_a_file_longer_than_the_limit_is_no_matter_of_permissions() -> None:
+    refused = os_failure("write", "model.lwm", OSError(errno.EFBIG, "File too large"))
+    assert isinstance(refused, ResourceError) and "ulimit -f" in str(refused)
+
+
+@pytest.mark.parametrize("error", [ConnectionError("the app's"), BrokenPipeError(), MemoryError("the app's")])
+def test_what_the_callers_function_raises_comes_out_as_it_is(error: Exception) -> None:
+    @explains_os_failures
+    def works(path: str, *, on_progress: ProgressCallback) -> None:
+        on_progress(Progress(phase="photos", done=0, total=1))
+        raise OSError(errno.EIO, "Input/output error", path)
+
+    def raises(progress: Progress) -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        works("x", on_progress=raises)
+    assert caught.value is error
+    with pytest.raises(HomeError, match="cannot use x"):
+        works("x", on_progress=lambda progress: None)
