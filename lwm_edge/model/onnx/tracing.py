@@ -60,7 +60,12 @@ def trace_graph(network: Network, activation: Activation) -> bytes:
     size = network.preprocessing.image_size
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # a batch of 1 would be exported as fixed
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with (
+            torch.no_grad(),  # with gradients, the network would look for blocks that change their input
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")  # the exporter's own deprecations
             program = torch.onnx.export(
                 _Exported(network, activation).eval(),

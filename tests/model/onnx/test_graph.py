@@ -165,6 +165,16 @@ EXPORTED = [
 ]
 
 
+def test_a_network_that_could_still_be_trained_makes_the_same_graph() -> None:
+    """As `pack` makes one: no training has told yet which blocks write to their input."""
+    graphs = []
+    for trains in (True, False):
+        network = load_network(open_bundle(BASE_BUNDLE)).requires_grad_(trains)
+        assert network.levels
+        graphs.append(exported(network, "small_resnet20")[1])
+    assert graphs[0] == graphs[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPORTED)
 def test_every_family_exports_in_the_form_that_runtimes_read_and_grows(name: str, tmp_path: Path) -> None:
