@@ -288,9 +288,12 @@ def open_regular(path: Path) -> BufferedReader:
         OSError: There is no file, it may not be read, or it is not a regular one.
     """
     file = _disk.open_file(path)
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, f"it is {kind_at(path, follow=True)}, not a file", str(path))
+    except BaseException:
         file.close()
-        raise OSError(errno.EINVAL, f"it is {kind_at(path, follow=True)}, not a file", str(path))
+        raise
     return file
 
 
