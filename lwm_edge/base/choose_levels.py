@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..errors import ConfigError
-from ..learning.class_statistics import ClassStatistics, predict_unseen
+from ..learning.class_statistics import ClassStatistics, unseen_logits
 from ..learning.running import observe
 from ..model.manifest import Levels
 from ..model.network import Network
@@ -92,9 +92,8 @@ def choose_levels(
         values = observe(trial, photos, batch_size, on_progress).head_inputs[:, : levels.values]
         labels = np.array(photos.labels)
         no_statistics = ClassStatistics.empty(classes := int(labels.max()) + 1, levels.values)
-        accuracy[levels.grid] = float(
-            (predict_unseen(no_statistics.with_photos, values, labels, classes) == labels).mean()
-        )
+        logits = unseen_logits(no_statistics.with_photos, values, labels, classes)
+        accuracy[levels.grid] = float((logits.argmax(1) == labels).mean())
     # Among equals this chooses the first, which is the coarsest.
     chosen = max(candidates, key=lambda levels: accuracy.get(levels.grid, 0.0), default=None)
     if chosen:

@@ -14,9 +14,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..learning.class_statistics import ClassStatistics, Features, Labels, predict_unseen
+from ..learning.class_statistics import ClassStatistics, Features, Labels, unseen_logits
 from ..learning.running import Observation
-from ..model.bundle import CONFUSIONS, RIGHT, RIGHT_SOLVED, TOTAL, Arrays, empty_tensors
+from ..model.bundle import (
+    CONFUSIONS,
+    HISTOGRAM,
+    HISTOGRAM_SOLVED,
+    RIGHT,
+    RIGHT_SOLVED,
+    TOTAL,
+    Arrays,
+    empty_tensors,
+)
+from ..model.unknown import count_scores
 from .reports import StatisticsReport
 
 BY_HEART = 0.15
@@ -29,14 +39,21 @@ class Settled(NamedTuple):
     Attributes:
         statistics: Statistics of all classes.
         report: Report on the choice.
-        predictions: Prediction for each unseen photo, by a head like the one that ships [M]; may be empty.
-        solved: Prediction for each unseen photo, by a head that a device would solve from the statistics [M].
+        logits: Logits of each unseen photo, by a head like the one that ships [M, classes]; may be empty.
+        solved: Logits of each unseen photo, by a head that a device would solve from the statistics
+            [M, classes].
     """
 
     statistics: ClassStatistics
     report: StatisticsReport
-    predictions: Labels
-    solved: Labels
+    logits: Features
+    solved: Features
+
+    @property
+    def predictions(self) -> Labels:
+        """Returns the prediction for each unseen photo, by a head like the one that ships [M]."""
+        predictions: Labels = self.logits.argmax(1)
+        return predictions
 
 
 def settle(
@@ -64,14 +81,15 @@ def settle(
     of_given = empty.with_photos(given.head_inputs, given_labels)
     if unseen is None or trained_logits is None:
         report = StatisticsReport(photos="given", head="trained", accuracy={})
-        return Settled(of_given, report, unseen_labels, unseen_labels)
+        nothing = np.zeros((0, classes))
+        return Settled(of_given, report, nothing, nothing)
     trained = trained_logits.argmax(1)
     accuracy = {"trained": _accuracy(trained, unseen_labels)}
     if len(np.unique(unseen_labels)) < classes:  # means from two sources would favour the classes of one
         weight, bias = of_given.solve_head(classes)
-        solved = (unseen.head_inputs @ weight.T + bias).argmax(1)
+        solved = unseen.head_inputs @ weight.T + bias
         report = StatisticsReport(photos="given", head="trained", accuracy=accuracy)
-        return Settled(of_given, report, trained, solved)
+        return Settled(of_given, report, trained_logits, solved)
 
     def of_all(features: Features, labels: Labels) -> ClassStatistics:
         statistics = of_given.copy()
@@ -83,9 +101,10 @@ def settle(
         "unseen": of_given.with_photos,  # their means; the covariance is of all
         "given": lambda features, labels: of_given,
     }
-    predictions = {
-        way: predict_unseen(learn, unseen.head_inputs, unseen_labels, classes) for way, learn in ways.items()
+    logits = {
+        way: unseen_logits(learn, unseen.head_inputs, unseen_labels, classes) for way, learn in ways.items()
     }
+    predictions = {way: found.argmax(1) for way, found in logits.items()}
     accuracy |= {way: _accuracy(found, unseen_labels) for way, found in predictions.items()}
     best = "unseen" if accuracy_on_learnt - accuracy["trained"] > BY_HEART else "all"
     for way in ways:
@@ -95,8 +114,8 @@ def settle(
     return Settled(
         ways[best](unseen.head_inputs, unseen_labels),
         StatisticsReport(photos=best, head=head, accuracy=accuracy),
-        predictions[best] if head == "solved" else trained,
-        predictions[best],
+        logits[best] if head == "solved" else trained_logits,
+        logits[best],
     )
 
 
@@ -119,13 +138,15 @@ def _is_better(predictions: Labels, others: Labels, labels: Labels) -> bool:
 
 
 def measured_tensors(settled: Settled, labels: Labels, capacity: int) -> Arrays:
-    """Counts how often each class was recognised, and which classes were confused most often."""
+    """Counts how often each class was recognised, which were confused most often, and the largest logits."""
     arrays, predictions = empty_tensors(capacity, 1), settled.predictions
     np.add.at(arrays[TOTAL], labels, 1)
     np.add.at(arrays[RIGHT], labels[predictions == labels], 1)
-    np.add.at(arrays[RIGHT_SOLVED], labels[settled.solved == labels], 1)
+    np.add.at(arrays[RIGHT_SOLVED], labels[settled.solved.argmax(1) == labels], 1)
     wrong = np.stack([labels, predictions], 1)[predictions != labels]
     pairs, counts = np.unique(wrong, axis=0, return_counts=True)
     rows = np.argsort(-counts, kind="stable")[: len(arrays[CONFUSIONS])]
     arrays[CONFUSIONS][: len(rows)] = np.concatenate([pairs[rows], counts[rows, None]], 1)
+    arrays[HISTOGRAM] = count_scores(settled.logits.max(1), labels, capacity)
+    arrays[HISTOGRAM_SOLVED] = count_scores(settled.solved.max(1), labels, capacity)
     return arrays

@@ -18,7 +18,7 @@ from ..learning.class_statistics import FOLDS, ClassStatistics
 from ..learning.config import IncrementConfig
 from ..learning.drift import measure_drift
 from ..memory import drop_library_pages, freed_memory_kept, out_of_memory_explained
-from ..model.bundle import BESIDE_THE_NETWORK, MANIFEST, MEASURED, PROBE, save_bundle
+from ..model.bundle import BESIDE_THE_NETWORK, MANIFEST, MEASURED, PROBE, Arrays, save_bundle
 from ..model.cost import network_cost
 from ..model.loading import network_arrays
 from ..model.onnx.parity import PARITY_BATCH_SIZES, head_inputs_of_probe
@@ -27,7 +27,7 @@ from .commit import StagedIncrement
 from .reports import LearningReport, PlanReport
 from .task import Task, set_up
 from .teach import teach, update_statistics_and_head
-from .verdict import evaluate_student, judge_new, judge_what_shipped, pass_or_refuse
+from .verdict import calibration_tensors, evaluate_student, judge_new, judge_what_shipped, pass_or_refuse
 
 _EVALUATION_STEPS = 4 + FOLDS  # statistics twice, shipped classes, drift, and the new classes' folds
 _TOLERATED_EXCESS = 0.02  # share of the predicted peak
@@ -79,7 +79,7 @@ def learn_classes(
             task, learnt.teachers_statistics, to_learn.head_inputs, photos.to_learn.labels
         )
         # Both are measured before the held-back photos are learnt too.
-        accuracy, judged = evaluate_student(task, held_back), judge_new(task, learnt, report)
+        accuracy, new = evaluate_student(task, held_back), judge_new(task, learnt, report)
         report()
         statistics = update_statistics_and_head(
             task,
@@ -92,13 +92,13 @@ def learn_classes(
         shipped = judge_what_shipped(task, statistics)
         report()
         drift = measure_drift(student, task.teacher, held_back, learnt.held_back_by_teacher, shipped.estimate)
-        warnings = (*task.warnings, *pass_or_refuse(task, accuracy, judged, drift, shipped, statistics))
+        warnings = (*task.warnings, *pass_or_refuse(task, accuracy, new.classes, drift, shipped, statistics))
 
         on_progress(Progress(phase="stage", done=0, total=1))
         examples = photos.held_back.load(range(len(photos.held_back.photos))[: max(PARITY_BATCH_SIZES)])
         logits = held_back.logits(student)[: len(examples)].astype(np.float32)
         del learnt, to_learn, held_back  # writing needs the memory
-        staged = _stage(home, task, statistics)
+        staged = _stage(home, task, statistics, calibration_tensors(task, new))
         photos.to_learn.cache.forget()  # any photos still in memory after this are counted
         memory, cost = use.report(student, examples), network_cost(student)
         warnings += _prediction_warnings(task.plan, memory)
@@ -122,14 +122,14 @@ def learn_classes(
             plan=task.plan,
             training=training,
             held_back=accuracy,
-            judged=judged,
+            judged=new.classes,
             drift=drift,
             warnings=warnings,
         ),
     )
 
 
-def _stage(home: Home, task: Task, statistics: ClassStatistics) -> Generation:
+def _stage(home: Home, task: Task, statistics: ClassStatistics, calibration: Arrays) -> Generation:
     """Writes the bundle that knows the new classes to a generation that no reader can see yet."""
     parent = task.parent.manifest
     manifest = parent.model_copy(
@@ -140,11 +140,12 @@ def _stage(home: Home, task: Task, statistics: ClassStatistics) -> Generation:
             "increment_count": parent.increment_count + 1,
         }
     )
-    unchanged = BESIDE_THE_NETWORK - {MANIFEST, *statistics.to_arrays()}
+    unchanged = BESIDE_THE_NETWORK - {MANIFEST, *statistics.to_arrays(), *calibration}
     arrays = {
         **task.parent.arrays(*unchanged),
         **network_arrays(task.student),
         **statistics.to_arrays(),
+        **calibration,
     }
     if task.approach.recipe.trains:
         arrays[PROBE] = head_inputs_of_probe(task.student)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from ..learning.class_statistics import ClassStatistics, Features, predict_unseen
+from ..learning.class_statistics import ClassStatistics, Features, Labels, unseen_logits
 from ..learning.reports import DriftReport
 from ..learning.running import Observation
-from ..model.bundle import MEASURED
+from ..model.bundle import CALIBRATION, HISTOGRAM_SOLVED, MEASURED, Arrays
 from ..model.evaluation import EvaluationReport, evaluate_predictions
 from ..model.network import Network
+from ..model.unknown import count_scores
 from .gate import pass_gate
 from .judgement import (
     hopeless_classes,
@@ -36,7 +38,21 @@ def evaluate_student(task: Task, by_student: Observation) -> EvaluationReport:
     )
 
 
-def judge_new(task: Task, learnt: Learnt, report: Callable[[], None]) -> tuple[NewClassReport, ...]:
+class NewJudgement(NamedTuple):
+    """Holds what photos of the new classes say of a head that had not learnt them.
+
+    Attributes:
+        classes: Report on each new class.
+        scores: Largest logit of each of these photos [M].
+        labels: class_index of each photo [M].
+    """
+
+    classes: tuple[NewClassReport, ...]
+    scores: Features
+    labels: Labels
+
+
+def judge_new(task: Task, learnt: Learnt, report: Callable[[], None]) -> NewJudgement:
     """Judges the new classes by photos that the judged head had not learnt.
 
     Where nothing trains, all of their photos count, each judged by a head that is solved without it.
@@ -44,14 +60,30 @@ def judge_new(task: Task, learnt: Learnt, report: Callable[[], None]) -> tuple[N
     photos, student = task.photos, task.student
     labels, seen = np.array(photos.held_back.labels), learnt.held_back
     if task.approach.recipe.trains:
-        predictions = seen.logits(student).argmax(1)
+        logits = seen.logits(student)
     else:
         labels = np.array(photos.to_learn.labels + photos.held_back.labels)
         features = np.concatenate([learnt.to_learn.head_inputs, seen.head_inputs])
-        predictions = predict_unseen(
+        logits = unseen_logits(
             learnt.teachers_statistics.with_photos, features, labels, student.classes, report
         )
-    return judge_new_classes(predictions, labels, all_class_names(task), task.teacher.classes)
+    classes = judge_new_classes(logits.argmax(1), labels, all_class_names(task), task.teacher.classes)
+    return NewJudgement(classes, logits.max(1), labels)
+
+
+def calibration_tensors(task: Task, new: NewJudgement) -> Arrays:
+    """Adds the new classes to the calibration of the score for unknown objects.
+
+    A network that was trained scores all photos anew, and those of the old classes are not here, so nothing
+    is known of them any more. A head that is solved again gives nearly the same scores as before, which
+    benchmarks/unknown.py measures.
+    """
+    recipe, capacity = task.approach.recipe, task.parent.manifest.capacity
+    counts = count_scores(new.scores, new.labels, capacity)
+    if not recipe.trains:
+        counts += task.parent.arrays(HISTOGRAM_SOLVED)[HISTOGRAM_SOLVED]
+    by_solved = counts if recipe.head == "solved" else np.zeros_like(counts)
+    return dict(zip(CALIBRATION, (counts, by_solved), strict=True))
 
 
 def judge_what_shipped(task: Task, statistics: ClassStatistics) -> ShippedJudgement:

@@ -214,14 +214,16 @@ def _share_right(centres: Features, scatter: Features) -> Features:
     return np.array([((centre + scatter).argmax(1) == label).mean() for label, centre in enumerate(centres)])
 
 
-def predict_unseen(
+def unseen_logits(
     learn: Callable[[Features, Labels], ClassStatistics],
     features: Features,
     labels: Labels,
     classes: int,
     report: Callable[[], None] = report_nothing,
-) -> Labels:
-    """Predicts each photo by a head that is solved without it: five-fold cross-validation within each class.
+) -> Features:
+    """Computes each photo's logits by a head that is solved without it: five-fold cross-validation.
+
+    Each class is split into the folds on its own.
 
     Args:
         learn: Function that makes the statistics of all classes from some of these photos, such as
@@ -230,18 +232,21 @@ def predict_unseen(
         labels: class_index of each photo [M].
         classes: Number of all classes, which compete.
         report: Function that is called before each of up to `FOLDS` heads is solved.
+
+    Returns:
+        Logits [M, classes].
     """
     fold = np.zeros(len(labels), dtype=int)
     for label in np.unique(labels):
         of_class = np.flatnonzero(labels == label)
         fold[of_class] = np.arange(len(of_class)) % FOLDS
-    predictions = np.zeros(len(labels), dtype=np.int64)
+    logits = np.zeros((len(labels), classes))
     for part in np.unique(fold):
         report()
         held_out = fold == part
         weight, bias = learn(features[~held_out], labels[~held_out]).solve_head(classes)
-        predictions[held_out] = (features[held_out] @ weight.T + bias).argmax(1)
-    return predictions
+        logits[held_out] = features[held_out] @ weight.T + bias
+    return logits
 
 
 def shrink(covariance: Features, photos: float) -> Features:

@@ -8,7 +8,9 @@ Tensors, where d is the number of values that the head reads (see `network`):
   class_index, number of photos): the vendor's accuracy on photos that the network never saw, 0 if not
   measured. `measured.right_solved` [capacity] is what the head that a device solves from the statistics
   gets right of them, which differs where the trained head ships.
-- `unknown.histogram` [capacity, 64]: calibration of the score for unknown objects; 0 if not calibrated.
+- `unknown.histogram` [capacity, 64]: calibration of the score for unknown objects, see `unknown`; 0 if not
+  calibrated. `unknown.histogram_solved` is the same for the head that a device solves from the statistics,
+  which differs where the trained head ships.
 - `probe.head_inputs` [5, d]: the head's inputs for five generated images, from the torch that trained the
   network.
 - `onnx_graph` (uint8): the graph without its weights, see `onnx`; `manifest` (uint8): see `manifest`.
@@ -43,17 +45,20 @@ MEANS, COUNTS = "statistics.means", "statistics.counts"
 COVARIANCE, PHOTOS = "statistics.covariance", "statistics.photos"
 RIGHT, RIGHT_SOLVED = "measured.right", "measured.right_solved"
 TOTAL, CONFUSIONS = "measured.total", "measured.confusions"
-HISTOGRAM, PROBE = "unknown.histogram", "probe.head_inputs"
+HISTOGRAM, HISTOGRAM_SOLVED = "unknown.histogram", "unknown.histogram_solved"
+PROBE = "probe.head_inputs"
 MANIFEST, ONNX_GRAPH = "manifest", "onnx_graph"
 
 MEASURED = (RIGHT, RIGHT_SOLVED, TOTAL, CONFUSIONS)
-ROWS_BY_CLASS = {WEIGHT, BIAS, MEANS, COUNTS, RIGHT, RIGHT_SOLVED, TOTAL, HISTOGRAM}
+CALIBRATION = (HISTOGRAM, HISTOGRAM_SOLVED)
+ROWS_BY_CLASS = {WEIGHT, BIAS, MEANS, COUNTS, RIGHT, RIGHT_SOLVED, TOTAL, *CALIBRATION}
 BESIDE_THE_NETWORK = {
     *(MEANS, COUNTS, COVARIANCE, PHOTOS),
     *MEASURED,
-    *(HISTOGRAM, PROBE),
-    *(ONNX_GRAPH, MANIFEST),
+    *CALIBRATION,
+    *(PROBE, ONNX_GRAPH, MANIFEST),
 }
+BINS = 64  # of a histogram
 _FIXED_SHAPES: dict[str, tuple[str, tuple[int | str, ...]]] = {
     WEIGHT: ("F32", ("capacity", "d")),
     BIAS: ("F32", ("capacity",)),
@@ -65,11 +70,12 @@ _FIXED_SHAPES: dict[str, tuple[str, tuple[int | str, ...]]] = {
     RIGHT_SOLVED: ("I32", ("capacity",)),
     TOTAL: ("I32", ("capacity",)),
     CONFUSIONS: ("I32", (32, 3)),
-    HISTOGRAM: ("I32", ("capacity", 64)),
+    HISTOGRAM: ("I32", ("capacity", BINS)),
+    HISTOGRAM_SOLVED: ("I32", ("capacity", BINS)),
     PROBE: ("F32", (5, "d")),
 }
 NUMPY_DTYPES = {"F32": np.float32, "I32": np.int32}
-_NEVER_NEGATIVE = {COUNTS, PHOTOS, *MEASURED, HISTOGRAM}
+_NEVER_NEGATIVE = {COUNTS, PHOTOS, *MEASURED, *CALIBRATION}
 _MAX_TENSOR_BYTES = {MANIFEST: manifests.encoded_length(MAX_CAPACITY), ONNX_GRAPH: 8 * 1024**2}
 MAX_FILE_BYTES = 4 * 1024**3
 MAX_HEADER_BYTES = 4 * 1024**2
@@ -108,10 +114,8 @@ def declared_tensors(capacity: int, d: int) -> dict[str, tuple[str, list[int]]]:
 
 def empty_tensors(capacity: int, d: int) -> dict[str, NDArray[Any]]:
     """Makes the tensors that a new bundle declares but that may stay empty: all zeros."""
-    declared = declared_tensors(capacity, d)
-    return {
-        name: np.zeros(declared[name][1], NUMPY_DTYPES[declared[name][0]]) for name in (*MEASURED, HISTOGRAM)
-    }
+    declared, empty = declared_tensors(capacity, d), (*MEASURED, *CALIBRATION)
+    return {name: np.zeros(declared[name][1], NUMPY_DTYPES[declared[name][0]]) for name in empty}
 
 
 def open_bundle(path: Path) -> Bundle:

@@ -18,10 +18,10 @@ from tests.support.samples import QUICK, WITHOUT_LEVELS
 
 FOLDER = WITHOUT_LEVELS.parent
 GOLDEN = [
-    (WITHOUT_LEVELS.name, "c9fc2d356be229b9d321edcab520f68f5a4c6c693fc94fff0978d123627e7fb0", None),
+    (WITHOUT_LEVELS.name, "3ed9519d5b2f2b760ba174911b3bb4e326f242678ce5c282e135cbb7a4147d7c", None),
     (
         "bundle-v2-levels.lwm",
-        "ddc575e0f5cee6d82507b45edfa9a69321b7bbaf1f7e780b4a2992a285bd4b56",
+        "8ec81988f191b48ffef2961c9b4bbf4dcd4f85717780cf5385a84eb470da5186",
         Levels(blocks=(5, 8), grid=3, values=432),
     ),
 ]

@@ -12,11 +12,11 @@ from typing import Any
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
 
 from ...errors import ExportError, first_line
-from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES
+from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, UNKNOWN
 from ..cost import Cost
 
 OPSET, IR_VERSION = 17, 8
-OUTPUTS = (LOGITS, PROBABILITIES, HEAD_INPUTS)
+OUTPUTS = (LOGITS, PROBABILITIES, UNKNOWN, HEAD_INPUTS)
 OPERATORS = {
     *("Conv", "BatchNormalization", "Gemm", "MatMul", "Cast", "Identity"),
     *("AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "Pad"),

@@ -1,7 +1,8 @@
 """Makes the ONNX file of a bundle: puts the bundle's tensors and metadata into its graph.
 
 The input is uint8 [batch, H, W, 3]; the outputs are float32: `logits` and `probabilities` [batch, classes],
-and `head_inputs` [batch, d]. Format: https://onnx.ai/onnx/repo-docs/IR.html.
+`unknown` [batch, 1], which is larger the less a photo resembles any class, and `head_inputs` [batch, d].
+Format: https://onnx.ai/onnx/repo-docs/IR.html.
 """
 
 from __future__ import annotations
@@ -13,9 +14,17 @@ import numpy as np
 from onnx import ModelProto, TensorProto, checker, helper, load_model_from_string, numpy_helper
 
 from ...errors import ExportError, first_line
-from ..bundle import BESIDE_THE_NETWORK, BIAS, ONNX_GRAPH, WEIGHT, Arrays
-from ..classifier import CLASS_NAMES_KEY, DIGEST_KEY, LOGITS, PREPROCESSING_KEY, PROBABILITIES
+from ..bundle import BESIDE_THE_NETWORK, BIAS, HISTOGRAM, ONNX_GRAPH, WEIGHT, Arrays
+from ..classifier import (
+    CLASS_NAMES_KEY,
+    DIGEST_KEY,
+    LOGITS,
+    PREPROCESSING_KEY,
+    PROBABILITIES,
+    UNKNOWN,
+)
 from ..manifest import Manifest
+from ..unknown import calibrate, to_metadata
 from .checks import check_form
 
 _LISTED = 5
@@ -89,7 +98,8 @@ def _fill(model: ModelProto, arrays: Arrays, manifest: Manifest) -> None:
     graph.input[0].type.denotation = "IMAGE"  # makes the image metadata below apply to it
     graph.name = f"lwm_edge_{manifest.model_digest}"  # so that no engine cache serves the old model
     model.doc_string = manifest.description or ""
-    helper.set_model_props(model, metadata(manifest))
+    calibration = to_metadata(calibrate(arrays[HISTOGRAM][:classes]))
+    helper.set_model_props(model, {**metadata(manifest), UNKNOWN: calibration})
 
 
 def metadata(manifest: Manifest) -> dict[str, str]:

@@ -12,7 +12,7 @@ from ...errors import ParityError
 from ...photos.pixels import Pixels
 from ...records import Report
 from ..bundle import Arrays
-from ..classifier import Classifier
+from ..classifier import UNKNOWN, Classifier
 from ..cost import Cost, network_cost
 from ..manifest import Manifest
 from .checks import check_cost
@@ -120,7 +120,7 @@ def check_parity(onnx_file: bytes, probe: ParityProbe) -> ParityReport:
 
     Raises:
         ParityError: A logit differs by more than 1e-4 x max(1, largest |logit|), or the best class differs
-            where the margin exceeds that.
+            where the margin exceeds that, or the score for unknown objects does not follow from the logits.
     """
     classifier = Classifier(onnx_file)
     largest = max(PARITY_BATCH_SIZES)
@@ -129,9 +129,14 @@ def check_parity(onnx_file: bytes, probe: ParityProbe) -> ParityReport:
     differences, tolerances = [], []
     for batch_size in PARITY_BATCH_SIZES:
         expected = logits[:batch_size]
-        actual, _ = classifier.run(images[:batch_size])
+        actual, _, unknown = classifier.outputs(images[:batch_size])
         tolerance = _PARITY_TOLERANCE * max(1.0, float(np.abs(expected).max()))
         _compare(actual, expected, tolerance, batch_size)
+        if not (np.abs(unknown + actual.max(1)) <= tolerance).all():
+            raise ParityError(
+                f"the ONNX file's output {UNKNOWN} is not the largest logit with its sign changed; nothing "
+                "was changed"
+            )
         differences.append(float(np.abs(actual - expected).max()))
         tolerances.append(tolerance)
     return ParityReport(

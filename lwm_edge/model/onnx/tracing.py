@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto, helper
 from torch import Tensor, nn
 
 from ...errors import ExportError, first_line
-from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES
+from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, UNKNOWN
 from ..levels import Activations
 from ..network import Network
 from ..terms import Activation
@@ -37,12 +37,12 @@ class _Exported(nn.Module):
         self._normalise = network.normalise
         self._probabilities = torch.sigmoid if activation == "sigmoid" else _softmax
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # A channels-last layout would be traced as gathers where a mean would do.
         images = self._normalise(image).contiguous()
         head_inputs = self._run(Activations(images)).pooled()
         logits = self.head(head_inputs)
-        return logits, self._probabilities(logits), head_inputs
+        return logits, self._probabilities(logits), -logits.amax(1, keepdim=True), head_inputs
 
 
 def _softmax(logits: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def trace_graph(network: Network, activation: Activation) -> bytes:
                 optimize=False,  # folding would merge weights, which would lose their names
                 opset_version=_TRACED_OPSET,
                 input_names=[INPUT],
-                output_names=[LOGITS, PROBABILITIES, HEAD_INPUTS],
+                output_names=[LOGITS, PROBABILITIES, UNKNOWN, HEAD_INPUTS],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )

@@ -65,8 +65,18 @@ def in_half_precision(onnx_file: bytes) -> bytes:
     model = load_model_from_string(onnx_file)
     with _quietly("float16"):
         model = convert_float_to_float16(model, keep_io_types=True, node_block_list=_name_nodes(model))
+        _remove_repeated_nodes(model.graph)
         OnnxModel(model).topological_sort()  # the converter appends its casts to the end
     return _content(model)
+
+
+def _remove_repeated_nodes(graph: GraphProto) -> None:
+    """Keeps one of the equal casts that the converter makes where several nodes read what was an output."""
+    seen: set[str] = set()
+    for node in list(graph.node):
+        if seen.intersection(node.output):
+            graph.node.remove(node)
+        seen.update(node.output)
 
 
 def in_eight_bits(onnx_file: bytes, images: Pixels, *, float_weights: bool = False) -> bytes:

@@ -19,7 +19,7 @@ from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import ExportError, ParityError
 from lwm_edge.home.home import Home
 from lwm_edge.model.architectures.registry import architecture_names
-from lwm_edge.model.bundle import ONNX_GRAPH, open_bundle
+from lwm_edge.model.bundle import HISTOGRAM, ONNX_GRAPH, empty_tensors, open_bundle
 from lwm_edge.model.cost import network_cost
 from lwm_edge.model.loading import load_network, network_arrays
 from lwm_edge.model.network import Network
@@ -35,7 +35,7 @@ from tests.support.samples import photo_set
 TENSORRT = {
     *("Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv", "Div", "Gemm"),
     *("MaxPool", "Mul", "ReduceMean", "Relu", "Reshape", "Sigmoid", "Softmax", "Split", "Sub"),
-    *("HardSigmoid", "Transpose"),
+    *("HardSigmoid", "Transpose", "ReduceMax", "Neg"),
 }
 
 
@@ -57,6 +57,7 @@ def test_inputs_and_outputs(onnx_file: bytes) -> None:
     assert {o.name: shape(o) for o in model.graph.output} == {
         "logits": ["batch", 6],
         "probabilities": ["batch", 6],
+        "unknown": ["batch", 1],
         "head_inputs": ["batch", 496],
     }
 
@@ -121,6 +122,31 @@ def test_the_probe_in_a_bundle_is_what_the_file_gives_for_the_generated_images(o
     np.testing.assert_allclose(given, probe, atol=1e-4)
 
 
+def test_the_score_for_unknown_objects_is_the_largest_logit_with_its_sign_changed(onnx_file: bytes) -> None:
+    logits, _, unknown = Classifier(onnx_file).outputs(generated_images(28))
+    np.testing.assert_array_equal(unknown, -logits.max(1))
+
+
+def test_a_score_that_does_not_follow_from_the_logits_breaks_parity(onnx_file: bytes) -> None:
+    model = onnx.load_model_from_string(onnx_file)
+    next(node for node in model.graph.node if "unknown" in node.output).op_type = "Abs"
+    with pytest.raises(ParityError, match="output unknown is not the largest logit"):
+        check_parity(model.SerializeToString(), parity_probe(load_network(open_bundle(BASE_BUNDLE))))
+
+
+def test_the_thresholds_are_in_the_metadata_at_a_constant_length() -> None:
+    bundle = open_bundle(BASE_BUNDLE)
+    arrays, lengths = bundle.arrays(), set()
+    for photos in (0, 30, 2**30):
+        arrays[HISTOGRAM][:6, 40] = photos
+        content = fill_graph(arrays, bundle.manifest)
+        calibration = Classifier(content).calibration
+        assert (calibration.photos, calibration.classes) == (6 * photos, 6 if photos else 0)
+        assert calibration.threshold(0.95) == (-1.7762 if photos else None)
+        lengths.add(len(content))
+    assert len(lengths) == 1
+
+
 def test_a_changed_weight_breaks_parity(onnx_file: bytes) -> None:
     network = load_network(open_bundle(BASE_BUNDLE)).student(trains=False)
     with torch.no_grad():
@@ -154,7 +180,8 @@ def exported(network: Network, name: str, activation: str = "sigmoid") -> tuple[
     manifest = manifest_of(name, network.levels).model_copy(
         update={"activation": activation, "class_names": tuple("abcde")}
     )
-    arrays = {**network_arrays(network), ONNX_GRAPH: np.frombuffer(graph, np.uint8)}
+    nothing_measured = empty_tensors(manifest.capacity, network.head.in_features)
+    arrays = {**network_arrays(network), **nothing_measured, ONNX_GRAPH: np.frombuffer(graph, np.uint8)}
     return read_graph(arrays), fill_graph(arrays, manifest)
 
 

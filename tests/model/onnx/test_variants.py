@@ -34,11 +34,11 @@ def test_a_static_batch_has_fixed_shapes_and_takes_any_number_of_images(original
     session = onnxruntime.InferenceSession(static, providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape == [4, 28, 28, 3]
     assert {output.name: output.shape[0] for output in session.get_outputs()} == {
-        "logits": 4, "probabilities": 4, "head_inputs": 4
+        "logits": 4, "probabilities": 4, "unknown": 4, "head_inputs": 4
     }  # fmt: skip
     for count in (0, 1, 4, 5):
-        expected = Classifier(original).run(IMAGES[:count])
-        for given, wanted in zip(Classifier(static).run(IMAGES[:count]), expected, strict=True):
+        expected = Classifier(original).outputs(IMAGES[:count])
+        for given, wanted in zip(Classifier(static).outputs(IMAGES[:count]), expected, strict=True):
             np.testing.assert_allclose(given, wanted, atol=1e-4)
 
 
@@ -56,6 +56,8 @@ def test_a_fixed_head_gives_nothing_to_classes_that_are_not_there(original: byte
     assert (logits[:, 6:] == -1e4).all() and np.isfinite(np.float16(logits)).all()
     assert Classifier(fixed).run(IMAGES)[0].shape == (5, 6)  # as an app sees it
     np.testing.assert_array_equal(Classifier(fixed).run(IMAGES)[0], Classifier(original).run(IMAGES)[0])
+    expected = Classifier(original).outputs(IMAGES).unknown
+    np.testing.assert_array_equal(Classifier(fixed).outputs(IMAGES).unknown, expected)
 
 
 def test_shapes_of_a_fixed_head_do_not_change_when_a_class_is_learnt(original: bytes) -> None:
@@ -83,6 +85,8 @@ def test_fp16_halves_the_backbone_and_leaves_head_inputs_and_outputs(original: b
     assert {output.type for output in session.get_outputs()} == {"tensor(float)"}
     difference = np.abs(Classifier(half).run(IMAGES)[0] - Classifier(original).run(IMAGES)[0]).max()
     assert 0 < difference < 0.1
+    logits, _, unknown = Classifier(half).outputs(IMAGES)
+    np.testing.assert_array_equal(unknown, -logits.max(1))
 
 
 def test_int8_is_symmetric_by_channel_and_leaves_the_head(original: bytes) -> None:
