@@ -11,7 +11,8 @@ terms, `attention` the maps, `training` the loop. Around it:
                         finish (choose_levels, measure)
     keeping a model     home -> generations of bundle, ONNX file, labels and receipt; one link, one writer;
                         ownership (what may be removed); changes, repair, export; readers need no torch
-    adding classes      increment: add -> worker -> learn (task, plan, teach, verdict, gate) -> commit
+    adding classes      increment: add -> worker -> learn (task, plan, teach, verdict, gate) -> commit;
+                        calibrate
     proving its origin  custody: keys -> signing -> chain; home/trust; proofs/verification
     other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
     the command line    cli: commands, display, terminal, settings
@@ -80,6 +81,8 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
     )
     from .increment.add import add_classes as add_classes
     from .increment.add import plan_increment as plan_increment
+    from .increment.calibrate import calibrate as calibrate
+    from .increment.reports import CalibrationReport as CalibrationReport
     from .increment.reports import IncrementReport as IncrementReport
     from .increment.reports import PlanReport as PlanReport
     from .learning.config import IncrementConfig as IncrementConfig
@@ -125,7 +128,8 @@ _DEFINED_IN = {  # imported only when first used, so that reading a model does n
     "home.repair": ("repair_home",),
     "home.reports": ("ChangeReport", "ExportReport", "RepairReport"),
     "increment.add": ("add_classes", "plan_increment"),
-    "increment.reports": ("IncrementReport", "PlanReport"),
+    "increment.calibrate": ("calibrate",),
+    "increment.reports": ("CalibrationReport", "IncrementReport", "PlanReport"),
     "learning.config": ("IncrementConfig",),
     "model.architectures.registry": ("Architecture", "architecture_names"),
     "model.classifier": ("Classifier",),

@@ -16,7 +16,7 @@ import typer
 from .. import __version__
 from .._streams import forgiving_streams, output_failure
 from ..errors import known
-from . import interruption, owner, terminal, vendor
+from . import interruption, owner, terminal, unknown, vendor
 from .answer import command, fail, lost_report
 
 app = typer.Typer(
@@ -78,7 +78,8 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "init": owner.init_command,
     "add-classes": owner.add_classes_command,
     "remove-class": owner.remove_class_command,
-    "predict": owner.predict_command,
+    "predict": unknown.predict_command,
+    "calibrate": unknown.calibrate_command,
     "evaluate": owner.evaluate_command,
     "info": owner.info_command,
     "export": owner.export_command,

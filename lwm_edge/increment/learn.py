@@ -18,16 +18,25 @@ from ..learning.class_statistics import FOLDS, ClassStatistics
 from ..learning.config import IncrementConfig
 from ..learning.drift import measure_drift
 from ..memory import drop_library_pages, freed_memory_kept, out_of_memory_explained
-from ..model.bundle import BESIDE_THE_NETWORK, MANIFEST, MEASURED, PROBE, Arrays, save_bundle
+from ..model.bundle import BESIDE_THE_NETWORK, HISTOGRAM, MANIFEST, MEASURED, PROBE, Arrays, save_bundle
 from ..model.cost import network_cost
 from ..model.loading import network_arrays
 from ..model.onnx.parity import PARITY_BATCH_SIZES, head_inputs_of_probe
+from ..model.unknown import kept_by_class
 from ..records import Progress, ProgressCallback, step_reporter
 from .commit import StagedIncrement
+from .judgement import warn_about_unknown
 from .reports import LearningReport, PlanReport
 from .task import Task, set_up
 from .teach import teach, update_statistics_and_head
-from .verdict import calibration_tensors, evaluate_student, judge_new, judge_what_shipped, pass_or_refuse
+from .verdict import (
+    all_class_names,
+    calibration_tensors,
+    evaluate_student,
+    judge_new,
+    judge_what_shipped,
+    pass_or_refuse,
+)
 
 _EVALUATION_STEPS = 4 + FOLDS  # statistics twice, shipped classes, drift, and the new classes' folds
 _TOLERATED_EXCESS = 0.02  # share of the predicted peak
@@ -92,13 +101,20 @@ def learn_classes(
         shipped = judge_what_shipped(task, statistics)
         report()
         drift = measure_drift(student, task.teacher, held_back, learnt.held_back_by_teacher, shipped.estimate)
-        warnings = (*task.warnings, *pass_or_refuse(task, accuracy, new.classes, drift, shipped, statistics))
+        calibration = calibration_tensors(task, new)
+        warnings = (
+            *task.warnings,
+            *pass_or_refuse(task, accuracy, new.classes, drift, shipped, statistics),
+            *warn_about_unknown(
+                kept_by_class(calibration[HISTOGRAM], all_class_names(task)), photos.new_classes
+            ),
+        )
 
         on_progress(Progress(phase="stage", done=0, total=1))
         examples = photos.held_back.load(range(len(photos.held_back.photos))[: max(PARITY_BATCH_SIZES)])
         logits = held_back.logits(student)[: len(examples)].astype(np.float32)
         del learnt, to_learn, held_back  # writing needs the memory
-        staged = _stage(home, task, statistics, calibration_tensors(task, new))
+        staged = _stage(home, task, statistics, calibration)
         photos.to_learn.cache.forget()  # any photos still in memory after this are counted
         memory, cost = use.report(student, examples), network_cost(student)
         warnings += _prediction_warnings(task.plan, memory)

@@ -22,7 +22,8 @@ from ..photos.pixels import Pixels
 from ..photos.preprocessing import Preprocessing
 from ..photos.reading import read_photo
 from ..records import AnyNamePath, ProgressCallback, Report, ignore_progress, printable, step_reporter
-from .unknown import KEPT, SHARES, Calibration, listed_shares
+from .terms import KEPT, SHARES
+from .unknown import Calibration, listed_shares
 
 CLASS_NAMES_KEY = "class_names"
 PREPROCESSING_KEY = "preprocessing"
@@ -188,7 +189,7 @@ class Classifier:
         Args:
             photos: Paths of the photos.
             top_k: Number of classes for each photo, best first.
-            keep: Share of known photos that are not to be called unknown, one of `unknown.SHARES`.
+            keep: Share of known photos that are not to be called unknown, one of `terms.SHARES`.
             on_progress: Function that is called before each photo.
         """
         if keep not in SHARES:

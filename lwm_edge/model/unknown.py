@@ -22,12 +22,7 @@ from numpy.typing import NDArray
 
 from ..records import Record
 from .bundle import BINS
-
-SHARES = (0.8, 0.9, 0.95, 0.98, 0.99)
-"""Shares of known photos that a threshold can keep."""
-
-KEPT = 0.95
-"""Share that is kept unless another one is asked for."""
+from .terms import KEPT, SHARES
 
 EDGES: NDArray[np.float64] = np.round(2 * np.sinh(np.arange(1 - BINS // 2, BINS // 2) / 10), 4)
 """Edges between the bins: close together around 0, where a sigmoid is undecided, and from -22 to 22."""
@@ -91,6 +86,11 @@ def lowest_kept(histogram: Histogram, share: float) -> float | None:
     return float(EDGES[bin_of_rank - 1]) if bin_of_rank else None
 
 
+def is_kept(score: float) -> NDArray[np.bool_]:
+    """Tells which bins hold scores that are not below one, itself an edge [64]."""
+    return np.concatenate([[False], score <= EDGES])
+
+
 def fewest_photos(share: float) -> int:
     """Returns how many photos it takes to say which threshold keeps a share of known photos."""
     return int(np.ceil(share / (1 - share) - 1e-9))
@@ -116,9 +116,8 @@ def kept_by_class(
     score = lowest_kept(histogram, share)
     if score is None:
         return {}
-    is_kept = np.concatenate([[False], score <= EDGES])
-    rows = zip(class_names, histogram, strict=False)
-    counts = {name: (int(row[is_kept].sum()), int(row.sum())) for name, row in rows}
+    kept, rows = is_kept(score), zip(class_names, histogram, strict=False)
+    counts = {name: (int(row[kept].sum()), int(row.sum())) for name, row in rows}
     return {name: count for name, count in counts.items() if count[1] >= fewest_photos(share)}
 
 

@@ -13,10 +13,10 @@ from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 from lwm_edge.errors import ConfigError
 from lwm_edge.model.bundle import BINS, HISTOGRAM, open_bundle
 from lwm_edge.model.onnx.graph import fill_graph
+from lwm_edge.model.terms import SHARES
 from lwm_edge.model.unknown import (
     EDGES,
     METADATA_LENGTH,
-    SHARES,
     Calibration,
     calibrate,
     count_scores,
