@@ -64,7 +64,7 @@ def write_files(arch: str, folder: Path) -> None:
         tensors_digest="0" * 64,
     )
     graph = np.frombuffer(trace_graph(network, "sigmoid"), np.uint8)
-    nothing_measured = empty_tensors(classes, network.head.in_features)
+    nothing_measured = empty_tensors(network.head.out_features, network.head.in_features)
     content = fill_graph({**network_arrays(network), **nothing_measured, ONNX_GRAPH: graph}, manifest)
     (folder / f"{arch}-after.onnx").write_bytes(content)
     size = network.preprocessing.image_size

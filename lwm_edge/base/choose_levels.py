@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from ..errors import ConfigError
-from ..learning.class_statistics import ClassStatistics, unseen_logits
+from ..learning.class_statistics import ClassStatistics
 from ..learning.running import observe
+from ..learning.unseen import judge_unseen
 from ..model.manifest import Levels
 from ..model.network import Network
 from ..photos.photo_set import PhotoSet
@@ -92,7 +93,7 @@ def choose_levels(
         values = observe(trial, photos, batch_size, on_progress).head_inputs[:, : levels.values]
         labels = np.array(photos.labels)
         no_statistics = ClassStatistics.empty(classes := int(labels.max()) + 1, levels.values)
-        logits = unseen_logits(no_statistics.with_photos, values, labels, classes)
+        logits = judge_unseen(no_statistics.with_photos, values, labels, classes).logits
         accuracy[levels.grid] = float((logits.argmax(1) == labels).mean())
     # Among equals this chooses the first, which is the coarsest.
     chosen = max(candidates, key=lambda levels: accuracy.get(levels.grid, 0.0), default=None)

@@ -14,19 +14,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..learning.class_statistics import ClassStatistics, Features, Labels, unseen_logits
+from ..learning.class_statistics import ClassStatistics, Features, Labels
 from ..learning.running import Observation
+from ..learning.unknown import score_tensors
+from ..learning.unseen import judge_unseen
 from ..model.bundle import (
     CONFUSIONS,
     HISTOGRAM,
-    HISTOGRAM_SOLVED,
     RIGHT,
     RIGHT_SOLVED,
     TOTAL,
     Arrays,
     empty_tensors,
 )
-from ..model.unknown import count_scores
+from ..model.unknown import count_scores, known_scores
 from .reports import StatisticsReport
 
 BY_HEART = 0.15
@@ -42,12 +43,14 @@ class Settled(NamedTuple):
         logits: Logits of each unseen photo, by a head like the one that ships [M, classes]; may be empty.
         solved: Logits of each unseen photo, by a head that a device would solve from the statistics
             [M, classes].
+        scores: Score for unknown objects of each unseen photo, by statistics made without it [M].
     """
 
     statistics: ClassStatistics
     report: StatisticsReport
     logits: Features
     solved: Features
+    scores: Features
 
     @property
     def predictions(self) -> Labels:
@@ -82,14 +85,15 @@ def settle(
     if unseen is None or trained_logits is None:
         report = StatisticsReport(photos="given", head="trained", accuracy={})
         nothing = np.zeros((0, classes))
-        return Settled(of_given, report, nothing, nothing)
+        return Settled(of_given, report, nothing, nothing, np.zeros(0))
     trained = trained_logits.argmax(1)
     accuracy = {"trained": _accuracy(trained, unseen_labels)}
     if len(np.unique(unseen_labels)) < classes:  # means from two sources would favour the classes of one
         weight, bias = of_given.solve_head(classes)
         solved = unseen.head_inputs @ weight.T + bias
         report = StatisticsReport(photos="given", head="trained", accuracy=accuracy)
-        return Settled(of_given, report, trained_logits, solved)
+        scores = known_scores(unseen.head_inputs, score_tensors(of_given, classes), classes)
+        return Settled(of_given, report, trained_logits, solved, scores)
 
     def of_all(features: Features, labels: Labels) -> ClassStatistics:
         statistics = of_given.copy()
@@ -101,10 +105,10 @@ def settle(
         "unseen": of_given.with_photos,  # their means; the covariance is of all
         "given": lambda features, labels: of_given,
     }
-    logits = {
-        way: unseen_logits(learn, unseen.head_inputs, unseen_labels, classes) for way, learn in ways.items()
+    judged = {
+        way: judge_unseen(learn, unseen.head_inputs, unseen_labels, classes) for way, learn in ways.items()
     }
-    predictions = {way: found.argmax(1) for way, found in logits.items()}
+    predictions = {way: found.logits.argmax(1) for way, found in judged.items()}
     accuracy |= {way: _accuracy(found, unseen_labels) for way, found in predictions.items()}
     best = "unseen" if accuracy_on_learnt - accuracy["trained"] > BY_HEART else "all"
     for way in ways:
@@ -114,8 +118,8 @@ def settle(
     return Settled(
         ways[best](unseen.head_inputs, unseen_labels),
         StatisticsReport(photos=best, head=head, accuracy=accuracy),
-        logits[best] if head == "solved" else trained_logits,
-        logits[best],
+        judged[best].logits if head == "solved" else trained_logits,
+        *judged[best],
     )
 
 
@@ -138,7 +142,7 @@ def _is_better(predictions: Labels, others: Labels, labels: Labels) -> bool:
 
 
 def measured_tensors(settled: Settled, labels: Labels, capacity: int) -> Arrays:
-    """Counts how often each class was recognised, which were confused most often, and the largest logits."""
+    """Counts how often each class was recognised, which were confused most often, and their scores."""
     arrays, predictions = empty_tensors(capacity, 1), settled.predictions
     np.add.at(arrays[TOTAL], labels, 1)
     np.add.at(arrays[RIGHT], labels[predictions == labels], 1)
@@ -147,6 +151,5 @@ def measured_tensors(settled: Settled, labels: Labels, capacity: int) -> Arrays:
     pairs, counts = np.unique(wrong, axis=0, return_counts=True)
     rows = np.argsort(-counts, kind="stable")[: len(arrays[CONFUSIONS])]
     arrays[CONFUSIONS][: len(rows)] = np.concatenate([pairs[rows], counts[rows, None]], 1)
-    arrays[HISTOGRAM] = count_scores(settled.logits.max(1), labels, capacity)
-    arrays[HISTOGRAM_SOLVED] = count_scores(settled.solved.max(1), labels, capacity)
+    arrays[HISTOGRAM] = count_scores(settled.scores, labels, capacity)
     return arrays

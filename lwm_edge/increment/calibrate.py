@@ -13,14 +13,13 @@ from ..home.home import Home, open_home
 from ..home.measurement import MemoryUse
 from ..home.readers import class_indices
 from ..home.trust import require_trusted_model
-from ..learning.class_statistics import ClassStatistics, Features, Labels
-from ..learning.running import Observation, observe
+from ..learning.class_statistics import Labels
+from ..learning.running import observe
 from ..memory import out_of_memory_explained
 from ..model import unknown
-from ..model.bundle import COUNTS, COVARIANCE, HISTOGRAM, HISTOGRAM_SOLVED, MEANS, PHOTOS, Bundle
+from ..model.bundle import HISTOGRAM
 from ..model.loading import load_network
 from ..model.manifest import Manifest
-from ..model.network import Network
 from ..model.onnx.parity import parity_probe
 from ..model.terms import KEPT
 from ..photos.folders import read_photo_folder
@@ -72,8 +71,8 @@ def calibrate(
         arrays, capacity = parent.arrays(), parent.manifest.capacity
         before = unknown.lowest_kept(arrays[HISTOGRAM], KEPT)
         given = np.unique(labels)
-        for name, scores in _scores(parent, network, seen).items():
-            arrays[name][given] = unknown.count_scores(scores, labels, capacity)[given]
+        scores = unknown.known_scores(seen.head_inputs, arrays, network.classes)
+        arrays[HISTOGRAM][given] = unknown.count_scores(scores, labels, capacity)[given]
         probe = parity_probe(network)
         on_progress(Progress(phase="commit", done=0, total=1))
         candidate = prepare(
@@ -114,16 +113,6 @@ def _read(
     rows = class_indices(found, manifest.class_names, folder)
     photos = PhotoSet([p for group in found.photos for p in group], manifest.preprocessing, cache)
     return photos, np.array([rows[label] for label in photos.labels], dtype=np.int64), found.skipped
-
-
-def _scores(parent: Bundle, network: Network, seen: Observation) -> dict[str, Features]:
-    """Scores photos by the head of the model, and by the one that the next increment would solve."""
-    statistics = ClassStatistics.from_arrays(parent.arrays(MEANS, COVARIANCE, PHOTOS, COUNTS))
-    weight, bias = statistics.solve_head(network.classes)
-    return {
-        HISTOGRAM: seen.logits(network).max(1),
-        HISTOGRAM_SOLVED: (seen.head_inputs @ weight.T + bias).max(1),
-    }
 
 
 def _next(manifest: Manifest) -> Manifest:

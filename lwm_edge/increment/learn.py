@@ -14,15 +14,17 @@ import numpy as np
 from ..home.home import Generation, Home
 from ..home.measurement import MemoryUse
 from ..home.reports import MemoryReport
-from ..learning.class_statistics import FOLDS, ClassStatistics
+from ..learning.class_statistics import ClassStatistics
 from ..learning.config import IncrementConfig
 from ..learning.drift import measure_drift
+from ..learning.unknown import score_tensors
+from ..learning.unseen import FOLDS
 from ..memory import drop_library_pages, freed_memory_kept, out_of_memory_explained
-from ..model.bundle import BESIDE_THE_NETWORK, HISTOGRAM, MANIFEST, MEASURED, PROBE, Arrays, save_bundle
+from ..model.bundle import BESIDE_THE_NETWORK, HISTOGRAM, MANIFEST, MEASURED, PROBE, save_bundle
 from ..model.cost import network_cost
 from ..model.loading import network_arrays
 from ..model.onnx.parity import PARITY_BATCH_SIZES, head_inputs_of_probe
-from ..model.unknown import kept_by_class
+from ..model.unknown import Histogram, kept_by_class
 from ..records import Progress, ProgressCallback, step_reporter
 from .commit import StagedIncrement
 from .judgement import warn_about_unknown
@@ -31,7 +33,7 @@ from .task import Task, set_up
 from .teach import teach, update_statistics_and_head
 from .verdict import (
     all_class_names,
-    calibration_tensors,
+    calibration,
     evaluate_student,
     judge_new,
     judge_what_shipped,
@@ -101,20 +103,18 @@ def learn_classes(
         shipped = judge_what_shipped(task, statistics)
         report()
         drift = measure_drift(student, task.teacher, held_back, learnt.held_back_by_teacher, shipped.estimate)
-        calibration = calibration_tensors(task, new)
+        histogram = calibration(task, new)
         warnings = (
             *task.warnings,
             *pass_or_refuse(task, accuracy, new.classes, drift, shipped, statistics),
-            *warn_about_unknown(
-                kept_by_class(calibration[HISTOGRAM], all_class_names(task)), photos.new_classes
-            ),
+            *warn_about_unknown(kept_by_class(histogram, all_class_names(task)), photos.new_classes),
         )
 
         on_progress(Progress(phase="stage", done=0, total=1))
         examples = photos.held_back.load(range(len(photos.held_back.photos))[: max(PARITY_BATCH_SIZES)])
         logits = held_back.logits(student)[: len(examples)].astype(np.float32)
         del learnt, to_learn, held_back  # writing needs the memory
-        staged = _stage(home, task, statistics, calibration)
+        staged = _stage(home, task, statistics, histogram)
         photos.to_learn.cache.forget()  # any photos still in memory after this are counted
         memory, cost = use.report(student, examples), network_cost(student)
         warnings += _prediction_warnings(task.plan, memory)
@@ -145,7 +145,7 @@ def learn_classes(
     )
 
 
-def _stage(home: Home, task: Task, statistics: ClassStatistics, calibration: Arrays) -> Generation:
+def _stage(home: Home, task: Task, statistics: ClassStatistics, histogram: Histogram) -> Generation:
     """Writes the bundle that knows the new classes to a generation that no reader can see yet."""
     parent = task.parent.manifest
     manifest = parent.model_copy(
@@ -156,12 +156,15 @@ def _stage(home: Home, task: Task, statistics: ClassStatistics, calibration: Arr
             "increment_count": parent.increment_count + 1,
         }
     )
-    unchanged = BESIDE_THE_NETWORK - {MANIFEST, *statistics.to_arrays(), *calibration}
-    arrays = {
-        **task.parent.arrays(*unchanged),
-        **network_arrays(task.student),
+    changed = {
         **statistics.to_arrays(),
-        **calibration,
+        **score_tensors(statistics, len(manifest.class_names)),
+        HISTOGRAM: histogram,
+    }
+    arrays = {
+        **task.parent.arrays(*(BESIDE_THE_NETWORK - {MANIFEST, *changed})),
+        **network_arrays(task.student),
+        **changed,
     }
     if task.approach.recipe.trains:
         arrays[PROBE] = head_inputs_of_probe(task.student)

@@ -7,13 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..learning.class_statistics import ClassStatistics, Features, Labels, unseen_logits
+from ..learning.class_statistics import ClassStatistics, Features, Labels
 from ..learning.reports import DriftReport
 from ..learning.running import Observation
-from ..model.bundle import CALIBRATION, HISTOGRAM_SOLVED, MEASURED, Arrays
+from ..learning.unknown import score_tensors
+from ..learning.unseen import judge_unseen
+from ..model.bundle import HISTOGRAM, MEASURED
 from ..model.evaluation import EvaluationReport, evaluate_predictions
 from ..model.network import Network
-from ..model.unknown import count_scores
+from ..model.unknown import Histogram, count_scores, known_scores
 from .gate import pass_gate
 from .judgement import (
     hopeless_classes,
@@ -43,7 +45,7 @@ class NewJudgement(NamedTuple):
 
     Attributes:
         classes: Report on each new class.
-        scores: Largest logit of each of these photos [M].
+        scores: Score for unknown objects of each of these photos [M].
         labels: class_index of each photo [M].
     """
 
@@ -61,29 +63,31 @@ def judge_new(task: Task, learnt: Learnt, report: Callable[[], None]) -> NewJudg
     labels, seen = np.array(photos.held_back.labels), learnt.held_back
     if task.approach.recipe.trains:
         logits = seen.logits(student)
+        statistics = learnt.teachers_statistics.with_photos(
+            learnt.to_learn.head_inputs, np.array(photos.to_learn.labels)
+        )
+        scores = known_scores(seen.head_inputs, score_tensors(statistics, student.classes), student.classes)
     else:
         labels = np.array(photos.to_learn.labels + photos.held_back.labels)
         features = np.concatenate([learnt.to_learn.head_inputs, seen.head_inputs])
-        logits = unseen_logits(
+        logits, scores = judge_unseen(
             learnt.teachers_statistics.with_photos, features, labels, student.classes, report
         )
     classes = judge_new_classes(logits.argmax(1), labels, all_class_names(task), task.teacher.classes)
-    return NewJudgement(classes, logits.max(1), labels)
+    return NewJudgement(classes, scores, labels)
 
 
-def calibration_tensors(task: Task, new: NewJudgement) -> Arrays:
+def calibration(task: Task, new: NewJudgement) -> Histogram:
     """Adds the new classes to the calibration of the score for unknown objects.
 
     A network that was trained scores all photos anew, and those of the old classes are not here, so nothing
-    is known of them any more. A head that is solved again gives nearly the same scores as before, which
+    is known of theirs any more. One that stays as it is scores them much as before, which
     benchmarks/unknown.py measures.
     """
-    recipe, capacity = task.approach.recipe, task.parent.manifest.capacity
-    counts = count_scores(new.scores, new.labels, capacity)
-    if not recipe.trains:
-        counts += task.parent.arrays(HISTOGRAM_SOLVED)[HISTOGRAM_SOLVED]
-    by_solved = counts if recipe.head == "solved" else np.zeros_like(counts)
-    return dict(zip(CALIBRATION, (counts, by_solved), strict=True))
+    counts = count_scores(new.scores, new.labels, task.parent.manifest.capacity)
+    if not task.approach.recipe.trains:
+        counts += task.parent.arrays(HISTOGRAM)[HISTOGRAM]
+    return counts
 
 
 def judge_what_shipped(task: Task, statistics: ClassStatistics) -> ShippedJudgement:

@@ -9,18 +9,16 @@ The [d, d] matrices are changed in place: with 1280 features in float64 each tak
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..model.bundle import COUNTS, COVARIANCE, MEANS, PHOTOS
-from ..records import report_nothing
 
 _RIDGE = 0.1
-FOLDS = 5
 _PROBES = 32  # directions in which a trace is estimated, to about one percent
 _SPREADS, _BISECTIONS = (0.01, 10_000.0), 14
 _DRAWN_PER_CLASS, _MAX_DRAWN = 1000, 200_000  # photos for an estimate
@@ -28,6 +26,18 @@ _LOGIT_AT_CLASS_MEAN = 5.0  # its sigmoid is 0.993
 
 Features = NDArray[np.float64]
 Labels = NDArray[np.int64]
+
+
+class Discriminants(NamedTuple):
+    """Holds what is solved from class statistics.
+
+    Attributes:
+        rows: Directions C^-1 (mean of the class - mean of all) [classes, d], C being the shrunk covariance.
+        trace: Trace of C^-1 S, S being the covariance, estimated as Hutchinson (1989) has it.
+    """
+
+    rows: Features
+    trace: float
 
 
 @dataclass
@@ -174,7 +184,16 @@ class ClassStatistics:
                 high = middle
         return float(np.sqrt(low * high))
 
-    def solve_head(self, classes: int) -> tuple[Features, Features]:
+    def discriminants(self, classes: int) -> Discriminants:
+        """Solves for the directions that tell the classes apart under the shared covariance."""
+        covariance = shrink(self.covariance, self.photos)
+        centre = self.means[:classes].mean(0)
+        probes = np.random.default_rng(0).choice([-1.0, 1.0], (_PROBES, len(covariance)))
+        wanted = np.concatenate([self.means[:classes] - centre, probes @ self.covariance])
+        rows, probed = np.split(np.linalg.solve(covariance, wanted.T).T, [classes])
+        return Discriminants(rows, float(np.einsum("pd,pd->", probes, probed)) / _PROBES)
+
+    def solve_head(self, classes: int, solved: Discriminants | None = None) -> tuple[Features, Features]:
         """Computes the linear discriminant of each class against the mean of all, in closed form.
 
         Its logit is the log-likelihood ratio of two Gaussians of the shared covariance: around the class's
@@ -190,18 +209,16 @@ class ClassStatistics:
         makes up for it (Moran and Murphy 1979, "A Closer Look at Two Alternative Methods of Statistical
         Discrimination"); where all classes have the same number of photos, that changes nothing.
 
+        Args:
+            classes: Number of classes.
+            solved: Result of `discriminants`, if it is at hand.
+
         Returns:
             Weight [classes, d] and bias [classes].
         """
-        covariance = shrink(self.covariance, self.photos)
+        weight, trace = solved or self.discriminants(classes)
         centre = self.means[:classes].mean(0)
-        probes = np.random.default_rng(0).choice([-1.0, 1.0], (_PROBES, len(covariance)))
-        wanted = np.concatenate([self.means[:classes] - centre, probes @ self.covariance])
-        weight, probed = np.split(np.linalg.solve(covariance, wanted.T).T, [classes])
         bias = -np.einsum("cd,cd->c", weight, (self.means[:classes] + centre) / 2)
-        trace = (
-            float(np.einsum("pd,pd->", probes, probed)) / _PROBES
-        )  # of C^-1 S, as Hutchinson (1989) has it
         lost = trace / (2 * self.counts[:classes].clip(1))
         bias += lost - lost.mean()
         own = float((np.einsum("cd,cd->c", weight, self.means[:classes]) + bias).mean())
@@ -212,41 +229,6 @@ class ClassStatistics:
 def _share_right(centres: Features, scatter: Features) -> Features:
     """Computes for each class the share of its drawn photos whose largest logit is its own [classes]."""
     return np.array([((centre + scatter).argmax(1) == label).mean() for label, centre in enumerate(centres)])
-
-
-def unseen_logits(
-    learn: Callable[[Features, Labels], ClassStatistics],
-    features: Features,
-    labels: Labels,
-    classes: int,
-    report: Callable[[], None] = report_nothing,
-) -> Features:
-    """Computes each photo's logits by a head that is solved without it: five-fold cross-validation.
-
-    Each class is split into the folds on its own.
-
-    Args:
-        learn: Function that makes the statistics of all classes from some of these photos, such as
-            `with_photos` of the statistics of the others.
-        features: Values that the head reads of each photo [M, d].
-        labels: class_index of each photo [M].
-        classes: Number of all classes, which compete.
-        report: Function that is called before each of up to `FOLDS` heads is solved.
-
-    Returns:
-        Logits [M, classes].
-    """
-    fold = np.zeros(len(labels), dtype=int)
-    for label in np.unique(labels):
-        of_class = np.flatnonzero(labels == label)
-        fold[of_class] = np.arange(len(of_class)) % FOLDS
-    logits = np.zeros((len(labels), classes))
-    for part in np.unique(fold):
-        report()
-        held_out = fold == part
-        weight, bias = learn(features[~held_out], labels[~held_out]).solve_head(classes)
-        logits[held_out] = features[held_out] @ weight.T + bias
-    return logits
 
 
 def shrink(covariance: Features, photos: float) -> Features:

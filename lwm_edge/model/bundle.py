@@ -8,9 +8,9 @@ Tensors, where d is the number of values that the head reads (see `network`):
   class_index, number of photos): the vendor's accuracy on photos that the network never saw, 0 if not
   measured. `measured.right_solved` [capacity] is what the head that a device solves from the statistics
   gets right of them, which differs where the trained head ships.
-- `unknown.histogram` [capacity, 64]: calibration of the score for unknown objects, see `unknown`; 0 if not
-  calibrated. `unknown.histogram_solved` is the same for the head that a device solves from the statistics,
-  which differs where the trained head ships.
+- `unknown.axes`, `unknown.damping` and `unknown.centres`: the score for unknown objects, made from the
+  statistics by `learning.unknown` on up to 64 axes; `unknown.histogram` [capacity, 128]: its calibration, see
+  `unknown`; 0 if not calibrated.
 - `probe.head_inputs` [5, d]: the head's inputs for five generated images, from the torch that trained the
   network.
 - `onnx_graph` (uint8): the graph without its weights, see `onnx`; `manifest` (uint8): see `manifest`.
@@ -45,20 +45,27 @@ MEANS, COUNTS = "statistics.means", "statistics.counts"
 COVARIANCE, PHOTOS = "statistics.covariance", "statistics.photos"
 RIGHT, RIGHT_SOLVED = "measured.right", "measured.right_solved"
 TOTAL, CONFUSIONS = "measured.total", "measured.confusions"
-HISTOGRAM, HISTOGRAM_SOLVED = "unknown.histogram", "unknown.histogram_solved"
-PROBE = "probe.head_inputs"
+HISTOGRAM, PROBE = "unknown.histogram", "probe.head_inputs"
+AXES, AXES_OFFSET = "unknown.axes.weight", "unknown.axes.bias"
+CENTRES, CENTRES_OFFSET = "unknown.centres.weight", "unknown.centres.bias"
+DAMPING = "unknown.damping.weight"
 MANIFEST, ONNX_GRAPH = "manifest", "onnx_graph"
 
 MEASURED = (RIGHT, RIGHT_SOLVED, TOTAL, CONFUSIONS)
-CALIBRATION = (HISTOGRAM, HISTOGRAM_SOLVED)
-ROWS_BY_CLASS = {WEIGHT, BIAS, MEANS, COUNTS, RIGHT, RIGHT_SOLVED, TOTAL, *CALIBRATION}
+SCORE = (AXES, AXES_OFFSET, DAMPING, CENTRES, CENTRES_OFFSET)
+"""Tensors of the score for unknown objects, which the ONNX graph reads."""
+
+CUT_TO_CLASSES = (WEIGHT, BIAS, CENTRES, CENTRES_OFFSET)
+"""Tensors of which an ONNX file has the rows of the classes in use alone."""
+
+ROWS_BY_CLASS = {*CUT_TO_CLASSES, MEANS, COUNTS, RIGHT, RIGHT_SOLVED, TOTAL, HISTOGRAM}
 BESIDE_THE_NETWORK = {
     *(MEANS, COUNTS, COVARIANCE, PHOTOS),
     *MEASURED,
-    *CALIBRATION,
-    *(PROBE, ONNX_GRAPH, MANIFEST),
+    *SCORE,
+    *(HISTOGRAM, PROBE, ONNX_GRAPH, MANIFEST),
 }
-BINS = 64  # of a histogram
+BINS, MAX_AXES = 128, 64
 _FIXED_SHAPES: dict[str, tuple[str, tuple[int | str, ...]]] = {
     WEIGHT: ("F32", ("capacity", "d")),
     BIAS: ("F32", ("capacity",)),
@@ -71,11 +78,15 @@ _FIXED_SHAPES: dict[str, tuple[str, tuple[int | str, ...]]] = {
     TOTAL: ("I32", ("capacity",)),
     CONFUSIONS: ("I32", (32, 3)),
     HISTOGRAM: ("I32", ("capacity", BINS)),
-    HISTOGRAM_SOLVED: ("I32", ("capacity", BINS)),
+    AXES: ("F32", ("axes", "d")),
+    AXES_OFFSET: ("F32", ("axes",)),
+    DAMPING: ("F32", (1, "axes")),
+    CENTRES: ("F32", ("capacity", "axes")),
+    CENTRES_OFFSET: ("F32", ("capacity",)),
     PROBE: ("F32", (5, "d")),
 }
 NUMPY_DTYPES = {"F32": np.float32, "I32": np.int32}
-_NEVER_NEGATIVE = {COUNTS, PHOTOS, *MEASURED, *CALIBRATION}
+_NEVER_NEGATIVE = {COUNTS, PHOTOS, *MEASURED, HISTOGRAM}
 _MAX_TENSOR_BYTES = {MANIFEST: manifests.encoded_length(MAX_CAPACITY), ONNX_GRAPH: 8 * 1024**2}
 MAX_FILE_BYTES = 4 * 1024**3
 MAX_HEADER_BYTES = 4 * 1024**2
@@ -105,7 +116,7 @@ class Bundle:
 
 def declared_tensors(capacity: int, d: int) -> dict[str, tuple[str, list[int]]]:
     """Returns data type and shape of each tensor whose shape depends on capacity and d alone."""
-    sizes = {"capacity": capacity, "d": d}
+    sizes = {"capacity": capacity, "d": d, "axes": min(MAX_AXES, capacity)}
     return {
         name: (dtype, [sizes[n] if isinstance(n, str) else n for n in shape])
         for name, (dtype, shape) in _FIXED_SHAPES.items()
@@ -114,7 +125,7 @@ def declared_tensors(capacity: int, d: int) -> dict[str, tuple[str, list[int]]]:
 
 def empty_tensors(capacity: int, d: int) -> dict[str, NDArray[Any]]:
     """Makes the tensors that a new bundle declares but that may stay empty: all zeros."""
-    declared, empty = declared_tensors(capacity, d), (*MEASURED, *CALIBRATION)
+    declared, empty = declared_tensors(capacity, d), (*MEASURED, *SCORE, HISTOGRAM)
     return {name: np.zeros(declared[name][1], NUMPY_DTYPES[declared[name][0]]) for name in empty}
 
 

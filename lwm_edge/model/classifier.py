@@ -45,9 +45,9 @@ class Prediction(Report):
         photo: Path of the photo.
         class_names: Names of the best classes, best first.
         probabilities: Probabilities of these classes.
-        known_score: Largest logit: the smaller it is, the less the photo resembles any class.
+        known_score: Score that is smaller the less the photo resembles any class, see `model.unknown`.
         unknown: Whether it is so small that the photo counts as none of the classes; None if the model was
-            not calibrated, see `model.unknown`.
+            not calibrated.
         error: Reason why the photo could not be read; the other fields are then empty.
     """
 
@@ -95,7 +95,7 @@ class Classifier:
         import onnxruntime
 
         self.path = None if isinstance(source, bytes) else Path(source)
-        where = self.path or "the exported ONNX file"
+        where = self._where = self.path or "the exported ONNX file"
         if self.path and not self.path.is_file():
             raise ExportError(f"{where} does not exist; {_WHAT_TO_DO}")
         options = onnxruntime.SessionOptions()
@@ -143,22 +143,28 @@ class Classifier:
         batches = [self._run(batch) for batch in np.split(padded, full // self.static_batch)]
         return Outputs(*(np.concatenate(parts)[: len(images)] for parts in zip(*batches, strict=True)))
 
-    def _run(self, images: Pixels) -> Outputs:
-        where = self.path or "the exported ONNX file"
+    def head_inputs(self, images: Pixels) -> NDArray[np.float32]:
+        """Computes what the head reads of images, in a file without a fixed batch size [B, d] float32."""
+        (values,) = self._compute([HEAD_INPUTS], images)
+        return values
+
+    def _compute(self, names: Sequence[str], images: Pixels) -> list[NDArray[np.float32]]:
         try:
-            logits, probabilities, unknown = self._session.run(
-                [LOGITS, PROBABILITIES, UNKNOWN], {INPUT: images}
-            )
+            found: list[NDArray[np.float32]] = self._session.run(names, {INPUT: images})
         except Exception as error:  # ONNX Runtime's own errors, as above
             raise ExportError(
-                f"{where} cannot be run by ONNX Runtime: {first_line(error)}; {_WHAT_TO_DO}"
+                f"{self._where} cannot be run by ONNX Runtime: {first_line(error)}; {_WHAT_TO_DO}"
             ) from None
+        return found
+
+    def _run(self, images: Pixels) -> Outputs:
+        logits, probabilities, unknown = self._compute([LOGITS, PROBABILITIES, UNKNOWN], images)
         classes = len(self.class_names)
         columns = ((logits, self._outputs), (probabilities, self._outputs), (unknown, 1))
         if classes > self._outputs or any(
-            (output.shape, output.dtype) != ((len(images), count), np.float32) for output, count in columns
+            output.shape != (len(images), count) or output.dtype != np.float32 for output, count in columns
         ):
-            raise ExportError(f"{where} does not give a number for each of its classes; {_WHAT_TO_DO}")
+            raise ExportError(f"{self._where} does not give a number for each of its classes; {_WHAT_TO_DO}")
         return Outputs(logits[:, :classes], probabilities[:, :classes], unknown[:, 0])
 
     def predict(

@@ -1,10 +1,11 @@
 """Tells photos of known classes from photos of anything else, by one score and a calibrated threshold.
 
-The score is the largest logit: a photo that resembles no class has small logits. A photo counts as unknown if
-its score lies below a threshold that keeps a stated share of known photos. The threshold comes from photos
-that the model had not learnt when they were scored, by split conformal prediction: if the next known photo is
-drawn as they were, it is kept with at least that probability. See Angelopoulos and Bates 2023, "Conformal
-Prediction: A Gentle Introduction". What other scores are worth is in benchmarks/README.md.
+The score compares two explanations of a photo: the nearest class mean, and all classes together
+(`learning.unknown` makes its tensors from the class statistics). A photo counts as unknown if its score lies
+below a threshold that keeps a stated share of known photos. The threshold comes from photos that the model
+had not learnt when they were scored, by split conformal prediction: if the next known photo is drawn as they
+were, it is kept with at least that probability. See Angelopoulos and Bates 2023, "Conformal Prediction: A
+Gentle Introduction". What other scores are worth is in benchmarks/README.md.
 
 A bundle keeps, for each class, a histogram of these scores: of a fixed length, whatever the number of photos.
 The photos themselves are gone. The threshold is the lower edge of a bin, so it keeps no less than it should.
@@ -21,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..records import Record
-from .bundle import BINS
+from .bundle import AXES, AXES_OFFSET, BINS, CENTRES, CENTRES_OFFSET, DAMPING, Arrays
 from .terms import KEPT, SHARES
 
-EDGES: NDArray[np.float64] = np.round(2 * np.sinh(np.arange(1 - BINS // 2, BINS // 2) / 10), 4)
-"""Edges between the bins: close together around 0, where a sigmoid is undecided, and from -22 to 22."""
+EDGES: NDArray[np.float64] = np.round(4 * np.sinh(np.arange(1 - BINS // 2, BINS // 2) / 10), 4)
+"""Edges between the bins: from -1,089 to 1,089, and close together around 0, where both explanations tie."""
 
 METADATA_LENGTH = 192
 """Length of the calibration in an ONNX file's metadata, which must not grow with a photo."""
@@ -52,11 +53,25 @@ class Calibration(Record):
         return self.thresholds[_key(share)]
 
 
-def count_scores(scores: NDArray[Any], labels: NDArray[np.int64], capacity: int) -> Histogram:
-    """Counts the scores of each class's photos in a histogram [capacity, 64].
+def known_scores(head_inputs: NDArray[Any], arrays: Arrays, classes: int) -> NDArray[np.float64]:
+    """Computes the score of photos, larger for known ones [M]; the ONNX file's output has its sign changed.
 
     Args:
-        scores: Largest logit of each photo [M].
+        head_inputs: Values that the head reads of each photo [M, d].
+        arrays: Tensors of the score.
+        classes: Number of classes in use.
+    """
+    values = head_inputs @ arrays[AXES].T.astype(np.float64) + arrays[AXES_OFFSET]
+    nearest = (values @ arrays[CENTRES][:classes].T + arrays[CENTRES_OFFSET][:classes]).max(1)
+    scores: NDArray[np.float64] = nearest - values**2 @ arrays[DAMPING][0]
+    return scores
+
+
+def count_scores(scores: NDArray[Any], labels: NDArray[np.int64], capacity: int) -> Histogram:
+    """Counts the scores of each class's photos in a histogram [capacity, 128].
+
+    Args:
+        scores: Score of each photo [M].
         labels: class_index of each photo [M].
         capacity: Number of rows.
     """
@@ -72,7 +87,7 @@ def lowest_kept(histogram: Histogram, share: float) -> float | None:
     probability k / (n + 1).
 
     Args:
-        histogram: Counts of scores, with rows for any classes [classes, 64].
+        histogram: Counts of scores, with rows for any classes [classes, 128].
         share: Share of known photos to keep.
 
     Returns:
@@ -87,7 +102,7 @@ def lowest_kept(histogram: Histogram, share: float) -> float | None:
 
 
 def is_kept(score: float) -> NDArray[np.bool_]:
-    """Tells which bins hold scores that are not below one, itself an edge [64]."""
+    """Tells which bins hold scores that are not below one, itself an edge [128]."""
     return np.concatenate([[False], score <= EDGES])
 
 
@@ -97,7 +112,7 @@ def fewest_photos(share: float) -> int:
 
 
 def calibrate(histogram: Histogram) -> Calibration:
-    """Computes the thresholds from the scores of all classes' photos [classes, 64]."""
+    """Computes the thresholds from the scores of all classes' photos [classes, 128]."""
     found = {_key(share): lowest_kept(histogram, share) for share in SHARES}
     return Calibration(
         photos=int(histogram.sum(dtype=np.int64)),

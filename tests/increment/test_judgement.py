@@ -18,8 +18,9 @@ from lwm_edge.increment.judgement import (
     warn_about_new_classes,
     warn_about_unequal_classes,
 )
-from lwm_edge.learning.class_statistics import ClassStatistics, unseen_logits
+from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.learning.config import IncrementConfig
+from lwm_edge.learning.unseen import Unseen, judge_unseen
 from tests.support.folders import PhotoMaker, state_of
 
 NAMES = ("Coat", "Dress", "Bag", "Shirt")
@@ -73,7 +74,7 @@ def test_each_photo_is_judged_by_a_head_that_had_not_learnt_it() -> None:
     generator = np.random.default_rng(0)
     noise, labels = generator.normal(size=(200, 150)), np.repeat([0, 1, 2, 3], 50)
     nothing = ClassStatistics.empty(4, 150)
-    assert (unseen_logits(nothing.with_photos, noise, labels, 4).argmax(1) == labels).mean() < 0.4
+    assert (judge_unseen(nothing.with_photos, noise, labels, 4).logits.argmax(1) == labels).mean() < 0.4
     fitted = nothing.copy()
     fitted.learn(noise, labels)
     weight, bias = fitted.solve_head(4)
@@ -104,9 +105,10 @@ def test_copies_of_a_shipped_class_are_said_to_look_like_it(home: Home, tmp_path
 def test_a_class_that_is_recognised_by_chance_is_refused_unless_forced(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        verdict, "unseen_logits", lambda known, features, labels, *rest: np.tile([1.0, 0.0], (len(labels), 1))
-    )
+    def wrong(known: object, features: object, labels: np.ndarray, *rest: object) -> Unseen:
+        return Unseen(np.tile([1.0, 0.0], (len(labels), 1)), np.zeros(len(labels)))
+
+    monkeypatch.setattr(verdict, "judge_unseen", wrong)
     photos, before = make_photos("Bag", count=10), state_of(home.path)
     with pytest.raises(GateError) as refused:
         add_classes(home, photos, LDA, isolate=False)

@@ -18,10 +18,10 @@ from tests.support.samples import QUICK, WITHOUT_LEVELS
 
 FOLDER = WITHOUT_LEVELS.parent
 GOLDEN = [
-    (WITHOUT_LEVELS.name, "3ed9519d5b2f2b760ba174911b3bb4e326f242678ce5c282e135cbb7a4147d7c", None),
+    (WITHOUT_LEVELS.name, "ff9d6575b1220311aa709fc0cf7b7d04fb533abf17c9cfdf5d4628c4c9c0299c", None),
     (
         "bundle-v2-levels.lwm",
-        "8ec81988f191b48ffef2961c9b4bbf4dcd4f85717780cf5385a84eb470da5186",
+        "1d78c60152d84a47ad03710c5c65f48f8b655c11f23e7845422bf6dc837eebbf",
         Levels(blocks=(5, 8), grid=3, values=432),
     ),
 ]

@@ -14,7 +14,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, checker, helper, load_model_from_string, numpy_helper
 
 from ...errors import ExportError, first_line
-from ..bundle import BESIDE_THE_NETWORK, BIAS, HISTOGRAM, ONNX_GRAPH, WEIGHT, Arrays
+from ..bundle import BESIDE_THE_NETWORK, CUT_TO_CLASSES, HISTOGRAM, ONNX_GRAPH, SCORE, Arrays
 from ..classifier import (
     CLASS_NAMES_KEY,
     DIGEST_KEY,
@@ -43,18 +43,18 @@ def read_graph(arrays: Arrays) -> ModelProto:
         model = load_model_from_string(arrays[ONNX_GRAPH].tobytes())
     except Exception as error:  # protobuf raises errors of several kinds
         raise ExportError(f"the ONNX graph in the bundle is damaged: {first_line(error)}") from None
-    check_form(model, arrays.keys() - BESIDE_THE_NETWORK)
+    check_form(model, (arrays.keys() - BESIDE_THE_NETWORK) | set(SCORE))
     if wrong := [tensor.name for tensor in model.graph.initializer if not _fits(tensor, arrays)]:
         raise ExportError("the ONNX graph in the bundle does not fit its tensors", wrong[:_LISTED])
     return model
 
 
 def _fits(tensor: TensorProto, arrays: Arrays) -> bool:
-    """Tells whether a tensor is declared as it is in the bundle; the head may have fewer rows."""
+    """Tells whether a tensor is declared as it is in the bundle; rows of classes may be fewer."""
     array = arrays.get(tensor.name)
     if array is None:
         return True
-    rows = tensor.dims[0] if tensor.name in (WEIGHT, BIAS) and len(tensor.dims) else None
+    rows = tensor.dims[0] if tensor.name in CUT_TO_CLASSES and len(tensor.dims) else None
     shape = (rows, *array.shape[1:]) if rows is not None and rows <= len(array) else array.shape
     same_type = tensor.data_type == helper.np_dtype_to_tensor_dtype(array.dtype)
     return tuple(tensor.dims) == tuple(shape) and same_type
@@ -90,7 +90,7 @@ def _fill(model: ModelProto, arrays: Arrays, manifest: Manifest) -> None:
     for initializer in graph.initializer:
         array = arrays.get(initializer.name)
         if array is not None:
-            rows = array[:classes] if initializer.name in (WEIGHT, BIAS) else array
+            rows = array[:classes] if initializer.name in CUT_TO_CLASSES else array
             initializer.CopyFrom(numpy_helper.from_array(np.asarray(rows, order="C"), initializer.name))
     for output in graph.output:
         if output.name in (LOGITS, PROBABILITIES):

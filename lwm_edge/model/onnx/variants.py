@@ -19,13 +19,14 @@ from onnx import GraphProto, ModelProto, NodeProto, load_model, load_model_from_
 
 from ...errors import ExportError, first_line
 from ...photos.pixels import Pixels
-from ..bundle import BIAS, WEIGHT
+from ..bundle import BIAS, CENTRES, CENTRES_OFFSET, WEIGHT
 from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, Classifier
 
 UNUSED_BIAS = -1e4
 """Bias of a fixed head's outputs beyond the classes: gives probability 0 even in half precision."""
 
 
+_NEVER_NEAREST = -1e30  # what a class that is not there adds to the score for unknown objects
 _SHARES_IN_FLOAT = (0, 1 / 8, 1 / 4, 1 / 2)  # shares of the convolutions, the first one always included
 _ENOUGH_AGREEMENT = 0.98  # share of the calibration photos; of the others, 97% must agree afterwards
 
@@ -45,7 +46,8 @@ def with_fixed_head(onnx_file: bytes, capacity: int) -> bytes:
     """
     model = load_model_from_string(onnx_file)
     graph = model.graph
-    for name, filling in ((WEIGHT, 0.0), (BIAS, UNUSED_BIAS)):
+    fillings = {WEIGHT: 0.0, BIAS: UNUSED_BIAS, CENTRES: 0.0, CENTRES_OFFSET: _NEVER_NEAREST}
+    for name, filling in fillings.items():
         tensor = _initializer(graph, name)
         rows = numpy_helper.to_array(tensor)
         full = np.full((capacity, *rows.shape[1:]), filling, rows.dtype)

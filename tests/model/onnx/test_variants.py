@@ -85,8 +85,8 @@ def test_fp16_halves_the_backbone_and_leaves_head_inputs_and_outputs(original: b
     assert {output.type for output in session.get_outputs()} == {"tensor(float)"}
     difference = np.abs(Classifier(half).run(IMAGES)[0] - Classifier(original).run(IMAGES)[0]).max()
     assert 0 < difference < 0.1
-    logits, _, unknown = Classifier(half).outputs(IMAGES)
-    np.testing.assert_array_equal(unknown, -logits.max(1))
+    unknown, expected = (Classifier(content).outputs(IMAGES).unknown for content in (half, original))
+    np.testing.assert_allclose(unknown, expected, rtol=0.02, atol=0.1)
 
 
 def test_int8_is_symmetric_by_channel_and_leaves_the_head(original: bytes) -> None:
@@ -99,8 +99,8 @@ def test_int8_is_symmetric_by_channel_and_leaves_the_head(original: bytes) -> No
     weights = [n for n in pairs if n.op_type == "DequantizeLinear" and n.input[0] in by_name]
     assert len(weights) == 20 and all(by_name[n.input[1]].size > 1 for n in weights)  # not the first
     assert not any(node.op_type == "BatchNormalization" for node in model.graph.node)
-    (gemm,) = [node for node in model.graph.node if node.op_type == "Gemm"]
-    assert by_name[gemm.input[1]].dtype == np.float32
+    gemms = [node for node in model.graph.node if node.op_type == "Gemm"]
+    assert len(gemms) == 4 and all(by_name[gemm.input[1]].dtype == np.float32 for gemm in gemms)
     assert len(content) < 0.4 * len(original)
     said = {p.key: p.value for p in model.metadata_props}
     assert said == {p.key: p.value for p in onnx.load_model_from_string(original).metadata_props}
