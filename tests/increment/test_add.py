@@ -407,9 +407,9 @@ def test_held_back_photos_are_learnt_once_the_head_was_judged_by_them(
     all_photos = PhotoSet(list(found.photos[0]), before.manifest.preprocessing, cache)
     [learnt] = judged
     of_five = known.with_photos(learnt.to_learn, np.full(5, 6)).solve_head(7)
-    expected, found = of_five.logits(learnt.held_back), learnt.held_back_logits
-    temperature = float((found * expected).sum() / (expected**2).sum())  # is that of the head with all photos
-    np.testing.assert_allclose(found, temperature * expected, atol=0.05)
+    wanted, logits = of_five.logits(learnt.held_back), learnt.held_back_logits
+    temperature = float((logits * wanted).sum() / (wanted**2).sum())  # is that of the head with all photos
+    np.testing.assert_allclose(logits, temperature * wanted, atol=0.05)
     known.learn(observe(teacher, all_photos, 8).head_inputs, np.full(10, 6))
     after = home.open_bundle().arrays()
     np.testing.assert_allclose(after["statistics.means"][6], known.means[6], rtol=1e-4, atol=1e-5)
