@@ -143,6 +143,7 @@ def _mapped_bytes() -> int:
 def _solving_seconds(features: int) -> float:
     """Estimates the time in which the head is solved, which grows with the third power of the features."""
     small = np.eye(_SMALL_MATRIX)
+    np.linalg.solve(small[:8, :8], small[:8, :8])  # loads the library
     started = time.monotonic()
     np.linalg.solve(small, small)
     solving = time.monotonic() - started  # with as many right-hand sides as unknowns: four times the work

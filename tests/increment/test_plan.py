@@ -13,7 +13,7 @@ from lwm_edge.base.choose_levels import find_levels
 from lwm_edge.errors import ConfigError, ResourceError
 from lwm_edge.home.home import Home
 from lwm_edge.increment import plan as plan_module
-from lwm_edge.increment.plan import Job, Strategy, candidates, check_disk, make_plan, memory_limit
+from lwm_edge.increment.plan import Job, Loaded, Strategy, candidates, check_disk, make_plan, memory_limit
 from lwm_edge.increment.rehearsal import saved_activation_bytes, try_step
 from lwm_edge.learning.config import RECIPES
 from lwm_edge.model.loading import load_network
@@ -172,6 +172,29 @@ def test_a_full_disk_is_seen_before_training(tmp_path: Path) -> None:
     check_disk(tmp_path, PLAN)
     with pytest.raises(ResourceError, match=r"bytes free.*nothing was trained"):
         check_disk(tmp_path, PLAN.model_copy(update={"disk_bytes": 2**62}))
+
+
+def test_what_comes_after_the_photos_counts_where_nothing_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Solving the head, and loading the new model into ONNX Runtime, which held the old one until then."""
+    machine = _Machine(monkeypatch)
+    machine.cost = {False: MIB // 4, True: 0}
+    without = replace(machine.job, trained_bytes=0, activation_bytes=0, images_at_once=4)
+    loaded = replace(without, loaded=Loaded(held_bytes=20 * MIB, peak_bytes=90 * MIB))
+    small, large = (make_plan(job, SHORT, 1000 * MIB, "as set") for job in (without, loaded))
+    assert small.micro_batch_size == large.micro_batch_size == 4
+    assert small.pixel_cache_bytes == large.pixel_cache_bytes
+    exporting = 100 + 2 + 90 - 20 + 10  # at rest, the bundle, loading, what the old model held, and libraries
+    peak = large.predicted_peak_rss_bytes - large.pixel_cache_bytes
+    assert peak == pytest.approx(1.05 * exporting * MIB, rel=0.01)
+    with pytest.raises(ResourceError, match="--max-memory"):
+        make_plan(loaded, SHORT, 150 * MIB, "as set")
+
+
+def test_the_time_runs_from_the_commands_start_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = replace(_Machine(monkeypatch).job, trained_bytes=0, activation_bytes=0)
+    waited = replace(job, elapsed_seconds=7.0, ending_seconds=2.0)
+    quick, slow = (make_plan(j, SHORT, 1000 * MIB, "as set").predicted_seconds for j in (job, waited))
+    assert slow - quick == pytest.approx(9.0, abs=0.3)
 
 
 @pytest.mark.parametrize("recipe", ["lwm", "lwm-lda"])
