@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 
+from ..custody.chain import make_deed
 from ..custody.keys import read_private_key
 from ..home.generation import prepare, write_generation
 from ..home.home import Generation, Home
@@ -63,6 +64,8 @@ def commit_increment(home: Home, increment: StagedIncrement) -> IncrementReport:
         started=started,
         onnx_bytes_before=home.current().onnx_bytes(),
         device_key=read_private_key(increment.sign_with) if increment.sign_with else None,
+        deed=make_deed("add-classes", increment.learning.new_classes),
+        previous=parent.path,
     )
     receipt = IncrementReport(
         home=home.path,
