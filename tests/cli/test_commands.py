@@ -48,7 +48,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
 
 
 COMMANDS = (
-    "demo", "build-base", "pack", "init", "add-classes", "remove-class",
+    "demo", "build-base", "pack", "init", "add-classes", "remove-class", "rename-class", "undo",
     "predict", "evaluate", "info", "export", "repair", "audit",
     "keygen", "sign", "verify",
 )  # fmt: skip
@@ -97,6 +97,19 @@ def test_what_people_read(run: Any, home: Home, make_photos: PhotoMaker) -> None
 
 
 @pytest.mark.slow
+def test_what_people_read_who_change_their_minds(run: Any, permitting_home: Home) -> None:
+    home = permitting_home.path
+    assert "none since it was shipped" in run("info", "--history", "--home", home).out
+    assert "Renamed Coat to Mantel" in run("rename-class", "coat", "Mantel", "--home", home).out
+    removed = run("remove-class", "Dress", "--shipped", "--home", home)
+    assert "Removed Dress" in removed.out and "Still there" in removed.out
+    assert "Took back change 2" in run("undo", "--home", home).out
+    told = " ".join(run("info", "--history", "--home", home).out.split())
+    assert "UTC: removed Dress, then 5 classes; not signed Change 3" in told and "took back change 2" in told
+    assert run("info", "--home", home, "--json").json["history"][0]["class_names"] == ["Coat", "Mantel"]
+
+
+@pytest.mark.slow
 def test_a_base_from_the_command_line(run: Any, tmp_path: Path, make_photos: PhotoMaker) -> None:
     arguments = [
         "--arch",
@@ -128,6 +141,10 @@ def test_a_base_from_the_command_line(run: Any, tmp_path: Path, make_photos: Pho
         (["add-classes", "x", "--recipe", "icarl"], 2, "recipe"),
         (["add-classes", "x", "--recipe", "lwf-mc", "--gamma", "1"], 2, "has no gamma"),
         (["remove-class", "Hat"], 2, "no class 'Hat'"),
+        (["remove-class", "Coat", "--shipped", "--exact"], 2, "cannot be taken out exactly"),
+        (["rename-class", "Coat", "Dress"], 2, "pass --merge"),
+        (["rename-class", "Coat", "Dress", "--merge"], 2, "pass --shipped"),
+        (["undo"], 2, "the vendor does not permit undo"),
         (["predict", "nothing.png"], 3, "none of the photos"),
         (["info", "nothing.lwm"], 4, "does not exist"),
         (["init", "nothing.lwm"], 4, "does not exist"),
