@@ -16,9 +16,8 @@ from ..custody.keys import read_private_key
 from ..errors import BundleError, BusyError, HomeError, LwmEdgeError
 from ..model.bundle import Arrays, Bundle, open_bundle
 from ..model.custody_record import Deed
-from ..model.loading import network_of
 from ..model.manifest import Manifest
-from ..model.onnx.parity import parity_probe
+from ..model.onnx.parity import shipped_probe
 from ..records import AnyPath, absolute
 from . import ownership
 from .generation import Candidate, commit, prepare
@@ -206,14 +205,13 @@ def _prepare(
     deed: Deed | None = None,
     previous: Path | None = None,
 ) -> Candidate:
-    network = network_of(arrays, manifest)
-    probe = parity_probe(network)
+    probe = shipped_probe(arrays, manifest)
     return prepare(
         arrays,
         manifest,
         parent,
         probe,
-        use.report(network, probe.images),
+        use.report(manifest.preprocessing.image_size, probe.images),
         started=started,
         onnx_bytes_before=onnx_bytes_before,
         device_key=device_key,

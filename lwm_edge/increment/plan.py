@@ -93,6 +93,8 @@ class Job:
         decoding_bytes: Bytes that reading a photo takes in addition.
         bundle_bytes: Length of the bundle.
         generation_bytes: Total length of the model's files in the home.
+        images_at_once: Most images that are worth computing at once; None if more are always faster.
+        loading_bytes: Bytes that loading the model into ONNX Runtime takes; 0 if another process does that.
     """
 
     step: Callable[[int, Strategy], None]
@@ -107,6 +109,8 @@ class Job:
     decoding_bytes: int
     bundle_bytes: int
     generation_bytes: int
+    images_at_once: int | None = None
+    loading_bytes: int = 0
 
     def rss_bytes(self) -> int:
         """Returns the resident memory now, less the photos in it; the plan decides how many of those stay."""
@@ -168,9 +172,9 @@ def make_plan(job: Job, config: IncrementConfig, limit: int, limit_source: str) 
 
 def candidates(job: Job, config: IncrementConfig) -> Iterator[Candidate]:
     """Lists all candidates, from the fastest to the one that takes the least memory."""
-    batchings = list(_batchings(config))
-    batches = (config.epochs if job.trained_bytes else 1) * job.photos / config.batch_size
-    if batches >= _FEWEST_BATCHES_TO_KEEP_MEMORY:
+    batchings = list(_batchings(job, config))
+    batches = config.epochs * job.photos / config.batch_size
+    if job.trained_bytes and batches >= _FEWEST_BATCHES_TO_KEEP_MEMORY:
         for size, prefetch in batchings:
             if size >= min(_PROBED_IMAGES, batchings[0][0]):
                 yield Candidate(Strategy(keeps_freed_memory=True), size, prefetch)
@@ -179,12 +183,12 @@ def candidates(job: Job, config: IncrementConfig) -> Iterator[Candidate]:
             yield Candidate(Strategy(recompute=recompute), size, prefetch)
 
 
-def _batchings(config: IncrementConfig) -> Iterator[tuple[int, int]]:
+def _batchings(job: Job, config: IncrementConfig) -> Iterator[tuple[int, int]]:
     """Lists pairs: how many images to compute at once, and how many batches to read ahead.
 
     Reading none ahead is the last resort.
     """
-    size = config.micro_batch_size or config.batch_size
+    size = config.micro_batch_size or min(config.batch_size, job.images_at_once or config.batch_size)
     yield size, _PREFETCH
     while config.micro_batch_size is None and size > 1:
         size //= 2
@@ -219,7 +223,7 @@ class _Predictor:
         peaks = [
             self._peak(Candidate(strategy, size, prefetch), probe)
             for strategy, probe in self._probes.items()
-            for size, prefetch in _batchings(self._config)
+            for size, prefetch in _batchings(self._job, self._config)
         ]
         return int(_REPLANNING_MARGIN * min(peaks))
 
