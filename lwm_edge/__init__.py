@@ -81,6 +81,7 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
         RepairReport as RepairReport,
     )
     from .increment.add import add_classes as add_classes
+    from .increment.add import add_photos as add_photos
     from .increment.add import plan_increment as plan_increment
     from .increment.known_classes import remove_class as remove_class
     from .increment.known_classes import rename_class as rename_class
@@ -129,7 +130,7 @@ _DEFINED_IN = {  # imported only when first used, so that reading a model does n
     "home.readers": ("InfoReport", "PredictionReport", "evaluate", "info", "predict"),
     "home.repair": ("repair_home",),
     "home.reports": ("ChangeReport", "ExportReport", "RepairReport"),
-    "increment.add": ("add_classes", "plan_increment"),
+    "increment.add": ("add_classes", "add_photos", "plan_increment"),
     "increment.known_classes": ("remove_class", "rename_class"),
     "increment.reports": ("IncrementReport", "PlanReport"),
     "learning.config": ("IncrementConfig",),

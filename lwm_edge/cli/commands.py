@@ -77,6 +77,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "pack": vendor.pack_command,
     "init": owner.init_command,
     "add-classes": owner.add_classes_command,
+    "add-photos": revision.add_photos_command,
     "remove-class": revision.remove_class_command,
     "rename-class": revision.rename_class_command,
     "undo": revision.undo_command,

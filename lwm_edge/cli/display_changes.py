@@ -9,7 +9,7 @@ from .display import growth, notes, parity_found
 from .terminal import counted, listed, print_rows
 
 if TYPE_CHECKING:
-    from .. import ChangeReport, InfoReport
+    from .. import ChangeReport, IncrementReport, InfoReport
     from ..home.readers import PastChange
 
 
@@ -34,6 +34,22 @@ def change(report: ChangeReport) -> None:
     notes(*report.warnings)
 
 
+def more_photos(report: IncrementReport) -> None:
+    """Prints the receipt of further photos."""
+    rows = {
+        "Classes": listed(report.known_classes),
+        "Recognised": ", ".join(f"{c.class_name} {c.right} of {c.photos}" for c in report.judged),
+        "Recipe": f"{report.recipe}: {report.recipe_reason}",
+        **growth(report.footprint),
+        "Verified": f"ONNX file {parity_found(report.parity)}",
+        "Load it from": str(report.onnx),
+        "Model digest": report.model_digest,
+    }
+    photos = counted(report.photos_trained + report.photos_held_back, "photo", "photos")
+    print_rows(f"Learnt {photos} more in {report.seconds:.0f} s", rows)
+    notes(*report.warnings, *report.skipped)
+
+
 def _deed(change: str | None, names: Sequence[str], more: int, increment: int) -> str:
     """Says what a change did."""
     first, second = (*names, "", "")[:2]
@@ -47,6 +63,8 @@ def _deed(change: str | None, names: Sequence[str], more: int, increment: int) -
             return f"removed {classes}"
         case "add-classes":
             return f"added {classes}"
+        case "add-photos":
+            return f"learnt more photos of {classes}"
         case "undo":
             return f"took back change {increment - 1}"
     return "the record does not say what it did"

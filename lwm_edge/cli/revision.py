@@ -6,10 +6,51 @@ from typing import Annotated
 
 import typer
 
-from . import display_changes
-from .answer import open_chosen_home, show
-from .options import HomeOption, JsonOption, SignWithOption, WaitOption
+from .. import IncrementConfig
+from . import display, display_changes
+from .answer import open_chosen_home, show, with_progress
+from .options import HomeOption, JsonOption, PhotosArgument, SignWithOption, WaitOption, setting
 from .settings import increment_config, read_file_config
+
+
+def add_photos_command(
+    photos: PhotosArgument,
+    home: HomeOption = None,
+    solve_head: Annotated[
+        bool,
+        typer.Option("--solve-head", help="Replace a last layer that was trained by one that is solved."),
+    ] = False,
+    max_memory: Annotated[str | None, setting(IncrementConfig, "max_memory", metavar="SIZE")] = None,
+    min_photos: Annotated[int | None, setting(IncrementConfig, "min_photos")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what this would take (memory, time, disk), then stop.")
+    ] = False,
+    fresh: Annotated[bool, setting(IncrementConfig, "fresh")] = False,
+    force: Annotated[bool, setting(IncrementConfig, "force")] = False,
+    sign_with: SignWithOption = None,
+    wait: WaitOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Teach the model further photos of classes that it knows."""
+    from .. import add_photos, plan_increment
+
+    chosen = increment_config(
+        read_file_config(),
+        max_memory=max_memory,
+        min_photos=min_photos,
+        fresh=fresh or None,
+        force=force or None,
+        sign_with=sign_with,
+    )
+    opened = open_chosen_home(home)
+    if dry_run:
+        plan = plan_increment(opened, photos, chosen, more_photos=True, solve_head=solve_head, wait=wait)
+        show(plan, as_json, display.plan)
+        return
+    report = with_progress(
+        lambda on: add_photos(opened, photos, chosen, solve_head=solve_head, on_progress=on, wait=wait)
+    )
+    show(report, as_json, display_changes.more_photos, is_done=True)
 
 
 def remove_class_command(

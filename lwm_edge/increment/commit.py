@@ -10,6 +10,7 @@ from ..home.generation import prepare, write_generation
 from ..home.home import Generation, Home
 from ..home.reports import MemoryReport
 from ..model.bundle import open_bundle
+from ..model.custody_record import Deed
 from ..model.onnx.parity import ParityProbe
 from ..records import ExactBytes, ExactPath, Report
 from .reports import IncrementReport, LearningReport
@@ -38,6 +39,12 @@ class StagedIncrement(Report):
     learning: LearningReport
 
 
+def _deed(learning: LearningReport) -> Deed:
+    if learning.known_classes:
+        return make_deed("add-photos", learning.known_classes)
+    return make_deed("add-classes", learning.new_classes)
+
+
 def commit_increment(home: Home, increment: StagedIncrement, timer: Timer) -> IncrementReport:
     """Exports and compares what was staged, and makes it the home's model; the caller holds the home's lock.
 
@@ -63,7 +70,7 @@ def commit_increment(home: Home, increment: StagedIncrement, timer: Timer) -> In
         started=timer.started,
         onnx_bytes_before=home.current().onnx_bytes(),
         device_key=read_private_key(increment.sign_with) if increment.sign_with else None,
-        deed=make_deed("add-classes", increment.learning.new_classes),
+        deed=_deed(increment.learning),
         previous=parent.path,
     )
     receipt = IncrementReport(

@@ -11,7 +11,7 @@ from ..learning.config import IncrementConfig
 from ..learning.running import observe
 from ..memory import peak_rss_bytes, reset_peak_rss, rss_bytes
 from ..model.backbone import Backbone
-from ..model.bundle import BIAS, WEIGHT, Bundle
+from ..model.bundle import WEIGHT, Bundle
 from ..records import ProgressCallback
 from .plan import Job, Strategy
 from .reports import PlanReport
@@ -99,10 +99,9 @@ class InstantLearner:
         known = ClassStatistics.from_bundle(self._parent)
         classes = len(self._parent.manifest.class_names)
         with_new = classes + len(photos.new_classes)
-        head_for_held_back = known.with_photos(to_learn, np.array(photos.to_learn.labels)).solve_head(
-            with_new
-        )
-        statistics = known.with_photos(np.concatenate([to_learn, held_back]), np.array(photos.all_labels))
+        learn = photos.learnt_by(known)
+        head_for_held_back = learn(to_learn, np.array(photos.to_learn.labels)).solve_head(with_new)
+        statistics = learn(np.concatenate([to_learn, held_back]), np.array(photos.all_labels))
         return Learnt(
             training=None,
             known=known,
@@ -110,18 +109,12 @@ class InstantLearner:
             to_learn=to_learn,
             held_back=held_back,
             held_back_by_teacher=held_back,
-            teachers_head=teachers_head(self._parent),
+            teachers_head=Head.from_bundle(self._parent),
             head_for_held_back=head_for_held_back,
             head=statistics.solve_head(with_new),
             attention_distance=None,
             tensors={},
         )
-
-
-def teachers_head(parent: Bundle) -> Head:
-    """Reads the head of the model before the increment."""
-    arrays, classes = parent.arrays(WEIGHT, BIAS), len(parent.manifest.class_names)
-    return Head(*(arrays[name][:classes].astype(np.float64) for name in (WEIGHT, BIAS)))
 
 
 def _warnings(approach: Approach, config: IncrementConfig) -> list[str]:

@@ -21,12 +21,11 @@ from ..model.bundle import (
     BIAS,
     CONFUSIONS,
     COUNTS,
-    HISTOGRAM,
-    MEASURED,
     PHOTOS,
     ROWS_BY_CLASS,
     WEIGHT,
     Bundle,
+    forget_what_was_measured,
 )
 from ..model.manifest import Manifest, ShippedName
 from ..photos.class_names import class_name_problem, fold_class_name, normalise_class_name, shown_class_name
@@ -254,14 +253,11 @@ def _merged(model: Bundle, row: int, into: int) -> Edited:
     if not is_solved(arrays[WEIGHT][: len(manifest.class_names)].astype(np.float64), statistics):
         raise ConfigError(
             "the last layer was trained, so it does not follow from the statistics of the two classes; add "
-            "classes with --recipe lda, which solves it, and merge them then"
+            "classes with --recipe lda, or photos with --solve-head, which solves it, and merge them then"
         )
     merge_classes(statistics, row, into)
     arrays |= statistics.to_arrays()
-    confusions = arrays[CONFUSIONS]
-    confusions[(confusions[:, :2] == into).any(1)] = 0
-    for name in {*MEASURED, HISTOGRAM} & ROWS_BY_CLASS:  # of a class that is another one now
-        arrays[name][into] = 0
+    forget_what_was_measured(arrays, [into])
     arrays = _without_row(arrays, row)
     changed = _without_class(manifest, row)
     classes = len(changed.class_names)

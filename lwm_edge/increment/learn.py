@@ -18,14 +18,14 @@ from ..learning.class_statistics import FOLDS
 from ..learning.config import IncrementConfig
 from ..learning.drift import measure_drift
 from ..memory import out_of_memory_explained
-from ..model.bundle import BIAS, WEIGHT, save_bundle
+from ..model.bundle import BIAS, WEIGHT, forget_what_was_measured, save_bundle
 from ..model.onnx.parity import PARITY_BATCH_SIZES
 from ..records import Progress, ProgressCallback, step_reporter
 from .commit import StagedIncrement
 from .reports import LearningReport, PlanReport
 from .task import Task, set_up
 from .timing import Timer
-from .values import Learnt
+from .values import Learnt, MorePhotos
 from .verdict import evaluate_student, judge_new, judge_what_shipped, pass_or_refuse
 
 _EVALUATION_STEPS = 3 + FOLDS  # the held-back photos, the new classes' folds, shipped classes, and drift
@@ -33,11 +33,15 @@ _TOLERATED_EXCESS = 0.02  # share of the predicted peak
 
 
 def plan_learning(
-    home: Home, folder: Path, config: IncrementConfig, on_progress: ProgressCallback
+    home: Home,
+    folder: Path,
+    config: IncrementConfig,
+    on_progress: ProgressCallback,
+    more: MorePhotos | None = None,
 ) -> PlanReport:
-    """Returns what it would take to learn the photos' classes here; the caller holds the home's lock."""
+    """Returns what it would take to learn the photos here; the caller holds the home's lock."""
     with out_of_memory_explained():
-        task = set_up(home, folder, config, on_progress)
+        task = set_up(home, folder, config, on_progress, more)
         return task.plan.model_copy(update={"warnings": task.warnings})
 
 
@@ -48,6 +52,7 @@ def learn_classes(
     on_progress: ProgressCallback,
     should_stop: Callable[[], bool] = lambda: False,
     timer: Timer | None = None,
+    more: MorePhotos | None = None,
 ) -> StagedIncrement:
     """Learns the photos' classes and stages the model that knows them; the caller holds the home's lock.
 
@@ -59,6 +64,7 @@ def learn_classes(
         should_stop: Function that is called after every step; when it returns True, the training is saved and
             stopped.
         timer: Timer of the increment; None starts one now.
+        more: Settings for further photos of known classes; None for photos of new classes.
 
     Raises:
         StoppedError: `should_stop` asked for it.
@@ -67,7 +73,7 @@ def learn_classes(
     timer = timer or Timer(time.monotonic())
     on_progress = timer.watching(on_progress)
     with out_of_memory_explained(), MemoryUse.measured() as use:
-        task = set_up(home, folder, config, on_progress)
+        task = set_up(home, folder, config, on_progress, more)
         if config.fresh:
             task.saved.forget()
         learnt = task.learner.teach(task.photos, task.plan, task.saved, on_progress, should_stop)
@@ -121,6 +127,7 @@ def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> Learnin
         beta=approach.recipe.beta,
         gamma=approach.recipe.gamma,
         new_classes=photos.new_classes,
+        known_classes=photos.known_classes,
         photos_trained=len(photos.to_learn.photos),
         photos_held_back=len(photos.held_back.photos),
         skipped=photos.skipped,
@@ -148,6 +155,8 @@ def _stage(home: Home, task: Task, learnt: Learnt) -> Generation:
     for name, rows in ((WEIGHT, learnt.head.weight), (BIAS, learnt.head.bias)):
         arrays[name] = np.zeros_like(arrays[name])
         arrays[name][: len(rows)] = rows
+    if task.photos.known_classes:
+        forget_what_was_measured(arrays, sorted(set(task.photos.all_labels)))
     staged = home.stage()
     save_bundle(staged.bundle, arrays, manifest)
     return staged

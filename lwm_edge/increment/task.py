@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,17 +11,20 @@ from ..custody.keys import read_private_key
 from ..errors import CapacityError, ConfigError
 from ..home.home import Home
 from ..home.trust import require_trusted_model
+from ..learning.class_statistics import ClassStatistics, Head
 from ..learning.config import RECIPES, IncrementConfig, choose_recipe
+from ..learning.regrouping import is_solved
 from ..memory import drop_library_pages, peak_rss_bytes, reset_peak_rss, rss_bytes
 from ..model.bundle import WEIGHT, Bundle
 from ..model.manifest import Manifest
+from ..photos.class_names import fold_class_name
 from ..photos.folders import read_photo_folder, split_held_back
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..records import Progress, ProgressCallback
 from .plan import SHARE_FOR_CHECKED_PHOTOS, check_disk, make_plan, memory_limit
 from .reports import PlanReport
 from .resume import SavedTraining
-from .values import Approach, Learner, NewPhotos
+from .values import Approach, Learner, MorePhotos, NewPhotos
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,21 @@ class Task:
     warnings: tuple[str, ...]
 
 
-def set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: ProgressCallback) -> Task:
+def set_up(
+    home: Home,
+    folder: Path,
+    config: IncrementConfig,
+    on_progress: ProgressCallback,
+    more: MorePhotos | None = None,
+) -> Task:
     """Reads the photos and plans the increment for this device; learns nothing. The caller holds the lock.
+
+    Args:
+        home: Model home.
+        folder: Path of the folder of photos.
+        config: Settings of the increment.
+        on_progress: Function that is called at every step.
+        more: Settings for further photos of known classes; None for photos of new classes.
 
     Raises:
         LwmEdgeError: The bundle, the photos, the settings or this device are not fit for the increment.
@@ -59,9 +76,11 @@ def set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: Progr
     if config.sign_with:
         read_private_key(config.sign_with)  # so that a bad key is refused before the work, not after it
     reset_peak_rss()
-    photos = _read_photos(folder, parent.manifest, config, on_progress)
+    if more:
+        _require_solvable(parent, more)
+    photos = _read_photos(folder, parent.manifest, config, on_progress, more)
     decoding_bytes = max(0, peak_rss_bytes() - rss_bytes())
-    approach = _choose_approach(parent, len(photos.to_learn.photos), config)
+    approach = _choose_approach(parent, len(photos.to_learn.photos), config, more)
     on_progress(Progress(phase="plan", done=0, total=1))
     learner = _make_learner(parent, approach, len(photos.new_classes), config)
     drop_library_pages()  # most of them were needed for importing only
@@ -84,7 +103,24 @@ def set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: Progr
     return Task(parent, photos, config, approach, learner, plan, saved, warnings)
 
 
-def _choose_approach(parent: Bundle, photos: int, config: IncrementConfig) -> Approach:
+def _require_solvable(parent: Bundle, more: MorePhotos) -> None:
+    """Refuses further photos beneath a trained head, which statistics say nothing about."""
+    if not more.solve_head and not is_solved(
+        Head.from_bundle(parent).weight, ClassStatistics.from_bundle(parent)
+    ):
+        raise ConfigError(
+            "the last layer was trained, so it does not follow from the statistics that further photos go "
+            "into; pass --solve-head to replace it by one that does, for all classes, or remove the class "
+            "and add it with all its photos"
+        )
+
+
+def _choose_approach(
+    parent: Bundle, photos: int, config: IncrementConfig, more: MorePhotos | None
+) -> Approach:
+    if more:
+        reason = "further photos of known classes go into the statistics, and the network stays as it is"
+        return Approach("lda", reason, RECIPES["lda"], config.classification or parent.manifest.activation)
     manifest, features = parent.manifest, parent.arrays(WEIGHT)[WEIGHT].shape[1]
 
     def map_cells() -> int:
@@ -135,7 +171,11 @@ def _still_fits(plan: PlanReport, config: IncrementConfig, limit: int) -> bool:
 
 
 def _read_photos(
-    folder: Path, manifest: Manifest, config: IncrementConfig, on_progress: ProgressCallback
+    folder: Path,
+    manifest: Manifest,
+    config: IncrementConfig,
+    on_progress: ProgressCallback,
+    more: MorePhotos | None,
 ) -> NewPhotos:
     """Checks and splits the photos; those that fit a small share of the memory stay decoded for later."""
     limit, _ = memory_limit(config)
@@ -147,21 +187,41 @@ def _read_photos(
         manifest.preprocessing,
         cache,
         min_photos=config.min_photos,
-        known_classes=manifest.class_names,
+        known_classes=() if more else manifest.class_names,
         first_label=len(manifest.class_names),
+        label_of=_labels_of_known(manifest) if more else None,
         on_progress=on_progress,
     )
-    _check_capacity(manifest, photo_folder.class_names)
+    if not more:
+        _check_capacity(manifest, photo_folder.class_names)
     splits = [split_held_back(photos, config.held_back, config.seed) for photos in photo_folder.photos]
     to_learn = [photo for learn, _ in splits for photo in learn]
     held_back = [photo for _, held in splits for photo in held]
     seed = config.seed if config.augment else None
+    known = [manifest.class_names[photos[0].label] for photos in photo_folder.photos] if more else ()
     return NewPhotos(
-        new_classes=photo_folder.class_names,
+        new_classes=() if more else photo_folder.class_names,
+        known_classes=tuple(known),
         to_learn=PhotoSet(to_learn, manifest.preprocessing, cache, augmentation_seed=seed),
         held_back=PhotoSet(held_back, manifest.preprocessing, cache),
         skipped=photo_folder.skipped,
     )
+
+
+def _labels_of_known(manifest: Manifest) -> Callable[[str], int | str]:
+    """Makes a function that returns a class's class_index, or says why it cannot get further photos."""
+    rows = {fold_class_name(name): row for row, name in enumerate(manifest.class_names)}
+    shipped = manifest.shipped_classes if "add-photos" not in manifest.permits else 0
+
+    def label_of(name: str) -> int | str:
+        row = rows.get(fold_class_name(name))
+        if row is None:
+            return "the model does not know this class; teach it with lwm-edge add-classes"
+        if row < shipped:
+            return "the vendor shipped this class, and does not permit more photos of it (add-photos)"
+        return row
+
+    return label_of
 
 
 def _check_capacity(manifest: Manifest, new_classes: tuple[str, ...]) -> None:

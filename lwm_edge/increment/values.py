@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
-from ..learning.class_statistics import ClassStatistics, Features, Head
+from ..learning.class_statistics import ClassStatistics, Features, Head, Labels
 from ..learning.config import Recipe, RecipeName
 from ..learning.reports import TrainingReport
 from ..model.bundle import Bundle
@@ -21,17 +21,30 @@ from .resume import SavedTraining
 
 
 @dataclass(frozen=True)
+class MorePhotos:
+    """Says that an increment learns further photos of known classes, and no new class.
+
+    Attributes:
+        solve_head: Whether a head that was trained may be replaced by one that is solved.
+    """
+
+    solve_head: bool = False
+
+
+@dataclass(frozen=True)
 class NewPhotos:
     """Holds the photos of an increment.
 
     Attributes:
         new_classes: Names of the new classes, in the order of their class_index.
+        known_classes: Names of the known classes that get further photos; only one of the two has names.
         to_learn: Photos that are learnt from.
         held_back: Photos that are kept for evaluation.
         skipped: Files that were left out, each with the reason.
     """
 
     new_classes: tuple[str, ...]
+    known_classes: tuple[str, ...]
     to_learn: PhotoSet
     held_back: PhotoSet
     skipped: tuple[str, ...]
@@ -40,6 +53,10 @@ class NewPhotos:
     def all_labels(self) -> list[int]:
         """Returns the class_index of each photo, those to learn from first."""
         return self.to_learn.labels + self.held_back.labels
+
+    def learnt_by(self, known: ClassStatistics) -> Callable[[Features, Labels], ClassStatistics]:
+        """Returns the function that makes statistics of all classes from features of these photos."""
+        return known.with_more_photos if self.known_classes else known.with_photos
 
 
 @dataclass(frozen=True)

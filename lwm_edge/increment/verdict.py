@@ -45,8 +45,9 @@ def judge_new(task: Task, learnt: Learnt, report: Callable[[], None]) -> tuple[N
     else:
         labels = np.array(photos.all_labels)
         features = np.concatenate([learnt.to_learn, learnt.held_back])
-        predictions = predict_unseen(learnt.known.with_photos, features, labels, len(names), report)
-    return judge_new_classes(predictions, labels, names, len(task.parent.manifest.class_names))
+        predictions = predict_unseen(photos.learnt_by(learnt.known), features, labels, len(names), report)
+    new = range(len(task.parent.manifest.class_names), len(names))
+    return judge_new_classes(predictions, labels, names, new or sorted(set(photos.all_labels)))
 
 
 def judge_what_shipped(task: Task, learnt: Learnt) -> ShippedJudgement:

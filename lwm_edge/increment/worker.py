@@ -26,6 +26,7 @@ from .commit import StagedIncrement, commit_increment
 from .process import replies_from, serve, started_process
 from .reports import IncrementReport, PlanReport
 from .timing import Timer
+from .values import MorePhotos
 
 _DOING = {
     "photos": "reading the photos",
@@ -53,6 +54,7 @@ class Job(BaseModel):
         photos: Path of the folder of photos.
         config: Settings of the increment.
         started: Value of time.monotonic() when the command or the call began.
+        more: Settings for further photos of known classes; None for photos of new classes.
         dry_run: Whether to plan only.
         staged: Increment to commit; None learns one.
     """
@@ -61,6 +63,7 @@ class Job(BaseModel):
     photos: ExactPath = Path()
     config: IncrementConfig = IncrementConfig()
     started: float
+    more: MorePhotos | None = None
     dry_run: bool = False
     staged: StagedIncrement | None = None
 
@@ -103,10 +106,10 @@ def _do_job(job: Job, reply: Callable[[Message], None]) -> None:
     from .learn import learn_classes, plan_learning
 
     if job.dry_run:
-        reply(Message(plan=plan_learning(home, job.photos, job.config, report_progress)))
+        reply(Message(plan=plan_learning(home, job.photos, job.config, report_progress, job.more)))
         return
     timer = Timer(job.started)
-    staged = learn_classes(home, job.photos, job.config, report_progress, stop.is_set, timer)
+    staged = learn_classes(home, job.photos, job.config, report_progress, stop.is_set, timer, job.more)
     if staged.learning.training is None:
         _commit(home, staged, timer, reply)
     else:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.bundle import COUNTS, COVARIANCE, MEANS, PHOTOS, Bundle
+from ..model.bundle import BIAS, COUNTS, COVARIANCE, MEANS, PHOTOS, WEIGHT, Bundle
 from ..records import report_nothing
 
 _RIDGE = 0.1
@@ -40,6 +40,12 @@ class Head(NamedTuple):
 
     weight: Features
     bias: Features
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle) -> Head:
+        """Reads the head of a bundle."""
+        arrays, classes = bundle.arrays(WEIGHT, BIAS), len(bundle.manifest.class_names)
+        return cls(*(arrays[name][:classes].astype(np.float64) for name in (WEIGHT, BIAS)))
 
     def logits(self, features: Features) -> Features:
         """Computes the logits of features [M, d] for each class [M, classes]."""
@@ -96,6 +102,12 @@ class ClassStatistics:
         """Makes a copy that has learnt these photos too, see `learn`."""
         statistics = self.copy()
         statistics.learn(features, labels)
+        return statistics
+
+    def with_more_photos(self, features: Features, labels: Labels) -> ClassStatistics:
+        """Makes a copy that has learnt these further photos of its classes too, see `learn_more`."""
+        statistics = self.copy()
+        statistics.learn_more(features, labels)
         return statistics
 
     def learn(self, features: Features, labels: Labels) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from lwm_edge import add_classes, init_home, remove_class, rename_class, undo
+from lwm_edge import IncrementConfig, add_classes, add_photos, init_home, remove_class, rename_class, undo
 from lwm_edge.errors import LwmEdgeError
 from lwm_edge.home.home import Home
 from lwm_edge.home.ownership import GENERATION_FILES, PREVIOUS, RECEIPT
@@ -42,7 +42,9 @@ from tests.support.fault_layer import Exploration, Recorder, interruptions, reco
 from tests.support.file_store import Store
 from tests.support.folders import PhotoMaker, save_permitting
 from tests.support.hostile import published
-from tests.support.samples import QUICK, WITHOUT_LEVELS
+from tests.support.samples import WITHOUT_LEVELS
+
+LDA = IncrementConfig(recipe="lda", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -107,16 +109,17 @@ def test_undo_leaves_the_model_and_the_one_before_or_both_exchanged(
 def test_every_change_of_a_home_does_the_same_on_disk(
     tmp_path: Path, home: Home, make_photos: PhotoMaker
 ) -> None:
-    """So what holds for add-classes holds for remove-class, rename-class and init --replace.
+    """So what holds for add-classes holds for add-photos, remove-class, rename-class and init --replace.
 
     An increment writes its bundle twice: staged by the learning process, completed by the committing one.
     """
-    photos = make_photos("Bag")
+    photos, more = make_photos("Bag"), make_photos("Bag", folder="more")
     store = Store(tmp_path / "store")
     changes: list[Action] = [
-        lambda root: add_classes(root, photos, QUICK, isolate=False),
+        lambda root: add_classes(root, photos, LDA, isolate=False),
         remove,
         lambda root: rename_class(root, "Dress", "Kleid"),
+        lambda root: add_photos(root, more, LDA, isolate=False),
         lambda root: init_home(WITHOUT_LEVELS, root, replace=True),
     ]
     did = []
@@ -128,9 +131,9 @@ def test_every_change_of_a_home_does_the_same_on_disk(
     first = next(i for i, op in enumerate(did[1]) if op[0] == "create_file")
     bundle = did[1][first : first + 5]
     assert [op[0] for op in bundle] == ["create_file", "write", "sync_file", "rename", "sync_folder"]
-    assert did[0] == [*did[1][:first], *bundle, *did[1][first:]]
+    assert did[0] == did[3] == [*did[1][:first], *bundle, *did[1][first:]]
     assert did[1] == did[2]
-    assert [op for op in did[3] if op != ("sync_folder", ".")] == [("sync_folder", "home"), *did[1]]
+    assert [op for op in did[4] if op != ("sync_folder", ".")] == [("sync_folder", "home"), *did[1]]
 
 
 def rename_all(text: str, names: dict[str, str]) -> str:

@@ -11,6 +11,7 @@ import pytest
 from lwm_edge import (
     IncrementConfig,
     add_classes,
+    add_photos,
     export_onnx,
     info,
     init_home,
@@ -24,7 +25,7 @@ from lwm_edge import (
 from lwm_edge.errors import LwmEdgeError
 from lwm_edge.home.home import Home, open_home
 from tests.support.failing_disk import failing_disk
-from tests.support.folders import DEMO_DATA, PhotoMaker, save_permitting
+from tests.support.folders import DEMO_DATA, PhotoMaker, photo_folder, save_permitting
 from tests.support.hostile import published
 from tests.support.samples import WITHOUT_LEVELS
 
@@ -34,6 +35,7 @@ TRIED = 12  # of each verb, evenly spread; each takes up to a few seconds
 
 def _verbs(root: Path, photos: Path) -> dict[str, Callable[[], object]]:
     home, lda = root / "home", IncrementConfig(recipe="lda", device="cpu")
+    more = photo_folder(root.parent / "more", {"Coat": "Coat"})
     return {
         "info": lambda: info(home),
         "verify": lambda: verify(home),
@@ -45,6 +47,7 @@ def _verbs(root: Path, photos: Path) -> dict[str, Callable[[], object]]:
         "rename-class": lambda: rename_class(home, "Coat", "Mantel"),
         "undo": lambda: undo(home),
         "add-classes": lambda: add_classes(home, photos, lda, isolate=False),
+        "add-photos": lambda: add_photos(home, more, lda, solve_head=True, isolate=False),
     }
 
 
@@ -81,4 +84,6 @@ def test_callers_get_only_errors_of_the_tree_and_none_once_the_model_is_in_place
             assert not failed or home.current() == before, (verb, fails_at)
             if verb == "init":
                 assert not failed or not (root / "new").exists() or not (root / "new/current").exists()
-    assert published(f"| an operation on files, reads too, that ends in EIO: ten verbs | {tried} | nothing |")
+    assert published(
+        f"| an operation on files, reads too, that ends in EIO: eleven verbs | {tried} | nothing |"
+    )
