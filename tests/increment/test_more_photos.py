@@ -78,7 +78,7 @@ def test_the_receipt_and_the_record(permitting_home: Home, tmp_path: Path) -> No
     """The other classes stay, the bundle does not grow, and undo takes the photos back."""
     add_classes(permitting_home, photos_of(tmp_path / "a", 0, 10, Bag="Bag"), LDA, isolate=False)
     before = permitting_home.open_bundle()
-    more = photos_of(tmp_path / "b", 100, 108, bag="Bag", Coat="Coat")
+    more = photos_of(tmp_path / "b", 20, 28, bag="Bag", Coat="Coat")
     report = add_photos(permitting_home, more, LDA)  # in a process of its own
     after = permitting_home.open_bundle()
     assert report.known_classes == ("Coat", "Bag") and report.new_classes == () and report.recipe == "lda"
@@ -101,7 +101,7 @@ def test_what_was_measured_of_a_class_that_gets_photos_is_dropped(tmp_path: Path
     arrays["measured.confusions"][:2] = [(0, 2, 7), (3, 5, 4)]
     save_bundle(tmp_path / "base.lwm", arrays, base.manifest)
     init_home(tmp_path / "base.lwm", tmp_path / "home")
-    photos = photos_of(tmp_path / "photos", 100, 108, Coat="Coat")
+    photos = photos_of(tmp_path / "photos", 20, 28, Coat="Coat")
     add_photos(tmp_path / "home", photos, LDA, solve_head=True, isolate=False)
     after = open_home(tmp_path / "home").open_bundle().arrays()
     assert after[TOTAL][:6].tolist() == [0, 10, 10, 10, 10, 10]
