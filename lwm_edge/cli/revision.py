@@ -11,6 +11,7 @@ from . import display, display_changes
 from .answer import open_chosen_home, show, with_progress
 from .options import HomeOption, JsonOption, PhotosArgument, SignWithOption, WaitOption, setting
 from .settings import increment_config, read_file_config
+from .started import STARTED
 
 
 def add_photos_command(
@@ -44,11 +45,15 @@ def add_photos_command(
     )
     opened = open_chosen_home(home)
     if dry_run:
-        plan = plan_increment(opened, photos, chosen, more_photos=True, solve_head=solve_head, wait=wait)
+        plan = plan_increment(
+            opened, photos, chosen, more_photos=True, solve_head=solve_head, wait=wait, started=STARTED
+        )
         show(plan, as_json, display.plan)
         return
     report = with_progress(
-        lambda on: add_photos(opened, photos, chosen, solve_head=solve_head, on_progress=on, wait=wait)
+        lambda on: add_photos(
+            opened, photos, chosen, solve_head=solve_head, on_progress=on, wait=wait, started=STARTED
+        )
     )
     show(report, as_json, display_changes.more_photos, is_done=True)
 

@@ -24,7 +24,8 @@ from ..model.custody_record import Deed
 from ..model.ledger import LedgerEntry
 from ..model.manifest import Manifest
 from ..model.onnx.graph import fill_graph
-from ..model.onnx.parity import ParityProbe, ParityReport, verified_file
+from ..model.onnx.parity import ParityProbe, verified_file
+from ..model.onnx.reports import ParityReport
 from ..records import Report
 from .home import Generation, Home
 from .reports import FootprintReport, MemoryReport

@@ -11,9 +11,7 @@ from ..custody.keys import read_private_key
 from ..errors import CapacityError, ConfigError
 from ..home.home import Home
 from ..home.trust import require_trusted_model
-from ..learning.class_statistics import ClassStatistics, Head
-from ..learning.config import RECIPES, IncrementConfig, choose_recipe
-from ..learning.regrouping import is_solved
+from ..learning.config import RECIPES, IncrementConfig, MorePhotos, choose_recipe
 from ..memory import drop_library_pages, peak_rss_bytes, reset_peak_rss, rss_bytes
 from ..model.bundle import WEIGHT, Bundle
 from ..model.manifest import Manifest
@@ -24,7 +22,8 @@ from ..records import Progress, ProgressCallback
 from .plan import SHARE_FOR_CHECKED_PHOTOS, check_disk, make_plan, memory_limit
 from .reports import PlanReport
 from .resume import SavedTraining
-from .values import Approach, Learner, MorePhotos, NewPhotos
+from .timing import Timer
+from .values import Approach, Learner, NewPhotos
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,7 @@ def set_up(
     folder: Path,
     config: IncrementConfig,
     on_progress: ProgressCallback,
+    timer: Timer,
     more: MorePhotos | None = None,
 ) -> Task:
     """Reads the photos and plans the increment for this device; learns nothing. The caller holds the lock.
@@ -66,6 +66,7 @@ def set_up(
         folder: Path of the folder of photos.
         config: Settings of the increment.
         on_progress: Function that is called at every step.
+        timer: Timer of the increment.
         more: Settings for further photos of known classes; None for photos of new classes.
 
     Raises:
@@ -76,8 +77,10 @@ def set_up(
     if config.sign_with:
         read_private_key(config.sign_with)  # so that a bad key is refused before the work, not after it
     reset_peak_rss()
-    if more:
-        _require_solvable(parent, more)
+    if more and not more.solve_head:
+        from .instant import require_solved_head
+
+        require_solved_head(parent)
     photos = _read_photos(folder, parent.manifest, config, on_progress, more)
     decoding_bytes = max(0, peak_rss_bytes() - rss_bytes())
     approach = _choose_approach(parent, len(photos.to_learn.photos), config, more)
@@ -90,7 +93,10 @@ def set_up(
     plan = left_off if left_off and _still_fits(left_off, config, limit) else None
     if plan is None:
         job = learner.describe_job(
-            photos, decoding_bytes=decoding_bytes, generation_bytes=home.current().bytes()
+            photos,
+            decoding_bytes=decoding_bytes,
+            generation_bytes=home.current().bytes(),
+            timer=timer,
         )
         plan = make_plan(job, config, limit, limit_source)
     if not saved.may_save():
@@ -101,18 +107,6 @@ def set_up(
     if left_off and left_off != plan:
         warnings += ("the plan has changed since the interruption, so the result may differ by rounding",)
     return Task(parent, photos, config, approach, learner, plan, saved, warnings)
-
-
-def _require_solvable(parent: Bundle, more: MorePhotos) -> None:
-    """Refuses further photos beneath a trained head, which statistics say nothing about."""
-    if not more.solve_head and not is_solved(
-        Head.from_bundle(parent).weight, ClassStatistics.from_bundle(parent)
-    ):
-        raise ConfigError(
-            "the last layer was trained, so it does not follow from the statistics that further photos go "
-            "into; pass --solve-head to replace it by one that does, for all classes, or remove the class "
-            "and add it with all its photos"
-        )
 
 
 def _choose_approach(

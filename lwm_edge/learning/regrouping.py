@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .class_statistics import ClassStatistics, Features
+from .class_statistics import ClassStatistics
+from .discriminant import Features
 
 _ROUNDING = 0.05  # share of the weight; solved again from float32, a head differs by less
 
