@@ -87,6 +87,7 @@ NEEDS_NO_TORCH = {
     "init": ["init", str(BASE_BUNDLE), "--home", "{new}"],
     "add-classes": ["add-classes", str(NEW_PHOTOS), "--home", "{home}"],
     "dry run": ["add-classes", str(NEW_PHOTOS), "--home", "{home}", "--dry-run"],
+    "rename-class": ["rename-class", "Coat", "Mantel", "--home", "{home}"],
     "remove-class": ["remove-class", "Coat", "--shipped", "--home", "{home}"],
     "repair": ["repair", "--home", "{damaged}"],
     "export": ["export", "{file}", "--home", "{home}"],

@@ -48,6 +48,11 @@ PRINTED = {  # what shows that a block did what the page says
     "README.md python": ("lda ran:", "Bag"),
     "README.md vendor-path": ("small_resnet20", "vendor.pub"),
     "deploy/README.md operator-path": ("Ankle boot", "classifier.onnx"),
+    "deploy/README.md mind-path": (
+        "Learnt 100 photos more",
+        "Merged Ankle boot into Handbag",
+        "removed Handbag",
+    ),
     "deploy/README.md forms-path": ("same class on", "fixed.onnx"),
     "deploy/README.md audit-path": (
         "passed: nothing else is there",

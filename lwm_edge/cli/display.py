@@ -11,7 +11,6 @@ from .terminal import counted, in_bytes, listed, note, out, percent, print_rows,
 if TYPE_CHECKING:
     from .. import (
         BaseReport,
-        ChangeReport,
         DemoReport,
         EvaluationReport,
         ExportReport,
@@ -39,18 +38,21 @@ _PARTS = {
 }
 
 
-def _notes(*lines: str) -> None:
+def notes(*lines: str) -> None:
+    """Prints warnings on standard error."""
     for line in lines:
         note(f"Note: {line}")
 
 
-def _parity(parity: ParityReport) -> str:
+def parity_found(parity: ParityReport) -> str:
+    """Says how an ONNX file compares with the network."""
     what = "photos" if parity.real_photos else "generated pictures"
     difference = f"difference {parity.largest_difference:.1e}, {parity.tolerance:.1e} allowed"
     return f"agrees with the network on {what} ({difference})"
 
 
-def _growth(footprint: FootprintReport) -> dict[str, str]:
+def growth(footprint: FootprintReport) -> dict[str, str]:
+    """Says by how much the files grew, and what memory that took."""
     bundle, onnx = footprint.bundle_bytes, footprint.onnx_bytes
     return {
         "Bundle": f"{in_bytes(bundle)} ({bundle - footprint.bundle_bytes_before:+,})",
@@ -87,7 +89,7 @@ def plan(report: PlanReport) -> None:
         "Disk": f"{in_bytes(report.disk_bytes)} must be free while it runs",
     }
     print_rows("The plan; nothing was trained", rows)
-    _notes(*report.warnings)
+    notes(*report.warnings)
 
 
 def _shipped(estimate: ShippedEstimate | None) -> str | None:
@@ -118,17 +120,17 @@ def increment(report: IncrementReport) -> None:
         + (f"; attention moved by {drift.attention_distance:.2f}" if drift.attention_distance else ""),
         "Recipe": f"{report.recipe}: {report.recipe_reason}",
         **_training(report),
-        **_growth(report.footprint),
+        **growth(report.footprint),
         "Planned": f"{report.plan.predicted_peak_rss_bytes / 2**20:.0f} MiB, "
         f"{report.plan.predicted_seconds:.0f} s",
         "Time": _seconds_by_part(report.seconds_by_part),
-        "Verified": f"ONNX file {_parity(report.parity)}",
+        "Verified": f"ONNX file {parity_found(report.parity)}",
         "Load it from": str(report.onnx),
         "Model digest": report.model_digest,
     }
     classes = counted(len(report.new_classes), "class", "classes")
     print_rows(f"Learnt {classes} in {report.seconds:.0f} s", rows)
-    _notes(*report.warnings, *report.skipped)
+    notes(*report.warnings, *report.skipped)
 
 
 def base(report: BaseReport) -> None:
@@ -141,11 +143,11 @@ def base(report: BaseReport) -> None:
         "Statistics": _statistics(report.statistics),
         "Attention maps": f"{report.attention_cells} cells",
         "Head": _levels(report.levels),
-        "Verified": f"ONNX graph {_parity(report.parity)}",
+        "Verified": f"ONNX graph {parity_found(report.parity)}",
         "Model digest": report.model_digest,
     }
     print_rows(f"Base made in {report.seconds:.0f} s", rows)
-    _notes(*report.warnings)
+    notes(*report.warnings)
 
 
 def _base_accuracy(report: BaseReport) -> str:
@@ -176,24 +178,6 @@ def _reads(grid: int) -> str:
     return "the last feature maps" + (f", and earlier blocks on a grid of {grid}x{grid}" if grid else "")
 
 
-def change(report: ChangeReport) -> None:
-    """Prints what `init` or `remove-class` did."""
-    title = (
-        f"Removed {report.removed_class}" if report.removed_class else f"Model home {report.home} is ready"
-    )
-    rows = {
-        "Classes": f"{len(report.class_names)}: {listed(report.class_names)}",
-        **_growth(report.footprint),
-        "Verified": f"ONNX file {_parity(report.parity)}",
-        "Load it from": str(report.onnx),
-        "Model digest": report.model_digest,
-    }
-    if report.trusted_key:
-        rows["Trusts the key"] = report.trusted_key
-    print_rows(title, rows)
-    _notes(*report.warnings)
-
-
 def repair(report: RepairReport) -> None:
     """Prints what was repaired."""
     rows = {
@@ -203,7 +187,7 @@ def repair(report: RepairReport) -> None:
         "Model digest": report.model_digest,
     }
     print_rows(f"Model home {report.home}", rows)
-    _notes(*report.warnings)
+    notes(*report.warnings)
 
 
 def predictions(report: PredictionReport) -> None:
@@ -229,7 +213,7 @@ def evaluation(report: EvaluationReport) -> None:
             "Most often confused",
             {f"{safe(c.actual)} mistaken for {safe(c.predicted)}": str(c.photos) for c in report.confusions},
         )
-    _notes(*report.skipped)
+    notes(*report.skipped)
 
 
 def info(report: InfoReport) -> None:
@@ -256,7 +240,7 @@ def export(report: ExportReport) -> None:
     rows = {
         "ONNX file": f"{report.onnx}, {in_bytes(report.onnx_bytes)}",
         "Classes": f"{len(report.class_names)}: {listed(report.class_names)}",
-        "Verified": _parity(report.parity),
+        "Verified": parity_found(report.parity),
         "Model digest": report.model_digest,
     }
     if report.comparison:

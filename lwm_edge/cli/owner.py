@@ -11,7 +11,7 @@ import typer
 from .. import ExportConfig, IncrementConfig
 from ..errors import ConfigError, TrustError
 from ..storage import STDOUT
-from . import display, display_proofs
+from . import display, display_changes, display_proofs
 from .answer import home_path, open_chosen_home, show, with_progress
 from .options import (
     HomeOption,
@@ -58,7 +58,7 @@ def init_command(
     from .. import init_home
 
     report = init_home(base, home_path(home), replace=replace, trust=trust, wait=wait)
-    show(report, as_json, display.change, is_done=True)
+    show(report, as_json, display_changes.change, is_done=True)
 
 
 def add_classes_command(
@@ -118,26 +118,6 @@ def add_classes_command(
     show(report, as_json, display.increment, is_done=True)
 
 
-def remove_class_command(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the class.")],
-    home: HomeOption = None,
-    shipped: Annotated[
-        bool, typer.Option("--shipped", help="Also allow a class that the vendor shipped.")
-    ] = False,
-    sign_with: SignWithOption = None,
-    wait: WaitOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Remove a class that was added by mistake; no photos needed."""
-    from .. import remove_class
-
-    chosen = increment_config(read_file_config(), sign_with=sign_with)
-    report = remove_class(
-        open_chosen_home(home), name, shipped=shipped, sign_with=chosen.sign_with, wait=wait
-    )
-    show(report, as_json, display.change, is_done=True)
-
-
 def predict_command(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Photos to classify.")],
     home: HomeOption = None,
@@ -164,12 +144,15 @@ def info_command(
         Path | None, typer.Argument(metavar="[BUNDLE]", help="A bundle file instead of the home's.")
     ] = None,
     home: HomeOption = None,
+    history: Annotated[bool, typer.Option("--history", help="List the latest changes instead.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a home or a bundle holds."""
+    """Show what a home or a bundle holds, or what was changed when."""
     from .. import info
 
-    show(info(bundle or open_chosen_home(home)), as_json, display.info)
+    show(
+        info(bundle or open_chosen_home(home)), as_json, display_changes.history if history else display.info
+    )
 
 
 def _output(text: str) -> Path | str:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..custody.chain import make_deed
 from ..custody.keys import read_private_key
 from ..home.generation import commit, prepare, write_generation
 from ..home.home import Generation, Home
 from ..model.bundle import open_bundle
+from ..model.custody_record import Deed
 from ..model.onnx.parity import ParityProbe
-from .reports import IncrementReport, LearntIncrement, StagedIncrement
+from .reports import IncrementReport, LearningReport, LearntIncrement, StagedIncrement
 from .timing import Timer
 from .values import UnwrittenModel
+
+
+def _deed(learning: LearningReport) -> Deed:
+    if learning.known_classes:
+        return make_deed("add-photos", learning.known_classes)
+    return make_deed("add-classes", learning.new_classes)
 
 
 def commit_increment(
@@ -46,6 +54,8 @@ def commit_increment(
         started=timer.started,
         onnx_bytes_before=home.current().onnx_bytes(),
         device_key=read_private_key(increment.sign_with) if increment.sign_with else None,
+        deed=_deed(increment.learning),
+        previous=parent.path,
     )
     receipt = IncrementReport(
         home=home.path,

@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..errors import ConfigError
 from ..learning.class_statistics import ClassStatistics
 from ..learning.config import IncrementConfig
 from ..learning.discriminant import Head
+from ..learning.regrouping import is_solved
 from ..learning.running import observe
 from ..memory import peak_rss_bytes, reset_peak_rss, resident_parts, rss_bytes
 from ..model.backbone import Backbone
@@ -107,7 +109,8 @@ class InstantLearner:
         self._backbone = None  # solving needs the memory
         features, labels = np.concatenate([to_learn, held_back]), np.array(photos.all_labels)
         statistics = ClassStatistics.from_bundle(self._parent)
-        statistics.learn(features, labels)
+        learn = statistics.learn_more if photos.known_classes else statistics.learn
+        learn(features, labels)
         classes = len(self._parent.manifest.class_names) + len(photos.new_classes)
         solved = statistics.discriminant(classes, features, labels)
         return Learnt(
@@ -154,6 +157,20 @@ def teachers_head(parent: Bundle) -> Head:
     """Reads the head of the model before the increment."""
     arrays, classes = parent.arrays(WEIGHT, BIAS), len(parent.manifest.class_names)
     return Head(*(arrays[name][:classes].astype(np.float64) for name in (WEIGHT, BIAS)))
+
+
+def require_solved_head(parent: Bundle) -> None:
+    """Refuses a head that was trained, as further photos change only one that follows from statistics.
+
+    Raises:
+        ConfigError: The head was trained.
+    """
+    if not is_solved(teachers_head(parent).weight, ClassStatistics.from_bundle(parent)):
+        raise ConfigError(
+            "the last layer was trained, so it does not follow from the statistics that further photos go "
+            "into; pass --solve-head to replace it by one that does, for all classes, or remove the class "
+            "and add it with all its photos"
+        )
 
 
 def _warnings(approach: Approach, config: IncrementConfig) -> list[str]:

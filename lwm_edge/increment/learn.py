@@ -14,11 +14,11 @@ import numpy as np
 from ..home.home import Generation, Home
 from ..home.measurement import MemoryUse
 from ..home.reports import MemoryReport
-from ..learning.config import IncrementConfig
+from ..learning.config import IncrementConfig, MorePhotos
 from ..learning.discriminant import FOLDS, Head
 from ..learning.drift import measure_drift
 from ..memory import out_of_memory_explained
-from ..model.bundle import BIAS, WEIGHT, Arrays, save_bundle
+from ..model.bundle import BIAS, WEIGHT, Arrays, forget_what_was_measured, save_bundle
 from ..model.onnx.parity import PARITY_BATCH_SIZES
 from ..records import Progress, ProgressCallback, step_reporter
 from .reports import LearningReport, LearntIncrement, PlanReport, StagedIncrement
@@ -32,11 +32,16 @@ _TOLERATED_EXCESS = 0.02  # share of the predicted peak
 
 
 def plan_learning(
-    home: Home, folder: Path, config: IncrementConfig, on_progress: ProgressCallback, timer: Timer
+    home: Home,
+    folder: Path,
+    config: IncrementConfig,
+    on_progress: ProgressCallback,
+    timer: Timer,
+    more: MorePhotos | None = None,
 ) -> PlanReport:
-    """Returns what it would take to learn the photos' classes here; the caller holds the home's lock."""
+    """Returns what it would take to learn the photos here; the caller holds the home's lock."""
     with out_of_memory_explained():
-        task = set_up(home, folder, config, timer.watching(on_progress), timer)
+        task = set_up(home, folder, config, timer.watching(on_progress), timer, more)
         return task.plan.model_copy(update={"warnings": task.warnings})
 
 
@@ -47,8 +52,9 @@ def learn_classes(
     on_progress: ProgressCallback,
     should_stop: Callable[[], bool] = lambda: False,
     timer: Timer | None = None,
+    more: MorePhotos | None = None,
 ) -> tuple[LearntIncrement, UnwrittenModel | None]:
-    """Learns the photos' classes; the caller holds the home's lock.
+    """Learns the photos; the caller holds the home's lock.
 
     Args:
         home: Model home.
@@ -58,6 +64,7 @@ def learn_classes(
         should_stop: Function that is called after every step; when it returns True, the training is saved and
             stopped.
         timer: Timer of the increment; None starts one now.
+        more: Settings for further photos of known classes; None for photos of new classes.
 
     Returns:
         What `commit.commit_increment` needs. If torch trained the model, it is staged in the home, so that
@@ -70,7 +77,7 @@ def learn_classes(
     timer = timer or Timer(time.monotonic())
     on_progress = timer.watching(on_progress)
     with out_of_memory_explained(), MemoryUse.measured() as use:
-        task = set_up(home, folder, config, on_progress, timer)
+        task = set_up(home, folder, config, on_progress, timer, more)
         if config.fresh:
             task.saved.forget()
         learnt = task.learner.teach(task.photos, task.plan, task.saved, on_progress, should_stop)
@@ -128,6 +135,7 @@ def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> Learnin
         beta=approach.recipe.beta,
         gamma=approach.recipe.gamma,
         new_classes=photos.new_classes,
+        known_classes=photos.known_classes,
         photos_trained=len(photos.to_learn.photos),
         photos_held_back=len(photos.held_back.photos),
         skipped=photos.skipped,
@@ -155,6 +163,8 @@ def _grown(task: Task, head: Head, tensors: Arrays) -> UnwrittenModel:
     for name, rows in ((WEIGHT, head.weight), (BIAS, head.bias)):
         arrays[name] = np.zeros_like(arrays[name])
         arrays[name][: len(rows)] = rows
+    if task.photos.known_classes:
+        forget_what_was_measured(arrays, sorted(set(task.photos.all_labels)))
     return UnwrittenModel(arrays, manifest)
 
 

@@ -85,6 +85,7 @@ class LearningReport(Report):
         beta: Weight of the distillation loss (L_D).
         gamma: Weight of the attention distillation loss (L_AD).
         new_classes: Names of the classes that were added, in the order of their class_index.
+        known_classes: Names of the classes that got further photos; then no class is new.
         photos_trained: Number of photos that were learnt from.
         photos_held_back: Number of photos that were kept for evaluation; the class statistics include them
             afterwards.
@@ -104,6 +105,7 @@ class LearningReport(Report):
     beta: float
     gamma: float
     new_classes: tuple[str, ...]
+    known_classes: tuple[str, ...] = ()
     photos_trained: int
     photos_held_back: int
     skipped: tuple[str, ...]

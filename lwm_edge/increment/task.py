@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,10 +11,11 @@ from ..custody.keys import read_private_key
 from ..errors import CapacityError, ConfigError
 from ..home.home import Home
 from ..home.trust import require_trusted_model
-from ..learning.config import RECIPES, IncrementConfig, choose_recipe
+from ..learning.config import RECIPES, IncrementConfig, MorePhotos, choose_recipe
 from ..memory import drop_library_pages, peak_rss_bytes, reset_peak_rss, rss_bytes
 from ..model.bundle import WEIGHT, Bundle
 from ..model.manifest import Manifest
+from ..photos.class_names import fold_class_name
 from ..photos.folders import read_photo_folder, split_held_back
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..records import Progress, ProgressCallback
@@ -50,9 +52,22 @@ class Task:
 
 
 def set_up(
-    home: Home, folder: Path, config: IncrementConfig, on_progress: ProgressCallback, timer: Timer
+    home: Home,
+    folder: Path,
+    config: IncrementConfig,
+    on_progress: ProgressCallback,
+    timer: Timer,
+    more: MorePhotos | None = None,
 ) -> Task:
     """Reads the photos and plans the increment for this device; learns nothing. The caller holds the lock.
+
+    Args:
+        home: Model home.
+        folder: Path of the folder of photos.
+        config: Settings of the increment.
+        on_progress: Function that is called at every step.
+        timer: Timer of the increment.
+        more: Settings for further photos of known classes; None for photos of new classes.
 
     Raises:
         LwmEdgeError: The bundle, the photos, the settings or this device are not fit for the increment.
@@ -62,9 +77,13 @@ def set_up(
     if config.sign_with:
         read_private_key(config.sign_with)  # so that a bad key is refused before the work, not after it
     reset_peak_rss()
-    photos = _read_photos(folder, parent.manifest, config, on_progress)
+    if more and not more.solve_head:
+        from .instant import require_solved_head
+
+        require_solved_head(parent)
+    photos = _read_photos(folder, parent.manifest, config, on_progress, more)
     decoding_bytes = max(0, peak_rss_bytes() - rss_bytes())
-    approach = _choose_approach(parent, len(photos.to_learn.photos), config)
+    approach = _choose_approach(parent, len(photos.to_learn.photos), config, more)
     on_progress(Progress(phase="plan", done=0, total=1))
     learner = _make_learner(parent, approach, len(photos.new_classes), config)
     drop_library_pages()  # most of them were needed for importing only
@@ -90,7 +109,12 @@ def set_up(
     return Task(parent, photos, config, approach, learner, plan, saved, warnings)
 
 
-def _choose_approach(parent: Bundle, photos: int, config: IncrementConfig) -> Approach:
+def _choose_approach(
+    parent: Bundle, photos: int, config: IncrementConfig, more: MorePhotos | None
+) -> Approach:
+    if more:
+        reason = "further photos of known classes go into the statistics, and the network stays as it is"
+        return Approach("lda", reason, RECIPES["lda"], config.classification or parent.manifest.activation)
     manifest, features = parent.manifest, parent.arrays(WEIGHT)[WEIGHT].shape[1]
 
     def map_cells() -> int:
@@ -141,7 +165,11 @@ def _still_fits(plan: PlanReport, config: IncrementConfig, limit: int) -> bool:
 
 
 def _read_photos(
-    folder: Path, manifest: Manifest, config: IncrementConfig, on_progress: ProgressCallback
+    folder: Path,
+    manifest: Manifest,
+    config: IncrementConfig,
+    on_progress: ProgressCallback,
+    more: MorePhotos | None,
 ) -> NewPhotos:
     """Checks and splits the photos; those that fit a small share of the memory stay decoded for later."""
     limit, _ = memory_limit(config)
@@ -153,21 +181,41 @@ def _read_photos(
         manifest.preprocessing,
         cache,
         min_photos=config.min_photos,
-        known_classes=manifest.class_names,
+        known_classes=() if more else manifest.class_names,
         first_label=len(manifest.class_names),
+        label_of=_labels_of_known(manifest) if more else None,
         on_progress=on_progress,
     )
-    _check_capacity(manifest, photo_folder.class_names)
+    if not more:
+        _check_capacity(manifest, photo_folder.class_names)
     splits = [split_held_back(photos, config.held_back, config.seed) for photos in photo_folder.photos]
     to_learn = [photo for learn, _ in splits for photo in learn]
     held_back = [photo for _, held in splits for photo in held]
     seed = config.seed if config.augment else None
+    known = [manifest.class_names[photos[0].label] for photos in photo_folder.photos] if more else ()
     return NewPhotos(
-        new_classes=photo_folder.class_names,
+        new_classes=() if more else photo_folder.class_names,
+        known_classes=tuple(known),
         to_learn=PhotoSet(to_learn, manifest.preprocessing, cache, augmentation_seed=seed),
         held_back=PhotoSet(held_back, manifest.preprocessing, cache),
         skipped=photo_folder.skipped,
     )
+
+
+def _labels_of_known(manifest: Manifest) -> Callable[[str], int | str]:
+    """Makes a function that returns a class's class_index, or says why it cannot get further photos."""
+    rows = {fold_class_name(name): row for row, name in enumerate(manifest.class_names)}
+    shipped = manifest.shipped_classes if "add-photos" not in manifest.permits else 0
+
+    def label_of(name: str) -> int | str:
+        row = rows.get(fold_class_name(name))
+        if row is None:
+            return "the model does not know this class; teach it with lwm-edge add-classes"
+        if row < shipped:
+            return "the vendor shipped this class, and does not permit more photos of it (add-photos)"
+        return row
+
+    return label_of
 
 
 def _check_capacity(manifest: Manifest, new_classes: tuple[str, ...]) -> None:

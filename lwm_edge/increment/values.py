@@ -29,12 +29,14 @@ class NewPhotos:
 
     Attributes:
         new_classes: Names of the new classes, in the order of their class_index.
+        known_classes: Names of the known classes that get further photos; only one of the two has names.
         to_learn: Photos that are learnt from.
         held_back: Photos that are kept for evaluation.
         skipped: Files that were left out, each with the reason.
     """
 
     new_classes: tuple[str, ...]
+    known_classes: tuple[str, ...]
     to_learn: PhotoSet
     held_back: PhotoSet
     skipped: tuple[str, ...]

@@ -43,8 +43,9 @@ def judge_new(task: Task, learnt: Learnt, report: Callable[[], None]) -> tuple[N
         labels, logits = photos.held_back.labels, learnt.held_back_logits
     else:
         labels, logits = photos.all_labels, learnt.unseen_logits(report)
-    first_new = len(task.parent.manifest.class_names)
-    return judge_new_classes(logits.argmax(1), np.array(labels), names, first_new)
+    new = range(len(task.parent.manifest.class_names), len(names))
+    judged = new or sorted(set(photos.all_labels))
+    return judge_new_classes(logits.argmax(1), np.array(labels), names, judged)
 
 
 def judge_what_shipped(task: Task, learnt: Learnt) -> ShippedJudgement:

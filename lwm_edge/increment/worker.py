@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from ..errors import LwmEdgeError, ResourceError, StoppedError
 from ..home.home import Home
-from ..learning.config import IncrementConfig
+from ..learning.config import IncrementConfig, MorePhotos
 from ..records import ExactPath, Progress, ProgressCallback
 from .process import replies_from, serve, started_process
 from .reports import IncrementReport, LearntIncrement, PlanReport, StagedIncrement
@@ -56,6 +56,7 @@ class Job(BaseModel):
         photos: Path of the folder of photos.
         config: Settings of the increment.
         started: Value of time.monotonic() when the command or the call began.
+        more: Settings for further photos of known classes; None for photos of new classes.
         dry_run: Whether to plan only.
         staged: Increment to commit; None learns one.
     """
@@ -64,6 +65,7 @@ class Job(BaseModel):
     photos: ExactPath = Path()
     config: IncrementConfig = IncrementConfig()
     started: float
+    more: MorePhotos | None = None
     dry_run: bool = False
     staged: StagedIncrement | None = None
 
@@ -108,9 +110,9 @@ def _do_job(job: Job, reply: Callable[[Message], None]) -> None:
 
     timer = Timer(job.started)
     if job.dry_run:
-        reply(Message(plan=plan_learning(home, job.photos, job.config, report_progress, timer)))
+        reply(Message(plan=plan_learning(home, job.photos, job.config, report_progress, timer, job.more)))
         return
-    learnt, model = learn_classes(home, job.photos, job.config, report_progress, stop.is_set, timer)
+    learnt, model = learn_classes(home, job.photos, job.config, report_progress, stop.is_set, timer, job.more)
     if isinstance(learnt, StagedIncrement):
         reply(Message(staged=learnt))  # torch is in memory here
     else:

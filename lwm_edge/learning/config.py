@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from pydantic import ByteSize, Field, model_validator
@@ -104,6 +105,17 @@ def choose_recipe(
     if map_cells() == 1:
         return "lda", "attention maps of a single cell cannot guide the backbone, so it stays as it is"
     return "lwm-lda", f"{photos} photos show how {features} features drift, so the backbone may learn"
+
+
+@dataclass(frozen=True)
+class MorePhotos:
+    """Says that an increment learns further photos of known classes, and no new class.
+
+    Attributes:
+        solve_head: Whether a head that was trained may be replaced by one that is solved.
+    """
+
+    solve_head: bool = False
 
 
 _TRAINING_SETTINGS = (

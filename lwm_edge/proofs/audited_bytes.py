@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from .. import storage
-from ..home.generation import missing_or_changed
+from ..home.generation import missing_or_changed, permits_undo, previous_model
 from ..home.home import Generation, Home
 from ..home.ownership import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, is_checkpoint, is_leftover
 from ..home.trust import trust_problems
@@ -62,10 +62,11 @@ def attributes_of_the_system(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(found & OF_THE_SYSTEM))
 
 
-def layout_problems(home: Home, generation: Generation) -> list[str]:
+def layout_problems(home: Home, generation: Generation, bundle: Bundle) -> list[str]:
     """Lists files and folders that do not belong to a home (hidden or empty ones too), and those missing."""
     files = {home.path / CURRENT, home.path / LOCK, *(generation.path / name for name in GENERATION_FILES)}
     files |= {home.trust} if home.trust.is_file() else set()
+    files |= {generation.previous} if permits_undo(bundle.manifest) else set()
     files |= {home.training} if is_checkpoint(home.training) else set()
     folders = {home.path / GENERATIONS, generation.path}
     found = list(entries(home.path))
@@ -161,6 +162,7 @@ def other_items(
         (generation.onnx, "onnx file"),
         (generation.labels, "labels"),
         (generation.receipt, "receipt"),
+        (generation.previous, "model before, for undo"),
         (home.trust, "trusted key"),
         (home.training, "checkpoint"),
     ):
@@ -169,6 +171,8 @@ def other_items(
     if is_checkpoint(home.training):
         problems += checkpoint_problems(home.training, bundle)
     problems += trust_problems(home)
+    if permits_undo(bundle.manifest) and (previous := previous_model(generation, bundle)):
+        problems += [f"{previous.path.name}: {problem}" for problem in bundle_problems(previous)]
     for name, why in missing_or_changed(generation, bundle).items():
         if (generation.path / name).is_file():  # `layout_problems` reports what is missing
             problems.append(f"{name} {why}")

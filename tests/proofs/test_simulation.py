@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lwm_edge import IncrementConfig, remove_class, simulate
+from lwm_edge import IncrementConfig, remove_class, rename_class, simulate
 from lwm_edge.errors import BundleError, ConfigError
 from lwm_edge.home import generation
 from lwm_edge.home.home import Home
@@ -81,6 +81,19 @@ def test_a_commit_while_the_model_is_read_is_no_error(home: Home, monkeypatch: p
     with pytest.raises(BundleError, match="that was enough"):
         simulate(home, 3)
     assert taught == [5]
+
+
+@pytest.mark.slow
+def test_a_home_that_was_changed_is_simulated_too(
+    permitting_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy has another capacity, and no changes, so the record of those that were made is left out."""
+    rename_class(permitting_home, "Coat", "Mantel")
+    report = simulate_leaky(permitting_home, monkeypatch)
+    assert report.problems == ()
+    assert {step.file_bytes["previous.lwm"] for step in report.steps} == {
+        report.steps[0].file_bytes["model.lwm"]
+    }
 
 
 @pytest.mark.slow
