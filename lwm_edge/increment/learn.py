@@ -11,17 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ..home.home import Generation, Home
+from ..home.home import Home
 from ..home.measurement import MemoryUse
 from ..home.reports import MemoryReport
 from ..learning.class_statistics import FOLDS, ClassStatistics
 from ..learning.config import IncrementConfig
 from ..learning.drift import measure_drift
 from ..memory import drop_library_pages, freed_memory_kept, out_of_memory_explained
-from ..model.bundle import BESIDE_THE_NETWORK, MANIFEST, MEASURED, PROBE, save_bundle
-from ..model.cost import network_cost
-from ..model.loading import network_arrays
-from ..model.onnx.parity import PARITY_BATCH_SIZES, head_inputs_of_probe
+from ..model.bundle import BESIDE_THE_NETWORK, MANIFEST, MEASURED, PROBE, Arrays, save_bundle
+from ..model.loading import network_arrays, network_of
+from ..model.manifest import Manifest
+from ..model.onnx.parity import PARITY_BATCH_SIZES, head_inputs_of_probe, parity_probe
 from ..records import Progress, ProgressCallback, step_reporter
 from .commit import StagedIncrement
 from .reports import LearningReport, PlanReport
@@ -96,17 +96,20 @@ def learn_classes(
 
         on_progress(Progress(phase="stage", done=0, total=1))
         examples = photos.held_back.load(range(len(photos.held_back.photos))[: max(PARITY_BATCH_SIZES)])
-        logits = held_back.logits(student)[: len(examples)].astype(np.float32)
         del learnt, to_learn, held_back  # writing needs the memory
-        staged = _stage(home, task, statistics)
+        arrays, manifest = _learnt_model(task, statistics)
+        probe = parity_probe(network_of(arrays, manifest), examples)
+        staged = home.stage()
+        save_bundle(staged.bundle, arrays, manifest)
+        del arrays
         photos.to_learn.cache.forget()  # any photos still in memory after this are counted
-        memory, cost = use.report(student, examples), network_cost(student)
+        memory = use.report(student, examples)
         warnings += _prediction_warnings(task.plan, memory)
     return StagedIncrement(
         folder=staged.path,
         examples=examples.tobytes(),
-        logits=tuple(tuple(row) for row in logits.tolist()),
-        cost=cost,
+        logits=tuple(tuple(row) for row in probe.logits.tolist()),
+        cost=probe.cost,
         seconds=time.monotonic() - started,
         memory=memory,
         sign_with=config.sign_with,
@@ -129,8 +132,12 @@ def learn_classes(
     )
 
 
-def _stage(home: Home, task: Task, statistics: ClassStatistics) -> Generation:
-    """Writes the bundle that knows the new classes to a generation that no reader can see yet."""
+def _learnt_model(task: Task, statistics: ClassStatistics) -> tuple[Arrays, Manifest]:
+    """Returns the tensors and the manifest of the bundle that knows the new classes.
+
+    What the ONNX file is compared with comes from these tensors, on the CPU: a GPU may round what goes into
+    convolutions to 10 bits (TF32), which the comparison would take for a wrong file.
+    """
     parent = task.parent.manifest
     manifest = parent.model_copy(
         update={
@@ -147,12 +154,10 @@ def _stage(home: Home, task: Task, statistics: ClassStatistics) -> Generation:
         **statistics.to_arrays(),
     }
     if task.approach.recipe.trains:
-        arrays[PROBE] = head_inputs_of_probe(task.student)
+        arrays[PROBE] = head_inputs_of_probe(network_of(arrays, manifest))
         for name in MEASURED:  # the vendor measured another network
             arrays[name] = np.zeros_like(arrays[name])
-    staged = home.stage()
-    save_bundle(staged.bundle, arrays, manifest)
-    return staged
+    return arrays, manifest
 
 
 def _prediction_warnings(plan: PlanReport, memory: MemoryReport) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from lwm_edge import (
     IncrementConfig,
@@ -40,12 +41,13 @@ from lwm_edge.increment import learn as increment_module
 from lwm_edge.increment import process, task, teach
 from lwm_edge.increment.verdict import evaluate_student
 from lwm_edge.learning.class_statistics import ClassStatistics
+from lwm_edge.learning.config import RecipeName
 from lwm_edge.learning.running import Observation, observe
-from lwm_edge.model.bundle import open_bundle
+from lwm_edge.model.bundle import Bundle, open_bundle
 from lwm_edge.model.classifier import Classifier
 from lwm_edge.model.loading import load_network, network_arrays
 from lwm_edge.model.network import Network
-from lwm_edge.model.onnx.parity import generated_images, head_inputs_of_probe
+from lwm_edge.model.onnx.parity import generated_images, head_inputs_of_probe, parity_probe
 from lwm_edge.photos import photo_set as photo_set_module
 from lwm_edge.photos.folders import read_photo_folder
 from lwm_edge.photos.photo_set import PhotoSet, PixelCache
@@ -379,6 +381,44 @@ def test_a_trained_backbone_has_a_probe_of_its_own(measured_home: Home, make_pho
     probe = bundle.arrays()["probe.head_inputs"]
     assert not np.allclose(probe, before, atol=1e-3)
     assert not bundle.arrays()["measured.total"].any()  # the vendor measured another network
+    np.testing.assert_allclose(head_inputs_of_probe(load_network(bundle)), probe, atol=1e-5)
+
+
+class _Tf32Convolution(nn.Conv2d):
+    """Rounds what goes into it to 10 bits, as torch lets a GPU do."""
+
+    def _conv_forward(self, maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(_rounded_to_tf32(maps), _rounded_to_tf32(weight), bias)
+
+
+def _rounded_to_tf32(values: Tensor) -> Tensor:
+    bits = values.detach().contiguous().view(torch.int32)
+    rounded = ((bits + (1 << 12)) & ~((1 << 13) - 1)).view(torch.float32)
+    return values + (rounded - values).detach()
+
+
+@pytest.mark.parametrize("recipe", ["lwm", "lda"])
+def test_a_gpus_rounding_does_not_break_parity(
+    recipe: RecipeName, home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices_networks: list[Network] = []
+
+    def as_on_a_gpu(bundle: Bundle) -> Network:
+        network = load_network(bundle)
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.__class__ = _Tf32Convolution
+        devices_networks.append(network)
+        return network
+
+    monkeypatch.setattr(task, "load_network", as_on_a_gpu)
+    report = _add(home, make_photos("Bag", count=10), QUICK.model_copy(update={"recipe": recipe}))
+    assert report.parity.largest_difference <= report.parity.tolerance
+    by_gpu = parity_probe(devices_networks[0]).logits  # the rounding is more than parity allows
+    exact = parity_probe(load_network(open_bundle(BASE_BUNDLE))).logits
+    assert np.abs(by_gpu - exact).max() > 1e-4 * max(1.0, float(np.abs(exact).max()))
+    bundle = home.open_bundle()
+    probe = bundle.arrays()["probe.head_inputs"]
     np.testing.assert_allclose(head_inputs_of_probe(load_network(bundle)), probe, atol=1e-5)
 
 
