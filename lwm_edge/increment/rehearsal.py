@@ -8,12 +8,13 @@ from torch import Tensor
 
 from ..learning.batches import Batch
 from ..learning.config import Recipe
+from ..learning.frozen import frozen_bytes
 from ..learning.optimizer import MomentumSGD
 from ..learning.training import accumulate_gradients, trained_parameters
 from ..memory import drop_mapped_pages, freed_memory_kept
 from ..model.bundle import Bundle
 from ..model.network import Network, attention_cells
-from ..model.terms import Activation
+from ..model.terms import Activation, Precision
 from .plan import Job, Strategy
 from .values import Approach, NewPhotos
 
@@ -48,7 +49,7 @@ def describe_job(
     def step(images: int, strategy: Strategy) -> None:
         student.recompute = strategy.recompute
         with freed_memory_kept(strategy.keeps_freed_memory):
-            try_step(student, teacher, images, recipe, approach.classification)
+            try_step(student, teacher, images, recipe, approach.classification, strategy.precision)
         drop_mapped_pages(teacher.mapped)
 
     features, held_back = student.head.in_features, len(photos.held_back.photos)
@@ -65,6 +66,7 @@ def describe_job(
         features=features,
         trained_bytes=sum(parameter.numel() * parameter.element_size() for parameter in trained),
         activation_bytes=saved_activation_bytes(student) if recipe.trains else 0,
+        frozen_bytes=0 if photos.to_learn.augmentation_seed is not None else frozen_bytes(student),
         decoding_bytes=decoding_bytes,
         bundle_bytes=m.bundle_bytes,
         generation_bytes=generation_bytes,
@@ -72,7 +74,12 @@ def describe_job(
 
 
 def try_step(
-    student: Network, teacher: Network, images: int, recipe: Recipe, classification: Activation
+    student: Network,
+    teacher: Network,
+    images: int,
+    recipe: Recipe,
+    classification: Activation,
+    precision: Precision = "float32",
 ) -> None:
     """Does a step of two micro-batches of grey pictures, forward only if nothing trains; changes nothing."""
     size = student.preprocessing.image_size
@@ -84,7 +91,7 @@ def try_step(
         return
     optimizer = MomentumSGD(trained_parameters(student, recipe))
     grey = Batch(step=0, labels=[teacher.classes] * 2 * images, pixels=np.concatenate([pixels, pixels]))
-    accumulate_gradients(student, teacher, grey, images, recipe, classification)
+    accumulate_gradients(student, teacher, grey, images, recipe, classification, precision)
     optimizer.forget_gradients()
 
 

@@ -20,6 +20,7 @@ from ..model.bundle import Bundle
 from ..model.loading import load_network
 from ..model.manifest import Manifest
 from ..model.network import Network, attention_cells, few_cells_warnings, pools_early
+from ..model.precision import has_bfloat16, usable_precisions
 from ..photos.folders import read_photo_folder, split_held_back
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..records import Progress, ProgressCallback
@@ -70,7 +71,8 @@ def set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: Progr
     reset_peak_rss()
     photos = _read_photos(folder, parent.manifest, config, on_progress)
     decoding_bytes = max(0, peak_rss_bytes() - rss_bytes())
-    teacher = load_network(parent).to(choose_device(config.device))
+    device = choose_device(config.device)
+    teacher = load_network(parent).to(device)
     teacher.freeze(config.frozen_blocks)
     cells = attention_cells(teacher)
     approach = _choose_approach(teacher, cells, len(photos.to_learn.photos), parent.manifest, config)
@@ -87,7 +89,9 @@ def set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: Progr
         job = describe_job(
             parent, student, teacher, approach, photos, decoding_bytes=decoding_bytes, generation_bytes=size
         )
-        plan = make_plan(job, config, limit, limit_source)
+        # What was begun in one precision is not continued in the other.
+        precisions = (left_off.precision,) if left_off else usable_precisions(config.precision, device)
+        plan = make_plan(job, config, limit, limit_source, precisions)
     if not saved.may_save():
         plan = plan.model_copy(update={"checkpoints": False})
     check_disk(home.path, plan)
@@ -136,6 +140,8 @@ def _warnings(
         yield from few_cells_warnings(teacher, cells)
     if not approach.recipe.trains and (idle := config.changed_training_settings()):
         yield f"recipe {approach.name} trains nothing, so these settings have no effect: {', '.join(idle)}"
+    if config.precision == "bfloat16" and not has_bfloat16(teacher.head.weight.device):
+        yield "this device has no instructions for bfloat16, as far as known: float32 is faster here"
     if approach.classification != manifest.activation:
         yield (
             f"the base was trained with {manifest.activation} outputs and the increment with "

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -20,13 +20,16 @@ from torch import Tensor, nn
 
 from ..errors import GateError
 from ..memory import drop_mapped_pages
+from ..model.levels import Activations
 from ..model.network import Network
-from ..model.terms import Activation
+from ..model.precision import computing_in
+from ..model.terms import Activation, Precision
 from ..photos.photo_set import PhotoSet
 from ..records import Progress, ProgressCallback
 from .attention import attention_map
 from .batches import Batch, Pace, chunks, loaded_batches
 from .config import IncrementConfig, Recipe
+from .frozen import FrozenOutputs, keep_frozen_outputs
 from .losses import attention_distillation_loss, classification_loss, distillation_loss
 from .optimizer import MomentumSGD, all_finite
 from .reports import TrainingReport
@@ -156,12 +159,21 @@ def train_increment(
         optimizer.restore(left_off.tensors)
     del left_off  # its tensors are mapped from a file
     started = time.monotonic()
+    frozen = keep_frozen_outputs(student, photos, pace, on_progress)
 
-    for batch in loaded_batches(photos, config, pace.prefetch, start=done):
+    for batch in loaded_batches(photos, config, pace.prefetch, start=done, kept=len(frozen)):
         if batch.step % steps_per_epoch == 0:
             loss_sums = np.zeros(3)
         batch_losses, micro_batch_size = _accumulate_as_memory_allows(
-            student, teacher, batch, micro_batch_size, recipe, classification, optimizer
+            student,
+            teacher,
+            batch,
+            micro_batch_size,
+            recipe,
+            classification,
+            pace.precision,
+            frozen,
+            optimizer,
         )
         L_C, L_D, L_AD = batch_losses
         loss = float(L_C + recipe.beta * L_D + recipe.gamma * L_AD)
@@ -211,6 +223,8 @@ def _accumulate_as_memory_allows(
     micro_batch_size: int,
     recipe: Recipe,
     classification: Activation,
+    precision: Precision,
+    frozen: FrozenOutputs,
     optimizer: MomentumSGD,
 ) -> tuple[NDArray[np.float64], int]:
     """Accumulates a batch's gradients, halving the micro-batch while the GPU has no room for it.
@@ -220,7 +234,9 @@ def _accumulate_as_memory_allows(
     """
     while True:
         try:
-            losses = accumulate_gradients(student, teacher, batch, micro_batch_size, recipe, classification)
+            losses = accumulate_gradients(
+                student, teacher, batch, micro_batch_size, recipe, classification, precision, frozen
+            )
             return losses, micro_batch_size
         except torch.cuda.OutOfMemoryError:
             if micro_batch_size == 1:
@@ -236,14 +252,38 @@ def accumulate_gradients(
     micro_batch_size: int,
     recipe: Recipe,
     classification: Activation,
+    precision: Precision = "float32",
+    frozen: FrozenOutputs | None = None,
 ) -> NDArray[np.float64]:
     """Adds up the gradients of one update, a micro-batch at a time; returns the batch's L_C, L_D and L_AD."""
-    device = student.head.weight.device
+    with computing_in(precision, student, teacher):
+        parts = _stem_outputs(student, batch, micro_batch_size, frozen)
+        return _accumulate(student, teacher, batch, parts, recipe, classification)
+
+
+def _stem_outputs(
+    student: Network, batch: Batch, micro_batch_size: int, frozen: FrozenOutputs | None
+) -> Iterator[tuple[Activations, list[int]]]:
+    """Yields what the frozen blocks, the teacher's too, make of each micro-batch, and its labels."""
+    device, kept = student.head.weight.device, len(batch.kept)
+    if frozen:
+        for part in chunks(kept, micro_batch_size):
+            yield frozen.of(batch.kept[part], device), batch.labels[:kept][part]
+    for part in chunks(len(batch.pixels), micro_batch_size):
+        yield student.stem(torch.from_numpy(batch.pixels[part]).to(device)), batch.labels[kept:][part]
+
+
+def _accumulate(
+    student: Network,
+    teacher: Network,
+    batch: Batch,
+    parts: Iterator[tuple[Activations, list[int]]],
+    recipe: Recipe,
+    classification: Activation,
+) -> NDArray[np.float64]:
     batch_losses = np.zeros(3)
-    for part in chunks(len(batch.labels), micro_batch_size):
-        images = torch.from_numpy(batch.pixels[part]).to(device)
-        labels = torch.tensor(batch.labels[part], device=device)
-        shared = student.stem(images)  # the frozen blocks are the teacher's too
+    for shared, of_part in parts:
+        labels = torch.tensor(of_part, device=student.head.weight.device)
         teacher_outputs = None
         if recipe.beta or recipe.gamma:
             with torch.no_grad():

@@ -20,7 +20,7 @@ from lwm_edge import add_classes, audit, plan_increment, storage
 from lwm_edge.errors import ConfigError, GateError, LwmEdgeError, ResourceError, StoppedError
 from lwm_edge.home.home import Home, open_home
 from lwm_edge.home.ownership import CHECKPOINT_HEADER
-from lwm_edge.increment import plan, teach
+from lwm_edge.increment import plan, task, teach
 from lwm_edge.increment import process as process_module
 from lwm_edge.increment.learn import learn_classes
 from lwm_edge.increment.resume import SavedTraining
@@ -100,6 +100,39 @@ def test_a_lower_limit_makes_another_plan(home: Home, make_photos: PhotoMaker) -
         "may differ by rounding" in line for line in report.warnings
     )
     assert next(p.done for p in seen if p.phase == "train") == 3
+
+
+@pytest.mark.usefixtures("every_core")
+@pytest.mark.parametrize("micro_batch_size", [16, 2])  # 2 needs another plan than the one that was saved
+def test_an_interrupted_training_goes_on_in_its_own_precision(
+    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch, micro_batch_size: int
+) -> None:
+    photos = make_photos("Bag", "Shirt")
+    monkeypatch.setattr(task, "usable_precisions", lambda setting, device: ("bfloat16",))
+    _stop_after(home, photos, 3)
+    monkeypatch.setattr(task, "usable_precisions", lambda setting, device: ("float32",))
+    goes_on = THREE_EPOCHS.model_copy(update={"micro_batch_size": micro_batch_size})
+    assert plan_increment(home, photos, goes_on).precision == "bfloat16"
+    in_other_precision = goes_on.model_copy(update={"precision": "float32"})
+    with pytest.raises(ConfigError, match=r"other photos or settings.*--fresh"):
+        add_classes(home, photos, in_other_precision, isolate=False)
+    report = add_classes(home, photos, goes_on, isolate=False)
+    assert report.plan.precision == "bfloat16" and report.plan.micro_batch_size == micro_batch_size
+
+
+@pytest.mark.usefixtures("every_core")
+def test_kept_outputs_of_frozen_blocks_are_the_same_when_resumed(
+    home: Home, tmp_path: Path, make_photos: PhotoMaker
+) -> None:
+    photos = make_photos("Bag", "Shirt")
+    config = THREE_EPOCHS.model_copy(update={"augment": False, "frozen_blocks": 4})
+    untouched = shutil.copytree(home.path, tmp_path / "other", symlinks=True)
+    asked = iter(range(1, 1000))
+    with home.lock(), pytest.raises(StoppedError, match="step 3"):
+        learn_classes(home, photos, config, ignore_progress, lambda: next(asked) == 3)
+    resumed = add_classes(home, photos, config, isolate=False)
+    whole = add_classes(untouched, photos, config, isolate=False)
+    assert resumed.plan.frozen_cache_bytes > 0 and resumed.model_digest == whole.model_digest
 
 
 def test_without_room_to_save_it_starts_over(
