@@ -103,8 +103,8 @@ def increment(report: IncrementReport) -> None:
         "Accuracy": f"{percent(held.new_accuracy)} on held-back new photos, all classes competing",
         "Recognised": ", ".join(f"{c.class_name} {c.right} of {c.photos}" for c in report.judged),
         "Old classes": _shipped(drift.shipped) or report.old_classes_note,
-        "Drift": f"the best old class is unchanged on {percent(drift.base_agreement)} of new photos; "
-        f"attention moved by {drift.attention_distance:.2f}",
+        "Drift": f"the best old class is unchanged on {percent(drift.base_agreement)} of new photos"
+        + (f"; attention moved by {drift.attention_distance:.2f}" if drift.attention_distance else ""),
         "Recipe": f"{report.recipe}: {report.recipe_reason}",
         **_training(report),
         **_growth(report.footprint),

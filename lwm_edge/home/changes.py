@@ -17,9 +17,8 @@ from .. import storage
 from ..custody.keys import read_private_key
 from ..errors import BundleError, BusyError, ConfigError, HomeError, LwmEdgeError
 from ..model.bundle import CONFUSIONS, ROWS_BY_CLASS, Arrays, Bundle, open_bundle
-from ..model.loading import network_of
 from ..model.manifest import Manifest
-from ..model.onnx.parity import parity_probe
+from ..model.onnx.parity import shipped_probe
 from ..photos.class_names import fold_class_name
 from ..records import AnyPath, absolute
 from . import ownership
@@ -232,14 +231,13 @@ def _prepare(
     started: float,
     onnx_bytes_before: int,
 ) -> Candidate:
-    network = network_of(arrays, manifest)
-    probe = parity_probe(network)
+    probe = shipped_probe(arrays, manifest)
     return prepare(
         arrays,
         manifest,
         parent,
         probe,
-        use.report(network, probe.images),
+        use.report(manifest.preprocessing.image_size, probe.images),
         started=started,
         onnx_bytes_before=onnx_bytes_before,
         device_key=device_key,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from .. import storage
@@ -11,6 +12,7 @@ from ..learning.config import IncrementConfig
 from ..records import AnyPath, Progress, ProgressCallback, absolute, ignore_progress
 from .commit import commit_increment
 from .reports import IncrementReport, PlanReport
+from .timing import Timer
 from .worker import Job, run
 
 
@@ -22,6 +24,7 @@ def add_classes(
     on_progress: ProgressCallback = ignore_progress,
     isolate: bool = True,
     wait: bool = False,
+    started: float | None = None,
 ) -> IncrementReport:
     """Teaches a home's model new classes from photos of them alone.
 
@@ -37,6 +40,7 @@ def add_classes(
             before the commit, the increment ends, and the home's model stays as it was.
         isolate: Whether to learn and commit in worker processes; False does both in this one.
         wait: Whether to wait for another process that is changing the home.
+        started: Value of time.monotonic() from which the receipt counts its seconds; None means now.
 
     Returns:
         The receipt, which is also in the home as receipt.json.
@@ -54,41 +58,49 @@ def add_classes(
         TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
             with cannot be used.
     """
+    started = time.monotonic() if started is None else started
     home, photos = open_home(home), Path(photos)
     config = config or IncrementConfig()
     with home.lock(wait=wait) as lock:
         if not isolate:
             from .learn import learn_classes
 
-            staged = learn_classes(home, photos, config, on_progress)
+            timer = Timer(started)
+            staged = learn_classes(home, photos, config, on_progress, timer=timer)
             on_progress(Progress(phase="commit", done=0, total=1))
-            return commit_increment(home, staged)
+            return commit_increment(home, staged, timer)
         before = home.current()
-        job = Job(home=home.path, photos=absolute(photos), config=config)
-        learnt = run(job, lock, on_progress)
-        assert learnt.staged is not None
-        on_progress(Progress(phase="commit", done=0, total=1))
+        job = Job(home=home.path, photos=absolute(photos), config=config, started=started)
         try:
-            committed = run(Job(home=home.path, staged=learnt.staged), lock, on_progress)
+            done = run(job, lock, on_progress)
+            if done.staged:
+                job = Job(home=home.path, staged=done.staged, started=started)
+                done = run(job, lock, on_progress)
         except (LwmEdgeError, KeyboardInterrupt):
             if home.current() == before:
                 raise
             return _receipt_of_the_last_commit(home)
-    assert committed.report is not None
-    return committed.report
+    assert done.report is not None
+    return done.report
 
 
 def plan_increment(
-    home: Home | AnyPath, photos: AnyPath, config: IncrementConfig | None = None, *, wait: bool = False
+    home: Home | AnyPath,
+    photos: AnyPath,
+    config: IncrementConfig | None = None,
+    *,
+    wait: bool = False,
+    started: float | None = None,
 ) -> PlanReport:
     """Returns the memory, time and disk space that `add_classes` would take; trains and changes nothing.
 
     Raises:
         LwmEdgeError: For the reasons that `add_classes` lists; ResourceError if the memory limit is too low.
     """
+    started = time.monotonic() if started is None else started
     home, config = open_home(home), config or IncrementConfig()
     with home.lock(wait=wait) as lock:
-        job = Job(home=home.path, photos=absolute(photos), config=config, dry_run=True)
+        job = Job(home=home.path, photos=absolute(photos), config=config, started=started, dry_run=True)
         planned = run(job, lock, ignore_progress).plan
     assert planned is not None
     return planned

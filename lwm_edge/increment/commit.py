@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from ..custody.keys import read_private_key
@@ -11,10 +9,10 @@ from ..home.generation import prepare, write_generation
 from ..home.home import Generation, Home
 from ..home.reports import MemoryReport
 from ..model.bundle import open_bundle
-from ..model.cost import Cost
 from ..model.onnx.parity import ParityProbe
 from ..records import ExactBytes, ExactPath, Report
 from .reports import IncrementReport, LearningReport
+from .timing import Timer
 
 
 class StagedIncrement(Report):
@@ -24,8 +22,7 @@ class StagedIncrement(Report):
         folder: Path of the staged generation.
         examples: Pixels of a few photos, one after another, for comparing the ONNX file with the network.
         logits: Logits that the student gives for each example.
-        cost: Cost of the student for one image.
-        seconds: Time that the learning took.
+        seconds_by_part: Time of each part up to now.
         memory: Memory that the learning process took.
         sign_with: Path of the device's private key; None leaves the change unsigned.
         learning: Part of the receipt that is about the learning.
@@ -34,22 +31,24 @@ class StagedIncrement(Report):
     folder: ExactPath
     examples: ExactBytes
     logits: tuple[tuple[float, ...], ...]
-    cost: Cost
-    seconds: float
+    seconds_by_part: dict[str, float]
     memory: MemoryReport
     sign_with: ExactPath | None
     learning: LearningReport
 
 
-def commit_increment(home: Home, increment: StagedIncrement) -> IncrementReport:
+def commit_increment(home: Home, increment: StagedIncrement, timer: Timer) -> IncrementReport:
     """Exports and compares what was staged, and makes it the home's model; the caller holds the home's lock.
 
-    It needs no torch, so it takes less memory than the learning did.
+    Args:
+        home: Model home.
+        increment: Increment that `learn.learn_classes` staged.
+        timer: Timer of the increment.
 
     Raises:
         ExportError: The ONNX file could not be made or differs from the network (ParityError).
     """
-    started = time.monotonic() - increment.seconds
+    timer.begin("commit")
     staged, parent = Generation(increment.folder), home.open_bundle()
     bundle = open_bundle(staged.bundle)
     size = bundle.manifest.preprocessing.image_size
@@ -58,9 +57,9 @@ def commit_increment(home: Home, increment: StagedIncrement) -> IncrementReport:
         bundle.arrays(),
         bundle.manifest,
         parent,
-        ParityProbe(images, np.array(increment.logits, dtype=np.float32), True, increment.cost),
+        ParityProbe(images, np.array(increment.logits, dtype=np.float32), True),
         increment.memory,
-        started=started,
+        started=timer.started,
         onnx_bytes_before=home.current().onnx_bytes(),
         device_key=read_private_key(increment.sign_with) if increment.sign_with else None,
     )
@@ -72,7 +71,8 @@ def commit_increment(home: Home, increment: StagedIncrement) -> IncrementReport:
         onnx=home.onnx,
         model_digest=candidate.manifest.model_digest,
         parent_digest=parent.manifest.model_digest,
-        seconds=time.monotonic() - started,
+        seconds=timer.seconds(),
+        seconds_by_part=timer.parts(),
         **dict(increment.learning),
     )
     write_generation(staged, candidate, receipt)

@@ -11,25 +11,24 @@ from pathlib import Path
 
 import numpy as np
 
-from ..home.home import Home
+from ..home.home import Generation, Home
 from ..home.measurement import MemoryUse
 from ..home.reports import MemoryReport
-from ..learning.class_statistics import FOLDS, ClassStatistics
+from ..learning.class_statistics import FOLDS
 from ..learning.config import IncrementConfig
 from ..learning.drift import measure_drift
-from ..memory import drop_library_pages, freed_memory_kept, out_of_memory_explained
-from ..model.bundle import BESIDE_THE_NETWORK, MANIFEST, MEASURED, PROBE, Arrays, save_bundle
-from ..model.loading import network_arrays, network_of
-from ..model.manifest import Manifest
-from ..model.onnx.parity import PARITY_BATCH_SIZES, head_inputs_of_probe, parity_probe
+from ..memory import out_of_memory_explained
+from ..model.bundle import BIAS, WEIGHT, save_bundle
+from ..model.onnx.parity import PARITY_BATCH_SIZES
 from ..records import Progress, ProgressCallback, step_reporter
 from .commit import StagedIncrement
 from .reports import LearningReport, PlanReport
 from .task import Task, set_up
-from .teach import teach, update_statistics_and_head
+from .timing import Timer
+from .values import Learnt
 from .verdict import evaluate_student, judge_new, judge_what_shipped, pass_or_refuse
 
-_EVALUATION_STEPS = 4 + FOLDS  # statistics twice, shipped classes, drift, and the new classes' folds
+_EVALUATION_STEPS = 3 + FOLDS  # the held-back photos, the new classes' folds, shipped classes, and drift
 _TOLERATED_EXCESS = 0.02  # share of the predicted peak
 
 
@@ -48,6 +47,7 @@ def learn_classes(
     config: IncrementConfig,
     on_progress: ProgressCallback,
     should_stop: Callable[[], bool] = lambda: False,
+    timer: Timer | None = None,
 ) -> StagedIncrement:
     """Learns the photos' classes and stages the model that knows them; the caller holds the home's lock.
 
@@ -58,86 +58,83 @@ def learn_classes(
         on_progress: Function that is called at every step.
         should_stop: Function that is called after every step; when it returns True, the training is saved and
             stopped.
+        timer: Timer of the increment; None starts one now.
 
     Raises:
         StoppedError: `should_stop` asked for it.
         LwmEdgeError: For the reasons that `add.add_classes` lists.
     """
-    started = time.monotonic()
+    timer = timer or Timer(time.monotonic())
+    on_progress = timer.watching(on_progress)
     with out_of_memory_explained(), MemoryUse.measured() as use:
         task = set_up(home, folder, config, on_progress)
-        photos, student = task.photos, task.student
         if config.fresh:
             task.saved.forget()
-        with freed_memory_kept(task.plan.keeps_freed_memory):
-            learnt = teach(task, on_progress, should_stop)
-        drop_library_pages()  # most of them were needed for the training only
-        report = step_reporter("evaluate", _EVALUATION_STEPS, on_progress)
-        report()
-        to_learn, held_back = learnt.to_learn, learnt.held_back
-        update_statistics_and_head(
-            task, learnt.teachers_statistics, to_learn.head_inputs, photos.to_learn.labels
-        )
-        # Both are measured before the held-back photos are learnt too.
-        accuracy, judged = evaluate_student(task, held_back), judge_new(task, learnt, report)
-        report()
-        statistics = update_statistics_and_head(
-            task,
-            learnt.teachers_statistics,
-            np.concatenate([to_learn.head_inputs, held_back.head_inputs]),
-            photos.to_learn.labels + photos.held_back.labels,
-        )
-        training = learnt.training
-        report()
-        shipped = judge_what_shipped(task, statistics)
-        report()
-        drift = measure_drift(student, task.teacher, held_back, learnt.held_back_by_teacher, shipped.estimate)
-        warnings = (*task.warnings, *pass_or_refuse(task, accuracy, judged, drift, shipped, statistics))
-
+        learnt = task.learner.teach(task.photos, task.plan, task.saved, on_progress, should_stop)
+        report = _judge(task, learnt, on_progress)
         on_progress(Progress(phase="stage", done=0, total=1))
-        examples = photos.held_back.load(range(len(photos.held_back.photos))[: max(PARITY_BATCH_SIZES)])
-        del learnt, to_learn, held_back  # writing needs the memory
-        arrays, manifest = _learnt_model(task, statistics)
-        probe = parity_probe(network_of(arrays, manifest), examples)
-        staged = home.stage()
-        save_bundle(staged.bundle, arrays, manifest)
-        del arrays
+        photos, examples = task.photos, max(PARITY_BATCH_SIZES)
+        pixels = photos.held_back.load(range(len(photos.held_back.photos))[:examples])
+        logits = learnt.head.logits(learnt.held_back[:examples]).astype(np.float32)
+        staged = _stage(home, task, learnt)
+        del learnt
         photos.to_learn.cache.forget()  # any photos still in memory after this are counted
-        memory = use.report(student, examples)
-        warnings += _prediction_warnings(task.plan, memory)
+        memory = use.report(
+            task.parent.manifest.preprocessing.image_size, pixels, student=task.learner.student
+        )
+        warnings = (*report.warnings, *_prediction_warnings(task.plan, memory))
     return StagedIncrement(
         folder=staged.path,
-        examples=examples.tobytes(),
-        logits=tuple(tuple(row) for row in probe.logits.tolist()),
-        cost=probe.cost,
-        seconds=time.monotonic() - started,
+        examples=pixels.tobytes(),
+        logits=tuple(tuple(row) for row in logits.tolist()),
+        seconds_by_part=timer.parts(),
         memory=memory,
         sign_with=config.sign_with,
-        learning=LearningReport(
-            recipe=task.approach.name,
-            recipe_reason=task.approach.reason,
-            beta=task.approach.recipe.beta,
-            gamma=task.approach.recipe.gamma,
-            new_classes=photos.new_classes,
-            photos_trained=len(photos.to_learn.photos),
-            photos_held_back=len(photos.held_back.photos),
-            skipped=photos.skipped,
-            plan=task.plan,
-            training=training,
-            held_back=accuracy,
-            judged=judged,
-            drift=drift,
-            warnings=warnings,
-        ),
+        learning=report.model_copy(update={"warnings": warnings}),
     )
 
 
-def _learnt_model(task: Task, statistics: ClassStatistics) -> tuple[Arrays, Manifest]:
-    """Returns the tensors and the manifest of the bundle that knows the new classes.
+def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> LearningReport:
+    """Judges what was learnt.
 
-    What the ONNX file is compared with comes from these tensors, on the CPU: a GPU may round what goes into
-    convolutions to 10 bits (TF32), which the comparison would take for a wrong file.
+    Raises:
+        GateError: It does not pass the gate.
     """
+    report = step_reporter("evaluate", _EVALUATION_STEPS, on_progress)
+    report()
+    accuracy, judged = evaluate_student(task, learnt), judge_new(task, learnt, report)
+    report()
+    shipped = judge_what_shipped(task, learnt)
+    report()
+    drift = measure_drift(
+        learnt.head,
+        learnt.teachers_head,
+        learnt.held_back,
+        learnt.held_back_by_teacher,
+        learnt.attention_distance,
+        shipped.estimate,
+    )
+    approach, photos = task.approach, task.photos
+    return LearningReport(
+        recipe=approach.name,
+        recipe_reason=approach.reason,
+        beta=approach.recipe.beta,
+        gamma=approach.recipe.gamma,
+        new_classes=photos.new_classes,
+        photos_trained=len(photos.to_learn.photos),
+        photos_held_back=len(photos.held_back.photos),
+        skipped=photos.skipped,
+        plan=task.plan,
+        training=learnt.training,
+        held_back=accuracy,
+        judged=judged,
+        drift=drift,
+        warnings=(*task.warnings, *pass_or_refuse(task, accuracy, judged, drift, shipped, learnt)),
+    )
+
+
+def _stage(home: Home, task: Task, learnt: Learnt) -> Generation:
+    """Writes the bundle that knows the new classes to a generation that no reader can see yet."""
     parent = task.parent.manifest
     manifest = parent.model_copy(
         update={
@@ -147,17 +144,13 @@ def _learnt_model(task: Task, statistics: ClassStatistics) -> tuple[Arrays, Mani
             "increment_count": parent.increment_count + 1,
         }
     )
-    unchanged = BESIDE_THE_NETWORK - {MANIFEST, *statistics.to_arrays()}
-    arrays = {
-        **task.parent.arrays(*unchanged),
-        **network_arrays(task.student),
-        **statistics.to_arrays(),
-    }
-    if task.approach.recipe.trains:
-        arrays[PROBE] = head_inputs_of_probe(network_of(arrays, manifest))
-        for name in MEASURED:  # the vendor measured another network
-            arrays[name] = np.zeros_like(arrays[name])
-    return arrays, manifest
+    arrays = {**task.parent.arrays(), **learnt.tensors, **learnt.statistics.to_arrays()}
+    for name, rows in ((WEIGHT, learnt.head.weight), (BIAS, learnt.head.bias)):
+        arrays[name] = np.zeros_like(arrays[name])
+        arrays[name][: len(rows)] = rows
+    staged = home.stage()
+    save_bundle(staged.bundle, arrays, manifest)
+    return staged
 
 
 def _prediction_warnings(plan: PlanReport, memory: MemoryReport) -> tuple[str, ...]:

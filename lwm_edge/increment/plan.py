@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -95,11 +95,14 @@ class Job:
         features: Number d of values that the head reads.
         trained_bytes: Bytes of the parameters that train; 0 if none do.
         activation_bytes: Minimum bytes that one image occupies between forward and backward pass, in float32.
-        frozen_bytes: Bytes of the frozen blocks' output for one photo, in float32, if it is the same in every
-            epoch; 0 otherwise.
         decoding_bytes: Bytes that reading a photo takes in addition.
         bundle_bytes: Length of the bundle.
         generation_bytes: Total length of the model's files in the home.
+        images_at_once: Most images that are worth computing at once; None if more are always faster.
+        loading_bytes: Bytes that loading the model into ONNX Runtime takes; 0 if another process does that.
+        frozen_bytes: Bytes of the frozen blocks' output for one photo, in float32, if it is the same in every
+            epoch; 0 otherwise.
+        precisions: Precisions that may be used, the most exact first; a later one must be clearly faster.
     """
 
     step: Callable[[int, Strategy], None]
@@ -111,10 +114,13 @@ class Job:
     features: int
     trained_bytes: int
     activation_bytes: int
-    frozen_bytes: int
     decoding_bytes: int
     bundle_bytes: int
     generation_bytes: int
+    images_at_once: int | None = None
+    loading_bytes: int = 0
+    frozen_bytes: int = 0
+    precisions: tuple[Precision, ...] = ("float32",)
 
     def rss_bytes(self) -> int:
         """Returns the resident memory now, less the photos in it; the plan decides how many of those stay."""
@@ -153,21 +159,8 @@ def memory_limit(config: IncrementConfig) -> tuple[int, str]:
     )
 
 
-def make_plan(
-    job: Job,
-    config: IncrementConfig,
-    limit: int,
-    limit_source: str,
-    precisions: Sequence[Precision] = ("float32",),
-) -> PlanReport:
+def make_plan(job: Job, config: IncrementConfig, limit: int, limit_source: str) -> PlanReport:
     """Chooses the first candidate, starting with the fastest, whose predicted peak stays within the limit.
-
-    Args:
-        job: Increment that is planned.
-        config: Settings of the increment.
-        limit: Maximum bytes that this process may take.
-        limit_source: Origin of the limit, in words.
-        precisions: Precisions that may be used, the most exact first; a later one must be clearly faster.
 
     Raises:
         ResourceError: No candidate fits. The message names the smallest limit that would be enough. If the
@@ -178,16 +171,16 @@ def make_plan(
     if needed > limit and available_memory_bytes() < _ROOM_TO_TRY_FACTOR * (needed - job.rss_bytes()):
         raise _too_small(job, limit, int(_MARGIN**2 * needed), " or more,")  # no room to try a step
     predictor = _Predictor(job, config, limit)
-    if chosen := _choose(predictor, job, config, limit, precisions):
+    if chosen := _choose(predictor, job, config, limit):
         return _report(job, config, limit, limit_source, *chosen, predictor.smallest_limit())
     raise _too_small(job, limit, predictor.smallest_limit())
 
 
 def _choose(
-    predictor: _Predictor, job: Job, config: IncrementConfig, limit: int, precisions: Sequence[Precision]
+    predictor: _Predictor, job: Job, config: IncrementConfig, limit: int
 ) -> tuple[Candidate, _Prediction] | None:
     chosen: tuple[Candidate, _Prediction] | None = None
-    for precision in precisions if job.trained_bytes else precisions[:1]:
+    for precision in job.precisions:
         if chosen and _seconds(job, config, chosen[1].seconds_per_image) < _SECONDS_WORTH_A_TRIAL:
             break
         found = predictor.first_that_fits(candidates(job, config, precision), limit)
@@ -199,9 +192,9 @@ def _choose(
 
 def candidates(job: Job, config: IncrementConfig, precision: Precision = "float32") -> Iterator[Candidate]:
     """Lists all candidates of a precision, from the fastest to the one that takes the least memory."""
-    batchings = list(_batchings(config))
-    batches = (config.epochs if job.trained_bytes else 1) * job.photos / config.batch_size
-    if batches >= _FEWEST_BATCHES_TO_KEEP_MEMORY:
+    batchings = list(_batchings(job, config))
+    batches = config.epochs * job.photos / config.batch_size
+    if job.trained_bytes and batches >= _FEWEST_BATCHES_TO_KEEP_MEMORY:
         for size, prefetch in batchings:
             if size >= min(_PROBED_IMAGES, batchings[0][0]):
                 yield Candidate(Strategy(keeps_freed_memory=True, precision=precision), size, prefetch)
@@ -210,12 +203,12 @@ def candidates(job: Job, config: IncrementConfig, precision: Precision = "float3
             yield Candidate(Strategy(recompute=recompute, precision=precision), size, prefetch)
 
 
-def _batchings(config: IncrementConfig) -> Iterator[tuple[int, int]]:
+def _batchings(job: Job, config: IncrementConfig) -> Iterator[tuple[int, int]]:
     """Lists pairs: how many images to compute at once, and how many batches to read ahead.
 
     Reading none ahead is the last resort.
     """
-    size = config.micro_batch_size or config.batch_size
+    size = config.micro_batch_size or min(config.batch_size, job.images_at_once or config.batch_size)
     yield size, _PREFETCH
     while config.micro_batch_size is None and size > 1:
         size //= 2
@@ -260,7 +253,7 @@ class _Predictor:
         peaks = [
             self._peak(Candidate(strategy, size, prefetch), probe)
             for strategy, probe in self._probes.items()
-            for size, prefetch in _batchings(self._config)
+            for size, prefetch in _batchings(self._job, self._config)
         ]
         return int(_REPLANNING_MARGIN * min(peaks))
 

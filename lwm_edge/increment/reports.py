@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from ..home.reports import FootprintReport
 from ..learning.batches import Pace
 from ..learning.reports import DriftReport, TrainingReport
@@ -132,7 +134,8 @@ class IncrementReport(LearningReport):
         onnx: Path of the exported classifier.
         model_digest: Digest of the new model, which is also in the ONNX metadata.
         parent_digest: Digest of the model before.
-        seconds: Wall-clock time of the whole increment.
+        seconds: Wall-clock time from the start of the command, or of the call, to the commit.
+        seconds_by_part: Wall-clock time of each part: `start`, and then the phases of the progress.
     """
 
     home: AnyNamePath
@@ -144,3 +147,4 @@ class IncrementReport(LearningReport):
     model_digest: str
     parent_digest: str
     seconds: float
+    seconds_by_part: dict[str, float] = Field(default_factory=dict)

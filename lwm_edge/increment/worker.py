@@ -1,8 +1,8 @@
-"""Does an increment in two processes: one learns, then another one exports and commits.
+"""Does an increment in a process of its own, or in two if torch trains: then another one exports and commits.
 
 Thus the calling app gets its memory back, and survives if the system kills the training because memory runs
-out; torch and ONNX Runtime are never in memory together. Both processes inherit the home's lock, so the lock
-is held as long as any of the three is alive. Both end when the process that started them does: the learning
+out; torch and ONNX Runtime are never in memory together. The processes inherit the home's lock, so the lock
+is held as long as any of them is alive. They end when the process that started them does: the learning
 stops after its next step and saves what it has learnt, and what comes before and after the training stops at
 the next photo.
 """
@@ -25,6 +25,7 @@ from ..records import ExactPath, Progress, ProgressCallback
 from .commit import StagedIncrement, commit_increment
 from .process import replies_from, serve, started_process
 from .reports import IncrementReport, PlanReport
+from .timing import Timer
 
 _DOING = {
     "photos": "reading the photos",
@@ -45,11 +46,21 @@ class Message(BaseModel):
 
 
 class Job(BaseModel):
-    """Tells a worker what to do: plan, learn, or commit what was staged."""
+    """Tells a worker what to do: plan, learn, or commit what was staged.
+
+    Attributes:
+        home: Path of the model home.
+        photos: Path of the folder of photos.
+        config: Settings of the increment.
+        started: Value of time.monotonic() when the command or the call began.
+        dry_run: Whether to plan only.
+        staged: Increment to commit; None learns one.
+    """
 
     home: ExactPath
     photos: ExactPath = Path()
     config: IncrementConfig = IncrementConfig()
+    started: float
     dry_run: bool = False
     staged: StagedIncrement | None = None
 
@@ -82,7 +93,7 @@ def main() -> None:
 def _do_job(job: Job, reply: Callable[[Message], None]) -> None:
     home = Home(job.home)
     if job.staged:
-        reply(Message(report=commit_increment(home, job.staged)))
+        _commit(home, job.staged, Timer(job.started, job.staged.seconds_by_part), reply)
         return
     from ..memory import bound_allocator
 
@@ -93,8 +104,18 @@ def _do_job(job: Job, reply: Callable[[Message], None]) -> None:
 
     if job.dry_run:
         reply(Message(plan=plan_learning(home, job.photos, job.config, report_progress)))
+        return
+    timer = Timer(job.started)
+    staged = learn_classes(home, job.photos, job.config, report_progress, stop.is_set, timer)
+    if staged.learning.training is None:
+        _commit(home, staged, timer, reply)
     else:
-        reply(Message(staged=learn_classes(home, job.photos, job.config, report_progress, stop.is_set)))
+        reply(Message(staged=staged))  # torch is in memory here
+
+
+def _commit(home: Home, staged: StagedIncrement, timer: Timer, reply: Callable[[Message], None]) -> None:
+    reply(Message(progress=Progress(phase="commit", done=0, total=1)))
+    reply(Message(report=commit_increment(home, staged, timer)))
 
 
 def stoppable_progress(reply: Callable[[Message], None], should_stop: Callable[[], bool]) -> ProgressCallback:

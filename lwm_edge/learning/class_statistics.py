@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.bundle import COUNTS, COVARIANCE, MEANS, PHOTOS
+from ..model.bundle import COUNTS, COVARIANCE, MEANS, PHOTOS, Bundle
 from ..records import report_nothing
 
 _RIDGE = 0.1
@@ -28,6 +28,23 @@ _LOGIT_AT_CLASS_MEAN = 5.0  # its sigmoid is 0.993
 
 Features = NDArray[np.float64]
 Labels = NDArray[np.int64]
+
+
+class Head(NamedTuple):
+    """Holds the rows of a linear head that are in use.
+
+    Attributes:
+        weight: Weight [classes, d] float64.
+        bias: Bias [classes] float64.
+    """
+
+    weight: Features
+    bias: Features
+
+    def logits(self, features: Features) -> Features:
+        """Computes the logits of features [M, d] for each class [M, classes]."""
+        logits: Features = features @ self.weight.T + self.bias
+        return logits
 
 
 @dataclass
@@ -50,6 +67,11 @@ class ClassStatistics:
     def empty(cls, capacity: int, d: int) -> ClassStatistics:
         """Makes statistics that hold no photos yet."""
         return cls(np.zeros((capacity, d)), np.zeros((d, d)), 0.0, np.zeros(capacity))
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle) -> ClassStatistics:
+        """Reads the statistics of all classes that a bundle knows."""
+        return cls.from_arrays(bundle.arrays(MEANS, COVARIANCE, PHOTOS, COUNTS))
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> ClassStatistics:
@@ -174,7 +196,7 @@ class ClassStatistics:
                 high = middle
         return float(np.sqrt(low * high))
 
-    def solve_head(self, classes: int) -> tuple[Features, Features]:
+    def solve_head(self, classes: int) -> Head:
         """Computes the linear discriminant of each class against the mean of all, in closed form.
 
         Its logit is the log-likelihood ratio of two Gaussians of the shared covariance: around the class's
@@ -190,8 +212,6 @@ class ClassStatistics:
         makes up for it (Moran and Murphy 1979, "A Closer Look at Two Alternative Methods of Statistical
         Discrimination"); where all classes have the same number of photos, that changes nothing.
 
-        Returns:
-            Weight [classes, d] and bias [classes].
         """
         covariance = shrink(self.covariance, self.photos)
         centre = self.means[:classes].mean(0)
@@ -206,7 +226,7 @@ class ClassStatistics:
         bias += lost - lost.mean()
         own = float((np.einsum("cd,cd->c", weight, self.means[:classes]) + bias).mean())
         scale = _LOGIT_AT_CLASS_MEAN / own if own > 0 else 1.0
-        return scale * weight, scale * bias
+        return Head(scale * weight, scale * bias)
 
 
 def _share_right(centres: Features, scatter: Features) -> Features:
@@ -239,8 +259,8 @@ def predict_unseen(
     for part in np.unique(fold):
         report()
         held_out = fold == part
-        weight, bias = learn(features[~held_out], labels[~held_out]).solve_head(classes)
-        predictions[held_out] = (features[held_out] @ weight.T + bias).argmax(1)
+        head = learn(features[~held_out], labels[~held_out]).solve_head(classes)
+        predictions[held_out] = head.logits(features[held_out]).argmax(1)
     return predictions
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from pydantic import ByteSize, Field, model_validator
@@ -63,7 +64,12 @@ _PHOTOS_PER_FEATURE = 2  # with fewer, the photos cannot show how the features d
 
 
 def choose_recipe(
-    config: IncrementConfig, photos: int, features: int, cells: int, *, reads_levels: bool
+    config: IncrementConfig,
+    photos: int,
+    features: int,
+    *,
+    reads_levels: bool,
+    map_cells: Callable[[], int] | None,
 ) -> tuple[RecipeName, str]:
     """Chooses the recipe; resolves `auto` from what is known on the device.
 
@@ -78,8 +84,8 @@ def choose_recipe(
         config: Settings of the increment.
         photos: Number of photos to learn from.
         features: Number d of values that the head reads.
-        cells: Number of cells of the attention maps.
         reads_levels: Whether the head reads earlier blocks.
+        map_cells: Function that counts the cells of the attention maps; None if torch is not installed.
 
     Returns:
         The recipe, and the reason for it in words.
@@ -88,11 +94,16 @@ def choose_recipe(
         return config.recipe, "chosen in the settings"
     if reads_levels:
         return "lda", "the head reads earlier blocks too, and beneath such a head training gains nothing"
-    if cells == 1:
+    if photos < _PHOTOS_PER_FEATURE * features:
+        return (
+            "lda",
+            f"{photos} photos cannot show how {features} features drift, so the backbone stays as it is",
+        )
+    if map_cells is None:
+        return "lda", "torch is not installed, so the backbone stays as it is"
+    if map_cells() == 1:
         return "lda", "attention maps of a single cell cannot guide the backbone, so it stays as it is"
-    if photos >= _PHOTOS_PER_FEATURE * features:
-        return "lwm-lda", f"{photos} photos show how {features} features drift, so the backbone may learn"
-    return "lda", f"{photos} photos cannot show how {features} features drift, so the backbone stays as it is"
+    return "lwm-lda", f"{photos} photos show how {features} features drift, so the backbone may learn"
 
 
 _TRAINING_SETTINGS = (

@@ -38,6 +38,9 @@ from . import manifest as manifests
 from .manifest import Manifest
 from .terms import MAX_CAPACITY
 
+BACKBONE = "backbone."
+"""Prefix of the names of the backbone's tensors."""
+
 WEIGHT, BIAS = "head.weight", "head.bias"
 MEANS, COUNTS = "statistics.means", "statistics.counts"
 COVARIANCE, PHOTOS = "statistics.covariance", "statistics.photos"

@@ -11,11 +11,14 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ArchitectureError, ConfigError
+from ..photos.pixels import Pixels
 from ..photos.preprocessing import Preprocessing
 from .levels import Activations, grid_means
 from .manifest import Levels
@@ -82,6 +85,18 @@ class Network(nn.Module):
     def activations(self, images: Tensor) -> Activations:
         """Runs images [B, H, W, 3] uint8 through all blocks, up to the head."""
         return self.run_normalised(Activations(self.normalise(images)))
+
+    @torch.no_grad()
+    def run(self, images: Pixels, *, keep_maps: bool) -> tuple[NDArray[np.float32], Tensor | None]:
+        """Computes what the head reads of images [B, H, W, 3] uint8.
+
+        Returns:
+            Values [B, the head's inputs] float32 and, if they are to be kept, the last feature maps
+            [B, d, h, w] float32 on the CPU.
+        """
+        activations = self.activations(torch.from_numpy(images).to(self.head.weight.device))
+        values: NDArray[np.float32] = activations.pooled().cpu().numpy()
+        return values, activations.maps.cpu() if keep_maps else None
 
     def run_normalised(self, images: Activations) -> Activations:
         """Runs what `normalise` made of images through all blocks, up to the head."""
@@ -182,14 +197,17 @@ class Network(nn.Module):
 
         These are the head and, if they are to be trained, the blocks after the frozen ones.
         """
-        tensors = [*self.parameters(), *self.buffers()]
-        twin = deepcopy(self, {id(tensor): tensor for tensor in (*tensors, *self.mapped)})
+        twin = deepcopy(self, {id(tensor): tensor for tensor in self.tensors()})
         changed = [twin.head, *(twin.blocks()[self.frozen_blocks :] if trains else [])]
         for module in (module for part in changed for module in part.modules()):
             for name, parameter in list(module.named_parameters(recurse=False)):
                 copied = nn.Parameter(parameter.detach().clone(), requires_grad=False)
                 setattr(module, name, copied)
         return twin
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Lists all tensors of the network, those that are pages of a file included."""
+        return (*self.parameters(), *self.buffers(), *self.mapped)
 
     @property
     def head_weight(self) -> Tensor:

@@ -41,7 +41,7 @@ ALLOWED = {
     ("memory", "limit.read_text"): "a file of the kernel",
     ("memory", "use.read_text"): "a file of the kernel",
     ("memory", "(cgroup / 'memory.stat').read_text"): "a file of the kernel",
-    ("memory", "_MEMBERSHIP.read_text"): "a file of the kernel",
+    ("_cgroups", "_MEMBERSHIP.read_text"): "a file of the kernel",
     ("memory", "os.open"): "a file of the kernel",
     ("memory", "FileIO"): "the same",
     ("variants", "load_model"): "from a temporary folder, what ONNX Runtime's tools wrote",

@@ -20,7 +20,6 @@ from lwm_edge.increment.rehearsal import saved_activation_bytes, try_step
 from lwm_edge.learning.config import RECIPES
 from lwm_edge.model import precision
 from lwm_edge.model.loading import load_network
-from lwm_edge.model.terms import Precision
 from tests.support.folders import PhotoMaker, state_of
 from tests.support.networks import fresh_network, teacher_and_student
 from tests.support.samples import PLAN, QUICK
@@ -190,7 +189,7 @@ def test_a_full_disk_is_seen_before_training(tmp_path: Path) -> None:
         check_disk(tmp_path, PLAN.model_copy(update={"disk_bytes": 2**62}))
 
 
-@pytest.mark.parametrize("recipe", ["lwm", "lwm-lda", "lda"])
+@pytest.mark.parametrize("recipe", ["lwm", "lwm-lda"])
 def test_a_tried_step_changes_nothing(recipe: str) -> None:
     teacher, student = teacher_and_student()
     before = [tensor.clone() for tensor in [*student.parameters(), *teacher.parameters()]]
@@ -266,15 +265,14 @@ def test_a_less_exact_precision_must_be_clearly_faster_and_worth_a_trial(
     monkeypatch: pytest.MonkeyPatch, seconds: float, reduced_by: float, chosen: str
 ) -> None:
     machine = _Machine(monkeypatch, image_seconds={"float32": seconds, "bfloat16": reduced_by * seconds})
-    either: tuple[Precision, ...] = ("float32", "bfloat16")
-    plan = make_plan(machine.job, IncrementConfig(), 1000 * MIB, "as set", either)
+    job = replace(machine.job, precisions=("float32", "bfloat16"))
+    plan = make_plan(job, IncrementConfig(), 1000 * MIB, "as set")
     assert plan.precision == plan.pace.precision == chosen
     assert ("bfloat16" in machine.tried) == (seconds == 0.1)
     machine.tried.clear()
-    assert make_plan(machine.job, IncrementConfig(), 1000 * MIB, "as set", either[1:]).precision == "bfloat16"
+    only = replace(job, precisions=("bfloat16",))
+    assert make_plan(only, IncrementConfig(), 1000 * MIB, "as set").precision == "bfloat16"
     assert machine.tried == {"bfloat16"}
-    nothing_trains = replace(machine.job, trained_bytes=0)
-    assert make_plan(nothing_trains, IncrementConfig(), 1000 * MIB, "as set", either).precision == "float32"
 
 
 @pytest.mark.parametrize(
@@ -303,17 +301,17 @@ def test_a_processor_that_computes_in_bfloat16_says_so(
 def test_what_is_kept_of_frozen_blocks_is_counted_and_within_the_limit(
     monkeypatch: pytest.MonkeyPatch, reduced: bool
 ) -> None:
-    asked: tuple[Precision, ...] = ("bfloat16",) if reduced else ("float32",)
     job, config = replace(_Machine(monkeypatch).job, frozen_bytes=MIB), IncrementConfig(micro_batch_size=1)
-    roomy = make_plan(job, config, 2000 * MIB, "as set", asked)
+    job = replace(job, precisions=("bfloat16",) if reduced else ("float32",))
+    roomy = make_plan(job, config, 2000 * MIB, "as set")
     without = make_plan(replace(job, frozen_bytes=0), config, 2000 * MIB, "as set")
     assert roomy.frozen_cache_bytes == roomy.pace.frozen_cache_bytes == (50 if reduced else 100) * MIB
     assert without.frozen_cache_bytes == 0
     more = roomy.predicted_peak_rss_bytes - without.predicted_peak_rss_bytes
     assert more == roomy.frozen_cache_bytes
-    tight = make_plan(job, config, 180 * MIB, "as set", asked)
+    tight = make_plan(job, config, 180 * MIB, "as set")
     assert 0 < tight.frozen_cache_bytes < 50 * MIB and tight.predicted_peak_rss_bytes <= 180 * MIB
-    assert make_plan(job, SHORT, 2000 * MIB, "as set", asked).frozen_cache_bytes == 0
+    assert make_plan(job, SHORT, 2000 * MIB, "as set").frozen_cache_bytes == 0
 
 
 def test_photos_that_are_already_in_memory_do_not_change_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:

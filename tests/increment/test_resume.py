@@ -20,7 +20,7 @@ from lwm_edge import add_classes, audit, plan_increment, storage
 from lwm_edge.errors import ConfigError, GateError, LwmEdgeError, ResourceError, StoppedError
 from lwm_edge.home.home import Home, open_home
 from lwm_edge.home.ownership import CHECKPOINT_HEADER
-from lwm_edge.increment import plan, task, teach
+from lwm_edge.increment import plan, rehearsal, trained
 from lwm_edge.increment import process as process_module
 from lwm_edge.increment.learn import learn_classes
 from lwm_edge.increment.resume import SavedTraining
@@ -108,9 +108,9 @@ def test_an_interrupted_training_goes_on_in_its_own_precision(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch, micro_batch_size: int
 ) -> None:
     photos = make_photos("Bag", "Shirt")
-    monkeypatch.setattr(task, "usable_precisions", lambda setting, device: ("bfloat16",))
+    monkeypatch.setattr(rehearsal, "usable_precisions", lambda setting, device: ("bfloat16",))
     _stop_after(home, photos, 3)
-    monkeypatch.setattr(task, "usable_precisions", lambda setting, device: ("float32",))
+    monkeypatch.setattr(rehearsal, "usable_precisions", lambda setting, device: ("float32",))
     goes_on = THREE_EPOCHS.model_copy(update={"micro_batch_size": micro_batch_size})
     assert plan_increment(home, photos, goes_on).precision == "bfloat16"
     in_other_precision = goes_on.model_copy(update={"precision": "float32"})
@@ -206,7 +206,7 @@ def test_an_infinite_gradient_ends_the_training_where_it_happens(
         return losses
 
     monkeypatch.setattr(training, "accumulate_gradients", with_an_infinite_one)
-    monkeypatch.setattr(teach, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(trained, "SECONDS_BETWEEN_SAVES", 0.0)
     photos, before = make_photos("Bag", "Shirt"), state_of(home.path)
     config = THREE_EPOCHS.model_copy(update={"recipe": recipe})
     with pytest.raises(GateError, match=rf"became inf at step {step}; the model is unchanged.*learning rate"):
@@ -227,7 +227,7 @@ def test_what_is_not_a_checkpoint_in_its_place_is_left_alone_and_named(
     home: Home, make_photos: PhotoMaker, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home.training.write_bytes(content)
-    monkeypatch.setattr(teach, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(trained, "SECONDS_BETWEEN_SAVES", 0.0)
     report = add_classes(home, make_photos("Bag"), QUICK, isolate=False)
     assert home.training.read_bytes() == content
     assert not report.plan.checkpoints
