@@ -10,17 +10,20 @@ import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 import torch
 
 from .terms import Precision
 
-if TYPE_CHECKING:
-    from .network import Network
-
 _PROCESSOR = Path("/proc/cpuinfo")
 _INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # as Linux names them on x86 and Arm
+
+
+class Computes(Protocol):
+    """Has blocks that compute in a precision, as a `Network` does."""
+
+    precision: Precision
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -52,7 +55,7 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 
 
 @contextmanager
-def computing_in(precision: Precision, *networks: Network) -> Iterator[None]:
+def computing_in(precision: Precision, *networks: Computes) -> Iterator[None]:
     """Lets the blocks of networks compute in a precision, forward and backward, within the block of code."""
     before = [network.precision for network in networks]
     for network in networks:
