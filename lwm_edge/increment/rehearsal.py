@@ -10,7 +10,8 @@ from ..learning.batches import Batch
 from ..learning.config import IncrementConfig, Recipe
 from ..learning.frozen import frozen_bytes
 from ..learning.optimizer import MomentumSGD
-from ..learning.training import accumulate_gradients, trained_parameters
+from ..learning.step import accumulate_gradients
+from ..learning.training import trained_parameters
 from ..memory import drop_mapped_pages, freed_memory_kept
 from ..model.bundle import Bundle
 from ..model.network import Network, attention_cells

@@ -26,6 +26,7 @@ from lwm_edge.increment.learn import learn_classes
 from lwm_edge.increment.resume import SavedTraining
 from lwm_edge.learning import training
 from lwm_edge.learning.batches import Batch
+from lwm_edge.learning.step import accumulate_gradients
 from lwm_edge.learning.training import TrainingState
 from lwm_edge.model.network import Network
 from lwm_edge.records import Progress, ignore_progress
@@ -196,7 +197,7 @@ def test_a_continued_training_keeps_nothing_of_the_checkpoint_mapped(
 def test_an_infinite_gradient_ends_the_training_where_it_happens(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch, step: int, recipe: str
 ) -> None:
-    accumulate = training.accumulate_gradients
+    accumulate = accumulate_gradients
 
     def with_an_infinite_one(student: Network, teacher: Network, batch: Batch, *how: Any) -> Any:
         losses = accumulate(student, teacher, batch, *how)

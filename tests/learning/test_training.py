@@ -13,20 +13,14 @@ import torch
 from torch import Tensor
 
 from lwm_edge.errors import GateError
-from lwm_edge.learning import training
+from lwm_edge.learning import step, training
 from lwm_edge.learning.attention import attention_map
 from lwm_edge.learning.batches import Batch, Pace
 from lwm_edge.learning.config import RECIPES, IncrementConfig, Recipe
 from lwm_edge.learning.frozen import frozen_bytes
 from lwm_edge.learning.reports import TrainingReport
-from lwm_edge.learning.training import (
-    Losses,
-    Outputs,
-    accumulate_gradients,
-    lwm_losses,
-    train_increment,
-    trained_parameters,
-)
+from lwm_edge.learning.step import Losses, Outputs, accumulate_gradients, lwm_losses
+from lwm_edge.learning.training import train_increment, trained_parameters
 from lwm_edge.model.network import Network
 from lwm_edge.model.precision import computing_in
 from lwm_edge.model.terms import Precision
@@ -192,7 +186,7 @@ def test_a_diverging_head_is_named() -> None:
 
 
 def test_weights_that_the_last_update_made_infinite_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    accumulate = training.accumulate_gradients
+    accumulate = accumulate_gradients
 
     def huge(student: Network, *batch_and_how: Any) -> Any:
         losses = accumulate(student, *batch_and_how)
@@ -261,7 +255,7 @@ def _trained_by(pace: Pace) -> dict[str, Tensor]:
 
 def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = _trained_by(replace(PACE, micro_batch_size=4))
-    whole, sizes = training.lwm_losses, []
+    whole, sizes = step.lwm_losses, []
 
     def exhausted(*networks_and_outputs: Any, **options: Any) -> Losses:
         *_, labels = networks_and_outputs
@@ -272,7 +266,7 @@ def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(monkeypatch: 
             raise torch.cuda.OutOfMemoryError("out of memory")
         return losses
 
-    monkeypatch.setattr(training, "lwm_losses", exhausted)
+    monkeypatch.setattr(step, "lwm_losses", exhausted)
     found = _trained_by(PACE)
     assert sizes == [12, 8, 4, 4, 4]
     assert _equal(expected, found)
@@ -323,7 +317,7 @@ def test_maps_and_losses_stay_float32_in_reduced_precision(monkeypatch: pytest.M
         for block in network.blocks():
             block.register_forward_hook(lambda module, given, output: in_blocks.append(output.dtype))
     around: list[torch.dtype] = []
-    whole = training.lwm_losses
+    whole = step.lwm_losses
 
     def losses(
         student: Network,
@@ -341,8 +335,8 @@ def test_maps_and_losses_stay_float32_in_reduced_precision(monkeypatch: pytest.M
         around.extend([features.dtype, weight.dtype, (found := attention_map(features, weight, b)).dtype])
         return found
 
-    monkeypatch.setattr(training, "lwm_losses", losses)
-    monkeypatch.setattr(training, "attention_map", map_of)
+    monkeypatch.setattr(step, "lwm_losses", losses)
+    monkeypatch.setattr(step, "attention_map", map_of)
     batch = Batch(0, [6] * len(images), images.numpy())
     accumulate_gradients(student, teacher, batch, len(images), RECIPES["lwm"], "sigmoid", "bfloat16")
     assert set(in_blocks) == {torch.bfloat16} and set(around) == {torch.float32}
