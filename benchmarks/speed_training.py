@@ -24,9 +24,10 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ import lwm_edge
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.learning.attention import grad_cam
 from lwm_edge.learning.batches import Batch, loaded_batches
-from lwm_edge.learning.config import RECIPES, IncrementConfig, Recipe
+from lwm_edge.learning.config import RECIPES, IncrementConfig, Recipe, RecipeName
 from lwm_edge.learning.losses import attention_distillation_loss, classification_loss, distillation_loss
 from lwm_edge.learning.optimizer import MomentumSGD
 from lwm_edge.learning.step import accumulate_gradients
@@ -57,8 +58,8 @@ from lwm_edge.photos.preprocessing import Preprocessing
 PARTS = ("steps", "reader", "stream")
 FROZEN = {"resnet18": 6, "efficientnet_lite0": 14}  # ResNet-18's through layer2
 BATCH = {"resnet18": 8, "efficientnet_lite0": 32}
-RECIPE_NAMES = ("finetune", "lwf-mc", "lwm")
-AUTOGRAD = "lwm-autograd"
+RECIPE_NAMES: tuple[RecipeName, ...] = ("finetune", "lwf-mc", "lwm")
+AUTOGRAD: Literal["lwm-autograd"] = "lwm-autograd"
 BASE_CLASSES, NEW_CLASSES = 40, 5
 INCREMENTS = 20
 
@@ -97,7 +98,9 @@ def accumulate_by_autograd(student: Network, teacher: Network, batch: Batch, rec
     (L_C + recipe.beta * L_D + recipe.gamma * L_AD).backward()  # type: ignore[no-untyped-call]
 
 
-def make_step(arch: str, frozen: int, name: str, precision: Precision, folder: Path) -> Callable[[], None]:
+def make_step(
+    arch: str, frozen: int, name: RecipeName | Literal["lwm-autograd"], precision: Precision, folder: Path
+) -> Callable[[], None]:
     """Makes a function that makes one update, which is too small to change anything."""
     teacher, student = make_pair(arch, frozen, folder)
     recipe = RECIPES["lwm" if name == AUTOGRAD else name]
@@ -155,7 +158,7 @@ def row_of_steps(
     }
 
 
-def in_turn(actions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def in_turn(actions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Times each action once a round; a first round only warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for number in range(rounds + 1):
@@ -217,7 +220,7 @@ def measure_reader(photos: Path | None, image_size: int, rounds: int) -> dict[st
             "lwm-edge": lambda: sum(len(batch.labels) for batch in loaded_batches(ours, config, prefetch=1))
         }
         for name, loader in workers.items():
-            actions[name] = lambda loader=loader: sum(len(labels) for _, labels in loader)
+            actions[name] = partial(_photos_of, loader)
         torch.set_num_threads(1)
         seconds = in_turn(actions, rounds)
         return {
@@ -231,9 +234,13 @@ def measure_reader(photos: Path | None, image_size: int, rounds: int) -> dict[st
         }
 
 
+def _photos_of(loader: Iterable[Any]) -> int:
+    return sum(len(labels) for _, labels in loader)
+
+
 def measure_stream(base: Path, recipe: str, rounds: int) -> dict[str, Any]:
     """Makes twenty increments of one class; then the first and the last again, in turn."""
-    config = IncrementConfig(recipe=recipe, epochs=2, force=True)  # type: ignore[arg-type]
+    config = IncrementConfig(recipe=recipe, epochs=2, force=True)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         for number in range(INCREMENTS):

@@ -72,15 +72,18 @@ def plan(report: PlanReport) -> None:
         "If interrupted": "it continues where it stopped"
         if report.checkpoints
         else "it starts over: there is no room to save its state",
-        "Frozen blocks": f"{report.frozen_cache_bytes / mib:.0f} MiB of their outputs kept for all epochs"
-        if report.frozen_cache_bytes
-        else "run in every epoch",
+        **_kept_of_frozen_blocks(report),
         "Photo cache": f"{report.pixel_cache_bytes / mib:.0f} MiB",
         "Time": f"about {report.predicted_seconds:.0f} s of training",
         "Disk": f"{in_bytes(report.disk_bytes)} must be free while it runs",
     }
     print_rows("The plan; nothing was trained", rows)
     _notes(*report.warnings)
+
+
+def _kept_of_frozen_blocks(report: PlanReport) -> dict[str, str]:
+    mib = report.frozen_cache_bytes / 2**20
+    return {"Frozen blocks": f"{mib:.0f} MiB of their outputs are kept for all epochs"} if mib else {}
 
 
 def _shipped(estimate: ShippedEstimate | None) -> str | None:

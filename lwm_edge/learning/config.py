@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import ByteSize, Field, model_validator
 
-from ..model.terms import Activation, Precision
+from ..model.terms import Activation
 from ..records import ExactPath, Settings
 
 GATE_SETTINGS = (
@@ -164,7 +164,7 @@ class IncrementConfig(Settings):
 
     It affects memory, and the result only by rounding.
     """
-    precision: Precision | Literal["auto"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision in which the networks' blocks train: auto, float32 or bfloat16.
 
     `auto` measures both where the processor has instructions for bfloat16 and the training is long, and takes

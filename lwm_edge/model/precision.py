@@ -42,7 +42,9 @@ def has_bfloat16(device: torch.device) -> bool:
     return bool(found and _INSTRUCTIONS & set(found[1].split()))
 
 
-def usable_precisions(setting: Precision | Literal["auto"], device: torch.device) -> tuple[Precision, ...]:
+def usable_precisions(
+    setting: Literal["auto", "float32", "bfloat16"], device: torch.device
+) -> tuple[Precision, ...]:
     """Lists the precisions that a setting allows on a device, the most exact first."""
     if setting != "auto":
         return (setting,)
