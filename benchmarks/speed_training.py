@@ -21,27 +21,23 @@ they learnt.
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import typer
-from PIL import Image
 from provenance import provenance
 from safetensors.torch import load_file, save_file
 from speed import make_network, ratio, spread
+from speed_photos import in_turn, measure_reader, measure_stream
 
-import lwm_edge
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.learning.attention import grad_cam
-from lwm_edge.learning.batches import Batch, loaded_batches
-from lwm_edge.learning.config import RECIPES, IncrementConfig, Recipe, RecipeName
+from lwm_edge.learning.batches import Batch
+from lwm_edge.learning.config import RECIPES, Recipe, RecipeName
 from lwm_edge.learning.losses import attention_distillation_loss, classification_loss, distillation_loss
 from lwm_edge.learning.optimizer import MomentumSGD
 from lwm_edge.learning.step import accumulate_gradients
@@ -51,9 +47,6 @@ from lwm_edge.model.levels import Activations
 from lwm_edge.model.network import Network
 from lwm_edge.model.precision import has_bfloat16
 from lwm_edge.model.terms import Precision
-from lwm_edge.photos.folders import read_photo_folder
-from lwm_edge.photos.photo_set import PhotoSet, PixelCache
-from lwm_edge.photos.preprocessing import Preprocessing
 
 PARTS = ("steps", "reader", "stream")
 FROZEN = {"resnet18": 6, "efficientnet_lite0": 14}  # ResNet-18's through layer2
@@ -61,7 +54,6 @@ BATCH = {"resnet18": 8, "efficientnet_lite0": 32}
 RECIPE_NAMES: tuple[RecipeName, ...] = ("finetune", "lwf-mc", "lwm")
 AUTOGRAD: Literal["lwm-autograd"] = "lwm-autograd"
 BASE_CLASSES, NEW_CLASSES = 40, 5
-INCREMENTS = 20
 
 
 def make_pair(arch: str, frozen: int, folder: Path) -> tuple[Network, Network]:
@@ -158,117 +150,32 @@ def row_of_steps(
     }
 
 
-def in_turn(actions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Times each action once a round; a first round only warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in actions}
-    for number in range(rounds + 1):
-        for name, action in actions.items():
-            started = time.perf_counter()
-            action()
-            if number:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
+def print_table(measured: dict[str, Any]) -> None:
+    """Prints what was measured as Markdown tables."""
+    if steps := measured.get("steps"):
+        names = [*steps[0]["by_finetune"], *(f"lwm / lwf-mc {p}" for p in steps[0]["lwm_by_lwf_mc"])]
+        print("| network | blocks frozen | threads | ms of finetune | " + " | ".join(names) + " |")
+        print("|---" * (len(names) + 4) + "|")
+    for row in steps or ():
+        ratios = [_shown(value) for part in ("by_finetune", "lwm_by_lwf_mc") for value in row[part].values()]
+        milliseconds = f"{row['finetune_ms']['median']:.0f}"
+        cells = [row["arch"], str(row["frozen_blocks"]), str(row["threads"]), milliseconds, *ratios]
+        print("| " + " | ".join(cells) + " |")
+    if reader := measured.get("reader"):
+        print("\n| reader | photos a second | time, relative to lwm-edge |\n|---|---|---|")
+        for name, speed in reader["photos_a_second"].items():
+            relative = reader["torchvision_by_lwm_edge"].get(name)
+            print(f"| {name} | {speed['median']:.0f} | {_shown(relative) if relative else '1'} |")
+    if stream := measured.get("stream"):
+        print("\n| recipe | seconds of increment 1 | of increment 20 | increment 20 / increment 1 |")
+        print("|---|---|---|---|")
+        for row in stream:
+            first, last = (f"{row[name]['median']:.1f}" for name in ("first_s", "last_s"))
+            print(f"| {row['recipe']} | {first} | {last} | {_shown(row['last_by_first'])} |")
 
 
-def write_photos(folder: Path, classes: int, photos: int, side: tuple[int, int], seed: int = 0) -> None:
-    """Writes JPEG files of textures, those of a class alike."""
-    for number in range(classes):
-        (folder / f"class {seed:03}.{number:03}").mkdir(parents=True)
-        texture = np.random.default_rng([seed, number]).normal(0, 50, (24, 32, 3))
-        for photo in range(photos):
-            noise = np.random.default_rng([seed, number, photo]).normal(128, 40, (24, 32, 3))
-            cells = (texture + noise).clip(0, 255).astype(np.uint8)
-            image = Image.fromarray(cells).resize(side, Image.Resampling.BICUBIC)
-            image.save(folder / f"class {seed:03}.{number:03}" / f"{photo:03}.jpg", quality=90)
-
-
-def measure_reader(photos: Path | None, image_size: int, rounds: int) -> dict[str, Any]:
-    """Times an epoch of augmented batches, by the package and by torchvision."""
-    from lwm_edge.model.architectures import _torchvision  # noqa: F401, I001  # must come first
-    from torch.utils.data import DataLoader
-    from torchvision import transforms as t
-    from torchvision.datasets import ImageFolder
-
-    with tempfile.TemporaryDirectory() as made:
-        folder = photos or Path(made)
-        if photos is None:
-            write_photos(folder, 5, 40, (1280, 960))
-        half = (0.5, 0.5, 0.5)
-        preprocessing = Preprocessing(image_size=image_size, resize_size=image_size, mean=half, std=half)
-        found = read_photo_folder(folder, preprocessing, PixelCache(0), min_photos=1)
-        listed = [photo for group in found.photos for photo in group]
-        ours = PhotoSet(listed, preprocessing, PixelCache(0), augmentation_seed=0)
-        config = IncrementConfig(epochs=1, batch_size=32)
-        shift = round(image_size / 8)
-        same = t.Compose(
-            [
-                t.Resize(image_size),
-                t.CenterCrop(image_size),
-                t.RandomCrop(image_size, padding=shift, padding_mode="reflect"),
-                t.RandomHorizontalFlip(),
-                t.PILToTensor(),
-            ]
-        )
-        data = ImageFolder(str(folder), same)
-        workers: dict[str, Any] = {
-            f"torchvision, {count} workers": DataLoader(
-                data, 32, shuffle=True, num_workers=count, persistent_workers=count > 0
-            )
-            for count in (0, 1, 2)
-        }
-        actions: dict[str, Callable[[], object]] = {
-            "lwm-edge": lambda: sum(len(batch.labels) for batch in loaded_batches(ours, config, prefetch=1))
-        }
-        for name, loader in workers.items():
-            actions[name] = partial(_photos_of, loader)
-        torch.set_num_threads(1)
-        seconds = in_turn(actions, rounds)
-        return {
-            "photos": len(listed),
-            "image_size": image_size,
-            "files": photos.name if photos else "textures of 1280x960",
-            "photos_a_second": {
-                n: spread([len(listed) / s for s in values]) for n, values in seconds.items()
-            },
-            "torchvision_by_lwm_edge": {n: ratio(seconds[n], seconds["lwm-edge"]) for n in workers},
-        }
-
-
-def _photos_of(loader: Iterable[Any]) -> int:
-    return sum(len(labels) for _, labels in loader)
-
-
-def measure_stream(base: Path, recipe: str, rounds: int) -> dict[str, Any]:
-    """Makes twenty increments of one class; then the first and the last again, in turn."""
-    config = IncrementConfig(recipe=recipe, epochs=2, force=True)
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        for number in range(INCREMENTS):
-            write_photos(folder / f"photos{number}", 1, 40, (320, 240), number)
-        home, each = lwm_edge.init_home(base, folder / "home").home, []
-        for number in range(INCREMENTS):
-            if number in (0, INCREMENTS - 1):
-                shutil.copytree(home, folder / f"before{number}", symlinks=True)
-            started = time.perf_counter()
-            lwm_edge.add_classes(home, folder / f"photos{number}", config)
-            each.append(round(time.perf_counter() - started, 3))
-        seconds: dict[int, list[float]] = {0: [], INCREMENTS - 1: []}
-        for _ in range(rounds):
-            for number, values in seconds.items():
-                again = shutil.copytree(folder / f"before{number}", folder / "again", symlinks=True)
-                started = time.perf_counter()
-                lwm_edge.add_classes(again, folder / f"photos{number}", config)
-                values.append(time.perf_counter() - started)
-                shutil.rmtree(again)
-    first, last = seconds.values()
-    return {
-        "base": base.name,
-        "recipe": recipe,
-        "each_s": each,
-        "last_by_first": ratio(last, first),
-        "first_s": spread(first),
-        "last_s": spread(last),
-    }
+def _shown(value: dict[str, float]) -> str:
+    return f"{value['median']:.2f} ({value['smallest']:.2f} to {value['largest']:.2f})"
 
 
 def main(
@@ -294,7 +201,8 @@ def main(
             print(json.dumps(measured["reader"]), flush=True)
         if "steps" in part:
             measured["steps"] = measure_steps(arch, threads, rounds)
-    results.write_text(json.dumps({**provenance(), "rounds": rounds, **measured}, indent=1) + "\n")
+    results.write_text(json.dumps({**provenance(), "rounds": rounds, "measured": measured}, indent=1) + "\n")
+    print_table(measured)
 
 
 if __name__ == "__main__":
