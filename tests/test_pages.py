@@ -39,6 +39,7 @@ TOO_LONG = {  # commands whose options are parsed, and why they are not run; sma
     "few_photos.py": "minutes, on data that is not here",
     "estimates.py": "needs a base and its test photos",
     "speed.py": "minutes, and only figures from an idle machine count",
+    "speed_training.py": "the same",
     "forms.py": "minutes, on data that is not here",
     "memory.py": "minutes, and only figures from an idle machine count",
     "audit": "fifty increments take more than a minute; deploy/README.md's three are run",

@@ -64,8 +64,8 @@ def growth(footprint: FootprintReport) -> dict[str, str]:
 def _training(report: IncrementReport) -> dict[str, str]:
     if report.training is None:
         return {}
-    weights = f"beta {report.beta:g}, gamma {report.gamma:g}"
-    return {"Training": f"{report.training.steps} steps of {report.training.step_ms:.0f} ms, {weights}"}
+    steps = f"{report.training.steps} steps of {report.training.step_ms:.0f} ms in {report.plan.precision}"
+    return {"Training": f"{steps}, beta {report.beta:g}, gamma {report.gamma:g}"}
 
 
 def plan(report: PlanReport) -> None:
@@ -77,6 +77,7 @@ def plan(report: PlanReport) -> None:
         f"{report.smallest_limit_bytes / mib:.0f} MiB would be enough",
         "Micro-batch": f"{report.micro_batch_size} images; "
         f"{report.micro_batches_per_update} micro-batches per update",
+        "Precision": report.precision,
         "Recomputing": "trained blocks, to save memory" if report.recompute else "nothing",
         "Freed memory": "kept for the next step, which is faster"
         if report.keeps_freed_memory
@@ -84,12 +85,18 @@ def plan(report: PlanReport) -> None:
         "If interrupted": "it continues where it stopped"
         if report.checkpoints
         else "it starts over: there is no room to save its state",
+        **_kept_of_frozen_blocks(report),
         "Photo cache": f"{report.pixel_cache_bytes / mib:.0f} MiB",
         "Time": f"about {report.predicted_seconds:.0f} s from the command's start to its end",
         "Disk": f"{in_bytes(report.disk_bytes)} must be free while it runs",
     }
     print_rows("The plan; nothing was trained", rows)
     notes(*report.warnings)
+
+
+def _kept_of_frozen_blocks(report: PlanReport) -> dict[str, str]:
+    mib = report.frozen_cache_bytes / 2**20
+    return {"Frozen blocks": f"{mib:.0f} MiB of their outputs are kept for all epochs"} if mib else {}
 
 
 def _shipped(estimate: ShippedEstimate | None) -> str | None:

@@ -75,6 +75,7 @@ def add_classes_command(
     min_photos: Annotated[int | None, setting(IncrementConfig, "min_photos")] = None,
     seed: Annotated[int | None, setting(IncrementConfig, "seed")] = None,
     device: Annotated[str | None, setting(IncrementConfig, "device")] = None,
+    precision: Annotated[str | None, setting(IncrementConfig, "precision")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what this would take (memory, time, disk), then stop.")
     ] = False,
@@ -104,6 +105,7 @@ def add_classes_command(
         min_photos=min_photos,
         seed=seed,
         device=device,
+        precision=precision,
         fresh=fresh or None,
         force=force or None,
         sign_with=sign_with,

@@ -7,13 +7,16 @@ import torch
 from torch import Tensor
 
 from ..learning.batches import Batch
-from ..learning.config import Recipe
+from ..learning.config import IncrementConfig, Recipe
+from ..learning.frozen import frozen_bytes
 from ..learning.optimizer import MomentumSGD
-from ..learning.training import accumulate_gradients, trained_parameters
+from ..learning.step import accumulate_gradients
+from ..learning.training import trained_parameters
 from ..memory import drop_mapped_pages, freed_memory_kept
 from ..model.bundle import Bundle
 from ..model.network import Network, attention_cells
-from ..model.terms import Activation
+from ..model.precision import usable_precisions
+from ..model.terms import Activation, Precision
 from .plan import Job, Strategy
 from .timing import START, Timer
 from .values import Approach, NewPhotos
@@ -29,6 +32,7 @@ def describe_job(
     teacher: Network,
     approach: Approach,
     photos: NewPhotos,
+    config: IncrementConfig,
     *,
     decoding_bytes: int,
     generation_bytes: int,
@@ -42,6 +46,7 @@ def describe_job(
         teacher: Network M_{t-1}.
         approach: Approach of the increment.
         photos: Photos to learn from and held-back photos.
+        config: Settings of the increment.
         decoding_bytes: Memory that reading a photo takes.
         generation_bytes: Total length of the model's files in the home.
         timer: Timer of the increment.
@@ -51,7 +56,7 @@ def describe_job(
     def step(images: int, strategy: Strategy) -> None:
         student.recompute = strategy.recompute
         with freed_memory_kept(strategy.keeps_freed_memory):
-            try_step(student, teacher, images, recipe, approach.classification)
+            try_step(student, teacher, images, recipe, approach.classification, strategy.precision)
         drop_mapped_pages(teacher.mapped)
 
     features, held_back = student.head.in_features, len(photos.held_back.photos)
@@ -67,6 +72,8 @@ def describe_job(
         features=features,
         trained_bytes=sum(p.numel() * p.element_size() for p in trained_parameters(student, recipe).values()),
         activation_bytes=saved_activation_bytes(student),
+        frozen_bytes=0 if photos.to_learn.augmentation_seed is not None else frozen_bytes(student),
+        precisions=usable_precisions(config.precision, student.head.weight.device),
         decoding_bytes=decoding_bytes,
         bundle_bytes=m.bundle_bytes,
         generation_bytes=generation_bytes,
@@ -76,14 +83,19 @@ def describe_job(
 
 
 def try_step(
-    student: Network, teacher: Network, images: int, recipe: Recipe, classification: Activation
+    student: Network,
+    teacher: Network,
+    images: int,
+    recipe: Recipe,
+    classification: Activation,
+    precision: Precision = "float32",
 ) -> None:
     """Does a training step of two micro-batches of grey pictures, and changes nothing."""
     size = student.preprocessing.image_size
     pixels = np.full((images, size, size, 3), 128, dtype=np.uint8)
     optimizer = MomentumSGD(trained_parameters(student, recipe))
     grey = Batch(step=0, labels=[teacher.classes] * 2 * images, pixels=np.concatenate([pixels, pixels]))
-    accumulate_gradients(student, teacher, grey, images, recipe, classification)
+    accumulate_gradients(student, teacher, grey, images, recipe, classification, precision)
     optimizer.forget_gradients()
 
 

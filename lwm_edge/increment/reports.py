@@ -9,6 +9,7 @@ from ..learning.batches import Pace
 from ..learning.reports import DriftReport, TrainingReport
 from ..model.evaluation import EvaluationReport
 from ..model.onnx.reports import ParityReport
+from ..model.terms import Precision
 from ..records import AnyNamePath, ExactBytes, ExactPath, Report
 
 OLD_CLASSES_NOTE = (
@@ -26,7 +27,9 @@ class PlanReport(Report):
         prefetch: Number of batches read ahead.
         recompute: Whether trained blocks are computed again in the backward pass, to save memory.
         keeps_freed_memory: Whether freed tensors stay in the process for the next step, which is faster.
+        precision: Precision in which the networks' blocks train.
         checkpoints: Whether the limit has room to save the training; if not, an interrupted one starts over.
+        frozen_cache_bytes: Maximum bytes of the frozen blocks' outputs that are kept for all epochs.
         pixel_cache_bytes: Maximum bytes of prepared photos that are kept in memory.
         limit_bytes: Maximum memory that the training process may take.
         limit_source: Origin of that limit, in words.
@@ -42,7 +45,9 @@ class PlanReport(Report):
     prefetch: int
     recompute: bool
     keeps_freed_memory: bool = False
+    precision: Precision = "float32"
     checkpoints: bool
+    frozen_cache_bytes: int = 0
     pixel_cache_bytes: int
     limit_bytes: int
     limit_source: str
@@ -55,7 +60,9 @@ class PlanReport(Report):
     @property
     def pace(self) -> Pace:
         """Returns the part of the plan that the training follows."""
-        return Pace(self.micro_batch_size, self.prefetch, self.recompute)
+        return Pace(
+            self.micro_batch_size, self.prefetch, self.recompute, self.precision, self.frozen_cache_bytes
+        )
 
 
 class NewClassReport(Report):

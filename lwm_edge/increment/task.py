@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -98,6 +98,8 @@ def set_up(
             generation_bytes=home.current().bytes(),
             timer=timer,
         )
+        if left_off:  # what was begun in one precision is not continued in the other
+            job = replace(job, precisions=(left_off.precision,))
         plan = make_plan(job, config, limit, limit_source)
     if not saved.may_save():
         plan = plan.model_copy(update={"checkpoints": False})

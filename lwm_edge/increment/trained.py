@@ -25,6 +25,7 @@ from ..model.loading import load_network, network_arrays
 from ..model.manifest import Manifest
 from ..model.network import Network, attention_cells, few_cells_warnings, pools_early
 from ..model.onnx.parity import head_inputs_of_probe
+from ..model.precision import has_bfloat16
 from ..records import ProgressCallback
 from .plan import Job
 from .rehearsal import describe_job
@@ -33,9 +34,15 @@ from .resume import SECONDS_BETWEEN_SAVES, SavedTraining
 from .timing import Timer
 from .values import Approach, Learnt, NewPhotos
 
+_CPU = torch.device("cpu")
+
 
 class TrainingLearner:
     """Trains a student M_t beside its frozen teacher M_{t-1}.
+
+    Only the training runs on a GPU. Statistics, maps and what the ONNX file is compared with are computed on
+    the CPU, in float32: torch lets a GPU round what goes into convolutions to 10 bits (TF32), which the
+    comparison would take for a wrong file.
 
     Args:
         parent: Bundle of the model before.
@@ -49,12 +56,16 @@ class TrainingLearner:
 
     def __init__(self, parent: Bundle, approach: Approach, new_classes: int, config: IncrementConfig) -> None:
         self._parent, self._approach, self._config = parent, approach, config
-        self._teacher = load_network(parent).to(choose_device(config.device))
+        self._device = choose_device(config.device)
+        self._teacher = load_network(parent)
         self._teacher.freeze(config.frozen_blocks)
         cells = attention_cells(self._teacher)
         _refuse_single_cell(self._teacher, cells, approach)
         self._student = _make_student(self._teacher, approach, new_classes, config)
-        self._warnings = tuple(_warnings(approach, self._teacher, cells, parent.manifest))
+        slow = config.precision == "bfloat16" and not has_bfloat16(self._device)
+        self._warnings = tuple(
+            _warnings(approach, self._teacher, cells, parent.manifest, slow_precision=slow)
+        )
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -70,12 +81,14 @@ class TrainingLearner:
         self, photos: NewPhotos, *, decoding_bytes: int, generation_bytes: int, timer: Timer
     ) -> Job:
         """Describes the increment for planning, with a training step on grey pictures."""
+        self._move_to(self._device)
         return describe_job(
             self._parent,
             self._student,
             self._teacher,
             self._approach,
             photos,
+            self._config,
             decoding_bytes=decoding_bytes,
             generation_bytes=generation_bytes,
             timer=timer,
@@ -91,6 +104,7 @@ class TrainingLearner:
     ) -> Learnt:
         """Trains the student, and runs both networks once on the photos."""
         student, teacher, batch_size = self._student, self._teacher, plan.micro_batch_size
+        self._move_to(_CPU)
         with freed_memory_kept(plan.keeps_freed_memory):
             by_teacher = observe(teacher, photos.to_learn, batch_size, on_progress).head_inputs
             training = self._train(photos, plan, saved, by_teacher, on_progress, should_stop)
@@ -139,6 +153,7 @@ class TrainingLearner:
             del known  # the training needs the memory
             rows = (tensor[: teacher.classes] for tensor in student.head_tensors())
             teacher.set_head(*rows)  # so that teacher and student differ in their features only
+        self._move_to(self._device)
         try:
             training = train_increment(
                 student,
@@ -155,8 +170,13 @@ class TrainingLearner:
         except GateError:  # the training diverged, so there is nothing to continue
             saved.forget()
             raise
+        self._move_to(_CPU)
         teacher.set_head(*teachers_head)
         return training
+
+    def _move_to(self, device: torch.device) -> None:
+        for network in (self._student, self._teacher):
+            network.to(device)
 
     def _solved(
         self, known: ClassStatistics, features: Features, labels: list[int]
@@ -241,8 +261,12 @@ def _make_student(teacher: Network, approach: Approach, new_classes: int, config
     return student
 
 
-def _warnings(approach: Approach, teacher: Network, cells: int, manifest: Manifest) -> Iterator[str]:
+def _warnings(
+    approach: Approach, teacher: Network, cells: int, manifest: Manifest, *, slow_precision: bool
+) -> Iterator[str]:
     """Warns the owner of what the approach cannot do well."""
+    if slow_precision:
+        yield "this device is not known to have instructions for bfloat16: float32 is probably faster here"
     if approach.recipe.gamma:
         yield from few_cells_warnings(teacher, cells)
     if approach.classification != manifest.activation:

@@ -128,6 +128,7 @@ _TRAINING_SETTINGS = (
     "momentum",
     "max_gradient_norm",
     "frozen_blocks",
+    "precision",
 )
 
 
@@ -165,7 +166,8 @@ class IncrementConfig(Settings):
     frozen_blocks: int = Field(default=0, ge=0)
     """Number of the network's first blocks that stay as they are.
 
-    Teacher and student share them, so they cost less memory and time.
+    Teacher and student share them, so they cost less memory and time. Without augmentation, what they make of
+    each photo is kept for all epochs, as far as the memory allows.
     """
     batch_size: int = Field(default=32, ge=1, le=4096)
     """Photos per optimiser update."""
@@ -173,6 +175,13 @@ class IncrementConfig(Settings):
     """Photos computed at once; unless set, the plan chooses.
 
     It affects memory, and the result only by rounding.
+    """
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision in which the networks' blocks train: auto, float32 or bfloat16.
+
+    `auto` measures both where the processor has instructions for bfloat16 and the training is long, and takes
+    bfloat16 where it is clearly faster; set one of them where results must be the same each time. Heads,
+    attention maps, losses and statistics are float32 in any case.
     """
     max_memory: ByteSize | None = None
     """Maximum memory that the training may use, such as 600MiB; unless set, half of what is free."""

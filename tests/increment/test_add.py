@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from lwm_edge import (
     IncrementConfig,
@@ -43,13 +44,14 @@ from lwm_edge.increment.values import Learnt
 from lwm_edge.increment.verdict import evaluate_student
 from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.learning.running import observe
+from lwm_edge.learning.training import train_increment
 from lwm_edge.model.backbone import Backbone
 from lwm_edge.model.bundle import Bundle, open_bundle, save_bundle
 from lwm_edge.model.classifier import Classifier
 from lwm_edge.model.loading import load_network
 from lwm_edge.model.manifest import Manifest
 from lwm_edge.model.network import Network
-from lwm_edge.model.onnx.parity import generated_images, head_inputs_of_probe
+from lwm_edge.model.onnx.parity import generated_images, head_inputs_of_probe, parity_probe
 from lwm_edge.photos import photo_set as photo_set_module
 from lwm_edge.photos.folders import read_photo_folder
 from lwm_edge.photos.photo_set import PhotoSet, PixelCache
@@ -383,6 +385,56 @@ def test_a_trained_backbone_has_a_probe_of_its_own(measured_home: Home, make_pho
     probe = bundle.arrays()["probe.head_inputs"]
     assert not np.allclose(probe, before, atol=1e-3)
     assert not bundle.arrays()["measured.total"].any()  # the vendor measured another network
+    np.testing.assert_allclose(head_inputs_of_probe(load_network(bundle)), probe, atol=1e-5)
+
+
+class _Tf32Convolution(nn.Conv2d):
+    """Rounds what goes into it to 10 bits, as torch lets a GPU do."""
+
+    def _conv_forward(self, maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(_rounded_to_tf32(maps), _rounded_to_tf32(weight), bias)
+
+
+def _rounded_to_tf32(values: Tensor) -> Tensor:
+    bits = values.detach().contiguous().view(torch.int32)
+    rounded = ((bits + (1 << 12)) & ~((1 << 13) - 1)).view(torch.float32)
+    return values + (rounded - values).detach()
+
+
+def _as_if_a_gpu(network: Network, device: torch.device) -> Network:
+    """Stands for `Network.to`: convolutions round on the device that plays the GPU, and on no other."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.__class__ = _Tf32Convolution if device == _GPU else nn.Conv2d
+    return network
+
+
+_GPU = torch.device("cpu", 0)  # another one than torch.device("cpu") to those who compare them
+
+
+@pytest.mark.parametrize("recipe", ["lwm", "lwm-lda"])
+def test_a_gpus_rounding_does_not_break_parity(
+    recipe: str, home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = load_network(open_bundle(BASE_BUNDLE))
+    exact, rounded = parity_probe(network).logits, parity_probe(_as_if_a_gpu(network, _GPU)).logits
+    assert np.abs(rounded - exact).max() > 1e-4 * max(1.0, float(np.abs(exact).max()))  # parity allows less
+
+    trained_on: list[bool] = []
+    whole = train_increment
+
+    def train(student: Network, *arguments: Any, **options: Any) -> object:
+        trained_on.append(any(isinstance(module, _Tf32Convolution) for module in student.modules()))
+        return whole(student, *arguments, **options)
+
+    monkeypatch.setattr(trained, "choose_device", lambda device: _GPU)
+    monkeypatch.setattr(trained, "train_increment", train)
+    monkeypatch.setattr(Network, "to", _as_if_a_gpu)
+    report = _add(home, make_photos("Bag", count=10), QUICK.model_copy(update={"recipe": recipe}))
+    assert trained_on == [True]
+    assert report.parity.largest_difference <= report.parity.tolerance
+    bundle = home.open_bundle()
+    probe = bundle.arrays()["probe.head_inputs"]
     np.testing.assert_allclose(head_inputs_of_probe(load_network(bundle)), probe, atol=1e-5)
 
 
