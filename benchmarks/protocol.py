@@ -38,8 +38,8 @@ import lwm_edge
 from lwm_edge.cli.settings import FileConfig, base_config, increment_config
 from lwm_edge.learning import step as training_step
 from lwm_edge.learning.baselines import NearestClassMean, StreamingLda
-from lwm_edge.learning.class_statistics import Features
 from lwm_edge.learning.config import RECIPES
+from lwm_edge.learning.discriminant import Features
 from lwm_edge.learning.running import observe
 from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.evaluation import evaluate_predictions

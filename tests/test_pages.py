@@ -28,6 +28,7 @@ EXEMPT = {  # blocks that no test here runs, and why; all others are run as they
     "README.md test-command": RUN_BY_THE_GATE,
     "deploy/README.md install-device": "installs from a package index, as the gate's commands do",
     "deploy/README.md install-jetson": "the same, and needs the torch that a Jetson brings",
+    "deploy/README.md install-instant": "the same; .ci/run installs so, and runs .ci/without_torch",
 }
 TOO_LONG = {  # commands whose options are parsed, and why they are not run; small ones run elsewhere
     "protocol.py": "up to hours, on data that is not here; .ci/extended runs a small one",

@@ -25,7 +25,18 @@ if TYPE_CHECKING:
     from ..home.reports import FootprintReport
     from ..learning.reports import ShippedEstimate
     from ..model.onnx.comparison import VariantReport
-    from ..model.onnx.parity import ParityReport
+    from ..model.onnx.reports import ParityReport
+
+_PARTS = {
+    "start": "starting",
+    "photos": "reading photos",
+    "plan": "planning",
+    "features": "looking at photos",
+    "train": "training",
+    "evaluate": "judging",
+    "stage": "preparing the model",
+    "commit": "exporting and committing",
+}
 
 
 def _notes(*lines: str) -> None:
@@ -74,7 +85,7 @@ def plan(report: PlanReport) -> None:
         else "it starts over: there is no room to save its state",
         **_kept_of_frozen_blocks(report),
         "Photo cache": f"{report.pixel_cache_bytes / mib:.0f} MiB",
-        "Time": f"about {report.predicted_seconds:.0f} s of training",
+        "Time": f"about {report.predicted_seconds:.0f} s from the command's start to its end",
         "Disk": f"{in_bytes(report.disk_bytes)} must be free while it runs",
     }
     print_rows("The plan; nothing was trained", rows)
@@ -97,6 +108,10 @@ def _shipped(estimate: ShippedEstimate | None) -> str | None:
     )
 
 
+def _seconds_by_part(parts: dict[str, float]) -> str:
+    return ", ".join(f"{_PARTS.get(part, part)} {seconds:.1f} s" for part, seconds in parts.items()) or "-"
+
+
 def increment(report: IncrementReport) -> None:
     """Prints the receipt."""
     held, drift = report.held_back, report.drift
@@ -112,7 +127,8 @@ def increment(report: IncrementReport) -> None:
         **_training(report),
         **_growth(report.footprint),
         "Planned": f"{report.plan.predicted_peak_rss_bytes / 2**20:.0f} MiB, "
-        f"{report.plan.predicted_seconds:.0f} s of training",
+        f"{report.plan.predicted_seconds:.0f} s",
+        "Time": _seconds_by_part(report.seconds_by_part),
         "Verified": f"ONNX file {_parity(report.parity)}",
         "Load it from": str(report.onnx),
         "Model digest": report.model_digest,

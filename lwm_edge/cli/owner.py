@@ -23,6 +23,7 @@ from .options import (
     setting,
 )
 from .settings import FileConfig, increment_config, read_file_config
+from .started import STARTED
 
 if TYPE_CHECKING:
     from .. import AuditReport, SimulationReport
@@ -111,9 +112,11 @@ def add_classes_command(
     )
     opened = open_chosen_home(home)
     if dry_run:
-        show(plan_increment(opened, photos, chosen, wait=wait), as_json, display.plan)
+        show(plan_increment(opened, photos, chosen, wait=wait, started=STARTED), as_json, display.plan)
         return
-    report = with_progress(lambda on: add_classes(opened, photos, chosen, on_progress=on, wait=wait))
+    report = with_progress(
+        lambda on: add_classes(opened, photos, chosen, on_progress=on, wait=wait, started=STARTED)
+    )
     show(report, as_json, display.increment, is_done=True)
 
 

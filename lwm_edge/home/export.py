@@ -10,7 +10,8 @@ from ..model.bundle import Bundle, open_bundle
 from ..model.manifest import Manifest
 from ..model.onnx import variants
 from ..model.onnx.comparison import VariantReport, compare
-from ..model.onnx.parity import ParityReport, shipped_probe, verified_file
+from ..model.onnx.parity import shipped_probe, verified_file
+from ..model.onnx.reports import ParityReport
 from ..photos.class_names import fold_class_name
 from ..photos.folders import read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache

@@ -19,7 +19,8 @@ from ..model.bundle import Arrays, Bundle, save_bundle, tensors_digest
 from ..model.ledger import LedgerEntry
 from ..model.manifest import Manifest
 from ..model.onnx.graph import fill_graph
-from ..model.onnx.parity import ParityProbe, ParityReport, verified_file
+from ..model.onnx.parity import ParityProbe, verified_file
+from ..model.onnx.reports import ParityReport
 from ..records import Report
 from .home import Generation, Home
 from .reports import FootprintReport, MemoryReport

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .. import storage
 from ..errors import BundleError, HomeError
 from ..model.bundle import Bundle, open_bundle
-from ..model.onnx.parity import ParityReport
+from ..model.onnx.reports import ParityReport
 from ..records import AnyPath, absolute
 from . import ownership
 from .export import verified_onnx

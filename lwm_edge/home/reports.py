@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..model.onnx.comparison import VariantReport
-from ..model.onnx.parity import ParityReport
+from ..model.onnx.reports import ParityReport
 from ..records import AnyNamePath, Report
 
 

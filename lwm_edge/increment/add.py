@@ -10,7 +10,6 @@ from ..errors import LwmEdgeError
 from ..home.home import Home, open_home
 from ..learning.config import IncrementConfig
 from ..records import AnyPath, Progress, ProgressCallback, absolute, ignore_progress
-from .commit import commit_increment
 from .reports import IncrementReport, PlanReport
 from .timing import Timer
 from .worker import Job, run
@@ -63,12 +62,13 @@ def add_classes(
     config = config or IncrementConfig()
     with home.lock(wait=wait) as lock:
         if not isolate:
+            from .commit import commit_increment
             from .learn import learn_classes
 
             timer = Timer(started)
-            staged = learn_classes(home, photos, config, on_progress, timer=timer)
+            learnt, model = learn_classes(home, photos, config, on_progress, timer=timer)
             on_progress(Progress(phase="commit", done=0, total=1))
-            return commit_increment(home, staged, timer)
+            return commit_increment(home, learnt, timer, model)
         before = home.current()
         job = Job(home=home.path, photos=absolute(photos), config=config, started=started)
         try:

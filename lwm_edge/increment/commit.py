@@ -5,57 +5,41 @@ from __future__ import annotations
 import numpy as np
 
 from ..custody.keys import read_private_key
-from ..home.generation import prepare, write_generation
+from ..home.generation import commit, prepare, write_generation
 from ..home.home import Generation, Home
-from ..home.reports import MemoryReport
 from ..model.bundle import open_bundle
 from ..model.onnx.parity import ParityProbe
-from ..records import ExactBytes, ExactPath, Report
-from .reports import IncrementReport, LearningReport
+from .reports import IncrementReport, LearntIncrement, StagedIncrement
 from .timing import Timer
+from .values import UnwrittenModel
 
 
-class StagedIncrement(Report):
-    """Holds what the learning process hands to the committing one; the bundle is in the folder.
-
-    Attributes:
-        folder: Path of the staged generation.
-        examples: Pixels of a few photos, one after another, for comparing the ONNX file with the network.
-        logits: Logits that the student gives for each example.
-        seconds_by_part: Time of each part up to now.
-        memory: Memory that the learning process took.
-        sign_with: Path of the device's private key; None leaves the change unsigned.
-        learning: Part of the receipt that is about the learning.
-    """
-
-    folder: ExactPath
-    examples: ExactBytes
-    logits: tuple[tuple[float, ...], ...]
-    seconds_by_part: dict[str, float]
-    memory: MemoryReport
-    sign_with: ExactPath | None
-    learning: LearningReport
-
-
-def commit_increment(home: Home, increment: StagedIncrement, timer: Timer) -> IncrementReport:
-    """Exports and compares what was staged, and makes it the home's model; the caller holds the home's lock.
+def commit_increment(
+    home: Home, increment: LearntIncrement, timer: Timer, model: UnwrittenModel | None = None
+) -> IncrementReport:
+    """Exports and compares what was learnt, and makes it the home's model; the caller holds the home's lock.
 
     Args:
         home: Model home.
-        increment: Increment that `learn.learn_classes` staged.
+        increment: Increment that `learn.learn_classes` returned.
         timer: Timer of the increment.
+        model: Model of that increment, unless it was staged.
 
     Raises:
         ExportError: The ONNX file could not be made or differs from the network (ParityError).
     """
     timer.begin("commit")
-    staged, parent = Generation(increment.folder), home.open_bundle()
-    bundle = open_bundle(staged.bundle)
-    size = bundle.manifest.preprocessing.image_size
+    parent = home.open_bundle()
+    staged = Generation(increment.folder) if isinstance(increment, StagedIncrement) else None
+    if staged:
+        bundle = open_bundle(staged.bundle)
+        model = UnwrittenModel(bundle.arrays(), bundle.manifest)
+    assert model is not None, "the model was neither staged nor given"
+    size = model.manifest.preprocessing.image_size
     images = np.frombuffer(increment.examples, dtype=np.uint8).reshape(-1, size, size, 3)
     candidate = prepare(
-        bundle.arrays(),
-        bundle.manifest,
+        model.arrays,
+        model.manifest,
         parent,
         ParityProbe(images, np.array(increment.logits, dtype=np.float32), True),
         increment.memory,
@@ -75,6 +59,9 @@ def commit_increment(home: Home, increment: StagedIncrement, timer: Timer) -> In
         seconds_by_part=timer.parts(),
         **dict(increment.learning),
     )
-    write_generation(staged, candidate, receipt)
-    late = home.publish(staged)
+    if staged:
+        write_generation(staged, candidate, receipt)
+        late = home.publish(staged)
+    else:
+        late = commit(home, candidate, receipt)
     return receipt.model_copy(update={"warnings": (*receipt.warnings, *late)})

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import numpy as np
 
-from ..learning.class_statistics import ClassStatistics, Head
+from ..learning.class_statistics import ClassStatistics
 from ..learning.config import IncrementConfig
+from ..learning.discriminant import Head
 from ..learning.running import observe
-from ..memory import peak_rss_bytes, reset_peak_rss, rss_bytes
+from ..memory import peak_rss_bytes, reset_peak_rss, resident_parts, rss_bytes
 from ..model.backbone import Backbone
 from ..model.bundle import BIAS, WEIGHT, Bundle
 from ..records import ProgressCallback
-from .plan import Job, Strategy
+from .plan import Job, Loaded, Strategy
 from .reports import PlanReport
 from .resume import SavedTraining
+from .timing import Timer
 from .values import Approach, Learnt, NewPhotos
 
 _IMAGES_AT_ONCE = 4  # more are hardly faster: all threads work on each layer anyway
-_FLOAT32_BYTES = 4
+_EXPORTS = 2.0  # times what loading took: the new model is exported, loaded, and written
+_FLOAT64_BYTES = 8
+_SMALL_MATRIX = 384  # side of a matrix that is solved to see how fast this machine solves
 
 
 class InstantLearner:
@@ -38,10 +43,9 @@ class InstantLearner:
     def __init__(self, parent: Bundle, approach: Approach, config: IncrementConfig) -> None:
         self._parent = parent
         self._warnings = tuple(_warnings(approach, config))
-        before = rss_bytes()
-        reset_peak_rss()
-        self._backbone: Backbone | None = Backbone(parent)
-        self._loading_bytes = max(0, peak_rss_bytes() - before)
+        started = time.monotonic()
+        self._backbone, self._loaded = _load(parent)
+        self._loading_seconds = time.monotonic() - started
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -53,7 +57,9 @@ class InstantLearner:
         """Returns None: teacher and student share one backbone."""
         return None
 
-    def describe_job(self, photos: NewPhotos, *, decoding_bytes: int, generation_bytes: int) -> Job:
+    def describe_job(
+        self, photos: NewPhotos, *, decoding_bytes: int, generation_bytes: int, timer: Timer
+    ) -> Job:
         """Describes the increment for planning, with runs of the backbone on grey pictures as its step."""
         m, backbone = self._parent.manifest, self._backbone
         assert backbone is not None
@@ -71,7 +77,7 @@ class InstantLearner:
             held_back=held_back,
             photo_bytes=3 * size**2,
             held_bytes=photos.to_learn.cache.held_bytes,
-            observed_bytes=_FLOAT32_BYTES * (to_learn + held_back) * features,
+            observed_bytes=2 * _FLOAT64_BYTES * (to_learn + held_back) * features,
             features=features,
             trained_bytes=0,
             activation_bytes=0,
@@ -79,7 +85,9 @@ class InstantLearner:
             bundle_bytes=m.bundle_bytes,
             generation_bytes=generation_bytes,
             images_at_once=_IMAGES_AT_ONCE,
-            loading_bytes=self._loading_bytes,
+            loaded=self._loaded,
+            elapsed_seconds=timer.seconds(),
+            ending_seconds=_EXPORTS * self._loading_seconds + _solving_seconds(features),
         )
 
     def teach(
@@ -96,26 +104,49 @@ class InstantLearner:
             observe(self._backbone, some, plan.micro_batch_size, on_progress).head_inputs
             for some in (photos.to_learn, photos.held_back)
         )
-        known = ClassStatistics.from_bundle(self._parent)
-        classes = len(self._parent.manifest.class_names)
-        with_new = classes + len(photos.new_classes)
-        head_for_held_back = known.with_photos(to_learn, np.array(photos.to_learn.labels)).solve_head(
-            with_new
-        )
-        statistics = known.with_photos(np.concatenate([to_learn, held_back]), np.array(photos.all_labels))
+        self._backbone = None  # solving needs the memory
+        features, labels = np.concatenate([to_learn, held_back]), np.array(photos.all_labels)
+        statistics = ClassStatistics.from_bundle(self._parent)
+        statistics.learn(features, labels)
+        classes = len(self._parent.manifest.class_names) + len(photos.new_classes)
+        solved = statistics.discriminant(classes, features, labels)
         return Learnt(
             training=None,
-            known=known,
             statistics=statistics,
             to_learn=to_learn,
             held_back=held_back,
             held_back_by_teacher=held_back,
             teachers_head=teachers_head(self._parent),
-            head_for_held_back=head_for_held_back,
-            head=statistics.solve_head(with_new),
+            held_back_logits=solved.logits_without(np.arange(len(labels)) >= len(to_learn)),
+            unseen_logits=solved.unseen_logits,
+            head=solved.head,
             attention_distance=None,
             tensors={},
         )
+
+
+def _load(parent: Bundle) -> tuple[Backbone | None, Loaded]:
+    """Loads the backbone, and measures what that takes; pages of libraries do not count, as they stay."""
+    reset_peak_rss()
+    before, mapped_before = rss_bytes(), _mapped_bytes()
+    backbone = Backbone(parent)
+    libraries = _mapped_bytes() - mapped_before
+    held, peak = (taken - before - libraries for taken in (rss_bytes(), peak_rss_bytes()))
+    return backbone, Loaded(max(0, held), max(0, peak))
+
+
+def _mapped_bytes() -> int:
+    _, mapped = resident_parts() or (0, 0)
+    return mapped
+
+
+def _solving_seconds(features: int) -> float:
+    """Estimates the time in which the head is solved, which grows with the third power of the features."""
+    small = np.eye(_SMALL_MATRIX)
+    started = time.monotonic()
+    np.linalg.solve(small, small)
+    solving = time.monotonic() - started  # with as many right-hand sides as unknowns: four times the work
+    return solving * (features / _SMALL_MATRIX) ** 3 / 2
 
 
 def teachers_head(parent: Bundle) -> Head:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..learning.class_statistics import Features, Labels
+from ..learning.discriminant import Features, Labels
 from .reports import NewClassReport
 
 _TOO_FEW = 5  # photos; a figure based on fewer says next to nothing

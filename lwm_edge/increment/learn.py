@@ -14,18 +14,17 @@ import numpy as np
 from ..home.home import Generation, Home
 from ..home.measurement import MemoryUse
 from ..home.reports import MemoryReport
-from ..learning.class_statistics import FOLDS
 from ..learning.config import IncrementConfig
+from ..learning.discriminant import FOLDS, Head
 from ..learning.drift import measure_drift
 from ..memory import out_of_memory_explained
-from ..model.bundle import BIAS, WEIGHT, save_bundle
+from ..model.bundle import BIAS, WEIGHT, Arrays, save_bundle
 from ..model.onnx.parity import PARITY_BATCH_SIZES
 from ..records import Progress, ProgressCallback, step_reporter
-from .commit import StagedIncrement
-from .reports import LearningReport, PlanReport
+from .reports import LearningReport, LearntIncrement, PlanReport, StagedIncrement
 from .task import Task, set_up
 from .timing import Timer
-from .values import Learnt
+from .values import Learnt, UnwrittenModel
 from .verdict import evaluate_student, judge_new, judge_what_shipped, pass_or_refuse
 
 _EVALUATION_STEPS = 3 + FOLDS  # the held-back photos, the new classes' folds, shipped classes, and drift
@@ -33,11 +32,11 @@ _TOLERATED_EXCESS = 0.02  # share of the predicted peak
 
 
 def plan_learning(
-    home: Home, folder: Path, config: IncrementConfig, on_progress: ProgressCallback
+    home: Home, folder: Path, config: IncrementConfig, on_progress: ProgressCallback, timer: Timer
 ) -> PlanReport:
     """Returns what it would take to learn the photos' classes here; the caller holds the home's lock."""
     with out_of_memory_explained():
-        task = set_up(home, folder, config, on_progress)
+        task = set_up(home, folder, config, timer.watching(on_progress), timer)
         return task.plan.model_copy(update={"warnings": task.warnings})
 
 
@@ -48,8 +47,8 @@ def learn_classes(
     on_progress: ProgressCallback,
     should_stop: Callable[[], bool] = lambda: False,
     timer: Timer | None = None,
-) -> StagedIncrement:
-    """Learns the photos' classes and stages the model that knows them; the caller holds the home's lock.
+) -> tuple[LearntIncrement, UnwrittenModel | None]:
+    """Learns the photos' classes; the caller holds the home's lock.
 
     Args:
         home: Model home.
@@ -60,6 +59,10 @@ def learn_classes(
             stopped.
         timer: Timer of the increment; None starts one now.
 
+    Returns:
+        What `commit.commit_increment` needs. If torch trained the model, it is staged in the home, so that
+        another process can commit it; else it is returned.
+
     Raises:
         StoppedError: `should_stop` asked for it.
         LwmEdgeError: For the reasons that `add.add_classes` lists.
@@ -67,7 +70,7 @@ def learn_classes(
     timer = timer or Timer(time.monotonic())
     on_progress = timer.watching(on_progress)
     with out_of_memory_explained(), MemoryUse.measured() as use:
-        task = set_up(home, folder, config, on_progress)
+        task = set_up(home, folder, config, on_progress, timer)
         if config.fresh:
             task.saved.forget()
         learnt = task.learner.teach(task.photos, task.plan, task.saved, on_progress, should_stop)
@@ -76,15 +79,16 @@ def learn_classes(
         photos, examples = task.photos, max(PARITY_BATCH_SIZES)
         pixels = photos.held_back.load(range(len(photos.held_back.photos))[:examples])
         logits = learnt.head.logits(learnt.held_back[:examples]).astype(np.float32)
-        staged = _stage(home, task, learnt)
-        del learnt
+        head, tensors = learnt.head, {**learnt.tensors, **learnt.statistics.to_arrays()}
+        del learnt  # writing needs the memory
+        model = _grown(task, head, tensors)
+        staged = _stage(home, model) if report.training else None
         photos.to_learn.cache.forget()  # any photos still in memory after this are counted
         memory = use.report(
             task.parent.manifest.preprocessing.image_size, pixels, student=task.learner.student
         )
         warnings = (*report.warnings, *_prediction_warnings(task.plan, memory))
-    return StagedIncrement(
-        folder=staged.path,
+    increment = LearntIncrement(
         examples=pixels.tobytes(),
         logits=tuple(tuple(row) for row in logits.tolist()),
         seconds_by_part=timer.parts(),
@@ -92,6 +96,9 @@ def learn_classes(
         sign_with=config.sign_with,
         learning=report.model_copy(update={"warnings": warnings}),
     )
+    if staged:
+        return StagedIncrement(folder=staged.path, **dict(increment)), None
+    return increment, model
 
 
 def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> LearningReport:
@@ -133,8 +140,8 @@ def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> Learnin
     )
 
 
-def _stage(home: Home, task: Task, learnt: Learnt) -> Generation:
-    """Writes the bundle that knows the new classes to a generation that no reader can see yet."""
+def _grown(task: Task, head: Head, tensors: Arrays) -> UnwrittenModel:
+    """Makes the model that knows the new classes, of its head and the other tensors that have changed."""
     parent = task.parent.manifest
     manifest = parent.model_copy(
         update={
@@ -144,12 +151,17 @@ def _stage(home: Home, task: Task, learnt: Learnt) -> Generation:
             "increment_count": parent.increment_count + 1,
         }
     )
-    arrays = {**task.parent.arrays(), **learnt.tensors, **learnt.statistics.to_arrays()}
-    for name, rows in ((WEIGHT, learnt.head.weight), (BIAS, learnt.head.bias)):
+    arrays = {**task.parent.arrays(), **tensors}
+    for name, rows in ((WEIGHT, head.weight), (BIAS, head.bias)):
         arrays[name] = np.zeros_like(arrays[name])
         arrays[name][: len(rows)] = rows
+    return UnwrittenModel(arrays, manifest)
+
+
+def _stage(home: Home, model: UnwrittenModel) -> Generation:
+    """Writes a model's bundle to a generation that no reader can see yet."""
     staged = home.stage()
-    save_bundle(staged.bundle, arrays, manifest)
+    save_bundle(staged.bundle, model.arrays, model.manifest)
     return staged
 
 

@@ -36,6 +36,7 @@ _MARGIN = 1.05  # the allocator and the libraries' own buffers add this from ste
 _MARGIN_KEEPING_MEMORY = 1.15  # the same, if freed memory is kept
 _MAX_KEPT_FACTOR = 2.75  # times the memory of a step, if freed memory is kept; up to 2.6 was measured
 _REPLANNING_MARGIN = 1.02  # plans may differ this much; a limit that an error names must suffice next time
+_LIBRARY_BYTES = 10 * 2**20  # pages of NumPy and ONNX that solving and exporting read for the first time
 
 # These were chosen, not measured.
 SHARE_OF_AVAILABLE = 0.5
@@ -80,6 +81,18 @@ class Candidate(NamedTuple):
     prefetch: int
 
 
+class Loaded(NamedTuple):
+    """Says what a model takes in ONNX Runtime, as measured when it was loaded.
+
+    Attributes:
+        held_bytes: Bytes that it holds; they are free again once it has seen the photos.
+        peak_bytes: Most bytes that loading it took; loading the new model, to compare it, takes as many.
+    """
+
+    held_bytes: int
+    peak_bytes: int
+
+
 @dataclass(frozen=True)
 class Job:
     """Describes an increment for planning.
@@ -99,7 +112,9 @@ class Job:
         bundle_bytes: Length of the bundle.
         generation_bytes: Total length of the model's files in the home.
         images_at_once: Most images that are worth computing at once; None if more are always faster.
-        loading_bytes: Bytes that loading the model into ONNX Runtime takes; 0 if another process does that.
+        loaded: What the model takes in ONNX Runtime; None if torch runs it, and another process exports it.
+        elapsed_seconds: Seconds from the command's start to now.
+        ending_seconds: Seconds from the last photo to the command's end.
         frozen_bytes: Bytes of the frozen blocks' output for one photo, in float32, if it is the same in every
             epoch; 0 otherwise.
         precisions: Precisions that may be used, the most exact first; a later one must be clearly faster.
@@ -118,7 +133,9 @@ class Job:
     bundle_bytes: int
     generation_bytes: int
     images_at_once: int | None = None
-    loading_bytes: int = 0
+    loaded: Loaded | None = None
+    elapsed_seconds: float = 0.0
+    ending_seconds: float = 0.0
     frozen_bytes: int = 0
     precisions: tuple[Precision, ...] = ("float32",)
 
@@ -382,9 +399,15 @@ def _minimum_bytes(job: Job) -> int:
 
 
 def _writing_bytes(job: Job) -> int:
-    """Returns what solving the head, following the drift, and writing the bundle (twice its length) take."""
-    copies = 5 if job.trained_bytes else 3  # copies of the features of all photos
-    return 2 * job.bundle_bytes + (6 * job.features + copies * job.photos) * job.features * _FLOAT64_BYTES
+    """Returns what comes once the networks have seen the photos: solving the head, and writing the bundle."""
+    if job.loaded is None:  # following the drift takes further copies
+        return 2 * job.bundle_bytes + (6 * job.features + 5 * job.photos) * job.features * _FLOAT64_BYTES
+    solving = 3 * (job.features + job.photos + job.held_back) * job.features * _FLOAT64_BYTES
+    exporting = job.bundle_bytes + job.loaded.peak_bytes
+    writing = (
+        3 * job.bundle_bytes + job.bundle_bytes // 2
+    )  # tensors, their bytes, the file, and the ONNX file
+    return max(solving, exporting, writing) - job.loaded.held_bytes + _LIBRARY_BYTES
 
 
 def _saving_bytes(job: Job) -> int:
@@ -393,8 +416,11 @@ def _saving_bytes(job: Job) -> int:
 
 
 def _seconds(job: Job, config: IncrementConfig, seconds_per_image: float) -> float:
-    passes = config.epochs + 2 * _FORWARD_SHARE if job.trained_bytes else 1.0
-    return round(job.photos * passes * seconds_per_image, 1)
+    if job.trained_bytes:
+        images = job.photos * (config.epochs + 2 * _FORWARD_SHARE) + 2 * _FORWARD_SHARE * job.held_back
+    else:
+        images = job.photos + job.held_back
+    return round(job.elapsed_seconds + images * seconds_per_image + job.ending_seconds, 1)
 
 
 def _too_small(job: Job, limit: int, smallest: int, more: str = "") -> ResourceError:

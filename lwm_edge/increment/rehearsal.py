@@ -18,6 +18,7 @@ from ..model.network import Network, attention_cells
 from ..model.precision import usable_precisions
 from ..model.terms import Activation, Precision
 from .plan import Job, Strategy
+from .timing import START, Timer
 from .values import Approach, NewPhotos
 
 _SMALL_IMAGE_SIDE = 64  # pixels; the activations of an image of this size are counted
@@ -35,6 +36,7 @@ def describe_job(
     *,
     decoding_bytes: int,
     generation_bytes: int,
+    timer: Timer,
 ) -> Job:
     """Describes an increment for planning, together with a step that can be tried.
 
@@ -47,6 +49,7 @@ def describe_job(
         config: Settings of the increment.
         decoding_bytes: Memory that reading a photo takes.
         generation_bytes: Total length of the model's files in the home.
+        timer: Timer of the increment.
     """
     m, recipe = parent.manifest, approach.recipe
 
@@ -74,6 +77,8 @@ def describe_job(
         decoding_bytes=decoding_bytes,
         bundle_bytes=m.bundle_bytes,
         generation_bytes=generation_bytes,
+        elapsed_seconds=timer.seconds(),
+        ending_seconds=timer.parts()[START],  # another process is started to export and commit
     )
 
 

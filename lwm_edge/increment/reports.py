@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ..home.reports import FootprintReport
+from ..home.reports import FootprintReport, MemoryReport
 from ..learning.batches import Pace
 from ..learning.reports import DriftReport, TrainingReport
 from ..model.evaluation import EvaluationReport
-from ..model.onnx.parity import ParityReport
+from ..model.onnx.reports import ParityReport
 from ..model.terms import Precision
-from ..records import AnyNamePath, Report
+from ..records import AnyNamePath, ExactBytes, ExactPath, Report
 
 OLD_CLASSES_NOTE = (
     "Accuracy on the old classes cannot be measured on this device: their photos are not here. "
@@ -35,7 +35,7 @@ class PlanReport(Report):
         limit_source: Origin of that limit, in words.
         predicted_peak_rss_bytes: Peak memory that the training process is predicted to take.
         smallest_limit_bytes: Smallest limit with which the increment would still run.
-        predicted_seconds: Time that the training is predicted to take.
+        predicted_seconds: Time from the command's start to its end, as predicted.
         disk_bytes: Free disk space that the increment needs while it runs.
         warnings: Warnings for the owner, before the increment runs.
     """
@@ -148,3 +148,33 @@ class IncrementReport(LearningReport):
     parent_digest: str
     seconds: float
     seconds_by_part: dict[str, float] = Field(default_factory=dict)
+
+
+class LearntIncrement(Report):
+    """Holds what the learning hands to the commit, besides the model.
+
+    Attributes:
+        examples: Pixels of a few photos, one after another, for comparing the ONNX file with the network.
+        logits: Logits that the student gives for each example.
+        seconds_by_part: Time of each part up to now.
+        memory: Memory that the learning process took.
+        sign_with: Path of the device's private key; None leaves the change unsigned.
+        learning: Part of the receipt that is about the learning.
+    """
+
+    examples: ExactBytes
+    logits: tuple[tuple[float, ...], ...]
+    seconds_by_part: dict[str, float]
+    memory: MemoryReport
+    sign_with: ExactPath | None
+    learning: LearningReport
+
+
+class StagedIncrement(LearntIncrement):
+    """Holds what a learning process hands to a committing one; the model is in a folder.
+
+    Attributes:
+        folder: Path of the staged generation, which holds the bundle alone.
+    """
+
+    folder: ExactPath

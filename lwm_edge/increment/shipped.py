@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..learning.class_statistics import ClassStatistics, Head
+from ..learning.class_statistics import ClassStatistics
+from ..learning.discriminant import Head
 from ..learning.reports import ShippedEstimate
 from ..model.bundle import RIGHT, RIGHT_SOLVED, TOTAL, Arrays
 

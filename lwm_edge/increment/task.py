@@ -20,6 +20,7 @@ from ..records import Progress, ProgressCallback
 from .plan import SHARE_FOR_CHECKED_PHOTOS, check_disk, make_plan, memory_limit
 from .reports import PlanReport
 from .resume import SavedTraining
+from .timing import Timer
 from .values import Approach, Learner, NewPhotos
 
 
@@ -48,7 +49,9 @@ class Task:
     warnings: tuple[str, ...]
 
 
-def set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: ProgressCallback) -> Task:
+def set_up(
+    home: Home, folder: Path, config: IncrementConfig, on_progress: ProgressCallback, timer: Timer
+) -> Task:
     """Reads the photos and plans the increment for this device; learns nothing. The caller holds the lock.
 
     Raises:
@@ -71,7 +74,10 @@ def set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: Progr
     plan = left_off if left_off and _still_fits(left_off, config, limit) else None
     if plan is None:
         job = learner.describe_job(
-            photos, decoding_bytes=decoding_bytes, generation_bytes=home.current().bytes()
+            photos,
+            decoding_bytes=decoding_bytes,
+            generation_bytes=home.current().bytes(),
+            timer=timer,
         )
         if left_off:  # what was begun in one precision is not continued in the other
             job = replace(job, precisions=(left_off.precision,))

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, GateError, StoppedError
 from ..learning.attention import attention_map
-from ..learning.class_statistics import ClassStatistics, FeatureMap, Features, Head
+from ..learning.class_statistics import ClassStatistics, FeatureMap
 from ..learning.config import IncrementConfig
+from ..learning.discriminant import Features, Head
 from ..learning.losses import attention_distillation_loss
 from ..learning.reports import TrainingReport
 from ..learning.running import Observation, choose_device, head_of, observe
@@ -30,6 +31,7 @@ from .plan import Job
 from .rehearsal import describe_job
 from .reports import PlanReport
 from .resume import SECONDS_BETWEEN_SAVES, SavedTraining
+from .timing import Timer
 from .values import Approach, Learnt, NewPhotos
 
 _CPU = torch.device("cpu")
@@ -75,7 +77,9 @@ class TrainingLearner:
         """Returns the student M_t."""
         return self._student
 
-    def describe_job(self, photos: NewPhotos, *, decoding_bytes: int, generation_bytes: int) -> Job:
+    def describe_job(
+        self, photos: NewPhotos, *, decoding_bytes: int, generation_bytes: int, timer: Timer
+    ) -> Job:
         """Describes the increment for planning, with a training step on grey pictures."""
         self._move_to(self._device)
         return describe_job(
@@ -87,6 +91,7 @@ class TrainingLearner:
             self._config,
             decoding_bytes=decoding_bytes,
             generation_bytes=generation_bytes,
+            timer=timer,
         )
 
     def teach(
@@ -113,17 +118,18 @@ class TrainingLearner:
             )
         drop_library_pages()  # most of them were needed for the training only
         head_for_held_back, _ = self._solved(known, to_learn, photos.to_learn.labels)
+        held_back_logits = head_for_held_back.logits(held_back.head_inputs)
         features = np.concatenate([to_learn, held_back.head_inputs])
         head, statistics = self._solved(known, features, photos.all_labels)
         return Learnt(
             training=training,
-            known=known,
             statistics=statistics,
             to_learn=to_learn,
             held_back=held_back.head_inputs,
             held_back_by_teacher=by_teacher_too.head_inputs,
             teachers_head=head_of(teacher),
-            head_for_held_back=head_for_held_back,
+            held_back_logits=held_back_logits,
+            unseen_logits=None,
             head=head,
             attention_distance=_attention_distance(student, teacher, held_back, by_teacher_too),
             tensors=self._changed_tensors(),

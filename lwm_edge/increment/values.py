@@ -8,16 +8,19 @@ from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
-from ..learning.class_statistics import ClassStatistics, Features, Head
+from ..learning.class_statistics import ClassStatistics
 from ..learning.config import Recipe, RecipeName
+from ..learning.discriminant import Features, Head
 from ..learning.reports import TrainingReport
-from ..model.bundle import Bundle
+from ..model.bundle import Arrays
+from ..model.manifest import Manifest
 from ..model.terms import Activation
 from ..photos.photo_set import PhotoSet
 from ..records import ProgressCallback
 from .plan import Job
 from .reports import PlanReport
 from .resume import SavedTraining
+from .timing import Timer
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,15 @@ class Learnt(NamedTuple):
 
     Attributes:
         training: Report on the training; None if the backbone stayed as it was.
-        known: Statistics of the teacher's classes, in the student's features.
         statistics: Statistics of all classes and photos, in the student's features.
         to_learn: Values that the student's head reads of the photos to learn from [M, d].
         held_back: The same of the held-back photos.
         held_back_by_teacher: Values that the teacher's head reads of the held-back photos.
         teachers_head: Head of the teacher.
-        head_for_held_back: Head of the student that has not learnt the held-back photos.
+        held_back_logits: Logits of the held-back photos, by a head of the student that has not learnt them.
+        unseen_logits: Function that computes the logits of all photos, those to learn from first, each by a
+            head that has not learnt it; it calls another function before each head. None where the backbone
+            has learnt from the photos.
         head: Head of the student.
         attention_distance: Mean L_AD between the two on the held-back photos; None if no network of torch was
             at hand to make their attention maps.
@@ -78,20 +83,28 @@ class Learnt(NamedTuple):
     """
 
     training: TrainingReport | None
-    known: ClassStatistics
     statistics: ClassStatistics
     to_learn: Features
     held_back: Features
     held_back_by_teacher: Features
     teachers_head: Head
-    head_for_held_back: Head
+    held_back_logits: Features
+    unseen_logits: Callable[[Callable[[], None]], Features] | None
     head: Head
     attention_distance: float | None
     tensors: dict[str, NDArray[Any]]
 
-    def known_before(self, parent: Bundle) -> ClassStatistics:
-        """Returns the statistics of the teacher's classes, in the teacher's own features."""
-        return self.known if self.training is None else ClassStatistics.from_bundle(parent)
+
+class UnwrittenModel(NamedTuple):
+    """Holds a model that is not on the disk yet.
+
+    Attributes:
+        arrays: Tensors of its bundle.
+        manifest: Manifest of its bundle.
+    """
+
+    arrays: Arrays
+    manifest: Manifest
 
 
 class Learner(Protocol):
@@ -105,13 +118,16 @@ class Learner(Protocol):
     def student(self) -> object | None:
         """Returns the student, if there is one beside the teacher."""
 
-    def describe_job(self, photos: NewPhotos, *, decoding_bytes: int, generation_bytes: int) -> Job:
+    def describe_job(
+        self, photos: NewPhotos, *, decoding_bytes: int, generation_bytes: int, timer: Timer
+    ) -> Job:
         """Describes the increment for planning, together with a step that can be tried.
 
         Args:
             photos: Photos to learn from and held-back photos.
             decoding_bytes: Memory that reading a photo takes.
             generation_bytes: Total length of the model's files in the home.
+            timer: Timer of the increment.
         """
 
     def teach(

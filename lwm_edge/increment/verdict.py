@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..learning.class_statistics import predict_unseen
+from ..learning.class_statistics import ClassStatistics
 from ..learning.reports import DriftReport
 from ..model.bundle import MEASURED
 from ..model.evaluation import EvaluationReport, evaluate_predictions
@@ -26,7 +26,7 @@ from .values import Learnt
 def evaluate_student(task: Task, learnt: Learnt) -> EvaluationReport:
     """Measures the student's accuracy on the held-back photos, before it learns them too."""
     return evaluate_predictions(
-        learnt.head_for_held_back.logits(learnt.held_back).argmax(1),
+        learnt.held_back_logits.argmax(1),
         np.array(task.photos.held_back.labels),
         all_class_names(task),
         task.parent.manifest.shipped_classes,
@@ -39,21 +39,19 @@ def judge_new(task: Task, learnt: Learnt, report: Callable[[], None]) -> tuple[N
     Where nothing trains, all of their photos count, each judged by a head that is solved without it.
     """
     photos, names = task.photos, all_class_names(task)
-    if task.approach.recipe.trains:
-        labels = np.array(photos.held_back.labels)
-        predictions = learnt.head_for_held_back.logits(learnt.held_back).argmax(1)
+    if learnt.unseen_logits is None:
+        labels, logits = photos.held_back.labels, learnt.held_back_logits
     else:
-        labels = np.array(photos.all_labels)
-        features = np.concatenate([learnt.to_learn, learnt.held_back])
-        predictions = predict_unseen(learnt.known.with_photos, features, labels, len(names), report)
-    return judge_new_classes(predictions, labels, names, len(task.parent.manifest.class_names))
+        labels, logits = photos.all_labels, learnt.unseen_logits(report)
+    first_new = len(task.parent.manifest.class_names)
+    return judge_new_classes(logits.argmax(1), np.array(labels), names, first_new)
 
 
 def judge_what_shipped(task: Task, learnt: Learnt) -> ShippedJudgement:
     """Judges what became of the shipped classes."""
     parent = task.parent.manifest
     return judge_shipped(
-        learnt.known_before(task.parent),
+        ClassStatistics.from_bundle(task.parent),
         learnt.statistics,
         learnt.teachers_head,
         learnt.head,

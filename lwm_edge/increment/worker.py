@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
@@ -22,10 +23,12 @@ from ..errors import LwmEdgeError, ResourceError, StoppedError
 from ..home.home import Home
 from ..learning.config import IncrementConfig
 from ..records import ExactPath, Progress, ProgressCallback
-from .commit import StagedIncrement, commit_increment
 from .process import replies_from, serve, started_process
-from .reports import IncrementReport, PlanReport
+from .reports import IncrementReport, LearntIncrement, PlanReport, StagedIncrement
 from .timing import Timer
+
+if TYPE_CHECKING:
+    from .values import UnwrittenModel
 
 _DOING = {
     "photos": "reading the photos",
@@ -93,7 +96,8 @@ def main() -> None:
 def _do_job(job: Job, reply: Callable[[Message], None]) -> None:
     home = Home(job.home)
     if job.staged:
-        _commit(home, job.staged, Timer(job.started, job.staged.seconds_by_part), reply)
+        timer = Timer(job.started, job.staged.seconds_by_part)
+        _commit(home, job.staged, timer, None, reply)
         return
     from ..memory import bound_allocator
 
@@ -102,20 +106,28 @@ def _do_job(job: Job, reply: Callable[[Message], None]) -> None:
     report_progress = stoppable_progress(reply, stop.is_set)
     from .learn import learn_classes, plan_learning
 
-    if job.dry_run:
-        reply(Message(plan=plan_learning(home, job.photos, job.config, report_progress)))
-        return
     timer = Timer(job.started)
-    staged = learn_classes(home, job.photos, job.config, report_progress, stop.is_set, timer)
-    if staged.learning.training is None:
-        _commit(home, staged, timer, reply)
+    if job.dry_run:
+        reply(Message(plan=plan_learning(home, job.photos, job.config, report_progress, timer)))
+        return
+    learnt, model = learn_classes(home, job.photos, job.config, report_progress, stop.is_set, timer)
+    if isinstance(learnt, StagedIncrement):
+        reply(Message(staged=learnt))  # torch is in memory here
     else:
-        reply(Message(staged=staged))  # torch is in memory here
+        _commit(home, learnt, timer, model, reply)
 
 
-def _commit(home: Home, staged: StagedIncrement, timer: Timer, reply: Callable[[Message], None]) -> None:
+def _commit(
+    home: Home,
+    learnt: LearntIncrement,
+    timer: Timer,
+    model: UnwrittenModel | None,
+    reply: Callable[[Message], None],
+) -> None:
+    from .commit import commit_increment
+
     reply(Message(progress=Progress(phase="commit", done=0, total=1)))
-    reply(Message(report=commit_increment(home, staged, timer)))
+    reply(Message(report=commit_increment(home, learnt, timer, model)))
 
 
 def stoppable_progress(reply: Callable[[Message], None], should_stop: Callable[[], bool]) -> ProgressCallback:

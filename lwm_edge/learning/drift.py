@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .class_statistics import Features, Head
+from .discriminant import Features, Head
 from .reports import DriftReport, ShippedEstimate
 
 

@@ -13,8 +13,8 @@ from ..photos.photo_set import PhotoSet
 from ..photos.pixels import Pixels
 from ..records import ProgressCallback, ignore_progress, step_reporter
 from .batches import chunks
-from .class_statistics import Features, Head
 from .config import Device
+from .discriminant import Features, Head
 
 if TYPE_CHECKING:
     import torch

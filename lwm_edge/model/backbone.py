@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ExportError, ParityError, first_line
+from ..errors import ExportError, LwmEdgeError, ParityError, first_line
 from ..photos.pixels import Pixels
 from .bundle import BESIDE_THE_NETWORK, PROBE, Bundle
 from .classifier import HEAD_INPUTS, INPUT, open_session
@@ -30,15 +30,16 @@ class Backbone:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        arrays = bundle.arrays()
-        check_cost(read_graph(arrays), arrays.keys() - BESIDE_THE_NETWORK)
         try:
-            self._session: Any = open_session(fill_graph(arrays, bundle.manifest))
+            self._session: Any = open_session(_checked_file(bundle))
+        except LwmEdgeError:
+            raise
         except Exception as error:  # ONNX Runtime's own errors derive from Exception alone
             raise ExportError(
                 f"{bundle.path} cannot be loaded by ONNX Runtime: {first_line(error)}; use another base"
             ) from None
-        self._check(generated_images(bundle.manifest.preprocessing.image_size), arrays[PROBE])
+        images = generated_images(bundle.manifest.preprocessing.image_size)
+        self._check(images, bundle.arrays(PROBE)[PROBE])
 
     def run(self, images: Pixels, *, keep_maps: bool = False) -> tuple[NDArray[np.float32], None]:
         """Computes what the head reads of images [B, H, W, 3] uint8.
@@ -77,3 +78,10 @@ class Backbone:
                 f"ONNX Runtime on this device differs from the vendor's torch by {difference:.3g} in what "
                 f"the head reads ({tolerance:.3g} is allowed); nothing was learnt: use another onnxruntime"
             )
+
+
+def _checked_file(bundle: Bundle) -> bytes:
+    """Makes the content of a bundle's ONNX file, once its graph is known to be safe to run."""
+    arrays = bundle.arrays()
+    check_cost(read_graph(arrays), arrays.keys() - BESIDE_THE_NETWORK)
+    return fill_graph(arrays, bundle.manifest)

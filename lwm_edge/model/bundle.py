@@ -238,7 +238,7 @@ def _declared_problems(path: Path, file: Any, names: set[str], manifest: Manifes
 
 def _update_digest(digest: Any, name: str, array: NDArray[Any]) -> None:
     digest.update(f"{name} {array.dtype.str} {list(array.shape)}\n".encode())
-    digest.update(np.asarray(array, order="C").tobytes())
+    digest.update(np.asarray(array, order="C").reshape(-1).view(np.uint8))
 
 
 def tensors_digest(arrays: Arrays) -> str:

@@ -441,11 +441,11 @@ def test_a_gpus_rounding_does_not_break_parity(
 def test_held_back_photos_are_learnt_once_the_head_was_judged_by_them(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judged: list[np.ndarray] = []
+    judged: list[Learnt] = []
     evaluate_it = evaluate_student
 
     def judge(task: task.Task, learnt: Learnt) -> object:
-        judged.append(learnt.head_for_held_back.weight)
+        judged.append(learnt)
         return evaluate_it(task, learnt)
 
     before, photos = home.open_bundle(), make_photos("Bag", count=10)
@@ -457,12 +457,16 @@ def test_held_back_photos_are_learnt_once_the_head_was_judged_by_them(
     cache = PixelCache(2**30)
     found = read_photo_folder(photos, before.manifest.preprocessing, cache, min_photos=1)
     all_photos = PhotoSet(list(found.photos[0]), before.manifest.preprocessing, cache)
-    [head_then] = judged
+    [learnt] = judged
+    of_five = known.with_photos(learnt.to_learn, np.full(5, 6)).solve_head(7)
+    wanted, logits = of_five.logits(learnt.held_back), learnt.held_back_logits
+    temperature = float((logits * wanted).sum() / (wanted**2).sum())  # is that of the head with all photos
+    np.testing.assert_allclose(logits, temperature * wanted, atol=0.05)
     known.learn(observe(teacher, all_photos, 8).head_inputs, np.full(10, 6))
     after = home.open_bundle().arrays()
     np.testing.assert_allclose(after["statistics.means"][6], known.means[6], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(after["head.weight"][:7], known.solve_head(7)[0], rtol=1e-3, atol=1e-3)
-    assert np.abs(after["head.weight"][:7] - head_then).max() > 0.01
+    assert np.abs(after["head.weight"][:7] - of_five.weight).max() > 0.01
 
 
 @pytest.mark.parametrize(("recipe", "runs"), [("lda", 1), ("lwm", 2)])

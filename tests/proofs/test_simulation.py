@@ -12,9 +12,10 @@ import pytest
 
 from lwm_edge import IncrementConfig, remove_class, simulate
 from lwm_edge.errors import BundleError, ConfigError
+from lwm_edge.home import generation
 from lwm_edge.home.home import Home
 from lwm_edge.home.reports import MemoryReport
-from lwm_edge.increment import instant, learn
+from lwm_edge.increment import instant
 from lwm_edge.memory import reset_peak_rss
 from lwm_edge.model.backbone import Backbone
 from lwm_edge.model.bundle import Bundle, save_bundle
@@ -130,7 +131,9 @@ def test_photos_in_files_and_files_that_grow_are_named(home: Home, monkeypatch: 
 
 def test_photos_in_a_tensor_are_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     save, exemplars = save_bundle, {"exemplars": np.zeros((2, 28, 28, 3), np.uint8)}
-    monkeypatch.setattr(learn, "save_bundle", lambda path, arrays, m: save(path, {**arrays, **exemplars}, m))
+    monkeypatch.setattr(
+        generation, "save_bundle", lambda path, arrays, m: save(path, {**arrays, **exemplars}, m)
+    )
     with pytest.raises(BundleError, match="bytes long, not"):
         simulate_leaky(home, monkeypatch)
 

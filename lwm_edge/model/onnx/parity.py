@@ -10,34 +10,18 @@ from numpy.typing import NDArray
 
 from ...errors import ParityError
 from ...photos.pixels import Pixels
-from ...records import Report
 from ..bundle import BESIDE_THE_NETWORK, BIAS, PROBE, WEIGHT, Arrays
 from ..classifier import Classifier
 from ..manifest import Manifest
 from .checks import check_cost
 from .graph import fill_graph, read_graph
+from .reports import ParityReport
 
 if TYPE_CHECKING:
     from ..network import Network
 
 PARITY_BATCH_SIZES = (1, 2, 5)
 _PARITY_TOLERANCE = 1e-4
-
-
-class ParityReport(Report):
-    """Compares the ONNX file with the network, from pixels, through ONNX Runtime.
-
-    Attributes:
-        batch_sizes: Batch sizes that were compared.
-        largest_difference: Largest difference in a logit.
-        tolerance: Allowed difference: 1e-4 x max(1, largest |logit|).
-        real_photos: Whether photos were compared, or generated pictures because none were at hand.
-    """
-
-    batch_sizes: tuple[int, ...]
-    largest_difference: float
-    tolerance: float
-    real_photos: bool
 
 
 def generated_images(image_size: int) -> Pixels:
