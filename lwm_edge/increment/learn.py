@@ -89,7 +89,7 @@ def learn_classes(
         )
         training = learnt.training
         report()
-        shipped = judge_what_shipped(task, statistics)
+        shipped = judge_what_shipped(task, statistics, judged)
         report()
         drift = measure_drift(student, task.teacher, held_back, learnt.held_back_by_teacher, shipped.estimate)
         warnings = (*task.warnings, *pass_or_refuse(task, accuracy, judged, drift, shipped, statistics))

@@ -16,6 +16,7 @@ from .gate import pass_gate
 from .judgement import (
     hopeless_classes,
     judge_new_classes,
+    mean_share_right,
     warn_about_new_classes,
     warn_about_unequal_classes,
 )
@@ -54,8 +55,10 @@ def judge_new(task: Task, learnt: Learnt, report: Callable[[], None]) -> tuple[N
     return judge_new_classes(predictions, labels, all_class_names(task), task.teacher.classes)
 
 
-def judge_what_shipped(task: Task, statistics: ClassStatistics) -> ShippedJudgement:
-    """Judges what became of the shipped classes."""
+def judge_what_shipped(
+    task: Task, statistics: ClassStatistics, judged: Sequence[NewClassReport]
+) -> ShippedJudgement:
+    """Judges what became of the shipped classes, given how the new ones are recognised."""
     parent, measured = task.parent.manifest, task.parent.arrays(*MEASURED)
     return judge_shipped(
         teachers_statistics(task),
@@ -64,6 +67,7 @@ def judge_what_shipped(task: Task, statistics: ClassStatistics) -> ShippedJudgem
         _head(task.student),
         measured,
         parent.class_names[: parent.shipped_classes],
+        new_right=mean_share_right(judged),
         solved=task.approach.recipe.head == "solved",
         is_first=parent.increment_count == 0,
     )
