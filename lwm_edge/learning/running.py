@@ -60,8 +60,9 @@ def observe(
     on_progress: ProgressCallback = ignore_progress,
     *,
     keep_maps: bool = False,
+    epoch: int | None = None,
 ) -> Observation:
-    """Runs a network once on each photo as it is, without augmentation.
+    """Runs a network once on each photo.
 
     Args:
         network: Network in eval mode.
@@ -69,13 +70,14 @@ def observe(
         batch_size: Number of photos computed at once.
         on_progress: Function that is called before each photo.
         keep_maps: Whether to keep the last feature maps; they take more memory than the rest.
+        epoch: Epoch that augments the photos; None leaves them as they are.
     """
     count = len(photos.photos)
     head_inputs: list[NDArray[np.float32]] = []
     maps: list[Tensor] = []
     report = step_reporter("features", count, on_progress)
     for part in chunks(count, batch_size):
-        pixels = photos.load(range(count)[part], report=report)
+        pixels = photos.load(range(count)[part], epoch, report)
         images = torch.from_numpy(pixels).to(network.head.weight.device)
         activations = network.activations(images)
         head_inputs.append(activations.pooled().cpu().numpy())
