@@ -82,9 +82,11 @@ def judge_shipped(
     spread = known.find_spread(*alone, shipped, is_measured, min(accuracy, 1 - 0.5 / photos))
     at_first, before = (known.estimate_accuracy(*head, shipped, spread) for head in (alone, head_before))
     now = statistics.estimate_accuracy(*head_now, shipped, spread)
-    drawn_right = statistics.estimate_accuracy(*head_now, len(head_now[0]), spread, first=len(head_before[0]))
-    correction = _correction(new_right, float(drawn_right.mean()))
-    before, now = ((at_first - correction * (at_first - estimate)).clip(0, 1) for estimate in (before, now))
+    correction = 1.0
+    if solved:
+        new = statistics.estimate_accuracy(*head_now, len(head_now[0]), spread, first=len(head_before[0]))
+        correction = _correction(new_right, float(new.mean()))
+    before, now = ((at_first - correction * (at_first - share)).clip(0, 1) for share in (before, now))
     of_all = float(now[is_measured].mean())
     low, high = interval = interval_around(of_all, accuracy, counted)
     estimate = ShippedEstimate(
@@ -129,6 +131,7 @@ def _correction(right: float, drawn_right: float) -> float:
     If the new classes are recognised more often than photos drawn from their statistics, the shipped ones
     lose more to them than drawn photos show, and less if they are recognised less often: either side can win
     the photos between them. The square root is a compromise; benchmarks/README.md says what it was tried on.
+    It holds for heads that are solved from the statistics; trained ones draw the line elsewhere.
     """
     ratio = right / max(drawn_right, 1e-6)
     return float(np.clip(np.sqrt(ratio), 1 / _MAX_CORRECTION, _MAX_CORRECTION))
