@@ -33,7 +33,8 @@ from ..photos.photo_set import PhotoSet
 from ..records import Progress, ProgressCallback
 from .choose_levels import choose_levels, possible_levels
 from .config import BundleConfig
-from .measure import BY_HEART, COPIES, NEARLY_ALL, Settled, measured_tensors, observe_copies, settle
+from .copies import COPIES, observe_copies
+from .measure import BY_HEART, NEARLY_ALL, Settled, measured_tensors, settle
 from .reports import BaseReport, StatisticsReport
 
 BATCH_SIZE = 64  # photos at once when nothing trains
@@ -170,23 +171,25 @@ def _measure(
         material: Photos and names of its classes.
         capacity: Maximum number of classes.
         on_progress: Function that is called at every step.
-        may_copy: Whether shifted copies are new to the network; where it was trained here they are not.
+        may_copy: Whether varied copies are new to the network; where it was trained here some are not.
     """
     names, learnt, unseen = material.class_names, material.learnt, material.unseen
     by_learnt = observe(network, learnt, BATCH_SIZE, on_progress)
     by_unseen = observe(network, unseen, BATCH_SIZE, on_progress) if unseen.photos else None
     of_learnt = evaluate_predictions(by_learnt.logits(network).argmax(1), _labels(learnt), names, len(names))
-    source, given, copies = learnt, by_learnt, 0
+    given, labels, copies = by_learnt, _labels(learnt), 0
     if material.for_statistics.photos:
-        source = material.for_statistics
-        given = observe(network, source, BATCH_SIZE, on_progress)
+        given = observe(network, material.for_statistics, BATCH_SIZE, on_progress)
+        labels = _labels(material.for_statistics)
     elif may_copy and not unseen.photos and of_learnt.accuracy >= NEARLY_ALL:
-        copies = COPIES
-        given = observe_copies(network, learnt, by_learnt, BATCH_SIZE, on_progress)
+        varied, of_copies = observe_copies(network, learnt, BATCH_SIZE, on_progress)
+        right = evaluate_predictions(varied.logits(network).argmax(1), of_copies, names, len(names))
+        if of_learnt.accuracy - right.accuracy > BY_HEART:
+            given, labels, copies = varied, of_copies, COPIES
     on_progress(Progress(phase="evaluate", done=0, total=1))
     settled = settle(
         given,
-        np.tile(_labels(source), 1 + copies),
+        labels,
         by_unseen,
         _labels(unseen),
         by_unseen.logits(network) if by_unseen else None,

@@ -6,32 +6,26 @@ alone if the network knows the others by heart, unless another choice recognises
 (each photo is predicted by a head that is solved without it). The head that is solved from the chosen
 statistics ships instead of the trained one if it is better than that, too.
 
-Where nothing can be chosen, and the network is right on nearly all photos that it learnt from, the statistics
-are made from shifted and mirrored copies of these as well, which lie a little more like photos never seen.
+Where nothing can be chosen, and the network is right on nearly all photos that it learnt from but on far
+fewer varied copies of them, the statistics are made from these copies: they lie more like photos never seen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from ..learning.class_statistics import ClassStatistics, Features, Labels, predict_unseen
-from ..learning.running import Observation, observe
+from ..learning.running import Observation
 from ..model.bundle import CONFUSIONS, RIGHT, RIGHT_SOLVED, TOTAL, Arrays, empty_tensors
-from ..model.network import Network
-from ..photos.photo_set import PhotoSet
-from ..records import ProgressCallback
 from .reports import StatisticsReport
 
 BY_HEART = 0.15
 """Accuracy on learnt photos less accuracy on unseen ones, above which a network knows photos by heart."""
 NEARLY_ALL = 0.99
-"""Accuracy on learnt photos from which on they may be known by heart, if there is nothing to compare."""
-COPIES = 2
-"""Number of shifted and mirrored copies of each photo."""
+"""Accuracy on learnt photos from which on photos may be known by heart, if none is unseen."""
 
 
 class Settled(NamedTuple):
@@ -48,25 +42,6 @@ class Settled(NamedTuple):
     report: StatisticsReport
     predictions: Labels
     solved: Labels
-
-
-def observe_copies(
-    network: Network, photos: PhotoSet, seen: Observation, batch_size: int, on_progress: ProgressCallback
-) -> Observation:
-    """Adds to an observation of photos what the network computes for `COPIES` shifted copies of each.
-
-    Args:
-        network: Network in eval mode.
-        photos: Photos.
-        seen: Observation of these photos as they are.
-        batch_size: Number of photos computed at once.
-        on_progress: Function that is called before each photo.
-    """
-    varied = replace(photos, augmentation_seed=0)
-    copies = (
-        observe(network, varied, batch_size, on_progress, epoch=epoch).head_inputs for epoch in range(COPIES)
-    )
-    return Observation(np.concatenate([seen.head_inputs, *copies]), None)
 
 
 def settle(
@@ -91,13 +66,13 @@ def settle(
         accuracy_on_learnt: Accuracy of the trained head on photos that the network learnt from.
         empty: Statistics of no photos.
         classes: Number of classes.
-        copies: Number of copies of each photo that are among the given ones.
+        copies: Number of varied copies of each photo that stand in for it among the given ones.
     """
     of_given = empty.with_photos(given.head_inputs, given_labels)
-    of_given.counts /= 1 + copies  # copies say how photos vary, but are no further photos
-    of_given.photos /= 1 + copies
+    of_given.counts /= copies or 1  # copies say how photos vary, but are no further photos
+    of_given.photos /= copies or 1
     if unseen is None or trained_logits is None:
-        report = StatisticsReport(photos="copied" if copies else "given", head="trained", accuracy={})
+        report = StatisticsReport(photos="varied" if copies else "given", head="trained", accuracy={})
         return Settled(of_given, report, unseen_labels, unseen_labels)
     trained = trained_logits.argmax(1)
     accuracy = {"trained": _accuracy(trained, unseen_labels)}

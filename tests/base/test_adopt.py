@@ -103,16 +103,20 @@ def test_a_classifier_is_packed_as_it_is_and_measured_on_unseen_photos(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("needed", "expected"), [(0.0, "copied"), (1.1, "given")])
-def test_where_all_photos_are_known_and_none_is_unseen_copies_are_used(
+@pytest.mark.parametrize(
+    ("needed", "apart", "expected"), [(0.9, 0.15, "varied"), (0.9, 1.0, "given"), (1.1, 0.15, "given")]
+)
+def test_where_photos_are_known_by_heart_and_none_is_unseen_varied_copies_are_used(
     classifier: torch.nn.Module,
     few: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     needed: float,
+    apart: float,
     expected: str,
 ) -> None:
     monkeypatch.setattr(finish, "NEARLY_ALL", needed)
+    monkeypatch.setattr(finish, "BY_HEART", apart)
     report = pack_checkpoint(saved(classifier, tmp_path), few, tmp_path / "base.lwm", CONFIG)
     statistics = ClassStatistics.from_arrays(open_bundle(report.bundle).arrays())
     assert report.statistics.photos == expected and report.statistics.head == "trained"

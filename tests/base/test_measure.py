@@ -75,11 +75,12 @@ def test_without_unseen_photos_nothing_is_chosen() -> None:
 
 def test_copies_say_how_photos_vary_but_are_no_further_photos() -> None:
     observed, labels = photos(centres(0), 10, 1.0, 1)
-    twice = Observation(np.concatenate([observed.head_inputs, observed.head_inputs + 0.5]), None)
+    varied = [observed.head_inputs + shift for shift in (0.0, 0.5)]
+    twice = Observation(np.concatenate(varied), None)
     none = np.zeros(0, np.int64)
-    settled = settle(twice, np.tile(labels, 2), None, none, None, 1.0, EMPTY, CLASSES, copies=1)
+    settled = settle(twice, np.tile(labels, 2), None, none, None, 1.0, EMPTY, CLASSES, copies=2)
     alone = settle(observed, labels, None, none, None, 1.0, EMPTY, CLASSES)
-    assert settled.report.photos == "copied" and alone.report.photos == "given"
+    assert settled.report.photos == "varied" and alone.report.photos == "given"
     assert settled.statistics.counts.tolist() == alone.statistics.counts.tolist()
     assert settled.statistics.photos == alone.statistics.photos
     np.testing.assert_allclose(
