@@ -42,6 +42,7 @@ ALLOWED = {
     ("memory", "use.read_text"): "a file of the kernel",
     ("memory", "(cgroup / 'memory.stat').read_text"): "a file of the kernel",
     ("_cgroups", "_MEMBERSHIP.read_text"): "a file of the kernel",
+    ("precision", "_PROCESSOR.read_text"): "a file of the kernel",
     ("processors", "(cgroup / 'cpu.max').read_text"): "a file of the kernel",
     ("processors", "(cgroup / f'cpu.cfs_{name}_us').read_text"): "a file of the kernel",
     ("memory", "os.open"): "a file of the kernel",
