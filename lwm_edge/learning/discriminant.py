@@ -136,7 +136,7 @@ class Discriminant:
         photos, labels = self._features[left_out], self._labels[left_out]
         is_of = labels[None] == np.arange(len(self._means))[:, None]  # [classes, m]
         counts = self._counts - is_of.sum(1)
-        shares = counts.clip(1)[:, None]  # a class without any photo left has a mean of zeros
+        shares = counts.clip(1)[:, None]  # a class without any photo left cannot be recognised, see below
         means = (self._counts[:, None] * self._means - is_of @ photos) / shares
         Z = photos - self._means[labels]
         shared = is_of / np.sqrt(shares)
@@ -152,6 +152,7 @@ class Discriminant:
             weight += np.linalg.solve(np.linalg.inv(R) - Z @ solved_Z.T, Z @ weight.T).T @ solved_Z
         weight *= 1 - len(Z) / self._weighed
         logits: Features = self.scale * (photos @ weight.T + self._bias(weight, means, counts))
+        logits[:, (self._counts > 0) & (counts <= 0)] = -np.inf
         return logits
 
 
