@@ -130,7 +130,7 @@ def test_a_photo_that_is_no_file_is_refused_even_if_it_was_exchanged(
 ) -> None:
     path = tmp_path / "photo.png"
     make(path)
-    with pytest.raises(PhotosError, match="is not a regular file"), open_photo(path):
+    with pytest.raises(PhotosError, match="is not a regular file"), open_photo(path, 32):
         pass
     with pytest.raises(OSError, match=r"photo\.png"):
         GuardedFile(path)

@@ -17,6 +17,7 @@ from PIL import Image
 from lwm_edge import (
     IncrementConfig,
     IncrementReport,
+    _processes,
     add_classes,
     evaluate,
     init_home,
@@ -37,7 +38,7 @@ from lwm_edge.errors import (
 )
 from lwm_edge.home.home import Home
 from lwm_edge.increment import learn as increment_module
-from lwm_edge.increment import process, task, teach
+from lwm_edge.increment import task, teach
 from lwm_edge.increment.verdict import evaluate_student
 from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.learning.running import Observation, observe
@@ -173,7 +174,7 @@ def test_a_worker_that_dies_leaves_the_home_alone(
 ) -> None:
     before = state_of(home.path)
     end = "os.kill(os.getpid(), 9)" if status == -9 else f"sys.exit({status})"
-    monkeypatch.setattr(process, "_START_CODE", f"import os, sys; {end}")
+    monkeypatch.setattr(_processes, "_START_CODE", f"import os, sys; {end}")
     with pytest.raises(error, match="the model is unchanged"):
         add_classes(home, make_photos("Shirt"), QUICK)
     assert state_of(home.path) == before

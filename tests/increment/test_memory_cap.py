@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lwm_edge import add_classes, plan_increment
+from lwm_edge import _processes, add_classes, plan_increment
 from lwm_edge.errors import ResourceError
 from lwm_edge.home.home import Home
-from lwm_edge.increment import process
 from lwm_edge.memory import _cgroup_files
 from tests.support.folders import PhotoMaker, state_of
 from tests.support.samples import QUICK
@@ -36,7 +35,7 @@ def cap(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cap]:
     def put(most_bytes: int) -> None:
         limit.write_text(str(most_bytes))
         join = f"import os; open({str(group / 'cgroup.procs')!r}, 'w').write(str(os.getpid())); "
-        monkeypatch.setattr(process, "_START_CODE", join + process._START_CODE)
+        monkeypatch.setattr(_processes, "_START_CODE", join + _processes._START_CODE)
 
     yield put
     group.rmdir()
