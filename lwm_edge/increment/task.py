@@ -22,6 +22,7 @@ from ..model.manifest import Manifest
 from ..model.network import Network, attention_cells, few_cells_warnings, pools_early
 from ..photos.folders import read_photo_folder, split_held_back
 from ..photos.photo_set import PhotoSet, PixelCache
+from ..photos.reading import decoding_bytes, forget_decoding_peak
 from ..records import Progress, ProgressCallback
 from .plan import SHARE_FOR_CHECKED_PHOTOS, check_disk, make_plan, memory_limit
 from .rehearsal import describe_job
@@ -68,8 +69,9 @@ def set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: Progr
     if config.sign_with:
         read_private_key(config.sign_with)  # so that a bad key is refused before the work, not after it
     reset_peak_rss()
+    forget_decoding_peak()
     photos = _read_photos(folder, parent.manifest, config, on_progress)
-    decoding_bytes = max(0, peak_rss_bytes() - rss_bytes())
+    decoding = decoding_bytes(max(0, peak_rss_bytes() - rss_bytes()))
     teacher = load_network(parent).to(choose_device(config.device))
     teacher.freeze(config.frozen_blocks)
     cells = attention_cells(teacher)
@@ -85,7 +87,7 @@ def set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: Progr
     if plan is None:
         size = home.current().bytes()
         job = describe_job(
-            parent, student, teacher, approach, photos, decoding_bytes=decoding_bytes, generation_bytes=size
+            parent, student, teacher, approach, photos, decoding_bytes=decoding, generation_bytes=size
         )
         plan = make_plan(job, config, limit, limit_source)
     if not saved.may_save():
@@ -164,6 +166,7 @@ def _read_photos(
         min_photos=config.min_photos,
         known_classes=manifest.class_names,
         first_label=len(manifest.class_names),
+        limit_bytes=limit,
         on_progress=on_progress,
     )
     _check_capacity(manifest, photo_folder.class_names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..errors import PhotosError, shortened
@@ -59,6 +60,7 @@ def read_photo_folder(
     min_photos: int,
     known_classes: Sequence[str] = (),
     first_label: int = 0,
+    limit_bytes: int | None = None,
     on_progress: ProgressCallback = ignore_progress,
 ) -> PhotoFolder:
     """Reads a folder with one sub-folder per class, decoding every photo once.
@@ -70,11 +72,14 @@ def read_photo_folder(
         min_photos: Minimum number of usable photos per class.
         known_classes: Classes that the model knows already; a folder of such a class is refused.
         first_label: class_index of the first class found.
+        limit_bytes: Bytes that may be taken while a photo is read, as `read_photo` explains them.
         on_progress: Function that is called before each file is read.
 
     Raises:
         PhotosError: The folder cannot be learnt from; every problem is listed.
+        ResourceError: The limit leaves too little to decode even an ordinary photo.
     """
+    read = partial(cache.read, preprocessing=preprocessing, limit_bytes=limit_bytes)
     folders = class_folders(folder)
     problems = _name_problems([utf8_name(path.name) for path in folders], known_classes)
     skipped: list[str] = []
@@ -83,7 +88,7 @@ def read_photo_folder(
     files = [_list_files(path) for path in folders]
     report = step_reporter("photos", sum(len(paths) for paths, _ in files), on_progress)
     for label, (path, (paths, reasons)) in enumerate(zip(folders, files, strict=True), start=first_label):
-        photos = _read_class(path, paths, label, preprocessing, cache, seen, reasons, report)
+        photos = _read_class(path, paths, label, read, seen, reasons, report)
         reasons = shortened(reasons, _LISTED_FILES, "more files")
         if len(photos) < min_photos:
             usable = f"{len(photos)} usable photos; at least {min_photos} are needed"
@@ -154,8 +159,7 @@ def _read_class(
     folder: Path,
     paths: Sequence[Path],
     label: int,
-    preprocessing: Preprocessing,
-    cache: PixelCache,
+    read: Callable[[Path], object],
     seen: dict[str, Path],
     reasons: list[str],
     report: Callable[[], None],
@@ -169,7 +173,7 @@ def _read_class(
             check_photo_file(path)  # first, because a link that leads to itself cannot be resolved
             if not path.resolve().is_relative_to(folder.resolve().parent):
                 raise PhotosError("is a link that leads out of the folder")
-            cache.read(path, preprocessing)
+            read(path)
             digest = _file_digest(path)
         except PhotosError as error:
             reasons.append(f"{shown} {error.message}")
