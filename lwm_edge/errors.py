@@ -210,7 +210,7 @@ def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
     def explained(*given: P.args, **named: P.kwargs) -> T:
         of_caller: list[Exception] = []
         if callable(on_progress := named.get("on_progress")):
-            named["on_progress"] = _noting_errors(on_progress, of_caller)
+            named["on_progress"] = noting_errors(on_progress, of_caller)
         try:
             return function(*given, **named)
         except Exception as error:
@@ -222,7 +222,9 @@ def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
     return explained
 
 
-def _noting_errors(callback: Callable[..., object], noted: list[Exception]) -> Callable[..., None]:
+def noting_errors(callback: Callable[..., object], noted: list[Exception]) -> Callable[..., None]:
+    """Makes a callback that adds what it raises to a list, so that it can be told from other errors."""
+
     def noting(*given: object) -> None:
         try:
             callback(*given)

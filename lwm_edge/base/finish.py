@@ -30,10 +30,10 @@ from ..model.onnx.parity import (
 )
 from ..model.onnx.tracing import trace_graph
 from ..photos.photo_set import PhotoSet
-from ..records import Progress, ProgressCallback
+from ..records import Progress, ProgressCallback, step_reporter
 from .choose_levels import choose_levels, possible_levels
 from .config import BundleConfig
-from .measure import BY_HEART, Settled, measured_tensors, settle
+from .measure import BY_HEART, HEADS, Settled, measured_tensors, settle
 from .reports import BaseReport, StatisticsReport
 
 BATCH_SIZE = 64  # photos at once when nothing trains
@@ -169,7 +169,8 @@ def _measure(network: Network, material: Material, capacity: int, on_progress: P
     if material.for_statistics.photos:
         source = material.for_statistics
         given = observe(network, source, BATCH_SIZE, on_progress)
-    on_progress(Progress(phase="evaluate", done=0, total=1))
+    report = step_reporter("evaluate", 1 + HEADS, on_progress)
+    report()
     of_learnt = evaluate_predictions(by_learnt.logits(network).argmax(1), _labels(learnt), names, len(names))
     settled = settle(
         given,
@@ -180,6 +181,7 @@ def _measure(network: Network, material: Material, capacity: int, on_progress: P
         of_learnt.accuracy,
         ClassStatistics.empty(capacity, network.head.in_features),
         len(names),
+        report,
     )
     of_unseen = None
     if unseen.photos:

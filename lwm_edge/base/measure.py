@@ -14,10 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..learning.class_statistics import ClassStatistics, Features, Labels, predict_unseen
+from ..learning.class_statistics import FOLDS, ClassStatistics, Features, Labels, predict_unseen
 from ..learning.running import Observation
 from ..model.bundle import CONFUSIONS, RIGHT, RIGHT_SOLVED, TOTAL, Arrays, empty_tensors
+from ..records import report_nothing
 from .reports import StatisticsReport
+
+HEADS = 3 * FOLDS
+"""Most heads that `settle` solves: for three ways to make the statistics, without each fold of the photos."""
 
 BY_HEART = 0.15
 """Accuracy on learnt photos less accuracy on unseen ones, above which a network knows photos by heart."""
@@ -48,6 +52,7 @@ def settle(
     accuracy_on_learnt: float,
     empty: ClassStatistics,
     classes: int,
+    report: Callable[[], None] = report_nothing,
 ) -> Settled:
     """Decides from which photos the statistics are made, and whether the solved head ships.
 
@@ -60,18 +65,20 @@ def settle(
         accuracy_on_learnt: Accuracy of the trained head on photos that the network learnt from.
         empty: Statistics of no photos.
         classes: Number of classes.
+        report: Function that is called before each of up to `HEADS` heads is solved.
     """
     of_given = empty.with_photos(given.head_inputs, given_labels)
     if unseen is None or trained_logits is None:
-        report = StatisticsReport(photos="given", head="trained", accuracy={})
-        return Settled(of_given, report, unseen_labels, unseen_labels)
+        nothing_known = StatisticsReport(photos="given", head="trained", accuracy={})
+        return Settled(of_given, nothing_known, unseen_labels, unseen_labels)
     trained = trained_logits.argmax(1)
     accuracy = {"trained": _accuracy(trained, unseen_labels)}
     if len(np.unique(unseen_labels)) < classes:  # means from two sources would favour the classes of one
+        report()
         weight, bias = of_given.solve_head(classes)
         solved = (unseen.head_inputs @ weight.T + bias).argmax(1)
-        report = StatisticsReport(photos="given", head="trained", accuracy=accuracy)
-        return Settled(of_given, report, trained, solved)
+        undecided = StatisticsReport(photos="given", head="trained", accuracy=accuracy)
+        return Settled(of_given, undecided, trained, solved)
 
     def of_all(features: Features, labels: Labels) -> ClassStatistics:
         statistics = of_given.copy()
@@ -84,7 +91,8 @@ def settle(
         "given": lambda features, labels: of_given,
     }
     predictions = {
-        way: predict_unseen(learn, unseen.head_inputs, unseen_labels, classes) for way, learn in ways.items()
+        way: predict_unseen(learn, unseen.head_inputs, unseen_labels, classes, report)
+        for way, learn in ways.items()
     }
     accuracy |= {way: _accuracy(found, unseen_labels) for way, found in predictions.items()}
     best = "unseen" if accuracy_on_learnt - accuracy["trained"] > BY_HEART else "all"

@@ -79,9 +79,21 @@ def add_classes(
 
 
 def plan_increment(
-    home: Home | AnyPath, photos: AnyPath, config: IncrementConfig | None = None, *, wait: bool = False
+    home: Home | AnyPath,
+    photos: AnyPath,
+    config: IncrementConfig | None = None,
+    *,
+    on_progress: ProgressCallback = ignore_progress,
+    wait: bool = False,
 ) -> PlanReport:
     """Returns the memory, time and disk space that `add_classes` would take; trains and changes nothing.
+
+    Args:
+        home: Model home, or the path of its folder.
+        photos: Path of a folder with one sub-folder of photos for each new class.
+        config: Settings; None means the defaults.
+        on_progress: Function that is called before each photo is read; what it raises ends the call.
+        wait: Whether to wait for another process that is changing the home.
 
     Raises:
         LwmEdgeError: For the reasons that `add_classes` lists; ResourceError if the memory limit is too low.
@@ -89,7 +101,7 @@ def plan_increment(
     home, config = open_home(home), config or IncrementConfig()
     with home.lock(wait=wait) as lock:
         job = Job(home=home.path, photos=absolute(photos), config=config, dry_run=True)
-        planned = run(job, lock, ignore_progress).plan
+        planned = run(job, lock, on_progress).plan
     assert planned is not None
     return planned
 
