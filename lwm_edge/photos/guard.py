@@ -113,6 +113,8 @@ def check_photo_file(path: Path) -> None:
         status = path.stat()
     except OSError as error:
         raise PhotosError(f"cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise PhotosError("cannot be read (its path has a NUL character)") from None
     if not stat.S_ISREG(status.st_mode):
         raise PhotosError("is not a regular file")
     if status.st_size == 0:
