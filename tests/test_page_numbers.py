@@ -223,3 +223,9 @@ def test_the_sums_under_the_tables_of_what_was_tried() -> None:
     numbers = [n for cell in counts for n in re.findall(r"([\d,]*\d) (?:kills|power)", cell)]
     outcomes = sum(int(number.replace(",", "")) for number in numbers)
     assert f"the {outcomes:,} outcomes above" in prose(TESTS)
+
+
+def test_the_list_for_devices_without_torch_is_that_of_the_package() -> None:
+    listed = read("deploy/requirements-instant.txt").splitlines()
+    without = [line.replace("'", '"') for line in PROJECT["dependencies"] if not line.startswith("torch")]
+    assert [line for line in listed if line and not line.startswith("#")] == without

@@ -14,14 +14,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..learning.class_statistics import FOLDS, ClassStatistics, Features, Labels, predict_unseen
+from ..learning.class_statistics import ClassStatistics
+from ..learning.discriminant import FOLDS, Features, Labels
 from ..learning.running import Observation
 from ..model.bundle import CONFUSIONS, RIGHT, RIGHT_SOLVED, TOTAL, Arrays, empty_tensors
 from ..records import report_nothing
 from .reports import StatisticsReport
 
-HEADS = 3 * FOLDS
-"""Most heads that `settle` solves: for three ways to make the statistics, without each fold of the photos."""
+HEADS = 2 * FOLDS + 1
+"""Most heads that `settle` solves: two ways to make the statistics, each without a fold of the photos."""
 
 BY_HEART = 0.15
 """Accuracy on learnt photos less accuracy on unseen ones, above which a network knows photos by heart."""
@@ -75,25 +76,26 @@ def settle(
     accuracy = {"trained": _accuracy(trained, unseen_labels)}
     if len(np.unique(unseen_labels)) < classes:  # means from two sources would favour the classes of one
         report()
-        weight, bias = of_given.solve_head(classes)
-        solved = (unseen.head_inputs @ weight.T + bias).argmax(1)
+        solved = of_given.solve_head(classes).logits(unseen.head_inputs).argmax(1)
         undecided = StatisticsReport(photos="given", head="trained", accuracy=accuracy)
         return Settled(of_given, undecided, trained, solved)
 
-    def of_all(features: Features, labels: Labels) -> ClassStatistics:
-        statistics = of_given.copy()
-        statistics.learn_more(features, labels)
-        return statistics
-
-    ways: dict[str, Callable[[Features, Labels], ClassStatistics]] = {
+    of_all = of_given.copy()
+    of_all.learn_more(unseen.head_inputs, unseen_labels)
+    ways = {
         "all": of_all,
-        "unseen": of_given.with_photos,  # their means; the covariance is of all
-        "given": lambda features, labels: of_given,
+        "unseen": of_given.with_photos(
+            unseen.head_inputs, unseen_labels
+        ),  # their means; the covariance of all
+        "given": of_given,
     }
-    predictions = {
-        way: predict_unseen(learn, unseen.head_inputs, unseen_labels, classes, report)
-        for way, learn in ways.items()
-    }
+    logits = {}
+    for way in ("all", "unseen"):
+        discriminant = ways[way].discriminant(classes, unseen.head_inputs, unseen_labels)
+        logits[way] = discriminant.unseen_logits(report)
+    report()
+    logits["given"] = of_given.solve_head(classes).logits(unseen.head_inputs)
+    predictions = {way: found.argmax(1) for way, found in logits.items()}
     accuracy |= {way: _accuracy(found, unseen_labels) for way, found in predictions.items()}
     best = "unseen" if accuracy_on_learnt - accuracy["trained"] > BY_HEART else "all"
     for way in ways:
@@ -101,7 +103,7 @@ def settle(
             best = way
     head = "solved" if _is_better(predictions[best], trained, unseen_labels) else "trained"
     return Settled(
-        ways[best](unseen.head_inputs, unseen_labels),
+        ways[best],
         StatisticsReport(photos=best, head=head, accuracy=accuracy),
         predictions[best] if head == "solved" else trained,
         predictions[best],

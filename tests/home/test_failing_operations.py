@@ -25,7 +25,7 @@ def test_callers_get_only_errors_of_the_tree_and_none_once_the_model_is_in_place
             assert verbs.problem(verb, fails_at) is None, (verb, fails_at)
             tried += 1
     assert published(
-        f"| an operation on files, reads too, that ends in EIO: eight verbs | {tried} | nothing |"
+        f"| an operation on files, reads too, that ends in EIO: eleven verbs | {tried} | nothing |"
     )
 
 

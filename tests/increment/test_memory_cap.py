@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lwm_edge import IncrementConfig, _processes, add_classes, plan_increment
 from lwm_edge.errors import ResourceError
 from lwm_edge.home.home import Home
 from lwm_edge.increment.task import Task, set_up
+from lwm_edge.increment.timing import Timer
 from lwm_edge.memory import _cgroup_files, rss_bytes
 from lwm_edge.records import ignore_progress
 from tests.support.folders import PhotoMaker, state_of
@@ -75,7 +77,7 @@ def test_photos_are_read_within_the_limit_and_planned_for(home: Home, make_photo
 
     def plan(limit: int) -> Task:
         limited = config.model_copy(update={"max_memory": limit})
-        return set_up(home, photos, limited, ignore_progress)
+        return set_up(home, photos, limited, ignore_progress, Timer(time.monotonic()))
 
     usual = plan(rss_bytes() + 2**30).plan.predicted_peak_rss_bytes
     Image.new("RGB", (3_000, 3_000)).save(photos / "Bag" / "costly.webp", lossless=True)

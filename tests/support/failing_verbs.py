@@ -11,19 +11,22 @@ import pytest
 from lwm_edge import (
     IncrementConfig,
     add_classes,
+    add_photos,
     export_onnx,
     info,
     init_home,
     predict,
     remove_class,
+    rename_class,
     repair_home,
+    undo,
     verify,
 )
 from lwm_edge.errors import LwmEdgeError
 from lwm_edge.home import measurement
 from lwm_edge.home.home import open_home
 from tests.support.failing_disk import failing_disk
-from tests.support.folders import DEMO_DATA, photo_folder
+from tests.support.folders import DEMO_DATA, photo_folder, save_permitting
 from tests.support.samples import WITHOUT_LEVELS
 
 
@@ -41,7 +44,10 @@ class FailingVerbs:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._root, self._shipped, self._monkeypatch = folder / "disk", folder / "shipped", monkeypatch
         self._photos = photo_folder(folder / "photos", {"Bag": "Bag"}, 8)
-        init_home(WITHOUT_LEVELS, self._shipped)
+        self._more_photos = photo_folder(folder / "more", {"Coat": "Coat"}, 8)
+        init_home(save_permitting(WITHOUT_LEVELS, folder / "base.lwm"), self._shipped)
+        rename_class(self._shipped, "Coat", "Jacke")
+        rename_class(self._shipped, "Jacke", "Coat")  # so that there is something to undo
         monkeypatch.setattr(measurement, "count_alive", lambda *sizes: measurement.Alive([], {}))  # is slow
         self._verbs = self._make_verbs()
         self.names = tuple(self._verbs)
@@ -58,7 +64,10 @@ class FailingVerbs:
             "repair": lambda: repair_home(home),
             "init": lambda: init_home(WITHOUT_LEVELS, root / "new"),
             "remove-class": lambda: remove_class(home, "Coat", shipped=True),
+            "rename-class": lambda: rename_class(home, "Coat", "Mantel"),
+            "undo": lambda: undo(home),
             "add-classes": lambda: add_classes(home, root / "photos", config, isolate=False),
+            "add-photos": lambda: add_photos(home, root / "more", config, solve_head=True, isolate=False),
         }
 
     def _start_over(self) -> Path:
@@ -66,6 +75,7 @@ class FailingVerbs:
         home = self._root / "home"
         shutil.copytree(self._shipped, home, symlinks=True)
         shutil.copytree(self._photos, self._root / "photos")
+        shutil.copytree(self._more_photos, self._root / "more")
         (home / "current" / "labels.txt").unlink()  # so that repair has something to do
         return home
 
