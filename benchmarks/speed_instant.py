@@ -157,7 +157,8 @@ def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """Takes the median of each figure, with the smallest and the largest."""
 
     def of(values: list[float]) -> dict[str, float]:
-        return {name: round(f(values), 3) for name, f in (("median", median), ("min", min), ("max", max))}
+        kinds = (("median", median), ("smallest", min), ("largest", max))
+        return {name: round(kind(values), 3) for name, kind in kinds}
 
     flat = [{**{k: v for k, v in r.items() if k != "parts"}, **r["parts"]} for r in rounds]
     figures = {name: of([r[name] for r in flat]) for name in flat[0]}
@@ -187,7 +188,7 @@ def main(
         json.dumps({**provenance(), "classes": classes, "photos": count, "figures": figures}, indent=1) + "\n"
     )
     for name, value in figures.items():
-        print(f"| {name} | {value['median']:.2f} | {value['min']:.2f} to {value['max']:.2f} |")
+        print(f"| {name} | {value['median']:.2f} | {value['smallest']:.2f} to {value['largest']:.2f} |")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@ nothing that a device will meet. Statistics are made from all photos, or with th
 alone if the network knows the others by heart, unless another choice recognises the unseen photos better
 (each photo is predicted by a head that is solved without it). The head that is solved from the chosen
 statistics ships instead of the trained one if it is better than that, too.
+
+Where nothing can be chosen, and the network is right on nearly all photos that it learnt from but on far
+fewer varied copies of them, the statistics are made from these copies: they lie more like photos never seen.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ HEADS = 2 * FOLDS + 1
 
 BY_HEART = 0.15
 """Accuracy on learnt photos less accuracy on unseen ones, above which a network knows photos by heart."""
+NEARLY_ALL = 0.99
+"""Accuracy on learnt photos from which on photos may be known by heart, if none is unseen."""
 
 
 class Settled(NamedTuple):
@@ -53,6 +58,7 @@ def settle(
     accuracy_on_learnt: float,
     empty: ClassStatistics,
     classes: int,
+    copies: int = 0,
     report: Callable[[], None] = report_nothing,
 ) -> Settled:
     """Decides from which photos the statistics are made, and whether the solved head ships.
@@ -66,11 +72,14 @@ def settle(
         accuracy_on_learnt: Accuracy of the trained head on photos that the network learnt from.
         empty: Statistics of no photos.
         classes: Number of classes.
+        copies: Number of varied copies of each photo that stand in for it among the given ones.
         report: Function that is called before each of up to `HEADS` heads is solved.
     """
     of_given = empty.with_photos(given.head_inputs, given_labels)
+    of_given.counts /= copies or 1  # copies say how photos vary, but are no further photos
+    of_given.photos /= copies or 1
     if unseen is None or trained_logits is None:
-        nothing_known = StatisticsReport(photos="given", head="trained", accuracy={})
+        nothing_known = StatisticsReport(photos="varied" if copies else "given", head="trained", accuracy={})
         return Settled(of_given, nothing_known, unseen_labels, unseen_labels)
     trained = trained_logits.argmax(1)
     accuracy = {"trained": _accuracy(trained, unseen_labels)}
@@ -84,9 +93,7 @@ def settle(
     of_all.learn_more(unseen.head_inputs, unseen_labels)
     ways = {
         "all": of_all,
-        "unseen": of_given.with_photos(
-            unseen.head_inputs, unseen_labels
-        ),  # their means; the covariance of all
+        "unseen": of_given.with_photos(unseen.head_inputs, unseen_labels),  # their means alone
         "given": of_given,
     }
     logits = {}

@@ -169,6 +169,7 @@ def _statistics(report: StatisticsReport) -> str:
         "all": "all photos",
         "unseen": "photos that the network never saw",
         "given": "the photos given for this",
+        "varied": "varied copies of the photos, which it knows by heart",
     }
     tried = ", ".join(f"{way} {percent(accuracy)}" for way, accuracy in report.accuracy.items())
     why = f" (on unseen photos: {tried})" if tried else ""

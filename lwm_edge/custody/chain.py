@@ -89,6 +89,14 @@ def record_change(
     return manifest.model_copy(update={"custody": custody.with_link(link)})
 
 
+def goes_on_from(now: Manifest, before: Manifest) -> bool:
+    """Returns whether a model's record is that of the model before, which holds together, and one change."""
+    if now.custody is None or not now.custody.links or custody_problems(before, None, None):
+        return False
+    record = before.custody or _new_record(before)
+    return record.with_link(now.custody.links[-1]) == now.custody
+
+
 def _new_record(parent: Manifest) -> Custody:
     if parent.increment_count:
         return Custody(dropped_links=parent.increment_count)

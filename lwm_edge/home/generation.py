@@ -16,7 +16,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from .. import storage
-from ..custody.chain import record_change
+from ..custody.chain import goes_on_from, record_change
 from ..errors import BundleError, ExportError
 from ..memory import peak_rss_bytes
 from ..model.bundle import Arrays, Bundle, open_bundle, save_bundle, tensors_digest
@@ -201,9 +201,8 @@ def previous_model(generation: Generation, bundle: Bundle) -> Bundle | None:
     except BundleError:
         return None
     now, before = bundle.manifest, previous.manifest
-    is_before = (before.model_digest, before.increment_count + 1) == (now.parent_digest, now.increment_count)
-    is_of_this_home = before.bundle_bytes == now.bundle_bytes and before.permits == now.permits
-    return previous if before == now or (is_before and is_of_this_home) else None
+    is_before = before.model_digest == now.parent_digest and goes_on_from(now, before)
+    return previous if before == now or is_before else None
 
 
 def is_onnx_of(bundle: Bundle) -> Callable[[bytes], bool]:

@@ -44,6 +44,11 @@ def judge_new_classes(
     return tuple(reports)
 
 
+def mean_share_right(judged: Sequence[NewClassReport]) -> float:
+    """Computes how often new classes were recognised, as a mean over them in which few photos say little."""
+    return float(np.mean([(report.right + 0.5) / (report.photos + 1) for report in judged]))
+
+
 def hopeless_classes(judged: Sequence[NewClassReport], classes: int) -> list[str]:
     """Lists new classes that are recognised no better than chance, in words."""
     return [

@@ -118,7 +118,7 @@ def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> Learnin
     report()
     accuracy, judged = evaluate_student(task, learnt), judge_new(task, learnt, report)
     report()
-    shipped = judge_what_shipped(task, learnt)
+    shipped = judge_what_shipped(task, learnt, judged)
     report()
     drift = measure_drift(
         learnt.head,

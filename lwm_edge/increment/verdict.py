@@ -14,6 +14,7 @@ from .gate import pass_gate
 from .judgement import (
     hopeless_classes,
     judge_new_classes,
+    mean_share_right,
     warn_about_new_classes,
     warn_about_unequal_classes,
 )
@@ -48,8 +49,8 @@ def judge_new(task: Task, learnt: Learnt, report: Callable[[], None]) -> tuple[N
     return judge_new_classes(logits.argmax(1), np.array(labels), names, judged)
 
 
-def judge_what_shipped(task: Task, learnt: Learnt) -> ShippedJudgement:
-    """Judges what became of the shipped classes."""
+def judge_what_shipped(task: Task, learnt: Learnt, judged: Sequence[NewClassReport]) -> ShippedJudgement:
+    """Judges what became of the shipped classes, given how the new ones are recognised."""
     parent = task.parent.manifest
     return judge_shipped(
         ClassStatistics.from_bundle(task.parent),
@@ -58,6 +59,7 @@ def judge_what_shipped(task: Task, learnt: Learnt) -> ShippedJudgement:
         learnt.head,
         task.parent.arrays(*MEASURED),
         parent.class_names[: parent.shipped_classes],
+        new_right=mean_share_right(judged),
         solved=task.approach.recipe.head == "solved",
         is_first=parent.increment_count == 0,
     )

@@ -122,9 +122,9 @@ class ClassStatistics:
         self.covariance = change.matrix @ self.covariance @ change.matrix.T
 
     def estimate_accuracy(
-        self, weight: Features, bias: Features, classes: int, spread: float = 1.0
+        self, weight: Features, bias: Features, classes: int, spread: float = 1.0, *, first: int = 0
     ) -> Features:
-        """Estimates how often a head is right on each of the first classes [classes], by their statistics.
+        """Estimates how often a head is right on each of some classes, by their statistics.
 
         For each class, photos are drawn from a Gaussian with its mean and the shared covariance, directly as
         logits, which follow a Gaussian too; all rows of the head compete. No photo is needed, so a device can
@@ -133,11 +133,15 @@ class ClassStatistics:
         Args:
             weight: Weight of the head [N, d].
             bias: Bias of the head [N].
-            classes: Number of classes to judge, from the front.
+            classes: Number of classes from the front, up to which classes are judged.
             spread: Factor of the covariance, see `find_spread`.
+            first: class_index of the first class that is judged.
+
+        Returns:
+            Share of each judged class's photos on which the head is right [classes - first].
         """
         centres, scatter = self._draw_logits(weight, bias, classes)
-        return _share_right(centres, spread**0.5 * scatter)
+        return _share_right(centres, spread**0.5 * scatter, first)
 
     def _draw_logits(self, weight: Features, bias: Features, classes: int) -> tuple[Features, Features]:
         """Computes the logits of the class means [classes, N], and draws photos around them [photos, N]."""
@@ -194,9 +198,10 @@ class ClassStatistics:
         return Discriminant(means, self.covariance, self.photos, counts, features, labels)
 
 
-def _share_right(centres: Features, scatter: Features) -> Features:
-    """Computes for each class the share of its drawn photos whose largest logit is its own [classes]."""
-    return np.array([((centre + scatter).argmax(1) == label).mean() for label, centre in enumerate(centres)])
+def _share_right(centres: Features, scatter: Features, first: int = 0) -> Features:
+    """Computes the share of each class's drawn photos whose largest logit is its own [classes - first]."""
+    labels = range(first, len(centres))
+    return np.array([((centres[label] + scatter).argmax(1) == label).mean() for label in labels])
 
 
 @dataclass

@@ -128,7 +128,7 @@ class Discriminant:
         Z are x - mean, and its inverse follows (Sherman, Morrison and Woodbury 1950).
 
         Args:
-            left_out: Whether each of the M photos is left out [M]; each class keeps one at least.
+            left_out: Whether each of the M photos is left out [M].
 
         Returns:
             Logits of those photos [m, classes].
@@ -136,16 +136,17 @@ class Discriminant:
         photos, labels = self._features[left_out], self._labels[left_out]
         is_of = labels[None] == np.arange(len(self._means))[:, None]  # [classes, m]
         counts = self._counts - is_of.sum(1)
-        means = (self._counts[:, None] * self._means - is_of @ photos) / counts[:, None]
+        shares = counts.clip(1)[:, None]  # a class without any photo left has a mean of zeros
+        means = (self._counts[:, None] * self._means - is_of @ photos) / shares
         Z = photos - self._means[labels]
-        shared = is_of / np.sqrt(counts)[:, None]
+        shared = is_of / np.sqrt(shares)
         R = (np.eye(len(Z)) + shared.T @ shared) / self._weighed
         if self._shrunk is not None:
             weight = np.linalg.solve(self._shrunk - Z.T @ R @ Z, (means - means.mean(0)).T).T
         else:
             solved = self._solved[left_out]
             solved_means = self._counts[:, None] * self._solved_means - is_of @ solved
-            solved_means /= counts[:, None]
+            solved_means /= shares
             solved_Z = solved - self._solved_means[labels]
             weight = solved_means - solved_means.mean(0)
             weight += np.linalg.solve(np.linalg.inv(R) - Z @ solved_Z.T, Z @ weight.T).T @ solved_Z

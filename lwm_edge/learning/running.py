@@ -76,8 +76,9 @@ def observe(
     on_progress: ProgressCallback = ignore_progress,
     *,
     keep_maps: bool = False,
+    epoch: int | None = None,
 ) -> Observation:
-    """Runs a network once on each photo as it is, without augmentation.
+    """Runs a network once on each photo.
 
     Args:
         network: Network in eval mode.
@@ -85,13 +86,15 @@ def observe(
         batch_size: Number of photos computed at once.
         on_progress: Function that is called before each photo.
         keep_maps: Whether to keep the last feature maps; they take more memory than the rest.
+        epoch: Epoch that augments the photos; None leaves them as they are.
     """
     count = len(photos.photos)
     head_inputs: list[NDArray[np.float32]] = []
     maps: list[Any] = []
     report = step_reporter("features", count, on_progress)
     for part in chunks(count, batch_size):
-        values, last_maps = network.run(photos.load(range(count)[part], report=report), keep_maps=keep_maps)
+        pixels = photos.load(range(count)[part], epoch, report)
+        values, last_maps = network.run(pixels, keep_maps=keep_maps)
         head_inputs.append(values)
         maps += [last_maps] if keep_maps else []
     return Observation(np.concatenate(head_inputs).astype(np.float64), tuple(maps))

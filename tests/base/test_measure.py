@@ -73,6 +73,22 @@ def test_without_unseen_photos_nothing_is_chosen() -> None:
     assert not measured_tensors(settled, np.zeros(0, np.int64), 6)[TOTAL].any()
 
 
+def test_copies_say_how_photos_vary_but_are_no_further_photos() -> None:
+    observed, labels = photos(centres(0), 10, 1.0, 1)
+    varied = [observed.head_inputs + shift for shift in (0.0, 0.5)]
+    twice = Observation(np.concatenate(varied))
+    none = np.zeros(0, np.int64)
+    settled = settle(twice, np.tile(labels, 2), None, none, None, 1.0, EMPTY, CLASSES, copies=2)
+    alone = settle(observed, labels, None, none, None, 1.0, EMPTY, CLASSES)
+    assert settled.report.photos == "varied" and alone.report.photos == "given"
+    assert settled.statistics.counts.tolist() == alone.statistics.counts.tolist()
+    assert settled.statistics.photos == alone.statistics.photos
+    np.testing.assert_allclose(
+        settled.statistics.means[:CLASSES], alone.statistics.means[:CLASSES] + 0.25, atol=1e-12
+    )
+    assert np.trace(settled.statistics.covariance) > np.trace(alone.statistics.covariance)
+
+
 def test_what_was_recognised_and_confused_is_counted() -> None:
     labels, found = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0, 2])
     report = StatisticsReport(photos="all", head="trained", accuracy={})

@@ -105,7 +105,9 @@ def test_what_people_read_who_change_their_minds(run: Any, permitting_home: Home
     assert "Removed Dress" in removed.out and "Still there" in removed.out
     assert "Took back change 2" in run("undo", "--home", home).out
     photos = DEMO_DATA / "train" / "base"
-    planned = run("add-photos", photos, "--home", home, "--dry-run")
+    trained = run("add-photos", photos, "--home", home, "--dry-run")
+    assert trained.code == 2 and "the last layer was trained" in trained.err
+    planned = run("add-photos", photos, "--home", home, "--solve-head", "--dry-run")
     assert planned.code == 3 and "Coat: the model does not know this class" in planned.err
     photos = photo_folder(tmp_path / "more", {"Mantel": "Coat"})
     assert "nothing was trained" in run("add-photos", photos, "--home", home, "--solve-head", "--dry-run").out
@@ -152,7 +154,7 @@ def test_a_base_from_the_command_line(run: Any, tmp_path: Path, make_photos: Pho
         (["rename-class", "Coat", "Dress"], 2, "pass --merge"),
         (["rename-class", "Coat", "Dress", "--merge"], 2, "pass --shipped"),
         (["undo"], 2, "the vendor does not permit undo"),
-        pytest.param(["add-photos", "nowhere"], 3, "does not exist", marks=pytest.mark.slow),
+        pytest.param(["add-photos", "nowhere", "--solve-head"], 3, "does not exist", marks=pytest.mark.slow),
         (["predict", "nothing.png"], 3, "none of the photos"),
         (["info", "nothing.lwm"], 4, "does not exist"),
         (["init", "nothing.lwm"], 4, "does not exist"),

@@ -42,6 +42,7 @@ ALLOWED = {
     ("memory", "use.read_text"): "a file of the kernel",
     ("memory", "(cgroup / 'memory.stat').read_text"): "a file of the kernel",
     ("_cgroups", "_MEMBERSHIP.read_text"): "a file of the kernel",
+    ("precision", "_PROCESSOR.read_text"): "a file of the kernel",
     ("processors", "(cgroup / 'cpu.max').read_text"): "a file of the kernel",
     ("processors", "(cgroup / f'cpu.cfs_{name}_us').read_text"): "a file of the kernel",
     ("memory", "os.open"): "a file of the kernel",
@@ -59,7 +60,6 @@ ALLOWED = {
     ("process", "os.fdopen"): "a pipe",
     ("decoder", "os.fdopen"): "a pipe",
     ("decoder", "_STATUS.read_text"): "a file of the kernel",
-    ("precision", "_PROCESSOR.read_text"): "a file of the kernel",
 }
 
 

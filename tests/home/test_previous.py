@@ -25,6 +25,7 @@ from lwm_edge.errors import BundleError, ConfigError
 from lwm_edge.home.home import Home
 from lwm_edge.home.ownership import GENERATION_FILES, PREVIOUS
 from lwm_edge.model.bundle import open_bundle, save_bundle
+from lwm_edge.model.custody_record import Custody
 from tests.support.folders import PhotoMaker, state_of
 from tests.support.networks import same_tensors
 
@@ -125,6 +126,20 @@ def _of_another_model(path: Path) -> None:
     save_bundle(path, bundle.arrays(), bundle.manifest.model_copy(update={"class_names": names}))
 
 
+def _with_fewer_shipped_classes(path: Path) -> None:
+    """Alters what the model's digest does not cover, but the record does."""
+    bundle = open_bundle(path)
+    save_bundle(path, bundle.arrays(), bundle.manifest.model_copy(update={"shipped_classes": 5}))
+
+
+def _with_another_record(path: Path) -> None:
+    bundle = open_bundle(path)
+    (link,) = bundle.manifest.custody.links if bundle.manifest.custody else ()
+    lied = link.model_copy(update={"deed": None})
+    custody = Custody(base=bundle.manifest.custody.base if bundle.manifest.custody else None, links=(lied,))
+    save_bundle(path, bundle.arrays(), bundle.manifest.model_copy(update={"custody": custody}))
+
+
 def _with_metadata(path: Path) -> None:
     """Hides a text in the header, which no tensor and no digest has."""
     content = path.read_bytes()
@@ -140,6 +155,8 @@ HARM: dict[str, Callable[[Path], object]] = {
     "was edited": lambda path: path.write_bytes(path.read_bytes().replace(b"Dress", b"Press", 1)),
     "is of another model": _of_another_model,
     "is the shipped base": lambda path: shutil.copy(BASE_BUNDLE, path),
+    "has other shipped classes": _with_fewer_shipped_classes,
+    "has another record": _with_another_record,
     "hides something": _with_metadata,
 }
 
@@ -148,7 +165,8 @@ HARM: dict[str, Callable[[Path], object]] = {
 def test_a_file_that_is_not_the_model_before_is_noticed_and_repaired(
     permitting_home: Home, harm: str
 ) -> None:
-    rename_class(permitting_home, "Coat", "Mantel")
+    rename_class(permitting_home, "Coat", "Jacke")
+    rename_class(permitting_home, "Jacke", "Mantel")
     HARM[harm](permitting_home.current().previous)
     model = permitting_home.current().bundle.read_bytes()
     assert any(PREVIOUS in problem for problem in audit(permitting_home).problems)

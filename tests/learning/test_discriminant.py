@@ -52,6 +52,16 @@ def expected(statistics: ClassStatistics, of_all: Discriminant, ridge: float, ph
     return logits
 
 
+def test_a_class_of_one_photo_is_not_recognised_without_it() -> None:
+    known, features, labels = drawn(EACH)
+    few = labels[: EACH + 1]  # a whole class, and one photo of the next
+    classes = KNOWN + 2
+    of_all = known.with_photos(features[: len(few)], few)
+    found = of_all.discriminant(classes, features[: len(few)], few).unseen_logits()
+    assert np.isfinite(found).all() and found[-1].argmax() != KNOWN + 1
+    assert (found[:-1].argmax(1) == KNOWN).mean() > 0.8
+
+
 @pytest.mark.parametrize("photos", [EACH, 40])
 def test_five_folds_leave_each_photo_out_once(photos: int) -> None:
     known, features, labels = drawn(photos)
