@@ -56,7 +56,6 @@ from lwm_edge.model.onnx.parity import generated_images, head_inputs_of_probe, p
 from lwm_edge.photos import photo_set as photo_set_module
 from lwm_edge.photos.folders import read_photo_folder
 from lwm_edge.photos.photo_set import PhotoSet, PixelCache
-from lwm_edge.photos.preprocessing import Preprocessing
 from lwm_edge.photos.reading import read_photo
 from lwm_edge.records import Progress
 from tests.support.folders import PhotoMaker, state_of
@@ -478,9 +477,9 @@ def test_each_photo_is_decoded_once_and_seen_once_by_each_network(
     seen: list[int] = []
     read, run, run_backbone = read_photo, Network.activations, Backbone.run
 
-    def counting_read(path: Path, preprocessing: Preprocessing) -> np.ndarray:
+    def counting_read(path: Path, *how: Any) -> np.ndarray:
         decoded.append(path)
-        return read(path, preprocessing)
+        return read(path, *how)
 
     def counting_run_of(images: np.ndarray) -> None:
         generated = np.array_equal(images, generated_images(28))  # for the probe in the bundle
