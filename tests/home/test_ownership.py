@@ -341,6 +341,7 @@ OPENING = {
     "_streams": "the null device",
     "memory": "a counter of the kernel",
     "guard": "a photo, for reading, unbuffered",
+    "decoder": "a pipe",
     "worker": "a pipe",
     "simulation": "a pipe",
     "process": "a pipe",
