@@ -26,11 +26,11 @@ from ..model.onnx.parity import PARITY_BATCH_SIZES, head_inputs_of_probe, parity
 from ..model.onnx.reports import ParityReport
 from ..model.onnx.tracing import trace_graph
 from ..photos.photo_set import PhotoSet
-from ..records import Progress, ProgressCallback
+from ..records import Progress, ProgressCallback, step_reporter
 from .choose_levels import choose_levels, possible_levels
 from .config import BundleConfig
 from .copies import COPIES, observe_copies
-from .measure import BY_HEART, NEARLY_ALL, Settled, measured_tensors, settle
+from .measure import BY_HEART, HEADS, NEARLY_ALL, Settled, measured_tensors, settle
 from .reports import BaseReport, StatisticsReport
 
 BATCH_SIZE = 64  # photos at once when nothing trains
@@ -182,7 +182,7 @@ def _measure(
         right = evaluate_predictions(varied.logits(network).argmax(1), of_copies, names, len(names))
         if of_learnt.accuracy - right.accuracy > BY_HEART:
             given, labels, copies = varied, of_copies, COPIES
-    on_progress(Progress(phase="evaluate", done=0, total=1))
+    report = step_reporter("evaluate", HEADS, on_progress)
     settled = settle(
         given,
         labels,
@@ -193,6 +193,7 @@ def _measure(
         ClassStatistics.empty(capacity, network.head.in_features),
         len(names),
         copies,
+        report,
     )
     of_unseen = None
     if unseen.photos:

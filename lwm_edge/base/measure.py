@@ -12,15 +12,20 @@ fewer varied copies of them, the statistics are made from these copies: they lie
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from ..learning.class_statistics import ClassStatistics
-from ..learning.discriminant import Features, Labels
+from ..learning.discriminant import FOLDS, Features, Labels
 from ..learning.running import Observation
 from ..model.bundle import CONFUSIONS, RIGHT, RIGHT_SOLVED, TOTAL, Arrays, empty_tensors
+from ..records import report_nothing
 from .reports import StatisticsReport
+
+HEADS = 2 * FOLDS + 1
+"""Most heads that `settle` solves: two ways to make the statistics, each without a fold of the photos."""
 
 BY_HEART = 0.15
 """Accuracy on learnt photos less accuracy on unseen ones, above which a network knows photos by heart."""
@@ -54,6 +59,7 @@ def settle(
     empty: ClassStatistics,
     classes: int,
     copies: int = 0,
+    report: Callable[[], None] = report_nothing,
 ) -> Settled:
     """Decides from which photos the statistics are made, and whether the solved head ships.
 
@@ -67,19 +73,21 @@ def settle(
         empty: Statistics of no photos.
         classes: Number of classes.
         copies: Number of varied copies of each photo that stand in for it among the given ones.
+        report: Function that is called before each of up to `HEADS` heads is solved.
     """
     of_given = empty.with_photos(given.head_inputs, given_labels)
     of_given.counts /= copies or 1  # copies say how photos vary, but are no further photos
     of_given.photos /= copies or 1
     if unseen is None or trained_logits is None:
-        report = StatisticsReport(photos="varied" if copies else "given", head="trained", accuracy={})
-        return Settled(of_given, report, unseen_labels, unseen_labels)
+        nothing_known = StatisticsReport(photos="varied" if copies else "given", head="trained", accuracy={})
+        return Settled(of_given, nothing_known, unseen_labels, unseen_labels)
     trained = trained_logits.argmax(1)
     accuracy = {"trained": _accuracy(trained, unseen_labels)}
     if len(np.unique(unseen_labels)) < classes:  # means from two sources would favour the classes of one
+        report()
         solved = of_given.solve_head(classes).logits(unseen.head_inputs).argmax(1)
-        report = StatisticsReport(photos="given", head="trained", accuracy=accuracy)
-        return Settled(of_given, report, trained, solved)
+        undecided = StatisticsReport(photos="given", head="trained", accuracy=accuracy)
+        return Settled(of_given, undecided, trained, solved)
 
     of_all = of_given.copy()
     of_all.learn_more(unseen.head_inputs, unseen_labels)
@@ -88,11 +96,11 @@ def settle(
         "unseen": of_given.with_photos(unseen.head_inputs, unseen_labels),  # their means alone
         "given": of_given,
     }
-    logits = {
-        way: statistics.discriminant(classes, unseen.head_inputs, unseen_labels).unseen_logits()
-        for way, statistics in ways.items()
-        if way != "given"
-    }
+    logits = {}
+    for way in ("all", "unseen"):
+        discriminant = ways[way].discriminant(classes, unseen.head_inputs, unseen_labels)
+        logits[way] = discriminant.unseen_logits(report)
+    report()
     logits["given"] = of_given.solve_head(classes).logits(unseen.head_inputs)
     predictions = {way: found.argmax(1) for way, found in logits.items()}
     accuracy |= {way: _accuracy(found, unseen_labels) for way, found in predictions.items()}

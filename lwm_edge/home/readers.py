@@ -112,7 +112,7 @@ class PredictionReport(Report):
 
 def predict(
     home: Home | AnyPath,
-    photos: Sequence[AnyPath],
+    photos: AnyPath | Sequence[AnyPath],
     *,
     top_k: int = 3,
     on_progress: ProgressCallback = ignore_progress,
@@ -121,7 +121,7 @@ def predict(
 
     Args:
         home: Model home, or the path of its folder.
-        photos: Paths of the photos.
+        photos: Paths of the photos, or the path of one.
         top_k: Number of classes for each photo, best first.
         on_progress: Function that is called before each photo; what it raises ends the call.
 
@@ -132,7 +132,7 @@ def predict(
     """
     home = open_home(home)
     classifier = home.read(lambda generation: Classifier(generation.onnx))
-    predictions = classifier.classify([Path(photo) for photo in photos], top_k, on_progress=on_progress)
+    predictions = classifier.classify(photos, top_k, on_progress=on_progress)
     if predictions and all(p.error for p in predictions):
         raise PhotosError("none of the photos can be read", [f"{p.photo} {p.error}" for p in predictions])
     return PredictionReport(onnx=home.onnx, model_digest=classifier.model_digest, predictions=predictions)

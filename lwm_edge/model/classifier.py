@@ -6,6 +6,7 @@ metadata (https://onnx.ai/onnx/repo-docs/IR.html, metadata_props).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -22,7 +23,15 @@ from ..photos.pixels import Pixels
 from ..photos.preprocessing import Preprocessing
 from ..photos.reading import read_photo
 from ..processors import usable_processors
-from ..records import AnyNamePath, ProgressCallback, Report, ignore_progress, printable, step_reporter
+from ..records import (
+    AnyNamePath,
+    AnyPath,
+    ProgressCallback,
+    Report,
+    ignore_progress,
+    printable,
+    step_reporter,
+)
 
 CLASS_NAMES_KEY = "class_names"
 PREPROCESSING_KEY = "preprocessing"
@@ -32,6 +41,7 @@ LOGITS, PROBABILITIES, HEAD_INPUTS = "logits", "probabilities", "head_inputs"
 _BATCH_SIZE = 16
 
 _WHAT_TO_DO = "rebuild it with lwm-edge repair (in a model home) or lwm-edge export"
+_IN_A_HOME = "current/classifier.onnx"
 _NAMES = TypeAdapter(tuple[str, ...])
 
 
@@ -72,6 +82,9 @@ class Classifier:
         self.path = None if isinstance(source, bytes) else Path(source)
         where = self.path or "the exported ONNX file"
         if self.path and not self.path.is_file():
+            if os.path.lexists(self.path):
+                what = storage.kind_at(self.path, follow=True)
+                raise ExportError(f"{where} is {what}; give the ONNX file, such as HOME/{_IN_A_HOME}")
             raise ExportError(f"{where} does not exist; {_WHAT_TO_DO}")
         try:
             self._session: Any = open_session(
@@ -146,7 +159,7 @@ class Classifier:
 
     def classify(
         self,
-        photos: Sequence[str | PathLike[str]],
+        photos: AnyPath | Sequence[AnyPath],
         top_k: int = 3,
         *,
         on_progress: ProgressCallback = ignore_progress,
@@ -154,10 +167,12 @@ class Classifier:
         """Ranks the best classes of each photo; a photo that cannot be read gets an error instead.
 
         Args:
-            photos: Paths of the photos.
+            photos: Paths of the photos, or the path of one.
             top_k: Number of classes for each photo, best first.
             on_progress: Function that is called before each photo.
         """
+        if isinstance(photos, str | PathLike):  # of which each letter would pass for a path
+            photos = [photos]
         report = step_reporter("features", len(photos), on_progress)
         predictions: list[Prediction] = []
         for start in range(0, len(photos), _BATCH_SIZE):

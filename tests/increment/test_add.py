@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lwm_edge import (
     IncrementConfig,
     IncrementReport,
+    _processes,
     add_classes,
     evaluate,
     init_home,
@@ -39,7 +40,7 @@ from lwm_edge.errors import (
 )
 from lwm_edge.home.home import Home
 from lwm_edge.increment import learn as increment_module
-from lwm_edge.increment import process, task, trained
+from lwm_edge.increment import task, trained
 from lwm_edge.increment.values import Learnt
 from lwm_edge.increment.verdict import evaluate_student
 from lwm_edge.learning.class_statistics import ClassStatistics
@@ -179,7 +180,7 @@ def test_a_worker_that_dies_leaves_the_home_alone(
 ) -> None:
     before = state_of(home.path)
     end = "os.kill(os.getpid(), 9)" if status == -9 else f"sys.exit({status})"
-    monkeypatch.setattr(process, "_START_CODE", f"import os, sys; {end}")
+    monkeypatch.setattr(_processes, "_START_CODE", f"import os, sys; {end}")
     with pytest.raises(error, match="the model is unchanged"):
         add_classes(home, make_photos("Shirt"), QUICK)
     assert state_of(home.path) == before
