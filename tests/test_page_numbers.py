@@ -16,7 +16,7 @@ from lwm_edge.cli.settings import FileConfig, increment_config
 from lwm_edge.custody.keys import _PRIVATE_MODE
 from lwm_edge.demo import BASE_CLASSES, DEMO_DATA, INCREMENTS
 from lwm_edge.home.export import _MAX_CALIBRATION_PHOTOS, _MIN_AGREEMENT, _MIN_PHOTOS
-from lwm_edge.home.ownership import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, TRAINING, TRUST
+from lwm_edge.home.ownership import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, PREVIOUS, TRAINING, TRUST
 from lwm_edge.increment import judgement
 from lwm_edge.increment.gate import _LEAST_SHARE_REMEMBERED
 from lwm_edge.increment.plan import _FEWEST_BATCHES_TO_KEEP_MEMORY, SHARE_OF_AVAILABLE
@@ -166,7 +166,7 @@ def test_the_recipes_and_the_gate_are_all_listed() -> None:
 
 def test_the_files_of_a_home_are_all_listed() -> None:
     listed = {cells[0].strip("`") for cells in rows(section(DEPLOY, "The home"))}
-    files = {f"{GENERATIONS}/00000000/{name}" for name in GENERATION_FILES}
+    files = {f"{GENERATIONS}/00000000/{name}" for name in (*GENERATION_FILES, PREVIOUS)}
     assert listed == {CURRENT, TRAINING, LOCK, TRUST, *files}
 
 
@@ -221,3 +221,9 @@ def test_the_sums_under_the_tables_of_what_was_tried() -> None:
     numbers = [n for cell in counts for n in re.findall(r"([\d,]*\d) (?:kills|power)", cell)]
     outcomes = sum(int(number.replace(",", "")) for number in numbers)
     assert f"the {outcomes:,} outcomes above" in prose(TESTS)
+
+
+def test_the_list_for_devices_without_torch_is_that_of_the_package() -> None:
+    listed = read("deploy/requirements-instant.txt").splitlines()
+    without = [line.replace("'", '"') for line in PROJECT["dependencies"] if not line.startswith("torch")]
+    assert [line for line in listed if line and not line.startswith("#")] == without

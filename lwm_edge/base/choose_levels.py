@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..errors import ConfigError
-from ..learning.class_statistics import ClassStatistics, predict_unseen
+from ..learning.class_statistics import ClassStatistics
 from ..learning.running import observe
 from ..model.manifest import Levels
 from ..model.network import Network
@@ -91,10 +91,10 @@ def choose_levels(
         trial.read_levels(levels)
         values = observe(trial, photos, batch_size, on_progress).head_inputs[:, : levels.values]
         labels = np.array(photos.labels)
-        no_statistics = ClassStatistics.empty(classes := int(labels.max()) + 1, levels.values)
-        accuracy[levels.grid] = float(
-            (predict_unseen(no_statistics.with_photos, values, labels, classes) == labels).mean()
-        )
+        statistics = ClassStatistics.empty(classes := int(labels.max()) + 1, levels.values)
+        statistics.learn(values, labels)
+        logits = statistics.discriminant(classes, values, labels).unseen_logits()
+        accuracy[levels.grid] = float((logits.argmax(1) == labels).mean())
     # Among equals this chooses the first, which is the coarsest.
     chosen = max(candidates, key=lambda levels: accuracy.get(levels.grid, 0.0), default=None)
     if chosen:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..learning.class_statistics import Labels
+from ..learning.discriminant import Labels
 from ..learning.running import Observation, observe
 from ..model.network import Network
 from ..photos.photo_set import Photo, PhotoSet, augmentation_generator
@@ -60,4 +60,4 @@ def observe_copies(
     """
     varied = _InOtherLight(photos.photos, photos.preprocessing, photos.cache, augmentation_seed=0)
     copies = [observe(network, varied, batch_size, on_progress, epoch=n).head_inputs for n in range(COPIES)]
-    return Observation(np.concatenate(copies), None), np.tile(photos.labels, COPIES)
+    return Observation(np.concatenate(copies)), np.tile(photos.labels, COPIES)

@@ -13,7 +13,8 @@ import torch
 
 from .. import storage
 from ..errors import CapacityError, ConfigError
-from ..learning.class_statistics import ClassStatistics, Labels
+from ..learning.class_statistics import ClassStatistics
+from ..learning.discriminant import Labels
 from ..learning.reports import TrainingReport
 from ..learning.running import observe
 from ..model.bundle import ONNX_GRAPH, PROBE, Arrays, Bundle, save_bundle, tensors_digest
@@ -21,13 +22,8 @@ from ..model.evaluation import EvaluationReport, evaluate_predictions
 from ..model.loading import network_arrays
 from ..model.manifest import BASE, Manifest
 from ..model.network import Network, attention_cells, few_cells_warnings
-from ..model.onnx.parity import (
-    PARITY_BATCH_SIZES,
-    ParityReport,
-    head_inputs_of_probe,
-    parity_probe,
-    verified_file,
-)
+from ..model.onnx.parity import PARITY_BATCH_SIZES, head_inputs_of_probe, parity_probe, verified_file
+from ..model.onnx.reports import ParityReport
 from ..model.onnx.tracing import trace_graph
 from ..photos.photo_set import PhotoSet
 from ..records import Progress, ProgressCallback

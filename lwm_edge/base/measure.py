@@ -12,12 +12,12 @@ fewer varied copies of them, the statistics are made from these copies: they lie
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from ..learning.class_statistics import ClassStatistics, Features, Labels, predict_unseen
+from ..learning.class_statistics import ClassStatistics
+from ..learning.discriminant import Features, Labels
 from ..learning.running import Observation
 from ..model.bundle import CONFUSIONS, RIGHT, RIGHT_SOLVED, TOTAL, Arrays, empty_tensors
 from .reports import StatisticsReport
@@ -77,24 +77,24 @@ def settle(
     trained = trained_logits.argmax(1)
     accuracy = {"trained": _accuracy(trained, unseen_labels)}
     if len(np.unique(unseen_labels)) < classes:  # means from two sources would favour the classes of one
-        weight, bias = of_given.solve_head(classes)
-        solved = (unseen.head_inputs @ weight.T + bias).argmax(1)
+        solved = of_given.solve_head(classes).logits(unseen.head_inputs).argmax(1)
         report = StatisticsReport(photos="given", head="trained", accuracy=accuracy)
         return Settled(of_given, report, trained, solved)
 
-    def of_all(features: Features, labels: Labels) -> ClassStatistics:
-        statistics = of_given.copy()
-        statistics.learn_more(features, labels)
-        return statistics
-
-    ways: dict[str, Callable[[Features, Labels], ClassStatistics]] = {
+    of_all = of_given.copy()
+    of_all.learn_more(unseen.head_inputs, unseen_labels)
+    ways = {
         "all": of_all,
-        "unseen": of_given.with_photos,  # their means; the covariance is of all
-        "given": lambda features, labels: of_given,
+        "unseen": of_given.with_photos(unseen.head_inputs, unseen_labels),  # their means alone
+        "given": of_given,
     }
-    predictions = {
-        way: predict_unseen(learn, unseen.head_inputs, unseen_labels, classes) for way, learn in ways.items()
+    logits = {
+        way: statistics.discriminant(classes, unseen.head_inputs, unseen_labels).unseen_logits()
+        for way, statistics in ways.items()
+        if way != "given"
     }
+    logits["given"] = of_given.solve_head(classes).logits(unseen.head_inputs)
+    predictions = {way: found.argmax(1) for way, found in logits.items()}
     accuracy |= {way: _accuracy(found, unseen_labels) for way, found in predictions.items()}
     best = "unseen" if accuracy_on_learnt - accuracy["trained"] > BY_HEART else "all"
     for way in ways:
@@ -102,7 +102,7 @@ def settle(
             best = way
     head = "solved" if _is_better(predictions[best], trained, unseen_labels) else "trained"
     return Settled(
-        ways[best](unseen.head_inputs, unseen_labels),
+        ways[best],
         StatisticsReport(photos=best, head=head, accuracy=accuracy),
         predictions[best] if head == "solved" else trained,
         predictions[best],

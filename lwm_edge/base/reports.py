@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..learning.reports import TrainingReport
 from ..model.evaluation import EvaluationReport
-from ..model.onnx.parity import ParityReport
+from ..model.onnx.reports import ParityReport
 from ..records import AnyNamePath, Report
 
 

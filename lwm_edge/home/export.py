@@ -7,11 +7,11 @@ from pathlib import Path
 from .. import storage
 from ..errors import ConfigError, ParityError, PhotosError
 from ..model.bundle import Bundle, open_bundle
-from ..model.loading import load_network
 from ..model.manifest import Manifest
 from ..model.onnx import variants
 from ..model.onnx.comparison import VariantReport, compare
-from ..model.onnx.parity import ParityReport, parity_probe, verified_file
+from ..model.onnx.parity import shipped_probe, verified_file
+from ..model.onnx.reports import ParityReport
 from ..photos.class_names import fold_class_name
 from ..photos.folders import read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache
@@ -82,7 +82,8 @@ def _refuse_model_files(output: Path, source: Home | AnyPath) -> None:
 
 def verified_onnx(bundle: Bundle) -> tuple[bytes, Manifest, ParityReport]:
     """Makes a bundle's ONNX file; returns it, the manifest, and how the file compares with the network."""
-    content, parity = verified_file(bundle.arrays(), bundle.manifest, parity_probe(load_network(bundle)))
+    arrays = bundle.arrays()
+    content, parity = verified_file(arrays, bundle.manifest, shipped_probe(arrays, bundle.manifest))
     return content, bundle.manifest, parity
 
 

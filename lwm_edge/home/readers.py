@@ -6,6 +6,7 @@ Photos go through the exported ONNX file, as they would in an app.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ import numpy as np
 from ..errors import PhotosError
 from ..model.bundle import open_bundle
 from ..model.classifier import Classifier, Prediction
+from ..model.custody_record import ChangeKind
 from ..model.evaluation import EvaluationReport, evaluate_predictions
 from ..model.ledger import Ledger
-from ..model.manifest import Levels
+from ..model.manifest import Levels, Manifest
 from ..model.terms import Activation
 from ..photos.class_names import fold_class_name
 from ..photos.folders import PhotoFolder, read_photo_folder
@@ -25,6 +27,31 @@ from ..records import AnyNamePath, AnyPath, ProgressCallback, Report, ignore_pro
 from .home import Home, home_or_bundle, open_home
 
 _PIXEL_CACHE_BYTES = 64 * 1024 * 1024
+
+
+class PastChange(Report):
+    """Reports one change of a model, as its record of custody and its ledger have it.
+
+    Attributes:
+        increment: Number of the change.
+        change: Kind of the change; None if the record does not say.
+        class_names: Names of the first classes that it was about; of one that was renamed, the old and the
+            new name; of one that was merged into another, both.
+        more_classes: Number of further classes.
+        time: Time by the device's clock; None if the record does not say.
+        classes: Number of classes after the change; None if the ledger does not reach back so far.
+        model_digest: Digest of the model after the change.
+        signed_by: Public key that the change's signature names, which only `verify` checks; None without one.
+    """
+
+    increment: int
+    change: ChangeKind | None
+    class_names: tuple[str, ...]
+    more_classes: int
+    time: datetime | None
+    classes: int | None
+    model_digest: str
+    signed_by: str | None
 
 
 class InfoReport(Report):
@@ -47,6 +74,7 @@ class InfoReport(Report):
         model_digest: Digest of the model.
         parent_digest: Digest of the model before the latest change.
         ledger: Footprint of the increments.
+        history: Latest changes, oldest first, as far as the record reaches.
     """
 
     home: AnyNamePath | None
@@ -65,6 +93,7 @@ class InfoReport(Report):
     model_digest: str
     parent_digest: str | None
     ledger: Ledger
+    history: tuple[PastChange, ...]
 
 
 class PredictionReport(Report):
@@ -185,4 +214,22 @@ def info(source: Home | AnyPath) -> InfoReport:
         model_digest=m.model_digest,
         parent_digest=m.parent_digest,
         ledger=m.ledger,
+        history=_history(m),
+    )
+
+
+def _history(manifest: Manifest) -> tuple[PastChange, ...]:
+    classes = {entry.increment: entry.classes for entry in manifest.ledger.latest}
+    return tuple(
+        PastChange(
+            increment=link.increment,
+            change=link.deed.kind if link.deed else None,
+            class_names=link.deed.class_names if link.deed else (),
+            more_classes=link.deed.more_classes if link.deed else 0,
+            time=datetime.fromtimestamp(link.deed.unix_seconds, timezone.utc) if link.deed else None,
+            classes=classes.get(link.increment),
+            model_digest=link.model_digest,
+            signed_by=link.signature.key if link.signature else None,
+        )
+        for link in (manifest.custody.links if manifest.custody else ())
     )

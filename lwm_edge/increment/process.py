@@ -22,13 +22,15 @@ from pydantic import BaseModel, ValidationError
 from .. import errors
 from .._streams import forgiving_streams
 from ..errors import ConfigError, LwmEdgeError
+from ..processors import usable_processors
 from ..records import utf8_text
 
 # Does what `python -m` does, but without the current folder on the path: no file there may be run.
 _START_CODE = "import sys; sys.path[:] = [p for p in sys.path if p]; from {} import main; main()"
 
 # Makes threads sleep while they wait for each other. If they kept spinning, they would take the cores from
-# other programs, and from each other when the cores are busy.
+# other programs, and from each other when the cores are busy. Their number is that of the processors that a
+# cgroup allows: libraries would count those of the machine.
 _PASSIVE_THREADS = {"OMP_WAIT_POLICY": "passive"}
 
 Job = TypeVar("Job", bound=BaseModel)
@@ -83,7 +85,7 @@ def _start(module: str, lock: int | None) -> subprocess.Popen[str]:
             stdin=subprocess.PIPE,  # carries the job, and closes when this process ends for whatever reason
             stdout=subprocess.PIPE,
             pass_fds=() if lock is None else (lock,),
-            env={**_PASSIVE_THREADS, **os.environ},
+            env={**_PASSIVE_THREADS, "OMP_NUM_THREADS": str(usable_processors()), **os.environ},
             cwd=start_in,
             text=True,
             encoding="utf-8",

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..learning.class_statistics import ClassStatistics, Features
+from ..learning.class_statistics import ClassStatistics
+from ..learning.discriminant import Head
 from ..learning.reports import ShippedEstimate
 from ..model.bundle import RIGHT, RIGHT_SOLVED, TOTAL, Arrays
 
@@ -17,9 +18,6 @@ _WIDEST = 0.4  # width of an interval beyond which an estimate is not shown as a
 _WORTH_SAYING = 0.25  # share of its photos that a class is estimated to lose
 _LISTED = 5
 _MIN_CLASSES = 2  # one class alone is always recognised, whatever the spread
-
-Head = tuple[Features, Features]
-"""Weight [classes, d] and bias [classes] of a head."""
 
 
 class ShippedJudgement(NamedTuple):
@@ -74,10 +72,9 @@ def judge_shipped(
         float((counts[is_measured] / total[is_measured]).mean()) for counts in (right, right_solved)
     )
     accuracy, photos = by_solved if solved else as_shipped, int(total.sum())
-    counted = (
-        is_measured.sum() ** 2 / (1 / total[is_measured]).sum()
-    )  # as many, evenly spread over the classes
-    alone = known.solve_head(shipped) if solved else (head_before[0][:shipped], head_before[1][:shipped])
+    per_photo = 1 / total[is_measured]
+    counted = is_measured.sum() ** 2 / per_photo.sum()  # as many, evenly spread over the classes
+    alone = known.solve_head(shipped) if solved else Head(*(rows[:shipped] for rows in head_before))
     # Even if every photo was recognised, the next one may not be.
     spread = known.find_spread(*alone, shipped, is_measured, min(accuracy, 1 - 0.5 / photos))
     at_first, before = (known.estimate_accuracy(*head, shipped, spread) for head in (alone, head_before))

@@ -6,12 +6,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..learning.class_statistics import ClassStatistics, Features, predict_unseen
+from ..learning.class_statistics import ClassStatistics
 from ..learning.reports import DriftReport
-from ..learning.running import Observation
 from ..model.bundle import MEASURED
 from ..model.evaluation import EvaluationReport, evaluate_predictions
-from ..model.network import Network
 from .gate import pass_gate
 from .judgement import (
     hopeless_classes,
@@ -23,17 +21,16 @@ from .judgement import (
 from .reports import NewClassReport
 from .shipped import ShippedJudgement, judge_shipped
 from .task import Task
-from .teach import Learnt, teachers_statistics
+from .values import Learnt
 
 
-def evaluate_student(task: Task, by_student: Observation) -> EvaluationReport:
-    """Measures the student's accuracy on the held-back photos."""
-    parent, photos = task.parent.manifest, task.photos
+def evaluate_student(task: Task, learnt: Learnt) -> EvaluationReport:
+    """Measures the student's accuracy on the held-back photos, before it learns them too."""
     return evaluate_predictions(
-        by_student.logits(task.student).argmax(1),
-        np.array(photos.held_back.labels),
+        learnt.held_back_logits.argmax(1),
+        np.array(task.photos.held_back.labels),
         all_class_names(task),
-        parent.shipped_classes,
+        task.parent.manifest.shipped_classes,
     )
 
 
@@ -42,40 +39,30 @@ def judge_new(task: Task, learnt: Learnt, report: Callable[[], None]) -> tuple[N
 
     Where nothing trains, all of their photos count, each judged by a head that is solved without it.
     """
-    photos, student = task.photos, task.student
-    labels, seen = np.array(photos.held_back.labels), learnt.held_back
-    if task.approach.recipe.trains:
-        predictions = seen.logits(student).argmax(1)
+    photos, names = task.photos, all_class_names(task)
+    if learnt.unseen_logits is None:
+        labels, logits = photos.held_back.labels, learnt.held_back_logits
     else:
-        labels = np.array(photos.to_learn.labels + photos.held_back.labels)
-        features = np.concatenate([learnt.to_learn.head_inputs, seen.head_inputs])
-        predictions = predict_unseen(
-            learnt.teachers_statistics.with_photos, features, labels, student.classes, report
-        )
-    return judge_new_classes(predictions, labels, all_class_names(task), task.teacher.classes)
+        labels, logits = photos.all_labels, learnt.unseen_logits(report)
+    new = range(len(task.parent.manifest.class_names), len(names))
+    judged = new or sorted(set(photos.all_labels))
+    return judge_new_classes(logits.argmax(1), np.array(labels), names, judged)
 
 
-def judge_what_shipped(
-    task: Task, statistics: ClassStatistics, judged: Sequence[NewClassReport]
-) -> ShippedJudgement:
+def judge_what_shipped(task: Task, learnt: Learnt, judged: Sequence[NewClassReport]) -> ShippedJudgement:
     """Judges what became of the shipped classes, given how the new ones are recognised."""
-    parent, measured = task.parent.manifest, task.parent.arrays(*MEASURED)
+    parent = task.parent.manifest
     return judge_shipped(
-        teachers_statistics(task),
-        statistics,
-        _head(task.teacher),
-        _head(task.student),
-        measured,
+        ClassStatistics.from_bundle(task.parent),
+        learnt.statistics,
+        learnt.teachers_head,
+        learnt.head,
+        task.parent.arrays(*MEASURED),
         parent.class_names[: parent.shipped_classes],
         new_right=mean_share_right(judged),
         solved=task.approach.recipe.head == "solved",
         is_first=parent.increment_count == 0,
     )
-
-
-def _head(network: Network) -> tuple[Features, Features]:
-    weight, bias = (tensor.cpu().double().numpy() for tensor in network.head_tensors())
-    return weight, bias
 
 
 def pass_or_refuse(
@@ -84,7 +71,7 @@ def pass_or_refuse(
     judged: Sequence[NewClassReport],
     drift: DriftReport,
     shipped: ShippedJudgement,
-    statistics: ClassStatistics,
+    learnt: Learnt,
 ) -> list[str]:
     """Refuses a model that does not pass the gate; returns the warnings for the owner of one that does."""
     parent, names = task.parent.manifest, all_class_names(task)
@@ -93,7 +80,7 @@ def pass_or_refuse(
         *pass_gate(task.config, accuracy, drift, hopeless, parent.shipped_classes),
         *shipped.warnings,
         *warn_about_new_classes(judged, parent.class_names),
-        *warn_about_unequal_classes(names, statistics.counts),
+        *warn_about_unequal_classes(names, learnt.statistics.counts),
     ]
 
 

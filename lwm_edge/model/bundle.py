@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,9 @@ from ..errors import BundleError, CapacityError, ResourceError, first_line
 from . import manifest as manifests
 from .manifest import Manifest
 from .terms import MAX_CAPACITY
+
+BACKBONE = "backbone."
+"""Prefix of the names of the backbone's tensors."""
 
 WEIGHT, BIAS = "head.weight", "head.bias"
 MEANS, COUNTS = "statistics.means", "statistics.counts"
@@ -112,6 +115,15 @@ def empty_tensors(capacity: int, d: int) -> dict[str, NDArray[Any]]:
     return {
         name: np.zeros(declared[name][1], NUMPY_DTYPES[declared[name][0]]) for name in (*MEASURED, HISTOGRAM)
     }
+
+
+def forget_what_was_measured(arrays: dict[str, NDArray[Any]], rows: Sequence[int]) -> None:
+    """Removes what was measured of some classes, since it does not describe them any more."""
+    for name in {*MEASURED, HISTOGRAM} & ROWS_BY_CLASS:
+        arrays[name][rows] = 0
+    confusions = arrays[CONFUSIONS]
+    kept = confusions[~np.isin(confusions[:, :2], rows).any(1) & (confusions[:, 2] > 0)]
+    arrays[CONFUSIONS] = np.concatenate([kept, np.zeros((len(confusions) - len(kept), 3), confusions.dtype)])
 
 
 def open_bundle(path: Path) -> Bundle:
@@ -235,7 +247,7 @@ def _declared_problems(path: Path, file: Any, names: set[str], manifest: Manifes
 
 def _update_digest(digest: Any, name: str, array: NDArray[Any]) -> None:
     digest.update(f"{name} {array.dtype.str} {list(array.shape)}\n".encode())
-    digest.update(np.asarray(array, order="C").tobytes())
+    digest.update(np.asarray(array, order="C").reshape(-1).view(np.uint8))
 
 
 def tensors_digest(arrays: Arrays) -> str:

@@ -21,6 +21,7 @@ from ..photos.photo_set import PhotoSet
 from ..photos.pixels import Pixels
 from ..photos.preprocessing import Preprocessing
 from ..photos.reading import read_photo
+from ..processors import usable_processors
 from ..records import AnyNamePath, ProgressCallback, Report, ignore_progress, printable, step_reporter
 
 CLASS_NAMES_KEY = "class_names"
@@ -68,18 +69,13 @@ class Classifier:
     """
 
     def __init__(self, source: str | PathLike[str] | bytes) -> None:
-        import onnxruntime
-
         self.path = None if isinstance(source, bytes) else Path(source)
         where = self.path or "the exported ONNX file"
         if self.path and not self.path.is_file():
             raise ExportError(f"{where} does not exist; {_WHAT_TO_DO}")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong is raised, not printed on the user's terminal
         try:
-            model = source if isinstance(source, bytes) else _for_onnx_runtime(Path(source))
-            self._session: Any = onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            self._session: Any = open_session(
+                source if isinstance(source, bytes) else _for_onnx_runtime(Path(source))
             )
             metadata = self._session.get_modelmeta().custom_metadata_map
             self.class_names: tuple[str, ...] = _NAMES.validate_json(metadata[CLASS_NAMES_KEY])
@@ -191,6 +187,16 @@ class Classifier:
                     probabilities=tuple(float(row[i]) for i in best),
                 )
         return [ranked.get(p) or Prediction(photo=p, error=errors[p]) for p in photos]
+
+
+def open_session(model: Path | bytes) -> Any:
+    """Opens a file, or its content, in ONNX Runtime on the CPU; raises whatever ONNX Runtime raises."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised, not printed on the user's terminal
+    options.intra_op_num_threads = usable_processors()  # it would start one for each core of the machine
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 def _for_onnx_runtime(path: Path) -> Path | bytes:

@@ -20,7 +20,7 @@ EMPTY = ClassStatistics.empty(6, D)
 def photos(centres: np.ndarray, count: int, spread: float, seed: int) -> tuple[Observation, np.ndarray]:
     labels = np.repeat(np.arange(CLASSES), count)
     noise = np.random.default_rng(seed).normal(size=(len(labels), D)) * spread
-    return Observation(centres[labels] + noise, None), labels
+    return Observation(centres[labels] + noise), labels
 
 
 def centres(seed: int, scale: float = 1.0) -> np.ndarray:
@@ -76,7 +76,7 @@ def test_without_unseen_photos_nothing_is_chosen() -> None:
 def test_copies_say_how_photos_vary_but_are_no_further_photos() -> None:
     observed, labels = photos(centres(0), 10, 1.0, 1)
     varied = [observed.head_inputs + shift for shift in (0.0, 0.5)]
-    twice = Observation(np.concatenate(varied), None)
+    twice = Observation(np.concatenate(varied))
     none = np.zeros(0, np.int64)
     settled = settle(twice, np.tile(labels, 2), None, none, None, 1.0, EMPTY, CLASSES, copies=2)
     alone = settle(observed, labels, None, none, None, 1.0, EMPTY, CLASSES)
@@ -102,7 +102,7 @@ def test_unseen_photos_of_some_classes_only_decide_nothing() -> None:
     """Otherwise the classes that have some would take the photos of those that have none."""
     learnt, unseen = photos(centres(0, 2.0), 40, 0.1, 1), photos(centres(5, 2.0), 10, 1.0, 2)
     some = unseen[1] < 2
-    partly = Observation(unseen[0].head_inputs[some], None), unseen[1][some]
+    partly = Observation(unseen[0].head_inputs[some]), unseen[1][some]
     settled = settle(*learnt, *partly, logits_that_are_right(partly[1], 0.4), 1.0, EMPTY, CLASSES)
     assert (settled.report.photos, settled.report.head) == ("given", "trained")
     assert settled.statistics.counts[:CLASSES].tolist() == [40] * CLASSES

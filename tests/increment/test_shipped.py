@@ -72,13 +72,13 @@ def test_the_estimate_starts_from_what_a_head_of_the_same_kind_got_right(
 
 def test_an_estimate_that_may_be_far_off_is_not_shown_as_a_figure(known: ClassStatistics) -> None:
     statistics = with_new_class(known, CENTRES[3] * 3)
-    weight, bias = statistics.solve_head(4)
-    bias[1:3] -= 100
+    head = statistics.solve_head(4)
+    head.bias[1:3] -= 100
     found = judge_shipped(
         known,
         statistics,
         known.solve_head(3),
-        (weight, bias),
+        head,
         measured(38, 38, 38),
         NAMES,
         new_right=0.9,
@@ -110,9 +110,8 @@ def test_a_class_that_a_new_one_is_like_is_named_with_what_it_lost(known: ClassS
 
 def test_a_class_that_falls_to_chance_is_lost(known: ClassStatistics) -> None:
     statistics = with_new_class(known, CENTRES[3])
-    weight, bias = statistics.solve_head(4)
-    bias[0] -= 100
-    heads = known.solve_head(3), (weight, bias)
+    heads = known.solve_head(3), statistics.solve_head(4)
+    heads[1].bias[0] -= 100
     found = judge_shipped(
         known, statistics, *heads, measured(0, total=0), NAMES, new_right=0.9, solved=True, is_first=True
     )

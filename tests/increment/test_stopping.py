@@ -30,8 +30,8 @@ def _add(home: Home, photos: Path, config: IncrementConfig, seen: list[Progress]
 @pytest.mark.parametrize(
     ("recipe", "passes"),
     [
-        ("lda", {"features": 16, "evaluate": 9}),
-        ("lwm", {"features": 2 * 12 + 2 * 4, "evaluate": 4, "train": 1}),
+        ("lda", {"features": 16, "evaluate": 8}),
+        ("lwm", {"features": 2 * 12 + 2 * 4, "evaluate": 3, "train": 1}),
     ],
 )
 def test_every_photo_is_reported_before_it_is_read_and_before_a_network_sees_it(

@@ -10,35 +10,18 @@ from numpy.typing import NDArray
 
 from ...errors import ParityError
 from ...photos.pixels import Pixels
-from ...records import Report
-from ..bundle import Arrays
+from ..bundle import BESIDE_THE_NETWORK, BIAS, PROBE, WEIGHT, Arrays
 from ..classifier import Classifier
-from ..cost import Cost, network_cost
 from ..manifest import Manifest
 from .checks import check_cost
 from .graph import fill_graph, read_graph
+from .reports import ParityReport
 
 if TYPE_CHECKING:
     from ..network import Network
 
 PARITY_BATCH_SIZES = (1, 2, 5)
 _PARITY_TOLERANCE = 1e-4
-
-
-class ParityReport(Report):
-    """Compares the ONNX file with the network, from pixels, through ONNX Runtime.
-
-    Attributes:
-        batch_sizes: Batch sizes that were compared.
-        largest_difference: Largest difference in a logit.
-        tolerance: Allowed difference: 1e-4 x max(1, largest |logit|).
-        real_photos: Whether photos were compared, or generated pictures because none were at hand.
-    """
-
-    batch_sizes: tuple[int, ...]
-    largest_difference: float
-    tolerance: float
-    real_photos: bool
 
 
 def generated_images(image_size: int) -> Pixels:
@@ -60,13 +43,11 @@ class ParityProbe:
         images: Pictures [B, H, W, 3] uint8; repeated if fewer than 5.
         logits: Logits of the network [B, classes] float32.
         real_photos: Whether the pictures are photos, not generated.
-        cost: Cost of the network for one of them.
     """
 
     images: Pixels
     logits: NDArray[np.float32]
     real_photos: bool
-    cost: Cost
 
 
 def parity_probe(network: Network, photos: Pixels | None = None) -> ParityProbe:
@@ -77,7 +58,18 @@ def parity_probe(network: Network, photos: Pixels | None = None) -> ParityProbe:
     device = network.head.weight.device
     with torch.no_grad():
         logits = network(torch.from_numpy(images).to(device))[1].cpu().numpy()
-    return ParityProbe(images, logits, photos is not None, network_cost(network))
+    return ParityProbe(images, logits, photos is not None)
+
+
+def shipped_probe(arrays: Arrays, manifest: Manifest) -> ParityProbe:
+    """Computes, from what the bundle keeps of the generated pictures, the logits that its head must give.
+
+    The torch that trained the network saw these pictures, so ONNX Runtime on the device is compared with
+    that torch, and the device needs none.
+    """
+    head_inputs, classes = arrays[PROBE].astype(np.float64), len(manifest.class_names)
+    logits = head_inputs @ arrays[WEIGHT][:classes].T + arrays[BIAS][:classes]
+    return ParityProbe(generated_images(manifest.preprocessing.image_size), logits.astype(np.float32), False)
 
 
 def head_inputs_of_probe(network: Network) -> NDArray[np.float32]:
@@ -102,11 +94,11 @@ def verified_file(arrays: Arrays, manifest: Manifest, probe: ParityProbe) -> tup
         Content of the file, and the comparison.
 
     Raises:
-        ExportError: The graph is not of the form that lwm-edge exports, costs much more than its
-            architecture, or does not fit the tensors.
+        ExportError: The graph is not of the form that lwm-edge exports, costs more than its weights explain,
+            or does not fit the tensors.
         ParityError: The file computes something other than the network.
     """
-    check_cost(read_graph(arrays), probe.cost)
+    check_cost(read_graph(arrays), arrays.keys() - BESIDE_THE_NETWORK)
     onnx_file = fill_graph(arrays, manifest)
     return onnx_file, check_parity(onnx_file, probe)
 
