@@ -27,7 +27,8 @@ from provenance import provenance
 
 import lwm_edge
 from lwm_edge.base.measure import measured_tensors, settle
-from lwm_edge.learning.class_statistics import ClassStatistics, Labels
+from lwm_edge.learning.class_statistics import ClassStatistics
+from lwm_edge.learning.discriminant import Labels
 from lwm_edge.learning.running import Observation, observe
 from lwm_edge.model.bundle import Bundle, open_bundle, save_bundle
 from lwm_edge.model.loading import load_network, network_arrays

@@ -184,7 +184,7 @@ def main(
                 both.mkdir()
                 for path in (*measured.iterdir(), *new.iterdir()):
                     (both / path.name).symlink_to(path.resolve())
-                sources = {"given": [learnt], "unseen": [unseen], "all": [learnt, unseen]}
+                sources = {"given": [learnt], "varied": [learnt], "unseen": [unseen], "all": [learnt, unseen]}
                 known = joined(work / "known", sources[base.statistics.photos])
                 tests = {"known": known, "shipped": measured, "all": both, "new": new}
                 row = increment(base.bundle, split.train(1), tests, work)

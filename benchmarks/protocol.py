@@ -36,10 +36,10 @@ from torch import Tensor
 
 import lwm_edge
 from lwm_edge.cli.settings import FileConfig, base_config, increment_config
-from lwm_edge.learning import training
+from lwm_edge.learning import step as training_step
 from lwm_edge.learning.baselines import NearestClassMean, StreamingLda
-from lwm_edge.learning.class_statistics import Features
 from lwm_edge.learning.config import RECIPES
+from lwm_edge.learning.discriminant import Features
 from lwm_edge.learning.running import observe
 from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.evaluation import evaluate_predictions
@@ -141,12 +141,12 @@ def _euclidean_attention() -> Iterator[None]:
         student, teacher = (F.normalize(q.flatten(1), dim=1) for q in (student_map, teacher_map.detach()))
         return (student - teacher).square().sum(1).add(1e-12).sqrt().mean()
 
-    ours = training.attention_distillation_loss
-    training.attention_distillation_loss = distance
+    ours = training_step.attention_distillation_loss
+    training_step.attention_distillation_loss = distance
     try:
         yield
     finally:
-        training.attention_distillation_loss = ours
+        training_step.attention_distillation_loss = ours
 
 
 def bundle_after(work: Path, method: str, group: int) -> Path:

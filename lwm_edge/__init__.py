@@ -10,9 +10,10 @@ terms, `attention` the maps, `training` the loop. Around it:
     making a base       base: build (train, rotations) or adopt (checkpoint, labels) a classifier; start;
                         finish (choose_levels, measure)
     keeping a model     home -> generations of bundle, ONNX file, labels and receipt; one link, one writer;
-                        ownership (what may be removed); changes, repair, export; readers need no torch
+                        ownership (what may be removed); changes, previous (undo), repair, export; readers
+                        need no torch
     adding classes      increment: add -> worker -> learn (task, plan, teach, verdict, gate) -> commit;
-                        calibrate
+                        known_classes (another name, two classes that are one, a class less); calibrate
     proving its origin  custody: keys -> signing -> chain; home/trust; proofs/verification
     other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
     the command line    cli: commands, display, terminal, settings
@@ -49,11 +50,11 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
     from .demo import run_demo as run_demo
     from .errors import LwmEdgeError as LwmEdgeError
     from .home.changes import init_home as init_home
-    from .home.changes import remove_class as remove_class
     from .home.config import ExportConfig as ExportConfig
     from .home.export import export_onnx as export_onnx
     from .home.home import Home as Home
     from .home.home import open_home as open_home
+    from .home.previous import undo as undo
     from .home.readers import (
         InfoReport as InfoReport,
     )
@@ -80,8 +81,11 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
         RepairReport as RepairReport,
     )
     from .increment.add import add_classes as add_classes
+    from .increment.add import add_photos as add_photos
     from .increment.add import plan_increment as plan_increment
     from .increment.calibrate import calibrate as calibrate
+    from .increment.known_classes import remove_class as remove_class
+    from .increment.known_classes import rename_class as rename_class
     from .increment.reports import CalibrationReport as CalibrationReport
     from .increment.reports import IncrementReport as IncrementReport
     from .increment.reports import PlanReport as PlanReport
@@ -120,14 +124,16 @@ _DEFINED_IN = {  # imported only when first used, so that reading a model does n
     "custody.signing": ("SigningReport", "sign_bundle"),
     "demo": ("DemoReport", "run_demo"),
     "errors": ("LwmEdgeError",),
-    "home.changes": ("init_home", "remove_class"),
+    "home.changes": ("init_home",),
     "home.config": ("ExportConfig",),
     "home.export": ("export_onnx",),
     "home.home": ("Home", "open_home"),
+    "home.previous": ("undo",),
     "home.readers": ("InfoReport", "PredictionReport", "evaluate", "info", "predict"),
     "home.repair": ("repair_home",),
     "home.reports": ("ChangeReport", "ExportReport", "RepairReport"),
-    "increment.add": ("add_classes", "plan_increment"),
+    "increment.add": ("add_classes", "add_photos", "plan_increment"),
+    "increment.known_classes": ("remove_class", "rename_class"),
     "increment.calibrate": ("calibrate",),
     "increment.reports": ("CalibrationReport", "IncrementReport", "PlanReport"),
     "learning.config": ("IncrementConfig",),

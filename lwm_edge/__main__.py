@@ -1,5 +1,6 @@
 """Runs the command line, as `lwm-edge` or `python -m lwm_edge`."""
 
+from .cli import started  # noqa: F401 - first, so that all that follows is counted
 from .cli.interruption import ignore_requests_to_stop, stop_with_a_sentence
 
 

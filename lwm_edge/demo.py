@@ -20,8 +20,8 @@ from .home.ownership import CURRENT
 from .home.readers import info
 from .increment.add import add_classes
 from .learning.baselines import NearestClassMean, StreamingLda
-from .learning.class_statistics import Labels
 from .learning.config import IncrementConfig, RecipeName
+from .learning.discriminant import Labels
 from .learning.running import observe
 from .model.bundle import open_bundle
 from .model.classifier import Classifier

@@ -17,13 +17,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 
+from ._cgroups import levels
 from .errors import ResourceError, ran_out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _STATUS = Path("/proc/self/status")
-_CGROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_CGROUP_FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    2: ("memory.max", "memory.current"),
+}
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # constants of glibc's malloc.h
 ASSUMED_BYTES = 2**29
 """Memory that is taken to be free on a machine that says nothing about its memory."""
@@ -178,22 +182,9 @@ def _reclaimable(cgroup: Path) -> int:
 
 def _cgroup_files() -> Iterator[tuple[Path, Path]]:
     """Yields the files with limit and use of this process's memory cgroup and of those around it."""
-    try:
-        lines = _MEMBERSHIP.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "memory":
-            root, names = _CGROUPS / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        elif not controllers:
-            root, names = _CGROUPS, ("memory.max", "memory.current")
-        else:
-            continue
-        folder = root / path.lstrip("/")
-        for level in (folder, *folder.parents):
-            if level.is_relative_to(root):
-                yield level / names[0], level / names[1]
+    for version, folder in levels("memory"):
+        limit, use = _CGROUP_FILES[version]
+        yield folder / limit, folder / use
 
 
 def bound_allocator() -> bool:

@@ -12,7 +12,7 @@ import pytest
 import lwm_edge
 from lwm_edge import generate_key, sign_bundle
 from lwm_edge.home.home import Home, open_home
-from tests.support.folders import BASE_BUNDLE, Keys, PhotoMaker, photo_folder
+from tests.support.folders import BASE_BUNDLE, Keys, PhotoMaker, photo_folder, save_permitting
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,6 +49,27 @@ def home(shipped_home: Path, tmp_path: Path) -> Home:
     """Makes a fresh model home that knows the demo's six base classes."""
     path = tmp_path / "home"
     shutil.copytree(shipped_home, path, symlinks=True)
+    return open_home(path)
+
+
+@pytest.fixture(scope="session")
+def permitting_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Makes the demo's base as a vendor ships it who permits undo, and more photos of shipped classes."""
+    return save_permitting(BASE_BUNDLE, tmp_path_factory.mktemp("permitting") / "base.lwm")
+
+
+@pytest.fixture(scope="session")
+def shipped_permitting_home(permitting_base: Path) -> Path:
+    path = permitting_base.with_name("home")
+    lwm_edge.init_home(permitting_base, path)
+    return path
+
+
+@pytest.fixture
+def permitting_home(shipped_permitting_home: Path, tmp_path: Path) -> Home:
+    """Makes a fresh model home of `permitting_base`."""
+    path = tmp_path / "permitting_home"
+    shutil.copytree(shipped_permitting_home, path, symlinks=True)
     return open_home(path)
 
 

@@ -16,7 +16,7 @@ from lwm_edge.cli.settings import FileConfig, increment_config
 from lwm_edge.custody.keys import _PRIVATE_MODE
 from lwm_edge.demo import BASE_CLASSES, DEMO_DATA, INCREMENTS
 from lwm_edge.home.export import _MAX_CALIBRATION_PHOTOS, _MIN_AGREEMENT, _MIN_PHOTOS
-from lwm_edge.home.ownership import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, TRAINING, TRUST
+from lwm_edge.home.ownership import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, PREVIOUS, TRAINING, TRUST
 from lwm_edge.increment import judgement
 from lwm_edge.increment.gate import _LEAST_SHARE_REMEMBERED
 from lwm_edge.increment.plan import _FEWEST_BATCHES_TO_KEEP_MEMORY, SHARE_OF_AVAILABLE
@@ -31,8 +31,9 @@ from lwm_edge.model.manifest import SCHEMA_VERSION
 from lwm_edge.model.network import _FEW_CELLS
 from lwm_edge.model.onnx.checks import IR_VERSION, OPSET
 from lwm_edge.model.onnx.variants import UNUSED_BIAS
-from lwm_edge.photos import guard, opening
+from lwm_edge.photos import guard, opening, reading
 from lwm_edge.photos.class_names import MAX_CLASS_NAME_BYTES
+from lwm_edge.photos.decoder_process import MIN_BYTES
 from lwm_edge.proofs.trends import MEMORY_TOLERANCE, MIN_INCREMENTS
 from tests.support.pages import PAGES, ROOT, blocks, code_spans, prose, read, rows, section
 
@@ -56,11 +57,12 @@ SAYS = [
     (DEPLOY, f"MiB of memory and {guard.MAX_SECONDS} seconds of processor time"),
     (DEPLOY, f"up to {guard.MAX_METADATA_BYTES // guard.MIB} MiB of metadata"),
     (DEPLOY, f"in up to {guard.MAX_METADATA_READS:,} reads"),
-    (DEPLOY, f"so its limit is lower: {guard.MAX_WEBP_FILE_BYTES // guard.MIB} MiB;"),
-    (DEPLOY, f"at 12 megapixels {guard.max_webp_bytes(12 * MEGA) // guard.MIB} MiB,"),
-    (DEPLOY, f"at 20 megapixels {guard.max_webp_bytes(20 * MEGA) // guard.MIB} MiB."),
+    (DEPLOY, f"might take more than {guard.MAX_BYTES_HERE // guard.MIB} MiB by their format and size"),
+    (DEPLOY, f"a JPEG of more than some {guard.MAX_BYTES_HERE // 12 // MEGA - 2} megapixels"),
+    (DEPLOY, f"leaves less than {MIN_BYTES // guard.MIB} MiB, photos that may take more than"),
+    (DEPLOY, f"may take more than {reading._ALWAYS_HERE // guard.MIB} MiB are not tried"),
     (TESTS, f"at most {guard.MAX_MEMORY_BYTES // guard.MIB} MiB for each"),
-    (TESTS, f"within a block of {opening._SCANS_BLOCK // 1024} KiB"),
+    (TESTS, f"({opening._SCANS_BLOCK // 1024} KiB for JPEG)"),
     (DEPLOY, f"at most {MAX_CLASS_NAME_BYTES} bytes of UTF-8"),
     (DEPLOY, f"{LEARNT.held_back:.0%} of each class is held back"),
     (DEPLOY, f"falls below {_LEAST_SHARE_REMEMBERED:.0%} of the vendor's"),
@@ -166,7 +168,7 @@ def test_the_recipes_and_the_gate_are_all_listed() -> None:
 
 def test_the_files_of_a_home_are_all_listed() -> None:
     listed = {cells[0].strip("`") for cells in rows(section(DEPLOY, "The home"))}
-    files = {f"{GENERATIONS}/00000000/{name}" for name in GENERATION_FILES}
+    files = {f"{GENERATIONS}/00000000/{name}" for name in (*GENERATION_FILES, PREVIOUS)}
     assert listed == {CURRENT, TRAINING, LOCK, TRUST, *files}
 
 
@@ -221,3 +223,9 @@ def test_the_sums_under_the_tables_of_what_was_tried() -> None:
     numbers = [n for cell in counts for n in re.findall(r"([\d,]*\d) (?:kills|power)", cell)]
     outcomes = sum(int(number.replace(",", "")) for number in numbers)
     assert f"the {outcomes:,} outcomes above" in prose(TESTS)
+
+
+def test_the_list_for_devices_without_torch_is_that_of_the_package() -> None:
+    listed = read("deploy/requirements-instant.txt").splitlines()
+    without = [line.replace("'", '"') for line in PROJECT["dependencies"] if not line.startswith("torch")]
+    assert [line for line in listed if line and not line.startswith("#")] == without

@@ -28,6 +28,7 @@ EXEMPT = {  # blocks that no test here runs, and why; all others are run as they
     "README.md test-command": RUN_BY_THE_GATE,
     "deploy/README.md install-device": "installs from a package index, as the gate's commands do",
     "deploy/README.md install-jetson": "the same, and needs the torch that a Jetson brings",
+    "deploy/README.md install-instant": "the same; .ci/run installs so, and runs .ci/without_torch",
 }
 TOO_LONG = {  # commands whose options are parsed, and why they are not run; small ones run elsewhere
     "protocol.py": "up to hours, on data that is not here; .ci/extended runs a small one",
@@ -39,6 +40,7 @@ TOO_LONG = {  # commands whose options are parsed, and why they are not run; sma
     "unknown.py": "minutes, on data that is not here",
     "estimates.py": "needs a base and its test photos",
     "speed.py": "minutes, and only figures from an idle machine count",
+    "speed_training.py": "the same",
     "forms.py": "minutes, on data that is not here",
     "memory.py": "minutes, and only figures from an idle machine count",
     "audit": "fifty increments take more than a minute; deploy/README.md's three are run",
@@ -48,6 +50,11 @@ PRINTED = {  # what shows that a block did what the page says
     "README.md python": ("lda ran:", "Bag"),
     "README.md vendor-path": ("small_resnet20", "vendor.pub"),
     "deploy/README.md operator-path": ("Ankle boot", "classifier.onnx"),
+    "deploy/README.md mind-path": (
+        "Learnt 100 photos more",
+        "Merged Ankle boot into Handbag",
+        "removed Handbag",
+    ),
     "deploy/README.md unknown-path": ("300 of 6 classes", "95% of known photos", "unknown (at best"),
     "deploy/README.md forms-path": ("same class on", "fixed.onnx"),
     "deploy/README.md audit-path": (

@@ -152,7 +152,7 @@ def _summary(names: Sequence[str], what: str) -> list[str]:
     if len(modules) == 1:
         return [f"{len(names)} tensors are {what}, all under {next(iter(modules))}"]
     places = ", ".join(f"{count} under {module}" for module, count in modules.most_common(_LISTED))
-    rest = f", and more under {len(modules) - _LISTED} others" if len(modules) > _LISTED else ""
+    rest = ", and more elsewhere" if len(modules) > _LISTED else ""
     return [f"{len(names)} tensors are {what}: {places}{rest}"]
 
 

@@ -13,7 +13,8 @@ import torch
 
 from .. import storage
 from ..errors import CapacityError, ConfigError
-from ..learning.class_statistics import ClassStatistics, Labels
+from ..learning.class_statistics import ClassStatistics
+from ..learning.discriminant import Labels
 from ..learning.reports import TrainingReport
 from ..learning.running import observe
 from ..learning.unknown import score_tensors
@@ -22,19 +23,15 @@ from ..model.evaluation import EvaluationReport, evaluate_predictions
 from ..model.loading import network_arrays
 from ..model.manifest import BASE, Manifest
 from ..model.network import Network, attention_cells, few_cells_warnings
-from ..model.onnx.parity import (
-    PARITY_BATCH_SIZES,
-    ParityReport,
-    head_inputs_of_probe,
-    parity_probe,
-    verified_file,
-)
+from ..model.onnx.parity import PARITY_BATCH_SIZES, head_inputs_of_probe, parity_probe, verified_file
+from ..model.onnx.reports import ParityReport
 from ..model.onnx.tracing import trace_graph
 from ..photos.photo_set import PhotoSet
-from ..records import Progress, ProgressCallback
+from ..records import Progress, ProgressCallback, step_reporter
 from .choose_levels import choose_levels, possible_levels
 from .config import BundleConfig
-from .measure import BY_HEART, Settled, measured_tensors, settle
+from .copies import COPIES, observe_copies
+from .measure import BY_HEART, HEADS, NEARLY_ALL, Settled, measured_tensors, settle
 from .reports import BaseReport, StatisticsReport
 
 BATCH_SIZE = 64  # photos at once when nothing trains
@@ -117,7 +114,7 @@ def finish_base(
         network, material.learnt, possible_levels(network, config.grid), BATCH_SIZE, on_progress
     )
     network.cpu()  # statistics and probe are computed in float32 on the CPU, wherever it was trained
-    measured = _measure(network, material, config.capacity, on_progress)
+    measured = _measure(network, material, config.capacity, on_progress, may_copy=training is None)
     settled = measured.settled
     if settled.report.head == "solved":
         network.set_head(*(torch.from_numpy(rows) for rows in settled.statistics.solve_head(len(names))))
@@ -162,26 +159,43 @@ class _Measured(NamedTuple):
     settled: Settled
 
 
-def _measure(network: Network, material: Material, capacity: int, on_progress: ProgressCallback) -> _Measured:
-    """Measures a network on the photos that it learnt from and on those that it never saw."""
+def _measure(
+    network: Network, material: Material, capacity: int, on_progress: ProgressCallback, *, may_copy: bool
+) -> _Measured:
+    """Measures a network on the photos that it learnt from and on those that it never saw.
+
+    Args:
+        network: Network in eval mode.
+        material: Photos and names of its classes.
+        capacity: Maximum number of classes.
+        on_progress: Function that is called at every step.
+        may_copy: Whether varied copies are new to the network; where it was trained here some are not.
+    """
     names, learnt, unseen = material.class_names, material.learnt, material.unseen
     by_learnt = observe(network, learnt, BATCH_SIZE, on_progress)
     by_unseen = observe(network, unseen, BATCH_SIZE, on_progress) if unseen.photos else None
-    source, given = learnt, by_learnt
-    if material.for_statistics.photos:
-        source = material.for_statistics
-        given = observe(network, source, BATCH_SIZE, on_progress)
-    on_progress(Progress(phase="evaluate", done=0, total=1))
     of_learnt = evaluate_predictions(by_learnt.logits(network).argmax(1), _labels(learnt), names, len(names))
+    given, labels, copies = by_learnt, _labels(learnt), 0
+    if material.for_statistics.photos:
+        given = observe(network, material.for_statistics, BATCH_SIZE, on_progress)
+        labels = _labels(material.for_statistics)
+    elif may_copy and not unseen.photos and of_learnt.accuracy >= NEARLY_ALL:
+        varied, of_copies = observe_copies(network, learnt, BATCH_SIZE, on_progress)
+        right = evaluate_predictions(varied.logits(network).argmax(1), of_copies, names, len(names))
+        if of_learnt.accuracy - right.accuracy > BY_HEART:
+            given, labels, copies = varied, of_copies, COPIES
+    report = step_reporter("evaluate", HEADS, on_progress)
     settled = settle(
         given,
-        _labels(source),
+        labels,
         by_unseen,
         _labels(unseen),
         by_unseen.logits(network) if by_unseen else None,
         of_learnt.accuracy,
         ClassStatistics.empty(capacity, network.head.in_features),
         len(names),
+        copies,
+        report,
     )
     of_unseen = None
     if unseen.photos:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .. import storage
 from ..errors import ConfigError, first_line, shortened
-from ..learning.class_statistics import Labels
+from ..learning.discriminant import Labels
 from ..photos.class_names import class_name_problem, fold_class_name, normalise_class_name
 
 _MAX_BYTES = 8 * 1024**2

@@ -5,6 +5,9 @@ nothing that a device will meet. Statistics are made from all photos, or with th
 alone if the network knows the others by heart, unless another choice recognises the unseen photos better
 (each photo is predicted by a head that is solved without it). The head that is solved from the chosen
 statistics ships instead of the trained one if it is better than that, too.
+
+Where nothing can be chosen, and the network is right on nearly all photos that it learnt from but on far
+fewer varied copies of them, the statistics are made from these copies: they lie more like photos never seen.
 """
 
 from __future__ import annotations
@@ -14,24 +17,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..learning.class_statistics import ClassStatistics, Features, Labels
+from ..learning.class_statistics import ClassStatistics
+from ..learning.discriminant import FOLDS, Features, Labels
 from ..learning.running import Observation
 from ..learning.unknown import score_tensors
-from ..learning.unseen import judge_unseen
-from ..model.bundle import (
-    CONFUSIONS,
-    HISTOGRAM,
-    RIGHT,
-    RIGHT_SOLVED,
-    TOTAL,
-    Arrays,
-    empty_tensors,
-)
+from ..learning.unseen import unseen_scores
+from ..model.bundle import CONFUSIONS, HISTOGRAM, RIGHT, RIGHT_SOLVED, TOTAL, Arrays, empty_tensors
 from ..model.unknown import count_scores, known_scores
+from ..records import report_nothing
 from .reports import StatisticsReport
+
+HEADS = 2 * FOLDS + 1
+"""Most heads that `settle` solves: two ways to make the statistics, each without a fold of the photos."""
 
 BY_HEART = 0.15
 """Accuracy on learnt photos less accuracy on unseen ones, above which a network knows photos by heart."""
+NEARLY_ALL = 0.99
+"""Accuracy on learnt photos from which on photos may be known by heart, if none is unseen."""
 
 
 class Settled(NamedTuple):
@@ -40,23 +42,16 @@ class Settled(NamedTuple):
     Attributes:
         statistics: Statistics of all classes.
         report: Report on the choice.
-        logits: Logits of each unseen photo, by a head like the one that ships [M, classes]; may be empty.
-        solved: Logits of each unseen photo, by a head that a device would solve from the statistics
-            [M, classes].
-        scores: Score for unknown objects of each unseen photo, by statistics made without it [M].
+        predictions: Prediction for each unseen photo, by a head like the one that ships [M]; may be empty.
+        solved: Prediction for each unseen photo, by a head that a device would solve from the statistics [M].
+        scores: Score for unknown objects of each unseen photo, by statistics that have not learnt it [M].
     """
 
     statistics: ClassStatistics
     report: StatisticsReport
-    logits: Features
-    solved: Features
+    predictions: Labels
+    solved: Labels
     scores: Features
-
-    @property
-    def predictions(self) -> Labels:
-        """Returns the prediction for each unseen photo, by a head like the one that ships [M]."""
-        predictions: Labels = self.logits.argmax(1)
-        return predictions
 
 
 def settle(
@@ -68,6 +63,8 @@ def settle(
     accuracy_on_learnt: float,
     empty: ClassStatistics,
     classes: int,
+    copies: int = 0,
+    report: Callable[[], None] = report_nothing,
 ) -> Settled:
     """Decides from which photos the statistics are made, and whether the solved head ships.
 
@@ -80,46 +77,57 @@ def settle(
         accuracy_on_learnt: Accuracy of the trained head on photos that the network learnt from.
         empty: Statistics of no photos.
         classes: Number of classes.
+        copies: Number of varied copies of each photo that stand in for it among the given ones.
+        report: Function that is called before each of up to `HEADS` heads is solved.
     """
     of_given = empty.with_photos(given.head_inputs, given_labels)
+    of_given.counts /= copies or 1  # copies say how photos vary, but are no further photos
+    of_given.photos /= copies or 1
     if unseen is None or trained_logits is None:
-        report = StatisticsReport(photos="given", head="trained", accuracy={})
-        nothing = np.zeros((0, classes))
-        return Settled(of_given, report, nothing, nothing, np.zeros(0))
+        nothing_known = StatisticsReport(photos="varied" if copies else "given", head="trained", accuracy={})
+        return Settled(of_given, nothing_known, unseen_labels, unseen_labels, np.zeros(0))
     trained = trained_logits.argmax(1)
     accuracy = {"trained": _accuracy(trained, unseen_labels)}
     if len(np.unique(unseen_labels)) < classes:  # means from two sources would favour the classes of one
-        weight, bias = of_given.solve_head(classes)
-        solved = unseen.head_inputs @ weight.T + bias
-        report = StatisticsReport(photos="given", head="trained", accuracy=accuracy)
+        report()
+        solved = of_given.solve_head(classes).logits(unseen.head_inputs).argmax(1)
+        undecided = StatisticsReport(photos="given", head="trained", accuracy=accuracy)
         scores = known_scores(unseen.head_inputs, score_tensors(of_given, classes), classes)
-        return Settled(of_given, report, trained_logits, solved, scores)
+        return Settled(of_given, undecided, trained, solved, scores)
 
-    def of_all(features: Features, labels: Labels) -> ClassStatistics:
-        statistics = of_given.copy()
-        statistics.learn_more(features, labels)
-        return statistics
-
-    ways: dict[str, Callable[[Features, Labels], ClassStatistics]] = {
+    of_all = of_given.copy()
+    of_all.learn_more(unseen.head_inputs, unseen_labels)
+    ways = {
         "all": of_all,
-        "unseen": of_given.with_photos,  # their means; the covariance is of all
-        "given": lambda features, labels: of_given,
+        "unseen": of_given.with_photos(unseen.head_inputs, unseen_labels),  # their means alone
+        "given": of_given,
     }
-    judged = {
-        way: judge_unseen(learn, unseen.head_inputs, unseen_labels, classes) for way, learn in ways.items()
-    }
-    predictions = {way: found.logits.argmax(1) for way, found in judged.items()}
+    logits = {}
+    for way in ("all", "unseen"):
+        discriminant = ways[way].discriminant(classes, unseen.head_inputs, unseen_labels)
+        logits[way] = discriminant.unseen_logits(report)
+    report()
+    logits["given"] = of_given.solve_head(classes).logits(unseen.head_inputs)
+    predictions = {way: found.argmax(1) for way, found in logits.items()}
     accuracy |= {way: _accuracy(found, unseen_labels) for way, found in predictions.items()}
     best = "unseen" if accuracy_on_learnt - accuracy["trained"] > BY_HEART else "all"
     for way in ways:
         if _is_better(predictions[way], predictions[best], unseen_labels):
             best = way
     head = "solved" if _is_better(predictions[best], trained, unseen_labels) else "trained"
+
+    def learn(features: Features, labels: Labels) -> ClassStatistics:
+        statistics = of_given.copy()
+        if best != "given":
+            (statistics.learn_more if best == "all" else statistics.learn)(features, labels)
+        return statistics
+
     return Settled(
-        ways[best](unseen.head_inputs, unseen_labels),
+        ways[best],
         StatisticsReport(photos=best, head=head, accuracy=accuracy),
-        judged[best].logits if head == "solved" else trained_logits,
-        *judged[best],
+        predictions[best] if head == "solved" else trained,
+        predictions[best],
+        unseen_scores(learn, unseen.head_inputs, unseen_labels, classes),
     )
 
 
@@ -146,7 +154,7 @@ def measured_tensors(settled: Settled, labels: Labels, capacity: int) -> Arrays:
     arrays, predictions = empty_tensors(capacity, 1), settled.predictions
     np.add.at(arrays[TOTAL], labels, 1)
     np.add.at(arrays[RIGHT], labels[predictions == labels], 1)
-    np.add.at(arrays[RIGHT_SOLVED], labels[settled.solved.argmax(1) == labels], 1)
+    np.add.at(arrays[RIGHT_SOLVED], labels[settled.solved == labels], 1)
     wrong = np.stack([labels, predictions], 1)[predictions != labels]
     pairs, counts = np.unique(wrong, axis=0, return_counts=True)
     rows = np.argsort(-counts, kind="stable")[: len(arrays[CONFUSIONS])]

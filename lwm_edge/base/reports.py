@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..learning.reports import TrainingReport
 from ..model.evaluation import EvaluationReport
-from ..model.onnx.parity import ParityReport
+from ..model.onnx.reports import ParityReport
 from ..records import AnyNamePath, Report
 
 
@@ -27,7 +27,7 @@ class StatisticsReport(Report):
 
     Attributes:
         photos: Photos whose class means the statistics hold: those `given` for them (which the network learnt
-            from, unless the vendor gave others), the `unseen` ones, or `all`.
+            from, unless the vendor gave others), `varied` copies of these, the `unseen` ones, or `all`.
         head: Head that ships: `trained`, or `solved` from the statistics.
         accuracy: Accuracy on the unseen photos by each choice of photos, cross-validated, and by the
             `trained` head; empty if there are no unseen photos, so nothing could be chosen.

@@ -12,7 +12,6 @@ from .terminal import counted, in_bytes, listed, note, out, percent, print_rows,
 if TYPE_CHECKING:
     from .. import (
         BaseReport,
-        ChangeReport,
         DemoReport,
         EvaluationReport,
         ExportReport,
@@ -26,22 +25,36 @@ if TYPE_CHECKING:
     from ..home.reports import FootprintReport
     from ..learning.reports import ShippedEstimate
     from ..model.onnx.comparison import VariantReport
-    from ..model.onnx.parity import ParityReport
+    from ..model.onnx.reports import ParityReport
     from ..model.unknown import Calibration
 
+_PARTS = {
+    "start": "starting",
+    "photos": "reading photos",
+    "plan": "planning",
+    "features": "looking at photos",
+    "train": "training",
+    "evaluate": "judging",
+    "stage": "preparing the model",
+    "commit": "exporting and committing",
+}
 
-def _notes(*lines: str) -> None:
+
+def notes(*lines: str) -> None:
+    """Prints warnings on standard error."""
     for line in lines:
         note(f"Note: {line}")
 
 
-def _parity(parity: ParityReport) -> str:
+def parity_found(parity: ParityReport) -> str:
+    """Says how an ONNX file compares with the network."""
     what = "photos" if parity.real_photos else "generated pictures"
     difference = f"difference {parity.largest_difference:.1e}, {parity.tolerance:.1e} allowed"
     return f"agrees with the network on {what} ({difference})"
 
 
-def _growth(footprint: FootprintReport) -> dict[str, str]:
+def growth(footprint: FootprintReport) -> dict[str, str]:
+    """Says by how much the files grew, and what memory that took."""
     bundle, onnx = footprint.bundle_bytes, footprint.onnx_bytes
     return {
         "Bundle": f"{in_bytes(bundle)} ({bundle - footprint.bundle_bytes_before:+,})",
@@ -53,8 +66,8 @@ def _growth(footprint: FootprintReport) -> dict[str, str]:
 def _training(report: IncrementReport) -> dict[str, str]:
     if report.training is None:
         return {}
-    weights = f"beta {report.beta:g}, gamma {report.gamma:g}"
-    return {"Training": f"{report.training.steps} steps of {report.training.step_ms:.0f} ms, {weights}"}
+    steps = f"{report.training.steps} steps of {report.training.step_ms:.0f} ms in {report.plan.precision}"
+    return {"Training": f"{steps}, beta {report.beta:g}, gamma {report.gamma:g}"}
 
 
 def plan(report: PlanReport) -> None:
@@ -66,6 +79,7 @@ def plan(report: PlanReport) -> None:
         f"{report.smallest_limit_bytes / mib:.0f} MiB would be enough",
         "Micro-batch": f"{report.micro_batch_size} images; "
         f"{report.micro_batches_per_update} micro-batches per update",
+        "Precision": report.precision,
         "Recomputing": "trained blocks, to save memory" if report.recompute else "nothing",
         "Freed memory": "kept for the next step, which is faster"
         if report.keeps_freed_memory
@@ -73,12 +87,18 @@ def plan(report: PlanReport) -> None:
         "If interrupted": "it continues where it stopped"
         if report.checkpoints
         else "it starts over: there is no room to save its state",
+        **_kept_of_frozen_blocks(report),
         "Photo cache": f"{report.pixel_cache_bytes / mib:.0f} MiB",
-        "Time": f"about {report.predicted_seconds:.0f} s of training",
+        "Time": f"about {report.predicted_seconds:.0f} s from the command's start to its end",
         "Disk": f"{in_bytes(report.disk_bytes)} must be free while it runs",
     }
     print_rows("The plan; nothing was trained", rows)
-    _notes(*report.warnings)
+    notes(*report.warnings)
+
+
+def _kept_of_frozen_blocks(report: PlanReport) -> dict[str, str]:
+    mib = report.frozen_cache_bytes / 2**20
+    return {"Frozen blocks": f"{mib:.0f} MiB of their outputs are kept for all epochs"} if mib else {}
 
 
 def _shipped(estimate: ShippedEstimate | None) -> str | None:
@@ -92,6 +112,10 @@ def _shipped(estimate: ShippedEstimate | None) -> str | None:
     )
 
 
+def _seconds_by_part(parts: dict[str, float]) -> str:
+    return ", ".join(f"{_PARTS.get(part, part)} {seconds:.1f} s" for part, seconds in parts.items()) or "-"
+
+
 def increment(report: IncrementReport) -> None:
     """Prints the receipt."""
     held, drift = report.held_back, report.drift
@@ -101,20 +125,21 @@ def increment(report: IncrementReport) -> None:
         "Accuracy": f"{percent(held.new_accuracy)} on held-back new photos, all classes competing",
         "Recognised": ", ".join(f"{c.class_name} {c.right} of {c.photos}" for c in report.judged),
         "Old classes": _shipped(drift.shipped) or report.old_classes_note,
-        "Drift": f"the best old class is unchanged on {percent(drift.base_agreement)} of new photos; "
-        f"attention moved by {drift.attention_distance:.2f}",
+        "Drift": f"the best old class is unchanged on {percent(drift.base_agreement)} of new photos"
+        + (f"; attention moved by {drift.attention_distance:.2f}" if drift.attention_distance else ""),
         "Recipe": f"{report.recipe}: {report.recipe_reason}",
         **_training(report),
-        **_growth(report.footprint),
+        **growth(report.footprint),
         "Planned": f"{report.plan.predicted_peak_rss_bytes / 2**20:.0f} MiB, "
-        f"{report.plan.predicted_seconds:.0f} s of training",
-        "Verified": f"ONNX file {_parity(report.parity)}",
+        f"{report.plan.predicted_seconds:.0f} s",
+        "Time": _seconds_by_part(report.seconds_by_part),
+        "Verified": f"ONNX file {parity_found(report.parity)}",
         "Load it from": str(report.onnx),
         "Model digest": report.model_digest,
     }
     classes = counted(len(report.new_classes), "class", "classes")
     print_rows(f"Learnt {classes} in {report.seconds:.0f} s", rows)
-    _notes(*report.warnings, *report.skipped)
+    notes(*report.warnings, *report.skipped)
 
 
 def base(report: BaseReport) -> None:
@@ -127,11 +152,11 @@ def base(report: BaseReport) -> None:
         "Statistics": _statistics(report.statistics),
         "Attention maps": f"{report.attention_cells} cells",
         "Head": _levels(report.levels),
-        "Verified": f"ONNX graph {_parity(report.parity)}",
+        "Verified": f"ONNX graph {parity_found(report.parity)}",
         "Model digest": report.model_digest,
     }
     print_rows(f"Base made in {report.seconds:.0f} s", rows)
-    _notes(*report.warnings)
+    notes(*report.warnings)
 
 
 def _base_accuracy(report: BaseReport) -> str:
@@ -146,6 +171,7 @@ def _statistics(report: StatisticsReport) -> str:
         "all": "all photos",
         "unseen": "photos that the network never saw",
         "given": "the photos given for this",
+        "varied": "varied copies of the photos, which it knows by heart",
     }
     tried = ", ".join(f"{way} {percent(accuracy)}" for way, accuracy in report.accuracy.items())
     why = f" (on unseen photos: {tried})" if tried else ""
@@ -162,24 +188,6 @@ def _reads(grid: int) -> str:
     return "the last feature maps" + (f", and earlier blocks on a grid of {grid}x{grid}" if grid else "")
 
 
-def change(report: ChangeReport) -> None:
-    """Prints what `init` or `remove-class` did."""
-    title = (
-        f"Removed {report.removed_class}" if report.removed_class else f"Model home {report.home} is ready"
-    )
-    rows = {
-        "Classes": f"{len(report.class_names)}: {listed(report.class_names)}",
-        **_growth(report.footprint),
-        "Verified": f"ONNX file {_parity(report.parity)}",
-        "Load it from": str(report.onnx),
-        "Model digest": report.model_digest,
-    }
-    if report.trusted_key:
-        rows["Trusts the key"] = report.trusted_key
-    print_rows(title, rows)
-    _notes(*report.warnings)
-
-
 def repair(report: RepairReport) -> None:
     """Prints what was repaired."""
     rows = {
@@ -189,7 +197,7 @@ def repair(report: RepairReport) -> None:
         "Model digest": report.model_digest,
     }
     print_rows(f"Model home {report.home}", rows)
-    _notes(*report.warnings)
+    notes(*report.warnings)
 
 
 def predictions(report: PredictionReport, unknown: bool = False) -> None:
@@ -222,7 +230,7 @@ def evaluation(report: EvaluationReport) -> None:
             "Most often confused",
             {f"{safe(c.actual)} mistaken for {safe(c.predicted)}": str(c.photos) for c in report.confusions},
         )
-    _notes(*report.skipped)
+    notes(*report.skipped)
 
 
 def info(report: InfoReport) -> None:
@@ -259,7 +267,7 @@ def export(report: ExportReport) -> None:
     rows = {
         "ONNX file": f"{report.onnx}, {in_bytes(report.onnx_bytes)}",
         "Classes": f"{len(report.class_names)}: {listed(report.class_names)}",
-        "Verified": _parity(report.parity),
+        "Verified": parity_found(report.parity),
         "Model digest": report.model_digest,
     }
     if report.comparison:

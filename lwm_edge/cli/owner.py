@@ -11,7 +11,7 @@ import typer
 from .. import ExportConfig, IncrementConfig
 from ..errors import ConfigError, TrustError
 from ..storage import STDOUT
-from . import display, display_proofs
+from . import display, display_changes, display_proofs
 from .answer import home_path, open_chosen_home, show, with_progress
 from .options import (
     HomeOption,
@@ -23,6 +23,7 @@ from .options import (
     setting,
 )
 from .settings import FileConfig, increment_config, read_file_config
+from .started import STARTED
 
 if TYPE_CHECKING:
     from .. import AuditReport, SimulationReport
@@ -57,7 +58,7 @@ def init_command(
     from .. import init_home
 
     report = init_home(base, home_path(home), replace=replace, trust=trust, wait=wait)
-    show(report, as_json, display.change, is_done=True)
+    show(report, as_json, display_changes.change, is_done=True)
 
 
 def add_classes_command(
@@ -74,6 +75,7 @@ def add_classes_command(
     min_photos: Annotated[int | None, setting(IncrementConfig, "min_photos")] = None,
     seed: Annotated[int | None, setting(IncrementConfig, "seed")] = None,
     device: Annotated[str | None, setting(IncrementConfig, "device")] = None,
+    precision: Annotated[str | None, setting(IncrementConfig, "precision")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what this would take (memory, time, disk), then stop.")
     ] = False,
@@ -103,36 +105,22 @@ def add_classes_command(
         min_photos=min_photos,
         seed=seed,
         device=device,
+        precision=precision,
         fresh=fresh or None,
         force=force or None,
         sign_with=sign_with,
     )
     opened = open_chosen_home(home)
     if dry_run:
-        show(plan_increment(opened, photos, chosen, wait=wait), as_json, display.plan)
+        plan = with_progress(
+            lambda on: plan_increment(opened, photos, chosen, on_progress=on, wait=wait, started=STARTED)
+        )
+        show(plan, as_json, display.plan)
         return
-    report = with_progress(lambda on: add_classes(opened, photos, chosen, on_progress=on, wait=wait))
-    show(report, as_json, display.increment, is_done=True)
-
-
-def remove_class_command(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the class.")],
-    home: HomeOption = None,
-    shipped: Annotated[
-        bool, typer.Option("--shipped", help="Also allow a class that the vendor shipped.")
-    ] = False,
-    sign_with: SignWithOption = None,
-    wait: WaitOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Remove a class that was added by mistake; no photos needed."""
-    from .. import remove_class
-
-    chosen = increment_config(read_file_config(), sign_with=sign_with)
-    report = remove_class(
-        open_chosen_home(home), name, shipped=shipped, sign_with=chosen.sign_with, wait=wait
+    report = with_progress(
+        lambda on: add_classes(opened, photos, chosen, on_progress=on, wait=wait, started=STARTED)
     )
-    show(report, as_json, display.change, is_done=True)
+    show(report, as_json, display.increment, is_done=True)
 
 
 def evaluate_command(photos: PhotosArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
@@ -149,12 +137,15 @@ def info_command(
         Path | None, typer.Argument(metavar="[BUNDLE]", help="A bundle file instead of the home's.")
     ] = None,
     home: HomeOption = None,
+    history: Annotated[bool, typer.Option("--history", help="List the latest changes instead.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a home or a bundle holds."""
+    """Show what a home or a bundle holds, or what was changed when."""
     from .. import info
 
-    show(info(bundle or open_chosen_home(home)), as_json, display.info)
+    show(
+        info(bundle or open_chosen_home(home)), as_json, display_changes.history if history else display.info
+    )
 
 
 def _output(text: str) -> Path | str:
@@ -198,7 +189,10 @@ def export_command(
         photos=photos,
         force=force,
     )
-    report = export_onnx(bundle or open_chosen_home(home), output, config)
+    source = bundle or open_chosen_home(home)
+    report = with_progress(
+        lambda on: export_onnx(source, output, config, on_progress=on), on_terminal_only=not photos
+    )
     if not to_stdout:
         show(report, as_json, display.export, is_done=True)
 

@@ -13,7 +13,7 @@ from . import display
 from .answer import open_chosen_home, show, with_progress
 from .options import HomeOption, JsonOption, PhotosArgument, SignWithOption, WaitOption
 from .settings import increment_config, read_file_config
-from .terminal import counted, listed, note, percent, print_rows
+from .terminal import counted, listed, percent, print_rows
 
 if TYPE_CHECKING:
     from .. import CalibrationReport
@@ -37,7 +37,10 @@ def predict_command(
     """Say what the photos show, using the exported ONNX file."""
     from .. import predict
 
-    report = predict(open_chosen_home(home), images, top_k=top_k, keep=keep)
+    opened = open_chosen_home(home)
+    report = with_progress(
+        lambda on: predict(opened, images, top_k=top_k, keep=keep, on_progress=on), on_terminal_only=True
+    )
     show(report, as_json, partial(display.predictions, unknown=unknown))
 
 
@@ -69,9 +72,8 @@ def calibration(report: CalibrationReport) -> None:
         "Photos": f"{report.photos} of {classes}: {listed(report.calibrated_classes)}",
         "Kept before": before or "all: there was no threshold",
         "Kept now": display.threshold(report.calibration),
-        "Load it from": str(report.onnx),
-        "Model digest": report.model_digest,
+        "Load it from": str(report.change.onnx),
+        "Model digest": report.change.model_digest,
     }
     print_rows("Calibrated the score for unknown objects", rows)
-    for line in (*report.warnings, *report.skipped):
-        note(f"Note: {line}")
+    display.notes(*report.warnings, *report.skipped)

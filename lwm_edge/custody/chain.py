@@ -9,12 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from ..model.custody_record import LINKS_KEPT, BaseStatement, Custody, Link
+from ..model.custody_record import (
+    LAST_SECOND,
+    LINKS_KEPT,
+    NAMES_KEPT,
+    BaseStatement,
+    ChangeKind,
+    Custody,
+    Deed,
+    Link,
+)
 from ..model.manifest import VENDOR_FIELDS, Manifest
 from .keys import sign, signature_matches
 
@@ -30,7 +41,7 @@ def base_statement(manifest: Manifest) -> BaseStatement:
         bundle_bytes=manifest.bundle_bytes,
         preprocessing_digest=_digest_of(_preprocessing(manifest)),
         shipped_classes=manifest.shipped_classes,
-        class_names_digest=_digest_of(manifest.class_names[: manifest.shipped_classes]),
+        class_names_digest=_digest_of(manifest.vendor_names),
         terms_digest=_digest_of(manifest.model_dump(include=set(VENDOR_FIELDS))),
         model_digest=manifest.model_digest,
     )
@@ -41,7 +52,19 @@ def _preprocessing(manifest: Manifest) -> dict[str, Any]:
     return manifest.model_dump(include={"preprocessing", "levels"})
 
 
-def record_change(manifest: Manifest, parent: Manifest, key: Ed25519PrivateKey | None) -> Manifest:
+def make_deed(kind: ChangeKind, class_names: Sequence[str] = ()) -> Deed:
+    """Makes the account of a change that happens now; it names the first classes, and counts the others."""
+    return Deed(
+        kind=kind,
+        class_names=tuple(class_names[:NAMES_KEPT]),
+        more_classes=max(0, len(class_names) - NAMES_KEPT),
+        unix_seconds=min(max(0, int(time.time())), LAST_SECOND),
+    )
+
+
+def record_change(
+    manifest: Manifest, parent: Manifest, key: Ed25519PrivateKey | None, deed: Deed | None = None
+) -> Manifest:
     """Adds the change from `parent` to `manifest` to the record, signed if there is a device key.
 
     Args:
@@ -49,6 +72,7 @@ def record_change(manifest: Manifest, parent: Manifest, key: Ed25519PrivateKey |
             no change that `parent` lacks.
         parent: Manifest of the model before.
         key: Private key of the device, if it has one.
+        deed: Account of what the change did.
     """
     if manifest.increment_count == parent.increment_count:
         return manifest
@@ -58,10 +82,19 @@ def record_change(manifest: Manifest, parent: Manifest, key: Ed25519PrivateKey |
         parent_digest=parent.model_digest,
         model_digest=manifest.model_digest,
         shipped_classes=manifest.shipped_classes,
+        deed=deed,
     )
     if key:
         link = link.model_copy(update={"signature": sign(key, _link_text(link, custody.base))})
     return manifest.model_copy(update={"custody": custody.with_link(link)})
+
+
+def goes_on_from(now: Manifest, before: Manifest) -> bool:
+    """Returns whether a model's record is that of the model before, which holds together, and one change."""
+    if now.custody is None or not now.custody.links or custody_problems(before, None, None):
+        return False
+    record = before.custody or _new_record(before)
+    return record.with_link(now.custody.links[-1]) == now.custody
 
 
 def _new_record(parent: Manifest) -> Custody:
@@ -139,10 +172,14 @@ def _chain_problems(custody: Custody, manifest: Manifest) -> list[str]:
     for place, link in enumerate(links, start=dropped + 1):
         if link.increment != place:
             problems.append(f"change {link.increment} is in the record where change {place} belongs")
+    shipped = {custody.base.model_digest: custody.base.shipped_classes} if custody.base else {}
     for before, after in pairwise(links):
         if after.parent_digest != before.model_digest:
             problems.append(f"change {after.increment} does not start from the model of the change before it")
-        if after.shipped_classes > before.shipped_classes:
+        shipped[before.model_digest] = before.shipped_classes
+        took_back = after.model_digest == before.parent_digest  # as `undo` does, which may bring one back
+        most = shipped.get(after.model_digest, after.shipped_classes) if took_back else before.shipped_classes
+        if after.shipped_classes > most:
             problems.append(f"change {after.increment} has more shipped classes than the change before it")
     return problems + _end_problems(custody, manifest)
 
@@ -181,7 +218,8 @@ def base_text(statement: BaseStatement) -> bytes:
 
 def _link_text(link: Link, base: BaseStatement | None) -> bytes:
     base_digest = hashlib.sha256(base_text(base)).hexdigest() if base else None
-    return _text(_INCREMENT, {**link.model_dump(exclude={"signature"}), "base": base_digest})
+    told = link.model_dump(exclude={"signature"} if link.deed else {"signature", "deed"})
+    return _text(_INCREMENT, {**told, "base": base_digest})
 
 
 def _text(kind: str, content: Any) -> bytes:

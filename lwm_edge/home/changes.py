@@ -1,26 +1,23 @@
-"""Makes the changes to a home that need no learning: starts it from a base, and removes a class."""
+"""Starts a home from a base, and makes every change to it that needs no photos: `change_model`."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from numpy.typing import NDArray
 
 from .. import storage
 from ..custody.keys import read_private_key
-from ..errors import BundleError, BusyError, ConfigError, HomeError, LwmEdgeError
-from ..model.bundle import CONFUSIONS, ROWS_BY_CLASS, Arrays, Bundle, open_bundle
-from ..model.loading import network_of
+from ..errors import BundleError, BusyError, HomeError, LwmEdgeError
+from ..model.bundle import Arrays, Bundle, open_bundle
+from ..model.custody_record import Deed
 from ..model.manifest import Manifest
-from ..model.onnx.parity import parity_probe
-from ..photos.class_names import fold_class_name
+from ..model.onnx.parity import shipped_probe
 from ..records import AnyPath, absolute
 from . import ownership
 from .generation import Candidate, commit, prepare
@@ -69,7 +66,7 @@ def init_home(
         require_signed_base(base, candidate.manifest, key)  # the base may have been replaced as well
         if key:  # before the model, so that a home never forgets whom to trust
             write_trusted_key(opened, key)
-        return _commit(opened, candidate, removed_class=None, trusted_key=key)
+        return _commit(opened, candidate, trusted_key=key)
 
 
 @contextmanager
@@ -135,91 +132,65 @@ def _is_copy_of(base: Bundle, generation: Generation) -> bool:
     return found.increment_count == 0 and found.model_digest == base.manifest.model_digest
 
 
-def remove_class(
-    home: Home | AnyPath,
-    class_name: str,
-    *,
-    shipped: bool = False,
-    sign_with: AnyPath | None = None,
-    wait: bool = False,
-) -> ChangeReport:
-    """Removes a class from a home's model, without photos.
+@dataclass(frozen=True)
+class Edited:
+    """Holds what an edit makes of a home's model.
 
-    The other classes keep their order; each class_index after that of the removed class falls by one, and a
-    row of the head becomes free.
+    Attributes:
+        arrays: Tensors of the changed model.
+        manifest: Manifest of the changed model; `change_model` fills in its history.
+        deed: Account of what was done.
+        remains: What is left of a class that is gone.
+        may_be_undone: Whether undo may return to the model before, where the vendor permits it.
+    """
+
+    arrays: Arrays
+    manifest: Manifest
+    deed: Deed
+    remains: tuple[str, ...] = ()
+    may_be_undone: bool = True
+
+
+def change_model(
+    home: Home | AnyPath,
+    edit: Callable[[Generation, Bundle], Edited],
+    *,
+    sign_with: AnyPath | None,
+    wait: bool,
+) -> ChangeReport:
+    """Changes a home's model without photos, in one atomic step that its record and its ledger count.
 
     Args:
         home: Model home, or the path of its folder.
-        class_name: Name of the class.
-        shipped: Whether a class that the vendor shipped may be removed too.
+        edit: Function that makes the changed model; it gets the current generation and its bundle.
         sign_with: Path of the device's private key, to sign the change with.
         wait: Whether to wait for another process that is changing the home.
-
-    Raises:
-        ConfigError: There is no such class, or it is a shipped one and `shipped` is not set.
-        BundleError: The class is the only one left.
-        HomeError: The home cannot be written.
-        BusyError: Another process is changing the home, and `wait` is not set.
-        TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
-            with cannot be used.
     """
     started = time.monotonic()
     home = open_home(home)
     with home.lock(wait=wait), MemoryUse.measured() as use:
-        parent = home.open_bundle()
+        generation = home.current()
+        parent = open_bundle(generation.bundle)
         require_trusted_model(home, parent.manifest)
         device_key = read_private_key(sign_with) if sign_with else None
-        row = _find_class(parent.manifest, class_name, shipped)
-        arrays = parent.arrays()
-        for name in ROWS_BY_CLASS:
-            arrays[name] = _without_row(arrays[name], row)
-        arrays[CONFUSIONS] = _without_confusions(arrays[CONFUSIONS], row)
-        changed = _without_class(parent.manifest, row)
-        before = home.current().onnx_bytes()
-        candidate = _prepare(
-            arrays, changed, parent, use, device_key, started=started, onnx_bytes_before=before
-        )
-        return _commit(home, candidate, removed_class=parent.manifest.class_names[row])
-
-
-def _find_class(manifest: Manifest, class_name: str, shipped: bool) -> int:
-    folded = [fold_class_name(name) for name in manifest.class_names]
-    if fold_class_name(class_name) not in folded:
-        known = ", ".join(manifest.class_names)
-        raise ConfigError(f"the model knows no class {class_name!r}; it knows: {known}")
-    row = folded.index(fold_class_name(class_name))
-    if row < manifest.shipped_classes and not shipped:
-        raise ConfigError(
-            f"{manifest.class_names[row]} was shipped by the vendor, and this device cannot learn it again "
-            "without photos; pass --shipped to remove it anyway"
-        )
-    if len(manifest.class_names) == 1:
-        raise BundleError(f"{manifest.class_names[row]} is the model's only class and cannot be removed")
-    return row
-
-
-def _without_row(array: NDArray[Any], row: int) -> NDArray[Any]:
-    return np.concatenate([array[:row], array[row + 1 :], np.zeros_like(array[:1])])
-
-
-def _without_confusions(confusions: NDArray[np.int32], row: int) -> NDArray[np.int32]:
-    """Removes the confusions of a class; the class indices after it fall by one."""
-    pairs = confusions[:, :2]
-    kept = confusions[(pairs != row).all(1) & (confusions[:, 2] > 0)]
-    kept[:, :2] -= kept[:, :2] > row
-    return np.concatenate([kept, np.zeros((len(confusions) - len(kept), 3), confusions.dtype)])
-
-
-def _without_class(manifest: Manifest, row: int) -> Manifest:
-    names = manifest.class_names
-    return manifest.model_copy(
-        update={
-            "class_names": (*names[:row], *names[row + 1 :]),
-            "shipped_classes": manifest.shipped_classes - (row < manifest.shipped_classes),
-            "parent_digest": manifest.model_digest,
-            "increment_count": manifest.increment_count + 1,
+        edited = edit(generation, parent)
+        history = {
+            "parent_digest": parent.manifest.model_digest,
+            "increment_count": parent.manifest.increment_count + 1,
+            "ledger": parent.manifest.ledger,
         }
-    )
+        candidate = _prepare(
+            edited.arrays,
+            edited.manifest.model_copy(update=history),
+            parent,
+            use,
+            device_key,
+            started=started,
+            onnx_bytes_before=generation.onnx_bytes(),
+            deed=edited.deed,
+            previous=parent.path if edited.may_be_undone else None,
+        )
+        return _commit(home, candidate, edited)
 
 
 def _prepare(
@@ -231,36 +202,44 @@ def _prepare(
     *,
     started: float,
     onnx_bytes_before: int,
+    deed: Deed | None = None,
+    previous: Path | None = None,
 ) -> Candidate:
-    network = network_of(arrays, manifest)
-    probe = parity_probe(network)
+    probe = shipped_probe(arrays, manifest)
     return prepare(
         arrays,
         manifest,
         parent,
         probe,
-        use.report(network, probe.images),
+        use.report(manifest.preprocessing.image_size, probe.images),
         started=started,
         onnx_bytes_before=onnx_bytes_before,
         device_key=device_key,
+        deed=deed,
+        previous=previous,
     )
 
 
 def _commit(
-    home: Home, candidate: Candidate, *, removed_class: str | None, trusted_key: str | None = None
+    home: Home, candidate: Candidate, edited: Edited | None = None, *, trusted_key: str | None = None
 ) -> ChangeReport:
+    deed = edited.deed if edited else None
     report = ChangeReport(
         home=home.path,
-        removed_class=removed_class,
+        change=deed.kind if deed else None,
+        changed_classes=deed.class_names if deed else (),
+        increment=candidate.manifest.increment_count,
+        removed_class=deed.class_names[0] if deed and deed.kind == "remove-class" else None,
         class_names=candidate.manifest.class_names,
         model_digest=candidate.manifest.model_digest,
         parity=candidate.parity,
         footprint=candidate.footprint,
         onnx=home.onnx,
         trusted_key=trusted_key,
+        remains=edited.remains if edited else (),
         warnings=(
             *home.describe_foreign(),
-            *(storage.durability_warnings(home.path) if removed_class is None else ()),
+            *(() if edited else storage.durability_warnings(home.path)),
         ),
     )
     late = commit(home, candidate, report)

@@ -1,4 +1,8 @@
-"""Makes and checks one generation of a home: bundle, ONNX file, labels and receipt, always together."""
+"""Makes and checks one generation of a home: bundle, ONNX file, labels and receipt, always together.
+
+If the vendor permits undo, `previous.lwm` belongs to it: the bundle before the latest change or, where there
+is none to return to, a copy of the current one.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,16 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from .. import storage
-from ..custody.chain import record_change
-from ..errors import ExportError
+from ..custody.chain import goes_on_from, record_change
+from ..errors import BundleError, ExportError
 from ..memory import peak_rss_bytes
-from ..model.bundle import Arrays, Bundle, save_bundle, tensors_digest
+from ..model.bundle import Arrays, Bundle, open_bundle, save_bundle, tensors_digest
+from ..model.custody_record import Deed
 from ..model.ledger import LedgerEntry
 from ..model.manifest import Manifest
 from ..model.onnx.graph import fill_graph
-from ..model.onnx.parity import ParityProbe, ParityReport, verified_file
+from ..model.onnx.parity import ParityProbe, verified_file
+from ..model.onnx.reports import ParityReport
 from ..records import Report
 from .home import Generation, Home
 from .reports import FootprintReport, MemoryReport
@@ -34,6 +40,7 @@ class Candidate:
     Attributes:
         arrays: Tensors of the bundle.
         manifest: Manifest of the bundle, with digest and ledger.
+        previous: Bundle file of the model that undo returns to, where it is permitted; None if there is none.
         onnx_file: Content of classifier.onnx.
         parity: Comparison of the ONNX file with the network.
         footprint: Footprint before and after the change.
@@ -41,6 +48,7 @@ class Candidate:
 
     arrays: Arrays
     manifest: Manifest
+    previous: Path | None
     onnx_file: bytes
     parity: ParityReport
     footprint: FootprintReport
@@ -56,6 +64,8 @@ def prepare(
     started: float,
     onnx_bytes_before: int,
     device_key: Ed25519PrivateKey | None = None,
+    deed: Deed | None = None,
+    previous: Path | None = None,
 ) -> Candidate:
     """Exports the changed model and compares the ONNX file with the network.
 
@@ -68,13 +78,15 @@ def prepare(
         started: Value of time.monotonic() when the change started.
         onnx_bytes_before: Length of the ONNX file before the change.
         device_key: Key that signs the change's link in the chain of custody; None leaves it unsigned.
+        deed: Account of what the change did.
+        previous: Bundle file that undo returns to; None if there is nothing to return to.
 
     Raises:
         ExportError: The ONNX file cannot be made or differs from the network (ParityError). Nothing was
             written.
     """
     manifest = manifest.model_copy(update={"tensors_digest": tensors_digest(arrays)})
-    manifest = record_change(manifest, parent.manifest, device_key)
+    manifest = record_change(manifest, parent.manifest, device_key, deed)
     onnx_file, parity = verified_file(arrays, manifest, probe)
     entry = LedgerEntry(
         increment=manifest.increment_count,
@@ -102,7 +114,7 @@ def prepare(
         ledger_head=ledger.head,
     )
     manifest = manifest.model_copy(update={"ledger": ledger})
-    return Candidate(arrays, manifest, onnx_file, parity, footprint)
+    return Candidate(arrays, manifest, previous, onnx_file, parity, footprint)
 
 
 def commit(home: Home, candidate: Candidate, receipt: Report) -> tuple[str, ...]:
@@ -115,11 +127,23 @@ def write_generation(generation: Generation, candidate: Candidate, receipt: Repo
     manifest = candidate.manifest
     text = pad_receipt(receipt, manifest.capacity)
     save_bundle(generation.bundle, candidate.arrays, manifest)
-    write_beside_bundle(generation, manifest, candidate.onnx_file, text)
+    write_beside_bundle(generation, manifest, candidate.previous, candidate.onnx_file, text)
 
 
-def write_beside_bundle(generation: Generation, manifest: Manifest, onnx_file: bytes, receipt: bytes) -> None:
-    """Writes the files of a generation other than its bundle; `missing_or_changed` checks the same files."""
+def write_beside_bundle(
+    generation: Generation, manifest: Manifest, previous: Path | None, onnx_file: bytes, receipt: bytes
+) -> None:
+    """Writes the files of a generation other than its bundle; `missing_or_changed` checks the same files.
+
+    Args:
+        generation: Generation, whose bundle is written.
+        manifest: Manifest of the bundle.
+        previous: Bundle file that undo returns to; None if there is nothing to return to.
+        onnx_file: Content of classifier.onnx.
+        receipt: Content of receipt.json.
+    """
+    if permits_undo(manifest):
+        storage.write_file(generation.previous, storage.read_regular(previous or generation.bundle))
     storage.write_file(generation.onnx, onnx_file)
     storage.write_file(generation.labels, labels_text(manifest))
     storage.write_file(generation.receipt, receipt)
@@ -132,27 +156,53 @@ def missing_or_changed(generation: Generation, bundle: Bundle) -> dict[str, str]
         What is wrong with each of them, by file name.
     """
     m = bundle.manifest
-    checks: dict[Path, tuple[str, Callable[[bytes], bool]]] = {
+    is_onnx = is_onnx_of(bundle)
+    checks: dict[Path, tuple[str, Callable[[Path], bool]]] = {
         generation.onnx: (
             "is not what the bundle makes: it was changed, or belongs to another model",
-            is_onnx_of(bundle),
+            lambda path: is_onnx(storage.read_regular(path)),
         ),
         generation.labels: (
             "does not list the bundle's classes: it was changed",
-            lambda content: content == labels_text(m),
+            lambda path: storage.read_regular(path) == labels_text(m),
         ),
         generation.receipt: (
             f"is not this model's receipt ({receipt_length(m.capacity)} bytes)",
-            lambda content: _is_receipt_of(m, content),
+            lambda path: _is_receipt_of(m, storage.read_regular(path)),
         ),
     }
+    if permits_undo(m):
+        checks[generation.previous] = (
+            "is not the model before the latest change: it was changed",
+            lambda path: previous_model(generation, bundle) is not None,
+        )
     wrong = {}
     for path, (why, is_right) in checks.items():
         if not path.is_file():
             wrong[path.name] = "is missing"
-        elif not is_right(storage.read_regular(path)):
+        elif not is_right(path):
             wrong[path.name] = why
     return wrong
+
+
+def permits_undo(manifest: Manifest) -> bool:
+    """Returns whether the vendor permits a return to the model before the latest change."""
+    return "undo" in manifest.permits
+
+
+def previous_model(generation: Generation, bundle: Bundle) -> Bundle | None:
+    """Opens the bundle that undo returns to, which is this one where there is nothing to return to.
+
+    Returns:
+        The bundle; None if the file is damaged, or belongs to another model.
+    """
+    try:
+        previous = open_bundle(generation.previous)
+    except BundleError:
+        return None
+    now, before = bundle.manifest, previous.manifest
+    is_before = before.model_digest == now.parent_digest and goes_on_from(now, before)
+    return previous if before == now or is_before else None
 
 
 def is_onnx_of(bundle: Bundle) -> Callable[[bytes], bool]:

@@ -5,6 +5,7 @@
                               classifier.onnx   what apps load
                               labels.txt        the class names, one per line, for people
                               receipt.json      the report of the latest change
+                              previous.lwm      the bundle before it, if the vendor permits undo
     HOME/training.safetensors                   where an interrupted increment left off; constant length
     HOME/lock                                   held by the one writer
     HOME/vendor.pub                             the public key that the base must match, if any
@@ -35,6 +36,7 @@ from .ownership import (
     LABELS,
     LOCK,
     ONNX,
+    PREVIOUS,
     RECEIPT,
     TRAINING,
     TRUST,
@@ -79,6 +81,11 @@ class Generation:
     def labels(self) -> Path:
         """Returns the path of the class names, one per line."""
         return self.path / LABELS
+
+    @property
+    def previous(self) -> Path:
+        """Returns the path of the bundle that `undo` returns to."""
+        return self.path / PREVIOUS
 
     @property
     def receipt(self) -> Path:

@@ -7,6 +7,7 @@ The kernel keeps a high-water mark only of resident memory; it can be reset. The
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
@@ -15,17 +16,14 @@ from itertools import compress, filterfalse
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..memory import cgroup_peak, peak_rss_bytes, reset_peak_rss, resident_parts, tree_rss_bytes
-from ..model.network import Network
 from .reports import MemoryReport
 
 SAMPLING_SECONDS = 0.02
 _SAMPLES_BETWEEN_TREES = 10  # listing the children reads every process on the machine
 _OBJECTS_AT_ONCE = 20_000
-_ARRAYS = {np.ndarray, Tensor}
+_NETWORKS = (("lwm_edge.model.network", "Network"), ("lwm_edge.model.backbone", "Backbone"))
 _CONTAINERS = {tuple, dict}  # untracked by the collector if they hold nothing that it tracks
 
 
@@ -36,7 +34,7 @@ class MemoryUse:
         self._images_before = count_alive().images.keys()
         self._sampler, self._read_cgroup = sampler, read_cgroup
         if _gpu_in_use():
-            torch.cuda.reset_peak_memory_stats()
+            sys.modules["torch"].cuda.reset_peak_memory_stats()
         self._reset = reset_peak_rss()
 
     @classmethod
@@ -46,18 +44,21 @@ class MemoryUse:
         with cgroup_peak() as read_cgroup, _Sampler() as sampler:
             yield cls(sampler, read_cgroup)
 
-    def report(self, student: Network, *known: np.ndarray[Any, Any]) -> MemoryReport:
+    def report(
+        self, image_size: int, *known: np.ndarray[Any, Any], student: object | None = None
+    ) -> MemoryReport:
         """Reports all figures up to now.
 
         Args:
-            student: Network that is not a teacher; all others count as teachers.
+            image_size: Side of the model's images, in pixels.
             known: Images that the caller holds at this moment but does not keep.
+            student: Network that is not a teacher; all others count as teachers.
         """
         peak = peak_rss_bytes()
         anonymous, mapped, tree = self._sampler.peaks()
         cgroup, cgroup_how = self._read_cgroup()
         gc.collect()
-        alive = count_alive(student.preprocessing.image_size)
+        alive = count_alive(image_size)
         not_left = self._images_before | {_buffer(array) for array in known}
         return MemoryReport(
             peak_rss_bytes=peak,
@@ -65,10 +66,10 @@ class MemoryUse:
             peak_mapped_bytes=mapped,
             peak_tree_bytes=max(peak, tree),
             peak_cgroup_bytes=cgroup,
-            peak_cuda_bytes=torch.cuda.max_memory_allocated() if _gpu_in_use() else None,
+            peak_cuda_bytes=sys.modules["torch"].cuda.max_memory_allocated() if _gpu_in_use() else None,
             teacher_networks=sum(network is not student for network in alive.networks),
             images_alive=sum(count for buffer, count in alive.images.items() if buffer not in not_left),
-            how=self._how(cgroup_how, student.preprocessing.image_size),
+            how=self._how(cgroup_how, image_size),
         )
 
     def _how(self, cgroup: str, image_size: int) -> dict[str, str]:
@@ -87,7 +88,8 @@ class MemoryUse:
             "pages count once per process",
             "peak_cgroup_bytes": cgroup,
             "peak_cuda_bytes": "torch.cuda.max_memory_allocated, reset at the start",
-            "teacher_networks": "Network objects that the garbage collector finds, less the student",
+            "teacher_networks": "Network and Backbone objects that the garbage collector finds, less the "
+            "student",
             "images_alive": "arrays and tensors of shape [..., n, n, 3] or [..., 3, n, n], n >= "
             f"{image_size}, that the garbage collector finds, less those there at the start, those being "
             "compared, and the weights of networks",
@@ -133,7 +135,14 @@ class _Sampler(threading.Thread):
 
 
 def _gpu_in_use() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+    torch = sys.modules.get("torch")
+    return bool(torch and torch.cuda.is_initialized())
+
+
+def _loaded_class(module: str, name: str) -> type | None:
+    """Returns a class if its module is in memory: what never was, made no object that could be alive."""
+    found: type | None = getattr(sys.modules.get(module), name, None)
+    return found
 
 
 @dataclass(frozen=True)
@@ -141,11 +150,11 @@ class Alive:
     """Lists what is alive in this process, whoever holds it.
 
     Attributes:
-        networks: All networks.
+        networks: All networks, of torch and of ONNX Runtime.
         images: Number of images at each address that holds images; views count once.
     """
 
-    networks: list[Network]
+    networks: list[Any]
     images: dict[int, int]
 
 
@@ -155,11 +164,12 @@ def count_alive(image_size: int = 1) -> Alive:
     Args:
         image_size: Smallest side of what counts as an image; the kernels of a network are smaller.
     """
-    networks: list[Network] = []
+    networks: list[Any] = []
     images: dict[int, int] = {}
     addresses: dict[int, set[int]] = {}
     objects = gc.get_objects()
-    kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, Network)}
+    of_networks = tuple(kind for kind in (_loaded_class(*where) for where in _NETWORKS) if kind)
+    kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, of_networks)}
     for start in range(0, len(objects), _OBJECTS_AT_ONCE):
         some = objects[start : start + _OBJECTS_AT_ONCE]
         networks += _of_types(kinds, some)
@@ -168,17 +178,14 @@ def count_alive(image_size: int = 1) -> Alive:
                 buffer = _buffer(array)
                 images[buffer] = max(images.get(buffer, 0), count)
                 addresses.setdefault(buffer, set()).add(_address(array))
-    weights = {
-        tensor.data_ptr()
-        for network in networks
-        for tensor in (*network.parameters(), *network.buffers(), *network.mapped)
-    }
+    weights = {tensor.data_ptr() for network in networks for tensor in network.tensors()}
     return Alive(networks, {b: count for b, count in images.items() if not addresses[b] <= weights})
 
 
 def _arrays(objects: list[Any]) -> Iterator[Any]:
     """Yields the arrays and tensors among objects and what they hold."""
-    yield from _of_types(_ARRAYS, objects)
+    tensor = _loaded_class("torch", "Tensor")
+    yield from _of_types({np.ndarray, *([tensor] if tensor else [])}, objects)
     while objects:
         held = gc.get_referents(*objects)
         yield from _of_types({np.ndarray}, held)
@@ -202,8 +209,8 @@ def _image_count(shape: tuple[int, ...], image_size: int) -> int:
 
 def _buffer(array: Any) -> int:
     """Returns the address of the memory that an array or tensor is a view of."""
-    if isinstance(array, Tensor):
-        return array.untyped_storage().data_ptr() if array.layout == torch.strided else id(array)
+    if not isinstance(array, np.ndarray):
+        return array.untyped_storage().data_ptr() if _has_address(array) else id(array)
     while isinstance(array.base, np.ndarray):
         array = array.base
     return _address(array)
@@ -211,7 +218,12 @@ def _buffer(array: Any) -> int:
 
 def _address(array: Any) -> int:
     """Returns the address of an array's or tensor's first value."""
-    if isinstance(array, Tensor):
-        return array.data_ptr() if array.layout == torch.strided else id(array)
+    if not isinstance(array, np.ndarray):
+        return array.data_ptr() if _has_address(array) else id(array)
     address: int = array.__array_interface__["data"][0]
     return address
+
+
+def _has_address(tensor: Any) -> bool:
+    """Returns whether a tensor's values lie one after another in memory, unlike those of a sparse one."""
+    return bool(tensor.layout == sys.modules["torch"].strided)

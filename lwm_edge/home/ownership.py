@@ -25,13 +25,15 @@ CURRENT, GENERATIONS, LOCK = "current", "generations", "lock"
 TRAINING, TRUST = "training.safetensors", "vendor.pub"
 BUNDLE, ONNX, LABELS, RECEIPT = "model.lwm", "classifier.onnx", "labels.txt", "receipt.json"
 GENERATION_FILES = (BUNDLE, ONNX, LABELS, RECEIPT)
+PREVIOUS = "previous.lwm"
+"""Name of the bundle that `undo` returns to, in the generations of a home whose vendor permits that."""
 CHECKPOINT_HEADER = "header"
 """Name of the tensor that marks a checkpoint: every checkpoint has it, and it holds a JSON object."""
 
 _CHECKPOINT_KEYS = {"parent_digest", "job", "step"}
 _STAGED_BUNDLE = storage.staged_path(Path(BUNDLE)).name
 _MAY_BE_IN_A_GENERATION = frozenset(
-    {*GENERATION_FILES, *(storage.staged_path(Path(name)).name for name in GENERATION_FILES)}
+    name for file in (*GENERATION_FILES, PREVIOUS) for name in (file, storage.staged_path(Path(file)).name)
 )
 _LAST_NUMBER = 99_999_999
 _MAX_LISTED = 5

@@ -6,6 +6,7 @@ Photos go through the exported ONNX file, as they would in an app.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ import numpy as np
 from ..errors import PhotosError
 from ..model.bundle import HISTOGRAM, open_bundle
 from ..model.classifier import Classifier, Prediction
+from ..model.custody_record import ChangeKind
 from ..model.evaluation import EvaluationReport, evaluate_predictions
 from ..model.ledger import Ledger
-from ..model.manifest import Levels
+from ..model.manifest import Levels, Manifest
 from ..model.terms import KEPT, Activation
 from ..model.unknown import Calibration, calibrate, kept_by_class
 from ..photos.class_names import fold_class_name
@@ -26,6 +28,31 @@ from ..records import AnyNamePath, AnyPath, ProgressCallback, Report, ignore_pro
 from .home import Home, home_or_bundle, open_home
 
 _PIXEL_CACHE_BYTES = 64 * 1024 * 1024
+
+
+class PastChange(Report):
+    """Reports one change of a model, as its record of custody and its ledger have it.
+
+    Attributes:
+        increment: Number of the change.
+        change: Kind of the change; None if the record does not say.
+        class_names: Names of the first classes that it was about; of one that was renamed, the old and the
+            new name; of one that was merged into another, both.
+        more_classes: Number of further classes.
+        time: Time by the device's clock; None if the record does not say.
+        classes: Number of classes after the change; None if the ledger does not reach back so far.
+        model_digest: Digest of the model after the change.
+        signed_by: Public key that the change's signature names, which only `verify` checks; None without one.
+    """
+
+    increment: int
+    change: ChangeKind | None
+    class_names: tuple[str, ...]
+    more_classes: int
+    time: datetime | None
+    classes: int | None
+    model_digest: str
+    signed_by: str | None
 
 
 class InfoReport(Report):
@@ -51,6 +78,7 @@ class InfoReport(Report):
         unknown: Thresholds of the score for unknown objects.
         kept_by_class: How many of each class's photos the threshold keeps, and how many there are, for
             classes with enough photos to say so.
+        history: Latest changes, oldest first, as far as the record reaches.
     """
 
     home: AnyNamePath | None
@@ -71,6 +99,7 @@ class InfoReport(Report):
     ledger: Ledger
     unknown: Calibration
     kept_by_class: dict[str, tuple[int, int]]
+    history: tuple[PastChange, ...]
 
 
 class PredictionReport(Report):
@@ -89,7 +118,7 @@ class PredictionReport(Report):
 
 def predict(
     home: Home | AnyPath,
-    photos: Sequence[AnyPath],
+    photos: AnyPath | Sequence[AnyPath],
     *,
     top_k: int = 3,
     keep: float = KEPT,
@@ -99,7 +128,7 @@ def predict(
 
     Args:
         home: Model home, or the path of its folder.
-        photos: Paths of the photos.
+        photos: Paths of the photos, or the path of one.
         top_k: Number of classes for each photo, best first.
         keep: Share of known photos that are not to be called unknown, one of `model.terms.SHARES`.
         on_progress: Function that is called before each photo; what it raises ends the call.
@@ -112,9 +141,7 @@ def predict(
     """
     home = open_home(home)
     classifier = home.read(lambda generation: Classifier(generation.onnx))
-    predictions = classifier.classify(
-        [Path(photo) for photo in photos], top_k, keep=keep, on_progress=on_progress
-    )
+    predictions = classifier.classify(photos, top_k, keep=keep, on_progress=on_progress)
     if predictions and all(p.error for p in predictions):
         raise PhotosError("none of the photos can be read", [f"{p.photo} {p.error}" for p in predictions])
     return PredictionReport(onnx=home.onnx, model_digest=classifier.model_digest, predictions=predictions)
@@ -203,4 +230,22 @@ def info(source: Home | AnyPath) -> InfoReport:
         ledger=m.ledger,
         unknown=calibrate(histogram),
         kept_by_class=dict(kept_by_class(histogram, m.class_names)),
+        history=_history(m),
+    )
+
+
+def _history(manifest: Manifest) -> tuple[PastChange, ...]:
+    classes = {entry.increment: entry.classes for entry in manifest.ledger.latest}
+    return tuple(
+        PastChange(
+            increment=link.increment,
+            change=link.deed.kind if link.deed else None,
+            class_names=link.deed.class_names if link.deed else (),
+            more_classes=link.deed.more_classes if link.deed else 0,
+            time=datetime.fromtimestamp(link.deed.unix_seconds, timezone.utc) if link.deed else None,
+            classes=classes.get(link.increment),
+            model_digest=link.model_digest,
+            signed_by=link.signature.key if link.signature else None,
+        )
+        for link in (manifest.custody.links if manifest.custody else ())
     )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from .. import storage
 from ..errors import BundleError, HomeError
 from ..model.bundle import Bundle, open_bundle
-from ..model.onnx.parity import ParityReport
+from ..model.onnx.reports import ParityReport
 from ..records import AnyPath, absolute
 from . import ownership
 from .export import verified_onnx
 from .generation import missing_or_changed, pad_receipt, write_beside_bundle
 from .home import Generation, Home
-from .ownership import BUNDLE, CURRENT, GENERATIONS, LOCK, RECEIPT
+from .ownership import BUNDLE, CURRENT, GENERATIONS, LOCK, PREVIOUS, RECEIPT
 from .reports import RepairReport
+
+_LOST = "the model before the latest change is lost, so there is nothing to undo"
 
 
 def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:
@@ -20,7 +24,8 @@ def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:
 
     It makes no increment: bundle, digest and ledger stay as they are. If the link `current` is missing or
     points nowhere, and exactly one complete model is there, the link is pointed at it. If nothing is wrong,
-    nothing is written.
+    nothing is written. The model that undo returns to cannot be rebuilt; if it is damaged, the current one
+    takes its place.
 
     Args:
         home: Model home, or the path of its folder.
@@ -48,11 +53,11 @@ def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:
         parity, content = None, b""
         if wrong:
             content, _, parity = verified_onnx(bundle)
-        report = _report(home, bundle, repaired, parity)
+        report = _report(home, bundle, repaired, parity, lost=(_LOST,) if PREVIOUS in wrong else ())
         ownership.remove_staged(home.path)
         late: tuple[str, ...] = ()
         if wrong:
-            late = _commit(home, generation, content, report, keep_receipt=RECEIPT not in wrong)
+            late = _commit(home, generation, content, report, wrong)
         elif repaired:
             late = storage.swap_link(home.path / CURRENT, f"{GENERATIONS}/{generation.path.name}")
         return report.model_copy(update={"warnings": (*report.warnings, *late)})
@@ -108,22 +113,26 @@ def _sound_bundle(generation: Generation) -> Bundle:
 
 
 def _commit(
-    home: Home, old: Generation, onnx_file: bytes, report: RepairReport, *, keep_receipt: bool
+    home: Home, old: Generation, onnx_file: bytes, report: RepairReport, wrong: Collection[str]
 ) -> tuple[str, ...]:
-    """Puts the same bundle and the rebuilt files into a new generation, in one atomic step."""
+    """Puts the same bundle, what was right and what was rebuilt into a new generation, in one step."""
     bundle = open_bundle(old.bundle)
+    keep_receipt, keep_previous = RECEIPT not in wrong, PREVIOUS not in wrong
     receipt = (
         storage.read_regular(old.receipt) if keep_receipt else pad_receipt(report, bundle.manifest.capacity)
     )
 
     def write(generation: Generation) -> None:
         storage.write_file(generation.bundle, storage.read_regular(old.bundle))
-        write_beside_bundle(generation, bundle.manifest, onnx_file, receipt)
+        previous = old.previous if keep_previous else None
+        write_beside_bundle(generation, bundle.manifest, previous, onnx_file, receipt)
 
     return home.commit(write, same_model=True)
 
 
-def _report(home: Home, bundle: Bundle, repaired: list[str], parity: ParityReport | None) -> RepairReport:
+def _report(
+    home: Home, bundle: Bundle, repaired: list[str], parity: ParityReport | None, lost: tuple[str, ...]
+) -> RepairReport:
     return RepairReport(
         home=home.path,
         repaired=tuple(repaired),
@@ -131,5 +140,5 @@ def _report(home: Home, bundle: Bundle, repaired: list[str], parity: ParityRepor
         model_digest=bundle.manifest.model_digest,
         parity=parity,
         onnx=home.onnx,
-        warnings=home.describe_foreign(),
+        warnings=(*lost, *home.describe_foreign()),
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..model.custody_record import ChangeKind
 from ..model.onnx.comparison import VariantReport
-from ..model.onnx.parity import ParityReport
+from ..model.onnx.reports import ParityReport
 from ..records import AnyNamePath, Report
 
 
@@ -58,11 +59,16 @@ class FootprintReport(Report):
 
 
 class ChangeReport(Report):
-    """Reports what `init_home` or `remove_class` did.
+    """Reports what `init_home`, or a change that needs no photos, did.
 
     Attributes:
         home: Path of the model home.
+        change: Kind of the change; None if a home was made.
+        changed_classes: Names of the classes that it was about; of one that was renamed, the old and the new
+            name; of one that was merged into another, both.
+        increment: Number of the change; 0 if a home was made.
         removed_class: Name of the removed class, if any.
+        remains: What is left of it in the home.
         class_names: Names of all classes now.
         model_digest: Digest of the model now.
         parity: Comparison of the ONNX file with the network.
@@ -73,7 +79,11 @@ class ChangeReport(Report):
     """
 
     home: AnyNamePath
+    change: ChangeKind | None = None
+    changed_classes: tuple[str, ...] = ()
+    increment: int = 0
     removed_class: str | None
+    remains: tuple[str, ...] = ()
     class_names: tuple[str, ...]
     model_digest: str
     parity: ParityReport

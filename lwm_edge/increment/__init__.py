@@ -1,5 +1,5 @@
-"""Adds classes: plans the increment, learns it in one process, and exports and commits it in another.
+"""Adds classes and photos: plans the increment, learns it in a process of its own, and commits it.
 
-An interrupted increment can be resumed. Here `home` and `learning` meet: this package imports both of them,
-`custody`, `model`, `photos` and the foundation.
+An interrupted increment can be resumed. Known classes can be renamed, merged and removed. Here `home` and
+`learning` meet: this package imports both of them, `custody`, `model`, `photos` and the foundation.
 """

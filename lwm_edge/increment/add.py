@@ -1,16 +1,17 @@
-"""Runs an increment in worker processes, or says what it would take: `add_classes`, `plan_increment`."""
+"""Runs an increment in worker processes, or says what it would take: `add_classes`, `add_photos`."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from .. import storage
 from ..errors import LwmEdgeError
 from ..home.home import Home, open_home
-from ..learning.config import IncrementConfig
+from ..learning.config import IncrementConfig, MorePhotos
 from ..records import AnyPath, Progress, ProgressCallback, absolute, ignore_progress
-from .commit import commit_increment
 from .reports import IncrementReport, PlanReport
+from .timing import Timer
 from .worker import Job, run
 
 
@@ -22,6 +23,7 @@ def add_classes(
     on_progress: ProgressCallback = ignore_progress,
     isolate: bool = True,
     wait: bool = False,
+    started: float | None = None,
 ) -> IncrementReport:
     """Teaches a home's model new classes from photos of them alone.
 
@@ -37,6 +39,7 @@ def add_classes(
             before the commit, the increment ends, and the home's model stays as it was.
         isolate: Whether to learn and commit in worker processes; False does both in this one.
         wait: Whether to wait for another process that is changing the home.
+        started: Value of time.monotonic() from which the receipt counts its seconds; None means now.
 
     Returns:
         The receipt, which is also in the home as receipt.json.
@@ -54,42 +57,129 @@ def add_classes(
         TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
             with cannot be used.
     """
+    return _learn(
+        home, photos, config, None, on_progress=on_progress, isolate=isolate, wait=wait, started=started
+    )
+
+
+def add_photos(
+    home: Home | AnyPath,
+    photos: AnyPath,
+    config: IncrementConfig | None = None,
+    *,
+    solve_head: bool = False,
+    on_progress: ProgressCallback = ignore_progress,
+    isolate: bool = True,
+    wait: bool = False,
+    started: float | None = None,
+) -> IncrementReport:
+    """Teaches a home's model further photos of classes that it knows, as if it had learnt all at once.
+
+    The network stays as it is. Mean and count of each class, the covariance and the head follow from all
+    photos. A class that the vendor shipped gets photos only if the vendor permits `add-photos`.
+
+    Args:
+        home: Model home, or the path of its folder.
+        photos: Path of a folder with one sub-folder of photos for each class, named after the class. What a
+            class learnt before is not recognised: no photo is kept, so the same one would count twice.
+        config: Settings; None means the defaults. Those of the training have no effect.
+        solve_head: Whether to replace a head that was trained by one that is solved from the statistics.
+        on_progress: Function that is called in this thread at every step and before each photo. If it raises
+            before the commit, the increment ends, and the home's model stays as it was.
+        isolate: Whether to learn and commit in a worker process; False does it in this one.
+        wait: Whether to wait for another process that is changing the home.
+        started: Value of time.monotonic() from which the receipt counts its seconds; None means now.
+
+    Returns:
+        The receipt, which is also in the home as receipt.json.
+
+    Raises:
+        LwmEdgeError: For the reasons that `add_classes` lists; ConfigError also if the head was trained and
+            `solve_head` is not set, PhotosError if the model does not know a class or may not learn it.
+    """
+    more = MorePhotos(solve_head)
+    return _learn(
+        home, photos, config, more, on_progress=on_progress, isolate=isolate, wait=wait, started=started
+    )
+
+
+def _learn(
+    home: Home | AnyPath,
+    photos: AnyPath,
+    config: IncrementConfig | None,
+    more: MorePhotos | None,
+    *,
+    on_progress: ProgressCallback,
+    isolate: bool,
+    wait: bool,
+    started: float | None,
+) -> IncrementReport:
+    """Learns photos of new classes or, with `more`, of known ones."""
+    started = time.monotonic() if started is None else started
     home, photos = open_home(home), Path(photos)
     config = config or IncrementConfig()
     with home.lock(wait=wait) as lock:
         if not isolate:
+            from .commit import commit_increment
             from .learn import learn_classes
 
-            staged = learn_classes(home, photos, config, on_progress)
+            timer = Timer(started)
+            learnt, model = learn_classes(home, photos, config, on_progress, timer=timer, more=more)
             on_progress(Progress(phase="commit", done=0, total=1))
-            return commit_increment(home, staged)
+            return commit_increment(home, learnt, timer, model)
         before = home.current()
-        job = Job(home=home.path, photos=absolute(photos), config=config)
-        learnt = run(job, lock, on_progress)
-        assert learnt.staged is not None
-        on_progress(Progress(phase="commit", done=0, total=1))
+        job = Job(home=home.path, photos=absolute(photos), config=config, started=started, more=more)
         try:
-            committed = run(Job(home=home.path, staged=learnt.staged), lock, on_progress)
+            done = run(job, lock, on_progress)
+            if done.staged:
+                job = Job(home=home.path, staged=done.staged, started=started)
+                done = run(job, lock, on_progress)
         except (LwmEdgeError, KeyboardInterrupt):
             if home.current() == before:
                 raise
             return _receipt_of_the_last_commit(home)
-    assert committed.report is not None
-    return committed.report
+    assert done.report is not None
+    return done.report
 
 
 def plan_increment(
-    home: Home | AnyPath, photos: AnyPath, config: IncrementConfig | None = None, *, wait: bool = False
+    home: Home | AnyPath,
+    photos: AnyPath,
+    config: IncrementConfig | None = None,
+    *,
+    more_photos: bool = False,
+    solve_head: bool = False,
+    on_progress: ProgressCallback = ignore_progress,
+    wait: bool = False,
+    started: float | None = None,
 ) -> PlanReport:
     """Returns the memory, time and disk space that `add_classes` would take; trains and changes nothing.
+
+    Args:
+        home: Model home, or the path of its folder.
+        photos: Path of a folder with one sub-folder of photos for each class.
+        config: Settings; None means the defaults.
+        more_photos: Whether to plan for `add_photos` instead.
+        solve_head: Setting of `add_photos`.
+        on_progress: Function that is called before each photo is read; what it raises ends the call.
+        wait: Whether to wait for another process that is changing the home.
+        started: Value of time.monotonic() from which time is counted; None means now.
 
     Raises:
         LwmEdgeError: For the reasons that `add_classes` lists; ResourceError if the memory limit is too low.
     """
+    started = time.monotonic() if started is None else started
     home, config = open_home(home), config or IncrementConfig()
+    job = Job(
+        home=home.path,
+        photos=absolute(photos),
+        config=config,
+        started=started,
+        more=MorePhotos(solve_head) if more_photos else None,
+        dry_run=True,
+    )
     with home.lock(wait=wait) as lock:
-        job = Job(home=home.path, photos=absolute(photos), config=config, dry_run=True)
-        planned = run(job, lock, ignore_progress).plan
+        planned = run(job, lock, on_progress).plan
     assert planned is not None
     return planned
 

@@ -2,67 +2,60 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
+from ..custody.chain import make_deed
 from ..custody.keys import read_private_key
-from ..home.generation import prepare, write_generation
+from ..home.generation import commit, prepare, write_generation
 from ..home.home import Generation, Home
-from ..home.reports import MemoryReport
 from ..model.bundle import open_bundle
-from ..model.cost import Cost
+from ..model.custody_record import Deed
 from ..model.onnx.parity import ParityProbe
-from ..records import ExactBytes, ExactPath, Report
-from .reports import IncrementReport, LearningReport
+from .reports import IncrementReport, LearningReport, LearntIncrement, StagedIncrement
+from .timing import Timer
+from .values import UnwrittenModel
 
 
-class StagedIncrement(Report):
-    """Holds what the learning process hands to the committing one; the bundle is in the folder.
-
-    Attributes:
-        folder: Path of the staged generation.
-        examples: Pixels of a few photos, one after another, for comparing the ONNX file with the network.
-        logits: Logits that the student gives for each example.
-        cost: Cost of the student for one image.
-        seconds: Time that the learning took.
-        memory: Memory that the learning process took.
-        sign_with: Path of the device's private key; None leaves the change unsigned.
-        learning: Part of the receipt that is about the learning.
-    """
-
-    folder: ExactPath
-    examples: ExactBytes
-    logits: tuple[tuple[float, ...], ...]
-    cost: Cost
-    seconds: float
-    memory: MemoryReport
-    sign_with: ExactPath | None
-    learning: LearningReport
+def _deed(learning: LearningReport) -> Deed:
+    if learning.known_classes:
+        return make_deed("add-photos", learning.known_classes)
+    return make_deed("add-classes", learning.new_classes)
 
 
-def commit_increment(home: Home, increment: StagedIncrement) -> IncrementReport:
-    """Exports and compares what was staged, and makes it the home's model; the caller holds the home's lock.
+def commit_increment(
+    home: Home, increment: LearntIncrement, timer: Timer, model: UnwrittenModel | None = None
+) -> IncrementReport:
+    """Exports and compares what was learnt, and makes it the home's model; the caller holds the home's lock.
 
-    It needs no torch, so it takes less memory than the learning did.
+    Args:
+        home: Model home.
+        increment: Increment that `learn.learn_classes` returned.
+        timer: Timer of the increment.
+        model: Model of that increment, unless it was staged.
 
     Raises:
         ExportError: The ONNX file could not be made or differs from the network (ParityError).
     """
-    started = time.monotonic() - increment.seconds
-    staged, parent = Generation(increment.folder), home.open_bundle()
-    bundle = open_bundle(staged.bundle)
-    size = bundle.manifest.preprocessing.image_size
+    timer.begin("commit")
+    parent = home.open_bundle()
+    staged = Generation(increment.folder) if isinstance(increment, StagedIncrement) else None
+    if staged:
+        bundle = open_bundle(staged.bundle)
+        model = UnwrittenModel(bundle.arrays(), bundle.manifest)
+    assert model is not None, "the model was neither staged nor given"
+    size = model.manifest.preprocessing.image_size
     images = np.frombuffer(increment.examples, dtype=np.uint8).reshape(-1, size, size, 3)
     candidate = prepare(
-        bundle.arrays(),
-        bundle.manifest,
+        model.arrays,
+        model.manifest,
         parent,
-        ParityProbe(images, np.array(increment.logits, dtype=np.float32), True, increment.cost),
+        ParityProbe(images, np.array(increment.logits, dtype=np.float32), True),
         increment.memory,
-        started=started,
+        started=timer.started,
         onnx_bytes_before=home.current().onnx_bytes(),
         device_key=read_private_key(increment.sign_with) if increment.sign_with else None,
+        deed=_deed(increment.learning),
+        previous=parent.path,
     )
     receipt = IncrementReport(
         home=home.path,
@@ -72,9 +65,13 @@ def commit_increment(home: Home, increment: StagedIncrement) -> IncrementReport:
         onnx=home.onnx,
         model_digest=candidate.manifest.model_digest,
         parent_digest=parent.manifest.model_digest,
-        seconds=time.monotonic() - started,
+        seconds=timer.seconds(),
+        seconds_by_part=timer.parts(),
         **dict(increment.learning),
     )
-    write_generation(staged, candidate, receipt)
-    late = home.publish(staged)
+    if staged:
+        write_generation(staged, candidate, receipt)
+        late = home.publish(staged)
+    else:
+        late = commit(home, candidate, receipt)
     return receipt.model_copy(update={"warnings": (*receipt.warnings, *late)})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..learning.class_statistics import Features, Labels
+from ..learning.discriminant import Features, Labels
 from .reports import NewClassReport
 
 _TOO_FEW = 5  # photos; a figure based on fewer says next to nothing
@@ -18,18 +18,18 @@ _UNEQUAL_RATIO = 10  # times as many photos
 
 
 def judge_new_classes(
-    predictions: NDArray[np.int64], labels: Labels, class_names: Sequence[str], first_new: int
+    predictions: NDArray[np.int64], labels: Labels, class_names: Sequence[str], judged: Iterable[int]
 ) -> tuple[NewClassReport, ...]:
-    """Counts how often each new class was recognised.
+    """Counts how often each class was recognised that was learnt.
 
     Args:
         predictions: Predicted class_index of each photo [M], by a head that had not learnt that photo.
         labels: class_index of each photo [M].
         class_names: Name of every class.
-        first_new: class_index of the first new class.
+        judged: class_index of each class that was learnt.
     """
     reports = []
-    for label in range(first_new, len(class_names)):
+    for label in judged:
         found = predictions[labels == label]
         others = np.bincount(found[found != label], minlength=len(class_names))
         taken_for = int(others.argmax())
@@ -43,6 +43,11 @@ def judge_new_classes(
             )
         )
     return tuple(reports)
+
+
+def mean_share_right(judged: Sequence[NewClassReport]) -> float:
+    """Computes how often new classes were recognised, as a mean over them in which few photos say little."""
+    return float(np.mean([(report.right + 0.5) / (report.photos + 1) for report in judged]))
 
 
 def hopeless_classes(judged: Sequence[NewClassReport], classes: int) -> list[str]:

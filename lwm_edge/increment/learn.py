@@ -14,23 +14,20 @@ import numpy as np
 from ..home.home import Generation, Home
 from ..home.measurement import MemoryUse
 from ..home.reports import MemoryReport
-from ..learning.class_statistics import ClassStatistics
-from ..learning.config import IncrementConfig
+from ..learning.config import IncrementConfig, MorePhotos
+from ..learning.discriminant import FOLDS, Head
 from ..learning.drift import measure_drift
 from ..learning.unknown import score_tensors
-from ..learning.unseen import FOLDS
-from ..memory import drop_library_pages, freed_memory_kept, out_of_memory_explained
-from ..model.bundle import BESIDE_THE_NETWORK, HISTOGRAM, MANIFEST, MEASURED, PROBE, save_bundle
-from ..model.cost import network_cost
-from ..model.loading import network_arrays
-from ..model.onnx.parity import PARITY_BATCH_SIZES, head_inputs_of_probe
+from ..memory import out_of_memory_explained
+from ..model.bundle import BIAS, HISTOGRAM, WEIGHT, Arrays, forget_what_was_measured, save_bundle
+from ..model.onnx.parity import PARITY_BATCH_SIZES
 from ..model.unknown import Histogram, kept_by_class
 from ..records import Progress, ProgressCallback, step_reporter
-from .commit import StagedIncrement
 from .judgement import warn_about_unknown
-from .reports import LearningReport, PlanReport
+from .reports import LearningReport, LearntIncrement, PlanReport, StagedIncrement
 from .task import Task, set_up
-from .teach import teach, update_statistics_and_head
+from .timing import Timer
+from .values import Learnt, UnwrittenModel
 from .verdict import (
     all_class_names,
     calibration,
@@ -40,16 +37,21 @@ from .verdict import (
     pass_or_refuse,
 )
 
-_EVALUATION_STEPS = 4 + FOLDS  # statistics twice, shipped classes, drift, and the new classes' folds
+_EVALUATION_STEPS = 3 + FOLDS  # the held-back photos, the new classes' folds, shipped classes, and drift
 _TOLERATED_EXCESS = 0.02  # share of the predicted peak
 
 
 def plan_learning(
-    home: Home, folder: Path, config: IncrementConfig, on_progress: ProgressCallback
+    home: Home,
+    folder: Path,
+    config: IncrementConfig,
+    on_progress: ProgressCallback,
+    timer: Timer,
+    more: MorePhotos | None = None,
 ) -> PlanReport:
-    """Returns what it would take to learn the photos' classes here; the caller holds the home's lock."""
+    """Returns what it would take to learn the photos here; the caller holds the home's lock."""
     with out_of_memory_explained():
-        task = set_up(home, folder, config, on_progress)
+        task = set_up(home, folder, config, timer.watching(on_progress), timer, more)
         return task.plan.model_copy(update={"warnings": task.warnings})
 
 
@@ -59,8 +61,10 @@ def learn_classes(
     config: IncrementConfig,
     on_progress: ProgressCallback,
     should_stop: Callable[[], bool] = lambda: False,
-) -> StagedIncrement:
-    """Learns the photos' classes and stages the model that knows them; the caller holds the home's lock.
+    timer: Timer | None = None,
+    more: MorePhotos | None = None,
+) -> tuple[LearntIncrement, UnwrittenModel | None]:
+    """Learns the photos; the caller holds the home's lock.
 
     Args:
         home: Model home.
@@ -69,84 +73,103 @@ def learn_classes(
         on_progress: Function that is called at every step.
         should_stop: Function that is called after every step; when it returns True, the training is saved and
             stopped.
+        timer: Timer of the increment; None starts one now.
+        more: Settings for further photos of known classes; None for photos of new classes.
+
+    Returns:
+        What `commit.commit_increment` needs. If torch trained the model, it is staged in the home, so that
+        another process can commit it; else it is returned.
 
     Raises:
         StoppedError: `should_stop` asked for it.
         LwmEdgeError: For the reasons that `add.add_classes` lists.
     """
-    started = time.monotonic()
+    timer = timer or Timer(time.monotonic())
+    on_progress = timer.watching(on_progress)
     with out_of_memory_explained(), MemoryUse.measured() as use:
-        task = set_up(home, folder, config, on_progress)
-        photos, student = task.photos, task.student
+        task = set_up(home, folder, config, on_progress, timer, more)
         if config.fresh:
             task.saved.forget()
-        with freed_memory_kept(task.plan.keeps_freed_memory):
-            learnt = teach(task, on_progress, should_stop)
-        drop_library_pages()  # most of them were needed for the training only
-        report = step_reporter("evaluate", _EVALUATION_STEPS, on_progress)
-        report()
-        to_learn, held_back = learnt.to_learn, learnt.held_back
-        update_statistics_and_head(
-            task, learnt.teachers_statistics, to_learn.head_inputs, photos.to_learn.labels
-        )
-        # Both are measured before the held-back photos are learnt too.
-        accuracy, new = evaluate_student(task, held_back), judge_new(task, learnt, report)
-        report()
-        statistics = update_statistics_and_head(
-            task,
-            learnt.teachers_statistics,
-            np.concatenate([to_learn.head_inputs, held_back.head_inputs]),
-            photos.to_learn.labels + photos.held_back.labels,
-        )
-        training = learnt.training
-        report()
-        shipped = judge_what_shipped(task, statistics)
-        report()
-        drift = measure_drift(student, task.teacher, held_back, learnt.held_back_by_teacher, shipped.estimate)
-        histogram = calibration(task, new)
-        warnings = (
-            *task.warnings,
-            *pass_or_refuse(task, accuracy, new.classes, drift, shipped, statistics),
-            *warn_about_unknown(kept_by_class(histogram, all_class_names(task)), photos.new_classes),
-        )
-
+        learnt = task.learner.teach(task.photos, task.plan, task.saved, on_progress, should_stop)
+        histogram = calibration(task, learnt)
+        report = _judge(task, learnt, histogram, on_progress)
         on_progress(Progress(phase="stage", done=0, total=1))
-        examples = photos.held_back.load(range(len(photos.held_back.photos))[: max(PARITY_BATCH_SIZES)])
-        logits = held_back.logits(student)[: len(examples)].astype(np.float32)
-        del learnt, to_learn, held_back  # writing needs the memory
-        staged = _stage(home, task, statistics, histogram)
+        photos, examples = task.photos, max(PARITY_BATCH_SIZES)
+        pixels = photos.held_back.load(range(len(photos.held_back.photos))[:examples])
+        logits = learnt.head.logits(learnt.held_back[:examples]).astype(np.float32)
+        head, statistics = learnt.head, learnt.statistics
+        tensors = {
+            **learnt.tensors,
+            **statistics.to_arrays(),
+            **score_tensors(statistics, len(head.weight)),
+        }
+        del learnt, statistics  # writing needs the memory
+        model = _grown(task, head, tensors, histogram)
+        staged = _stage(home, model) if report.training else None
         photos.to_learn.cache.forget()  # any photos still in memory after this are counted
-        memory, cost = use.report(student, examples), network_cost(student)
-        warnings += _prediction_warnings(task.plan, memory)
-    return StagedIncrement(
-        folder=staged.path,
-        examples=examples.tobytes(),
+        memory = use.report(
+            task.parent.manifest.preprocessing.image_size, pixels, student=task.learner.student
+        )
+        warnings = (*report.warnings, *_prediction_warnings(task.plan, memory))
+    increment = LearntIncrement(
+        examples=pixels.tobytes(),
         logits=tuple(tuple(row) for row in logits.tolist()),
-        cost=cost,
-        seconds=time.monotonic() - started,
+        seconds_by_part=timer.parts(),
         memory=memory,
         sign_with=config.sign_with,
-        learning=LearningReport(
-            recipe=task.approach.name,
-            recipe_reason=task.approach.reason,
-            beta=task.approach.recipe.beta,
-            gamma=task.approach.recipe.gamma,
-            new_classes=photos.new_classes,
-            photos_trained=len(photos.to_learn.photos),
-            photos_held_back=len(photos.held_back.photos),
-            skipped=photos.skipped,
-            plan=task.plan,
-            training=training,
-            held_back=accuracy,
-            judged=new.classes,
-            drift=drift,
-            warnings=warnings,
+        learning=report.model_copy(update={"warnings": warnings}),
+    )
+    if staged:
+        return StagedIncrement(folder=staged.path, **dict(increment)), None
+    return increment, model
+
+
+def _judge(task: Task, learnt: Learnt, histogram: Histogram, on_progress: ProgressCallback) -> LearningReport:
+    """Judges what was learnt.
+
+    Raises:
+        GateError: It does not pass the gate.
+    """
+    report = step_reporter("evaluate", _EVALUATION_STEPS, on_progress)
+    report()
+    accuracy, judged = evaluate_student(task, learnt), judge_new(task, learnt, report)
+    report()
+    shipped = judge_what_shipped(task, learnt, judged)
+    report()
+    drift = measure_drift(
+        learnt.head,
+        learnt.teachers_head,
+        learnt.held_back,
+        learnt.held_back_by_teacher,
+        learnt.attention_distance,
+        shipped.estimate,
+    )
+    approach, photos = task.approach, task.photos
+    return LearningReport(
+        recipe=approach.name,
+        recipe_reason=approach.reason,
+        beta=approach.recipe.beta,
+        gamma=approach.recipe.gamma,
+        new_classes=photos.new_classes,
+        known_classes=photos.known_classes,
+        photos_trained=len(photos.to_learn.photos),
+        photos_held_back=len(photos.held_back.photos),
+        skipped=photos.skipped,
+        plan=task.plan,
+        training=learnt.training,
+        held_back=accuracy,
+        judged=judged,
+        drift=drift,
+        warnings=(
+            *task.warnings,
+            *pass_or_refuse(task, accuracy, judged, drift, shipped, learnt),
+            *warn_about_unknown(kept_by_class(histogram, all_class_names(task)), photos.new_classes),
         ),
     )
 
 
-def _stage(home: Home, task: Task, statistics: ClassStatistics, histogram: Histogram) -> Generation:
-    """Writes the bundle that knows the new classes to a generation that no reader can see yet."""
+def _grown(task: Task, head: Head, tensors: Arrays, histogram: Histogram) -> UnwrittenModel:
+    """Makes the model that knows the new classes, of its head and the other tensors that have changed."""
     parent = task.parent.manifest
     manifest = parent.model_copy(
         update={
@@ -156,22 +179,20 @@ def _stage(home: Home, task: Task, statistics: ClassStatistics, histogram: Histo
             "increment_count": parent.increment_count + 1,
         }
     )
-    changed = {
-        **statistics.to_arrays(),
-        **score_tensors(statistics, len(manifest.class_names)),
-        HISTOGRAM: histogram,
-    }
-    arrays = {
-        **task.parent.arrays(*(BESIDE_THE_NETWORK - {MANIFEST, *changed})),
-        **network_arrays(task.student),
-        **changed,
-    }
-    if task.approach.recipe.trains:
-        arrays[PROBE] = head_inputs_of_probe(task.student)
-        for name in MEASURED:  # the vendor measured another network
-            arrays[name] = np.zeros_like(arrays[name])
+    arrays = {**task.parent.arrays(), **tensors}
+    for name, rows in ((WEIGHT, head.weight), (BIAS, head.bias)):
+        arrays[name] = np.zeros_like(arrays[name])
+        arrays[name][: len(rows)] = rows
+    if task.photos.known_classes:
+        forget_what_was_measured(arrays, sorted(set(task.photos.all_labels)))
+    arrays[HISTOGRAM] = histogram
+    return UnwrittenModel(arrays, manifest)
+
+
+def _stage(home: Home, model: UnwrittenModel) -> Generation:
+    """Writes a model's bundle to a generation that no reader can see yet."""
     staged = home.stage()
-    save_bundle(staged.bundle, arrays, manifest)
+    save_bundle(staged.bundle, model.arrays, model.manifest)
     return staged
 
 

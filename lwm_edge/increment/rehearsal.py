@@ -7,18 +7,23 @@ import torch
 from torch import Tensor
 
 from ..learning.batches import Batch
-from ..learning.config import Recipe
+from ..learning.config import IncrementConfig, Recipe
+from ..learning.frozen import frozen_bytes
 from ..learning.optimizer import MomentumSGD
-from ..learning.training import accumulate_gradients, trained_parameters
+from ..learning.step import accumulate_gradients
+from ..learning.training import trained_parameters
 from ..memory import drop_mapped_pages, freed_memory_kept
 from ..model.bundle import Bundle
 from ..model.network import Network, attention_cells
-from ..model.terms import Activation
+from ..model.precision import usable_precisions
+from ..model.terms import Activation, Precision
 from .plan import Job, Strategy
+from .timing import START, Timer
 from .values import Approach, NewPhotos
 
 _SMALL_IMAGE_SIDE = 64  # pixels; the activations of an image of this size are counted
 _FLOAT32_BYTES, _FLOAT64_BYTES = 4, 8
+_NETWORKS = 2  # teacher and student, whose maps of the held-back photos are both kept
 
 
 def describe_job(
@@ -27,9 +32,11 @@ def describe_job(
     teacher: Network,
     approach: Approach,
     photos: NewPhotos,
+    config: IncrementConfig,
     *,
     decoding_bytes: int,
     generation_bytes: int,
+    timer: Timer,
 ) -> Job:
     """Describes an increment for planning, together with a step that can be tried.
 
@@ -39,21 +46,21 @@ def describe_job(
         teacher: Network M_{t-1}.
         approach: Approach of the increment.
         photos: Photos to learn from and held-back photos.
+        config: Settings of the increment.
         decoding_bytes: Memory that reading a photo takes.
         generation_bytes: Total length of the model's files in the home.
+        timer: Timer of the increment.
     """
     m, recipe = parent.manifest, approach.recipe
-    trained = trained_parameters(student, recipe).values() if recipe.trains else ()
 
     def step(images: int, strategy: Strategy) -> None:
         student.recompute = strategy.recompute
         with freed_memory_kept(strategy.keeps_freed_memory):
-            try_step(student, teacher, images, recipe, approach.classification)
+            try_step(student, teacher, images, recipe, approach.classification, strategy.precision)
         drop_mapped_pages(teacher.mapped)
 
     features, held_back = student.head.in_features, len(photos.held_back.photos)
     map_values = student.attention_weight.shape[1] * attention_cells(student)
-    networks = 2 if recipe.trains else 1  # how many networks' maps of the held-back photos are kept
     return Job(
         step=step,
         photos=len(photos.to_learn.photos),
@@ -61,30 +68,34 @@ def describe_job(
         photo_bytes=3 * m.preprocessing.image_size**2,
         held_bytes=photos.to_learn.cache.held_bytes,
         observed_bytes=_FLOAT64_BYTES * (len(photos.to_learn.photos) + held_back) * features
-        + _FLOAT32_BYTES * networks * held_back * map_values,
+        + _FLOAT32_BYTES * _NETWORKS * held_back * map_values,
         features=features,
-        trained_bytes=sum(parameter.numel() * parameter.element_size() for parameter in trained),
-        activation_bytes=saved_activation_bytes(student) if recipe.trains else 0,
+        trained_bytes=sum(p.numel() * p.element_size() for p in trained_parameters(student, recipe).values()),
+        activation_bytes=saved_activation_bytes(student),
+        frozen_bytes=0 if photos.to_learn.augmentation_seed is not None else frozen_bytes(student),
+        precisions=usable_precisions(config.precision, student.head.weight.device),
         decoding_bytes=decoding_bytes,
         bundle_bytes=m.bundle_bytes,
         generation_bytes=generation_bytes,
+        elapsed_seconds=timer.seconds(),
+        ending_seconds=timer.parts()[START],  # another process is started to export and commit
     )
 
 
 def try_step(
-    student: Network, teacher: Network, images: int, recipe: Recipe, classification: Activation
+    student: Network,
+    teacher: Network,
+    images: int,
+    recipe: Recipe,
+    classification: Activation,
+    precision: Precision = "float32",
 ) -> None:
-    """Does a step of two micro-batches of grey pictures, forward only if nothing trains; changes nothing."""
+    """Does a training step of two micro-batches of grey pictures, and changes nothing."""
     size = student.preprocessing.image_size
     pixels = np.full((images, size, size, 3), 128, dtype=np.uint8)
-    if not recipe.trains:
-        for _ in range(2):
-            with torch.no_grad():
-                student(torch.from_numpy(pixels).to(student.head.weight.device))
-        return
     optimizer = MomentumSGD(trained_parameters(student, recipe))
     grey = Batch(step=0, labels=[teacher.classes] * 2 * images, pixels=np.concatenate([pixels, pixels]))
-    accumulate_gradients(student, teacher, grey, images, recipe, classification)
+    accumulate_gradients(student, teacher, grey, images, recipe, classification, precision)
     optimizer.forget_gradients()
 
 

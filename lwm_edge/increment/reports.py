@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from ..home.reports import FootprintReport
+from pydantic import Field
+
+from ..home.reports import ChangeReport, FootprintReport, MemoryReport
 from ..learning.batches import Pace
 from ..learning.reports import DriftReport, TrainingReport
 from ..model.evaluation import EvaluationReport
-from ..model.onnx.parity import ParityReport
+from ..model.onnx.reports import ParityReport
+from ..model.terms import Precision
 from ..model.unknown import Calibration
-from ..records import AnyNamePath, Report
+from ..records import AnyNamePath, ExactBytes, ExactPath, Report
 
 OLD_CLASSES_NOTE = (
     "Accuracy on the old classes cannot be measured on this device: their photos are not here. "
@@ -25,13 +28,15 @@ class PlanReport(Report):
         prefetch: Number of batches read ahead.
         recompute: Whether trained blocks are computed again in the backward pass, to save memory.
         keeps_freed_memory: Whether freed tensors stay in the process for the next step, which is faster.
+        precision: Precision in which the networks' blocks train.
         checkpoints: Whether the limit has room to save the training; if not, an interrupted one starts over.
+        frozen_cache_bytes: Maximum bytes of the frozen blocks' outputs that are kept for all epochs.
         pixel_cache_bytes: Maximum bytes of prepared photos that are kept in memory.
         limit_bytes: Maximum memory that the training process may take.
         limit_source: Origin of that limit, in words.
         predicted_peak_rss_bytes: Peak memory that the training process is predicted to take.
         smallest_limit_bytes: Smallest limit with which the increment would still run.
-        predicted_seconds: Time that the training is predicted to take.
+        predicted_seconds: Time from the command's start to its end, as predicted.
         disk_bytes: Free disk space that the increment needs while it runs.
         warnings: Warnings for the owner, before the increment runs.
     """
@@ -41,7 +46,9 @@ class PlanReport(Report):
     prefetch: int
     recompute: bool
     keeps_freed_memory: bool = False
+    precision: Precision = "float32"
     checkpoints: bool
+    frozen_cache_bytes: int = 0
     pixel_cache_bytes: int
     limit_bytes: int
     limit_source: str
@@ -54,7 +61,9 @@ class PlanReport(Report):
     @property
     def pace(self) -> Pace:
         """Returns the part of the plan that the training follows."""
-        return Pace(self.micro_batch_size, self.prefetch, self.recompute)
+        return Pace(
+            self.micro_batch_size, self.prefetch, self.recompute, self.precision, self.frozen_cache_bytes
+        )
 
 
 class NewClassReport(Report):
@@ -76,33 +85,23 @@ class NewClassReport(Report):
 
 
 class CalibrationReport(Report):
-    """Holds the receipt of `calibrate`.
+    """Reports what `calibrate` did.
 
     Attributes:
-        home: Path of the model home.
+        change: Report on the change of the home, which is also its receipt.
         photos: Number of photos that were scored.
         calibrated_classes: Names of the classes that they belong to.
         kept_before: Share of these photos that the threshold before would have kept; None if there was none.
         calibration: Thresholds now.
-        class_names: Names of all classes.
-        model_digest: Digest of the model now.
-        parity: Comparison of the ONNX file with the network.
-        footprint: Sizes in bytes, before and after.
-        onnx: Path of the exported classifier.
         skipped: Files that were left out, each with the reason.
         warnings: Warnings for the owner.
     """
 
-    home: AnyNamePath
+    change: ChangeReport
     photos: int
     calibrated_classes: tuple[str, ...]
     kept_before: float | None
     calibration: Calibration
-    class_names: tuple[str, ...]
-    model_digest: str
-    parity: ParityReport
-    footprint: FootprintReport
-    onnx: AnyNamePath
     skipped: tuple[str, ...]
     warnings: tuple[str, ...] = ()
 
@@ -116,6 +115,7 @@ class LearningReport(Report):
         beta: Weight of the distillation loss (L_D).
         gamma: Weight of the attention distillation loss (L_AD).
         new_classes: Names of the classes that were added, in the order of their class_index.
+        known_classes: Names of the classes that got further photos; then no class is new.
         photos_trained: Number of photos that were learnt from.
         photos_held_back: Number of photos that were kept for evaluation; the class statistics include them
             afterwards.
@@ -135,6 +135,7 @@ class LearningReport(Report):
     beta: float
     gamma: float
     new_classes: tuple[str, ...]
+    known_classes: tuple[str, ...] = ()
     photos_trained: int
     photos_held_back: int
     skipped: tuple[str, ...]
@@ -158,7 +159,8 @@ class IncrementReport(LearningReport):
         onnx: Path of the exported classifier.
         model_digest: Digest of the new model, which is also in the ONNX metadata.
         parent_digest: Digest of the model before.
-        seconds: Wall-clock time of the whole increment.
+        seconds: Wall-clock time from the start of the command, or of the call, to the commit.
+        seconds_by_part: Wall-clock time of each part: `start`, and then the phases of the progress.
     """
 
     home: AnyNamePath
@@ -170,3 +172,34 @@ class IncrementReport(LearningReport):
     model_digest: str
     parent_digest: str
     seconds: float
+    seconds_by_part: dict[str, float] = Field(default_factory=dict)
+
+
+class LearntIncrement(Report):
+    """Holds what the learning hands to the commit, besides the model.
+
+    Attributes:
+        examples: Pixels of a few photos, one after another, for comparing the ONNX file with the network.
+        logits: Logits that the student gives for each example.
+        seconds_by_part: Time of each part up to now.
+        memory: Memory that the learning process took.
+        sign_with: Path of the device's private key; None leaves the change unsigned.
+        learning: Part of the receipt that is about the learning.
+    """
+
+    examples: ExactBytes
+    logits: tuple[tuple[float, ...], ...]
+    seconds_by_part: dict[str, float]
+    memory: MemoryReport
+    sign_with: ExactPath | None
+    learning: LearningReport
+
+
+class StagedIncrement(LearntIncrement):
+    """Holds what a learning process hands to a committing one; the model is in a folder.
+
+    Attributes:
+        folder: Path of the staged generation, which holds the bundle alone.
+    """
+
+    folder: ExactPath

@@ -11,22 +11,24 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 from pydantic import ValidationError
-from safetensors.torch import save
+from safetensors.numpy import save
 
 from .. import storage
 from ..errors import ConfigError
 from ..home import ownership
 from ..home.ownership import CHECKPOINT_HEADER
 from ..learning.config import GATE_SETTINGS, IncrementConfig, Recipe
-from ..learning.training import TrainingState
-from ..model.loading import mapped_tensors
 from ..model.manifest import Manifest
 from ..photos.photo_set import PhotoSet
 from ..records import Digest, Report
 from .reports import PlanReport
+
+if TYPE_CHECKING:
+    from ..learning.training import TrainingState
 
 SECONDS_BETWEEN_SAVES = 60.0
 HEADER_BYTES = 4096
@@ -82,6 +84,9 @@ class SavedTraining:
 
     def state(self) -> TrainingState | None:
         """Returns the state to continue from, its tensors mapped from the file; None if there is none."""
+        from ..learning.training import TrainingState
+        from ..model.loading import mapped_tensors
+
         header = read_header(self._path)
         if header is None:
             return None
@@ -98,10 +103,8 @@ class SavedTraining:
             loss_sums=state.loss_sums,
             plan=plan,
         )
-        block = torch.frombuffer(
-            bytearray(header.model_dump_json().encode().ljust(HEADER_BYTES)), dtype=torch.uint8
-        )
-        tensors = {name: tensor.cpu() for name, tensor in state.tensors.items()}
+        block = np.frombuffer(header.model_dump_json().encode().ljust(HEADER_BYTES), dtype=np.uint8)
+        tensors = {name: tensor.cpu().numpy() for name, tensor in state.tensors.items()}
         storage.write_file(self._path, save({**tensors, CHECKPOINT_HEADER: block}))
 
     def may_save(self) -> bool:

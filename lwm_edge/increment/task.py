@@ -1,33 +1,30 @@
-"""Sets up an increment: reads the photos, makes teacher and student, and plans for this device."""
+"""Sets up an increment: reads the photos, chooses the way to learn them, and plans for this device."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
-
-import torch
 
 from ..custody.keys import read_private_key
 from ..errors import CapacityError, ConfigError
 from ..home.home import Home
 from ..home.trust import require_trusted_model
-from ..learning.config import RECIPES, IncrementConfig, choose_recipe
-from ..learning.running import choose_device
-from ..learning.training import trained_parameters
+from ..learning.config import RECIPES, IncrementConfig, MorePhotos, choose_recipe
 from ..memory import drop_library_pages, peak_rss_bytes, reset_peak_rss, rss_bytes
-from ..model.bundle import Bundle
-from ..model.loading import load_network
+from ..model.bundle import WEIGHT, Bundle
 from ..model.manifest import Manifest
-from ..model.network import Network, attention_cells, few_cells_warnings, pools_early
+from ..photos.class_names import fold_class_name
 from ..photos.folders import read_photo_folder, split_held_back
 from ..photos.photo_set import PhotoSet, PixelCache
+from ..photos.reading import decoding_bytes, forget_decoding_peak
 from ..records import Progress, ProgressCallback
 from .plan import SHARE_FOR_CHECKED_PHOTOS, check_disk, make_plan, memory_limit
-from .rehearsal import describe_job
 from .reports import PlanReport
 from .resume import SavedTraining
-from .values import Approach, NewPhotos
+from .timing import Timer
+from .values import Approach, Learner, NewPhotos
 
 
 @dataclass(frozen=True)
@@ -39,8 +36,7 @@ class Task:
         photos: Photos of the new classes.
         config: Settings of the increment.
         approach: Recipe, and the reason for it.
-        teacher: Network M_{t-1}, on the device that computes.
-        student: Network M_t, on the same device, with the new rows of its head in use.
+        learner: Way in which the photos are learnt.
         plan: Plan for going through the photos on this device.
         saved: Checkpoint of the training, if it was interrupted.
         warnings: Warnings for the owner.
@@ -50,15 +46,29 @@ class Task:
     photos: NewPhotos
     config: IncrementConfig
     approach: Approach
-    teacher: Network
-    student: Network
+    learner: Learner
     plan: PlanReport
     saved: SavedTraining
     warnings: tuple[str, ...]
 
 
-def set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: ProgressCallback) -> Task:
-    """Reads the photos and plans the increment for this device; trains nothing. The caller holds the lock.
+def set_up(
+    home: Home,
+    folder: Path,
+    config: IncrementConfig,
+    on_progress: ProgressCallback,
+    timer: Timer,
+    more: MorePhotos | None = None,
+) -> Task:
+    """Reads the photos and plans the increment for this device; learns nothing. The caller holds the lock.
+
+    Args:
+        home: Model home.
+        folder: Path of the folder of photos.
+        config: Settings of the increment.
+        on_progress: Function that is called at every step.
+        timer: Timer of the increment.
+        more: Settings for further photos of known classes; None for photos of new classes.
 
     Raises:
         LwmEdgeError: The bundle, the photos, the settings or this device are not fit for the increment.
@@ -68,79 +78,88 @@ def set_up(home: Home, folder: Path, config: IncrementConfig, on_progress: Progr
     if config.sign_with:
         read_private_key(config.sign_with)  # so that a bad key is refused before the work, not after it
     reset_peak_rss()
-    photos = _read_photos(folder, parent.manifest, config, on_progress)
-    decoding_bytes = max(0, peak_rss_bytes() - rss_bytes())
-    teacher = load_network(parent).to(choose_device(config.device))
-    teacher.freeze(config.frozen_blocks)
-    cells = attention_cells(teacher)
-    approach = _choose_approach(teacher, cells, len(photos.to_learn.photos), parent.manifest, config)
-    student = _make_student(teacher, approach, len(photos.new_classes), config)
+    forget_decoding_peak()
+    if more and not more.solve_head:
+        from .instant import require_solved_head
 
+        require_solved_head(parent)
+    photos = _read_photos(folder, parent.manifest, config, on_progress, more)
+    decoding = decoding_bytes(max(0, peak_rss_bytes() - rss_bytes()))
+    approach = _choose_approach(parent, len(photos.to_learn.photos), config, more)
     on_progress(Progress(phase="plan", done=0, total=1))
+    learner = _make_learner(parent, approach, len(photos.new_classes), config)
     drop_library_pages()  # most of them were needed for importing only
     saved = SavedTraining(home.training, parent.manifest, photos.to_learn, config, approach.recipe)
     limit, limit_source = memory_limit(config)
     left_off = None if config.fresh else saved.plan()
     plan = left_off if left_off and _still_fits(left_off, config, limit) else None
     if plan is None:
-        size = home.current().bytes()
-        job = describe_job(
-            parent, student, teacher, approach, photos, decoding_bytes=decoding_bytes, generation_bytes=size
+        job = learner.describe_job(
+            photos,
+            decoding_bytes=decoding,
+            generation_bytes=home.current().bytes(),
+            timer=timer,
         )
+        if left_off:  # what was begun in one precision is not continued in the other
+            job = replace(job, precisions=(left_off.precision,))
         plan = make_plan(job, config, limit, limit_source)
     if not saved.may_save():
         plan = plan.model_copy(update={"checkpoints": False})
     check_disk(home.path, plan)
     photos.to_learn.cache.limit(plan.pixel_cache_bytes)
-    warnings = [*_warnings(approach, teacher, cells, parent.manifest, config), *home.describe_foreign()]
+    warnings = (*learner.warnings, *home.describe_foreign())
     if left_off and left_off != plan:
-        warnings.append("the plan has changed since the interruption, so the result may differ by rounding")
-    return Task(parent, photos, config, approach, teacher, student, plan, saved, tuple(warnings))
+        warnings += ("the plan has changed since the interruption, so the result may differ by rounding",)
+    return Task(parent, photos, config, approach, learner, plan, saved, warnings)
 
 
 def _choose_approach(
-    teacher: Network, cells: int, photos: int, manifest: Manifest, config: IncrementConfig
+    parent: Bundle, photos: int, config: IncrementConfig, more: MorePhotos | None
 ) -> Approach:
-    d, reads_levels = teacher.head.in_features, teacher.levels is not None
-    name, reason = choose_recipe(config, photos, d, cells, reads_levels=reads_levels)
+    if more:
+        reason = "further photos of known classes go into the statistics, and the network stays as it is"
+        return Approach("lda", reason, RECIPES["lda"], config.classification or parent.manifest.activation)
+    manifest, features = parent.manifest, parent.arrays(WEIGHT)[WEIGHT].shape[1]
+
+    def map_cells() -> int:
+        from ..model.loading import load_network
+        from ..model.network import attention_cells
+
+        return attention_cells(load_network(parent))
+
+    name, reason = choose_recipe(
+        config,
+        photos,
+        features,
+        reads_levels=manifest.levels is not None,
+        map_cells=map_cells if _torch_is_installed() else None,
+    )
     recipe = RECIPES[name].adjusted(config)
-    if recipe.gamma and cells == 1 and pools_early(teacher):
+    if config.max_attention_distance is not None and not recipe.trains:
         raise ConfigError(
-            "this network pools before its last hidden layer, so its attention maps have a single cell at "
-            "any image size, and the attention distillation loss has no effect; use recipe auto or lda"
-        )
-    if recipe.gamma and cells == 1:
-        raise ConfigError(
-            f"at {manifest.preprocessing.image_size} px this network's attention maps have a single cell, so "
-            "the attention distillation loss has no effect; use recipe lwf-mc or a base made at a larger size"
+            f"max_attention_distance is set, but recipe {name} runs without torch, which alone makes "
+            "attention maps; leave it out, or choose a recipe that trains, such as lwm"
         )
     return Approach(name, reason, recipe, config.classification or manifest.activation)
 
 
-def _make_student(teacher: Network, approach: Approach, new_classes: int, config: IncrementConfig) -> Network:
-    recipe = approach.recipe
-    student = teacher.student(trains=recipe.trains)
-    if recipe.trains and not trained_parameters(student, recipe):
+def _make_learner(parent: Bundle, approach: Approach, new_classes: int, config: IncrementConfig) -> Learner:
+    if not approach.recipe.trains:
+        from .instant import InstantLearner
+
+        return InstantLearner(parent, approach, config)
+    if not _torch_is_installed():
         raise ConfigError(
-            f"all blocks are frozen, so {approach.name} has nothing to train; freeze fewer, or use recipe lda"
+            f"recipe {approach.name} trains the network, which takes torch and torchvision, and they are not "
+            "installed here: install them (pip install torch torchvision), or use recipe lda"
         )
-    student.add_classes(new_classes, torch.Generator().manual_seed(config.seed))
-    return student
+    from .trained import TrainingLearner
+
+    return TrainingLearner(parent, approach, new_classes, config)
 
 
-def _warnings(
-    approach: Approach, teacher: Network, cells: int, manifest: Manifest, config: IncrementConfig
-) -> Iterator[str]:
-    """Warns the owner of what the approach cannot do well or leaves unused."""
-    if approach.recipe.gamma:
-        yield from few_cells_warnings(teacher, cells)
-    if not approach.recipe.trains and (idle := config.changed_training_settings()):
-        yield f"recipe {approach.name} trains nothing, so these settings have no effect: {', '.join(idle)}"
-    if approach.classification != manifest.activation:
-        yield (
-            f"the base was trained with {manifest.activation} outputs and the increment with "
-            f"{approach.classification}"
-        )
+def _torch_is_installed() -> bool:
+    return bool(find_spec("torch") and find_spec("torchvision"))
 
 
 def _still_fits(plan: PlanReport, config: IncrementConfig, limit: int) -> bool:
@@ -150,7 +169,11 @@ def _still_fits(plan: PlanReport, config: IncrementConfig, limit: int) -> bool:
 
 
 def _read_photos(
-    folder: Path, manifest: Manifest, config: IncrementConfig, on_progress: ProgressCallback
+    folder: Path,
+    manifest: Manifest,
+    config: IncrementConfig,
+    on_progress: ProgressCallback,
+    more: MorePhotos | None,
 ) -> NewPhotos:
     """Checks and splits the photos; those that fit a small share of the memory stay decoded for later."""
     limit, _ = memory_limit(config)
@@ -162,21 +185,42 @@ def _read_photos(
         manifest.preprocessing,
         cache,
         min_photos=config.min_photos,
-        known_classes=manifest.class_names,
+        known_classes=() if more else manifest.class_names,
         first_label=len(manifest.class_names),
+        label_of=_labels_of_known(manifest) if more else None,
+        limit_bytes=limit,
         on_progress=on_progress,
     )
-    _check_capacity(manifest, photo_folder.class_names)
+    if not more:
+        _check_capacity(manifest, photo_folder.class_names)
     splits = [split_held_back(photos, config.held_back, config.seed) for photos in photo_folder.photos]
     to_learn = [photo for learn, _ in splits for photo in learn]
     held_back = [photo for _, held in splits for photo in held]
     seed = config.seed if config.augment else None
+    known = [manifest.class_names[photos[0].label] for photos in photo_folder.photos] if more else ()
     return NewPhotos(
-        new_classes=photo_folder.class_names,
+        new_classes=() if more else photo_folder.class_names,
+        known_classes=tuple(known),
         to_learn=PhotoSet(to_learn, manifest.preprocessing, cache, augmentation_seed=seed),
         held_back=PhotoSet(held_back, manifest.preprocessing, cache),
         skipped=photo_folder.skipped,
     )
+
+
+def _labels_of_known(manifest: Manifest) -> Callable[[str], int | str]:
+    """Makes a function that returns a class's class_index, or says why it cannot get further photos."""
+    rows = {fold_class_name(name): row for row, name in enumerate(manifest.class_names)}
+    shipped = manifest.shipped_classes if "add-photos" not in manifest.permits else 0
+
+    def label_of(name: str) -> int | str:
+        row = rows.get(fold_class_name(name))
+        if row is None:
+            return "the model does not know this class; teach it with lwm-edge add-classes"
+        if row < shipped:
+            return "the vendor shipped this class, and does not permit more photos of it (add-photos)"
+        return row
+
+    return label_of
 
 
 def _check_capacity(manifest: Manifest, new_classes: tuple[str, ...]) -> None:

@@ -1,12 +1,26 @@
-"""Defines two small values that the parts of an increment share: its photos, and how it learns."""
+"""Defines the values that the parts of an increment share: its photos, how it learns, and what it learnt."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
+from numpy.typing import NDArray
+
+from ..learning.class_statistics import ClassStatistics
 from ..learning.config import Recipe, RecipeName
+from ..learning.discriminant import Features, Head
+from ..learning.reports import TrainingReport
+from ..model.bundle import Arrays
+from ..model.manifest import Manifest
 from ..model.terms import Activation
 from ..photos.photo_set import PhotoSet
+from ..records import ProgressCallback
+from .plan import Job
+from .reports import PlanReport
+from .resume import SavedTraining
+from .timing import Timer
 
 
 @dataclass(frozen=True)
@@ -15,15 +29,22 @@ class NewPhotos:
 
     Attributes:
         new_classes: Names of the new classes, in the order of their class_index.
+        known_classes: Names of the known classes that get further photos; only one of the two has names.
         to_learn: Photos that are learnt from.
         held_back: Photos that are kept for evaluation.
         skipped: Files that were left out, each with the reason.
     """
 
     new_classes: tuple[str, ...]
+    known_classes: tuple[str, ...]
     to_learn: PhotoSet
     held_back: PhotoSet
     skipped: tuple[str, ...]
+
+    @property
+    def all_labels(self) -> list[int]:
+        """Returns the class_index of each photo, those to learn from first."""
+        return self.to_learn.labels + self.held_back.labels
 
 
 @dataclass(frozen=True)
@@ -41,3 +62,85 @@ class Approach:
     reason: str
     recipe: Recipe
     classification: Activation
+
+
+class Learnt(NamedTuple):
+    """Holds what the learning produced.
+
+    Attributes:
+        training: Report on the training; None if the backbone stayed as it was.
+        statistics: Statistics of all classes and photos, in the student's features.
+        to_learn: Values that the student's head reads of the photos to learn from [M, d].
+        held_back: The same of the held-back photos.
+        held_back_by_teacher: Values that the teacher's head reads of the held-back photos.
+        teachers_head: Head of the teacher.
+        held_back_logits: Logits of the held-back photos, by a head of the student that has not learnt them.
+        unseen_logits: Function that computes the logits of all photos, those to learn from first, each by a
+            head that has not learnt it; it calls another function before each head. None where the backbone
+            has learnt from the photos.
+        scores: Function that computes the score for unknown objects of the photos that `judge_new` judges,
+            each by statistics that have not learnt it.
+        head: Head of the student.
+        attention_distance: Mean L_AD between the two on the held-back photos; None if no network of torch was
+            at hand to make their attention maps.
+        tensors: Tensors of the bundle that the training changed, other than head and statistics.
+    """
+
+    training: TrainingReport | None
+    statistics: ClassStatistics
+    to_learn: Features
+    held_back: Features
+    held_back_by_teacher: Features
+    teachers_head: Head
+    held_back_logits: Features
+    unseen_logits: Callable[[Callable[[], None]], Features] | None
+    scores: Callable[[], Features]
+    head: Head
+    attention_distance: float | None
+    tensors: dict[str, NDArray[Any]]
+
+
+class UnwrittenModel(NamedTuple):
+    """Holds a model that is not on the disk yet.
+
+    Attributes:
+        arrays: Tensors of its bundle.
+        manifest: Manifest of its bundle.
+    """
+
+    arrays: Arrays
+    manifest: Manifest
+
+
+class Learner(Protocol):
+    """Learns new classes in one of two ways, see `instant` and `trained`."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Returns warnings for the owner of what this way cannot do well or leaves unused."""
+
+    @property
+    def student(self) -> object | None:
+        """Returns the student, if there is one beside the teacher."""
+
+    def describe_job(
+        self, photos: NewPhotos, *, decoding_bytes: int, generation_bytes: int, timer: Timer
+    ) -> Job:
+        """Describes the increment for planning, together with a step that can be tried.
+
+        Args:
+            photos: Photos to learn from and held-back photos.
+            decoding_bytes: Memory that reading a photo takes.
+            generation_bytes: Total length of the model's files in the home.
+            timer: Timer of the increment.
+        """
+
+    def teach(
+        self,
+        photos: NewPhotos,
+        plan: PlanReport,
+        saved: SavedTraining,
+        on_progress: ProgressCallback,
+        should_stop: Callable[[], bool],
+    ) -> Learnt:
+        """Learns the photos as the plan says."""

@@ -1,8 +1,8 @@
-"""Does an increment in two processes: one learns, then another one exports and commits.
+"""Does an increment in a process of its own, or in two if torch trains: then another one exports and commits.
 
 Thus the calling app gets its memory back, and survives if the system kills the training because memory runs
-out; torch and ONNX Runtime are never in memory together. Both processes inherit the home's lock, so the lock
-is held as long as any of the three is alive. Both end when the process that started them does: the learning
+out; torch and ONNX Runtime are never in memory together. The processes inherit the home's lock, so the lock
+is held as long as any of them is alive. They end when the process that started them does: the learning
 stops after its next step and saves what it has learnt, and what comes before and after the training stops at
 the next photo.
 """
@@ -15,16 +15,20 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
 from ..errors import LwmEdgeError, ResourceError, StoppedError
 from ..home.home import Home
-from ..learning.config import IncrementConfig
+from ..learning.config import IncrementConfig, MorePhotos
 from ..records import ExactPath, Progress, ProgressCallback
-from .commit import StagedIncrement, commit_increment
 from .process import replies_from, serve, started_process
-from .reports import IncrementReport, PlanReport
+from .reports import IncrementReport, LearntIncrement, PlanReport, StagedIncrement
+from .timing import Timer
+
+if TYPE_CHECKING:
+    from .values import UnwrittenModel
 
 _DOING = {
     "photos": "reading the photos",
@@ -45,11 +49,23 @@ class Message(BaseModel):
 
 
 class Job(BaseModel):
-    """Tells a worker what to do: plan, learn, or commit what was staged."""
+    """Tells a worker what to do: plan, learn, or commit what was staged.
+
+    Attributes:
+        home: Path of the model home.
+        photos: Path of the folder of photos.
+        config: Settings of the increment.
+        started: Value of time.monotonic() when the command or the call began.
+        more: Settings for further photos of known classes; None for photos of new classes.
+        dry_run: Whether to plan only.
+        staged: Increment to commit; None learns one.
+    """
 
     home: ExactPath
     photos: ExactPath = Path()
     config: IncrementConfig = IncrementConfig()
+    started: float
+    more: MorePhotos | None = None
     dry_run: bool = False
     staged: StagedIncrement | None = None
 
@@ -82,7 +98,8 @@ def main() -> None:
 def _do_job(job: Job, reply: Callable[[Message], None]) -> None:
     home = Home(job.home)
     if job.staged:
-        reply(Message(report=commit_increment(home, job.staged)))
+        timer = Timer(job.started, job.staged.seconds_by_part)
+        _commit(home, job.staged, timer, None, reply)
         return
     from ..memory import bound_allocator
 
@@ -91,10 +108,28 @@ def _do_job(job: Job, reply: Callable[[Message], None]) -> None:
     report_progress = stoppable_progress(reply, stop.is_set)
     from .learn import learn_classes, plan_learning
 
+    timer = Timer(job.started)
     if job.dry_run:
-        reply(Message(plan=plan_learning(home, job.photos, job.config, report_progress)))
+        reply(Message(plan=plan_learning(home, job.photos, job.config, report_progress, timer, job.more)))
+        return
+    learnt, model = learn_classes(home, job.photos, job.config, report_progress, stop.is_set, timer, job.more)
+    if isinstance(learnt, StagedIncrement):
+        reply(Message(staged=learnt))  # torch is in memory here
     else:
-        reply(Message(staged=learn_classes(home, job.photos, job.config, report_progress, stop.is_set)))
+        _commit(home, learnt, timer, model, reply)
+
+
+def _commit(
+    home: Home,
+    learnt: LearntIncrement,
+    timer: Timer,
+    model: UnwrittenModel | None,
+    reply: Callable[[Message], None],
+) -> None:
+    from .commit import commit_increment
+
+    reply(Message(progress=Progress(phase="commit", done=0, total=1)))
+    reply(Message(report=commit_increment(home, learnt, timer, model)))
 
 
 def stoppable_progress(reply: Callable[[Message], None], should_stop: Callable[[], bool]) -> ProgressCallback:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .class_statistics import ClassStatistics, Features, Labels
+from .class_statistics import ClassStatistics
+from .discriminant import Features, Labels
 
 
 class NearestClassMean:

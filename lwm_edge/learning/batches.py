@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from ..model.terms import Precision
 from ..photos.photo_set import PhotoSet
 from ..photos.pixels import Pixels
 from .config import IncrementConfig
@@ -17,17 +18,21 @@ from .config import IncrementConfig
 
 @dataclass(frozen=True)
 class Pace:
-    """Says how training goes through its batches: memory and time depend on it, the result does not.
+    """Says how training goes through its batches: memory and time depend on it, the result by rounding.
 
     Attributes:
         micro_batch_size: Number of images computed at once.
         prefetch: Number of batches read ahead.
         recompute: Whether trained blocks are computed again in the backward pass, to save memory.
+        precision: Precision in which the networks' blocks compute.
+        frozen_cache_bytes: Maximum bytes of the frozen blocks' outputs that are kept for all epochs.
     """
 
     micro_batch_size: int
     prefetch: int
     recompute: bool
+    precision: Precision = "float32"
+    frozen_cache_bytes: int = 0
 
 
 class Batch(NamedTuple):
@@ -35,32 +40,43 @@ class Batch(NamedTuple):
 
     Attributes:
         step: Number of the update, from 0.
-        labels: class_index of each of the B photos.
-        pixels: Images [B, H, W, 3] uint8.
+        labels: class_index of each of the B photos, first of those in `kept`.
+        pixels: Images of the other photos [B - len(kept), H, W, 3] uint8.
+        kept: Indices of photos whose pixels are not needed, as the frozen blocks' outputs are kept.
     """
 
     step: int
     labels: list[int]
     pixels: Pixels
+    kept: Sequence[int] = ()
 
 
 def loaded_batches(
-    photos: PhotoSet, config: IncrementConfig, prefetch: int, start: int = 0
+    photos: PhotoSet, config: IncrementConfig, prefetch: int, start: int = 0, kept: int = 0
 ) -> Iterator[Batch]:
-    """Yields the training's batches from step `start` on; reads the next `prefetch` while one is in use."""
+    """Yields the training's batches from step `start` on; reads the next `prefetch` while one is in use.
+
+    The first `kept` photos are not read.
+    """
     labels = photos.labels
     with ThreadPoolExecutor(1) as reader:
-        ahead: deque[tuple[int, list[int], Future[Pixels]]] = deque()
+        ahead: deque[Future[Batch]] = deque()
         for step, epoch, indices in _schedule(len(labels), config, start):
-            ahead.append((step, [labels[i] for i in indices], reader.submit(photos.load, indices, epoch)))
+            known, others = [i for i in indices if i < kept], [i for i in indices if i >= kept]
+            of_batch = [labels[i] for i in known + others]
+            ahead.append(reader.submit(_loaded, photos, step, epoch, of_batch, known, others))
             if len(ahead) > prefetch:
-                yield _loaded(*ahead.popleft())
+                yield ahead.popleft().result()
         while ahead:
-            yield _loaded(*ahead.popleft())
+            yield ahead.popleft().result()
 
 
-def _loaded(step: int, labels: list[int], pixels: Future[Pixels]) -> Batch:
-    return Batch(step, labels, pixels.result())
+def _loaded(
+    photos: PhotoSet, step: int, epoch: int, labels: list[int], known: list[int], others: list[int]
+) -> Batch:
+    size = photos.preprocessing.image_size
+    pixels = photos.load(others, epoch) if others else np.empty((0, size, size, 3), np.uint8)
+    return Batch(step, labels, pixels, known)
 
 
 def _schedule(count: int, config: IncrementConfig, start: int) -> Iterator[tuple[int, int, list[int]]]:

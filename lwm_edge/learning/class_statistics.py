@@ -1,8 +1,8 @@
 """Keeps what remains of the photos: one mean feature per class, and one covariance that all classes share.
 
 The shapes depend on the bundle's capacity and the network, never on the number of classes or photos. From
-them the head is solved in closed form (linear discriminant analysis), as streaming LDA does on a frozen
-backbone: Hayes and Kanan 2020, "Lifelong Machine Learning with Deep Streaming Linear Discriminant Analysis".
+them the head is solved in closed form (see `discriminant`), as streaming LDA does on a frozen backbone:
+Hayes and Kanan 2020, "Lifelong Machine Learning with Deep Streaming Linear Discriminant Analysis".
 
 The [d, d] matrices are changed in place: with 1280 features in float64 each takes 12.5 MiB.
 """
@@ -11,33 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.bundle import COUNTS, COVARIANCE, MEANS, PHOTOS
+from ..model.bundle import COUNTS, COVARIANCE, MEANS, PHOTOS, Bundle
+from .discriminant import Discriminant, Features, Head, Labels
 
 _RIDGE = 0.1
-_PROBES = 32  # directions in which a trace is estimated, to about one percent
+_ROWS_AT_ONCE = 256
 _SPREADS, _BISECTIONS = (0.01, 10_000.0), 14
 _DRAWN_PER_CLASS, _MAX_DRAWN = 1000, 200_000  # photos for an estimate
-_LOGIT_AT_CLASS_MEAN = 5.0  # its sigmoid is 0.993
-
-Features = NDArray[np.float64]
-Labels = NDArray[np.int64]
-
-
-class Discriminants(NamedTuple):
-    """Holds what is solved from class statistics.
-
-    Attributes:
-        rows: Directions C^-1 (mean of the class - mean of all) [classes, d], C being the shrunk covariance.
-        trace: Trace of C^-1 S, S being the covariance, estimated as Hutchinson (1989) has it.
-    """
-
-    rows: Features
-    trace: float
 
 
 @dataclass
@@ -60,6 +45,11 @@ class ClassStatistics:
     def empty(cls, capacity: int, d: int) -> ClassStatistics:
         """Makes statistics that hold no photos yet."""
         return cls(np.zeros((capacity, d)), np.zeros((d, d)), 0.0, np.zeros(capacity))
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle) -> ClassStatistics:
+        """Reads the statistics of all classes that a bundle knows."""
+        return cls.from_arrays(bundle.arrays(MEANS, COVARIANCE, PHOTOS, COUNTS))
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> ClassStatistics:
@@ -97,10 +87,16 @@ class ClassStatistics:
             self.means[label] = features[of_class].mean(0)
             self.counts[label] = of_class.sum()
             centred[of_class] -= self.means[label]
-        scatter = self.photos * self.covariance
-        scatter += centred.T @ centred
-        self.photos += len(features)
-        self.covariance = np.divide(scatter, self.photos, out=scatter)
+        self._add_to_scatter(centred, len(features))
+
+    def _add_to_scatter(self, rows: Features, photos: int) -> None:
+        """Adds the outer products of some rows [R, d], in place, as the matrices are large."""
+        self.covariance *= self.photos
+        for start in range(0, len(self.covariance), _ROWS_AT_ONCE):
+            block = slice(start, start + _ROWS_AT_ONCE)
+            self.covariance[block] += rows[:, block].T @ rows
+        self.photos += photos
+        self.covariance /= self.photos
 
     def learn_more(self, features: Features, labels: Labels) -> None:
         """Learns further photos of some classes, as if they had come together with the earlier ones."""
@@ -115,11 +111,7 @@ class ClassStatistics:
             between.append(np.sqrt(before * count / (before + count)) * apart)
             self.means[label] += count / (before + count) * apart
             self.counts[label] += count
-        rows = np.concatenate([centred, between])
-        scatter = self.photos * self.covariance
-        scatter += rows.T @ rows
-        self.photos += len(features)
-        self.covariance = np.divide(scatter, self.photos, out=scatter)
+        self._add_to_scatter(np.concatenate([centred, between]), len(features))
 
     def follow_drift(self, change: FeatureMap, classes: int) -> None:
         """Follows the backbone: carries over what was measured on its old features to its new ones.
@@ -130,9 +122,9 @@ class ClassStatistics:
         self.covariance = change.matrix @ self.covariance @ change.matrix.T
 
     def estimate_accuracy(
-        self, weight: Features, bias: Features, classes: int, spread: float = 1.0
+        self, weight: Features, bias: Features, classes: int, spread: float = 1.0, *, first: int = 0
     ) -> Features:
-        """Estimates how often a head is right on each of the first classes [classes], by their statistics.
+        """Estimates how often a head is right on each of some classes, by their statistics.
 
         For each class, photos are drawn from a Gaussian with its mean and the shared covariance, directly as
         logits, which follow a Gaussian too; all rows of the head compete. No photo is needed, so a device can
@@ -141,11 +133,15 @@ class ClassStatistics:
         Args:
             weight: Weight of the head [N, d].
             bias: Bias of the head [N].
-            classes: Number of classes to judge, from the front.
+            classes: Number of classes from the front, up to which classes are judged.
             spread: Factor of the covariance, see `find_spread`.
+            first: class_index of the first class that is judged.
+
+        Returns:
+            Share of each judged class's photos on which the head is right [classes - first].
         """
         centres, scatter = self._draw_logits(weight, bias, classes)
-        return _share_right(centres, spread**0.5 * scatter)
+        return _share_right(centres, spread**0.5 * scatter, first)
 
     def _draw_logits(self, weight: Features, bias: Features, classes: int) -> tuple[Features, Features]:
         """Computes the logits of the class means [classes, N], and draws photos around them [photos, N]."""
@@ -184,69 +180,28 @@ class ClassStatistics:
                 high = middle
         return float(np.sqrt(low * high))
 
-    def discriminants(self, classes: int) -> Discriminants:
-        """Solves for the directions that tell the classes apart under the shared covariance."""
-        covariance = shrink(self.covariance, self.photos)
-        centre = self.means[:classes].mean(0)
-        probes = np.random.default_rng(0).choice([-1.0, 1.0], (_PROBES, len(covariance)))
-        wanted = np.concatenate([self.means[:classes] - centre, probes @ self.covariance])
-        rows, probed = np.split(np.linalg.solve(covariance, wanted.T).T, [classes])
-        return Discriminants(rows, float(np.einsum("pd,pd->", probes, probed)) / _PROBES)
+    def solve_head(self, classes: int) -> Head:
+        """Solves the head of the first classes in closed form, see `Discriminant`."""
+        return self.discriminant(classes).head
 
-    def solve_head(self, classes: int, solved: Discriminants | None = None) -> tuple[Features, Features]:
-        """Computes the linear discriminant of each class against the mean of all, in closed form.
-
-        Its logit is the log-likelihood ratio of two Gaussians of the shared covariance: around the class's
-        mean, and around the mean of all classes' means. The latter is the same for every class, so it
-        changes no ranking and no softmax; it puts logit 0, a sigmoid's one half, between class and rest.
-
-        Photos that the backbone learnt from lie closer together than others, so the ratio is overconfident.
-        All logits are scaled alike (a temperature; no ranking changes) such that a class's own mean has the
-        logit `_LOGIT_AT_CLASS_MEAN` on average.
-
-        A mean of n photos differs from the true one, which takes tr(C^-1 S) / 2n from the log-likelihood that
-        a class gives its further photos: classes of few photos would lose against those of many. The bias
-        makes up for it (Moran and Murphy 1979, "A Closer Look at Two Alternative Methods of Statistical
-        Discrimination"); where all classes have the same number of photos, that changes nothing.
+    def discriminant(
+        self, classes: int, features: Features | None = None, labels: Labels | None = None
+    ) -> Discriminant:
+        """Solves the discriminant of the first classes.
 
         Args:
-            classes: Number of classes.
-            solved: Result of `discriminants`, if it is at hand.
-
-        Returns:
-            Weight [classes, d] and bias [classes].
+            classes: Number of classes, from the front.
+            features: Photos that the statistics have learnt and that may be left out again [M, d].
+            labels: class_index of each of these photos [M].
         """
-        weight, trace = solved or self.discriminants(classes)
-        centre = self.means[:classes].mean(0)
-        bias = -np.einsum("cd,cd->c", weight, (self.means[:classes] + centre) / 2)
-        lost = trace / (2 * self.counts[:classes].clip(1))
-        bias += lost - lost.mean()
-        own = float((np.einsum("cd,cd->c", weight, self.means[:classes]) + bias).mean())
-        scale = _LOGIT_AT_CLASS_MEAN / own if own > 0 else 1.0
-        return scale * weight, scale * bias
+        means, counts = self.means[:classes], self.counts[:classes]
+        return Discriminant(means, self.covariance, self.photos, counts, features, labels)
 
 
-def _share_right(centres: Features, scatter: Features) -> Features:
-    """Computes for each class the share of its drawn photos whose largest logit is its own [classes]."""
-    return np.array([((centre + scatter).argmax(1) == label).mean() for label, centre in enumerate(centres)])
-
-
-def shrink(covariance: Features, photos: float) -> Features:
-    """Moves a covariance of few photos towards a multiple of the identity.
-
-    It is as if d further photos (as many as there are features) had been seen, spread alike in every
-    direction: the mean of the posterior under an inverse Wishart prior of that strength.
-
-    Args:
-        covariance: Covariance S [d, d].
-        photos: Number n of photos that S was computed from.
-    """
-    d = len(covariance)
-    spread = max(np.trace(covariance) / d, 1e-12)
-    shrunk: Features = photos * covariance
-    shrunk[np.diag_indices(d)] += d * spread
-    shrunk /= photos + d
-    return shrunk
+def _share_right(centres: Features, scatter: Features, first: int = 0) -> Features:
+    """Computes the share of each class's drawn photos whose largest logit is its own [classes - first]."""
+    labels = range(first, len(centres))
+    return np.array([((centres[label] + scatter).argmax(1) == label).mean() for label in labels])
 
 
 @dataclass

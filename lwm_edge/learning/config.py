@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from pydantic import ByteSize, Field, model_validator
@@ -63,7 +65,12 @@ _PHOTOS_PER_FEATURE = 2  # with fewer, the photos cannot show how the features d
 
 
 def choose_recipe(
-    config: IncrementConfig, photos: int, features: int, cells: int, *, reads_levels: bool
+    config: IncrementConfig,
+    photos: int,
+    features: int,
+    *,
+    reads_levels: bool,
+    map_cells: Callable[[], int] | None,
 ) -> tuple[RecipeName, str]:
     """Chooses the recipe; resolves `auto` from what is known on the device.
 
@@ -78,8 +85,8 @@ def choose_recipe(
         config: Settings of the increment.
         photos: Number of photos to learn from.
         features: Number d of values that the head reads.
-        cells: Number of cells of the attention maps.
         reads_levels: Whether the head reads earlier blocks.
+        map_cells: Function that counts the cells of the attention maps; None if torch is not installed.
 
     Returns:
         The recipe, and the reason for it in words.
@@ -88,11 +95,27 @@ def choose_recipe(
         return config.recipe, "chosen in the settings"
     if reads_levels:
         return "lda", "the head reads earlier blocks too, and beneath such a head training gains nothing"
-    if cells == 1:
+    if photos < _PHOTOS_PER_FEATURE * features:
+        return (
+            "lda",
+            f"{photos} photos cannot show how {features} features drift, so the backbone stays as it is",
+        )
+    if map_cells is None:
+        return "lda", "torch is not installed, so the backbone stays as it is"
+    if map_cells() == 1:
         return "lda", "attention maps of a single cell cannot guide the backbone, so it stays as it is"
-    if photos >= _PHOTOS_PER_FEATURE * features:
-        return "lwm-lda", f"{photos} photos show how {features} features drift, so the backbone may learn"
-    return "lda", f"{photos} photos cannot show how {features} features drift, so the backbone stays as it is"
+    return "lwm-lda", f"{photos} photos show how {features} features drift, so the backbone may learn"
+
+
+@dataclass(frozen=True)
+class MorePhotos:
+    """Says that an increment learns further photos of known classes, and no new class.
+
+    Attributes:
+        solve_head: Whether a head that was trained may be replaced by one that is solved.
+    """
+
+    solve_head: bool = False
 
 
 _TRAINING_SETTINGS = (
@@ -105,6 +128,7 @@ _TRAINING_SETTINGS = (
     "momentum",
     "max_gradient_norm",
     "frozen_blocks",
+    "precision",
 )
 
 
@@ -142,7 +166,8 @@ class IncrementConfig(Settings):
     frozen_blocks: int = Field(default=0, ge=0)
     """Number of the network's first blocks that stay as they are.
 
-    Teacher and student share them, so they cost less memory and time.
+    Teacher and student share them, so they cost less memory and time. Without augmentation, what they make of
+    each photo is kept for all epochs, as far as the memory allows.
     """
     batch_size: int = Field(default=32, ge=1, le=4096)
     """Photos per optimiser update."""
@@ -150,6 +175,13 @@ class IncrementConfig(Settings):
     """Photos computed at once; unless set, the plan chooses.
 
     It affects memory, and the result only by rounding.
+    """
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision in which the networks' blocks train: auto, float32 or bfloat16.
+
+    `auto` measures both where the processor has instructions for bfloat16 and the training is long, and takes
+    bfloat16 where it is clearly faster; set one of them where results must be the same each time. Heads,
+    attention maps, losses and statistics are float32 in any case.
     """
     max_memory: ByteSize | None = None
     """Maximum memory that the training may use, such as 600MiB; unless set, half of what is free."""

@@ -56,12 +56,13 @@ class DriftReport(Report):
     Attributes:
         base_agreement: Share of photos on which both rank the same base class highest.
         probability_change: Mean absolute change of the base classes' sigmoid outputs.
-        attention_distance: Mean L1 distance of the normalised attention maps (L_AD).
+        attention_distance: Mean L1 distance of the normalised attention maps (L_AD); None if nothing trained,
+            as maps are made by torch alone.
         shipped: Estimate of the accuracy on the shipped classes; None if none of these are left, or if the
             vendor did not measure it, since it cannot be known then.
     """
 
     base_agreement: float
     probability_change: float
-    attention_distance: float
+    attention_distance: float | None
     shipped: ShippedEstimate | None

@@ -1,21 +1,25 @@
-"""Runs a network on photos without learning from them."""
+"""Runs a network on photos without learning from them, in torch or in ONNX Runtime."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..errors import ConfigError
-from ..model.network import Network
 from ..photos.photo_set import PhotoSet
+from ..photos.pixels import Pixels
 from ..records import ProgressCallback, ignore_progress, step_reporter
 from .batches import chunks
-from .class_statistics import Features
 from .config import Device
+from .discriminant import Features, Head
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..model.network import Network
 
 
 def choose_device(device: Device) -> torch.device:
@@ -24,11 +28,26 @@ def choose_device(device: Device) -> torch.device:
     Raises:
         ConfigError: The setting is cuda, but torch finds no GPU.
     """
+    import torch
+
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("torch finds no GPU that it can use; choose device cpu or auto")
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)
+
+
+def head_of(network: Network) -> Head:
+    """Returns a network's head, as it is now."""
+    weight, bias = (tensor.cpu().double().numpy() for tensor in network.head_tensors())
+    return Head(weight, bias)
+
+
+class Runs(Protocol):
+    """Makes of images what a head reads: a `Network` of torch, or a `Backbone` in ONNX Runtime."""
+
+    def run(self, images: Pixels, *, keep_maps: bool) -> tuple[NDArray[np.float32], Any]:
+        """Runs images [B, H, W, 3] uint8; see `Network.run` and `Backbone.run`."""
 
 
 @dataclass(frozen=True)
@@ -39,29 +58,27 @@ class Observation:
 
     Attributes:
         head_inputs: Values that the head reads [M, its inputs] float64.
-        maps: Last feature maps [M, d, h, w] float32, on the CPU; None if they were not kept.
+        maps: Last feature maps [M, d, h, w] float32, on the CPU; empty if they were not kept.
     """
 
     head_inputs: Features
-    maps: Tensor | None
+    maps: tuple[Any, ...] = ()
 
     def logits(self, network: Network) -> Features:
         """Computes the logits that a network's head, as it is now, gives the photos [M, classes] float64."""
-        weight, bias = (tensor.cpu().double().numpy() for tensor in network.head_tensors())
-        logits: Features = self.head_inputs @ weight.T + bias
-        return logits
+        return head_of(network).logits(self.head_inputs)
 
 
-@torch.no_grad()
 def observe(
-    network: Network,
+    network: Runs,
     photos: PhotoSet,
     batch_size: int,
     on_progress: ProgressCallback = ignore_progress,
     *,
     keep_maps: bool = False,
+    epoch: int | None = None,
 ) -> Observation:
-    """Runs a network once on each photo as it is, without augmentation.
+    """Runs a network once on each photo.
 
     Args:
         network: Network in eval mode.
@@ -69,16 +86,15 @@ def observe(
         batch_size: Number of photos computed at once.
         on_progress: Function that is called before each photo.
         keep_maps: Whether to keep the last feature maps; they take more memory than the rest.
+        epoch: Epoch that augments the photos; None leaves them as they are.
     """
     count = len(photos.photos)
     head_inputs: list[NDArray[np.float32]] = []
-    maps: list[Tensor] = []
+    maps: list[Any] = []
     report = step_reporter("features", count, on_progress)
     for part in chunks(count, batch_size):
-        pixels = photos.load(range(count)[part], report=report)
-        images = torch.from_numpy(pixels).to(network.head.weight.device)
-        activations = network.activations(images)
-        head_inputs.append(activations.pooled().cpu().numpy())
-        if keep_maps:
-            maps.append(activations.maps.cpu())
-    return Observation(np.concatenate(head_inputs).astype(np.float64), torch.cat(maps) if keep_maps else None)
+        pixels = photos.load(range(count)[part], epoch, report)
+        values, last_maps = network.run(pixels, keep_maps=keep_maps)
+        head_inputs.append(values)
+        maps += [last_maps] if keep_maps else []
+    return Observation(np.concatenate(head_inputs).astype(np.float64), tuple(maps))

@@ -19,81 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import GateError
-from ..memory import drop_mapped_pages
 from ..model.network import Network
-from ..model.terms import Activation
+from ..model.terms import Activation, Precision
 from ..photos.photo_set import PhotoSet
 from ..records import Progress, ProgressCallback
-from .attention import attention_map
-from .batches import Batch, Pace, chunks, loaded_batches
+from .batches import Batch, Pace, loaded_batches
 from .config import IncrementConfig, Recipe
-from .losses import attention_distillation_loss, classification_loss, distillation_loss
+from .frozen import FrozenOutputs, keep_frozen_outputs
 from .optimizer import MomentumSGD, all_finite
 from .reports import TrainingReport
-
-Outputs = tuple[Tensor, Tensor]  # features [B, d, h, w] and logits [B, classes]
-
-
-class Losses(NamedTuple):
-    """Holds the three terms before weighting; a term that is off is None.
-
-    Attributes:
-        classification: Scalar L_C.
-        distillation: Scalar L_D.
-        attention_distillation: Scalar L_AD.
-    """
-
-    classification: Tensor
-    distillation: Tensor | None
-    attention_distillation: Tensor | None
-
-    def total(self, beta: float, gamma: float) -> Tensor:
-        """Computes L = L_C + beta * L_D + gamma * L_AD (eq. 5)."""
-        loss = self.classification
-        if self.distillation is not None:
-            loss = loss + beta * self.distillation
-        if self.attention_distillation is not None:
-            loss = loss + gamma * self.attention_distillation
-        return loss
-
-
-def lwm_losses(
-    student: Network,
-    teacher: Network,
-    student_outputs: Outputs,
-    teacher_outputs: Outputs | None,
-    labels: Tensor,
-    *,
-    beta: float,
-    gamma: float,
-    classification: Activation,
-) -> Losses:
-    """Computes the three terms for a batch, except those whose weight is 0.
-
-    Args:
-        student: Network M_t, in eval mode; it knows the teacher's N classes and k new ones.
-        teacher: Network M_{t-1}, frozen, in eval mode; it knows N classes.
-        student_outputs: Features and logits of the images, by the student.
-        teacher_outputs: Features and logits of the images, by the teacher; None if both weights are 0.
-        labels: class_index of each image [B] int64, each >= N.
-        beta: Weight of L_D.
-        gamma: Weight of L_AD.
-        classification: Kind of L_C.
-    """
-    N = teacher.classes
-    features, logits = student_outputs
-    L_C = classification_loss(logits, labels, N, classification)
-    L_D = L_AD = None
-    if teacher_outputs:  # there are some wherever beta or gamma asks for them
-        teacher_features, teacher_logits = teacher_outputs
-    if beta:
-        L_D = distillation_loss(logits[:, :N], teacher_logits)
-    if gamma:
-        b = logits[:, :N].argmax(1)  # the student's best base class; both maps are for this one
-        Q_student = attention_map(features, student.attention_weight, b)
-        Q_teacher = attention_map(teacher_features, teacher.attention_weight, b)
-        L_AD = attention_distillation_loss(Q_student, Q_teacher)
-    return Losses(L_C, L_D, L_AD)
+from .step import accumulate_gradients
 
 
 class TrainingState(NamedTuple):
@@ -156,12 +91,21 @@ def train_increment(
         optimizer.restore(left_off.tensors)
     del left_off  # its tensors are mapped from a file
     started = time.monotonic()
+    frozen = keep_frozen_outputs(student, photos, pace, on_progress)
 
-    for batch in loaded_batches(photos, config, pace.prefetch, start=done):
+    for batch in loaded_batches(photos, config, pace.prefetch, start=done, kept=len(frozen)):
         if batch.step % steps_per_epoch == 0:
             loss_sums = np.zeros(3)
         batch_losses, micro_batch_size = _accumulate_as_memory_allows(
-            student, teacher, batch, micro_batch_size, recipe, classification, optimizer
+            student,
+            teacher,
+            batch,
+            micro_batch_size,
+            recipe,
+            classification,
+            pace.precision,
+            frozen,
+            optimizer,
         )
         L_C, L_D, L_AD = batch_losses
         loss = float(L_C + recipe.beta * L_D + recipe.gamma * L_AD)
@@ -211,6 +155,8 @@ def _accumulate_as_memory_allows(
     micro_batch_size: int,
     recipe: Recipe,
     classification: Activation,
+    precision: Precision,
+    frozen: FrozenOutputs,
     optimizer: MomentumSGD,
 ) -> tuple[NDArray[np.float64], int]:
     """Accumulates a batch's gradients, halving the micro-batch while the GPU has no room for it.
@@ -220,50 +166,15 @@ def _accumulate_as_memory_allows(
     """
     while True:
         try:
-            losses = accumulate_gradients(student, teacher, batch, micro_batch_size, recipe, classification)
+            losses = accumulate_gradients(
+                student, teacher, batch, micro_batch_size, recipe, classification, precision, frozen
+            )
             return losses, micro_batch_size
         except torch.cuda.OutOfMemoryError:
             if micro_batch_size == 1:
                 raise
             micro_batch_size //= 2
             optimizer.forget_gradients()
-
-
-def accumulate_gradients(
-    student: Network,
-    teacher: Network,
-    batch: Batch,
-    micro_batch_size: int,
-    recipe: Recipe,
-    classification: Activation,
-) -> NDArray[np.float64]:
-    """Adds up the gradients of one update, a micro-batch at a time; returns the batch's L_C, L_D and L_AD."""
-    device = student.head.weight.device
-    batch_losses = np.zeros(3)
-    for part in chunks(len(batch.labels), micro_batch_size):
-        images = torch.from_numpy(batch.pixels[part]).to(device)
-        labels = torch.tensor(batch.labels[part], device=device)
-        shared = student.stem(images)  # the frozen blocks are the teacher's too
-        teacher_outputs = None
-        if recipe.beta or recipe.gamma:
-            with torch.no_grad():
-                teacher_outputs = teacher.after_stem(shared)
-            drop_mapped_pages(teacher.mapped)  # its part is done; the student's passes need the memory
-        losses = lwm_losses(
-            student,
-            teacher,
-            student.after_stem(shared),
-            teacher_outputs,
-            labels,
-            beta=recipe.beta,
-            gamma=recipe.gamma,
-            classification=classification,
-        )
-        del shared, teacher_outputs  # the backward pass needs the memory
-        share = len(labels) / len(batch.labels)
-        (share * losses.total(recipe.beta, recipe.gamma)).backward()  # type: ignore[no-untyped-call]
-        batch_losses += [share * term.item() if term is not None else 0.0 for term in losses]
-    return batch_losses
 
 
 def trained_parameters(student: Network, recipe: Recipe) -> dict[str, nn.Parameter]:

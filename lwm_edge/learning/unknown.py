@@ -21,18 +21,19 @@ from ..model.bundle import (
     Arrays,
     declared_tensors,
 )
-from .class_statistics import ClassStatistics, Discriminants
+from .class_statistics import ClassStatistics
+from .discriminant import Discriminant
 
 _SMALLEST_VARIANCE = 1e-9  # of class means along an axis, as a share of the largest
 
 
-def score_tensors(statistics: ClassStatistics, classes: int, solved: Discriminants | None = None) -> Arrays:
+def score_tensors(statistics: ClassStatistics, classes: int, solved: Discriminant | None = None) -> Arrays:
     """Computes the score's tensors, float32, in shapes that depend on capacity and features alone.
 
     Args:
         statistics: Statistics of all classes.
         classes: Number of classes.
-        solved: Result of `ClassStatistics.discriminants`, if it is at hand.
+        solved: Discriminant of these classes, if it is at hand.
     """
     capacity, d = statistics.means.shape
     declared = declared_tensors(capacity, d)
@@ -40,7 +41,8 @@ def score_tensors(statistics: ClassStatistics, classes: int, solved: Discriminan
     arrays = {name: np.zeros(declared[name][1], np.float32) for name in names}
     means = statistics.means[:classes]
     centre = means.mean(0)
-    rows, _ = solved or statistics.discriminants(classes)
+    solved = solved or statistics.discriminant(classes)
+    rows = solved.head.weight / solved.scale  # C^-1 (mean of the class - mean of all)
     variances, mixed = np.linalg.eigh((means - centre) @ rows.T / classes)
     order = np.argsort(-variances)[: min(len(arrays[AXES]), classes - 1)]
     order = order[variances[order] > _SMALLEST_VARIANCE * variances.max()]

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,9 @@ from ..errors import BundleError, CapacityError, ResourceError, first_line
 from . import manifest as manifests
 from .manifest import Manifest
 from .terms import MAX_CAPACITY
+
+BACKBONE = "backbone."
+"""Prefix of the names of the backbone's tensors."""
 
 WEIGHT, BIAS = "head.weight", "head.bias"
 MEANS, COUNTS = "statistics.means", "statistics.counts"
@@ -114,6 +117,11 @@ class Bundle:
             return {name: file.get_tensor(name) for name in wanted}
 
 
+def tensors_of_graph(arrays: Arrays) -> set[str]:
+    """Names the tensors that a graph reads from its bundle."""
+    return (arrays.keys() - BESIDE_THE_NETWORK) | set(SCORE)
+
+
 def declared_tensors(capacity: int, d: int) -> dict[str, tuple[str, list[int]]]:
     """Returns data type and shape of each tensor whose shape depends on capacity and d alone."""
     sizes = {"capacity": capacity, "d": d, "axes": min(MAX_AXES, capacity)}
@@ -127,6 +135,15 @@ def empty_tensors(capacity: int, d: int) -> dict[str, NDArray[Any]]:
     """Makes the tensors that a new bundle declares but that may stay empty: all zeros."""
     declared, empty = declared_tensors(capacity, d), (*MEASURED, *SCORE, HISTOGRAM)
     return {name: np.zeros(declared[name][1], NUMPY_DTYPES[declared[name][0]]) for name in empty}
+
+
+def forget_what_was_measured(arrays: dict[str, NDArray[Any]], rows: Sequence[int]) -> None:
+    """Removes what was measured of some classes, since it does not describe them any more."""
+    for name in {*MEASURED, HISTOGRAM} & ROWS_BY_CLASS:
+        arrays[name][rows] = 0
+    confusions = arrays[CONFUSIONS]
+    kept = confusions[~np.isin(confusions[:, :2], rows).any(1) & (confusions[:, 2] > 0)]
+    arrays[CONFUSIONS] = np.concatenate([kept, np.zeros((len(confusions) - len(kept), 3), confusions.dtype)])
 
 
 def open_bundle(path: Path) -> Bundle:
@@ -250,7 +267,7 @@ def _declared_problems(path: Path, file: Any, names: set[str], manifest: Manifes
 
 def _update_digest(digest: Any, name: str, array: NDArray[Any]) -> None:
     digest.update(f"{name} {array.dtype.str} {list(array.shape)}\n".encode())
-    digest.update(np.asarray(array, order="C").tobytes())
+    digest.update(np.asarray(array, order="C").reshape(-1).view(np.uint8))
 
 
 def tensors_digest(arrays: Arrays) -> str:

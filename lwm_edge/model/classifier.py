@@ -6,6 +6,7 @@ metadata (https://onnx.ai/onnx/repo-docs/IR.html, metadata_props).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -21,7 +22,16 @@ from ..photos.photo_set import PhotoSet
 from ..photos.pixels import Pixels
 from ..photos.preprocessing import Preprocessing
 from ..photos.reading import read_photo
-from ..records import AnyNamePath, ProgressCallback, Report, ignore_progress, printable, step_reporter
+from ..processors import usable_processors
+from ..records import (
+    AnyNamePath,
+    AnyPath,
+    ProgressCallback,
+    Report,
+    ignore_progress,
+    printable,
+    step_reporter,
+)
 from .terms import KEPT, SHARES
 from .unknown import Calibration, listed_shares
 
@@ -35,6 +45,7 @@ UNKNOWN = "unknown"
 _BATCH_SIZE = 16
 
 _WHAT_TO_DO = "rebuild it with lwm-edge repair (in a model home) or lwm-edge export"
+_IN_A_HOME = "current/classifier.onnx"
 _NAMES = TypeAdapter(tuple[str, ...])
 
 
@@ -92,18 +103,16 @@ class Classifier:
     """
 
     def __init__(self, source: str | PathLike[str] | bytes) -> None:
-        import onnxruntime
-
         self.path = None if isinstance(source, bytes) else Path(source)
         where = self._where = self.path or "the exported ONNX file"
         if self.path and not self.path.is_file():
+            if os.path.lexists(self.path):
+                what = storage.kind_at(self.path, follow=True)
+                raise ExportError(f"{where} is {what}; give the ONNX file, such as HOME/{_IN_A_HOME}")
             raise ExportError(f"{where} does not exist; {_WHAT_TO_DO}")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong is raised, not printed on the user's terminal
         try:
-            model = source if isinstance(source, bytes) else _for_onnx_runtime(Path(source))
-            self._session: Any = onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            self._session: Any = open_session(
+                source if isinstance(source, bytes) else _for_onnx_runtime(Path(source))
             )
             metadata = self._session.get_modelmeta().custom_metadata_map
             self.class_names: tuple[str, ...] = _NAMES.validate_json(metadata[CLASS_NAMES_KEY])
@@ -184,7 +193,7 @@ class Classifier:
 
     def classify(
         self,
-        photos: Sequence[str | PathLike[str]],
+        photos: AnyPath | Sequence[AnyPath],
         top_k: int = 3,
         *,
         keep: float = KEPT,
@@ -193,11 +202,13 @@ class Classifier:
         """Ranks the best classes of each photo; a photo that cannot be read gets an error instead.
 
         Args:
-            photos: Paths of the photos.
+            photos: Paths of the photos, or the path of one.
             top_k: Number of classes for each photo, best first.
             keep: Share of known photos that are not to be called unknown, one of `terms.SHARES`.
             on_progress: Function that is called before each photo.
         """
+        if isinstance(photos, str | PathLike):  # of which each letter would pass for a path
+            photos = [photos]
         if keep not in SHARES:
             raise ConfigError(f"cannot keep {keep:g} of known photos; choose {listed_shares()}")
         threshold = self.calibration.threshold(keep)
@@ -232,6 +243,16 @@ class Classifier:
                     unknown=None if threshold is None else score > threshold,
                 )
         return [ranked.get(p) or Prediction(photo=p, error=errors[p]) for p in photos]
+
+
+def open_session(model: Path | bytes) -> Any:
+    """Opens a file, or its content, in ONNX Runtime on the CPU; raises whatever ONNX Runtime raises."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised, not printed on the user's terminal
+    options.intra_op_num_threads = usable_processors()  # it would start one for each core of the machine
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 def _for_onnx_runtime(path: Path) -> Path | bytes:

@@ -5,11 +5,30 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated, Literal
 
+from pydantic import AfterValidator, Field
+
+from ..photos.class_names import MAX_CLASS_NAME_BYTES, class_name_problem
 from ..records import Digest, PublicKey, Record
 
 LINKS_KEPT = 8  # the longest ones fit into a manifest beside the longest ledger
+NAMES_KEPT = 2  # of each change
+_LARGEST = 2**53 - 1
+LAST_SECOND = 253_402_300_799  # of the year 9999
+
+ChangeKind = Literal[
+    "add-classes", "add-photos", "remove-class", "rename-class", "merge-classes", "undo", "calibrate"
+]
+
+
+def _safe_name(name: str) -> str:
+    if problem := class_name_problem(name):
+        raise ValueError(f"class name {name!r} {problem}")
+    return name
+
+
+ClassName = Annotated[str, Field(max_length=MAX_CLASS_NAME_BYTES), AfterValidator(_safe_name)]
 
 
 class Signature(Record):
@@ -50,6 +69,23 @@ class BaseStatement(Record):
     model_digest: Digest
 
 
+class Deed(Record):
+    """Says what a change did, to which classes and when, in bounded space.
+
+    Attributes:
+        kind: Kind of the change.
+        class_names: Names of the first classes that it was about. A class that was renamed, or merged into
+            another one, comes first, and its new name, or the other class, second.
+        more_classes: Number of further classes.
+        unix_seconds: Time of the change by the device's clock, in seconds since 1970.
+    """
+
+    kind: ChangeKind
+    class_names: tuple[ClassName, ...] = Field(default=(), max_length=NAMES_KEPT)
+    more_classes: int = Field(default=0, ge=0, le=_LARGEST)
+    unix_seconds: int = Field(ge=0, le=LAST_SECOND)
+
+
 class Link(Record):
     """Records one change of the model.
 
@@ -58,6 +94,7 @@ class Link(Record):
         parent_digest: Digest of the model before the change.
         model_digest: Digest of the model after the change.
         shipped_classes: Number of the vendor's classes that were left after the change.
+        deed: Account of what the change did; None if it was made before there were any.
         signature: Signature by the device's key, if it was given one.
     """
 
@@ -65,6 +102,7 @@ class Link(Record):
     parent_digest: Digest
     model_digest: Digest
     shipped_classes: int = Field(ge=0)
+    deed: Deed | None = None
     signature: Signature | None = None
 
 

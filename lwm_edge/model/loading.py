@@ -18,17 +18,9 @@ from ..memory import mapped_from
 from ..records import printable
 from .architectures.registry import Architecture, find_architecture
 from .architectures.surgery import take_apart
-from .bundle import BESIDE_THE_NETWORK, Arrays, Bundle, readable
+from .bundle import BACKBONE, BESIDE_THE_NETWORK, Bundle, readable
 from .manifest import Manifest
 from .network import Network
-
-
-def network_of(arrays: Arrays, manifest: Manifest) -> Network:
-    """Makes the classifier from a bundle's tensors, in eval mode."""
-    tensors = {
-        name: torch.from_numpy(array) for name, array in arrays.items() if name not in BESIDE_THE_NETWORK
-    }
-    return load_tensors(empty_network(manifest), tensors)
 
 
 def load_network(bundle: Bundle) -> Network:
@@ -44,7 +36,7 @@ def load_network(bundle: Bundle) -> Network:
         tensors = mapped_tensors(bundle.path)
     weights = {n: t for n, t in tensors.items() if n not in BESIDE_THE_NETWORK}
     network = load_tensors(empty_network(bundle.manifest), weights).requires_grad_(False)
-    backbone = (tensor for name, tensor in weights.items() if name.startswith("backbone."))
+    backbone = (tensor for name, tensor in weights.items() if name.startswith(BACKBONE))
     network.mapped = mapped_from(bundle.path, backbone)
     return network
 

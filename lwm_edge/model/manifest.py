@@ -15,7 +15,7 @@ from ..errors import BundleError, CapacityError
 from ..photos.class_names import class_name_problem, fold_class_name, text_problem
 from ..photos.preprocessing import Preprocessing
 from ..records import Digest, Record, invalid_values, require_as_written
-from .custody_record import Custody
+from .custody_record import ClassName, Custody
 from .ledger import Ledger
 from .terms import MAX_CAPACITY, Activation, Line, Paragraph, Permission
 
@@ -54,6 +54,18 @@ class Levels(Record):
         return blocks
 
 
+class ShippedName(Record):
+    """Keeps the name that the vendor gave to a shipped class which has another one now.
+
+    Attributes:
+        class_index: Position of the class.
+        name: Name that the vendor gave it.
+    """
+
+    class_index: int = Field(ge=0, lt=MAX_CAPACITY)
+    name: ClassName
+
+
 class Manifest(Record):
     """Describes everything about a bundle that is not a tensor.
 
@@ -65,6 +77,7 @@ class Manifest(Record):
         levels: Earlier blocks that the head reads; None if it reads the last feature maps alone.
         class_names: Class names in append-only order; the position is the class_index.
         shipped_classes: Number of classes, from the front, that the vendor shipped.
+        renamed: Vendor's names of the shipped classes that were renamed, ascending by class_index.
         author: Author of the base, as the vendor wrote it.
         license: Licence of the base, by its name or address.
         description: Description of the base for people.
@@ -74,7 +87,7 @@ class Manifest(Record):
         recipe: Recipe that made the latest increment, or "base".
         tensors_digest: SHA-256 over all tensors but the manifest.
         parent_digest: Digest of the model before the latest increment.
-        increment_count: Number of additions and removals since the vendor shipped the bundle.
+        increment_count: Number of changes since the vendor shipped the bundle.
         ledger: Footprint of the increments.
         custody: Signed record from the shipped base to this model; None before a change or signature.
     """
@@ -86,6 +99,7 @@ class Manifest(Record):
     levels: Levels | None = None
     class_names: tuple[str, ...] = Field(min_length=1)
     shipped_classes: int = Field(ge=0)
+    renamed: tuple[ShippedName, ...] = ()
     author: Line | None = None
     license: Line | None = None
     description: Paragraph | None = None
@@ -127,7 +141,22 @@ class Manifest(Record):
     def _counts_agree(self) -> Manifest:
         if not self.shipped_classes <= len(self.class_names) <= self.capacity:
             raise ValueError("shipped_classes <= number of class_names <= capacity does not hold")
+        renamed = [shipped.class_index for shipped in self.renamed]
+        if renamed != sorted({index for index in renamed if index < self.shipped_classes}):
+            raise ValueError("renamed does not ascend, or names a class that was not shipped")
+        if renamed and not self.increment_count:
+            raise ValueError("renamed names a class, but nothing was changed yet")
+        if any(self.class_names[shipped.class_index] == shipped.name for shipped in self.renamed):
+            raise ValueError("renamed has a class that has the vendor's name")
         return self
+
+    @property
+    def vendor_names(self) -> tuple[str, ...]:
+        """Returns the vendor's names of the shipped classes that are left, in class_index order."""
+        names = list(self.class_names[: self.shipped_classes])
+        for shipped in self.renamed:
+            names[shipped.class_index] = shipped.name
+        return tuple(names)
 
     @computed_field  # type: ignore[prop-decorator]
     @property

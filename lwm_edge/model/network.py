@@ -9,16 +9,22 @@ losses train what reads the last maps. See Evci et al. 2022, "Head2Toe".
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ArchitectureError, ConfigError
+from ..photos.pixels import Pixels
 from ..photos.preprocessing import Preprocessing
 from .levels import Activations, grid_means
 from .manifest import Levels
+from .precision import autocast
 from .recomputation import recomputed
+from .terms import Precision
 
 _FEW_CELLS = 16
 
@@ -40,6 +46,8 @@ class Network(nn.Module):
         frozen_blocks: Number of the first blocks that a teacher and its student share; `stem` runs them.
         mapped: Tensors that are pages of a file, to which nothing writes.
         recompute: Whether each trained block is computed again in the backward pass, to save memory.
+        precision: Precision in which the blocks compute; what follows them is float32 in any case. See
+            `precision.computing_in`.
     """
 
     def __init__(
@@ -59,6 +67,7 @@ class Network(nn.Module):
         self.frozen_blocks = 0
         self.mapped: tuple[Tensor, ...] = ()
         self.recompute = False
+        self.precision: Precision = "float32"
         self._writing: dict[tuple[int, int], bool] = {}  # `_write_to_input`'s answers, by blocks
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,6 +85,18 @@ class Network(nn.Module):
     def activations(self, images: Tensor) -> Activations:
         """Runs images [B, H, W, 3] uint8 through all blocks, up to the head."""
         return self.run_normalised(Activations(self.normalise(images)))
+
+    @torch.no_grad()
+    def run(self, images: Pixels, *, keep_maps: bool) -> tuple[NDArray[np.float32], Tensor | None]:
+        """Computes what the head reads of images [B, H, W, 3] uint8.
+
+        Returns:
+            Values [B, the head's inputs] float32 and, if they are to be kept, the last feature maps
+            [B, d, h, w] float32 on the CPU.
+        """
+        activations = self.activations(torch.from_numpy(images).to(self.head.weight.device))
+        values: NDArray[np.float32] = activations.pooled().cpu().numpy()
+        return values, activations.maps.cpu() if keep_maps else None
 
     def run_normalised(self, images: Activations) -> Activations:
         """Runs what `normalise` made of images through all blocks, up to the head."""
@@ -99,14 +120,23 @@ class Network(nn.Module):
         recompute = self.recompute and torch.is_grad_enabled()
         for index, block in enumerate(self.blocks()[first:end], first):
             if recompute and any(True for _ in block.parameters()):  # nothing else is worth it
-                maps = recomputed(block, maps, on_a_copy=self._write_to_input(index, index + 1, maps))
+                on_a_copy = self._write_to_input(index, index + 1, maps)
+                maps = recomputed(block, maps, precision=self.precision, on_a_copy=on_a_copy)
             else:
-                maps = block(maps)
+                maps = self._run_block(block, maps)
             if self.levels and index in self.levels.blocks:
-                levels = (*levels, grid_means(maps, self.levels.grid))
+                levels = (*levels, grid_means(self._widened(maps), self.levels.grid))
                 if maps.requires_grad and self._write_to_input(index + 1, index + 2, maps):
                     maps = maps.clone()  # the gradient of the means needs these maps as they were
-        return Activations(maps, levels)
+        return Activations(self._widened(maps) if end == len(self.blocks()) else maps, levels)
+
+    def _run_block(self, block: nn.Module, maps: Tensor) -> Tensor:
+        with autocast(self.precision, maps.device):
+            return cast(Tensor, block(maps))
+
+    def _widened(self, maps: Tensor) -> Tensor:
+        """Returns maps in the head's dtype, in which everything but the blocks computes."""
+        return maps if self.precision == "float32" else maps.to(self.head.weight.dtype)
 
     @torch.no_grad()
     def _write_to_input(self, first: int, end: int, maps: Tensor) -> bool:
@@ -118,7 +148,7 @@ class Network(nn.Module):
             given = output = maps[:1].detach().clone()
             unchanged = given._version
             for block in self.blocks()[first:end]:
-                output = block(output)
+                output = self._run_block(block, output)
                 if output.untyped_storage().data_ptr() != given.untyped_storage().data_ptr():
                     break  # later blocks get something else
             self._writing[first, end] = given._version != unchanged
@@ -167,14 +197,17 @@ class Network(nn.Module):
 
         These are the head and, if they are to be trained, the blocks after the frozen ones.
         """
-        tensors = [*self.parameters(), *self.buffers()]
-        twin = deepcopy(self, {id(tensor): tensor for tensor in (*tensors, *self.mapped)})
+        twin = deepcopy(self, {id(tensor): tensor for tensor in self.tensors()})
         changed = [twin.head, *(twin.blocks()[self.frozen_blocks :] if trains else [])]
         for module in (module for part in changed for module in part.modules()):
             for name, parameter in list(module.named_parameters(recurse=False)):
                 copied = nn.Parameter(parameter.detach().clone(), requires_grad=False)
                 setattr(module, name, copied)
         return twin
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Lists all tensors of the network, those that are pages of a file included."""
+        return (*self.parameters(), *self.buffers(), *self.mapped)
 
     @property
     def head_weight(self) -> Tensor:

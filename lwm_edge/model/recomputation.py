@@ -13,17 +13,31 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from .precision import autocast
+from .terms import Precision
 
-def recomputed(block: nn.Module, activations: Tensor, *, on_a_copy: bool = False) -> Tensor:
+
+def recomputed(
+    block: nn.Module,
+    activations: Tensor,
+    *,
+    precision: Precision = "float32",
+    on_a_copy: bool = False,
+) -> Tensor:
     """Computes the block's output as `block(activations)` does, with the same gradients.
 
     Args:
         block: Block whose parameters train; it must not draw random numbers, as in eval mode.
         activations: Input of the block, which stays as it is.
+        precision: Precision in which the block computes, both times.
         on_a_copy: Whether the block gets a copy each time, because it writes to its input.
     """
     parameters = [parameter for parameter in block.parameters() if parameter.requires_grad]
-    run = (lambda maps: block(maps.clone())) if on_a_copy else block
+
+    def run(maps: Tensor) -> Tensor:
+        with autocast(precision, maps.device):
+            return cast(Tensor, block(maps.clone() if on_a_copy else maps))
+
     return cast(Tensor, _Recomputed.apply(run, activations, *parameters))  # type: ignore[no-untyped-call]
 
 

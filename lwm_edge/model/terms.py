@@ -9,6 +9,7 @@ from pydantic import Field
 MAX_CAPACITY = 65_536
 
 Activation = Literal["sigmoid", "softmax"]
+Precision = Literal["float32", "bfloat16"]
 Permission = Literal["add-photos", "undo", "other-devices"]
 """Change that a device may make only if the vendor permits it: more photos of shipped classes, a return to
 the model before the latest change, or classes that other devices learnt."""

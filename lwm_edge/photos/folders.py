@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..errors import PhotosError, shortened
@@ -29,7 +30,7 @@ class PhotoFolder:
 
     Attributes:
         class_names: Names of the sub-folders, sorted, in Unicode form NFC.
-        photos: Photos of each class, in the same order; labels count from `first_label`.
+        photos: Photos of each class, in the same order.
         skipped: Lines about the files left out, each with its reason.
     """
 
@@ -59,6 +60,8 @@ def read_photo_folder(
     min_photos: int,
     known_classes: Sequence[str] = (),
     first_label: int = 0,
+    label_of: Callable[[str], int | str] | None = None,
+    limit_bytes: int | None = None,
     on_progress: ProgressCallback = ignore_progress,
 ) -> PhotoFolder:
     """Reads a folder with one sub-folder per class, decoding every photo once.
@@ -70,20 +73,32 @@ def read_photo_folder(
         min_photos: Minimum number of usable photos per class.
         known_classes: Classes that the model knows already; a folder of such a class is refused.
         first_label: class_index of the first class found.
+        label_of: Function that returns the class_index of a folder's name instead, or says why the folder
+            cannot be used.
+        limit_bytes: Bytes that may be taken while a photo is read, as `read_photo` explains them.
         on_progress: Function that is called before each file is read.
 
     Raises:
         PhotosError: The folder cannot be learnt from; every problem is listed.
+        ResourceError: The limit leaves too little to decode even an ordinary photo.
     """
+    read = partial(cache.read, preprocessing=preprocessing, limit_bytes=limit_bytes)
     folders = class_folders(folder)
     problems = _name_problems([utf8_name(path.name) for path in folders], known_classes)
+    labels: Sequence[int | str] = range(first_label, first_label + len(folders))
+    if label_of:
+        labels = [label_of(class_name_of(path)) for path in folders]
+        pairs = zip(folders, labels, strict=True)
+        problems += [f"{_printable(path.name)}: {why}" for path, why in pairs if isinstance(why, str)]
     skipped: list[str] = []
     classes: list[tuple[Photo, ...]] = []
     seen: dict[str, Path] = {}
     files = [_list_files(path) for path in folders]
     report = step_reporter("photos", sum(len(paths) for paths, _ in files), on_progress)
-    for label, (path, (paths, reasons)) in enumerate(zip(folders, files, strict=True), start=first_label):
-        photos = _read_class(path, paths, label, preprocessing, cache, seen, reasons, report)
+    for label, path, (paths, reasons) in zip(labels, folders, files, strict=True):
+        if isinstance(label, str):
+            continue
+        photos = _read_class(path, paths, label, read, seen, reasons, report)
         reasons = shortened(reasons, _LISTED_FILES, "more files")
         if len(photos) < min_photos:
             usable = f"{len(photos)} usable photos; at least {min_photos} are needed"
@@ -127,8 +142,9 @@ def _name_problems(names: Iterable[str], known_classes: Collection[str]) -> list
             problems.append(f"{raw!r} cannot be a class name: it {why}")
         if folded in known:
             problems.append(
-                f"{_printable(raw)}: the model already knows the class {known[folded]}; to teach it again, "
-                f"remove it (lwm-edge remove-class {known[folded]!r}) and add it with all its photos"
+                f"{_printable(raw)}: the model already knows the class {known[folded]}; to teach it further "
+                f"photos, use lwm-edge add-photos; to teach it again, remove it (lwm-edge remove-class "
+                f"{known[folded]!r}) and add it with all its photos"
             )
         elif folded in seen:
             problems.append(f"{raw!r} and {seen[folded]!r} are the same class name; merge the two folders")
@@ -154,8 +170,7 @@ def _read_class(
     folder: Path,
     paths: Sequence[Path],
     label: int,
-    preprocessing: Preprocessing,
-    cache: PixelCache,
+    read: Callable[[Path], object],
     seen: dict[str, Path],
     reasons: list[str],
     report: Callable[[], None],
@@ -169,7 +184,7 @@ def _read_class(
             check_photo_file(path)  # first, because a link that leads to itself cannot be resolved
             if not path.resolve().is_relative_to(folder.resolve().parent):
                 raise PhotosError("is a link that leads out of the folder")
-            cache.read(path, preprocessing)
+            read(path)
             digest = _file_digest(path)
         except PhotosError as error:
             reasons.append(f"{shown} {error.message}")

@@ -12,14 +12,22 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from .. import storage
-from ..home.generation import missing_or_changed
+from ..home.generation import missing_or_changed, permits_undo, previous_model
 from ..home.home import Generation, Home
 from ..home.ownership import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, is_checkpoint, is_leftover
 from ..home.trust import trust_problems
 from ..model import manifest as manifests
-from ..model.bundle import MANIFEST, NUMPY_DTYPES, ONNX_GRAPH, ROWS_BY_CLASS, Bundle, declared_tensors
-from ..model.loading import empty_network
+from ..model.bundle import (
+    MANIFEST,
+    NUMPY_DTYPES,
+    ONNX_GRAPH,
+    ROWS_BY_CLASS,
+    WEIGHT,
+    Bundle,
+    declared_tensors,
+)
 from ..model.manifest import Manifest
+from ..model.onnx.graph import declared_backbone
 from .hidden_content import (
     OF_THE_SYSTEM,
     attribute_problems,
@@ -54,10 +62,11 @@ def attributes_of_the_system(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(found & OF_THE_SYSTEM))
 
 
-def layout_problems(home: Home, generation: Generation) -> list[str]:
+def layout_problems(home: Home, generation: Generation, bundle: Bundle) -> list[str]:
     """Lists files and folders that do not belong to a home (hidden or empty ones too), and those missing."""
     files = {home.path / CURRENT, home.path / LOCK, *(generation.path / name for name in GENERATION_FILES)}
     files |= {home.trust} if home.trust.is_file() else set()
+    files |= {generation.previous} if permits_undo(bundle.manifest) else set()
     files |= {home.training} if is_checkpoint(home.training) else set()
     folders = {home.path / GENERATIONS, generation.path}
     found = list(entries(home.path))
@@ -94,8 +103,9 @@ def bundle_items(bundle: Bundle, problems: list[str]) -> Iterator[AuditItem]:
             tensor_bytes += array.nbytes
             form = str(array.dtype), list(array.shape)
             if declared.get(name) != form:
-                architecture = bundle.manifest.architecture
-                problems.append(f"{architecture} declares no tensor {name} {' '.join(map(str, form))}")
+                problems.append(
+                    f"neither the graph nor lwm-edge has a tensor {name} {' '.join(map(str, form))}"
+                )
                 yield AuditItem(owner="unexplained", part=name, bytes=array.nbytes)
             else:
                 yield from _tensor_items(name, array, bundle.manifest)
@@ -110,18 +120,13 @@ def bundle_items(bundle: Bundle, problems: list[str]) -> Iterator[AuditItem]:
 
 def _declared(bundle: Bundle) -> dict[str, tuple[str, list[int]]]:
     """Returns each tensor's data type and shape, which depend on the capacity, not the number of classes."""
-    m = bundle.manifest
-    network = empty_network(m)
-    declared = {
-        name: (str(tensor.dtype).removeprefix("torch."), list(tensor.shape))
-        for name, tensor in network.state_dict().items()
-    }
-    fixed = declared_tensors(m.capacity, network.head.in_features)
-    declared |= {name: (str(np.dtype(NUMPY_DTYPES[dtype])), shape) for name, (dtype, shape) in fixed.items()}
-    graph_bytes = bundle.arrays(ONNX_GRAPH)[ONNX_GRAPH].size  # as the vendor's exporter made it
-    return declared | {
+    m, arrays = bundle.manifest, bundle.arrays(ONNX_GRAPH, WEIGHT)
+    fixed = declared_tensors(m.capacity, arrays[WEIGHT].shape[1])
+    return {
+        **declared_backbone(arrays[ONNX_GRAPH].tobytes()),
+        **{name: (str(np.dtype(NUMPY_DTYPES[dtype])), shape) for name, (dtype, shape) in fixed.items()},
         MANIFEST: ("uint8", [manifests.encoded_length(m.capacity)]),
-        ONNX_GRAPH: ("uint8", [graph_bytes]),
+        ONNX_GRAPH: ("uint8", [arrays[ONNX_GRAPH].size]),  # as the vendor's exporter made it
     }
 
 
@@ -157,14 +162,17 @@ def other_items(
         (generation.onnx, "onnx file"),
         (generation.labels, "labels"),
         (generation.receipt, "receipt"),
+        (generation.previous, "model before, for undo"),
         (home.trust, "trusted key"),
         (home.training, "checkpoint"),
     ):
         if path.is_file() and (path != home.training or is_checkpoint(path)):
             yield AuditItem(owner=owner, part=path.name, bytes=path.stat().st_size)
     if is_checkpoint(home.training):
-        problems += checkpoint_problems(home.training, bundle.manifest)
+        problems += checkpoint_problems(home.training, bundle)
     problems += trust_problems(home)
+    if permits_undo(bundle.manifest) and (previous := previous_model(generation, bundle)):
+        problems += [f"{previous.path.name}: {problem}" for problem in bundle_problems(previous)]
     for name, why in missing_or_changed(generation, bundle).items():
         if (generation.path / name).is_file():  # `layout_problems` reports what is missing
             problems.append(f"{name} {why}")

@@ -41,7 +41,7 @@ def _audit(home: Home, generation: Generation) -> AuditReport:
     bundle = open_bundle(generation.bundle)
     problems: list[str] = []
     items = [*bundle_items(bundle, problems), *other_items(home, generation, bundle, problems)]
-    problems += layout_problems(home, generation)
+    problems += layout_problems(home, generation, bundle)
     total, accounted = sum(file_sizes(home.path).values()), sum(item.bytes for item in items)
     if total != accounted:
         problems.append(f"{total} bytes are on disk, but {accounted} are accounted for")
@@ -83,9 +83,7 @@ def _onnx_growth(bundle: Bundle, generation: Generation) -> OnnxGrowth | None:
         return report
     features = bundle.arrays("head.weight")["head.weight"].shape[1]
     try:
-        parts = expected_growth(
-            names[: first.classes], names, features, storage.read_regular(generation.onnx)
-        )
+        parts = expected_growth(manifest.vendor_names, names, features, storage.read_regular(generation.onnx))
     except ExportError:
         return report.model_copy(update={"explained": False})
     return report.model_copy(

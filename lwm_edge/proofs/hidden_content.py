@@ -28,16 +28,16 @@ from ..errors import ExportError
 from ..home.generation import padded_receipt
 from ..home.ownership import CHECKPOINT_HEADER, checkpoint_header
 from ..home.reports import ChangeReport, RepairReport
-from ..increment.reports import CalibrationReport, IncrementReport
+from ..increment.reports import IncrementReport
 from ..increment.resume import HEADER_BYTES, read_header
 from ..learning.config import RECIPES
-from ..model.bundle import CONFUSIONS, ONNX_GRAPH, ROWS_BY_CLASS, Bundle
-from ..model.loading import empty_network
+from ..model.bundle import BIAS, CONFUSIONS, ONNX_GRAPH, ROWS_BY_CLASS, WEIGHT, Bundle
 from ..model.manifest import BASE, Manifest
-from ..model.onnx.graph import read_graph
+from ..model.onnx.graph import declared_backbone, read_graph
 from ..records import plain_json, require_as_written
 
 _HEADER_PADDING = 8
+_NEVER_TRAINED = (".running_mean", ".running_var")
 OF_THE_SYSTEM = {  # from linux/xattr.h, apparmor(7) and the kernel's documentation of Smack
     *("security.selinux", "security.apparmor", "security.ima", "security.evm", "security.capability"),
     *("security.SMACK64", "security.SMACK64EXEC", "security.SMACK64TRANSMUTE", "security.SMACK64MMAP"),
@@ -123,11 +123,15 @@ def _graph_problems(graph: bytes, bundle: Bundle) -> list[str]:
     return []
 
 
-def checkpoint_problems(path: Path, manifest: Manifest) -> Iterator[str]:
+def checkpoint_problems(path: Path, bundle: Bundle) -> Iterator[str]:
     """Checks that a checkpoint is of this model, and holds what trains and its momentum, and nothing else."""
     yield from header_problems(path)
-    yield from (f"{path.name}: {problem}" for problem in _header_tensor_problems(path, manifest))
-    parameters = {name: list(p.shape) for name, p in empty_network(manifest).named_parameters()}
+    yield from (f"{path.name}: {problem}" for problem in _header_tensor_problems(path, bundle.manifest))
+    arrays = bundle.arrays(ONNX_GRAPH, WEIGHT, BIAS)
+    parameters = {name: list(arrays[name].shape) for name in (WEIGHT, BIAS)}
+    for name, (dtype, shape) in declared_backbone(arrays[ONNX_GRAPH].tobytes()).items():
+        if dtype == "float32" and not name.endswith(_NEVER_TRAINED):
+            parameters[name] = shape
     with safe_open(path, framework="np") as file:
         names = set(file.keys()) - {CHECKPOINT_HEADER}
         for name in sorted(names):
@@ -178,7 +182,7 @@ def _strange(receipt: bytes) -> list[str]:
     Fields that a later release added may be missing.
     """
     strange = []
-    for kind in (IncrementReport, CalibrationReport, ChangeReport, RepairReport):
+    for kind in (IncrementReport, ChangeReport, RepairReport):
         try:
             kind.model_validate_json(receipt, strict=True)
         except ValidationError as error:

@@ -214,7 +214,14 @@ def make_scratch_home(
     for name in ROWS_BY_CLASS:
         rows = capacity - manifest.capacity
         arrays[name] = np.pad(arrays[name], [(0, rows), *[(0, 0)] * (arrays[name].ndim - 1)])
-    update = {"capacity": capacity, "bundle_bytes": 0, "increment_count": 0, "ledger": Ledger()}
+    update = {
+        "capacity": capacity,
+        "bundle_bytes": 0,
+        "increment_count": 0,
+        "renamed": (),
+        "custody": None,  # of a model with another capacity
+        "ledger": Ledger(),
+    }
     with tempfile.TemporaryDirectory(dir=folder) as made:
         base = Path(made) / "base.lwm"
         save_bundle(base, arrays, manifest.model_copy(update=update))

@@ -177,6 +177,12 @@ def _proven_of_base(base: BaseStatement, manifest: Manifest, keys: _Keys) -> lis
     kept = "Architecture, levels, activation, capacity, length and preprocessing"
     if manifest.shipped_classes == base.shipped_classes:
         kept += ", and the names and order of the shipped classes,"
+        names = manifest.class_names
+        lines += [
+            f"{names[shipped.class_index]} is the class that the vendor signed as {shipped.name}."
+            for shipped in manifest.renamed
+        ]
+        kept += " but for those that were renamed," if manifest.renamed else ""
     return [*lines, f"{kept} are still those that were signed."]
 
 

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from lwm_edge import BaseConfig, PackConfig, build_base, evaluate, init_home, open_home, pack_checkpoint
-from lwm_edge.base import adopt
+from lwm_edge.base import adopt, finish
 from lwm_edge.base.labels import check_order, match_folders, read_labels
 from lwm_edge.base.preprocessing import chosen_preprocessing
 from lwm_edge.demo import DEMO_DATA
 from lwm_edge.errors import ArchitectureError, ConfigError, PhotosError, StoppedError
+from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.model.architectures.registry import find_architecture
 from lwm_edge.model.bundle import RIGHT, TOTAL, open_bundle
 from lwm_edge.model.loading import load_network
@@ -99,6 +100,27 @@ def test_a_classifier_is_packed_as_it_is_and_measured_on_unseen_photos(
     assert measured == pytest.approx(report.unseen.accuracy, abs=0.02)
     if report.statistics.head == "trained":
         assert torch.equal(network.attention_weight, classifier.fc.weight)  # type: ignore[arg-type, union-attr]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("needed", "apart", "expected"), [(0.9, 0.15, "varied"), (0.9, 1.0, "given"), (1.1, 0.15, "given")]
+)
+def test_where_photos_are_known_by_heart_and_none_is_unseen_varied_copies_are_used(
+    classifier: torch.nn.Module,
+    few: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    needed: float,
+    apart: float,
+    expected: str,
+) -> None:
+    monkeypatch.setattr(finish, "NEARLY_ALL", needed)
+    monkeypatch.setattr(finish, "BY_HEART", apart)
+    report = pack_checkpoint(saved(classifier, tmp_path), few, tmp_path / "base.lwm", CONFIG)
+    statistics = ClassStatistics.from_arrays(open_bundle(report.bundle).arrays())
+    assert report.statistics.photos == expected and report.statistics.head == "trained"
+    assert statistics.photos == report.learnt.photos == statistics.counts.sum()
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from lwm_edge.cli import commands
 from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 from lwm_edge.home.home import Home
 from lwm_edge.model.bundle import open_bundle
-from tests.support.folders import PhotoMaker, state_of
+from tests.support.folders import PhotoMaker, photo_folder, state_of
 
 PHOTO = DEMO_DATA / "test" / "base" / "Trouser" / "000.png"
 
@@ -48,7 +48,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
 
 
 COMMANDS = (
-    "demo", "build-base", "pack", "init", "add-classes", "remove-class",
+    "demo", "build-base", "pack", "init", "add-classes", "add-photos", "remove-class", "rename-class", "undo",
     "predict", "calibrate", "evaluate", "info", "export", "repair", "audit",
     "keygen", "sign", "verify",
 )  # fmt: skip
@@ -111,6 +111,28 @@ def test_what_people_read(run: Any, home: Home, make_photos: PhotoMaker) -> None
 
 
 @pytest.mark.slow
+def test_what_people_read_who_change_their_minds(run: Any, permitting_home: Home, tmp_path: Path) -> None:
+    home = permitting_home.path
+    assert "none since it was shipped" in run("info", "--history", "--home", home).out
+    assert "Renamed Coat to Mantel" in run("rename-class", "coat", "Mantel", "--home", home).out
+    removed = run("remove-class", "Dress", "--shipped", "--home", home)
+    assert "Removed Dress" in removed.out and "Still there" in removed.out
+    assert "Took back change 2" in run("undo", "--home", home).out
+    photos = DEMO_DATA / "train" / "base"
+    trained = run("add-photos", photos, "--home", home, "--dry-run")
+    assert trained.code == 2 and "the last layer was trained" in trained.err
+    planned = run("add-photos", photos, "--home", home, "--solve-head", "--dry-run")
+    assert planned.code == 3 and "Coat: the model does not know this class" in planned.err
+    photos = photo_folder(tmp_path / "more", {"Mantel": "Coat"})
+    assert "nothing was trained" in run("add-photos", photos, "--home", home, "--solve-head", "--dry-run").out
+    learnt = run("add-photos", photos, "--home", home, "--solve-head")
+    assert "Learnt 8 photos more" in learnt.out and "Mantel 8 of 8" in learnt.out
+    told = " ".join(run("info", "--history", "--home", home).out.split())
+    assert "UTC: removed Dress, then 5 classes; not signed Change 3" in told and "took back change 2" in told
+    assert run("info", "--home", home, "--json").json["history"][0]["class_names"] == ["Coat", "Mantel"]
+
+
+@pytest.mark.slow
 def test_a_base_from_the_command_line(run: Any, tmp_path: Path, make_photos: PhotoMaker) -> None:
     arguments = [
         "--arch",
@@ -142,6 +164,11 @@ def test_a_base_from_the_command_line(run: Any, tmp_path: Path, make_photos: Pho
         (["add-classes", "x", "--recipe", "icarl"], 2, "recipe"),
         (["add-classes", "x", "--recipe", "lwf-mc", "--gamma", "1"], 2, "has no gamma"),
         (["remove-class", "Hat"], 2, "no class 'Hat'"),
+        (["remove-class", "Coat", "--shipped", "--exact"], 2, "cannot be taken out exactly"),
+        (["rename-class", "Coat", "Dress"], 2, "pass --merge"),
+        (["rename-class", "Coat", "Dress", "--merge"], 2, "pass --shipped"),
+        (["undo"], 2, "the vendor does not permit undo"),
+        pytest.param(["add-photos", "nowhere", "--solve-head"], 3, "does not exist", marks=pytest.mark.slow),
         (["predict", "nothing.png"], 3, "none of the photos"),
         (["info", "nothing.lwm"], 4, "does not exist"),
         (["init", "nothing.lwm"], 4, "does not exist"),

@@ -53,7 +53,7 @@ def test_a_stop_while_a_library_that_swallows_exceptions_loads(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("command", ["remove-class", "init", "repair"])
+@pytest.mark.parametrize("command", ["remove-class", "rename-class", "init", "repair"])
 def test_just_after_the_switch_the_sentence_says_that_the_change_was_made(
     home: Home,
     monkeypatch: pytest.MonkeyPatch,
@@ -61,7 +61,12 @@ def test_just_after_the_switch_the_sentence_says_that_the_change_was_made(
     command: str,
     number: signal.Signals,
 ) -> None:
-    arguments = {"remove-class": ["Coat", "--shipped"], "init": [str(BASE_BUNDLE), "--replace"], "repair": []}
+    arguments = {
+        "remove-class": ["Coat", "--shipped"],
+        "rename-class": ["Coat", "Mantel"],
+        "init": [str(BASE_BUNDLE), "--replace"],
+        "repair": [],
+    }
     home.current().labels.unlink()  # so that repair has something to do
     swap = storage.swap_link
 

@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lwm_edge import generate_key, sign_bundle
-from lwm_edge.custody.chain import base_statement, base_text, custody_problems, record_change
+from lwm_edge.custody.chain import base_statement, base_text, custody_problems, make_deed, record_change
 from lwm_edge.custody.keys import public_key, sign
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import BundleError, ConfigError, TrustError
 from lwm_edge.model import manifest as manifests
 from lwm_edge.model.bundle import open_bundle, save_bundle
-from lwm_edge.model.custody_record import LINKS_KEPT, Custody, Link, Signature
+from lwm_edge.model.custody_record import LAST_SECOND, LINKS_KEPT, Custody, Deed, Link, Signature
 from lwm_edge.model.ledger import LEDGER_LENGTH, Ledger, LedgerEntry
-from lwm_edge.model.manifest import Levels, Manifest
+from lwm_edge.model.manifest import Levels, Manifest, ShippedName
 from lwm_edge.photos.preprocessing import Preprocessing
 from tests.support.folders import state_of
 from tests.support.networks import same_tensors
@@ -202,6 +202,12 @@ def test_the_longest_record_fits_beside_the_longest_names_and_ledger(capacity: i
         parent_digest="c" * 64,
         model_digest="d" * 64,
         shipped_classes=capacity,
+        deed=Deed(
+            kind="merge-classes",
+            class_names=("x" + "\u00e9" * 31 + "y", "\u00e9" * 32),
+            more_classes=huge,
+            unix_seconds=LAST_SECOND,
+        ),
         signature=signature,
     )
     manifest = _base(
@@ -228,6 +234,75 @@ def test_the_longest_record_fits_beside_the_longest_names_and_ledger(capacity: i
         }
     )
     assert len(manifests.encode(manifest)) == manifests.encoded_length(capacity)
+
+
+# What a change did
+
+
+@pytest.mark.parametrize(
+    "altered",
+    [{"kind": "undo"}, {"class_names": ("Hat",)}, {"more_classes": 1}, {"unix_seconds": 1}],
+)
+def test_what_a_change_did_is_signed(altered: dict[str, Any]) -> None:
+    base = _base()
+    deed = make_deed("add-classes", ("Bag",))
+    grown = record_change(_next(base, class_names=("Coat", "Dress", "Bag")), base, DEVICE, deed)
+    assert grown.custody and custody_problems(grown, VENDOR_KEY, DEVICE_KEY) == ()
+    (link,) = grown.custody.links
+    lied = link.model_copy(update={"deed": deed.model_copy(update=altered)})
+    lying = grown.model_copy(update={"custody": grown.custody.model_copy(update={"links": (lied,)})})
+    assert any("signature that does not match" in p for p in custody_problems(lying, VENDOR_KEY, DEVICE_KEY))
+
+
+def test_a_record_names_two_classes_and_counts_the_others() -> None:
+    deed = make_deed("add-classes", [f"class {n}" for n in range(100)])
+    assert deed.class_names == ("class 0", "class 1") and deed.more_classes == 98
+    with pytest.raises(ValueError, match="looks like a path"):
+        Deed(kind="add-classes", class_names=("a/b",), unix_seconds=0)
+
+
+def _next(parent: Manifest, **changes: Any) -> Manifest:
+    """Makes the manifest of the next change, without a link."""
+    history = {"increment_count": parent.increment_count + 1, "parent_digest": parent.model_digest}
+    return parent.model_copy(update=history | changes)
+
+
+def _chain(*changes: dict[str, Any]) -> Manifest:
+    """Makes the manifest after changes of a base, each of them signed."""
+    manifest = _base()
+    for change in changes:
+        manifest = record_change(_next(manifest, **change), manifest, DEVICE)
+    return manifest
+
+
+LESS = {"class_names": ("Dress",), "shipped_classes": 1}
+BACK = {"class_names": ("Coat", "Dress"), "shipped_classes": 2}
+
+
+def test_a_shipped_class_comes_back_only_with_the_model_that_had_it() -> None:
+    assert custody_problems(_chain(LESS, BACK), VENDOR_KEY, DEVICE_KEY) == ()
+    assert custody_problems(_chain(LESS, BACK, LESS, BACK), VENDOR_KEY, DEVICE_KEY) == ()
+    another = _chain(LESS, {**BACK, "tensors_digest": "8" * 64})
+    two_before = _chain(LESS, {"tensors_digest": "7" * 64}, {**BACK, "tensors_digest": "0" * 64})
+    for forged in (another, two_before):
+        assert any("has more shipped classes than the change before it" in p for p in _problems(forged))
+
+
+def test_no_more_shipped_classes_come_back_than_that_model_had() -> None:
+    """Their number is not in a model's digest, but in the record."""
+    names = {"class_names": ("Coat", "Dress", "Bag")}
+    told = _chain({"shipped_classes": 1}, {**names, "shipped_classes": 1}, {"shipped_classes": 2, **BACK})
+    assert any("change 3 has more shipped classes" in problem for problem in _problems(told))
+
+
+RENAMED = {"class_names": ("Mantel", "Dress"), "renamed": (ShippedName(class_index=0, name="Coat"),)}
+
+
+def test_a_shipped_class_that_was_renamed_is_compared_by_the_vendors_name() -> None:
+    assert custody_problems(_chain(RENAMED), VENDOR_KEY, DEVICE_KEY) == ()
+    wrong = ShippedName(class_index=0, name="Boat")
+    for lie in ({**RENAMED, "renamed": ()}, {**RENAMED, "renamed": (wrong,)}):
+        assert any("names of the shipped classes do not match" in p for p in _problems(_chain(lie)))
 
 
 # Alterations of the base

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lwm_edge import IncrementConfig, memory
+from lwm_edge import IncrementConfig, _cgroups, memory
 from lwm_edge.errors import ResourceError
 from lwm_edge.increment.plan import memory_limit
 from lwm_edge.memory import (
@@ -63,8 +63,8 @@ def test_a_cgroups_limit_counts(
     own = "memory/app/job/memory.limit_in_bytes" if "memory:" in membership else "app/job/memory.max"
     (tmp_path / own).write_text("max\n")
     (tmp_path / "membership").write_text(membership)
-    monkeypatch.setattr(memory, "_CGROUPS", tmp_path)
-    monkeypatch.setattr(memory, "_MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(_cgroups, "ROOT", tmp_path)
+    monkeypatch.setattr(_cgroups, "_MEMBERSHIP", tmp_path / "membership")
     assert available_memory_bytes() == 70 * MIB
 
 
@@ -222,7 +222,7 @@ def no_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     for name in ("virtual_memory", "Process"):
         monkeypatch.setattr(psutil, name, missing)
-    monkeypatch.setattr(memory, "_MEMBERSHIP", tmp_path / "none")
+    monkeypatch.setattr(_cgroups, "_MEMBERSHIP", tmp_path / "none")
 
 
 def test_without_proc_the_kernel_is_asked(no_proc: None) -> None:
@@ -249,5 +249,5 @@ def test_a_cgroup_without_a_limit_is_ignored(
     (tmp_path / "memory/memory.limit_in_bytes").write_text("9223372036854771712\n")
     (tmp_path / "memory/memory.usage_in_bytes").write_text("0\n")
     (tmp_path / "none").write_text("4:memory:/\n")
-    monkeypatch.setattr(memory, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(_cgroups, "ROOT", tmp_path)
     assert available_memory_bytes() == memory.ASSUMED_BYTES

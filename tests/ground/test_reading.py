@@ -41,7 +41,10 @@ ALLOWED = {
     ("memory", "limit.read_text"): "a file of the kernel",
     ("memory", "use.read_text"): "a file of the kernel",
     ("memory", "(cgroup / 'memory.stat').read_text"): "a file of the kernel",
-    ("memory", "_MEMBERSHIP.read_text"): "a file of the kernel",
+    ("_cgroups", "_MEMBERSHIP.read_text"): "a file of the kernel",
+    ("precision", "_PROCESSOR.read_text"): "a file of the kernel",
+    ("processors", "(cgroup / 'cpu.max').read_text"): "a file of the kernel",
+    ("processors", "(cgroup / f'cpu.cfs_{name}_us').read_text"): "a file of the kernel",
     ("memory", "os.open"): "a file of the kernel",
     ("memory", "FileIO"): "the same",
     ("variants", "load_model"): "from a temporary folder, what ONNX Runtime's tools wrote",
@@ -55,6 +58,8 @@ ALLOWED = {
     ("checkpoint", "torch.load"): "a file that is open already",
     ("classifier", "onnxruntime.InferenceSession"): "takes no open file; `is_file` came before",
     ("process", "os.fdopen"): "a pipe",
+    ("decoder", "os.fdopen"): "a pipe",
+    ("decoder", "_STATUS.read_text"): "a file of the kernel",
 }
 
 
@@ -130,7 +135,7 @@ def test_a_photo_that_is_no_file_is_refused_even_if_it_was_exchanged(
 ) -> None:
     path = tmp_path / "photo.png"
     make(path)
-    with pytest.raises(PhotosError, match="is not a regular file"), open_photo(path):
+    with pytest.raises(PhotosError, match="is not a regular file"), open_photo(path, 32):
         pass
     with pytest.raises(OSError, match=r"photo\.png"):
         GuardedFile(path)

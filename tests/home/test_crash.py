@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from lwm_edge import add_classes, init_home, remove_class
+from lwm_edge import IncrementConfig, add_classes, add_photos, init_home, remove_class, rename_class, undo
 from lwm_edge.errors import LwmEdgeError
 from lwm_edge.home.home import Home
-from lwm_edge.home.ownership import GENERATION_FILES, RECEIPT
+from lwm_edge.home.ownership import GENERATION_FILES, PREVIOUS, RECEIPT
 from tests.support.crash import (
     Action,
     Change,
@@ -40,9 +40,11 @@ from tests.support.crash import (
 from tests.support.disk_model import Disk
 from tests.support.fault_layer import Exploration, Recorder, interruptions, record, standing_in
 from tests.support.file_store import Store
-from tests.support.folders import PhotoMaker
+from tests.support.folders import PhotoMaker, save_permitting
 from tests.support.hostile import published
 from tests.support.samples import QUICK, WITHOUT_LEVELS
+
+LDA = IncrementConfig(recipe="lda", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,15 @@ def shipped_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("shipped") / "home"
     init_home(WITHOUT_LEVELS, path)
     return path
+
+
+@pytest.fixture(scope="module")
+def permitting_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Makes a home whose vendor permits undo, and which was changed once."""
+    folder = tmp_path_factory.mktemp("permitting")
+    init_home(save_permitting(WITHOUT_LEVELS, folder / "base.lwm"), folder / "home")
+    rename_class(folder / "home", "Coat", "Mantel")
+    return folder / "home"
 
 
 def remove(root: Path) -> object:
@@ -81,18 +92,34 @@ def test_an_increment_that_was_stopped_and_resumed(home: Home, make_photos: Phot
     assert_published("stopped after a step, and resumed: at each of its {} operations on disk", explored)
 
 
+def test_undo_leaves_the_model_and_the_one_before_or_both_exchanged(
+    permitting_home: Path, tmp_path: Path
+) -> None:
+    """The model that undo returns to is part of a generation, so every change writes it as well."""
+    root = tmp_path / "home"
+    shutil.copytree(permitting_home, root, symlinks=True)
+    change = make(root, undo)
+    assert any(PREVIOUS in part for operation in change.operations for part in operation)
+    assert_published(
+        "`undo`, which the vendor permits: at each of its {} operations on disk",
+        (change, explore(change, take_lock, rounds=1)),
+    )
+
+
 def test_every_change_of_a_home_does_the_same_on_disk(
     tmp_path: Path, home: Home, make_photos: PhotoMaker
 ) -> None:
-    """So what holds for add-classes holds for remove-class and for init --replace.
+    """So what holds for add-classes holds for add-photos, remove-class, rename-class and init --replace.
 
     An increment writes its bundle twice: staged by the learning process, completed by the committing one.
     """
-    photos = make_photos("Bag")
+    photos, more = make_photos("Bag"), make_photos("Bag", folder="more")
     store = Store(tmp_path / "store")
     changes: list[Action] = [
         lambda root: add_classes(root, photos, QUICK, isolate=False),
         remove,
+        lambda root: rename_class(root, "Dress", "Kleid"),
+        lambda root: add_photos(root, more, LDA, solve_head=True, isolate=False),
         lambda root: init_home(WITHOUT_LEVELS, root, replace=True),
     ]
     did = []
@@ -105,8 +132,8 @@ def test_every_change_of_a_home_does_the_same_on_disk(
     bundle = did[1][first : first + 5]
     assert [op[0] for op in bundle] == ["create_file", "write", "sync_file", "rename", "sync_folder"]
     assert did[0] == [*did[1][:first], *bundle, *did[1][first:]]
-    did[0] = did[1]
-    assert [op for op in did[2] if op != ("sync_folder", ".")] == [("sync_folder", "home"), *did[0]]
+    assert did[1] == did[2] == did[3]
+    assert [op for op in did[4] if op != ("sync_folder", ".")] == [("sync_folder", "home"), *did[1]]
 
 
 def rename_all(text: str, names: dict[str, str]) -> str:
@@ -153,15 +180,21 @@ ERRORS = (OSError(errno.ENOSPC, "disk full"), KeyboardInterrupt())
     [
         (init, "(disk full; interrupted), once or from then on, in `init`"),
         (remove, "the same in the commit of `remove-class`"),
+        (undo, "the same in the commit of `undo`"),
     ],
 )
 def test_an_operation_that_fails_leaves_the_old_model_or_the_new_one(
-    tmp_path: Path, shipped_home: Path, monkeypatch: pytest.MonkeyPatch, action: Action, row: str
+    tmp_path: Path,
+    shipped_home: Path,
+    permitting_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    action: Action,
+    row: str,
 ) -> None:
     prepare_once(monkeypatch)
     root = tmp_path / "home"
-    if action is remove:
-        shutil.copytree(shipped_home, root, symlinks=True)
+    if action is not init:
+        shutil.copytree(shipped_home if action is remove else permitting_home, root, symlinks=True)
     change = make(root, action)
     positions = range(len(change.operations))
     tried = list(itertools.product(positions, ERRORS, (False, True)))

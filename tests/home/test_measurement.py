@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lwm_edge import memory
+from lwm_edge import _cgroups
 from lwm_edge.home import measurement
 from lwm_edge.home.measurement import SAMPLING_SECONDS, MemoryUse, count_alive
 from lwm_edge.memory import cgroup_peak, reset_peak_rss
@@ -34,7 +34,7 @@ def images_found(make: Callable[[], object]) -> int:
     teacher, _ = teacher_and_student()
     with MemoryUse.measured() as use:
         KEPT.append(make())
-        return use.report(teacher).images_alive
+        return use.report(28, student=teacher).images_alive
 
 
 def test_peaks_follow_what_was_used_and_say_how_they_were_taken() -> None:
@@ -42,11 +42,11 @@ def test_peaks_follow_what_was_used_and_say_how_they_were_taken() -> None:
         pytest.skip("this kernel has no /proc/self/clear_refs")
     teacher, _ = teacher_and_student()
     with MemoryUse.measured() as use:
-        before = use.report(teacher)
+        before = use.report(28, student=teacher)
         block = np.ones(64 * MIB, dtype=np.uint8)
         time.sleep(3 * SAMPLING_SECONDS)
         del block
-        report = use.report(teacher)
+        report = use.report(28, student=teacher)
     assert 60 * MIB < report.peak_rss_bytes - before.peak_rss_bytes < 90 * MIB
     assert before.peak_anonymous_bytes and report.peak_anonymous_bytes
     assert report.peak_anonymous_bytes - before.peak_anonymous_bytes > 50 * MIB
@@ -59,12 +59,12 @@ def test_on_a_gpu_torch_keeps_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     resets: list[None] = []
     _, student = teacher_and_student()
     with MemoryUse.measured() as use:
-        assert use.report(student).peak_cuda_bytes is None or torch.cuda.is_initialized()
+        assert use.report(28, student=student).peak_cuda_bytes is None or torch.cuda.is_initialized()
     monkeypatch.setattr(measurement, "_gpu_in_use", lambda: True)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: resets.append(None))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 123)
     with MemoryUse.measured() as use:
-        assert use.report(student).peak_cuda_bytes == 123
+        assert use.report(28, student=student).peak_cuda_bytes == 123
     assert len(resets) == 1
 
 
@@ -72,12 +72,12 @@ def test_children_count_in_the_tree() -> None:
     script = "block = bytearray(64 * 2**20); print('ready', flush=True); input()"
     teacher, _ = teacher_and_student()
     with MemoryUse.measured() as use:
-        before = use.report(teacher).peak_tree_bytes
+        before = use.report(28, student=teacher).peak_tree_bytes
         with subprocess.Popen(
             [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as child:
             assert child.stdout and child.stdout.readline() == "ready\n"
-            after = use.report(teacher)
+            after = use.report(28, student=teacher)
             child.communicate("\n")
     assert after.peak_tree_bytes - before > 50 * MIB > after.peak_tree_bytes - before - 100 * MIB
 
@@ -105,28 +105,28 @@ def test_images_from_before_and_those_being_compared_are_not_left_behind() -> No
     with MemoryUse.measured() as use:
         compared = np.zeros((2, 28, 28, 3), np.uint8)
         KEPT.append(compared)
-        assert use.report(teacher, compared).images_alive == 0
-        assert use.report(teacher).images_alive == 2
+        assert use.report(28, compared, student=teacher).images_alive == 0
+        assert use.report(28, student=teacher).images_alive == 2
 
 
 def test_the_weights_of_a_network_are_no_images() -> None:
     teacher, student = teacher_and_student()
     with MemoryUse.measured() as use:
         student.mapped = (torch.zeros(16, 3, 28, 28),)  # kernels as large as the images
-        assert use.report(student).images_alive == 0
+        assert use.report(28, student=student).images_alive == 0
         KEPT.append(student.mapped[0].clone())
-        assert use.report(student).images_alive == 16
+        assert use.report(28, student=student).images_alive == 16
     del teacher
 
 
 def test_networks_are_counted() -> None:
     teacher, student = teacher_and_student()
     with MemoryUse.measured() as use:
-        alone = use.report(student).teacher_networks
+        alone = use.report(28, student=student).teacher_networks
         another: list[Network] = [teacher_and_student()[0]]
-        assert use.report(student).teacher_networks == alone + 1
+        assert use.report(28, student=student).teacher_networks == alone + 1
         del another
-        assert use.report(student).teacher_networks == alone
+        assert use.report(28, student=student).teacher_networks == alone
     assert {id(teacher), id(student)} <= {id(network) for network in count_alive().networks}
 
 
@@ -143,8 +143,8 @@ def test_the_cgroups_own_peak(
     (tmp_path / folder).mkdir(parents=True)
     (tmp_path / folder / file).write_text(f"{100 * MIB}\n")
     (tmp_path / "membership").write_text(membership)
-    monkeypatch.setattr(memory, "_CGROUPS", tmp_path)
-    monkeypatch.setattr(memory, "_MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(_cgroups, "ROOT", tmp_path)
+    monkeypatch.setattr(_cgroups, "_MEMBERSHIP", tmp_path / "membership")
     with cgroup_peak() as read:
         (tmp_path / folder / file).write_text(f"{30 * MIB}\n")  # the kernel's answer to the reset
         peak, said = read()
@@ -152,6 +152,6 @@ def test_the_cgroups_own_peak(
 
 
 def test_no_cgroup_no_peak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_MEMBERSHIP", tmp_path / "missing")
+    monkeypatch.setattr(_cgroups, "_MEMBERSHIP", tmp_path / "missing")
     with cgroup_peak() as read:
         assert read()[0] is None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +15,10 @@ from lwm_edge.base.choose_levels import find_levels
 from lwm_edge.errors import ConfigError, ResourceError
 from lwm_edge.home.home import Home
 from lwm_edge.increment import plan as plan_module
-from lwm_edge.increment.plan import Job, Strategy, candidates, check_disk, make_plan, memory_limit
+from lwm_edge.increment.plan import Job, Loaded, Strategy, candidates, check_disk, make_plan, memory_limit
 from lwm_edge.increment.rehearsal import saved_activation_bytes, try_step
 from lwm_edge.learning.config import RECIPES
+from lwm_edge.model import precision
 from lwm_edge.model.loading import load_network
 from tests.support.folders import PhotoMaker, state_of
 from tests.support.networks import fresh_network, teacher_and_student
@@ -28,7 +31,16 @@ SHORT = IncrementConfig(epochs=1)  # too short to be worth looking for the faste
 class _Machine:
     """Stands for memory as the plan sees it: so much at rest, and more in a step."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, kept: int = 10, recomputed: int = 3) -> None:
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        kept: int = 10,
+        recomputed: int = 3,
+        image_seconds: Mapping[str, float] = {"float32": 0.001, "bfloat16": 0.001},
+    ) -> None:
+        self.image_seconds, self.tried, self.now = image_seconds, set[str](), 0.0
+        monkeypatch.setattr(plan_module, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.peak, self.cost = 100 * MIB, {False: kept * MIB, True: recomputed * MIB}
         monkeypatch.setattr(plan_module, "rss_bytes", lambda: 100 * MIB)
         monkeypatch.setattr(plan_module, "reset_peak_rss", lambda: True)
@@ -43,12 +55,15 @@ class _Machine:
             features=8,
             trained_bytes=MIB,
             activation_bytes=self.cost[False],
+            frozen_bytes=0,
             decoding_bytes=0,
             bundle_bytes=2 * MIB,
             generation_bytes=3 * MIB,
         )
 
     def _step(self, images: int, strategy: Strategy) -> None:
+        self.tried.add(strategy.precision)
+        self.now += 2 * images * self.image_seconds[strategy.precision]
         kept = 1.5 if strategy.keeps_freed_memory else 1.0
         self.peak = int(kept * (120 * MIB + images * self.cost[strategy.recompute]))
 
@@ -174,7 +189,30 @@ def test_a_full_disk_is_seen_before_training(tmp_path: Path) -> None:
         check_disk(tmp_path, PLAN.model_copy(update={"disk_bytes": 2**62}))
 
 
-@pytest.mark.parametrize("recipe", ["lwm", "lwm-lda", "lda"])
+def test_what_comes_after_the_photos_counts_where_nothing_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Solving the head, and loading the new model into ONNX Runtime, which held the old one until then."""
+    machine = _Machine(monkeypatch)
+    machine.cost = {False: MIB // 4, True: 0}
+    without = replace(machine.job, trained_bytes=0, activation_bytes=0, images_at_once=4)
+    loaded = replace(without, loaded=Loaded(held_bytes=20 * MIB, peak_bytes=90 * MIB))
+    small, large = (make_plan(job, SHORT, 1000 * MIB, "as set") for job in (without, loaded))
+    assert small.micro_batch_size == large.micro_batch_size == 4
+    assert small.pixel_cache_bytes == large.pixel_cache_bytes
+    exporting = 100 + 2 + 90 - 20 + 10  # at rest, the bundle, loading, what the old model held, and libraries
+    peak = large.predicted_peak_rss_bytes - large.pixel_cache_bytes
+    assert peak == pytest.approx(1.05 * exporting * MIB, rel=0.01)
+    with pytest.raises(ResourceError, match="--max-memory"):
+        make_plan(loaded, SHORT, 150 * MIB, "as set")
+
+
+def test_the_time_runs_from_the_commands_start_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = replace(_Machine(monkeypatch).job, trained_bytes=0, activation_bytes=0)
+    waited = replace(job, elapsed_seconds=7.0, ending_seconds=2.0)
+    quick, slow = (make_plan(j, SHORT, 1000 * MIB, "as set").predicted_seconds for j in (job, waited))
+    assert slow - quick == pytest.approx(9.0, abs=0.3)
+
+
+@pytest.mark.parametrize("recipe", ["lwm", "lwm-lda"])
 def test_a_tried_step_changes_nothing(recipe: str) -> None:
     teacher, student = teacher_and_student()
     before = [tensor.clone() for tensor in [*student.parameters(), *teacher.parameters()]]
@@ -240,6 +278,63 @@ def test_candidates_go_from_the_fastest_to_the_one_that_takes_least(monkeypatch:
     assert sizes[:2] == [(8, 1), (4, 1)] and all(c.strategy.keeps_freed_memory for c in listed[:2])
     assert sizes[2:7] == sizes[7:] == [(8, 1), (4, 1), (2, 1), (1, 1), (1, 0)]
     assert [c.strategy.recompute for c in listed] == [False] * 7 + [True] * 5
+
+
+@pytest.mark.parametrize(
+    ("seconds", "reduced_by", "chosen"),
+    [(0.1, 0.5, "bfloat16"), (0.1, 0.9, "float32"), (0.01, 0.5, "float32")],
+)
+def test_a_less_exact_precision_must_be_clearly_faster_and_worth_a_trial(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, reduced_by: float, chosen: str
+) -> None:
+    machine = _Machine(monkeypatch, image_seconds={"float32": seconds, "bfloat16": reduced_by * seconds})
+    job = replace(machine.job, precisions=("float32", "bfloat16"))
+    plan = make_plan(job, IncrementConfig(), 1000 * MIB, "as set")
+    assert plan.precision == plan.pace.precision == chosen
+    assert ("bfloat16" in machine.tried) == (seconds == 0.1)
+    machine.tried.clear()
+    only = replace(job, precisions=("bfloat16",))
+    assert make_plan(only, IncrementConfig(), 1000 * MIB, "as set").precision == "bfloat16"
+    assert machine.tried == {"bfloat16"}
+
+
+@pytest.mark.parametrize(
+    ("listed", "found"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16 sse\n", True),
+        ("flags : fpu amx_bf16\n", True),
+        ("Features\t: fp asimd bf16 sve\n", True),
+        ("flags\t\t: fpu avx512f\nmodel name : bf16\n", False),
+        (None, False),
+    ],
+)
+def test_a_processor_that_computes_in_bfloat16_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str | None, found: bool
+) -> None:
+    monkeypatch.setattr(precision, "_PROCESSOR", tmp_path / "cpuinfo")
+    if listed:
+        (tmp_path / "cpuinfo").write_text(listed)
+    cpu = torch.device("cpu")
+    assert precision.has_bfloat16(cpu) == found
+    assert precision.usable_precisions("auto", cpu) == (("float32", "bfloat16") if found else ("float32",))
+    assert precision.usable_precisions("bfloat16", cpu) == ("bfloat16",)
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+def test_what_is_kept_of_frozen_blocks_is_counted_and_within_the_limit(
+    monkeypatch: pytest.MonkeyPatch, reduced: bool
+) -> None:
+    job, config = replace(_Machine(monkeypatch).job, frozen_bytes=MIB), IncrementConfig(micro_batch_size=1)
+    job = replace(job, precisions=("bfloat16",) if reduced else ("float32",))
+    roomy = make_plan(job, config, 2000 * MIB, "as set")
+    without = make_plan(replace(job, frozen_bytes=0), config, 2000 * MIB, "as set")
+    assert roomy.frozen_cache_bytes == roomy.pace.frozen_cache_bytes == (50 if reduced else 100) * MIB
+    assert without.frozen_cache_bytes == 0
+    more = roomy.predicted_peak_rss_bytes - without.predicted_peak_rss_bytes
+    assert more == roomy.frozen_cache_bytes
+    tight = make_plan(job, config, 180 * MIB, "as set")
+    assert 0 < tight.frozen_cache_bytes < 50 * MIB and tight.predicted_peak_rss_bytes <= 180 * MIB
+    assert make_plan(job, SHORT, 2000 * MIB, "as set").frozen_cache_bytes == 0
 
 
 def test_photos_that_are_already_in_memory_do_not_change_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,12 +20,13 @@ from lwm_edge import add_classes, audit, plan_increment, storage
 from lwm_edge.errors import ConfigError, GateError, LwmEdgeError, ResourceError, StoppedError
 from lwm_edge.home.home import Home, open_home
 from lwm_edge.home.ownership import CHECKPOINT_HEADER
-from lwm_edge.increment import plan, teach
+from lwm_edge.increment import plan, rehearsal, trained
 from lwm_edge.increment import process as process_module
 from lwm_edge.increment.learn import learn_classes
 from lwm_edge.increment.resume import SavedTraining
 from lwm_edge.learning import training
 from lwm_edge.learning.batches import Batch
+from lwm_edge.learning.step import accumulate_gradients
 from lwm_edge.learning.training import TrainingState
 from lwm_edge.model.network import Network
 from lwm_edge.records import Progress, ignore_progress
@@ -102,6 +103,39 @@ def test_a_lower_limit_makes_another_plan(home: Home, make_photos: PhotoMaker) -
     assert next(p.done for p in seen if p.phase == "train") == 3
 
 
+@pytest.mark.usefixtures("every_core")
+@pytest.mark.parametrize("micro_batch_size", [16, 2])  # 2 needs another plan than the one that was saved
+def test_an_interrupted_training_goes_on_in_its_own_precision(
+    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch, micro_batch_size: int
+) -> None:
+    photos = make_photos("Bag", "Shirt")
+    monkeypatch.setattr(rehearsal, "usable_precisions", lambda setting, device: ("bfloat16",))
+    _stop_after(home, photos, 3)
+    monkeypatch.setattr(rehearsal, "usable_precisions", lambda setting, device: ("float32",))
+    goes_on = THREE_EPOCHS.model_copy(update={"micro_batch_size": micro_batch_size})
+    assert plan_increment(home, photos, goes_on).precision == "bfloat16"
+    in_other_precision = goes_on.model_copy(update={"precision": "float32"})
+    with pytest.raises(ConfigError, match=r"other photos or settings.*--fresh"):
+        add_classes(home, photos, in_other_precision, isolate=False)
+    report = add_classes(home, photos, goes_on, isolate=False)
+    assert report.plan.precision == "bfloat16" and report.plan.micro_batch_size == micro_batch_size
+
+
+@pytest.mark.usefixtures("every_core")
+def test_kept_outputs_of_frozen_blocks_are_the_same_when_resumed(
+    home: Home, tmp_path: Path, make_photos: PhotoMaker
+) -> None:
+    photos = make_photos("Bag", "Shirt")
+    config = THREE_EPOCHS.model_copy(update={"augment": False, "frozen_blocks": 4})
+    untouched = shutil.copytree(home.path, tmp_path / "other", symlinks=True)
+    asked = iter(range(1, 1000))
+    with home.lock(), pytest.raises(StoppedError, match="step 3"):
+        learn_classes(home, photos, config, ignore_progress, lambda: next(asked) == 3)
+    resumed = add_classes(home, photos, config, isolate=False)
+    whole = add_classes(untouched, photos, config, isolate=False)
+    assert resumed.plan.frozen_cache_bytes > 0 and resumed.model_digest == whole.model_digest
+
+
 def test_without_room_to_save_it_starts_over(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +197,7 @@ def test_a_continued_training_keeps_nothing_of_the_checkpoint_mapped(
 def test_an_infinite_gradient_ends_the_training_where_it_happens(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch, step: int, recipe: str
 ) -> None:
-    accumulate = training.accumulate_gradients
+    accumulate = accumulate_gradients
 
     def with_an_infinite_one(student: Network, teacher: Network, batch: Batch, *how: Any) -> Any:
         losses = accumulate(student, teacher, batch, *how)
@@ -173,7 +207,7 @@ def test_an_infinite_gradient_ends_the_training_where_it_happens(
         return losses
 
     monkeypatch.setattr(training, "accumulate_gradients", with_an_infinite_one)
-    monkeypatch.setattr(teach, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(trained, "SECONDS_BETWEEN_SAVES", 0.0)
     photos, before = make_photos("Bag", "Shirt"), state_of(home.path)
     config = THREE_EPOCHS.model_copy(update={"recipe": recipe})
     with pytest.raises(GateError, match=rf"became inf at step {step}; the model is unchanged.*learning rate"):
@@ -194,7 +228,7 @@ def test_what_is_not_a_checkpoint_in_its_place_is_left_alone_and_named(
     home: Home, make_photos: PhotoMaker, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home.training.write_bytes(content)
-    monkeypatch.setattr(teach, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(trained, "SECONDS_BETWEEN_SAVES", 0.0)
     report = add_classes(home, make_photos("Bag"), QUICK, isolate=False)
     assert home.training.read_bytes() == content
     assert not report.plan.checkpoints
@@ -226,10 +260,10 @@ def test_interrupted_twice_the_worker_is_gone_before_the_home_is_cleared(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive_at_clearing: list[bool] = []
-    started: list[subprocess.Popen[str]] = []
+    started: list[subprocess.Popen[bytes]] = []
     lines, clear = process_module._lines, Home._remove_stale
 
-    def interrupted(process: subprocess.Popen[str]) -> Iterator[Any]:
+    def interrupted(process: subprocess.Popen[bytes]) -> Iterator[Any]:
         if process in started:
             raise KeyboardInterrupt
         started.append(process)

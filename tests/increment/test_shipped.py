@@ -41,6 +41,7 @@ def test_a_new_class_that_is_far_away_costs_nothing(known: ClassStatistics) -> N
         statistics.solve_head(4),
         measured(38, 38, 38),
         NAMES,
+        new_right=0.9,
         solved=True,
         is_first=True,
     )
@@ -61,6 +62,7 @@ def test_the_estimate_starts_from_what_a_head_of_the_same_kind_got_right(
         with_new_class(known, CENTRES[3] * 3).solve_head(4),
         measured(38, 38, 38, fewer_if_solved=6),
         NAMES,
+        new_right=0.9,
         solved=solved,
         is_first=True,
     )
@@ -70,15 +72,16 @@ def test_the_estimate_starts_from_what_a_head_of_the_same_kind_got_right(
 
 def test_an_estimate_that_may_be_far_off_is_not_shown_as_a_figure(known: ClassStatistics) -> None:
     statistics = with_new_class(known, CENTRES[3] * 3)
-    weight, bias = statistics.solve_head(4)
-    bias[1:3] -= 100
+    head = statistics.solve_head(4)
+    head.bias[1:3] -= 100
     found = judge_shipped(
         known,
         statistics,
         known.solve_head(3),
-        (weight, bias),
+        head,
         measured(38, 38, 38),
         NAMES,
+        new_right=0.9,
         solved=False,
         is_first=True,
     )
@@ -96,6 +99,7 @@ def test_a_class_that_a_new_one_is_like_is_named_with_what_it_lost(known: ClassS
         statistics.solve_head(4),
         measured(38, 38, 38),
         NAMES,
+        new_right=0.9,
         solved=True,
         is_first=True,
     )
@@ -106,16 +110,25 @@ def test_a_class_that_a_new_one_is_like_is_named_with_what_it_lost(known: ClassS
 
 def test_a_class_that_falls_to_chance_is_lost(known: ClassStatistics) -> None:
     statistics = with_new_class(known, CENTRES[3])
-    weight, bias = statistics.solve_head(4)
-    bias[0] -= 100
-    heads = known.solve_head(3), (weight, bias)
-    found = judge_shipped(known, statistics, *heads, measured(0, total=0), NAMES, solved=True, is_first=True)
+    heads = known.solve_head(3), statistics.solve_head(4)
+    heads[1].bias[0] -= 100
+    found = judge_shipped(
+        known, statistics, *heads, measured(0, total=0), NAMES, new_right=0.9, solved=True, is_first=True
+    )
     assert found.lost == [
         "Coat would be lost: by its statistics the new model recognises it no better than chance"
     ]
     assert found.estimate is None and found.warnings == []
     lost_before = judge_shipped(
-        known, statistics, heads[1], heads[1], measured(0, total=0), NAMES, solved=True, is_first=False
+        known,
+        statistics,
+        heads[1],
+        heads[1],
+        measured(0, total=0),
+        NAMES,
+        new_right=0.9,
+        solved=True,
+        is_first=False,
     )
     assert lost_before.lost == []  # this increment did not lose it
 
@@ -124,7 +137,7 @@ def test_the_interval_widens_with_fewer_photos_and_a_larger_drop() -> None:
     width = {
         (now, photos): np.ptp(interval_around(now, 0.9, photos)) for now in (0.9, 0.6) for photos in (50, 500)
     }
-    assert width[0.9, 500] == pytest.approx(2 * (0.0262**2 + 0.03**2) ** 0.5, abs=1e-3)
+    assert width[0.9, 500] == pytest.approx(2 * (2 * 0.0262**2 + 0.03**2) ** 0.5, abs=1e-3)
     assert width[0.9, 500] < width[0.9, 50] < width[0.6, 50] and width[0.6, 500] > 0.3
     assert interval_around(1.0, 1.0, 5)[1] == 1.0 and interval_around(0.0, 0.5, 5)[0] == 0.0
 
@@ -134,6 +147,51 @@ def test_one_class_alone_says_nothing_of_what_it_may_lose(known: ClassStatistics
     statistics = with_new_class(known, CENTRES[3])
     heads = known.solve_head(1), statistics.solve_head(4)
     found = judge_shipped(
-        known, statistics, *heads, measured(5, total=5), NAMES[:1], solved=True, is_first=True
+        known, statistics, *heads, measured(5, total=5), NAMES[:1], new_right=0.9, solved=True, is_first=True
     )
     assert found.estimate is None
+
+
+@pytest.mark.parametrize(("new_right", "compared"), [(0.99, -1), (0.2, 1)])
+def test_how_often_new_classes_are_recognised_corrects_what_the_shipped_ones_lose(
+    known: ClassStatistics, new_right: float, compared: int
+) -> None:
+    statistics = with_new_class(known, CENTRES[1] + 0.4)
+
+    def estimate(right: float) -> float:
+        found = judge_shipped(
+            known,
+            statistics,
+            known.solve_head(3),
+            statistics.solve_head(4),
+            measured(36, 36, 36),
+            NAMES,
+            new_right=right,
+            solved=True,
+            is_first=True,
+        )
+        assert found.estimate is not None and found.estimate.now is not None
+        return found.estimate.now
+
+    spread = known.find_spread(*known.solve_head(3), 3, np.ones(3, bool), 0.9)
+    (as_drawn,) = statistics.estimate_accuracy(*statistics.solve_head(4), 4, spread, first=3)
+    assert new_right > as_drawn if compared < 0 else new_right < as_drawn
+    difference = estimate(new_right) - estimate(float(as_drawn))
+    assert difference * compared > 0.01
+
+
+def test_a_class_of_few_photos_widens_the_interval_of_the_mean(known: ClassStatistics) -> None:
+    statistics = with_new_class(known, CENTRES[3] * 3)
+
+    def width(*totals: int) -> float:
+        tensors = empty_tensors(6, 1)
+        tensors[TOTAL][:3] = totals
+        tensors[RIGHT][:3] = tensors[RIGHT_SOLVED][:3] = np.array(totals) * 4 // 5
+        heads = known.solve_head(3), statistics.solve_head(4)
+        found = judge_shipped(
+            known, statistics, *heads, tensors, NAMES, new_right=0.9, solved=True, is_first=True
+        )
+        assert found.estimate is not None
+        return float(np.ptp(found.estimate.interval))
+
+    assert width(40, 40, 40) < width(5, 55, 60) - 0.05

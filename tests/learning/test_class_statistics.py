@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lwm_edge.learning.class_statistics import ClassStatistics, FeatureMap, shrink
+from lwm_edge.learning.class_statistics import ClassStatistics, FeatureMap
+from lwm_edge.learning.discriminant import shrink
 
 GENERATOR = np.random.default_rng(0)
 SPREAD = np.diag([3.0, 1.0, 0.3])

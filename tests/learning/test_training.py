@@ -13,20 +13,19 @@ import torch
 from torch import Tensor
 
 from lwm_edge.errors import GateError
-from lwm_edge.learning import training
+from lwm_edge.learning import step, training
+from lwm_edge.learning.attention import attention_map
 from lwm_edge.learning.batches import Batch, Pace
 from lwm_edge.learning.config import RECIPES, IncrementConfig, Recipe
+from lwm_edge.learning.frozen import frozen_bytes
 from lwm_edge.learning.reports import TrainingReport
-from lwm_edge.learning.training import (
-    Losses,
-    accumulate_gradients,
-    lwm_losses,
-    train_increment,
-    trained_parameters,
-)
+from lwm_edge.learning.step import Losses, Outputs, accumulate_gradients, lwm_losses
+from lwm_edge.learning.training import train_increment, trained_parameters
 from lwm_edge.model.network import Network
+from lwm_edge.model.precision import computing_in
+from lwm_edge.model.terms import Precision
 from lwm_edge.records import Progress, ignore_progress
-from tests.support.networks import disturb, teacher_and_student
+from tests.support.networks import disturb, network_with_levels, teacher_and_student
 from tests.support.samples import QUICK, batch_of, photo_set
 
 PACE = Pace(micro_batch_size=16, prefetch=1, recompute=False)
@@ -187,7 +186,7 @@ def test_a_diverging_head_is_named() -> None:
 
 
 def test_weights_that_the_last_update_made_infinite_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    accumulate = training.accumulate_gradients
+    accumulate = accumulate_gradients
 
     def huge(student: Network, *batch_and_how: Any) -> Any:
         losses = accumulate(student, *batch_and_how)
@@ -256,7 +255,7 @@ def _trained_by(pace: Pace) -> dict[str, Tensor]:
 
 def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = _trained_by(replace(PACE, micro_batch_size=4))
-    whole, sizes = training.lwm_losses, []
+    whole, sizes = step.lwm_losses, []
 
     def exhausted(*networks_and_outputs: Any, **options: Any) -> Losses:
         *_, labels = networks_and_outputs
@@ -267,7 +266,7 @@ def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(monkeypatch: 
             raise torch.cuda.OutOfMemoryError("out of memory")
         return losses
 
-    monkeypatch.setattr(training, "lwm_losses", exhausted)
+    monkeypatch.setattr(step, "lwm_losses", exhausted)
     found = _trained_by(PACE)
     assert sizes == [12, 8, 4, 4, 4]
     assert _equal(expected, found)
@@ -304,6 +303,120 @@ def test_recomputing_has_the_same_gradients_and_loads_no_compiler() -> None:
 
 def test_prefetch_changes_nothing() -> None:
     assert _equal(_trained_by(PACE), _trained_by(replace(PACE, prefetch=0)))
+
+
+IN_BFLOAT16 = replace(PACE, precision="bfloat16")
+
+
+def test_maps_and_losses_stay_float32_in_reduced_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher, student = teacher_and_student()
+    disturb(student)
+    images, _ = batch_of(photo_set("1", first_label=6))
+    in_blocks: list[torch.dtype] = []
+    for network in (teacher, student):
+        for block in network.blocks():
+            block.register_forward_hook(lambda module, given, output: in_blocks.append(output.dtype))
+    around: list[torch.dtype] = []
+    whole = step.lwm_losses
+
+    def losses(
+        student: Network,
+        teacher: Network,
+        ours: Outputs,
+        theirs: Outputs,
+        labels: Tensor,
+        **options: Any,
+    ) -> Losses:
+        found = whole(student, teacher, ours, theirs, labels, **options)
+        around.extend(tensor.dtype for tensor in (*ours, *theirs, *found) if tensor is not None)
+        return found
+
+    def map_of(features: Tensor, weight: Tensor, b: Tensor) -> Tensor:
+        around.extend([features.dtype, weight.dtype, (found := attention_map(features, weight, b)).dtype])
+        return found
+
+    monkeypatch.setattr(step, "lwm_losses", losses)
+    monkeypatch.setattr(step, "attention_map", map_of)
+    batch = Batch(0, [6] * len(images), images.numpy())
+    accumulate_gradients(student, teacher, batch, len(images), RECIPES["lwm"], "sigmoid", "bfloat16")
+    assert set(in_blocks) == {torch.bfloat16} and set(around) == {torch.float32}
+    assert {p.dtype for p in student.parameters()} == {torch.float32}
+    assert {p.grad.dtype for p in student.parameters() if p.grad is not None} == {torch.float32}
+    assert student(images)[0].dtype == torch.float32 and in_blocks[-1] == torch.float32  # only in the step
+
+
+def test_levels_are_read_in_float32_in_reduced_precision() -> None:
+    network = network_with_levels()
+    images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    exact = network.activations(images)
+    with computing_in("bfloat16", network):
+        reduced = network.activations(images)
+    assert {values.dtype for values in (reduced.maps, *reduced.levels)} == {torch.float32}
+    assert not torch.equal(reduced.pooled(), exact.pooled())
+    torch.testing.assert_close(reduced.pooled(), exact.pooled(), rtol=0.1, atol=0.05)
+
+
+def test_the_teacher_is_byte_identical_after_training_in_reduced_precision() -> None:
+    teacher, student = teacher_and_student()
+    before, photos = _tensors(teacher), photo_set("1", count=12, first_label=6, seed=QUICK.seed)
+    report = train_increment(
+        student, teacher, photos, QUICK, RECIPES["lwm"], "sigmoid", IN_BFLOAT16, ignore_progress
+    )
+    _, by_float32, exact = _train()
+    assert _equal(before, _tensors(teacher)) and not _equal(_tensors(student), _tensors(by_float32))
+    assert report.classification_loss == pytest.approx(exact.classification_loss, rel=0.05)
+    assert report.attention_distillation_loss == pytest.approx(exact.attention_distillation_loss, rel=0.2)
+
+
+def test_recomputed_blocks_compute_in_reduced_precision_both_times() -> None:
+    kept, recomputed = _trained_by(IN_BFLOAT16), _trained_by(replace(IN_BFLOAT16, recompute=True))
+    exact = _trained_by(PACE)
+
+    def distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
+        return sum(float((first[name] - second[name]).abs().sum()) for name in first)
+
+    assert distance(kept, recomputed) < 0.01 * distance(kept, exact)
+
+
+def test_maps_lie_in_memory_as_convolutions_read_them() -> None:
+    _, student = teacher_and_student()
+    images, _ = batch_of(photo_set("1", first_label=6))
+    for precision in ("float32", "bfloat16"):
+        with computing_in(precision, student):
+            assert student(images)[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("precision", "share", "rounding"),
+    [("float32", 1.0, 1e-6), ("float32", 0.5, 1e-5), ("bfloat16", 1.0, 1e-6), ("bfloat16", 0.5, 1e-3)],
+)
+def test_kept_outputs_of_frozen_blocks_give_the_same_student(
+    precision: Precision, share: float, rounding: float
+) -> None:
+    def trained(kept_share: float) -> tuple[dict[str, Tensor], int]:
+        teacher, _ = teacher_and_student()
+        teacher.freeze(4)
+        student = teacher.student(trains=True)
+        student.add_classes(2, torch.Generator().manual_seed(0))
+        photos, runs = photo_set("1", count=8, first_label=6), 0
+
+        def count(module: Any, given: tuple[Tensor], output: Tensor) -> None:
+            nonlocal runs
+            runs += len(output)
+
+        student.blocks()[3].register_forward_hook(count)
+        with computing_in(precision, student):
+            room = int(kept_share * len(photos.photos)) * frozen_bytes(student)
+        runs = 0
+        pace = replace(PACE, precision=precision, frozen_cache_bytes=room)
+        config = QUICK.model_copy(update={"epochs": 3, "batch_size": 8})
+        train_increment(student, teacher, photos, config, RECIPES["lwm"], "sigmoid", pace, ignore_progress)
+        return _tensors(student), runs
+
+    (without, runs_without), (with_kept, runs) = trained(0), trained(share)
+    assert runs_without == 3 * 16 and runs <= 1 + (16 if share == 1 else 8 + 3 * 8)
+    for name in without:
+        torch.testing.assert_close(with_kept[name], without[name], rtol=0, atol=rounding)
 
 
 def test_frozen_blocks_run_once_for_both() -> None:

@@ -250,7 +250,7 @@ def test_a_tensor_of_another_data_type_is_named(home: Home) -> None:
     name = next(name for name in arrays if name.startswith("backbone.") and arrays[name].dtype == np.float32)
     arrays[name] = arrays[name].astype(np.float64)
     save_bundle(home.current().bundle, arrays, bundle.manifest.model_copy(update={"bundle_bytes": 0}))
-    assert f"declares no tensor {name} float64" in problems(home)
+    assert f"nor lwm-edge has a tensor {name} float64" in problems(home)
 
 
 def test_a_receipt_of_another_ledger_is_named(home: Home) -> None:

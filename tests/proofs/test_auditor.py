@@ -117,5 +117,5 @@ def test_a_tensor_that_nobody_declares_is_named(grown: Home) -> None:
     manifest = bundle.manifest.model_copy(update={"bundle_bytes": 0})
     save_bundle(grown.current().bundle, arrays, manifest)
     report = audit(grown)
-    assert any("small_resnet20 declares no tensor exemplars uint8 [2, 28, 28]" in p for p in report.problems)
+    assert any("nor lwm-edge has a tensor exemplars uint8 [2, 28, 28]" in p for p in report.problems)
     assert any("bytes long, but was" in problem for problem in report.problems)

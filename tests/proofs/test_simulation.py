@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lwm_edge import IncrementConfig, remove_class, simulate
+from lwm_edge import IncrementConfig, remove_class, rename_class, simulate
 from lwm_edge.errors import BundleError, ConfigError
+from lwm_edge.home import generation
 from lwm_edge.home.home import Home
 from lwm_edge.home.reports import MemoryReport
-from lwm_edge.increment import learn
-from lwm_edge.learning.drift import measure_drift
+from lwm_edge.increment import instant
 from lwm_edge.memory import reset_peak_rss
-from lwm_edge.model.bundle import Bundle
-from lwm_edge.model.loading import network_arrays
+from lwm_edge.model.backbone import Backbone
+from lwm_edge.model.bundle import Bundle, save_bundle
 from lwm_edge.photos.photo_set import PhotoSet
 from lwm_edge.proofs import plots, simulation
 from lwm_edge.proofs.reports import SimulationReport
@@ -84,6 +84,19 @@ def test_a_commit_while_the_model_is_read_is_no_error(home: Home, monkeypatch: p
 
 
 @pytest.mark.slow
+def test_a_home_that_was_changed_is_simulated_too(
+    permitting_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy has another capacity, and no changes, so the record of those that were made is left out."""
+    rename_class(permitting_home, "Coat", "Mantel")
+    report = simulate_leaky(permitting_home, monkeypatch)
+    assert report.problems == ()
+    assert {step.file_bytes["previous.lwm"] for step in report.steps} == {
+        report.steps[0].file_bytes["model.lwm"]
+    }
+
+
+@pytest.mark.slow
 def test_an_honest_recipe_leaves_storage_and_memory_constant(home: Home, tmp_path: Path) -> None:
     before, progress, picture = state_of(home.path), list[Progress](), tmp_path / "plot.png"
     report = simulate(home, 3, classes=10, plot=picture, on_progress=progress.append)
@@ -102,9 +115,9 @@ def test_an_honest_recipe_leaves_storage_and_memory_constant(home: Home, tmp_pat
 def test_photos_and_teachers_kept_in_memory_are_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     if not reset_peak_rss():
         pytest.skip("this kernel has no /proc/self/clear_refs")
-    load, measure = PhotoSet.load, measure_drift
+    load = PhotoSet.load
     monkeypatch.setattr(PhotoSet, "load", lambda self, *a, **k: kept(load(self, *a, **k)))
-    monkeypatch.setattr(learn, "measure_drift", lambda s, teacher, *a: measure(s, kept(teacher), *a))
+    monkeypatch.setattr(instant, "Backbone", lambda bundle: kept(Backbone(bundle)))
     report = simulate_leaky(home, monkeypatch, lambda _: KEPT.append(np.ones(40 * MIB, np.uint8)))
     assert found(report, "after increment 1", "photos left in memory")
     assert found(report, "after increment", "teacher networks alive, not 1")
@@ -130,8 +143,10 @@ def test_photos_in_files_and_files_that_grow_are_named(home: Home, monkeypatch: 
 
 
 def test_photos_in_a_tensor_are_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    arrays, exemplars = network_arrays, {"exemplars": np.zeros((2, 28, 28, 3), np.uint8)}
-    monkeypatch.setattr(learn, "network_arrays", lambda network: {**arrays(network), **exemplars})
+    save, exemplars = save_bundle, {"exemplars": np.zeros((2, 28, 28, 3), np.uint8)}
+    monkeypatch.setattr(
+        generation, "save_bundle", lambda path, arrays, m: save(path, {**arrays, **exemplars}, m)
+    )
     with pytest.raises(BundleError, match="bytes long, not"):
         simulate_leaky(home, monkeypatch)
 

@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from lwm_edge import VerificationReport, add_classes, generate_key, init_home, remove_class, verify
+from lwm_edge import (
+    VerificationReport,
+    add_classes,
+    generate_key,
+    init_home,
+    remove_class,
+    rename_class,
+    sign_bundle,
+    undo,
+    verify,
+)
 from lwm_edge.custody.chain import record_change
 from lwm_edge.custody.keys import proves_anything, read_public_key, signature_matches
 from lwm_edge.demo import BASE_BUNDLE
@@ -104,6 +114,21 @@ def test_shipped_classes_that_were_removed(trusting_home: Home) -> None:
     report = verify(trusting_home)
     assert report.passed and not _says(report.proven, "names and order")
     assert _says(report.not_proven, "What the shipped classes are called")
+
+
+def test_shipped_classes_that_were_renamed_or_came_back(
+    keys: Keys, permitting_base: Path, tmp_path: Path
+) -> None:
+    base = shutil.copy(permitting_base, tmp_path / "base.lwm")
+    sign_bundle(base, keys.vendor_key)
+    init_home(base, tmp_path / "home", trust=keys.vendor_pub)
+    rename_class(tmp_path / "home", "Coat", "Mantel", sign_with=keys.device_key)
+    remove_class(tmp_path / "home", "Mantel", shipped=True, sign_with=keys.device_key)
+    undo(tmp_path / "home", sign_with=keys.device_key)  # which needs a model that verifies
+    report = verify(tmp_path / "home", device_key=keys.device_pub)
+    assert report.passed and report.links_signed == 3
+    assert _says(report.proven, "Mantel is the class that the vendor signed as Coat.")
+    assert _says(report.proven, "names and order of the shipped classes, but for those that were renamed,")
 
 
 def test_a_long_history_in_a_file_of_the_same_length(grown: Home, keys: Keys) -> None:

@@ -19,7 +19,7 @@ from lwm_edge.home import changes as home_changes
 from lwm_edge.home import measurement
 from lwm_edge.home.home import Generation, Home, open_home
 from lwm_edge.home.measurement import Alive
-from lwm_edge.home.ownership import GENERATION_FILES
+from lwm_edge.home.ownership import GENERATION_FILES, PREVIOUS
 from lwm_edge.increment.learn import learn_classes
 from lwm_edge.model.bundle import Arrays, open_bundle
 from lwm_edge.model.manifest import Manifest
@@ -72,7 +72,8 @@ class Change:
         assert_one_model(self.root)
         assert not audit(self.root).problems
         home = open_home(self.root)
-        files = {n: self.store.get(content) for n, content in zip(GENERATION_FILES, self.new, strict=True)}
+        names = (*GENERATION_FILES, PREVIOUS)  # the last one only where undo is permitted
+        files = {n: self.store.get(content) for n, content in zip(names, self.new, strict=False)}
         commit_files(home, files)
         assert files_of(self.root, self.store) == self.new
         assert not audit(self.root).problems
@@ -100,6 +101,7 @@ def files_of(root: Path, store: Store) -> Files:
         return ()
     paths = [generation.path / name for name in GENERATION_FILES]
     assert all(path.is_file() for path in paths), "the current model lacks a file"
+    paths += [generation.previous] if generation.previous.exists() else []
     return tuple(store.read(path) for path in paths)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lwm_edge
+from lwm_edge.model.bundle import open_bundle, save_bundle
 
 DEMO_DATA = Path(lwm_edge.__file__).parent / "demo_data"
 BASE_BUNDLE = DEMO_DATA / "base.lwm"
@@ -34,6 +35,14 @@ def photo_folder(folder: Path, classes: dict[str, str], count: int = 8) -> Path:
         for photo in sorted(found.iterdir())[:count]:
             shutil.copy(photo, folder / target)
     return folder
+
+
+def save_permitting(base: Path, path: Path) -> Path:
+    """Copies a base, as if its vendor permitted undo, and more photos of shipped classes."""
+    bundle = open_bundle(base)
+    manifest = bundle.manifest.model_copy(update={"permits": ("add-photos", "undo")})
+    save_bundle(path, bundle.arrays(), manifest)
+    return path
 
 
 def state_of(folder: Path) -> dict[str, str]:

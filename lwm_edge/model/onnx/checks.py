@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Set
-from typing import Any
+from typing import Any, NamedTuple
 
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
 
 from ...errors import ExportError, first_line
 from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, UNKNOWN
-from ..cost import Cost
 
 OPSET, IR_VERSION = 17, 8
 OUTPUTS = (LOGITS, PROBABILITIES, UNKNOWN, HEAD_INPUTS)
@@ -31,7 +30,8 @@ _MAX_NODES, _MAX_NODE_BYTES = 20_000, 4096
 _MAX_BYTES_PER_CONSTANT, _MAX_BYTES_OF_CONSTANTS = 1024, 256 * 1024
 _MAX_ATTRIBUTE_VALUES, _MAX_TEXT = 16, 200
 _CAST_TO = {TensorProto.FLOAT, TensorProto.INT64}
-_MAX_COST_RATIO = 4
+_MAX_OPERATIONS = 250_000_000_000  # per image; an ONNX file of at most 2 GB takes 127 billion at 224 px
+_MAX_COST_BESIDE = 8  # times the elements that come from weights; up to 1.5 was seen
 _LISTED_PROBLEMS = 20
 
 
@@ -168,34 +168,64 @@ def _declared_bytes(tensor: TensorProto) -> int:
     return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims).ByteSize()
 
 
-def check_cost(model: ModelProto, network: Cost) -> None:
-    """Refuses a graph that costs much more than its architecture.
+class Cost(NamedTuple):
+    """Holds what some nodes of a graph cost for one image.
+
+    Attributes:
+        operations: Number of multiplications, at least one per element that is read or made.
+        elements: Number of elements that are made.
+    """
+
+    operations: int = 0
+    elements: int = 0
+
+    def with_node(self, operations: int, elements: int) -> Cost:
+        """Adds what one more node costs."""
+        return Cost(self.operations + operations, self.elements + elements)
+
+
+def check_cost(model: ModelProto, weights: Set[str]) -> None:
+    """Refuses a graph that costs more than its weights explain.
+
+    A classifier uses each weight at most once for each pixel, and does little between its layers. Whoever
+    wants to run a graph for hours needs weights for it, which the length of the file shows.
 
     Args:
         model: Graph that `check_form` accepted.
-        network: Cost of the architecture for one image, as torch counts it.
+        weights: Names of the network's tensors.
 
     Raises:
-        ExportError: The graph costs more than four times as much, or its cost is unknown.
+        ExportError: The graph costs more, or its cost is unknown.
     """
-    graph = graph_cost(model)
-    for name in ("operations", "elements"):
-        allowed = _MAX_COST_RATIO * getattr(network, name)
-        if getattr(graph, name) > allowed:
+    readers = [name for node in model.graph.node for name in node.input if name in weights]
+    if again := sorted({name for name in readers if readers.count(name) > 1}):
+        listed = ", ".join(again[:_LISTED_PROBLEMS])
+        raise ExportError(f"the ONNX graph in the bundle uses some weights more than once: {listed}")
+    of_weights, beside = graph_cost(model, weights)
+    _, height, width, _ = (dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim)
+    values = sum(math.prod(tensor.dims) for tensor in model.graph.initializer if tensor.name in weights)
+    for what, count, allowed in (
+        ("multiplications with weights", of_weights.operations, height * width * values),
+        ("multiplications", of_weights.operations + beside.operations, _MAX_OPERATIONS),
+        ("operations between its layers", beside.operations, _MAX_COST_BESIDE * of_weights.elements),
+    ):
+        if count > allowed:
             raise ExportError(
-                f"the ONNX graph in the bundle has {getattr(graph, name):,} {name} per image, and its "
-                f"architecture {getattr(network, name):,}; at most {_MAX_COST_RATIO} times that is allowed"
+                f"the ONNX graph in the bundle needs {count:,} {what} per image, and {allowed:,} are allowed"
             )
 
 
-def graph_cost(model: ModelProto) -> Cost:
+def graph_cost(model: ModelProto, weights: Set[str]) -> tuple[Cost, Cost]:
     """Computes a graph's cost for one image from its shapes, without running it.
+
+    Returns:
+        Cost of the nodes that read weights, and of all others.
 
     Raises:
         ExportError: Some shapes cannot be inferred, or grow faster than the batch.
     """
     shapes, of_two = _inferred_shapes(model, 1), _inferred_shapes(model, 2)
-    operations = elements = 0
+    of_weights, beside = Cost(), Cost()
     for node in model.graph.node:
         made = [output for output in node.output if output]
         inputs_known = all(name in shapes for name in node.input if name)
@@ -205,11 +235,14 @@ def graph_cost(model: ModelProto) -> Cost:
             raise ExportError(
                 f"the ONNX graph in the bundle is not sound: {node.name!a} grows faster than the batch"
             )
-        count = sum(math.prod(shapes[output]) for output in made)
+        elements = sum(math.prod(shapes[output]) for output in made)
         read = sum(math.prod(shapes[name]) for name in node.input if name)
-        elements += count
-        operations += max(count * _operations_per_element(node, shapes), read)
-    return Cost(operations=operations, elements=elements)
+        operations = max(elements * _operations_per_element(node, shapes), read)
+        if weights.isdisjoint(node.input):
+            beside = beside.with_node(operations, elements)
+        else:
+            of_weights = of_weights.with_node(operations, elements)
+    return of_weights, beside
 
 
 def _inferred_shapes(model: ModelProto, batch_size: int) -> dict[str, list[int]]:

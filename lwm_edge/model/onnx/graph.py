@@ -14,7 +14,14 @@ import numpy as np
 from onnx import ModelProto, TensorProto, checker, helper, load_model_from_string, numpy_helper
 
 from ...errors import ExportError, first_line
-from ..bundle import BESIDE_THE_NETWORK, CUT_TO_CLASSES, HISTOGRAM, ONNX_GRAPH, SCORE, Arrays
+from ..bundle import (
+    BACKBONE,
+    CUT_TO_CLASSES,
+    HISTOGRAM,
+    ONNX_GRAPH,
+    Arrays,
+    tensors_of_graph,
+)
 from ..classifier import (
     CLASS_NAMES_KEY,
     DIGEST_KEY,
@@ -28,6 +35,7 @@ from ..unknown import calibrate, to_metadata
 from .checks import check_form
 
 _LISTED = 5
+_RUNNING_MEAN = ".running_mean"
 
 
 def read_graph(arrays: Arrays) -> ModelProto:
@@ -39,11 +47,8 @@ def read_graph(arrays: Arrays) -> ModelProto:
     Raises:
         ExportError: The graph is damaged, or not of the form that lwm-edge exports.
     """
-    try:
-        model = load_model_from_string(arrays[ONNX_GRAPH].tobytes())
-    except Exception as error:  # protobuf raises errors of several kinds
-        raise ExportError(f"the ONNX graph in the bundle is damaged: {first_line(error)}") from None
-    check_form(model, (arrays.keys() - BESIDE_THE_NETWORK) | set(SCORE))
+    model = _parsed(arrays[ONNX_GRAPH].tobytes())
+    check_form(model, tensors_of_graph(arrays))
     if wrong := [tensor.name for tensor in model.graph.initializer if not _fits(tensor, arrays)]:
         raise ExportError("the ONNX graph in the bundle does not fit its tensors", wrong[:_LISTED])
     return model
@@ -58,6 +63,33 @@ def _fits(tensor: TensorProto, arrays: Arrays) -> bool:
     shape = (rows, *array.shape[1:]) if rows is not None and rows <= len(array) else array.shape
     same_type = tensor.data_type == helper.np_dtype_to_tensor_dtype(array.dtype)
     return tuple(tensor.dims) == tuple(shape) and same_type
+
+
+def declared_backbone(graph: bytes) -> dict[str, tuple[str, list[int]]]:
+    """Returns data type and shape of each tensor of the backbone that a graph runs, under its bundle name.
+
+    In torch, a BatchNormalization counts its batches in one more number, which no graph reads.
+
+    Args:
+        graph: Graph as a bundle keeps it.
+
+    Raises:
+        ExportError: The graph is damaged.
+    """
+    declared = {
+        tensor.name: (str(helper.tensor_dtype_to_np_dtype(tensor.data_type)), list(tensor.dims))
+        for tensor in _parsed(graph).graph.initializer
+        if tensor.name.startswith(BACKBONE)
+    }
+    layers = [name.removesuffix(_RUNNING_MEAN) for name in declared if name.endswith(_RUNNING_MEAN)]
+    return declared | {f"{layer}.num_batches_tracked": ("int64", []) for layer in layers}
+
+
+def _parsed(graph: bytes) -> ModelProto:
+    try:
+        return load_model_from_string(graph)
+    except Exception as error:  # protobuf raises errors of several kinds
+        raise ExportError(f"the ONNX graph in the bundle is damaged: {first_line(error)}") from None
 
 
 def fill_graph(arrays: Arrays, manifest: Manifest) -> bytes:

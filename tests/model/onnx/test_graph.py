@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import ModelProto
+from torch import Tensor, nn
 
 from lwm_edge import Classifier, export_onnx
 from lwm_edge.demo import BASE_BUNDLE
@@ -20,11 +21,10 @@ from lwm_edge.errors import ExportError, ParityError
 from lwm_edge.home.home import Home
 from lwm_edge.model.architectures.registry import architecture_names
 from lwm_edge.model.bundle import HISTOGRAM, ONNX_GRAPH, SCORE, empty_tensors, open_bundle
-from lwm_edge.model.cost import network_cost
 from lwm_edge.model.loading import load_network, network_arrays
 from lwm_edge.model.network import Network
-from lwm_edge.model.onnx.checks import graph_cost
-from lwm_edge.model.onnx.graph import fill_graph, metadata, read_graph
+from lwm_edge.model.onnx.checks import check_cost, graph_cost
+from lwm_edge.model.onnx.graph import declared_backbone, fill_graph, metadata, read_graph
 from lwm_edge.model.onnx.parity import (
     check_parity,
     generated_images,
@@ -230,9 +230,11 @@ def test_every_family_exports_in_the_form_that_runtimes_read_and_grows(name: str
     left = normalisations_left(content, tmp_path)
     # DenseNet normalises before it convolves, so runtimes have nothing to fold it into.
     assert left > 60 if name.startswith("densenet") else left == 0
-    network_takes, graph_takes = network_cost(network), graph_cost(graph)
-    assert 0.7 < graph_takes.operations / network_takes.operations < 1.5
-    assert 0.5 < graph_takes.elements / network_takes.elements < 2.5
+    check_cost(graph, network_arrays(network).keys())
+    takes, (of_weights, beside) = multiplications(network), graph_cost(graph, network_arrays(network).keys())
+    assert 0.7 < (of_weights.operations + beside.operations) / takes < 1.5
+    counted = {name for name in network_arrays(network) if name.startswith("backbone.")}
+    assert declared_backbone(graph.SerializeToString()).keys() == counted, "the graph leaves tensors out"
     report = check_parity(content, parity_probe(network))
     assert report.largest_difference <= report.tolerance
     logits, probabilities = Classifier(content).run(generated_images(64))
@@ -248,6 +250,25 @@ def test_softmax_and_levels_export_in_the_same_form() -> None:
     assert check_parity(content, parity_probe(network)).largest_difference < 1e-4
     _, probabilities = Classifier(content).run(generated_images(64))
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+
+
+def multiplications(network: Network) -> int:
+    """Counts the multiplications that torch does for one image, at least one per element of an output."""
+    count = 0
+
+    def add(module: nn.Module, _: object, output: Tensor) -> None:
+        nonlocal count
+        weights = module.weight[0].numel() if isinstance(module, nn.Conv2d | nn.Linear) else 1
+        count += output.numel() * weights
+
+    layers = [m for m in network.modules() if [*m.parameters(recurse=False)] or not [*m.children()]]
+    hooks = [layer.register_forward_hook(add) for layer in layers]
+    size = network.preprocessing.image_size
+    with torch.no_grad():
+        network(torch.zeros(1, size, size, 3, dtype=torch.uint8))
+    for hook in hooks:
+        hook.remove()
+    return count
 
 
 def disturb_normalisation(network: Network) -> None:

@@ -1,0 +1,63 @@
+"""Varies photos that a network learnt from, where no photos are at hand that it never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..learning.discriminant import Labels
+from ..learning.running import Observation, observe
+from ..model.network import Network
+from ..photos.photo_set import Photo, PhotoSet, augmentation_generator
+from ..photos.pixels import Pixels
+from ..records import ProgressCallback
+
+COPIES = 2
+"""Number of varied copies of each photo."""
+_LIGHT = 0.4  # largest change of brightness, contrast and saturation, as a share
+
+
+class _InOtherLight(PhotoSet):
+    """Holds photos that are shifted, mirrored and lit at random."""
+
+    def _load(self, photo: Photo, epoch: int | None, report: Callable[[], None]) -> Pixels:
+        pixels = super()._load(photo, epoch, report)
+        if self.augmentation_seed is None or epoch is None:
+            return pixels
+        return relight(pixels, augmentation_generator(self.augmentation_seed + 1, epoch, photo))
+
+
+def relight(pixels: Pixels, generator: np.random.Generator) -> Pixels:
+    """Changes a photo's brightness, contrast and saturation at random.
+
+    Args:
+        pixels: Pixels of the photo [H, W, 3] uint8.
+        generator: Random generator that decides.
+
+    Returns:
+        The pixels [H, W, 3] uint8.
+    """
+    brightness, contrast, saturation = generator.uniform(1 - _LIGHT, 1 + _LIGHT, 3)
+    lit = pixels * brightness
+    lit = lit.mean() + contrast * (lit - lit.mean())
+    grey = lit.mean(2, keepdims=True)
+    lit = grey + saturation * (lit - grey)
+    result: Pixels = lit.round().clip(0, 255).astype(np.uint8)
+    return result
+
+
+def observe_copies(
+    network: Network, photos: PhotoSet, batch_size: int, on_progress: ProgressCallback
+) -> tuple[Observation, Labels]:
+    """Runs a network on `COPIES` varied copies of each photo; returns what it computed, and their labels.
+
+    Args:
+        network: Network in eval mode.
+        photos: Photos.
+        batch_size: Number of photos computed at once.
+        on_progress: Function that is called before each copy.
+    """
+    varied = _InOtherLight(photos.photos, photos.preprocessing, photos.cache, augmentation_seed=0)
+    copies = [observe(network, varied, batch_size, on_progress, epoch=n).head_inputs for n in range(COPIES)]
+    return Observation(np.concatenate(copies)), np.tile(photos.labels, COPIES)

@@ -1,0 +1,91 @@
+"""Prints what a change did that needed no photos, and which changes there were."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .display import growth, notes, parity_found
+from .terminal import counted, listed, print_rows
+
+if TYPE_CHECKING:
+    from .. import ChangeReport, IncrementReport, InfoReport
+    from ..home.readers import PastChange
+
+
+def change(report: ChangeReport) -> None:
+    """Prints what `init`, or a change that needs no photos, did."""
+    title = (
+        _deed(report.change, report.changed_classes, 0, report.increment)
+        if report.change
+        else f"model home {report.home} is ready"
+    )
+    rows = {
+        **({"Still there": "; ".join(report.remains)} if report.remains else {}),
+        "Classes": f"{len(report.class_names)}: {listed(report.class_names)}",
+        **growth(report.footprint),
+        "Verified": f"ONNX file {parity_found(report.parity)}",
+        "Load it from": str(report.onnx),
+        "Model digest": report.model_digest,
+    }
+    if report.trusted_key:
+        rows["Trusts the key"] = report.trusted_key
+    print_rows(title[:1].upper() + title[1:], rows)
+    notes(*report.warnings)
+
+
+def more_photos(report: IncrementReport) -> None:
+    """Prints the receipt of further photos."""
+    rows = {
+        "Classes": listed(report.known_classes),
+        "Recognised": ", ".join(f"{c.class_name} {c.right} of {c.photos}" for c in report.judged),
+        "Recipe": f"{report.recipe}: {report.recipe_reason}",
+        **growth(report.footprint),
+        "Verified": f"ONNX file {parity_found(report.parity)}",
+        "Load it from": str(report.onnx),
+        "Model digest": report.model_digest,
+    }
+    photos = counted(report.photos_trained + report.photos_held_back, "photo", "photos")
+    print_rows(f"Learnt {photos} more in {report.seconds:.0f} s", rows)
+    notes(*report.warnings, *report.skipped)
+
+
+def _deed(change: str | None, names: Sequence[str], more: int, increment: int) -> str:
+    """Says what a change did."""
+    first, second = (*names, "", "")[:2]
+    classes = ", ".join(names) + (f" and {more} more" if more else "")
+    match change:
+        case "rename-class":
+            return f"renamed {first} to {second}"
+        case "merge-classes":
+            return f"merged {first} into {second}"
+        case "remove-class":
+            return f"removed {classes}"
+        case "add-classes":
+            return f"added {classes}"
+        case "add-photos":
+            return f"learnt more photos of {classes}"
+        case "calibrate":
+            return f"calibrated the score for unknown objects by photos of {classes}"
+        case "undo":
+            return f"took back change {increment - 1}"
+    return "the record does not say what it did"
+
+
+def history(report: InfoReport) -> None:
+    """Prints what was changed when, as far as the record reaches."""
+    rows = {f"Change {past.increment}": _past(past) for past in report.history}
+    if forgotten := report.increment_count - len(report.history):
+        rows = {
+            "Before that": f"{counted(forgotten, 'change', 'changes')}, of which the record keeps no more",
+            **rows,
+        }
+    print_rows(str(report.home or report.bundle), rows or {"Changes": "none since it was shipped"})
+
+
+def _past(past: PastChange) -> str:
+    did = _deed(past.change, past.class_names, past.more_classes, past.increment)
+    classes = "" if past.classes is None else f", then {counted(past.classes, 'class', 'classes')}"
+    when = f"{past.time:%Y-%m-%d %H:%M} UTC: " if past.time else ""
+    signed = f"signed by {past.signed_by[:16]}..." if past.signed_by else "not signed"
+    return f"{when}{did}{classes}; {signed}"

@@ -1,0 +1,125 @@
+"""Defines the commands by which an owner changes his mind about what the model knows."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .. import IncrementConfig
+from . import display, display_changes
+from .answer import open_chosen_home, show, with_progress
+from .options import HomeOption, JsonOption, PhotosArgument, SignWithOption, WaitOption, setting
+from .settings import increment_config, read_file_config
+from .started import STARTED
+
+
+def add_photos_command(
+    photos: PhotosArgument,
+    home: HomeOption = None,
+    solve_head: Annotated[
+        bool,
+        typer.Option("--solve-head", help="Replace a last layer that was trained by one that is solved."),
+    ] = False,
+    max_memory: Annotated[str | None, setting(IncrementConfig, "max_memory", metavar="SIZE")] = None,
+    min_photos: Annotated[int | None, setting(IncrementConfig, "min_photos")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what this would take (memory, time, disk), then stop.")
+    ] = False,
+    fresh: Annotated[bool, setting(IncrementConfig, "fresh")] = False,
+    force: Annotated[bool, setting(IncrementConfig, "force")] = False,
+    sign_with: SignWithOption = None,
+    wait: WaitOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Teach the model further photos of classes that it knows."""
+    from .. import add_photos, plan_increment
+
+    chosen = increment_config(
+        read_file_config(),
+        max_memory=max_memory,
+        min_photos=min_photos,
+        fresh=fresh or None,
+        force=force or None,
+        sign_with=sign_with,
+    )
+    opened = open_chosen_home(home)
+    if dry_run:
+        plan = plan_increment(
+            opened, photos, chosen, more_photos=True, solve_head=solve_head, wait=wait, started=STARTED
+        )
+        show(plan, as_json, display.plan)
+        return
+    report = with_progress(
+        lambda on: add_photos(
+            opened, photos, chosen, solve_head=solve_head, on_progress=on, wait=wait, started=STARTED
+        )
+    )
+    show(report, as_json, display_changes.more_photos, is_done=True)
+
+
+def remove_class_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the class.")],
+    home: HomeOption = None,
+    shipped: Annotated[
+        bool, typer.Option("--shipped", help="Also allow a class that the vendor shipped.")
+    ] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Leave the model as if it had never learnt it, or refuse.")
+    ] = False,
+    sign_with: SignWithOption = None,
+    wait: WaitOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a class that was added by mistake; no photos needed."""
+    from .. import remove_class
+
+    chosen = increment_config(read_file_config(), sign_with=sign_with)
+    report = remove_class(
+        open_chosen_home(home), name, shipped=shipped, exact=exact, sign_with=chosen.sign_with, wait=wait
+    )
+    show(report, as_json, display_changes.change, is_done=True)
+
+
+def rename_class_command(
+    name: Annotated[str, typer.Argument(metavar="OLD", help="Name of the class.")],
+    new_name: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
+    home: HomeOption = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Make it part of the class that is called NEW already.")
+    ] = False,
+    shipped: Annotated[
+        bool, typer.Option("--shipped", help="Also merge a class that the vendor shipped.")
+    ] = False,
+    sign_with: SignWithOption = None,
+    wait: WaitOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a class another name, or make one class of two; no photos needed."""
+    from .. import rename_class
+
+    chosen = increment_config(read_file_config(), sign_with=sign_with)
+    report = rename_class(
+        open_chosen_home(home),
+        name,
+        new_name,
+        merge=merge,
+        shipped=shipped,
+        sign_with=chosen.sign_with,
+        wait=wait,
+    )
+    show(report, as_json, display_changes.change, is_done=True)
+
+
+def undo_command(
+    home: HomeOption = None,
+    sign_with: SignWithOption = None,
+    wait: WaitOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Return to the model before the latest change, if the vendor permits it."""
+    from .. import undo
+
+    chosen = increment_config(read_file_config(), sign_with=sign_with)
+    report = undo(open_chosen_home(home), sign_with=chosen.sign_with, wait=wait)
+    show(report, as_json, display_changes.change, is_done=True)

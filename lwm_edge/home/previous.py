@@ -1,0 +1,63 @@
+"""Returns to the model before the latest change, where the vendor permits it: `undo`."""
+
+from __future__ import annotations
+
+from ..custody.chain import make_deed
+from ..errors import BundleError, ConfigError
+from ..model.bundle import Bundle
+from ..records import AnyPath
+from .changes import Edited, change_model
+from .generation import permits_undo, previous_model
+from .home import Generation, Home
+from .reports import ChangeReport
+
+
+def undo(home: Home | AnyPath, *, sign_with: AnyPath | None = None, wait: bool = False) -> ChangeReport:
+    """Returns to the model before the latest change, which is a new change: ledger and record go on.
+
+    A second call takes back the first one.
+
+    Args:
+        home: Model home, or the path of its folder.
+        sign_with: Path of the device's private key, to sign the change with.
+        wait: Whether to wait for another process that is changing the home.
+
+    Raises:
+        ConfigError: The vendor does not permit it, or there is nothing to return to.
+        BundleError: The model before is damaged.
+        HomeError: The home cannot be written.
+        BusyError: Another process is changing the home, and `wait` is not set.
+        TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
+            with cannot be used.
+    """
+    return change_model(home, _take_back, sign_with=sign_with, wait=wait)
+
+
+def _take_back(generation: Generation, current: Bundle) -> Edited:
+    if not permits_undo(current.manifest):
+        raise ConfigError(
+            "the vendor does not permit undo for this model, so the model before the latest change is not "
+            "kept; to start over from the base, run lwm-edge init --replace"
+        )
+    previous = model_before(generation, current)
+    if previous is None:
+        raise ConfigError(
+            f"there is nothing to undo: {generation.previous.name} holds the current model, as after init, "
+            "remove-class --exact, or the repair of a damaged one"
+        )
+    return Edited(previous.arrays(), previous.manifest, make_deed("undo"))
+
+
+def model_before(generation: Generation, current: Bundle) -> Bundle | None:
+    """Opens the model before the latest change; None if there is nothing to return to.
+
+    Raises:
+        BundleError: The file is damaged, or belongs to another model.
+    """
+    previous = previous_model(generation, current)
+    if previous is None:
+        raise BundleError(
+            f"{generation.previous} is missing or damaged, so there is nothing to return to; run: "
+            "lwm-edge repair"
+        )
+    return previous if previous.manifest != current.manifest else None

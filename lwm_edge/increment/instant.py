@@ -1,0 +1,193 @@
+"""Learns new classes in seconds and without torch: features from ONNX Runtime, the head from statistics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from ..errors import ConfigError
+from ..learning.class_statistics import ClassStatistics
+from ..learning.config import IncrementConfig
+from ..learning.discriminant import Features, Head, Labels
+from ..learning.regrouping import is_solved
+from ..learning.running import observe
+from ..learning.unseen import unseen_scores
+from ..memory import peak_rss_bytes, reset_peak_rss, resident_parts, rss_bytes
+from ..model.backbone import Backbone
+from ..model.bundle import BIAS, WEIGHT, Bundle
+from ..records import ProgressCallback
+from .plan import Job, Loaded, Strategy
+from .reports import PlanReport
+from .resume import SavedTraining
+from .timing import Timer
+from .values import Approach, Learnt, NewPhotos
+
+_IMAGES_AT_ONCE = 4  # more are hardly faster: all threads work on each layer anyway
+_EXPORTS = 2.0  # times what loading took: the new model is exported, loaded, and written
+_FLOAT64_BYTES = 8
+_SMALL_MATRIX = 384  # side of a matrix that is solved to see how fast this machine solves
+
+
+class InstantLearner:
+    """Learns without training: the backbone stays as it is, and the head is solved in closed form.
+
+    Args:
+        parent: Bundle of the model before.
+        approach: Approach of the increment.
+        config: Settings of the increment.
+
+    Raises:
+        ExportError: The bundle's graph cannot be run, or computes something else here than where it was
+            trained (ParityError).
+    """
+
+    def __init__(self, parent: Bundle, approach: Approach, config: IncrementConfig) -> None:
+        self._parent = parent
+        self._warnings = tuple(_warnings(approach, config))
+        started = time.monotonic()
+        self._backbone, self._loaded = _load(parent)
+        self._loading_seconds = time.monotonic() - started
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Returns warnings for the owner of settings that have no effect."""
+        return self._warnings
+
+    @property
+    def student(self) -> None:
+        """Returns None: teacher and student share one backbone."""
+        return None
+
+    def describe_job(
+        self, photos: NewPhotos, *, decoding_bytes: int, generation_bytes: int, timer: Timer
+    ) -> Job:
+        """Describes the increment for planning, with runs of the backbone on grey pictures as its step."""
+        m, backbone = self._parent.manifest, self._backbone
+        assert backbone is not None
+        size = m.preprocessing.image_size
+
+        def step(images: int, strategy: Strategy) -> None:
+            for _ in range(2):
+                backbone.run(np.full((images, size, size, 3), 128, dtype=np.uint8))
+
+        to_learn, held_back = len(photos.to_learn.photos), len(photos.held_back.photos)
+        features = self._parent.arrays(WEIGHT)[WEIGHT].shape[1]
+        return Job(
+            step=step,
+            photos=to_learn,
+            held_back=held_back,
+            photo_bytes=3 * size**2,
+            held_bytes=photos.to_learn.cache.held_bytes,
+            observed_bytes=2 * _FLOAT64_BYTES * (to_learn + held_back) * features,
+            features=features,
+            trained_bytes=0,
+            activation_bytes=0,
+            decoding_bytes=decoding_bytes,
+            bundle_bytes=m.bundle_bytes,
+            generation_bytes=generation_bytes,
+            images_at_once=_IMAGES_AT_ONCE,
+            loaded=self._loaded,
+            elapsed_seconds=timer.seconds(),
+            ending_seconds=_EXPORTS * self._loading_seconds + _solving_seconds(features),
+        )
+
+    def teach(
+        self,
+        photos: NewPhotos,
+        plan: PlanReport,
+        saved: SavedTraining,
+        on_progress: ProgressCallback,
+        should_stop: Callable[[], bool],
+    ) -> Learnt:
+        """Runs the backbone once on each photo, and solves the head, once without the held-back photos."""
+        assert self._backbone is not None
+        to_learn, held_back = (
+            observe(self._backbone, some, plan.micro_batch_size, on_progress).head_inputs
+            for some in (photos.to_learn, photos.held_back)
+        )
+        self._backbone = None  # solving needs the memory
+        features, labels = np.concatenate([to_learn, held_back]), np.array(photos.all_labels)
+        statistics = ClassStatistics.from_bundle(self._parent)
+        learn = statistics.learn_more if photos.known_classes else statistics.learn
+        learn(features, labels)
+        classes = len(self._parent.manifest.class_names) + len(photos.new_classes)
+        solved = statistics.discriminant(classes, features, labels)
+        return Learnt(
+            training=None,
+            statistics=statistics,
+            to_learn=to_learn,
+            held_back=held_back,
+            held_back_by_teacher=held_back,
+            teachers_head=teachers_head(self._parent),
+            held_back_logits=solved.logits_without(np.arange(len(labels)) >= len(to_learn)),
+            unseen_logits=solved.unseen_logits,
+            scores=lambda: self._unseen_scores(photos, features, labels, classes),
+            head=solved.head,
+            attention_distance=None,
+            tensors={},
+        )
+
+    def _unseen_scores(self, photos: NewPhotos, features: Features, labels: Labels, classes: int) -> Features:
+        """Computes the score for unknown objects of each photo, by statistics of all others."""
+        known = ClassStatistics.from_bundle(self._parent)
+
+        def learn(some: Features, their_labels: Labels) -> ClassStatistics:
+            statistics = known.copy()
+            (statistics.learn_more if photos.known_classes else statistics.learn)(some, their_labels)
+            return statistics
+
+        return unseen_scores(learn, features, labels, classes)
+
+
+def _load(parent: Bundle) -> tuple[Backbone | None, Loaded]:
+    """Loads the backbone, and measures what that takes; pages of libraries do not count, as they stay."""
+    reset_peak_rss()
+    before, mapped_before = rss_bytes(), _mapped_bytes()
+    backbone = Backbone(parent)
+    libraries = _mapped_bytes() - mapped_before
+    held, peak = (taken - before - libraries for taken in (rss_bytes(), peak_rss_bytes()))
+    return backbone, Loaded(max(0, held), max(0, peak))
+
+
+def _mapped_bytes() -> int:
+    _, mapped = resident_parts() or (0, 0)
+    return mapped
+
+
+def _solving_seconds(features: int) -> float:
+    """Estimates the time in which the head is solved, which grows with the third power of the features."""
+    small = np.eye(_SMALL_MATRIX)
+    np.linalg.solve(small[:8, :8], small[:8, :8])  # loads the library
+    started = time.monotonic()
+    np.linalg.solve(small, small)
+    solving = time.monotonic() - started  # with as many right-hand sides as unknowns: four times the work
+    return solving * (features / _SMALL_MATRIX) ** 3 / 2
+
+
+def teachers_head(parent: Bundle) -> Head:
+    """Reads the head of the model before the increment."""
+    arrays, classes = parent.arrays(WEIGHT, BIAS), len(parent.manifest.class_names)
+    return Head(*(arrays[name][:classes].astype(np.float64) for name in (WEIGHT, BIAS)))
+
+
+def require_solved_head(parent: Bundle) -> None:
+    """Refuses a head that was trained, as further photos change only one that follows from statistics.
+
+    Raises:
+        ConfigError: The head was trained.
+    """
+    if not is_solved(teachers_head(parent).weight, ClassStatistics.from_bundle(parent)):
+        raise ConfigError(
+            "the last layer was trained, so it does not follow from the statistics that further photos go "
+            "into; pass --solve-head to replace it by one that does, for all classes, or remove the class "
+            "and add it with all its photos"
+        )
+
+
+def _warnings(approach: Approach, config: IncrementConfig) -> list[str]:
+    idle = config.changed_training_settings() + (["device"] if config.device == "cuda" else [])
+    if idle:
+        return [f"recipe {approach.name} trains nothing, so these settings have no effect: {', '.join(idle)}"]
+    return []

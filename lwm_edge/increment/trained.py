@@ -1,0 +1,281 @@
+"""Learns new classes by training a student: the paper's loop, with torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..errors import ConfigError, GateError, StoppedError
+from ..learning.attention import attention_map
+from ..learning.class_statistics import ClassStatistics, FeatureMap
+from ..learning.config import IncrementConfig
+from ..learning.discriminant import Features, Head
+from ..learning.losses import attention_distillation_loss
+from ..learning.reports import TrainingReport
+from ..learning.running import Observation, choose_device, head_of, observe
+from ..learning.training import TrainingState, train_increment, trained_parameters
+from ..learning.unknown import score_tensors
+from ..memory import drop_library_pages, drop_mapped_pages, freed_memory_kept
+from ..model.bundle import MEASURED, PROBE, Bundle
+from ..model.loading import load_network, network_arrays
+from ..model.manifest import Manifest
+from ..model.network import Network, attention_cells, few_cells_warnings, pools_early
+from ..model.onnx.parity import head_inputs_of_probe
+from ..model.precision import has_bfloat16
+from ..model.unknown import known_scores
+from ..records import ProgressCallback
+from .plan import Job
+from .rehearsal import describe_job
+from .reports import PlanReport
+from .resume import SECONDS_BETWEEN_SAVES, SavedTraining
+from .timing import Timer
+from .values import Approach, Learnt, NewPhotos
+
+_CPU = torch.device("cpu")
+
+
+class TrainingLearner:
+    """Trains a student M_t beside its frozen teacher M_{t-1}.
+
+    Only the training runs on a GPU. Statistics, maps and what the ONNX file is compared with are computed on
+    the CPU, in float32: torch lets a GPU round what goes into convolutions to 10 bits (TF32), which the
+    comparison would take for a wrong file.
+
+    Args:
+        parent: Bundle of the model before.
+        approach: Approach of the increment.
+        new_classes: Number of new classes.
+        config: Settings of the increment.
+
+    Raises:
+        ConfigError: The settings do not fit the network.
+    """
+
+    def __init__(self, parent: Bundle, approach: Approach, new_classes: int, config: IncrementConfig) -> None:
+        self._parent, self._approach, self._config = parent, approach, config
+        self._device = choose_device(config.device)
+        self._teacher = load_network(parent)
+        self._teacher.freeze(config.frozen_blocks)
+        cells = attention_cells(self._teacher)
+        _refuse_single_cell(self._teacher, cells, approach)
+        self._student = _make_student(self._teacher, approach, new_classes, config)
+        slow = config.precision == "bfloat16" and not has_bfloat16(self._device)
+        self._warnings = tuple(
+            _warnings(approach, self._teacher, cells, parent.manifest, slow_precision=slow)
+        )
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Returns warnings for the owner of what this way cannot do well."""
+        return self._warnings
+
+    @property
+    def student(self) -> Network:
+        """Returns the student M_t."""
+        return self._student
+
+    def describe_job(
+        self, photos: NewPhotos, *, decoding_bytes: int, generation_bytes: int, timer: Timer
+    ) -> Job:
+        """Describes the increment for planning, with a training step on grey pictures."""
+        self._move_to(self._device)
+        return describe_job(
+            self._parent,
+            self._student,
+            self._teacher,
+            self._approach,
+            photos,
+            self._config,
+            decoding_bytes=decoding_bytes,
+            generation_bytes=generation_bytes,
+            timer=timer,
+        )
+
+    def teach(
+        self,
+        photos: NewPhotos,
+        plan: PlanReport,
+        saved: SavedTraining,
+        on_progress: ProgressCallback,
+        should_stop: Callable[[], bool],
+    ) -> Learnt:
+        """Trains the student, and runs both networks once on the photos."""
+        student, teacher, batch_size = self._student, self._teacher, plan.micro_batch_size
+        self._move_to(_CPU)
+        with freed_memory_kept(plan.keeps_freed_memory):
+            by_teacher = observe(teacher, photos.to_learn, batch_size, on_progress).head_inputs
+            training = self._train(photos, plan, saved, by_teacher, on_progress, should_stop)
+            to_learn = observe(student, photos.to_learn, batch_size, on_progress).head_inputs
+            change = FeatureMap.fit(by_teacher, to_learn)
+            known = ClassStatistics.from_bundle(self._parent)  # only now, as the training needs the memory
+            known.follow_drift(change, teacher.classes)
+            held_back, by_teacher_too = (
+                observe(network, photos.held_back, batch_size, on_progress, keep_maps=True)
+                for network in (student, teacher)
+            )
+        drop_library_pages()  # most of them were needed for the training only
+        head_for_held_back, without = self._solved(known, to_learn, photos.to_learn.labels)
+        held_back_logits = head_for_held_back.logits(held_back.head_inputs)
+        classes = student.classes
+        scores = known_scores(held_back.head_inputs, score_tensors(without, classes), classes)
+        features = np.concatenate([to_learn, held_back.head_inputs])
+        head, statistics = self._solved(known, features, photos.all_labels)
+        return Learnt(
+            training=training,
+            statistics=statistics,
+            to_learn=to_learn,
+            held_back=held_back.head_inputs,
+            held_back_by_teacher=by_teacher_too.head_inputs,
+            teachers_head=head_of(teacher),
+            held_back_logits=held_back_logits,
+            unseen_logits=None,
+            scores=lambda: scores,
+            head=head,
+            attention_distance=_attention_distance(student, teacher, held_back, by_teacher_too),
+            tensors=self._changed_tensors(),
+        )
+
+    def _train(
+        self,
+        photos: NewPhotos,
+        plan: PlanReport,
+        saved: SavedTraining,
+        by_teacher: Features,
+        on_progress: ProgressCallback,
+        should_stop: Callable[[], bool],
+    ) -> TrainingReport:
+        """Trains the student; if the recipe has a solved head, the backbone trains beneath it."""
+        student, teacher, recipe = self._student, self._teacher, self._approach.recipe
+        teachers_head = teacher.head_tensors()
+        if recipe.head == "solved":
+            known = ClassStatistics.from_bundle(self._parent)
+            self._solved(known, by_teacher, photos.to_learn.labels)
+            del known  # the training needs the memory
+            rows = (tensor[: teacher.classes] for tensor in student.head_tensors())
+            teacher.set_head(*rows)  # so that teacher and student differ in their features only
+        self._move_to(self._device)
+        try:
+            training = train_increment(
+                student,
+                teacher,
+                photos.to_learn,
+                self._config,
+                recipe,
+                self._approach.classification,
+                plan.pace,
+                on_progress,
+                resume=saved.state,
+                after_step=self._checkpoint_saver(plan, saved, should_stop),
+            )
+        except GateError:  # the training diverged, so there is nothing to continue
+            saved.forget()
+            raise
+        self._move_to(_CPU)
+        teacher.set_head(*teachers_head)
+        return training
+
+    def _move_to(self, device: torch.device) -> None:
+        for network in (self._student, self._teacher):
+            network.to(device)
+
+    def _solved(
+        self, known: ClassStatistics, features: Features, labels: list[int]
+    ) -> tuple[Head, ClassStatistics]:
+        """Adds new classes to a copy of the statistics, and solves the student's head if the recipe says so.
+
+        Returns:
+            Head of the student, and the statistics.
+        """
+        statistics = known.with_photos(features, np.array(labels))
+        if self._approach.recipe.head == "solved":
+            head = statistics.solve_head(self._student.classes)
+            self._student.set_head(*(torch.from_numpy(rows) for rows in head))
+        return head_of(self._student), statistics
+
+    def _checkpoint_saver(
+        self, plan: PlanReport, saved: SavedTraining, should_stop: Callable[[], bool]
+    ) -> Callable[[TrainingState], None]:
+        """Makes a function that saves the training once a minute, and saves and ends it on request."""
+        last_save = time.monotonic()
+
+        def save_or_stop(state: TrainingState) -> None:
+            nonlocal last_save
+            stop = should_stop()
+            if plan.checkpoints and (stop or time.monotonic() - last_save > SECONDS_BETWEEN_SAVES):
+                drop_mapped_pages(self._teacher.mapped)
+                saved.save(plan, state)
+                last_save = time.monotonic()
+            if stop:
+                raise StoppedError(
+                    f"stopped after step {state.step} of training; the model is unchanged: the same command "
+                    + ("continues from there, and --fresh starts over" if plan.checkpoints else "starts over")
+                )
+
+        return save_or_stop
+
+    def _changed_tensors(self) -> dict[str, NDArray[Any]]:
+        """Returns the student's tensors and its probe; what the vendor measured was another network."""
+        measured = self._parent.arrays(*MEASURED)
+        return {
+            **network_arrays(self._student),
+            PROBE: head_inputs_of_probe(self._student),
+            **{name: np.zeros_like(array) for name, array in measured.items()},
+        }
+
+
+@torch.no_grad()
+def _attention_distance(
+    student: Network, teacher: Network, by_student: Observation, by_teacher: Observation
+) -> float:
+    """Computes the mean L_AD of some photos, from the maps of both networks."""
+    logits = by_student.logits(student)[:, : teacher.classes]
+    b = torch.from_numpy(logits.argmax(1))
+    Q_student, Q_teacher = (
+        attention_map(torch.cat(seen.maps), network.attention_weight.detach().cpu(), b)
+        for network, seen in ((student, by_student), (teacher, by_teacher))
+    )
+    return float(attention_distillation_loss(Q_student, Q_teacher))
+
+
+def _refuse_single_cell(teacher: Network, cells: int, approach: Approach) -> None:
+    if not approach.recipe.gamma or cells > 1:
+        return
+    if pools_early(teacher):
+        raise ConfigError(
+            "this network pools before its last hidden layer, so its attention maps have a single cell at "
+            "any image size, and the attention distillation loss has no effect; use recipe auto or lda"
+        )
+    raise ConfigError(
+        f"at {teacher.preprocessing.image_size} px this network's attention maps have a single cell, so "
+        "the attention distillation loss has no effect; use recipe lwf-mc or a base made at a larger size"
+    )
+
+
+def _make_student(teacher: Network, approach: Approach, new_classes: int, config: IncrementConfig) -> Network:
+    student = teacher.student(trains=True)
+    if not trained_parameters(student, approach.recipe):
+        raise ConfigError(
+            f"all blocks are frozen, so {approach.name} has nothing to train; freeze fewer, or use recipe lda"
+        )
+    student.add_classes(new_classes, torch.Generator().manual_seed(config.seed))
+    return student
+
+
+def _warnings(
+    approach: Approach, teacher: Network, cells: int, manifest: Manifest, *, slow_precision: bool
+) -> Iterator[str]:
+    """Warns the owner of what the approach cannot do well."""
+    if slow_precision:
+        yield "this device is not known to have instructions for bfloat16: float32 is probably faster here"
+    if approach.recipe.gamma:
+        yield from few_cells_warnings(teacher, cells)
+    if approach.classification != manifest.activation:
+        yield (
+            f"the base was trained with {manifest.activation} outputs and the increment with "
+            f"{approach.classification}"
+        )

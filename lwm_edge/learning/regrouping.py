@@ -1,0 +1,50 @@
+"""Makes one class of two in the class statistics, and tells whether a head follows from them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .class_statistics import ClassStatistics
+from .discriminant import Features
+
+_ROUNDING = 0.05  # share of the weight; solved again from float32, a head differs by less
+
+
+def merge_classes(statistics: ClassStatistics, gone: int, kept: int) -> None:
+    """Gives one class the photos of another one, as if they had been learnt under one name.
+
+    The scatter around the common mean is that around each of the two, which the covariance holds already, and
+    what the two means are apart. The merged row stays as it is; its caller removes it.
+
+    Args:
+        statistics: Statistics, which are changed in place.
+        gone: class_index of the class whose photos go to the other.
+        kept: class_index of the class that gets them.
+    """
+    before, more = statistics.counts[kept], statistics.counts[gone]
+    together = before + more
+    if not together:
+        return
+    apart = statistics.means[gone] - statistics.means[kept]
+    statistics.means[kept] += more / together * apart
+    statistics.counts[kept] = together
+    between = before * more / together / statistics.photos * apart
+    for row, value in zip(statistics.covariance, between, strict=True):  # without a second [d, d] matrix
+        row += value * apart
+
+
+def is_solved(weight: Features, statistics: ClassStatistics) -> bool:
+    """Tells whether a head is the linear discriminant that follows from the statistics.
+
+    Rows that were removed since change its scale and its centre, which does not count.
+
+    Args:
+        weight: Weight of the head [classes, d].
+        statistics: Statistics of these classes.
+    """
+    solved, _ = statistics.solve_head(len(weight))
+    given, solved = (rows - rows.mean(0) for rows in (weight, solved))
+    size = float((solved**2).sum())
+    scale = float((given * solved).sum()) / size if size else 0.0
+    apart = float(np.linalg.norm(given - scale * solved))
+    return scale > 0 and apart <= _ROUNDING * float(np.linalg.norm(given))

@@ -1,0 +1,87 @@
+"""Runs a bundle's backbone through ONNX Runtime: from images to what the head reads, without torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ExportError, LwmEdgeError, ParityError, first_line
+from ..photos.pixels import Pixels
+from .bundle import PROBE, Bundle, tensors_of_graph
+from .classifier import HEAD_INPUTS, INPUT, open_session
+from .onnx.checks import check_cost
+from .onnx.graph import fill_graph, read_graph
+from .onnx.parity import generated_images
+
+_PARITY_TOLERANCE = 1e-4
+
+
+class Backbone:
+    """Holds the backbone of a bundle, ready to run.
+
+    Args:
+        bundle: Bundle whose graph and tensors are used.
+
+    Raises:
+        ExportError: The graph is not of the form that lwm-edge exports, or ONNX Runtime cannot run it.
+        ParityError: ONNX Runtime on this device computes something else than the torch that trained it.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        try:
+            self._session: Any = open_session(_checked_file(bundle))
+        except LwmEdgeError:
+            raise
+        except Exception as error:  # ONNX Runtime's own errors derive from Exception alone
+            raise ExportError(
+                f"{bundle.path} cannot be loaded by ONNX Runtime: {first_line(error)}; use another base"
+            ) from None
+        images = generated_images(bundle.manifest.preprocessing.image_size)
+        self._check(images, bundle.arrays(PROBE)[PROBE])
+
+    def run(self, images: Pixels, *, keep_maps: bool = False) -> tuple[NDArray[np.float32], None]:
+        """Computes what the head reads of images [B, H, W, 3] uint8.
+
+        Returns:
+            Values [B, the head's inputs] float32, and None: the graph does not give its feature maps.
+
+        Raises:
+            ExportError: ONNX Runtime cannot run the model.
+        """
+        assert not keep_maps, "the graph does not give its feature maps"
+        try:
+            (head_inputs,) = self._session.run([HEAD_INPUTS], {INPUT: images})
+        except Exception as error:  # ONNX Runtime's own errors, as above
+            raise ExportError(
+                f"ONNX Runtime cannot run the model: {first_line(error)}; use another base"
+            ) from None
+        return np.asarray(head_inputs, dtype=np.float32), None
+
+    def tensors(self) -> tuple[()]:
+        """Lists no tensors: ONNX Runtime keeps the weights where Python cannot see them."""
+        return ()
+
+    def _check(self, images: Pixels, expected: NDArray[np.float32]) -> None:
+        """Compares the head's inputs for the generated pictures with those that the vendor's torch made."""
+        actual, _ = self.run(images)
+        if actual.shape != expected.shape:
+            raise ExportError(
+                f"the ONNX graph in the bundle makes {list(actual.shape)} values of its pictures, "
+                f"not {list(expected.shape)}; use another base"
+            )
+        tolerance = _PARITY_TOLERANCE * max(1.0, float(np.abs(expected).max()))
+        difference = float(np.abs(actual - expected).max())
+        if not difference <= tolerance:
+            raise ParityError(
+                f"ONNX Runtime on this device differs from the vendor's torch by {difference:.3g} in what "
+                f"the head reads ({tolerance:.3g} is allowed); nothing was learnt: use another onnxruntime"
+            )
+
+
+def _checked_file(bundle: Bundle) -> bytes:
+    """Makes the content of a bundle's ONNX file, once its graph is known to be safe to run."""
+    arrays = bundle.arrays()
+    check_cost(read_graph(arrays), tensors_of_graph(arrays))
+    return fill_graph(arrays, bundle.manifest)

@@ -1,0 +1,69 @@
+"""Runs a network's blocks in bfloat16 where that is asked for; everything around them stays float32.
+
+The weights stay float32 too: torch's autocast gives convolutions a copy in bfloat16. What the head computes,
+attention maps, losses and statistics would suffer from its 8 bits of precision, and gain nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+
+from .terms import Precision
+
+_PROCESSOR = Path("/proc/cpuinfo")
+_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # as Linux names them on x86 and Arm
+
+
+class Computes(Protocol):
+    """Has blocks that compute in a precision, as a `Network` does."""
+
+    precision: Precision
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Tells whether a device has instructions for bfloat16, instead of emulating it.
+
+    torch has no public call for processors, and Linux alone lists their instructions: elsewhere there are
+    none, as far as anybody knows.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    try:
+        listed = _PROCESSOR.read_text(errors="replace")
+    except OSError:
+        return False
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", listed, re.MULTILINE)
+    return bool(found and _INSTRUCTIONS & set(found[1].split()))
+
+
+def usable_precisions(
+    setting: Literal["auto", "float32", "bfloat16"], device: torch.device
+) -> tuple[Precision, ...]:
+    """Lists the precisions that a setting allows on a device, the most exact first."""
+    if setting != "auto":
+        return (setting,)
+    return ("float32", "bfloat16") if has_bfloat16(device) else ("float32",)
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Lets torch compute in a precision within the block of code."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+@contextmanager
+def computing_in(precision: Precision, *networks: Computes) -> Iterator[None]:
+    """Lets the blocks of networks compute in a precision, forward and backward, within the block of code."""
+    before = [network.precision for network in networks]
+    for network in networks:
+        network.precision = precision
+    try:
+        yield
+    finally:
+        for network, own in zip(networks, before, strict=True):
+            network.precision = own

@@ -1,0 +1,36 @@
+"""Counts the processors that this process may use: its cgroup and its affinity may allow it only some."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from ._cgroups import levels
+
+
+def usable_processors() -> int:
+    """Returns how many threads can run at the same time: processors, or a cgroup's share of them if less."""
+    known = hasattr(os, "sched_getaffinity")
+    processors = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    return min([processors, *(max(1, math.ceil(share)) for share in _cgroup_shares())])
+
+
+def _cgroup_shares() -> Iterator[float]:
+    """Yields how many processors' time each cgroup that this process is in may use; see cgroups(7)."""
+    for version, folder in levels("cpu"):
+        with suppress(OSError, ValueError):  # "max" is not a number, and not a limit
+            quota, period = _quota_v2(folder) if version == 2 else _quota_v1(folder)
+            if quota > 0 and period > 0:  # version 1 writes "no limit" as -1
+                yield quota / period
+
+
+def _quota_v2(cgroup: Path) -> tuple[int, int]:
+    quota, period = (cgroup / "cpu.max").read_text().split()
+    return int(quota), int(period)
+
+
+def _quota_v1(cgroup: Path) -> tuple[int, int]:
+    return tuple(int((cgroup / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))  # type: ignore[return-value]

@@ -1,0 +1,83 @@
+"""The head is the linear discriminant, and heads without some photos follow from one solution."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lwm_edge.learning.class_statistics import ClassStatistics
+from lwm_edge.learning.discriminant import Discriminant, Features, Labels
+
+D, KNOWN, NEW, EACH = 40, 4, 3, 12
+
+
+def drawn(photos: int) -> tuple[ClassStatistics, Features, Labels]:
+    """Draws statistics of four classes, and photos of three more."""
+    generator = np.random.default_rng(1)
+    centres = 1.5 * generator.normal(size=(KNOWN + NEW, D))
+    known_labels = np.repeat(np.arange(KNOWN), 30)
+    known = ClassStatistics.empty(10, D)
+    known.learn(centres[known_labels] + generator.normal(size=(len(known_labels), D)), known_labels)
+    labels = np.repeat(np.arange(KNOWN, KNOWN + NEW), photos)
+    return known, centres[labels] + generator.normal(size=(len(labels), D)), labels
+
+
+@pytest.mark.parametrize("photos", [EACH, 40], ids=["updated solution", "many photos"])
+@pytest.mark.parametrize("left_out", ["every third", "one photo", "all but one of a class"])
+def test_leaving_photos_out_is_solving_without_them(photos: int, left_out: str) -> None:
+    """But for the shrinkage and the temperature, which stay those of all photos, it is the same head."""
+    known, features, labels = drawn(photos)
+    out = np.arange(len(labels)) % 3 == 0
+    if left_out != "every third":
+        of_class = np.flatnonzero(labels == KNOWN + 1)
+        out = np.isin(np.arange(len(labels)), of_class[: 1 if left_out == "one photo" else -1])
+    of_all = known.with_photos(features, labels)
+    solved = of_all.discriminant(KNOWN + NEW, features, labels)
+    found = solved.logits_without(out)
+    without = known.with_photos(features[~out], labels[~out])
+    ridge = float(np.trace(of_all.covariance))
+    np.testing.assert_allclose(found, expected(without, solved, ridge, features[out]), rtol=1e-9, atol=1e-9)
+    assert (found.argmax(1) == without.solve_head(KNOWN + NEW).logits(features[out]).argmax(1)).mean() > 0.95
+
+
+def expected(statistics: ClassStatistics, of_all: Discriminant, ridge: float, photos: Features) -> Features:
+    """Solves the head from its definition, with the shrinkage, trace and temperature of all photos."""
+    classes, scatter = KNOWN + NEW, statistics.photos * statistics.covariance
+    means, counts = statistics.means[:classes], statistics.counts[:classes]
+    centre = means.mean(0)
+    weight = (statistics.photos + D) * np.linalg.solve(scatter + ridge * np.eye(D), (means - centre).T).T
+    lost = of_all.trace / (2 * counts)
+    bias = lost - lost.mean() - np.einsum("cd,cd->c", weight, (means + centre) / 2)
+    logits: Features = of_all.scale * (photos @ weight.T + bias)
+    return logits
+
+
+def test_a_class_of_one_photo_is_not_recognised_without_it() -> None:
+    known, features, labels = drawn(EACH)
+    few = labels[: EACH + 1]  # a whole class, and one photo of the next
+    classes = KNOWN + 2
+    of_all = known.with_photos(features[: len(few)], few)
+    found = of_all.discriminant(classes, features[: len(few)], few).unseen_logits()
+    assert not np.isnan(found).any() and found[-1, KNOWN + 1] == -np.inf
+    assert (found[:-1].argmax(1) == KNOWN).mean() > 0.8
+
+
+@pytest.mark.parametrize("photos", [EACH, 40])
+def test_five_folds_leave_each_photo_out_once(photos: int) -> None:
+    known, features, labels = drawn(photos)
+    solved = known.with_photos(features, labels).discriminant(KNOWN + NEW, features, labels)
+    before: list[int] = []
+    logits = solved.unseen_logits(lambda: before.append(1))
+    assert len(before) == 5 and logits.shape == (len(labels), KNOWN + NEW)
+    of_class = np.arange(len(labels)) % photos
+    first = of_class % 5 == 0
+    np.testing.assert_allclose(logits[first], solved.logits_without(first))
+    assert (logits.argmax(1) == labels).mean() > 0.9
+
+
+def test_a_photo_that_was_learnt_looks_better_than_it_is() -> None:
+    generator = np.random.default_rng(2)
+    noise, labels = generator.normal(size=(60, D)), np.repeat([0, 1, 2], 20)
+    solved = ClassStatistics.empty(3, D).with_photos(noise, labels).discriminant(3, noise, labels)
+    assert (solved.head.logits(noise).argmax(1) == labels).mean() > 0.7
+    assert (solved.unseen_logits().argmax(1) == labels).mean() < 0.55
