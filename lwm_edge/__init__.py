@@ -144,6 +144,7 @@ _DEFINED_IN = {  # imported only when first used, so that reading a model does n
     "proofs.verification": ("VerificationReport", "verify"),
     "records": ("Progress",),
 }
+_TAKE_TORCH = ("base.adopt", "base.build", "demo", "model.architectures.registry")
 _MODULE_OF = {name: module for module, names in _DEFINED_IN.items() for name in names}
 
 __all__ = ["__version__", *sorted(_MODULE_OF)]
@@ -156,6 +157,10 @@ def __getattr__(name: str) -> Any:
         return metadata.version("lwm-edge")
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _MODULE_OF[name] in _TAKE_TORCH:
+        from .model.torch_needed import require_torch
+
+        require_torch(f"{name} takes")
     found = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
     return _public(found) if isinstance(found, FunctionType) else found
 
