@@ -125,12 +125,15 @@ def main(model: str, photos: list[str]) -> None:
     metadata = session.get_modelmeta().custom_metadata_map
     class_names = json.loads(metadata["class_names"])
     preprocessing = json.loads(metadata["preprocessing"])
+    threshold = json.loads(metadata["unknown"])["thresholds"]["0.95"]  # null if it was not calibrated
     for photo in photos:
         with Image.open(photo) as opened:
             image = preprocess(opened, preprocessing["image_size"], preprocessing["resize_size"])
-        (probabilities,) = session.run(["probabilities"], {"image": image[None]})
+        probabilities, unknown = session.run(["probabilities", "unknown"], {"image": image[None]})
         best = int(probabilities[0].argmax())
-        print(f"{photo}: {class_names[best]} {probabilities[0, best]:.1%}")
+        is_unknown = threshold is not None and unknown[0, 0] > threshold
+        doubt = ", but it resembles none of the classes" if is_unknown else ""
+        print(f"{photo}: {class_names[best]} {probabilities[0, best]:.1%}{doubt}")
 
 
 if __name__ == "__main__":

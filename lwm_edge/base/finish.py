@@ -17,6 +17,7 @@ from ..learning.class_statistics import ClassStatistics
 from ..learning.discriminant import Labels
 from ..learning.reports import TrainingReport
 from ..learning.running import observe
+from ..learning.unknown import score_tensors
 from ..model.bundle import ONNX_GRAPH, PROBE, Arrays, Bundle, save_bundle, tensors_digest
 from ..model.evaluation import EvaluationReport, evaluate_predictions
 from ..model.loading import network_arrays
@@ -123,6 +124,7 @@ def finish_base(
         **network_arrays(network),
         **settled.statistics.to_arrays(),
         **measured_tensors(settled, _labels(material.unseen), config.capacity),
+        **score_tensors(settled.statistics, len(names)),
     }
     bundle, parity = _write(network, arrays, material, config, output)
     cells = attention_cells(network)

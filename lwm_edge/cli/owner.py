@@ -123,22 +123,6 @@ def add_classes_command(
     show(report, as_json, display.increment, is_done=True)
 
 
-def predict_command(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Photos to classify.")],
-    home: HomeOption = None,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many classes to print.")] = 3,
-    as_json: JsonOption = False,
-) -> None:
-    """Say what the photos show, using the exported ONNX file."""
-    from .. import predict
-
-    opened = open_chosen_home(home)
-    report = with_progress(
-        lambda on: predict(opened, images, top_k=top_k, on_progress=on), on_terminal_only=True
-    )
-    show(report, as_json, display.predictions)
-
-
 def evaluate_command(photos: PhotosArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Measure accuracy on labelled photos: for old, new and all classes, and which ones are confused."""
     from .. import evaluate

@@ -20,13 +20,14 @@ from onnx import GraphProto, ModelProto, NodeProto, load_model, load_model_from_
 from ...errors import ExportError, first_line, noting_errors
 from ...photos.pixels import Pixels
 from ...records import ProgressCallback, ignore_progress, step_reporter
-from ..bundle import BIAS, WEIGHT
+from ..bundle import BIAS, CENTRES, CENTRES_OFFSET, WEIGHT
 from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, Classifier
 
 UNUSED_BIAS = -1e4
 """Bias of a fixed head's outputs beyond the classes: gives probability 0 even in half precision."""
 
 
+_NEVER_NEAREST = -1e30  # what a class that is not there adds to the score for unknown objects
 _SHARES_IN_FLOAT = (0, 1 / 8, 1 / 4, 1 / 2)  # shares of the convolutions, the first one always included
 _BATCH_SIZE = 16
 _ENOUGH_AGREEMENT = 0.98  # share of the calibration photos; of the others, 97% must agree afterwards
@@ -47,7 +48,8 @@ def with_fixed_head(onnx_file: bytes, capacity: int) -> bytes:
     """
     model = load_model_from_string(onnx_file)
     graph = model.graph
-    for name, filling in ((WEIGHT, 0.0), (BIAS, UNUSED_BIAS)):
+    fillings = {WEIGHT: 0.0, BIAS: UNUSED_BIAS, CENTRES: 0.0, CENTRES_OFFSET: _NEVER_NEAREST}
+    for name, filling in fillings.items():
         tensor = _initializer(graph, name)
         rows = numpy_helper.to_array(tensor)
         full = np.full((capacity, *rows.shape[1:]), filling, rows.dtype)
@@ -67,8 +69,18 @@ def in_half_precision(onnx_file: bytes) -> bytes:
     model = load_model_from_string(onnx_file)
     with _quietly("float16"):
         model = convert_float_to_float16(model, keep_io_types=True, node_block_list=_name_nodes(model))
+        _remove_repeated_nodes(model.graph)
         OnnxModel(model).topological_sort()  # the converter appends its casts to the end
     return _content(model)
+
+
+def _remove_repeated_nodes(graph: GraphProto) -> None:
+    """Keeps one of the equal casts that the converter makes where several nodes read what was an output."""
+    seen: set[str] = set()
+    for node in list(graph.node):
+        if seen.intersection(node.output):
+            graph.node.remove(node)
+        seen.update(node.output)
 
 
 def in_eight_bits(
