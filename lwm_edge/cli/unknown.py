@@ -37,7 +37,10 @@ def predict_command(
     """Say what the photos show, using the exported ONNX file."""
     from .. import predict
 
-    report = predict(open_chosen_home(home), images, top_k=top_k, keep=keep)
+    opened = open_chosen_home(home)
+    report = with_progress(
+        lambda on: predict(opened, images, top_k=top_k, keep=keep, on_progress=on), on_terminal_only=True
+    )
     show(report, as_json, partial(display.predictions, unknown=unknown))
 
 

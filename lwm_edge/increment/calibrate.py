@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..custody.keys import read_private_key
-from ..home.generation import commit, prepare
+from ..home.generation import Candidate, commit, prepare
 from ..home.home import Home, open_home
 from ..home.measurement import MemoryUse
 from ..home.readers import class_indices
@@ -85,22 +85,7 @@ def calibrate(
             onnx_bytes_before=home.current().onnx_bytes(),
             device_key=device_key,
         )
-        calibration = unknown.calibrate(arrays[HISTOGRAM])
-        names = tuple(parent.manifest.class_names[label] for label in given)
-        report = CalibrationReport(
-            home=home.path,
-            photos=len(labels),
-            calibrated_classes=names,
-            kept_before=None if before is None else _share_kept(arrays[HISTOGRAM][given], before),
-            calibration=calibration,
-            class_names=parent.manifest.class_names,
-            model_digest=candidate.manifest.model_digest,
-            parity=candidate.parity,
-            footprint=candidate.footprint,
-            onnx=home.onnx,
-            skipped=skipped,
-            warnings=(*home.describe_foreign(), *_warnings(calibration, parent.manifest, names)),
-        )
+        report = _report(home, candidate, labels, skipped, before)
         late = commit(home, candidate, report)
         return report.model_copy(update={"warnings": (*report.warnings, *late)})
 
@@ -115,6 +100,28 @@ def _read(
     return photos, np.array([rows[label] for label in photos.labels], dtype=np.int64), found.skipped
 
 
+def _report(
+    home: Home, candidate: Candidate, labels: Labels, skipped: tuple[str, ...], before: float | None
+) -> CalibrationReport:
+    """Reports what was changed; `before` is the lowest score that the threshold before kept."""
+    manifest, histogram = candidate.manifest, candidate.arrays[HISTOGRAM]
+    calibration, given = unknown.calibrate(histogram), np.unique(labels)
+    return CalibrationReport(
+        home=home.path,
+        photos=len(labels),
+        calibrated_classes=tuple(manifest.class_names[label] for label in given),
+        kept_before=None if before is None else _share_kept(histogram[given], before),
+        calibration=calibration,
+        class_names=manifest.class_names,
+        model_digest=manifest.model_digest,
+        parity=candidate.parity,
+        footprint=candidate.footprint,
+        onnx=home.onnx,
+        skipped=skipped,
+        warnings=(*home.describe_foreign(), *_warnings(calibration, manifest)),
+    )
+
+
 def _next(manifest: Manifest) -> Manifest:
     update = {"parent_digest": manifest.model_digest, "increment_count": manifest.increment_count + 1}
     return manifest.model_copy(update=update)
@@ -125,7 +132,7 @@ def _share_kept(histogram: unknown.Histogram, score: float) -> float:
     return float(counts[unknown.is_kept(score)].sum() / counts.sum())
 
 
-def _warnings(calibration: unknown.Calibration, manifest: Manifest, names: tuple[str, ...]) -> list[str]:
+def _warnings(calibration: unknown.Calibration, manifest: Manifest) -> list[str]:
     warnings = []
     if calibration.threshold(KEPT) is None:
         warnings.append(
