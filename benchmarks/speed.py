@@ -44,7 +44,7 @@ def write_files(arch: str, folder: Path) -> None:
     import numpy as np
     import torch
 
-    from lwm_edge.model.bundle import ONNX_GRAPH
+    from lwm_edge.model.bundle import ONNX_GRAPH, empty_tensors
     from lwm_edge.model.loading import network_arrays
     from lwm_edge.model.manifest import Manifest
     from lwm_edge.model.onnx.graph import fill_graph
@@ -64,7 +64,8 @@ def write_files(arch: str, folder: Path) -> None:
         tensors_digest="0" * 64,
     )
     graph = np.frombuffer(trace_graph(network, "sigmoid"), np.uint8)
-    content = fill_graph({**network_arrays(network), ONNX_GRAPH: graph}, manifest)
+    nothing_measured = empty_tensors(network.head.out_features, network.head.in_features)
+    content = fill_graph({**network_arrays(network), **nothing_measured, ONNX_GRAPH: graph}, manifest)
     (folder / f"{arch}-after.onnx").write_bytes(content)
     size = network.preprocessing.image_size
     program = torch.onnx.export(

@@ -26,8 +26,8 @@ import onnxruntime
 Pixels = NDArray[np.uint8]
 
 _COARSE = 2  # large photos are first reduced, quickly, to this many times the target side
-_LONG = 3  # times as long as wide; only the middle of longer photos is converted
-_STRIP_ROWS = 64  # rows of the photo that are converted at once
+LONG = 3  # times as long as wide; only the middle of longer photos is converted
+STRIP_ROWS = 64  # rows of the photo that are converted at once
 _EXIF_BYTES = 16 * 1024  # enough for the orientation; to parse Exif, Pillow may need 100s of times its length
 _EXIF_CHARACTERS = 3 * _EXIF_BYTES  # as a text of hexadecimal digits, in lines
 _EXIF_AS_TEXT = "Raw profile type exif"  # in older PNG files
@@ -92,7 +92,7 @@ def _to_reduced_rgb(image: Image.Image, side: int) -> Image.Image:
     left, top, right, bottom = _middle(*image.size)
     width, height = (-(-length // factor) for length in (right - left, bottom - top))
     reduced = Image.new("RGB", (width, height))
-    rows = max(1, _STRIP_ROWS // factor) * factor
+    rows = max(1, STRIP_ROWS // factor) * factor
     for upper in range(top, bottom, rows):
         strip = image.crop((left, upper, right, min(bottom, upper + rows)))
         reduced.paste(_to_rgb(strip).reduce(factor), (0, (upper - top) // factor))
@@ -101,7 +101,7 @@ def _to_reduced_rgb(image: Image.Image, side: int) -> Image.Image:
 
 def _middle(width: int, height: int) -> tuple[int, int, int, int]:
     """Returns the box without the ends of a long photo, of which the centre cut would show nothing."""
-    longest = _LONG * min(width, height)
+    longest = LONG * min(width, height)
     left, top = (max(0, length - longest) // 2 for length in (width, height))
     return left, top, width - left, height - top
 
@@ -125,12 +125,15 @@ def main(model: str, photos: list[str]) -> None:
     metadata = session.get_modelmeta().custom_metadata_map
     class_names = json.loads(metadata["class_names"])
     preprocessing = json.loads(metadata["preprocessing"])
+    threshold = json.loads(metadata["unknown"])["thresholds"]["0.95"]  # null if it was not calibrated
     for photo in photos:
         with Image.open(photo) as opened:
             image = preprocess(opened, preprocessing["image_size"], preprocessing["resize_size"])
-        (probabilities,) = session.run(["probabilities"], {"image": image[None]})
+        probabilities, unknown = session.run(["probabilities", "unknown"], {"image": image[None]})
         best = int(probabilities[0].argmax())
-        print(f"{photo}: {class_names[best]} {probabilities[0, best]:.1%}")
+        is_unknown = threshold is not None and unknown[0, 0] > threshold
+        doubt = ", but it resembles none of the classes" if is_unknown else ""
+        print(f"{photo}: {class_names[best]} {probabilities[0, best]:.1%}{doubt}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ terms, `attention` the maps, `training` the loop. Around it:
                         ownership (what may be removed); changes, previous (undo), repair, export; readers
                         need no torch
     adding classes      increment: add -> worker -> learn (task, plan, teach, verdict, gate) -> commit;
-                        known_classes (another name, two classes that are one, a class less)
+                        known_classes (another name, two classes that are one, a class less); calibrate
     proving its origin  custody: keys -> signing -> chain; home/trust; proofs/verification
     other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
     the command line    cli: commands, display, terminal, settings
@@ -83,8 +83,10 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
     from .increment.add import add_classes as add_classes
     from .increment.add import add_photos as add_photos
     from .increment.add import plan_increment as plan_increment
+    from .increment.calibrate import calibrate as calibrate
     from .increment.known_classes import remove_class as remove_class
     from .increment.known_classes import rename_class as rename_class
+    from .increment.reports import CalibrationReport as CalibrationReport
     from .increment.reports import IncrementReport as IncrementReport
     from .increment.reports import PlanReport as PlanReport
     from .learning.config import IncrementConfig as IncrementConfig
@@ -131,8 +133,9 @@ _DEFINED_IN = {  # imported only when first used, so that reading a model does n
     "home.repair": ("repair_home",),
     "home.reports": ("ChangeReport", "ExportReport", "RepairReport"),
     "increment.add": ("add_classes", "add_photos", "plan_increment"),
+    "increment.calibrate": ("calibrate",),
     "increment.known_classes": ("remove_class", "rename_class"),
-    "increment.reports": ("IncrementReport", "PlanReport"),
+    "increment.reports": ("CalibrationReport", "IncrementReport", "PlanReport"),
     "learning.config": ("IncrementConfig",),
     "model.architectures.registry": ("Architecture", "architecture_names"),
     "model.classifier": ("Classifier",),

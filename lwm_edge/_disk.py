@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
@@ -56,8 +57,24 @@ def link(source: Path, target: Path) -> None:
 
 
 def symlink(link: Path, target: str) -> None:
-    """Creates a symbolic link."""
+    """Creates a symbolic link, which belongs to the owner of its folder if the superuser makes it."""
     link.symlink_to(target)
+    if os.geteuid() == 0 and link.parent.stat().st_uid != 0:
+        with suppress(OSError):  # its owner may replace it all the same
+            _give_link_to_owner_of(link.parent, link)
+
+
+def _give_link_to_owner_of(folder: Path, link: Path) -> None:
+    """Gives a link itself to a user, through a descriptor for the reason that `give_to_owner_of` has.
+
+    A descriptor of a link takes no fchown(2), but its name in /proc stands for the link, not for its target.
+    """
+    owner, descriptor = folder.stat(), os.open(link, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        if stat.S_ISLNK(os.fstat(descriptor).st_mode):
+            os.chown(f"/proc/self/fd/{descriptor}", owner.st_uid, owner.st_gid)
+    finally:
+        os.close(descriptor)
 
 
 def unlink(path: Path) -> None:

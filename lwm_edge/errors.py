@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import inspect
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ T = TypeVar("T")
 
 _LONGEST_LINE = 300
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
-_OTHERS_TAKE_TOO_MUCH = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
+_OTHERS_TAKE_TOO_MUCH = (errno.ENOMEM, errno.ENFILE, errno.EAGAIN)
 _LACK_OF_MEMORY = (
     "allocate memory",
     "out of memory",
@@ -168,6 +169,10 @@ def os_failure(action: str, where: object, error: OSError) -> LwmEdgeError:
             f"cannot {action} {where}: it is longer than files may be here; raise the limit (ulimit -f), or "
             "choose another file system"
         )
+    if error.errno == errno.EMFILE:
+        return ResourceError(
+            f"cannot {action} {where}: this process has too many files open; raise the limit (ulimit -n)"
+        )
     if error.errno in _OTHERS_TAKE_TOO_MUCH:
         return ResourceError(f"cannot {action} {where}: {why}; close other programs and try again")
     if action == "lock" and error.errno in NOT_OFFERED and error.errno != errno.EPERM:
@@ -196,8 +201,15 @@ def known(error: Exception) -> LwmEdgeError:
             "raise the limits of this process (ulimit -v, ulimit -u), and try again"
         )
     if isinstance(error, OSError):
-        return os_failure("use", error.filename or "a file", error)
+        return os_failure("use", error.filename or "another file or pipe", error)
+    if _is_about_nul(error):
+        return ConfigError("a path has a NUL character, which no file's name can have; give another path")
     return unexpected(error)
+
+
+def _is_about_nul(error: Exception) -> bool:
+    """Returns whether Python refused a path for its NUL character."""
+    return isinstance(error, ValueError) and "embedded null" in str(error)
 
 
 def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
@@ -205,16 +217,21 @@ def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
 
     What the caller's own `on_progress` raises is the caller's, and comes out as it is.
     """
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def explained(*given: P.args, **named: P.kwargs) -> T:
         of_caller: list[Exception] = []
-        if callable(on_progress := named.get("on_progress")):
-            named["on_progress"] = _noting_errors(on_progress, of_caller)
         try:
-            return function(*given, **named)
+            arguments = signature.bind(*given, **named)
+        except TypeError:
+            return function(*given, **named)  # which says what is wrong with them
+        if callable(on_progress := arguments.arguments.get("on_progress")):
+            arguments.arguments["on_progress"] = noting_errors(on_progress, of_caller)
+        try:
+            return function(*arguments.args, **arguments.kwargs)
         except Exception as error:
-            is_refusal = isinstance(error, OSError) or ran_out_of_memory(error)
+            is_refusal = isinstance(error, OSError) or ran_out_of_memory(error) or _is_about_nul(error)
             if isinstance(error, LwmEdgeError) or not is_refusal or error in of_caller:
                 raise
             raise known(error) from error
@@ -222,7 +239,9 @@ def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
     return explained
 
 
-def _noting_errors(callback: Callable[..., object], noted: list[Exception]) -> Callable[..., None]:
+def noting_errors(callback: Callable[..., object], noted: list[Exception]) -> Callable[..., None]:
+    """Makes a callback that adds what it raises to a list, so that it can be told from other errors."""
+
     def noting(*given: object) -> None:
         try:
             callback(*given)

@@ -25,6 +25,8 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 
 from .errors import ConfigError
@@ -32,6 +34,8 @@ from .errors import ConfigError
 AnyPath = str | PathLike[str]
 
 _BYTES = "bytes_as_latin1"
+_NO_SIZE = "give a number of bytes, or one with a unit, such as 600MiB"
+_SAID_OTHERWISE = {"byte_size": _NO_SIZE, "byte_size_unit": _NO_SIZE}  # by the type of pydantic's error
 _LARGEST_INT = 2**63 - 1
 _PLAIN_FLOAT = r"-?(0|[1-9]\d*)\.(0|\d*[1-9])"
 _SCIENTIFIC_FLOAT = r"-?[1-9](\.\d*[1-9])?e[+-]?\d{1,3}"
@@ -53,6 +57,17 @@ class Settings(Record):
     """
 
     model_config = ConfigDict(use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number_is_a_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuses what pydantic takes for something else: `true` for 1, and 1 for `true`."""
+        is_truth_value = "bool" in str(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, bool) and not is_truth_value:
+            raise ValueError("true and false have no meaning here")
+        if isinstance(value, int | float) and not isinstance(value, bool) and is_truth_value:
+            raise ValueError("give true or false")
+        return value
 
     def __init__(self, **given: Any) -> None:
         try:
@@ -239,4 +254,7 @@ def invalid(message: str, error: ValidationError) -> ConfigError:
 def invalid_values(error: ValidationError) -> list[tuple[str, str]]:
     """Lists what pydantic found: where (empty for the whole), and what is wrong there."""
     items = error.errors(include_url=False, include_context=False)
-    return [(".".join(map(str, i["loc"])), i["msg"].removeprefix("Value error, ")) for i in items]
+    return [
+        (".".join(map(str, i["loc"])), _SAID_OTHERWISE.get(i["type"], i["msg"].removeprefix("Value error, ")))
+        for i in items
+    ]

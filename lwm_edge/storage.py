@@ -15,7 +15,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
@@ -462,6 +462,7 @@ def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
             yield descriptor
         finally:  # a process that the caller's code forked has it open, too, and may come past here
             if os.getpid() == holder:
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
+                with suppress(OSError):  # to close it unlocks it, too, and what was done is done
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)

@@ -18,7 +18,7 @@ from tests.support.folders import BASE_BUNDLE, DEMO_DATA
 ROOT = Path(lwm_edge.__file__).parent
 MAY_IMPORT = {
     "errors": set(), "_disk": set(), "_streams": set(), "records": {"errors"},
-    "_cgroups": set(), "processors": {"_cgroups"}, "memory": {"errors", "_cgroups"},
+    "_cgroups": set(), "_processes": {"errors"}, "processors": {"_cgroups"}, "memory": {"errors", "_cgroups"},
     "storage": {"errors", "_disk", "_streams"},
     "photos": set(),
     "model": {"photos"},
@@ -29,7 +29,17 @@ MAY_IMPORT = {
     "increment": {"home", "learning", "custody", "model", "photos"},
     "proofs": {"increment", "home", "learning", "custody", "model"},
 }  # fmt: skip
-GROUND = {"errors", "_disk", "_streams", "_cgroups", "records", "storage", "memory", "processors"}
+GROUND = {
+    "errors",
+    "_disk",
+    "_streams",
+    "_cgroups",
+    "_processes",
+    "records",
+    "storage",
+    "memory",
+    "processors",
+}
 ABOVE = {"cli", "demo", "__init__", "__main__"}  # these may import everything
 PACKAGES = {path.parent.name for path in ROOT.glob("*/__init__.py")}
 

@@ -14,7 +14,7 @@ from tests.ground import test_memory, test_reading, test_storage
 from tests.home import test_hostile_disks
 from tests.increment import test_resume, test_stopping
 from tests.model import test_network
-from tests.photos import test_class_names, test_cost
+from tests.photos import test_class_names, test_cost, test_decoder
 from tests.proofs import test_audited_bytes, test_hidden_content, test_verification
 from tests.support.hostile import published
 
@@ -27,7 +27,7 @@ KINDS: dict[str, tuple[Tests, ...]] = {
     "a lock that is held, exchanged or forked; an umask; another user's folder": (
         *((test_storage, word) for word in ("lock", "umask", "superuser")),
     ),
-    "a photo that costs too much, or whose metadata is odd": (test_cost,),
+    "a photo that costs too much, or whose metadata is odd": (test_cost, test_decoder),
     "settings and folders that a machine lacks or misspells": (test_settings,),
     "names and paths in other locales and encodings": (test_texts,),
     "disks that are full, read-only, failing, or without links, locks or syncs": (test_hostile_disks,),

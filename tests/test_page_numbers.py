@@ -31,8 +31,9 @@ from lwm_edge.model.manifest import SCHEMA_VERSION
 from lwm_edge.model.network import _FEW_CELLS
 from lwm_edge.model.onnx.checks import IR_VERSION, OPSET
 from lwm_edge.model.onnx.variants import UNUSED_BIAS
-from lwm_edge.photos import guard, opening
+from lwm_edge.photos import guard, opening, reading
 from lwm_edge.photos.class_names import MAX_CLASS_NAME_BYTES
+from lwm_edge.photos.decoder_process import MIN_BYTES
 from lwm_edge.proofs.trends import MEMORY_TOLERANCE, MIN_INCREMENTS
 from tests.support.pages import PAGES, ROOT, blocks, code_spans, prose, read, rows, section
 
@@ -56,11 +57,12 @@ SAYS = [
     (DEPLOY, f"MiB of memory and {guard.MAX_SECONDS} seconds of processor time"),
     (DEPLOY, f"up to {guard.MAX_METADATA_BYTES // guard.MIB} MiB of metadata"),
     (DEPLOY, f"in up to {guard.MAX_METADATA_READS:,} reads"),
-    (DEPLOY, f"so its limit is lower: {guard.MAX_WEBP_FILE_BYTES // guard.MIB} MiB;"),
-    (DEPLOY, f"at 12 megapixels {guard.max_webp_bytes(12 * MEGA) // guard.MIB} MiB,"),
-    (DEPLOY, f"at 20 megapixels {guard.max_webp_bytes(20 * MEGA) // guard.MIB} MiB."),
+    (DEPLOY, f"might take more than {guard.MAX_BYTES_HERE // guard.MIB} MiB by their format and size"),
+    (DEPLOY, f"a JPEG of more than some {guard.MAX_BYTES_HERE // 12 // MEGA - 2} megapixels"),
+    (DEPLOY, f"leaves less than {MIN_BYTES // guard.MIB} MiB, photos that may take more than"),
+    (DEPLOY, f"may take more than {reading._ALWAYS_HERE // guard.MIB} MiB are not tried"),
     (TESTS, f"at most {guard.MAX_MEMORY_BYTES // guard.MIB} MiB for each"),
-    (TESTS, f"within a block of {opening._SCANS_BLOCK // 1024} KiB"),
+    (TESTS, f"({opening._SCANS_BLOCK // 1024} KiB for JPEG)"),
     (DEPLOY, f"at most {MAX_CLASS_NAME_BYTES} bytes of UTF-8"),
     (DEPLOY, f"{LEARNT.held_back:.0%} of each class is held back"),
     (DEPLOY, f"falls below {_LEAST_SHARE_REMEMBERED:.0%} of the vendor's"),

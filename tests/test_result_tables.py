@@ -244,6 +244,7 @@ def test_tables_that_scripts_print_are_in_the_page_as_they_print_them(
         ("overfitted", "overfitted.json", "rows"),
         ("few_photos", "few-photos-grocery.json", "rows"),
         ("estimates", "estimates.json", "runs"),
+        ("speed_training", "speed-training.json", "measured"),
     ):
         importlib.import_module(script).print_table(_result(result)[key])
         printed = capsys.readouterr().out.strip()

@@ -13,11 +13,13 @@ import torch
 
 from ..errors import ConfigError
 from ..learning.class_statistics import ClassStatistics
+from ..learning.discriminant import FOLDS
 from ..learning.running import observe
+from ..learning.unseen import judge_unseen
 from ..model.manifest import Levels
 from ..model.network import Network
 from ..photos.photo_set import PhotoSet
-from ..records import ProgressCallback, ignore_progress
+from ..records import ProgressCallback, ignore_progress, step_reporter
 from .reports import LevelsReport
 
 MAX_INPUTS = 2048  # inputs of a head with levels; its covariance then takes 16 MiB of the bundle
@@ -83,9 +85,10 @@ def choose_levels(
         photos: Photos of the classes that it was trained on.
         candidates: Levels from `possible_levels`; they are tried only if there are several.
         batch_size: Number of photos at once.
-        on_progress: Function that is called after every batch of photos.
+        on_progress: Function that is called before each photo, and before each head is solved.
     """
     accuracy = {}
+    report = step_reporter("evaluate", FOLDS * len(candidates), on_progress)
     for levels in candidates if len(candidates) > 1 else ():
         trial = network.student(trains=False)
         trial.read_levels(levels)
@@ -93,7 +96,7 @@ def choose_levels(
         labels = np.array(photos.labels)
         statistics = ClassStatistics.empty(classes := int(labels.max()) + 1, levels.values)
         statistics.learn(values, labels)
-        logits = statistics.discriminant(classes, values, labels).unseen_logits()
+        logits = judge_unseen(statistics.discriminant(classes, values, labels), classes, report).logits
         accuracy[levels.grid] = float((logits.argmax(1) == labels).mean())
     # Among equals this chooses the first, which is the coarsest.
     chosen = max(candidates, key=lambda levels: accuracy.get(levels.grid, 0.0), default=None)

@@ -17,6 +17,7 @@ from ..learning.class_statistics import ClassStatistics
 from ..learning.discriminant import Labels
 from ..learning.reports import TrainingReport
 from ..learning.running import observe
+from ..learning.unknown import score_tensors
 from ..model.bundle import ONNX_GRAPH, PROBE, Arrays, Bundle, save_bundle, tensors_digest
 from ..model.evaluation import EvaluationReport, evaluate_predictions
 from ..model.loading import network_arrays
@@ -26,11 +27,11 @@ from ..model.onnx.parity import PARITY_BATCH_SIZES, head_inputs_of_probe, parity
 from ..model.onnx.reports import ParityReport
 from ..model.onnx.tracing import trace_graph
 from ..photos.photo_set import PhotoSet
-from ..records import Progress, ProgressCallback
+from ..records import Progress, ProgressCallback, step_reporter
 from .choose_levels import choose_levels, possible_levels
 from .config import BundleConfig
 from .copies import COPIES, observe_copies
-from .measure import BY_HEART, NEARLY_ALL, Settled, measured_tensors, settle
+from .measure import BY_HEART, HEADS, NEARLY_ALL, Settled, measured_tensors, settle
 from .reports import BaseReport, StatisticsReport
 
 BATCH_SIZE = 64  # photos at once when nothing trains
@@ -123,6 +124,7 @@ def finish_base(
         **network_arrays(network),
         **settled.statistics.to_arrays(),
         **measured_tensors(settled, _labels(material.unseen), config.capacity),
+        **score_tensors(settled.statistics, len(names)),
     }
     bundle, parity = _write(network, arrays, material, config, output)
     cells = attention_cells(network)
@@ -182,7 +184,7 @@ def _measure(
         right = evaluate_predictions(varied.logits(network).argmax(1), of_copies, names, len(names))
         if of_learnt.accuracy - right.accuracy > BY_HEART:
             given, labels, copies = varied, of_copies, COPIES
-    on_progress(Progress(phase="evaluate", done=0, total=1))
+    report = step_reporter("evaluate", HEADS, on_progress)
     settled = settle(
         given,
         labels,
@@ -193,6 +195,7 @@ def _measure(
         ClassStatistics.empty(capacity, network.head.in_features),
         len(names),
         copies,
+        report,
     )
     of_unseen = None
     if unseen.photos:

@@ -12,15 +12,31 @@ fewer varied copies of them, the statistics are made from these copies: they lie
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from ..learning.class_statistics import ClassStatistics
-from ..learning.discriminant import Features, Labels
+from ..learning.discriminant import FOLDS, Features, Labels
 from ..learning.running import Observation
-from ..model.bundle import CONFUSIONS, RIGHT, RIGHT_SOLVED, TOTAL, Arrays, empty_tensors
+from ..learning.unknown import score_tensors
+from ..learning.unseen import Unseen, judge_unseen
+from ..model.bundle import (
+    CONFUSIONS,
+    HISTOGRAM,
+    RIGHT,
+    RIGHT_SOLVED,
+    TOTAL,
+    Arrays,
+    empty_tensors,
+)
+from ..model.unknown import count_scores, known_scores
+from ..records import report_nothing
 from .reports import StatisticsReport
+
+HEADS = 2 * FOLDS + 1
+"""Most heads that `settle` solves: two ways to make the statistics, each without a fold of the photos."""
 
 BY_HEART = 0.15
 """Accuracy on learnt photos less accuracy on unseen ones, above which a network knows photos by heart."""
@@ -34,14 +50,23 @@ class Settled(NamedTuple):
     Attributes:
         statistics: Statistics of all classes.
         report: Report on the choice.
-        predictions: Prediction for each unseen photo, by a head like the one that ships [M]; may be empty.
-        solved: Prediction for each unseen photo, by a head that a device would solve from the statistics [M].
+        logits: Logits of each unseen photo, by a head like the one that ships [M, classes]; may be empty.
+        solved: Logits of each unseen photo, by a head that a device would solve from the statistics
+            [M, classes].
+        scores: Score for unknown objects of each unseen photo, by statistics made without it [M].
     """
 
     statistics: ClassStatistics
     report: StatisticsReport
-    predictions: Labels
-    solved: Labels
+    logits: Features
+    solved: Features
+    scores: Features
+
+    @property
+    def predictions(self) -> Labels:
+        """Returns the prediction for each unseen photo, by a head like the one that ships [M]."""
+        predictions: Labels = self.logits.argmax(1)
+        return predictions
 
 
 def settle(
@@ -54,6 +79,7 @@ def settle(
     empty: ClassStatistics,
     classes: int,
     copies: int = 0,
+    report: Callable[[], None] = report_nothing,
 ) -> Settled:
     """Decides from which photos the statistics are made, and whether the solved head ships.
 
@@ -67,19 +93,30 @@ def settle(
         empty: Statistics of no photos.
         classes: Number of classes.
         copies: Number of varied copies of each photo that stand in for it among the given ones.
+        report: Function that is called before each of up to `HEADS` heads is solved.
     """
     of_given = empty.with_photos(given.head_inputs, given_labels)
     of_given.counts /= copies or 1  # copies say how photos vary, but are no further photos
     of_given.photos /= copies or 1
     if unseen is None or trained_logits is None:
-        report = StatisticsReport(photos="varied" if copies else "given", head="trained", accuracy={})
-        return Settled(of_given, report, unseen_labels, unseen_labels)
+        nothing_known = StatisticsReport(photos="varied" if copies else "given", head="trained", accuracy={})
+        nothing = np.zeros((0, classes))
+        return Settled(of_given, nothing_known, nothing, nothing, np.zeros(0))
     trained = trained_logits.argmax(1)
     accuracy = {"trained": _accuracy(trained, unseen_labels)}
+
+    def by_given() -> Unseen:
+        report()
+        solved = of_given.discriminant(classes)
+        tensors = score_tensors(of_given, classes, solved.rows)
+        return Unseen(
+            solved.head.logits(unseen.head_inputs), known_scores(unseen.head_inputs, tensors, classes)
+        )
+
+    capacity = len(empty.means)
     if len(np.unique(unseen_labels)) < classes:  # means from two sources would favour the classes of one
-        solved = of_given.solve_head(classes).logits(unseen.head_inputs).argmax(1)
-        report = StatisticsReport(photos="given", head="trained", accuracy=accuracy)
-        return Settled(of_given, report, trained, solved)
+        undecided = StatisticsReport(photos="given", head="trained", accuracy=accuracy)
+        return Settled(of_given, undecided, trained_logits, *by_given())
 
     of_all = of_given.copy()
     of_all.learn_more(unseen.head_inputs, unseen_labels)
@@ -88,13 +125,14 @@ def settle(
         "unseen": of_given.with_photos(unseen.head_inputs, unseen_labels),  # their means alone
         "given": of_given,
     }
-    logits = {
-        way: statistics.discriminant(classes, unseen.head_inputs, unseen_labels).unseen_logits()
-        for way, statistics in ways.items()
-        if way != "given"
+    judged = {
+        way: judge_unseen(
+            ways[way].discriminant(classes, unseen.head_inputs, unseen_labels), capacity, report
+        )
+        for way in ("all", "unseen")
     }
-    logits["given"] = of_given.solve_head(classes).logits(unseen.head_inputs)
-    predictions = {way: found.argmax(1) for way, found in logits.items()}
+    judged["given"] = by_given()
+    predictions = {way: found.logits.argmax(1) for way, found in judged.items()}
     accuracy |= {way: _accuracy(found, unseen_labels) for way, found in predictions.items()}
     best = "unseen" if accuracy_on_learnt - accuracy["trained"] > BY_HEART else "all"
     for way in ways:
@@ -104,8 +142,8 @@ def settle(
     return Settled(
         ways[best],
         StatisticsReport(photos=best, head=head, accuracy=accuracy),
-        predictions[best] if head == "solved" else trained,
-        predictions[best],
+        judged[best].logits if head == "solved" else trained_logits,
+        *judged[best],
     )
 
 
@@ -128,13 +166,14 @@ def _is_better(predictions: Labels, others: Labels, labels: Labels) -> bool:
 
 
 def measured_tensors(settled: Settled, labels: Labels, capacity: int) -> Arrays:
-    """Counts how often each class was recognised, and which classes were confused most often."""
+    """Counts how often each class was recognised, which were confused most often, and their scores."""
     arrays, predictions = empty_tensors(capacity, 1), settled.predictions
     np.add.at(arrays[TOTAL], labels, 1)
     np.add.at(arrays[RIGHT], labels[predictions == labels], 1)
-    np.add.at(arrays[RIGHT_SOLVED], labels[settled.solved == labels], 1)
+    np.add.at(arrays[RIGHT_SOLVED], labels[settled.solved.argmax(1) == labels], 1)
     wrong = np.stack([labels, predictions], 1)[predictions != labels]
     pairs, counts = np.unique(wrong, axis=0, return_counts=True)
     rows = np.argsort(-counts, kind="stable")[: len(arrays[CONFUSIONS])]
     arrays[CONFUSIONS][: len(rows)] = np.concatenate([pairs[rows], counts[rows, None]], 1)
+    arrays[HISTOGRAM] = count_scores(settled.scores, labels, capacity)
     return arrays

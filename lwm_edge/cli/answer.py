@@ -92,9 +92,9 @@ def _lost(failure: OSError) -> str:
     return f"cannot write to standard output ({failure.strerror})"
 
 
-def with_progress(work: Callable[[ProgressCallback], Report]) -> Any:
-    """Does the work behind a progress bar."""
-    with terminal.progress_bar() as on_progress:
+def with_progress(work: Callable[[ProgressCallback], Report], *, on_terminal_only: bool = False) -> Any:
+    """Does the work behind a progress bar or, unless only a terminal is to show any, lines about it."""
+    with terminal.progress_bar(on_terminal_only=on_terminal_only) as on_progress:
         return work(on_progress)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from ..model.terms import KEPT
 from .terminal import counted, in_bytes, listed, note, out, percent, print_rows, safe
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ..learning.reports import ShippedEstimate
     from ..model.onnx.comparison import VariantReport
     from ..model.onnx.reports import ParityReport
+    from ..model.unknown import Calibration
 
 _PARTS = {
     "start": "starting",
@@ -198,14 +200,21 @@ def repair(report: RepairReport) -> None:
     notes(*report.warnings)
 
 
-def predictions(report: PredictionReport) -> None:
-    """Prints one line per photo."""
+def predictions(report: PredictionReport, unknown: bool = False) -> None:
+    """Prints one line per photo, and where wanted whether it seems to show none of the classes."""
+    if unknown and any(p.unknown is None and not p.error for p in report.predictions):
+        note(
+            "Note: this model has no threshold for unknown objects; give it photos of its classes that it "
+            "has not learnt: lwm-edge calibrate"
+        )
     for prediction in report.predictions:
         if prediction.error:
             note(f"{prediction.photo}: {prediction.error}")
             continue
         pairs = zip(prediction.class_names, prediction.probabilities, strict=True)
-        out().print(safe(f"{prediction.photo}: " + ", ".join(f"{name} {percent(p)}" for name, p in pairs)))
+        classes = ", ".join(f"{name} {percent(p)}" for name, p in pairs)
+        text = f"unknown (at best {classes})" if unknown and prediction.unknown else classes
+        out().print(safe(f"{prediction.photo}: {text}"))
 
 
 def evaluation(report: EvaluationReport) -> None:
@@ -235,12 +244,22 @@ def info(report: InfoReport) -> None:
         "Network": f"{report.architecture}, {size}x{size} pixels, {report.activation} outputs",
         "Head": f"reads {_reads(report.levels.grid if report.levels else 0)}",
         "Bundle": f"{report.bundle}, {in_bytes(report.bundle_bytes)}",
+        "Unknown objects": threshold(report.unknown),
         "Changes": f"{report.increment_count} since it was shipped; latest recipe: {report.recipe}",
         "Model digest": report.model_digest,
     }
     if report.onnx:
         rows["ONNX file"] = str(report.onnx)
     print_rows(str(report.home or report.bundle), rows)
+
+
+def threshold(calibration: Calibration) -> str:
+    """Says what the threshold for unknown objects keeps, and what that is based on."""
+    key = f"{KEPT:g}"
+    based = f"{calibration.photos} photos of {counted(calibration.classes, 'class', 'classes')}"
+    if calibration.thresholds[key] is None:
+        return f"no threshold: it would be based on {based}"
+    return f"a threshold that keeps {KEPT:.0%} of known photos, by {based}"
 
 
 def export(report: ExportReport) -> None:

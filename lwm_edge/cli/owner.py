@@ -112,24 +112,15 @@ def add_classes_command(
     )
     opened = open_chosen_home(home)
     if dry_run:
-        show(plan_increment(opened, photos, chosen, wait=wait, started=STARTED), as_json, display.plan)
+        plan = with_progress(
+            lambda on: plan_increment(opened, photos, chosen, on_progress=on, wait=wait, started=STARTED)
+        )
+        show(plan, as_json, display.plan)
         return
     report = with_progress(
         lambda on: add_classes(opened, photos, chosen, on_progress=on, wait=wait, started=STARTED)
     )
     show(report, as_json, display.increment, is_done=True)
-
-
-def predict_command(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Photos to classify.")],
-    home: HomeOption = None,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many classes to print.")] = 3,
-    as_json: JsonOption = False,
-) -> None:
-    """Say what the photos show, using the exported ONNX file."""
-    from .. import predict
-
-    show(predict(open_chosen_home(home), images, top_k=top_k), as_json, display.predictions)
 
 
 def evaluate_command(photos: PhotosArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
@@ -198,7 +189,10 @@ def export_command(
         photos=photos,
         force=force,
     )
-    report = export_onnx(bundle or open_chosen_home(home), output, config)
+    source = bundle or open_chosen_home(home)
+    report = with_progress(
+        lambda on: export_onnx(source, output, config, on_progress=on), on_terminal_only=not photos
+    )
     if not to_stdout:
         show(report, as_json, display.export, is_done=True)
 

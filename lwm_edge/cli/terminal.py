@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from .. import LwmEdgeError, Progress
-from ..records import ProgressCallback
+from ..records import ProgressCallback, ignore_progress
 
 _PHASES = {
     "photos": "Reading photos",
@@ -60,11 +60,11 @@ def safe(text: str) -> str:
 
 
 @contextmanager
-def progress_bar() -> Iterator[ProgressCallback]:
-    """Shows a bar on a terminal; elsewhere a plain line per phase and per tenth of the training."""
+def progress_bar(*, on_terminal_only: bool = False) -> Iterator[ProgressCallback]:
+    """Shows a bar on a terminal; elsewhere a line per phase and per tenth of the training, or nothing."""
     console = _err()
     if not console.is_terminal:
-        yield _plain_progress()
+        yield ignore_progress if on_terminal_only else _plain_progress()
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar  # only a terminal needs to load them

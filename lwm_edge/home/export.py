@@ -15,7 +15,7 @@ from ..model.onnx.reports import ParityReport
 from ..photos.class_names import fold_class_name
 from ..photos.folders import read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache
-from ..records import AnyPath
+from ..records import AnyPath, ProgressCallback, ignore_progress, step_reporter
 from . import ownership
 from .config import ExportConfig
 from .home import Home, home_or_bundle
@@ -27,13 +27,21 @@ _MAX_CALIBRATION_PHOTOS = 200
 _PIXEL_CACHE_BYTES = 64 * 2**20
 
 
-def export_onnx(source: Home | AnyPath, output: AnyPath, config: ExportConfig | None = None) -> ExportReport:
+def export_onnx(
+    source: Home | AnyPath,
+    output: AnyPath,
+    config: ExportConfig | None = None,
+    *,
+    on_progress: ProgressCallback = ignore_progress,
+) -> ExportReport:
     """Writes a model's verified ONNX file, or another form of it.
 
     Args:
         source: Model home, or the path of a bundle.
         output: Path of the ONNX file, which is replaced if it exists; the text `-` is standard output.
         config: Form of the file.
+        on_progress: Function that is called before each photo is read, and again before each batch in which
+            it calibrates the form or is classified. If it raises, the call ends, and nothing is written.
 
     Raises:
         HomeError: There is no home, or the file cannot be written.
@@ -55,7 +63,7 @@ def export_onnx(source: Home | AnyPath, output: AnyPath, config: ExportConfig | 
         content, manifest, parity = verified_onnx(open_bundle(found))
     comparison = None
     if not config.is_plain or config.photos:
-        content, comparison = _converted(content, manifest, config)
+        content, comparison = _converted(content, manifest, config, on_progress)
     storage.write_output(target, content)
     return ExportReport(
         onnx=Path(target),
@@ -88,10 +96,12 @@ def verified_onnx(bundle: Bundle) -> tuple[bytes, Manifest, ParityReport]:
 
 
 def _converted(
-    original: bytes, manifest: Manifest, config: ExportConfig
+    original: bytes, manifest: Manifest, config: ExportConfig, on_progress: ProgressCallback
 ) -> tuple[bytes, VariantReport | None]:
     """Makes the form that was asked for, and compares it with the original if there are photos."""
-    photos, labels = _read_photos(config.photos, manifest) if config.photos else (None, None)
+    photos, labels = (None, None)
+    if config.photos:
+        photos, labels = _read_photos(config.photos, manifest, on_progress)
     content = original
     if config.fixed_head:
         content = variants.with_fixed_head(content, manifest.capacity)
@@ -99,13 +109,18 @@ def _converted(
         content = variants.in_half_precision(content)
     if config.precision == "int8" and photos:
         calibration, photos, labels = _split(photos, labels)
-        images = calibration.load(range(len(calibration.photos)))
-        content = variants.in_eight_bits(content, images, float_weights=config.float_weights)
+        count = len(calibration.photos)
+        images = calibration.load(range(count), report=step_reporter("photos", count, on_progress))
+        content = variants.in_eight_bits(
+            content, images, float_weights=config.float_weights, on_progress=on_progress
+        )
     if config.static_batch:
         content = variants.with_static_batch(content, config.static_batch)
     if not photos:
         return content, None
-    report = compare(original, content, photos, labels, _MIN_AGREEMENT[config.precision])
+    report = compare(
+        original, content, photos, labels, _MIN_AGREEMENT[config.precision], on_progress=on_progress
+    )
     if report.agreement < report.min_agreement and not config.force:
         raise ParityError(
             f"this form agrees with the classifier on {100 * report.agreement:.1f}% of {report.photos} "
@@ -115,10 +130,12 @@ def _converted(
     return content, report
 
 
-def _read_photos(folder: Path, manifest: Manifest) -> tuple[PhotoSet, list[int] | None]:
+def _read_photos(
+    folder: Path, manifest: Manifest, on_progress: ProgressCallback
+) -> tuple[PhotoSet, list[int] | None]:
     """Reads photos, and the class_index of each if all folders are of known classes."""
     cache = PixelCache(_PIXEL_CACHE_BYTES)
-    found = read_photo_folder(folder, manifest.preprocessing, cache, min_photos=1)
+    found = read_photo_folder(folder, manifest.preprocessing, cache, min_photos=1, on_progress=on_progress)
     photos = PhotoSet([p for group in found.photos for p in group], manifest.preprocessing, cache)
     if len(photos.photos) < _MIN_PHOTOS:
         raise PhotosError(f"{folder} has {len(photos.photos)} photos; at least {_MIN_PHOTOS} are needed")

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import PhotosError
-from ..model.bundle import open_bundle
+from ..model.bundle import HISTOGRAM, open_bundle
 from ..model.classifier import Classifier, Prediction
 from ..model.custody_record import ChangeKind
 from ..model.evaluation import EvaluationReport, evaluate_predictions
 from ..model.ledger import Ledger
 from ..model.manifest import Levels, Manifest
-from ..model.terms import Activation
+from ..model.terms import KEPT, Activation
+from ..model.unknown import Calibration, calibrate, kept_by_class
 from ..photos.class_names import fold_class_name
 from ..photos.folders import PhotoFolder, read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache
@@ -75,6 +76,9 @@ class InfoReport(Report):
         parent_digest: Digest of the model before the latest change.
         ledger: Footprint of the increments.
         history: Latest changes, oldest first, as far as the record reaches.
+        unknown: Thresholds of the score for unknown objects.
+        kept_by_class: How many of each class's photos the threshold keeps, and how many there are, for
+            classes with enough photos to say so.
     """
 
     home: AnyNamePath | None
@@ -94,6 +98,8 @@ class InfoReport(Report):
     parent_digest: str | None
     ledger: Ledger
     history: tuple[PastChange, ...]
+    unknown: Calibration
+    kept_by_class: dict[str, tuple[int, int]]
 
 
 class PredictionReport(Report):
@@ -112,27 +118,30 @@ class PredictionReport(Report):
 
 def predict(
     home: Home | AnyPath,
-    photos: Sequence[AnyPath],
+    photos: AnyPath | Sequence[AnyPath],
     *,
     top_k: int = 3,
+    keep: float = KEPT,
     on_progress: ProgressCallback = ignore_progress,
 ) -> PredictionReport:
     """Classifies photos with a home's current model.
 
     Args:
         home: Model home, or the path of its folder.
-        photos: Paths of the photos.
+        photos: Paths of the photos, or the path of one.
         top_k: Number of classes for each photo, best first.
+        keep: Share of known photos that are not to be called unknown, one of `model.terms.SHARES`.
         on_progress: Function that is called before each photo; what it raises ends the call.
 
     Raises:
         HomeError: There is no home.
         ExportError: The home's ONNX file is missing, or lwm-edge did not export it.
+        ConfigError: The share to keep is none of those that the model is calibrated for.
         PhotosError: None of the photos can be read; if only some are bad, they are reported with the others.
     """
     home = open_home(home)
     classifier = home.read(lambda generation: Classifier(generation.onnx))
-    predictions = classifier.classify([Path(photo) for photo in photos], top_k, on_progress=on_progress)
+    predictions = classifier.classify(photos, top_k, keep=keep, on_progress=on_progress)
     if predictions and all(p.error for p in predictions):
         raise PhotosError("none of the photos can be read", [f"{p.photo} {p.error}" for p in predictions])
     return PredictionReport(onnx=home.onnx, model_digest=classifier.model_digest, predictions=predictions)
@@ -160,7 +169,7 @@ def evaluate(
     photo_folder = read_photo_folder(
         folder, classifier.preprocessing, cache, min_photos=1, on_progress=on_progress
     )
-    class_index = _class_indices(photo_folder, classifier.class_names, folder)
+    class_index = class_indices(photo_folder, classifier.class_names, folder)
     photos = PhotoSet([p for group in photo_folder.photos for p in group], classifier.preprocessing, cache)
     labels = np.array([class_index[label] for label in photos.labels])
     return evaluate_predictions(
@@ -172,7 +181,12 @@ def evaluate(
     )
 
 
-def _class_indices(photo_folder: PhotoFolder, class_names: Sequence[str], folder: Path) -> list[int]:
+def class_indices(photo_folder: PhotoFolder, class_names: Sequence[str], folder: Path) -> list[int]:
+    """Finds the class_index of each class folder.
+
+    Raises:
+        PhotosError: Some folders are not classes of the model.
+    """
     index = {fold_class_name(name): i for i, name in enumerate(class_names)}
     unknown = [name for name in photo_folder.class_names if fold_class_name(name) not in index]
     if unknown:
@@ -196,7 +210,7 @@ def info(source: Home | AnyPath) -> InfoReport:
     found = home_or_bundle(source)
     home = found if isinstance(found, Home) else None
     bundle = found.read(lambda g: open_bundle(g.bundle)) if isinstance(found, Home) else open_bundle(found)
-    m = bundle.manifest
+    m, histogram = bundle.manifest, bundle.arrays(HISTOGRAM)[HISTOGRAM]
     return InfoReport(
         home=home.path if home else None,
         bundle=bundle.path,
@@ -215,6 +229,8 @@ def info(source: Home | AnyPath) -> InfoReport:
         parent_digest=m.parent_digest,
         ledger=m.ledger,
         history=_history(m),
+        unknown=calibrate(histogram),
+        kept_by_class=dict(kept_by_class(histogram, m.class_names)),
     )
 
 

@@ -149,6 +149,7 @@ def plan_increment(
     *,
     more_photos: bool = False,
     solve_head: bool = False,
+    on_progress: ProgressCallback = ignore_progress,
     wait: bool = False,
     started: float | None = None,
 ) -> PlanReport:
@@ -160,6 +161,7 @@ def plan_increment(
         config: Settings; None means the defaults.
         more_photos: Whether to plan for `add_photos` instead.
         solve_head: Setting of `add_photos`.
+        on_progress: Function that is called before each photo is read; what it raises ends the call.
         wait: Whether to wait for another process that is changing the home.
         started: Value of time.monotonic() from which time is counted; None means now.
 
@@ -177,7 +179,7 @@ def plan_increment(
         dry_run=True,
     )
     with home.lock(wait=wait) as lock:
-        planned = run(job, lock, ignore_progress).plan
+        planned = run(job, lock, on_progress).plan
     assert planned is not None
     return planned
 

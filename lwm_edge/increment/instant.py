@@ -13,6 +13,7 @@ from ..learning.config import IncrementConfig
 from ..learning.discriminant import Head
 from ..learning.regrouping import is_solved
 from ..learning.running import observe
+from ..learning.unseen import judge_unseen
 from ..memory import peak_rss_bytes, reset_peak_rss, resident_parts, rss_bytes
 from ..model.backbone import Backbone
 from ..model.bundle import BIAS, WEIGHT, Bundle
@@ -120,8 +121,9 @@ class InstantLearner:
             held_back=held_back,
             held_back_by_teacher=held_back,
             teachers_head=teachers_head(self._parent),
-            held_back_logits=solved.logits_without(np.arange(len(labels)) >= len(to_learn)),
-            unseen_logits=solved.unseen_logits,
+            held_back_logits=solved.without(np.arange(len(labels)) >= len(to_learn)).head.logits(held_back),
+            judge_unseen=lambda report: (judge_unseen(solved, len(statistics.means), report), labels),
+            rows=solved.rows,
             head=solved.head,
             attention_distance=None,
             tensors={},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from .reports import NewClassReport
 _TOO_FEW = 5  # photos; a figure based on fewer says next to nothing
 _RARELY_RECOGNISED_SHARE = 0.5  # share of photos; the owner is told of classes that are recognised less often
 _LOOKALIKE_SHARE = 0.25  # share of photos taken for one other class
+_UNKNOWN_SHARE = 0.25  # share of a new class's photos that would be called unknown
 _UNEQUAL_RATIO = 10  # times as many photos
 
 
@@ -82,6 +83,21 @@ def warn_about_new_classes(judged: Sequence[NewClassReport], known: Sequence[str
                 f"{report.photos_taken} of {photos} photos of {name} were taken for {report.taken_for}, "
                 f"{kind}; if both are the same thing, remove one of them"
             )
+
+
+def warn_about_unknown(kept: Mapping[str, tuple[int, int]], new: Sequence[str]) -> list[str]:
+    """Warns of new classes of whose photos many would be called unknown.
+
+    Args:
+        kept: Number of each class's photos that would not be, and of all of them.
+        new: Names of the new classes.
+    """
+    return [
+        f"{photos - count} of {photos} photos of {name} would be called unknown; give more of them, or "
+        "calibrate (lwm-edge calibrate)"
+        for name, (count, photos) in kept.items()
+        if name in new and photos - count > _UNKNOWN_SHARE * photos
+    ]
 
 
 def warn_about_unequal_classes(class_names: Sequence[str], counts: Features) -> list[str]:

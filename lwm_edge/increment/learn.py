@@ -17,15 +17,25 @@ from ..home.reports import MemoryReport
 from ..learning.config import IncrementConfig, MorePhotos
 from ..learning.discriminant import FOLDS, Head
 from ..learning.drift import measure_drift
+from ..learning.unknown import score_tensors
 from ..memory import out_of_memory_explained
-from ..model.bundle import BIAS, WEIGHT, Arrays, forget_what_was_measured, save_bundle
+from ..model.bundle import BIAS, HISTOGRAM, WEIGHT, Arrays, forget_what_was_measured, save_bundle
 from ..model.onnx.parity import PARITY_BATCH_SIZES
+from ..model.unknown import Histogram, kept_by_class
 from ..records import Progress, ProgressCallback, step_reporter
+from .judgement import warn_about_unknown
 from .reports import LearningReport, LearntIncrement, PlanReport, StagedIncrement
 from .task import Task, set_up
 from .timing import Timer
 from .values import Learnt, UnwrittenModel
-from .verdict import evaluate_student, judge_new, judge_what_shipped, pass_or_refuse
+from .verdict import (
+    all_class_names,
+    calibration,
+    evaluate_student,
+    judge_new,
+    judge_what_shipped,
+    pass_or_refuse,
+)
 
 _EVALUATION_STEPS = 3 + FOLDS  # the held-back photos, the new classes' folds, shipped classes, and drift
 _TOLERATED_EXCESS = 0.02  # share of the predicted peak
@@ -81,12 +91,12 @@ def learn_classes(
         if config.fresh:
             task.saved.forget()
         learnt = task.learner.teach(task.photos, task.plan, task.saved, on_progress, should_stop)
-        report = _judge(task, learnt, on_progress)
+        report, histogram = _judge(task, learnt, on_progress)
         on_progress(Progress(phase="stage", done=0, total=1))
         photos, examples = task.photos, max(PARITY_BATCH_SIZES)
         pixels = photos.held_back.load(range(len(photos.held_back.photos))[:examples])
         logits = learnt.head.logits(learnt.held_back[:examples]).astype(np.float32)
-        head, tensors = learnt.head, {**learnt.tensors, **learnt.statistics.to_arrays()}
+        head, tensors = learnt.head, _changed_tensors(task, learnt, histogram)
         del learnt  # writing needs the memory
         model = _grown(task, head, tensors)
         staged = _stage(home, model) if report.training else None
@@ -108,17 +118,17 @@ def learn_classes(
     return increment, model
 
 
-def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> LearningReport:
-    """Judges what was learnt.
+def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> tuple[LearningReport, Histogram]:
+    """Judges what was learnt; returns the calibration of the score for unknown objects as well.
 
     Raises:
         GateError: It does not pass the gate.
     """
     report = step_reporter("evaluate", _EVALUATION_STEPS, on_progress)
     report()
-    accuracy, judged = evaluate_student(task, learnt), judge_new(task, learnt, report)
+    accuracy, new = evaluate_student(task, learnt), judge_new(task, learnt, report)
     report()
-    shipped = judge_what_shipped(task, learnt, judged)
+    shipped = judge_what_shipped(task, learnt, new.classes)
     report()
     drift = measure_drift(
         learnt.head,
@@ -128,8 +138,8 @@ def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> Learnin
         learnt.attention_distance,
         shipped.estimate,
     )
-    approach, photos = task.approach, task.photos
-    return LearningReport(
+    approach, photos, histogram = task.approach, task.photos, calibration(task, new)
+    report_on_learning = LearningReport(
         recipe=approach.name,
         recipe_reason=approach.reason,
         beta=approach.recipe.beta,
@@ -142,10 +152,25 @@ def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> Learnin
         plan=task.plan,
         training=learnt.training,
         held_back=accuracy,
-        judged=judged,
+        judged=new.classes,
         drift=drift,
-        warnings=(*task.warnings, *pass_or_refuse(task, accuracy, judged, drift, shipped, learnt)),
+        warnings=(
+            *task.warnings,
+            *pass_or_refuse(task, accuracy, new.classes, drift, shipped, learnt),
+            *warn_about_unknown(kept_by_class(histogram, all_class_names(task)), photos.new_classes),
+        ),
     )
+    return report_on_learning, histogram
+
+
+def _changed_tensors(task: Task, learnt: Learnt, histogram: Histogram) -> Arrays:
+    """Returns the tensors of the bundle that change, except for the head."""
+    return {
+        **learnt.tensors,
+        **learnt.statistics.to_arrays(),
+        **score_tensors(learnt.statistics, len(learnt.head.weight), learnt.rows),
+        HISTOGRAM: histogram,
+    }
 
 
 def _grown(task: Task, head: Head, tensors: Arrays) -> UnwrittenModel:
@@ -159,12 +184,13 @@ def _grown(task: Task, head: Head, tensors: Arrays) -> UnwrittenModel:
             "increment_count": parent.increment_count + 1,
         }
     )
-    arrays = {**task.parent.arrays(), **tensors}
+    arrays = task.parent.arrays()
+    if task.photos.known_classes:
+        forget_what_was_measured(arrays, sorted(set(task.photos.all_labels)))
+    arrays |= tensors
     for name, rows in ((WEIGHT, head.weight), (BIAS, head.bias)):
         arrays[name] = np.zeros_like(arrays[name])
         arrays[name][: len(rows)] = rows
-    if task.photos.known_classes:
-        forget_what_was_measured(arrays, sorted(set(task.photos.all_labels)))
     return UnwrittenModel(arrays, manifest)
 
 

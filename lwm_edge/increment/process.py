@@ -8,25 +8,20 @@ goes to standard error, so it cannot be mistaken for a reply.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from .. import errors
+from .._processes import start_process
 from .._streams import forgiving_streams
-from ..errors import ConfigError, LwmEdgeError
+from ..errors import LwmEdgeError
 from ..processors import usable_processors
 from ..records import utf8_text
-
-# Does what `python -m` does, but without the current folder on the path: no file there may be run.
-_START_CODE = "import sys; sys.path[:] = [p for p in sys.path if p]; from {} import main; main()"
 
 # Makes threads sleep while they wait for each other. If they kept spinning, they would take the cores from
 # other programs, and from each other when the cores are busy. Their number is that of the processors that a
@@ -52,7 +47,7 @@ class _Line(BaseModel):
 @contextmanager
 def started_process(
     module: str, job: BaseModel, *, lock: int | None = None
-) -> Iterator[subprocess.Popen[str]]:
+) -> Iterator[subprocess.Popen[bytes]]:
     """Starts a process that runs a module's `main`, which calls `serve`; ends it if the block raises.
 
     Args:
@@ -63,11 +58,12 @@ def started_process(
     Yields:
         The process, from which `replies_from` reads; its exit status is known after the block.
     """
-    with _start(module, lock) as process:
+    threads = {**_PASSIVE_THREADS, "OMP_NUM_THREADS": str(usable_processors())}
+    with start_process(module, environment=threads, descriptor=lock) as process:
         try:
             assert process.stdin is not None
             with suppress(BrokenPipeError):  # it has ended already; its exit status will say so
-                process.stdin.write(job.model_dump_json() + "\n")
+                process.stdin.write(job.model_dump_json().encode() + b"\n")
                 process.stdin.flush()
             yield process
         except BaseException as error:
@@ -77,63 +73,7 @@ def started_process(
             raise
 
 
-def _start(module: str, lock: int | None) -> subprocess.Popen[str]:
-    command, start_in = [_python(), "-c", _START_CODE.replace("{}", module)], _existing_folder()
-    with _interrupts_kept_out():
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,  # carries the job, and closes when this process ends for whatever reason
-            stdout=subprocess.PIPE,
-            pass_fds=() if lock is None else (lock,),
-            env={**_PASSIVE_THREADS, "OMP_NUM_THREADS": str(usable_processors()), **os.environ},
-            cwd=start_in,
-            text=True,
-            encoding="utf-8",
-        )
-
-
-@contextmanager
-def _interrupts_kept_out() -> Iterator[None]:
-    """Keeps Ctrl-C from a process that is started within the block; its starter gets it as well.
-
-    The starter asks it to stop. Until it has loaded its libraries, it could do no better than end in a
-    traceback.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _python() -> str:
-    """Returns the path of the Python interpreter that runs the processes.
-
-    Raises:
-        ConfigError: `sys.executable` is the app that this Python is embedded in, or is not known: started
-            with a module's name, that app could do anything.
-    """
-    executable = sys.executable or ""
-    name = Path(executable).name.lower()
-    if getattr(sys, "frozen", False) or not any(python in name for python in ("python", "pypy")):
-        raise ConfigError(
-            f"sys.executable is {executable!r}, which is not a Python interpreter, so no process can be "
-            "started to do this; set sys.executable to a Python that has lwm_edge before the call or, for "
-            "add_classes, pass isolate=False"
-        )
-    return executable
-
-
-def _existing_folder() -> str | None:
-    """Returns where a process starts if the current folder is gone, as MKL would end it there."""
-    try:
-        Path.cwd()
-    except OSError:
-        return "/"
-    return None
-
-
-def replies_from(process: subprocess.Popen[str], kind: type[Reply]) -> Iterator[Reply]:
+def replies_from(process: subprocess.Popen[bytes], kind: type[Reply]) -> Iterator[Reply]:
     """Yields the replies of a process until it ends.
 
     Raises:
@@ -173,7 +113,7 @@ def serve(kind: type[Job], do: Callable[[Job, Callable[[BaseModel], None]], None
                 send(_Line(failure=_failure_from(error)))
 
 
-def _wait_until_saved(process: subprocess.Popen[str]) -> None:
+def _wait_until_saved(process: subprocess.Popen[bytes]) -> None:
     """Lets a worker that was told to stop finish its step and save, and raises the error that it reports.
 
     A second interruption kills the worker, and this function returns only once the worker is gone: the home
@@ -191,7 +131,7 @@ def _wait_until_saved(process: subprocess.Popen[str]) -> None:
         raise
 
 
-def _lines(process: subprocess.Popen[str]) -> Iterator[_Line]:
+def _lines(process: subprocess.Popen[bytes]) -> Iterator[_Line]:
     assert process.stdout is not None
     return (_Line.model_validate_json(line) for line in process.stdout)
 

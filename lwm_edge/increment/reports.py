@@ -10,6 +10,7 @@ from ..learning.reports import DriftReport, TrainingReport
 from ..model.evaluation import EvaluationReport
 from ..model.onnx.reports import ParityReport
 from ..model.terms import Precision
+from ..model.unknown import Calibration
 from ..records import AnyNamePath, ExactBytes, ExactPath, Report
 
 OLD_CLASSES_NOTE = (
@@ -81,6 +82,38 @@ class NewClassReport(Report):
     right: int
     taken_for: str | None
     photos_taken: int
+
+
+class CalibrationReport(Report):
+    """Holds the receipt of `calibrate`.
+
+    Attributes:
+        home: Path of the model home.
+        photos: Number of photos that were scored.
+        calibrated_classes: Names of the classes that they belong to.
+        kept_before: Share of these photos that the threshold before would have kept; None if there was none.
+        calibration: Thresholds now.
+        class_names: Names of all classes.
+        model_digest: Digest of the model now.
+        parity: Comparison of the ONNX file with the network.
+        footprint: Sizes in bytes, before and after.
+        onnx: Path of the exported classifier.
+        skipped: Files that were left out, each with the reason.
+        warnings: Warnings for the owner.
+    """
+
+    home: AnyNamePath
+    photos: int
+    calibrated_classes: tuple[str, ...]
+    kept_before: float | None
+    calibration: Calibration
+    class_names: tuple[str, ...]
+    model_digest: str
+    parity: ParityReport
+    footprint: FootprintReport
+    onnx: AnyNamePath
+    skipped: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 class LearningReport(Report):

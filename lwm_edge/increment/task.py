@@ -18,6 +18,7 @@ from ..model.manifest import Manifest
 from ..photos.class_names import fold_class_name
 from ..photos.folders import read_photo_folder, split_held_back
 from ..photos.photo_set import PhotoSet, PixelCache
+from ..photos.reading import decoding_bytes, forget_decoding_peak
 from ..records import Progress, ProgressCallback
 from .plan import SHARE_FOR_CHECKED_PHOTOS, check_disk, make_plan, memory_limit
 from .reports import PlanReport
@@ -77,12 +78,13 @@ def set_up(
     if config.sign_with:
         read_private_key(config.sign_with)  # so that a bad key is refused before the work, not after it
     reset_peak_rss()
+    forget_decoding_peak()
     if more and not more.solve_head:
         from .instant import require_solved_head
 
         require_solved_head(parent)
     photos = _read_photos(folder, parent.manifest, config, on_progress, more)
-    decoding_bytes = max(0, peak_rss_bytes() - rss_bytes())
+    decoding = decoding_bytes(max(0, peak_rss_bytes() - rss_bytes()))
     approach = _choose_approach(parent, len(photos.to_learn.photos), config, more)
     on_progress(Progress(phase="plan", done=0, total=1))
     learner = _make_learner(parent, approach, len(photos.new_classes), config)
@@ -94,7 +96,7 @@ def set_up(
     if plan is None:
         job = learner.describe_job(
             photos,
-            decoding_bytes=decoding_bytes,
+            decoding_bytes=decoding,
             generation_bytes=home.current().bytes(),
             timer=timer,
         )
@@ -186,6 +188,7 @@ def _read_photos(
         known_classes=() if more else manifest.class_names,
         first_label=len(manifest.class_names),
         label_of=_labels_of_known(manifest) if more else None,
+        limit_bytes=limit,
         on_progress=on_progress,
     )
     if not more:

@@ -19,6 +19,8 @@ from ..learning.losses import attention_distillation_loss
 from ..learning.reports import TrainingReport
 from ..learning.running import Observation, choose_device, head_of, observe
 from ..learning.training import TrainingState, train_increment, trained_parameters
+from ..learning.unknown import score_tensors
+from ..learning.unseen import Unseen
 from ..memory import drop_library_pages, drop_mapped_pages, freed_memory_kept
 from ..model.bundle import MEASURED, PROBE, Bundle
 from ..model.loading import load_network, network_arrays
@@ -26,6 +28,7 @@ from ..model.manifest import Manifest
 from ..model.network import Network, attention_cells, few_cells_warnings, pools_early
 from ..model.onnx.parity import head_inputs_of_probe
 from ..model.precision import has_bfloat16
+from ..model.unknown import known_scores
 from ..records import ProgressCallback
 from .plan import Job
 from .rehearsal import describe_job
@@ -117,8 +120,11 @@ class TrainingLearner:
                 for network in (student, teacher)
             )
         drop_library_pages()  # most of them were needed for the training only
-        head_for_held_back, _ = self._solved(known, to_learn, photos.to_learn.labels)
-        held_back_logits = head_for_held_back.logits(held_back.head_inputs)
+        head_for_held_back, without = self._solved(known, to_learn, photos.to_learn.labels)
+        unseen = Unseen(
+            head_for_held_back.logits(held_back.head_inputs),
+            known_scores(held_back.head_inputs, score_tensors(without, student.classes), student.classes),
+        )
         features = np.concatenate([to_learn, held_back.head_inputs])
         head, statistics = self._solved(known, features, photos.all_labels)
         return Learnt(
@@ -128,8 +134,9 @@ class TrainingLearner:
             held_back=held_back.head_inputs,
             held_back_by_teacher=by_teacher_too.head_inputs,
             teachers_head=head_of(teacher),
-            held_back_logits=held_back_logits,
-            unseen_logits=None,
+            held_back_logits=unseen.logits,
+            judge_unseen=lambda report: (unseen, np.array(photos.held_back.labels)),
+            rows=None,
             head=head,
             attention_distance=_attention_distance(student, teacher, held_back, by_teacher_too),
             tensors=self._changed_tensors(),

@@ -8,7 +8,9 @@ Tensors, where d is the number of values that the head reads (see `network`):
   class_index, number of photos): the vendor's accuracy on photos that the network never saw, 0 if not
   measured. `measured.right_solved` [capacity] is what the head that a device solves from the statistics
   gets right of them, which differs where the trained head ships.
-- `unknown.histogram` [capacity, 64]: calibration of the score for unknown objects; 0 if not calibrated.
+- `unknown.axes`, `unknown.damping` and `unknown.centres`: the score for unknown objects, made from the
+  statistics by `learning.unknown` on up to 64 axes; `unknown.histogram` [capacity, 128]: its calibration, see
+  `unknown`; 0 if not calibrated.
 - `probe.head_inputs` [5, d]: the head's inputs for five generated images, from the torch that trained the
   network.
 - `onnx_graph` (uint8): the graph without its weights, see `onnx`; `manifest` (uint8): see `manifest`.
@@ -47,16 +49,26 @@ COVARIANCE, PHOTOS = "statistics.covariance", "statistics.photos"
 RIGHT, RIGHT_SOLVED = "measured.right", "measured.right_solved"
 TOTAL, CONFUSIONS = "measured.total", "measured.confusions"
 HISTOGRAM, PROBE = "unknown.histogram", "probe.head_inputs"
+AXES, AXES_OFFSET = "unknown.axes.weight", "unknown.axes.bias"
+CENTRES, CENTRES_OFFSET = "unknown.centres.weight", "unknown.centres.bias"
+DAMPING = "unknown.damping.weight"
 MANIFEST, ONNX_GRAPH = "manifest", "onnx_graph"
 
 MEASURED = (RIGHT, RIGHT_SOLVED, TOTAL, CONFUSIONS)
-ROWS_BY_CLASS = {WEIGHT, BIAS, MEANS, COUNTS, RIGHT, RIGHT_SOLVED, TOTAL, HISTOGRAM}
+SCORE = (AXES, AXES_OFFSET, DAMPING, CENTRES, CENTRES_OFFSET)
+"""Tensors of the score for unknown objects, which the ONNX graph reads."""
+
+CUT_TO_CLASSES = (WEIGHT, BIAS, CENTRES, CENTRES_OFFSET)
+"""Tensors of which an ONNX file has the rows of the classes in use alone."""
+
+ROWS_BY_CLASS = {*CUT_TO_CLASSES, MEANS, COUNTS, RIGHT, RIGHT_SOLVED, TOTAL, HISTOGRAM}
 BESIDE_THE_NETWORK = {
     *(MEANS, COUNTS, COVARIANCE, PHOTOS),
     *MEASURED,
-    *(HISTOGRAM, PROBE),
-    *(ONNX_GRAPH, MANIFEST),
+    *SCORE,
+    *(HISTOGRAM, PROBE, ONNX_GRAPH, MANIFEST),
 }
+BINS, MAX_AXES = 128, 64
 _FIXED_SHAPES: dict[str, tuple[str, tuple[int | str, ...]]] = {
     WEIGHT: ("F32", ("capacity", "d")),
     BIAS: ("F32", ("capacity",)),
@@ -68,7 +80,12 @@ _FIXED_SHAPES: dict[str, tuple[str, tuple[int | str, ...]]] = {
     RIGHT_SOLVED: ("I32", ("capacity",)),
     TOTAL: ("I32", ("capacity",)),
     CONFUSIONS: ("I32", (32, 3)),
-    HISTOGRAM: ("I32", ("capacity", 64)),
+    HISTOGRAM: ("I32", ("capacity", BINS)),
+    AXES: ("F32", ("axes", "d")),
+    AXES_OFFSET: ("F32", ("axes",)),
+    DAMPING: ("F32", (1, "axes")),
+    CENTRES: ("F32", ("capacity", "axes")),
+    CENTRES_OFFSET: ("F32", ("capacity",)),
     PROBE: ("F32", (5, "d")),
 }
 NUMPY_DTYPES = {"F32": np.float32, "I32": np.int32}
@@ -102,7 +119,7 @@ class Bundle:
 
 def declared_tensors(capacity: int, d: int) -> dict[str, tuple[str, list[int]]]:
     """Returns data type and shape of each tensor whose shape depends on capacity and d alone."""
-    sizes = {"capacity": capacity, "d": d}
+    sizes = {"capacity": capacity, "d": d, "axes": min(MAX_AXES, capacity)}
     return {
         name: (dtype, [sizes[n] if isinstance(n, str) else n for n in shape])
         for name, (dtype, shape) in _FIXED_SHAPES.items()
@@ -111,10 +128,8 @@ def declared_tensors(capacity: int, d: int) -> dict[str, tuple[str, list[int]]]:
 
 def empty_tensors(capacity: int, d: int) -> dict[str, NDArray[Any]]:
     """Makes the tensors that a new bundle declares but that may stay empty: all zeros."""
-    declared = declared_tensors(capacity, d)
-    return {
-        name: np.zeros(declared[name][1], NUMPY_DTYPES[declared[name][0]]) for name in (*MEASURED, HISTOGRAM)
-    }
+    declared, empty = declared_tensors(capacity, d), (*MEASURED, *SCORE, HISTOGRAM)
+    return {name: np.zeros(declared[name][1], NUMPY_DTYPES[declared[name][0]]) for name in empty}
 
 
 def forget_what_was_measured(arrays: dict[str, NDArray[Any]], rows: Sequence[int]) -> None:

@@ -6,32 +6,46 @@ metadata (https://onnx.ai/onnx/repo-docs/IR.html, metadata_props).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from .. import storage
-from ..errors import ExportError, PhotosError, first_line
+from ..errors import ConfigError, ExportError, PhotosError, first_line
 from ..photos.photo_set import PhotoSet
 from ..photos.pixels import Pixels
 from ..photos.preprocessing import Preprocessing
 from ..photos.reading import read_photo
 from ..processors import usable_processors
-from ..records import AnyNamePath, ProgressCallback, Report, ignore_progress, printable, step_reporter
+from ..records import (
+    AnyNamePath,
+    AnyPath,
+    ProgressCallback,
+    Report,
+    ignore_progress,
+    printable,
+    step_reporter,
+)
+from .terms import KEPT, SHARES
+from .unknown import Calibration, listed_shares
 
 CLASS_NAMES_KEY = "class_names"
 PREPROCESSING_KEY = "preprocessing"
 DIGEST_KEY = "model_digest"
 INPUT = "image"
 LOGITS, PROBABILITIES, HEAD_INPUTS = "logits", "probabilities", "head_inputs"
+UNKNOWN = "unknown"
+"""Name of an output, and of the entry in the metadata that has its thresholds."""
 _BATCH_SIZE = 16
 
 _WHAT_TO_DO = "rebuild it with lwm-edge repair (in a model home) or lwm-edge export"
+_IN_A_HOME = "current/classifier.onnx"
 _NAMES = TypeAdapter(tuple[str, ...])
 
 
@@ -42,13 +56,32 @@ class Prediction(Report):
         photo: Path of the photo.
         class_names: Names of the best classes, best first.
         probabilities: Probabilities of these classes.
+        known_score: Score that is smaller the less the photo resembles any class, see `model.unknown`.
+        unknown: Whether it is so small that the photo counts as none of the classes; None if the model was
+            not calibrated.
         error: Reason why the photo could not be read; the other fields are then empty.
     """
 
     photo: AnyNamePath
     class_names: tuple[str, ...] = ()
     probabilities: tuple[float, ...] = ()
+    known_score: float | None = None
+    unknown: bool | None = None
     error: str | None = None
+
+
+class Outputs(NamedTuple):
+    """Holds what the model computes for images.
+
+    Attributes:
+        logits: Logits [B, classes] float32.
+        probabilities: Probabilities [B, classes] float32.
+        unknown: Score that is larger the less an image resembles any class [B] float32.
+    """
+
+    logits: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+    unknown: NDArray[np.float32]
 
 
 class Classifier:
@@ -59,6 +92,7 @@ class Classifier:
         class_names: Class names in the order of the outputs.
         preprocessing: Preprocessing from a photo to the input.
         model_digest: Digest of the model that was exported.
+        calibration: Thresholds of the score for unknown objects.
         static_batch: Number of images that the file takes at once; None for any.
 
     Args:
@@ -70,8 +104,11 @@ class Classifier:
 
     def __init__(self, source: str | PathLike[str] | bytes) -> None:
         self.path = None if isinstance(source, bytes) else Path(source)
-        where = self.path or "the exported ONNX file"
+        where = self._where = self.path or "the exported ONNX file"
         if self.path and not self.path.is_file():
+            if os.path.lexists(self.path):
+                what = storage.kind_at(self.path, follow=True)
+                raise ExportError(f"{where} is {what}; give the ONNX file, such as HOME/{_IN_A_HOME}")
             raise ExportError(f"{where} does not exist; {_WHAT_TO_DO}")
         try:
             self._session: Any = open_session(
@@ -81,6 +118,7 @@ class Classifier:
             self.class_names: tuple[str, ...] = _NAMES.validate_json(metadata[CLASS_NAMES_KEY])
             self.preprocessing = Preprocessing.model_validate_json(metadata[PREPROCESSING_KEY])
             self.model_digest: str = metadata[DIGEST_KEY]
+            self.calibration = Calibration.model_validate_json(metadata[UNKNOWN])
             self._outputs, self.static_batch = _shapes(self._session)
         except (KeyError, ValueError):
             raise ExportError(
@@ -93,14 +131,16 @@ class Classifier:
             ) from None
 
     def run(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Runs the model on prepared images, see `outputs`; returns logits and probabilities."""
+        logits, probabilities, _ = self.outputs(images)
+        return logits, probabilities
+
+    def outputs(self, images: Pixels) -> Outputs:
         """Runs the model on prepared images.
 
         Args:
             images: RGB images at the model's size [B, H, W, 3] uint8; any number of them, even if the file
                 was exported for a single batch size.
-
-        Returns:
-            Logits and probabilities, each [B, classes] float32.
 
         Raises:
             ExportError: The file is damaged: it fails, or its outputs are wrong.
@@ -110,24 +150,31 @@ class Classifier:
         full = max(1, -(-len(images) // self.static_batch)) * self.static_batch
         padded = np.resize(images, (full, *images.shape[1:]))
         batches = [self._run(batch) for batch in np.split(padded, full // self.static_batch)]
-        logits, probabilities = (np.concatenate(parts)[: len(images)] for parts in zip(*batches, strict=True))
-        return logits, probabilities
+        return Outputs(*(np.concatenate(parts)[: len(images)] for parts in zip(*batches, strict=True)))
 
-    def _run(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        where = self.path or "the exported ONNX file"
+    def head_inputs(self, images: Pixels) -> NDArray[np.float32]:
+        """Computes what the head reads of images, in a file without a fixed batch size [B, d] float32."""
+        (values,) = self._compute([HEAD_INPUTS], images)
+        return values
+
+    def _compute(self, names: Sequence[str], images: Pixels) -> list[NDArray[np.float32]]:
         try:
-            logits, probabilities = self._session.run([LOGITS, PROBABILITIES], {INPUT: images})
+            found: list[NDArray[np.float32]] = self._session.run(names, {INPUT: images})
         except Exception as error:  # ONNX Runtime's own errors, as above
             raise ExportError(
-                f"{where} cannot be run by ONNX Runtime: {first_line(error)}; {_WHAT_TO_DO}"
+                f"{self._where} cannot be run by ONNX Runtime: {first_line(error)}; {_WHAT_TO_DO}"
             ) from None
+        return found
+
+    def _run(self, images: Pixels) -> Outputs:
+        logits, probabilities, unknown = self._compute([LOGITS, PROBABILITIES, UNKNOWN], images)
         classes = len(self.class_names)
-        expected = ((len(images), self._outputs), np.float32)
+        columns = ((logits, self._outputs), (probabilities, self._outputs), (unknown, 1))
         if classes > self._outputs or any(
-            (output.shape, output.dtype) != expected for output in (logits, probabilities)
+            output.shape != (len(images), count) or output.dtype != np.float32 for output, count in columns
         ):
-            raise ExportError(f"{where} does not give a number for each of its classes; {_WHAT_TO_DO}")
-        return logits[:, :classes], probabilities[:, :classes]
+            raise ExportError(f"{self._where} does not give a number for each of its classes; {_WHAT_TO_DO}")
+        return Outputs(logits[:, :classes], probabilities[:, :classes], unknown[:, 0])
 
     def predict(
         self, photos: PhotoSet, *, on_progress: ProgressCallback = ignore_progress
@@ -146,27 +193,34 @@ class Classifier:
 
     def classify(
         self,
-        photos: Sequence[str | PathLike[str]],
+        photos: AnyPath | Sequence[AnyPath],
         top_k: int = 3,
         *,
+        keep: float = KEPT,
         on_progress: ProgressCallback = ignore_progress,
     ) -> tuple[Prediction, ...]:
         """Ranks the best classes of each photo; a photo that cannot be read gets an error instead.
 
         Args:
-            photos: Paths of the photos.
+            photos: Paths of the photos, or the path of one.
             top_k: Number of classes for each photo, best first.
+            keep: Share of known photos that are not to be called unknown, one of `terms.SHARES`.
             on_progress: Function that is called before each photo.
         """
+        if isinstance(photos, str | PathLike):  # of which each letter would pass for a path
+            photos = [photos]
+        if keep not in SHARES:
+            raise ConfigError(f"cannot keep {keep:g} of known photos; choose {listed_shares()}")
+        threshold = self.calibration.threshold(keep)
         report = step_reporter("features", len(photos), on_progress)
         predictions: list[Prediction] = []
         for start in range(0, len(photos), _BATCH_SIZE):
             batch = [Path(photo) for photo in photos[start : start + _BATCH_SIZE]]
-            predictions += self._classify_batch(batch, top_k, report)
+            predictions += self._classify_batch(batch, top_k, threshold, report)
         return tuple(predictions)
 
     def _classify_batch(
-        self, photos: Sequence[Path], top_k: int, report: Callable[[], None]
+        self, photos: Sequence[Path], top_k: int, threshold: float | None, report: Callable[[], None]
     ) -> list[Prediction]:
         images: dict[Path, Pixels] = {}
         errors: dict[Path, str] = {}
@@ -178,13 +232,15 @@ class Classifier:
                 errors[photo] = error.message
         ranked: dict[Path, Prediction] = {}
         if images:
-            _, probabilities = self.run(np.stack(list(images.values())))
-            for photo, row in zip(images, probabilities, strict=True):
+            _, probabilities, unknown = self.outputs(np.stack(list(images.values())))
+            for photo, row, score in zip(images, probabilities, unknown.tolist(), strict=True):
                 best = np.argsort(-row, kind="stable")[:top_k]
                 ranked[photo] = Prediction(
                     photo=photo,
                     class_names=tuple(self.class_names[i] for i in best),
                     probabilities=tuple(float(row[i]) for i in best),
+                    known_score=-score,
+                    unknown=None if threshold is None else score > threshold,
                 )
         return [ranked.get(p) or Prediction(photo=p, error=errors[p]) for p in photos]
 

@@ -16,3 +16,9 @@ the model before the latest change, or classes that other devices learnt."""
 
 Line = Annotated[str, Field(min_length=1, max_length=200)]
 Paragraph = Annotated[str, Field(min_length=1, max_length=1000)]
+
+SHARES = (0.8, 0.9, 0.95, 0.98, 0.99)
+"""Shares of known photos that a threshold for unknown objects can keep."""
+
+KEPT = 0.95
+"""Share that is kept unless another one is asked for."""

@@ -16,14 +16,17 @@ _REFUSED_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U0001d159\U000e0100-\U000e01ef]"
 )
-# From https://www.unicode.org/Public/security/latest/confusables.txt: Cyrillic and Greek letters, hyphens.
+# From https://www.unicode.org/Public/security/latest/confusables.txt: Cyrillic, Greek and Armenian
+# letters, hyphens.
 _LATIN_TWINS = str.maketrans(
     "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u04bb\u0501\u051b\u051d\u04cf\u03bf\u03bd\u03b1\u03b9\u03c1"
     "\u0410\u0412\u0415\u0405\u0406\u0408\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425\u04ae\u050c\u051a\u051c"
     "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7"
-    "\u0433\u04af\u0475\u0474\u042c\u04c0\u03b3\u03c3\u03c5\u03f2\u03f3\u03f9\u037f\u03dc\u2010\u2212",
-    "aeopcyxijshdqwlovaipABESIJKMHOPCTXYGQWABEZHIKMNOPTYXryvVbIyoucjCJF--",
+    "\u0433\u04af\u0475\u0474\u042c\u04c0\u03b3\u03c3\u03c5\u03f2\u03f3\u03f9\u037f\u03dc\u2010\u2212"
+    "\u0561\u0563\u0566\u0570\u0575\u0578\u057c\u057d\u0581\u0584\u0585\u053c\u054d\u054f\u0555",
+    "aeopcyxijshdqwlovaipABESIJKMHOPCTXYGQWABEZHIKMNOPTYXryvVbIyoucjCJF--wqqhjnnugfoLUSO",
 )
+_TWINS_AMONG_THEMSELVES = str.maketrans("I1|0", "lllO")
 
 
 def normalise_class_name(text: str) -> str:
@@ -49,8 +52,10 @@ def shown_class_name(text: str) -> str:
     # Decomposed, so that a letter with an accent is one that has a twin, and then the accent. Before that, as
     # the form that Unicode takes for compatible need not look the same.
     text = _INVISIBLE.sub("", text).translate(_LATIN_TWINS)
-    visible = _INVISIBLE.sub("", unicodedata.normalize("NFKD", text))
-    return " ".join(fold_class_name(visible.translate(_LATIN_TWINS)).split())
+    visible = _INVISIBLE.sub("", unicodedata.normalize("NFKD", text)).translate(_LATIN_TWINS)
+    if len(visible) > 1:  # a model that reads characters has classes of one each
+        visible = visible.translate(_TWINS_AMONG_THEMSELVES)
+    return " ".join(fold_class_name(visible).split())
 
 
 def text_problem(text: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..errors import PhotosError, shortened
@@ -60,6 +61,7 @@ def read_photo_folder(
     known_classes: Sequence[str] = (),
     first_label: int = 0,
     label_of: Callable[[str], int | str] | None = None,
+    limit_bytes: int | None = None,
     on_progress: ProgressCallback = ignore_progress,
 ) -> PhotoFolder:
     """Reads a folder with one sub-folder per class, decoding every photo once.
@@ -73,11 +75,14 @@ def read_photo_folder(
         first_label: class_index of the first class found.
         label_of: Function that returns the class_index of a folder's name instead, or says why the folder
             cannot be used.
+        limit_bytes: Bytes that may be taken while a photo is read, as `read_photo` explains them.
         on_progress: Function that is called before each file is read.
 
     Raises:
         PhotosError: The folder cannot be learnt from; every problem is listed.
+        ResourceError: The limit leaves too little to decode even an ordinary photo.
     """
+    read = partial(cache.read, preprocessing=preprocessing, limit_bytes=limit_bytes)
     folders = class_folders(folder)
     problems = _name_problems([utf8_name(path.name) for path in folders], known_classes)
     labels: Sequence[int | str] = range(first_label, first_label + len(folders))
@@ -93,7 +98,7 @@ def read_photo_folder(
     for label, path, (paths, reasons) in zip(labels, folders, files, strict=True):
         if isinstance(label, str):
             continue
-        photos = _read_class(path, paths, label, preprocessing, cache, seen, reasons, report)
+        photos = _read_class(path, paths, label, read, seen, reasons, report)
         reasons = shortened(reasons, _LISTED_FILES, "more files")
         if len(photos) < min_photos:
             usable = f"{len(photos)} usable photos; at least {min_photos} are needed"
@@ -165,8 +170,7 @@ def _read_class(
     folder: Path,
     paths: Sequence[Path],
     label: int,
-    preprocessing: Preprocessing,
-    cache: PixelCache,
+    read: Callable[[Path], object],
     seen: dict[str, Path],
     reasons: list[str],
     report: Callable[[], None],
@@ -180,7 +184,7 @@ def _read_class(
             check_photo_file(path)  # first, because a link that leads to itself cannot be resolved
             if not path.resolve().is_relative_to(folder.resolve().parent):
                 raise PhotosError("is a link that leads out of the folder")
-            cache.read(path, preprocessing)
+            read(path)
             digest = _file_digest(path)
         except PhotosError as error:
             reasons.append(f"{shown} {error.message}")

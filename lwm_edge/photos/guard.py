@@ -2,7 +2,8 @@
 
 Pillow's loops over metadata are Python code that reads piece by piece, and its decoders are fed block by
 block, so whoever counts the reads can end them. What a decoder does with a block cannot be interrupted; it is
-bounded by the pixels that the file declares, and for JPEG by the size of the block.
+bounded by the pixels that the file declares, and for JPEG by the size of the block. Photos for which that
+bound is too high are decoded in a process with limits (`decoder`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from PIL import Image
 
 from .. import storage
 from ..errors import PhotosError
+from .pixels import LONG, STRIP_ROWS
 
 MIB = 2**20
 MAX_FILE_BYTES = 256 * MIB
@@ -26,15 +28,19 @@ MAX_MEMORY_BYTES = 384 * MIB
 MAX_METADATA_BYTES = 16 * MIB
 MAX_METADATA_READS = 10_000  # Pillow makes three or four for each piece
 MAX_SECONDS = 20  # of processor time
+_SHARE_BEFORE_LAST_BLOCK = 0.8  # of the time, as what a decoder does with a block is not interrupted
+MAX_BYTES_HERE = 256 * MIB  # what the worst photo of a format and size may take without a process of its own
 
-# A WebP file is read in one piece. Each of its pixels was measured to take up to 16 bytes. The decoder keeps
-# the file, and notes on it of up to four times its length; a second copy is gone once the file is open.
-MAX_WEBP_FILE_BYTES = MAX_MEMORY_BYTES // 6
-_WEBP_BYTES_PER_PIXEL = 16
-_WEBP_BYTES_PER_FILE_BYTE = 5
+# A JPEG decoder may keep up to 8 bytes a pixel until it has seen all scans, of which Pillow makes 4.
+_BYTES_PER_PIXEL = {"JPEG": 12, "PNG": 5, "BMP": 5}
+_BYTES_PER_STRIP_PIXEL = 20  # of 16-bit grey, which becomes floating-point numbers in between
 
 _SMALL_READ = 256  # bytes; of reads as small as this, only some look at the clock
 _READS_PER_LOOK = 64
+
+
+class TooCostlyHereError(Exception):
+    """Signals that a photo is to be decoded in a process with limits."""
 
 
 class GuardedFile(io.BufferedReader):
@@ -58,7 +64,7 @@ class GuardedFile(io.BufferedReader):
         self.seek(0)
         self._in_metadata = True
         self._reads = self._metadata_reads = self._metadata_bytes = 0
-        self._ends_at = time.thread_time() + MAX_SECONDS
+        self._ends_at = time.thread_time() + _SHARE_BEFORE_LAST_BLOCK * MAX_SECONDS
 
     def expect_pixels(self) -> None:
         """Counts what is read from now on as pixels."""
@@ -78,7 +84,6 @@ class GuardedFile(io.BufferedReader):
         if size is None or not 0 <= size <= _SMALL_READ or not self._reads % _READS_PER_LOOK:
             self._look_at_the_clock()
         if size is None or size < 0:
-            self._check_whole()
             size = self._left()
         elif self._in_metadata:
             size = min(size, self._left())
@@ -92,10 +97,6 @@ class GuardedFile(io.BufferedReader):
     def _look_at_the_clock(self) -> None:
         if time.thread_time() > self._ends_at:
             raise PhotosError(f"takes more than {MAX_SECONDS} seconds of processor time")
-
-    def _check_whole(self) -> None:
-        if self.length > MAX_WEBP_FILE_BYTES:
-            raise PhotosError(f"is larger than {MAX_WEBP_FILE_BYTES // MIB} MiB, the limit for a WebP file")
 
     def _count_metadata(self, size: int) -> None:
         self._metadata_reads += 1
@@ -112,6 +113,8 @@ def check_photo_file(path: Path) -> None:
         status = path.stat()
     except OSError as error:
         raise PhotosError(f"cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise PhotosError("cannot be read (its path has a NUL character)") from None
     if not stat.S_ISREG(status.st_mode):
         raise PhotosError("is not a regular file")
     if status.st_size == 0:
@@ -120,7 +123,7 @@ def check_photo_file(path: Path) -> None:
         raise PhotosError(f"is larger than {MAX_FILE_BYTES // MIB} MiB")
 
 
-def check_pixels(image: Image.Image, file_bytes: int) -> None:
+def check_pixels(image: Image.Image) -> None:
     """Checks the size that a file declares, before anything is decoded.
 
     Raises:
@@ -133,14 +136,28 @@ def check_pixels(image: Image.Image, file_bytes: int) -> None:
     if pixels > limit:
         problem = f"has more than {limit // 1_000_000} megapixels"
         raise PhotosError(f"{problem}, the limit for a {kind} file" if buffered else problem)
-    if kind == "WEBP" and file_bytes > max_webp_bytes(pixels):
-        allowed = max_webp_bytes(pixels) / MIB
-        raise PhotosError(f"is larger than {allowed:.0f} MiB, the limit for a WebP file of this many pixels")
     if max(image.size) > MAX_TIMES_AS_LONG * min(image.size):
         raise PhotosError("is more than fifty times as long as it is wide")
 
 
-def max_webp_bytes(pixels: int) -> int:
-    """Returns how long a WebP file may be if its decoder is to stay within `MAX_MEMORY_BYTES`."""
-    left = MAX_MEMORY_BYTES - _WEBP_BYTES_PER_PIXEL * pixels
-    return min(MAX_WEBP_FILE_BYTES, left // _WEBP_BYTES_PER_FILE_BYTE)
+def check_cost_here(image: Image.Image, resize_size: int, most_bytes: int) -> None:
+    """Raises TooCostlyHereError if a photo of this format and size might take more than `most_bytes`.
+
+    Args:
+        image: Photo as it was opened.
+        resize_size: Length of the photo's short side before the cut.
+        most_bytes: Bytes that it may take.
+    """
+    per_pixel = _BYTES_PER_PIXEL.get(str(image.format))
+    if per_pixel is None or _most_bytes(*image.size, per_pixel, resize_size) > most_bytes:
+        raise TooCostlyHereError
+
+
+def _most_bytes(width: int, height: int, per_pixel: int, resize_size: int) -> int:
+    """Returns what decoding a photo, and what `pixels.preprocess` then makes of it, takes at most."""
+    pixels, short = width * height, min(width, height)
+    shape = min(LONG, max(width, height) / short)
+    coarse = min(pixels, int((4 * resize_size) ** 2 * shape))  # twice, as it may be turned
+    scaled = int(resize_size**2 * shape)  # twice, once for each direction
+    strip = min(pixels, max(STRIP_ROWS, short // (2 * resize_size)) * max(width, height))
+    return per_pixel * pixels + 8 * (coarse + scaled) + _BYTES_PER_STRIP_PIXEL * strip

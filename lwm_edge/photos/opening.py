@@ -15,8 +15,9 @@ from typing import Any
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile, PngStream
+from PIL.WebPImagePlugin import WebPImageFile
 
-from .guard import GuardedFile, check_photo_file, check_pixels
+from .guard import GuardedFile, TooCostlyHereError, check_cost_here, check_photo_file, check_pixels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _SCANS_BLOCK = 1024  # bytes of a JPEG that are decoded without a look at the clock
@@ -25,28 +26,39 @@ _TEXTS_WITH_ORIENTATION = ("Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 
 
 @contextmanager
-def open_photo(path: Path) -> Iterator[Image.Image]:
+def open_photo(path: Path, resize_size: int, most_bytes: int | None = None) -> Iterator[Image.Image]:
     """Opens a photo (JPEG, PNG, WebP or BMP) within the limits of `guard`; nothing is decoded yet.
+
+    Args:
+        path: Path of the photo.
+        resize_size: Length of the short side that it is to be scaled to.
+        most_bytes: Bytes that a photo like this one may take at worst; None in a process with a limit.
 
     Yields:
         The image, which must be decoded within the block.
 
     Raises:
         PhotosError: The photo is no regular file, or costs too much; decoding may raise this too.
+        TooCostlyHereError: It might take more than `most_bytes`.
     """
     check_photo_file(path)
-    with GuardedFile(path) as file, _opened(file) as image:
-        check_pixels(image, file.length)
+    with GuardedFile(path) as file, _opened(file, may_be_webp=most_bytes is None) as image:
+        check_pixels(image)
+        if most_bytes is not None:
+            check_cost_here(image, resize_size, most_bytes)
         file.expect_pixels()
         yield image
 
 
-def _opened(file: GuardedFile) -> Image.Image:
+def _opened(file: GuardedFile, may_be_webp: bool) -> Image.Image:
     for kind in (_Png, _Jpeg):
         try:
             return kind(file)
         except SyntaxError:  # Pillow's word for another format, or for a damaged header
             file.seek(0)
+    is_webp = Image.OPEN[WebPImageFile.format][1]
+    if not may_be_webp and is_webp and is_webp(file.peek(16)[:16]):  # to open one takes memory for its pixels
+        raise TooCostlyHereError
     return Image.open(file, formats=("WEBP", "BMP"))
 
 

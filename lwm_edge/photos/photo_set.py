@@ -47,11 +47,11 @@ class PixelCache:
     _held: dict[Path, Pixels] = field(default_factory=dict)
     _bytes: int = 0
 
-    def read(self, path: Path, preprocessing: Preprocessing) -> Pixels:
+    def read(self, path: Path, preprocessing: Preprocessing, limit_bytes: int | None = None) -> Pixels:
         """Returns what `read_photo` returns, from memory if it is there."""
         pixels = self._held.get(path)
         if pixels is None:
-            pixels = read_photo(path, preprocessing)
+            pixels = read_photo(path, preprocessing, limit_bytes)
             if self._bytes + pixels.nbytes <= self.limit_bytes:
                 self._held[path] = pixels
                 self._bytes += pixels.nbytes

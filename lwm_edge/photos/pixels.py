@@ -13,8 +13,8 @@ from PIL import Image
 Pixels = NDArray[np.uint8]
 
 _COARSE = 2  # large photos are first reduced, quickly, to this many times the target side
-_LONG = 3  # times as long as wide; only the middle of longer photos is converted
-_STRIP_ROWS = 64  # rows of the photo that are converted at once
+LONG = 3  # times as long as wide; only the middle of longer photos is converted
+STRIP_ROWS = 64  # rows of the photo that are converted at once
 _EXIF_BYTES = 16 * 1024  # enough for the orientation; to parse Exif, Pillow may need 100s of times its length
 _EXIF_CHARACTERS = 3 * _EXIF_BYTES  # as a text of hexadecimal digits, in lines
 _EXIF_AS_TEXT = "Raw profile type exif"  # in older PNG files
@@ -79,7 +79,7 @@ def _to_reduced_rgb(image: Image.Image, side: int) -> Image.Image:
     left, top, right, bottom = _middle(*image.size)
     width, height = (-(-length // factor) for length in (right - left, bottom - top))
     reduced = Image.new("RGB", (width, height))
-    rows = max(1, _STRIP_ROWS // factor) * factor
+    rows = max(1, STRIP_ROWS // factor) * factor
     for upper in range(top, bottom, rows):
         strip = image.crop((left, upper, right, min(bottom, upper + rows)))
         reduced.paste(_to_rgb(strip).reduce(factor), (0, (upper - top) // factor))
@@ -88,7 +88,7 @@ def _to_reduced_rgb(image: Image.Image, side: int) -> Image.Image:
 
 def _middle(width: int, height: int) -> tuple[int, int, int, int]:
     """Returns the box without the ends of a long photo, of which the centre cut would show nothing."""
-    longest = _LONG * min(width, height)
+    longest = LONG * min(width, height)
     left, top = (max(0, length - longest) // 2 for length in (width, height))
     return left, top, width - left, height - top
 

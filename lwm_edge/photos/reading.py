@@ -1,45 +1,72 @@
-"""Reads photos: decodes them within limits, and prepares them for the network.
+"""Reads photos: the only way from a file to the network's input, in training, evaluation and prediction.
 
-`read_photo` is the only way from a file to the network's input, in training, evaluation and prediction.
+Photos that cannot take much are decoded in this process, all others in one that has limits (`decoder`).
 """
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
-from ..errors import PhotosError
-from .guard import MAX_PIXELS
-from .opening import open_photo
-from .pixels import Pixels, preprocess
+from ..errors import PhotosError, ResourceError
+from ..memory import rss_bytes
+from .decoder_process import DECODER, MIN_BYTES, OutOfRoomError
+from .decoding import decode
+from .guard import MAX_BYTES_HERE, MAX_MEMORY_BYTES, MIB, TooCostlyHereError
+from .pixels import Pixels
 from .preprocessing import Preprocessing
 
+_ALWAYS_HERE = 16 * MIB  # what a photo may take in this process at least, however little the limit leaves
 
-def read_photo(path: Path, preprocessing: Preprocessing) -> Pixels:
+
+def read_photo(path: Path, preprocessing: Preprocessing, limit_bytes: int | None = None) -> Pixels:
     """Decodes a photo (JPEG, PNG, WebP or BMP) to the network's input.
+
+    Args:
+        path: Path of the photo.
+        preprocessing: Preprocessing of the model.
+        limit_bytes: Bytes that this process, and the one that decodes costly photos, may take together; None
+            limits what the photo takes alone.
 
     Returns:
         RGB [image_size, image_size, 3] uint8.
 
     Raises:
         PhotosError: The photo is missing, unreadable, truncated or too costly; the message says which.
+        ResourceError: The limit leaves too little to decode even an ordinary photo.
     """
+    image_size, resize_size = preprocessing.image_size, preprocessing.resize_size
+    used = 0 if limit_bytes is None else rss_bytes()
+    room = MAX_MEMORY_BYTES if limit_bytes is None else min(MAX_MEMORY_BYTES, limit_bytes - used)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns about odd metadata; what matters is raised
-            with open_photo(path) as image:
-                return preprocess(image, preprocessing.image_size, preprocessing.resize_size)
-    except UnidentifiedImageError:
-        raise PhotosError("is not a JPEG, PNG, WebP or BMP image") from None
-    except Image.DecompressionBombError:
-        raise PhotosError(f"has more than {MAX_PIXELS // 1_000_000} megapixels") from None
-    except PhotosError:
-        raise
-    except PermissionError:
-        raise PhotosError("may not be read (permission denied)") from None
+        here = max(_ALWAYS_HERE, min(MAX_BYTES_HERE, room - DECODER.resident_bytes))
+        return decode(path, image_size, resize_size, here)
     except MemoryError:
         raise PhotosError("does not fit into memory") from None
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        raise PhotosError(f"is damaged ({' '.join(str(error).split())[:120]})") from None
+    except TooCostlyHereError:
+        pass
+    if limit_bytes is not None and room < MIN_BYTES:
+        raise ResourceError(
+            f"{limit_bytes // MIB} MiB of memory is too little to read {path}; pass --max-memory "
+            f"{(used + MIN_BYTES) // MIB + 1}MiB or more if that much is available"
+        )
+    try:
+        return DECODER.decode(path, image_size, resize_size, room)
+    except OutOfRoomError as error:
+        if room < MAX_MEMORY_BYTES:
+            enough = (used + MAX_MEMORY_BYTES) // MIB + 1
+            raise PhotosError(f"{error.message}; --max-memory {enough}MiB is enough for any photo") from None
+        raise
+
+
+def forget_decoding_peak() -> None:
+    """Starts to measure what reading photos takes in the process that decodes costly ones."""
+    DECODER.forget_peak()
+
+
+def decoding_bytes(here: int) -> int:
+    """Returns what reading photos took in both processes together.
+
+    Args:
+        here: Bytes that it took in this process.
+    """
+    return max(here + DECODER.resident_bytes, DECODER.peak_bytes)

@@ -1,8 +1,9 @@
 """Computes by how many bytes an ONNX file must grow, independently of the code that makes the file.
 
-Each class takes a row of the head (d weights and a bias, 4 bytes each) and its name in the metadata. The rest
-is framing: the format needs more bytes to write larger numbers and lengths. So the file is resized in memory
-to the classes that it had before, and protobuf says how long that would be. The format is described at
+Each class takes a row of the head (d weights and a bias, 4 bytes each), a row of the score for unknown
+objects (a number for each of its axes and one more) and its name in the metadata. The rest is framing: the
+format needs more bytes to write larger numbers and lengths. So the file is resized in memory to the classes
+that it had before, and protobuf says how long that would be. The format is described at
 https://onnx.ai/onnx/repo-docs/IR.html.
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ExportError
-from ..model.bundle import BIAS, WEIGHT
+from ..model.bundle import CENTRES, CUT_TO_CLASSES, WEIGHT
 from ..model.classifier import LOGITS, PROBABILITIES
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class GrowthParts(NamedTuple):
     """Splits the growth of an ONNX file by its causes.
 
     Attributes:
-        head: Bytes of the new rows of weight and bias.
+        head: Bytes of the new rows of the head and of the score for unknown objects.
         names: Bytes of the new names in the metadata, where they are listed twice.
         framing: Bytes by which numbers and lengths became longer.
     """
@@ -58,7 +59,8 @@ def expected_growth(before: Sequence[str], after: Sequence[str], features: int, 
     length = model.ByteSize()
     _resize(model, before, features)
     total = length - model.ByteSize()
-    head = (len(after) - len(before)) * (features + 1) * _FLOAT_BYTES
+    axes = next((list(t.dims)[1] for t in model.graph.initializer if t.name == CENTRES), 0)
+    head = (len(after) - len(before)) * (features + 1 + axes + 1) * _FLOAT_BYTES
     names = _names_bytes(after) - _names_bytes(before)
     return GrowthParts(head, names, total - head - names)
 
@@ -68,11 +70,11 @@ def _resize(model: ModelProto, names: Sequence[str], features: int) -> None:
     from ..model.onnx.graph import names_metadata
 
     classes = len(names)
-    shapes = {WEIGHT: (classes, features), BIAS: (classes,)}
     for tensor in model.graph.initializer:
-        if shape := shapes.get(tensor.name):
-            tensor.dims[:] = shape
-            tensor.raw_data = bytes(_FLOAT_BYTES * classes * (features if len(shape) == 2 else 1))
+        if tensor.name in CUT_TO_CLASSES:
+            columns = {WEIGHT: features, CENTRES: tensor.dims[-1]}.get(tensor.name)
+            tensor.dims[:] = (classes,) if columns is None else (classes, columns)
+            tensor.raw_data = bytes(_FLOAT_BYTES * classes * (columns or 1))
     for output in model.graph.output:
         if output.name in (LOGITS, PROBABILITIES):
             output.type.tensor_type.shape.dim[1].dim_value = classes

@@ -19,6 +19,7 @@ from lwm_edge.errors import (
     PhotosError,
     StoppedError,
 )
+from lwm_edge.learning.discriminant import FOLDS
 from lwm_edge.model.architectures.registry import find_architecture
 from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.loading import load_network
@@ -59,6 +60,8 @@ def test_a_base_of_class_folders(photos: Path, tmp_path: Path) -> None:
     report = build_base(photos, tmp_path / "base.lwm", TINY, on_progress=seen.append)
     told = Counter(p.phase for p in seen)
     assert told["photos"] == 40 and told["features"] >= 40 and told["train"] == 36 // 8
+    folds_of_unseen = 2  # there are two unseen photos of each class
+    assert told["evaluate"] == 2 * folds_of_unseen + 1 + FOLDS * len(report.levels.accuracy)
     bundle = open_bundle(report.bundle)
     assert bundle.manifest.class_names == ("Bag", "Shirt") and bundle.manifest.shipped_classes == 2
     assert bundle.manifest.activation == "sigmoid" and bundle.manifest.recipe == "base"

@@ -49,7 +49,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
 
 COMMANDS = (
     "demo", "build-base", "pack", "init", "add-classes", "add-photos", "remove-class", "rename-class", "undo",
-    "predict", "evaluate", "info", "export", "repair", "audit",
+    "predict", "calibrate", "evaluate", "info", "export", "repair", "audit",
     "keygen", "sign", "verify",
 )  # fmt: skip
 
@@ -58,6 +58,20 @@ COMMANDS = (
 def test_every_command_explains_itself(run: Any, command: str) -> None:
     result = run(command, "--help")
     assert result.code == 0 and "--json" in result.out and "Usage" in result.out
+
+
+def test_predict_says_what_is_unknown_once_calibrated(run: Any, home: Home) -> None:
+    photos = sorted((DEMO_DATA / "test").glob("*/*/000.png"))
+    before = run("predict", "--unknown", *photos, "--home", home.path)
+    assert before.code == 0 and "unknown" not in before.out
+    assert "no threshold for unknown objects" in before.err
+    calibrated = run("calibrate", DEMO_DATA / "test" / "base", "--home", home.path)
+    assert calibrated.code == 0 and "300 of 6 classes" in calibrated.out
+    after = run("predict", "--unknown", "--keep", "0.8", *photos, "--home", home.path)
+    assert after.code == 0 and "unknown (at best" in after.out
+    assert "unknown" not in run("predict", *photos, "--home", home.path).out  # only if asked to
+    refused = run("predict", "--unknown", "--keep", "0.7", *photos, "--home", home.path)
+    assert refused.code == 2 and "0.8, 0.9, 0.95, 0.98 or 0.99" in refused.err
 
 
 def test_the_list_above_is_complete() -> None:

@@ -6,7 +6,16 @@ import errno
 
 import pytest
 
-from lwm_edge.errors import HomeError, LwmEdgeError, ResourceError, explains_os_failures, known, os_failure
+import lwm_edge
+from lwm_edge.errors import (
+    ConfigError,
+    HomeError,
+    LwmEdgeError,
+    ResourceError,
+    explains_os_failures,
+    known,
+    os_failure,
+)
 from lwm_edge.records import Progress, ProgressCallback
 
 NUMPYS = "\n\nIMPORTANT: PLEASE READ THIS\nOriginal error was: libblas.so: failed to map segment"
@@ -61,3 +70,49 @@ def test_what_the_callers_function_raises_comes_out_as_it_is(error: Exception) -
     assert caught.value is error
     with pytest.raises(HomeError, match="cannot use x"):
         works("x", on_progress=lambda progress: None)
+
+
+def test_the_callers_function_may_be_given_by_position() -> None:
+    @explains_os_failures
+    def works(path: str, on_progress: ProgressCallback) -> None:
+        on_progress(Progress(phase="photos", done=0, total=1))
+
+    def raises(progress: Progress) -> None:
+        raise ConnectionError("the app's")
+
+    with pytest.raises(ConnectionError):
+        works("x", raises)
+    with pytest.raises(TypeError, match="on_progress"):
+        works("x")  # type: ignore[call-arg]
+
+
+def test_a_path_with_a_nul_character_is_the_callers_mistake() -> None:
+    with pytest.raises(ConfigError, match="has a NUL character"):
+        lwm_edge.info("a/\0")
+    with pytest.raises(ValueError, match="odd"):
+        explains_os_failures(_odd)()
+
+
+def _odd() -> None:
+    raise ValueError("odd")
+
+
+def test_too_many_open_files_are_a_limit_of_this_process() -> None:
+    refused = os_failure("use", "another file or pipe", OSError(errno.EMFILE, "Too many open files"))
+    assert isinstance(refused, ResourceError) and "ulimit -n" in str(refused) and "close" not in str(refused)
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"max_memory": "lots"}, "give a number of bytes, or one with a unit, such as 600MiB"),
+        ({"max_memory": "5 heaps"}, "give a number of bytes, or one with a unit, such as 600MiB"),
+        ({"epochs": True}, "true and false have no meaning here"),
+        ({"beta": False}, "true and false have no meaning here"),
+        ({"augment": 1}, "give true or false"),
+    ],
+)
+def test_a_setting_is_not_taken_for_another(setting: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        lwm_edge.IncrementConfig(**setting)
+    assert says in str(refused.value) and next(iter(setting)) in str(refused.value)

@@ -490,9 +490,10 @@ def test_what_the_superuser_makes_in_a_users_folder_is_that_users(tmp_path):
         storage.write_file(tmp_path / "a" / "b" / "file", b"content")
         storage.write_file(tmp_path / "key", b"secret", mode=0o600, of_user=True)
         (tmp_path / "hardlink").hardlink_to(tmp_path / "key")
+        storage.swap_link(tmp_path / "current", "a/b")
     with storage.exclusive_lock(tmp_path / "hardlink"):  # the user may have put any file in its place
         pass
-    owners = {str(p.relative_to(tmp_path)): p.stat().st_uid for p in tmp_path.rglob("*")}
+    owners = {str(p.relative_to(tmp_path)): p.lstat().st_uid for p in tmp_path.rglob("*")}
     assert owners == {
         "hers": 0,
         "lock": 1234,
@@ -501,6 +502,7 @@ def test_what_the_superuser_makes_in_a_users_folder_is_that_users(tmp_path):
         "a/b/file": 1234,
         "key": 0,
         "hardlink": 0,
+        "current": 1234,
     }
 
 

@@ -329,10 +329,12 @@ CALLS = {
 }  # fmt: skip
 ALLOWED = {
     ("memory", "write_text"): "/proc/self/clear_refs",
+    ("decoder", "write_text"): "/proc/self/clear_refs",
     ("plots", "savefig"): "into memory",
     ("manifest", "remove"): "removes from a list",
     ("cost", "remove"): "removes a module's hook",
     ("lowering", "remove"): "removes from a list of nodes",
+    ("variants", "remove"): "removes from a list of nodes",
     ("variants", "write_bytes"): "into a temporary folder, for ONNX Runtime's tools",
 }
 OPENING = {
@@ -340,6 +342,7 @@ OPENING = {
     "_streams": "the null device",
     "memory": "a counter of the kernel",
     "guard": "a photo, for reading, unbuffered",
+    "decoder": "a pipe",
     "worker": "a pipe",
     "simulation": "a pipe",
     "process": "a pipe",

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from lwm_edge import add_classes, plan_increment
+from lwm_edge import IncrementConfig, _processes, add_classes, plan_increment
 from lwm_edge.errors import ResourceError
 from lwm_edge.home.home import Home
-from lwm_edge.increment import process
-from lwm_edge.memory import _cgroup_files
+from lwm_edge.increment.task import Task, set_up
+from lwm_edge.increment.timing import Timer
+from lwm_edge.memory import _cgroup_files, rss_bytes
+from lwm_edge.records import ignore_progress
 from tests.support.folders import PhotoMaker, state_of
 from tests.support.samples import QUICK
 
@@ -36,7 +40,7 @@ def cap(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cap]:
     def put(most_bytes: int) -> None:
         limit.write_text(str(most_bytes))
         join = f"import os; open({str(group / 'cgroup.procs')!r}, 'w').write(str(os.getpid())); "
-        monkeypatch.setattr(process, "_START_CODE", join + process._START_CODE)
+        monkeypatch.setattr(_processes, "_START_CODE", join + _processes._START_CODE)
 
     yield put
     group.rmdir()
@@ -64,3 +68,22 @@ def test_below_the_smallest_plan_it_is_refused_and_not_killed(
     with pytest.raises(ResourceError, match="nothing was trained"):
         add_classes(home, photos, QUICK)
     assert state_of(home.path) == before
+
+
+@pytest.mark.slow
+def test_photos_are_read_within_the_limit_and_planned_for(home: Home, make_photos: PhotoMaker) -> None:
+    """The limit is kept before there is a plan, and the plan has room for the most costly photo."""
+    photos, config = make_photos("Bag"), IncrementConfig(recipe="lda", device="cpu")
+
+    def plan(limit: int) -> Task:
+        limited = config.model_copy(update={"max_memory": limit})
+        return set_up(home, photos, limited, ignore_progress, Timer(time.monotonic()))
+
+    usual = plan(rss_bytes() + 2**30).plan.predicted_peak_rss_bytes
+    Image.new("RGB", (3_000, 3_000)).save(photos / "Bag" / "costly.webp", lossless=True)
+    taken = plan(rss_bytes() + 2**30)
+    assert not taken.photos.skipped and taken.plan.predicted_peak_rss_bytes > usual + 100 * 2**20
+    (skipped,) = plan(rss_bytes() + 100 * 2**20).photos.skipped
+    assert "takes more than 100 MiB" in skipped and "--max-memory" in skipped
+    with pytest.raises(ResourceError, match=r"costly\.webp; pass --max-memory"):
+        plan(rss_bytes() + 30 * 2**20)

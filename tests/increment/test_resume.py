@@ -260,10 +260,10 @@ def test_interrupted_twice_the_worker_is_gone_before_the_home_is_cleared(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive_at_clearing: list[bool] = []
-    started: list[subprocess.Popen[str]] = []
+    started: list[subprocess.Popen[bytes]] = []
     lines, clear = process_module._lines, Home._remove_stale
 
-    def interrupted(process: subprocess.Popen[str]) -> Iterator[Any]:
+    def interrupted(process: subprocess.Popen[bytes]) -> Iterator[Any]:
         if process in started:
             raise KeyboardInterrupt
         started.append(process)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -9,7 +12,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lwm_edge import IncrementReport, add_classes, evaluate, plan_increment, predict
+from lwm_edge import (
+    ExportConfig,
+    IncrementReport,
+    add_classes,
+    evaluate,
+    export_onnx,
+    plan_increment,
+    predict,
+)
 from lwm_edge.errors import StoppedError
 from lwm_edge.home.home import Home
 from lwm_edge.increment.worker import Message, stoppable_progress
@@ -134,15 +145,12 @@ def test_a_worker_that_nobody_listens_to_stops_as_well() -> None:
 
 
 @pytest.mark.slow
-def test_planning_reads_photos_in_a_worker_that_can_be_stopped_too(
-    home: Home, large_photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_planning_reads_photos_in_a_worker_that_can_be_stopped_too(home: Home, large_photos: Path) -> None:
     def stop(progress: Progress) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lwm_edge.increment.add.ignore_progress", stop)
     with pytest.raises(StoppedError, match="while reading the photos"):
-        plan_increment(home, large_photos, QUICK)
+        plan_increment(home, large_photos, QUICK, on_progress=stop)
 
 
 def test_evaluating_reports_each_photo_twice_and_can_be_ended(home: Home) -> None:
@@ -158,6 +166,46 @@ def test_evaluating_reports_each_photo_twice_and_can_be_ended(home: Home) -> Non
 
     with pytest.raises(EnoughError):
         evaluate(home, folder, on_progress=stop)
+
+
+@pytest.mark.slow
+def test_exporting_in_eight_bits_reports_each_photo_of_each_pass_and_can_be_ended(
+    home: Home, tmp_path: Path
+) -> None:
+    """ONNX Runtime's tool calls back for each photo; what the caller raises there is no error of the tool."""
+    photos = DEMO_DATA / "test" / "base"
+    count = len(list(photos.glob("*/*")))
+    config = ExportConfig(precision="int8", photos=photos, force=True)
+    seen: list[Progress] = []
+    export_onnx(home, tmp_path / "all.onnx", config, on_progress=seen.append)
+    passes = Counter((p.phase, p.total) for p in seen)
+    calibration, others = -(-count // 2), count // 2
+    assert passes[("photos", count)] == count and passes[("photos", calibration)] == calibration
+    assert passes[("features", calibration)] in (
+        calibration,
+        2 * calibration,
+        3 * calibration,
+        4 * calibration,
+    )
+    assert passes[("evaluate", calibration)] >= 2 * calibration and passes[("evaluate", others)] >= 2 * others
+    for phase in ("photos", "features", "evaluate"):
+
+        def stop(progress: Progress, phase: str = phase) -> None:
+            if progress.phase == phase and progress.done == 3:
+                raise EnoughError
+
+        with pytest.raises(EnoughError):
+            export_onnx(home, tmp_path / "ended.onnx", config, on_progress=stop)
+        assert not (tmp_path / "ended.onnx").exists()
+
+
+def test_predict_shows_its_progress_on_a_terminal_alone(home: Home) -> None:
+    photo = DEMO_DATA / "test" / "base" / "Coat" / "000.png"
+    command = [sys.executable, "-m", "lwm_edge", "predict", str(photo), "--home", str(home.path)]
+    for terminal, shown in (("1", True), ("", False)):
+        environment = {**os.environ, "FORCE_COLOR": terminal, "TERM": "xterm"}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        assert ("Looking at photos" in done.stderr) == shown and "Coat" in done.stdout
 
 
 def test_predicting_reports_each_photo(home: Home) -> None:

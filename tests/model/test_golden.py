@@ -18,10 +18,10 @@ from tests.support.samples import QUICK, WITHOUT_LEVELS
 
 FOLDER = WITHOUT_LEVELS.parent
 GOLDEN = [
-    (WITHOUT_LEVELS.name, "c9fc2d356be229b9d321edcab520f68f5a4c6c693fc94fff0978d123627e7fb0", None),
+    (WITHOUT_LEVELS.name, "ff9d6575b1220311aa709fc0cf7b7d04fb533abf17c9cfdf5d4628c4c9c0299c", None),
     (
         "bundle-v2-levels.lwm",
-        "ddc575e0f5cee6d82507b45edfa9a69321b7bbaf1f7e780b4a2992a285bd4b56",
+        "1d78c60152d84a47ad03710c5c65f48f8b655c11f23e7845422bf6dc837eebbf",
         Levels(blocks=(5, 8), grid=3, values=432),
     ),
 ]

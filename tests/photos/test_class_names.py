@@ -131,3 +131,19 @@ def test_names_that_look_alike(one, other):
 )
 def test_names_that_can_be_told_apart(one, other):
     assert shown_class_name(one) != shown_class_name(other)
+
+
+@pytest.mark.parametrize(
+    ("name", "twin"),
+    [
+        ("Bill", "BiII"), ("Bill", "Bi1l"), ("Ill", "|ll"), ("Model 10", "Model lO"), ("Oil", "0il"),
+        ("noun", "\u0578\u0585\u057d\u0578"), ("OLS", "\u0555\u053c\u054f"), ("jug", "\u0575\u057d\u0581"),
+    ],
+)  # fmt: skip
+def test_look_alikes_among_letters_and_digits_and_in_armenian(name: str, twin: str) -> None:
+    assert fold_class_name(name) != fold_class_name(twin)
+    assert shown_class_name(name) == shown_class_name(twin)
+
+
+def test_single_characters_stay_apart_in_models_that_read_them() -> None:
+    assert len({shown_class_name(name) for name in "Il1|O0"}) == 6

@@ -7,12 +7,13 @@ import pytest
 
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import ExportError
-from lwm_edge.model.bundle import ROWS_BY_CLASS, open_bundle
+from lwm_edge.model.bundle import CENTRES, ROWS_BY_CLASS, open_bundle
 from lwm_edge.model.onnx.graph import fill_graph
 from lwm_edge.proofs.onnx_growth import expected_growth
 
 BUNDLE = open_bundle(BASE_BUNDLE)
 FEATURES, CAPACITY = BUNDLE.arrays("head.weight")["head.weight"].shape[1], 400
+AXES_COUNT = BUNDLE.arrays(CENTRES)[CENTRES].shape[1]
 
 
 def onnx_file(names: tuple[str, ...]) -> bytes:
@@ -33,7 +34,7 @@ def test_the_growth_is_explained_to_the_byte(before: int, after: int, length: in
     small, large = onnx_file(names(before, length)), onnx_file(names(after, length))
     parts = expected_growth(names(before, length), names(after, length), FEATURES, large)
     assert sum(parts) == len(large) - len(small)
-    assert parts.head == (after - before) * (FEATURES + 1) * 4
+    assert parts.head == (after - before) * (FEATURES + 1 + AXES_COUNT + 1) * 4
     indices = sum(len(str(n)) for n in range(before, after))
     assert parts.names == (after - before) * (length + 4 + length + 6) + indices  # "name", and N: 'name',
     back = expected_growth(names(after, length), names(before, length), FEATURES, small)

@@ -89,3 +89,55 @@ def webp(side: int, chunks: bytes) -> bytes:
     size = struct.pack("<I", side - 1)[:3]
     body = b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4) + 2 * size + pixels + chunks
     return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+class _Bits:
+    """Writes bits, the lowest first, as lossless WebP has them."""
+
+    def __init__(self) -> None:
+        self._value, self._count, self.content = 0, 0, bytearray()
+
+    def put(self, value: int, count: int) -> None:
+        self._value |= value << self._count
+        self._count += count
+        whole = self._count // 8
+        self.content += (self._value & ((1 << 8 * whole) - 1)).to_bytes(whole, "little")
+        self._value >>= 8 * whole
+        self._count -= 8 * whole
+
+
+def webp_of_code_tables(side: int = 1024) -> bytes:
+    """Makes a lossless WebP, all black, in which each block of 4x4 pixels has code tables of its own.
+
+    Its decoder keeps some 13 kB for each of up to 65,536 tables.
+    """
+    bits = _Bits()
+    blocks = min((side // 4) ** 2, 65_536)
+    for value, count in ((0x2F, 8), (side - 1, 14), (side - 1, 14), (0, 1), (0, 3), (0, 1), (0, 1)):
+        bits.put(value, count)
+    bits.put(1, 1)  # there are several groups of tables,
+    bits.put(0, 3)  # one for each block of 4x4,
+    bits.put(0, 1)  # whose numbers are pixels of an image without a colour cache
+    for symbols in (280, 256):  # the low bytes of the numbers, then the high ones: codes of eight bits each
+        bits.put(0, 1)
+        bits.put(12 - 4, 4)
+        lengths = {17: 0, 18: 1, 0: 0, 1: 0, 2: 0, 3: 0, 4: 0, 5: 0, 16: 0, 6: 0, 7: 0, 8: 1}
+        for length in lengths.values():
+            bits.put(length, 3)
+        bits.put(0, 1)
+        for _ in range(256):
+            bits.put(0, 1)  # of this symbol's code: eight bits, the shorter of two codes of one bit
+        if symbols > 256:
+            bits.put(1, 1)
+            bits.put(symbols - 256 - 11, 7)  # the other code: so many symbols without any
+    for _ in range(3):  # blue, alpha and distance have one symbol, 0, which takes no bits
+        bits.put(0b0001, 4)
+    for number in range((side // 4) ** 2):
+        for byte in (min(number, blocks - 1) % 256, min(number, blocks - 1) // 256):
+            bits.put(int(f"{byte:08b}"[::-1], 2), 8)
+    for _ in range(5 * blocks):
+        bits.put(0b0001, 4)
+    bits.put(0, 7)
+    content = bytes(bits.content)
+    chunk = b"VP8L" + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
+    return b"RIFF" + struct.pack("<I", len(chunk) + 4) + b"WEBP" + chunk

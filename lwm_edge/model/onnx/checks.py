@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
 
 from ...errors import ExportError, first_line
-from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES
+from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, UNKNOWN
 
 OPSET, IR_VERSION = 17, 8
-OUTPUTS = (LOGITS, PROBABILITIES, HEAD_INPUTS)
+OUTPUTS = (LOGITS, PROBABILITIES, UNKNOWN, HEAD_INPUTS)
 OPERATORS = {
     *("Conv", "BatchNormalization", "Gemm", "MatMul", "Cast", "Identity"),
     *("AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "Pad"),

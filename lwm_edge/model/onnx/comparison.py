@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...photos.photo_set import PhotoSet
 from ...photos.pixels import Pixels
-from ...records import Report
+from ...records import ProgressCallback, Report, ignore_progress
 from ..classifier import Classifier
 
 _TIMED_RUNS, _UNTIMED_RUNS = 20, 3
@@ -44,7 +44,13 @@ class VariantReport(Report):
 
 
 def compare(
-    original: bytes, variant: bytes, photos: PhotoSet, labels: Sequence[int] | None, min_agreement: float
+    original: bytes,
+    variant: bytes,
+    photos: PhotoSet,
+    labels: Sequence[int] | None,
+    min_agreement: float,
+    *,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> VariantReport:
     """Runs both files on photos.
 
@@ -54,9 +60,10 @@ def compare(
         photos: Photos to run both on.
         labels: class_index of each photo, if they are known.
         min_agreement: Smallest share of photos that both must put into the same class.
+        on_progress: Function that is called before each photo.
     """
     files = [Classifier(original), Classifier(variant)]
-    best = [file.predict(photos) for file in files]
+    best = [file.predict(photos, on_progress=on_progress) for file in files]
     times = _times_in_turn(files, np.repeat(photos.load([0]), files[1].static_batch or 1, axis=0))
     accuracies = [None if labels is None else _accuracy(b, np.array(labels)) for b in best]
     return VariantReport(

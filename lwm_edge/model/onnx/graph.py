@@ -1,7 +1,8 @@
 """Makes the ONNX file of a bundle: puts the bundle's tensors and metadata into its graph.
 
 The input is uint8 [batch, H, W, 3]; the outputs are float32: `logits` and `probabilities` [batch, classes],
-and `head_inputs` [batch, d]. Format: https://onnx.ai/onnx/repo-docs/IR.html.
+`unknown` [batch, 1], which is larger the less a photo resembles any class, and `head_inputs` [batch, d].
+Format: https://onnx.ai/onnx/repo-docs/IR.html.
 """
 
 from __future__ import annotations
@@ -13,13 +14,26 @@ import numpy as np
 from onnx import ModelProto, TensorProto, checker, helper, load_model_from_string, numpy_helper
 
 from ...errors import ExportError, first_line
-from ..bundle import BACKBONE, BESIDE_THE_NETWORK, BIAS, ONNX_GRAPH, WEIGHT, Arrays
-from ..classifier import CLASS_NAMES_KEY, DIGEST_KEY, LOGITS, PREPROCESSING_KEY, PROBABILITIES
+from ..bundle import BACKBONE, BESIDE_THE_NETWORK, CUT_TO_CLASSES, HISTOGRAM, ONNX_GRAPH, SCORE, Arrays
+from ..classifier import (
+    CLASS_NAMES_KEY,
+    DIGEST_KEY,
+    LOGITS,
+    PREPROCESSING_KEY,
+    PROBABILITIES,
+    UNKNOWN,
+)
 from ..manifest import Manifest
+from ..unknown import calibrate, to_metadata
 from .checks import check_form
 
 _LISTED = 5
 _RUNNING_MEAN = ".running_mean"
+
+
+def filled_tensors(arrays: Arrays) -> set[str]:
+    """Returns the names of the bundle's tensors that are filled into its graph."""
+    return (arrays.keys() - BESIDE_THE_NETWORK) | set(SCORE)
 
 
 def read_graph(arrays: Arrays) -> ModelProto:
@@ -32,18 +46,18 @@ def read_graph(arrays: Arrays) -> ModelProto:
         ExportError: The graph is damaged, or not of the form that lwm-edge exports.
     """
     model = _parsed(arrays[ONNX_GRAPH].tobytes())
-    check_form(model, arrays.keys() - BESIDE_THE_NETWORK)
+    check_form(model, filled_tensors(arrays))
     if wrong := [tensor.name for tensor in model.graph.initializer if not _fits(tensor, arrays)]:
         raise ExportError("the ONNX graph in the bundle does not fit its tensors", wrong[:_LISTED])
     return model
 
 
 def _fits(tensor: TensorProto, arrays: Arrays) -> bool:
-    """Tells whether a tensor is declared as it is in the bundle; the head may have fewer rows."""
+    """Tells whether a tensor is declared as it is in the bundle; rows of classes may be fewer."""
     array = arrays.get(tensor.name)
     if array is None:
         return True
-    rows = tensor.dims[0] if tensor.name in (WEIGHT, BIAS) and len(tensor.dims) else None
+    rows = tensor.dims[0] if tensor.name in CUT_TO_CLASSES and len(tensor.dims) else None
     shape = (rows, *array.shape[1:]) if rows is not None and rows <= len(array) else array.shape
     same_type = tensor.data_type == helper.np_dtype_to_tensor_dtype(array.dtype)
     return tuple(tensor.dims) == tuple(shape) and same_type
@@ -106,7 +120,7 @@ def _fill(model: ModelProto, arrays: Arrays, manifest: Manifest) -> None:
     for initializer in graph.initializer:
         array = arrays.get(initializer.name)
         if array is not None:
-            rows = array[:classes] if initializer.name in (WEIGHT, BIAS) else array
+            rows = array[:classes] if initializer.name in CUT_TO_CLASSES else array
             initializer.CopyFrom(numpy_helper.from_array(np.asarray(rows, order="C"), initializer.name))
     for output in graph.output:
         if output.name in (LOGITS, PROBABILITIES):
@@ -114,7 +128,8 @@ def _fill(model: ModelProto, arrays: Arrays, manifest: Manifest) -> None:
     graph.input[0].type.denotation = "IMAGE"  # makes the image metadata below apply to it
     graph.name = f"lwm_edge_{manifest.model_digest}"  # so that no engine cache serves the old model
     model.doc_string = manifest.description or ""
-    helper.set_model_props(model, metadata(manifest))
+    calibration = to_metadata(calibrate(arrays[HISTOGRAM][:classes]))
+    helper.set_model_props(model, {**metadata(manifest), UNKNOWN: calibration})
 
 
 def metadata(manifest: Manifest) -> dict[str, str]:

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from ...errors import ParityError
 from ...photos.pixels import Pixels
-from ..bundle import BESIDE_THE_NETWORK, BIAS, PROBE, WEIGHT, Arrays
-from ..classifier import Classifier
+from ..bundle import AXES, AXES_OFFSET, BIAS, PROBE, WEIGHT, Arrays
+from ..classifier import UNKNOWN, Classifier
 from ..manifest import Manifest
+from ..unknown import known_scores
 from .checks import check_cost
-from .graph import fill_graph, read_graph
+from .graph import fill_graph, filled_tensors, read_graph
 from .reports import ParityReport
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 PARITY_BATCH_SIZES = (1, 2, 5)
 _PARITY_TOLERANCE = 1e-4
+_UNKNOWN_TOLERANCE = 1e-3  # of a difference of squares
 
 
 def generated_images(image_size: int) -> Pixels:
@@ -98,9 +100,33 @@ def verified_file(arrays: Arrays, manifest: Manifest, probe: ParityProbe) -> tup
             or does not fit the tensors.
         ParityError: The file computes something other than the network.
     """
-    check_cost(read_graph(arrays), arrays.keys() - BESIDE_THE_NETWORK)
+    check_cost(read_graph(arrays), filled_tensors(arrays))
     onnx_file = fill_graph(arrays, manifest)
-    return onnx_file, check_parity(onnx_file, probe)
+    report = check_parity(onnx_file, probe)
+    _check_unknown(onnx_file, arrays, probe.images)
+    return onnx_file, report
+
+
+def _check_unknown(onnx_file: bytes, arrays: Arrays, images: Pixels) -> None:
+    """Compares the file's score for unknown objects with the one that NumPy computes from its head inputs."""
+    classifier = Classifier(onnx_file)
+    head_inputs, unknown = classifier.head_inputs(images), classifier.outputs(images).unknown
+    expected = -known_scores(head_inputs, arrays, len(classifier.class_names))
+    tolerance = _UNKNOWN_TOLERANCE * max(
+        1.0, float(np.abs(expected).max()), _largest_part(head_inputs, arrays)
+    )
+    difference = float(np.abs(unknown - expected).max())
+    if not difference <= tolerance:
+        raise ParityError(
+            f"the ONNX file's output {UNKNOWN} differs by {difference:.3g} from the score that the bundle's "
+            f"tensors give ({tolerance:.3g} is allowed); nothing was changed"
+        )
+
+
+def _largest_part(head_inputs: NDArray[np.float32], arrays: Arrays) -> float:
+    """Computes the largest of the terms whose difference is the score, which float32 rounds by its size."""
+    values = head_inputs @ arrays[AXES].T + arrays[AXES_OFFSET]
+    return float((values**2).sum(1).max())
 
 
 def check_parity(onnx_file: bytes, probe: ParityProbe) -> ParityReport:

@@ -15,7 +15,8 @@ from onnx import ModelProto, TensorProto, helper
 from torch import Tensor, nn
 
 from ...errors import ExportError, first_line
-from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES
+from ..bundle import MAX_AXES, SCORE
+from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, UNKNOWN
 from ..levels import Activations
 from ..network import Network
 from ..terms import Activation
@@ -33,16 +34,32 @@ class _Exported(nn.Module):
         self.backbone = network.backbone
         self.head = nn.Linear(weight.shape[1], len(weight))
         self.head.load_state_dict({"weight": weight, "bias": bias})
+        self.unknown = _UnknownScore(weight.shape[1], min(MAX_AXES, network.head.out_features), len(weight))
         self._run = network.run_normalised
         self._normalise = network.normalise
         self._probabilities = torch.sigmoid if activation == "sigmoid" else _softmax
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # A channels-last layout would be traced as gathers where a mean would do.
         images = self._normalise(image).contiguous()
         head_inputs = self._run(Activations(images)).pooled()
         logits = self.head(head_inputs)
-        return logits, self._probabilities(logits), head_inputs
+        return logits, self._probabilities(logits), self.unknown(head_inputs), head_inputs
+
+
+class _UnknownScore(nn.Module):
+    """Computes what `unknown.known_scores` does, with the sign changed; the weights come from the bundle."""
+
+    def __init__(self, d: int, axes: int, classes: int) -> None:
+        super().__init__()
+        self.axes = nn.Linear(d, axes)
+        self.damping = nn.Linear(axes, 1, bias=False)
+        self.centres = nn.Linear(axes, classes)
+
+    def forward(self, head_inputs: Tensor) -> Tensor:
+        values = self.axes(head_inputs)
+        score: Tensor = self.damping(values * values) - self.centres(values).amax(1, keepdim=True)
+        return score
 
 
 def _softmax(logits: Tensor) -> Tensor:
@@ -74,12 +91,13 @@ def trace_graph(network: Network, activation: Activation) -> bytes:
                 optimize=False,  # folding would merge weights, which would lose their names
                 opset_version=_TRACED_OPSET,
                 input_names=[INPUT],
-                output_names=[LOGITS, PROBABILITIES, HEAD_INPUTS],
+                output_names=[LOGITS, PROBABILITIES, UNKNOWN, HEAD_INPUTS],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )
             assert program is not None
-            model = lower(_with_constants_folded(program.model_proto, set(network.state_dict())))
+            weights = {*network.state_dict(), *SCORE}
+            model = lower(_with_constants_folded(program.model_proto, weights))
     except ImportError as error:
         raise ExportError(
             f"the ONNX exporter needs {error.name}; install it with: pip install 'lwm-edge[vendor]'"

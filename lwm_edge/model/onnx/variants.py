@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, load_model, load_model_from_string, numpy_helper
 
-from ...errors import ExportError, first_line
+from ...errors import ExportError, first_line, noting_errors
 from ...photos.pixels import Pixels
-from ..bundle import BIAS, WEIGHT
+from ...records import ProgressCallback, ignore_progress, step_reporter
+from ..bundle import BIAS, CENTRES, CENTRES_OFFSET, WEIGHT
 from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, Classifier
 
 UNUSED_BIAS = -1e4
 """Bias of a fixed head's outputs beyond the classes: gives probability 0 even in half precision."""
 
 
+_NEVER_NEAREST = -1e30  # what a class that is not there adds to the score for unknown objects
 _SHARES_IN_FLOAT = (0, 1 / 8, 1 / 4, 1 / 2)  # shares of the convolutions, the first one always included
+_BATCH_SIZE = 16
 _ENOUGH_AGREEMENT = 0.98  # share of the calibration photos; of the others, 97% must agree afterwards
 
 
@@ -45,7 +48,8 @@ def with_fixed_head(onnx_file: bytes, capacity: int) -> bytes:
     """
     model = load_model_from_string(onnx_file)
     graph = model.graph
-    for name, filling in ((WEIGHT, 0.0), (BIAS, UNUSED_BIAS)):
+    fillings = {WEIGHT: 0.0, BIAS: UNUSED_BIAS, CENTRES: 0.0, CENTRES_OFFSET: _NEVER_NEAREST}
+    for name, filling in fillings.items():
         tensor = _initializer(graph, name)
         rows = numpy_helper.to_array(tensor)
         full = np.full((capacity, *rows.shape[1:]), filling, rows.dtype)
@@ -65,11 +69,27 @@ def in_half_precision(onnx_file: bytes) -> bytes:
     model = load_model_from_string(onnx_file)
     with _quietly("float16"):
         model = convert_float_to_float16(model, keep_io_types=True, node_block_list=_name_nodes(model))
+        _remove_repeated_nodes(model.graph)
         OnnxModel(model).topological_sort()  # the converter appends its casts to the end
     return _content(model)
 
 
-def in_eight_bits(onnx_file: bytes, images: Pixels, *, float_weights: bool = False) -> bytes:
+def _remove_repeated_nodes(graph: GraphProto) -> None:
+    """Keeps one of the equal casts that the converter makes where several nodes read what was an output."""
+    seen: set[str] = set()
+    for node in list(graph.node):
+        if seen.intersection(node.output):
+            graph.node.remove(node)
+        seen.update(node.output)
+
+
+def in_eight_bits(
+    onnx_file: bytes,
+    images: Pixels,
+    *,
+    float_weights: bool = False,
+    on_progress: ProgressCallback = ignore_progress,
+) -> bytes:
     """Quantises the convolutions of a file to 8-bit integers; the head stays in float32.
 
     The quantisation is static and symmetric, by channel for weights, and written as pairs of QuantizeLinear
@@ -82,20 +102,24 @@ def in_eight_bits(onnx_file: bytes, images: Pixels, *, float_weights: bool = Fal
         images: Images [M, H, W, 3] uint8 like those that the file will see, to find the range of each layer.
         float_weights: Whether weights stay in float32 in front of such a pair, as TensorRT needs them; they
             are then quantised when the file is loaded, and the file is no smaller.
+        on_progress: Function that is called before each image of every pass over them; what it raises ends
+            the call.
     """
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     model = load_model_from_string(onnx_file)
     head_nodes = _name_nodes(model)
-    best_classes = _best_classes(onnx_file, images)
-    with tempfile.TemporaryDirectory() as folder, _quietly("int8"):
+    of_caller: list[Exception] = []
+    on_progress = noting_errors(on_progress, of_caller)
+    best_classes = _best_classes(onnx_file, images, on_progress)
+    with tempfile.TemporaryDirectory() as folder, _quietly("int8", of_caller):
         named, folded = Path(folder, "named.onnx"), Path(folder, "folded.onnx")
         named.write_bytes(_content(model))
         quant_pre_process(named, folded, skip_symbolic_shape=True)  # folds BatchNormalization
         convolutions, depthwise = _convolutions(load_model(folded).graph)
         for share in _SHARES_IN_FLOAT:
             first = convolutions[: max(1, round(share * len(convolutions)))]
-            made = _quantised(folded, images, [*head_nodes, *depthwise, *first], float_weights)
+            made = _quantised(folded, images, [*head_nodes, *depthwise, *first], float_weights, on_progress)
             made.graph.name = model.graph.name
             made.ir_version = model.ir_version
             del made.opset_import[:]  # the tool lists domains that no node uses, which old runtimes refuse
@@ -103,12 +127,14 @@ def in_eight_bits(onnx_file: bytes, images: Pixels, *, float_weights: bool = Fal
             del made.metadata_props[:]
             made.metadata_props.extend(model.metadata_props)
             content = _content(made)
-            if (_best_classes(content, images) == best_classes).mean() >= _ENOUGH_AGREEMENT:
+            if (_best_classes(content, images, on_progress) == best_classes).mean() >= _ENOUGH_AGREEMENT:
                 break
     return content
 
 
-def _quantised(folded: Path, images: Pixels, in_float: list[str], float_weights: bool) -> ModelProto:
+def _quantised(
+    folded: Path, images: Pixels, in_float: list[str], float_weights: bool, on_progress: ProgressCallback
+) -> ModelProto:
     """Quantises a file with BatchNormalization folded, except for nodes that stay in float32."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -118,8 +144,11 @@ def _quantised(folded: Path, images: Pixels, in_float: list[str], float_weights:
 
         def get_next(self) -> dict[str, Pixels] | None:
             image = next(self._images, None)
+            if image is not None:
+                report()
             return None if image is None else {INPUT: image[None]}
 
+    report = step_reporter("features", len(images), on_progress)
     quantized = folded.with_name("quantized.onnx")
     quantize_static(
         folded,
@@ -168,15 +197,19 @@ def _convolutions(graph: GraphProto) -> tuple[list[str], list[str]]:
     return [n.name for n in nodes], [n.name for n in nodes if inputs[n.input[1]] == 1]
 
 
-def _best_classes(onnx_file: bytes, images: Pixels) -> NDArray[np.int64]:
-    classifier = Classifier(onnx_file)
-    batches = np.array_split(images, max(1, len(images) // 16))
-    return np.concatenate([classifier.run(batch)[0].argmax(1) for batch in batches])
+def _best_classes(onnx_file: bytes, images: Pixels, on_progress: ProgressCallback) -> NDArray[np.int64]:
+    classifier, best = Classifier(onnx_file), []
+    report = step_reporter("evaluate", len(images), on_progress)
+    for batch in np.array_split(images, max(1, len(images) // _BATCH_SIZE)):
+        for _ in batch:
+            report()
+        best.append(classifier.run(batch)[0].argmax(1))
+    return np.concatenate(best)
 
 
 @contextmanager
-def _quietly(form: str) -> Iterator[None]:
-    """Keeps a tool's messages off the terminal, and turns its errors into an ExportError."""
+def _quietly(form: str, of_caller: Sequence[Exception] = ()) -> Iterator[None]:
+    """Keeps a tool's messages off the terminal, and turns its own errors into an ExportError."""
     level = logging.root.manager.disable
     logging.disable()
     try:
@@ -184,6 +217,8 @@ def _quietly(form: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as error:
+        if error in of_caller:
+            raise
         raise ExportError(f"ONNX Runtime cannot convert this model to {form}: {first_line(error)}") from error
     finally:
         logging.disable(level)

@@ -20,13 +20,20 @@ from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import ExportError, ParityError
 from lwm_edge.home.home import Home
 from lwm_edge.model.architectures.registry import architecture_names
-from lwm_edge.model.bundle import ONNX_GRAPH, open_bundle
+from lwm_edge.model.bundle import HISTOGRAM, ONNX_GRAPH, SCORE, empty_tensors, open_bundle
 from lwm_edge.model.loading import load_network, network_arrays
 from lwm_edge.model.network import Network
 from lwm_edge.model.onnx.checks import check_cost, graph_cost
 from lwm_edge.model.onnx.graph import declared_backbone, fill_graph, metadata, read_graph
-from lwm_edge.model.onnx.parity import check_parity, generated_images, head_inputs_of_probe, parity_probe
+from lwm_edge.model.onnx.parity import (
+    check_parity,
+    generated_images,
+    head_inputs_of_probe,
+    parity_probe,
+    verified_file,
+)
 from lwm_edge.model.onnx.tracing import trace_graph
+from lwm_edge.model.unknown import known_scores
 from tests.support.networks import ARCHITECTURES, EXPORT_AS, fresh_network, manifest_of, network_with_levels
 from tests.support.samples import photo_set
 
@@ -35,7 +42,7 @@ from tests.support.samples import photo_set
 TENSORRT = {
     *("Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv", "Div", "Gemm"),
     *("MaxPool", "Mul", "ReduceMean", "Relu", "Reshape", "Sigmoid", "Softmax", "Split", "Sub"),
-    *("HardSigmoid", "Transpose"),
+    *("HardSigmoid", "Transpose", "ReduceMax"),
 }
 
 
@@ -57,6 +64,7 @@ def test_inputs_and_outputs(onnx_file: bytes) -> None:
     assert {o.name: shape(o) for o in model.graph.output} == {
         "logits": ["batch", 6],
         "probabilities": ["batch", 6],
+        "unknown": ["batch", 1],
         "head_inputs": ["batch", 496],
     }
 
@@ -121,6 +129,38 @@ def test_the_probe_in_a_bundle_is_what_the_file_gives_for_the_generated_images(o
     np.testing.assert_allclose(given, probe, atol=1e-4)
 
 
+def test_the_score_for_unknown_objects_is_what_numpy_computes(onnx_file: bytes) -> None:
+    classifier, images = Classifier(onnx_file), photo_set("2", count=10).load(range(20))
+    expected = known_scores(classifier.head_inputs(images), open_bundle(BASE_BUNDLE).arrays(*SCORE), 6)
+    np.testing.assert_allclose(classifier.outputs(images).unknown, -expected, rtol=1e-4, atol=1e-3)
+
+
+def test_another_score_for_unknown_objects_breaks_parity() -> None:
+    bundle = open_bundle(BASE_BUNDLE)
+    arrays, probe = bundle.arrays(), parity_probe(load_network(bundle))
+    verified_file(arrays, bundle.manifest, probe)
+    model = onnx.load_model_from_string(arrays[ONNX_GRAPH].tobytes())
+    next(
+        node for node in model.graph.node if node.op_type == "Sub" and "unknown" in node.output
+    ).op_type = "Add"
+    changed = {**arrays, ONNX_GRAPH: np.frombuffer(model.SerializeToString(), np.uint8)}
+    with pytest.raises(ParityError, match="output unknown differs by"):
+        verified_file(changed, bundle.manifest, probe)
+
+
+def test_the_thresholds_are_in_the_metadata_at_a_constant_length() -> None:
+    bundle = open_bundle(BASE_BUNDLE)
+    arrays, lengths = bundle.arrays(), set()
+    for photos in (0, 30, 2**30):
+        arrays[HISTOGRAM][:6, 80] = photos
+        content = fill_graph(arrays, bundle.manifest)
+        calibration = Classifier(content).calibration
+        assert (calibration.photos, calibration.classes) == (6 * photos, 6 if photos else 0)
+        assert calibration.threshold(0.95) == (-9.5023 if photos else None)
+        lengths.add(len(content))
+    assert len(lengths) == 1
+
+
 def test_a_changed_weight_breaks_parity(onnx_file: bytes) -> None:
     network = load_network(open_bundle(BASE_BUNDLE)).student(trains=False)
     with torch.no_grad():
@@ -154,7 +194,8 @@ def exported(network: Network, name: str, activation: str = "sigmoid") -> tuple[
     manifest = manifest_of(name, network.levels).model_copy(
         update={"activation": activation, "class_names": tuple("abcde")}
     )
-    arrays = {**network_arrays(network), ONNX_GRAPH: np.frombuffer(graph, np.uint8)}
+    nothing_measured = empty_tensors(network.head.out_features, network.head.in_features)
+    arrays = {**network_arrays(network), **nothing_measured, ONNX_GRAPH: np.frombuffer(graph, np.uint8)}
     return read_graph(arrays), fill_graph(arrays, manifest)
 
 

@@ -1,0 +1,91 @@
+"""Starts processes that run a module of this package, and nothing else.
+
+A process's standard input stays open for as long as the process that started it lives, which is how it learns
+of that one's end. What goes over the pipes is up to whoever starts it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import ConfigError
+
+# Does what `python -m` does, but without the current folder on the path: no file there may be run.
+_START_CODE = "import sys; sys.path[:] = [p for p in sys.path if p]; from {} import main; main()"
+
+
+def start_process(
+    module: str,
+    *,
+    environment: Mapping[str, str],
+    descriptor: int | None = None,
+    blocked: Collection[signal.Signals] = (signal.SIGINT,),
+) -> subprocess.Popen[bytes]:
+    """Starts a process that runs a module's `main`.
+
+    Ctrl-C reaches the process that starts it as well, which asks it to stop. Until it has loaded its
+    libraries, it could do no better than end in a traceback.
+
+    Args:
+        module: Full name of the module.
+        environment: Variables that it gets unless they are set already.
+        descriptor: File descriptor that it inherits.
+        blocked: Signals that do not reach it.
+
+    Raises:
+        ConfigError: `sys.executable` is no Python interpreter.
+        OSError: The system starts no more processes.
+    """
+    command, start_in = [_python(), "-c", _START_CODE.replace("{}", module)], _existing_folder()
+    with _signals_blocked(blocked):
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,  # closes when this process ends for whatever reason
+            stdout=subprocess.PIPE,
+            pass_fds=() if descriptor is None else (descriptor,),
+            env={**environment, **os.environ},
+            cwd=start_in,
+        )
+
+
+@contextmanager
+def _signals_blocked(signals: Collection[signal.Signals]) -> Iterator[None]:
+    """Blocks signals in this thread, and in a process that is started within the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _python() -> str:
+    """Returns the path of the Python interpreter that runs the processes.
+
+    Raises:
+        ConfigError: `sys.executable` is the app that this Python is embedded in, or is not known: started
+            with a module's name, that app could do anything.
+    """
+    executable = sys.executable or ""
+    name = Path(executable).name.lower()
+    if getattr(sys, "frozen", False) or not any(python in name for python in ("python", "pypy")):
+        raise ConfigError(
+            f"sys.executable is {executable!r}, which is not a Python interpreter, so no process can be "
+            "started to do this; set sys.executable to a Python that has lwm_edge before the call or, for "
+            "add_classes, pass isolate=False"
+        )
+    return executable
+
+
+def _existing_folder() -> str | None:
+    """Returns where a process starts if the current folder is gone, as MKL would end it there."""
+    try:
+        Path.cwd()
+    except OSError:
+        return "/"
+    return None

@@ -1,0 +1,66 @@
+"""Computes the tensors of the score for unknown objects from class statistics; `model.unknown` applies them.
+
+The score is a log-likelihood ratio: how much better a Gaussian around the nearest class mean explains a photo
+than one Gaussian for everything, as broad as the classes lie apart. Both share the covariance within classes,
+so all that matters lies in the few directions in which class means differ, the canonical variates of linear
+discriminant analysis. It is the relative distance of Ren et al. 2021, "A Simple Fix to Mahalanobis Distance
+for Improving Near-OOD Detection", in that space. It depends on the statistics alone, not on how the head was
+trained or which function makes probabilities of its outputs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..model.bundle import (
+    AXES,
+    AXES_OFFSET,
+    CENTRES,
+    CENTRES_OFFSET,
+    DAMPING,
+    Arrays,
+    declared_tensors,
+)
+from .class_statistics import ClassStatistics
+from .discriminant import Features
+
+_SMALLEST_VARIANCE = 1e-9  # of class means along an axis, as a share of the largest
+
+
+def score_tensors(statistics: ClassStatistics, classes: int, rows: Features | None = None) -> Arrays:
+    """Computes the score's tensors, see `tensors_of`.
+
+    Args:
+        statistics: Statistics of all classes.
+        classes: Number of classes.
+        rows: Rows of the `Discriminant` of these classes, if they are at hand.
+    """
+    rows = statistics.discriminant(classes).rows if rows is None else rows
+    return tensors_of(statistics.means[:classes], rows, len(statistics.means))
+
+
+def tensors_of(means: Features, rows: Features, capacity: int) -> Arrays:
+    """Computes the score's tensors, float32, in shapes that depend on capacity and features alone.
+
+    Args:
+        means: Mean of each class [classes, d].
+        rows: Directions C^-1 (mean of the class - mean of all) [classes, d], as `Discriminant` has them.
+        capacity: Number of rows of the tensors that have one for each class.
+    """
+    classes, d = means.shape
+    declared = declared_tensors(capacity, d)
+    names = (AXES, AXES_OFFSET, DAMPING, CENTRES, CENTRES_OFFSET)
+    arrays = {name: np.zeros(declared[name][1], np.float32) for name in names}
+    centre = means.mean(0)
+    variances, mixed = np.linalg.eigh((means - centre) @ rows.T / classes)
+    order = np.argsort(-variances)[: min(len(arrays[AXES]), classes - 1)]
+    order = order[variances[order] > _SMALLEST_VARIANCE * variances.max()]
+    variances, mixed = variances[order], mixed[:, order]
+    axes = (mixed / np.sqrt(classes * variances)).T @ rows
+    centres = (means - centre) @ axes.T
+    used = len(order)
+    arrays[AXES][:used], arrays[AXES_OFFSET][:used] = axes, -axes @ centre
+    arrays[DAMPING][0, :used] = variances / (1 + variances)
+    arrays[CENTRES][:classes, :used] = 2 * centres
+    arrays[CENTRES_OFFSET][:classes] = -np.einsum("cr,cr->c", centres, centres)
+    return arrays

@@ -1,0 +1,107 @@
+"""Decodes costly photos in a process of its own, within limits of memory and processor time that bind.
+
+No decoder of Pillow can be interrupted, and what some of them take cannot be told beforehand. The process
+gets one job after the other, each as a line of JSON. It answers with a line of JSON and then the pixels, if
+there are any. It ends with the process that started it, or after ten seconds without a job. If a photo takes
+more processor time than it may, the system ends the process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import resource
+import select
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..errors import PhotosError
+from .decoding import UndecodableError, decode
+from .guard import MIB
+
+_IDLE_SECONDS = 10
+_STATUS, _FORGET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_LIBRARY_BYTES = 8 * MIB  # code that has its addresses already and may yet be loaded to decode the photo
+_ASSUMED_ADDRESSES = 192 * MIB  # that the process takes before it decodes, where the system does not tell
+
+
+def main() -> None:
+    """Runs the process."""
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not look like a reply
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no trace of a photo on the disk
+    Image.preinit()  # loads what the first photo would otherwise load out of its own memory
+    jobs = os.fdopen(0, "rb")
+    while select.select([jobs], [], [], _IDLE_SECONDS)[0] and (line := jobs.readline()).endswith(b"\n"):
+        job = json.loads(line)
+        pixels, reply = b"", dict[str, Any]()
+        try:
+            with _limited(job["most_bytes"], job["seconds"]), _ended_with_its_starter():
+                path = Path(os.fsdecode(job["path"].encode("latin-1")))
+                pixels = decode(path, job["image_size"], job["resize_size"]).tobytes()
+        except UndecodableError as error:
+            reply = {"problem": error.message, "decoder_says": error.why}
+        except PhotosError as error:
+            reply = {"problem": error.message}
+        except MemoryError:
+            reply = {"out_of_memory": True}
+        usage = {"resident_bytes": _kernel_says("VmRSS"), "peak_bytes": _kernel_says("VmHWM")}
+        try:
+            replies.write(json.dumps({**reply, **usage, "length": len(pixels)}).encode() + b"\n" + pixels)
+            replies.flush()
+        except BrokenPipeError:
+            os._exit(0)  # without a second try on the way out
+
+
+@contextmanager
+def _limited(most_bytes: int, seconds: int) -> Iterator[None]:
+    """Limits the memory that this process may take in all, and its processor time from now on."""
+    with suppress(OSError):
+        _FORGET_PEAK.write_text("5")
+    addresses, resident = _kernel_says("VmSize") or _ASSUMED_ADDRESSES, _kernel_says("VmRSS")
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + seconds)
+    _limit(resource.RLIMIT_AS, addresses + max(0, most_bytes - resident - _LIBRARY_BYTES))
+    try:
+        yield
+    finally:
+        _limit(resource.RLIMIT_AS, resource.RLIM_INFINITY)
+
+
+def _limit(kind: int, most: int) -> None:
+    """Sets a limit as far as the system offers it and the process may; a lower one stays."""
+    _, hard = resource.getrlimit(kind)
+    allowed = [limit for limit in (most, hard) if limit != resource.RLIM_INFINITY]
+    with suppress(OSError, ValueError):
+        resource.setrlimit(kind, (min(allowed, default=resource.RLIM_INFINITY), hard))
+
+
+def _kernel_says(field: str) -> int:
+    """Returns what the kernel says of this process's memory, in bytes; 0 where it does not tell."""
+    with suppress(OSError):
+        found = re.search(rf"^{field}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
+        return int(found[1]) * 1024 if found else 0
+    return 0
+
+
+@contextmanager
+def _ended_with_its_starter() -> Iterator[None]:
+    """Lets the system end this process at once if its standard input closes meanwhile; see fcntl(2), O_ASYNC.
+
+    The signal for that (SIGIO) ends a process that does not expect it. Elsewhere than on Linux, the process
+    ends once the photo is decoded.
+    """
+    before: Any = fcntl.fcntl(0, fcntl.F_GETFL)
+    with suppress(OSError, AttributeError):
+        fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(0, fcntl.F_SETFL, before | os.O_ASYNC)
+    try:
+        yield
+    finally:
+        fcntl.fcntl(0, fcntl.F_SETFL, before)

@@ -1,0 +1,59 @@
+"""Decodes photos to the network's input, and says what is wrong with those that cannot be decoded.
+
+Nothing here imports pydantic, as the process for costly photos (`decoder`) is to start quickly.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import PhotosError
+from .guard import MAX_PIXELS, TooCostlyHereError
+from .opening import open_photo
+from .pixels import Pixels, preprocess
+
+
+def decode(path: Path, image_size: int, resize_size: int, most_bytes: int | None = None) -> Pixels:
+    """Decodes a photo (JPEG, PNG, WebP or BMP) to RGB [image_size, image_size, 3] uint8.
+
+    Args:
+        path: Path of the photo.
+        image_size: Height and width of the result.
+        resize_size: Length of the photo's short side before the cut.
+        most_bytes: Bytes that a photo like this one may take at worst; None in a process with a limit.
+
+    Raises:
+        PhotosError: The photo is missing, unreadable, truncated or too costly; the message says which.
+        TooCostlyHereError: It might take more than `most_bytes`.
+        MemoryError: There is not enough memory.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns about odd metadata; what matters is raised
+            with open_photo(path, resize_size, most_bytes) as image:
+                return preprocess(image, image_size, resize_size)
+    except UnidentifiedImageError:
+        raise PhotosError("is not a JPEG, PNG, WebP or BMP image") from None
+    except Image.DecompressionBombError:
+        raise PhotosError(f"has more than {MAX_PIXELS // 1_000_000} megapixels") from None
+    except (PhotosError, TooCostlyHereError, MemoryError):
+        raise
+    except PermissionError:
+        raise PhotosError("may not be read (permission denied)") from None
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        raise UndecodableError(" ".join(str(error).split())[:120]) from None
+
+
+class UndecodableError(PhotosError):
+    """Signals what a decoder said about a photo that it could not decode.
+
+    Attributes:
+        why: Words of the decoder.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"is damaged ({why})")
+        self.why = why

@@ -1,0 +1,253 @@
+"""Costly photos are decoded in one other process, which keeps its limits and ends when it should."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from lwm_edge.errors import PhotosError, ResourceError
+from lwm_edge.memory import rss_bytes
+from lwm_edge.photos import decoder_process
+from lwm_edge.photos.decoder_process import DECODER, MIN_BYTES
+from lwm_edge.photos.decoding import decode
+from lwm_edge.photos.folders import read_photo_folder
+from lwm_edge.photos.guard import MAX_MEMORY_BYTES, MIB
+from lwm_edge.photos.photo_set import PixelCache
+from lwm_edge.photos.preprocessing import Preprocessing
+from lwm_edge.photos.reading import decoding_bytes, forget_decoding_peak, read_photo
+from tests.support import odd_photos as odd
+from tests.support.hostile import no_hang
+
+PREPROCESSING = Preprocessing(image_size=32, resize_size=32, mean=(0, 0, 0), std=(1, 1, 1))
+GREY = Image.linear_gradient("L").convert("RGB")
+Write = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _no_process_left() -> Iterator[None]:
+    DECODER.end()
+    yield
+    DECODER.end()
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(name: str, side: int = 64, format: str = "WEBP", turn: int = 0) -> Path:
+        path = tmp_path / name
+        GREY.rotate(turn).resize((side, side)).save(path, format)
+        return path
+
+    return write
+
+
+def pid() -> int:
+    assert DECODER._process
+    return DECODER._process.pid
+
+
+@pytest.mark.slow
+def test_the_pixels_are_the_same_there_and_here(write: Write) -> None:
+    for format, side in (("WEBP", 300), ("JPEG", 5_000), ("PNG", 7_500), ("BMP", 7_500)):
+        DECODER.end()
+        path = write("photo", side, format)
+        read = read_photo(path, PREPROCESSING)
+        assert pid()
+        np.testing.assert_array_equal(read, decode(path, 32, 32))
+
+
+def test_ordinary_photos_need_no_other_process(write: Write) -> None:
+    for format, side in (("JPEG", 3_500), ("PNG", 3_500), ("BMP", 3_500)):
+        read_photo(write("photo", side, format), PREPROCESSING)
+        assert DECODER._process is None
+
+
+def test_a_folder_needs_one_process(tmp_path: Path, write: Write) -> None:
+    (tmp_path / "a").mkdir()
+    for number in range(6):
+        write(f"a/{number}.webp", turn=number)
+    (tmp_path / "a" / "broken.webp").write_bytes((tmp_path / "a" / "0.webp").read_bytes()[:-40])
+    pids = set()
+    found = read_photo_folder(
+        tmp_path,
+        PREPROCESSING,
+        PixelCache(0),
+        min_photos=5,
+        on_progress=lambda progress: pids.add(DECODER._process and DECODER._process.pid),
+    )
+    assert len(found.photos[0]) == 6 and len(pids - {None}) == 1
+    assert "a/broken.webp is damaged, or takes more than 384 MiB of memory to decode" in found.skipped[0]
+
+
+@pytest.mark.parametrize("how", ["killed", "interrupted", "idle"])
+def test_the_next_photo_gets_another_process(write: Write, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    path = write("photo.webp")
+    expected = read_photo(path, PREPROCESSING)
+    before = pid()
+    if how == "killed":
+        monkeypatch.setattr(DECODER, "_exchange", _killing(DECODER._exchange, signal.SIGKILL))
+        with pytest.raises(PhotosError, match="its process was killed, most likely because the machine's"):
+            read_photo(path, PREPROCESSING)
+    elif how == "interrupted":
+        monkeypatch.setattr(DECODER, "_exchange", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            read_photo(path, PREPROCESSING)
+    else:  # as after ten seconds
+        assert DECODER._process and DECODER._process.stdin
+        duplicate = os.dup(DECODER._process.stdin.fileno())
+        DECODER._process.stdin.close()
+        os.close(duplicate)
+        DECODER._process.wait()
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        DECODER._process.stdin = os.fdopen(write_end, "wb")
+    monkeypatch.undo()
+    np.testing.assert_array_equal(read_photo(path, PREPROCESSING), expected)
+    assert pid() != before
+
+
+def _killing(exchange: Callable[..., object], number: signal.Signals) -> Callable[..., object]:
+    def kill_first(job: object) -> object:
+        DECODER._started().send_signal(number)
+        return exchange(job)
+
+    return kill_first
+
+
+def _interrupted(job: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_process_that_ends_at_once_is_started_twice_and_no_more(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def end_at_once(*given: object, **named: object) -> subprocess.Popen[bytes]:
+        started.append(given)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        return subprocess.Popen([sys.executable, "-c", ""], **pipes)  # type: ignore[call-overload,no-any-return]
+
+    monkeypatch.setattr(decoder_process, "start_process", end_at_once)
+    with no_hang(), pytest.raises(PhotosError, match="the process that decodes photos ends at once"):
+        read_photo(write("photo.webp"), PREPROCESSING)
+    assert len(started) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_to_the_group_leave_the_photo_alone(
+    write: Write, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    monkeypatch.setattr(DECODER, "_exchange", _killing(DECODER._exchange, number))
+    read_photo(write("photo.webp"), PREPROCESSING)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_it_ends_with_the_process_that_started_it(tmp_path: Path, write: Write, busy: bool) -> None:
+    first, slow = write("photo.webp"), tmp_path / "slow.jpg"
+    slow.write_bytes(odd.progressive_jpeg(4_470, 17_000))  # takes longer than this test waits
+    code = (
+        "import sys, time; from pathlib import Path; from tests.photos.test_decoder import *\n"
+        f"read_photo(Path({str(first)!r}), PREPROCESSING); print(pid(), flush=True)\n"
+        + (f"DECODER.decode(Path({str(slow)!r}), 32, 32, 384 * MIB)" if busy else "time.sleep(60)")
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout
+        decoder = psutil.Process(int(starter.stdout.readline()))
+        while busy and decoder.cpu_times().user < 1:
+            time.sleep(0.05)
+        starter.kill()
+    with no_hang():
+        decoder.wait(5)
+
+
+def test_where_no_process_can_be_started_costly_photos_are_skipped(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/opt/app/viewer")
+    with pytest.raises(PhotosError, match=r"only decoded in a process of its own.*set sys\.executable"):
+        read_photo(write("photo.webp"), PREPROCESSING)
+    read_photo(write("photo.jpg", 3_500, "JPEG"), PREPROCESSING)
+    monkeypatch.undo()
+    monkeypatch.setattr(decoder_process, "start_process", _no_more_processes)
+    with pytest.raises(ResourceError, match="cannot start a process that decodes photos"):
+        read_photo(write("photo.webp"), PREPROCESSING)
+
+
+def _no_more_processes(*given: object, **named: object) -> None:
+    raise BlockingIOError(11, "Resource temporarily unavailable")
+
+
+def test_a_limit_is_kept_by_both_processes_together(write: Write) -> None:
+    costly, ordinary = write("costly.webp", 3_000), write("ordinary.jpg", 3_500, "JPEG")
+    with pytest.raises(
+        ResourceError, match=r"is too little to read .* pass --max-memory (\d+)MiB"
+    ) as refused:
+        read_photo(ordinary, PREPROCESSING, rss_bytes() + MIN_BYTES // 2)
+    named = int(refused.value.message.split("--max-memory ")[1].split("MiB")[0])
+    read_photo(ordinary, PREPROCESSING, named * MIB)
+    assert pid(), "the worst of JPEG might take more than the limit leaves"
+    with pytest.raises(PhotosError, match=r"more than \d+ MiB .*--max-memory \d+MiB is enough") as skipped:
+        read_photo(costly, PREPROCESSING, named * MIB)
+    forget_decoding_peak()
+    enough = int(skipped.value.message.split("--max-memory ")[1].split("MiB")[0])
+    read_photo(costly, PREPROCESSING, enough * MIB)
+    assert MIN_BYTES < decoding_bytes(0) < MAX_MEMORY_BYTES
+    read_photo(write("small.png", 64, "PNG"), PREPROCESSING, 1)  # the plan refuses such a limit
+
+
+@pytest.mark.slow
+def test_memory_that_does_not_come_back_is_not_the_next_photos_lack(tmp_path: Path, write: Write) -> None:
+    pieces, large = tmp_path / "pieces.webp", write("large.webp", 4_400)
+    pieces.write_bytes(odd.webp(400, b"ABCD\0\0\0\0" * (30 * MIB // 8)))
+    read_photo(pieces, PREPROCESSING)
+    assert DECODER.resident_bytes < MIN_BYTES
+    read_photo(large, PREPROCESSING)
+
+
+def test_threads_get_their_own_photos(write: Write) -> None:
+    paths = [write(f"{number}.webp", turn=10 * number) for number in range(8)]
+    expected = [decode(path, 32, 32) for path in paths]
+    found: dict[int, np.ndarray] = {}
+
+    def read(number: int) -> None:
+        found[number] = read_photo(paths[number], PREPROCESSING)
+
+    threads = [threading.Thread(target=read, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number in range(8):
+        np.testing.assert_array_equal(found[number], expected[number])
+
+
+def test_a_forked_process_has_a_decoder_of_its_own(write: Write) -> None:
+    path = write("photo.webp")
+    code = (
+        "import os; from pathlib import Path; from tests.photos.test_decoder import *\n"
+        f"path = Path({str(path)!r}); read_photo(path, PREPROCESSING); before = pid(); child = os.fork()\n"
+        "read_photo(path, PREPROCESSING); assert (pid() == before) == bool(child)\n"
+        "assert not child or os.waitpid(child, 0)[1] == 0"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+def test_paths_need_be_neither_absolute_nor_utf_8(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("\udcff.webp"), write("first.webp")
+    read_photo(tmp_path / "first.webp", PREPROCESSING)
+    monkeypatch.chdir(tmp_path)
+    assert read_photo(Path("\udcff.webp"), PREPROCESSING).shape == (32, 32, 3)
