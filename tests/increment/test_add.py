@@ -478,9 +478,9 @@ def test_each_photo_is_decoded_once_and_seen_once_by_each_network(
     seen: list[int] = []
     read, run, run_backbone = read_photo, Network.activations, Backbone.run
 
-    def counting_read(path: Path, preprocessing: Preprocessing) -> np.ndarray:
+    def counting_read(path: Path, preprocessing: Preprocessing, limit: int | None = None) -> np.ndarray:
         decoded.append(path)
-        return read(path, preprocessing)
+        return read(path, preprocessing, limit)
 
     def counting_run_of(images: np.ndarray) -> None:
         generated = np.array_equal(images, generated_images(28))  # for the probe in the bundle
