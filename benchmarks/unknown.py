@@ -34,7 +34,8 @@ import typer
 from numpy.typing import NDArray
 from provenance import provenance
 
-from lwm_edge.learning.class_statistics import ClassStatistics, Features, Labels, shrink
+from lwm_edge.learning.class_statistics import ClassStatistics
+from lwm_edge.learning.discriminant import Features, Head, Labels, shrink
 from lwm_edge.learning.running import observe
 from lwm_edge.learning.unknown import score_tensors
 from lwm_edge.learning.unseen import judge_unseen
@@ -66,7 +67,7 @@ class Data(NamedTuple):
     train: dict[str, Features]
     test: dict[str, Features]
     levels: list[slice]
-    head: tuple[Features, Features]
+    head: Head
     shipped: list[str]
     strange: dict[str, Features]
 
@@ -102,7 +103,7 @@ def read(base: Path, data: Path, others: Path | None, cache: Path | None, most: 
     levels = [slice(0, values), slice(values, inputs)] if values else [slice(0, inputs)]
     names = list(bundle.manifest.class_names)
     strange = {k: arrays[f"{k}_x"].astype(np.float64) for k in ("others", "noise") if f"{k}_x" in arrays}
-    return Data(by_class["train"], by_class["test"], levels, (weight, bias), names, strange)
+    return Data(by_class["train"], by_class["test"], levels, Head(weight, bias), names, strange)
 
 
 def read_strange(network: Network, others: Path) -> list[NDArray[np.float32]]:
@@ -152,7 +153,7 @@ class Scores:
 
     def of(self, photos: Features) -> dict[str, Features]:
         """Computes each score of each photo [M]."""
-        logits = photos @ self._head[0].T + self._head[1]
+        logits = self._head.logits(photos)
         largest = logits.max(1)
         energy = largest + np.log(np.exp(logits - largest[:, None]).sum(1))
         nearest = _distances(photos, self._means, self._precision).min(1)
@@ -224,9 +225,9 @@ def device(
     statistics = ClassStatistics.empty(capacity, next(iter(train.values())).shape[1])
     statistics.learn(*together(train, split.first))
     x, y = together(given, split.first)
-    unseen = judge_unseen(statistics_with(statistics), x, y, len(split.first))
-    histogram = count_scores(unseen.scores, y, capacity)
     statistics.learn_more(x, y)
+    unseen = judge_unseen(statistics.discriminant(len(split.first), x, y), capacity).scores
+    histogram = count_scores(unseen, y, capacity)
     stages: list[dict[str, float]] = []
     known, tensors = len(split.first), score_tensors(statistics, len(split.first))
     unknown = np.concatenate([test[name] for name in split.unknown])
@@ -245,9 +246,9 @@ def device(
         x, y = together(train, new)
         y += known
         known += len(new)
-        unseen = judge_unseen(statistics.with_photos, x, y, known)
-        histogram += count_scores(unseen.scores, y, capacity)
         statistics.learn(x, y)
+        unseen = judge_unseen(statistics.discriminant(known, x, y), capacity).scores
+        histogram += count_scores(unseen, y, capacity)
         tensors = score_tensors(statistics, known)
     own, others = halves({**test, **kept_back}, names, seed)
     x, y = together(own, names)
@@ -262,21 +263,9 @@ def share_kept(scores: Features, lowest: float | None) -> float:
     return 1.0 if lowest is None else float((scores >= lowest).mean())
 
 
-def statistics_with(statistics: ClassStatistics) -> Any:
-    """Returns a function that adds photos of known classes to a copy of the statistics."""
-
-    def learn(features: Features, labels: Labels) -> ClassStatistics:
-        copy = statistics.copy()
-        copy.learn_more(features, labels)
-        return copy
-
-    return learn
-
-
-def largest(photos: Features, head: tuple[Features, Features]) -> Features:
+def largest(photos: Features, head: Head) -> Features:
     """Computes the largest logit of each photo."""
-    logits: Features = photos @ head[0].T + head[1]
-    found: Features = logits.max(1)
+    found: Features = head.logits(photos).max(1)
     return found
 
 

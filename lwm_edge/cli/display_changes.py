@@ -65,6 +65,8 @@ def _deed(change: str | None, names: Sequence[str], more: int, increment: int) -
             return f"added {classes}"
         case "add-photos":
             return f"learnt more photos of {classes}"
+        case "calibrate":
+            return f"calibrated the score for unknown objects by photos of {classes}"
         case "undo":
             return f"took back change {increment - 1}"
     return "the record does not say what it did"

@@ -72,8 +72,8 @@ def calibration(report: CalibrationReport) -> None:
         "Photos": f"{report.photos} of {classes}: {listed(report.calibrated_classes)}",
         "Kept before": before or "all: there was no threshold",
         "Kept now": display.threshold(report.calibration),
-        "Load it from": str(report.onnx),
-        "Model digest": report.model_digest,
+        "Load it from": str(report.change.onnx),
+        "Model digest": report.change.model_digest,
     }
     print_rows("Calibrated the score for unknown objects", rows)
     for line in (*report.warnings, *report.skipped):

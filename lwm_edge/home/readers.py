@@ -75,10 +75,10 @@ class InfoReport(Report):
         model_digest: Digest of the model.
         parent_digest: Digest of the model before the latest change.
         ledger: Footprint of the increments.
-        history: Latest changes, oldest first, as far as the record reaches.
         unknown: Thresholds of the score for unknown objects.
         kept_by_class: How many of each class's photos the threshold keeps, and how many there are, for
             classes with enough photos to say so.
+        history: Latest changes, oldest first, as far as the record reaches.
     """
 
     home: AnyNamePath | None
@@ -97,9 +97,9 @@ class InfoReport(Report):
     model_digest: str
     parent_digest: str | None
     ledger: Ledger
-    history: tuple[PastChange, ...]
     unknown: Calibration
     kept_by_class: dict[str, tuple[int, int]]
+    history: tuple[PastChange, ...]
 
 
 class PredictionReport(Report):
@@ -228,9 +228,9 @@ def info(source: Home | AnyPath) -> InfoReport:
         model_digest=m.model_digest,
         parent_digest=m.parent_digest,
         ledger=m.ledger,
-        history=_history(m),
         unknown=calibrate(histogram),
         kept_by_class=dict(kept_by_class(histogram, m.class_names)),
+        history=_history(m),
     )
 
 

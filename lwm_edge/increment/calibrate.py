@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from ..custody.keys import read_private_key
-from ..home.generation import Candidate, commit, prepare
-from ..home.home import Home, open_home
-from ..home.measurement import MemoryUse
+from ..custody.chain import make_deed
+from ..home.changes import Edited, change_model
+from ..home.home import Generation, Home
 from ..home.readers import class_indices
-from ..home.trust import require_trusted_model
 from ..learning.discriminant import Labels
 from ..learning.running import observe
 from ..memory import out_of_memory_explained
 from ..model import unknown
 from ..model.backbone import Backbone
-from ..model.bundle import HISTOGRAM
+from ..model.bundle import HISTOGRAM, Bundle
 from ..model.manifest import Manifest
-from ..model.onnx.parity import shipped_probe
 from ..model.terms import KEPT
 from ..photos.folders import read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..records import AnyPath, Progress, ProgressCallback, ignore_progress
 from .reports import CalibrationReport
 
-_BATCH_SIZE = 16
+_IMAGES_AT_ONCE = 4
 _PIXEL_CACHE_BYTES = 64 * 2**20
+
+
+class _Scored(NamedTuple):
+    """Holds what photos of known classes scored.
+
+    Attributes:
+        labels: class_index of each photo [M].
+        skipped: Files that were left out, each with the reason.
+        before: Histogram of all classes before [capacity, 128].
+        after: Histogram of all classes now.
+        manifest: Manifest of the model.
+    """
+
+    labels: Labels
+    skipped: tuple[str, ...]
+    before: unknown.Histogram
+    after: unknown.Histogram
+    manifest: Manifest
 
 
 def calibrate(
@@ -58,73 +73,44 @@ def calibrate(
         TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
             with cannot be used.
     """
-    started = time.monotonic()
-    home, folder = open_home(home), Path(photos)
-    with home.lock(wait=wait), out_of_memory_explained(), MemoryUse.measured() as use:
-        parent = home.open_bundle()
-        require_trusted_model(home, parent.manifest)
-        device_key = read_private_key(sign_with) if sign_with else None
-        cache, classes = PixelCache(_PIXEL_CACHE_BYTES), len(parent.manifest.class_names)
-        found, labels, skipped = _read(folder, parent.manifest, cache, on_progress)
-        seen = observe(Backbone(parent), found, _BATCH_SIZE, on_progress)
-        cache.forget()
-        arrays, capacity = parent.arrays(), parent.manifest.capacity
-        before = unknown.lowest_kept(arrays[HISTOGRAM], KEPT)
-        given = np.unique(labels)
-        scores = unknown.known_scores(seen.head_inputs, arrays, classes)
-        arrays[HISTOGRAM][given] = unknown.count_scores(scores, labels, capacity)[given]
-        probe = shipped_probe(arrays, parent.manifest)
+    scored: list[_Scored] = []
+
+    def edit(generation: Generation, model: Bundle) -> Edited:
+        scored.append(_score(model, Path(photos), on_progress))
+        names = [model.manifest.class_names[label] for label in np.unique(scored[0].labels)]
         on_progress(Progress(phase="commit", done=0, total=1))
-        candidate = prepare(
-            arrays,
-            _next(parent.manifest),
-            parent,
-            probe,
-            use.report(parent.manifest.preprocessing.image_size, probe.images),
-            started=started,
-            onnx_bytes_before=home.current().onnx_bytes(),
-            device_key=device_key,
-        )
-        report = _report(home, candidate, labels, skipped, before)
-        late = commit(home, candidate, report)
-        return report.model_copy(update={"warnings": (*report.warnings, *late)})
+        arrays = {**model.arrays(), HISTOGRAM: scored[0].after}
+        return Edited(arrays, model.manifest, make_deed("calibrate", names))
 
-
-def _read(
-    folder: Path, manifest: Manifest, cache: PixelCache, on_progress: ProgressCallback
-) -> tuple[PhotoSet, Labels, tuple[str, ...]]:
-    """Reads photos of known classes; returns them, the class_index of each, and what was skipped."""
-    found = read_photo_folder(folder, manifest.preprocessing, cache, min_photos=1, on_progress=on_progress)
-    rows = class_indices(found, manifest.class_names, folder)
-    photos = PhotoSet([p for group in found.photos for p in group], manifest.preprocessing, cache)
-    return photos, np.array([rows[label] for label in photos.labels], dtype=np.int64), found.skipped
-
-
-def _report(
-    home: Home, candidate: Candidate, labels: Labels, skipped: tuple[str, ...], before: float | None
-) -> CalibrationReport:
-    """Reports what was changed; `before` is the lowest score that the threshold before kept."""
-    manifest, histogram = candidate.manifest, candidate.arrays[HISTOGRAM]
-    calibration, given = unknown.calibrate(histogram), np.unique(labels)
+    with out_of_memory_explained():
+        change = change_model(home, edit, sign_with=sign_with, wait=wait)
+    (found,) = scored
+    given, before = np.unique(found.labels), unknown.lowest_kept(found.before, KEPT)
+    calibration = unknown.calibrate(found.after)
     return CalibrationReport(
-        home=home.path,
-        photos=len(labels),
-        calibrated_classes=tuple(manifest.class_names[label] for label in given),
-        kept_before=None if before is None else _share_kept(histogram[given], before),
+        change=change,
+        photos=len(found.labels),
+        calibrated_classes=tuple(found.manifest.class_names[label] for label in given),
+        kept_before=None if before is None else _share_kept(found.after[given], before),
         calibration=calibration,
-        class_names=manifest.class_names,
-        model_digest=manifest.model_digest,
-        parity=candidate.parity,
-        footprint=candidate.footprint,
-        onnx=home.onnx,
-        skipped=skipped,
-        warnings=(*home.describe_foreign(), *_warnings(calibration, manifest)),
+        skipped=found.skipped,
+        warnings=(*change.warnings, *_warnings(calibration, found.manifest)),
     )
 
 
-def _next(manifest: Manifest) -> Manifest:
-    update = {"parent_digest": manifest.model_digest, "increment_count": manifest.increment_count + 1}
-    return manifest.model_copy(update=update)
+def _score(model: Bundle, folder: Path, on_progress: ProgressCallback) -> _Scored:
+    """Scores photos of known classes, and puts their counts in place of those of their classes."""
+    m, cache = model.manifest, PixelCache(_PIXEL_CACHE_BYTES)
+    found = read_photo_folder(folder, m.preprocessing, cache, min_photos=1, on_progress=on_progress)
+    rows = class_indices(found, m.class_names, folder)
+    photos = PhotoSet([p for group in found.photos for p in group], m.preprocessing, cache)
+    labels = np.array([rows[label] for label in photos.labels], dtype=np.int64)
+    seen = observe(Backbone(model), photos, _IMAGES_AT_ONCE, on_progress)
+    scores = unknown.known_scores(seen.head_inputs, model.arrays(), len(m.class_names))
+    before, given = model.arrays(HISTOGRAM)[HISTOGRAM], np.unique(labels)
+    after = before.copy()
+    after[given] = unknown.count_scores(scores, labels, m.capacity)[given]
+    return _Scored(labels, found.skipped, before, after, m)
 
 
 def _share_kept(histogram: unknown.Histogram, score: float) -> float:

@@ -17,6 +17,7 @@ from ..home.reports import ChangeReport
 from ..learning.class_statistics import ClassStatistics
 from ..learning.config import RECIPES
 from ..learning.regrouping import is_solved, merge_classes
+from ..learning.unknown import score_tensors
 from ..model.bundle import (
     BIAS,
     CONFUSIONS,
@@ -306,9 +307,10 @@ def _merged(model: Bundle, row: int, into: int) -> Edited:
     forget_what_was_measured(arrays, [into])
     arrays = _without_row(arrays, row)
     changed = _without_class(manifest, row)
-    classes = len(changed.class_names)
-    weight, bias = ClassStatistics.from_arrays(arrays).solve_head(classes)
-    arrays[WEIGHT][:classes], arrays[BIAS][:classes] = weight, bias
+    classes, merged = len(changed.class_names), ClassStatistics.from_arrays(arrays)
+    solved = merged.discriminant(classes)
+    arrays[WEIGHT][:classes], arrays[BIAS][:classes] = solved.head
+    arrays |= score_tensors(merged, classes, solved.rows)
     names = (manifest.class_names[row], manifest.class_names[into])
     return Edited(arrays, changed, make_deed("merge-classes", names))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ..home.reports import FootprintReport, MemoryReport
+from ..home.reports import ChangeReport, FootprintReport, MemoryReport
 from ..learning.batches import Pace
 from ..learning.reports import DriftReport, TrainingReport
 from ..model.evaluation import EvaluationReport
@@ -85,33 +85,23 @@ class NewClassReport(Report):
 
 
 class CalibrationReport(Report):
-    """Holds the receipt of `calibrate`.
+    """Reports what `calibrate` did.
 
     Attributes:
-        home: Path of the model home.
+        change: Report on the change of the home, which is also its receipt.
         photos: Number of photos that were scored.
         calibrated_classes: Names of the classes that they belong to.
         kept_before: Share of these photos that the threshold before would have kept; None if there was none.
         calibration: Thresholds now.
-        class_names: Names of all classes.
-        model_digest: Digest of the model now.
-        parity: Comparison of the ONNX file with the network.
-        footprint: Sizes in bytes, before and after.
-        onnx: Path of the exported classifier.
         skipped: Files that were left out, each with the reason.
         warnings: Warnings for the owner.
     """
 
-    home: AnyNamePath
+    change: ChangeReport
     photos: int
     calibrated_classes: tuple[str, ...]
     kept_before: float | None
     calibration: Calibration
-    class_names: tuple[str, ...]
-    model_digest: str
-    parity: ParityReport
-    footprint: FootprintReport
-    onnx: AnyNamePath
     skipped: tuple[str, ...]
     warnings: tuple[str, ...] = ()
 

@@ -17,7 +17,9 @@ NAMES_KEPT = 2  # of each change
 _LARGEST = 2**53 - 1
 LAST_SECOND = 253_402_300_799  # of the year 9999
 
-ChangeKind = Literal["add-classes", "add-photos", "remove-class", "rename-class", "merge-classes", "undo"]
+ChangeKind = Literal[
+    "add-classes", "add-photos", "remove-class", "rename-class", "merge-classes", "undo", "calibrate"
+]
 
 
 def _safe_name(name: str) -> str:

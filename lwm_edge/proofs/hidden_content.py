@@ -28,7 +28,7 @@ from ..errors import ExportError
 from ..home.generation import padded_receipt
 from ..home.ownership import CHECKPOINT_HEADER, checkpoint_header
 from ..home.reports import ChangeReport, RepairReport
-from ..increment.reports import CalibrationReport, IncrementReport
+from ..increment.reports import IncrementReport
 from ..increment.resume import HEADER_BYTES, read_header
 from ..learning.config import RECIPES
 from ..model.bundle import BIAS, CONFUSIONS, ONNX_GRAPH, ROWS_BY_CLASS, WEIGHT, Bundle
@@ -182,7 +182,7 @@ def _strange(receipt: bytes) -> list[str]:
     Fields that a later release added may be missing.
     """
     strange = []
-    for kind in (IncrementReport, CalibrationReport, ChangeReport, RepairReport):
+    for kind in (IncrementReport, ChangeReport, RepairReport):
         try:
             kind.model_validate_json(receipt, strict=True)
         except ValidationError as error:
