@@ -38,7 +38,7 @@ from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.learning.discriminant import Features, Head, Labels, shrink
 from lwm_edge.learning.running import observe
 from lwm_edge.learning.unknown import score_tensors
-from lwm_edge.learning.unseen import unseen_scores
+from lwm_edge.learning.unseen import judge_unseen
 from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.loading import load_network
 from lwm_edge.model.network import Network
@@ -225,9 +225,9 @@ def device(
     statistics = ClassStatistics.empty(capacity, next(iter(train.values())).shape[1])
     statistics.learn(*together(train, split.first))
     x, y = together(given, split.first)
-    unseen = unseen_scores(statistics_with(statistics), x, y, len(split.first))
-    histogram = count_scores(unseen, y, capacity)
     statistics.learn_more(x, y)
+    unseen = judge_unseen(statistics.discriminant(len(split.first), x, y), capacity).scores
+    histogram = count_scores(unseen, y, capacity)
     stages: list[dict[str, float]] = []
     known, tensors = len(split.first), score_tensors(statistics, len(split.first))
     unknown = np.concatenate([test[name] for name in split.unknown])
@@ -246,9 +246,9 @@ def device(
         x, y = together(train, new)
         y += known
         known += len(new)
-        unseen = unseen_scores(statistics.with_photos, x, y, known)
-        histogram += count_scores(unseen, y, capacity)
         statistics.learn(x, y)
+        unseen = judge_unseen(statistics.discriminant(known, x, y), capacity).scores
+        histogram += count_scores(unseen, y, capacity)
         tensors = score_tensors(statistics, known)
     own, others = halves({**test, **kept_back}, names, seed)
     x, y = together(own, names)
@@ -261,17 +261,6 @@ def device(
 def share_kept(scores: Features, lowest: float | None) -> float:
     """Computes the share of photos that a threshold keeps; without one, all are kept."""
     return 1.0 if lowest is None else float((scores >= lowest).mean())
-
-
-def statistics_with(statistics: ClassStatistics) -> Any:
-    """Returns a function that adds photos of known classes to a copy of the statistics."""
-
-    def learn(features: Features, labels: Labels) -> ClassStatistics:
-        copy = statistics.copy()
-        copy.learn_more(features, labels)
-        return copy
-
-    return learn
 
 
 def largest(photos: Features, head: Head) -> Features:

@@ -19,7 +19,7 @@ terms, `attention` the maps, `training` the loop. Around it:
     the command line    cli: commands, display, terminal, settings
 
 A package imports only from those before it: the foundation (records, errors, storage, memory, _disk,
-_streams), photos, model, then custody and learning, home and base, increment, proofs, cli.
+_streams, _processes), photos, model, then custody and learning, home and base, increment, proofs, cli.
 
 Functions are verbs, settings are `...Config`, results are frozen `...Report`, and every error raised on
 purpose is an `LwmEdgeError` (see `errors`). The command line calls these functions and prints.
@@ -133,8 +133,8 @@ _DEFINED_IN = {  # imported only when first used, so that reading a model does n
     "home.repair": ("repair_home",),
     "home.reports": ("ChangeReport", "ExportReport", "RepairReport"),
     "increment.add": ("add_classes", "add_photos", "plan_increment"),
-    "increment.known_classes": ("remove_class", "rename_class"),
     "increment.calibrate": ("calibrate",),
+    "increment.known_classes": ("remove_class", "rename_class"),
     "increment.reports": ("CalibrationReport", "IncrementReport", "PlanReport"),
     "learning.config": ("IncrementConfig",),
     "model.architectures.registry": ("Architecture", "architecture_names"),
@@ -147,6 +147,7 @@ _DEFINED_IN = {  # imported only when first used, so that reading a model does n
     "proofs.verification": ("VerificationReport", "verify"),
     "records": ("Progress",),
 }
+_TAKE_TORCH = ("base.adopt", "base.build", "demo", "model.architectures.registry")
 _MODULE_OF = {name: module for module, names in _DEFINED_IN.items() for name in names}
 
 __all__ = ["__version__", *sorted(_MODULE_OF)]
@@ -159,6 +160,10 @@ def __getattr__(name: str) -> Any:
         return metadata.version("lwm-edge")
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _MODULE_OF[name] in _TAKE_TORCH:
+        from .model.torch_needed import require_torch
+
+        require_torch(f"{name} takes")
     found = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
     return _public(found) if isinstance(found, FunctionType) else found
 

@@ -15,6 +15,7 @@ from ..errors import ConfigError
 from ..learning.class_statistics import ClassStatistics
 from ..learning.discriminant import FOLDS
 from ..learning.running import observe
+from ..learning.unseen import judge_unseen
 from ..model.manifest import Levels
 from ..model.network import Network
 from ..photos.photo_set import PhotoSet
@@ -95,7 +96,7 @@ def choose_levels(
         labels = np.array(photos.labels)
         statistics = ClassStatistics.empty(classes := int(labels.max()) + 1, levels.values)
         statistics.learn(values, labels)
-        logits = statistics.discriminant(classes, values, labels).unseen_logits(report)
+        logits = judge_unseen(statistics.discriminant(classes, values, labels), classes, report).logits
         accuracy[levels.grid] = float((logits.argmax(1) == labels).mean())
     # Among equals this chooses the first, which is the coarsest.
     chosen = max(candidates, key=lambda levels: accuracy.get(levels.grid, 0.0), default=None)

@@ -21,8 +21,16 @@ from ..learning.class_statistics import ClassStatistics
 from ..learning.discriminant import FOLDS, Features, Labels
 from ..learning.running import Observation
 from ..learning.unknown import score_tensors
-from ..learning.unseen import unseen_scores
-from ..model.bundle import CONFUSIONS, HISTOGRAM, RIGHT, RIGHT_SOLVED, TOTAL, Arrays, empty_tensors
+from ..learning.unseen import Unseen, judge_unseen
+from ..model.bundle import (
+    CONFUSIONS,
+    HISTOGRAM,
+    RIGHT,
+    RIGHT_SOLVED,
+    TOTAL,
+    Arrays,
+    empty_tensors,
+)
 from ..model.unknown import count_scores, known_scores
 from ..records import report_nothing
 from .reports import StatisticsReport
@@ -42,16 +50,23 @@ class Settled(NamedTuple):
     Attributes:
         statistics: Statistics of all classes.
         report: Report on the choice.
-        predictions: Prediction for each unseen photo, by a head like the one that ships [M]; may be empty.
-        solved: Prediction for each unseen photo, by a head that a device would solve from the statistics [M].
-        scores: Score for unknown objects of each unseen photo, by statistics that have not learnt it [M].
+        logits: Logits of each unseen photo, by a head like the one that ships [M, classes]; may be empty.
+        solved: Logits of each unseen photo, by a head that a device would solve from the statistics
+            [M, classes].
+        scores: Score for unknown objects of each unseen photo, by statistics made without it [M].
     """
 
     statistics: ClassStatistics
     report: StatisticsReport
-    predictions: Labels
-    solved: Labels
+    logits: Features
+    solved: Features
     scores: Features
+
+    @property
+    def predictions(self) -> Labels:
+        """Returns the prediction for each unseen photo, by a head like the one that ships [M]."""
+        predictions: Labels = self.logits.argmax(1)
+        return predictions
 
 
 def settle(
@@ -85,15 +100,23 @@ def settle(
     of_given.photos /= copies or 1
     if unseen is None or trained_logits is None:
         nothing_known = StatisticsReport(photos="varied" if copies else "given", head="trained", accuracy={})
-        return Settled(of_given, nothing_known, unseen_labels, unseen_labels, np.zeros(0))
+        nothing = np.zeros((0, classes))
+        return Settled(of_given, nothing_known, nothing, nothing, np.zeros(0))
     trained = trained_logits.argmax(1)
     accuracy = {"trained": _accuracy(trained, unseen_labels)}
-    if len(np.unique(unseen_labels)) < classes:  # means from two sources would favour the classes of one
+
+    def by_given() -> Unseen:
         report()
-        solved = of_given.solve_head(classes).logits(unseen.head_inputs).argmax(1)
+        solved = of_given.discriminant(classes)
+        tensors = score_tensors(of_given, classes, solved.rows)
+        return Unseen(
+            solved.head.logits(unseen.head_inputs), known_scores(unseen.head_inputs, tensors, classes)
+        )
+
+    capacity = len(empty.means)
+    if len(np.unique(unseen_labels)) < classes:  # means from two sources would favour the classes of one
         undecided = StatisticsReport(photos="given", head="trained", accuracy=accuracy)
-        scores = known_scores(unseen.head_inputs, score_tensors(of_given, classes), classes)
-        return Settled(of_given, undecided, trained, solved, scores)
+        return Settled(of_given, undecided, trained_logits, *by_given())
 
     of_all = of_given.copy()
     of_all.learn_more(unseen.head_inputs, unseen_labels)
@@ -102,32 +125,25 @@ def settle(
         "unseen": of_given.with_photos(unseen.head_inputs, unseen_labels),  # their means alone
         "given": of_given,
     }
-    logits = {}
-    for way in ("all", "unseen"):
-        discriminant = ways[way].discriminant(classes, unseen.head_inputs, unseen_labels)
-        logits[way] = discriminant.unseen_logits(report)
-    report()
-    logits["given"] = of_given.solve_head(classes).logits(unseen.head_inputs)
-    predictions = {way: found.argmax(1) for way, found in logits.items()}
+    judged = {
+        way: judge_unseen(
+            ways[way].discriminant(classes, unseen.head_inputs, unseen_labels), capacity, report
+        )
+        for way in ("all", "unseen")
+    }
+    judged["given"] = by_given()
+    predictions = {way: found.logits.argmax(1) for way, found in judged.items()}
     accuracy |= {way: _accuracy(found, unseen_labels) for way, found in predictions.items()}
     best = "unseen" if accuracy_on_learnt - accuracy["trained"] > BY_HEART else "all"
     for way in ways:
         if _is_better(predictions[way], predictions[best], unseen_labels):
             best = way
     head = "solved" if _is_better(predictions[best], trained, unseen_labels) else "trained"
-
-    def learn(features: Features, labels: Labels) -> ClassStatistics:
-        statistics = of_given.copy()
-        if best != "given":
-            (statistics.learn_more if best == "all" else statistics.learn)(features, labels)
-        return statistics
-
     return Settled(
         ways[best],
         StatisticsReport(photos=best, head=head, accuracy=accuracy),
-        predictions[best] if head == "solved" else trained,
-        predictions[best],
-        unseen_scores(learn, unseen.head_inputs, unseen_labels, classes),
+        judged[best].logits if head == "solved" else trained_logits,
+        *judged[best],
     )
 
 
@@ -154,7 +170,7 @@ def measured_tensors(settled: Settled, labels: Labels, capacity: int) -> Arrays:
     arrays, predictions = empty_tensors(capacity, 1), settled.predictions
     np.add.at(arrays[TOTAL], labels, 1)
     np.add.at(arrays[RIGHT], labels[predictions == labels], 1)
-    np.add.at(arrays[RIGHT_SOLVED], labels[settled.solved == labels], 1)
+    np.add.at(arrays[RIGHT_SOLVED], labels[settled.solved.argmax(1) == labels], 1)
     wrong = np.stack([labels, predictions], 1)[predictions != labels]
     pairs, counts = np.unique(wrong, axis=0, return_counts=True)
     rows = np.argsort(-counts, kind="stable")[: len(arrays[CONFUSIONS])]

@@ -13,7 +13,7 @@ from . import display
 from .answer import open_chosen_home, show, with_progress
 from .options import HomeOption, JsonOption, PhotosArgument, SignWithOption, WaitOption
 from .settings import increment_config, read_file_config
-from .terminal import counted, listed, percent, print_rows
+from .terminal import counted, listed, note, percent, print_rows
 
 if TYPE_CHECKING:
     from .. import CalibrationReport
@@ -76,4 +76,5 @@ def calibration(report: CalibrationReport) -> None:
         "Model digest": report.change.model_digest,
     }
     print_rows("Calibrated the score for unknown objects", rows)
-    display.notes(*report.warnings, *report.skipped)
+    for line in (*report.warnings, *report.skipped):
+        note(f"Note: {line}")

@@ -10,10 +10,10 @@ import numpy as np
 from ..errors import ConfigError
 from ..learning.class_statistics import ClassStatistics
 from ..learning.config import IncrementConfig
-from ..learning.discriminant import Features, Head, Labels
+from ..learning.discriminant import Head
 from ..learning.regrouping import is_solved
 from ..learning.running import observe
-from ..learning.unseen import unseen_scores
+from ..learning.unseen import judge_unseen
 from ..memory import peak_rss_bytes, reset_peak_rss, resident_parts, rss_bytes
 from ..model.backbone import Backbone
 from ..model.bundle import BIAS, WEIGHT, Bundle
@@ -121,24 +121,13 @@ class InstantLearner:
             held_back=held_back,
             held_back_by_teacher=held_back,
             teachers_head=teachers_head(self._parent),
-            held_back_logits=solved.logits_without(np.arange(len(labels)) >= len(to_learn)),
-            unseen_logits=solved.unseen_logits,
-            scores=lambda: self._unseen_scores(photos, features, labels, classes),
+            held_back_logits=solved.without(np.arange(len(labels)) >= len(to_learn)).head.logits(held_back),
+            judge_unseen=lambda report: (judge_unseen(solved, len(statistics.means), report), labels),
+            rows=solved.rows,
             head=solved.head,
             attention_distance=None,
             tensors={},
         )
-
-    def _unseen_scores(self, photos: NewPhotos, features: Features, labels: Labels, classes: int) -> Features:
-        """Computes the score for unknown objects of each photo, by statistics of all others."""
-        known = ClassStatistics.from_bundle(self._parent)
-
-        def learn(some: Features, their_labels: Labels) -> ClassStatistics:
-            statistics = known.copy()
-            (statistics.learn_more if photos.known_classes else statistics.learn)(some, their_labels)
-            return statistics
-
-        return unseen_scores(learn, features, labels, classes)
 
 
 def _load(parent: Bundle) -> tuple[Backbone | None, Loaded]:

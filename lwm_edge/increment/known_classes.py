@@ -54,7 +54,8 @@ def remove_class(
         class_name: Name of the class.
         shipped: Whether a class that the vendor shipped may be removed too.
         exact: Whether the model must be as if it had never learnt the class. That is possible if the latest
-            change added this class alone, and the vendor permits undo.
+            change added this class alone, the model before it holds nothing of a class that was removed
+            earlier, and the vendor permits undo.
         sign_with: Path of the device's private key, to sign the change with.
         wait: Whether to wait for another process that is changing the home.
 
@@ -70,8 +71,10 @@ def remove_class(
 
     def edit(generation: Generation, model: Bundle) -> Edited:
         row = _find_class(model.manifest, class_name)
+        if exact:
+            return _never_learnt(generation, model, row)
         _require_removable(model.manifest, row, shipped=shipped)
-        return _never_learnt(generation, model, row) if exact else _removed(model, row)
+        return _removed(model, row)
 
     return change_model(home, edit, sign_with=sign_with, wait=wait)
 
@@ -110,19 +113,35 @@ def rename_class(
         row = _find_class(model.manifest, class_name)
         if not merge:
             return _renamed(model, row, normalise_class_name(new_name))
-        into = _find_class(model.manifest, new_name)
+        into = _find_class(model.manifest, new_name, "; to give it a name that is new, leave --merge out")
         _require_mergeable(model.manifest, row, into, shipped=shipped)
         return _merged(model, row, into)
 
     return change_model(home, edit, sign_with=sign_with, wait=wait)
 
 
-def _find_class(manifest: Manifest, class_name: str) -> int:
+def _find_class(manifest: Manifest, class_name: str, otherwise: str = "") -> int:
+    """Returns the row of a class.
+
+    Args:
+        manifest: Manifest of the model.
+        class_name: Name of the class, in any case.
+        otherwise: What else can be done if there is no such class, for the error.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
     folded = [fold_class_name(name) for name in manifest.class_names]
-    if fold_class_name(class_name) not in folded:
-        known = ", ".join(manifest.class_names)
-        raise ConfigError(f"the model knows no class {class_name!r}; it knows: {known}")
-    return folded.index(fold_class_name(class_name))
+    if fold_class_name(class_name) in folded:
+        return folded.index(fold_class_name(class_name))
+    for name in manifest.class_names:
+        if shown_class_name(name) == shown_class_name(class_name):
+            raise ConfigError(
+                f"the model knows no class {class_name!a}, only {name!a}, which looks just like it; copy the "
+                "name from lwm-edge info"
+            )
+    known = ", ".join(manifest.class_names)
+    raise ConfigError(f"the model knows no class {class_name!r}; it knows: {known}{otherwise}")
 
 
 def _require_removable(manifest: Manifest, row: int, *, shipped: bool) -> None:
@@ -168,13 +187,19 @@ def _never_learnt(generation: Generation, model: Bundle, row: int) -> Edited:
         ConfigError: The model before is not that one.
     """
     manifest, name = model.manifest, model.manifest.class_names[row]
-    before = model_before(generation, model) if permits_undo(manifest) else None
-    if before is None or manifest.class_names != (*before.manifest.class_names, name):
+    refused = f"{name} cannot be taken out exactly, so nothing is changed"
+    if row < manifest.shipped_classes:
         raise ConfigError(
-            f"{name} cannot be taken out exactly, so nothing is changed: {_why_not(manifest, row, before)}. "
-            "What its photos added to the covariance is not kept apart from what the others added: leave "
-            "--exact out to remove all but that, or start over (lwm-edge init --replace) and learn the other "
-            "classes again"
+            f"{refused}: the vendor's network was trained on it, so only a base that was made without it has "
+            "never learnt it; pass --shipped and leave --exact out to remove its row and its statistics"
+        )
+    before = model_before(generation, model) if permits_undo(manifest) else None
+    why_not = _why_not_without(model, before, row) if before else _why_not_kept(manifest)
+    if before is None or why_not:
+        raise ConfigError(
+            f"{refused}: {why_not}. What its photos added to the covariance is not kept apart from what the "
+            "others added: leave --exact out to remove all but that, or start over (lwm-edge init --replace) "
+            "and learn the other classes again"
         )
     return Edited(
         before.arrays(),
@@ -185,17 +210,38 @@ def _never_learnt(generation: Generation, model: Bundle, row: int) -> Edited:
     )
 
 
-def _why_not(manifest: Manifest, row: int, before: Bundle | None) -> str:
-    """Says why the model before the latest change is not the one without a class."""
-    if row < manifest.shipped_classes:
-        return "the vendor's network was trained on it"
+def _why_not_kept(manifest: Manifest) -> str:
+    """Says why the home keeps no model from before a class was added."""
     if not permits_undo(manifest):
         return "the vendor does not permit undo, so the model before it is not kept"
-    if before is None:
-        return "the model before the latest change is not kept any more"
-    if manifest.class_names[row] in before.manifest.class_names:
+    return "the model before the latest change is not kept any more"
+
+
+def _why_not_without(model: Bundle, before: Bundle, row: int) -> str | None:
+    """Says why the model before the latest change is not one that never learnt a class; None if it is."""
+    manifest, name = model.manifest, model.manifest.class_names[row]
+    if name in before.manifest.class_names:
         return "it was not the latest change that added it"
-    return "the latest change added other classes too; undo takes back all of them"
+    if manifest.class_names != (*before.manifest.class_names, name):
+        return "the latest change added other classes too; undo takes back all of them"
+    now, then = (ClassStatistics.from_bundle(bundle) for bundle in (model, before))
+    if then.photos + now.counts[row] != now.photos:
+        return "the latest change was an undo, and the model before it has learnt the photos of the class too"
+    if then.photos > then.counts.sum() and _may_have_lost_a_class(before.manifest):
+        return (
+            "a class was removed earlier, perhaps this one, and what its photos added to the covariance is "
+            "in the model before the latest change, to which undo returns"
+        )
+    return None
+
+
+def _may_have_lost_a_class(manifest: Manifest) -> bool:
+    """Tells whether a class was removed from a model since it shipped, as far as its record says."""
+    custody = manifest.custody
+    if custody is None:
+        return manifest.increment_count > 0
+    removals = (link.deed is None or link.deed.kind == "remove-class" for link in custody.links)
+    return custody.dropped_links > 0 or any(removals)
 
 
 def _renamed(model: Bundle, row: int, name: str) -> Edited:
@@ -264,7 +310,7 @@ def _merged(model: Bundle, row: int, into: int) -> Edited:
     classes, merged = len(changed.class_names), ClassStatistics.from_arrays(arrays)
     solved = merged.discriminant(classes)
     arrays[WEIGHT][:classes], arrays[BIAS][:classes] = solved.head
-    arrays |= score_tensors(merged, classes, solved)
+    arrays |= score_tensors(merged, classes, solved.rows)
     names = (manifest.class_names[row], manifest.class_names[into])
     return Edited(arrays, changed, make_deed("merge-classes", names))
 

@@ -91,20 +91,14 @@ def learn_classes(
         if config.fresh:
             task.saved.forget()
         learnt = task.learner.teach(task.photos, task.plan, task.saved, on_progress, should_stop)
-        histogram = calibration(task, learnt)
-        report = _judge(task, learnt, histogram, on_progress)
+        report, histogram = _judge(task, learnt, on_progress)
         on_progress(Progress(phase="stage", done=0, total=1))
         photos, examples = task.photos, max(PARITY_BATCH_SIZES)
         pixels = photos.held_back.load(range(len(photos.held_back.photos))[:examples])
         logits = learnt.head.logits(learnt.held_back[:examples]).astype(np.float32)
-        head, statistics = learnt.head, learnt.statistics
-        tensors = {
-            **learnt.tensors,
-            **statistics.to_arrays(),
-            **score_tensors(statistics, len(head.weight)),
-        }
-        del learnt, statistics  # writing needs the memory
-        model = _grown(task, head, tensors, histogram)
+        head, tensors = learnt.head, _changed_tensors(task, learnt, histogram)
+        del learnt  # writing needs the memory
+        model = _grown(task, head, tensors)
         staged = _stage(home, model) if report.training else None
         photos.to_learn.cache.forget()  # any photos still in memory after this are counted
         memory = use.report(
@@ -124,17 +118,17 @@ def learn_classes(
     return increment, model
 
 
-def _judge(task: Task, learnt: Learnt, histogram: Histogram, on_progress: ProgressCallback) -> LearningReport:
-    """Judges what was learnt.
+def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> tuple[LearningReport, Histogram]:
+    """Judges what was learnt; returns the calibration of the score for unknown objects as well.
 
     Raises:
         GateError: It does not pass the gate.
     """
     report = step_reporter("evaluate", _EVALUATION_STEPS, on_progress)
     report()
-    accuracy, judged = evaluate_student(task, learnt), judge_new(task, learnt, report)
+    accuracy, new = evaluate_student(task, learnt), judge_new(task, learnt, report)
     report()
-    shipped = judge_what_shipped(task, learnt, judged)
+    shipped = judge_what_shipped(task, learnt, new.classes)
     report()
     drift = measure_drift(
         learnt.head,
@@ -144,8 +138,8 @@ def _judge(task: Task, learnt: Learnt, histogram: Histogram, on_progress: Progre
         learnt.attention_distance,
         shipped.estimate,
     )
-    approach, photos = task.approach, task.photos
-    return LearningReport(
+    approach, photos, histogram = task.approach, task.photos, calibration(task, new)
+    report_on_learning = LearningReport(
         recipe=approach.name,
         recipe_reason=approach.reason,
         beta=approach.recipe.beta,
@@ -158,17 +152,28 @@ def _judge(task: Task, learnt: Learnt, histogram: Histogram, on_progress: Progre
         plan=task.plan,
         training=learnt.training,
         held_back=accuracy,
-        judged=judged,
+        judged=new.classes,
         drift=drift,
         warnings=(
             *task.warnings,
-            *pass_or_refuse(task, accuracy, judged, drift, shipped, learnt),
+            *pass_or_refuse(task, accuracy, new.classes, drift, shipped, learnt),
             *warn_about_unknown(kept_by_class(histogram, all_class_names(task)), photos.new_classes),
         ),
     )
+    return report_on_learning, histogram
 
 
-def _grown(task: Task, head: Head, tensors: Arrays, histogram: Histogram) -> UnwrittenModel:
+def _changed_tensors(task: Task, learnt: Learnt, histogram: Histogram) -> Arrays:
+    """Returns the tensors of the bundle that change, except for the head."""
+    return {
+        **learnt.tensors,
+        **learnt.statistics.to_arrays(),
+        **score_tensors(learnt.statistics, len(learnt.head.weight), learnt.rows),
+        HISTOGRAM: histogram,
+    }
+
+
+def _grown(task: Task, head: Head, tensors: Arrays) -> UnwrittenModel:
     """Makes the model that knows the new classes, of its head and the other tensors that have changed."""
     parent = task.parent.manifest
     manifest = parent.model_copy(
@@ -179,13 +184,13 @@ def _grown(task: Task, head: Head, tensors: Arrays, histogram: Histogram) -> Unw
             "increment_count": parent.increment_count + 1,
         }
     )
-    arrays = {**task.parent.arrays(), **tensors}
+    arrays = task.parent.arrays()
+    if task.photos.known_classes:
+        forget_what_was_measured(arrays, sorted(set(task.photos.all_labels)))
+    arrays |= tensors
     for name, rows in ((WEIGHT, head.weight), (BIAS, head.bias)):
         arrays[name] = np.zeros_like(arrays[name])
         arrays[name][: len(rows)] = rows
-    if task.photos.known_classes:
-        forget_what_was_measured(arrays, sorted(set(task.photos.all_labels)))
-    arrays[HISTOGRAM] = histogram
     return UnwrittenModel(arrays, manifest)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from ..custody.keys import read_private_key
@@ -15,6 +14,7 @@ from ..learning.config import RECIPES, IncrementConfig, MorePhotos, choose_recip
 from ..memory import drop_library_pages, peak_rss_bytes, reset_peak_rss, rss_bytes
 from ..model.bundle import WEIGHT, Bundle
 from ..model.manifest import Manifest
+from ..model.torch_needed import require_torch, torch_is_installed
 from ..photos.class_names import fold_class_name
 from ..photos.folders import read_photo_folder, split_held_back
 from ..photos.photo_set import PhotoSet, PixelCache
@@ -25,6 +25,8 @@ from .reports import PlanReport
 from .resume import SavedTraining
 from .timing import Timer
 from .values import Approach, Learner, NewPhotos
+
+_INSTEAD = ", or use recipe lda"
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def _choose_approach(
     manifest, features = parent.manifest, parent.arrays(WEIGHT)[WEIGHT].shape[1]
 
     def map_cells() -> int:
+        require_torch("to choose whether to train the network takes", _INSTEAD)
         from ..model.loading import load_network
         from ..model.network import attention_cells
 
@@ -132,7 +135,7 @@ def _choose_approach(
         photos,
         features,
         reads_levels=manifest.levels is not None,
-        map_cells=map_cells if _torch_is_installed() else None,
+        map_cells=map_cells if torch_is_installed() else None,
     )
     recipe = RECIPES[name].adjusted(config)
     if config.max_attention_distance is not None and not recipe.trains:
@@ -148,18 +151,10 @@ def _make_learner(parent: Bundle, approach: Approach, new_classes: int, config: 
         from .instant import InstantLearner
 
         return InstantLearner(parent, approach, config)
-    if not _torch_is_installed():
-        raise ConfigError(
-            f"recipe {approach.name} trains the network, which takes torch and torchvision, and they are not "
-            "installed here: install them (pip install torch torchvision), or use recipe lda"
-        )
+    require_torch(f"recipe {approach.name} trains the network, which takes", _INSTEAD)
     from .trained import TrainingLearner
 
     return TrainingLearner(parent, approach, new_classes, config)
-
-
-def _torch_is_installed() -> bool:
-    return bool(find_spec("torch") and find_spec("torchvision"))
 
 
 def _still_fits(plan: PlanReport, config: IncrementConfig, limit: int) -> bool:

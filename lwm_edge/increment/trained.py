@@ -20,6 +20,7 @@ from ..learning.reports import TrainingReport
 from ..learning.running import Observation, choose_device, head_of, observe
 from ..learning.training import TrainingState, train_increment, trained_parameters
 from ..learning.unknown import score_tensors
+from ..learning.unseen import Unseen
 from ..memory import drop_library_pages, drop_mapped_pages, freed_memory_kept
 from ..model.bundle import MEASURED, PROBE, Bundle
 from ..model.loading import load_network, network_arrays
@@ -120,9 +121,10 @@ class TrainingLearner:
             )
         drop_library_pages()  # most of them were needed for the training only
         head_for_held_back, without = self._solved(known, to_learn, photos.to_learn.labels)
-        held_back_logits = head_for_held_back.logits(held_back.head_inputs)
-        classes = student.classes
-        scores = known_scores(held_back.head_inputs, score_tensors(without, classes), classes)
+        unseen = Unseen(
+            head_for_held_back.logits(held_back.head_inputs),
+            known_scores(held_back.head_inputs, score_tensors(without, student.classes), student.classes),
+        )
         features = np.concatenate([to_learn, held_back.head_inputs])
         head, statistics = self._solved(known, features, photos.all_labels)
         return Learnt(
@@ -132,9 +134,9 @@ class TrainingLearner:
             held_back=held_back.head_inputs,
             held_back_by_teacher=by_teacher_too.head_inputs,
             teachers_head=head_of(teacher),
-            held_back_logits=held_back_logits,
-            unseen_logits=None,
-            scores=lambda: scores,
+            held_back_logits=unseen.logits,
+            judge_unseen=lambda report: (unseen, np.array(photos.held_back.labels)),
+            rows=None,
             head=head,
             attention_distance=_attention_distance(student, teacher, held_back, by_teacher_too),
             tensors=self._changed_tensors(),

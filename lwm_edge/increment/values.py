@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from ..learning.class_statistics import ClassStatistics
 from ..learning.config import Recipe, RecipeName
-from ..learning.discriminant import Features, Head
+from ..learning.discriminant import Features, Head, Labels
 from ..learning.reports import TrainingReport
+from ..learning.unseen import Unseen
 from ..model.bundle import Arrays
 from ..model.manifest import Manifest
 from ..model.terms import Activation
@@ -75,11 +76,10 @@ class Learnt(NamedTuple):
         held_back_by_teacher: Values that the teacher's head reads of the held-back photos.
         teachers_head: Head of the teacher.
         held_back_logits: Logits of the held-back photos, by a head of the student that has not learnt them.
-        unseen_logits: Function that computes the logits of all photos, those to learn from first, each by a
-            head that has not learnt it; it calls another function before each head. None where the backbone
-            has learnt from the photos.
-        scores: Function that computes the score for unknown objects of the photos that `judge_new` judges,
-            each by statistics that have not learnt it.
+        judge_unseen: Function that judges photos, each by a model that has not learnt it, and calls another
+            function before each such model: all photos where nothing trains, else the held-back ones. It
+            returns the class_index of each as well.
+        rows: Rows of the `Discriminant` of all classes, if it was solved.
         head: Head of the student.
         attention_distance: Mean L_AD between the two on the held-back photos; None if no network of torch was
             at hand to make their attention maps.
@@ -93,8 +93,8 @@ class Learnt(NamedTuple):
     held_back_by_teacher: Features
     teachers_head: Head
     held_back_logits: Features
-    unseen_logits: Callable[[Callable[[], None]], Features] | None
-    scores: Callable[[], Features]
+    judge_unseen: Callable[[Callable[[], None]], tuple[Unseen, Labels]]
+    rows: Features | None
     head: Head
     attention_distance: float | None
     tensors: dict[str, NDArray[Any]]

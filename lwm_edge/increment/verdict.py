@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from ..learning.class_statistics import ClassStatistics
+from ..learning.discriminant import Features, Labels
 from ..learning.reports import DriftReport
 from ..model.bundle import HISTOGRAM, MEASURED
 from ..model.evaluation import EvaluationReport, evaluate_predictions
@@ -35,36 +37,47 @@ def evaluate_student(task: Task, learnt: Learnt) -> EvaluationReport:
     )
 
 
-def judge_new(task: Task, learnt: Learnt, report: Callable[[], None]) -> tuple[NewClassReport, ...]:
+class NewJudgement(NamedTuple):
+    """Holds what photos of the new classes say of a head that had not learnt them.
+
+    Attributes:
+        classes: Report on each new class.
+        scores: Score for unknown objects of each of these photos [M].
+        labels: class_index of each photo [M].
+    """
+
+    classes: tuple[NewClassReport, ...]
+    scores: Features
+    labels: Labels
+
+
+def judge_new(task: Task, learnt: Learnt, report: Callable[[], None]) -> NewJudgement:
     """Judges the new classes by photos that the judged head had not learnt.
 
     Where nothing trains, all of their photos count, each judged by a head that is solved without it.
     """
-    photos, names = task.photos, all_class_names(task)
-    if learnt.unseen_logits is None:
-        labels, logits = photos.held_back.labels, learnt.held_back_logits
-    else:
-        labels, logits = photos.all_labels, learnt.unseen_logits(report)
-    new = range(len(task.parent.manifest.class_names), len(names))
-    judged = new or sorted(set(photos.all_labels))
-    return judge_new_classes(logits.argmax(1), np.array(labels), names, judged)
+    names, first_new = all_class_names(task), len(task.parent.manifest.class_names)
+    unseen, labels = learnt.judge_unseen(report)
+    judged = range(first_new, len(names)) or sorted(set(task.photos.all_labels))
+    classes = judge_new_classes(unseen.logits.argmax(1), labels, names, judged)
+    return NewJudgement(classes, unseen.scores, labels)
 
 
-def calibration(task: Task, learnt: Learnt) -> Histogram:
-    """Adds the photos to the calibration of the score for unknown objects.
+def calibration(task: Task, new: NewJudgement) -> Histogram:
+    """Adds the new classes to the calibration of the score for unknown objects.
 
     A network that was trained scores all photos anew, and those of the old classes are not here, so nothing
     is known of theirs any more. One that stays as it is scores them much as before, which
     benchmarks/unknown.py measures.
     """
-    photos, parent = task.photos, task.parent
-    labels = np.array(photos.held_back.labels if learnt.unseen_logits is None else photos.all_labels)
-    counts = count_scores(learnt.scores(), labels, parent.manifest.capacity)
-    if learnt.training:
-        return counts
-    before = parent.arrays(HISTOGRAM)[HISTOGRAM]
-    before[np.unique(labels)] = 0  # further photos of a known class change its statistics
-    return before + counts
+    counts = count_scores(new.scores, new.labels, task.parent.manifest.capacity)
+    if not task.approach.recipe.trains:
+        before = task.parent.arrays(HISTOGRAM)[HISTOGRAM]
+        before[np.unique(new.labels)] = (
+            0  # more photos of a class move its mean, so its scores are others now
+        )
+        counts += before
+    return counts
 
 
 def judge_what_shipped(task: Task, learnt: Learnt, judged: Sequence[NewClassReport]) -> ShippedJudgement:

@@ -36,6 +36,7 @@ _DOING = {
     "features": "running the network on the photos",
     "evaluate": "evaluating",
     "stage": "writing the bundle",
+    "commit": "exporting",
 }
 
 
@@ -99,9 +100,9 @@ def _do_job(job: Job, reply: Callable[[Message], None]) -> None:
     home = Home(job.home)
     if job.staged:
         timer = Timer(job.started, job.staged.seconds_by_part)
-        _commit(home, job.staged, timer, None, reply)
+        _commit(home, job.staged, timer, None, reply, lambda progress: reply(Message(progress=progress)))
         return
-    from ..memory import bound_allocator
+    from ..memory import bound_allocator, drop_library_pages
 
     bound_allocator()
     stop = _stop_event()
@@ -116,7 +117,8 @@ def _do_job(job: Job, reply: Callable[[Message], None]) -> None:
     if isinstance(learnt, StagedIncrement):
         reply(Message(staged=learnt))  # torch is in memory here
     else:
-        _commit(home, learnt, timer, model, reply)
+        drop_library_pages()  # most of them were needed for the learning only
+        _commit(home, learnt, timer, model, reply, report_progress)
 
 
 def _commit(
@@ -125,10 +127,11 @@ def _commit(
     timer: Timer,
     model: UnwrittenModel | None,
     reply: Callable[[Message], None],
+    report_progress: ProgressCallback,
 ) -> None:
     from .commit import commit_increment
 
-    reply(Message(progress=Progress(phase="commit", done=0, total=1)))
+    report_progress(Progress(phase="commit", done=0, total=1))
     reply(Message(report=commit_increment(home, learnt, timer, model)))
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-from ..records import report_nothing
 
 Features = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -35,6 +33,20 @@ class Head(NamedTuple):
         return logits
 
 
+class Without(NamedTuple):
+    """Holds what the discriminant is without some photos.
+
+    Attributes:
+        means: Mean of each class [classes, d]; zeros if no photo is left.
+        rows: Directions C^-1 (mean of the class - mean of all) [classes, d].
+        head: Head, with a bias of minus infinity for a class without photos.
+    """
+
+    means: Features
+    rows: Features
+    head: Head
+
+
 class Discriminant:
     """Solves the linear discriminant of each class against the mean of all.
 
@@ -56,11 +68,14 @@ class Discriminant:
         covariance: Covariance S within classes [d, d].
         photos: Number of photos that S was computed from.
         counts: Number of photos of each class [classes].
-        features: Some of these photos [M, d], which `logits_without` can leave out.
+        features: Some of these photos [M, d], which `without` can leave out.
         labels: class_index of each of them [M].
 
     Attributes:
+        features: Photos that `without` can leave out [M, d].
+        labels: class_index of each of them [M].
         head: Head that the solution amounts to.
+        rows: Directions C^-1 (mean of the class - mean of all) [classes, d].
         trace: Trace of C^-1 S.
         scale: Factor of all logits.
     """
@@ -76,52 +91,39 @@ class Discriminant:
     ) -> None:
         classes, d = means.shape
         self._means, self._counts, self._weighed = means, counts, photos + d
-        self._features = np.empty((0, d)) if features is None else features
-        self._labels = np.empty(0, np.int64) if labels is None else labels
+        self.features = np.empty((0, d)) if features is None else features
+        self.labels = np.empty(0, np.int64) if labels is None else labels
         # Many photos are left out of the matrix itself; where they are few, updating its solution is faster.
-        updates = len(self._features) <= d
+        updates = len(self.features) <= d
         probes = np.random.default_rng(0).choice([-1.0, 1.0], (_PROBES, d))
-        wanted = [means, probes @ covariance, *([self._features] if updates else [])]
+        wanted = [means, probes @ covariance, *([self.features] if updates else [])]
         shrunk = shrink(covariance, photos)
         solved = np.linalg.solve(shrunk, np.concatenate(wanted).T).T
         self._solved_means, probed, self._solved = np.split(solved, [classes, classes + _PROBES])
         self._shrunk = None if updates else shrunk
         # tr(C^-1 S), as Hutchinson (1989) estimates a trace
         self.trace = float(np.einsum("pd,pd->", probes, probed)) / _PROBES
-        weight = self._solved_means - self._solved_means.mean(0)
-        bias = self._bias(weight, means, counts)
-        own = float((np.einsum("cd,cd->c", weight, means) + bias).mean())
+        self.rows = self._solved_means - self._solved_means.mean(0)
+        bias = self._bias(self.rows, means, counts)
+        own = float((np.einsum("cd,cd->c", self.rows, means) + bias).mean())
         self.scale = _LOGIT_AT_CLASS_MEAN / own if own > 0 else 1.0
-        self.head = Head(self.scale * weight, self.scale * bias)
+        self.head = Head(self.scale * self.rows, self.scale * bias)
 
     def _bias(self, weight: Features, means: Features, counts: Features) -> Features:
         lost = self.trace / (2 * counts.clip(1))
         bias: Features = lost - lost.mean() - np.einsum("cd,cd->c", weight, (means + means.mean(0)) / 2)
         return bias
 
-    def unseen_logits(self, report: Callable[[], None] = report_nothing) -> Features:
-        """Computes the logits of each photo by a head that is solved without it: five folds in each class.
-
-        Args:
-            report: Function that is called before each of up to `FOLDS` heads.
-
-        Returns:
-            Logits of the photos [M, classes].
-        """
-        fold = np.zeros(len(self._labels), dtype=int)
-        for label in np.unique(self._labels):
-            of_class = np.flatnonzero(self._labels == label)
+    def folds(self) -> Iterator[NDArray[np.bool_]]:
+        """Yields up to `FOLDS` parts of the photos, as whether each of them is left out [M]; each is once."""
+        fold = np.zeros(len(self.labels), dtype=int)
+        for label in np.unique(self.labels):
+            of_class = np.flatnonzero(self.labels == label)
             fold[of_class] = np.arange(len(of_class)) % FOLDS
-        logits = np.zeros((len(fold), len(self._means)))
-        for number in np.unique(fold):
-            report()
-            logits[fold == number] = self.logits_without(fold == number)
-        return logits
+        return (fold == number for number in np.unique(fold))
 
-    def logits_without(self, left_out: NDArray[np.bool_]) -> Features:
-        """Computes the logits of photos by the head that is solved without them.
-
-        It has the shrinkage and the temperature of the head with all photos.
+    def without(self, left_out: NDArray[np.bool_]) -> Without:
+        """Solves the discriminant without some photos, with the shrinkage and the temperature of all.
 
         A class that loses m of its n photos x with the mean x' loses sum (x - mean)(x - mean)' and
         m^2 / (n - m) (x' - mean)(x' - mean)' from its scatter. So the matrix loses Z' R Z, where the rows of
@@ -129,11 +131,8 @@ class Discriminant:
 
         Args:
             left_out: Whether each of the M photos is left out [M].
-
-        Returns:
-            Logits of those photos [m, classes].
         """
-        photos, labels = self._features[left_out], self._labels[left_out]
+        photos, labels = self.features[left_out], self.labels[left_out]
         is_of = labels[None] == np.arange(len(self._means))[:, None]  # [classes, m]
         counts = self._counts - is_of.sum(1)
         shares = counts.clip(1)[:, None]  # a class without any photo left cannot be recognised, see below
@@ -151,9 +150,9 @@ class Discriminant:
             weight = solved_means - solved_means.mean(0)
             weight += np.linalg.solve(np.linalg.inv(R) - Z @ solved_Z.T, Z @ weight.T).T @ solved_Z
         weight *= 1 - len(Z) / self._weighed
-        logits: Features = self.scale * (photos @ weight.T + self._bias(weight, means, counts))
-        logits[:, (self._counts > 0) & (counts <= 0)] = -np.inf
-        return logits
+        bias = self.scale * self._bias(weight, means, counts)
+        bias[(self._counts > 0) & (counts <= 0)] = -np.inf
+        return Without(means, weight, Head(self.scale * weight, bias))
 
 
 def shrink(covariance: Features, photos: float) -> Features:

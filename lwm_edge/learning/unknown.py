@@ -22,27 +22,36 @@ from ..model.bundle import (
     declared_tensors,
 )
 from .class_statistics import ClassStatistics
-from .discriminant import Discriminant
+from .discriminant import Features
 
 _SMALLEST_VARIANCE = 1e-9  # of class means along an axis, as a share of the largest
 
 
-def score_tensors(statistics: ClassStatistics, classes: int, solved: Discriminant | None = None) -> Arrays:
-    """Computes the score's tensors, float32, in shapes that depend on capacity and features alone.
+def score_tensors(statistics: ClassStatistics, classes: int, rows: Features | None = None) -> Arrays:
+    """Computes the score's tensors, see `tensors_of`.
 
     Args:
         statistics: Statistics of all classes.
         classes: Number of classes.
-        solved: Discriminant of these classes, if it is at hand.
+        rows: Rows of the `Discriminant` of these classes, if they are at hand.
     """
-    capacity, d = statistics.means.shape
+    rows = statistics.discriminant(classes).rows if rows is None else rows
+    return tensors_of(statistics.means[:classes], rows, len(statistics.means))
+
+
+def tensors_of(means: Features, rows: Features, capacity: int) -> Arrays:
+    """Computes the score's tensors, float32, in shapes that depend on capacity and features alone.
+
+    Args:
+        means: Mean of each class [classes, d].
+        rows: Directions C^-1 (mean of the class - mean of all) [classes, d], as `Discriminant` has them.
+        capacity: Number of rows of the tensors that have one for each class.
+    """
+    classes, d = means.shape
     declared = declared_tensors(capacity, d)
     names = (AXES, AXES_OFFSET, DAMPING, CENTRES, CENTRES_OFFSET)
     arrays = {name: np.zeros(declared[name][1], np.float32) for name in names}
-    means = statistics.means[:classes]
     centre = means.mean(0)
-    solved = solved or statistics.discriminant(classes)
-    rows = solved.head.weight / solved.scale  # C^-1 (mean of the class - mean of all)
     variances, mixed = np.linalg.eigh((means - centre) @ rows.T / classes)
     order = np.argsort(-variances)[: min(len(arrays[AXES]), classes - 1)]
     order = order[variances[order] > _SMALLEST_VARIANCE * variances.max()]

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from ..errors import ExportError, LwmEdgeError, ParityError, first_line
 from ..photos.pixels import Pixels
-from .bundle import PROBE, Bundle, tensors_of_graph
+from .bundle import PROBE, Bundle
 from .classifier import HEAD_INPUTS, INPUT, open_session
 from .onnx.checks import check_cost
-from .onnx.graph import fill_graph, read_graph
+from .onnx.graph import fill_graph, filled_tensors, read_graph
 from .onnx.parity import generated_images
 
 _PARITY_TOLERANCE = 1e-4
@@ -83,5 +83,5 @@ class Backbone:
 def _checked_file(bundle: Bundle) -> bytes:
     """Makes the content of a bundle's ONNX file, once its graph is known to be safe to run."""
     arrays = bundle.arrays()
-    check_cost(read_graph(arrays), tensors_of_graph(arrays))
+    check_cost(read_graph(arrays), filled_tensors(arrays))
     return fill_graph(arrays, bundle.manifest)

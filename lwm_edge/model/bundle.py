@@ -117,11 +117,6 @@ class Bundle:
             return {name: file.get_tensor(name) for name in wanted}
 
 
-def tensors_of_graph(arrays: Arrays) -> set[str]:
-    """Names the tensors that a graph reads from its bundle."""
-    return (arrays.keys() - BESIDE_THE_NETWORK) | set(SCORE)
-
-
 def declared_tensors(capacity: int, d: int) -> dict[str, tuple[str, list[int]]]:
     """Returns data type and shape of each tensor whose shape depends on capacity and d alone."""
     sizes = {"capacity": capacity, "d": d, "axes": min(MAX_AXES, capacity)}

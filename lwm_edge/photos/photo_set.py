@@ -53,6 +53,8 @@ class PixelCache:
         if pixels is None:
             pixels = read_photo(path, preprocessing, limit_bytes)
             if self._bytes + pixels.nbytes <= self.limit_bytes:
+                pixels = pixels.copy()  # what Pillow hands over takes more memory than its pixels
+                pixels.flags.writeable = False
                 self._held[path] = pixels
                 self._bytes += pixels.nbytes
         return pixels

@@ -334,6 +334,7 @@ ALLOWED = {
     ("manifest", "remove"): "removes from a list",
     ("cost", "remove"): "removes a module's hook",
     ("lowering", "remove"): "removes from a list of nodes",
+    ("variants", "remove"): "removes from a list of nodes",
     ("variants", "write_bytes"): "into a temporary folder, for ONNX Runtime's tools",
 }
 OPENING = {

@@ -17,7 +17,7 @@ from lwm_edge.custody.keys import read_public_key
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import HomeError, TrustError
 from lwm_edge.home.home import Home, open_home
-from lwm_edge.model.bundle import ROWS_BY_CLASS, open_bundle, save_bundle
+from lwm_edge.model.bundle import declared_tensors, open_bundle, save_bundle
 from lwm_edge.model.manifest import Manifest
 from tests.support.folders import Keys, PhotoMaker, state_of
 from tests.support.samples import QUICK
@@ -47,8 +47,10 @@ def _other_graph(arrays: Arrays, manifest: Manifest) -> dict[str, Any]:
 
 
 def _other_capacity(arrays: Arrays, manifest: Manifest) -> dict[str, Any]:
-    for name in ROWS_BY_CLASS:
-        arrays[name] = np.concatenate([arrays[name], np.zeros_like(arrays[name][:1])])
+    for name, (_, shape) in declared_tensors(33, arrays["head.weight"].shape[1]).items():
+        grown = np.zeros(shape, arrays[name].dtype)
+        grown[tuple(map(slice, arrays[name].shape))] = arrays[name]
+        arrays[name] = grown
     return {"capacity": 33, "bundle_bytes": 0}
 
 

@@ -22,7 +22,7 @@ from lwm_edge.home.home import Home
 from lwm_edge.increment.judgement import warn_about_unknown
 from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.learning.unknown import score_tensors
-from lwm_edge.learning.unseen import unseen_scores
+from lwm_edge.learning.unseen import judge_unseen
 from lwm_edge.model.bundle import AXES, HISTOGRAM, SCORE
 from lwm_edge.model.unknown import count_scores, known_scores, lowest_kept
 from tests.support.folders import Keys, PhotoMaker, state_of
@@ -166,8 +166,9 @@ def test_photos_split_at_random_are_kept_as_often_as_stated() -> None:
         centres, labels = 2 * generator.normal(size=(10, 40)), np.repeat(np.arange(10), 40)
         learnt, others = (generator.normal(size=(400, 40)) + centres[labels] for _ in range(2))
         nothing = ClassStatistics.empty(10, 40)
-        scores = unseen_scores(nothing.with_photos, learnt, labels, 10)
-        tensors = score_tensors(nothing.with_photos(learnt, labels), 10)
+        statistics = nothing.with_photos(learnt, labels)
+        scores = judge_unseen(statistics.discriminant(10, learnt, labels), 10).scores
+        tensors = score_tensors(statistics, 10)
         lowest = lowest_kept(count_scores(scores, labels, 10), 0.95)
         assert lowest is not None
         kept.append((known_scores(others, tensors, 10) >= lowest).mean())

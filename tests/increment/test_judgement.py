@@ -11,6 +11,7 @@ from lwm_edge import add_classes, evaluate
 from lwm_edge.demo import DEMO_DATA
 from lwm_edge.errors import GateError
 from lwm_edge.home.home import Home
+from lwm_edge.increment import instant
 from lwm_edge.increment.judgement import (
     hopeless_classes,
     judge_new_classes,
@@ -20,6 +21,7 @@ from lwm_edge.increment.judgement import (
 from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.learning.config import IncrementConfig
 from lwm_edge.learning.discriminant import Discriminant
+from lwm_edge.learning.unseen import Unseen, judge_unseen
 from tests.support.folders import PhotoMaker, state_of
 
 NAMES = ("Coat", "Dress", "Bag", "Shirt")
@@ -74,7 +76,7 @@ def test_each_photo_is_judged_by_a_head_that_had_not_learnt_it() -> None:
     noise, labels = generator.normal(size=(200, 150)), np.repeat([0, 1, 2, 3], 50)
     nothing = ClassStatistics.empty(4, 150)
     fitted = nothing.with_photos(noise, labels).discriminant(4, noise, labels)
-    assert (fitted.unseen_logits().argmax(1) == labels).mean() < 0.4
+    assert (judge_unseen(fitted, 4).logits.argmax(1) == labels).mean() < 0.4
     assert (fitted.head.logits(noise).argmax(1) == labels).mean() > 0.8
     assert not nothing.photos  # a copy learnt
 
@@ -102,7 +104,11 @@ def test_copies_of_a_shipped_class_are_said_to_look_like_it(home: Home, tmp_path
 def test_a_class_that_is_recognised_by_chance_is_refused_unless_forced(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Discriminant, "unseen_logits", lambda self, *_: np.eye(1, 7) * np.ones((10, 1)))
+    def wrong(solved: Discriminant, *rest: object) -> Unseen:
+        photos = len(solved.features)
+        return Unseen(np.eye(1, 7) * np.ones((photos, 1)), np.zeros(photos))
+
+    monkeypatch.setattr(instant, "judge_unseen", wrong)
     photos, before = make_photos("Bag", count=10), state_of(home.path)
     with pytest.raises(GateError) as refused:
         add_classes(home, photos, LDA, isolate=False)

@@ -86,6 +86,7 @@ def test_names_may_be_exchanged_and_change_their_case(home: Home) -> None:
     ("old", "new", "why"),
     [
         ("Hat", "Cap", "knows no class 'Hat'; it knows: Coat, Dress"),
+        ("C\u043eat", "Cap", r"no class 'C.u043eat', only 'Coat', which looks just like it"),
         ("Coat", "Coat", "Coat is the name of that class already"),
         ("Coat", "dress", "knows a class Dress already; to make one class of both, pass --merge"),
         ("Coat", "Dre\u0455s", "looks just like Dress"),
@@ -160,7 +161,12 @@ def test_a_shipped_class_that_goes_into_another_one(measured: Path, make_photos:
 @pytest.mark.parametrize(
     ("old", "new", "shipped", "why"),
     [
-        ("Bag", "Hat", False, "knows no class 'Hat'"),
+        (
+            "Bag",
+            "Hat",
+            False,
+            "knows no class 'Hat'.*, Bag; to give it a name that is new, leave --merge out",
+        ),
         ("Bag", "bag", False, "cannot be merged into itself"),
         ("Coat", "Bag", False, "Coat was shipped by the vendor; pass --shipped to merge it anyway"),
         ("Bag", "Coat", False, r"does not permit more photos of it \(add-photos\)"),
@@ -240,7 +246,11 @@ def _learn(home: Home, photos: Path) -> object:
     ("prepare", "name", "why"),
     [
         (lambda home, make: _learn(home, make("Bag", "Shirt")), "Bag", "undo takes back all of them"),
-        (lambda home, make: remove_class(home, "Coat", shipped=True), "Dress", "network was trained on it"),
+        (
+            lambda home, make: remove_class(home, "Coat", shipped=True),
+            "Dress",
+            "only a base that was made without it",
+        ),
         (
             lambda home, make: [_learn(home, make("Bag")), rename_class(home, "Coat", "Jacket")],
             "Bag",
@@ -255,8 +265,39 @@ def _learn(home: Home, photos: Path) -> object:
             "Bag",
             "the model before the latest change is not kept any more",
         ),
+        (
+            lambda home, make: [_learn(home, make("Bag")), remove_class(home, "Bag"), undo(home)],
+            "Bag",
+            "the model before it has learnt the photos of the class too",
+        ),
+        (
+            lambda home, make: [
+                _learn(home, make("Bag")),
+                rename_class(home, "Bag", "Coat", merge=True),
+                undo(home),
+            ],
+            "Bag",
+            "the model before it has learnt the photos of the class too",
+        ),
+        (
+            lambda home, make: [
+                _learn(home, make("Bag")),
+                remove_class(home, "Bag"),
+                _learn(home, make("Bag", folder="again")),
+            ],
+            "Bag",
+            "a class was removed earlier, perhaps this one",
+        ),
     ],
-    ids=["learnt together", "shipped", "not the latest", "blanked"],
+    ids=[
+        "learnt together",
+        "shipped",
+        "not the latest",
+        "blanked",
+        "removal undone",
+        "merger undone",
+        "learnt again",
+    ],
 )
 def test_what_cannot_be_taken_out_exactly_is_refused(
     permitting_home: Home, make_photos: PhotoMaker, prepare: Any, name: str, why: str
@@ -264,7 +305,7 @@ def test_what_cannot_be_taken_out_exactly_is_refused(
     prepare(permitting_home, make_photos)
     before = state_of(permitting_home.path)
     with pytest.raises(ConfigError, match=f"cannot be taken out exactly, so nothing is changed: .*{why}"):
-        remove_class(permitting_home, name, exact=True, shipped=True)
+        remove_class(permitting_home, name, exact=True)
     assert state_of(permitting_home.path) == before
 
 

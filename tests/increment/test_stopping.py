@@ -122,6 +122,7 @@ def test_the_message_says_what_was_going_on_when_the_stop_came() -> None:
         "features": "stopped while running the network on the photos, after the training; the model is",
         "evaluate": "stopped while evaluating, after the training",
         "stage": "stopped while writing the bundle, after the training",
+        "commit": "stopped while exporting, after the training",
     }.items():
         with pytest.raises(StoppedError, match=words):
             report(Progress(phase=phase, done=0, total=1))

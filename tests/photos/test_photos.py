@@ -631,6 +631,12 @@ def test_a_cache_that_forgot_reads_the_files_again_and_has_all_its_room(tmp_path
     assert again is not kept and cache.read(path, FASHION_SIZE) is again
 
 
+def test_what_a_cache_keeps_takes_the_memory_that_it_counts(tmp_path):
+    (path,) = add_class(tmp_path, "Coat", real_photos("Coat", 1)).iterdir()
+    kept = PixelCache(2352).read(path, FASHION_SIZE)
+    assert kept.flags.owndata and kept.nbytes == 2352  # not a view of what Pillow made, which takes more
+
+
 def test_a_cache_with_a_smaller_limit_lets_go_of_what_is_too_much(tmp_path):
     paths = sorted(add_class(tmp_path, "Coat", real_photos("Coat", 4)).iterdir())
     cache = PixelCache(10 * 2352)

@@ -9,7 +9,7 @@ import pytest
 
 from lwm_edge import add_classes, audit, remove_class
 from lwm_edge.home.home import Home, open_home
-from lwm_edge.model.bundle import save_bundle
+from lwm_edge.model.bundle import BINS, save_bundle
 from tests.support.folders import photo_folder
 from tests.support.samples import QUICK
 
@@ -44,11 +44,11 @@ def test_every_byte_is_accounted_for(grown: Home) -> None:
     assert owners["statistics rows reserved"] == (32 - 8) * (d + 1) * 4
     assert owners["statistics"] == (d * d + 1) * 4
     assert owners["measured accuracy"] == 32 * 3 * 4 and owners["parity probe"] == 5 * d * 4
-    axes, bins = 32, 128
-    by_class = axes + 1 + bins  # centres of the score for unknown objects, and histogram
-    assert owners["calibration rows in use"] == 8 * by_class * 4
-    assert owners["calibration rows reserved"] == (32 - 8) * by_class * 4
-    assert owners["calibration"] == axes * (d + 1 + 1) * 4
+    axes = 32  # as many as the capacity, here
+    rows = (BINS + axes + 1) * 4  # a class's histogram, its centre, and the centre's square
+    assert owners["calibration rows in use"] == 8 * rows
+    assert owners["calibration rows reserved"] == (32 - 8) * rows
+    assert owners["calibration"] == (axes * (d + 1) + axes) * 4
     assert owners["manifest"] + owners["padding"] == 24 * 1024 + 128 * 32
     assert owners["labels"] == grown.current().labels.stat().st_size
     assert report.bundle_bytes == report.bundle_bytes_shipped
@@ -57,8 +57,7 @@ def test_every_byte_is_accounted_for(grown: Home) -> None:
 def test_the_onnx_growth_is_the_heads_rows_and_the_names(grown: Home) -> None:
     growth = audit(grown).onnx_growth
     assert growth is not None and growth.classes == 2
-    axes = 32
-    rows, names = 2 * (INPUTS + 1 + axes + 1) * 4, len(', "Bag", "Shirt"') + len(", 6: 'Bag', 7: 'Shirt'")
+    rows, names = 2 * (INPUTS + 1 + 32 + 1) * 4, len(', "Bag", "Shirt"') + len(", 6: 'Bag', 7: 'Shirt'")
     assert rows + names <= growth.bytes < rows + names + 20
     assert growth.bytes_per_class == growth.bytes / 2
     assert (growth.explained, growth.head_bytes, growth.names_bytes) == (True, rows, names)

@@ -14,14 +14,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, checker, helper, load_model_from_string, numpy_helper
 
 from ...errors import ExportError, first_line
-from ..bundle import (
-    BACKBONE,
-    CUT_TO_CLASSES,
-    HISTOGRAM,
-    ONNX_GRAPH,
-    Arrays,
-    tensors_of_graph,
-)
+from ..bundle import BACKBONE, BESIDE_THE_NETWORK, CUT_TO_CLASSES, HISTOGRAM, ONNX_GRAPH, SCORE, Arrays
 from ..classifier import (
     CLASS_NAMES_KEY,
     DIGEST_KEY,
@@ -38,6 +31,11 @@ _LISTED = 5
 _RUNNING_MEAN = ".running_mean"
 
 
+def filled_tensors(arrays: Arrays) -> set[str]:
+    """Returns the names of the bundle's tensors that are filled into its graph."""
+    return (arrays.keys() - BESIDE_THE_NETWORK) | set(SCORE)
+
+
 def read_graph(arrays: Arrays) -> ModelProto:
     """Reads the graph of a bundle and checks its form.
 
@@ -48,7 +46,7 @@ def read_graph(arrays: Arrays) -> ModelProto:
         ExportError: The graph is damaged, or not of the form that lwm-edge exports.
     """
     model = _parsed(arrays[ONNX_GRAPH].tobytes())
-    check_form(model, tensors_of_graph(arrays))
+    check_form(model, filled_tensors(arrays))
     if wrong := [tensor.name for tensor in model.graph.initializer if not _fits(tensor, arrays)]:
         raise ExportError("the ONNX graph in the bundle does not fit its tensors", wrong[:_LISTED])
     return model

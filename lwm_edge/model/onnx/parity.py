@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from ...errors import ParityError
 from ...photos.pixels import Pixels
-from ..bundle import AXES, AXES_OFFSET, BIAS, PROBE, WEIGHT, Arrays, tensors_of_graph
+from ..bundle import AXES, AXES_OFFSET, BIAS, PROBE, WEIGHT, Arrays
 from ..classifier import UNKNOWN, Classifier
 from ..manifest import Manifest
 from ..unknown import known_scores
 from .checks import check_cost
-from .graph import fill_graph, read_graph
+from .graph import fill_graph, filled_tensors, read_graph
 from .reports import ParityReport
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def verified_file(arrays: Arrays, manifest: Manifest, probe: ParityProbe) -> tup
             or does not fit the tensors.
         ParityError: The file computes something other than the network.
     """
-    check_cost(read_graph(arrays), tensors_of_graph(arrays))
+    check_cost(read_graph(arrays), filled_tensors(arrays))
     onnx_file = fill_graph(arrays, manifest)
     report = check_parity(onnx_file, probe)
     _check_unknown(onnx_file, arrays, probe.images)
@@ -112,14 +112,21 @@ def _check_unknown(onnx_file: bytes, arrays: Arrays, images: Pixels) -> None:
     classifier = Classifier(onnx_file)
     head_inputs, unknown = classifier.head_inputs(images), classifier.outputs(images).unknown
     expected = -known_scores(head_inputs, arrays, len(classifier.class_names))
-    terms = ((head_inputs @ arrays[AXES].T + arrays[AXES_OFFSET]) ** 2).sum(1)  # rounding grows with them
-    tolerance = _UNKNOWN_TOLERANCE * max(1.0, float(terms.max()))
+    tolerance = _UNKNOWN_TOLERANCE * max(
+        1.0, float(np.abs(expected).max()), _largest_part(head_inputs, arrays)
+    )
     difference = float(np.abs(unknown - expected).max())
     if not difference <= tolerance:
         raise ParityError(
             f"the ONNX file's output {UNKNOWN} differs by {difference:.3g} from the score that the bundle's "
             f"tensors give ({tolerance:.3g} is allowed); nothing was changed"
         )
+
+
+def _largest_part(head_inputs: NDArray[np.float32], arrays: Arrays) -> float:
+    """Computes the largest of the terms whose difference is the score, which float32 rounds by its size."""
+    values = head_inputs @ arrays[AXES].T + arrays[AXES_OFFSET]
+    return float((values**2).sum(1).max())
 
 
 def check_parity(onnx_file: bytes, probe: ParityProbe) -> ParityReport:

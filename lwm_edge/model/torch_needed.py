@@ -1,0 +1,40 @@
+"""Says in plain words that something takes torch where there is none; most of lwm-edge runs without it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from ..errors import ConfigError, first_line, ran_out_of_memory
+
+_LIBRARIES = ("torch", "torchvision")
+
+
+def torch_is_installed() -> bool:
+    """Returns whether torch and torchvision are installed; that they can be loaded is another matter."""
+    return all(map(find_spec, _LIBRARIES))
+
+
+def require_torch(what: str, instead: str = "") -> None:
+    """Loads torch and torchvision.
+
+    Args:
+        what: Subject and verb of the sentence that says what needs them, such as "a demo takes".
+        instead: Words for what can be done without them, as the sentence goes on.
+
+    Raises:
+        ConfigError: They are not installed, or they cannot be loaded.
+    """
+    if not torch_is_installed():
+        raise ConfigError(
+            f"{what} torch and torchvision, and they are not installed here: install them "
+            f"(pip install torch torchvision){instead}"
+        )
+    try:
+        from .architectures import _torchvision  # noqa: F401  # loads both
+    except Exception as error:  # whatever a broken installation may raise: of libraries, versions, files
+        if ran_out_of_memory(error):
+            raise
+        raise ConfigError(
+            f"{what} torch and torchvision, and they cannot be loaded here ({first_line(error)}): install a "
+            f"pair that fits this machine and each other (pip install torch torchvision){instead}"
+        ) from error
