@@ -9,7 +9,7 @@ Tensors, where d is the number of values that the head reads (see `network`):
   measured. `measured.right_solved` [capacity] is what the head that a device solves from the statistics
   gets right of them, which differs where the trained head ships.
 - `unknown.axes`, `unknown.damping` and `unknown.centres`: the score for unknown objects, made from the
-  statistics by `learning.unknown` on up to 64 axes; `unknown.histogram` [capacity, 128]: its calibration, see
+  statistics by `learning.unknown` on 64 axes; `unknown.histogram` [capacity, 128]: its calibration, see
   `unknown`; 0 if not calibrated.
 - `probe.head_inputs` [5, d]: the head's inputs for five generated images, from the torch that trained the
   network.
@@ -68,7 +68,7 @@ BESIDE_THE_NETWORK = {
     *SCORE,
     *(HISTOGRAM, PROBE, ONNX_GRAPH, MANIFEST),
 }
-BINS, MAX_AXES = 128, 64
+BINS, AXES_COUNT = 128, 64
 _FIXED_SHAPES: dict[str, tuple[str, tuple[int | str, ...]]] = {
     WEIGHT: ("F32", ("capacity", "d")),
     BIAS: ("F32", ("capacity",)),
@@ -81,10 +81,10 @@ _FIXED_SHAPES: dict[str, tuple[str, tuple[int | str, ...]]] = {
     TOTAL: ("I32", ("capacity",)),
     CONFUSIONS: ("I32", (32, 3)),
     HISTOGRAM: ("I32", ("capacity", BINS)),
-    AXES: ("F32", ("axes", "d")),
-    AXES_OFFSET: ("F32", ("axes",)),
-    DAMPING: ("F32", (1, "axes")),
-    CENTRES: ("F32", ("capacity", "axes")),
+    AXES: ("F32", (AXES_COUNT, "d")),
+    AXES_OFFSET: ("F32", (AXES_COUNT,)),
+    DAMPING: ("F32", (1, AXES_COUNT)),
+    CENTRES: ("F32", ("capacity", AXES_COUNT)),
     CENTRES_OFFSET: ("F32", ("capacity",)),
     PROBE: ("F32", (5, "d")),
 }
@@ -119,7 +119,7 @@ class Bundle:
 
 def declared_tensors(capacity: int, d: int) -> dict[str, tuple[str, list[int]]]:
     """Returns data type and shape of each tensor whose shape depends on capacity and d alone."""
-    sizes = {"capacity": capacity, "d": d, "axes": min(MAX_AXES, capacity)}
+    sizes = {"capacity": capacity, "d": d}
     return {
         name: (dtype, [sizes[n] if isinstance(n, str) else n for n in shape])
         for name, (dtype, shape) in _FIXED_SHAPES.items()

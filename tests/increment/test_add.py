@@ -47,7 +47,7 @@ from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.learning.running import observe
 from lwm_edge.learning.training import train_increment
 from lwm_edge.model.backbone import Backbone
-from lwm_edge.model.bundle import Bundle, open_bundle, save_bundle
+from lwm_edge.model.bundle import AXES_COUNT, Bundle, open_bundle, save_bundle
 from lwm_edge.model.classifier import Classifier
 from lwm_edge.model.loading import load_network
 from lwm_edge.model.manifest import Manifest
@@ -103,7 +103,7 @@ def test_only_the_onnx_and_labels_grow(home: Home, make_photos: PhotoMaker) -> N
     )
     assert after["receipt.json"] == before["receipt.json"]
     assert after["labels.txt"] - before["labels.txt"] == len("Shirt\nSneaker\nBag\n")
-    axes = 32  # of the score for unknown objects: as many as the capacity, here
+    axes = AXES_COUNT  # of the score for unknown objects
     head_rows = 3 * (load_network(home.open_bundle()).head.in_features + 1 + axes + 1) * 4
     assert head_rows < after["classifier.onnx"] - before["classifier.onnx"] < head_rows + 100
 

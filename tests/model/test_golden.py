@@ -18,10 +18,10 @@ from tests.support.samples import QUICK, WITHOUT_LEVELS
 
 FOLDER = WITHOUT_LEVELS.parent
 GOLDEN = [
-    (WITHOUT_LEVELS.name, "ff9d6575b1220311aa709fc0cf7b7d04fb533abf17c9cfdf5d4628c4c9c0299c", None),
+    (WITHOUT_LEVELS.name, "cf20692d82608a63f9213cf5b1df70404ab984f3395e8d37109a4feee65a989b", None),
     (
         "bundle-v2-levels.lwm",
-        "1d78c60152d84a47ad03710c5c65f48f8b655c11f23e7845422bf6dc837eebbf",
+        "a5caf289530fb222574aa47f182e1e185e5d69f927f24447f1693c65c57668a7",
         Levels(blocks=(5, 8), grid=3, values=432),
     ),
 ]

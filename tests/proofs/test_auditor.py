@@ -9,7 +9,7 @@ import pytest
 
 from lwm_edge import add_classes, audit, remove_class
 from lwm_edge.home.home import Home, open_home
-from lwm_edge.model.bundle import BINS, save_bundle
+from lwm_edge.model.bundle import AXES_COUNT, BINS, save_bundle
 from tests.support.folders import photo_folder
 from tests.support.samples import QUICK
 
@@ -44,7 +44,7 @@ def test_every_byte_is_accounted_for(grown: Home) -> None:
     assert owners["statistics rows reserved"] == (32 - 8) * (d + 1) * 4
     assert owners["statistics"] == (d * d + 1) * 4
     assert owners["measured accuracy"] == 32 * 3 * 4 and owners["parity probe"] == 5 * d * 4
-    axes = 32  # as many as the capacity, here
+    axes = AXES_COUNT
     rows = (BINS + axes + 1) * 4  # a class's histogram, its centre, and the centre's square
     assert owners["calibration rows in use"] == 8 * rows
     assert owners["calibration rows reserved"] == (32 - 8) * rows

@@ -173,3 +173,9 @@ def test_a_plot_that_cannot_be_is_refused_before_the_work(
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(ConfigError, match=r"lwm-edge\[audit\]"):
         plots.check_plot(tmp_path / "plot.png")
+
+
+def test_a_copy_may_have_room_for_more_classes_than_the_bundle(home: Home, tmp_path: Path) -> None:
+    bundle = home.open_bundle()
+    assert simulation.make_scratch_home(bundle.manifest, bundle.arrays(), tmp_path, 50) == 56
+    assert Home(tmp_path / "home").open_bundle().manifest.capacity == 56

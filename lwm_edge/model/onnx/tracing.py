@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto, helper
 from torch import Tensor, nn
 
 from ...errors import ExportError, first_line
-from ..bundle import MAX_AXES, SCORE
+from ..bundle import AXES_COUNT, SCORE
 from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, UNKNOWN
 from ..levels import Activations
 from ..network import Network
@@ -34,7 +34,7 @@ class _Exported(nn.Module):
         self.backbone = network.backbone
         self.head = nn.Linear(weight.shape[1], len(weight))
         self.head.load_state_dict({"weight": weight, "bias": bias})
-        self.unknown = _UnknownScore(weight.shape[1], min(MAX_AXES, network.head.out_features), len(weight))
+        self.unknown = _UnknownScore(weight.shape[1], AXES_COUNT, len(weight))
         self._run = network.run_normalised
         self._normalise = network.normalise
         self._probabilities = torch.sigmoid if activation == "sigmoid" else _softmax
