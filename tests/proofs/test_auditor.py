@@ -57,7 +57,10 @@ def test_every_byte_is_accounted_for(grown: Home) -> None:
 def test_the_onnx_growth_is_the_heads_rows_and_the_names(grown: Home) -> None:
     growth = audit(grown).onnx_growth
     assert growth is not None and growth.classes == 2
-    rows, names = 2 * (INPUTS + 1 + 32 + 1) * 4, len(', "Bag", "Shirt"') + len(", 6: 'Bag', 7: 'Shirt'")
+    rows, names = (
+        2 * (INPUTS + 1 + AXES_COUNT + 1) * 4,
+        len(', "Bag", "Shirt"') + len(", 6: 'Bag', 7: 'Shirt'"),
+    )
     assert rows + names <= growth.bytes < rows + names + 20
     assert growth.bytes_per_class == growth.bytes / 2
     assert (growth.explained, growth.head_bytes, growth.names_bytes) == (True, rows, names)

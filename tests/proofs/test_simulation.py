@@ -176,6 +176,7 @@ def test_a_plot_that_cannot_be_is_refused_before_the_work(
 
 
 def test_a_copy_may_have_room_for_more_classes_than_the_bundle(home: Home, tmp_path: Path) -> None:
-    bundle = home.open_bundle()
-    assert simulation.make_scratch_home(bundle.manifest, bundle.arrays(), tmp_path, 50) == 56
-    assert Home(tmp_path / "home").open_bundle().manifest.capacity == 56
+    bundle, scratch = home.open_bundle(), tmp_path / "scratch"
+    scratch.mkdir()
+    assert simulation.make_scratch_home(bundle.manifest, bundle.arrays(), scratch, 50) == 56
+    assert Home(scratch / "home").open_bundle().manifest.capacity == 56
