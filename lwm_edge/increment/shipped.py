@@ -80,7 +80,7 @@ def judge_shipped(
     at_first, before = (known.estimate_accuracy(*head, shipped, spread) for head in (alone, head_before))
     now = statistics.estimate_accuracy(*head_now, shipped, spread)
     correction = 1.0
-    if solved:
+    if solved and len(head_now[0]) > len(head_before[0]):
         new = statistics.estimate_accuracy(*head_now, len(head_now[0]), spread, first=len(head_before[0]))
         correction = _correction(new_right, float(new.mean()))
     before, now = ((at_first - correction * (at_first - share)).clip(0, 1) for share in (before, now))

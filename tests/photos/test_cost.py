@@ -126,7 +126,7 @@ MUCH_METADATA: dict[str, Make] = {
 def test_a_photo_with_up_to_16_mib_of_metadata_is_read(photo):
     for make in MUCH_METADATA.values():
         path = photo(make())
-        with memory_bound(96 * MIB):
+        with memory_bound(112 * MIB):
             assert_two_halves(read_photo(path, PREPROCESSING))
     assert published(f"| cost: much metadata | {len(MUCH_METADATA)} | read, with the right pixels |")
 
