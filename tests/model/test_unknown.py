@@ -11,8 +11,11 @@ import pytest
 from lwm_edge import Classifier
 from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 from lwm_edge.errors import ConfigError
-from lwm_edge.model.bundle import BINS, HISTOGRAM, open_bundle
+from lwm_edge.model.bundle import BINS, HISTOGRAM, ONNX_GRAPH, open_bundle
+from lwm_edge.model.loading import load_network
 from lwm_edge.model.onnx.graph import fill_graph
+from lwm_edge.model.onnx.parity import generated_images
+from lwm_edge.model.onnx.tracing import trace_graph
 from lwm_edge.model.terms import SHARES
 from lwm_edge.model.unknown import (
     EDGES,
@@ -116,3 +119,17 @@ def test_a_share_that_was_not_calibrated_is_refused() -> None:
         ConfigError, match=r"cannot keep 0.5 of known photos; choose 0.8, 0.9, 0.95, 0.98 or 0.99"
     ):
         classifier.classify([], keep=0.5)
+
+
+@pytest.mark.slow
+def test_softmax_and_sigmoid_outputs_have_the_same_score() -> None:
+    """The score reads the features alone, so a softmax base notices as much as one with sigmoid outputs."""
+    bundle, scores, probabilities = open_bundle(BASE_BUNDLE), [], []
+    images = generated_images(bundle.manifest.preprocessing.image_size)
+    for activation in ("sigmoid", "softmax"):
+        graph = np.frombuffer(trace_graph(load_network(bundle), activation), np.uint8)  # type: ignore[arg-type]
+        manifest = bundle.manifest.model_copy(update={"activation": activation})
+        outputs = Classifier(fill_graph({**bundle.arrays(), ONNX_GRAPH: graph}, manifest)).outputs(images)
+        scores.append(outputs.unknown)
+        probabilities.append(outputs.probabilities)
+    assert np.array_equal(*scores) and not np.allclose(*probabilities)
