@@ -16,7 +16,7 @@ from lwm_edge.model.loading import load_network
 from lwm_edge.model.onnx.graph import fill_graph
 from lwm_edge.model.onnx.parity import generated_images
 from lwm_edge.model.onnx.tracing import trace_graph
-from lwm_edge.model.terms import SHARES
+from lwm_edge.model.terms import SHARES, Activation
 from lwm_edge.model.unknown import (
     EDGES,
     METADATA_LENGTH,
@@ -124,12 +124,15 @@ def test_a_share_that_was_not_calibrated_is_refused() -> None:
 @pytest.mark.slow
 def test_softmax_and_sigmoid_outputs_have_the_same_score() -> None:
     """The score reads the features alone, so a softmax base notices as much as one with sigmoid outputs."""
-    bundle, scores, probabilities = open_bundle(BASE_BUNDLE), [], []
+    bundle = open_bundle(BASE_BUNDLE)
+    scores: list[np.ndarray] = []
+    probabilities: list[np.ndarray] = []
     images = generated_images(bundle.manifest.preprocessing.image_size)
-    for activation in ("sigmoid", "softmax"):
-        graph = np.frombuffer(trace_graph(load_network(bundle), activation), np.uint8)  # type: ignore[arg-type]
+    activations: tuple[Activation, ...] = ("sigmoid", "softmax")
+    for activation in activations:
+        graph = np.frombuffer(trace_graph(load_network(bundle), activation), np.uint8)
         manifest = bundle.manifest.model_copy(update={"activation": activation})
         outputs = Classifier(fill_graph({**bundle.arrays(), ONNX_GRAPH: graph}, manifest)).outputs(images)
         scores.append(outputs.unknown)
         probabilities.append(outputs.probabilities)
-    assert np.array_equal(*scores) and not np.allclose(*probabilities)
+    assert np.array_equal(scores[0], scores[1]) and not np.allclose(probabilities[0], probabilities[1])
