@@ -57,7 +57,7 @@ def test_heads_statistics_and_predictions_are_those_of_torch() -> None:
     assert_same(BUNDLE, new_photos(BUNDLE, DEMO_DATA / "train" / "1"))
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.skipif(not GROCERY.is_dir(), reason="the photos of groceries are not here")
 def test_on_photos_of_groceries_they_are_those_of_torch_too(tmp_path: Path) -> None:
     folders = sorted(path for path in GROCERY.iterdir() if len(list(path.iterdir())) >= 30)
