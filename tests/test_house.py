@@ -91,7 +91,6 @@ NEEDS_NO_TORCH = {
     "dry run": ["add-classes", str(NEW_PHOTOS), "--home", "{home}", "--dry-run"],
     "rename-class": ["rename-class", "Coat", "Mantel", "--home", "{home}"],
     "remove-class": ["remove-class", "Coat", "--shipped", "--home", "{home}"],
-    "rename-class": ["rename-class", "Coat", "Mantel", "--home", "{home}"],
     "calibrate": ["calibrate", str(TEST_PHOTOS), "--home", "{home}"],
     "repair": ["repair", "--home", "{damaged}"],
     "export": ["export", "{file}", "--home", "{home}"],
