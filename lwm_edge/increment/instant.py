@@ -117,7 +117,6 @@ class InstantLearner:
         return Learnt(
             training=None,
             statistics=statistics,
-            to_learn=to_learn,
             held_back=held_back,
             held_back_by_teacher=held_back,
             teachers_head=teachers_head(self._parent),

@@ -130,7 +130,6 @@ class TrainingLearner:
         return Learnt(
             training=training,
             statistics=statistics,
-            to_learn=to_learn,
             held_back=held_back.head_inputs,
             held_back_by_teacher=by_teacher_too.head_inputs,
             teachers_head=head_of(teacher),

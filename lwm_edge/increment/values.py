@@ -71,8 +71,7 @@ class Learnt(NamedTuple):
     Attributes:
         training: Report on the training; None if the backbone stayed as it was.
         statistics: Statistics of all classes and photos, in the student's features.
-        to_learn: Values that the student's head reads of the photos to learn from [M, d].
-        held_back: The same of the held-back photos.
+        held_back: Values that the student's head reads of the held-back photos [M, d].
         held_back_by_teacher: Values that the teacher's head reads of the held-back photos.
         teachers_head: Head of the teacher.
         held_back_logits: Logits of the held-back photos, by a head of the student that has not learnt them.
@@ -88,7 +87,6 @@ class Learnt(NamedTuple):
 
     training: TrainingReport | None
     statistics: ClassStatistics
-    to_learn: Features
     held_back: Features
     held_back_by_teacher: Features
     teachers_head: Head

@@ -13,9 +13,7 @@ from .bundle import PROBE, Bundle
 from .classifier import HEAD_INPUTS, INPUT, open_session
 from .onnx.checks import check_cost
 from .onnx.graph import fill_graph, filled_tensors, read_graph
-from .onnx.parity import generated_images
-
-_PARITY_TOLERANCE = 1e-4
+from .onnx.parity import PARITY_TOLERANCE, generated_images
 
 
 class Backbone:
@@ -71,7 +69,7 @@ class Backbone:
                 f"the ONNX graph in the bundle makes {list(actual.shape)} values of its pictures, "
                 f"not {list(expected.shape)}; use another base"
             )
-        tolerance = _PARITY_TOLERANCE * max(1.0, float(np.abs(expected).max()))
+        tolerance = PARITY_TOLERANCE * max(1.0, float(np.abs(expected).max()))
         difference = float(np.abs(actual - expected).max())
         if not difference <= tolerance:
             raise ParityError(

@@ -442,11 +442,11 @@ def test_a_gpus_rounding_does_not_break_parity(
 def test_held_back_photos_are_learnt_once_the_head_was_judged_by_them(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judged: list[Learnt] = []
+    judged: list[tuple[PhotoSet, Learnt]] = []
     evaluate_it = evaluate_student
 
     def judge(task: task.Task, learnt: Learnt) -> object:
-        judged.append(learnt)
+        judged.append((task.photos.to_learn, learnt))
         return evaluate_it(task, learnt)
 
     before, photos = home.open_bundle(), make_photos("Bag", count=10)
@@ -458,8 +458,8 @@ def test_held_back_photos_are_learnt_once_the_head_was_judged_by_them(
     cache = PixelCache(2**30)
     found = read_photo_folder(photos, before.manifest.preprocessing, cache, min_photos=1)
     all_photos = PhotoSet(list(found.photos[0]), before.manifest.preprocessing, cache)
-    [learnt] = judged
-    of_five = known.with_photos(learnt.to_learn, np.full(5, 6)).solve_head(7)
+    [(five, learnt)] = judged
+    of_five = known.with_photos(observe(teacher, five, 8).head_inputs, np.full(5, 6)).solve_head(7)
     wanted, logits = of_five.logits(learnt.held_back), learnt.held_back_logits
     temperature = float((logits * wanted).sum() / (wanted**2).sum())  # is that of the head with all photos
     np.testing.assert_allclose(logits, temperature * wanted, atol=0.05)

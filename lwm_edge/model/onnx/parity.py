@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from ..network import Network
 
 PARITY_BATCH_SIZES = (1, 2, 5)
-_PARITY_TOLERANCE = 1e-4
+PARITY_TOLERANCE = 1e-4
+"""Difference that is allowed, as a share of the largest value, or of 1 if that is larger."""
+
 _UNKNOWN_TOLERANCE = 1e-3  # of a difference of squares
 
 
@@ -102,14 +104,14 @@ def verified_file(arrays: Arrays, manifest: Manifest, probe: ParityProbe) -> tup
     """
     check_cost(read_graph(arrays), filled_tensors(arrays))
     onnx_file = fill_graph(arrays, manifest)
-    report = check_parity(onnx_file, probe)
-    _check_unknown(onnx_file, arrays, probe.images)
+    classifier = Classifier(onnx_file)
+    report = check_parity(classifier, probe)
+    _check_unknown(classifier, arrays, probe.images)
     return onnx_file, report
 
 
-def _check_unknown(onnx_file: bytes, arrays: Arrays, images: Pixels) -> None:
+def _check_unknown(classifier: Classifier, arrays: Arrays, images: Pixels) -> None:
     """Compares the file's score for unknown objects with the one that NumPy computes from its head inputs."""
-    classifier = Classifier(onnx_file)
     head_inputs, unknown = classifier.head_inputs(images), classifier.outputs(images).unknown
     expected = -known_scores(head_inputs, arrays, len(classifier.class_names))
     tolerance = _UNKNOWN_TOLERANCE * max(
@@ -129,18 +131,17 @@ def _largest_part(head_inputs: NDArray[np.float32], arrays: Arrays) -> float:
     return float((values**2).sum(1).max())
 
 
-def check_parity(onnx_file: bytes, probe: ParityProbe) -> ParityReport:
+def check_parity(classifier: Classifier, probe: ParityProbe) -> ParityReport:
     """Compares the ONNX file with the network from pixels, at batch sizes 1, 2 and 5.
 
     Args:
-        onnx_file: Content of the file.
+        classifier: ONNX file, loaded.
         probe: Images, and the logits that the file must compute from them.
 
     Raises:
         ParityError: A logit differs by more than 1e-4 x max(1, largest |logit|), or the best class differs
             where the margin exceeds that.
     """
-    classifier = Classifier(onnx_file)
     largest = max(PARITY_BATCH_SIZES)
     images = np.resize(probe.images, (largest, *probe.images.shape[1:]))
     logits = np.resize(probe.logits, (largest, *probe.logits.shape[1:]))
@@ -148,7 +149,7 @@ def check_parity(onnx_file: bytes, probe: ParityProbe) -> ParityReport:
     for batch_size in PARITY_BATCH_SIZES:
         expected = logits[:batch_size]
         actual, _ = classifier.run(images[:batch_size])
-        tolerance = _PARITY_TOLERANCE * max(1.0, float(np.abs(expected).max()))
+        tolerance = PARITY_TOLERANCE * max(1.0, float(np.abs(expected).max()))
         _compare(actual, expected, tolerance, batch_size)
         differences.append(float(np.abs(actual - expected).max()))
         tolerances.append(tolerance)

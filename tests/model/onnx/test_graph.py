@@ -115,7 +115,9 @@ def test_the_same_bundle_gives_the_same_bytes(onnx_file: bytes) -> None:
 
 def test_parity_on_photos_at_every_batch_size(onnx_file: bytes) -> None:
     network = load_network(open_bundle(BASE_BUNDLE))
-    report = check_parity(onnx_file, parity_probe(network, photo_set("base", count=1).load(range(6))))
+    report = check_parity(
+        Classifier(onnx_file), parity_probe(network, photo_set("base", count=1).load(range(6)))
+    )
     assert report.batch_sizes == (1, 2, 5)
     assert report.largest_difference <= report.tolerance
 
@@ -166,14 +168,14 @@ def test_a_changed_weight_breaks_parity(onnx_file: bytes) -> None:
     with torch.no_grad():
         network.head.bias[2] += 0.1
     with pytest.raises(ParityError, match=r"differs from the network by 0\.1"):
-        check_parity(onnx_file, parity_probe(network))
+        check_parity(Classifier(onnx_file), parity_probe(network))
 
 
 def test_another_number_of_classes_breaks_parity(onnx_file: bytes) -> None:
     network = load_network(open_bundle(BASE_BUNDLE)).student(trains=False)
     network.add_classes(1, torch.Generator())
     with pytest.raises(ParityError, match="6 classes, the network 7"):
-        check_parity(onnx_file, parity_probe(network))
+        check_parity(Classifier(onnx_file), parity_probe(network))
 
 
 @pytest.mark.parametrize("graph", [b"", b"garbage" * 10])
@@ -235,7 +237,7 @@ def test_every_family_exports_in_the_form_that_runtimes_read_and_grows(name: str
     assert 0.7 < (of_weights.operations + beside.operations) / takes < 1.5
     counted = {name for name in network_arrays(network) if name.startswith("backbone.")}
     assert declared_backbone(graph.SerializeToString()).keys() == counted, "the graph leaves tensors out"
-    report = check_parity(content, parity_probe(network))
+    report = check_parity(Classifier(content), parity_probe(network))
     assert report.largest_difference <= report.tolerance
     logits, probabilities = Classifier(content).run(generated_images(64))
     assert logits.shape == (5, 5)
@@ -247,7 +249,7 @@ def test_softmax_and_levels_export_in_the_same_form() -> None:
     network = network_with_levels()
     graph, content = exported(network, "small_resnet20", "softmax")
     assert {node.op_type for node in graph.graph.node} <= TENSORRT
-    assert check_parity(content, parity_probe(network)).largest_difference < 1e-4
+    assert check_parity(Classifier(content), parity_probe(network)).largest_difference < 1e-4
     _, probabilities = Classifier(content).run(generated_images(64))
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
 
