@@ -34,6 +34,7 @@ TOO_LONG = {  # commands whose options are parsed, and why they are not run; sma
     "protocol.py": "up to hours, on data that is not here; .ci/extended runs a small one",
     "attention_maps.py": "draws what protocol.py left; .ci/extended runs a small one",
     "crash_rounds.py": "a minute; .ci/extended runs it",
+    "failing_operations.py": "five minutes; .ci/extended runs it, and test_failing_operations.py a part",
     "crash.py": "25 minutes; test_benchmarks.py runs twelve kills, in .ci/extended",
     "overfitted.py": "minutes, on data that is not here",
     "few_photos.py": "minutes, on data that is not here",
