@@ -49,14 +49,13 @@ def measured_copy(base: Bundle, learnt: Path, unseen: Path, path: Path) -> Path:
     """Writes a copy of a base as `build-base` would have made it, had it held back the unseen photos."""
     network, names = load_network(base), base.manifest.class_names
     (of_learnt, labels), (of_unseen, unseen_labels) = seen(base, learnt), seen(base, unseen)
+    empty = ClassStatistics.empty(base.manifest.capacity, network.head.in_features)
     settled = settle(
-        of_learnt,
-        labels,
+        empty.with_photos(of_learnt.head_inputs, labels),
         of_unseen,
         unseen_labels,
         of_unseen.logits(network),
         float((of_learnt.logits(network).argmax(1) == labels).mean()),
-        ClassStatistics.empty(base.manifest.capacity, network.head.in_features),
         len(names),
     )
     if settled.report.head == "solved":

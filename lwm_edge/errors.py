@@ -12,6 +12,7 @@
     ├── ExportError              7   the ONNX file could not be made
     │   └── ParityError          7   the ONNX file does not compute what the network computes
     ├── TrustError               8   a key, a signature or a chain of custody does not verify
+    ├── PeerError                1   another of the processes that train a base failed, and said why
     ├── BusyError               75   another process holds the home; try again
     └── StoppedError           130   stopped on request (143: by SIGTERM); the same command continues
 
@@ -126,6 +127,10 @@ class TrustError(LwmEdgeError):
     """A key, a signature or a chain of custody does not verify."""
 
     exit_code = 8
+
+
+class PeerError(LwmEdgeError):
+    """Another of the processes that train a base failed; it said why, so this one need not say anything."""
 
 
 class BusyError(LwmEdgeError):

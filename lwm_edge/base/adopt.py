@@ -8,10 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from ..errors import ConfigError, PhotosError, shortened
-from ..learning.running import observe
 from ..model.architectures.registry import find_architecture
 from ..photos.folders import PhotoFolder, read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache
@@ -20,7 +17,6 @@ from ..records import AnyPath, ProgressCallback, ignore_progress
 from .choose_levels import possible_levels
 from .config import PackConfig
 from .finish import (
-    BATCH_SIZE,
     PIXEL_CACHE_BYTES,
     Material,
     check_capacity,
@@ -28,7 +24,9 @@ from .finish import (
     finish_base,
 )
 from .labels import check_order, match_folders, read_labels
+from .observing import learn_all
 from .preprocessing import chosen_preprocessing
+from .ranks import Ranks, joined
 from .reports import BaseReport
 from .start import trained_network
 
@@ -60,9 +58,22 @@ def pack_checkpoint(
         ConfigError: The checkpoint cannot be read, its head or its labels are of other classes, or the photos
             contradict their order.
         ExportError: The ONNX graph cannot be made or is wrong (ParityError).
+        PeerError: Another of the processes that torchrun started failed, and raised the error that says why.
     """
+    with joined() as ranks:
+        report = ranks.reports(on_progress)
+        return _pack(Path(checkpoint), Path(photos), Path(output), config, ranks, report)
+
+
+def _pack(
+    checkpoint: Path,
+    photos: Path,
+    output: Path,
+    config: PackConfig,
+    ranks: Ranks,
+    on_progress: ProgressCallback,
+) -> BaseReport:
     started = time.monotonic()
-    checkpoint, photos, output = Path(checkpoint), Path(photos), Path(output)
     folders = (photos, config.unseen_photos, config.statistics_photos)
     check_output(output, checkpoint, config.labels, *folders)
     architecture = find_architecture(config.architecture)
@@ -70,13 +81,15 @@ def pack_checkpoint(
     labels = read_labels(config.labels) if config.labels else None
     if not checkpoint.is_file():
         raise ConfigError(f"{checkpoint} is not a file; give the path of a checkpoint (.pth)")
-    material = _read_material(photos, labels, config, preprocessing, warnings, on_progress)
+    material = _read_material(photos, labels, config, preprocessing, warnings, ranks, on_progress)
     learnt, class_names = material.learnt, material.class_names
     network = trained_network(architecture, checkpoint, config, len(class_names), preprocessing)
     possible_levels(network, config.grid)  # refuses, before the work, a grid that does not fit
-    predictions = observe(network, learnt, BATCH_SIZE, on_progress).logits(network).argmax(1)
-    check_order(predictions, np.array(learnt.labels), class_names)
-    return finish_base(network, material, config, output, on_progress, training=None, started=started)
+    found = learn_all(network, learnt, config.capacity, ranks, on_progress)
+    check_order(found.predictions, found.labels, class_names)
+    return finish_base(
+        network, material, config, output, on_progress, ranks=ranks, training=None, started=started
+    )
 
 
 def _read_material(
@@ -85,11 +98,18 @@ def _read_material(
     config: PackConfig,
     preprocessing: Preprocessing,
     warnings: Sequence[str],
+    ranks: Ranks,
     on_progress: ProgressCallback,
 ) -> Material:
     """Reads all folders of photos, and labels each photo by the order of the classes."""
-    cache = PixelCache(PIXEL_CACHE_BYTES)
-    read = partial(read_photo_folder, preprocessing=preprocessing, cache=cache, on_progress=on_progress)
+    cache = PixelCache(PIXEL_CACHE_BYTES // ranks.local_size)
+    read = partial(
+        read_photo_folder,
+        preprocessing=preprocessing,
+        cache=cache,
+        on_progress=ranks.reports_shares(on_progress),
+        map_files=ranks.map,
+    )
     folder = read(photos, min_photos=_MIN_PHOTOS)
     class_names = tuple(labels or folder.class_names)
     check_capacity(len(class_names), config)

@@ -7,16 +7,20 @@ from pathlib import Path
 
 import torch
 
-from ..learning.running import choose_device
 from ..model.architectures.registry import find_architecture
+from ..model.precision import computing_in, has_bfloat16
+from ..model.terms import Precision
 from ..photos.folders import read_photo_folder, split_held_back
 from ..photos.photo_set import PhotoSet, PixelCache
+from ..photos.preprocessing import Preprocessing
 from ..records import AnyPath, ProgressCallback, ignore_progress
 from .choose_levels import possible_levels
 from .config import BaseConfig
 from .finish import PIXEL_CACHE_BYTES, Material, check_capacity, check_output, finish_base
 from .preprocessing import scaled_preprocessing
+from .ranks import Ranks, joined
 from .reports import BaseReport
+from .resume import SavedTraining
 from .start import start_network
 from .train import train_base
 
@@ -28,6 +32,10 @@ def build_base(
 ) -> BaseReport:
     """Trains a base from class folders and writes its bundle.
 
+    Started by `torchrun --nproc-per-node N`, N processes train it together: all of them return the report,
+    and the first one alone writes and reports progress. An interrupted training is continued, if it took a
+    minute or more, by the same call.
+
     Args:
         photos: Path of a folder with one sub-folder of photos for each class.
         output: Path of the bundle to write; an existing file is replaced.
@@ -38,22 +46,62 @@ def build_base(
         PhotosError: The folder cannot be learnt from; every problem is listed.
         ArchitectureError: The architecture is unknown or does not fit, or the checkpoint fits another one.
         CapacityError: There are more classes than the capacity allows.
-        ConfigError: The weights or the checkpoint do not exist, or the grid does not fit.
+        ConfigError: The weights or the checkpoint do not exist, the grid does not fit, or unfinished training
+            of another base is in the way.
         ExportError: The ONNX graph cannot be made or is wrong (ParityError).
+        PeerError: Another process failed, and raised the error that says why.
     """
+    with joined() as ranks:
+        return _build(Path(photos), Path(output), config, ranks, ranks.reports(on_progress))
+
+
+def _build(
+    photos: Path, output: Path, config: BaseConfig, ranks: Ranks, on_progress: ProgressCallback
+) -> BaseReport:
     started = time.monotonic()
-    photos, output = Path(photos), Path(output)
     check_output(output, photos, config.checkpoint)
+    device = ranks.device(config.device)
     architecture = find_architecture(config.architecture)
     preprocessing = scaled_preprocessing(architecture.preprocessing, config.image_size)
-    cache = PixelCache(PIXEL_CACHE_BYTES)
-    folder = read_photo_folder(photos, preprocessing, cache, min_photos=_MIN_PHOTOS, on_progress=on_progress)
+    material = _read_material(photos, config, preprocessing, ranks, on_progress)
+    network = start_network(architecture, config, len(material.class_names), preprocessing)
+    possible_levels(network, config.grid)  # refuses, before the training, a grid that does not fit
+    network.to(device)
+    saved = SavedTraining(output, material.learnt, config, ranks)
+    # Stochastic depth draws from the global generator.
+    with torch.random.fork_rng(devices=[]), computing_in(_precision(config, device), network):
+        torch.manual_seed(config.seed + ranks.rank)
+        training = train_base(network, material.learnt, config, saved, ranks, on_progress)
+    report = finish_base(
+        network, material, config, output, on_progress, ranks=ranks, training=training, started=started
+    )
+    saved.forget()
+    return report
+
+
+def _read_material(
+    photos: Path,
+    config: BaseConfig,
+    preprocessing: Preprocessing,
+    ranks: Ranks,
+    on_progress: ProgressCallback,
+) -> Material:
+    """Reads the folder of photos, and holds some of each class back."""
+    cache = PixelCache(PIXEL_CACHE_BYTES // ranks.local_size)
+    folder = read_photo_folder(
+        photos,
+        preprocessing,
+        cache,
+        min_photos=_MIN_PHOTOS,
+        on_progress=ranks.reports_shares(on_progress),
+        map_files=ranks.map,
+    )
     check_capacity(len(folder.class_names), config)
     splits = [
         split_held_back(group, config.held_back, config.seed) if config.held_back else (group, ())
         for group in folder.photos
     ]
-    material = Material(
+    return Material(
         class_names=folder.class_names,
         for_statistics=PhotoSet([], preprocessing, cache),
         learnt=PhotoSet(
@@ -65,10 +113,10 @@ def build_base(
         unseen=PhotoSet([photo for _, held in splits for photo in held], preprocessing, cache),
         warnings=folder.skipped,
     )
-    network = start_network(architecture, config, len(folder.class_names), preprocessing)
-    possible_levels(network, config.grid)  # refuses, before the training, a grid that does not fit
-    network.to(choose_device(config.device))
-    with torch.random.fork_rng(devices=[]):  # stochastic depth draws from the global generator
-        torch.manual_seed(config.seed)
-        training = train_base(network, material.learnt, config, on_progress)
-    return finish_base(network, material, config, output, on_progress, training=training, started=started)
+
+
+def _precision(config: BaseConfig, device: torch.device) -> Precision:
+    """Chooses the precision of the training; a CPU's bfloat16 is taken only if it is asked for."""
+    if config.precision == "auto":
+        return "bfloat16" if device.type == "cuda" and has_bfloat16(device) else "float32"
+    return config.precision

@@ -8,18 +8,23 @@ cell wins; if pictures are framed alike, a finer grid does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import torch
 
 from ..errors import ConfigError
 from ..learning.class_statistics import ClassStatistics
-from ..learning.discriminant import FOLDS
-from ..learning.running import observe
+from ..learning.discriminant import FOLDS, Features, Labels
 from ..learning.unseen import judge_unseen
 from ..model.manifest import Levels
 from ..model.network import Network
 from ..photos.photo_set import PhotoSet
 from ..records import ProgressCallback, ignore_progress, step_reporter
+from .observing import PHOTOS_AT_ONCE, observe_all
+from .ranks import Ranks
 from .reports import LevelsReport
 
 MAX_INPUTS = 2048  # inputs of a head with levels; its covariance then takes 16 MiB of the bundle
@@ -75,31 +80,41 @@ def choose_levels(
     network: Network,
     photos: PhotoSet,
     candidates: list[Levels],
-    batch_size: int,
+    ranks: Ranks = Ranks(),  # noqa: B008 - it never changes
     on_progress: ProgressCallback = ignore_progress,
 ) -> LevelsReport:
     """Lets a trained network read earlier blocks too, on the grid that fits best.
+
+    Of more photos than `PHOTOS_AT_ONCE`, an even selection from each class decides.
 
     Args:
         network: Network without levels so far.
         photos: Photos of the classes that it was trained on.
         candidates: Levels from `possible_levels`; they are tried only if there are several.
-        batch_size: Number of photos at once.
+        ranks: Processes, each of which looks at a share of the photos.
         on_progress: Function that is called before each photo, and before each head is solved.
     """
     accuracy = {}
     report = step_reporter("evaluate", FOLDS * len(candidates), on_progress)
+    every = -(-len(photos.photos) // PHOTOS_AT_ONCE)  # photos come class by class
+    judges = replace(photos, photos=photos.photos[:: max(1, every)])
+    labels = np.array(judges.labels)
     for levels in candidates if len(candidates) > 1 else ():
         trial = network.student(trains=False)
         trial.read_levels(levels)
-        values = observe(trial, photos, batch_size, on_progress).head_inputs[:, : levels.values]
-        labels = np.array(photos.labels)
-        statistics = ClassStatistics.empty(classes := int(labels.max()) + 1, levels.values)
-        statistics.learn(values, labels)
-        logits = judge_unseen(statistics.discriminant(classes, values, labels), classes, report).logits
-        accuracy[levels.grid] = float((logits.argmax(1) == labels).mean())
+        seen = observe_all(trial, judges, ranks, on_progress)
+        values = seen.head_inputs[:, : levels.values]
+        accuracy[levels.grid] = ranks.by_first(partial(_accuracy, values, labels, report))
     # Among equals this chooses the first, which is the coarsest.
     chosen = max(candidates, key=lambda levels: accuracy.get(levels.grid, 0.0), default=None)
     if chosen:
         network.read_levels(chosen)
     return LevelsReport(grid=chosen.grid if chosen else 0, inputs=network.head.in_features, accuracy=accuracy)
+
+
+def _accuracy(values: Features, labels: Labels, report: Callable[[], None]) -> float:
+    """Computes how many photos are recognised by their levels' values [M, values], cross-validated."""
+    statistics = ClassStatistics.empty(classes := int(labels.max()) + 1, values.shape[1])
+    statistics.learn(values, labels)
+    logits = judge_unseen(statistics.discriminant(classes, values, labels), classes, report).logits
+    return float((logits.argmax(1) == labels).mean())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, field_validator, model_validator
 
 from ..learning.config import Device
@@ -103,6 +105,9 @@ class BaseConfig(BundleConfig):
     """Seed of everything random: with the same seed, photos and machine, the base is the same."""
     device: Device = "auto"
     """Device to train on: auto (a GPU if there is one), cpu or cuda."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision in which the network's blocks train: auto is bfloat16 on GPUs that have it, else float32."""
 
     @model_validator(mode="after")
     def _has_one_start(self) -> BaseConfig:

@@ -6,12 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..learning.discriminant import Labels
-from ..learning.running import Observation, observe
-from ..model.network import Network
 from ..photos.photo_set import Photo, PhotoSet, augmentation_generator
 from ..photos.pixels import Pixels
-from ..records import ProgressCallback
 
 COPIES = 2
 """Number of varied copies of each photo."""
@@ -47,17 +43,6 @@ def relight(pixels: Pixels, generator: np.random.Generator) -> Pixels:
     return result
 
 
-def observe_copies(
-    network: Network, photos: PhotoSet, batch_size: int, on_progress: ProgressCallback
-) -> tuple[Observation, Labels]:
-    """Runs a network on `COPIES` varied copies of each photo; returns what it computed, and their labels.
-
-    Args:
-        network: Network in eval mode.
-        photos: Photos.
-        batch_size: Number of photos computed at once.
-        on_progress: Function that is called before each copy.
-    """
-    varied = _InOtherLight(photos.photos, photos.preprocessing, photos.cache, augmentation_seed=0)
-    copies = [observe(network, varied, batch_size, on_progress, epoch=n).head_inputs for n in range(COPIES)]
-    return Observation(np.concatenate(copies)), np.tile(photos.labels, COPIES)
+def in_other_light(photos: PhotoSet) -> PhotoSet:
+    """Makes a set of the same photos, each of which looks otherwise in each epoch."""
+    return _InOtherLight(photos.photos, photos.preprocessing, photos.cache, augmentation_seed=0)

@@ -16,9 +16,9 @@ from ..errors import CapacityError, ConfigError
 from ..learning.class_statistics import ClassStatistics
 from ..learning.discriminant import Labels
 from ..learning.reports import TrainingReport
-from ..learning.running import observe
+from ..learning.running import Observation
 from ..learning.unknown import score_tensors
-from ..model.bundle import ONNX_GRAPH, PROBE, Arrays, Bundle, save_bundle, tensors_digest
+from ..model.bundle import ONNX_GRAPH, PROBE, Bundle, save_bundle, tensors_digest
 from ..model.evaluation import EvaluationReport, evaluate_predictions
 from ..model.loading import network_arrays
 from ..model.manifest import BASE, Manifest
@@ -30,11 +30,12 @@ from ..photos.photo_set import PhotoSet
 from ..records import Progress, ProgressCallback, step_reporter
 from .choose_levels import choose_levels, possible_levels
 from .config import BundleConfig
-from .copies import COPIES, observe_copies
+from .copies import COPIES, in_other_light
 from .measure import BY_HEART, HEADS, NEARLY_ALL, Settled, measured_tensors, settle
+from .observing import learn_all, observe_all
+from .ranks import Ranks
 from .reports import BaseReport, StatisticsReport
 
-BATCH_SIZE = 64  # photos at once when nothing trains
 PIXEL_CACHE_BYTES = 1024 * 1024 * 1024  # a base is made on a vendor's workstation
 _LISTED = 10
 _POOR = 0.5  # accuracy below which the vendor is warned
@@ -95,10 +96,13 @@ def finish_base(
     output: Path,
     on_progress: ProgressCallback,
     *,
+    ranks: Ranks,
     training: TrainingReport | None,
     started: float,
 ) -> BaseReport:
     """Measures a trained network, makes its statistics and writes its bundle.
+
+    All processes look at the photos; the first one decides, and writes.
 
     Args:
         network: Network without levels, in eval mode.
@@ -106,101 +110,119 @@ def finish_base(
         config: Settings of the bundle.
         output: Path of the bundle.
         on_progress: Function that is called at every step.
+        ranks: Processes that make the base, each of which has the same network.
         training: Report on the training; None if there was none here.
         started: Time by the monotonic clock at which the work began.
     """
-    names = material.class_names
-    levels = choose_levels(
-        network, material.learnt, possible_levels(network, config.grid), BATCH_SIZE, on_progress
-    )
+    candidates = possible_levels(network, config.grid)
+    levels = choose_levels(network, material.learnt, candidates, ranks, on_progress)
     network.cpu()  # statistics and probe are computed in float32 on the CPU, wherever it was trained
-    measured = _measure(network, material, config.capacity, on_progress, may_copy=training is None)
-    settled = measured.settled
-    if settled.report.head == "solved":
-        network.set_head(*(torch.from_numpy(rows) for rows in settled.statistics.solve_head(len(names))))
+    seen = _look(network, material, config.capacity, ranks, on_progress, may_copy=training is None)
 
-    on_progress(Progress(phase="commit", done=0, total=1))
-    arrays = {
-        **network_arrays(network),
-        **settled.statistics.to_arrays(),
-        **measured_tensors(settled, _labels(material.unseen), config.capacity),
-        **score_tensors(settled.statistics, len(names)),
-    }
-    bundle, parity = _write(network, arrays, material, config, output)
-    cells = attention_cells(network)
-    return BaseReport(
-        bundle=output,
-        architecture=config.architecture,
-        class_names=names,
-        capacity=config.capacity,
-        bundle_bytes=bundle.manifest.bundle_bytes,
-        training=training,
-        levels=levels,
-        learnt=measured.learnt,
-        unseen=measured.unseen,
-        statistics=settled.report,
-        parity=parity,
-        attention_cells=cells,
-        warnings=(
-            *material.warnings,
-            *_warnings(measured.learnt, measured.unseen, settled.report, names),
-            *few_cells_warnings(network, cells),
-        ),
-        model_digest=bundle.manifest.model_digest,
-        seconds=time.monotonic() - started,
-    )
+    def ship() -> BaseReport:
+        settled, of_unseen = _decide(network, seen, material, on_progress)
+        on_progress(Progress(phase="commit", done=0, total=1))
+        bundle, parity = _write(network, settled, material, config, output)
+        cells = attention_cells(network)
+        return BaseReport(
+            bundle=output,
+            architecture=config.architecture,
+            class_names=material.class_names,
+            capacity=config.capacity,
+            bundle_bytes=bundle.manifest.bundle_bytes,
+            training=training,
+            levels=levels,
+            learnt=seen.of_learnt,
+            unseen=of_unseen,
+            statistics=settled.report,
+            parity=parity,
+            attention_cells=cells,
+            warnings=(
+                *material.warnings,
+                *_warnings(seen.of_learnt, of_unseen, settled.report, material.class_names),
+                *few_cells_warnings(network, cells),
+            ),
+            model_digest=bundle.manifest.model_digest,
+            seconds=time.monotonic() - started,
+        )
+
+    return ranks.by_first(ship)
 
 
-class _Measured(NamedTuple):
-    """Holds what a network was found to know, and what was decided about its statistics and head."""
+class _Seen(NamedTuple):
+    """Holds what a network made of its photos, each of which was looked at once.
 
-    learnt: EvaluationReport
-    unseen: EvaluationReport | None
-    settled: Settled
+    Attributes:
+        of_learnt: Accuracy on the photos that it learnt from.
+        of_given: Statistics of the photos given for them.
+        are_copies: Whether these are varied copies of the photos that it learnt from.
+        unseen: Observation of the photos that it never saw; None if there are none.
+    """
+
+    of_learnt: EvaluationReport
+    of_given: ClassStatistics
+    are_copies: bool
+    unseen: Observation | None
 
 
-def _measure(
-    network: Network, material: Material, capacity: int, on_progress: ProgressCallback, *, may_copy: bool
-) -> _Measured:
-    """Measures a network on the photos that it learnt from and on those that it never saw.
+def _look(
+    network: Network,
+    material: Material,
+    capacity: int,
+    ranks: Ranks,
+    on_progress: ProgressCallback,
+    *,
+    may_copy: bool,
+) -> _Seen:
+    """Runs a network on the photos that it learnt from, on those that it never saw, and on others given.
 
     Args:
         network: Network in eval mode.
         material: Photos and names of its classes.
         capacity: Maximum number of classes.
+        ranks: Processes, each of which looks at a share of the photos.
         on_progress: Function that is called at every step.
         may_copy: Whether varied copies are new to the network; where it was trained here some are not.
     """
-    names, learnt, unseen = material.class_names, material.learnt, material.unseen
-    by_learnt = observe(network, learnt, BATCH_SIZE, on_progress)
-    by_unseen = observe(network, unseen, BATCH_SIZE, on_progress) if unseen.photos else None
-    of_learnt = evaluate_predictions(by_learnt.logits(network).argmax(1), _labels(learnt), names, len(names))
-    given, labels, copies = by_learnt, _labels(learnt), 0
+    names, unseen = material.class_names, material.unseen
+    learnt = learn_all(network, material.learnt, capacity, ranks, on_progress)
+    by_unseen = observe_all(network, unseen, ranks, on_progress) if unseen.photos else None
+    of_learnt = evaluate_predictions(learnt.predictions, learnt.labels, names, len(names))
+    given, are_copies = learnt.statistics, False
     if material.for_statistics.photos:
-        given = observe(network, material.for_statistics, BATCH_SIZE, on_progress)
-        labels = _labels(material.for_statistics)
+        given = learn_all(network, material.for_statistics, capacity, ranks, on_progress).statistics
     elif may_copy and not unseen.photos and of_learnt.accuracy >= NEARLY_ALL:
-        varied, of_copies = observe_copies(network, learnt, BATCH_SIZE, on_progress)
-        right = evaluate_predictions(varied.logits(network).argmax(1), of_copies, names, len(names))
+        varied = in_other_light(material.learnt)
+        copies = learn_all(network, varied, capacity, ranks, on_progress, epochs=range(COPIES))
+        right = evaluate_predictions(copies.predictions, copies.labels, names, len(names))
         if of_learnt.accuracy - right.accuracy > BY_HEART:
-            given, labels, copies = varied, of_copies, COPIES
-    report = step_reporter("evaluate", HEADS, on_progress)
+            given, are_copies = copies.statistics, True
+            given.counts /= COPIES  # copies say how photos vary, but are no further photos
+            given.photos /= COPIES
+    return _Seen(of_learnt, given, are_copies, by_unseen)
+
+
+def _decide(
+    network: Network, seen: _Seen, material: Material, on_progress: ProgressCallback
+) -> tuple[Settled, EvaluationReport | None]:
+    """Decides what ships, puts the head in place, and measures it on the photos that it never saw."""
+    names, labels = material.class_names, _labels(material.unseen)
     settled = settle(
-        given,
+        seen.of_given,
+        seen.unseen,
         labels,
-        by_unseen,
-        _labels(unseen),
-        by_unseen.logits(network) if by_unseen else None,
-        of_learnt.accuracy,
-        ClassStatistics.empty(capacity, network.head.in_features),
+        seen.unseen.logits(network) if seen.unseen else None,
+        seen.of_learnt.accuracy,
         len(names),
-        copies,
-        report,
+        step_reporter("evaluate", HEADS, on_progress),
+        are_copies=seen.are_copies,
     )
     of_unseen = None
-    if unseen.photos:
-        of_unseen = evaluate_predictions(settled.predictions, _labels(unseen), names, len(names))
-    return _Measured(of_learnt, of_unseen, settled)
+    if len(labels):
+        of_unseen = evaluate_predictions(settled.predictions, labels, names, len(names))
+    if settled.report.head == "solved":
+        network.set_head(*(torch.from_numpy(rows) for rows in settled.statistics.solve_head(len(names))))
+    return settled, of_unseen
 
 
 def _labels(photos: PhotoSet) -> Labels:
@@ -259,12 +281,15 @@ def _warnings(
 
 
 def _write(
-    network: Network, arrays: Arrays, material: Material, config: BundleConfig, output: Path
+    network: Network, settled: Settled, material: Material, config: BundleConfig, output: Path
 ) -> tuple[Bundle, ParityReport]:
     """Writes the bundle, with a probe and a checked ONNX graph."""
     photos = material.learnt
     arrays = {
-        **arrays,
+        **network_arrays(network),
+        **settled.statistics.to_arrays(),
+        **measured_tensors(settled, _labels(material.unseen), config.capacity),
+        **score_tensors(settled.statistics, len(material.class_names)),
         PROBE: head_inputs_of_probe(network),
         ONNX_GRAPH: np.frombuffer(trace_graph(network, config.activation), dtype=np.uint8),
     }

@@ -70,36 +70,32 @@ class Settled(NamedTuple):
 
 
 def settle(
-    given: Observation,
-    given_labels: Labels,
+    of_given: ClassStatistics,
     unseen: Observation | None,
     unseen_labels: Labels,
     trained_logits: Features | None,
     accuracy_on_learnt: float,
-    empty: ClassStatistics,
     classes: int,
-    copies: int = 0,
     report: Callable[[], None] = report_nothing,
+    *,
+    are_copies: bool = False,
 ) -> Settled:
     """Decides from which photos the statistics are made, and whether the solved head ships.
 
     Args:
-        given: Observation of the photos given for the statistics, usually those that the network learnt from.
-        given_labels: class_index of each of them.
+        of_given: Statistics of the photos given for them, usually those that the network learnt from.
         unseen: Observation of photos that the network never saw; None if there are none.
         unseen_labels: class_index of each of these.
         trained_logits: Logits of the trained head for the unseen photos.
         accuracy_on_learnt: Accuracy of the trained head on photos that the network learnt from.
-        empty: Statistics of no photos.
         classes: Number of classes.
-        copies: Number of varied copies of each photo that stand in for it among the given ones.
         report: Function that is called before each of up to `HEADS` heads is solved.
+        are_copies: Whether the given photos are varied copies of those that the network learnt from.
     """
-    of_given = empty.with_photos(given.head_inputs, given_labels)
-    of_given.counts /= copies or 1  # copies say how photos vary, but are no further photos
-    of_given.photos /= copies or 1
     if unseen is None or trained_logits is None:
-        nothing_known = StatisticsReport(photos="varied" if copies else "given", head="trained", accuracy={})
+        nothing_known = StatisticsReport(
+            photos="varied" if are_copies else "given", head="trained", accuracy={}
+        )
         nothing = np.zeros((0, classes))
         return Settled(of_given, nothing_known, nothing, nothing, np.zeros(0))
     trained = trained_logits.argmax(1)
@@ -113,7 +109,7 @@ def settle(
             solved.head.logits(unseen.head_inputs), known_scores(unseen.head_inputs, tensors, classes)
         )
 
-    capacity = len(empty.means)
+    capacity = len(of_given.means)
     if len(np.unique(unseen_labels)) < classes:  # means from two sources would favour the classes of one
         undecided = StatisticsReport(photos="given", head="trained", accuracy=accuracy)
         return Settled(of_given, undecided, trained_logits, *by_given())

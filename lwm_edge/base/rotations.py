@@ -22,13 +22,16 @@ class RotationTask(nn.Module):
         d: Number of channels of the features.
         classes: Number of classes N of the base.
         seed: Seed of the layer and of which way each photo is turned.
+
+    Attributes:
+        generator: Random generator that decides which way each photo is turned.
     """
 
     def __init__(self, d: int, classes: int, seed: int) -> None:
         super().__init__()
-        self._generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)
         self.layer = nn.Linear(d, _ROTATIONS * classes)
-        nn.init.normal_(self.layer.weight, std=d**-0.5, generator=self._generator)
+        nn.init.normal_(self.layer.weight, std=d**-0.5, generator=self.generator)
         nn.init.zeros_(self.layer.bias)
 
     def with_rotated(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,7 +44,7 @@ class RotationTask(nn.Module):
         Returns:
             Images [2B, H, H, 3], upright ones first, and a label of class and rotation for each [2B] int64.
         """
-        turns = torch.randint(1, _ROTATIONS, labels.shape, generator=self._generator)
+        turns = torch.randint(1, _ROTATIONS, labels.shape, generator=self.generator)
         turned = [torch.rot90(image, int(k), (0, 1)) for image, k in zip(images, turns, strict=True)]
         own = _ROTATIONS * labels
         return torch.cat([images, torch.stack(turned)]), torch.cat([own, own + turns.to(own)])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from itertools import islice
 
 import torch
+from torch import Tensor, nn
 
 from ..errors import ConfigError, GateError
 from ..learning.batches import epoch_batches
@@ -14,29 +16,66 @@ from ..learning.optimizer import all_finite
 from ..learning.reports import TrainingReport
 from ..model.network import Network
 from ..photos.photo_set import PhotoSet
+from ..processors import usable_processors
 from ..records import Progress, ProgressCallback
 from .config import BaseConfig
+from .ranks import Ranks
+from .reading_ahead import read_ahead
+from .resume import SavedTraining, TrainingParts
 from .rotations import RotationTask
 
 _MAX_GRADIENT_NORM = 5.0
 
 
+class _Losses(nn.Module):
+    """Computes what a base is trained on: L_C and, with rotations, the loss of the second task too."""
+
+    def __init__(self, network: Network, config: BaseConfig, rotation_seed: int) -> None:
+        super().__init__()
+        self.network = network
+        self.rotation_task: RotationTask | None = None
+        self._activation = config.activation
+        if config.rotations:
+            d = network.attention_weight.shape[1]
+            self.rotation_task = RotationTask(d, network.classes, rotation_seed)
+
+    def generators(self) -> tuple[torch.Generator, ...]:
+        """Returns the random generators that the losses draw from."""
+        return (self.rotation_task.generator,) if self.rotation_task else ()
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the whole loss and L_C, two scalars, for images [B, H, W, 3] and class_index [B]."""
+        if self.rotation_task:
+            images, rotated = self.rotation_task.with_rotated(images, labels)
+        features, logits = self.network(images)
+        loss = L_C = classification_loss(logits[: len(labels)], labels, 0, self._activation)
+        if self.rotation_task:
+            loss = L_C + self.rotation_task.loss(features, rotated)
+        return loss, L_C
+
+
 def train_base(
-    network: Network, photos: PhotoSet, config: BaseConfig, on_progress: ProgressCallback
+    network: Network,
+    photos: PhotoSet,
+    config: BaseConfig,
+    saved: SavedTraining,
+    ranks: Ranks,
+    on_progress: ProgressCallback,
 ) -> TrainingReport:
-    """Trains a whole network by one-cycle SGD on L_C and, with `rotations`, on a second task."""
+    """Trains a whole network by one-cycle SGD on L_C and, with `rotations`, on a second task.
+
+    Every process computes its share of each batch, and all make the same update with the mean gradient. What
+    was saved of an interrupted training is continued.
+    """
     device = network.head.weight.device
+    _check_batches(len(photos.photos), config, ranks)
     steps_per_epoch = max(1, len(photos.photos) // config.batch_size)
     total_steps = config.epochs * steps_per_epoch
     peak = config.learning_rate or (0.01 if config.weights or config.checkpoint else 0.05)
     labels = torch.tensor(photos.labels, device=device)
     _set_trainable(network, config)
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    rotation_task = None
-    if config.rotations:
-        d = network.attention_weight.shape[1]
-        rotation_task = RotationTask(d, network.classes, config.seed).to(device)
-        parameters += rotation_task.parameters()
+    losses = _Losses(network, config, config.seed + ranks.rank).to(device)
+    parameters = [parameter for parameter in losses.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(
         parameters,
         lr=1.0,
@@ -44,32 +83,38 @@ def train_base(
         weight_decay=config.weight_decay,
         nesterov=config.momentum > 0,
     )
-    step, started, epoch_loss = 0, time.monotonic(), 0.0
+    parts = TrainingParts(losses, optimizer, losses.generators())
+    saved.restore(parts)
+    compute_losses = ranks.together(losses)
+    readers = 1 if device.type == "cpu" else max(1, usable_processors() // ranks.local_size)
+    first = step = saved.epoch * steps_per_epoch
+    started, epoch_loss = time.monotonic(), saved.loss
 
-    for epoch in range(config.epochs):
+    for epoch in range(saved.epoch, config.epochs):
         epoch_loss = 0.0
         # The last, smaller batch is left out: it may have too few images for BatchNorm.
-        batches = list(epoch_batches(len(photos.photos), config.batch_size, config.seed, epoch))
-        for batch in batches[:steps_per_epoch]:
+        every_batch = epoch_batches(len(photos.photos), config.batch_size, config.seed, epoch)
+        batches = list(islice(every_batch, steps_per_epoch))
+        shares = [ranks.share(batch) for batch in batches]
+        images_of_shares = read_ahead(photos, shares, epoch, readers)
+        for batch, share, images in zip(batches, shares, images_of_shares, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = peak * _one_cycle(step / total_steps)
-            images, of_batch = torch.from_numpy(photos.load(batch, epoch)).to(device), labels[batch]
-            if rotation_task:
-                images, rotated = rotation_task.with_rotated(images, of_batch)
-            features, logits = network(images)
-            loss = L_C = classification_loss(logits[: len(batch)], of_batch, 0, config.activation)
-            if rotation_task:
-                loss = L_C + rotation_task.loss(features, rotated)
+            loss, L_C = compute_losses(torch.from_numpy(images).to(device), labels[share])
+            # Each process counts by its photos, so that the mean gradient is that of the whole batch.
+            weight = ranks.size * len(share) / len(batch)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            (weight * loss).backward()
             step += 1
             norm = torch.nn.utils.clip_grad_norm_(parameters, _MAX_GRADIENT_NORM)
             if not all_finite([loss, norm]):
                 raise _diverged(step, peak)
             optimizer.step()
-            epoch_loss += L_C.item() / steps_per_epoch
+            epoch_loss += weight * L_C.item() / steps_per_epoch
             on_progress(Progress(phase="train", done=step, total=total_steps, loss=loss.item()))
+        saved.save_if_due(parts, epoch + 1, config.epochs, epoch_loss)
 
+    ranks.copy_from_first(network.tensors())  # each process has BatchNorm statistics of its own share
     if not all_finite([*network.parameters(), *network.buffers()]):  # there is no later loss to show it
         raise _diverged(step, peak)
     network.eval().requires_grad_(False)
@@ -77,12 +122,22 @@ def train_base(
     return TrainingReport(
         epochs=config.epochs,
         steps=step,
-        classification_loss=epoch_loss,
+        classification_loss=sum(ranks.gather(epoch_loss)) / ranks.size,
         distillation_loss=None,
         attention_distillation_loss=None,
-        step_ms=1000 * seconds / step,
+        step_ms=1000 * seconds / max(1, step - first),
         seconds=seconds,
     )
+
+
+def _check_batches(photos: int, config: BaseConfig, ranks: Ranks) -> None:
+    """Refuses batches of which some process would get less than two photos, as BatchNorm needs two."""
+    smallest = min(photos, config.batch_size)
+    if ranks.size > 1 and smallest < 2 * ranks.size:
+        raise ConfigError(
+            f"a batch of {smallest} photos is too small for {ranks.size} processes, as each needs two: pass "
+            f"--batch-size {2 * ranks.size} or more, or start fewer processes"
+        )
 
 
 def _diverged(step: int, learning_rate: float) -> GateError:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from .. import LwmEdgeError
 from .._streams import output_failure
-from ..errors import ResourceError, StoppedError
+from ..errors import PeerError, ResourceError, StoppedError
 from ..records import ProgressCallback, Report, utf8_name, utf8_text
 from . import interruption, terminal
 from .settings import find_home, leave_a_folder_that_is_gone, read_file_config
@@ -51,7 +51,9 @@ def _as_meant(value: Any) -> Any:
 
 
 def fail(error: LwmEdgeError) -> None:
-    """Prints an error, for people or as JSON."""
+    """Prints an error, for people or as JSON, unless another process does."""
+    if isinstance(error, PeerError):
+        return
     if "--json" in sys.argv[1:]:
         message, problems = utf8_text(error.message), tuple(map(utf8_text, error.problems))
         print(interruption.failure_as_json(type(error).__name__, message, problems, error.exit_code))

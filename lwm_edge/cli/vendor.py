@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import BaseConfig, PackConfig
+from ..records import ProgressCallback, ignore_progress
 from . import display, display_proofs
 from .answer import show, with_progress
 from .options import JsonOption, PhotosArgument, setting
 from .settings import base_config, pack_config
+
+if TYPE_CHECKING:  # --help need not load what the commands load
+    from .. import BaseReport
 
 
 def build_base_command(
@@ -36,6 +41,7 @@ def build_base_command(
     permit: Annotated[list[str] | None, setting(BaseConfig, "permits", "--permit", metavar="CHANGE")] = None,
     seed: Annotated[int | None, setting(BaseConfig, "seed")] = None,
     device: Annotated[str | None, setting(BaseConfig, "device")] = None,
+    precision: Annotated[str | None, setting(BaseConfig, "precision")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """For vendors: train a base on class folders and write the bundle that ships."""
@@ -61,9 +67,19 @@ def build_base_command(
         permits=tuple(permit) if permit else None,
         seed=seed,
         device=device,
+        precision=precision,
     )
-    report = with_progress(lambda on: build_base(photos, output, chosen, on_progress=on))
-    show(report, as_json, display.base, is_done=True)
+    _make_base(lambda on: build_base(photos, output, chosen, on_progress=on), as_json)
+
+
+def _make_base(work: Callable[[ProgressCallback], BaseReport], as_json: bool) -> None:
+    """Makes a base; of several processes that torchrun started, the first one shows how far it is."""
+    from ..base.ranks import is_first_rank
+
+    if is_first_rank():
+        show(with_progress(work), as_json, display.base, is_done=True)
+    else:
+        work(ignore_progress)
 
 
 def keygen_command(
@@ -141,5 +157,4 @@ def pack_command(
         description=description,
         permits=tuple(permit) if permit else None,
     )
-    report = with_progress(lambda on: pack_checkpoint(checkpoint, photos, output, chosen, on_progress=on))
-    show(report, as_json, display.base, is_done=True)
+    _make_base(lambda on: pack_checkpoint(checkpoint, photos, output, chosen, on_progress=on), as_json)

@@ -113,6 +113,18 @@ class ClassStatistics:
             self.counts[label] += count
         self._add_to_scatter(np.concatenate([centred, between]), len(features))
 
+    def added(self, other: ClassStatistics) -> ClassStatistics:
+        """Makes statistics of the photos of both, as if they had been learnt together."""
+        photos, counts = self.photos + other.photos, self.counts + other.counts
+        share = np.divide(other.counts, counts, out=np.zeros_like(counts), where=counts > 0)
+        apart = other.means - self.means
+        covariance = (self.photos * self.covariance + other.photos * other.covariance) / max(photos, 1.0)
+        both = ClassStatistics(self.means + share[:, None] * apart, covariance, photos, counts)
+        between = np.sqrt(self.counts * share)[:, None] * apart
+        if photos:
+            both._add_to_scatter(between, 0)
+        return both
+
     def follow_drift(self, change: FeatureMap, classes: int) -> None:
         """Follows the backbone: carries over what was measured on its old features to its new ones.
 

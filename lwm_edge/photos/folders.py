@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from ..errors import PhotosError, shortened
 from ..records import ProgressCallback, ignore_progress, step_reporter, utf8_name
@@ -22,6 +22,20 @@ from .photo_set import Photo, PixelCache
 from .preprocessing import Preprocessing
 
 _LISTED_FILES = 20  # listed per class before the rest is only counted
+
+
+class Checked(NamedTuple):
+    """Says what became of a file: the digest of a usable photo, or else the problem with it."""
+
+    digest: str = ""
+    problem: str = ""
+
+
+class MapsFiles(Protocol):
+    """Applies a function to each of some files, as the built-in `map` does."""
+
+    def __call__(self, check: Callable[[Path], Checked], files: Sequence[Path], /) -> Iterable[Checked]:
+        """Returns the results in the order of the files."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,7 @@ def read_photo_folder(
     label_of: Callable[[str], int | str] | None = None,
     limit_bytes: int | None = None,
     on_progress: ProgressCallback = ignore_progress,
+    map_files: MapsFiles = map,
 ) -> PhotoFolder:
     """Reads a folder with one sub-folder per class, decoding every photo once.
 
@@ -77,12 +92,12 @@ def read_photo_folder(
             cannot be used.
         limit_bytes: Bytes that may be taken while a photo is read, as `read_photo` explains them.
         on_progress: Function that is called before each file is read.
+        map_files: Function that has every file checked; it may divide them among several processes.
 
     Raises:
         PhotosError: The folder cannot be learnt from; every problem is listed.
         ResourceError: The limit leaves too little to decode even an ordinary photo.
     """
-    read = partial(cache.read, preprocessing=preprocessing, limit_bytes=limit_bytes)
     folders = class_folders(folder)
     problems = _name_problems([utf8_name(path.name) for path in folders], known_classes)
     labels: Sequence[int | str] = range(first_label, first_label + len(folders))
@@ -95,10 +110,17 @@ def read_photo_folder(
     seen: dict[str, Path] = {}
     files = [_list_files(path) for path in folders]
     report = step_reporter("photos", sum(len(paths) for paths, _ in files), on_progress)
+
+    def check(path: Path) -> Checked:
+        report()
+        return _check(path, lambda: cache.read(path, preprocessing, limit_bytes))
+
+    listed = [paths for (paths, _), label in zip(files, labels, strict=True) if isinstance(label, int)]
+    checked = iter(map_files(check, [path for paths in listed for path in paths]))
     for label, path, (paths, reasons) in zip(labels, folders, files, strict=True):
         if isinstance(label, str):
             continue
-        photos = _read_class(path, paths, label, read, seen, reasons, report)
+        photos = _sort_out(paths, label, checked, seen, reasons)
         reasons = shortened(reasons, _LISTED_FILES, "more files")
         if len(photos) < min_photos:
             usable = f"{len(photos)} usable photos; at least {min_photos} are needed"
@@ -166,34 +188,32 @@ def _list_files(folder: Path) -> tuple[list[Path], list[str]]:
         return [], [f"{_printable(folder.name)} cannot be read ({error.strerror})"]
 
 
-def _read_class(
-    folder: Path,
-    paths: Sequence[Path],
-    label: int,
-    read: Callable[[Path], object],
-    seen: dict[str, Path],
-    reasons: list[str],
-    report: Callable[[], None],
+def _check(path: Path, read: Callable[[], object]) -> Checked:
+    """Reads a file in a class folder, to see whether it is a photo that can be used."""
+    try:
+        check_photo_file(path)  # first, because a link that leads to itself cannot be resolved
+        if not path.resolve().is_relative_to(path.parent.resolve().parent):
+            raise PhotosError("is a link that leads out of the folder")
+        read()
+        return Checked(digest=_file_digest(path))
+    except PhotosError as error:
+        return Checked(problem=error.message)
+
+
+def _sort_out(
+    paths: Sequence[Path], label: int, checked: Iterator[Checked], seen: dict[str, Path], reasons: list[str]
 ) -> tuple[Photo, ...]:
-    """Reads a class's files, and adds to `reasons` why some are left out."""
+    """Lists a class's usable photos, and adds to `reasons` why other files are left out."""
     photos = []
     for path in paths:
-        report()
-        shown = _shown(path)
-        try:
-            check_photo_file(path)  # first, because a link that leads to itself cannot be resolved
-            if not path.resolve().is_relative_to(folder.resolve().parent):
-                raise PhotosError("is a link that leads out of the folder")
-            read(path)
-            digest = _file_digest(path)
-        except PhotosError as error:
-            reasons.append(f"{shown} {error.message}")
-            continue
-        if digest in seen:
-            reasons.append(f"{shown} is a duplicate of {_shown(seen[digest])}")
-            continue
-        seen[digest] = path
-        photos.append(Photo(path, label, digest))
+        found = next(checked)
+        if found.problem:
+            reasons.append(f"{_shown(path)} {found.problem}")
+        elif found.digest in seen:
+            reasons.append(f"{_shown(path)} is a duplicate of {_shown(seen[found.digest])}")
+        else:
+            seen[found.digest] = path
+            photos.append(Photo(path, label, found.digest))
     return tuple(photos)
 
 

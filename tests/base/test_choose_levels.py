@@ -27,7 +27,7 @@ def _without_levels() -> Network:
 
 def test_the_grid_is_the_one_that_tells_the_photos_apart_best() -> None:
     network = _without_levels()
-    report = choose_levels(network, photo_set("base", count=40), possible_levels(network, None), 64)
+    report = choose_levels(network, photo_set("base", count=40), possible_levels(network, None))
     assert set(report.accuracy) == {1, 2, 3} and all(0.5 < a <= 1 for a in report.accuracy.values())
     assert report.accuracy[report.grid] == max(report.accuracy.values())
     assert network.levels is not None and network.levels.grid == report.grid
@@ -36,11 +36,11 @@ def test_the_grid_is_the_one_that_tells_the_photos_apart_best() -> None:
 
 def test_a_grid_that_was_chosen_is_not_questioned() -> None:
     network = _without_levels()
-    report = choose_levels(network, photo_set("base"), possible_levels(network, 2), 64)
+    report = choose_levels(network, photo_set("base"), possible_levels(network, 2))
     assert (report.grid, report.accuracy) == (2, {})
     assert network.levels == find_levels(_without_levels(), 2)
     network = _without_levels()
-    report = choose_levels(network, photo_set("base"), possible_levels(network, 0), 64)
+    report = choose_levels(network, photo_set("base"), possible_levels(network, 0))
     assert (report.grid, report.inputs, network.levels) == (0, 64, None)
 
 

@@ -29,6 +29,19 @@ def test_classes_learnt_one_after_the_other_equal_all_at_once() -> None:
     assert parts.photos == whole.photos == 80 and not whole.means[4:].any()
 
 
+def test_statistics_of_parts_add_up_to_those_of_all() -> None:
+    features, labels = _photos(GENERATOR.normal(size=(4, 3)), 20)
+    empty, part = ClassStatistics.empty(6, 3), GENERATOR.integers(0, 3, len(labels))
+    part[labels == 3] = 1  # one part alone has photos of this class
+    parts = [empty.with_photos(features[part == n], labels[part == n]) for n in range(3)]
+    whole, added = empty.with_photos(features, labels), parts[0].added(parts[1]).added(parts[2]).added(empty)
+    np.testing.assert_allclose(added.means, whole.means, atol=1e-12)
+    np.testing.assert_allclose(added.covariance, whole.covariance, atol=1e-12)
+    assert added.photos == whole.photos == 80 and added.counts.tolist() == whole.counts.tolist()
+    nothing = empty.added(empty)
+    assert nothing.photos == 0 and not nothing.covariance.any()
+
+
 def test_by_hand() -> None:
     statistics = ClassStatistics.empty(2, 2)
     statistics.learn(np.array([[0.0, 1.0], [2.0, 1.0], [5.0, 5.0]]), np.array([0, 0, 1]))

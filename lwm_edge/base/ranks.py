@@ -1,0 +1,219 @@
+"""Lets several processes make one base: `torchrun` starts them, and they divide the photos among themselves.
+
+Every process runs the same code. What is divided is computed on a share of the photos and put together; what
+is not is done by the first process alone, which also is the only one that writes, prints and reports
+progress. A process that was not started by torchrun is alone, and everything here is then without effect.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import distributed, nn
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+from ..errors import ConfigError, LwmEdgeError, PeerError, ResourceError
+from ..learning.config import Device
+from ..learning.running import choose_device
+from ..photos.photo_set import PhotoSet
+from ..records import Progress, ProgressCallback, ignore_progress
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+_PATIENCE = timedelta(days=1)  # the first process solves heads and exports while the others wait
+_LOST_CONNECTION = ("onnection closed", "onnection reset", "onnection refused", "roken pipe")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Says which of several processes this one is, and puts together what they did.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        size: Number of all processes.
+        local_rank: Number of this process among those on its machine.
+        local_size: Number of processes on its machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Returns whether this is the process that writes and reports."""
+        return self.rank == 0
+
+    def device(self, setting: Device) -> torch.device:
+        """Chooses the device of this process; of a machine's GPUs each process gets its own.
+
+        Raises:
+            ConfigError: There is no GPU, or there are fewer than processes.
+        """
+        device = choose_device(setting)
+        if device.type != "cuda" or self.size == 1:
+            return device
+        if self.local_size > (gpus := torch.cuda.device_count()):
+            raise ConfigError(
+                f"{self.local_size} processes cannot share {gpus} GPUs: start one for each GPU (torchrun "
+                f"--nproc-per-node {gpus}), or choose device cpu"
+            )
+        torch.cuda.set_device(self.local_rank)
+        return torch.device("cuda", self.local_rank)
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """Returns this process's share: every `size`-th item."""
+        return items[self.rank :: self.size]
+
+    def photos(self, photos: PhotoSet) -> PhotoSet:
+        """Returns this process's share of some photos."""
+        return replace(photos, photos=self.share(photos.photos))
+
+    def map(self, function: Callable[[S], T], items: Sequence[S]) -> Iterable[T]:
+        """Applies a function to every item, as the built-in `map` does; each process does its share.
+
+        Raises:
+            ConfigError: The processes have different numbers of items, so they do not see the same files.
+        """
+        if self.size == 1:
+            return map(function, items)
+        shares = self.gather((len(items), [function(item) for item in self.share(items)]))
+        if len({count for count, _ in shares}) > 1:
+            raise ConfigError(
+                f"the processes find different numbers of files ({', '.join(str(n) for n, _ in shares)}); "
+                "give every machine the same photos"
+            )
+        return in_order([results for _, results in shares])
+
+    def gather(self, value: T) -> list[T]:
+        """Collects a value from each process; every process gets them all, in the order of ranks."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value)
+        return values
+
+    def gather_in_first(self, value: T) -> list[T]:
+        """Collects a value from each process in the first one; the others get nothing."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size if self.is_first else []
+        distributed.gather_object(value, values if self.is_first else None)
+        return values
+
+    def by_first(self, work: Callable[[], T]) -> T:
+        """Lets the first process do some work; every process gets what it returns."""
+        if self.size == 1:
+            return work()
+        result: list[Any] = [work() if self.is_first else None]
+        distributed.broadcast_object_list(result)
+        return result[0]  # type: ignore[no-any-return]
+
+    def together(self, module: nn.Module) -> nn.Module:
+        """Makes a module whose gradients are the means over all processes."""
+        if self.size == 1:
+            return module
+        device = next(module.parameters()).device
+        return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
+
+    def copy_from_first(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Gives tensors the values that they have in the first process."""
+        if self.size > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor.detach(), 0)
+
+    def reports(self, on_progress: ProgressCallback) -> ProgressCallback:
+        """Returns the callback in the first process, and one that does nothing in the others."""
+        return on_progress if self.is_first else ignore_progress
+
+    def reports_shares(self, on_progress: ProgressCallback) -> ProgressCallback:
+        """Makes a callback for work in which each step of the first process stands for one of each."""
+
+        def scaled(progress: Progress) -> None:
+            done = min(progress.done * self.size, progress.total)
+            on_progress(progress.model_copy(update={"done": done}))
+
+        return on_progress if self.size == 1 else scaled
+
+
+def in_order(shares: Sequence[Sequence[T]]) -> list[T]:
+    """Puts the shares of all processes back into the order of the items that they are of."""
+    ordered: list[Any] = [None] * sum(map(len, shares))
+    for rank, share in enumerate(shares):
+        ordered[rank :: len(shares)] = share
+    return ordered
+
+
+def is_first_rank() -> bool:
+    """Returns whether this process is the one that reports; the environment says so, before any joins."""
+    return not _several() or int(os.environ["RANK"]) == 0
+
+
+def _several() -> bool:
+    launched = distributed.is_available() and distributed.is_torchelastic_launched()
+    return launched and int(os.environ["WORLD_SIZE"]) > 1
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """Joins the other processes that torchrun started, if it did, for as long as the block of code runs.
+
+    If it fails in one of them, it fails in all. The first failure is raised where it happened; everywhere
+    else a PeerError is, of which nobody need be told.
+    """
+    if not _several():
+        yield Ranks()
+        return
+    shared, rank, size = next(rendezvous("env://"))
+    # torchrun keeps the store when it starts the processes again, with all that the former ones left in it.
+    attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
+    store = distributed.PrefixStore(f"attempt {attempt}", shared)  # type: ignore[attr-defined]
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket")  # costs next to nothing
+            yield Ranks(rank, size, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
+    except BaseException as error:
+        if not _is_first_failure(store):
+            raise PeerError("another process of this training failed, and said why") from error
+        if isinstance(error, Exception) and _lost_a_peer(error):
+            raise ResourceError(
+                "another process of this training ended without a word, perhaps because memory ran out; the "
+                "same command continues from the last epoch that was saved"
+            ) from error
+        raise
+    finally:
+        distributed.destroy_process_group()
+
+
+class _Counts(Protocol):
+    """Counts what all processes add, as torch's stores do."""
+
+    def add(self, key: str, amount: int, /) -> int:
+        """Adds to a number, and returns the sum."""
+
+
+def _is_first_failure(store: _Counts) -> bool:
+    """Notes a failure where all processes can see it; returns whether it is the first one."""
+    try:
+        return store.add("lwm-edge failures", 1) == 1
+    except RuntimeError:  # torchrun, which keeps the store, has ended
+        return True
+
+
+def _lost_a_peer(error: Exception) -> bool:
+    """Tells whether an error says no more than that another process does not answer."""
+    if isinstance(error, LwmEdgeError):
+        return False
+    return isinstance(error, distributed.DistError) or any(words in str(error) for words in _LOST_CONNECTION)

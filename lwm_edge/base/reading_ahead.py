@@ -1,0 +1,35 @@
+"""Reads photos while a network computes on others, so that neither waits for the other more than it must."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from ..photos.photo_set import PhotoSet
+from ..photos.pixels import Pixels
+
+
+def read_ahead(
+    photos: PhotoSet, batches: Iterable[Sequence[int]], epoch: int, threads: int
+) -> Iterator[Pixels]:
+    """Yields the pixels of each batch [B, image_size, image_size, 3] uint8, in their order.
+
+    Args:
+        photos: Photos.
+        batches: Indices of each batch's photos.
+        epoch: Epoch that augments them.
+        threads: Number of batches that are read at the same time; as many more wait to be used.
+    """
+    with ThreadPoolExecutor(threads) as readers:
+        ahead: deque[Future[Pixels]] = deque()
+        try:
+            for batch in batches:
+                ahead.append(readers.submit(photos.load, batch, epoch))
+                if len(ahead) > 2 * threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for waiting in ahead:
+                waiting.cancel()

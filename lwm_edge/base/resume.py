@@ -1,0 +1,161 @@
+"""Saves the unfinished training of a base, so that the same command continues it.
+
+The file lies beside the base that is to be written, and goes when that is there. It holds the network, the
+optimiser's momenta and the states of the random generators of every process, so a training that continues
+ends where it would have ended; it fits the same photos and settings only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from .. import storage
+from ..errors import ConfigError
+from ..photos.photo_set import PhotoSet
+from .config import BaseConfig
+from .ranks import Ranks
+
+SECONDS_BETWEEN_SAVES = 60.0
+_KIND = "lwm-edge: unfinished training of a base"
+
+
+class TrainingParts(NamedTuple):
+    """Names all that changes while a base is trained.
+
+    Attributes:
+        module: Network and, with rotations, the layer of the second task.
+        optimizer: Optimiser, whose momenta are kept.
+        generators: Random generators of this process besides torch's own.
+    """
+
+    module: nn.Module
+    optimizer: torch.optim.SGD
+    generators: tuple[torch.Generator, ...]
+
+
+class SavedTraining:
+    """Reads and writes the unfinished training of one base.
+
+    Args:
+        output: Path of the base that is to be written.
+        photos: Photos that it learns from.
+        config: Settings of the base.
+        ranks: Processes that train it; the first one writes.
+
+    Attributes:
+        epoch: Number of epochs that were done before.
+        loss: Mean of L_C over the last of them.
+
+    Raises:
+        ConfigError: The place is taken: by the unfinished training of another base, or by another file.
+    """
+
+    def __init__(self, output: Path, photos: PhotoSet, config: BaseConfig, ranks: Ranks) -> None:
+        self.path = output.with_name(f"{output.name}.training")
+        self._job, self._ranks = _job_digest(photos, config), ranks
+        self._started = self._latest = time.monotonic()
+        storage.check_output(self.path)
+        self.epoch, self.loss = ranks.by_first(self._progress)
+
+    def _progress(self) -> tuple[int, float]:
+        """Reads how far the training had got; says so if the file is not of this training."""
+        if not os.path.lexists(self.path):
+            return 0, 0.0
+        try:
+            with safe_open(self.path, "pt") as file:
+                found: Mapping[str, str] = file.metadata() or {}
+        except (SafetensorError, OSError):
+            found = {}
+        if found.get("kind") != _KIND:
+            raise ConfigError(
+                f"{self.path} is where unfinished training is saved, but it is another file; move it away"
+            )
+        if found["job"] != self._job:
+            raise ConfigError(
+                f"{self.path} holds training with other photos or settings, interrupted after epoch "
+                f"{found['epoch']}: give the same ones to continue it, or remove the file to start over"
+            )
+        return int(found["epoch"]), float(found["loss"])
+
+    def restore(self, parts: TrainingParts) -> None:
+        """Puts back what was saved, if anything was."""
+        if not self.epoch:
+            return
+        with safe_open(self.path, "pt") as file:
+            saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        own = self._ranks.rank % sum(name.startswith("random.torch.") for name in saved)
+        state = parts.module.state_dict()
+        parts.module.load_state_dict({name: saved[f"module.{name}"] for name in state})
+        for index, parameter in enumerate(_parameters(parts.optimizer)):
+            if (name := f"momentum.{index}") in saved:
+                parts.optimizer.state[parameter]["momentum_buffer"] = saved[name].to(parameter.device)
+        for name, generator in _generators(parts).items():
+            generator.set_state(saved[f"random.{name}.{own}"])
+
+    def save_if_due(self, parts: TrainingParts, epoch: int, epochs: int, loss: float) -> None:
+        """Saves the training after some epochs: all are done, or the latest was saved a while ago.
+
+        Args:
+            parts: What is saved.
+            epoch: Number of epochs that are done.
+            epochs: Number of all epochs.
+            loss: Mean of L_C over the latest.
+        """
+        if not self._ranks.by_first(lambda: self._is_due(epoch == epochs)):
+            return
+        states = self._ranks.gather({name: g.get_state() for name, g in _generators(parts).items()})
+        if self._ranks.is_first:
+            tensors: dict[str, Tensor] = {f"module.{n}": t for n, t in parts.module.state_dict().items()}
+            for index, parameter in enumerate(_parameters(parts.optimizer)):
+                momentum = parts.optimizer.state[parameter].get("momentum_buffer")
+                tensors |= {} if momentum is None else {f"momentum.{index}": momentum}
+            for rank, of_rank in enumerate(states):
+                tensors |= {f"random.{name}.{rank}": state for name, state in of_rank.items()}
+            content = save(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+                {"kind": _KIND, "job": self._job, "epoch": str(epoch), "loss": repr(loss)},
+            )
+            storage.write_file(self.path, content, of_user=True)
+        self._latest = time.monotonic()
+
+    def _is_due(self, is_last: bool) -> bool:
+        since = self._started if is_last else self._latest  # what follows the training takes long, too
+        return time.monotonic() - since >= SECONDS_BETWEEN_SAVES
+
+    def forget(self) -> None:
+        """Removes what was saved, as the base is written."""
+        if self._ranks.is_first and os.path.lexists(self.path):
+            storage.remove_file(self.path)
+
+
+def _generators(parts: TrainingParts) -> dict[str, torch.Generator]:
+    """Names the random generators that the training draws from."""
+    device = next(parts.module.parameters()).device
+    found = {"torch": torch.default_generator}
+    if device.type == "cuda":
+        found["cuda"] = torch.cuda.default_generators[device.index or 0]
+    return found | {f"own{index}": generator for index, generator in enumerate(parts.generators)}
+
+
+def _parameters(optimizer: torch.optim.SGD) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _job_digest(photos: PhotoSet, config: BaseConfig) -> str:
+    """Computes a digest of all that decides what is learnt, but for the machine."""
+    content = {
+        "photos": [(photo.digest, photo.label) for photo in photos.photos],
+        "settings": config.model_dump(mode="json", exclude={"device"}),
+    }
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

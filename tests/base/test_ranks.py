@@ -1,0 +1,194 @@
+"""What several processes do is put together as if one had done it all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lwm_edge.base import observing, ranks
+from lwm_edge.base.observing import learn_all, observe_all
+from lwm_edge.base.ranks import Ranks, in_order, is_first_rank, joined
+from lwm_edge.errors import ConfigError, PeerError, PhotosError, ResourceError
+from lwm_edge.model.bundle import open_bundle
+from lwm_edge.model.loading import load_network
+from lwm_edge.photos.folders import Checked, read_photo_folder
+from lwm_edge.photos.photo_set import PixelCache
+from lwm_edge.records import Progress, ignore_progress
+from tests.support.folders import BASE_BUNDLE, PhotoMaker
+from tests.support.samples import photo_set
+
+PREPROCESSING = open_bundle(BASE_BUNDLE).manifest.preprocessing
+
+
+@dataclass(frozen=True)
+class OneAfterTheOther(Ranks):
+    """Stands in for several processes: it keeps what each gathers until the last one has run."""
+
+    kept: dict[int, list[Any]] | None = None
+
+    def gather(self, value: Any) -> list[Any]:
+        assert self.kept is not None
+        self.kept.setdefault(self.rank, []).append(value)
+        number = len(self.kept[self.rank]) - 1
+        return [self.kept[rank][number] for rank in range(self.size) if rank in self.kept]
+
+    def gather_in_first(self, value: Any) -> list[Any]:
+        gathered = self.gather(value)
+        return gathered if self.rank == self.size - 1 else []  # the last one stands in for the first
+
+
+def last_of(size: int, work: Callable[[Ranks], Any]) -> Any:
+    """Returns what the last of several processes gets, which sees what all others gathered."""
+    kept: dict[int, list[Any]] = {}
+    return [work(OneAfterTheOther(rank, size, kept=kept)) for rank in range(size)][-1]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 20])
+def test_shares_are_disjoint_and_come_back_in_order(size: int) -> None:
+    items = list(range(13))
+    shares = [Ranks(rank, size).share(items) for rank in range(size)]
+    assert in_order(shares) == items
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_one_process_does_all_by_itself() -> None:
+    alone = Ranks()
+    assert list(alone.map(str, [1, 2])) == ["1", "2"] and alone.gather(5) == [5] == alone.gather_in_first(5)
+    assert alone.by_first(lambda: 7) == 7 and is_first_rank()
+    module = torch.nn.Linear(2, 2)
+    assert alone.together(module) is module
+    with joined() as found:
+        assert found == alone
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_folder_that_is_read_in_shares_is_the_same_folder(size: int, make_photos: PhotoMaker) -> None:
+    folder = make_photos("Bag", "Shirt", count=6)
+    (folder / "Bag" / "again.png").write_bytes((folder / "Shirt" / "000.png").read_bytes())
+    (folder / "Shirt" / "broken.png").write_bytes(b"no photo")
+
+    def read(ranks: Ranks) -> Any:
+        def in_shares(check: Callable[[Path], Checked], files: Sequence[Path]) -> Any:
+            found = ranks.map(check, files)
+            complete = ranks.rank == ranks.size - 1
+            return found if complete else iter([Checked(digest=str(number)) for number in range(len(files))])
+
+        return read_photo_folder(folder, PREPROCESSING, PixelCache(0), min_photos=5, map_files=in_shares)
+
+    whole = read_photo_folder(folder, PREPROCESSING, PixelCache(0), min_photos=5)
+    assert len(whole.skipped) == 2
+    assert last_of(size, read) == whole
+
+
+def test_processes_that_see_other_files_are_refused() -> None:
+    def check(ranks: Ranks) -> Any:
+        files = [Path("a"), Path("b"), Path("c")][: 3 - ranks.rank]
+        return ranks.map(lambda path: path.name, files)
+
+    with pytest.raises(ConfigError, match=r"different numbers of files \(3, 2\); give every machine"):
+        last_of(2, check)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_statistics_of_shares_are_those_of_all_photos(size: int) -> None:
+    network, photos = load_network(open_bundle(BASE_BUNDLE)), photo_set("base", count=5)
+    whole = learn_all(network, photos, 8, Ranks(), ignore_progress)
+    parts = last_of(size, lambda some: learn_all(network, photos, 8, some, ignore_progress))
+    for name in ("means", "covariance", "counts", "photos"):
+        np.testing.assert_allclose(
+            getattr(parts.statistics, name), getattr(whole.statistics, name), rtol=1e-5, atol=1e-5
+        )
+    assert sorted(zip(parts.labels, parts.predictions, strict=True)) == sorted(
+        zip(whole.labels, whole.predictions, strict=True)
+    )
+    seen = last_of(size, lambda some: observe_all(network, photos, some, ignore_progress))
+    all_seen = observe_all(network, photos, Ranks(), ignore_progress)
+    np.testing.assert_allclose(seen.head_inputs, all_seen.head_inputs, rtol=1e-5, atol=1e-5)
+
+
+def test_more_photos_than_are_kept_in_memory_give_the_same_statistics(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network, photos = load_network(open_bundle(BASE_BUNDLE)), photo_set("base", count=4)
+    photos = replace(photos, augmentation_seed=0)
+    whole = learn_all(network, photos, 8, Ranks(), ignore_progress, epochs=(0, 1))
+    monkeypatch.setattr(observing, "PHOTOS_AT_ONCE", 10)
+    pieces = learn_all(network, photos, 8, Ranks(), ignore_progress, epochs=(0, 1))
+    assert pieces.statistics.photos == whole.statistics.photos == 48
+    np.testing.assert_allclose(pieces.statistics.means, whole.statistics.means, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        pieces.statistics.covariance, whole.statistics.covariance, rtol=1e-5, atol=1e-5
+    )
+
+
+def test_only_the_first_process_reports_progress() -> None:
+    seen: list[Progress] = []
+    Ranks(1, 2).reports(seen.append)(Progress(phase="train", done=1, total=2))
+    assert seen == []
+    report = Ranks(0, 2).reports_shares(Ranks(0, 2).reports(seen.append))
+    for done in range(3):
+        report(Progress(phase="photos", done=done, total=5))
+    assert [progress.done for progress in seen] == [0, 2, 4]
+
+
+def test_each_process_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert Ranks(1, 2, 1, 2).device("auto") == torch.device("cuda", 1) and chosen == [1]
+    assert Ranks(1, 4, 1, 4).device("cpu") == torch.device("cpu")
+    with pytest.raises(ConfigError, match=r"4 processes cannot share 2 GPUs: start one for each"):
+        Ranks(1, 4, 1, 4).device("cuda")
+
+
+class Counter:
+    def __init__(self, before: int) -> None:
+        self._count = before
+
+    def add(self, key: str, amount: int, /) -> int:
+        self._count += amount
+        return self._count
+
+
+@pytest.mark.parametrize(
+    ("failed_before", "error", "expected"),
+    [
+        (0, PhotosError("a photo is gone"), PhotosError),
+        (1, PhotosError("a photo is gone"), PeerError),
+        (1, KeyboardInterrupt(), PeerError),
+        (0, KeyboardInterrupt(), KeyboardInterrupt),
+        (0, RuntimeError("[pair.cc:553] Connection closed by peer [127.0.0.1]:2"), ResourceError),
+        (1, RuntimeError("[pair.cc:553] Connection closed by peer [127.0.0.1]:2"), PeerError),
+        (0, RuntimeError("shapes do not match"), RuntimeError),
+    ],
+)
+def test_one_failure_is_told_and_the_others_follow(
+    failed_before: int,
+    error: BaseException,
+    expected: type[BaseException],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "LOCAL_WORLD_SIZE": "2",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ranks, "_several", lambda: True)
+    monkeypatch.setattr(ranks, "rendezvous", lambda url: iter([(Counter(failed_before), 0, 2)]))
+    monkeypatch.setattr("torch.distributed.PrefixStore", lambda prefix, store: store)
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda *given, **named: None)
+    left: list[bool] = []
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: left.append(True))
+    with pytest.raises(expected) as caught, joined() as found:
+        assert (found.rank, found.size) == (0, 2)
+        raise error
+    assert type(caught.value) is expected and left == [True]

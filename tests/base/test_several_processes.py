@@ -1,0 +1,132 @@
+"""Processes that torchrun starts make the base that one would have made, or all end with one message."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lwm_edge.base.reports import BaseReport
+from lwm_edge.model.bundle import COVARIANCE, MEANS, open_bundle
+from tests.support.folders import DEMO_DATA, PhotoMaker
+from tests.support.pages import ROOT
+
+pytestmark = pytest.mark.extended
+
+# Runs the command line as `python -m lwm_edge` does, once PREPARE was run.
+START = """
+import os, signal, sys
+from lwm_edge.base import ranks, resume, train
+exec(os.environ["PREPARE"])
+from lwm_edge.__main__ import main
+main()
+"""
+BUILD = "--arch small_resnet20 --image-size 28 --capacity 8 --grid 0 --epochs 3 --batch-size 8 --device cpu"
+DIES = """
+resume.SECONDS_BETWEEN_SAVES, read = 0.0, train.read_ahead
+def read_or_die(photos, batches, epoch, threads):
+    if epoch == 2 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read(photos, batches, epoch, threads)
+train.read_ahead = read_or_die
+"""
+FAILS = """
+from lwm_edge.errors import PhotosError
+def fail(*given):
+    if os.environ["RANK"] == FAILING:
+        raise PhotosError("a photo is gone")
+    return read(*given)
+read, train.read_ahead = train.read_ahead, fail
+"""
+
+
+def torchrun(
+    *command: object, prepare: str = "", restarts: int = 0, processes: int = 2
+) -> subprocess.CompletedProcess[str]:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
+    start = ["--max-restarts", restarts, "--no-python", sys.executable, "-c", START]
+    return subprocess.run(
+        [sys.executable, *map(str, [*launch, *start, *command])],
+        env={**os.environ, "PREPARE": prepare, "OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def build(photos: Path, output: Path, **named: Any) -> subprocess.CompletedProcess[str]:
+    return torchrun("build-base", photos, *BUILD.split(), "-o", output, **named)
+
+
+def test_for_a_given_network_all_figures_are_those_of_one_process(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, ROOT / "examples" / "02_save_checkpoint.py", tmp_path / "model.pth"], check=True
+    )
+    command = [
+        "pack", tmp_path / "model.pth", DEMO_DATA / "train" / "base", "--arch", "small_resnet20",
+        "--image-size", 28, "--capacity", 8, "--activation", "sigmoid",
+        "--unseen-photos", DEMO_DATA / "test" / "base", "--json", "-o",
+    ]  # fmt: skip
+    reports = []
+    for count in (1, 2):
+        result = torchrun(*command, tmp_path / f"{count}.lwm", processes=count)
+        assert result.returncode == 0, result.stderr
+        reports.append(BaseReport.model_validate_json(result.stdout))  # one document, of the first process
+    one, several = reports
+    assert several.levels.grid == one.levels.grid and several.warnings == one.warnings
+    assert several.levels.accuracy == pytest.approx(one.levels.accuracy, abs=1e-5)
+    assert several.learnt.accuracy == pytest.approx(one.learnt.accuracy, abs=1e-5)
+    assert several.statistics.accuracy == pytest.approx(one.statistics.accuracy, abs=1e-5)
+    first, second = (open_bundle(tmp_path / f"{count}.lwm").arrays() for count in (1, 2))
+    for name in (MEANS, COVARIANCE):
+        np.testing.assert_allclose(second[name], first[name], atol=1e-5 * float(abs(first[name]).max()))
+    for name in first.keys() - {MEANS, COVARIANCE}:
+        np.testing.assert_allclose(second[name], first[name], rtol=1e-3, atol=1e-3)
+
+
+def test_a_killed_process_ends_all_and_a_restart_ends_as_if_nothing_had_happened(
+    make_photos: PhotoMaker, tmp_path: Path
+) -> None:
+    photos = make_photos("Bag", "Shirt", count=20)
+    whole = build(photos, tmp_path / "whole.lwm", prepare="resume.SECONDS_BETWEEN_SAVES = 0.0")
+    assert whole.returncode == 0, whole.stderr
+    assert whole.stdout.count("Base made") == 1 and whole.stderr.count("Reading photos") == 1
+    killed = build(photos, tmp_path / "base.lwm", prepare=DIES)
+    assert killed.returncode != 0 and killed.stdout == ""
+    (message,) = messages(killed)
+    assert message.startswith("Error: another process of this training ended without a word")
+    assert sorted(path.name for path in tmp_path.glob("*.lwm*")) == ["base.lwm.training", "whole.lwm"]
+    (tmp_path / "base.lwm.training").unlink()
+    restarted = build(photos, tmp_path / "base.lwm", prepare=DIES, restarts=1)
+    assert restarted.returncode == 0, restarted.stderr
+    assert sorted(path.name for path in tmp_path.glob("*.lwm*")) == ["base.lwm", "whole.lwm"]
+    assert (tmp_path / "base.lwm").read_bytes() == (tmp_path / "whole.lwm").read_bytes()
+
+
+def messages(result: subprocess.CompletedProcess[str]) -> list[str]:
+    """Finds our own messages among what torchrun prints."""
+    return [line for line in result.stderr.splitlines() if line.startswith(("Error:", "Interrupted"))]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_failure_in_one_process_is_told_once(failing: int, make_photos: PhotoMaker, tmp_path: Path) -> None:
+    photos = make_photos("Bag", "Shirt", count=20)
+    failed = build(photos, tmp_path / "base.lwm", prepare=f"FAILING = '{failing}'\n{FAILS}")
+    assert failed.returncode != 0 and failed.stdout == ""
+    assert messages(failed) == ["Error: a photo is gone"]
+    assert not list(tmp_path.glob("*.lwm*"))
+
+
+def test_what_every_process_finds_wrong_is_told_once(tmp_path: Path, make_photos: PhotoMaker) -> None:
+    failed = build(tmp_path / "nothing", tmp_path / "base.lwm")
+    assert failed.returncode != 0 and len(messages(failed)) == 1
+    command = ["build-base", make_photos("Bag", "Shirt"), *BUILD.split(), "--json", "-o"]
+    failed = torchrun(*command, tmp_path / "none" / "base.lwm")
+    assert json.loads(failed.stdout)["error"]["exit_code"] == 2
