@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Says what a base of very many photos would take, from what a few of them take on this machine.
+
+    python benchmarks/large_base.py OUTPUT.json [--arch resnet50] [--photos 1281167] [--epochs 90]
+
+Measured, per photo, on one core (processor time, which other programs change little), and the training with
+`--device cuda` on one GPU (wall-clock time): checking a photo once, reading it for an epoch, training on it,
+and looking at it for levels and statistics. Photos are JPEG files of 500x375 pixels, of textures.
+
+The extrapolation multiplies: every photo is checked once; all but the held-back ones are read and trained on
+in every epoch; an even selection of 65,536 is read and looked at once for each of three grids, and all of
+them once more for the statistics. Not in it: solving the heads and exporting, and whatever processes lose by
+waiting for each other, so hours divide by the number of cores only at best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from provenance import provenance
+from speed_photos import write_photos
+
+from lwm_edge import BaseConfig
+from lwm_edge.base.observing import PHOTOS_AT_ONCE, learn_all
+from lwm_edge.base.ranks import Ranks
+from lwm_edge.base.resume import SavedTraining
+from lwm_edge.base.start import start_network
+from lwm_edge.base.train import train_base
+from lwm_edge.model.architectures.registry import find_architecture
+from lwm_edge.model.precision import computing_in
+from lwm_edge.photos.folders import read_photo_folder
+from lwm_edge.photos.photo_set import PhotoSet, PixelCache
+from lwm_edge.records import Progress, ignore_progress
+
+SIDE = (500, 375)
+CLASSES, PER_CLASS, BATCH_SIZE = 4, 16, 16
+GRIDS = 3
+
+
+def measure(arch: str, device: torch.device, folder: Path) -> dict[str, float]:
+    """Measures milliseconds per photo of each kind of work."""
+    torch.set_num_threads(1)
+    write_photos(folder, CLASSES, PER_CLASS, SIDE)
+    architecture, alone = find_architecture(arch), Ranks()
+    config = BaseConfig(
+        architecture=arch, capacity=CLASSES, epochs=2, batch_size=BATCH_SIZE, device=device.type, grid=0
+    )
+    preprocessing, cache = architecture.preprocessing, PixelCache(2**30)
+    photos = CLASSES * PER_CLASS
+    cost = {}
+
+    def checked() -> PhotoSet:
+        found = read_photo_folder(folder, preprocessing, PixelCache(0), min_photos=1)
+        return PhotoSet([photo for group in found.photos for photo in group], preprocessing, cache, 0)
+
+    cost["check_ms"], listed = timed(checked, time.process_time)
+    uncached = PhotoSet(listed.photos, preprocessing, PixelCache(0), 0)
+    cost["read_ms"], _ = timed(lambda: uncached.load(range(photos), 0), time.process_time)
+    listed.load(range(photos))  # into the cache, so that reading is not counted again
+    network = start_network(architecture, config, CLASSES, preprocessing)
+    cost["look_ms"], _ = timed(
+        lambda: learn_all(network, listed, CLASSES, alone, ignore_progress), time.process_time
+    )
+    clock, steps = time.perf_counter if device.type == "cuda" else time.process_time, list[float]()
+
+    def note(progress: Progress) -> None:
+        steps.append(clock())
+
+    network.to(device)
+    saved = SavedTraining(folder / "none.lwm", listed, config, alone)
+    with computing_in("bfloat16" if device.type == "cuda" else "float32", network):
+        train_base(network, listed, config, saved, alone, note)
+    cost["train_ms"] = 1000 * float(np.median(np.diff(steps))) * photos / BATCH_SIZE
+    return {name: value / photos for name, value in cost.items()}
+
+
+def timed(action: Callable[[], Any], clock: Callable[[], float]) -> tuple[float, Any]:
+    """Runs an action twice; returns the milliseconds of the second run, and its result."""
+    action()
+    started = clock()
+    result = action()
+    return 1000 * (clock() - started), result
+
+
+def extrapolated(cost: dict[str, float], photos: int, epochs: int, held_back: float) -> dict[str, float]:
+    """Multiplies what a photo takes; returns hours of one core, and of one GPU or core for the training."""
+    learnt, hour = photos * (1 - held_back), 3_600_000
+    looks = photos + GRIDS * min(PHOTOS_AT_ONCE, learnt)
+    return {
+        "check_hours": photos * cost["check_ms"] / hour,
+        "read_hours": epochs * learnt * cost["read_ms"] / hour,
+        "train_hours": epochs * learnt * cost["train_ms"] / hour,
+        "levels_and_statistics_hours": looks * (cost["look_ms"] + cost["read_ms"]) / hour,
+    }
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--arch", action="append", default=[])
+    parser.add_argument("--photos", type=int, default=1_281_167)
+    parser.add_argument("--epochs", type=int, default=90)
+    parser.add_argument("--held-back", type=float, default=0.04)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    given = parser.parse_args()
+    rows = []
+    for arch in given.arch or ["resnet18", "resnet50"]:
+        with tempfile.TemporaryDirectory() as folder:
+            cost = measure(arch, torch.device(given.device), Path(folder))
+        hours = extrapolated(cost, given.photos, given.epochs, given.held_back)
+        rows.append({"arch": arch, "photo": cost, "whole": hours})
+        print(json.dumps(rows[-1]), flush=True)
+    settings = {name: value for name, value in vars(given).items() if name not in ("output", "arch")}
+    given.output.write_text(json.dumps({**provenance(), **settings, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
