@@ -43,6 +43,12 @@ from lwm_edge.records import Progress, ignore_progress
 SIDE = (500, 375)
 CLASSES, PER_CLASS, BATCH_SIZE = 4, 16, 16
 GRIDS = 3
+WORK = (
+    ("check a photo, once", "check_ms", "check_hours"),
+    ("read it, in every epoch", "read_ms", "read_hours"),
+    ("look at it, for levels and statistics", "look_ms", "levels_and_statistics_hours"),
+    ("train on it, in every epoch", "train_ms", "train_hours"),
+)
 
 
 def measure(arch: str, device: torch.device, folder: Path) -> dict[str, float]:
@@ -102,6 +108,17 @@ def extrapolated(cost: dict[str, float], photos: int, epochs: int, held_back: fl
     }
 
 
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Prints what each kind of work takes, for a photo and for all of them, by network."""
+    archs = [row["arch"] for row in rows]
+    columns = [f"{arch}, {unit}" for unit in ("ms a photo", "hours") for arch in archs]
+    print("| work |", " | ".join(columns), "|")
+    print("|---" * (len(columns) + 1) + "|")
+    for work, photo, whole in WORK:
+        cells = [f"{row['photo'][photo]:.1f}" for row in rows]
+        print("|", work, "|", " | ".join([*cells, *(f"{row['whole'][whole]:,.0f}" for row in rows)]), "|")
+
+
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -118,7 +135,7 @@ def main() -> None:
             cost = measure(arch, torch.device(given.device), Path(folder))
         hours = extrapolated(cost, given.photos, given.epochs, given.held_back)
         rows.append({"arch": arch, "photo": cost, "whole": hours})
-        print(json.dumps(rows[-1]), flush=True)
+    print_table(rows)
     settings = {name: value for name, value in vars(given).items() if name not in ("output", "arch")}
     given.output.write_text(json.dumps({**provenance(), **settings, "rows": rows}, indent=1) + "\n")
 

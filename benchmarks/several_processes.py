@@ -47,9 +47,14 @@ def make_base(processes: int, seed: int, epochs: int, output: Path) -> dict[str,
     home = output.with_suffix("")
     init_home(output, home)
     accuracy = evaluate(open_home(home), DEMO_DATA / "test" / "base").accuracy
-    row = {"processes": processes, "seed": seed, "accuracy": accuracy, "grid": report["levels"]["grid"]}
-    print(row, flush=True)
-    return row
+    return {"processes": processes, "seed": seed, "accuracy": accuracy, "grid": report["levels"]["grid"]}
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Prints the accuracy of each base, in %."""
+    print("| processes | seed | accuracy | grid |\n|---|---|---|---|")
+    for row in rows:
+        print(f"| {row['processes']} | {row['seed']} | {100 * row['accuracy']:.1f} | {row['grid']} |")
 
 
 def main() -> None:
@@ -66,6 +71,7 @@ def main() -> None:
             for processes in (1, given.processes)
             for seed in range(given.seeds)
         ]
+    print_table(rows)
     result = {**provenance(), "epochs": given.epochs, "rows": rows}
     given.output.write_text(json.dumps(result, indent=1) + "\n")
 
