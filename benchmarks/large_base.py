@@ -15,16 +15,16 @@ waiting for each other, so hours divide by the number of cores only at best.
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import typer
 from provenance import provenance
 from speed_photos import write_photos
 
@@ -119,26 +119,24 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         print("|", work, "|", " | ".join([*cells, *(f"{row['whole'][whole]:,.0f}" for row in rows)]), "|")
 
 
-def main() -> None:
-    """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--arch", action="append", default=[])
-    parser.add_argument("--photos", type=int, default=1_281_167)
-    parser.add_argument("--epochs", type=int, default=90)
-    parser.add_argument("--held-back", type=float, default=0.04)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    given = parser.parse_args()
+def main(
+    output: Annotated[Path, typer.Argument(help="JSON file to write.")],
+    arch: Annotated[list[str] | None, typer.Option(help="Networks; by default ResNet-18 and 50.")] = None,
+    photos: Annotated[int, typer.Option(help="Number of photos of the whole base.")] = 1_281_167,
+    epochs: Annotated[int, typer.Option(help="Epochs of the whole base.")] = 90,
+    held_back: Annotated[float, typer.Option(help="Share of the photos that is not trained on.")] = 0.04,
+    device: Annotated[str, typer.Option(help="Device that trains: cpu or cuda.")] = "cpu",
+) -> None:
+    """Measures what a few photos take, and extrapolates."""
     rows = []
-    for arch in given.arch or ["resnet18", "resnet50"]:
+    for name in arch or ["resnet18", "resnet50"]:
         with tempfile.TemporaryDirectory() as folder:
-            cost = measure(arch, torch.device(given.device), Path(folder))
-        hours = extrapolated(cost, given.photos, given.epochs, given.held_back)
-        rows.append({"arch": arch, "photo": cost, "whole": hours})
+            cost = measure(name, torch.device(device), Path(folder))
+        rows.append({"arch": name, "photo": cost, "whole": extrapolated(cost, photos, epochs, held_back)})
     print_table(rows)
-    settings = {name: value for name, value in vars(given).items() if name not in ("output", "arch")}
-    given.output.write_text(json.dumps({**provenance(), **settings, "rows": rows}, indent=1) + "\n")
+    settings = {"photos": photos, "epochs": epochs, "held_back": held_back, "device": device}
+    output.write_text(json.dumps({**provenance(), **settings, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

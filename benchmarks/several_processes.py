@@ -9,15 +9,15 @@ accuracy is that of its exported ONNX file on 300 test photos.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from provenance import provenance
 
 from lwm_edge import evaluate, init_home, open_home
@@ -57,24 +57,22 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         print(f"| {row['processes']} | {row['seed']} | {100 * row['accuracy']:.1f} | {row['grid']} |")
 
 
-def main() -> None:
-    """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--seeds", type=int, default=3)
-    given = parser.parse_args()
+def main(
+    output: Annotated[Path, typer.Argument(help="JSON file to write.")],
+    epochs: Annotated[int, typer.Option(help="Epochs of each base.")] = 12,
+    processes: Annotated[int, typer.Option(help="Processes to compare with one.")] = 2,
+    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
+) -> None:
+    """Makes a base for each number of processes and seed, and measures it."""
     with tempfile.TemporaryDirectory() as folder:
         rows = [
-            make_base(processes, seed, given.epochs, Path(folder, f"{processes}-{seed}.lwm"))
-            for processes in (1, given.processes)
-            for seed in range(given.seeds)
+            make_base(count, seed, epochs, Path(folder, f"{count}-{seed}.lwm"))
+            for count in (1, processes)
+            for seed in range(seeds)
         ]
     print_table(rows)
-    result = {**provenance(), "epochs": given.epochs, "rows": rows}
-    given.output.write_text(json.dumps(result, indent=1) + "\n")
+    output.write_text(json.dumps({**provenance(), "epochs": epochs, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

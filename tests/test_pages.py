@@ -28,6 +28,8 @@ EXEMPT = {  # blocks that no test here runs, and why; all others are run as they
     "README.md test-command": RUN_BY_THE_GATE,
     "deploy/README.md install-device": "installs from a package index, as the gate's commands do",
     "deploy/README.md install-jetson": "the same, and needs the torch that a Jetson brings",
+    "deploy/README.md install-release": "needs a release; .ci/release makes one, and installs it so",
+    "examples/README.md several-processes": "hours; tests/base/test_several_processes.py does less",
     "deploy/README.md install-instant": "the same; .ci/run installs so, and runs .ci/without_torch",
 }
 TOO_LONG = {  # commands whose options are parsed, and why they are not run; small ones run elsewhere
@@ -42,6 +44,8 @@ TOO_LONG = {  # commands whose options are parsed, and why they are not run; sma
     "estimates.py": "needs a base and its test photos",
     "speed.py": "minutes, and only figures from an idle machine count",
     "speed_training.py": "the same",
+    "large_base.py": "minutes",
+    "several_processes.py": "minutes; .ci/extended trains with several processes",
     "forms.py": "minutes, on data that is not here",
     "memory.py": "minutes, and only figures from an idle machine count",
     "audit": "fifty increments take more than a minute; deploy/README.md's three are run",
@@ -188,6 +192,7 @@ def test_commands_and_options_in_the_text_are_there() -> None:
     options = _options()
     known = set().union(*options.values())
     elsewhere = {"--beta", "--method", "--help", "--rebuild"}  # of scripts, and of every command
+    elsewhere |= {"--max-restarts", "--no-deps", "--lock"}  # of torchrun, pip and .ci/release
     for page in PAGES:
         for span in code_spans(page):
             words = span.split()
