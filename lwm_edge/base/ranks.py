@@ -120,17 +120,20 @@ class Ranks:
         return result[0]  # type: ignore[no-any-return]
 
     def together(self, module: nn.Module) -> nn.Module:
-        """Makes a module whose gradients are the means over all processes."""
+        """Makes a module whose gradients are the means over all processes; each keeps its own buffers."""
         if self.size == 1:
             return module
         device = next(module.parameters()).device
-        return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
+        ids = [device] if device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
 
-    def copy_from_first(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Gives tensors the values that they have in the first process."""
-        if self.size > 1:
-            for tensor in tensors:
-                distributed.broadcast(tensor.detach(), 0)
+    @torch.no_grad()
+    def average(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Gives tensors the mean of the values that they have in all processes; those of counts are equal."""
+        for tensor in tensors if self.size > 1 else ():
+            if tensor.is_floating_point():
+                distributed.all_reduce(tensor)
+                tensor /= self.size
 
     def reports(self, on_progress: ProgressCallback) -> ProgressCallback:
         """Returns the callback in the first process, and one that does nothing in the others."""

@@ -112,9 +112,9 @@ def train_base(
             optimizer.step()
             epoch_loss += weight * L_C.item() / steps_per_epoch
             on_progress(Progress(phase="train", done=step, total=total_steps, loss=loss.item()))
+        ranks.average(network.buffers())  # each process took BatchNorm's statistics of its own share
         saved.save_if_due(parts, epoch + 1, config.epochs, epoch_loss)
 
-    ranks.copy_from_first(network.tensors())  # each process has BatchNorm statistics of its own share
     if not all_finite([*network.parameters(), *network.buffers()]):  # there is no later loss to show it
         raise _diverged(step, peak)
     network.eval().requires_grad_(False)

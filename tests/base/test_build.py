@@ -111,6 +111,18 @@ def test_a_checkpoint_of_other_classes_gives_its_backbone(tmp_path: Path, make_p
     assert build_base(photos, tmp_path / "base.lwm", config).training is not None
 
 
+def test_blocks_train_in_bfloat16_on_a_gpu_that_has_it_or_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    for has in (True, False):
+        monkeypatch.setattr(build, "has_bfloat16", lambda device, has=has: has)
+        assert build._precision(TINY, gpu) == ("bfloat16" if has else "float32")
+        assert build._precision(TINY, cpu) == "float32"  # what one machine trains, another can train again
+    asked = TINY.model_copy(update={"precision": "bfloat16"})
+    assert build._precision(asked, cpu) == "bfloat16"
+
+
 def test_a_checkpoint_of_another_network(tmp_path: Path, make_photos: PhotoMaker) -> None:
     torch.save(fresh_network("small_resnet32").state_dict(), tmp_path / "other.pth")
     config = TINY.model_copy(update={"checkpoint": tmp_path / "other.pth"})
