@@ -126,8 +126,7 @@ def test_what_needs_no_torch_loads_none_in_any_process(name: str, home: Home, tm
         check=False,
     )
     assert result.returncode == (8 if name == "verify" else 0), result.stderr  # verify has no key here
-    processes = 2 if name in ("add-classes", "dry run") else 1
-    assert (tmp_path / "loaded").read_text() == processes * "light "
+    assert (tmp_path / "loaded").read_text() == "light "  # one process
 
 
 def test_the_names_of_classes_need_no_torch() -> None:
