@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +48,8 @@ def make_base(processes: int, seed: int, epochs: int, output: Path) -> dict[str,
     home = output.with_suffix("")
     init_home(output, home)
     accuracy = evaluate(open_home(home), DEMO_DATA / "test" / "base").accuracy
-    return {"processes": processes, "seed": seed, "accuracy": accuracy, "grid": report["levels"]["grid"]}
+    row = {"processes": processes, "seed": seed, "accuracy": accuracy, "grid": report["levels"]["grid"]}
+    return {**provenance(), "epochs": epochs, **row}
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
@@ -63,15 +65,15 @@ def main(
     processes: Annotated[int, typer.Option(help="Processes to compare with one.")] = 2,
     seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
 ) -> None:
-    """Makes a base for each number of processes and seed, and measures it."""
-    with tempfile.TemporaryDirectory() as folder:
-        rows = [
-            make_base(count, seed, epochs, Path(folder, f"{count}-{seed}.lwm"))
-            for count in (1, processes)
-            for seed in range(seeds)
-        ]
-    print_table(rows)
-    output.write_text(json.dumps({**provenance(), "epochs": epochs, "rows": rows}, indent=1) + "\n")
+    """Makes the bases that are missing in the file, and measures them."""
+    runs = json.loads(output.read_text())["runs"] if output.exists() else []
+    known = {(run["processes"], run["seed"]) for run in runs}
+    for count, seed in product((1, processes), range(seeds)):
+        if (count, seed) not in known:
+            with tempfile.TemporaryDirectory() as folder:
+                runs.append(make_base(count, seed, epochs, Path(folder, "base.lwm")))
+            output.write_text(json.dumps({"runs": runs}, indent=1) + "\n")
+    print_table(runs)
 
 
 if __name__ == "__main__":
