@@ -221,12 +221,14 @@ class Progress(Report):
         done: Number of steps done in the phase.
         total: Number of steps in the phase.
         loss: Loss of the latest optimiser update, while training.
+        notes: Lines for the owner about files that are left out, and why, before anything is learnt.
     """
 
     phase: str
     done: int
     total: int
     loss: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 ProgressCallback = Callable[[Progress], None]

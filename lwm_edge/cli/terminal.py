@@ -74,6 +74,8 @@ def progress_bar(*, on_terminal_only: bool = False) -> Iterator[ProgressCallback
         task = bar.add_task("", total=None, loss="")
 
         def show(progress: Progress) -> None:
+            for line in progress.notes:
+                bar.console.print(safe(f"Note: {line}"))
             loss = f"loss {progress.loss:.3f}" if progress.loss is not None else ""
             bar.update(
                 task,
@@ -92,6 +94,8 @@ def _plain_progress() -> ProgressCallback:
 
     def show(progress: Progress) -> None:
         nonlocal latest
+        for line in progress.notes:
+            note(f"Note: {line}")
         name, done = _PHASES[progress.phase], f"{progress.done}/{progress.total}"
         if progress.loss is not None:
             if progress.done % max(1, progress.total // 10) == 0 or progress.done == progress.total:
