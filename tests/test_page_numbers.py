@@ -93,7 +93,7 @@ SAYS = [
         f"less than {judgement._RARELY_RECOGNISED_SHARE:.0%} of its photos, "
         f"or that has fewer than {judgement._TOO_FEW}",
     ),
-    (DEPLOY, f"of which {judgement._LOOKALIKE_SHARE:.0%} of the photos or more"),
+    (DEPLOY, f"of which {judgement.LOOKALIKE_SHARE:.0%} of the photos or more"),
     (DEPLOY, f"one has {judgement._UNEQUAL_RATIO} times as many photos"),
     (DEPLOY, f"exits with {errors.BusyError.exit_code}"),
     (

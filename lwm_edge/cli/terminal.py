@@ -15,6 +15,7 @@ from ..records import ProgressCallback, ignore_progress
 
 _PHASES = {
     "photos": "Reading photos",
+    "check": "Checking photos",
     "plan": "Planning",
     "features": "Looking at photos",
     "train": "Training",

@@ -21,8 +21,8 @@ PHOTO = DEMO_DATA / "test" / "base" / "Trouser" / "000.png"
 
 
 COMMANDS = (
-    "demo", "build-base", "pack", "init", "add-classes", "add-photos", "remove-class", "rename-class", "undo",
-    "predict", "calibrate", "evaluate", "info", "export", "repair", "audit",
+    "demo", "build-base", "pack", "init", "check", "add-classes", "add-photos", "remove-class",
+    "rename-class", "undo", "predict", "calibrate", "evaluate", "info", "export", "repair", "audit",
     "keygen", "sign", "verify",
 )  # fmt: skip
 
