@@ -246,7 +246,7 @@ def evaluation(report: EvaluationReport) -> None:
     if report.confusions:
         print_rows(
             "Most often confused",
-            {f"{safe(c.actual)} mistaken for {safe(c.predicted)}": str(c.photos) for c in report.confusions},
+            {f"{c.actual} mistaken for {c.predicted}": str(c.photos) for c in report.confusions},
         )
 
 

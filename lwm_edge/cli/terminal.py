@@ -130,7 +130,7 @@ def print_rows(title: str, values: dict[str, str]) -> None:
     console, width = out(), max(map(len, values))
     console.print(f"[bold]{safe(title)}")
     for name, value in values.items():  # not a table: it would cut long paths off
-        console.print(f"  {name:<{width}}  {safe(value)}")
+        console.print(f"  {safe(f'{name:<{width}}')}  {safe(value)}")
 
 
 def listed(names: tuple[str, ...]) -> str:

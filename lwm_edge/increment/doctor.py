@@ -164,13 +164,15 @@ def _size_faults(photo: Photo, resize_size: int) -> Iterator[Fault]:
 
 
 def _find_blurred(looked: _Looked, labels: Labels) -> None:
-    """Compares the sharpness of each photo with what is usual in its class."""
+    """Compares the sharpness of each photo with what is usual in its class, unless it is dark or tiny."""
     sharp = np.array(looked.sharpness)
     for label in np.unique(labels):
         of_class = np.flatnonzero(labels == label)
         usual = float(np.median(sharp[of_class]))
         for index in of_class:
-            if len(of_class) >= _FEWEST and sharp[index] < _BLURRED_RATIO * usual:
+            if looked.faults[index] or len(of_class) < _FEWEST:
+                continue
+            if sharp[index] < _BLURRED_RATIO * usual:
                 ratio = sharp[index] / usual
                 reason = f"is blurred: {100 * ratio:.0f}% of the sharpness that is usual in its class"
                 looked.faults[index].append(Fault(kind="blurred", reason=reason, weight=1 - ratio))
@@ -180,7 +182,8 @@ def _find_near_duplicates(looked: _Looked, photos: Sequence[Photo], names: Seque
     """Finds near-duplicates among photos on which something can be seen; of two, the sharper one is kept."""
     plain = [i for i, faults in enumerate(looked.faults) if not faults]
     plain.sort(key=lambda i: -looked.sharpness[i])
-    for row, first in near_duplicates([looked.hashes[i] for i in plain] if looked.hashes else []).items():
+    hashes = [looked.hashes[i] for i in plain] if looked.hashes else []
+    for row, first in near_duplicates(hashes).items():
         photo, other = photos[plain[row]], photos[plain[first]]
         is_contradiction = photo.label != other.label
         of = f" of {names[other.label]}: one of the two has the wrong class" if is_contradiction else ""

@@ -37,6 +37,8 @@ def near_duplicates(hashes: Sequence[Hash]) -> dict[int, int]:
     Returns:
         By the index of each such photo, that of the most similar earlier one that is not such a photo itself.
     """
+    if not hashes:
+        return {}
     signs = np.array(hashes, dtype=np.float32).reshape(len(hashes), -1) * 2 - 1
     found: dict[int, int] = {}
     for start in range(0, len(signs), _ROWS_AT_ONCE):
