@@ -18,6 +18,7 @@ from .class_names import (
 )
 from .guard import GuardedFile, check_photo_file
 from .listing import LISTED, ClassFolder, Listing, list_photos, printable_text
+from .opening import NeedsReaderError
 from .photo_set import Photo, PixelCache
 from .preprocessing import Preprocessing
 
@@ -103,8 +104,7 @@ def read_photo_folder(
         for found, label in zip(listing.classes, labels, strict=True)
         if isinstance(label, int)
     ]
-    contradictions = shortened(list(reader.contradictions.values()), LISTED, "more such photos")
-    skipped, classes = [*listing.beside, *contradictions], list[tuple[Photo, ...]]()
+    skipped, classes = reader.of_no_class(), list[tuple[Photo, ...]]()
     for found, read_photos, why_not in usable:
         photos = tuple(photo for photo in read_photos if photo.digest not in reader.contradictions)
         reasons = shortened(why_not, LISTED, "more files")
@@ -114,7 +114,7 @@ def read_photo_folder(
         skipped += reasons
         classes.append(photos)
     if problems:
-        raise PhotosError(f"{folder} cannot be used", [*problems, *listing.beside, *contradictions])
+        raise PhotosError(f"{folder} cannot be used", [*problems, *reader.of_no_class()])
     if notes := (*listing.counted_in, *skipped):
         on_progress(Progress(phase="photos", done=total, total=total, notes=notes))
     names = tuple(found.class_name for found in listing.classes)
@@ -158,6 +158,7 @@ class _Reader:
         report: Function that is called before each file.
         seen: Path and class of the first photo with each digest.
         contradictions: Lines about photos that lie in two classes, by their digest.
+        unreadable: Files that a library is missing for, by their kind and how to get that library.
     """
 
     listing: Listing
@@ -165,6 +166,7 @@ class _Reader:
     report: Callable[[], None]
     seen: dict[str, tuple[Path, ClassFolder]] = field(default_factory=dict)
     contradictions: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def read_class(self, found: ClassFolder, label: int) -> tuple[list[Photo], list[str]]:
         """Reads a class's files; returns its photos, and lines about those that are left out."""
@@ -178,12 +180,24 @@ class _Reader:
                 self.read(path)
                 digest = _file_digest(path)
                 self._require_new(digest, path, found)
+            except NeedsReaderError as error:
+                self.unreadable.setdefault((error.kind, error.how), []).append(self.listing.shown(path))
+                continue
             except PhotosError as error:
                 reasons.append(f"{self.listing.shown(path)} {error.message}")
                 continue
             if digest not in self.contradictions:
                 photos.append(Photo(path, label, digest))
         return photos, reasons
+
+    def of_no_class(self) -> list[str]:
+        """Returns lines about what is left out for a reason that is not one class's."""
+        contradictions = shortened(list(self.contradictions.values()), LISTED, "more such photos")
+        hints = [
+            f"{len(files)} {kind} photos, such as {files[0]}, take another library to read: {how}"
+            for (kind, how), files in self.unreadable.items()
+        ]
+        return [*hints, *self.listing.beside, *contradictions]
 
     def _require_new(self, digest: str, path: Path, found: ClassFolder) -> None:
         """Refuses a photo that the class has already, and notes one that another class has."""

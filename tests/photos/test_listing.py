@@ -57,7 +57,9 @@ def test_photos_in_sub_folders_are_of_the_class_above_them(tmp_path: Path) -> No
     (tmp_path / "Cup" / "2025" / "broken.jpg").write_text("no photo")
     read = Read(tmp_path)
     assert read.counts == {"Cup": 6, "Plate": 3}
-    assert read.found.skipped == ("Cup/2025/broken.jpg is not a JPEG, PNG, WebP or BMP image",)
+    assert read.found.skipped == (
+        "Cup/2025/broken.jpg is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image",
+    )
     assert read.notes == [
         "Cup includes the files in its sub-folders (2024, 2025)",
         "Plate includes the files in its sub-folders (all)",

@@ -227,13 +227,13 @@ def test_a_png_with_a_flipped_byte_is_damaged(tmp_path):
 @pytest.mark.parametrize("content", [b"hello", b"\0" * 5000, b"%PDF-1.7\n", b"<svg xmlns='x'/>"])
 def test_a_file_that_is_no_image_is_refused(tmp_path, content):
     (tmp_path / "photo.jpg").write_bytes(content)
-    assert reason(tmp_path / "photo.jpg") == "is not a JPEG, PNG, WebP or BMP image"
+    assert reason(tmp_path / "photo.jpg") == "is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image"
 
 
-@pytest.mark.parametrize("format", ["GIF", "TIFF", "PPM", "ICO"])
+@pytest.mark.parametrize("format", ["GIF", "PPM", "ICO"])
 def test_another_format_is_refused_though_it_is_called_jpg(tmp_path, format):
     Image.fromarray(quadrants()).save(tmp_path / "photo.jpg", format)
-    assert reason(tmp_path / "photo.jpg") == "is not a JPEG, PNG, WebP or BMP image"
+    assert reason(tmp_path / "photo.jpg") == "is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image"
 
 
 def test_an_empty_file_is_refused(tmp_path):
@@ -270,7 +270,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, side):
     bomb = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bomb)
     start = time.monotonic()
-    assert reason(tmp_path / "bomb.png") == "has more than 64 megapixels"
+    assert reason(tmp_path / "bomb.png").startswith("has more than 64 megapixels; ")
     assert time.monotonic() - start < 1
 
 
@@ -319,7 +319,7 @@ def test_what_is_no_photo_is_skipped_and_listed_with_its_reason(tmp_path):
         "Coat/fifo.png is not a regular file",
         "Coat/loop.png cannot be read (Too many levels of symbolic links)",
         "Coat/outside.png is a link that leads out of the folder",
-        "Coat/words.txt is not a JPEG, PNG, WebP or BMP image",
+        "Coat/words.txt is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image",
     )
 
 
@@ -386,7 +386,7 @@ def test_too_few_usable_photos_are_refused_with_the_reasons(tmp_path):
     shutil.copy(folder / "000.png", folder / "copy.png")
     assert refusal(tmp_path).problems == (
         "Coat: 4 usable photos; at least 5 are needed",
-        "Coat/bad.png is not a JPEG, PNG, WebP or BMP image",
+        "Coat/bad.png is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image",
         "Coat/copy.png is a duplicate of Coat/000.png",
     )
     assert len(read(tmp_path, min_photos=4).photos[0]) == 4
@@ -657,4 +657,4 @@ def test_every_file_is_reported_before_it_is_read_even_one_that_is_left_out(tmp_
     read_photo_folder(tmp_path, FASHION_SIZE, cache, min_photos=1, on_progress=look)
     assert [(p.phase, p.done, p.total) for p in seen] == [("photos", done, 6) for done in range(7)]
     assert [p.notes for p in seen[:6]] == [()] * 6  # the last report is only about what was left out
-    assert seen[6].notes == ("b/broken.png is not a JPEG, PNG, WebP or BMP image",)
+    assert seen[6].notes == ("b/broken.png is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image",)
