@@ -93,13 +93,14 @@ def list_photos(folder: Path, class_name: str | None = None, *, may_be_named: bo
     """
     folders, loose = _entries(folder)
     if class_name is not None:
-        return Listing(folder.parent, True, (_class_folder(folder, folder.parent, class_name),), (), ())
+        whole = _class_folder(folder, folder.parent, class_name)
+        return Listing(folder.parent, True, (whole,), (), tuple(filter(None, [_sub_folders_of(whole)])))
     if not folders:
         raise PhotosError(_without_sub_folders(folder, loose, may_be_named))
     _refuse_parts_of_a_data_set(folder, folders)
     classes = tuple(_class_folder(path, folder, utf8_name(path.name)) for path in folders)
     beside = [f"{printable_text(p.name)} lies beside the class folders, so it has no class" for p in loose]
-    counted_in = (line for line in map(_sub_folders_of, classes) if line)
+    counted_in = filter(None, map(_sub_folders_of, classes))
     return Listing(folder, False, classes, tuple(shortened(beside, LISTED, "more files")), tuple(counted_in))
 
 
@@ -145,9 +146,10 @@ def _refuse_parts_of_a_data_set(folder: Path, folders: list[Path]) -> None:
     parts = [path for path in folders if path.name.casefold() in _PARTS_OF_A_DATA_SET and _has_no_files(path)]
     if len(parts) > 1 or parts == folders:
         names = ", ".join(printable_text(path.name) for path in parts)
+        part = min(parts, key=lambda path: not path.name.casefold().startswith("train"))
         raise PhotosError(
             f"{folder} looks like a data set in parts ({names}), each with class folders of its own; give "
-            f"one part, such as {parts[0]}, or, if that is a class, put its photos into its folder itself"
+            f"one part, such as {part}, or, if that is a class, put its photos into its folder itself"
         )
 
 
