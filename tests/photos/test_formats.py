@@ -104,13 +104,13 @@ def test_without_its_library_one_line_says_how_to_read_heic(
 
 
 @pytest.mark.slow
-def test_very_large_jpegs_are_read_in_bounded_memory(tmp_path: Path) -> None:
-    for size, progressive in (((12_000, 9_000), False), ((8_000, 6_000), True)):
-        image = quadrants(1).resize(size, Image.Resampling.NEAREST)
-        image.save(tmp_path / "photo.jpg", quality=90, progressive=progressive)
-        del image
-        with memory_bound(MAX_MEMORY_BYTES):
-            assert_quadrants(read_photo(tmp_path / "photo.jpg", SIZE))
+def test_a_large_progressive_jpeg_is_read_in_bounded_memory(tmp_path: Path) -> None:
+    """Larger ones are among the hostile photos."""
+    image = quadrants(1).resize((6_000, 4_000), Image.Resampling.NEAREST)
+    image.save(tmp_path / "photo.jpg", quality=90, progressive=True)
+    del image
+    with memory_bound(MAX_MEMORY_BYTES):
+        assert_quadrants(read_photo(tmp_path / "photo.jpg", SIZE))
 
 
 @pytest.mark.parametrize(
