@@ -92,6 +92,7 @@ NEEDS_NO_TORCH = {
     "rename-class": ["rename-class", "Coat", "Mantel", "--home", "{home}"],
     "remove-class": ["remove-class", "Coat", "--shipped", "--home", "{home}"],
     "calibrate": ["calibrate", str(TEST_PHOTOS), "--home", "{home}"],
+    "inbox": ["inbox", "{inbox}", "--delete", "--once", "--quiet-for", "0", "--home", "{home}"],
     "repair": ["repair", "--home", "{damaged}"],
     "export": ["export", "{file}", "--home", "{home}"],
     "audit": ["audit", "--home", "{home}"],
@@ -115,7 +116,9 @@ def test_what_needs_no_torch_loads_none_in_any_process(name: str, home: Home, tm
     (tmp_path / "python" / "sitecustomize.py").write_text(NOTES_WHAT_IS_LOADED)
     damaged = Path(shutil.copytree(home.path, tmp_path / "damaged", symlinks=True))
     (damaged / "current" / "labels.txt").unlink()
+    inbox = shutil.copytree(NEW_PHOTOS / "Shirt", tmp_path / "inbox" / "Shirt").parent
     places = {"home": home.path, "new": tmp_path / "new", "damaged": damaged, "file": tmp_path / "x.onnx"}
+    places["inbox"] = inbox
     command = [part.format(**places) for part in NEEDS_NO_TORCH[name]]
     result = subprocess.run(
         [sys.executable, "-m", "lwm_edge", *command],
@@ -126,7 +129,7 @@ def test_what_needs_no_torch_loads_none_in_any_process(name: str, home: Home, tm
         check=False,
     )
     assert result.returncode == (8 if name == "verify" else 0), result.stderr  # verify has no key here
-    processes = 2 if name in ("add-classes", "dry run") else 1
+    processes = 2 if name in ("add-classes", "dry run", "inbox") else 1
     assert (tmp_path / "loaded").read_text() == processes * "light "
 
 

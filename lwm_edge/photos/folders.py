@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import PhotosError, shortened
-from ..records import ProgressCallback, ignore_progress, step_reporter, utf8_name
+from ..records import ProgressCallback, ignore_progress, report_nothing, step_reporter, utf8_name
 from .class_names import (
     class_name_of,
     class_name_problem,
@@ -20,6 +20,7 @@ from .class_names import (
 from .guard import GuardedFile, check_photo_file
 from .photo_set import Photo, PixelCache
 from .preprocessing import Preprocessing
+from .reading import read_photo
 
 _LISTED_FILES = 20  # listed per class before the rest is only counted
 
@@ -110,6 +111,22 @@ def read_photo_folder(
     return PhotoFolder(tuple(map(class_name_of, folders)), tuple(classes), tuple(skipped))
 
 
+def usable_photos(
+    folder: Path, preprocessing: Preprocessing, limit_bytes: int
+) -> tuple[tuple[Photo, ...], tuple[str, ...]]:
+    """Decodes every photo of one class folder once, and keeps none of the pixels.
+
+    Returns:
+        The photos that can be learnt, and a line about each file that cannot, with the reason.
+
+    Raises:
+        ResourceError: The limit leaves too little to decode even an ordinary photo.
+    """
+    paths, reasons = _list_files(folder)
+    read = partial(read_photo, preprocessing=preprocessing, limit_bytes=limit_bytes)
+    return _read_class(folder, paths, 0, read, {}, reasons, report_nothing), tuple(reasons)
+
+
 def class_folders(folder: Path) -> list[Path]:
     """Lists the class folders in a folder, sorted by normalised name, without hidden ones.
 
@@ -185,7 +202,7 @@ def _read_class(
             if not path.resolve().is_relative_to(folder.resolve().parent):
                 raise PhotosError("is a link that leads out of the folder")
             read(path)
-            digest = _file_digest(path)
+            digest = file_digest(path)
         except PhotosError as error:
             reasons.append(f"{shown} {error.message}")
             continue
@@ -210,7 +227,12 @@ def _printable(text: str) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Returns the SHA-256 of a photo's file.
+
+    Raises:
+        PhotosError: It cannot be read.
+    """
     digest = hashlib.sha256()
     try:
         with GuardedFile(path) as file:
