@@ -51,6 +51,7 @@ PRINTED = {  # what shows that a block did what the page says
     "README.md device-path": ("Learnt 2 classes", "passed: nothing else is there"),
     "README.md python": ("lda ran:", "Bag"),
     "README.md vendor-path": ("small_resnet20", "vendor.pub"),
+    "deploy/README.md first-prediction": ("Learnt 2 classes", "Bag"),
     "deploy/README.md operator-path": ("Ankle boot", "classifier.onnx"),
     "deploy/README.md mind-path": (
         "Learnt 100 photos more",
