@@ -29,7 +29,7 @@ def at_the_vendors(folder: Path) -> tuple[Path, Path]:
             image_size=28,
             activation="sigmoid",
             unseen_photos=DEMO_DATA / "test" / "base",  # so that devices know how much they may have lost
-            permit=("add-photos", "undo"),
+            permits=("add-photos", "undo"),
         ),
     )
     print("Packed", base, "that knows", ", ".join(report.class_names))

@@ -1,6 +1,6 @@
 """Serves a home's current model over HTTP, with FastAPI: POST a photo to /classify.
 
-    pip install fastapi uvicorn
+    pip install '.[web]'
     LWM_EDGE_HOME=my_home uvicorn --app-dir examples 05_web_service:app
     curl --data-binary @photo.jpg http://127.0.0.1:8000/classify
 

@@ -8,7 +8,6 @@ It takes the preprocessing from deploy/classify.py, which you may copy into your
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,18 +27,18 @@ class CurrentModel:
 
     def __init__(self, home: str) -> None:
         self._link = Path(home) / "current"
-        self._loaded: str | None = None
+        self._loaded: Path | None = None
         self.reload()
 
     def reload(self) -> bool:
         """Loads the model if it has changed since; the link `current` points at another folder then."""
-        while (target := os.readlink(self._link)) != self._loaded:
+        while (target := self._link.readlink()) != self._loaded:
             try:
                 session = onnxruntime.InferenceSession(
                     str(self._link.parent / target / "classifier.onnx"), providers=["CPUExecutionProvider"]
                 )
             except Exception:
-                if os.readlink(self._link) == target:
+                if self._link.readlink() == target:
                     raise
                 continue  # it was replaced just now
             metadata: dict[str, Any] = session.get_modelmeta().custom_metadata_map
@@ -52,9 +51,7 @@ class CurrentModel:
     def classify(self, photo: str) -> tuple[str, float]:
         """Returns the best class of a photo and its probability."""
         with Image.open(photo) as opened:
-            image = preprocess(
-                opened, self._preprocessing["image_size"], self._preprocessing["resize_size"]
-            )
+            image = preprocess(opened, self._preprocessing["image_size"], self._preprocessing["resize_size"])
         (probabilities,) = self._session.run(["probabilities"], {"image": image[None]})
         best = int(probabilities[0].argmax())
         return self.class_names[best], float(probabilities[0, best])

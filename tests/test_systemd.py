@@ -1,4 +1,4 @@
-"""The service for the inbox runs a command that there is, is hardened as its page says, and can be installed."""
+"""The inbox's service runs a command that there is, is hardened as its page says, and can be installed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def test_the_service_runs_a_command_that_there_is() -> None:
     program, name, *arguments = shlex.split(service["ExecStart"])
     command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
     given = command.make_context(name, arguments).params
-    assert program == "/opt/lwm-edge/bin/lwm-edge" and given["once"] and given["taught"] and not given["delete"]
+    assert (
+        program == "/opt/lwm-edge/bin/lwm-edge" and given["once"] and given["taught"] and not given["delete"]
+    )
     assert given["folder"].is_relative_to(service["ReadWritePaths"])
     assert service["Environment"].startswith(f"LWM_EDGE_HOME=/var/lib/{service['StateDirectory']}/")
     assert unit(TIMER)["Timer"]["OnUnitInactiveSec"]
@@ -73,7 +75,7 @@ def test_the_installer_makes_all_that_the_service_needs(program: Path) -> None:
     first = install(program, str(BASE_BUNDLE), "600M")
     assert first.returncode == 0, first.stderr
     home = root / "var/lib/private/lwm-edge/home"
-    made = home.stat().st_ino, os.readlink(home / "current")
+    made = home.stat().st_ino, (home / "current").readlink()
     assert oct((root / "var/lib/private").stat().st_mode)[-3:] == "700"
     assert oct((root / "srv/lwm-edge/inbox").stat().st_mode)[-4:] == "2775"
     system = root / "etc/systemd/system"
@@ -81,7 +83,7 @@ def test_the_installer_makes_all_that_the_service_needs(program: Path) -> None:
     again = install(program, str(BASE_BUNDLE), "1G")
     limit = unit(system / "lwm-edge-inbox.service.d" / "memory.conf")["Service"]["MemoryMax"]
     assert again.returncode == 0 and limit == "1G"
-    assert (home.stat().st_ino, os.readlink(home / "current")) == made, "the home was made anew"
+    assert (home.stat().st_ino, (home / "current").readlink()) == made, "the home was made anew"
 
 
 def test_the_installer_says_how_to_call_it(program: Path) -> None:

@@ -1,7 +1,7 @@
 """Defines a backbone of one's own, for `build-base --arch my_net`.
 
-A classifier has to end in feature maps, global average pooling and one linear layer. It is found through the entry
-point in pyproject.toml beside this file:
+A classifier has to end in feature maps, global average pooling and one linear layer. It is found through the
+entry point in pyproject.toml beside this file:
 
     pip install ./examples/06_custom_backbone
     lwm-edge build-base PHOTOS --arch my_net -o my_base.lwm
