@@ -48,7 +48,7 @@ def test_a_vendor_ships_a_base(tmp_path: Path) -> None:
     assert "Bag" in printed and printed.splitlines()[-1] == "Verified"
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_an_app_shows_progress_cancels_and_loads_again(tmp_path: Path) -> None:
     printed = run("04_app_with_progress.py", tmp_path / "home")
     assert "still knows 6 classes" in printed and "commit" in printed and "shows a Bag" in printed

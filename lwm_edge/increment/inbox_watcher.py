@@ -215,17 +215,13 @@ class Watcher:
             raise
 
     def _learn_taken(self, note: Note) -> IncrementReport:
+        """Learns all photos that were taken, or none, so that a receipt with their digest tells that they are."""
+        all_of_them = self.config.model_copy(update={"min_photos": len(note.photos)})
         common: Any = {"on_progress": self.on_progress, "isolate": self.isolate, "wait": True}
         if note.change == "add-classes":
-            receipt = add_classes(self.home, self.folder.batch, self.config, **common)
-        else:  # as add_classes does with this recipe, it replaces a last layer that was trained
-            receipt = add_photos(self.home, self.folder.batch, self.config, solve_head=True, **common)
-        if receipt.photos_digest != note.photos_digest:
-            raise PhotosError(
-                "only some of these photos were learnt; move those out of the inbox, or they count twice",
-                receipt.skipped,
-            )
-        return receipt
+            return add_classes(self.home, self.folder.batch, all_of_them, **common)
+        # as add_classes does with this recipe, it replaces a last layer that was trained
+        return add_photos(self.home, self.folder.batch, all_of_them, solve_head=True, **common)
 
     def _resolve(self, note: Note, error: BaseException | None) -> bool | None:
         """Puts the photos of a note where they belong.

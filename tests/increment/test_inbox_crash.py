@@ -188,7 +188,7 @@ def test_no_interruption_loses_a_photo_or_learns_it_twice(world: World, way: str
     )
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_no_refused_operation_loses_a_photo_or_learns_it_twice(world: World) -> None:
     operations = record(world.store, world.root, world.teach, Recorder(world.root, world.store, moves=True))
     of_inbox = [i for i, operation in enumerate(operations) if "/home" not in operation[1]]
