@@ -14,7 +14,8 @@ terms, `attention` the maps, `training` the loop. Around it:
                         need no torch
     adding classes      increment: add -> worker -> learn (task, plan, teach, verdict, gate) -> commit;
                         known_classes (another name, two classes that are one, a class less); calibrate;
-                        doctor (photos that harm) -> findings
+                        doctor (photos that harm) -> findings;
+                        inbox -> inbox_watcher -> inbox_folder (photos that arrive in a folder)
     proving its origin  custody: keys -> signing -> chain; home/trust; proofs/verification
     other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
     pages to look at    pages: doctor
@@ -88,6 +89,9 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
     from .increment.calibrate import calibrate as calibrate
     from .increment.doctor import check_photos as check_photos
     from .increment.findings import CheckReport as CheckReport
+    from .increment.inbox import teach_inbox as teach_inbox
+    from .increment.inbox import watch_inbox as watch_inbox
+    from .increment.inbox_reports import InboxReport as InboxReport
     from .increment.known_classes import remove_class as remove_class
     from .increment.known_classes import rename_class as rename_class
     from .increment.reports import CalibrationReport as CalibrationReport
@@ -141,6 +145,8 @@ _DEFINED_IN = {  # imported only when first used, so that reading a model does n
     "increment.calibrate": ("calibrate",),
     "increment.doctor": ("check_photos",),
     "increment.findings": ("CheckReport",),
+    "increment.inbox": ("teach_inbox", "watch_inbox"),
+    "increment.inbox_reports": ("InboxReport",),
     "increment.known_classes": ("remove_class", "rename_class"),
     "increment.reports": ("CalibrationReport", "IncrementReport", "PlanReport"),
     "learning.config": ("IncrementConfig",),

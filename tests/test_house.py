@@ -96,6 +96,7 @@ NEEDS_NO_TORCH = {
     "rename-class": ["rename-class", "Coat", "Mantel", "--home", "{home}"],
     "remove-class": ["remove-class", "Coat", "--shipped", "--home", "{home}"],
     "calibrate": ["calibrate", str(TEST_PHOTOS), "--home", "{home}"],
+    "inbox": ["inbox", "{inbox}", "--delete", "--once", "--quiet-for", "0", "--home", "{home}"],
     "repair": ["repair", "--home", "{damaged}"],
     "export": ["export", "{file}", "--home", "{home}"],
     "audit": ["audit", "--home", "{home}"],
@@ -123,6 +124,7 @@ def test_what_needs_no_torch_loads_none_in_any_process(
     (tmp_path / "python" / "sitecustomize.py").write_text(NOTES_WHAT_IS_LOADED)
     damaged = Path(shutil.copytree(home.path, tmp_path / "damaged", symlinks=True))
     (damaged / "current" / "labels.txt").unlink()
+    inbox = shutil.copytree(NEW_PHOTOS / "Shirt", tmp_path / "inbox" / "Shirt").parent
     changed = Path(shutil.copytree(home.path, tmp_path / "changed", symlinks=True))
     rename_class(changed, "Coat", "Mantel")
     places = {
@@ -131,6 +133,7 @@ def test_what_needs_no_torch_loads_none_in_any_process(
         "damaged": damaged,
         "changed": changed,
         "file": tmp_path / "x.onnx",
+        "inbox": inbox,
     }
     command = [part.format(**places) for part in NEEDS_NO_TORCH[name]]
     result = subprocess.run(
@@ -142,7 +145,8 @@ def test_what_needs_no_torch_loads_none_in_any_process(
         check=False,
     )
     assert result.returncode == (8 if name == "verify" else 0), result.stderr  # verify has no key here
-    assert (tmp_path / "loaded").read_text() == "light "  # one process
+    processes = 2 if name == "inbox" else 1
+    assert (tmp_path / "loaded").read_text() == processes * "light "
 
 
 def test_the_names_of_classes_need_no_torch() -> None:

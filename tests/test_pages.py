@@ -36,6 +36,7 @@ TOO_LONG = {  # commands whose options are parsed, and why they are not run; sma
     "crash_rounds.py": "a minute; .ci/extended runs it",
     "failing_operations.py": "five minutes; .ci/extended runs it, and test_failing_operations.py a part",
     "crash.py": "25 minutes; test_benchmarks.py runs twelve kills, in .ci/extended",
+    "inbox_crash.py": "ten minutes; .ci/extended runs forty kills",
     "overfitted.py": "minutes, on data that is not here",
     "doctor.py": "minutes, on data that is not here",
     "few_photos.py": "minutes, on data that is not here",
@@ -51,12 +52,14 @@ PRINTED = {  # what shows that a block did what the page says
     "README.md device-path": ("Learnt 2 classes", "passed: nothing else is there"),
     "README.md python": ("lda ran:", "Bag"),
     "README.md vendor-path": ("small_resnet20", "vendor.pub"),
+    "deploy/README.md first-prediction": ("Learnt 2 classes", "Bag"),
     "deploy/README.md operator-path": ("Ankle boot", "classifier.onnx"),
     "deploy/README.md mind-path": (
         "Learnt 100 photos more",
         "Merged Ankle boot into Handbag",
         "removed Handbag",
     ),
+    "deploy/README.md inbox-path": ("Taught Bag (new class)", "000.png", "added Bag"),
     "deploy/README.md unknown-path": ("300 of 6 classes", "95% of known photos", "unknown (at best"),
     "deploy/README.md forms-path": ("same class on", "fixed.onnx"),
     "deploy/README.md audit-path": (

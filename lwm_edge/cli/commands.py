@@ -16,7 +16,7 @@ import typer
 from .. import __version__
 from .._streams import forgiving_streams, output_failure
 from ..errors import known
-from . import check, interruption, owner, revision, terminal, unknown, vendor
+from . import check, inbox, interruption, owner, revision, terminal, unknown, vendor
 from .answer import command, fail, lost_report
 
 app = typer.Typer(
@@ -82,6 +82,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "remove-class": revision.remove_class_command,
     "rename-class": revision.rename_class_command,
     "undo": revision.undo_command,
+    "inbox": inbox.inbox_command,
     "predict": unknown.predict_command,
     "calibrate": unknown.calibrate_command,
     "evaluate": owner.evaluate_command,

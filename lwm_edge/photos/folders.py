@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import PhotosError, shortened
-from ..records import Progress, ProgressCallback, ignore_progress, step_reporter
+from ..records import Progress, ProgressCallback, ignore_progress, report_nothing, step_reporter
 from .class_names import (
     class_name_problem,
     fold_class_name,
@@ -17,10 +17,11 @@ from .class_names import (
     shown_class_name,
 )
 from .guard import GuardedFile, check_photo_file
-from .listing import LISTED, ClassFolder, Listing, list_photos, printable_text
+from .listing import LISTED, ClassFolder, Listing, list_one_level, list_photos, printable_text
 from .opening import NeedsReaderError
 from .photo_set import Photo, PixelCache
 from .preprocessing import Preprocessing
+from .reading import read_photo
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,24 @@ def read_photo_folder(
     return PhotoFolder(names, tuple(classes), tuple(skipped))
 
 
+def usable_photos(
+    folder: Path, preprocessing: Preprocessing, limit_bytes: int
+) -> tuple[tuple[Photo, ...], tuple[str, ...]]:
+    """Decodes every photo of one class folder once, and keeps none of the pixels.
+
+    Returns:
+        The photos that can be learnt, and a line about each file that cannot, with the reason.
+
+    Raises:
+        ResourceError: The limit leaves too little to decode even an ordinary photo.
+    """
+    found = list_one_level(folder)
+    read = partial(read_photo, preprocessing=preprocessing, limit_bytes=limit_bytes)
+    reader = _Reader(Listing(folder.parent, False, (found,), (), ()), read, report_nothing)
+    photos, reasons = reader.read_class(found, 0)
+    return tuple(photos), (*reasons, *reader.of_no_class())
+
+
 def _name_problems(names: Iterable[str], known_classes: Collection[str]) -> list[str]:
     problems = []
     known = {fold_class_name(name): name for name in known_classes}
@@ -178,7 +197,7 @@ class _Reader:
                 if not self.listing.holds(path, found):
                     raise PhotosError("is a link that leads out of the folder")
                 self.read(path)
-                digest = _file_digest(path)
+                digest = file_digest(path)
                 self._require_new(digest, path, found)
             except NeedsReaderError as error:
                 self.unreadable.setdefault((error.kind, error.how), []).append(self.listing.shown(path))
@@ -212,7 +231,12 @@ class _Reader:
             raise PhotosError(f"is a duplicate of {self.listing.shown(first)}")
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Returns the SHA-256 of a photo's file.
+
+    Raises:
+        PhotosError: It cannot be read.
+    """
     digest = hashlib.sha256()
     try:
         with GuardedFile(path) as file:
