@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "base": {"learning", "model", "photos"},
     "increment": {"home", "learning", "custody", "model", "photos"},
     "proofs": {"increment", "home", "learning", "custody", "model"},
+    "pages": {"increment", "photos"},
 }  # fmt: skip
 GROUND = {
     "errors", "_disk", "_streams", "_processes", "_cgroups", "records", "storage", "memory", "processors"
@@ -95,12 +96,14 @@ NEEDS_NO_TORCH = {
     "rename-class": ["rename-class", "Coat", "Mantel", "--home", "{home}"],
     "remove-class": ["remove-class", "Coat", "--shipped", "--home", "{home}"],
     "calibrate": ["calibrate", str(TEST_PHOTOS), "--home", "{home}"],
+    "inbox": ["inbox", "{inbox}", "--delete", "--once", "--quiet-for", "0", "--home", "{home}"],
     "repair": ["repair", "--home", "{damaged}"],
     "export": ["export", "{file}", "--home", "{home}"],
     "audit": ["audit", "--home", "{home}"],
     "evaluate": ["evaluate", str(TEST_PHOTOS), "--home", "{home}"],
     "predict": ["predict", str(PHOTO), "--home", "{home}"],
     "verify": ["verify", str(BASE_BUNDLE)],
+    "check": ["check", str(NEW_PHOTOS), "--home", "{home}", "-o", "{file}.html"],
     "info": ["info", "--home", "{home}"],
 }
 NOTES_WHAT_IS_LOADED = """
@@ -121,6 +124,7 @@ def test_what_needs_no_torch_loads_none_in_any_process(
     (tmp_path / "python" / "sitecustomize.py").write_text(NOTES_WHAT_IS_LOADED)
     damaged = Path(shutil.copytree(home.path, tmp_path / "damaged", symlinks=True))
     (damaged / "current" / "labels.txt").unlink()
+    inbox = shutil.copytree(NEW_PHOTOS / "Shirt", tmp_path / "inbox" / "Shirt").parent
     changed = Path(shutil.copytree(home.path, tmp_path / "changed", symlinks=True))
     rename_class(changed, "Coat", "Mantel")
     places = {
@@ -129,6 +133,7 @@ def test_what_needs_no_torch_loads_none_in_any_process(
         "damaged": damaged,
         "changed": changed,
         "file": tmp_path / "x.onnx",
+        "inbox": inbox,
     }
     command = [part.format(**places) for part in NEEDS_NO_TORCH[name]]
     result = subprocess.run(
@@ -140,7 +145,8 @@ def test_what_needs_no_torch_loads_none_in_any_process(
         check=False,
     )
     assert result.returncode == (8 if name == "verify" else 0), result.stderr  # verify has no key here
-    assert (tmp_path / "loaded").read_text() == "light "  # one process
+    processes = 2 if name == "inbox" else 1
+    assert (tmp_path / "loaded").read_text() == processes * "light "
 
 
 def test_the_names_of_classes_need_no_torch() -> None:

@@ -22,6 +22,7 @@ from ..memory import out_of_memory_explained
 from ..model.bundle import BIAS, HISTOGRAM, WEIGHT, Arrays, forget_what_was_measured, save_bundle
 from ..model.onnx.parity import PARITY_BATCH_SIZES
 from ..model.unknown import Histogram, kept_by_class
+from ..photos.photo_set import digest_of
 from ..records import Progress, ProgressCallback, step_reporter
 from .judgement import warn_about_unknown
 from .reports import LearningReport, LearntIncrement, PlanReport, StagedIncrement
@@ -52,7 +53,13 @@ def plan_learning(
     """Returns what it would take to learn the photos here; the caller holds the home's lock."""
     with out_of_memory_explained():
         task = set_up(home, folder, config, timer.watching(on_progress), timer, more)
-        return task.plan.model_copy(update={"warnings": task.warnings})
+        labels, names = task.photos.all_labels, all_class_names(task)
+        found = {
+            "class_photos": {names[label]: labels.count(label) for label in sorted(set(labels))},
+            "skipped": task.photos.skipped,
+            "warnings": task.warnings,
+        }
+        return task.plan.model_copy(update=found)
 
 
 def learn_classes(
@@ -148,6 +155,7 @@ def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> tuple[L
         known_classes=photos.known_classes,
         photos_trained=len(photos.to_learn.photos),
         photos_held_back=len(photos.held_back.photos),
+        photos_digest=digest_of(p.digest for p in (*photos.to_learn.photos, *photos.held_back.photos)),
         skipped=photos.skipped,
         plan=task.plan,
         training=learnt.training,

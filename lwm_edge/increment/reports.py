@@ -11,7 +11,7 @@ from ..model.evaluation import EvaluationReport
 from ..model.onnx.reports import ParityReport
 from ..model.terms import Precision
 from ..model.unknown import Calibration
-from ..records import AnyNamePath, ExactBytes, ExactPath, Report
+from ..records import AnyNamePath, Digest, ExactBytes, ExactPath, Report
 
 OLD_CLASSES_NOTE = (
     "Accuracy on the old classes cannot be measured on this device: their photos are not here. "
@@ -39,6 +39,8 @@ class PlanReport(Report):
         predicted_seconds: Time from the command's start to its end, as predicted.
         disk_bytes: Free disk space that the increment needs while it runs.
         warnings: Warnings for the owner, before the increment runs.
+        class_photos: Number of usable photos of each class; empty in a receipt, which has its own figures.
+        skipped: Files that are left out, each with the reason; empty in a receipt, as above.
     """
 
     micro_batch_size: int
@@ -57,6 +59,8 @@ class PlanReport(Report):
     predicted_seconds: float
     disk_bytes: int
     warnings: tuple[str, ...] = ()
+    class_photos: dict[str, int] = Field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
 
     @property
     def pace(self) -> Pace:
@@ -119,6 +123,8 @@ class LearningReport(Report):
         photos_trained: Number of photos that were learnt from.
         photos_held_back: Number of photos that were kept for evaluation; the class statistics include them
             afterwards.
+        photos_digest: Digest of the contents of all these photos, whatever their order; it tells whether a
+            change was about certain photos. None in receipts of an older version.
         skipped: Files that were left out, each with the reason.
         plan: Plan that the increment followed.
         training: Report on the training; None if the backbone stayed as it was.
@@ -138,6 +144,7 @@ class LearningReport(Report):
     known_classes: tuple[str, ...] = ()
     photos_trained: int
     photos_held_back: int
+    photos_digest: Digest | None = None
     skipped: tuple[str, ...]
     plan: PlanReport
     training: TrainingReport | None

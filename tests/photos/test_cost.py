@@ -265,7 +265,7 @@ def test_long_photos_take_no_more_memory_than_others(photo, name, side):
         try:
             read_photo(path, PREPROCESSING.model_copy(update={"resize_size": side}))
         except PhotosError as error:
-            assert side > 512 and error.message == "takes more than 384 MiB of memory to decode"
+            assert side > 512 and error.message.startswith("takes more than 384 MiB of memory to decode; ")
 
 
 def test_a_long_photo_shows_its_centre(photo):
@@ -298,7 +298,7 @@ def test_a_file_that_becomes_a_pipe_while_it_is_read_does_not_hang(photo, monkey
     assert "not a file" in refusal(path)
     monkeypatch.setattr(folders, "check_photo_file", lambda path: None)
     with no_hang(), pytest.raises(PhotosError, match="not a file"):
-        folders._file_digest(path)
+        folders.file_digest(path)
 
 
 def test_what_is_added_to_a_file_while_it_is_read_is_not_read(photo):
