@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "base": {"learning", "model", "photos"},
     "increment": {"home", "learning", "custody", "model", "photos"},
     "proofs": {"increment", "home", "learning", "custody", "model"},
+    "pages": {"proofs", "increment", "home", "learning", "custody", "model", "photos"},
 }  # fmt: skip
 GROUND = {
     "errors", "_disk", "_streams", "_processes", "_cgroups", "records", "storage", "memory", "processors"
@@ -99,6 +100,7 @@ NEEDS_NO_TORCH = {
     "predict": ["predict", str(PHOTO), "--home", "{home}"],
     "verify": ["verify", str(BASE_BUNDLE)],
     "info": ["info", "--home", "{home}"],
+    "report": ["report", "{home}", "-o", "{page}"],
 }
 NOTES_WHAT_IS_LOADED = """
 import atexit, os, sys
@@ -116,6 +118,7 @@ def test_what_needs_no_torch_loads_none_in_any_process(name: str, home: Home, tm
     damaged = Path(shutil.copytree(home.path, tmp_path / "damaged", symlinks=True))
     (damaged / "current" / "labels.txt").unlink()
     places = {"home": home.path, "new": tmp_path / "new", "damaged": damaged, "file": tmp_path / "x.onnx"}
+    places["page"] = tmp_path / "x.html"
     command = [part.format(**places) for part in NEEDS_NO_TORCH[name]]
     result = subprocess.run(
         [sys.executable, "-m", "lwm_edge", *command],

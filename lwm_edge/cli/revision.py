@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from .. import IncrementConfig
-from . import display, display_changes
+from . import display, display_changes, receipt
 from .answer import open_chosen_home, show, with_progress
-from .options import HomeOption, JsonOption, PhotosArgument, SignWithOption, WaitOption, setting
+from .completion import complete_class
+from .options import (
+    DetailsOption,
+    HomeOption,
+    JsonOption,
+    PhotosArgument,
+    SignWithOption,
+    WaitOption,
+    setting,
+)
 from .settings import increment_config, read_file_config
 from .started import STARTED
 
@@ -29,6 +39,7 @@ def add_photos_command(
     fresh: Annotated[bool, setting(IncrementConfig, "fresh")] = False,
     force: Annotated[bool, setting(IncrementConfig, "force")] = False,
     sign_with: SignWithOption = None,
+    details: DetailsOption = False,
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -45,8 +56,17 @@ def add_photos_command(
     )
     opened = open_chosen_home(home)
     if dry_run:
-        plan = plan_increment(
-            opened, photos, chosen, more_photos=True, solve_head=solve_head, wait=wait, started=STARTED
+        plan = with_progress(
+            lambda on: plan_increment(
+                opened,
+                photos,
+                chosen,
+                more_photos=True,
+                solve_head=solve_head,
+                on_progress=on,
+                wait=wait,
+                started=STARTED,
+            )
         )
         show(plan, as_json, display.plan)
         return
@@ -55,11 +75,13 @@ def add_photos_command(
             opened, photos, chosen, solve_head=solve_head, on_progress=on, wait=wait, started=STARTED
         )
     )
-    show(report, as_json, display_changes.more_photos, is_done=True)
+    show(report, as_json, partial(receipt.more_photos, details=details), is_done=True)
 
 
 def remove_class_command(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the class.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the class.", autocompletion=complete_class)
+    ],
     home: HomeOption = None,
     shipped: Annotated[
         bool, typer.Option("--shipped", help="Also allow a class that the vendor shipped.")
@@ -68,6 +90,7 @@ def remove_class_command(
         bool, typer.Option("--exact", help="Leave the model as if it had never learnt it, or refuse.")
     ] = False,
     sign_with: SignWithOption = None,
+    details: DetailsOption = False,
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -78,11 +101,13 @@ def remove_class_command(
     report = remove_class(
         open_chosen_home(home), name, shipped=shipped, exact=exact, sign_with=chosen.sign_with, wait=wait
     )
-    show(report, as_json, display_changes.change, is_done=True)
+    show(report, as_json, partial(display_changes.change, details=details), is_done=True)
 
 
 def rename_class_command(
-    name: Annotated[str, typer.Argument(metavar="OLD", help="Name of the class.")],
+    name: Annotated[
+        str, typer.Argument(metavar="OLD", help="Name of the class.", autocompletion=complete_class)
+    ],
     new_name: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
     home: HomeOption = None,
     merge: Annotated[
@@ -92,6 +117,7 @@ def rename_class_command(
         bool, typer.Option("--shipped", help="Also merge a class that the vendor shipped.")
     ] = False,
     sign_with: SignWithOption = None,
+    details: DetailsOption = False,
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -108,12 +134,13 @@ def rename_class_command(
         sign_with=chosen.sign_with,
         wait=wait,
     )
-    show(report, as_json, display_changes.change, is_done=True)
+    show(report, as_json, partial(display_changes.change, details=details), is_done=True)
 
 
 def undo_command(
     home: HomeOption = None,
     sign_with: SignWithOption = None,
+    details: DetailsOption = False,
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -122,4 +149,4 @@ def undo_command(
 
     chosen = increment_config(read_file_config(), sign_with=sign_with)
     report = undo(open_chosen_home(home), sign_with=chosen.sign_with, wait=wait)
-    show(report, as_json, display_changes.change, is_done=True)
+    show(report, as_json, partial(display_changes.change, details=details), is_done=True)

@@ -11,6 +11,7 @@ from ..home.home import Home, open_home
 from ..learning.config import IncrementConfig, MorePhotos
 from ..records import AnyPath, Progress, ProgressCallback, absolute, ignore_progress
 from .reports import IncrementReport, PlanReport
+from .resume import resumed_settings
 from .timing import Timer
 from .worker import Job, run
 
@@ -34,7 +35,8 @@ def add_classes(
     Args:
         home: Model home, or the path of its folder.
         photos: Path of a folder with one sub-folder of photos for each new class, named after the class.
-        config: Settings; None means the defaults.
+        config: Settings; those that are not given have their defaults or, if an increment was interrupted,
+            its values.
         on_progress: Function that is called in this thread at every step and before each photo. If it raises
             before the commit, the increment ends, and the home's model stays as it was.
         isolate: Whether to learn and commit in worker processes; False does both in this one.
@@ -119,6 +121,8 @@ def _learn(
     home, photos = open_home(home), Path(photos)
     config = config or IncrementConfig()
     with home.lock(wait=wait) as lock:
+        if not more:
+            config = resumed_settings(home, config)
         if not isolate:
             from .commit import commit_increment
             from .learn import learn_classes
@@ -131,6 +135,7 @@ def _learn(
         job = Job(home=home.path, photos=absolute(photos), config=config, started=started, more=more)
         try:
             done = run(job, lock, on_progress)
+            mistakes = done.mistakes
             if done.staged:
                 job = Job(home=home.path, staged=done.staged, started=started)
                 done = run(job, lock, on_progress)
@@ -139,7 +144,7 @@ def _learn(
                 raise
             return _receipt_of_the_last_commit(home)
     assert done.report is not None
-    return done.report
+    return done.report.model_copy(update={"mistakes": mistakes})
 
 
 def plan_increment(
@@ -170,15 +175,15 @@ def plan_increment(
     """
     started = time.monotonic() if started is None else started
     home, config = open_home(home), config or IncrementConfig()
-    job = Job(
-        home=home.path,
-        photos=absolute(photos),
-        config=config,
-        started=started,
-        more=MorePhotos(solve_head) if more_photos else None,
-        dry_run=True,
-    )
     with home.lock(wait=wait) as lock:
+        job = Job(
+            home=home.path,
+            photos=absolute(photos),
+            config=config if more_photos else resumed_settings(home, config),
+            started=started,
+            more=MorePhotos(solve_head) if more_photos else None,
+            dry_run=True,
+        )
         planned = run(job, lock, on_progress).plan
     assert planned is not None
     return planned

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,11 +33,13 @@ class PhotoFolder:
         class_names: Names of the sub-folders, sorted, in Unicode form NFC.
         photos: Photos of each class, in the same order.
         skipped: Lines about the files left out, each with its reason.
+        left_out: Names of the sub-folders that were not wanted.
     """
 
     class_names: tuple[str, ...]
     photos: tuple[tuple[Photo, ...], ...]
     skipped: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def split_held_back(
@@ -52,6 +55,23 @@ def split_held_back(
     return tuple(ranked[count:]), tuple(ranked[:count])
 
 
+def advice_on_known_class(name: str, *, shipped: bool = False, may_grow: bool = True) -> str:
+    """Says what can be done with photos of a class that the model knows already.
+
+    Args:
+        name: Name of the class.
+        shipped: Whether the vendor shipped it.
+        may_grow: Whether it may learn further photos.
+    """
+    further = (
+        "to teach it further photos, use lwm-edge add-photos"
+        if may_grow
+        else "the vendor shipped it, and does not permit more photos of it"
+    )
+    command = f"lwm-edge remove-class {shlex.quote(name)}{' --shipped' if shipped else ''}"
+    return f"{further}; to teach it again, remove it ({command}) and add it with all its photos"
+
+
 def read_photo_folder(
     folder: Path,
     preprocessing: Preprocessing,
@@ -59,8 +79,10 @@ def read_photo_folder(
     *,
     min_photos: int,
     known_classes: Sequence[str] = (),
+    if_known: Callable[[str], str] = advice_on_known_class,
     first_label: int = 0,
     label_of: Callable[[str], int | str] | None = None,
+    wanted: Callable[[str], bool] = lambda name: True,
     limit_bytes: int | None = None,
     on_progress: ProgressCallback = ignore_progress,
 ) -> PhotoFolder:
@@ -72,9 +94,11 @@ def read_photo_folder(
         cache: Cache that keeps what was decoded.
         min_photos: Minimum number of usable photos per class.
         known_classes: Classes that the model knows already; a folder of such a class is refused.
+        if_known: Function that says what can be done instead with the photos of such a class.
         first_label: class_index of the first class found.
         label_of: Function that returns the class_index of a folder's name instead, or says why the folder
             cannot be used.
+        wanted: Function that tells whether a folder of this name is read at all; others are left out.
         limit_bytes: Bytes that may be taken while a photo is read, as `read_photo` explains them.
         on_progress: Function that is called before each file is read.
 
@@ -83,8 +107,10 @@ def read_photo_folder(
         ResourceError: The limit leaves too little to decode even an ordinary photo.
     """
     read = partial(cache.read, preprocessing=preprocessing, limit_bytes=limit_bytes)
-    folders = class_folders(folder)
-    problems = _name_problems([utf8_name(path.name) for path in folders], known_classes)
+    found = class_folders(folder)
+    folders = [path for path in found if wanted(class_name_of(path))]
+    left_out = tuple(_printable(class_name_of(path)) for path in found if path not in folders)
+    problems = _name_problems([utf8_name(path.name) for path in folders], known_classes, if_known)
     labels: Sequence[int | str] = range(first_label, first_label + len(folders))
     if label_of:
         labels = [label_of(class_name_of(path)) for path in folders]
@@ -101,13 +127,14 @@ def read_photo_folder(
         photos = _read_class(path, paths, label, read, seen, reasons, report)
         reasons = shortened(reasons, _LISTED_FILES, "more files")
         if len(photos) < min_photos:
-            usable = f"{len(photos)} usable photos; at least {min_photos} are needed"
+            photos_found = "1 usable photo" if len(photos) == 1 else f"{len(photos)} usable photos"
+            usable = f"{photos_found}; at least {min_photos} are needed"
             problems += [f"{_printable(path.name)}: {usable}", *reasons]
         skipped += reasons
         classes.append(photos)
     if problems:
         raise PhotosError(f"{folder} cannot be used", problems)
-    return PhotoFolder(tuple(map(class_name_of, folders)), tuple(classes), tuple(skipped))
+    return PhotoFolder(tuple(map(class_name_of, folders)), tuple(classes), tuple(skipped), left_out)
 
 
 def class_folders(folder: Path) -> list[Path]:
@@ -131,7 +158,9 @@ def class_folders(folder: Path) -> list[Path]:
     return sorted(folders, key=class_name_of)
 
 
-def _name_problems(names: Iterable[str], known_classes: Collection[str]) -> list[str]:
+def _name_problems(
+    names: Iterable[str], known_classes: Collection[str], if_known: Callable[[str], str]
+) -> list[str]:
     problems = []
     known = {fold_class_name(name): name for name in known_classes}
     shown = {shown_class_name(name): name for name in known_classes}
@@ -142,9 +171,8 @@ def _name_problems(names: Iterable[str], known_classes: Collection[str]) -> list
             problems.append(f"{raw!r} cannot be a class name: it {why}")
         if folded in known:
             problems.append(
-                f"{_printable(raw)}: the model already knows the class {known[folded]}; to teach it further "
-                f"photos, use lwm-edge add-photos; to teach it again, remove it (lwm-edge remove-class "
-                f"{known[folded]!r}) and add it with all its photos"
+                f"{_printable(raw)}: the model already knows the class {known[folded]}; "
+                f"{if_known(known[folded])}"
             )
         elif folded in seen:
             problems.append(f"{raw!r} and {seen[folded]!r} are the same class name; merge the two folders")

@@ -226,7 +226,7 @@ def _path_like(home: Home, make: PhotoMaker) -> Path:
     [
         (_missing, "does not exist"),
         (_no_sub_folders, "has no sub-folders"),
-        (_base_class, "already knows the class Coat; to teach it further photos, use lwm-edge add-photos"),
+        (_base_class, "already knows the class Coat; the vendor shipped it, and does not permit more photos"),
         (_same_names, "are the same class name"),
         (_empty_class, "0 usable photos; at least 5 are needed"),
         (_unreadable, "is not a JPEG, PNG, WebP or BMP image"),
