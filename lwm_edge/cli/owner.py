@@ -104,6 +104,8 @@ def add_classes_command(
     interruption, the same command continues where it stopped; options need not be given again.
     """
     from .. import add_classes, plan_increment
+    from ..increment.add import may_train
+    from ..memory import bound_allocator
 
     chosen = increment_config(
         read_file_config(),
@@ -124,15 +126,22 @@ def add_classes_command(
         sign_with=sign_with,
     )
     opened = open_chosen_home(home)
+    isolate = may_train(opened, chosen)
+    if not isolate:
+        bound_allocator()
     if dry_run:
         plan = with_progress(
-            lambda on: plan_increment(opened, photos, chosen, on_progress=on, wait=wait, started=STARTED)
+            lambda on: plan_increment(
+                opened, photos, chosen, on_progress=on, isolate=isolate, wait=wait, started=STARTED
+            )
         )
         show(plan, as_json, display.plan)
         return
     if page is None:
         report = with_progress(
-            lambda on: add_classes(opened, photos, chosen, on_progress=on, wait=wait, started=STARTED)
+            lambda on: add_classes(
+                opened, photos, chosen, on_progress=on, isolate=isolate, wait=wait, started=STARTED
+            )
         )
         show(report, as_json, partial(receipt.new_classes, details=details), is_done=True)
         return
@@ -140,7 +149,7 @@ def add_classes_command(
 
     taught = with_progress(
         lambda on: add_classes_with_page(
-            opened, photos, page, chosen, on_progress=on, wait=wait, started=STARTED
+            opened, photos, page, chosen, on_progress=on, isolate=isolate, wait=wait, started=STARTED
         )
     )
     show(taught.receipt, as_json, partial(receipt.new_classes, details=details), is_done=True)

@@ -45,6 +45,7 @@ def add_photos_command(
 ) -> None:
     """Teach the model further photos of classes that it knows."""
     from .. import add_photos, plan_increment
+    from ..memory import bound_allocator
 
     chosen = increment_config(
         read_file_config(),
@@ -55,6 +56,7 @@ def add_photos_command(
         sign_with=sign_with,
     )
     opened = open_chosen_home(home)
+    bound_allocator()
     if dry_run:
         plan = with_progress(
             lambda on: plan_increment(
@@ -64,6 +66,7 @@ def add_photos_command(
                 more_photos=True,
                 solve_head=solve_head,
                 on_progress=on,
+                isolate=False,
                 wait=wait,
                 started=STARTED,
             )
@@ -72,7 +75,14 @@ def add_photos_command(
         return
     report = with_progress(
         lambda on: add_photos(
-            opened, photos, chosen, solve_head=solve_head, on_progress=on, wait=wait, started=STARTED
+            opened,
+            photos,
+            chosen,
+            solve_head=solve_head,
+            on_progress=on,
+            isolate=False,
+            wait=wait,
+            started=STARTED,
         )
     )
     show(report, as_json, partial(receipt.more_photos, details=details), is_done=True)

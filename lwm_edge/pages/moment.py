@@ -106,6 +106,7 @@ def add_classes_with_page(
     config: IncrementConfig | None = None,
     *,
     on_progress: ProgressCallback = ignore_progress,
+    isolate: bool = True,
     wait: bool = False,
     started: float | None = None,
 ) -> Taught:
@@ -121,6 +122,7 @@ def add_classes_with_page(
         page: Path of the page; an existing file is replaced.
         config: Settings of the increment; None means the defaults.
         on_progress: Function that is called in this thread at every step and before each photo.
+        isolate: Whether to learn and commit in worker processes; False does both in this one.
         wait: Whether to wait for another process that is changing the home.
         started: Value of time.monotonic() from which the receipt counts its seconds; None means now.
 
@@ -131,7 +133,9 @@ def add_classes_with_page(
     home, photos, page = open_home(home), Path(photos), Path(page)
     check_page(home, page)
     with _kept_open(home) as before:
-        receipt = add_classes(home, photos, config, on_progress=on_progress, wait=wait, started=started)
+        receipt = add_classes(
+            home, photos, config, on_progress=on_progress, isolate=isolate, wait=wait, started=started
+        )
         moment = _moment(home, photos, receipt, before)
     return Taught(receipt, render(home, page, gather_facts(home), moment))
 
