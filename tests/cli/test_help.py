@@ -51,6 +51,7 @@ def _completed(words: str, folder: Path) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_a_shell_completes_commands_options_classes_and_recipes(home: Home, tmp_path: Path) -> None:
     assert _completed("lwm-edge add-", tmp_path) == ["add-classes", "add-photos"]
     assert _completed("lwm-edge add-classes --det", tmp_path) == ["--details"]

@@ -25,6 +25,7 @@ def _interrupt(home: Home, photos: Path) -> None:
         learn_classes(home, photos, CHOSEN, ignore_progress, lambda: next(asked) == 2)
 
 
+@pytest.mark.slow
 def test_an_interrupted_increment_resumes_without_retyped_options(
     home: Home, make_photos: PhotoMaker, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -53,6 +54,7 @@ def test_an_interrupted_increment_resumes_without_retyped_options(
         assert words in detailed and words not in plain
 
 
+@pytest.mark.slow
 def test_a_refusal_says_which_setting_or_photos_differ(home: Home, make_photos: PhotoMaker) -> None:
     photos = make_photos("Bag", "Shirt")
     _interrupt(home, photos)
@@ -65,6 +67,7 @@ def test_a_refusal_says_which_setting_or_photos_differ(home: Home, make_photos: 
     assert refused.value.problems == (f"the photos are not the same, which were those in {photos}",)
 
 
+@pytest.mark.slow
 def test_a_change_says_that_it_drops_an_interrupted_increment(
     home: Home, make_photos: PhotoMaker, tmp_path: Path
 ) -> None:

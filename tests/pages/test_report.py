@@ -118,6 +118,7 @@ def test_no_page_is_written_into_a_home_or_without_its_libraries(
     assert state_of(home.path) == before and not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.slow
 def test_the_moment_of_learning_without_training(home: Home, make_photos: PhotoMaker, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     taught = add_classes_with_page(home, make_photos("Bag", "Shirt"), page)
