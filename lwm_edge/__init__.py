@@ -13,10 +13,11 @@ terms, `attention` the maps, `training` the loop. Around it:
                         ownership (what may be removed); changes, previous (undo), repair, export; readers
                         need no torch; camera; interrupted (an increment that waits)
     adding classes      increment: add -> worker -> learn (task, plan, teach, verdict, gate) -> commit;
-                        known_classes (another name, two classes that are one, a class less); calibrate
+                        known_classes (another name, two classes that are one, a class less); calibrate;
+                        doctor (photos that harm) -> findings
     proving its origin  custody: keys -> signing -> chain; home/trust; proofs/verification
     other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
-    pages to look at    pages: facts, charts -> report (a home); moment (an increment, with photos)
+    pages to look at    pages: facts, charts -> report (a home); moment (an increment, with photos); doctor
     the command line    cli: commands, receipt, display, progress, terminal, settings
 
 A package imports only from those before it: the foundation (records, errors, storage, memory, _disk,
@@ -86,6 +87,8 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
     from .increment.add import add_photos as add_photos
     from .increment.add import plan_increment as plan_increment
     from .increment.calibrate import calibrate as calibrate
+    from .increment.doctor import check_photos as check_photos
+    from .increment.findings import CheckReport as CheckReport
     from .increment.known_classes import remove_class as remove_class
     from .increment.known_classes import rename_class as rename_class
     from .increment.reports import CalibrationReport as CalibrationReport
@@ -100,6 +103,7 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
     )
     from .model.classifier import Classifier as Classifier
     from .model.evaluation import EvaluationReport as EvaluationReport
+    from .pages.doctor import write_check_page as write_check_page
     from .pages.moment import add_classes_with_page as add_classes_with_page
     from .pages.report import PageReport as PageReport
     from .pages.report import write_report as write_report
@@ -141,12 +145,15 @@ _DEFINED_IN = {  # imported only when first used, so that reading a model does n
     "home.reports": ("ChangeReport", "ExportReport", "RepairReport"),
     "increment.add": ("add_classes", "add_photos", "plan_increment"),
     "increment.calibrate": ("calibrate",),
+    "increment.doctor": ("check_photos",),
+    "increment.findings": ("CheckReport",),
     "increment.known_classes": ("remove_class", "rename_class"),
     "increment.reports": ("CalibrationReport", "IncrementReport", "PlanReport"),
     "learning.config": ("IncrementConfig",),
     "model.architectures.registry": ("Architecture", "architecture_names"),
     "model.classifier": ("Classifier",),
     "model.evaluation": ("EvaluationReport",),
+    "pages.doctor": ("write_check_page",),
     "pages.moment": ("add_classes_with_page",),
     "pages.report": ("PageReport", "write_report"),
     "photos.in_memory": ("prepare_photo",),

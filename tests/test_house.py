@@ -102,6 +102,7 @@ NEEDS_NO_TORCH = {
     "evaluate": ["evaluate", str(TEST_PHOTOS), "--home", "{home}"],
     "predict": ["predict", str(PHOTO), "--home", "{home}"],
     "verify": ["verify", str(BASE_BUNDLE)],
+    "check": ["check", str(NEW_PHOTOS), "--home", "{home}", "-o", "{file}.html"],
     "info": ["info", "--home", "{home}"],
     "report": ["report", "{home}", "-o", "{page}"],
 }

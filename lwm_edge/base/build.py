@@ -9,7 +9,8 @@ import torch
 
 from ..learning.running import choose_device
 from ..model.architectures.registry import find_architecture
-from ..photos.folders import class_folders, read_photo_folder, split_held_back
+from ..photos.folders import read_photo_folder, split_held_back
+from ..photos.listing import list_photos
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..records import AnyPath, ProgressCallback, ignore_progress
 from .choose_levels import possible_levels
@@ -46,7 +47,7 @@ def build_base(
     check_output(output, photos, config.checkpoint)
     architecture = find_architecture(config.architecture)
     preprocessing = scaled_preprocessing(architecture.preprocessing, config.image_size)
-    classes = len(class_folders(photos))
+    classes = len(list_photos(photos).classes)
     check_capacity(classes, config)
     network = start_network(architecture, config, classes, preprocessing)  # before the photos, as it is quick
     possible_levels(network, config.grid)  # refuses a grid that does not fit

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from ..model.terms import KEPT
 from ..records import printable
-from .terminal import counted, in_bytes, listed, note, out, percent, print_rows, safe
+from .terminal import counted, in_bytes, listed, note, out, percent, print_rows
 
 if TYPE_CHECKING:
     from .. import (
@@ -33,6 +34,11 @@ def notes(*lines: str) -> None:
         note(f"Note: {line}")
 
 
+def left_out(skipped: Sequence[str]) -> str:
+    """Recalls that files were left out, which was said while photos were read, and why."""
+    return " (others were left out, see above)" if skipped else ""
+
+
 def parity_found(parity: ParityReport) -> str:
     """Says how an ONNX file compares with the network."""
     what = "photos" if parity.real_photos else "generated pictures"
@@ -54,6 +60,7 @@ def plan(report: PlanReport) -> None:
     """Prints what an increment will take."""
     mib = 2**20
     rows = {
+        **_photos_of(report),
         "Peak memory": f"{report.predicted_peak_rss_bytes / mib:.0f} MiB predicted, "
         f"{report.limit_bytes / mib:.0f} MiB allowed ({report.limit_source}), "
         f"{report.smallest_limit_bytes / mib:.0f} MiB would be enough",
@@ -80,6 +87,15 @@ def _plan_of_training(report: PlanReport) -> dict[str, str]:
         if report.checkpoints
         else "it starts over: there is no room to save its state",
         **_kept_of_frozen_blocks(report),
+    }
+
+
+def _photos_of(report: PlanReport) -> dict[str, str]:
+    per_class = report.class_photos
+    photos = counted(sum(per_class.values()), "photo", "photos")
+    return {
+        "Classes": listed(tuple(f"{name} ({photos})" for name, photos in per_class.items())),
+        "Photos": f"{photos} of {counted(len(per_class), 'class', 'classes')}{left_out(report.skipped)}",
     }
 
 
@@ -155,9 +171,10 @@ def evaluation(report: EvaluationReport) -> None:
     }
     if report.top5_accuracy is not None:
         rows["Among the best 5"] = percent(report.top5_accuracy)
-    print_rows(f"Accuracy on {report.photos} photos, mean over classes, all classes competing", rows)
+    photos = f"{report.photos} photos{left_out(report.skipped)}"
+    print_rows(f"Accuracy on {photos}, mean over classes, all classes competing", rows)
     counts = {
-        safe(name): f"{round(share * report.photos_per_class[name]):,} of "
+        name: f"{round(share * report.photos_per_class[name]):,} of "
         f"{counted(report.photos_per_class[name], 'photo', 'photos')}, {percent(share)}"
         for name, share in report.per_class.items()
     }
@@ -165,11 +182,10 @@ def evaluation(report: EvaluationReport) -> None:
     if report.confusions:
         print_rows(
             "Most often confused",
-            {f"{safe(c.actual)} mistaken for {safe(c.predicted)}": str(c.photos) for c in report.confusions},
+            {f"{c.actual} mistaken for {c.predicted}": str(c.photos) for c in report.confusions},
         )
     if report.left_out:
         notes(f"left out, as the model does not know these classes: {', '.join(report.left_out)}")
-    notes(*report.skipped)
 
 
 def info(report: InfoReport) -> None:

@@ -11,6 +11,7 @@ EXAMPLES = {
     "build-base": "lwm-edge build-base ./photos --arch resnet18 --weights imagenet -o base.lwm",
     "pack": "lwm-edge pack classifier.pth ./photos --arch resnet18 --labels labels.txt -o base.lwm",
     "init": "lwm-edge init base.lwm",
+    "check": "lwm-edge check ./new_photos -o page.html",
     "add-classes": "lwm-edge add-classes ./new_photos",
     "add-photos": "lwm-edge add-photos ./more_photos",
     "remove-class": 'lwm-edge remove-class "Ankle boot"',

@@ -19,6 +19,7 @@ from .options import (
     DetailsOption,
     HomeOption,
     JsonOption,
+    NameOption,
     PhotosArgument,
     SignWithOption,
     TrustOption,
@@ -68,6 +69,7 @@ def init_command(
 def add_classes_command(
     photos: PhotosArgument,
     home: HomeOption = None,
+    class_name: NameOption = None,
     recipe: Annotated[str | None, setting(IncrementConfig, "recipe", autocompletion=complete_recipe)] = None,
     beta: Annotated[float | None, setting(IncrementConfig, "beta")] = None,
     gamma: Annotated[float | None, setting(IncrementConfig, "gamma")] = None,
@@ -81,7 +83,8 @@ def add_classes_command(
     device: Annotated[str | None, setting(IncrementConfig, "device")] = None,
     precision: Annotated[str | None, setting(IncrementConfig, "precision")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what this would take (memory, time, disk), then stop.")
+        bool,
+        typer.Option("--dry-run", help="Print what would be learnt, and what that takes; change nothing."),
     ] = False,
     fresh: Annotated[bool, setting(IncrementConfig, "fresh")] = False,
     force: Annotated[bool, setting(IncrementConfig, "force")] = False,
@@ -109,6 +112,7 @@ def add_classes_command(
 
     chosen = increment_config(
         read_file_config(),
+        class_name=class_name,
         recipe=recipe,
         beta=beta,
         gamma=gamma,
@@ -153,7 +157,7 @@ def add_classes_command(
         )
     )
     show(taught.receipt, as_json, partial(receipt.new_classes, details=details), is_done=True)
-    if not as_json:
+    if taught.page and not as_json:
         pages.page(taught.page)
 
 

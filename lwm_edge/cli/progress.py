@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..records import Progress, ProgressCallback, ignore_progress
-from .terminal import error_console, note
+from .terminal import error_console, note, safe
 
 _PHASES = {
     "photos": "Reading photos",
+    "check": "Checking photos",
     "plan": "Planning",
     "features": "Looking at photos",
     "train": "Training",
@@ -39,6 +40,8 @@ def progress_shown(*, on_terminal_only: bool = False) -> Iterator[ProgressCallba
         pace = Pace()
 
         def show(progress: Progress) -> None:
+            for line in progress.notes:
+                bar.console.print(safe(f"Note: {line}"))
             if pace.begins(progress):
                 bar.reset(task, total=progress.total)  # its clock starts with each phase
             words = [_loss(progress), _to_go(pace.seconds_to_go(progress))]
@@ -96,6 +99,8 @@ def plain_lines(clock: Callable[[], float] = time.monotonic) -> ProgressCallback
 
     def show(progress: Progress) -> None:
         nonlocal printed_at, phase
+        for line in progress.notes:
+            note(f"Note: {line}")
         pace.begins(progress)
         name, now = _PHASES[progress.phase], clock()
         if progress.phase != phase and progress.loss is None and progress.phase != "simulate":

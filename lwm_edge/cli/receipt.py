@@ -9,7 +9,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from ..records import printable
-from .display import growth, notes, parity_found
+from .display import growth, left_out, parity_found
 from .terminal import counted, joined, percent, print_rows
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ def _print(title: str, report: IncrementReport, details: bool) -> None:
         **(_details(report) if details else {}),
     }
     print_rows(title, rows)
-    notes(*report.skipped)
 
 
 def _how_well(report: IncrementReport) -> str:
@@ -67,7 +66,8 @@ def _how_well(report: IncrementReport) -> str:
     ]
     if more := ranked[_LISTED:]:
         lines.append(f"and {len(more)} more, each on {percent(_share(more[0]))} of its photos or better")
-    return "\n".join([*lines, "counted on photos that the judged model had not learnt"])
+    source = "counted on photos that the judged model had not learnt"
+    return "\n".join([*lines, f"{source}{left_out(report.skipped)}"])
 
 
 def _share(judged: NewClassReport) -> float:

@@ -15,6 +15,7 @@ from .options import (
     DetailsOption,
     HomeOption,
     JsonOption,
+    NameOption,
     PhotosArgument,
     SignWithOption,
     WaitOption,
@@ -27,6 +28,7 @@ from .started import STARTED
 def add_photos_command(
     photos: PhotosArgument,
     home: HomeOption = None,
+    class_name: NameOption = None,
     solve_head: Annotated[
         bool,
         typer.Option("--solve-head", help="Replace a last layer that was trained by one that is solved."),
@@ -34,7 +36,8 @@ def add_photos_command(
     max_memory: Annotated[str | None, setting(IncrementConfig, "max_memory", metavar="SIZE")] = None,
     min_photos: Annotated[int | None, setting(IncrementConfig, "min_photos")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what this would take (memory, time, disk), then stop.")
+        bool,
+        typer.Option("--dry-run", help="Print what would be learnt, and what that takes; change nothing."),
     ] = False,
     fresh: Annotated[bool, setting(IncrementConfig, "fresh")] = False,
     force: Annotated[bool, setting(IncrementConfig, "force")] = False,
@@ -49,6 +52,7 @@ def add_photos_command(
 
     chosen = increment_config(
         read_file_config(),
+        class_name=class_name,
         max_memory=max_memory,
         min_photos=min_photos,
         fresh=fresh or None,

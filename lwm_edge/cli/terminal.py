@@ -69,7 +69,8 @@ def print_rows(title: str, values: dict[str, str]) -> None:
     console.print(f"[bold]{safe(title)}")
     below = "\n" + " " * (width + 4)
     for name, value in values.items():  # not a table: it would cut long paths off
-        console.print(f"  {name:<{width}}  {safe(value).replace(chr(10), below)}")
+        shown = safe(value).replace("\n", below)
+        console.print(f"  {safe(f'{name:<{width}}')}  {shown}")
 
 
 def listed(names: Sequence[str], most: int = _LISTED) -> str:

@@ -40,6 +40,8 @@ class PlanReport(Report):
         disk_bytes: Free disk space that the increment needs while it runs.
         warnings: Warnings for the owner, before the increment runs.
         trains: Whether the network trains; if not, much of the above has no effect.
+        class_photos: Number of usable photos of each class; empty in a receipt, which has its own figures.
+        skipped: Files that are left out, each with the reason; empty in a receipt, as above.
     """
 
     micro_batch_size: int
@@ -59,6 +61,8 @@ class PlanReport(Report):
     disk_bytes: int
     warnings: tuple[str, ...] = ()
     trains: bool = True
+    class_photos: dict[str, int] = Field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
 
     @property
     def pace(self) -> Pace:

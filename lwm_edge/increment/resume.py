@@ -35,7 +35,15 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_SAVES = 60.0
 HEADER_BYTES = 8192
 # Settings that do not affect what is learnt.
-_SETTINGS_NOT_IN_DIGEST = {"max_memory", "micro_batch_size", "force", "fresh", "sign_with", *GATE_SETTINGS}
+_SETTINGS_NOT_IN_DIGEST = {
+    "max_memory",
+    "micro_batch_size",
+    "force",
+    "fresh",
+    "sign_with",
+    "class_name",
+    *GATE_SETTINGS,
+}
 
 
 class CheckpointHeader(Report):
@@ -68,6 +76,7 @@ class SavedTraining:
     Args:
         path: Path of the checkpoint.
         manifest: Manifest of the model that learns.
+        folder: Path of the folder of photos.
         photos: Photos that it learns from.
         config: Settings of the increment.
         recipe: Recipe with the numbers that the settings lead to; another version of this package may use
@@ -75,11 +84,17 @@ class SavedTraining:
     """
 
     def __init__(
-        self, path: Path, manifest: Manifest, photos: PhotoSet, config: IncrementConfig, recipe: Recipe
+        self,
+        path: Path,
+        manifest: Manifest,
+        folder: Path,
+        photos: PhotoSet,
+        config: IncrementConfig,
+        recipe: Recipe,
     ) -> None:
         self._path = path
         self._parent_digest = manifest.model_digest
-        self._folder = photos.photos[0].path.parents[1]
+        self._folder = folder
         self._photos = [(photo.digest, photo.label) for photo in photos.photos]
         self._config = config
         self._job = _digest({"photos": self._photos, "config": _what_counts(config), "recipe": recipe})

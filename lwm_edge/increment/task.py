@@ -91,7 +91,7 @@ def set_up(
     on_progress(Progress(phase="plan", done=0, total=1))
     learner = _make_learner(parent, approach, len(photos.new_classes), config)
     drop_library_pages()  # most of them were needed for importing only
-    saved = SavedTraining(home.training, parent.manifest, photos.to_learn, config, approach.recipe)
+    saved = SavedTraining(home.training, parent.manifest, folder, photos.to_learn, config, approach.recipe)
     limit, limit_source = memory_limit(config)
     left_off = None if config.fresh else saved.plan()
     plan = left_off if left_off and _still_fits(left_off, config, limit) else None
@@ -184,6 +184,8 @@ def _read_photos(
         if_known=_advice_on(manifest),
         first_label=len(manifest.class_names),
         label_of=_labels_of_known(manifest) if more else None,
+        class_name=config.class_name,
+        may_be_named=True,
         limit_bytes=limit,
         on_progress=on_progress,
     )

@@ -1,4 +1,5 @@
-"""Makes pages to look at: each one file from one template, which asks nothing of the network.
+"""Makes pages to look at in a browser, each from one report and one template.
 
-It stands above the proofs, whose verdicts it shows, and below the command line.
+A page is one file: pictures are in it, and it has no script and requests nothing. This package stands above
+the proofs, whose verdicts it shows, and below the command line.
 """

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .. import storage
-from ..errors import PhotosError
+from ..errors import LwmEdgeError, PhotosError
 from ..home.home import Home, open_home
 from ..increment.add import add_classes
 from ..increment.reports import IncrementReport
+from ..increment.resume import resumed_settings
 from ..learning.config import IncrementConfig
 from ..model.bundle import Bundle, open_bundle
 from ..model.torch_needed import torch_is_installed
-from ..photos.class_names import class_name_of
-from ..photos.folders import class_folders, photo_files
+from ..photos.listing import list_photos
 from ..photos.pixels import Pixels
 from ..photos.preprocessing import Preprocessing
 from ..photos.reading import read_photo
@@ -93,10 +93,10 @@ class Moment:
 
 
 class Taught(NamedTuple):
-    """Holds the receipt of an increment, and the report on the page that was written about it."""
+    """Holds the receipt of an increment, and the report on its page; None if that could not be written."""
 
     receipt: IncrementReport
-    page: PageReport
+    page: PageReport | None
 
 
 def add_classes_with_page(
@@ -132,12 +132,17 @@ def add_classes_with_page(
     """
     home, photos, page = open_home(home), Path(photos), Path(page)
     check_page(home, page)
+    config = resumed_settings(home, config or IncrementConfig())
     with _kept_open(home) as before:
         receipt = add_classes(
             home, photos, config, on_progress=on_progress, isolate=isolate, wait=wait, started=started
         )
-        moment = _moment(home, photos, receipt, before)
-    return Taught(receipt, render(home, page, gather_facts(home), moment))
+        try:
+            moment = _moment(home, photos, config.class_name, receipt, before)
+            return Taught(receipt, render(home, page, gather_facts(home), moment))
+        except LwmEdgeError as error:  # the classes are learnt all the same
+            failed = f"the page was not written: {error.message}"
+            return Taught(receipt.model_copy(update={"warnings": (*receipt.warnings, failed)}), None)
 
 
 @contextmanager
@@ -148,9 +153,11 @@ def _kept_open(home: Home) -> Iterator[Bundle | None]:
         yield open_bundle(path) if path.exists() else None
 
 
-def _moment(home: Home, folder: Path, receipt: IncrementReport, before: Bundle | None) -> Moment:
+def _moment(
+    home: Home, folder: Path, class_name: str | None, receipt: IncrementReport, before: Bundle | None
+) -> Moment:
     preprocessing = home.open_bundle().manifest.preprocessing
-    shown = _some_photos(folder, receipt.new_classes, preprocessing)
+    shown = _some_photos(folder, class_name, preprocessing)
     pictures = [Picture(_png(pixels), name) for name, pixels in shown]
     note = _why_no_maps(receipt, before)
     if note is None and before is not None and shown:
@@ -188,19 +195,20 @@ def _why_no_maps(receipt: IncrementReport, before: Bundle | None) -> str | None:
 
 
 def _some_photos(
-    folder: Path, class_names: Sequence[str], preprocessing: Preprocessing
+    folder: Path, class_name: str | None, preprocessing: Preprocessing
 ) -> list[tuple[str, Pixels]]:
     """Reads a few photos of each new class, fewer if there are many classes."""
-    each = max(1, min(_PER_CLASS, _PICTURES // max(1, len(class_names))))
+    classes = list_photos(folder, class_name).classes[:_PICTURES]
+    each = max(1, min(_PER_CLASS, _PICTURES // max(1, len(classes))))
     found = []
-    for path in class_folders(folder)[:_PICTURES]:
+    for one in classes:
         pixels: list[Pixels] = []
-        for photo in photo_files(path):
+        for photo in one.files:
             if len(pixels) == each:
                 break
             with suppress(PhotosError):  # it was skipped and reported before
                 pixels.append(read_photo(photo, preprocessing))
-        found += [(class_name_of(path), one) for one in pixels]
+        found += [(one.class_name, shown) for shown in pixels]
     return found
 
 

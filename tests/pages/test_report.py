@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
 
 from lwm_edge import IncrementConfig, add_classes, add_classes_with_page, audit, write_report
 from lwm_edge.cli import commands
-from lwm_edge.errors import ConfigError
+from lwm_edge.errors import ConfigError, ResourceError
 from lwm_edge.home.home import Home
 from lwm_edge.pages.facts import NOW, THEN, gather_facts, wilson_interval
 from tests.pages.conftest import HOSTILE, PageMaker
@@ -121,8 +121,8 @@ def test_no_page_is_written_into_a_home_or_without_its_libraries(
 @pytest.mark.slow
 def test_the_moment_of_learning_without_training(home: Home, make_photos: PhotoMaker, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    taught = add_classes_with_page(home, make_photos("Bag", "Shirt"), page)
-    assert taught.page.embedded_photos == 8 + len(taught.receipt.mistakes)
+    taught = add_classes_with_page(home, make_photos("Bag", "Shirt"), page, isolate=False)
+    assert taught.page is not None and taught.page.embedded_photos == 8 + len(taught.receipt.mistakes)
     shown = Page(page)
     assert shown.elements.count("img") == taught.page.embedded_photos
     assert all(reference.startswith(("data:image/png;base64,", "#")) for reference in shown.references)
@@ -130,6 +130,19 @@ def test_the_moment_of_learning_without_training(home: Home, make_photos: PhotoM
     assert f"This page holds {taught.page.embedded_photos} of your photos" in text
     assert "Recipe lda left the network as it was" in text
     assert audit(home).passed and "mistakes" not in json.loads(home.current().receipt.read_text())
+
+
+@pytest.mark.slow
+def test_a_page_that_fails_late_leaves_the_receipt(
+    home: Home, make_photos: PhotoMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object) -> None:
+        raise ResourceError("the disk is full")
+
+    monkeypatch.setattr("lwm_edge.pages.moment.render", full)
+    taught = add_classes_with_page(home, make_photos("Bag"), tmp_path / "page.html", isolate=False)
+    assert taught.page is None and taught.receipt.new_classes == ("Bag",)
+    assert taught.receipt.warnings[-1] == "the page was not written: the disk is full"
 
 
 @pytest.mark.slow
