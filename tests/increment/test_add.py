@@ -326,7 +326,7 @@ def test_no_home(tmp_path: Path, make_photos: PhotoMaker) -> None:
 def test_a_removed_class_can_be_added_again(home: Home, make_photos: PhotoMaker) -> None:
     photos = make_photos("Shirt")
     _add(home, photos)
-    with pytest.raises(PhotosError, match="lwm-edge remove-class 'Shirt'"):
+    with pytest.raises(PhotosError, match="lwm-edge remove-class Shirt"):
         _add(home, photos)
     remove_class(home, "shirt")
     assert _add(home, photos).new_classes == ("Shirt",)
