@@ -370,7 +370,7 @@ def test_photos_for_the_statistics_show_every_class(
     assert refused.value.problems == ("Coat has no folder of photos",) and "others" in refused.value.message
     with pytest.raises(PhotosError, match="cannot be used") as too_few:
         packs(saved(classifier, tmp_path), some_photos(tmp_path / "one", LEARNT, range(1)), tmp_path)
-    assert "1 usable photos; at least 2 are needed" in too_few.value.problems[0]
+    assert "1 usable photo; at least 2 are needed" in too_few.value.problems[0]
 
 
 def test_the_preprocessing_is_the_checkpoints_own() -> None:
