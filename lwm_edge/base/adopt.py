@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ConfigError, PhotosError, shortened
+from ..learning.discriminant import Labels
 from ..learning.running import observe
 from ..model.architectures.registry import find_architecture
 from ..photos.folders import PhotoFolder, read_photo_folder
@@ -27,7 +28,7 @@ from .finish import (
     check_output,
     finish_base,
 )
-from .labels import check_order, match_folders, read_labels
+from .labels import check_folder_names, check_order, match_folders, read_labels
 from .preprocessing import chosen_preprocessing
 from .reports import BaseReport
 from .start import trained_network
@@ -74,8 +75,19 @@ def pack_checkpoint(
     learnt, class_names = material.learnt, material.class_names
     network = trained_network(architecture, checkpoint, config, len(class_names), preprocessing)
     possible_levels(network, config.grid)  # refuses, before the work, a grid that does not fit
-    predictions = observe(network, learnt, BATCH_SIZE, on_progress).logits(network).argmax(1)
-    check_order(predictions, np.array(learnt.labels), class_names)
+
+    def predicted(photos: PhotoSet) -> tuple[Labels, Labels]:
+        """Returns the row that the head ranks highest for each photo, and its label."""
+        logits = observe(network, photos, BATCH_SIZE, on_progress).logits(network)
+        return logits.argmax(1), np.array(photos.labels)
+
+    check_order(*predicted(learnt), class_names)
+    for path, others in (
+        (config.unseen_photos, material.unseen),
+        (config.statistics_photos, material.for_statistics),
+    ):
+        if path is not None:
+            check_folder_names(path, *predicted(others), class_names)
     return finish_base(network, material, config, output, on_progress, training=None, started=started)
 
 

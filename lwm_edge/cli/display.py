@@ -122,7 +122,8 @@ def increment(report: IncrementReport) -> None:
     rows = {
         "New classes": listed(report.new_classes),
         "Photos": f"{report.photos_trained} learnt from, {report.photos_held_back} held back",
-        "Accuracy": f"{percent(held.new_accuracy)} on held-back new photos, all classes competing",
+        "Accuracy": f"{percent(held.new_accuracy)} on {held.photos} held-back new photos, "
+        "all classes competing",
         "Recognised": ", ".join(f"{c.class_name} {c.right} of {c.photos}" for c in report.judged),
         "Old classes": _shipped(drift.shipped) or report.old_classes_note,
         "Drift": f"the best old class is unchanged on {percent(drift.base_agreement)} of new photos"
