@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -129,16 +130,20 @@ def _read_material(
 
 
 def _check_unseen(unseen: PhotoSet, *others: PhotoSet) -> None:
-    """Refuses photos that are called unseen but lie in another folder too."""
-    known = {photo.digest: photo.path for photos in others for photo in photos.photos}
-    twice = [
-        f"{photo.path} is the same photo as {known[photo.digest]}"
-        for photo in unseen.photos
-        if photo.digest in known
-    ]
+    """Refuses photos that are called unseen but lie in another folder too, whatever file format they have."""
+    if not unseen.photos:
+        return
+    known = {key: path for photos in others for path, key in _by_pixels(photos)}
+    twice = [f"{path} is the same photo as {known[key]}" for path, key in _by_pixels(unseen) if key in known]
     if twice:
         raise PhotosError(
             "some photos are given as unseen and among the others too, so they would measure nothing; leave "
             "them out of one folder",
             shortened(twice, _LISTED),
         )
+
+
+def _by_pixels(photos: PhotoSet) -> Iterator[tuple[Path, bytes]]:
+    """Yields the path of each photo, and a digest of its pixels as the network sees them."""
+    for index, photo in enumerate(photos.photos):
+        yield photo.path, hashlib.sha256(photos.load([index]).tobytes()).digest()

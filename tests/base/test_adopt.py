@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lwm_edge import BaseConfig, PackConfig, build_base, evaluate, init_home, open_home, pack_checkpoint
 from lwm_edge.base import adopt, finish
@@ -351,6 +352,13 @@ def test_photos_cannot_be_unseen_and_learnt_from(
     with pytest.raises(PhotosError, match="given as unseen and among the others too") as refused:
         packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=few)
     assert len(refused.value.problems) == 21 and refused.value.problems[-1] == "and 40 more"
+    with Image.open(next((few / "Coat").iterdir())) as photo:
+        (tmp_path / "copies" / "Coat").mkdir(parents=True)
+        photo.save(tmp_path / "copies" / "Coat" / "copy.bmp")
+    with pytest.raises(PhotosError, match="given as unseen and among the others too") as refused:
+        packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=tmp_path / "copies")
+    (copy,) = refused.value.problems
+    assert "copy.bmp is the same photo as" in copy
     with pytest.raises(ConfigError, match="Shirt is not one of them"):
         packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=DEMO_DATA / "test" / "1")
     with pytest.raises(StoppedError):
