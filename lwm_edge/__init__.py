@@ -13,13 +13,15 @@ terms, `attention` the maps, `training` the loop. Around it:
                         ownership (what may be removed); changes, previous (undo), repair, export; readers
                         need no torch
     adding classes      increment: add -> worker -> learn (task, plan, teach, verdict, gate) -> commit;
-                        known_classes (another name, two classes that are one, a class less); calibrate
+                        known_classes (another name, two classes that are one, a class less); calibrate;
+                        doctor (photos that harm) -> findings
     proving its origin  custody: keys -> signing -> chain; home/trust; proofs/verification
     other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
+    pages to look at    pages: doctor
     the command line    cli: commands, display, terminal, settings
 
 A package imports only from those before it: the foundation (records, errors, storage, memory, _disk,
-_streams, _processes), photos, model, then custody and learning, home and base, increment, proofs, cli.
+_streams, _processes), photos, model, then custody and learning, home and base, increment, proofs, pages, cli.
 
 Functions are verbs, settings are `...Config`, results are frozen `...Report`, and every error raised on
 purpose is an `LwmEdgeError` (see `errors`). The command line calls these functions and prints.
@@ -84,6 +86,8 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
     from .increment.add import add_photos as add_photos
     from .increment.add import plan_increment as plan_increment
     from .increment.calibrate import calibrate as calibrate
+    from .increment.doctor import check_photos as check_photos
+    from .increment.findings import CheckReport as CheckReport
     from .increment.known_classes import remove_class as remove_class
     from .increment.known_classes import rename_class as rename_class
     from .increment.reports import CalibrationReport as CalibrationReport
@@ -98,6 +102,7 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
     )
     from .model.classifier import Classifier as Classifier
     from .model.evaluation import EvaluationReport as EvaluationReport
+    from .pages.doctor import write_check_page as write_check_page
     from .photos.preprocessing import Preprocessing as Preprocessing
     from .proofs.auditor import audit as audit
     from .proofs.reports import AuditReport as AuditReport
@@ -134,12 +139,15 @@ _DEFINED_IN = {  # imported only when first used, so that reading a model does n
     "home.reports": ("ChangeReport", "ExportReport", "RepairReport"),
     "increment.add": ("add_classes", "add_photos", "plan_increment"),
     "increment.calibrate": ("calibrate",),
+    "increment.doctor": ("check_photos",),
+    "increment.findings": ("CheckReport",),
     "increment.known_classes": ("remove_class", "rename_class"),
     "increment.reports": ("CalibrationReport", "IncrementReport", "PlanReport"),
     "learning.config": ("IncrementConfig",),
     "model.architectures.registry": ("Architecture", "architecture_names"),
     "model.classifier": ("Classifier",),
     "model.evaluation": ("EvaluationReport",),
+    "pages.doctor": ("write_check_page",),
     "photos.preprocessing": ("Preprocessing",),
     "proofs.auditor": ("audit",),
     "proofs.reports": ("AuditReport", "SimulationReport"),

@@ -130,7 +130,7 @@ def _read_material(
 
 
 def _check_unseen(unseen: PhotoSet, *others: PhotoSet) -> None:
-    """Refuses photos that are called unseen but lie in another folder too, whatever metadata their files have."""
+    """Refuses photos that are called unseen but lie in another folder too, with any metadata."""
     if not unseen.photos:
         return
     known = {key: path for photos in others for path, key in _by_pixels(photos)}

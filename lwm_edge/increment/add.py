@@ -1,4 +1,4 @@
-"""Runs an increment in worker processes, or says what it would take: `add_classes`, `add_photos`."""
+"""Runs an increment here or in worker processes, or says what it would take: `add_classes`, `add_photos`."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from .reports import NewClassReport
 
 _TOO_FEW = 5  # photos; a figure based on fewer says next to nothing
 _RARELY_RECOGNISED_SHARE = 0.5  # share of photos; the owner is told of classes that are recognised less often
-_LOOKALIKE_SHARE = 0.25  # share of photos taken for one other class
+LOOKALIKE_SHARE = 0.25  # share of photos taken for one other class
 _UNKNOWN_SHARE = 0.25  # share of a new class's photos that would be called unknown
 _UNEQUAL_RATIO = 10  # times as many photos
 
@@ -62,7 +62,7 @@ def hopeless_classes(judged: Sequence[NewClassReport], classes: int) -> list[str
 
 def _is_lookalike(report: NewClassReport) -> bool:
     """Tells whether many photos of a class were taken for one other class."""
-    return report.taken_for is not None and report.photos_taken >= max(2, _LOOKALIKE_SHARE * report.photos)
+    return report.taken_for is not None and report.photos_taken >= max(2, LOOKALIKE_SHARE * report.photos)
 
 
 def warn_about_new_classes(judged: Sequence[NewClassReport], known: Sequence[str]) -> Iterator[str]:

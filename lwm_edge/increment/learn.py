@@ -1,6 +1,6 @@
 """Learns new classes in this process, from photos to a staged model: the main part of an increment.
 
-`add.add_classes` runs this in one worker process, and `commit.commit_increment` in another.
+`add.add_classes` runs this, in a worker process or in its own, and then `commit.commit_increment`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,13 @@ def plan_learning(
     """Returns what it would take to learn the photos here; the caller holds the home's lock."""
     with out_of_memory_explained():
         task = set_up(home, folder, config, timer.watching(on_progress), timer, more)
-        return task.plan.model_copy(update={"warnings": task.warnings})
+        labels, names = task.photos.all_labels, all_class_names(task)
+        found = {
+            "class_photos": {names[label]: labels.count(label) for label in sorted(set(labels))},
+            "skipped": task.photos.skipped,
+            "warnings": task.warnings,
+        }
+        return task.plan.model_copy(update=found)
 
 
 def learn_classes(
