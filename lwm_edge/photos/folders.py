@@ -117,11 +117,7 @@ def read_photo_folder(
     unwanted = [found for found in listing.classes if not wanted(found.class_name)]
     listing = replace(listing, classes=tuple(found for found in listing.classes if found not in unwanted))
     problems = _name_problems([found.name for found in listing.classes], known_classes, if_known)
-    labels: Sequence[int | str] = range(first_label, first_label + len(listing.classes))
-    if label_of:
-        labels = [label_of(found.class_name) for found in listing.classes]
-        pairs = zip(listing.classes, labels, strict=True)
-        problems += [f"{printable_text(found.name)}: {why}" for found, why in pairs if isinstance(why, str)]
+    labels = _label(listing.classes, first_label, label_of, problems)
     total = sum(len(found.files) for found in listing.classes)
     report = step_reporter("photos", total, on_progress)
     read = partial(cache.read, preprocessing=preprocessing, limit_bytes=limit_bytes)
@@ -129,7 +125,7 @@ def read_photo_folder(
     usable = [
         (found, *reader.read_class(found, label))
         for found, label in zip(listing.classes, labels, strict=True)
-        if isinstance(label, int)
+        if label is not None
     ]
     skipped, classes = reader.of_no_class(), list[tuple[Photo, ...]]()
     for found, read_photos, why_not in usable:
@@ -166,6 +162,24 @@ def usable_photos(
     reader = _Reader(Listing(folder.parent, False, (found,), (), ()), read, report_nothing)
     photos, reasons = reader.read_class(found, 0)
     return tuple(photos), (*reasons, *reader.of_no_class())
+
+
+def _label(
+    classes: Sequence[ClassFolder],
+    first_label: int,
+    label_of: Callable[[str], int | str] | None,
+    problems: list[str],
+) -> list[int | None]:
+    """Returns the class_index of each class; None, and a problem, for one that cannot be used."""
+    if label_of is None:
+        return [first_label + number for number in range(len(classes))]
+    labels: list[int | None] = []
+    for found in classes:
+        label = label_of(found.class_name)
+        if isinstance(label, str):
+            problems.append(f"{printable_text(found.name)}: {label}")
+        labels.append(label if isinstance(label, int) else None)
+    return labels
 
 
 def _name_problems(
