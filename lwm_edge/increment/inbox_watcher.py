@@ -215,7 +215,7 @@ class Watcher:
             raise
 
     def _learn_taken(self, note: Note) -> IncrementReport:
-        """Learns all photos that were taken, or none, so that a receipt with their digest tells that they are."""
+        """Learns all photos that were taken, or none, so that their digest in a receipt says enough."""
         all_of_them = self.config.model_copy(update={"min_photos": len(note.photos)})
         common: Any = {"on_progress": self.on_progress, "isolate": self.isolate, "wait": True}
         if note.change == "add-classes":
