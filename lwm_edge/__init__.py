@@ -14,13 +14,15 @@ terms, `attention` the maps, `training` the loop. Around it:
                         need no torch
     adding classes      increment: add -> worker -> learn (task, plan, teach, verdict, gate) -> commit;
                         known_classes (another name, two classes that are one, a class less); calibrate;
+                        doctor (photos that harm) -> findings;
                         inbox -> inbox_watcher -> inbox_folder (photos that arrive in a folder)
     proving its origin  custody: keys -> signing -> chain; home/trust; proofs/verification
     other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
+    pages to look at    pages: doctor
     the command line    cli: commands, display, terminal, settings
 
 A package imports only from those before it: the foundation (records, errors, storage, memory, _disk,
-_streams, _processes), photos, model, then custody and learning, home and base, increment, proofs, cli.
+_streams, _processes), photos, model, then custody and learning, home and base, increment, proofs, pages, cli.
 
 Functions are verbs, settings are `...Config`, results are frozen `...Report`, and every error raised on
 purpose is an `LwmEdgeError` (see `errors`). The command line calls these functions and prints.
@@ -85,6 +87,8 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
     from .increment.add import add_photos as add_photos
     from .increment.add import plan_increment as plan_increment
     from .increment.calibrate import calibrate as calibrate
+    from .increment.doctor import check_photos as check_photos
+    from .increment.findings import CheckReport as CheckReport
     from .increment.inbox import teach_inbox as teach_inbox
     from .increment.inbox import watch_inbox as watch_inbox
     from .increment.inbox_reports import InboxReport as InboxReport
@@ -102,6 +106,7 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
     )
     from .model.classifier import Classifier as Classifier
     from .model.evaluation import EvaluationReport as EvaluationReport
+    from .pages.doctor import write_check_page as write_check_page
     from .photos.preprocessing import Preprocessing as Preprocessing
     from .proofs.auditor import audit as audit
     from .proofs.reports import AuditReport as AuditReport
@@ -138,6 +143,8 @@ _DEFINED_IN = {  # imported only when first used, so that reading a model does n
     "home.reports": ("ChangeReport", "ExportReport", "RepairReport"),
     "increment.add": ("add_classes", "add_photos", "plan_increment"),
     "increment.calibrate": ("calibrate",),
+    "increment.doctor": ("check_photos",),
+    "increment.findings": ("CheckReport",),
     "increment.inbox": ("teach_inbox", "watch_inbox"),
     "increment.inbox_reports": ("InboxReport",),
     "increment.known_classes": ("remove_class", "rename_class"),
@@ -146,6 +153,7 @@ _DEFINED_IN = {  # imported only when first used, so that reading a model does n
     "model.architectures.registry": ("Architecture", "architecture_names"),
     "model.classifier": ("Classifier",),
     "model.evaluation": ("EvaluationReport",),
+    "pages.doctor": ("write_check_page",),
     "photos.preprocessing": ("Preprocessing",),
     "proofs.auditor": ("audit",),
     "proofs.reports": ("AuditReport", "SimulationReport"),

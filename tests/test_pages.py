@@ -38,6 +38,7 @@ TOO_LONG = {  # commands whose options are parsed, and why they are not run; sma
     "crash.py": "25 minutes; test_benchmarks.py runs twelve kills, in .ci/extended",
     "inbox_crash.py": "ten minutes; .ci/extended runs forty kills",
     "overfitted.py": "minutes, on data that is not here",
+    "doctor.py": "minutes, on data that is not here",
     "few_photos.py": "minutes, on data that is not here",
     "unknown.py": "minutes, on data that is not here",
     "estimates.py": "needs a base and its test photos",

@@ -29,11 +29,11 @@ from ..model.bundle import open_bundle
 from ..model.custody_record import Link
 from ..model.manifest import Manifest
 from ..photos.class_names import class_name_of, fold_class_name
-from ..photos.folders import photo_files, usable_photos
+from ..photos.folders import usable_photos
 from ..photos.photo_set import Photo
 from ..records import ProgressCallback, printable
 from .add import add_classes, add_photos
-from .inbox_folder import InboxFolder, Note, Reason, Signature, fingerprint, noted, signature
+from .inbox_folder import InboxFolder, Note, Reason, Signature, fingerprint, noted, photo_files, signature
 from .inbox_reports import InboxReport, State, TaughtClass, WaitingClass
 from .plan import memory_limit
 from .reports import IncrementReport
@@ -167,6 +167,8 @@ class Watcher:
         for photo in photos:
             if photo.path.is_symlink():
                 problems += (f"{printable(Path(photo.path.name))} is a link",)
+            elif photo.path.parent != path:
+                problems += (f"{printable(photo.path.relative_to(path))} is in a sub-folder; move it up",)
             elif self.folder.was_taught(photo, _name_of(path, manifest)):
                 name = printable(Path(photo.path.name))
                 problems += (f"{name} was taught before: the same file is in {self.folder.taught}",)
@@ -270,10 +272,7 @@ class Watcher:
         self.folder.write_reason(path, reason)
 
     def _waiting(self, path: Path, state: State, reason: str) -> WaitingClass:
-        try:
-            photos = len(photo_files(path))
-        except OSError:
-            photos = 0
+        photos = len(photo_files(path))
         return WaitingClass(class_name=printable(Path(path.name)), state=state, photos=photos, reason=reason)
 
 

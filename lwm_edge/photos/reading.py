@@ -11,7 +11,7 @@ from ..errors import PhotosError, ResourceError
 from ..memory import rss_bytes
 from .decoder_process import DECODER, MIN_BYTES, OutOfRoomError
 from .decoding import decode
-from .guard import MAX_BYTES_HERE, MAX_MEMORY_BYTES, MIB, TooCostlyHereError
+from .guard import MAX_BYTES_HERE, MAX_MEMORY_BYTES, MIB, SMALLER, TooCostlyHereError
 from .pixels import Pixels
 from .preprocessing import Preprocessing
 
@@ -19,7 +19,7 @@ _ALWAYS_HERE = 16 * MIB  # what a photo may take in this process at least, howev
 
 
 def read_photo(path: Path, preprocessing: Preprocessing, limit_bytes: int | None = None) -> Pixels:
-    """Decodes a photo (JPEG, PNG, WebP or BMP) to the network's input.
+    """Decodes a photo (JPEG, PNG, WebP, BMP, TIFF, AVIF or, with its extra, HEIC) to the network's input.
 
     Args:
         path: Path of the photo.
@@ -55,7 +55,7 @@ def read_photo(path: Path, preprocessing: Preprocessing, limit_bytes: int | None
         if room < MAX_MEMORY_BYTES:
             enough = (used + MAX_MEMORY_BYTES) // MIB + 1
             raise PhotosError(f"{error.message}; --max-memory {enough}MiB is enough for any photo") from None
-        raise
+        raise PhotosError(f"{error.message}; {SMALLER}") from None
 
 
 def forget_decoding_peak() -> None:
