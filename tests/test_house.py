@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "base": {"learning", "model", "photos"},
     "increment": {"home", "learning", "custody", "model", "photos"},
     "proofs": {"increment", "home", "learning", "custody", "model"},
-    "pages": {"increment", "photos"},
+    "pages": {"proofs", "increment", "home", "learning", "custody", "model", "photos"},
 }  # fmt: skip
 GROUND = {
     "errors", "_disk", "_streams", "_processes", "_cgroups", "records", "storage", "memory", "processors"
@@ -105,6 +105,7 @@ NEEDS_NO_TORCH = {
     "verify": ["verify", str(BASE_BUNDLE)],
     "check": ["check", str(NEW_PHOTOS), "--home", "{home}", "-o", "{file}.html"],
     "info": ["info", "--home", "{home}"],
+    "report": ["report", "{home}", "-o", "{page}"],
 }
 NOTES_WHAT_IS_LOADED = """
 import atexit, os, sys
@@ -134,6 +135,7 @@ def test_what_needs_no_torch_loads_none_in_any_process(
         "changed": changed,
         "file": tmp_path / "x.onnx",
         "inbox": inbox,
+        "page": tmp_path / "x.html",
     }
     command = [part.format(**places) for part in NEEDS_NO_TORCH[name]]
     result = subprocess.run(

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from .. import storage
 from ..errors import HomeError, LwmEdgeError, PhotosError
 from ..photos.folders import file_digest
-from ..photos.listing import list_photos
+from ..photos.listing import photo_files
 from ..photos.photo_set import Photo, digest_of
 from ..records import Digest, ExactPath, Record
 
@@ -127,7 +127,7 @@ class InboxFolder:
     def class_folders(self) -> list[Path]:
         """Lists the class folders that hold something, sorted by name."""
         folders = [p for p in storage.entries(self.path) if not p.name.startswith(".") and p.is_dir()]
-        return [path for path in folders if photo_files(path)]
+        return [path for path in folders if _files_in(path)]
 
     def note(self) -> Note | None:
         """Returns what was being taught when another process was interrupted; None if nothing was.
@@ -211,7 +211,7 @@ class InboxFolder:
         """Removes the reasons beside folders that the owner has emptied or taken away."""
         for path in storage.entries(self.path):
             folder = path.with_name(path.name.removesuffix(_WAITS))
-            if path.name.endswith(_WAITS) and not (folder.is_dir() and photo_files(folder)):
+            if path.name.endswith(_WAITS) and not (folder.is_dir() and _files_in(folder)):
                 self.forget_reason(folder)
 
     def was_taught(self, photo: Photo, class_name: str) -> bool:
@@ -285,12 +285,8 @@ def _beside(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}{_WAITS}")
 
 
-def photo_files(folder: Path) -> list[Path]:
-    """Lists the files of a class folder that may be photos, without those in sub-folders of it.
-
-    If the folder cannot be read, none are listed.
-    """
-    with suppress(PhotosError):
-        (found,) = list_photos(folder, folder.name).classes
-        return [path for path in found.files if path.parent == folder]
+def _files_in(folder: Path) -> list[Path]:
+    """Lists the files of a class folder, without hidden ones; none if it cannot be read."""
+    with suppress(OSError):
+        return photo_files(folder)
     return []

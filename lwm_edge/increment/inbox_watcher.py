@@ -30,10 +30,11 @@ from ..model.custody_record import Link
 from ..model.manifest import Manifest
 from ..photos.class_names import class_name_of, fold_class_name
 from ..photos.folders import usable_photos
+from ..photos.listing import photo_files
 from ..photos.photo_set import Photo
 from ..records import ProgressCallback, printable
 from .add import add_classes, add_photos
-from .inbox_folder import InboxFolder, Note, Reason, Signature, fingerprint, noted, photo_files, signature
+from .inbox_folder import InboxFolder, Note, Reason, Signature, fingerprint, noted, signature
 from .inbox_reports import InboxReport, State, TaughtClass, WaitingClass
 from .plan import memory_limit
 from .reports import IncrementReport
@@ -167,8 +168,6 @@ class Watcher:
         for photo in photos:
             if photo.path.is_symlink():
                 problems += (f"{printable(Path(photo.path.name))} is a link",)
-            elif photo.path.parent != path:
-                problems += (f"{printable(photo.path.relative_to(path))} is in a sub-folder; move it up",)
             elif self.folder.was_taught(photo, _name_of(path, manifest)):
                 name = printable(Path(photo.path.name))
                 problems += (f"{name} was taught before: the same file is in {self.folder.taught}",)
@@ -217,7 +216,7 @@ class Watcher:
             raise
 
     def _learn_taken(self, note: Note) -> IncrementReport:
-        """Learns all photos that were taken, or none, so that their digest in a receipt says enough."""
+        """Learns all photos that were taken, or none: the digest in the receipt then says which."""
         all_of_them = self.config.model_copy(update={"min_photos": len(note.photos)})
         common: Any = {"on_progress": self.on_progress, "isolate": self.isolate, "wait": True}
         if note.change == "add-classes":
@@ -272,7 +271,10 @@ class Watcher:
         self.folder.write_reason(path, reason)
 
     def _waiting(self, path: Path, state: State, reason: str) -> WaitingClass:
-        photos = len(photo_files(path))
+        try:
+            photos = len(photo_files(path))
+        except OSError:
+            photos = 0
         return WaitingClass(class_name=printable(Path(path.name)), state=state, photos=photos, reason=reason)
 
 

@@ -33,6 +33,7 @@ from .verdict import (
     all_class_names,
     calibration,
     evaluate_student,
+    held_back_mistakes,
     judge_new,
     judge_what_shipped,
     pass_or_refuse,
@@ -167,6 +168,7 @@ def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> tuple[L
             *pass_or_refuse(task, accuracy, new.classes, drift, shipped, learnt),
             *warn_about_unknown(kept_by_class(histogram, all_class_names(task)), photos.new_classes),
         ),
+        mistakes=held_back_mistakes(task, learnt),
     )
     return report_on_learning, histogram
 

@@ -349,6 +349,7 @@ def _report(
         smallest_limit_bytes=min(smallest_limit, limit),
         predicted_seconds=_seconds(job, config, prediction.seconds_per_image),
         disk_bytes=2 * job.generation_bytes + 4 * job.trained_bytes,
+        trains=bool(job.trained_bytes),
     )
 
 
