@@ -341,7 +341,7 @@ def test_links_and_what_is_no_photo_stay(home: Home, inbox: Path, taught: Path) 
     (done,) = teach(home, inbox, taught).taught
     left = {path.name for path in folder.rglob("*")}
     assert done.photos == 8 and left == {"link.png", "pipe.png", "more", "030.png"}
-    assert len(reason_of(inbox, "Bag")["problems"]) == 2
+    assert len(reason_of(inbox, "Bag")["problems"]) == 3
 
 
 def test_the_arguments_are_checked(home: Home, inbox: Path, taught: Path) -> None:
