@@ -141,7 +141,11 @@ def test_what_needs_no_torch_loads_none_in_any_process(
     result = subprocess.run(
         [sys.executable, "-m", "lwm_edge", *command],
         cwd=ROOT.parent,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "python"), "LOADED": str(tmp_path / "loaded")},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{tmp_path / 'python'}{os.pathsep}{ROOT.parent}",
+            "LOADED": str(tmp_path / "loaded"),
+        },
         capture_output=True,
         text=True,
         check=False,

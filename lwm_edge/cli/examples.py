@@ -14,6 +14,7 @@ EXAMPLES = {
     "check": "lwm-edge check ./new_photos -o page.html",
     "add-classes": "lwm-edge add-classes ./new_photos",
     "add-photos": "lwm-edge add-photos ./more_photos",
+    "inbox": "lwm-edge inbox ./inbox --taught ./taught_photos --once",
     "remove-class": 'lwm-edge remove-class "Ankle boot"',
     "rename-class": "lwm-edge rename-class Bag Handbag",
     "undo": "lwm-edge undo",
