@@ -27,7 +27,7 @@ from ..model.onnx.parity import PARITY_BATCH_SIZES, head_inputs_of_probe, parity
 from ..model.onnx.reports import ParityReport
 from ..model.onnx.tracing import trace_graph
 from ..photos.photo_set import PhotoSet
-from ..records import Progress, ProgressCallback, step_reporter
+from ..records import Progress, ProgressCallback, StepReporter
 from .choose_levels import choose_levels, possible_levels
 from .config import BundleConfig
 from .copies import COPIES, observe_copies
@@ -184,7 +184,7 @@ def _measure(
         right = evaluate_predictions(varied.logits(network).argmax(1), of_copies, names, len(names))
         if of_learnt.accuracy - right.accuracy > BY_HEART:
             given, labels, copies = varied, of_copies, COPIES
-    report = step_reporter("evaluate", HEADS, on_progress)
+    report = StepReporter("evaluate", HEADS, on_progress)
     settled = settle(
         given,
         labels,

@@ -15,7 +15,7 @@ from ..model.onnx.reports import ParityReport
 from ..photos.class_names import fold_class_name
 from ..photos.folders import read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache
-from ..records import AnyPath, ProgressCallback, ignore_progress, step_reporter
+from ..records import AnyPath, ProgressCallback, StepReporter, ignore_progress
 from . import ownership
 from .config import ExportConfig
 from .home import Home, home_or_bundle
@@ -110,7 +110,7 @@ def _converted(
     if config.precision == "int8" and photos:
         calibration, photos, labels = _split(photos, labels)
         count = len(calibration.photos)
-        images = calibration.load(range(count), report=step_reporter("photos", count, on_progress))
+        images = calibration.load(range(count), report=StepReporter("photos", count, on_progress))
         content = variants.in_eight_bits(
             content, images, float_weights=config.float_weights, on_progress=on_progress
         )

@@ -7,7 +7,7 @@ metadata (https://onnx.ai/onnx/repo-docs/IR.html, metadata_props).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,9 +28,9 @@ from ..records import (
     AnyPath,
     ProgressCallback,
     Report,
+    StepReporter,
     ignore_progress,
     printable,
-    step_reporter,
 )
 from .terms import KEPT, SHARES
 from .unknown import Calibration, listed_shares
@@ -186,7 +186,7 @@ class Classifier:
             on_progress: Function that is called before each photo.
         """
         count = len(photos.photos)
-        report = step_reporter("evaluate", count, on_progress)
+        report = StepReporter("evaluate", count, on_progress)
         batches = (range(count)[start : start + _BATCH_SIZE] for start in range(0, count, _BATCH_SIZE))
         best = [self.run(photos.load(batch, report=report))[0].argmax(1) for batch in batches]
         return np.concatenate(best).astype(np.int64)
@@ -212,7 +212,7 @@ class Classifier:
         if keep not in SHARES:
             raise ConfigError(f"cannot keep {keep:g} of known photos; choose {listed_shares()}")
         threshold = self.calibration.threshold(keep)
-        report = step_reporter("features", len(photos), on_progress)
+        report = StepReporter("features", len(photos), on_progress)
         predictions: list[Prediction] = []
         for start in range(0, len(photos), _BATCH_SIZE):
             batch = [Path(photo) for photo in photos[start : start + _BATCH_SIZE]]
@@ -220,14 +220,14 @@ class Classifier:
         return tuple(predictions)
 
     def _classify_batch(
-        self, photos: Sequence[Path], top_k: int, threshold: float | None, report: Callable[[], None]
+        self, photos: Sequence[Path], top_k: int, threshold: float | None, report: StepReporter
     ) -> list[Prediction]:
         images: dict[Path, Pixels] = {}
         errors: dict[Path, str] = {}
         for photo in photos:
             report()
             try:
-                images[photo] = read_photo(photo, self.preprocessing)
+                images[photo] = read_photo(photo, self.preprocessing, on_wait=report.again)
             except PhotosError as error:
                 errors[photo] = error.message
         ranked: dict[Path, Prediction] = {}

@@ -8,10 +8,12 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import select
 import signal
 import subprocess
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from .pixels import Pixels
 
 MIN_BYTES = 64 * MIB
 """Memory with which the process can decode an ordinary photo; some 35 MiB are Python, NumPy and Pillow."""
+
+_SECONDS_BETWEEN_CALLS = 0.2  # of `on_wait`
 
 # It has one thread and gives memory back as soon as it is free, so that a limit counts what a photo takes.
 _ENVIRONMENT = {
@@ -57,7 +61,14 @@ class DecoderProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
-    def decode(self, path: Path, image_size: int, resize_size: int, most_bytes: int) -> Pixels:
+    def decode(
+        self,
+        path: Path,
+        image_size: int,
+        resize_size: int,
+        most_bytes: int,
+        on_wait: Callable[[], None] = guard.wait_on,
+    ) -> Pixels:
         """Decodes a photo as `decoding.decode` does, within limits that bind.
 
         Args:
@@ -65,6 +76,8 @@ class DecoderProcess:
             image_size: Height and width of the result.
             resize_size: Length of the photo's short side before the cut.
             most_bytes: Bytes that the process may take, itself included.
+            on_wait: Function that is called a few times a second. What it raises ends the process, and comes
+                out as it is.
 
         Raises:
             PhotosError: The photo cannot be decoded within the limits; the message says why.
@@ -78,9 +91,9 @@ class DecoderProcess:
             "most_bytes": most_bytes,
             "seconds": guard.MAX_SECONDS,
         }
-        with self._lock:
+        with self._locked(on_wait):
             try:
-                reply, content = self._ask(job)
+                reply, content = self._ask(job, on_wait)
                 self._note_usage(reply)
             except BaseException:  # after an interruption, a late reply would pass for the next photo's
                 self._end()
@@ -116,19 +129,33 @@ class DecoderProcess:
             with process:  # closes the pipes and waits
                 pass
 
-    def _ask(self, job: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-        answer = self._exchange(job) or self._exchange(job)
+    @contextmanager
+    def _locked(self, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Waits until the process has no other photo to decode."""
+        while not self._lock.acquire(timeout=_SECONDS_BETWEEN_CALLS):
+            on_wait()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _ask(self, job: dict[str, Any], on_wait: Callable[[], None]) -> tuple[dict[str, Any], bytes]:
+        answer = self._exchange(job, on_wait) or self._exchange(job, on_wait)
         if answer is None:
             raise PhotosError("cannot be decoded: the process that decodes photos ends at once")
         return answer
 
-    def _exchange(self, job: dict[str, Any]) -> tuple[dict[str, Any], bytes] | None:
+    def _exchange(
+        self, job: dict[str, Any], on_wait: Callable[[], None]
+    ) -> tuple[dict[str, Any], bytes] | None:
         """Asks the process; returns None if it had ended before, for want of photos to decode."""
         process = self._started()
         assert process.stdin and process.stdout
         line = b""
         with suppress(BrokenPipeError):
             os.write(process.stdin.fileno(), json.dumps(job).encode() + b"\n")  # a short line goes as a whole
+            while not select.select([process.stdout], [], [], _SECONDS_BETWEEN_CALLS)[0]:
+                on_wait()
             line = process.stdout.readline()
         if not line.endswith(b"\n"):
             status = process.wait()

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import PhotosError, shortened
-from ..records import ProgressCallback, ignore_progress, step_reporter, utf8_name
+from ..records import ProgressCallback, StepReporter, ignore_progress, utf8_name
 from .class_names import (
     class_name_of,
     class_name_problem,
@@ -17,7 +17,7 @@ from .class_names import (
     normalise_class_name,
     shown_class_name,
 )
-from .guard import GuardedFile, check_photo_file
+from .guard import GuardedFile, check_photo_file, ended_by_caller
 from .photo_set import Photo, PixelCache
 from .preprocessing import Preprocessing
 
@@ -94,7 +94,7 @@ def read_photo_folder(
     classes: list[tuple[Photo, ...]] = []
     seen: dict[str, Path] = {}
     files = [_list_files(path) for path in folders]
-    report = step_reporter("photos", sum(len(paths) for paths, _ in files), on_progress)
+    report = StepReporter("photos", sum(len(paths) for paths, _ in files), on_progress)
     for label, path, (paths, reasons) in zip(labels, folders, files, strict=True):
         if isinstance(label, str):
             continue
@@ -170,10 +170,10 @@ def _read_class(
     folder: Path,
     paths: Sequence[Path],
     label: int,
-    read: Callable[[Path], object],
+    read: Callable[..., object],
     seen: dict[str, Path],
     reasons: list[str],
-    report: Callable[[], None],
+    report: StepReporter,
 ) -> tuple[Photo, ...]:
     """Reads a class's files, and adds to `reasons` why some are left out."""
     photos = []
@@ -184,8 +184,8 @@ def _read_class(
             check_photo_file(path)  # first, because a link that leads to itself cannot be resolved
             if not path.resolve().is_relative_to(folder.resolve().parent):
                 raise PhotosError("is a link that leads out of the folder")
-            read(path)
-            digest = _file_digest(path)
+            read(path, on_wait=report.again)
+            digest = _file_digest(path, report.again)
         except PhotosError as error:
             reasons.append(f"{shown} {error.message}")
             continue
@@ -210,10 +210,10 @@ def _printable(text: str) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-def _file_digest(path: Path) -> str:
+def _file_digest(path: Path, on_wait: Callable[[], None]) -> str:
     digest = hashlib.sha256()
     try:
-        with GuardedFile(path) as file:
+        with ended_by_caller(), GuardedFile(path, on_wait) as file:
             file.expect_pixels()
             while chunk := file.read(1 << 20):
                 digest.update(chunk)

@@ -7,7 +7,7 @@ for the whole process, which is somebody else's app.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,22 +17,36 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile, PngStream
 from PIL.WebPImagePlugin import WebPImageFile
 
-from .guard import GuardedFile, TooCostlyHereError, check_cost_here, check_photo_file, check_pixels
+from .guard import (
+    GuardedFile,
+    TooCostlyHereError,
+    check_cost_here,
+    check_photo_file,
+    check_pixels,
+    wait_on,
+)
+from .pixels import EXIF_BYTES
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-_SCANS_BLOCK = 1024  # bytes of a JPEG that are decoded without a look at the clock
+_SCANS_BLOCK = 1024  # bytes of a JPEG that are decoded at most without a look at the clock
+_FIRST_BLOCK, _LEAST_BLOCK = 128, 16  # as there may be many scans, of 10 bytes each, over all pixels
+_FAST_BLOCK, _SLOW_BLOCK = 0.02, 0.1  # seconds
+_WEBP_METADATA = ("exif", "xmp", "icc_profile")
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _TEXTS_WITH_ORIENTATION = ("Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 
 
 @contextmanager
-def open_photo(path: Path, resize_size: int, most_bytes: int | None = None) -> Iterator[Image.Image]:
+def open_photo(
+    path: Path, resize_size: int, most_bytes: int | None = None, on_wait: Callable[[], None] = wait_on
+) -> Iterator[Image.Image]:
     """Opens a photo (JPEG, PNG, WebP or BMP) within the limits of `guard`; nothing is decoded yet.
 
     Args:
         path: Path of the photo.
         resize_size: Length of the short side that it is to be scaled to.
         most_bytes: Bytes that a photo like this one may take at worst; None in a process with a limit.
+        on_wait: Function that is called a few times a second; what it raises ends the reading.
 
     Yields:
         The image, which must be decoded within the block.
@@ -40,9 +54,10 @@ def open_photo(path: Path, resize_size: int, most_bytes: int | None = None) -> I
     Raises:
         PhotosError: The photo is no regular file, or costs too much; decoding may raise this too.
         TooCostlyHereError: It might take more than `most_bytes`.
+        EndedError: `on_wait` raised an error.
     """
     check_photo_file(path)
-    with GuardedFile(path) as file, _opened(file, may_be_webp=most_bytes is None) as image:
+    with GuardedFile(path, on_wait) as file, _opened(file, may_be_webp=most_bytes is None) as image:
         check_pixels(image)
         if most_bytes is not None:
             check_cost_here(image, resize_size, most_bytes)
@@ -59,7 +74,22 @@ def _opened(file: GuardedFile, may_be_webp: bool) -> Image.Image:
     is_webp = Image.OPEN[WebPImageFile.format][1]
     if not may_be_webp and is_webp and is_webp(file.peek(16)[:16]):  # to open one takes memory for its pixels
         raise TooCostlyHereError
-    return Image.open(file, formats=("WEBP", "BMP"))
+    image = Image.open(file, formats=("WEBP", "BMP"))
+    if isinstance(image, WebPImageFile):
+        _bound_webp_metadata(file, image)
+    return image
+
+
+def _bound_webp_metadata(file: GuardedFile, image: WebPImageFile) -> None:
+    """Counts a WebP's metadata, and keeps what may hold the orientation.
+
+    Pillow hands the file to its decoder as a whole, which then tells the three kinds that it knows. It tells
+    nothing of any others.
+    """
+    known = [image.info.pop(name, b"") for name in _WEBP_METADATA]
+    file.expect_pictures_alone(image.width * image.height * image.n_frames, sum(map(len, known)))
+    kept = {"exif": known[0][:EXIF_BYTES], "xmp": known[1]}
+    image.info.update({name: content for name, content in kept.items() if content})
 
 
 class _Jpeg(JpegImageFile):
@@ -67,7 +97,17 @@ class _Jpeg(JpegImageFile):
 
     def _open(self) -> None:
         super()._open()
-        self.decodermaxblock = _SCANS_BLOCK  # there may be many scans, of 10 bytes each, over all pixels
+        self.decodermaxblock = _FIRST_BLOCK
+
+    def load_read(self, read_bytes: int) -> bytes:
+        """Reads the next block for the decoder; the longer it took over the last one, the less."""
+        assert isinstance(self.fp, GuardedFile)
+        seconds = self.fp.look_at_the_clock()
+        if seconds > _SLOW_BLOCK:
+            self.decodermaxblock = max(_LEAST_BLOCK, self.decodermaxblock // 4)
+        elif seconds < _FAST_BLOCK:
+            self.decodermaxblock = min(_SCANS_BLOCK, self.decodermaxblock * 2)
+        return super().load_read(min(read_bytes, self.decodermaxblock))
 
     def getexif(self) -> Image.Exif:
         """Returns no Exif: Pillow asks for it on opening, and may take hundreds of times its length."""

@@ -26,6 +26,7 @@ from lwm_edge.home.home import Home
 from lwm_edge.increment.worker import Message, stoppable_progress
 from lwm_edge.learning.config import IncrementConfig
 from lwm_edge.records import Progress
+from tests.support import odd_photos as odd
 from tests.support.folders import DEMO_DATA, PhotoMaker, state_of
 from tests.support.samples import QUICK
 
@@ -107,6 +108,38 @@ def test_a_worker_that_reads_photos_stops_between_two_of_them(
     assert time.monotonic() - asked[0] < 30  # it does not hang
     assert state_of(home.path) == before
     with home.lock():  # nobody holds it any more
+        pass
+
+
+@pytest.fixture(scope="module")
+def slow_photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Makes a photo that takes 16 seconds of processor time, after which it is skipped."""
+    folder = tmp_path_factory.mktemp("slow")
+    (folder / "Slow").mkdir()
+    (folder / "Slow" / "photo.jpg").write_bytes(odd.sequential_jpeg(4_000, 12_800))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, EnoughError])
+@pytest.mark.parametrize("isolate", [True, False])
+def test_a_photo_that_takes_long_is_reported_again_and_does_not_delay_a_stop(
+    home: Home, slow_photo: Path, interrupt: type[BaseException], isolate: bool
+) -> None:
+    before, seen = state_of(home.path), list[Progress]()
+    processors_before = sum(os.times()[:4])
+
+    def stop(progress: Progress) -> None:
+        seen.append(progress)
+        if len(seen) == 3:
+            raise interrupt
+
+    with pytest.raises(StoppedError if isolate and interrupt is KeyboardInterrupt else interrupt):
+        add_classes(home, slow_photo, QUICK, on_progress=stop, isolate=isolate)
+    assert seen == [Progress(phase="photos", done=0, total=1)] * 3
+    assert sum(os.times()[:4]) - processors_before < 12, "the photo was read to its end"
+    assert state_of(home.path) == before
+    with home.lock():
         pass
 
 

@@ -117,14 +117,14 @@ def test_the_next_photo_gets_another_process(write: Write, monkeypatch: pytest.M
 
 
 def _killing(exchange: Callable[..., object], number: signal.Signals) -> Callable[..., object]:
-    def kill_first(job: object) -> object:
+    def kill_first(*job: object) -> object:
         DECODER._started().send_signal(number)
-        return exchange(job)
+        return exchange(*job)
 
     return kill_first
 
 
-def _interrupted(job: object) -> None:
+def _interrupted(*job: object) -> None:
     raise KeyboardInterrupt
 
 
@@ -209,7 +209,7 @@ def test_a_limit_is_kept_by_both_processes_together(write: Write) -> None:
 @pytest.mark.slow
 def test_memory_that_does_not_come_back_is_not_the_next_photos_lack(tmp_path: Path, write: Write) -> None:
     pieces, large = tmp_path / "pieces.webp", write("large.webp", 4_400)
-    pieces.write_bytes(odd.webp(400, b"ABCD\0\0\0\0" * (30 * MIB // 8)))
+    pieces.write_bytes(odd.webp(400, b"ABCD\0\0\0\0" * (15 * MIB // 8)))
     read_photo(pieces, PREPROCESSING)
     assert DECODER.resident_bytes < MIN_BYTES
     read_photo(large, PREPROCESSING)
@@ -230,6 +230,16 @@ def test_threads_get_their_own_photos(write: Write) -> None:
         thread.join()
     for number in range(8):
         np.testing.assert_array_equal(found[number], expected[number])
+
+
+def test_whoever_waits_for_another_photo_to_be_decoded_can_end_that_too(write: Write) -> None:
+    def enough() -> None:
+        raise TimeoutError("enough")
+
+    path = write("photo.webp")
+    with DECODER._lock, pytest.raises(TimeoutError, match=r"^enough$"):
+        read_photo(path, PREPROCESSING, on_wait=enough)
+    read_photo(path, PREPROCESSING)
 
 
 def test_a_forked_process_has_a_decoder_of_its_own(write: Write) -> None:
