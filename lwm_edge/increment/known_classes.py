@@ -24,11 +24,13 @@ from ..model.bundle import (
     COUNTS,
     PHOTOS,
     ROWS_BY_CLASS,
+    TOTAL,
     WEIGHT,
+    Arrays,
     Bundle,
     forget_what_was_measured,
 )
-from ..model.manifest import Manifest, ShippedName
+from ..model.manifest import BASE, Manifest, ShippedName
 from ..photos.class_names import class_name_problem, fold_class_name, normalise_class_name, shown_class_name
 from ..records import AnyPath
 
@@ -163,11 +165,11 @@ def _removed(model: Bundle, row: int) -> Edited:
     share = f"{photos / all_photos:.1%}" if all_photos else "0%"
     remains = [
         f"what the {photos:.0f} photos of {name} added to the covariance, {share} of the photos behind it",
+        "its share in what the last layer and the score for unknown objects compare the other classes with, "
+        "until the next add-classes, add-photos or merge solves them again",
         _NAME_REMAINS,
+        *_network_remains(manifest, row, arrays),
     ]
-    recipe = RECIPES.get(manifest.recipe)  # type: ignore[call-overload]
-    if row < manifest.shipped_classes or (recipe and recipe.trains):
-        remains.append("what the network was trained to see in it")
     if permits_undo(manifest):
         remains.append(
             "the whole class, in previous.lwm until the next change, so that undo can bring it back"
@@ -178,6 +180,30 @@ def _removed(model: Bundle, row: int) -> Edited:
         make_deed("remove-class", (name,)),
         remains=tuple(remains),
     )
+
+
+def _network_remains(manifest: Manifest, row: int, arrays: Arrays) -> list[str]:
+    """Says what the network may have of a class: a bundle names only the recipe of the latest increment.
+
+    Whatever trains the network drops what the vendor measured, as that was another network's.
+    """
+    recipe = RECIPES.get(manifest.recipe)  # type: ignore[call-overload]
+    if row < manifest.shipped_classes or (recipe and recipe.trains):
+        return ["what the network was trained to see in it"]
+    if manifest.recipe == BASE or arrays[TOTAL].any() or _learnt_once(manifest):
+        return []
+    return [
+        "what the network was trained to see in it, if an earlier increment trained the network, which the "
+        "model does not record"
+    ]
+
+
+def _learnt_once(manifest: Manifest) -> bool:
+    """Tells whether the recipe of the latest increment is that of all, as the record of custody shows."""
+    custody = manifest.custody
+    if custody is None or custody.dropped_links or any(link.deed is None for link in custody.links):
+        return False
+    return sum(link.deed.kind in ("add-classes", "add-photos") for link in custody.links if link.deed) <= 1
 
 
 def _never_learnt(generation: Generation, model: Bundle, row: int) -> Edited:

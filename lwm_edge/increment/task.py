@@ -81,6 +81,12 @@ def set_up(
         read_private_key(config.sign_with)  # so that a bad key is refused before the work, not after it
     reset_peak_rss()
     forget_decoding_peak()
+    if more and len(parent.manifest.class_names) == 1:
+        only = parent.manifest.class_names[0]
+        raise ConfigError(
+            f"{only} is the model's only class, so every photo passes for it, and nothing follows from "
+            "further ones; add another class first (lwm-edge add-classes), and these photos then"
+        )
     if more and not more.solve_head:
         from .instant import require_solved_head
 
