@@ -57,6 +57,9 @@ def start_process(
 @contextmanager
 def _signals_blocked(signals: Collection[signal.Signals]) -> Iterator[None]:
     """Blocks signals in this thread, and in a process that is started within the block."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
@@ -87,5 +90,5 @@ def _existing_folder() -> str | None:
     try:
         Path.cwd()
     except OSError:
-        return "/"
+        return os.sep
     return None

@@ -6,7 +6,6 @@ import ctypes
 import mmap
 import os
 import re
-import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -46,6 +45,12 @@ def peak_rss_bytes() -> int:
     """Returns the kernel's high-water mark of this process's resident memory since start or reset."""
     if _STATUS.exists():  # getrusage would give a child its parent's peak
         return _status("VmHWM")
+    try:
+        import resource
+    except ImportError:  # Windows
+        with suppress(psutil.Error, AttributeError):
+            return int(psutil.Process().memory_info().peak_wset)  # type: ignore[attr-defined]
+        return rss_bytes()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -61,7 +66,11 @@ def reset_peak_rss() -> bool:
 
 def rss_bytes() -> int:
     """Returns the resident memory of this process now; 0 if the system does not say."""
-    return _status("VmRSS") if _STATUS.exists() else 0
+    if _STATUS.exists():
+        return _status("VmRSS")
+    with suppress(OSError, psutil.Error):
+        return int(psutil.Process().memory_info().rss)
+    return 0
 
 
 def resident_parts() -> tuple[int, int] | None:
@@ -101,7 +110,7 @@ def _machine_available() -> Iterator[int]:
     with suppress(OSError, psutil.Error, ValueError, KeyError):
         yield int(psutil.virtual_memory().available)
         return
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, AttributeError):
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if free > 0:
             yield free
@@ -221,7 +230,7 @@ def _set_allocator(mapped_from: int, kept_bytes: int) -> bool:
     try:
         libc = ctypes.CDLL(None)
         mallopt, malloc_trim = libc.mallopt, libc.malloc_trim
-    except (AttributeError, OSError):
+    except (AttributeError, OSError, TypeError):
         return False
     settings = (
         (_M_MMAP_THRESHOLD, mapped_from),

@@ -11,7 +11,6 @@ whether something is this program's own and may be removed.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 from collections.abc import Collection, Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from . import _disk, _streams
+from ._disk import lacking, lock, unlock
 from .errors import NOT_OFFERED, BusyError, ConfigError, HomeError, os_failure
 
 _without_folder_sync: set[int] = set()  # numbers of the file systems
@@ -36,6 +36,28 @@ def _explained(action: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise os_failure(action, path, error) from error
+
+
+@contextmanager
+def _changing(action: str, path: Path) -> Iterator[None]:
+    """Explains refusals as `_explained` does, and lets nothing begin where no change would be safe."""
+    require_safe_changes(action, path)
+    with _explained(action, path):
+        yield
+
+
+def require_safe_changes(action: str, path: Path) -> None:
+    """Refuses to change files on a system without what it takes to do that safely.
+
+    Raises:
+        HomeError: The system lacks something; the message says what, and what works there.
+    """
+    if missing := lacking():
+        raise HomeError(
+            f"cannot {action} {path}: this system has no {', no '.join(missing)}, without which a model "
+            "could be damaged; make and change models on Linux or macOS: here, they can be read (predict, "
+            "evaluate, info, verify, and Classifier in Python)"
+        )
 
 
 def _confirm(path: Path) -> None:
@@ -59,7 +81,7 @@ def _unconfirmed(path: Path, error: OSError) -> str:
 
 def sync_folder(folder: Path) -> None:
     """Makes the folder's entries durable."""
-    with _explained("sync", folder):
+    with _changing("sync", folder):
         _sync(folder)
 
 
@@ -106,7 +128,7 @@ def write_file(
         HomeError: Something other than a file is there, the operating system refused, or the disk did not
             confirm the new file.
     """
-    with _explained("write", path):
+    with _changing("write", path):
         if os.path.lexists(path) and not is_regular_file(path):
             raise HomeError(f"cannot write {path}: it is {kind_at(path)}, which is left alone; move it away")
         _replace(path, content, mode, None, replace, of_user=of_user)
@@ -124,7 +146,7 @@ def check_output(path: Path | str, *, may_be_stdout: bool = False) -> None:
     if str(path) == STDOUT and not may_be_stdout:
         raise ConfigError(f"{STDOUT} is standard output, which cannot be used here; give a file's name")
     path = Path(path)
-    with _explained("write", path):
+    with _changing("write", path):
         target = _output_target(path)
         staged = staged_path(target)
         if not target.parent.is_dir():
@@ -159,7 +181,7 @@ def write_output(path: Path | str, content: bytes) -> None:
             _streams.write_stdout(content)
         return
     path = Path(path)
-    with _explained("write", path):
+    with _changing("write", path):
         target = _output_target(path)
         before = target.stat() if target.exists() else None
         _replace(target, content, 0o600 if before else 0o664, before, replace=True)
@@ -329,7 +351,7 @@ def is_real_folder(path: Path) -> bool:
 
 def make_folder(path: Path) -> None:
     """Creates a folder and its parents durably; an existing one is fine."""
-    with _explained("create", path):
+    with _changing("create", path):
         missing = [folder for folder in path.parents if not folder.exists()]
         for folder in (*reversed(missing), path):
             _disk.make_folder(folder)
@@ -348,7 +370,7 @@ def swap_link(link: Path, target: str) -> tuple[str, ...]:
             has no symbolic links; the link is as it was.
     """
     staged = staged_path(link)
-    with _explained("switch", link):
+    with _changing("switch", link):
         if os.path.lexists(link) and not link.is_symlink():
             raise HomeError(f"cannot switch {link}: it is {kind_at(link)}, which is left alone; move it away")
         try:
@@ -373,7 +395,7 @@ def remove_file(path: Path) -> None:
     """
     if not os.path.lexists(path):
         return
-    with _explained("remove", path):
+    with _changing("remove", path):
         if not is_regular_file(path):
             raise HomeError(f"cannot remove {path}: it is {kind_at(path)}, which is left alone; move it away")
         _disk.unlink(path)
@@ -383,7 +405,7 @@ def remove_file(path: Path) -> None:
 def remove_link(path: Path) -> None:
     """Removes a symbolic link, and never anything else; what it points at stays."""
     if path.is_symlink():
-        with _explained("remove", path):
+        with _changing("remove", path):
             _disk.unlink(path)
             sync_folder(path.parent)
 
@@ -400,7 +422,7 @@ def remove_folder(path: Path, files: Collection[str], last: str | None = None) -
     """
     if not is_real_folder(path) or not holds_only(path, files):
         return
-    with _explained("remove", path):
+    with _changing("remove", path):
         names = sorted({entry.name for entry in entries(path)} & set(files))
         for name in names:
             if name != last:
@@ -441,7 +463,7 @@ def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
     Raises:
         BusyError: Another process holds the lock, and `wait` is not set.
     """
-    with _explained("lock", path):
+    with _changing("lock", path):
         is_new = not os.path.lexists(path)
         descriptor = _disk.open_lock(path)
     try:
@@ -451,7 +473,7 @@ def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise HomeError(f"cannot lock {path}: it is {kind_at(path)}, not a file; move it away")
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(descriptor, wait=wait)
             except BlockingIOError:
                 raise BusyError(
                     f"{path.parent} is being changed by another process; try again when it is done, "
@@ -463,6 +485,6 @@ def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
         finally:  # a process that the caller's code forked has it open, too, and may come past here
             if os.getpid() == holder:
                 with suppress(OSError):  # to close it unlocks it, too, and what was done is done
-                    fcntl.flock(descriptor, fcntl.LOCK_UN)
+                    unlock(descriptor)
     finally:
         os.close(descriptor)

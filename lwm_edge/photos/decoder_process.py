@@ -8,17 +8,18 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import select
 import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from .._processes import start_process
 from ..errors import ConfigError, PhotosError, os_failure
@@ -30,7 +31,7 @@ from .pixels import Pixels
 MIN_BYTES = 64 * MIB
 """Memory with which the process can decode an ordinary photo; some 35 MiB are Python, NumPy and Pillow."""
 
-_SECONDS_BETWEEN_CALLS = 0.2  # of `on_wait`
+_SECONDS_BETWEEN_LOOKS = 0.1  # at the process; then `on_wait` is called, too
 
 # It has one thread and gives memory back as soon as it is free, so that a limit counts what a photo takes.
 _ENVIRONMENT = {
@@ -39,6 +40,7 @@ _ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",
 }
+_TOO_LONG = "takes more than {} seconds of processor time"
 
 
 class OutOfRoomError(PhotosError):
@@ -132,7 +134,7 @@ class DecoderProcess:
     @contextmanager
     def _locked(self, on_wait: Callable[[], None]) -> Iterator[None]:
         """Waits until the process has no other photo to decode."""
-        while not self._lock.acquire(timeout=_SECONDS_BETWEEN_CALLS):
+        while not self._lock.acquire(timeout=_SECONDS_BETWEEN_LOOKS):
             on_wait()
         try:
             yield
@@ -154,9 +156,7 @@ class DecoderProcess:
         line = b""
         with suppress(BrokenPipeError):
             os.write(process.stdin.fileno(), json.dumps(job).encode() + b"\n")  # a short line goes as a whole
-            while not select.select([process.stdout], [], [], _SECONDS_BETWEEN_CALLS)[0]:
-                on_wait()
-            line = process.stdout.readline()
+            line = self._line(process, job, on_wait)
         if not line.endswith(b"\n"):
             status = process.wait()
             self._end()
@@ -168,6 +168,23 @@ class DecoderProcess:
         if len(content) < reply["length"]:
             raise PhotosError(_why_it_ended(process.wait()))
         return reply, content
+
+    def _line(
+        self, process: subprocess.Popen[bytes], job: dict[str, Any], on_wait: Callable[[], None]
+    ) -> bytes:
+        """Reads the answer's first line in a thread, as not every system can wait for a pipe otherwise."""
+        assert process.stdout
+        began = _usage(process.pid)
+        with ThreadPoolExecutor(1) as reader:
+            line = reader.submit(process.stdout.readline)
+            try:
+                while not wait([line], timeout=_SECONDS_BETWEEN_LOOKS).done:
+                    _require_within_limits(_usage(process.pid), began, job)
+                    on_wait()
+            except BaseException:
+                process.kill()  # which ends the reading
+                raise
+            return line.result()
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -187,10 +204,33 @@ class DecoderProcess:
         return self._process
 
 
+def _usage(pid: int) -> tuple[int, float]:
+    """Returns the resident memory and the processor time of a process; zeros where neither is known."""
+    with suppress(OSError, psutil.Error):
+        process = psutil.Process(pid)
+        times = process.cpu_times()
+        return process.memory_info().rss, times.user + times.system
+    return 0, 0.0
+
+
+def _require_within_limits(usage: tuple[int, float], began: tuple[int, float], job: dict[str, Any]) -> None:
+    """Holds a photo to its limits where the system does not: outside Linux, no limit of memory binds.
+
+    Raises:
+        OutOfRoomError: The process takes more memory than it may.
+        PhotosError: It takes more processor time.
+    """
+    if usage[0] > job["most_bytes"]:
+        raise OutOfRoomError(f"takes more than {job['most_bytes'] // MIB} MiB of memory to decode")
+    if usage[1] - began[1] > job["seconds"] + 1:  # where the system counts, it is first
+        raise PhotosError(_TOO_LONG.format(job["seconds"]))
+
+
 def _why_it_ended(status: int) -> str:
-    if status == -signal.SIGXCPU:
-        return f"takes more than {guard.MAX_SECONDS} seconds of processor time"
-    if status == -signal.SIGKILL:
+    name = {-int(known): known.name for known in signal.Signals}.get(status)
+    if name == "SIGXCPU":
+        return _TOO_LONG.format(guard.MAX_SECONDS)
+    if name == "SIGKILL":
         return "cannot be decoded: its process was killed, most likely because the machine's memory ran out"
     return f"cannot be decoded: its process ended with status {status}"
 
@@ -210,4 +250,5 @@ def _start_over_in_child() -> None:
 
 
 atexit.register(DECODER.end)
-os.register_at_fork(after_in_child=_start_over_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_over_in_child)

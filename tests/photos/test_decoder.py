@@ -16,9 +16,10 @@ import psutil
 import pytest
 from PIL import Image
 
+from lwm_edge import _processes
 from lwm_edge.errors import PhotosError, ResourceError
 from lwm_edge.memory import rss_bytes
-from lwm_edge.photos import decoder_process
+from lwm_edge.photos import decoder_process, guard
 from lwm_edge.photos.decoder_process import DECODER, MIN_BYTES
 from lwm_edge.photos.decoding import decode
 from lwm_edge.photos.folders import read_photo_folder
@@ -240,6 +241,30 @@ def test_whoever_waits_for_another_photo_to_be_decoded_can_end_that_too(write: W
     with DECODER._lock, pytest.raises(TimeoutError, match=r"^enough$"):
         read_photo(path, PREPROCESSING, on_wait=enough)
     read_photo(path, PREPROCESSING)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "seconds", "why"),
+    [
+        (lambda: odd.webp(4_470, b""), 20, "takes more than 200 MiB of memory to decode"),
+        (lambda: odd.progressive_jpeg(4_470, 17_000), 1, "takes more than 1 seconds of processor time"),
+    ],
+)
+def test_where_the_system_sets_no_limits_the_process_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[], bytes], seconds: int, why: str
+) -> None:
+    taken_away = "import sys; sys.modules['fcntl'] = sys.modules['resource'] = None; "
+    monkeypatch.setattr(_processes, "_START_CODE", taken_away + _processes._START_CODE)
+    monkeypatch.setattr(guard, "MAX_SECONDS", seconds)
+    monkeypatch.setattr(decoder_process, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    path = tmp_path / "photo"
+    path.write_bytes(make())
+    with no_hang(), pytest.raises(PhotosError, match=why):
+        DECODER.decode(path, 32, 32, 200 * MIB)
+    assert DECODER._process is None
+    GREY.save(path, "WEBP")
+    assert read_photo(path, PREPROCESSING).shape == (32, 32, 3)
 
 
 def test_a_forked_process_has_a_decoder_of_its_own(write: Write) -> None:
