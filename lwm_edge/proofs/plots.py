@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MIB = 2**20
+_FOLDER_OF_MATPLOTLIB = "MPLCONFIGDIR"
 
 
 def check_plot(path: Path) -> None:
@@ -55,13 +60,31 @@ def save_plot(steps: Sequence[SimulationStep], path: Path) -> None:
     storage.write_output(path, content.getvalue())
 
 
+@contextmanager
+def _no_list_of_fonts_left() -> Iterator[None]:
+    """Lets matplotlib keep its list of fonts in a temporary folder, not in the user's, while it loads.
+
+    Does nothing if it is loaded already, or if the user chose a folder.
+    """
+    if "matplotlib" in sys.modules or os.environ.get(_FOLDER_OF_MATPLOTLIB):
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="lwm-edge-fonts-") as folder:
+        os.environ[_FOLDER_OF_MATPLOTLIB] = folder
+        try:
+            yield
+        finally:
+            del os.environ[_FOLDER_OF_MATPLOTLIB]
+
+
 def _draw(axes: Any, classes: list[int], label: str, values: list[int]) -> None:
     axes.plot(classes, [value / _MIB for value in values], label=label)
 
 
 def _new_figure() -> Figure:
     try:
-        from matplotlib.figure import Figure
+        with _no_list_of_fonts_left():
+            from matplotlib.figure import Figure
     except ImportError:
         raise ConfigError(
             "the plot needs matplotlib; install it with: pip install 'lwm-edge[audit]'"

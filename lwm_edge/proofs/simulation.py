@@ -32,7 +32,7 @@ from ..model.bundle import ROWS_BY_CLASS, open_bundle, save_bundle
 from ..model.ledger import Ledger
 from ..model.manifest import Manifest
 from ..model.terms import MAX_CAPACITY
-from ..records import AnyPath, Progress, ProgressCallback, ignore_progress
+from ..records import AnyPath, ExactPath, Progress, ProgressCallback, ignore_progress
 from .audited_bytes import file_sizes
 from .auditor import audit
 from .onnx_growth import expected_growth
@@ -57,8 +57,8 @@ class Job(BaseModel):
         config: Settings of each increment.
     """
 
-    home: Path
-    photos: Path
+    home: ExactPath
+    photos: ExactPath
     increments: int
     classes: int
     config: IncrementConfig

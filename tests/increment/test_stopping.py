@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -21,8 +22,9 @@ from lwm_edge import (
     plan_increment,
     predict,
 )
-from lwm_edge.errors import StoppedError
+from lwm_edge.errors import ResourceError, StoppedError
 from lwm_edge.home.home import Home
+from lwm_edge.increment import process
 from lwm_edge.increment.worker import Message, stoppable_progress
 from lwm_edge.learning.config import IncrementConfig
 from lwm_edge.records import Progress
@@ -176,6 +178,17 @@ def test_a_worker_that_nobody_listens_to_stops_as_well() -> None:
     report = stoppable_progress(gone, lambda: True)
     with pytest.raises(StoppedError):
         report(Progress(phase="photos", done=0, total=1))
+
+
+def test_a_worker_that_cannot_be_started_is_named(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_more_files(*given: object, **named: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(process, "start_process", no_more_files)
+    with pytest.raises(ResourceError, match=r"^cannot start a process that learns: .* \(ulimit -n\)$"):
+        add_classes(home, tmp_path, QUICK)
 
 
 @pytest.mark.slow
