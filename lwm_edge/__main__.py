@@ -1,13 +1,22 @@
 """Runs the command line, as `lwm-edge` or `python -m lwm_edge`."""
 
+import gc
+import os
+
 from .cli import started  # noqa: F401 - first, so that all that follows is counted
 from .cli.interruption import ignore_requests_to_stop, stop_with_a_sentence
+from .processors import thread_settings
 
 
 def main() -> None:
     """Prepares for being told to stop, loads the command line, and runs it."""
     stop_with_a_sentence()
+    os.environ.update({**thread_settings(), **os.environ})
+    gc.disable()  # nothing that libraries make while they load is garbage
     from .cli.commands import main as run_command_line
+
+    gc.freeze()
+    gc.enable()
 
     try:
         run_command_line()

@@ -11,6 +11,16 @@ from pathlib import Path
 from ._cgroups import levels
 
 
+def thread_settings() -> dict[str, str]:
+    """Returns variables for the libraries' threads, which they read when they load.
+
+    Waiting threads sleep. If they kept spinning, they would take the cores from other programs, and from each
+    other when the cores are busy. There are as many of them as a cgroup allows processors: libraries would
+    count those of the machine.
+    """
+    return {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": str(usable_processors())}
+
+
 def usable_processors() -> int:
     """Returns how many threads can run at the same time: processors, or a cgroup's share of them if less."""
     known = hasattr(os, "sched_getaffinity")

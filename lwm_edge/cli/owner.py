@@ -91,6 +91,8 @@ def add_classes_command(
     interruption, the same command continues where it stopped.
     """
     from .. import add_classes, plan_increment
+    from ..increment.add import may_train
+    from ..memory import bound_allocator
 
     chosen = increment_config(
         read_file_config(),
@@ -111,14 +113,27 @@ def add_classes_command(
         sign_with=sign_with,
     )
     opened = open_chosen_home(home)
+    isolate = may_train(opened, chosen)
+    if not isolate:
+        bound_allocator()
     if dry_run:
         plan = with_progress(
-            lambda on: plan_increment(opened, photos, chosen, on_progress=on, wait=wait, started=STARTED)
+            lambda on: plan_increment(
+                opened, photos, chosen, on_progress=on, isolate=isolate, wait=wait, started=STARTED
+            )
         )
         show(plan, as_json, display.plan)
         return
     report = with_progress(
-        lambda on: add_classes(opened, photos, chosen, on_progress=on, wait=wait, started=STARTED)
+        lambda on: add_classes(
+            opened,
+            photos,
+            chosen,
+            on_progress=on,
+            isolate=isolate,
+            wait=wait,
+            started=STARTED,
+        )
     )
     show(report, as_json, display.increment, is_done=True)
 

@@ -34,6 +34,7 @@ def add_photos_command(
 ) -> None:
     """Teach the model further photos of classes that it knows; a photo that was given before counts twice."""
     from .. import add_photos, plan_increment
+    from ..memory import bound_allocator
 
     chosen = increment_config(
         read_file_config(),
@@ -44,15 +45,30 @@ def add_photos_command(
         sign_with=sign_with,
     )
     opened = open_chosen_home(home)
+    bound_allocator()
     if dry_run:
         plan = plan_increment(
-            opened, photos, chosen, more_photos=True, solve_head=solve_head, wait=wait, started=STARTED
+            opened,
+            photos,
+            chosen,
+            more_photos=True,
+            solve_head=solve_head,
+            isolate=False,
+            wait=wait,
+            started=STARTED,
         )
         show(plan, as_json, display.plan)
         return
     report = with_progress(
         lambda on: add_photos(
-            opened, photos, chosen, solve_head=solve_head, on_progress=on, wait=wait, started=STARTED
+            opened,
+            photos,
+            chosen,
+            solve_head=solve_head,
+            on_progress=on,
+            isolate=False,
+            wait=wait,
+            started=STARTED,
         )
     )
     show(report, as_json, display_changes.more_photos, is_done=True)

@@ -1,4 +1,4 @@
-"""Runs an increment in worker processes, or says what it would take: `add_classes`, `add_photos`."""
+"""Runs an increment here or in worker processes, or says what it would take: `add_classes`, `add_photos`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 from .. import storage
 from ..errors import LwmEdgeError
 from ..home.home import Home, open_home
-from ..learning.config import IncrementConfig, MorePhotos
+from ..learning.config import RECIPES, IncrementConfig, MorePhotos
+from ..memory import drop_library_pages
+from ..model.torch_needed import torch_is_installed
 from ..records import AnyPath, Progress, ProgressCallback, absolute, ignore_progress
 from .reports import IncrementReport, PlanReport
 from .timing import Timer
@@ -103,6 +105,13 @@ def add_photos(
     )
 
 
+def may_train(home: Home, config: IncrementConfig) -> bool:
+    """Returns whether an increment with these settings may train the network, which takes torch."""
+    if config.recipe != "auto":
+        return RECIPES[config.recipe].trains
+    return torch_is_installed() and home.open_bundle().manifest.levels is None
+
+
 def _learn(
     home: Home | AnyPath,
     photos: AnyPath,
@@ -125,6 +134,7 @@ def _learn(
 
             timer = Timer(started)
             learnt, model = learn_classes(home, photos, config, on_progress, timer=timer, more=more)
+            drop_library_pages()  # most of them were needed for the learning only
             on_progress(Progress(phase="commit", done=0, total=1))
             return commit_increment(home, learnt, timer, model)
         before = home.current()
@@ -150,6 +160,7 @@ def plan_increment(
     more_photos: bool = False,
     solve_head: bool = False,
     on_progress: ProgressCallback = ignore_progress,
+    isolate: bool = True,
     wait: bool = False,
     started: float | None = None,
 ) -> PlanReport:
@@ -162,6 +173,7 @@ def plan_increment(
         more_photos: Whether to plan for `add_photos` instead.
         solve_head: Setting of `add_photos`.
         on_progress: Function that is called before each photo is read; what it raises ends the call.
+        isolate: Whether to plan in a worker process, as `add_classes` would with the same value.
         wait: Whether to wait for another process that is changing the home.
         started: Value of time.monotonic() from which time is counted; None means now.
 
@@ -169,16 +181,16 @@ def plan_increment(
         LwmEdgeError: For the reasons that `add_classes` lists; ResourceError if the memory limit is too low.
     """
     started = time.monotonic() if started is None else started
-    home, config = open_home(home), config or IncrementConfig()
-    job = Job(
-        home=home.path,
-        photos=absolute(photos),
-        config=config,
-        started=started,
-        more=MorePhotos(solve_head) if more_photos else None,
-        dry_run=True,
-    )
+    home, photos, config = open_home(home), Path(photos), config or IncrementConfig()
+    more = MorePhotos(solve_head) if more_photos else None
     with home.lock(wait=wait) as lock:
+        if not isolate:
+            from .learn import plan_learning
+
+            return plan_learning(home, photos, config, on_progress, Timer(started), more)
+        job = Job(
+            home=home.path, photos=absolute(photos), config=config, started=started, more=more, dry_run=True
+        )
         planned = run(job, lock, on_progress).plan
     assert planned is not None
     return planned

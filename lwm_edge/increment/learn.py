@@ -1,6 +1,6 @@
 """Learns new classes in this process, from photos to a staged model: the main part of an increment.
 
-`add.add_classes` runs this in one worker process, and `commit.commit_increment` in another.
+`add.add_classes` runs this, in a worker process or in its own, and then `commit.commit_increment`.
 """
 
 from __future__ import annotations

@@ -20,13 +20,8 @@ from .. import errors
 from .._processes import start_process
 from .._streams import forgiving_streams
 from ..errors import LwmEdgeError, os_failure
-from ..processors import usable_processors
+from ..processors import thread_settings
 from ..records import utf8_text
-
-# Makes threads sleep while they wait for each other. If they kept spinning, they would take the cores from
-# other programs, and from each other when the cores are busy. Their number is that of the processors that a
-# cgroup allows: libraries would count those of the machine.
-_PASSIVE_THREADS = {"OMP_WAIT_POLICY": "passive"}
 
 Job = TypeVar("Job", bound=BaseModel)
 Reply = TypeVar("Reply", bound=BaseModel)
@@ -58,9 +53,8 @@ def started_process(
     Yields:
         The process, from which `replies_from` reads; its exit status is known after the block.
     """
-    threads = {**_PASSIVE_THREADS, "OMP_NUM_THREADS": str(usable_processors())}
     try:
-        process = start_process(module, environment=threads, descriptor=lock)
+        process = start_process(module, environment=thread_settings(), descriptor=lock)
     except OSError as error:
         raise os_failure("start", "a process that learns", error) from error
     with process:
