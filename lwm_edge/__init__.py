@@ -13,7 +13,7 @@ terms, `attention` the maps, `training` the loop. Around it:
                         ownership (what may be removed); changes, previous (undo), repair, export; readers
                         need no torch
     adding classes      increment: add -> worker -> learn (task, plan, teach, verdict, gate) -> commit;
-                        known_classes (another name, two classes that are one, a class less); calibrate
+                        renaming (another name, two classes that are one), removal (a class less); calibrate
     proving its origin  custody: keys -> signing -> chain; home/trust; proofs/verification
     other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
     the command line    cli: commands, display, terminal, settings
@@ -84,8 +84,8 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
     from .increment.add import add_photos as add_photos
     from .increment.add import plan_increment as plan_increment
     from .increment.calibrate import calibrate as calibrate
-    from .increment.known_classes import remove_class as remove_class
-    from .increment.known_classes import rename_class as rename_class
+    from .increment.removal import remove_class as remove_class
+    from .increment.renaming import rename_class as rename_class
     from .increment.reports import CalibrationReport as CalibrationReport
     from .increment.reports import IncrementReport as IncrementReport
     from .increment.reports import PlanReport as PlanReport
@@ -134,7 +134,8 @@ _DEFINED_IN = {  # imported only when first used, so that reading a model does n
     "home.reports": ("ChangeReport", "ExportReport", "RepairReport"),
     "increment.add": ("add_classes", "add_photos", "plan_increment"),
     "increment.calibrate": ("calibrate",),
-    "increment.known_classes": ("remove_class", "rename_class"),
+    "increment.removal": ("remove_class",),
+    "increment.renaming": ("rename_class",),
     "increment.reports": ("CalibrationReport", "IncrementReport", "PlanReport"),
     "learning.config": ("IncrementConfig",),
     "model.architectures.registry": ("Architecture", "architecture_names"),
