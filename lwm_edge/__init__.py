@@ -18,8 +18,8 @@ terms, `attention` the maps, `training` the loop. Around it:
     other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
     the command line    cli: commands, display, terminal, settings
 
-A package imports only from those before it: the foundation (records, errors, storage, memory, _disk,
-_streams, _processes), photos, model, then custody and learning, home and base, increment, proofs, cli.
+A package imports only from those before it: the foundation (records, errors, storage, memory, freed_memory,
+_disk, _streams, _processes), photos, model, then custody and learning, home and base, increment, proofs, cli.
 
 Functions are verbs, settings are `...Config`, results are frozen `...Report`, and every error raised on
 purpose is an `LwmEdgeError` (see `errors`). The command line calls these functions and prints.

@@ -19,7 +19,7 @@ from tests.support.folders import BASE_BUNDLE, DEMO_DATA
 ROOT = Path(lwm_edge.__file__).parent
 MAY_IMPORT = {
     "errors": set(), "_disk": set(), "_streams": set(), "records": {"errors"}, "_processes": {"errors"},
-    "_cgroups": set(), "processors": {"_cgroups"}, "memory": {"errors", "_cgroups"},
+    "_cgroups": set(), "processors": {"_cgroups"}, "memory": {"errors", "_cgroups"}, "freed_memory": set(),
     "storage": {"errors", "_disk", "_streams"},
     "photos": set(),
     "model": {"photos"},
@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "proofs": {"increment", "home", "learning", "custody", "model"},
 }  # fmt: skip
 GROUND = {
-    "errors", "_disk", "_streams", "_processes", "_cgroups", "records", "storage", "memory", "processors"
+    "errors", "_disk", "_streams", "_processes", "_cgroups", "records", "storage", "memory", "freed_memory",
+    "processors"
 }  # fmt: skip
 ABOVE = {"cli", "demo", "__init__", "__main__"}  # these may import everything
 PACKAGES = {path.parent.name for path in ROOT.glob("*/__init__.py")}

@@ -91,8 +91,8 @@ def add_classes_command(
     interruption, the same command continues where it stopped.
     """
     from .. import add_classes, plan_increment
+    from ..freed_memory import bound_allocator
     from ..increment.add import may_train
-    from ..memory import bound_allocator
 
     chosen = increment_config(
         read_file_config(),

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ResourceError
+from ..freed_memory import drop_library_pages
 from ..learning.config import IncrementConfig
 from ..memory import (
     ASSUMED_BYTES,
     available_memory_bytes,
     available_memory_is_known,
-    drop_library_pages,
     peak_rss_bytes,
     reset_peak_rss,
     rss_bytes,

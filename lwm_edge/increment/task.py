@@ -8,10 +8,11 @@ from pathlib import Path
 
 from ..custody.keys import read_private_key
 from ..errors import CapacityError, ConfigError
+from ..freed_memory import drop_library_pages
 from ..home.home import Home
 from ..home.trust import require_trusted_model
 from ..learning.config import RECIPES, IncrementConfig, MorePhotos, choose_recipe
-from ..memory import drop_library_pages, peak_rss_bytes, reset_peak_rss, rss_bytes
+from ..memory import peak_rss_bytes, reset_peak_rss, rss_bytes
 from ..model.bundle import WEIGHT, Bundle
 from ..model.manifest import Manifest
 from ..model.torch_needed import require_torch, torch_is_installed

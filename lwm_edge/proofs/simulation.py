@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from .. import storage
 from ..errors import ConfigError, LwmEdgeError
+from ..freed_memory import bound_allocator
 from ..home.changes import init_home
 from ..home.generation import labels_text
 from ..home.home import Generation, Home, open_home
@@ -27,7 +28,7 @@ from ..home.reports import MemoryReport
 from ..increment.add import add_classes
 from ..increment.process import replies_from, serve, started_process
 from ..learning.config import IncrementConfig
-from ..memory import bound_allocator, peak_rss_bytes
+from ..memory import peak_rss_bytes
 from ..model.bundle import ROWS_BY_CLASS, open_bundle, save_bundle
 from ..model.ledger import Ledger
 from ..model.manifest import Manifest

@@ -73,11 +73,11 @@ def _remove(module: ModuleType, names: str) -> None:
 def _hide_proc() -> None:
     """Lets nothing of /proc, /sys or the cgroups be opened or found by the package."""
     import lwm_edge._cgroups
-    from lwm_edge import memory
+    from lwm_edge import freed_memory, memory
     from lwm_edge.photos import decoder
 
     nowhere = type(memory._STATUS)("/no/such/proc")
-    memory._STATUS = memory._PAGEMAP = lwm_edge._cgroups._MEMBERSHIP = nowhere
+    memory._STATUS = freed_memory._PAGEMAP = lwm_edge._cgroups._MEMBERSHIP = nowhere
     decoder._STATUS = decoder._FORGET_PEAK = nowhere
 
 
