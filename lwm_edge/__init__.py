@@ -12,7 +12,7 @@ terms, `attention` the maps, `training` the loop. Around it:
     keeping a model     home -> generations of bundle, ONNX file, labels and receipt; one link, one writer;
                         ownership (what may be removed); changes, previous (undo), repair, export; readers
                         need no torch
-    adding classes      increment: add -> worker -> learn (task, plan, teach, verdict, gate) -> commit;
+    adding classes      increment: add -> worker -> learn (task, plan (job, prediction), verdict, gate) -> commit;
                         renaming (another name, two classes that are one), removal (a class less); calibrate
     proving its origin  custody: keys -> signing -> chain; home/trust; proofs/verification
     other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)

@@ -17,7 +17,7 @@ from ..model.bundle import Bundle
 from ..model.network import Network, attention_cells
 from ..model.precision import usable_precisions
 from ..model.terms import Activation, Precision
-from .plan import Job, Strategy
+from .job import Job, Strategy
 from .timing import START, Timer
 from .values import Approach, NewPhotos
 

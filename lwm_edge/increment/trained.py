@@ -30,7 +30,7 @@ from ..model.onnx.parity import head_inputs_of_probe
 from ..model.precision import has_bfloat16
 from ..model.unknown import known_scores
 from ..records import ProgressCallback
-from .plan import Job
+from .job import Job
 from .rehearsal import describe_job
 from .reports import PlanReport
 from .resume import SECONDS_BETWEEN_SAVES, SavedTraining
