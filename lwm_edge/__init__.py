@@ -12,14 +12,16 @@ terms, `attention` the maps, `training` the loop. Around it:
     keeping a model     home -> generations of bundle, ONNX file, labels and receipt; one link, one writer;
                         ownership (what may be removed); changes, previous (undo), repair, export; readers
                         need no torch
-    adding classes      increment: add -> worker -> learn (task, plan (job, prediction), verdict, gate) -> commit;
-                        renaming (another name, two classes that are one), removal (a class less); calibrate
+    adding classes      increment: add -> worker -> learn (task, plan, verdict, gate) -> commit;
+                        plan (job, prediction); renaming (another name, two classes that are one),
+                        removal (a class less); calibrate
     proving its origin  custody: keys -> signing -> chain; home/trust; proofs/verification
     other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
     the command line    cli: commands, display, terminal, settings
 
-A package imports only from those before it: the foundation (records, errors, storage, memory, freed_memory,
-_disk, _streams, _processes), photos, model, then custody and learning, home and base, increment, proofs, cli.
+A package imports only from those before it: the foundation (records, errors, storage, outputs, locks,
+memory, freed_memory, _disk, _streams, _processes), photos, model, then custody and learning, home and base,
+increment, proofs, cli.
 
 Functions are verbs, settings are `...Config`, results are frozen `...Report`, and every error raised on
 purpose is an `LwmEdgeError` (see `errors`). The command line calls these functions and prints.

@@ -20,7 +20,8 @@ ROOT = Path(lwm_edge.__file__).parent
 MAY_IMPORT = {
     "errors": set(), "_disk": set(), "_streams": set(), "records": {"errors"}, "_processes": {"errors"},
     "_cgroups": set(), "processors": {"_cgroups"}, "memory": {"errors", "_cgroups"}, "freed_memory": set(),
-    "storage": {"errors", "_disk", "_streams"},
+    "storage": {"errors", "_disk"}, "outputs": {"errors", "storage", "_streams"},
+    "locks": {"errors", "storage", "_disk"},
     "photos": set(),
     "model": {"photos"},
     "custody": {"model"},
@@ -31,8 +32,8 @@ MAY_IMPORT = {
     "proofs": {"increment", "home", "learning", "custody", "model"},
 }  # fmt: skip
 GROUND = {
-    "errors", "_disk", "_streams", "_processes", "_cgroups", "records", "storage", "memory", "freed_memory",
-    "processors"
+    "errors", "_disk", "_streams", "_processes", "_cgroups", "records", "storage", "outputs", "locks",
+    "memory", "freed_memory", "processors",
 }  # fmt: skip
 ABOVE = {"cli", "demo", "__init__", "__main__"}  # these may import everything
 PACKAGES = {path.parent.name for path in ROOT.glob("*/__init__.py")}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .. import storage
+from .. import outputs
 from ..errors import CapacityError, ConfigError
 from ..learning.class_statistics import ClassStatistics
 from ..learning.discriminant import Labels
@@ -81,7 +81,7 @@ def check_output(output: Path, *inputs: Path | None) -> None:
     Raises:
         ConfigError: The output is a file that is read, or lies in a class folder.
     """
-    storage.check_output(output)
+    outputs.check_output(output)
     place = Path(os.path.realpath(output))  # unlike resolve(), it tolerates a link that leads to itself
     for path in (Path(os.path.realpath(path)) for path in inputs if path):
         if place == path or (place.is_relative_to(path) and place.parent != path):
@@ -286,4 +286,4 @@ def _write(
     )
     examples = photos.load(range(min(max(PARITY_BATCH_SIZES), len(photos.photos))))
     _, parity = verified_file(arrays, manifest, parity_probe(network, examples))
-    return save_bundle(output, arrays, manifest, storage.write_output), parity
+    return save_bundle(output, arrays, manifest, outputs.write_output), parity

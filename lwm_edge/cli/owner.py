@@ -10,7 +10,7 @@ import typer
 
 from .. import ExportConfig, IncrementConfig
 from ..errors import ConfigError, TrustError
-from ..storage import STDOUT
+from ..outputs import STDOUT
 from . import display, display_changes, display_proofs
 from .answer import home_path, open_chosen_home, show, with_progress
 from .options import (

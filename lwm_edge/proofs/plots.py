@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import storage
+from .. import outputs
 from ..errors import ConfigError
 from ..home.ownership import ONNX
 from .reports import SimulationStep
@@ -32,7 +32,7 @@ def check_plot(path: Path) -> None:
     """
     if path.suffix.lower() != ".png":
         raise ConfigError(f"{path} is not a PNG file; choose a name that ends in .png")
-    storage.check_output(path)
+    outputs.check_output(path)
     _new_figure()
 
 
@@ -57,7 +57,7 @@ def save_plot(steps: Sequence[SimulationStep], path: Path) -> None:
         axes.legend()
     content = BytesIO()
     figure.savefig(content, format="png", dpi=80)
-    storage.write_output(path, content.getvalue())
+    outputs.write_output(path, content.getvalue())
 
 
 @contextmanager

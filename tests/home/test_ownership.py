@@ -341,6 +341,7 @@ OPENING = {
     "_disk": "for storage",
     "_streams": "the null device",
     "memory": "a counter of the kernel",
+    "freed_memory": "the kernel's list of pages, for reading",
     "guard": "a photo, for reading, unbuffered",
     "decoder": "a pipe",
     "worker": "a pipe",
