@@ -14,14 +14,15 @@ terms, `attention` the maps, `training` the loop. Around it:
                         need no torch
     adding classes      increment: add -> worker -> learn (task, plan, verdict, gate) -> commit;
                         plan (job, prediction); renaming (another name, two classes that are one),
-                        removal (a class less); calibrate
+                        removal (a class less); calibrate; doctor (photos that harm) -> findings
     proving its origin  custody: keys -> signing -> chain; home/trust; proofs/verification
     other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
+    pages to look at    pages: doctor
     the command line    cli: commands, display, terminal, settings
 
 A package imports only from those before it: the foundation (records, errors, storage, outputs, locks,
 memory, freed_memory, _disk, _streams, _processes), photos, model, then custody and learning, home and base,
-increment, proofs, cli.
+increment, proofs, pages, cli.
 
 Functions are verbs, settings are `...Config`, results are frozen `...Report`, and every error raised on
 purpose is an `LwmEdgeError` (see `errors`). The command line calls these functions and prints.
@@ -86,6 +87,8 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
     from .increment.add import add_photos as add_photos
     from .increment.add import plan_increment as plan_increment
     from .increment.calibrate import calibrate as calibrate
+    from .increment.doctor import check_photos as check_photos
+    from .increment.findings import CheckReport as CheckReport
     from .increment.removal import remove_class as remove_class
     from .increment.renaming import rename_class as rename_class
     from .increment.reports import CalibrationReport as CalibrationReport
@@ -100,6 +103,7 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
     )
     from .model.classifier import Classifier as Classifier
     from .model.evaluation import EvaluationReport as EvaluationReport
+    from .pages.doctor import write_check_page as write_check_page
     from .photos.preprocessing import Preprocessing as Preprocessing
     from .proofs.auditor import audit as audit
     from .proofs.reports import AuditReport as AuditReport
@@ -136,6 +140,8 @@ _DEFINED_IN = {  # imported only when first used, so that reading a model does n
     "home.reports": ("ChangeReport", "ExportReport", "RepairReport"),
     "increment.add": ("add_classes", "add_photos", "plan_increment"),
     "increment.calibrate": ("calibrate",),
+    "increment.doctor": ("check_photos",),
+    "increment.findings": ("CheckReport",),
     "increment.removal": ("remove_class",),
     "increment.renaming": ("rename_class",),
     "increment.reports": ("CalibrationReport", "IncrementReport", "PlanReport"),
@@ -143,6 +149,7 @@ _DEFINED_IN = {  # imported only when first used, so that reading a model does n
     "model.architectures.registry": ("Architecture", "architecture_names"),
     "model.classifier": ("Classifier",),
     "model.evaluation": ("EvaluationReport",),
+    "pages.doctor": ("write_check_page",),
     "photos.preprocessing": ("Preprocessing",),
     "proofs.auditor": ("audit",),
     "proofs.reports": ("AuditReport", "SimulationReport"),

@@ -216,17 +216,19 @@ class Progress(Report):
     and again while reading one takes long.
 
     Attributes:
-        phase: Name of the phase: `photos`, `plan`, `features`, `train`, `evaluate`, `stage` or `commit`;
-            `simulate` for whole increments.
+        phase: Name of the phase: `photos`, `check`, `plan`, `features`, `train`, `evaluate`, `stage` or
+            `commit`; `simulate` for whole increments.
         done: Number of steps done in the phase.
         total: Number of steps in the phase.
         loss: Loss of the latest optimiser update, while training.
+        notes: Lines for the owner about files that are left out, and why, before anything is learnt.
     """
 
     phase: str
     done: int
     total: int
     loss: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 ProgressCallback = Callable[[Progress], None]

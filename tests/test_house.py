@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "base": {"learning", "model", "photos"},
     "increment": {"home", "learning", "custody", "model", "photos"},
     "proofs": {"increment", "home", "learning", "custody", "model"},
+    "pages": {"increment", "photos"},
 }  # fmt: skip
 GROUND = {
     "errors", "_disk", "_streams", "_processes", "_cgroups", "records", "storage", "outputs", "locks",
@@ -103,6 +104,7 @@ NEEDS_NO_TORCH = {
     "evaluate": ["evaluate", str(TEST_PHOTOS), "--home", "{home}"],
     "predict": ["predict", str(PHOTO), "--home", "{home}"],
     "verify": ["verify", str(BASE_BUNDLE)],
+    "check": ["check", str(NEW_PHOTOS), "--home", "{home}", "-o", "{file}.html"],
     "info": ["info", "--home", "{home}"],
 }
 NOTES_WHAT_IS_LOADED = """

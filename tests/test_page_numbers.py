@@ -17,7 +17,7 @@ from lwm_edge.custody.keys import _PRIVATE_MODE
 from lwm_edge.demo import BASE_CLASSES, DEMO_DATA, INCREMENTS
 from lwm_edge.home.export import _MAX_CALIBRATION_PHOTOS, _MIN_AGREEMENT, _MIN_PHOTOS
 from lwm_edge.home.ownership import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, PREVIOUS, TRAINING, TRUST
-from lwm_edge.increment import judgement
+from lwm_edge.increment import doctor, judgement
 from lwm_edge.increment.gate import _LEAST_SHARE_REMEMBERED
 from lwm_edge.increment.job import _FEWEST_BATCHES_TO_KEEP_MEMORY
 from lwm_edge.increment.plan import SHARE_OF_AVAILABLE
@@ -52,14 +52,16 @@ MEGA = 1_000_000
 SAYS = [
     (DEPLOY, f"at least {LEARNT.min_photos} usable photos"),
     (DEPLOY, f"up to {guard.MAX_PIXELS // MEGA} megapixels"),
-    (DEPLOY, f"the limit is {guard.MAX_BUFFERED_PIXELS // MEGA} megapixels"),
+    (DEPLOY, f"a JPEG up to {guard.MAX_JPEG_PIXELS // MEGA}"),
+    (DEPLOY, f"a progressive one up to {guard.MAX_PROGRESSIVE_PIXELS // MEGA}"),
+    (DEPLOY, f"WebP up to {guard.MAX_WEBP_PIXELS // MEGA}"),
     (DEPLOY, f"A file may be up to {guard.MAX_FILE_BYTES // 2**20} MiB"),
     (DEPLOY, f"photo takes at most {guard.MAX_MEMORY_BYTES // guard.MIB} MiB of memory"),
     (DEPLOY, f"MiB of memory and {guard.MAX_SECONDS} seconds of processor time"),
     (DEPLOY, f"up to {guard.MAX_METADATA_BYTES // guard.MIB} MiB of metadata"),
     (DEPLOY, f"in up to {guard.MAX_METADATA_READS:,} reads"),
     (DEPLOY, f"might take more than {guard.MAX_BYTES_HERE // guard.MIB} MiB by their format and size"),
-    (DEPLOY, f"a JPEG of more than some {guard.MAX_BYTES_HERE // 12 // MEGA - 2} megapixels"),
+    (DEPLOY, f"some {guard.MAX_BYTES_HERE // 12 // MEGA - 2} megapixels), are decoded in a second process"),
     (DEPLOY, f"leaves less than {MIN_BYTES // guard.MIB} MiB, photos that may take more than"),
     (DEPLOY, f"may take more than {reading._ALWAYS_HERE // guard.MIB} MiB are not tried"),
     (TESTS, f"at most {guard.MAX_MEMORY_BYTES // guard.MIB} MiB for each"),
@@ -94,7 +96,10 @@ SAYS = [
         f"less than {judgement._RARELY_RECOGNISED_SHARE:.0%} of its photos, "
         f"or that has fewer than {judgement._TOO_FEW}",
     ),
-    (DEPLOY, f"of which {judgement._LOOKALIKE_SHARE:.0%} of the photos or more"),
+    (DEPLOY, f"of which {judgement.LOOKALIKE_SHARE:.0%} of the photos or more"),
+    (DEPLOY, f"are darker than {doctor._BLACK:.0f} (brighter than {doctor._WHITE:.0f}) of 255"),
+    (DEPLOY, f"less than {doctor._BLURRED_RATIO:.0%} of the sharpness"),
+    (DEPLOY, f"With fewer than {doctor._FEWEST} photos"),
     (DEPLOY, f"one has {judgement._UNEQUAL_RATIO} times as many photos"),
     (DEPLOY, f"exits with {errors.BusyError.exit_code}"),
     (
@@ -115,7 +120,7 @@ SAYS = [
     ("README.md", f"Python {PROJECT['requires-python'].removeprefix('>=')} to"),
     ("README.md", f"{len(list((DEMO_DATA / 'test' / '2' / 'Bag').iterdir()))} test photos a class"),
     (TESTS, f"{guard.MAX_PIXELS // MEGA} megapixels, read"),
-    (TESTS, f"photos: {guard.MAX_BUFFERED_PIXELS // MEGA} megapixels, read"),
+    (TESTS, f"photos: {guard.MAX_WEBP_PIXELS // MEGA} megapixels, read"),
 ]
 
 
@@ -132,9 +137,8 @@ def test_numbers_in_words() -> None:
     )
     source = (ROOT / "lwm_edge" / "photos" / "guard.py").read_text()
     assert "fifty times" in source and "50 times as long as it is wide" in prose(DEPLOY)
-    formats = ("JPEG", "PNG", "WebP", "BMP")
-    assert tuple(name.upper() for name in formats) == opening.FORMATS
-    assert f"{', '.join(formats[:-1])} and {formats[-1]} are read" in prose(DEPLOY)
+    always, _, _ = opening.KNOWN_FORMATS.partition(", AVIF")
+    assert f"{' and '.join(always.rsplit(', ', 1))} are read, AVIF where" in prose(DEPLOY)
 
 
 def test_the_exit_codes_are_the_errors() -> None:
@@ -219,7 +223,7 @@ def test_the_sums_under_the_tables_of_what_was_tried() -> None:
     tried = [int(count.replace(",", "")) for _, count, _ in hostile]
     photos = [i for i, cells in enumerate(hostile) if cells[0].startswith("photos:")]
     assert f"The first nine are {sum(tried[:9]):,} mutated bundles" in prose(TESTS)
-    assert f"The first thirteen are {sum(tried[photos[0] : photos[0] + 13])} single photos" in prose(TESTS)
+    assert f"The first fourteen are {sum(tried[photos[0] : photos[0] + 14])} single photos" in prose(TESTS)
     counts = [cells[1] for cells in rows(section(TESTS, "Kills and power cuts")) if "power cuts" in cells[1]]
     numbers = [n for cell in counts for n in re.findall(r"([\d,]*\d) (?:kills|power)", cell)]
     outcomes = sum(int(number.replace(",", "")) for number in numbers)

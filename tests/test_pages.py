@@ -37,6 +37,7 @@ TOO_LONG = {  # commands whose options are parsed, and why they are not run; sma
     "failing_operations.py": "five minutes; .ci/extended runs it, and test_failing_operations.py a part",
     "crash.py": "25 minutes; test_benchmarks.py runs twelve kills, in .ci/extended",
     "overfitted.py": "minutes, on data that is not here",
+    "doctor.py": "minutes, on data that is not here",
     "few_photos.py": "minutes, on data that is not here",
     "unknown.py": "minutes, on data that is not here",
     "estimates.py": "needs a base and its test photos",

@@ -242,6 +242,7 @@ def test_tables_that_scripts_print_are_in_the_page_as_they_print_them(
     page = (ROOT / PAGE).read_text()
     for script, result, key in (
         ("overfitted", "overfitted.json", "rows"),
+        ("doctor", "doctor-grocery.json", "rows"),
         ("few_photos", "few-photos-grocery.json", "rows"),
         ("estimates", "estimates.json", "runs"),
         ("speed_training", "speed-training.json", "measured"),

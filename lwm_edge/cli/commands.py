@@ -16,7 +16,7 @@ import typer
 from .. import __version__
 from .._streams import forgiving_streams, output_failure
 from ..errors import known
-from . import interruption, owner, revision, terminal, unknown, vendor
+from . import check, interruption, owner, revision, terminal, unknown, vendor
 from .answer import command, fail, lost_report
 
 app = typer.Typer(
@@ -76,6 +76,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "build-base": vendor.build_base_command,
     "pack": vendor.pack_command,
     "init": owner.init_command,
+    "check": check.check_command,
     "add-classes": owner.add_classes_command,
     "add-photos": revision.add_photos_command,
     "remove-class": revision.remove_class_command,

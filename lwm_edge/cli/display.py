@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -46,6 +47,11 @@ def notes(*lines: str) -> None:
         note(f"Note: {line}")
 
 
+def left_out(skipped: Sequence[str]) -> str:
+    """Recalls that files were left out, which was said while photos were read, and why."""
+    return " (others were left out, see above)" if skipped else ""
+
+
 def parity_found(parity: ParityReport) -> str:
     """Says how an ONNX file compares with the network."""
     what = "photos" if parity.real_photos else "generated pictures"
@@ -74,6 +80,7 @@ def plan(report: PlanReport) -> None:
     """Prints what an increment will take."""
     mib = 2**20
     rows = {
+        **_photos_of(report),
         "Peak memory": f"{report.predicted_peak_rss_bytes / mib:.0f} MiB predicted, "
         f"{report.limit_bytes / mib:.0f} MiB allowed ({report.limit_source}), "
         f"{report.smallest_limit_bytes / mib:.0f} MiB would be enough",
@@ -94,6 +101,15 @@ def plan(report: PlanReport) -> None:
     }
     print_rows("The plan; nothing was trained", rows)
     notes(*report.warnings)
+
+
+def _photos_of(report: PlanReport) -> dict[str, str]:
+    per_class = report.class_photos
+    photos = counted(sum(per_class.values()), "photo", "photos")
+    return {
+        "Classes": listed(tuple(f"{name} ({photos})" for name, photos in per_class.items())),
+        "Photos": f"{photos} of {counted(len(per_class), 'class', 'classes')}{left_out(report.skipped)}",
+    }
 
 
 def _kept_of_frozen_blocks(report: PlanReport) -> dict[str, str]:
@@ -121,7 +137,8 @@ def increment(report: IncrementReport) -> None:
     held, drift = report.held_back, report.drift
     rows = {
         "New classes": listed(report.new_classes),
-        "Photos": f"{report.photos_trained} learnt from, {report.photos_held_back} held back",
+        "Photos": f"{report.photos_trained} learnt from, {report.photos_held_back} held back"
+        + left_out(report.skipped),
         "Accuracy": f"{percent(held.new_accuracy)} on held-back new photos, all classes competing",
         "Recognised": ", ".join(f"{c.class_name} {c.right} of {c.photos}" for c in report.judged),
         "Old classes": _shipped(drift.shipped) or report.old_classes_note,
@@ -139,7 +156,7 @@ def increment(report: IncrementReport) -> None:
     }
     classes = counted(len(report.new_classes), "class", "classes")
     print_rows(f"Learnt {classes} in {report.seconds:.0f} s", rows)
-    notes(*report.warnings, *report.skipped)
+    notes(*report.warnings)
 
 
 def base(report: BaseReport) -> None:
@@ -224,13 +241,13 @@ def evaluation(report: EvaluationReport) -> None:
         "Added classes": percent(report.new_accuracy),
         "All classes": percent(report.accuracy),
     }
-    print_rows(f"Accuracy on {report.photos} photos, mean over classes, all classes competing", rows)
+    photos = f"{report.photos} photos{left_out(report.skipped)}"
+    print_rows(f"Accuracy on {photos}, mean over classes, all classes competing", rows)
     if report.confusions:
         print_rows(
             "Most often confused",
-            {f"{safe(c.actual)} mistaken for {safe(c.predicted)}": str(c.photos) for c in report.confusions},
+            {f"{c.actual} mistaken for {c.predicted}": str(c.photos) for c in report.confusions},
         )
-    notes(*report.skipped)
 
 
 def info(report: InfoReport) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .display import growth, notes, parity_found
+from .display import growth, left_out, notes, parity_found
 from .terminal import counted, listed, print_rows
 
 if TYPE_CHECKING:
@@ -46,8 +46,9 @@ def more_photos(report: IncrementReport) -> None:
         "Model digest": report.model_digest,
     }
     photos = counted(report.photos_trained + report.photos_held_back, "photo", "photos")
+    photos += left_out(report.skipped)
     print_rows(f"Learnt {photos} more in {report.seconds:.0f} s", rows)
-    notes(*report.warnings, *report.skipped)
+    notes(*report.warnings)
 
 
 def _deed(change: str | None, names: Sequence[str], more: int, increment: int) -> str:

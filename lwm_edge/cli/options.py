@@ -33,6 +33,7 @@ PhotosArgument = Annotated[
         metavar="PHOTOS", help="Folder with one sub-folder of photos per class, named after the class."
     ),
 ]
+NameOption = Annotated[str | None, setting(IncrementConfig, "class_name", "--name", metavar="NAME")]
 WaitOption = Annotated[
     bool, typer.Option("--wait", help="If another process is changing the home, wait until it is done.")
 ]

@@ -16,6 +16,7 @@ from .answer import home_path, open_chosen_home, show, with_progress
 from .options import (
     HomeOption,
     JsonOption,
+    NameOption,
     PhotosArgument,
     SignWithOption,
     TrustOption,
@@ -64,6 +65,7 @@ def init_command(
 def add_classes_command(
     photos: PhotosArgument,
     home: HomeOption = None,
+    class_name: NameOption = None,
     recipe: Annotated[str | None, setting(IncrementConfig, "recipe")] = None,
     beta: Annotated[float | None, setting(IncrementConfig, "beta")] = None,
     gamma: Annotated[float | None, setting(IncrementConfig, "gamma")] = None,
@@ -77,7 +79,8 @@ def add_classes_command(
     device: Annotated[str | None, setting(IncrementConfig, "device")] = None,
     precision: Annotated[str | None, setting(IncrementConfig, "precision")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what this would take (memory, time, disk), then stop.")
+        bool,
+        typer.Option("--dry-run", help="Print what would be learnt, and what that takes; change nothing."),
     ] = False,
     fresh: Annotated[bool, setting(IncrementConfig, "fresh")] = False,
     force: Annotated[bool, setting(IncrementConfig, "force")] = False,
@@ -96,6 +99,7 @@ def add_classes_command(
 
     chosen = increment_config(
         read_file_config(),
+        class_name=class_name,
         recipe=recipe,
         beta=beta,
         gamma=gamma,

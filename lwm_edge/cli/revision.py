@@ -9,7 +9,7 @@ import typer
 from .. import IncrementConfig
 from . import display, display_changes
 from .answer import open_chosen_home, show, with_progress
-from .options import HomeOption, JsonOption, PhotosArgument, SignWithOption, WaitOption, setting
+from .options import HomeOption, JsonOption, NameOption, PhotosArgument, SignWithOption, WaitOption, setting
 from .settings import increment_config, read_file_config
 from .started import STARTED
 
@@ -17,6 +17,7 @@ from .started import STARTED
 def add_photos_command(
     photos: PhotosArgument,
     home: HomeOption = None,
+    class_name: NameOption = None,
     solve_head: Annotated[
         bool,
         typer.Option("--solve-head", help="Replace a last layer that was trained by one that is solved."),
@@ -24,7 +25,8 @@ def add_photos_command(
     max_memory: Annotated[str | None, setting(IncrementConfig, "max_memory", metavar="SIZE")] = None,
     min_photos: Annotated[int | None, setting(IncrementConfig, "min_photos")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what this would take (memory, time, disk), then stop.")
+        bool,
+        typer.Option("--dry-run", help="Print what would be learnt, and what that takes; change nothing."),
     ] = False,
     fresh: Annotated[bool, setting(IncrementConfig, "fresh")] = False,
     force: Annotated[bool, setting(IncrementConfig, "force")] = False,
@@ -38,6 +40,7 @@ def add_photos_command(
 
     chosen = increment_config(
         read_file_config(),
+        class_name=class_name,
         max_memory=max_memory,
         min_photos=min_photos,
         fresh=fresh or None,
@@ -47,15 +50,18 @@ def add_photos_command(
     opened = open_chosen_home(home)
     bound_allocator()
     if dry_run:
-        plan = plan_increment(
-            opened,
-            photos,
-            chosen,
-            more_photos=True,
-            solve_head=solve_head,
-            isolate=False,
-            wait=wait,
-            started=STARTED,
+        plan = with_progress(
+            lambda on: plan_increment(
+                opened,
+                photos,
+                chosen,
+                more_photos=True,
+                solve_head=solve_head,
+                on_progress=on,
+                isolate=False,
+                wait=wait,
+                started=STARTED,
+            )
         )
         show(plan, as_json, display.plan)
         return

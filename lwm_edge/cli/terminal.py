@@ -15,6 +15,7 @@ from ..records import ProgressCallback, ignore_progress
 
 _PHASES = {
     "photos": "Reading photos",
+    "check": "Checking photos",
     "plan": "Planning",
     "features": "Looking at photos",
     "train": "Training",
@@ -74,6 +75,8 @@ def progress_bar(*, on_terminal_only: bool = False) -> Iterator[ProgressCallback
         task = bar.add_task("", total=None, loss="")
 
         def show(progress: Progress) -> None:
+            for line in progress.notes:
+                bar.console.print(safe(f"Note: {line}"))
             loss = f"loss {progress.loss:.3f}" if progress.loss is not None else ""
             bar.update(
                 task,
@@ -92,6 +95,8 @@ def _plain_progress() -> ProgressCallback:
 
     def show(progress: Progress) -> None:
         nonlocal latest
+        for line in progress.notes:
+            note(f"Note: {line}")
         name, done = _PHASES[progress.phase], f"{progress.done}/{progress.total}"
         if progress.loss is not None:
             if progress.done % max(1, progress.total // 10) == 0 or progress.done == progress.total:
@@ -125,7 +130,7 @@ def print_rows(title: str, values: dict[str, str]) -> None:
     console, width = out(), max(map(len, values))
     console.print(f"[bold]{safe(title)}")
     for name, value in values.items():  # not a table: it would cut long paths off
-        console.print(f"  {name:<{width}}  {safe(value)}")
+        console.print(f"  {safe(f'{name:<{width}}')}  {safe(value)}")
 
 
 def listed(names: tuple[str, ...]) -> str:

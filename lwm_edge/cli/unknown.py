@@ -68,13 +68,14 @@ def calibration(report: CalibrationReport) -> None:
     """Prints what `calibrate` found and changed."""
     classes = counted(len(report.calibrated_classes), "class", "classes")
     before = f"{percent(report.kept_before)} of these photos" if report.kept_before is not None else None
+    left_out = display.left_out(report.skipped)
     rows = {
-        "Photos": f"{report.photos} of {classes}: {listed(report.calibrated_classes)}",
+        "Photos": f"{report.photos} of {classes}: {listed(report.calibrated_classes)}{left_out}",
         "Kept before": before or "all: there was no threshold",
         "Kept now": display.threshold(report.calibration),
         "Load it from": str(report.change.onnx),
         "Model digest": report.change.model_digest,
     }
     print_rows("Calibrated the score for unknown objects", rows)
-    for line in (*report.warnings, *report.skipped):
+    for line in report.warnings:
         note(f"Note: {line}")

@@ -12,7 +12,7 @@ from .reports import NewClassReport
 
 _TOO_FEW = 5  # photos; a figure based on fewer says next to nothing
 _RARELY_RECOGNISED_SHARE = 0.5  # share of photos; the owner is told of classes that are recognised less often
-_LOOKALIKE_SHARE = 0.25  # share of photos taken for one other class
+LOOKALIKE_SHARE = 0.25  # share of photos taken for one other class
 _UNKNOWN_SHARE = 0.25  # share of a new class's photos that would be called unknown
 _UNEQUAL_RATIO = 10  # times as many photos
 
@@ -77,7 +77,7 @@ def warn_about_new_classes(judged: Sequence[NewClassReport], known: Sequence[str
             yield (
                 f"{name} was recognised on only {report.right} of {photos} photos; give more or clearer ones"
             )
-        if report.taken_for and report.photos_taken >= max(2, _LOOKALIKE_SHARE * photos):
+        if report.taken_for and report.photos_taken >= max(2, LOOKALIKE_SHARE * photos):
             kind = "which the model knew already" if report.taken_for in known else "which is new too"
             yield (
                 f"{report.photos_taken} of {photos} photos of {name} were taken for {report.taken_for}, "

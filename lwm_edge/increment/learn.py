@@ -52,7 +52,13 @@ def plan_learning(
     """Returns what it would take to learn the photos here; the caller holds the home's lock."""
     with out_of_memory_explained():
         task = set_up(home, folder, config, timer.watching(on_progress), timer, more)
-        return task.plan.model_copy(update={"warnings": task.warnings})
+        labels, names = task.photos.all_labels, all_class_names(task)
+        found = {
+            "class_photos": {names[label]: labels.count(label) for label in sorted(set(labels))},
+            "skipped": task.photos.skipped,
+            "warnings": task.warnings,
+        }
+        return task.plan.model_copy(update=found)
 
 
 def learn_classes(

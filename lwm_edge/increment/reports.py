@@ -39,6 +39,8 @@ class PlanReport(Report):
         predicted_seconds: Time from the command's start to its end, as predicted.
         disk_bytes: Free disk space that the increment needs while it runs.
         warnings: Warnings for the owner, before the increment runs.
+        class_photos: Number of usable photos of each class; empty in a receipt, which has its own figures.
+        skipped: Files that are left out, each with the reason; empty in a receipt, as above.
     """
 
     micro_batch_size: int
@@ -57,6 +59,8 @@ class PlanReport(Report):
     predicted_seconds: float
     disk_bytes: int
     warnings: tuple[str, ...] = ()
+    class_photos: dict[str, int] = Field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
 
     @property
     def pace(self) -> Pace:

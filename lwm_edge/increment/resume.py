@@ -33,7 +33,15 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_SAVES = 60.0
 HEADER_BYTES = 4096
 # Settings that do not affect what is learnt.
-_SETTINGS_NOT_IN_DIGEST = {"max_memory", "micro_batch_size", "force", "fresh", "sign_with", *GATE_SETTINGS}
+_SETTINGS_NOT_IN_DIGEST = {
+    "max_memory",
+    "micro_batch_size",
+    "force",
+    "fresh",
+    "sign_with",
+    "class_name",
+    *GATE_SETTINGS,
+}
 
 
 class CheckpointHeader(Report):

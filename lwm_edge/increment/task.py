@@ -190,6 +190,8 @@ def _read_photos(
         known_classes=() if more else manifest.class_names,
         first_label=len(manifest.class_names),
         label_of=_labels_of_known(manifest) if more else None,
+        class_name=config.class_name,
+        may_be_named=True,
         limit_bytes=limit,
         on_progress=on_progress,
     )

@@ -192,6 +192,8 @@ class IncrementConfig(Settings):
 
     The class statistics, and a head that is solved from them, include these photos afterwards.
     """
+    class_name: str | None = None
+    """Name of the one class that the whole folder of photos shows; unless set, each sub-folder is a class."""
     min_photos: int = Field(default=5, ge=2)
     """Minimum number of usable photos per class."""
     seed: int = Field(default=0, ge=0, lt=2**32)

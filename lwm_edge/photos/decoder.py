@@ -23,6 +23,7 @@ from PIL import Image
 from ..errors import PhotosError
 from .decoding import UndecodableError, decode
 from .guard import MIB
+from .opening import load_reader_of
 
 try:
     import fcntl
@@ -49,8 +50,10 @@ def main() -> None:
         job = json.loads(line)
         pixels, reply = b"", dict[str, Any]()
         try:
+            path = Path(os.fsdecode(job["path"].encode("latin-1")))
+            with suppress(OSError):  # which decoding will raise again, where it is explained
+                load_reader_of(path)
             with _limited(job["most_bytes"], job["seconds"]), _ended_with_its_starter():
-                path = Path(os.fsdecode(job["path"].encode("latin-1")))
                 pixels = decode(path, job["image_size"], job["resize_size"]).tobytes()
         except UndecodableError as error:
             reply = {"problem": error.message, "decoder_says": error.why}

@@ -12,8 +12,8 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import PhotosError
-from .guard import MAX_PIXELS, TooCostlyHereError, ended_by_caller, wait_on
-from .opening import open_photo
+from .guard import MAX_PIXELS, SMALLER, TooCostlyHereError, ended_by_caller, wait_on
+from .opening import KNOWN_FORMATS, open_photo
 from .pixels import Pixels, preprocess
 
 
@@ -24,7 +24,7 @@ def decode(
     most_bytes: int | None = None,
     on_wait: Callable[[], None] = wait_on,
 ) -> Pixels:
-    """Decodes a photo (JPEG, PNG, WebP or BMP) to RGB [image_size, image_size, 3] uint8.
+    """Decodes a photo to RGB [image_size, image_size, 3] uint8.
 
     Args:
         path: Path of the photo.
@@ -45,9 +45,9 @@ def decode(
                 with open_photo(path, resize_size, most_bytes, on_wait) as image:
                     return preprocess(image, image_size, resize_size)
         except UnidentifiedImageError:
-            raise PhotosError("is not a JPEG, PNG, WebP or BMP image") from None
+            raise PhotosError(f"is not a {KNOWN_FORMATS} image") from None
         except Image.DecompressionBombError:
-            raise PhotosError(f"has more than {MAX_PIXELS // 1_000_000} megapixels") from None
+            raise PhotosError(f"has more than {MAX_PIXELS // 1_000_000} megapixels; {SMALLER}") from None
         except (PhotosError, TooCostlyHereError, MemoryError):
             raise
         except PermissionError:

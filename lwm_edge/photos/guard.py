@@ -24,7 +24,9 @@ from .pixels import LONG, STRIP_ROWS
 MIB = 2**20
 MAX_FILE_BYTES = 256 * MIB
 MAX_PIXELS = 64_000_000  # decoded; Pillow takes four bytes for each
-MAX_BUFFERED_PIXELS = 20_000_000  # for progressive JPEG and WebP, whose decoders hold several copies
+MAX_JPEG_PIXELS = 200_000_000  # a JPEG is decoded straight to near the size that is needed
+MAX_PROGRESSIVE_PIXELS = 110_000_000  # but this kind is first held in memory, at three bytes a pixel or more
+MAX_WEBP_PIXELS = 20_000_000  # its decoder holds several copies
 MAX_TIMES_AS_LONG = 50  # the long side, as a multiple of the short one
 MAX_MEMORY_BYTES = 384 * MIB
 MAX_METADATA_BYTES = 16 * MIB
@@ -32,6 +34,12 @@ MAX_METADATA_READS = 10_000  # Pillow makes three or four for each piece
 MAX_SECONDS = 20  # of processor time
 _SHARE_BEFORE_LAST_BLOCK = 0.8  # of the time, as what a decoder does with a block is not interrupted
 MAX_BYTES_HERE = 256 * MIB  # what the worst photo of a format and size may take without a process of its own
+SMALLER = "save it with fewer pixels to use it"
+_MOST_PIXELS = {
+    "JPEG": MAX_JPEG_PIXELS,
+    "progressive JPEG": MAX_PROGRESSIVE_PIXELS,
+    "WEBP": MAX_WEBP_PIXELS,
+}
 
 # A JPEG decoder may keep up to 8 bytes a pixel until it has seen all scans, of which Pillow makes 4.
 _BYTES_PER_PIXEL = {"JPEG": 12, "PNG": 5, "BMP": 5}
@@ -117,8 +125,6 @@ class GuardedFile(io.BufferedReader):
             self.look_at_the_clock()
         if size is None or size < 0:
             size = self._left()
-            if self._in_metadata:  # of a format whose decoder takes the file as a whole: WebP
-                self._count_metadata(size - MAX_BUFFERED_PIXELS * _MOST_BYTES_OF_PIXEL)
         elif self._in_metadata:
             size = min(size, self._left())
             self._count_metadata(size)
@@ -188,13 +194,12 @@ def check_pixels(image: Image.Image) -> None:
     Raises:
         PhotosError: The photo is too large, or too long for its width.
     """
-    pixels = image.width * image.height
     kind = "progressive JPEG" if "progressive" in image.info else str(image.format)
-    buffered = kind in ("progressive JPEG", "WEBP")
-    limit = MAX_BUFFERED_PIXELS if buffered else MAX_PIXELS
-    if pixels > limit:
+    limit = _MOST_PIXELS.get(kind, MAX_PIXELS)
+    if image.width * image.height > limit:
         problem = f"has more than {limit // 1_000_000} megapixels"
-        raise PhotosError(f"{problem}, the limit for a {kind} file" if buffered else problem)
+        of_kind = f", the limit for a {kind} file" if kind in _MOST_PIXELS else ""
+        raise PhotosError(f"{problem}{of_kind}; {SMALLER}")
     if max(image.size) > MAX_TIMES_AS_LONG * min(image.size):
         raise PhotosError("is more than fifty times as long as it is wide")
 

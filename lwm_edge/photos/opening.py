@@ -7,17 +7,19 @@ for the whole process, which is somebody else's app.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile, PngStream
-from PIL.WebPImagePlugin import WebPImageFile
 
+from ..errors import PhotosError
 from .guard import (
+    MAX_WEBP_PIXELS,
     GuardedFile,
     TooCostlyHereError,
     check_cost_here,
@@ -27,7 +29,15 @@ from .guard import (
 )
 from .pixels import EXIF_BYTES
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+KNOWN_FORMATS = "JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC"
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_START_BYTES = 64
+_BRANDS = {
+    "AVIF": {b"avif", b"avis"},
+    "HEIF": {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"},
+}
+_CONTAINER_BRANDS = {b"mif1", b"msf1"}
+_NEW_SUBFILE_TYPE = 254  # number of the TIFF tag whose lowest bit marks a preview
 _SCANS_BLOCK = 1024  # bytes of a JPEG that are decoded at most without a look at the clock
 _FIRST_BLOCK, _LEAST_BLOCK = 128, 16  # as there may be many scans, of 10 bytes each, over all pixels
 _FAST_BLOCK, _SLOW_BLOCK = 0.02, 0.1  # seconds
@@ -40,7 +50,7 @@ _TEXTS_WITH_ORIENTATION = ("Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 def open_photo(
     path: Path, resize_size: int, most_bytes: int | None = None, on_wait: Callable[[], None] = wait_on
 ) -> Iterator[Image.Image]:
-    """Opens a photo (JPEG, PNG, WebP or BMP) within the limits of `guard`; nothing is decoded yet.
+    """Opens a photo of a known format within the limits of `guard`; nothing is decoded yet.
 
     Args:
         path: Path of the photo.
@@ -53,43 +63,128 @@ def open_photo(
 
     Raises:
         PhotosError: The photo is no regular file, or costs too much; decoding may raise this too.
+        NeedsReaderError: A library that reads such photos is not installed.
         TooCostlyHereError: It might take more than `most_bytes`.
         EndedError: `on_wait` raised an error.
     """
     check_photo_file(path)
-    with GuardedFile(path, on_wait) as file, _opened(file, may_be_webp=most_bytes is None) as image:
+    with GuardedFile(path, on_wait) as file, _opened(file, has_limits=most_bytes is None) as image:
         check_pixels(image)
+        _refuse_preview(image)
         if most_bytes is not None:
             check_cost_here(image, resize_size, most_bytes)
         file.expect_pixels()
         yield image
 
 
-def _opened(file: GuardedFile, may_be_webp: bool) -> Image.Image:
+def load_reader_of(path: Path) -> None:
+    """Loads the library that reads a photo, so that its memory does not count as the photo's.
+
+    For the process with limits alone: the library's settings are that process's.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with GuardedFile(path) as file:
+        _load_readers(_costly_formats(file))
+
+
+def _opened(file: GuardedFile, has_limits: bool) -> Image.Image:
     for kind in (_Png, _Jpeg):
         try:
             return kind(file)
         except SyntaxError:  # Pillow's word for another format, or for a damaged header
             file.seek(0)
-    is_webp = Image.OPEN[WebPImageFile.format][1]
-    if not may_be_webp and is_webp and is_webp(file.peek(16)[:16]):  # to open one takes memory for its pixels
+    formats = _costly_formats(file)
+    _require_readers(formats)
+    if formats and not has_limits:  # to open one takes memory, for its pixels or for the whole file
         raise TooCostlyHereError
-    image = Image.open(file, formats=("WEBP", "BMP"))
-    if isinstance(image, WebPImageFile):
+    _load_readers(formats)
+    if formats == ("WEBP",):
+        file.expect_pictures_alone(MAX_WEBP_PIXELS, 0)  # before it is read, as a whole
+    image = Image.open(file, formats=formats or ("BMP",))
+    if formats == ("WEBP",):
         _bound_webp_metadata(file, image)
     return image
 
 
-def _bound_webp_metadata(file: GuardedFile, image: WebPImageFile) -> None:
+def _bound_webp_metadata(file: GuardedFile, image: Image.Image) -> None:
     """Counts a WebP's metadata, and keeps what may hold the orientation.
 
     Pillow hands the file to its decoder as a whole, which then tells the three kinds that it knows. It tells
     nothing of any others.
     """
     known = [image.info.pop(name, b"") for name in _WEBP_METADATA]
-    file.expect_pictures_alone(image.width * image.height * image.n_frames, sum(map(len, known)))
+    frames = int(getattr(image, "n_frames", 1))
+    file.expect_pictures_alone(image.width * image.height * frames, sum(map(len, known)))
     kept = {"exif": known[0][:EXIF_BYTES], "xmp": known[1]}
     image.info.update({name: content for name, content in kept.items() if content})
+
+
+def _costly_formats(file: GuardedFile) -> tuple[str, ...]:
+    """Names the formats that a file may have by its first bytes, of those that take a process with limits."""
+    start = file.peek(_START_BYTES)[:_START_BYTES]
+    if start.startswith(_TIFF_STARTS):
+        return ("TIFF",)
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return ("WEBP",)
+    if start[4:8] != b"ftyp":
+        return ()
+    length = int.from_bytes(start[:4], "big")  # of a list of brands, which AVIF, HEIF and films begin with
+    brands = {start[at : at + 4] for at in range(8, min(length, len(start)), 4)}
+    formats = tuple(name for name, of_format in _BRANDS.items() if brands & of_format)
+    return formats or (tuple(_BRANDS) if brands & _CONTAINER_BRANDS else ())
+
+
+def _require_readers(formats: Sequence[str]) -> None:
+    """Refuses a photo that no installed library reads."""
+    missing = [name for name in formats if name in _READERS and find_spec(_READERS[name][0]) is None]
+    if missing and len(missing) == len(formats):
+        _, kind, how = _READERS[missing[-1]]
+        raise NeedsReaderError(kind, how)
+
+
+_READERS = {  # module, what such photos are called, and how to get the module
+    "AVIF": ("PIL.AvifImagePlugin", "AVIF", "pip install 'pillow>=11.3'"),
+    "HEIF": ("pillow_heif", "HEIC", "pip install 'lwm-edge[heic]'"),
+}
+
+
+class NeedsReaderError(PhotosError):
+    """Signals that a photo is sound as far as is known, but takes a library that is not installed.
+
+    Attributes:
+        kind: Kind of the photo.
+        how: Command that installs the library.
+    """
+
+    def __init__(self, kind: str, how: str) -> None:
+        super().__init__(f"is a photo of kind {kind}, which takes another library to read: {how}")
+        self.kind, self.how = kind, how
+
+
+def _load_readers(formats: Sequence[str]) -> None:
+    """Loads libraries that read formats, with one thread each: the memory of more would not be bounded."""
+    if "TIFF" in formats:
+        from PIL import TiffImagePlugin  # noqa: F401
+    if "WEBP" in formats:
+        from PIL import WebPImagePlugin  # noqa: F401
+    if "AVIF" in formats and find_spec("PIL.AvifImagePlugin"):
+        from PIL import AvifImagePlugin
+
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    if "HEIF" in formats and find_spec("pillow_heif"):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener(
+            decode_threads=1, thumbnails=False, depth_images=False, aux_images=False
+        )
+
+
+def _refuse_preview(image: Image.Image) -> None:
+    """Refuses a raw photo: of most kinds, Pillow finds a preview of the size of a stamp."""
+    if image.format == "TIFF" and int(image.tag_v2.get(_NEW_SUBFILE_TYPE, 0)) & 1:  # type: ignore[attr-defined]
+        raise PhotosError("is a raw photo, of which only a small preview can be read; save it as JPEG")
 
 
 class _Jpeg(JpegImageFile):

@@ -12,7 +12,7 @@ from ..errors import PhotosError, ResourceError
 from ..memory import rss_bytes
 from .decoder_process import DECODER, MIN_BYTES, OutOfRoomError
 from .decoding import decode
-from .guard import MAX_BYTES_HERE, MAX_MEMORY_BYTES, MIB, TooCostlyHereError, wait_on
+from .guard import MAX_BYTES_HERE, MAX_MEMORY_BYTES, MIB, SMALLER, TooCostlyHereError, wait_on
 from .pixels import Pixels
 from .preprocessing import Preprocessing
 
@@ -25,7 +25,7 @@ def read_photo(
     limit_bytes: int | None = None,
     on_wait: Callable[[], None] = wait_on,
 ) -> Pixels:
-    """Decodes a photo (JPEG, PNG, WebP or BMP) to the network's input.
+    """Decodes a photo (JPEG, PNG, WebP, BMP, TIFF, AVIF or, with its extra, HEIC) to the network's input.
 
     Args:
         path: Path of the photo.
@@ -63,7 +63,7 @@ def read_photo(
         if room < MAX_MEMORY_BYTES:
             enough = (used + MAX_MEMORY_BYTES) // MIB + 1
             raise PhotosError(f"{error.message}; --max-memory {enough}MiB is enough for any photo") from None
-        raise
+        raise PhotosError(f"{error.message}; {SMALLER}") from None
 
 
 def forget_decoding_peak() -> None:

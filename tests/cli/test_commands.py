@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -21,35 +20,9 @@ from tests.support.folders import PhotoMaker, photo_folder, state_of
 PHOTO = DEMO_DATA / "test" / "base" / "Trouser" / "000.png"
 
 
-class Result:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("LWM_EDGE_HOME", raising=False)
-
-    def call(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["lwm-edge", *map(str, arguments)])
-        code: Any = 0
-        try:
-            commands.main()
-        except SystemExit as end:
-            code = end.code or 0
-        return Result(code, *capfd.readouterr())
-
-    return call
-
-
 COMMANDS = (
-    "demo", "build-base", "pack", "init", "add-classes", "add-photos", "remove-class", "rename-class", "undo",
-    "predict", "calibrate", "evaluate", "info", "export", "repair", "audit",
+    "demo", "build-base", "pack", "init", "check", "add-classes", "add-photos", "remove-class",
+    "rename-class", "undo", "predict", "calibrate", "evaluate", "info", "export", "repair", "audit",
     "keygen", "sign", "verify",
 )  # fmt: skip
 

@@ -229,7 +229,7 @@ def _path_like(home: Home, make: PhotoMaker) -> Path:
         (_base_class, "already knows the class Coat; to teach it further photos, use lwm-edge add-photos"),
         (_same_names, "are the same class name"),
         (_empty_class, "0 usable photos; at least 5 are needed"),
-        (_unreadable, "is not a JPEG, PNG, WebP or BMP image"),
+        (_unreadable, "is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image"),
         (_path_like, "cannot be a class name"),
     ],
 )

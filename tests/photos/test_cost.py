@@ -302,7 +302,7 @@ def test_long_photos_take_no_more_memory_than_others(photo, name, side):
         try:
             read_photo(path, PREPROCESSING.model_copy(update={"resize_size": side}))
         except PhotosError as error:
-            assert side > 512 and error.message == "takes more than 384 MiB of memory to decode"
+            assert side > 512 and error.message.startswith("takes more than 384 MiB of memory to decode; ")
 
 
 def test_a_long_photo_shows_its_centre(photo):

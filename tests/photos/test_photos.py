@@ -227,13 +227,13 @@ def test_a_png_with_a_flipped_byte_is_damaged(tmp_path):
 @pytest.mark.parametrize("content", [b"hello", b"\0" * 5000, b"%PDF-1.7\n", b"<svg xmlns='x'/>"])
 def test_a_file_that_is_no_image_is_refused(tmp_path, content):
     (tmp_path / "photo.jpg").write_bytes(content)
-    assert reason(tmp_path / "photo.jpg") == "is not a JPEG, PNG, WebP or BMP image"
+    assert reason(tmp_path / "photo.jpg") == "is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image"
 
 
-@pytest.mark.parametrize("format", ["GIF", "TIFF", "PPM", "ICO"])
+@pytest.mark.parametrize("format", ["GIF", "PPM", "ICO"])
 def test_another_format_is_refused_though_it_is_called_jpg(tmp_path, format):
     Image.fromarray(quadrants()).save(tmp_path / "photo.jpg", format)
-    assert reason(tmp_path / "photo.jpg") == "is not a JPEG, PNG, WebP or BMP image"
+    assert reason(tmp_path / "photo.jpg") == "is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image"
 
 
 def test_an_empty_file_is_refused(tmp_path):
@@ -270,7 +270,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, side):
     bomb = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bomb)
     start = time.monotonic()
-    assert reason(tmp_path / "bomb.png") == "has more than 64 megapixels"
+    assert reason(tmp_path / "bomb.png").startswith("has more than 64 megapixels; ")
     assert time.monotonic() - start < 1
 
 
@@ -304,17 +304,6 @@ def test_a_class_name_is_kept_in_nfc(tmp_path):
     assert read(tmp_path).class_names == ("Caf\u00e9",)
 
 
-def test_hidden_files_and_folders_and_sub_folders_are_passed_over(tmp_path):
-    folder = add_class(tmp_path, "Coat", real_photos("Coat", 5))
-    add_class(tmp_path, ".thumbnails", real_photos("Dress", 1))
-    (folder / ".DS_Store").write_bytes(b"x")
-    (folder / "x.png").mkdir()
-    (tmp_path / "readme.txt").write_text("not a class")
-    found = read(tmp_path)
-    assert (found.class_names, found.skipped) == (("Coat",), ())
-    assert len(found.photos[0]) == 5
-
-
 def test_what_is_no_photo_is_skipped_and_listed_with_its_reason(tmp_path):
     folder = add_class(tmp_path / "new", "Coat", real_photos("Coat", 5))
     shutil.copy(real_photos("Dress", 1)[0], tmp_path / "outside.png")
@@ -330,20 +319,16 @@ def test_what_is_no_photo_is_skipped_and_listed_with_its_reason(tmp_path):
         "Coat/fifo.png is not a regular file",
         "Coat/loop.png cannot be read (Too many levels of symbolic links)",
         "Coat/outside.png is a link that leads out of the folder",
-        "Coat/words.txt is not a JPEG, PNG, WebP or BMP image",
+        "Coat/words.txt is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image",
     )
 
 
-def test_duplicates_are_skipped_and_listed_across_classes_too(tmp_path):
-    coats, dresses = real_photos("Coat", 5), real_photos("Dress", 5)
+def test_duplicates_in_a_class_are_skipped_and_listed(tmp_path):
+    coats = real_photos("Coat", 5)
     shutil.copy(coats[0], add_class(tmp_path, "Coat", coats) / "again.png")
-    shutil.copy(coats[1], add_class(tmp_path, "Dress", dresses) / "z.png")
     found = read(tmp_path)
-    assert [len(photos) for photos in found.photos] == [5, 5]
-    assert found.skipped == (
-        "Coat/again.png is a duplicate of Coat/000.png",
-        "Dress/z.png is a duplicate of Coat/001.png",
-    )
+    assert len(found.photos[0]) == 5
+    assert found.skipped == ("Coat/again.png is a duplicate of Coat/000.png",)
 
 
 def test_a_missing_folder_is_refused(tmp_path):
@@ -357,7 +342,7 @@ def test_a_file_instead_of_a_folder_is_refused(tmp_path):
 
 def test_a_folder_without_sub_folders_is_refused(tmp_path):
     shutil.copy(real_photos("Coat", 1)[0], tmp_path)
-    assert "has no sub-folders; put the photos into one" in refusal(tmp_path).message
+    assert "has files but no sub-folders; put the photos into one" in refusal(tmp_path).message
 
 
 @pytest.mark.parametrize("folder", ["Caf\u00e9", "cAF\u00c9", "CAFE\u0301", "\uff23af\u00e9"])
@@ -401,7 +386,7 @@ def test_too_few_usable_photos_are_refused_with_the_reasons(tmp_path):
     shutil.copy(folder / "000.png", folder / "copy.png")
     assert refusal(tmp_path).problems == (
         "Coat: 4 usable photos; at least 5 are needed",
-        "Coat/bad.png is not a JPEG, PNG, WebP or BMP image",
+        "Coat/bad.png is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image",
         "Coat/copy.png is a duplicate of Coat/000.png",
     )
     assert len(read(tmp_path, min_photos=4).photos[0]) == 4
@@ -670,4 +655,6 @@ def test_every_file_is_reported_before_it_is_read_even_one_that_is_left_out(tmp_
         seen.append(progress)
 
     read_photo_folder(tmp_path, FASHION_SIZE, cache, min_photos=1, on_progress=look)
-    assert [(p.phase, p.done, p.total) for p in seen] == [("photos", done, 6) for done in range(6)]
+    assert [(p.phase, p.done, p.total) for p in seen] == [("photos", done, 6) for done in range(7)]
+    assert [p.notes for p in seen[:6]] == [()] * 6  # the last report is only about what was left out
+    assert seen[6].notes == ("b/broken.png is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image",)

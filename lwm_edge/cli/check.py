@@ -1,0 +1,77 @@
+"""Defines the command that looks for bad photos before they are learnt: `check`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .. import outputs
+from ..errors import ConfigError
+from ..records import printable
+from .answer import open_chosen_home, show, with_progress
+from .options import HomeOption, JsonOption, NameOption, PhotosArgument
+from .terminal import counted, note, print_rows
+
+if TYPE_CHECKING:
+    from .. import CheckReport
+
+_LISTED = 20
+
+
+def check_command(
+    photos: PhotosArgument,
+    home: HomeOption = None,
+    class_name: NameOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="PAGE.html", help="Write a page with the pictures, too."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Look for photos that would harm: blurred, dark, tiny, nearly the same, or probably of another class.
+
+    Nothing is learnt, copied or changed.
+    """
+    from .. import check_photos, write_check_page
+
+    if output:
+        if output.suffix.lower() not in (".html", ".htm"):
+            raise ConfigError(f"{output} is not an HTML file; choose a name that ends in .html")
+        outputs.check_output(output)
+    opened = open_chosen_home(home)
+    report = with_progress(lambda on: check_photos(opened, photos, class_name=class_name, on_progress=on))
+    if output:
+        write_check_page(report, output)
+    show(report, as_json, _found(output), is_done=output is not None)
+
+
+def _found(page: Path | None) -> Callable[[CheckReport], None]:
+    def print_found(report: CheckReport) -> None:
+        """Prints the worst photos, and classes that look alike."""
+        photos = counted(sum(report.class_photos.values()), "photo", "photos")
+        title = f"{len(report.suspects)} of {photos} to look at, the worst first"
+        rows = {
+            printable(suspect.photo.relative_to(report.folder)): "; ".join(f.reason for f in suspect.faults)
+            for suspect in report.suspects[:_LISTED]
+        }
+        if (more := len(report.suspects) - _LISTED) > 0:
+            rows["..."] = f"and {more} more; --json and -o PAGE.html have all of them"
+        print_rows(title, rows or {"Photos": "none stands out"})
+        if report.alike:
+            print_rows(
+                "Classes that look alike",
+                {
+                    pair.class_name: f"{pair.taken} of {pair.photos} photos look like {pair.other}"
+                    + (", which the model knows already" if pair.is_known else "")
+                    for pair in report.alike
+                },
+            )
+        if page:
+            print_rows("Page", {"Open it in a browser": str(page)})
+        for line in report.notes:
+            note(f"Note: {line}")
+
+    return print_found

@@ -1,0 +1,265 @@
+"""Looks for photos that harm: blurred, dark, tiny, nearly the same, or probably of another class.
+
+Photos are judged as the network sees them. Whether one is of another class is judged by the model's own
+features: by last layers that are solved without that photo (`learning.unseen`), among all classes of the
+folder and of the model. Nothing is learnt, copied or changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..home.home import Home, open_home
+from ..learning.class_statistics import ClassStatistics
+from ..learning.discriminant import Features, Labels
+from ..learning.running import observe
+from ..learning.unseen import judge_unseen
+from ..memory import out_of_memory_explained
+from ..model.backbone import Backbone
+from ..model.bundle import Bundle, open_bundle
+from ..photos.class_names import fold_class_name
+from ..photos.folders import PhotoFolder, read_photo_folder
+from ..photos.photo_set import Photo, PhotoSet, PixelCache
+from ..photos.quality import brightness_range, sharpness, short_side
+from ..photos.similarity import Hash, can_compare, hash_of, near_duplicates
+from ..records import AnyPath, ProgressCallback, StepReporter, absolute, ignore_progress
+from .findings import AlikeClasses, CheckReport, Fault, SuspectPhoto
+from .judgement import LOOKALIKE_SHARE, judge_new_classes
+
+_IMAGES_AT_ONCE = 4
+_PIXEL_CACHE_BYTES = 64 * 2**20
+_FEWEST = 5  # photos of a class, below which there is no telling what is usual for it
+_BLURRED_RATIO = 0.15  # of the median sharpness of the class
+_BLACK, _WHITE = 50.0, 205.0  # brightness that is not exceeded, or not fallen below
+_TINY_RATIO = 0.5  # of the short side that the network sees
+_SURE_MARGIN = 3.0  # of logits, on a scale on which a class's own mean has 5
+
+
+@dataclass
+class _Looked:
+    """Holds what was measured of each photo.
+
+    Attributes:
+        sharpness: Sharpness of each photo.
+        faults: Faults of each photo.
+        hashes: Perceptual hash of each photo; empty without imagehash.
+        like: Other photo that a photo is like, by index.
+    """
+
+    sharpness: list[float] = field(default_factory=list)
+    faults: list[list[Fault]] = field(default_factory=list)
+    hashes: list[Hash] = field(default_factory=list)
+    like: dict[int, Path] = field(default_factory=dict)
+
+
+def check_photos(
+    home: Home | AnyPath,
+    folder: AnyPath,
+    *,
+    class_name: str | None = None,
+    on_progress: ProgressCallback = ignore_progress,
+) -> CheckReport:
+    """Looks for photos in a folder that would harm if they were learnt or measured with; changes nothing.
+
+    Args:
+        home: Model home, or the path of its folder.
+        folder: Path of a folder with one sub-folder of photos for each class, new or known.
+        class_name: Name of the one class that the whole folder shows; None if its sub-folders are classes.
+        on_progress: Function that is called before each photo; what it raises ends the call.
+
+    Raises:
+        HomeError: There is no home.
+        PhotosError: There is no such folder, or it has no usable photos; every problem is listed.
+        ExportError: The bundle's graph cannot be run here.
+    """
+    model = open_home(home).read(lambda generation: open_bundle(generation.bundle))
+    folder = absolute(folder)
+    with out_of_memory_explained():
+        cache = PixelCache(_PIXEL_CACHE_BYTES)
+        names = _Names(model.manifest.class_names)
+        found = read_photo_folder(
+            folder,
+            model.manifest.preprocessing,
+            cache,
+            min_photos=1,
+            label_of=names.label_of,
+            class_name=class_name,
+            may_be_named=True,
+            on_progress=on_progress,
+        )
+        photos = PhotoSet([p for group in found.photos for p in group], model.manifest.preprocessing, cache)
+        labels = np.array(photos.labels, dtype=np.int64)
+        looked = _look_at(photos, on_progress)
+        _find_blurred(looked, labels)
+        _find_near_duplicates(looked, photos.photos, names.all)
+        features = observe(Backbone(model), photos, _IMAGES_AT_ONCE, on_progress).head_inputs
+        logits = _unseen_logits(model, features, labels, len(names.all), on_progress)
+        judged = _enough_photos(labels)
+        _find_mislabelled(looked, logits, labels, judged, names.all)
+    return CheckReport(
+        folder=folder,
+        class_photos=_counts(found),
+        suspects=tuple(sorted(_suspects(looked, photos, names.all), key=lambda s: -s.weight)),
+        alike=tuple(_alike(logits, labels, judged, names.all)),
+        skipped=found.skipped,
+        notes=tuple(_notes(found)),
+    )
+
+
+class _Names:
+    """Numbers classes: the model's own as they are, others in the order in which they are asked for.
+
+    Attributes:
+        all: Names of all classes.
+    """
+
+    def __init__(self, known: Sequence[str]) -> None:
+        self.all = list(known)
+        self._labels = {fold_class_name(name): label for label, name in enumerate(known)}
+
+    def label_of(self, name: str) -> int:
+        """Returns the number of a class."""
+        label = self._labels.setdefault(fold_class_name(name), len(self.all))
+        if label == len(self.all):
+            self.all.append(name)
+        return label
+
+
+def _counts(found: PhotoFolder) -> dict[str, int]:
+    return dict(zip(found.class_names, map(len, found.photos), strict=True))
+
+
+def _look_at(photos: PhotoSet, on_progress: ProgressCallback) -> _Looked:
+    """Measures each photo by itself."""
+    looked, compares, resize_size = _Looked(), can_compare(), photos.preprocessing.resize_size
+    report = StepReporter("check", len(photos.photos), on_progress)
+    for index, photo in enumerate(photos.photos):
+        (pixels,) = photos.load([index], report=report)
+        looked.sharpness.append(sharpness(pixels))
+        looked.faults.append([*_light_faults(*brightness_range(pixels)), *_size_faults(photo, resize_size)])
+        if compares:
+            looked.hashes.append(hash_of(pixels))
+    return looked
+
+
+def _light_faults(darkest: float, brightest: float) -> Iterator[Fault]:
+    if brightest < _BLACK:
+        reason = f"is nearly black: brightness {brightest:.0f} of 255 at most"
+        yield Fault(kind="black", reason=reason, weight=1 - brightest / 255)
+    elif darkest > _WHITE:
+        reason = f"is nearly white: brightness {darkest:.0f} of 255 at least"
+        yield Fault(kind="white", reason=reason, weight=darkest / 255)
+
+
+def _size_faults(photo: Photo, resize_size: int) -> Iterator[Fault]:
+    side = short_side(photo.path, resize_size)
+    if side is not None and side < _TINY_RATIO * resize_size:
+        reason = f"is tiny: its short side has {side} pixels, of {resize_size} that the network looks at"
+        yield Fault(kind="tiny", reason=reason, weight=1 - side / resize_size)
+
+
+def _find_blurred(looked: _Looked, labels: Labels) -> None:
+    """Compares the sharpness of each photo with what is usual in its class, unless it is dark or tiny."""
+    sharp = np.array(looked.sharpness)
+    for label in np.unique(labels):
+        of_class = np.flatnonzero(labels == label)
+        usual = float(np.median(sharp[of_class]))
+        for index in of_class:
+            if looked.faults[index] or len(of_class) < _FEWEST:
+                continue
+            if sharp[index] < _BLURRED_RATIO * usual:
+                ratio = sharp[index] / usual
+                reason = f"is blurred: {100 * ratio:.0f}% of the sharpness that is usual in its class"
+                looked.faults[index].append(Fault(kind="blurred", reason=reason, weight=1 - ratio))
+
+
+def _find_near_duplicates(looked: _Looked, photos: Sequence[Photo], names: Sequence[str]) -> None:
+    """Finds near-duplicates among photos on which something can be seen; of two, the sharper one is kept."""
+    plain = [i for i, faults in enumerate(looked.faults) if not faults]
+    plain.sort(key=lambda i: -looked.sharpness[i])
+    hashes = [looked.hashes[i] for i in plain] if looked.hashes else []
+    for row, first in near_duplicates(hashes).items():
+        photo, other = photos[plain[row]], photos[plain[first]]
+        is_contradiction = photo.label != other.label
+        of = f" of {names[other.label]}: one of the two has the wrong class" if is_contradiction else ""
+        reason = f"is nearly the same photo as {other.path.name}{of}"
+        weight = 0.9 if is_contradiction else 0.3
+        looked.faults[plain[row]].append(Fault(kind="near-duplicate", reason=reason, weight=weight))
+        looked.like[plain[row]] = other.path
+
+
+def _unseen_logits(
+    model: Bundle, features: Features, labels: Labels, classes: int, on_progress: ProgressCallback
+) -> Features:
+    """Computes logits of each photo by heads that are solved without it [M, classes]."""
+    statistics = ClassStatistics.from_bundle(model)
+    if (missing := classes - len(statistics.means)) > 0:  # a check may have more classes than the model can
+        statistics.means = np.pad(statistics.means, ((0, missing), (0, 0)))
+        statistics.counts = np.pad(statistics.counts, (0, missing))
+    statistics.learn_more(features, labels)
+    solved = statistics.discriminant(classes, features, labels)
+    report = StepReporter("evaluate", len(list(solved.folds())), on_progress)
+    return judge_unseen(solved, len(statistics.means), report).logits
+
+
+def _enough_photos(labels: Labels) -> NDArray[np.bool_]:
+    counts = np.bincount(labels)
+    enough: NDArray[np.bool_] = counts[labels] >= _FEWEST
+    return enough
+
+
+def _find_mislabelled(
+    looked: _Looked, logits: Features, labels: Labels, judged: NDArray[np.bool_], names: Sequence[str]
+) -> None:
+    """Finds photos whose own class is far less likely than another one."""
+    rows = np.arange(len(labels))
+    best = logits.argmax(1)
+    margins = logits[rows, best] - logits[rows, labels]
+    for index in np.flatnonzero(judged & (margins > _SURE_MARGIN)):
+        reason = f"looks like {names[best[index]]} rather than {names[labels[index]]}"
+        weight = 1 - float(np.exp(-margins[index] / _SURE_MARGIN))
+        looked.faults[index].append(Fault(kind="mislabelled", reason=reason, weight=weight))
+
+
+def _suspects(looked: _Looked, photos: PhotoSet, names: Sequence[str]) -> Iterator[SuspectPhoto]:
+    for index, (photo, faults) in enumerate(zip(photos.photos, looked.faults, strict=True)):
+        if faults:
+            yield SuspectPhoto(
+                photo=photo.path,
+                class_name=names[photo.label],
+                faults=tuple(sorted(faults, key=lambda fault: -fault.weight)),
+                like=looked.like.get(index),
+            )
+
+
+def _alike(
+    logits: Features, labels: Labels, judged: NDArray[np.bool_], names: Sequence[str]
+) -> list[AlikeClasses]:
+    """Lists classes of which a good part is taken for one other class, the largest part first."""
+    here = set(labels.tolist())
+    found = judge_new_classes(logits.argmax(1)[judged], labels[judged], names, sorted(set(labels[judged])))
+    alike = [
+        AlikeClasses(
+            class_name=report.class_name,
+            other=report.taken_for,
+            taken=report.photos_taken,
+            photos=report.photos,
+            is_known=names.index(report.taken_for) not in here,
+        )
+        for report in found
+        if report.taken_for and report.photos_taken >= max(2, LOOKALIKE_SHARE * report.photos)
+    ]
+    return sorted(alike, key=lambda pair: -pair.taken / pair.photos)
+
+
+def _notes(found: PhotoFolder) -> Iterator[str]:
+    few = [name for name, photos in _counts(found).items() if photos < _FEWEST]
+    if few:
+        yield f"fewer than {_FEWEST} photos, so not judged by other photos of the class: {', '.join(few)}"
+    if not can_compare():
+        yield "near-duplicates were not looked for: that takes imagehash (pip install 'lwm-edge[check]')"

@@ -1,0 +1,4 @@
+"""Makes pages to look at in a browser, each from one report and one template.
+
+A page is one file: pictures are in it, and it has no script and requests nothing.
+"""

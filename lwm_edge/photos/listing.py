@@ -1,0 +1,198 @@
+"""Lists what is in a folder of photos: its classes, their files, and what belongs to no class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import PhotosError, shortened
+from ..records import utf8_name
+from .class_names import class_name_of, normalise_class_name
+
+LISTED = 20
+"""Number of files that are listed, of a class or beside the classes, before the rest is only counted."""
+
+_LEFT_BY_MACHINES = {
+    "__macosx",
+    "thumbs.db",
+    "desktop.ini",
+    "system volume information",
+    "$recycle.bin",
+    "lost+found",
+    "@eadir",
+}  # in lower case
+_PARTS_OF_A_DATA_SET = {"train", "training", "val", "valid", "validation", "test", "testing"}
+_ONE_CLASS_EACH = "one sub-folder per class"
+_NAMED_SUB_FOLDERS = 5
+
+
+@dataclass(frozen=True)
+class ClassFolder:
+    """Describes the folder of one class, with all folders in it.
+
+    Attributes:
+        name: Name of the class as its folder spells it, or as it was given.
+        path: Path of the folder.
+        files: Files of the class, sorted by path.
+        problems: Lines about what in the folder cannot be read or is not followed.
+    """
+
+    name: str
+    path: Path
+    files: tuple[Path, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def class_name(self) -> str:
+        """Returns the name of the class in Unicode form NFC."""
+        return normalise_class_name(self.name)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Describes a folder of class folders.
+
+    Attributes:
+        root: Folder that the paths of photos are shown from.
+        within: Whether a class's photos must lie in its own folder; otherwise, they may lie in one beside it.
+        classes: Classes, sorted by name.
+        beside: Lines about files that belong to no class.
+        counted_in: Lines about classes whose folders have sub-folders.
+    """
+
+    root: Path
+    within: bool
+    classes: tuple[ClassFolder, ...]
+    beside: tuple[str, ...]
+    counted_in: tuple[str, ...]
+
+    def shown(self, path: Path) -> str:
+        """Writes the path of a photo for people."""
+        return printable_text(path.relative_to(self.root).as_posix())
+
+    def holds(self, photo: Path, of: ClassFolder) -> bool:
+        """Returns whether a photo, which may be a link, lies in the folders that were given."""
+        allowed = of.path.resolve()
+        return photo.resolve().is_relative_to(allowed if self.within else allowed.parent)
+
+
+def list_photos(folder: Path, class_name: str | None = None, *, may_be_named: bool = False) -> Listing:
+    """Lists a folder with one sub-folder per class, or a folder of one class.
+
+    Sub-folders of a class's folder belong to the class. Hidden files and folders, and what machines leave
+    behind, are passed over.
+
+    Args:
+        folder: Path of the folder.
+        class_name: Name of the one class that the whole folder shows; None if its sub-folders are classes.
+        may_be_named: Whether the user can give a name to a folder of photos alone.
+
+    Raises:
+        PhotosError: There is no such folder, or it does not have class folders.
+    """
+    folders, loose = _entries(folder)
+    if class_name is not None:
+        whole = _class_folder(folder, folder.parent, class_name)
+        return Listing(folder.parent, True, (whole,), (), tuple(filter(None, [_sub_folders_of(whole)])))
+    if not folders:
+        raise PhotosError(_without_sub_folders(folder, loose, may_be_named))
+    _refuse_parts_of_a_data_set(folder, folders)
+    classes = tuple(_class_folder(path, folder, utf8_name(path.name)) for path in folders)
+    beside = [f"{printable_text(p.name)} lies beside the class folders, so it has no class" for p in loose]
+    counted_in = filter(None, map(_sub_folders_of, classes))
+    return Listing(folder, False, classes, tuple(shortened(beside, LISTED, "more files")), tuple(counted_in))
+
+
+def printable_text(text: str) -> str:
+    """Writes a name for people; one with characters that cannot be shown becomes ASCII."""
+    return text if text.isprintable() else ascii(text)
+
+
+def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Lists the sub-folders and the files in the folder of photos, less what is passed over."""
+    folders, files = list[Path](), list[Path]()
+    try:
+        for path in folder.iterdir():
+            if not _is_passed_over(path):
+                (folders if path.is_dir() else files).append(path)
+    except FileNotFoundError:
+        raise PhotosError(f"{folder} does not exist; give a folder with {_ONE_CLASS_EACH}") from None
+    except NotADirectoryError:
+        raise PhotosError(f"{folder} is not a folder; give a folder with {_ONE_CLASS_EACH}") from None
+    except PermissionError:
+        raise PhotosError(f"{folder} may not be read; check its permissions") from None
+    except OSError as error:
+        raise PhotosError(f"{folder} cannot be read ({error.strerror}); check the path") from None
+    return sorted(folders, key=class_name_of), sorted(files)
+
+
+def _is_passed_over(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.casefold() in _LEFT_BY_MACHINES
+
+
+def _without_sub_folders(folder: Path, files: list[Path], may_be_named: bool) -> str:
+    if not files:
+        return f"{folder} has no sub-folders; put the photos into {_ONE_CLASS_EACH}"
+    name = ", or pass --name NAME if all of them show one class" if may_be_named else ""
+    return f"{folder} has files but no sub-folders; put the photos into {_ONE_CLASS_EACH}{name}"
+
+
+def _refuse_parts_of_a_data_set(folder: Path, folders: list[Path]) -> None:
+    """Refuses class folders one level further down, below train, val and test.
+
+    A class may have such a name too: then its folder has photos, or stands beside folders of other names.
+    """
+    parts = [path for path in folders if path.name.casefold() in _PARTS_OF_A_DATA_SET and _has_no_files(path)]
+    if len(parts) > 1 or parts == folders:
+        names = ", ".join(printable_text(path.name) for path in parts)
+        part = min(parts, key=lambda path: not path.name.casefold().startswith("train"))
+        raise PhotosError(
+            f"{folder} looks like a data set in parts ({names}), each with class folders of its own; give "
+            f"one part, such as {part}, or, if that is a class, put its photos into its folder itself"
+        )
+
+
+def _has_no_files(folder: Path) -> bool:
+    """Returns whether a folder has sub-folders and no files."""
+    try:
+        kinds = {path.is_dir() for path in folder.iterdir() if not _is_passed_over(path)}
+    except OSError:
+        return False
+    return kinds == {True}
+
+
+def _class_folder(path: Path, root: Path, name: str) -> ClassFolder:
+    problems: list[str] = []
+    files = sorted(_files_below(path, root, problems))
+    return ClassFolder(name, path, tuple(files), tuple(problems))
+
+
+def _files_below(folder: Path, root: Path, problems: list[str]) -> Iterator[Path]:
+    """Yields the files in a folder and its sub-folders; a link to a folder could lead in circles."""
+    waiting = [folder]
+    while waiting:
+        current = waiting.pop()
+        shown = printable_text(current.relative_to(root).as_posix())
+        try:
+            for path in current.iterdir():
+                if _is_passed_over(path):
+                    continue
+                if not path.is_dir():
+                    yield path
+                elif path.is_symlink():
+                    link = printable_text(path.relative_to(root).as_posix())
+                    problems.append(f"{link} is a link to a folder, which is not followed")
+                else:
+                    waiting.append(path)
+        except OSError as error:
+            problems.append(f"{shown} cannot be read ({error.strerror})")
+
+
+def _sub_folders_of(found: ClassFolder) -> str | None:
+    """Says which sub-folders are counted in with a class; None if it has none."""
+    first = {path.relative_to(found.path).parts[0] for path in found.files if path.parent != found.path}
+    if not first:
+        return None
+    names = shortened([printable_text(name) for name in sorted(first)], _NAMED_SUB_FOLDERS)
+    return f"{printable_text(found.name)} includes the files in its sub-folders ({', '.join(names)})"

@@ -1,0 +1,50 @@
+"""Finds photos that are nearly the same, by a perceptual hash of imagehash (the extra `check`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .pixels import Pixels
+
+_HASH_SIDE = 16  # so a hash has 256 bits
+_NEAR_BITS = 24
+_ROWS_AT_ONCE = 512
+
+Hash = NDArray[np.bool_]
+
+
+def can_compare() -> bool:
+    """Returns whether imagehash is installed."""
+    return find_spec("imagehash") is not None
+
+
+def hash_of(pixels: Pixels) -> Hash:
+    """Returns the perceptual hash of a photo: the signs of the low frequencies of its brightness [256]."""
+    import imagehash
+
+    bits: Hash = imagehash.phash(Image.fromarray(pixels), hash_size=_HASH_SIDE).hash.ravel()
+    return bits
+
+
+def near_duplicates(hashes: Sequence[Hash]) -> dict[int, int]:
+    """Finds photos that are nearly the same as an earlier one.
+
+    Returns:
+        By the index of each such photo, that of the most similar earlier one that is not such a photo itself.
+    """
+    if not hashes:
+        return {}
+    signs = np.array(hashes, dtype=np.float32).reshape(len(hashes), -1) * 2 - 1
+    found: dict[int, int] = {}
+    for start in range(0, len(signs), _ROWS_AT_ONCE):
+        differing = (signs.shape[1] - signs[start : start + _ROWS_AT_ONCE] @ signs.T) / 2
+        for row, bits in enumerate(differing, start):
+            earlier = [i for i in np.flatnonzero(bits[:row] <= _NEAR_BITS) if i not in found]
+            if earlier:
+                found[row] = int(min(earlier, key=lambda i: bits[i]))
+    return found

@@ -1,0 +1,128 @@
+"""Photos as phones and cameras store them: HEIC, AVIF, TIFF and very large JPEG, within the same limits."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pillow_heif import register_heif_opener
+
+from lwm_edge.errors import PhotosError
+from lwm_edge.photos import opening
+from lwm_edge.photos.decoder_process import DECODER
+from lwm_edge.photos.folders import read_photo_folder
+from lwm_edge.photos.guard import MAX_MEMORY_BYTES, check_pixels
+from lwm_edge.photos.photo_set import PixelCache
+from lwm_edge.photos.preprocessing import Preprocessing
+from lwm_edge.photos.reading import read_photo
+from tests.support.hostile import memory_bound
+
+register_heif_opener()  # to make photos of this kind
+SIZE = Preprocessing(image_size=32, resize_size=32, mean=(0, 0, 0), std=(1, 1, 1))
+COLOURS = np.array(((200, 30, 30), (30, 160, 40), (40, 50, 180), (220, 220, 60)))
+
+
+def quadrants(scale: int = 8) -> Image.Image:
+    """Draws a photo of four squares of different colours, one and a half times as wide as high."""
+    square = np.repeat(np.repeat(COLOURS.reshape(2, 2, 3), 16 * scale, 0), 24 * scale, 1)
+    return Image.fromarray(square.astype(np.uint8))
+
+
+def assert_quadrants(pixels: np.ndarray) -> None:
+    found = [pixels[y, x].astype(int) for y in (8, 24) for x in (8, 24)]
+    assert np.abs(np.array(found) - COLOURS).max() <= 12
+
+
+SAVED: dict[str, dict[str, Any]] = {
+    "HEIF": {"quality": 95},
+    "AVIF": {"quality": 95},
+    "TIFF": {},
+    "TIFF lzw": {"compression": "tiff_lzw"},
+    "TIFF jpeg": {"compression": "jpeg", "quality": 95},
+}
+
+
+@pytest.mark.parametrize("kind", SAVED)
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_pixels_are_right_and_upright_whatever_the_file_is_called(
+    tmp_path: Path, kind: str, turned: bool
+) -> None:
+    image, exif = quadrants(), Image.Exif()
+    if turned:  # the camera was held upright, and says so
+        image, exif[0x0112] = image.transpose(Image.Transpose.ROTATE_90), 6
+    image.save(tmp_path / "photo.jpg", kind.split()[0], exif=exif.tobytes(), **SAVED[kind])
+    with memory_bound(MAX_MEMORY_BYTES):
+        assert_quadrants(read_photo(tmp_path / "photo.jpg", SIZE))
+    assert DECODER._process is not None
+
+
+def test_a_heif_file_of_another_brand_is_read_too(tmp_path: Path) -> None:
+    quadrants().save(tmp_path / "photo.heic", "HEIF", quality=95)
+    content = (tmp_path / "photo.heic").read_bytes()
+    assert content[8:12] == b"heic"
+    (tmp_path / "photo.heic").write_bytes(content[:8] + b"mif1" + content[12:])
+    assert_quadrants(read_photo(tmp_path / "photo.heic", SIZE))
+
+
+def test_a_film_is_no_photo(tmp_path: Path) -> None:
+    (tmp_path / "film.heic").write_bytes(b"\0\0\0\x18ftypqt  \0\0\0\0qt  mp42" + bytes(500))
+    with pytest.raises(PhotosError, match="is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image"):
+        read_photo(tmp_path / "film.heic", SIZE)
+
+
+def test_of_a_raw_photo_no_preview_is_taken_for_the_photo(tmp_path: Path) -> None:
+    quadrants(1).save(tmp_path / "photo.dng", "TIFF", tiffinfo={254: 1})
+    with pytest.raises(PhotosError, match="is a raw photo, of which only a small preview can be read"):
+        read_photo(tmp_path / "photo.dng", SIZE)
+
+
+def test_without_its_library_one_line_says_how_to_read_heic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "Cup").mkdir()
+    for number in range(4):
+        quadrants().rotate(number).save(tmp_path / "Cup" / f"IMG_{number}.heic", "HEIF")
+    quadrants().save(tmp_path / "Cup" / "photo.png")
+    find_spec = importlib.util.find_spec
+
+    def missing(name: str) -> Any:
+        return None if name == "pillow_heif" else find_spec(name)
+
+    monkeypatch.setattr(opening, "find_spec", missing)
+    found = read_photo_folder(tmp_path, SIZE, PixelCache(0), min_photos=1)
+    assert found.skipped == (
+        "4 HEIC photos, such as Cup/IMG_0.heic, take another library to read: pip install 'lwm-edge[heic]'",
+    )
+    with pytest.raises(PhotosError) as caught:
+        read_photo_folder(tmp_path, SIZE, PixelCache(0), min_photos=2)
+    assert caught.value.problems == ("Cup: 1 usable photos; at least 2 are needed", *found.skipped)
+
+
+@pytest.mark.slow
+def test_a_large_progressive_jpeg_is_read_in_bounded_memory(tmp_path: Path) -> None:
+    """Larger ones are among the hostile photos."""
+    image = quadrants(1).resize((6_000, 4_000), Image.Resampling.NEAREST)
+    image.save(tmp_path / "photo.jpg", quality=90, progressive=True)
+    del image
+    with memory_bound(MAX_MEMORY_BYTES):
+        assert_quadrants(read_photo(tmp_path / "photo.jpg", SIZE))
+
+
+@pytest.mark.parametrize(
+    "kind, options, most",
+    [("JPEG", {}, 200), ("JPEG", {"progressive": 1}, 110), ("WEBP", {}, 20), ("HEIF", {}, 64)],
+)
+def test_what_is_too_large_is_refused_by_its_header_with_what_to_do(
+    kind: str, options: dict[str, int], most: int
+) -> None:
+    side = int((most * 1_000_000) ** 0.5)
+    image: Any = SimpleNamespace(width=side, height=side, size=(side, side), info=options, format=kind)
+    check_pixels(image)
+    image.width = side + 2
+    with pytest.raises(PhotosError, match=f"more than {most} megapixels.*; save it with fewer pixels"):
+        check_pixels(image)

@@ -1,0 +1,190 @@
+"""Folders are taken as people have them, and what is not learnt from is said before anything is learnt."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lwm_edge.errors import PhotosError
+from lwm_edge.photos.folders import PhotoFolder, read_photo_folder
+from lwm_edge.photos.photo_set import PixelCache
+from lwm_edge.photos.preprocessing import Preprocessing
+from tests.support.folders import DEMO_DATA
+
+SIZE = Preprocessing(image_size=28, resize_size=28, mean=(0, 0, 0), std=(1, 1, 1))
+
+
+class Read:
+    """Reads a folder, and keeps what was said meanwhile."""
+
+    def __init__(self, folder: Path, name: str | None = None, min_photos: int = 1) -> None:
+        self.notes: list[str] = []
+        self.found: PhotoFolder = read_photo_folder(
+            folder,
+            SIZE,
+            PixelCache(0),
+            min_photos=min_photos,
+            class_name=name,
+            may_be_named=True,
+            on_progress=lambda progress: self.notes.extend(progress.notes),
+        )
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return dict(zip(self.found.class_names, map(len, self.found.photos), strict=True))
+
+
+def refusal(folder: Path, min_photos: int = 1) -> PhotosError:
+    with pytest.raises(PhotosError) as caught:
+        Read(folder, min_photos=min_photos)
+    return caught.value
+
+
+def put(folder: Path, kind: str = "Coat", numbers: range | tuple[int, ...] = range(3)) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        shutil.copy(DEMO_DATA / "train" / "base" / kind / f"{number:03}.png", folder)
+    return folder
+
+
+def test_photos_in_sub_folders_are_of_the_class_above_them(tmp_path: Path) -> None:
+    put(tmp_path / "Cup")
+    put(tmp_path / "Cup" / "2024" / "May", numbers=(10, 11))
+    put(tmp_path / "Cup" / "2025", numbers=(12,))
+    put(tmp_path / "Plate" / "all", "Dress")
+    (tmp_path / "Cup" / "2025" / "broken.jpg").write_text("no photo")
+    read = Read(tmp_path)
+    assert read.counts == {"Cup": 6, "Plate": 3}
+    assert read.found.skipped == (
+        "Cup/2025/broken.jpg is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image",
+    )
+    assert read.notes == [
+        "Cup includes the files in its sub-folders (2024, 2025)",
+        "Plate includes the files in its sub-folders (all)",
+        *read.found.skipped,
+    ]
+
+
+def test_what_machines_leave_is_neither_a_class_nor_a_bad_photo(tmp_path: Path) -> None:
+    put(tmp_path / "Cup")
+    folders = ("__MACOSX", "System Volume Information", "$RECYCLE.BIN", "lost+found", "@eaDir", ".Trash-1000")
+    for inside in (tmp_path, tmp_path / "Cup"):
+        for name in folders:
+            put(inside / name, "Dress", (0,))
+        for name in (".DS_Store", "Thumbs.db", "desktop.ini", "Desktop.ini", "._000.png"):
+            (inside / name).write_bytes(b"x")
+    read = Read(tmp_path)
+    assert (read.counts, read.found.skipped, read.notes) == ({"Cup": 3}, (), [])
+
+
+def test_files_beside_the_class_folders_are_said(tmp_path: Path) -> None:
+    put(tmp_path / "Cup")
+    put(tmp_path, "Dress", range(25))
+    read = Read(tmp_path)
+    assert read.counts == {"Cup": 3}
+    assert read.notes == list(read.found.skipped) and len(read.notes) == 21
+    assert read.notes[0] == "000.png lies beside the class folders, so it has no class"
+    assert read.notes[20] == "and 5 more files"
+    (tmp_path / "Empty").mkdir()
+    assert refusal(tmp_path).problems[:2] == (
+        "Empty: 0 usable photos; at least 1 are needed",
+        "000.png lies beside the class folders, so it has no class",
+    )
+
+
+def test_a_folder_of_photos_alone_asks_for_a_name_and_is_a_class_with_one(tmp_path: Path) -> None:
+    put(tmp_path / "mugs")
+    put(tmp_path / "mugs" / "2024", numbers=(5,))
+    shutil.copy(tmp_path / "mugs" / "000.png", tmp_path / "mugs" / "again.png")
+    (tmp_path / "mugs" / "elsewhere.png").symlink_to(put(tmp_path / "other", "Dress") / "000.png")
+    read = Read(tmp_path / "mugs", "Mug")
+    assert read.counts == {"Mug": 4}
+    assert read.notes[0] == "Mug includes the files in its sub-folders (2024)"
+    assert read.found.skipped == (
+        "mugs/again.png is a duplicate of mugs/000.png",
+        "mugs/elsewhere.png is a link that leads out of the folder",
+    )
+    said = refusal(tmp_path / "other").message
+    assert said.endswith(
+        "has files but no sub-folders; put the photos into one sub-folder per class, or pass --name NAME if "
+        "all of them show one class"
+    )
+    with pytest.raises(PhotosError) as caught:
+        Read(tmp_path / "other", "a/b")
+    assert caught.value.problems == ("'a/b' cannot be a class name: it looks like a path",)
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ("Training", "VAL", "test"), ("train",)])
+def test_a_data_set_in_parts_is_noticed(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    for part in parts:
+        put(tmp_path / part / "Cup")
+        put(tmp_path / part / "Plate", "Dress")
+    message = refusal(tmp_path).message
+    assert "looks like a data set in parts" in message and f"such as {tmp_path / parts[0]}," in message
+    assert Read(tmp_path / parts[0]).counts == {"Cup": 3, "Plate": 3}
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    put(tmp_path / "Train")
+    assert Read(tmp_path).counts == {"Train": 3}
+    put(tmp_path / "Bus" / "red", "Dress")
+    shutil.move(put(tmp_path / "Train"), tmp_path / "t")
+    shutil.move(tmp_path / "t", tmp_path / "Train" / "2024")
+    assert Read(tmp_path).counts == {"Bus": 3, "Train": 3}
+
+
+def test_the_same_photo_in_two_classes_is_learnt_in_neither(tmp_path: Path) -> None:
+    put(tmp_path / "Cup", numbers=range(6))
+    put(tmp_path / "Mug" / "2024", "Dress", numbers=range(6))
+    shutil.copy(tmp_path / "Cup" / "000.png", tmp_path / "Mug" / "2024" / "x.png")
+    shutil.copy(tmp_path / "Cup" / "000.png", tmp_path / "Mug" / "y.png")
+    read = Read(tmp_path)
+    assert read.counts == {"Cup": 5, "Mug": 6}
+    assert read.found.skipped == (
+        "Cup/000.png and Mug/2024/x.png are the same photo in two classes, so it is left out of both; keep "
+        "it in the one that it shows",
+    )
+    problems = refusal(tmp_path, min_photos=6).problems
+    assert problems == ("Cup: 5 usable photos; at least 6 are needed", *read.found.skipped)
+
+
+def test_two_names_for_one_folder_of_photos_are_refused(tmp_path: Path) -> None:
+    put(tmp_path / "Cup", numbers=range(25))
+    shutil.copytree(tmp_path / "Cup", tmp_path / "Mug")
+    problems = refusal(tmp_path, min_photos=5).problems
+    assert problems[:2] == tuple(f"{n}: 0 usable photos; at least 5 are needed" for n in ("Cup", "Mug"))
+    assert len(problems) == 2 + 21 and problems[-1] == "and 5 more such photos"
+
+
+def test_links_to_folders_are_said_and_not_followed(tmp_path: Path) -> None:
+    put(tmp_path / "Cup")
+    (tmp_path / "Cup" / "around").symlink_to(tmp_path)
+    assert Read(tmp_path).found.skipped == ("Cup/around is a link to a folder, which is not followed",)
+
+
+def test_a_sub_folder_that_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "Cup")
+    closed = put(tmp_path / "Cup" / "2024", "Dress")
+    iterdir = Path.iterdir
+
+    def refusing(self: Path):
+        if self == closed:  # root may read everything, so a mode of 0 would not do
+            raise PermissionError(13, "Permission denied", str(self))
+        return iterdir(self)
+
+    monkeypatch.setattr(Path, "iterdir", refusing)
+    read = Read(tmp_path)
+    assert (read.counts, read.notes) == ({"Cup": 3}, ["Cup/2024 cannot be read (Permission denied)"])
+
+
+def test_a_path_that_starts_from_here_is_shown_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "Cup")
+    (tmp_path / "Cup" / "broken.jpg").touch()
+    monkeypatch.chdir(tmp_path / "Cup")
+    for folder, shown in ((".", "broken.jpg"), ("..", "Cup/broken.jpg"), ("../Cup", "Cup/broken.jpg")):
+        name = None if folder == ".." else "Cup"
+        assert Read(Path(folder), name).found.skipped == (f"{shown} is empty",), folder
