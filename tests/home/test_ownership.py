@@ -412,7 +412,7 @@ def test_only_what_a_user_names_is_written_through_links() -> None:
     callers = {m for m, tree in _modules() for node in ast.walk(tree)
                if (isinstance(node, ast.Attribute) and node.attr == "write_output")
                or (isinstance(node, ast.Name) and node.id == "write_output") }  # fmt: skip
-    assert callers == {"finish", "signing", "export", "plots"}
+    assert callers == {"doctor", "finish", "signing", "export", "plots"}
 
 
 def test_this_search_finds_such_calls() -> None:
