@@ -13,7 +13,8 @@ terms, `attention` the maps, `training` the loop. Around it:
                         ownership (what may be removed); changes, previous (undo), repair, export; readers
                         need no torch; camera; interrupted (an increment that waits)
     adding classes      increment: add -> worker -> learn (task, plan, teach, verdict, gate) -> commit;
-                        known_classes (another name, two classes that are one, a class less); calibrate;
+                        plan (job, prediction); renaming (another name, two classes that are one),
+                        removal (a class less); calibrate;
                         doctor (photos that harm) -> findings;
                         inbox -> inbox_watcher -> inbox_folder (photos that arrive in a folder)
     proving its origin  custody: keys -> signing -> chain; home/trust; proofs/verification
@@ -21,8 +22,9 @@ terms, `attention` the maps, `training` the loop. Around it:
     pages to look at    pages: facts, charts -> report (a home); moment (an increment, with photos); doctor
     the command line    cli: commands, receipt, display, progress, terminal, settings
 
-A package imports only from those before it: the foundation (records, errors, storage, memory, _disk,
-_streams, _processes), photos, model, then custody and learning, home and base, increment, proofs, pages, cli.
+A package imports only from those before it: the foundation (records, errors, storage, outputs, locks,
+memory, freed_memory, _disk, _streams, _processes), photos, model, then custody and learning, home and base,
+increment, proofs, pages, cli.
 
 Functions are verbs, settings are `...Config`, results are frozen `...Report`, and every error raised on
 purpose is an `LwmEdgeError` (see `errors`). The command line calls these functions and prints.
@@ -93,8 +95,8 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
     from .increment.inbox import teach_inbox as teach_inbox
     from .increment.inbox import watch_inbox as watch_inbox
     from .increment.inbox_reports import InboxReport as InboxReport
-    from .increment.known_classes import remove_class as remove_class
-    from .increment.known_classes import rename_class as rename_class
+    from .increment.removal import remove_class as remove_class
+    from .increment.renaming import rename_class as rename_class
     from .increment.reports import CalibrationReport as CalibrationReport
     from .increment.reports import IncrementReport as IncrementReport
     from .increment.reports import PlanReport as PlanReport
@@ -153,7 +155,8 @@ _DEFINED_IN = {  # imported only when first used, so that reading a model does n
     "increment.findings": ("CheckReport",),
     "increment.inbox": ("teach_inbox", "watch_inbox"),
     "increment.inbox_reports": ("InboxReport",),
-    "increment.known_classes": ("remove_class", "rename_class"),
+    "increment.removal": ("remove_class",),
+    "increment.renaming": ("rename_class",),
     "increment.reports": ("CalibrationReport", "IncrementReport", "PlanReport"),
     "learning.config": ("IncrementConfig",),
     "model.architectures.registry": ("Architecture", "architecture_names"),

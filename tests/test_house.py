@@ -19,8 +19,9 @@ from tests.support.folders import BASE_BUNDLE, DEMO_DATA
 ROOT = Path(lwm_edge.__file__).parent
 MAY_IMPORT = {
     "errors": set(), "_disk": set(), "_streams": set(), "records": {"errors"}, "_processes": {"errors"},
-    "_cgroups": set(), "processors": {"_cgroups"}, "memory": {"errors", "_cgroups"},
-    "storage": {"errors", "_disk", "_streams"},
+    "_cgroups": set(), "processors": {"_cgroups"}, "memory": {"errors", "_cgroups"}, "freed_memory": set(),
+    "storage": {"errors", "_disk"}, "outputs": {"errors", "storage", "_streams"},
+    "locks": {"errors", "storage", "_disk"},
     "photos": set(),
     "model": {"photos"},
     "custody": {"model"},
@@ -32,7 +33,8 @@ MAY_IMPORT = {
     "pages": {"proofs", "increment", "home", "learning", "custody", "model", "photos"},
 }  # fmt: skip
 GROUND = {
-    "errors", "_disk", "_streams", "_processes", "_cgroups", "records", "storage", "memory", "processors"
+    "errors", "_disk", "_streams", "_processes", "_cgroups", "records", "storage", "outputs", "locks",
+    "memory", "freed_memory", "processors",
 }  # fmt: skip
 ABOVE = {"cli", "demo", "__init__", "__main__"}  # these may import everything
 PACKAGES = {path.parent.name for path in ROOT.glob("*/__init__.py")}

@@ -19,7 +19,7 @@ from ..learning.unseen import judge_unseen
 from ..model.manifest import Levels
 from ..model.network import Network
 from ..photos.photo_set import PhotoSet
-from ..records import ProgressCallback, ignore_progress, step_reporter
+from ..records import ProgressCallback, StepReporter, ignore_progress
 from .reports import LevelsReport
 
 MAX_INPUTS = 2048  # inputs of a head with levels; its covariance then takes 16 MiB of the bundle
@@ -88,7 +88,7 @@ def choose_levels(
         on_progress: Function that is called before each photo, and before each head is solved.
     """
     accuracy = {}
-    report = step_reporter("evaluate", FOLDS * len(candidates), on_progress)
+    report = StepReporter("evaluate", FOLDS * len(candidates), on_progress)
     for levels in candidates if len(candidates) > 1 else ():
         trial = network.student(trains=False)
         trial.read_levels(levels)

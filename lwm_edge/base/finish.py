@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .. import storage
+from .. import outputs
 from ..errors import ArchitectureError, CapacityError, ConfigError
 from ..learning.class_statistics import ClassStatistics
 from ..learning.discriminant import Labels
@@ -27,7 +27,7 @@ from ..model.onnx.parity import PARITY_BATCH_SIZES, head_inputs_of_probe, parity
 from ..model.onnx.reports import ParityReport
 from ..model.onnx.tracing import trace_graph
 from ..photos.photo_set import PhotoSet
-from ..records import Progress, ProgressCallback, step_reporter
+from ..records import Progress, ProgressCallback, StepReporter
 from .choose_levels import choose_levels, possible_levels
 from .config import BundleConfig
 from .copies import COPIES, observe_copies
@@ -81,7 +81,7 @@ def check_output(output: Path, *inputs: Path | None) -> None:
     Raises:
         ConfigError: The output is a file that is read, or lies in a class folder.
     """
-    storage.check_output(output)
+    outputs.check_output(output)
     place = Path(os.path.realpath(output))  # unlike resolve(), it tolerates a link that leads to itself
     for path in (Path(os.path.realpath(path)) for path in inputs if path):
         if place == path or (place.is_relative_to(path) and place.parent != path):
@@ -190,7 +190,7 @@ def _measure(
         right = evaluate_predictions(varied.logits(network).argmax(1), of_copies, names, len(names))
         if of_learnt.accuracy - right.accuracy > BY_HEART:
             given, labels, copies = varied, of_copies, COPIES
-    report = step_reporter("evaluate", HEADS, on_progress)
+    report = StepReporter("evaluate", HEADS, on_progress)
     settled = settle(
         given,
         labels,
@@ -292,4 +292,4 @@ def _write(
     )
     examples = photos.load(range(min(max(PARITY_BATCH_SIZES), len(photos.photos))))
     _, parity = verified_file(arrays, manifest, parity_probe(network, examples))
-    return save_bundle(output, arrays, manifest, storage.write_output), parity
+    return save_bundle(output, arrays, manifest, outputs.write_output), parity

@@ -11,7 +11,7 @@ import typer
 
 from .. import ExportConfig, IncrementConfig
 from ..errors import ConfigError, TrustError
-from ..storage import STDOUT
+from ..outputs import STDOUT
 from . import display, display_changes, display_proofs, pages, receipt
 from .answer import home_path, open_chosen_home, show, with_progress
 from .completion import complete_recipe
@@ -107,8 +107,8 @@ def add_classes_command(
     interruption, the same command continues where it stopped; options need not be given again.
     """
     from .. import add_classes, plan_increment
+    from ..freed_memory import bound_allocator
     from ..increment.add import may_train
-    from ..memory import bound_allocator
 
     chosen = increment_config(
         read_file_config(),

@@ -46,9 +46,9 @@ def add_photos_command(
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Teach the model further photos of classes that it knows."""
+    """Teach the model further photos of classes that it knows; a photo that was given before counts twice."""
     from .. import add_photos, plan_increment
-    from ..memory import bound_allocator
+    from ..freed_memory import bound_allocator
 
     chosen = increment_config(
         read_file_config(),

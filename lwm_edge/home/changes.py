@@ -53,7 +53,9 @@ def init_home(
         TrustError: The base is not signed with the trusted key, or the key cannot be read.
     """
     started = time.monotonic()
-    home, bundle = absolute(home), open_bundle(Path(base))
+    home = absolute(home)
+    storage.require_safe_changes("make a home in", home)
+    bundle = open_bundle(Path(base))
     opened = Home(home)
     _check_init(home, bundle, replace)
     require_signed_base(base, bundle.manifest, key_to_trust(opened, trust))

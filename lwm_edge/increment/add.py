@@ -7,9 +7,9 @@ from pathlib import Path
 
 from .. import storage
 from ..errors import LwmEdgeError
+from ..freed_memory import drop_library_pages
 from ..home.home import Home, open_home
 from ..learning.config import RECIPES, IncrementConfig, MorePhotos
-from ..memory import drop_library_pages
 from ..model.torch_needed import torch_is_installed
 from ..records import AnyPath, Progress, ProgressCallback, absolute, ignore_progress
 from .reports import IncrementReport, PlanReport

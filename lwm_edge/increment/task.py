@@ -8,10 +8,11 @@ from pathlib import Path
 
 from ..custody.keys import read_private_key
 from ..errors import CapacityError, ConfigError
+from ..freed_memory import drop_library_pages
 from ..home.home import Home
 from ..home.trust import require_trusted_model
 from ..learning.config import RECIPES, IncrementConfig, MorePhotos, choose_recipe
-from ..memory import drop_library_pages, peak_rss_bytes, reset_peak_rss, rss_bytes
+from ..memory import peak_rss_bytes, reset_peak_rss, rss_bytes
 from ..model.bundle import WEIGHT, Bundle
 from ..model.manifest import Manifest
 from ..model.torch_needed import require_torch, torch_is_installed
@@ -81,6 +82,12 @@ def set_up(
         read_private_key(config.sign_with)  # so that a bad key is refused before the work, not after it
     reset_peak_rss()
     forget_decoding_peak()
+    if more and len(parent.manifest.class_names) == 1:
+        only = parent.manifest.class_names[0]
+        raise ConfigError(
+            f"{only} is the model's only class, so every photo passes for it, and nothing follows from "
+            "further ones; add another class first (lwm-edge add-classes), and these photos then"
+        )
     if more and not more.solve_head:
         from .instant import require_solved_head
 

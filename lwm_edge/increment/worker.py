@@ -103,7 +103,7 @@ def _do_job(job: Job, reply: Callable[[Message], None]) -> None:
         timer = Timer(job.started, job.staged.seconds_by_part)
         _commit(home, job.staged, timer, None, reply, lambda progress: reply(Message(progress=progress)))
         return
-    from ..memory import bound_allocator, drop_library_pages
+    from ..freed_memory import bound_allocator, drop_library_pages
 
     bound_allocator()
     stop = _stop_event()

@@ -7,7 +7,7 @@ metadata (https://onnx.ai/onnx/repo-docs/IR.html, metadata_props).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,9 +27,9 @@ from ..records import (
     AnyNamePath,
     ProgressCallback,
     Report,
+    StepReporter,
     ignore_progress,
     printable,
-    step_reporter,
 )
 from .terms import KEPT, SHARES
 from .unknown import Calibration, listed_shares
@@ -222,7 +222,7 @@ class Classifier:
             on_progress: Function that is called before each photo.
         """
         count = len(photos.photos)
-        report = step_reporter("evaluate", count, on_progress)
+        report = StepReporter("evaluate", count, on_progress)
         batches = (range(count)[start : start + _BATCH_SIZE] for start in range(0, count, _BATCH_SIZE))
         logits = (self.run(photos.load(batch, report=report))[0] for batch in batches)
         best = [np.argsort(-rows, axis=1, kind="stable")[:, :top_k] for rows in logits]
@@ -255,21 +255,21 @@ class Classifier:
         if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
             raise ConfigError(f"top_k is the number of classes for each photo, at least 1, not {top_k!r}")
         threshold = self.calibration.threshold(keep)
-        report = step_reporter("features", len(given), on_progress)
+        report = StepReporter("features", len(given), on_progress)
         predictions: list[Prediction] = []
         for start in range(0, len(given), _BATCH_SIZE):
             predictions += self._classify_batch(given[start : start + _BATCH_SIZE], top_k, threshold, report)
         return tuple(predictions)
 
     def _classify_batch(
-        self, photos: Sequence[AnyPhoto], top_k: int, threshold: float | None, report: Callable[[], None]
+        self, photos: Sequence[AnyPhoto], top_k: int, threshold: float | None, report: StepReporter
     ) -> list[Prediction]:
         predictions, images = [], []
         for photo in photos:
             report()
             path, error = Path(photo) if isinstance(photo, str | PathLike) else None, None
             try:
-                images.append(prepare_photo(photo, self.preprocessing))
+                images.append(prepare_photo(photo, self.preprocessing, on_wait=report.again))
             except PhotosError as problem:
                 error = problem.message
             predictions.append(Prediction(photo=path, error=error))

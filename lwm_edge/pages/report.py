@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from .. import storage
+from .. import outputs, storage
 from ..errors import ConfigError
 from ..home.home import Home, open_home
 from ..home.readers import PastChange, evaluate
@@ -82,7 +82,7 @@ def check_page(home: Home, output: Path) -> None:
     Raises:
         ConfigError: The page would be in the home, cannot be written, or lacks a library.
     """
-    storage.check_output(output)
+    outputs.check_output(output)
     if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(home.path)):
         raise ConfigError(
             f"{output} is in the model home, which holds nothing but the model; choose another folder"
@@ -104,7 +104,7 @@ def render(home: Home, output: Path, facts: Facts, moment: Any = None) -> PageRe
     environment.filters |= {"percent": _percent, "mib": _mib}
     template = environment.from_string(storage.read_regular(_TEMPLATE).decode())
     page = template.render(**_content(home, facts), moment=moment).encode(errors="backslashreplace")
-    storage.write_output(output, page)
+    outputs.write_output(output, page)
     return PageReport(
         page=output,
         page_bytes=len(page),

@@ -10,14 +10,14 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import PhotosError, shortened
-from ..records import Progress, ProgressCallback, ignore_progress, report_nothing, step_reporter
+from ..records import Progress, ProgressCallback, StepReporter, ignore_progress
 from .class_names import (
     class_name_problem,
     fold_class_name,
     normalise_class_name,
     shown_class_name,
 )
-from .guard import GuardedFile, check_photo_file
+from .guard import GuardedFile, check_photo_file, ended_by_caller, wait_on
 from .listing import LISTED, ClassFolder, Listing, list_one_level, list_photos, printable_text
 from .opening import NeedsReaderError
 from .photo_set import Photo, PixelCache
@@ -119,7 +119,7 @@ def read_photo_folder(
     problems = _name_problems([found.name for found in listing.classes], known_classes, if_known)
     labels = _label(listing.classes, first_label, label_of, problems)
     total = sum(len(found.files) for found in listing.classes)
-    report = step_reporter("photos", total, on_progress)
+    report = StepReporter("photos", total, on_progress)
     read = partial(cache.read, preprocessing=preprocessing, limit_bytes=limit_bytes)
     reader = _Reader(listing, read, report)
     usable = [
@@ -159,7 +159,11 @@ def usable_photos(
     """
     found = list_one_level(folder)
     read = partial(read_photo, preprocessing=preprocessing, limit_bytes=limit_bytes)
-    reader = _Reader(Listing(folder.parent, False, (found,), (), ()), read, report_nothing)
+    reader = _Reader(
+        Listing(folder.parent, False, (found,), (), ()),
+        read,
+        StepReporter("photos", len(found.files), ignore_progress),
+    )
     photos, reasons = reader.read_class(found, 0)
     return tuple(photos), (*reasons, *reader.of_no_class())
 
@@ -217,15 +221,15 @@ class _Reader:
     Attributes:
         listing: Listing of the folder.
         read: Function that decodes a photo.
-        report: Function that is called before each file.
+        report: Reporter of files, which is told of each, and again while one takes long.
         seen: Path and class of the first photo with each digest.
         contradictions: Lines about photos that lie in two classes, by their digest.
         unreadable: Files that a library is missing for, by their kind and how to get that library.
     """
 
     listing: Listing
-    read: Callable[[Path], object]
-    report: Callable[[], None]
+    read: Callable[..., object]
+    report: StepReporter
     seen: dict[str, tuple[Path, ClassFolder]] = field(default_factory=dict)
     contradictions: dict[str, str] = field(default_factory=dict)
     unreadable: dict[tuple[str, str], list[str]] = field(default_factory=dict)
@@ -239,8 +243,8 @@ class _Reader:
                 check_photo_file(path)  # first, because a link that leads to itself cannot be resolved
                 if not self.listing.holds(path, found):
                     raise PhotosError("is a link that leads out of the folder")
-                self.read(path)
-                digest = file_digest(path)
+                self.read(path, on_wait=self.report.again)
+                digest = file_digest(path, self.report.again)
                 self._require_new(digest, path, found)
             except NeedsReaderError as error:
                 self.unreadable.setdefault((error.kind, error.how), []).append(self.listing.shown(path))
@@ -274,7 +278,7 @@ class _Reader:
             raise PhotosError(f"is a duplicate of {self.listing.shown(first)}")
 
 
-def file_digest(path: Path) -> str:
+def file_digest(path: Path, on_wait: Callable[[], None] = wait_on) -> str:
     """Returns the SHA-256 of a photo's file.
 
     Raises:
@@ -282,7 +286,7 @@ def file_digest(path: Path) -> str:
     """
     digest = hashlib.sha256()
     try:
-        with GuardedFile(path) as file:
+        with ended_by_caller(), GuardedFile(path, on_wait) as file:
             file.expect_pixels()
             while chunk := file.read(1 << 20):
                 digest.update(chunk)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -21,7 +21,7 @@ from PIL import Image
 
 from ..errors import ConfigError, PhotosError, first_line
 from ..records import AnyPath
-from .guard import MAX_FILE_BYTES, check_pixels
+from .guard import MAX_FILE_BYTES, check_pixels, wait_on
 from .pixels import Pixels, preprocess
 from .preprocessing import Preprocessing
 from .reading import read_photo
@@ -35,14 +35,18 @@ _CHANNELS = (1, 3, 4)
 _MODES_WITHOUT_RANGE = ("F", "I")  # nobody can tell which number of theirs is white
 
 
-def prepare_photo(photo: AnyPhoto, preprocessing: Preprocessing) -> Pixels:
+def prepare_photo(
+    photo: AnyPhoto, preprocessing: Preprocessing, on_wait: Callable[[], None] = wait_on
+) -> Pixels:
     """Prepares a photo for the network, as every command does: upright, in RGB, scaled and cut.
 
     Args:
-        photo: Path of a photo (JPEG, PNG, WebP or BMP), the content of such a file as bytes, a file that is
+        photo: Path of a photo of a format that is read, the content of such a file as bytes, a file that is
             open for reading bytes, a PIL image, or an array of uint8 (RGB [H, W, 3], RGBA [H, W, 4] or grey
             [H, W]) or, for 16-bit grey, uint16. OpenCV's arrays are BGR: give `frame[..., ::-1]`.
         preprocessing: Preprocessing of the model, such as `Classifier.preprocessing`.
+        on_wait: Function that is called a few times a second while the photo takes long. What it raises ends
+            the reading, and comes out as it is.
 
     Returns:
         RGB [image_size, image_size, 3] uint8, which `Classifier.outputs` takes, stacked.
@@ -52,13 +56,13 @@ def prepare_photo(photo: AnyPhoto, preprocessing: Preprocessing) -> Pixels:
         PhotosError: It cannot be read, is damaged, or costs too much.
     """
     if isinstance(photo, str | PathLike):
-        return read_photo(Path(photo), preprocessing)
+        return read_photo(Path(photo), preprocessing, on_wait=on_wait)
     if isinstance(photo, np.ndarray):
         return _prepared(_image_of(photo), preprocessing)
     if isinstance(photo, Image.Image):
         return _prepared(photo, preprocessing)
     with _as_file(_content_of(photo)) as path:
-        return read_photo(path, preprocessing)
+        return read_photo(path, preprocessing, on_wait=on_wait)
 
 
 def photos_in(given: AnyPhoto | Iterable[AnyPhoto]) -> list[AnyPhoto]:
