@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lwm_edge import IncrementConfig, add_classes, storage
+from lwm_edge import IncrementConfig, add_classes, locks, storage
 from lwm_edge.home.home import Home
 from lwm_edge.home.ownership import GENERATIONS
 from lwm_edge.records import Progress
@@ -70,7 +70,7 @@ def run_increment(home: Path, photos: Path, config: IncrementConfig, pipe: int) 
             report("export" if disk.exporting else progress.phase)
 
         disk = ReportingDisk(storage._disk, report)
-        storage._disk = disk
+        storage._disk = locks._disk = disk
         add_classes(Home(home), photos, config, on_progress=report_progress, isolate=False)
         os.write(pipe, f"{END} {time.monotonic()}\n".encode())
         status = 0

@@ -36,6 +36,7 @@ from speed import make_network, ratio, spread
 from speed_photos import in_turn, measure_reader, measure_stream
 
 from lwm_edge.demo import BASE_BUNDLE
+from lwm_edge.freed_memory import bound_allocator, drop_mapped_pages, freed_memory_kept, mapped_from
 from lwm_edge.learning.attention import grad_cam
 from lwm_edge.learning.batches import Batch
 from lwm_edge.learning.config import RECIPES, Recipe, RecipeName
@@ -43,7 +44,6 @@ from lwm_edge.learning.losses import attention_distillation_loss, classification
 from lwm_edge.learning.optimizer import MomentumSGD
 from lwm_edge.learning.step import accumulate_gradients
 from lwm_edge.learning.training import learning_rates, trained_parameters
-from lwm_edge.memory import bound_allocator, drop_mapped_pages, freed_memory_kept, mapped_from
 from lwm_edge.model.levels import Activations
 from lwm_edge.model.network import Network
 from lwm_edge.model.precision import has_bfloat16

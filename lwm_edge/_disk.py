@@ -6,13 +6,29 @@ replays it with power cuts.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_NOT_EVERYWHERE = {
+    "file locks": fcntl is not None,
+    "symbolic links": hasattr(os, "symlink"),
+    "syncs of folders": hasattr(os, "O_DIRECTORY"),
+    "owners of files": hasattr(os, "fchown"),
+}
+
+
+def lacking() -> list[str]:
+    """Lists what a safe change of files takes and this system lacks, such as Windows."""
+    return [what for what, is_there in _NOT_EVERYWHERE.items() if not is_there]
 
 
 def create_file(path: Path, mode: int) -> BinaryIO:
@@ -22,7 +38,7 @@ def create_file(path: Path, mode: int) -> BinaryIO:
 
 def open_file(path: Path) -> BufferedReader:
     """Opens a file for reading, without waiting for whoever writes to it if it is a pipe."""
-    flags = os.O_NONBLOCK | os.O_NOCTTY
+    flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
     return open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags))
 
 
@@ -34,14 +50,23 @@ def write(file: BinaryIO, content: bytes) -> None:
 
 def sync_file(file: BinaryIO) -> None:
     """Makes the file's content durable; `sync_folder` does the same for its name."""
-    os.fsync(file.fileno())
+    _sync(file.fileno())
+
+
+def _sync(descriptor: int) -> None:
+    """Syncs a file or folder; on macOS, where fsync(2) ends in the disk's cache, all the way."""
+    if (to_the_disk := getattr(fcntl, "F_FULLFSYNC", None)) is not None:
+        with suppress(OSError):  # the file system does not offer it
+            fcntl.fcntl(descriptor, to_the_disk)
+            return
+    os.fsync(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
     """Makes the folder's entries durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        _sync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -69,6 +94,8 @@ def _give_link_to_owner_of(folder: Path, link: Path) -> None:
 
     A descriptor of a link takes no fchown(2), but its name in /proc stands for the link, not for its target.
     """
+    if not hasattr(os, "O_PATH"):
+        return
     owner, descriptor = folder.stat(), os.open(link, os.O_PATH | os.O_NOFOLLOW)
     try:
         if stat.S_ISLNK(os.fstat(descriptor).st_mode):
@@ -129,10 +156,24 @@ def give_to_owner_of(folder: Path, descriptor: int) -> None:
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
+def lock(descriptor: int, *, wait: bool) -> None:
+    """Locks a file until `unlock`, or until nobody has the descriptor open.
+
+    Raises:
+        BlockingIOError: Another process has locked it, and `wait` is not set.
+    """
+    fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def unlock(descriptor: int) -> None:
+    """Unlocks a file."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
 def try_lock(file: BinaryIO) -> bool:
     """Locks an open file for as long as it is open; returns False if another process has locked it."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file.fileno(), wait=False)
     except BlockingIOError:
         return False
     except OSError:  # the file system has no locks

@@ -67,6 +67,9 @@ def lower_priority() -> None:
 @contextmanager
 def _signals_blocked(signals: Collection[signal.Signals]) -> Iterator[None]:
     """Blocks signals in this thread, and in a process that is started within the block."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
@@ -97,5 +100,5 @@ def _existing_folder() -> str | None:
     try:
         Path.cwd()
     except OSError:
-        return "/"
+        return os.sep
     return None

@@ -12,7 +12,6 @@ import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from decimal import Decimal
-from itertools import count
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any
@@ -213,7 +212,8 @@ def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 class Progress(Report):
     """Reports one step of a long job, for progress bars.
 
-    In the phases `photos` and `features`, and while photos are evaluated, a report comes before each photo.
+    In the phases `photos` and `features`, and while photos are evaluated, a report comes before each photo,
+    and again while reading one takes long.
 
     Attributes:
         phase: Name of the phase: `photos`, `check`, `plan`, `features`, `train`, `evaluate`, `stage` or
@@ -238,14 +238,31 @@ def ignore_progress(progress: Progress) -> None:
     """Ignores progress."""
 
 
-def step_reporter(phase: str, total: int, on_progress: ProgressCallback) -> Callable[[], None]:
-    """Makes a function that reports how many steps of a phase are done; call it before each of them."""
-    done = count()
-    return lambda: on_progress(Progress(phase=phase, done=next(done), total=total))
+class StepReporter:
+    """Reports how many steps of a phase are done; call it before each of them.
+
+    Args:
+        phase: Name of the phase.
+        total: Number of its steps.
+        on_progress: Function that gets the reports.
+    """
+
+    def __init__(self, phase: str, total: int, on_progress: ProgressCallback) -> None:
+        self._phase, self._total, self._on_progress = phase, total, on_progress
+        self._begun = 0
+
+    def __call__(self) -> None:
+        """Reports that the next step begins."""
+        self._begun += 1
+        self.again()
+
+    def again(self) -> None:
+        """Repeats the latest report while a step takes long, so that whoever gets it can end the work."""
+        self._on_progress(Progress(phase=self._phase, done=max(0, self._begun - 1), total=self._total))
 
 
 def report_nothing() -> None:
-    """Stands in for what `step_reporter` makes."""
+    """Stands in for a function that reports something, or that may end the work."""
 
 
 def invalid(message: str, error: ValidationError) -> ConfigError:

@@ -4,34 +4,31 @@ At any instant, and after a kill or a power cut, a reader finds either the old c
 mixture. Nothing else in the package opens a file for writing or removes one; the operations themselves are in
 `_disk`.
 
-`write_file` is for this program's own files, `write_output` for files that a user names, `move_file` for
-photos in an inbox. `ownership` decides whether something is this program's own and may be removed.
+`write_file` is for this program's own files, `move_file` for photos in an inbox; `outputs` writes files that
+a user names. `ownership` decides whether something is this program's own and may be removed.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-from . import _disk, _streams
+from . import _disk
+from ._disk import lacking
 from .errors import NOT_OFFERED, BusyError, ConfigError, HomeError, os_failure
 
 _without_folder_sync: set[int] = set()  # numbers of the file systems
 _COPIED_AT_ONCE = 1 << 20
 
-STDOUT = "-"
-"""Name of an output that means standard output, not a file of that name."""
-
 
 @contextmanager
-def _explained(action: str, path: Path) -> Iterator[None]:
+def explained(action: str, path: Path) -> Iterator[None]:
     """Turns the operating system's refusals into errors that say what to do."""
     try:
         yield
@@ -39,7 +36,29 @@ def _explained(action: str, path: Path) -> Iterator[None]:
         raise os_failure(action, path, error) from error
 
 
-def _confirm(path: Path) -> None:
+@contextmanager
+def changing(action: str, path: Path) -> Iterator[None]:
+    """Explains refusals as `explained` does, and lets nothing begin where no change would be safe."""
+    require_safe_changes(action, path)
+    with explained(action, path):
+        yield
+
+
+def require_safe_changes(action: str, path: Path) -> None:
+    """Refuses to change files on a system without what it takes to do that safely.
+
+    Raises:
+        HomeError: The system lacks something; the message says what, and what works there.
+    """
+    if missing := lacking():
+        raise HomeError(
+            f"cannot {action} {path}: this system has no {', no '.join(missing)}, without which a model "
+            "could be damaged; make and change models on Linux or macOS: here, they can be read (predict, "
+            "evaluate, info, verify, and Classifier in Python)"
+        )
+
+
+def confirm(path: Path) -> None:
     """Makes a rename durable.
 
     Raises:
@@ -60,7 +79,7 @@ def _unconfirmed(path: Path, error: OSError) -> str:
 
 def sync_folder(folder: Path) -> None:
     """Makes the folder's entries durable."""
-    with _explained("sync", folder):
+    with changing("sync", folder):
         _sync(folder)
 
 
@@ -107,86 +126,14 @@ def write_file(
         HomeError: Something other than a file is there, the operating system refused, or the disk did not
             confirm the new file.
     """
-    with _explained("write", path):
+    with changing("write", path):
         if os.path.lexists(path) and not is_regular_file(path):
             raise HomeError(f"cannot write {path}: it is {kind_at(path)}, which is left alone; move it away")
-        _replace(path, content, mode, None, replace, of_user=of_user)
-    _confirm(path)
+        replace_file(path, content, mode, None, replace, of_user=of_user)
+    confirm(path)
 
 
-def check_output(path: Path | str, *, may_be_stdout: bool = False) -> None:
-    """Refuses an output that a user named and that `write_output` could not write; call it before the work.
-
-    Raises:
-        ConfigError: Something that is not a regular file is there, or the output cannot be written.
-    """
-    if path == STDOUT and may_be_stdout:
-        return
-    if str(path) == STDOUT and not may_be_stdout:
-        raise ConfigError(f"{STDOUT} is standard output, which cannot be used here; give a file's name")
-    path = Path(path)
-    with _explained("write", path):
-        target = _output_target(path)
-        staged = staged_path(target)
-        if not target.parent.is_dir():
-            raise ConfigError(f"cannot write {path}: give a file in a folder that exists")
-        if not os.access(target.parent, os.W_OK):
-            raise ConfigError(f"cannot write {path}: its folder is write-protected; give another one")
-        if len(os.fsencode(staged.name)) > os.pathconf(target.parent, "PC_NAME_MAX"):
-            raise ConfigError(f"cannot write {path}: its name is too long; give a shorter one")
-        if os.path.lexists(staged) and not is_regular_file(staged):
-            raise ConfigError(f"cannot write {path}: {staged} is {kind_at(staged)}; move it away")
-        if target.exists():
-            _require_owner_can_be_kept(path, target.stat())
-
-
-def write_output(path: Path | str, content: bytes) -> None:
-    """Writes or replaces a file that a user named, atomically and durably.
-
-    Links are followed, and a file that is replaced keeps its mode and its owner. The text `-` means standard
-    output, but as a `Path` it is a file of that name.
-
-    Args:
-        path: Path of the file.
-        content: Content of the whole file.
-
-    Raises:
-        ConfigError: A device, a pipe, a socket, a folder or another user's file is there.
-        ResourceError: The disk is full; the old file, if any, is untouched.
-        HomeError: The operating system refused for another reason, or the disk did not confirm the new file.
-    """
-    if path == STDOUT:
-        with _explained("write to", Path("standard output")):
-            _streams.write_stdout(content)
-        return
-    path = Path(path)
-    with _explained("write", path):
-        target = _output_target(path)
-        before = target.stat() if target.exists() else None
-        _replace(target, content, 0o600 if before else 0o664, before, replace=True)
-    _confirm(target)
-
-
-def _output_target(path: Path) -> Path:
-    """Returns the file that a user's path leads to through links; refuses anything but a regular file."""
-    if path.exists() and not path.is_file():
-        raise ConfigError(f"cannot write {path}: it is {kind_at(path, follow=True)}; give the name of a file")
-    if path.exists() and not os.access(path, os.W_OK):
-        raise ConfigError(f"cannot write {path}: it is write-protected; give another name, or chmod u+w it")
-    leads_to = path.parent / path.readlink() if path.is_symlink() else path
-    if any(os.path.realpath(place.parent).startswith("/proc/") for place in (path, leads_to)):
-        raise ConfigError(
-            f"cannot write {path}: it stands for a file that is open already; give the file's own name"
-        )
-    target = Path(os.path.realpath(path)) if path.is_symlink() else path
-    if target.is_symlink():
-        raise ConfigError(
-            f"cannot write {path}: it is a link that leads in a circle; give the name of a file"
-        )
-    return target
-
-
-def _replace(
+def replace_file(
     path: Path,
     content: bytes,
     mode: int,
@@ -241,7 +188,7 @@ def _require_no_other_writer(path: Path, staged: Path) -> None:
 
 def _keep_owner_and_mode(path: Path, file: BinaryIO, old: os.stat_result) -> None:
     new = os.fstat(file.fileno())
-    _require_owner_can_be_kept(path, old)
+    require_owner_can_be_kept(path, old)
     try:
         if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
             os.fchown(file.fileno(), old.st_uid, old.st_gid)
@@ -251,7 +198,7 @@ def _keep_owner_and_mode(path: Path, file: BinaryIO, old: os.stat_result) -> Non
         raise _other_owner(path, old) from None
 
 
-def _require_owner_can_be_kept(path: Path, old: os.stat_result) -> None:
+def require_owner_can_be_kept(path: Path, old: os.stat_result) -> None:
     """Refuses another user's file, if a new file in its place could not get the same owner."""
     groups = {os.getegid(), *os.getgroups()}
     if os.geteuid() != 0 and (old.st_uid != os.geteuid() or old.st_gid not in groups):
@@ -330,7 +277,7 @@ def is_real_folder(path: Path) -> bool:
 
 def make_folder(path: Path) -> None:
     """Creates a folder and its parents durably; an existing one is fine."""
-    with _explained("create", path):
+    with changing("create", path):
         missing = [folder for folder in path.parents if not folder.exists()]
         for folder in (*reversed(missing), path):
             _disk.make_folder(folder)
@@ -349,7 +296,7 @@ def swap_link(link: Path, target: str) -> tuple[str, ...]:
             has no symbolic links; the link is as it was.
     """
     staged = staged_path(link)
-    with _explained("switch", link):
+    with changing("switch", link):
         if os.path.lexists(link) and not link.is_symlink():
             raise HomeError(f"cannot switch {link}: it is {kind_at(link)}, which is left alone; move it away")
         try:
@@ -374,7 +321,7 @@ def move_file(source: Path, target: Path) -> None:
         ResourceError: The other disk is full; the file is where it was.
         HomeError: Something has the name, or the operating system refused.
     """
-    with _explained("move", source):
+    with changing("move", source):
         if not is_regular_file(source) or os.path.lexists(target):
             raise HomeError(f"cannot move {source} to {target}: there is {kind_at(target)} already")
         try:
@@ -383,7 +330,7 @@ def move_file(source: Path, target: Path) -> None:
             if error.errno != errno.EXDEV:
                 raise
             _copy(source, target)
-            _confirm(target)
+            confirm(target)
             _disk.unlink(source)
 
 
@@ -415,7 +362,7 @@ def remove_file(path: Path) -> None:
     """
     if not os.path.lexists(path):
         return
-    with _explained("remove", path):
+    with changing("remove", path):
         if not is_regular_file(path):
             raise HomeError(f"cannot remove {path}: it is {kind_at(path)}, which is left alone; move it away")
         _disk.unlink(path)
@@ -425,7 +372,7 @@ def remove_file(path: Path) -> None:
 def remove_link(path: Path) -> None:
     """Removes a symbolic link, and never anything else; what it points at stays."""
     if path.is_symlink():
-        with _explained("remove", path):
+        with changing("remove", path):
             _disk.unlink(path)
             sync_folder(path.parent)
 
@@ -442,7 +389,7 @@ def remove_folder(path: Path, files: Collection[str], last: str | None = None) -
     """
     if not is_real_folder(path) or not holds_only(path, files):
         return
-    with _explained("remove", path):
+    with changing("remove", path):
         names = sorted({entry.name for entry in entries(path)} & set(files))
         for name in names:
             if name != last:
@@ -468,43 +415,5 @@ def entries(folder: Path) -> list[Path]:
     Raises:
         HomeError: The folder cannot be read.
     """
-    with _explained("read", folder):
+    with explained("read", folder):
         return sorted(folder.iterdir())
-
-
-@contextmanager
-def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
-    """Holds a file lock until the block or the process ends; yields the lock's descriptor.
-
-    Args:
-        path: Path of the lock file.
-        wait: Whether to wait until another process releases the lock, however long that takes.
-
-    Raises:
-        BusyError: Another process holds the lock, and `wait` is not set.
-    """
-    with _explained("lock", path):
-        is_new = not os.path.lexists(path)
-        descriptor = _disk.open_lock(path)
-    try:
-        if is_new:  # synced before all else, as only files beside a lock can be taken for this program's own
-            sync_folder(path.parent)
-        with _explained("lock", path):
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise HomeError(f"cannot lock {path}: it is {kind_at(path)}, not a file; move it away")
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BusyError(
-                    f"{path.parent} is being changed by another process; try again when it is done, "
-                    "or pass --wait"
-                ) from None
-        holder = os.getpid()
-        try:
-            yield descriptor
-        finally:  # a process that the caller's code forked has it open, too, and may come past here
-            if os.getpid() == holder:
-                with suppress(OSError):  # to close it unlocks it, too, and what was done is done
-                    fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
-        os.close(descriptor)

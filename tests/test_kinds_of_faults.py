@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli import test_interruption, test_settings, test_texts
 from tests.custody import test_keys
-from tests.ground import test_memory, test_reading, test_storage
+from tests.ground import test_elsewhere, test_memory, test_reading, test_storage
 from tests.home import test_hostile_disks
 from tests.increment import test_resume, test_stopping
 from tests.model import test_network
@@ -31,6 +31,7 @@ KINDS: dict[str, tuple[Tests, ...]] = {
     "settings and folders that a machine lacks or misspells": (test_settings,),
     "names and paths in other locales and encodings": (test_texts,),
     "disks that are full, read-only, failing, or without links, locks or syncs": (test_hostile_disks,),
+    "a system that lacks what Linux has (Windows, macOS)": (test_elsewhere,),
     "an interruption at some moment": (test_interruption, test_stopping),
     "training that is continued or diverges": (test_resume,),
     "pages of memory that are given back or not known": (test_memory,),

@@ -19,7 +19,8 @@ from lwm_edge.home.export import _MAX_CALIBRATION_PHOTOS, _MIN_AGREEMENT, _MIN_P
 from lwm_edge.home.ownership import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, PREVIOUS, TRAINING, TRUST
 from lwm_edge.increment import doctor, judgement
 from lwm_edge.increment.gate import _LEAST_SHARE_REMEMBERED
-from lwm_edge.increment.plan import _FEWEST_BATCHES_TO_KEEP_MEMORY, SHARE_OF_AVAILABLE
+from lwm_edge.increment.job import _FEWEST_BATCHES_TO_KEEP_MEMORY
+from lwm_edge.increment.plan import SHARE_OF_AVAILABLE
 from lwm_edge.increment.resume import SECONDS_BETWEEN_SAVES
 from lwm_edge.learning.config import _PHOTOS_PER_FEATURE, GATE_SETTINGS, RECIPES
 from lwm_edge.model import classifier as classifier_file
@@ -143,7 +144,7 @@ def test_numbers_in_words() -> None:
 def test_the_exit_codes_are_the_errors() -> None:
     listed = {int(code) for code, _ in rows(section(DEPLOY, "Exit codes"))}
     kinds = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, errors.LwmEdgeError)]
-    assert {kind.exit_code for kind in kinds} | {0} == listed
+    assert {kind.exit_code for kind in kinds} | {0, errors.SOME_PHOTOS_FAILED} == listed
 
 
 def test_the_commands_are_all_listed() -> None:

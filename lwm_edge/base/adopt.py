@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from ..errors import ConfigError, PhotosError, shortened
+from ..learning.discriminant import Labels
 from ..model.architectures.registry import find_architecture
 from ..photos.folders import PhotoFolder, read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache
@@ -23,7 +25,7 @@ from .finish import (
     check_output,
     finish_base,
 )
-from .labels import check_order, match_folders, read_labels
+from .labels import check_folder_names, check_order, match_folders, read_labels
 from .observing import learn_all
 from .preprocessing import chosen_preprocessing
 from .ranks import Ranks, joined
@@ -85,8 +87,19 @@ def _pack(
     learnt, class_names = material.learnt, material.class_names
     network = trained_network(architecture, checkpoint, config, len(class_names), preprocessing)
     possible_levels(network, config.grid)  # refuses, before the work, a grid that does not fit
-    found = learn_all(network, learnt, config.capacity, ranks, on_progress)
-    check_order(found.predictions, found.labels, class_names)
+
+    def predicted(photos: PhotoSet) -> tuple[Labels, Labels]:
+        """Returns the row that the head ranks highest for each photo, and its label, in each process."""
+        found = learn_all(network, photos, config.capacity, ranks, on_progress)
+        return found.predictions, found.labels
+
+    check_order(*predicted(learnt), class_names)
+    for path, others in (
+        (config.unseen_photos, material.unseen),
+        (config.statistics_photos, material.for_statistics),
+    ):
+        if path is not None:
+            check_folder_names(path, *predicted(others), class_names)
     return finish_base(
         network, material, config, output, on_progress, ranks=ranks, training=None, started=started
     )
@@ -132,17 +145,17 @@ def _read_material(
 
     learnt, unseen = labelled(photos, folder), others(config.unseen_photos, 1, all_needed=False)
     for_statistics = others(config.statistics_photos, _MIN_PHOTOS, all_needed=True)
-    _check_unseen(unseen, learnt, for_statistics)
+    _check_unseen(ranks, unseen, learnt, for_statistics)
     return Material(class_names, learnt, unseen, for_statistics, (*skipped, *warnings))
 
 
-def _check_unseen(unseen: PhotoSet, *others: PhotoSet) -> None:
-    """Refuses photos that are called unseen but lie in another folder too."""
-    known = {photo.digest: photo.path for photos in others for photo in photos.photos}
+def _check_unseen(ranks: Ranks, unseen: PhotoSet, *others: PhotoSet) -> None:
+    """Refuses photos that are called unseen but lie in another folder too, with any metadata."""
+    if not unseen.photos:
+        return
+    known = {key: path for photos in others for path, key in _by_pixels(ranks, photos)}
     twice = [
-        f"{photo.path} is the same photo as {known[photo.digest]}"
-        for photo in unseen.photos
-        if photo.digest in known
+        f"{path} is the same photo as {known[key]}" for path, key in _by_pixels(ranks, unseen) if key in known
     ]
     if twice:
         raise PhotosError(
@@ -150,3 +163,13 @@ def _check_unseen(unseen: PhotoSet, *others: PhotoSet) -> None:
             "them out of one folder",
             shortened(twice, _LISTED),
         )
+
+
+def _by_pixels(ranks: Ranks, photos: PhotoSet) -> Iterator[tuple[Path, bytes]]:
+    """Pairs the path of each photo with a digest of its pixels as the network sees them."""
+
+    def digest(index: int) -> bytes:
+        return hashlib.sha256(photos.load([index]).tobytes()).digest()
+
+    digests = ranks.map(digest, range(len(photos.photos)))
+    return zip((photo.path for photo in photos.photos), digests, strict=True)

@@ -11,6 +11,7 @@ from ..model.architectures.registry import find_architecture
 from ..model.precision import computing_in, has_bfloat16
 from ..model.terms import Precision
 from ..photos.folders import read_photo_folder, split_held_back
+from ..photos.listing import list_photos
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..photos.preprocessing import Preprocessing
 from ..records import AnyPath, ProgressCallback, ignore_progress
@@ -63,9 +64,11 @@ def _build(
     device = ranks.device(config.device)
     architecture = find_architecture(config.architecture)
     preprocessing = scaled_preprocessing(architecture.preprocessing, config.image_size)
+    classes = len(list_photos(photos).classes)
+    check_capacity(classes, config)
+    network = start_network(architecture, config, classes, preprocessing)  # before the photos, as it is quick
+    possible_levels(network, config.grid)  # refuses a grid that does not fit
     material = _read_material(photos, config, preprocessing, ranks, on_progress)
-    network = start_network(architecture, config, len(material.class_names), preprocessing)
-    possible_levels(network, config.grid)  # refuses, before the training, a grid that does not fit
     network.to(device)
     saved = SavedTraining(output, material.learnt, config, ranks)
     # Stochastic depth draws from the global generator.
@@ -96,7 +99,6 @@ def _read_material(
         on_progress=ranks.reports_shares(on_progress),
         map_files=ranks.map,
     )
-    check_capacity(len(folder.class_names), config)
     splits = [
         split_held_back(group, config.held_back, config.seed) if config.held_back else (group, ())
         for group in folder.photos

@@ -22,7 +22,7 @@ from ..learning.unseen import judge_unseen
 from ..model.manifest import Levels
 from ..model.network import Network
 from ..photos.photo_set import PhotoSet
-from ..records import ProgressCallback, ignore_progress, step_reporter
+from ..records import ProgressCallback, StepReporter, ignore_progress
 from .observing import PHOTOS_AT_ONCE, observe_all
 from .ranks import Ranks
 from .reports import LevelsReport
@@ -95,7 +95,7 @@ def choose_levels(
         on_progress: Function that is called before each photo, and before each head is solved.
     """
     accuracy = {}
-    report = step_reporter("evaluate", FOLDS * len(candidates), on_progress)
+    report = StepReporter("evaluate", FOLDS * len(candidates), on_progress)
     every = -(-len(photos.photos) // PHOTOS_AT_ONCE)  # photos come class by class
     judges = replace(photos, photos=photos.photos[:: max(1, every)])
     labels = np.array(judges.labels)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from ..photos.photo_set import Photo, PhotoSet, augmentation_generator
 from ..photos.pixels import Pixels
+from ..records import StepReporter
 
 COPIES = 2
 """Number of varied copies of each photo."""
@@ -17,7 +16,7 @@ _LIGHT = 0.4  # largest change of brightness, contrast and saturation, as a shar
 class _InOtherLight(PhotoSet):
     """Holds photos that are shifted, mirrored and lit at random."""
 
-    def _load(self, photo: Photo, epoch: int | None, report: Callable[[], None]) -> Pixels:
+    def _load(self, photo: Photo, epoch: int | None, report: StepReporter) -> Pixels:
         pixels = super()._load(photo, epoch, report)
         if self.augmentation_seed is None or epoch is None:
             return pixels

@@ -11,14 +11,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .. import storage
-from ..errors import CapacityError, ConfigError
+from .. import outputs
+from ..errors import ArchitectureError, CapacityError, ConfigError
 from ..learning.class_statistics import ClassStatistics
 from ..learning.discriminant import Labels
 from ..learning.reports import TrainingReport
 from ..learning.running import Observation
 from ..learning.unknown import score_tensors
-from ..model.bundle import ONNX_GRAPH, PROBE, Bundle, save_bundle, tensors_digest
+from ..model.bundle import ONNX_GRAPH, PROBE, Arrays, Bundle, save_bundle, tensors_digest
 from ..model.evaluation import EvaluationReport, evaluate_predictions
 from ..model.loading import network_arrays
 from ..model.manifest import BASE, Manifest
@@ -27,7 +27,7 @@ from ..model.onnx.parity import PARITY_BATCH_SIZES, head_inputs_of_probe, parity
 from ..model.onnx.reports import ParityReport
 from ..model.onnx.tracing import trace_graph
 from ..photos.photo_set import PhotoSet
-from ..records import Progress, ProgressCallback, step_reporter
+from ..records import Progress, ProgressCallback, StepReporter
 from .choose_levels import choose_levels, possible_levels
 from .config import BundleConfig
 from .copies import COPIES, in_other_light
@@ -82,7 +82,7 @@ def check_output(output: Path, *inputs: Path | None) -> None:
     Raises:
         ConfigError: The output is a file that is read, or lies in a class folder.
     """
-    storage.check_output(output)
+    outputs.check_output(output)
     place = Path(os.path.realpath(output))  # unlike resolve(), it tolerates a link that leads to itself
     for path in (Path(os.path.realpath(path)) for path in inputs if path):
         if place == path or (place.is_relative_to(path) and place.parent != path):
@@ -214,7 +214,7 @@ def _decide(
         seen.unseen.logits(network) if seen.unseen else None,
         seen.of_learnt.accuracy,
         len(names),
-        step_reporter("evaluate", HEADS, on_progress),
+        StepReporter("evaluate", HEADS, on_progress),
         are_copies=seen.are_copies,
     )
     of_unseen = None
@@ -280,16 +280,34 @@ def _warnings(
     return warnings
 
 
+def _learnt_tensors(network: Network, settled: Settled, material: Material, config: BundleConfig) -> Arrays:
+    """Returns what the bundle holds of a network and its statistics.
+
+    Raises:
+        ArchitectureError: Some of it has no place in float32.
+    """
+    with np.errstate(over="ignore"):  # what has no place in float32 is refused below
+        arrays = {
+            **network_arrays(network),
+            **settled.statistics.to_arrays(),
+            **measured_tensors(settled, _labels(material.unseen), config.capacity),
+            **score_tensors(settled.statistics, len(material.class_names)),
+        }
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise ArchitectureError(
+            f"this {config.architecture} computes features that are too large for class statistics; scale "
+            "its last layers down, or use another checkpoint"
+        )
+    return arrays
+
+
 def _write(
     network: Network, settled: Settled, material: Material, config: BundleConfig, output: Path
 ) -> tuple[Bundle, ParityReport]:
     """Writes the bundle, with a probe and a checked ONNX graph."""
     photos = material.learnt
     arrays = {
-        **network_arrays(network),
-        **settled.statistics.to_arrays(),
-        **measured_tensors(settled, _labels(material.unseen), config.capacity),
-        **score_tensors(settled.statistics, len(material.class_names)),
+        **_learnt_tensors(network, settled, material, config),
         PROBE: head_inputs_of_probe(network),
         ONNX_GRAPH: np.frombuffer(trace_graph(network, config.activation), dtype=np.uint8),
     }
@@ -311,4 +329,4 @@ def _write(
     )
     examples = photos.load(range(min(max(PARITY_BATCH_SIZES), len(photos.photos))))
     _, parity = verified_file(arrays, manifest, parity_probe(network, examples))
-    return save_bundle(output, arrays, manifest, storage.write_output), parity
+    return save_bundle(output, arrays, manifest, outputs.write_output), parity

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from .. import storage
+from .. import outputs, storage
 from ..errors import ConfigError
 from ..photos.photo_set import PhotoSet
 from .config import BaseConfig
@@ -65,7 +65,7 @@ class SavedTraining:
         self.path = output.with_name(f"{output.name}.training")
         self._job, self._ranks = _job_digest(photos, config), ranks
         self._started = self._latest = time.monotonic()
-        storage.check_output(self.path)
+        outputs.check_output(self.path)
         self.epoch, self.loss = ranks.by_first(self._progress)
 
     def _progress(self) -> tuple[int, float]:

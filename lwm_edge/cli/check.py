@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import storage
+from .. import outputs
 from ..errors import ConfigError
 from ..records import printable
 from .answer import open_chosen_home, show, with_progress
@@ -40,7 +40,7 @@ def check_command(
     if output:
         if output.suffix.lower() not in (".html", ".htm"):
             raise ConfigError(f"{output} is not an HTML file; choose a name that ends in .html")
-        storage.check_output(output)
+        outputs.check_output(output)
     opened = open_chosen_home(home)
     report = with_progress(lambda on: check_photos(opened, photos, class_name=class_name, on_progress=on))
     if output:

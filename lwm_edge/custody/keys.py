@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from .. import storage
+from .. import outputs, storage
 from ..errors import ConfigError, TrustError
 from ..model.custody_record import Signature
 from ..records import AnyNamePath, AnyPath, Report
@@ -60,7 +60,7 @@ def generate_key(name: AnyPath) -> KeyReport:
         HomeError: The operating system refused to write.
     """
     name = Path(name)
-    if str(name) == storage.STDOUT:
+    if str(name) == outputs.STDOUT:
         raise ConfigError(f"{name} is standard output, but a key pair is two files; give them a name")
     private, public = (name.with_name(name.name + suffix) for suffix in (PRIVATE_SUFFIX, PUBLIC_SUFFIX))
     if taken := [str(path) for path in (private, public) if path.exists() or path.is_symlink()]:
@@ -69,7 +69,7 @@ def generate_key(name: AnyPath) -> KeyReport:
             "overwritten, so choose another name"
         )
     for path in (private, public):
-        storage.check_output(path)
+        outputs.check_output(path)
     key = Ed25519PrivateKey.generate()
     content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     storage.write_file(private, content, mode=_PRIVATE_MODE, replace=False, of_user=True)

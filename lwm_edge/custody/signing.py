@@ -7,8 +7,8 @@ from pathlib import Path
 from ..errors import ConfigError
 from ..model.bundle import open_bundle, save_bundle
 from ..model.custody_record import Custody
+from ..outputs import check_output, write_output
 from ..records import AnyNamePath, AnyPath, Report
-from ..storage import check_output, write_output
 from .chain import base_statement, base_text
 from .keys import read_private_key, sign
 

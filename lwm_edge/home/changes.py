@@ -22,6 +22,7 @@ from ..records import AnyPath, absolute
 from . import ownership
 from .generation import Candidate, commit, prepare
 from .home import Generation, Home, open_home
+from .interrupted import describe_dropped
 from .measurement import MemoryUse
 from .reports import ChangeReport
 from .trust import key_to_trust, require_signed_base, require_trusted_model, write_trusted_key
@@ -52,7 +53,9 @@ def init_home(
         TrustError: The base is not signed with the trusted key, or the key cannot be read.
     """
     started = time.monotonic()
-    home, bundle = absolute(home), open_bundle(Path(base))
+    home = absolute(home)
+    storage.require_safe_changes("make a home in", home)
+    bundle = open_bundle(Path(base))
     opened = Home(home)
     _check_init(home, bundle, replace)
     require_signed_base(base, bundle.manifest, key_to_trust(opened, trust))
@@ -224,6 +227,7 @@ def _commit(
     home: Home, candidate: Candidate, edited: Edited | None = None, *, trusted_key: str | None = None
 ) -> ChangeReport:
     deed = edited.deed if edited else None
+    dropped = describe_dropped(home, candidate.manifest.parent_digest or "") if edited else ()
     report = ChangeReport(
         home=home.path,
         change=deed.kind if deed else None,
@@ -238,6 +242,7 @@ def _commit(
         trusted_key=trusted_key,
         remains=edited.remains if edited else (),
         warnings=(
+            *dropped,
             *home.describe_foreign(),
             *(() if edited else storage.durability_warnings(home.path)),
         ),

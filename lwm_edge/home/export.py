@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .. import storage
+from .. import outputs
 from ..errors import ConfigError, ParityError, PhotosError
 from ..model.bundle import Bundle, open_bundle
 from ..model.manifest import Manifest
@@ -15,7 +15,7 @@ from ..model.onnx.reports import ParityReport
 from ..photos.class_names import fold_class_name
 from ..photos.folders import read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache
-from ..records import AnyPath, ProgressCallback, ignore_progress, step_reporter
+from ..records import AnyPath, ProgressCallback, StepReporter, ignore_progress
 from . import ownership
 from .config import ExportConfig
 from .home import Home, home_or_bundle
@@ -52,8 +52,8 @@ def export_onnx(
             form differs from the file on too many photos (ParityError, unless `force` is set).
     """
     config = config or ExportConfig()
-    target = storage.STDOUT if output == storage.STDOUT else Path(output)
-    storage.check_output(target, may_be_stdout=True)
+    target = outputs.STDOUT if output == outputs.STDOUT else Path(output)
+    outputs.check_output(target, may_be_stdout=True)
     if isinstance(target, Path):
         _refuse_model_files(target, source)
     found = home_or_bundle(source)
@@ -64,7 +64,7 @@ def export_onnx(
     comparison = None
     if not config.is_plain or config.photos:
         content, comparison = _converted(content, manifest, config, on_progress)
-    storage.write_output(target, content)
+    outputs.write_output(target, content)
     return ExportReport(
         onnx=Path(target),
         onnx_bytes=len(content),
@@ -110,7 +110,7 @@ def _converted(
     if config.precision == "int8" and photos:
         calibration, photos, labels = _split(photos, labels)
         count = len(calibration.photos)
-        images = calibration.load(range(count), report=step_reporter("photos", count, on_progress))
+        images = calibration.load(range(count), report=StepReporter("photos", count, on_progress))
         content = variants.in_eight_bits(
             content, images, float_weights=config.float_weights, on_progress=on_progress
         )

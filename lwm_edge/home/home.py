@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from .. import storage
+from .. import locks, storage
 from ..errors import HomeError, LwmEdgeError, explains_os_failures
 from ..model.bundle import Bundle, open_bundle
 from ..records import AnyPath, absolute
@@ -169,7 +169,7 @@ class Home:
             HomeError: The home cannot be written, or its generations are in another folder.
         """
         ownership.require_generations_inside(self.path)
-        with storage.exclusive_lock(self.path / LOCK, wait=wait) as descriptor:
+        with locks.exclusive_lock(self.path / LOCK, wait=wait) as descriptor:
             self._remove_stale()
             try:
                 yield descriptor

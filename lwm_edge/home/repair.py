@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from .. import storage
+from .. import locks, storage
 from ..errors import BundleError, HomeError
 from ..model.bundle import Bundle, open_bundle
 from ..model.onnx.reports import ParityReport
@@ -43,7 +43,7 @@ def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:
     ownership.require_generations_inside(home.path)
     if not _linked_generation(home) or not ownership.is_home(home.path):
         _only_model(home)  # raises before a lock is made in a folder that is not a home
-    with storage.exclusive_lock(home.path / LOCK, wait=wait):  # Home.lock would clear what may be needed
+    with locks.exclusive_lock(home.path / LOCK, wait=wait):  # Home.lock would clear what may be needed
         generation = _linked_generation(home)
         repaired = [] if generation else [f"{CURRENT} pointed at no model"]
         generation = generation or _only_model(home)

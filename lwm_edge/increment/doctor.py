@@ -27,7 +27,7 @@ from ..photos.folders import PhotoFolder, read_photo_folder
 from ..photos.photo_set import Photo, PhotoSet, PixelCache
 from ..photos.quality import brightness_range, sharpness, short_side
 from ..photos.similarity import Hash, can_compare, hash_of, near_duplicates
-from ..records import AnyPath, ProgressCallback, absolute, ignore_progress, step_reporter
+from ..records import AnyPath, ProgressCallback, StepReporter, absolute, ignore_progress
 from .findings import AlikeClasses, CheckReport, Fault, SuspectPhoto
 from .judgement import LOOKALIKE_SHARE, judge_new_classes
 
@@ -137,7 +137,7 @@ def _counts(found: PhotoFolder) -> dict[str, int]:
 def _look_at(photos: PhotoSet, on_progress: ProgressCallback) -> _Looked:
     """Measures each photo by itself."""
     looked, compares, resize_size = _Looked(), can_compare(), photos.preprocessing.resize_size
-    report = step_reporter("check", len(photos.photos), on_progress)
+    report = StepReporter("check", len(photos.photos), on_progress)
     for index, photo in enumerate(photos.photos):
         (pixels,) = photos.load([index], report=report)
         looked.sharpness.append(sharpness(pixels))
@@ -203,7 +203,7 @@ def _unseen_logits(
         statistics.counts = np.pad(statistics.counts, (0, missing))
     statistics.learn_more(features, labels)
     solved = statistics.discriminant(classes, features, labels)
-    report = step_reporter("evaluate", len(list(solved.folds())), on_progress)
+    report = StepReporter("evaluate", len(list(solved.folds())), on_progress)
     return judge_unseen(solved, len(statistics.means), report).logits
 
 

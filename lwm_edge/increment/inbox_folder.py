@@ -22,7 +22,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from .. import storage
+from .. import locks, storage
 from ..errors import HomeError, LwmEdgeError, PhotosError
 from ..photos.folders import file_digest
 from ..photos.listing import photo_files
@@ -121,7 +121,7 @@ class InboxFolder:
         if not self.path.is_dir():
             raise HomeError(f"{self.path} is not a folder; give the folder in which photos arrive")
         storage.make_folder(self.batch)
-        with storage.exclusive_lock(self.path / _WORK / _LOCK):
+        with locks.exclusive_lock(self.path / _WORK / _LOCK):
             yield
 
     def class_folders(self) -> list[Path]:

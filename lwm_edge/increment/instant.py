@@ -18,7 +18,7 @@ from ..memory import peak_rss_bytes, reset_peak_rss, resident_parts, rss_bytes
 from ..model.backbone import Backbone
 from ..model.bundle import BIAS, WEIGHT, Bundle
 from ..records import ProgressCallback
-from .plan import Job, Loaded, Strategy
+from .job import Job, Loaded, Strategy
 from .reports import PlanReport
 from .resume import SavedTraining
 from .timing import Timer

@@ -23,7 +23,7 @@ from ..model.bundle import BIAS, HISTOGRAM, WEIGHT, Arrays, forget_what_was_meas
 from ..model.onnx.parity import PARITY_BATCH_SIZES
 from ..model.unknown import Histogram, kept_by_class
 from ..photos.photo_set import digest_of
-from ..records import Progress, ProgressCallback, step_reporter
+from ..records import Progress, ProgressCallback, StepReporter
 from .judgement import warn_about_unknown
 from .reports import LearningReport, LearntIncrement, PlanReport, StagedIncrement
 from .task import Task, set_up
@@ -33,6 +33,7 @@ from .verdict import (
     all_class_names,
     calibration,
     evaluate_student,
+    held_back_mistakes,
     judge_new,
     judge_what_shipped,
     pass_or_refuse,
@@ -131,7 +132,7 @@ def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> tuple[L
     Raises:
         GateError: It does not pass the gate.
     """
-    report = step_reporter("evaluate", _EVALUATION_STEPS, on_progress)
+    report = StepReporter("evaluate", _EVALUATION_STEPS, on_progress)
     report()
     accuracy, new = evaluate_student(task, learnt), judge_new(task, learnt, report)
     report()
@@ -167,6 +168,7 @@ def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> tuple[L
             *pass_or_refuse(task, accuracy, new.classes, drift, shipped, learnt),
             *warn_about_unknown(kept_by_class(histogram, all_class_names(task)), photos.new_classes),
         ),
+        mistakes=held_back_mistakes(task, learnt),
     )
     return report_on_learning, histogram
 

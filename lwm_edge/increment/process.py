@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from .. import errors
 from .._processes import start_process
 from .._streams import forgiving_streams
-from ..errors import LwmEdgeError
+from ..errors import LwmEdgeError, os_failure
 from ..processors import thread_settings
 from ..records import utf8_text
 
@@ -53,7 +53,11 @@ def started_process(
     Yields:
         The process, from which `replies_from` reads; its exit status is known after the block.
     """
-    with start_process(module, environment=thread_settings(), descriptor=lock) as process:
+    try:
+        process = start_process(module, environment=thread_settings(), descriptor=lock)
+    except OSError as error:
+        raise os_failure("start", "a process that learns", error) from error
+    with process:
         try:
             assert process.stdin is not None
             with suppress(BrokenPipeError):  # it has ended already; its exit status will say so

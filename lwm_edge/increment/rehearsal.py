@@ -6,18 +6,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..freed_memory import drop_mapped_pages, freed_memory_kept
 from ..learning.batches import Batch
 from ..learning.config import IncrementConfig, Recipe
 from ..learning.frozen import frozen_bytes
 from ..learning.optimizer import MomentumSGD
 from ..learning.step import accumulate_gradients
 from ..learning.training import trained_parameters
-from ..memory import drop_mapped_pages, freed_memory_kept
 from ..model.bundle import Bundle
 from ..model.network import Network, attention_cells
 from ..model.precision import usable_precisions
 from ..model.terms import Activation, Precision
-from .plan import Job, Strategy
+from .job import Job, Strategy
 from .timing import START, Timer
 from .values import Approach, NewPhotos
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, GateError, StoppedError
+from ..freed_memory import drop_library_pages, drop_mapped_pages, freed_memory_kept
 from ..learning.attention import attention_map
 from ..learning.class_statistics import ClassStatistics, FeatureMap
 from ..learning.config import IncrementConfig
@@ -21,7 +22,6 @@ from ..learning.running import Observation, choose_device, head_of, observe
 from ..learning.training import TrainingState, train_increment, trained_parameters
 from ..learning.unknown import score_tensors
 from ..learning.unseen import Unseen
-from ..memory import drop_library_pages, drop_mapped_pages, freed_memory_kept
 from ..model.bundle import MEASURED, PROBE, Bundle
 from ..model.loading import load_network, network_arrays
 from ..model.manifest import Manifest
@@ -30,7 +30,7 @@ from ..model.onnx.parity import head_inputs_of_probe
 from ..model.precision import has_bfloat16
 from ..model.unknown import known_scores
 from ..records import ProgressCallback
-from .plan import Job
+from .job import Job
 from .rehearsal import describe_job
 from .reports import PlanReport
 from .resume import SECONDS_BETWEEN_SAVES, SavedTraining

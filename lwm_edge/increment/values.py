@@ -18,7 +18,7 @@ from ..model.manifest import Manifest
 from ..model.terms import Activation
 from ..photos.photo_set import PhotoSet
 from ..records import ProgressCallback
-from .plan import Job
+from .job import Job
 from .reports import PlanReport
 from .resume import SavedTraining
 from .timing import Timer

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from ..model.terms import Precision
+from ..photos.guard import wait_on
 from ..photos.photo_set import PhotoSet
 from ..photos.pixels import Pixels
+from ..records import Progress, StepReporter
 from .config import IncrementConfig
+
+_SECONDS_BETWEEN_CALLS = 0.2  # of `on_wait`
 
 
 @dataclass(frozen=True)
@@ -52,30 +58,67 @@ class Batch(NamedTuple):
 
 
 def loaded_batches(
-    photos: PhotoSet, config: IncrementConfig, prefetch: int, start: int = 0, kept: int = 0
+    photos: PhotoSet,
+    config: IncrementConfig,
+    prefetch: int,
+    start: int = 0,
+    kept: int = 0,
+    on_wait: Callable[[], None] = wait_on,
 ) -> Iterator[Batch]:
     """Yields the training's batches from step `start` on; reads the next `prefetch` while one is in use.
 
-    The first `kept` photos are not read.
+    Args:
+        photos: Photos to learn.
+        config: Settings of the increment.
+        prefetch: Number of batches read ahead.
+        start: Number of the first step.
+        kept: Number of photos, from the first, that are not read.
+        on_wait: Function that is called a few times a second while a batch is waited for.
     """
-    labels = photos.labels
-    with ThreadPoolExecutor(1) as reader:
+    labels, ended = photos.labels, threading.Event()
+    with ThreadPoolExecutor(1) as reader, _reading_ended(reader, ended):
         ahead: deque[Future[Batch]] = deque()
         for step, epoch, indices in _schedule(len(labels), config, start):
             known, others = [i for i in indices if i < kept], [i for i in indices if i >= kept]
             of_batch = [labels[i] for i in known + others]
-            ahead.append(reader.submit(_loaded, photos, step, epoch, of_batch, known, others))
+            ahead.append(reader.submit(_loaded, photos, step, epoch, of_batch, known, others, ended))
             if len(ahead) > prefetch:
-                yield ahead.popleft().result()
+                yield _waited_for(ahead.popleft(), on_wait)
         while ahead:
-            yield ahead.popleft().result()
+            yield _waited_for(ahead.popleft(), on_wait)
+
+
+@contextmanager
+def _reading_ended(reader: ThreadPoolExecutor, ended: threading.Event) -> Iterator[None]:
+    """Ends the reading with the block: nobody will use what is being read ahead."""
+    try:
+        yield
+    finally:
+        ended.set()
+        reader.shutdown(cancel_futures=True)
+
+
+def _waited_for(batch: Future[Batch], on_wait: Callable[[], None]) -> Batch:
+    while not wait([batch], timeout=_SECONDS_BETWEEN_CALLS).done:
+        on_wait()
+    return batch.result()
 
 
 def _loaded(
-    photos: PhotoSet, step: int, epoch: int, labels: list[int], known: list[int], others: list[int]
+    photos: PhotoSet,
+    step: int,
+    epoch: int,
+    labels: list[int],
+    known: list[int],
+    others: list[int],
+    ended: threading.Event,
 ) -> Batch:
-    size = photos.preprocessing.image_size
-    pixels = photos.load(others, epoch) if others else np.empty((0, size, size, 3), np.uint8)
+    def end(progress: Progress) -> None:
+        if ended.is_set():
+            raise CancelledError
+
+    size, report = photos.preprocessing.image_size, StepReporter("train", len(others), end)
+    pixels = photos.load(others, epoch, report) if others else np.empty((0, size, size, 3), np.uint8)
     return Batch(step, labels, pixels, known)
 
 

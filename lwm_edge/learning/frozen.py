@@ -15,7 +15,7 @@ from ..model.levels import Activations
 from ..model.network import Network
 from ..model.precision import computing_in
 from ..photos.photo_set import PhotoSet
-from ..records import ProgressCallback, step_reporter
+from ..records import ProgressCallback, StepReporter
 from .batches import Pace, chunks
 
 
@@ -59,7 +59,7 @@ def keep_frozen_outputs(
     with computing_in(pace.precision, network):
         count = min(len(photos.photos), pace.frozen_cache_bytes // frozen_bytes(network))
         kept: list[Tensor] = []
-        report = step_reporter("features", count, on_progress)
+        report = StepReporter("features", count, on_progress)
         for part in chunks(count, pace.micro_batch_size):
             pixels = photos.load(range(count)[part], report=report)
             maps, levels = network.stem(torch.from_numpy(pixels).to(network.head.weight.device))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..errors import ConfigError
 from ..photos.photo_set import PhotoSet
 from ..photos.pixels import Pixels
-from ..records import ProgressCallback, ignore_progress, step_reporter
+from ..records import ProgressCallback, StepReporter, ignore_progress
 from .batches import chunks
 from .config import Device
 from .discriminant import Features, Head
@@ -91,7 +91,7 @@ def observe(
     count = len(photos.photos)
     head_inputs: list[NDArray[np.float32]] = []
     maps: list[Any] = []
-    report = step_reporter("features", count, on_progress)
+    report = StepReporter("features", count, on_progress)
     for part in chunks(count, batch_size):
         pixels = photos.load(range(count)[part], epoch, report)
         values, last_maps = network.run(pixels, keep_maps=keep_maps)

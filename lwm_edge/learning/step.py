@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..memory import drop_mapped_pages
+from ..freed_memory import drop_mapped_pages
 from ..model.levels import Activations
 from ..model.network import Network
 from ..model.precision import computing_in

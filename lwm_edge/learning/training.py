@@ -74,7 +74,8 @@ def train_increment(
         pace: Pace at which to go through the batches.
         on_progress: Function that is called after every update.
         resume: Function that reads where interrupted training left off; None starts from the beginning.
-        after_step: Function that is called after every update with what `resume` would need.
+        after_step: Function that is called after every update with what `resume` would need, and a few times
+            a second while the next photos are waited for.
 
     Raises:
         GateError: The loss, a gradient or a weight is no longer finite.
@@ -93,7 +94,12 @@ def train_increment(
     started = time.monotonic()
     frozen = keep_frozen_outputs(student, photos, pace, on_progress)
 
-    for batch in loaded_batches(photos, config, pace.prefetch, start=done, kept=len(frozen)):
+    state = _state(done, loss_sums, optimizer)
+
+    def save_or_stop() -> None:
+        after_step(state)
+
+    for batch in loaded_batches(photos, config, pace.prefetch, done, len(frozen), save_or_stop):
         if batch.step % steps_per_epoch == 0:
             loss_sums = np.zeros(3)
         batch_losses, micro_batch_size = _accumulate_as_memory_allows(
@@ -120,8 +126,8 @@ def train_increment(
 
         loss_sums += len(batch.labels) * batch_losses
         on_progress(Progress(phase="train", done=batch.step + 1, total=total_steps, loss=loss))
-        sums = float(loss_sums[0]), float(loss_sums[1]), float(loss_sums[2])
-        after_step(TrainingState(batch.step + 1, sums, optimizer.tensors()))
+        state = _state(batch.step + 1, loss_sums, optimizer)
+        after_step(state)
 
     if not all_finite(parameters.values()):  # after the last update, no loss would show it
         raise _diverged(f"the weights were no longer finite after step {total_steps}", recipe, config)
@@ -137,6 +143,11 @@ def train_increment(
         step_ms=1000 * seconds / max(1, total_steps - done),
         seconds=seconds,
     )
+
+
+def _state(step: int, loss_sums: NDArray[np.float64], optimizer: MomentumSGD) -> TrainingState:
+    sums = float(loss_sums[0]), float(loss_sums[1]), float(loss_sums[2])
+    return TrainingState(step, sums, optimizer.tensors())
 
 
 def _diverged(what_happened: str, recipe: Recipe, config: IncrementConfig) -> GateError:

@@ -285,7 +285,7 @@ def save_bundle(
         path: Path of the file, which is replaced if it exists.
         arrays: All tensors but the manifest.
         manifest: Manifest, with `bundle_bytes` 0 for a new bundle.
-        write: Function that writes the file; `storage.write_output` where a user named it.
+        write: Function that writes the file; `outputs.write_output` where a user named it.
 
     Raises:
         BundleError: The length would change.

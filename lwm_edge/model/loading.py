@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from .. import storage
 from ..errors import ArchitectureError
-from ..memory import mapped_from
+from ..freed_memory import mapped_from
 from ..records import printable
 from .architectures.registry import Architecture, find_architecture
 from .architectures.surgery import take_apart

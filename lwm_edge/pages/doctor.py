@@ -11,7 +11,7 @@ from string import Template
 
 from PIL import Image
 
-from .. import storage
+from .. import outputs
 from ..errors import PhotosError
 from ..increment.findings import CheckReport, SuspectPhoto
 from ..photos.preprocessing import Preprocessing
@@ -32,7 +32,7 @@ def write_check_page(report: CheckReport, output: AnyPath) -> None:
     Raises:
         ConfigError: The output is not a file that can be written.
     """
-    storage.write_output(Path(output), check_page(report).encode())
+    outputs.write_output(Path(output), check_page(report).encode())
 
 
 def check_page(report: CheckReport) -> str:

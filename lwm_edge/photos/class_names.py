@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from itertools import pairwise
 from pathlib import Path
 
 from ..records import utf8_name
@@ -12,6 +13,7 @@ MAX_CLASS_NAME_BYTES = 64
 _BIDIRECTIONAL = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 # Not Cn, unassigned: a newer Unicode assigns it, and a bundle must read the same on every Python.
 _REFUSED_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+_WITHOUT_VARIANTS = {"Lu", "Ll", "Lt", "Zs"}
 # What Unicode calls default ignorable, except for what is refused anyway, and the blank characters.
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U0001d159\U000e0100-\U000e01ef]"
@@ -67,6 +69,21 @@ def text_problem(text: str) -> str | None:
     return None
 
 
+def _has_stray_invisibles(name: str) -> bool:
+    """Tells whether invisible characters follow what they cannot alter: a letter with case, a space, nothing.
+
+    They are part of some emoji and of East Asian names.
+    """
+    return any(_INVISIBLE.match(c) and _has_no_variants(before) for before, c in pairwise(" " + name))
+
+
+def _has_no_variants(character: str) -> bool:
+    is_a_form_of_another = unicodedata.decomposition(character).startswith("<")  # such as the sign \u2139
+    return unicodedata.category(character) in _WITHOUT_VARIANTS and (
+        character == " " or not is_a_form_of_another
+    )
+
+
 def class_name_problem(name: str) -> str | None:
     """Says why a text cannot be a class name; returns None if it can."""
     if not name.strip() or name != name.strip():
@@ -75,6 +92,8 @@ def class_name_problem(name: str) -> str | None:
         return "looks like a path"
     if problem := text_problem(name):
         return problem
+    if _has_stray_invisibles(name):
+        return "contains invisible characters"
     if len(name.encode()) > MAX_CLASS_NAME_BYTES:
         return f"is longer than {MAX_CLASS_NAME_BYTES} bytes of UTF-8"
     if normalise_class_name(name) != name:

@@ -8,16 +8,15 @@ more processor time than it may, the system ends the process.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
-import resource
 import select
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image
 
@@ -25,6 +24,12 @@ from ..errors import PhotosError
 from .decoding import UndecodableError, decode
 from .guard import MIB
 from .opening import load_reader_of
+
+try:
+    import fcntl
+    import resource
+except ImportError:  # Windows, where whoever asks looks at the memory and the time that this process takes
+    fcntl = resource = None  # type: ignore[assignment]
 
 _IDLE_SECONDS = 10
 _STATUS, _FORGET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -36,10 +41,12 @@ def main() -> None:
     """Runs the process."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not look like a reply
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no trace of a photo on the disk
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asks decides
+    if resource:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no trace of a photo on the disk
     Image.preinit()  # loads what the first photo would otherwise load out of its own memory
     jobs = os.fdopen(0, "rb")
-    while select.select([jobs], [], [], _IDLE_SECONDS)[0] and (line := jobs.readline()).endswith(b"\n"):
+    while _is_needed(jobs) and (line := jobs.readline()).endswith(b"\n"):
         job = json.loads(line)
         pixels, reply = b"", dict[str, Any]()
         try:
@@ -62,9 +69,17 @@ def main() -> None:
             os._exit(0)  # without a second try on the way out
 
 
+def _is_needed(jobs: IO[bytes]) -> bool:
+    """Waits for a job as long as the process may be idle, or without end where one cannot wait for pipes."""
+    return os.name != "posix" or bool(select.select([jobs], [], [], _IDLE_SECONDS)[0])
+
+
 @contextmanager
 def _limited(most_bytes: int, seconds: int) -> Iterator[None]:
     """Limits the memory that this process may take in all, and its processor time from now on."""
+    if not resource:
+        yield
+        return
     with suppress(OSError):
         _FORGET_PEAK.write_text("5")
     addresses, resident = _kernel_says("VmSize") or _ASSUMED_ADDRESSES, _kernel_says("VmRSS")
@@ -100,6 +115,9 @@ def _ended_with_its_starter() -> Iterator[None]:
     The signal for that (SIGIO) ends a process that does not expect it. Elsewhere than on Linux, the process
     ends once the photo is decoded.
     """
+    if not fcntl:
+        yield
+        return
     before: Any = fcntl.fcntl(0, fcntl.F_GETFL)
     with suppress(OSError, AttributeError):
         fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())

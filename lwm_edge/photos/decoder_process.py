@@ -11,12 +11,15 @@ import os
 import signal
 import subprocess
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from .._processes import start_process
 from ..errors import ConfigError, PhotosError, os_failure
@@ -28,6 +31,8 @@ from .pixels import Pixels
 MIN_BYTES = 64 * MIB
 """Memory with which the process can decode an ordinary photo; some 35 MiB are Python, NumPy and Pillow."""
 
+_SECONDS_BETWEEN_LOOKS = 0.1  # at the process; then `on_wait` is called, too
+
 # It has one thread and gives memory back as soon as it is free, so that a limit counts what a photo takes.
 _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
@@ -35,6 +40,7 @@ _ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",
 }
+_TOO_LONG = "takes more than {} seconds of processor time"
 
 
 class OutOfRoomError(PhotosError):
@@ -57,7 +63,14 @@ class DecoderProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
-    def decode(self, path: Path, image_size: int, resize_size: int, most_bytes: int) -> Pixels:
+    def decode(
+        self,
+        path: Path,
+        image_size: int,
+        resize_size: int,
+        most_bytes: int,
+        on_wait: Callable[[], None] = guard.wait_on,
+    ) -> Pixels:
         """Decodes a photo as `decoding.decode` does, within limits that bind.
 
         Args:
@@ -65,6 +78,8 @@ class DecoderProcess:
             image_size: Height and width of the result.
             resize_size: Length of the photo's short side before the cut.
             most_bytes: Bytes that the process may take, itself included.
+            on_wait: Function that is called a few times a second. What it raises ends the process, and comes
+                out as it is.
 
         Raises:
             PhotosError: The photo cannot be decoded within the limits; the message says why.
@@ -78,9 +93,9 @@ class DecoderProcess:
             "most_bytes": most_bytes,
             "seconds": guard.MAX_SECONDS,
         }
-        with self._lock:
+        with self._locked(on_wait):
             try:
-                reply, content = self._ask(job)
+                reply, content = self._ask(job, on_wait)
                 self._note_usage(reply)
             except BaseException:  # after an interruption, a late reply would pass for the next photo's
                 self._end()
@@ -116,20 +131,32 @@ class DecoderProcess:
             with process:  # closes the pipes and waits
                 pass
 
-    def _ask(self, job: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-        answer = self._exchange(job) or self._exchange(job)
+    @contextmanager
+    def _locked(self, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Waits until the process has no other photo to decode."""
+        while not self._lock.acquire(timeout=_SECONDS_BETWEEN_LOOKS):
+            on_wait()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _ask(self, job: dict[str, Any], on_wait: Callable[[], None]) -> tuple[dict[str, Any], bytes]:
+        answer = self._exchange(job, on_wait) or self._exchange(job, on_wait)
         if answer is None:
             raise PhotosError("cannot be decoded: the process that decodes photos ends at once")
         return answer
 
-    def _exchange(self, job: dict[str, Any]) -> tuple[dict[str, Any], bytes] | None:
+    def _exchange(
+        self, job: dict[str, Any], on_wait: Callable[[], None]
+    ) -> tuple[dict[str, Any], bytes] | None:
         """Asks the process; returns None if it had ended before, for want of photos to decode."""
         process = self._started()
         assert process.stdin and process.stdout
         line = b""
         with suppress(BrokenPipeError):
             os.write(process.stdin.fileno(), json.dumps(job).encode() + b"\n")  # a short line goes as a whole
-            line = process.stdout.readline()
+            line = self._line(process, job, on_wait)
         if not line.endswith(b"\n"):
             status = process.wait()
             self._end()
@@ -141,6 +168,23 @@ class DecoderProcess:
         if len(content) < reply["length"]:
             raise PhotosError(_why_it_ended(process.wait()))
         return reply, content
+
+    def _line(
+        self, process: subprocess.Popen[bytes], job: dict[str, Any], on_wait: Callable[[], None]
+    ) -> bytes:
+        """Reads the answer's first line in a thread, as not every system can wait for a pipe otherwise."""
+        assert process.stdout
+        began = _usage(process.pid)
+        with ThreadPoolExecutor(1) as reader:
+            line = reader.submit(process.stdout.readline)
+            try:
+                while not wait([line], timeout=_SECONDS_BETWEEN_LOOKS).done:
+                    _require_within_limits(_usage(process.pid), began, job)
+                    on_wait()
+            except BaseException:
+                process.kill()  # which ends the reading
+                raise
+            return line.result()
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -160,10 +204,33 @@ class DecoderProcess:
         return self._process
 
 
+def _usage(pid: int) -> tuple[int, float]:
+    """Returns the resident memory and the processor time of a process; zeros where neither is known."""
+    with suppress(OSError, psutil.Error):
+        process = psutil.Process(pid)
+        times = process.cpu_times()
+        return process.memory_info().rss, times.user + times.system
+    return 0, 0.0
+
+
+def _require_within_limits(usage: tuple[int, float], began: tuple[int, float], job: dict[str, Any]) -> None:
+    """Holds a photo to its limits where the system does not: outside Linux, no limit of memory binds.
+
+    Raises:
+        OutOfRoomError: The process takes more memory than it may.
+        PhotosError: It takes more processor time.
+    """
+    if usage[0] > job["most_bytes"]:
+        raise OutOfRoomError(f"takes more than {job['most_bytes'] // MIB} MiB of memory to decode")
+    if usage[1] - began[1] > job["seconds"] + 1:  # where the system counts, it is first
+        raise PhotosError(_TOO_LONG.format(job["seconds"]))
+
+
 def _why_it_ended(status: int) -> str:
-    if status == -signal.SIGXCPU:
-        return f"takes more than {guard.MAX_SECONDS} seconds of processor time"
-    if status == -signal.SIGKILL:
+    name = {-int(known): known.name for known in signal.Signals}.get(status)
+    if name == "SIGXCPU":
+        return _TOO_LONG.format(guard.MAX_SECONDS)
+    if name == "SIGKILL":
         return "cannot be decoded: its process was killed, most likely because the machine's memory ran out"
     return f"cannot be decoded: its process ended with status {status}"
 
@@ -183,4 +250,5 @@ def _start_over_in_child() -> None:
 
 
 atexit.register(DECODER.end)
-os.register_at_fork(after_in_child=_start_over_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_over_in_child)

@@ -6,17 +6,24 @@ Nothing here imports pydantic, as the process for costly photos (`decoder`) is t
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import PhotosError
-from .guard import MAX_PIXELS, SMALLER, TooCostlyHereError
+from .guard import MAX_PIXELS, SMALLER, TooCostlyHereError, ended_by_caller, wait_on
 from .opening import KNOWN_FORMATS, open_photo
 from .pixels import Pixels, preprocess
 
 
-def decode(path: Path, image_size: int, resize_size: int, most_bytes: int | None = None) -> Pixels:
+def decode(
+    path: Path,
+    image_size: int,
+    resize_size: int,
+    most_bytes: int | None = None,
+    on_wait: Callable[[], None] = wait_on,
+) -> Pixels:
     """Decodes a photo to RGB [image_size, image_size, 3] uint8.
 
     Args:
@@ -24,27 +31,29 @@ def decode(path: Path, image_size: int, resize_size: int, most_bytes: int | None
         image_size: Height and width of the result.
         resize_size: Length of the photo's short side before the cut.
         most_bytes: Bytes that a photo like this one may take at worst; None in a process with a limit.
+        on_wait: Function that is called a few times a second. What it raises comes out as it is.
 
     Raises:
         PhotosError: The photo is missing, unreadable, truncated or too costly; the message says which.
         TooCostlyHereError: It might take more than `most_bytes`.
         MemoryError: There is not enough memory.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns about odd metadata; what matters is raised
-            with open_photo(path, resize_size, most_bytes) as image:
-                return preprocess(image, image_size, resize_size)
-    except UnidentifiedImageError:
-        raise PhotosError(f"is not a {KNOWN_FORMATS} image") from None
-    except Image.DecompressionBombError:
-        raise PhotosError(f"has more than {MAX_PIXELS // 1_000_000} megapixels; {SMALLER}") from None
-    except (PhotosError, TooCostlyHereError, MemoryError):
-        raise
-    except PermissionError:
-        raise PhotosError("may not be read (permission denied)") from None
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        raise UndecodableError(" ".join(str(error).split())[:120]) from None
+    with ended_by_caller():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow warns about odd metadata; what matters is raised
+                with open_photo(path, resize_size, most_bytes, on_wait) as image:
+                    return preprocess(image, image_size, resize_size)
+        except UnidentifiedImageError:
+            raise PhotosError(f"is not a {KNOWN_FORMATS} image") from None
+        except Image.DecompressionBombError:
+            raise PhotosError(f"has more than {MAX_PIXELS // 1_000_000} megapixels; {SMALLER}") from None
+        except (PhotosError, TooCostlyHereError, MemoryError):
+            raise
+        except PermissionError:
+            raise PhotosError("may not be read (permission denied)") from None
+        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
+            raise UndecodableError(" ".join(str(error).split())[:120]) from None
 
 
 class UndecodableError(PhotosError):

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ..errors import PhotosError, shortened
-from ..records import Progress, ProgressCallback, ignore_progress, step_reporter
+from ..records import Progress, ProgressCallback, StepReporter, ignore_progress
 from .class_names import (
     class_name_problem,
     fold_class_name,
     normalise_class_name,
     shown_class_name,
 )
-from .guard import GuardedFile, check_photo_file
+from .guard import GuardedFile, check_photo_file, ended_by_caller, wait_on
 from .listing import LISTED, ClassFolder, Listing, list_one_level, list_photos, printable_text
 from .opening import NeedsReaderError
 from .photo_set import Photo, PixelCache
@@ -55,11 +57,13 @@ class PhotoFolder:
         class_names: Names of the sub-folders, sorted, in Unicode form NFC.
         photos: Photos of each class, in the same order.
         skipped: Lines about the files left out, each with its reason.
+        left_out: Names of the sub-folders that were not wanted.
     """
 
     class_names: tuple[str, ...]
     photos: tuple[tuple[Photo, ...], ...]
     skipped: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def split_held_back(
@@ -75,6 +79,23 @@ def split_held_back(
     return tuple(ranked[count:]), tuple(ranked[:count])
 
 
+def advice_on_known_class(name: str, *, shipped: bool = False, may_grow: bool = True) -> str:
+    """Says what can be done with photos of a class that the model knows already.
+
+    Args:
+        name: Name of the class.
+        shipped: Whether the vendor shipped it.
+        may_grow: Whether it may learn further photos.
+    """
+    further = (
+        "to teach it further photos, use lwm-edge add-photos"
+        if may_grow
+        else "the vendor shipped it, and does not permit more photos of it"
+    )
+    command = f"lwm-edge remove-class {shlex.quote(name)}{' --shipped' if shipped else ''}"
+    return f"{further}; to teach it again, remove it ({command}) and add it with all its photos"
+
+
 def read_photo_folder(
     folder: Path,
     preprocessing: Preprocessing,
@@ -82,8 +103,10 @@ def read_photo_folder(
     *,
     min_photos: int,
     known_classes: Sequence[str] = (),
+    if_known: Callable[[str], str] = advice_on_known_class,
     first_label: int = 0,
     label_of: Callable[[str], int | str] | None = None,
+    wanted: Callable[[str], bool] = lambda name: True,
     class_name: str | None = None,
     may_be_named: bool = False,
     limit_bytes: int | None = None,
@@ -101,9 +124,11 @@ def read_photo_folder(
         cache: Cache that keeps what was decoded.
         min_photos: Minimum number of usable photos per class.
         known_classes: Classes that the model knows already; a folder of such a class is refused.
+        if_known: Function that says what can be done instead with the photos of such a class.
         first_label: class_index of the first class found.
         label_of: Function that returns the class_index of a folder's name instead, or says why the folder
             cannot be used.
+        wanted: Function that tells whether a folder of this name is read at all; others are left out.
         class_name: Name of the one class that the whole folder shows; None if its sub-folders are classes.
         may_be_named: Whether the user can give that name.
         limit_bytes: Bytes that may be taken while a photo is read, as `read_photo` explains them.
@@ -115,29 +140,31 @@ def read_photo_folder(
         ResourceError: The limit leaves too little to decode even an ordinary photo.
     """
     listing = list_photos(folder, class_name, may_be_named=may_be_named)
-    problems = _name_problems([found.name for found in listing.classes], known_classes)
-    labels: Sequence[int | str] = range(first_label, first_label + len(listing.classes))
-    if label_of:
-        labels = [label_of(found.class_name) for found in listing.classes]
-        pairs = zip(listing.classes, labels, strict=True)
-        problems += [f"{printable_text(found.name)}: {why}" for found, why in pairs if isinstance(why, str)]
+    unwanted = [found for found in listing.classes if not wanted(found.class_name)]
+    listing = replace(listing, classes=tuple(found for found in listing.classes if found not in unwanted))
+    problems = _name_problems([found.name for found in listing.classes], known_classes, if_known)
+    labels = _label(listing.classes, first_label, label_of, problems)
     total = sum(len(found.files) for found in listing.classes)
-    report = step_reporter("photos", total, on_progress)
+    report = StepReporter("photos", total, on_progress)
+    read = partial(cache.read, preprocessing=preprocessing, limit_bytes=limit_bytes)
 
     def check(file: tuple[Path, ClassFolder]) -> Checked:
         report()
-        return _check(*file, listing, lambda: cache.read(file[0], preprocessing, limit_bytes))
+        return _check(*file, listing, read, report.again)
 
-    labelled = [pair for pair in zip(listing.classes, labels, strict=True) if isinstance(pair[1], int)]
+    labelled = [
+        (found, label) for found, label in zip(listing.classes, labels, strict=True) if label is not None
+    ]
     checked = map_files(check, [(path, found) for found, _ in labelled for path in found.files])
     reader = _Reader(listing, iter(checked))
-    usable = [(found, *reader.read_class(found, int(label))) for found, label in labelled]
+    usable = [(found, *reader.read_class(found, label)) for found, label in labelled]
     skipped, classes = reader.of_no_class(), list[tuple[Photo, ...]]()
     for found, read_photos, why_not in usable:
         photos = tuple(photo for photo in read_photos if photo.digest not in reader.contradictions)
         reasons = shortened(why_not, LISTED, "more files")
         if len(photos) < min_photos:
-            count = f"{len(photos)} usable photos; at least {min_photos} are needed"
+            photos_found = "1 usable photo" if len(photos) == 1 else f"{len(photos)} usable photos"
+            count = f"{photos_found}; at least {min_photos} are needed"
             problems += [f"{printable_text(found.name)}: {count}", *reasons]
         skipped += reasons
         classes.append(photos)
@@ -146,7 +173,8 @@ def read_photo_folder(
     if notes := (*listing.counted_in, *skipped):
         on_progress(Progress(phase="photos", done=total, total=total, notes=notes))
     names = tuple(found.class_name for found in listing.classes)
-    return PhotoFolder(names, tuple(classes), tuple(skipped))
+    left_out = tuple(printable_text(found.class_name) for found in unwanted)
+    return PhotoFolder(names, tuple(classes), tuple(skipped), left_out)
 
 
 def usable_photos(
@@ -162,16 +190,33 @@ def usable_photos(
     """
     found = list_one_level(folder)
     listing = Listing(folder.parent, False, (found,), (), ())
-
-    def check(path: Path) -> Checked:
-        return _check(path, found, listing, lambda: read_photo(path, preprocessing, limit_bytes))
-
-    reader = _Reader(listing, map(check, found.files))
+    read = partial(read_photo, preprocessing=preprocessing, limit_bytes=limit_bytes)
+    reader = _Reader(listing, (_check(path, found, listing, read) for path in found.files))
     photos, reasons = reader.read_class(found, 0)
     return tuple(photos), (*reasons, *reader.of_no_class())
 
 
-def _name_problems(names: Iterable[str], known_classes: Collection[str]) -> list[str]:
+def _label(
+    classes: Sequence[ClassFolder],
+    first_label: int,
+    label_of: Callable[[str], int | str] | None,
+    problems: list[str],
+) -> list[int | None]:
+    """Returns the class_index of each class; None, and a problem, for one that cannot be used."""
+    if label_of is None:
+        return [first_label + number for number in range(len(classes))]
+    labels: list[int | None] = []
+    for found in classes:
+        label = label_of(found.class_name)
+        if isinstance(label, str):
+            problems.append(f"{printable_text(found.name)}: {label}")
+        labels.append(label if isinstance(label, int) else None)
+    return labels
+
+
+def _name_problems(
+    names: Iterable[str], known_classes: Collection[str], if_known: Callable[[str], str]
+) -> list[str]:
     problems = []
     known = {fold_class_name(name): name for name in known_classes}
     shown = {shown_class_name(name): name for name in known_classes}
@@ -182,9 +227,8 @@ def _name_problems(names: Iterable[str], known_classes: Collection[str]) -> list
             problems.append(f"{raw!r} cannot be a class name: it {why}")
         if folded in known:
             problems.append(
-                f"{printable_text(raw)}: the model already knows the class {known[folded]}; to teach it "
-                "further photos, use lwm-edge add-photos; to teach it again, remove it (lwm-edge "
-                f"remove-class {known[folded]!r}) and add it with all its photos"
+                f"{printable_text(raw)}: the model already knows the class {known[folded]}; "
+                f"{if_known(known[folded])}"
             )
         elif folded in seen:
             problems.append(f"{raw!r} and {seen[folded]!r} are the same class name; merge the two folders")
@@ -252,21 +296,35 @@ class _Reader:
         return ""
 
 
-def _check(path: Path, found: ClassFolder, listing: Listing, read: Callable[[], object]) -> Checked:
-    """Reads a file, to see whether it is a photo that can be used."""
+def _check(
+    path: Path,
+    found: ClassFolder,
+    listing: Listing,
+    read: Callable[..., object],
+    on_wait: Callable[[], None] = wait_on,
+) -> Checked:
+    """Reads a file, to see whether it is a photo that can be used.
+
+    Args:
+        path: Path of the file.
+        found: Folder of the class that it is in.
+        listing: Listing of the whole folder.
+        read: Function that decodes a photo.
+        on_wait: Function that is called a few times a second; what it raises ends the reading.
+    """
     try:
         check_photo_file(path)  # first, because a link that leads to itself cannot be resolved
         if not listing.holds(path, found):
             raise PhotosError("is a link that leads out of the folder")
-        read()
-        return Checked(digest=file_digest(path))
+        read(path, on_wait=on_wait)
+        return Checked(digest=file_digest(path, on_wait))
     except NeedsReaderError as error:
         return Checked(takes=(error.kind, error.how))
     except PhotosError as error:
         return Checked(problem=error.message)
 
 
-def file_digest(path: Path) -> str:
+def file_digest(path: Path, on_wait: Callable[[], None] = wait_on) -> str:
     """Returns the SHA-256 of a photo's file.
 
     Raises:
@@ -274,7 +332,7 @@ def file_digest(path: Path) -> str:
     """
     digest = hashlib.sha256()
     try:
-        with GuardedFile(path) as file:
+        with ended_by_caller(), GuardedFile(path, on_wait) as file:
             file.expect_pixels()
             while chunk := file.read(1 << 20):
                 digest.update(chunk)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import io
 import stat
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -41,14 +43,41 @@ _MOST_PIXELS = {
 
 # A JPEG decoder may keep up to 8 bytes a pixel until it has seen all scans, of which Pillow makes 4.
 _BYTES_PER_PIXEL = {"JPEG": 12, "PNG": 5, "BMP": 5}
+_MOST_BYTES_OF_PIXEL = 4  # in a file; no encoder writes more than the pixels themselves would take
 _BYTES_PER_STRIP_PIXEL = 20  # of 16-bit grey, which becomes floating-point numbers in between
 
+_SECONDS_BETWEEN_CALLS = 0.2  # of `on_wait`, in processor time: a busy machine makes no photo slow
 _SMALL_READ = 256  # bytes; of reads as small as this, only some look at the clock
 _READS_PER_LOOK = 64
 
 
 class TooCostlyHereError(Exception):
     """Signals that a photo is to be decoded in a process with limits."""
+
+
+class EndedError(BaseException):
+    """Carries what ended the reading of a photo past Pillow, which handles many a kind of Exception.
+
+    Attributes:
+        error: Error to raise instead.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+@contextmanager
+def ended_by_caller() -> Iterator[None]:
+    """Raises what ended a reading within the block as the error that it was."""
+    try:
+        yield
+    except EndedError as ended:
+        raise ended.error from None
+
+
+def wait_on() -> None:
+    """Ends no photo, however long it takes."""
 
 
 class GuardedFile(io.BufferedReader):
@@ -58,6 +87,7 @@ class GuardedFile(io.BufferedReader):
 
     Args:
         path: Path of the photo.
+        on_wait: Function that is called a few times a second; what it raises ends the reading.
 
     Attributes:
         length: Length of the file, in bytes.
@@ -66,13 +96,15 @@ class GuardedFile(io.BufferedReader):
         OSError: The file cannot be read, or is no longer a regular one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, on_wait: Callable[[], None] = wait_on) -> None:
         super().__init__(storage.open_regular(path).detach())  # never waits, though it may be a pipe by now
         self.length = self.seek(0, io.SEEK_END)
         self.seek(0)
         self._in_metadata = True
         self._reads = self._metadata_reads = self._metadata_bytes = 0
-        self._ends_at = time.thread_time() + _SHARE_BEFORE_LAST_BLOCK * MAX_SECONDS
+        self._looked_at = self._called_at = time.thread_time()
+        self._ends_at = self._looked_at + _SHARE_BEFORE_LAST_BLOCK * MAX_SECONDS
+        self._on_wait = on_wait
 
     def expect_pixels(self) -> None:
         """Counts what is read from now on as pixels."""
@@ -90,7 +122,7 @@ class GuardedFile(io.BufferedReader):
         """
         self._reads += 1
         if size is None or not 0 <= size <= _SMALL_READ or not self._reads % _READS_PER_LOOK:
-            self._look_at_the_clock()
+            self.look_at_the_clock()
         if size is None or size < 0:
             size = self._left()
         elif self._in_metadata:
@@ -98,17 +130,42 @@ class GuardedFile(io.BufferedReader):
             self._count_metadata(size)
         return super().read(size)
 
+    def expect_pictures_alone(self, pixels: int, known_metadata: int) -> None:
+        """Counts the metadata of a photo whose file was read as a whole, as far as one can tell.
+
+        Args:
+            pixels: Number of pixels of all its pictures; what is longer than these can be is metadata.
+            known_metadata: Bytes of what the decoder took for metadata.
+        """
+        self._metadata_bytes = 0
+        self._count_metadata(max(known_metadata, self.length - pixels * _MOST_BYTES_OF_PIXEL))
+
     def _left(self) -> int:
         """Returns how many bytes are left, without those by which the file has grown since it was opened."""
         return max(0, self.length - self.tell())
 
-    def _look_at_the_clock(self) -> None:
-        if time.thread_time() > self._ends_at:
+    def look_at_the_clock(self) -> float:
+        """Ends the reading if its time is up, or if `on_wait` does; returns the seconds since the last look.
+
+        Raises:
+            PhotosError: The photo takes too much processor time.
+            EndedError: `on_wait` raised an error.
+        """
+        now = time.thread_time()
+        if now > self._ends_at:
             raise PhotosError(f"takes more than {MAX_SECONDS} seconds of processor time")
+        if now > self._called_at + _SECONDS_BETWEEN_CALLS:
+            self._called_at = now
+            try:
+                self._on_wait()
+            except Exception as error:
+                raise EndedError(error) from error
+        since, self._looked_at = now - self._looked_at, now
+        return since
 
     def _count_metadata(self, size: int) -> None:
         self._metadata_reads += 1
-        self._metadata_bytes += size
+        self._metadata_bytes += max(0, size)
         if self._metadata_reads > MAX_METADATA_READS:
             raise PhotosError("has metadata in too many pieces")
         if self._metadata_bytes > MAX_METADATA_BYTES:

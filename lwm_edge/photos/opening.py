@@ -7,7 +7,7 @@ for the whole process, which is somebody else's app.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,16 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile, PngStream
 
 from ..errors import PhotosError
-from .guard import GuardedFile, TooCostlyHereError, check_cost_here, check_photo_file, check_pixels
+from .guard import (
+    MAX_WEBP_PIXELS,
+    GuardedFile,
+    TooCostlyHereError,
+    check_cost_here,
+    check_photo_file,
+    check_pixels,
+    wait_on,
+)
+from .pixels import EXIF_BYTES
 
 KNOWN_FORMATS = "JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC"
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -29,19 +38,25 @@ _BRANDS = {
 }
 _CONTAINER_BRANDS = {b"mif1", b"msf1"}
 _NEW_SUBFILE_TYPE = 254  # number of the TIFF tag whose lowest bit marks a preview
-_SCANS_BLOCK = 1024  # bytes of a JPEG that are decoded without a look at the clock
+_SCANS_BLOCK = 1024  # bytes of a JPEG that are decoded at most without a look at the clock
+_FIRST_BLOCK, _LEAST_BLOCK = 128, 16  # as there may be many scans, of 10 bytes each, over all pixels
+_FAST_BLOCK, _SLOW_BLOCK = 0.02, 0.1  # seconds
+_WEBP_METADATA = ("exif", "xmp", "icc_profile")
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _TEXTS_WITH_ORIENTATION = ("Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 
 
 @contextmanager
-def open_photo(path: Path, resize_size: int, most_bytes: int | None = None) -> Iterator[Image.Image]:
+def open_photo(
+    path: Path, resize_size: int, most_bytes: int | None = None, on_wait: Callable[[], None] = wait_on
+) -> Iterator[Image.Image]:
     """Opens a photo of a known format within the limits of `guard`; nothing is decoded yet.
 
     Args:
         path: Path of the photo.
         resize_size: Length of the short side that it is to be scaled to.
         most_bytes: Bytes that a photo like this one may take at worst; None in a process with a limit.
+        on_wait: Function that is called a few times a second; what it raises ends the reading.
 
     Yields:
         The image, which must be decoded within the block.
@@ -50,9 +65,10 @@ def open_photo(path: Path, resize_size: int, most_bytes: int | None = None) -> I
         PhotosError: The photo is no regular file, or costs too much; decoding may raise this too.
         NeedsReaderError: A library that reads such photos is not installed.
         TooCostlyHereError: It might take more than `most_bytes`.
+        EndedError: `on_wait` raised an error.
     """
     check_photo_file(path)
-    with GuardedFile(path) as file, _opened(file, has_limits=most_bytes is None) as image:
+    with GuardedFile(path, on_wait) as file, _opened(file, has_limits=most_bytes is None) as image:
         check_pixels(image)
         _refuse_preview(image)
         if most_bytes is not None:
@@ -84,7 +100,25 @@ def _opened(file: GuardedFile, has_limits: bool) -> Image.Image:
     if formats and not has_limits:  # to open one takes memory, for its pixels or for the whole file
         raise TooCostlyHereError
     _load_readers(formats)
-    return Image.open(file, formats=formats or ("BMP",))
+    if formats == ("WEBP",):
+        file.expect_pictures_alone(MAX_WEBP_PIXELS, 0)  # before it is read, as a whole
+    image = Image.open(file, formats=formats or ("BMP",))
+    if formats == ("WEBP",):
+        _bound_webp_metadata(file, image)
+    return image
+
+
+def _bound_webp_metadata(file: GuardedFile, image: Image.Image) -> None:
+    """Counts a WebP's metadata, and keeps what may hold the orientation.
+
+    Pillow hands the file to its decoder as a whole, which then tells the three kinds that it knows. It tells
+    nothing of any others.
+    """
+    known = [image.info.pop(name, b"") for name in _WEBP_METADATA]
+    frames = int(getattr(image, "n_frames", 1))
+    file.expect_pictures_alone(image.width * image.height * frames, sum(map(len, known)))
+    kept = {"exif": known[0][:EXIF_BYTES], "xmp": known[1]}
+    image.info.update({name: content for name, content in kept.items() if content})
 
 
 def _costly_formats(file: GuardedFile) -> tuple[str, ...]:
@@ -158,7 +192,17 @@ class _Jpeg(JpegImageFile):
 
     def _open(self) -> None:
         super()._open()
-        self.decodermaxblock = _SCANS_BLOCK  # there may be many scans, of 10 bytes each, over all pixels
+        self.decodermaxblock = _FIRST_BLOCK
+
+    def load_read(self, read_bytes: int) -> bytes:
+        """Reads the next block for the decoder; the longer it took over the last one, the less."""
+        assert isinstance(self.fp, GuardedFile)
+        seconds = self.fp.look_at_the_clock()
+        if seconds > _SLOW_BLOCK:
+            self.decodermaxblock = max(_LEAST_BLOCK, self.decodermaxblock // 4)
+        elif seconds < _FAST_BLOCK:
+            self.decodermaxblock = min(_SCANS_BLOCK, self.decodermaxblock * 2)
+        return super().load_read(min(read_bytes, self.decodermaxblock))
 
     def getexif(self) -> Image.Exif:
         """Returns no Exif: Pillow asks for it on opening, and may take hundreds of times its length."""

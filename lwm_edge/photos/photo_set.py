@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import PhotosError
-from ..records import report_nothing
+from ..records import StepReporter, ignore_progress
+from .guard import wait_on
 from .pixels import Pixels
 from .preprocessing import Preprocessing
 from .reading import read_photo
@@ -53,11 +54,17 @@ class PixelCache:
     _held: dict[Path, Pixels] = field(default_factory=dict)
     _bytes: int = 0
 
-    def read(self, path: Path, preprocessing: Preprocessing, limit_bytes: int | None = None) -> Pixels:
+    def read(
+        self,
+        path: Path,
+        preprocessing: Preprocessing,
+        limit_bytes: int | None = None,
+        on_wait: Callable[[], None] = wait_on,
+    ) -> Pixels:
         """Returns what `read_photo` returns, from memory if it is there."""
         pixels = self._held.get(path)
         if pixels is None:
-            pixels = read_photo(path, preprocessing, limit_bytes)
+            pixels = read_photo(path, preprocessing, limit_bytes, on_wait)
             if self._bytes + pixels.nbytes <= self.limit_bytes:
                 pixels = pixels.copy()  # what Pillow hands over takes more memory than its pixels
                 pixels.flags.writeable = False
@@ -128,21 +135,22 @@ class PhotoSet:
         return [photo.label for photo in self.photos]
 
     def load(
-        self, indices: Sequence[int], epoch: int | None = None, report: Callable[[], None] = report_nothing
+        self, indices: Sequence[int], epoch: int | None = None, report: StepReporter | None = None
     ) -> Pixels:
         """Loads photos [B, image_size, image_size, 3] uint8.
 
         Args:
             indices: Indices of the photos.
             epoch: Epoch that augments them; None leaves them as they are.
-            report: Function that is called before each photo.
+            report: Reporter of photos, which is told of each, and again while one takes long.
         """
+        report = report or StepReporter("photos", len(indices), ignore_progress)
         return np.stack([self._load(self.photos[i], epoch, report) for i in indices])
 
-    def _load(self, photo: Photo, epoch: int | None, report: Callable[[], None]) -> Pixels:
+    def _load(self, photo: Photo, epoch: int | None, report: StepReporter) -> Pixels:
         report()
         try:
-            pixels = self.cache.read(photo.path, self.preprocessing)
+            pixels = self.cache.read(photo.path, self.preprocessing, on_wait=report.again)
         except PhotosError as error:
             raise PhotosError(f"{photo.path} {error.message}; it has changed since it was checked") from None
         if self.augmentation_seed is None or epoch is None:

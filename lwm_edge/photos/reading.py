@@ -5,20 +5,26 @@ Photos that cannot take much are decoded in this process, all others in one that
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import PhotosError, ResourceError
 from ..memory import rss_bytes
 from .decoder_process import DECODER, MIN_BYTES, OutOfRoomError
 from .decoding import decode
-from .guard import MAX_BYTES_HERE, MAX_MEMORY_BYTES, MIB, SMALLER, TooCostlyHereError
+from .guard import MAX_BYTES_HERE, MAX_MEMORY_BYTES, MIB, SMALLER, TooCostlyHereError, wait_on
 from .pixels import Pixels
 from .preprocessing import Preprocessing
 
 _ALWAYS_HERE = 16 * MIB  # what a photo may take in this process at least, however little the limit leaves
 
 
-def read_photo(path: Path, preprocessing: Preprocessing, limit_bytes: int | None = None) -> Pixels:
+def read_photo(
+    path: Path,
+    preprocessing: Preprocessing,
+    limit_bytes: int | None = None,
+    on_wait: Callable[[], None] = wait_on,
+) -> Pixels:
     """Decodes a photo (JPEG, PNG, WebP, BMP, TIFF, AVIF or, with its extra, HEIC) to the network's input.
 
     Args:
@@ -26,6 +32,8 @@ def read_photo(path: Path, preprocessing: Preprocessing, limit_bytes: int | None
         preprocessing: Preprocessing of the model.
         limit_bytes: Bytes that this process, and the one that decodes costly photos, may take together; None
             limits what the photo takes alone.
+        on_wait: Function that is called a few times a second while the photo takes long. What it raises ends
+            the reading, and comes out as it is.
 
     Returns:
         RGB [image_size, image_size, 3] uint8.
@@ -39,7 +47,7 @@ def read_photo(path: Path, preprocessing: Preprocessing, limit_bytes: int | None
     room = MAX_MEMORY_BYTES if limit_bytes is None else min(MAX_MEMORY_BYTES, limit_bytes - used)
     try:
         here = max(_ALWAYS_HERE, min(MAX_BYTES_HERE, room - DECODER.resident_bytes))
-        return decode(path, image_size, resize_size, here)
+        return decode(path, image_size, resize_size, here, on_wait)
     except MemoryError:
         raise PhotosError("does not fit into memory") from None
     except TooCostlyHereError:
@@ -50,7 +58,7 @@ def read_photo(path: Path, preprocessing: Preprocessing, limit_bytes: int | None
             f"{(used + MIN_BYTES) // MIB + 1}MiB or more if that much is available"
         )
     try:
-        return DECODER.decode(path, image_size, resize_size, room)
+        return DECODER.decode(path, image_size, resize_size, room, on_wait)
     except OutOfRoomError as error:
         if room < MAX_MEMORY_BYTES:
             enough = (used + MAX_MEMORY_BYTES) // MIB + 1

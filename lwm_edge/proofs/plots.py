@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import storage
+from .. import outputs
 from ..errors import ConfigError
 from ..home.ownership import ONNX
 from .reports import SimulationStep
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MIB = 2**20
+_FOLDER_OF_MATPLOTLIB = "MPLCONFIGDIR"
 
 
 def check_plot(path: Path) -> None:
@@ -27,7 +32,7 @@ def check_plot(path: Path) -> None:
     """
     if path.suffix.lower() != ".png":
         raise ConfigError(f"{path} is not a PNG file; choose a name that ends in .png")
-    storage.check_output(path)
+    outputs.check_output(path)
     _new_figure()
 
 
@@ -52,7 +57,24 @@ def save_plot(steps: Sequence[SimulationStep], path: Path) -> None:
         axes.legend()
     content = BytesIO()
     figure.savefig(content, format="png", dpi=80)
-    storage.write_output(path, content.getvalue())
+    outputs.write_output(path, content.getvalue())
+
+
+@contextmanager
+def _no_list_of_fonts_left() -> Iterator[None]:
+    """Lets matplotlib keep its list of fonts in a temporary folder, not in the user's, while it loads.
+
+    Does nothing if it is loaded already, or if the user chose a folder.
+    """
+    if "matplotlib" in sys.modules or os.environ.get(_FOLDER_OF_MATPLOTLIB):
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="lwm-edge-fonts-") as folder:
+        os.environ[_FOLDER_OF_MATPLOTLIB] = folder
+        try:
+            yield
+        finally:
+            del os.environ[_FOLDER_OF_MATPLOTLIB]
 
 
 def _draw(axes: Any, classes: list[int], label: str, values: list[int]) -> None:
@@ -61,7 +83,8 @@ def _draw(axes: Any, classes: list[int], label: str, values: list[int]) -> None:
 
 def _new_figure() -> Figure:
     try:
-        from matplotlib.figure import Figure
+        with _no_list_of_fonts_left():
+            from matplotlib.figure import Figure
     except ImportError:
         raise ConfigError(
             "the plot needs matplotlib; install it with: pip install 'lwm-edge[audit]'"

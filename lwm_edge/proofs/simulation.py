@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from .. import storage
 from ..errors import ConfigError, LwmEdgeError
+from ..freed_memory import bound_allocator
 from ..home.changes import init_home
 from ..home.generation import labels_text
 from ..home.home import Generation, Home, open_home
@@ -27,12 +28,12 @@ from ..home.reports import MemoryReport
 from ..increment.add import add_classes
 from ..increment.process import replies_from, serve, started_process
 from ..learning.config import IncrementConfig
-from ..memory import bound_allocator, peak_rss_bytes
+from ..memory import peak_rss_bytes
 from ..model.bundle import ROWS_BY_CLASS, open_bundle, save_bundle
 from ..model.ledger import Ledger
 from ..model.manifest import Manifest
 from ..model.terms import MAX_CAPACITY
-from ..records import AnyPath, Progress, ProgressCallback, ignore_progress
+from ..records import AnyPath, ExactPath, Progress, ProgressCallback, ignore_progress
 from .audited_bytes import file_sizes
 from .auditor import audit
 from .onnx_growth import expected_growth
@@ -57,8 +58,8 @@ class Job(BaseModel):
         config: Settings of each increment.
     """
 
-    home: Path
-    photos: Path
+    home: ExactPath
+    photos: ExactPath
     increments: int
     classes: int
     config: IncrementConfig

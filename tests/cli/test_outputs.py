@@ -20,9 +20,9 @@ from lwm_edge import (
     build_base,
     export_onnx,
     generate_key,
+    outputs,
     sign_bundle,
     simulate,
-    storage,
 )
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import ConfigError, LwmEdgeError
@@ -119,7 +119,7 @@ def test_mode_and_owner_are_kept(tmp_path: Path, mode: int) -> None:
     before = path.stat()
     umask = os.umask(0o077)
     try:
-        storage.write_output(path, b"new")
+        outputs.write_output(path, b"new")
     finally:
         os.umask(umask)
     after = path.stat()
@@ -146,7 +146,7 @@ def test_another_users_file_that_would_become_ours_is_refused(
     monkeypatch.setattr(os, "fstat", another)
     monkeypatch.setattr(os, "fchown", refuse)
     with pytest.raises(ConfigError, match="it belongs to user"):
-        storage.write_output(path, b"new")
+        outputs.write_output(path, b"new")
     assert state_of(tmp_path) == before
 
 
@@ -155,14 +155,14 @@ def test_a_write_protected_file_stays(tmp_path: Path) -> None:
     (tmp_path / "out").write_bytes(b"old")
     (tmp_path / "out").chmod(0o444)
     with pytest.raises(ConfigError, match="write-protected"):
-        storage.write_output(tmp_path / "out", b"new")
+        outputs.write_output(tmp_path / "out", b"new")
 
 
 def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(ConfigError, match="leads in a circle"):
-        storage.write_output(tmp_path / "a", b"new")
+        outputs.write_output(tmp_path / "a", b"new")
     assert (tmp_path / "a").is_symlink()
 
 
@@ -170,22 +170,22 @@ def test_a_file_that_is_open_already_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "open").open("wb") as file:
         for path in (Path(f"/dev/fd/{file.fileno()}"), Path(f"/proc/self/fd/{file.fileno()}")):
             with pytest.raises(ConfigError, match="open already"):
-                storage.write_output(path, b"new")
+                outputs.write_output(path, b"new")
     if Path("/dev/stdout").is_symlink():
         with pytest.raises(ConfigError):
-            storage.check_output(Path("/dev/stdout"))
+            outputs.check_output(Path("/dev/stdout"))
 
 
 def test_what_would_fail_in_the_end_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / ".taken.lwm-edge").mkdir()
     for name, why in (("taken", "is a folder"), ("n" * 250, "too long"), ("none/a", "folder that exists")):
         with pytest.raises(ConfigError, match=why):
-            storage.check_output(tmp_path / name)
+            outputs.check_output(tmp_path / name)
 
 
 def test_a_link_to_nothing_yet_is_followed(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
-    storage.write_output(tmp_path / "a", b"new")
+    outputs.write_output(tmp_path / "a", b"new")
     assert (tmp_path / "a").is_symlink() and (tmp_path / "b").read_bytes() == b"new"
 
 

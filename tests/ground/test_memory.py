@@ -14,14 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lwm_edge import IncrementConfig, _cgroups, memory
+from lwm_edge import IncrementConfig, _cgroups, freed_memory, memory
 from lwm_edge.errors import ResourceError
+from lwm_edge.freed_memory import drop_mapped_pages, freed_memory_kept, mapped_from
 from lwm_edge.increment.plan import memory_limit
 from lwm_edge.memory import (
     available_memory_bytes,
-    drop_mapped_pages,
-    freed_memory_kept,
-    mapped_from,
     out_of_memory_explained,
     peak_rss_bytes,
     reset_peak_rss,
@@ -71,7 +69,8 @@ def test_a_cgroups_limit_counts(
 _ALLOCATION = """
 import sys
 import numpy as np
-from lwm_edge.memory import bound_allocator, freed_memory_kept, rss_bytes
+from lwm_edge.memory import rss_bytes
+from lwm_edge.freed_memory import bound_allocator, freed_memory_kept
 
 if sys.argv[1] == "ours" and not bound_allocator():
     raise SystemExit("not glibc")
@@ -98,7 +97,8 @@ def test_freed_memory_is_kept_only_where_that_is_asked_for(whose: str, mode: str
 
 _LIBRARIES = """
 import torch
-from lwm_edge.memory import bound_allocator, drop_library_pages, resident_parts
+from lwm_edge.memory import resident_parts
+from lwm_edge.freed_memory import bound_allocator, drop_library_pages
 
 def mapped():
     return resident_parts()[1] // 2**20
@@ -181,16 +181,16 @@ def test_where_the_system_does_not_tell_no_page_is_given_back(
     mapped: Tensor, numbers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dropped: list[int] = []
-    monkeypatch.setattr(memory, "_drop_pages", lambda start, end: dropped.append(end - start))
+    monkeypatch.setattr(freed_memory, "_drop_pages", lambda start, end: dropped.append(end - start))
     mapped.sum()
-    monkeypatch.setattr(memory, "_PAGEMAP", tmp_path / "none")
+    monkeypatch.setattr(freed_memory, "_PAGEMAP", tmp_path / "none")
     drop_mapped_pages([mapped])
-    monkeypatch.setattr(memory, "_PAGEMAP", numbers)  # too short for these addresses
+    monkeypatch.setattr(freed_memory, "_PAGEMAP", numbers)  # too short for these addresses
     drop_mapped_pages([mapped])
     monkeypatch.setattr(psutil.Process, "memory_maps", _unreadable)
     assert mapped_from(numbers, [mapped]) == () and not dropped
     monkeypatch.undo()
-    monkeypatch.setattr(memory, "_drop_pages", lambda start, end: dropped.append(end - start))
+    monkeypatch.setattr(freed_memory, "_drop_pages", lambda start, end: dropped.append(end - start))
     drop_mapped_pages([mapped])
     assert dropped
 
@@ -200,7 +200,7 @@ def _unreadable(process: object, grouped: bool) -> None:
 
 
 def test_the_allocator_of_somebody_elses_process_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_set_allocator", lambda *settings: pytest.fail("it was set"))
+    monkeypatch.setattr(freed_memory, "_set_allocator", lambda *settings: pytest.fail("it was set"))
     with freed_memory_kept(True):
         pass
 

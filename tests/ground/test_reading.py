@@ -45,7 +45,7 @@ ALLOWED = {
     ("precision", "_PROCESSOR.read_text"): "a file of the kernel",
     ("processors", "(cgroup / 'cpu.max').read_text"): "a file of the kernel",
     ("processors", "(cgroup / f'cpu.cfs_{name}_us').read_text"): "a file of the kernel",
-    ("memory", "os.open"): "a file of the kernel",
+    ("freed_memory", "os.open"): "a file of the kernel",
     ("memory", "FileIO"): "the same",
     ("variants", "load_model"): "from a temporary folder, what ONNX Runtime's tools wrote",
     ("_lite0", "torch.load"): "a file of an installed package",
@@ -59,6 +59,7 @@ ALLOWED = {
     ("classifier", "onnxruntime.InferenceSession"): "takes no open file; `is_file` came before",
     ("process", "os.fdopen"): "a pipe",
     ("decoder", "os.fdopen"): "a pipe",
+    ("in_memory", "os.fdopen"): "a file in memory alone, which was just made",
     ("decoder", "_STATUS.read_text"): "a file of the kernel",
 }
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from lwm_edge import _disk, storage
+from lwm_edge import _disk, locks, outputs, storage
 from lwm_edge.errors import BusyError, ConfigError, HomeError, ResourceError
 
 LOCK_HOLDER = """
 import sys, time
 from pathlib import Path
-from lwm_edge.storage import exclusive_lock
+from lwm_edge.locks import exclusive_lock
 with exclusive_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -43,7 +43,7 @@ def fail_fsync(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 def test_no_umask_lets_everybody_write_an_output(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        storage.write_output(tmp_path / "out", b"")
+        outputs.write_output(tmp_path / "out", b"")
         storage.write_file(tmp_path / "file", b"")
     finally:
         os.umask(before)
@@ -51,15 +51,15 @@ def test_no_umask_lets_everybody_write_an_output(tmp_path: Path) -> None:
 
 
 def test_a_forked_process_that_leaves_the_block_unlocks_nothing(tmp_path: Path) -> None:
-    with storage.exclusive_lock(tmp_path / "lock"):
+    with locks.exclusive_lock(tmp_path / "lock"):
         child = None
         try:
-            with storage.exclusive_lock(tmp_path / "other"):
+            with locks.exclusive_lock(tmp_path / "other"):
                 child = os.fork()
                 if child == 0:
                     raise KeyboardInterrupt
                 os.waitpid(child, 0)
-                with pytest.raises(BusyError), storage.exclusive_lock(tmp_path / "other"):
+                with pytest.raises(BusyError), locks.exclusive_lock(tmp_path / "other"):
                     pass
         except KeyboardInterrupt:
             os._exit(0)
@@ -208,7 +208,7 @@ def test_a_folder_where_the_file_should_be_is_a_home_error_and_stays(tmp_path):
     with pytest.raises(HomeError, match="it is a folder"):
         storage.write_file(tmp_path / "a", b"new")
     with pytest.raises(ConfigError, match="it is a folder"):
-        storage.write_output(tmp_path / "a", b"new")
+        outputs.write_output(tmp_path / "a", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
@@ -353,8 +353,8 @@ def test_what_another_process_is_writing_is_not_taken_over(tmp_path):
     with storage.staged_path(tmp_path / "a").open("wb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(BusyError, match="is being written by another process"):
-            storage.write_output(tmp_path / "a", b"new")
-    storage.write_output(tmp_path / "a", b"new")
+            outputs.write_output(tmp_path / "a", b"new")
+    outputs.write_output(tmp_path / "a", b"new")
     assert content_of(tmp_path) == {"a": b"new"}
 
 
@@ -383,7 +383,7 @@ def test_a_lock_keeps_others_out_until_its_holder_dies(tmp_path):
         try:
             assert holder.stdout is not None
             assert holder.stdout.readline() == "held\n"
-            with pytest.raises(BusyError) as caught, storage.exclusive_lock(tmp_path / "lock"):
+            with pytest.raises(BusyError) as caught, locks.exclusive_lock(tmp_path / "lock"):
                 pass
         finally:
             holder.kill()  # no clean-up of its own
@@ -392,12 +392,12 @@ def test_a_lock_keeps_others_out_until_its_holder_dies(tmp_path):
         "or pass --wait"
     )
     assert caught.value.exit_code == 75
-    with storage.exclusive_lock(tmp_path / "lock"):
+    with locks.exclusive_lock(tmp_path / "lock"):
         pass
 
 
 def test_a_second_process_is_busy_while_this_one_holds_the_lock(tmp_path):
-    with storage.exclusive_lock(tmp_path / "lock"), start_holder(tmp_path / "lock") as second:
+    with locks.exclusive_lock(tmp_path / "lock"), start_holder(tmp_path / "lock") as second:
         out, err = second.communicate(timeout=30)
     assert (second.returncode, out) == (1, "")
     assert "BusyError" in err
@@ -405,7 +405,7 @@ def test_a_second_process_is_busy_while_this_one_holds_the_lock(tmp_path):
 
 def test_a_second_process_may_wait(tmp_path):
     code = LOCK_HOLDER.replace("Path(sys.argv[1])", "Path(sys.argv[1]), wait=True").replace("60", "0")
-    with storage.exclusive_lock(tmp_path / "lock"):
+    with locks.exclusive_lock(tmp_path / "lock"):
         command = [sys.executable, "-c", code, str(tmp_path / "lock")]
         second = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         with pytest.raises(subprocess.TimeoutExpired):
@@ -415,30 +415,30 @@ def test_a_second_process_may_wait(tmp_path):
 
 def test_a_lock_is_free_again_after_the_block_and_after_an_error_in_it(tmp_path):
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), storage.exclusive_lock(tmp_path / "lock"):
+        with pytest.raises(ZeroDivisionError), locks.exclusive_lock(tmp_path / "lock"):
             raise ZeroDivisionError
 
 
 def test_an_error_inside_the_block_is_not_taken_for_the_locks(tmp_path):
-    with pytest.raises(FileNotFoundError), storage.exclusive_lock(tmp_path / "lock"):
+    with pytest.raises(FileNotFoundError), locks.exclusive_lock(tmp_path / "lock"):
         (tmp_path / "none").read_bytes()
 
 
 def test_a_lock_in_a_missing_folder_is_a_home_error(tmp_path):
-    with pytest.raises(HomeError, match="cannot lock"), storage.exclusive_lock(tmp_path / "none" / "lock"):
+    with pytest.raises(HomeError, match="cannot lock"), locks.exclusive_lock(tmp_path / "none" / "lock"):
         pass
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_process_that_was_forked_under_a_lock_does_not_keep_it(tmp_path):
     ends, goes_on = os.pipe()
-    with storage.exclusive_lock(tmp_path / "lock"):
+    with locks.exclusive_lock(tmp_path / "lock"):
         pid = os.fork()
         if pid == 0:
             os.close(goes_on)
             os.read(ends, 1)
             os._exit(0)
-    with storage.exclusive_lock(tmp_path / "lock"):
+    with locks.exclusive_lock(tmp_path / "lock"):
         pass
     os.close(goes_on)
     os.close(ends)
@@ -449,7 +449,7 @@ def test_a_process_that_was_forked_under_a_lock_does_not_keep_it(tmp_path):
 def test_only_those_who_may_change_the_folder_can_open_its_lock(tmp_path, folder_mode, lock_mode):
     """Whoever can read a lock file can hold a shared lock on it, and so keep its owner out."""
     tmp_path.chmod(folder_mode)
-    with storage.exclusive_lock(tmp_path / "lock"):
+    with locks.exclusive_lock(tmp_path / "lock"):
         assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == lock_mode
 
 
@@ -463,7 +463,7 @@ def test_what_is_not_a_lock_file_is_refused_and_left_alone(tmp_path, kind):
         "folder": lock.mkdir,
     }[kind]()
     before = sorted(path.name for path in tmp_path.iterdir())
-    with pytest.raises(HomeError, match="cannot lock"), storage.exclusive_lock(lock):
+    with pytest.raises(HomeError, match="cannot lock"), locks.exclusive_lock(lock):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
@@ -485,13 +485,13 @@ def test_only_regular_files_are_read_and_nothing_is_waited_for(tmp_path, kind):
 def test_what_the_superuser_makes_in_a_users_folder_is_that_users(tmp_path):
     os.chown(tmp_path, 1234, 2345)
     (tmp_path / "hers").touch()
-    with storage.exclusive_lock(tmp_path / "lock"):
+    with locks.exclusive_lock(tmp_path / "lock"):
         storage.make_folder(tmp_path / "a" / "b")
         storage.write_file(tmp_path / "a" / "b" / "file", b"content")
         storage.write_file(tmp_path / "key", b"secret", mode=0o600, of_user=True)
         (tmp_path / "hardlink").hardlink_to(tmp_path / "key")
         storage.swap_link(tmp_path / "current", "a/b")
-    with storage.exclusive_lock(tmp_path / "hardlink"):  # the user may have put any file in its place
+    with locks.exclusive_lock(tmp_path / "hardlink"):  # the user may have put any file in its place
         pass
     owners = {str(p.relative_to(tmp_path)): p.lstat().st_uid for p in tmp_path.rglob("*")}
     assert owners == {
@@ -511,7 +511,7 @@ def test_no_umask_makes_anything_writable_by_everybody(tmp_path):
     try:
         storage.make_folder(tmp_path / "a")
         storage.write_file(tmp_path / "a" / "file", b"content")
-        with storage.exclusive_lock(tmp_path / "a" / "lock"):
+        with locks.exclusive_lock(tmp_path / "a" / "lock"):
             pass
     finally:
         os.umask(before)

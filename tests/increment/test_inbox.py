@@ -336,10 +336,12 @@ def test_links_and_what_is_no_photo_stay(home: Home, inbox: Path, taught: Path) 
     folder = arrive(inbox, "Bag", "Bag")
     (folder / "link.png").symlink_to("000.png")
     os.mkfifo(folder / "pipe.png")
+    (folder / "more").mkdir()
+    shutil.copy(DEMO_DATA / "train" / "2" / "Bag" / "030.png", folder / "more")
     (done,) = teach(home, inbox, taught).taught
-    left = {path.name for path in folder.iterdir()}
-    assert done.photos == 8 and left == {"link.png", "pipe.png"}
-    assert len(reason_of(inbox, "Bag")["problems"]) == 2
+    left = {path.name for path in folder.rglob("*")}
+    assert done.photos == 8 and left == {"link.png", "pipe.png", "more", "030.png"}
+    assert len(reason_of(inbox, "Bag")["problems"]) == 3
 
 
 def test_the_arguments_are_checked(home: Home, inbox: Path, taught: Path) -> None:

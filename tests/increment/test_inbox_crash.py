@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,6 +30,7 @@ from tests.support.fault_layer import Exploration, Recorder, record, standing_in
 from tests.support.file_store import Content, Store, Tree
 from tests.support.folders import photo_folder
 from tests.support.hostile import published
+from tests.support.pages import ROOT
 from tests.support.samples import WITHOUT_LEVELS
 
 ERRORS = (OSError(errno.ENOSPC, "disk full"), KeyboardInterrupt())
@@ -224,3 +226,9 @@ def test_a_real_increment_does_what_was_tried(world: World, monkeypatch: pytest.
 
 def _outside_the_home(operations: list[Operation]) -> list[Operation]:
     return [operation[:2] for operation in operations if "/home" not in operation[1]]
+
+
+def test_the_random_kills_are_as_published() -> None:
+    result = json.loads((ROOT / "benchmarks" / "results" / "inbox-crash.json").read_text())
+    assert result["bad"] == [] and sum(result["landed_by_phase"].values()) == result["landed"]
+    assert published(f"known classes | {result['landed']} kills ([results]")

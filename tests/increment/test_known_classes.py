@@ -24,7 +24,8 @@ from lwm_edge import (
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import ConfigError
 from lwm_edge.home.home import Home
-from lwm_edge.model.bundle import COUNTS, COVARIANCE, open_bundle, save_bundle
+from lwm_edge.learning.class_statistics import ClassStatistics
+from lwm_edge.model.bundle import COUNTS, COVARIANCE, WEIGHT, open_bundle, save_bundle
 from tests.support.folders import PhotoMaker, save_permitting, state_of
 from tests.support.networks import same_tensors
 from tests.support.samples import QUICK, WITHOUT_LEVELS
@@ -203,8 +204,39 @@ def test_what_of_a_removed_class_remains_is_said(home: Home, make_photos: PhotoM
     assert (
         added.remains[0] == "what the 8 photos of Bag added to the covariance, 1.3% of the photos behind it"
     )
-    assert "its name, in the record" in added.remains[1] and len(added.remains) == 2
+    assert "compare the other classes with, until the next" in added.remains[1]
+    assert "its name, in the record" in added.remains[2] and len(added.remains) == 3
     assert shipped.remains[-1] == "what the network was trained to see in it"
+
+
+@pytest.mark.slow
+def test_what_an_earlier_training_left_of_a_removed_class_is_said(
+    home: Home, make_photos: PhotoMaker
+) -> None:
+    """A bundle names the recipe of its latest increment alone."""
+    add_classes(home, make_photos("Bag"), QUICK, isolate=False)
+    add_classes(home, make_photos("Shirt", "Sneaker", folder="more"), LDA, isolate=False)
+    for name in ("Bag", "Shirt"):
+        assert (
+            "to see in it, if an earlier increment trained the network"
+            in remove_class(home, name).remains[-1]
+        )
+    shown = remove_class(home, "Coat", shipped=True).remains[-1]
+    assert shown == "what the network was trained to see in it"
+
+
+def test_the_other_rows_hold_a_share_of_a_removed_class_until_they_are_solved_again(
+    home: Home, make_photos: PhotoMaker
+) -> None:
+    without = home.open_bundle().arrays()
+    add_classes(home, make_photos("Bag"), LDA, isolate=False)
+    remove_class(home, "Bag")
+    kept = home.open_bundle().arrays()
+    assert not np.array_equal(kept[WEIGHT][:6], without[WEIGHT][:6])
+    add_classes(home, make_photos("Shirt", folder="more"), LDA, isolate=False)
+    again = home.open_bundle()
+    solved = ClassStatistics.from_bundle(again).solve_head(7)
+    np.testing.assert_allclose(again.arrays()[WEIGHT][:7], solved.weight, rtol=1e-4, atol=1e-5)
 
 
 def test_a_removed_class_is_still_in_what_undo_returns_to(permitting_home: Home) -> None:

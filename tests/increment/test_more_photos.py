@@ -18,6 +18,7 @@ from lwm_edge import (
     init_home,
     open_home,
     plan_increment,
+    remove_class,
     undo,
 )
 from lwm_edge.demo import BASE_BUNDLE
@@ -141,6 +142,19 @@ def test_every_folder_that_may_not_be_learnt_is_named(home: Home, make_photos: P
         "dress: the vendor shipped this class, and does not permit more photos of it (add-photos)",
     )
     assert state_of(home.path) == before
+
+
+def test_an_only_class_gets_no_photos(home: Home, make_photos: PhotoMaker) -> None:
+    add_classes(home, make_photos("Bag"), LDA, isolate=False)
+    for name in home.open_bundle().manifest.vendor_names:
+        remove_class(home, name, shipped=True)
+    before, more = state_of(home.path), make_photos("Bag", folder="further")
+    for solve_head in (False, True):
+        with pytest.raises(ConfigError, match=r"^Bag is the model's only class.*add another class first"):
+            add_photos(home, more, LDA, solve_head=solve_head, isolate=False)
+    assert state_of(home.path) == before
+    add_classes(home, make_photos("Shirt", folder="more"), LDA, isolate=False)
+    add_photos(home, more, LDA.model_copy(update={"force": True}), isolate=False)
 
 
 @pytest.mark.slow

@@ -14,8 +14,11 @@ from lwm_edge import IncrementConfig, add_classes, plan_increment
 from lwm_edge.base.choose_levels import find_levels
 from lwm_edge.errors import ConfigError, ResourceError
 from lwm_edge.home.home import Home
+from lwm_edge.increment import job as job_module
 from lwm_edge.increment import plan as plan_module
-from lwm_edge.increment.plan import Job, Loaded, Strategy, candidates, check_disk, make_plan, memory_limit
+from lwm_edge.increment import prediction
+from lwm_edge.increment.job import Job, Loaded, Strategy, candidates
+from lwm_edge.increment.plan import check_disk, make_plan, memory_limit
 from lwm_edge.increment.rehearsal import saved_activation_bytes, try_step
 from lwm_edge.learning.config import RECIPES
 from lwm_edge.model import precision
@@ -40,11 +43,11 @@ class _Machine:
         image_seconds: Mapping[str, float] = {"float32": 0.001, "bfloat16": 0.001},
     ) -> None:
         self.image_seconds, self.tried, self.now = image_seconds, set[str](), 0.0
-        monkeypatch.setattr(plan_module, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(prediction, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.peak, self.cost = 100 * MIB, {False: kept * MIB, True: recomputed * MIB}
-        monkeypatch.setattr(plan_module, "rss_bytes", lambda: 100 * MIB)
-        monkeypatch.setattr(plan_module, "reset_peak_rss", lambda: True)
-        monkeypatch.setattr(plan_module, "peak_rss_bytes", lambda: self.peak)
+        monkeypatch.setattr(job_module, "rss_bytes", lambda: 100 * MIB)
+        monkeypatch.setattr(prediction, "reset_peak_rss", lambda: True)
+        monkeypatch.setattr(prediction, "peak_rss_bytes", lambda: self.peak)
         self.job = Job(
             step=self._step,
             photos=100,
@@ -340,7 +343,7 @@ def test_what_is_kept_of_frozen_blocks_is_counted_and_within_the_limit(
 def test_photos_that_are_already_in_memory_do_not_change_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = _Machine(monkeypatch)
     plan = make_plan(machine.job, SHORT, 310 * MIB, "as set")
-    monkeypatch.setattr(plan_module, "rss_bytes", lambda: 105 * MIB)
+    monkeypatch.setattr(job_module, "rss_bytes", lambda: 105 * MIB)
 
     def step(images: int, strategy: Strategy) -> None:
         machine.job.step(images, strategy)

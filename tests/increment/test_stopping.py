@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -21,11 +22,13 @@ from lwm_edge import (
     plan_increment,
     predict,
 )
-from lwm_edge.errors import StoppedError
+from lwm_edge.errors import ResourceError, StoppedError
 from lwm_edge.home.home import Home
+from lwm_edge.increment import process
 from lwm_edge.increment.worker import Message, stoppable_progress
 from lwm_edge.learning.config import IncrementConfig
 from lwm_edge.records import Progress
+from tests.support import odd_photos as odd
 from tests.support.folders import DEMO_DATA, PhotoMaker, state_of
 from tests.support.samples import QUICK
 
@@ -110,6 +113,38 @@ def test_a_worker_that_reads_photos_stops_between_two_of_them(
         pass
 
 
+@pytest.fixture(scope="module")
+def slow_photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Makes a photo that takes 16 seconds of processor time, after which it is skipped."""
+    folder = tmp_path_factory.mktemp("slow")
+    (folder / "Slow").mkdir()
+    (folder / "Slow" / "photo.jpg").write_bytes(odd.sequential_jpeg(4_000, 12_800))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, EnoughError])
+@pytest.mark.parametrize("isolate", [True, False])
+def test_a_photo_that_takes_long_is_reported_again_and_does_not_delay_a_stop(
+    home: Home, slow_photo: Path, interrupt: type[BaseException], isolate: bool
+) -> None:
+    before, seen = state_of(home.path), list[Progress]()
+    processors_before = sum(os.times()[:4])
+
+    def stop(progress: Progress) -> None:
+        seen.append(progress)
+        if len(seen) == 3:
+            raise interrupt
+
+    with pytest.raises(StoppedError if isolate and interrupt is KeyboardInterrupt else interrupt):
+        add_classes(home, slow_photo, QUICK, on_progress=stop, isolate=isolate)
+    assert seen == [Progress(phase="photos", done=0, total=1)] * 3
+    assert sum(os.times()[:4]) - processors_before < 12, "the photo was read to its end"
+    assert state_of(home.path) == before
+    with home.lock():
+        pass
+
+
 def test_the_message_says_what_was_going_on_when_the_stop_came() -> None:
     stopping: list[bool] = []
     report = stoppable_progress(lambda message: None, lambda: bool(stopping))
@@ -143,6 +178,17 @@ def test_a_worker_that_nobody_listens_to_stops_as_well() -> None:
     report = stoppable_progress(gone, lambda: True)
     with pytest.raises(StoppedError):
         report(Progress(phase="photos", done=0, total=1))
+
+
+def test_a_worker_that_cannot_be_started_is_named(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_more_files(*given: object, **named: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(process, "start_process", no_more_files)
+    with pytest.raises(ResourceError, match=r"^cannot start a process that learns: .* \(ulimit -n\)$"):
+        add_classes(home, tmp_path, QUICK)
 
 
 @pytest.mark.slow

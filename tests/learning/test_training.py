@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lwm_edge.errors import GateError
+from lwm_edge.errors import GateError, StoppedError
 from lwm_edge.learning import step, training
 from lwm_edge.learning.attention import attention_map
 from lwm_edge.learning.batches import Batch, Pace
@@ -20,10 +22,11 @@ from lwm_edge.learning.config import RECIPES, IncrementConfig, Recipe
 from lwm_edge.learning.frozen import frozen_bytes
 from lwm_edge.learning.reports import TrainingReport
 from lwm_edge.learning.step import Losses, Outputs, accumulate_gradients, lwm_losses
-from lwm_edge.learning.training import train_increment, trained_parameters
+from lwm_edge.learning.training import TrainingState, train_increment, trained_parameters
 from lwm_edge.model.network import Network
 from lwm_edge.model.precision import computing_in
 from lwm_edge.model.terms import Precision
+from lwm_edge.photos.photo_set import PhotoSet
 from lwm_edge.records import Progress, ignore_progress
 from tests.support.networks import disturb, network_with_levels, teacher_and_student
 from tests.support.samples import QUICK, batch_of, photo_set
@@ -280,6 +283,8 @@ def test_recomputed_blocks_give_the_same_student() -> None:
 
 _RECOMPUTING = """
 import sys
+import threading
+import time
 import torch
 from lwm_edge.model.recomputation import recomputed
 block, images = torch.nn.Conv2d(3, 4, 3), torch.rand(2, 3, 8, 8)
@@ -306,6 +311,42 @@ def test_prefetch_changes_nothing() -> None:
 
 
 IN_BFLOAT16 = replace(PACE, precision="bfloat16")
+
+
+class SlowPhotos(PhotoSet):
+    """Holds photos each of which takes until somebody ends it."""
+
+    def load(self, indices, epoch=None, report=None):  # type: ignore[no-untyped-def]
+        while True:
+            time.sleep(0.01)
+            report.again()
+
+
+def test_a_stop_is_heeded_while_photos_are_waited_for() -> None:
+    """The training is saved as it stands, and nothing is read on for nobody."""
+    ready = photo_set("1", count=12, first_label=6)
+    slow = SlowPhotos(ready.photos, ready.preprocessing, ready.cache)
+    teacher, student = teacher_and_student()
+    stopped_at: list[int] = []
+
+    def stop(state: TrainingState) -> None:
+        stopped_at.append(state.step)
+        raise StoppedError("enough")
+
+    threads = threading.active_count()
+    with pytest.raises(StoppedError):
+        train_increment(
+            student,
+            teacher,
+            slow,
+            QUICK,
+            RECIPES["lwm"],
+            "sigmoid",
+            PACE,
+            ignore_progress,
+            after_step=stop,
+        )
+    assert stopped_at == [0] and threading.active_count() == threads
 
 
 def test_maps_and_losses_stay_float32_in_reduced_precision(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,11 @@ from lwm_edge import Architecture
 from lwm_edge.base.choose_levels import find_levels
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import ArchitectureError
+from lwm_edge.freed_memory import drop_mapped_pages
 from lwm_edge.learning.batches import Batch
 from lwm_edge.learning.config import RECIPES
 from lwm_edge.learning.step import accumulate_gradients
 from lwm_edge.learning.training import trained_parameters
-from lwm_edge.memory import drop_mapped_pages
 from lwm_edge.model import loading
 from lwm_edge.model.architectures.registry import architecture_names, find_architecture
 from lwm_edge.model.architectures.surgery import check_surgery, take_apart

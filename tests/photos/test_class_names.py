@@ -13,7 +13,21 @@ from tests.support.manifests import manifest, names
 
 
 @pytest.mark.parametrize(
-    "name", ["Coat", "T-shirt top", "Ёлка", "日本語", "naïve", "a.b", "'\"", "🦊", "a\u0378b"]
+    "name",
+    [
+        "Coat",
+        "T-shirt top",
+        "Ёлка",
+        "日本語",
+        "naïve",
+        "a.b",
+        "'\"",
+        "🦊",
+        "❤\ufe0f",
+        "1\ufe0f\u20e3",
+        "\u845b\U000e0100",
+        "a\u0378b",
+    ],
 )
 def test_ordinary_names_are_fine(name):
     assert class_name_problem(name) is None
@@ -46,6 +60,11 @@ def test_ordinary_names_are_fine(name):
         ("a\ue000b", "contains control or private-use characters"),  # private use
         ("a\u202eb", "contains characters that change the text direction"),
         ("a\u2066b", "contains characters that change the text direction"),
+        ("Coat\ufe0f", "contains invisible characters"),  # a variation selector, which alters no letter
+        ("Co\U000e0100at", "contains invisible characters"),
+        ("a \u3164", "contains invisible characters"),  # a blank letter
+        ("\u3164", "contains invisible characters"),
+        ("\u2800\ufe0f", "contains invisible characters"),
         ("x" * 65, "is longer than 64 bytes of UTF-8"),
         ("\u00e9" * 33, "is longer than 64 bytes of UTF-8"),
         ("Cafe\u0301", "is not in Unicode form NFC"),

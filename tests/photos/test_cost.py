@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import itertools
 import os
@@ -21,7 +22,7 @@ from PIL import Image, ImageFile, PngImagePlugin
 
 import lwm_edge
 from lwm_edge.errors import PhotosError
-from lwm_edge.photos import folders, guard, opening
+from lwm_edge.photos import decoder_process, folders, guard, opening
 from lwm_edge.photos.decoder_process import DECODER
 from lwm_edge.photos.guard import (
     MAX_MEMORY_BYTES,
@@ -48,8 +49,8 @@ class Counted(GuardedFile):
 
     reads = bytes_read = 0
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, on_wait: Callable[[], None]) -> None:
+        super().__init__(path, on_wait)
         type(self).reads = type(self).bytes_read = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -129,6 +130,42 @@ def test_a_photo_with_up_to_16_mib_of_metadata_is_read(photo):
         with memory_bound(112 * MIB):
             assert_two_halves(read_photo(path, PREPROCESSING))
     assert published(f"| cost: much metadata | {len(MUCH_METADATA)} | read, with the right pixels |")
+
+
+@functools.cache
+def _two_halves_in_webp(side: int) -> bytes:
+    image = Image.open(io.BytesIO(odd.png())).resize((side, side), Image.Resampling.NEAREST)
+    return odd.webp_pixels(image)
+
+
+def _webp_of_two_halves(kind: bytes, length: int, side: int = 64) -> bytes:
+    return odd.webp(side, odd.webp_chunk(kind, bytes(length)), _two_halves_in_webp(side))
+
+
+def test_a_webp_with_too_much_metadata_is_skipped_for_that_reason(photo):
+    """Of private chunks, only those count that make the file longer than four bytes for each pixel."""
+    kinds = (b"EXIF", b"XMP ", b"ICCP", b"prVt")
+    tried = [(kind, 17, 64) for kind in kinds] + [(b"EXIF", 17, 4_400)]
+    for kind, mib, side in [*tried, (b"prVt", 100, 4_400), (b"prVt", 200, 64)]:
+        path = photo(_webp_of_two_halves(kind, mib * MIB, side))
+        with memory_bound(192 * MIB):
+            assert refusal(path) == BYTES, (kind, mib, side)
+    assert published(f"| cost: WebP with too much metadata | {len(tried) + 2} | skipped |")
+
+
+def test_a_webp_with_up_to_16_mib_of_metadata_is_read(photo):
+    tried = [(b"EXIF", 64), (b"XMP ", 64), (b"ICCP", 64), (b"prVt", 64), (b"EXIF", 4_400), (b"XMP ", 4_400)]
+    for kind, side in tried:
+        path = photo(_webp_of_two_halves(kind, 15 * MIB, side))
+        with memory_bound(MAX_MEMORY_BYTES):
+            assert_two_halves(read_photo(path, PREPROCESSING))
+    assert published(f"| cost: WebP with much metadata | {len(tried)} | read, with the right pixels |")
+
+
+def test_a_webp_is_turned_upright_though_its_exif_is_long(photo):
+    image = Image.open(io.BytesIO(odd.png())).transpose(Image.Transpose.ROTATE_90)
+    exif = odd.webp_chunk(b"EXIF", odd.ifd(ORIENTATION) + bytes(MIB))
+    assert_two_halves(read_photo(photo(odd.webp(64, exif, odd.webp_pixels(image))), PREPROCESSING))
 
 
 def _icc(length: int) -> bytes:
@@ -338,6 +375,46 @@ def test_decoders_are_stopped_when_their_time_is_up(photo, monkeypatch):
         monkeypatch.setattr(opening, "GuardedFile", Counted)
 
 
+class EnoughError(ValueError):
+    """Signals that a caller waits no longer; Pillow takes errors of this kind for damage."""
+
+
+@pytest.mark.parametrize("name", [*SLOW, "a WebP, in the other process"])
+def test_whoever_waits_for_a_photo_can_end_it(photo, monkeypatch, name):
+    def enough() -> None:
+        raise EnoughError
+
+    if name in SLOW:
+        path = photo(SLOW[name]())
+        monkeypatch.setattr(time, "thread_time", itertools.count().__next__)
+    else:
+        path = photo(odd.webp_of_code_tables())
+        monkeypatch.setattr(decoder_process, "_SECONDS_BETWEEN_LOOKS", 0.001)
+    with no_hang(), pytest.raises(EnoughError):
+        read_photo(path, PREPROCESSING, on_wait=enough)
+    assert Counted.reads <= 2 * guard._READS_PER_LOOK
+    assert name in SLOW or DECODER._process is None
+    monkeypatch.undo()
+    assert_two_halves(read_photo(photo(odd.png()), PREPROCESSING))
+
+
+def test_a_jpeg_of_slow_scans_is_decoded_in_ever_smaller_blocks(photo, monkeypatch):
+    sizes: list[int] = []
+
+    class Noted(GuardedFile):
+        def read(self, size: int | None = -1, /) -> bytes:
+            sizes.append(size or 0)
+            return super().read(size)
+
+    monkeypatch.setattr(opening, "GuardedFile", Noted)
+    path = photo(odd.jpeg(side=2_000))
+    for seconds, expected in ((0.01, opening._SCANS_BLOCK), (0.15, opening._LEAST_BLOCK)):
+        sizes.clear()
+        monkeypatch.setattr(GuardedFile, "look_at_the_clock", lambda file, seconds=seconds: seconds)
+        read_photo(path, PREPROCESSING)
+        assert sizes[-1] == expected
+
+
 @pytest.mark.slow
 def test_the_worst_photos_are_skipped_within_memory_and_time(photo, monkeypatch):
     """The limit is one second here, not twenty."""
@@ -370,7 +447,7 @@ def _processor_seconds() -> float:
 @pytest.mark.slow
 def test_a_webp_whose_decoder_would_take_too_much_is_skipped(photo):
     tried = Counter[str]()
-    for side, mib in ((4_470, 1), (4_470, 40), (4_000, 6), (400, 30), (400, 100)):
+    for side, mib in ((4_470, 1), (4_470, 40), (4_000, 6), (400, 15), (4_470, 15)):
         path = photo(odd.webp(side, b"ABCD\0\0\0\0" * (mib * MIB // 8)))
         with memory_bound(MAX_MEMORY_BYTES):
             try:

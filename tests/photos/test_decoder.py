@@ -16,9 +16,10 @@ import psutil
 import pytest
 from PIL import Image
 
+from lwm_edge import _processes
 from lwm_edge.errors import PhotosError, ResourceError
 from lwm_edge.memory import rss_bytes
-from lwm_edge.photos import decoder_process
+from lwm_edge.photos import decoder_process, guard
 from lwm_edge.photos.decoder_process import DECODER, MIN_BYTES
 from lwm_edge.photos.decoding import decode
 from lwm_edge.photos.folders import read_photo_folder
@@ -117,14 +118,14 @@ def test_the_next_photo_gets_another_process(write: Write, monkeypatch: pytest.M
 
 
 def _killing(exchange: Callable[..., object], number: signal.Signals) -> Callable[..., object]:
-    def kill_first(job: object) -> object:
+    def kill_first(*job: object) -> object:
         DECODER._started().send_signal(number)
-        return exchange(job)
+        return exchange(*job)
 
     return kill_first
 
 
-def _interrupted(job: object) -> None:
+def _interrupted(*job: object) -> None:
     raise KeyboardInterrupt
 
 
@@ -209,7 +210,7 @@ def test_a_limit_is_kept_by_both_processes_together(write: Write) -> None:
 @pytest.mark.slow
 def test_memory_that_does_not_come_back_is_not_the_next_photos_lack(tmp_path: Path, write: Write) -> None:
     pieces, large = tmp_path / "pieces.webp", write("large.webp", 4_400)
-    pieces.write_bytes(odd.webp(400, b"ABCD\0\0\0\0" * (30 * MIB // 8)))
+    pieces.write_bytes(odd.webp(400, b"ABCD\0\0\0\0" * (15 * MIB // 8)))
     read_photo(pieces, PREPROCESSING)
     assert DECODER.resident_bytes < MIN_BYTES
     read_photo(large, PREPROCESSING)
@@ -230,6 +231,40 @@ def test_threads_get_their_own_photos(write: Write) -> None:
         thread.join()
     for number in range(8):
         np.testing.assert_array_equal(found[number], expected[number])
+
+
+def test_whoever_waits_for_another_photo_to_be_decoded_can_end_that_too(write: Write) -> None:
+    def enough() -> None:
+        raise TimeoutError("enough")
+
+    path = write("photo.webp")
+    with DECODER._lock, pytest.raises(TimeoutError, match=r"^enough$"):
+        read_photo(path, PREPROCESSING, on_wait=enough)
+    read_photo(path, PREPROCESSING)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "seconds", "why"),
+    [
+        (lambda: odd.webp(4_470, b""), 20, "takes more than 200 MiB of memory to decode"),
+        (lambda: odd.progressive_jpeg(4_470, 17_000), 1, "takes more than 1 seconds of processor time"),
+    ],
+)
+def test_where_the_system_sets_no_limits_the_process_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[], bytes], seconds: int, why: str
+) -> None:
+    taken_away = "import sys; sys.modules['fcntl'] = sys.modules['resource'] = None; "
+    monkeypatch.setattr(_processes, "_START_CODE", taken_away + _processes._START_CODE)
+    monkeypatch.setattr(guard, "MAX_SECONDS", seconds)
+    monkeypatch.setattr(decoder_process, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    path = tmp_path / "photo"
+    path.write_bytes(make())
+    with no_hang(), pytest.raises(PhotosError, match=why):
+        DECODER.decode(path, 32, 32, 200 * MIB)
+    assert DECODER._process is None
+    GREY.save(path, "WEBP")
+    assert read_photo(path, PREPROCESSING).shape == (32, 32, 3)
 
 
 def test_a_forked_process_has_a_decoder_of_its_own(write: Write) -> None:

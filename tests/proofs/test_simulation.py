@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,6 +176,31 @@ def test_a_plot_that_cannot_be_is_refused_before_the_work(
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(ConfigError, match=r"lwm-edge\[audit\]"):
         plots.check_plot(tmp_path / "plot.png")
+
+
+@pytest.mark.slow
+def test_matplotlib_leaves_nothing_in_the_users_folder(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    code = (
+        "from lwm_edge.proofs import plots; import os; plots._new_figure(); print(os.getenv('MPLCONFIGDIR'))"
+    )
+    places = {name: str(tmp_path) for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TMPDIR")}
+    kept = {name: value for name, value in os.environ.items() if name != "MPLCONFIGDIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**kept, **places}
+    )
+    assert done.stdout == "None\n" and not done.stderr and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_temporary_folder_may_have_any_name(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "\udcff"))
+    (tmp_path / "\udcff").mkdir()
+    config = IncrementConfig(recipe="lda")
+    assert len(simulate(home, 3, config=config).steps) == 3
+    assert not list((tmp_path / "\udcff").iterdir())
 
 
 def test_a_copy_may_have_room_for_more_classes_than_the_bundle(home: Home, tmp_path: Path) -> None:

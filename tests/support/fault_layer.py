@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lwm_edge import _disk, storage
+from lwm_edge import _disk, locks, storage
 from tests.support.disk_model import Disk, Operation
 from tests.support.file_store import Store
 
@@ -116,11 +116,11 @@ class Recorder:
 @contextmanager
 def standing_in(recorder: Any) -> Iterator[None]:
     """Puts a recorder in the place of `storage._disk`."""
-    storage._disk = recorder  # type: ignore[attr-defined]
+    storage._disk = locks._disk = recorder  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        storage._disk = _disk  # type: ignore[attr-defined]
+        storage._disk = locks._disk = _disk  # type: ignore[attr-defined]
 
 
 def record(

@@ -9,6 +9,8 @@ from typing import Any
 
 from PIL import Image
 
+_WEBP_FLAGS = {b"ICCP": 32, b"EXIF": 8, b"XMP ": 4}
+
 
 def saved(image: Image.Image, format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
@@ -83,12 +85,21 @@ def rle_bmp(side: int) -> bytes:
     return b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start) + header + palette + pixels
 
 
-def webp(side: int, chunks: bytes) -> bytes:
-    """Makes a lossless WebP, all black, with these chunks after its pixels."""
-    pixels = saved(Image.new("RGB", (side, side)), "WEBP", lossless=True)[12:]
-    size = struct.pack("<I", side - 1)[:3]
-    body = b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4) + 2 * size + pixels + chunks
+def webp(side: int, chunks: bytes, pixels: bytes = b"") -> bytes:
+    """Makes a lossless WebP of these pixels, or else all black, with these chunks."""
+    pixels = pixels or webp_pixels(Image.new("RGB", (side, side)))
+    size, flag = struct.pack("<I", side - 1)[:3], _WEBP_FLAGS.get(chunks[:4], 0)
+    before, after = (chunks, b"") if chunks.startswith(b"ICCP") else (b"", chunks)
+    body = b"WEBPVP8X" + struct.pack("<IB", 10, flag) + bytes(3) + 2 * size + before + pixels + after
     return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def webp_pixels(image: Image.Image) -> bytes:
+    return saved(image, "WEBP", lossless=True, quality=0, method=0)[12:]
+
+
+def webp_chunk(kind: bytes, content: bytes) -> bytes:
+    return kind + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
 
 
 class _Bits:

@@ -19,7 +19,7 @@ from onnx import GraphProto, ModelProto, NodeProto, load_model, load_model_from_
 
 from ...errors import ExportError, first_line, noting_errors
 from ...photos.pixels import Pixels
-from ...records import ProgressCallback, ignore_progress, step_reporter
+from ...records import ProgressCallback, StepReporter, ignore_progress
 from ..bundle import BIAS, CENTRES, CENTRES_OFFSET, WEIGHT
 from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, Classifier
 
@@ -148,7 +148,7 @@ def _quantised(
                 report()
             return None if image is None else {INPUT: image[None]}
 
-    report = step_reporter("features", len(images), on_progress)
+    report = StepReporter("features", len(images), on_progress)
     quantized = folded.with_name("quantized.onnx")
     quantize_static(
         folded,
@@ -199,7 +199,7 @@ def _convolutions(graph: GraphProto) -> tuple[list[str], list[str]]:
 
 def _best_classes(onnx_file: bytes, images: Pixels, on_progress: ProgressCallback) -> NDArray[np.int64]:
     classifier, best = Classifier(onnx_file), []
-    report = step_reporter("evaluate", len(images), on_progress)
+    report = StepReporter("evaluate", len(images), on_progress)
     for batch in np.array_split(images, max(1, len(images) // _BATCH_SIZE)):
         for _ in batch:
             report()

@@ -1,0 +1,133 @@
+"""Describes an increment for planning, and lists the ways to go through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..learning.config import IncrementConfig
+from ..memory import rss_bytes
+from ..model.terms import Precision
+
+_FEWEST_BATCHES_TO_KEEP_MEMORY = 20  # with fewer, trying a step takes longer than it saves
+PROBED_IMAGES = 4  # images in the step that shows what each further image costs
+_PREFETCH = 1
+
+
+class Strategy(NamedTuple):
+    """Says how a step trades memory for time; its result is the same but for rounding.
+
+    Attributes:
+        recompute: Whether trained blocks are computed again in the backward pass, instead of keeping their
+            activations.
+        keeps_freed_memory: Whether freed tensors stay in the process for the next ones.
+        precision: Precision in which the networks' blocks compute.
+    """
+
+    recompute: bool = False
+    keeps_freed_memory: bool = False
+    precision: Precision = "float32"
+
+
+class Candidate(NamedTuple):
+    """Describes one way to go through the increment.
+
+    Attributes:
+        strategy: Strategy of each step.
+        micro_batch_size: Number of images computed at once.
+        prefetch: Number of batches read ahead.
+    """
+
+    strategy: Strategy
+    micro_batch_size: int
+    prefetch: int
+
+
+class Loaded(NamedTuple):
+    """Says what a model takes in ONNX Runtime, as measured when it was loaded.
+
+    Attributes:
+        held_bytes: Bytes that it holds; they are free again once it has seen the photos.
+        peak_bytes: Most bytes that loading it took; loading the new model, to compare it, takes as many.
+    """
+
+    held_bytes: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """Describes an increment for planning.
+
+    Attributes:
+        step: Function that does a step with two micro-batches of the given number of images (the second one
+            adds to the gradients of the first) and leaves nothing behind.
+        photos: Number of photos to learn from.
+        held_back: Number of further photos that are held back.
+        photo_bytes: Bytes of one prepared photo.
+        held_bytes: Bytes of the prepared photos that are in memory already.
+        observed_bytes: Bytes that are kept of all photos once the networks have seen them.
+        features: Number d of values that the head reads.
+        trained_bytes: Bytes of the parameters that train; 0 if none do.
+        activation_bytes: Minimum bytes that one image occupies between forward and backward pass, in float32.
+        decoding_bytes: Bytes that reading a photo takes in addition.
+        bundle_bytes: Length of the bundle.
+        generation_bytes: Total length of the model's files in the home.
+        images_at_once: Most images that are worth computing at once; None if more are always faster.
+        loaded: What the model takes in ONNX Runtime; None if torch runs it, and another process exports it.
+        elapsed_seconds: Seconds from the command's start to now.
+        ending_seconds: Seconds from the last photo to the command's end.
+        frozen_bytes: Bytes of the frozen blocks' output for one photo, in float32, if it is the same in every
+            epoch; 0 otherwise.
+        precisions: Precisions that may be used, the most exact first; a later one must be clearly faster.
+    """
+
+    step: Callable[[int, Strategy], None]
+    photos: int
+    held_back: int
+    photo_bytes: int
+    held_bytes: int
+    observed_bytes: int
+    features: int
+    trained_bytes: int
+    activation_bytes: int
+    decoding_bytes: int
+    bundle_bytes: int
+    generation_bytes: int
+    images_at_once: int | None = None
+    loaded: Loaded | None = None
+    elapsed_seconds: float = 0.0
+    ending_seconds: float = 0.0
+    frozen_bytes: int = 0
+    precisions: tuple[Precision, ...] = ("float32",)
+
+    def rss_bytes(self) -> int:
+        """Returns the resident memory now, less the photos in it; the plan decides how many of those stay."""
+        return rss_bytes() - self.held_bytes
+
+
+def candidates(job: Job, config: IncrementConfig, precision: Precision = "float32") -> Iterator[Candidate]:
+    """Lists all candidates of a precision, from the fastest to the one that takes the least memory."""
+    ways = list(batchings(job, config))
+    batches = config.epochs * job.photos / config.batch_size
+    if job.trained_bytes and batches >= _FEWEST_BATCHES_TO_KEEP_MEMORY:
+        for size, prefetch in ways:
+            if size >= min(PROBED_IMAGES, ways[0][0]):
+                yield Candidate(Strategy(keeps_freed_memory=True, precision=precision), size, prefetch)
+    for recompute in (False, True) if job.trained_bytes else (False,):
+        for size, prefetch in ways:
+            yield Candidate(Strategy(recompute=recompute, precision=precision), size, prefetch)
+
+
+def batchings(job: Job, config: IncrementConfig) -> Iterator[tuple[int, int]]:
+    """Lists pairs: how many images to compute at once, and how many batches to read ahead.
+
+    Reading none ahead is the last resort.
+    """
+    size = config.micro_batch_size or min(config.batch_size, job.images_at_once or config.batch_size)
+    yield size, _PREFETCH
+    while config.micro_batch_size is None and size > 1:
+        size //= 2
+        yield size, _PREFETCH
+    yield size, 0

@@ -1,0 +1,176 @@
+"""Predicts the memory and time of an increment from single training steps, which are tried."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ..freed_memory import drop_library_pages
+from ..learning.config import IncrementConfig
+from ..memory import peak_rss_bytes, reset_peak_rss
+from .job import PROBED_IMAGES, Candidate, Job, Strategy, batchings
+
+# These were measured by benchmarks/memory.py, on ResNet-18 and MobileNetV2 at 224 px: with these margins the
+# predictions in its table lie between 1% below and 17% above the actual peaks.
+MARGIN = 1.05  # the allocator and the libraries' own buffers add this from step to step
+_MARGIN_KEEPING_MEMORY = 1.15  # the same, if freed memory is kept
+_MAX_KEPT_FACTOR = 2.75  # times the memory of a step, if freed memory is kept; up to 2.6 was measured
+_REPLANNING_MARGIN = 1.02  # plans may differ this much; a limit that an error names must suffice next time
+_LIBRARY_BYTES = 10 * 2**20  # pages of NumPy and ONNX that solving and exporting read for the first time
+
+# This was chosen, not measured.
+_FORWARD_SHARE = 1 / 3  # share of a training step's time that its forward pass takes
+_FLOAT64_BYTES = 8
+
+
+class _Probe(NamedTuple):
+    """Holds what single steps took: the peak with one image, bytes per further image, seconds per image."""
+
+    peak_bytes: int
+    bytes_per_image: int
+    seconds_per_image: float
+
+    def peak_with(self, images: int) -> int:
+        """Extrapolates the peak memory of a step to this number of images at once."""
+        return self.peak_bytes + (images - 1) * self.bytes_per_image
+
+
+class Prediction(NamedTuple):
+    """Predicts the peak memory of an increment that follows a candidate, and its seconds per image."""
+
+    peak_bytes: int
+    seconds_per_image: float
+
+
+class Predictor:
+    """Predicts what candidates take; tries each strategy once, when it is first needed.
+
+    Args:
+        job: Increment that is planned.
+        config: Settings of the increment.
+        limit: Bytes that no step may exceed; a step that is sure to exceed them is not tried.
+    """
+
+    def __init__(self, job: Job, config: IncrementConfig, limit: int) -> None:
+        self._job, self._config, self._limit = job, config, limit
+        self._probes: dict[Strategy, _Probe] = {}
+
+    def first_that_fits(self, listed: Iterator[Candidate], limit: int) -> tuple[Candidate, Prediction] | None:
+        """Finds the first candidate whose predicted peak stays within the limit, and returns both."""
+        for candidate in listed:
+            prediction = self.predict(candidate)
+            if prediction and prediction.peak_bytes <= limit:
+                return candidate, prediction
+        return None
+
+    def predict(self, candidate: Candidate) -> Prediction | None:
+        """Predicts what a candidate takes; returns None without trying it if it surely exceeds the limit."""
+        if candidate.strategy.keeps_freed_memory:
+            return self._predict_keeping_memory(candidate)
+        if not candidate.strategy.recompute and not self._may_fit(candidate.strategy):
+            return None
+        probe = self._probe(candidate.strategy)
+        return Prediction(self._peak(candidate, probe), probe.seconds_per_image)
+
+    def smallest_limit(self) -> int:
+        """Returns the smallest limit that would be enough for one of the strategies that were tried."""
+        peaks = [
+            self._peak(Candidate(strategy, size, prefetch), probe)
+            for strategy, probe in self._probes.items()
+            for size, prefetch in batchings(self._job, self._config)
+        ]
+        return int(_REPLANNING_MARGIN * min(peaks))
+
+    def _may_fit(self, strategy: Strategy) -> bool:
+        needed = minimum_bytes(self._job) + in_precision(self._job.activation_bytes, strategy)
+        return not self._job.trained_bytes or needed <= self._limit
+
+    def _peak(self, candidate: Candidate, probe: _Probe) -> int:
+        step = probe.peak_with(candidate.micro_batch_size)
+        step += _overhead_bytes(self._job, self._config, candidate.prefetch)
+        return int(MARGIN * max(step, self._job.rss_bytes() + _writing_bytes(self._job)))
+
+    def _predict_keeping_memory(self, candidate: Candidate) -> Prediction | None:
+        """Tries the micro-batch itself, as no simple rule says how much freed memory stays unused."""
+        if not self._may_fit(candidate.strategy):
+            return None
+        job, at_rest = self._job, self._job.rss_bytes()
+        overhead = _overhead_bytes(job, self._config, candidate.prefetch)
+        step = self._probe(Strategy(precision=candidate.strategy.precision)).peak_with(
+            candidate.micro_batch_size
+        )
+        if at_rest + _MAX_KEPT_FACTOR * (step - at_rest) + overhead > self._limit - job.held_bytes:
+            return None
+        peak, seconds = _measure_step(job, candidate.micro_batch_size, candidate.strategy)
+        reset_peak_rss()
+        highest = max(_MARGIN_KEEPING_MEMORY * (peak + overhead), MARGIN * (at_rest + _writing_bytes(job)))
+        return Prediction(int(highest), seconds)
+
+    def _probe(self, strategy: Strategy) -> _Probe:
+        """Tries one image, and then several if they are certain to fit the limit."""
+        if strategy in self._probes:
+            return self._probes[strategy]
+        job = self._job
+        _measure_step(job, 1, strategy)  # this first step also loads libraries
+        drop_library_pages()
+        peak, seconds = _measure_step(job, 1, strategy)
+        image_bytes = in_precision(job.activation_bytes, strategy)
+        if peak + PROBED_IMAGES * image_bytes <= self._limit - job.held_bytes:
+            peak_of_several, seconds_of_several = _measure_step(job, PROBED_IMAGES, strategy)
+            seen = max(peak_of_several - peak, 0) // (PROBED_IMAGES - 1)
+            image_bytes = seen if strategy.recompute else max(image_bytes, seen)
+            seconds = min(seconds, seconds_of_several)
+        reset_peak_rss()  # the trial's peak must not count as the increment's
+        self._probes[strategy] = _Probe(peak, image_bytes, seconds)
+        return self._probes[strategy]
+
+
+def _measure_step(job: Job, images: int, strategy: Strategy) -> tuple[int, float]:
+    """Measures a step: its peak memory, less the photos in memory, and its seconds per image."""
+    reset_peak_rss()
+    started = time.monotonic()
+    job.step(images, strategy)
+    return peak_rss_bytes() - job.held_bytes, (time.monotonic() - started) / (2 * images)
+
+
+def _overhead_bytes(job: Job, config: IncrementConfig, prefetch: int) -> int:
+    """Returns what memory holds besides a step: batches, the photo being read, and observations."""
+    loading = (1 + prefetch) * config.batch_size * job.photo_bytes + job.decoding_bytes
+    return loading + job.observed_bytes
+
+
+def in_precision(float32_bytes: int, strategy: Strategy) -> int:
+    """Returns the bytes that blocks' outputs take in the strategy's precision."""
+    return float32_bytes // 2 if strategy.precision == "bfloat16" else float32_bytes
+
+
+def minimum_bytes(job: Job) -> int:
+    """Returns the least that is needed: gradients and momentum, or what writing the result takes."""
+    return job.rss_bytes() + max(2 * job.trained_bytes, _writing_bytes(job))
+
+
+def _writing_bytes(job: Job) -> int:
+    """Returns what comes once the networks have seen the photos: solving the head, and writing the bundle."""
+    if job.loaded is None:  # following the drift takes further copies
+        return 2 * job.bundle_bytes + (6 * job.features + 5 * job.photos) * job.features * _FLOAT64_BYTES
+    solving = 3 * (job.features + job.photos + job.held_back) * job.features * _FLOAT64_BYTES
+    exporting = job.bundle_bytes + job.loaded.peak_bytes
+    writing = (
+        3 * job.bundle_bytes + job.bundle_bytes // 2
+    )  # tensors, their bytes, the file, and the ONNX file
+    return max(solving, exporting, writing) - job.loaded.held_bytes + _LIBRARY_BYTES
+
+
+def saving_bytes(job: Job) -> int:
+    """Returns what writing a checkpoint takes: the momentum, and two copies of parameters and momentum."""
+    return int(MARGIN * (job.rss_bytes() + 5 * job.trained_bytes))
+
+
+def seconds_needed(job: Job, config: IncrementConfig, seconds_per_image: float) -> float:
+    """Predicts the seconds from the command's start to its end."""
+    if job.trained_bytes:
+        images = job.photos * (config.epochs + 2 * _FORWARD_SHARE) + 2 * _FORWARD_SHARE * job.held_back
+    else:
+        images = job.photos + job.held_back
+    return round(job.elapsed_seconds + images * seconds_per_image + job.ending_seconds, 1)

@@ -1,0 +1,189 @@
+"""Takes a class out of a home's model, without photos, and says what of it remains: `remove_class`."""
+
+from __future__ import annotations
+
+import shlex
+
+from ..custody.chain import make_deed
+from ..errors import BundleError, ConfigError
+from ..home.changes import Edited, change_model
+from ..home.generation import permits_undo
+from ..home.home import Generation, Home
+from ..home.previous import model_before
+from ..home.reports import ChangeReport
+from ..learning.class_statistics import ClassStatistics
+from ..learning.config import RECIPES
+from ..model.bundle import COUNTS, PHOTOS, TOTAL, Arrays, Bundle
+from ..model.manifest import BASE, Manifest
+from ..records import AnyPath
+from .class_rows import find_class, without_class, without_row
+
+_NAME_REMAINS = "its name, in the record of the latest changes (lwm-edge info --history)"
+
+
+def remove_class(
+    home: Home | AnyPath,
+    class_name: str,
+    *,
+    shipped: bool = False,
+    exact: bool = False,
+    sign_with: AnyPath | None = None,
+    wait: bool = False,
+) -> ChangeReport:
+    """Removes a class from a home's model, without photos.
+
+    The other classes keep their order; each class_index after that of the removed class falls by one, and a
+    row of the head becomes free.
+
+    Args:
+        home: Model home, or the path of its folder.
+        class_name: Name of the class.
+        shipped: Whether a class that the vendor shipped may be removed too.
+        exact: Whether the model must be as if it had never learnt the class. That is possible if the latest
+            change added this class alone, the model before it holds nothing of a class that was removed
+            earlier, and the vendor permits undo.
+        sign_with: Path of the device's private key, to sign the change with.
+        wait: Whether to wait for another process that is changing the home.
+
+    Raises:
+        ConfigError: There is no such class, or it is a shipped one and `shipped` is not set, or it cannot be
+            taken out exactly.
+        BundleError: The class is the only one left.
+        HomeError: The home cannot be written.
+        BusyError: Another process is changing the home, and `wait` is not set.
+        TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
+            with cannot be used.
+    """
+
+    def edit(generation: Generation, model: Bundle) -> Edited:
+        row = find_class(model.manifest, class_name)
+        if exact:
+            return _never_learnt(generation, model, row)
+        _require_removable(model.manifest, row, shipped=shipped)
+        return _removed(model, row)
+
+    return change_model(home, edit, sign_with=sign_with, wait=wait)
+
+
+def _require_removable(manifest: Manifest, row: int, *, shipped: bool) -> None:
+    name = manifest.class_names[row]
+    if row < manifest.shipped_classes and not shipped:
+        raise ConfigError(
+            f"{name} was shipped by the vendor, and this device cannot learn it again without photos; to "
+            f"remove it anyway: lwm-edge remove-class {shlex.quote(name)} --shipped"
+        )
+    if len(manifest.class_names) == 1:
+        raise BundleError(f"{name} is the model's only class and cannot be removed")
+
+
+def _removed(model: Bundle, row: int) -> Edited:
+    """Removes a class's row; what the others answer stays as it is."""
+    manifest, arrays = model.manifest, model.arrays()
+    name = manifest.class_names[row]
+    photos, all_photos = float(arrays[COUNTS][row]), float(arrays[PHOTOS][0])
+    share = f"{photos / all_photos:.1%}" if all_photos else "0%"
+    remains = [
+        f"what the {photos:.0f} photos of {name} added to the covariance, {share} of the photos behind it",
+        "its share in what the last layer and the score for unknown objects compare the other classes with, "
+        "until the next add-classes, add-photos or merge solves them again",
+        _NAME_REMAINS,
+        *_network_remains(manifest, row, arrays),
+    ]
+    if permits_undo(manifest):
+        remains.append(
+            "the whole class, in previous.lwm until the next change, so that undo can bring it back"
+        )
+    return Edited(
+        without_row(arrays, row),
+        without_class(manifest, row),
+        make_deed("remove-class", (name,)),
+        remains=tuple(remains),
+    )
+
+
+def _network_remains(manifest: Manifest, row: int, arrays: Arrays) -> list[str]:
+    """Says what the network may have of a class: a bundle names only the recipe of the latest increment.
+
+    Whatever trains the network drops what the vendor measured, as that was another network's.
+    """
+    recipe = RECIPES.get(manifest.recipe)  # type: ignore[call-overload]
+    if row < manifest.shipped_classes or (recipe and recipe.trains):
+        return ["what the network was trained to see in it"]
+    if manifest.recipe == BASE or arrays[TOTAL].any() or _learnt_once(manifest):
+        return []
+    return [
+        "what the network was trained to see in it, if an earlier increment trained the network, which the "
+        "model does not record"
+    ]
+
+
+def _learnt_once(manifest: Manifest) -> bool:
+    """Tells whether the recipe of the latest increment is that of all, as the record of custody shows."""
+    custody = manifest.custody
+    if custody is None or custody.dropped_links or any(link.deed is None for link in custody.links):
+        return False
+    return sum(link.deed.kind in ("add-classes", "add-photos") for link in custody.links if link.deed) <= 1
+
+
+def _never_learnt(generation: Generation, model: Bundle, row: int) -> Edited:
+    """Brings back the model before the change that added a class, if it added no other.
+
+    Raises:
+        ConfigError: The model before is not that one.
+    """
+    manifest, name = model.manifest, model.manifest.class_names[row]
+    refused = f"{name} cannot be taken out exactly, so nothing is changed"
+    if row < manifest.shipped_classes:
+        raise ConfigError(
+            f"{refused}: the vendor's network was trained on it, so only a base that was made without it has "
+            "never learnt it; pass --shipped and leave --exact out to remove its row and its statistics"
+        )
+    before = model_before(generation, model) if permits_undo(manifest) else None
+    why_not = _why_not_without(model, before, row) if before else _why_not_kept(manifest)
+    if before is None or why_not:
+        raise ConfigError(
+            f"{refused}: {why_not}. What its photos added to the covariance is not kept apart from what the "
+            "others added: leave --exact out to remove all but that, or start over (lwm-edge init --replace) "
+            "and learn the other classes again"
+        )
+    return Edited(
+        before.arrays(),
+        before.manifest,
+        make_deed("remove-class", (name,)),
+        remains=(_NAME_REMAINS,),
+        may_be_undone=False,
+    )
+
+
+def _why_not_kept(manifest: Manifest) -> str:
+    """Says why the home keeps no model from before a class was added."""
+    if not permits_undo(manifest):
+        return "the vendor does not permit undo, so the model before it is not kept"
+    return "the model before the latest change is not kept any more"
+
+
+def _why_not_without(model: Bundle, before: Bundle, row: int) -> str | None:
+    """Says why the model before the latest change is not one that never learnt a class; None if it is."""
+    manifest, name = model.manifest, model.manifest.class_names[row]
+    if name in before.manifest.class_names:
+        return "it was not the latest change that added it"
+    if manifest.class_names != (*before.manifest.class_names, name):
+        return "the latest change added other classes too; undo takes back all of them"
+    now, then = (ClassStatistics.from_bundle(bundle) for bundle in (model, before))
+    if then.photos + now.counts[row] != now.photos:
+        return "the latest change was an undo, and the model before it has learnt the photos of the class too"
+    if then.photos > then.counts.sum() and _may_have_lost_a_class(before.manifest):
+        return (
+            "a class was removed earlier, perhaps this one, and what its photos added to the covariance is "
+            "in the model before the latest change, to which undo returns"
+        )
+    return None
+
+
+def _may_have_lost_a_class(manifest: Manifest) -> bool:
+    """Tells whether a class was removed from a model since it shipped, as far as its record says."""
+    custody = manifest.custody
+    if custody is None:
+        return manifest.increment_count > 0
+    removals = (link.deed is None or link.deed.kind == "remove-class" for link in custody.links)
+    return custody.dropped_links > 0 or any(removals)

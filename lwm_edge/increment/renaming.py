@@ -1,0 +1,131 @@
+"""Gives a known class another name, or makes one class of two, without photos: `rename_class`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..custody.chain import make_deed
+from ..errors import ConfigError
+from ..home.changes import Edited, change_model
+from ..home.home import Generation, Home
+from ..home.reports import ChangeReport
+from ..learning.class_statistics import ClassStatistics
+from ..learning.regrouping import is_solved, merge_classes
+from ..learning.unknown import score_tensors
+from ..model.bundle import BIAS, WEIGHT, Bundle, forget_what_was_measured
+from ..model.manifest import Manifest
+from ..photos.class_names import class_name_problem, fold_class_name, normalise_class_name, shown_class_name
+from ..records import AnyPath
+from .class_rows import find_class, other_names, without_class, without_row
+
+
+def rename_class(
+    home: Home | AnyPath,
+    class_name: str,
+    new_name: str,
+    *,
+    merge: bool = False,
+    shipped: bool = False,
+    sign_with: AnyPath | None = None,
+    wait: bool = False,
+) -> ChangeReport:
+    """Gives a class another name or, with `merge`, its photos to a class that has that name already.
+
+    Args:
+        home: Model home, or the path of its folder.
+        class_name: Name of the class.
+        new_name: New name or, with `merge`, name of another class of the model.
+        merge: Whether the two are to become one class, as if all photos had been learnt under `new_name`.
+        shipped: Whether a class that the vendor shipped may go into another one; its name can be changed
+            without this.
+        sign_with: Path of the device's private key, to sign the change with.
+        wait: Whether to wait for another process that is changing the home.
+
+    Raises:
+        ConfigError: There is no such class, the new name cannot be given, or the two cannot become one.
+        HomeError: The home cannot be written.
+        BusyError: Another process is changing the home, and `wait` is not set.
+        TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
+            with cannot be used.
+    """
+
+    def edit(generation: Generation, model: Bundle) -> Edited:
+        row = find_class(model.manifest, class_name)
+        if not merge:
+            return _renamed(model, row, normalise_class_name(new_name))
+        into = find_class(model.manifest, new_name, "; to give it a name that is new, leave --merge out")
+        _require_mergeable(model.manifest, row, into, shipped=shipped)
+        return _merged(model, row, into)
+
+    return change_model(home, edit, sign_with=sign_with, wait=wait)
+
+
+def _renamed(model: Bundle, row: int, name: str) -> Edited:
+    """Gives a class another name.
+
+    Raises:
+        ConfigError: It cannot have that name.
+    """
+    manifest, old = model.manifest, model.manifest.class_names[row]
+    names = manifest.class_names
+    others = [other for other in names if other != old]
+    if name == old:
+        raise ConfigError(f"{old} is the name of that class already")
+    if why := class_name_problem(name):
+        raise ConfigError(f"{name!r} cannot be a class name: it {why}")
+    for other in others:
+        if fold_class_name(other) == fold_class_name(name):
+            raise ConfigError(
+                f"the model knows a class {other} already; to make one class of both, pass --merge"
+            )
+        if shown_class_name(other) == shown_class_name(name):
+            raise ConfigError(
+                f"{name} ({name!a}) looks just like {other} ({other!a}), so nobody could tell them apart; "
+                "choose another name"
+            )
+    renamed = (*names[:row], name, *names[row + 1 :])
+    changed = {"class_names": renamed, "renamed": other_names(manifest.vendor_names, renamed)}
+    return Edited(model.arrays(), manifest.model_copy(update=changed), make_deed("rename-class", (old, name)))
+
+
+def _require_mergeable(manifest: Manifest, row: int, into: int, *, shipped: bool) -> None:
+    """Refuses to merge a class into itself, or what the vendor does not permit to be merged.
+
+    Raises:
+        ConfigError: The classes cannot become one.
+    """
+    names = manifest.class_names
+    if row == into:
+        raise ConfigError(f"{names[row]} cannot be merged into itself; give the name of another class")
+    if row < manifest.shipped_classes and not shipped:
+        raise ConfigError(f"{names[row]} was shipped by the vendor; pass --shipped to merge it anyway")
+    if into < manifest.shipped_classes and "add-photos" not in manifest.permits:
+        raise ConfigError(
+            f"{names[into]} was shipped by the vendor, who does not permit more photos of it (add-photos)"
+        )
+
+
+def _merged(model: Bundle, row: int, into: int) -> Edited:
+    """Makes a class part of another one, and solves the head again.
+
+    Raises:
+        ConfigError: The head does not follow from the statistics.
+    """
+    manifest, arrays = model.manifest, model.arrays()
+    statistics = ClassStatistics.from_arrays(arrays)
+    if not is_solved(arrays[WEIGHT][: len(manifest.class_names)].astype(np.float64), statistics):
+        raise ConfigError(
+            "the last layer was trained, so it does not follow from the statistics of the two classes; add "
+            "classes with --recipe lda, or photos with --solve-head, which solves it, and merge them then"
+        )
+    merge_classes(statistics, row, into)
+    arrays |= statistics.to_arrays()
+    forget_what_was_measured(arrays, [into])
+    arrays = without_row(arrays, row)
+    changed = without_class(manifest, row)
+    classes, merged = len(changed.class_names), ClassStatistics.from_arrays(arrays)
+    solved = merged.discriminant(classes)
+    arrays[WEIGHT][:classes], arrays[BIAS][:classes] = solved.head
+    arrays |= score_tensors(merged, classes, solved.rows)
+    names = (manifest.class_names[row], manifest.class_names[into])
+    return Edited(arrays, changed, make_deed("merge-classes", names))

@@ -1,0 +1,52 @@
+"""Holds file locks, which end with the process that holds them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from . import _disk
+from ._disk import lock, unlock
+from .errors import BusyError, HomeError
+from .storage import changing, explained, kind_at, sync_folder
+
+
+@contextmanager
+def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
+    """Holds a file lock until the block or the process ends; yields the lock's descriptor.
+
+    Args:
+        path: Path of the lock file.
+        wait: Whether to wait until another process releases the lock, however long that takes.
+
+    Raises:
+        BusyError: Another process holds the lock, and `wait` is not set.
+    """
+    with changing("lock", path):
+        is_new = not os.path.lexists(path)
+        descriptor = _disk.open_lock(path)
+    try:
+        if is_new:  # synced before all else, as only files beside a lock can be taken for this program's own
+            sync_folder(path.parent)
+        with explained("lock", path):
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise HomeError(f"cannot lock {path}: it is {kind_at(path)}, not a file; move it away")
+            try:
+                lock(descriptor, wait=wait)
+            except BlockingIOError:
+                raise BusyError(
+                    f"{path.parent} is being changed by another process; try again when it is done, "
+                    "or pass --wait"
+                ) from None
+        holder = os.getpid()
+        try:
+            yield descriptor
+        finally:  # a process that the caller's code forked has it open, too, and may come past here
+            if os.getpid() == holder:
+                with suppress(OSError):  # to close it unlocks it, too, and what was done is done
+                    unlock(descriptor)
+    finally:
+        os.close(descriptor)
