@@ -3,7 +3,7 @@
 The method is Learning without Memorizing (Dhar et al., CVPR 2019): in `learning`, `losses` has its three
 terms, `attention` the maps, `training` the loop. Around it:
 
-    reading photos      photos: folders -> reading -> photo_set; class_names, preprocessing
+    reading photos      photos: folders -> reading -> photo_set; in_memory, class_names, preprocessing
     holding a model     model: bundle (one file of constant length, described by its manifest), network
                         (backbone and head; the head may read earlier blocks too, called levels), onnx
                         (the file that apps load: tracing, checks, graph, parity, variants), classifier
@@ -11,14 +11,15 @@ terms, `attention` the maps, `training` the loop. Around it:
                         finish (choose_levels, measure)
     keeping a model     home -> generations of bundle, ONNX file, labels and receipt; one link, one writer;
                         ownership (what may be removed); changes, previous (undo), repair, export; readers
-                        need no torch
+                        need no torch; camera; interrupted (an increment that waits)
     adding classes      increment: add -> worker -> learn (task, plan, verdict, gate) -> commit;
                         plan (job, prediction); renaming (another name, two classes that are one),
-                        removal (a class less); calibrate; doctor (photos that harm) -> findings
+                        removal (a class less); calibrate; doctor (photos that harm) -> findings;
+                        inbox -> inbox_watcher -> inbox_folder (photos that arrive in a folder)
     proving its origin  custody: keys -> signing -> chain; home/trust; proofs/verification
     other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
-    pages to look at    pages: doctor
-    the command line    cli: commands, display, terminal, settings
+    pages to look at    pages: facts, charts -> report (a home); moment (an increment, with photos); doctor
+    the command line    cli: commands, receipt, display, progress, terminal, settings
 
 A package imports only from those before it: the foundation (records, errors, storage, outputs, locks,
 memory, freed_memory, _disk, _streams, _processes), photos, model, then custody and learning, home and base,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
     from .demo import DemoReport as DemoReport
     from .demo import run_demo as run_demo
     from .errors import LwmEdgeError as LwmEdgeError
+    from .home.camera import watch as watch
     from .home.changes import init_home as init_home
     from .home.config import ExportConfig as ExportConfig
     from .home.export import export_onnx as export_onnx
@@ -89,6 +91,9 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
     from .increment.calibrate import calibrate as calibrate
     from .increment.doctor import check_photos as check_photos
     from .increment.findings import CheckReport as CheckReport
+    from .increment.inbox import teach_inbox as teach_inbox
+    from .increment.inbox import watch_inbox as watch_inbox
+    from .increment.inbox_reports import InboxReport as InboxReport
     from .increment.removal import remove_class as remove_class
     from .increment.renaming import rename_class as rename_class
     from .increment.reports import CalibrationReport as CalibrationReport
@@ -104,6 +109,10 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
     from .model.classifier import Classifier as Classifier
     from .model.evaluation import EvaluationReport as EvaluationReport
     from .pages.doctor import write_check_page as write_check_page
+    from .pages.moment import add_classes_with_page as add_classes_with_page
+    from .pages.report import PageReport as PageReport
+    from .pages.report import write_report as write_report
+    from .photos.in_memory import prepare_photo as prepare_photo
     from .photos.preprocessing import Preprocessing as Preprocessing
     from .proofs.auditor import audit as audit
     from .proofs.reports import AuditReport as AuditReport
@@ -130,6 +139,7 @@ _DEFINED_IN = {  # imported only when first used, so that reading a model does n
     "custody.signing": ("SigningReport", "sign_bundle"),
     "demo": ("DemoReport", "run_demo"),
     "errors": ("LwmEdgeError",),
+    "home.camera": ("watch",),
     "home.changes": ("init_home",),
     "home.config": ("ExportConfig",),
     "home.export": ("export_onnx",),
@@ -142,6 +152,8 @@ _DEFINED_IN = {  # imported only when first used, so that reading a model does n
     "increment.calibrate": ("calibrate",),
     "increment.doctor": ("check_photos",),
     "increment.findings": ("CheckReport",),
+    "increment.inbox": ("teach_inbox", "watch_inbox"),
+    "increment.inbox_reports": ("InboxReport",),
     "increment.removal": ("remove_class",),
     "increment.renaming": ("rename_class",),
     "increment.reports": ("CalibrationReport", "IncrementReport", "PlanReport"),
@@ -150,6 +162,9 @@ _DEFINED_IN = {  # imported only when first used, so that reading a model does n
     "model.classifier": ("Classifier",),
     "model.evaluation": ("EvaluationReport",),
     "pages.doctor": ("write_check_page",),
+    "pages.moment": ("add_classes_with_page",),
+    "pages.report": ("PageReport", "write_report"),
+    "photos.in_memory": ("prepare_photo",),
     "photos.preprocessing": ("Preprocessing",),
     "proofs.auditor": ("audit",),
     "proofs.reports": ("AuditReport", "SimulationReport"),

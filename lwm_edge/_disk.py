@@ -72,7 +72,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Renames a file or link within its folder, and replaces what had that name."""
+    """Renames a file or link within its file system, and replaces what had that name."""
     source.replace(target)
 
 

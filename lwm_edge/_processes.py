@@ -11,11 +11,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from .errors import ConfigError
 
+_LOW_PRIORITY = 10  # niceness; the lowest priority is 19
 # Does what `python -m` does, but without the current folder on the path: no file there may be run.
 _START_CODE = "import sys; sys.path[:] = [p for p in sys.path if p]; from {} import main; main()"
 
@@ -52,6 +55,13 @@ def start_process(
             env={**environment, **os.environ},
             cwd=start_in,
         )
+
+
+def lower_priority() -> None:
+    """Makes this process, and all that it starts, wait for others that want the processor or the disk."""
+    with suppress(OSError, AttributeError):  # a system without priorities, or a sandbox that hides them
+        os.nice(max(0, _LOW_PRIORITY - os.nice(0)))
+        psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
 
 
 @contextmanager

@@ -15,7 +15,8 @@
     ├── BusyError               75   another process holds the home; try again
     └── StoppedError           130   stopped on request (143: by SIGTERM); the same command continues
 
-The number is the command line's exit code.
+The number is the command line's exit code. One that is no error is 9: some photos could not be read, and the
+others were classified.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from __future__ import annotations
 import errno
 import functools
 import inspect
+import re
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,6 +44,9 @@ _LACK_OF_MEMORY = (
     "can't start new thread",  # of which each needs memory, and a number of its own
 )
 _OTHER_FILE_SYSTEM = "a home needs them, so choose a folder on another one, such as ext4"
+
+SOME_PHOTOS_FAILED = 9
+"""Exit code of a command that did its work for some photos, and could not read the others."""
 
 NOT_OFFERED = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
 """Numbers of the errors by which file systems say, each in its own way, that they lack something."""
@@ -204,12 +209,21 @@ def known(error: Exception) -> LwmEdgeError:
         return os_failure("use", error.filename or "another file or pipe", error)
     if _is_about_nul(error):
         return ConfigError("a path has a NUL character, which no file's name can have; give another path")
+    if wrong := _no_path(error):
+        return ConfigError(f"a path is a str or an os.PathLike object, not of type {wrong}; give another one")
     return unexpected(error)
 
 
 def _is_about_nul(error: Exception) -> bool:
     """Returns whether Python refused a path for its NUL character."""
     return isinstance(error, ValueError) and "embedded null" in str(error)
+
+
+def _no_path(error: Exception) -> str | None:
+    """Returns the type that Python refused as a path; None if the error is about something else."""
+    words = r"(?:PathLike|__fspath__).* not (?:of type )?(?:<class )?'?(\w+)'?>?$"
+    found = re.search(words, str(error)) if isinstance(error, TypeError) else None
+    return found[1] if found else None
 
 
 def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
@@ -231,7 +245,12 @@ def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
         try:
             return function(*arguments.args, **arguments.kwargs)
         except Exception as error:
-            is_refusal = isinstance(error, OSError) or ran_out_of_memory(error) or _is_about_nul(error)
+            is_refusal = (
+                isinstance(error, OSError)
+                or ran_out_of_memory(error)
+                or _is_about_nul(error)
+                or _no_path(error) is not None
+            )
             if isinstance(error, LwmEdgeError) or not is_refusal or error in of_caller:
                 raise
             raise known(error) from error

@@ -4,8 +4,8 @@ At any instant, and after a kill or a power cut, a reader finds either the old c
 mixture. Nothing else in the package opens a file for writing or removes one; the operations themselves are in
 `_disk`.
 
-`write_file` is for this program's own files; `outputs` writes those that a user names. `ownership` decides
-whether something is this program's own and may be removed.
+`write_file` is for this program's own files, `move_file` for photos in an inbox; `outputs` writes those
+that a user names. `ownership` decides whether something is this program's own and may be removed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ._disk import lacking
 from .errors import NOT_OFFERED, BusyError, ConfigError, HomeError, os_failure
 
 _without_folder_sync: set[int] = set()  # numbers of the file systems
+_COPIED_AT_ONCE = 1 << 20
 
 
 @contextmanager
@@ -308,6 +309,47 @@ def swap_link(link: Path, target: str) -> tuple[str, ...]:
     except OSError as error:
         return (_unconfirmed(link, error),)
     return ()
+
+
+def move_file(source: Path, target: Path) -> None:
+    """Moves a file to a name that is free, in another folder; what is there is never replaced.
+
+    To another file system it is copied: the copy is durable before the file itself goes. Within one, it is a
+    rename, which is durable once both folders are synced.
+
+    Raises:
+        ResourceError: The other disk is full; the file is where it was.
+        HomeError: Something has the name, or the operating system refused.
+    """
+    with changing("move", source):
+        if not is_regular_file(source) or os.path.lexists(target):
+            raise HomeError(f"cannot move {source} to {target}: there is {kind_at(target)} already")
+        try:
+            _disk.rename(source, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _copy(source, target)
+            confirm(target)
+            _disk.unlink(source)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies a file to a name on another file system, in parts, as it may be long."""
+    staged = staged_path(target)
+    remove_file(staged)  # a kill may have left one
+    status = source.stat()
+    try:
+        with open_regular(source) as original, _disk.create_file(staged, 0o664) as file:
+            _disk.give_to_owner_of(target.parent, file.fileno())
+            while part := original.read(_COPIED_AT_ONCE):
+                _disk.write(file, part)
+            os.utime(file.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
+            _disk.sync_file(file)
+        _disk.rename(staged, target)
+    except BaseException:
+        _disk.unlink(staged)
+        raise
 
 
 def remove_file(path: Path) -> None:

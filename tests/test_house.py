@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "base": {"learning", "model", "photos"},
     "increment": {"home", "learning", "custody", "model", "photos"},
     "proofs": {"increment", "home", "learning", "custody", "model"},
-    "pages": {"increment", "photos"},
+    "pages": {"proofs", "increment", "home", "learning", "custody", "model", "photos"},
 }  # fmt: skip
 GROUND = {
     "errors", "_disk", "_streams", "_processes", "_cgroups", "records", "storage", "outputs", "locks",
@@ -98,6 +98,7 @@ NEEDS_NO_TORCH = {
     "rename-class": ["rename-class", "Coat", "Mantel", "--home", "{home}"],
     "remove-class": ["remove-class", "Coat", "--shipped", "--home", "{home}"],
     "calibrate": ["calibrate", str(TEST_PHOTOS), "--home", "{home}"],
+    "inbox": ["inbox", "{inbox}", "--delete", "--once", "--quiet-for", "0", "--home", "{home}"],
     "repair": ["repair", "--home", "{damaged}"],
     "export": ["export", "{file}", "--home", "{home}"],
     "audit": ["audit", "--home", "{home}"],
@@ -106,6 +107,7 @@ NEEDS_NO_TORCH = {
     "verify": ["verify", str(BASE_BUNDLE)],
     "check": ["check", str(NEW_PHOTOS), "--home", "{home}", "-o", "{file}.html"],
     "info": ["info", "--home", "{home}"],
+    "report": ["report", "{home}", "-o", "{page}"],
 }
 NOTES_WHAT_IS_LOADED = """
 import atexit, os, sys
@@ -125,6 +127,7 @@ def test_what_needs_no_torch_loads_none_in_any_process(
     (tmp_path / "python" / "sitecustomize.py").write_text(NOTES_WHAT_IS_LOADED)
     damaged = Path(shutil.copytree(home.path, tmp_path / "damaged", symlinks=True))
     (damaged / "current" / "labels.txt").unlink()
+    inbox = shutil.copytree(NEW_PHOTOS / "Shirt", tmp_path / "inbox" / "Shirt").parent
     changed = Path(shutil.copytree(home.path, tmp_path / "changed", symlinks=True))
     rename_class(changed, "Coat", "Mantel")
     places = {
@@ -133,18 +136,25 @@ def test_what_needs_no_torch_loads_none_in_any_process(
         "damaged": damaged,
         "changed": changed,
         "file": tmp_path / "x.onnx",
+        "inbox": inbox,
+        "page": tmp_path / "x.html",
     }
     command = [part.format(**places) for part in NEEDS_NO_TORCH[name]]
     result = subprocess.run(
         [sys.executable, "-m", "lwm_edge", *command],
         cwd=ROOT.parent,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "python"), "LOADED": str(tmp_path / "loaded")},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{tmp_path / 'python'}{os.pathsep}{ROOT.parent}",
+            "LOADED": str(tmp_path / "loaded"),
+        },
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.returncode == (8 if name == "verify" else 0), result.stderr  # verify has no key here
-    assert (tmp_path / "loaded").read_text() == "light "  # one process
+    processes = 2 if name == "inbox" else 1
+    assert (tmp_path / "loaded").read_text() == processes * "light "
 
 
 def test_the_names_of_classes_need_no_torch() -> None:

@@ -36,6 +36,7 @@ TOO_LONG = {  # commands whose options are parsed, and why they are not run; sma
     "crash_rounds.py": "a minute; .ci/extended runs it",
     "failing_operations.py": "five minutes; .ci/extended runs it, and test_failing_operations.py a part",
     "crash.py": "25 minutes; test_benchmarks.py runs twelve kills, in .ci/extended",
+    "inbox_crash.py": "ten minutes; .ci/extended runs forty kills",
     "overfitted.py": "minutes, on data that is not here",
     "doctor.py": "minutes, on data that is not here",
     "few_photos.py": "minutes, on data that is not here",
@@ -51,12 +52,15 @@ PRINTED = {  # what shows that a block did what the page says
     "README.md device-path": ("Learnt 2 classes", "passed: nothing else is there"),
     "README.md python": ("lda ran:", "Bag"),
     "README.md vendor-path": ("small_resnet20", "vendor.pub"),
+    "deploy/README.md first-prediction": ("Learnt 2 classes", "Bag"),
     "deploy/README.md operator-path": ("Ankle boot", "classifier.onnx"),
     "deploy/README.md mind-path": (
-        "Learnt 100 photos more",
+        "Learnt 100 photos more of Ankle boot and Bag",
         "Merged Ankle boot into Handbag",
         "removed Handbag",
     ),
+    "deploy/README.md inbox-path": ("Taught Bag (new class)", "000.png", "added Bag"),
+    "deploy/README.md seeing-path": ("-: Coat", "Among the best 5", "Page written"),
     "deploy/README.md unknown-path": ("300 of 6 classes", "95% of known photos", "unknown (at best"),
     "deploy/README.md forms-path": ("same class on", "fixed.onnx"),
     "deploy/README.md audit-path": (
@@ -65,7 +69,7 @@ PRINTED = {  # what shows that a block did what the page says
     ),
     "deploy/README.md custody-path": ("signed changes 1, 2", "This model is that base, unchanged."),
     "examples/README.md example": ("Learnt: Ankle boot, Bag", "is a Bag"),
-    "examples/README.md python": ("classifier.onnx",),
+    "examples/README.md python": ("classifier.onnx", "Bag 0.", "(1, 8)"),
     "examples/README.md classify": ("Trouser",),
     "examples/README.md base-path": ("small_resnet20", "32 classes"),
     "examples/README.md pack-path": ("Base made", "on 300 photos that it never saw", "256"),
@@ -115,10 +119,11 @@ def clone(tmp_path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "deploy/README.md", "examples/README.md"])
 def test_every_block_of_a_page_runs_in_its_order(page: str, clone: Path) -> None:
-    printed = {}
+    printed: dict[str, str] = {}
     for name, language, text in blocks(page):
         if language == "python":
-            printed[f"{page} python"] = _run(f"python - <<'END'\n{text}\nEND", clone)
+            output = _run(f"python - <<'END'\n{text}\nEND", clone)
+            printed[f"{page} python"] = printed.get(f"{page} python", "") + output
         elif language == "sh" and f"{page} {name}" not in EXEMPT:
             assert name, f"{page}: a block of commands without a name above it:\n{text}"
             printed[f"{page} {name}"] = _run(text, clone)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ConfigError, PhotosError, shortened
+from ..learning.discriminant import Labels
 from ..learning.running import observe
 from ..model.architectures.registry import find_architecture
 from ..photos.folders import PhotoFolder, read_photo_folder
@@ -27,7 +29,7 @@ from .finish import (
     check_output,
     finish_base,
 )
-from .labels import check_order, match_folders, read_labels
+from .labels import check_folder_names, check_order, match_folders, read_labels
 from .preprocessing import chosen_preprocessing
 from .reports import BaseReport
 from .start import trained_network
@@ -74,8 +76,19 @@ def pack_checkpoint(
     learnt, class_names = material.learnt, material.class_names
     network = trained_network(architecture, checkpoint, config, len(class_names), preprocessing)
     possible_levels(network, config.grid)  # refuses, before the work, a grid that does not fit
-    predictions = observe(network, learnt, BATCH_SIZE, on_progress).logits(network).argmax(1)
-    check_order(predictions, np.array(learnt.labels), class_names)
+
+    def predicted(photos: PhotoSet) -> tuple[Labels, Labels]:
+        """Returns the row that the head ranks highest for each photo, and its label."""
+        logits = observe(network, photos, BATCH_SIZE, on_progress).logits(network)
+        return logits.argmax(1), np.array(photos.labels)
+
+    check_order(*predicted(learnt), class_names)
+    for path, others in (
+        (config.unseen_photos, material.unseen),
+        (config.statistics_photos, material.for_statistics),
+    ):
+        if path is not None:
+            check_folder_names(path, *predicted(others), class_names)
     return finish_base(network, material, config, output, on_progress, training=None, started=started)
 
 
@@ -117,16 +130,20 @@ def _read_material(
 
 
 def _check_unseen(unseen: PhotoSet, *others: PhotoSet) -> None:
-    """Refuses photos that are called unseen but lie in another folder too."""
-    known = {photo.digest: photo.path for photos in others for photo in photos.photos}
-    twice = [
-        f"{photo.path} is the same photo as {known[photo.digest]}"
-        for photo in unseen.photos
-        if photo.digest in known
-    ]
+    """Refuses photos that are called unseen but lie in another folder too, with any metadata."""
+    if not unseen.photos:
+        return
+    known = {key: path for photos in others for path, key in _by_pixels(photos)}
+    twice = [f"{path} is the same photo as {known[key]}" for path, key in _by_pixels(unseen) if key in known]
     if twice:
         raise PhotosError(
             "some photos are given as unseen and among the others too, so they would measure nothing; leave "
             "them out of one folder",
             shortened(twice, _LISTED),
         )
+
+
+def _by_pixels(photos: PhotoSet) -> Iterator[tuple[Path, bytes]]:
+    """Yields the path of each photo, and a digest of its pixels as the network sees them."""
+    for index, photo in enumerate(photos.photos):
+        yield photo.path, hashlib.sha256(photos.load([index]).tobytes()).digest()

@@ -10,6 +10,7 @@ import torch
 from ..learning.running import choose_device
 from ..model.architectures.registry import find_architecture
 from ..photos.folders import read_photo_folder, split_held_back
+from ..photos.listing import list_photos
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..records import AnyPath, ProgressCallback, ignore_progress
 from .choose_levels import possible_levels
@@ -46,9 +47,12 @@ def build_base(
     check_output(output, photos, config.checkpoint)
     architecture = find_architecture(config.architecture)
     preprocessing = scaled_preprocessing(architecture.preprocessing, config.image_size)
+    classes = len(list_photos(photos).classes)
+    check_capacity(classes, config)
+    network = start_network(architecture, config, classes, preprocessing)  # before the photos, as it is quick
+    possible_levels(network, config.grid)  # refuses a grid that does not fit
     cache = PixelCache(PIXEL_CACHE_BYTES)
     folder = read_photo_folder(photos, preprocessing, cache, min_photos=_MIN_PHOTOS, on_progress=on_progress)
-    check_capacity(len(folder.class_names), config)
     splits = [
         split_held_back(group, config.held_back, config.seed) if config.held_back else (group, ())
         for group in folder.photos
@@ -65,8 +69,6 @@ def build_base(
         unseen=PhotoSet([photo for _, held in splits for photo in held], preprocessing, cache),
         warnings=folder.skipped,
     )
-    network = start_network(architecture, config, len(folder.class_names), preprocessing)
-    possible_levels(network, config.grid)  # refuses, before the training, a grid that does not fit
     network.to(choose_device(config.device))
     with torch.random.fork_rng(devices=[]):  # stochastic depth draws from the global generator
         torch.manual_seed(config.seed)

@@ -23,6 +23,8 @@ _PREFIXES = ("module.", "model.", "_orig_mod.", "network.", "net.", "ema_model."
 _COUNTERS = ("n_averaged", "num_updates", "step", "decay", "initted")  # what wrappers of averages add
 _OPTIONAL = ".num_batches_tracked"
 _LONGEST_NAME = 80
+_OF_PROTOCOL_4 = "140|147|149"  # SHORT_BINUNICODE, STACK_GLOBAL, FRAME
+_DEEPEST = 20  # wrappings, one in another
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32)
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # as torchvision's files name it
 _LISTED = 5
@@ -51,7 +53,7 @@ def read_checkpoint(path: Path, expected: Collection[str]) -> dict[str, Tensor]:
         has = f" (it has: {', '.join(keys[:_LISTED])})" if keys else ""
         raise ConfigError(f"{path} holds no state dict of tensors where one is usually kept{has}; {_ADVICE}")
     state = max(found, key=lambda names: len(names.keys() & set(expected)))  # on a tie, the first
-    state = {name: tensor for name, tensor in state.items() if name not in _COUNTERS}
+    state = {n: tensor for n, tensor in state.items() if n in expected or _last(n) not in _COUNTERS}
     if odd := [f"{_shown(n)} is {kind}" for n, t in state.items() if (kind := _oddity(t))]:
         raise ConfigError(
             f"{path} has tensors that are not plain numbers; {_ADVICE}", shortened(odd, _LISTED)
@@ -64,6 +66,11 @@ def read_checkpoint(path: Path, expected: Collection[str]) -> dict[str, Tensor]:
             shortened([_shown(name) for name in broken], _LISTED),
         )
     return state
+
+
+def _last(name: str) -> str:
+    """Returns the last part of a tensor's name."""
+    return name.rpartition(".")[2]
 
 
 def _oddity(tensor: Tensor) -> str | None:
@@ -83,10 +90,15 @@ def _load(path: Path) -> Any:
             warnings.simplefilter("ignore")  # about odd pickle protocols, which are refused anyway
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise almost anything
-        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        if found := re.search(r"GLOBAL (\S+)", str(error)):
             raise ConfigError(
-                f"{path} holds an object of type {found[1]}, which cannot be read without running its code; "
-                f"load it where it was trained, and {_ADVICE}"
+                f"{path} holds an object of type {_shown(found[1])}, which cannot be read without running "
+                f"its code; load it where it was trained, and {_ADVICE}"
+            ) from None
+        if re.search(rf"Unsupported operand ({_OF_PROTOCOL_4})\b", str(error)):
+            raise ConfigError(
+                f"{path} was saved with a newer pickle protocol than torch's default (2), which cannot be "
+                f"read without running its code; load it where it was trained, and {_ADVICE}"
             ) from None
         raise ConfigError(  # torch's own message advises reading it unsafely
             f"{path} cannot be read as a checkpoint of torch; it is damaged or of another kind, such as "
@@ -94,23 +106,23 @@ def _load(path: Path) -> Any:
         ) from None
 
 
-def _mappings(content: Any, visited: set[int]) -> Iterator[dict[str, Tensor]]:
+def _mappings(content: Any, visited: set[int], depth: int = 0) -> Iterator[dict[str, Tensor]]:
     """Finds every mapping from names to tensors in a checkpoint's content, with prefixes and without.
 
     They come in the order in which a tie is decided: the content as it stands comes first, averages last.
     """
-    if not isinstance(content, Mapping) or id(content) in visited:
+    if not isinstance(content, Mapping) or id(content) in visited or depth > _DEEPEST:
         return
     visited.add(id(content))
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    if any(name.rpartition(".")[2] == "weight" for name in tensors):
+    if any(_last(name) == "weight" for name in tensors):
         candidates = [tensors]
         for names in candidates:  # the list grows meanwhile, but names get shorter, so it ends
             bare = [{n.removeprefix(p): t for n, t in names.items() if n.startswith(p)} for p in _PREFIXES]
             candidates += filter(None, bare)
         yield from candidates
     for key in (*_WRAPPINGS, *_AVERAGES):
-        yield from _mappings(content.get(key), visited)
+        yield from _mappings(content.get(key), visited, depth + 1)
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str, optional: Collection[str]) -> None:
@@ -140,7 +152,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str, optional
         *shortened(wrong, _LISTED),
     ]
     if problems:
-        raise ArchitectureError(f"the weights are not those of {name}{_likeness(given)}", problems)
+        raise ArchitectureError(f"the weights are not those of {name}{_likeness(given, name)}", problems)
     model.load_state_dict(given, strict=False)
 
 
@@ -163,13 +175,15 @@ def _shown(name: Any) -> str:
     return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..."
 
 
-def _likeness(state: Mapping[str, Tensor]) -> str:
-    """Names an architecture whose tensors these are, if there is one."""
+def _likeness(state: Mapping[str, Tensor], name: str) -> str:
+    """Names an architecture whose tensors these are, if there is one; it may be that of this name itself."""
     shapes = _shapes(state)
     for candidate in architecture_names():
         theirs, head = _shapes_of(candidate)
         beside_head = theirs.keys() - head
         if beside_head == shapes.keys() - head and all(theirs[n] == shapes[n] for n in beside_head):
+            if name == candidate:
+                return ": its head is not one linear layer with a weight and a bias where that has it"
             return f": this looks like {candidate}, so try --arch {candidate}"
     return ""
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .. import outputs
-from ..errors import CapacityError, ConfigError
+from ..errors import ArchitectureError, CapacityError, ConfigError
 from ..learning.class_statistics import ClassStatistics
 from ..learning.discriminant import Labels
 from ..learning.reports import TrainingReport
@@ -120,12 +120,18 @@ def finish_base(
         network.set_head(*(torch.from_numpy(rows) for rows in settled.statistics.solve_head(len(names))))
 
     on_progress(Progress(phase="commit", done=0, total=1))
-    arrays = {
-        **network_arrays(network),
-        **settled.statistics.to_arrays(),
-        **measured_tensors(settled, _labels(material.unseen), config.capacity),
-        **score_tensors(settled.statistics, len(names)),
-    }
+    with np.errstate(over="ignore"):  # what has no place in float32 is refused below
+        arrays = {
+            **network_arrays(network),
+            **settled.statistics.to_arrays(),
+            **measured_tensors(settled, _labels(material.unseen), config.capacity),
+            **score_tensors(settled.statistics, len(names)),
+        }
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise ArchitectureError(
+            f"this {config.architecture} computes features that are too large for class statistics; scale "
+            "its last layers down, or use another checkpoint"
+        )
     bundle, parity = _write(network, arrays, material, config, output)
     cells = attention_cells(network)
     return BaseReport(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import storage
-from ..errors import ConfigError, first_line, shortened
+from ..errors import ConfigError, PhotosError, first_line, shortened
 from ..learning.discriminant import Labels
 from ..photos.class_names import class_name_problem, fold_class_name, normalise_class_name
 
@@ -93,21 +93,9 @@ def check_order(predictions: Labels, labels: Labels, class_names: Sequence[str])
             moves; or the classifier is no better than chance.
     """
     classes = len(class_names)
-    pairs, counts = np.unique(np.stack([labels, predictions], 1), axis=0, return_counts=True)
-    row_of_class = _best_rows(pairs, counts / np.bincount(labels, minlength=classes)[pairs[:, 0]], classes)
-    moved = row_of_class != np.arange(classes)
-    as_moved, as_given = pairs[:, 1] == row_of_class[pairs[:, 0]], pairs[:, 1] == pairs[:, 0]
-    # By class as well as by photo: one large class taken for a small one is no evidence that both are moved.
-    if_moved, now = (
-        np.bincount(pairs[which, 0], counts[which], classes) / np.bincount(labels, minlength=classes).clip(1)
-        for which in (as_moved, as_given)
-    )
-    of_moved = moved[pairs[:, 0]]
-    gained = counts[of_moved & as_moved].sum() - counts[of_moved & as_given].sum()
-    differing = counts[of_moved & (as_moved | as_given)].sum()
-    right = float(now.mean())
-    is_clear = moved.any() and (if_moved - now)[moved].mean() > _CLEARLY_BETTER
-    if is_clear and gained > _DEVIATIONS * np.sqrt(differing):
+    right = float(np.bincount(labels[predictions == labels], minlength=classes) @ _per_photo(labels, classes))
+    right /= classes
+    if (row_of_class := _better_rows(predictions, labels, classes)) is not None:
         order = ", ".join(class_names[index] for index in np.argsort(row_of_class))
         raise ConfigError(
             f"the photos contradict the order of the classes: in that order, the classifier recognises "
@@ -120,6 +108,58 @@ def check_order(predictions: Labels, labels: Labels, class_names: Sequence[str])
             "of its labels (--labels), its preprocessing (--mean, --std, --image-size, --resize-size, "
             "--preprocessing-of) and that these are photos of its classes"
         )
+
+
+def check_folder_names(folder: Path, predictions: Labels, labels: Labels, class_names: Sequence[str]) -> None:
+    """Refuses further photos of the classes that are in one another's folders.
+
+    Args:
+        folder: Path of the folder that holds the class folders.
+        predictions: Row that the head ranks highest for each photo [M].
+        labels: Row of the class in whose folder the photo is [M].
+        class_names: Name of the class that each row stands for.
+
+    Raises:
+        PhotosError: The classifier, which has its order right, contradicts the names of some folders.
+    """
+    row_of_class = _better_rows(predictions, labels, len(class_names))
+    if row_of_class is not None:
+        raise PhotosError(
+            f"the photos in {folder} contradict the names of its folders, so these seem to be mixed up; "
+            "rename the folders",
+            shortened(
+                [
+                    f"the photos in {class_names[label]} look like {class_names[row]}"
+                    for label, row in enumerate(row_of_class)
+                    if row != label and (labels == label).any()
+                ],
+                _LISTED,
+            ),
+        )
+
+
+def _better_rows(predictions: Labels, labels: Labels, classes: int) -> Labels | None:
+    """Finds the row of each class, if another order than the given one clearly fits better."""
+    per_photo = _per_photo(labels, classes)
+    pairs, counts = np.unique(np.stack([labels, predictions], 1), axis=0, return_counts=True)
+    row_of_class = _best_rows(pairs, counts * per_photo[pairs[:, 0]], classes)
+    moved = row_of_class != np.arange(classes)
+    as_moved, as_given = pairs[:, 1] == row_of_class[pairs[:, 0]], pairs[:, 1] == pairs[:, 0]
+    # By class as well as by photo: one large class taken for a small one is no evidence that both are moved.
+    if_moved, now = (
+        np.bincount(pairs[which, 0], counts[which], classes) * per_photo for which in (as_moved, as_given)
+    )
+    of_moved = moved[pairs[:, 0]]
+    gained = counts[of_moved & as_moved].sum() - counts[of_moved & as_given].sum()
+    differing = counts[of_moved & (as_moved | as_given)].sum()
+    is_clear = moved.any() and (if_moved - now)[moved].mean() > _CLEARLY_BETTER
+    return row_of_class if is_clear and gained > _DEVIATIONS * np.sqrt(differing) else None
+
+
+def _per_photo(labels: Labels, classes: int) -> NDArray[np.float64]:
+    """Returns the share of its class that each of a class's photos is [classes]."""
+    shares: NDArray[np.float64] = 1 / np.bincount(labels, minlength=classes).clip(1)
+    return shares
 
 
 def _best_rows(pairs: Labels, shares: NDArray[np.float64], classes: int) -> Labels:

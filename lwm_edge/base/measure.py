@@ -43,6 +43,9 @@ BY_HEART = 0.15
 NEARLY_ALL = 0.99
 """Accuracy on learnt photos from which on photos may be known by heart, if none is unseen."""
 
+_ENOUGH_FOR_MEANS = 5  # unseen photos of a class, below which their mean says less than that of all photos
+_LEAST_JUDGED = 2  # a class of which one photo is unseen has no mean without it, so it is never recognised
+
 
 class Settled(NamedTuple):
     """Holds what was decided about a trained network's statistics and head.
@@ -114,7 +117,8 @@ def settle(
         )
 
     capacity = len(empty.means)
-    if len(np.unique(unseen_labels)) < classes:  # means from two sources would favour the classes of one
+    fewest = int(np.bincount(unseen_labels, minlength=classes).min())
+    if not fewest:  # means from two sources would favour the classes of one
         undecided = StatisticsReport(photos="given", head="trained", accuracy=accuracy)
         return Settled(of_given, undecided, trained_logits, *by_given())
 
@@ -125,16 +129,20 @@ def settle(
         "unseen": of_given.with_photos(unseen.head_inputs, unseen_labels),  # their means alone
         "given": of_given,
     }
+    if fewest < _LEAST_JUDGED:
+        del ways["unseen"]
     judged = {
         way: judge_unseen(
             ways[way].discriminant(classes, unseen.head_inputs, unseen_labels), capacity, report
         )
-        for way in ("all", "unseen")
+        for way in ways
+        if way != "given"
     }
     judged["given"] = by_given()
     predictions = {way: found.logits.argmax(1) for way, found in judged.items()}
     accuracy |= {way: _accuracy(found, unseen_labels) for way, found in predictions.items()}
-    best = "unseen" if accuracy_on_learnt - accuracy["trained"] > BY_HEART else "all"
+    is_by_heart = accuracy_on_learnt - accuracy["trained"] > BY_HEART
+    best = "unseen" if is_by_heart and fewest >= _ENOUGH_FOR_MEANS else "all"
     for way in ways:
         if _is_better(predictions[way], predictions[best], unseen_labels):
             best = way

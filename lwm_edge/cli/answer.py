@@ -14,6 +14,7 @@ from .._streams import output_failure
 from ..errors import ResourceError, StoppedError
 from ..records import ProgressCallback, Report, utf8_name, utf8_text
 from . import interruption, terminal
+from .progress import progress_shown
 from .settings import find_home, leave_a_folder_that_is_gone, read_file_config
 
 if TYPE_CHECKING:  # --help need not load what the commands load
@@ -92,9 +93,9 @@ def _lost(failure: OSError) -> str:
     return f"cannot write to standard output ({failure.strerror})"
 
 
-def with_progress(work: Callable[[ProgressCallback], Report], *, on_terminal_only: bool = False) -> Any:
+def with_progress(work: Callable[[ProgressCallback], Any], *, on_terminal_only: bool = False) -> Any:
     """Does the work behind a progress bar or, unless only a terminal is to show any, lines about it."""
-    with terminal.progress_bar(on_terminal_only=on_terminal_only) as on_progress:
+    with progress_shown(on_terminal_only=on_terminal_only) as on_progress:
         return work(on_progress)
 
 

@@ -16,13 +16,24 @@ import typer
 from .. import __version__
 from .._streams import forgiving_streams, output_failure
 from ..errors import known
-from . import check, interruption, owner, revision, terminal, unknown, vendor
+from . import (
+    check,
+    inbox,
+    interruption,
+    owner,
+    pages,
+    prediction,
+    revision,
+    terminal,
+    unknown,
+    vendor,
+)
 from .answer import command, fail, lost_report
+from .examples import help_of
 
 app = typer.Typer(
     name="lwm-edge",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -82,10 +93,12 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "remove-class": revision.remove_class_command,
     "rename-class": revision.rename_class_command,
     "undo": revision.undo_command,
-    "predict": unknown.predict_command,
+    "inbox": inbox.inbox_command,
+    "predict": prediction.predict_command,
     "calibrate": unknown.calibrate_command,
     "evaluate": owner.evaluate_command,
     "info": owner.info_command,
+    "report": pages.report_command,
     "export": owner.export_command,
     "repair": owner.repair_command,
     "audit": owner.audit_command,
@@ -94,4 +107,5 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "verify": owner.verify_command,
 }
 for _name, _command in _COMMANDS.items():
-    app.command(_name)(command(_command))
+    _help = help_of(_name, _command)
+    app.command(_name, help=_help.whole, short_help=_help.short)(command(_command))

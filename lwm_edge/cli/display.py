@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from ..model.terms import KEPT
-from .terminal import counted, in_bytes, listed, note, out, percent, print_rows, safe
+from ..records import printable
+from .terminal import counted, in_bytes, listed, note, out, percent, print_rows
 
 if TYPE_CHECKING:
     from .. import (
@@ -16,29 +17,15 @@ if TYPE_CHECKING:
         DemoReport,
         EvaluationReport,
         ExportReport,
-        IncrementReport,
         InfoReport,
         PlanReport,
-        PredictionReport,
         RepairReport,
     )
     from ..base.reports import LevelsReport, StatisticsReport
     from ..home.reports import FootprintReport
-    from ..learning.reports import ShippedEstimate
     from ..model.onnx.comparison import VariantReport
     from ..model.onnx.reports import ParityReport
     from ..model.unknown import Calibration
-
-_PARTS = {
-    "start": "starting",
-    "photos": "reading photos",
-    "plan": "planning",
-    "features": "looking at photos",
-    "train": "training",
-    "evaluate": "judging",
-    "stage": "preparing the model",
-    "commit": "exporting and committing",
-}
 
 
 def notes(*lines: str) -> None:
@@ -69,13 +56,6 @@ def growth(footprint: FootprintReport) -> dict[str, str]:
     }
 
 
-def _training(report: IncrementReport) -> dict[str, str]:
-    if report.training is None:
-        return {}
-    steps = f"{report.training.steps} steps of {report.training.step_ms:.0f} ms in {report.plan.precision}"
-    return {"Training": f"{steps}, beta {report.beta:g}, gamma {report.gamma:g}"}
-
-
 def plan(report: PlanReport) -> None:
     """Prints what an increment will take."""
     mib = 2**20
@@ -84,6 +64,18 @@ def plan(report: PlanReport) -> None:
         "Peak memory": f"{report.predicted_peak_rss_bytes / mib:.0f} MiB predicted, "
         f"{report.limit_bytes / mib:.0f} MiB allowed ({report.limit_source}), "
         f"{report.smallest_limit_bytes / mib:.0f} MiB would be enough",
+        **(_plan_of_training(report) if report.trains else {}),
+        "Photo cache": f"{report.pixel_cache_bytes / mib:.0f} MiB",
+        "Time": f"about {report.predicted_seconds:.0f} s from the command's start to its end",
+        "Disk": f"{in_bytes(report.disk_bytes)} must be free while it runs",
+    }
+    print_rows("The plan; nothing was trained", rows)
+    notes(*report.warnings)
+
+
+def _plan_of_training(report: PlanReport) -> dict[str, str]:
+    """Says how the network will be trained, which means nothing where it is not."""
+    return {
         "Micro-batch": f"{report.micro_batch_size} images; "
         f"{report.micro_batches_per_update} micro-batches per update",
         "Precision": report.precision,
@@ -95,12 +87,7 @@ def plan(report: PlanReport) -> None:
         if report.checkpoints
         else "it starts over: there is no room to save its state",
         **_kept_of_frozen_blocks(report),
-        "Photo cache": f"{report.pixel_cache_bytes / mib:.0f} MiB",
-        "Time": f"about {report.predicted_seconds:.0f} s from the command's start to its end",
-        "Disk": f"{in_bytes(report.disk_bytes)} must be free while it runs",
     }
-    print_rows("The plan; nothing was trained", rows)
-    notes(*report.warnings)
 
 
 def _photos_of(report: PlanReport) -> dict[str, str]:
@@ -115,48 +102,6 @@ def _photos_of(report: PlanReport) -> dict[str, str]:
 def _kept_of_frozen_blocks(report: PlanReport) -> dict[str, str]:
     mib = report.frozen_cache_bytes / 2**20
     return {"Frozen blocks": f"{mib:.0f} MiB of their outputs are kept for all epochs"} if mib else {}
-
-
-def _shipped(estimate: ShippedEstimate | None) -> str | None:
-    if estimate is None:
-        return None
-    low, high = estimate.interval
-    photos = f"{estimate.photos} photos of {counted(estimate.classes, 'class', 'classes')}"
-    return (
-        f"{percent(estimate.measured)} of {photos} when shipped; now {percent(low)} to {percent(high)}, "
-        f"estimated from that (before this increment about {percent(estimate.before)})"
-    )
-
-
-def _seconds_by_part(parts: dict[str, float]) -> str:
-    return ", ".join(f"{_PARTS.get(part, part)} {seconds:.1f} s" for part, seconds in parts.items()) or "-"
-
-
-def increment(report: IncrementReport) -> None:
-    """Prints the receipt."""
-    held, drift = report.held_back, report.drift
-    rows = {
-        "New classes": listed(report.new_classes),
-        "Photos": f"{report.photos_trained} learnt from, {report.photos_held_back} held back"
-        + left_out(report.skipped),
-        "Accuracy": f"{percent(held.new_accuracy)} on held-back new photos, all classes competing",
-        "Recognised": ", ".join(f"{c.class_name} {c.right} of {c.photos}" for c in report.judged),
-        "Old classes": _shipped(drift.shipped) or report.old_classes_note,
-        "Drift": f"the best old class is unchanged on {percent(drift.base_agreement)} of new photos"
-        + (f"; attention moved by {drift.attention_distance:.2f}" if drift.attention_distance else ""),
-        "Recipe": f"{report.recipe}: {report.recipe_reason}",
-        **_training(report),
-        **growth(report.footprint),
-        "Planned": f"{report.plan.predicted_peak_rss_bytes / 2**20:.0f} MiB, "
-        f"{report.plan.predicted_seconds:.0f} s",
-        "Time": _seconds_by_part(report.seconds_by_part),
-        "Verified": f"ONNX file {parity_found(report.parity)}",
-        "Load it from": str(report.onnx),
-        "Model digest": report.model_digest,
-    }
-    classes = counted(len(report.new_classes), "class", "classes")
-    print_rows(f"Learnt {classes} in {report.seconds:.0f} s", rows)
-    notes(*report.warnings)
 
 
 def base(report: BaseReport) -> None:
@@ -217,37 +162,30 @@ def repair(report: RepairReport) -> None:
     notes(*report.warnings)
 
 
-def predictions(report: PredictionReport, unknown: bool = False) -> None:
-    """Prints one line per photo, and where wanted whether it seems to show none of the classes."""
-    if unknown and any(p.unknown is None and not p.error for p in report.predictions):
-        note(
-            "Note: this model has no threshold for unknown objects; give it photos of its classes that it "
-            "has not learnt: lwm-edge calibrate"
-        )
-    for prediction in report.predictions:
-        if prediction.error:
-            note(f"{prediction.photo}: {prediction.error}")
-            continue
-        pairs = zip(prediction.class_names, prediction.probabilities, strict=True)
-        classes = ", ".join(f"{name} {percent(p)}" for name, p in pairs)
-        text = f"unknown (at best {classes})" if unknown and prediction.unknown else classes
-        out().print(safe(f"{prediction.photo}: {text}"))
-
-
 def evaluation(report: EvaluationReport) -> None:
-    """Prints accuracy and confusions."""
+    """Prints accuracy, over all and by class, and confusions."""
     rows = {
         "Shipped classes": percent(report.old_accuracy),
         "Added classes": percent(report.new_accuracy),
         "All classes": percent(report.accuracy),
     }
+    if report.top5_accuracy is not None:
+        rows["Among the best 5"] = percent(report.top5_accuracy)
     photos = f"{report.photos} photos{left_out(report.skipped)}"
     print_rows(f"Accuracy on {photos}, mean over classes, all classes competing", rows)
+    counts = {
+        name: f"{round(share * report.photos_per_class[name]):,} of "
+        f"{counted(report.photos_per_class[name], 'photo', 'photos')}, {percent(share)}"
+        for name, share in report.per_class.items()
+    }
+    print_rows("By class", counts)
     if report.confusions:
         print_rows(
             "Most often confused",
             {f"{c.actual} mistaken for {c.predicted}": str(c.photos) for c in report.confusions},
         )
+    if report.left_out:
+        notes(f"left out, as the model does not know these classes: {', '.join(report.left_out)}")
 
 
 def info(report: InfoReport) -> None:
@@ -255,8 +193,8 @@ def info(report: InfoReport) -> None:
     added = report.class_names[report.shipped_classes :]
     size = report.preprocessing.image_size
     rows = {
-        "Shipped classes": listed(report.class_names[: report.shipped_classes]),
-        "Added classes": listed(added) if added else "none",
+        "Shipped classes": ", ".join(report.class_names[: report.shipped_classes]) or "none",
+        "Added classes": ", ".join(added) or "none",
         "Capacity": f"{report.capacity} classes, {report.capacity - len(report.class_names)} free",
         "Network": f"{report.architecture}, {size}x{size} pixels, {report.activation} outputs",
         "Head": f"reads {_reads(report.levels.grid if report.levels else 0)}",
@@ -267,6 +205,12 @@ def info(report: InfoReport) -> None:
     }
     if report.onnx:
         rows["ONNX file"] = str(report.onnx)
+    if left_off := report.interrupted:
+        photos = f" from the photos in {printable(left_off.photos)}" if left_off.photos else ""
+        rows["Interrupted"] = (
+            f"learning{photos} stopped at step {left_off.step}\n"
+            f"to continue it: {left_off.resume}\nto start over: {left_off.resume} --fresh"
+        )
     print_rows(str(report.home or report.bundle), rows)
 
 

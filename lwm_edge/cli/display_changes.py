@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .display import growth, left_out, notes, parity_found
+from .display import notes
+from .receipt import change_details
 from .terminal import counted, listed, print_rows
 
 if TYPE_CHECKING:
-    from .. import ChangeReport, IncrementReport, InfoReport
+    from .. import ChangeReport, InfoReport
     from ..home.readers import PastChange
 
 
-def change(report: ChangeReport) -> None:
+def change(report: ChangeReport, details: bool = False) -> None:
     """Prints what `init`, or a change that needs no photos, did."""
     title = (
         _deed(report.change, report.changed_classes, 0, report.increment)
@@ -21,33 +22,15 @@ def change(report: ChangeReport) -> None:
         else f"model home {report.home} is ready"
     )
     rows = {
-        **({"Still there": "; ".join(report.remains)} if report.remains else {}),
+        **({"Still there": "\n".join(report.remains)} if report.remains else {}),
         "Classes": f"{len(report.class_names)}: {listed(report.class_names)}",
-        **growth(report.footprint),
-        "Verified": f"ONNX file {parity_found(report.parity)}",
         "Load it from": str(report.onnx),
-        "Model digest": report.model_digest,
     }
     if report.trusted_key:
         rows["Trusts the key"] = report.trusted_key
+    if details:
+        rows |= change_details(report)
     print_rows(title[:1].upper() + title[1:], rows)
-    notes(*report.warnings)
-
-
-def more_photos(report: IncrementReport) -> None:
-    """Prints the receipt of further photos."""
-    rows = {
-        "Classes": listed(report.known_classes),
-        "Recognised": ", ".join(f"{c.class_name} {c.right} of {c.photos}" for c in report.judged),
-        "Recipe": f"{report.recipe}: {report.recipe_reason}",
-        **growth(report.footprint),
-        "Verified": f"ONNX file {parity_found(report.parity)}",
-        "Load it from": str(report.onnx),
-        "Model digest": report.model_digest,
-    }
-    photos = counted(report.photos_trained + report.photos_held_back, "photo", "photos")
-    photos += left_out(report.skipped)
-    print_rows(f"Learnt {photos} more in {report.seconds:.0f} s", rows)
     notes(*report.warnings)
 
 

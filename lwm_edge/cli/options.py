@@ -18,6 +18,10 @@ def setting(config: type[Settings], name: str, *flags: str, **extra: Any) -> Any
 
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+DetailsOption = Annotated[
+    bool,
+    typer.Option("--details", help="Also print drift, memory, parity, digests and times."),
+]
 HomeOption = Annotated[
     Path | None,
     typer.Option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,9 +12,11 @@ import typer
 from .. import ExportConfig, IncrementConfig
 from ..errors import ConfigError, TrustError
 from ..outputs import STDOUT
-from . import display, display_changes, display_proofs
+from . import display, display_changes, display_proofs, pages, receipt
 from .answer import home_path, open_chosen_home, show, with_progress
+from .completion import complete_recipe
 from .options import (
+    DetailsOption,
     HomeOption,
     JsonOption,
     NameOption,
@@ -49,6 +52,7 @@ def init_command(
         bool, typer.Option("--replace", help="Start an existing home over; what it has learnt is lost.")
     ] = False,
     trust: TrustOption = None,
+    details: DetailsOption = False,
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -59,14 +63,14 @@ def init_command(
     from .. import init_home
 
     report = init_home(base, home_path(home), replace=replace, trust=trust, wait=wait)
-    show(report, as_json, display_changes.change, is_done=True)
+    show(report, as_json, partial(display_changes.change, details=details), is_done=True)
 
 
 def add_classes_command(
     photos: PhotosArgument,
     home: HomeOption = None,
     class_name: NameOption = None,
-    recipe: Annotated[str | None, setting(IncrementConfig, "recipe")] = None,
+    recipe: Annotated[str | None, setting(IncrementConfig, "recipe", autocompletion=complete_recipe)] = None,
     beta: Annotated[float | None, setting(IncrementConfig, "beta")] = None,
     gamma: Annotated[float | None, setting(IncrementConfig, "gamma")] = None,
     epochs: Annotated[int | None, setting(IncrementConfig, "epochs")] = None,
@@ -85,13 +89,22 @@ def add_classes_command(
     fresh: Annotated[bool, setting(IncrementConfig, "fresh")] = False,
     force: Annotated[bool, setting(IncrementConfig, "force")] = False,
     sign_with: SignWithOption = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE.html",
+            help="Also write a page with some of the photos, attention maps and mistakes.",
+        ),
+    ] = None,
+    details: DetailsOption = False,
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Teach the model new classes from photos of them alone: the main job.
 
     Nothing changes until the last step; then bundle, ONNX file, labels and receipt change together. After an
-    interruption, the same command continues where it stopped.
+    interruption, the same command continues where it stopped; options need not be given again.
     """
     from .. import add_classes, plan_increment
     from ..freed_memory import bound_allocator
@@ -128,18 +141,24 @@ def add_classes_command(
         )
         show(plan, as_json, display.plan)
         return
-    report = with_progress(
-        lambda on: add_classes(
-            opened,
-            photos,
-            chosen,
-            on_progress=on,
-            isolate=isolate,
-            wait=wait,
-            started=STARTED,
+    if page is None:
+        report = with_progress(
+            lambda on: add_classes(
+                opened, photos, chosen, on_progress=on, isolate=isolate, wait=wait, started=STARTED
+            )
+        )
+        show(report, as_json, partial(receipt.new_classes, details=details), is_done=True)
+        return
+    from .. import add_classes_with_page
+
+    taught = with_progress(
+        lambda on: add_classes_with_page(
+            opened, photos, page, chosen, on_progress=on, isolate=isolate, wait=wait, started=STARTED
         )
     )
-    show(report, as_json, display.increment, is_done=True)
+    show(taught.receipt, as_json, partial(receipt.new_classes, details=details), is_done=True)
+    if taught.page and not as_json:
+        pages.page(taught.page)
 
 
 def evaluate_command(photos: PhotosArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from .. import IncrementConfig
-from . import display, display_changes
+from . import display, display_changes, receipt
 from .answer import open_chosen_home, show, with_progress
-from .options import HomeOption, JsonOption, NameOption, PhotosArgument, SignWithOption, WaitOption, setting
+from .completion import complete_class
+from .options import (
+    DetailsOption,
+    HomeOption,
+    JsonOption,
+    NameOption,
+    PhotosArgument,
+    SignWithOption,
+    WaitOption,
+    setting,
+)
 from .settings import increment_config, read_file_config
 from .started import STARTED
 
@@ -31,6 +42,7 @@ def add_photos_command(
     fresh: Annotated[bool, setting(IncrementConfig, "fresh")] = False,
     force: Annotated[bool, setting(IncrementConfig, "force")] = False,
     sign_with: SignWithOption = None,
+    details: DetailsOption = False,
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -77,11 +89,13 @@ def add_photos_command(
             started=STARTED,
         )
     )
-    show(report, as_json, display_changes.more_photos, is_done=True)
+    show(report, as_json, partial(receipt.more_photos, details=details), is_done=True)
 
 
 def remove_class_command(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the class.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the class.", autocompletion=complete_class)
+    ],
     home: HomeOption = None,
     shipped: Annotated[
         bool, typer.Option("--shipped", help="Also allow a class that the vendor shipped.")
@@ -90,6 +104,7 @@ def remove_class_command(
         bool, typer.Option("--exact", help="Leave the model as if it had never learnt it, or refuse.")
     ] = False,
     sign_with: SignWithOption = None,
+    details: DetailsOption = False,
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -100,11 +115,13 @@ def remove_class_command(
     report = remove_class(
         open_chosen_home(home), name, shipped=shipped, exact=exact, sign_with=chosen.sign_with, wait=wait
     )
-    show(report, as_json, display_changes.change, is_done=True)
+    show(report, as_json, partial(display_changes.change, details=details), is_done=True)
 
 
 def rename_class_command(
-    name: Annotated[str, typer.Argument(metavar="OLD", help="Name of the class.")],
+    name: Annotated[
+        str, typer.Argument(metavar="OLD", help="Name of the class.", autocompletion=complete_class)
+    ],
     new_name: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
     home: HomeOption = None,
     merge: Annotated[
@@ -114,6 +131,7 @@ def rename_class_command(
         bool, typer.Option("--shipped", help="Also merge a class that the vendor shipped.")
     ] = False,
     sign_with: SignWithOption = None,
+    details: DetailsOption = False,
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -130,12 +148,13 @@ def rename_class_command(
         sign_with=chosen.sign_with,
         wait=wait,
     )
-    show(report, as_json, display_changes.change, is_done=True)
+    show(report, as_json, partial(display_changes.change, details=details), is_done=True)
 
 
 def undo_command(
     home: HomeOption = None,
     sign_with: SignWithOption = None,
+    details: DetailsOption = False,
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -144,4 +163,4 @@ def undo_command(
 
     chosen = increment_config(read_file_config(), sign_with=sign_with)
     report = undo(open_chosen_home(home), sign_with=chosen.sign_with, wait=wait)
-    show(report, as_json, display_changes.change, is_done=True)
+    show(report, as_json, partial(display_changes.change, details=details), is_done=True)

@@ -1,29 +1,16 @@
-"""Writes to the terminal: decides where text goes and what is safe to print, and draws the progress bar."""
+"""Writes to the terminal: decides where text goes, and what is safe to print."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TextIO
 
 from rich.console import Console
 from rich.markup import escape
 
-from .. import LwmEdgeError, Progress
-from ..records import ProgressCallback, ignore_progress
+from .. import LwmEdgeError
 
-_PHASES = {
-    "photos": "Reading photos",
-    "check": "Checking photos",
-    "plan": "Planning",
-    "features": "Looking at photos",
-    "train": "Training",
-    "evaluate": "Evaluating",
-    "stage": "Writing the bundle",
-    "commit": "Exporting and committing",
-    "simulate": "Simulating increments",
-}
 _LISTED = 10
 _USUAL_WIDTH = 80
 
@@ -33,7 +20,8 @@ def out() -> Console:
     return _console(sys.stdout)
 
 
-def _err() -> Console:
+def error_console() -> Console:
+    """Returns a console on standard error."""
     return _console(sys.stderr)
 
 
@@ -46,68 +34,18 @@ def _console(stream: TextIO) -> Console:
 
 def error(failure: LwmEdgeError) -> None:
     """Prints an error with all its problems."""
-    _err().print(f"[bold red]Error:[/] {safe(str(failure))}")
+    error_console().print(f"[bold red]Error:[/] {safe(str(failure))}")
 
 
 def note(text: str) -> None:
     """Prints a line on standard error."""
-    _err().print(safe(text))
+    error_console().print(safe(text))
 
 
 def safe(text: str) -> str:
     """Escapes text so that neither rich's markup nor a file's name can do anything to the terminal."""
     shown = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
     return escape("".join(shown))
-
-
-@contextmanager
-def progress_bar(*, on_terminal_only: bool = False) -> Iterator[ProgressCallback]:
-    """Shows a bar on a terminal; elsewhere a line per phase and per tenth of the training, or nothing."""
-    console = _err()
-    if not console.is_terminal:
-        yield ignore_progress if on_terminal_only else _plain_progress()
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar  # only a terminal needs to load them
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, TextColumn("{task.fields[loss]}"), console=console, transient=True) as bar:
-        task = bar.add_task("", total=None, loss="")
-
-        def show(progress: Progress) -> None:
-            for line in progress.notes:
-                bar.console.print(safe(f"Note: {line}"))
-            loss = f"loss {progress.loss:.3f}" if progress.loss is not None else ""
-            bar.update(
-                task,
-                description=_PHASES[progress.phase],
-                completed=progress.done,
-                total=progress.total,
-                loss=loss,
-            )
-
-        yield show
-
-
-def _plain_progress() -> ProgressCallback:
-    """Makes a function that prints a line when a phase begins, and for each tenth of the training."""
-    latest = ""
-
-    def show(progress: Progress) -> None:
-        nonlocal latest
-        for line in progress.notes:
-            note(f"Note: {line}")
-        name, done = _PHASES[progress.phase], f"{progress.done}/{progress.total}"
-        if progress.loss is not None:
-            if progress.done % max(1, progress.total // 10) == 0 or progress.done == progress.total:
-                note(f"{name} {done}, loss {progress.loss:.3f}")
-        elif progress.phase == "simulate":
-            note(f"{name} {done} ...")
-        elif progress.phase != latest:
-            note(f"{name} ...")
-        latest = progress.phase
-
-    return show
 
 
 def percent(value: float | None) -> str:
@@ -126,14 +64,23 @@ def counted(count: int, one: str, many: str) -> str:
 
 
 def print_rows(title: str, values: dict[str, str]) -> None:
-    """Prints a title and a line for each value, whatever characters they have."""
+    """Prints a title and each value, whose further lines stand below its first one."""
     console, width = out(), max(map(len, values))
     console.print(f"[bold]{safe(title)}")
+    below = "\n" + " " * (width + 4)
     for name, value in values.items():  # not a table: it would cut long paths off
-        console.print(f"  {safe(f'{name:<{width}}')}  {safe(value)}")
+        shown = safe(value).replace("\n", below)
+        console.print(f"  {safe(f'{name:<{width}}')}  {shown}")
 
 
-def listed(names: tuple[str, ...]) -> str:
+def listed(names: Sequence[str], most: int = _LISTED) -> str:
     """Lists the first few names, and counts the rest."""
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def joined(names: Sequence[str], most: int = _LISTED) -> str:
+    """Lists names as a sentence has them, such as A, B and C; of many the first few."""
+    if len(names) > most or len(names) < 2:
+        return listed(names, most)
+    return f"{', '.join(names[:-1])} and {names[-1]}"

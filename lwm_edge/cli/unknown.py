@@ -1,17 +1,14 @@
-"""Defines the commands that tell known photos from unknown objects: `predict` and `calibrate`."""
+"""Defines `calibrate`, which sets the threshold that tells known photos from unknown objects."""
 
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from ..model.terms import KEPT
 from . import display
 from .answer import open_chosen_home, show, with_progress
-from .options import HomeOption, JsonOption, PhotosArgument, SignWithOption, WaitOption
+from .options import DetailsOption, HomeOption, JsonOption, PhotosArgument, SignWithOption, WaitOption
+from .receipt import change_details
 from .settings import increment_config, read_file_config
 from .terminal import counted, listed, note, percent, print_rows
 
@@ -19,35 +16,11 @@ if TYPE_CHECKING:
     from .. import CalibrationReport
 
 
-def predict_command(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Photos to classify.")],
-    home: HomeOption = None,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many classes to print.")] = 3,
-    unknown: Annotated[
-        bool, typer.Option("--unknown", help="Say so if a photo seems to show none of the classes.")
-    ] = False,
-    keep: Annotated[
-        float,
-        typer.Option(
-            help="Share of photos of known classes that --unknown leaves alone: 0.8, 0.9, 0.95, 0.98 or 0.99."
-        ),
-    ] = KEPT,
-    as_json: JsonOption = False,
-) -> None:
-    """Say what the photos show, using the exported ONNX file."""
-    from .. import predict
-
-    opened = open_chosen_home(home)
-    report = with_progress(
-        lambda on: predict(opened, images, top_k=top_k, keep=keep, on_progress=on), on_terminal_only=True
-    )
-    show(report, as_json, partial(display.predictions, unknown=unknown))
-
-
 def calibrate_command(
     photos: PhotosArgument,
     home: HomeOption = None,
     sign_with: SignWithOption = None,
+    details: DetailsOption = False,
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -61,10 +34,10 @@ def calibrate_command(
     report = with_progress(
         lambda on: calibrate(opened, photos, sign_with=chosen.sign_with, on_progress=on, wait=wait)
     )
-    show(report, as_json, calibration, is_done=True)
+    show(report, as_json, partial(calibration, details=details), is_done=True)
 
 
-def calibration(report: CalibrationReport) -> None:
+def calibration(report: CalibrationReport, details: bool = False) -> None:
     """Prints what `calibrate` found and changed."""
     classes = counted(len(report.calibrated_classes), "class", "classes")
     before = f"{percent(report.kept_before)} of these photos" if report.kept_before is not None else None
@@ -74,7 +47,7 @@ def calibration(report: CalibrationReport) -> None:
         "Kept before": before or "all: there was no threshold",
         "Kept now": display.threshold(report.calibration),
         "Load it from": str(report.change.onnx),
-        "Model digest": report.change.model_digest,
+        **(change_details(report.change) if details else {}),
     }
     print_rows("Calibrated the score for unknown objects", rows)
     for line in report.warnings:

@@ -22,6 +22,7 @@ from ..records import AnyPath, absolute
 from . import ownership
 from .generation import Candidate, commit, prepare
 from .home import Generation, Home, open_home
+from .interrupted import describe_dropped
 from .measurement import MemoryUse
 from .reports import ChangeReport
 from .trust import key_to_trust, require_signed_base, require_trusted_model, write_trusted_key
@@ -226,6 +227,7 @@ def _commit(
     home: Home, candidate: Candidate, edited: Edited | None = None, *, trusted_key: str | None = None
 ) -> ChangeReport:
     deed = edited.deed if edited else None
+    dropped = describe_dropped(home, candidate.manifest.parent_digest or "") if edited else ()
     report = ChangeReport(
         home=home.path,
         change=deed.kind if deed else None,
@@ -240,6 +242,7 @@ def _commit(
         trusted_key=trusted_key,
         remains=edited.remains if edited else (),
         warnings=(
+            *dropped,
             *home.describe_foreign(),
             *(() if edited else storage.durability_warnings(home.path)),
         ),

@@ -2,8 +2,8 @@
 
 A name alone proves nothing, as a folder named with eight digits may stand for a date: its content has to be
 ours too. Anything else in a home belongs to somebody. It is left alone, every report of a change names it,
-and the audit fails because of it. No other module removes anything but a staged file of its own, which a test
-checks.
+and the audit fails because of it. No other module removes anything in a home but a staged file of its own,
+which a test checks.
 """
 
 from __future__ import annotations

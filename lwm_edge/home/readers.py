@@ -5,28 +5,32 @@ Photos go through the exported ONNX file, as they would in an app.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import PhotosError
+from ..errors import PhotosError, shortened
 from ..model.bundle import HISTOGRAM, open_bundle
 from ..model.classifier import Classifier, Prediction
 from ..model.custody_record import ChangeKind
-from ..model.evaluation import EvaluationReport, evaluate_predictions
+from ..model.evaluation import TOP, EvaluationReport, evaluate_ranks
 from ..model.ledger import Ledger
 from ..model.manifest import Levels, Manifest
 from ..model.terms import KEPT, Activation
 from ..model.unknown import Calibration, calibrate, kept_by_class
 from ..photos.class_names import fold_class_name
 from ..photos.folders import PhotoFolder, read_photo_folder
+from ..photos.in_memory import AnyPhoto, photos_in
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..photos.preprocessing import Preprocessing
 from ..records import AnyNamePath, AnyPath, ProgressCallback, Report, ignore_progress
 from .home import Home, home_or_bundle, open_home
+from .interrupted import InterruptedReport, interrupted_increment
 
+_LISTED_PROBLEMS = 20
 _PIXEL_CACHE_BYTES = 64 * 1024 * 1024
 
 
@@ -79,6 +83,7 @@ class InfoReport(Report):
         kept_by_class: How many of each class's photos the threshold keeps, and how many there are, for
             classes with enough photos to say so.
         history: Latest changes, oldest first, as far as the record reaches.
+        interrupted: Increment that was interrupted and waits to be continued; None without one.
     """
 
     home: AnyNamePath | None
@@ -100,6 +105,7 @@ class InfoReport(Report):
     unknown: Calibration
     kept_by_class: dict[str, tuple[int, int]]
     history: tuple[PastChange, ...]
+    interrupted: InterruptedReport | None = None
 
 
 class PredictionReport(Report):
@@ -118,7 +124,7 @@ class PredictionReport(Report):
 
 def predict(
     home: Home | AnyPath,
-    photos: AnyPath | Sequence[AnyPath],
+    photos: AnyPhoto | Iterable[AnyPhoto],
     *,
     top_k: int = 3,
     keep: float = KEPT,
@@ -128,7 +134,8 @@ def predict(
 
     Args:
         home: Model home, or the path of its folder.
-        photos: Paths of the photos, or the path of one.
+        photos: One photo or several, each in any form that `prepare_photo` takes; of a folder, the photos in
+            it and in its sub-folders.
         top_k: Number of classes for each photo, best first.
         keep: Share of known photos that are not to be called unknown, one of `model.terms.SHARES`.
         on_progress: Function that is called before each photo; what it raises ends the call.
@@ -140,11 +147,32 @@ def predict(
         PhotosError: None of the photos can be read; if only some are bad, they are reported with the others.
     """
     home = open_home(home)
+    given = [photo for one in photos_in(photos) for photo in _in_folder(one)]
     classifier = home.read(lambda generation: Classifier(generation.onnx))
-    predictions = classifier.classify(photos, top_k, keep=keep, on_progress=on_progress)
+    predictions = classifier.classify(given, top_k, keep=keep, on_progress=on_progress)
     if predictions and all(p.error for p in predictions):
-        raise PhotosError("none of the photos can be read", [f"{p.photo} {p.error}" for p in predictions])
+        problems = [f"{p.photo or 'a photo in memory'} {p.error}" for p in predictions]
+        raise PhotosError("none of the photos can be read", shortened(problems, _LISTED_PROBLEMS))
     return PredictionReport(onnx=home.onnx, model_digest=classifier.model_digest, predictions=predictions)
+
+
+def _in_folder(photo: AnyPhoto) -> list[AnyPhoto]:
+    """Lists the files in a folder and below, without hidden ones; anything else is returned as it is.
+
+    Raises:
+        PhotosError: There is no file in the folder.
+    """
+    if not isinstance(photo, str | PathLike) or not Path(photo).is_dir():
+        return [photo]
+    folder = Path(photo)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path, folder))
+    if not files:
+        raise PhotosError(f"{folder} has no photos in it; give another folder")
+    return [*files]
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def evaluate(
@@ -155,30 +183,43 @@ def evaluate(
     Args:
         home: Model home, or the path of its folder.
         folder: Path of a folder with one sub-folder of photos for each class, for any of the model's classes.
+            Folders of classes that the model does not know are left out, and named in the report.
         on_progress: Function that is called before each photo is read, and again before it is classified;
             what it raises ends the call.
 
     Raises:
         HomeError: There is no home.
         ExportError: The home's ONNX file is missing, or lwm-edge did not export it.
-        PhotosError: A folder is not a class of the model, or has no usable photo; all of them are listed.
+        PhotosError: No folder is a class of the model, or one of them has no usable photo; all are listed.
     """
     home, folder = open_home(home), Path(folder)
     manifest, classifier = home.read(lambda g: (open_bundle(g.bundle).manifest, Classifier(g.onnx)))
     cache = PixelCache(_PIXEL_CACHE_BYTES)
+    known = {fold_class_name(name) for name in classifier.class_names}
     photo_folder = read_photo_folder(
-        folder, classifier.preprocessing, cache, min_photos=1, on_progress=on_progress
+        folder,
+        classifier.preprocessing,
+        cache,
+        min_photos=1,
+        wanted=lambda name: fold_class_name(name) in known,
+        on_progress=on_progress,
     )
+    if not photo_folder.class_names:
+        raise PhotosError(
+            f"no folder in {folder} is a class of the model; it knows: {', '.join(classifier.class_names)}",
+            photo_folder.left_out,
+        )
     class_index = class_indices(photo_folder, classifier.class_names, folder)
     photos = PhotoSet([p for group in photo_folder.photos for p in group], classifier.preprocessing, cache)
     labels = np.array([class_index[label] for label in photos.labels])
-    return evaluate_predictions(
-        classifier.predict(photos, on_progress=on_progress),
+    report = evaluate_ranks(
+        classifier.rank(photos, TOP, on_progress=on_progress),
         labels,
         classifier.class_names,
         manifest.shipped_classes,
         photo_folder.skipped,
     )
+    return report.model_copy(update={"left_out": photo_folder.left_out})
 
 
 def class_indices(photo_folder: PhotoFolder, class_names: Sequence[str], folder: Path) -> list[int]:
@@ -231,6 +272,7 @@ def info(source: Home | AnyPath) -> InfoReport:
         unknown=calibrate(histogram),
         kept_by_class=dict(kept_by_class(histogram, m.class_names)),
         history=_history(m),
+        interrupted=interrupted_increment(home, m.model_digest) if home else None,
     )
 
 

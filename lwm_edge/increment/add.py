@@ -13,6 +13,7 @@ from ..learning.config import RECIPES, IncrementConfig, MorePhotos
 from ..model.torch_needed import torch_is_installed
 from ..records import AnyPath, Progress, ProgressCallback, absolute, ignore_progress
 from .reports import IncrementReport, PlanReport
+from .resume import resumed_settings
 from .timing import Timer
 from .worker import Job, run
 
@@ -36,7 +37,8 @@ def add_classes(
     Args:
         home: Model home, or the path of its folder.
         photos: Path of a folder with one sub-folder of photos for each new class, named after the class.
-        config: Settings; None means the defaults.
+        config: Settings; those that are not given have their defaults or, if an increment was interrupted,
+            its values.
         on_progress: Function that is called in this thread at every step and before each photo. If it raises
             before the commit, the increment ends, and the home's model stays as it was.
         isolate: Whether to learn and commit in worker processes; False does both in this one.
@@ -107,6 +109,7 @@ def add_photos(
 
 def may_train(home: Home, config: IncrementConfig) -> bool:
     """Returns whether an increment with these settings may train the network, which takes torch."""
+    config = resumed_settings(home, config)
     if config.recipe != "auto":
         return RECIPES[config.recipe].trains
     return torch_is_installed() and home.open_bundle().manifest.levels is None
@@ -128,6 +131,8 @@ def _learn(
     home, photos = open_home(home), Path(photos)
     config = config or IncrementConfig()
     with home.lock(wait=wait) as lock:
+        if not more:
+            config = resumed_settings(home, config)
         if not isolate:
             from .commit import commit_increment
             from .learn import learn_classes
@@ -141,6 +146,7 @@ def _learn(
         job = Job(home=home.path, photos=absolute(photos), config=config, started=started, more=more)
         try:
             done = run(job, lock, on_progress)
+            mistakes = done.mistakes
             if done.staged:
                 job = Job(home=home.path, staged=done.staged, started=started)
                 done = run(job, lock, on_progress)
@@ -149,7 +155,7 @@ def _learn(
                 raise
             return _receipt_of_the_last_commit(home)
     assert done.report is not None
-    return done.report
+    return done.report.model_copy(update={"mistakes": mistakes})
 
 
 def plan_increment(
@@ -184,6 +190,8 @@ def plan_increment(
     home, photos, config = open_home(home), Path(photos), config or IncrementConfig()
     more = MorePhotos(solve_head) if more_photos else None
     with home.lock(wait=wait) as lock:
+        if not more:
+            config = resumed_settings(home, config)
         if not isolate:
             from .learn import plan_learning
 

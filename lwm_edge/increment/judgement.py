@@ -51,12 +51,18 @@ def mean_share_right(judged: Sequence[NewClassReport]) -> float:
 
 
 def hopeless_classes(judged: Sequence[NewClassReport], classes: int) -> list[str]:
-    """Lists new classes that are recognised no better than chance, in words."""
+    """Lists new classes that are recognised no better than chance, in words, and what they are taken for."""
     return [
         f"{report.class_name}: {report.right} of {report.photos} photos recognised, no better than chance"
+        + (f"; {report.photos_taken} were taken for {report.taken_for}" if _is_lookalike(report) else "")
         for report in judged
         if report.photos >= _TOO_FEW and report.right <= report.photos / classes
     ]
+
+
+def _is_lookalike(report: NewClassReport) -> bool:
+    """Tells whether many photos of a class were taken for one other class."""
+    return report.taken_for is not None and report.photos_taken >= max(2, LOOKALIKE_SHARE * report.photos)
 
 
 def warn_about_new_classes(judged: Sequence[NewClassReport], known: Sequence[str]) -> Iterator[str]:
@@ -77,7 +83,7 @@ def warn_about_new_classes(judged: Sequence[NewClassReport], known: Sequence[str
             yield (
                 f"{name} was recognised on only {report.right} of {photos} photos; give more or clearer ones"
             )
-        if report.taken_for and report.photos_taken >= max(2, LOOKALIKE_SHARE * photos):
+        if _is_lookalike(report):
             kind = "which the model knew already" if report.taken_for in known else "which is new too"
             yield (
                 f"{report.photos_taken} of {photos} photos of {name} were taken for {report.taken_for}, "

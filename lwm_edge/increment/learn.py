@@ -22,6 +22,7 @@ from ..memory import out_of_memory_explained
 from ..model.bundle import BIAS, HISTOGRAM, WEIGHT, Arrays, forget_what_was_measured, save_bundle
 from ..model.onnx.parity import PARITY_BATCH_SIZES
 from ..model.unknown import Histogram, kept_by_class
+from ..photos.photo_set import digest_of
 from ..records import Progress, ProgressCallback, StepReporter
 from .judgement import warn_about_unknown
 from .reports import LearningReport, LearntIncrement, PlanReport, StagedIncrement
@@ -32,6 +33,7 @@ from .verdict import (
     all_class_names,
     calibration,
     evaluate_student,
+    held_back_mistakes,
     judge_new,
     judge_what_shipped,
     pass_or_refuse,
@@ -154,6 +156,7 @@ def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> tuple[L
         known_classes=photos.known_classes,
         photos_trained=len(photos.to_learn.photos),
         photos_held_back=len(photos.held_back.photos),
+        photos_digest=digest_of(p.digest for p in (*photos.to_learn.photos, *photos.held_back.photos)),
         skipped=photos.skipped,
         plan=task.plan,
         training=learnt.training,
@@ -165,6 +168,7 @@ def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> tuple[L
             *pass_or_refuse(task, accuracy, new.classes, drift, shipped, learnt),
             *warn_about_unknown(kept_by_class(histogram, all_class_names(task)), photos.new_classes),
         ),
+        mistakes=held_back_mistakes(task, learnt),
     )
     return report_on_learning, histogram
 

@@ -111,6 +111,7 @@ def _report(
         smallest_limit_bytes=min(smallest_limit, limit),
         predicted_seconds=seconds_needed(job, config, prediction.seconds_per_image),
         disk_bytes=2 * job.generation_bytes + 4 * job.trained_bytes,
+        trains=bool(job.trained_bytes),
     )
 
 

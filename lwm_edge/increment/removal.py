@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from ..custody.chain import make_deed
 from ..errors import BundleError, ConfigError
 from ..home.changes import Edited, change_model
@@ -67,8 +69,8 @@ def _require_removable(manifest: Manifest, row: int, *, shipped: bool) -> None:
     name = manifest.class_names[row]
     if row < manifest.shipped_classes and not shipped:
         raise ConfigError(
-            f"{name} was shipped by the vendor, and this device cannot learn it again without photos; pass "
-            "--shipped to remove it anyway"
+            f"{name} was shipped by the vendor, and this device cannot learn it again without photos; to "
+            f"remove it anyway: lwm-edge remove-class {shlex.quote(name)} --shipped"
         )
     if len(manifest.class_names) == 1:
         raise BundleError(f"{name} is the model's only class and cannot be removed")

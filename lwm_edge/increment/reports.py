@@ -11,7 +11,7 @@ from ..model.evaluation import EvaluationReport
 from ..model.onnx.reports import ParityReport
 from ..model.terms import Precision
 from ..model.unknown import Calibration
-from ..records import AnyNamePath, ExactBytes, ExactPath, Report
+from ..records import AnyNamePath, Digest, ExactBytes, ExactPath, Report
 
 OLD_CLASSES_NOTE = (
     "Accuracy on the old classes cannot be measured on this device: their photos are not here. "
@@ -39,6 +39,7 @@ class PlanReport(Report):
         predicted_seconds: Time from the command's start to its end, as predicted.
         disk_bytes: Free disk space that the increment needs while it runs.
         warnings: Warnings for the owner, before the increment runs.
+        trains: Whether the network trains; if not, much of the above has no effect.
         class_photos: Number of usable photos of each class; empty in a receipt, which has its own figures.
         skipped: Files that are left out, each with the reason; empty in a receipt, as above.
     """
@@ -59,6 +60,7 @@ class PlanReport(Report):
     predicted_seconds: float
     disk_bytes: int
     warnings: tuple[str, ...] = ()
+    trains: bool = True
     class_photos: dict[str, int] = Field(default_factory=dict)
     skipped: tuple[str, ...] = ()
 
@@ -110,6 +112,20 @@ class CalibrationReport(Report):
     warnings: tuple[str, ...] = ()
 
 
+class Mistake(Report):
+    """Names a held-back photo that was not recognised.
+
+    Attributes:
+        photo: Path of the photo.
+        class_name: Name of its class.
+        taken_for: Name of the class that it was taken for.
+    """
+
+    photo: ExactPath
+    class_name: str
+    taken_for: str
+
+
 class LearningReport(Report):
     """Holds the part of a receipt that the learning process fills in.
 
@@ -123,6 +139,8 @@ class LearningReport(Report):
         photos_trained: Number of photos that were learnt from.
         photos_held_back: Number of photos that were kept for evaluation; the class statistics include them
             afterwards.
+        photos_digest: Digest of the contents of all these photos, whatever their order; it tells whether a
+            change was about certain photos. None in receipts of an older version.
         skipped: Files that were left out, each with the reason.
         plan: Plan that the increment followed.
         training: Report on the training; None if the backbone stayed as it was.
@@ -132,6 +150,8 @@ class LearningReport(Report):
             else on the held-back ones.
         drift: Drift of the student from its teacher.
         warnings: Warnings for the owner.
+        mistakes: Held-back photos that were not recognised. Only this call's result has them: they are in
+            no receipt, and in no JSON.
     """
 
     recipe: str
@@ -142,6 +162,7 @@ class LearningReport(Report):
     known_classes: tuple[str, ...] = ()
     photos_trained: int
     photos_held_back: int
+    photos_digest: Digest | None = None
     skipped: tuple[str, ...]
     plan: PlanReport
     training: TrainingReport | None
@@ -149,6 +170,7 @@ class LearningReport(Report):
     judged: tuple[NewClassReport, ...]
     drift: DriftReport
     warnings: tuple[str, ...]
+    mistakes: tuple[Mistake, ...] = Field(default=(), exclude=True)
 
 
 class IncrementReport(LearningReport):

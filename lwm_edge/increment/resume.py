@@ -2,7 +2,8 @@
 
 A checkpoint is one file of constant length in the home, rewritten now and then. It holds the parameters that
 train, their momentum, the step and the plan, and fits one job only: the same model, photos and settings. It
-holds nothing that can be computed again from those.
+holds nothing that can be computed again from those, but says which folder and settings they were, so that
+nobody needs to type them again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -20,18 +21,19 @@ from safetensors.numpy import save
 from .. import storage
 from ..errors import ConfigError
 from ..home import ownership
+from ..home.home import Home
 from ..home.ownership import CHECKPOINT_HEADER
 from ..learning.config import GATE_SETTINGS, IncrementConfig, Recipe
 from ..model.manifest import Manifest
 from ..photos.photo_set import PhotoSet
-from ..records import Digest, Report
+from ..records import Digest, ExactPath, Report, absolute, printable
 from .reports import PlanReport
 
 if TYPE_CHECKING:
     from ..learning.training import TrainingState
 
 SECONDS_BETWEEN_SAVES = 60.0
-HEADER_BYTES = 4096
+HEADER_BYTES = 8192
 # Settings that do not affect what is learnt.
 _SETTINGS_NOT_IN_DIGEST = {
     "max_memory",
@@ -45,13 +47,27 @@ _SETTINGS_NOT_IN_DIGEST = {
 
 
 class CheckpointHeader(Report):
-    """Says which job a checkpoint belongs to, and how far that job has got."""
+    """Says which job a checkpoint belongs to, and how far that job has got.
+
+    Attributes:
+        parent_digest: Digest of the model that learns.
+        job: Digest of photos, settings and recipe: only the same job continues.
+        step: Number of the latest update.
+        loss_sums: Sums of the losses up to there.
+        plan: Plan that the training follows.
+        photos: Path of the folder of photos; None if it is too long to be kept here.
+        photos_digest: Digest of the photos alone, to tell what differs in another job.
+        settings: Settings of the job.
+    """
 
     parent_digest: Digest
     job: Digest
     step: int
     loss_sums: tuple[float, float, float]
     plan: PlanReport
+    photos: ExactPath | None
+    photos_digest: Digest
+    settings: IncrementConfig
 
 
 class SavedTraining:
@@ -60,6 +76,7 @@ class SavedTraining:
     Args:
         path: Path of the checkpoint.
         manifest: Manifest of the model that learns.
+        folder: Path of the folder of photos.
         photos: Photos that it learns from.
         config: Settings of the increment.
         recipe: Recipe with the numbers that the settings lead to; another version of this package may use
@@ -67,11 +84,20 @@ class SavedTraining:
     """
 
     def __init__(
-        self, path: Path, manifest: Manifest, photos: PhotoSet, config: IncrementConfig, recipe: Recipe
+        self,
+        path: Path,
+        manifest: Manifest,
+        folder: Path,
+        photos: PhotoSet,
+        config: IncrementConfig,
+        recipe: Recipe,
     ) -> None:
         self._path = path
         self._parent_digest = manifest.model_digest
-        self._job = _job_digest(photos, config, recipe)
+        self._folder = folder
+        self._photos = [(photo.digest, photo.label) for photo in photos.photos]
+        self._config = config
+        self._job = _digest({"photos": self._photos, "config": _what_counts(config), "recipe": recipe})
 
     def plan(self) -> PlanReport | None:
         """Returns the plan that the training followed; None if there is nothing to continue.
@@ -86,9 +112,23 @@ class SavedTraining:
         if header.job != self._job:
             raise ConfigError(
                 f"an increment with other photos or settings was interrupted at step {header.step}: give the "
-                "same photos and settings to continue it, or pass --fresh to start over with these"
+                "same photos and settings to continue it, or pass --fresh to start over with these",
+                self._differences(header),
             )
         return header.plan
+
+    def _differences(self, header: CheckpointHeader) -> list[str]:
+        """Says in which photos and settings this job differs from the one that was interrupted."""
+        then, now = _what_counts(header.settings), _what_counts(self._config)
+        found = [
+            f"{name} is {_shown(now[name])} here, and was {_shown(then[name])} there"
+            for name in now
+            if now[name] != then[name]
+        ]
+        if header.photos_digest != _digest(self._photos):
+            where = f", which were those in {printable(header.photos)}" if header.photos else ""
+            found.insert(0, f"the photos are not the same{where}")
+        return found or ["another version of lwm-edge began it, whose recipe has other numbers"]
 
     def state(self) -> TrainingState | None:
         """Returns the state to continue from, its tensors mapped from the file; None if there is none."""
@@ -104,14 +144,18 @@ class SavedTraining:
 
     def save(self, plan: PlanReport, state: TrainingState) -> None:
         """Replaces the checkpoint with one of the current state."""
+        key = self._config.sign_with
         header = CheckpointHeader(
             parent_digest=self._parent_digest,
             job=self._job,
             step=state.step,
             loss_sums=state.loss_sums,
             plan=plan,
+            photos=absolute(self._folder),
+            photos_digest=_digest(self._photos),
+            settings=self._config.model_copy(update={"sign_with": key and absolute(key), "fresh": False}),
         )
-        block = np.frombuffer(header.model_dump_json().encode().ljust(HEADER_BYTES), dtype=np.uint8)
+        block = np.frombuffer(_encoded(header).ljust(HEADER_BYTES), dtype=np.uint8)
         tensors = {name: tensor.cpu().numpy() for name, tensor in state.tensors.items()}
         storage.write_file(self._path, save({**tensors, CHECKPOINT_HEADER: block}))
 
@@ -128,14 +172,41 @@ def read_header(path: Path) -> CheckpointHeader | None:
     """Reads a checkpoint's header; returns None if there is none that this version understands."""
     try:
         return CheckpointHeader.model_validate_json(ownership.checkpoint_header(path) or b"")
-    except ValidationError:
+    except (ValidationError, ConfigError):  # the latter is about its settings
         return None
 
 
-def _job_digest(photos: PhotoSet, config: IncrementConfig, recipe: Recipe) -> str:
-    job = {
-        "photos": [(photo.digest, photo.label) for photo in photos.photos],
-        "config": config.model_dump(mode="json", exclude=_SETTINGS_NOT_IN_DIGEST),
-        "recipe": recipe,
-    }
-    return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
+def resumed_settings(home: Home, config: IncrementConfig) -> IncrementConfig:
+    """Fills in the settings that were not given, from an interrupted increment if there is one to continue.
+
+    Args:
+        home: Model home, whose lock is held.
+        config: Settings as they were given; with `fresh`, they stay as they are.
+    """
+    header = None if config.fresh else read_header(home.training)
+    if header is None or header.parent_digest != home.open_bundle().manifest.model_digest:
+        return config
+    not_given = IncrementConfig.model_fields.keys() - config.model_fields_set
+    return config.model_copy(update={name: getattr(header.settings, name) for name in not_given})
+
+
+def _encoded(header: CheckpointHeader) -> bytes:
+    """Writes a header, without paths if they are too long for it."""
+    text = header.model_dump_json().encode()
+    if len(text) > HEADER_BYTES:
+        settings = header.settings.model_copy(update={"sign_with": None})
+        text = header.model_copy(update={"photos": None, "settings": settings}).model_dump_json().encode()
+    return text
+
+
+def _what_counts(config: IncrementConfig) -> dict[str, Any]:
+    """Returns the settings that affect what is learnt."""
+    return config.model_dump(mode="json", exclude=_SETTINGS_NOT_IN_DIGEST)
+
+
+def _shown(value: object) -> str:
+    return "not set" if value is None else str(value)
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

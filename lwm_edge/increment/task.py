@@ -17,7 +17,7 @@ from ..model.bundle import WEIGHT, Bundle
 from ..model.manifest import Manifest
 from ..model.torch_needed import require_torch, torch_is_installed
 from ..photos.class_names import fold_class_name
-from ..photos.folders import read_photo_folder, split_held_back
+from ..photos.folders import advice_on_known_class, read_photo_folder, split_held_back
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..photos.reading import decoding_bytes, forget_decoding_peak
 from ..records import Progress, ProgressCallback
@@ -98,7 +98,7 @@ def set_up(
     on_progress(Progress(phase="plan", done=0, total=1))
     learner = _make_learner(parent, approach, len(photos.new_classes), config)
     drop_library_pages()  # most of them were needed for importing only
-    saved = SavedTraining(home.training, parent.manifest, photos.to_learn, config, approach.recipe)
+    saved = SavedTraining(home.training, parent.manifest, folder, photos.to_learn, config, approach.recipe)
     limit, limit_source = memory_limit(config)
     left_off = None if config.fresh else saved.plan()
     plan = left_off if left_off and _still_fits(left_off, config, limit) else None
@@ -188,6 +188,7 @@ def _read_photos(
         cache,
         min_photos=config.min_photos,
         known_classes=() if more else manifest.class_names,
+        if_known=_advice_on(manifest),
         first_label=len(manifest.class_names),
         label_of=_labels_of_known(manifest) if more else None,
         class_name=config.class_name,
@@ -211,6 +212,15 @@ def _read_photos(
     )
 
 
+def _advice_on(manifest: Manifest) -> Callable[[str], str]:
+    """Makes a function that says what can be done with photos of a class that the model knows already."""
+    shipped = manifest.class_names[: manifest.shipped_classes]
+    may_grow = "add-photos" in manifest.permits
+    return lambda name: advice_on_known_class(
+        name, shipped=name in shipped, may_grow=may_grow or name not in shipped
+    )
+
+
 def _labels_of_known(manifest: Manifest) -> Callable[[str], int | str]:
     """Makes a function that returns a class's class_index, or says why it cannot get further photos."""
     rows = {fold_class_name(name): row for row, name in enumerate(manifest.class_names)}
@@ -230,8 +240,9 @@ def _labels_of_known(manifest: Manifest) -> Callable[[str], int | str]:
 def _check_capacity(manifest: Manifest, new_classes: tuple[str, ...]) -> None:
     free = manifest.capacity - len(manifest.class_names)
     if len(new_classes) > free:
+        new = "1 new class does" if len(new_classes) == 1 else f"{len(new_classes)} new classes do"
         raise CapacityError(
-            f"{len(new_classes)} new classes do not fit: the model knows {len(manifest.class_names)} of "
-            f"at most {manifest.capacity}, so {free} more fit; remove classes first (lwm-edge remove-class), "
+            f"{new} not fit: the model knows {len(manifest.class_names)} of at most {manifest.capacity}, so "
+            f"{free} more fit; remove classes first (lwm-edge remove-class), "
             "or ask the vendor for a base of larger capacity"
         )

@@ -21,7 +21,7 @@ from .judgement import (
     warn_about_new_classes,
     warn_about_unequal_classes,
 )
-from .reports import NewClassReport
+from .reports import Mistake, NewClassReport
 from .shipped import ShippedJudgement, judge_shipped
 from .task import Task
 from .values import Learnt
@@ -34,6 +34,17 @@ def evaluate_student(task: Task, learnt: Learnt) -> EvaluationReport:
         np.array(task.photos.held_back.labels),
         all_class_names(task),
         task.parent.manifest.shipped_classes,
+    )
+
+
+def held_back_mistakes(task: Task, learnt: Learnt) -> tuple[Mistake, ...]:
+    """Names the held-back photos that the student did not recognise before it learnt them."""
+    names, photos = all_class_names(task), task.photos.held_back.photos
+    predicted = learnt.held_back_logits.argmax(1)
+    return tuple(
+        Mistake(photo=photo.path, class_name=names[photo.label], taken_for=names[label])
+        for photo, label in zip(photos, predicted.tolist(), strict=True)
+        if photo.label != label
     )
 
 

@@ -24,7 +24,7 @@ from ..home.home import Home
 from ..learning.config import IncrementConfig, MorePhotos
 from ..records import ExactPath, Progress, ProgressCallback
 from .process import replies_from, serve, started_process
-from .reports import IncrementReport, LearntIncrement, PlanReport, StagedIncrement
+from .reports import IncrementReport, LearntIncrement, Mistake, PlanReport, StagedIncrement
 from .timing import Timer
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Message(BaseModel):
     plan: PlanReport | None = None
     staged: StagedIncrement | None = None
     report: IncrementReport | None = None
+    mistakes: tuple[Mistake, ...] = ()  # which the reports themselves leave out of any JSON
 
 
 class Job(BaseModel):
@@ -115,7 +116,7 @@ def _do_job(job: Job, reply: Callable[[Message], None]) -> None:
         return
     learnt, model = learn_classes(home, job.photos, job.config, report_progress, stop.is_set, timer, job.more)
     if isinstance(learnt, StagedIncrement):
-        reply(Message(staged=learnt))  # torch is in memory here
+        reply(Message(staged=learnt, mistakes=learnt.learning.mistakes))  # torch is in memory here
     else:
         drop_library_pages()  # most of them were needed for the learning only
         _commit(home, learnt, timer, model, reply, report_progress)
@@ -132,7 +133,8 @@ def _commit(
     from .commit import commit_increment
 
     report_progress(Progress(phase="commit", done=0, total=1))
-    reply(Message(report=commit_increment(home, learnt, timer, model)))
+    report = commit_increment(home, learnt, timer, model)
+    reply(Message(report=report, mistakes=report.mistakes))
 
 
 def stoppable_progress(reply: Callable[[Message], None], should_stop: Callable[[], bool]) -> ProgressCallback:

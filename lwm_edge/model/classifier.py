@@ -7,7 +7,7 @@ metadata (https://onnx.ai/onnx/repo-docs/IR.html, metadata_props).
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,15 +17,14 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from .. import storage
-from ..errors import ConfigError, ExportError, PhotosError, first_line
+from ..errors import ConfigError, ExportError, PhotosError, explains_os_failures, first_line
+from ..photos.in_memory import AnyPhoto, photos_in, prepare_photo
 from ..photos.photo_set import PhotoSet
 from ..photos.pixels import Pixels
 from ..photos.preprocessing import Preprocessing
-from ..photos.reading import read_photo
 from ..processors import usable_processors
 from ..records import (
     AnyNamePath,
-    AnyPath,
     ProgressCallback,
     Report,
     StepReporter,
@@ -53,7 +52,7 @@ class Prediction(Report):
     """Ranks one photo's best classes.
 
     Attributes:
-        photo: Path of the photo.
+        photo: Path of the photo; None if it was given in memory.
         class_names: Names of the best classes, best first.
         probabilities: Probabilities of these classes.
         known_score: Score that is smaller the less the photo resembles any class, see `model.unknown`.
@@ -62,7 +61,7 @@ class Prediction(Report):
         error: Reason why the photo could not be read; the other fields are then empty.
     """
 
-    photo: AnyNamePath
+    photo: AnyNamePath | None
     class_names: tuple[str, ...] = ()
     probabilities: tuple[float, ...] = ()
     known_score: float | None = None
@@ -100,10 +99,13 @@ class Classifier:
 
     Raises:
         ExportError: There is no such file, or lwm-edge did not export it.
+        ConfigError: The source is neither a path nor bytes.
     """
 
+    @explains_os_failures
     def __init__(self, source: str | PathLike[str] | bytes) -> None:
         self.path = None if isinstance(source, bytes) else Path(source)
+        self._loaded = _identity(self.path)  # before the file is read, so that no later one is missed
         where = self._where = self.path or "the exported ONNX file"
         if self.path and not self.path.is_file():
             if os.path.lexists(self.path):
@@ -129,6 +131,28 @@ class Classifier:
             raise ExportError(
                 f"{where} cannot be loaded by ONNX Runtime: {first_line(error)}; {_WHAT_TO_DO}"
             ) from None
+
+    @property
+    def stale(self) -> bool:
+        """Returns whether the path leads to another file now, as a home's does after each increment.
+
+        Ask as often as you like: nothing is read. A missing file does not count, nor does content that was
+        given as bytes.
+        """
+        now = _identity(self.path)
+        return now is not None and now != self._loaded
+
+    @explains_os_failures
+    def reload(self) -> None:
+        """Loads the file that the path leads to now; if that fails, the classifier stays as it was.
+
+        Raises:
+            ExportError: There is no such file, or lwm-edge did not export it.
+            ConfigError: The classifier was made of bytes, so there is no file to load.
+        """
+        if self.path is None:
+            raise ConfigError("this classifier was made of bytes; make another one of the new content")
+        self.__dict__.update(vars(Classifier(self.path)))
 
     def run(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Runs the model on prepared images, see `outputs`; returns logits and probabilities."""
@@ -185,15 +209,29 @@ class Classifier:
             photos: Photos to classify.
             on_progress: Function that is called before each photo.
         """
+        return self.rank(photos, 1, on_progress=on_progress)[:, 0]
+
+    def rank(
+        self, photos: PhotoSet, top_k: int, *, on_progress: ProgressCallback = ignore_progress
+    ) -> NDArray[np.int64]:
+        """Ranks the best classes of each photo, by class_index [M, up to top_k] int64.
+
+        Args:
+            photos: Photos to classify.
+            top_k: Number of classes for each photo, best first.
+            on_progress: Function that is called before each photo.
+        """
         count = len(photos.photos)
         report = StepReporter("evaluate", count, on_progress)
         batches = (range(count)[start : start + _BATCH_SIZE] for start in range(0, count, _BATCH_SIZE))
-        best = [self.run(photos.load(batch, report=report))[0].argmax(1) for batch in batches]
+        logits = (self.run(photos.load(batch, report=report))[0] for batch in batches)
+        best = [np.argsort(-rows, axis=1, kind="stable")[:, :top_k] for rows in logits]
         return np.concatenate(best).astype(np.int64)
 
+    @explains_os_failures
     def classify(
         self,
-        photos: AnyPath | Sequence[AnyPath],
+        photos: AnyPhoto | Iterable[AnyPhoto],
         top_k: int = 3,
         *,
         keep: float = KEPT,
@@ -202,47 +240,72 @@ class Classifier:
         """Ranks the best classes of each photo; a photo that cannot be read gets an error instead.
 
         Args:
-            photos: Paths of the photos, or the path of one.
+            photos: One photo or several, each in any form that `prepare_photo` takes: a path, bytes, an open
+                file, a PIL image or an array of any size.
             top_k: Number of classes for each photo, best first.
             keep: Share of known photos that are not to be called unknown, one of `terms.SHARES`.
             on_progress: Function that is called before each photo.
+
+        Raises:
+            ConfigError: A photo is of a type that is not taken, or a setting is out of range.
         """
-        if isinstance(photos, str | PathLike):  # of which each letter would pass for a path
-            photos = [photos]
+        given = photos_in(photos)
         if keep not in SHARES:
             raise ConfigError(f"cannot keep {keep:g} of known photos; choose {listed_shares()}")
+        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+            raise ConfigError(f"top_k is the number of classes for each photo, at least 1, not {top_k!r}")
         threshold = self.calibration.threshold(keep)
-        report = StepReporter("features", len(photos), on_progress)
+        report = StepReporter("features", len(given), on_progress)
         predictions: list[Prediction] = []
-        for start in range(0, len(photos), _BATCH_SIZE):
-            batch = [Path(photo) for photo in photos[start : start + _BATCH_SIZE]]
-            predictions += self._classify_batch(batch, top_k, threshold, report)
+        for start in range(0, len(given), _BATCH_SIZE):
+            predictions += self._classify_batch(given[start : start + _BATCH_SIZE], top_k, threshold, report)
         return tuple(predictions)
 
     def _classify_batch(
-        self, photos: Sequence[Path], top_k: int, threshold: float | None, report: StepReporter
+        self, photos: Sequence[AnyPhoto], top_k: int, threshold: float | None, report: StepReporter
     ) -> list[Prediction]:
-        images: dict[Path, Pixels] = {}
-        errors: dict[Path, str] = {}
+        predictions, images = [], []
         for photo in photos:
             report()
+            path, error = Path(photo) if isinstance(photo, str | PathLike) else None, None
             try:
-                images[photo] = read_photo(photo, self.preprocessing, on_wait=report.again)
-            except PhotosError as error:
-                errors[photo] = error.message
-        ranked: dict[Path, Prediction] = {}
-        if images:
-            _, probabilities, unknown = self.outputs(np.stack(list(images.values())))
-            for photo, row, score in zip(images, probabilities, unknown.tolist(), strict=True):
-                best = np.argsort(-row, kind="stable")[:top_k]
-                ranked[photo] = Prediction(
-                    photo=photo,
-                    class_names=tuple(self.class_names[i] for i in best),
-                    probabilities=tuple(float(row[i]) for i in best),
-                    known_score=-score,
-                    unknown=None if threshold is None else score > threshold,
-                )
-        return [ranked.get(p) or Prediction(photo=p, error=errors[p]) for p in photos]
+                images.append(prepare_photo(photo, self.preprocessing, report.again))
+            except PhotosError as problem:
+                error = problem.message
+            predictions.append(Prediction(photo=path, error=error))
+        if not images:
+            return predictions
+        _, probabilities, unknown = self.outputs(np.stack(images))
+        rows = zip(probabilities, unknown.tolist(), strict=True)
+        return [p if p.error else self._ranked(p, *next(rows), top_k, threshold) for p in predictions]
+
+    def _ranked(
+        self,
+        prediction: Prediction,
+        probabilities: NDArray[np.float32],
+        unknown: float,
+        top_k: int,
+        threshold: float | None,
+    ) -> Prediction:
+        best = np.argsort(-probabilities, kind="stable")[:top_k]
+        return Prediction(
+            photo=prediction.photo,
+            class_names=tuple(self.class_names[i] for i in best),
+            probabilities=tuple(float(probabilities[i]) for i in best),
+            known_score=-unknown,
+            unknown=None if threshold is None else unknown > threshold,
+        )
+
+
+def _identity(path: Path | None) -> tuple[str, int, int, int] | None:
+    """Returns what tells a file from any that takes its place; None if there is no file."""
+    if path is None:
+        return None
+    try:
+        status = path.stat()
+        return os.path.realpath(path), status.st_ino, status.st_mtime_ns, status.st_size
+    except (OSError, ValueError):
+        return None
 
 
 def open_session(model: Path | bytes) -> Any:

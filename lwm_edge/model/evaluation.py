@@ -6,8 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from ..records import Report
+
+TOP = 5
+"""Number of best classes among which a photo's class may be for `top5_accuracy`."""
 
 _LISTED_CONFUSIONS = 10
 
@@ -37,6 +41,10 @@ class EvaluationReport(Report):
         per_class: Accuracy of each class that had photos.
         confusions: Most frequent confusions.
         skipped: Files left out, with the reason.
+        top5_accuracy: Share of photos whose class is among the best five, as a mean over classes; None if it
+            was not counted, or there are no more than five classes.
+        photos_per_class: Number of photos of each class, where they were counted.
+        left_out: Names of the folders that are no classes of the model.
     """
 
     photos: int
@@ -46,6 +54,9 @@ class EvaluationReport(Report):
     per_class: dict[str, float]
     confusions: tuple[Confusion, ...]
     skipped: tuple[str, ...] = ()
+    top5_accuracy: float | None = None
+    photos_per_class: dict[str, int] = Field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
 
 def evaluate_predictions(
@@ -75,6 +86,30 @@ def evaluate_predictions(
         confusions=_confusions(predictions, labels, class_names),
         skipped=tuple(skipped),
     )
+
+
+def evaluate_ranks(
+    ranks: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    class_names: Sequence[str],
+    shipped_classes: int,
+    skipped: Sequence[str] = (),
+) -> EvaluationReport:
+    """Counts what was right at first, and what was among the best five.
+
+    Args:
+        ranks: class_index of the best classes of each photo, best first [M, k].
+        labels: class_index of each photo [M], M >= 1.
+        class_names: Class name of every index.
+        shipped_classes: Number of classes, from the front, that count as old.
+        skipped: Files left out, with the reason.
+    """
+    report = evaluate_predictions(ranks[:, 0], labels, class_names, shipped_classes, skipped)
+    among = (ranks[:, :TOP] == labels[:, None]).any(1)
+    present = np.unique(labels)
+    top5 = float(np.mean([among[labels == c].mean() for c in present])) if len(class_names) > TOP else None
+    counts = {class_names[c]: int((labels == c).sum()) for c in present}
+    return report.model_copy(update={"top5_accuracy": top5, "photos_per_class": counts})
 
 
 def _mean(values: list[float]) -> float | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,11 +17,12 @@ from .class_names import (
     normalise_class_name,
     shown_class_name,
 )
-from .guard import GuardedFile, check_photo_file, ended_by_caller
-from .listing import LISTED, ClassFolder, Listing, list_photos, printable_text
+from .guard import GuardedFile, check_photo_file, ended_by_caller, wait_on
+from .listing import LISTED, ClassFolder, Listing, list_one_level, list_photos, printable_text
 from .opening import NeedsReaderError
 from .photo_set import Photo, PixelCache
 from .preprocessing import Preprocessing
+from .reading import read_photo
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,13 @@ class PhotoFolder:
         class_names: Names of the sub-folders, sorted, in Unicode form NFC.
         photos: Photos of each class, in the same order.
         skipped: Lines about the files left out, each with its reason.
+        left_out: Names of the sub-folders that were not wanted.
     """
 
     class_names: tuple[str, ...]
     photos: tuple[tuple[Photo, ...], ...]
     skipped: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def split_held_back(
@@ -51,6 +55,23 @@ def split_held_back(
     return tuple(ranked[count:]), tuple(ranked[:count])
 
 
+def advice_on_known_class(name: str, *, shipped: bool = False, may_grow: bool = True) -> str:
+    """Says what can be done with photos of a class that the model knows already.
+
+    Args:
+        name: Name of the class.
+        shipped: Whether the vendor shipped it.
+        may_grow: Whether it may learn further photos.
+    """
+    further = (
+        "to teach it further photos, use lwm-edge add-photos"
+        if may_grow
+        else "the vendor shipped it, and does not permit more photos of it"
+    )
+    command = f"lwm-edge remove-class {shlex.quote(name)}{' --shipped' if shipped else ''}"
+    return f"{further}; to teach it again, remove it ({command}) and add it with all its photos"
+
+
 def read_photo_folder(
     folder: Path,
     preprocessing: Preprocessing,
@@ -58,8 +79,10 @@ def read_photo_folder(
     *,
     min_photos: int,
     known_classes: Sequence[str] = (),
+    if_known: Callable[[str], str] = advice_on_known_class,
     first_label: int = 0,
     label_of: Callable[[str], int | str] | None = None,
+    wanted: Callable[[str], bool] = lambda name: True,
     class_name: str | None = None,
     may_be_named: bool = False,
     limit_bytes: int | None = None,
@@ -76,9 +99,11 @@ def read_photo_folder(
         cache: Cache that keeps what was decoded.
         min_photos: Minimum number of usable photos per class.
         known_classes: Classes that the model knows already; a folder of such a class is refused.
+        if_known: Function that says what can be done instead with the photos of such a class.
         first_label: class_index of the first class found.
         label_of: Function that returns the class_index of a folder's name instead, or says why the folder
             cannot be used.
+        wanted: Function that tells whether a folder of this name is read at all; others are left out.
         class_name: Name of the one class that the whole folder shows; None if its sub-folders are classes.
         may_be_named: Whether the user can give that name.
         limit_bytes: Bytes that may be taken while a photo is read, as `read_photo` explains them.
@@ -89,12 +114,10 @@ def read_photo_folder(
         ResourceError: The limit leaves too little to decode even an ordinary photo.
     """
     listing = list_photos(folder, class_name, may_be_named=may_be_named)
-    problems = _name_problems([found.name for found in listing.classes], known_classes)
-    labels: Sequence[int | str] = range(first_label, first_label + len(listing.classes))
-    if label_of:
-        labels = [label_of(found.class_name) for found in listing.classes]
-        pairs = zip(listing.classes, labels, strict=True)
-        problems += [f"{printable_text(found.name)}: {why}" for found, why in pairs if isinstance(why, str)]
+    unwanted = [found for found in listing.classes if not wanted(found.class_name)]
+    listing = replace(listing, classes=tuple(found for found in listing.classes if found not in unwanted))
+    problems = _name_problems([found.name for found in listing.classes], known_classes, if_known)
+    labels = _label(listing.classes, first_label, label_of, problems)
     total = sum(len(found.files) for found in listing.classes)
     report = StepReporter("photos", total, on_progress)
     read = partial(cache.read, preprocessing=preprocessing, limit_bytes=limit_bytes)
@@ -102,14 +125,15 @@ def read_photo_folder(
     usable = [
         (found, *reader.read_class(found, label))
         for found, label in zip(listing.classes, labels, strict=True)
-        if isinstance(label, int)
+        if label is not None
     ]
     skipped, classes = reader.of_no_class(), list[tuple[Photo, ...]]()
     for found, read_photos, why_not in usable:
         photos = tuple(photo for photo in read_photos if photo.digest not in reader.contradictions)
         reasons = shortened(why_not, LISTED, "more files")
         if len(photos) < min_photos:
-            count = f"{len(photos)} usable photos; at least {min_photos} are needed"
+            photos_found = "1 usable photo" if len(photos) == 1 else f"{len(photos)} usable photos"
+            count = f"{photos_found}; at least {min_photos} are needed"
             problems += [f"{printable_text(found.name)}: {count}", *reasons]
         skipped += reasons
         classes.append(photos)
@@ -118,10 +142,50 @@ def read_photo_folder(
     if notes := (*listing.counted_in, *skipped):
         on_progress(Progress(phase="photos", done=total, total=total, notes=notes))
     names = tuple(found.class_name for found in listing.classes)
-    return PhotoFolder(names, tuple(classes), tuple(skipped))
+    left_out = tuple(printable_text(found.class_name) for found in unwanted)
+    return PhotoFolder(names, tuple(classes), tuple(skipped), left_out)
 
 
-def _name_problems(names: Iterable[str], known_classes: Collection[str]) -> list[str]:
+def usable_photos(
+    folder: Path, preprocessing: Preprocessing, limit_bytes: int
+) -> tuple[tuple[Photo, ...], tuple[str, ...]]:
+    """Decodes every photo of one class folder once, and keeps none of the pixels.
+
+    Returns:
+        The photos that can be learnt, and a line about each file that cannot, with the reason.
+
+    Raises:
+        ResourceError: The limit leaves too little to decode even an ordinary photo.
+    """
+    found = list_one_level(folder)
+    read = partial(read_photo, preprocessing=preprocessing, limit_bytes=limit_bytes)
+    report = StepReporter("photos", len(found.files), ignore_progress)
+    reader = _Reader(Listing(folder.parent, False, (found,), (), ()), read, report)
+    photos, reasons = reader.read_class(found, 0)
+    return tuple(photos), (*reasons, *reader.of_no_class())
+
+
+def _label(
+    classes: Sequence[ClassFolder],
+    first_label: int,
+    label_of: Callable[[str], int | str] | None,
+    problems: list[str],
+) -> list[int | None]:
+    """Returns the class_index of each class; None, and a problem, for one that cannot be used."""
+    if label_of is None:
+        return [first_label + number for number in range(len(classes))]
+    labels: list[int | None] = []
+    for found in classes:
+        label = label_of(found.class_name)
+        if isinstance(label, str):
+            problems.append(f"{printable_text(found.name)}: {label}")
+        labels.append(label if isinstance(label, int) else None)
+    return labels
+
+
+def _name_problems(
+    names: Iterable[str], known_classes: Collection[str], if_known: Callable[[str], str]
+) -> list[str]:
     problems = []
     known = {fold_class_name(name): name for name in known_classes}
     shown = {shown_class_name(name): name for name in known_classes}
@@ -132,9 +196,8 @@ def _name_problems(names: Iterable[str], known_classes: Collection[str]) -> list
             problems.append(f"{raw!r} cannot be a class name: it {why}")
         if folded in known:
             problems.append(
-                f"{printable_text(raw)}: the model already knows the class {known[folded]}; to teach it "
-                "further photos, use lwm-edge add-photos; to teach it again, remove it (lwm-edge "
-                f"remove-class {known[folded]!r}) and add it with all its photos"
+                f"{printable_text(raw)}: the model already knows the class {known[folded]}; "
+                f"{if_known(known[folded])}"
             )
         elif folded in seen:
             problems.append(f"{raw!r} and {seen[folded]!r} are the same class name; merge the two folders")
@@ -178,7 +241,7 @@ class _Reader:
                 if not self.listing.holds(path, found):
                     raise PhotosError("is a link that leads out of the folder")
                 self.read(path, on_wait=self.report.again)
-                digest = _file_digest(path, self.report.again)
+                digest = file_digest(path, self.report.again)
                 self._require_new(digest, path, found)
             except NeedsReaderError as error:
                 self.unreadable.setdefault((error.kind, error.how), []).append(self.listing.shown(path))
@@ -212,7 +275,16 @@ class _Reader:
             raise PhotosError(f"is a duplicate of {self.listing.shown(first)}")
 
 
-def _file_digest(path: Path, on_wait: Callable[[], None]) -> str:
+def file_digest(path: Path, on_wait: Callable[[], None] = wait_on) -> str:
+    """Returns the SHA-256 of a photo's file.
+
+    Args:
+        path: Path of the photo.
+        on_wait: Function that is called a few times a second; what it raises ends the reading.
+
+    Raises:
+        PhotosError: It cannot be read.
+    """
     digest = hashlib.sha256()
     try:
         with ended_by_caller(), GuardedFile(path, on_wait) as file:

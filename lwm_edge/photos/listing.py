@@ -104,6 +104,32 @@ def list_photos(folder: Path, class_name: str | None = None, *, may_be_named: bo
     return Listing(folder, False, classes, tuple(shortened(beside, LISTED, "more files")), tuple(counted_in))
 
 
+def list_one_level(folder: Path) -> ClassFolder:
+    """Lists a class folder whose sub-folders do not count; each of them is a problem."""
+    try:
+        entries = _kept_entries(folder)
+        problems = [
+            f"{printable_text(p.name)} is a folder; put its photos beside it" for p in entries if p.is_dir()
+        ]
+        return ClassFolder(utf8_name(folder.name), folder, tuple(photo_files(folder)), tuple(problems))
+    except OSError as error:
+        problem = f"{printable_text(folder.name)} cannot be read ({error.strerror})"
+        return ClassFolder(utf8_name(folder.name), folder, (), (problem,))
+
+
+def photo_files(folder: Path) -> list[Path]:
+    """Lists the files in a folder, sorted by name, less its sub-folders and what is passed over.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    return [path for path in _kept_entries(folder) if not path.is_dir()]
+
+
+def _kept_entries(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not _is_passed_over(path))
+
+
 def printable_text(text: str) -> str:
     """Writes a name for people; one with characters that cannot be shown becomes ASCII."""
     return text if text.isprintable() else ascii(text)

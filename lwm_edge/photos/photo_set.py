@@ -5,7 +5,8 @@ Photos are read from where they are; none is copied to or kept on the disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +35,11 @@ class Photo:
     path: Path
     label: int
     digest: str
+
+
+def digest_of(digests: Iterable[str]) -> str:
+    """Returns one digest for some photos, given that of each, whatever their order."""
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
 
 
 @dataclass

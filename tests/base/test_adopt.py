@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lwm_edge import BaseConfig, PackConfig, build_base, evaluate, init_home, open_home, pack_checkpoint
 from lwm_edge.base import adopt, finish
-from lwm_edge.base.labels import check_order, match_folders, read_labels
+from lwm_edge.base.labels import check_folder_names, check_order, match_folders, read_labels
 from lwm_edge.base.preprocessing import chosen_preprocessing
 from lwm_edge.demo import DEMO_DATA
 from lwm_edge.errors import ArchitectureError, ConfigError, PhotosError, StoppedError
@@ -351,10 +352,51 @@ def test_photos_cannot_be_unseen_and_learnt_from(
     with pytest.raises(PhotosError, match="given as unseen and among the others too") as refused:
         packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=few)
     assert len(refused.value.problems) == 21 and refused.value.problems[-1] == "and 40 more"
+    with Image.open(next((few / "Coat").iterdir())) as photo:
+        (tmp_path / "copies" / "Coat").mkdir(parents=True)
+        photo.save(tmp_path / "copies" / "Coat" / "copy.bmp")
+    with pytest.raises(PhotosError, match="given as unseen and among the others too") as refused:
+        packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=tmp_path / "copies")
+    (copy,) = refused.value.problems
+    assert "copy.bmp is the same photo as" in copy
     with pytest.raises(ConfigError, match="Shirt is not one of them"):
         packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=DEMO_DATA / "test" / "1")
     with pytest.raises(StoppedError):
         packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=UNSEEN)
+
+
+@pytest.mark.usefixtures("only_checked")
+@pytest.mark.parametrize("which", ["unseen_photos", "statistics_photos"])
+def test_further_photos_in_one_anothers_folders_are_refused(
+    which: str, classifier: torch.nn.Module, few: Path, tmp_path: Path
+) -> None:
+    others = some_photos(tmp_path / "others", LEARNT, range(10, 35))
+    for old, new in {"Coat": "-", "Sandal": "Coat", "-": "Sandal"}.items():
+        (others / old).rename(others / new)
+    with pytest.raises(PhotosError, match=r"others contradict the names of its folders") as refused:
+        packs(saved(classifier, tmp_path), few, tmp_path, **{which: others})
+    assert refused.value.problems == (
+        "the photos in Coat look like Sandal",
+        "the photos in Sandal look like Coat",
+    )
+
+
+def test_folders_of_some_classes_only_can_be_in_order() -> None:
+    labels = np.repeat(np.arange(3), 10)
+    check_folder_names(Path("photos"), labels, labels, NUMBERED)
+    check_folder_names(Path("photos"), np.full(30, 19), labels, NUMBERED)  # bad, but no other order is better
+
+
+def test_features_that_have_no_place_in_the_statistics_are_refused(
+    classifier: torch.nn.Module, few: Path, tmp_path: Path
+) -> None:
+    state = dict(classifier.state_dict())
+    for name in ("stage3.2.bn2.weight", "stage3.2.bn2.bias"):
+        state[name] = state[name] * 1e20
+    torch.save(state, tmp_path / "c.pth")
+    with pytest.raises(ArchitectureError, match="too large for class statistics"):
+        packs(tmp_path / "c.pth", few, tmp_path)
+    assert not (tmp_path / "base.lwm").exists()
 
 
 @pytest.mark.usefixtures("only_checked")
@@ -370,7 +412,7 @@ def test_photos_for_the_statistics_show_every_class(
     assert refused.value.problems == ("Coat has no folder of photos",) and "others" in refused.value.message
     with pytest.raises(PhotosError, match="cannot be used") as too_few:
         packs(saved(classifier, tmp_path), some_photos(tmp_path / "one", LEARNT, range(1)), tmp_path)
-    assert "1 usable photos; at least 2 are needed" in too_few.value.problems[0]
+    assert "1 usable photo; at least 2 are needed" in too_few.value.problems[0]
 
 
 def test_the_preprocessing_is_the_checkpoints_own() -> None:

@@ -111,11 +111,15 @@ def test_a_checkpoint_of_other_classes_gives_its_backbone(tmp_path: Path, make_p
     assert build_base(photos, tmp_path / "base.lwm", config).training is not None
 
 
-def test_a_checkpoint_of_another_network(tmp_path: Path, make_photos: PhotoMaker) -> None:
+def test_a_checkpoint_of_another_network_is_refused_before_any_photo_is_read(
+    tmp_path: Path, make_photos: PhotoMaker
+) -> None:
     torch.save(fresh_network("small_resnet32").state_dict(), tmp_path / "other.pth")
     config = TINY.model_copy(update={"checkpoint": tmp_path / "other.pth"})
+    seen: list[Progress] = []
     with pytest.raises(ArchitectureError) as caught:
-        build_base(make_photos("Bag", "Shirt"), tmp_path / "base.lwm", config)
+        build_base(make_photos("Bag", "Shirt"), tmp_path / "base.lwm", config, on_progress=seen.append)
+    assert not seen
     assert any("missing" in problem for problem in caught.value.problems)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ WRAPPINGS: dict[str, Callable[[State], Any]] = {
     "Lightning": lambda s: {"state_dict": {**prefixed(s, "model."), "criterion.weight": torch.ones(3)}},
     "weights of the loss beside it": lambda s: {"weight": torch.ones(3), "state_dict": s},
     "an average alone": lambda s: {"ema": s},
+    "an average's settings beside the weights": lambda s: {**s, "ema.decay": torch.tensor(0.9)},
     "AveragedModel": lambda s: {"n_averaged": torch.tensor(5), **prefixed(s, "module.")},
     "a model beside its average": lambda s: {"model": s, "ema": {n: t * 0 for n, t in s.items()}},
     "a model beside its average, by prefix": lambda s: {
@@ -95,9 +97,38 @@ def test_pickled_code_never_runs_and_its_type_is_named(tmp_path: Path) -> None:
     assert not Path("/tmp/lwm-edge-pickle-was-run").exists()
 
 
+def test_the_type_that_is_named_can_be_printed(tmp_path: Path) -> None:
+    for name, said in {
+        b"o\x1b[31ms\nsystem": "'o\\x1b[31ms.system'",
+        b"a" * 999 + b"\nb": "a" * 80 + "...",
+    }.items():
+        with zipfile.ZipFile(tmp_path / "c.pth", "w") as file:
+            file.writestr("c/data.pkl", b"\x80\x02c" + name + b"\nX\x02\x00\x00\x00ls\x85R.")
+            file.writestr("c/version", "3")
+        with pytest.raises(ConfigError) as refused:
+            read_checkpoint(tmp_path / "c.pth", ["weight"])
+        assert f"holds an object of type {said}, which" in refused.value.message
+
+
+def test_a_newer_pickle_protocol_is_said_to_be_the_reason(model: torch.nn.Module, tmp_path: Path) -> None:
+    torch.save(model.state_dict(), tmp_path / "c.pth", pickle_protocol=4)
+    with pytest.raises(ConfigError, match="a newer pickle protocol than torch's default"):
+        read_checkpoint(tmp_path / "c.pth", [])
+
+
 @pytest.mark.parametrize("content", [{}, {"model": {"x": 1}}, [1, 2], {"epoch": torch.tensor(3)}])
 def test_what_holds_no_network_is_refused(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "c.pth")
+    with pytest.raises(ConfigError, match="holds no state dict"):
+        read_checkpoint(tmp_path / "c.pth", ["weight"])
+
+
+def test_wrappings_without_end_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    content: dict[str, object] = {}
+    for _ in range(5000):
+        content = {"model": content}
+    (tmp_path / "c.pth").touch()
+    monkeypatch.setattr(torch, "load", lambda *given, **named: content)  # its unpickler has no such limit
     with pytest.raises(ConfigError, match="holds no state dict"):
         read_checkpoint(tmp_path / "c.pth", ["weight"])
 
@@ -134,6 +165,13 @@ def test_another_network_is_summarised_and_recognised() -> None:
     with pytest.raises(ArchitectureError) as refused:
         load_into(resnet, partial, "resnet18", ())
     assert refused.value.problems == ("25 tensors are missing, all under layer3",)
+
+
+def test_the_architecture_that_was_named_is_not_proposed_again(model: torch.nn.Module) -> None:
+    state = {name: tensor for name, tensor in model.state_dict().items() if name != "fc.bias"}
+    with pytest.raises(ArchitectureError, match="its head is not one linear layer") as refused:
+        load_into(model, state, "small_resnet20", ())
+    assert "--arch" not in refused.value.message and refused.value.problems == ("fc.bias is missing",)
 
 
 def test_a_tensor_of_another_shape_is_named(model: torch.nn.Module) -> None:

@@ -67,6 +67,16 @@ def test_photos_known_by_heart_do_not_give_the_means_even_where_they_do_no_harm(
     assert settled.report.photos == "unseen" and settled.statistics.counts[0] == 10
 
 
+@pytest.mark.parametrize(("count", "ways"), [(1, {"all"}), (4, {"all", "unseen"})])
+def test_a_few_unseen_photos_of_a_class_do_not_give_its_mean(count: int, ways: set[str]) -> None:
+    """A class of which one photo is unseen has no such mean without it, so it would never be recognised."""
+    where = centres(0, 2.0)
+    learnt, unseen = photos(where, 40, 1.0, 1), photos(where, count, 1.0, 2)
+    settled = settle(*learnt, *unseen, logits_that_are_right(unseen[1], 0.7), 1.0, EMPTY, CLASSES)
+    assert settled.report.photos == "all"
+    assert settled.report.accuracy.keys() == {"trained", "given", *ways}
+
+
 def test_without_unseen_photos_nothing_is_chosen() -> None:
     learnt = photos(centres(0), 10, 1.0, 1)
     settled = settle(*learnt, None, np.zeros(0, np.int64), None, 1.0, EMPTY, CLASSES)

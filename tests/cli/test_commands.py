@@ -22,7 +22,7 @@ PHOTO = DEMO_DATA / "test" / "base" / "Trouser" / "000.png"
 
 COMMANDS = (
     "demo", "build-base", "pack", "init", "check", "add-classes", "add-photos", "remove-class",
-    "rename-class", "undo", "predict", "calibrate", "evaluate", "info", "export", "repair", "audit",
+    "rename-class", "undo", "predict", "calibrate", "evaluate", "info", "report", "export", "repair", "audit",
     "keygen", "sign", "verify",
 )  # fmt: skip
 
@@ -73,7 +73,10 @@ def test_the_whole_path_in_json(run: Any, tmp_path: Path, make_photos: PhotoMake
 def test_what_people_read(run: Any, home: Home, make_photos: PhotoMaker) -> None:
     added = run("add-classes", make_photos("Bag"), "--home", home.path, "--epochs", 1)
     assert "Learnt 1 class in" in added.out and "cannot be measured on this device" in added.out
-    assert "classifier.onnx" in added.out and "(+0)" in added.out
+    assert "classifier.onnx" in added.out and "Bag: 7 of 8 photos recognised" in added.out
+    assert "have no effect: epochs" in added.out and "lwm-edge predict PHOTO" in added.out
+    for jargon in ("Drift", "digest", "Verified", "MiB", "beta", "attention"):
+        assert jargon not in added.out
     assert "Trouser" in run("predict", PHOTO, "--home", home.path).out
     assert "Shipped classes" in run("evaluate", DEMO_DATA / "test" / "base", "--home", home.path).out
     assert "25 free" in run("info", "--home", home.path).out
@@ -99,7 +102,7 @@ def test_what_people_read_who_change_their_minds(run: Any, permitting_home: Home
     photos = photo_folder(tmp_path / "more", {"Mantel": "Coat"})
     assert "nothing was trained" in run("add-photos", photos, "--home", home, "--solve-head", "--dry-run").out
     learnt = run("add-photos", photos, "--home", home, "--solve-head")
-    assert "Learnt 8 photos more" in learnt.out and "Mantel 8 of 8" in learnt.out
+    assert "Learnt 8 photos more of Mantel" in learnt.out and "Mantel: 8 of 8 photos" in learnt.out
     told = " ".join(run("info", "--history", "--home", home).out.split())
     assert "UTC: removed Dress, then 5 classes; not signed Change 3" in told and "took back change 2" in told
     assert run("info", "--home", home, "--json").json["history"][0]["class_names"] == ["Coat", "Mantel"]

@@ -58,7 +58,7 @@ def test_what_is_left_out_is_said_before_it_is_learnt_and_a_folder_may_be_a_clas
     refused = run("add-classes", folder, "--home", home.path)
     assert refused.code == 3 and "--name NAME" in refused.err
     done = run("add-classes", folder, "--name", "Handbag", "--home", home.path)
-    assert done.code == 0 and "held back (others were left out, see above)" in done.out
+    assert done.code == 0 and "had not learnt (others were left out, see above)" in done.out
     assert done.err.count("list.txt") == 1 and done.err.index("list.txt") < done.err.index("Planning")
     more = run(
         "add-photos", DEMO_DATA / "test" / "2" / "Bag", "--name", "handbag", "--home", home.path, "--dry-run"

@@ -59,6 +59,7 @@ ALLOWED = {
     ("classifier", "onnxruntime.InferenceSession"): "takes no open file; `is_file` came before",
     ("process", "os.fdopen"): "a pipe",
     ("decoder", "os.fdopen"): "a pipe",
+    ("in_memory", "os.fdopen"): "a file in memory alone, which was just made",
     ("decoder", "_STATUS.read_text"): "a file of the kernel",
 }
 

@@ -58,8 +58,10 @@ def test_warnings_of_a_new_class(found: tuple[int, ...], warnings: list[str]) ->
 
 def test_no_better_than_chance_needs_enough_photos_to_say_so() -> None:
     (reason,) = hopeless_classes(judged(2, 1, 0, 3, 0)[:1], 4)
-    assert reason == "Bag: 1 of 5 photos recognised, no better than chance"
+    assert reason == "Bag: 1 of 5 photos recognised, no better than chance; 2 were taken for Coat"
     assert not hopeless_classes(judged(2, 2, 0, 3, 0)[:1], 4)
+    (reason,) = hopeless_classes(judged(0, 0, 0, 0, 2, 0, 1)[:1], 4)
+    assert reason == "Bag: 1 of 7 photos recognised, no better than chance; 5 were taken for Coat"
     assert not hopeless_classes(judged(1, 0, 3)[:1], 4)
 
 
@@ -112,10 +114,12 @@ def test_a_class_that_is_recognised_by_chance_is_refused_unless_forced(
     photos, before = make_photos("Bag", count=10), state_of(home.path)
     with pytest.raises(GateError) as refused:
         add_classes(home, photos, LDA, isolate=False)
-    assert refused.value.problems == ("Bag: 0 of 10 photos recognised, no better than chance",)
+    assert refused.value.problems == (
+        "Bag: 0 of 10 photos recognised, no better than chance; 10 were taken for Coat",
+    )
     assert state_of(home.path) == before
     report = add_classes(home, photos, LDA.model_copy(update={"force": True}), isolate=False)
-    assert "forced through the gate: Bag: 0 of 10 photos recognised, no better than chance" in report.warnings
+    assert f"forced through the gate: {refused.value.problems[0]}" in report.warnings
 
 
 def test_the_estimate_starts_from_what_the_vendor_measured(

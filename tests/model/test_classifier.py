@@ -1,13 +1,18 @@
-"""The classifier says what it cannot load, and takes one path where a list of paths may stand."""
+"""The classifier says what it cannot load, takes photos in any form, and knows of a newer model."""
 
 from __future__ import annotations
 
+import io
+import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from lwm_edge import Classifier, predict
-from lwm_edge.errors import ExportError
+from lwm_edge import Classifier, evaluate, info, open_home, predict, prepare_photo, remove_class, rename_class
+from lwm_edge.errors import ConfigError, ExportError, HomeError
 from lwm_edge.home.home import Home
 from tests.support.folders import DEMO_DATA
 
@@ -28,3 +33,95 @@ def test_one_path_is_one_photo(home: Home, kind: type) -> None:
     (alone,) = predict(home, kind(PHOTO)).predictions
     (in_a_list,) = Classifier(home.onnx).classify([PHOTO])
     assert alone == in_a_list and not alone.error
+
+
+def test_photos_in_memory_are_classified_as_their_files_are(home: Home) -> None:
+    classifier, content = Classifier(home.onnx), PHOTO.read_bytes()
+    with Image.open(PHOTO) as image:
+        pixels = np.asarray(image)
+        forms: list[Any] = [content, bytearray(content), io.BytesIO(content), image, pixels, str(PHOTO)]
+        found = [
+            *classifier.classify(forms),
+            *classifier.classify(np.stack([pixels] * 2)[..., None].repeat(3, 3)),
+        ]
+    (of_file,) = classifier.classify(PHOTO)
+    assert {(p.class_names, p.probabilities) for p in found} == {(of_file.class_names, of_file.probabilities)}
+    assert [p.photo for p in found] == [None] * 5 + [PHOTO, None, None]
+    ready = np.stack([prepare_photo(content, classifier.preprocessing)])
+    assert classifier.outputs(ready).probabilities.max() == of_file.probabilities[0]
+    (only,) = predict(home, content).predictions
+    assert only.probabilities == of_file.probabilities
+
+
+def test_arrays_of_any_size_and_a_bad_photo_among_good_ones(home: Home) -> None:
+    rng = np.random.default_rng(0)
+    shapes: list[tuple[int, ...]] = [(9, 9), (300, 20, 3), (50, 70, 4), (28, 28, 1)]
+    photos: list[Any] = [rng.integers(0, 256, shape, np.uint8) for shape in shapes]
+    photos.append(rng.integers(0, 65_536, (40, 30)).astype(np.uint16))
+    found = Classifier(home.onnx).classify([*photos, b"no photo", b""])
+    assert [bool(p.error) for p in found] == [False] * 5 + [True] * 2
+    assert found[5].error == "is not a JPEG, PNG, WebP or BMP image" and found[6].error == "is empty"
+
+
+@pytest.mark.parametrize(
+    ("photo", "words"),
+    [
+        (5, "a photo is a path, bytes, a file .* not of type int"),
+        (None, "not of type NoneType; give one, or a list of them"),
+        ({"a": 1}, "not of type dict"),
+        ([PHOTO, 7], "number 1 of the list is of type int"),
+        (np.zeros((3, 3)), r"float64 \[3, 3\] is no photo; give uint8"),
+        (np.zeros((2, 2, 2), np.uint8), r"uint8 \[2, 2, 2\] is no photo"),
+        (np.zeros(3, np.uint8), r"not an array \[3\]"),
+        (io.StringIO("x"), "gives text"),
+        (Image.new("F", (3, 3)), "mode 'F'"),
+    ],
+)
+def test_a_wrong_type_is_told_what_is_taken(home: Home, photo: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Classifier(home.onnx).classify(photo)
+
+
+@pytest.mark.parametrize("wrong", [5, None, ["x"], b"x"])
+def test_what_is_no_path_is_refused_by_every_function(home: Home, wrong: Any) -> None:
+    calls: list[Any] = [lambda: info(wrong), lambda: open_home(wrong), lambda: evaluate(home, wrong)]
+    if not isinstance(wrong, bytes):
+        calls.append(lambda: Classifier(wrong))
+    for call in calls:
+        with pytest.raises(ConfigError, match="a path is a str or an os\\.PathLike object, not of type"):
+            call()
+
+
+def test_a_path_with_nul_is_no_path_of_a_file(home: Home) -> None:
+    with pytest.raises(ExportError, match="does not exist"):
+        Classifier("\0")
+    with pytest.raises((ConfigError, HomeError)):
+        info("\0")
+    (prediction,) = Classifier(home.onnx).classify("a\0b")
+    assert prediction.error == "cannot be read (its path has a NUL character)"
+    with pytest.raises(ConfigError, match="top_k is the number"):
+        Classifier(home.onnx).classify(PHOTO, 0)
+
+
+def test_a_classifier_knows_of_a_newer_model_and_loads_it(home: Home, tmp_path: Path) -> None:
+    classifier = Classifier(home.onnx)
+    assert not classifier.stale
+    rename_class(home, "Coat", "Mantel")
+    assert classifier.stale and "Coat" in classifier.class_names
+    classifier.reload()
+    assert not classifier.stale and classifier.class_names[0] == "Mantel"
+    copy = tmp_path / "copy.onnx"
+    shutil.copy(home.onnx, copy)
+    of_copy = Classifier(copy)
+    remove_class(home, "Mantel", shipped=True)
+    assert classifier.stale and not of_copy.stale
+    copy.write_bytes(b"damaged")
+    with pytest.raises(ExportError):
+        of_copy.reload()
+    assert of_copy.classify(PHOTO)[0].class_names[0] == "Mantel"  # it stays as it was
+    copy.unlink()
+    assert not of_copy.stale
+    of_bytes = Classifier(home.onnx.read_bytes())
+    assert not of_bytes.stale
+    with pytest.raises(ConfigError, match="made of bytes"):
+        of_bytes.reload()

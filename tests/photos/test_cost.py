@@ -335,7 +335,7 @@ def test_a_file_that_becomes_a_pipe_while_it_is_read_does_not_hang(photo, monkey
     assert "not a file" in refusal(path)
     monkeypatch.setattr(folders, "check_photo_file", lambda path: None)
     with no_hang(), pytest.raises(PhotosError, match="not a file"):
-        folders._file_digest(path, guard.wait_on)
+        folders.file_digest(path)
 
 
 def test_what_is_added_to_a_file_while_it_is_read_is_not_read(photo):

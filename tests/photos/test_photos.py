@@ -429,7 +429,7 @@ def test_all_problems_are_reported_at_once(tmp_path):
     assert error.message == f"{tmp_path} cannot be used"
     assert error.problems == (
         "Bag: the model already knows the class Bag; to teach it further photos, use lwm-edge add-photos; to "
-        "teach it again, remove it (lwm-edge remove-class 'Bag') and add it with all its photos",
+        "teach it again, remove it (lwm-edge remove-class Bag) and add it with all its photos",
         "'a\\x1b[2Jb' cannot be a class name: it contains control or private-use characters",
         "'coat' and 'Coat' are the same class name; merge the two folders",
         "Empty: 0 usable photos; at least 5 are needed",

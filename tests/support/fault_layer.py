@@ -28,6 +28,7 @@ class Recorder:
         fail_at: Position of an operation that is refused, after half of it if it is a write.
         error: Error that it is refused with; None refuses nothing.
         all_later: Whether all later operations are refused as well.
+        moves: Whether files may be moved to other folders, as in an inbox.
     """
 
     def __init__(
@@ -37,8 +38,9 @@ class Recorder:
         fail_at: int = 0,
         error: BaseException | None = None,
         all_later: bool = False,
+        moves: bool = False,
     ) -> None:
-        self.root, self.store = root, store
+        self.root, self.store, self.moves = root, store, moves
         self.fail_at, self.error, self.all_later = fail_at, error, all_later
         self.operations: list[Operation] = []
 
@@ -61,7 +63,7 @@ class Recorder:
         self._note("sync_folder", folder)
 
     def rename(self, source: Path, target: Path) -> None:
-        assert source.parent == target.parent, "the model knows renames within one folder"
+        assert self.moves or source.parent == target.parent, "a home is changed by renames within a folder"
         self._note("rename", source, self._name(target))
         _disk.rename(source, target)
 
@@ -121,10 +123,12 @@ def standing_in(recorder: Any) -> Iterator[None]:
         storage._disk = locks._disk = _disk  # type: ignore[attr-defined]
 
 
-def record(store: Store, root: Path, action: Callable[[], object]) -> list[Operation]:
+def record(
+    store: Store, root: Path, action: Callable[[], object], recorder: Recorder | None = None
+) -> list[Operation]:
     """Records every operation on disk that an action makes in and on a folder."""
     before = Disk.holding(store, store.scan(root))
-    recorder = Recorder(root, store)
+    recorder = recorder or Recorder(root, store)
     with standing_in(recorder):
         action()
     seen = before.after(*recorder.operations).visible()
@@ -154,6 +158,7 @@ class Exploration:
         check_recovered: Function that looks at what is there after the recovery.
         rounds: Number of interruptions in a row; None goes on until they leave nothing new.
         forget: Operations to leave out, as if the product forgot them; to show that this is noticed.
+        make_recorder: Function that makes what records a recovery.
         counts: Numbers of kills and power cuts, in the change and in recoveries.
     """
 
@@ -164,6 +169,7 @@ class Exploration:
     check_recovered: Callable[[], None]
     rounds: int | None
     forget: Callable[[Operation], bool] = lambda operation: False
+    make_recorder: Callable[[Path, Store], Recorder] = Recorder
     counts: Counter[str] = field(default_factory=Counter)
     _seen: set[object] = field(default_factory=set)
     _cuts: dict[object, int] = field(default_factory=dict)
@@ -176,7 +182,8 @@ class Exploration:
             for left in waiting:
                 self.store.materialise(left.visible(), self.root)
                 self.check()
-                recovery = record(self.store, self.root, self.recover)
+                recorder = self.make_recorder(self.root, self.store)
+                recovery = record(self.store, self.root, self.recover, recorder)
                 if round_ != self.rounds:
                     found += self._left_by(left, recovery, "a recovery")
                 self.check_recovered()

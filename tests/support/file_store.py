@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 FOLDER = "folder"
+_NOTHING = hashlib.sha256().hexdigest()
 
 Content = str
 """Digest of a file's content; `Store` has the bytes."""
@@ -72,6 +73,8 @@ class Store:
                 path.mkdir()
             elif kind == "link":
                 path.symlink_to(what)
+            elif what == _NOTHING:  # locks, which have to be files of their own
+                path.touch()
             else:
                 os.link(self.folder / what, path)
 

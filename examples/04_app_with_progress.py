@@ -1,0 +1,63 @@
+"""An app embeds lwm-edge: a progress bar, a cancel button, and a classifier that it loads again.
+
+    python examples/04_app_with_progress.py FOLDER_FOR_THE_HOME
+
+What the app's own threads and windows would do is left out: the user presses "cancel" once, by itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import lwm_edge
+from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
+
+PHOTOS = DEMO_DATA / "train" / "2"
+
+
+class CancelledError(Exception):
+    """Signals that the user pressed "cancel"; it is the app's own, and comes out of lwm-edge as it is."""
+
+
+class Screen:
+    """Stands for the app's screen: shows progress, and notes that the user wants to cancel."""
+
+    def __init__(self, cancel_in_phase: str | None = None) -> None:
+        self.cancel_in_phase = cancel_in_phase
+        self.phases: list[str] = []
+
+    def show(self, progress: lwm_edge.Progress) -> None:
+        """Is called at every step; what it raises ends the increment, and the model stays as it was."""
+        if progress.phase not in self.phases:
+            self.phases.append(progress.phase)
+        if progress.phase == self.cancel_in_phase:
+            raise CancelledError
+
+
+def main(folder: Path) -> None:
+    """Teaches two classes at the second attempt, and loads the new model."""
+    lwm_edge.init_home(BASE_BUNDLE, folder)
+    home = lwm_edge.open_home(folder)
+    classifier = lwm_edge.Classifier(home.onnx)
+
+    try:
+        lwm_edge.add_classes(home, PHOTOS, on_progress=Screen(cancel_in_phase="features").show)
+    except CancelledError:
+        print("Cancelled; the model still knows", len(lwm_edge.info(home).class_names), "classes")
+
+    screen = Screen()
+    try:
+        lwm_edge.add_classes(home, PHOTOS, on_progress=screen.show)
+    except lwm_edge.LwmEdgeError as error:  # says what was wrong, where, and what to do
+        sys.exit(str(error))
+    print("Progress:", ", ".join(screen.phases))
+
+    if classifier.model_digest != lwm_edge.info(home).model_digest:  # the one in memory is the old model
+        classifier = lwm_edge.Classifier(home.onnx)
+    (prediction,) = classifier.classify(DEMO_DATA / "test" / "2" / "Bag" / "000.png", top_k=1)
+    print("Loaded again; the photo shows a", prediction.class_names[0])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,97 @@
+"""Defines the command that teaches what arrives in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .. import IncrementConfig
+from .._processes import lower_priority
+from . import terminal
+from .answer import open_chosen_home, show, with_progress
+from .display import notes
+from .options import HomeOption, JsonOption, SignWithOption, setting
+from .settings import increment_config, read_file_config
+
+if TYPE_CHECKING:
+    from .. import InboxReport
+
+
+def inbox_command(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="Folder in which photos arrive, in one sub-folder per class."),
+    ],
+    home: HomeOption = None,
+    taught: Annotated[
+        Path | None,
+        typer.Option("--taught", metavar="DIR", help="Folder to which taught photos are moved."),
+    ] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete taught photos instead.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Teach what is there, then end; without it, go on watching.")
+    ] = False,
+    quiet_for: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", help="Teach a class once nothing in its folder has changed for this long."
+        ),
+    ] = 60.0,
+    max_memory: Annotated[str | None, setting(IncrementConfig, "max_memory", metavar="SIZE")] = None,
+    min_photos: Annotated[int | None, setting(IncrementConfig, "min_photos")] = None,
+    sign_with: SignWithOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Teach the photos that arrive in a folder, one class at a time, at low priority.
+
+    Say what becomes of taught photos: --taught DIR or --delete. What cannot be taught stays where it is, and
+    CLASS.waits.json beside it says why.
+    """
+    from .. import teach_inbox, watch_inbox
+
+    chosen = increment_config(
+        read_file_config(), max_memory=max_memory, min_photos=min_photos, sign_with=sign_with
+    )
+    opened = open_chosen_home(home)
+    lower_priority()
+    if once:
+        report = with_progress(
+            lambda on: teach_inbox(
+                opened, folder, chosen, taught=taught, delete=delete, quiet_seconds=quiet_for, on_progress=on
+            )
+        )
+        show(report, as_json, _print, is_done=True)
+        return
+    terminal.note(f"Watching {folder}; press Ctrl-C to end")
+    watch_inbox(
+        opened,
+        folder,
+        chosen,
+        on_report=lambda report: show(report, as_json, _print, is_done=True),
+        taught=taught,
+        delete=delete,
+        quiet_seconds=quiet_for,
+    )
+
+
+def _print(report: InboxReport) -> None:
+    """Prints what became of an inbox."""
+    notes(*report.notes)
+    for done in report.taught:
+        kind = "new class" if done.change == "add-classes" else "more photos"
+        terminal.print_rows(
+            f"Taught {done.class_name} ({kind})",
+            {
+                "Photos": f"{done.photos}, now {f'in {done.moved_to}' if done.moved_to else 'deleted'}",
+                "Recognised": f"{done.right} of {done.judged}",
+                "Model digest": done.model_digest,
+            },
+        )
+        notes(*done.warnings)
+    for left in report.waiting:
+        photos = terminal.counted(left.photos, "photo", "photos")
+        terminal.print_rows(f"{left.class_name}: {left.state}, {photos}", {"Reason": left.reason})
+    if not report.taught and not report.waiting:
+        terminal.out().print("The inbox is empty")

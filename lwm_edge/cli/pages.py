@@ -1,0 +1,55 @@
+"""Defines `report`, which writes a page about a home."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .answer import open_chosen_home, show, with_progress
+from .options import HomeOption, JsonOption
+from .terminal import in_bytes, print_rows
+
+if TYPE_CHECKING:
+    from .. import PageReport
+
+
+def report_command(
+    place: Annotated[
+        Path | None, typer.Argument(metavar="[HOME]", help="The model home, as with --home.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.html", help="The page to write.")
+    ] = Path("report.html"),
+    photos: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Labelled photos in class folders, to measure the model on."),
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a page about the model: what it knows, how sure that is, what it costs, where it comes from.
+
+    The page is one file that asks nothing of the network, and has no photo in it.
+    """
+    from .. import write_report
+
+    opened = open_chosen_home(place or home)
+    report = with_progress(
+        lambda on: write_report(opened, output, photos=photos, on_progress=on),
+        on_terminal_only=photos is None,
+    )
+    show(report, as_json, page, is_done=True)
+
+
+def page(report: PageReport) -> None:
+    """Prints which page was written."""
+    photos = f"{report.embedded_photos} of your photos; take care whom you give it to"
+    rows = {
+        "Page": f"{report.page}, {in_bytes(report.page_bytes)}",
+        "Photos in it": photos if report.embedded_photos else "none",
+        "Audit": "passed" if report.audit_passed else "FAILED; the page says why",
+        "Origin": "proven" if report.custody_passed else "not proven; the page says why",
+    }
+    print_rows("Page written", rows)

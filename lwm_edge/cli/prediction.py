@@ -1,0 +1,152 @@
+"""Defines `predict`: what photos, folders, standard input or a camera show."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import SOME_PHOTOS_FAILED, ConfigError
+from ..model.terms import KEPT
+from .answer import open_chosen_home, show, with_progress
+from .options import HomeOption, JsonOption
+from .terminal import note, out, percent, safe
+
+if TYPE_CHECKING:
+    from .. import Home, PredictionReport
+    from ..model.classifier import Prediction
+
+STDIN = "-"
+_NO_THRESHOLD = (
+    "Note: this model has no threshold for unknown objects; give it photos of its classes that it has not "
+    "learnt: lwm-edge calibrate"
+)
+
+
+def _photo(text: str) -> Path | str:
+    """Tells standard input from a file: a Path would make `./-` the same as `-`."""
+    return text if text == STDIN else Path(text)
+
+
+def predict_command(
+    photos: Annotated[
+        list[Any] | None,
+        typer.Argument(
+            metavar="PHOTO...",
+            parser=_photo,
+            help="Photos, folders of them, or - for a photo on standard input.",
+        ),
+    ] = None,
+    home: HomeOption = None,
+    top: Annotated[int, typer.Option("--top", "--top-k", "-k", min=1, help="How many classes to print.")] = 3,
+    unknown: Annotated[
+        bool, typer.Option("--unknown", help="Say so if a photo seems to show none of the classes.")
+    ] = False,
+    keep: Annotated[
+        float,
+        typer.Option(
+            help="Share of photos of known classes that --unknown leaves alone: 0.8, 0.9, 0.95, 0.98 or 0.99."
+        ),
+    ] = KEPT,
+    camera: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE", help="Look through a camera (a number, such as 0) or at a video file."
+        ),
+    ] = None,
+    every: Annotated[
+        float, typer.Option(min=0.0, metavar="SECONDS", help="With --camera: time between two looks.")
+    ] = 1.0,
+    frames: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="With --camera: end after this many looks.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what photos show, using the exported ONNX file.
+
+    If some photos cannot be read, the others are still classified, and the exit code is 9.
+    """
+    if (camera is None) == (not photos):
+        raise ConfigError("give photos, folders or -, or a camera with --camera, but not both")
+    opened = open_chosen_home(home)
+    if camera is not None:
+        _watch(opened, camera, every, frames, as_json, unknown=unknown, top_k=top, keep=keep)
+        return
+    from .. import predict
+
+    given = _with_stdin(photos or [])
+    report = with_progress(
+        lambda on: predict(opened, given, top_k=top, keep=keep, on_progress=on), on_terminal_only=True
+    )
+    named = (p if p.photo else p.model_copy(update={"photo": Path(STDIN)}) for p in report.predictions)
+    report = report.model_copy(update={"predictions": tuple(named)})
+    show(report, as_json, partial(predictions, unknown=unknown))
+    if any(prediction.error for prediction in report.predictions):
+        raise typer.Exit(SOME_PHOTOS_FAILED)
+
+
+def _with_stdin(photos: list[Any]) -> list[Any]:
+    """Puts standard input in the place of `-`.
+
+    Raises:
+        ConfigError: It was given twice, or is a terminal.
+    """
+    if photos.count(STDIN) > 1:
+        raise ConfigError(f"{STDIN} is standard input, which holds one photo; give it once")
+    if STDIN in photos and sys.stdin.isatty():
+        raise ConfigError(f"{STDIN} is standard input: pipe a photo into it: lwm-edge predict - < a.jpg")
+    return [sys.stdin.buffer if photo == STDIN else photo for photo in photos]
+
+
+def _watch(
+    home: Home,
+    camera: str,
+    every: float,
+    frames: int | None,
+    as_json: bool,
+    *,
+    unknown: bool,
+    top_k: int,
+    keep: float,
+) -> None:
+    from .. import Classifier, PredictionReport, watch
+
+    if as_json and frames is None and camera.isdecimal():
+        raise ConfigError("--json prints one document at the end, and a camera has none; pass --frames N too")
+    seen = islice(watch(home, camera, every_seconds=every, top_k=top_k, keep=keep), frames)
+    if as_json:
+        report = PredictionReport(
+            onnx=home.onnx, model_digest=Classifier(home.onnx).model_digest, predictions=tuple(seen)
+        )
+        show(report, True, partial(predictions, unknown=unknown))
+        return
+    for number, prediction in enumerate(seen):
+        if not number:
+            _note_lack_of_threshold([prediction], unknown)
+        _print(prediction, unknown)
+
+
+def predictions(report: PredictionReport, unknown: bool = False) -> None:
+    """Prints one line per photo, and where wanted whether it seems to show none of the classes."""
+    _note_lack_of_threshold(report.predictions, unknown)
+    for prediction in report.predictions:
+        _print(prediction, unknown)
+
+
+def _note_lack_of_threshold(seen: tuple[Prediction, ...] | list[Prediction], unknown: bool) -> None:
+    if unknown and any(p.unknown is None and not p.error for p in seen):
+        note(_NO_THRESHOLD)
+
+
+def _print(prediction: Prediction, unknown: bool) -> None:
+    if prediction.error:
+        note(f"{prediction.photo}: {prediction.error}")
+        return
+    pairs = zip(prediction.class_names, prediction.probabilities, strict=True)
+    classes = ", ".join(f"{name} {percent(p)}" for name, p in pairs)
+    text = f"unknown (at best {classes})" if unknown and prediction.unknown else classes
+    out().print(safe(f"{prediction.photo}: {text}"))

@@ -1,0 +1,136 @@
+"""Shows how far a command is and how long its phase still takes, on a terminal and in plain lines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ..records import Progress, ProgressCallback, ignore_progress
+from .terminal import error_console, note, safe
+
+_PHASES = {
+    "photos": "Reading photos",
+    "check": "Checking photos",
+    "plan": "Planning",
+    "features": "Looking at photos",
+    "train": "Training",
+    "evaluate": "Evaluating",
+    "stage": "Writing the bundle",
+    "commit": "Exporting and committing",
+    "simulate": "Simulating increments",
+}
+_SECONDS_BETWEEN_LINES = 10.0
+_MINUTE, _HOUR = 60, 3600
+
+
+@contextmanager
+def progress_shown(*, on_terminal_only: bool = False) -> Iterator[ProgressCallback]:
+    """Shows a bar on a terminal; elsewhere a line when a phase begins and every ten seconds, or nothing."""
+    console = error_console()
+    if not console.is_terminal:
+        yield ignore_progress if on_terminal_only else plain_lines()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar  # only a terminal needs to load them
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bar(*columns, TextColumn("{task.fields[rest]}"), console=console, transient=True) as bar:
+        task = bar.add_task("", total=None, rest="")
+        pace = Pace()
+
+        def show(progress: Progress) -> None:
+            for line in progress.notes:
+                bar.console.print(safe(f"Note: {line}"))
+            if pace.begins(progress):
+                bar.reset(task, total=progress.total)  # its clock starts with each phase
+            words = [_loss(progress), _to_go(pace.seconds_to_go(progress))]
+            bar.update(
+                task,
+                description=_PHASES[progress.phase],
+                completed=progress.done,
+                total=progress.total,
+                rest=", ".join(filter(None, words)),
+            )
+
+        yield show
+
+
+class Pace:
+    """Tells phases apart, and how long the current one still takes.
+
+    Args:
+        clock: Function that returns the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._latest: Progress | None = None
+        self._began_at, self._done_before = 0.0, 0
+
+    def begins(self, progress: Progress) -> bool:
+        """Notes a report; returns whether it is the first of its phase, or of another round of it."""
+        before, self._latest = self._latest, progress
+        goes_on = (
+            before is not None
+            and (before.phase, before.total) == (progress.phase, progress.total)
+            and before.done <= progress.done
+        )
+        if not goes_on:
+            self._began_at, self._done_before = self._clock(), progress.done
+        return not goes_on
+
+    def seconds_to_go(self, progress: Progress) -> float | None:
+        """Estimates the rest of the phase from its steps so far; None before the first and after the last."""
+        done = progress.done - self._done_before
+        if done <= 0 or progress.done >= progress.total:
+            return None
+        return (self._clock() - self._began_at) / done * (progress.total - progress.done)
+
+
+def plain_lines(clock: Callable[[], float] = time.monotonic) -> ProgressCallback:
+    """Makes a function that prints a line for each phase, ten seconds, and tenth of a training.
+
+    Args:
+        clock: Function that returns the time in seconds.
+    """
+    pace, printed_at = Pace(clock), 0.0
+    phase = ""
+
+    def show(progress: Progress) -> None:
+        nonlocal printed_at, phase
+        for line in progress.notes:
+            note(f"Note: {line}")
+        pace.begins(progress)
+        name, now = _PHASES[progress.phase], clock()
+        if progress.phase != phase and progress.loss is None and progress.phase != "simulate":
+            note(f"{name} ..." if progress.total <= 1 else f"{name}, {progress.total:,} steps ...")
+        elif now - printed_at >= _SECONDS_BETWEEN_LINES or _is_due(progress):
+            words = [f"{name} {progress.done}/{progress.total}", _loss(progress)]
+            note(", ".join(filter(None, [*words, _to_go(pace.seconds_to_go(progress))])))
+        else:
+            return
+        printed_at, phase = now, progress.phase
+
+    return show
+
+
+def _is_due(progress: Progress) -> bool:
+    """Tells whether a line is due whatever the time: for each simulated increment and tenth of a training."""
+    if progress.loss is None:
+        return progress.phase == "simulate"
+    return progress.done % max(1, progress.total // 10) == 0 or progress.done == progress.total
+
+
+def _loss(progress: Progress) -> str:
+    return f"loss {progress.loss:.3f}" if progress.loss is not None else ""
+
+
+def _to_go(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds >= _HOUR:
+        return f"about {seconds / _HOUR:.1f} h to go"
+    if seconds >= 2 * _MINUTE:
+        return f"about {seconds / _MINUTE:.0f} min to go"
+    return f"about {seconds:.0f} s to go"

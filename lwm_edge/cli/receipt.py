@@ -1,0 +1,135 @@
+"""Prints receipts in an owner's words: what was learnt, how well, what to watch out for, what to do next.
+
+What only an engineer wants to know (drift, digests, parity, memory) comes with `--details`.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from ..records import printable
+from .display import growth, left_out, parity_found
+from .terminal import counted, joined, percent, print_rows
+
+if TYPE_CHECKING:
+    from .. import ChangeReport, IncrementReport
+    from ..increment.reports import NewClassReport
+    from ..learning.reports import ShippedEstimate
+
+_PARTS = {
+    "start": "starting",
+    "photos": "reading photos",
+    "plan": "planning",
+    "features": "looking at photos",
+    "train": "training",
+    "evaluate": "judging",
+    "stage": "preparing the model",
+    "commit": "exporting and committing",
+}
+_LISTED = 12
+_WELL_RECOGNISED = 0.5  # share of a class's photos; those below it had better get more
+
+
+def new_classes(report: IncrementReport, details: bool = False) -> None:
+    """Prints the receipt of new classes."""
+    classes = counted(len(report.new_classes), "class", "classes")
+    names = joined(report.new_classes, _LISTED)
+    _print(f"Learnt {classes} in {report.seconds:.0f} s: {names}", report, details)
+
+
+def more_photos(report: IncrementReport, details: bool = False) -> None:
+    """Prints the receipt of further photos."""
+    photos = counted(report.photos_trained + report.photos_held_back, "photo", "photos")
+    names = joined(report.known_classes, _LISTED)
+    _print(f"Learnt {photos} more of {names} in {report.seconds:.0f} s", report, details)
+
+
+def _print(title: str, report: IncrementReport, details: bool) -> None:
+    rows = {
+        "How well": _how_well(report),
+        "Shipped classes": _shipped(report.drift.shipped) or report.old_classes_note,
+        "Watch out": "\n".join(report.warnings) or "nothing stood out",
+        "What next": "\n".join(_next_steps(report)),
+        "Load it from": printable(report.onnx),
+        "Recipe": f"{report.recipe}: {_what_happened(report)}",
+        **(_details(report) if details else {}),
+    }
+    print_rows(title, rows)
+
+
+def _how_well(report: IncrementReport) -> str:
+    ranked = sorted(report.judged, key=_share)
+    lines = [
+        f"{c.class_name}: {c.right} of {counted(c.photos, 'photo', 'photos')} recognised"
+        for c in ranked[:_LISTED]
+    ]
+    if more := ranked[_LISTED:]:
+        lines.append(f"and {len(more)} more, each on {percent(_share(more[0]))} of its photos or better")
+    source = "counted on photos that the judged model had not learnt"
+    return "\n".join([*lines, f"{source}{left_out(report.skipped)}"])
+
+
+def _share(judged: NewClassReport) -> float:
+    return judged.right / judged.photos if judged.photos else 0.0
+
+
+def _shipped(estimate: ShippedEstimate | None) -> str | None:
+    if estimate is None:
+        return None
+    low, high = estimate.interval
+    photos = f"{estimate.photos} photos of {counted(estimate.classes, 'class', 'classes')}"
+    return (
+        f"{percent(estimate.measured)} of {photos} when shipped; now {percent(low)} to {percent(high)}, "
+        f"estimated from that (before this increment about {percent(estimate.before)})"
+    )
+
+
+def _next_steps(report: IncrementReport) -> list[str]:
+    home = f"--home {shlex.quote(printable(report.home))}"
+    steps = []
+    if weak := [c.class_name for c in report.judged if _share(c) < _WELL_RECOGNISED]:
+        steps.append(f"give more photos of {joined(weak, _LISTED)}: lwm-edge add-photos PHOTOS {home}")
+    steps.append(f"try it: lwm-edge predict PHOTO {home}")
+    steps.append(f"measure it on labelled photos that it has not learnt: lwm-edge evaluate PHOTOS {home}")
+    return steps
+
+
+def _what_happened(report: IncrementReport) -> str:
+    if report.training is None:
+        return "the network stays as it was, and its last layer was solved anew"
+    epochs = counted(report.training.epochs, "pass", "passes")
+    return f"the network was trained, in {epochs} over the photos"
+
+
+def _details(report: IncrementReport) -> dict[str, str]:
+    held, drift, plan = report.held_back, report.drift, report.plan
+    return {
+        "Why this recipe": report.recipe_reason,
+        "Photos": f"{report.photos_trained:,} learnt from, {report.photos_held_back:,} held back",
+        "Held-back photos": f"{percent(held.accuracy)} right, all classes competing",
+        "Drift": f"the best old class is unchanged on {percent(drift.base_agreement)} of new photos"
+        + (f"; attention moved by {drift.attention_distance:.2f}" if drift.attention_distance else ""),
+        **_training(report),
+        **growth(report.footprint),
+        "Planned": f"{plan.predicted_peak_rss_bytes / 2**20:.0f} MiB, {plan.predicted_seconds:.0f} s",
+        "Time": ", ".join(f"{_PARTS.get(p, p)} {s:.1f} s" for p, s in report.seconds_by_part.items()) or "-",
+        "Verified": f"ONNX file {parity_found(report.parity)}",
+        "Model digest": report.model_digest,
+    }
+
+
+def _training(report: IncrementReport) -> dict[str, str]:
+    if report.training is None:
+        return {}
+    steps = f"{report.training.steps} steps of {report.training.step_ms:.0f} ms in {report.plan.precision}"
+    return {"Training": f"{steps}, beta {report.beta:g}, gamma {report.gamma:g}"}
+
+
+def change_details(report: ChangeReport) -> dict[str, str]:
+    """Says what only an engineer wants to know of a change that needed no training."""
+    return {
+        **growth(report.footprint),
+        "Verified": f"ONNX file {parity_found(report.parity)}",
+        "Model digest": report.model_digest,
+    }

@@ -1,0 +1,67 @@
+"""Tells of an increment that was interrupted and waits in a home, from the header of its checkpoint."""
+
+from __future__ import annotations
+
+import shlex
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..records import AnyNamePath, ExactPath, Report, printable
+from .home import Home
+from .ownership import checkpoint_header
+
+
+class InterruptedReport(Report):
+    """Reports an increment that was interrupted while it trained.
+
+    Attributes:
+        step: Number of the update up to which it is saved.
+        photos: Path of its folder of photos; None if that is not known.
+        resume: Command that continues it.
+    """
+
+    step: int
+    photos: AnyNamePath | None
+    resume: str
+
+
+class _Header(BaseModel):
+    """Reads what this package needs of a checkpoint's header, which `increment.resume` defines."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    parent_digest: str
+    step: int
+    photos: ExactPath | None = None
+
+
+def interrupted_increment(home: Home, model_digest: str) -> InterruptedReport | None:
+    """Describes the increment that waits to be continued; None if there is none for this model.
+
+    Args:
+        home: Model home.
+        model_digest: Digest of the home's model.
+    """
+    try:
+        header = _Header.model_validate_json(checkpoint_header(home.training) or b"")
+    except ValidationError:
+        return None
+    if header.parent_digest != model_digest:
+        return None
+    photos = shlex.quote(printable(header.photos)) if header.photos else "PHOTOS"
+    return InterruptedReport(
+        step=header.step,
+        photos=header.photos,
+        resume=f"lwm-edge add-classes {photos} --home {shlex.quote(printable(home.path))}",
+    )
+
+
+def describe_dropped(home: Home, model_digest: str) -> tuple[str, ...]:
+    """Returns a warning that a change of the model drops an interrupted increment, if there is one."""
+    left_off = interrupted_increment(home, model_digest)
+    if left_off is None:
+        return ()
+    return (
+        f"the increment that was interrupted at step {left_off.step} belonged to the model before this "
+        f"change, so what it had saved was dropped; to learn its classes from the start: {left_off.resume}",
+    )

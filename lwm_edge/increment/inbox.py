@@ -1,0 +1,155 @@
+"""Teaches what has come to rest in an inbox, one change at a time: `teach_inbox`, `watch_inbox`.
+
+Photos arrive in class folders. Once nothing in such a folder has changed for a while, its photos are taken
+out of it and taught, as a new class or, if the model knows the class, as further photos of it.
+`inbox_watcher` does that, `inbox_folder` moves the photos.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import ConfigError
+from ..home.home import Home, open_home
+from ..learning.config import IncrementConfig
+from ..records import AnyPath, ProgressCallback, absolute, ignore_progress
+from .inbox_folder import InboxFolder
+from .inbox_reports import InboxReport
+from .inbox_watcher import Watcher
+
+QUIET_SECONDS = 60.0
+_LOOKS = 4  # in the time for which nothing may change
+
+
+def teach_inbox(
+    home: Home | AnyPath,
+    inbox: AnyPath,
+    config: IncrementConfig | None = None,
+    *,
+    taught: AnyPath | None = None,
+    delete: bool = False,
+    quiet_seconds: float = QUIET_SECONDS,
+    on_progress: ProgressCallback = ignore_progress,
+    isolate: bool = True,
+) -> InboxReport:
+    """Teaches once what has come to rest in an inbox; nothing is trained, so it needs no torch.
+
+    Each class is a change of its own. If the model knows a class already, its photos are taught as
+    `add_photos` does. What cannot be taught stays where it is, with the reason in a file beside it.
+
+    Args:
+        home: Model home, or the path of its folder.
+        inbox: Path of a folder in which photos arrive in sub-folders, one for each class.
+        config: Settings; None means the defaults. The recipe is `lda`.
+        taught: Folder to which photos are moved once they are taught, in a sub-folder for each class.
+        delete: Whether to delete them instead.
+        quiet_seconds: Seconds for which nothing in a class folder may change before it is taught. If there
+            are photos, this call waits for as long, to see.
+        on_progress: Function that is called at every step; what it raises ends the call, and the photos that
+            were just being taught are put back or, if they are learnt already, put away.
+        isolate: Whether to learn in worker processes; False does it in this one.
+
+    Raises:
+        ConfigError: The settings do not fit, or the folders are in each other's way.
+        HomeError: The home or the inbox is missing, or cannot be written.
+        BusyError: Another process works on this inbox. For a home that is busy, this call waits.
+        LwmEdgeError: For the reasons that `add_classes` lists, if they are about the home and not about the
+            photos.
+    """
+    watcher = _watcher(home, inbox, config, taught, delete, quiet_seconds, on_progress, isolate)
+    with watcher.folder.locked():
+        notes = watcher.recover()
+        watcher.look()
+        if watcher.seen:
+            time.sleep(quiet_seconds)
+        return watcher.teach(notes)
+
+
+def watch_inbox(
+    home: Home | AnyPath,
+    inbox: AnyPath,
+    config: IncrementConfig | None = None,
+    *,
+    on_report: Callable[[InboxReport], None],
+    taught: AnyPath | None = None,
+    delete: bool = False,
+    quiet_seconds: float = QUIET_SECONDS,
+    on_progress: ProgressCallback = ignore_progress,
+    isolate: bool = True,
+) -> None:
+    """Teaches what comes to rest in an inbox, until it is interrupted or `on_report` raises an exception.
+
+    Args:
+        home: As for `teach_inbox`, as are all other arguments.
+        inbox: As for `teach_inbox`.
+        config: As for `teach_inbox`.
+        on_report: Function that is called when something was taught, and when it changes what waits and why.
+        taught: As for `teach_inbox`.
+        delete: As for `teach_inbox`.
+        quiet_seconds: As for `teach_inbox`.
+        on_progress: As for `teach_inbox`.
+        isolate: As for `teach_inbox`.
+
+    Raises:
+        LwmEdgeError: For the reasons that `teach_inbox` lists.
+    """
+    watcher = _watcher(home, inbox, config, taught, delete, quiet_seconds, on_progress, isolate)
+    latest = None
+    with watcher.folder.locked():
+        notes = watcher.recover()
+        while True:
+            report = watcher.teach(notes)
+            if report.taught or report != latest:
+                on_report(report)
+            latest, notes = report.model_copy(update={"taught": (), "notes": ()}), ()
+            time.sleep(max(quiet_seconds / _LOOKS, 0.1))
+
+
+def _watcher(
+    home: Home | AnyPath,
+    inbox: AnyPath,
+    config: IncrementConfig | None,
+    taught: AnyPath | None,
+    delete: bool,
+    quiet_seconds: float,
+    on_progress: ProgressCallback,
+    isolate: bool,
+) -> Watcher:
+    """Checks the arguments.
+
+    Raises:
+        ConfigError: They do not fit.
+    """
+    opened, path = open_home(home), absolute(inbox)
+    config = config or IncrementConfig()
+    folder = InboxFolder(path, None if taught is None else absolute(taught))
+    if config.recipe not in ("auto", "lda"):
+        raise ConfigError(
+            f"an inbox is taught without training, so recipe {config.recipe} cannot be used; leave it out, "
+            "and use lwm-edge add-classes where you want to train"
+        )
+    if (taught is None) == (not delete):
+        raise ConfigError("say what becomes of taught photos: give a folder for them (--taught) or --delete")
+    if not 0 <= quiet_seconds < float("inf"):
+        raise ConfigError(f"photos cannot be left alone for {quiet_seconds} s; give a number of seconds")
+    places = {"the home": opened.path, "the inbox": path}
+    if folder.taught:
+        places["the folder for taught photos"] = folder.taught
+    _require_apart(places)
+    ours = config.model_copy(update={"recipe": "lda"})
+    return Watcher(opened, folder, ours, quiet_seconds, on_progress, isolate)
+
+
+def _require_apart(places: dict[str, Path]) -> None:
+    """Refuses folders of which one is in another: what is in an inbox is taken for photos.
+
+    Raises:
+        ConfigError: One is in another.
+    """
+    resolved = {name: path.resolve() for name, path in places.items()}
+    for name, path in resolved.items():
+        for other, inside in resolved.items():
+            if name != other and inside.is_relative_to(path):
+                raise ConfigError(f"{other} ({inside}) is in {name} ({path}); choose folders that are apart")

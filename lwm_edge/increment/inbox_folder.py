@@ -1,0 +1,292 @@
+"""Keeps the files of an inbox: the photos that came, those being taught, and the reasons why some wait.
+
+    INBOX/CLASS/...                  photos that came
+    INBOX/CLASS.waits.json           the reason why those in CLASS wait; without it they are tried again
+    INBOX/.lwm-edge/lock             held by the one process that works on the inbox
+    INBOX/.lwm-edge/note.json        what is being taught, and how old the home's model was before that
+    INBOX/.lwm-edge/photos/CLASS/    the photos that are being taught
+
+A photo is in one of three places at any time: where it came, where it is taught, where the owner wants taught
+ones. The note is durable before the first photo leaves the first place, and goes after the last one has
+reached the third, or is back in the first. So whatever a kill or a power cut leaves is explained by a note.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from .. import locks, storage
+from ..errors import HomeError, LwmEdgeError, PhotosError
+from ..photos.folders import file_digest
+from ..photos.listing import photo_files
+from ..photos.photo_set import Photo, digest_of
+from ..records import Digest, ExactPath, Record
+
+Change = Literal["add-classes", "add-photos"]
+Signature = tuple[tuple[str, int, int, int], ...]
+"""Names, lengths and times of the files in a folder; it changes whenever one of them does."""
+
+_WORK, _NOTE, _LOCK, _PHOTOS = ".lwm-edge", "note.json", "lock", "photos"
+_WAITS = ".waits.json"
+
+
+class NotedPhoto(Record):
+    """Names a photo that is being taught, by its file's name and its content."""
+
+    name: ExactPath
+    digest: Digest
+
+
+class Note(Record):
+    """Says what is being taught.
+
+    Attributes:
+        home: Path of the model home.
+        change: Kind of the change.
+        folder: Name of the class folder.
+        class_name: Name of the class, as the model knows it afterwards.
+        increment: Number of the home's latest change before this one.
+        model_digest: Digest of the home's model before.
+        tried: How often these photos were tried before.
+        photos: Photos that are being taught.
+    """
+
+    home: ExactPath
+    change: Change
+    folder: ExactPath
+    class_name: str
+    increment: int
+    model_digest: Digest
+    tried: int
+    photos: tuple[NotedPhoto, ...]
+
+    @property
+    def photos_digest(self) -> str:
+        """Returns the digest of all photos, which a receipt has as well."""
+        return digest_of(photo.digest for photo in self.photos)
+
+
+class Reason(Record):
+    """Says why the photos of a class wait; people read it, in the file beside the class folder.
+
+    Attributes:
+        reason: What was wrong, and what to do.
+        problems: Problems in detail.
+        tried: How often these photos were tried.
+        final: Whether they are not tried again until something changes in their folder.
+        try_again: What an owner can do to have them tried again.
+        photos: Digest of the names, lengths and times of the files in the folder.
+    """
+
+    reason: str
+    problems: tuple[str, ...] = ()
+    tried: int
+    final: bool
+    try_again: str = "remove this file, or change the photos"
+    photos: Digest
+
+
+@dataclass(frozen=True)
+class InboxFolder:
+    """Moves the photos of an inbox, under its lock.
+
+    Attributes:
+        path: Path of the inbox.
+        taught: Folder for photos that were taught; None deletes them.
+    """
+
+    path: Path
+    taught: Path | None
+
+    @property
+    def batch(self) -> Path:
+        """Returns the folder of photos that are being taught, in one sub-folder as `add_classes` wants it."""
+        return self.path / _WORK / _PHOTOS
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes this process the only one that works on the inbox.
+
+        Raises:
+            BusyError: Another process does.
+            HomeError: The inbox is missing or cannot be written.
+        """
+        if not self.path.is_dir():
+            raise HomeError(f"{self.path} is not a folder; give the folder in which photos arrive")
+        storage.make_folder(self.batch)
+        with locks.exclusive_lock(self.path / _WORK / _LOCK):
+            yield
+
+    def class_folders(self) -> list[Path]:
+        """Lists the class folders that hold something, sorted by name."""
+        folders = [p for p in storage.entries(self.path) if not p.name.startswith(".") and p.is_dir()]
+        return [path for path in folders if _files_in(path)]
+
+    def note(self) -> Note | None:
+        """Returns what was being taught when another process was interrupted; None if nothing was.
+
+        Raises:
+            HomeError: The note is damaged.
+        """
+        path = self.path / _WORK / _NOTE
+        try:
+            return Note.model_validate_json(storage.read_regular(path))
+        except FileNotFoundError:
+            return None
+        except (ValidationError, OSError):
+            raise HomeError(
+                f"{path} cannot be read, so it is not known whether the photos in {self.batch} were learnt; "
+                "see with lwm-edge info --history, move them where they belong, and remove that file"
+            ) from None
+
+    def take(self, folder: Path, note: Note) -> None:
+        """Takes the photos of a note out of their class folder, to be taught.
+
+        Raises:
+            PhotosError: The owner's folder does not let them go.
+            HomeError: The inbox cannot be written.
+            ResourceError: The disk is full.
+        """
+        storage.write_file(self.path / _WORK / _NOTE, note.model_dump_json(indent=1).encode())
+        target = self.batch / note.folder
+        storage.make_folder(target)
+        try:
+            for photo in note.photos:
+                storage.move_file(folder / photo.name, target / photo.name)
+        except HomeError as error:
+            raise PhotosError(f"the photos cannot be taken out of their folder: {error.message}") from None
+        storage.sync_folder(folder)
+        storage.sync_folder(target)
+
+    def put_back(self, note: Note) -> None:
+        """Puts the photos of a note back where they came from; nothing was learnt from them."""
+        self._move_all(note, self.path / note.folder)
+        self._forget(note)
+
+    def put_away(self, note: Note) -> None:
+        """Puts the photos of a note, which were learnt, where the owner wants them."""
+        if self.taught:
+            self._move_all(note, self.taught / note.class_name)
+        else:
+            for path in self._being_taught(note):
+                storage.remove_file(path)
+        self._forget(note)
+        self.forget_reason(self.path / note.folder)
+
+    def reason(self, folder: Path) -> Reason | None:
+        """Returns why a folder's photos wait; None if they do not, or if they have changed since."""
+        try:
+            found = Reason.model_validate_json(storage.read_regular(_beside(folder)))
+        except (ValidationError, OSError):
+            return None
+        return found if found.photos == fingerprint(folder) else None
+
+    def seconds_since_reason(self, folder: Path, now: float) -> float | None:
+        """Returns how long ago the reason was written; None if the clock went back, or it is not there."""
+        with suppress(OSError):
+            seconds = now - _beside(folder).stat().st_mtime
+            return seconds if seconds >= 0 else None
+        return None
+
+    def write_reason(self, folder: Path, reason: Reason) -> None:
+        """Writes beside a class folder why its photos wait; a disk that has no room for it is passed over."""
+        with suppress(LwmEdgeError):
+            storage.write_file(_beside(folder), reason.model_dump_json(indent=1).encode() + b"\n")
+
+    def forget_reason(self, folder: Path) -> None:
+        """Removes the reason beside a class folder, if lwm-edge wrote it."""
+        path = _beside(folder)
+        with suppress(ValidationError, OSError):
+            Reason.model_validate_json(storage.read_regular(path))
+            storage.remove_file(path)
+
+    def forget_old_reasons(self) -> None:
+        """Removes the reasons beside folders that the owner has emptied or taken away."""
+        for path in storage.entries(self.path):
+            folder = path.with_name(path.name.removesuffix(_WAITS))
+            if path.name.endswith(_WAITS) and not (folder.is_dir() and _files_in(folder)):
+                self.forget_reason(folder)
+
+    def was_taught(self, photo: Photo, class_name: str) -> bool:
+        """Tells whether the same file is among the taught photos: some tools deliver what is gone again."""
+        if self.taught is None:
+            return False
+        path = self.taught / class_name / photo.path.name
+        with suppress(PhotosError):
+            return storage.is_regular_file(path) and file_digest(path) == photo.digest
+        return False
+
+    def _being_taught(self, note: Note) -> list[Path]:
+        folder = self.batch / note.folder
+        return storage.entries(folder) if folder.is_dir() else []
+
+    def _move_all(self, note: Note, target: Path) -> None:
+        paths = self._being_taught(note)
+        if not paths:
+            return
+        storage.make_folder(target)
+        for path in paths:
+            _move_beside_others(path, target)
+        storage.sync_folder(target)
+        storage.sync_folder(self.batch / note.folder)
+
+    def _forget(self, note: Note) -> None:
+        storage.remove_folder(self.batch / note.folder, ())
+        storage.remove_file(self.path / _WORK / _NOTE)
+
+
+def signature(folder: Path) -> Signature:
+    """Returns names, lengths and times of a folder's files, hidden ones too, as some tools copy to those."""
+    found = []
+    for path in storage.entries(folder):
+        with suppress(OSError):  # it was moved away meanwhile, which changes the next signature
+            status = path.lstat()
+            found.append((path.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    return tuple(found)
+
+
+def fingerprint(folder: Path) -> str:
+    """Returns a digest of what `signature` sees, without the time at which a file was last moved."""
+    with suppress(HomeError):
+        lines = [f"{name!a} {size} {changed}" for name, size, changed, _ in signature(folder)]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256().hexdigest()
+
+
+def noted(photos: tuple[Photo, ...]) -> tuple[NotedPhoto, ...]:
+    """Returns photos as a note has them."""
+    return tuple(NotedPhoto(name=Path(photo.path.name), digest=photo.digest) for photo in photos)
+
+
+def _move_beside_others(path: Path, folder: Path) -> None:
+    """Moves a photo into a folder, under another name if its own is taken by a photo that is not the same."""
+    target = folder / path.name
+    if storage.is_regular_file(target):
+        digest = file_digest(path)
+        with suppress(PhotosError):
+            if file_digest(target) == digest:  # copied before an interruption, or given twice
+                storage.remove_file(path)
+                return
+        target = target.with_name(f"{path.stem}-{digest[:12]}{path.suffix}")
+        if storage.is_regular_file(target):
+            storage.remove_file(path)
+            return
+    storage.move_file(path, target)
+
+
+def _beside(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}{_WAITS}")
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """Lists the files of a class folder, without hidden ones; none if it cannot be read."""
+    with suppress(OSError):
+        return photo_files(folder)
+    return []

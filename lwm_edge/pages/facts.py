@@ -1,0 +1,179 @@
+"""Gathers what a page says of a home: what the model knows, how sure that is, and what it cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from pydantic import ValidationError
+
+from .. import storage
+from ..home.home import Generation, Home
+from ..home.readers import InfoReport, info
+from ..increment.reports import IncrementReport
+from ..model.bundle import CONFUSIONS, COUNTS, RIGHT, RIGHT_SOLVED, TOTAL, Bundle, open_bundle
+from ..model.evaluation import EvaluationReport
+from ..model.ledger import LedgerEntry
+from ..proofs.auditor import audit
+from ..proofs.reports import AuditReport
+from ..proofs.verification import VerificationReport, verify
+
+_CONFIDENCE = 0.95
+_LISTED_CONFUSIONS = 12
+NOW, THEN, SHIPPED = "measured now", "when it was learnt", "by the vendor"
+
+
+@dataclass(frozen=True)
+class ClassFact:
+    """Says how well one class is known.
+
+    Attributes:
+        name: Name of the class.
+        shipped: Whether the vendor shipped it.
+        learnt_from: Number of photos behind its mean; 0 if that is not known.
+        right: Number of photos that were recognised.
+        total: Number of photos that were judged; 0 if it was never measured.
+        source: Words for who measured it and when.
+    """
+
+    name: str
+    shipped: bool
+    learnt_from: int
+    right: int = 0
+    total: int = 0
+    source: str = ""
+
+    @property
+    def share(self) -> float:
+        """Returns the share of its photos that were recognised."""
+        return self.right / self.total if self.total else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Returns the interval in which the true share lies, as far as so few photos can tell."""
+        return wilson_interval(self.right, self.total)
+
+
+@dataclass(frozen=True)
+class ConfusionFact:
+    """Says how often a class was taken for another one, and who counted it."""
+
+    actual: str
+    predicted: str
+    photos: int
+    source: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Holds what a page says of a home.
+
+    Attributes:
+        info: What the home holds.
+        classes: Facts about each class, in class_index order.
+        confusions: Most frequent confusions.
+        ledger: Footprint of the changes that the ledger has, oldest first.
+        receipt: Receipt of the latest change, if that learnt photos.
+        audit: Account of the auditor.
+        custody: Verdict on the record from the base to this model.
+        evaluation: Evaluation on photos that were given for the page; None without any.
+    """
+
+    info: InfoReport
+    classes: tuple[ClassFact, ...]
+    confusions: tuple[ConfusionFact, ...]
+    ledger: tuple[LedgerEntry, ...]
+    receipt: IncrementReport | None
+    audit: AuditReport
+    custody: VerificationReport
+    evaluation: EvaluationReport | None
+
+
+def gather_facts(home: Home, evaluation: EvaluationReport | None = None) -> Facts:
+    """Reads a home's model, its latest receipt and its ledger, and asks the auditor and the custodian.
+
+    Args:
+        home: Model home.
+        evaluation: Evaluation of this model on labelled photos; None without any.
+    """
+    bundle, receipt = home.read(lambda g: (open_bundle(g.bundle), _receipt(g)))
+    ledger = bundle.manifest.ledger
+    first = [ledger.first] if ledger.first and ledger.first not in ledger.latest else []
+    return Facts(
+        info=info(home),
+        classes=_classes(bundle, receipt, evaluation),
+        confusions=_confusions(bundle, receipt, evaluation),
+        ledger=(*first, *ledger.latest),
+        receipt=receipt,
+        audit=audit(home),
+        custody=verify(home),
+        evaluation=evaluation,
+    )
+
+
+def _receipt(generation: Generation) -> IncrementReport | None:
+    """Reads the latest receipt; None if the change learnt no photos, or the file is damaged."""
+    try:
+        return IncrementReport.model_validate_json(storage.read_regular(generation.receipt))
+    except (ValidationError, OSError):
+        return None
+
+
+def _classes(
+    bundle: Bundle, receipt: IncrementReport | None, evaluation: EvaluationReport | None
+) -> tuple[ClassFact, ...]:
+    m, arrays = bundle.manifest, bundle.arrays(COUNTS, RIGHT, RIGHT_SOLVED, TOTAL)
+    solved = m.increment_count > 0  # what a device solves, rather than what the vendor trained
+    right, total = arrays[RIGHT_SOLVED if solved else RIGHT], arrays[TOTAL]
+    measured: dict[str, tuple[int, int, str]] = {
+        name: (int(right[i]), int(total[i]), SHIPPED) for i, name in enumerate(m.class_names) if total[i]
+    }
+    measured |= {c.class_name: (c.right, c.photos, THEN) for c in (receipt.judged if receipt else ())}
+    if evaluation:
+        counts = evaluation.photos_per_class
+        measured |= {
+            name: (round(share * counts[name]), counts[name], NOW)
+            for name, share in evaluation.per_class.items()
+        }
+    return tuple(
+        ClassFact(
+            name, i < m.shipped_classes, round(float(arrays[COUNTS][i])), *measured.get(name, (0, 0, ""))
+        )
+        for i, name in enumerate(m.class_names)
+    )
+
+
+def _confusions(
+    bundle: Bundle, receipt: IncrementReport | None, evaluation: EvaluationReport | None
+) -> tuple[ConfusionFact, ...]:
+    names = bundle.manifest.class_names
+    if evaluation:
+        found = [ConfusionFact(c.actual, c.predicted, c.photos, NOW) for c in evaluation.confusions]
+    else:
+        found = [
+            ConfusionFact(c.class_name, c.taken_for, c.photos_taken, THEN)
+            for c in (receipt.judged if receipt else ())
+            if c.taken_for
+        ]
+        rows = bundle.arrays(CONFUSIONS)[CONFUSIONS].tolist()
+        found += [ConfusionFact(names[a], names[b], n, SHIPPED) for a, b, n in rows if n]
+    return tuple(sorted(found, key=lambda c: -c.photos)[:_LISTED_CONFUSIONS])
+
+
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
+    """Computes Wilson's score interval of a share, at 95% confidence; from 0 to 1 if nothing was counted."""
+    if not total:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf((1 + _CONFIDENCE) / 2)
+    share, spread = right / total, z * z / total
+    middle = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def mean_share(classes: Sequence[ClassFact]) -> float | None:
+    """Computes the mean share over the classes that were measured."""
+    shares = [fact.share for fact in classes if fact.total]
+    return sum(shares) / len(shares) if shares else None

@@ -1,0 +1,274 @@
+"""Teaches new classes and writes a page with what only that moment knows: photos, maps, and mistakes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .. import storage
+from ..errors import LwmEdgeError, PhotosError
+from ..home.home import Home, open_home
+from ..increment.add import add_classes
+from ..increment.reports import IncrementReport
+from ..increment.resume import resumed_settings
+from ..learning.config import IncrementConfig
+from ..model.bundle import Bundle, open_bundle
+from ..model.torch_needed import torch_is_installed
+from ..photos.listing import list_photos
+from ..photos.pixels import Pixels
+from ..photos.preprocessing import Preprocessing
+from ..photos.reading import read_photo
+from ..records import AnyPath, ProgressCallback, ignore_progress
+from .facts import gather_facts
+from .report import PageReport, check_page, render
+
+_PICTURES, _PER_CLASS, _MISTAKES = 24, 4, 24
+_MAP_SHARE = 0.6  # of a picture's colour where the map is at its largest
+
+Maps = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Shows one photo, as data that stands in the page.
+
+    Attributes:
+        image: Photo as the network sees it.
+        class_name: Name of its class.
+        taken_for: Name of the class that it was taken for; empty if that is not known.
+        before: Photo with the map of the model before; empty without one.
+        after: Photo with the map of the model after; empty without one.
+        looked_for: Name of the old class for which the maps are evidence.
+    """
+
+    image: str
+    class_name: str
+    taken_for: str = ""
+    before: str = ""
+    after: str = ""
+    looked_for: str = ""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Holds what only the moment of learning knows.
+
+    Attributes:
+        headline: Sentence on what was learnt.
+        warnings: What to watch out for.
+        pictures: Some of the new photos, with maps where there are any.
+        maps_note: Sentence on the maps, or on why there are none.
+        mistakes: Held-back photos that were not recognised, up to a number.
+        mistakes_made: Number of all of them.
+        held_back: Number of held-back photos.
+    """
+
+    headline: str
+    warnings: tuple[str, ...]
+    pictures: tuple[Picture, ...]
+    maps_note: str
+    mistakes: tuple[Picture, ...]
+    mistakes_made: int
+    held_back: int
+
+    @property
+    def embedded(self) -> int:
+        """Returns the number of photos in the page."""
+        return len(self.pictures) + len(self.mistakes)
+
+    @property
+    def has_maps(self) -> bool:
+        """Returns whether the pictures have attention maps."""
+        return any(picture.before for picture in self.pictures)
+
+
+class Taught(NamedTuple):
+    """Holds the receipt of an increment, and the report on its page; None if that could not be written."""
+
+    receipt: IncrementReport
+    page: PageReport | None
+
+
+def add_classes_with_page(
+    home: Home | AnyPath,
+    photos: AnyPath,
+    page: AnyPath,
+    config: IncrementConfig | None = None,
+    *,
+    on_progress: ProgressCallback = ignore_progress,
+    isolate: bool = True,
+    wait: bool = False,
+    started: float | None = None,
+) -> Taught:
+    """Teaches new classes as `add_classes` does, and writes a page that shows photos, maps and mistakes.
+
+    The page embeds some of the photos, and says so. It is written where you point, and never into the home,
+    which keeps no photo. The attention maps of the model before and after are shown if the recipe trained the
+    network; to draw them takes torch.
+
+    Args:
+        home: Model home, or the path of its folder.
+        photos: Path of a folder with one sub-folder of photos for each new class, named after the class.
+        page: Path of the page; an existing file is replaced.
+        config: Settings of the increment; None means the defaults.
+        on_progress: Function that is called in this thread at every step and before each photo.
+        isolate: Whether to learn and commit in worker processes; False does both in this one.
+        wait: Whether to wait for another process that is changing the home.
+        started: Value of time.monotonic() from which the receipt counts its seconds; None means now.
+
+    Raises:
+        ConfigError: The page cannot be written there, or jinja2 or matplotlib is not installed.
+        LwmEdgeError: For the reasons that `add_classes` lists.
+    """
+    home, photos, page = open_home(home), Path(photos), Path(page)
+    check_page(home, page)
+    config = resumed_settings(home, config or IncrementConfig())
+    with _kept_open(home) as before:
+        receipt = add_classes(
+            home, photos, config, on_progress=on_progress, isolate=isolate, wait=wait, started=started
+        )
+        try:
+            moment = _moment(home, photos, config.class_name, receipt, before)
+            return Taught(receipt, render(home, page, gather_facts(home), moment))
+        except LwmEdgeError as error:  # the classes are learnt all the same
+            failed = f"the page was not written: {error.message}"
+            return Taught(receipt.model_copy(update={"warnings": (*receipt.warnings, failed)}), None)
+
+
+@contextmanager
+def _kept_open(home: Home) -> Iterator[Bundle | None]:
+    """Keeps the current bundle readable after a commit removes it; None where there are no such paths."""
+    with storage.open_regular(home.current().bundle) as file:
+        path = Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
+        yield open_bundle(path) if path.exists() else None
+
+
+def _moment(
+    home: Home, folder: Path, class_name: str | None, receipt: IncrementReport, before: Bundle | None
+) -> Moment:
+    preprocessing = home.open_bundle().manifest.preprocessing
+    shown = _some_photos(folder, class_name, preprocessing)
+    pictures = [Picture(_png(pixels), name) for name, pixels in shown]
+    note = _why_no_maps(receipt, before)
+    if note is None and before is not None and shown:
+        pictures = _with_maps(shown, before, home.open_bundle())
+        note = (
+            "In the middle is where the model looked before, on the right where it looks now, for evidence "
+            "of the old class that it finds most likely. The training keeps the two alike; where they "
+            "differ, other parts of the photo count now."
+        )
+    count = len(receipt.new_classes)
+    return Moment(
+        headline=f"{count} {'class' if count == 1 else 'classes'} from {receipt.photos_trained} photos, in "
+        f"{receipt.seconds:.0f} seconds, by recipe {receipt.recipe}: {receipt.recipe_reason}.",
+        warnings=receipt.warnings,
+        pictures=tuple(pictures),
+        maps_note=note or "",
+        mistakes=tuple(_mistakes(receipt, preprocessing)),
+        mistakes_made=len(receipt.mistakes),
+        held_back=receipt.photos_held_back,
+    )
+
+
+def _why_no_maps(receipt: IncrementReport, before: Bundle | None) -> str | None:
+    """Says why no map of the model before and after is shown; None if they can be."""
+    if receipt.training is None:
+        return (
+            f"Recipe {receipt.recipe} left the network as it was, so it looks where it looked before, and "
+            "there are no two maps to compare. These are some of the new photos, as the network sees them."
+        )
+    if not torch_is_installed():
+        return "Attention maps take torch, which is not installed here. These are some of the new photos."
+    if before is None or before.manifest.model_digest != receipt.parent_digest:
+        return "The model before is gone, so its maps cannot be drawn. These are some of the new photos."
+    return None
+
+
+def _some_photos(
+    folder: Path, class_name: str | None, preprocessing: Preprocessing
+) -> list[tuple[str, Pixels]]:
+    """Reads a few photos of each new class, fewer if there are many classes."""
+    classes = list_photos(folder, class_name).classes[:_PICTURES]
+    each = max(1, min(_PER_CLASS, _PICTURES // max(1, len(classes))))
+    found = []
+    for one in classes:
+        pixels: list[Pixels] = []
+        for photo in one.files:
+            if len(pixels) == each:
+                break
+            with suppress(PhotosError):  # it was skipped and reported before
+                pixels.append(read_photo(photo, preprocessing))
+        found += [(one.class_name, shown) for shown in pixels]
+    return found
+
+
+def _mistakes(receipt: IncrementReport, preprocessing: Preprocessing) -> Iterator[Picture]:
+    for mistake in receipt.mistakes[:_MISTAKES]:
+        with suppress(PhotosError):  # it is gone meanwhile
+            image = _png(read_photo(mistake.photo, preprocessing))
+            yield Picture(image, mistake.class_name, taken_for=mistake.taken_for)
+
+
+def _with_maps(shown: Sequence[tuple[str, Pixels]], before: Bundle, after: Bundle) -> list[Picture]:
+    images = np.stack([pixels for _, pixels in shown])
+    maps_before, maps_after, looked_for = _attention_maps(images, before, after)
+    names = before.manifest.class_names
+    return [
+        Picture(
+            _png(pixels),
+            name,
+            before=_png(_overlaid(pixels, maps_before[i])),
+            after=_png(_overlaid(pixels, maps_after[i])),
+            looked_for=names[looked_for[i]],
+        )
+        for i, (name, pixels) in enumerate(shown)
+    ]
+
+
+def _attention_maps(images: Pixels, before: Bundle, after: Bundle) -> tuple[Maps, Maps, list[int]]:
+    """Computes where both models look, for the old class that the model after ranks highest (eq. 2 and 4)."""
+    import torch
+
+    from ..learning.attention import attention_map
+    from ..model.loading import load_network
+
+    teacher, student = load_network(before), load_network(after)
+    batch = torch.from_numpy(images)
+    with torch.no_grad():
+        (features_before, _), (features_after, logits) = teacher(batch), student(batch)
+        b = logits[:, : teacher.classes].argmax(1)
+        maps = [
+            attention_map(features, network.attention_weight, b).numpy()
+            for features, network in ((features_before, teacher), (features_after, student))
+        ]
+    return maps[0], maps[1], b.tolist()
+
+
+def _overlaid(pixels: Pixels, attention: Maps) -> Pixels:
+    """Colours a photo by a map, which is scaled to its own largest value."""
+    from matplotlib import colormaps
+
+    top = float(attention.max()) or 1.0
+    size = (pixels.shape[1], pixels.shape[0])
+    scaled = np.asarray(Image.fromarray(attention / top).resize(size, Image.Resampling.BICUBIC)).clip(0, 1)
+    colours = 255 * colormaps["inferno"](scaled)[..., :3]
+    share = _MAP_SHARE * (0.35 + 0.65 * scaled[..., None])
+    mixed: Pixels = ((1 - share) * pixels + share * colours).round().astype(np.uint8)
+    return mixed
+
+
+def _png(pixels: Pixels) -> str:
+    """Writes a picture as an address that holds it."""
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, format="PNG")
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -1,0 +1,194 @@
+"""Writes a page about a home: what the model knows, how sure that is, what it costs, its origin."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from .. import outputs, storage
+from ..errors import ConfigError
+from ..home.home import Home, open_home
+from ..home.readers import PastChange, evaluate
+from ..increment.reports import IncrementReport
+from ..model.ledger import LEDGER_LENGTH
+from ..records import AnyNamePath, AnyPath, ProgressCallback, Report, ignore_progress, printable
+from .charts import accuracy_chart, memory_chart, require_matplotlib, storage_chart
+from .facts import ClassFact, Facts, gather_facts, mean_share
+
+_TEMPLATE = Path(__file__).with_name("report.html")
+_FIRST_CLASSES = 24
+_MIB = 2**20
+_DONE = {
+    "add-classes": "learnt",
+    "add-photos": "learnt more photos of",
+    "remove-class": "removed",
+    "rename-class": "renamed",
+    "merge-classes": "merged",
+    "calibrate": "calibrated by",
+    "undo": "took back the change before",
+}
+
+
+class PageReport(Report):
+    """Reports which page was written.
+
+    Attributes:
+        page: Path of the page.
+        page_bytes: Length of the page.
+        embedded_photos: Number of photos that are in the page.
+        audit_passed: Verdict of the auditor that the page shows.
+        custody_passed: Verdict on the chain of custody that the page shows.
+    """
+
+    page: AnyNamePath
+    page_bytes: int
+    embedded_photos: int
+    audit_passed: bool
+    custody_passed: bool
+
+
+def write_report(
+    home: Home | AnyPath,
+    output: AnyPath,
+    *,
+    photos: AnyPath | None = None,
+    on_progress: ProgressCallback = ignore_progress,
+) -> PageReport:
+    """Writes one self-contained HTML page about a home; no photo is in it.
+
+    Args:
+        home: Model home, or the path of its folder.
+        output: Path of the page; an existing file is replaced.
+        photos: Path of labelled photos in class folders, on which the model is measured for the page.
+        on_progress: Function that is called before each photo; what it raises ends the call.
+
+    Raises:
+        ConfigError: The page cannot be written there, or jinja2 or matplotlib is not installed.
+        HomeError: There is no home.
+        PhotosError: The photos cannot be used, for the reasons that `evaluate` lists.
+    """
+    home, output = open_home(home), Path(output)
+    check_page(home, output)
+    evaluation = evaluate(home, photos, on_progress=on_progress) if photos is not None else None
+    return render(home, output, gather_facts(home, evaluation))
+
+
+def check_page(home: Home, output: Path) -> None:
+    """Refuses, before the work, a page that could not be written or must not be.
+
+    Raises:
+        ConfigError: The page would be in the home, cannot be written, or lacks a library.
+    """
+    outputs.check_output(output)
+    if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(home.path)):
+        raise ConfigError(
+            f"{output} is in the model home, which holds nothing but the model; choose another folder"
+        )
+    require_matplotlib()
+    _jinja()
+
+
+def render(home: Home, output: Path, facts: Facts, moment: Any = None) -> PageReport:
+    """Fills the template and writes the page.
+
+    Args:
+        home: Model home.
+        output: Path of the page.
+        facts: Facts about the home.
+        moment: What only the moment of learning knows, see `moment.Moment`; None without it.
+    """
+    environment = _jinja().Environment(autoescape=True, undefined=_jinja().StrictUndefined)
+    environment.filters |= {"percent": _percent, "mib": _mib}
+    template = environment.from_string(storage.read_regular(_TEMPLATE).decode())
+    page = template.render(**_content(home, facts), moment=moment).encode(errors="backslashreplace")
+    outputs.write_output(output, page)
+    return PageReport(
+        page=output,
+        page_bytes=len(page),
+        embedded_photos=moment.embedded if moment else 0,
+        audit_passed=facts.audit.passed,
+        custody_passed=facts.custody.passed,
+    )
+
+
+def _content(home: Home, facts: Facts) -> dict[str, Any]:
+    from importlib import metadata  # takes longer to load than everything else here
+
+    least_sure = sorted(facts.classes, key=_surety)
+    measured = [fact for fact in facts.classes if fact.total]
+    receipt = facts.receipt
+    return {
+        "title": f"What {printable(Path(home.path.name))} knows",
+        "made_at": f"{datetime.now(timezone.utc):%d %B %Y, %H:%M} UTC",
+        "version": metadata.version("lwm-edge"),
+        "facts": facts,
+        "measured": measured,
+        "mean": mean_share(facts.classes),
+        "first_classes": least_sure[:_FIRST_CLASSES],
+        "more_classes": least_sure[_FIRST_CLASSES:],
+        "charts": {
+            "accuracy": accuracy_chart(measured) if len(measured) > 1 else "",
+            "storage": storage_chart(facts.ledger) if facts.ledger else "",
+            "memory": memory_chart(facts.ledger) if facts.ledger else "",
+        },
+        "ledger_length": LEDGER_LENGTH,
+        "maximum": facts.info.ledger.maximum,
+        "owners": facts.audit.bytes_by_owner(),
+        "estimate": receipt.drift.shipped if receipt else None,
+        "plan": _plan(receipt) if receipt else [],
+        "history": [_past(past) for past in reversed(facts.info.history)],
+    }
+
+
+def _surety(fact: ClassFact) -> tuple[bool, float, str]:
+    """Sorts measured classes before the others, those that may be worst first."""
+    return not fact.total, fact.interval[0], fact.name
+
+
+def _plan(receipt: IncrementReport) -> list[Mapping[str, Any]]:
+    plan, memory = receipt.plan, receipt.footprint.memory.peak_rss_bytes
+    return [
+        _compared("Memory", plan.predicted_peak_rss_bytes, memory, _mib),
+        _compared("Time", plan.predicted_seconds, receipt.seconds, lambda seconds: f"{seconds:.0f} s"),
+    ]
+
+
+def _compared(what: str, planned: float, measured: float, written: Any) -> Mapping[str, Any]:
+    longest = max(planned, measured) or 1
+    return {
+        "what": what,
+        "planned": written(planned),
+        "measured": written(measured),
+        "planned_width": round(100 * planned / longest, 1),
+        "measured_width": round(100 * measured / longest, 1),
+    }
+
+
+def _past(past: PastChange) -> Mapping[str, Any]:
+    more = f" and {past.more_classes} more" if past.more_classes else ""
+    arrow = " to " if past.change == "rename-class" else " into " if past.change == "merge-classes" else ", "
+    return {
+        "number": past.increment,
+        "did": _DONE.get(past.change or "", "the record does not say what was done"),
+        "classes": arrow.join(past.class_names) + more,
+        "when": f"{past.time:%Y-%m-%d %H:%M} UTC" if past.time else "",
+    }
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}%"
+
+
+def _mib(count: float) -> str:
+    return f"{count / _MIB:,.1f} MiB" if count < 100 * _MIB else f"{count / _MIB:,.0f} MiB"
+
+
+def _jinja() -> Any:
+    try:
+        import jinja2
+    except ImportError:
+        raise ConfigError("a page takes jinja2; install it: pip install 'lwm-edge[report]'") from None
+    return jinja2

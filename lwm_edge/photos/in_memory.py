@@ -1,0 +1,166 @@
+"""Prepares a photo in whatever form an app has it: a path, bytes, an open file, an image or an array.
+
+All of them go the one way to the network's input. Bytes are read as a file is, within the same limits, so
+that a hostile photo from a network can do no more than one on the disk.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import ConfigError, PhotosError, first_line
+from ..records import AnyPath
+from .guard import MAX_FILE_BYTES, check_pixels, wait_on
+from .pixels import Pixels, preprocess
+from .preprocessing import Preprocessing
+from .reading import read_photo
+
+AnyPhoto = AnyPath | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[Any]
+TAKEN = (
+    "a path, bytes, a file opened for reading bytes, a PIL image, or a NumPy array of uint8 (RGB [H, W, 3], "
+    "RGBA [H, W, 4] or grey [H, W])"
+)
+_CHANNELS = (1, 3, 4)
+_MODES_WITHOUT_RANGE = ("F", "I")  # nobody can tell which number of theirs is white
+
+
+def prepare_photo(
+    photo: AnyPhoto, preprocessing: Preprocessing, on_wait: Callable[[], None] = wait_on
+) -> Pixels:
+    """Prepares a photo for the network, as every command does: upright, in RGB, scaled and cut.
+
+    Args:
+        photo: Path of a photo (JPEG, PNG, WebP or BMP), the content of such a file as bytes, a file that is
+            open for reading bytes, a PIL image, or an array of uint8 (RGB [H, W, 3], RGBA [H, W, 4] or grey
+            [H, W]) or, for 16-bit grey, uint16. OpenCV's arrays are BGR: give `frame[..., ::-1]`.
+        preprocessing: Preprocessing of the model, such as `Classifier.preprocessing`.
+        on_wait: Function that is called a few times a second while the photo takes long; what it raises ends
+            the reading.
+
+    Returns:
+        RGB [image_size, image_size, 3] uint8, which `Classifier.outputs` takes, stacked.
+
+    Raises:
+        ConfigError: The photo is of a type that is not taken; the message says what is.
+        PhotosError: It cannot be read, is damaged, or costs too much.
+    """
+    if isinstance(photo, str | PathLike):
+        return read_photo(Path(photo), preprocessing, on_wait=on_wait)
+    if isinstance(photo, np.ndarray):
+        return _prepared(_image_of(photo), preprocessing)
+    if isinstance(photo, Image.Image):
+        return _prepared(photo, preprocessing)
+    with _as_file(_content_of(photo)) as path:
+        return read_photo(path, preprocessing, on_wait=on_wait)
+
+
+def photos_in(given: AnyPhoto | Iterable[AnyPhoto]) -> list[AnyPhoto]:
+    """Returns the photos that were given: one, or several of any kind; an array [B, H, W, 3] is a batch.
+
+    Raises:
+        ConfigError: Something among them is no photo; the message says what is taken.
+    """
+    if is_photo(given):
+        return [given]  # type: ignore[list-item]
+    is_several = isinstance(given, Iterable) and not isinstance(given, dict)
+    if not is_several or (isinstance(given, np.ndarray) and given.ndim != 4):
+        raise ConfigError(f"a photo is {TAKEN}, not {_kind(given)}; give one, or a list of them")
+    photos: list[Any] = list(given)  # type: ignore[arg-type]
+    for number, photo in enumerate(photos):
+        if not is_photo(photo):
+            raise ConfigError(f"a photo is {TAKEN}; number {number} of the list is {_kind(photo)}")
+    return photos
+
+
+def is_photo(given: object) -> bool:
+    """Tells whether something is one photo, in any form that is taken."""
+    if isinstance(given, np.ndarray):
+        return given.ndim in (2, 3)
+    is_content = isinstance(given, str | PathLike | bytes | bytearray | memoryview | Image.Image)
+    return is_content or callable(getattr(given, "read", None))
+
+
+def _kind(given: object) -> str:
+    return (
+        f"an array {list(given.shape)}"
+        if isinstance(given, np.ndarray)
+        else f"of type {type(given).__name__}"
+    )
+
+
+def _prepared(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
+    """Prepares an image; a copy, so that the caller's stays as it is."""
+    if image.mode in _MODES_WITHOUT_RANGE:
+        raise ConfigError(f"this image has the mode {image.mode!r}; convert it to RGB or to 8-bit grey")
+    if not all(image.size):
+        raise PhotosError("has no pixels")
+    check_pixels(image)
+    try:
+        return preprocess(image.copy(), preprocessing.image_size, preprocessing.resize_size)
+    except MemoryError:
+        raise PhotosError("does not fit into memory") from None
+    except Exception as error:  # what Pillow's decoders raise, if the image was not loaded yet
+        raise PhotosError(f"is damaged ({first_line(error)})") from None
+
+
+def _image_of(array: NDArray[Any]) -> Image.Image:
+    is_deep_grey = array.dtype == np.uint16 and array.ndim == 2
+    is_colour = array.ndim == 3 and array.shape[2] in _CHANNELS
+    if not (is_deep_grey or (array.dtype == np.uint8 and (array.ndim == 2 or is_colour))):
+        raise ConfigError(
+            f"an array of {array.dtype} {list(array.shape)} is no photo; give uint8: RGB [H, W, 3], RGBA "
+            "[H, W, 4] or grey [H, W]"
+        )
+    if not array.size:
+        raise PhotosError("has no pixels")
+    return Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[2:] == (1,) else array))
+
+
+def _content_of(photo: object) -> bytes:
+    """Returns the content of a file that was given as bytes, or open.
+
+    Raises:
+        ConfigError: It is neither, or was opened for reading text.
+    """
+    if isinstance(photo, bytes | bytearray | memoryview):
+        return bytes(photo)
+    read = getattr(photo, "read", None)
+    if not callable(read):
+        raise ConfigError(f"a photo is {TAKEN}, not {_kind(photo)}")
+    if isinstance(photo, io.TextIOBase):
+        raise ConfigError("this file gives text; open it for reading bytes, with open(path, 'rb')")
+    try:
+        content = read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise PhotosError(f"cannot be read ({error.strerror or first_line(error)})") from None
+    except ValueError as error:  # it is closed, or not opened for reading
+        raise ConfigError(f"this file cannot be read: {first_line(error)}") from None
+    if not isinstance(content, bytes):
+        raise ConfigError(f"a file must give bytes, not {_kind(content)}")
+    return content
+
+
+@contextmanager
+def _as_file(content: bytes) -> Iterator[Path]:
+    """Gives content a path, which the process for costly photos can open too; on Linux, in memory alone."""
+    if not hasattr(os, "memfd_create"):
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            yield Path(file.name)
+        return
+    with os.fdopen(os.memfd_create("photo"), "wb") as memory:
+        memory.write(content)
+        memory.flush()
+        yield Path(f"/proc/{os.getpid()}/fd/{memory.fileno()}")

@@ -1,0 +1,146 @@
+"""`predict` takes photos, folders, standard input and videos; a partly failed call has its own exit code."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lwm_edge import Home, predict, rename_class, watch
+from lwm_edge.cli import commands
+from lwm_edge.errors import SOME_PHOTOS_FAILED, ConfigError, PhotosError
+from tests.support.folders import DEMO_DATA
+
+COATS = DEMO_DATA / "test" / "base" / "Coat"
+PHOTO = COATS / "000.png"
+
+
+class _Stdin(io.TextIOWrapper):
+    pass
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], home: Home) -> Any:
+    def call(*arguments: object, stdin: bytes = b"") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", _Stdin(io.BytesIO(stdin)))
+        words = ["lwm-edge", *map(str, arguments), "--home", str(home.path)]
+        monkeypatch.setattr(sys, "argv", words)
+        code: Any = 0
+        try:
+            commands.main()
+        except SystemExit as end:
+            code = end.code or 0
+        return (code, *capfd.readouterr())
+
+    return call
+
+
+def test_photos_folders_and_standard_input(run: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "photos" / "inner"
+    folder.mkdir(parents=True)
+    for name in ("a.png", "b.png", ".hidden.png"):
+        shutil.copy(PHOTO, folder / name)
+    code, out, _ = run("predict", folder.parent, "-", PHOTO, "--top", 1, stdin=PHOTO.read_bytes())
+    lines = out.splitlines()
+    assert code == 0 and [line.partition(": ")[0] for line in lines] == [
+        *(str(folder / name) for name in ("a.png", "b.png")),
+        "-",
+        str(PHOTO),
+    ]
+    assert len({line.partition(": ")[2] for line in lines}) == 1 and "," not in lines[0]
+    code, out, _ = run("predict", "-", "--json", stdin=PHOTO.read_bytes())
+    assert code == 0 and json.loads(out)["predictions"][0]["photo"] == "-"
+
+
+def test_a_partly_failed_call_has_its_own_exit_code(run: Any, tmp_path: Path) -> None:
+    code, out, err = run("predict", PHOTO, tmp_path / "none.png")
+    assert code == SOME_PHOTOS_FAILED == 9 and "Coat" in out and "none.png: cannot be read" in err
+    code, out, _ = run("predict", PHOTO, tmp_path / "none.png", "--json")
+    assert code == 9 and len(json.loads(out)["predictions"]) == 2
+    assert run("predict", tmp_path / "none.png")[0] == 3
+    (tmp_path / "empty").mkdir()
+    assert run("predict", tmp_path / "empty")[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give photos, folders or -, or a camera"),
+        (["x.png", "--camera", "0"], "but not both"),
+        (["-", "-"], "give it once"),
+        (["--camera", "0", "--json"], "pass --frames N too"),
+    ],
+)
+def test_what_does_not_go_together(run: Any, arguments: list[str], words: str) -> None:
+    code, out, err = run("predict", *arguments)
+    assert code == 2 and words in " ".join((out if "--json" in arguments else err).split())
+
+
+def test_the_error_about_a_folder_and_letters(home: Home, tmp_path: Path) -> None:
+    with pytest.raises(PhotosError, match="none of the photos") as refused:
+        predict(home, "a.png")
+    assert len(refused.value.problems) == 1  # not one for each letter
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PhotosError, match="has no photos in it"):
+        predict(home, tmp_path / "empty")
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    cv2 = pytest.importorskip("cv2", reason="the extra `camera` is not installed")
+    path = tmp_path / "coats.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (280, 280))
+    for photo in sorted(COATS.iterdir())[:4]:
+        frame = cv2.resize(cv2.imread(str(photo)), (280, 280))
+        for _ in range(10):
+            writer.write(frame)
+    writer.release()
+    return path
+
+
+def test_a_video_is_classified_second_by_second(run: Any, video: Path) -> None:
+    code, out, _ = run("predict", "--camera", video, "--top", 1)
+    assert code == 0 and [line.partition(": ")[0] for line in out.splitlines()] == [
+        f"{video}@{second}.0s" for second in range(4)
+    ]
+    code, out, _ = run("predict", "--camera", video, "--every", 0.1, "--frames", 7, "--json")
+    assert code == 0 and len(json.loads(out)["predictions"]) == 7
+
+
+def test_watching_goes_on_with_a_newer_model(home: Home, video: Path) -> None:
+    seen = watch(home, video, top_k=6)
+    assert "Coat" in next(seen).class_names
+    rename_class(home, "Coat", "Mantel")
+    assert "Mantel" in next(seen).class_names
+
+
+def test_a_camera_that_is_not_there(home: Home, video: Path, tmp_path: Path) -> None:
+    with pytest.raises(PhotosError, match="neither the number of a camera nor a video"):
+        next(watch(home, tmp_path / "none.avi"))
+    (tmp_path / "text.avi").write_text("no video")
+    with pytest.raises(PhotosError, match="cannot be opened"):
+        next(watch(home, tmp_path / "text.avi"))
+
+
+def test_without_opencv_it_says_what_to_install(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ConfigError, match=r"pip install 'lwm-edge\[camera\]'"):
+        next(watch(home, 0))
+
+
+def test_frames_are_turned_from_bgr_to_rgb(home: Home, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import cv2
+
+    from lwm_edge.home import camera
+
+    red = np.zeros((32, 32, 3), np.uint8)
+    red[..., 2] = 255  # as OpenCV has it
+    monkeypatch.setattr(cv2.VideoCapture, "retrieve", lambda self: (True, red), raising=False)
+    _, frame = next(camera._frames(video, 1.0))
+    assert frame[0, 0].tolist() == [255, 0, 0]

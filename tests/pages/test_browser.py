@@ -1,0 +1,78 @@
+"""Pages fit a phone and a desktop, light and dark, and ask for nothing, in a headless Chromium."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("jinja2", reason="the extra `report` is not installed")
+pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
+
+from tests.pages.conftest import PageMaker
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PHONE, DESKTOP = 360, 1280
+LOOKS = """
+<!DOCTYPE html><title>looks</title>
+<iframe id="page" style="border:0;width:%dpx;height:3000px" srcdoc="%s"></iframe>
+<script>
+onload = () => {
+  const page = document.getElementById("page"), root = page.contentDocument.documentElement;
+  const body = page.contentWindow.getComputedStyle(page.contentDocument.body);
+  const wide = [...page.contentDocument.querySelectorAll("*")].filter(
+    (e) => e.getBoundingClientRect().right > %d + 1 && !e.closest("svg")).map((e) => e.outerHTML);
+  document.title = JSON.stringify({
+    width: root.scrollWidth, wide: wide, paper: body.backgroundColor, ink: body.color,
+    title: page.contentDocument.title,
+    requests: page.contentWindow.performance.getEntriesByType("resource").map((r) => r.name),
+  });
+};
+</script>
+"""
+
+pytestmark = [
+    pytest.mark.extended,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here"),
+]
+
+
+def _looks(page: Path, width: int, dark: bool) -> Any:
+    wrapper = page.with_suffix(f".{width}.html")
+    wrapper.write_text(LOOKS % (width, html.escape(page.read_text()), width))
+    scheme = 0 if dark else 1
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--blink-settings=preferredColorScheme={scheme}",
+    ]
+    command = [str(CHROMIUM), *options, f"--window-size={max(width, 500)},3000", "--dump-dom", str(wrapper)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    found = re.search(r"<title>(\{.*?\})</title>", done.stdout)
+    assert found, done.stdout[:500]
+    return json.loads(html.unescape(found[1]))
+
+
+@pytest.mark.parametrize("count", [3, 300])
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+def test_a_page_fits_and_asks_for_nothing(make_page: PageMaker, count: int, width: int) -> None:
+    page = make_page(count)
+    light, dark = (_looks(page, width, dark) for dark in (False, True))
+    for looks in (light, dark):
+        assert looks["width"] <= width and not looks["wide"] and not looks["requests"]
+        assert looks["title"] == "What home knows"
+    assert light["paper"] == dark["ink"] or light["paper"] != dark["paper"]
+    assert _brightness(light["paper"]) > 200 > 100 > _brightness(light["ink"])
+    assert _brightness(dark["paper"]) < 60 < 200 < _brightness(dark["ink"])
+
+
+def _brightness(colour: str) -> float:
+    red, green, blue = map(int, re.findall(r"\d+", colour)[:3])
+    return (red + green + blue) / 3

@@ -1,0 +1,177 @@
+"""A page about a home says what is known and how sure that is, asks for nothing, and takes any name."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("jinja2", reason="the extra `report` is not installed")
+pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
+
+from lwm_edge import IncrementConfig, add_classes, add_classes_with_page, audit, write_report
+from lwm_edge.cli import commands
+from lwm_edge.errors import ConfigError, ResourceError
+from lwm_edge.home.home import Home
+from lwm_edge.pages.facts import NOW, THEN, gather_facts, wilson_interval
+from tests.pages.conftest import HOSTILE, PageMaker
+from tests.support.folders import DEMO_DATA, PhotoMaker, state_of
+
+TRAINS = IncrementConfig(
+    recipe="lwm-lda", epochs=1, batch_size=16, micro_batch_size=16, device="cpu", force=True
+)
+
+
+class Page(HTMLParser):
+    """Notes the elements of a page, what they refer to, and its text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[str] = []
+        self.references: list[str] = []
+        self.handlers: list[str] = []
+        self.identifiers: list[str] = []
+        self.text = ""
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        for name, value in attributes:
+            if name in ("src", "href", "xlink:href", "action", "data", "srcset", "poster"):
+                self.references.append(str(value))
+            self.handlers += [name] if name.startswith("on") else []
+            self.identifiers += [str(value)] if name == "id" else []
+
+    def handle_data(self, text: str) -> None:
+        self.text += text
+
+
+@pytest.mark.parametrize("count", [1, 3, 300])
+def test_a_page_stands_alone_and_takes_any_name(make_page: PageMaker, count: int) -> None:
+    path = make_page(count)
+    page = Page(path)
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form", "img"} & set(page.elements)
+    assert all(reference.startswith("#") for reference in page.references) and not page.handlers
+    assert set(re.findall(r"url\((.)", path.read_text())) <= {"#"}
+    namespaces = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert set(re.findall(r"https?://[^\s\"'<)]+", path.read_text())) <= namespaces
+    for name in HOSTILE[:count]:
+        assert name in page.text
+    assert "default-src 'none'" in path.read_text()
+    assert ("276 more classes" in page.text) == (count == 300)
+
+
+def test_the_colours_of_charts_come_from_the_page(make_page: PageMaker) -> None:
+    text = make_page(9).read_text()
+    charts = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    assert len(charts) == 3
+    for chart in charts:
+        assert "var(--accent)" in chart and not re.search(r"#0[1-4]0[1-4]0[1-4]", chart)
+        assert set(re.findall(r"(?:fill|stroke): (#\w+)", chart)) <= {"#000000"}
+
+
+def test_intervals_are_wider_the_fewer_photos_there_were() -> None:
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+    low, high = wilson_interval(9, 10)
+    assert (round(low, 4), round(high, 4)) == (0.5958, 0.9821)  # as published tables have it
+    assert wilson_interval(90, 100)[0] > low and wilson_interval(90, 100)[1] < high
+    assert wilson_interval(20, 20)[1] == 1.0 and wilson_interval(0, 20)[0] == pytest.approx(0.0)
+
+
+@pytest.mark.slow
+def test_what_a_page_says_of_a_home(home: Home, make_photos: PhotoMaker, tmp_path: Path) -> None:
+    add_classes(home, make_photos("Bag"), isolate=False)
+    before, page = state_of(home.path), tmp_path / "page.html"
+    report = write_report(home, page)
+    text = " ".join(Page(page).text.split())
+    assert report.page_bytes == page.stat().st_size and report.audit_passed and not report.custody_passed
+    assert "7classes: 6 shipped, 1 added" in text and "No photo is in this page" in text
+    assert "not proven" in text and "Plan against measured" in text and "no key to verify against" in text
+    facts = gather_facts(home)
+    assert facts.classes[-1].source == THEN and facts.classes[-1].total == 8 and not facts.classes[0].total
+    write_report(home, page, photos=DEMO_DATA / "test" / "base")
+    text = " ".join(Page(page).text.split())
+    assert f"{NOW}" in text and "of 50" in text
+    assert state_of(home.path) == before
+
+
+def test_no_page_is_written_into_a_home_or_without_its_libraries(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = state_of(home.path)
+    (tmp_path / "link").symlink_to(home.path)
+    for place in (home.path / "page.html", tmp_path / "link" / "page.html"):
+        with pytest.raises(ConfigError, match="is in the model home"):
+            write_report(home, place)
+    for library in ("jinja2", "matplotlib"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, library, None)
+            with pytest.raises(
+                ConfigError, match=rf"{library}; install it: pip install 'lwm-edge\[report\]'"
+            ):
+                write_report(home, tmp_path / "page.html")
+    assert state_of(home.path) == before and not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.slow
+def test_the_moment_of_learning_without_training(home: Home, make_photos: PhotoMaker, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    taught = add_classes_with_page(home, make_photos("Bag", "Shirt"), page, isolate=False)
+    assert taught.page is not None and taught.page.embedded_photos == 8 + len(taught.receipt.mistakes)
+    shown = Page(page)
+    assert shown.elements.count("img") == taught.page.embedded_photos
+    assert all(reference.startswith(("data:image/png;base64,", "#")) for reference in shown.references)
+    text = " ".join(shown.text.split())
+    assert f"This page holds {taught.page.embedded_photos} of your photos" in text
+    assert "Recipe lda left the network as it was" in text
+    assert audit(home).passed and "mistakes" not in json.loads(home.current().receipt.read_text())
+
+
+@pytest.mark.slow
+def test_a_page_that_fails_late_leaves_the_receipt(
+    home: Home, make_photos: PhotoMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object) -> None:
+        raise ResourceError("the disk is full")
+
+    monkeypatch.setattr("lwm_edge.pages.moment.render", full)
+    taught = add_classes_with_page(home, make_photos("Bag"), tmp_path / "page.html", isolate=False)
+    assert taught.page is None and taught.receipt.new_classes == ("Bag",)
+    assert taught.receipt.warnings[-1] == "the page was not written: the disk is full"
+
+
+@pytest.mark.slow
+def test_the_moment_of_learning_with_maps_before_and_after(
+    home: Home, make_photos: PhotoMaker, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    taught = add_classes_with_page(home, make_photos("Bag", "Shirt"), page, TRAINS)
+    shown = Page(page)
+    assert taught.receipt.training is not None
+    assert shown.elements.count("img") == 3 * 8 + len(taught.receipt.mistakes)
+    text = " ".join(shown.text.split())
+    assert "where the model looked before" in text and "as evidence for" in text
+    for mistake in taught.receipt.mistakes:
+        assert mistake.photo.is_file() and mistake.taken_for != mistake.class_name
+
+
+def test_the_command_writes_a_page(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: object) -> Any:
+        monkeypatch.setattr(sys, "argv", ["lwm-edge", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            commands.main()
+        return end.value.code or 0, capsys.readouterr().out
+
+    page = tmp_path / "page.html"
+    code, out = run("report", home.path, "-o", page)
+    assert code == 0 and f"{page}, " in out and "Photos in it  none" in out
+    code, out = run("report", "--home", home.path, "-o", page, "--json")
+    assert code == 0 and json.loads(out)["embedded_photos"] == 0
+    assert run("report", home.path, "-o", home.path / "page.html")[0] == 2
