@@ -12,9 +12,10 @@ terms, `attention` the maps, `training` the loop. Around it:
     keeping a model     home -> generations of bundle, ONNX file, labels and receipt; one link, one writer;
                         ownership (what may be removed); changes, previous (undo), repair, export; readers
                         need no torch; camera; interrupted (an increment that waits)
-    adding classes      increment: add -> worker -> learn (task, plan, verdict, gate) -> commit;
+    adding classes      increment: add -> worker -> learn (task, plan, teach, verdict, gate) -> commit;
                         plan (job, prediction); renaming (another name, two classes that are one),
-                        removal (a class less); calibrate; doctor (photos that harm) -> findings;
+                        removal (a class less); calibrate;
+                        doctor (photos that harm) -> findings;
                         inbox -> inbox_watcher -> inbox_folder (photos that arrive in a folder)
     proving its origin  custody: keys -> signing -> chain; home/trust; proofs/verification
     other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)

@@ -4,8 +4,8 @@ At any instant, and after a kill or a power cut, a reader finds either the old c
 mixture. Nothing else in the package opens a file for writing or removes one; the operations themselves are in
 `_disk`.
 
-`write_file` is for this program's own files, `move_file` for photos in an inbox; `outputs` writes those
-that a user names. `ownership` decides whether something is this program's own and may be removed.
+`write_file` is for this program's own files, `move_file` for photos in an inbox; `outputs` writes files that
+a user names. `ownership` decides whether something is this program's own and may be removed.
 """
 
 from __future__ import annotations

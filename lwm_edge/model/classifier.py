@@ -269,7 +269,7 @@ class Classifier:
             report()
             path, error = Path(photo) if isinstance(photo, str | PathLike) else None, None
             try:
-                images.append(prepare_photo(photo, self.preprocessing, report.again))
+                images.append(prepare_photo(photo, self.preprocessing, on_wait=report.again))
             except PhotosError as problem:
                 error = problem.message
             predictions.append(Prediction(photo=path, error=error))

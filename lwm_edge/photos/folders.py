@@ -159,8 +159,11 @@ def usable_photos(
     """
     found = list_one_level(folder)
     read = partial(read_photo, preprocessing=preprocessing, limit_bytes=limit_bytes)
-    report = StepReporter("photos", len(found.files), ignore_progress)
-    reader = _Reader(Listing(folder.parent, False, (found,), (), ()), read, report)
+    reader = _Reader(
+        Listing(folder.parent, False, (found,), (), ()),
+        read,
+        StepReporter("photos", len(found.files), ignore_progress),
+    )
     photos, reasons = reader.read_class(found, 0)
     return tuple(photos), (*reasons, *reader.of_no_class())
 
@@ -277,10 +280,6 @@ class _Reader:
 
 def file_digest(path: Path, on_wait: Callable[[], None] = wait_on) -> str:
     """Returns the SHA-256 of a photo's file.
-
-    Args:
-        path: Path of the photo.
-        on_wait: Function that is called a few times a second; what it raises ends the reading.
 
     Raises:
         PhotosError: It cannot be read.

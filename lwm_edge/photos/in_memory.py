@@ -41,12 +41,12 @@ def prepare_photo(
     """Prepares a photo for the network, as every command does: upright, in RGB, scaled and cut.
 
     Args:
-        photo: Path of a photo (JPEG, PNG, WebP or BMP), the content of such a file as bytes, a file that is
+        photo: Path of a photo of a format that is read, the content of such a file as bytes, a file that is
             open for reading bytes, a PIL image, or an array of uint8 (RGB [H, W, 3], RGBA [H, W, 4] or grey
             [H, W]) or, for 16-bit grey, uint16. OpenCV's arrays are BGR: give `frame[..., ::-1]`.
         preprocessing: Preprocessing of the model, such as `Classifier.preprocessing`.
-        on_wait: Function that is called a few times a second while the photo takes long; what it raises ends
-            the reading.
+        on_wait: Function that is called a few times a second while the photo takes long. What it raises ends
+            the reading, and comes out as it is.
 
     Returns:
         RGB [image_size, image_size, 3] uint8, which `Classifier.outputs` takes, stacked.
