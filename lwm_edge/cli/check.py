@@ -36,11 +36,13 @@ def check_command(
     Nothing is learnt, copied or changed.
     """
     from .. import check_photos, write_check_page
+    from ..pages.template import require_jinja2
 
     if output:
         if output.suffix.lower() not in (".html", ".htm"):
             raise ConfigError(f"{output} is not an HTML file; choose a name that ends in .html")
         outputs.check_output(output)
+        require_jinja2()
     opened = open_chosen_home(home)
     report = with_progress(lambda on: check_photos(opened, photos, class_name=class_name, on_progress=on))
     if output:

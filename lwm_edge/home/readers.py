@@ -24,6 +24,7 @@ from ..model.unknown import Calibration, calibrate, kept_by_class
 from ..photos.class_names import fold_class_name
 from ..photos.folders import PhotoFolder, read_photo_folder
 from ..photos.in_memory import AnyPhoto, photos_in
+from ..photos.listing import files_below
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..photos.preprocessing import Preprocessing
 from ..records import AnyNamePath, AnyPath, ProgressCallback, Report, ignore_progress
@@ -157,7 +158,7 @@ def predict(
 
 
 def _in_folder(photo: AnyPhoto) -> list[AnyPhoto]:
-    """Lists the files in a folder and below, without hidden ones; anything else is returned as it is.
+    """Lists the files in a folder and below, as everywhere; anything else is returned as it is.
 
     Raises:
         PhotosError: There is no file in the folder.
@@ -165,14 +166,10 @@ def _in_folder(photo: AnyPhoto) -> list[AnyPhoto]:
     if not isinstance(photo, str | PathLike) or not Path(photo).is_dir():
         return [photo]
     folder = Path(photo)
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path, folder))
+    files = files_below(folder)
     if not files:
         raise PhotosError(f"{folder} has no photos in it; give another folder")
     return [*files]
-
-
-def _is_hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def evaluate(

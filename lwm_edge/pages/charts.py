@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from ..model.ledger import LedgerEntry
+from ..proofs.plots import no_list_of_fonts_left
 from .facts import ClassFact
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def require_matplotlib() -> None:
         ConfigError: matplotlib is not installed.
     """
     try:
-        import matplotlib  # noqa: F401
+        with no_list_of_fonts_left():
+            import matplotlib.figure  # noqa: F401 - which loads the fonts
     except ImportError:
         raise ConfigError(
             "a page's charts take matplotlib; install it: pip install 'lwm-edge[report]'"
@@ -131,6 +133,7 @@ _NO_METADATA = {"Creator": None, "Date": None, "Format": None, "Type": None}
 
 
 def _new_figure() -> Figure:
-    from matplotlib.figure import Figure
+    with no_list_of_fonts_left():
+        from matplotlib.figure import Figure
 
     return Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from .. import outputs, storage
+from .. import outputs
 from ..errors import ConfigError
 from ..home.home import Home, open_home
 from ..home.readers import PastChange, evaluate
@@ -17,6 +17,7 @@ from ..model.ledger import LEDGER_LENGTH
 from ..records import AnyNamePath, AnyPath, ProgressCallback, Report, ignore_progress, printable
 from .charts import accuracy_chart, memory_chart, require_matplotlib, storage_chart
 from .facts import ClassFact, Facts, gather_facts, mean_share
+from .template import fill, mib, require_jinja2
 
 _TEMPLATE = Path(__file__).with_name("report.html")
 _FIRST_CLASSES = 24
@@ -88,7 +89,7 @@ def check_page(home: Home, output: Path) -> None:
             f"{output} is in the model home, which holds nothing but the model; choose another folder"
         )
     require_matplotlib()
-    _jinja()
+    require_jinja2()
 
 
 def render(home: Home, output: Path, facts: Facts, moment: Any = None) -> PageReport:
@@ -100,10 +101,7 @@ def render(home: Home, output: Path, facts: Facts, moment: Any = None) -> PageRe
         facts: Facts about the home.
         moment: What only the moment of learning knows, see `moment.Moment`; None without it.
     """
-    environment = _jinja().Environment(autoescape=True, undefined=_jinja().StrictUndefined)
-    environment.filters |= {"percent": _percent, "mib": _mib}
-    template = environment.from_string(storage.read_regular(_TEMPLATE).decode())
-    page = template.render(**_content(home, facts), moment=moment).encode(errors="backslashreplace")
+    page = fill(_TEMPLATE, {**_content(home, facts), "moment": moment})
     outputs.write_output(output, page)
     return PageReport(
         page=output,
@@ -151,7 +149,7 @@ def _surety(fact: ClassFact) -> tuple[bool, float, str]:
 def _plan(receipt: IncrementReport) -> list[Mapping[str, Any]]:
     plan, memory = receipt.plan, receipt.footprint.memory.peak_rss_bytes
     return [
-        _compared("Memory", plan.predicted_peak_rss_bytes, memory, _mib),
+        _compared("Memory", plan.predicted_peak_rss_bytes, memory, mib),
         _compared("Time", plan.predicted_seconds, receipt.seconds, lambda seconds: f"{seconds:.0f} s"),
     ]
 
@@ -176,19 +174,3 @@ def _past(past: PastChange) -> Mapping[str, Any]:
         "classes": arrow.join(past.class_names) + more,
         "when": f"{past.time:%Y-%m-%d %H:%M} UTC" if past.time else "",
     }
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}%"
-
-
-def _mib(count: float) -> str:
-    return f"{count / _MIB:,.1f} MiB" if count < 100 * _MIB else f"{count / _MIB:,.0f} MiB"
-
-
-def _jinja() -> Any:
-    try:
-        import jinja2
-    except ImportError:
-        raise ConfigError("a page takes jinja2; install it: pip install 'lwm-edge[report]'") from None
-    return jinja2

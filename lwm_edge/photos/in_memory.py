@@ -155,10 +155,10 @@ def _content_of(photo: object) -> bytes:
 def _as_file(content: bytes) -> Iterator[Path]:
     """Gives content a path, which the process for costly photos can open too; on Linux, in memory alone."""
     if not hasattr(os, "memfd_create"):
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(content)
-            file.flush()
-            yield Path(file.name)
+        with tempfile.TemporaryDirectory() as folder:  # Windows opens no file twice that deletes itself
+            path = Path(folder) / "photo"
+            path.write_bytes(content)
+            yield path
         return
     with os.fdopen(os.memfd_create("photo"), "wb") as memory:
         memory.write(content)

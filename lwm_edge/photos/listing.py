@@ -117,6 +117,11 @@ def list_one_level(folder: Path) -> ClassFolder:
         return ClassFolder(utf8_name(folder.name), folder, (), (problem,))
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Lists the files in a folder and its sub-folders, sorted by path, less what is passed over."""
+    return sorted(_files_below(folder, folder, []))
+
+
 def photo_files(folder: Path) -> list[Path]:
     """Lists the files in a folder, sorted by name, less its sub-folders and what is passed over.
 

@@ -61,12 +61,12 @@ def save_plot(steps: Sequence[SimulationStep], path: Path) -> None:
 
 
 @contextmanager
-def _no_list_of_fonts_left() -> Iterator[None]:
+def no_list_of_fonts_left() -> Iterator[None]:
     """Lets matplotlib keep its list of fonts in a temporary folder, not in the user's, while it loads.
 
     Does nothing if it is loaded already, or if the user chose a folder.
     """
-    if "matplotlib" in sys.modules or os.environ.get(_FOLDER_OF_MATPLOTLIB):
+    if "matplotlib.font_manager" in sys.modules or os.environ.get(_FOLDER_OF_MATPLOTLIB):
         yield
         return
     with tempfile.TemporaryDirectory(prefix="lwm-edge-fonts-") as folder:
@@ -83,7 +83,7 @@ def _draw(axes: Any, classes: list[int], label: str, values: list[int]) -> None:
 
 def _new_figure() -> Figure:
     try:
-        with _no_list_of_fonts_left():
+        with no_list_of_fonts_left():
             from matplotlib.figure import Figure
     except ImportError:
         raise ConfigError(

@@ -26,9 +26,11 @@ from lwm_edge.photos.decoder_process import DECODER
 home, photos, costly, bundle = map(Path, sys.argv[1:])
 predicted = l.predict(home, [costly]).predictions[0]
 assert DECODER._process, "it was decoded in the other process"
+file = l.Classifier(home / "current" / "classifier.onnx")
 print(json.dumps({
     "predicted": predicted.class_names[0],
-    "by file": l.Classifier(home / "current" / "classifier.onnx").classify([costly])[0].class_names[0],
+    "by file": file.classify([costly])[0].class_names[0],
+    "from memory": file.classify([costly.read_bytes()])[0].class_names[0],
     "evaluated": l.evaluate(home, photos).photos,
     "info": [l.info(of).class_names for of in (home, bundle)],
     "verified": l.verify(bundle).problems,
@@ -96,7 +98,9 @@ def test_models_are_read(home: Home, script: Path, costly: Path, system: str) ->
     script.write_text(READING)
     photos = DEMO_DATA / "test" / "base"
     found = run_without(system, script, home.path, photos, costly, BASE_BUNDLE)
-    assert found["predicted"] == found["by file"] == "Coat" and found["evaluated"] == 300
+    assert (
+        found["predicted"] == found["by file"] == found["from memory"] == "Coat" and found["evaluated"] == 300
+    )
     assert found["info"][0] == found["info"][1] and found["memory"] == [True, True]
     assert found["audited"] == [] and "there is no key to verify against" in found["verified"][0]
 

@@ -358,7 +358,8 @@ def test_a_class_that_the_model_knows_is_refused_in_any_spelling(tmp_path, folde
 def test_new_classes_that_look_just_like_others_are_refused(tmp_path):
     for name in ("Co\u034fat", "Bag", "\u0412ag"):
         (tmp_path / name).mkdir()
-    problems = refusal(tmp_path, known=("Coat",)).problems
+    invisible, *problems = refusal(tmp_path, known=("Coat",)).problems
+    assert invisible.endswith("cannot be a class name: it contains invisible characters")
     assert "('Co\\u034fat') looks just like Coat ('Coat')" in problems[0]
     assert "('\\u0412ag') looks just like Bag ('Bag')" in problems[1]
 

@@ -179,11 +179,11 @@ def test_a_plot_that_cannot_be_is_refused_before_the_work(
 
 
 @pytest.mark.slow
-def test_matplotlib_leaves_nothing_in_the_users_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("draw", ["proofs.plots._new_figure()", "pages.charts._new_figure()"])
+def test_matplotlib_leaves_nothing_in_the_users_folder(tmp_path: Path, draw: str) -> None:
     pytest.importorskip("matplotlib")
-    code = (
-        "from lwm_edge.proofs import plots; import os; plots._new_figure(); print(os.getenv('MPLCONFIGDIR'))"
-    )
+    code = f"import os, lwm_edge.proofs.plots, lwm_edge.pages.charts; lwm_edge.{draw}; "
+    code += "print(os.getenv('MPLCONFIGDIR'))"
     places = {name: str(tmp_path) for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TMPDIR")}
     kept = {name: value for name, value in os.environ.items() if name != "MPLCONFIGDIR"}
     done = subprocess.run(

@@ -1,0 +1,58 @@
+"""Fills the template of a page with what it shows; whatever is text is escaped there."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import Any
+
+from .. import storage
+from ..errors import ConfigError
+from ..records import utf8_text
+
+_MIB = 2**20
+
+
+def require_jinja2() -> Any:
+    """Returns the library that fills templates.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError:
+        raise ConfigError("a page takes jinja2; install it: pip install 'lwm-edge[report]'") from None
+    return jinja2
+
+
+def fill(template: Path, content: dict[str, Any]) -> bytes:
+    """Returns a page as UTF-8.
+
+    Args:
+        template: Path of the template, beside the module that makes the page.
+        content: Values by the names that the template gives them.
+
+    Raises:
+        ConfigError: jinja2 is not installed.
+    """
+    jinja2 = require_jinja2()
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters |= {"percent": _percent, "mib": mib, "name": _name}
+    page = environment.from_string(storage.read_regular(template).decode()).render(**content)
+    return str(page).encode(errors="backslashreplace")
+
+
+def mib(count: float) -> str:
+    """Writes a number of bytes in MiB."""
+    return f"{count / _MIB:,.1f} MiB" if count < 100 * _MIB else f"{count / _MIB:,.0f} MiB"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}%"
+
+
+def _name(text: str) -> Any:
+    """Writes text that somebody else chose, so that it cannot turn what stands around it."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in utf8_text(text))
+    return require_jinja2().utils.markupsafe.Markup(f"<bdi>{html.escape(shown)}</bdi>")
