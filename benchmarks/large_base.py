@@ -31,7 +31,7 @@ from speed_photos import write_photos
 from lwm_edge import BaseConfig
 from lwm_edge.base.observing import PHOTOS_AT_ONCE, learn_all
 from lwm_edge.base.ranks import Ranks
-from lwm_edge.base.resume import SavedTraining
+from lwm_edge.base.saved_training import SavedTraining
 from lwm_edge.base.start import start_network
 from lwm_edge.base.train import train_base
 from lwm_edge.model.architectures.registry import find_architecture

@@ -7,7 +7,7 @@ terms, `attention` the maps, `training` the loop. Around it:
     holding a model     model: bundle (one file of constant length, described by its manifest), network
                         (backbone and head; the head may read earlier blocks too, called levels), onnx
                         (the file that apps load: tracing, checks, graph, parity, variants), classifier
-    making a base       base: build (train, rotations, resume) or adopt (checkpoint, labels) a classifier;
+    making a base       base: build (train, saved_training) or adopt (checkpoint, labels) a classifier;
                         start; finish (observing, choose_levels, measure); ranks (several processes)
     keeping a model     home -> generations of bundle, ONNX file, labels and receipt; one link, one writer;
                         ownership (what may be removed); changes, previous (undo), repair, export; readers

@@ -21,7 +21,7 @@ from .finish import PIXEL_CACHE_BYTES, Material, check_capacity, check_output, f
 from .preprocessing import scaled_preprocessing
 from .ranks import Ranks, joined
 from .reports import BaseReport
-from .resume import SavedTraining
+from .saved_training import SavedTraining
 from .start import start_network
 from .train import train_base
 

@@ -21,8 +21,8 @@ from ..records import Progress, ProgressCallback
 from .config import BaseConfig
 from .ranks import Ranks
 from .reading_ahead import read_ahead
-from .resume import SavedTraining, TrainingParts
 from .rotations import RotationTask
+from .saved_training import SavedTraining, TrainingParts
 
 _MAX_GRADIENT_NORM = 5.0
 

@@ -22,14 +22,14 @@ pytestmark = pytest.mark.extended
 # Runs the command line as `python -m lwm_edge` does, once PREPARE was run.
 START = """
 import os, signal, sys
-from lwm_edge.base import ranks, resume, train
+from lwm_edge.base import ranks, saved_training, train
 exec(os.environ["PREPARE"])
 from lwm_edge.__main__ import main
 main()
 """
 BUILD = "--arch small_resnet20 --image-size 28 --capacity 8 --grid 0 --epochs 3 --batch-size 8 --device cpu"
 DIES = """
-resume.SECONDS_BETWEEN_SAVES, read = 0.0, train.read_ahead
+saved_training.SECONDS_BETWEEN_SAVES, read = 0.0, train.read_ahead
 def read_or_die(photos, batches, epoch, threads):
     if epoch == 2 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -95,7 +95,7 @@ def test_a_killed_process_ends_all_and_a_restart_ends_as_if_nothing_had_happened
     make_photos: PhotoMaker, tmp_path: Path
 ) -> None:
     photos = make_photos("Bag", "Shirt", count=20)
-    whole = build(photos, tmp_path / "whole.lwm", prepare="resume.SECONDS_BETWEEN_SAVES = 0.0")
+    whole = build(photos, tmp_path / "whole.lwm", prepare="saved_training.SECONDS_BETWEEN_SAVES = 0.0")
     assert whole.returncode == 0, whole.stderr
     assert whole.stdout.count("Base made") == 1 and whole.stderr.count("Reading photos") == 1
     killed = build(photos, tmp_path / "base.lwm", prepare=DIES)

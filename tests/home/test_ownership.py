@@ -408,8 +408,9 @@ def test_only_storage_changes_what_is_on_disk() -> None:
 def test_only_ownership_removes() -> None:
     removing = {"remove_file", "remove_link", "remove_folder"}
     callers = {module for module, tree in _modules() for _, call in _calls(tree) if call in removing}
-    # storage removes its own staged files, by name; the inbox its notes, and photos if its owner says so
-    assert callers == {"ownership", "storage", "inbox_folder"}
+    # storage removes its own staged files, by name; the inbox its notes, and photos if its owner says so;
+    # saved_training the training that it has read as its own
+    assert callers == {"ownership", "saved_training", "storage", "inbox_folder"}
 
 
 def test_only_what_a_user_names_is_written_through_links() -> None:

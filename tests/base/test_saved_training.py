@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lwm_edge.base import build, resume
+from lwm_edge.base import build, saved_training
 from lwm_edge.base.config import BaseConfig
 from lwm_edge.base.ranks import Ranks
-from lwm_edge.base.resume import SavedTraining
+from lwm_edge.base.saved_training import SavedTraining
 from lwm_edge.base.train import train_base
 from lwm_edge.errors import ConfigError
 from lwm_edge.learning.reports import TrainingReport
@@ -43,7 +43,7 @@ def train(output: Path, killed_at: int = 0, config: BaseConfig = CONFIG) -> tupl
 
 @pytest.fixture
 def saving(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resume, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(saved_training, "SECONDS_BETWEEN_SAVES", 0.0)
 
 
 @pytest.mark.usefixtures("saving")
