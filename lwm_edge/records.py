@@ -222,6 +222,7 @@ class Progress(Report):
         total: Number of steps in the phase.
         loss: Loss of the latest optimiser update, while training.
         notes: Lines for the owner about files that are left out, and why, before anything is learnt.
+        expected_seconds: Seconds that a phase of one step is expected to take; None if that is not known.
     """
 
     phase: str
@@ -229,6 +230,7 @@ class Progress(Report):
     total: int
     loss: float | None = None
     notes: tuple[str, ...] = ()
+    expected_seconds: float | None = None
 
 
 ProgressCallback = Callable[[Progress], None]
@@ -243,7 +245,7 @@ class StepReporter:
 
     Args:
         phase: Name of the phase.
-        total: Number of its steps.
+        total: Number of its steps, or of those that are usual; further ones are not counted.
         on_progress: Function that gets the reports.
     """
 
@@ -258,7 +260,8 @@ class StepReporter:
 
     def again(self) -> None:
         """Repeats the latest report while a step takes long, so that whoever gets it can end the work."""
-        self._on_progress(Progress(phase=self._phase, done=max(0, self._begun - 1), total=self._total))
+        done = min(max(0, self._begun - 1), self._total)
+        self._on_progress(Progress(phase=self._phase, done=done, total=self._total))
 
 
 def report_nothing() -> None:

@@ -57,6 +57,7 @@ PRINTED = {  # what shows that a block did what the page says
     "README.md python": ("lda ran:", "Bag"),
     "README.md vendor-path": ("small_resnet20", "vendor.pub"),
     "deploy/README.md first-prediction": ("Learnt 2 classes", "Bag"),
+    "deploy/README.md owners-day": ("photos to look at", "Learnt 2 classes", "Audit passed", "000.png: Bag"),
     "deploy/README.md operator-path": ("Ankle boot", "classifier.onnx"),
     "deploy/README.md mind-path": (
         "Learnt 100 photos more of Ankle boot and Bag",

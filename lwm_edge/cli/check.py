@@ -71,6 +71,10 @@ def _found(page: Path | None) -> Callable[[CheckReport], None]:
                     for pair in report.alike
                 },
             )
+        if report.suspects:
+            print_rows(
+                "What next", {"Look at them": "take out what is wrong; what you leave there is learnt"}
+            )
         if page:
             print_rows("Page", {"Open it in a browser": str(page)})
         for line in report.notes:

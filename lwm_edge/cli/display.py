@@ -36,7 +36,7 @@ def notes(*lines: str) -> None:
 
 def left_out(skipped: Sequence[str]) -> str:
     """Recalls that files were left out, which was said while photos were read, and why."""
-    return " (others were left out, see above)" if skipped else ""
+    return " (the notes above say what was left out)" if skipped else ""
 
 
 def parity_found(parity: ParityReport) -> str:
@@ -65,11 +65,11 @@ def plan(report: PlanReport) -> None:
         f"{report.limit_bytes / mib:.0f} MiB allowed ({report.limit_source}), "
         f"{report.smallest_limit_bytes / mib:.0f} MiB would be enough",
         **(_plan_of_training(report) if report.trains else {}),
-        "Photo cache": f"{report.pixel_cache_bytes / mib:.0f} MiB",
         "Time": f"about {report.predicted_seconds:.0f} s from the command's start to its end",
         "Disk": f"{in_bytes(report.disk_bytes)} must be free while it runs",
+        "What next": "the same command without --dry-run learns them",
     }
-    print_rows("The plan; nothing was trained", rows)
+    print_rows("The plan; nothing was learnt", rows)
     notes(*report.warnings)
 
 
@@ -79,6 +79,7 @@ def _plan_of_training(report: PlanReport) -> dict[str, str]:
         "Micro-batch": f"{report.micro_batch_size} images; "
         f"{report.micro_batches_per_update} micro-batches per update",
         "Precision": report.precision,
+        "Photo cache": f"{report.pixel_cache_bytes / 2**20:.0f} MiB",
         "Recomputing": "trained blocks, to save memory" if report.recompute else "nothing",
         "Freed memory": "kept for the next step, which is faster"
         if report.keeps_freed_memory

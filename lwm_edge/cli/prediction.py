@@ -68,6 +68,7 @@ def predict_command(
 ) -> None:
     """Say what photos show, using the exported ONNX file.
 
+    Each class is judged by itself in most models, so the percentages need not add up to 100.
     If some photos cannot be read, the others are still classified, and the exit code is 9.
     """
     if (camera is None) == (not photos):

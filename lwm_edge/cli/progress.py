@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..records import Progress, ProgressCallback, ignore_progress
-from .terminal import error_console, note, safe
+from .terminal import counted, error_console, note, safe
 
 _PHASES = {
     "photos": "Reading photos",
@@ -16,8 +16,8 @@ _PHASES = {
     "features": "Looking at photos",
     "train": "Training",
     "evaluate": "Evaluating",
-    "stage": "Writing the bundle",
-    "commit": "Exporting and committing",
+    "stage": "Preparing the new model",
+    "commit": "Saving and checking the new model",
     "simulate": "Simulating increments",
 }
 _SECONDS_BETWEEN_LINES = 10.0
@@ -44,7 +44,8 @@ def progress_shown(*, on_terminal_only: bool = False) -> Iterator[ProgressCallba
                 bar.console.print(safe(f"Note: {line}"))
             if pace.begins(progress):
                 bar.reset(task, total=progress.total)  # its clock starts with each phase
-            words = [_loss(progress), _to_go(pace.seconds_to_go(progress))]
+            to_go = _to_go(pace.seconds_to_go(progress)) or _takes(progress)
+            words = [_loss(progress), to_go]
             bar.update(
                 task,
                 description=_PHASES[progress.phase],
@@ -104,7 +105,7 @@ def plain_lines(clock: Callable[[], float] = time.monotonic) -> ProgressCallback
         pace.begins(progress)
         name, now = _PHASES[progress.phase], clock()
         if progress.phase != phase and progress.loss is None and progress.phase != "simulate":
-            note(f"{name} ..." if progress.total <= 1 else f"{name}, {progress.total:,} steps ...")
+            note(f"{', '.join(filter(None, [_begun(progress), _takes(progress)]))} ...")
         elif now - printed_at >= _SECONDS_BETWEEN_LINES or _is_due(progress):
             words = [f"{name} {progress.done}/{progress.total}", _loss(progress)]
             note(", ".join(filter(None, [*words, _to_go(pace.seconds_to_go(progress))])))
@@ -113,6 +114,20 @@ def plain_lines(clock: Callable[[], float] = time.monotonic) -> ProgressCallback
         printed_at, phase = now, progress.phase
 
     return show
+
+
+def _begun(progress: Progress) -> str:
+    """Names a phase, and counts its photos or steps."""
+    name = _PHASES[progress.phase]
+    if name.endswith("photos"):
+        return name.removesuffix("photos") + counted(progress.total, "photo", "photos")
+    return f"{name}, {progress.total:,} steps" if progress.total > 1 else name
+
+
+def _takes(progress: Progress) -> str:
+    """Says how long a phase takes whose steps do not tell."""
+    seconds = progress.expected_seconds
+    return "" if seconds is None or progress.done else f"takes about {_time(seconds)}"
 
 
 def _is_due(progress: Progress) -> bool:
@@ -127,10 +142,12 @@ def _loss(progress: Progress) -> str:
 
 
 def _to_go(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
+    return "" if seconds is None else f"about {_time(seconds)} to go"
+
+
+def _time(seconds: float) -> str:
     if seconds >= _HOUR:
-        return f"about {seconds / _HOUR:.1f} h to go"
+        return f"{seconds / _HOUR:.1f} h"
     if seconds >= 2 * _MINUTE:
-        return f"about {seconds / _MINUTE:.0f} min to go"
-    return f"about {seconds:.0f} s to go"
+        return f"{seconds / _MINUTE:.0f} min"
+    return f"{max(1, round(seconds))} s"

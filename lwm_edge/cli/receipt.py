@@ -25,7 +25,7 @@ _PARTS = {
     "train": "training",
     "evaluate": "judging",
     "stage": "preparing the model",
-    "commit": "exporting and committing",
+    "commit": "saving and checking",
 }
 _LISTED = 12
 _WELL_RECOGNISED = 0.5  # share of a class's photos; those below it had better get more

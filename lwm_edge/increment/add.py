@@ -11,7 +11,7 @@ from ..freed_memory import drop_library_pages
 from ..home.home import Home, open_home
 from ..learning.config import RECIPES, IncrementConfig, MorePhotos
 from ..model.torch_needed import torch_is_installed
-from ..records import AnyPath, Progress, ProgressCallback, absolute, ignore_progress
+from ..records import AnyPath, ProgressCallback, absolute, ignore_progress
 from .reports import IncrementReport, PlanReport
 from .resume import resumed_settings
 from .timing import Timer
@@ -134,13 +134,13 @@ def _learn(
         if not more:
             config = resumed_settings(home, config)
         if not isolate:
-            from .commit import commit_increment
+            from .commit import commit_increment, committing
             from .learn import learn_classes
 
             timer = Timer(started)
             learnt, model = learn_classes(home, photos, config, on_progress, timer=timer, more=more)
             drop_library_pages()  # most of them were needed for the learning only
-            on_progress(Progress(phase="commit", done=0, total=1))
+            on_progress(committing(learnt))
             return commit_increment(home, learnt, timer, model)
         before = home.current()
         job = Job(home=home.path, photos=absolute(photos), config=config, started=started, more=more)

@@ -11,6 +11,7 @@ from ..home.home import Generation, Home
 from ..model.bundle import open_bundle
 from ..model.custody_record import Deed
 from ..model.onnx.parity import ParityProbe
+from ..records import Progress
 from .reports import IncrementReport, LearningReport, LearntIncrement, StagedIncrement
 from .timing import Timer
 from .values import UnwrittenModel
@@ -20,6 +21,12 @@ def _deed(learning: LearningReport) -> Deed:
     if learning.known_classes:
         return make_deed("add-photos", learning.known_classes)
     return make_deed("add-classes", learning.new_classes)
+
+
+def committing(increment: LearntIncrement) -> Progress:
+    """Returns the report that comes before the commit."""
+    expected = increment.learning.plan.ending_seconds
+    return Progress(phase="commit", done=0, total=1, expected_seconds=expected)
 
 
 def commit_increment(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ..learning.config import IncrementConfig
 from ..memory import rss_bytes
 from ..model.terms import Precision
+from ..records import report_nothing
 
 _FEWEST_BATCHES_TO_KEEP_MEMORY = 20  # with fewer, trying a step takes longer than it saves
 PROBED_IMAGES = 4  # images in the step that shows what each further image costs
@@ -81,6 +82,7 @@ class Job:
         frozen_bytes: Bytes of the frozen blocks' output for one photo, in float32, if it is the same in every
             epoch; 0 otherwise.
         precisions: Precisions that may be used, the most exact first; a later one must be clearly faster.
+        before_step: Function that is called before `step` is; what it raises ends the planning.
     """
 
     step: Callable[[int, Strategy], None]
@@ -101,6 +103,7 @@ class Job:
     ending_seconds: float = 0.0
     frozen_bytes: int = 0
     precisions: tuple[Precision, ...] = ("float32",)
+    before_step: Callable[[], None] = report_nothing
 
     def rss_bytes(self) -> int:
         """Returns the resident memory now, less the photos in it; the plan decides how many of those stay."""

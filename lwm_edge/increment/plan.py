@@ -110,6 +110,7 @@ def _report(
         predicted_peak_rss_bytes=highest + frozen + cache,
         smallest_limit_bytes=min(smallest_limit, limit),
         predicted_seconds=seconds_needed(job, config, prediction.seconds_per_image),
+        ending_seconds=round(job.ending_seconds, 1),
         disk_bytes=2 * job.generation_bytes + 4 * job.trained_bytes,
         trains=bool(job.trained_bytes),
     )

@@ -19,6 +19,8 @@ _MAX_KEPT_FACTOR = 2.75  # times the memory of a step, if freed memory is kept; 
 _REPLANNING_MARGIN = 1.02  # plans may differ this much; a limit that an error names must suffice next time
 _LIBRARY_BYTES = 10 * 2**20  # pages of NumPy and ONNX that solving and exporting read for the first time
 
+USUAL_STEPS = 3  # that are tried: two with one image, and one with several
+
 # This was chosen, not measured.
 _FORWARD_SHARE = 1 / 3  # share of a training step's time that its forward pass takes
 _FLOAT64_BYTES = 8
@@ -128,6 +130,7 @@ class Predictor:
 
 def _measure_step(job: Job, images: int, strategy: Strategy) -> tuple[int, float]:
     """Measures a step: its peak memory, less the photos in memory, and its seconds per image."""
+    job.before_step()
     reset_peak_rss()
     started = time.monotonic()
     job.step(images, strategy)

@@ -37,6 +37,7 @@ class PlanReport(Report):
         predicted_peak_rss_bytes: Peak memory that the training process is predicted to take.
         smallest_limit_bytes: Smallest limit with which the increment would still run.
         predicted_seconds: Time from the command's start to its end, as predicted.
+        ending_seconds: Part of that time which comes after the last photo; None in plans of older versions.
         disk_bytes: Free disk space that the increment needs while it runs.
         warnings: Warnings for the owner, before the increment runs.
         trains: Whether the network trains; if not, much of the above has no effect.
@@ -58,6 +59,7 @@ class PlanReport(Report):
     predicted_peak_rss_bytes: int
     smallest_limit_bytes: int
     predicted_seconds: float
+    ending_seconds: float | None = None
     disk_bytes: int
     warnings: tuple[str, ...] = ()
     trains: bool = True

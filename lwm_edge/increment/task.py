@@ -20,8 +20,9 @@ from ..photos.class_names import fold_class_name
 from ..photos.folders import advice_on_known_class, read_photo_folder, split_held_back
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..photos.reading import decoding_bytes, forget_decoding_peak
-from ..records import Progress, ProgressCallback
+from ..records import ProgressCallback, StepReporter
 from .plan import SHARE_FOR_CHECKED_PHOTOS, check_disk, make_plan, memory_limit
+from .prediction import USUAL_STEPS
 from .reports import PlanReport
 from .resume import SavedTraining
 from .timing import Timer
@@ -95,7 +96,8 @@ def set_up(
     photos = _read_photos(folder, parent.manifest, config, on_progress, more)
     decoding = decoding_bytes(max(0, peak_rss_bytes() - rss_bytes()))
     approach = _choose_approach(parent, len(photos.to_learn.photos), config, more)
-    on_progress(Progress(phase="plan", done=0, total=1))
+    report = StepReporter("plan", 1 + USUAL_STEPS, on_progress)
+    report()
     learner = _make_learner(parent, approach, len(photos.new_classes), config)
     drop_library_pages()  # most of them were needed for importing only
     saved = SavedTraining(home.training, parent.manifest, folder, photos.to_learn, config, approach.recipe)
@@ -109,6 +111,7 @@ def set_up(
             generation_bytes=home.current().bytes(),
             timer=timer,
         )
+        job = replace(job, before_step=report)
         if left_off:  # what was begun in one precision is not continued in the other
             job = replace(job, precisions=(left_off.precision,))
         plan = make_plan(job, config, limit, limit_source)

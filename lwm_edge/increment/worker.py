@@ -130,9 +130,9 @@ def _commit(
     reply: Callable[[Message], None],
     report_progress: ProgressCallback,
 ) -> None:
-    from .commit import commit_increment
+    from .commit import commit_increment, committing
 
-    report_progress(Progress(phase="commit", done=0, total=1))
+    report_progress(committing(learnt))
     report = commit_increment(home, learnt, timer, model)
     reply(Message(report=report, mistakes=report.mistakes))
 

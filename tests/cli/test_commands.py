@@ -100,7 +100,7 @@ def test_what_people_read_who_change_their_minds(run: Any, permitting_home: Home
     planned = run("add-photos", photos, "--home", home, "--solve-head", "--dry-run")
     assert planned.code == 3 and "Coat: the model does not know this class" in planned.err
     photos = photo_folder(tmp_path / "more", {"Mantel": "Coat"})
-    assert "nothing was trained" in run("add-photos", photos, "--home", home, "--solve-head", "--dry-run").out
+    assert "nothing was learnt" in run("add-photos", photos, "--home", home, "--solve-head", "--dry-run").out
     learnt = run("add-photos", photos, "--home", home, "--solve-head")
     assert "Learnt 8 photos more of Mantel" in learnt.out and "Mantel: 8 of 8 photos" in learnt.out
     told = " ".join(run("info", "--history", "--home", home).out.split())

@@ -11,6 +11,7 @@ from lwm_edge import Progress
 from lwm_edge.cli import progress
 
 PHOTOS = [Progress(phase="photos", done=done, total=100) for done in range(100)]
+COMMIT = Progress(phase="commit", done=0, total=1, expected_seconds=3.2)
 
 
 class Clock:
@@ -28,11 +29,11 @@ def test_plain_lines_say_how_far_it_is_and_how_long_it_takes(capsys: pytest.Capt
         clock.now += 3.0
     for done in range(8):
         show(Progress(phase="evaluate", done=done, total=8))
-    show(Progress(phase="commit", done=0, total=1))
+    show(COMMIT)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[:2] == ["Reading photos, 100 steps ...", "Reading photos 4/100, about 5 min to go"]
+    assert lines[:2] == ["Reading 100 photos ...", "Reading photos 4/100, about 5 min to go"]
     assert "Reading photos 96/100, about 12 s to go" in lines
-    assert lines[-2:] == ["Evaluating, 8 steps ...", "Exporting and committing ..."]
+    assert lines[-2:] == ["Evaluating, 8 steps ...", "Saving and checking the new model, takes about 3 s ..."]
     assert len(lines) == 27  # one in ten seconds, as each step takes three
 
 
@@ -65,6 +66,6 @@ def test_a_terminal_shows_each_phase_with_its_own_pace(
     with progress.progress_shown() as show:
         for step in PHOTOS:
             show(step)
-        show(Progress(phase="commit", done=0, total=1))
+        show(COMMIT)
     shown = capsys.readouterr().err
-    assert "Exporting and committing" in shown
+    assert "Saving and checking the new model" in shown and "takes about 3 s" in shown

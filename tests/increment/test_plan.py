@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lwm_edge import IncrementConfig, add_classes, plan_increment
+from lwm_edge import IncrementConfig, Progress, add_classes, plan_increment
 from lwm_edge.base.choose_levels import find_levels
 from lwm_edge.errors import ConfigError, ResourceError
 from lwm_edge.home.home import Home
@@ -257,6 +257,25 @@ def test_a_dry_run_changes_nothing(home: Home, make_photos: PhotoMaker) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["lda", "lwm"])
+def test_planning_reports_each_step_that_it_tries(home: Home, make_photos: PhotoMaker, recipe: str) -> None:
+    seen: list[Progress] = []
+    config = QUICK.model_copy(update={"recipe": recipe})
+    plan = plan_increment(home, make_photos("Shirt"), config, on_progress=seen.append, isolate=False)
+    planning = [(progress.done, progress.total) for progress in seen if progress.phase == "plan"]
+    assert planning[:4] == [(0, 4), (1, 4), (2, 4), (3, 4)]
+    assert plan.ending_seconds is not None and 0 <= plan.ending_seconds < plan.predicted_seconds
+
+
+def test_the_commit_is_announced_with_the_time_that_it_is_expected_to_take(
+    home: Home, make_photos: PhotoMaker
+) -> None:
+    seen: list[Progress] = []
+    photos, config = make_photos("Shirt"), IncrementConfig(recipe="lda")
+    receipt = add_classes(home, photos, config, on_progress=seen.append, isolate=False)
+    assert seen[-1].phase == "commit" and seen[-1].expected_seconds == receipt.plan.ending_seconds
+
+
 def test_too_many_frozen_blocks(home: Home, make_photos: PhotoMaker) -> None:
     with pytest.raises(ConfigError, match="this network has 12 blocks"):
         plan_increment(home, make_photos("Bag"), QUICK.model_copy(update={"frozen_blocks": 99}))

@@ -53,7 +53,7 @@ def test_every_photo_is_reported_before_it_is_read_and_before_a_network_sees_it(
 ) -> None:
     seen: list[Progress] = []
     _add(home, make_photos("Bag", "Shirt"), QUICK.model_copy(update={"recipe": recipe}), seen)
-    expected = {"photos": 16, "plan": 1, **passes, "stage": 1, "commit": 1}
+    expected = {"photos": 16, "plan": 4, **passes, "stage": 1, "commit": 1}
     assert Counter(p.phase for p in seen) == expected
     photos = [p for p in seen if p.phase == "photos"]
     assert [(p.done, p.total) for p in photos] == [(done, 16) for done in range(16)]
