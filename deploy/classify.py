@@ -28,8 +28,8 @@ Pixels = NDArray[np.uint8]
 _COARSE = 2  # large photos are first reduced, quickly, to this many times the target side
 LONG = 3  # times as long as wide; only the middle of longer photos is converted
 STRIP_ROWS = 64  # rows of the photo that are converted at once
-_EXIF_BYTES = 16 * 1024  # enough for the orientation; to parse Exif, Pillow may need 100s of times its length
-_EXIF_CHARACTERS = 3 * _EXIF_BYTES  # as a text of hexadecimal digits, in lines
+EXIF_BYTES = 16 * 1024  # enough for the orientation; to parse Exif, Pillow may need 100s of times its length
+_EXIF_CHARACTERS = 3 * EXIF_BYTES  # as a text of hexadecimal digits, in lines
 _EXIF_AS_TEXT = "Raw profile type exif"  # in older PNG files
 _ORIENTATION = 0x0112  # number of the Exif tag
 _UPRIGHT_BY = {
@@ -75,7 +75,7 @@ def _orientation(image: Image.Image) -> int:
     metadata.info = dict(image.info)
     try:
         if "exif" in metadata.info:
-            metadata.info["exif"] = metadata.info["exif"][:_EXIF_BYTES]
+            metadata.info["exif"] = metadata.info["exif"][:EXIF_BYTES]
         if len(text := metadata.info.get(_EXIF_AS_TEXT, "")) > _EXIF_CHARACTERS:
             metadata.info[_EXIF_AS_TEXT] = text[:_EXIF_CHARACTERS].rpartition("\n")[0]
         return int(metadata.getexif().get(_ORIENTATION, 1))

@@ -72,11 +72,10 @@ class SavedTraining:
         """Reads how far the training had got; says so if the file is not of this training."""
         if not os.path.lexists(self.path):
             return 0, 0.0
-        try:
-            with safe_open(self.path, "pt") as file:
-                found: Mapping[str, str] = file.metadata() or {}
-        except (SafetensorError, OSError):
-            found = {}
+        found: Mapping[str, str] = {}
+        if storage.is_regular_file(self.path):
+            with suppress(SafetensorError, OSError), safe_open(self.path, "pt") as file:
+                found = file.metadata() or {}
         if found.get("kind") != _KIND:
             raise ConfigError(
                 f"{self.path} is where unfinished training is saved, but it is another file; move it away"

@@ -23,7 +23,7 @@ PHOTO = DEMO_DATA / "test" / "base" / "Trouser" / "000.png"
 COMMANDS = (
     "demo", "build-base", "pack", "init", "check", "add-classes", "add-photos", "remove-class",
     "rename-class", "undo", "predict", "calibrate", "evaluate", "info", "report", "export", "repair", "audit",
-    "keygen", "sign", "verify",
+    "inbox", "keygen", "sign", "verify",
 )  # fmt: skip
 
 

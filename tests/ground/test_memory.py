@@ -201,6 +201,7 @@ def _unreadable(process: object, grouped: bool) -> None:
 
 def test_the_allocator_of_somebody_elses_process_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(freed_memory, "_set_allocator", lambda *settings: pytest.fail("it was set"))
+    monkeypatch.setattr(freed_memory, "_processes_of_ours", set())  # the command line calls this one its own
     with freed_memory_kept(True):
         pass
 

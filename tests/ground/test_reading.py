@@ -53,6 +53,7 @@ ALLOWED = {
     ("bundle", "safe_open"): "takes no open file; `_check_lengths` has refused all but a regular one",
     ("audited_bytes", "safe_open"): "takes no open file; `open_bundle` came before",
     ("hidden_content", "safe_open"): "takes no open file; `is_checkpoint` came before",
+    ("saved_training", "safe_open"): "takes no open file; `is_regular_file` came before",
     ("ownership", "safe_open"): "takes no open file; `is_regular_file` came before",
     ("loading", "load_file"): "takes no open file; `open_bundle` or `checkpoint_header` came before",
     ("checkpoint", "torch.load"): "a file that is open already",

@@ -80,7 +80,8 @@ def test_an_increment_changes_bundle_onnx_labels_and_receipt_together(
     assert classifier.class_names == manifest.class_names
     assert classifier.model_digest == manifest.model_digest
     assert home.current().labels.read_text().splitlines() == list(manifest.class_names)
-    assert IncrementReport.model_validate_json(home.current().receipt.read_text()) == report
+    receipt = IncrementReport.model_validate_json(home.current().receipt.read_text())
+    assert receipt == report.model_copy(update={"mistakes": ()})  # they name photos, which no home keeps
     assert (report.photos_trained, report.photos_held_back) == (12, 4)
     assert "cannot be measured" in report.old_classes_note
     assert report.parity.real_photos and report.parity.largest_difference <= report.parity.tolerance
@@ -225,7 +226,7 @@ def _path_like(home: Home, make: PhotoMaker) -> Path:
     ("make_bad", "problem"),
     [
         (_missing, "does not exist"),
-        (_no_sub_folders, "has no sub-folders"),
+        (_no_sub_folders, "has files but no sub-folders"),
         (_base_class, "already knows the class Coat; the vendor shipped it, and does not permit more photos"),
         (_same_names, "are the same class name"),
         (_empty_class, "0 usable photos; at least 5 are needed"),

@@ -167,7 +167,12 @@ def test_photos_of_something_else_do_not_pass_the_gate(permitting_home: Home, tm
     assert state_of(permitting_home.path) == before
 
 
-def test_new_classes_are_told_where_further_photos_go(home: Home, make_photos: PhotoMaker) -> None:
+def test_new_classes_are_told_where_further_photos_go(
+    home: Home, permitting_home: Home, make_photos: PhotoMaker
+) -> None:
+    photos = make_photos("Coat")
+    with pytest.raises(PhotosError, match="does not permit more photos of it"):
+        add_classes(home, photos, LDA, isolate=False)
     with pytest.raises(PhotosError) as refused:
-        add_classes(home, make_photos("Coat"), LDA, isolate=False)
+        add_classes(permitting_home, photos, LDA, isolate=False)
     assert "to teach it further photos, use lwm-edge add-photos" in refused.value.problems[0]

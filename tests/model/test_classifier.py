@@ -14,6 +14,7 @@ from PIL import Image
 from lwm_edge import Classifier, evaluate, info, open_home, predict, prepare_photo, remove_class, rename_class
 from lwm_edge.errors import ConfigError, ExportError, HomeError
 from lwm_edge.home.home import Home
+from lwm_edge.photos.opening import KNOWN_FORMATS
 from tests.support.folders import DEMO_DATA
 
 PHOTO = DEMO_DATA / "test" / "base" / "Coat" / "000.png"
@@ -60,7 +61,7 @@ def test_arrays_of_any_size_and_a_bad_photo_among_good_ones(home: Home) -> None:
     photos.append(rng.integers(0, 65_536, (40, 30)).astype(np.uint16))
     found = Classifier(home.onnx).classify([*photos, b"no photo", b""])
     assert [bool(p.error) for p in found] == [False] * 5 + [True] * 2
-    assert found[5].error == "is not a JPEG, PNG, WebP or BMP image" and found[6].error == "is empty"
+    assert found[5].error == f"is not a {KNOWN_FORMATS} image" and found[6].error == "is empty"
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_without_its_library_one_line_says_how_to_read_heic(
     )
     with pytest.raises(PhotosError) as caught:
         read_photo_folder(tmp_path, SIZE, PixelCache(0), min_photos=2)
-    assert caught.value.problems == ("Cup: 1 usable photos; at least 2 are needed", *found.skipped)
+    assert caught.value.problems == ("Cup: 1 usable photo; at least 2 are needed", *found.skipped)
 
 
 @pytest.mark.slow
