@@ -8,9 +8,10 @@ progress. A process that was not started by torchrun is alone, and everything he
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
@@ -30,6 +31,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 _PATIENCE = timedelta(days=1)  # the first process solves heads and exports while the others wait
+_SECONDS_TO_SPEAK = 10.0
 _LOST_CONNECTION = ("onnection closed", "onnection reset", "onnection refused", "roken pipe")
 
 
@@ -189,6 +191,7 @@ def joined() -> Iterator[Ranks]:
             yield Ranks(rank, size, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
     except BaseException as error:
         if not _is_first_failure(store):
+            _let_the_first_speak()
             raise PeerError("another process of this training failed, and said why") from error
         if isinstance(error, Exception) and _lost_a_peer(error):
             raise ResourceError(
@@ -213,6 +216,12 @@ def _is_first_failure(store: _Counts) -> bool:
         return store.add("lwm-edge failures", 1) == 1
     except RuntimeError:  # torchrun, which keeps the store, has ended
         return True
+
+
+def _let_the_first_speak() -> None:
+    """Waits while the process that failed first says why: once one has ended, torchrun ends all others."""
+    with suppress(KeyboardInterrupt):  # which is how torchrun ends this one
+        time.sleep(_SECONDS_TO_SPEAK)
 
 
 def _lost_a_peer(error: Exception) -> bool:

@@ -183,6 +183,13 @@ def test_one_failure_is_told_and_the_others_follow(
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(ranks, "_several", lambda: True)
+    waited: list[float] = []
+
+    def told_to_stop(seconds: float) -> None:
+        waited.append(seconds)
+        raise KeyboardInterrupt  # torchrun ends this process as the first one has ended
+
+    monkeypatch.setattr("time.sleep", told_to_stop)
     monkeypatch.setattr(ranks, "rendezvous", lambda url: iter([(Counter(failed_before), 0, 2)]))
     monkeypatch.setattr("torch.distributed.PrefixStore", lambda prefix, store: store)
     monkeypatch.setattr("torch.distributed.init_process_group", lambda *given, **named: None)
@@ -192,3 +199,4 @@ def test_one_failure_is_told_and_the_others_follow(
         assert (found.rank, found.size) == (0, 2)
         raise error
     assert type(caught.value) is expected and left == [True]
+    assert bool(waited) == (expected is PeerError)
