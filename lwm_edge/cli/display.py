@@ -172,7 +172,7 @@ def evaluation(report: EvaluationReport) -> None:
     }
     if report.top5_accuracy is not None:
         rows["Among the best 5"] = percent(report.top5_accuracy)
-    photos = f"{report.photos} photos{left_out(report.skipped)}"
+    photos = f"{counted(report.photos, 'photo', 'photos')}{left_out(report.skipped)}"
     print_rows(f"Accuracy on {photos}, mean over classes, all classes competing", rows)
     counts = {
         name: f"{round(share * report.photos_per_class[name]):,} of "
@@ -218,7 +218,8 @@ def info(report: InfoReport) -> None:
 def threshold(calibration: Calibration) -> str:
     """Says what the threshold for unknown objects keeps, and what that is based on."""
     key = f"{KEPT:g}"
-    based = f"{calibration.photos} photos of {counted(calibration.classes, 'class', 'classes')}"
+    photos = counted(calibration.photos, "photo", "photos")
+    based = f"{photos} of {counted(calibration.classes, 'class', 'classes')}"
     if calibration.thresholds[key] is None:
         return f"no threshold: it would be based on {based}"
     return f"a threshold that keeps {KEPT:.0%} of known photos, by {based}"

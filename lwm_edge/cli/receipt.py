@@ -78,7 +78,9 @@ def _shipped(estimate: ShippedEstimate | None) -> str | None:
     if estimate is None:
         return None
     low, high = estimate.interval
-    photos = f"{estimate.photos} photos of {counted(estimate.classes, 'class', 'classes')}"
+    photos = (
+        f"{counted(estimate.photos, 'photo', 'photos')} of {counted(estimate.classes, 'class', 'classes')}"
+    )
     return (
         f"{percent(estimate.measured)} of {photos} when shipped; now {percent(low)} to {percent(high)}, "
         f"estimated from that (before this increment about {percent(estimate.before)})"

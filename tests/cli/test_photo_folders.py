@@ -67,6 +67,11 @@ def test_what_is_left_out_is_said_before_it_is_learnt_and_a_folder_may_be_a_clas
     assert "Handbag (50)" in more.out
 
 
+def test_a_single_photo_is_no_plural(run: Any, home: Home, make_photos: PhotoMaker) -> None:
+    one = run("evaluate", make_photos("Coat", count=1), "--home", home.path)
+    assert one.code == 0 and "Accuracy on 1 photo, mean over classes" in one.out
+
+
 def test_evaluate_asks_for_no_name(run: Any, home: Home) -> None:
     refused = run("evaluate", DEMO_DATA / "test" / "base" / "Coat", "--home", home.path)
     assert refused.code == 3 and "one sub-folder per class" in refused.err and "--name" not in refused.err

@@ -81,6 +81,14 @@ def test_a_report_without_suspects(report: CheckReport) -> None:
     assert "No photo stands out." in text and "Classes that look alike" not in text
 
 
+def test_a_column_for_photos_that_are_alike_is_there_only_if_there_are_any(report: CheckReport) -> None:
+    alone = report.model_copy(update={"suspects": report.suspects[:1], "class_photos": {"Cup": 1}})
+    both, one = check_page(report).decode(), check_page(alone).decode()
+    assert "<th>Like</th>" in both and "<th>Like</th>" not in one
+    assert both.count("<td") == 3 * 2 and one.count("<td") == 2
+    assert "1 of 1 usable photo in" in one
+
+
 def test_it_is_written_where_the_user_wants(report: CheckReport, tmp_path: Path) -> None:
     lwm_edge.write_check_page(report, tmp_path / "page.html")
     assert "Photos to look at" in (tmp_path / "page.html").read_text(encoding="utf-8")
