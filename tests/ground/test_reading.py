@@ -59,7 +59,6 @@ ALLOWED = {
     ("checkpoint", "torch.load"): "a file that is open already",
     ("classifier", "onnxruntime.InferenceSession"): "takes no open file; `is_file` came before",
     ("process", "os.fdopen"): "a pipe",
-    ("doctor", "Path(__file__).with_suffix('.html').read_text"): "a template of this package",
     ("decoder", "os.fdopen"): "a pipe",
     ("in_memory", "os.fdopen"): "a file in memory alone, which was just made",
     ("decoder", "_STATUS.read_text"): "a file of the kernel",
