@@ -8,7 +8,7 @@ PHOTOS holds one folder for each class. A base of ten classes is made of a pretr
 
     command   `lwm-edge add-classes`, from its start to its end, in a fresh copy of the home
     least     a process that decodes the same photos and runs the backbone over them once, without its imports
-    imports   the two processes of the command with their imports alone, for their memory
+    imports   a process with the command's imports alone, for its memory
 
 The parts are those of the receipt. Memory is the proportional set size (PSS) of the command and of all that
 it started, sampled every 10 ms, so that shared pages count once.
@@ -33,10 +33,12 @@ from provenance import provenance
 MIB = 2**20
 BASE_CLASSES, BASE_PHOTOS = 10, 30
 SAMPLING_SECONDS = 0.01
-IMPORTED = (
-    "import lwm_edge.__main__, lwm_edge.cli.commands, lwm_edge.increment.add",
-    "import lwm_edge.increment.learn, lwm_edge.increment.instant, lwm_edge.increment.commit, onnxruntime",
-)
+IMPORTED = """
+import lwm_edge.__main__, lwm_edge.cli.commands, lwm_edge.increment.add, lwm_edge.increment.learn
+import lwm_edge.increment.instant, lwm_edge.increment.commit, onnxruntime
+print(flush=True)
+input()
+"""
 LEAST = """
 import sys, time
 import numpy as np
@@ -119,13 +121,13 @@ def time_command(work: Path) -> dict[str, Any]:
             results["seconds"] = time.perf_counter() - started
     receipt = json.loads((work / "copy" / "current" / "receipt.json").read_text())
     footprint = receipt["footprint"]
-    worker = max(footprint["peak_rss_bytes"], footprint["export_peak_rss_bytes"])
+    peak = max(footprint["peak_rss_bytes"], footprint["export_peak_rss_bytes"])
     results |= {
         "receipt_seconds": receipt["seconds"],
         "parts": receipt["seconds_by_part"],
         "predicted_seconds": receipt["plan"]["predicted_seconds"],
         "predicted_peak_mib": receipt["plan"]["predicted_peak_rss_bytes"] / MIB,
-        "worker_peak_mib": worker / MIB,
+        "peak_mib": peak / MIB,
     }
     return results
 
@@ -139,18 +141,13 @@ def time_least(work: Path) -> dict[str, float]:
 
 
 def imports_alone() -> dict[str, float]:
-    """Returns the PSS in MiB of the command's two processes with their imports alone, at the same time."""
-    waiting = [
-        subprocess.Popen([sys.executable, "-c", f"{code}; print(flush=True); input()"], stdin=-1, stdout=-1)
-        for code in IMPORTED
-    ]
-    for process in waiting:
-        assert process.stdout is not None
-        process.stdout.readline()
-    caller, worker = (pss(process.pid) / MIB for process in waiting)
-    for process in waiting:
-        process.communicate(b"\n")
-    return {"caller": caller, "worker": worker}
+    """Returns the PSS in MiB of a process with the command's imports alone."""
+    process = subprocess.Popen([sys.executable, "-c", IMPORTED], stdin=-1, stdout=-1)
+    assert process.stdout is not None
+    process.stdout.readline()
+    taken = pss(process.pid) / MIB
+    process.communicate(b"\n")
+    return {"imports_mib": taken}
 
 
 def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
@@ -163,7 +160,7 @@ def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     flat = [{**{k: v for k, v in r.items() if k != "parts"}, **r["parts"]} for r in rounds]
     figures = {name: of([r[name] for r in flat]) for name in flat[0]}
     figures["above_least_seconds"] = of([r["seconds"] - r["read_seconds"] - r["run_seconds"] for r in flat])
-    figures["pss_above_imports_mib"] = of([r["pss_mib"] - r["caller"] - r["worker"] for r in flat])
+    figures["pss_above_imports_mib"] = of([r["pss_mib"] - r["imports_mib"] for r in flat])
     return figures
 
 
