@@ -165,7 +165,7 @@ def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main(
-    photos: Annotated[Path, typer.Argument(exists=True, file_okay=False)],
+    photos: Annotated[Path, typer.Argument(help="Folder with one sub-folder of photos for each class.")],
     results: Path,
     rounds: Annotated[int, typer.Option(min=1)] = 9,
     classes: Annotated[int, typer.Option(min=1)] = 5,

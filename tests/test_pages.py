@@ -46,6 +46,7 @@ TOO_LONG = {  # commands whose options are parsed, and why they are not run; sma
     "estimates.py": "needs a base and its test photos",
     "speed.py": "minutes, and only figures from an idle machine count",
     "speed_training.py": "the same",
+    "speed_instant.py": "the same",
     "large_base.py": "minutes",
     "several_processes.py": "minutes; .ci/extended trains with several processes",
     "forms.py": "minutes, on data that is not here",
