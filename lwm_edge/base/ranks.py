@@ -185,10 +185,12 @@ def joined() -> Iterator[Ranks]:
     store = distributed.PrefixStore(f"attempt {attempt}", shared)  # type: ignore[attr-defined]
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    ranks = Ranks(rank, size, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
     try:
+        ranks.gather(None)  # else one that fails at once would leave others waiting for it to join
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Grad strides do not match bucket")  # costs next to nothing
-            yield Ranks(rank, size, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
+            yield ranks
     except BaseException as error:
         if not _is_first_failure(store):
             _let_the_first_speak()

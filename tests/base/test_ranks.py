@@ -193,6 +193,7 @@ def test_one_failure_is_told_and_the_others_follow(
     monkeypatch.setattr(ranks, "rendezvous", lambda url: iter([(Counter(failed_before), 0, 2)]))
     monkeypatch.setattr("torch.distributed.PrefixStore", lambda prefix, store: store)
     monkeypatch.setattr("torch.distributed.init_process_group", lambda *given, **named: None)
+    monkeypatch.setattr("torch.distributed.all_gather_object", lambda values, value: None)
     left: list[bool] = []
     monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: left.append(True))
     with pytest.raises(expected) as caught, joined() as found:
