@@ -178,6 +178,7 @@ class DecoderProcess:
         with ThreadPoolExecutor(1) as reader:
             line = reader.submit(process.stdout.readline)
             try:
+                on_wait()  # once at least, however fast the answer is
                 while not wait([line], timeout=_SECONDS_BETWEEN_LOOKS).done:
                     _require_within_limits(_usage(process.pid), began, job)
                     on_wait()
