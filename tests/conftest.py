@@ -15,6 +15,8 @@ from lwm_edge import generate_key, sign_bundle
 from lwm_edge.home.home import Home, open_home
 from tests.support.folders import BASE_BUNDLE, Keys, PhotoMaker, photo_folder, save_permitting
 
+_LONGEST = "test_pages.py"  # runs first, so that no worker still has it when the others are done
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--extended", action="store_true", help="also run what .ci/extended alone runs")
@@ -25,6 +27,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if item.get_closest_marker("extended")]
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
+    items.sort(key=lambda item: item.path.name != _LONGEST)
 
 
 def pytest_collection_finish() -> None:
