@@ -148,7 +148,7 @@ def test_photos_in_files_and_files_that_grow_are_named(home: Home, monkeypatch: 
 def test_photos_in_a_tensor_are_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     save, exemplars = save_bundle, {"exemplars": np.zeros((2, 28, 28, 3), np.uint8)}
     monkeypatch.setattr(
-        generation, "save_bundle", lambda path, arrays, m: save(path, {**arrays, **exemplars}, m)
+        generation, "write_bundle", lambda path, arrays, m: save(path, {**arrays, **exemplars}, m)
     )
     with pytest.raises(BundleError, match="bytes long, not"):
         simulate_leaky(home, monkeypatch)

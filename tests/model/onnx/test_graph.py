@@ -208,6 +208,7 @@ EXPORTED = [
 ]
 
 
+@pytest.mark.slow
 def test_a_network_that_could_still_be_trained_makes_the_same_graph() -> None:
     """As `pack` makes one: no training has told yet which blocks write to their input."""
     graphs = []
