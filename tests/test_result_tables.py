@@ -125,6 +125,15 @@ def test_the_results_at_a_glance_and_the_readmes_four_rows() -> None:
     assert len(four) == 4 and all(row in glance for row in four)
 
 
+def test_every_figure_of_what_else_was_measured_is_in_the_section_that_it_links_to() -> None:
+    answers = rows(section(PAGE, "What else was measured"))
+    for question, answer, evidence in answers:
+        heading = evidence.removeprefix("[").partition("]")[0]
+        missing = [f for f in re.findall(r"\d[\d.,]*\b", answer) if f not in section(PAGE, heading)]
+        assert not missing, (question, missing)
+    assert len(answers) > 10
+
+
 def test_every_result_says_where_it_comes_from() -> None:
     listed = {cells[0]: cells[1] for cells in rows(section(PAGE, "Provenance"))}
     for path in sorted((BENCHMARKS / "results").glob("*.json")):
