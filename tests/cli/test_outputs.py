@@ -1,4 +1,4 @@
-"""Where a user wants a file, a regular one is replaced and keeps its links, mode and owner; all else stays.
+"""An output replaces a regular file, whose links, mode and owner stay; anything else in its place is refused.
 
 What this prints is published in tests/README.md.
 """

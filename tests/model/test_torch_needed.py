@@ -1,4 +1,4 @@
-"""What takes torch says so where it is missing or broken; the rest of lwm-edge runs (.ci/without_torch)."""
+"""Whatever needs torch says so if it is missing or broken; all else runs, as .ci/without_torch shows too."""
 
 from __future__ import annotations
 

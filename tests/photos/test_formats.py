@@ -1,4 +1,4 @@
-"""Photos as phones and cameras store them: HEIC, AVIF, TIFF and very large JPEG, within the same limits."""
+"""Photos are read as phones store them: HEIC, AVIF, TIFF and very large JPEG, within the same limits."""
 
 from __future__ import annotations
 

@@ -23,10 +23,10 @@ def _same_random_numbers() -> None:
 def _count_only_where_counts_matter(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
-    """Looking through all objects takes seconds in a process that ran hundreds of tests.
+    """Skips the search for live objects, which takes seconds in a process that ran hundreds of tests.
 
-    For tests that plant what is to be found, what was there before is put aside. Whether an increment leaves
-    nothing behind is counted in a process of its own, where nothing was there before.
+    Tests that plant something to be found do search, and earlier objects are put aside for them. Whether an
+    increment leaves nothing behind is counted in a process of its own, which has no earlier objects.
     """
     module = request.module.__name__.rpartition(".")[2]
     if module not in _COUNTING:
