@@ -107,7 +107,7 @@ def pss(pid: int) -> int:
 
 
 def time_command(work: Path) -> dict[str, Any]:
-    """Runs the command twice, in fresh copies of the home, because sampling its memory would slow it down."""
+    """Runs the command twice, in fresh copies of the home, because sampling its memory slows it down."""
     results: dict[str, Any] = {}
     for measure in ("seconds", "pss"):
         home = work / "copy"

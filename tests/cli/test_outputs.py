@@ -52,7 +52,7 @@ def few_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def writers(home: Home, keys: Keys, few_photos: Path) -> dict[str, Callable[[Path], object]]:
-    """Collects everything that writes where a user says."""
+    """Collects every function that writes a file where a user says."""
     return {
         "export": lambda path: export_onnx(home, path),
         "build-base": lambda path: build_base(few_photos, path, SMALL),

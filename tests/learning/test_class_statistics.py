@@ -87,7 +87,7 @@ def test_few_photos_are_shrunk_more(photos: int) -> None:
 
 
 def test_a_linear_drift_is_followed() -> None:
-    """Old classes whose photos are gone end where their features would be now."""
+    """Old classes whose photos are gone end up where their features would be now."""
     matrix = np.eye(3) + 0.3 * GENERATOR.normal(size=(3, 3))
     offset = np.array([1.0, -2.0, 0.5])
     old_features, old_labels = _photos(GENERATOR.normal(size=(2, 3)) * 3, 200)
@@ -135,7 +135,7 @@ def test_the_accuracy_estimated_is_that_on_photos_of_the_same_spread(classes: in
 
 
 def test_the_spread_that_is_found_makes_the_estimate_what_was_measured() -> None:
-    """Photos that were learnt from lie closer together: here by a factor of four in variance."""
+    """Photos that the network learnt from lie closer together, here by a factor of four in variance."""
     centres = 2 * np.random.default_rng(1).normal(size=(5, 3))
     statistics = ClassStatistics.empty(16, 3)
     close, labels = _photos(centres, 500)

@@ -314,7 +314,7 @@ IN_BFLOAT16 = replace(PACE, precision="bfloat16")
 
 
 class SlowPhotos(PhotoSet):
-    """Holds photos that are never done with being read, until somebody ends that."""
+    """Holds photos whose reading never ends, unless somebody ends it."""
 
     def load(self, indices, epoch=None, report=None):  # type: ignore[no-untyped-def]
         while True:

@@ -1,4 +1,4 @@
-"""Whatever needs torch says so if it is missing or broken; all else runs, as .ci/without_torch shows too."""
+"""Whatever needs torch says so if that is missing or broken; everything else runs (see .ci/without_torch)."""
 
 from __future__ import annotations
 

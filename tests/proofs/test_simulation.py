@@ -1,4 +1,4 @@
-"""Simulated increments: an honest recipe leaves nothing behind; every kind of leak is caught by name."""
+"""In simulated increments an honest recipe leaves nothing behind, and every kind of leak is named."""
 
 from __future__ import annotations
 

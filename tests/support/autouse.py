@@ -1,4 +1,4 @@
-"""Provides what tests that use torch run with; the conftest of their folder imports it."""
+"""Provides the fixtures that tests with torch run with; the conftest of their folder imports them."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def _remove(module: ModuleType, names: str) -> None:
 
 
 def _hide_proc() -> None:
-    """Lets nothing of /proc, /sys or the cgroups be opened or found by the package."""
+    """Hides /proc, /sys and the cgroups from the package."""
     import lwm_edge._cgroups
     from lwm_edge import freed_memory, memory
     from lwm_edge.photos import decoder

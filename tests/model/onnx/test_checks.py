@@ -276,7 +276,7 @@ def test_what_grows_faster_than_the_batch_is_refused() -> None:
 
 
 def test_an_input_that_nobody_makes_is_refused() -> None:
-    """Shape inference does not notice that it is missing where the output's shape does not depend on it."""
+    """Shape inference does not notice a missing input if the output's shape does not depend on it."""
     with pytest.raises(ExportError, match="'added' has no known shape"):
         graph_cost(read_graph(changed(add_node("Clip", "", "nowhere"))), WEIGHTS)
 
