@@ -45,7 +45,7 @@ def _figures(names: list[str], until: int | None) -> dict[str, dict[str, str]]:
 
 
 def _tables() -> list[tuple[list[str], int | None, list[str], list[list[str]]]]:
-    """Lists the files, cut, headings and rows of each table on the page, if the text above names its files."""
+    """Lists files, cut, headings and rows of each table on the page, if the text above it names its files."""
     paragraphs = (ROOT / PAGE).read_text().split("\n\n")
     found = []
     for before, table in pairwise(paragraphs):
