@@ -26,7 +26,7 @@ Report = Callable[[str], None]
 
 
 class ReportingDisk:
-    """Replaces `storage._disk` and notes each operation before it is done; a subclass says which phase begins.
+    """Replaces `storage._disk` and notes each operation before it is done; a subclass tells the phases.
 
     Args:
         disk: Disk that does the operations.
