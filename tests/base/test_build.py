@@ -210,7 +210,7 @@ def test_stochastic_depth_follows_the_seed(
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_base_of_few_epochs_tells_most_photos_apart(tmp_path: Path) -> None:
     brief = BASE_CONFIG.model_copy(update={"epochs": 5})
     build_base(DEMO_DATA / "train" / "base", tmp_path / "base.lwm", brief)

@@ -23,7 +23,7 @@ from PIL import Image
 
 import lwm_edge
 from lwm_edge.errors import PhotosError
-from lwm_edge.photos import decoding
+from lwm_edge.photos import decoding, opening
 from lwm_edge.photos.folders import PhotoFolder, read_photo_folder, split_held_back
 from lwm_edge.photos.guard import check_pixels
 from lwm_edge.photos.photo_set import Photo, PhotoSet, PixelCache, augment
@@ -672,7 +672,7 @@ def test_threads_that_decode_at_the_same_time_leave_the_apps_warnings_alone(
 ) -> None:
     Image.new("RGB", (40, 40)).save(tmp_path / "photo.png")
     second_reads, first_is_done = threading.Event(), threading.Event()
-    opened, filters = decoding.open_photo, list(warnings.filters)
+    opened, filters = opening.open_photo, list(warnings.filters)
 
     @contextmanager
     def in_turn(*given: Any) -> Iterator[Image.Image]:
