@@ -64,7 +64,7 @@ def home(shipped_home: Path, tmp_path: Path) -> Home:
 
 @pytest.fixture(scope="session")
 def permitting_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Makes the demo's base as a vendor ships it who permits undo, and more photos of shipped classes."""
+    """Makes the demo's base as shipped by a vendor who permits undo, and more photos of shipped classes."""
     return save_permitting(BASE_BUNDLE, tmp_path_factory.mktemp("permitting") / "base.lwm")
 
 

@@ -1,4 +1,4 @@
-"""Photos as phones and cameras store them: HEIC, AVIF, TIFF and very large JPEG, within the same limits."""
+"""Photos are read as phones store them: HEIC, AVIF, TIFF and very large JPEG, within the same limits."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_without_its_library_one_line_says_how_to_read_heic(
 
 @pytest.mark.slow
 def test_a_large_progressive_jpeg_is_read_in_bounded_memory(tmp_path: Path) -> None:
-    """Larger ones are among the hostile photos."""
+    """Larger JPEGs are among the hostile photos."""
     image = quadrants(1).resize((6_000, 4_000), Image.Resampling.NEAREST)
     image.save(tmp_path / "photo.jpg", quality=90, progressive=True)
     del image

@@ -1,4 +1,4 @@
-"""Hostile photos: each is read or reported with its reason, none is fatal, and memory stays bounded."""
+"""Each hostile photo is read or reported with its reason, none is fatal, and memory stays bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Simulated increments: an honest recipe leaves nothing behind; every kind of leak is caught by name."""
+"""In simulated increments an honest recipe leaves nothing behind, and every kind of leak is named."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Leak = Callable[[Home], None]
 
 @pytest.fixture(autouse=True)
 def _kept(_count_only_where_counts_matter: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes KEPT newer than what was put aside, so that it is looked through."""
+    """Makes KEPT after earlier objects were put aside, so that the measurement looks through it."""
     monkeypatch.setattr(sys.modules[__name__], "KEPT", [])
 
 
@@ -90,7 +90,7 @@ def test_a_commit_while_the_model_is_read_is_no_error(home: Home, monkeypatch: p
 def test_a_home_that_was_changed_is_simulated_too(
     permitting_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The copy has another capacity, and no changes, so the record of those that were made is left out."""
+    """The copy has another capacity, and was never changed, so the record of changes is left out."""
     rename_class(permitting_home, "Coat", "Mantel")
     report = simulate_leaky(permitting_home, monkeypatch)
     assert report.problems == ()

@@ -1,4 +1,4 @@
-"""Provides what tests that use torch run with; the conftest of their folder imports it."""
+"""Provides the fixtures that tests with torch run with; the conftest of their folder imports them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def _same_random_numbers() -> None:
 
 @pytest.fixture(autouse=True)
 def _count_only_where_counts_matter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looking through all objects takes seconds in a process that ran hundreds of tests.
+    """Skips the search for live objects, which takes seconds in a process that ran hundreds of tests.
 
-    Where counts matter, what was there before is put aside, and stays so. Whether an increment leaves nothing
-    behind is counted in a process of its own, where nothing was there before.
+    Tests that plant something to be found do search, and earlier objects are put aside for good. Whether an
+    increment leaves nothing behind is counted in a process of its own, which has no earlier objects.
     """
     module = request.module.__name__.rpartition(".")[2]
     if module not in _COUNTING:
