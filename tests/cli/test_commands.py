@@ -102,7 +102,7 @@ def test_what_people_read_who_change_their_minds(run: Any, permitting_home: Home
     photos = photo_folder(tmp_path / "more", {"Mantel": "Coat"})
     assert "nothing was learnt" in run("add-photos", photos, "--home", home, "--solve-head", "--dry-run").out
     learnt = run("add-photos", photos, "--home", home, "--solve-head")
-    assert "Learnt 8 photos more of Mantel" in learnt.out and "Mantel: 8 of 8 photos" in learnt.out
+    assert "Learnt 8 more photos of Mantel" in learnt.out and "Mantel: 8 of 8 photos" in learnt.out
     told = " ".join(run("info", "--history", "--home", home).out.split())
     assert "UTC: removed Dress, then 5 classes; not signed Change 3" in told and "took back change 2" in told
     assert run("info", "--home", home, "--json").json["history"][0]["class_names"] == ["Coat", "Mantel"]
@@ -153,7 +153,7 @@ def test_a_base_from_the_command_line(run: Any, tmp_path: Path, make_photos: Pho
         (["build-base", "x", "--arch", "resnet18", "-o", "none/y"], 2, "in a folder that exists"),
         (["export", ".."], 2, "it is a folder"),
         (["export", "x.onnx", "--fp16", "--int8"], 2, "give one of them"),
-        (["export", "x.onnx", "--int8"], 2, "int8 must be compared on photos"),
+        (["export", "x.onnx", "--int8"], 2, "int8 must be checked on photos"),
         (["export", "x.onnx", "--static-batch", "0"], 2, "greater than or equal to 1"),
         (["export", "x.onnx", "--fp16", "--photos", "none"], 3, "does not exist"),
     ],

@@ -64,7 +64,9 @@ def test_a_refusal_says_which_setting_or_photos_differ(home: Home, make_photos: 
     next((photos / "Bag").iterdir()).unlink()
     with pytest.raises(ConfigError) as refused:
         plan_increment(home, photos)
-    assert refused.value.problems == (f"the photos are not the same, which were those in {photos}",)
+    assert refused.value.problems == (
+        f"the photos are not those of the interrupted increment, which were in {photos}",
+    )
 
 
 @pytest.mark.slow
