@@ -182,6 +182,16 @@ def test_a_failed_audit_has_its_exit_code(run: Any, home: Home) -> None:
     (home.path / "planted").write_text("x")
     result = run("audit", "--home", home.path)
     assert result.code == 4 and "planted (1 bytes) is unexplained" in result.err
+    assert f"lwm-edge repair --home {home.path}" in result.out and "of which 1 are unexplained" in result.out
+
+
+def test_an_audit_speaks_to_an_owner_and_with_details_to_an_engineer(run: Any, home: Home) -> None:
+    for_owners = run("audit", "--home", home.path).out
+    for_engineers = run("audit", "--home", home.path, "--details").out
+    assert "each in a known part of the home (--details lists the parts)" in for_owners
+    assert "classifier.onnx has not grown since the home was made" in for_owners
+    words = ("hash chain", "rows reserved", "parity probe")
+    assert not any(word in for_owners for word in words) and all(word in for_engineers for word in words)
 
 
 @pytest.mark.slow
@@ -325,8 +335,10 @@ def test_audit_simulate(run: Any, home: Home) -> None:
 
 @pytest.mark.slow
 def test_audit_simulate_for_people(run: Any, home: Home) -> None:
-    result = run("audit", "--home", home.path, "--simulate", "3", "--classes", "2", "--recipe", "lda")
+    command = ("audit", "--home", home.path, "--simulate", "3", "--classes", "2", "--recipe", "lda")
+    result = run(*command, "--details")
     assert result.code == 0 and "3 simulated increments of 2 classes by lda" in result.out
+    assert "no file grew by a byte" in result.out and "MiB in the last (2% more are allowed" in result.out
     assert "█" in result.out and "passed: storage and memory stay constant" in result.out
 
 
