@@ -138,7 +138,7 @@ def _is_copy_of(base: Bundle, generation: Generation) -> bool:
 
 @dataclass(frozen=True)
 class Edited:
-    """Holds what an edit makes of a home's model.
+    """Holds the outcome of an edit of a home's model.
 
     Attributes:
         arrays: Tensors of the changed model.

@@ -124,7 +124,7 @@ class Home:
         )
 
     def read(self, reader: Callable[[Generation], T]) -> T:
-        """Reads several files of one generation; starts over if a commit removed it meanwhile."""
+        """Reads several files of one generation, and starts over if a commit removed it in the meantime."""
         while True:
             generation = self.current()
             try:

@@ -126,10 +126,10 @@ def _learnt_once(manifest: Manifest) -> bool:
 
 
 def _never_learnt(generation: Generation, model: Bundle, row: int) -> Edited:
-    """Brings back the model before the change that added a class, if it added no other.
+    """Returns to the model before the change that added a class, if that change added no other.
 
     Raises:
-        ConfigError: The model before the latest change is not one that never learnt the class.
+        ConfigError: The class cannot be taken out exactly; the message says why.
     """
     manifest, name = model.manifest, model.manifest.class_names[row]
     refused = f"{name} cannot be taken out exactly, so nothing is changed"
@@ -163,7 +163,7 @@ def _why_not_kept(manifest: Manifest) -> str:
 
 
 def _why_not_without(model: Bundle, before: Bundle, row: int) -> str | None:
-    """Says why the model before the latest change is not one that never learnt a class; None if it is."""
+    """Says why returning to the model before would not take a class out exactly; None if it would."""
     manifest, name = model.manifest, model.manifest.class_names[row]
     if name in before.manifest.class_names:
         return "it was not the latest change that added it"
