@@ -260,6 +260,6 @@ def _alike(
 def _notes(found: PhotoFolder) -> Iterator[str]:
     few = [name for name, photos in _counts(found).items() if photos < _FEWEST]
     if few:
-        yield f"too few photos to compare with each other (fewer than {_FEWEST}): {', '.join(few)}"
+        yield f"photos of classes with fewer than {_FEWEST} photos were not compared: {', '.join(few)}"
     if not can_compare():
         yield "near-duplicates were not looked for, as that needs imagehash (pip install 'lwm-edge[check]')"

@@ -102,7 +102,7 @@ class UnwrittenModel(NamedTuple):
     """Holds a model that is not on the disk yet.
 
     Attributes:
-        parent: Bundle of the model before.
+        parent: Bundle of the model before the increment.
         arrays: Tensors of its bundle.
         manifest: Manifest of its bundle.
     """
