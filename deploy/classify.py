@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-os.environ.setdefault(
-    "ORT_DISABLE_TELEMETRY", "1"
-)  # ONNX Runtime reads this when it loads, and would otherwise report to its maker
+# ONNX Runtime reads this when it loads, and would otherwise report to its maker.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 # Copied from lwm_edge/photos/pixels.py by make_classify.py; change it there.

@@ -61,7 +61,7 @@ PRINTED = {  # what shows that a block did what the page says
     "deploy/README.md first-prediction": ("Learnt 2 classes", "Bag"),
     "deploy/README.md operator-path": ("Ankle boot", "classifier.onnx"),
     "deploy/README.md mind-path": (
-        "Learnt 100 photos more of Ankle boot and Bag",
+        "Learnt 100 more photos of Ankle boot and Bag",
         "Merged Ankle boot into Handbag",
         "removed Handbag",
     ),

@@ -74,7 +74,7 @@ def test_a_partly_failed_call_has_its_own_exit_code(run: Any, tmp_path: Path) ->
         ([], "give photos, folders or -, or a camera"),
         (["x.png", "--camera", "0"], "but not both"),
         (["-", "-"], "give it once"),
-        (["--camera", "0", "--json"], "pass --frames N too"),
+        (["--camera", "0", "--json"], "pass --frames N"),
     ],
 )
 def test_what_does_not_go_together(run: Any, arguments: list[str], words: str) -> None:

@@ -57,7 +57,7 @@ def test_the_worst_comes_first_and_each_has_its_reason(report: CheckReport) -> N
     assert all(fault.reason for suspect in report.suspects for fault in suspect.faults)
     reasons = {fault.reason for suspect in report.suspects for fault in suspect.faults}
     assert "looks like Trouser rather than Bag" in reasons
-    assert "is tiny: its short side has 8 pixels, of 28 that the network looks at" in reasons
+    assert "is tiny: its short side has 8 pixels, but the network looks at 28" in reasons
 
 
 def test_the_planted_folder_is_what_the_script_makes(tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def test_what_a_process_takes_with_it_is_tried_again_a_few_times(
     arrive(inbox, "Bag", "Bag")
     take(home, inbox, taught, "Bag")
     report = teach(home, inbox, taught)
-    assert "had not been taught" in report.notes[0] and report.taught[0].photos == 8
+    assert "had not been learnt" in report.notes[0] and report.taught[0].photos == 8
 
     arrive(inbox, "Shirt", "Shirt")
     note = take(home, inbox, taught, "Shirt").model_copy(update={"tried": 4})
@@ -250,7 +250,7 @@ def test_photos_that_were_learnt_before_an_interruption_are_only_put_away(
     take(home, inbox, taught, "Bag")
     add_classes(home, inbox / ".lwm-edge" / "photos", IncrementConfig(recipe="lda"), isolate=False)
     report = teach(home, inbox, taught)
-    assert "had been taught" in report.notes[0] and not report.taught and not report.waiting
+    assert "had been learnt" in report.notes[0] and not report.taught and not report.waiting
     assert counts(home)["Bag"] == 8 and len(photos_in(taught / "Bag")) == 8 and photos_in(inbox) == []
 
 

@@ -88,7 +88,7 @@ def test_names_may_be_exchanged_and_change_their_case(home: Home) -> None:
     [
         ("Hat", "Cap", "knows no class 'Hat'; it knows: Coat, Dress"),
         ("C\u043eat", "Cap", r"no class 'C.u043eat', only 'Coat', which looks just like it"),
-        ("Coat", "Coat", "Coat is the name of that class already"),
+        ("Coat", "Coat", "that class is already called Coat"),
         ("Coat", "dress", "knows a class Dress already; to make one class of both, pass --merge"),
         ("Coat", "Dre\u0455s", "looks just like Dress"),
         ("Coat", "a/b", "looks like a path"),
@@ -186,7 +186,7 @@ def test_classes_that_may_not_be_merged(
 @pytest.mark.slow
 def test_beneath_a_trained_last_layer_nothing_is_merged(home: Home, make_photos: PhotoMaker) -> None:
     add_classes(home, make_photos("Bag", "Shirt"), QUICK, isolate=False)
-    with pytest.raises(ConfigError, match=r"was trained.*--recipe lda, or photos with --solve-head"):
+    with pytest.raises(ConfigError, match=r"was trained.*--recipe lda or photos with --solve-head"):
         rename_class(home, "Bag", "Shirt", merge=True)
     add_classes(home, make_photos("Sneaker", folder="more"), LDA, isolate=False)
     remove_class(home, "Sneaker")  # which leaves the scale and centre of the head as they were
@@ -202,9 +202,9 @@ def test_what_of_a_removed_class_remains_is_said(home: Home, make_photos: PhotoM
     added, shipped = remove_class(home, "Bag"), remove_class(home, "Coat", shipped=True)
     assert np.array_equal(home.open_bundle().arrays(COVARIANCE)[COVARIANCE], covariance)
     assert (
-        added.remains[0] == "what the 8 photos of Bag added to the covariance, 1.3% of the photos behind it"
+        added.remains[0] == "what the 8 photos of Bag added to the covariance, 1.3% of all photos behind it"
     )
-    assert "compare the other classes with, until the next" in added.remains[1]
+    assert "see the other classes, until the next" in added.remains[1]
     assert "its name, in the record" in added.remains[2] and len(added.remains) == 3
     assert shipped.remains[-1] == "what the network was trained to see in it"
 
@@ -295,7 +295,7 @@ def _learn(home: Home, photos: Path) -> object:
                 remove_class(home, "Shirt", exact=True),
             ],
             "Bag",
-            "the model before the latest change is not kept any more",
+            "the model before the latest change is no longer kept",
         ),
         (
             lambda home, make: [_learn(home, make("Bag")), remove_class(home, "Bag"), undo(home)],

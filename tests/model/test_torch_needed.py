@@ -49,7 +49,7 @@ def test_broken_torch_stops_only_recipes_that_train(tmp_path: Path, shipped_home
     assert _run_with_broken_torch(tmp_path, *start).returncode == 0
     refused = _run_with_broken_torch(tmp_path, *start, "--recipe", "lwm")
     assert refused.returncode == 2
-    assert "recipe lwm trains the network, which takes torch" in refused.stderr
+    assert "recipe lwm trains the network, which needs torch" in refused.stderr
     assert refused.stderr.rstrip().endswith("or use recipe lda")
 
 

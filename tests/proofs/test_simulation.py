@@ -122,9 +122,9 @@ def test_photos_and_teachers_kept_in_memory_are_named(home: Home, monkeypatch: p
     monkeypatch.setattr(PhotoSet, "load", lambda self, *a, **k: kept(load(self, *a, **k)))
     monkeypatch.setattr(instant, "Backbone", lambda bundle: kept(Backbone(bundle)))
     report = simulate_leaky(home, monkeypatch, lambda _: KEPT.append(np.ones(40 * MIB, np.uint8)))
-    assert found(report, "after increment 1", "photos left in memory")
-    assert found(report, "after increment", "teacher networks alive, not 1")
-    assert found(report, "memory: peak_rss_bytes grew by")
+    assert found(report, "after increment 1", "photos in memory")
+    assert found(report, "after increment", "teacher networks in memory, not 1")
+    assert found(report, "peak memory (peak_rss_bytes) grew by")
     assert not found(report, "file ")
 
 
@@ -142,7 +142,7 @@ def test_photos_in_files_and_files_that_grow_are_named(home: Home, monkeypatch: 
     assert found(report, "file cache.bin grew by 500 bytes")
     assert found(report, "receipt.json is not this model's receipt")
     assert found(report, "file labels.txt does not have the length that its classes require")
-    assert not found(report, "photos left in memory") and not found(report, "teacher networks")
+    assert not found(report, "photos in memory") and not found(report, "teacher networks")
 
 
 def test_photos_in_a_tensor_are_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
