@@ -1,4 +1,4 @@
-"""Signs a vendor's base: `sign_bundle`."""
+"""Signs a vendor's base."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class SigningReport(Report):
     """Reports what `sign_bundle` signed.
 
     Attributes:
-        bundle: Path of the bundle, rewritten at the same length.
+        bundle: Path of the bundle, which was rewritten at the same length.
         bundle_bytes: Length of the bundle.
         model_digest: Digest of the model, as before.
         key: Public key of the vendor, in hexadecimal.
@@ -41,7 +41,7 @@ def sign_bundle(bundle: AnyPath, key: AnyPath) -> SigningReport:
 
     Raises:
         BundleError: The bundle is damaged.
-        ConfigError: The bundle is not a base: classes were added or removed since.
+        ConfigError: The bundle is not a base: it was changed after it shipped.
         TrustError: The key cannot be used.
     """
     signer = read_private_key(key)
