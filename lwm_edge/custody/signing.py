@@ -48,9 +48,9 @@ def sign_bundle(bundle: AnyPath, key: AnyPath) -> SigningReport:
     opened = open_bundle(Path(bundle))
     manifest = opened.manifest
     if manifest.increment_count:
+        times = "once" if manifest.increment_count == 1 else f"{manifest.increment_count} times"
         raise ConfigError(
-            f"{bundle} has been changed {manifest.increment_count} times since it was shipped; "
-            "sign the base as build-base made it"
+            f"{bundle} has been changed {times} since it was shipped; sign the base as build-base made it"
         )
     check_output(opened.path)
     statement = base_statement(manifest)
