@@ -369,7 +369,7 @@ def test_decoders_are_stopped_when_their_time_is_up(photo, monkeypatch):
         monkeypatch.setattr(time, "thread_time", itertools.count().__next__)
         assert refusal(path) == SECONDS, name
         assert Counted.reads <= (MAX_SECONDS + 1) * guard._READS_PER_LOOK, name
-        block = opening._SCANS_BLOCK if "JPEG" in name else ImageFile.MAXBLOCK
+        block = opening._LARGEST_BLOCK if "JPEG" in name else ImageFile.MAXBLOCK
         assert Counted.bytes_read <= (MAX_SECONDS + 1) * block + 4096, name
         monkeypatch.undo()
         monkeypatch.setattr(opening, "GuardedFile", Counted)
@@ -408,7 +408,7 @@ def test_a_jpeg_of_slow_scans_is_decoded_in_ever_smaller_blocks(photo, monkeypat
 
     monkeypatch.setattr(opening, "GuardedFile", Noted)
     path = photo(odd.jpeg(side=2_000))
-    for seconds, expected in ((0.01, opening._SCANS_BLOCK), (0.15, opening._LEAST_BLOCK)):
+    for seconds, expected in ((0.01, opening._LARGEST_BLOCK), (0.15, opening._LEAST_BLOCK)):
         sizes.clear()
         monkeypatch.setattr(GuardedFile, "look_at_the_clock", lambda file, seconds=seconds: seconds)
         read_photo(path, PREPROCESSING)
