@@ -37,7 +37,7 @@ from typing import Annotated
 import onnx
 import torch
 import typer
-from killable import COMMIT, END, PHASES, start_increment, wait_for
+from killable import COMMIT, END, PHASES, phases_in, start_increment, wait_for
 from provenance import provenance
 
 import lwm_edge
@@ -152,10 +152,7 @@ def kill_one(home: Path, photos: Path, recipe: str, tally: Tally, chance: random
     _, status = os.waitpid(process, 0)
     told += wait_for(pipe, "nothing")
     os.close(pipe)
-    phases = {"start": started}
-    for line in told.decode().splitlines():
-        phase, at = line.split()
-        phases[phase] = float(at)
+    phases = {"start": started} | phases_in(told)
     if os.WIFSIGNALED(status):
         tally.landed[recipe, list(phases)[-1]] += 1
         return True

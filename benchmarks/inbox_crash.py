@@ -29,6 +29,7 @@ import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +37,7 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from killable import END, Report, ReportingDisk, phases_in, tell, wait_for
 from provenance import provenance
 
 import lwm_edge
@@ -46,41 +48,32 @@ from lwm_edge.model.bundle import COUNTS, open_bundle
 from lwm_edge.photos.folders import file_digest
 
 PHASES = ("start", "take", "learn", "put away")
-END = "end"
 PHOTOS = 6
 CLASSES = 12  # in one inbox; then a new one is made
 CONFIG = IncrementConfig(recipe="lda", force=True)  # a few photos teach next to nothing
 
 
-class ReportingDisk:
-    """Replaces `storage._disk`, and says on a pipe how far the teaching has got, before each operation."""
+class InboxDisk(ReportingDisk):
+    """Says how far the teaching of an inbox has got."""
 
-    def __init__(self, disk: Any, inbox: Path, pipe: int) -> None:
-        self.disk, self.inbox, self.pipe, self.phase = disk, inbox, pipe, "start"
+    def __init__(self, disk: Any, report: Report, inbox: Path) -> None:
+        super().__init__(disk, report)
+        self.inbox, self.phase = inbox, "start"
 
-    def __getattr__(self, name: str) -> Any:
-        operation = getattr(self.disk, name)
-
-        def run(*given: Any) -> Any:
-            self._note(name, given[0])
-            return operation(*given)
-
-        return run
-
-    def _note(self, name: str, argument: Any) -> None:
+    def note(self, operation: str, argument: Any) -> None:
+        """Enters the phase that an operation belongs to."""
         if not isinstance(argument, Path):
             return
-        if name == "create_file" and "note.json" in argument.name:
+        if operation == "create_file" and "note.json" in argument.name:
             self.enter("take")
         elif self.phase == "take" and not argument.is_relative_to(self.inbox):
             self.enter("learn")
-        elif self.phase == "learn" and argument.is_relative_to(self.inbox) and name in ("rename", "unlink"):
+        elif (
+            self.phase == "learn"
+            and argument.is_relative_to(self.inbox)
+            and operation in ("rename", "unlink")
+        ):
             self.enter("put away")
-
-    def enter(self, phase: str) -> None:
-        """Says that a phase begins."""
-        self.phase = phase
-        os.write(self.pipe, f"{phase}\t{time.monotonic()}\n".encode())
 
 
 @dataclass
@@ -160,8 +153,8 @@ def start(world: World) -> tuple[int, int]:
     status = 1
     try:
         os.close(reading)
-        disk = ReportingDisk(storage._disk, world.root / "inbox", writing)
-        storage._disk = disk  # type: ignore[attr-defined]
+        report = partial(tell, writing)
+        storage._disk = InboxDisk(storage._disk, report, world.root / "inbox")  # type: ignore[attr-defined]
         teach_inbox(
             world.root / "home",
             world.root / "inbox",
@@ -170,23 +163,12 @@ def start(world: World) -> tuple[int, int]:
             quiet_seconds=0,
             isolate=False,
         )
-        disk.enter(END)
+        report(END)
         status = 0
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(status)
-
-
-def read_until(pipe: int, phase: str) -> bytes:
-    """Reads the pipe until a phase begins, or the process ends."""
-    told = b""
-    while not any(line.startswith(phase.encode()) for line in told.splitlines()):
-        news = os.read(pipe, 4096)
-        if not news:
-            break
-        told += news
-    return told
 
 
 def kill_one(world: World, tally: Tally) -> bool:
@@ -195,16 +177,13 @@ def kill_one(world: World, tally: Tally) -> bool:
     aim = chance.choice(PHASES[1:]) if chance.random() < 0.5 else "start"
     started = time.monotonic()
     process, pipe = start(world)
-    told = read_until(pipe, aim) if aim != "start" else b""
+    told = wait_for(pipe, aim) if aim != "start" else b""
     time.sleep(chance.uniform(0, 1.1 * tally.seconds[aim]))
     os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
-    told += read_until(pipe, "nothing")
+    told += wait_for(pipe, "nothing")
     os.close(pipe)
-    phases = {"start": started}
-    for line in told.decode().splitlines():
-        phase, at = line.split("\t")
-        phases.setdefault(phase, float(at))
+    phases = {"start": started} | phases_in(told)
     for phase, follows in zip(PHASES, (END, "learn", "put away", END), strict=True):
         if phase in phases and follows in phases:
             tally.seconds[phase] = 0.8 * tally.seconds[phase] + 0.2 * (phases[follows] - phases[phase])
@@ -224,7 +203,7 @@ def finish(world: World, tally: Tally) -> None:
             assert "teaching was interrupted; " in reason.read_text(), reason.read_text()
             reason.unlink()  # as their owner would
         process, pipe = start(world)
-        read_until(pipe, END)
+        wait_for(pipe, END)
         os.close(pipe)
         _, status = os.waitpid(process, 0)
         assert status == 0, "the process after the kill failed"

@@ -57,6 +57,12 @@ def freed_memory_kept(keep: bool) -> Iterator[None]:
             _set_allocator(_UNMAP_FROM_BYTES, _UNMAP_FROM_BYTES)
 
 
+def give_freed_memory_back() -> None:
+    """Gives back to the system what libraries have freed in the meantime, in a process of our own."""
+    if os.getpid() in _processes_of_ours:
+        _set_allocator(_UNMAP_FROM_BYTES, _UNMAP_FROM_BYTES)
+
+
 def _set_allocator(mapped_from: int, kept_bytes: int) -> bool:
     """Sets glibc's allocator; see mallopt(3) and malloc_trim(3)."""
     try:

@@ -201,7 +201,7 @@ def _grown(task: Task, head: Head, tensors: Arrays) -> UnwrittenModel:
     for name, rows in ((WEIGHT, head.weight), (BIAS, head.bias)):
         arrays[name] = np.zeros_like(arrays[name])
         arrays[name][: len(rows)] = rows
-    return UnwrittenModel(arrays, manifest)
+    return UnwrittenModel(task.parent, arrays, manifest)
 
 
 def _stage(home: Home, model: UnwrittenModel) -> Generation:

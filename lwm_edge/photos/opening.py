@@ -38,9 +38,12 @@ _BRANDS = {
 }
 _CONTAINER_BRANDS = {b"mif1", b"msf1"}
 _NEW_SUBFILE_TYPE = 254  # number of the TIFF tag whose lowest bit marks a preview
-_LARGEST_BLOCK = 1024  # most bytes of a JPEG to decode before the next look at the clock
+# Most bytes of a JPEG to decode before the next look at the clock: of one with many scans, and of one with a
+# single scan, as nearly all photos are, in which all bytes cost about the same.
+_SCANS_BLOCK, _ONE_SCAN_BLOCK = 1024, 16 * 1024
 _FIRST_BLOCK, _LEAST_BLOCK = 128, 16  # small, as 10 bytes may start another scan of all pixels
 _FAST_BLOCK, _SLOW_BLOCK = 0.02, 0.1  # seconds
+_START_OF_SCAN, _SCAN_HEADER_BYTES = b"\xff\xda", 6  # bytes after this mark, plus two for each colour
 _WEBP_METADATA = ("exif", "xmp", "icc_profile")
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _TEXTS_WITH_ORIENTATION = ("Raw profile type exif", "XML:com.adobe.xmp", "xmp")
@@ -194,6 +197,17 @@ class _Jpeg(JpegImageFile):
     def _open(self) -> None:
         super()._open()
         self.decodermaxblock = _FIRST_BLOCK
+        self.largest_block = _ONE_SCAN_BLOCK if self._has_one_scan() else _SCANS_BLOCK
+
+    def _has_one_scan(self) -> bool:
+        """Returns whether the first scan, whose header was read last, is the only one to be decoded."""
+        assert isinstance(self.fp, GuardedFile)
+        after, length = self.fp.tell(), _SCAN_HEADER_BYTES + 2 * self.layers
+        header = _START_OF_SCAN + length.to_bytes(2, "big") + bytes([self.layers])
+        self.fp.seek(after - len(_START_OF_SCAN) - length)
+        has_all_colours = self.fp.read(len(header)) == header
+        self.fp.seek(after)
+        return has_all_colours and not self.info.get("progressive")
 
     def load_read(self, read_bytes: int) -> bytes:
         """Reads the next block for the decoder: the longer the last one took, the smaller it is."""
@@ -202,7 +216,7 @@ class _Jpeg(JpegImageFile):
         if seconds > _SLOW_BLOCK:
             self.decodermaxblock = max(_LEAST_BLOCK, self.decodermaxblock // 4)
         elif seconds < _FAST_BLOCK:
-            self.decodermaxblock = min(_LARGEST_BLOCK, self.decodermaxblock * 2)
+            self.decodermaxblock = min(self.largest_block, self.decodermaxblock * 2)
         return super().load_read(min(read_bytes, self.decodermaxblock))
 
     def getexif(self) -> Image.Exif:

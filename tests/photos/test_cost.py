@@ -32,6 +32,7 @@ from lwm_edge.photos.guard import (
     MIB,
     GuardedFile,
 )
+from lwm_edge.photos.opening import open_photo
 from lwm_edge.photos.preprocessing import Preprocessing
 from lwm_edge.photos.reading import read_photo
 from tests.support import odd_photos as odd
@@ -369,7 +370,7 @@ def test_decoders_are_stopped_when_their_time_is_up(photo, monkeypatch):
         monkeypatch.setattr(time, "thread_time", itertools.count().__next__)
         assert refusal(path) == SECONDS, name
         assert Counted.reads <= (MAX_SECONDS + 1) * guard._READS_PER_LOOK, name
-        block = opening._LARGEST_BLOCK if "JPEG" in name else ImageFile.MAXBLOCK
+        block = opening._SCANS_BLOCK if "JPEG" in name else ImageFile.MAXBLOCK
         assert Counted.bytes_read <= (MAX_SECONDS + 1) * block + 4096, name
         monkeypatch.undo()
         monkeypatch.setattr(opening, "GuardedFile", Counted)
@@ -408,11 +409,27 @@ def test_a_jpeg_of_slow_scans_is_decoded_in_ever_smaller_blocks(photo, monkeypat
 
     monkeypatch.setattr(opening, "GuardedFile", Noted)
     path = photo(odd.jpeg(side=2_000))
-    for seconds, expected in ((0.01, opening._LARGEST_BLOCK), (0.15, opening._LEAST_BLOCK)):
+    for seconds, expected in ((0.01, opening._ONE_SCAN_BLOCK), (0.15, opening._LEAST_BLOCK)):
         sizes.clear()
         monkeypatch.setattr(GuardedFile, "look_at_the_clock", lambda file, seconds=seconds: seconds)
         read_photo(path, PREPROCESSING)
         assert sizes[-1] == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "block"),
+    [
+        (odd.jpeg(), opening._ONE_SCAN_BLOCK),
+        (odd.saved(Image.new("L", (64, 64)), "JPEG"), opening._ONE_SCAN_BLOCK),
+        (odd.saved(Image.new("CMYK", (64, 64)), "JPEG"), opening._ONE_SCAN_BLOCK),
+        (odd.progressive_jpeg(64, 2), opening._SCANS_BLOCK),
+        (odd.sequential_jpeg(64, 2), opening._SCANS_BLOCK),
+    ],
+    ids=["one scan", "grey", "of four colours", "progressive", "one colour after the other"],
+)
+def test_a_jpeg_of_one_scan_is_decoded_in_larger_blocks(photo, content, block):
+    with open_photo(photo(content), 32) as image:
+        assert isinstance(image, opening._Jpeg) and image.largest_block == block
 
 
 @pytest.mark.slow
