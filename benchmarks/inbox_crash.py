@@ -8,12 +8,13 @@ chosen at random. After every kill,
   folder of taught ones;
 - the home is a whole one, whose audit passes once the leftovers are cleared.
 
-After half of the kills a process then runs to its end, after the others the next one may be killed as well.
-Whenever one ran to its end, the model has learnt of each class exactly the photos in its taught folder, each
-once, by the counts in its statistics. A kill that did not land, as the process had ended, is not counted.
+After half of the kills a process then runs to its end; after the others, the next one may be killed as well.
+Whenever a process has run to its end, the counts in the model's statistics must show that it learnt exactly
+the photos in each class's taught folder, each of them once. A kill that did not land, because the process had
+ended, is not counted.
 
-Phases: `start` (leftovers put where they belong, photos checked), `take` (noted and moved), `learn` (up to
-the end of the commit), `put away`.
+The phases are `start` (leftovers are put where they belong, photos are checked), `take` (photos are noted and
+moved), `learn` (up to the end of the commit), and `put away`.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class World:
         return Home(self.root / "home")
 
     def arrive(self) -> None:
-        """Puts photos of a class that is new, or of one that came before, into the inbox."""
+        """Puts photos of a new class, or of one that came before, into the inbox."""
         if self.classes == 0 or self.chance.random() < 0.6:
             self.classes += 1
         number = self.chance.randrange(self.classes) if self.chance.random() < 0.4 else self.classes - 1
@@ -131,7 +132,7 @@ class World:
 
 @dataclass
 class Tally:
-    """Counts kills, and what was found."""
+    """Counts kills, and what was found after them."""
 
     landed: Counter[str] = field(default_factory=Counter)
     bad: list[str] = field(default_factory=list)
@@ -198,7 +199,7 @@ def kill_one(world: World, tally: Tally) -> bool:
 
 def finish(world: World, tally: Tally) -> None:
     """Lets processes run to their end, as after a restart, and checks what they did."""
-    for _ in range(2):  # the first may find that photos were interrupted too often to be tried at once
+    for _ in range(2):  # the first may find that photos were interrupted too often to be tried right away
         for reason in (world.root / "inbox").glob("*.waits.json"):
             assert "teaching was interrupted; " in reason.read_text(), reason.read_text()
             reason.unlink()  # as their owner would

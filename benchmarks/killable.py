@@ -26,7 +26,7 @@ Report = Callable[[str], None]
 
 
 class ReportingDisk:
-    """Replaces `storage._disk`, and is told of each operation before it is done; a subclass says what begins.
+    """Replaces `storage._disk` and notes each operation before it is done; a subclass tells the phases.
 
     Args:
         disk: Disk that does the operations.
@@ -114,7 +114,7 @@ def tell(pipe: int, phase: str) -> None:
 
 
 def phases_in(told: bytes) -> dict[str, float]:
-    """Returns when each phase began, of those that a pipe told of."""
+    """Returns the time at which each phase began, from what a process told on its pipe."""
     phases: dict[str, float] = {}
     for line in told.decode().splitlines():
         phase, at = line.split("\t")

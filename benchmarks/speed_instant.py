@@ -2,17 +2,18 @@
 """Measures what an owner waits for when new classes are added without training, and the memory it takes.
 
     python benchmarks/speed_instant.py PHOTOS RESULTS.json [--rounds 9] [--classes 5] [--photos 40]
-    python benchmarks/speed_instant.py PHOTOS RESULTS.json --recipe lwm     the same with training
+    python benchmarks/speed_instant.py PHOTOS RESULTS.json --recipe lwm     measures the same with training
 
-PHOTOS holds one folder for each class. A base of ten classes is made of a pretrained EfficientNet-Lite0 at
-128 px; then, round by round and in turn:
+PHOTOS holds one folder for each class. A base of ten classes is made from a pretrained EfficientNet-Lite0 at
+128 px. Then each round measures, in turn:
 
     command   `lwm-edge add-classes`, from its start to its end, in a fresh copy of the home
-    least     a process that decodes the same photos and runs the backbone over them once, without its imports
-    imports   a process with the command's imports alone, for its memory
+    least     a process that decodes the same photos and runs the backbone over them once; its imports do not
+              count
+    imports   the memory of a process with the command's imports alone
 
-The parts are those of the receipt. Memory is the proportional set size (PSS) of the command and of all that
-it started, sampled every 10 ms, so that shared pages count once.
+The parts are those of the receipt. Memory is the proportional set size (PSS) of the command and of everything
+that it started, sampled every 10 ms, so that shared pages count once.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ print(read - started, time.perf_counter() - read)
 
 
 def copy_classes(photos: Path, target: Path, first: int, classes: int, count: int) -> None:
-    """Copies some photos of some classes: those with enough of them, from the given one on."""
+    """Copies photos of some classes, from the given one on, and passes over classes with too few of them."""
     enough = [folder for folder in sorted(photos.iterdir()) if len(list(folder.iterdir())) >= count]
     for folder in enough[first : first + classes]:
         (target / folder.name).mkdir(parents=True)
@@ -80,7 +81,7 @@ def make_home(photos: Path, work: Path) -> None:
 
 
 def run_measured(command: list[str]) -> tuple[float, float]:
-    """Runs a command; returns its seconds, and the largest PSS in MiB of it and what it started."""
+    """Runs a command; returns its seconds, and the largest PSS of it and what it started, in MiB."""
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     largest = 0
@@ -107,7 +108,7 @@ def pss(pid: int) -> int:
 
 
 def time_command(work: Path, recipe: str) -> dict[str, Any]:
-    """Runs the command in a fresh copy of the home; sampling its memory slows it, so that is another run."""
+    """Runs the command twice, in fresh copies of the home, because sampling its memory slows it down."""
     results: dict[str, Any] = {}
     for measure in ("pss", "seconds"):
         home = work / "copy"
@@ -143,7 +144,7 @@ def time_least(work: Path) -> dict[str, float]:
 
 
 def imports_alone() -> dict[str, float]:
-    """Returns the PSS in MiB of a process with the command's imports alone."""
+    """Returns the PSS of a process with the command's imports alone, in MiB."""
     process = subprocess.Popen([sys.executable, "-c", IMPORTED], stdin=-1, stdout=-1)
     assert process.stdout is not None
     process.stdout.readline()
