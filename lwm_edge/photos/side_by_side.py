@@ -1,4 +1,4 @@
-"""Reads several photos at the same time, in threads: a decoder lets the other ones run."""
+"""Reads several photos at the same time, in threads: while one is decoded, the others can run."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def reading_threads(limit_bytes: int | None) -> int:
 def read_side_by_side(
     read: Callable[[Item, OnWait], Result], items: Sequence[Item], threads: int, report: StepReporter
 ) -> Iterator[Result]:
-    """Yields the result of each item, in their order.
+    """Yields each item's result, in the order of the items.
 
     Args:
         read: Function that reads an item. It is given a function to call a few times a second while that
             takes long; what this raises ends the reading.
         items: Items to read.
         threads: Number of them that are read at the same time; one is read in the caller's thread.
-        report: Reporter of progress, which is called in the caller's thread alone. What it raises ends all.
+        report: Reporter of progress, called only in the caller's thread. What it raises ends the reading.
     """
     if threads == 1:
         for item in items:

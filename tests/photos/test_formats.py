@@ -82,11 +82,18 @@ def test_of_a_raw_photo_no_preview_is_taken_for_the_photo(tmp_path: Path) -> Non
 
 
 @needs_writer_of("HEIF")
+@pytest.mark.parametrize(
+    ("count", "line"),
+    [
+        (1, "1 HEIC photo, Cup/IMG_0.heic, needs another library to be read: "),
+        (4, "4 HEIC photos, such as Cup/IMG_0.heic, need another library to be read: "),
+    ],
+)
 def test_without_its_library_one_line_says_how_to_read_heic(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, line: str
 ) -> None:
     (tmp_path / "Cup").mkdir()
-    for number in range(4):
+    for number in range(count):
         quadrants().rotate(number).save(tmp_path / "Cup" / f"IMG_{number}.heic", "HEIF")
     quadrants().save(tmp_path / "Cup" / "photo.png")
     find_spec = importlib.util.find_spec
@@ -96,9 +103,7 @@ def test_without_its_library_one_line_says_how_to_read_heic(
 
     monkeypatch.setattr(opening, "find_spec", missing)
     found = read_photo_folder(tmp_path, SIZE, PixelCache(0), min_photos=1)
-    assert found.skipped == (
-        "4 HEIC photos, such as Cup/IMG_0.heic, take another library to read: pip install 'lwm-edge[heic]'",
-    )
+    assert found.skipped == (f"{line}pip install 'lwm-edge[heic]'",)
     with pytest.raises(PhotosError) as caught:
         read_photo_folder(tmp_path, SIZE, PixelCache(0), min_photos=2)
     assert caught.value.problems == ("Cup: 1 usable photo; at least 2 are needed", *found.skipped)

@@ -52,7 +52,7 @@ def read_graph(arrays: Arrays) -> ModelProto:
 
 
 def _fits(tensor: TensorProto, arrays: Arrays) -> bool:
-    """Tells whether a tensor is declared as it is in the bundle; rows of classes may be fewer."""
+    """Tells whether a tensor is declared as it is in the bundle; it may have rows for fewer classes."""
     array = arrays.get(tensor.name)
     if array is None:
         return True
@@ -63,9 +63,9 @@ def _fits(tensor: TensorProto, arrays: Arrays) -> bool:
 
 
 def declared_backbone(graph: bytes) -> dict[str, tuple[str, list[int]]]:
-    """Returns data type and shape of each tensor of the backbone that a graph runs, under its bundle name.
+    """Returns the data type and shape of each tensor of a graph's backbone, under its name in a bundle.
 
-    In torch, a BatchNormalization counts its batches in one more number, which no graph reads.
+    torch's BatchNorm has one more tensor, a count of batches. It is in the result, though no graph reads it.
 
     Args:
         graph: Graph as a bundle keeps it.
@@ -134,7 +134,7 @@ def _fill(model: ModelProto, arrays: Arrays, manifest: Manifest) -> None:
 
 
 def metadata(manifest: Manifest) -> dict[str, str]:
-    """Returns what an ONNX file says of its model: for lwm-edge, and by the conventions of others.
+    """Returns what an ONNX file says about its model, for lwm-edge and by others' conventions.
 
     Conventions: https://onnx.ai/onnx/repo-docs/MetadataProps.html for images,
     https://onnx.ai/onnx/repo-docs/IR.html for author and licence, and `names` as readers of Ultralytics'
@@ -156,7 +156,7 @@ def metadata(manifest: Manifest) -> dict[str, str]:
 
 
 def names_metadata(class_names: Sequence[str]) -> dict[str, str]:
-    """Returns those entries of the metadata that grow with each class."""
+    """Returns the metadata entries that grow with each class."""
     return {
         CLASS_NAMES_KEY: json.dumps(class_names, ensure_ascii=False),
         "names": repr(dict(enumerate(class_names))),

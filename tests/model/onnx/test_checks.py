@@ -292,7 +292,7 @@ def test_shapes_that_cannot_be_known_are_refused() -> None:
 
 def test_a_graph_that_would_take_minutes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lwm_edge.model.onnx.checks._MAX_OPERATIONS", 1_000_000)
-    with pytest.raises(ExportError, match="multiplications per image, and 1,000,000 are allowed"):
+    with pytest.raises(ExportError, match="multiplications per image; 1,000,000 are allowed"):
         check_cost(read_graph(BUNDLE.arrays()), WEIGHTS)
 
 
