@@ -36,7 +36,7 @@ def test_the_service_runs_a_command_that_there_is() -> None:
     assert (
         program == "/opt/lwm-edge/bin/lwm-edge" and given["once"] and given["taught"] and not given["delete"]
     )
-    assert given["folder"].is_relative_to(service["ReadWritePaths"])
+    assert Path(given["folder"]).is_relative_to(service["ReadWritePaths"])
     assert service["Environment"].startswith(f"LWM_EDGE_HOME=/var/lib/{service['StateDirectory']}/")
     assert unit(TIMER)["Timer"]["OnUnitInactiveSec"]
 

@@ -105,6 +105,7 @@ def test_two_new_classes_that_look_alike(shipped_home: Path, tmp_path: Path) -> 
 
 
 def test_a_near_duplicate_in_another_class_contradicts(shipped_home: Path, make_photos: PhotoMaker) -> None:
+    pytest.importorskip("imagehash", reason="the extra `check` is not installed")
     photos = make_photos("Bag", "Shirt", count=6)
     with Image.open(photos / "Bag" / "000.png") as image:
         image.save(photos / "Shirt" / "copy.jpg", quality=90)
