@@ -348,8 +348,8 @@ def test_the_arguments_are_checked(home: Home, inbox: Path, taught: Path) -> Non
     for settings, message in (
         ({}, "say what becomes of taught photos"),
         ({"taught": taught, "delete": True}, "say what becomes of taught photos"),
-        ({"taught": inbox / "taught"}, "is in the inbox"),
-        ({"taught": home.path / "taught"}, "is in the home"),
+        ({"taught": inbox / "taught"}, "is inside the inbox"),
+        ({"taught": home.path / "taught"}, "is inside the home"),
         ({"delete": True, "config": IncrementConfig(recipe="lwm")}, "without training"),
         ({"delete": True, "quiet_seconds": -1.0}, "number of seconds"),
     ):
