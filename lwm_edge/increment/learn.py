@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,13 @@ from ..learning.drift import measure_drift
 from ..learning.unknown import score_tensors
 from ..memory import out_of_memory_explained
 from ..model.bundle import BIAS, HISTOGRAM, WEIGHT, Arrays, forget_what_was_measured, save_bundle
+from ..model.judged import Judged, with_judged
 from ..model.onnx.parity import PARITY_BATCH_SIZES
 from ..model.unknown import Histogram, kept_by_class
 from ..photos.photo_set import digest_of
 from ..records import Progress, ProgressCallback, StepReporter
 from .judgement import warn_about_unknown
-from .reports import LearningReport, LearntIncrement, PlanReport, StagedIncrement
+from .reports import LearningReport, LearntIncrement, NewClassReport, PlanReport, StagedIncrement
 from .task import Task, set_up
 from .timing import Timer
 from .values import Learnt, UnwrittenModel
@@ -106,7 +107,7 @@ def learn_classes(
         logits = learnt.head.logits(learnt.held_back[:examples]).astype(np.float32)
         head, tensors = learnt.head, _changed_tensors(task, learnt, histogram)
         del learnt  # writing needs the memory
-        model = _grown(task, head, tensors)
+        model = _grown(task, head, tensors, report.judged)
         staged = _stage(home, model) if report.training else None
         photos.to_learn.cache.forget()  # any photos still in memory after this are counted
         memory = use.report(
@@ -183,12 +184,14 @@ def _changed_tensors(task: Task, learnt: Learnt, histogram: Histogram) -> Arrays
     }
 
 
-def _grown(task: Task, head: Head, tensors: Arrays) -> UnwrittenModel:
+def _grown(task: Task, head: Head, tensors: Arrays, judged: Sequence[NewClassReport]) -> UnwrittenModel:
     """Makes the model that knows the new classes, of its head and the other tensors that have changed."""
-    parent = task.parent.manifest
+    parent, names = task.parent.manifest, all_class_names(task)
+    figures = (Judged(names.index(c.class_name), c.right, c.photos) for c in judged)
     manifest = parent.model_copy(
         update={
-            "class_names": (*parent.class_names, *task.photos.new_classes),
+            "class_names": names,
+            "judged": with_judged(parent.judged, figures),
             "recipe": task.approach.name,
             "parent_digest": parent.model_digest,
             "increment_count": parent.increment_count + 1,

@@ -13,6 +13,7 @@ from ..learning.class_statistics import ClassStatistics
 from ..learning.regrouping import is_solved, merge_classes
 from ..learning.unknown import score_tensors
 from ..model.bundle import BIAS, WEIGHT, Bundle, forget_what_was_measured
+from ..model.judged import without_judged
 from ..model.manifest import Manifest
 from ..photos.class_names import class_name_problem, fold_class_name, normalise_class_name, shown_class_name
 from ..records import AnyPath
@@ -122,7 +123,8 @@ def _merged(model: Bundle, row: int, into: int) -> Edited:
     arrays |= statistics.to_arrays()
     forget_what_was_measured(arrays, [into])
     arrays = without_row(arrays, row)
-    changed = without_class(manifest, row)
+    unjudged = manifest.model_copy(update={"judged": without_judged(manifest.judged, into)})
+    changed = without_class(unjudged, row)
     classes, merged = len(changed.class_names), ClassStatistics.from_arrays(arrays)
     solved = merged.discriminant(classes)
     arrays[WEIGHT][:classes], arrays[BIAS][:classes] = solved.head

@@ -22,7 +22,8 @@ from ..proofs.verification import VerificationReport, verify
 
 _CONFIDENCE = 0.95
 _LISTED_CONFUSIONS = 12
-NOW, THEN, SHIPPED = "measured now", "when it was learnt", "by the vendor"
+NOW, SHIPPED = "measured now", "by the vendor"
+THEN = "when it was learnt, with the model of that day"
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ def _classes(
         name: (int(right[i]), int(total[i]), SHIPPED) for i, name in enumerate(m.class_names) if total[i]
     }
     measured |= {c.class_name: (c.right, c.photos, THEN) for c in (receipt.judged if receipt else ())}
+    measured |= {m.class_names[c.class_index]: (c.right, c.photos, THEN) for c in m.judged}
     if evaluation:
         counts = evaluation.photos_per_class
         measured |= {

@@ -222,6 +222,7 @@ def make_scratch_home(
         "renamed": (),
         "custody": None,  # of a model with another capacity
         "ledger": Ledger(),
+        "judged": (),
     }
     with tempfile.TemporaryDirectory(dir=folder) as made:
         base = Path(made) / "base.lwm"
