@@ -95,9 +95,9 @@ def _lost(failure: OSError) -> str:
     return f"cannot write to standard output ({failure.strerror})"
 
 
-def with_progress(work: Callable[[ProgressCallback], Any], *, on_terminal_only: bool = False) -> Any:
-    """Does the work behind a progress bar or, unless only a terminal is to show any, lines about it."""
-    with progress_shown(on_terminal_only=on_terminal_only) as on_progress:
+def with_progress(work: Callable[[ProgressCallback], Any], *, brief: bool = False) -> Any:
+    """Does the work behind a progress bar, or lines: about `brief` work, if it takes long after all."""
+    with progress_shown(brief=brief) as on_progress:
         return work(on_progress)
 
 

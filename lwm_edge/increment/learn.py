@@ -24,7 +24,7 @@ from ..model.judged import Judged, with_judged
 from ..model.onnx.parity import PARITY_BATCH_SIZES
 from ..model.unknown import Histogram, kept_by_class
 from ..photos.photo_set import digest_of
-from ..records import Progress, ProgressCallback, StepReporter
+from ..records import ProgressCallback, StepReporter, one_step
 from .judgement import warn_about_unknown
 from .reports import LearningReport, LearntIncrement, NewClassReport, PlanReport, StagedIncrement
 from .task import Task, set_up
@@ -42,6 +42,9 @@ from .verdict import (
 
 _EVALUATION_STEPS = 3 + FOLDS  # the held-back photos, the new classes' folds, shipped classes, and drift
 _TOLERATED_EXCESS = 0.02  # share of the predicted peak
+_STAGING_SHARE = (
+    0.2  # of the time after the last photo; 0.13 of 0.69 s in benchmarks/results/speed-instant.json
+)
 
 
 def plan_learning(
@@ -101,7 +104,7 @@ def learn_classes(
             task.saved.forget()
         learnt = task.learner.teach(task.photos, task.plan, task.saved, on_progress, should_stop)
         report, histogram = _judge(task, learnt, on_progress)
-        on_progress(Progress(phase="stage", done=0, total=1))
+        on_progress(one_step("stage", _seconds_of_staging(task)))
         photos, examples = task.photos, max(PARITY_BATCH_SIZES)
         pixels = photos.held_back.load(range(len(photos.held_back.photos))[:examples])
         logits = learnt.head.logits(learnt.held_back[:examples]).astype(np.float32)
@@ -125,6 +128,12 @@ def learn_classes(
     if staged:
         return StagedIncrement(folder=staged.path, **dict(increment)), None
     return increment, model
+
+
+def _seconds_of_staging(task: Task) -> float:
+    """Predicts how long it takes to prepare the model and, if it was trained, to start what commits it."""
+    ending = task.plan.ending_seconds or 0.0  # which plans of older versions do not say
+    return ending if task.plan.trains else _STAGING_SHARE * ending
 
 
 def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> tuple[LearningReport, Histogram]:

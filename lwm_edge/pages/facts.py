@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -19,9 +19,11 @@ from ..model.ledger import LedgerEntry
 from ..proofs.auditor import audit
 from ..proofs.reports import AuditReport
 from ..proofs.verification import VerificationReport, verify
+from ..records import report_nothing
 
 _CONFIDENCE = 0.95
 _LISTED_CONFUSIONS = 12
+FACT_STEPS = 3
 NOW, SHIPPED = "measured now", "by the vendor"
 THEN = "when it was learnt, with the model of that day"
 
@@ -92,23 +94,33 @@ class Facts:
     evaluation: EvaluationReport | None
 
 
-def gather_facts(home: Home, evaluation: EvaluationReport | None = None) -> Facts:
+def gather_facts(
+    home: Home,
+    evaluation: EvaluationReport | None = None,
+    report: Callable[[], None] = report_nothing,
+) -> Facts:
     """Reads a home's model, its latest receipt and its ledger, and asks the auditor and the custodian.
 
     Args:
         home: Model home.
         evaluation: Evaluation of this model on labelled photos; None without any.
+        report: Function that is called before each of `FACT_STEPS` steps.
     """
+    report()
     bundle, receipt = home.read(lambda g: (open_bundle(g.bundle), _receipt(g)))
     ledger = bundle.manifest.ledger
     first = [ledger.first] if ledger.first and ledger.first not in ledger.latest else []
+    found = info(home)
+    report()
+    audited = audit(home)
+    report()
     return Facts(
-        info=info(home),
+        info=found,
         classes=_classes(bundle, receipt, evaluation),
         confusions=_confusions(bundle, receipt, evaluation),
         ledger=(*first, *ledger.latest),
         receipt=receipt,
-        audit=audit(home),
+        audit=audited,
         custody=verify(home),
         evaluation=evaluation,
     )
