@@ -56,6 +56,12 @@ def freed_memory_kept(keep: bool) -> Iterator[None]:
             _set_allocator(_UNMAP_FROM_BYTES, _UNMAP_FROM_BYTES)
 
 
+def give_freed_memory_back() -> None:
+    """Gives what libraries have freed meanwhile back to the system, in a process of ours."""
+    if os.getpid() in _processes_of_ours:
+        _set_allocator(_UNMAP_FROM_BYTES, _UNMAP_FROM_BYTES)
+
+
 def _set_allocator(mapped_from: int, kept_bytes: int) -> bool:
     """Sets glibc's allocator; see mallopt(3) and malloc_trim(3)."""
     try:

@@ -121,7 +121,7 @@ def _read_material(
         preprocessing=preprocessing,
         cache=cache,
         on_progress=ranks.reports_shares(on_progress),
-        map_files=ranks.map,
+        map_files=ranks.map if ranks.size > 1 else None,
     )
     folder = read(photos, min_photos=_MIN_PHOTOS)
     class_names = tuple(labels or folder.class_names)

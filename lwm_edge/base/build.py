@@ -97,7 +97,7 @@ def _read_material(
         cache,
         min_photos=_MIN_PHOTOS,
         on_progress=ranks.reports_shares(on_progress),
-        map_files=ranks.map,
+        map_files=ranks.map if ranks.size > 1 else None,
     )
     splits = [
         split_held_back(group, config.held_back, config.seed) if config.held_back else (group, ())

@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from .. import storage
 from ..custody.chain import goes_on_from, record_change
 from ..errors import BundleError, ExportError
+from ..freed_memory import give_freed_memory_back
 from ..memory import peak_rss_bytes
-from ..model.bundle import Arrays, Bundle, open_bundle, save_bundle, tensors_digest
+from ..model.bundle import Arrays, Bundle, open_bundle, tensors_digest, write_bundle
 from ..model.custody_record import Deed
 from ..model.ledger import LedgerEntry
 from ..model.manifest import Manifest
@@ -88,6 +89,7 @@ def prepare(
     manifest = manifest.model_copy(update={"tensors_digest": tensors_digest(arrays)})
     manifest = record_change(manifest, parent.manifest, device_key, deed)
     onnx_file, parity = verified_file(arrays, manifest, probe)
+    give_freed_memory_back()  # writing needs some too
     entry = LedgerEntry(
         increment=manifest.increment_count,
         classes=len(manifest.class_names),
@@ -126,7 +128,7 @@ def write_generation(generation: Generation, candidate: Candidate, receipt: Repo
     """Writes all files of a generation."""
     manifest = candidate.manifest
     text = pad_receipt(receipt, manifest.capacity)
-    save_bundle(generation.bundle, candidate.arrays, manifest)
+    write_bundle(generation.bundle, candidate.arrays, manifest)
     write_beside_bundle(generation, manifest, candidate.previous, candidate.onnx_file, text)
 
 

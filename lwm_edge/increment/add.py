@@ -10,6 +10,7 @@ from ..errors import LwmEdgeError
 from ..freed_memory import drop_library_pages
 from ..home.home import Home, open_home
 from ..learning.config import RECIPES, IncrementConfig, MorePhotos
+from ..model.bundle import read_manifest
 from ..model.torch_needed import torch_is_installed
 from ..records import AnyPath, ProgressCallback, absolute, ignore_progress
 from .reports import IncrementReport, PlanReport
@@ -112,7 +113,7 @@ def may_train(home: Home, config: IncrementConfig) -> bool:
     config = resumed_settings(home, config)
     if config.recipe != "auto":
         return RECIPES[config.recipe].trains
-    return torch_is_installed() and home.open_bundle().manifest.levels is None
+    return torch_is_installed() and read_manifest(home.current().bundle).levels is None
 
 
 def _learn(

@@ -43,12 +43,12 @@ def commit_increment(
         ExportError: The ONNX file could not be made or differs from the network (ParityError).
     """
     timer.begin("commit")
-    parent = home.open_bundle()
     staged = Generation(increment.folder) if isinstance(increment, StagedIncrement) else None
     if staged:
         bundle = open_bundle(staged.bundle)
-        model = UnwrittenModel(bundle.arrays(), bundle.manifest)
+        model = UnwrittenModel(home.open_bundle(), bundle.arrays(), bundle.manifest)
     assert model is not None, "the model was neither staged nor given"
+    parent = model.parent
     size = model.manifest.preprocessing.image_size
     images = np.frombuffer(increment.examples, dtype=np.uint8).reshape(-1, size, size, 3)
     candidate = prepare(

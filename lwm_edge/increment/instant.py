@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..errors import ConfigError
+from ..freed_memory import give_freed_memory_back
 from ..learning.class_statistics import ClassStatistics
 from ..learning.config import IncrementConfig
 from ..learning.discriminant import Head
@@ -109,6 +110,7 @@ class InstantLearner:
             for some in (photos.to_learn, photos.held_back)
         )
         self._backbone = None  # solving needs the memory
+        give_freed_memory_back()
         features, labels = np.concatenate([to_learn, held_back]), np.array(photos.all_labels)
         statistics = ClassStatistics.from_bundle(self._parent)
         copies = count_near_copies(features, labels, statistics)

@@ -213,7 +213,7 @@ def _grown(task: Task, head: Head, tensors: Arrays, judged: Sequence[NewClassRep
     for name, rows in ((WEIGHT, head.weight), (BIAS, head.bias)):
         arrays[name] = np.zeros_like(arrays[name])
         arrays[name][: len(rows)] = rows
-    return UnwrittenModel(arrays, manifest)
+    return UnwrittenModel(task.parent, arrays, manifest)
 
 
 def _stage(home: Home, model: UnwrittenModel) -> Generation:

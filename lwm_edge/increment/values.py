@@ -13,7 +13,7 @@ from ..learning.config import Recipe, RecipeName
 from ..learning.discriminant import Features, Head, Labels
 from ..learning.reports import TrainingReport
 from ..learning.unseen import Unseen
-from ..model.bundle import Arrays
+from ..model.bundle import Arrays, Bundle
 from ..model.manifest import Manifest
 from ..model.terms import Activation
 from ..photos.photo_set import PhotoSet
@@ -104,10 +104,12 @@ class UnwrittenModel(NamedTuple):
     """Holds a model that is not on the disk yet.
 
     Attributes:
+        parent: Bundle of the model before.
         arrays: Tensors of its bundle.
         manifest: Manifest of its bundle.
     """
 
+    parent: Bundle
     arrays: Arrays
     manifest: Manifest
 

@@ -147,17 +147,32 @@ def open_bundle(path: Path) -> Bundle:
     Raises:
         BundleError: The file is not a sound bundle.
     """
+    with _opened(path) as (file, manifest):
+        names = set(file.keys())
+        _check_names(path, names, BESIDE_THE_NETWORK | ROWS_BY_CLASS)  # once the version fits
+        _check_byte_array(path, ONNX_GRAPH, file.get_slice(ONNX_GRAPH))
+        _verify(path, file, names, manifest)
+    return Bundle(path, manifest)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Reads the manifest of a bundle alone, whose tensors may be damaged: `open_bundle` verifies them.
+
+    Raises:
+        BundleError: The file is not a bundle.
+    """
+    with _opened(path) as (_, manifest):
+        return manifest
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Manifest]]:
     with readable(path):
         _check_lengths(path)
         with safe_open(path, framework="np") as file:
-            names = set(file.keys())
-            _check_names(path, names, {MANIFEST})
+            _check_names(path, set(file.keys()), {MANIFEST})
             _check_byte_array(path, MANIFEST, file.get_slice(MANIFEST))
-            manifest = manifests.decode(bytes(file.get_tensor(MANIFEST)), str(path))
-            _check_names(path, names, BESIDE_THE_NETWORK | ROWS_BY_CLASS)  # once the version fits
-            _check_byte_array(path, ONNX_GRAPH, file.get_slice(ONNX_GRAPH))
-            _verify(path, file, names, manifest)
-    return Bundle(path, manifest)
+            yield file, manifests.decode(bytes(file.get_tensor(MANIFEST)), str(path))
 
 
 @contextmanager
@@ -291,9 +306,19 @@ def save_bundle(
         BundleError: The length would change.
         CapacityError: There are more classes than rows.
     """
+    manifest = manifest.model_copy(update={"tensors_digest": tensors_digest(arrays)})
+    return write_bundle(path, arrays, manifest, write)
+
+
+def write_bundle(
+    path: Path,
+    arrays: Arrays,
+    manifest: Manifest,
+    write: Callable[[Path, bytes], None] = storage.write_file,
+) -> Bundle:
+    """Writes a bundle as `save_bundle` does, whose manifest has the digest of its tensors already."""
     if len(manifest.class_names) > manifest.capacity:
         raise CapacityError(f"{len(manifest.class_names)} classes exceed the capacity of {manifest.capacity}")
-    manifest = manifest.model_copy(update={"tensors_digest": tensors_digest(arrays)})
     if not manifest.bundle_bytes:  # a manifest's length does not depend on its content
         manifest = manifest.model_copy(update={"bundle_bytes": len(_serialize(arrays, manifest))})
     content = _serialize(arrays, manifest)

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 
 from .. import storage
 from ..errors import ConfigError, ExportError, PhotosError, explains_os_failures, first_line
+from ..freed_memory import freed_memory_kept
 from ..photos.in_memory import AnyPhoto, photos_in, prepare_photo
 from ..photos.photo_set import PhotoSet
 from ..photos.pixels import Pixels
@@ -315,7 +316,10 @@ def open_session(model: Path | bytes) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised, not printed on the user's terminal
     options.intra_op_num_threads = usable_processors()  # it would start one for each core of the machine
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    with freed_memory_kept(True):  # loading frees much of what it takes, and takes it again
+        return onnxruntime.InferenceSession(
+            model, options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
 
 
 def _for_onnx_runtime(path: Path) -> Path | bytes:

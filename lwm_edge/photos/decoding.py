@@ -5,6 +5,7 @@ Nothing here imports pydantic, as the process for costly photos (`decoder`) is t
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -40,10 +41,8 @@ def decode(
     """
     with ended_by_caller():
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Pillow warns about odd metadata; what matters is raised
-                with open_photo(path, resize_size, most_bytes, on_wait) as image:
-                    return preprocess(image, image_size, resize_size)
+            with _SILENCE, open_photo(path, resize_size, most_bytes, on_wait) as image:
+                return preprocess(image, image_size, resize_size)
         except UnidentifiedImageError:
             raise PhotosError(f"is not a {KNOWN_FORMATS} image") from None
         except Image.DecompressionBombError:
@@ -54,6 +53,36 @@ def decode(
             raise PhotosError("may not be read (permission denied)") from None
         except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
             raise UndecodableError(" ".join(str(error).split())[:120]) from None
+
+
+class _Silence:
+    """Ignores warnings while any thread decodes: Pillow's are about odd metadata, and what matters is raised.
+
+    Filters of warnings belong to the whole process. If each thread put back those that it found, the last one
+    could put back what another had set, and an app would never see a warning again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._found = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._threads:
+                self._found = warnings.catch_warnings()
+                self._found.__enter__()
+                warnings.simplefilter("ignore")
+            self._threads += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if not self._threads:
+                self._found.__exit__(None, None, None)
+
+
+_SILENCE = _Silence()
 
 
 class UndecodableError(PhotosError):

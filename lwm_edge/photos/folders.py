@@ -24,6 +24,7 @@ from .opening import NeedsReaderError
 from .photo_set import Photo, PixelCache
 from .preprocessing import Preprocessing
 from .reading import read_photo
+from .side_by_side import read_side_by_side, reading_threads
 
 
 class Checked(NamedTuple):
@@ -111,7 +112,7 @@ def read_photo_folder(
     may_be_named: bool = False,
     limit_bytes: int | None = None,
     on_progress: ProgressCallback = ignore_progress,
-    map_files: MapsFiles = map,
+    map_files: MapsFiles | None = None,
 ) -> PhotoFolder:
     """Reads a folder with one sub-folder per class, decoding every photo once.
 
@@ -133,7 +134,8 @@ def read_photo_folder(
         may_be_named: Whether the user can give that name.
         limit_bytes: Bytes that may be taken while a photo is read, as `read_photo` explains them.
         on_progress: Function that is called before each file is read, and with what is left out.
-        map_files: Function that has every file checked; it may divide them among several processes.
+        map_files: Function that has every file checked, by several processes together; None checks them in
+            this one, in as many threads as processors and memory allow.
 
     Raises:
         PhotosError: The folder cannot be learnt from; every problem is listed.
@@ -148,14 +150,21 @@ def read_photo_folder(
     report = StepReporter("photos", total, on_progress)
     read = partial(cache.read, preprocessing=preprocessing, limit_bytes=limit_bytes)
 
-    def check(file: tuple[Path, ClassFolder]) -> Checked:
+    def check(file: tuple[Path, ClassFolder], on_wait: Callable[[], None]) -> Checked:
+        return _check(*file, listing, read, on_wait)
+
+    def check_here(file: tuple[Path, ClassFolder]) -> Checked:
         report()
-        return _check(*file, listing, read, report.again)
+        return check(file, report.again)
 
     labelled = [
         (found, label) for found, label in zip(listing.classes, labels, strict=True) if label is not None
     ]
-    checked = map_files(check, [(path, found) for found, _ in labelled for path in found.files])
+    files = [(path, found) for found, _ in labelled for path in found.files]
+    if map_files:
+        checked = map_files(check_here, files)
+    else:
+        checked = read_side_by_side(check, files, reading_threads(limit_bytes), report)
     reader = _Reader(listing, iter(checked))
     usable = [(found, *reader.read_class(found, label)) for found, label in labelled]
     skipped, classes = reader.of_no_class(), list[tuple[Photo, ...]]()

@@ -38,9 +38,13 @@ _BRANDS = {
 }
 _CONTAINER_BRANDS = {b"mif1", b"msf1"}
 _NEW_SUBFILE_TYPE = 254  # number of the TIFF tag whose lowest bit marks a preview
-_SCANS_BLOCK = 1024  # bytes of a JPEG that are decoded at most without a look at the clock
+_SCANS_BLOCK = 1024  # bytes of a JPEG that are decoded at most without a look at the clock,
+_ONE_SCAN_BLOCK = (
+    16 * 1024
+)  # if it has one scan, as nearly all photos have, so that bytes cost about the same
 _FIRST_BLOCK, _LEAST_BLOCK = 128, 16  # as there may be many scans, of 10 bytes each, over all pixels
 _FAST_BLOCK, _SLOW_BLOCK = 0.02, 0.1  # seconds
+_START_OF_SCAN, _SCAN_HEADER_BYTES = b"\xff\xda", 6  # after this mark, and beside two for each colour
 _WEBP_METADATA = ("exif", "xmp", "icc_profile")
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _TEXTS_WITH_ORIENTATION = ("Raw profile type exif", "XML:com.adobe.xmp", "xmp")
@@ -193,6 +197,17 @@ class _Jpeg(JpegImageFile):
     def _open(self) -> None:
         super()._open()
         self.decodermaxblock = _FIRST_BLOCK
+        self.largest_block = _ONE_SCAN_BLOCK if self._has_one_scan() else _SCANS_BLOCK
+
+    def _has_one_scan(self) -> bool:
+        """Returns whether the decoder ends with the first scan, whose header was read last."""
+        assert isinstance(self.fp, GuardedFile)
+        after, length = self.fp.tell(), _SCAN_HEADER_BYTES + 2 * self.layers
+        header = _START_OF_SCAN + length.to_bytes(2, "big") + bytes([self.layers])
+        self.fp.seek(after - len(_START_OF_SCAN) - length)
+        has_all_colours = self.fp.read(len(header)) == header
+        self.fp.seek(after)
+        return has_all_colours and not self.info.get("progressive")
 
     def load_read(self, read_bytes: int) -> bytes:
         """Reads the next block for the decoder; the longer it took over the last one, the less."""
@@ -201,7 +216,7 @@ class _Jpeg(JpegImageFile):
         if seconds > _SLOW_BLOCK:
             self.decodermaxblock = max(_LEAST_BLOCK, self.decodermaxblock // 4)
         elif seconds < _FAST_BLOCK:
-            self.decodermaxblock = min(_SCANS_BLOCK, self.decodermaxblock * 2)
+            self.decodermaxblock = min(self.largest_block, self.decodermaxblock * 2)
         return super().load_read(min(read_bytes, self.decodermaxblock))
 
     def getexif(self) -> Image.Exif:

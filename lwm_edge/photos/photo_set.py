@@ -6,6 +6,7 @@ Photos are read from where they are; none is copied to or kept on the disk.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,7 @@ class PixelCache:
     limit_bytes: int
     _held: dict[Path, Pixels] = field(default_factory=dict)
     _bytes: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def read(
         self,
@@ -65,11 +67,12 @@ class PixelCache:
         pixels = self._held.get(path)
         if pixels is None:
             pixels = read_photo(path, preprocessing, limit_bytes, on_wait)
-            if self._bytes + pixels.nbytes <= self.limit_bytes:
-                pixels = pixels.copy()  # what Pillow hands over takes more memory than its pixels
-                pixels.flags.writeable = False
-                self._held[path] = pixels
-                self._bytes += pixels.nbytes
+            with self._lock:
+                if self._bytes + pixels.nbytes <= self.limit_bytes:
+                    pixels = pixels.copy()  # what Pillow hands over takes more memory than its pixels
+                    pixels.flags.writeable = False
+                    self._held[path] = pixels
+                    self._bytes += pixels.nbytes
         return pixels
 
     @property

@@ -1,4 +1,4 @@
-"""A training that was interrupted continues, and ends where it would have ended."""
+"""Interrupted training continues, and ends where it would have ended."""
 
 from __future__ import annotations
 

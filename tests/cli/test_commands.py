@@ -1,4 +1,4 @@
-"""The command line makes one public call per command, prints JSON if asked, and has exit codes by cause."""
+"""Each command makes one public call, prints JSON if asked, and has an exit code for each kind of error."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_predict_says_what_is_unknown_once_calibrated(run: Any, home: Home) -> N
     assert calibrated.code == 0 and "300 of 6 classes" in calibrated.out
     after = run("predict", "--unknown", "--keep", "0.8", *photos, "--home", home.path)
     assert after.code == 0 and "unknown (at best" in after.out
-    assert "unknown" not in run("predict", *photos, "--home", home.path).out  # only if asked to
+    assert "unknown" not in run("predict", *photos, "--home", home.path).out  # it is said only if asked for
     refused = run("predict", "--unknown", "--keep", "0.7", *photos, "--home", home.path)
     assert refused.code == 2 and "0.8, 0.9, 0.95, 0.98 or 0.99" in refused.err
 

@@ -1,4 +1,4 @@
-"""Receipts speak to an owner, and an interrupted increment is named, resumed as it was, or dropped aloud."""
+"""Receipts speak to an owner; an interrupted increment is named, then resumed as it was or openly dropped."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def _with_another_record(path: Path) -> None:
 
 
 def _with_metadata(path: Path) -> None:
-    """Hides a text in the header, which no tensor and no digest has."""
+    """Hides a text in the header, where no tensor and no digest covers it."""
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.dumps({"__metadata__": {"x": "y"}, **json.loads(content[8 : 8 + length])}).encode()

@@ -1,4 +1,4 @@
-"""An inbox teaches what has come to rest, says why the rest waits, and tries nothing for ever."""
+"""An inbox teaches photos that no longer change, says why others wait, and tries nothing for ever."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def refusing(error: LwmEdgeError, tries: list[int]) -> Callable[..., Any]:
 
 
 def take(home: Home, inbox: Path, taught: Path, name: str) -> Note:
-    """Takes the photos of a class as a process does that is killed before it has taught them."""
+    """Takes the photos of a class, as a process does before it is killed and has taught none of them."""
     manifest, paths = home.open_bundle().manifest, sorted((inbox / name).glob("*.png"))
     note = Note(
         home=home.path,
@@ -317,7 +317,7 @@ def test_either_all_photos_that_were_taken_are_learnt_or_none(
 def test_what_was_taught_before_is_not_taught_again(home: Home, inbox: Path, taught: Path) -> None:
     arrive(inbox, "Bag", "Bag")
     teach(home, inbox, taught)
-    arrive(inbox, "Bag", "Bag")  # by a tool that delivers again what is gone
+    arrive(inbox, "Bag", "Bag")  # as a tool does that delivers again what is gone
     (left,) = teach(home, inbox, taught).waiting
     assert "was taught before" in left.reason and counts(home)["Bag"] == 8
     arrive(inbox, "Bag", "Bag", range(20, 26))

@@ -1,4 +1,4 @@
-"""Known classes get other names, become one, or go, without photos; what is not exact is refused."""
+"""Known classes are renamed, merged and removed without photos; what cannot be done exactly is refused."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ SHIPPED = ("Coat", "Dress", "Pullover", "Sandal", "T-shirt", "Trouser")
 
 
 def logits_of(home: Home) -> np.ndarray:
-    """Returns the logits of 32 pictures, by the home's ONNX file."""
+    """Returns the logits of 32 pictures, as the home's ONNX file computes them."""
     size = home.open_bundle().manifest.preprocessing.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (32, size, size, 3), dtype=np.uint8)
     return np.asarray(Classifier(home.current().onnx).run(pixels)[0])
 
 
-# Another name
+# Renaming
 
 
 def test_a_new_name_changes_nothing_else(home: Home, make_photos: PhotoMaker) -> None:
@@ -104,7 +104,7 @@ def test_a_name_that_cannot_be_given(home: Home, old: str, new: str, why: str) -
     assert state_of(home.path) == before
 
 
-# Two classes that are one
+# Merging
 
 
 @pytest.mark.slow
@@ -144,7 +144,7 @@ def measured(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_shipped_class_that_goes_into_another_one(measured: Path, make_photos: PhotoMaker) -> None:
-    """What was measured on the class that grows says nothing of it any more."""
+    """What was measured on the class that grows no longer describes it."""
     add_classes(measured, make_photos("Bag"), LDA, isolate=False)
     rename_class(measured, "Coat", "Dress", merge=True, shipped=True)
     bundle = open_home(measured).open_bundle()
@@ -193,7 +193,7 @@ def test_beneath_a_trained_last_layer_nothing_is_merged(home: Home, make_photos:
     assert rename_class(home, "Bag", "Shirt", merge=True).class_names == (*SHIPPED, "Shirt")
 
 
-# A class less
+# Removing
 
 
 def test_what_of_a_removed_class_remains_is_said(home: Home, make_photos: PhotoMaker) -> None:
@@ -213,7 +213,7 @@ def test_what_of_a_removed_class_remains_is_said(home: Home, make_photos: PhotoM
 def test_what_an_earlier_training_left_of_a_removed_class_is_said(
     home: Home, make_photos: PhotoMaker
 ) -> None:
-    """A bundle names the recipe of its latest increment alone."""
+    """A bundle names only the recipe of its latest increment."""
     add_classes(home, make_photos("Bag"), QUICK, isolate=False)
     add_classes(home, make_photos("Shirt", "Sneaker", folder="more"), LDA, isolate=False)
     for name in ("Bag", "Shirt"):
@@ -347,7 +347,7 @@ def test_without_undo_nothing_can_be_taken_out_exactly(home: Home, make_photos: 
         remove_class(home, "Bag", exact=True)
 
 
-# What happened
+# The history
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What takes torch says so where it is missing or broken; the rest of lwm-edge runs (.ci/without_torch)."""
+"""Whatever needs torch says so if that is missing or broken; everything else runs (see .ci/without_torch)."""
 
 from __future__ import annotations
 

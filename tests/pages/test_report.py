@@ -1,4 +1,4 @@
-"""A page about a home says what is known and how sure that is, asks for nothing, and takes any name."""
+"""A page about a home says what is known and how sure that is, requests nothing, and copes with any name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders are taken as people have them, and what is not learnt from is said before anything is learnt."""
+"""Folders are read as people keep them, and what is left out is named before anything is learnt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What nobody declares is found in a home and named, wherever it hides."""
+"""Whatever nobody declares is found in a home and named, wherever it hides."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_header_that_holds_more_is_named(home: Home, hide, problem: str) -> No
 
 
 def _manifest_said_to_be(home: Home, length: int) -> bytes:
-    """Makes the manifest of somebody who changed the stated length too."""
+    """Makes a manifest as somebody would who changed the stated length too."""
     from safetensors import safe_open
 
     from lwm_edge.model import manifest as manifests

@@ -1,4 +1,4 @@
-"""Nothing is hidden in how a home's files are written, when what they say is as it was."""
+"""Nothing can be hidden in the way a home's files are written, even if what they say stays the same."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def problems(home: Home) -> str:
 def rewrite(
     home: Home, change: Callable[[Arrays], None] = lambda arrays: None, **of_manifest: object
 ) -> None:
-    """Makes the bundle of somebody who computes all digests again."""
+    """Makes a bundle as somebody would who computes all digests again."""
     bundle = home.open_bundle()
     arrays = bundle.arrays()
     change(arrays)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-import numpy as np
-from onnx import ModelProto, TensorProto, checker, helper, load_model_from_string, numpy_helper
+from onnx import ModelProto, TensorProto, checker, helper, load_model_from_string
 
 from ...errors import ExportError, first_line
 from ..bundle import BACKBONE, BESIDE_THE_NETWORK, CUT_TO_CLASSES, HISTOGRAM, ONNX_GRAPH, SCORE, Arrays
@@ -106,8 +105,9 @@ def fill_graph(arrays: Arrays, manifest: Manifest) -> bytes:
     model = read_graph(arrays)
     try:
         _fill(model, arrays, manifest)
-        checker.check_model(model)
         content: bytes = model.SerializeToString(deterministic=True)
+        del model  # the checker reads a copy of its own
+        checker.check_model(content)
     except Exception as error:  # protobuf and the checker raise errors of many kinds
         raise ExportError(
             f"the ONNX graph in the bundle is damaged or does not fit its tensors: {first_line(error)}"
@@ -120,8 +120,9 @@ def _fill(model: ModelProto, arrays: Arrays, manifest: Manifest) -> None:
     for initializer in graph.initializer:
         array = arrays.get(initializer.name)
         if array is not None:
-            rows = array[:classes] if initializer.name in CUT_TO_CLASSES else array
-            initializer.CopyFrom(numpy_helper.from_array(np.asarray(rows, order="C"), initializer.name))
+            if initializer.name in CUT_TO_CLASSES:
+                array, initializer.dims[0] = array[:classes], classes
+            initializer.raw_data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
     for output in graph.output:
         if output.name in (LOGITS, PROBABILITIES):
             output.type.tensor_type.shape.dim[1].dim_value = classes
