@@ -95,9 +95,9 @@ def _lost(failure: OSError) -> str:
     return f"cannot write to standard output ({failure.strerror})"
 
 
-def with_progress(work: Callable[[ProgressCallback], Any], *, on_terminal_only: bool = False) -> Any:
-    """Does the work and shows its progress: as a bar on a terminal and, if wanted, in lines elsewhere."""
-    with progress_shown(on_terminal_only=on_terminal_only) as on_progress:
+def with_progress(work: Callable[[ProgressCallback], Any], *, brief: bool = False) -> Any:
+    """Does the work and shows its progress, of `brief` work only if that takes long after all."""
+    with progress_shown(brief=brief) as on_progress:
         return work(on_progress)
 
 

@@ -13,6 +13,7 @@ from . import terminal
 from .answer import open_chosen_home, show, with_progress
 from .display import notes
 from .options import HomeOption, JsonOption, SignWithOption, setting
+from .progress import plain_lines
 from .settings import increment_config, read_file_config
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def inbox_command(
         taught=taught,
         delete=delete,
         quiet_seconds=quiet_for,
+        on_progress=plain_lines(),  # a bar would stand in the way of the reports
     )
 
 

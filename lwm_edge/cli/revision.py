@@ -112,8 +112,18 @@ def remove_class_command(
     from .. import remove_class
 
     chosen = increment_config(read_file_config(), sign_with=sign_with)
-    report = remove_class(
-        open_chosen_home(home), name, shipped=shipped, exact=exact, sign_with=chosen.sign_with, wait=wait
+    opened = open_chosen_home(home)
+    report = with_progress(
+        lambda on: remove_class(
+            opened,
+            name,
+            shipped=shipped,
+            exact=exact,
+            sign_with=chosen.sign_with,
+            on_progress=on,
+            wait=wait,
+        ),
+        brief=True,
     )
     show(report, as_json, partial(display_changes.change, details=details), is_done=True)
 
@@ -139,14 +149,19 @@ def rename_class_command(
     from .. import rename_class
 
     chosen = increment_config(read_file_config(), sign_with=sign_with)
-    report = rename_class(
-        open_chosen_home(home),
-        name,
-        new_name,
-        merge=merge,
-        shipped=shipped,
-        sign_with=chosen.sign_with,
-        wait=wait,
+    opened = open_chosen_home(home)
+    report = with_progress(
+        lambda on: rename_class(
+            opened,
+            name,
+            new_name,
+            merge=merge,
+            shipped=shipped,
+            sign_with=chosen.sign_with,
+            on_progress=on,
+            wait=wait,
+        ),
+        brief=True,
     )
     show(report, as_json, partial(display_changes.change, details=details), is_done=True)
 
@@ -162,5 +177,8 @@ def undo_command(
     from .. import undo
 
     chosen = increment_config(read_file_config(), sign_with=sign_with)
-    report = undo(open_chosen_home(home), sign_with=chosen.sign_with, wait=wait)
+    opened = open_chosen_home(home)
+    report = with_progress(
+        lambda on: undo(opened, sign_with=chosen.sign_with, on_progress=on, wait=wait), brief=True
+    )
     show(report, as_json, partial(display_changes.change, details=details), is_done=True)

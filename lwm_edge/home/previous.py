@@ -5,14 +5,20 @@ from __future__ import annotations
 from ..custody.chain import make_deed
 from ..errors import BundleError, ConfigError
 from ..model.bundle import Bundle
-from ..records import AnyPath
+from ..records import AnyPath, ProgressCallback, ignore_progress
 from .changes import Edited, change_model
 from .generation import permits_undo, previous_model
 from .home import Generation, Home
 from .reports import ChangeReport
 
 
-def undo(home: Home | AnyPath, *, sign_with: AnyPath | None = None, wait: bool = False) -> ChangeReport:
+def undo(
+    home: Home | AnyPath,
+    *,
+    sign_with: AnyPath | None = None,
+    on_progress: ProgressCallback = ignore_progress,
+    wait: bool = False,
+) -> ChangeReport:
     """Returns to the model before the latest change; this is a new change, so ledger and record go on.
 
     A second call takes back the first one.
@@ -20,6 +26,7 @@ def undo(home: Home | AnyPath, *, sign_with: AnyPath | None = None, wait: bool =
     Args:
         home: Model home, or the path of its folder.
         sign_with: Path of the device's private key, to sign the change with.
+        on_progress: Function that is called before the changed model is exported; what it raises ends it.
         wait: Whether to wait for another process that is changing the home.
 
     Raises:
@@ -30,7 +37,7 @@ def undo(home: Home | AnyPath, *, sign_with: AnyPath | None = None, wait: bool =
         TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
             with cannot be used.
     """
-    return change_model(home, _take_back, sign_with=sign_with, wait=wait)
+    return change_model(home, _take_back, sign_with=sign_with, on_progress=on_progress, wait=wait)
 
 
 def _take_back(generation: Generation, current: Bundle) -> Edited:

@@ -21,7 +21,7 @@ from ..model.manifest import Manifest
 from ..model.terms import KEPT
 from ..photos.folders import read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache
-from ..records import AnyPath, Progress, ProgressCallback, ignore_progress
+from ..records import AnyPath, ProgressCallback, ignore_progress
 from .reports import CalibrationReport
 
 _IMAGES_AT_ONCE = 4
@@ -64,7 +64,8 @@ def calibrate(
         photos: Path of a folder with a sub-folder of photos for each class to calibrate, all or some of the
             model's.
         sign_with: Path of the device's private key, to sign the change with.
-        on_progress: Function that is called before each photo; any exception that it raises ends the call.
+        on_progress: Function that is called before each photo, and before the changed model is exported; any
+            exception that it raises ends the call.
         wait: Whether to wait for another process that is changing the home.
 
     Raises:
@@ -79,12 +80,11 @@ def calibrate(
     def edit(generation: Generation, model: Bundle) -> Edited:
         scored.append(_score(model, Path(photos), on_progress))
         names = [model.manifest.class_names[label] for label in np.unique(scored[0].labels)]
-        on_progress(Progress(phase="commit", done=0, total=1))
         arrays = {**model.arrays(), HISTOGRAM: scored[0].after}
         return Edited(arrays, model.manifest, make_deed("calibrate", names))
 
     with out_of_memory_explained():
-        change = change_model(home, edit, sign_with=sign_with, wait=wait)
+        change = change_model(home, edit, sign_with=sign_with, on_progress=on_progress, wait=wait)
     (found,) = scored
     given, before = np.unique(found.labels), unknown.lowest_kept(found.before, KEPT)
     calibration = unknown.calibrate(found.after)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
+from ..model import judged
 from ..model.bundle import CONFUSIONS, ROWS_BY_CLASS
 from ..model.manifest import Manifest, ShippedName
 from ..photos.class_names import fold_class_name, shown_class_name
@@ -64,6 +65,7 @@ def without_class(manifest: Manifest, row: int) -> Manifest:
             "class_names": left,
             "shipped_classes": manifest.shipped_classes - (row < manifest.shipped_classes),
             "renamed": other_names((*vendor_names[:row], *vendor_names[row + 1 :]), left),
+            "judged": judged.without_row(manifest.judged, row),
         }
     )
 

@@ -12,6 +12,7 @@ from ..freed_memory import give_freed_memory_back
 from ..learning.class_statistics import ClassStatistics
 from ..learning.config import IncrementConfig
 from ..learning.discriminant import Head
+from ..learning.near_copies import count_near_copies
 from ..learning.regrouping import is_solved
 from ..learning.running import observe
 from ..learning.unseen import judge_unseen
@@ -112,6 +113,7 @@ class InstantLearner:
         give_freed_memory_back()
         features, labels = np.concatenate([to_learn, held_back]), np.array(photos.all_labels)
         statistics = ClassStatistics.from_bundle(self._parent)
+        copies = count_near_copies(features, labels, statistics)
         learn = statistics.learn_more if photos.known_classes else statistics.learn
         learn(features, labels)
         classes = len(self._parent.manifest.class_names) + len(photos.new_classes)
@@ -128,6 +130,7 @@ class InstantLearner:
             head=solved.head,
             attention_distance=None,
             tensors={},
+            near_copies=copies,
         )
 
 

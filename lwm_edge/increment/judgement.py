@@ -15,6 +15,8 @@ _RARELY_RECOGNISED_SHARE = 0.5  # share of photos; the owner is told of classes 
 LOOKALIKE_SHARE = 0.25  # share of photos taken for one other class
 _UNKNOWN_SHARE = 0.25  # share of a new class's photos that would be called unknown
 _UNEQUAL_RATIO = 10  # times as many photos
+_COPIES_SHARE = 0.5  # share of a class's photos that are nearly the same as another one
+_FEW_DIFFERENT = 10  # photos; a class with more that differ has seen enough, however many copies there are
 
 
 def judge_new_classes(
@@ -88,6 +90,26 @@ def warn_about_new_classes(judged: Sequence[NewClassReport], known: Sequence[str
             yield (
                 f"{report.photos_taken} of {photos} photos of {name} were taken for {report.taken_for}, "
                 f"{kind}; if both are the same thing, remove one of them"
+            )
+
+
+def warn_about_near_copies(
+    class_names: Sequence[str], labels: Sequence[int], near_copies: Mapping[int, int]
+) -> Iterator[str]:
+    """Warns of classes that were learnt from few different photos, however many there were.
+
+    Args:
+        class_names: Names of all classes.
+        labels: class_index of each photo that was learnt.
+        near_copies: Number of photos of each class that are nearly the same as another one, by class_index.
+    """
+    for label, copies in near_copies.items():
+        photos = labels.count(label)
+        if copies > _COPIES_SHARE * photos and photos - copies < _FEW_DIFFERENT:
+            yield (
+                f"{copies} of {photos} photos of {class_names[label]} are nearly the same as another one, so "
+                "it has learnt one side, light or place alone, however many of them it recognises: take "
+                "photos that differ, and give them with lwm-edge add-photos"
             )
 
 

@@ -15,7 +15,7 @@ from ..learning.class_statistics import ClassStatistics
 from ..learning.config import RECIPES
 from ..model.bundle import COUNTS, PHOTOS, TOTAL, Arrays, Bundle
 from ..model.manifest import BASE, Manifest
-from ..records import AnyPath
+from ..records import AnyPath, ProgressCallback, ignore_progress
 from .class_rows import find_class, without_class, without_row
 
 _NAME_REMAINS = "its name, in the record of the latest changes (lwm-edge info --history)"
@@ -28,6 +28,7 @@ def remove_class(
     shipped: bool = False,
     exact: bool = False,
     sign_with: AnyPath | None = None,
+    on_progress: ProgressCallback = ignore_progress,
     wait: bool = False,
 ) -> ChangeReport:
     """Removes a class from a home's model, without photos.
@@ -43,6 +44,7 @@ def remove_class(
             change added this class alone, the model before it holds nothing of a class that was removed
             earlier, and the vendor permits undo.
         sign_with: Path of the device's private key, to sign the change with.
+        on_progress: Function that is called before the changed model is exported; what it raises ends it.
         wait: Whether to wait for another process that is changing the home.
 
     Raises:
@@ -62,7 +64,7 @@ def remove_class(
         _require_removable(model.manifest, row, shipped=shipped)
         return _removed(model, row)
 
-    return change_model(home, edit, sign_with=sign_with, wait=wait)
+    return change_model(home, edit, sign_with=sign_with, on_progress=on_progress, wait=wait)
 
 
 def _require_removable(manifest: Manifest, row: int, *, shipped: bool) -> None:

@@ -17,6 +17,7 @@ from ..learning.class_statistics import ClassStatistics, FeatureMap
 from ..learning.config import IncrementConfig
 from ..learning.discriminant import Features, Head
 from ..learning.losses import attention_distillation_loss
+from ..learning.near_copies import count_near_copies
 from ..learning.reports import TrainingReport
 from ..learning.running import Observation, choose_device, head_of, observe
 from ..learning.training import TrainingState, train_increment, trained_parameters
@@ -126,6 +127,7 @@ class TrainingLearner:
             known_scores(held_back.head_inputs, score_tensors(without, student.classes), student.classes),
         )
         features = np.concatenate([to_learn, held_back.head_inputs])
+        copies = count_near_copies(features, np.array(photos.all_labels), known)
         head, statistics = self._solved(known, features, photos.all_labels)
         return Learnt(
             training=training,
@@ -139,6 +141,7 @@ class TrainingLearner:
             head=head,
             attention_distance=_attention_distance(student, teacher, held_back, by_teacher_too),
             tensors=self._changed_tensors(),
+            near_copies=copies,
         )
 
     def _train(

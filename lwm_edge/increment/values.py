@@ -83,6 +83,7 @@ class Learnt(NamedTuple):
         attention_distance: Mean L_AD between the two on the held-back photos; None if torch did not run, as
             only its networks make attention maps.
         tensors: Tensors of the bundle that the training changed, other than head and statistics.
+        near_copies: Number of photos of each class that are nearly copies of others, by class_index.
     """
 
     training: TrainingReport | None
@@ -96,6 +97,7 @@ class Learnt(NamedTuple):
     head: Head
     attention_distance: float | None
     tensors: dict[str, NDArray[Any]]
+    near_copies: dict[int, int]
 
 
 class UnwrittenModel(NamedTuple):

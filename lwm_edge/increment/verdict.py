@@ -18,6 +18,7 @@ from .judgement import (
     hopeless_classes,
     judge_new_classes,
     mean_share_right,
+    warn_about_near_copies,
     warn_about_new_classes,
     warn_about_unequal_classes,
 )
@@ -120,6 +121,7 @@ def pass_or_refuse(
         *pass_gate(task.config, accuracy, drift, hopeless, parent.shipped_classes),
         *shipped.warnings,
         *warn_about_new_classes(judged, parent.class_names),
+        *warn_about_near_copies(names, task.photos.all_labels, learnt.near_copies),
         *warn_about_unequal_classes(names, learnt.statistics.counts),
     ]
 

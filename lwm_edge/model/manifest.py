@@ -16,6 +16,7 @@ from ..photos.class_names import class_name_problem, fold_class_name, text_probl
 from ..photos.preprocessing import Preprocessing
 from ..records import Digest, Record, invalid_values, require_as_written
 from .custody_record import ClassName, Custody
+from .judged import Judged, problem_with
 from .ledger import Ledger
 from .terms import MAX_CAPACITY, Activation, Line, Paragraph, Permission
 
@@ -89,6 +90,7 @@ class Manifest(Record):
         parent_digest: Digest of the model before the latest increment.
         increment_count: Number of changes since the vendor shipped the bundle.
         ledger: Footprint of the increments.
+        judged: How often classes were recognised when this device learnt them, ascending by class_index.
         custody: Signed record from the shipped base to this model; None before a change or signature.
     """
 
@@ -111,6 +113,7 @@ class Manifest(Record):
     parent_digest: Digest | None = None
     increment_count: int = Field(default=0, ge=0)
     ledger: Ledger = Ledger()
+    judged: tuple[Judged, ...] = Field(default=(), max_length=MAX_CAPACITY)
     custody: Custody | None = None
 
     @field_validator("class_names")
@@ -148,6 +151,10 @@ class Manifest(Record):
             raise ValueError("renamed names a class, but nothing was changed yet")
         if any(self.class_names[shipped.class_index] == shipped.name for shipped in self.renamed):
             raise ValueError("renamed has a class that has the vendor's name")
+        if problem := problem_with(self.judged, len(self.class_names)):
+            raise ValueError(problem)
+        if self.judged and not self.increment_count:
+            raise ValueError("judged has figures, but nothing was changed yet")
         return self
 
     @property

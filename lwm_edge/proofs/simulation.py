@@ -86,7 +86,7 @@ def simulate(
         config: Settings of each increment; None means one epoch of `lwm-lda`, which trains and takes memory.
         isolated: Whether each increment runs in its own process, as on the device, instead of all in one.
         plot: Path of a PNG file to draw storage and memory into.
-        on_progress: Function that is called after every increment.
+        on_progress: Function that is called before the first increment and after each.
 
     Returns:
         The measurements; `passed` is False and `problems` says why if something grows.
@@ -109,6 +109,7 @@ def simulate(
         paths = {"home": folder / "home", "photos": folder}
         job = Job(**paths, increments=increments, classes=classes, config=config)
         steps = []
+        on_progress(Progress(phase="simulate", done=0, total=increments))
         for step in run_here(job, teach_isolated) if isolated else run_in_worker(job):
             steps.append(step)
             on_progress(Progress(phase="simulate", done=step.increment, total=increments))
@@ -222,6 +223,7 @@ def make_scratch_home(
         "renamed": (),
         "custody": None,  # it is about a model of another capacity
         "ledger": Ledger(),
+        "judged": (),
     }
     with tempfile.TemporaryDirectory(dir=folder) as made:
         base = Path(made) / "base.lwm"
