@@ -43,13 +43,13 @@ def progress_shown(*, brief: bool = False) -> Iterator[ProgressCallback]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bar(*columns, TextColumn("{task.fields[rest]}"), console=console, transient=True) as bar:
-        task = bar.add_task("", total=None, rest="")
+        task = bar.add_task("", total=None, rest="", visible=False)
         pace = Pace()
 
         def show(progress: Progress) -> None:
             for line in progress.notes:
                 bar.console.print(safe(f"Note: {line}"))
-            if pace.begins(progress):
+            if begins := pace.begins(progress):
                 bar.reset(task, total=progress.total)  # its clock starts with each phase
             to_go = _to_go(pace.seconds_to_go(progress)) or _takes(progress)
             words = [_loss(progress), to_go]
@@ -59,6 +59,8 @@ def progress_shown(*, brief: bool = False) -> Iterator[ProgressCallback]:
                 completed=progress.done,
                 total=progress.total,
                 rest=", ".join(filter(None, words)),
+                visible=True,
+                refresh=begins,  # a phase may be over before the next regular one
             )
 
         yield show
