@@ -3,18 +3,21 @@
 
     python benchmarks/protocol.py DATA RESULTS.json --arch small_resnet20 --image-size 32 [options]
 
-DATA holds train/<class>/* and test/<class>/*. After every step all classes seen so far are evaluated in one
-competition (single-headed); accuracy is the mean over classes. Runs that RESULTS.json already holds are not
-repeated, and all runs of a seed share one base. At the end it prints a table, as `table.py` does;
-`figures.py` draws a figure; the bundle after each step stays in RESULTS/SEED/, for `attention_maps.py`.
+DATA holds train/<class>/* and test/<class>/*. After every step all classes seen so far compete with each
+other (single-headed evaluation), and accuracy is the mean over classes. Runs that RESULTS.json already holds
+are not repeated, and all runs of a seed share one base. At the end it prints a table, as `table.py` does.
+`figures.py` draws a figure. The bundle after each step stays in RESULTS/SEED/, for `attention_maps.py`.
 
-A method is a recipe, with other settings after a colon if need be (`lwm:gamma=0.3`, `lwm:beta=0`), one of
-the baselines `nearest-mean` and `streaming-lda` on the last feature maps, or `joint`: all photos of all
-classes at once, trained like the base (or with other settings: `joint:epochs=10`). `lwm-l2` is `lwm` with a
-Euclidean distance between the maps in L_AD, which the package does not have.
+A method is one of these:
 
-Class order: the sorted names, permuted with numpy.random.RandomState(seed); 1993 is the order of the field's
-published CIFAR-100 tables.
+- a recipe, with other settings after a colon if need be (`lwm:gamma=0.3`, `lwm:beta=0`);
+- `lwm-l2`, which is `lwm` with a Euclidean distance between the maps in L_AD; the package does not have it;
+- one of the baselines `nearest-mean` and `streaming-lda`, on the last feature maps;
+- `joint`: all photos of all classes at once, trained as the base is, or with other settings
+  (`joint:epochs=10`).
+
+The class order is that of the sorted names, permuted with numpy.random.RandomState(seed); 1993 gives the
+order of the field's published CIFAR-100 tables.
 """
 
 from __future__ import annotations
@@ -174,7 +177,7 @@ def run_baseline(split: Split, base: Path, method: str) -> list[Step]:
 
 
 def run_joint(split: Split, settings: dict[str, Any]) -> list[Step]:
-    """Trains on all photos of all classes at once: what no device can do."""
+    """Trains on all photos of all classes at once, which no device can do."""
     bundle = split.work / "joint.lwm"
     lwm_edge.build_base(split.all_train(), bundle, base_config(**settings | {"grid": 0}))
     lwm_edge.init_home(bundle, split.work / "home", replace=True)
@@ -230,7 +233,7 @@ def main(
     options = {k: v for k, v in locals().items() if k not in ("data", "results", "method", "seed")}
     for later, default in (("grid", None), ("rotations", False)):
         if options[later] == default:
-            del options[later]  # as in results from before there was such an option
+            del options[later]  # results from before this option do not have it
     options["data"] = data.name
     done = json.loads(results.read_text()) if results.exists() else {"settings": options, "runs": []}
     if done["settings"] != options:
