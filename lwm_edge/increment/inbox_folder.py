@@ -14,6 +14,7 @@ power cut leaves behind.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,8 +31,8 @@ from ..photos.photo_set import Photo, digest_of
 from ..records import Digest, ExactPath, Record
 
 Change = Literal["add-classes", "add-photos"]
-Signature = tuple[tuple[str, int, int, int], ...]
-"""Names, lengths and times of the files in a folder; it changes whenever a file does."""
+Signature = tuple[tuple[str, int, str, int, int], ...]
+"""Names, lengths, permissions and times of the files in a folder; it changes whenever a file does."""
 
 _WORK, _NOTE, _LOCK, _PHOTOS = ".lwm-edge", "note.json", "lock", "photos"
 _WAITS = ".waits.json"
@@ -82,7 +83,7 @@ class Reason(Record):
         tried: Number of times that these photos were tried.
         final: Whether the photos are tried again only once something has changed in their folder.
         try_again: What an owner can do to have them tried again.
-        photos: Digest of the names, lengths and times of the files in the folder.
+        photos: Digest of the names, lengths, permissions and times of the files in the folder.
     """
 
     reason: str
@@ -243,19 +244,32 @@ class InboxFolder:
 
 
 def signature(folder: Path) -> Signature:
-    """Returns names, lengths and times of a folder's files, even hidden ones, into which some tools copy."""
-    found = []
+    """Returns what a folder's files look like, hidden ones too, as some tools copy to those.
+
+    The folder's own permissions come first: an owner who lets photos be taken out of it changes nothing else.
+
+    Raises:
+        HomeError: The folder cannot be read.
+    """
+    with storage.explained("read", folder):
+        found = [(".", 0, _permissions(folder.stat()), 0, 0)]
     for path in storage.entries(folder):
         with suppress(OSError):  # it was moved away meanwhile, which changes the next signature
             status = path.lstat()
-            found.append((path.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+            times = status.st_mtime_ns, status.st_ctime_ns
+            found.append((path.name, status.st_size, _permissions(status), *times))
     return tuple(found)
+
+
+def _permissions(status: os.stat_result) -> str:
+    return f"{status.st_mode:o} {status.st_uid} {status.st_gid}"
 
 
 def fingerprint(folder: Path) -> str:
     """Returns a digest of what `signature` sees, without the time at which a file was last moved."""
     with suppress(HomeError):
-        lines = [f"{name!a} {size} {changed}" for name, size, changed, _ in signature(folder)]
+        seen = signature(folder)
+        lines = [f"{name!a} {size} {allowed} {changed}" for name, size, allowed, changed, _ in seen]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return hashlib.sha256().hexdigest()
 
