@@ -156,7 +156,7 @@ def test_the_moment_of_learning_without_training(home: Home, make_photos: PhotoM
 def test_a_page_that_fails_late_leaves_the_receipt(
     home: Home, make_photos: PhotoMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*given: object) -> None:
+    def full(*given: object, **named: object) -> None:
         raise ResourceError("the disk is full")
 
     monkeypatch.setattr("lwm_edge.pages.moment.render", full)
