@@ -24,7 +24,7 @@ P = ParamSpec("P")
 
 
 def command(work: Callable[P, None]) -> Callable[P, None]:
-    """Turns a function into a command, which ends with one sentence if it is told to stop at any moment."""
+    """Turns a function into a command that ends with a one-sentence message whenever it is told to stop."""
 
     @functools.wraps(work)
     def run(*given: P.args, **named: P.kwargs) -> None:
@@ -96,7 +96,7 @@ def _lost(failure: OSError) -> str:
 
 
 def with_progress(work: Callable[[ProgressCallback], Any], *, brief: bool = False) -> Any:
-    """Does the work and shows its progress, of `brief` work only if that takes long after all."""
+    """Does the work and shows its progress; with `brief`, shows only the progress of what takes long."""
     with progress_shown(brief=brief) as on_progress:
         return work(on_progress)
 

@@ -30,9 +30,11 @@ def inbox_command(
         Path | None,
         typer.Option("--taught", metavar="DIR", help="Folder to which taught photos are moved."),
     ] = None,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete taught photos instead.")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete taught photos instead of moving them.")
+    ] = False,
     once: Annotated[
-        bool, typer.Option("--once", help="Teach what is there, then end; without it, go on watching.")
+        bool, typer.Option("--once", help="Teach what is there, then end; without --once, go on watching.")
     ] = False,
     quiet_for: Annotated[
         float,

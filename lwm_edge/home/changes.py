@@ -179,7 +179,7 @@ def change_model(
         edit: Function that makes the changed model; it gets the current generation and its bundle.
         sign_with: Path of the device's private key, to sign the change with.
         wait: Whether to wait for another process that is changing the home.
-        on_progress: Function that is called before the changed model is exported; what it raises ends it.
+        on_progress: Function that is called before the new model is exported; what it raises ends the call.
     """
     started = time.monotonic()
     home = open_home(home)

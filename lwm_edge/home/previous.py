@@ -26,7 +26,7 @@ def undo(
     Args:
         home: Model home, or the path of its folder.
         sign_with: Path of the device's private key, to sign the change with.
-        on_progress: Function that is called before the changed model is exported; what it raises ends it.
+        on_progress: Function that is called before the new model is exported; what it raises ends the call.
         wait: Whether to wait for another process that is changing the home.
 
     Raises:

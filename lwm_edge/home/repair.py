@@ -110,8 +110,8 @@ def _sound_bundle(generation: Generation) -> Bundle:
         return open_bundle(generation.bundle)
     except BundleError as error:
         raise BundleError(
-            f"the model itself is damaged, which repair cannot fix; put a copy of its {BUNDLE} in its "
-            f"place, or start over from the shipped base with lwm-edge init --replace: {error.message}",
+            f"the model itself is damaged, which repair cannot fix; replace {BUNDLE} with a sound copy, or "
+            f"start over from the shipped base with lwm-edge init --replace: {error.message}",
             error.problems,
         ) from None
 
@@ -119,7 +119,7 @@ def _sound_bundle(generation: Generation) -> Bundle:
 def _commit(
     home: Home, old: Generation, onnx_file: bytes, report: RepairReport, wrong: Collection[str]
 ) -> tuple[str, ...]:
-    """Puts the same bundle, the right files and the rebuilt ones into a new generation, in one step."""
+    """Puts the same bundle, the sound files and the rebuilt ones into a new generation, in one step."""
     bundle = open_bundle(old.bundle)
     keep_receipt, keep_previous = RECEIPT not in wrong, PREVIOUS not in wrong
     receipt = (

@@ -54,7 +54,7 @@ def calibrate(
     on_progress: ProgressCallback = ignore_progress,
     wait: bool = False,
 ) -> CalibrationReport:
-    """Sets the threshold for unknown objects from photos of known classes, as this device takes them.
+    """Sets the threshold for unknown objects from this device's own photos of known classes.
 
     The scores of these photos replace those that were kept for their classes; other classes keep theirs.
     Nothing is learnt. Photos that the model has learnt score too high, so give it others.

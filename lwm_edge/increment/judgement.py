@@ -16,7 +16,7 @@ LOOKALIKE_SHARE = 0.25  # share of photos taken for one other class
 _UNKNOWN_SHARE = 0.25  # share of a new class's photos that would be called unknown
 _UNEQUAL_RATIO = 10  # times as many photos
 _COPIES_SHARE = 0.5  # share of a class's photos that are nearly the same as another one
-_FEW_DIFFERENT = 10  # photos; a class with more that differ has seen enough, however many copies there are
+_FEW_DIFFERENT = 10  # photos; with more that differ, a class is varied enough, however many copies it has
 
 
 def judge_new_classes(
@@ -48,7 +48,7 @@ def judge_new_classes(
 
 
 def mean_share_right(judged: Sequence[NewClassReport]) -> float:
-    """Computes the mean share recognised over new classes; few photos pull a class towards a half."""
+    """Computes the mean share recognised over new classes; the fewer photos, the nearer a share is to 0.5."""
     return float(np.mean([(report.right + 0.5) / (report.photos + 1) for report in judged]))
 
 
@@ -78,12 +78,12 @@ def warn_about_new_classes(judged: Sequence[NewClassReport], known: Sequence[str
         name, photos = report.class_name, report.photos
         if photos < _TOO_FEW:
             yield (
-                f"{name} was recognised on {report.right} of {photos} photos, too few to judge it by; check "
+                f"{name} was recognised in {report.right} of {photos} photos, too few to judge it by; check "
                 "it with lwm-edge evaluate on other photos"
             )
         elif report.right < _RARELY_RECOGNISED_SHARE * photos:
             yield (
-                f"{name} was recognised on only {report.right} of {photos} photos; give more or clearer ones"
+                f"{name} was recognised in only {report.right} of {photos} photos; give more or clearer ones"
             )
         if _is_lookalike(report):
             kind = "which the model knew already" if report.taken_for in known else "which is new too"
@@ -108,8 +108,8 @@ def warn_about_near_copies(
         if copies > _COPIES_SHARE * photos and photos - copies < _FEW_DIFFERENT:
             yield (
                 f"{copies} of {photos} photos of {class_names[label]} are nearly the same as another one, so "
-                "it has learnt one side, light or place alone, however many of them it recognises: take "
-                "photos that differ, and give them with lwm-edge add-photos"
+                "the model has learnt it from one side, in one light or in one place alone, however many of "
+                "them it recognises: take photos that differ, and give them with lwm-edge add-photos"
             )
 
 

@@ -44,7 +44,7 @@ def remove_class(
             change added this class alone, the model before it holds nothing of a class that was removed
             earlier, and the vendor permits undo.
         sign_with: Path of the device's private key, to sign the change with.
-        on_progress: Function that is called before the changed model is exported; what it raises ends it.
+        on_progress: Function that is called before the new model is exported; what it raises ends the call.
         wait: Whether to wait for another process that is changing the home.
 
     Raises:

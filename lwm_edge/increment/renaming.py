@@ -41,7 +41,7 @@ def rename_class(
         shipped: Whether a class that the vendor shipped may become part of another one; renaming it does not
             need this.
         sign_with: Path of the device's private key, to sign the change with.
-        on_progress: Function that is called before the changed model is exported; what it raises ends it.
+        on_progress: Function that is called before the new model is exported; what it raises ends the call.
         wait: Whether to wait for another process that is changing the home.
 
     Raises:
@@ -56,7 +56,7 @@ def rename_class(
         row = find_class(model.manifest, class_name)
         if not merge:
             return _renamed(model, row, normalise_class_name(new_name))
-        into = find_class(model.manifest, new_name, "; to give it a name that is new, leave --merge out")
+        into = find_class(model.manifest, new_name, "; to give it a new name, leave out --merge")
         _require_mergeable(model.manifest, row, into, shipped=shipped)
         return _merged(model, row, into)
 

@@ -1,7 +1,7 @@
-"""Keeps how often each class was recognised when this device learnt it, in bounded space.
+"""Records how often each class was recognised when this device learnt it, in bounded space.
 
-What a vendor measures is part of the model and lies in tensors. What a device measures is no part of what
-the model is, so it stands in the manifest, beside the ledger, and no digest covers it.
+What a vendor measures is part of the model and lies in tensors. What a device measures does not change the
+model, so it stands in the manifest, beside the ledger, and no digest covers it.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def without_row(known: Sequence[Judged], row: int) -> tuple[Judged, ...]:
 
 
 def problem_with(known: Sequence[Judged], classes: int) -> str | None:
-    """Says what figures cannot be right in a model of so many classes; None if all can."""
+    """Says why some figures cannot be right in a model of so many classes; None if all can be right."""
     rows = [judged.class_index for judged in known]
     if rows != sorted(set(rows)) or rows[-1:] >= [classes]:
-        return "judged does not ascend, or has a figure of a class that is not there"
+        return "judged is not in ascending order, or has a figure for a class that is not there"
     if any(judged.right > judged.photos for judged in known):
-        return "judged has a class of which more photos were recognised than there were"
+        return "judged has a class for which more photos were recognised than were judged"
     return None

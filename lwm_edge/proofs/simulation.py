@@ -177,12 +177,12 @@ def _name(path: Path, home: Home) -> str:
 
 
 def teach_isolated(home: Home, photos: Path, config: IncrementConfig) -> MemoryReport:
-    """Makes an increment in its own process; returns its memory up to the verified ONNX file."""
+    """Makes an increment in its own process; returns the memory it took until the ONNX file was verified."""
     return add_classes(home, photos, config).footprint.memory
 
 
 def teach_here(home: Home, photos: Path, config: IncrementConfig) -> MemoryReport:
-    """Makes an increment in this process; returns its memory, with the commit included in the peak."""
+    """Makes an increment in this process; returns the memory it took, the commit included in the peak."""
     memory = add_classes(home, photos, config, isolate=False).footprint.memory
     return memory.model_copy(update={"peak_rss_bytes": max(memory.peak_rss_bytes, peak_rss_bytes())})
 

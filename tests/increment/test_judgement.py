@@ -47,10 +47,10 @@ def test_each_new_class_is_counted() -> None:
         ((2, 2, 2, 2, 1), []),
         (
             (2, 2, 3, 3, 1, 0),
-            ["Bag was recognised on only 2 of 6", "2 of 6 photos of Bag were taken for Shirt, which is new"],
+            ["Bag was recognised in only 2 of 6", "2 of 6 photos of Bag were taken for Shirt, which is new"],
         ),
         ((2, 2, 2, 2, 0, 0), ["2 of 6 photos of Bag were taken for Coat, which the model knew"]),
-        ((2, 2, 1), ["Bag was recognised on 2 of 3 photos, too few"]),
+        ((2, 2, 1), ["Bag was recognised in 2 of 3 photos, too few"]),
     ],
 )
 def test_warnings_of_a_new_class(found: tuple[int, ...], warnings: list[str]) -> None:

@@ -44,9 +44,9 @@ def test_they_are_outside_the_digest_and_change_no_length() -> None:
     ("judged", "problem"),
     [
         ([[2, 0, 1]], "a class that is not there"),
-        ([[1, 0, 1], [0, 0, 1]], "does not ascend"),
-        ([[1, 0, 1], [1, 0, 1]], "does not ascend"),
-        ([[1, 2, 1]], "more photos were recognised than there were"),
+        ([[1, 0, 1], [0, 0, 1]], "not in ascending order"),
+        ([[1, 0, 1], [1, 0, 1]], "not in ascending order"),
+        ([[1, 2, 1]], "more photos were recognised than were judged"),
         ([[1, 0, 0]], "greater than or equal to 1"),
         ([[1, 0, 2**31]], "less than or equal to"),
         ([[1, 0, 1, 0]], "judged.0"),
