@@ -169,7 +169,7 @@ def read_photo_folder(
     if map_files:
         checked = map_files(check_here, files)
     else:
-        checked = read_side_by_side(check, files, reading_threads(limit_bytes), report)
+        checked = list(read_side_by_side(check, files, reading_threads(limit_bytes), report))
     reader = _Reader(listing, iter(checked))
     usable = [(found, *reader.read_class(found, label)) for found, label in labelled]
     skipped, classes = reader.general_notes(), list[tuple[Photo, ...]]()

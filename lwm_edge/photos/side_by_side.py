@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Generic, TypeVar
 
 from ..memory import available_memory_bytes, rss_bytes
 from ..processors import usable_processors
@@ -55,29 +55,92 @@ def read_side_by_side(
             report()
             yield read(item, report.again)
         return
-    ended = threading.Event()
+    readers, ahead = _Readers(read), _AHEAD * threads
+    try:
+        readers.start(threads)
+        for number, item in enumerate(items):
+            report()
+            readers.jobs.put((number, item))
+            if number >= ahead:
+                yield readers.result_of(number - ahead, report)
+        for number in range(max(0, len(items) - ahead), len(items)):
+            yield readers.result_of(number, report)
+    finally:
+        readers.end()
 
-    def stop_if_ended() -> None:
-        if ended.is_set():
+
+@dataclass
+class _Outcome(Generic[Result]):
+    """Holds what became of an item.
+
+    Attributes:
+        results: Its result; nothing if there is an error.
+        error: Error that reading it raised.
+    """
+
+    results: tuple[Result, ...]
+    error: BaseException | None = None
+
+
+class _Readers(Generic[Item, Result]):
+    """Reads items in threads.
+
+    An interruption may come at any moment, also within the locks that `concurrent.futures` takes in the
+    caller's thread. Such a lock is never given back, and whoever then waits for the threads waits for ever.
+    So the caller's thread shares nothing with the others but queues that are not written in Python.
+
+    Args:
+        read: Function that reads an item.
+
+    Attributes:
+        jobs: Items to read, each with its number.
+    """
+
+    def __init__(self, read: Callable[[Item, OnWait], Result]) -> None:
+        self.jobs: SimpleQueue[tuple[int, Item] | None] = SimpleQueue()
+        self._read = read
+        self._outcomes: SimpleQueue[tuple[int, _Outcome[Result]]] = SimpleQueue()
+        self._early: dict[int, _Outcome[Result]] = {}
+        self._started: list[Thread] = []
+        self._ended = False
+
+    def start(self, threads: int) -> None:
+        """Starts some threads; one whose start is interrupted is left to itself, which a daemon can be."""
+        for _ in range(threads):
+            thread = Thread(target=self._work, daemon=True)
+            thread.start()
+            self._started.append(thread)
+
+    def result_of(self, number: int, report: StepReporter) -> Result:
+        """Waits for the result of an item, and raises the error that reading it raised."""
+        while number not in self._early:
+            try:
+                done, outcome = self._outcomes.get(timeout=_SECONDS_BETWEEN_REPORTS)
+                self._early[done] = outcome
+            except Empty:
+                report.again()
+        outcome = self._early.pop(number)
+        if outcome.error:
+            raise outcome.error
+        return outcome.results[0]
+
+    def end(self) -> None:
+        """Ends the reading of all items, and waits until every thread has ended."""
+        self._ended = True
+        self.jobs.put(None)
+        for thread in self._started:
+            thread.join()
+
+    def _work(self) -> None:
+        while (job := self.jobs.get()) and not self._ended:
+            number, item = job
+            try:
+                outcome = _Outcome((self._read(item, self._stop_if_ended),))
+            except BaseException as error:
+                outcome = _Outcome((), error)
+            self._outcomes.put((number, outcome))
+        self.jobs.put(None)  # for the next thread, also for one that nobody knows of
+
+    def _stop_if_ended(self) -> None:
+        if self._ended:
             raise _NobodyWaitsError
-
-    with ThreadPoolExecutor(threads) as readers:
-        ahead: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                report()
-                ahead.append(readers.submit(read, item, stop_if_ended))
-                if len(ahead) > _AHEAD * threads:
-                    yield _waited_for(ahead.popleft(), report)
-            while ahead:
-                yield _waited_for(ahead.popleft(), report)
-        finally:
-            ended.set()
-            for future in ahead:
-                future.cancel()
-
-
-def _waited_for(future: Future[Result], report: StepReporter) -> Result:
-    while not wait([future], timeout=_SECONDS_BETWEEN_REPORTS).done:
-        report.again()
-    return future.result()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
+from lwm_edge.errors import PhotosError
 from lwm_edge.photos import side_by_side
 from lwm_edge.photos.folders import read_photo_folder
 from lwm_edge.photos.guard import MAX_BYTES_HERE, MAX_MEMORY_BYTES
@@ -68,6 +73,34 @@ def test_whoever_waits_can_end_the_reading_of_all(threads: int) -> None:
     assert threading.active_count() == before
 
 
+@pytest.mark.parametrize("at", range(8))
+def test_an_interruption_leaves_no_lock_that_others_wait_for(at: int) -> None:
+    """KeyboardInterrupt may come just when the caller's thread has taken a lock written in Python."""
+    locks = itertools.count()
+
+    def interrupt(frame: FrameType, event: str, _: object) -> None:
+        taken = event == "return" and frame.f_code is threading.Condition.__enter__.__code__
+        if taken and not _starts_thread(frame) and next(locks) == at:
+            raise KeyboardInterrupt
+
+    def read(number: int, on_wait: Callable[[], None]) -> int:
+        time.sleep(0.001)
+        return number
+
+    sys.setprofile(interrupt)
+    try:
+        with no_hang(), suppress(KeyboardInterrupt):
+            list(read_side_by_side(read, range(9), 2, StepReporter("photos", 9, ignore_progress)))
+    finally:
+        sys.setprofile(None)
+
+
+def _starts_thread(frame: FrameType | None) -> bool:
+    while frame and frame.f_code is not threading.Thread.start.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
 def test_as_many_photos_are_read_at_once_as_memory_and_processors_allow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -93,3 +126,13 @@ def test_a_folder_is_read_alike_by_any_number_of_threads(
         )
         kept.append(cache.held_bytes)
     assert found[0] == found[1] and kept[0] == kept[1] > 0
+
+
+def test_no_thread_outlives_the_reading_of_a_folder_that_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lwm_edge.photos.folders.reading_threads", lambda limit: 3)
+    before = threading.active_count()
+    with pytest.raises(PhotosError, match="at least 1000 are needed") as refused:
+        read_photo_folder(DEMO_DATA / "train" / "1", PREPROCESSING, PixelCache(2**30), min_photos=1000)
+    assert refused.value and threading.active_count() == before
