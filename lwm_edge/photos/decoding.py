@@ -5,6 +5,7 @@ Nothing here imports pydantic, so that the process for costly photos (`decoder`)
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -65,7 +66,7 @@ class _Silence:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._threads = 0
+        self._threads = set[int]()
         self._found = warnings.catch_warnings()
 
     def __enter__(self) -> None:
@@ -74,16 +75,38 @@ class _Silence:
                 self._found = warnings.catch_warnings()
                 self._found.__enter__()
                 warnings.simplefilter("ignore")
-            self._threads += 1
+            self._threads.add(threading.get_ident())
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self._threads -= 1
+            self._threads.discard(threading.get_ident())
             if not self._threads:
                 self._found.__exit__(None, None, None)
 
+    def hold(self) -> None:
+        """Lets no thread begin or end decoding until `go_on`, so that a process can be forked."""
+        self._lock.acquire()
+
+    def go_on(self) -> None:
+        """Lets threads begin and end decoding again."""
+        self._lock.release()
+
+    def go_on_in_child(self) -> None:
+        """Does what `go_on` does in a forked process, in which there is none of the other threads."""
+        others = self._threads - {threading.get_ident()}
+        self._threads -= others
+        if others and not self._threads:
+            self._found.__exit__(None, None, None)
+        self._lock = threading.Lock()
+
 
 _SILENCE = _Silence()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_SILENCE.hold,
+        after_in_parent=_SILENCE.go_on,
+        after_in_child=_SILENCE.go_on_in_child,
+    )
 
 
 class UndecodableError(PhotosError):

@@ -695,3 +695,25 @@ def test_threads_that_decode_at_the_same_time_leave_the_apps_warnings_alone(
     first.join()
     second.join()
     assert first_is_done.is_set() and list(warnings.filters) == filters
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="only POSIX forks")
+def test_a_process_that_is_forked_while_threads_decode_hears_warnings() -> None:
+    begun, done = threading.Event(), threading.Event()
+    before = list(warnings.filters)
+
+    def decodes() -> None:
+        with decoding._SILENCE:
+            begun.set()
+            done.wait()
+
+    thread = threading.Thread(target=decodes)
+    thread.start()
+    begun.wait()
+    child = os.fork()
+    if not child:
+        os._exit(0 if list(warnings.filters) == before else 1)
+    done.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert list(warnings.filters) == before
