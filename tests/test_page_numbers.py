@@ -66,6 +66,11 @@ SAYS = [
     (DEPLOY, f"may take more than {reading._ALWAYS_HERE // guard.MIB} MiB are not tried"),
     (TESTS, f"at most {guard.MAX_MEMORY_BYTES // guard.MIB} MiB for each"),
     (
+        DEPLOY,
+        f"if there is room for {guard.MAX_BYTES_HERE // guard.MIB} MiB for each of them beside the "
+        f"{guard.MAX_MEMORY_BYTES // guard.MIB} MiB",
+    ),
+    (
         TESTS,
         f"({opening._SCANS_BLOCK // 1024} KiB for JPEG, {opening._ONE_SCAN_BLOCK // 1024} KiB for one of a "
         "single scan)",
