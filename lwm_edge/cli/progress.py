@@ -23,16 +23,16 @@ _PHASES = {
     "simulate": "Simulating increments",
 }
 _SECONDS_BETWEEN_LINES = 10.0
-_WORTH_A_LINE = 2.0  # seconds that a phase takes
+_WORTH_A_LINE = 2.0  # seconds that a phase must take for a brief command to announce it
 _MINUTE, _HOUR = 60, 3600
 
 
 @contextmanager
 def progress_shown(*, brief: bool = False) -> Iterator[ProgressCallback]:
-    """Shows a bar on a terminal; elsewhere a line when a phase begins and every ten seconds.
+    """Shows a bar on a terminal; elsewhere, prints a line when a phase begins and every ten seconds.
 
     Args:
-        brief: Whether the command usually ends at once, so that lines tell of what takes long alone.
+        brief: Whether the command usually ends at once; lines then report only what takes long.
     """
     console = error_console()
     if not console.is_terminal:
@@ -99,7 +99,7 @@ class Pace:
 
 
 def plain_lines(clock: Callable[[], float] = time.monotonic, *, brief: bool = False) -> ProgressCallback:
-    """Makes a function that prints a line for each phase, each ten seconds, and each tenth of a training.
+    """Makes a function that prints a line for each phase, every ten seconds, and for each tenth of training.
 
     Args:
         clock: Function that returns the time in seconds.
@@ -149,7 +149,7 @@ def _takes(progress: Progress) -> str:
 
 
 def _is_due(progress: Progress) -> bool:
-    """Tells whether a line is due whatever the time: for each simulated increment and tenth of a training."""
+    """Tells whether a line is due whatever the time: for each simulated increment or tenth of training."""
     if progress.loss is None:
         return progress.phase == "simulate"
     return progress.done % max(1, progress.total // 10) == 0 or progress.done == progress.total
