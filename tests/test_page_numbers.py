@@ -127,7 +127,7 @@ SAYS = [
     (EXAMPLES, f"attention maps need {_FEW_CELLS**0.5:g}x{_FEW_CELLS**0.5:g} cells"),
     (EXAMPLES, f"The default, `{BASE.activation}`"),
     ("README.md", f"Python {PROJECT['requires-python'].removeprefix('>=')} to"),
-    ("README.md", f"{len(list((DEMO_DATA / 'test' / '2' / 'Bag').iterdir()))} test photos a class"),
+    ("README.md", f"{len(list((DEMO_DATA / 'test' / '2' / 'Bag').iterdir()))} test photos per class"),
     (TESTS, f"{guard.MAX_PIXELS // MEGA} megapixels, read"),
     (TESTS, f"photos: {guard.MAX_WEBP_PIXELS // MEGA} megapixels, read"),
 ]
