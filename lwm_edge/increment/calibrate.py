@@ -1,4 +1,4 @@
-"""Provides `calibrate`, which sets the threshold for unknown objects from photos of this device's own."""
+"""Provides `calibrate`, which sets the threshold for unknown objects from this device's own photos."""
 
 from __future__ import annotations
 
@@ -129,6 +129,6 @@ def _warnings(calibration: unknown.Calibration, manifest: Manifest) -> list[str]
     if missing := len(manifest.class_names) - calibration.classes:
         warnings.append(
             f"the threshold rests on no photos of {missing} of the {len(manifest.class_names)} classes, so "
-            "how many photos of these classes it keeps is not known"
+            "it is not known how many of their photos it keeps"
         )
     return warnings

@@ -131,8 +131,8 @@ def learn_classes(
 
 
 def _seconds_of_staging(task: Task) -> float:
-    """Predicts how long it takes to prepare the model and, if it was trained, to start what commits it."""
-    ending = task.plan.ending_seconds or 0.0  # which plans of older versions do not say
+    """Predicts how long it takes to prepare the model and, if it was trained, to start committing it."""
+    ending = task.plan.ending_seconds or 0.0  # plans of older versions lack it
     return ending if task.plan.trains else _STAGING_SHARE * ending
 
 
