@@ -22,7 +22,7 @@ def thread_settings() -> dict[str, str]:
 
 
 def usable_processors() -> int:
-    """Returns how many threads can run at the same time: processors, or a cgroup's share of them if less."""
+    """Returns how many threads can run at the same time: processors, or a cgroup's share if that is less."""
     known = hasattr(os, "sched_getaffinity")
     processors = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
     return min([processors, *(max(1, math.ceil(share)) for share in _cgroup_shares())])

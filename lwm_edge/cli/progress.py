@@ -1,4 +1,4 @@
-"""Shows how far a command has got and how long its phase will still take, on a terminal or in lines."""
+"""Shows how far a command has got and how long the current phase will still take, as a bar or in lines."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def progress_shown(*, brief: bool = False) -> Iterator[ProgressCallback]:
     """Shows a bar on a terminal; elsewhere, prints a line when a phase begins and every ten seconds.
 
     Args:
-        brief: Whether the command usually ends at once; lines then report only what takes long.
+        brief: Whether the command usually ends at once; lines then report only what takes a while.
     """
     console = error_console()
     if not console.is_terminal:
         yield plain_lines(brief=brief)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar  # only a terminal needs to load them
+    from rich.progress import Progress as Bar  # needed on a terminal only
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bar(*columns, TextColumn("{task.fields[rest]}"), console=console, transient=True) as bar:
@@ -50,7 +50,7 @@ def progress_shown(*, brief: bool = False) -> Iterator[ProgressCallback]:
             for line in progress.notes:
                 bar.console.print(safe(f"Note: {line}"))
             if begins := pace.begins(progress):
-                bar.reset(task, total=progress.total)  # its clock starts with each phase
+                bar.reset(task, total=progress.total)  # its clock starts again with each phase
             to_go = _to_go(pace.seconds_to_go(progress)) or _takes(progress)
             words = [_loss(progress), to_go]
             bar.update(
@@ -60,7 +60,7 @@ def progress_shown(*, brief: bool = False) -> Iterator[ProgressCallback]:
                 total=progress.total,
                 rest=", ".join(filter(None, words)),
                 visible=True,
-                refresh=begins,  # a phase may be over before the next regular one
+                refresh=begins,  # a phase may be over before the next regular refresh
             )
 
         yield show
@@ -79,7 +79,7 @@ class Pace:
         self._began_at, self._done_before = 0.0, 0
 
     def begins(self, progress: Progress) -> bool:
-        """Notes a report; returns whether it is the first of its phase, or of another round of it."""
+        """Notes a report; returns whether it is the first of its phase, or of a new round of that phase."""
         before, self._latest = self._latest, progress
         goes_on = (
             before is not None
@@ -129,7 +129,7 @@ def plain_lines(clock: Callable[[], float] = time.monotonic, *, brief: bool = Fa
 
 def _begins_with_a_line(progress: Progress, brief: bool) -> bool:
     """Tells whether a new phase is worth a line at once."""
-    if progress.loss is not None or progress.phase == "simulate":  # which have lines of their own
+    if progress.loss is not None or progress.phase == "simulate":  # these print lines of their own
         return False
     return not brief or (progress.expected_seconds or 0.0) >= _WORTH_A_LINE
 
@@ -143,7 +143,7 @@ def _begun(progress: Progress) -> str:
 
 
 def _takes(progress: Progress) -> str:
-    """Says how long a phase is expected to take, until its first step is done."""
+    """Says how long a phase is expected to take; says nothing once its first step is done."""
     seconds = progress.expected_seconds
     return "" if seconds is None or progress.done else f"takes about {_time(seconds)}"
 

@@ -112,7 +112,7 @@ def learn_classes(
         del learnt  # writing needs the memory
         model = _new_model(task, head, tensors, report.judged)
         staged = _stage(home, model) if report.training else None
-        photos.to_learn.cache.forget()  # any photos still in memory after this are counted
+        photos.to_learn.cache.forget()  # `use.report` counts any photos still in memory
         memory = use.report(
             task.parent.manifest.preprocessing.image_size, pixels, student=task.learner.student
         )

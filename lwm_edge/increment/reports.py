@@ -29,7 +29,7 @@ class PlanReport(Report):
         recompute: Whether trained blocks are computed again in the backward pass, to save memory.
         keeps_freed_memory: Whether freed tensors stay in the process for the next step, which is faster.
         precision: Precision in which the networks' blocks train.
-        checkpoints: Whether the limit allows saving the training; if not, an interrupted one starts over.
+        checkpoints: Whether the limit allows saving the training; if not, interrupted training starts over.
         frozen_cache_bytes: Maximum bytes of the frozen blocks' outputs that are kept for all epochs.
         pixel_cache_bytes: Maximum bytes of prepared photos that are kept in memory.
         limit_bytes: Maximum memory that the training process may take.
@@ -75,7 +75,7 @@ class PlanReport(Report):
 
 
 class NewClassReport(Report):
-    """Reports how often one new class was recognised, all classes competing.
+    """Reports how often one new class was recognised, with all classes competing.
 
     Attributes:
         class_name: Name of the class.
@@ -96,7 +96,7 @@ class CalibrationReport(Report):
     """Reports what `calibrate` did.
 
     Attributes:
-        change: Report on the change of the home, which is also its receipt.
+        change: Report on the change to the home, which is also its receipt.
         photos: Number of photos that were scored.
         calibrated_classes: Names of the classes that these photos belong to.
         kept_before: Share of these photos that the old threshold would have kept; None if there was none.
