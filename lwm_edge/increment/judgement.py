@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..learning.discriminant import Features, Labels
+from ..learning.near_copies import NearCopies
 from .reports import NewClassReport
 
 _TOO_FEW = 5  # photos; a figure based on fewer says next to nothing
@@ -94,18 +95,18 @@ def warn_about_new_classes(judged: Sequence[NewClassReport], known: Sequence[str
 
 
 def warn_about_near_copies(
-    class_names: Sequence[str], labels: Sequence[int], near_copies: Mapping[int, int]
+    class_names: Sequence[str], labels: Sequence[int], near_copies: Mapping[int, NearCopies]
 ) -> Iterator[str]:
     """Warns of classes that were learnt from few different photos, however many there were.
 
     Args:
         class_names: Names of all classes.
         labels: class_index of each photo that was learnt.
-        near_copies: Number of photos of each class that are nearly the same as another one, by class_index.
+        near_copies: Numbers of photos of each class that are nearly the same as another one, by class_index.
     """
-    for label, copies in near_copies.items():
+    for label, (copies, different) in near_copies.items():
         photos = labels.count(label)
-        if copies > _COPIES_SHARE * photos and photos - copies < _FEW_DIFFERENT:
+        if copies > _COPIES_SHARE * photos and different < _FEW_DIFFERENT:
             yield (
                 f"{copies} of {photos} photos of {class_names[label]} are nearly the same as another one, so "
                 "the model has learnt it from one side, in one light or in one place alone, however many of "

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..learning.class_statistics import ClassStatistics
 from ..learning.config import Recipe, RecipeName
 from ..learning.discriminant import Features, Head, Labels
+from ..learning.near_copies import NearCopies
 from ..learning.reports import TrainingReport
 from ..learning.unseen import Unseen
 from ..model.bundle import Arrays, Bundle
@@ -83,7 +84,7 @@ class Learnt(NamedTuple):
         attention_distance: Mean L_AD between student and teacher on the held-back photos; None if torch did
             not run, as only its networks make attention maps.
         tensors: Tensors of the bundle that the training changed, other than head and statistics.
-        near_copies: Number of photos of each class that are nearly copies of others, by class_index.
+        near_copies: Numbers of photos of each class that are nearly copies of others, by class_index.
     """
 
     training: TrainingReport | None
@@ -97,7 +98,7 @@ class Learnt(NamedTuple):
     head: Head
     attention_distance: float | None
     tensors: dict[str, NDArray[Any]]
-    near_copies: dict[int, int]
+    near_copies: dict[int, NearCopies]
 
 
 class UnwrittenModel(NamedTuple):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+from numpy.typing import NDArray
 
 from .class_statistics import ClassStatistics
 from .discriminant import Features, Labels
@@ -18,8 +21,22 @@ all (Caltech-101) are closer.
 _ROWS_AT_ONCE = 256
 
 
-def count_near_copies(features: Features, labels: Labels, known: ClassStatistics) -> dict[int, int]:
-    """Counts, for each class, the photos that are nearly the same as one before them.
+class NearCopies(NamedTuple):
+    """Counts near-copies among the photos of a class.
+
+    Attributes:
+        copies: Number of photos that are nearly the same as one before them.
+        different: Number of photos of which no two are nearly the same, and to one of which every other photo
+            is. Of a film that goes round a thing, nearly all pictures are copies of the one before, and yet
+            many may differ.
+    """
+
+    copies: int
+    different: int
+
+
+def count_near_copies(features: Features, labels: Labels, known: ClassStatistics) -> dict[int, NearCopies]:
+    """Counts the photos of each class that are nearly the same as another one, and those that differ.
 
     Args:
         features: Values that the head reads of each photo [M, d].
@@ -27,7 +44,7 @@ def count_near_copies(features: Features, labels: Labels, known: ClassStatistics
         known: Statistics of other classes, which say how far apart two photos of one class usually are.
 
     Returns:
-        Number of such photos by class_index; empty if the statistics were made from no photos.
+        Numbers of such photos by class_index; empty if the statistics were made from no photos.
     """
     near = NEAR * 2 * float(np.trace(known.covariance))  # mean squared distance: twice the variance
     if not near > 0:
@@ -35,14 +52,17 @@ def count_near_copies(features: Features, labels: Labels, known: ClassStatistics
     return {int(label): _near_copies(features[labels == label], near) for label in np.unique(labels)}
 
 
-def _near_copies(features: Features, near: float) -> int:
-    """Counts the rows that are closer to an earlier row than this squared distance."""
+def _near_copies(features: Features, near: float) -> NearCopies:
+    """Counts the rows that are closer to an earlier row than this squared distance, and those that differ."""
     centred = features - features.mean(0)  # so that the differences below are of small numbers
     lengths = np.einsum("nd,nd->n", centred, centred)
-    count = 0
+    copies, differs = 0, np.zeros(len(centred), dtype=np.bool_)
     for start in range(0, len(centred), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
         apart = lengths[rows, None] + lengths - 2 * centred[rows] @ centred.T
         is_earlier = np.arange(len(centred)) < np.arange(start, start + len(apart))[:, None]
-        count += int(((apart < near) & is_earlier).any(1).sum())
-    return count
+        is_copy: NDArray[np.bool_] = (apart < near) & is_earlier
+        copies += int(is_copy.any(1).sum())
+        for row, of in enumerate(is_copy, start):
+            differs[row] = not (of & differs).any()
+    return NearCopies(copies, int(differs.sum()))

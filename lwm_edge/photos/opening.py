@@ -43,7 +43,7 @@ _NEW_SUBFILE_TYPE = 254  # number of the TIFF tag whose lowest bit marks a previ
 _SCANS_BLOCK, _ONE_SCAN_BLOCK = 1024, 16 * 1024
 _FIRST_BLOCK, _LEAST_BLOCK = 128, 16  # small, as 10 bytes may start another scan of all pixels
 _FAST_BLOCK, _SLOW_BLOCK = 0.02, 0.1  # seconds
-_START_OF_SCAN, _SCAN_HEADER_BYTES = b"\xff\xda", 6  # bytes after this mark, plus two for each colour
+_START_OF_SCAN, _MOST_COLOURS = b"\xff\xda", 4
 _WEBP_METADATA = ("exif", "xmp", "icc_profile")
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _TEXTS_WITH_ORIENTATION = ("Raw profile type exif", "XML:com.adobe.xmp", "xmp")
@@ -200,14 +200,17 @@ class _Jpeg(JpegImageFile):
         self.largest_block = _ONE_SCAN_BLOCK if self._has_one_scan() else _SCANS_BLOCK
 
     def _has_one_scan(self) -> bool:
-        """Returns whether the first scan, whose header was read last, is the only one to be decoded."""
+        """Returns whether the first scan, whose header was read last, is the only one to be decoded.
+
+        The header is found from its end, where other data could be made to look like a longer one. So the
+        answer is no if it could be of several lengths.
+        """
         assert isinstance(self.fp, GuardedFile)
-        after, length = self.fp.tell(), _SCAN_HEADER_BYTES + 2 * self.layers
-        header = _START_OF_SCAN + length.to_bytes(2, "big") + bytes([self.layers])
-        self.fp.seek(after - len(_START_OF_SCAN) - length)
-        has_all_colours = self.fp.read(len(header)) == header
-        self.fp.seek(after)
-        return has_all_colours and not self.info.get("progressive")
+        after = self.fp.tell()
+        self.fp.seek(max(0, after - _scan_header_bytes(_MOST_COLOURS)))
+        end = self.fp.read(after - self.fp.tell())
+        possible = [colours for colours in range(1, _MOST_COLOURS + 1) if _is_scan_header(end, colours)]
+        return possible == [self.layers] and not self.info.get("progressive")
 
     def load_read(self, read_bytes: int) -> bytes:
         """Reads the next block for the decoder: the longer the last one took, the smaller it is."""
@@ -225,6 +228,17 @@ class _Jpeg(JpegImageFile):
         Pillow asks for it on opening, and may take hundreds of times its length in memory to parse it.
         """
         return Image.Exif()
+
+
+def _scan_header_bytes(colours: int) -> int:
+    return len(_START_OF_SCAN) + 6 + 2 * colours
+
+
+def _is_scan_header(end: bytes, colours: int) -> bool:
+    """Tells whether these bytes end with the header of a scan of so many colours."""
+    length = _scan_header_bytes(colours)
+    start = _START_OF_SCAN + (length - len(_START_OF_SCAN)).to_bytes(2, "big") + bytes([colours])
+    return len(end) >= length and end[-length:].startswith(start)
 
 
 class _Png(PngImageFile):

@@ -23,6 +23,7 @@ from lwm_edge.increment.judgement import (
 from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.learning.config import IncrementConfig
 from lwm_edge.learning.discriminant import Discriminant
+from lwm_edge.learning.near_copies import NearCopies
 from lwm_edge.learning.unseen import Unseen, judge_unseen
 from tests.support.folders import PhotoMaker, state_of
 
@@ -191,6 +192,6 @@ def test_a_class_of_near_copies_is_said_aloud_and_sound_ones_are_not(
 
 
 def test_many_copies_beside_enough_different_photos_are_no_matter() -> None:
-    assert list(warn_about_near_copies(NAMES, [2] * 14, {2: 13}))
-    assert not list(warn_about_near_copies(NAMES, [2] * 40, {2: 30}))
-    assert not list(warn_about_near_copies(NAMES, [2] * 8, {2: 4}))
+    assert list(warn_about_near_copies(NAMES, [2] * 14, {2: NearCopies(13, 1)}))
+    assert not list(warn_about_near_copies(NAMES, [2] * 40, {2: NearCopies(30, 10)}))
+    assert not list(warn_about_near_copies(NAMES, [2] * 8, {2: NearCopies(4, 4)}))

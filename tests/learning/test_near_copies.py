@@ -24,7 +24,7 @@ def test_copies_are_counted_and_different_photos_are_not(scale: float) -> None:
     copies = different[:1] + 0.05 * generator.normal(size=(14, D))
     features = scale * np.concatenate([different, copies])
     labels = np.repeat([3, 4], [20, 14])
-    assert count_near_copies(features, labels, known(scale)) == {3: 0, 4: 13}
+    assert count_near_copies(features, labels, known(scale)) == {3: (0, 20), 4: (13, 1)}
 
 
 def test_many_photos_are_compared_in_parts() -> None:
@@ -32,7 +32,17 @@ def test_many_photos_are_compared_in_parts() -> None:
     different = generator.normal(size=(300, D))
     features = np.concatenate([different, different[::-1] + 1e-3])
     labels = np.zeros(600, dtype=np.int64)
-    assert count_near_copies(features, labels, known(1.0)) == {0: 300}
+    assert count_near_copies(features, labels, known(1.0)) == {0: (300, 300)}
+
+
+def test_a_film_that_goes_round_a_thing_has_pictures_that_differ() -> None:
+    """Each picture is nearly the same as the one before, but those far apart are as different as any two."""
+    turn = np.linspace(0, 2 * np.pi, 60, endpoint=False)[:, None]
+    film = np.zeros((60, D))
+    film[:, :2] = np.sqrt(D / 2) * np.concatenate([np.cos(turn), np.sin(turn)], axis=1)
+    film[:, 2:4] = np.sqrt(D / 8) * np.concatenate([np.cos(3 * turn), np.sin(3 * turn)], axis=1)
+    found = count_near_copies(film, np.zeros(60, dtype=np.int64), known(1.0))[0]
+    assert found.copies == 59 and found.different >= 10
 
 
 def test_without_statistics_nothing_is_said() -> None:

@@ -63,6 +63,15 @@ def sequential_jpeg(side: int, scans: int) -> bytes:
     return head + restart + b"".join(each) + b"\xff\xd9"
 
 
+def jpeg_of_two_scan_headers() -> bytes:
+    """Makes a JPEG of four colours, one scan each, whose first header seems to begin in a comment."""
+    content = saved(Image.new("CMYK", (64, 64)), "JPEG")
+    head = content[: content.rindex(b"\xff\xda")]
+    forged = segment(0xFE, bytes((0xFF, 0xDA, 0, 14, 4, 0)))
+    each = (segment(0xDA, bytes((1, number, 0, 0, 63, 0))) for number in b"CMYK")
+    return head + forged + b"".join(each) + b"\xff\xd9"
+
+
 def chunk(kind: bytes, content: bytes, *, wrong_crc: bool = False) -> bytes:
     crc = zlib.crc32(kind + content) ^ wrong_crc
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
