@@ -22,8 +22,9 @@ import numpy as np
 import torch
 import typer
 from matplotlib.axes import Axes
-from protocol import Split, bundle_after
+from methods import bundle_after
 from provenance import provenance
+from splits import Split
 from torch import Tensor
 
 from lwm_edge.learning.attention import attention_map

@@ -1,0 +1,230 @@
+#!/usr/bin/env python3
+"""Tries settings of the paper's loop, `lwm`, and of `lwf-mc`, on photos that no other table uses.
+
+    python benchmarks/sweep.py DATA SWEEP.json --arch small_resnet20 --image-size 32 [--trial CHANGES ...]
+
+The class orders are those of other seeds than the tables', and the photos to test on are training photos that
+are held out: the test photos are never read. Every trial starts from LEAD and changes what it names, be it a
+setting of the package or of `variants.py`; both methods get the same number of trials. A trial runs without a
+home and without an ONNX file, on photos that stay in memory. Trials that SWEEP.json holds are not repeated,
+and all trials of a seed share one base. At the end it prints a table.
+
+The rule: of two settings, the one whose average accuracy (over the steps from the base on), as a mean over
+the class orders, is higher.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from methods import recipe_of, settings_of, step_of
+from provenance import provenance
+from splits import Split
+from variants import applied
+
+import lwm_edge
+from lwm_edge.cli.settings import base_config
+from lwm_edge.errors import GateError
+from lwm_edge.learning.batches import Pace
+from lwm_edge.learning.config import RECIPES
+from lwm_edge.learning.running import observe
+from lwm_edge.learning.training import train_increment
+from lwm_edge.model.bundle import open_bundle
+from lwm_edge.model.evaluation import TOP, evaluate_ranks
+from lwm_edge.model.loading import load_network
+from lwm_edge.model.network import Network
+from lwm_edge.model.terms import Precision
+from lwm_edge.outputs import write_output
+from lwm_edge.photos.folders import read_photo_folder
+from lwm_edge.photos.photo_set import PhotoSet, PixelCache
+from lwm_edge.records import ignore_progress
+
+LEAD = {"head_learning_rate": "0.1", "learning_rate": "0.01", "epochs": "10"}
+SHARED = (  # by both methods: what is changed, one thing at a time
+    "",
+    "head_learning_rate=0.01", "head_learning_rate=0.03", "head_learning_rate=0.3", "head_learning_rate=1",
+    "learning_rate=0.001", "learning_rate=0.003", "learning_rate=0.03",
+    "epochs=5", "epochs=20",
+    "schedule=cosine",
+    "batch_size=16", "batch_size=128",
+    "momentum=0", "weight_decay=0.0005",
+    "batch_norm=frozen", "batch_norm=trained",
+    "max_gradient_norm=1", "max_gradient_norm=1000",
+    "beta=0.5", "beta=2", "beta=4",
+)  # fmt: skip
+OWN = {  # what one of them has alone, and as many further trials for the other
+    "lwm": (
+        "gamma=0.03", "gamma=0.3", "gamma=1", "gamma=1,warm_up=0.5", "block=8", "compared=teacher",
+        "compared=three",
+    ),
+    "lwf-mc": (
+        "head_learning_rate=0.05", "head_learning_rate=0.2", "learning_rate=0.02", "epochs=15",
+        "momentum=0.5", "beta=1.5", "beta=8",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Material:
+    """Holds the photos of one class order: to learn and to test on, by step."""
+
+    split: Split
+    base: Path
+    to_learn: list[PhotoSet]  # of each step after the base
+    held_out: list[PhotoSet]
+    names: list[str]
+
+
+def read_material(split: Split, base: Path, seed: int) -> Material:
+    """Reads all photos, numbered as increments number their classes."""
+    preprocessing, cache = open_bundle(base).manifest.preprocessing, PixelCache(2**31)
+    names: list[str] = []
+
+    def read(folder: Path, augmentation_seed: int | None = None) -> PhotoSet:
+        found = read_photo_folder(folder, preprocessing, cache, min_photos=1, first_label=len(names))
+        photos = [photo for of_class in found.photos for photo in of_class]
+        return PhotoSet(photos, preprocessing, cache, augmentation_seed)
+
+    to_learn, held_out = [], []
+    for group, classes in enumerate(split.groups):
+        to_learn += [read(split.train(group), seed)] if group else []
+        held_out.append(read(split.test_new(group)))
+        names += sorted(classes)
+    return Material(split, base, to_learn, held_out, names)
+
+
+def run_trial(material: Material, method: str, seed: int, precision: Precision) -> Iterator[dict[str, Any]]:
+    """Teaches the classes step by step; yields the accuracy after each."""
+    config, variant = recipe_of(method, seed=seed)
+    recipe = RECIPES[config.recipe].adjusted(config)
+    pace = Pace(config.batch_size, prefetch=1, recompute=False, precision=precision)
+    teacher = load_network(open_bundle(material.base))
+    yield _measured(teacher, material, 0)
+    for group, photos in enumerate(material.to_learn, start=1):
+        student = teacher.student(trains=True)
+        student.add_classes(len(material.split.groups[group]), torch.Generator().manual_seed(seed))
+        with applied(variant):
+            train_increment(student, teacher, photos, config, recipe, "sigmoid", pace, ignore_progress)
+        yield _measured(student, material, group)
+        teacher = student
+
+
+def _measured(network: Network, material: Material, group: int) -> dict[str, Any]:
+    seen = [photo for photos in material.held_out[: group + 1] for photo in photos.photos]
+    photos = PhotoSet(seen, network.preprocessing, material.held_out[0].cache)
+    logits = observe(network, photos, 250).logits(network)
+    ranks = (-logits).argsort(1)[:, :TOP]
+    names = material.names[: network.classes]
+    report = evaluate_ranks(ranks, np.array(photos.labels), names, len(material.split.groups[0]))
+    step = step_of(report, material.split, group)
+    del step["per_class"]  # of so many trials
+    return step
+
+
+def method_of(recipe: str, trial: str) -> str:
+    """Writes a trial as a method of `protocol.py`: the lead, with the trial's changes."""
+    chosen = LEAD | settings_of(f"{recipe}:{trial}")
+    return f"{recipe}:" + ",".join(f"{name}={value}" for name, value in chosen.items())
+
+
+def print_table(runs: list[dict[str, Any]]) -> None:
+    """Prints each trial's figures, by method, as means over the class orders."""
+    recipes = tuple(OWN)
+    print("| change | " + " | ".join(f"`{r}` | base | newest | seconds" for r in recipes) + " |")
+    print("|---" * (1 + 4 * len(recipes)) + "|")
+    orders = {run["seed"] for run in runs}
+    for trial in dict.fromkeys(run["trial"] for run in runs):
+        cells = []
+        for recipe in recipes:
+            chosen = [run for run in runs if (run["trial"], run["recipe"]) == (trial, recipe)]
+            cells += _cells(chosen) if {run["seed"] for run in chosen} == orders else [""] * 4
+        print(f"| {f'`{trial}`' if trial else 'the lead'} | " + " | ".join(cells) + " |")
+
+
+def _cells(runs: list[dict[str, Any]]) -> list[str]:
+    if any(run["failed"] for run in runs):
+        return ["diverged", "", "", ""]
+    average, last = (100 * np.mean([figure(run) for run in runs]) for figure in (average_of, _last_of))
+    base, newest = (100 * np.mean([run["steps"][-1][which] for run in runs]) for which in ("base", "newest"))
+    seconds = np.mean([run["seconds"] for run in runs])
+    return [f"{average:.1f} / {last:.1f}", f"{base:.1f}", f"{newest:.1f}", f"{seconds:.0f}"]
+
+
+def average_of(run: dict[str, Any]) -> float:
+    """Returns the mean accuracy over the steps from the base on, by which the rule goes."""
+    return float(np.mean([step["all"] for step in run["steps"]]))
+
+
+def _last_of(run: dict[str, Any]) -> float:
+    return float(run["steps"][-1]["all"])
+
+
+def main(
+    data: Annotated[Path, typer.Argument(help="Folder with train/<class>.")],
+    results: Annotated[Path, typer.Argument(help="JSON file; trials that it holds are not repeated.")],
+    arch: Annotated[str, typer.Option()],
+    image_size: Annotated[int, typer.Option()],
+    trial: Annotated[
+        list[str] | None, typer.Option(help="Changes to try instead of the grid, such as epochs=20,beta=2.")
+    ] = None,
+    seed: Annotated[list[int], typer.Option(help="Seed of the class order.")] = [7, 8],  # noqa: B006
+    base_classes: int = 10,
+    step_classes: int = 10,
+    until: int = 30,
+    new_photos: Annotated[int, typer.Option(help="Photos per new class.")] = 100,
+    held_out: Annotated[int, typer.Option(help="Training photos of each class to test on.")] = 100,
+    base_epochs: int = 30,
+    base_learning_rate: float = 0.1,
+    precision: Annotated[str, typer.Option(help="Precision of the increments' training.")] = "float32",
+) -> None:
+    """Runs the trials that SWEEP.json does not hold."""
+    options = {k: v for k, v in locals().items() if k not in ("data", "results", "trial", "seed")}
+    options |= {"data": data.name, "lead": LEAD}
+    done = json.loads(results.read_text()) if results.exists() else {"settings": options, "runs": []}
+    if done["settings"] != options:
+        raise typer.BadParameter(f"{results} holds trials with other settings: {done['settings']}")
+    settings = {"architecture": arch, "image_size": image_size, "epochs": base_epochs, "grid": 0}
+    settings |= {"learning_rate": base_learning_rate, "held_back": 0.0, "capacity": 100}
+    materials: dict[int, Material] = {}
+    for recipe, changes in _order(trial):
+        for order in seed:
+            run = {"recipe": recipe, "trial": changes, "seed": order}
+            if any(run.items() <= known.items() for known in done["runs"]):
+                continue
+            if order not in materials:
+                work = results.with_suffix("") / str(order)
+                split = Split(data, work, order, base_classes, step_classes, until, new_photos, held_out)
+                if not (work / "base.lwm").exists():
+                    config = base_config(**settings, seed=order)
+                    lwm_edge.build_base(split.train(0), work / "base.lwm", config)
+                materials[order] = read_material(split, work / "base.lwm", order)
+            started, steps, failed = time.monotonic(), [], None
+            try:
+                steps.extend(run_trial(materials[order], method_of(recipe, changes), order, precision))
+            except GateError as error:  # a trial that diverges is a result as well
+                failed = error.message
+            run |= {"steps": steps, "failed": failed, "seconds": round(time.monotonic() - started, 1)}
+            done["runs"].append(run | provenance())
+            write_output(results, json.dumps(done).encode())
+            print(f"{recipe}:{changes}, seed {order}: {_cells([run])}", flush=True)
+    print_table(done["runs"])
+
+
+def _order(trials: list[str] | None) -> Iterator[tuple[str, str]]:
+    """Yields recipes and changes: trials that both methods share, side by side, then each one's own."""
+    for changes in trials or SHARED:
+        yield from ((recipe, changes) for recipe in OWN)
+    for pair in () if trials else zip(*OWN.values(), strict=True):
+        yield from zip(OWN, pair, strict=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
