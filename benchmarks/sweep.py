@@ -48,28 +48,20 @@ from lwm_edge.photos.photo_set import PhotoSet, PixelCache
 from lwm_edge.records import ignore_progress
 
 LEAD = {"head_learning_rate": "0.1", "learning_rate": "0.01", "epochs": "10"}
-SHARED = (  # by both methods: what is changed, one thing at a time
+COMPARED = ("lwm", "lwf-mc")
+GRID: tuple[str | tuple[str, str], ...] = (  # what is changed; a pair where `lwm` has something of its own
     "",
-    "head_learning_rate=0.01", "head_learning_rate=0.03", "head_learning_rate=0.3", "head_learning_rate=1",
-    "learning_rate=0.001", "learning_rate=0.003", "learning_rate=0.03",
-    "epochs=5", "epochs=20",
-    "schedule=cosine",
-    "batch_size=16", "batch_size=128",
-    "momentum=0", "weight_decay=0.0005",
+    "head_learning_rate=0.3", "head_learning_rate=0.03", "learning_rate=0.003", "learning_rate=0.03",
+    "schedule=cosine", "epochs=20", "epochs=5",
+    "beta=2", "beta=0.5",
+    ("gamma=0.3", "beta=4"), ("gamma=0.03", "beta=1.5"), ("gamma=1,warm_up=0.5", "beta=8"),
+    ("compared=teacher", "head_learning_rate=0.2"), ("compared=three", "head_learning_rate=0.05"),
+    ("block=8", "epochs=15"), ("gamma=1", "learning_rate=0.02"),
     "batch_norm=frozen", "batch_norm=trained",
+    "batch_size=128", "batch_size=16", "momentum=0", "weight_decay=0.0005",
     "max_gradient_norm=1", "max_gradient_norm=1000",
-    "beta=0.5", "beta=2", "beta=4",
+    "head_learning_rate=0.01", "head_learning_rate=1", "learning_rate=0.001",
 )  # fmt: skip
-OWN = {  # what one of them has alone, and as many further trials for the other
-    "lwm": (
-        "gamma=0.03", "gamma=0.3", "gamma=1", "gamma=1,warm_up=0.5", "block=8", "compared=teacher",
-        "compared=three",
-    ),
-    "lwf-mc": (
-        "head_learning_rate=0.05", "head_learning_rate=0.2", "learning_rate=0.02", "epochs=15",
-        "momentum=0.5", "beta=1.5", "beta=8",
-    ),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -136,14 +128,13 @@ def method_of(recipe: str, trial: str) -> str:
 
 
 def print_table(runs: list[dict[str, Any]]) -> None:
-    """Prints each trial's figures, by method, as means over the class orders."""
-    recipes = tuple(OWN)
-    print("| change | " + " | ".join(f"`{r}` | base | newest | seconds" for r in recipes) + " |")
-    print("|---" * (1 + 4 * len(recipes)) + "|")
+    """Prints each trial's figures as means over the class orders, with seconds of processor time."""
+    print("| change | " + " | ".join(f"`{r}` | base | newest | seconds" for r in COMPARED) + " |")
+    print("|---" * (1 + 4 * len(COMPARED)) + "|")
     orders = {run["seed"] for run in runs}
     for trial in dict.fromkeys(run["trial"] for run in runs):
         cells = []
-        for recipe in recipes:
+        for recipe in COMPARED:
             chosen = [run for run in runs if (run["trial"], run["recipe"]) == (trial, recipe)]
             cells += _cells(chosen) if {run["seed"] for run in chosen} == orders else [""] * 4
         print(f"| {f'`{trial}`' if trial else 'the lead'} | " + " | ".join(cells) + " |")
@@ -183,7 +174,7 @@ def main(
     held_out: Annotated[int, typer.Option(help="Training photos of each class to test on.")] = 100,
     base_epochs: int = 30,
     base_learning_rate: float = 0.1,
-    precision: Annotated[str, typer.Option(help="Precision of the increments' training.")] = "float32",
+    precision: Annotated[str, typer.Option(help="Precision of all training.")] = "float32",
 ) -> None:
     """Runs the trials that SWEEP.json does not hold."""
     options = {k: v for k, v in locals().items() if k not in ("data", "results", "trial", "seed")}
@@ -192,7 +183,7 @@ def main(
     if done["settings"] != options:
         raise typer.BadParameter(f"{results} holds trials with other settings: {done['settings']}")
     settings = {"architecture": arch, "image_size": image_size, "epochs": base_epochs, "grid": 0}
-    settings |= {"learning_rate": base_learning_rate, "held_back": 0.0, "capacity": 100}
+    settings |= {"learning_rate": base_learning_rate, "held_back": 0.0, "precision": precision}
     materials: dict[int, Material] = {}
     for recipe, changes in _order(trial):
         for order in seed:
@@ -206,12 +197,12 @@ def main(
                     config = base_config(**settings, seed=order)
                     lwm_edge.build_base(split.train(0), work / "base.lwm", config)
                 materials[order] = read_material(split, work / "base.lwm", order)
-            started, steps, failed = time.monotonic(), [], None
+            started, steps, failed = time.process_time(), [], None
             try:
                 steps.extend(run_trial(materials[order], method_of(recipe, changes), order, precision))
             except GateError as error:  # a trial that diverges is a result as well
                 failed = error.message
-            run |= {"steps": steps, "failed": failed, "seconds": round(time.monotonic() - started, 1)}
+            run |= {"steps": steps, "failed": failed, "seconds": round(time.process_time() - started, 1)}
             done["runs"].append(run | provenance())
             write_output(results, json.dumps(done).encode())
             print(f"{recipe}:{changes}, seed {order}: {_cells([run])}", flush=True)
@@ -219,11 +210,9 @@ def main(
 
 
 def _order(trials: list[str] | None) -> Iterator[tuple[str, str]]:
-    """Yields recipes and changes: trials that both methods share, side by side, then each one's own."""
-    for changes in trials or SHARED:
-        yield from ((recipe, changes) for recipe in OWN)
-    for pair in () if trials else zip(*OWN.values(), strict=True):
-        yield from zip(OWN, pair, strict=True)
+    """Yields recipes and changes, both methods side by side."""
+    for change in trials or GRID:
+        yield from zip(COMPARED, (change, change) if isinstance(change, str) else change, strict=True)
 
 
 if __name__ == "__main__":
