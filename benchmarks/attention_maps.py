@@ -49,7 +49,7 @@ def base_test_photos(split: Split, network: Network, class_names: tuple[str, ...
 def maps_of(bundle: Path, photos: PhotoSet) -> Tensor:
     """Computes Grad-CAM maps [M, h, w] of each photo's own class."""
     network = load_network(open_bundle(bundle))
-    features = observe(network, photos, 64, keep_maps=True).maps
+    features = torch.cat(observe(network, photos, 64, keep_maps=True).maps)
     return attention_map(features, network.attention_weight, torch.tensor(photos.labels))
 
 

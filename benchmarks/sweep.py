@@ -10,7 +10,8 @@ home and without an ONNX file, on photos that stay in memory. Trials that SWEEP.
 and all trials of a seed share one base. At the end it prints a table.
 
 The rule: of two settings, the one whose average accuracy (over the steps from the base on), as a mean over
-the class orders, is higher.
+the class orders, is higher. With --combine N, each method gets N more trials: the best change is joined by
+the next best of another setting, and so on, each of which stays if the rule says so.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from methods import recipe_of, settings_of, step_of
+from methods import recipe_of, step_of
 from provenance import provenance
 from splits import Split
+from trials import COMPARED, LEAD, cells_of, method_of, print_table, ranked, trials
 from variants import applied
 
 import lwm_edge
@@ -35,7 +37,7 @@ from lwm_edge.cli.settings import base_config
 from lwm_edge.errors import GateError
 from lwm_edge.learning.batches import Pace
 from lwm_edge.learning.config import RECIPES
-from lwm_edge.learning.running import observe
+from lwm_edge.learning.running import choose_device, observe
 from lwm_edge.learning.training import train_increment
 from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.evaluation import TOP, evaluate_ranks
@@ -46,22 +48,6 @@ from lwm_edge.outputs import write_output
 from lwm_edge.photos.folders import read_photo_folder
 from lwm_edge.photos.photo_set import PhotoSet, PixelCache
 from lwm_edge.records import ignore_progress
-
-LEAD = {"head_learning_rate": "0.1", "learning_rate": "0.01", "epochs": "10"}
-COMPARED = ("lwm", "lwf-mc")
-GRID: tuple[str | tuple[str, str], ...] = (  # what is changed; a pair where `lwm` has something of its own
-    "",
-    "head_learning_rate=0.3", "head_learning_rate=0.03", "learning_rate=0.003", "learning_rate=0.03",
-    "schedule=cosine", "epochs=20", "epochs=5",
-    "beta=2", "beta=0.5",
-    ("gamma=0.3", "beta=4"), ("gamma=0.03", "beta=1.5"), ("gamma=1,warm_up=0.5", "beta=8"),
-    ("compared=teacher", "head_learning_rate=0.2"), ("compared=three", "head_learning_rate=0.05"),
-    ("block=8", "epochs=15"), ("gamma=1", "learning_rate=0.02"),
-    "batch_norm=frozen", "batch_norm=trained",
-    "batch_size=128", "batch_size=16", "momentum=0", "weight_decay=0.0005",
-    "max_gradient_norm=1", "max_gradient_norm=1000",
-    "head_learning_rate=0.01", "head_learning_rate=1", "learning_rate=0.001",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,7 +84,7 @@ def run_trial(material: Material, method: str, seed: int, precision: Precision) 
     config, variant = recipe_of(method, seed=seed)
     recipe = RECIPES[config.recipe].adjusted(config)
     pace = Pace(config.batch_size, prefetch=1, recompute=False, precision=precision)
-    teacher = load_network(open_bundle(material.base))
+    teacher = load_network(open_bundle(material.base)).to(choose_device("auto"))
     yield _measured(teacher, material, 0)
     for group, photos in enumerate(material.to_learn, start=1):
         student = teacher.student(trains=True)
@@ -121,43 +107,6 @@ def _measured(network: Network, material: Material, group: int) -> dict[str, Any
     return step
 
 
-def method_of(recipe: str, trial: str) -> str:
-    """Writes a trial as a method of `protocol.py`: the lead, with the trial's changes."""
-    chosen = LEAD | settings_of(f"{recipe}:{trial}")
-    return f"{recipe}:" + ",".join(f"{name}={value}" for name, value in chosen.items())
-
-
-def print_table(runs: list[dict[str, Any]]) -> None:
-    """Prints each trial's figures as means over the class orders, with seconds of processor time."""
-    print("| change | " + " | ".join(f"`{r}` | base | newest | seconds" for r in COMPARED) + " |")
-    print("|---" * (1 + 4 * len(COMPARED)) + "|")
-    orders = {run["seed"] for run in runs}
-    for trial in dict.fromkeys(run["trial"] for run in runs):
-        cells = []
-        for recipe in COMPARED:
-            chosen = [run for run in runs if (run["trial"], run["recipe"]) == (trial, recipe)]
-            cells += _cells(chosen) if {run["seed"] for run in chosen} == orders else [""] * 4
-        print(f"| {f'`{trial}`' if trial else 'the lead'} | " + " | ".join(cells) + " |")
-
-
-def _cells(runs: list[dict[str, Any]]) -> list[str]:
-    if any(run["failed"] for run in runs):
-        return ["diverged", "", "", ""]
-    average, last = (100 * np.mean([figure(run) for run in runs]) for figure in (average_of, _last_of))
-    base, newest = (100 * np.mean([run["steps"][-1][which] for run in runs]) for which in ("base", "newest"))
-    seconds = np.mean([run["seconds"] for run in runs])
-    return [f"{average:.1f} / {last:.1f}", f"{base:.1f}", f"{newest:.1f}", f"{seconds:.0f}"]
-
-
-def average_of(run: dict[str, Any]) -> float:
-    """Returns the mean accuracy over the steps from the base on, by which the rule goes."""
-    return float(np.mean([step["all"] for step in run["steps"]]))
-
-
-def _last_of(run: dict[str, Any]) -> float:
-    return float(run["steps"][-1]["all"])
-
-
 def main(
     data: Annotated[Path, typer.Argument(help="Folder with train/<class>.")],
     results: Annotated[Path, typer.Argument(help="JSON file; trials that it holds are not repeated.")],
@@ -166,6 +115,7 @@ def main(
     trial: Annotated[
         list[str] | None, typer.Option(help="Changes to try instead of the grid, such as epochs=20,beta=2.")
     ] = None,
+    combine: Annotated[int, typer.Option(help="Number of combinations of changes to try, per method.")] = 0,
     seed: Annotated[list[int], typer.Option(help="Seed of the class order.")] = [7, 8],  # noqa: B006
     base_classes: int = 10,
     step_classes: int = 10,
@@ -177,7 +127,7 @@ def main(
     precision: Annotated[str, typer.Option(help="Precision of all training.")] = "float32",
 ) -> None:
     """Runs the trials that SWEEP.json does not hold."""
-    options = {k: v for k, v in locals().items() if k not in ("data", "results", "trial", "seed")}
+    options = {k: v for k, v in locals().items() if k not in ("data", "results", "trial", "combine", "seed")}
     options |= {"data": data.name, "lead": LEAD}
     done = json.loads(results.read_text()) if results.exists() else {"settings": options, "runs": []}
     if done["settings"] != options:
@@ -185,34 +135,34 @@ def main(
     settings = {"architecture": arch, "image_size": image_size, "epochs": base_epochs, "grid": 0}
     settings |= {"learning_rate": base_learning_rate, "held_back": 0.0, "precision": precision}
     materials: dict[int, Material] = {}
-    for recipe, changes in _order(trial):
+
+    def material_of(order: int) -> Material:
+        if order not in materials:
+            work = results.with_suffix("") / str(order)
+            split = Split(data, work, order, base_classes, step_classes, until, new_photos, held_out)
+            base = work / "base.lwm"
+            if not base.exists():
+                lwm_edge.build_base(split.train(0), base, base_config(**settings, seed=order))
+            materials[order] = read_material(split, base, order)
+        return materials[order]
+
+    for recipe, changes in trials(trial, combine, done["runs"]):
         for order in seed:
             run = {"recipe": recipe, "trial": changes, "seed": order}
             if any(run.items() <= known.items() for known in done["runs"]):
                 continue
-            if order not in materials:
-                work = results.with_suffix("") / str(order)
-                split = Split(data, work, order, base_classes, step_classes, until, new_photos, held_out)
-                if not (work / "base.lwm").exists():
-                    config = base_config(**settings, seed=order)
-                    lwm_edge.build_base(split.train(0), work / "base.lwm", config)
-                materials[order] = read_material(split, work / "base.lwm", order)
-            started, steps, failed = time.process_time(), [], None
+            material, started, steps, failed = material_of(order), time.process_time(), [], None
             try:
-                steps.extend(run_trial(materials[order], method_of(recipe, changes), order, precision))
+                steps.extend(run_trial(material, method_of(recipe, changes), order, precision))
             except GateError as error:  # a trial that diverges is a result as well
                 failed = error.message
             run |= {"steps": steps, "failed": failed, "seconds": round(time.process_time() - started, 1)}
             done["runs"].append(run | provenance())
             write_output(results, json.dumps(done).encode())
-            print(f"{recipe}:{changes}, seed {order}: {_cells([run])}", flush=True)
+            print(f"{recipe}:{changes}, seed {order}: {cells_of([run])}", flush=True)
     print_table(done["runs"])
-
-
-def _order(trials: list[str] | None) -> Iterator[tuple[str, str]]:
-    """Yields recipes and changes, both methods side by side."""
-    for change in trials or GRID:
-        yield from zip(COMPARED, (change, change) if isinstance(change, str) else change, strict=True)
+    for recipe in COMPARED:
+        print(f"\nBest: {method_of(recipe, ranked(done['runs'], recipe)[0])}")
 
 
 if __name__ == "__main__":

@@ -61,23 +61,22 @@ def applied(variant: Variant) -> Iterator[None]:
                     training,
                     loaded_batches=loop.loaded_batches,
                     trained_parameters=loop.trained_parameters,
-                    accumulate_gradients=loop.accumulate_gradients,
                     MomentumSGD=loop.optimizer,
                 )
             )
-            stack.enter_context(patch.object(step, "lwm_losses", loop.losses))
+            stack.enter_context(patch.multiple(step, _accumulate=loop.accumulate, lwm_losses=loop.losses))
         yield
 
 
 class _Loop:
-    """Stands in for the functions that `train_increment` calls."""
+    """Stands in for functions that `train_increment` and the plan call."""
 
     def __init__(self, variant: Variant) -> None:
         self.variant = variant
         self.progress = 0.0  # share of the updates that are done
         self._student: Network | None = None
         self._maps: dict[Network, Tensor] = {}
-        self._losses, self._accumulate = step.lwm_losses, step.accumulate_gradients
+        self._losses, self._accumulate = step.lwm_losses, step._accumulate
         self._trained_parameters = training.trained_parameters
 
     def loaded_batches(self, photos: PhotoSet, config: IncrementConfig, *rest: Any) -> Iterator[Batch]:
@@ -92,7 +91,6 @@ class _Loop:
     def trained_parameters(self, student: Network, recipe: Recipe) -> dict[str, nn.Parameter]:
         """Selects what trains, and sets the student's BatchNorm up as the variant says."""
         parameters = self._trained_parameters(student, recipe)
-        self._student = student
         trained = student.blocks()[student.frozen_blocks :]
         for norm in (m for block in trained for m in block.modules() if isinstance(m, nn.BatchNorm2d)):
             if self.variant.batch_norm == "frozen":
@@ -107,22 +105,17 @@ class _Loop:
         """Makes an optimiser that follows the schedule and decays weights."""
         return _Optimizer(parameters, self)
 
-    def accumulate_gradients(
-        self,
-        student: Network,
-        teacher: Network,
-        batch: Batch,
-        micro_batch_size: int,
-        recipe: Recipe,
-        *rest: Any,
+    def accumulate(
+        self, student: Network, teacher: Network, batch: Batch, parts: Any, recipe: Recipe, *rest: Any
     ) -> Any:
-        """Adds up the gradients of one update, with the gamma that is due."""
+        """Adds up the gradients of an update or of a step that the plan tries, with the gamma that is due."""
+        self._student = student
         if self.variant.warm_up:
             recipe = recipe._replace(gamma=recipe.gamma * min(1.0, self.progress / self.variant.warm_up))
         with ExitStack() as hooks:
             for network in (student, teacher) if self.variant.block is not None else ():
                 hooks.enter_context(self._watched(network))
-            return self._accumulate(student, teacher, batch, micro_batch_size, recipe, *rest)
+            return self._accumulate(student, teacher, batch, parts, recipe, *rest)
 
     @contextmanager
     def _watched(self, network: Network) -> Iterator[None]:

@@ -85,7 +85,7 @@ PARSE = """
 import importlib, json, pathlib, shlex, sys, typer
 sys.path.insert(0, "benchmarks")
 from methods import BASELINES, recipe_of, settings_of
-from sweep import method_of
+from trials import method_of
 from lwm_edge.cli.settings import base_config
 for line in json.load(sys.stdin):
     script, *arguments = shlex.split(line)[1:]

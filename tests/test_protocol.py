@@ -182,3 +182,34 @@ def test_a_method_is_read_into_settings_and_a_variant() -> None:
     assert variant.schedule == "cosine" and methods.recipe_of("lwm-l2")[1].distance == "l2"
     with pytest.raises(ConfigError, match="schedule"):
         methods.recipe_of("lwm:schedule=steps")
+
+
+def test_combinations_add_the_next_best_change_and_keep_what_gains() -> None:
+    trials = importlib.import_module("trials")
+    figures = {
+        "": 0.40,
+        "epochs=20": 0.44,
+        "epochs=5": 0.43,
+        "beta=2": 0.42,
+        "momentum=0": 0.41,
+        "beta=0.5": 0.3,
+    }
+    runs: list[dict[str, Any]] = []
+
+    def run(change: str, accuracy: float) -> None:
+        step = {"all": accuracy, "base": accuracy, "newest": accuracy}
+        runs.append(
+            {"recipe": "lwf-mc", "trial": change, "seed": 7, "steps": [step], "failed": None, "seconds": 9}
+        )
+
+    for change, accuracy in figures.items():
+        run(change, accuracy)
+    tried = []
+    for change in trials.combinations(runs, "lwf-mc", 2):
+        tried.append(change)
+        run(change, 0.43)  # less than with the best change alone
+    assert tried == ["epochs=20,beta=2", "epochs=20,momentum=0"]
+    assert trials.ranked(runs, "lwf-mc")[0] == "epochs=20"
+    best = "lwf-mc:head_learning_rate=0.1,learning_rate=0.01,epochs=20"
+    assert trials.method_of("lwf-mc", "epochs=20") == best
+    assert len({len(trials._grid_of(recipe)) for recipe in trials.COMPARED}) == 1
