@@ -3,11 +3,12 @@
 
     python benchmarks/attention_maps.py DATA RESULTS.json SEED OUT.png --method lwm --method lwf-mc [...]
 
-It reads the bundles that `protocol.py` left beside RESULTS.json. Each row is a method: one photo with the
-Grad-CAM map of its own class for the shipped model M_0 and after each increment. It also prints a Markdown
-table: the L1 distance between the maps (each divided by its L2 norm, as in eq. 4) and M_0's, averaged over
-the test photos of the base classes, followed by the share of photos, in %, whose map is zero everywhere: no
-evidence for the class. OUT.json holds the same. It needs matplotlib: pip install 'lwm-edge[bench]'.
+It reads the bundles that `protocol.py` left beside RESULTS.json. Each row of the figure is a method. It shows
+one photo with the Grad-CAM map of its own class, for the shipped model M_0 and after each increment. The
+script also prints a Markdown table of the L1 distance between the maps and M_0's, averaged over the test
+photos of the base classes; each map is divided by its L2 norm, as in eq. 4. In brackets is the share of
+photos, in %, whose map is zero everywhere, so that nothing speaks for the class. OUT.json holds the same.
+It needs matplotlib: pip install 'lwm-edge[bench]'.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def base_test_photos(split: Split, network: Network, class_names: tuple[str, ...
 
 
 def maps_of(bundle: Path, photos: PhotoSet) -> Tensor:
-    """Computes Grad-CAM maps [M, h, w] of each photo's own class."""
+    """Computes a Grad-CAM map of each photo's own class [M, h, w]."""
     network = load_network(open_bundle(bundle))
     features = torch.cat(observe(network, photos, 64, keep_maps=True).maps)
     return attention_map(features, network.attention_weight, torch.tensor(photos.labels))

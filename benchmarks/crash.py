@@ -3,14 +3,15 @@
 Small increments (one class, six photos, one epoch) run on one home, each in a process forked from a parent
 that has imported everything, and are killed (SIGKILL) at random moments: half of them after a random part of
 an increment's time, half after a random part of the time from a phase of the commit, chosen at random, to the
-end. The process says on a pipe what it is doing. After every kill the home must be the old model or the new:
+end. The process says on a pipe what it is doing. After every kill the home must hold the old model or the
+new one:
 
 - old: the same files, byte for byte, as before;
 - new: a verified bundle whose parent is the model before and that knows one more class, with an ONNX file,
   labels and receipt of the same digest.
 
-After half of the kills the parent then clears the leftovers and audits the home; after the others, the next
-increment has to clear them. A kill that did not land, because the increment had ended, is not counted.
+After half of the kills the parent then clears the leftovers and audits the home. After the others, the next
+increment must clear them. A kill that did not land, because the increment had ended, is not counted.
 
 Phases: `start` (forked; leftovers cleared, bundle verified), `photos`, `train`, `evaluate`, `export` (and
 parity), then, as storage does them, `staging` (the next generation is written), `link` (made, renamed, the
@@ -37,7 +38,7 @@ from typing import Annotated
 import onnx
 import torch
 import typer
-from killable import COMMIT, END, PHASES, start_increment, wait_for
+from killable import COMMIT, END, PHASES, phases_in, start_increment, wait_for
 from provenance import provenance
 
 import lwm_edge
@@ -66,7 +67,7 @@ class Model:
 
 @dataclass
 class Tally:
-    """Counts kills and what they left.
+    """Counts kills, and what they left behind.
 
     Attributes:
         landed: Number of kills by recipe and phase.
@@ -111,7 +112,7 @@ def read_model(home: Home) -> Model:
 
 
 def compare(before: Model, home: Home, class_name: str) -> tuple[str, Model]:
-    """Tells whether a home is old or new, and reads it; raises an error if it is neither."""
+    """Tells whether a home holds the old model or the new one, and reads it; raises an error if neither."""
     after = read_model(home)
     if after == before:
         return "old", after
@@ -152,10 +153,7 @@ def kill_one(home: Path, photos: Path, recipe: str, tally: Tally, chance: random
     _, status = os.waitpid(process, 0)
     told += wait_for(pipe, "nothing")
     os.close(pipe)
-    phases = {"start": started}
-    for line in told.decode().splitlines():
-        phase, at = line.split()
-        phases[phase] = float(at)
+    phases = {"start": started} | phases_in(told)
     if os.WIFSIGNALED(status):
         tally.landed[recipe, list(phases)[-1]] += 1
         return True

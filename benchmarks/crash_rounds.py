@@ -1,10 +1,10 @@
 """Interrupts recoveries: `python benchmarks/crash_rounds.py RESULTS.json [--rounds 2]`.
 
 The gate (tests/home/test_crash.py) visits every state in which one kill or power cut can leave `init`,
-`add-classes`, or an increment that was stopped and resumed. Here the recovery from each is interrupted as
-well, at every operation on disk, then the recovery from that, and so on, until nothing new is found or the
-given number of interruptions is reached. The tests' model of a disk replays the kills
-and power cuts; recoveries run for real.
+`add-classes`, or an increment that was stopped and resumed. Here the recovery from each state is interrupted
+as well, at every operation on disk, then the recovery from that, and so on, until nothing new is found or the
+given number of interruptions is reached. The tests' model of a disk replays the kills and power cuts;
+recoveries run for real.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def make_home(work: Path) -> tuple[Path, Path]:
 
 
 def counts_of(explored: Explored, seconds: float) -> dict[str, Any]:
-    """Collects what is published about one change."""
+    """Collects the figures that are published about one change."""
     change, exploration = explored
     return {
         "operations": len(change.operations),

@@ -7,8 +7,9 @@ DATA holds train/<class>/* and test/<class>/*, the shipped classes of BASE.lwm a
 the shipped classes are halved at random. For a copy of the base, one half takes the place of the photos that
 `build-base` holds back: it decides which statistics and which head ship, and gives the accuracy that the base
 states. A checkpoint (.pth, of the first --shipped classes in the order of seed 1993) is packed with that half
-as `--unseen-photos`. Then a device learns other classes, in that order, and the other half measures what
-became of the shipped ones. Each run adds a setting to RESULTS.json and prints the table of all settings.
+as `--unseen-photos`. Then a device learns other classes, in that order, and the other half of the photos
+measures what became of the shipped ones. Each run adds a setting to RESULTS.json and prints the table of all
+settings.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from lwm_edge.photos.photo_set import PhotoSet, PixelCache
 
 
 def seen(base: Bundle, folder: Path) -> tuple[Observation, Labels]:
-    """Runs a base's network on class folders of its classes."""
+    """Runs a base's network on photos of its classes, which lie in class folders."""
     network, preprocessing = load_network(base), base.manifest.preprocessing
     found = read_photo_folder(folder, preprocessing, PixelCache(2**30), min_photos=1)
     photos = PhotoSet([p for group in found.photos for p in group], preprocessing, PixelCache(2**30))
@@ -73,7 +74,7 @@ def measured_copy(base: Bundle, learnt: Path, unseen: Path, path: Path) -> Path:
 def run(
     base: Path, kept: Path, data: Path, config: lwm_edge.IncrementConfig, groups: list[list[str]], work: Path
 ) -> list[dict[str, Any]]:
-    """Teaches the groups of classes one after the other; returns estimate and measurement after each."""
+    """Teaches groups of classes one after the other; returns the estimate and the measurement after each."""
     home = work / "home"
     lwm_edge.init_home(base, home)
     rows = []

@@ -1,8 +1,8 @@
 """Makes each operation on files fail in turn: `python benchmarks/failing_operations.py RESULTS.json`.
 
 The gate (tests/home/test_failing_operations.py) tries twelve operations of each verb. Here every operation of
-every verb ends in an input/output error (EIO) once, reads included. Callers must get an error of
-`lwm_edge.errors`, and none once the new model is in place.
+every verb, reads included, ends once in an input/output error (EIO). Callers must get an error of
+`lwm_edge.errors`, and no error once the new model is in place.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def main(
     verb: Annotated[
         list[str] | None, typer.Option(help="Verbs to try again; all of them by default.")
     ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Try every so manieth operation.")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="Try only every N-th operation.")] = 1,
 ) -> None:
-    """Makes operations fail, and writes what was tried and what callers must not have seen."""
+    """Makes operations fail; writes what was tried, and which errors callers saw but should not have."""
     torch.manual_seed(0)
     found = json.loads(results.read_bytes())["verbs"] if verb and results.exists() else {}
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:

@@ -4,10 +4,10 @@
     python benchmarks/few_photos.py BASE.lwm DATA RESULTS.json [--draws 8]
 
 DATA holds train/<class>/* and test/<class>/*, the shipped classes of BASE.lwm among them. In each draw five
-other classes and five photos of each are drawn at random; a device learns them in one increment, once alone
-and once beside all photos of the class that has the most. Accuracy is the mean over all classes on the test
-photos, and over the five small ones. The baselines learn the same photos' last feature maps, globally
-averaged.
+other classes and five photos of each are drawn at random. A device learns them in one increment, once alone
+and once beside all photos of the class that has the most. Accuracy is measured on the test photos, as the
+mean over all classes and over the five small ones. The baselines learn the last feature maps of the same
+photos, globally averaged.
 """
 
 from __future__ import annotations

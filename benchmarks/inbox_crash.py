@@ -8,12 +8,13 @@ chosen at random. After every kill,
   folder of taught ones;
 - the home is a whole one, whose audit passes once the leftovers are cleared.
 
-After half of the kills a process then runs to its end, after the others the next one may be killed as well.
-Whenever one ran to its end, the model has learnt of each class exactly the photos in its taught folder, each
-once, by the counts in its statistics. A kill that did not land, as the process had ended, is not counted.
+After half of the kills a process then runs to its end; after the others, the next one may be killed as well.
+Whenever a process has run to its end, the counts in the model's statistics must show that it learnt exactly
+the photos in each class's taught folder, each of them once. A kill that did not land, because the process had
+ended, is not counted.
 
-Phases: `start` (leftovers put where they belong, photos checked), `take` (noted and moved), `learn` (up to
-the end of the commit), `put away`.
+The phases are `start` (leftovers are put where they belong, photos are checked), `take` (photos are noted and
+moved), `learn` (up to the end of the commit), and `put away`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +38,7 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from killable import END, Report, ReportingDisk, phases_in, tell, wait_for
 from provenance import provenance
 
 import lwm_edge
@@ -46,41 +49,32 @@ from lwm_edge.model.bundle import COUNTS, open_bundle
 from lwm_edge.photos.folders import file_digest
 
 PHASES = ("start", "take", "learn", "put away")
-END = "end"
 PHOTOS = 6
 CLASSES = 12  # in one inbox; then a new one is made
 CONFIG = IncrementConfig(recipe="lda", force=True)  # a few photos teach next to nothing
 
 
-class ReportingDisk:
-    """Replaces `storage._disk`, and says on a pipe how far the teaching has got, before each operation."""
+class InboxDisk(ReportingDisk):
+    """Says how far the teaching of an inbox has got."""
 
-    def __init__(self, disk: Any, inbox: Path, pipe: int) -> None:
-        self.disk, self.inbox, self.pipe, self.phase = disk, inbox, pipe, "start"
+    def __init__(self, disk: Any, report: Report, inbox: Path) -> None:
+        super().__init__(disk, report)
+        self.inbox, self.phase = inbox, "start"
 
-    def __getattr__(self, name: str) -> Any:
-        operation = getattr(self.disk, name)
-
-        def run(*given: Any) -> Any:
-            self._note(name, given[0])
-            return operation(*given)
-
-        return run
-
-    def _note(self, name: str, argument: Any) -> None:
+    def note(self, operation: str, argument: Any) -> None:
+        """Enters the phase that an operation belongs to."""
         if not isinstance(argument, Path):
             return
-        if name == "create_file" and "note.json" in argument.name:
+        if operation == "create_file" and "note.json" in argument.name:
             self.enter("take")
         elif self.phase == "take" and not argument.is_relative_to(self.inbox):
             self.enter("learn")
-        elif self.phase == "learn" and argument.is_relative_to(self.inbox) and name in ("rename", "unlink"):
+        elif (
+            self.phase == "learn"
+            and argument.is_relative_to(self.inbox)
+            and operation in ("rename", "unlink")
+        ):
             self.enter("put away")
-
-    def enter(self, phase: str) -> None:
-        """Says that a phase begins."""
-        self.phase = phase
-        os.write(self.pipe, f"{phase}\t{time.monotonic()}\n".encode())
 
 
 @dataclass
@@ -98,7 +92,7 @@ class World:
         return Home(self.root / "home")
 
     def arrive(self) -> None:
-        """Puts photos of a class that is new, or of one that came before, into the inbox."""
+        """Puts photos of a new class, or of one that came before, into the inbox."""
         if self.classes == 0 or self.chance.random() < 0.6:
             self.classes += 1
         number = self.chance.randrange(self.classes) if self.chance.random() < 0.4 else self.classes - 1
@@ -138,7 +132,7 @@ class World:
 
 @dataclass
 class Tally:
-    """Counts kills, and what was found."""
+    """Counts kills, and what was found after them."""
 
     landed: Counter[str] = field(default_factory=Counter)
     bad: list[str] = field(default_factory=list)
@@ -160,8 +154,8 @@ def start(world: World) -> tuple[int, int]:
     status = 1
     try:
         os.close(reading)
-        disk = ReportingDisk(storage._disk, world.root / "inbox", writing)
-        storage._disk = disk  # type: ignore[attr-defined]
+        report = partial(tell, writing)
+        storage._disk = InboxDisk(storage._disk, report, world.root / "inbox")  # type: ignore[attr-defined]
         teach_inbox(
             world.root / "home",
             world.root / "inbox",
@@ -170,23 +164,12 @@ def start(world: World) -> tuple[int, int]:
             quiet_seconds=0,
             isolate=False,
         )
-        disk.enter(END)
+        report(END)
         status = 0
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(status)
-
-
-def read_until(pipe: int, phase: str) -> bytes:
-    """Reads the pipe until a phase begins, or the process ends."""
-    told = b""
-    while not any(line.startswith(phase.encode()) for line in told.splitlines()):
-        news = os.read(pipe, 4096)
-        if not news:
-            break
-        told += news
-    return told
 
 
 def kill_one(world: World, tally: Tally) -> bool:
@@ -195,16 +178,13 @@ def kill_one(world: World, tally: Tally) -> bool:
     aim = chance.choice(PHASES[1:]) if chance.random() < 0.5 else "start"
     started = time.monotonic()
     process, pipe = start(world)
-    told = read_until(pipe, aim) if aim != "start" else b""
+    told = wait_for(pipe, aim) if aim != "start" else b""
     time.sleep(chance.uniform(0, 1.1 * tally.seconds[aim]))
     os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
-    told += read_until(pipe, "nothing")
+    told += wait_for(pipe, "nothing")
     os.close(pipe)
-    phases = {"start": started}
-    for line in told.decode().splitlines():
-        phase, at = line.split("\t")
-        phases.setdefault(phase, float(at))
+    phases = {"start": started} | phases_in(told)
     for phase, follows in zip(PHASES, (END, "learn", "put away", END), strict=True):
         if phase in phases and follows in phases:
             tally.seconds[phase] = 0.8 * tally.seconds[phase] + 0.2 * (phases[follows] - phases[phase])
@@ -219,12 +199,12 @@ def kill_one(world: World, tally: Tally) -> bool:
 
 def finish(world: World, tally: Tally) -> None:
     """Lets processes run to their end, as after a restart, and checks what they did."""
-    for _ in range(2):  # the first may find that photos were interrupted too often to be tried at once
+    for _ in range(2):  # the first may find that photos were interrupted too often to be tried right away
         for reason in (world.root / "inbox").glob("*.waits.json"):
             assert "teaching was interrupted; " in reason.read_text(), reason.read_text()
             reason.unlink()  # as their owner would
         process, pipe = start(world)
-        read_until(pipe, END)
+        wait_for(pipe, END)
         os.close(pipe)
         _, status = os.waitpid(process, 0)
         assert status == 0, "the process after the kill failed"

@@ -26,31 +26,47 @@ Report = Callable[[str], None]
 
 
 class ReportingDisk:
-    """Replaces `storage._disk`, and says on the pipe how far the commit has got, before each operation."""
+    """Replaces `storage._disk` and notes each operation before it is done; a subclass tells the phases.
+
+    Args:
+        disk: Disk that does the operations.
+        report: Function that is called with each phase that begins.
+    """
 
     def __init__(self, disk: Any, report: Report) -> None:
-        self.disk, self.report, self.phase, self.exporting = disk, report, "", False
+        self.disk, self.report, self.phase = disk, report, ""
 
     def __getattr__(self, name: str) -> Any:
         operation = getattr(self.disk, name)
 
         def run(*arguments: Any) -> Any:
-            self._note(name, arguments[0])
+            self.note(name, arguments[0])
             return operation(*arguments)
 
         return run
 
-    def _note(self, operation: str, argument: Any) -> None:
-        if operation == "create_file" and argument.parent.parent.name == GENERATIONS and self.exporting:
-            self._enter("staging")
-        elif operation == "symlink":
-            self._enter("link")
-        elif self.phase == "link" and operation == "unlink":
-            self._enter("clean-up")
+    def note(self, operation: str, argument: Any) -> None:
+        """Enters the phase that an operation belongs to."""
 
-    def _enter(self, phase: str) -> None:
+    def enter(self, phase: str) -> None:
+        """Says that a phase begins."""
         self.phase = phase
         self.report(phase)
+
+
+class CommitDisk(ReportingDisk):
+    """Says how far a commit has got."""
+
+    exporting = False
+
+    def note(self, operation: str, argument: Any) -> None:
+        """Enters the phase that an operation belongs to."""
+        if operation == "create_file" and argument.parent.parent.name == GENERATIONS and self.exporting:
+            self.enter("staging")
+        elif operation == "symlink":
+            self.enter("link")
+        elif self.phase == "link" and operation == "unlink":
+            self.enter("clean-up")
 
 
 def run_increment(home: Path, photos: Path, config: IncrementConfig, pipe: int) -> None:
@@ -62,17 +78,17 @@ def run_increment(home: Path, photos: Path, config: IncrementConfig, pipe: int) 
         def report(phase: str) -> None:
             nonlocal last
             if phase != last:
-                os.write(pipe, f"{phase} {time.monotonic()}\n".encode())
+                tell(pipe, phase)
             last = phase
 
         def report_progress(progress: Progress) -> None:
             disk.exporting = progress.phase == "commit"
             report("export" if disk.exporting else progress.phase)
 
-        disk = ReportingDisk(storage._disk, report)
+        disk = CommitDisk(storage._disk, report)
         storage._disk = locks._disk = disk
         add_classes(Home(home), photos, config, on_progress=report_progress, isolate=False)
-        os.write(pipe, f"{END} {time.monotonic()}\n".encode())
+        tell(pipe, END)
         status = 0
     except BaseException:
         traceback.print_exc()
@@ -90,6 +106,20 @@ def start_increment(home: Path, photos: Path, config: IncrementConfig) -> tuple[
         run_increment(home, photos, config, writing)
     os.close(writing)
     return process, reading
+
+
+def tell(pipe: int, phase: str) -> None:
+    """Says on a pipe that a phase begins, and when."""
+    os.write(pipe, f"{phase}\t{time.monotonic()}\n".encode())
+
+
+def phases_in(told: bytes) -> dict[str, float]:
+    """Returns the time at which each phase began, from what a process told on its pipe."""
+    phases: dict[str, float] = {}
+    for line in told.decode().splitlines():
+        phase, at = line.split("\t")
+        phases.setdefault(phase, float(at))
+    return phases
 
 
 def wait_for(pipe: int, phase: str) -> bytes:

@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""Says what a base of very many photos would take, from what a few of them take on this machine.
+"""Estimates what a base of very many photos would take, from what a few of them take on this machine.
 
     python benchmarks/large_base.py OUTPUT.json [--arch resnet50] [--photos 1281167] [--epochs 90]
 
-Measured, per photo, on one core (processor time, which other programs change little), and the training with
-`--device cuda` on one GPU (wall-clock time): checking a photo once, reading it for an epoch, training on it,
-and looking at it for levels and statistics. Photos are JPEG files of 500x375 pixels, of textures.
+It measures what a photo takes to be checked once, to be read for an epoch, to be trained on, and to be looked
+at for levels and statistics. All this is processor time of one core, which other programs change little; with
+`--device cuda`, the training is wall-clock time of one GPU. The photos are JPEG files of 500x375 pixels that
+show textures.
 
-The extrapolation multiplies: every photo is checked once; all but the held-back ones are read and trained on
-in every epoch; an even selection of 65,536 is read and looked at once for each of three grids, and all of
-them once more for the statistics. Not in it: solving the heads and exporting, and whatever processes lose by
-waiting for each other, so hours divide by the number of cores only at best.
+Then it multiplies. Every photo is checked once. All but the held-back ones are read and trained on in every
+epoch. An even selection of 65,536 is read and looked at once for each of three grids, and all photos once
+more for the statistics. Left out are solving the heads, exporting, and the time that processes lose by
+waiting for each other, so at best the hours can be divided by the number of cores.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ WORK = (
 
 
 def measure(arch: str, device: torch.device, folder: Path) -> dict[str, float]:
-    """Measures milliseconds per photo of each kind of work."""
+    """Measures how many milliseconds each kind of work takes for a photo."""
     torch.set_num_threads(1)
     write_photos(folder, CLASSES, PER_CLASS, SIDE)
     architecture, alone = find_architecture(arch), Ranks()

@@ -56,7 +56,7 @@ def make_photos() -> None:
 
 
 def make_base() -> None:
-    """Trains the base bundle; the seed is in BASE_CONFIG."""
+    """Trains the base bundle, with the seed in BASE_CONFIG."""
     print(build_base(DEMO_DATA / "train" / "base", BASE_BUNDLE, BASE_CONFIG).model_dump_json(indent=2))
 
 

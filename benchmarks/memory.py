@@ -3,10 +3,11 @@
 
     python benchmarks/memory.py RESULTS.json [--arch resnet18 --arch mobilenet_v2]
 
-Each row runs in processes of its own. `lwm-edge` rows call the public API as a device would; the figures are
-the receipt's: VmHWM of the process that learns, and of the one that exports. `naive` is the loop that
-a tutorial would write: a copy of the network as the teacher, the whole batch of 32 at once, torch.optim.SGD;
-its figure is VmHWM of its process. The photos are scaled up: memory does not depend on what they show.
+Each row runs in processes of its own. The rows of lwm-edge call the public API as a device would. Their
+figures are the receipt's: the VmHWM of the process that learns, and of the one that exports. The naive loop
+is what a tutorial would write: a copy of the network as the teacher, the whole batch of 32 at once, and
+torch.optim.SGD. Its figure is the VmHWM of its process. Small photos are scaled up, because memory does not
+depend on what they show.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def photos(folder: Path, classes: tuple[str, ...], count: int = 40) -> Path:
 
 
 def make_base(arch: str, folder: Path) -> Path:
-    """Makes an untrained base of one architecture at 224 px: weights do not matter here."""
+    """Makes an untrained base of one architecture at 224 px, because weights do not matter here."""
     import torch
 
     import lwm_edge
@@ -82,7 +83,7 @@ def increment(base: Path, folder: Path, settings: dict[str, Any]) -> dict[str, A
 
 
 def naive(base: Path, folder: Path) -> None:
-    """Runs the loop of a tutorial; prints its result as JSON."""
+    """Runs the loop that a tutorial would write, and prints its result as JSON."""
     import time
 
     import numpy as np
@@ -141,7 +142,7 @@ def run_arch(arch: str, folder: Path) -> list[dict[str, Any]]:
         ("lwm-edge, no limit set", {"epochs": EPOCHS_FOR_20_UPDATES}),
         ("lwm-edge, no limit set, little to do", {}),
         ("lwm-edge, 600 MiB", {"max_memory": "600MiB"}),
-        ("lwm-edge, one image at once", {"micro_batch_size": 1}),
+        ("lwm-edge, one image at a time", {"micro_batch_size": 1}),
         (f"lwm-edge, first {frozen} blocks frozen, the smallest limit", {"frozen_blocks": frozen}),
     ):
         try:

@@ -1,9 +1,13 @@
 """Runs one method through all steps of the class-incremental protocol.
 
-A method is a recipe, with other settings after a colon if need be (`lwm:gamma=0.3`, `lwm:beta=0`), those of
-`variants` among them (`lwm:schedule=cosine`); one of the baselines `nearest-mean` and `streaming-lda` on the
-last feature maps; or `joint`: all photos of all classes at once, trained like the base (or with other
-settings: `joint:epochs=10`). `lwm-l2` is `lwm:distance=l2`.
+A method is one of these:
+
+- a recipe, with other settings after a colon if need be (`lwm:gamma=0.3`, `lwm:beta=0`), those of
+  `variants.py` included (`lwm:schedule=cosine`);
+- `lwm-l2`, which is `lwm` with a Euclidean distance between the maps in L_AD; the package does not have it;
+- one of the baselines `nearest-mean` and `streaming-lda`, on the last feature maps;
+- `joint`: all photos of all classes at once, trained as the base is, or with other settings
+  (`joint:epochs=10`).
 """
 
 from __future__ import annotations
@@ -104,7 +108,7 @@ def run_baseline(split: Split, base: Path, method: str, kept: KeptSteps) -> None
 
 
 def run_joint(split: Split, method: str, settings: dict[str, Any], kept: KeptSteps) -> None:
-    """Trains on all photos of all classes at once: what no device can do."""
+    """Trains on all photos of all classes at once, which no device can do."""
     bundle, home = split.work / "joint.lwm", split.work / "joint-home"
     config = base_config(**settings | settings_of(method) | {"grid": 0})
     lwm_edge.build_base(split.all_train(), bundle, config)

@@ -6,11 +6,11 @@
 DATA holds train/<class>/* and test/<class>/*. A ResNet-18 is trained from scratch at 64 px in the usual
 way (cross entropy, SGD, one cycle, mirrored at random) on the first twelve classes in the order of seed
 1993, until it is right on all photos that it learns from. It is packed as it is, once with nothing else, and
-once with half of the classes' test photos as `--unseen-photos`. Then a device teaches each base, starting
-afresh each time: one class from 14 photos, and four classes from all of theirs. Each model is measured on the
-other half of the shipped classes' test photos and on all test photos of the new classes. For comparison, so
-is the nearest class mean: it reads what the head reads, and its means of the shipped classes come from the
-photos from which the base's statistics are made.
+once with half of the classes' test photos as `--unseen-photos`. Then a device teaches each base one class
+from 14 photos or, starting afresh, four classes from all of theirs. Each model is measured on the other half
+of the shipped classes' test photos, and on all test photos of the new classes. For comparison, so is the
+nearest class mean. It reads what the head reads, and its means of the shipped classes come from the photos
+from which the base's statistics are made.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def joined(folder: Path, sources: list[Path]) -> Path:
 
 
 def increment(base: Path, photos: Path, tests: dict[str, Path], work: Path) -> dict[str, Any]:
-    """Adds the photos' classes, forced, and measures what the receipt claims."""
+    """Adds the photos' classes by force, and measures what the receipt claims."""
     home = work / "home"
     lwm_edge.init_home(base, home, replace=True)
     before = lwm_edge.evaluate(home, tests["shipped"]).accuracy
@@ -134,7 +134,7 @@ def nearest_mean(base: Path, photos: Path, tests: dict[str, Path]) -> tuple[floa
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Prints what was measured and what was said, in %."""
+    """Prints what was measured and what the receipts said, in %."""
     print("| unseen photos | new | shipped classes | estimated | new classes | nearest mean: shipped / new |")
     print("|---|---|---|---|---|---|")
     for row in rows:
@@ -156,7 +156,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     checkpoint: Annotated[Path | None, typer.Option(help="State dict to take instead of training.")] = None,
 ) -> None:
-    """Runs it all and writes the results."""
+    """Runs everything, and writes the results."""
     default = find_architecture("resnet18").preprocessing
     preprocessing = default.model_copy(update={"image_size": SIZE, "resize_size": SIZE * 8 // 7})
     rows: list[dict[str, Any]] = []

@@ -3,14 +3,15 @@
 
     python benchmarks/protocol.py DATA RESULTS.json --arch small_resnet20 --image-size 32 [options]
 
-DATA holds train/<class>/* and test/<class>/*. After every step all classes seen so far are evaluated in one
-competition (single-headed); accuracy is the mean over classes. Runs that RESULTS.json already holds are not
-repeated, and all runs of a seed share one base. A run that was killed goes on after its last finished step;
-its steps and its home, and the bundle after each step for `attention_maps.py`, are in RESULTS/SEED/. At the
-end it prints a table, as `table.py` does; `figures.py` draws a figure. `methods.py` says what a method is.
+DATA holds train/<class>/* and test/<class>/*. After every step all classes seen so far compete with each
+other (single-headed evaluation), and accuracy is the mean over classes. Runs that RESULTS.json already holds
+are not repeated, and all runs of a seed share one base. A run that was killed goes on after its last finished
+step. Its steps and its home stay in RESULTS/SEED/, and so does the bundle after each step, for
+`attention_maps.py`. At the end it prints a table, as `table.py` does. `figures.py` draws a figure, and
+`methods.py` says what a method is.
 
-Class order: the sorted names, permuted with numpy.random.RandomState(seed); 1993 is the order of the field's
-published CIFAR-100 tables.
+The class order is that of the sorted names, permuted with numpy.random.RandomState(seed); 1993 gives the
+order of the field's published CIFAR-100 tables.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def main(
     options = {k: v for k, v in locals().items() if k not in ("data", "results", "method", "seed")}
     for later, default in (("grid", None), ("rotations", False)):
         if options[later] == default:
-            del options[later]  # as in results from before there was such an option
+            del options[later]  # results from before this option do not have it
     options["data"] = data.name
     done = json.loads(results.read_text()) if results.exists() else {"settings": options, "runs": []}
     if done["settings"] != options:

@@ -1,4 +1,4 @@
-"""Records where a result comes from: commit and machine. Imports nothing that takes memory."""
+"""Records the commit and the machine that a result comes from; imports nothing that takes memory."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 
     python benchmarks/several_processes.py OUTPUT.json [--epochs 12] [--processes 2] [--seeds 3]
 
-Every base is made by `build-base`, started by torchrun, on 600 photos of six classes, with the same settings;
-accuracy is that of its exported ONNX file on 300 test photos.
+`build-base`, started by torchrun, makes every base from 600 photos of six classes, with the same settings.
+Accuracy is that of the base's exported ONNX file on 300 test photos.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lwm_edge.demo import DEMO_DATA
 
 
 def make_base(processes: int, seed: int, epochs: int, output: Path) -> dict[str, Any]:
-    """Makes a base with some processes, and measures it."""
+    """Makes a base with a number of processes, and measures it."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
     build = [
         "-m",
@@ -65,7 +65,7 @@ def main(
     processes: Annotated[int, typer.Option(help="Processes to compare with one.")] = 2,
     seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
 ) -> None:
-    """Makes the bases that are missing in the file, and measures them."""
+    """Makes the bases that are missing from the file, and measures them."""
     runs = json.loads(output.read_text())["runs"] if output.exists() else []
     known = {(run["processes"], run["seed"]) for run in runs}
     for count, seed in product((1, processes), range(seeds)):

@@ -4,17 +4,18 @@
     python benchmarks/speed.py RESULTS.json [--rounds 7] [--arch efficientnet_lite0 ...]
     python benchmarks/speed.py RESULTS.json --only-commands
 
-Each figure of a network is the median over the rounds of the median time of one photo; in a round each
-variant runs in a process of its own, in turn, so that all see the same machine. The networks are untrained:
-speed does not depend on what they learnt. Variants, each with one and with two threads:
+In a round each variant runs in a process of its own, in turn, so that all see the same machine. A process
+gives the median time of one photo, and each figure is the median over the rounds. The networks are untrained,
+because speed does not depend on what they learnt. There are three variants, each with one and with two
+threads:
 
     before    the graph as it was exported until schema 2: opset 18, with a zero bias for each convolution
     after     the graph as it is exported now
     eager     torch, in eval mode, without gradients, from the same uint8 images
 
-Commands: the time of `python -c "import numpy, onnxruntime"` is the unit for `--help` and for `predict` on
-one photo, each in a new process with a warm disk cache. `predict` warm is what one more photo takes in the
-same process, and loading the file (creating the session) is listed separately.
+For commands, the unit is the time of `python -c "import numpy, onnxruntime"`. `--help`, and `predict` on one
+photo, each run in a new process with a warm disk cache. `predict_warm` is what one more photo takes in the
+same process. Loading the file (creating the session) is listed separately.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def BeforeSchema2(network: Any) -> Any:  # noqa: N802
 
 
 def time_variant(arch: str, variant: str, threads: int, folder: Path) -> float:
-    """Returns the median milliseconds of one photo, in this process."""
+    """Returns the median time of one photo in this process, in milliseconds."""
     import numpy as np
 
     if variant == "eager":
@@ -192,7 +193,7 @@ def ratio(first: list[float], second: list[float]) -> dict[str, float]:
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Returns median, smallest and largest."""
+    """Returns the median, the smallest and the largest value."""
     found = {"median": median(values), "smallest": min(values), "largest": max(values)}
     return {name: round(value, 3) for name, value in found.items()}
 

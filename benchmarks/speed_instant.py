@@ -2,16 +2,18 @@
 """Measures what an owner waits for when new classes are added without training, and the memory it takes.
 
     python benchmarks/speed_instant.py PHOTOS RESULTS.json [--rounds 9] [--classes 5] [--photos 40]
+    python benchmarks/speed_instant.py PHOTOS RESULTS.json --recipe lwm     measures the same with training
 
-PHOTOS holds one folder for each class. A base of ten classes is made of a pretrained EfficientNet-Lite0 at
-128 px; then, round by round and in turn:
+PHOTOS holds one folder for each class. A base of ten classes is made from a pretrained EfficientNet-Lite0 at
+128 px. Then each round measures, in turn:
 
     command   `lwm-edge add-classes`, from its start to its end, in a fresh copy of the home
-    least     a process that decodes the same photos and runs the backbone over them once, without its imports
-    imports   a process with the command's imports alone, for its memory
+    least     a process that decodes the same photos and runs the backbone over them once; its imports do not
+              count
+    imports   the memory of a process with the command's imports alone
 
-The parts are those of the receipt. Memory is the proportional set size (PSS) of the command and of all that
-it started, sampled every 10 ms, so that shared pages count once.
+The parts are those of the receipt. Memory is the proportional set size (PSS) of the command and of everything
+that it started, sampled every 10 ms, so that shared pages count once.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ print(read - started, time.perf_counter() - read)
 
 
 def copy_classes(photos: Path, target: Path, first: int, classes: int, count: int) -> None:
-    """Copies some photos of some classes: those with enough of them, from the given one on."""
+    """Copies photos of some classes, from the given one on, and passes over classes with too few of them."""
     enough = [folder for folder in sorted(photos.iterdir()) if len(list(folder.iterdir())) >= count]
     for folder in enough[first : first + classes]:
         (target / folder.name).mkdir(parents=True)
@@ -79,7 +81,7 @@ def make_home(photos: Path, work: Path) -> None:
 
 
 def run_measured(command: list[str]) -> tuple[float, float]:
-    """Runs a command; returns its seconds, and the largest PSS in MiB of it and what it started."""
+    """Runs a command; returns its seconds, and the largest PSS of it and what it started, in MiB."""
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     largest = 0
@@ -105,14 +107,15 @@ def pss(pid: int) -> int:
     return total
 
 
-def time_command(work: Path) -> dict[str, Any]:
-    """Runs the command in a fresh copy of the home; sampling its memory slows it, so that is another run."""
+def time_command(work: Path, recipe: str) -> dict[str, Any]:
+    """Runs the command twice, in fresh copies of the home, because sampling its memory slows it down."""
     results: dict[str, Any] = {}
-    for measure in ("seconds", "pss"):
+    for measure in ("pss", "seconds"):
         home = work / "copy"
         shutil.rmtree(home, ignore_errors=True)
         shutil.copytree(work / "home", home, symlinks=True)
-        command = [sys.executable, "-m", "lwm_edge", "add-classes", str(work / "new"), "--home", str(home)]
+        command = [sys.executable, "-m", "lwm_edge", "add-classes", str(work / "new")]
+        command += ["--home", str(home), "--recipe", recipe, "--force"]  # the gate is not what is measured
         if measure == "pss":
             _, results["pss_mib"] = run_measured(command)
         else:
@@ -141,7 +144,7 @@ def time_least(work: Path) -> dict[str, float]:
 
 
 def imports_alone() -> dict[str, float]:
-    """Returns the PSS in MiB of a process with the command's imports alone."""
+    """Returns the PSS of a process with the command's imports alone, in MiB."""
     process = subprocess.Popen([sys.executable, "-c", IMPORTED], stdin=-1, stdout=-1)
     assert process.stdout is not None
     process.stdout.readline()
@@ -170,20 +173,20 @@ def main(
     rounds: Annotated[int, typer.Option(min=1)] = 9,
     classes: Annotated[int, typer.Option(min=1)] = 5,
     count: Annotated[int, typer.Option("--photos", min=5, help="Photos of each class.")] = 40,
+    recipe: str = "auto",
 ) -> None:
-    """Measures instant increments, and writes what it found."""
+    """Measures increments, and writes what it found."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         make_home(photos, work)
         copy_classes(photos, work / "new", BASE_CLASSES, classes, count)
         measured = []
         for number in range(rounds + 1):
-            found = {**time_command(work), **time_least(work), **imports_alone()}
+            found = {**time_command(work, recipe), **time_least(work), **imports_alone()}
             measured += [found] if number else []  # the first round warms the disk cache
     figures = summary(measured)
-    results.write_text(
-        json.dumps({**provenance(), "classes": classes, "photos": count, "figures": figures}, indent=1) + "\n"
-    )
+    settings = {"classes": classes, "photos": count, "recipe": recipe}
+    results.write_text(json.dumps({**provenance(), **settings, "figures": figures}, indent=1) + "\n")
     for name, value in figures.items():
         print(f"| {name} | {value['median']:.2f} | {value['smallest']:.2f} to {value['largest']:.2f} |")
 

@@ -30,7 +30,7 @@ def in_turn(
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Times each action once a round, by a clock; a first round only warms up."""
+    """Times each action once a round, by the given clock; a first round only warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for number in range(rounds + 1):
         for name, action in actions.items():
@@ -110,7 +110,7 @@ def _photos_of(loader: Iterable[Any]) -> int:
 
 
 def measure_stream(base: Path, recipe: str, rounds: int) -> dict[str, Any]:
-    """Makes twenty increments of one class; then the first and the last again, in turn."""
+    """Makes twenty increments of one class, and then the first and the last again and again, in turn."""
     config = IncrementConfig(recipe=recipe, epochs=2, force=True)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)

@@ -3,15 +3,15 @@
 
     python benchmarks/speed_training.py RESULTS.json [--part steps] [--rounds 15] [--arch resnet18 ...]
 
-In a round each variant runs once, in turn, so that all see the same machine; ratios are of one round, and the
-tables have their median, smallest and largest. The networks are untrained, and speed does not depend on what
-they learnt.
+In a round each variant runs once, in turn, so that all see the same machine. Ratios are taken within a round,
+and the tables have their median, smallest and largest. The networks are untrained, because speed does not
+depend on what they learnt.
 
     steps     one update of finetune, lwf-mc and lwm, from pixels to new weights, as the training makes it,
               in float32 and, where the processor has it, bfloat16, with all blocks trained and with the first
-              ones frozen. lwm-autograd is the same loss with Grad-CAM by its definition: a backward pass to
-              the maps of each network, and a second one through the student's. All is relative to finetune
-              in float32.
+              ones frozen. lwm-autograd is LwM's loss with Grad-CAM by its definition: a backward pass to
+              the maps of each network, and a second one through the student's. Everything is relative to
+              finetune in float32.
     reader    photos a second, from JPEG files to batches of augmented pixels, beside torchvision's
               ImageFolder and DataLoader with the same transforms
     stream    twenty increments of one class; then the first and the last are made again and again, in turn,
@@ -188,7 +188,7 @@ def main(
     arch: Annotated[list[str], typer.Option(help="Networks whose steps are timed.")] = list(FROZEN),  # noqa: B006
     threads: Annotated[list[int], typer.Option(help="Numbers of threads of a step.")] = [1, 2],  # noqa: B006
     busy: Annotated[
-        bool, typer.Option("--busy", help="Count the steps' processor time, as others use the machine.")
+        bool, typer.Option("--busy", help="Count the steps' processor time, because others use the machine.")
     ] = False,
     photos: Annotated[Path | None, typer.Option(help="Photo folder to read, if not generated.")] = None,
     image_size: Annotated[int, typer.Option(help="Size to which the reader brings photos.")] = 128,

@@ -3,11 +3,11 @@
 
     python benchmarks/table.py RESULTS.json [MORE.json ...] [--until CLASSES]
 
-Several files are merged; --until cuts all runs at CLASSES, so that longer and shorter ones compare. Average
-is the mean accuracy over all steps from the base on; last is the accuracy on all classes at the end;
-forgetting is the mean over classes of the best accuracy that a class ever had, less its last. All are
-in %; with several seeds, the standard deviation follows the mean. Top-5 counts a photo whose class
-is among the best five, at steps with more than five classes; older results do not have it.
+Several files are merged. --until cuts all runs at CLASSES, so that longer and shorter ones can be compared.
+"Average" is the mean accuracy over all steps, the base included; "last" is the accuracy on all classes at the
+end. "Forgetting" is the best accuracy that a class ever had less its last, averaged over the classes. "Top-5"
+counts a photo whose class is among the best five, at steps with more than five classes; older results do not
+have it. All are in %. With several seeds, the standard deviation follows the mean.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _AT_THE_END = ("last", "top-5, last")  # all that a run of a single step has
 
 
 def forgetting(steps: list[dict[str, Any]]) -> float:
-    """Computes the mean over classes of the best accuracy so far less the last."""
+    """Computes each class's best accuracy so far less its last, and averages that over the classes."""
     last = steps[-1]["per_class"]
     best = {name: max(s["per_class"][name] for s in steps if name in s["per_class"]) for name in last}
     return float(np.mean([best[name] - last[name] for name in last]))
@@ -88,7 +88,7 @@ def main(
     print("|---" * (len(headings) + 4) + "|")
     for method, figures in rows.items():
         seconds = [s["seconds"] for run in chosen[method] for s in run["steps"] if "seconds" in s]
-        reduced = settings.get("new_photos") or settings.get("until")  # published values are of the whole set
+        reduced = settings.get("new_photos") or settings.get("until")  # published values are of all photos
         setting = (settings["data"], settings["step_classes"])
         published = None if reduced else PUBLISHED.get(setting, {}).get(method)
         cells = [method, str(len(chosen[method])), *(figures.get(h, "") for h in headings)]

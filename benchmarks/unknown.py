@@ -4,20 +4,20 @@
     python benchmarks/unknown.py BASE.lwm DATA RESULTS.json [--name lite0] [--features FILE.npz]
 
 DATA holds train/<class>/* and test/<class>/*, the shipped classes of BASE.lwm among them. The base's network
-runs once over all photos; FILE.npz keeps what its head reads. In each of three splits half of the classes are
-known: the shipped ones and others drawn at random (of the shipped ones alone if they are more than half). A
-device learns the others ten at a time, head solved again each time, without any old photo.
+runs once over all photos, and FILE.npz keeps what its head reads. In each of three splits half of the classes
+are known: the shipped ones and others drawn at random (or only shipped ones, if they are more than half). A
+device learns the others ten at a time, without any old photo. The head is solved again each time. It measures
 
-- Scores: how well each tells known test photos from unknown ones (AUROC), and how many unknown ones lie below
-  a threshold that keeps 95% of the known.
-- Validity: the threshold of each score is set once, on held-back photos of the first classes. How many other
+- scores: how well each tells known test photos from unknown ones (AUROC), and how many unknown ones lie below
+  a threshold that keeps 95% of the known ones;
+- validity: the threshold of each score is set once, on held-back photos of the first classes; how many other
   photos of these classes does it keep when the other classes have been added?
-- On a device: thresholds as the package sets them, from the histograms. How many photos do they keep of the
-  first classes, of added ones, and how many unknown ones do they flag? The added classes' photos are learnt
-  and tested as the set splits them, then split at random from one folder; at last the threshold is calibrated
-  on half of the test photos and measured on the other half, as `lwm-edge calibrate` would.
-- The base alone: shipped classes against all others.
-- Strange objects: photos of another set (--others DATA2), and noise.
+- a device's thresholds, which the package sets from the histograms: how many photos of the first classes and
+  of added ones do they keep, and how many unknown ones do they flag? The added classes' photos are learnt and
+  tested as the set splits them, and then as random halves of one folder. Finally the threshold is calibrated
+  on half of the test photos, as `lwm-edge calibrate` would do it, and measured on the other half;
+- the base alone: shipped classes against all others;
+- strange objects: photos of another set (--others DATA2), and noise.
 
 Each run adds a setting to RESULTS.json and prints the tables; --draw draws the curves of all settings.
 """
@@ -73,7 +73,7 @@ class Data(NamedTuple):
 
 
 def read(base: Path, data: Path, others: Path | None, cache: Path | None, most: int) -> Data:
-    """Reads a set as the base's head sees it, at most so many photos of a class, and strange objects."""
+    """Reads a set and strange objects as the base's head sees them, with a limit to the photos of a class."""
     bundle = open_bundle(base)
     network = load_network(bundle)
     arrays: dict[str, NDArray[Any]] = {}
@@ -219,7 +219,7 @@ def halves(photos: dict[str, Features], names: list[str], seed: int) -> tuple[di
 def device(
     data: Data, split: Split, train: dict[str, Features], test: dict[str, Features], seed: int
 ) -> dict[str, Any]:
-    """Learns the added classes step by step, with the thresholds that the package would set."""
+    """Learns the added classes step by step, and sets the thresholds that the package would set."""
     names, capacity = [*split.first, *split.added], len(split.first) + len(split.added)
     given, kept_back = halves(test, split.first, seed)
     statistics = ClassStatistics.empty(capacity, next(iter(train.values())).shape[1])
@@ -270,7 +270,7 @@ def largest(photos: Features, head: Head) -> Features:
 
 
 def scores_of_split(data: Data, split: Split, seed: int) -> dict[str, dict[str, Any]]:
-    """Measures each score when all known classes are learnt, and a threshold of the first ones until then."""
+    """Measures each score once all known classes are learnt, and what an earlier threshold still keeps."""
     names = [*split.first, *split.added]
     given, kept_back = halves(data.test, split.first, seed)
     x, y = together(data.train, names)
@@ -301,7 +301,7 @@ def scores_of_split(data: Data, split: Split, seed: int) -> dict[str, dict[str, 
 
 
 def random_folders(data: Data, split: Split, seed: int) -> tuple[dict[str, Features], dict[str, Features]]:
-    """Splits each added class's photos at random, as many to learn as the set has."""
+    """Splits each added class's photos at random, with as many to learn as in the set's own split."""
     chance, train, test = np.random.RandomState(seed), dict(data.train), dict(data.test)
     for name in split.added:
         both = np.concatenate([data.train[name], data.test[name]])
@@ -325,7 +325,7 @@ def base_alone(data: Data) -> dict[str, float]:
 
 
 def measure(data: Data) -> dict[str, Any]:
-    """Measures all of it."""
+    """Measures everything."""
     scores, own = [], []
     for seed in range(SPLITS):
         split = split_classes(data, seed)
@@ -369,8 +369,8 @@ def print_tables(runs: list[dict[str, Any]]) -> None:
             cells.append(" / ".join(_mean([f[kind] for f in found]) for kind in found[0]))
         print(f"| {score} | " + " | ".join(cells) + " |")
     print(
-        "\nOn a device: kept of the first classes, kept of the added ones, flagged of the unknown; once "
-        "calibrated: kept of all known ones, flagged\n"
+        "\nOn a device: photos kept of the first classes and of the added ones, unknown photos flagged; once "
+        "calibrated: photos kept of all known classes, unknown photos flagged\n"
     )
     ends = ("in the end, own split", "in the end, random split", "calibrated, own", "calibrated, random")
     print(f"| base | at first | {' | '.join(ends)} |\n|---|---|---|---|---|---|")

@@ -16,7 +16,7 @@ END = "# End of the copy.\n"
 
 
 def with_copy(script: str, source: str) -> str:
-    """Copies all that follows the source's imports to between the script's marks; returns the new script."""
+    """Returns the script with everything after the source's imports copied in between its two marks."""
     imports = [n for n in ast.parse(source).body if isinstance(n, ast.Import | ast.ImportFrom)]
     copied = "".join(source.splitlines(keepends=True)[imports[-1].end_lineno :])
     before, _, rest = script.partition(BEGIN)

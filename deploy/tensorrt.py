@@ -89,9 +89,7 @@ def main() -> None:
     home = given.home.resolve()
     engines = (given.engines or home.with_name(f"{home.name}.engines")).resolve()
     if engines == home or home in engines.parents:
-        sys.exit(
-            f"{engines} is inside the home, which only lwm-edge writes to; choose a folder outside of it"
-        )
+        sys.exit(f"{engines} is inside the home, which only lwm-edge writes to; choose a folder outside it")
     engines.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory() as folder:

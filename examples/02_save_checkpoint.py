@@ -1,4 +1,4 @@
-"""Saves a trained classifier the way many training scripts do, standing in for the end of yours.
+"""Saves a trained classifier as many training scripts do; it stands in for your own training script.
 
     python examples/02_save_checkpoint.py MODEL.pth
 

@@ -2,7 +2,7 @@
 
     python examples/03_ship_a_base.py FOLDER
 
-The classifier stands for yours (02_save_checkpoint.py); its photos are those that ship with lwm-edge.
+The classifier stands in for yours (02_save_checkpoint.py); its photos are those that ship with lwm-edge.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lwm_edge.demo import DEMO_DATA
 
 
 def at_the_vendors(folder: Path) -> tuple[Path, Path]:
-    """Makes a signed base; returns it and the public key, which go onto the devices."""
+    """Makes a signed base; returns it and the public key, both of which go onto the devices."""
     checkpoint, base = folder / "model.pth", folder / "base.lwm"
     train = Path(__file__).with_name("02_save_checkpoint.py")
     subprocess.run([sys.executable, train, checkpoint], check=True)  # your training
@@ -33,13 +33,13 @@ def at_the_vendors(folder: Path) -> tuple[Path, Path]:
         ),
     )
     print("Packed", base, "that knows", ", ".join(report.class_names))
-    keys = lwm_edge.generate_key(folder / "vendor")  # vendor.key stays here, vendor.pub goes along
+    keys = lwm_edge.generate_key(folder / "vendor")  # vendor.key stays here, vendor.pub ships
     lwm_edge.sign_bundle(base, keys.private_key_file)
     return base, keys.public_key_file
 
 
 def on_the_device(base: Path, vendor_key: Path, folder: Path) -> None:
-    """Makes a home that takes no base but this vendor's, learns a class, and proves where it came from."""
+    """Makes a home that accepts only this vendor's bases, learns classes, and proves where it came from."""
     home = folder / "home"
     lwm_edge.init_home(base, home, trust=vendor_key)
     lwm_edge.add_classes(home, DEMO_DATA / "train" / "2")

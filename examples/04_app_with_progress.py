@@ -1,8 +1,8 @@
-"""An app embeds lwm-edge: a progress bar, a cancel button, and a classifier that it loads again.
+"""Embeds lwm-edge in an app, with a progress bar, a cancel button, and a classifier that is loaded again.
 
     python examples/04_app_with_progress.py FOLDER_FOR_THE_HOME
 
-What the app's own threads and windows would do is left out: the user presses "cancel" once, by itself.
+The app's own threads and windows are left out, and the script itself presses "cancel" once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Screen:
         self.phases: list[str] = []
 
     def show(self, progress: lwm_edge.Progress) -> None:
-        """Is called at every step; what it raises ends the increment, and the model stays as it was."""
+        """Shows a step; an exception raised here ends the increment, and the model stays as it was."""
         if progress.phase not in self.phases:
             self.phases.append(progress.phase)
         if progress.phase == self.cancel_in_phase:

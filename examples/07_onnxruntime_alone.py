@@ -1,4 +1,4 @@
-"""An app that has onnxruntime, Pillow and NumPy, and nothing of lwm-edge, keeps up with the model.
+"""Keeps up with a home's model in an app that has onnxruntime, Pillow and NumPy, but not lwm-edge.
 
     python examples/07_onnxruntime_alone.py HOME PHOTO...
 
@@ -31,7 +31,7 @@ class CurrentModel:
         self.reload()
 
     def reload(self) -> bool:
-        """Loads the model if it has changed since; the link `current` points at another folder then."""
+        """Loads the model if the link `current` points at another folder by now; returns whether it did."""
         while (target := self._link.readlink()) != self._loaded:
             try:
                 session = onnxruntime.InferenceSession(
@@ -58,7 +58,7 @@ class CurrentModel:
 
 
 def main(home: str, photos: list[str]) -> None:
-    """Classifies photos, each with the model that is current then."""
+    """Classifies photos, each with the model that is current at that moment."""
     model = CurrentModel(home)
     for photo in photos:
         model.reload()

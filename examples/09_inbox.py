@@ -1,8 +1,8 @@
-"""Watches an inbox from a program of one's own, and ends once it has taught something.
+"""Watches an inbox from a program of your own, and ends once it has taught something.
 
     python examples/09_inbox.py HOME INBOX TAUGHT
 
-A real one would go on; `lwm-edge inbox` does that as a command, and deploy/systemd/ as a service.
+A real program would go on; `lwm-edge inbox` does so as a command, and deploy/systemd/ as a service.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class EnoughError(Exception):
 
 
 def show(report: lwm_edge.InboxReport) -> None:
-    """Is called when something was taught, and when it changes what waits."""
+    """Prints what was taught and what waits; it is called when there is news of either."""
     for done in report.taught:
-        print(f"Taught {done.class_name} by {done.photos} photos, now in {done.moved_to}")
+        print(f"Taught {done.class_name} with {done.photos} photos, now in {done.moved_to}")
     for left in report.waiting:
         print(f"{left.class_name}: {left.state}. {left.reason}")
     if report.taught:
@@ -27,7 +27,7 @@ def show(report: lwm_edge.InboxReport) -> None:
 
 
 def main(home: str, inbox: str, taught: str) -> None:
-    """Watches until something was taught; photos count as complete once nothing has changed for a second."""
+    """Watches until something was taught; photos count as complete if nothing has changed for a second."""
     try:
         lwm_edge.watch_inbox(home, inbox, on_report=show, taught=taught, quiet_seconds=1)
     except EnoughError:

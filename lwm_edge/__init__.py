@@ -1,7 +1,7 @@
 """Teach a deployed image classifier new classes, on the device, from photos of the new classes alone.
 
 The method is Learning without Memorizing (Dhar et al., CVPR 2019): in `learning`, `losses` has its three
-terms, `attention` the maps, `training` the loop. Around it:
+terms, `attention` the maps, `training` the loop. Around it stand:
 
     reading photos      photos: folders -> reading -> photo_set; in_memory, class_names, preprocessing
     holding a model     model: bundle (one file of constant length, described by its manifest), network
@@ -9,22 +9,24 @@ terms, `attention` the maps, `training` the loop. Around it:
                         (the file that apps load: tracing, checks, graph, parity, variants), classifier
     making a base       base: build (train, saved_training) or adopt (checkpoint, labels) a classifier;
                         start; finish (observing, choose_levels, measure); ranks (several processes)
-    keeping a model     home -> generations of bundle, ONNX file, labels and receipt; one link, one writer;
-                        ownership (what may be removed); changes, previous (undo), repair, export; readers
-                        need no torch; camera; interrupted (an increment that waits)
+    keeping a model     home -> generations of bundle, ONNX file, labels and receipt, with one link to the
+                        current one and one writer at a time; ownership (what may be removed); changes,
+                        previous (undo), repair, export; readers (without torch); camera; interrupted (an
+                        increment that can be resumed)
     adding classes      increment: add -> worker -> learn (task, plan, teach, verdict, gate) -> commit;
-                        plan (job, prediction); renaming (another name, two classes that are one),
-                        removal (a class less); calibrate;
-                        doctor (photos that harm) -> findings;
+                        plan (job, prediction); renaming (of a class, or merging it into another);
+                        removal (of a class); calibrate;
+                        doctor (finds photos that do harm) -> findings;
                         inbox -> inbox_watcher -> inbox_folder (photos that arrive in a folder)
     proving its origin  custody: keys -> signing -> chain; home/trust; proofs/verification
     other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
-    pages to look at    pages: facts, charts -> report (a home); moment (an increment, with photos); doctor
+    pages to look at    pages: facts, charts -> report (on a home); moment (of an increment, with photos);
+                        doctor
     the command line    cli: commands, receipt, display, progress, terminal, settings
 
-A package imports only from those before it: the foundation (records, errors, storage, outputs, locks,
-memory, freed_memory, _disk, _streams, _processes), photos, model, then custody and learning, home and base,
-increment, proofs, pages, cli.
+A package imports only from those before it: the foundation (records, errors, storage, outputs, locks, memory,
+freed_memory, processors, _cgroups, _disk, _streams, _processes), photos, model, then custody and learning,
+home and base, increment, proofs, pages, cli.
 
 Functions are verbs, settings are `...Config`, results are frozen `...Report`, and every error raised on
 purpose is an `LwmEdgeError` (see `errors`). The command line calls these functions and prints.
@@ -173,7 +175,7 @@ _DEFINED_IN = {  # imported only when first used, so that reading a model does n
     "proofs.verification": ("VerificationReport", "verify"),
     "records": ("Progress",),
 }
-_TAKE_TORCH = ("base.adopt", "base.build", "demo", "model.architectures.registry")
+_NEED_TORCH = ("base.adopt", "base.build", "demo", "model.architectures.registry")
 _MODULE_OF = {name: module for module, names in _DEFINED_IN.items() for name in names}
 
 __all__ = ["__version__", *sorted(_MODULE_OF)]
@@ -186,17 +188,17 @@ def __getattr__(name: str) -> Any:
         return metadata.version("lwm-edge")
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if _MODULE_OF[name] in _TAKE_TORCH:
+    if _MODULE_OF[name] in _NEED_TORCH:
         from .model.torch_needed import require_torch
 
-        require_torch(f"{name} takes")
+        require_torch(f"{name} needs")
     found = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
     return _public(found) if isinstance(found, FunctionType) else found
 
 
 @cache
 def _public(function: FunctionType) -> Callable[..., Any]:
-    """Makes a function raise only our own errors; cached, so that pickle finds the same object by name."""
+    """Wraps a function to raise only our own errors; cached, so that pickle finds the same object by name."""
     public = explains_os_failures(function)
     public.__module__ = __name__
     return public

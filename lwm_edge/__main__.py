@@ -3,13 +3,13 @@
 import gc
 import os
 
-from .cli import started  # noqa: F401 - first, so that all that follows is counted
+from .cli import started  # noqa: F401 - imported first, to note the time before anything else loads
 from .cli.interruption import ignore_requests_to_stop, stop_with_a_sentence
 from .processors import thread_settings
 
 
 def main() -> None:
-    """Prepares for being told to stop, loads the command line, and runs it."""
+    """Sets up how the command stops on request, loads the command line, and runs it."""
     stop_with_a_sentence()
     os.environ.update({**thread_settings(), **os.environ})
     gc.disable()  # nothing that libraries make while they load is garbage

@@ -1,6 +1,6 @@
 """Performs the few operations that `storage` is built on; no other module changes files or folders.
 
-They are a module of their own so that tests can put another in its place, which records every operation and
+They form a module of their own so that tests can put another in its place that records every operation and
 replays it with power cuts.
 """
 
@@ -18,7 +18,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_NOT_EVERYWHERE = {
+_FEATURES = {
     "file locks": fcntl is not None,
     "symbolic links": hasattr(os, "symlink"),
     "syncs of folders": hasattr(os, "O_DIRECTORY"),
@@ -26,24 +26,24 @@ _NOT_EVERYWHERE = {
 }
 
 
-def lacking() -> list[str]:
-    """Lists what a safe change of files takes and this system lacks, such as Windows."""
-    return [what for what, is_there in _NOT_EVERYWHERE.items() if not is_there]
+def missing_features() -> list[str]:
+    """Lists what this system lacks of the features that safe changes need; Windows lacks most of them."""
+    return [feature for feature, is_offered in _FEATURES.items() if not is_offered]
 
 
 def create_file(path: Path, mode: int) -> BinaryIO:
-    """Creates a new, empty file, with permissions `mode` less the umask."""
+    """Creates a new, empty file whose permissions are `mode` less the umask."""
     return open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode))
 
 
 def open_file(path: Path) -> BufferedReader:
-    """Opens a file for reading, without waiting for whoever writes to it if it is a pipe."""
+    """Opens a file for reading; if it is a pipe, does not wait for anyone to write to it."""
     flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
     return open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags))
 
 
 def write(file: BinaryIO, content: bytes) -> None:
-    """Hands content to the operating system."""
+    """Hands content over to the operating system."""
     file.write(content)
     file.flush()
 
@@ -54,7 +54,7 @@ def sync_file(file: BinaryIO) -> None:
 
 
 def _sync(descriptor: int) -> None:
-    """Syncs a file or folder; on macOS, where fsync(2) ends in the disk's cache, all the way."""
+    """Syncs a file or folder; on macOS, where fsync(2) stops at the disk's cache, it goes all the way."""
     if (to_the_disk := getattr(fcntl, "F_FULLFSYNC", None)) is not None:
         with suppress(OSError):  # the file system does not offer it
             fcntl.fcntl(descriptor, to_the_disk)
@@ -72,7 +72,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Renames a file or link within its file system, and replaces what had that name."""
+    """Renames a file or link within its file system, replacing whatever had the new name."""
     source.replace(target)
 
 
@@ -82,7 +82,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def symlink(link: Path, target: str) -> None:
-    """Creates a symbolic link, which belongs to the owner of its folder if the superuser makes it."""
+    """Creates a symbolic link; one that the superuser makes belongs to the owner of its folder."""
     link.symlink_to(target)
     if os.geteuid() == 0 and link.parent.stat().st_uid != 0:
         with suppress(OSError):  # its owner may replace it all the same
@@ -90,9 +90,9 @@ def symlink(link: Path, target: str) -> None:
 
 
 def _give_link_to_owner_of(folder: Path, link: Path) -> None:
-    """Gives a link itself to a user, through a descriptor for the reason that `give_to_owner_of` has.
+    """Gives a link itself to a user, through a descriptor for the reason that `give_to_owner_of` gives.
 
-    A descriptor of a link takes no fchown(2), but its name in /proc stands for the link, not for its target.
+    fchown(2) refuses a link's descriptor, but the descriptor's name in /proc means the link, not its target.
     """
     if not hasattr(os, "O_PATH"):
         return
@@ -110,7 +110,7 @@ def unlink(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Creates a folder, unless it exists; whatever the umask, a new one is not writable by everybody."""
+    """Creates a folder unless it exists; a new one is never writable by everybody, whatever the umask."""
     if path.is_dir():
         return
     path.mkdir(0o775, exist_ok=True)
@@ -127,7 +127,7 @@ def remove_folder(path: Path) -> None:
 
 
 def open_lock(path: Path) -> int:
-    """Opens a lock file, and creates it if it is missing; a link is not followed.
+    """Opens a lock file, creating it if it is missing; a link is not followed.
 
     Whoever can open a file can lock it, so only those who may change the folder can open a new one.
     """
@@ -147,9 +147,9 @@ def open_lock(path: Path) -> int:
 
 
 def give_to_owner_of(folder: Path, descriptor: int) -> None:
-    """Gives what the superuser just made in a user's folder to that user, who could not change it otherwise.
+    """Gives a user what the superuser has just made in their folder, as they could not change it otherwise.
 
-    It takes a descriptor, since whoever may change the folder could replace what a path leads to.
+    It works on a descriptor, since whoever may change the folder could replace what a path leads to.
     """
     owner = folder.stat()
     if os.geteuid() == 0 and owner.st_uid != 0:
@@ -157,7 +157,7 @@ def give_to_owner_of(folder: Path, descriptor: int) -> None:
 
 
 def lock(descriptor: int, *, wait: bool) -> None:
-    """Locks a file until `unlock`, or until nobody has the descriptor open.
+    """Locks a file until `unlock` is called, or until no process has the descriptor open any more.
 
     Raises:
         BlockingIOError: Another process has locked it, and `wait` is not set.

@@ -1,7 +1,7 @@
 """Starts processes that run a module of this package, and nothing else.
 
-A process's standard input stays open for as long as the process that started it lives, which is how it learns
-of that one's end. What goes over the pipes is up to whoever starts it.
+The process that starts another is called its parent. The standard input of the new process stays open for as
+long as its parent lives, so it notices when the parent ends. What goes through the pipes is up to the parent.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import psutil
 from .errors import ConfigError
 
 _LOW_PRIORITY = 10  # niceness; the lowest priority is 19
-# Does what `python -m` does, but without the current folder on the path: no file there may be run.
+# Does what `python -m` does, but keeps the current folder off the path: no file there may be run.
 _START_CODE = "import sys; sys.path[:] = [p for p in sys.path if p]; from {} import main; main()"
 
 
@@ -32,24 +32,24 @@ def start_process(
 ) -> subprocess.Popen[bytes]:
     """Starts a process that runs a module's `main`.
 
-    Ctrl-C reaches the process that starts it as well, which asks it to stop. Until it has loaded its
-    libraries, it could do no better than end in a traceback.
+    By default, Ctrl-C does not reach the process: while its libraries load, it could only end in a traceback.
+    The parent gets Ctrl-C as well, and then asks the process to stop.
 
     Args:
         module: Full name of the module.
-        environment: Variables that it gets unless they are set already.
-        descriptor: File descriptor that it inherits.
-        blocked: Signals that do not reach it.
+        environment: Environment variables for the process; those that are set already stay as they are.
+        descriptor: File descriptor that the process inherits.
+        blocked: Signals that do not reach the process.
 
     Raises:
-        ConfigError: `sys.executable` is no Python interpreter.
-        OSError: The system starts no more processes.
+        ConfigError: `sys.executable` is not a Python interpreter.
+        OSError: The system refuses to start another process.
     """
     command, start_in = [_python(), "-c", _START_CODE.replace("{}", module)], _existing_folder()
     with _signals_blocked(blocked):
         return subprocess.Popen(
             command,
-            stdin=subprocess.PIPE,  # closes when this process ends for whatever reason
+            stdin=subprocess.PIPE,  # closes when this process ends, for whatever reason
             stdout=subprocess.PIPE,
             pass_fds=() if descriptor is None else (descriptor,),
             env={**environment, **os.environ},
@@ -58,7 +58,7 @@ def start_process(
 
 
 def lower_priority() -> None:
-    """Makes this process, and all that it starts, wait for others that want the processor or the disk."""
+    """Makes this process, and all that it starts, give way to others that want the processor or the disk."""
     with suppress(OSError, AttributeError):  # a system without priorities, or a sandbox that hides them
         os.nice(max(0, _LOW_PRIORITY - os.nice(0)))
         psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
@@ -81,8 +81,8 @@ def _python() -> str:
     """Returns the path of the Python interpreter that runs the processes.
 
     Raises:
-        ConfigError: `sys.executable` is the app that this Python is embedded in, or is not known: started
-            with a module's name, that app could do anything.
+        ConfigError: `sys.executable` is unknown, or it is the app that this Python is embedded in: if that
+            app were started with a module's name, it could do anything.
     """
     executable = sys.executable or ""
     name = Path(executable).name.lower()
@@ -96,7 +96,7 @@ def _python() -> str:
 
 
 def _existing_folder() -> str | None:
-    """Returns where a process starts if the current folder is gone, as MKL would end it there."""
+    """Returns the root folder if the current folder is gone, where MKL would end a process; None if not."""
     try:
         Path.cwd()
     except OSError:

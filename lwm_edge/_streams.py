@@ -17,7 +17,7 @@ from typing import Any, TextIO, cast
 
 
 class ForgivingStream:
-    """Writes text to a stream until the first failure, and discards whatever is written after it.
+    """Writes text to a stream until the first failure, and discards whatever is written after that.
 
     Characters that the stream's encoding lacks are escaped.
 
@@ -44,7 +44,7 @@ class ForgivingStream:
         return len(text)
 
     def flush(self) -> None:
-        """Passes on what was written."""
+        """Flushes what was written."""
         if self.failure is None:
             try:
                 self._stream.flush()
@@ -52,7 +52,7 @@ class ForgivingStream:
                 self.give_up(error)
 
     def give_up(self, error: OSError) -> None:
-        """Discards all text from now on, even what is buffered, so that the process can end in peace."""
+        """Discards all text from now on, even what is buffered, so that the process can end without error."""
         self.failure = error
         with suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY)
@@ -65,7 +65,7 @@ class ForgivingStream:
 
 @contextmanager
 def forgiving_streams() -> Iterator[None]:
-    """Keeps printing from failing within the block; `output_failure` tells what was lost."""
+    """Keeps printing from failing within the block; `output_failure` says why text was lost."""
     _open_missing()
     before = sys.stdout, sys.stderr
     sys.stdout = cast(TextIO, ForgivingStream(sys.stdout))
@@ -79,7 +79,7 @@ def forgiving_streams() -> Iterator[None]:
 
 
 def output_failure() -> OSError | None:
-    """Returns why printed text did not arrive; a reader that went away has read enough, which is fine."""
+    """Returns the error that kept printed text from arriving; None if the reader simply went away."""
     sys.stdout.flush()
     failure = getattr(sys.stdout, "failure", None)
     return None if isinstance(failure, BrokenPipeError) else failure
@@ -111,7 +111,7 @@ def write_stdout(content: bytes) -> None:
 
 
 def _open_missing() -> None:
-    """Opens the standard descriptors that are closed, so that no file of ours gets one of their numbers."""
+    """Opens any closed standard descriptors, so that no file of ours is given one of their numbers."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)

@@ -1,7 +1,8 @@
 """Runs `lwm-edge demo`: the main job on real images that ship with the package, in about a minute.
 
-It twice adds two classes to a base of six classes of Fashion-MNIST (Xiao et al. 2017, MIT licence), by three
-recipes, and compares the result with what a frozen backbone gives for free.
+Starting from a base of six classes of Fashion-MNIST (Xiao et al. 2017, MIT licence), it adds two classes and
+then two more, once with each of three recipes, and compares the results with what a frozen backbone gives for
+free.
 """
 
 from __future__ import annotations

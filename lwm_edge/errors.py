@@ -16,8 +16,8 @@
     ├── BusyError               75   another process holds the home; try again
     └── StoppedError           130   stopped on request (143: by SIGTERM); the same command continues
 
-The number is the command line's exit code. One that is no error is 9: some photos could not be read, and the
-others were classified.
+The number is the command line's exit code. Exit code 9 stands for no error of this tree: some photos could
+not be read, but the others were classified.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ T = TypeVar("T")
 
 _LONGEST_LINE = 300
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
-_OTHERS_TAKE_TOO_MUCH = (errno.ENOMEM, errno.ENFILE, errno.EAGAIN)
-_LACK_OF_MEMORY = (
+_SYSTEM_RAN_SHORT = (errno.ENOMEM, errno.ENFILE, errno.EAGAIN)
+_OUT_OF_MEMORY_WORDS = (
     "allocate memory",
     "out of memory",
     "bad_alloc",
-    "failed to map segment",  # the loader's word for it, about a library
-    "can't start new thread",  # of which each needs memory, and a number of its own
+    "failed to map segment",  # what the loader says when a library does not fit
+    "can't start new thread",  # each thread needs memory, and a number of its own
 )
 _OTHER_FILE_SYSTEM = "a home needs them, so choose a folder on another one, such as ext4"
 
 SOME_PHOTOS_FAILED = 9
-"""Exit code of a command that did its work for some photos, and could not read the others."""
+"""Exit code of a command that did its work for some photos but could not read the others."""
 
 NOT_OFFERED = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
-"""Numbers of the errors by which file systems say, each in its own way, that they lack something."""
+"""Error numbers by which file systems say, each in its own way, that they do not offer something."""
 
 
 class LwmEdgeError(Exception):
     """Signals that something went wrong; it is the base of the tree.
 
     Args:
-        message: Message that says what was wrong, where, and what to do about it.
-        problems: Problems that were found, if there are several.
+        message: What was wrong, where, and what to do about it.
+        problems: All the problems that were found, if there are several.
     """
 
     exit_code = 1
@@ -135,7 +135,7 @@ class TrustError(LwmEdgeError):
 
 
 class PeerError(LwmEdgeError):
-    """Another of the processes that train a base failed; it said why, so this one need not say anything."""
+    """Another of the processes that train a base failed; it says why, so this one has nothing to add."""
 
 
 class BusyError(LwmEdgeError):
@@ -151,7 +151,7 @@ class StoppedError(LwmEdgeError):
 
 
 def shortened(lines: Sequence[str], listed: int, more: str = "more") -> list[str]:
-    """Returns the first lines, and how many more there are."""
+    """Returns the first `listed` lines and, if there are more, a line that says how many."""
     rest = [f"and {len(lines) - listed} {more}"] if len(lines) > listed else []
     return [*lines[:listed], *rest]
 
@@ -167,23 +167,23 @@ def os_failure(action: str, where: object, error: OSError) -> LwmEdgeError:
     """Turns the operating system's refusal into an error that says what to do.
 
     Args:
-        action: Verb for what was tried, such as "write".
-        where: Path that it was tried on, or another object that names the place.
-        error: Error of the operating system.
+        action: Verb that says what was tried, such as "write".
+        where: Path that it was tried on, or anything else that names the place.
+        error: Operating system's error.
     """
     why = error.strerror or first_line(error)
     if error.errno in _DISK_IS_FULL:
         return ResourceError(f"cannot {action} {where}: the disk is full; free some space and try again")
     if error.errno == errno.EFBIG:
         return ResourceError(
-            f"cannot {action} {where}: it is longer than files may be here; raise the limit (ulimit -f), or "
+            f"cannot {action} {where}: it is longer than a file may be here; raise the limit (ulimit -f), or "
             "choose another file system"
         )
     if error.errno == errno.EMFILE:
         return ResourceError(
             f"cannot {action} {where}: this process has too many files open; raise the limit (ulimit -n)"
         )
-    if error.errno in _OTHERS_TAKE_TOO_MUCH:
+    if error.errno in _SYSTEM_RAN_SHORT:
         return ResourceError(f"cannot {action} {where}: {why}; close other programs and try again")
     if action == "lock" and error.errno in NOT_OFFERED and error.errno != errno.EPERM:
         return HomeError(f"cannot lock {where}: this file system has no locks ({why}); {_OTHER_FILE_SYSTEM}")
@@ -196,9 +196,9 @@ def os_failure(action: str, where: object, error: OSError) -> LwmEdgeError:
 
 
 def ran_out_of_memory(error: Exception) -> bool:
-    """Returns whether an error of Python or of another library means that it got no memory or thread."""
+    """Returns whether an error, Python's or another library's, means a lack of memory or threads."""
     text = str(error).lower()
-    return isinstance(error, MemoryError) or any(words in text for words in _LACK_OF_MEMORY)
+    return isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY_WORDS)
 
 
 def known(error: Exception) -> LwmEdgeError:
@@ -207,24 +207,24 @@ def known(error: Exception) -> LwmEdgeError:
         return error
     if ran_out_of_memory(error):
         return ResourceError(
-            f"the system gave no more memory or threads ({first_line(error)}); close other programs, or "
+            f"the system ran out of memory or threads ({first_line(error)}); close other programs, or "
             "raise the limits of this process (ulimit -v, ulimit -u), and try again"
         )
     if isinstance(error, OSError):
         return os_failure("use", error.filename or "another file or pipe", error)
     if _is_about_nul(error):
-        return ConfigError("a path has a NUL character, which no file's name can have; give another path")
-    if wrong := _no_path(error):
-        return ConfigError(f"a path is a str or an os.PathLike object, not of type {wrong}; give another one")
+        return ConfigError("a path has a NUL character, which no file name can have; give another path")
+    if wrong := _type_refused_as_path(error):
+        return ConfigError(f"a path must be a str or an os.PathLike object, not {wrong}; give another one")
     return unexpected(error)
 
 
 def _is_about_nul(error: Exception) -> bool:
-    """Returns whether Python refused a path for its NUL character."""
+    """Returns whether Python refused a path because of a NUL character."""
     return isinstance(error, ValueError) and "embedded null" in str(error)
 
 
-def _no_path(error: Exception) -> str | None:
+def _type_refused_as_path(error: Exception) -> str | None:
     """Returns the type that Python refused as a path; None if the error is about something else."""
     words = r"(?:PathLike|__fspath__).* not (?:of type )?(?:<class )?'?(\w+)'?>?$"
     found = re.search(words, str(error)) if isinstance(error, TypeError) else None
@@ -234,19 +234,19 @@ def _no_path(error: Exception) -> str | None:
 def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
     """Makes a public function raise errors of this tree alone, whatever the operating system refuses.
 
-    What the caller's own `on_progress` raises is the caller's, and comes out as it is.
+    What the caller's own `on_progress` raises is the caller's affair, and is passed on unchanged.
     """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def explained(*given: P.args, **named: P.kwargs) -> T:
-        of_caller: list[Exception] = []
+        callers_errors: list[Exception] = []
         try:
             arguments = signature.bind(*given, **named)
         except TypeError:
-            return function(*given, **named)  # which says what is wrong with them
+            return function(*given, **named)  # Python says what is wrong with the arguments
         if callable(on_progress := arguments.arguments.get("on_progress")):
-            arguments.arguments["on_progress"] = noting_errors(on_progress, of_caller)
+            arguments.arguments["on_progress"] = noting_errors(on_progress, callers_errors)
         try:
             return function(*arguments.args, **arguments.kwargs)
         except Exception as error:
@@ -254,9 +254,9 @@ def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
                 isinstance(error, OSError)
                 or ran_out_of_memory(error)
                 or _is_about_nul(error)
-                or _no_path(error) is not None
+                or _type_refused_as_path(error) is not None
             )
-            if isinstance(error, LwmEdgeError) or not is_refusal or error in of_caller:
+            if isinstance(error, LwmEdgeError) or not is_refusal or error in callers_errors:
                 raise
             raise known(error) from error
 
@@ -264,7 +264,7 @@ def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def noting_errors(callback: Callable[..., object], noted: list[Exception]) -> Callable[..., None]:
-    """Makes a callback that adds what it raises to a list, so that it can be told from other errors."""
+    """Wraps a callback so that what it raises is noted in a list, and can be told apart from other errors."""
 
     def noting(*given: object) -> None:
         try:
@@ -277,7 +277,7 @@ def noting_errors(callback: Callable[..., object], noted: list[Exception]) -> Ca
 
 
 def unexpected(error: Exception) -> LwmEdgeError:
-    """Turns an error that nobody foresaw into one that says what it is, where, and how to report it."""
+    """Turns an error that nobody foresaw into one that says what happened, where, and how to report it."""
     frame = traceback.extract_tb(error.__traceback__)[-1:]
     where = f" ({Path(frame[0].filename).name}, line {frame[0].lineno})" if frame else ""
     return LwmEdgeError(

@@ -22,18 +22,19 @@ _UNMAP_FROM_BYTES = 64 * 1024
 _KEPT_BLOCK, _KEPT_HEAP = 2**25, 2**30  # the former is the most that glibc accepts
 _MADV_DONTNEED = 4  # a constant of mman.h
 _PAGEMAP = Path("/proc/self/pagemap")
-_PAGE_STATE = np.uint64(1 << 63 | 1 << 61)  # resident, and a file's: once written to, a private page is not
+# Bits of a page that is resident and still a file's, as a private page no longer is once it is written to.
+_PAGE_STATE = np.uint64(1 << 63 | 1 << 61)
 _LIBRARY_PERMISSIONS = ("r--p", "r-xp")  # private to this process, as the loader maps code and constants
 _processes_of_ours: set[int] = set()
 
 
 def bound_allocator() -> bool:
-    """Makes freed tensors leave this process at once; returns False if the allocator is not glibc's.
+    """Gives freed tensors' memory back to the system at once; returns False if the allocator is not glibc's.
 
     Large blocks are mapped one by one and unmapped when freed, and all threads share one arena, so peak
-    memory is what is alive at once, without what fragmentation would add. Each block's pages are cleared
-    again for that, which can double the time of a step: see `freed_memory_kept`. Call it where a process of
-    ours begins.
+    memory is what is alive at once, without what fragmentation would add. The price is that the pages of each
+    new block are cleared, which can double the time of a step: see `freed_memory_kept`. Call this at the
+    start of a process of our own.
     """
     bounded = _set_allocator(_UNMAP_FROM_BYTES, _UNMAP_FROM_BYTES)
     _processes_of_ours.add(os.getpid())
@@ -42,9 +43,9 @@ def bound_allocator() -> bool:
 
 @contextmanager
 def freed_memory_kept(keep: bool) -> Iterator[None]:
-    """Keeps freed tensors in this process for the next ones, within the block: faster, but takes more memory.
+    """Keeps freed tensors' memory for the next ones within the block, which is faster but takes more memory.
 
-    Does nothing in a process where `bound_allocator` was not called: there, the allocator is the caller's.
+    Does nothing in a process where `bound_allocator` was not called: there, the allocator is not ours to set.
     """
     keep = keep and os.getpid() in _processes_of_ours
     if keep:
@@ -54,6 +55,12 @@ def freed_memory_kept(keep: bool) -> Iterator[None]:
     finally:
         if keep:
             _set_allocator(_UNMAP_FROM_BYTES, _UNMAP_FROM_BYTES)
+
+
+def give_freed_memory_back() -> None:
+    """Gives back to the system what libraries have freed in the meantime, in a process of our own."""
+    if os.getpid() in _processes_of_ours:
+        _set_allocator(_UNMAP_FROM_BYTES, _UNMAP_FROM_BYTES)
 
 
 def _set_allocator(mapped_from: int, kept_bytes: int) -> bool:
@@ -68,15 +75,15 @@ def _set_allocator(mapped_from: int, kept_bytes: int) -> bool:
         (_M_TRIM_THRESHOLD, kept_bytes),
         (_M_ARENA_MAX, 1),
     )
-    taken = [mallopt(parameter, value) == 1 for parameter, value in settings]
+    accepted = [mallopt(parameter, value) == 1 for parameter, value in settings]
     malloc_trim(0)
-    return all(taken)
+    return all(accepted)
 
 
 def mapped_from(path: Path, tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    """Picks the tensors that lie in a private mapping of a file; none where the system does not tell.
+    """Picks the tensors that lie in a private mapping of a file; none where the system does not say.
 
-    `safetensors` maps files today, but nothing promises it. See proc(5), maps.
+    `safetensors` maps files today, but does not promise to. See proc(5), maps.
     """
     file = os.path.realpath(path)
     spans = [_span(m.addr) for m in _memory_maps() if m.path == file and m.perms[-1] == "p"]
@@ -92,8 +99,8 @@ def drop_mapped_pages(tensors: Iterable[Tensor]) -> None:
     """Gives the whole pages of tensors mapped from a file back to the system, until they are read again.
 
     The file's content stays in the kernel's cache, outside this process. Pages that are not a file's, or that
-    have been written to since they were mapped, would be lost: they stay, and so does everything where the
-    system does not tell. See madvise(2), MADV_DONTNEED, and proc(5), pagemap.
+    have been written to since they were mapped, would be lost, so they stay. Where the system does not say
+    which these are, all pages stay. See madvise(2), MADV_DONTNEED, and proc(5), pagemap.
     """
     try:
         pagemap = os.open(_PAGEMAP, os.O_RDONLY)
@@ -110,7 +117,7 @@ def drop_mapped_pages(tensors: Iterable[Tensor]) -> None:
 
 
 def _unchanged_pages(pagemap: int, first: int, last: int) -> Iterator[tuple[int, int]]:
-    """Yields runs of pages that are resident and still a file's own, each as its first page and its end."""
+    """Yields runs of pages that are resident and still a file's own, by the numbers of first page and end."""
     if last <= first:
         return
     entry = np.dtype(np.uint64)
@@ -127,12 +134,12 @@ def _unchanged_pages(pagemap: int, first: int, last: int) -> Iterator[tuple[int,
 def drop_library_pages() -> None:
     """Gives the pages of library code and constants back to the system, until they are read again.
 
-    Importing torch reads some 100 MiB of them, and training a third of that. Only what is mapped from a file,
-    read-only and unchanged (no relocation, no debugger's breakpoint) is given back, and only in a
-    process of ours; shared mappings, such as a GPU driver's, are left alone. The kernel still has the content
-    in its cache. See madvise(2), MADV_DONTNEED, and proc(5), smaps.
+    Importing torch reads some 100 MiB of them, and training a third of that. A page is given back only if it
+    is mapped from a file, read-only and unchanged (by a relocation or a debugger's breakpoint), and only in a
+    process of our own; shared mappings, such as a GPU driver's, are left alone. The kernel still has the
+    content in its cache. See madvise(2), MADV_DONTNEED, and proc(5), smaps.
 
-    Where the system does not tell what is mapped, nothing is given back.
+    Where the system does not say what is mapped, nothing is given back.
     """
     if os.getpid() not in _processes_of_ours:
         return
@@ -146,7 +153,7 @@ def drop_library_pages() -> None:
 
 
 def _memory_maps() -> list[Any]:
-    """Lists what is mapped into this process; nothing where the system does not tell."""
+    """Lists what is mapped into this process; nothing where the system does not say."""
     if sys.platform != "linux":
         return []
     try:

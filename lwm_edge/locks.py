@@ -29,7 +29,7 @@ def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
         is_new = not os.path.lexists(path)
         descriptor = _disk.open_lock(path)
     try:
-        if is_new:  # synced before all else, as only files beside a lock can be taken for this program's own
+        if is_new:  # synced first, as only files beside a lock are taken for this program's own
             sync_folder(path.parent)
         with explained("lock", path):
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -44,9 +44,9 @@ def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
         holder = os.getpid()
         try:
             yield descriptor
-        finally:  # a process that the caller's code forked has it open, too, and may come past here
+        finally:  # a process that the caller's code forked has it open too, and may also get here
             if os.getpid() == holder:
-                with suppress(OSError):  # to close it unlocks it, too, and what was done is done
+                with suppress(OSError):  # closing it unlocks it anyway, and the work is done
                     unlock(descriptor)
     finally:
         os.close(descriptor)

@@ -23,13 +23,13 @@ _CGROUP_FILES = {
 
 
 ASSUMED_BYTES = 2**29
-"""Memory that is taken to be free on a machine that says nothing about its memory."""
+"""Memory in bytes that is assumed to be free on a machine that says nothing about its memory."""
 
 _NO_LIMIT_FROM_BYTES = 2**60  # cgroups of version 1 write "no limit" as a number near 2**63
 
 
 def peak_rss_bytes() -> int:
-    """Returns the kernel's high-water mark of this process's resident memory since start or reset."""
+    """Returns the largest resident memory that this process has had since it started, or since a reset."""
     if _STATUS.exists():  # getrusage would give a child its parent's peak
         return _status("VmHWM")
     try:
@@ -43,7 +43,7 @@ def peak_rss_bytes() -> int:
 
 
 def reset_peak_rss() -> bool:
-    """Lowers the high-water mark to what is resident now; returns False if the kernel does not offer that."""
+    """Lowers the high-water mark to what is resident now; returns False if the kernel cannot do that."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -61,7 +61,7 @@ def rss_bytes() -> int:
 
 
 def resident_parts() -> tuple[int, int] | None:
-    """Returns the resident memory now, anonymous and mapped from files or shared; None if unknown."""
+    """Returns the bytes now resident in two parts: anonymous, and file-mapped or shared; None if unknown."""
     if not _STATUS.exists():
         return None
     return _status("RssAnon"), _status("RssFile") + _status("RssShmem")
@@ -90,9 +90,9 @@ def _known_available() -> list[int]:
 
 
 def _machine_available() -> Iterator[int]:
-    """Yields the memory available on the machine, if known: a service may see no /proc/meminfo.
+    """Yields the memory available on the machine, if it is known: a service may not see /proc/meminfo.
 
-    The kernel's own call, which needs no file, counts free pages alone, without those that it could reclaim.
+    The system call, which needs no file, counts free pages only, not those that the kernel could reclaim.
     """
     with suppress(OSError, psutil.Error, ValueError, KeyError):
         yield int(psutil.virtual_memory().available)
@@ -118,11 +118,11 @@ def tree_rss_bytes() -> int:
 def cgroup_peak() -> Iterator[Callable[[], tuple[int | None, str]]]:
     """Yields a function that reads the high-water mark of this process's own memory cgroup, if it has one.
 
-    Cgroups of version 2 reset it for one open file alone (from Linux 6.12 on). Those of version 1 would reset
-    it for everybody, so there it is read as it stands.
+    In cgroups of version 2, from Linux 6.12 on, a reset affects only the open file that asks for it. In those
+    of version 1 it would affect everybody, so there the mark is read as it stands.
 
     Yields:
-        A function that returns the mark in bytes (None without such a cgroup), and how it was taken.
+        A function that returns the mark in bytes (None without such a cgroup) and how it was taken.
     """
     path = next((path for path in _cgroup_peak_files() if path.is_file()), None)
     if path is None:
@@ -158,16 +158,16 @@ def _cgroup_peak_files() -> Iterator[Path]:
 
 
 def _cgroup_headroom() -> Iterator[int]:
-    """Yields the limit less the use of every memory cgroup that this process is in, version 1 or 2."""
+    """Yields what each memory cgroup that this process is in has left: its limit less what it uses."""
     for limit, use in _cgroup_files():
-        with suppress(OSError, ValueError):  # "max" is not a number, and not a limit
+        with suppress(OSError, ValueError):  # "max" is not a number: there is no limit
             most = int(limit.read_text())
             if most < _NO_LIMIT_FROM_BYTES:
                 yield max(0, most - int(use.read_text()) + _reclaimable(limit.parent))
 
 
 def _reclaimable(cgroup: Path) -> int:
-    """Returns the bytes of file pages that count as used, but that the kernel drops when memory is short."""
+    """Returns the bytes of file pages that count as used but that the kernel drops when memory is short."""
     with suppress(OSError):
         text = (cgroup / "memory.stat").read_text()
         found = re.search(r"^total_inactive_file (\d+)", text, re.MULTILINE)
@@ -177,7 +177,7 @@ def _reclaimable(cgroup: Path) -> int:
 
 
 def _cgroup_files() -> Iterator[tuple[Path, Path]]:
-    """Yields the files with limit and use of this process's memory cgroup and of those around it."""
+    """Yields the files with the limit and the use of this process's memory cgroup and of those around it."""
     for version, folder in levels("memory"):
         limit, use = _CGROUP_FILES[version]
         yield folder / limit, folder / use

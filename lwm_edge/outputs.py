@@ -1,4 +1,4 @@
-"""Writes the files that a user names: links are followed, and what is no regular file is refused."""
+"""Writes the files that a user names: links are followed, and anything but a regular file is refused."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ from .storage import (
 )
 
 STDOUT = "-"
-"""Name of an output that means standard output, not a file of that name."""
+"""Name that means standard output, not a file called that."""
 
 
 def check_output(path: Path | str, *, may_be_stdout: bool = False) -> None:
-    """Refuses an output that a user named and that `write_output` could not write; call it before the work.
+    """Refuses an output that `write_output` could not write; call it before the work begins.
+
+    Args:
+        path: Path that the user named, or `STDOUT`.
+        may_be_stdout: Whether standard output will do.
 
     Raises:
         ConfigError: Something that is not a regular file is there, or the output cannot be written.
@@ -51,8 +55,8 @@ def check_output(path: Path | str, *, may_be_stdout: bool = False) -> None:
 def write_output(path: Path | str, content: bytes) -> None:
     """Writes or replaces a file that a user named, atomically and durably.
 
-    Links are followed, and a file that is replaced keeps its mode and its owner. The text `-` means standard
-    output, but as a `Path` it is a file of that name.
+    Links are followed, and a file that is replaced keeps its mode and its owner. The string `-` means
+    standard output; the `Path` of that name means a file.
 
     Args:
         path: Path of the file.

@@ -1,4 +1,4 @@
-"""Counts the processors that this process may use: its cgroup and its affinity may allow it only some."""
+"""Counts the processors that this process may use, as its cgroup and its affinity may allow it only some."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ._cgroups import levels
 
 
 def thread_settings() -> dict[str, str]:
-    """Returns variables for the libraries' threads, which they read when they load.
+    """Returns the environment variables that tell libraries, when they load, how to run their threads.
 
     Waiting threads sleep. If they kept spinning, they would take the cores from other programs, and from each
-    other when the cores are busy. There are as many of them as a cgroup allows processors: libraries would
-    count those of the machine.
+    other when the cores are busy. There is one thread for each processor that this process may use: left to
+    themselves, libraries would count all processors of the machine.
     """
     return {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": str(usable_processors())}
 
@@ -31,7 +31,7 @@ def usable_processors() -> int:
 def _cgroup_shares() -> Iterator[float]:
     """Yields how many processors' time each cgroup that this process is in may use; see cgroups(7)."""
     for version, folder in levels("cpu"):
-        with suppress(OSError, ValueError):  # "max" is not a number, and not a limit
+        with suppress(OSError, ValueError):  # "max" is not a number: there is no limit
             quota, period = _quota_v2(folder) if version == 2 else _quota_v1(folder)
             if quota > 0 and period > 0:  # version 1 writes "no limit" as -1
                 yield quota / period

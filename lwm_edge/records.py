@@ -1,7 +1,7 @@
 """Defines what every package shares: reports, progress, settings, and paths as they are written.
 
-Reports are frozen records; receipts and the `--json` output are made of them. Names of fields carry their
-unit; accuracies are 0..1.
+Reports are frozen records; receipts and the `--json` output are made of them. The names of fields carry their
+units; accuracies run from 0 to 1.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ from .errors import ConfigError
 AnyPath = str | PathLike[str]
 
 _BYTES = "bytes_as_latin1"
-_NO_SIZE = "give a number of bytes, or one with a unit, such as 600MiB"
-_SAID_OTHERWISE = {"byte_size": _NO_SIZE, "byte_size_unit": _NO_SIZE}  # by the type of pydantic's error
+_SIZE_HINT = "give a number of bytes, or one with a unit, such as 600MiB"
+_CLEARER_MESSAGES = {"byte_size": _SIZE_HINT, "byte_size_unit": _SIZE_HINT}  # by the type of pydantic's error
+_PREFIX = "Value error, "  # pydantic puts it in front of what our own validators say
 _LARGEST_INT = 2**63 - 1
 _PLAIN_FLOAT = r"-?(0|[1-9]\d*)\.(0|\d*[1-9])"
 _SCIENTIFIC_FLOAT = r"-?[1-9](\.\d*[1-9])?e[+-]?\d{1,3}"
@@ -44,7 +45,7 @@ PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Record(BaseModel):
-    """Holds data to store: frozen, and without undeclared fields."""
+    """Holds data to be stored; it is frozen, and undeclared fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
@@ -60,7 +61,7 @@ class Settings(Record):
     @field_validator("*", mode="before")
     @classmethod
     def _no_number_is_a_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuses what pydantic takes for something else: `true` for 1, and 1 for `true`."""
+        """Refuses what pydantic would let pass: `true` where 1 is meant, and 1 where `true` is meant."""
         is_truth_value = "bool" in str(cls.model_fields[str(info.field_name)].annotation)
         if isinstance(value, bool) and not is_truth_value:
             raise ValueError("true and false have no meaning here")
@@ -96,22 +97,22 @@ def utf8_name(name: str) -> str:
 
 
 def utf8_text(text: str) -> str:
-    r"""Writes text so that UTF-8 can hold it: a byte of a name that is not UTF-8 becomes `\xff`."""
+    r"""Writes text so that UTF-8 can hold it: a byte that is not UTF-8 is written as, for example, `\xff`."""
     named = "".join(f"\\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else c for c in text)
     return named.encode(errors="backslashreplace").decode()
 
 
 def printable(path: Path) -> str:
-    """Writes a path as text that UTF-8 can hold, as `utf8_text` does: names of files need not be UTF-8."""
+    """Writes a path as text that UTF-8 can hold, as `utf8_text` does, since file names need not be UTF-8."""
     return utf8_text(utf8_name(str(path)))
 
 
 AnyNamePath = Annotated[Path, PlainSerializer(printable, when_used="json")]
-"""Path whose name need not be UTF-8, for people to read."""
+"""Path that people are to read; its name need not be UTF-8."""
 
 
 def _path_from(value: Any) -> Path:
-    """Reads a path; pydantic itself takes none that is not Unicode."""
+    """Reads a path; pydantic itself accepts only those that are Unicode."""
     if isinstance(value, dict) and value.keys() == {_BYTES}:
         return Path(os.fsdecode(str(value[_BYTES]).encode("latin-1")))
     if isinstance(value, str | PathLike):
@@ -124,7 +125,7 @@ ExactPath = Annotated[
     PlainSerializer(lambda path: {_BYTES: os.fsencode(path).decode("latin-1")}, when_used="json"),
     PlainValidator(_path_from),
 ]
-"""Path whose name need not be UTF-8, in settings; between processes, each byte of it is one character."""
+"""Path in settings; its name need not be UTF-8, and in JSON each of its bytes becomes one character."""
 
 
 ExactBytes = Annotated[
@@ -132,7 +133,7 @@ ExactBytes = Annotated[
     PlainSerializer(lambda content: b64encode(content).decode(), when_used="json"),
     BeforeValidator(lambda text: b64decode(text) if isinstance(text, str) else text),
 ]
-"""Bytes as they go from one process to another."""
+"""Bytes that go from one process to another, in JSON as base64."""
 
 
 class Report(BaseModel):
@@ -144,18 +145,18 @@ class Report(BaseModel):
 def plain_json(text: bytes, *, indent: int | None = None) -> Any:
     """Reads JSON that this program wrote, and refuses any that could hide something.
 
-    Repeated keys are hidden from whoever reads the content, and so are spaces, needless escapes and digits.
+    Repeated keys do not show once the content is read, and nor do spaces, needless escapes or extra digits.
 
     Args:
         text: JSON in UTF-8, without padding.
-        indent: Number of spaces by which levels are indented; None if there is not a single space.
+        indent: Number of spaces that indent each level; None if the text was written without any spaces.
 
     Raises:
         ValueError: The text is not JSON, or is not written as this program writes its content.
     """
     try:
         decoded = text.decode()
-        mark = next(c for c in map(chr, range(0xE000, 0xF900)) if c not in decoded)  # stands around floats
+        mark = next(c for c in map(chr, range(0xE000, 0xF900)) if c not in decoded)  # put around each float
         content = json.loads(
             decoded,
             object_pairs_hook=_without_repeated_keys,
@@ -165,7 +166,7 @@ def plain_json(text: bytes, *, indent: int | None = None) -> Any:
         separators = (",", ":") if indent is None else (",", ": ")
         needed = json.dumps(content, ensure_ascii=False, indent=indent, separators=separators)
         if decoded != needed.replace(f'"{mark}', "").replace(f'{mark}"', ""):
-            raise ValueError("it is not written as lwm-edge writes what it says")
+            raise ValueError("its content is not written in the way that lwm-edge writes it")
         return json.loads(decoded)
     except StopIteration:
         raise ValueError("it has every private-use character") from None
@@ -174,16 +175,16 @@ def plain_json(text: bytes, *, indent: int | None = None) -> Any:
 
 
 def require_as_written(record: BaseModel, text: bytes) -> None:
-    """Refuses JSON without spaces from which a record was read, unless the record would be written like that.
+    """Refuses the JSON that a record was read from, unless the record would be written exactly like that.
 
-    Fields that a later release added may be missing.
+    The JSON has no spaces, and may lack fields that a later release added.
 
     Raises:
-        ValueError: The text could hide something: by what `plain_json` refuses, by the order of its fields,
-            or by values of another type, such as a number in quotation marks.
+        ValueError: The text could hide something: in a way that `plain_json` refuses, in the order of its
+            fields, or in values of another type, such as a number in quotation marks.
     """
     written = json.loads(record.model_dump_json(exclude_unset=True))
-    if json.dumps(plain_json(text)) != json.dumps(written):  # each a float in one form, whoever wrote it
+    if json.dumps(plain_json(text)) != json.dumps(written):  # gives floats one form, whoever wrote them
         raise ValueError("its fields are in another order or form than lwm-edge writes")
 
 
@@ -194,7 +195,7 @@ def _plain_int(number: str) -> int:
 
 
 def _plain_float(number: str) -> str:
-    """Returns a number as it is written; refuses digits that it does not need, in any release's form."""
+    """Returns a number as it is written; refuses digits that it does not need in any release's form."""
     value = float(number)
     forms = _PLAIN_FLOAT if value == 0 or 1e-4 <= abs(value) < 1e15 else f"{_PLAIN_FLOAT}|{_SCIENTIFIC_FLOAT}"
     if not re.fullmatch(forms, number) or Decimal(number) != Decimal(repr(value)):
@@ -205,15 +206,15 @@ def _plain_float(number: str) -> str:
 def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        raise ValueError("it has a key twice")
+        raise ValueError("it has the same key twice")
     return content
 
 
 class Progress(Report):
     """Reports one step of a long job, for progress bars.
 
-    In the phases `photos` and `features`, and while photos are evaluated, a report comes before each photo,
-    and again while reading one takes long.
+    In the phases `photos` and `features`, and while photos are evaluated, there is a report before each
+    photo, and further ones while a photo takes long to read.
 
     Attributes:
         phase: Name of the phase: `photos`, `check`, `plan`, `features`, `train`, `evaluate`, `stage` or
@@ -221,7 +222,7 @@ class Progress(Report):
         done: Number of steps done in the phase.
         total: Number of steps in the phase.
         loss: Loss of the latest optimiser update, while training.
-        notes: Lines for the owner about files that are left out, and why, before anything is learnt.
+        notes: Lines that tell the owner, before anything is learnt, which files are left out and why.
         expected_seconds: Seconds that a phase of one step is expected to take; None if that is not known.
     """
 
@@ -245,7 +246,7 @@ class StepReporter:
 
     Args:
         phase: Name of the phase.
-        total: Number of its steps, or of those that are usual; further ones are not counted.
+        total: Number of its steps, or the usual number of them; any beyond that are not counted.
         on_progress: Function that gets the reports.
     """
 
@@ -259,13 +260,13 @@ class StepReporter:
         self.again()
 
     def again(self) -> None:
-        """Repeats the latest report while a step takes long, so that whoever gets it can end the work."""
+        """Repeats the latest report while a step takes long, so that whoever receives it can end the work."""
         done = min(max(0, self._begun - 1), self._total)
         self._on_progress(Progress(phase=self._phase, done=done, total=self._total))
 
 
 def report_nothing() -> None:
-    """Stands in for a function that reports something, or that may end the work."""
+    """Does nothing; it takes the place of a function that reports something, or that may end the work."""
 
 
 def invalid(message: str, error: ValidationError) -> ConfigError:
@@ -277,6 +278,6 @@ def invalid_values(error: ValidationError) -> list[tuple[str, str]]:
     """Lists what pydantic found: where (empty for the whole), and what is wrong there."""
     items = error.errors(include_url=False, include_context=False)
     return [
-        (".".join(map(str, i["loc"])), _SAID_OTHERWISE.get(i["type"], i["msg"].removeprefix("Value error, ")))
+        (".".join(map(str, i["loc"])), _CLEARER_MESSAGES.get(i["type"], i["msg"].removeprefix(_PREFIX)))
         for i in items
     ]

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from . import _disk
-from ._disk import lacking
+from ._disk import missing_features
 from .errors import NOT_OFFERED, BusyError, ConfigError, HomeError, os_failure
 
-_without_folder_sync: set[int] = set()  # numbers of the file systems
+_without_folder_sync: set[int] = set()  # device numbers of file systems that cannot sync a folder
 _COPIED_AT_ONCE = 1 << 20
 
 
@@ -38,19 +38,19 @@ def explained(action: str, path: Path) -> Iterator[None]:
 
 @contextmanager
 def changing(action: str, path: Path) -> Iterator[None]:
-    """Explains refusals as `explained` does, and lets nothing begin where no change would be safe."""
+    """Explains refusals as `explained` does, and does not even begin where no change would be safe."""
     require_safe_changes(action, path)
     with explained(action, path):
         yield
 
 
 def require_safe_changes(action: str, path: Path) -> None:
-    """Refuses to change files on a system without what it takes to do that safely.
+    """Refuses to change files on a system that cannot do so safely.
 
     Raises:
-        HomeError: The system lacks something; the message says what, and what works there.
+        HomeError: The system lacks something; the message says what, and what works there all the same.
     """
-    if missing := lacking():
+    if missing := missing_features():
         raise HomeError(
             f"cannot {action} {path}: this system has no {', no '.join(missing)}, without which a model "
             "could be damaged; make and change models on Linux or macOS: here, they can be read (predict, "
@@ -84,7 +84,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Syncs a folder; a file system that cannot do so has done all it can, and is remembered."""
+    """Syncs a folder; a file system that cannot do so is remembered, for `durability_warnings`."""
     try:
         _disk.sync_folder(folder)
     except OSError as error:
@@ -116,8 +116,8 @@ def write_file(
     Args:
         path: Path of the file. Only a regular file is replaced; links, devices and folders are refused.
         content: Content of the whole file.
-        mode: Permissions, less the umask; at no instant are they wider.
-        replace: Whether an existing file may be replaced; if not, one causes a HomeError.
+        mode: Permissions, less the umask; they are never wider, not even for an instant.
+        replace: Whether an existing file may be replaced; if not, an existing file causes a HomeError.
         of_user: Whether the file belongs to the user who runs this, even if the superuser writes to another
             user's folder. If not, such a file belongs to the folder's owner.
 
@@ -172,14 +172,14 @@ def _name_if_free(staged: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in NOT_OFFERED:
             raise
-        _disk.create_file(path, 0o600).close()  # takes the name, or fails; only this empty file is replaced
+        _disk.create_file(path, 0o600).close()  # claims the name or fails; the rename replaces only this file
         _disk.rename(staged, path)
     else:
         _disk.unlink(staged)
 
 
 def _require_no_other_writer(path: Path, staged: Path) -> None:
-    """Refuses a file that another process is writing at this moment; what a kill left may be taken over."""
+    """Refuses a file that another process is writing at this moment, but not what a kill left behind."""
     if is_regular_file(staged):
         with open_regular(staged) as file:
             if not _disk.try_lock(file):
@@ -213,7 +213,7 @@ def _other_owner(path: Path, old: os.stat_result) -> ConfigError:
 
 
 def kind_at(path: Path, *, follow: bool = False) -> str:
-    """Says in words what is at a path or, with `follow`, what a link there leads to."""
+    """Says in words what is at a path or, with `follow`, what a link at that path leads to."""
     kinds = {
         stat.S_IFREG: "a file",
         stat.S_IFDIR: "a folder",
@@ -230,7 +230,7 @@ def kind_at(path: Path, *, follow: bool = False) -> str:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Opens a file for reading; anything but a regular file is refused at once, as a pipe would never end.
+    """Opens a file for reading; anything but a regular file is refused at once, as a pipe might never end.
 
     Raises:
         OSError: There is no file, it may not be read, or it is not a regular one.
@@ -263,7 +263,7 @@ def is_regular_file(path: Path) -> bool:
     """Returns whether a regular file is at a path; a link to one does not count."""
     try:
         return path.is_file() and not path.is_symlink()
-    except OSError:  # it cannot be looked at
+    except OSError:  # it cannot be examined
         return False
 
 
@@ -271,12 +271,12 @@ def is_real_folder(path: Path) -> bool:
     """Returns whether a folder is at a path; a link to one does not count."""
     try:
         return path.is_dir() and not path.is_symlink()
-    except OSError:  # it cannot be looked at
+    except OSError:  # it cannot be examined
         return False
 
 
 def make_folder(path: Path) -> None:
-    """Creates a folder and its parents durably; an existing one is fine."""
+    """Creates a folder and its parents durably; those that exist are left as they are."""
     with changing("create", path):
         missing = [folder for folder in path.parents if not folder.exists()]
         for folder in (*reversed(missing), path):
@@ -312,14 +312,14 @@ def swap_link(link: Path, target: str) -> tuple[str, ...]:
 
 
 def move_file(source: Path, target: Path) -> None:
-    """Moves a file to a name that is free, in another folder; what is there is never replaced.
+    """Moves a file to a free name in another folder; nothing that is there already is ever replaced.
 
-    To another file system it is copied: the copy is durable before the file itself goes. Within one, it is a
-    rename, which is durable once both folders are synced.
+    Between file systems, the file is copied, and removed once the copy is durable. Within one file system, it
+    is renamed, which is durable once both folders are synced.
 
     Raises:
         ResourceError: The other disk is full; the file is where it was.
-        HomeError: Something has the name, or the operating system refused.
+        HomeError: The name is taken, or the operating system refused.
     """
     with changing("move", source):
         if not is_regular_file(source) or os.path.lexists(target):
@@ -335,7 +335,7 @@ def move_file(source: Path, target: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copies a file to a name on another file system, in parts, as it may be long."""
+    """Copies a file to another file system, in parts, as it may be long."""
     staged = staged_path(target)
     remove_file(staged)  # a kill may have left one
     status = source.stat()
@@ -355,7 +355,7 @@ def _copy(source: Path, target: Path) -> None:
 def remove_file(path: Path) -> None:
     """Removes a regular file if there is one, and never anything else; readers that have it open keep it.
 
-    The caller has to know that the file is this program's own.
+    The caller must know that the file is this program's own.
 
     Raises:
         HomeError: Something other than a file is there, or the operating system refused.
@@ -378,14 +378,14 @@ def remove_link(path: Path) -> None:
 
 
 def remove_folder(path: Path, files: Collection[str], last: str | None = None) -> None:
-    """Removes a folder that holds nothing but regular files with these names; any other stays as it is.
+    """Removes a folder that holds nothing but regular files with these names; any other folder is left alone.
 
-    It never descends, and if anything else turns up in the folder meanwhile, the folder is not removed.
+    Sub-folders are never entered. If anything else turns up in the folder meanwhile, the folder stays.
 
     Args:
         path: Path of the folder.
         files: Names of the files that it may hold.
-        last: Name of the file that is removed only once the removal of the others is durable.
+        last: Name of the file to remove only once the removal of the others is durable.
     """
     if not is_real_folder(path) or not holds_only(path, files):
         return
@@ -405,7 +405,7 @@ def holds_only(folder: Path, files: Collection[str]) -> bool:
     """Returns whether a folder holds nothing but regular files with these names."""
     try:
         return all(entry.name in files and is_regular_file(entry) for entry in entries(folder))
-    except HomeError:  # it cannot be looked into
+    except HomeError:  # it cannot be read
         return False
 
 

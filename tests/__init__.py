@@ -1,6 +1,6 @@
 """Tests run on one thread, and so do the processes that they start, unless a test asks for `every_core`.
 
-The networks here are so small that a second thread gains little; where another process has that core, waiting
+The networks here are so small that a second thread gains little. If another process used that core, waiting
 for it took four times the processor time of the work itself.
 """
 

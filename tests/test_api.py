@@ -1,4 +1,4 @@
-"""The public face: each name is written twice, for type checkers and for loading it late, and both agree."""
+"""Each public name is written twice, for type checkers and for loading it late, and the two agree."""
 
 from __future__ import annotations
 

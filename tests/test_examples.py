@@ -109,4 +109,4 @@ def test_onnxruntime_alone_keeps_up(home: Home, tmp_path: Path, monkeypatch: pyt
 def test_an_inbox_is_watched(home: Home, tmp_path: Path) -> None:
     photo_folder(tmp_path / "inbox", {"Bag": "Bag"})
     printed = run("09_inbox.py", home.path, tmp_path / "inbox", tmp_path / "taught")
-    assert "Taught Bag by 8 photos" in printed and printed.splitlines()[-1].endswith("Bag")
+    assert "Taught Bag with 8 photos" in printed and printed.splitlines()[-1].endswith("Bag")

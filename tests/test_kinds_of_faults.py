@@ -40,7 +40,7 @@ KINDS: dict[str, tuple[Tests, ...]] = {
 
 
 def cases(tests: Tests) -> int:
-    """Counts the cases of a module's tests; those with a word in their name, if one is given."""
+    """Counts the cases of a module's tests; if a word is given, only of those with it in their name."""
     module, word = tests if isinstance(tests, tuple) else (tests, "")
     found = [test for name, test in vars(module).items() if name.startswith("test_") and word in name]
     return sum(prod(len(list(mark.args[1])) for mark in _parametrized(test)) for test in found)

@@ -69,7 +69,7 @@ def test_an_increment_and_a_prediction_write_nothing_into_the_users_home_folder(
 def test_an_increment_and_a_prediction_ask_no_resolver(
     home: Home, tmp_path: Path, make_photos: PhotoMaker
 ) -> None:
-    """The commands run in a network of their own, whose one resolver notes every query."""
+    """The commands run in a network of their own, whose only resolver notes every query."""
     (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\n")
     (tmp_path / "resolver.py").write_text(RESOLVER)
     alone = ["unshare", "--mount", "--net", "bash", "-c"]

@@ -65,7 +65,11 @@ SAYS = [
     (DEPLOY, f"leaves less than {MIN_BYTES // guard.MIB} MiB, photos that may take more than"),
     (DEPLOY, f"may take more than {reading._ALWAYS_HERE // guard.MIB} MiB are not tried"),
     (TESTS, f"at most {guard.MAX_MEMORY_BYTES // guard.MIB} MiB for each"),
-    (TESTS, f"({opening._SCANS_BLOCK // 1024} KiB for JPEG)"),
+    (
+        TESTS,
+        f"({opening._SCANS_BLOCK // 1024} KiB for JPEG, {opening._ONE_SCAN_BLOCK // 1024} KiB for one of a "
+        "single scan)",
+    ),
     (DEPLOY, f"at most {MAX_CLASS_NAME_BYTES} bytes of UTF-8"),
     (DEPLOY, f"{LEARNT.held_back:.0%} of each class is held back"),
     (DEPLOY, f"falls below {_LEAST_SHARE_REMEMBERED:.0%} of the vendor's"),

@@ -45,13 +45,13 @@ def _figures(names: list[str], until: int | None) -> dict[str, dict[str, str]]:
 
 
 def _tables() -> list[tuple[list[str], int | None, list[str], list[list[str]]]]:
-    """Lists files, cut, headings and rows of each table on the page, if the text above names its files."""
+    """Lists files, cut, headings and rows of each table on the page, if the text above it names its files."""
     paragraphs = (ROOT / PAGE).read_text().split("\n\n")
     found = []
     for before, table in pairwise(paragraphs):
-        if table.startswith("|") and (said := re.search(r"\bFrom\s+\[.*:$", before, re.DOTALL)):
+        if table.startswith("|") and (said := re.search(r"\bfigures are from\s+\[.*:$", before, re.DOTALL)):
             files = re.findall(r"\(results/([\w-]+\.json)\)", said[0])
-            cut = re.search(r"cut at (\d+) classes", said[0])
+            cut = re.search(r"cut at\s+(\d+)\s+classes", said[0])
             headings = [cell.strip() for cell in table.splitlines()[0].strip("|").split("|")]
             found.append((files, int(cut[1]) if cut else None, headings, rows(table)))
     return found
@@ -123,6 +123,15 @@ def test_the_results_at_a_glance_and_the_readmes_four_rows() -> None:
             assert not cell or cell.strip("*") in _pairs(names), (label, cell)
     four = rows(section("README.md", "How well it learns"))
     assert len(four) == 4 and all(row in glance for row in four)
+
+
+def test_every_figure_of_what_else_was_measured_is_in_the_section_that_it_links_to() -> None:
+    answers = rows(section(PAGE, "What else was measured"))
+    for question, answer, evidence in answers:
+        heading = evidence.removeprefix("[").partition("]")[0]
+        missing = [f for f in re.findall(r"\d[\d.,]*\b", answer) if f not in section(PAGE, heading)]
+        assert not missing, (question, missing)
+    assert len(answers) > 10
 
 
 def test_every_result_says_where_it_comes_from() -> None:

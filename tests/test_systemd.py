@@ -1,4 +1,4 @@
-"""The inbox's service runs a command that there is, is hardened as its page says, and can be installed."""
+"""The inbox's service runs a command that exists, is hardened as its page says, and can be installed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_service_runs_a_command_that_there_is() -> None:
     assert (
         program == "/opt/lwm-edge/bin/lwm-edge" and given["once"] and given["taught"] and not given["delete"]
     )
-    assert given["folder"].is_relative_to(service["ReadWritePaths"])
+    assert Path(given["folder"]).is_relative_to(service["ReadWritePaths"])
     assert service["Environment"].startswith(f"LWM_EDGE_HOME=/var/lib/{service['StateDirectory']}/")
     assert unit(TIMER)["Timer"]["OnUnitInactiveSec"]
 
@@ -83,7 +83,7 @@ def test_the_installer_makes_all_that_the_service_needs(program: Path) -> None:
     again = install(program, str(BASE_BUNDLE), "1G")
     limit = unit(system / "lwm-edge-inbox.service.d" / "memory.conf")["Service"]["MemoryMax"]
     assert again.returncode == 0 and limit == "1G"
-    assert (home.stat().st_ino, (home / "current").readlink()) == made, "the home was made anew"
+    assert (home.stat().st_ino, (home / "current").readlink()) == made, "the home was made again"
 
 
 def test_the_installer_says_how_to_call_it(program: Path) -> None:

@@ -74,7 +74,7 @@ def test_there_is_one_engine_and_it_is_of_the_current_model(home: Home, tools: P
 @pytest.mark.slow
 def test_half_precision_is_compared_first(home: Home, tools: Path, tmp_path: Path) -> None:
     refused = run(tools, home.path, "--fp16")
-    assert (refused.returncode, "fp16 must be compared on photos" in refused.stderr) == (2, True)
+    assert (refused.returncode, "fp16 must be checked on photos" in refused.stderr) == (2, True)
     photos = DEMO_DATA / "test" / "base"
     built = run(tools, home.path, "--fp16", "--batch", 4, "--photos", photos, "--engines", tmp_path / "e")
     assert built.returncode == 0, built.stderr

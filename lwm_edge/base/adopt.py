@@ -44,7 +44,7 @@ def pack_checkpoint(
     *,
     on_progress: ProgressCallback = ignore_progress,
 ) -> BaseReport:
-    """Turns a trained classifier into a base as it is, and writes its bundle.
+    """Turns a trained classifier, just as it is, into a base, and writes its bundle.
 
     Args:
         checkpoint: Path of a torch checkpoint of the whole classifier (.pth), however it is wrapped.
@@ -57,8 +57,8 @@ def pack_checkpoint(
         PhotosError: A folder cannot be used; every problem is listed.
         ArchitectureError: The architecture is unknown or does not fit, or the checkpoint fits another one.
         CapacityError: There are more classes than the capacity allows.
-        ConfigError: The checkpoint cannot be read, its head or its labels are of other classes, or the photos
-            contradict their order.
+        ConfigError: The checkpoint cannot be read, its head or its labels belong to other classes, or the
+            photos contradict their order.
         ExportError: The ONNX graph cannot be made or is wrong (ParityError).
         PeerError: Another of the processes that torchrun started failed, and raised the error that says why.
     """
@@ -86,10 +86,10 @@ def _pack(
     material = _read_material(photos, labels, config, preprocessing, warnings, ranks, on_progress)
     learnt, class_names = material.learnt, material.class_names
     network = trained_network(architecture, checkpoint, config, len(class_names), preprocessing)
-    possible_levels(network, config.grid)  # refuses, before the work, a grid that does not fit
+    possible_levels(network, config.grid)  # refuses a grid that does not fit before the work begins
 
     def predicted(photos: PhotoSet) -> tuple[Labels, Labels]:
-        """Returns the row that the head ranks highest for each photo, and its label, in each process."""
+        """Returns, in every process, the row that the head ranks highest for each photo, and its label."""
         found = learn_all(network, photos, config.capacity, ranks, on_progress)
         return found.predictions, found.labels
 
@@ -121,7 +121,7 @@ def _read_material(
         preprocessing=preprocessing,
         cache=cache,
         on_progress=ranks.reports_shares(on_progress),
-        map_files=ranks.map,
+        map_files=ranks.map if ranks.size > 1 else None,
     )
     folder = read(photos, min_photos=_MIN_PHOTOS)
     class_names = tuple(labels or folder.class_names)
@@ -129,7 +129,7 @@ def _read_material(
     where, skipped = str(config.labels or photos), [*folder.skipped]
 
     def labelled(path: Path, found: PhotoFolder, *, all_needed: bool = True) -> PhotoSet:
-        """Labels the photos of a folder by the classes' order."""
+        """Labels the photos of a folder by the order of the classes."""
         order = match_folders(path, found.class_names, class_names, where, all_needed=all_needed)
         groups = sorted(zip(order, found.photos, strict=True), key=lambda pair: pair[0])
         photos = [replace(photo, label=label) for label, group in groups for photo in group]
@@ -150,7 +150,7 @@ def _read_material(
 
 
 def _check_unseen(ranks: Ranks, unseen: PhotoSet, *others: PhotoSet) -> None:
-    """Refuses photos that are called unseen but lie in another folder too, with any metadata."""
+    """Refuses photos that are called unseen but lie in another folder too, whatever their metadata."""
     if not unseen.photos:
         return
     known = {key: path for photos in others for path, key in _by_pixels(ranks, photos)}
@@ -159,8 +159,8 @@ def _check_unseen(ranks: Ranks, unseen: PhotoSet, *others: PhotoSet) -> None:
     ]
     if twice:
         raise PhotosError(
-            "some photos are given as unseen and among the others too, so they would measure nothing; leave "
-            "them out of one folder",
+            "some photos are given both as unseen and among the others, so they would measure nothing; "
+            "remove them from one of the two folders",
             shortened(twice, _LISTED),
         )
 

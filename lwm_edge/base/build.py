@@ -33,9 +33,9 @@ def build_base(
 ) -> BaseReport:
     """Trains a base from class folders and writes its bundle.
 
-    Started by `torchrun --nproc-per-node N`, N processes train it together: all of them return the report,
-    and the first one alone writes and reports progress. An interrupted training is continued, if it took a
-    minute or more, by the same call.
+    If `torchrun --nproc-per-node N` starts the script, N processes train the base together. All of them
+    return the report, but only the first one writes the bundle and reports progress. If the training is
+    interrupted after a minute or more, the same call continues it.
 
     Args:
         photos: Path of a folder with one sub-folder of photos for each class.
@@ -89,7 +89,7 @@ def _read_material(
     ranks: Ranks,
     on_progress: ProgressCallback,
 ) -> Material:
-    """Reads the folder of photos, and holds some of each class back."""
+    """Reads the folder of photos, and holds back some photos of each class."""
     cache = PixelCache(PIXEL_CACHE_BYTES // ranks.local_size)
     folder = read_photo_folder(
         photos,
@@ -97,7 +97,7 @@ def _read_material(
         cache,
         min_photos=_MIN_PHOTOS,
         on_progress=ranks.reports_shares(on_progress),
-        map_files=ranks.map,
+        map_files=ranks.map if ranks.size > 1 else None,
     )
     splits = [
         split_held_back(group, config.held_back, config.seed) if config.held_back else (group, ())

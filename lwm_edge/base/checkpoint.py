@@ -20,31 +20,30 @@ from ..model.architectures.registry import architecture_names, find_architecture
 _WRAPPINGS = ("state_dict", "model_state_dict", "model", "network", "net", "module", "weights", "params")
 _AVERAGES = ("ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "model_ema_state_dict")
 _PREFIXES = ("module.", "model.", "_orig_mod.", "network.", "net.", "ema_model.", "ema.")
-_COUNTERS = ("n_averaged", "num_updates", "step", "decay", "initted")  # what wrappers of averages add
+_COUNTERS = ("n_averaged", "num_updates", "step", "decay", "initted")  # what averaging wrappers add
 _OPTIONAL = ".num_batches_tracked"
 _LONGEST_NAME = 80
 _OF_PROTOCOL_4 = "140|147|149"  # SHORT_BINUNICODE, STACK_GLOBAL, FRAME
-_DEEPEST = 20  # wrappings, one in another
+_DEEPEST = 20  # wrappings inside one another
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32)
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # as torchvision's files name it
 _LISTED = 5
-_ADVICE = "save one with torch.save(model.state_dict(), ...)"
+_ADVICE = "save a state dict with torch.save(model.state_dict(), ...)"
 
 
 def read_checkpoint(path: Path, expected: Collection[str]) -> dict[str, Tensor]:
     """Reads the tensors of a checkpoint without ever running pickled code (`weights_only=True`).
 
-    Wrappings in any nesting (`{"model": {"state_dict": ...}}`) and prefixes of names (`module.`,
-    `_orig_mod.`) are taken off. Where a checkpoint has both a model and its moving average, the model is
-    read.
+    Wrappings, however deeply nested (`{"model": {"state_dict": ...}}`), and prefixes of names (`module.`,
+    `_orig_mod.`) are removed. If a checkpoint has both a model and its moving average, the model is read.
 
     Args:
         path: Path of the checkpoint.
         expected: Names that the network's tensors have.
 
     Raises:
-        ConfigError: There is no such file, it cannot be read without running code, or it holds no tensors of
-            a network, or some that are not finite.
+        ConfigError: There is no such file, it cannot be read without running code, it holds no tensors of a
+            network, or some of them are not finite.
     """
     content = _load(path)
     found = list(_mappings(content, set()))
@@ -101,7 +100,7 @@ def _load(path: Path) -> Any:
                 f"read without running its code; load it where it was trained, and {_ADVICE}"
             ) from None
         raise ConfigError(  # torch's own message advises reading it unsafely
-            f"{path} cannot be read as a checkpoint of torch; it is damaged or of another kind, such as "
+            f"{path} cannot be read as a torch checkpoint; it is damaged or of another kind, such as "
             f"TorchScript or safetensors: {_ADVICE}"
         ) from None
 
@@ -117,7 +116,7 @@ def _mappings(content: Any, visited: set[int], depth: int = 0) -> Iterator[dict[
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if any(_last(name) == "weight" for name in tensors):
         candidates = [tensors]
-        for names in candidates:  # the list grows meanwhile, but names get shorter, so it ends
+        for names in candidates:  # the list grows inside the loop, but names get shorter, so it ends
             bare = [{n.removeprefix(p): t for n, t in names.items() if n.startswith(p)} for p in _PREFIXES]
             candidates += filter(None, bare)
         yield from candidates
@@ -135,7 +134,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str, optional
         optional: Names of tensors that may be missing or of another shape; they are left as they are.
 
     Raises:
-        ArchitectureError: Names or shapes are not the architecture's; where there are many, they are counted.
+        ArchitectureError: Names or shapes are not the architecture's; they are listed or, if many, counted.
     """
     expected = model.state_dict()
     given = {n if n in expected else _OLD_DENSENET.sub(r"\1\2", n): t for n, t in state.items()}
@@ -176,14 +175,14 @@ def _shown(name: Any) -> str:
 
 
 def _likeness(state: Mapping[str, Tensor], name: str) -> str:
-    """Names an architecture whose tensors these are, if there is one; it may be that of this name itself."""
+    """Says which architecture has these tensors apart from the head, if one does; it may be `name` itself."""
     shapes = _shapes(state)
     for candidate in architecture_names():
         theirs, head = _shapes_of(candidate)
         beside_head = theirs.keys() - head
         if beside_head == shapes.keys() - head and all(theirs[n] == shapes[n] for n in beside_head):
             if name == candidate:
-                return ": its head is not one linear layer with a weight and a bias where that has it"
+                return ": only the head differs, which must be one linear layer with a weight and a bias"
             return f": this looks like {candidate}, so try --arch {candidate}"
     return ""
 
@@ -195,7 +194,7 @@ def _shapes_of(architecture_name: str) -> tuple[dict[str, torch.Size], set[str]]
         architecture = find_architecture(architecture_name)
         with torch.device("meta"):
             shapes = _shapes(architecture.build().state_dict())
-    except Exception:  # an architecture of another package, or one that cannot be built without memory
+    except Exception:  # another package's architecture fails, or one cannot be built without memory
         return {}, set()
     return shapes, {f"{architecture.head}.weight", f"{architecture.head}.bias"}
 

@@ -1,9 +1,9 @@
 """Decides which earlier blocks a new base's head reads, and how finely, from the vendor's own photos.
 
 A last layer that was trained on these photos tells them all apart, no matter what else the head reads, so it
-says nothing about classes to come. The earlier blocks are therefore judged alone: the grid on which their
-values tell the vendor's classes apart best is chosen. If objects can be anywhere in the picture, a single
-cell wins; if pictures are framed alike, a finer grid does.
+says nothing about classes to come. The earlier blocks are therefore judged alone: the chosen grid is the one
+on which their values best tell the vendor's classes apart. If objects can be anywhere in the picture, a
+single cell wins; if all pictures are framed alike, a finer grid does.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ GRIDS = (1, 2, 3)
 
 @torch.no_grad()
 def find_levels(network: Network, grid: int) -> Levels | None:
-    """Finds the last block of each map size but the final one; returns None if no such levels are possible.
+    """Finds the last block of each map size but the final one; returns None if these cannot be levels.
 
     Args:
         network: Network without levels.
@@ -85,7 +85,7 @@ def choose_levels(
 ) -> LevelsReport:
     """Lets a trained network read earlier blocks too, on the grid that fits best.
 
-    Of more photos than `PHOTOS_AT_ONCE`, an even selection from each class decides.
+    If there are more photos than `PHOTOS_AT_ONCE`, an even selection from each class decides.
 
     Args:
         network: Network without levels so far.
@@ -113,7 +113,7 @@ def choose_levels(
 
 
 def _accuracy(values: Features, labels: Labels, report: Callable[[], None]) -> float:
-    """Computes how many photos are recognised by their levels' values [M, values], cross-validated."""
+    """Computes the share of photos that are recognised by levels' values [M, values], cross-validated."""
     statistics = ClassStatistics.empty(classes := int(labels.max()) + 1, values.shape[1])
     statistics.learn(values, labels)
     logits = judge_unseen(statistics.discriminant(classes, values, labels), classes, report).logits

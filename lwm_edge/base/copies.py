@@ -1,4 +1,4 @@
-"""Varies photos that a network learnt from, where no photos are at hand that it never saw."""
+"""Varies the photos that a network learnt from, for want of photos that it never saw."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def relight(pixels: Pixels, generator: np.random.Generator) -> Pixels:
 
     Args:
         pixels: Pixels of the photo [H, W, 3] uint8.
-        generator: Random generator that decides.
+        generator: Random generator that decides by how much.
 
     Returns:
         The pixels [H, W, 3] uint8.
@@ -43,5 +43,5 @@ def relight(pixels: Pixels, generator: np.random.Generator) -> Pixels:
 
 
 def in_other_light(photos: PhotoSet) -> PhotoSet:
-    """Makes a set of the same photos, each of which looks otherwise in each epoch."""
+    """Makes a set of the same photos, each of which looks different in each epoch."""
     return _InOtherLight(photos.photos, photos.preprocessing, photos.cache, augmentation_seed=0)

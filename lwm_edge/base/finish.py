@@ -39,7 +39,7 @@ from .reports import BaseReport, StatisticsReport
 PIXEL_CACHE_BYTES = 1024 * 1024 * 1024  # a base is made on a vendor's workstation
 _LISTED = 10
 _POOR = 0.5  # accuracy below which the vendor is warned
-_WORSE = 0.05  # accuracy by which a solved head may be below the trained one without a warning
+_WORSE = 0.05  # how far a solved head's accuracy may lie below the trained one's without a warning
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Material:
         class_names: Names of the classes in class_index order.
         learnt: Photos that the network learnt from.
         unseen: Photos that it never saw; there may be none.
-        for_statistics: Photos to make the statistics from instead of those that it learnt from; there may be
+        for_statistics: Photos to make the statistics from, instead of those that it learnt from; there may be
             none.
-        warnings: Warnings so far, such as about files that were left out.
+        warnings: Warnings so far, such as those about files that were left out.
     """
 
     class_names: tuple[str, ...]
@@ -63,7 +63,7 @@ class Material:
 
 
 def check_capacity(classes: int, config: BundleConfig) -> None:
-    """Refuses more classes than the bundle is to have room for.
+    """Refuses more classes than the bundle will have room for.
 
     Raises:
         CapacityError: There are more classes than the capacity allows.
@@ -73,7 +73,7 @@ def check_capacity(classes: int, config: BundleConfig) -> None:
 
 
 def check_output(output: Path, *inputs: Path | None) -> None:
-    """Refuses an output that is not writable or would replace what the base is made of.
+    """Refuses an output that cannot be written, or that would replace what the base is made from.
 
     Args:
         output: Path of the bundle.
@@ -102,7 +102,7 @@ def finish_base(
 ) -> BaseReport:
     """Measures a trained network, makes its statistics and writes its bundle.
 
-    All processes look at the photos; the first one decides, and writes.
+    All processes look at the photos, but the first one alone decides and writes.
 
     Args:
         network: Network without levels, in eval mode.
@@ -116,7 +116,7 @@ def finish_base(
     """
     candidates = possible_levels(network, config.grid)
     levels = choose_levels(network, material.learnt, candidates, ranks, on_progress)
-    network.cpu()  # statistics and probe are computed in float32 on the CPU, wherever it was trained
+    network.cpu()  # statistics and probe are computed in float32 on the CPU, wherever the network was trained
     seen = _look(network, material, config.capacity, ranks, on_progress, may_copy=training is None)
 
     def ship() -> BaseReport:
@@ -153,8 +153,8 @@ class _Seen(NamedTuple):
     """Holds what a network made of its photos, each of which was looked at once.
 
     Attributes:
-        of_learnt: Accuracy on the photos that it learnt from.
-        of_given: Statistics of the photos given for them.
+        of_learnt: Accuracy on the photos that the network learnt from.
+        of_given: Statistics of the photos given to make them from.
         are_copies: Whether these are varied copies of the photos that it learnt from.
         unseen: Observation of the photos that it never saw; None if there are none.
     """
@@ -182,7 +182,7 @@ def _look(
         capacity: Maximum number of classes.
         ranks: Processes, each of which looks at a share of the photos.
         on_progress: Function that is called at every step.
-        may_copy: Whether varied copies are new to the network; where it was trained here some are not.
+        may_copy: Whether varied copies are new to the network, as they may not be if it was trained here.
     """
     names, unseen = material.class_names, material.unseen
     learnt = learn_all(network, material.learnt, capacity, ranks, on_progress)
@@ -197,7 +197,7 @@ def _look(
         right = evaluate_predictions(copies.predictions, copies.labels, names, len(names))
         if of_learnt.accuracy - right.accuracy > BY_HEART:
             given, are_copies = copies.statistics, True
-            given.counts /= COPIES  # copies say how photos vary, but are no further photos
+            given.counts /= COPIES  # copies show how photos vary, but are not additional photos
             given.photos /= COPIES
     return _Seen(of_learnt, given, are_copies, by_unseen)
 
@@ -205,7 +205,7 @@ def _look(
 def _decide(
     network: Network, seen: _Seen, material: Material, on_progress: ProgressCallback
 ) -> tuple[Settled, EvaluationReport | None]:
-    """Decides what ships, puts the head in place, and measures it on the photos that it never saw."""
+    """Decides what ships, puts the head in place, and measures it on the unseen photos."""
     names, labels = material.class_names, _labels(material.unseen)
     settled = settle(
         seen.of_given,
@@ -235,7 +235,7 @@ def _warnings(
     choice: StatisticsReport,
     class_names: tuple[str, ...],
 ) -> list[str]:
-    """Says what is wrong with a base, or cannot be known.
+    """Says what is wrong with a base, or what cannot be known about it.
 
     Args:
         learnt: Accuracy of the trained head on the photos that it learnt from.
@@ -281,12 +281,12 @@ def _warnings(
 
 
 def _learnt_tensors(network: Network, settled: Settled, material: Material, config: BundleConfig) -> Arrays:
-    """Returns what the bundle holds of a network and its statistics.
+    """Returns the bundle's tensors that come from a network and its statistics.
 
     Raises:
-        ArchitectureError: Some of it has no place in float32.
+        ArchitectureError: Some values are too large for float32.
     """
-    with np.errstate(over="ignore"):  # what has no place in float32 is refused below
+    with np.errstate(over="ignore"):  # what is too large for float32 is refused below
         arrays = {
             **network_arrays(network),
             **settled.statistics.to_arrays(),

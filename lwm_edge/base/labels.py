@@ -30,7 +30,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         read = storage.read_regular(path, _MAX_BYTES + 1)
         if len(read) > _MAX_BYTES:
             raise ConfigError(
-                f"{path} is longer than {_MAX_BYTES // 1024**2} MiB, so it is no list of labels"
+                f"{path} is longer than {_MAX_BYTES // 1024**2} MiB, so it is not a list of labels"
             )
         content = read.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -51,7 +51,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
 def match_folders(
     folder: Path, found: Sequence[str], labels: Sequence[str], where: str, *, all_needed: bool = True
 ) -> list[int]:
-    """Finds the label of each class folder, whatever its letters' case or Unicode form.
+    """Finds the label of each class folder, whatever the case or Unicode form of its letters.
 
     Args:
         folder: Path of the folder that holds the class folders.
@@ -61,7 +61,7 @@ def match_folders(
         all_needed: Whether each label needs a folder.
 
     Returns:
-        For each folder the index of its label.
+        For each folder, the index of its label.
 
     Raises:
         ConfigError: Some labels have no folder, or some folders no label; all of them are listed.
@@ -85,7 +85,7 @@ def check_order(predictions: Labels, labels: Labels, class_names: Sequence[str])
 
     Args:
         predictions: Row that the head ranks highest for each photo [M].
-        labels: Row that is said to be the photo's class [M].
+        labels: Row that is said to stand for the photo's class [M].
         class_names: Name of the class that each row is said to stand for.
 
     Raises:
@@ -111,16 +111,16 @@ def check_order(predictions: Labels, labels: Labels, class_names: Sequence[str])
 
 
 def check_folder_names(folder: Path, predictions: Labels, labels: Labels, class_names: Sequence[str]) -> None:
-    """Refuses further photos of the classes that are in one another's folders.
+    """Refuses further photos of the classes if they are in one another's folders.
 
     Args:
         folder: Path of the folder that holds the class folders.
         predictions: Row that the head ranks highest for each photo [M].
-        labels: Row of the class in whose folder the photo is [M].
+        labels: Row of the class that the photo's folder is named after [M].
         class_names: Name of the class that each row stands for.
 
     Raises:
-        PhotosError: The classifier, which has its order right, contradicts the names of some folders.
+        PhotosError: The classifier, whose order is known to be right, contradicts the names of some folders.
     """
     row_of_class = _better_rows(predictions, labels, len(class_names))
     if row_of_class is not None:
@@ -139,13 +139,13 @@ def check_folder_names(folder: Path, predictions: Labels, labels: Labels, class_
 
 
 def _better_rows(predictions: Labels, labels: Labels, classes: int) -> Labels | None:
-    """Finds the row of each class, if another order than the given one clearly fits better."""
+    """Finds the row of each class if an order other than the given one clearly fits better; else None."""
     per_photo = _per_photo(labels, classes)
     pairs, counts = np.unique(np.stack([labels, predictions], 1), axis=0, return_counts=True)
     row_of_class = _best_rows(pairs, counts * per_photo[pairs[:, 0]], classes)
     moved = row_of_class != np.arange(classes)
     as_moved, as_given = pairs[:, 1] == row_of_class[pairs[:, 0]], pairs[:, 1] == pairs[:, 0]
-    # By class as well as by photo: one large class taken for a small one is no evidence that both are moved.
+    # By class as well as by photo: one large class taken for a small one does not show that both are moved.
     if_moved, now = (
         np.bincount(pairs[which, 0], counts[which], classes) * per_photo for which in (as_moved, as_given)
     )
@@ -157,13 +157,13 @@ def _better_rows(predictions: Labels, labels: Labels, classes: int) -> Labels | 
 
 
 def _per_photo(labels: Labels, classes: int) -> NDArray[np.float64]:
-    """Returns the share of its class that each of a class's photos is [classes]."""
+    """Returns, for each class, what share of the class a single photo is [classes]."""
     shares: NDArray[np.float64] = 1 / np.bincount(labels, minlength=classes).clip(1)
     return shares
 
 
 def _best_rows(pairs: Labels, shares: NDArray[np.float64], classes: int) -> Labels:
-    """Gives each class its own row, the clearest pairs first; a class without a pair keeps its row if it can.
+    """Gives each class a row of its own, the clearest pairs first; a class without a pair may keep its row.
 
     Args:
         pairs: Class and row of each pair that occurs [P, 2].

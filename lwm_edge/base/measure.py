@@ -4,10 +4,11 @@ Photos that a network learnt by heart lie where no other photo lies: their class
 nothing that a device will meet. Statistics are made from all photos, or with the means of the unseen ones
 alone if the network knows the others by heart, unless another choice recognises the unseen photos better
 (each photo is predicted by a head that is solved without it). The head that is solved from the chosen
-statistics ships instead of the trained one if it is better than that, too.
+statistics ships instead of the trained one if it recognises these photos better, too.
 
-Where nothing can be chosen, and the network is right on nearly all photos that it learnt from but on far
-fewer varied copies of them, the statistics are made from these copies: they lie more like photos never seen.
+Without unseen photos, nothing can be chosen. If the network is then right on nearly all photos that it learnt
+from but on far fewer varied copies of them, the statistics are made from these copies, whose features are
+more like those of photos that it never saw.
 """
 
 from __future__ import annotations
@@ -36,15 +37,15 @@ from ..records import report_nothing
 from .reports import StatisticsReport
 
 HEADS = 2 * FOLDS + 1
-"""Most heads that `settle` solves: two ways to make the statistics, each without a fold of the photos."""
+"""Most heads that `settle` solves: one without each fold, for two kinds of statistics, and one more."""
 
 BY_HEART = 0.15
-"""Accuracy on learnt photos less accuracy on unseen ones, above which a network knows photos by heart."""
+"""Gap between a network's accuracies on learnt and unseen photos above which it knows photos by heart."""
 NEARLY_ALL = 0.99
-"""Accuracy on learnt photos from which on photos may be known by heart, if none is unseen."""
+"""Accuracy on learnt photos at which they may be known by heart, if there are no unseen ones to tell."""
 
-_ENOUGH_FOR_MEANS = 5  # unseen photos of a class, below which their mean says less than that of all photos
-_LEAST_JUDGED = 2  # a class of which one photo is unseen has no mean without it, so it is never recognised
+_ENOUGH_FOR_MEANS = 5  # of a class's unseen photos; the mean of fewer says less than the mean of all photos
+_LEAST_JUDGED = 2  # without its only unseen photo, a class has no mean, so the photo is never recognised
 
 
 class Settled(NamedTuple):
@@ -86,9 +87,10 @@ def settle(
     """Decides from which photos the statistics are made, and whether the solved head ships.
 
     Args:
-        of_given: Statistics of the photos given for them, usually those that the network learnt from.
+        of_given: Statistics of the photos given to make them from, usually those that the network learnt
+            from.
         unseen: Observation of photos that the network never saw; None if there are none.
-        unseen_labels: class_index of each of these.
+        unseen_labels: class_index of each of these photos.
         trained_logits: Logits of the trained head for the unseen photos.
         accuracy_on_learnt: Accuracy of the trained head on photos that the network learnt from.
         classes: Number of classes.
@@ -114,7 +116,7 @@ def settle(
 
     capacity = len(of_given.means)
     fewest = int(np.bincount(unseen_labels, minlength=classes).min())
-    if not fewest:  # means from two sources would favour the classes of one
+    if not fewest:  # if means came from two sources, the classes of one source would be favoured
         undecided = StatisticsReport(photos="given", head="trained", accuracy=accuracy)
         return Settled(of_given, undecided, trained_logits, *by_given())
 
@@ -157,11 +159,11 @@ def _accuracy(predictions: Labels, labels: Labels) -> float:
 
 
 def _is_better(predictions: Labels, others: Labels, labels: Labels) -> bool:
-    """Tells whether predictions are better than others, by more than chance may bring about.
+    """Tells whether predictions are better than others by more than chance would explain.
 
-    Their accuracy, a mean over classes, must be higher. Of the photos on which one is right and the other is
-    not, chance gives each half, with a standard deviation of half their square root: the excess must be above
-    two of these.
+    Their accuracy, a mean over classes, must be higher. Of n photos on which only one of the two is right,
+    chance would give each half, with a standard deviation of half the square root of n. The better one must
+    exceed its half by more than two standard deviations.
     """
     right, others_right = predictions == labels, others == labels
     gained, lost = int((right & ~others_right).sum()), int((others_right & ~right).sum())
@@ -170,7 +172,7 @@ def _is_better(predictions: Labels, others: Labels, labels: Labels) -> bool:
 
 
 def measured_tensors(settled: Settled, labels: Labels, capacity: int) -> Arrays:
-    """Counts how often each class was recognised, which were confused most often, and their scores."""
+    """Counts, for the bundle, how often each class was recognised, the worst confusions, and the scores."""
     arrays, predictions = empty_tensors(capacity, 1), settled.predictions
     np.add.at(arrays[TOTAL], labels, 1)
     np.add.at(arrays[RIGHT], labels[predictions == labels], 1)

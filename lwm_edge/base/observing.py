@@ -1,4 +1,4 @@
-"""Runs a network on a vendor's photos, which may be more than one process or the memory can hold."""
+"""Runs a network on a vendor's photos, which may be too many for one process or for memory at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..records import ProgressCallback
 from .ranks import Ranks
 
 BATCH_SIZE = 64  # photos at once when nothing trains
-PHOTOS_AT_ONCE = 65_536  # whose head inputs are in memory at the same time, a gigabyte at 2048 of them
+PHOTOS_AT_ONCE = 65_536  # with their head inputs in memory: a gigabyte if there are 2048 for each photo
 
 
 class Learnt(NamedTuple):
@@ -39,10 +39,16 @@ class Learnt(NamedTuple):
 def observe_all(
     network: Network, photos: PhotoSet, ranks: Ranks, on_progress: ProgressCallback
 ) -> Observation:
-    """Runs a network once on each photo, and keeps what the head reads of them.
+    """Runs a network once on each photo, and keeps the head's inputs.
+
+    Args:
+        network: Network in eval mode.
+        photos: Photos to look at.
+        ranks: Processes, each of which looks at a share of the photos.
+        on_progress: Function that is called before each photo.
 
     Returns:
-        The observation of all photos, in their order; in other processes than the first, it is of none.
+        The observation of all photos, in their order; in all processes but the first, it is empty.
     """
     own, inputs = ranks.photos(photos), network.head.in_features
     mine = np.empty((0, inputs))
@@ -65,15 +71,16 @@ def learn_all(
     on_progress: ProgressCallback,
     epochs: Sequence[int | None] = (None,),
 ) -> Learnt:
-    """Makes statistics of photos, and predicts each of them; what the head reads of them is not kept.
+    """Makes statistics of photos, and predicts each of them; the head's inputs are not kept.
 
     Args:
         network: Network in eval mode.
-        photos: Photos.
+        photos: Photos to learn.
         capacity: Maximum number of classes.
-        ranks: Processes, each of which sees a share of the photos.
+        ranks: Processes, each of which looks at a share of the photos.
         on_progress: Function that is called before each photo.
-        epochs: Epochs that vary the photos, each of which is learnt once in every epoch.
+        epochs: Epochs to augment the photos for; each photo is learnt once for every epoch. None leaves them
+            as they are.
     """
     own, empty = ranks.photos(photos), ClassStatistics.empty(capacity, network.head.in_features)
     parts, predicted, labelled = empty, [np.empty(0, np.int64)], [np.empty(0, np.int64)]

@@ -15,7 +15,7 @@ from .config import PackConfig
 
 
 def scaled_preprocessing(default: Preprocessing, image_size: int | None) -> Preprocessing:
-    """Returns a preprocessing, for images of another size if one is given."""
+    """Returns the default preprocessing, scaled to images of another size if one is given."""
     if image_size is None:
         return default
     resize_size = round(image_size * default.resize_size / default.image_size)
@@ -52,14 +52,14 @@ def chosen_preprocessing(architecture: Architecture, config: PackConfig) -> tupl
 
 
 def _transforms(weights: str) -> Any:
-    """Looks up what torchvision's weights of that name do to a photo."""
+    """Looks up the transforms of photos that torchvision's weights of that name were trained with."""
     try:
         transforms = models.get_weight(weights).transforms()
     except (ValueError, AttributeError, KeyError):
         transforms = None
     if not isinstance(transforms, ImageClassification):
         raise ConfigError(
-            f"torchvision has no weights {weights!r} of a classifier of photos; name them as in "
+            f"torchvision has no weights {weights!r} for a classifier of photos; name them as in "
             "ResNet18_Weights.IMAGENET1K_V1"
         )
     return transforms

@@ -1,8 +1,9 @@
 """Lets several processes make one base: `torchrun` starts them, and they divide the photos among themselves.
 
-Every process runs the same code. What is divided is computed on a share of the photos and put together; what
-is not is done by the first process alone, which also is the only one that writes, prints and reports
-progress. A process that was not started by torchrun is alone, and everything here is then without effect.
+Every process runs the same code. Work that is divided is done on a share of the photos in each process, and
+the results are put together. All other work is done by the first process alone, which is also the only one
+that writes, prints and reports progress. A process that torchrun did not start is alone, and nothing here has
+any effect on it.
 """
 
 from __future__ import annotations
@@ -57,10 +58,10 @@ class Ranks:
         return self.rank == 0
 
     def device(self, setting: Device) -> torch.device:
-        """Chooses the device of this process; of a machine's GPUs each process gets its own.
+        """Chooses the device of this process; each process of a machine gets a GPU of its own.
 
         Raises:
-            ConfigError: There is no GPU, or there are fewer than processes.
+            ConfigError: There is no GPU, or there are fewer GPUs than processes.
         """
         device = choose_device(setting)
         if device.type != "cuda" or self.size == 1:
@@ -131,7 +132,7 @@ class Ranks:
 
     @torch.no_grad()
     def average(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Gives tensors the mean of the values that they have in all processes; those of counts are equal."""
+        """Replaces tensors by their means over all processes, except for counts, which are equal anyway."""
         for tensor in tensors if self.size > 1 else ():
             if tensor.is_floating_point():
                 distributed.all_reduce(tensor)
@@ -142,7 +143,7 @@ class Ranks:
         return on_progress if self.is_first else ignore_progress
 
     def reports_shares(self, on_progress: ProgressCallback) -> ProgressCallback:
-        """Makes a callback for work in which each step of the first process stands for one of each."""
+        """Makes a callback for divided work: a step of the first process counts as one of every process."""
 
         def scaled(progress: Progress) -> None:
             done = min(progress.done * self.size, progress.total)
@@ -152,7 +153,7 @@ class Ranks:
 
 
 def in_order(shares: Sequence[Sequence[T]]) -> list[T]:
-    """Puts the shares of all processes back into the order of the items that they are of."""
+    """Puts the results of all processes for their shares back into the order of the items."""
     ordered: list[Any] = [None] * sum(map(len, shares))
     for rank, share in enumerate(shares):
         ordered[rank :: len(shares)] = share
@@ -160,7 +161,7 @@ def in_order(shares: Sequence[Sequence[T]]) -> list[T]:
 
 
 def is_first_rank() -> bool:
-    """Returns whether this process is the one that reports; the environment says so, before any joins."""
+    """Returns whether this process is the one that reports; it can be asked before the processes join."""
     return not _several() or int(os.environ["RANK"]) == 0
 
 
@@ -171,23 +172,23 @@ def _several() -> bool:
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """Joins the other processes that torchrun started, if it did, for as long as the block of code runs.
+    """Joins the other processes that torchrun started, if any, for as long as the block of code runs.
 
-    If it fails in one of them, it fails in all. The first failure is raised where it happened; everywhere
-    else a PeerError is, of which nobody need be told.
+    If the block fails in one process, it fails in all. The first failure is raised where it happened; all
+    other processes raise a PeerError, which nobody needs to be told about.
     """
     if not _several():
         yield Ranks()
         return
     shared, rank, size = next(rendezvous("env://"))
-    # torchrun keeps the store when it starts the processes again, with all that the former ones left in it.
+    # When torchrun restarts the processes, it keeps the store and everything that the old ones left in it.
     attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
     store = distributed.PrefixStore(f"attempt {attempt}", shared)  # type: ignore[attr-defined]
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     ranks = Ranks(rank, size, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
     try:
-        ranks.gather(None)  # else one that fails at once would leave others waiting for it to join
+        ranks.gather(None)  # otherwise, one that fails at once would leave others waiting for it to join
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Grad strides do not match bucket")  # costs next to nothing
             yield ranks
@@ -227,7 +228,7 @@ def _let_the_first_speak() -> None:
 
 
 def _lost_a_peer(error: Exception) -> bool:
-    """Tells whether an error says no more than that another process does not answer."""
+    """Tells whether an error says only that another process does not answer."""
     if isinstance(error, LwmEdgeError):
         return False
     return isinstance(error, distributed.DistError) or any(words in str(error) for words in _LOST_CONNECTION)

@@ -16,10 +16,10 @@ def read_ahead(
     """Yields the pixels of each batch [B, image_size, image_size, 3] uint8, in their order.
 
     Args:
-        photos: Photos.
+        photos: Photos to read.
         batches: Indices of each batch's photos.
-        epoch: Epoch that augments them.
-        threads: Number of batches that are read at the same time; as many more wait to be used.
+        epoch: Epoch to augment the photos for.
+        threads: Number of batches that are read at the same time; as many again may wait to be used.
     """
     with ThreadPoolExecutor(threads) as readers:
         ahead: deque[Future[Pixels]] = deque()

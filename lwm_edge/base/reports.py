@@ -9,12 +9,12 @@ from ..records import AnyNamePath, Report
 
 
 class LevelsReport(Report):
-    """Reports what a base's head reads of the network's earlier blocks, and why.
+    """Reports what a base's head reads from the network's earlier blocks, and why.
 
     Attributes:
-        grid: Number of cells per side of the grid over earlier blocks; 0 if none is read.
+        grid: Number of cells per side of the grid over earlier blocks; 0 if none of them is read.
         inputs: Number of the head's inputs, those of the last feature maps included.
-        accuracy: Accuracy of each grid that was tried, cross-validated, with the earlier blocks alone.
+        accuracy: Cross-validated accuracy of each grid that was tried, with the earlier blocks alone.
     """
 
     grid: int
@@ -29,8 +29,8 @@ class StatisticsReport(Report):
         photos: Photos whose class means the statistics hold: those `given` for them (which the network learnt
             from, unless the vendor gave others), `varied` copies of these, the `unseen` ones, or `all`.
         head: Head that ships: `trained`, or `solved` from the statistics.
-        accuracy: Accuracy on the unseen photos by each choice of photos, cross-validated, and by the
-            `trained` head; empty if there are no unseen photos, so nothing could be chosen.
+        accuracy: Accuracy on the unseen photos: cross-validated for each choice of photos, and of the
+            `trained` head. It is empty if there are no unseen photos, so that nothing could be chosen.
     """
 
     photos: str

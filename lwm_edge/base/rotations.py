@@ -1,9 +1,9 @@
 """Gives a base a second task during training: telling by how many quarter turns a photo was rotated.
 
-A few classes require little of a network, so it lacks what new classes need. Therefore each class counts as
-four, one for each rotation, and an extra layer tells them apart; after the training it is dropped. The idea
-comes from Lee et al. 2020, "Self-supervised Label Augmentation via Input Transformations"; Zhu et al. 2021,
-"Prototype Augmentation and Self-Supervision for Incremental Learning", use it for continual learning.
+A few classes demand little of a network, so it does not learn what new classes need. Therefore each class
+counts as four, one for each rotation. An extra layer tells them apart; after the training, it is dropped. The
+idea comes from Lee et al. 2020, "Self-supervised Label Augmentation via Input Transformations"; Zhu et al.
+2021, "Prototype Augmentation and Self-Supervision for Incremental Learning", use it for continual learning.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _ROTATIONS = 4
 
 
 class RotationTask(nn.Module):
-    """Holds the layer of the second task, and rotates the photos it learns from.
+    """Holds the layer of the second task, and rotates the photos that it learns from.
 
     Args:
         d: Number of channels of the features.
         classes: Number of classes N of the base.
-        seed: Seed of the layer and of which way each photo is turned.
+        seed: Seed of the layer's weights and of the direction in which each photo is turned.
 
     Attributes:
         generator: Random generator that decides which way each photo is turned.

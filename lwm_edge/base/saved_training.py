@@ -1,8 +1,8 @@
 """Saves the unfinished training of a base, so that the same command continues it.
 
-The file lies beside the base that is to be written, and goes when that is there. It holds the network, the
-optimiser's momenta and the states of the random generators of every process, so a training that continues
-ends where it would have ended; it fits the same photos and settings only.
+The file lies beside the base that is to be written, and is removed once the base is there. It holds the
+network, the optimiser's momenta and the states of every process's random generators, so a training that is
+resumed ends just where it would have ended. The file fits only the same photos and settings.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _KIND = "lwm-edge: unfinished training of a base"
 
 
 class TrainingParts(NamedTuple):
-    """Names all that changes while a base is trained.
+    """Holds everything that changes while a base is trained.
 
     Attributes:
         module: Network and, with rotations, the layer of the second task.
@@ -59,7 +59,7 @@ class SavedTraining:
         loss: Mean of L_C over the last of them.
 
     Raises:
-        ConfigError: The place is taken: by the unfinished training of another base, or by another file.
+        ConfigError: The unfinished training of another base, or another kind of file, is in its place.
     """
 
     def __init__(self, output: Path, photos: PhotoSet, config: BaseConfig, ranks: Ranks) -> None:
@@ -70,7 +70,7 @@ class SavedTraining:
         self.epoch, self.loss = ranks.by_first(self._progress)
 
     def _progress(self) -> tuple[int, float]:
-        """Reads how far the training had got; says so if the file is not of this training."""
+        """Reads how far the training had got; refuses a file that does not belong to this training."""
         if not os.path.lexists(self.path):
             return 0, 0.0
         found: Mapping[str, str] = {}
@@ -79,7 +79,7 @@ class SavedTraining:
                 found = file.metadata() or {}
         if found.get("kind") != _KIND:
             raise ConfigError(
-                f"{self.path} is where unfinished training is saved, but it is another file; move it away"
+                f"{self.path} is where unfinished training is saved, but another file is there; move it away"
             )
         if found["job"] != self._job:
             raise ConfigError(
@@ -89,11 +89,11 @@ class SavedTraining:
         return int(found["epoch"]), float(found["loss"])
 
     def restore(self, parts: TrainingParts) -> None:
-        """Puts back what was saved, if anything was."""
+        """Restores what was saved, if anything was."""
         if not self.epoch:
             return
         with safe_open(self.path, "pt") as file:
-            saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
         own = self._ranks.rank % sum(name.startswith("random.torch.") for name in saved)
         state = parts.module.state_dict()
         parts.module.load_state_dict({name: saved[f"module.{name}"] for name in state})
@@ -104,13 +104,13 @@ class SavedTraining:
             generator.set_state(saved[f"random.{name}.{own}"])
 
     def save_if_due(self, parts: TrainingParts, epoch: int, epochs: int, loss: float) -> None:
-        """Saves the training after some epochs: all are done, or the latest was saved a while ago.
+        """Saves the training if all epochs are done, or if it was last saved a while ago.
 
         Args:
-            parts: What is saved.
+            parts: Parts to save.
             epoch: Number of epochs that are done.
             epochs: Number of all epochs.
-            loss: Mean of L_C over the latest.
+            loss: Mean of L_C over the latest epoch.
         """
         if not self._ranks.by_first(lambda: self._is_due(epoch == epochs)):
             return
@@ -134,13 +134,13 @@ class SavedTraining:
         return time.monotonic() - since >= SECONDS_BETWEEN_SAVES
 
     def forget(self) -> None:
-        """Removes what was saved, as the base is written."""
+        """Removes what was saved, now that the base is written."""
         if self._ranks.is_first and os.path.lexists(self.path):
             storage.remove_file(self.path)
 
 
 def _generators(parts: TrainingParts) -> dict[str, torch.Generator]:
-    """Names the random generators that the training draws from."""
+    """Returns the random generators that the training draws from, by name."""
     device = next(parts.module.parameters()).device
     found = {"torch": torch.default_generator}
     if device.type == "cuda":
@@ -153,7 +153,7 @@ def _parameters(optimizer: torch.optim.SGD) -> list[Tensor]:
 
 
 def _job_digest(photos: PhotoSet, config: BaseConfig) -> str:
-    """Computes a digest of all that decides what is learnt, but for the machine."""
+    """Computes a digest of everything that decides what is learnt, except for the machine."""
     content = {
         "photos": [(photo.digest, photo.label) for photo in photos.photos],
         "settings": config.model_dump(mode="json", exclude={"device"}),

@@ -55,7 +55,7 @@ def trained_network(
 
     Raises:
         ArchitectureError: The network cannot be taken apart, or the weights do not fit it.
-        ConfigError: The checkpoint cannot be read, or has a head of other classes.
+        ConfigError: The checkpoint cannot be read, or has a head for a different number of classes.
     """
     model = architecture.build()
     state = read_checkpoint(checkpoint, model.state_dict())
@@ -94,7 +94,7 @@ def _rows(architecture: Architecture, state: Mapping[str, Tensor]) -> int | None
 def _load(
     model: nn.Module, architecture: Architecture, name: str, state: Mapping[str, Tensor], whole_head: bool
 ) -> None:
-    """Loads the backbone, and the head if it is wanted."""
+    """Loads the backbone, and the whole head if it is wanted."""
     weight, bias = f"{architecture.head}.weight", f"{architecture.head}.bias"
     if whole_head and _rows(architecture, state) is not None:
         owner, _, attribute = architecture.head.rpartition(".")

@@ -28,7 +28,7 @@ _MAX_GRADIENT_NORM = 5.0
 
 
 class _Losses(nn.Module):
-    """Computes what a base is trained on: L_C and, with rotations, the loss of the second task too."""
+    """Computes the losses that a base is trained on: L_C and, with rotations, that of the second task too."""
 
     def __init__(self, network: Network, config: BaseConfig, rotation_seed: int) -> None:
         super().__init__()
@@ -64,8 +64,20 @@ def train_base(
 ) -> TrainingReport:
     """Trains a whole network by one-cycle SGD on L_C and, with `rotations`, on a second task.
 
-    Every process computes its share of each batch, and all make the same update with the mean gradient. What
-    was saved of an interrupted training is continued.
+    Every process computes its share of each batch, and all make the same update with the mean gradient. A
+    training that was interrupted continues from where it was saved.
+
+    Args:
+        network: Network on the device to train on.
+        photos: Photos to learn from.
+        config: Settings of the base.
+        saved: Unfinished training, which is continued and saved.
+        ranks: Processes that train together.
+        on_progress: Function that is called after every update.
+
+    Raises:
+        ConfigError: The batches are too small for the processes, or the frozen blocks do not fit.
+        GateError: The loss, a gradient or a weight is no longer finite.
     """
     device = network.head.weight.device
     _check_batches(len(photos.photos), config, ranks)
@@ -101,7 +113,7 @@ def train_base(
             for group in optimizer.param_groups:
                 group["lr"] = peak * _one_cycle(step / total_steps)
             loss, L_C = compute_losses(torch.from_numpy(images).to(device), labels[share])
-            # Each process counts by its photos, so that the mean gradient is that of the whole batch.
+            # Processes are weighted by their numbers of photos, so the mean gradient is the whole batch's.
             weight = ranks.size * len(share) / len(batch)
             optimizer.zero_grad(set_to_none=True)
             (weight * loss).backward()
@@ -112,10 +124,10 @@ def train_base(
             optimizer.step()
             epoch_loss += weight * L_C.item() / steps_per_epoch
             on_progress(Progress(phase="train", done=step, total=total_steps, loss=loss.item()))
-        ranks.average(network.buffers())  # each process took BatchNorm's statistics of its own share
+        ranks.average(network.buffers())  # each process took BatchNorm's statistics from its own share
         saved.save_if_due(parts, epoch + 1, config.epochs, epoch_loss)
 
-    if not all_finite([*network.parameters(), *network.buffers()]):  # there is no later loss to show it
+    if not all_finite([*network.parameters(), *network.buffers()]):  # no later loss would show it
         raise _diverged(step, peak)
     network.eval().requires_grad_(False)
     seconds = time.monotonic() - started
@@ -131,7 +143,7 @@ def train_base(
 
 
 def _check_batches(photos: int, config: BaseConfig, ranks: Ranks) -> None:
-    """Refuses batches of which some process would get less than two photos, as BatchNorm needs two."""
+    """Refuses batches of which some process would get fewer than two photos, as BatchNorm needs two."""
     smallest = min(photos, config.batch_size)
     if ranks.size > 1 and smallest < 2 * ranks.size:
         raise ConfigError(
@@ -145,7 +157,7 @@ def _diverged(step: int, learning_rate: float) -> GateError:
 
 
 def _set_trainable(network: Network, config: BaseConfig) -> None:
-    """Makes all but frozen blocks trainable; weights learnt elsewhere keep their BatchNorm statistics."""
+    """Makes all but the frozen blocks trainable; weights from elsewhere keep their BatchNorm statistics."""
     blocks = network.blocks()
     if config.frozen_blocks > len(blocks):
         raise ConfigError(

@@ -24,7 +24,7 @@ P = ParamSpec("P")
 
 
 def command(work: Callable[P, None]) -> Callable[P, None]:
-    """Makes a command of a function: it ends with one sentence when told to stop, at any moment."""
+    """Turns a function into a command, which ends with one sentence if it is told to stop at any moment."""
 
     @functools.wraps(work)
     def run(*given: P.args, **named: P.kwargs) -> None:
@@ -52,7 +52,7 @@ def _as_meant(value: Any) -> Any:
 
 
 def fail(error: LwmEdgeError) -> None:
-    """Prints an error, for people or as JSON, unless another process does."""
+    """Prints an error, for people or as JSON, unless another process prints it."""
     if isinstance(error, PeerError):
         return
     if "--json" in sys.argv[1:]:
@@ -96,7 +96,7 @@ def _lost(failure: OSError) -> str:
 
 
 def with_progress(work: Callable[[ProgressCallback], Any], *, on_terminal_only: bool = False) -> Any:
-    """Does the work behind a progress bar or, unless only a terminal is to show any, lines about it."""
+    """Does the work and shows its progress: as a bar on a terminal and, if wanted, in lines elsewhere."""
     with progress_shown(on_terminal_only=on_terminal_only) as on_progress:
         return work(on_progress)
 

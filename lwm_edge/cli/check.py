@@ -27,11 +27,11 @@ def check_command(
     class_name: NameOption = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="PAGE.html", help="Write a page with the pictures, too."),
+        typer.Option("-o", "--output", metavar="PAGE.html", help="Also write a page that shows the photos."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Look for photos that would harm: blurred, dark, tiny, nearly the same, or probably of another class.
+    """Look for photos that would do harm: blurred, dark, tiny, nearly the same, or probably of another class.
 
     Nothing is learnt, copied or changed.
     """
@@ -60,7 +60,7 @@ def _found(page: Path | None) -> Callable[[CheckReport], None]:
             for suspect in report.suspects[:_LISTED]
         }
         if (more := len(report.suspects) - _LISTED) > 0:
-            rows["..."] = f"and {more} more; --json and -o PAGE.html have all of them"
+            rows["..."] = f"and {more} more; --json and -o PAGE.html list all of them"
         print_rows(title, rows or {"Photos": "none stands out"})
         if report.alike:
             print_rows(

@@ -1,4 +1,4 @@
-"""Prints what the user of a model reads: the plan, the receipt, predictions, accuracy."""
+"""Prints reports for people: plans, bases, repairs, accuracy, what a model holds, exports and the demo."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def notes(*lines: str) -> None:
 
 
 def left_out(skipped: Sequence[str]) -> str:
-    """Recalls that files were left out, which was said while photos were read, and why."""
+    """Points to the notes, printed while photos were read, that say which files were left out and why."""
     return " (the notes above say what was left out)" if skipped else ""
 
 
@@ -74,7 +74,7 @@ def plan(report: PlanReport) -> None:
 
 
 def _plan_of_training(report: PlanReport) -> dict[str, str]:
-    """Says how the network will be trained, which means nothing where it is not."""
+    """Says how the network will be trained, if it will be."""
     return {
         "Micro-batch": f"{report.micro_batch_size} images; "
         f"{report.micro_batches_per_update} micro-batches per update",
@@ -221,8 +221,8 @@ def threshold(calibration: Calibration) -> str:
     photos = counted(calibration.photos, "photo", "photos")
     based = f"{photos} of {counted(calibration.classes, 'class', 'classes')}"
     if calibration.thresholds[key] is None:
-        return f"no threshold: it would be based on {based}"
-    return f"a threshold that keeps {KEPT:.0%} of known photos, by {based}"
+        return f"no threshold yet, with only {based}"
+    return f"a threshold that keeps {KEPT:.0%} of known photos, based on {based}"
 
 
 def export(report: ExportReport) -> None:

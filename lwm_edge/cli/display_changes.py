@@ -1,4 +1,4 @@
-"""Prints what a change did that needed no photos, and which changes there were."""
+"""Prints what a change without photos did, and lists the changes that were made."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _deed(change: str | None, names: Sequence[str], more: int, increment: int) -
         case "add-photos":
             return f"learnt more photos of {classes}"
         case "calibrate":
-            return f"calibrated the score for unknown objects by photos of {classes}"
+            return f"calibrated the score for unknown objects with photos of {classes}"
         case "undo":
             return f"took back change {increment - 1}"
     return "the record does not say what it did"

@@ -2,53 +2,124 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from ..records import printable
 from .terminal import counted, in_bytes, note, out, print_rows, safe
 
 if TYPE_CHECKING:
     from .. import AuditReport, KeyReport, SigningReport, SimulationReport, VerificationReport
+    from ..proofs.reports import OnnxGrowth
 
 _BARS, _SPARKS = " ▁▂▃▄▅▆▇█", 16
+_MEMORY = {"peak_rss_bytes": "Memory", "peak_cuda_bytes": "GPU memory"}
 
 
-def audit(report: AuditReport) -> None:
-    """Prints the account and the verdict."""
-    table = Table(title=f"Every byte of {safe(str(report.home))}", title_justify="left", box=None)
-    table.add_column("Owner")
-    table.add_column("Bytes", justify="right")
-    for owner, count in report.bytes_by_owner().items():
-        table.add_row(owner, f"{count:,}")
-    table.add_row("[bold]accounted for", f"[bold]{report.accounted_bytes:,}")
-    table.add_row("[bold]on disk", f"[bold]{report.total_bytes:,}")
-    out().print(table)
+def audit(report: AuditReport, details: bool = False) -> None:
+    """Prints what was counted, whether it grew, the verdict, and what to do if that is bad.
+
+    Args:
+        report: Report of `audit`.
+        details: Whether to print the bytes of each part, the parts of the growth, and the ledger too.
+    """
+    if details:
+        _print_parts(report)
     rows = {
-        "Bundle": f"{in_bytes(report.bundle_bytes)}, {in_bytes(report.bundle_bytes_shipped)} when shipped"
+        "Counted": _counted_bytes(report, details),
+        "Model file": _length_of_the_bundle(report),
+        **_growth(report.onnx_growth, details),
     }
-    if growth := report.onnx_growth:
-        per_class = f", {growth.bytes_per_class:,.0f} per class" if growth.bytes_per_class else ""
-        classes = counted(growth.classes, "class", "classes")
-        rows["ONNX file"] = f"grew by {in_bytes(growth.bytes)} for {classes}{per_class}"
-        if growth.explained:
-            parts = (
-                f"head {growth.head_bytes:,}, names {growth.names_bytes:,}, framing {growth.framing_bytes:,}"
-            )
-            rows["  explained"] = f"to the byte: {parts}"
-    chain = f"hash chain holds, head {report.ledger_head}" if report.ledger_head else "without a hash chain"
-    rows["Ledger"] = f"{report.ledger_entries} entries, {chain}"
+    if report.passed:
+        entries = counted(report.ledger_entries, "entry", "entries")
+        rows["Photos left"] = f"none in memory, according to the ledger's latest {entries}"
+    if details:
+        rows["Ledger"] = f"the head of its hash chain is {report.ledger_head or 'missing: it has no chain'}"
     if report.not_audited:
         rows["Not audited"] = f"{', '.join(report.not_audited)}: attributes that the system sets"
-    rows["Verdict"] = "passed: nothing else is there" if report.passed else "FAILED"
-    print_rows("", rows)
+    rows["Verdict"] = "passed: nothing else is there" if report.passed else "FAILED: see the problems below"
+    if not report.passed:
+        rows["What next"] = "\n".join(_next_steps(printable(report.home)))
+    print_rows(f"Audit of {printable(report.home)}", rows)
     for problem in report.problems:
         note(f"Problem: {problem}")
 
 
-def simulation(report: SimulationReport) -> None:
-    """Prints every trend with a line of its values, and the verdict."""
-    from ..proofs.trends import MEMORY_TOLERANCE, value_of  # the reports are loaded by now
+def _print_parts(report: AuditReport) -> None:
+    table = Table(title="Every byte of the home, by what it belongs to", title_justify="left", box=None)
+    table.add_column("Part")
+    table.add_column("Bytes", justify="right")
+    for part, count in report.bytes_by_owner().items():
+        table.add_row(part, f"{count:,}")
+    table.add_row("[bold]accounted for", f"[bold]{report.accounted_bytes:,}")
+    table.add_row("[bold]on disk", f"[bold]{report.total_bytes:,}")
+    out().print(table)
+
+
+def _counted_bytes(report: AuditReport, details: bool) -> str:
+    unexplained = report.bytes_by_owner().get("unexplained", 0)
+    unexplained += abs(report.total_bytes - report.accounted_bytes)
+    if unexplained:
+        return f"{in_bytes(report.total_bytes)}, of which {unexplained:,} are unexplained"
+    hint = "" if details else " (--details lists the parts)"
+    return f"{in_bytes(report.total_bytes)}, each in a known part of the home{hint}"
+
+
+def _length_of_the_bundle(report: AuditReport) -> str:
+    shipped = report.bundle_bytes_shipped
+    if report.bundle_bytes == shipped:
+        return f"model.lwm has {in_bytes(shipped)}, as when the home was made"
+    return f"model.lwm has {in_bytes(report.bundle_bytes)}, but had {shipped:,} when the home was made"
+
+
+def _growth(growth: OnnxGrowth | None, details: bool) -> dict[str, str]:
+    """Says by how much the ONNX file grew, and whether its classes account for that."""
+    if growth is None:
+        return {}
+    name = "classifier.onnx"
+    if not growth.bytes and not growth.classes:
+        return {"ONNX file": f"{name} has not grown since the home was made"}
+    grew = f"{name} {'grew' if growth.bytes >= 0 else 'shrank'} by {in_bytes(abs(growth.bytes))}"
+    fits = {
+        True: "exactly what its classes need",
+        False: "which is not what its classes need",
+        None: "which cannot be checked to the byte, as a shipped class was removed",
+    }
+    rows = {"ONNX file": f"{grew} for {_class_change(growth.classes)}, {fits[growth.explained]}"}
+    if details and growth.explained:
+        rows["  made up of"] = (
+            f"{growth.head_bytes:,} bytes of rows in the last layer and the score for unknown objects, "
+            f"{growth.names_bytes:,} of names, {growth.framing_bytes:,} of longer numbers and lengths"
+        )
+    return rows
+
+
+def _class_change(classes: int) -> str:
+    if not classes:
+        return "as many classes as when the home was made"
+    more = "more" if classes > 0 else "fewer"
+    return f"{counted(abs(classes), f'{more} class', f'{more} classes')} than when the home was made"
+
+
+def _next_steps(home: str) -> list[str]:
+    where = f"--home {shlex.quote(home)}"
+    return [
+        "move out of the home what lwm-edge did not make",
+        f"rebuild files that do not match the model: lwm-edge repair {where}",
+        f"if model.lwm itself is at fault, start over: lwm-edge init BASE.lwm --replace {where}",
+    ]
+
+
+def simulation(report: SimulationReport, details: bool = False) -> None:
+    """Prints whether files or memory grew, the verdict, and what to do if that is bad.
+
+    Args:
+        report: Report of `simulate`.
+        details: Whether to print every figure with a line of its values too.
+    """
+    from ..proofs.trends import MEMORY_TOLERANCE  # the reports are loaded by now
 
     classes = counted(report.classes_per_increment, "class", "classes")
     each = "each in a process of its own" if report.isolated else "all in one process"
@@ -56,6 +127,39 @@ def simulation(report: SimulationReport) -> None:
         f"[bold]{report.increments} simulated increments[/] of {classes} by "
         f"{report.recipe}, {each}; {report.photos_per_class} generated photos per class"
     )
+    if details:
+        _print_trends(report)
+    memory_figures = type(report.steps[0].memory).model_fields
+    files_passed = all(trend.passed for trend in report.trends if trend.figure not in memory_figures)
+    rows = {
+        "Files": "no file grew by a byte, except by what new classes need in classifier.onnx and labels.txt"
+        if files_passed
+        else "some did not keep their length: see the problems below",
+        **{
+            _MEMORY[trend.figure]: f"{trend.second / 2**20:.0f} MiB at most in the second increment, "
+            f"{trend.last / 2**20:.0f} MiB in the last ({MEMORY_TOLERANCE:.0%} more are allowed; the first "
+            "increment warms up, and does not count)"
+            for trend in report.trends
+            if trend.figure in _MEMORY
+        },
+        "Verdict": "passed: storage and memory stay constant"
+        if report.passed
+        else "FAILED: see the problems below",
+    }
+    if not report.passed:
+        rows["What next"] = (
+            "run it again with other programs closed; if it fails again, send your vendor what --json prints"
+        )
+    if report.plot:
+        rows["Plot"] = printable(report.plot)
+    print_rows(f"Took {report.seconds:.0f} s", rows)
+    for problem in report.problems:
+        note(f"Problem: {problem}")
+
+
+def _print_trends(report: SimulationReport) -> None:
+    from ..proofs.trends import value_of
+
     table = Table(box=None)
     for heading in ("Bytes", "", "2nd", "Last", "Per class", "Explained"):
         table.add_column(heading, justify="left" if heading in ("Bytes", "") else "right")
@@ -64,17 +168,6 @@ def simulation(report: SimulationReport) -> None:
         numbers = (trend.second, trend.last, trend.slope_bytes_per_class, trend.explained_bytes_per_class)
         table.add_row(safe(trend.figure), _sparkline(values), *(f"{number:,.0f}" for number in numbers))
     out().print(table)
-    rows = {
-        "First increment": "warms up, and is left out",
-        "Memory": f"passes if neither the fitted line nor the last increment rises by more than "
-        f"{MEMORY_TOLERANCE:.0%} of the 2nd's peak",
-        "Verdict": "passed: storage and memory stay constant" if report.passed else "FAILED",
-    }
-    if report.plot:
-        rows["Plot"] = str(report.plot)
-    print_rows(f"Took {report.seconds:.0f} s", rows)
-    for problem in report.problems:
-        note(f"Problem: {problem}")
 
 
 def _sparkline(values: list[int]) -> str:

@@ -33,8 +33,8 @@ class _Command:
 
     Attributes:
         started: Whether the command has begun its work; before that, only libraries load.
-        ended: Whether it is done or has failed; only its last words are left.
-        needs_home: Whether the command works with a home, so that before one is found nothing has begun.
+        ended: Whether it is done or has failed, so that only its last message is left to print.
+        needs_home: Whether the command works with a home; until that is found, nothing has begun.
         home: Path of the home that it works with, once it is found.
         link_before: Target of the home's link `current` before the work; None if there was no link.
         exit_code: Exit code of the latest request to stop, if there was one.
@@ -57,7 +57,7 @@ def stop_with_a_sentence() -> None:
         with suppress(ValueError):  # not in the main thread, so the signals are somebody else's
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, _stop)
-    sys.unraisablehook = _raise_what_was_swallowed
+    sys.unraisablehook = _end_if_interrupted
 
 
 def ignore_requests_to_stop() -> None:
@@ -108,15 +108,15 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
-def _raise_what_was_swallowed(unraisable: Any) -> None:
-    """Ends the process where an interruption hit a callback, from which no exception can escape."""
+def _end_if_interrupted(unraisable: Any) -> None:
+    """Ends the process if an interruption hit a callback, from which no exception can escape."""
     if isinstance(unraisable.exc_value, Interruption):
         _end_at_once(unraisable.exc_value.exit_code)
     sys.__unraisablehook__(unraisable)
 
 
 def _end_at_once(exit_code: int) -> None:
-    """Prints the sentence and ends the process, as a kill would, which a home survives at any moment."""
+    """Prints the sentence and ends the process as a kill would; a home survives that at any moment."""
     sentence = _sentence()
     with suppress(OSError):
         if "--json" in sys.argv[1:]:

@@ -58,7 +58,7 @@ def init_command(
 ) -> None:
     """Make a model home from a shipped base, with its ONNX file.
 
-    With --trust, the home accepts no base that this key did not sign, now or later.
+    With --trust, the home accepts only bases that this key signed, now and later.
     """
     from .. import init_home
 
@@ -258,17 +258,20 @@ def audit_command(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw storage and memory over the simulation.")
     ] = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="Also print the owner of every byte, or every simulated figure.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Account for every byte of the home; --simulate shows that it does not grow with increments."""
+    """Account for every byte of the home; --simulate shows whether it would grow with increments."""
     report: AuditReport | SimulationReport
     if simulate is None:
         if isolated or plot:
-            raise ConfigError("--isolated and --plot only apply to a simulation; pass --simulate N too")
+            raise ConfigError("--isolated and --plot apply only to a simulation; pass --simulate N too")
         from .. import audit
 
         report = audit(open_chosen_home(home))
-        show(report, as_json, display_proofs.audit)
+        show(report, as_json, partial(display_proofs.audit, details=details))
     else:
         from .. import simulate as run
 
@@ -279,7 +282,7 @@ def audit_command(
                 opened, number, classes=classes, config=chosen, isolated=isolated, plot=plot, on_progress=on
             )
         )
-        show(report, as_json, display_proofs.simulation)
+        show(report, as_json, partial(display_proofs.simulation, details=details))
     if not report.passed:
         raise typer.Exit(4)
 

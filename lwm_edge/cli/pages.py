@@ -31,7 +31,7 @@ def report_command(
 ) -> None:
     """Write a page about the model: what it knows, how sure that is, what it costs, where it comes from.
 
-    The page is one file that asks nothing of the network, and has no photo in it.
+    The page is one file, which loads nothing from elsewhere and has no photo in it.
     """
     from .. import write_report
 
@@ -45,7 +45,7 @@ def report_command(
 
 def page(report: PageReport) -> None:
     """Prints which page was written."""
-    photos = f"{report.embedded_photos} of your photos; take care whom you give it to"
+    photos = f"{report.embedded_photos} of your photos; be careful whom you give it to"
     rows = {
         "Page": f"{report.page}, {in_bytes(report.page_bytes)}",
         "Photos in it": photos if report.embedded_photos else "none",

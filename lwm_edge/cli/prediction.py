@@ -1,4 +1,4 @@
-"""Defines `predict`: what photos, folders, standard input or a camera show."""
+"""Defines `predict`, which says what photos, folders, standard input or a camera show."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _with_stdin(photos: list[Any]) -> list[Any]:
     """Puts standard input in the place of `-`.
 
     Raises:
-        ConfigError: It was given twice, or is a terminal.
+        ConfigError: Standard input was given twice, or is a terminal.
     """
     if photos.count(STDIN) > 1:
         raise ConfigError(f"{STDIN} is standard input, which holds one photo; give it once")
@@ -117,7 +117,7 @@ def _watch(
     from .. import Classifier, PredictionReport, watch
 
     if as_json and frames is None and camera.isdecimal():
-        raise ConfigError("--json prints one document at the end, and a camera has none; pass --frames N too")
+        raise ConfigError("--json prints one document at the end, but a camera has no end; pass --frames N")
     seen = islice(watch(home, camera, every_seconds=every, top_k=top_k, keep=keep), frames)
     if as_json:
         report = PredictionReport(
@@ -132,7 +132,7 @@ def _watch(
 
 
 def predictions(report: PredictionReport, unknown: bool = False) -> None:
-    """Prints one line per photo, and where wanted whether it seems to show none of the classes."""
+    """Prints one line per photo and, if wanted, whether it seems to show none of the classes."""
     _note_lack_of_threshold(report.predictions, unknown)
     for prediction in report.predictions:
         _print(prediction, unknown)

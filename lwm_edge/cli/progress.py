@@ -1,4 +1,4 @@
-"""Shows how far a command is and how long its phase still takes, on a terminal and in plain lines."""
+"""Shows how far a command has got and how long its phase will still take, on a terminal or in lines."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def progress_shown(*, on_terminal_only: bool = False) -> Iterator[ProgressCallba
 
 
 class Pace:
-    """Tells phases apart, and how long the current one still takes.
+    """Tells phases apart, and estimates how long the current one will still take.
 
     Args:
         clock: Function that returns the time in seconds.
@@ -90,7 +90,7 @@ class Pace:
 
 
 def plain_lines(clock: Callable[[], float] = time.monotonic) -> ProgressCallback:
-    """Makes a function that prints a line for each phase, ten seconds, and tenth of a training.
+    """Makes a function that prints a line for each phase, each ten seconds, and each tenth of a training.
 
     Args:
         clock: Function that returns the time in seconds.
@@ -125,7 +125,7 @@ def _begun(progress: Progress) -> str:
 
 
 def _takes(progress: Progress) -> str:
-    """Says how long a phase takes whose steps do not tell."""
+    """Says how long a phase is expected to take, until its first step is done."""
     seconds = progress.expected_seconds
     return "" if seconds is None or progress.done else f"takes about {_time(seconds)}"
 

@@ -28,7 +28,7 @@ _PARTS = {
     "commit": "saving and checking",
 }
 _LISTED = 12
-_WELL_RECOGNISED = 0.5  # share of a class's photos; those below it had better get more
+_WELL_RECOGNISED = 0.5  # share of a class's photos; a class below it should get more
 
 
 def new_classes(report: IncrementReport, details: bool = False) -> None:
@@ -40,9 +40,9 @@ def new_classes(report: IncrementReport, details: bool = False) -> None:
 
 def more_photos(report: IncrementReport, details: bool = False) -> None:
     """Prints the receipt of further photos."""
-    photos = counted(report.photos_trained + report.photos_held_back, "photo", "photos")
+    photos = counted(report.photos_trained + report.photos_held_back, "more photo", "more photos")
     names = joined(report.known_classes, _LISTED)
-    _print(f"Learnt {photos} more of {names} in {report.seconds:.0f} s", report, details)
+    _print(f"Learnt {photos} of {names} in {report.seconds:.0f} s", report, details)
 
 
 def _print(title: str, report: IncrementReport, details: bool) -> None:
@@ -65,7 +65,7 @@ def _how_well(report: IncrementReport) -> str:
         for c in ranked[:_LISTED]
     ]
     if more := ranked[_LISTED:]:
-        lines.append(f"and {len(more)} more, each on {percent(_share(more[0]))} of its photos or better")
+        lines.append(f"and {len(more)} more, each on at least {percent(_share(more[0]))} of its photos")
     source = "counted on photos that the judged model had not learnt"
     return "\n".join([*lines, f"{source}{left_out(report.skipped)}"])
 
@@ -99,7 +99,7 @@ def _next_steps(report: IncrementReport) -> list[str]:
 
 def _what_happened(report: IncrementReport) -> str:
     if report.training is None:
-        return "the network stays as it was, and its last layer was solved anew"
+        return "the network stays as it was, and its last layer was solved again"
     epochs = counted(report.training.epochs, "pass", "passes")
     return f"the network was trained, in {epochs} over the photos"
 
@@ -129,7 +129,7 @@ def _training(report: IncrementReport) -> dict[str, str]:
 
 
 def change_details(report: ChangeReport) -> dict[str, str]:
-    """Says what only an engineer wants to know of a change that needed no training."""
+    """Says what only an engineer wants to know about a change that needed no training."""
     return {
         **growth(report.footprint),
         "Verified": f"ONNX file {parity_found(report.parity)}",

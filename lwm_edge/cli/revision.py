@@ -1,4 +1,4 @@
-"""Defines the commands by which an owner changes his mind about what the model knows."""
+"""Defines the commands with which owners change their minds about what the model knows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add_photos_command(
     class_name: NameOption = None,
     solve_head: Annotated[
         bool,
-        typer.Option("--solve-head", help="Replace a last layer that was trained by one that is solved."),
+        typer.Option("--solve-head", help="Replace a last layer that was trained with one that is solved."),
     ] = False,
     max_memory: Annotated[str | None, setting(IncrementConfig, "max_memory", metavar="SIZE")] = None,
     min_photos: Annotated[int | None, setting(IncrementConfig, "min_photos")] = None,
@@ -101,7 +101,7 @@ def remove_class_command(
         bool, typer.Option("--shipped", help="Also allow a class that the vendor shipped.")
     ] = False,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Leave the model as if it had never learnt it, or refuse.")
+        bool, typer.Option("--exact", help="Leave the model as if it had never learnt the class, or refuse.")
     ] = False,
     sign_with: SignWithOption = None,
     details: DetailsOption = False,

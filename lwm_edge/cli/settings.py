@@ -127,7 +127,7 @@ def _default_home() -> Path:
 
 
 def leave_a_folder_that_is_gone(given: Mapping[str, object]) -> None:
-    """Leaves a current folder that no longer exists, where libraries such as MKL would end the process.
+    """Leaves a current folder that no longer exists, in which libraries such as MKL would end the process.
 
     Args:
         given: Values of the command's arguments, by their names.

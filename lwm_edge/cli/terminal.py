@@ -64,7 +64,7 @@ def counted(count: int, one: str, many: str) -> str:
 
 
 def print_rows(title: str, values: dict[str, str]) -> None:
-    """Prints a title and each value, whose further lines stand below its first one."""
+    """Prints a title and a row for each value; further lines of a value stand below its first."""
     console, width = out(), max(map(len, values))
     console.print(f"[bold]{safe(title)}")
     below = "\n" + " " * (width + 4)
@@ -80,7 +80,7 @@ def listed(names: Sequence[str], most: int = _LISTED) -> str:
 
 
 def joined(names: Sequence[str], most: int = _LISTED) -> str:
-    """Lists names as a sentence has them, such as A, B and C; of many the first few."""
+    """Lists names as a sentence does, such as A, B and C; only the first few of many."""
     if len(names) > most or len(names) < 2:
         return listed(names, most)
     return f"{', '.join(names[:-1])} and {names[-1]}"

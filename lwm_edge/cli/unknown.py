@@ -24,7 +24,7 @@ def calibrate_command(
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Set the threshold of `predict --unknown` by photos of known classes, as this device takes them.
+    """Set the threshold of `predict --unknown` from photos of known classes, as this device takes them.
 
     Nothing is learnt. Give photos that the model has not learnt: it is surer of those than of new ones.
     """

@@ -73,7 +73,7 @@ def build_base_command(
 
 
 def _make_base(work: Callable[[ProgressCallback], BaseReport], as_json: bool) -> None:
-    """Makes a base; of several processes that torchrun started, the first one shows how far it is."""
+    """Makes a base; if torchrun started several processes, only the first one shows progress."""
     from ..base.ranks import is_first_rank
 
     if is_first_rank():
@@ -136,7 +136,7 @@ def pack_command(
     permit: Annotated[list[str] | None, setting(PackConfig, "permits", "--permit", metavar="CHANGE")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """For vendors: turn a classifier that is already trained into a base, as it is."""
+    """For vendors: turn a classifier that is already trained into a base, without training it further."""
     from .. import pack_checkpoint
 
     chosen = pack_config(

@@ -1,8 +1,8 @@
-"""Builds and checks the chain of custody: what vendor and device sign, and whether a record holds together.
+"""Builds and checks the chain of custody: what vendor and device sign, and whether a record is consistent.
 
 A signature covers a statement: a line that names its kind, then canonical JSON. The vendor's statement
 describes everything about the shipped base. A device's statement names one change: the model before, the
-model after, and the base that it all started from. `proofs.verification` says what follows from them.
+model after, and the base that it all started from. `proofs.verification` says what follows from these.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def base_statement(manifest: Manifest) -> BaseStatement:
 
 
 def _preprocessing(manifest: Manifest) -> dict[str, Any]:
-    """Collects what turns a photo into what the head reads, apart from the weights."""
+    """Collects what turns a photo into the head's inputs, apart from the weights."""
     return manifest.model_dump(include={"preprocessing", "levels"})
 
 
 def make_deed(kind: ChangeKind, class_names: Sequence[str] = ()) -> Deed:
-    """Makes the account of a change that happens now; it names the first classes, and counts the others."""
+    """Makes the account of a change that is happening now; it names the first classes and counts the rest."""
     return Deed(
         kind=kind,
         class_names=tuple(class_names[:NAMES_KEPT]),
@@ -68,8 +68,8 @@ def record_change(
     """Adds the change from `parent` to `manifest` to the record, signed if there is a device key.
 
     Args:
-        manifest: Manifest of the changed model, with its digests filled in. It is returned as it is if it has
-            no change that `parent` lacks.
+        manifest: Manifest of the changed model, with its digests filled in. If it counts as many changes as
+            `parent`, it is returned as it is.
         parent: Manifest of the model before.
         key: Private key of the device, if it has one.
         deed: Account of what the change did.
@@ -90,7 +90,7 @@ def record_change(
 
 
 def goes_on_from(now: Manifest, before: Manifest) -> bool:
-    """Returns whether a model's record is that of the model before, which holds together, and one change."""
+    """Returns whether a model's record is the previous model's, which must be sound, plus one change."""
     if now.custody is None or not now.custody.links or custody_problems(before, None, None):
         return False
     record = before.custody or _new_record(before)
@@ -104,12 +104,12 @@ def _new_record(parent: Manifest) -> Custody:
 
 
 def custody_problems(manifest: Manifest, vendor_key: str | None, device_key: str | None) -> tuple[str, ...]:
-    """Lists everything in a manifest's record that does not hold; `open_bundle` checks the tensors' digest.
+    """Lists everything in a manifest's record that is wrong; `open_bundle` checks the tensors' digest.
 
     Args:
         manifest: Manifest of an opened bundle.
-        vendor_key: Key that must have signed the base; None asks for no signature.
-        device_key: Key that must have signed every recorded change; None accepts unsigned ones, and any key.
+        vendor_key: Key that must have signed the base; None accepts an unsigned base and any key.
+        device_key: Key that must have signed every recorded change; None accepts unsigned ones and any key.
     """
     custody = manifest.custody or _new_record(manifest)
     return (
@@ -177,7 +177,7 @@ def _chain_problems(custody: Custody, manifest: Manifest) -> list[str]:
         if after.parent_digest != before.model_digest:
             problems.append(f"change {after.increment} does not start from the model of the change before it")
         shipped[before.model_digest] = before.shipped_classes
-        took_back = after.model_digest == before.parent_digest  # as `undo` does, which may bring one back
+        took_back = after.model_digest == before.parent_digest  # `undo` may bring a shipped class back
         most = shipped.get(after.model_digest, after.shipped_classes) if took_back else before.shipped_classes
         if after.shipped_classes > most:
             problems.append(f"change {after.increment} has more shipped classes than the change before it")

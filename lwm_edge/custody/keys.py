@@ -36,11 +36,11 @@ _MAX_BYTES = 4096  # limit for a key file; an Ed25519 key takes 119
 
 
 class KeyReport(Report):
-    """Reports what `generate_key` wrote, never the secret.
+    """Reports what `generate_key` wrote, but never the secret.
 
     Attributes:
-        private_key_file: File to keep, readable by its owner alone.
-        public_key_file: File to share.
+        private_key_file: Path of the file to keep, readable by its owner alone.
+        public_key_file: Path of the file to share.
         key: Public key in hexadecimal.
     """
 
@@ -56,7 +56,7 @@ def generate_key(name: AnyPath) -> KeyReport:
         name: Path of both files without their suffixes.
 
     Raises:
-        ConfigError: One of the files exists already; a key is never overwritten.
+        ConfigError: One of the files already exists; a key is never overwritten.
         HomeError: The operating system refused to write.
     """
     name = Path(name)
@@ -83,7 +83,7 @@ def public_key(key: Ed25519PrivateKey) -> str:
 
 
 def public_key_pem(key: str) -> bytes:
-    """Returns the content of a public key's file, which is of constant length."""
+    """Returns the content of a public key's file, whose length is always the same."""
     loaded = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key))
     return loaded.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
@@ -132,8 +132,8 @@ def read_public_key(path: AnyPath) -> str:
 def proves_anything(key: bytes) -> bool:
     """Tells whether only a holder of the private key can make signatures that match a public key.
 
-    Anyone can if the key is a point of low order, or one that is not written in its one valid form (RFC 8032,
-    section 5.1.7; the points are those that libsodium refuses).
+    Anyone can make them if the key is a point of low order, or is not written in its only valid form (RFC
+    8032, section 5.1.7; the points are those that libsodium refuses).
     """
     y = int.from_bytes(key, "little") & ~(1 << 255)
     return y < _FIELD and y not in _LOW_ORDER

@@ -1,4 +1,4 @@
-"""Signs a vendor's base: `sign_bundle`."""
+"""Signs a vendor's base."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class SigningReport(Report):
     """Reports what `sign_bundle` signed.
 
     Attributes:
-        bundle: Path of the bundle, rewritten at the same length.
+        bundle: Path of the bundle, which was rewritten at the same length.
         bundle_bytes: Length of the bundle.
         model_digest: Digest of the model, as before.
         key: Public key of the vendor, in hexadecimal.
@@ -41,16 +41,16 @@ def sign_bundle(bundle: AnyPath, key: AnyPath) -> SigningReport:
 
     Raises:
         BundleError: The bundle is damaged.
-        ConfigError: The bundle is not a base: classes were added or removed since.
+        ConfigError: The bundle is not a base: it was changed after it shipped.
         TrustError: The key cannot be used.
     """
     signer = read_private_key(key)
     opened = open_bundle(Path(bundle))
     manifest = opened.manifest
     if manifest.increment_count:
+        times = "once" if manifest.increment_count == 1 else f"{manifest.increment_count} times"
         raise ConfigError(
-            f"{bundle} has been changed {manifest.increment_count} times since it was shipped; "
-            "sign the base as build-base made it"
+            f"{bundle} has been changed {times} since it was shipped; sign the base as build-base made it"
         )
     check_output(opened.path)
     statement = base_statement(manifest)

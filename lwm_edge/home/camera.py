@@ -1,4 +1,4 @@
-"""Classifies what a camera sees, or the frames of a video, with a home's current model: `watch`."""
+"""Provides `watch`, which classifies what a camera sees, or a video's frames, with a home's current model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..photos.pixels import Pixels
 from ..records import AnyPath
 from .home import Home, open_home
 
-_FAILED_GRABS = 50  # one after the other; a camera that gives nothing for so long is gone
+_FAILED_GRABS = 50  # in a row; a camera that gives no frame for that long is gone
 
 
 def watch(
@@ -26,19 +26,19 @@ def watch(
     top_k: int = 3,
     keep: float = KEPT,
 ) -> Iterator[Prediction]:
-    """Classifies frames of a camera or of a video file, one after the other; nothing is kept.
+    """Classifies the frames of a camera or of a video file one after another, and keeps none of them.
 
-    Where the home gets a newer model meanwhile, that one classifies from then on.
+    If the home gets a newer model meanwhile, that model classifies the frames from then on.
 
     Args:
         home: Model home, or the path of its folder.
-        source: Number of the camera, also as text, or path of a video file.
-        every_seconds: Time between two frames that are classified; of a video, by its own clock.
+        source: Number of a camera, as an integer or as text, or the path of a video file.
+        every_seconds: Seconds between two classified frames; for a video, seconds of the video itself.
         top_k: Number of classes for each frame, best first.
-        keep: Share of known photos that are not to be called unknown, one of `model.terms.SHARES`.
+        keep: Share of photos of known classes that should not be called unknown; one of `model.terms.SHARES`.
 
     Yields:
-        The prediction for each frame; `photo` is the source and the time, such as `door.mp4@2.0s`.
+        The prediction for each frame; its `photo` names the source and the time, such as `door.mp4@2.0s`.
 
     Raises:
         ConfigError: OpenCV is not installed; the message says how to install it.
@@ -77,7 +77,7 @@ def _frames(source: int | AnyPath, every_seconds: float) -> Iterator[tuple[float
 
 
 def _camera_times(capture: Any) -> Iterator[float]:
-    """Yields the time of each frame that the camera has; all are taken, so that none waits and grows old."""
+    """Yields the time in seconds of each frame; all of them are fetched, so that none goes stale."""
     started, failed = time.monotonic(), 0
     while failed < _FAILED_GRABS:
         failed = 0 if capture.grab() else failed + 1
@@ -86,7 +86,7 @@ def _camera_times(capture: Any) -> Iterator[float]:
 
 
 def _video_times(cv2: Any, capture: Any) -> Iterator[float]:
-    """Yields the time of each frame of a video, by its number of frames in a second."""
+    """Yields the time in seconds of each frame of a video, worked out from its frame rate."""
     rate = capture.get(cv2.CAP_PROP_FPS)
     rate = rate if math.isfinite(rate) and rate > 0 else 25.0
     number = 0
@@ -100,6 +100,6 @@ def _opencv() -> Any:
         import cv2
     except ImportError:
         raise ConfigError(
-            "cameras and videos take OpenCV; install it with: pip install 'lwm-edge[camera]'"
+            "cameras and videos need OpenCV; install it with: pip install 'lwm-edge[camera]'"
         ) from None
     return cv2

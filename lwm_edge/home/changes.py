@@ -1,4 +1,4 @@
-"""Starts a home from a base, and makes every change to it that needs no photos: `change_model`."""
+"""Starts a home from a base (`init_home`), and makes every change that needs no photos (`change_model`)."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def init_home(
         base: Path of the bundle, which is copied.
         home: Path of the folder to make.
         replace: Whether to start an existing home over; what it learnt is lost.
-        trust: Path of the vendor's public key; the home then takes no base, now or later, that this key did
-            not sign. None keeps the key that the home trusts already, if any.
+        trust: Path of the vendor's public key; the home then accepts only bases that this key signed, now and
+            later. None keeps the key that the home already trusts, if any.
         wait: Whether to wait for another process that is changing the home.
 
     Raises:
@@ -51,6 +51,7 @@ def init_home(
         HomeError: There is a home already and `replace` is not set, or the folder holds something else.
         ParityError: This device's ONNX Runtime does not compute what the network computes.
         TrustError: The base is not signed with the trusted key, or the key cannot be read.
+        BusyError: Another process is changing the home, and `wait` is not set.
     """
     started = time.monotonic()
     home = absolute(home)
@@ -63,7 +64,7 @@ def init_home(
         arrays = bundle.arrays()
         candidate = _prepare(arrays, bundle.manifest, bundle, use, None, started=started, onnx_bytes_before=0)
     made_here = not os.path.lexists(home)
-    with _no_new_folder(home, made_here), opened.lock(wait=wait), _no_half_made_home(opened, made_here):
+    with _folder_made(home, made_here), opened.lock(wait=wait), _no_half_made_home(opened, made_here):
         _check_init(home, bundle, replace)  # another process may have been faster
         key = key_to_trust(opened, trust)
         require_signed_base(base, candidate.manifest, key)  # the base may have been replaced as well
@@ -73,7 +74,7 @@ def init_home(
 
 
 @contextmanager
-def _no_new_folder(home: Path, made_here: bool) -> Iterator[None]:
+def _folder_made(home: Path, made_here: bool) -> Iterator[None]:
     """Makes the folder of a home, and removes it if the block fails and nothing but a lock is in it."""
     try:
         storage.make_folder(home)
@@ -101,7 +102,7 @@ def _no_half_made_home(home: Home, made_here: bool) -> Iterator[None]:
         yield
     except BaseException:
         if not was_home and not ownership.is_home(home.path):
-            with suppress(LwmEdgeError):  # what went wrong first is what counts
+            with suppress(LwmEdgeError):  # the first failure is the one to report
                 ownership.remove_half_made(home.path, keep_key=trusted, keep_folder=not made_here)
         raise
 
@@ -127,7 +128,7 @@ def _check_init(home: Path, base: Bundle, replace: bool) -> None:
 
 
 def _is_copy_of(base: Bundle, generation: Generation) -> bool:
-    """Returns whether a generation is what an interrupted `init` from this base left."""
+    """Returns whether a generation is what an interrupted `init` from this base left behind."""
     try:
         found = open_bundle(generation.bundle).manifest
     except BundleError:
@@ -137,14 +138,15 @@ def _is_copy_of(base: Bundle, generation: Generation) -> bool:
 
 @dataclass(frozen=True)
 class Edited:
-    """Holds what an edit makes of a home's model.
+    """Holds the outcome of an edit of a home's model.
 
     Attributes:
         arrays: Tensors of the changed model.
         manifest: Manifest of the changed model; `change_model` fills in its history.
         deed: Account of what was done.
-        remains: What is left of a class that is gone.
-        may_be_undone: Whether undo may return to the model before, where the vendor permits it.
+        remains: Sentences about what is left of a removed class.
+        may_be_undone: Whether undo may return to the model before this change, if the vendor permits undo at
+            all.
     """
 
     arrays: Arrays
@@ -161,7 +163,7 @@ def change_model(
     sign_with: AnyPath | None,
     wait: bool,
 ) -> ChangeReport:
-    """Changes a home's model without photos, in one atomic step that its record and its ledger count.
+    """Changes a home's model without photos, in one atomic step that its custody record and ledger count.
 
     Args:
         home: Model home, or the path of its folder.

@@ -21,7 +21,7 @@ class ExportConfig(Settings):
     float_weights: bool = False
     """Whether to keep int8 weights in float32, quantised when the file loads, as TensorRT requires."""
     static_batch: int | None = Field(default=None, ge=1, le=256)
-    """Number of images in every batch; unless set, any number."""
+    """Number of images in every batch; unless set, a batch may hold any number."""
     fixed_head: bool = False
     """Whether to give the file an output for each class that fits in the bundle, so that no shape changes."""
     photos: ExactPath | None = None
@@ -32,9 +32,9 @@ class ExportConfig(Settings):
     @model_validator(mode="after")
     def _settings_fit(self) -> ExportConfig:
         if self.precision != "float32" and not self.photos:
-            raise ValueError(f"{self.precision} must be compared on photos")
+            raise ValueError(f"{self.precision} must be checked on photos, so give a folder of them")
         if self.float_weights and self.precision != "int8":
-            raise ValueError("float_weights only apply to int8, so give that too")
+            raise ValueError("float_weights applies only to int8, so choose int8 too")
         return self
 
     @property

@@ -40,16 +40,16 @@ def export_onnx(
         source: Model home, or the path of a bundle.
         output: Path of the ONNX file, which is replaced if it exists; the text `-` is standard output.
         config: Form of the file.
-        on_progress: Function that is called before each photo is read, and again before each batch in which
-            it calibrates the form or is classified. If it raises, the call ends, and nothing is written.
+        on_progress: Function that is called before each photo is read, and again before each batch of photos
+            that calibrates the form or is classified. If it raises, the call ends, and nothing is written.
 
     Raises:
         HomeError: There is no home, or the file cannot be written.
         ConfigError: Something other than a file is where the file should go.
         BundleError: The bundle is damaged.
         PhotosError: There are too few photos to compare the form on.
-        ExportError: The ONNX file could not be made, or differs from the network (ParityError), or its other
-            form differs from the file on too many photos (ParityError, unless `force` is set).
+        ExportError: The ONNX file could not be made, or differs from the network (ParityError), or the form
+            asked for differs from that file on too many photos (ParityError, unless `force` is set).
     """
     config = config or ExportConfig()
     target = outputs.STDOUT if output == outputs.STDOUT else Path(output)
@@ -133,7 +133,7 @@ def _converted(
 def _read_photos(
     folder: Path, manifest: Manifest, on_progress: ProgressCallback
 ) -> tuple[PhotoSet, list[int] | None]:
-    """Reads photos, and the class_index of each if all folders are of known classes."""
+    """Reads photos, and finds the class_index of each if every folder is a class of the model."""
     cache = PixelCache(_PIXEL_CACHE_BYTES)
     found = read_photo_folder(folder, manifest.preprocessing, cache, min_photos=1, on_progress=on_progress)
     photos = PhotoSet([p for group in found.photos for p in group], manifest.preprocessing, cache)

@@ -1,6 +1,6 @@
 """Makes and checks one generation of a home: bundle, ONNX file, labels and receipt, always together.
 
-If the vendor permits undo, `previous.lwm` belongs to it: the bundle before the latest change or, where there
+If the vendor permits undo, `previous.lwm` belongs to it too: the bundle before the latest change or, if there
 is none to return to, a copy of the current one.
 """
 
@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from .. import storage
 from ..custody.chain import goes_on_from, record_change
 from ..errors import BundleError, ExportError
+from ..freed_memory import give_freed_memory_back
 from ..memory import peak_rss_bytes
-from ..model.bundle import Arrays, Bundle, open_bundle, save_bundle, tensors_digest
+from ..model.bundle import Arrays, Bundle, open_bundle, tensors_digest, write_bundle
 from ..model.custody_record import Deed
 from ..model.ledger import LedgerEntry
 from ..model.manifest import Manifest
@@ -40,7 +41,8 @@ class Candidate:
     Attributes:
         arrays: Tensors of the bundle.
         manifest: Manifest of the bundle, with digest and ledger.
-        previous: Bundle file of the model that undo returns to, where it is permitted; None if there is none.
+        previous: Bundle file of the model that undo returns to; None if there is none, or undo is not
+            permitted.
         onnx_file: Content of classifier.onnx.
         parity: Comparison of the ONNX file with the network.
         footprint: Footprint before and after the change.
@@ -72,8 +74,8 @@ def prepare(
     Args:
         arrays: Tensors of the bundle, including `onnx_graph`.
         manifest: Manifest of the changed model; its digest and ledger are filled in here.
-        parent: Bundle of the model before.
-        probe: Pictures, and what the changed network computes for them.
+        parent: Bundle of the model before the change.
+        probe: Generated images, and what the changed network computes for them.
         memory: Memory that the change took.
         started: Value of time.monotonic() when the change started.
         onnx_bytes_before: Length of the ONNX file before the change.
@@ -88,6 +90,7 @@ def prepare(
     manifest = manifest.model_copy(update={"tensors_digest": tensors_digest(arrays)})
     manifest = record_change(manifest, parent.manifest, device_key, deed)
     onnx_file, parity = verified_file(arrays, manifest, probe)
+    give_freed_memory_back()  # writing needs some too
     entry = LedgerEntry(
         increment=manifest.increment_count,
         classes=len(manifest.class_names),
@@ -118,7 +121,7 @@ def prepare(
 
 
 def commit(home: Home, candidate: Candidate, receipt: Report) -> tuple[str, ...]:
-    """Makes the candidate the home's current model, in one atomic step; returns warnings about that."""
+    """Makes the candidate the home's current model in one atomic step, and returns any warnings about it."""
     return home.commit(lambda generation: write_generation(generation, candidate, receipt))
 
 
@@ -126,7 +129,7 @@ def write_generation(generation: Generation, candidate: Candidate, receipt: Repo
     """Writes all files of a generation."""
     manifest = candidate.manifest
     text = pad_receipt(receipt, manifest.capacity)
-    save_bundle(generation.bundle, candidate.arrays, manifest)
+    write_bundle(generation.bundle, candidate.arrays, manifest)
     write_beside_bundle(generation, manifest, candidate.previous, candidate.onnx_file, text)
 
 
@@ -136,7 +139,7 @@ def write_beside_bundle(
     """Writes the files of a generation other than its bundle; `missing_or_changed` checks the same files.
 
     Args:
-        generation: Generation, whose bundle is written.
+        generation: Generation whose bundle is already written.
         manifest: Manifest of the bundle.
         previous: Bundle file that undo returns to; None if there is nothing to return to.
         onnx_file: Content of classifier.onnx.
@@ -159,7 +162,7 @@ def missing_or_changed(generation: Generation, bundle: Bundle) -> dict[str, str]
     is_onnx = is_onnx_of(bundle)
     checks: dict[Path, tuple[str, Callable[[Path], bool]]] = {
         generation.onnx: (
-            "is not what the bundle makes: it was changed, or belongs to another model",
+            "does not match the bundle: it was changed, or belongs to another model",
             lambda path: is_onnx(storage.read_regular(path)),
         ),
         generation.labels: (
@@ -167,13 +170,13 @@ def missing_or_changed(generation: Generation, bundle: Bundle) -> dict[str, str]
             lambda path: storage.read_regular(path) == labels_text(m),
         ),
         generation.receipt: (
-            f"is not this model's receipt ({receipt_length(m.capacity)} bytes)",
+            f"is not this model's receipt, which has {receipt_length(m.capacity)} bytes",
             lambda path: _is_receipt_of(m, storage.read_regular(path)),
         ),
     }
     if permits_undo(m):
         checks[generation.previous] = (
-            "is not the model before the latest change: it was changed",
+            "does not hold the model before the latest change: it was changed",
             lambda path: previous_model(generation, bundle) is not None,
         )
     wrong = {}
@@ -191,7 +194,7 @@ def permits_undo(manifest: Manifest) -> bool:
 
 
 def previous_model(generation: Generation, bundle: Bundle) -> Bundle | None:
-    """Opens the bundle that undo returns to, which is this one where there is nothing to return to.
+    """Opens the bundle that undo returns to; if there is nothing to return to, it is a copy of this one.
 
     Returns:
         The bundle; None if the file is damaged, or belongs to another model.
@@ -239,7 +242,7 @@ def receipt_length(capacity: int) -> int:
 def pad_receipt(receipt: Report, capacity: int) -> bytes:
     """Returns the receipt as JSON, padded to its fixed length.
 
-    If it is too long, it gives only the number of its skipped files.
+    A receipt that would be too long gives the number of skipped files instead of listing them.
     """
     length = receipt_length(capacity)
     shorten: list[Callable[[Report], Report]] = [lambda r: r, _without_skipped]
@@ -251,7 +254,7 @@ def pad_receipt(receipt: Report, capacity: int) -> bytes:
 
 
 def padded_receipt(text: bytes, capacity: int) -> bytes:
-    """Returns a receipt's JSON at its fixed length."""
+    """Pads a receipt's JSON to its fixed length."""
     return text.ljust(receipt_length(capacity) - 1, b" ") + b"\n"
 
 

@@ -1,14 +1,12 @@
 """Defines a model home: the folder in which a device keeps its one current model.
 
     HOME/current -> generations/00000007        one symbolic link, switched by one rename
-    HOME/generations/00000007/model.lwm         the bundle
-                              classifier.onnx   what apps load
-                              labels.txt        the class names, one per line, for people
-                              receipt.json      the report of the latest change
-                              previous.lwm      the bundle before it, if the vendor permits undo
-    HOME/training.safetensors                   where an interrupted increment left off; constant length
-    HOME/lock                                   held by the one writer
-    HOME/vendor.pub                             the public key that the base must match, if any
+    HOME/generations/00000007/model.lwm         the bundle classifier.onnx   what apps load labels.txt
+    the class names, one per line, for people receipt.json      the report of the latest change previous.lwm
+       the bundle before it, if the vendor permits undo HOME/training.safetensors                   where an
+    interrupted increment left off; constant length HOME/lock                                   held by the
+    one writer HOME/vendor.pub                             the public key of whoever must have signed the
+    base, if any
 
 A reader of several files resolves the link once (`Home.current`); a change writes the next generation,
 syncs it, switches the link, and removes the old one.
@@ -47,7 +45,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Generation:
-    """Holds one consistent set of files.
+    """Holds one generation of a home: a consistent set of a model's files.
 
     Attributes:
         path: Path of the folder.
@@ -66,15 +64,15 @@ class Generation:
         return self.path / ONNX
 
     def onnx_bytes(self) -> int:
-        """Returns the length of the exported classifier; 0 if it is missing."""
+        """Returns the length of the exported classifier in bytes; 0 if it is missing."""
         return self.onnx.stat().st_size if self.onnx.is_file() else 0
 
     def bytes(self) -> int:
-        """Returns the length of all files together."""
+        """Returns the length of all its files together, in bytes."""
         return sum(path.stat().st_size for path in self.path.iterdir())
 
     def is_complete(self) -> bool:
-        """Tells whether all files are there."""
+        """Returns whether the bundle, ONNX file, labels and receipt are all there."""
         return all((self.path / name).is_file() for name in GENERATION_FILES)
 
     @property
@@ -126,7 +124,7 @@ class Home:
         )
 
     def read(self, reader: Callable[[Generation], T]) -> T:
-        """Reads several files of one generation; starts over if a commit removed it meanwhile."""
+        """Reads several files of one generation, and starts over if a commit removed it in the meantime."""
         while True:
             generation = self.current()
             try:
@@ -141,7 +139,7 @@ class Home:
 
     @property
     def onnx(self) -> Path:
-        """Returns the path that apps load: through the link, the same after every increment."""
+        """Returns the path that apps load; it leads through the link, so no change of the model alters it."""
         return self.path / CURRENT / ONNX
 
     @property
@@ -156,7 +154,7 @@ class Home:
 
     @contextmanager
     def lock(self, *, wait: bool = False) -> Iterator[int]:
-        """Makes this process the one writer, and removes what an interrupted writer left.
+        """Makes this process the one writer, and removes what an interrupted writer left behind.
 
         Args:
             wait: Whether to wait for another writer to finish.
@@ -166,7 +164,7 @@ class Home:
 
         Raises:
             BusyError: Another process is the writer, and `wait` is not set.
-            HomeError: The home cannot be written, or its generations are in another folder.
+            HomeError: The home cannot be written to, or its generations are in another folder.
         """
         ownership.require_generations_inside(self.path)
         with locks.exclusive_lock(self.path / LOCK, wait=wait) as descriptor:
@@ -183,7 +181,8 @@ class Home:
 
         Args:
             write: Function that puts all files into the new, still hidden generation.
-            same_model: Whether the model stays as it is, so that an interrupted increment can still go on.
+            same_model: Whether the model stays as it is, so that an interrupted increment can still be
+                resumed.
 
         Returns:
             Warnings about the new set, which is now the current one.
@@ -194,7 +193,7 @@ class Home:
             return self.publish(generation, same_model=same_model)
         except BaseException:
             if self._link_name() != generation.path.name:
-                with suppress(LwmEdgeError):  # what went wrong first is what counts
+                with suppress(LwmEdgeError):  # the first failure is the one to report
                     ownership.remove_generation(generation.path, is_ours=True)
             raise
 
@@ -205,7 +204,7 @@ class Home:
         try:
             storage.make_folder(generation.path)
         except BaseException:
-            with suppress(LwmEdgeError):  # what went wrong first is what counts
+            with suppress(LwmEdgeError):  # the first failure is the one to report
                 ownership.remove_generation(generation.path, is_ours=True)
             raise
         return generation
@@ -228,7 +227,7 @@ class Home:
         return warnings
 
     def describe_foreign(self, max_listed: int = 5) -> tuple[str, ...]:
-        """Describes what this program did not make in the home, a sentence each, up to `max_listed`."""
+        """Describes each thing in the home that this program did not make, up to `max_listed`."""
         return ownership.describe_foreign(self.path, max_listed)
 
     def _link_name(self) -> str | None:
@@ -243,7 +242,7 @@ class Home:
     def _remove_stale(self) -> None:
         ownership.remove_staged(self.path)
         current = self._current_name()
-        if current is None and os.path.lexists(self.path / CURRENT):  # not ours: nobody knows which to keep
+        if current is None and os.path.lexists(self.path / CURRENT):  # not our link: which to keep is unknown
             return
         folders = ownership.generation_folders(self.path)
         stale = [path for path in folders if path.name != current and ownership.is_generation(path)]
@@ -251,12 +250,12 @@ class Home:
             stale = [path for path in stale if not Generation(path).is_complete()]
         if stale:  # a writer may have been killed before its switch of the link was durable
             storage.sync_folder(self.path)
-        for path in reversed(stale):  # newest first: an older one that is left shows that the newer is ours
+        for path in reversed(stale):  # newest first: a half-made one is known to be ours by the one before it
             ownership.remove_generation(path)
 
 
 def open_home(path: Home | AnyPath) -> Home:
-    """Opens a model home for any of the public calls; an open one is returned as it is.
+    """Opens a model home; one that is already open is returned as it is.
 
     Raises:
         HomeError: There is no home.

@@ -1,4 +1,4 @@
-"""Tells of an increment that was interrupted and waits in a home, from the header of its checkpoint."""
+"""Describes the interrupted increment that waits in a home, from the header of its checkpoint."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class InterruptedReport(Report):
     """Reports an increment that was interrupted while it trained.
 
     Attributes:
-        step: Number of the update up to which it is saved.
-        photos: Path of its folder of photos; None if that is not known.
+        step: Number of the last update that its checkpoint covers.
+        photos: Path of the folder of its photos; None if it is unknown.
         resume: Command that continues it.
     """
 
@@ -26,7 +26,7 @@ class InterruptedReport(Report):
 
 
 class _Header(BaseModel):
-    """Reads what this package needs of a checkpoint's header, which `increment.resume` defines."""
+    """Reads what this package needs from a checkpoint's header, which `increment.resume` defines."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -63,5 +63,5 @@ def describe_dropped(home: Home, model_digest: str) -> tuple[str, ...]:
         return ()
     return (
         f"the increment that was interrupted at step {left_off.step} belonged to the model before this "
-        f"change, so what it had saved was dropped; to learn its classes from the start: {left_off.resume}",
+        f"change, so its saved progress was dropped; to learn its classes from the start: {left_off.resume}",
     )

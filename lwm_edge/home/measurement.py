@@ -1,4 +1,4 @@
-"""Measures the memory that one change of a model takes, and counts what stays in it.
+"""Measures the memory that one change of a model takes, and counts the networks and images left in it.
 
 The kernel keeps a high-water mark only of resident memory; it can be reset. The parts of resident memory
 (anonymous; mapped or shared) and the process tree have no such mark, so a thread samples them.
@@ -28,7 +28,7 @@ _CONTAINERS = {tuple, dict}  # untracked by the collector if they hold nothing t
 
 
 class MemoryUse:
-    """Measures memory from the moment that it is made; `measured` makes one."""
+    """Measures memory from the moment it is created; `measured` creates one."""
 
     def __init__(self, sampler: _Sampler, read_cgroup: Callable[[], tuple[int | None, str]]) -> None:
         self._images_before = count_alive().images.keys()
@@ -140,14 +140,14 @@ def _gpu_in_use() -> bool:
 
 
 def _loaded_class(module: str, name: str) -> type | None:
-    """Returns a class if its module is in memory: what never was, made no object that could be alive."""
+    """Returns a class if its module is loaded; a module that never was cannot have made any object."""
     found: type | None = getattr(sys.modules.get(module), name, None)
     return found
 
 
 @dataclass(frozen=True)
 class Alive:
-    """Lists what is alive in this process, whoever holds it.
+    """Lists the networks and images that are alive in this process, whatever holds them.
 
     Attributes:
         networks: All networks, of torch and of ONNX Runtime.
@@ -159,7 +159,7 @@ class Alive:
 
 
 def count_alive(image_size: int = 1) -> Alive:
-    """Looks through all objects that the garbage collector knows, and what they refer to.
+    """Looks for networks and images in all objects that the garbage collector knows and what they refer to.
 
     Args:
         image_size: Smallest side of what counts as an image; the kernels of a network are smaller.
@@ -183,7 +183,7 @@ def count_alive(image_size: int = 1) -> Alive:
 
 
 def _arrays(objects: list[Any]) -> Iterator[Any]:
-    """Yields the arrays and tensors among objects and what they hold."""
+    """Yields the arrays and tensors among the objects, and among what these hold."""
     tensor = _loaded_class("torch", "Tensor")
     yield from _of_types({np.ndarray, *([tensor] if tensor else [])}, objects)
     while objects:

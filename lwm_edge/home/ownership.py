@@ -1,9 +1,9 @@
 """Tells which things in a home this program made: they are the only ones that it ever removes.
 
 A name alone proves nothing, as a folder named with eight digits may stand for a date: its content has to be
-ours too. Anything else in a home belongs to somebody. It is left alone, every report of a change names it,
-and the audit fails because of it. No other module removes anything in a home but a staged file of its own,
-which a test checks.
+ours too. Anything else in a home belongs to somebody else. It is left alone, every report of a change names
+it, and the audit fails because of it. No other module removes anything in a home but a staged file of its
+own, which a test checks.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def generation_folders(home: Path) -> list[Path]:
 
 
 def generations_with_bundles(home: Path) -> list[Path]:
-    """Lists the generations whose bundle, at least, this program made, oldest first."""
+    """Lists the generations in which at least the bundle was made by this program, oldest first."""
     return [folder for folder in generation_folders(home) if _holds_our_bundle(folder)]
 
 
@@ -136,7 +136,7 @@ def remove_generation(folder: Path, *, is_ours: bool = False) -> None:
     The bundle goes last, so that what a kill leaves behind can still be recognised as ours.
 
     Args:
-        folder: The generation.
+        folder: Folder of the generation.
         is_ours: Whether it is known to be ours, whatever its bundle is like: it was just staged, or was
             the current one.
     """
@@ -191,7 +191,7 @@ def remove_new_folder(home: Path) -> None:
 
 
 def is_home(folder: Path) -> bool:
-    """Returns whether a folder is a model home, even a damaged one: it has a link `current` and our model."""
+    """Returns whether a folder is a model home, even a damaged one: it has our link `current` and a model."""
     link = folder / CURRENT
     if not link.is_symlink():
         return False
@@ -267,7 +267,7 @@ def _foreign_in(generation: Path) -> list[Path]:
         return [generation]
     try:
         foreign = [path for path in storage.entries(generation) if not _may_be_in_a_generation(path)]
-    except HomeError:  # it cannot be looked into
+    except HomeError:  # what is in it cannot be listed
         return [generation]
     is_current = generation.name == generation_named_by(generation.parents[1] / CURRENT)
     return foreign if foreign or is_current or is_generation(generation) else [generation]

@@ -1,4 +1,4 @@
-"""Returns to the model before the latest change, where the vendor permits it: `undo`."""
+"""Provides `undo`, which returns to the model before the latest change if the vendor permits it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .reports import ChangeReport
 
 
 def undo(home: Home | AnyPath, *, sign_with: AnyPath | None = None, wait: bool = False) -> ChangeReport:
-    """Returns to the model before the latest change, which is a new change: ledger and record go on.
+    """Returns to the model before the latest change; this is a new change, so ledger and record go on.
 
     A second call takes back the first one.
 
@@ -24,8 +24,8 @@ def undo(home: Home | AnyPath, *, sign_with: AnyPath | None = None, wait: bool =
 
     Raises:
         ConfigError: The vendor does not permit it, or there is nothing to return to.
-        BundleError: The model before is damaged.
-        HomeError: The home cannot be written.
+        BundleError: The bundle of the model before the latest change is damaged.
+        HomeError: The home cannot be written to.
         BusyError: Another process is changing the home, and `wait` is not set.
         TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
             with cannot be used.

@@ -1,4 +1,4 @@
-"""Classifies photos, measures accuracy and describes a model: `predict`, `evaluate`, `info`; needs no torch.
+"""Classifies photos (`predict`), measures accuracy (`evaluate`) and describes models (`info`), without torch.
 
 Photos go through the exported ONNX file, as they would in an app.
 """
@@ -36,18 +36,19 @@ _PIXEL_CACHE_BYTES = 64 * 1024 * 1024
 
 
 class PastChange(Report):
-    """Reports one change of a model, as its record of custody and its ledger have it.
+    """Reports one change of a model, as its custody record and its ledger tell it.
 
     Attributes:
         increment: Number of the change.
         change: Kind of the change; None if the record does not say.
-        class_names: Names of the first classes that it was about; of one that was renamed, the old and the
-            new name; of one that was merged into another, both.
+        class_names: Names of the first classes that the change was about; for a renamed class, its old and
+            its new name; for a class that was merged into another, both of their names.
         more_classes: Number of further classes.
         time: Time by the device's clock; None if the record does not say.
         classes: Number of classes after the change; None if the ledger does not reach back so far.
         model_digest: Digest of the model after the change.
-        signed_by: Public key that the change's signature names, which only `verify` checks; None without one.
+        signed_by: Public key named in the change's signature, which only `verify` checks; None if it is not
+            signed.
     """
 
     increment: int
@@ -81,10 +82,10 @@ class InfoReport(Report):
         parent_digest: Digest of the model before the latest change.
         ledger: Footprint of the increments.
         unknown: Thresholds of the score for unknown objects.
-        kept_by_class: How many of each class's photos the threshold keeps, and how many there are, for
-            classes with enough photos to say so.
+        kept_by_class: Number of each class's photos that the threshold keeps, and number of its photos, for
+            the classes that have enough photos to say so.
         history: Latest changes, oldest first, as far as the record reaches.
-        interrupted: Increment that was interrupted and waits to be continued; None without one.
+        interrupted: Interrupted increment that waits to be continued; None if there is none.
     """
 
     home: AnyNamePath | None
@@ -110,11 +111,11 @@ class InfoReport(Report):
 
 
 class PredictionReport(Report):
-    """Reports what `predict` saw.
+    """Reports what `predict` found.
 
     Attributes:
         onnx: Path of the classifier that ran.
-        model_digest: Digest of the model inside.
+        model_digest: Digest of the model in it.
         predictions: Predictions, one per photo.
     """
 
@@ -135,16 +136,16 @@ def predict(
 
     Args:
         home: Model home, or the path of its folder.
-        photos: One photo or several, each in any form that `prepare_photo` takes; of a folder, the photos in
-            it and in its sub-folders.
+        photos: One photo or several, each in any form that `prepare_photo` takes; a folder stands for the
+            photos in it and in its sub-folders.
         top_k: Number of classes for each photo, best first.
-        keep: Share of known photos that are not to be called unknown, one of `model.terms.SHARES`.
-        on_progress: Function that is called before each photo; what it raises ends the call.
+        keep: Share of photos of known classes that should not be called unknown; one of `model.terms.SHARES`.
+        on_progress: Function that is called before each photo; any exception that it raises ends the call.
 
     Raises:
         HomeError: There is no home.
         ExportError: The home's ONNX file is missing, or lwm-edge did not export it.
-        ConfigError: The share to keep is none of those that the model is calibrated for.
+        ConfigError: The share to keep is not one of those that the model is calibrated for.
         PhotosError: None of the photos can be read; if only some are bad, they are reported with the others.
     """
     home = open_home(home)
@@ -158,7 +159,7 @@ def predict(
 
 
 def _in_folder(photo: AnyPhoto) -> list[AnyPhoto]:
-    """Lists the files in a folder and below, as everywhere; anything else is returned as it is.
+    """Lists the files in a folder and its sub-folders; any other photo is returned as it is.
 
     Raises:
         PhotosError: There is no file in the folder.
@@ -179,15 +180,16 @@ def evaluate(
 
     Args:
         home: Model home, or the path of its folder.
-        folder: Path of a folder with one sub-folder of photos for each class, for any of the model's classes.
-            Folders of classes that the model does not know are left out, and named in the report.
-        on_progress: Function that is called before each photo is read, and again before it is classified;
-            what it raises ends the call.
+        folder: Path of a folder with a sub-folder of photos for each class to measure, all or some of the
+            model's. Folders of classes that the model does not know are left out, and named in the report.
+        on_progress: Function that is called before each photo is read, and again before it is classified; any
+            exception that it raises ends the call.
 
     Raises:
         HomeError: There is no home.
         ExportError: The home's ONNX file is missing, or lwm-edge did not export it.
-        PhotosError: No folder is a class of the model, or one of them has no usable photo; all are listed.
+        PhotosError: No folder is a class of the model, or one of them has no usable photo; all such folders
+            are listed.
     """
     home, folder = open_home(home), Path(folder)
     manifest, classifier = home.read(lambda g: (open_bundle(g.bundle).manifest, Classifier(g.onnx)))

@@ -1,4 +1,4 @@
-"""Rebuilds the files of a home from its bundle, which is the model and stays as it is: `repair_home`."""
+"""Provides `repair_home`, which rebuilds a home's other files from its bundle; the bundle stays as it is."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _LOST = "the model before the latest change is lost, so there is nothing to undo
 
 
 def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:
-    """Verifies a home's bundle, and rebuilds ONNX file, labels and receipt where they do not match it.
+    """Verifies a home's bundle, and rebuilds the ONNX file, labels and receipt if they do not match it.
 
-    It makes no increment: bundle, digest and ledger stay as they are. If the link `current` is missing or
+    This is not an increment: bundle, digest and ledger stay as they are. If the link `current` is missing or
     points nowhere, and exactly one complete model is there, the link is pointed at it. If nothing is wrong,
     nothing is written. The model that undo returns to cannot be rebuilt; if it is damaged, the current one
     takes its place.
@@ -32,7 +32,7 @@ def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:
         wait: Whether to wait for another process that is changing the home.
 
     Raises:
-        HomeError: There is no model, it is unclear which one is current, or the home cannot be written.
+        HomeError: There is no model, it is unclear which one is current, or the home cannot be written to.
         BundleError: The bundle itself is damaged.
         ParityError: This device's ONNX Runtime does not compute what the network computes.
         BusyError: Another process is changing the home, and `wait` is not set.
@@ -43,7 +43,7 @@ def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:
     ownership.require_generations_inside(home.path)
     if not _linked_generation(home) or not ownership.is_home(home.path):
         _only_model(home)  # raises before a lock is made in a folder that is not a home
-    with locks.exclusive_lock(home.path / LOCK, wait=wait):  # Home.lock would clear what may be needed
+    with locks.exclusive_lock(home.path / LOCK, wait=wait):  # Home.lock would remove files that may be needed
         generation = _linked_generation(home)
         repaired = [] if generation else [f"{CURRENT} pointed at no model"]
         generation = generation or _only_model(home)
@@ -115,7 +115,7 @@ def _sound_bundle(generation: Generation) -> Bundle:
 def _commit(
     home: Home, old: Generation, onnx_file: bytes, report: RepairReport, wrong: Collection[str]
 ) -> tuple[str, ...]:
-    """Puts the same bundle, what was right and what was rebuilt into a new generation, in one step."""
+    """Puts the same bundle, the right files and the rebuilt ones into a new generation, in one step."""
     bundle = open_bundle(old.bundle)
     keep_receipt, keep_previous = RECEIPT not in wrong, PREVIOUS not in wrong
     receipt = (

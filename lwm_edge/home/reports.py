@@ -1,4 +1,4 @@
-"""Defines what changing a home returns."""
+"""Defines the reports that changing, repairing or exporting a home returns."""
 
 from __future__ import annotations
 
@@ -64,17 +64,17 @@ class ChangeReport(Report):
     Attributes:
         home: Path of the model home.
         change: Kind of the change; None if a home was made.
-        changed_classes: Names of the classes that it was about; of one that was renamed, the old and the new
-            name; of one that was merged into another, both.
+        changed_classes: Names of the classes that the change was about; for a renamed class, its old and its
+            new name; for a class that was merged into another, both of their names.
         increment: Number of the change; 0 if a home was made.
         removed_class: Name of the removed class, if any.
-        remains: What is left of it in the home.
-        class_names: Names of all classes now.
-        model_digest: Digest of the model now.
+        remains: Sentences about what is left of the removed class in the home.
+        class_names: Names of all classes after the change.
+        model_digest: Digest of the model after the change.
         parity: Comparison of the ONNX file with the network.
         footprint: Sizes in bytes, before and after.
         onnx: Path of the exported classifier.
-        trusted_key: Public key of the vendor that `init_home` made the home trust, if any.
+        trusted_key: Vendor's public key, if `init_home` made the home trust one.
         warnings: Warnings for the owner.
     """
 
@@ -122,9 +122,9 @@ class ExportReport(Report):
         onnx: Path of the file.
         onnx_bytes: Length of the file.
         class_names: Class names in the order of the outputs.
-        model_digest: Digest of the model inside.
+        model_digest: Digest of the model in it.
         parity: Comparison of the ONNX file with the network, before any conversion.
-        comparison: Comparison of the form with the ONNX file on photos; None if no photos were given.
+        comparison: Comparison of the written form with the ONNX file on photos; None if no photos were given.
     """
 
     onnx: AnyNamePath

@@ -47,7 +47,7 @@ def key_to_trust(home: Home, trust: AnyPath | None) -> str | None:
 
 
 def require_signed_base(base: AnyPath, manifest: Manifest, key: str | None) -> None:
-    """Refuses all but a shipped base that the trusted vendor signed; without a key, refuses nothing.
+    """Refuses anything but a shipped base that the trusted vendor signed; without a key, refuses nothing.
 
     Raises:
         TrustError: The base is refused; every reason is listed.
@@ -67,7 +67,7 @@ def require_signed_base(base: AnyPath, manifest: Manifest, key: str | None) -> N
 
 
 def require_trusted_model(home: Home, manifest: Manifest) -> None:
-    """Refuses to change a home whose record does not lead to a base that the trusted vendor signed.
+    """Refuses to change a home whose record does not lead back to a base that the trusted vendor signed.
 
     A home made without a trusted key accepts any model.
 

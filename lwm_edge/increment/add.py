@@ -1,4 +1,4 @@
-"""Runs an increment here or in worker processes, or says what it would take: `add_classes`, `add_photos`."""
+"""Provides `add_classes`, `add_photos` and `plan_increment`, which run here or in worker processes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ..errors import LwmEdgeError
 from ..freed_memory import drop_library_pages
 from ..home.home import Home, open_home
 from ..learning.config import RECIPES, IncrementConfig, MorePhotos
+from ..model.bundle import read_manifest
 from ..model.torch_needed import torch_is_installed
 from ..records import AnyPath, ProgressCallback, absolute, ignore_progress
 from .reports import IncrementReport, PlanReport
@@ -37,8 +38,8 @@ def add_classes(
     Args:
         home: Model home, or the path of its folder.
         photos: Path of a folder with one sub-folder of photos for each new class, named after the class.
-        config: Settings; those that are not given have their defaults or, if an increment was interrupted,
-            its values.
+        config: Settings; those that are not given take their defaults or, if an increment was interrupted,
+            the values that it had.
         on_progress: Function that is called in this thread at every step and before each photo. If it raises
             before the commit, the increment ends, and the home's model stays as it was.
         isolate: Whether to learn and commit in worker processes; False does both in this one.
@@ -49,9 +50,9 @@ def add_classes(
         The receipt, which is also in the home as receipt.json.
 
     Raises:
-        PhotosError: The folder cannot be learnt from; every problem is listed.
+        PhotosError: The photos in the folder cannot be learnt; every problem is listed.
         BundleError: The home's bundle is damaged, or has no room for the classes (CapacityError).
-        HomeError: The home is missing or cannot be written.
+        HomeError: The home is missing or cannot be written to.
         ConfigError: The settings do not fit the model, or another increment was interrupted.
         GateError: The training diverged, or the new model is not good enough.
         ExportError: The ONNX file could not be made or differs from the network (ParityError).
@@ -77,17 +78,18 @@ def add_photos(
     wait: bool = False,
     started: float | None = None,
 ) -> IncrementReport:
-    """Teaches a home's model further photos of classes that it knows, as if it had learnt all at once.
+    """Teaches a home's model more photos of classes that it knows, as if it had learnt them all at once.
 
-    The network stays as it is. Mean and count of each class, the covariance and the head follow from all
-    photos. A class that the vendor shipped gets photos only if the vendor permits `add-photos`.
+    The network stays as it is. The mean and count of each class, the covariance and the head become those of
+    all photos, old and new. A class that the vendor shipped gets photos only if the vendor permits
+    `add-photos`.
 
     Args:
         home: Model home, or the path of its folder.
-        photos: Path of a folder with one sub-folder of photos for each class, named after the class. What a
-            class learnt before is not recognised: no photo is kept, so the same one would count twice.
-        config: Settings; None means the defaults. Those of the training have no effect.
-        solve_head: Whether to replace a head that was trained by one that is solved from the statistics.
+        photos: Path of a folder with one sub-folder of photos for each class, named after the class. As no
+            photo is kept, one that was learnt before is not recognised, and would count twice.
+        config: Settings; None means the defaults. Settings of the training have no effect.
+        solve_head: Whether to replace a head that was trained with one that is solved from the statistics.
         on_progress: Function that is called in this thread at every step and before each photo. If it raises
             before the commit, the increment ends, and the home's model stays as it was.
         isolate: Whether to learn and commit in a worker process; False does it in this one.
@@ -108,11 +110,11 @@ def add_photos(
 
 
 def may_train(home: Home, config: IncrementConfig) -> bool:
-    """Returns whether an increment with these settings may train the network, which takes torch."""
+    """Returns whether an increment with these settings may train the network, which needs torch."""
     config = resumed_settings(home, config)
     if config.recipe != "auto":
         return RECIPES[config.recipe].trains
-    return torch_is_installed() and home.open_bundle().manifest.levels is None
+    return torch_is_installed() and read_manifest(home.current().bundle).levels is None
 
 
 def _learn(
@@ -178,7 +180,8 @@ def plan_increment(
         config: Settings; None means the defaults.
         more_photos: Whether to plan for `add_photos` instead.
         solve_head: Setting of `add_photos`.
-        on_progress: Function that is called before each photo is read; what it raises ends the call.
+        on_progress: Function that is called before each photo is read; any exception that it raises ends the
+            call.
         isolate: Whether to plan in a worker process, as `add_classes` would with the same value.
         wait: Whether to wait for another process that is changing the home.
         started: Value of time.monotonic() from which time is counted; None means now.
@@ -205,7 +208,7 @@ def plan_increment(
 
 
 def _receipt_of_the_last_commit(home: Home) -> IncrementReport:
-    """Reads the report of an increment whose worker committed it but ended before it could report it."""
+    """Reads the receipt of an increment whose worker committed it, but ended before it could report back."""
     report = IncrementReport.model_validate_json(storage.read_regular(home.current().receipt))
     note = (
         "the process that committed this increment ended before it could report back; this is the receipt "

@@ -1,4 +1,4 @@
-"""Calibrates the score for unknown objects on photos of the device's own: `calibrate`."""
+"""Provides `calibrate`, which sets the threshold for unknown objects from photos of this device's own."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class _Scored(NamedTuple):
     Attributes:
         labels: class_index of each photo [M].
         skipped: Files that were left out, each with the reason.
-        before: Histogram of all classes before [capacity, 128].
-        after: Histogram of all classes now.
+        before: Histogram of all classes' scores before the change [capacity, 128].
+        after: Histogram of all classes' scores after the change [capacity, 128].
         manifest: Manifest of the model.
     """
 
@@ -54,21 +54,22 @@ def calibrate(
     on_progress: ProgressCallback = ignore_progress,
     wait: bool = False,
 ) -> CalibrationReport:
-    """Sets the threshold for unknown objects by photos of known classes, as this device takes them.
+    """Sets the threshold for unknown objects from photos of known classes, as this device takes them.
 
-    The scores of these photos take the place of what was kept for their classes; other classes keep theirs.
+    The scores of these photos replace those that were kept for their classes; other classes keep theirs.
     Nothing is learnt. Photos that the model has learnt score too high, so give it others.
 
     Args:
         home: Model home, or the path of its folder.
-        photos: Path of a folder with one sub-folder of photos for each class, for any of the model's classes.
+        photos: Path of a folder with a sub-folder of photos for each class to calibrate, all or some of the
+            model's.
         sign_with: Path of the device's private key, to sign the change with.
-        on_progress: Function that is called before each photo; what it raises ends the call.
+        on_progress: Function that is called before each photo; any exception that it raises ends the call.
         wait: Whether to wait for another process that is changing the home.
 
     Raises:
         PhotosError: A folder is not a class of the model, or has no usable photo; all of them are listed.
-        HomeError: There is no home, or it cannot be written.
+        HomeError: There is no home, or it cannot be written to.
         BusyError: Another process is changing the home, and `wait` is not set.
         TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
             with cannot be used.
@@ -99,7 +100,7 @@ def calibrate(
 
 
 def _score(model: Bundle, folder: Path, on_progress: ProgressCallback) -> _Scored:
-    """Scores photos of known classes, and puts their counts in place of those of their classes."""
+    """Scores photos of known classes, and replaces the histograms of these classes with theirs."""
     m, cache = model.manifest, PixelCache(_PIXEL_CACHE_BYTES)
     found = read_photo_folder(folder, m.preprocessing, cache, min_photos=1, on_progress=on_progress)
     rows = class_indices(found, m.class_names, folder)
@@ -122,12 +123,12 @@ def _warnings(calibration: unknown.Calibration, manifest: Manifest) -> list[str]
     warnings = []
     if calibration.threshold(KEPT) is None:
         warnings.append(
-            f"there is no threshold yet: {calibration.photos} photos say nothing about {KEPT:.0%} of "
-            f"them; {unknown.fewest_photos(KEPT)} are needed, of any known classes"
+            f"there is no threshold yet: one that keeps {KEPT:.0%} of photos must be based on at least "
+            f"{unknown.fewest_photos(KEPT)} of them, of any known classes, and there are {calibration.photos}"
         )
     if missing := len(manifest.class_names) - calibration.classes:
         warnings.append(
-            f"no photos stand behind the threshold for {missing} of {len(manifest.class_names)} classes, so "
-            "how many photos of these it keeps is not known"
+            f"the threshold rests on no photos of {missing} of the {len(manifest.class_names)} classes, so "
+            "how many photos of these classes it keeps is not known"
         )
     return warnings

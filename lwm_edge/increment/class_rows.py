@@ -19,10 +19,10 @@ def find_class(manifest: Manifest, class_name: str, otherwise: str = "") -> int:
     Args:
         manifest: Manifest of the model.
         class_name: Name of the class, in any case.
-        otherwise: What else can be done if there is no such class, for the error.
+        otherwise: Advice that the error adds if there is no such class.
 
     Raises:
-        ConfigError: There is none of that name.
+        ConfigError: There is no class of that name.
     """
     folded = [fold_class_name(name) for name in manifest.class_names]
     if fold_class_name(class_name) in folded:
@@ -38,7 +38,7 @@ def find_class(manifest: Manifest, class_name: str, otherwise: str = "") -> int:
 
 
 def without_row(arrays: dict[str, NDArray[Any]], row: int) -> dict[str, NDArray[Any]]:
-    """Takes a class out of a model's tensors, which are changed; the rows after it move up by one."""
+    """Takes a class out of a model's tensors, in place; the rows after it move up by one."""
     for name in ROWS_BY_CLASS:
         array = arrays[name]
         arrays[name] = np.concatenate([array[:row], array[row + 1 :], np.zeros_like(array[:1])])
@@ -69,6 +69,6 @@ def without_class(manifest: Manifest, row: int) -> Manifest:
 
 
 def other_names(vendor_names: tuple[str, ...], names: tuple[str, ...]) -> tuple[ShippedName, ...]:
-    """Lists the shipped classes that have another name than the vendor gave them."""
+    """Lists the shipped classes that no longer have the name that the vendor gave them."""
     pairs = enumerate(zip(vendor_names, names, strict=False))
     return tuple(ShippedName(class_index=i, name=was) for i, (was, now) in pairs if was != now)

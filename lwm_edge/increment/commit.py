@@ -1,4 +1,4 @@
-"""Ends an increment: exports what was learnt, compares it, and makes it the home's model."""
+"""Ends an increment: exports the new model, compares the file with the network, and puts it in the home."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _deed(learning: LearningReport) -> Deed:
 
 
 def committing(increment: LearntIncrement) -> Progress:
-    """Returns the report that comes before the commit."""
+    """Returns the progress report that announces the commit."""
     expected = increment.learning.plan.ending_seconds
     return Progress(phase="commit", done=0, total=1, expected_seconds=expected)
 
@@ -32,24 +32,24 @@ def committing(increment: LearntIncrement) -> Progress:
 def commit_increment(
     home: Home, increment: LearntIncrement, timer: Timer, model: UnwrittenModel | None = None
 ) -> IncrementReport:
-    """Exports and compares what was learnt, and makes it the home's model; the caller holds the home's lock.
+    """Exports and checks the new model, and makes it the home's current one; the caller holds the lock.
 
     Args:
         home: Model home.
         increment: Increment that `learn.learn_classes` returned.
         timer: Timer of the increment.
-        model: Model of that increment, unless it was staged.
+        model: Model that was learnt; None if it was staged.
 
     Raises:
         ExportError: The ONNX file could not be made or differs from the network (ParityError).
     """
     timer.begin("commit")
-    parent = home.open_bundle()
     staged = Generation(increment.folder) if isinstance(increment, StagedIncrement) else None
     if staged:
         bundle = open_bundle(staged.bundle)
-        model = UnwrittenModel(bundle.arrays(), bundle.manifest)
+        model = UnwrittenModel(home.open_bundle(), bundle.arrays(), bundle.manifest)
     assert model is not None, "the model was neither staged nor given"
+    parent = model.parent
     size = model.manifest.preprocessing.image_size
     images = np.frombuffer(increment.examples, dtype=np.uint8).reshape(-1, size, size, 3)
     candidate = prepare(

@@ -1,7 +1,7 @@
-"""Looks for photos that harm: blurred, dark, tiny, nearly the same, or probably of another class.
+"""Looks for photos that would do harm: blurred, dark, tiny, nearly the same, or probably of another class.
 
-Photos are judged as the network sees them. Whether one is of another class is judged by the model's own
-features: by last layers that are solved without that photo (`learning.unseen`), among all classes of the
+Photos are judged as the network sees them. Whether a photo shows another class is judged from the model's own
+features, by a last layer that is solved without that photo (`learning.unseen`), among all classes of the
 folder and of the model. Nothing is learnt, copied or changed.
 """
 
@@ -33,22 +33,22 @@ from .judgement import LOOKALIKE_SHARE, judge_new_classes
 
 _IMAGES_AT_ONCE = 4
 _PIXEL_CACHE_BYTES = 64 * 2**20
-_FEWEST = 5  # photos of a class, below which there is no telling what is usual for it
+_FEWEST = 5  # photos of a class; with fewer, nobody can tell what is usual for it
 _BLURRED_RATIO = 0.15  # of the median sharpness of the class
-_BLACK, _WHITE = 50.0, 205.0  # brightness that is not exceeded, or not fallen below
+_BLACK, _WHITE = 50.0, 205.0  # black if nothing is brighter, white if nothing is darker
 _TINY_RATIO = 0.5  # of the short side that the network sees
-_SURE_MARGIN = 3.0  # of logits, on a scale on which a class's own mean has 5
+_SURE_MARGIN = 3.0  # between two logits; a class's own mean has a logit of about 5
 
 
 @dataclass
-class _Looked:
+class _Measurements:
     """Holds what was measured of each photo.
 
     Attributes:
         sharpness: Sharpness of each photo.
         faults: Faults of each photo.
         hashes: Perceptual hash of each photo; empty without imagehash.
-        like: Other photo that a photo is like, by index.
+        like: Photo that is nearly the same, by the index of the photo that repeats it.
     """
 
     sharpness: list[float] = field(default_factory=list)
@@ -64,13 +64,13 @@ def check_photos(
     class_name: str | None = None,
     on_progress: ProgressCallback = ignore_progress,
 ) -> CheckReport:
-    """Looks for photos in a folder that would harm if they were learnt or measured with; changes nothing.
+    """Looks for photos that would do harm if a model learnt them or were measured on them; changes nothing.
 
     Args:
         home: Model home, or the path of its folder.
         folder: Path of a folder with one sub-folder of photos for each class, new or known.
         class_name: Name of the one class that the whole folder shows; None if its sub-folders are classes.
-        on_progress: Function that is called before each photo; what it raises ends the call.
+        on_progress: Function that is called before each photo; any exception that it raises ends the call.
 
     Raises:
         HomeError: There is no home.
@@ -94,17 +94,17 @@ def check_photos(
         )
         photos = PhotoSet([p for group in found.photos for p in group], model.manifest.preprocessing, cache)
         labels = np.array(photos.labels, dtype=np.int64)
-        looked = _look_at(photos, on_progress)
-        _find_blurred(looked, labels)
-        _find_near_duplicates(looked, photos.photos, names.all)
+        measured = _measure(photos, on_progress)
+        _find_blurred(measured, labels)
+        _find_near_duplicates(measured, photos.photos, names.all)
         features = observe(Backbone(model), photos, _IMAGES_AT_ONCE, on_progress).head_inputs
         logits = _unseen_logits(model, features, labels, len(names.all), on_progress)
         judged = _enough_photos(labels)
-        _find_mislabelled(looked, logits, labels, judged, names.all)
+        _find_mislabelled(measured, logits, labels, judged, names.all)
     return CheckReport(
         folder=folder,
         class_photos=_counts(found),
-        suspects=tuple(sorted(_suspects(looked, photos, names.all), key=lambda s: -s.weight)),
+        suspects=tuple(sorted(_suspects(measured, photos, names.all), key=lambda s: -s.weight)),
         alike=tuple(_alike(logits, labels, judged, names.all)),
         skipped=found.skipped,
         notes=tuple(_notes(found)),
@@ -112,7 +112,7 @@ def check_photos(
 
 
 class _Names:
-    """Numbers classes: the model's own as they are, others in the order in which they are asked for.
+    """Numbers classes: the model's own keep their numbers, others get the next ones as they are asked for.
 
     Attributes:
         all: Names of all classes.
@@ -134,71 +134,71 @@ def _counts(found: PhotoFolder) -> dict[str, int]:
     return dict(zip(found.class_names, map(len, found.photos), strict=True))
 
 
-def _look_at(photos: PhotoSet, on_progress: ProgressCallback) -> _Looked:
+def _measure(photos: PhotoSet, on_progress: ProgressCallback) -> _Measurements:
     """Measures each photo by itself."""
-    looked, compares, resize_size = _Looked(), can_compare(), photos.preprocessing.resize_size
+    measured, compares, resize_size = _Measurements(), can_compare(), photos.preprocessing.resize_size
     report = StepReporter("check", len(photos.photos), on_progress)
     for index, photo in enumerate(photos.photos):
         (pixels,) = photos.load([index], report=report)
-        looked.sharpness.append(sharpness(pixels))
-        looked.faults.append([*_light_faults(*brightness_range(pixels)), *_size_faults(photo, resize_size)])
+        measured.sharpness.append(sharpness(pixels))
+        measured.faults.append([*_light_faults(*brightness_range(pixels)), *_size_faults(photo, resize_size)])
         if compares:
-            looked.hashes.append(hash_of(pixels))
-    return looked
+            measured.hashes.append(hash_of(pixels))
+    return measured
 
 
 def _light_faults(darkest: float, brightest: float) -> Iterator[Fault]:
     if brightest < _BLACK:
-        reason = f"is nearly black: brightness {brightest:.0f} of 255 at most"
+        reason = f"is nearly black: its brightness is at most {brightest:.0f} of 255"
         yield Fault(kind="black", reason=reason, weight=1 - brightest / 255)
     elif darkest > _WHITE:
-        reason = f"is nearly white: brightness {darkest:.0f} of 255 at least"
+        reason = f"is nearly white: its brightness is at least {darkest:.0f} of 255"
         yield Fault(kind="white", reason=reason, weight=darkest / 255)
 
 
 def _size_faults(photo: Photo, resize_size: int) -> Iterator[Fault]:
     side = short_side(photo.path, resize_size)
     if side is not None and side < _TINY_RATIO * resize_size:
-        reason = f"is tiny: its short side has {side} pixels, of {resize_size} that the network looks at"
+        reason = f"is tiny: its short side has {side} pixels, but the network looks at {resize_size}"
         yield Fault(kind="tiny", reason=reason, weight=1 - side / resize_size)
 
 
-def _find_blurred(looked: _Looked, labels: Labels) -> None:
+def _find_blurred(measured: _Measurements, labels: Labels) -> None:
     """Compares the sharpness of each photo with what is usual in its class, unless it is dark or tiny."""
-    sharp = np.array(looked.sharpness)
+    sharp = np.array(measured.sharpness)
     for label in np.unique(labels):
         of_class = np.flatnonzero(labels == label)
         usual = float(np.median(sharp[of_class]))
         for index in of_class:
-            if looked.faults[index] or len(of_class) < _FEWEST:
+            if measured.faults[index] or len(of_class) < _FEWEST:
                 continue
             if sharp[index] < _BLURRED_RATIO * usual:
                 ratio = sharp[index] / usual
-                reason = f"is blurred: {100 * ratio:.0f}% of the sharpness that is usual in its class"
-                looked.faults[index].append(Fault(kind="blurred", reason=reason, weight=1 - ratio))
+                reason = f"is blurred: it has {100 * ratio:.0f}% of the sharpness that is usual in its class"
+                measured.faults[index].append(Fault(kind="blurred", reason=reason, weight=1 - ratio))
 
 
-def _find_near_duplicates(looked: _Looked, photos: Sequence[Photo], names: Sequence[str]) -> None:
-    """Finds near-duplicates among photos on which something can be seen; of two, the sharper one is kept."""
-    plain = [i for i, faults in enumerate(looked.faults) if not faults]
-    plain.sort(key=lambda i: -looked.sharpness[i])
-    hashes = [looked.hashes[i] for i in plain] if looked.hashes else []
+def _find_near_duplicates(measured: _Measurements, photos: Sequence[Photo], names: Sequence[str]) -> None:
+    """Finds near-duplicates among photos without other faults; of two, the less sharp one is the suspect."""
+    plain = [i for i, faults in enumerate(measured.faults) if not faults]
+    plain.sort(key=lambda i: -measured.sharpness[i])
+    hashes = [measured.hashes[i] for i in plain] if measured.hashes else []
     for row, first in near_duplicates(hashes).items():
         photo, other = photos[plain[row]], photos[plain[first]]
         is_contradiction = photo.label != other.label
         of = f" of {names[other.label]}: one of the two has the wrong class" if is_contradiction else ""
         reason = f"is nearly the same photo as {other.path.name}{of}"
         weight = 0.9 if is_contradiction else 0.3
-        looked.faults[plain[row]].append(Fault(kind="near-duplicate", reason=reason, weight=weight))
-        looked.like[plain[row]] = other.path
+        measured.faults[plain[row]].append(Fault(kind="near-duplicate", reason=reason, weight=weight))
+        measured.like[plain[row]] = other.path
 
 
 def _unseen_logits(
     model: Bundle, features: Features, labels: Labels, classes: int, on_progress: ProgressCallback
 ) -> Features:
-    """Computes logits of each photo by heads that are solved without it [M, classes]."""
+    """Computes the logits of each photo with a head that is solved without it [M, classes]."""
     statistics = ClassStatistics.from_bundle(model)
-    if (missing := classes - len(statistics.means)) > 0:  # a check may have more classes than the model can
+    if (missing := classes - len(statistics.means)) > 0:  # more than the model has room for
         statistics.means = np.pad(statistics.means, ((0, missing), (0, 0)))
         statistics.counts = np.pad(statistics.counts, (0, missing))
     statistics.learn_more(features, labels)
@@ -214,7 +214,7 @@ def _enough_photos(labels: Labels) -> NDArray[np.bool_]:
 
 
 def _find_mislabelled(
-    looked: _Looked, logits: Features, labels: Labels, judged: NDArray[np.bool_], names: Sequence[str]
+    measured: _Measurements, logits: Features, labels: Labels, judged: NDArray[np.bool_], names: Sequence[str]
 ) -> None:
     """Finds photos whose own class is far less likely than another one."""
     rows = np.arange(len(labels))
@@ -223,24 +223,24 @@ def _find_mislabelled(
     for index in np.flatnonzero(judged & (margins > _SURE_MARGIN)):
         reason = f"looks like {names[best[index]]} rather than {names[labels[index]]}"
         weight = 1 - float(np.exp(-margins[index] / _SURE_MARGIN))
-        looked.faults[index].append(Fault(kind="mislabelled", reason=reason, weight=weight))
+        measured.faults[index].append(Fault(kind="mislabelled", reason=reason, weight=weight))
 
 
-def _suspects(looked: _Looked, photos: PhotoSet, names: Sequence[str]) -> Iterator[SuspectPhoto]:
-    for index, (photo, faults) in enumerate(zip(photos.photos, looked.faults, strict=True)):
+def _suspects(measured: _Measurements, photos: PhotoSet, names: Sequence[str]) -> Iterator[SuspectPhoto]:
+    for index, (photo, faults) in enumerate(zip(photos.photos, measured.faults, strict=True)):
         if faults:
             yield SuspectPhoto(
                 photo=photo.path,
                 class_name=names[photo.label],
                 faults=tuple(sorted(faults, key=lambda fault: -fault.weight)),
-                like=looked.like.get(index),
+                like=measured.like.get(index),
             )
 
 
 def _alike(
     logits: Features, labels: Labels, judged: NDArray[np.bool_], names: Sequence[str]
 ) -> list[AlikeClasses]:
-    """Lists classes of which a good part is taken for one other class, the largest part first."""
+    """Lists classes with many photos that are taken for one other class, the largest share first."""
     here = set(labels.tolist())
     found = judge_new_classes(logits.argmax(1)[judged], labels[judged], names, sorted(set(labels[judged])))
     alike = [
@@ -260,6 +260,6 @@ def _alike(
 def _notes(found: PhotoFolder) -> Iterator[str]:
     few = [name for name, photos in _counts(found).items() if photos < _FEWEST]
     if few:
-        yield f"fewer than {_FEWEST} photos, so not judged by other photos of the class: {', '.join(few)}"
+        yield f"photos of classes with fewer than {_FEWEST} photos were not compared: {', '.join(few)}"
     if not can_compare():
-        yield "near-duplicates were not looked for: that takes imagehash (pip install 'lwm-edge[check]')"
+        yield "near-duplicates were not looked for, as that needs imagehash (pip install 'lwm-edge[check]')"

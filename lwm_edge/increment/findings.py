@@ -14,7 +14,7 @@ class Fault(Report):
 
     Attributes:
         kind: Kind of the fault.
-        reason: Reason, in words.
+        reason: Description of what is wrong, in words.
         weight: Weight for ranking, from 0 to 1.
     """
 
@@ -30,7 +30,7 @@ class SuspectPhoto(Report):
         photo: Path of the photo.
         class_name: Name of the class that its folder gives it.
         faults: Faults, the worst first.
-        like: Other photo or class that it looks like; the photo is worth showing beside it.
+        like: Photo that is nearly the same, and worth showing beside it; None if there is none.
     """
 
     photo: AnyNamePath
@@ -50,7 +50,7 @@ class AlikeClasses(Report):
     Attributes:
         class_name: Name of the class.
         other: Name of the class that they are taken for.
-        taken: Number of its photos that are.
+        taken: Number of its photos that are taken for the other class.
         photos: Number of its photos.
         is_known: Whether the model knows the other class already, and the folder has no photos of it.
     """

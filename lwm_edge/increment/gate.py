@@ -25,7 +25,7 @@ def pass_gate(
         config: Settings of the increment, with the thresholds.
         accuracy: Accuracy on the held-back photos.
         drift: Drift of the student from its teacher.
-        hopeless: Reasons that hold without any threshold: new classes that are recognised no better than
+        hopeless: Reasons to refuse that need no threshold: new classes that are recognised no better than
             chance, and shipped classes that are lost.
         shipped_classes: Number of shipped classes that are left.
 
@@ -71,7 +71,7 @@ def pass_gate(
             warnings.append(
                 f"the model is estimated to be right on {share} of the shipped classes' photos, "
                 f"down from {shipped.measured:.0%} when it was shipped; to measure it, run "
-                "lwm-edge evaluate where such photos are"
+                "lwm-edge evaluate on such photos"
             )
     return warnings
 

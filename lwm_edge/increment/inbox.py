@@ -1,4 +1,4 @@
-"""Teaches what has come to rest in an inbox, one change at a time: `teach_inbox`, `watch_inbox`.
+"""Provides `teach_inbox` and `watch_inbox`, which teach the photos that have come to rest in an inbox.
 
 Photos arrive in class folders. Once nothing in such a folder has changed for a while, its photos are taken
 out of it and taught, as a new class or, if the model knows the class, as further photos of it.
@@ -20,7 +20,7 @@ from .inbox_reports import InboxReport
 from .inbox_watcher import Watcher
 
 QUIET_SECONDS = 60.0
-_LOOKS = 4  # in the time for which nothing may change
+_LOOKS = 4  # at the inbox, in the time for which nothing may change
 
 
 def teach_inbox(
@@ -34,10 +34,10 @@ def teach_inbox(
     on_progress: ProgressCallback = ignore_progress,
     isolate: bool = True,
 ) -> InboxReport:
-    """Teaches once what has come to rest in an inbox; nothing is trained, so it needs no torch.
+    """Teaches the photos that have come to rest in an inbox, once; trains nothing, so it needs no torch.
 
-    Each class is a change of its own. If the model knows a class already, its photos are taught as
-    `add_photos` does. What cannot be taught stays where it is, with the reason in a file beside it.
+    Each class is taught in a change of its own. If the model knows a class already, its photos are taught as
+    `add_photos` does it. What cannot be taught stays where it is, with the reason in a file beside it.
 
     Args:
         home: Model home, or the path of its folder.
@@ -46,15 +46,15 @@ def teach_inbox(
         taught: Folder to which photos are moved once they are taught, in a sub-folder for each class.
         delete: Whether to delete them instead.
         quiet_seconds: Seconds for which nothing in a class folder may change before it is taught. If there
-            are photos, this call waits for as long, to see.
-        on_progress: Function that is called at every step; what it raises ends the call, and the photos that
-            were just being taught are put back or, if they are learnt already, put away.
+            are photos, this call waits that long to find out.
+        on_progress: Function that is called at every step; any exception that it raises ends the call, and
+            the photos that were just being taught are put back or, if they are learnt already, put away.
         isolate: Whether to learn in worker processes; False does it in this one.
 
     Raises:
-        ConfigError: The settings do not fit, or the folders are in each other's way.
-        HomeError: The home or the inbox is missing, or cannot be written.
-        BusyError: Another process works on this inbox. For a home that is busy, this call waits.
+        ConfigError: The settings do not fit, or one of the folders is inside another.
+        HomeError: The home or the inbox is missing, or cannot be written to.
+        BusyError: Another process is working on this inbox. If only the home is busy, this call waits for it.
         LwmEdgeError: For the reasons that `add_classes` lists, if they are about the home and not about the
             photos.
     """
@@ -85,7 +85,8 @@ def watch_inbox(
         home: As for `teach_inbox`, as are all other arguments.
         inbox: As for `teach_inbox`.
         config: As for `teach_inbox`.
-        on_report: Function that is called when something was taught, and when it changes what waits and why.
+        on_report: Function that is called when something was taught, and when other photos wait, or for
+            another reason.
         taught: As for `teach_inbox`.
         delete: As for `teach_inbox`.
         quiet_seconds: As for `teach_inbox`.
@@ -117,10 +118,10 @@ def _watcher(
     on_progress: ProgressCallback,
     isolate: bool,
 ) -> Watcher:
-    """Checks the arguments.
+    """Makes a watcher from the arguments, after checking them.
 
     Raises:
-        ConfigError: They do not fit.
+        ConfigError: The arguments do not fit.
     """
     opened, path = open_home(home), absolute(inbox)
     config = config or IncrementConfig()
@@ -143,13 +144,13 @@ def _watcher(
 
 
 def _require_apart(places: dict[str, Path]) -> None:
-    """Refuses folders of which one is in another: what is in an inbox is taken for photos.
+    """Refuses folders if one is inside another, as everything in an inbox is taken for photos.
 
     Raises:
-        ConfigError: One is in another.
+        ConfigError: One folder is inside another.
     """
     resolved = {name: path.resolve() for name, path in places.items()}
     for name, path in resolved.items():
         for other, inside in resolved.items():
             if name != other and inside.is_relative_to(path):
-                raise ConfigError(f"{other} ({inside}) is in {name} ({path}); choose folders that are apart")
+                raise ConfigError(f"{other} ({inside}) is inside {name} ({path}); choose separate folders")

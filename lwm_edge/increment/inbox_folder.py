@@ -1,14 +1,14 @@
 """Keeps the files of an inbox: the photos that came, those being taught, and the reasons why some wait.
 
-    INBOX/CLASS/...                  photos that came
-    INBOX/CLASS.waits.json           the reason why those in CLASS wait; without it they are tried again
-    INBOX/.lwm-edge/lock             held by the one process that works on the inbox
-    INBOX/.lwm-edge/note.json        what is being taught, and how old the home's model was before that
-    INBOX/.lwm-edge/photos/CLASS/    the photos that are being taught
+    INBOX/CLASS/...                  photos that came INBOX/CLASS.waits.json           the reason why those in
+    CLASS wait; without it they are tried again INBOX/.lwm-edge/lock             held by the one process that
+    works on the inbox INBOX/.lwm-edge/note.json        what is being taught, and which model the home had
+    before INBOX/.lwm-edge/photos/CLASS/    the photos that are being taught
 
-A photo is in one of three places at any time: where it came, where it is taught, where the owner wants taught
-ones. The note is durable before the first photo leaves the first place, and goes after the last one has
-reached the third, or is back in the first. So whatever a kill or a power cut leaves is explained by a note.
+At any time, a photo is in one of three places: where it arrived, where it is being taught, or where the owner
+wants taught photos. The note is on the disk before the first photo leaves the first place, and is removed
+after the last one has reached the third or is back in the first. So a note explains whatever a kill or a
+power cut leaves behind.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..records import Digest, ExactPath, Record
 
 Change = Literal["add-classes", "add-photos"]
 Signature = tuple[tuple[str, int, int, int], ...]
-"""Names, lengths and times of the files in a folder; it changes whenever one of them does."""
+"""Names, lengths and times of the files in a folder; it changes whenever a file does."""
 
 _WORK, _NOTE, _LOCK, _PHOTOS = ".lwm-edge", "note.json", "lock", "photos"
 _WAITS = ".waits.json"
@@ -45,7 +45,7 @@ class NotedPhoto(Record):
 
 
 class Note(Record):
-    """Says what is being taught.
+    """Records which photos are being taught, so that an interruption can be sorted out.
 
     Attributes:
         home: Path of the model home.
@@ -53,8 +53,8 @@ class Note(Record):
         folder: Name of the class folder.
         class_name: Name of the class, as the model knows it afterwards.
         increment: Number of the home's latest change before this one.
-        model_digest: Digest of the home's model before.
-        tried: How often these photos were tried before.
+        model_digest: Digest of the home's model before this change.
+        tried: Number of times that these photos were tried before.
         photos: Photos that are being taught.
     """
 
@@ -69,7 +69,7 @@ class Note(Record):
 
     @property
     def photos_digest(self) -> str:
-        """Returns the digest of all photos, which a receipt has as well."""
+        """Returns the digest of all the photos, which a receipt holds too."""
         return digest_of(photo.digest for photo in self.photos)
 
 
@@ -79,8 +79,8 @@ class Reason(Record):
     Attributes:
         reason: What was wrong, and what to do.
         problems: Problems in detail.
-        tried: How often these photos were tried.
-        final: Whether they are not tried again until something changes in their folder.
+        tried: Number of times that these photos were tried.
+        final: Whether the photos are tried again only once something has changed in their folder.
         try_again: What an owner can do to have them tried again.
         photos: Digest of the names, lengths and times of the files in the folder.
     """
@@ -107,7 +107,7 @@ class InboxFolder:
 
     @property
     def batch(self) -> Path:
-        """Returns the folder of photos that are being taught, in one sub-folder as `add_classes` wants it."""
+        """Returns the folder that `add_classes` is given: the photos being taught, in one sub-folder."""
         return self.path / _WORK / _PHOTOS
 
     @contextmanager
@@ -115,8 +115,8 @@ class InboxFolder:
         """Makes this process the only one that works on the inbox.
 
         Raises:
-            BusyError: Another process does.
-            HomeError: The inbox is missing or cannot be written.
+            BusyError: Another process is working on it already.
+            HomeError: The inbox is missing or cannot be written to.
         """
         if not self.path.is_dir():
             raise HomeError(f"{self.path} is not a folder; give the folder in which photos arrive")
@@ -130,7 +130,7 @@ class InboxFolder:
         return [path for path in folders if _files_in(path)]
 
     def note(self) -> Note | None:
-        """Returns what was being taught when another process was interrupted; None if nothing was.
+        """Returns the note that an interrupted process left behind; None if there is none.
 
         Raises:
             HomeError: The note is damaged.
@@ -143,15 +143,15 @@ class InboxFolder:
         except (ValidationError, OSError):
             raise HomeError(
                 f"{path} cannot be read, so it is not known whether the photos in {self.batch} were learnt; "
-                "see with lwm-edge info --history, move them where they belong, and remove that file"
+                "check with lwm-edge info --history, move them where they belong, and remove that file"
             ) from None
 
     def take(self, folder: Path, note: Note) -> None:
         """Takes the photos of a note out of their class folder, to be taught.
 
         Raises:
-            PhotosError: The owner's folder does not let them go.
-            HomeError: The inbox cannot be written.
+            PhotosError: The photos cannot be moved out of the owner's folder.
+            HomeError: The inbox cannot be written to.
             ResourceError: The disk is full.
         """
         storage.write_file(self.path / _WORK / _NOTE, note.model_dump_json(indent=1).encode())
@@ -171,7 +171,7 @@ class InboxFolder:
         self._forget(note)
 
     def put_away(self, note: Note) -> None:
-        """Puts the photos of a note, which were learnt, where the owner wants them."""
+        """Moves the photos of a note, which were learnt, to where the owner wants them, or deletes them."""
         if self.taught:
             self._move_all(note, self.taught / note.class_name)
         else:
@@ -189,14 +189,14 @@ class InboxFolder:
         return found if found.photos == fingerprint(folder) else None
 
     def seconds_since_reason(self, folder: Path, now: float) -> float | None:
-        """Returns how long ago the reason was written; None if the clock went back, or it is not there."""
+        """Returns the seconds since a reason was written; None without one, or if the clock was set back."""
         with suppress(OSError):
             seconds = now - _beside(folder).stat().st_mtime
             return seconds if seconds >= 0 else None
         return None
 
     def write_reason(self, folder: Path, reason: Reason) -> None:
-        """Writes beside a class folder why its photos wait; a disk that has no room for it is passed over."""
+        """Writes beside a class folder why its photos wait, if the disk lets it."""
         with suppress(LwmEdgeError):
             storage.write_file(_beside(folder), reason.model_dump_json(indent=1).encode() + b"\n")
 
@@ -215,7 +215,7 @@ class InboxFolder:
                 self.forget_reason(folder)
 
     def was_taught(self, photo: Photo, class_name: str) -> bool:
-        """Tells whether the same file is among the taught photos: some tools deliver what is gone again."""
+        """Tells whether a file was taught already: some tools deliver a file again once it is gone."""
         if self.taught is None:
             return False
         path = self.taught / class_name / photo.path.name
@@ -243,7 +243,7 @@ class InboxFolder:
 
 
 def signature(folder: Path) -> Signature:
-    """Returns names, lengths and times of a folder's files, hidden ones too, as some tools copy to those."""
+    """Returns names, lengths and times of a folder's files, even hidden ones, into which some tools copy."""
     found = []
     for path in storage.entries(folder):
         with suppress(OSError):  # it was moved away meanwhile, which changes the next signature
@@ -261,12 +261,12 @@ def fingerprint(folder: Path) -> str:
 
 
 def noted(photos: tuple[Photo, ...]) -> tuple[NotedPhoto, ...]:
-    """Returns photos as a note has them."""
+    """Returns photos in the form in which a note lists them."""
     return tuple(NotedPhoto(name=Path(photo.path.name), digest=photo.digest) for photo in photos)
 
 
 def _move_beside_others(path: Path, folder: Path) -> None:
-    """Moves a photo into a folder, under another name if its own is taken by a photo that is not the same."""
+    """Moves a photo into a folder, under another name if its own is taken by a different photo."""
     target = folder / path.name
     if storage.is_regular_file(target):
         digest = file_digest(path)

@@ -1,4 +1,4 @@
-"""Defines what became of an inbox."""
+"""Defines the reports on what became of the photos in an inbox."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class TaughtClass(Report):
         class_name: Name of the class.
         change: Kind of the change.
         photos: Number of photos.
-        right: How many of the photos that were judged were recognised.
-        judged: How many photos were judged.
-        moved_to: Folder with the photos now; None if they were deleted.
-        model_digest: Digest of the model that knows them.
+        right: Number of judged photos that were recognised.
+        judged: Number of photos that were judged.
+        moved_to: Folder to which the photos were moved; None if they were deleted.
+        model_digest: Digest of the model that has learnt them.
         warnings: Warnings of the receipt.
     """
 
@@ -42,7 +42,7 @@ class WaitingClass(Report):
         state: `arriving` while the folder changes, `collecting` while there are too few photos, `waiting` for
             the owner, or for the next try.
         photos: Number of files.
-        reason: Reason, in words.
+        reason: Reason why they wait, in words.
     """
 
     class_name: str
@@ -52,14 +52,14 @@ class WaitingClass(Report):
 
 
 class InboxReport(Report):
-    """Reports what became of an inbox.
+    """Reports which photos in an inbox were taught, and which wait.
 
     Attributes:
         home: Path of the model home.
         inbox: Path of the inbox.
-        taught: Photos that were taught, in their order.
-        waiting: Photos that were not.
-        notes: Sentences about what an interruption had left, and what was done about it.
+        taught: Photos that were taught, class by class, in the order of teaching.
+        waiting: Photos that were not taught, class by class.
+        notes: Sentences about what an interruption had left behind, and what was done about it.
     """
 
     home: AnyNamePath

@@ -54,7 +54,8 @@ class Watcher:
         quiet_seconds: Seconds for which nothing may change.
         on_progress: Function that is called at every step.
         isolate: Whether to learn in worker processes.
-        seen: What was in each class folder, and since when it has been so, by a clock that nobody sets.
+        seen: Signature of each class folder, and the time on the monotonic clock since which it has been the
+            same.
     """
 
     home: Home
@@ -93,30 +94,28 @@ class Watcher:
         )
 
     def recover(self) -> tuple[str, ...]:
-        """Puts the photos that an interruption left between two places where they belong.
+        """Puts photos back, or away, that an interruption left on their way.
 
         Returns:
             What was done, in sentences.
 
         Raises:
-            ConfigError: They were being taught to another home.
+            ConfigError: The photos were being taught to another home.
         """
         note = self.folder.note()
         if note is None:
             return ()
         if note.home != self.home.path:
             raise ConfigError(
-                f"photos of {note.class_name} in {self.folder.path} were being taught to another home, which "
-                f"was interrupted; run lwm-edge inbox with --home {note.home} first"
+                f"teaching {note.class_name} from {self.folder.path} to another home was interrupted; run "
+                f"lwm-edge inbox with --home {note.home} first"
             )
         if self._resolve(note, None):
-            return (
-                f"{note.class_name} had been taught before an interruption; its photos were put away now",
-            )
-        return (f"{note.class_name} had not been taught when that was interrupted; its photos were put back",)
+            return (f"{note.class_name} had been learnt before an interruption; its photos are now put away",)
+        return (f"{note.class_name} had not been learnt before an interruption; its photos were put back",)
 
     def _left_in(self, path: Path, found: TaughtClass | WaitingClass) -> Iterator[WaitingClass]:
-        """Yields what waits in a class folder, also beside photos that were just taught."""
+        """Yields what waits in a class folder, even if other photos in it were just taught."""
         if isinstance(found, WaitingClass):
             yield found
         elif reason := self.folder.reason(path):
@@ -157,10 +156,11 @@ class Watcher:
         return passed is None or passed >= _PAUSES[reason.tried]
 
     def _too_few(self, count: int) -> str:
-        return f"{count} of at least {self.config.min_photos} usable photos are there"
+        are_there = "is there" if count == 1 else "are there"
+        return f"at least {self.config.min_photos} usable photos are needed, and {count} {are_there}"
 
     def _usable(self, path: Path) -> tuple[tuple[Photo, ...], tuple[str, ...], Manifest]:
-        """Finds the photos that can be taught; says of the other files why they cannot."""
+        """Finds the photos that can be taught, and says why the other files cannot."""
         manifest = self.home.read(_manifest)
         limit, _ = memory_limit(self.config)
         photos, problems = usable_photos(path, manifest.preprocessing, limit)
@@ -183,10 +183,10 @@ class Watcher:
         manifest: Manifest,
         tried: int,
     ) -> tuple[Note, IncrementReport]:
-        """Takes photos and learns them; if that fails, they are put back unless they are learnt.
+        """Takes photos and learns them; if that fails, they are put back unless they had been learnt already.
 
         Raises:
-            LwmEdgeError: It failed.
+            LwmEdgeError: Taking or learning the photos failed.
         """
         if len(photos) < self.config.min_photos:
             raise PhotosError(self._too_few(len(photos)), problems)
@@ -243,19 +243,19 @@ class Watcher:
         if learnt is None:
             unclear = HomeError(
                 "teaching was interrupted, and it is not clear whether these photos were learnt, because the "
-                "home was changed in the meantime: see with lwm-edge info --history"
+                "home was changed in the meantime: check with lwm-edge info --history"
             )
             told = error if isinstance(error, LwmEdgeError) else unclear
             self._write_reason(path, told, tried=note.tried + 1, final=True)
-        elif error is None:  # what ends the process each time must not be tried for ever
-            interrupted = ResourceError("teaching was interrupted; the photos are tried again later")
+        elif error is None:  # photos that end the process each time must not be tried for ever
+            interrupted = ResourceError("teaching was interrupted; the photos will be tried again later")
             self._write_reason(path, interrupted, tried=note.tried + 1, final=False)
         return learnt
 
     def _refuse(self, path: Path, error: LwmEdgeError, tried: int) -> WaitingClass:
         """Says why a folder's photos wait, here and in a file beside them."""
         written = self.folder.reason(path)
-        if written is None or written.tried <= tried:  # or `_resolve` knows more
+        if written is None or written.tried <= tried:  # else `_resolve` has written a better one
             final = not isinstance(error, ResourceError) and type(error) is not LwmEdgeError
             self._write_reason(path, error, tried=tried + 1, final=final)
         return self._waiting(path, "waiting", str(error))
@@ -294,7 +294,7 @@ def _name_of(folder: Path, manifest: Manifest) -> str:
 
 
 def was_learnt(home: Home, note: Note) -> bool | None:
-    """Tells from a home's record whether the photos of a note were learnt; None if it does not say.
+    """Tells from a home's record whether the photos of a note were learnt; None if the record does not say.
 
     The record names every change, but not its photos. The receipt of the latest change has their digest.
     """
@@ -310,16 +310,16 @@ def was_learnt(home: Home, note: Note) -> bool | None:
         return False  # in the second case, the home was started over
     try:
         learnt = _receipt(home).photos_digest
-    except (ValidationError, OSError):  # it is that of another kind of change, or was repaired
+    except (ValidationError, OSError):  # the receipt is of another kind of change, or was rebuilt
         return None
     if learnt == note.photos_digest:
         return True
-    is_anothers = learnt is not None and may_be_ours == [manifest.increment_count]
-    return False if is_anothers else None
+    was_another_teaching = learnt is not None and may_be_ours == [manifest.increment_count]
+    return False if was_another_teaching else None
 
 
 def _teaches(link: Link, note: Note) -> bool:
-    """Tells whether a change is of the kind that a note says, for its class alone."""
+    """Tells whether a change is of the kind that a note names, and teaches the note's class alone."""
     deed = link.deed
     if deed is None or deed.kind != note.change or deed.more_classes:
         return False

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..errors import ConfigError
+from ..freed_memory import give_freed_memory_back
 from ..learning.class_statistics import ClassStatistics
 from ..learning.config import IncrementConfig
 from ..learning.discriminant import Head
@@ -25,7 +26,7 @@ from .timing import Timer
 from .values import Approach, Learnt, NewPhotos
 
 _IMAGES_AT_ONCE = 4  # more are hardly faster: all threads work on each layer anyway
-_EXPORTS = 2.0  # times what loading took: the new model is exported, loaded, and written
+_EXPORTS = 2.0  # times the loading time: the new model is exported, loaded and written
 _FLOAT64_BYTES = 8
 _SMALL_MATRIX = 384  # side of a matrix that is solved to see how fast this machine solves
 
@@ -34,12 +35,12 @@ class InstantLearner:
     """Learns without training: the backbone stays as it is, and the head is solved in closed form.
 
     Args:
-        parent: Bundle of the model before.
+        parent: Bundle of the model before the increment.
         approach: Approach of the increment.
         config: Settings of the increment.
 
     Raises:
-        ExportError: The bundle's graph cannot be run, or computes something else here than where it was
+        ExportError: The bundle's graph cannot be run, or does not compute here what it computed where it was
             trained (ParityError).
     """
 
@@ -52,7 +53,7 @@ class InstantLearner:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Returns warnings for the owner of settings that have no effect."""
+        """Returns warnings for the owner about settings that have no effect."""
         return self._warnings
 
     @property
@@ -63,7 +64,7 @@ class InstantLearner:
     def describe_job(
         self, photos: NewPhotos, *, decoding_bytes: int, generation_bytes: int, timer: Timer
     ) -> Job:
-        """Describes the increment for planning, with runs of the backbone on grey pictures as its step."""
+        """Describes the increment for planning, with two runs of the backbone on grey images as its step."""
         m, backbone = self._parent.manifest, self._backbone
         assert backbone is not None
         size = m.preprocessing.image_size
@@ -108,6 +109,7 @@ class InstantLearner:
             for some in (photos.to_learn, photos.held_back)
         )
         self._backbone = None  # solving needs the memory
+        give_freed_memory_back()
         features, labels = np.concatenate([to_learn, held_back]), np.array(photos.all_labels)
         statistics = ClassStatistics.from_bundle(self._parent)
         learn = statistics.learn_more if photos.known_classes else statistics.learn
@@ -161,16 +163,16 @@ def teachers_head(parent: Bundle) -> Head:
 
 
 def require_solved_head(parent: Bundle) -> None:
-    """Refuses a head that was trained, as further photos change only one that follows from statistics.
+    """Refuses a head that was trained: further photos can change only one that follows from the statistics.
 
     Raises:
         ConfigError: The head was trained.
     """
     if not is_solved(teachers_head(parent).weight, ClassStatistics.from_bundle(parent)):
         raise ConfigError(
-            "the last layer was trained, so it does not follow from the statistics that further photos go "
-            "into; pass --solve-head to replace it by one that does, for all classes, or remove the class "
-            "and add it with all its photos"
+            "the last layer was trained, so it does not follow from the statistics, to which further photos "
+            "are added; pass --solve-head to replace it, for all classes, with one that does, or remove the "
+            "class and add it again with all its photos"
         )
 
 

@@ -17,7 +17,7 @@ _PREFETCH = 1
 
 
 class Strategy(NamedTuple):
-    """Says how a step trades memory for time; its result is the same but for rounding.
+    """Says how a step trades memory for time; apart from rounding, the result is the same.
 
     Attributes:
         recompute: Whether trained blocks are computed again in the backward pass, instead of keeping their
@@ -68,7 +68,7 @@ class Job:
         held_back: Number of further photos that are held back.
         photo_bytes: Bytes of one prepared photo.
         held_bytes: Bytes of the prepared photos that are in memory already.
-        observed_bytes: Bytes that are kept of all photos once the networks have seen them.
+        observed_bytes: Bytes that are kept for all photos once the networks have seen them.
         features: Number d of values that the head reads.
         trained_bytes: Bytes of the parameters that train; 0 if none do.
         activation_bytes: Minimum bytes that one image occupies between forward and backward pass, in float32.
@@ -82,7 +82,7 @@ class Job:
         frozen_bytes: Bytes of the frozen blocks' output for one photo, in float32, if it is the same in every
             epoch; 0 otherwise.
         precisions: Precisions that may be used, the most exact first; a later one must be clearly faster.
-        before_step: Function that is called before `step` is; what it raises ends the planning.
+        before_step: Function that is called before `step` is; any exception that it raises ends the planning.
     """
 
     step: Callable[[int, Strategy], None]

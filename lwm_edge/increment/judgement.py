@@ -20,7 +20,7 @@ _UNEQUAL_RATIO = 10  # times as many photos
 def judge_new_classes(
     predictions: NDArray[np.int64], labels: Labels, class_names: Sequence[str], judged: Iterable[int]
 ) -> tuple[NewClassReport, ...]:
-    """Counts how often each class was recognised that was learnt.
+    """Counts how often each class that was learnt was recognised.
 
     Args:
         predictions: Predicted class_index of each photo [M], by a head that had not learnt that photo.
@@ -46,12 +46,12 @@ def judge_new_classes(
 
 
 def mean_share_right(judged: Sequence[NewClassReport]) -> float:
-    """Computes how often new classes were recognised, as a mean over them in which few photos say little."""
+    """Computes the mean share recognised over new classes; few photos pull a class towards a half."""
     return float(np.mean([(report.right + 0.5) / (report.photos + 1) for report in judged]))
 
 
 def hopeless_classes(judged: Sequence[NewClassReport], classes: int) -> list[str]:
-    """Lists new classes that are recognised no better than chance, in words, and what they are taken for."""
+    """Describes the new classes that are recognised no better than chance, and what they are taken for."""
     return [
         f"{report.class_name}: {report.right} of {report.photos} photos recognised, no better than chance"
         + (f"; {report.photos_taken} were taken for {report.taken_for}" if _is_lookalike(report) else "")
@@ -92,10 +92,10 @@ def warn_about_new_classes(judged: Sequence[NewClassReport], known: Sequence[str
 
 
 def warn_about_unknown(kept: Mapping[str, tuple[int, int]], new: Sequence[str]) -> list[str]:
-    """Warns of new classes of whose photos many would be called unknown.
+    """Warns of each new class with many photos that would be called unknown.
 
     Args:
-        kept: Number of each class's photos that would not be, and of all of them.
+        kept: Number of each class's photos that would not be called unknown, and number of all its photos.
         new: Names of the new classes.
     """
     return [

@@ -89,7 +89,7 @@ def learn_classes(
         another process can commit it; else it is returned.
 
     Raises:
-        StoppedError: `should_stop` asked for it.
+        StoppedError: `should_stop` returned True.
         LwmEdgeError: For the reasons that `add.add_classes` lists.
     """
     timer = timer or Timer(time.monotonic())
@@ -106,7 +106,7 @@ def learn_classes(
         logits = learnt.head.logits(learnt.held_back[:examples]).astype(np.float32)
         head, tensors = learnt.head, _changed_tensors(task, learnt, histogram)
         del learnt  # writing needs the memory
-        model = _grown(task, head, tensors)
+        model = _new_model(task, head, tensors)
         staged = _stage(home, model) if report.training else None
         photos.to_learn.cache.forget()  # any photos still in memory after this are counted
         memory = use.report(
@@ -130,7 +130,7 @@ def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> tuple[L
     """Judges what was learnt; returns the calibration of the score for unknown objects as well.
 
     Raises:
-        GateError: It does not pass the gate.
+        GateError: The new model does not pass the gate.
     """
     report = StepReporter("evaluate", _EVALUATION_STEPS, on_progress)
     report()
@@ -183,8 +183,8 @@ def _changed_tensors(task: Task, learnt: Learnt, histogram: Histogram) -> Arrays
     }
 
 
-def _grown(task: Task, head: Head, tensors: Arrays) -> UnwrittenModel:
-    """Makes the model that knows the new classes, of its head and the other tensors that have changed."""
+def _new_model(task: Task, head: Head, tensors: Arrays) -> UnwrittenModel:
+    """Makes the model that knows the new classes, from its head and the other tensors that have changed."""
     parent = task.parent.manifest
     manifest = parent.model_copy(
         update={
@@ -201,7 +201,7 @@ def _grown(task: Task, head: Head, tensors: Arrays) -> UnwrittenModel:
     for name, rows in ((WEIGHT, head.weight), (BIAS, head.bias)):
         arrays[name] = np.zeros_like(arrays[name])
         arrays[name][: len(rows)] = rows
-    return UnwrittenModel(arrays, manifest)
+    return UnwrittenModel(task.parent, arrays, manifest)
 
 
 def _stage(home: Home, model: UnwrittenModel) -> Generation:

@@ -4,7 +4,7 @@ The peak is measured, not guessed: training steps with one and with four images 
 and the memory that the kernel reports is extrapolated to the micro-batch. All candidates are in one list,
 from the fastest to the one that takes the least memory, and the first that fits the limit is chosen. The
 limit decides only the micro-batch, the cache, the prefetch and how memory is traded for time, not what is
-learnt. Where two precisions may be used, each has its candidates, and the steps that were tried decide.
+learnt. If two precisions may be used, each has candidates of its own, and trial steps decide between them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .reports import PlanReport
 SHARE_OF_AVAILABLE = 0.5
 SHARE_FOR_CHECKED_PHOTOS = 0.1  # share of the memory left within the limit, for photos kept before the plan
 _SHARE_FOR_CACHE = 0.25
-_ROOM_TO_TRY_FACTOR = 4  # past the limit, a step is tried only if this many times its minimum is free
+_ROOM_TO_TRY_FACTOR = 4  # beyond the limit, a step is tried only if this many times its minimum is free
 _SECONDS_WORTH_A_TRIAL = 30.0  # of training; a shorter one does not try a second precision
 _CLEARLY_FASTER = 0.75  # share of a step's time that the less exact precision may take at most
 

@@ -1,4 +1,4 @@
-"""Predicts the memory and time of an increment from single training steps, which are tried."""
+"""Predicts the memory and time of an increment from a few trial steps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_KEPT_FACTOR = 2.75  # times the memory of a step, if freed memory is kept; 
 _REPLANNING_MARGIN = 1.02  # plans may differ this much; a limit that an error names must suffice next time
 _LIBRARY_BYTES = 10 * 2**20  # pages of NumPy and ONNX that solving and exporting read for the first time
 
-USUAL_STEPS = 3  # that are tried: two with one image, and one with several
+USUAL_STEPS = 3  # trial steps: two with one image, and one with several
 
 # This was chosen, not measured.
 _FORWARD_SHARE = 1 / 3  # share of a training step's time that its forward pass takes
@@ -27,7 +27,7 @@ _FLOAT64_BYTES = 8
 
 
 class _Probe(NamedTuple):
-    """Holds what single steps took: the peak with one image, bytes per further image, seconds per image."""
+    """Holds what trial steps took: the peak with one image, bytes per further image, seconds per image."""
 
     peak_bytes: int
     bytes_per_image: int
@@ -138,7 +138,7 @@ def _measure_step(job: Job, images: int, strategy: Strategy) -> tuple[int, float
 
 
 def _overhead_bytes(job: Job, config: IncrementConfig, prefetch: int) -> int:
-    """Returns what memory holds besides a step: batches, the photo being read, and observations."""
+    """Returns the bytes that memory holds besides a step: batches, the photo being read, and observations."""
     loading = (1 + prefetch) * config.batch_size * job.photo_bytes + job.decoding_bytes
     return loading + job.observed_bytes
 
@@ -149,24 +149,23 @@ def in_precision(float32_bytes: int, strategy: Strategy) -> int:
 
 
 def minimum_bytes(job: Job) -> int:
-    """Returns the least that is needed: gradients and momentum, or what writing the result takes."""
+    """Returns the fewest bytes needed: for gradients and momentum, or for writing the result."""
     return job.rss_bytes() + max(2 * job.trained_bytes, _writing_bytes(job))
 
 
 def _writing_bytes(job: Job) -> int:
-    """Returns what comes once the networks have seen the photos: solving the head, and writing the bundle."""
+    """Returns the bytes needed once the networks have run, to solve the head and write the bundle."""
     if job.loaded is None:  # following the drift takes further copies
         return 2 * job.bundle_bytes + (6 * job.features + 5 * job.photos) * job.features * _FLOAT64_BYTES
     solving = 3 * (job.features + job.photos + job.held_back) * job.features * _FLOAT64_BYTES
     exporting = job.bundle_bytes + job.loaded.peak_bytes
-    writing = (
-        3 * job.bundle_bytes + job.bundle_bytes // 2
-    )  # tensors, their bytes, the file, and the ONNX file
+    # the tensors, their bytes and the file take a bundle's length each, the ONNX file at most half of it
+    writing = 3 * job.bundle_bytes + job.bundle_bytes // 2
     return max(solving, exporting, writing) - job.loaded.held_bytes + _LIBRARY_BYTES
 
 
 def saving_bytes(job: Job) -> int:
-    """Returns what writing a checkpoint takes: the momentum, and two copies of parameters and momentum."""
+    """Returns the bytes to write a checkpoint: the momentum, and two copies of parameters and momentum."""
     return int(MARGIN * (job.rss_bytes() + 5 * job.trained_bytes))
 
 

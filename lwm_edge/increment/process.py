@@ -99,7 +99,7 @@ def serve(kind: type[Job], do: Callable[[Job, Callable[[BaseModel], None]], None
     with forgiving_streams():
         os.dup2(2, 1)  # what a vendor's module prints must not look like a reply
         line = _read_line(0)
-        if not line.endswith(b"\n"):  # whoever started this process has ended meanwhile
+        if not line.endswith(b"\n"):  # the process that started this one has ended meanwhile
             return
         job = kind.model_validate_json(line)
         try:

@@ -41,7 +41,7 @@ def describe_job(
     """Describes an increment for planning, together with a step that can be tried.
 
     Args:
-        parent: Bundle of the model before.
+        parent: Bundle of the model before the increment.
         student: Network M_t, with the new rows of its head in use.
         teacher: Network M_{t-1}.
         approach: Approach of the increment.
@@ -90,7 +90,7 @@ def try_step(
     classification: Activation,
     precision: Precision = "float32",
 ) -> None:
-    """Does a training step of two micro-batches of grey pictures, and changes nothing."""
+    """Does a training step of two micro-batches of grey images, and changes nothing."""
     size = student.preprocessing.image_size
     pixels = np.full((images, size, size, 3), 128, dtype=np.uint8)
     optimizer = MomentumSGD(trained_parameters(student, recipe))
@@ -102,7 +102,8 @@ def try_step(
 def saved_activation_bytes(student: Network) -> int:
     """Estimates the memory that one image occupies between the forward and the backward pass.
 
-    It is counted for a small image and scaled by the area, as the outputs of nearly all layers are.
+    It is counted for a small image and scaled up by the area, with which the outputs of nearly all layers
+    grow.
     """
     sizes: dict[int, int] = {}
     parameters = {parameter.untyped_storage().data_ptr() for parameter in student.parameters()}

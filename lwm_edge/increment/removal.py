@@ -1,4 +1,4 @@
-"""Takes a class out of a home's model, without photos, and says what of it remains: `remove_class`."""
+"""Provides `remove_class`, which takes a class out of a home's model and says what remains of it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def remove_class(
         ConfigError: There is no such class, or it is a shipped one and `shipped` is not set, or it cannot be
             taken out exactly.
         BundleError: The class is the only one left.
-        HomeError: The home cannot be written.
+        HomeError: The home cannot be written to.
         BusyError: Another process is changing the home, and `wait` is not set.
         TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
             with cannot be used.
@@ -77,15 +77,15 @@ def _require_removable(manifest: Manifest, row: int, *, shipped: bool) -> None:
 
 
 def _removed(model: Bundle, row: int) -> Edited:
-    """Removes a class's row; what the others answer stays as it is."""
+    """Removes a class's row; the logits of the other classes stay as they are."""
     manifest, arrays = model.manifest, model.arrays()
     name = manifest.class_names[row]
     photos, all_photos = float(arrays[COUNTS][row]), float(arrays[PHOTOS][0])
     share = f"{photos / all_photos:.1%}" if all_photos else "0%"
     remains = [
-        f"what the {photos:.0f} photos of {name} added to the covariance, {share} of the photos behind it",
-        "its share in what the last layer and the score for unknown objects compare the other classes with, "
-        "until the next add-classes, add-photos or merge solves them again",
+        f"what the {photos:.0f} photos of {name} added to the covariance, {share} of all photos behind it",
+        "its influence on how the last layer and the score for unknown objects see the other classes, until "
+        "the next add-classes, add-photos or merge solves both again",
         _NAME_REMAINS,
         *_network_remains(manifest, row, arrays),
     ]
@@ -102,9 +102,9 @@ def _removed(model: Bundle, row: int) -> Edited:
 
 
 def _network_remains(manifest: Manifest, row: int, arrays: Arrays) -> list[str]:
-    """Says what the network may have of a class: a bundle names only the recipe of the latest increment.
+    """Says what the network may still hold of a class, as a bundle names only the latest increment's recipe.
 
-    Whatever trains the network drops what the vendor measured, as that was another network's.
+    Training drops what the vendor measured, as that was on another network: if it is there, nothing trained.
     """
     recipe = RECIPES.get(manifest.recipe)  # type: ignore[call-overload]
     if row < manifest.shipped_classes or (recipe and recipe.trains):
@@ -118,7 +118,7 @@ def _network_remains(manifest: Manifest, row: int, arrays: Arrays) -> list[str]:
 
 
 def _learnt_once(manifest: Manifest) -> bool:
-    """Tells whether the recipe of the latest increment is that of all, as the record of custody shows."""
+    """Tells whether the custody record shows at most one increment, so that there was only one recipe."""
     custody = manifest.custody
     if custody is None or custody.dropped_links or any(link.deed is None for link in custody.links):
         return False
@@ -126,10 +126,10 @@ def _learnt_once(manifest: Manifest) -> bool:
 
 
 def _never_learnt(generation: Generation, model: Bundle, row: int) -> Edited:
-    """Brings back the model before the change that added a class, if it added no other.
+    """Returns to the model before the change that added a class, if that change added no other.
 
     Raises:
-        ConfigError: The model before is not that one.
+        ConfigError: The class cannot be taken out exactly; the message says why.
     """
     manifest, name = model.manifest, model.manifest.class_names[row]
     refused = f"{name} cannot be taken out exactly, so nothing is changed"
@@ -159,11 +159,11 @@ def _why_not_kept(manifest: Manifest) -> str:
     """Says why the home keeps no model from before a class was added."""
     if not permits_undo(manifest):
         return "the vendor does not permit undo, so the model before it is not kept"
-    return "the model before the latest change is not kept any more"
+    return "the model before the latest change is no longer kept"
 
 
 def _why_not_without(model: Bundle, before: Bundle, row: int) -> str | None:
-    """Says why the model before the latest change is not one that never learnt a class; None if it is."""
+    """Says why returning to the model before would not take a class out exactly; None if it would."""
     manifest, name = model.manifest, model.manifest.class_names[row]
     if name in before.manifest.class_names:
         return "it was not the latest change that added it"

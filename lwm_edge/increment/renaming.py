@@ -1,4 +1,4 @@
-"""Gives a known class another name, or makes one class of two, without photos: `rename_class`."""
+"""Provides `rename_class`, which gives a known class another name, or makes one class of two."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def rename_class(
     sign_with: AnyPath | None = None,
     wait: bool = False,
 ) -> ChangeReport:
-    """Gives a class another name or, with `merge`, its photos to a class that has that name already.
+    """Gives a class another name or, with `merge`, makes it part of the class that already has that name.
 
     Args:
         home: Model home, or the path of its folder.
         class_name: Name of the class.
         new_name: New name or, with `merge`, name of another class of the model.
         merge: Whether the two are to become one class, as if all photos had been learnt under `new_name`.
-        shipped: Whether a class that the vendor shipped may go into another one; its name can be changed
-            without this.
+        shipped: Whether a class that the vendor shipped may become part of another one; renaming it does not
+            need this.
         sign_with: Path of the device's private key, to sign the change with.
         wait: Whether to wait for another process that is changing the home.
 
     Raises:
         ConfigError: There is no such class, the new name cannot be given, or the two cannot become one.
-        HomeError: The home cannot be written.
+        HomeError: The home cannot be written to.
         BusyError: Another process is changing the home, and `wait` is not set.
         TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
             with cannot be used.
@@ -64,13 +64,13 @@ def _renamed(model: Bundle, row: int, name: str) -> Edited:
     """Gives a class another name.
 
     Raises:
-        ConfigError: It cannot have that name.
+        ConfigError: The class cannot have that name.
     """
     manifest, old = model.manifest, model.manifest.class_names[row]
     names = manifest.class_names
     others = [other for other in names if other != old]
     if name == old:
-        raise ConfigError(f"{old} is the name of that class already")
+        raise ConfigError(f"that class is already called {old}")
     if why := class_name_problem(name):
         raise ConfigError(f"{name!r} cannot be a class name: it {why}")
     for other in others:
@@ -115,8 +115,8 @@ def _merged(model: Bundle, row: int, into: int) -> Edited:
     statistics = ClassStatistics.from_arrays(arrays)
     if not is_solved(arrays[WEIGHT][: len(manifest.class_names)].astype(np.float64), statistics):
         raise ConfigError(
-            "the last layer was trained, so it does not follow from the statistics of the two classes; add "
-            "classes with --recipe lda, or photos with --solve-head, which solves it, and merge them then"
+            "the last layer was trained, so it does not follow from the statistics of the two classes; solve "
+            "it first, by adding classes with --recipe lda or photos with --solve-head, and then merge them"
         )
     merge_classes(statistics, row, into)
     arrays |= statistics.to_arrays()

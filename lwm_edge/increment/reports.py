@@ -23,7 +23,7 @@ class PlanReport(Report):
     """Says what an increment will take on this device.
 
     Attributes:
-        micro_batch_size: Images computed at once.
+        micro_batch_size: Number of images computed at once.
         micro_batches_per_update: Number of micro-batches that make one optimiser update.
         prefetch: Number of batches read ahead.
         recompute: Whether trained blocks are computed again in the backward pass, to save memory.
@@ -98,9 +98,9 @@ class CalibrationReport(Report):
     Attributes:
         change: Report on the change of the home, which is also its receipt.
         photos: Number of photos that were scored.
-        calibrated_classes: Names of the classes that they belong to.
-        kept_before: Share of these photos that the threshold before would have kept; None if there was none.
-        calibration: Thresholds now.
+        calibrated_classes: Names of the classes that these photos belong to.
+        kept_before: Share of these photos that the old threshold would have kept; None if there was none.
+        calibration: Thresholds after the change.
         skipped: Files that were left out, each with the reason.
         warnings: Warnings for the owner.
     """
@@ -141,14 +141,14 @@ class LearningReport(Report):
         photos_trained: Number of photos that were learnt from.
         photos_held_back: Number of photos that were kept for evaluation; the class statistics include them
             afterwards.
-        photos_digest: Digest of the contents of all these photos, whatever their order; it tells whether a
-            change was about certain photos. None in receipts of an older version.
+        photos_digest: Digest of the contents of all these photos, whatever their order; it shows whether a
+            change learnt certain photos. None in receipts of an older version.
         skipped: Files that were left out, each with the reason.
         plan: Plan that the increment followed.
         training: Report on the training; None if the backbone stayed as it was.
         held_back: Accuracy on held-back photos of the new classes, with all classes competing; a solved head
             learns these photos only afterwards.
-        judged: Report on each new class: by cross-validation over all of its photos where the head is solved,
+        judged: Report on each new class: by cross-validation over all of its photos if the head is solved,
             else on the held-back ones.
         drift: Drift of the student from its teacher.
         warnings: Warnings for the owner.
@@ -176,7 +176,7 @@ class LearningReport(Report):
 
 
 class IncrementReport(LearningReport):
-    """Holds the receipt of `add_classes`.
+    """Holds the receipt of `add_classes` or `add_photos`.
 
     Attributes:
         home: Path of the model home.
@@ -186,7 +186,7 @@ class IncrementReport(LearningReport):
         footprint: Storage before and after, and the memory that the change took.
         onnx: Path of the exported classifier.
         model_digest: Digest of the new model, which is also in the ONNX metadata.
-        parent_digest: Digest of the model before.
+        parent_digest: Digest of the model before the increment.
         seconds: Wall-clock time from the start of the command, or of the call, to the commit.
         seconds_by_part: Wall-clock time of each part: `start`, and then the phases of the progress.
     """

@@ -1,4 +1,4 @@
-"""Saves unfinished training, so that it can continue after an interruption: the checkpoint.
+"""Saves unfinished training in a checkpoint, so that it can continue after an interruption.
 
 A checkpoint is one file of constant length in the home, rewritten now and then. It holds the parameters that
 train, their momentum, the step and the plan, and fits one job only: the same model, photos and settings. It
@@ -53,7 +53,7 @@ class CheckpointHeader(Report):
         parent_digest: Digest of the model that learns.
         job: Digest of photos, settings and recipe: only the same job continues.
         step: Number of the latest update.
-        loss_sums: Sums of the losses up to there.
+        loss_sums: Sums of the losses up to that update.
         plan: Plan that the training follows.
         photos: Path of the folder of photos; None if it is too long to be kept here.
         photos_digest: Digest of the photos alone, to tell what differs in another job.
@@ -126,9 +126,9 @@ class SavedTraining:
             if now[name] != then[name]
         ]
         if header.photos_digest != _digest(self._photos):
-            where = f", which were those in {printable(header.photos)}" if header.photos else ""
-            found.insert(0, f"the photos are not the same{where}")
-        return found or ["another version of lwm-edge began it, whose recipe has other numbers"]
+            where = f", which were in {printable(header.photos)}" if header.photos else ""
+            found.insert(0, f"the photos are not those of the interrupted increment{where}")
+        return found or ["it was begun by another version of lwm-edge, whose recipe has other numbers"]
 
     def state(self) -> TrainingState | None:
         """Returns the state to continue from, its tensors mapped from the file; None if there is none."""

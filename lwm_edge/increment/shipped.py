@@ -55,8 +55,8 @@ def judge_shipped(
         head_now: Head of the student.
         measured: Tensors of what the vendor measured, see `model.bundle`.
         class_names: Names of the shipped classes that are left.
-        new_right: Share of the new classes' photos on which such a head is right, though it had not learnt
-            them; the mean over the new classes.
+        new_right: Share of a new class's photos on which such a head is right without having learnt them, as
+            a mean over the new classes.
         solved: Whether the student's head is solved from statistics.
         is_first: Whether the teacher is the model that shipped.
     """
@@ -73,7 +73,7 @@ def judge_shipped(
     )
     accuracy, photos = by_solved if solved else as_shipped, int(total.sum())
     per_photo = 1 / total[is_measured]
-    counted = is_measured.sum() ** 2 / per_photo.sum()  # as many, evenly spread over the classes
+    counted = is_measured.sum() ** 2 / per_photo.sum()  # photos that would say as much if evenly spread
     alone = known.solve_head(shipped) if solved else Head(*(rows[:shipped] for rows in head_before))
     # Even if every photo was recognised, the next one may not be.
     spread = known.find_spread(*alone, shipped, is_measured, min(accuracy, 1 - 0.5 / photos))
@@ -109,8 +109,8 @@ def _lost(
 ) -> list[str]:
     """Lists the classes that this increment brings down to chance, even by their statistics alone.
 
-    Estimates from statistics are too good where the backbone stays as it is, so what they put at chance is
-    lost. After training they can err either way; benchmarks/estimates.py compares them with photos.
+    Estimates from statistics are too good if the backbone stays as it is, so a class that they put at chance
+    is lost. After training they can err either way; benchmarks/estimates.py compares them with photos.
     """
     shipped, chance = len(class_names), 1 / len(head_now[0])
     before = known.estimate_accuracy(*head_before, shipped)
@@ -123,7 +123,7 @@ def _lost(
 
 
 def _correction(right: float, drawn_right: float) -> float:
-    """Computes a factor of the drop from what drawn photos claim of the new classes, whose photos are here.
+    """Computes the factor that corrects a drop, by comparing drawn with real photos of the new classes.
 
     If the new classes are recognised more often than photos drawn from their statistics, the shipped ones
     lose more to them than drawn photos show, and less if they are recognised less often: either side can win

@@ -36,8 +36,8 @@ class Task:
     """Holds an increment that is set up and planned.
 
     Attributes:
-        parent: Bundle of the model before.
-        photos: Photos of the new classes.
+        parent: Bundle of the model before the increment.
+        photos: Photos that are learnt, and those that are held back.
         config: Settings of the increment.
         approach: Recipe, and the reason for it.
         learner: Way in which the photos are learnt.
@@ -86,8 +86,8 @@ def set_up(
     if more and len(parent.manifest.class_names) == 1:
         only = parent.manifest.class_names[0]
         raise ConfigError(
-            f"{only} is the model's only class, so every photo passes for it, and nothing follows from "
-            "further ones; add another class first (lwm-edge add-classes), and these photos then"
+            f"{only} is the model's only class, so every photo passes for it, and further ones change "
+            "nothing; add another class first (lwm-edge add-classes), and then these photos"
         )
     if more and not more.solve_head:
         from .instant import require_solved_head
@@ -134,7 +134,7 @@ def _choose_approach(
     manifest, features = parent.manifest, parent.arrays(WEIGHT)[WEIGHT].shape[1]
 
     def map_cells() -> int:
-        require_torch("to choose whether to train the network takes", _INSTEAD)
+        require_torch("choosing whether to train the network needs", _INSTEAD)
         from ..model.loading import load_network
         from ..model.network import attention_cells
 
@@ -150,8 +150,8 @@ def _choose_approach(
     recipe = RECIPES[name].adjusted(config)
     if config.max_attention_distance is not None and not recipe.trains:
         raise ConfigError(
-            f"max_attention_distance is set, but recipe {name} runs without torch, which alone makes "
-            "attention maps; leave it out, or choose a recipe that trains, such as lwm"
+            f"max_attention_distance is set, but attention maps need torch, and recipe {name} runs without "
+            "it; leave the setting out, or choose a recipe that trains, such as lwm"
         )
     return Approach(name, reason, recipe, config.classification or manifest.activation)
 
@@ -161,7 +161,7 @@ def _make_learner(parent: Bundle, approach: Approach, new_classes: int, config: 
         from .instant import InstantLearner
 
         return InstantLearner(parent, approach, config)
-    require_torch(f"recipe {approach.name} trains the network, which takes", _INSTEAD)
+    require_torch(f"recipe {approach.name} trains the network, which needs", _INSTEAD)
     from .trained import TrainingLearner
 
     return TrainingLearner(parent, approach, new_classes, config)
@@ -182,9 +182,8 @@ def _read_photos(
 ) -> NewPhotos:
     """Checks and splits the photos; those that fit a small share of the memory stay decoded for later."""
     limit, _ = memory_limit(config)
-    cache = PixelCache(
-        int(SHARE_FOR_CHECKED_PHOTOS * max(0, limit - rss_bytes()))
-    )  # until the plan sets the limit
+    # until the plan sets the limit of the cache
+    cache = PixelCache(int(SHARE_FOR_CHECKED_PHOTOS * max(0, limit - rss_bytes())))
     photo_folder = read_photo_folder(
         folder,
         manifest.preprocessing,

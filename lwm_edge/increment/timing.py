@@ -1,4 +1,4 @@
-"""Measures what an owner waits for, from the command's start, and what each part of it takes."""
+"""Measures how long an owner waits, from the command's start, and how long each part takes."""
 
 from __future__ import annotations
 

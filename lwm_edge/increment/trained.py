@@ -48,7 +48,7 @@ class TrainingLearner:
     comparison would take for a wrong file.
 
     Args:
-        parent: Bundle of the model before.
+        parent: Bundle of the model before the increment.
         approach: Approach of the increment.
         new_classes: Number of new classes.
         config: Settings of the increment.
@@ -72,7 +72,7 @@ class TrainingLearner:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Returns warnings for the owner of what this way cannot do well."""
+        """Returns warnings for the owner about what this way cannot do well."""
         return self._warnings
 
     @property
@@ -83,7 +83,7 @@ class TrainingLearner:
     def describe_job(
         self, photos: NewPhotos, *, decoding_bytes: int, generation_bytes: int, timer: Timer
     ) -> Job:
-        """Describes the increment for planning, with a training step on grey pictures."""
+        """Describes the increment for planning, with a training step on grey images."""
         self._move_to(self._device)
         return describe_job(
             self._parent,
@@ -220,7 +220,7 @@ class TrainingLearner:
         return save_or_stop
 
     def _changed_tensors(self) -> dict[str, NDArray[Any]]:
-        """Returns the student's tensors and its probe; what the vendor measured was another network."""
+        """Returns the student's tensors and probe, and clears what the vendor measured on another network."""
         measured = self._parent.arrays(*MEASURED)
         return {
             **network_arrays(self._student),
@@ -270,7 +270,7 @@ def _make_student(teacher: Network, approach: Approach, new_classes: int, config
 def _warnings(
     approach: Approach, teacher: Network, cells: int, manifest: Manifest, *, slow_precision: bool
 ) -> Iterator[str]:
-    """Warns the owner of what the approach cannot do well."""
+    """Warns the owner about what the approach cannot do well."""
     if slow_precision:
         yield "this device is not known to have instructions for bfloat16: float32 is probably faster here"
     if approach.recipe.gamma:

@@ -13,7 +13,7 @@ from ..learning.config import Recipe, RecipeName
 from ..learning.discriminant import Features, Head, Labels
 from ..learning.reports import TrainingReport
 from ..learning.unseen import Unseen
-from ..model.bundle import Arrays
+from ..model.bundle import Arrays, Bundle
 from ..model.manifest import Manifest
 from ..model.terms import Activation
 from ..photos.photo_set import PhotoSet
@@ -71,17 +71,17 @@ class Learnt(NamedTuple):
     Attributes:
         training: Report on the training; None if the backbone stayed as it was.
         statistics: Statistics of all classes and photos, in the student's features.
-        held_back: Values that the student's head reads of the held-back photos [M, d].
-        held_back_by_teacher: Values that the teacher's head reads of the held-back photos.
+        held_back: Values that the student's head reads for the held-back photos [M, d].
+        held_back_by_teacher: Values that the teacher's head reads for the held-back photos [M, d].
         teachers_head: Head of the teacher.
         held_back_logits: Logits of the held-back photos, by a head of the student that has not learnt them.
-        judge_unseen: Function that judges photos, each by a model that has not learnt it, and calls another
-            function before each such model: all photos where nothing trains, else the held-back ones. It
-            returns the class_index of each as well.
+        judge_unseen: Function that judges photos, each by a model that has not learnt it, and also returns
+            their class indices. It judges all photos if nothing trains, else the held-back ones. It calls the
+            function that it is given before each such model.
         rows: Rows of the `Discriminant` of all classes, if it was solved.
         head: Head of the student.
-        attention_distance: Mean L_AD between the two on the held-back photos; None if no network of torch was
-            at hand to make their attention maps.
+        attention_distance: Mean L_AD between the two on the held-back photos; None if torch did not run, as
+            only its networks make attention maps.
         tensors: Tensors of the bundle that the training changed, other than head and statistics.
     """
 
@@ -102,10 +102,12 @@ class UnwrittenModel(NamedTuple):
     """Holds a model that is not on the disk yet.
 
     Attributes:
+        parent: Bundle of the model before the increment.
         arrays: Tensors of its bundle.
         manifest: Manifest of its bundle.
     """
 
+    parent: Bundle
     arrays: Arrays
     manifest: Manifest
 
@@ -115,7 +117,7 @@ class Learner(Protocol):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Returns warnings for the owner of what this way cannot do well or leaves unused."""
+        """Returns warnings for the owner about what this way cannot do well or leaves unused."""
 
     @property
     def student(self) -> object | None:

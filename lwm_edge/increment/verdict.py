@@ -49,7 +49,7 @@ def held_back_mistakes(task: Task, learnt: Learnt) -> tuple[Mistake, ...]:
 
 
 class NewJudgement(NamedTuple):
-    """Holds what photos of the new classes say of a head that had not learnt them.
+    """Holds what photos of the new classes say about a head that had not learnt them.
 
     Attributes:
         classes: Report on each new class.
@@ -65,7 +65,7 @@ class NewJudgement(NamedTuple):
 def judge_new(task: Task, learnt: Learnt, report: Callable[[], None]) -> NewJudgement:
     """Judges the new classes by photos that the judged head had not learnt.
 
-    Where nothing trains, all of their photos count, each judged by a head that is solved without it.
+    If nothing trains, all of their photos count, each judged by a head that is solved without it.
     """
     names, first_new = all_class_names(task), len(task.parent.manifest.class_names)
     unseen, labels = learnt.judge_unseen(report)
@@ -77,16 +77,14 @@ def judge_new(task: Task, learnt: Learnt, report: Callable[[], None]) -> NewJudg
 def calibration(task: Task, new: NewJudgement) -> Histogram:
     """Adds the new classes to the calibration of the score for unknown objects.
 
-    A network that was trained scores all photos anew, and those of the old classes are not here, so nothing
-    is known of theirs any more. One that stays as it is scores them much as before, which
-    benchmarks/unknown.py measures.
+    A network that was trained scores all photos differently. Photos of the old classes are not here to be
+    scored again, so their old scores are dropped. A network that stays as it is scores them much as before,
+    as benchmarks/unknown.py shows.
     """
     counts = count_scores(new.scores, new.labels, task.parent.manifest.capacity)
     if not task.approach.recipe.trains:
         before = task.parent.arrays(HISTOGRAM)[HISTOGRAM]
-        before[np.unique(new.labels)] = (
-            0  # more photos of a class move its mean, so its scores are others now
-        )
+        before[np.unique(new.labels)] = 0  # more photos of a class move its mean, and so change its scores
         counts += before
     return counts
 
@@ -115,7 +113,7 @@ def pass_or_refuse(
     shipped: ShippedJudgement,
     learnt: Learnt,
 ) -> list[str]:
-    """Refuses a model that does not pass the gate; returns the warnings for the owner of one that does."""
+    """Refuses a model that does not pass the gate; otherwise returns the warnings for its owner."""
     parent, names = task.parent.manifest, all_class_names(task)
     hopeless = [*hopeless_classes(judged, len(names)), *shipped.lost]
     return [

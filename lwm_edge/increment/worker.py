@@ -1,10 +1,9 @@
-"""Does an increment in a process of its own, or in two if torch trains: then another one exports and commits.
+"""Runs an increment in a process of its own; if torch trains, a second one exports and commits.
 
 Thus the calling app gets its memory back, and survives if the system kills the training because memory runs
 out; torch and ONNX Runtime are never in memory together. The processes inherit the home's lock, so the lock
-is held as long as any of them is alive. They end when the process that started them does: the learning
-stops after its next step and saves what it has learnt, and what comes before and after the training stops at
-the next photo.
+is held as long as any of them is alive. They end when the process that started them does: the training stops
+after its next step and saves what it has learnt, and the work before and after it stops at the next photo.
 """
 
 from __future__ import annotations
@@ -84,10 +83,8 @@ def run(job: Job, lock: int, on_progress: ProgressCallback) -> Message:
             "the training process was killed, most likely because memory ran out; the model is unchanged: "
             "try again with a lower --max-memory, or with other programs closed"
         )
-    if process.returncode in (
-        -signal.SIGTERM,
-        -signal.SIGINT,
-    ):  # while its libraries loaded, or in the commit
+    # A worker that stops while its libraries load, or in the commit, reports nothing.
+    if process.returncode in (-signal.SIGTERM, -signal.SIGINT):
         raise StoppedError("the training process was told to stop; the model is unchanged")
     raise LwmEdgeError(f"the training process ended with status {process.returncode}; the model is unchanged")
 
@@ -116,7 +113,7 @@ def _do_job(job: Job, reply: Callable[[Message], None]) -> None:
         return
     learnt, model = learn_classes(home, job.photos, job.config, report_progress, stop.is_set, timer, job.more)
     if isinstance(learnt, StagedIncrement):
-        reply(Message(staged=learnt, mistakes=learnt.learning.mistakes))  # torch is in memory here
+        reply(Message(staged=learnt, mistakes=learnt.learning.mistakes))  # to be committed elsewhere
     else:
         drop_library_pages()  # most of them were needed for the learning only
         _commit(home, learnt, timer, model, reply, report_progress)

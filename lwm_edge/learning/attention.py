@@ -3,10 +3,10 @@
     Q = ReLU(sum_k alpha_k A_k),   alpha_k = mean over the map of d y^b / d A_k
 
 With global average pooling and one linear layer, y^b = sum_k W[b, k] * mean(A_k) + bias[b], so
-alpha_k = W[b, k] / (h * w): the map needs no backward pass. (What a head reads of earlier blocks adds a term
-that does not depend on A.) `attention_map` is that closed form, which training uses; `grad_cam` is the
+alpha_k = W[b, k] / (h * w): the map needs no backward pass. (What a head reads from earlier blocks adds a
+term that does not depend on A.) `attention_map` is that closed form, which training uses; `grad_cam` is the
 definition, by autograd, for any other head. The tests compare the two. Both need dropout and stochastic depth
-off.
+to be off.
 """
 
 from __future__ import annotations

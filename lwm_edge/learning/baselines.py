@@ -1,4 +1,4 @@
-"""Provides what an owner can have for free: a frozen backbone with a head made of class statistics.
+"""Provides what an owner can have for free: a frozen backbone with a head made from class statistics.
 
 Every recipe is compared with both baselines. Each learns a class by looking at its photos' features once.
 """

@@ -19,19 +19,19 @@ from ..photos.pixels import Pixels
 from ..records import Progress, StepReporter
 from .config import IncrementConfig
 
-_SECONDS_BETWEEN_CALLS = 0.2  # of `on_wait`
+_SECONDS_BETWEEN_CALLS = 0.2  # between two calls of `on_wait`
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Says how training goes through its batches: memory and time depend on it, the result by rounding.
+    """Says how training goes through its batches, which affects memory and time, and the result by rounding.
 
     Attributes:
         micro_batch_size: Number of images computed at once.
-        prefetch: Number of batches read ahead.
+        prefetch: Number of batches to read ahead.
         recompute: Whether trained blocks are computed again in the backward pass, to save memory.
         precision: Precision in which the networks' blocks compute.
-        frozen_cache_bytes: Maximum bytes of the frozen blocks' outputs that are kept for all epochs.
+        frozen_cache_bytes: Largest number of bytes of the frozen blocks' outputs to keep for all epochs.
     """
 
     micro_batch_size: int
@@ -46,7 +46,7 @@ class Batch(NamedTuple):
 
     Attributes:
         step: Number of the update, from 0.
-        labels: class_index of each of the B photos, first of those in `kept`.
+        labels: class_index of each of the B photos; those in `kept` come first.
         pixels: Images of the other photos [B - len(kept), H, W, 3] uint8.
         kept: Indices of photos whose pixels are not needed, as the frozen blocks' outputs are kept.
     """
@@ -65,14 +65,14 @@ def loaded_batches(
     kept: int = 0,
     on_wait: Callable[[], None] = wait_on,
 ) -> Iterator[Batch]:
-    """Yields the training's batches from step `start` on; reads the next `prefetch` while one is in use.
+    """Yields the batches of a training from step `start` on, and meanwhile reads the next ones ahead.
 
     Args:
-        photos: Photos to learn.
+        photos: Photos to learn from.
         config: Settings of the increment.
-        prefetch: Number of batches read ahead.
+        prefetch: Number of batches to read ahead.
         start: Number of the first step.
-        kept: Number of photos, from the first, that are not read.
+        kept: Number of photos at the front of the set that need not be read.
         on_wait: Function that is called a few times a second while a batch is waited for.
     """
     labels, ended = photos.labels, threading.Event()
@@ -90,7 +90,7 @@ def loaded_batches(
 
 @contextmanager
 def _reading_ended(reader: ThreadPoolExecutor, ended: threading.Event) -> Iterator[None]:
-    """Ends the reading with the block: nobody will use what is being read ahead."""
+    """Ends the reading when the block ends, as nobody will use what is still being read ahead."""
     try:
         yield
     finally:
@@ -132,11 +132,11 @@ def _schedule(count: int, config: IncrementConfig, start: int) -> Iterator[tuple
 
 
 def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[list[int]]:
-    """Yields the photos' indices in the epoch's order, a batch at a time; seed and epoch decide the order."""
+    """Yields the photos' indices, a batch at a time, in an order that seed and epoch decide."""
     order = [int(i) for i in np.random.default_rng([seed, epoch]).permutation(count)]
     return (order[part] for part in chunks(count, batch_size))
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:
-    """Yields 0..count in pieces of `size`; the last one may be shorter."""
+    """Yields slices of `size` that together cover 0 to `count`; the last one may be shorter."""
     return (slice(start, start + size) for start in range(0, count, size))

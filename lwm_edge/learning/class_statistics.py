@@ -4,7 +4,7 @@ The shapes depend on the bundle's capacity and the network, never on the number 
 them the head is solved in closed form (see `discriminant`), as streaming LDA does on a frozen backbone:
 Hayes and Kanan 2020, "Lifelong Machine Learning with Deep Streaming Linear Discriminant Analysis".
 
-The [d, d] matrices are changed in place: with 1280 features in float64 each takes 12.5 MiB.
+The [d, d] matrices are changed in place: with 1280 features in float64, each of them takes 12.5 MiB.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .discriminant import Discriminant, Features, Head, Labels
 _RIDGE = 0.1
 _ROWS_AT_ONCE = 256
 _SPREADS, _BISECTIONS = (0.01, 10_000.0), 14
-_DRAWN_PER_CLASS, _MAX_DRAWN = 1000, 200_000  # photos for an estimate
+_DRAWN_PER_CLASS, _MAX_DRAWN = 1000, 200_000  # photos that are drawn for an estimate
 
 
 @dataclass
@@ -71,7 +71,7 @@ class ClassStatistics:
         return ClassStatistics(self.means.copy(), self.covariance.copy(), self.photos, self.counts.copy())
 
     def with_photos(self, features: Features, labels: Labels) -> ClassStatistics:
-        """Makes a copy that has learnt these photos too, see `learn`."""
+        """Makes a copy that has learnt these photos too, as `learn` does."""
         statistics = self.copy()
         statistics.learn(features, labels)
         return statistics
@@ -79,7 +79,8 @@ class ClassStatistics:
     def learn(self, features: Features, labels: Labels) -> None:
         """Learns all photos of some classes: pooled features [M, d], class_index [M].
 
-        A class that was learnt before gets the mean of these photos; the covariance describes all photos.
+        If a class was learnt before, its mean becomes that of these photos, while the covariance describes
+        all photos that were ever learnt.
         """
         centred = features.astype(np.float64)
         for label in np.unique(labels):
@@ -90,7 +91,7 @@ class ClassStatistics:
         self._add_to_scatter(centred, len(features))
 
     def _add_to_scatter(self, rows: Features, photos: int) -> None:
-        """Adds the outer products of some rows [R, d], in place, as the matrices are large."""
+        """Adds the outer products of some rows [R, d] to the scatter, in place, as the matrices are large."""
         self.covariance *= self.photos
         for start in range(0, len(self.covariance), _ROWS_AT_ONCE):
             block = slice(start, start + _ROWS_AT_ONCE)
@@ -114,7 +115,7 @@ class ClassStatistics:
         self._add_to_scatter(np.concatenate([centred, between]), len(features))
 
     def added(self, other: ClassStatistics) -> ClassStatistics:
-        """Makes statistics of the photos of both, as if they had been learnt together."""
+        """Combines these statistics with others, as if the photos of both had been learnt together."""
         photos, counts = self.photos + other.photos, self.counts + other.counts
         share = np.divide(other.counts, counts, out=np.zeros_like(counts), where=counts > 0)
         apart = other.means - self.means
@@ -145,7 +146,7 @@ class ClassStatistics:
         Args:
             weight: Weight of the head [N, d].
             bias: Bias of the head [N].
-            classes: Number of classes from the front, up to which classes are judged.
+            classes: Number of classes, from the front; of these, the ones from `first` on are judged.
             spread: Factor of the covariance, see `find_spread`.
             first: class_index of the first class that is judged.
 
@@ -170,17 +171,18 @@ class ClassStatistics:
     def find_spread(
         self, weight: Features, bias: Features, classes: int, is_measured: NDArray[np.bool_], accuracy: float
     ) -> float:
-        """Finds the factor of the covariance with which the estimate is what was measured on photos.
+        """Finds the factor of the covariance with which the estimate agrees with what was measured.
 
         Photos that a network learnt from lie closer together than those that it never saw, so an estimate
-        from their covariance is too good. Scaled this way, it agrees with what is known.
+        from their covariance is too good. Once the covariance is scaled, the estimate is right where the
+        truth is known.
 
         Args:
             weight: Weight of a head for these classes alone [classes, d].
             bias: Bias of that head [classes].
             classes: Number of classes, from the front.
             is_measured: Whether each of these classes was measured [classes].
-            accuracy: Mean accuracy over the measured ones.
+            accuracy: Mean accuracy over the measured classes.
         """
         centres, scatter = self._draw_logits(weight, bias, classes)
         low, high = _SPREADS
@@ -203,7 +205,7 @@ class ClassStatistics:
 
         Args:
             classes: Number of classes, from the front.
-            features: Photos that the statistics have learnt and that may be left out again [M, d].
+            features: Features of photos that were learnt and that may be left out again [M, d].
             labels: class_index of each of these photos [M].
         """
         means, counts = self.means[:classes], self.counts[:classes]
@@ -211,7 +213,16 @@ class ClassStatistics:
 
 
 def _share_right(centres: Features, scatter: Features, first: int = 0) -> Features:
-    """Computes the share of each class's drawn photos whose largest logit is its own [classes - first]."""
+    """Computes the share of each class's drawn photos whose largest logit is the class's own.
+
+    Args:
+        centres: Logits of the class means [classes, N].
+        scatter: Logits drawn around zero [photos, N].
+        first: class_index of the first class.
+
+    Returns:
+        The shares [classes - first].
+    """
     labels = range(first, len(centres))
     return np.array([((centres[label] + scatter).argmax(1) == label).mean() for label in labels])
 
@@ -232,7 +243,7 @@ class FeatureMap:
     def fit(cls, before: Features, after: Features) -> FeatureMap:
         """Fits the map to the same photos' features before and after [M, d], close to the identity.
 
-        It is least squares with a penalty of `_RIDGE` times a photo's mean square, so directions that the
+        This is least squares with a penalty of `_RIDGE` times a photo's mean square, so directions that the
         photos do not show stay as they are.
         """
         x = before - before.mean(0)

@@ -72,13 +72,13 @@ def choose_recipe(
     reads_levels: bool,
     map_cells: Callable[[], int] | None,
 ) -> tuple[RecipeName, str]:
-    """Chooses the recipe; resolves `auto` from what is known on the device.
+    """Chooses the recipe, resolving `auto` by what is known on the device.
 
     A head that reads earlier blocks tells new classes apart just as well on an unchanged backbone: wherever
     this was measured (benchmarks/), training gained no more than the noise and took ten times as long.
 
     With a head that reads the last feature maps alone, training helps, but it moves the features, and the old
-    classes' statistics must follow. Clearly more than d photos are needed to tell how d features move; with
+    classes' statistics must follow. It takes clearly more than d photos to tell how d features move; with
     fewer, the backbone had better stay as it is.
 
     Args:
@@ -94,7 +94,7 @@ def choose_recipe(
     if config.recipe != "auto":
         return config.recipe, "chosen in the settings"
     if reads_levels:
-        return "lda", "the head reads earlier blocks too, and beneath such a head training gains nothing"
+        return "lda", "the head reads earlier blocks too, and beneath such a head, training gains nothing"
     if photos < _PHOTOS_PER_FEATURE * features:
         return (
             "lda",
@@ -109,10 +109,10 @@ def choose_recipe(
 
 @dataclass(frozen=True)
 class MorePhotos:
-    """Says that an increment learns further photos of known classes, and no new class.
+    """Says that an increment learns further photos of known classes and no new class.
 
     Attributes:
-        solve_head: Whether a head that was trained may be replaced by one that is solved.
+        solve_head: Whether a trained head may be replaced by a solved one.
     """
 
     solve_head: bool = False
@@ -216,7 +216,7 @@ class IncrementConfig(Settings):
     The estimate comes from the class statistics in the bundle.
     """
     max_attention_distance: float | None = Field(default=None, ge=0)
-    """Largest distance (L_AD) that a model's attention maps may move to pass the gate."""
+    """Largest distance (L_AD) by which the attention maps of a model may move if it is to pass the gate."""
     force: bool = False
     """Whether to commit a model that the gate would refuse; the receipt then has a warning."""
     fresh: bool = False

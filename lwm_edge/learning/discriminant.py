@@ -12,7 +12,7 @@ Features = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 FOLDS = 5
-_PROBES = 32  # directions in which a trace is estimated, to about one percent
+_PROBES = 32  # random directions that estimate a trace to about one percent
 _LOGIT_AT_CLASS_MEAN = 5.0  # its sigmoid is 0.993
 
 
@@ -34,7 +34,7 @@ class Head(NamedTuple):
 
 
 class Without(NamedTuple):
-    """Holds what the discriminant is without some photos.
+    """Holds the discriminant as it is without some photos.
 
     Attributes:
         means: Mean of each class [classes, d]; zeros if no photo is left.
@@ -50,34 +50,35 @@ class Without(NamedTuple):
 class Discriminant:
     """Solves the linear discriminant of each class against the mean of all.
 
-    Its logit is the log-likelihood ratio of two Gaussians of the shared covariance: around the class's mean,
-    and around the mean of all classes' means. The latter is the same for every class, so it changes no
-    ranking and no softmax; it puts logit 0, a sigmoid's one half, between class and rest.
+    A class's logit is the log-likelihood ratio of two Gaussians with the shared covariance: one around the
+    class's mean, and one around the mean of all classes' means. The latter is the same for every class, so it
+    changes no ranking and no softmax; it puts logit 0, where a sigmoid is one half, between the class and the
+    rest.
 
     Photos that the backbone learnt from lie closer together than others, so the ratio is overconfident. All
     logits are scaled alike (a temperature; no ranking changes) such that a class's own mean has the logit
     `_LOGIT_AT_CLASS_MEAN` on average.
 
     A mean of n photos differs from the true one, which takes tr(C^-1 S) / 2n from the log-likelihood that a
-    class gives its further photos: classes of few photos would lose against those of many. The bias makes up
-    for it (Moran and Murphy 1979, "A Closer Look at Two Alternative Methods of Statistical Discrimination");
-    where all classes have the same number of photos, that changes nothing.
+    class gives its further photos: classes with few photos would lose to those with many. The bias makes up
+    for that (Moran and Murphy 1979, "A Closer Look at Two Alternative Methods of Statistical
+    Discrimination"); where all classes have the same number of photos, it changes nothing.
 
     Args:
         means: Mean of each class [classes, d].
         covariance: Covariance S within classes [d, d].
         photos: Number of photos that S was computed from.
         counts: Number of photos of each class [classes].
-        features: Some of these photos [M, d], which `without` can leave out.
+        features: Features of some of these photos, which `without` can leave out [M, d].
         labels: class_index of each of them [M].
 
     Attributes:
-        features: Photos that `without` can leave out [M, d].
+        features: Features of the photos that `without` can leave out [M, d].
         labels: class_index of each of them [M].
         head: Head that the solution amounts to.
         rows: Directions C^-1 (mean of the class - mean of all) [classes, d].
         trace: Trace of C^-1 S.
-        scale: Factor of all logits.
+        scale: Factor by which all logits are scaled.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Discriminant:
         self._means, self._counts, self._weighed = means, counts, photos + d
         self.features = np.empty((0, d)) if features is None else features
         self.labels = np.empty(0, np.int64) if labels is None else labels
-        # Many photos are left out of the matrix itself; where they are few, updating its solution is faster.
+        # To leave out many photos, the matrix itself is changed; for few, updating its solution is faster.
         updates = len(self.features) <= d
         probes = np.random.default_rng(0).choice([-1.0, 1.0], (_PROBES, d))
         wanted = [means, probes @ covariance, *([self.features] if updates else [])]
@@ -115,7 +116,7 @@ class Discriminant:
         return bias
 
     def folds(self) -> Iterator[NDArray[np.bool_]]:
-        """Yields up to `FOLDS` parts of the photos, as whether each of them is left out [M]; each is once."""
+        """Yields up to `FOLDS` masks that say which photos to leave out [M]; each photo is in one of them."""
         fold = np.zeros(len(self.labels), dtype=int)
         for label in np.unique(self.labels):
             of_class = np.flatnonzero(self.labels == label)
@@ -123,19 +124,19 @@ class Discriminant:
         return (fold == number for number in np.unique(fold))
 
     def without(self, left_out: NDArray[np.bool_]) -> Without:
-        """Solves the discriminant without some photos, with the shrinkage and the temperature of all.
+        """Solves the discriminant without some photos, keeping the shrinkage and the temperature of all.
 
         A class that loses m of its n photos x with the mean x' loses sum (x - mean)(x - mean)' and
         m^2 / (n - m) (x' - mean)(x' - mean)' from its scatter. So the matrix loses Z' R Z, where the rows of
         Z are x - mean, and its inverse follows (Sherman, Morrison and Woodbury 1950).
 
         Args:
-            left_out: Whether each of the M photos is left out [M].
+            left_out: Mask of the photos to leave out [M].
         """
         photos, labels = self.features[left_out], self.labels[left_out]
         is_of = labels[None] == np.arange(len(self._means))[:, None]  # [classes, m]
         counts = self._counts - is_of.sum(1)
-        shares = counts.clip(1)[:, None]  # a class without any photo left cannot be recognised, see below
+        shares = counts.clip(1)[:, None]  # a class with no photo left gets a bias of -inf below
         means = (self._counts[:, None] * self._means - is_of @ photos) / shares
         Z = photos - self._means[labels]
         shared = is_of / np.sqrt(shares)
@@ -156,10 +157,10 @@ class Discriminant:
 
 
 def shrink(covariance: Features, photos: float) -> Features:
-    """Moves a covariance of few photos towards a multiple of the identity.
+    """Moves a covariance towards a multiple of the identity; the fewer photos it comes from, the further.
 
-    It is as if d further photos (as many as there are features) had been seen, spread alike in every
-    direction: the mean of the posterior under an inverse Wishart prior of that strength.
+    It is as if d more photos (as many as there are features) had been seen, spread equally in every
+    direction. This is the mean of the posterior under an inverse Wishart prior of that strength.
 
     Args:
         covariance: Covariance S [d, d].

@@ -21,8 +21,8 @@ def measure_drift(
     Args:
         student: Head of the student M_t.
         teacher: Head of the teacher M_{t-1}.
-        by_student: Values that the student's head reads of photos of the new classes [M, d].
-        by_teacher: Values that the teacher's head reads of the same photos [M, d].
+        by_student: Inputs of the student's head for photos of the new classes [M, d].
+        by_teacher: Inputs of the teacher's head for the same photos [M, d].
         attention_distance: Distance between the attention maps of both, see `losses`; None if not measured.
         shipped: Estimate of the accuracy on the shipped classes, if there is one.
     """
@@ -37,5 +37,5 @@ def measure_drift(
 
 
 def _sigmoid(logits: Features) -> Features:
-    probabilities: Features = (1 + np.tanh(logits / 2)) / 2  # which overflows for no logit
+    probabilities: Features = (1 + np.tanh(logits / 2)) / 2  # unlike exp, tanh never overflows
     return probabilities

@@ -1,7 +1,7 @@
-"""Keeps what the frozen blocks make of photos, so that they run once and not in every epoch.
+"""Keeps the frozen blocks' outputs for photos, so that these blocks run once and not in every epoch.
 
-It is exact only for photos that look the same in every epoch. Those that are augmented never do, so the plan
-leaves no room to keep anything of them.
+That is exact only for photos that look the same in every epoch. Augmented photos never do, so for them the
+plan leaves no room to keep anything.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class FrozenOutputs:
         return len(self._values[0]) if self._values else 0
 
     def of(self, photos: Sequence[int], device: torch.device) -> Activations:
-        """Returns what `Network.stem` made of these photos."""
+        """Returns what `Network.stem` computed for these photos."""
         maps, *levels = (values[photos].to(device) for values in self._values)
         return Activations(maps.permute(0, 3, 1, 2), tuple(levels))
 
 
 def frozen_bytes(network: Network) -> int:
-    """Returns the bytes of what the frozen blocks make of one photo; 0 if no blocks are frozen."""
+    """Returns how many bytes the frozen blocks' outputs for one photo take; 0 if no blocks are frozen."""
     if not network.frozen_blocks:
         return 0
     size = network.preprocessing.image_size
@@ -53,7 +53,7 @@ def frozen_bytes(network: Network) -> int:
 def keep_frozen_outputs(
     network: Network, photos: PhotoSet, pace: Pace, on_progress: ProgressCallback
 ) -> FrozenOutputs:
-    """Runs the frozen blocks on as many photos as the pace has room for, each time in the same batches."""
+    """Runs the frozen blocks on as many photos as the pace has room for, always in the same batches."""
     if not pace.frozen_cache_bytes:
         return FrozenOutputs()
     with computing_in(pace.precision, network):

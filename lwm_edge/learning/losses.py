@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..model.terms import Activation
 
-_SMALLEST_NORM = 1e-6  # a map of zeros stays zeros, and its gradient finite
+_SMALLEST_NORM = 1e-6  # keeps a map of zeros zero, and its gradient finite
 
 
 def classification_loss(logits: Tensor, labels: Tensor, base_classes: int, kind: Activation) -> Tensor:
@@ -39,7 +39,7 @@ def classification_loss(logits: Tensor, labels: Tensor, base_classes: int, kind:
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Computes L_D, which keeps the base classes' outputs where the teacher has them (eq. 1).
+    """Computes L_D, which keeps the base classes' outputs close to the teacher's (eq. 1).
 
     The paper prints -sum sigma(y_i) log sigma(y^_i), the first half of the binary cross entropy, which
     would push every logit up even where student and teacher agree; the full form, as in LwF-MC's code, is

@@ -64,5 +64,5 @@ class MomentumSGD:
 
 @torch.no_grad()
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Tells whether every value of these tensors is finite: neither infinite nor NaN."""
+    """Tells whether every value of these tensors is finite, that is, neither infinite nor NaN."""
     return all(bool(tensor.isfinite().all()) for tensor in tensors)

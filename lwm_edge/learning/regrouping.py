@@ -1,4 +1,4 @@
-"""Makes one class of two in the class statistics, and tells whether a head follows from them."""
+"""Merges two classes into one in the class statistics, and tells whether a head follows from them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import numpy as np
 from .class_statistics import ClassStatistics
 from .discriminant import Features
 
-_ROUNDING = 0.05  # share of the weight; solved again from float32, a head differs by less
+_ROUNDING = 0.05  # as a share of the weight: a head that is solved again from float32 differs by less
 
 
 def merge_classes(statistics: ClassStatistics, gone: int, kept: int) -> None:
     """Gives one class the photos of another one, as if they had been learnt under one name.
 
-    The scatter around the common mean is that around each of the two, which the covariance holds already, and
-    what the two means are apart. The merged row stays as it is; its caller removes it.
+    The scatter around the common mean is the scatter around each of the two means, which the covariance
+    already holds, plus what the distance between them adds. The row of the class that is gone stays as it is;
+    the caller removes it.
 
     Args:
         statistics: Statistics, which are changed in place.
-        gone: class_index of the class whose photos go to the other.
+        gone: class_index of the class that gives its photos to the other.
         kept: class_index of the class that gets them.
     """
     before, more = statistics.counts[kept], statistics.counts[gone]
@@ -36,7 +37,7 @@ def merge_classes(statistics: ClassStatistics, gone: int, kept: int) -> None:
 def is_solved(weight: Features, statistics: ClassStatistics) -> bool:
     """Tells whether a head is the linear discriminant that follows from the statistics.
 
-    Rows that were removed since change its scale and its centre, which does not count.
+    If rows were removed since it was solved, its scale and its centre have changed, which does not count.
 
     Args:
         weight: Weight of the head [classes, d].

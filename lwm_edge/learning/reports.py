@@ -30,15 +30,15 @@ class TrainingReport(Report):
 class ShippedEstimate(Report):
     """Estimates accuracy on the shipped classes, whose photos a device does not have.
 
-    It starts from what the vendor measured: photos are drawn from the class statistics, spread as widely as
-    it takes for a model of the shipped classes alone to be right as often as it was.
+    It starts from what the vendor measured: photos are drawn from the class statistics, spread so widely that
+    a model of the shipped classes alone would be right as often as the vendor measured.
 
     Attributes:
-        measured: Accuracy that the vendor measured, on photos that the network never saw.
+        measured: Accuracy that the vendor measured on photos that the network never saw.
         photos: Number of these photos.
         classes: Number of shipped classes that they show; the others are left out of all figures.
-        before: Accuracy that the model before this increment is estimated to have had.
-        now: Accuracy that the new model is estimated to have; None if the interval is too wide for a figure.
+        before: Estimated accuracy of the model before this increment.
+        now: Estimated accuracy of the new model; None if the interval is too wide for a figure.
         interval: Interval around the estimate, which allows for chance and for errors of the estimate itself.
     """
 
@@ -56,10 +56,10 @@ class DriftReport(Report):
     Attributes:
         base_agreement: Share of photos on which both rank the same base class highest.
         probability_change: Mean absolute change of the base classes' sigmoid outputs.
-        attention_distance: Mean L1 distance of the normalised attention maps (L_AD); None if nothing trained,
-            as maps are made by torch alone.
+        attention_distance: Mean L1 distance of the normalised attention maps (L_AD); None if nothing was
+            trained, as only torch computes maps.
         shipped: Estimate of the accuracy on the shipped classes; None if none of these are left, or if the
-            vendor did not measure it, since it cannot be known then.
+            vendor measured nothing to start from.
     """
 
     base_agreement: float

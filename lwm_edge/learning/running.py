@@ -44,7 +44,7 @@ def head_of(network: Network) -> Head:
 
 
 class Runs(Protocol):
-    """Makes of images what a head reads: a `Network` of torch, or a `Backbone` in ONNX Runtime."""
+    """Computes a head's inputs for images, as a `Network` does in torch and a `Backbone` in ONNX Runtime."""
 
     def run(self, images: Pixels, *, keep_maps: bool) -> tuple[NDArray[np.float32], Any]:
         """Runs images [B, H, W, 3] uint8; see `Network.run` and `Backbone.run`."""
@@ -57,7 +57,7 @@ class Observation:
     Evaluation, statistics and drift are computed from it, so that each photo is seen only once.
 
     Attributes:
-        head_inputs: Values that the head reads [M, its inputs] float64.
+        head_inputs: The head's inputs [M, number of inputs] float64.
         maps: Last feature maps [M, d, h, w] float32, on the CPU; empty if they were not kept.
     """
 
@@ -86,7 +86,7 @@ def observe(
         batch_size: Number of photos computed at once.
         on_progress: Function that is called before each photo.
         keep_maps: Whether to keep the last feature maps; they take more memory than the rest.
-        epoch: Epoch that augments the photos; None leaves them as they are.
+        epoch: Epoch to augment the photos for; None leaves them as they are.
     """
     count = len(photos.photos)
     head_inputs: list[NDArray[np.float32]] = []

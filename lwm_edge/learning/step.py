@@ -77,7 +77,7 @@ def lwm_losses(
     features, logits = student_outputs
     L_C = classification_loss(logits, labels, N, classification)
     L_D = L_AD = None
-    if teacher_outputs:  # there are some wherever beta or gamma asks for them
+    if teacher_outputs:  # there are some unless beta and gamma are both 0
         teacher_features, teacher_logits = teacher_outputs
     if beta:
         L_D = distillation_loss(logits[:, :N], teacher_logits)
@@ -108,7 +108,7 @@ def accumulate_gradients(
 def _stem_outputs(
     student: Network, batch: Batch, micro_batch_size: int, frozen: FrozenOutputs | None
 ) -> Iterator[tuple[Activations, list[int]]]:
-    """Yields what the frozen blocks, the teacher's too, make of each micro-batch, and its labels."""
+    """Yields the outputs of the blocks that student and teacher share, and labels, for each micro-batch."""
     device, kept = student.head.weight.device, len(batch.kept)
     if frozen:
         for part in chunks(kept, micro_batch_size):
@@ -132,7 +132,7 @@ def _accumulate(
         if recipe.beta or recipe.gamma:
             with torch.no_grad():
                 teacher_outputs = teacher.after_stem(shared)
-            drop_mapped_pages(teacher.mapped)  # its part is done; the student's passes need the memory
+            drop_mapped_pages(teacher.mapped)  # the teacher is done; the student's passes need the memory
         losses = lwm_losses(
             student,
             teacher,

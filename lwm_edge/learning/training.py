@@ -37,7 +37,7 @@ class TrainingState(NamedTuple):
     Attributes:
         step: Number of optimiser updates done.
         loss_sums: Sums of L_C, L_D and L_AD over the photos of the epoch so far.
-        tensors: Live tensors of what trains and of its momentum.
+        tensors: Live tensors of the trained parameters and of their momenta.
     """
 
     step: int
@@ -60,20 +60,21 @@ def train_increment(
 ) -> TrainingReport:
     """Teaches the student the new classes; the teacher is not touched.
 
-    Both stay in eval mode: otherwise BatchNorm statistics would drift to the new classes, dropout would break
-    the attention maps, and accumulated micro-batches would not have the whole batch's gradient. The result
-    is deterministic on a CPU for a seed, a pace and a number of threads, even if the training is resumed.
+    Both stay in eval mode: otherwise, BatchNorm statistics would drift to the new classes, dropout would
+    break the attention maps, and the micro-batches would not add up to the whole batch's gradient. On a CPU,
+    the result is the same for the same seed, pace and number of threads, even if the training is resumed.
 
     Args:
         student: Network M_t, with the new rows of the head.
         teacher: Network M_{t-1}.
         photos: Photos of the new classes.
         config: Settings of the increment.
-        recipe: Recipe: beta, gamma, learning rates, and what trains.
+        recipe: Recipe, which gives beta, gamma, the learning rates and what is trained.
         classification: Kind of L_C.
         pace: Pace at which to go through the batches.
         on_progress: Function that is called after every update.
-        resume: Function that reads where interrupted training left off; None starts from the beginning.
+        resume: Function that reads where an interrupted training left off; if it returns None, the training
+            starts from the beginning.
         after_step: Function that is called after every update with what `resume` would need, and a few times
             a second while the next photos are waited for.
 
@@ -170,7 +171,7 @@ def _accumulate_as_memory_allows(
     frozen: FrozenOutputs,
     optimizer: MomentumSGD,
 ) -> tuple[NDArray[np.float64], int]:
-    """Accumulates a batch's gradients, halving the micro-batch while the GPU has no room for it.
+    """Accumulates a batch's gradients, halving the micro-batch until the GPU has room for it.
 
     Returns:
         L_C, L_D and L_AD of the batch, and the micro-batch size that fitted.
@@ -189,7 +190,10 @@ def _accumulate_as_memory_allows(
 
 
 def trained_parameters(student: Network, recipe: Recipe) -> dict[str, nn.Parameter]:
-    """Selects what the recipe trains, by name: the blocks after the frozen ones and possibly the head."""
+    """Selects the parameters that the recipe trains, by name: those of the blocks after the frozen ones.
+
+    Those of the head are among them if the recipe trains the head.
+    """
     student.eval().requires_grad_(False)
     for block in student.blocks()[student.frozen_blocks :]:
         block.requires_grad_(True)

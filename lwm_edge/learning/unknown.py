@@ -1,11 +1,11 @@
 """Computes the tensors of the score for unknown objects from class statistics; `model.unknown` applies them.
 
 The score is a log-likelihood ratio: how much better a Gaussian around the nearest class mean explains a photo
-than one Gaussian for everything, as broad as the classes lie apart. Both share the covariance within classes,
-so all that matters lies in the few directions in which class means differ, the canonical variates of linear
-discriminant analysis. It is the relative distance of Ren et al. 2021, "A Simple Fix to Mahalanobis Distance
-for Improving Near-OOD Detection", in that space. It depends on the statistics alone, not on how the head was
-trained or which function makes probabilities of its outputs.
+than one Gaussian for everything, as broad as the classes are spread. Both share the covariance within
+classes, so all that matters lies in the few directions in which class means differ, the canonical variates of
+linear discriminant analysis. In that space, the score is the relative distance of Ren et al. 2021, "A Simple
+Fix to Mahalanobis Distance for Improving Near-OOD Detection". It depends on the statistics alone, not on how
+the head was trained or which function turns its outputs into probabilities.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SMALLEST_VARIANCE = 1e-9  # of class means along an axis, as a share of the lar
 
 
 def score_tensors(statistics: ClassStatistics, classes: int, rows: Features | None = None) -> Arrays:
-    """Computes the score's tensors, see `tensors_of`.
+    """Computes the score's tensors from class statistics; see `tensors_of`.
 
     Args:
         statistics: Statistics of all classes.
@@ -40,12 +40,12 @@ def score_tensors(statistics: ClassStatistics, classes: int, rows: Features | No
 
 
 def tensors_of(means: Features, rows: Features, capacity: int) -> Arrays:
-    """Computes the score's tensors, float32, in shapes that depend on capacity and features alone.
+    """Computes the score's tensors, float32, whose shapes depend on capacity and number of features alone.
 
     Args:
         means: Mean of each class [classes, d].
         rows: Directions C^-1 (mean of the class - mean of all) [classes, d], as `Discriminant` has them.
-        capacity: Number of rows of the tensors that have one for each class.
+        capacity: Number of rows of those tensors that have a row for each class.
     """
     classes, d = means.shape
     declared = declared_tensors(capacity, d)

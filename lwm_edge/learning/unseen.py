@@ -1,4 +1,4 @@
-"""Shows to each photo a model that is made without it: five-fold cross-validation, in closed form."""
+"""Shows each photo to a model that is made without it: five-fold cross-validation, in closed form."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .unknown import tensors_of
 
 
 class Unseen(NamedTuple):
-    """Holds what models say of photos that they had not learnt.
+    """Holds what models say about photos that they have not learnt.
 
     Attributes:
         logits: Logits [M, classes].
@@ -29,7 +29,7 @@ def judge_unseen(solved: Discriminant, capacity: int, report: Callable[[], None]
     """Judges each photo by a head and a score that are solved without it, in five folds within each class.
 
     Args:
-        solved: Discriminant that may leave photos out; those are judged.
+        solved: Discriminant with photos that it can leave out; these are judged.
         capacity: Number of rows of the score's tensors.
         report: Function that is called before each of up to `FOLDS` heads is solved.
     """

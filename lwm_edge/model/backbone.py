@@ -1,4 +1,4 @@
-"""Runs a bundle's backbone through ONNX Runtime: from images to what the head reads, without torch."""
+"""Runs a bundle's backbone through ONNX Runtime, from images to the head's inputs, without torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Backbone:
 
     Raises:
         ExportError: The graph is not of the form that lwm-edge exports, or ONNX Runtime cannot run it.
-        ParityError: ONNX Runtime on this device computes something else than the torch that trained it.
+        ParityError: ONNX Runtime on this device computes something other than the vendor's torch.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -40,15 +40,15 @@ class Backbone:
         self._check(images, bundle.arrays(PROBE)[PROBE])
 
     def run(self, images: Pixels, *, keep_maps: bool = False) -> tuple[NDArray[np.float32], None]:
-        """Computes what the head reads of images [B, H, W, 3] uint8.
+        """Computes the head's inputs for images [B, H, W, 3] uint8.
 
         Returns:
-            Values [B, the head's inputs] float32, and None: the graph does not give its feature maps.
+            The head's inputs [B, d] float32, and None: the graph does not output its feature maps.
 
         Raises:
             ExportError: ONNX Runtime cannot run the model.
         """
-        assert not keep_maps, "the graph does not give its feature maps"
+        assert not keep_maps, "the graph does not output its feature maps"
         try:
             (head_inputs,) = self._session.run([HEAD_INPUTS], {INPUT: images})
         except Exception as error:  # ONNX Runtime's own errors, as above
@@ -62,12 +62,12 @@ class Backbone:
         return ()
 
     def _check(self, images: Pixels, expected: NDArray[np.float32]) -> None:
-        """Compares the head's inputs for the generated pictures with those that the vendor's torch made."""
+        """Compares the head's inputs for the generated pictures with those from the vendor's torch."""
         actual, _ = self.run(images)
         if actual.shape != expected.shape:
             raise ExportError(
-                f"the ONNX graph in the bundle makes {list(actual.shape)} values of its pictures, "
-                f"not {list(expected.shape)}; use another base"
+                f"the ONNX graph in the bundle computes {list(actual.shape)} values from the generated "
+                f"pictures, not {list(expected.shape)}; use another base"
             )
         tolerance = PARITY_TOLERANCE * max(1.0, float(np.abs(expected).max()))
         difference = float(np.abs(actual - expected).max())
@@ -79,7 +79,7 @@ class Backbone:
 
 
 def _checked_file(bundle: Bundle) -> bytes:
-    """Makes the content of a bundle's ONNX file, once its graph is known to be safe to run."""
+    """Makes the content of a bundle's ONNX file, once its graph has proved safe to run."""
     arrays = bundle.arrays()
     check_cost(read_graph(arrays), filled_tensors(arrays))
     return fill_graph(arrays, bundle.manifest)

@@ -3,16 +3,16 @@
 Tensors, where d is the number of values that the head reads (see `network`):
 
 - `backbone.*`, `head.weight` [capacity, d] and `head.bias` [capacity]: the network.
-- `statistics.*`: what remains of the photos, see `learning.class_statistics`.
+- `statistics.*`: what remains of the photos; see `learning.class_statistics`.
 - `measured.right` and `measured.total` [capacity], `measured.confusions` [32, 3] (class_index, predicted
   class_index, number of photos): the vendor's accuracy on photos that the network never saw, 0 if not
-  measured. `measured.right_solved` [capacity] is what the head that a device solves from the statistics
-  gets right of them, which differs where the trained head ships.
+  measured. `measured.right_solved` [capacity] is the same as `measured.right`, but for the head that a device
+  solves from the statistics; the two differ if the base ships with a trained head.
 - `unknown.axes`, `unknown.damping` and `unknown.centres`: the score for unknown objects, made from the
-  statistics by `learning.unknown` on 64 axes; `unknown.histogram` [capacity, 128]: its calibration, see
-  `unknown`; 0 if not calibrated.
-- `probe.head_inputs` [5, d]: the head's inputs for five generated images, from the torch that trained the
-  network.
+  statistics by `learning.unknown` on 64 axes; `unknown.histogram` [capacity, 128]: its calibration (see
+  `unknown`), 0 if not calibrated.
+- `probe.head_inputs` [5, d]: the head's inputs for five generated images, computed by the torch that trained
+  the network.
 - `onnx_graph` (uint8): the graph without its weights, see `onnx`; `manifest` (uint8): see `manifest`.
 
 File format: https://huggingface.co/docs/safetensors. Reading the manifest and checking the digest need no
@@ -59,15 +59,19 @@ SCORE = (AXES, AXES_OFFSET, DAMPING, CENTRES, CENTRES_OFFSET)
 """Tensors of the score for unknown objects, which the ONNX graph reads."""
 
 CUT_TO_CLASSES = (WEIGHT, BIAS, CENTRES, CENTRES_OFFSET)
-"""Tensors of which an ONNX file has the rows of the classes in use alone."""
+"""Tensors of which an ONNX file holds only the rows of the classes in use."""
 
 ROWS_BY_CLASS = {*CUT_TO_CLASSES, MEANS, COUNTS, RIGHT, RIGHT_SOLVED, TOTAL, HISTOGRAM}
+"""Tensors that have one row for each class, zero beyond the last class."""
+
 BESIDE_THE_NETWORK = {
     *(MEANS, COUNTS, COVARIANCE, PHOTOS),
     *MEASURED,
     *SCORE,
     *(HISTOGRAM, PROBE, ONNX_GRAPH, MANIFEST),
 }
+"""Tensors that are not the network's own."""
+
 BINS, AXES_COUNT = 128, 64
 _FIXED_SHAPES: dict[str, tuple[str, tuple[int | str, ...]]] = {
     WEIGHT: ("F32", ("capacity", "d")),
@@ -118,7 +122,7 @@ class Bundle:
 
 
 def declared_tensors(capacity: int, d: int) -> dict[str, tuple[str, list[int]]]:
-    """Returns data type and shape of each tensor whose shape depends on capacity and d alone."""
+    """Returns the data type and shape of each tensor whose shape depends on capacity and d alone."""
     sizes = {"capacity": capacity, "d": d}
     return {
         name: (dtype, [sizes[n] if isinstance(n, str) else n for n in shape])
@@ -133,7 +137,7 @@ def empty_tensors(capacity: int, d: int) -> dict[str, NDArray[Any]]:
 
 
 def forget_what_was_measured(arrays: dict[str, NDArray[Any]], rows: Sequence[int]) -> None:
-    """Removes what was measured of some classes, since it does not describe them any more."""
+    """Removes what was measured on some classes, since it no longer describes them."""
     for name in {*MEASURED, HISTOGRAM} & ROWS_BY_CLASS:
         arrays[name][rows] = 0
     confusions = arrays[CONFUSIONS]
@@ -147,17 +151,32 @@ def open_bundle(path: Path) -> Bundle:
     Raises:
         BundleError: The file is not a sound bundle.
     """
+    with _opened(path) as (file, manifest):
+        names = set(file.keys())
+        _check_names(path, names, BESIDE_THE_NETWORK | ROWS_BY_CLASS)  # now that the version fits
+        _check_byte_array(path, ONNX_GRAPH, file.get_slice(ONNX_GRAPH))
+        _verify(path, file, names, manifest)
+    return Bundle(path, manifest)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Reads only the manifest of a bundle; the tensors may be damaged, as only `open_bundle` verifies them.
+
+    Raises:
+        BundleError: The file is not a bundle.
+    """
+    with _opened(path) as (_, manifest):
+        return manifest
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Manifest]]:
     with readable(path):
         _check_lengths(path)
         with safe_open(path, framework="np") as file:
-            names = set(file.keys())
-            _check_names(path, names, {MANIFEST})
+            _check_names(path, set(file.keys()), {MANIFEST})
             _check_byte_array(path, MANIFEST, file.get_slice(MANIFEST))
-            manifest = manifests.decode(bytes(file.get_tensor(MANIFEST)), str(path))
-            _check_names(path, names, BESIDE_THE_NETWORK | ROWS_BY_CLASS)  # once the version fits
-            _check_byte_array(path, ONNX_GRAPH, file.get_slice(ONNX_GRAPH))
-            _verify(path, file, names, manifest)
-    return Bundle(path, manifest)
+            yield file, manifests.decode(bytes(file.get_tensor(MANIFEST)), str(path))
 
 
 @contextmanager
@@ -212,7 +231,7 @@ def _check_byte_array(path: Path, name: str, tensor: Any) -> None:
 
 
 def _verify(path: Path, file: Any, names: set[str], manifest: Manifest) -> None:
-    problems = _declared_problems(path, file, names, manifest)  # first: these read no tensor
+    problems = _declared_problems(path, file, names, manifest)  # first, as this reads no tensor
     digest = hashlib.sha256()
     for name in [] if problems else sorted(names - {MANIFEST}):
         array = file.get_tensor(name)
@@ -266,7 +285,7 @@ def _update_digest(digest: Any, name: str, array: NDArray[Any]) -> None:
 
 
 def tensors_digest(arrays: Arrays) -> str:
-    """Computes SHA-256 over names, dtypes, shapes and bytes of all tensors but the manifest."""
+    """Computes the SHA-256 over the names, dtypes, shapes and bytes of all tensors but the manifest."""
     digest = hashlib.sha256()
     for name in sorted(arrays.keys() - {MANIFEST}):
         _update_digest(digest, name, arrays[name])
@@ -285,15 +304,25 @@ def save_bundle(
         path: Path of the file, which is replaced if it exists.
         arrays: All tensors but the manifest.
         manifest: Manifest, with `bundle_bytes` 0 for a new bundle.
-        write: Function that writes the file; `outputs.write_output` where a user named it.
+        write: Function that writes the file; `outputs.write_output` if a user named the file.
 
     Raises:
         BundleError: The length would change.
         CapacityError: There are more classes than rows.
     """
+    manifest = manifest.model_copy(update={"tensors_digest": tensors_digest(arrays)})
+    return write_bundle(path, arrays, manifest, write)
+
+
+def write_bundle(
+    path: Path,
+    arrays: Arrays,
+    manifest: Manifest,
+    write: Callable[[Path, bytes], None] = storage.write_file,
+) -> Bundle:
+    """Writes a bundle as `save_bundle` does, given a manifest that already has the digest of the tensors."""
     if len(manifest.class_names) > manifest.capacity:
         raise CapacityError(f"{len(manifest.class_names)} classes exceed the capacity of {manifest.capacity}")
-    manifest = manifest.model_copy(update={"tensors_digest": tensors_digest(arrays)})
     if not manifest.bundle_bytes:  # a manifest's length does not depend on its content
         manifest = manifest.model_copy(update={"bundle_bytes": len(_serialize(arrays, manifest))})
     content = _serialize(arrays, manifest)

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 
 from .. import storage
 from ..errors import ConfigError, ExportError, PhotosError, explains_os_failures, first_line
+from ..freed_memory import freed_memory_kept
 from ..photos.in_memory import AnyPhoto, photos_in, prepare_photo
 from ..photos.photo_set import PhotoSet
 from ..photos.pixels import Pixels
@@ -40,7 +41,7 @@ DIGEST_KEY = "model_digest"
 INPUT = "image"
 LOGITS, PROBABILITIES, HEAD_INPUTS = "logits", "probabilities", "head_inputs"
 UNKNOWN = "unknown"
-"""Name of an output, and of the entry in the metadata that has its thresholds."""
+"""Name of an output, and of the metadata entry that holds its thresholds."""
 _BATCH_SIZE = 16
 
 _WHAT_TO_DO = "rebuild it with lwm-edge repair (in a model home) or lwm-edge export"
@@ -55,9 +56,9 @@ class Prediction(Report):
         photo: Path of the photo; None if it was given in memory.
         class_names: Names of the best classes, best first.
         probabilities: Probabilities of these classes.
-        known_score: Score that is smaller the less the photo resembles any class, see `model.unknown`.
-        unknown: Whether it is so small that the photo counts as none of the classes; None if the model was
-            not calibrated.
+        known_score: Score that is smaller the less the photo resembles any class; see `model.unknown`.
+        unknown: Whether that score is so small that the photo counts as none of the classes; None if the
+            model was not calibrated.
         error: Reason why the photo could not be read; the other fields are then empty.
     """
 
@@ -75,7 +76,7 @@ class Outputs(NamedTuple):
     Attributes:
         logits: Logits [B, classes] float32.
         probabilities: Probabilities [B, classes] float32.
-        unknown: Score that is larger the less an image resembles any class [B] float32.
+        unknown: Score [B] float32 that is larger the less an image resembles any class.
     """
 
     logits: NDArray[np.float32]
@@ -134,10 +135,10 @@ class Classifier:
 
     @property
     def stale(self) -> bool:
-        """Returns whether the path leads to another file now, as a home's does after each increment.
+        """Returns whether the path now leads to another file, as a home's does after each increment.
 
-        Ask as often as you like: nothing is read. A missing file does not count, nor does content that was
-        given as bytes.
+        Asking is cheap, as no file is read. A missing file does not make the classifier stale, and one made
+        from bytes is never stale.
         """
         now = _identity(self.path)
         return now is not None and now != self._loaded
@@ -148,14 +149,14 @@ class Classifier:
 
         Raises:
             ExportError: There is no such file, or lwm-edge did not export it.
-            ConfigError: The classifier was made of bytes, so there is no file to load.
+            ConfigError: The classifier was made from bytes, so there is no file to load.
         """
         if self.path is None:
-            raise ConfigError("this classifier was made of bytes; make another one of the new content")
+            raise ConfigError("this classifier was made from bytes; make another one from the new content")
         self.__dict__.update(vars(Classifier(self.path)))
 
     def run(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Runs the model on prepared images, see `outputs`; returns logits and probabilities."""
+        """Runs the model on prepared images as `outputs` does, but returns only logits and probabilities."""
         logits, probabilities, _ = self.outputs(images)
         return logits, probabilities
 
@@ -177,7 +178,7 @@ class Classifier:
         return Outputs(*(np.concatenate(parts)[: len(images)] for parts in zip(*batches, strict=True)))
 
     def head_inputs(self, images: Pixels) -> NDArray[np.float32]:
-        """Computes what the head reads of images, in a file without a fixed batch size [B, d] float32."""
+        """Computes the head's inputs [B, d] float32 for images; the file must not have a fixed batch size."""
         (values,) = self._compute([HEAD_INPUTS], images)
         return values
 
@@ -203,7 +204,7 @@ class Classifier:
     def predict(
         self, photos: PhotoSet, *, on_progress: ProgressCallback = ignore_progress
     ) -> NDArray[np.int64]:
-        """Predicts the best class_index of each photo [M] int64.
+        """Predicts the class_index of the best class for each photo [M] int64.
 
         Args:
             photos: Photos to classify.
@@ -214,7 +215,7 @@ class Classifier:
     def rank(
         self, photos: PhotoSet, top_k: int, *, on_progress: ProgressCallback = ignore_progress
     ) -> NDArray[np.int64]:
-        """Ranks the best classes of each photo, by class_index [M, up to top_k] int64.
+        """Ranks the best classes for each photo; returns each one's class_index [M, up to top_k] int64.
 
         Args:
             photos: Photos to classify.
@@ -237,7 +238,7 @@ class Classifier:
         keep: float = KEPT,
         on_progress: ProgressCallback = ignore_progress,
     ) -> tuple[Prediction, ...]:
-        """Ranks the best classes of each photo; a photo that cannot be read gets an error instead.
+        """Ranks the best classes for each photo; a photo that cannot be read gets an error instead.
 
         Args:
             photos: One photo or several, each in any form that `prepare_photo` takes: a path, bytes, an open
@@ -247,7 +248,7 @@ class Classifier:
             on_progress: Function that is called before each photo.
 
         Raises:
-            ConfigError: A photo is of a type that is not taken, or a setting is out of range.
+            ConfigError: A photo is of a type that is not accepted, or a setting is out of range.
         """
         given = photos_in(photos)
         if keep not in SHARES:
@@ -298,7 +299,7 @@ class Classifier:
 
 
 def _identity(path: Path | None) -> tuple[str, int, int, int] | None:
-    """Returns what tells a file from any that takes its place; None if there is no file."""
+    """Returns what distinguishes a file from any other that takes its place; None if there is no file."""
     if path is None:
         return None
     try:
@@ -309,22 +310,25 @@ def _identity(path: Path | None) -> tuple[str, int, int, int] | None:
 
 
 def open_session(model: Path | bytes) -> Any:
-    """Opens a file, or its content, in ONNX Runtime on the CPU; raises whatever ONNX Runtime raises."""
+    """Opens an ONNX file, or its content, in ONNX Runtime on the CPU; raises whatever ONNX Runtime raises."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised, not printed on the user's terminal
-    options.intra_op_num_threads = usable_processors()  # it would start one for each core of the machine
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    options.intra_op_num_threads = usable_processors()  # by default, one for each core of the machine
+    with freed_memory_kept(True):  # loading frees much memory, only to take it again
+        return onnxruntime.InferenceSession(
+            model, options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
 
 
 def _for_onnx_runtime(path: Path) -> Path | bytes:
-    """Returns a path or, if ONNX Runtime would take its name for another one, the file's content."""
+    """Returns a path or, if ONNX Runtime would misread the name, the file's content."""
     return path if printable(path) == str(path) else storage.read_regular(path)
 
 
 def _shapes(session: Any) -> tuple[int, int | None]:
-    """Returns a file's number of outputs (a fixed head has more than classes), and its batch size.
+    """Returns a file's number of logits (more than it has classes, if its head is fixed) and its batch size.
 
     Raises:
         ValueError: The number of outputs is not fixed.

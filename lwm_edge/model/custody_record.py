@@ -1,4 +1,4 @@
-"""Defines what a bundle remembers of its custody: records of bounded size, kept in its manifest.
+"""Defines what a bundle remembers of its custody: records of limited size, kept in its manifest.
 
 `custody` makes and checks them. A public key is written as its 32 raw bytes in hexadecimal.
 """
@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 from ..photos.class_names import MAX_CLASS_NAME_BYTES, class_name_problem
 from ..records import Digest, PublicKey, Record
 
-LINKS_KEPT = 8  # the longest ones fit into a manifest beside the longest ledger
+LINKS_KEPT = 8  # even the longest ones fit into a manifest beside the longest ledger
 NAMES_KEPT = 2  # of each change
 _LARGEST = 2**53 - 1
 LAST_SECOND = 253_402_300_799  # of the year 9999
@@ -35,7 +35,7 @@ class Signature(Record):
     """Holds an Ed25519 signature (RFC 8032).
 
     Attributes:
-        key: Public key that the signature is said to match.
+        key: Public key that the signature claims to match.
         value: Signature in hexadecimal.
     """
 
@@ -51,10 +51,10 @@ class BaseStatement(Record):
         activation: Function that turns logits into probabilities.
         capacity: Maximum number of classes that the bundle can ever hold.
         bundle_bytes: Length of the bundle file.
-        preprocessing_digest: SHA-256 of the preprocessing, and of what the head reads besides the last maps.
+        preprocessing_digest: SHA-256 of the preprocessing and of the levels that the head reads.
         shipped_classes: Number of shipped classes.
         class_names_digest: SHA-256 of the shipped classes' names, in order.
-        terms_digest: SHA-256 of author, licence, description and what the vendor permits.
+        terms_digest: SHA-256 of the author, the licence, the description and what the vendor permits.
         model_digest: Digest of the base: tensors, class names, preprocessing, levels and terms.
     """
 
@@ -70,13 +70,13 @@ class BaseStatement(Record):
 
 
 class Deed(Record):
-    """Says what a change did, to which classes and when, in bounded space.
+    """Says what a change did, to which classes and when, in limited space.
 
     Attributes:
         kind: Kind of the change.
-        class_names: Names of the first classes that it was about. A class that was renamed, or merged into
-            another one, comes first, and its new name, or the other class, second.
-        more_classes: Number of further classes.
+        class_names: Names of the first classes that it affected. For a renaming, they are the old name and
+            the new one; for a merger, the class that was merged and the class that it was merged into.
+        more_classes: Number of further classes that it affected.
         unix_seconds: Time of the change by the device's clock, in seconds since 1970.
     """
 
@@ -94,8 +94,8 @@ class Link(Record):
         parent_digest: Digest of the model before the change.
         model_digest: Digest of the model after the change.
         shipped_classes: Number of the vendor's classes that were left after the change.
-        deed: Account of what the change did; None if it was made before there were any.
-        signature: Signature by the device's key, if it was given one.
+        deed: Account of what the change did; None if an older lwm-edge made the change.
+        signature: Signature by the device's key; None if the device had no key.
     """
 
     increment: int = Field(ge=1)
@@ -107,11 +107,11 @@ class Link(Record):
 
 
 class Custody(Record):
-    """Records the way from the shipped base to the current model, in bounded space.
+    """Records the way from the shipped base to the current model, in limited space.
 
     Attributes:
         base: Statement of the shipped base; None if the record was begun after the first change.
-        base_signature: Signature of the base by the vendor, if there is one.
+        base_signature: Vendor's signature of the base, if there is one.
         links: Latest 8 changes, oldest first.
         dropped_links: Number of older changes that were forgotten.
     """

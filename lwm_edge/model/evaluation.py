@@ -11,7 +11,7 @@ from pydantic import Field
 from ..records import Report
 
 TOP = 5
-"""Number of best classes among which a photo's class may be for `top5_accuracy`."""
+"""Number of best classes that a photo's class must be among to count for `top5_accuracy`."""
 
 _LISTED_CONFUSIONS = 10
 
@@ -20,7 +20,7 @@ class Confusion(Report):
     """Counts how often one class was taken for another.
 
     Attributes:
-        actual: Name of the folder's class.
+        actual: Name of the class that the photos show, by their folder.
         predicted: Name of the class that the model predicted.
         photos: Number of photos.
     """
@@ -40,11 +40,11 @@ class EvaluationReport(Report):
         new_accuracy: Accuracy over added classes; None if none of them had photos.
         per_class: Accuracy of each class that had photos.
         confusions: Most frequent confusions.
-        skipped: Files left out, with the reason.
+        skipped: Lines about the files that were left out, with the reason.
         top5_accuracy: Share of photos whose class is among the best five, as a mean over classes; None if it
             was not counted, or there are no more than five classes.
         photos_per_class: Number of photos of each class, where they were counted.
-        left_out: Names of the folders that are no classes of the model.
+        left_out: Names of the folders that are not classes of the model.
     """
 
     photos: int
@@ -73,7 +73,7 @@ def evaluate_predictions(
         labels: class_index of each photo [M], M >= 1.
         class_names: Class name of every index.
         shipped_classes: Number of classes, from the front, that count as old.
-        skipped: Files left out, with the reason.
+        skipped: Lines about the files that were left out, with the reason.
     """
     present = sorted({int(label) for label in labels})
     accuracy = {c: float((predictions[labels == c] == c).mean()) for c in present}
@@ -95,14 +95,14 @@ def evaluate_ranks(
     shipped_classes: int,
     skipped: Sequence[str] = (),
 ) -> EvaluationReport:
-    """Counts what was right at first, and what was among the best five.
+    """Counts the photos whose class came first, and those whose class was among the best five.
 
     Args:
         ranks: class_index of the best classes of each photo, best first [M, k].
         labels: class_index of each photo [M], M >= 1.
         class_names: Class name of every index.
         shipped_classes: Number of classes, from the front, that count as old.
-        skipped: Files left out, with the reason.
+        skipped: Lines about the files that were left out, with the reason.
     """
     report = evaluate_predictions(ranks[:, 0], labels, class_names, shipped_classes, skipped)
     among = (ranks[:, :TOP] == labels[:, None]).any(1)

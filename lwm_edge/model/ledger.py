@@ -1,14 +1,14 @@
 """Keeps the footprint ledger: what every increment cost, in constant space, under a hash chain.
 
     link of an entry = SHA-256(link of the entry before, the entry)
-    before           = link of the entry that left the ring last
+    before           = link of the newest entry that is no longer kept
     head             = link of the newest entry
     seal             = SHA-256(head, first, maximum)
 
 Editing a kept entry, first or maximum breaks the chain or the seal, and later increments build on the stored
-head, so it stays broken. Recomputing everything gives a head that differs from the one in the receipt or
-noted down elsewhere. An entry is hashed as JSON with sorted keys and without the figures that were not
-measured, so fields that are added later do not change older links.
+head, so it stays broken. If everything is recomputed, the head differs from the one in the receipt or in
+anyone's notes. An entry is hashed as JSON with sorted keys and without the figures that were not measured, so
+fields that are added later do not change older links.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _Count = Annotated[int, Field(ge=0, le=_LARGEST)]
 class LedgerEntry(Record):
     """Records what one increment cost: measured figures, which no digest covers.
 
-    A figure is None if it was not measured, because there is no GPU or an older lwm-edge made the entry.
+    A figure is None if it was not measured, as when there is no GPU or an older lwm-edge made the entry.
     `home.measurement` says how the memory figures are taken.
 
     Attributes:
@@ -64,7 +64,7 @@ class LedgerEntry(Record):
     images_alive: _Count | None = None
 
     def maximum(self, other: LedgerEntry) -> LedgerEntry:
-        """Takes the larger value, field by field."""
+        """Returns an entry that has the larger value of each field."""
         pairs = ((name, (getattr(self, name), getattr(other, name))) for name in LedgerEntry.model_fields)
         known = {name: [value for value in pair if value is not None] for name, pair in pairs}
         return LedgerEntry.model_validate({name: max(values) for name, values in known.items() if values})
@@ -76,8 +76,8 @@ class Ledger(Record):
     Attributes:
         first: Oldest entry of all.
         maximum: Maximum over all entries, field by field.
-        latest: Latest entries (the ring), oldest first.
-        before: Link of the entry that left the ring last.
+        latest: Latest entries, oldest first.
+        before: Link of the newest entry that is no longer kept.
         head: Link of the newest entry; None in a ledger of an older lwm-edge, which had no chain.
         seal: Seal over head, first and maximum.
     """
@@ -112,7 +112,7 @@ class Ledger(Record):
         )
 
     def problems(self) -> list[str]:
-        """Lists what shows that the ledger was edited; nothing for one that an older lwm-edge made."""
+        """Lists the signs that the ledger was edited; none for a ledger that an older lwm-edge made."""
         if self.head is None:
             chained = [entry for entry in self.latest if entry.labels_bytes is not None]
             return ["the ledger's hash chain was removed"] if chained else []

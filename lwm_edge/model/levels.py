@@ -1,7 +1,7 @@
-"""Computes what a head reads of earlier blocks: their outputs, averaged over the cells of a coarse grid.
+"""Computes what a head reads from earlier blocks: their outputs, averaged over the cells of a coarse grid.
 
-This is a spatial pyramid (Lazebnik et al. 2006; He et al. 2014, "Spatial Pyramid Pooling") of one grid: 1x1
-says what is in the picture, 3x3 also roughly where.
+This is a spatial pyramid (Lazebnik et al. 2006; He et al. 2014, "Spatial Pyramid Pooling") with a single
+grid: 1x1 says what is in the picture, 3x3 also roughly where.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ..errors import ArchitectureError
 
 
 class Activations(NamedTuple):
-    """Holds what some of a network's first blocks make of images.
+    """Holds what a network has computed for images once some of its blocks have run.
 
     Attributes:
-        maps: Output of the latest block [B, C, h, w].
-        levels: Values of the levels so far [B, values of the level].
+        maps: Output of the last block that ran [B, C, h, w].
+        levels: Values of each level so far [B, values of the level].
     """
 
     maps: Tensor
@@ -35,7 +35,8 @@ class Activations(NamedTuple):
 def grid_means(maps: Tensor, grid: int) -> Tensor:
     """Averages maps [B, C, h, w] over grid x grid cells [B, C * grid * grid].
 
-    The cells are equal, cover the maps, and overlap where a side leaves a remainder: one AveragePool in ONNX.
+    The cells are of equal size, cover the maps, and overlap where a side is not divisible by the grid, so
+    that one AveragePool does it in ONNX.
 
     Raises:
         ArchitectureError: The maps have fewer cells than the grid.

@@ -26,8 +26,8 @@ from .network import Network
 def load_network(bundle: Bundle) -> Network:
     """Loads the classifier of a bundle file, in eval mode.
 
-    Its tensors are pages of the mapped file: the kernel may drop them, and nothing may write to them. Where
-    they are not (`safetensors` may read instead of mapping), `mapped` has none of them.
+    Its tensors are pages of the mapped file: the kernel may drop them, and nothing may write to them. If
+    `safetensors` reads the file instead of mapping it, `mapped` is empty.
 
     Raises:
         ArchitectureError: The tensors do not fit the architecture.
@@ -42,10 +42,10 @@ def load_network(bundle: Bundle) -> Network:
 
 
 def mapped_tensors(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a safetensors file, mapped from it, whatever bytes its name has."""
+    """Returns the tensors of a safetensors file, mapped from it, whatever bytes are in its name."""
     if printable(path) == str(path):
         return load_file(path)
-    with storage.open_regular(path) as file:  # safetensors takes no name that is not UTF-8
+    with storage.open_regular(path) as file:  # safetensors only accepts names that are UTF-8
         return load_file(f"/proc/self/fd/{file.fileno()}")
 
 
@@ -55,7 +55,7 @@ def network_arrays(network: Network) -> dict[str, NDArray[Any]]:
 
 
 def empty_network(manifest: Manifest) -> Network:
-    """Builds a bundle's network on the meta device, without memory; `load_tensors` gives it its tensors.
+    """Builds a bundle's network on the meta device, where it takes no memory; `load_tensors` fills it.
 
     Raises:
         ArchitectureError: The architecture is unknown or cannot be taken apart.
@@ -70,7 +70,7 @@ def empty_network(manifest: Manifest) -> Network:
 class _Uninitialised(TorchFunctionMode):
     """Leaves out the random initialisation of parameters.
 
-    Nothing would use it, and drawing it on the meta device would load torch's compiler, 70 MiB.
+    Nothing would use it, and on the meta device it would load torch's compiler, 70 MiB.
     """
 
     def __torch_function__(
@@ -91,7 +91,7 @@ def _build_unallocated(architecture: Architecture) -> nn.Module:
 
 
 def load_tensors(network: Network, tensors: Mapping[str, Tensor]) -> Network:
-    """Puts tensors (not copies) into an empty network.
+    """Puts the tensors themselves, not copies, into an empty network.
 
     Raises:
         ArchitectureError: Names, shapes or dtypes do not fit; all problems are listed.

@@ -21,7 +21,7 @@ from .terms import MAX_CAPACITY, Activation, Line, Paragraph, Permission
 
 SCHEMA_VERSION = 2
 BASE = "base"
-"""Recipe of a model that no increment changed."""
+"""Recipe of a model that no increment has changed."""
 
 _FIXED_BYTES = 24 * 1024
 _BYTES_PER_CLASS = 128
@@ -30,7 +30,7 @@ _BEFORE_ANY_RELEASE = "no release used that version, so rebuild the base with lw
 _LISTED_PROBLEMS, _LONGEST_PROBLEM = 50, 500
 
 VENDOR_FIELDS = ("author", "license", "description", "permits")
-"""Fields of the manifest that the vendor sets and no change on a device alters."""
+"""Fields of the manifest that the vendor sets, and that no change on a device alters."""
 
 
 class Levels(Record):
@@ -39,7 +39,7 @@ class Levels(Record):
     Attributes:
         blocks: Indices of the blocks in `Network.blocks`, ascending.
         grid: Number of cells per side; each output is averaged over grid x grid cells.
-        values: Number of values that this makes in all.
+        values: Number of values that the blocks give in all.
     """
 
     blocks: tuple[Annotated[int, Field(ge=0, lt=4096)], ...] = Field(min_length=1, max_length=64)
@@ -55,7 +55,7 @@ class Levels(Record):
 
 
 class ShippedName(Record):
-    """Keeps the name that the vendor gave to a shipped class which has another one now.
+    """Keeps the name that the vendor gave to a shipped class that has been renamed.
 
     Attributes:
         class_index: Position of the class.
@@ -73,15 +73,15 @@ class Manifest(Record):
         schema_version: Version of the bundle format.
         architecture: Key of the registry in `architectures`, never an import path.
         preprocessing: Preprocessing from a photo to the network's input.
-        activation: Function that turns logits into probabilities, as the base was trained.
-        levels: Earlier blocks that the head reads; None if it reads the last feature maps alone.
+        activation: Function that turns logits into probabilities, the one that the base was trained with.
+        levels: Earlier blocks that the head reads too; None if it reads the last feature maps alone.
         class_names: Class names in append-only order; the position is the class_index.
         shipped_classes: Number of classes, from the front, that the vendor shipped.
         renamed: Vendor's names of the shipped classes that were renamed, ascending by class_index.
         author: Author of the base, as the vendor wrote it.
         license: Licence of the base, by its name or address.
         description: Description of the base for people.
-        permits: Changes that the vendor permits beyond those that every device may make.
+        permits: Changes that the vendor permits besides those that every device may make.
         capacity: Maximum number of classes that this bundle can ever hold.
         bundle_bytes: Length of the file when shipped, and ever after.
         recipe: Recipe that made the latest increment, or "base".
@@ -152,7 +152,7 @@ class Manifest(Record):
 
     @property
     def vendor_names(self) -> tuple[str, ...]:
-        """Returns the vendor's names of the shipped classes that are left, in class_index order."""
+        """Returns the vendor's names for the shipped classes that are left, in class_index order."""
         names = list(self.class_names[: self.shipped_classes])
         for shipped in self.renamed:
             names[shipped.class_index] = shipped.name
@@ -161,7 +161,7 @@ class Manifest(Record):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def model_digest(self) -> str:
-        """Computes SHA-256 of what the model is and what its vendor says about it, but not of its history.
+        """Computes the SHA-256 of what the model is and what its vendor says of it, but not of its history.
 
         This is the digest that ONNX metadata and parent links carry.
         """

@@ -1,9 +1,9 @@
 """Defines the classifier as lwm_edge holds it: backbone, average pooling, and a head at full capacity.
 
 The head reads the last feature maps, globally averaged, as the paper's does. It may read earlier blocks as
-well (`Levels`): what they see is less bound to the classes that the backbone was trained on, which helps to
-tell new classes apart. Only the closed form of `learning.class_statistics` gives weight to them; the paper's
-losses train what reads the last maps. See Evci et al. 2022, "Head2Toe".
+well (`Levels`): what they see is less tied to the classes that the backbone was trained on, which helps to
+tell new classes apart. Only the closed form of `learning.class_statistics` gives them weight; the paper's
+losses train just the part that reads the last maps. See Evci et al. 2022, "Head2Toe".
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _FEW_CELLS = 16
 class Network(nn.Module):
     """Classifies images, with room for more classes.
 
-    The head's tensors are at capacity from the start, so neither the file nor the memory grows with a
-    class; rows from `classes` on are zero and take no part.
+    The head's tensors have room for all classes from the start, so neither the file nor the memory grows with
+    a class; rows from `classes` on are zero and take no part.
 
     Args:
         backbone: Module that takes images [B, 3, H, W] float32 to feature maps [B, d, h, w] float32.
-        head: Linear layer with an input for each of the levels' values and d more, and `capacity` outputs.
+        head: Linear layer with an input for each value of the levels, then d more, and `capacity` outputs.
         classes: Number of the head's rows that are in use.
         preprocessing: Preprocessing whose mean and std normalise the images.
         levels: Earlier blocks that the head reads besides the last feature maps.
@@ -88,10 +88,10 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def run(self, images: Pixels, *, keep_maps: bool) -> tuple[NDArray[np.float32], Tensor | None]:
-        """Computes what the head reads of images [B, H, W, 3] uint8.
+        """Computes the head's inputs for images [B, H, W, 3] uint8.
 
         Returns:
-            Values [B, the head's inputs] float32 and, if they are to be kept, the last feature maps
+            The head's inputs [B, number of inputs] float32 and, if they are to be kept, the last feature maps
             [B, d, h, w] float32 on the CPU.
         """
         activations = self.activations(torch.from_numpy(images).to(self.head.weight.device))
@@ -99,7 +99,7 @@ class Network(nn.Module):
         return values, activations.maps.cpu() if keep_maps else None
 
     def run_normalised(self, images: Activations) -> Activations:
-        """Runs what `normalise` made of images through all blocks, up to the head."""
+        """Runs images that `normalise` has prepared through all blocks, up to the head."""
         return self._run(images, 0, len(self.blocks()))
 
     @torch.no_grad()
@@ -119,7 +119,7 @@ class Network(nn.Module):
         maps, levels = activations
         recompute = self.recompute and torch.is_grad_enabled()
         for index, block in enumerate(self.blocks()[first:end], first):
-            if recompute and any(True for _ in block.parameters()):  # nothing else is worth it
+            if recompute and any(True for _ in block.parameters()):  # no other block is worth it
                 on_a_copy = self._write_to_input(index, index + 1, maps)
                 maps = recomputed(block, maps, precision=self.precision, on_a_copy=on_a_copy)
             else:
@@ -163,7 +163,7 @@ class Network(nn.Module):
         return (pixels - mean) / std
 
     def classify(self, activations: Activations) -> Tensor:
-        """Computes logits [B, classes] from what all blocks made of images."""
+        """Computes logits [B, classes] from the activations of all blocks."""
         pooled, values = activations.pooled(), self.level_values
         if pooled.shape[1] != self.head.in_features:
             raise ArchitectureError(
@@ -193,9 +193,10 @@ class Network(nn.Module):
         self.frozen_blocks = blocks
 
     def student(self, *, trains: bool) -> Network:
-        """Makes another network on the same tensors, with copies of only those that an increment changes.
+        """Makes another network that shares all tensors except those that an increment changes.
 
-        These are the head and, if they are to be trained, the blocks after the frozen ones.
+        It has copies of these: the head's and, if they are to be trained, those of the blocks that are not
+        frozen.
         """
         twin = deepcopy(self, {id(tensor): tensor for tensor in self.tensors()})
         changed = [twin.head, *(twin.blocks()[self.frozen_blocks :] if trains else [])]
@@ -211,17 +212,17 @@ class Network(nn.Module):
 
     @property
     def head_weight(self) -> Tensor:
-        """Returns the head's rows in use [classes, its inputs]."""
+        """Returns the rows of the head's weight that are in use [classes, its inputs]."""
         return self.head.weight[: self.classes]
 
     @property
     def attention_weight(self) -> Tensor:
-        """Returns those columns of `head_weight` that read the last feature maps [classes, d]."""
+        """Returns the columns of `head_weight` that read the last feature maps [classes, d]."""
         return self.head_weight[:, self.level_values :]
 
     @property
     def level_values(self) -> int:
-        """Returns how many of the head's inputs read the levels; they are the first ones."""
+        """Returns how many of the head's inputs come from the levels; they are the first ones."""
         return self.levels.values if self.levels else 0
 
     def head_tensors(self) -> tuple[Tensor, Tensor]:
@@ -230,7 +231,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def set_head(self, weight: Tensor, bias: Tensor) -> None:
-        """Puts a new head in place; does not write to the memory that the old one was mapped from.
+        """Puts a new head in place, without writing to the memory that the old one was mapped from.
 
         Args:
             weight: Weight of the classes in use from now on [classes, the head's inputs].
@@ -244,9 +245,9 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def add_classes(self, count: int, generator: torch.Generator) -> None:
-        """Uses `count` more rows of the head, drawn as torch draws a linear layer.
+        """Brings `count` more rows of the head into use, drawn at random as torch draws a linear layer's.
 
-        Weights of levels stay 0. The caller has checked the capacity.
+        Their weights for levels stay 0. The caller must have checked the capacity.
         """
         rows = slice(self.classes, self.classes + count)
         self.classes += count
@@ -257,7 +258,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def read_levels(self, levels: Levels) -> None:
-        """Lets the head read these levels too, at first with weight 0; what it computes stays the same."""
+        """Lets the head read these levels too, at first with weight 0, so that its outputs stay the same."""
         capacity, d = self.head.weight.shape
         weight = torch.cat([self.head.weight.new_zeros(capacity, levels.values), self.head.weight], 1)
         bias = self.head.bias

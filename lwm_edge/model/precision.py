@@ -1,7 +1,7 @@
-"""Runs a network's blocks in bfloat16 where that is asked for; everything around them stays float32.
+"""Runs a network's blocks in bfloat16 where that is asked for; everything around them stays in float32.
 
-The weights stay float32 too: torch's autocast gives convolutions a copy in bfloat16. What the head computes,
-attention maps, losses and statistics would suffer from its 8 bits of precision, and gain nothing.
+The weights stay in float32 too: torch's autocast gives convolutions a copy in bfloat16. The head's outputs,
+attention maps, losses and statistics would suffer from 8 bits of precision, and gain nothing.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Computes(Protocol):
 def has_bfloat16(device: torch.device) -> bool:
     """Tells whether a device has instructions for bfloat16, instead of emulating it.
 
-    torch has no public call for processors, and Linux alone lists their instructions: elsewhere there are
-    none, as far as anybody knows.
+    torch has no public call that asks a processor, and only Linux lists a processor's instructions:
+    elsewhere, it is taken not to have any.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())

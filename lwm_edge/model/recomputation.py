@@ -27,8 +27,8 @@ def recomputed(
     """Computes the block's output as `block(activations)` does, with the same gradients.
 
     Args:
-        block: Block whose parameters train; it must not draw random numbers, as in eval mode.
-        activations: Input of the block, which stays as it is.
+        block: Block whose parameters train; it must be in eval mode, so that it draws no random numbers.
+        activations: Input of the block, which is left unchanged.
         precision: Precision in which the block computes, both times.
         on_a_copy: Whether the block gets a copy each time, because it writes to its input.
     """

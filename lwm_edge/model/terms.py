@@ -1,4 +1,4 @@
-"""Defines what settings and manifest share, in a module of its own so that `--help` loads quickly."""
+"""Defines what the settings and the manifest share, in a module of its own so that `--help` loads quickly."""
 
 from __future__ import annotations
 
@@ -21,4 +21,4 @@ SHARES = (0.8, 0.9, 0.95, 0.98, 0.99)
 """Shares of known photos that a threshold for unknown objects can keep."""
 
 KEPT = 0.95
-"""Share that is kept unless another one is asked for."""
+"""Share of known photos to keep, unless another one is asked for."""

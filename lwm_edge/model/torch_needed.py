@@ -1,4 +1,4 @@
-"""Says in plain words that something takes torch where there is none; most of lwm-edge runs without it."""
+"""Says in plain words that something needs torch where there is none; most of lwm-edge runs without it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def require_torch(what: str, instead: str = "") -> None:
     """Loads torch and torchvision.
 
     Args:
-        what: Subject and verb of the sentence that says what needs them, such as "a demo takes".
-        instead: Words for what can be done without them, as the sentence goes on.
+        what: Subject and verb of the sentence that says what needs them, such as "a demo needs".
+        instead: End of that sentence, which says what can be done without them.
 
     Raises:
         ConfigError: They are not installed, or they cannot be loaded.
@@ -31,7 +31,7 @@ def require_torch(what: str, instead: str = "") -> None:
         )
     try:
         from .architectures import _torchvision  # noqa: F401  # loads both
-    except Exception as error:  # whatever a broken installation may raise: of libraries, versions, files
+    except Exception as error:  # a broken installation may raise anything
         if ran_out_of_memory(error):
             raise
         raise ConfigError(

@@ -5,9 +5,9 @@ The score compares two explanations of a photo: the nearest class mean, and all 
 below a threshold that keeps a stated share of known photos. The threshold comes from photos that the model
 had not learnt when they were scored, by split conformal prediction: if the next known photo is drawn as they
 were, it is kept with at least that probability. See Angelopoulos and Bates 2023, "Conformal Prediction: A
-Gentle Introduction". What other scores are worth is in benchmarks/README.md.
+Gentle Introduction". benchmarks/README.md says how well other scores do.
 
-A bundle keeps, for each class, a histogram of these scores: of a fixed length, whatever the number of photos.
+For each class, a bundle keeps a histogram of these scores, of the same length whatever the number of photos.
 The photos themselves are gone. The threshold is the lower edge of a bin, so it keeps no less than it should.
 """
 
@@ -40,8 +40,8 @@ class Calibration(Record):
     Attributes:
         photos: Number of known photos whose scores are counted.
         classes: Number of classes that they belong to.
-        thresholds: Threshold for each share of known photos to keep, as the ONNX file's output `unknown` has
-            it: a photo above it is unknown. None where there are too few photos to say.
+        thresholds: Threshold for each share of known photos to keep, for the ONNX file's output `unknown`: a
+            photo above it is unknown. None where there are too few photos to say.
     """
 
     photos: int
@@ -54,10 +54,10 @@ class Calibration(Record):
 
 
 def known_scores(head_inputs: NDArray[Any], arrays: Arrays, classes: int) -> NDArray[np.float64]:
-    """Computes the score of photos, larger for known ones [M]; the ONNX file's output has its sign changed.
+    """Computes each photo's score [M], larger for known ones; the ONNX file's output has its sign changed.
 
     Args:
-        head_inputs: Values that the head reads of each photo [M, d].
+        head_inputs: The head's inputs for each photo [M, d].
         arrays: Tensors of the score.
         classes: Number of classes in use.
     """
@@ -81,13 +81,13 @@ def count_scores(scores: NDArray[Any], labels: NDArray[np.int64], capacity: int)
 
 
 def lowest_kept(histogram: Histogram, share: float) -> float | None:
-    """Finds the score that at least a share of known photos reach.
+    """Finds a score that at least a given share of known photos reach.
 
-    Of n photos and the next one, all equally likely to have any rank, the one with rank k or less has the
+    If n photos and the next one are all equally likely to have any rank, the next one has rank k or less with
     probability k / (n + 1).
 
     Args:
-        histogram: Counts of scores, with rows for any classes [classes, 128].
+        histogram: Counts of the scores of any classes' photos [classes, 128].
         share: Share of known photos to keep.
 
     Returns:
@@ -102,12 +102,12 @@ def lowest_kept(histogram: Histogram, share: float) -> float | None:
 
 
 def is_kept(score: float) -> NDArray[np.bool_]:
-    """Tells which bins hold scores that are not below one, itself an edge [128]."""
+    """Tells which of the bins [128] hold scores that are not below a given one, which must be an edge."""
     return np.concatenate([[False], score <= EDGES])
 
 
 def fewest_photos(share: float) -> int:
-    """Returns how many photos it takes to say which threshold keeps a share of known photos."""
+    """Returns how many photos are needed to say which threshold keeps a share of known photos."""
     return int(np.ceil(share / (1 - share) - 1e-9))
 
 
@@ -126,7 +126,15 @@ def kept_by_class(
 ) -> Mapping[str, tuple[int, int]]:
     """Counts how many of each class's photos the common threshold keeps, and how many there are.
 
-    Classes with too few photos for a threshold of their own are left out: nothing can be said of them alone.
+    Classes with too few photos for a threshold of their own are left out: alone, they show nothing.
+
+    Args:
+        histogram: Counts of the scores of each class's photos [classes, 128].
+        class_names: Name of each class.
+        share: Share of known photos that the threshold keeps.
+
+    Returns:
+        For each class that is not left out, how many of its photos are kept, and how many there are.
     """
     score = lowest_kept(histogram, share)
     if score is None:

@@ -47,7 +47,7 @@ _STYLE: Any = {
 
 
 def require_matplotlib() -> None:
-    """Refuses early to make a page that could not be drawn.
+    """Refuses early to make a page whose charts could not be drawn.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -57,7 +57,7 @@ def require_matplotlib() -> None:
             import matplotlib.figure  # noqa: F401 - which loads the fonts
     except ImportError:
         raise ConfigError(
-            "a page's charts take matplotlib; install it: pip install 'lwm-edge[report]'"
+            "a page's charts need matplotlib; install it: pip install 'lwm-edge[report]'"
         ) from None
 
 
@@ -80,7 +80,7 @@ def memory_chart(ledger: Sequence[LedgerEntry]) -> str:
 
 
 def accuracy_chart(classes: Sequence[ClassFact]) -> str:
-    """Draws how well each measured class is recognised with its interval, from the worst to the best."""
+    """Draws the share recognised of each measured class and its interval, from the worst to the best."""
     ranked = sorted((fact for fact in classes if fact.total), key=lambda fact: (fact.share, fact.interval))
 
     def draw(axes: Any) -> None:
@@ -120,7 +120,7 @@ def _svg(draw: Any) -> str:
         figure.savefig(content, format="svg", transparent=True, metadata=_NO_METADATA)
     svg = content.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r' id="[A-Za-z][\w.]*_\d+"', "", svg)  # they would come twice in a page of two charts
+    svg = re.sub(r' id="[A-Za-z][\w.]*_\d+"', "", svg)  # they would occur twice in a page of two charts
     opening, end, rest = svg.partition(">")
     opening = re.sub(r' (width|height)="[^"]*"', "", opening)
     svg = opening + end + rest

@@ -1,4 +1,4 @@
-"""Gathers what a page says of a home: what the model knows, how sure that is, and what it cost."""
+"""Gathers what a page says about a home: what the model knows, how sure that is, and what it cost."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ClassFact:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Returns the interval in which the true share lies, as far as so few photos can tell."""
+        """Returns the 95% confidence interval of the true share, which is wide if there were few photos."""
         return wilson_interval(self.right, self.total)
 
 
@@ -68,7 +68,7 @@ class ConfusionFact:
 
 @dataclass(frozen=True)
 class Facts:
-    """Holds what a page says of a home.
+    """Holds what a page says about a home.
 
     Attributes:
         info: What the home holds.
@@ -78,7 +78,7 @@ class Facts:
         receipt: Receipt of the latest change, if that learnt photos.
         audit: Account of the auditor.
         custody: Verdict on the record from the base to this model.
-        evaluation: Evaluation on photos that were given for the page; None without any.
+        evaluation: Evaluation on photos that were given for the page; None if none were given.
     """
 
     info: InfoReport
@@ -92,11 +92,11 @@ class Facts:
 
 
 def gather_facts(home: Home, evaluation: EvaluationReport | None = None) -> Facts:
-    """Reads a home's model, its latest receipt and its ledger, and asks the auditor and the custodian.
+    """Reads a home's model, its latest receipt and its ledger, audits it, and verifies its chain of custody.
 
     Args:
         home: Model home.
-        evaluation: Evaluation of this model on labelled photos; None without any.
+        evaluation: Evaluation of this model on labelled photos; None if there are none.
     """
     bundle, receipt = home.read(lambda g: (open_bundle(g.bundle), _receipt(g)))
     ledger = bundle.manifest.ledger
@@ -125,7 +125,7 @@ def _classes(
     bundle: Bundle, receipt: IncrementReport | None, evaluation: EvaluationReport | None
 ) -> tuple[ClassFact, ...]:
     m, arrays = bundle.manifest, bundle.arrays(COUNTS, RIGHT, RIGHT_SOLVED, TOTAL)
-    solved = m.increment_count > 0  # what a device solves, rather than what the vendor trained
+    solved = m.increment_count > 0  # then the device has solved the head that the vendor trained
     right, total = arrays[RIGHT_SOLVED if solved else RIGHT], arrays[TOTAL]
     measured: dict[str, tuple[int, int, str]] = {
         name: (int(right[i]), int(total[i]), SHIPPED) for i, name in enumerate(m.class_names) if total[i]

@@ -1,4 +1,4 @@
-"""Teaches new classes and writes a page with what only that moment knows: photos, maps, and mistakes."""
+"""Teaches new classes, and writes a page with what is known only then: photos, maps and mistakes."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ Maps = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Picture:
-    """Shows one photo, as data that stands in the page.
+    """Holds one photo, as data that the page embeds.
 
     Attributes:
         image: Photo as the network sees it.
         class_name: Name of its class.
         taken_for: Name of the class that it was taken for; empty if that is not known.
-        before: Photo with the map of the model before; empty without one.
-        after: Photo with the map of the model after; empty without one.
+        before: Photo with the old model's attention map; empty if there is none.
+        after: Photo with the new model's attention map; empty if there is none.
         looked_for: Name of the old class for which the maps are evidence.
     """
 
@@ -61,15 +61,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Moment:
-    """Holds what only the moment of learning knows.
+    """Holds what is known only at the moment of learning.
 
     Attributes:
         headline: Sentence on what was learnt.
-        warnings: What to watch out for.
+        warnings: Sentences on what to watch out for.
         pictures: Some of the new photos, with maps where there are any.
         maps_note: Sentence on the maps, or on why there are none.
         mistakes: Held-back photos that were not recognised, up to a number.
-        mistakes_made: Number of all of them.
+        mistakes_made: Number of all such photos.
         held_back: Number of held-back photos.
     """
 
@@ -113,8 +113,8 @@ def add_classes_with_page(
     """Teaches new classes as `add_classes` does, and writes a page that shows photos, maps and mistakes.
 
     The page embeds some of the photos, and says so. It is written where you point, and never into the home,
-    which keeps no photo. The attention maps of the model before and after are shown if the recipe trained the
-    network; to draw them takes torch.
+    which keeps no photo. The attention maps of the old and the new model are shown if the recipe trained the
+    network; drawing them needs torch.
 
     Args:
         home: Model home, or the path of its folder.
@@ -147,7 +147,7 @@ def add_classes_with_page(
 
 @contextmanager
 def _kept_open(home: Home) -> Iterator[Bundle | None]:
-    """Keeps the current bundle readable after a commit removes it; None where there are no such paths."""
+    """Keeps the current bundle readable after a commit removes it; yields None on systems without /proc."""
     with storage.open_regular(home.current().bundle) as file:
         path = Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
         yield open_bundle(path) if path.exists() else None
@@ -163,9 +163,9 @@ def _moment(
     if note is None and before is not None and shown:
         pictures = _with_maps(shown, before, home.open_bundle())
         note = (
-            "In the middle is where the model looked before, on the right where it looks now, for evidence "
-            "of the old class that it finds most likely. The training keeps the two alike; where they "
-            "differ, other parts of the photo count now."
+            "The middle picture shows where the model looked before, and the right one where it looks now, "
+            "for evidence of the old class that it finds most likely. The training keeps the two alike; "
+            "where they differ, other parts of the photo count now."
         )
     count = len(receipt.new_classes)
     return Moment(
@@ -181,16 +181,16 @@ def _moment(
 
 
 def _why_no_maps(receipt: IncrementReport, before: Bundle | None) -> str | None:
-    """Says why no map of the model before and after is shown; None if they can be."""
+    """Says why no maps of the old and the new model are shown; None if they can be."""
     if receipt.training is None:
         return (
             f"Recipe {receipt.recipe} left the network as it was, so it looks where it looked before, and "
             "there are no two maps to compare. These are some of the new photos, as the network sees them."
         )
     if not torch_is_installed():
-        return "Attention maps take torch, which is not installed here. These are some of the new photos."
+        return "Attention maps need torch, which is not installed here. These are some of the new photos."
     if before is None or before.manifest.model_digest != receipt.parent_digest:
-        return "The model before is gone, so its maps cannot be drawn. These are some of the new photos."
+        return "The old model is gone, so its maps cannot be drawn. These are some of the new photos."
     return None
 
 
@@ -214,7 +214,7 @@ def _some_photos(
 
 def _mistakes(receipt: IncrementReport, preprocessing: Preprocessing) -> Iterator[Picture]:
     for mistake in receipt.mistakes[:_MISTAKES]:
-        with suppress(PhotosError):  # it is gone meanwhile
+        with suppress(PhotosError):  # it is gone by now
             image = _png(read_photo(mistake.photo, preprocessing))
             yield Picture(image, mistake.class_name, taken_for=mistake.taken_for)
 
@@ -236,7 +236,7 @@ def _with_maps(shown: Sequence[tuple[str, Pixels]], before: Bundle, after: Bundl
 
 
 def _attention_maps(images: Pixels, before: Bundle, after: Bundle) -> tuple[Maps, Maps, list[int]]:
-    """Computes where both models look, for the old class that the model after ranks highest (eq. 2 and 4)."""
+    """Computes where both models look, for the old class that the new model ranks highest (eq. 2 and 4)."""
     import torch
 
     from ..learning.attention import attention_map
@@ -268,7 +268,7 @@ def _overlaid(pixels: Pixels, attention: Maps) -> Pixels:
 
 
 def _png(pixels: Pixels) -> str:
-    """Writes a picture as an address that holds it."""
+    """Returns a picture as a data URI."""
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -28,7 +28,7 @@ _DONE = {
     "remove-class": "removed",
     "rename-class": "renamed",
     "merge-classes": "merged",
-    "calibrate": "calibrated by",
+    "calibrate": "calibrated with photos of",
     "undo": "took back the change before",
 }
 
@@ -64,7 +64,7 @@ def write_report(
         home: Model home, or the path of its folder.
         output: Path of the page; an existing file is replaced.
         photos: Path of labelled photos in class folders, on which the model is measured for the page.
-        on_progress: Function that is called before each photo; what it raises ends the call.
+        on_progress: Function that is called before each photo; any exception that it raises ends the call.
 
     Raises:
         ConfigError: The page cannot be written there, or jinja2 or matplotlib is not installed.
@@ -78,7 +78,7 @@ def write_report(
 
 
 def check_page(home: Home, output: Path) -> None:
-    """Refuses, before the work, a page that could not be written or must not be.
+    """Refuses a page that could not or must not be written, before the work begins.
 
     Raises:
         ConfigError: The page would be in the home, cannot be written, or lacks a library.
@@ -99,7 +99,7 @@ def render(home: Home, output: Path, facts: Facts, moment: Any = None) -> PageRe
         home: Model home.
         output: Path of the page.
         facts: Facts about the home.
-        moment: What only the moment of learning knows, see `moment.Moment`; None without it.
+        moment: What is known only at the moment of learning, see `moment.Moment`; None at any other time.
     """
     page = fill(_TEMPLATE, {**_content(home, facts), "moment": moment})
     outputs.write_output(output, page)
@@ -142,7 +142,7 @@ def _content(home: Home, facts: Facts) -> dict[str, Any]:
 
 
 def _surety(fact: ClassFact) -> tuple[bool, float, str]:
-    """Sorts measured classes before the others, those that may be worst first."""
+    """Returns a key that sorts measured classes first, and of those the ones that may be worst."""
     return not fact.total, fact.interval[0], fact.name
 
 

@@ -1,4 +1,4 @@
-"""Fills the template of a page with what it shows; whatever is text is escaped there."""
+"""Fills the template of a page with what it shows, and escapes all text in it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def require_jinja2() -> Any:
     """Returns the library that fills templates.
 
     Raises:
-        ConfigError: It is not installed.
+        ConfigError: jinja2 is not installed.
     """
     try:
         import jinja2
     except ImportError:
-        raise ConfigError("a page takes jinja2; install it: pip install 'lwm-edge[report]'") from None
+        raise ConfigError("a page needs jinja2; install it: pip install 'lwm-edge[report]'") from None
     return jinja2
 
 
@@ -53,6 +53,6 @@ def _percent(share: float) -> str:
 
 
 def _name(text: str) -> Any:
-    """Writes text that somebody else chose, so that it cannot turn what stands around it."""
+    """Writes text that somebody else chose, so that it cannot turn the direction of the text around it."""
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in utf8_text(text))
     return require_jinja2().utils.markupsafe.Markup(f"<bdi>{html.escape(shown)}</bdi>")

@@ -1,4 +1,4 @@
-"""Decides what can be a class name or a vendor's text, and which two names are the same."""
+"""Decides what can be a class name or a vendor's text, and whether two names are the same."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..records import utf8_name
 
 MAX_CLASS_NAME_BYTES = 64
 _BIDIRECTIONAL = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
-# Not Cn, unassigned: a newer Unicode assigns it, and a bundle must read the same on every Python.
+# Cn (unassigned) is not refused: a later Unicode may assign it, and a bundle must read the same everywhere.
 _REFUSED_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 _WITHOUT_VARIANTS = {"Lu", "Ll", "Lt", "Zs"}
-# What Unicode calls default ignorable, except for what is refused anyway, and the blank characters.
+# What Unicode calls default ignorable, less what is refused anyway, plus the blank characters.
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U0001d159\U000e0100-\U000e01ef]"
 )
@@ -37,25 +37,25 @@ def normalise_class_name(text: str) -> str:
 
 
 def class_name_of(folder: Path) -> str:
-    """Returns the class that a folder's name gives, read as UTF-8 even if the locale has another encoding."""
+    """Returns the class name that a folder has, read as UTF-8 even if the locale has another encoding."""
     return normalise_class_name(utf8_name(folder.name))
 
 
 def fold_class_name(text: str) -> str:
-    """Folds a class name: two names that a person would take for the same give the same text."""
+    """Folds a class name: two names that a person would call the same give the same text."""
     return normalise_class_name(unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
 def shown_class_name(text: str) -> str:
-    """Reduces a class name to what is seen of it: two names that look alike give the same text.
+    """Reduces a class name to what can be seen of it: two names that look alike give the same text.
 
     Invisible characters, and letters of other scripts that have a Latin twin, let a name pass for another.
     """
-    # Decomposed, so that a letter with an accent is one that has a twin, and then the accent. Before that, as
-    # the form that Unicode takes for compatible need not look the same.
+    # Twins are replaced twice: before NFKD, as the form that it gives a character need not look the same, and
+    # after it, as only then is an accented letter split into an accent and a letter, which may have a twin.
     text = _INVISIBLE.sub("", text).translate(_LATIN_TWINS)
     visible = _INVISIBLE.sub("", unicodedata.normalize("NFKD", text)).translate(_LATIN_TWINS)
-    if len(visible) > 1:  # a model that reads characters has classes of one each
+    if len(visible) > 1:  # not for single characters: they are the classes of a model that reads text
         visible = visible.translate(_TWINS_AMONG_THEMSELVES)
     return " ".join(fold_class_name(visible).split())
 
@@ -70,9 +70,9 @@ def text_problem(text: str) -> str | None:
 
 
 def _has_stray_invisibles(name: str) -> bool:
-    """Tells whether invisible characters follow what they cannot alter: a letter with case, a space, nothing.
+    """Tells whether an invisible character follows what it cannot alter: a cased letter, a space or nothing.
 
-    They are part of some emoji and of East Asian names.
+    After other characters, it may be part of an emoji or of an East Asian name.
     """
     return any(_INVISIBLE.match(c) and _has_no_variants(before) for before, c in pairwise(" " + name))
 

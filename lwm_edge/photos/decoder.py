@@ -1,9 +1,9 @@
-"""Decodes costly photos in a process of its own, within limits of memory and processor time that bind.
+"""Decodes costly photos in a process of its own, within hard limits on memory and processor time.
 
-No decoder of Pillow can be interrupted, and what some of them take cannot be told beforehand. The process
-gets one job after the other, each as a line of JSON. It answers with a line of JSON and then the pixels, if
-there are any. It ends with the process that started it, or after ten seconds without a job. If a photo takes
-more processor time than it may, the system ends the process.
+None of Pillow's decoders can be interrupted, and what some of them need cannot be known beforehand. The
+process is given one job after another, each as a line of JSON. It answers with a line of JSON and then the
+pixels, if there are any. It ends with its parent, the process that started it, or after ten seconds without a
+job. If a photo takes more processor time than it may, the system ends the process.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ from .opening import load_reader_of
 try:
     import fcntl
     import resource
-except ImportError:  # Windows, where whoever asks looks at the memory and the time that this process takes
+except ImportError:  # Windows, where the parent watches the memory and the time that this process takes
     fcntl = resource = None  # type: ignore[assignment]
 
 _IDLE_SECONDS = 10
 _STATUS, _FORGET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_LIBRARY_BYTES = 8 * MIB  # code that has its addresses already and may yet be loaded to decode the photo
-_ASSUMED_ADDRESSES = 192 * MIB  # that the process takes before it decodes, where the system does not tell
+_LIBRARY_BYTES = 8 * MIB  # code that has addresses already, but may load only while the photo is decoded
+_ASSUMED_ADDRESSES = 192 * MIB  # taken before anything is decoded, where the system does not say
 
 
 def main() -> None:
-    """Runs the process."""
+    """Runs the process: decodes photos for as long as its parent asks it to."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not look like a reply
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asks decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # when to stop is for the parent to decide
     if resource:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no trace of a photo on the disk
-    Image.preinit()  # loads what the first photo would otherwise load out of its own memory
+    Image.preinit()  # loads what would otherwise be loaded for, and counted against, the first photo
     jobs = os.fdopen(0, "rb")
-    while _is_needed(jobs) and (line := jobs.readline()).endswith(b"\n"):
+    while _has_job(jobs) and (line := jobs.readline()).endswith(b"\n"):
         job = json.loads(line)
         pixels, reply = b"", dict[str, Any]()
         try:
             path = Path(os.fsdecode(job["path"].encode("latin-1")))
-            with suppress(OSError):  # which decoding will raise again, where it is explained
+            with suppress(OSError):  # decoding raises it again and explains it
                 load_reader_of(path)
-            with _limited(job["most_bytes"], job["seconds"]), _ended_with_its_starter():
+            with _limited(job["most_bytes"], job["seconds"]), _ended_with_parent():
                 pixels = decode(path, job["image_size"], job["resize_size"]).tobytes()
         except UndecodableError as error:
             reply = {"problem": error.message, "decoder_says": error.why}
@@ -66,11 +66,14 @@ def main() -> None:
             replies.write(json.dumps({**reply, **usage, "length": len(pixels)}).encode() + b"\n" + pixels)
             replies.flush()
         except BrokenPipeError:
-            os._exit(0)  # without a second try on the way out
+            os._exit(0)  # a normal exit would try to write once more
 
 
-def _is_needed(jobs: IO[bytes]) -> bool:
-    """Waits for a job as long as the process may be idle, or without end where one cannot wait for pipes."""
+def _has_job(jobs: IO[bytes]) -> bool:
+    """Waits for a job for as long as the process may be idle; returns whether there is one.
+
+    On a system that cannot wait for pipes, it returns True at once, and reading the job waits without limit.
+    """
     return os.name != "posix" or bool(select.select([jobs], [], [], _IDLE_SECONDS)[0])
 
 
@@ -93,7 +96,7 @@ def _limited(most_bytes: int, seconds: int) -> Iterator[None]:
 
 
 def _limit(kind: int, most: int) -> None:
-    """Sets a limit as far as the system offers it and the process may; a lower one stays."""
+    """Sets a limit, as far as the system offers it and allows this process to; a lower limit stays."""
     _, hard = resource.getrlimit(kind)
     allowed = [limit for limit in (most, hard) if limit != resource.RLIM_INFINITY]
     with suppress(OSError, ValueError):
@@ -101,7 +104,7 @@ def _limit(kind: int, most: int) -> None:
 
 
 def _kernel_says(field: str) -> int:
-    """Returns what the kernel says of this process's memory, in bytes; 0 where it does not tell."""
+    """Returns one of the kernel's figures for this process's memory, in bytes; 0 where there is none."""
     with suppress(OSError):
         found = re.search(rf"^{field}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
         return int(found[1]) * 1024 if found else 0
@@ -109,11 +112,11 @@ def _kernel_says(field: str) -> int:
 
 
 @contextmanager
-def _ended_with_its_starter() -> Iterator[None]:
+def _ended_with_parent() -> Iterator[None]:
     """Lets the system end this process at once if its standard input closes meanwhile; see fcntl(2), O_ASYNC.
 
-    The signal for that (SIGIO) ends a process that does not expect it. Elsewhere than on Linux, the process
-    ends once the photo is decoded.
+    The signal for that (SIGIO) ends any process that does not handle it. On systems other than Linux, the
+    process ends once the photo is decoded.
     """
     if not fcntl:
         yield

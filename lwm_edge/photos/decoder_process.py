@@ -1,6 +1,6 @@
-"""Has costly photos decoded in one other process, `decoder`, which is started when the first of them comes.
+"""Has costly photos decoded in another process, `decoder`, which is started for the first of them.
 
-It serves all threads of this process, one photo at a time. After ten seconds without a photo it is gone.
+That process serves all threads of this one, one photo at a time, and ends after ten seconds without a photo.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from .guard import MIB
 from .pixels import Pixels
 
 MIN_BYTES = 64 * MIB
-"""Memory with which the process can decode an ordinary photo; some 35 MiB are Python, NumPy and Pillow."""
+"""Memory in which the process can decode an ordinary photo; Python and libraries take some 35 MiB of it."""
 
-_SECONDS_BETWEEN_LOOKS = 0.1  # at the process; then `on_wait` is called, too
+_SECONDS_BETWEEN_LOOKS = 0.1  # at the process; `on_wait` is called each time
 
-# It has one thread and gives memory back as soon as it is free, so that a limit counts what a photo takes.
+# The process has one thread and gives memory back as it is freed, so that a limit counts what a photo takes.
 _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
@@ -49,7 +49,7 @@ class OutOfRoomError(PhotosError):
 
 @dataclass
 class DecoderProcess:
-    """Starts the process when it is needed, and asks it.
+    """Starts the process when it is needed, and gives it photos to decode.
 
     Attributes:
         resident_bytes: Resident memory of the process when it last answered; 0 while there is none.
@@ -71,20 +71,23 @@ class DecoderProcess:
         most_bytes: int,
         on_wait: Callable[[], None] = guard.wait_on,
     ) -> Pixels:
-        """Decodes a photo as `decoding.decode` does, within limits that bind.
+        """Decodes a photo as `decoding.decode` does, within hard limits.
 
         Args:
             path: Path of the photo.
             image_size: Height and width of the result.
-            resize_size: Length of the photo's short side before the cut.
-            most_bytes: Bytes that the process may take, itself included.
-            on_wait: Function that is called a few times a second. What it raises ends the process, and comes
-                out as it is.
+            resize_size: Length of the photo's short side before the crop.
+            most_bytes: Largest number of bytes that the process may take for itself and the photo.
+            on_wait: Function that is called a few times a second. What it raises ends the process, and is
+                passed on unchanged.
+
+        Returns:
+            RGB [image_size, image_size, 3] uint8.
 
         Raises:
             PhotosError: The photo cannot be decoded within the limits; the message says why.
             OutOfRoomError: More memory might help.
-            LwmEdgeError: The system starts no process.
+            LwmEdgeError: The system refuses to start the process.
         """
         job = {
             "path": os.fsencode(absolute(path)).decode("latin-1"),
@@ -97,13 +100,13 @@ class DecoderProcess:
             try:
                 reply, content = self._ask(job, on_wait)
                 self._note_usage(reply)
-            except BaseException:  # after an interruption, a late reply would pass for the next photo's
+            except BaseException:  # after an interruption, a late reply would be taken for the next photo's
                 self._end()
                 raise
         limit = f"more than {most_bytes // MIB} MiB of memory to decode"
         if reply.get("out_of_memory"):
             raise OutOfRoomError(f"takes {limit}")
-        if said := reply.get("decoder_says"):  # many decoders do not tell a lack of memory from damage
+        if said := reply.get("decoder_says"):  # many decoders cannot tell a lack of memory from damage
             raise OutOfRoomError(f"is damaged, or takes {limit} ({said})")
         if problem := reply.get("problem"):
             raise PhotosError(problem)
@@ -112,11 +115,11 @@ class DecoderProcess:
     def _note_usage(self, reply: dict[str, Any]) -> None:
         self.resident_bytes = reply["resident_bytes"]
         self.peak_bytes = max(self.peak_bytes, reply["peak_bytes"])
-        if self.resident_bytes > MIN_BYTES:  # the next photo could not use what the allocator keeps in pieces
+        if self.resident_bytes > MIN_BYTES:  # the allocator keeps it in pieces of no use to the next photo
             self._end()
 
     def forget_peak(self) -> None:
-        """Starts to measure the peak anew."""
+        """Starts measuring the peak afresh."""
         self.peak_bytes = 0
 
     def end(self) -> None:
@@ -144,18 +147,18 @@ class DecoderProcess:
     def _ask(self, job: dict[str, Any], on_wait: Callable[[], None]) -> tuple[dict[str, Any], bytes]:
         answer = self._exchange(job, on_wait) or self._exchange(job, on_wait)
         if answer is None:
-            raise PhotosError("cannot be decoded: the process that decodes photos ends at once")
+            raise PhotosError("cannot be decoded: the process that decodes photos ends as soon as it starts")
         return answer
 
     def _exchange(
         self, job: dict[str, Any], on_wait: Callable[[], None]
     ) -> tuple[dict[str, Any], bytes] | None:
-        """Asks the process; returns None if it had ended before, for want of photos to decode."""
+        """Gives the process a job; returns None if it had already ended for want of photos to decode."""
         process = self._started()
         assert process.stdin and process.stdout
         line = b""
         with suppress(BrokenPipeError):
-            os.write(process.stdin.fileno(), json.dumps(job).encode() + b"\n")  # a short line goes as a whole
+            os.write(process.stdin.fileno(), json.dumps(job).encode() + b"\n")  # short, so written in one go
             line = self._line(process, job, on_wait)
         if not line.endswith(b"\n"):
             status = process.wait()
@@ -172,18 +175,18 @@ class DecoderProcess:
     def _line(
         self, process: subprocess.Popen[bytes], job: dict[str, Any], on_wait: Callable[[], None]
     ) -> bytes:
-        """Reads the answer's first line in a thread, as not every system can wait for a pipe otherwise."""
+        """Reads the answer's first line in a thread, as some systems can wait for a pipe in no other way."""
         assert process.stdout
         began = _usage(process.pid)
         with ThreadPoolExecutor(1) as reader:
             line = reader.submit(process.stdout.readline)
             try:
-                on_wait()  # once at least, however fast the answer is
+                on_wait()  # at least once, however fast the answer comes
                 while not wait([line], timeout=_SECONDS_BETWEEN_LOOKS).done:
                     _require_within_limits(_usage(process.pid), began, job)
                     on_wait()
             except BaseException:
-                process.kill()  # which ends the reading
+                process.kill()  # this ends the reading too
                 raise
             return line.result()
 
@@ -197,8 +200,8 @@ class DecoderProcess:
                 )
             except ConfigError as error:
                 raise PhotosError(
-                    "may take much memory, so it is only decoded in a process of its own, which cannot be "
-                    f"started: {error.message}"
+                    "may take a lot of memory, so it is decoded only in a process of its own, which cannot "
+                    f"be started: {error.message}"
                 ) from None
             except OSError as error:
                 raise os_failure("start", "a process that decodes photos", error) from error
@@ -215,7 +218,7 @@ def _usage(pid: int) -> tuple[int, float]:
 
 
 def _require_within_limits(usage: tuple[int, float], began: tuple[int, float], job: dict[str, Any]) -> None:
-    """Holds a photo to its limits where the system does not: outside Linux, no limit of memory binds.
+    """Holds a photo to its limits where the system does not: outside Linux, it enforces none on memory.
 
     Raises:
         OutOfRoomError: The process takes more memory than it may.
@@ -223,7 +226,7 @@ def _require_within_limits(usage: tuple[int, float], began: tuple[int, float], j
     """
     if usage[0] > job["most_bytes"]:
         raise OutOfRoomError(f"takes more than {job['most_bytes'] // MIB} MiB of memory to decode")
-    if usage[1] - began[1] > job["seconds"] + 1:  # where the system counts, it is first
+    if usage[1] - began[1] > job["seconds"] + 1:  # a system that enforces the limit gets there first
         raise PhotosError(_TOO_LONG.format(job["seconds"]))
 
 
@@ -237,17 +240,17 @@ def _why_it_ended(status: int) -> str:
 
 
 DECODER = DecoderProcess()
-"""The one decoder of this process."""
+"""The only decoder that this process has."""
 
 
 def _start_over_in_child() -> None:
-    """Leaves the decoder to the process that started it; a forked one starts another if it needs one."""
+    """Leaves the decoder to the process that started it; a forked process starts its own if it needs one."""
     process = DECODER._process
     DECODER.__init__()  # type: ignore[misc]
     if process:
-        process.returncode = 0  # it is no child of this process, so there is nothing to wait for
+        process.returncode = 0  # it is not a child of this process, so there is nothing to wait for
         for pipe in (process.stdin, process.stdout):
-            pipe.raw.close()  # type: ignore[union-attr]  # past the buffer, which another thread may have locked
+            pipe.raw.close()  # type: ignore[union-attr]  # not the buffer: another thread may have locked it
 
 
 atexit.register(DECODER.end)

@@ -24,6 +24,7 @@ from .opening import NeedsReaderError
 from .photo_set import Photo, PixelCache
 from .preprocessing import Preprocessing
 from .reading import read_photo
+from .side_by_side import read_side_by_side, reading_threads
 
 
 class Checked(NamedTuple):
@@ -31,8 +32,8 @@ class Checked(NamedTuple):
 
     Attributes:
         digest: Digest of a photo that can be used (SHA-256); empty for any other file.
-        problem: What is wrong with any other file.
-        takes: Kind of a photo that a library is missing for, and how to get that library.
+        problem: What is wrong with the file; empty if nothing is.
+        takes: Kind of a photo that needs a missing library, and how to get the library; None if none does.
     """
 
     digest: str = ""
@@ -56,7 +57,7 @@ class PhotoFolder:
     Attributes:
         class_names: Names of the sub-folders, sorted, in Unicode form NFC.
         photos: Photos of each class, in the same order.
-        skipped: Lines about the files left out, each with its reason.
+        skipped: Lines about the files that were left out, each with its reason.
         left_out: Names of the sub-folders that were not wanted.
     """
 
@@ -71,8 +72,13 @@ def split_held_back(
 ) -> tuple[tuple[Photo, ...], tuple[Photo, ...]]:
     """Splits one class's photos by content, whatever the files are called.
 
+    Args:
+        photos: Photos of the class, at least one.
+        share: Share of the photos to hold back, from 0 to 1.
+        seed: Seed that decides which ones.
+
     Returns:
-        Photos to learn from (at least one), and the held-back ones (at least one, if there are two or more).
+        Photos to learn from (at least one) and those held back (at least one, if there are two photos).
     """
     ranked = sorted(photos, key=lambda p: hashlib.sha256(f"{seed} {p.digest}".encode()).digest())
     count = min(max(1, round(len(ranked) * share)), len(ranked) - 1)
@@ -80,12 +86,12 @@ def split_held_back(
 
 
 def advice_on_known_class(name: str, *, shipped: bool = False, may_grow: bool = True) -> str:
-    """Says what can be done with photos of a class that the model knows already.
+    """Says what can be done with photos of a class that the model already knows.
 
     Args:
         name: Name of the class.
-        shipped: Whether the vendor shipped it.
-        may_grow: Whether it may learn further photos.
+        shipped: Whether the vendor shipped the class.
+        may_grow: Whether it may be taught further photos.
     """
     further = (
         "to teach it further photos, use lwm-edge add-photos"
@@ -111,29 +117,30 @@ def read_photo_folder(
     may_be_named: bool = False,
     limit_bytes: int | None = None,
     on_progress: ProgressCallback = ignore_progress,
-    map_files: MapsFiles = map,
+    map_files: MapsFiles | None = None,
 ) -> PhotoFolder:
     """Reads a folder with one sub-folder per class, decoding every photo once.
 
-    A photo that lies in two classes, byte for byte, is left out of both, as one of them is wrong. What is
-    left out is in the notes of the last report of progress.
+    A photo that lies in two classes, byte for byte, is left out of both, as one of the two must be wrong. The
+    notes of the last progress report say what is left out.
 
     Args:
         folder: Path of the folder.
         preprocessing: Preprocessing of the model.
-        cache: Cache that keeps what was decoded.
-        min_photos: Minimum number of usable photos per class.
-        known_classes: Classes that the model knows already; a folder of such a class is refused.
+        cache: Cache that keeps the decoded photos.
+        min_photos: Smallest number of usable photos that a class must have.
+        known_classes: Classes that the model already knows; a folder of such a class is refused.
         if_known: Function that says what can be done instead with the photos of such a class.
-        first_label: class_index of the first class found.
-        label_of: Function that returns the class_index of a folder's name instead, or says why the folder
-            cannot be used.
-        wanted: Function that tells whether a folder of this name is read at all; others are left out.
+        first_label: class_index of the first class found; the others follow in order.
+        label_of: Function that overrides `first_label`: given a folder's name, it returns the class_index, or
+            says why the folder cannot be used.
+        wanted: Function that tells from its name whether a folder is read at all; the others are left out.
         class_name: Name of the one class that the whole folder shows; None if its sub-folders are classes.
-        may_be_named: Whether the user can give that name.
-        limit_bytes: Bytes that may be taken while a photo is read, as `read_photo` explains them.
-        on_progress: Function that is called before each file is read, and with what is left out.
-        map_files: Function that has every file checked; it may divide them among several processes.
+        may_be_named: Whether the user could have given that name; if so, an error says how.
+        limit_bytes: Limit on memory while a photo is read, as `read_photo` explains it.
+        on_progress: Function that is called before each file is read, and at the end with what is left out.
+        map_files: Function that has every file checked, by several processes together; None checks them in
+            this process, in as many threads as processors and memory allow.
 
     Raises:
         PhotosError: The folder cannot be learnt from; every problem is listed.
@@ -148,17 +155,24 @@ def read_photo_folder(
     report = StepReporter("photos", total, on_progress)
     read = partial(cache.read, preprocessing=preprocessing, limit_bytes=limit_bytes)
 
-    def check(file: tuple[Path, ClassFolder]) -> Checked:
+    def check(file: tuple[Path, ClassFolder], on_wait: Callable[[], None]) -> Checked:
+        return _check(*file, listing, read, on_wait)
+
+    def check_here(file: tuple[Path, ClassFolder]) -> Checked:
         report()
-        return _check(*file, listing, read, report.again)
+        return check(file, report.again)
 
     labelled = [
         (found, label) for found, label in zip(listing.classes, labels, strict=True) if label is not None
     ]
-    checked = map_files(check, [(path, found) for found, _ in labelled for path in found.files])
+    files = [(path, found) for found, _ in labelled for path in found.files]
+    if map_files:
+        checked = map_files(check_here, files)
+    else:
+        checked = read_side_by_side(check, files, reading_threads(limit_bytes), report)
     reader = _Reader(listing, iter(checked))
     usable = [(found, *reader.read_class(found, label)) for found, label in labelled]
-    skipped, classes = reader.of_no_class(), list[tuple[Photo, ...]]()
+    skipped, classes = reader.general_notes(), list[tuple[Photo, ...]]()
     for found, read_photos, why_not in usable:
         photos = tuple(photo for photo in read_photos if photo.digest not in reader.contradictions)
         reasons = shortened(why_not, LISTED, "more files")
@@ -169,7 +183,7 @@ def read_photo_folder(
         skipped += reasons
         classes.append(photos)
     if problems:
-        raise PhotosError(f"{folder} cannot be used", [*problems, *reader.of_no_class()])
+        raise PhotosError(f"{folder} cannot be used", [*problems, *reader.general_notes()])
     if notes := (*listing.counted_in, *skipped):
         on_progress(Progress(phase="photos", done=total, total=total, notes=notes))
     names = tuple(found.class_name for found in listing.classes)
@@ -182,8 +196,13 @@ def usable_photos(
 ) -> tuple[tuple[Photo, ...], tuple[str, ...]]:
     """Decodes every photo of one class folder once, and keeps none of the pixels.
 
+    Args:
+        folder: Path of the folder.
+        preprocessing: Preprocessing of the model.
+        limit_bytes: Limit on memory while a photo is read, as `read_photo` explains it.
+
     Returns:
-        The photos that can be learnt, and a line about each file that cannot, with the reason.
+        The photos that can be learnt from, and a line about each file that cannot, with the reason.
 
     Raises:
         ResourceError: The limit leaves too little to decode even an ordinary photo.
@@ -193,7 +212,7 @@ def usable_photos(
     read = partial(read_photo, preprocessing=preprocessing, limit_bytes=limit_bytes)
     reader = _Reader(listing, (_check(path, found, listing, read) for path in found.files))
     photos, reasons = reader.read_class(found, 0)
-    return tuple(photos), (*reasons, *reader.of_no_class())
+    return tuple(photos), (*reasons, *reader.general_notes())
 
 
 def _label(
@@ -202,7 +221,7 @@ def _label(
     label_of: Callable[[str], int | str] | None,
     problems: list[str],
 ) -> list[int | None]:
-    """Returns the class_index of each class; None, and a problem, for one that cannot be used."""
+    """Returns the class_index of each class; for one that cannot be used, returns None and adds a problem."""
     if label_of is None:
         return [first_label + number for number in range(len(classes))]
     labels: list[int | None] = []
@@ -244,14 +263,14 @@ def _name_problems(
 
 @dataclass
 class _Reader:
-    """Takes what was found about the files of one class after the other.
+    """Sorts out what was found about the files, one class after another.
 
     Attributes:
         listing: Listing of the folder.
         checked: What became of each file, in the order of the listing.
         seen: Path and class of the first photo with each digest.
         contradictions: Lines about photos that lie in two classes, by their digest.
-        unreadable: Files that a library is missing for, by their kind and how to get that library.
+        unreadable: Files that need a missing library, by their kind and how to get the library.
     """
 
     listing: Listing
@@ -261,7 +280,7 @@ class _Reader:
     unreadable: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def read_class(self, found: ClassFolder, label: int) -> tuple[list[Photo], list[str]]:
-        """Returns a class's photos, and lines about its files that are left out."""
+        """Returns a class's photos, and lines about those of its files that are left out."""
         photos, reasons = [], list(found.problems)
         for path in found.files:
             digest, problem, takes = next(self.checked)
@@ -273,23 +292,27 @@ class _Reader:
                 photos.append(Photo(path, label, digest))
         return photos, reasons
 
-    def of_no_class(self) -> list[str]:
-        """Returns lines about what is left out for a reason that is not one class's."""
+    def general_notes(self) -> list[str]:
+        """Returns lines about what is left out for a reason that does not concern one class alone."""
         contradictions = shortened(list(self.contradictions.values()), LISTED, "more such photos")
         hints = [
-            f"{len(files)} {kind} photos, such as {files[0]}, take another library to read: {how}"
+            (
+                f"1 {kind} photo, {files[0]}, needs another library to be read: {how}"
+                if len(files) == 1
+                else f"{len(files)} {kind} photos, such as {files[0]}, need another library to be read: {how}"
+            )
             for (kind, how), files in self.unreadable.items()
         ]
         return [*hints, *self.listing.beside, *contradictions]
 
     def _known(self, digest: str, path: Path, found: ClassFolder) -> str:
-        """Says that the class has a photo already, or notes that another class has it."""
+        """Says that the class already has a photo, or notes that another class has it."""
         first, of = self.seen.setdefault(digest, (path, found))
         if of is not found:
             self.contradictions.setdefault(
                 digest,
                 f"{self.listing.shown(first)} and {self.listing.shown(path)} are the same photo in two "
-                "classes, so it is left out of both; keep it in the one that it shows",
+                "classes, so it is left out of both; keep it only in the class that it shows",
             )
         elif first != path:
             return f"is a duplicate of {self.listing.shown(first)}"
@@ -303,11 +326,11 @@ def _check(
     read: Callable[..., object],
     on_wait: Callable[[], None] = wait_on,
 ) -> Checked:
-    """Reads a file, to see whether it is a photo that can be used.
+    """Reads a file to see whether it is a photo that can be used.
 
     Args:
         path: Path of the file.
-        found: Folder of the class that it is in.
+        found: Class folder that the file is in.
         listing: Listing of the whole folder.
         read: Function that decodes a photo.
         on_wait: Function that is called a few times a second; what it raises ends the reading.
@@ -327,8 +350,12 @@ def _check(
 def file_digest(path: Path, on_wait: Callable[[], None] = wait_on) -> str:
     """Returns the SHA-256 of a photo's file.
 
+    Args:
+        path: Path of the photo.
+        on_wait: Function that is called a few times a second. What it raises is passed on unchanged.
+
     Raises:
-        PhotosError: It cannot be read.
+        PhotosError: The file cannot be read, or is too costly to read.
     """
     digest = hashlib.sha256()
     try:

@@ -1,9 +1,9 @@
 """Bounds what a photo may cost: Pillow reads every file through `GuardedFile`, which stops it in time.
 
 Pillow's loops over metadata are Python code that reads piece by piece, and its decoders are fed block by
-block, so whoever counts the reads can end them. What a decoder does with a block cannot be interrupted; it is
-bounded by the pixels that the file declares, and for JPEG by the size of the block. Photos for which that
-bound is too high are decoded in a process with limits (`decoder`).
+block, so whatever counts the reads can also end them. What a decoder does with a block cannot be interrupted;
+it is bounded by the pixels that the file declares, and for JPEG by the size of the block. Photos for which
+that bound is too high are decoded in a process with hard limits (`decoder`).
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from .pixels import LONG, STRIP_ROWS
 
 MIB = 2**20
 MAX_FILE_BYTES = 256 * MIB
-MAX_PIXELS = 64_000_000  # decoded; Pillow takes four bytes for each
+MAX_PIXELS = 64_000_000  # decoded pixels, each of which takes Pillow four bytes
 MAX_JPEG_PIXELS = 200_000_000  # a JPEG is decoded straight to near the size that is needed
-MAX_PROGRESSIVE_PIXELS = 110_000_000  # but this kind is first held in memory, at three bytes a pixel or more
+MAX_PROGRESSIVE_PIXELS = 110_000_000  # these are held in memory first, at three bytes a pixel or more
 MAX_WEBP_PIXELS = 20_000_000  # its decoder holds several copies
 MAX_TIMES_AS_LONG = 50  # the long side, as a multiple of the short one
 MAX_MEMORY_BYTES = 384 * MIB
 MAX_METADATA_BYTES = 16 * MIB
 MAX_METADATA_READS = 10_000  # Pillow makes three or four for each piece
 MAX_SECONDS = 20  # of processor time
-_SHARE_BEFORE_LAST_BLOCK = 0.8  # of the time, as what a decoder does with a block is not interrupted
-MAX_BYTES_HERE = 256 * MIB  # what the worst photo of a format and size may take without a process of its own
+_SHARE_BEFORE_LAST_BLOCK = 0.8  # of that time; the rest is for the last block, which cannot be interrupted
+MAX_BYTES_HERE = 256 * MIB  # if the worst photo of a format and size might take more, `decoder` decodes it
 SMALLER = "save it with fewer pixels to use it"
 _MOST_PIXELS = {
     "JPEG": MAX_JPEG_PIXELS,
@@ -41,22 +41,22 @@ _MOST_PIXELS = {
     "WEBP": MAX_WEBP_PIXELS,
 }
 
-# A JPEG decoder may keep up to 8 bytes a pixel until it has seen all scans, of which Pillow makes 4.
+# A JPEG decoder may keep up to 8 bytes a pixel until it has seen all scans; Pillow's result takes 4 more.
 _BYTES_PER_PIXEL = {"JPEG": 12, "PNG": 5, "BMP": 5}
 _MOST_BYTES_OF_PIXEL = 4  # in a file; no encoder writes more than the pixels themselves would take
-_BYTES_PER_STRIP_PIXEL = 20  # of 16-bit grey, which becomes floating-point numbers in between
+_BYTES_PER_STRIP_PIXEL = 20  # for 16-bit grey, which is turned into floating-point numbers on the way
 
-_SECONDS_BETWEEN_CALLS = 0.2  # of `on_wait`, in processor time: a busy machine makes no photo slow
-_SMALL_READ = 256  # bytes; of reads as small as this, only some look at the clock
+_SECONDS_BETWEEN_CALLS = 0.2  # of `on_wait`, in processor time, so that a busy machine does not count
+_SMALL_READ = 256  # bytes; only some of the reads as small as this look at the clock
 _READS_PER_LOOK = 64
 
 
 class TooCostlyHereError(Exception):
-    """Signals that a photo is to be decoded in a process with limits."""
+    """Signals that a photo must be decoded in the process with hard limits."""
 
 
 class EndedError(BaseException):
-    """Carries what ended the reading of a photo past Pillow, which handles many a kind of Exception.
+    """Carries the error that ended the reading of a photo past Pillow, which catches many an Exception.
 
     Attributes:
         error: Error to raise instead.
@@ -69,7 +69,7 @@ class EndedError(BaseException):
 
 @contextmanager
 def ended_by_caller() -> Iterator[None]:
-    """Raises what ended a reading within the block as the error that it was."""
+    """Unwraps an EndedError that the block raises, and raises the error that it carries."""
     try:
         yield
     except EndedError as ended:
@@ -77,11 +77,11 @@ def ended_by_caller() -> Iterator[None]:
 
 
 def wait_on() -> None:
-    """Ends no photo, however long it takes."""
+    """Does nothing: a photo may take as long as it needs."""
 
 
 class GuardedFile(io.BufferedReader):
-    """Reads a photo's file for Pillow, and raises a PhotosError where the photo costs too much.
+    """Reads a photo's file for Pillow, and raises a PhotosError once the photo costs too much.
 
     Metadata is what Pillow reads before and after the pixels.
 
@@ -97,7 +97,7 @@ class GuardedFile(io.BufferedReader):
     """
 
     def __init__(self, path: Path, on_wait: Callable[[], None] = wait_on) -> None:
-        super().__init__(storage.open_regular(path).detach())  # never waits, though it may be a pipe by now
+        super().__init__(storage.open_regular(path).detach())  # does not wait, even if it is a pipe by now
         self.length = self.seek(0, io.SEEK_END)
         self.seek(0)
         self._in_metadata = True
@@ -131,17 +131,21 @@ class GuardedFile(io.BufferedReader):
         return super().read(size)
 
     def expect_pictures_alone(self, pixels: int, known_metadata: int) -> None:
-        """Counts the metadata of a photo whose file was read as a whole, as far as one can tell.
+        """Counts the metadata of a photo whose file was read in one go, as far as one can tell.
 
         Args:
-            pixels: Number of pixels of all its pictures; what is longer than these can be is metadata.
-            known_metadata: Bytes of what the decoder took for metadata.
+            pixels: Number of pixels in all its pictures; bytes beyond the most that these can take count as
+                metadata.
+            known_metadata: Number of bytes that the decoder recognised as metadata.
+
+        Raises:
+            PhotosError: There is too much metadata.
         """
         self._metadata_bytes = 0
         self._count_metadata(max(known_metadata, self.length - pixels * _MOST_BYTES_OF_PIXEL))
 
     def _left(self) -> int:
-        """Returns how many bytes are left, without those by which the file has grown since it was opened."""
+        """Returns how many bytes are left, not counting any added since the file was opened."""
         return max(0, self.length - self.tell())
 
     def look_at_the_clock(self) -> float:
@@ -209,8 +213,8 @@ def check_cost_here(image: Image.Image, resize_size: int, most_bytes: int) -> No
 
     Args:
         image: Photo as it was opened.
-        resize_size: Length of the photo's short side before the cut.
-        most_bytes: Bytes that it may take.
+        resize_size: Length of the photo's short side before the crop.
+        most_bytes: Largest number of bytes that the photo may take.
     """
     per_pixel = _BYTES_PER_PIXEL.get(str(image.format))
     if per_pixel is None or _most_bytes(*image.size, per_pixel, resize_size) > most_bytes:
@@ -218,7 +222,7 @@ def check_cost_here(image: Image.Image, resize_size: int, most_bytes: int) -> No
 
 
 def _most_bytes(width: int, height: int, per_pixel: int, resize_size: int) -> int:
-    """Returns what decoding a photo, and what `pixels.preprocess` then makes of it, takes at most."""
+    """Returns the most bytes that a photo can take while it is decoded and then preprocessed (`pixels`)."""
     pixels, short = width * height, min(width, height)
     shape = min(LONG, max(width, height) / short)
     coarse = min(pixels, int((4 * resize_size) ** 2 * shape))  # twice, as it may be turned

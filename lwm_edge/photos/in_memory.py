@@ -1,7 +1,7 @@
 """Prepares a photo in whatever form an app has it: a path, bytes, an open file, an image or an array.
 
-All of them go the one way to the network's input. Bytes are read as a file is, within the same limits, so
-that a hostile photo from a network can do no more than one on the disk.
+All of them take the same way to the network's input. Bytes are read as a file is, within the same limits, so
+that a hostile photo from the internet can do no more harm than one on the disk.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from .preprocessing import Preprocessing
 from .reading import read_photo
 
 AnyPhoto = AnyPath | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[Any]
-TAKEN = (
-    "a path, bytes, a file opened for reading bytes, a PIL image, or a NumPy array of uint8 (RGB [H, W, 3], "
+_ACCEPTED = (
+    "a path, bytes, a file opened in binary mode, a PIL image, or a NumPy array of uint8 (RGB [H, W, 3], "
     "RGBA [H, W, 4] or grey [H, W])"
 )
 _CHANNELS = (1, 3, 4)
-_MODES_WITHOUT_RANGE = ("F", "I")  # nobody can tell which number of theirs is white
+_MODES_WITHOUT_RANGE = ("F", "I")  # nobody can tell which of their values is white
 
 
 def prepare_photo(
     photo: AnyPhoto, preprocessing: Preprocessing, on_wait: Callable[[], None] = wait_on
 ) -> Pixels:
-    """Prepares a photo for the network, as every command does: upright, in RGB, scaled and cut.
+    """Prepares a photo for the network as every command does: upright, in RGB, scaled and cropped.
 
     Args:
-        photo: Path of a photo of a format that is read, the content of such a file as bytes, a file that is
-            open for reading bytes, a PIL image, or an array of uint8 (RGB [H, W, 3], RGBA [H, W, 4] or grey
-            [H, W]) or, for 16-bit grey, uint16. OpenCV's arrays are BGR: give `frame[..., ::-1]`.
+        photo: Path of a photo in a known format, the content of such a file as bytes, a file opened in binary
+            mode, a PIL image, or an array: uint8 (RGB [H, W, 3], RGBA [H, W, 4] or grey [H, W]) or, for
+            16-bit grey, uint16 [H, W]. OpenCV's arrays are BGR: give `frame[..., ::-1]`.
         preprocessing: Preprocessing of the model, such as `Classifier.preprocessing`.
         on_wait: Function that is called a few times a second while the photo takes long. What it raises ends
-            the reading, and comes out as it is.
+            the reading, and is passed on unchanged.
 
     Returns:
-        RGB [image_size, image_size, 3] uint8, which `Classifier.outputs` takes, stacked.
+        RGB [image_size, image_size, 3] uint8; a stack of these is what `Classifier.outputs` takes.
 
     Raises:
-        ConfigError: The photo is of a type that is not taken; the message says what is.
-        PhotosError: It cannot be read, is damaged, or costs too much.
+        ConfigError: The photo is of a type that is not accepted; the message says which are.
+        PhotosError: The photo cannot be read, is damaged, or costs too much.
     """
     if isinstance(photo, str | PathLike):
         return read_photo(Path(photo), preprocessing, on_wait=on_wait)
@@ -66,25 +66,25 @@ def prepare_photo(
 
 
 def photos_in(given: AnyPhoto | Iterable[AnyPhoto]) -> list[AnyPhoto]:
-    """Returns the photos that were given: one, or several of any kind; an array [B, H, W, 3] is a batch.
+    """Lists the photos that were given: one, or several of any kind; an array [B, H, W, 3] is a batch.
 
     Raises:
-        ConfigError: Something among them is no photo; the message says what is taken.
+        ConfigError: Something among them is not a photo; the message says what is accepted.
     """
     if is_photo(given):
         return [given]  # type: ignore[list-item]
     is_several = isinstance(given, Iterable) and not isinstance(given, dict)
     if not is_several or (isinstance(given, np.ndarray) and given.ndim != 4):
-        raise ConfigError(f"a photo is {TAKEN}, not {_kind(given)}; give one, or a list of them")
+        raise ConfigError(f"a photo is {_ACCEPTED}, not {_kind(given)}; give one, or a list of them")
     photos: list[Any] = list(given)  # type: ignore[arg-type]
     for number, photo in enumerate(photos):
         if not is_photo(photo):
-            raise ConfigError(f"a photo is {TAKEN}; number {number} of the list is {_kind(photo)}")
+            raise ConfigError(f"a photo is {_ACCEPTED}; item {number} of the list is {_kind(photo)}")
     return photos
 
 
 def is_photo(given: object) -> bool:
-    """Tells whether something is one photo, in any form that is taken."""
+    """Tells whether something is one photo, in any form that is accepted."""
     if isinstance(given, np.ndarray):
         return given.ndim in (2, 3)
     is_content = isinstance(given, str | PathLike | bytes | bytearray | memoryview | Image.Image)
@@ -95,12 +95,12 @@ def _kind(given: object) -> str:
     return (
         f"an array {list(given.shape)}"
         if isinstance(given, np.ndarray)
-        else f"of type {type(given).__name__}"
+        else f"an object of type {type(given).__name__}"
     )
 
 
 def _prepared(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
-    """Prepares an image; a copy, so that the caller's stays as it is."""
+    """Prepares a copy of an image, so that the caller's stays as it is."""
     if image.mode in _MODES_WITHOUT_RANGE:
         raise ConfigError(f"this image has the mode {image.mode!r}; convert it to RGB or to 8-bit grey")
     if not all(image.size):
@@ -119,7 +119,7 @@ def _image_of(array: NDArray[Any]) -> Image.Image:
     is_colour = array.ndim == 3 and array.shape[2] in _CHANNELS
     if not (is_deep_grey or (array.dtype == np.uint8 and (array.ndim == 2 or is_colour))):
         raise ConfigError(
-            f"an array of {array.dtype} {list(array.shape)} is no photo; give uint8: RGB [H, W, 3], RGBA "
+            f"an array of {array.dtype} {list(array.shape)} is not a photo; give uint8: RGB [H, W, 3], RGBA "
             "[H, W, 4] or grey [H, W]"
         )
     if not array.size:
@@ -128,18 +128,18 @@ def _image_of(array: NDArray[Any]) -> Image.Image:
 
 
 def _content_of(photo: object) -> bytes:
-    """Returns the content of a file that was given as bytes, or open.
+    """Returns the content of a photo that was given as bytes or as an open file.
 
     Raises:
-        ConfigError: It is neither, or was opened for reading text.
+        ConfigError: The photo is neither, or the file was opened in text mode.
     """
     if isinstance(photo, bytes | bytearray | memoryview):
         return bytes(photo)
     read = getattr(photo, "read", None)
     if not callable(read):
-        raise ConfigError(f"a photo is {TAKEN}, not {_kind(photo)}")
+        raise ConfigError(f"a photo is {_ACCEPTED}, not {_kind(photo)}")
     if isinstance(photo, io.TextIOBase):
-        raise ConfigError("this file gives text; open it for reading bytes, with open(path, 'rb')")
+        raise ConfigError("this file was opened in text mode; open it in binary mode, with open(path, 'rb')")
     try:
         content = read(MAX_FILE_BYTES + 1)
     except OSError as error:
@@ -153,9 +153,9 @@ def _content_of(photo: object) -> bytes:
 
 @contextmanager
 def _as_file(content: bytes) -> Iterator[Path]:
-    """Gives content a path, which the process for costly photos can open too; on Linux, in memory alone."""
+    """Gives content a path, which `decoder` can open too; on Linux, the content stays in memory."""
     if not hasattr(os, "memfd_create"):
-        with tempfile.TemporaryDirectory() as folder:  # Windows opens no file twice that deletes itself
+        with tempfile.TemporaryDirectory() as folder:  # Windows cannot open a self-deleting file twice
             path = Path(folder) / "photo"
             path.write_bytes(content)
             yield path

@@ -11,7 +11,7 @@ from ..records import utf8_name
 from .class_names import class_name_of, normalise_class_name
 
 LISTED = 20
-"""Number of files that are listed, of a class or beside the classes, before the rest is only counted."""
+"""Number of files, of a class or beside the classes, that are listed; the rest are only counted."""
 
 _LEFT_BY_MACHINES = {
     "__macosx",
@@ -35,7 +35,7 @@ class ClassFolder:
         name: Name of the class as its folder spells it, or as it was given.
         path: Path of the folder.
         files: Files of the class, sorted by path.
-        problems: Lines about what in the folder cannot be read or is not followed.
+        problems: Lines about what cannot be read, or is not followed, in the folder.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Listing:
     """Describes a folder of class folders.
 
     Attributes:
-        root: Folder that the paths of photos are shown from.
+        root: Folder that photos' paths are relative to when they are shown.
         within: Whether a class's photos must lie in its own folder; otherwise, they may lie in one beside it.
         classes: Classes, sorted by name.
         beside: Lines about files that belong to no class.
@@ -68,7 +68,7 @@ class Listing:
     counted_in: tuple[str, ...]
 
     def shown(self, path: Path) -> str:
-        """Writes the path of a photo for people."""
+        """Returns the path of a photo in the form that people are shown."""
         return printable_text(path.relative_to(self.root).as_posix())
 
     def holds(self, photo: Path, of: ClassFolder) -> bool:
@@ -80,16 +80,16 @@ class Listing:
 def list_photos(folder: Path, class_name: str | None = None, *, may_be_named: bool = False) -> Listing:
     """Lists a folder with one sub-folder per class, or a folder of one class.
 
-    Sub-folders of a class's folder belong to the class. Hidden files and folders, and what machines leave
-    behind, are passed over.
+    Sub-folders of a class's folder belong to the class. Hidden files and folders are passed over, and so is
+    what systems leave behind, such as thumbs.db.
 
     Args:
         folder: Path of the folder.
         class_name: Name of the one class that the whole folder shows; None if its sub-folders are classes.
-        may_be_named: Whether the user can give a name to a folder of photos alone.
+        may_be_named: Whether the user could have given that name; if so, an error says how.
 
     Raises:
-        PhotosError: There is no such folder, or it does not have class folders.
+        PhotosError: There is no such folder, it has no class folders, or it is a data set in parts.
     """
     folders, loose = _entries(folder)
     if class_name is not None:
@@ -118,12 +118,12 @@ def list_one_level(folder: Path) -> ClassFolder:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Lists the files in a folder and its sub-folders, sorted by path, less what is passed over."""
+    """Lists the files in a folder and its sub-folders, sorted by path, except for those passed over."""
     return sorted(_files_below(folder, folder, []))
 
 
 def photo_files(folder: Path) -> list[Path]:
-    """Lists the files in a folder, sorted by name, less its sub-folders and what is passed over.
+    """Lists the files in a folder, but not in its sub-folders, sorted by name, except for those passed over.
 
     Raises:
         OSError: The folder cannot be read.
@@ -136,12 +136,12 @@ def _kept_entries(folder: Path) -> list[Path]:
 
 
 def printable_text(text: str) -> str:
-    """Writes a name for people; one with characters that cannot be shown becomes ASCII."""
+    """Returns a name as people are shown it; one with characters that cannot be shown is escaped in ASCII."""
     return text if text.isprintable() else ascii(text)
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Lists the sub-folders and the files in the folder of photos, less what is passed over."""
+    """Lists the sub-folders and the files in the folder of photos, except for those passed over."""
     folders, files = list[Path](), list[Path]()
     try:
         for path in folder.iterdir():
@@ -172,7 +172,7 @@ def _without_sub_folders(folder: Path, files: list[Path], may_be_named: bool) ->
 def _refuse_parts_of_a_data_set(folder: Path, folders: list[Path]) -> None:
     """Refuses class folders one level further down, below train, val and test.
 
-    A class may have such a name too: then its folder has photos, or stands beside folders of other names.
+    A class may have such a name too; then its folder holds photos, or lies beside folders of other names.
     """
     parts = [path for path in folders if path.name.casefold() in _PARTS_OF_A_DATA_SET and _has_no_files(path)]
     if len(parts) > 1 or parts == folders:
@@ -180,7 +180,7 @@ def _refuse_parts_of_a_data_set(folder: Path, folders: list[Path]) -> None:
         part = min(parts, key=lambda path: not path.name.casefold().startswith("train"))
         raise PhotosError(
             f"{folder} looks like a data set in parts ({names}), each with class folders of its own; give "
-            f"one part, such as {part}, or, if that is a class, put its photos into its folder itself"
+            f"one part, such as {part}, or, if that is a class, put its photos directly into its folder"
         )
 
 
@@ -221,7 +221,7 @@ def _files_below(folder: Path, root: Path, problems: list[str]) -> Iterator[Path
 
 
 def _sub_folders_of(found: ClassFolder) -> str | None:
-    """Says which sub-folders are counted in with a class; None if it has none."""
+    """Says which sub-folders a class includes; returns None if there are none."""
     first = {path.relative_to(found.path).parts[0] for path in found.files if path.parent != found.path}
     if not first:
         return None

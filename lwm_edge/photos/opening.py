@@ -1,7 +1,7 @@
-"""Opens photos with Pillow, so that metadata cannot cost much, and damage to it alone gets no photo skipped.
+"""Opens photos with Pillow in a way that keeps metadata cheap, and skips no photo for damaged metadata alone.
 
-PNG and JPEG are opened by classes derived from Pillow's: to set Pillow's switches instead would change them
-for the whole process, which is somebody else's app.
+PNG and JPEG are opened by classes derived from Pillow's: setting Pillow's switches instead would change them
+for the whole process, which may be somebody else's app.
 """
 
 from __future__ import annotations
@@ -38,9 +38,12 @@ _BRANDS = {
 }
 _CONTAINER_BRANDS = {b"mif1", b"msf1"}
 _NEW_SUBFILE_TYPE = 254  # number of the TIFF tag whose lowest bit marks a preview
-_SCANS_BLOCK = 1024  # bytes of a JPEG that are decoded at most without a look at the clock
-_FIRST_BLOCK, _LEAST_BLOCK = 128, 16  # as there may be many scans, of 10 bytes each, over all pixels
+# Most bytes of a JPEG to decode before the next look at the clock: of one with many scans, and of one with a
+# single scan, as nearly all photos are, in which all bytes cost about the same.
+_SCANS_BLOCK, _ONE_SCAN_BLOCK = 1024, 16 * 1024
+_FIRST_BLOCK, _LEAST_BLOCK = 128, 16  # small, as 10 bytes may start another scan of all pixels
 _FAST_BLOCK, _SLOW_BLOCK = 0.02, 0.1  # seconds
+_START_OF_SCAN, _SCAN_HEADER_BYTES = b"\xff\xda", 6  # bytes after this mark, plus two for each colour
 _WEBP_METADATA = ("exif", "xmp", "icc_profile")
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _TEXTS_WITH_ORIENTATION = ("Raw profile type exif", "XML:com.adobe.xmp", "xmp")
@@ -54,17 +57,18 @@ def open_photo(
 
     Args:
         path: Path of the photo.
-        resize_size: Length of the short side that it is to be scaled to.
-        most_bytes: Bytes that a photo like this one may take at worst; None in a process with a limit.
+        resize_size: Length of the photo's short side before the crop.
+        most_bytes: Bytes that the worst photo of this format and size may take; None in the process with hard
+            limits.
         on_wait: Function that is called a few times a second; what it raises ends the reading.
 
     Yields:
         The image, which must be decoded within the block.
 
     Raises:
-        PhotosError: The photo is no regular file, or costs too much; decoding may raise this too.
+        PhotosError: The photo is not a regular file, or costs too much; decoding may raise this too.
         NeedsReaderError: A library that reads such photos is not installed.
-        TooCostlyHereError: It might take more than `most_bytes`.
+        TooCostlyHereError: The photo might take more than `most_bytes`.
         EndedError: `on_wait` raised an error.
     """
     check_photo_file(path)
@@ -80,7 +84,7 @@ def open_photo(
 def load_reader_of(path: Path) -> None:
     """Loads the library that reads a photo, so that its memory does not count as the photo's.
 
-    For the process with limits alone: the library's settings are that process's.
+    Only the process with hard limits may call it, as it changes the library's settings for all its callers.
 
     Raises:
         OSError: The file cannot be read.
@@ -97,11 +101,11 @@ def _opened(file: GuardedFile, has_limits: bool) -> Image.Image:
             file.seek(0)
     formats = _costly_formats(file)
     _require_readers(formats)
-    if formats and not has_limits:  # to open one takes memory, for its pixels or for the whole file
+    if formats and not has_limits:  # merely opening one takes memory for its pixels or the whole file
         raise TooCostlyHereError
     _load_readers(formats)
     if formats == ("WEBP",):
-        file.expect_pictures_alone(MAX_WEBP_PIXELS, 0)  # before it is read, as a whole
+        file.expect_pictures_alone(MAX_WEBP_PIXELS, 0)  # checked before the whole file is read in one go
     image = Image.open(file, formats=formats or ("BMP",))
     if formats == ("WEBP",):
         _bound_webp_metadata(file, image)
@@ -111,8 +115,8 @@ def _opened(file: GuardedFile, has_limits: bool) -> Image.Image:
 def _bound_webp_metadata(file: GuardedFile, image: Image.Image) -> None:
     """Counts a WebP's metadata, and keeps what may hold the orientation.
 
-    Pillow hands the file to its decoder as a whole, which then tells the three kinds that it knows. It tells
-    nothing of any others.
+    Pillow hands the whole file to its decoder, which passes on the three kinds of metadata that it knows, and
+    says nothing about any others.
     """
     known = [image.info.pop(name, b"") for name in _WEBP_METADATA]
     frames = int(getattr(image, "n_frames", 1))
@@ -122,7 +126,7 @@ def _bound_webp_metadata(file: GuardedFile, image: Image.Image) -> None:
 
 
 def _costly_formats(file: GuardedFile) -> tuple[str, ...]:
-    """Names the formats that a file may have by its first bytes, of those that take a process with limits."""
+    """Names the formats that a file may have, by its first bytes, of those that only `decoder` may decode."""
     start = file.peek(_START_BYTES)[:_START_BYTES]
     if start.startswith(_TIFF_STARTS):
         return ("TIFF",)
@@ -130,14 +134,14 @@ def _costly_formats(file: GuardedFile) -> tuple[str, ...]:
         return ("WEBP",)
     if start[4:8] != b"ftyp":
         return ()
-    length = int.from_bytes(start[:4], "big")  # of a list of brands, which AVIF, HEIF and films begin with
+    length = int.from_bytes(start[:4], "big")  # of the list of brands that AVIF, HEIF and films begin with
     brands = {start[at : at + 4] for at in range(8, min(length, len(start)), 4)}
     formats = tuple(name for name, of_format in _BRANDS.items() if brands & of_format)
     return formats or (tuple(_BRANDS) if brands & _CONTAINER_BRANDS else ())
 
 
 def _require_readers(formats: Sequence[str]) -> None:
-    """Refuses a photo that no installed library reads."""
+    """Refuses a photo that no installed library can read."""
     missing = [name for name in formats if name in _READERS and find_spec(_READERS[name][0]) is None]
     if missing and len(missing) == len(formats):
         _, kind, how = _READERS[missing[-1]]
@@ -151,7 +155,7 @@ _READERS = {  # module, what such photos are called, and how to get the module
 
 
 class NeedsReaderError(PhotosError):
-    """Signals that a photo is sound as far as is known, but takes a library that is not installed.
+    """Signals that reading a photo, which may well be sound, needs a library that is not installed.
 
     Attributes:
         kind: Kind of the photo.
@@ -159,12 +163,12 @@ class NeedsReaderError(PhotosError):
     """
 
     def __init__(self, kind: str, how: str) -> None:
-        super().__init__(f"is a photo of kind {kind}, which takes another library to read: {how}")
+        super().__init__(f"is a photo in {kind} format, which needs another library to be read: {how}")
         self.kind, self.how = kind, how
 
 
 def _load_readers(formats: Sequence[str]) -> None:
-    """Loads libraries that read formats, with one thread each: the memory of more would not be bounded."""
+    """Loads the libraries that read some formats, with one thread each, so that their memory is bounded."""
     if "TIFF" in formats:
         from PIL import TiffImagePlugin  # noqa: F401
     if "WEBP" in formats:
@@ -182,7 +186,7 @@ def _load_readers(formats: Sequence[str]) -> None:
 
 
 def _refuse_preview(image: Image.Image) -> None:
-    """Refuses a raw photo: of most kinds, Pillow finds a preview of the size of a stamp."""
+    """Refuses a raw photo: in most kinds, Pillow finds only a preview the size of a stamp."""
     if image.format == "TIFF" and int(image.tag_v2.get(_NEW_SUBFILE_TYPE, 0)) & 1:  # type: ignore[attr-defined]
         raise PhotosError("is a raw photo, of which only a small preview can be read; save it as JPEG")
 
@@ -193,19 +197,33 @@ class _Jpeg(JpegImageFile):
     def _open(self) -> None:
         super()._open()
         self.decodermaxblock = _FIRST_BLOCK
+        self.largest_block = _ONE_SCAN_BLOCK if self._has_one_scan() else _SCANS_BLOCK
+
+    def _has_one_scan(self) -> bool:
+        """Returns whether the first scan, whose header was read last, is the only one to be decoded."""
+        assert isinstance(self.fp, GuardedFile)
+        after, length = self.fp.tell(), _SCAN_HEADER_BYTES + 2 * self.layers
+        header = _START_OF_SCAN + length.to_bytes(2, "big") + bytes([self.layers])
+        self.fp.seek(after - len(_START_OF_SCAN) - length)
+        has_all_colours = self.fp.read(len(header)) == header
+        self.fp.seek(after)
+        return has_all_colours and not self.info.get("progressive")
 
     def load_read(self, read_bytes: int) -> bytes:
-        """Reads the next block for the decoder; the longer it took over the last one, the less."""
+        """Reads the next block for the decoder: the longer the last one took, the smaller it is."""
         assert isinstance(self.fp, GuardedFile)
         seconds = self.fp.look_at_the_clock()
         if seconds > _SLOW_BLOCK:
             self.decodermaxblock = max(_LEAST_BLOCK, self.decodermaxblock // 4)
         elif seconds < _FAST_BLOCK:
-            self.decodermaxblock = min(_SCANS_BLOCK, self.decodermaxblock * 2)
+            self.decodermaxblock = min(self.largest_block, self.decodermaxblock * 2)
         return super().load_read(min(read_bytes, self.decodermaxblock))
 
     def getexif(self) -> Image.Exif:
-        """Returns no Exif: Pillow asks for it on opening, and may take hundreds of times its length."""
+        """Returns no Exif.
+
+        Pillow asks for it on opening, and may take hundreds of times its length to parse it.
+        """
         return Image.Exif()
 
 
@@ -259,7 +277,7 @@ class _ForgivingStream(PngStream):
         return ancillary and hasattr(self, f"chunk_{cid.decode('ascii', 'replace')}")
 
     def _keep_orientation_alone(self, before: dict[str | tuple[int, int], Any]) -> None:
-        """Removes the texts just read from `im_info`, where one could also pass for something else."""
+        """Removes the texts just read from `im_info`, where one could be taken for another entry."""
         kept = {name: self.im_info[name] for name in _TEXTS_WITH_ORIENTATION if name in self.im_info}
         self.im_info.clear()
         self.im_info.update(before)

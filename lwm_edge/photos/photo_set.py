@@ -6,6 +6,7 @@ Photos are read from where they are; none is copied to or kept on the disk.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +39,7 @@ class Photo:
 
 
 def digest_of(digests: Iterable[str]) -> str:
-    """Returns one digest for some photos, given that of each, whatever their order."""
+    """Returns one digest of several photos, given the digest of each; their order does not matter."""
     return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
 
 
@@ -47,12 +48,13 @@ class PixelCache:
     """Keeps prepared photos in memory, up to a limit; the others are read again each time.
 
     Attributes:
-        limit_bytes: Maximum bytes of the pixels that are kept.
+        limit_bytes: Largest number of bytes that the kept pixels may take.
     """
 
     limit_bytes: int
     _held: dict[Path, Pixels] = field(default_factory=dict)
     _bytes: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def read(
         self,
@@ -65,11 +67,12 @@ class PixelCache:
         pixels = self._held.get(path)
         if pixels is None:
             pixels = read_photo(path, preprocessing, limit_bytes, on_wait)
-            if self._bytes + pixels.nbytes <= self.limit_bytes:
-                pixels = pixels.copy()  # what Pillow hands over takes more memory than its pixels
-                pixels.flags.writeable = False
-                self._held[path] = pixels
-                self._bytes += pixels.nbytes
+            with self._lock:
+                if self._bytes + pixels.nbytes <= self.limit_bytes:
+                    pixels = pixels.copy()  # what Pillow hands over takes more memory than the pixels need
+                    pixels.flags.writeable = False
+                    self._held[path] = pixels
+                    self._bytes += pixels.nbytes
         return pixels
 
     @property
@@ -91,11 +94,11 @@ class PixelCache:
 
 
 def augment(pixels: Pixels, generator: np.random.Generator) -> Pixels:
-    """Shifts a photo by up to an eighth (mirrored at the edges) and flips it left to right half of the time.
+    """Shifts a photo by up to an eighth (mirrored at the edges) and flips it left to right half the time.
 
     Args:
         pixels: Pixels of the photo [H, W, 3] uint8.
-        generator: Random generator that decides; see `augmentation_generator`.
+        generator: Random generator that decides by how much; see `augmentation_generator`.
 
     Returns:
         The pixels [H, W, 3] uint8.
@@ -121,7 +124,7 @@ class PhotoSet:
         photos: Photos of the set.
         preprocessing: Preprocessing of the model.
         cache: Cache that keeps prepared photos.
-        augmentation_seed: Seed of the augmentation; None never augments.
+        augmentation_seed: Seed of the augmentation; None if photos are never augmented.
     """
 
     photos: Sequence[Photo]
@@ -141,8 +144,11 @@ class PhotoSet:
 
         Args:
             indices: Indices of the photos.
-            epoch: Epoch that augments them; None leaves them as they are.
-            report: Reporter of photos, which is told of each, and again while one takes long.
+            epoch: Epoch to augment them for; None leaves them as they are.
+            report: Reporter that is called before each photo, and again while one takes long.
+
+        Raises:
+            PhotosError: A photo can no longer be read.
         """
         report = report or StepReporter("photos", len(indices), ignore_progress)
         return np.stack([self._load(self.photos[i], epoch, report) for i in indices])

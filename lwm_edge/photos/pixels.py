@@ -12,11 +12,11 @@ from PIL import Image
 
 Pixels = NDArray[np.uint8]
 
-_COARSE = 2  # large photos are first reduced, quickly, to this many times the target side
-LONG = 3  # times as long as wide; only the middle of longer photos is converted
+_COARSE = 2  # large photos are first quickly reduced to this many times the target side
+LONG = 3  # times as long as it is wide: of any longer photo, only the middle is converted
 STRIP_ROWS = 64  # rows of the photo that are converted at once
-EXIF_BYTES = 16 * 1024  # enough for the orientation; to parse Exif, Pillow may need 100s of times its length
-_EXIF_CHARACTERS = 3 * EXIF_BYTES  # as a text of hexadecimal digits, in lines
+EXIF_BYTES = 16 * 1024  # enough for the orientation; parsing Exif can take Pillow 100s of times its length
+_EXIF_CHARACTERS = 3 * EXIF_BYTES  # the same, as lines of hexadecimal digits
 _EXIF_AS_TEXT = "Raw profile type exif"  # in older PNG files
 _ORIENTATION = 0x0112  # number of the Exif tag
 _UPRIGHT_BY = {
@@ -31,12 +31,12 @@ _UPRIGHT_BY = {
 
 
 def preprocess(image: Image.Image, image_size: int, resize_size: int) -> Pixels:
-    """Turns a photo upright, converts it to RGB, scales the short side and cuts out the centre.
+    """Turns a photo upright, converts it to RGB, scales it to a given short side and crops the centre.
 
     Args:
         image: Photo as Pillow opened it, not yet decoded.
         image_size: Height and width of the result.
-        resize_size: Length of the photo's short side before the cut.
+        resize_size: Length of the photo's short side before the crop.
 
     Returns:
         RGB [image_size, image_size, 3] uint8.
@@ -57,7 +57,7 @@ def preprocess(image: Image.Image, image_size: int, resize_size: int) -> Pixels:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Returns the orientation that Exif or XMP gives; 1, which is upright, where neither can be read."""
+    """Returns the orientation that Exif or XMP gives; 1, which means upright, where neither can be read."""
     metadata = Image.new("1", (1, 1))  # a new image, for which Pillow has read no Exif yet
     metadata.info = dict(image.info)
     try:
@@ -73,7 +73,7 @@ def _orientation(image: Image.Image) -> int:
 def _to_reduced_rgb(image: Image.Image, side: int) -> Image.Image:
     """Converts a photo's middle to RGB, reduced by a whole factor that keeps its short side at least `side`.
 
-    It works strip by strip, so that no second copy of a large photo is made.
+    It works strip by strip, so that a large photo is never copied as a whole.
     """
     factor = max(1, min(image.size) // side)
     left, top, right, bottom = _middle(*image.size)
@@ -87,7 +87,7 @@ def _to_reduced_rgb(image: Image.Image, side: int) -> Image.Image:
 
 
 def _middle(width: int, height: int) -> tuple[int, int, int, int]:
-    """Returns the box without the ends of a long photo, of which the centre cut would show nothing."""
+    """Returns the box of a long photo without its ends, of which the centre crop would show nothing."""
     longest = LONG * min(width, height)
     left, top = (max(0, length - longest) // 2 for length in (width, height))
     return left, top, width - left, height - top

@@ -10,7 +10,7 @@ from ..records import Record
 
 
 class Preprocessing(Record):
-    """Describes the way from a photo to the network's input, which `pixels.preprocess` alone follows.
+    """Describes the way from a photo to the network's input; only `pixels.preprocess` follows it.
 
     Attributes:
         image_size: Height and width of the network's input, in pixels.

@@ -1,4 +1,4 @@
-"""Measures what can be wrong with a photo whatever it shows: how sharp, how bright and how large it is."""
+"""Measures what can be wrong with a photo, whatever it shows: sharpness, brightness and size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .guard import MAX_BYTES_HERE, TooCostlyHereError
 from .opening import open_photo
 from .pixels import Pixels
 
-_BRIGHTEST, _DARKEST = 99, 1  # percentiles: a few odd pixels say nothing
+_BRIGHTEST, _DARKEST = 99, 1  # percentiles, so that a few odd pixels do not count
 
 
 def sharpness(pixels: Pixels) -> float:
@@ -28,13 +28,13 @@ def sharpness(pixels: Pixels) -> float:
 
 
 def brightness_range(pixels: Pixels) -> tuple[float, float]:
-    """Returns how dark and how bright a photo is at most, from 0 to 255, but for single pixels."""
+    """Returns the brightness of a photo's darkest and brightest parts, from 0 to 255."""
     darkest, brightest = np.percentile(_grey(pixels), [_DARKEST, _BRIGHTEST])
     return float(darkest), float(brightest)
 
 
 def short_side(path: Path, resize_size: int) -> int | None:
-    """Returns a photo's short side in pixels, as its file declares it; None if that takes decoding it."""
+    """Returns a photo's short side in pixels, as its file declares it; None if even opening it is costly."""
     try:
         with open_photo(path, resize_size, MAX_BYTES_HERE) as image:
             return min(image.size)

@@ -1,6 +1,6 @@
 """Reads photos: the only way from a file to the network's input, in training, evaluation and prediction.
 
-Photos that cannot take much are decoded in this process, all others in one that has limits (`decoder`).
+Photos that cannot take much are decoded in this process, all others in one with hard limits (`decoder`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .guard import MAX_BYTES_HERE, MAX_MEMORY_BYTES, MIB, SMALLER, TooCostlyHere
 from .pixels import Pixels
 from .preprocessing import Preprocessing
 
-_ALWAYS_HERE = 16 * MIB  # what a photo may take in this process at least, however little the limit leaves
+_ALWAYS_HERE = 16 * MIB  # a photo may always take this much in this process, however little the limit leaves
 
 
 def read_photo(
@@ -30,10 +30,10 @@ def read_photo(
     Args:
         path: Path of the photo.
         preprocessing: Preprocessing of the model.
-        limit_bytes: Bytes that this process, and the one that decodes costly photos, may take together; None
-            limits what the photo takes alone.
+        limit_bytes: Most bytes that this process and the one that decodes costly photos may take together. If
+            it is None, only what the photo itself takes is limited.
         on_wait: Function that is called a few times a second while the photo takes long. What it raises ends
-            the reading, and comes out as it is.
+            the reading, and is passed on unchanged.
 
     Returns:
         RGB [image_size, image_size, 3] uint8.
@@ -67,12 +67,12 @@ def read_photo(
 
 
 def forget_decoding_peak() -> None:
-    """Starts to measure what reading photos takes in the process that decodes costly ones."""
+    """Starts measuring afresh how much memory the process that decodes costly photos takes."""
     DECODER.forget_peak()
 
 
 def decoding_bytes(here: int) -> int:
-    """Returns what reading photos took in both processes together.
+    """Returns how many bytes reading photos took in both processes together.
 
     Args:
         here: Bytes that it took in this process.

@@ -1,4 +1,4 @@
-"""Finds photos that are nearly the same, by a perceptual hash of imagehash (the extra `check`)."""
+"""Finds photos that are nearly the same, by imagehash's perceptual hash (the extra `check`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from .pixels import Pixels
 
 _HASH_SIDE = 16  # so a hash has 256 bits
-_NEAR_BITS = 24
+_NEAR_BITS = 24  # hashes that differ in no more bits than this are those of nearly the same photo
 _ROWS_AT_ONCE = 512
 
 Hash = NDArray[np.bool_]
@@ -24,7 +24,7 @@ def can_compare() -> bool:
 
 
 def hash_of(pixels: Pixels) -> Hash:
-    """Returns the perceptual hash of a photo: the signs of the low frequencies of its brightness [256]."""
+    """Returns a photo's perceptual hash [256]: the signs of the low frequencies of its brightness."""
     import imagehash
 
     bits: Hash = imagehash.phash(Image.fromarray(pixels), hash_size=_HASH_SIDE).hash.ravel()
@@ -34,8 +34,12 @@ def hash_of(pixels: Pixels) -> Hash:
 def near_duplicates(hashes: Sequence[Hash]) -> dict[int, int]:
     """Finds photos that are nearly the same as an earlier one.
 
+    Args:
+        hashes: Hash of each photo.
+
     Returns:
-        By the index of each such photo, that of the most similar earlier one that is not such a photo itself.
+        For each such photo, by its index, the index of the most similar earlier photo that is not nearly the
+        same as an even earlier one.
     """
     if not hashes:
         return {}

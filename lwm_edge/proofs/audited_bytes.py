@@ -29,7 +29,7 @@ from ..model.bundle import (
 from ..model.manifest import Manifest
 from ..model.onnx.graph import declared_backbone
 from .hidden_content import (
-    OF_THE_SYSTEM,
+    SYSTEM_ATTRIBUTES,
     attribute_problems,
     attributes,
     bundle_problems,
@@ -59,11 +59,11 @@ def _is_folder(path: Path) -> bool:
 def attributes_of_the_system(folder: Path) -> tuple[str, ...]:
     """Names the extended attributes below a folder that the operating system sets, which are not audited."""
     found = {name for path in (folder, *entries(folder)) for name in attributes(path)}
-    return tuple(sorted(found & OF_THE_SYSTEM))
+    return tuple(sorted(found & SYSTEM_ATTRIBUTES))
 
 
 def layout_problems(home: Home, generation: Generation, bundle: Bundle) -> list[str]:
-    """Lists files and folders that do not belong to a home (hidden or empty ones too), and those missing."""
+    """Lists files and folders that do not belong to a home (hidden or empty ones too), and missing files."""
     files = {home.path / CURRENT, home.path / LOCK, *(generation.path / name for name in GENERATION_FILES)}
     files |= {home.trust} if home.trust.is_file() else set()
     files |= {generation.previous} if permits_undo(bundle.manifest) else set()
@@ -75,7 +75,7 @@ def layout_problems(home: Home, generation: Generation, bundle: Bundle) -> list[
     ]
     missing = files - set(found) - {home.path / LOCK}
     problems += [f"{path.relative_to(home.path)} is missing" for path in sorted(missing)]
-    problems += [  # whatever its length is
+    problems += [  # even one of the right length
         f"{path.relative_to(home.path)} is {storage.kind_at(path)}, not a file"
         for path in sorted(files - {home.path / CURRENT})
         if os.path.lexists(path) and not storage.is_regular_file(path)
@@ -104,7 +104,7 @@ def bundle_items(bundle: Bundle, problems: list[str]) -> Iterator[AuditItem]:
             form = str(array.dtype), list(array.shape)
             if declared.get(name) != form:
                 problems.append(
-                    f"neither the graph nor lwm-edge has a tensor {name} {' '.join(map(str, form))}"
+                    f"neither the graph nor lwm-edge declares a tensor {name} {' '.join(map(str, form))}"
                 )
                 yield AuditItem(owner="unexplained", part=name, bytes=array.nbytes)
             else:
@@ -146,7 +146,7 @@ def _tensor_items(name: str, array: NDArray[Any], manifest: Manifest) -> Iterato
 
 
 def _owner(tensor: str) -> str:
-    """Names what a tensor belongs to: the first part of its own name."""
+    """Names the group that a tensor belongs to, from the first part of its name."""
     group = tensor.partition(".")[0]
     return {"measured": "measured accuracy", "unknown": "calibration", "probe": "parity probe"}.get(
         group, group
@@ -162,7 +162,7 @@ def other_items(
         (generation.onnx, "onnx file"),
         (generation.labels, "labels"),
         (generation.receipt, "receipt"),
-        (generation.previous, "model before, for undo"),
+        (generation.previous, "previous model, for undo"),
         (home.trust, "trusted key"),
         (home.training, "checkpoint"),
     ):

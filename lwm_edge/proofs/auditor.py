@@ -1,8 +1,8 @@
 """Audits a home: accounts for every byte, and shows that nothing else is there.
 
 `audit` looks at what is there now (`audited_bytes`), what the ONNX file grew by (`onnx_growth`) and what the
-increments cost (`model.ledger`); `simulation` makes increments to find out. Folders' own entries, whose size
-is the file system's affair, are not counted.
+increments cost (`model.ledger`); `simulation` runs increments to see whether anything grows. The folders' own
+entries are not counted, as their size is up to the file system.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def audit(home: Home | AnyPath) -> AuditReport:
         home: Model home, or the path of its folder.
 
     Returns:
-        The account; `passed` is False and `problems` says why if something is unexplained.
+        The account; if something is unexplained, `passed` is False and `problems` says why.
 
     Raises:
         HomeError: There is no home.
@@ -113,6 +113,6 @@ def _ledger_problems(bundle: Bundle, generation: Generation) -> Iterator[str]:
 def memory_problems(entry: LedgerEntry) -> Iterator[str]:
     """Yields problems: photos left in memory, or more than one teacher."""
     if entry.teacher_networks is not None and entry.teacher_networks > 1:
-        yield f"increment {entry.increment}: {entry.teacher_networks} teacher networks alive, not 1"
+        yield f"increment {entry.increment} left {entry.teacher_networks} teacher networks in memory, not 1"
     if entry.images_alive:
-        yield f"increment {entry.increment}: {entry.images_alive} photos left in memory"
+        yield f"increment {entry.increment} left {entry.images_alive} photos in memory"

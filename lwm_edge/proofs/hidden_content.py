@@ -6,7 +6,7 @@ Some things cannot be found in principle, since any value is possible in their p
 - names and small constants in the graph that the vendor exported, as far as `model.onnx.checks` allows them;
 - names of classes, the vendor's own words, and sentences and figures in a receipt or a checkpoint's plan;
 - digests of models that are gone, and keys and signatures in a record, as no key is there to compare with;
-- times, modes and owners of files, and the attributes in `OF_THE_SYSTEM`, which the audit's report names.
+- times, modes and owners of files, and the attributes in `SYSTEM_ATTRIBUTES`, which the audit's report names.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from ..records import plain_json, require_as_written
 
 _HEADER_PADDING = 8
 _NEVER_TRAINED = (".running_mean", ".running_var")
-OF_THE_SYSTEM = {  # from linux/xattr.h, apparmor(7) and the kernel's documentation of Smack
+SYSTEM_ATTRIBUTES = {  # from linux/xattr.h, apparmor(7) and the kernel's documentation of Smack
     *("security.selinux", "security.apparmor", "security.ima", "security.evm", "security.capability"),
     *("security.SMACK64", "security.SMACK64EXEC", "security.SMACK64TRANSMUTE", "security.SMACK64MMAP"),
     *("system.posix_acl_access", "system.posix_acl_default", "system.nfs4_acl", "system.richacl"),
@@ -47,7 +47,7 @@ OF_THE_SYSTEM = {  # from linux/xattr.h, apparmor(7) and the kernel's documentat
 
 
 def attributes(path: Path) -> Iterator[str]:
-    """Yields the names of extended attributes, which could hold anything, and add to no file's length."""
+    """Yields the names of extended attributes, which could hold anything and count in no file's length."""
     if hasattr(os, "listxattr"):
         with suppress(OSError):  # the file system has none
             yield from os.listxattr(path, follow_symlinks=False)
@@ -58,7 +58,7 @@ def attribute_problems(path: Path) -> list[str]:
     return [
         f"{path.name} carries the extended attribute {name}, which is unexplained"
         for name in attributes(path)
-        if name not in OF_THE_SYSTEM
+        if name not in SYSTEM_ATTRIBUTES
     ]
 
 
@@ -76,12 +76,12 @@ def header_problems(path: Path) -> list[str]:
     if len(text) - len(content) != -len(content) % _HEADER_PADDING:
         return [f"{path.name}: its header is padded with {len(text) - len(content)} spaces"]
     if not _is_in_order(header):
-        return [f"{path.name}: its tensors are in another order than lwm-edge writes them"]
+        return [f"{path.name}: its tensors are not in the order in which lwm-edge writes them"]
     return []
 
 
 def _is_in_order(header: dict[str, Any]) -> bool:
-    """Tells whether tensors stand as safetensors writes them: by data type, wide ones first, then by name."""
+    """Tells whether tensors are in safetensors' order: by data type, the widest first, and then by name."""
     starts = [tensor["data_offsets"][0] for tensor in header.values()]
     runs = [(dtype, [*names]) for dtype, names in groupby(header, lambda name: header[name]["dtype"])]
     dtypes = [dtype for dtype, _ in runs]
@@ -101,7 +101,7 @@ def bundle_problems(bundle: Bundle) -> Iterator[str]:
     manifest, arrays = bundle.manifest, bundle.arrays(*ROWS_BY_CLASS, CONFUSIONS, ONNX_GRAPH)
     classes = len(manifest.class_names)
     for name in sorted(ROWS_BY_CLASS):
-        if arrays[name][classes:].tobytes().strip(b"\0"):  # a negative zero is one too
+        if arrays[name][classes:].tobytes().strip(b"\0"):  # bytes, as a negative zero differs from zero
             yield f"{name} has bits set beyond the last class"
     confusions = arrays[CONFUSIONS]
     if confusions[confusions[:, 2] == 0].any():
@@ -124,7 +124,7 @@ def _graph_problems(graph: bytes, bundle: Bundle) -> list[str]:
 
 
 def checkpoint_problems(path: Path, bundle: Bundle) -> Iterator[str]:
-    """Checks that a checkpoint is of this model, and holds what trains and its momentum, and nothing else."""
+    """Checks that a checkpoint is of this model, and holds only what trains and the momentum of that."""
     yield from header_problems(path)
     yield from (f"{path.name}: {problem}" for problem in _header_tensor_problems(path, bundle.manifest))
     arrays = bundle.arrays(ONNX_GRAPH, WEIGHT, BIAS)
@@ -139,7 +139,7 @@ def checkpoint_problems(path: Path, bundle: Bundle) -> Iterator[str]:
             form = file.get_slice(name).get_dtype(), file.get_slice(name).get_shape()
             is_known = kind in ("parameter", "momentum") and form == ("F32", parameters.get(parameter))
             if not is_known or not {f"parameter.{parameter}", f"momentum.{parameter}"} <= names:
-                yield f"{path.name}: {name} {' '.join(map(str, form))} is no tensor of this model's training"
+                yield f"{path.name}: {name} {' '.join(map(str, form))} is not part of this model's training"
 
 
 def _header_tensor_problems(path: Path, manifest: Manifest) -> Iterator[str]:
@@ -168,7 +168,7 @@ def receipt_problems(path: Path, manifest: Manifest) -> list[str]:
         return [f"{path.name} hides something: {error}"]
     if not isinstance(receipt, dict):
         return []  # not a receipt, which `missing_or_changed` reports
-    problems = [f"{path.name} has {problem}" for problem in _strange(text)]
+    problems = [f"{path.name} has {problem}" for problem in _foreign_content(text)]
     footprint = receipt.get("footprint")
     head = footprint.get("ledger_head") if isinstance(footprint, dict) else None
     if head is not None and head != manifest.ledger.head:
@@ -176,26 +176,26 @@ def receipt_problems(path: Path, manifest: Manifest) -> list[str]:
     return problems
 
 
-def _strange(receipt: bytes) -> list[str]:
-    """Lists what the best-fitting kind of receipt does not have, however deep it is.
+def _foreign_content(receipt: bytes) -> list[str]:
+    """Lists what does not belong in the kind of receipt that fits best, however deep it is.
 
     Fields that a later release added may be missing.
     """
-    strange = []
+    foreign = []
     for kind in (IncrementReport, ChangeReport, RepairReport):
         try:
             kind.model_validate_json(receipt, strict=True)
         except ValidationError as error:
             problems = error.errors(include_url=False, include_context=False, include_input=False)
             places = [(".".join(map(str, p["loc"])), p["type"]) for p in problems if p["type"] != "missing"]
-            strange.append(
+            foreign.append(
                 [
                     f"{place}, which is not a field of a receipt"
                     if why == "extra_forbidden"
-                    else f"something else in {place} than a receipt has there"
+                    else f"something in {place} that no receipt has there"
                     for place, why in sorted(places)
                 ]
             )
         else:
             return []
-    return min(strange, key=len)
+    return min(foreign, key=len)

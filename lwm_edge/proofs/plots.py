@@ -64,7 +64,7 @@ def save_plot(steps: Sequence[SimulationStep], path: Path) -> None:
 def no_list_of_fonts_left() -> Iterator[None]:
     """Lets matplotlib keep its list of fonts in a temporary folder, not in the user's, while it loads.
 
-    Does nothing if it is loaded already, or if the user chose a folder.
+    Does nothing if matplotlib is loaded already, or if the user chose a folder for it.
     """
     if "matplotlib.font_manager" in sys.modules or os.environ.get(_FOLDER_OF_MATPLOTLIB):
         yield

@@ -21,13 +21,13 @@ class AuditItem(Report):
 
 
 class OnnxGrowth(Report):
-    """Reports what classifier.onnx grew by since the home was made.
+    """Reports by how much classifier.onnx has grown since the home was made.
 
     Attributes:
-        classes: Number of classes added since, less those removed.
+        classes: Number of classes that were added, less those that were removed.
         bytes: Number of bytes that the file grew by.
         bytes_per_class: Bytes per added class; None without added classes.
-        head_bytes: Bytes that the head's rows must take; None if the names at the time are not known.
+        head_bytes: Bytes that the head's new rows must take; None if the names at that time are not known.
         names_bytes: Bytes that the names must take; None in the same case.
         framing_bytes: Bytes that longer numbers and lengths must take; None in the same case.
         explained: Whether these three add up to `bytes`, exactly; None in the same case.

@@ -1,4 +1,4 @@
-"""Makes increments on a copy of a home's model, to see that storage and memory stay constant: `simulate`.
+"""Provides `simulate`, which makes increments on a copy of a home's model to see whether anything grows.
 
 The photos are generated textures, so accuracy says nothing here; files, memory, teachers and images do. All
 increments run in one process, where anything that they leave behind adds up, or each runs in its own.
@@ -145,7 +145,7 @@ def _without_how(step: SimulationStep) -> SimulationStep:
 
 
 def run_here(job: Job, teach: Teach) -> Iterator[SimulationStep]:
-    """Makes the increments one after the other and measures the home after each."""
+    """Makes the increments one after another, and measures the home after each."""
     home = Home(job.home)
     start, onnx_bytes = home.open_bundle().manifest, home.current().onnx_bytes()
     for increment in range(1, job.increments + 1):
@@ -220,7 +220,7 @@ def make_scratch_home(
         "bundle_bytes": 0,
         "increment_count": 0,
         "renamed": (),
-        "custody": None,  # of a model with another capacity
+        "custody": None,  # it is about a model of another capacity
         "ledger": Ledger(),
     }
     with tempfile.TemporaryDirectory(dir=folder) as made:

@@ -77,10 +77,12 @@ def find_problems(steps: Sequence[SimulationStep], trends: Sequence[Trend]) -> I
 def _describe(trend: Trend) -> str:
     grown = max(trend.growth_bytes, trend.last - trend.second)
     if trend.figure in _MEMORY_FIGURES:
-        return f"memory: {trend.figure} grew by {grown:,.0f} bytes; {trend.allowed_bytes:,.0f} are allowed"
+        allowed = f"{trend.allowed_bytes:,.0f} are allowed"
+        return f"peak memory ({trend.figure}) grew by {grown:,.0f} bytes; {allowed}"
     if trend.explained_bytes_per_class:
-        return f"file {trend.figure} does not have the length that its classes require"
-    return f"file {trend.figure} grew by {grown:,.0f} bytes"
+        return f"the file {trend.figure} does not have the length that its classes require"
+    what = trend.figure if trend.figure == STORAGE else f"the file {trend.figure}"
+    return f"{what} grew by {grown:,.0f} bytes"
 
 
 def _constant(figure: str, classes: Sequence[int], sizes: Sequence[int]) -> Trend:

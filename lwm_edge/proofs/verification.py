@@ -1,4 +1,4 @@
-"""Walks the chain of custody and says what it does and does not prove, without torch: `verify`."""
+"""Provides `verify`, which follows the chain of custody and says what it does and does not prove."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class VerificationReport(Report):
 
 @dataclass(frozen=True)
 class _Keys:
-    """Holds the keys that are verified against.
+    """Holds the keys to verify against.
 
     Attributes:
         vendor: Public key of the vendor; None if there is none.
@@ -130,11 +130,11 @@ def _verify_generation(generation: Generation, keys: _Keys, home: Home) -> Verif
 
 
 def _onnx_problems(generation: Generation, bundle: Bundle) -> list[str]:
-    """Lists how the file that apps load, which nobody signs, differs from what the bundle makes."""
+    """Compares the file that apps load, which nobody signs, with the one that the bundle makes."""
     if not generation.onnx.is_file():
         return [f"{generation.onnx.name} is missing"]
     same = is_onnx_of(bundle)(storage.read_regular(generation.onnx))
-    return [] if same else [f"{generation.onnx.name} is not what the bundle makes: it was altered"]
+    return [] if same else [f"{generation.onnx.name} does not match the bundle: it was altered"]
 
 
 def _verify(bundle: Bundle, keys: _Keys, home: Home | None, onnx_problems: list[str]) -> VerificationReport:

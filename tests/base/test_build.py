@@ -45,7 +45,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> BaseReport:
-    """Makes the base that most tests look at, once, as making one takes seconds."""
+    """Makes the base that most tests look at, and only once, because making one takes seconds."""
     return build_base(photos, tmp_path_factory.mktemp("tiny") / "base.lwm", WHOLE)
 
 
@@ -210,7 +210,7 @@ def test_stochastic_depth_follows_the_seed(
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_base_of_few_epochs_tells_most_photos_apart(tmp_path: Path) -> None:
     brief = BASE_CONFIG.model_copy(update={"epochs": 5})
     build_base(DEMO_DATA / "train" / "base", tmp_path / "base.lwm", brief)
@@ -224,7 +224,7 @@ def test_a_base_of_few_epochs_tells_most_photos_apart(tmp_path: Path) -> None:
 @pytest.mark.extended
 @pytest.mark.usefixtures("every_core")
 def test_the_demos_base_can_be_made_again(tmp_path: Path) -> None:
-    """benchmarks/make_demo_data.py still makes a base as good as the one that ships (a minute)."""
+    """benchmarks/make_demo_data.py still makes a base as good as the one that ships; it takes a minute."""
     build_base(DEMO_DATA / "train" / "base", tmp_path / "base.lwm", BASE_CONFIG)
     accuracy = {}
     for bundle in (BASE_BUNDLE, tmp_path / "base.lwm"):

@@ -60,7 +60,7 @@ def test_where_the_learnt_ones_lie_elsewhere_the_means_are_those_of_unseen_photo
         np.testing.assert_allclose(
             settled.statistics.means[label], unseen[0].head_inputs[unseen[1] == label].mean(0)
         )
-    assert settled.statistics.photos == 50 * CLASSES  # the covariance is of all
+    assert settled.statistics.photos == 50 * CLASSES  # the covariance is that of all photos
     share = (settled.predictions == unseen[1]).mean()
     assert share == pytest.approx(settled.report.accuracy["unseen"])
 
@@ -74,7 +74,7 @@ def test_photos_known_by_heart_do_not_give_the_means_even_where_they_do_no_harm(
 
 @pytest.mark.parametrize(("count", "ways"), [(1, {"all"}), (4, {"all", "unseen"})])
 def test_a_few_unseen_photos_of_a_class_do_not_give_its_mean(count: int, ways: set[str]) -> None:
-    """A class of which one photo is unseen has no such mean without it, so it would never be recognised."""
+    """If a class has one unseen photo, it has no mean without that photo, so it would never be recognised."""
     where = centres(0, 2.0)
     learnt, unseen = photos(where, 40, 1.0, 1), photos(where, count, 1.0, 2)
     settled = settle(known(learnt), *unseen, logits_that_are_right(unseen[1], 0.7), 1.0, CLASSES)
@@ -111,7 +111,7 @@ def test_what_was_recognised_and_confused_is_counted() -> None:
 
 
 def test_unseen_photos_of_some_classes_only_decide_nothing() -> None:
-    """Otherwise the classes that have some would take the photos of those that have none."""
+    """Otherwise photos of classes without unseen photos would be taken for classes that have some."""
     learnt, unseen = photos(centres(0, 2.0), 40, 0.1, 1), photos(centres(5, 2.0), 10, 1.0, 2)
     some = unseen[1] < 2
     partly = Observation(unseen[0].head_inputs[some]), unseen[1][some]
@@ -125,8 +125,8 @@ def test_unseen_photos_of_some_classes_only_decide_nothing() -> None:
 
 def test_a_few_lucky_photos_do_not_decide() -> None:
     labels = np.array([0, 0, 0, 1, 1, 1])
-    assert not _is_better(labels, np.array([0, 0, 1, 1, 1, 0]), labels)  # two more of six
-    assert not _is_better(labels, np.array([0, 1, 1, 1, 1, 0]), labels)  # three, within two deviations
+    assert not _is_better(labels, np.array([0, 0, 1, 1, 1, 0]), labels)  # two photos more
+    assert not _is_better(labels, np.array([0, 1, 1, 1, 1, 0]), labels)  # three may be chance
     many = np.repeat([0, 1], 20)
     assert _is_better(many, np.where(np.arange(40) % 4 == 0, 1 - many, many), many)
     # Many photos of one class do not outvote the others.

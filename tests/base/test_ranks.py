@@ -1,4 +1,4 @@
-"""What several processes do is put together as if one had done it all."""
+"""The work of several processes is put together as if one process had done it all."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class OneAfterTheOther(Ranks):
 
 
 def last_of(size: int, work: Callable[[Ranks], Any]) -> Any:
-    """Returns what the last of several processes gets, which sees what all others gathered."""
+    """Returns the result of the last of several processes, which sees what all the others gathered."""
     kept: dict[int, list[Any]] = {}
     return [work(OneAfterTheOther(rank, size, kept=kept)) for rank in range(size)][-1]
 
@@ -187,7 +187,7 @@ def test_one_failure_is_told_and_the_others_follow(
 
     def told_to_stop(seconds: float) -> None:
         waited.append(seconds)
-        raise KeyboardInterrupt  # torchrun ends this process as the first one has ended
+        raise KeyboardInterrupt  # torchrun ends this process because the first one has ended
 
     monkeypatch.setattr("time.sleep", told_to_stop)
     monkeypatch.setattr(ranks, "rendezvous", lambda url: iter([(Counter(failed_before), 0, 2)]))

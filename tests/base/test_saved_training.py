@@ -1,4 +1,4 @@
-"""A training that was interrupted continues, and ends where it would have ended."""
+"""Interrupted training continues, and ends where it would have ended."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_unfinished_training_of_another_base_is_left_alone(tmp_path: Path) -> No
 
 def test_a_file_that_is_no_training_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "base.lwm.training").write_text("notes")
-    with pytest.raises(ConfigError, match="it is another file; move it away"):
+    with pytest.raises(ConfigError, match="another file is there; move it away"):
         train(tmp_path / "base.lwm")
     assert (tmp_path / "base.lwm.training").read_text() == "notes"
 

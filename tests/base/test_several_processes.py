@@ -1,4 +1,4 @@
-"""Processes that torchrun starts make the base that one would have made, or all end with one message."""
+"""Processes that torchrun starts make the base that one process would make, or all end with one message."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.pages import ROOT
 
 pytestmark = pytest.mark.extended
 
-# Runs the command line as `python -m lwm_edge` does, once PREPARE was run.
+# Runs the command line as `python -m lwm_edge` does, after it has run PREPARE.
 START = """
 import os, signal, sys
 from lwm_edge.base import ranks, saved_training, train
@@ -78,7 +78,7 @@ def test_for_a_given_network_all_figures_are_those_of_one_process(tmp_path: Path
     for count in (1, 2):
         result = torchrun(*command, tmp_path / f"{count}.lwm", processes=count)
         assert result.returncode == 0, result.stderr
-        reports.append(BaseReport.model_validate_json(result.stdout))  # one document, of the first process
+        reports.append(BaseReport.model_validate_json(result.stdout))  # one document, from the first process
     one, several = reports
     assert several.levels.grid == one.levels.grid and several.warnings == one.warnings
     assert several.levels.accuracy == pytest.approx(one.levels.accuracy, abs=1e-5)

@@ -1,4 +1,4 @@
-"""The command line makes one public call per command, prints JSON if asked, and has exit codes by cause."""
+"""Each command makes one public call, prints JSON if asked, and has an exit code for each kind of error."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_predict_says_what_is_unknown_once_calibrated(run: Any, home: Home) -> N
     assert calibrated.code == 0 and "300 of 6 classes" in calibrated.out
     after = run("predict", "--unknown", "--keep", "0.8", *photos, "--home", home.path)
     assert after.code == 0 and "unknown (at best" in after.out
-    assert "unknown" not in run("predict", *photos, "--home", home.path).out  # only if asked to
+    assert "unknown" not in run("predict", *photos, "--home", home.path).out  # it is said only if asked for
     refused = run("predict", "--unknown", "--keep", "0.7", *photos, "--home", home.path)
     assert refused.code == 2 and "0.8, 0.9, 0.95, 0.98 or 0.99" in refused.err
 
@@ -102,7 +102,7 @@ def test_what_people_read_who_change_their_minds(run: Any, permitting_home: Home
     photos = photo_folder(tmp_path / "more", {"Mantel": "Coat"})
     assert "nothing was learnt" in run("add-photos", photos, "--home", home, "--solve-head", "--dry-run").out
     learnt = run("add-photos", photos, "--home", home, "--solve-head")
-    assert "Learnt 8 photos more of Mantel" in learnt.out and "Mantel: 8 of 8 photos" in learnt.out
+    assert "Learnt 8 more photos of Mantel" in learnt.out and "Mantel: 8 of 8 photos" in learnt.out
     told = " ".join(run("info", "--history", "--home", home).out.split())
     assert "UTC: removed Dress, then 5 classes; not signed Change 3" in told and "took back change 2" in told
     assert run("info", "--home", home, "--json").json["history"][0]["class_names"] == ["Coat", "Mantel"]
@@ -153,7 +153,7 @@ def test_a_base_from_the_command_line(run: Any, tmp_path: Path, make_photos: Pho
         (["build-base", "x", "--arch", "resnet18", "-o", "none/y"], 2, "in a folder that exists"),
         (["export", ".."], 2, "it is a folder"),
         (["export", "x.onnx", "--fp16", "--int8"], 2, "give one of them"),
-        (["export", "x.onnx", "--int8"], 2, "int8 must be compared on photos"),
+        (["export", "x.onnx", "--int8"], 2, "int8 must be checked on photos"),
         (["export", "x.onnx", "--static-batch", "0"], 2, "greater than or equal to 1"),
         (["export", "x.onnx", "--fp16", "--photos", "none"], 3, "does not exist"),
     ],
@@ -182,6 +182,16 @@ def test_a_failed_audit_has_its_exit_code(run: Any, home: Home) -> None:
     (home.path / "planted").write_text("x")
     result = run("audit", "--home", home.path)
     assert result.code == 4 and "planted (1 bytes) is unexplained" in result.err
+    assert f"lwm-edge repair --home {home.path}" in result.out and "of which 1 are unexplained" in result.out
+
+
+def test_an_audit_speaks_to_an_owner_and_with_details_to_an_engineer(run: Any, home: Home) -> None:
+    for_owners = run("audit", "--home", home.path).out
+    for_engineers = run("audit", "--home", home.path, "--details").out
+    assert "each in a known part of the home (--details lists the parts)" in for_owners
+    assert "classifier.onnx has not grown since the home was made" in for_owners
+    words = ("hash chain", "rows reserved", "parity probe")
+    assert not any(word in for_owners for word in words) and all(word in for_engineers for word in words)
 
 
 @pytest.mark.slow
@@ -325,8 +335,10 @@ def test_audit_simulate(run: Any, home: Home) -> None:
 
 @pytest.mark.slow
 def test_audit_simulate_for_people(run: Any, home: Home) -> None:
-    result = run("audit", "--home", home.path, "--simulate", "3", "--classes", "2", "--recipe", "lda")
+    command = ("audit", "--home", home.path, "--simulate", "3", "--classes", "2", "--recipe", "lda")
+    result = run(*command, "--details")
     assert result.code == 0 and "3 simulated increments of 2 classes by lda" in result.out
+    assert "no file grew by a byte" in result.out and "MiB in the last (2% more are allowed" in result.out
     assert "█" in result.out and "passed: storage and memory stay constant" in result.out
 
 

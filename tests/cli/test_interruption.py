@@ -1,4 +1,4 @@
-"""Told to stop, every command ends with a sentence and 130 or 143, whatever it was doing."""
+"""Every command that is told to stop ends with one sentence and 130 or 143, whatever it was doing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ except BaseException:
 """
 LOADS_IT = """
 import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
 from lwm_edge.cli.interruption import stop_with_a_sentence
 stop_with_a_sentence()
 sys.path.insert(0, sys.argv[1])
@@ -85,26 +85,26 @@ def test_just_after_the_switch_the_sentence_says_that_the_change_was_made(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seconds", [1, 3, pytest.param(6, marks=pytest.mark.extended)])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_a_real_increment_is_told_to_stop_at_several_moments(
-    home: Home, make_photos: PhotoMaker, number: signal.Signals, whole_group: bool
+    home: Home, make_photos: PhotoMaker, number: signal.Signals, whole_group: bool, seconds: int
 ) -> None:
     command = ["add-classes", str(make_photos("Bag")), "--home", str(home.path), "--recipe", "lwm"]
     command += ["--epochs", "10000"]
-    for seconds in (1, 3, 6):
-        with subprocess.Popen(
-            [sys.executable, "-m", "lwm_edge", *command],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        ) as process:
-            time.sleep(seconds)
-            (os.killpg if whole_group else os.kill)(process.pid, number)
-            _, told = process.communicate(timeout=60)
-        assert process.returncode == 128 + number, told
-        assert "Traceback" not in told
-        assert any(words in told for words in ("nothing was changed", "the model is unchanged"))
+    with subprocess.Popen(
+        [sys.executable, "-m", "lwm_edge", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        time.sleep(seconds)
+        (os.killpg if whole_group else os.kill)(process.pid, number)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, told
+    assert "Traceback" not in told
+    assert any(words in told for words in ("nothing was changed", "the model is unchanged"))

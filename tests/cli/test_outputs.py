@@ -1,4 +1,4 @@
-"""Where a user wants a file, a regular one is replaced and keeps its links, mode and owner; all else stays.
+"""An output replaces a regular file, whose links, mode and owner stay; anything else in its place is refused.
 
 What this prints is published in tests/README.md.
 """
@@ -52,7 +52,7 @@ def few_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def writers(home: Home, keys: Keys, few_photos: Path) -> dict[str, Callable[[Path], object]]:
-    """Collects everything that writes where a user says."""
+    """Collects every function that writes a file where a user says."""
     return {
         "export": lambda path: export_onnx(home, path),
         "build-base": lambda path: build_base(few_photos, path, SMALL),

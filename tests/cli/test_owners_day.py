@@ -20,7 +20,7 @@ WHO_IS_WORST = " {2}How well {9}| {19}"
 
 
 def stable(text: str) -> str:
-    """Leaves out of a line what another machine may print otherwise: times, figures and their order."""
+    """Leaves out of a line what may differ on another machine: times, figures and their order."""
     return re.sub(VARIES, "_", re.sub(WHO_IS_WORST, "", text))
 
 
@@ -54,4 +54,4 @@ def test_an_owners_day_prints_what_the_page_shows(
         line for line in block(PAGE, "owners-day-printed").splitlines() if stable(line) not in stable(printed)
     ]
     assert not missing, printed
-    assert not re.search("DS_Store|Thumbs|MACOSX", printed)  # what machines leave is not worth a word
+    assert not re.search("DS_Store|Thumbs|MACOSX", printed)  # what computers leave is not mentioned

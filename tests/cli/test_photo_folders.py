@@ -1,4 +1,4 @@
-"""What an owner's folder holds is said before anything is learnt, and once."""
+"""The command says once, before it learns anything, what it found in an owner's folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.folders import DEMO_DATA, PhotoMaker
 
 
 def with_faults(photos: Path) -> Path:
-    """Adds a loose photo, one in two classes, one that is none, and a sub-folder to Shirt and Bag."""
+    """Adds a loose photo, a photo in two classes, a file that is no photo, and a sub-folder."""
     shutil.copy(photos / "Bag" / "000.png", photos / "loose.png")
     shutil.copy(photos / "Bag" / "001.png", photos / "Shirt" / "bag.png")
     (photos / "Bag" / "list.txt").write_text("shopping")

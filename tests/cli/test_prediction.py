@@ -74,7 +74,7 @@ def test_a_partly_failed_call_has_its_own_exit_code(run: Any, tmp_path: Path) ->
         ([], "give photos, folders or -, or a camera"),
         (["x.png", "--camera", "0"], "but not both"),
         (["-", "-"], "give it once"),
-        (["--camera", "0", "--json"], "pass --frames N too"),
+        (["--camera", "0", "--json"], "pass --frames N"),
     ],
 )
 def test_what_does_not_go_together(run: Any, arguments: list[str], words: str) -> None:
@@ -140,7 +140,7 @@ def test_frames_are_turned_from_bgr_to_rgb(home: Home, video: Path, monkeypatch:
     from lwm_edge.home import camera
 
     red = np.zeros((32, 32, 3), np.uint8)
-    red[..., 2] = 255  # as OpenCV has it
+    red[..., 2] = 255  # in OpenCV's order, BGR
     monkeypatch.setattr(cv2.VideoCapture, "retrieve", lambda self: (True, red), raising=False)
     _, frame = next(camera._frames(video, 1.0))
     assert frame[0, 0].tolist() == [255, 0, 0]

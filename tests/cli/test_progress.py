@@ -1,4 +1,4 @@
-"""Every phase says how far it is and how long it still takes, on a terminal and in plain lines."""
+"""Every phase says how far it has got and how long it will still take, on a terminal and in plain lines."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_plain_lines_say_how_far_it_is_and_how_long_it_takes(capsys: pytest.Capt
     assert lines[:2] == ["Reading 100 photos ...", "Reading photos 4/100, about 5 min to go"]
     assert "Reading photos 96/100, about 12 s to go" in lines
     assert lines[-2:] == ["Evaluating, 8 steps ...", "Saving and checking the new model, takes about 3 s ..."]
-    assert len(lines) == 27  # one in ten seconds, as each step takes three
+    assert len(lines) == 27  # one in ten seconds, when each step takes three
 
 
 def test_a_training_has_a_line_for_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Receipts speak to an owner, and an interrupted increment is named, resumed as it was, or dropped aloud."""
+"""Receipts speak to an owner; an interrupted increment is named, then resumed as it was or openly dropped."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def test_a_refusal_says_which_setting_or_photos_differ(home: Home, make_photos: 
     next((photos / "Bag").iterdir()).unlink()
     with pytest.raises(ConfigError) as refused:
         plan_increment(home, photos)
-    assert refused.value.problems == (f"the photos are not the same, which were those in {photos}",)
+    assert refused.value.problems == (
+        f"the photos are not those of the interrupted increment, which were in {photos}",
+    )
 
 
 @pytest.mark.slow
@@ -102,5 +104,5 @@ def test_a_long_receipt_begins_with_the_worst_classes(
     receipt.new_classes(learnt.model_copy(update={"judged": judged, "new_classes": names}))
     shown = capsys.readouterr().out
     assert "Learnt 40 classes" in shown and "C0: 0 of 8 photos recognised" in shown and "C1: 1 of 8" in shown
-    assert "and 28 more, each on 25.0% of its photos or better" in shown
+    assert "and 28 more, each on at least 25.0% of its photos" in shown
     assert "give more photos of C0, C1" in shown

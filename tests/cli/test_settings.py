@@ -1,4 +1,4 @@
-"""Settings out of range are a ConfigError that lists all of them, wherever they come from."""
+"""Settings out of range raise a ConfigError that lists all of them, wherever they come from."""
 
 from __future__ import annotations
 

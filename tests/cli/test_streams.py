@@ -1,4 +1,4 @@
-"""What was done decides the exit code, not whether the report could be printed.
+"""The exit code depends on what was done, not on whether the report could be printed.
 
 What this prints is published in tests/README.md.
 """
@@ -33,7 +33,7 @@ GONE = {
 
 
 def _run(command: str, encoding: str = "utf-8", before: str = "") -> subprocess.CompletedProcess[bytes]:
-    """Runs a command line of bash; its status is that of lwm-edge."""
+    """Runs a command line of bash, whose exit status is that of lwm-edge."""
     lwm_edge = f"{sys.executable} -m lwm_edge"
     return subprocess.run(
         ["bash", "-c", f"{before} {lwm_edge} {command}; exit ${{PIPESTATUS[0]}}"],
@@ -44,7 +44,7 @@ def _run(command: str, encoding: str = "utf-8", before: str = "") -> subprocess.
 
 
 def _run_all(*commands: tuple[str, ...]) -> list[subprocess.CompletedProcess[bytes]]:
-    """Runs commands two at a time: each is one process with one thread, and mostly loads libraries."""
+    """Runs commands two at a time, because each is one process with one thread, mostly loading libraries."""
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda arguments: _run(*arguments), commands))
 

@@ -54,7 +54,7 @@ def _base(**changes: Any) -> Manifest:
 
 
 def _grown(parent: Manifest, changes: int, key: Ed25519PrivateKey | None = DEVICE) -> Manifest:
-    """Makes the manifest after so many increments of one class each."""
+    """Makes the manifest after a number of increments of one class each."""
     for _ in range(changes):
         number = parent.increment_count + 1
         grown = parent.model_copy(
@@ -108,11 +108,12 @@ def test_signing_again_replaces_the_signature(base: Path, key: Path, tmp_path: P
     assert custody_problems(open_bundle(base).manifest, other.key, None) == ()
 
 
-def test_a_model_that_was_changed_is_no_base(base: Path, key: Path) -> None:
+@pytest.mark.parametrize(("changes", "times"), [(1, "once"), (3, "3 times")])
+def test_a_model_that_was_changed_is_no_base(base: Path, key: Path, changes: int, times: str) -> None:
     bundle = open_bundle(base)
-    save_bundle(base, bundle.arrays(), bundle.manifest.model_copy(update={"increment_count": 3}))
+    save_bundle(base, bundle.arrays(), bundle.manifest.model_copy(update={"increment_count": changes}))
     before = base.read_bytes()
-    with pytest.raises(ConfigError, match="changed 3 times"):
+    with pytest.raises(ConfigError, match=f"changed {times} since"):
         sign_bundle(base, key)
     assert base.read_bytes() == before
 
@@ -130,7 +131,7 @@ def test_what_cannot_be_signed_stays_as_it_is(base: Path, key: Path, tmp_path: P
 
 
 def test_the_statements_of_this_release_are_those_of_all_others() -> None:
-    """Ed25519 is deterministic: were these to change, no signature that is out there would match."""
+    """Ed25519 is deterministic: if these changed, no signature made by an earlier release would match."""
     manifest = _grown(_base(), 1)
     assert manifest.custody and manifest.custody.base_signature and manifest.custody.links[0].signature
     assert manifest.custody.base_signature.value == BASE_SIGNATURE
@@ -289,7 +290,7 @@ def test_a_shipped_class_comes_back_only_with_the_model_that_had_it() -> None:
 
 
 def test_no_more_shipped_classes_come_back_than_that_model_had() -> None:
-    """Their number is not in a model's digest, but in the record."""
+    """A model's digest does not cover the number of shipped classes, but the record has it."""
     names = {"class_names": ("Coat", "Dress", "Bag")}
     told = _chain({"shipped_classes": 1}, {**names, "shipped_classes": 1}, {"shipped_classes": 2, **BACK})
     assert any("change 3 has more shipped classes" in problem for problem in _problems(told))

@@ -1,4 +1,4 @@
-"""What the system refuses is an error of the tree that says so; the caller's own errors stay theirs."""
+"""If the system refuses something, an error of the tree says so; the caller's own errors pass unchanged."""
 
 from __future__ import annotations
 

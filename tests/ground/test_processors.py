@@ -1,4 +1,4 @@
-"""Threads are as many as the cgroup and the affinity allow, not as many as the machine has cores."""
+"""There are as many threads as the cgroup and the affinity allow, not as many as the machine has cores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Storage: a reader meets the old content or the new; a refusal says what to do and leaves nothing behind."""
+"""A reader meets the old content or the new; a refusal says what to do and leaves nothing behind."""
 
 from __future__ import annotations
 

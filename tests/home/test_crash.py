@@ -1,8 +1,7 @@
-"""Kills, power cuts and refusals at every operation on disk: a home is the old one or the new one.
+"""Whatever operation on disk is killed, cut off or refused, a home is the old one or the new one.
 
 Every state that one interruption of a change leaves is visited here, and counted in tests/README.md.
-Interruptions of the recoveries are in benchmarks/crash_rounds.py, random kills of real processes in
-benchmarks/crash.py.
+benchmarks/crash_rounds.py interrupts the recoveries, and benchmarks/crash.py kills real processes at random.
 """
 
 from __future__ import annotations
@@ -109,9 +108,9 @@ def test_undo_leaves_the_model_and_the_one_before_or_both_exchanged(
 def test_every_change_of_a_home_does_the_same_on_disk(
     tmp_path: Path, home: Home, make_photos: PhotoMaker
 ) -> None:
-    """So what holds for add-classes holds for add-photos, remove-class, rename-class and init --replace.
+    """What holds for add-classes therefore holds for add-photos, remove-class, rename-class, init --replace.
 
-    An increment writes its bundle twice: staged by the learning process, completed by the committing one.
+    An increment writes its bundle twice: the learning process stages it, and the committing one completes it.
     """
     photos, more = make_photos("Bag"), make_photos("Bag", folder="more")
     store = Store(tmp_path / "store")
@@ -158,7 +157,7 @@ def test_a_forgotten_sync_would_be_noticed(home: Home, forgotten: str) -> None:
 
 
 def test_the_recovery_from_a_kill_waits_for_the_link_before_it_removes_the_old_model(home: Home) -> None:
-    """The process is killed between the link's switch and its sync, and restarted; then the power goes."""
+    """The process is killed between the link's switch and its sync, and restarted; then the power fails."""
     change = make(home.path, remove)
     switched = change.operations.index(("rename", "home/.current.lwm-edge", "home/current")) + 1
     disk = Disk.holding(change.store, change.before).after(*change.operations[:switched])
@@ -232,7 +231,7 @@ def test_readers_during_commits_find_files_of_one_model(home: Home) -> None:
         while reader.poll() is None:
             commit_files(home, (old, new)[commits % 2])
             commits += 1
-            time.sleep(0.02)  # or readers would only ever start over
+            time.sleep(0.02)  # otherwise readers would do nothing but start over
         out, err = reader.communicate()
     assert reader.returncode == 0, err
     assert set(out.split()) == digests

@@ -1,4 +1,4 @@
-"""Whichever operation on files ends in an input/output error, callers get an error of the tree or success."""
+"""Whichever operation on files ends in an input/output error, callers get success or an error of the tree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Here disks are full, out of inodes, read-only, forbidden or failing, and a clock goes back."""
+"""A home outlasts disks that are full, out of inodes, read-only, forbidden or failing, and a wrong clock."""
 
 from __future__ import annotations
 

@@ -20,12 +20,12 @@ from lwm_edge.model.network import Network
 from tests.support.networks import teacher_and_student
 
 MIB = 2**20
-KEPT: list[object] = []  # holds things as a leak would; what a function's own variables hold dies with it
+KEPT: list[object] = []  # holds things as a leak would; what a function's own variables hold goes with them
 
 
 @pytest.fixture(autouse=True)
 def _kept(_count_only_where_counts_matter: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes KEPT newer than what was put aside, so that it is looked through."""
+    """Makes KEPT after earlier objects were put aside, so that the measurement looks through it."""
     monkeypatch.setattr(sys.modules[__name__], "KEPT", [])
 
 

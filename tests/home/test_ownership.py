@@ -137,7 +137,7 @@ def test_what_stands_in_a_changes_way_is_left_alone_and_named(
 def _planted(
     root: Path, shipped_home: Path, *plants: Callable[[Path], object]
 ) -> tuple[Home, dict[str, str]]:
-    """Makes a home with more in it, and says what that is."""
+    """Makes a home with something more in it, and returns what that is."""
     home = Home(root / "home")
     shutil.copytree(shipped_home, home.path, symlinks=True)
     before = state_of_all(root)
@@ -202,7 +202,7 @@ def test_init_over_something_else_is_refused(tmp_path: Path, there: str, replace
 
 @pytest.mark.parametrize("release", ["releases/7", "generations/20240101", "generations/00000007"])
 def test_init_over_another_programs_link_is_refused(tmp_path: Path, release: str) -> None:
-    """The layout is that of deployment tools for web sites."""
+    """Deployment tools for web sites have this layout."""
     _fill(tmp_path / "site" / release / "index.html")
     (tmp_path / "site" / "generations" / "20240202").mkdir(parents=True)
     (tmp_path / "site" / "current").symlink_to(release)

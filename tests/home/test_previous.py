@@ -49,7 +49,7 @@ def test_the_file_is_there_from_init_on_at_a_constant_length(permitting_home: Ho
         generation = permitting_home.current()
         lengths |= {generation.previous.stat().st_size, generation.bundle.stat().st_size}
         (item,) = [item for item in audit(permitting_home).items if item.part == PREVIOUS]
-        assert item.owner == "model before, for undo" and {item.bytes} == lengths
+        assert item.owner == "previous model, for undo" and {item.bytes} == lengths
     assert len(lengths) == 1 and audit(permitting_home).problems == ()
     assert open_bundle(generation.previous).manifest.class_names[0] == "Mantel"
 
@@ -141,7 +141,7 @@ def _with_another_record(path: Path) -> None:
 
 
 def _with_metadata(path: Path) -> None:
-    """Hides a text in the header, which no tensor and no digest has."""
+    """Hides a text in the header, where no tensor and no digest covers it."""
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.dumps({"__metadata__": {"x": "y"}, **json.loads(content[8 : 8 + length])}).encode()

@@ -404,14 +404,14 @@ def _rounded_to_tf32(values: Tensor) -> Tensor:
 
 
 def _as_if_a_gpu(network: Network, device: torch.device) -> Network:
-    """Stands for `Network.to`: convolutions round on the device that plays the GPU, and on no other."""
+    """Stands in for `Network.to`: convolutions round on the device that plays the GPU, and on no other."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.__class__ = _Tf32Convolution if device == _GPU else nn.Conv2d
     return network
 
 
-_GPU = torch.device("cpu", 0)  # another one than torch.device("cpu") to those who compare them
+_GPU = torch.device("cpu", 0)  # does not compare equal to torch.device("cpu")
 
 
 @pytest.mark.parametrize("recipe", ["lwm", "lwm-lda"])
@@ -462,7 +462,7 @@ def test_held_back_photos_are_learnt_once_the_head_was_judged_by_them(
     [(five, learnt)] = judged
     of_five = known.with_photos(observe(teacher, five, 8).head_inputs, np.full(5, 6)).solve_head(7)
     wanted, logits = of_five.logits(learnt.held_back), learnt.held_back_logits
-    temperature = float((logits * wanted).sum() / (wanted**2).sum())  # is that of the head with all photos
+    temperature = float((logits * wanted).sum() / (wanted**2).sum())  # of a head with all photos
     np.testing.assert_allclose(logits, temperature * wanted, atol=0.05)
     known.learn(observe(teacher, all_photos, 8).head_inputs, np.full(10, 6))
     after = home.open_bundle().arrays()
@@ -485,7 +485,7 @@ def test_each_photo_is_decoded_once_and_seen_once_by_each_network(
 
     def counting_run_of(images: np.ndarray) -> None:
         generated = np.array_equal(images, generated_images(28))  # for the probe in the bundle
-        seen.append(len(images) if len(np.unique(images)) > 1 and not generated else 0)  # no grey ones
+        seen.append(len(images) if len(np.unique(images)) > 1 and not generated else 0)  # no grey images
 
     def counting_run(self: Network, images: torch.Tensor) -> object:
         counting_run_of(images.numpy())

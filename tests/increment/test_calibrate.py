@@ -89,7 +89,7 @@ def test_the_next_increment_keeps_the_counts_of_classes_whose_photos_are_gone(
     second = home.open_bundle().arrays()[HISTOGRAM]
     np.testing.assert_array_equal(first[:7], second[:7])
     assert second[7].sum() == 12
-    assert set(info(home).kept_by_class) == {"Bag"}  # twelve photos say nothing of Sneaker alone
+    assert set(info(home).kept_by_class) == {"Bag"}  # twelve photos say nothing about Sneaker alone
 
 
 def test_a_trained_network_forgets_how_old_classes_scored(home: Home, make_photos: PhotoMaker) -> None:
@@ -137,8 +137,8 @@ def test_folders_of_no_class_are_refused_and_leave_nothing(home: Home, make_phot
 def test_too_few_photos_give_no_threshold_and_say_so(home: Home, make_photos: PhotoMaker) -> None:
     report = calibrate(home, make_photos("Coat", count=18))
     assert report.calibration.threshold(0.95) is None
-    assert any("19 are needed" in warning for warning in report.warnings)
-    assert any("for 5 of 6 classes" in warning for warning in report.warnings)
+    assert any("at least 19 of them" in warning for warning in report.warnings)
+    assert any("of 5 of the 6 classes" in warning for warning in report.warnings)
     assert Classifier(home.onnx).calibration == report.calibration
 
 
@@ -159,7 +159,7 @@ def test_an_owner_is_told_of_a_class_that_would_often_be_called_unknown() -> Non
 
 @pytest.mark.slow
 def test_photos_split_at_random_are_kept_as_often_as_stated() -> None:
-    """What is calibrated in folds holds for photos never seen."""
+    """A threshold that was calibrated in folds also holds for photos that were never seen."""
     kept = []
     for seed in range(10):
         generator = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""An inbox teaches what has come to rest, says why the rest waits, and tries nothing for ever."""
+"""An inbox teaches photos that no longer change, says why others wait, and tries nothing for ever."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def refusing(error: LwmEdgeError, tries: list[int]) -> Callable[..., Any]:
 
 
 def take(home: Home, inbox: Path, taught: Path, name: str) -> Note:
-    """Takes the photos of a class as a process does that is killed before it has taught them."""
+    """Takes the photos of a class, as a process does before it is killed and has taught none of them."""
     manifest, paths = home.open_bundle().manifest, sorted((inbox / name).glob("*.png"))
     note = Note(
         home=home.path,
@@ -233,7 +233,7 @@ def test_what_a_process_takes_with_it_is_tried_again_a_few_times(
     arrive(inbox, "Bag", "Bag")
     take(home, inbox, taught, "Bag")
     report = teach(home, inbox, taught)
-    assert "had not been taught" in report.notes[0] and report.taught[0].photos == 8
+    assert "had not been learnt" in report.notes[0] and report.taught[0].photos == 8
 
     arrive(inbox, "Shirt", "Shirt")
     note = take(home, inbox, taught, "Shirt").model_copy(update={"tried": 4})
@@ -250,7 +250,7 @@ def test_photos_that_were_learnt_before_an_interruption_are_only_put_away(
     take(home, inbox, taught, "Bag")
     add_classes(home, inbox / ".lwm-edge" / "photos", IncrementConfig(recipe="lda"), isolate=False)
     report = teach(home, inbox, taught)
-    assert "had been taught" in report.notes[0] and not report.taught and not report.waiting
+    assert "had been learnt" in report.notes[0] and not report.taught and not report.waiting
     assert counts(home)["Bag"] == 8 and len(photos_in(taught / "Bag")) == 8 and photos_in(inbox) == []
 
 
@@ -317,7 +317,7 @@ def test_either_all_photos_that_were_taken_are_learnt_or_none(
 def test_what_was_taught_before_is_not_taught_again(home: Home, inbox: Path, taught: Path) -> None:
     arrive(inbox, "Bag", "Bag")
     teach(home, inbox, taught)
-    arrive(inbox, "Bag", "Bag")  # by a tool that delivers again what is gone
+    arrive(inbox, "Bag", "Bag")  # as a tool does that delivers again what is gone
     (left,) = teach(home, inbox, taught).waiting
     assert "was taught before" in left.reason and counts(home)["Bag"] == 8
     arrive(inbox, "Bag", "Bag", range(20, 26))

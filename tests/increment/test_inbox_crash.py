@@ -1,4 +1,4 @@
-"""Kills, power cuts and refusals at every operation on disk of an inbox: no photo is lost or learnt twice.
+"""Whatever operation of an inbox is killed, cut off or refused, no photo is lost or learnt twice.
 
 Learning itself is replaced by a commit of what was learnt once for real, so that hundreds of interruptions
 can be tried. Random kills of real processes are in benchmarks/inbox_crash.py.
@@ -38,7 +38,7 @@ LDA = IncrementConfig(recipe="lda", min_photos=3)
 
 
 class OnTwoDisks(Recorder):
-    """Records what an inbox does whose taught photos go to another file system."""
+    """Records what an inbox does if its taught photos go to another file system."""
 
     def rename(self, source: Path, target: Path) -> None:
         if "taught" in target.parts and "taught" not in source.parts:
@@ -143,7 +143,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Makes the home, the photos, and what the home is after they were learnt."""
+    """Makes the home, the photos, and the home as it is after they were learnt."""
     folder = tmp_path_factory.mktemp("inbox")
     root, store = folder / "world", Store(folder / "store")
     root.mkdir()
@@ -202,7 +202,7 @@ def test_no_refused_operation_loses_a_photo_or_learns_it_twice(world: World) -> 
             world.teach()
         world.check()
         for reason in (world.root / "inbox").glob("*.waits.json"):
-            reason.unlink()  # as an owner does who has freed some space
+            reason.unlink()  # as owners do when they have freed some space
         world.teach()
         world.check_recovered()
     assert published(f"the same in `inbox`, taught photos moved | {len(tried)} | 0 |")

@@ -73,7 +73,7 @@ def test_very_unequal_classes_are_named_with_their_photos() -> None:
 
 
 def test_each_photo_is_judged_by_a_head_that_had_not_learnt_it() -> None:
-    """Labels that mean nothing are recognised by chance, however well a head fits what it learnt."""
+    """Labels that mean nothing are recognised only by chance, however well a head fits what it learnt."""
     generator = np.random.default_rng(0)
     noise, labels = generator.normal(size=(200, 150)), np.repeat([0, 1, 2, 3], 50)
     nothing = ClassStatistics.empty(4, 150)

@@ -1,4 +1,4 @@
-"""Known classes get other names, become one, or go, without photos; what is not exact is refused."""
+"""Known classes are renamed, merged and removed without photos; what cannot be done exactly is refused."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ SHIPPED = ("Coat", "Dress", "Pullover", "Sandal", "T-shirt", "Trouser")
 
 
 def logits_of(home: Home) -> np.ndarray:
-    """Returns the logits of 32 pictures, by the home's ONNX file."""
+    """Returns the logits of 32 pictures, as the home's ONNX file computes them."""
     size = home.open_bundle().manifest.preprocessing.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (32, size, size, 3), dtype=np.uint8)
     return np.asarray(Classifier(home.current().onnx).run(pixels)[0])
 
 
-# Another name
+# Renaming
 
 
 def test_a_new_name_changes_nothing_else(home: Home, make_photos: PhotoMaker) -> None:
@@ -88,7 +88,7 @@ def test_names_may_be_exchanged_and_change_their_case(home: Home) -> None:
     [
         ("Hat", "Cap", "knows no class 'Hat'; it knows: Coat, Dress"),
         ("C\u043eat", "Cap", r"no class 'C.u043eat', only 'Coat', which looks just like it"),
-        ("Coat", "Coat", "Coat is the name of that class already"),
+        ("Coat", "Coat", "that class is already called Coat"),
         ("Coat", "dress", "knows a class Dress already; to make one class of both, pass --merge"),
         ("Coat", "Dre\u0455s", "looks just like Dress"),
         ("Coat", "a/b", "looks like a path"),
@@ -104,7 +104,7 @@ def test_a_name_that_cannot_be_given(home: Home, old: str, new: str, why: str) -
     assert state_of(home.path) == before
 
 
-# Two classes that are one
+# Merging
 
 
 @pytest.mark.slow
@@ -144,7 +144,7 @@ def measured(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_shipped_class_that_goes_into_another_one(measured: Path, make_photos: PhotoMaker) -> None:
-    """What was measured on the class that grows says nothing of it any more."""
+    """What was measured on the class that grows no longer describes it."""
     add_classes(measured, make_photos("Bag"), LDA, isolate=False)
     rename_class(measured, "Coat", "Dress", merge=True, shipped=True)
     bundle = open_home(measured).open_bundle()
@@ -186,14 +186,14 @@ def test_classes_that_may_not_be_merged(
 @pytest.mark.slow
 def test_beneath_a_trained_last_layer_nothing_is_merged(home: Home, make_photos: PhotoMaker) -> None:
     add_classes(home, make_photos("Bag", "Shirt"), QUICK, isolate=False)
-    with pytest.raises(ConfigError, match=r"was trained.*--recipe lda, or photos with --solve-head"):
+    with pytest.raises(ConfigError, match=r"was trained.*--recipe lda or photos with --solve-head"):
         rename_class(home, "Bag", "Shirt", merge=True)
     add_classes(home, make_photos("Sneaker", folder="more"), LDA, isolate=False)
     remove_class(home, "Sneaker")  # which leaves the scale and centre of the head as they were
     assert rename_class(home, "Bag", "Shirt", merge=True).class_names == (*SHIPPED, "Shirt")
 
 
-# A class less
+# Removing
 
 
 def test_what_of_a_removed_class_remains_is_said(home: Home, make_photos: PhotoMaker) -> None:
@@ -202,9 +202,9 @@ def test_what_of_a_removed_class_remains_is_said(home: Home, make_photos: PhotoM
     added, shipped = remove_class(home, "Bag"), remove_class(home, "Coat", shipped=True)
     assert np.array_equal(home.open_bundle().arrays(COVARIANCE)[COVARIANCE], covariance)
     assert (
-        added.remains[0] == "what the 8 photos of Bag added to the covariance, 1.3% of the photos behind it"
+        added.remains[0] == "what the 8 photos of Bag added to the covariance, 1.3% of all photos behind it"
     )
-    assert "compare the other classes with, until the next" in added.remains[1]
+    assert "see the other classes, until the next" in added.remains[1]
     assert "its name, in the record" in added.remains[2] and len(added.remains) == 3
     assert shipped.remains[-1] == "what the network was trained to see in it"
 
@@ -213,7 +213,7 @@ def test_what_of_a_removed_class_remains_is_said(home: Home, make_photos: PhotoM
 def test_what_an_earlier_training_left_of_a_removed_class_is_said(
     home: Home, make_photos: PhotoMaker
 ) -> None:
-    """A bundle names the recipe of its latest increment alone."""
+    """A bundle names only the recipe of its latest increment."""
     add_classes(home, make_photos("Bag"), QUICK, isolate=False)
     add_classes(home, make_photos("Shirt", "Sneaker", folder="more"), LDA, isolate=False)
     for name in ("Bag", "Shirt"):
@@ -295,7 +295,7 @@ def _learn(home: Home, photos: Path) -> object:
                 remove_class(home, "Shirt", exact=True),
             ],
             "Bag",
-            "the model before the latest change is not kept any more",
+            "the model before the latest change is no longer kept",
         ),
         (
             lambda home, make: [_learn(home, make("Bag")), remove_class(home, "Bag"), undo(home)],
@@ -347,7 +347,7 @@ def test_without_undo_nothing_can_be_taken_out_exactly(home: Home, make_photos: 
         remove_class(home, "Bag", exact=True)
 
 
-# What happened
+# The history
 
 
 @pytest.mark.slow

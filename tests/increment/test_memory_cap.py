@@ -1,4 +1,4 @@
-"""Under a real memory cgroup an increment that was planned completes, and one that cannot be is refused."""
+"""Under a real memory cgroup an increment completes if a plan fits the limit, and is refused if none does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Cap = Callable[[int], None]
 
 @pytest.fixture
 def cap(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cap]:
-    """Puts worker processes into a cgroup with a maximum of so many bytes."""
+    """Puts worker processes into a cgroup with a limit in bytes."""
     around = next((limit for limit, _ in _cgroup_files() if limit.exists()), None)
     if around is None:
         pytest.skip("this process is in no memory cgroup")

@@ -33,7 +33,7 @@ FEW = LDA.model_copy(update={"min_photos": 2, "force": True})
 
 
 def logits_of(home: Home) -> np.ndarray:
-    """Returns the logits of 32 pictures, by the home's ONNX file."""
+    """Returns the logits of 32 pictures, as the home's ONNX file computes them."""
     size = home.open_bundle().manifest.preprocessing.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (32, size, size, 3), dtype=np.uint8)
     return np.asarray(Classifier(home.current().onnx).run(pixels)[0])

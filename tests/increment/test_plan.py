@@ -32,7 +32,7 @@ SHORT = IncrementConfig(epochs=1)  # too short to be worth looking for the faste
 
 
 class _Machine:
-    """Stands for memory as the plan sees it: so much at rest, and more in a step."""
+    """Stands in for memory as the plan sees it: a certain amount at rest, and more in a step."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ def test_the_largest_micro_batch_that_fits(
     assert (plan.micro_batch_size, plan.recompute) == (micro_batch_size, recompute)
     assert plan.predicted_peak_rss_bytes <= limit * MIB
     assert plan.smallest_limit_bytes <= limit * MIB
-    make_plan(_Machine(monkeypatch).job, SHORT, plan.smallest_limit_bytes, "as set")  # it would do
+    make_plan(_Machine(monkeypatch).job, SHORT, plan.smallest_limit_bytes, "as set")  # this limit is enough
     assert plan.micro_batches_per_update * plan.micro_batch_size == 32
     assert plan.disk_bytes == 10 * MIB
 
@@ -193,7 +193,7 @@ def test_a_full_disk_is_seen_before_training(tmp_path: Path) -> None:
 
 
 def test_what_comes_after_the_photos_counts_where_nothing_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Solving the head, and loading the new model into ONNX Runtime, which held the old one until then."""
+    """The plan counts solving the head, and loading the new model once ONNX Runtime has let go of the old."""
     machine = _Machine(monkeypatch)
     machine.cost = {False: MIB // 4, True: 0}
     without = replace(machine.job, trained_bytes=0, activation_bytes=0, images_at_once=4)

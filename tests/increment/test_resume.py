@@ -292,7 +292,7 @@ def test_a_signal_stops_at_the_next_step(home: Home, make_photos: PhotoMaker, nu
     photos, before = make_photos("Bag", "Shirt"), home.current()
     program = (
         "import signal, sys, lwm_edge\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it\n"
         "def show(progress): print(progress.phase, flush=True)\n"
         "config = lwm_edge.IncrementConfig(recipe='lwm', epochs=10000, device='cpu')\n"
         "lwm_edge.add_classes(sys.argv[1], sys.argv[2], config, on_progress=show)\n"

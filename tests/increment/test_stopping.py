@@ -1,4 +1,4 @@
-"""Progress is reported photo by photo, and a stop is heeded between photos: the home stays as it was."""
+"""Progress is reported photo by photo, and a stop is heeded between two photos; the home stays as it was."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.support.samples import QUICK
 
 
 class EnoughError(Exception):
-    """Signals that a callback wants no more progress."""
+    """Signals that a callback wants the call to end."""
 
 
 def _add(home: Home, photos: Path, config: IncrementConfig, seen: list[Progress]) -> IncrementReport:
@@ -152,7 +152,7 @@ def test_the_message_says_what_was_going_on_when_the_stop_came() -> None:
     for step in steps:
         report(step)
     stopping.append(True)
-    report(steps[-1])  # training asks by itself
+    report(steps[-1])  # training looks for a stop by itself
     for phase, words in {
         "features": "stopped while running the network on the photos, after the training; the model is",
         "evaluate": "stopped while evaluating, after the training",

@@ -32,7 +32,7 @@ def test_classes_learnt_one_after_the_other_equal_all_at_once() -> None:
 def test_statistics_of_parts_add_up_to_those_of_all() -> None:
     features, labels = _photos(GENERATOR.normal(size=(4, 3)), 20)
     empty, part = ClassStatistics.empty(6, 3), GENERATOR.integers(0, 3, len(labels))
-    part[labels == 3] = 1  # one part alone has photos of this class
+    part[labels == 3] = 1  # only one part has photos of this class
     parts = [empty.with_photos(features[part == n], labels[part == n]) for n in range(3)]
     whole, added = empty.with_photos(features, labels), parts[0].added(parts[1]).added(parts[2]).added(empty)
     np.testing.assert_allclose(added.means, whole.means, atol=1e-12)
@@ -87,7 +87,7 @@ def test_few_photos_are_shrunk_more(photos: int) -> None:
 
 
 def test_a_linear_drift_is_followed() -> None:
-    """Old classes whose photos are gone end where their features would be now."""
+    """Old classes whose photos are gone end up where their features would be now."""
     matrix = np.eye(3) + 0.3 * GENERATOR.normal(size=(3, 3))
     offset = np.array([1.0, -2.0, 0.5])
     old_features, old_labels = _photos(GENERATOR.normal(size=(2, 3)) * 3, 200)
@@ -122,7 +122,7 @@ def test_tensors_and_back() -> None:
 
 @pytest.mark.parametrize("classes", [2, 12])
 def test_the_accuracy_estimated_is_that_on_photos_of_the_same_spread(classes: int) -> None:
-    """Classes may be fewer than features, or more."""
+    """There may be fewer classes than features, or more."""
     centres = 3 * np.random.default_rng(1).normal(size=(classes, 3))
     statistics = ClassStatistics.empty(16, 3)
     statistics.learn(*_photos(centres, 500))
@@ -135,7 +135,7 @@ def test_the_accuracy_estimated_is_that_on_photos_of_the_same_spread(classes: in
 
 
 def test_the_spread_that_is_found_makes_the_estimate_what_was_measured() -> None:
-    """Photos that were learnt from lie closer together: here by a factor of four in variance."""
+    """Photos that the network learnt from lie closer together, here by a factor of four in variance."""
     centres = 2 * np.random.default_rng(1).normal(size=(5, 3))
     statistics = ClassStatistics.empty(16, 3)
     close, labels = _photos(centres, 500)

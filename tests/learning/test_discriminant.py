@@ -26,7 +26,7 @@ def drawn(photos: int) -> tuple[ClassStatistics, Features, Labels]:
 @pytest.mark.parametrize("photos", [EACH, 40], ids=["updated solution", "many photos"])
 @pytest.mark.parametrize("left_out", ["every third", "one photo", "all but one of a class"])
 def test_leaving_photos_out_is_solving_without_them(photos: int, left_out: str) -> None:
-    """But for the shrinkage and the temperature, which stay those of all photos, it is the same head."""
+    """It is the same head, except for the shrinkage and the temperature, which stay those of all photos."""
     known, features, labels = drawn(photos)
     out = np.arange(len(labels)) % 3 == 0
     if left_out != "every third":

@@ -58,7 +58,7 @@ def test_a_class_without_photos_leaves_another_as_it_was() -> None:
 
 @pytest.mark.parametrize("removed", [None, 0, 2])
 def test_a_solved_head_is_told_from_a_trained_one(removed: int | None) -> None:
-    """Rows that were removed change a head's scale and centre, but not what it follows from."""
+    """Removing a row changes a head's scale and centre, but the head still follows from the statistics."""
     statistics = _learnt(*_photos(1, [20, 30, 10, 20]))
     weight, _ = statistics.solve_head(4)
     trained = np.random.default_rng(2).normal(size=weight.shape) * weight.std()

@@ -314,7 +314,7 @@ IN_BFLOAT16 = replace(PACE, precision="bfloat16")
 
 
 class SlowPhotos(PhotoSet):
-    """Holds photos each of which takes until somebody ends it."""
+    """Holds photos whose reading never ends, unless somebody ends it."""
 
     def load(self, indices, epoch=None, report=None):  # type: ignore[no-untyped-def]
         while True:
@@ -323,7 +323,7 @@ class SlowPhotos(PhotoSet):
 
 
 def test_a_stop_is_heeded_while_photos_are_waited_for() -> None:
-    """The training is saved as it stands, and nothing is read on for nobody."""
+    """The training is saved as it stands, and no photo is read that nobody needs."""
     ready = photo_set("1", count=12, first_label=6)
     slow = SlowPhotos(ready.photos, ready.preprocessing, ready.cache)
     teacher, student = teacher_and_student()

@@ -42,7 +42,7 @@ def new_photos(bundle: Bundle, folder: Path) -> PhotoSet:
 
 
 def assert_same(bundle: Bundle, photos: PhotoSet) -> None:
-    """Compares statistics, logits and predictions by ONNX Runtime with those by torch."""
+    """Compares statistics, logits and predictions from ONNX Runtime with those from torch."""
     of_torch, logits, _ = grown(bundle, load_network(bundle), photos)
     of_runtime, other_logits, _ = grown(bundle, Backbone(bundle), photos)
     largest, condition = np.abs(logits).max(), np.linalg.cond(of_torch.covariance + 1e-12)

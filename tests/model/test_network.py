@@ -95,7 +95,7 @@ def test_an_architecture_that_does_not_fit_names_those_that_do(name: str) -> Non
 
 
 class VendorNet(nn.Module):
-    """Stands for a vendor's own network: convolution, average pooling, one linear layer."""
+    """Stands in for a vendor's own network: convolution, average pooling, one linear layer."""
 
     def __init__(self, extra: nn.Module | None = None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What takes torch says so where it is missing or broken; the rest of lwm-edge runs (.ci/without_torch)."""
+"""Whatever needs torch says so if that is missing or broken; everything else runs (see .ci/without_torch)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _run_with_broken_torch(folder: Path, *command: str) -> subprocess.CompletedP
 def test_a_command_that_takes_torch_says_so_where_it_is_broken(tmp_path: Path, command: list[str]) -> None:
     ended = _run_with_broken_torch(tmp_path, *command)
     assert ended.returncode == 2
-    assert "takes torch and torchvision, and they cannot be loaded here" in ended.stderr
+    assert "needs torch and torchvision, and they cannot be loaded here" in ended.stderr
     assert "libcudart" in ended.stderr and "pip install" in ended.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
@@ -49,14 +49,14 @@ def test_broken_torch_stops_only_recipes_that_train(tmp_path: Path, shipped_home
     assert _run_with_broken_torch(tmp_path, *start).returncode == 0
     refused = _run_with_broken_torch(tmp_path, *start, "--recipe", "lwm")
     assert refused.returncode == 2
-    assert "recipe lwm trains the network, which takes torch" in refused.stderr
+    assert "recipe lwm trains the network, which needs torch" in refused.stderr
     assert refused.stderr.rstrip().endswith("or use recipe lda")
 
 
 @pytest.mark.parametrize("name", ["Architecture", "architecture_names", "build_base", "pack_checkpoint"])
 def test_a_public_name_says_that_torch_is_missing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)  # as if it were not installed
-    with pytest.raises(ConfigError, match=f"{name} takes torch and torchvision, .* not installed here"):
+    with pytest.raises(ConfigError, match=f"{name} needs torch and torchvision, .* not installed here"):
         getattr(lwm_edge, name)
 
 
@@ -64,7 +64,7 @@ def test_a_lack_of_memory_is_no_broken_installation(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch_needed, "torch_is_installed", lambda: True)
     monkeypatch.setattr("builtins.__import__", _out_of_memory)
     with pytest.raises(ImportError) as refused:
-        require_torch("a test takes")
+        require_torch("a test needs")
     monkeypatch.undo()
     assert isinstance(known(refused.value), ResourceError)
 

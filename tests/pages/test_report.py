@@ -1,4 +1,4 @@
-"""A page about a home says what is known and how sure that is, asks for nothing, and takes any name."""
+"""A page about a home says what is known and how sure that is, requests nothing, and copes with any name."""
 
 from __future__ import annotations
 
@@ -91,7 +91,11 @@ def test_what_a_page_says_of_a_home(home: Home, make_photos: PhotoMaker, tmp_pat
     text = " ".join(Page(page).text.split())
     assert report.page_bytes == page.stat().st_size and report.audit_passed and not report.custody_passed
     assert "7classes: 6 shipped, 1 added" in text and "No photo is in this page" in text
-    assert "not proven" in text and "Plan against measured" in text and "no key to verify against" in text
+    assert (
+        "not proven" in text
+        and "What was planned, and what was measured" in text
+        and "no key to verify against" in text
+    )
     facts = gather_facts(home)
     assert facts.classes[-1].source == THEN and facts.classes[-1].total == 8 and not facts.classes[0].total
     write_report(home, page, photos=DEMO_DATA / "test" / "base")

@@ -1,4 +1,4 @@
-"""A photo costs a bounded number of reads, bytes and seconds, and damaged metadata gets no photo skipped."""
+"""A photo costs a bounded number of reads, bytes and seconds, and is not skipped for damaged metadata."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from lwm_edge.photos.guard import (
     MIB,
     GuardedFile,
 )
+from lwm_edge.photos.opening import open_photo
 from lwm_edge.photos.preprocessing import Preprocessing
 from lwm_edge.photos.reading import read_photo
 from tests.support import odd_photos as odd
@@ -143,7 +144,7 @@ def _webp_of_two_halves(kind: bytes, length: int, side: int = 64) -> bytes:
 
 
 def test_a_webp_with_too_much_metadata_is_skipped_for_that_reason(photo):
-    """Of private chunks, only those count that make the file longer than four bytes for each pixel."""
+    """Private chunks count only as far as they make the file longer than four bytes for each pixel."""
     kinds = (b"EXIF", b"XMP ", b"ICCP", b"prVt")
     tried = [(kind, 17, 64) for kind in kinds] + [(b"EXIF", 17, 4_400)]
     for kind, mib, side in [*tried, (b"prVt", 100, 4_400), (b"prVt", 200, 64)]:
@@ -295,7 +296,7 @@ LONG: dict[str, tuple[str, int, int, str, dict[str, Any]]] = {
 @pytest.mark.parametrize("side", [256, 512, 1024, 4096])
 @pytest.mark.parametrize("name", LONG)
 def test_long_photos_take_no_more_memory_than_others(photo, name, side):
-    """Their short side allows no reduction in strips before the conversion to RGB, or their rows are long."""
+    """Either their short side rules out reduction in strips before the conversion, or their rows are long."""
     mode, width, height, format, options = LONG[name]
     path = photo(odd.saved(Image.new(mode, (width, height)), format, **options))
     with memory_bound(MAX_MEMORY_BYTES):
@@ -306,7 +307,7 @@ def test_long_photos_take_no_more_memory_than_others(photo, name, side):
 
 
 def test_a_long_photo_shows_its_centre(photo):
-    """Only its middle is converted, whose centre is that of the photo, to the pixel."""
+    """Only the middle of the photo is converted, and its centre is the photo's, to the pixel."""
     columns = np.arange(40 * 7).astype(np.uint8)
     pixels = np.broadcast_to(columns[None, :, None], (40, 40 * 7, 3))
     for shown in (pixels, pixels[:, 1:]):
@@ -376,7 +377,7 @@ def test_decoders_are_stopped_when_their_time_is_up(photo, monkeypatch):
 
 
 class EnoughError(ValueError):
-    """Signals that a caller waits no longer; Pillow takes errors of this kind for damage."""
+    """Signals that a caller has stopped waiting; Pillow takes errors of this kind for damage."""
 
 
 @pytest.mark.parametrize("name", [*SLOW, "a WebP, in the other process"])
@@ -408,11 +409,27 @@ def test_a_jpeg_of_slow_scans_is_decoded_in_ever_smaller_blocks(photo, monkeypat
 
     monkeypatch.setattr(opening, "GuardedFile", Noted)
     path = photo(odd.jpeg(side=2_000))
-    for seconds, expected in ((0.01, opening._SCANS_BLOCK), (0.15, opening._LEAST_BLOCK)):
+    for seconds, expected in ((0.01, opening._ONE_SCAN_BLOCK), (0.15, opening._LEAST_BLOCK)):
         sizes.clear()
         monkeypatch.setattr(GuardedFile, "look_at_the_clock", lambda file, seconds=seconds: seconds)
         read_photo(path, PREPROCESSING)
         assert sizes[-1] == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "block"),
+    [
+        (odd.jpeg(), opening._ONE_SCAN_BLOCK),
+        (odd.saved(Image.new("L", (64, 64)), "JPEG"), opening._ONE_SCAN_BLOCK),
+        (odd.saved(Image.new("CMYK", (64, 64)), "JPEG"), opening._ONE_SCAN_BLOCK),
+        (odd.progressive_jpeg(64, 2), opening._SCANS_BLOCK),
+        (odd.sequential_jpeg(64, 2), opening._SCANS_BLOCK),
+    ],
+    ids=["one scan", "grey", "of four colours", "progressive", "one colour after the other"],
+)
+def test_a_jpeg_of_one_scan_is_decoded_in_larger_blocks(photo, content, block):
+    with open_photo(photo(content), 32) as image:
+        assert isinstance(image, opening._Jpeg) and image.largest_block == block
 
 
 @pytest.mark.slow
@@ -460,7 +477,7 @@ def test_a_webp_whose_decoder_would_take_too_much_is_skipped(photo):
     assert published("| cost: WebP with millions of chunks | 5 | 3 read, 2 skipped |")
 
 
-# One way
+# The one place that opens photos
 
 
 def test_photos_are_opened_in_one_place_alone() -> None:

@@ -140,7 +140,7 @@ def test_a_process_that_ends_at_once_is_started_twice_and_no_more(
         return subprocess.Popen([sys.executable, "-c", ""], **pipes)  # type: ignore[call-overload,no-any-return]
 
     monkeypatch.setattr(decoder_process, "start_process", end_at_once)
-    with no_hang(), pytest.raises(PhotosError, match="the process that decodes photos ends at once"):
+    with no_hang(), pytest.raises(PhotosError, match="decodes photos ends as soon as it starts"):
         read_photo(write("photo.webp"), PREPROCESSING)
     assert len(started) == 2
 
@@ -176,7 +176,7 @@ def test_where_no_process_can_be_started_costly_photos_are_skipped(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/opt/app/viewer")
-    with pytest.raises(PhotosError, match=r"only decoded in a process of its own.*set sys\.executable"):
+    with pytest.raises(PhotosError, match=r"decoded only in a process of its own.*set sys\.executable"):
         read_photo(write("photo.webp"), PREPROCESSING)
     read_photo(write("photo.jpg", 3_500, "JPEG"), PREPROCESSING)
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""Folders are taken as people have them, and what is not learnt from is said before anything is learnt."""
+"""Folders are read as people keep them, and what is left out is named before anything is learnt."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_the_same_photo_in_two_classes_is_learnt_in_neither(tmp_path: Path) -> N
     assert read.counts == {"Cup": 5, "Mug": 6}
     assert read.found.skipped == (
         "Cup/000.png and Mug/2024/x.png are the same photo in two classes, so it is left out of both; keep "
-        "it in the one that it shows",
+        "it only in the class that it shows",
     )
     problems = refusal(tmp_path, min_photos=6).problems
     assert problems == ("Cup: 5 usable photos; at least 6 are needed", *read.found.skipped)

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import struct
+import threading
 import time
+import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +23,7 @@ from PIL import Image
 
 import lwm_edge
 from lwm_edge.errors import PhotosError
+from lwm_edge.photos import decoding, opening
 from lwm_edge.photos.folders import PhotoFolder, read_photo_folder, split_held_back
 from lwm_edge.photos.guard import check_pixels
 from lwm_edge.photos.photo_set import Photo, PhotoSet, PixelCache, augment
@@ -659,3 +665,33 @@ def test_every_file_is_reported_before_it_is_read_even_one_that_is_left_out(tmp_
     assert [(p.phase, p.done, p.total) for p in seen] == [("photos", done, 6) for done in range(7)]
     assert [p.notes for p in seen[:6]] == [()] * 6  # the last report is only about what was left out
     assert seen[6].notes == ("b/broken.png is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image",)
+
+
+def test_threads_that_decode_at_the_same_time_leave_the_apps_warnings_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "photo.png")
+    second_reads, first_is_done = threading.Event(), threading.Event()
+    opened, filters = opening.open_photo, list(warnings.filters)
+
+    @contextmanager
+    def in_turn(*given: Any) -> Iterator[Image.Image]:
+        is_first = threading.current_thread().name == "first"
+        if not is_first:
+            second_reads.set()
+        (second_reads if is_first else first_is_done).wait(10)
+        with opened(*given) as image:
+            yield image
+
+    def read() -> None:
+        decoding.decode(tmp_path / "photo.png", 32, 32)
+        if threading.current_thread().name == "first":
+            first_is_done.set()
+
+    monkeypatch.setattr(decoding, "open_photo", in_turn)
+    first, second = (threading.Thread(target=read, name=name) for name in ("first", "second"))
+    first.start()
+    second.start()
+    first.join()
+    second.join()
+    assert first_is_done.is_set() and list(warnings.filters) == filters

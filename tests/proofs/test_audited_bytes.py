@@ -1,4 +1,4 @@
-"""What nobody declares is found in a home and named, wherever it hides."""
+"""Whatever nobody declares is found in a home and named, wherever it hides."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_header_that_holds_more_is_named(home: Home, hide, problem: str) -> No
 
 
 def _manifest_said_to_be(home: Home, length: int) -> bytes:
-    """Makes the manifest of somebody who changed the stated length too."""
+    """Makes a manifest as somebody would who changed the stated length too."""
     from safetensors import safe_open
 
     from lwm_edge.model import manifest as manifests
@@ -211,7 +211,7 @@ def test_a_checkpoint_of_this_model_is_accounted_for(interrupted: Home) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda t: {**t, "pixels": np.zeros(100_000, np.uint8)}, "pixels U8 [100000] is no tensor of"),
+        (lambda t: {**t, "pixels": np.zeros(100_000, np.uint8)}, "pixels U8 [100000] is not part of"),
         (lambda t: {**t, "parameter.pixels": np.zeros(9, np.float32)}, "parameter.pixels F32 [9] is no"),
         (lambda t: {n: t[n] for n in t if n != "momentum.head.bias"}, "parameter.head.bias F32 [32] is no"),
         (
@@ -250,7 +250,7 @@ def test_a_tensor_of_another_data_type_is_named(home: Home) -> None:
     name = next(name for name in arrays if name.startswith("backbone.") and arrays[name].dtype == np.float32)
     arrays[name] = arrays[name].astype(np.float64)
     save_bundle(home.current().bundle, arrays, bundle.manifest.model_copy(update={"bundle_bytes": 0}))
-    assert f"nor lwm-edge has a tensor {name} float64" in problems(home)
+    assert f"nor lwm-edge declares a tensor {name} float64" in problems(home)
 
 
 def test_a_receipt_of_another_ledger_is_named(home: Home) -> None:
@@ -272,7 +272,10 @@ def test_an_edited_ledger_is_named(home: Home) -> None:
 
 @pytest.mark.parametrize(
     ("figure", "count", "problem"),
-    [("teacher_networks", 2, "2 teacher networks alive"), ("images_alive", 7, "7 photos left in memory")],
+    [
+        ("teacher_networks", 2, "left 2 teacher networks in memory"),
+        ("images_alive", 7, "left 7 photos in memory"),
+    ],
 )
 def test_what_an_increment_left_in_memory_is_named(home: Home, figure: str, count: int, problem: str) -> None:
     bundle = home.open_bundle()

@@ -102,7 +102,7 @@ def test_a_planted_file_is_named(grown: Home, planted: str) -> None:
 @pytest.mark.parametrize(
     ("file", "problem"),
     [
-        ("classifier.onnx", "not what the bundle makes"),
+        ("classifier.onnx", "does not match the bundle"),
         ("labels.txt", "does not list the bundle's classes"),
         ("receipt.json", "is not this model's receipt"),
     ],
@@ -124,5 +124,5 @@ def test_a_tensor_that_nobody_declares_is_named(grown: Home) -> None:
     manifest = bundle.manifest.model_copy(update={"bundle_bytes": 0})
     save_bundle(grown.current().bundle, arrays, manifest)
     report = audit(grown)
-    assert any("nor lwm-edge has a tensor exemplars uint8 [2, 28, 28]" in p for p in report.problems)
+    assert any("nor lwm-edge declares a tensor exemplars uint8 [2, 28, 28]" in p for p in report.problems)
     assert any("bytes long, but was" in problem for problem in report.problems)

@@ -1,4 +1,4 @@
-"""Nothing is hidden in how a home's files are written, when what they say is as it was."""
+"""Nothing can be hidden in the way a home's files are written, even if what they say stays the same."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def problems(home: Home) -> str:
 def rewrite(
     home: Home, change: Callable[[Arrays], None] = lambda arrays: None, **of_manifest: object
 ) -> None:
-    """Makes the bundle of somebody who computes all digests again."""
+    """Makes a bundle as somebody would who computes all digests again."""
     bundle = home.open_bundle()
     arrays = bundle.arrays()
     change(arrays)
@@ -100,9 +100,9 @@ def test_the_order_of_tensors_hides_nothing(home: Home) -> None:
     path = home.current().bundle
     header = _header(path)
     _replace_header(path, dict(reversed(header.items())))
-    assert "its tensors are in another order" in problems(home)
+    assert "its tensors are not in the order" in problems(home)
     _replace_header(path, {name: dict(reversed(entry.items())) for name, entry in header.items()})
-    assert "its tensors are in another order" in problems(home)
+    assert "its tensors are not in the order" in problems(home)
     _replace_header(path, header)
     assert problems(home) == ""
 
@@ -183,7 +183,7 @@ def _change_receipt(home: Home, change: Callable[[bytes], bytes]) -> None:
         ),
         (
             lambda text: re.sub(rb"(\"onnx_bytes\": )(\d+)", rb'\g<1>"' + b"8" * 900 + b'"', text),
-            "receipt.json has something else in footprint.onnx_bytes than a receipt has there",
+            "receipt.json has something in footprint.onnx_bytes that no receipt has there",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Simulated increments: an honest recipe leaves nothing behind; every kind of leak is caught by name."""
+"""In simulated increments an honest recipe leaves nothing behind, and every kind of leak is named."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Leak = Callable[[Home], None]
 
 @pytest.fixture(autouse=True)
 def _kept(_count_only_where_counts_matter: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes KEPT newer than what was put aside, so that it is looked through."""
+    """Makes KEPT after earlier objects were put aside, so that the measurement looks through it."""
     monkeypatch.setattr(sys.modules[__name__], "KEPT", [])
 
 
@@ -90,7 +90,7 @@ def test_a_commit_while_the_model_is_read_is_no_error(home: Home, monkeypatch: p
 def test_a_home_that_was_changed_is_simulated_too(
     permitting_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The copy has another capacity, and no changes, so the record of those that were made is left out."""
+    """The copy has another capacity, and was never changed, so the record of changes is left out."""
     rename_class(permitting_home, "Coat", "Mantel")
     report = simulate_leaky(permitting_home, monkeypatch)
     assert report.problems == ()
@@ -122,9 +122,9 @@ def test_photos_and_teachers_kept_in_memory_are_named(home: Home, monkeypatch: p
     monkeypatch.setattr(PhotoSet, "load", lambda self, *a, **k: kept(load(self, *a, **k)))
     monkeypatch.setattr(instant, "Backbone", lambda bundle: kept(Backbone(bundle)))
     report = simulate_leaky(home, monkeypatch, lambda _: KEPT.append(np.ones(40 * MIB, np.uint8)))
-    assert found(report, "after increment 1", "photos left in memory")
-    assert found(report, "after increment", "teacher networks alive, not 1")
-    assert found(report, "memory: peak_rss_bytes grew by")
+    assert found(report, "after increment 1", "photos in memory")
+    assert found(report, "after increment", "teacher networks in memory, not 1")
+    assert found(report, "peak memory (peak_rss_bytes) grew by")
     assert not found(report, "file ")
 
 
@@ -142,13 +142,13 @@ def test_photos_in_files_and_files_that_grow_are_named(home: Home, monkeypatch: 
     assert found(report, "file cache.bin grew by 500 bytes")
     assert found(report, "receipt.json is not this model's receipt")
     assert found(report, "file labels.txt does not have the length that its classes require")
-    assert not found(report, "photos left in memory") and not found(report, "teacher networks")
+    assert not found(report, "photos in memory") and not found(report, "teacher networks")
 
 
 def test_photos_in_a_tensor_are_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     save, exemplars = save_bundle, {"exemplars": np.zeros((2, 28, 28, 3), np.uint8)}
     monkeypatch.setattr(
-        generation, "save_bundle", lambda path, arrays, m: save(path, {**arrays, **exemplars}, m)
+        generation, "write_bundle", lambda path, arrays, m: save(path, {**arrays, **exemplars}, m)
     )
     with pytest.raises(BundleError, match="bytes long, not"):
         simulate_leaky(home, monkeypatch)

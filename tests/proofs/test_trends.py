@@ -60,7 +60,7 @@ def test_what_the_classes_explain_is_no_problem_and_slopes_are_exact() -> None:
 def test_a_file_that_grows_by_a_byte_is_named_with_how_much() -> None:
     steps = [step(n, {"model.lwm": 1000 + (n == 50)}) for n in range(1, 51)]
     problems = verdict(steps)
-    assert "file model.lwm grew by 1 bytes" in problems
+    assert "the file model.lwm grew by 1 bytes" in problems
 
 
 def test_a_file_that_comes_and_goes_is_named() -> None:
@@ -72,7 +72,7 @@ def test_a_file_that_comes_and_goes_is_named() -> None:
 def test_growth_that_the_classes_do_not_explain_is_named(file: str) -> None:
     honest = step(5).file_bytes[file]
     steps = [step(n, {file: honest + 1} if n == 5 else {}) for n in range(1, 9)]
-    assert verdict(steps) == [f"file {file} does not have the length that its classes require"]
+    assert verdict(steps) == [f"the file {file} does not have the length that its classes require"]
 
 
 @pytest.mark.parametrize("figure", ["peak_rss_bytes", "peak_cuda_bytes"])
@@ -82,7 +82,7 @@ def test_memory_may_rise_by_two_per_cent(figure: str, growth: float, passes: boo
     steps = [step(n, **changed) for n, changed in enumerate(figures, start=1)]
     problems = verdict(steps)
     assert (problems == []) is passes
-    assert passes or problems[0].startswith(f"memory: {figure} grew by 10,")
+    assert passes or problems[0].startswith(f"peak memory ({figure}) grew by 10,")
 
 
 def test_the_first_increment_warms_up() -> None:

@@ -172,7 +172,7 @@ def test_the_file_that_apps_load_is_compared(grown: Home) -> None:
     onnx = grown.current().onnx
     content = onnx.read_bytes()
     onnx.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert _says(_failed(verify(grown)), "classifier.onnx is not what the bundle makes")
+    assert _says(_failed(verify(grown)), "classifier.onnx does not match the bundle")
     onnx.unlink()
     assert _says(_failed(verify(grown)), "classifier.onnx is missing")
 
@@ -233,7 +233,7 @@ def test_a_bundle_that_is_replaced_after_it_was_opened_proves_nothing(
 
     monkeypatch.setattr(verification, "open_bundle", open_and_exchange)
     problems = _failed(verify(grown, trust=keys.vendor_pub, device_key=keys.device_pub))
-    assert _says(problems, "classifier.onnx is not what the bundle makes")
+    assert _says(problems, "classifier.onnx does not match the bundle")
 
 
 LOW_ORDER = [

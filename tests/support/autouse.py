@@ -1,9 +1,8 @@
-"""Provides what tests that use torch run with; the conftest of their folder imports it."""
+"""Provides the fixtures that tests with torch run with; the conftest of their folder imports them."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ import torch
 from lwm_edge.home import measurement
 
 _COUNTING = {"test_auditor", "test_measurement", "test_simulation"}
-_COUNTING_THEIR_OWN = {"test_measurement", "test_simulation"}
 
 
 @pytest.fixture(autouse=True)
@@ -20,19 +18,15 @@ def _same_random_numbers() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _count_only_where_counts_matter(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
-    """Looking through all objects takes seconds in a process that ran hundreds of tests.
+def _count_only_where_counts_matter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skips the search for live objects, which takes seconds in a process that ran hundreds of tests.
 
-    For tests that plant what is to be found, what was there before is put aside. Whether an increment leaves
-    nothing behind is counted in a process of its own, where nothing was there before.
+    Tests that plant something to be found do search, and earlier objects are put aside for good. Whether an
+    increment leaves nothing behind is counted in a process of its own, which has no earlier objects.
     """
     module = request.module.__name__.rpartition(".")[2]
     if module not in _COUNTING:
         monkeypatch.setattr(measurement, "count_alive", lambda *sizes: measurement.Alive([], {}))
-    if module in _COUNTING_THEIR_OWN:
+    else:
         gc.collect()
         gc.freeze()
-    yield
-    gc.unfreeze()

@@ -1,6 +1,7 @@
 """Kills a change of a home, or cuts its power, at every operation on disk, and checks what is left.
 
-`tests/home/test_crash.py` interrupts every change once, `benchmarks/crash_rounds.py` the recoveries as well.
+`tests/home/test_crash.py` interrupts every change once; `benchmarks/crash_rounds.py` also interrupts the
+recoveries.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python -m tests.support.elsewhere windows SCRIPT.py ARGUMENTS
 
-Libraries have builds of their own for Windows and macOS, so those that use any of this load before.
+Libraries have builds of their own for Windows and macOS, so those that use any of this are loaded first.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _Refusing(MetaPathFinder):
 
 
 def take_away(system: str) -> None:
-    """Leaves this process with what Windows ("windows") or macOS ("macos") has of the standard library."""
+    """Leaves this process only those parts of the standard library that "windows" or "macos" has."""
     for library in _LIBRARIES.split():
         __import__(library)
     if system == "macos":
@@ -59,7 +59,7 @@ def take_away(system: str) -> None:
         sys.meta_path.insert(0, _Refusing(_NOT_ON_WINDOWS))
         _remove(os, _OS_NOT_ON_WINDOWS)
         _remove(signal, _SIGNALS_NOT_ON_WINDOWS)
-        _remove(select, "select poll epoll")  # takes sockets alone there
+        _remove(select, "select poll epoll")  # takes only sockets there
     os.supports_dir_fd.clear()
     _hide_proc()
 
@@ -71,7 +71,7 @@ def _remove(module: ModuleType, names: str) -> None:
 
 
 def _hide_proc() -> None:
-    """Lets nothing of /proc, /sys or the cgroups be opened or found by the package."""
+    """Hides /proc, /sys and the cgroups from the package."""
     import lwm_edge._cgroups
     from lwm_edge import freed_memory, memory
     from lwm_edge.photos import decoder

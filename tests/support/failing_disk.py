@@ -1,7 +1,7 @@
 """Refuses one of a process's operations on files, however the operation is made.
 
-Python's audit events tell of every file that is opened, made, renamed, listed or removed, before it happens;
-functions without an event are replaced.
+Python's audit events announce every file that is about to be opened, made, renamed, listed or removed.
+Functions without an event are replaced.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class FailingVerbs:
         init_home(save_permitting(WITHOUT_LEVELS, folder / "base.lwm"), self._shipped)
         rename_class(self._shipped, "Coat", "Jacke")
         rename_class(self._shipped, "Jacke", "Coat")  # so that there is something to undo
-        monkeypatch.setattr(measurement, "count_alive", lambda *sizes: measurement.Alive([], {}))  # is slow
+        monkeypatch.setattr(measurement, "count_alive", lambda *sizes: measurement.Alive([], {}))  # slow
         self._verbs = self._make_verbs()
         self.names = tuple(self._verbs)
 
@@ -87,7 +87,7 @@ class FailingVerbs:
         return disk.count
 
     def problem(self, verb: str, fails_at: int) -> str | None:
-        """Makes an operation fail; returns what callers must not see, if they do."""
+        """Makes an operation fail; returns what callers saw but must not see, if there was anything."""
         home = open_home(self._start_over())
         before, failure = home.current(), None
         with failing_disk(self._root, fails_at, self._monkeypatch):

@@ -158,7 +158,7 @@ class Exploration:
         check_recovered: Function that looks at what is there after the recovery.
         rounds: Number of interruptions in a row; None goes on until they leave nothing new.
         forget: Operations to leave out, as if the product forgot them; to show that this is noticed.
-        make_recorder: Function that makes what records a recovery.
+        make_recorder: Function that makes the recorder of a recovery.
         counts: Numbers of kills and power cuts, in the change and in recoveries.
     """
 

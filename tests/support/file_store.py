@@ -87,7 +87,7 @@ class Store:
         return self._torn[content]
 
     def unsynced(self, content: Content) -> set[Content]:
-        """Yields what a power cut can make of a content that was not synced."""
+        """Yields what a power cut can make of content that was not synced."""
         if content not in self._unsynced:
             whole = self.get(content)
             half = len(whole) // 2

@@ -70,6 +70,6 @@ def ordinary_user() -> Iterator[None]:
 
 
 def published(text: str) -> bool:
-    """Tells whether the README beside the tests says so."""
+    """Tells whether the README beside the tests has this text."""
     print(text)
     return text in README.read_text()

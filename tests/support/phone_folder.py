@@ -1,8 +1,8 @@
-"""Makes a folder as a phone and several machines leave it, from photos that ship in demo_data.
+"""Makes a folder as a phone and several computers leave it, from photos that ship in demo_data.
 
     python -m tests.support.phone_folder FOLDER
 
-It holds two new classes, Bag and Ankle boot, in several formats, and what a real folder has beside photos.
+It holds two new classes, Bag and Ankle boot, in several formats, and what a real folder has besides photos.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def make(folder: Path) -> None:
         _photograph("Bag", 42, folder / "Bag/2025/IMG_0042.heic")
     broken = folder / "Bag/2025/IMG_0043.jpg"
     _photograph("Bag", 43, broken)
-    broken.write_bytes(broken.read_bytes()[:300])  # a copy that broke off
+    broken.write_bytes(broken.read_bytes()[:300])  # a copy that was cut short
     shutil.copy(folder / "Bag/2025/000.png", folder / "Bag/2026/autumn/000 copy.png")
     for name in ("Bag", "Ankle boot"):
         _photograph("Bag", 44, folder / name / "which.png")  # in both: a contradiction

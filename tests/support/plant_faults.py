@@ -67,13 +67,13 @@ FAULTS: dict[str, tuple[str, str, int, Change]] = {  # kind, the photo to make i
     "Shirt/94.png": ("mislabelled", "Ankle boot", 94, unchanged),
     "Sneaker/95.png": ("mislabelled", "Bag", 95, unchanged),
     "Ankle boot/96.png": ("mislabelled", "Shirt", 96, unchanged),
-    "Bag/97.png": ("mislabelled", "Trouser", 97, unchanged),  # a class that the model knows, as the next one
+    "Bag/97.png": ("mislabelled", "Trouser", 97, unchanged),  # the model knows both these classes
     "Shirt/98.png": ("mislabelled", "Sandal", 98, unchanged),
 }
 
 
 def plant(folder: Path) -> None:
-    """Makes the folder anew."""
+    """Makes the folder again, from scratch."""
     shutil.rmtree(folder, ignore_errors=True)
     for name in CLASSES:
         (folder / name).mkdir(parents=True)

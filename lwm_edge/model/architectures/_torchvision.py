@@ -1,7 +1,7 @@
 """Imports torchvision; no other module does.
 
 A torchvision built for CUDA beside a CPU build of torch (the usual pair on a Jetson, and what package
-indexes offer) fails at import: it registers shape functions for operators whose library did not load.
+indexes offer) fails on import: it registers shape functions for operators whose library did not load.
 Declaring the schemas first makes its models usable; the operators themselves are never called here.
 """
 
@@ -39,9 +39,10 @@ def _import_models() -> Any:
 
 @contextmanager
 def _without_compiler() -> Iterator[None]:
-    """Avoids loading the 80 MiB of torch's compiler, of which torchvision asks a single question.
+    """Keeps torchvision from loading torch's compiler, 80 MiB, just to ask it a single question.
 
-    torchvision 0.18 also tells the compiler about one function, which changes nothing where it never runs.
+    torchvision 0.18 also tells the compiler about one function; where the compiler never runs, that changes
+    nothing.
     """
     if "torch._dynamo" in sys.modules:
         yield

@@ -1,9 +1,10 @@
 """Registers architectures: what a bundle's `architecture` key stands for.
 
 Every architecture ends in feature maps, global average pooling and one linear layer, so that Grad-CAM has the
-closed form of `learning.attention`. Layers that others have in between count as part of the feature maps:
-MobileNetV3 pools before them, so its maps are 1x1 and the attention loss has no use for it. A vendor adds
-their own through the entry-point group `lwm_edge.architectures`, each entry an `Architecture`:
+closed form of `learning.attention`. If a network has more layers in between, they count as part of the
+feature maps. MobileNetV3 pools before these layers, so its maps are 1x1, and the attention loss has no use
+for them. A vendor adds architectures through the entry-point group `lwm_edge.architectures`, each entry an
+`Architecture`:
 
     [project.entry-points."lwm_edge.architectures"]
     my_net = "my_package:ARCHITECTURE"
@@ -43,10 +44,10 @@ class Architecture:
             possible on the meta device, which takes no memory.
         features: Names of the classifier's child modules that, one after the other, take images
             [B, 3, H, W] float32 to the last feature maps [B, d, h, w] float32.
-        tail: Function that makes, from the whole classifier, what comes between these modules and the global
-            average pooling: a module from maps to maps. None if nothing does.
+        tail: Function that takes the whole classifier and makes a module, from maps to maps, of what comes
+            between these modules and the global average pooling; None if nothing does.
         head: Dotted name of the one linear layer.
-        preprocessing: Preprocessing from a photo to the input, unless the vendor says otherwise.
+        preprocessing: Preprocessing from a photo to the input, unless the vendor chooses another.
         weights: Pretrained weights by name, each a function that returns a state dict of `build()`.
     """
 
@@ -135,7 +136,7 @@ _BUILT_IN: dict[str, Architecture] = {
 
 
 def architecture_names() -> tuple[str, ...]:
-    """Lists every registered key, the vendors' own included, sorted."""
+    """Lists every registered key in alphabetical order, those of vendors included."""
     return tuple(sorted({*_BUILT_IN, *metadata.entry_points(group=ENTRY_POINT_GROUP).names}))
 
 
@@ -164,7 +165,7 @@ def find_architecture(name: str) -> Architecture:
 
 
 def _unfitness(name: str) -> str:
-    """Says why a classifier of torchvision cannot be used."""
+    """Says why one of torchvision's classifiers cannot be used."""
     if name in _TOO_LARGE:
         return "is larger than an ONNX file can be"
     with torch.device("meta"), warnings.catch_warnings():

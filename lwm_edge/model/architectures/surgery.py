@@ -1,4 +1,4 @@
-"""Takes a whole classifier apart into backbone and linear head, and makes sure that this is all of it."""
+"""Takes a whole classifier apart into backbone and linear head, and makes sure that nothing is left over."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ _PROBE_SIZE = 64
 
 def take_apart(model: nn.Module, architecture: Architecture, name: str) -> tuple[nn.Sequential, nn.Linear]:
     """Splits a whole classifier into backbone and linear head; their parameter names stay the same.
+
+    Args:
+        model: Classifier to split; the parts are its own modules, not copies.
+        architecture: Architecture that names the parts.
+        name: Key of the architecture, for errors.
 
     Raises:
         ArchitectureError: The parts that the architecture names are missing or of another kind.
@@ -43,8 +48,8 @@ def take_apart(model: nn.Module, architecture: Architecture, name: str) -> tuple
 def check_surgery(model: nn.Module, backbone: nn.Module, head: nn.Linear, name: str) -> None:
     """Makes sure that pooling and one linear layer are all that follows the backbone.
 
-    Only then are the closed form of the attention map and the grown head right. The classifier is left in
-    eval mode.
+    Otherwise, the closed form of the attention map and a head with more rows would be wrong. The classifier
+    is left in eval mode.
 
     Raises:
         ArchitectureError: The taken-apart classifier computes something else.
@@ -57,8 +62,8 @@ def check_surgery(model: nn.Module, backbone: nn.Module, head: nn.Linear, name: 
         ours, theirs = head(features.mean((2, 3))), model(images)
         if not theirs.isfinite().all():
             raise ArchitectureError(
-                f"this {name} computes values that are not finite: some weights are huge, or variances of "
-                "BatchNorm are negative; use a sound checkpoint"
+                f"this {name} computes values that are not finite: some weights are huge, or some variances "
+                "of BatchNorm are negative; use a sound checkpoint"
             )
         if torch.allclose(ours, theirs, rtol=_SURGERY_TOLERANCE, atol=_SURGERY_TOLERANCE):
             return

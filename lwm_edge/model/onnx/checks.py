@@ -1,4 +1,4 @@
-"""Checks a graph before anything runs it: a base comes from elsewhere, and its graph may be anything.
+"""Checks a graph before anything runs it: a base comes from elsewhere, so its graph could hold anything.
 
 Since `tracing` and `lowering` make every graph, its form is known; whatever is not of that form is refused.
 """
@@ -23,8 +23,8 @@ OPERATORS = {
     *("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Neg", "Abs", "Sqrt", "Exp", "Erf"),
     *("Relu", "LeakyRelu", "PRelu", "Elu", "Clip", "Sigmoid", "HardSigmoid", "Tanh", "Softplus", "Softmax"),
 }
-"""Operators that a classifier may need, all of which TensorRT's parser has read since 8.4 in the types that
-are used here. Source: https://github.com/onnx/onnx-tensorrt/blob/release/8.4-GA/docs/operators.md."""
+"""Operators that a classifier may need. TensorRT's parser has read all of them since 8.4, in the data types
+used here. Source: https://github.com/onnx/onnx-tensorrt/blob/release/8.4-GA/docs/operators.md."""
 
 _MAX_NODES, _MAX_NODE_BYTES = 20_000, 4096
 _MAX_BYTES_PER_CONSTANT, _MAX_BYTES_OF_CONSTANTS = 1024, 256 * 1024
@@ -36,7 +36,7 @@ _LISTED_PROBLEMS = 20
 
 
 def check_form(model: ModelProto, weights: Set[str]) -> None:
-    """Refuses a graph that `tracing` cannot have made.
+    """Refuses a graph that `tracing` and `lowering` cannot have made.
 
     Args:
         model: Graph of a bundle, without data for its weights, or an ONNX file.
@@ -172,8 +172,8 @@ class Cost(NamedTuple):
     """Holds what some nodes of a graph cost for one image.
 
     Attributes:
-        operations: Number of multiplications, at least one per element that is read or made.
-        elements: Number of elements that are made.
+        operations: Number of multiplications, counted as at least one per element read or written.
+        elements: Number of elements written.
     """
 
     operations: int = 0
@@ -187,15 +187,15 @@ class Cost(NamedTuple):
 def check_cost(model: ModelProto, weights: Set[str]) -> None:
     """Refuses a graph that costs more than its weights explain.
 
-    A classifier uses each weight at most once for each pixel, and does little between its layers. Whoever
-    wants to run a graph for hours needs weights for it, which the length of the file shows.
+    A classifier uses each weight at most once for each pixel, and does little between its layers. A graph
+    that runs for hours would need weights to match, and the file's length would show them.
 
     Args:
         model: Graph that `check_form` accepted.
         weights: Names of the network's tensors.
 
     Raises:
-        ExportError: The graph costs more, or its cost is unknown.
+        ExportError: The graph costs more than that, or its cost is unknown.
     """
     readers = [name for node in model.graph.node for name in node.input if name in weights]
     if again := sorted({name for name in readers if readers.count(name) > 1}):
@@ -211,7 +211,7 @@ def check_cost(model: ModelProto, weights: Set[str]) -> None:
     ):
         if count > allowed:
             raise ExportError(
-                f"the ONNX graph in the bundle needs {count:,} {what} per image, and {allowed:,} are allowed"
+                f"the ONNX graph in the bundle needs {count:,} {what} per image; {allowed:,} are allowed"
             )
 
 

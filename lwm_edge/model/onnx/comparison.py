@@ -21,11 +21,11 @@ class VariantReport(Report):
     """Compares another form of an ONNX file with the file itself.
 
     Attributes:
-        photos: Number of photos that both were run on, none of which calibrated the form.
+        photos: Number of photos that both were run on; the form was not calibrated on any of them.
         agreement: Share of these photos that both put into the same class.
-        min_agreement: Smallest share for the form to be written.
+        min_agreement: Smallest such share with which the form is written.
         accuracy: Accuracy of the form; None if the photos are not all of known classes.
-        original_accuracy: Accuracy of the file itself; None in the same case.
+        original_accuracy: Accuracy of the file itself; None in the same cases.
         onnx_bytes: Length of the form.
         original_onnx_bytes: Length of the file itself.
         photo_ms: Median time that the form takes for one photo here, in whole batches if their size is fixed.
@@ -80,7 +80,7 @@ def compare(
 
 
 def _accuracy(best: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
-    """Computes accuracy, which is the mean over classes, as everywhere."""
+    """Computes the accuracy as a mean over classes, as everywhere."""
     return float(np.mean([(best[labels == label] == label).mean() for label in np.unique(labels)]))
 
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-import numpy as np
-from onnx import ModelProto, TensorProto, checker, helper, load_model_from_string, numpy_helper
+from onnx import ModelProto, TensorProto, checker, helper, load_model_from_string
 
 from ...errors import ExportError, first_line
 from ..bundle import BACKBONE, BESIDE_THE_NETWORK, CUT_TO_CLASSES, HISTOGRAM, ONNX_GRAPH, SCORE, Arrays
@@ -53,7 +52,7 @@ def read_graph(arrays: Arrays) -> ModelProto:
 
 
 def _fits(tensor: TensorProto, arrays: Arrays) -> bool:
-    """Tells whether a tensor is declared as it is in the bundle; rows of classes may be fewer."""
+    """Tells whether a tensor is declared as it is in the bundle; it may have rows for fewer classes."""
     array = arrays.get(tensor.name)
     if array is None:
         return True
@@ -64,9 +63,9 @@ def _fits(tensor: TensorProto, arrays: Arrays) -> bool:
 
 
 def declared_backbone(graph: bytes) -> dict[str, tuple[str, list[int]]]:
-    """Returns data type and shape of each tensor of the backbone that a graph runs, under its bundle name.
+    """Returns the data type and shape of each tensor of a graph's backbone, under its name in a bundle.
 
-    In torch, a BatchNormalization counts its batches in one more number, which no graph reads.
+    torch's BatchNorm has one more tensor, a count of batches. It is in the result, though no graph reads it.
 
     Args:
         graph: Graph as a bundle keeps it.
@@ -106,8 +105,9 @@ def fill_graph(arrays: Arrays, manifest: Manifest) -> bytes:
     model = read_graph(arrays)
     try:
         _fill(model, arrays, manifest)
-        checker.check_model(model)
         content: bytes = model.SerializeToString(deterministic=True)
+        del model  # the checker reads a copy of its own
+        checker.check_model(content)
     except Exception as error:  # protobuf and the checker raise errors of many kinds
         raise ExportError(
             f"the ONNX graph in the bundle is damaged or does not fit its tensors: {first_line(error)}"
@@ -120,8 +120,9 @@ def _fill(model: ModelProto, arrays: Arrays, manifest: Manifest) -> None:
     for initializer in graph.initializer:
         array = arrays.get(initializer.name)
         if array is not None:
-            rows = array[:classes] if initializer.name in CUT_TO_CLASSES else array
-            initializer.CopyFrom(numpy_helper.from_array(np.asarray(rows, order="C"), initializer.name))
+            if initializer.name in CUT_TO_CLASSES:
+                array, initializer.dims[0] = array[:classes], classes
+            initializer.raw_data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
     for output in graph.output:
         if output.name in (LOGITS, PROBABILITIES):
             output.type.tensor_type.shape.dim[1].dim_value = classes
@@ -133,7 +134,7 @@ def _fill(model: ModelProto, arrays: Arrays, manifest: Manifest) -> None:
 
 
 def metadata(manifest: Manifest) -> dict[str, str]:
-    """Returns what an ONNX file says of its model: for lwm-edge, and by the conventions of others.
+    """Returns what an ONNX file says about its model, for lwm-edge and by others' conventions.
 
     Conventions: https://onnx.ai/onnx/repo-docs/MetadataProps.html for images,
     https://onnx.ai/onnx/repo-docs/IR.html for author and licence, and `names` as readers of Ultralytics'
@@ -155,7 +156,7 @@ def metadata(manifest: Manifest) -> dict[str, str]:
 
 
 def names_metadata(class_names: Sequence[str]) -> dict[str, str]:
-    """Returns those entries of the metadata that grow with each class."""
+    """Returns the metadata entries that grow with each class."""
     return {
         CLASS_NAMES_KEY: json.dumps(class_names, ensure_ascii=False),
         "names": repr(dict(enumerate(class_names))),

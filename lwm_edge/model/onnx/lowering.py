@@ -40,7 +40,8 @@ def lower(model: ModelProto) -> ModelProto:
             refused.add(node.op_type)
     if refused:
         raise ExportError(
-            f"this network needs operators that differ in opset {OPSET}: {', '.join(sorted(refused))}"
+            f"this network needs operators that opset {OPSET} defines differently: "
+            f"{', '.join(sorted(refused))}"
         )
     _remove_unused(graph)
     _remove_remarks(model)
@@ -69,12 +70,12 @@ def _move_axes_to_attribute(node: NodeProto, graph: GraphProto) -> None:
 
 
 def _drop_output_count(node: NodeProto, graph: GraphProto) -> None:
-    """Lowers a split into equal parts, which opset 18 counts in an attribute."""
+    """Lowers a split into equal parts, the number of which is an attribute in opset 18."""
     _remove_attribute(node, "num_outputs")
 
 
 def _refuse_pad_axes(node: NodeProto, graph: GraphProto) -> None:
-    """Leaves a Pad node as it is; opset 18 added axes as an input, which is refused."""
+    """Leaves a Pad node as it is, but refuses one that has axes, an input that opset 18 added."""
     if len(node.input) > 3:
         raise ExportError(f"{node.name} pads some axes only, which opset {OPSET} cannot do")
 
@@ -109,7 +110,7 @@ def _replace_sequence_splits(graph: GraphProto) -> None:
 
 
 def _replace_hard_swishes(graph: GraphProto) -> None:
-    """Replaces HardSwish, which TensorRT 8 does not list, by what defines it: x * HardSigmoid(x)."""
+    """Replaces HardSwish, which TensorRT 8 does not list, by its definition: x * HardSigmoid(x)."""
     nodes = [NodeProto.FromString(node.SerializeToString()) for node in graph.node]
     graph.ClearField("node")
     for node in nodes:
@@ -175,7 +176,7 @@ def _remove_unused(graph: GraphProto) -> None:
 
 
 def _remove_remarks(model: ModelProto) -> None:
-    """Removes what the exporter notes about the vendor's source code, and shapes that become outdated."""
+    """Removes the exporter's notes about the vendor's source code, and shapes that are no longer true."""
     graph = model.graph
     graph.ClearField("value_info")
     for item in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):

@@ -25,7 +25,7 @@ PARITY_BATCH_SIZES = (1, 2, 5)
 PARITY_TOLERANCE = 1e-4
 """Difference that is allowed, as a share of the largest value, or of 1 if that is larger."""
 
-_UNKNOWN_TOLERANCE = 1e-3  # of a difference of squares
+_UNKNOWN_TOLERANCE = 1e-3  # larger, as the score is a difference of squares
 
 
 def generated_images(image_size: int) -> Pixels:
@@ -41,12 +41,12 @@ def generated_images(image_size: int) -> Pixels:
 
 @dataclass(frozen=True)
 class ParityProbe:
-    """Holds pictures and what the network makes of them.
+    """Holds pictures, and the logits that the network gives them.
 
     Attributes:
-        images: Pictures [B, H, W, 3] uint8; repeated if fewer than 5.
+        images: Pictures [B, H, W, 3] uint8; if there are fewer than 5, they are repeated.
         logits: Logits of the network [B, classes] float32.
-        real_photos: Whether the pictures are photos, not generated.
+        real_photos: Whether the pictures are photos rather than generated.
     """
 
     images: Pixels
@@ -66,10 +66,10 @@ def parity_probe(network: Network, photos: Pixels | None = None) -> ParityProbe:
 
 
 def shipped_probe(arrays: Arrays, manifest: Manifest) -> ParityProbe:
-    """Computes, from what the bundle keeps of the generated pictures, the logits that its head must give.
+    """Computes the logits that the head must give the generated pictures, without running the network.
 
-    The torch that trained the network saw these pictures, so ONNX Runtime on the device is compared with
-    that torch, and the device needs none.
+    The bundle keeps the head's inputs for these pictures. The torch that trained the network computed them,
+    so ONNX Runtime on the device is compared with that torch, and the device itself needs none.
     """
     head_inputs, classes = arrays[PROBE].astype(np.float64), len(manifest.class_names)
     logits = head_inputs @ arrays[WEIGHT][:classes].T + arrays[BIAS][:classes]
@@ -77,7 +77,7 @@ def shipped_probe(arrays: Arrays, manifest: Manifest) -> ParityProbe:
 
 
 def head_inputs_of_probe(network: Network) -> NDArray[np.float32]:
-    """Computes what the head reads of the generated pictures [5, d], as a bundle keeps it."""
+    """Computes the head's inputs for the generated pictures [5, d] float32, which a bundle keeps."""
     import torch
 
     images = torch.from_numpy(generated_images(network.preprocessing.image_size))
@@ -126,7 +126,7 @@ def _check_unknown(classifier: Classifier, arrays: Arrays, images: Pixels) -> No
 
 
 def _largest_part(head_inputs: NDArray[np.float32], arrays: Arrays) -> float:
-    """Computes the largest of the terms whose difference is the score, which float32 rounds by its size."""
+    """Computes the largest of the terms whose difference is the score: float32 rounds in proportion to it."""
     values = head_inputs @ arrays[AXES].T + arrays[AXES_OFFSET]
     return float((values**2).sum(1).max())
 

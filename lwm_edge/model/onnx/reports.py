@@ -1,4 +1,4 @@
-"""Defines what a comparison of an ONNX file with its network returns; needs neither onnx nor numpy."""
+"""Defines what a comparison of an ONNX file with its network returns; imports neither onnx nor numpy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ParityReport(Report):
         batch_sizes: Batch sizes that were compared.
         largest_difference: Largest difference in a logit.
         tolerance: Allowed difference: 1e-4 x max(1, largest |logit|).
-        real_photos: Whether photos were compared, or generated pictures because none were at hand.
+        real_photos: Whether photos were compared, rather than generated pictures for want of photos.
     """
 
     batch_sizes: tuple[int, ...]

@@ -26,7 +26,7 @@ _TRACED_OPSET = 18  # the lowest that torch's exporter writes
 
 
 class _Exported(nn.Module):
-    """Computes what the file computes: the network, its head cut to the classes in use."""
+    """Computes what the file will compute: the network, with its head cut to the classes in use."""
 
     def __init__(self, network: Network, activation: Activation) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ def trace_graph(network: Network, activation: Activation) -> bytes:
 
 
 def _with_constants_folded(model: ModelProto, weights: set[str]) -> ModelProto:
-    """Folds all that does not depend on images or weights, which stay as initialisers without data."""
+    """Folds all that depends on neither images nor weights; the weights stay as initialisers without data."""
     from onnxscript.optimizer import optimize
 
     graph = model.graph

@@ -24,11 +24,11 @@ from ..bundle import BIAS, CENTRES, CENTRES_OFFSET, WEIGHT
 from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, Classifier
 
 UNUSED_BIAS = -1e4
-"""Bias of a fixed head's outputs beyond the classes: gives probability 0 even in half precision."""
+"""Bias of a fixed head's outputs beyond the classes; it makes their probability 0 even in half precision."""
 
 
-_NEVER_NEAREST = -1e30  # what a class that is not there adds to the score for unknown objects
-_SHARES_IN_FLOAT = (0, 1 / 8, 1 / 4, 1 / 2)  # shares of the convolutions, the first one always included
+_NEVER_NEAREST = -1e30  # offset of a centre that belongs to no class, in the score for unknown objects
+_SHARES_IN_FLOAT = (0, 1 / 8, 1 / 4, 1 / 2)  # shares of the convolutions; the first one always stays in float
 _BATCH_SIZE = 16
 _ENOUGH_AGREEMENT = 0.98  # share of the calibration photos; of the others, 97% must agree afterwards
 
@@ -75,7 +75,7 @@ def in_half_precision(onnx_file: bytes) -> bytes:
 
 
 def _remove_repeated_nodes(graph: GraphProto) -> None:
-    """Keeps one of the equal casts that the converter makes where several nodes read what was an output."""
+    """Keeps one of the identical casts that the converter makes where several nodes read a former output."""
     seen: set[str] = set()
     for node in list(graph.node):
         if seen.intersection(node.output):
@@ -93,9 +93,9 @@ def in_eight_bits(
     """Quantises the convolutions of a file to 8-bit integers; the head stays in float32.
 
     The quantisation is static and symmetric, by channel for weights, and written as pairs of QuantizeLinear
-    and DequantizeLinear. Depthwise convolutions stay in float32, as they lose most and gain least. The first
-    convolutions do so too, as many as it takes for 98% of the images to keep their class, but at most half
-    of all: the head reads them, and all later layers inherit their error.
+    and DequantizeLinear. Depthwise convolutions stay in float32, as they lose most and gain least. So do the
+    first convolutions, as many as it takes for 98% of the images to keep their class, but at most half of
+    all: the head reads them, and all later layers inherit their error.
 
     Args:
         onnx_file: Content of the file in float32, with no fixed batch size.
@@ -109,10 +109,10 @@ def in_eight_bits(
 
     model = load_model_from_string(onnx_file)
     head_nodes = _name_nodes(model)
-    of_caller: list[Exception] = []
-    on_progress = noting_errors(on_progress, of_caller)
+    callers_errors: list[Exception] = []
+    on_progress = noting_errors(on_progress, callers_errors)
     best_classes = _best_classes(onnx_file, images, on_progress)
-    with tempfile.TemporaryDirectory() as folder, _quietly("int8", of_caller):
+    with tempfile.TemporaryDirectory() as folder, _quietly("int8", callers_errors):
         named, folded = Path(folder, "named.onnx"), Path(folder, "folded.onnx")
         named.write_bytes(_content(model))
         quant_pre_process(named, folded, skip_symbolic_shape=True)  # folds BatchNormalization
@@ -164,7 +164,7 @@ def _quantised(
             "ActivationSymmetric": True,
             "WeightSymmetric": True,
             "QuantizeBias": False,
-            "CalibMovingAverage": True,  # else one photo's outlier would widen the range for all
+            "CalibMovingAverage": True,  # otherwise, one photo's outlier would widen the range for all
             "AddQDQPairToWeight": float_weights,
             "DedicatedQDQPair": float_weights,  # TensorRT lets no two nodes share a pair
         },
@@ -175,7 +175,7 @@ def _quantised(
 
 
 def _restore_unquantised_inputs(graph: GraphProto) -> None:
-    """Lets only convolutions read what was quantised for them; other readers get it as it was before."""
+    """Lets only convolutions read what was quantised for them; other readers get the original again."""
     made_by = {node.output[0]: node for node in graph.node}
     readers: dict[str, list[NodeProto]] = {}
     for node in graph.node:
@@ -208,7 +208,7 @@ def _best_classes(onnx_file: bytes, images: Pixels, on_progress: ProgressCallbac
 
 
 @contextmanager
-def _quietly(form: str, of_caller: Sequence[Exception] = ()) -> Iterator[None]:
+def _quietly(form: str, callers_errors: Sequence[Exception] = ()) -> Iterator[None]:
     """Keeps a tool's messages off the terminal, and turns its own errors into an ExportError."""
     level = logging.root.manager.disable
     logging.disable()
@@ -217,7 +217,7 @@ def _quietly(form: str, of_caller: Sequence[Exception] = ()) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as error:
-        if error in of_caller:
+        if error in callers_errors:
             raise
         raise ExportError(f"ONNX Runtime cannot convert this model to {form}: {first_line(error)}") from error
     finally:

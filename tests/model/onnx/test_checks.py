@@ -161,7 +161,7 @@ def wrong_shape(model: ModelProto) -> None:
 
 
 def test_a_weight_that_is_declared_smaller_than_it_is() -> None:
-    """Otherwise its cost would be counted by what the graph says about it."""
+    """Otherwise its cost would be whatever the graph claims."""
     with pytest.raises(ExportError, match="does not fit its tensors") as refused:
         read_graph(changed(wrong_shape))
     assert refused.value.problems == ("backbone.stage3.2.conv2.weight",)
@@ -276,7 +276,7 @@ def test_what_grows_faster_than_the_batch_is_refused() -> None:
 
 
 def test_an_input_that_nobody_makes_is_refused() -> None:
-    """Shape inference does not notice that it is missing where the output's shape does not depend on it."""
+    """Shape inference does not notice a missing input if the output's shape does not depend on it."""
     with pytest.raises(ExportError, match="'added' has no known shape"):
         graph_cost(read_graph(changed(add_node("Clip", "", "nowhere"))), WEIGHTS)
 
@@ -292,12 +292,12 @@ def test_shapes_that_cannot_be_known_are_refused() -> None:
 
 def test_a_graph_that_would_take_minutes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lwm_edge.model.onnx.checks._MAX_OPERATIONS", 1_000_000)
-    with pytest.raises(ExportError, match="multiplications per image, and 1,000,000 are allowed"):
+    with pytest.raises(ExportError, match="multiplications per image; 1,000,000 are allowed"):
         check_cost(read_graph(BUNDLE.arrays()), WEIGHTS)
 
 
 def test_what_is_counted_is_what_convolutions_multiply() -> None:
-    """The demo's network by hand: 31.4 million multiplications, nearly all in convolutions."""
+    """Counted by hand, the demo's network takes 31.4 million multiplications, nearly all in convolutions."""
     of_weights, beside = graph_cost(read_graph(BUNDLE.arrays()), WEIGHTS)
     assert 31_000_000 < of_weights.operations < 32_000_000
     assert beside.operations < 2 * of_weights.elements

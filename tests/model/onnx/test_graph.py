@@ -208,8 +208,9 @@ EXPORTED = [
 ]
 
 
+@pytest.mark.slow
 def test_a_network_that_could_still_be_trained_makes_the_same_graph() -> None:
-    """As `pack` makes one: no training has told yet which blocks write to their input."""
+    """`pack` makes such a network: no training has yet shown which blocks write to their input."""
     graphs = []
     for trains in (True, False):
         network = load_network(open_bundle(BASE_BUNDLE)).requires_grad_(trains)
