@@ -1,4 +1,4 @@
-"""Counts the processors that this process may use, as its cgroup and its affinity may allow it only some."""
+"""Counts the processors that this process may use; its cgroup and its affinity may allow it only some."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def usable_processors() -> int:
 
 
 def _cgroup_shares() -> Iterator[float]:
-    """Yields how many processors' time each cgroup that this process is in may use; see cgroups(7)."""
+    """Yields, for each cgroup of this process, how many processors' time it may use; see cgroups(7)."""
     for version, folder in levels("cpu"):
         with suppress(OSError, ValueError):  # "max" is not a number: there is no limit
             quota, period = _quota_v2(folder) if version == 2 else _quota_v1(folder)

@@ -195,7 +195,7 @@ def _plain_int(number: str) -> int:
 
 
 def _plain_float(number: str) -> str:
-    """Returns a number as it is written; refuses digits that it does not need in any release's form."""
+    """Returns a number as it is written; refuses digits that no release would need to write it."""
     value = float(number)
     forms = _PLAIN_FLOAT if value == 0 or 1e-4 <= abs(value) < 1e15 else f"{_PLAIN_FLOAT}|{_SCIENTIFIC_FLOAT}"
     if not re.fullmatch(forms, number) or Decimal(number) != Decimal(repr(value)):
@@ -217,13 +217,13 @@ class Progress(Report):
     photo, and further ones while a photo takes long to read.
 
     Attributes:
-        phase: Name of the phase: `photos`, `check`, `plan`, `features`, `train`, `evaluate`, `stage` or
-            `commit`; `simulate` for whole increments.
+        phase: Name of the phase: `photos`, `check`, `plan`, `features`, `train`, `evaluate`, `stage`,
+            `commit`, `export` or `page`; `simulate` for whole increments.
         done: Number of steps done in the phase.
         total: Number of steps in the phase.
         loss: Loss of the latest optimiser update, while training.
         notes: Lines that tell the owner, before anything is learnt, which files are left out and why.
-        expected_seconds: Seconds that a phase of one step is expected to take; None if that is not known.
+        expected_seconds: Seconds that a phase of one step is expected to take; None if its steps are counted.
     """
 
     phase: str
@@ -235,6 +235,11 @@ class Progress(Report):
 
 
 ProgressCallback = Callable[[Progress], None]
+
+
+def one_step(phase: str, expected_seconds: float) -> Progress:
+    """Reports the start of a phase whose steps cannot be counted, and how long it is expected to take."""
+    return Progress(phase=phase, done=0, total=1, expected_seconds=expected_seconds)
 
 
 def ignore_progress(progress: Progress) -> None:

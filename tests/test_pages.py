@@ -56,7 +56,7 @@ TOO_LONG = {  # commands whose options are parsed, and why they are not run; sma
     "audit": "fifty increments take more than a minute; deploy/README.md's three are run",
 }
 PRINTED = {  # what shows that a block did what the page says
-    "README.md device-path": ("Learnt 2 classes", "passed: nothing else is there"),
+    "README.md device-path": ("Learnt 2 classes", "passed: nothing is unexplained"),
     "README.md python": ("lda ran:", "Bag"),
     "README.md vendor-path": ("small_resnet20", "vendor.pub"),
     "deploy/README.md first-prediction": ("Learnt 2 classes", "Bag"),
@@ -71,7 +71,7 @@ PRINTED = {  # what shows that a block did what the page says
     "deploy/README.md unknown-path": ("300 of 6 classes", "95% of known photos", "unknown (at best"),
     "deploy/README.md forms-path": ("same class on", "fixed.onnx"),
     "deploy/README.md audit-path": (
-        "passed: nothing else is there",
+        "passed: nothing is unexplained",
         "passed: storage and memory stay constant",
     ),
     "deploy/README.md custody-path": ("signed changes 1, 2", "This model is that base, unchanged."),

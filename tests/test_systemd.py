@@ -90,3 +90,10 @@ def test_the_installer_says_how_to_call_it(program: Path) -> None:
     wrong = install(program, str(BASE_BUNDLE))
     assert wrong.returncode == 2 and "BASE.lwm MEMORY" in wrong.stdout
     assert install(program, str(BASE_BUNDLE), "half").returncode == 2
+
+
+def test_the_installer_refuses_a_python_that_the_service_cannot_see(program: Path) -> None:
+    (program.parent / "python").symlink_to("/home/somebody/.pyenv/versions/3.11.7/bin/python")
+    refused = install(program, str(BASE_BUNDLE), "600M")
+    assert refused.returncode == 1 and "the service does not see users' folders" in refused.stdout
+    assert not (program.parent / "root").exists()

@@ -118,7 +118,7 @@ def _read_material(
 
 
 def _precision(config: BaseConfig, device: torch.device) -> Precision:
-    """Chooses the precision of the training; a CPU's bfloat16 is taken only if it is asked for."""
+    """Chooses the precision to train in; on a CPU, it is bfloat16 only if that is asked for."""
     if config.precision == "auto":
         return "bfloat16" if device.type == "cuda" and has_bfloat16(device) else "float32"
     return config.precision

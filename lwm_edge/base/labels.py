@@ -16,12 +16,12 @@ from ..photos.class_names import class_name_problem, fold_class_name, normalise_
 
 _MAX_BYTES = 8 * 1024**2
 _CLEARLY_BETTER = 0.3  # gain in the mean accuracy of the classes that are moved
-_DEVIATIONS = 4  # standard deviations of chance; two are not enough, as the order is searched for
+_DEVIATIONS = 4  # standard deviations of chance; two would not do, as the best of many orders is tested
 _LISTED = 20
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """Reads the names of a head's rows, one on each line, in their order.
+    """Reads the names of a head's rows, one per line, in their order.
 
     Raises:
         ConfigError: The file cannot be read, or some names cannot be class names; all of them are listed.
@@ -42,9 +42,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     if not names:
         problems = ["it is empty"]
     if problems:
-        raise ConfigError(
-            f"{path} is not a list of class names, one on each line", shortened(problems, _LISTED)
-        )
+        raise ConfigError(f"{path} is not a list of class names, one per line", shortened(problems, _LISTED))
     return names
 
 
@@ -99,7 +97,7 @@ def check_order(predictions: Labels, labels: Labels, class_names: Sequence[str])
         order = ", ".join(class_names[index] for index in np.argsort(row_of_class))
         raise ConfigError(
             f"the photos contradict the order of the classes: in that order, the classifier recognises "
-            f"{right:.0%} of them. Pass --labels FILE with these names, one on each line, in this order: "
+            f"{right:.0%} of the photos. Pass --labels FILE with these names, one per line, in this order: "
             f"{order}"
         )
     if classes > 1 and right <= 1 / classes:
@@ -111,7 +109,7 @@ def check_order(predictions: Labels, labels: Labels, class_names: Sequence[str])
 
 
 def check_folder_names(folder: Path, predictions: Labels, labels: Labels, class_names: Sequence[str]) -> None:
-    """Refuses further photos of the classes if they are in one another's folders.
+    """Refuses further photos if the folders of some classes seem to be swapped.
 
     Args:
         folder: Path of the folder that holds the class folders.
@@ -125,7 +123,7 @@ def check_folder_names(folder: Path, predictions: Labels, labels: Labels, class_
     row_of_class = _better_rows(predictions, labels, len(class_names))
     if row_of_class is not None:
         raise PhotosError(
-            f"the photos in {folder} contradict the names of its folders, so these seem to be mixed up; "
+            f"the photos in {folder} contradict the names of its folders, which seem to be mixed up; "
             "rename the folders",
             shortened(
                 [
@@ -145,7 +143,8 @@ def _better_rows(predictions: Labels, labels: Labels, classes: int) -> Labels | 
     row_of_class = _best_rows(pairs, counts * per_photo[pairs[:, 0]], classes)
     moved = row_of_class != np.arange(classes)
     as_moved, as_given = pairs[:, 1] == row_of_class[pairs[:, 0]], pairs[:, 1] == pairs[:, 0]
-    # By class as well as by photo: one large class taken for a small one does not show that both are moved.
+    # The gain is measured by class as well as by photo: if only a large class is taken for a small one, most
+    # photos gain by swapping the two, yet nothing shows that the small class is taken for the large one.
     if_moved, now = (
         np.bincount(pairs[which, 0], counts[which], classes) * per_photo for which in (as_moved, as_given)
     )
@@ -163,7 +162,7 @@ def _per_photo(labels: Labels, classes: int) -> NDArray[np.float64]:
 
 
 def _best_rows(pairs: Labels, shares: NDArray[np.float64], classes: int) -> Labels:
-    """Gives each class a row of its own, the clearest pairs first; a class without a pair may keep its row.
+    """Gives each class a row, the clearest pairs first; a class left without one keeps its own if it can.
 
     Args:
         pairs: Class and row of each pair that occurs [P, 2].

@@ -40,7 +40,7 @@ def chosen_preprocessing(architecture: Architecture, config: PackConfig) -> tupl
         if transforms.interpolation.value != "bilinear":
             warnings.append(
                 f"{config.preprocessing_of} expects {transforms.interpolation.value} interpolation, but "
-                "lwm-edge always resizes with bilinear interpolation; compare the accuracy with what you know"
+                "lwm-edge always resizes with bilinear interpolation; check that the accuracy is as expected"
             )
     scaled = scaled_preprocessing(default, config.image_size).model_dump()
     given = {name: getattr(config, name) for name in ("mean", "std", "resize_size")}
@@ -52,7 +52,7 @@ def chosen_preprocessing(architecture: Architecture, config: PackConfig) -> tupl
 
 
 def _transforms(weights: str) -> Any:
-    """Looks up the transforms of photos that torchvision's weights of that name were trained with."""
+    """Looks up the transforms with which torchvision's weights of that name were trained."""
     try:
         transforms = models.get_weight(weights).transforms()
     except (ValueError, AttributeError, KeyError):

@@ -143,7 +143,7 @@ class Ranks:
         return on_progress if self.is_first else ignore_progress
 
     def reports_shares(self, on_progress: ProgressCallback) -> ProgressCallback:
-        """Makes a callback for divided work: a step of the first process counts as one of every process."""
+        """Makes a callback for divided work: a step in the first process counts as one step in each."""
 
         def scaled(progress: Progress) -> None:
             done = min(progress.done * self.size, progress.total)
@@ -161,7 +161,7 @@ def in_order(shares: Sequence[Sequence[T]]) -> list[T]:
 
 
 def is_first_rank() -> bool:
-    """Returns whether this process is the one that reports; it can be asked before the processes join."""
+    """Returns whether this process is the one that reports; works even before the processes join."""
     return not _several() or int(os.environ["RANK"]) == 0
 
 
@@ -195,11 +195,11 @@ def joined() -> Iterator[Ranks]:
     except BaseException as error:
         if not _is_first_failure(store):
             _let_the_first_speak()
-            raise PeerError("another process of this training failed, and said why") from error
+            raise PeerError("another process of this training run failed, and said why") from error
         if isinstance(error, Exception) and _lost_a_peer(error):
             raise ResourceError(
-                "another process of this training ended without a word, perhaps because memory ran out; the "
-                "same command continues from the last epoch that was saved"
+                "another process of this training run ended without a word, perhaps because memory ran out; "
+                "the same command continues from the last epoch that was saved"
             ) from error
         raise
     finally:

@@ -26,11 +26,11 @@ class StatisticsReport(Report):
     """Reports what the statistics were made from and which head ships, and why.
 
     Attributes:
-        photos: Photos whose class means the statistics hold: those `given` for them (which the network learnt
-            from, unless the vendor gave others), `varied` copies of these, the `unseen` ones, or `all`.
+        photos: Photos from which the statistics were made: those `given` for this purpose (by default, those
+            that the network learnt from), `varied` copies of these, the `unseen` ones, or `all`.
         head: Head that ships: `trained`, or `solved` from the statistics.
-        accuracy: Accuracy on the unseen photos: cross-validated for each choice of photos, and of the
-            `trained` head. It is empty if there are no unseen photos, so that nothing could be chosen.
+        accuracy: Accuracy on the unseen photos, by choice of photos (cross-validated) and for the `trained`
+            head. It is empty if there are no unseen photos, so that nothing could be chosen.
     """
 
     photos: str

@@ -1,7 +1,7 @@
 """Saves the unfinished training of a base, so that the same command continues it.
 
 The file lies beside the base that is to be written, and is removed once the base is there. It holds the
-network, the optimiser's momenta and the states of every process's random generators, so a training that is
+network, the optimiser's momenta and the states of every process's random generators, so training that is
 resumed ends just where it would have ended. The file fits only the same photos and settings.
 """
 
@@ -55,8 +55,8 @@ class SavedTraining:
         ranks: Processes that train it; the first one writes.
 
     Attributes:
-        epoch: Number of epochs that were done before.
-        loss: Mean of L_C over the last of them.
+        epoch: Number of epochs that were done when the training was saved.
+        loss: Mean of L_C over the last of these epochs.
 
     Raises:
         ConfigError: The unfinished training of another base, or another kind of file, is in its place.

@@ -24,7 +24,7 @@ P = ParamSpec("P")
 
 
 def command(work: Callable[P, None]) -> Callable[P, None]:
-    """Turns a function into a command, which ends with one sentence if it is told to stop at any moment."""
+    """Turns a function into a command that ends with a one-sentence message whenever it is told to stop."""
 
     @functools.wraps(work)
     def run(*given: P.args, **named: P.kwargs) -> None:
@@ -95,9 +95,9 @@ def _lost(failure: OSError) -> str:
     return f"cannot write to standard output ({failure.strerror})"
 
 
-def with_progress(work: Callable[[ProgressCallback], Any], *, on_terminal_only: bool = False) -> Any:
-    """Does the work and shows its progress: as a bar on a terminal and, if wanted, in lines elsewhere."""
-    with progress_shown(on_terminal_only=on_terminal_only) as on_progress:
+def with_progress(work: Callable[[ProgressCallback], Any], *, brief: bool = False) -> Any:
+    """Does the work and shows its progress; with `brief`, shows only the progress of what takes long."""
+    with progress_shown(brief=brief) as on_progress:
         return work(on_progress)
 
 

@@ -39,7 +39,7 @@ def audit(report: AuditReport, details: bool = False) -> None:
         rows["Ledger"] = f"the head of its hash chain is {report.ledger_head or 'missing: it has no chain'}"
     if report.not_audited:
         rows["Not audited"] = f"{', '.join(report.not_audited)}: attributes that the system sets"
-    rows["Verdict"] = "passed: nothing else is there" if report.passed else "FAILED: see the problems below"
+    rows["Verdict"] = "passed: nothing is unexplained" if report.passed else "FAILED: see the problems below"
     if not report.passed:
         rows["What next"] = "\n".join(_next_steps(printable(report.home)))
     print_rows(f"Audit of {printable(report.home)}", rows)
@@ -117,7 +117,7 @@ def simulation(report: SimulationReport, details: bool = False) -> None:
 
     Args:
         report: Report of `simulate`.
-        details: Whether to print every figure with a line of its values too.
+        details: Whether to print every figure too, each with a small chart of its values.
     """
     from ..proofs.trends import MEMORY_TOLERANCE  # the reports are loaded by now
 
@@ -137,7 +137,7 @@ def simulation(report: SimulationReport, details: bool = False) -> None:
         else "some did not keep their length: see the problems below",
         **{
             _MEMORY[trend.figure]: f"{trend.second / 2**20:.0f} MiB at most in the second increment, "
-            f"{trend.last / 2**20:.0f} MiB in the last ({MEMORY_TOLERANCE:.0%} more are allowed; the first "
+            f"{trend.last / 2**20:.0f} MiB in the last ({MEMORY_TOLERANCE:.0%} more is allowed; the first "
             "increment warms up, and does not count)"
             for trend in report.trends
             if trend.figure in _MEMORY

@@ -13,6 +13,7 @@ from . import terminal
 from .answer import open_chosen_home, show, with_progress
 from .display import notes
 from .options import HomeOption, JsonOption, SignWithOption, setting
+from .progress import plain_lines
 from .settings import increment_config, read_file_config
 
 if TYPE_CHECKING:
@@ -29,9 +30,11 @@ def inbox_command(
         Path | None,
         typer.Option("--taught", metavar="DIR", help="Folder to which taught photos are moved."),
     ] = None,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete taught photos instead.")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete taught photos instead of moving them.")
+    ] = False,
     once: Annotated[
-        bool, typer.Option("--once", help="Teach what is there, then end; without it, go on watching.")
+        bool, typer.Option("--once", help="Teach what is there, then end; without --once, go on watching.")
     ] = False,
     quiet_for: Annotated[
         float,
@@ -73,6 +76,7 @@ def inbox_command(
         taught=taught,
         delete=delete,
         quiet_seconds=quiet_for,
+        on_progress=plain_lines(),  # a bar would stand in the way of the reports
     )
 
 

@@ -62,7 +62,10 @@ def init_command(
     """
     from .. import init_home
 
-    report = init_home(base, home_path(home), replace=replace, trust=trust, wait=wait)
+    place = home_path(home)
+    report = with_progress(
+        lambda on: init_home(base, place, replace=replace, trust=trust, on_progress=on, wait=wait), brief=True
+    )
     show(report, as_json, partial(display_changes.change, details=details), is_done=True)
 
 
@@ -178,7 +181,7 @@ def info_command(
     history: Annotated[bool, typer.Option("--history", help="List the latest changes instead.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a home or a bundle holds, or what was changed when."""
+    """Show what a home or a bundle holds, or what was changed and when."""
     from .. import info
 
     show(
@@ -228,9 +231,7 @@ def export_command(
         force=force,
     )
     source = bundle or open_chosen_home(home)
-    report = with_progress(
-        lambda on: export_onnx(source, output, config, on_progress=on), on_terminal_only=not photos
-    )
+    report = with_progress(lambda on: export_onnx(source, output, config, on_progress=on), brief=not photos)
     if not to_stdout:
         show(report, as_json, display.export, is_done=True)
 
@@ -239,7 +240,9 @@ def repair_command(home: HomeOption = None, wait: WaitOption = False, as_json: J
     """Rebuild files of the home that are missing or changed, from its bundle."""
     from .. import repair_home
 
-    show(repair_home(home_path(home), wait=wait), as_json, display.repair, is_done=True)
+    place = home_path(home)
+    report = with_progress(lambda on: repair_home(place, on_progress=on, wait=wait), brief=True)
+    show(report, as_json, display.repair, is_done=True)
 
 
 def audit_command(

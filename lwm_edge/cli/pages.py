@@ -38,7 +38,7 @@ def report_command(
     opened = open_chosen_home(place or home)
     report = with_progress(
         lambda on: write_report(opened, output, photos=photos, on_progress=on),
-        on_terminal_only=photos is None,
+        brief=photos is None,
     )
     show(report, as_json, page, is_done=True)
 

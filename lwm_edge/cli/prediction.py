@@ -81,7 +81,7 @@ def predict_command(
 
     given = _with_stdin(photos or [])
     report = with_progress(
-        lambda on: predict(opened, given, top_k=top, keep=keep, on_progress=on), on_terminal_only=True
+        lambda on: predict(opened, given, top_k=top, keep=keep, on_progress=on), brief=True
     )
     named = (p if p.photo else p.model_copy(update={"photo": Path(STDIN)}) for p in report.predictions)
     report = report.model_copy(update={"predictions": tuple(named)})

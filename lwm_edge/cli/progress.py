@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ..records import Progress, ProgressCallback, ignore_progress
+from ..records import Progress, ProgressCallback
 from .terminal import counted, error_console, note, safe
 
 _PHASES = {
@@ -18,31 +18,38 @@ _PHASES = {
     "evaluate": "Evaluating",
     "stage": "Preparing the new model",
     "commit": "Saving and checking the new model",
+    "export": "Making and checking the ONNX file",
+    "page": "Making the page",
     "simulate": "Simulating increments",
 }
 _SECONDS_BETWEEN_LINES = 10.0
+_WORTH_A_LINE = 2.0  # seconds that a phase must take for a brief command to announce it
 _MINUTE, _HOUR = 60, 3600
 
 
 @contextmanager
-def progress_shown(*, on_terminal_only: bool = False) -> Iterator[ProgressCallback]:
-    """Shows a bar on a terminal; elsewhere a line when a phase begins and every ten seconds, or nothing."""
+def progress_shown(*, brief: bool = False) -> Iterator[ProgressCallback]:
+    """Shows a bar on a terminal; elsewhere, prints a line when a phase begins and every ten seconds.
+
+    Args:
+        brief: Whether the command usually ends at once; lines then report only what takes long.
+    """
     console = error_console()
     if not console.is_terminal:
-        yield ignore_progress if on_terminal_only else plain_lines()
+        yield plain_lines(brief=brief)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar  # only a terminal needs to load them
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bar(*columns, TextColumn("{task.fields[rest]}"), console=console, transient=True) as bar:
-        task = bar.add_task("", total=None, rest="")
+        task = bar.add_task("", total=None, rest="", visible=False)
         pace = Pace()
 
         def show(progress: Progress) -> None:
             for line in progress.notes:
                 bar.console.print(safe(f"Note: {line}"))
-            if pace.begins(progress):
+            if begins := pace.begins(progress):
                 bar.reset(task, total=progress.total)  # its clock starts with each phase
             to_go = _to_go(pace.seconds_to_go(progress)) or _takes(progress)
             words = [_loss(progress), to_go]
@@ -52,6 +59,8 @@ def progress_shown(*, on_terminal_only: bool = False) -> Iterator[ProgressCallba
                 completed=progress.done,
                 total=progress.total,
                 rest=", ".join(filter(None, words)),
+                visible=True,
+                refresh=begins,  # a phase may be over before the next regular one
             )
 
         yield show
@@ -89,13 +98,14 @@ class Pace:
         return (self._clock() - self._began_at) / done * (progress.total - progress.done)
 
 
-def plain_lines(clock: Callable[[], float] = time.monotonic) -> ProgressCallback:
-    """Makes a function that prints a line for each phase, each ten seconds, and each tenth of a training.
+def plain_lines(clock: Callable[[], float] = time.monotonic, *, brief: bool = False) -> ProgressCallback:
+    """Makes a function that prints a line for each phase, every ten seconds, and for each tenth of training.
 
     Args:
         clock: Function that returns the time in seconds.
+        brief: Whether to leave out lines about what takes less than a few seconds.
     """
-    pace, printed_at = Pace(clock), 0.0
+    pace, printed_at = Pace(clock), clock() if brief else 0.0
     phase = ""
 
     def show(progress: Progress) -> None:
@@ -103,17 +113,25 @@ def plain_lines(clock: Callable[[], float] = time.monotonic) -> ProgressCallback
         for line in progress.notes:
             note(f"Note: {line}")
         pace.begins(progress)
-        name, now = _PHASES[progress.phase], clock()
-        if progress.phase != phase and progress.loss is None and progress.phase != "simulate":
+        name, now, is_new = _PHASES[progress.phase], clock(), progress.phase != phase
+        phase = progress.phase
+        if is_new and _begins_with_a_line(progress, brief):
             note(f"{', '.join(filter(None, [_begun(progress), _takes(progress)]))} ...")
         elif now - printed_at >= _SECONDS_BETWEEN_LINES or _is_due(progress):
             words = [f"{name} {progress.done}/{progress.total}", _loss(progress)]
             note(", ".join(filter(None, [*words, _to_go(pace.seconds_to_go(progress))])))
         else:
             return
-        printed_at, phase = now, progress.phase
+        printed_at = now
 
     return show
+
+
+def _begins_with_a_line(progress: Progress, brief: bool) -> bool:
+    """Tells whether a new phase is worth a line at once."""
+    if progress.loss is not None or progress.phase == "simulate":  # which have lines of their own
+        return False
+    return not brief or (progress.expected_seconds or 0.0) >= _WORTH_A_LINE
 
 
 def _begun(progress: Progress) -> str:
@@ -131,7 +149,7 @@ def _takes(progress: Progress) -> str:
 
 
 def _is_due(progress: Progress) -> bool:
-    """Tells whether a line is due whatever the time: for each simulated increment and tenth of a training."""
+    """Tells whether a line is due whatever the time: for each simulated increment or tenth of training."""
     if progress.loss is None:
         return progress.phase == "simulate"
     return progress.done % max(1, progress.total // 10) == 0 or progress.done == progress.total

@@ -31,7 +31,7 @@ def add_photos_command(
     class_name: NameOption = None,
     solve_head: Annotated[
         bool,
-        typer.Option("--solve-head", help="Replace a last layer that was trained with one that is solved."),
+        typer.Option("--solve-head", help="If the last layer was trained, replace it with a solved one."),
     ] = False,
     max_memory: Annotated[str | None, setting(IncrementConfig, "max_memory", metavar="SIZE")] = None,
     min_photos: Annotated[int | None, setting(IncrementConfig, "min_photos")] = None,
@@ -112,8 +112,18 @@ def remove_class_command(
     from .. import remove_class
 
     chosen = increment_config(read_file_config(), sign_with=sign_with)
-    report = remove_class(
-        open_chosen_home(home), name, shipped=shipped, exact=exact, sign_with=chosen.sign_with, wait=wait
+    opened = open_chosen_home(home)
+    report = with_progress(
+        lambda on: remove_class(
+            opened,
+            name,
+            shipped=shipped,
+            exact=exact,
+            sign_with=chosen.sign_with,
+            on_progress=on,
+            wait=wait,
+        ),
+        brief=True,
     )
     show(report, as_json, partial(display_changes.change, details=details), is_done=True)
 
@@ -125,7 +135,7 @@ def rename_class_command(
     new_name: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
     home: HomeOption = None,
     merge: Annotated[
-        bool, typer.Option("--merge", help="Make it part of the class that is called NEW already.")
+        bool, typer.Option("--merge", help="Make it part of the class that is already called NEW.")
     ] = False,
     shipped: Annotated[
         bool, typer.Option("--shipped", help="Also merge a class that the vendor shipped.")
@@ -139,14 +149,19 @@ def rename_class_command(
     from .. import rename_class
 
     chosen = increment_config(read_file_config(), sign_with=sign_with)
-    report = rename_class(
-        open_chosen_home(home),
-        name,
-        new_name,
-        merge=merge,
-        shipped=shipped,
-        sign_with=chosen.sign_with,
-        wait=wait,
+    opened = open_chosen_home(home)
+    report = with_progress(
+        lambda on: rename_class(
+            opened,
+            name,
+            new_name,
+            merge=merge,
+            shipped=shipped,
+            sign_with=chosen.sign_with,
+            on_progress=on,
+            wait=wait,
+        ),
+        brief=True,
     )
     show(report, as_json, partial(display_changes.change, details=details), is_done=True)
 
@@ -162,5 +177,8 @@ def undo_command(
     from .. import undo
 
     chosen = increment_config(read_file_config(), sign_with=sign_with)
-    report = undo(open_chosen_home(home), sign_with=chosen.sign_with, wait=wait)
+    opened = open_chosen_home(home)
+    report = with_progress(
+        lambda on: undo(opened, sign_with=chosen.sign_with, on_progress=on, wait=wait), brief=True
+    )
     show(report, as_json, partial(display_changes.change, details=details), is_done=True)

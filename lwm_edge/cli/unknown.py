@@ -24,9 +24,9 @@ def calibrate_command(
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Set the threshold of `predict --unknown` from photos of known classes, as this device takes them.
+    """Set the threshold of `predict --unknown` from this device's own photos of known classes.
 
-    Nothing is learnt. Give photos that the model has not learnt: it is surer of those than of new ones.
+    Nothing is learnt. Give photos that the model has not learnt, as it is surer of those that it has.
     """
     from .. import calibrate
 

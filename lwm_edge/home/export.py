@@ -15,7 +15,7 @@ from ..model.onnx.reports import ParityReport
 from ..photos.class_names import fold_class_name
 from ..photos.folders import read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache
-from ..records import AnyPath, ProgressCallback, StepReporter, ignore_progress
+from ..records import AnyPath, ProgressCallback, StepReporter, ignore_progress, one_step
 from . import ownership
 from .config import ExportConfig
 from .home import Home, home_or_bundle
@@ -40,8 +40,9 @@ def export_onnx(
         source: Model home, or the path of a bundle.
         output: Path of the ONNX file, which is replaced if it exists; the text `-` is standard output.
         config: Form of the file.
-        on_progress: Function that is called before each photo is read, and again before each batch of photos
-            that calibrates the form or is classified. If it raises, the call ends, and nothing is written.
+        on_progress: Function that is called before the file is made, before each photo is read, and again
+            before each batch of photos that calibrates the form or is classified. If it raises, the call
+            ends, and nothing is written.
 
     Raises:
         HomeError: There is no home, or the file cannot be written.
@@ -58,9 +59,9 @@ def export_onnx(
         _refuse_model_files(target, source)
     found = home_or_bundle(source)
     if isinstance(found, Home):
-        content, manifest, parity = found.read(lambda g: verified_onnx(open_bundle(g.bundle)))
+        content, manifest, parity = found.read(lambda g: _verified(open_bundle(g.bundle), on_progress))
     else:
-        content, manifest, parity = verified_onnx(open_bundle(found))
+        content, manifest, parity = _verified(open_bundle(found), on_progress)
     comparison = None
     if not config.is_plain or config.photos:
         content, comparison = _converted(content, manifest, config, on_progress)
@@ -73,6 +74,11 @@ def export_onnx(
         parity=parity,
         comparison=comparison,
     )
+
+
+def _verified(bundle: Bundle, on_progress: ProgressCallback) -> tuple[bytes, Manifest, ParityReport]:
+    on_progress(one_step("export", bundle.manifest.ledger.fastest_seconds))
+    return verified_onnx(bundle)
 
 
 def _refuse_model_files(output: Path, source: Home | AnyPath) -> None:

@@ -1,12 +1,14 @@
 """Defines a model home: the folder in which a device keeps its one current model.
 
     HOME/current -> generations/00000007        one symbolic link, switched by one rename
-    HOME/generations/00000007/model.lwm         the bundle classifier.onnx   what apps load labels.txt
-    the class names, one per line, for people receipt.json      the report of the latest change previous.lwm
-       the bundle before it, if the vendor permits undo HOME/training.safetensors                   where an
-    interrupted increment left off; constant length HOME/lock                                   held by the
-    one writer HOME/vendor.pub                             the public key of whoever must have signed the
-    base, if any
+    HOME/generations/00000007/model.lwm         the bundle
+                              classifier.onnx   what apps load
+                              labels.txt        the class names, one per line, for people
+                              receipt.json      the report of the latest change
+                              previous.lwm      the bundle before it, if the vendor permits undo
+    HOME/training.safetensors                   where an interrupted increment left off; constant length
+    HOME/lock                                   held by the one writer
+    HOME/vendor.pub                             the public key that must have signed the base, if any
 
 A reader of several files resolves the link once (`Home.current`); a change writes the next generation,
 syncs it, switches the link, and removes the old one.
@@ -250,7 +252,7 @@ class Home:
             stale = [path for path in stale if not Generation(path).is_complete()]
         if stale:  # a writer may have been killed before its switch of the link was durable
             storage.sync_folder(self.path)
-        for path in reversed(stale):  # newest first: a half-made one is known to be ours by the one before it
+        for path in reversed(stale):  # newest first: only the one before shows that a half-made one is ours
             ownership.remove_generation(path)
 
 

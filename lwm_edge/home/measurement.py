@@ -140,7 +140,7 @@ def _gpu_in_use() -> bool:
 
 
 def _loaded_class(module: str, name: str) -> type | None:
-    """Returns a class if its module is loaded; a module that never was cannot have made any object."""
+    """Returns a class if its module is loaded; one that was never loaded cannot have made any object."""
     found: type | None = getattr(sys.modules.get(module), name, None)
     return found
 

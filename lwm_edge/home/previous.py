@@ -5,21 +5,28 @@ from __future__ import annotations
 from ..custody.chain import make_deed
 from ..errors import BundleError, ConfigError
 from ..model.bundle import Bundle
-from ..records import AnyPath
+from ..records import AnyPath, ProgressCallback, ignore_progress
 from .changes import Edited, change_model
 from .generation import permits_undo, previous_model
 from .home import Generation, Home
 from .reports import ChangeReport
 
 
-def undo(home: Home | AnyPath, *, sign_with: AnyPath | None = None, wait: bool = False) -> ChangeReport:
-    """Returns to the model before the latest change; this is a new change, so ledger and record go on.
+def undo(
+    home: Home | AnyPath,
+    *,
+    sign_with: AnyPath | None = None,
+    on_progress: ProgressCallback = ignore_progress,
+    wait: bool = False,
+) -> ChangeReport:
+    """Returns to the model before the latest change; this is itself a change in the ledger and the record.
 
     A second call takes back the first one.
 
     Args:
         home: Model home, or the path of its folder.
         sign_with: Path of the device's private key, to sign the change with.
+        on_progress: Function that is called before the new model is exported; what it raises ends the call.
         wait: Whether to wait for another process that is changing the home.
 
     Raises:
@@ -30,7 +37,7 @@ def undo(home: Home | AnyPath, *, sign_with: AnyPath | None = None, wait: bool =
         TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
             with cannot be used.
     """
-    return change_model(home, _take_back, sign_with=sign_with, wait=wait)
+    return change_model(home, _take_back, sign_with=sign_with, on_progress=on_progress, wait=wait)
 
 
 def _take_back(generation: Generation, current: Bundle) -> Edited:
@@ -43,7 +50,7 @@ def _take_back(generation: Generation, current: Bundle) -> Edited:
     if previous is None:
         raise ConfigError(
             f"there is nothing to undo: {generation.previous.name} holds the current model, as after init, "
-            "remove-class --exact, or the repair of a damaged one"
+            "remove-class --exact, or a repair of that file"
         )
     return Edited(previous.arrays(), previous.manifest, make_deed("undo"))
 

@@ -8,7 +8,7 @@ from .. import locks, storage
 from ..errors import BundleError, HomeError
 from ..model.bundle import Bundle, open_bundle
 from ..model.onnx.reports import ParityReport
-from ..records import AnyPath, absolute
+from ..records import AnyPath, ProgressCallback, absolute, ignore_progress, one_step
 from . import ownership
 from .export import verified_onnx
 from .generation import missing_or_changed, pad_receipt, write_beside_bundle
@@ -19,7 +19,9 @@ from .reports import RepairReport
 _LOST = "the model before the latest change is lost, so there is nothing to undo"
 
 
-def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:
+def repair_home(
+    home: Home | AnyPath, *, on_progress: ProgressCallback = ignore_progress, wait: bool = False
+) -> RepairReport:
     """Verifies a home's bundle, and rebuilds the ONNX file, labels and receipt if they do not match it.
 
     This is not an increment: bundle, digest and ledger stay as they are. If the link `current` is missing or
@@ -29,6 +31,7 @@ def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:
 
     Args:
         home: Model home, or the path of its folder.
+        on_progress: Function that is called before the ONNX file is made again; what it raises ends the call.
         wait: Whether to wait for another process that is changing the home.
 
     Raises:
@@ -52,6 +55,7 @@ def repair_home(home: Home | AnyPath, *, wait: bool = False) -> RepairReport:
         repaired += [f"{name} {why}" for name, why in wrong.items()]
         parity, content = None, b""
         if wrong:
+            on_progress(one_step("export", bundle.manifest.ledger.fastest_seconds))
             content, _, parity = verified_onnx(bundle)
         report = _report(home, bundle, repaired, parity, lost=(_LOST,) if PREVIOUS in wrong else ())
         ownership.remove_staged(home.path)
@@ -106,8 +110,8 @@ def _sound_bundle(generation: Generation) -> Bundle:
         return open_bundle(generation.bundle)
     except BundleError as error:
         raise BundleError(
-            f"the model itself is damaged, which repair cannot fix; put a copy of its {BUNDLE} in its "
-            f"place, or start over from the shipped base with lwm-edge init --replace: {error.message}",
+            f"the model itself is damaged, which repair cannot fix; replace {BUNDLE} with a sound copy, or "
+            f"start over from the shipped base with lwm-edge init --replace: {error.message}",
             error.problems,
         ) from None
 
@@ -115,7 +119,7 @@ def _sound_bundle(generation: Generation) -> Bundle:
 def _commit(
     home: Home, old: Generation, onnx_file: bytes, report: RepairReport, wrong: Collection[str]
 ) -> tuple[str, ...]:
-    """Puts the same bundle, the right files and the rebuilt ones into a new generation, in one step."""
+    """Puts the same bundle, the sound files and the rebuilt ones into a new generation, in one step."""
     bundle = open_bundle(old.bundle)
     keep_receipt, keep_previous = RECEIPT not in wrong, PREVIOUS not in wrong
     receipt = (

@@ -57,7 +57,7 @@ def require_signed_base(base: AnyPath, manifest: Manifest, key: str | None) -> N
     problems = list(custody_problems(manifest, key, None))
     if manifest.increment_count:
         problems.append(
-            f"it has been changed {manifest.increment_count} times since it was shipped, but the vendor "
+            f"it has been changed since it was shipped (changes: {manifest.increment_count}), but the vendor "
             "signed only the shipped base"
         )
     if problems:

@@ -1,4 +1,4 @@
-"""Provides `calibrate`, which sets the threshold for unknown objects from photos of this device's own."""
+"""Provides `calibrate`, which sets the threshold for unknown objects from this device's own photos."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..model.manifest import Manifest
 from ..model.terms import KEPT
 from ..photos.folders import read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache
-from ..records import AnyPath, Progress, ProgressCallback, ignore_progress
+from ..records import AnyPath, ProgressCallback, ignore_progress
 from .reports import CalibrationReport
 
 _IMAGES_AT_ONCE = 4
@@ -54,7 +54,7 @@ def calibrate(
     on_progress: ProgressCallback = ignore_progress,
     wait: bool = False,
 ) -> CalibrationReport:
-    """Sets the threshold for unknown objects from photos of known classes, as this device takes them.
+    """Sets the threshold for unknown objects from this device's own photos of known classes.
 
     The scores of these photos replace those that were kept for their classes; other classes keep theirs.
     Nothing is learnt. Photos that the model has learnt score too high, so give it others.
@@ -64,7 +64,8 @@ def calibrate(
         photos: Path of a folder with a sub-folder of photos for each class to calibrate, all or some of the
             model's.
         sign_with: Path of the device's private key, to sign the change with.
-        on_progress: Function that is called before each photo; any exception that it raises ends the call.
+        on_progress: Function that is called before each photo, and before the changed model is exported; any
+            exception that it raises ends the call.
         wait: Whether to wait for another process that is changing the home.
 
     Raises:
@@ -79,12 +80,11 @@ def calibrate(
     def edit(generation: Generation, model: Bundle) -> Edited:
         scored.append(_score(model, Path(photos), on_progress))
         names = [model.manifest.class_names[label] for label in np.unique(scored[0].labels)]
-        on_progress(Progress(phase="commit", done=0, total=1))
         arrays = {**model.arrays(), HISTOGRAM: scored[0].after}
         return Edited(arrays, model.manifest, make_deed("calibrate", names))
 
     with out_of_memory_explained():
-        change = change_model(home, edit, sign_with=sign_with, wait=wait)
+        change = change_model(home, edit, sign_with=sign_with, on_progress=on_progress, wait=wait)
     (found,) = scored
     given, before = np.unique(found.labels), unknown.lowest_kept(found.before, KEPT)
     calibration = unknown.calibrate(found.after)
@@ -129,6 +129,6 @@ def _warnings(calibration: unknown.Calibration, manifest: Manifest) -> list[str]
     if missing := len(manifest.class_names) - calibration.classes:
         warnings.append(
             f"the threshold rests on no photos of {missing} of the {len(manifest.class_names)} classes, so "
-            "how many photos of these classes it keeps is not known"
+            "it is not known how many of their photos it keeps"
         )
     return warnings

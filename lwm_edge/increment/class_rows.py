@@ -1,4 +1,4 @@
-"""Finds the row of a class in a model, and takes it out of tensors and manifest."""
+"""Finds the row of a class in a model, and takes the class out of the tensors and the manifest."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
+from ..model import judged
 from ..model.bundle import CONFUSIONS, ROWS_BY_CLASS
 from ..model.manifest import Manifest, ShippedName
 from ..photos.class_names import fold_class_name, shown_class_name
@@ -18,7 +19,7 @@ def find_class(manifest: Manifest, class_name: str, otherwise: str = "") -> int:
 
     Args:
         manifest: Manifest of the model.
-        class_name: Name of the class, in any case.
+        class_name: Name of the class, in upper or lower case.
         otherwise: Advice that the error adds if there is no such class.
 
     Raises:
@@ -64,6 +65,7 @@ def without_class(manifest: Manifest, row: int) -> Manifest:
             "class_names": left,
             "shipped_classes": manifest.shipped_classes - (row < manifest.shipped_classes),
             "renamed": other_names((*vendor_names[:row], *vendor_names[row + 1 :]), left),
+            "judged": judged.without_row(manifest.judged, row),
         }
     )
 

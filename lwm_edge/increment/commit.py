@@ -11,7 +11,7 @@ from ..home.home import Generation, Home
 from ..model.bundle import open_bundle
 from ..model.custody_record import Deed
 from ..model.onnx.parity import ParityProbe
-from ..records import Progress
+from ..records import Progress, one_step
 from .reports import IncrementReport, LearningReport, LearntIncrement, StagedIncrement
 from .timing import Timer
 from .values import UnwrittenModel
@@ -25,8 +25,7 @@ def _deed(learning: LearningReport) -> Deed:
 
 def committing(increment: LearntIncrement) -> Progress:
     """Returns the progress report that announces the commit."""
-    expected = increment.learning.plan.ending_seconds
-    return Progress(phase="commit", done=0, total=1, expected_seconds=expected)
+    return one_step("commit", increment.learning.plan.ending_seconds or 0.0)
 
 
 def commit_increment(

@@ -42,13 +42,13 @@ _SURE_MARGIN = 3.0  # between two logits; a class's own mean has a logit of abou
 
 @dataclass
 class _Measurements:
-    """Holds what was measured of each photo.
+    """Holds what was measured for each photo.
 
     Attributes:
         sharpness: Sharpness of each photo.
         faults: Faults of each photo.
         hashes: Perceptual hash of each photo; empty without imagehash.
-        like: Photo that is nearly the same, by the index of the photo that repeats it.
+        like: Path of the photo that is repeated, by the index of each photo that is nearly the same.
     """
 
     sharpness: list[float] = field(default_factory=list)
@@ -64,7 +64,7 @@ def check_photos(
     class_name: str | None = None,
     on_progress: ProgressCallback = ignore_progress,
 ) -> CheckReport:
-    """Looks for photos that would do harm if a model learnt them or were measured on them; changes nothing.
+    """Looks for photos that would do harm if a model learnt or was measured on them; changes nothing.
 
     Args:
         home: Model home, or the path of its folder.

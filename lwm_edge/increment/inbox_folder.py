@@ -1,9 +1,10 @@
 """Keeps the files of an inbox: the photos that came, those being taught, and the reasons why some wait.
 
-    INBOX/CLASS/...                  photos that came INBOX/CLASS.waits.json           the reason why those in
-    CLASS wait; without it they are tried again INBOX/.lwm-edge/lock             held by the one process that
-    works on the inbox INBOX/.lwm-edge/note.json        what is being taught, and which model the home had
-    before INBOX/.lwm-edge/photos/CLASS/    the photos that are being taught
+    INBOX/CLASS/...                  photos that came
+    INBOX/CLASS.waits.json           the reason why those in CLASS wait; without it they are tried again
+    INBOX/.lwm-edge/lock             held by the one process that works on the inbox
+    INBOX/.lwm-edge/note.json        what is being taught, and which model the home had before
+    INBOX/.lwm-edge/photos/CLASS/    the photos that are being taught
 
 At any time, a photo is in one of three places: where it arrived, where it is being taught, or where the owner
 wants taught photos. The note is on the disk before the first photo leaves the first place, and is removed
@@ -14,6 +15,7 @@ power cut leaves behind.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,8 +32,8 @@ from ..photos.photo_set import Photo, digest_of
 from ..records import Digest, ExactPath, Record
 
 Change = Literal["add-classes", "add-photos"]
-Signature = tuple[tuple[str, int, int, int], ...]
-"""Names, lengths and times of the files in a folder; it changes whenever a file does."""
+Signature = tuple[tuple[str, int, str, int, int], ...]
+"""Names, lengths, permissions and times of the files in a folder; it changes whenever a file does."""
 
 _WORK, _NOTE, _LOCK, _PHOTOS = ".lwm-edge", "note.json", "lock", "photos"
 _WAITS = ".waits.json"
@@ -82,7 +84,7 @@ class Reason(Record):
         tried: Number of times that these photos were tried.
         final: Whether the photos are tried again only once something has changed in their folder.
         try_again: What an owner can do to have them tried again.
-        photos: Digest of the names, lengths and times of the files in the folder.
+        photos: Digest of the names, lengths, permissions and times of the files in the folder.
     """
 
     reason: str
@@ -196,7 +198,7 @@ class InboxFolder:
         return None
 
     def write_reason(self, folder: Path, reason: Reason) -> None:
-        """Writes beside a class folder why its photos wait, if the disk lets it."""
+        """Writes beside a class folder why its photos wait, if the disk allows it."""
         with suppress(LwmEdgeError):
             storage.write_file(_beside(folder), reason.model_dump_json(indent=1).encode() + b"\n")
 
@@ -243,19 +245,33 @@ class InboxFolder:
 
 
 def signature(folder: Path) -> Signature:
-    """Returns names, lengths and times of a folder's files, even hidden ones, into which some tools copy."""
-    found = []
+    """Returns what a folder's files look like, including hidden ones, as some tools copy to those first.
+
+    The folder's own permissions come first: when an owner allows photos to be taken out of the folder,
+    nothing else changes.
+
+    Raises:
+        HomeError: The folder cannot be read.
+    """
+    with storage.explained("read", folder):
+        found = [(".", 0, _permissions(folder.stat()), 0, 0)]
     for path in storage.entries(folder):
         with suppress(OSError):  # it was moved away meanwhile, which changes the next signature
             status = path.lstat()
-            found.append((path.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+            times = status.st_mtime_ns, status.st_ctime_ns
+            found.append((path.name, status.st_size, _permissions(status), *times))
     return tuple(found)
+
+
+def _permissions(status: os.stat_result) -> str:
+    return f"{status.st_mode:o} {status.st_uid} {status.st_gid}"
 
 
 def fingerprint(folder: Path) -> str:
     """Returns a digest of what `signature` sees, without the time at which a file was last moved."""
     with suppress(HomeError):
-        lines = [f"{name!a} {size} {changed}" for name, size, changed, _ in signature(folder)]
+        seen = signature(folder)
+        lines = [f"{name!a} {size} {allowed} {changed}" for name, size, allowed, changed, _ in seen]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return hashlib.sha256().hexdigest()
 

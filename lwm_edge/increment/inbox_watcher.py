@@ -94,7 +94,7 @@ class Watcher:
         )
 
     def recover(self) -> tuple[str, ...]:
-        """Puts photos back, or away, that an interruption left on their way.
+        """Puts back, or away, any photos that an interruption left half-way.
 
         Returns:
             What was done, in sentences.
@@ -216,7 +216,7 @@ class Watcher:
             raise
 
     def _learn_taken(self, note: Note) -> IncrementReport:
-        """Learns all photos that were taken, or none: the digest in the receipt then says which."""
+        """Learns all photos that were taken, or none; the digest in the receipt then shows whether it did."""
         all_of_them = self.config.model_copy(update={"min_photos": len(note.photos)})
         common: Any = {"on_progress": self.on_progress, "isolate": self.isolate, "wait": True}
         if note.change == "add-classes":
@@ -229,7 +229,7 @@ class Watcher:
 
         Args:
             note: Note on what was being taught.
-            error: Error that ended it; None if the process ended.
+            error: Error that ended the teaching; None if the process ended.
 
         Returns:
             Whether they were learnt; None if that is not clear.
@@ -302,7 +302,7 @@ def was_learnt(home: Home, note: Note) -> bool | None:
     links = manifest.custody.links if manifest.custody else ()
     later = [link for link in links if link.increment > note.increment]
     if manifest.increment_count <= note.increment:
-        return False  # nothing was changed since, or the home was started over
+        return False  # nothing has changed since, or the home was started over
     if len(later) < manifest.increment_count - note.increment:
         return None  # the record does not reach back so far
     may_be_ours = [link.increment for link in later if _teaches(link, note)]

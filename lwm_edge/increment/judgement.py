@@ -15,6 +15,8 @@ _RARELY_RECOGNISED_SHARE = 0.5  # share of photos; the owner is told of classes 
 LOOKALIKE_SHARE = 0.25  # share of photos taken for one other class
 _UNKNOWN_SHARE = 0.25  # share of a new class's photos that would be called unknown
 _UNEQUAL_RATIO = 10  # times as many photos
+_COPIES_SHARE = 0.5  # share of a class's photos that are nearly the same as another one
+_FEW_DIFFERENT = 10  # photos; with more that differ, a class is varied enough, however many copies it has
 
 
 def judge_new_classes(
@@ -46,7 +48,7 @@ def judge_new_classes(
 
 
 def mean_share_right(judged: Sequence[NewClassReport]) -> float:
-    """Computes the mean share recognised over new classes; few photos pull a class towards a half."""
+    """Computes the mean share recognised over new classes; the fewer photos, the nearer a share is to 0.5."""
     return float(np.mean([(report.right + 0.5) / (report.photos + 1) for report in judged]))
 
 
@@ -76,18 +78,38 @@ def warn_about_new_classes(judged: Sequence[NewClassReport], known: Sequence[str
         name, photos = report.class_name, report.photos
         if photos < _TOO_FEW:
             yield (
-                f"{name} was recognised on {report.right} of {photos} photos, too few to judge it by; check "
+                f"{name} was recognised in {report.right} of {photos} photos, too few to judge it by; check "
                 "it with lwm-edge evaluate on other photos"
             )
         elif report.right < _RARELY_RECOGNISED_SHARE * photos:
             yield (
-                f"{name} was recognised on only {report.right} of {photos} photos; give more or clearer ones"
+                f"{name} was recognised in only {report.right} of {photos} photos; give more or clearer ones"
             )
         if _is_lookalike(report):
             kind = "which the model knew already" if report.taken_for in known else "which is new too"
             yield (
                 f"{report.photos_taken} of {photos} photos of {name} were taken for {report.taken_for}, "
                 f"{kind}; if both are the same thing, remove one of them"
+            )
+
+
+def warn_about_near_copies(
+    class_names: Sequence[str], labels: Sequence[int], near_copies: Mapping[int, int]
+) -> Iterator[str]:
+    """Warns of classes that were learnt from few different photos, however many there were.
+
+    Args:
+        class_names: Names of all classes.
+        labels: class_index of each photo that was learnt.
+        near_copies: Number of photos of each class that are nearly the same as another one, by class_index.
+    """
+    for label, copies in near_copies.items():
+        photos = labels.count(label)
+        if copies > _COPIES_SHARE * photos and photos - copies < _FEW_DIFFERENT:
+            yield (
+                f"{copies} of {photos} photos of {class_names[label]} are nearly the same as another one, so "
+                "the model has learnt it from one side, in one light or in one place alone, however many of "
+                "them it recognises: take photos that differ, and give them with lwm-edge add-photos"
             )
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,13 @@ from ..learning.drift import measure_drift
 from ..learning.unknown import score_tensors
 from ..memory import out_of_memory_explained
 from ..model.bundle import BIAS, HISTOGRAM, WEIGHT, Arrays, forget_what_was_measured, save_bundle
+from ..model.judged import Judged, with_judged
 from ..model.onnx.parity import PARITY_BATCH_SIZES
 from ..model.unknown import Histogram, kept_by_class
 from ..photos.photo_set import digest_of
-from ..records import Progress, ProgressCallback, StepReporter
+from ..records import ProgressCallback, StepReporter, one_step
 from .judgement import warn_about_unknown
-from .reports import LearningReport, LearntIncrement, PlanReport, StagedIncrement
+from .reports import LearningReport, LearntIncrement, NewClassReport, PlanReport, StagedIncrement
 from .task import Task, set_up
 from .timing import Timer
 from .values import Learnt, UnwrittenModel
@@ -41,6 +42,9 @@ from .verdict import (
 
 _EVALUATION_STEPS = 3 + FOLDS  # the held-back photos, the new classes' folds, shipped classes, and drift
 _TOLERATED_EXCESS = 0.02  # share of the predicted peak
+_STAGING_SHARE = (
+    0.2  # of the time after the last photo; 0.13 of 0.69 s in benchmarks/results/speed-instant.json
+)
 
 
 def plan_learning(
@@ -100,13 +104,13 @@ def learn_classes(
             task.saved.forget()
         learnt = task.learner.teach(task.photos, task.plan, task.saved, on_progress, should_stop)
         report, histogram = _judge(task, learnt, on_progress)
-        on_progress(Progress(phase="stage", done=0, total=1))
+        on_progress(one_step("stage", _seconds_of_staging(task)))
         photos, examples = task.photos, max(PARITY_BATCH_SIZES)
         pixels = photos.held_back.load(range(len(photos.held_back.photos))[:examples])
         logits = learnt.head.logits(learnt.held_back[:examples]).astype(np.float32)
         head, tensors = learnt.head, _changed_tensors(task, learnt, histogram)
         del learnt  # writing needs the memory
-        model = _new_model(task, head, tensors)
+        model = _new_model(task, head, tensors, report.judged)
         staged = _stage(home, model) if report.training else None
         photos.to_learn.cache.forget()  # any photos still in memory after this are counted
         memory = use.report(
@@ -124,6 +128,12 @@ def learn_classes(
     if staged:
         return StagedIncrement(folder=staged.path, **dict(increment)), None
     return increment, model
+
+
+def _seconds_of_staging(task: Task) -> float:
+    """Predicts how long it takes to prepare the model and, if it was trained, to start committing it."""
+    ending = task.plan.ending_seconds or 0.0  # plans of older versions lack it
+    return ending if task.plan.trains else _STAGING_SHARE * ending
 
 
 def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> tuple[LearningReport, Histogram]:
@@ -183,12 +193,14 @@ def _changed_tensors(task: Task, learnt: Learnt, histogram: Histogram) -> Arrays
     }
 
 
-def _new_model(task: Task, head: Head, tensors: Arrays) -> UnwrittenModel:
+def _new_model(task: Task, head: Head, tensors: Arrays, judged: Sequence[NewClassReport]) -> UnwrittenModel:
     """Makes the model that knows the new classes, from its head and the other tensors that have changed."""
-    parent = task.parent.manifest
+    parent, names = task.parent.manifest, all_class_names(task)
+    figures = (Judged(names.index(c.class_name), c.right, c.photos) for c in judged)
     manifest = parent.model_copy(
         update={
-            "class_names": (*parent.class_names, *task.photos.new_classes),
+            "class_names": names,
+            "judged": with_judged(parent.judged, figures),
             "recipe": task.approach.name,
             "parent_digest": parent.model_digest,
             "increment_count": parent.increment_count + 1,

@@ -29,15 +29,15 @@ from .reports import PlanReport
 
 # These were chosen, not measured.
 SHARE_OF_AVAILABLE = 0.5
-SHARE_FOR_CHECKED_PHOTOS = 0.1  # share of the memory left within the limit, for photos kept before the plan
+SHARE_FOR_CHECKED_PHOTOS = 0.1  # share of the memory left within the limit, to keep photos in before planning
 _SHARE_FOR_CACHE = 0.25
 _ROOM_TO_TRY_FACTOR = 4  # beyond the limit, a step is tried only if this many times its minimum is free
-_SECONDS_WORTH_A_TRIAL = 30.0  # of training; a shorter one does not try a second precision
-_CLEARLY_FASTER = 0.75  # share of a step's time that the less exact precision may take at most
+_SECONDS_WORTH_A_TRIAL = 30.0  # if training takes less, a second precision is not tried
+_CLEARLY_FASTER = 0.75  # a less exact precision is taken if its step takes at most this share of the time
 
 
 def memory_limit(config: IncrementConfig) -> tuple[int, str]:
-    """Returns the maximum bytes that this process may take, and where that number comes from."""
+    """Returns the most bytes that this process may take, and where that number comes from."""
     if config.max_memory is not None:
         return int(config.max_memory), "as set"
     limit = rss_bytes() + int(SHARE_OF_AVAILABLE * available_memory_bytes())

@@ -138,7 +138,7 @@ def _measure_step(job: Job, images: int, strategy: Strategy) -> tuple[int, float
 
 
 def _overhead_bytes(job: Job, config: IncrementConfig, prefetch: int) -> int:
-    """Returns the bytes that memory holds besides a step: batches, the photo being read, and observations."""
+    """Returns the bytes needed beside those of a step: batches, the photo being read, and observations."""
     loading = (1 + prefetch) * config.batch_size * job.photo_bytes + job.decoding_bytes
     return loading + job.observed_bytes
 
@@ -165,7 +165,7 @@ def _writing_bytes(job: Job) -> int:
 
 
 def saving_bytes(job: Job) -> int:
-    """Returns the bytes to write a checkpoint: the momentum, and two copies of parameters and momentum."""
+    """Returns the bytes needed to write a checkpoint: momentum, and two copies of parameters and momentum."""
     return int(MARGIN * (job.rss_bytes() + 5 * job.trained_bytes))
 
 

@@ -15,7 +15,7 @@ from ..learning.class_statistics import ClassStatistics
 from ..learning.config import RECIPES
 from ..model.bundle import COUNTS, PHOTOS, TOTAL, Arrays, Bundle
 from ..model.manifest import BASE, Manifest
-from ..records import AnyPath
+from ..records import AnyPath, ProgressCallback, ignore_progress
 from .class_rows import find_class, without_class, without_row
 
 _NAME_REMAINS = "its name, in the record of the latest changes (lwm-edge info --history)"
@@ -28,6 +28,7 @@ def remove_class(
     shipped: bool = False,
     exact: bool = False,
     sign_with: AnyPath | None = None,
+    on_progress: ProgressCallback = ignore_progress,
     wait: bool = False,
 ) -> ChangeReport:
     """Removes a class from a home's model, without photos.
@@ -43,6 +44,7 @@ def remove_class(
             change added this class alone, the model before it holds nothing of a class that was removed
             earlier, and the vendor permits undo.
         sign_with: Path of the device's private key, to sign the change with.
+        on_progress: Function that is called before the new model is exported; what it raises ends the call.
         wait: Whether to wait for another process that is changing the home.
 
     Raises:
@@ -62,7 +64,7 @@ def remove_class(
         _require_removable(model.manifest, row, shipped=shipped)
         return _removed(model, row)
 
-    return change_model(home, edit, sign_with=sign_with, wait=wait)
+    return change_model(home, edit, sign_with=sign_with, on_progress=on_progress, wait=wait)
 
 
 def _require_removable(manifest: Manifest, row: int, *, shipped: bool) -> None:
@@ -102,9 +104,10 @@ def _removed(model: Bundle, row: int) -> Edited:
 
 
 def _network_remains(manifest: Manifest, row: int, arrays: Arrays) -> list[str]:
-    """Says what the network may still hold of a class, as a bundle names only the latest increment's recipe.
+    """Says what the network may still hold of a class; a bundle names only the latest increment's recipe.
 
-    Training drops what the vendor measured, as that was on another network: if it is there, nothing trained.
+    Training clears what the vendor measured, as that was on another network: if it is still there, no
+    increment has trained the network.
     """
     recipe = RECIPES.get(manifest.recipe)  # type: ignore[call-overload]
     if row < manifest.shipped_classes or (recipe and recipe.trains):
@@ -136,14 +139,14 @@ def _never_learnt(generation: Generation, model: Bundle, row: int) -> Edited:
     if row < manifest.shipped_classes:
         raise ConfigError(
             f"{refused}: the vendor's network was trained on it, so only a base that was made without it has "
-            "never learnt it; pass --shipped and leave --exact out to remove its row and its statistics"
+            "never learnt it; pass --shipped and leave out --exact to remove its row and its statistics"
         )
     before = model_before(generation, model) if permits_undo(manifest) else None
     why_not = _why_not_without(model, before, row) if before else _why_not_kept(manifest)
     if before is None or why_not:
         raise ConfigError(
             f"{refused}: {why_not}. What its photos added to the covariance is not kept apart from what the "
-            "others added: leave --exact out to remove all but that, or start over (lwm-edge init --replace) "
+            "others added: leave out --exact to remove all but that, or start over (lwm-edge init --replace) "
             "and learn the other classes again"
         )
     return Edited(
@@ -163,7 +166,7 @@ def _why_not_kept(manifest: Manifest) -> str:
 
 
 def _why_not_without(model: Bundle, before: Bundle, row: int) -> str | None:
-    """Says why returning to the model before would not take a class out exactly; None if it would."""
+    """Says why a return to the previous model would not take a class out exactly; None if it would."""
     manifest, name = model.manifest, model.manifest.class_names[row]
     if name in before.manifest.class_names:
         return "it was not the latest change that added it"

@@ -13,9 +13,10 @@ from ..learning.class_statistics import ClassStatistics
 from ..learning.regrouping import is_solved, merge_classes
 from ..learning.unknown import score_tensors
 from ..model.bundle import BIAS, WEIGHT, Bundle, forget_what_was_measured
+from ..model.judged import without_judged
 from ..model.manifest import Manifest
 from ..photos.class_names import class_name_problem, fold_class_name, normalise_class_name, shown_class_name
-from ..records import AnyPath
+from ..records import AnyPath, ProgressCallback, ignore_progress
 from .class_rows import find_class, other_names, without_class, without_row
 
 
@@ -27,6 +28,7 @@ def rename_class(
     merge: bool = False,
     shipped: bool = False,
     sign_with: AnyPath | None = None,
+    on_progress: ProgressCallback = ignore_progress,
     wait: bool = False,
 ) -> ChangeReport:
     """Gives a class another name or, with `merge`, makes it part of the class that already has that name.
@@ -39,6 +41,7 @@ def rename_class(
         shipped: Whether a class that the vendor shipped may become part of another one; renaming it does not
             need this.
         sign_with: Path of the device's private key, to sign the change with.
+        on_progress: Function that is called before the new model is exported; what it raises ends the call.
         wait: Whether to wait for another process that is changing the home.
 
     Raises:
@@ -53,11 +56,11 @@ def rename_class(
         row = find_class(model.manifest, class_name)
         if not merge:
             return _renamed(model, row, normalise_class_name(new_name))
-        into = find_class(model.manifest, new_name, "; to give it a name that is new, leave --merge out")
+        into = find_class(model.manifest, new_name, "; to give it a new name, leave out --merge")
         _require_mergeable(model.manifest, row, into, shipped=shipped)
         return _merged(model, row, into)
 
-    return change_model(home, edit, sign_with=sign_with, wait=wait)
+    return change_model(home, edit, sign_with=sign_with, on_progress=on_progress, wait=wait)
 
 
 def _renamed(model: Bundle, row: int, name: str) -> Edited:
@@ -122,7 +125,8 @@ def _merged(model: Bundle, row: int, into: int) -> Edited:
     arrays |= statistics.to_arrays()
     forget_what_was_measured(arrays, [into])
     arrays = without_row(arrays, row)
-    changed = without_class(manifest, row)
+    unjudged = manifest.model_copy(update={"judged": without_judged(manifest.judged, into)})
+    changed = without_class(unjudged, row)
     classes, merged = len(changed.class_names), ClassStatistics.from_arrays(arrays)
     solved = merged.discriminant(classes)
     arrays[WEIGHT][:classes], arrays[BIAS][:classes] = solved.head

@@ -17,6 +17,7 @@ from ..learning.class_statistics import ClassStatistics, FeatureMap
 from ..learning.config import IncrementConfig
 from ..learning.discriminant import Features, Head
 from ..learning.losses import attention_distillation_loss
+from ..learning.near_copies import count_near_copies
 from ..learning.reports import TrainingReport
 from ..learning.running import Observation, choose_device, head_of, observe
 from ..learning.training import TrainingState, train_increment, trained_parameters
@@ -44,8 +45,8 @@ class TrainingLearner:
     """Trains a student M_t beside its frozen teacher M_{t-1}.
 
     Only the training runs on a GPU. Statistics, maps and what the ONNX file is compared with are computed on
-    the CPU, in float32: torch lets a GPU round what goes into convolutions to 10 bits (TF32), which the
-    comparison would take for a wrong file.
+    the CPU, in float32: torch lets a GPU round what goes into convolutions to 10 bits (TF32), and the
+    comparison would take the difference for a faulty file.
 
     Args:
         parent: Bundle of the model before the increment.
@@ -126,6 +127,7 @@ class TrainingLearner:
             known_scores(held_back.head_inputs, score_tensors(without, student.classes), student.classes),
         )
         features = np.concatenate([to_learn, held_back.head_inputs])
+        copies = count_near_copies(features, np.array(photos.all_labels), known)
         head, statistics = self._solved(known, features, photos.all_labels)
         return Learnt(
             training=training,
@@ -139,6 +141,7 @@ class TrainingLearner:
             head=head,
             attention_distance=_attention_distance(student, teacher, held_back, by_teacher_too),
             tensors=self._changed_tensors(),
+            near_copies=copies,
         )
 
     def _train(

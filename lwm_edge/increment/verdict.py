@@ -18,6 +18,7 @@ from .judgement import (
     hopeless_classes,
     judge_new_classes,
     mean_share_right,
+    warn_about_near_copies,
     warn_about_new_classes,
     warn_about_unequal_classes,
 )
@@ -53,7 +54,7 @@ class NewJudgement(NamedTuple):
 
     Attributes:
         classes: Report on each new class.
-        scores: Score for unknown objects of each of these photos [M].
+        scores: Each of these photos' score for unknown objects [M].
         labels: class_index of each photo [M].
     """
 
@@ -90,7 +91,7 @@ def calibration(task: Task, new: NewJudgement) -> Histogram:
 
 
 def judge_what_shipped(task: Task, learnt: Learnt, judged: Sequence[NewClassReport]) -> ShippedJudgement:
-    """Judges what became of the shipped classes, given how the new ones are recognised."""
+    """Judges what became of the shipped classes, given how often the new ones are recognised."""
     parent = task.parent.manifest
     return judge_shipped(
         ClassStatistics.from_bundle(task.parent),
@@ -120,6 +121,7 @@ def pass_or_refuse(
         *pass_gate(task.config, accuracy, drift, hopeless, parent.shipped_classes),
         *shipped.warnings,
         *warn_about_new_classes(judged, parent.class_names),
+        *warn_about_near_copies(names, task.photos.all_labels, learnt.near_copies),
         *warn_about_unequal_classes(names, learnt.statistics.counts),
     ]
 

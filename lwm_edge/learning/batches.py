@@ -24,7 +24,7 @@ _SECONDS_BETWEEN_CALLS = 0.2  # between two calls of `on_wait`
 
 @dataclass(frozen=True)
 class Pace:
-    """Says how training goes through its batches, which affects memory and time, and the result by rounding.
+    """Says how training goes through its batches: this affects memory, time and, by rounding, the result.
 
     Attributes:
         micro_batch_size: Number of images computed at once.
@@ -65,7 +65,7 @@ def loaded_batches(
     kept: int = 0,
     on_wait: Callable[[], None] = wait_on,
 ) -> Iterator[Batch]:
-    """Yields the batches of a training from step `start` on, and meanwhile reads the next ones ahead.
+    """Yields the batches of training from step `start` on, and meanwhile reads the next ones ahead.
 
     Args:
         photos: Photos to learn from.

@@ -174,7 +174,7 @@ class IncrementConfig(Settings):
     micro_batch_size: int | None = Field(default=None, ge=1, le=4096)
     """Photos computed at once; unless set, the plan chooses.
 
-    It affects memory, and the result only by rounding.
+    It affects memory; the result differs only by rounding.
     """
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision in which the networks' blocks train: auto, float32 or bfloat16.

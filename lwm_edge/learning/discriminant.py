@@ -59,9 +59,9 @@ class Discriminant:
     logits are scaled alike (a temperature; no ranking changes) such that a class's own mean has the logit
     `_LOGIT_AT_CLASS_MEAN` on average.
 
-    A mean of n photos differs from the true one, which takes tr(C^-1 S) / 2n from the log-likelihood that a
-    class gives its further photos: classes with few photos would lose to those with many. The bias makes up
-    for that (Moran and Murphy 1979, "A Closer Look at Two Alternative Methods of Statistical
+    A mean of n photos differs from the true one, which lowers the log-likelihood that a class gives its
+    further photos by tr(C^-1 S) / 2n: classes with few photos would lose to those with many. The bias makes
+    up for that (Moran and Murphy 1979, "A Closer Look at Two Alternative Methods of Statistical
     Discrimination"); where all classes have the same number of photos, it changes nothing.
 
     Args:

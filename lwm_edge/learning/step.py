@@ -77,7 +77,7 @@ def lwm_losses(
     features, logits = student_outputs
     L_C = classification_loss(logits, labels, N, classification)
     L_D = L_AD = None
-    if teacher_outputs:  # there are some unless beta and gamma are both 0
+    if teacher_outputs:  # the teacher runs unless beta and gamma are both 0
         teacher_features, teacher_logits = teacher_outputs
     if beta:
         L_D = distillation_loss(logits[:, :N], teacher_logits)

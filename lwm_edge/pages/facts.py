@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -19,10 +19,13 @@ from ..model.ledger import LedgerEntry
 from ..proofs.auditor import audit
 from ..proofs.reports import AuditReport
 from ..proofs.verification import VerificationReport, verify
+from ..records import report_nothing
 
 _CONFIDENCE = 0.95
 _LISTED_CONFUSIONS = 12
-NOW, THEN, SHIPPED = "measured now", "when it was learnt", "by the vendor"
+FACT_STEPS = 3
+NOW, SHIPPED = "measured now", "by the vendor"
+THEN = "when it was learnt, with the model of that day"
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,9 @@ class Facts:
         info: What the home holds.
         classes: Facts about each class, in class_index order.
         confusions: Most frequent confusions.
-        ledger: Footprint of the changes that the ledger has, oldest first.
+        ledger: Footprint of the changes that the ledger lists, oldest first.
         receipt: Receipt of the latest change, if that learnt photos.
-        audit: Account of the auditor.
+        audit: Auditor's account of the home.
         custody: Verdict on the record from the base to this model.
         evaluation: Evaluation on photos that were given for the page; None if none were given.
     """
@@ -91,23 +94,33 @@ class Facts:
     evaluation: EvaluationReport | None
 
 
-def gather_facts(home: Home, evaluation: EvaluationReport | None = None) -> Facts:
+def gather_facts(
+    home: Home,
+    evaluation: EvaluationReport | None = None,
+    report: Callable[[], None] = report_nothing,
+) -> Facts:
     """Reads a home's model, its latest receipt and its ledger, audits it, and verifies its chain of custody.
 
     Args:
         home: Model home.
         evaluation: Evaluation of this model on labelled photos; None if there are none.
+        report: Function that is called before each of `FACT_STEPS` steps.
     """
+    report()
     bundle, receipt = home.read(lambda g: (open_bundle(g.bundle), _receipt(g)))
     ledger = bundle.manifest.ledger
     first = [ledger.first] if ledger.first and ledger.first not in ledger.latest else []
+    found = info(home)
+    report()
+    audited = audit(home)
+    report()
     return Facts(
-        info=info(home),
+        info=found,
         classes=_classes(bundle, receipt, evaluation),
         confusions=_confusions(bundle, receipt, evaluation),
         ledger=(*first, *ledger.latest),
         receipt=receipt,
-        audit=audit(home),
+        audit=audited,
         custody=verify(home),
         evaluation=evaluation,
     )
@@ -125,12 +138,13 @@ def _classes(
     bundle: Bundle, receipt: IncrementReport | None, evaluation: EvaluationReport | None
 ) -> tuple[ClassFact, ...]:
     m, arrays = bundle.manifest, bundle.arrays(COUNTS, RIGHT, RIGHT_SOLVED, TOTAL)
-    solved = m.increment_count > 0  # then the device has solved the head that the vendor trained
+    solved = m.increment_count > 0  # then a head that was solved has replaced the one that the vendor trained
     right, total = arrays[RIGHT_SOLVED if solved else RIGHT], arrays[TOTAL]
     measured: dict[str, tuple[int, int, str]] = {
         name: (int(right[i]), int(total[i]), SHIPPED) for i, name in enumerate(m.class_names) if total[i]
     }
     measured |= {c.class_name: (c.right, c.photos, THEN) for c in (receipt.judged if receipt else ())}
+    measured |= {m.class_names[c.class_index]: (c.right, c.photos, THEN) for c in m.judged}
     if evaluation:
         counts = evaluation.photos_per_class
         measured |= {

@@ -1,9 +1,9 @@
-"""Writes a page about a home: what the model knows, how sure that is, what it costs, its origin."""
+"""Writes a page about a home: what the model knows, how sure that is, what it costs, where it comes from."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,22 @@ from ..home.home import Home, open_home
 from ..home.readers import PastChange, evaluate
 from ..increment.reports import IncrementReport
 from ..model.ledger import LEDGER_LENGTH
-from ..records import AnyNamePath, AnyPath, ProgressCallback, Report, ignore_progress, printable
+from ..records import (
+    AnyNamePath,
+    AnyPath,
+    ProgressCallback,
+    Report,
+    StepReporter,
+    ignore_progress,
+    printable,
+    report_nothing,
+)
 from .charts import accuracy_chart, memory_chart, require_matplotlib, storage_chart
-from .facts import ClassFact, Facts, gather_facts, mean_share
+from .facts import FACT_STEPS, ClassFact, Facts, gather_facts, mean_share
 from .template import fill, mib, require_jinja2
 
 _TEMPLATE = Path(__file__).with_name("report.html")
+PAGE_STEPS = FACT_STEPS + 1
 _FIRST_CLASSES = 24
 _MIB = 2**20
 _DONE = {
@@ -64,7 +74,8 @@ def write_report(
         home: Model home, or the path of its folder.
         output: Path of the page; an existing file is replaced.
         photos: Path of labelled photos in class folders, on which the model is measured for the page.
-        on_progress: Function that is called before each photo; any exception that it raises ends the call.
+        on_progress: Function that is called before each photo, and before each step of making the page; any
+            exception that it raises ends the call.
 
     Raises:
         ConfigError: The page cannot be written there, or jinja2 or matplotlib is not installed.
@@ -74,14 +85,15 @@ def write_report(
     home, output = open_home(home), Path(output)
     check_page(home, output)
     evaluation = evaluate(home, photos, on_progress=on_progress) if photos is not None else None
-    return render(home, output, gather_facts(home, evaluation))
+    report = StepReporter("page", PAGE_STEPS, on_progress)
+    return render(home, output, gather_facts(home, evaluation, report), report=report)
 
 
 def check_page(home: Home, output: Path) -> None:
     """Refuses a page that could not or must not be written, before the work begins.
 
     Raises:
-        ConfigError: The page would be in the home, cannot be written, or lacks a library.
+        ConfigError: The page would be in the home, cannot be written, or needs a library that is missing.
     """
     outputs.check_output(output)
     if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(home.path)):
@@ -92,7 +104,14 @@ def check_page(home: Home, output: Path) -> None:
     require_jinja2()
 
 
-def render(home: Home, output: Path, facts: Facts, moment: Any = None) -> PageReport:
+def render(
+    home: Home,
+    output: Path,
+    facts: Facts,
+    moment: Any = None,
+    *,
+    report: Callable[[], None] = report_nothing,
+) -> PageReport:
     """Fills the template and writes the page.
 
     Args:
@@ -100,7 +119,9 @@ def render(home: Home, output: Path, facts: Facts, moment: Any = None) -> PageRe
         output: Path of the page.
         facts: Facts about the home.
         moment: What is known only at the moment of learning, see `moment.Moment`; None at any other time.
+        report: Function that is called before the charts are drawn.
     """
+    report()
     page = fill(_TEMPLATE, {**_content(home, facts), "moment": moment})
     outputs.write_output(output, page)
     return PageReport(
@@ -142,7 +163,7 @@ def _content(home: Home, facts: Facts) -> dict[str, Any]:
 
 
 def _surety(fact: ClassFact) -> tuple[bool, float, str]:
-    """Returns a key that sorts measured classes first, and of those the ones that may be worst."""
+    """Returns a key that sorts measured classes first, starting with those that may be the worst."""
     return not fact.total, fact.interval[0], fact.name
 
 

@@ -31,7 +31,7 @@ from .pixels import Pixels
 MIN_BYTES = 64 * MIB
 """Memory in which the process can decode an ordinary photo; Python and libraries take some 35 MiB of it."""
 
-_SECONDS_BETWEEN_LOOKS = 0.1  # at the process; `on_wait` is called each time
+_SECONDS_BETWEEN_LOOKS = 0.1  # this often, the process is checked and `on_wait` is called
 
 # The process has one thread and gives memory back as it is freed, so that a limit counts what a photo takes.
 _ENVIRONMENT = {

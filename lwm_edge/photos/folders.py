@@ -33,7 +33,7 @@ class Checked(NamedTuple):
     Attributes:
         digest: Digest of a photo that can be used (SHA-256); empty for any other file.
         problem: What is wrong with the file; empty if nothing is.
-        takes: Kind of a photo that needs a missing library, and how to get the library; None if none does.
+        takes: Kind of a photo that needs a missing library, and how to get the library; None for any other.
     """
 
     digest: str = ""

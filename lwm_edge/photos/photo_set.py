@@ -77,7 +77,7 @@ class PixelCache:
 
     @property
     def held_bytes(self) -> int:
-        """Returns the bytes of the pixels that are kept now."""
+        """Returns how many bytes the kept pixels take now."""
         return self._bytes
 
     def limit(self, limit_bytes: int) -> None:

@@ -1,6 +1,7 @@
 """Reads photos: the only way from a file to the network's input, in training, evaluation and prediction.
 
-Photos that cannot take much are decoded in this process, all others in one with hard limits (`decoder`).
+Photos that are sure to take little memory are decoded in this process; all others are decoded in a process
+with hard limits (`decoder`).
 """
 
 from __future__ import annotations

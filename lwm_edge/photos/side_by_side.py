@@ -28,7 +28,8 @@ class _NobodyWaitsError(Exception):
 def reading_threads(limit_bytes: int | None) -> int:
     """Returns how many photos may be read at the same time.
 
-    There is room for each of them at its worst, and for the process that decodes costly ones.
+    There is room for all of them, even if each takes the most that it may, and for the process that decodes
+    costly ones.
 
     Args:
         limit_bytes: Bytes that this process and that one may take together; None for all that is free.

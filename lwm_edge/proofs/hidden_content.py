@@ -47,7 +47,7 @@ SYSTEM_ATTRIBUTES = {  # from linux/xattr.h, apparmor(7) and the kernel's docume
 
 
 def attributes(path: Path) -> Iterator[str]:
-    """Yields the names of extended attributes, which could hold anything and count in no file's length."""
+    """Yields the names of extended attributes, which can hold anything and count towards no file's length."""
     if hasattr(os, "listxattr"):
         with suppress(OSError):  # the file system has none
             yield from os.listxattr(path, follow_symlinks=False)
@@ -124,7 +124,7 @@ def _graph_problems(graph: bytes, bundle: Bundle) -> list[str]:
 
 
 def checkpoint_problems(path: Path, bundle: Bundle) -> Iterator[str]:
-    """Checks that a checkpoint is of this model, and holds only what trains and the momentum of that."""
+    """Checks that a checkpoint belongs to this model and holds only trained parameters and their momentum."""
     yield from header_problems(path)
     yield from (f"{path.name}: {problem}" for problem in _header_tensor_problems(path, bundle.manifest))
     arrays = bundle.arrays(ONNX_GRAPH, WEIGHT, BIAS)

@@ -86,7 +86,7 @@ def simulate(
         config: Settings of each increment; None means one epoch of `lwm-lda`, which trains and takes memory.
         isolated: Whether each increment runs in its own process, as on the device, instead of all in one.
         plot: Path of a PNG file to draw storage and memory into.
-        on_progress: Function that is called after every increment.
+        on_progress: Function that is called before the first increment and after each.
 
     Returns:
         The measurements; `passed` is False and `problems` says why if something grows.
@@ -109,6 +109,7 @@ def simulate(
         paths = {"home": folder / "home", "photos": folder}
         job = Job(**paths, increments=increments, classes=classes, config=config)
         steps = []
+        on_progress(Progress(phase="simulate", done=0, total=increments))
         for step in run_here(job, teach_isolated) if isolated else run_in_worker(job):
             steps.append(step)
             on_progress(Progress(phase="simulate", done=step.increment, total=increments))
@@ -176,12 +177,12 @@ def _name(path: Path, home: Home) -> str:
 
 
 def teach_isolated(home: Home, photos: Path, config: IncrementConfig) -> MemoryReport:
-    """Makes an increment in its own process; returns its memory up to the verified ONNX file."""
+    """Makes an increment in its own process; returns the memory it took until the ONNX file was verified."""
     return add_classes(home, photos, config).footprint.memory
 
 
 def teach_here(home: Home, photos: Path, config: IncrementConfig) -> MemoryReport:
-    """Makes an increment in this process; returns its memory, with the commit included in the peak."""
+    """Makes an increment in this process; returns the memory it took, the commit included in the peak."""
     memory = add_classes(home, photos, config, isolate=False).footprint.memory
     return memory.model_copy(update={"peak_rss_bytes": max(memory.peak_rss_bytes, peak_rss_bytes())})
 
@@ -222,6 +223,7 @@ def make_scratch_home(
         "renamed": (),
         "custody": None,  # it is about a model of another capacity
         "ledger": Ledger(),
+        "judged": (),
     }
     with tempfile.TemporaryDirectory(dir=folder) as made:
         base = Path(made) / "base.lwm"

@@ -132,6 +132,7 @@ def test_without_unseen_photos_nothing_is_claimed(
     report = pack_checkpoint(
         saved(classifier, tmp_path), few, tmp_path / "base.lwm", CONFIG, on_progress=seen.append
     )
+    assert all(p.total > 1 or p.expected_seconds is not None for p in seen)  # so a time to go follows
     told = Counter(p.phase for p in seen)
     assert told["photos"] == report.learnt.photos and told["features"] >= 2 * report.learnt.photos
     assert report.unseen is None and report.statistics.head == "trained"

@@ -58,6 +58,7 @@ def tiny_without_levels(photos: Path, tmp_path_factory: pytest.TempPathFactory) 
 def test_a_base_of_class_folders(photos: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []
     report = build_base(photos, tmp_path / "base.lwm", TINY, on_progress=seen.append)
+    assert all(p.total > 1 or p.expected_seconds is not None for p in seen)  # so a time to go follows
     told = Counter(p.phase for p in seen)
     assert told["photos"] == 40 and told["features"] >= 40 and told["train"] == 36 // 8
     folds_of_unseen = 2  # there are two unseen photos of each class

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from lwm_edge import Progress
-from lwm_edge.cli import progress
+import lwm_edge
+from lwm_edge import IncrementConfig, Progress
+from lwm_edge.cli import commands, progress
+from lwm_edge.records import one_step
+from tests.support.folders import DEMO_DATA, PhotoMaker
 
 PHOTOS = [Progress(phase="photos", done=done, total=100) for done in range(100)]
-COMMIT = Progress(phase="commit", done=0, total=1, expected_seconds=3.2)
+COMMIT = one_step("commit", 3.2)
 
 
 class Clock:
@@ -69,3 +77,73 @@ def test_a_terminal_shows_each_phase_with_its_own_pace(
         show(COMMIT)
     shown = capsys.readouterr().err
     assert "Saving and checking the new model" in shown and "takes about 3 s" in shown
+
+
+def test_a_command_that_usually_ends_at_once_tells_of_what_takes_long_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clock = Clock()
+    show = progress.plain_lines(clock, brief=True)
+    show(one_step("export", 0.4))
+    for done in range(100):
+        show(Progress(phase="features", done=done, total=100))
+        clock.now += 0.3
+    show(one_step("commit", 7.0))
+    assert capsys.readouterr().err.splitlines() == [
+        "Looking at photos 34/100, about 20 s to go",
+        "Looking at photos 68/100, about 10 s to go",
+        "Saving and checking the new model, takes about 7 s ...",
+    ]
+
+
+def has_time_to_go(step: Progress) -> bool:
+    """Tells whether the time to go follows: from the steps that are counted, or from what is expected."""
+    return step.total > 1 or step.expected_seconds is not None
+
+
+AT_ONCE = {"info", "keygen", "sign", "verify"}  # they read a bundle once and run no network, as audit does
+
+
+def test_every_command_but_the_shortest_shows_its_progress() -> None:
+    shown = {
+        name
+        for name, command in commands._COMMANDS.items()
+        if re.search(r"with_progress\(|plain_lines\(|_make_base\(", inspect.getsource(command))
+    }
+    assert commands._COMMANDS.keys() - shown == AT_ONCE
+
+
+@pytest.mark.slow
+def test_every_phase_of_every_verb_has_a_time_to_go(
+    permitting_base: Path, make_photos: PhotoMaker, tmp_path: Path
+) -> None:
+    """Recipes that train are in tests/increment/test_stopping.py, bases in tests/base."""
+    seen: list[Progress] = []
+    on: Any = {"on_progress": seen.append}
+    home, known = tmp_path / "home", DEMO_DATA / "test" / "base"
+    forced, photos = IncrementConfig(recipe="lda", force=True), make_photos("Bag", "Shirt")
+    verbs: dict[str, Callable[[], Any]] = {
+        "init": lambda: lwm_edge.init_home(permitting_base, home, **on),
+        "check": lambda: lwm_edge.check_photos(home, photos, **on),
+        "dry run": lambda: lwm_edge.plan_increment(home, photos, forced, isolate=False, **on),
+        "add-classes": lambda: lwm_edge.add_classes(home, photos, forced, isolate=False, **on),
+        "add-photos": lambda: lwm_edge.add_photos(home, photos, forced, isolate=False, **on),
+        "calibrate": lambda: lwm_edge.calibrate(home, photos, **on),
+        "rename-class": lambda: lwm_edge.rename_class(home, "Bag", "Handbag", **on),
+        "remove-class": lambda: lwm_edge.remove_class(home, "Handbag", **on),
+        "undo": lambda: lwm_edge.undo(home, **on),
+        "evaluate": lambda: lwm_edge.evaluate(home, known, **on),
+        "predict": lambda: lwm_edge.predict(home, known / "Coat", **on),
+        "export": lambda: lwm_edge.export_onnx(home, tmp_path / "file.onnx", **on),
+        "report": lambda: lwm_edge.write_report(home, tmp_path / "page.html", **on),
+    }
+    silent, without = [], []
+    for name, run in verbs.items():
+        del seen[:]
+        run()
+        silent += [name] if not seen else []
+        without += [(name, step) for step in seen if not has_time_to_go(step)]
+    (home / "current" / "labels.txt").write_text("damaged")
+    lwm_edge.repair_home(home, **on)
+    assert seen[-1].phase == "export" and has_time_to_go(seen[-1])
+    assert not silent and not without

@@ -77,7 +77,7 @@ ALTERED: dict[str, tuple[Callable[..., dict[str, Any]], str]] = {
     "architecture": (lambda arrays, manifest: {"architecture": "small_resnet32"}, "architecture is small_"),
     "shipped_classes": (lambda arrays, manifest: {"shipped_classes": 5}, "shipped_classes is 5"),
     "signature": (_without_signature, "the base is not signed"),
-    "changes": (lambda arrays, manifest: {"increment_count": 1}, "changed 1 times since it was shipped"),
+    "changes": (lambda arrays, manifest: {"increment_count": 1}, "since it was shipped (changes: 1)"),
 }
 
 

@@ -21,6 +21,7 @@ from lwm_edge import (
     info,
     remove_class,
     rename_class,
+    storage,
     teach_inbox,
     watch_inbox,
 )
@@ -217,6 +218,26 @@ def test_what_failed_waits_with_its_reason_and_is_not_tried_for_ever(
     assert len(tries) == 2
 
 
+def test_photos_that_may_not_be_taken_are_taught_once_their_folder_allows_it(
+    home: Home, inbox: Path, taught: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, move = arrive(inbox, "Bag", "Bag"), storage.move_file
+
+    def move_as_others_than_root(source: Path, target: Path) -> None:
+        if not source.parent.stat().st_mode & 0o200:
+            raise HomeError(f"cannot move {source}: Permission denied")
+        move(source, target)
+
+    monkeypatch.setattr(storage, "move_file", move_as_others_than_root)
+    folder.chmod(0o555)
+    for _ in range(2):
+        (left,) = teach(home, inbox, taught).waiting
+        assert left.photos == 8 and "cannot be taken out of their folder" in left.reason
+    folder.chmod(0o755)
+    (done,) = teach(home, inbox, taught).taught
+    assert done.photos == 8
+
+
 def test_one_bad_class_does_not_hold_up_the_others(home: Home, inbox: Path, taught: Path) -> None:
     arrive(inbox, "Bag", "Bag")
     (inbox / "A\u202ename").mkdir()
@@ -348,8 +369,8 @@ def test_the_arguments_are_checked(home: Home, inbox: Path, taught: Path) -> Non
     for settings, message in (
         ({}, "say what becomes of taught photos"),
         ({"taught": taught, "delete": True}, "say what becomes of taught photos"),
-        ({"taught": inbox / "taught"}, "is in the inbox"),
-        ({"taught": home.path / "taught"}, "is in the home"),
+        ({"taught": inbox / "taught"}, "is inside the inbox"),
+        ({"taught": home.path / "taught"}, "is inside the home"),
         ({"delete": True, "config": IncrementConfig(recipe="lwm")}, "without training"),
         ({"delete": True, "quiet_seconds": -1.0}, "number of seconds"),
     ):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageEnhance
 
 from lwm_edge import add_classes, evaluate
 from lwm_edge.demo import DEMO_DATA
@@ -15,6 +16,7 @@ from lwm_edge.increment import instant
 from lwm_edge.increment.judgement import (
     hopeless_classes,
     judge_new_classes,
+    warn_about_near_copies,
     warn_about_new_classes,
     warn_about_unequal_classes,
 )
@@ -45,10 +47,10 @@ def test_each_new_class_is_counted() -> None:
         ((2, 2, 2, 2, 1), []),
         (
             (2, 2, 3, 3, 1, 0),
-            ["Bag was recognised on only 2 of 6", "2 of 6 photos of Bag were taken for Shirt, which is new"],
+            ["Bag was recognised in only 2 of 6", "2 of 6 photos of Bag were taken for Shirt, which is new"],
         ),
         ((2, 2, 2, 2, 0, 0), ["2 of 6 photos of Bag were taken for Coat, which the model knew"]),
-        ((2, 2, 1), ["Bag was recognised on 2 of 3 photos, too few"]),
+        ((2, 2, 1), ["Bag was recognised in 2 of 3 photos, too few"]),
     ],
 )
 def test_warnings_of_a_new_class(found: tuple[int, ...], warnings: list[str]) -> None:
@@ -164,3 +166,31 @@ def test_fine_tuning_that_loses_shipped_classes_is_refused_unless_forced(home: H
     assert {f"forced through the gate: {name} {said}" for name in lost} <= set(report.warnings)
     found = evaluate(home, DEMO_DATA / "test" / "base").per_class
     assert all(found[name] < 0.3 for name in lost)
+
+
+def _taken_at_once(photo: Path, folder: Path, count: int = 14) -> None:
+    """Makes photos of one thing as somebody takes them who keeps his finger on the button."""
+    folder.mkdir(parents=True)
+    with Image.open(photo) as image:
+        for number in range(count):
+            lit = ImageEnhance.Brightness(image.convert("RGB")).enhance(0.94 + 0.01 * number)
+            lit.save(folder / f"{number}.jpg", quality=70 + 2 * number)
+
+
+@pytest.mark.parametrize("recipe", ["lda", pytest.param("lwm", marks=pytest.mark.slow)])
+def test_a_class_of_near_copies_is_said_aloud_and_sound_ones_are_not(
+    home: Home, make_photos: PhotoMaker, recipe: str
+) -> None:
+    photos = make_photos("Shirt", "Sneaker", count=30)
+    _taken_at_once(DEMO_DATA / "train" / "2" / "Bag" / "000.png", photos / "Bag")
+    config = IncrementConfig.model_validate({"recipe": recipe, "epochs": 1, "force": True, "device": "cpu"})
+    report = add_classes(home, photos, config, isolate=False)
+    (warning,) = [text for text in report.warnings if "nearly the same" in text]
+    assert "of 14 photos of Bag are nearly the same as another one" in warning
+    assert "take photos that differ" in warning and "add-photos" in warning
+
+
+def test_many_copies_beside_enough_different_photos_are_no_matter() -> None:
+    assert list(warn_about_near_copies(NAMES, [2] * 14, {2: 13}))
+    assert not list(warn_about_near_copies(NAMES, [2] * 40, {2: 30}))
+    assert not list(warn_about_near_copies(NAMES, [2] * 8, {2: 4}))

@@ -166,7 +166,7 @@ def test_a_shipped_class_that_goes_into_another_one(measured: Path, make_photos:
             "Bag",
             "Hat",
             False,
-            "knows no class 'Hat'.*, Bag; to give it a name that is new, leave --merge out",
+            "knows no class 'Hat'.*, Bag; to give it a new name, leave out --merge",
         ),
         ("Bag", "bag", False, "cannot be merged into itself"),
         ("Coat", "Bag", False, "Coat was shipped by the vendor; pass --shipped to merge it anyway"),

@@ -53,6 +53,7 @@ def test_every_photo_is_reported_before_it_is_read_and_before_a_network_sees_it(
 ) -> None:
     seen: list[Progress] = []
     _add(home, make_photos("Bag", "Shirt"), QUICK.model_copy(update={"recipe": recipe}), seen)
+    assert all(p.total > 1 or p.expected_seconds is not None or p.loss is not None for p in seen)
     expected = {"photos": 16, "plan": 4, **passes, "stage": 1, "commit": 1}
     assert Counter(p.phase for p in seen) == expected
     photos = [p for p in seen if p.phase == "photos"]

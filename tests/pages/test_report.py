@@ -104,6 +104,22 @@ def test_what_a_page_says_of_a_home(home: Home, make_photos: PhotoMaker, tmp_pat
     assert state_of(home.path) == before
 
 
+@pytest.mark.slow
+def test_classes_of_earlier_increments_keep_the_figures_of_their_day(
+    home: Home, make_photos: PhotoMaker, tmp_path: Path
+) -> None:
+    first = add_classes(home, make_photos("Bag"), isolate=False)
+    add_classes(home, make_photos("Shirt", folder="more"), isolate=False)
+    facts = {fact.name: fact for fact in gather_facts(home).classes}
+    (bag,) = first.judged
+    assert (facts["Bag"].right, facts["Bag"].total, facts["Bag"].source) == (bag.right, bag.photos, THEN)
+    assert facts["Bag"].interval == wilson_interval(bag.right, bag.photos) and facts["Shirt"].total
+    write_report(home, tmp_path / "page.html")
+    text = " ".join(Page(tmp_path / "page.html").text.split())
+    assert text.count("when it was learnt, with the model of that day") >= 2
+    assert "no figure was kept" not in text
+
+
 def test_no_page_is_written_into_a_home_or_without_its_libraries(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +156,7 @@ def test_the_moment_of_learning_without_training(home: Home, make_photos: PhotoM
 def test_a_page_that_fails_late_leaves_the_receipt(
     home: Home, make_photos: PhotoMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*given: object) -> None:
+    def full(*given: object, **named: object) -> None:
         raise ResourceError("the disk is full")
 
     monkeypatch.setattr("lwm_edge.pages.moment.render", full)

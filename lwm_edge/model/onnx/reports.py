@@ -12,7 +12,7 @@ class ParityReport(Report):
         batch_sizes: Batch sizes that were compared.
         largest_difference: Largest difference in a logit.
         tolerance: Allowed difference: 1e-4 x max(1, largest |logit|).
-        real_photos: Whether photos were compared, rather than generated pictures for want of photos.
+        real_photos: Whether photos were compared; if there are none, generated pictures are.
     """
 
     batch_sizes: tuple[int, ...]

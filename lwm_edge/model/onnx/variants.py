@@ -28,9 +28,9 @@ UNUSED_BIAS = -1e4
 
 
 _NEVER_NEAREST = -1e30  # offset of a centre that belongs to no class, in the score for unknown objects
-_SHARES_IN_FLOAT = (0, 1 / 8, 1 / 4, 1 / 2)  # shares of the convolutions; the first one always stays in float
+_SHARES_IN_FLOAT = (0, 1 / 8, 1 / 4, 1 / 2)  # shares to try in turn; the first layer always stays in float
 _BATCH_SIZE = 16
-_ENOUGH_AGREEMENT = 0.98  # share of the calibration photos; of the others, 97% must agree afterwards
+_ENOUGH_AGREEMENT = 0.98  # share of the calibration photos; `export` then demands 97% of other photos
 
 
 def with_static_batch(onnx_file: bytes, batch_size: int) -> bytes:
@@ -75,7 +75,7 @@ def in_half_precision(onnx_file: bytes) -> bytes:
 
 
 def _remove_repeated_nodes(graph: GraphProto) -> None:
-    """Keeps one of the identical casts that the converter makes where several nodes read a former output."""
+    """Keeps one of the identical casts that the converter makes where several nodes read the same output."""
     seen: set[str] = set()
     for node in list(graph.node):
         if seen.intersection(node.output):

@@ -1,0 +1,61 @@
+"""Records how often each class was recognised when this device learnt it, in bounded space.
+
+What a vendor measures is part of the model and lies in tensors. What a device measures does not change the
+model, so it stands in the manifest, beside the ledger, and no digest covers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
+
+from .terms import MAX_CAPACITY
+
+_LARGEST = 2**31 - 1  # it bounds how long a class's figure can be
+
+_Count = Annotated[int, Field(ge=0, le=_LARGEST)]
+
+
+class Judged(NamedTuple):
+    """Says how often photos of a class were recognised, each by a model that had not learnt it.
+
+    Attributes:
+        class_index: Position of the class.
+        right: Number of photos that were recognised.
+        photos: Number of photos that were judged.
+    """
+
+    class_index: Annotated[int, Field(ge=0, lt=MAX_CAPACITY)]
+    right: _Count
+    photos: Annotated[int, Field(ge=1, le=_LARGEST)]
+
+
+def with_judged(known: Sequence[Judged], new: Iterable[Judged]) -> tuple[Judged, ...]:
+    """Adds the figures of some classes, in place of those that they had."""
+    by_class = {judged.class_index: judged for judged in (*known, *new)}
+    return tuple(judged for _, judged in sorted(by_class.items()) if judged.photos)
+
+
+def without_judged(known: Sequence[Judged], row: int) -> tuple[Judged, ...]:
+    """Drops the figure of a class."""
+    return tuple(judged for judged in known if judged.class_index != row)
+
+
+def without_row(known: Sequence[Judged], row: int) -> tuple[Judged, ...]:
+    """Drops the figure of a class that is taken out; each class_index after it falls by one."""
+    return tuple(
+        judged._replace(class_index=judged.class_index - (judged.class_index > row))
+        for judged in without_judged(known, row)
+    )
+
+
+def problem_with(known: Sequence[Judged], classes: int) -> str | None:
+    """Says why some figures cannot be right in a model of so many classes; None if all can be right."""
+    rows = [judged.class_index for judged in known]
+    if rows != sorted(set(rows)) or rows[-1:] >= [classes]:
+        return "judged is not in ascending order, or has a figure for a class that is not there"
+    if any(judged.right > judged.photos for judged in known):
+        return "judged has a class for which more photos were recognised than were judged"
+    return None
