@@ -23,8 +23,9 @@ import numpy as np
 import torch
 import typer
 from matplotlib.axes import Axes
-from protocol import Split, bundle_after
+from methods import bundle_after
 from provenance import provenance
+from splits import Split
 from torch import Tensor
 
 from lwm_edge.learning.attention import attention_map
@@ -49,7 +50,7 @@ def base_test_photos(split: Split, network: Network, class_names: tuple[str, ...
 def maps_of(bundle: Path, photos: PhotoSet) -> Tensor:
     """Computes a Grad-CAM map of each photo's own class [M, h, w]."""
     network = load_network(open_bundle(bundle))
-    features = observe(network, photos, 64, keep_maps=True).maps
+    features = torch.cat(observe(network, photos, 64, keep_maps=True).maps)
     return attention_map(features, network.attention_weight, torch.tensor(photos.labels))
 
 

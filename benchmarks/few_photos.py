@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from protocol import _features
+from methods import features_of
 from provenance import provenance
 
 import lwm_edge
@@ -75,9 +75,9 @@ def measure(base: Bundle, photos: Path, data: Path, small: list[str], work: Path
         "streaming-lda": StreamingLda(len(names), d),
     }.items():
         for folder in (linked(work / "shipped", data, "train", shipped), photos):
-            features, labels = _features(network, folder)
+            features, labels = features_of(network, folder)
             learner.learn(features, np.array([names.index(label) for label in labels]))
-        features, actual = _features(network, test)
+        features, actual = features_of(network, test)
         right = learner.predict(features) == np.array([names.index(label) for label in actual])
         per_class = {name: float(right[np.array(actual) == name].mean()) for name in names}
         found[method] = [

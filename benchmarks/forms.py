@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from protocol import Split
 from provenance import provenance
+from splits import Split
 
 import lwm_edge
 from lwm_edge.cli.settings import base_config

@@ -24,8 +24,8 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from protocol import Split
 from provenance import provenance
+from splits import Split
 from torch import nn
 from torch.nn import functional as F
 
@@ -178,7 +178,7 @@ def main(
             config = lwm_edge.PackConfig(architecture="resnet18", image_size=SIZE, unseen_photos=given)
             base = lwm_edge.pack_checkpoint(checkpoint, learnt, work / "base.lwm", config)
             for what, split in splits.items():
-                new = split._folder("test-new", "test", split.groups[1], None)
+                new = split.test_new(1)
                 both = work / "both"
                 shutil.rmtree(both, ignore_errors=True)
                 both.mkdir()

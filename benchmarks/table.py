@@ -5,8 +5,9 @@
 
 Several files are merged. --until cuts all runs at CLASSES, so that longer and shorter ones can be compared.
 "Average" is the mean accuracy over all steps, the base included; "last" is the accuracy on all classes at the
-end. "Forgetting" is the best accuracy that a class ever had less its last, averaged over the classes. All are
-in %. With several seeds, the standard deviation follows the mean.
+end. "Forgetting" is the best accuracy that a class ever had less its last, averaged over the classes. "Top-5"
+counts a photo whose class is among the best five, at steps with more than five classes; older results do not
+have it. All are in %. With several seeds, the standard deviation follows the mean.
 """
 
 from __future__ import annotations
@@ -22,6 +23,12 @@ PUBLISHED = {  # by data and classes per step: average, last; as later papers ta
     ("cifar100", 10): {"finetune": (20.71, 6.36), "lwf-mc": (45.08, 24.42), "lwm": (45.68, 26.14)},
     ("cifar100", 20): {"lwm": (63.67, 49.36)},
 }
+
+HEADINGS = (
+    "average", "last", "base classes, last", "newest classes, last", "forgetting",
+    "top-5, average", "top-5, last",
+)  # fmt: skip
+_AT_THE_END = ("last", "top-5, last")  # all that a run of a single step has
 
 
 def forgetting(steps: list[dict[str, Any]]) -> float:
@@ -40,8 +47,12 @@ def row(runs: list[dict[str, Any]]) -> dict[str, str]:
         "newest classes, last": [run["steps"][-1]["newest"] for run in runs],
         "forgetting": [forgetting(run["steps"]) for run in runs],
     }
+    top5 = [[s["top5"] for s in run["steps"] if s.get("top5") is not None] for run in runs]
+    if all(top5):
+        figures["top-5, average"] = [float(np.mean(values)) for values in top5]
+        figures["top-5, last"] = [values[-1] for values in top5]
     if len(runs[0]["steps"]) == 1:
-        figures = {"average": [], **{k: v for k, v in figures.items() if k == "last"}}
+        figures = {name: values if name in _AT_THE_END else [] for name, values in figures.items()}
     return {name: _spread(values) for name, values in figures.items()}
 
 
@@ -68,17 +79,19 @@ def main(
     runs = read_runs(paths, until)
     print(", ".join(f"{name} {value}" for name, value in settings.items() if value is not None))
     print()
-    headings = ["average", "last", "base classes, last", "newest classes, last", "forgetting"]
+    chosen: dict[str, list[dict[str, Any]]] = {run["method"]: [] for run in runs}
+    for run in runs:
+        chosen[run["method"]].append(run)
+    rows = {method: row(of_method) for method, of_method in chosen.items()}
+    headings = [h for h in HEADINGS if any(figures.get(h) for figures in rows.values())]
     print("| method | seeds | " + " | ".join(headings) + " | seconds per step | published: average / last |")
     print("|---" * (len(headings) + 4) + "|")
-    for method in dict.fromkeys(run["method"] for run in runs):
-        chosen = [run for run in runs if run["method"] == method]
-        figures = row(chosen)
-        seconds = [s["seconds"] for run in chosen for s in run["steps"] if "seconds" in s]
+    for method, figures in rows.items():
+        seconds = [s["seconds"] for run in chosen[method] for s in run["steps"] if "seconds" in s]
         reduced = settings.get("new_photos") or settings.get("until")  # published values are of all photos
         setting = (settings["data"], settings["step_classes"])
         published = None if reduced else PUBLISHED.get(setting, {}).get(method)
-        cells = [method, str(len(chosen)), *(figures.get(h, "") for h in headings)]
+        cells = [method, str(len(chosen[method])), *(figures.get(h, "") for h in headings)]
         cells += [f"{np.mean(seconds):.0f}" if seconds else ""]
         cells += [f"{published[0]} / {published[1]}" if published else ""]
         print("| " + " | ".join(cells) + " |")

@@ -27,7 +27,7 @@ _FEATURES = {
 
 
 def missing_features() -> list[str]:
-    """Lists what this system lacks of the features that safe changes need; Windows lacks most of them."""
+    """Lists the features that safe changes need and this system lacks; Windows lacks most of them."""
     return [feature for feature, is_offered in _FEATURES.items() if not is_offered]
 
 
@@ -90,7 +90,7 @@ def symlink(link: Path, target: str) -> None:
 
 
 def _give_link_to_owner_of(folder: Path, link: Path) -> None:
-    """Gives a link itself to a user, through a descriptor for the reason that `give_to_owner_of` gives.
+    """Gives a link itself to the owner of its folder; `give_to_owner_of` says why through a descriptor.
 
     fchown(2) refuses a link's descriptor, but the descriptor's name in /proc means the link, not its target.
     """

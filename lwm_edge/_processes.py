@@ -96,7 +96,7 @@ def _python() -> str:
 
 
 def _existing_folder() -> str | None:
-    """Returns the root folder if the current folder is gone, where MKL would end a process; None if not."""
+    """Returns the root folder if the current one is gone, as MKL would end a process there; else None."""
     try:
         Path.cwd()
     except OSError:

@@ -52,7 +52,7 @@ class ForgivingStream:
                 self.give_up(error)
 
     def give_up(self, error: OSError) -> None:
-        """Discards all text from now on, even what is buffered, so that the process can end without error."""
+        """Discards all text from now on, buffered text too, so that the process can end without an error."""
         self.failure = error
         with suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY)
@@ -79,7 +79,7 @@ def forgiving_streams() -> Iterator[None]:
 
 
 def output_failure() -> OSError | None:
-    """Returns the error that kept printed text from arriving; None if the reader simply went away."""
+    """Returns the error that kept printed text from arriving; None if it arrived, or the reader went away."""
     sys.stdout.flush()
     failure = getattr(sys.stdout, "failure", None)
     return None if isinstance(failure, BrokenPipeError) else failure
@@ -89,7 +89,7 @@ def write_stdout(content: bytes) -> None:
     """Writes bytes to standard output; stops quietly if the reader goes away.
 
     Raises:
-        OSError: The bytes cannot be written, or not all of them.
+        OSError: The bytes, or some of them, cannot be written.
     """
     if failure := output_failure():
         raise failure

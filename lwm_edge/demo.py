@@ -71,7 +71,7 @@ class DemoReport(Report):
         increments: Classes added by each increment.
         bundle_bytes: Length of model.lwm before the first increment and after each.
         onnx_bytes: Length of classifier.onnx before the first increment and after each.
-        home_bytes: Length of all files in the home before the first increment and after each.
+        home_bytes: Total length of the files in the home before the first increment and after each.
         home: Home that the default recipe made.
         onnx: Exported classifier of that home.
         audit_passed: Whether the auditor explained every byte each time.

@@ -54,7 +54,7 @@ NOT_OFFERED = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno
 
 
 class LwmEdgeError(Exception):
-    """Signals that something went wrong; it is the base of the tree.
+    """Signals that something went wrong; it is the base class of all other errors.
 
     Args:
         message: What was wrong, where, and what to do about it.
@@ -145,7 +145,7 @@ class BusyError(LwmEdgeError):
 
 
 class StoppedError(LwmEdgeError):
-    """The job was stopped on request; the model is unchanged, and the same command continues from there."""
+    """The job was stopped on request; the model is unchanged, and the same command resumes the job."""
 
     exit_code = 130
 

@@ -1,4 +1,4 @@
-"""Gives memory back to the system: what the allocator keeps, and pages that are still in a file."""
+"""Gives memory back to the system: what the allocator keeps, and pages that can be read from a file again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _UNMAP_FROM_BYTES = 64 * 1024
 _KEPT_BLOCK, _KEPT_HEAP = 2**25, 2**30  # the former is the most that glibc accepts
 _MADV_DONTNEED = 4  # a constant of mman.h
 _PAGEMAP = Path("/proc/self/pagemap")
-# Bits of a page that is resident and still a file's, as a private page no longer is once it is written to.
+# Bits set for a page that is resident and belongs to a file; a private page no longer does once written to.
 _PAGE_STATE = np.uint64(1 << 63 | 1 << 61)
 _LIBRARY_PERMISSIONS = ("r--p", "r-xp")  # private to this process, as the loader maps code and constants
 _processes_of_ours: set[int] = set()
@@ -43,7 +43,7 @@ def bound_allocator() -> bool:
 
 @contextmanager
 def freed_memory_kept(keep: bool) -> Iterator[None]:
-    """Keeps freed tensors' memory for the next ones within the block, which is faster but takes more memory.
+    """Keeps freed tensors' memory for later tensors in the block, which is faster but takes more memory.
 
     Does nothing in a process where `bound_allocator` was not called: there, the allocator is not ours to set.
     """
@@ -58,7 +58,7 @@ def freed_memory_kept(keep: bool) -> Iterator[None]:
 
 
 def give_freed_memory_back() -> None:
-    """Gives back to the system what libraries have freed in the meantime, in a process of our own."""
+    """Gives back to the system what libraries have freed by now, if this is a process of our own."""
     if os.getpid() in _processes_of_ours:
         _set_allocator(_UNMAP_FROM_BYTES, _UNMAP_FROM_BYTES)
 
@@ -81,7 +81,7 @@ def _set_allocator(mapped_from: int, kept_bytes: int) -> bool:
 
 
 def mapped_from(path: Path, tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    """Picks the tensors that lie in a private mapping of a file; none where the system does not say.
+    """Picks the tensors that lie in a private mapping of a file; none if the system does not say which do.
 
     `safetensors` maps files today, but does not promise to. See proc(5), maps.
     """
@@ -96,11 +96,11 @@ def mapped_from(path: Path, tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
 
 
 def drop_mapped_pages(tensors: Iterable[Tensor]) -> None:
-    """Gives the whole pages of tensors mapped from a file back to the system, until they are read again.
+    """Gives back to the system the whole pages of tensors mapped from a file, until they are read again.
 
-    The file's content stays in the kernel's cache, outside this process. Pages that are not a file's, or that
-    have been written to since they were mapped, would be lost, so they stay. Where the system does not say
-    which these are, all pages stay. See madvise(2), MADV_DONTNEED, and proc(5), pagemap.
+    The file's content stays in the kernel's cache, outside this process. Pages that belong to no file, or
+    that have been written to since they were mapped, would be lost, so they stay. Where the system does not
+    say which these are, all pages stay. See madvise(2), MADV_DONTNEED, and proc(5), pagemap.
     """
     try:
         pagemap = os.open(_PAGEMAP, os.O_RDONLY)
@@ -117,7 +117,7 @@ def drop_mapped_pages(tensors: Iterable[Tensor]) -> None:
 
 
 def _unchanged_pages(pagemap: int, first: int, last: int) -> Iterator[tuple[int, int]]:
-    """Yields runs of pages that are resident and still a file's own, by the numbers of first page and end."""
+    """Yields runs of resident pages that still belong to a file, each as the numbers of its start and end."""
     if last <= first:
         return
     entry = np.dtype(np.uint64)

@@ -29,7 +29,7 @@ def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
         is_new = not os.path.lexists(path)
         descriptor = _disk.open_lock(path)
     try:
-        if is_new:  # synced first, as only files beside a lock are taken for this program's own
+        if is_new:  # synced first: files are taken for this program's own only beside a lock
             sync_folder(path.parent)
         with explained("lock", path):
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -1,4 +1,4 @@
-"""Measures how much memory this process uses and may take, and says what to do when there is no more."""
+"""Measures how much memory this process uses and may take, and says what to do when memory runs out."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _known_available() -> list[int]:
 
 
 def _machine_available() -> Iterator[int]:
-    """Yields the memory available on the machine, if it is known: a service may not see /proc/meminfo.
+    """Yields the memory available on the machine, if known: a service may be unable to see /proc/meminfo.
 
     The system call, which needs no file, counts free pages only, not those that the kernel could reclaim.
     """
@@ -158,7 +158,7 @@ def _cgroup_peak_files() -> Iterator[Path]:
 
 
 def _cgroup_headroom() -> Iterator[int]:
-    """Yields what each memory cgroup that this process is in has left: its limit less what it uses."""
+    """Yields how much each memory cgroup around this process has left: its limit less what it uses."""
     for limit, use in _cgroup_files():
         with suppress(OSError, ValueError):  # "max" is not a number: there is no limit
             most = int(limit.read_text())
@@ -177,7 +177,7 @@ def _reclaimable(cgroup: Path) -> int:
 
 
 def _cgroup_files() -> Iterator[tuple[Path, Path]]:
-    """Yields the files with the limit and the use of this process's memory cgroup and of those around it."""
+    """Yields two files, limit and usage, for this process's memory cgroup and for each one around it."""
     for version, folder in levels("memory"):
         limit, use = _CGROUP_FILES[version]
         yield folder / limit, folder / use

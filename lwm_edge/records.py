@@ -195,7 +195,7 @@ def _plain_int(number: str) -> int:
 
 
 def _plain_float(number: str) -> str:
-    """Returns a number as it is written; refuses digits that it does not need in any release's form."""
+    """Returns a number as it is written; refuses digits that no release would need to write it."""
     value = float(number)
     forms = _PLAIN_FLOAT if value == 0 or 1e-4 <= abs(value) < 1e15 else f"{_PLAIN_FLOAT}|{_SCIENTIFIC_FLOAT}"
     if not re.fullmatch(forms, number) or Decimal(number) != Decimal(repr(value)):
@@ -238,7 +238,7 @@ ProgressCallback = Callable[[Progress], None]
 
 
 def one_step(phase: str, expected_seconds: float) -> Progress:
-    """Reports that a phase begins whose steps cannot be counted, and how long it is expected to take."""
+    """Reports the start of a phase whose steps cannot be counted, and how long it is expected to take."""
     return Progress(phase=phase, done=0, total=1, expected_seconds=expected_seconds)
 
 

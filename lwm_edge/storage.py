@@ -118,8 +118,8 @@ def write_file(
         content: Content of the whole file.
         mode: Permissions, less the umask; they are never wider, not even for an instant.
         replace: Whether an existing file may be replaced; if not, an existing file causes a HomeError.
-        of_user: Whether the file belongs to the user who runs this, even if the superuser writes to another
-            user's folder. If not, such a file belongs to the folder's owner.
+        of_user: Whether the file is to belong to the user who runs this, even if that is the superuser
+            writing to another user's folder. If not, a file in such a folder belongs to the folder's owner.
 
     Raises:
         ResourceError: The disk is full; the old file, if any, is untouched.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,58 @@ def test_random_kills_leave_no_bad_home(tmp_path: Path) -> None:
     assert result["landed"] == 12 and result["landed_in_commit"] >= 5
     assert result["homes"]["bad"] == 0 and sum(result["homes"].values()) == 12
     assert "12 kills landed" in printed
+
+
+@pytest.mark.extended
+def test_a_protocol_that_is_killed_ends_with_the_same_numbers(data: Path, tmp_path: Path) -> None:
+    options = ["--arch", "small_resnet20", "--image-size", 28, "--base-classes", 2, "--step-classes", 2]
+    options += ["--epochs", 2, "--base-epochs", 1, "--new-photos", 10, "--grid", 0]
+    method = "lwm:precision=float32,micro_batch_size=16"  # which a plan would choose by what it measures
+    options += ["--method", method]
+    _run("protocol.py", data, tmp_path / "whole.json", *options)
+    killed = tmp_path / "killed.json"
+    for finished in (1, 2):
+        command = [
+            sys.executable,
+            str(BENCHMARKS / "protocol.py"),
+            str(data),
+            str(killed),
+            *map(str, options),
+        ]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            kept = tmp_path / "killed" / "1993" / f"{method}-steps.json"
+            while not kept.exists() or len(json.loads(kept.read_text())["steps"]) < finished:
+                assert process.poll() is None
+                time.sleep(0.05)
+            process.kill()
+    assert not killed.exists()
+    _run("protocol.py", data, killed, *options)
+    whole, continued = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("whole", "killed"))
+    for one, other in zip(whole["runs"][0]["steps"], continued["runs"][0]["steps"], strict=True):
+        for figure in ("all", "top5", "per_class"):
+            assert one[figure] == other[figure]
+
+
+@pytest.mark.extended
+def test_the_sweep_its_table_and_resuming(data: Path, tmp_path: Path) -> None:
+    results = tmp_path / "sweep.json"
+    options: list[Any] = [
+        "--arch",
+        "small_resnet20",
+        "--image-size",
+        28,
+        "--base-classes",
+        2,
+        "--step-classes",
+        2,
+    ]
+    options += ["--until", 6, "--new-photos", 10, "--held-out", 10, "--base-epochs", 1, "--seed", 7]
+    _run("sweep.py", data, results, *options, "--trial", "epochs=1", "--trial", "epochs=1,schedule=cosine")
+    runs = json.loads(results.read_text())["runs"]
+    assert [(run["recipe"], run["trial"]) for run in runs] == [
+        ("lwm", "epochs=1"), ("lwf-mc", "epochs=1"),
+        ("lwm", "epochs=1,schedule=cosine"), ("lwf-mc", "epochs=1,schedule=cosine"),
+    ]  # fmt: skip
+    assert all([step["classes"] for step in run["steps"]] == [2, 4, 6] for run in runs)
+    printed = _run("sweep.py", data, results, *options, "--trial", "epochs=1")
+    assert printed.count("\n") == 4 and json.loads(results.read_text())["runs"] == runs

@@ -66,6 +66,11 @@ SAYS = [
     (DEPLOY, f"may take more than {reading._ALWAYS_HERE // guard.MIB} MiB are not tried"),
     (TESTS, f"at most {guard.MAX_MEMORY_BYTES // guard.MIB} MiB for each"),
     (
+        DEPLOY,
+        f"if there is room for {guard.MAX_BYTES_HERE // guard.MIB} MiB for each of them beside the "
+        f"{guard.MAX_MEMORY_BYTES // guard.MIB} MiB",
+    ),
+    (
         TESTS,
         f"({opening._SCANS_BLOCK // 1024} KiB for JPEG, {opening._ONE_SCAN_BLOCK // 1024} KiB for one of a "
         "single scan)",
@@ -122,7 +127,7 @@ SAYS = [
     (EXAMPLES, f"attention maps need {_FEW_CELLS**0.5:g}x{_FEW_CELLS**0.5:g} cells"),
     (EXAMPLES, f"The default, `{BASE.activation}`"),
     ("README.md", f"Python {PROJECT['requires-python'].removeprefix('>=')} to"),
-    ("README.md", f"{len(list((DEMO_DATA / 'test' / '2' / 'Bag').iterdir()))} test photos a class"),
+    ("README.md", f"{len(list((DEMO_DATA / 'test' / '2' / 'Bag').iterdir()))} test photos per class"),
     (TESTS, f"{guard.MAX_PIXELS // MEGA} megapixels, read"),
     (TESTS, f"photos: {guard.MAX_WEBP_PIXELS // MEGA} megapixels, read"),
 ]

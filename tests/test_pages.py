@@ -35,6 +35,7 @@ EXEMPT = {  # blocks that no test here runs, and why; all others are run as they
 }
 TOO_LONG = {  # commands whose options are parsed, and why they are not run; small ones run elsewhere
     "protocol.py": "up to hours, on data that is not here; .ci/extended runs a small one",
+    "sweep.py": "hours, on data that is not here; .ci/extended runs a small one",
     "attention_maps.py": "draws what protocol.py left; .ci/extended runs a small one",
     "crash_rounds.py": "a minute; .ci/extended runs it",
     "failing_operations.py": "five minutes; .ci/extended runs it, and test_failing_operations.py a part",
@@ -82,20 +83,22 @@ PRINTED = {  # what shows that a block did what the page says
 }
 PARSE = """
 import importlib, json, pathlib, shlex, sys, typer
-from lwm_edge.cli.settings import FileConfig, base_config, increment_config
 sys.path.insert(0, "benchmarks")
+from methods import BASELINES, recipe_of, settings_of
+from trials import method_of
+from lwm_edge.cli.settings import base_config
 for line in json.load(sys.stdin):
     script, *arguments = shlex.split(line)[1:]
     app = typer.Typer()
     app.command()(importlib.import_module(pathlib.Path(script).stem).main)
     context = typer.main.get_command(app).make_context(script, arguments)
     for method in context.params.get("method") or ():
-        recipe, _, changes = method.partition(":")
-        settings = dict(change.split("=") for change in changes.split(",") if change)
-        if recipe == "joint":
-            base_config(architecture="small_resnet20", **settings)
-        elif recipe not in ("nearest-mean", "streaming-lda"):
-            increment_config(FileConfig(), recipe="lwm" if recipe == "lwm-l2" else recipe, **settings)
+        if method.startswith("joint"):
+            base_config(architecture="small_resnet20", **settings_of(method))
+        elif method not in BASELINES:
+            recipe_of(method)
+    for trial in context.params.get("trial") or ():
+        recipe_of(method_of("lwf-mc", trial))
 """
 
 

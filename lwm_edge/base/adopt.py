@@ -89,7 +89,7 @@ def _pack(
     possible_levels(network, config.grid)  # refuses a grid that does not fit before the work begins
 
     def predicted(photos: PhotoSet) -> tuple[Labels, Labels]:
-        """Returns, in every process, the row that the head ranks highest for each photo, and its label."""
+        """Returns, in every process, the row that the head ranks highest for each photo, and all labels."""
         found = learn_all(network, photos, config.capacity, ranks, on_progress)
         return found.predictions, found.labels
 

@@ -45,12 +45,12 @@ def build_base(
 
     Raises:
         PhotosError: The folder cannot be learnt from; every problem is listed.
-        ArchitectureError: The architecture is unknown or does not fit, or the checkpoint fits another one.
+        ArchitectureError: The architecture is unknown or unusable, or the checkpoint is for another one.
         CapacityError: There are more classes than the capacity allows.
-        ConfigError: The weights or the checkpoint do not exist, the grid does not fit, or unfinished training
-            of another base is in the way.
+        ConfigError: The weights or the checkpoint do not exist, the grid does not fit the network, or
+            unfinished training of another base is in the way.
         ExportError: The ONNX graph cannot be made or is wrong (ParityError).
-        PeerError: Another process failed, and raised the error that says why.
+        PeerError: Another process failed; the error that it raised says why.
     """
     with joined() as ranks:
         return _build(Path(photos), Path(output), config, ranks, ranks.reports(on_progress))
@@ -118,7 +118,7 @@ def _read_material(
 
 
 def _precision(config: BaseConfig, device: torch.device) -> Precision:
-    """Chooses the precision of the training; a CPU's bfloat16 is taken only if it is asked for."""
+    """Chooses the precision to train in; on a CPU, it is bfloat16 only if that is asked for."""
     if config.precision == "auto":
         return "bfloat16" if device.type == "cuda" and has_bfloat16(device) else "float32"
     return config.precision

@@ -175,7 +175,7 @@ def _shown(name: Any) -> str:
 
 
 def _likeness(state: Mapping[str, Tensor], name: str) -> str:
-    """Says which architecture has these tensors apart from the head, if one does; it may be `name` itself."""
+    """Says which architecture, if any, has these tensors, the head aside; it may be `name` itself."""
     shapes = _shapes(state)
     for candidate in architecture_names():
         theirs, head = _shapes_of(candidate)
@@ -194,7 +194,7 @@ def _shapes_of(architecture_name: str) -> tuple[dict[str, torch.Size], set[str]]
         architecture = find_architecture(architecture_name)
         with torch.device("meta"):
             shapes = _shapes(architecture.build().state_dict())
-    except Exception:  # another package's architecture fails, or one cannot be built without memory
+    except Exception:  # another package's architecture fails, or one does not build on "meta"
         return {}, set()
     return shapes, {f"{architecture.head}.weight", f"{architecture.head}.bias"}
 

@@ -126,7 +126,7 @@ class PackConfig(BundleConfig):
     activation: Activation = "softmax"
     """Kind of outputs that the classifier was trained with: softmax (cross entropy) or sigmoid."""
     labels: ExactPath | None = None
-    """Text file that names the class of each of the head's rows, one a line; default: the folders, sorted."""
+    """Text file with the class of each of the head's rows, one per line; unless set, the folders, sorted."""
     unseen_photos: ExactPath | None = None
     """Folder with photos that the network never saw, in class folders of the same names.
 

@@ -40,7 +40,7 @@ PIXEL_CACHE_BYTES = 1024 * 1024 * 1024  # a base is made on a vendor's workstati
 _LISTED = 10
 _POOR = 0.5  # accuracy below which the vendor is warned
 _WORSE = 0.05  # how far a solved head's accuracy may lie below the trained one's without a warning
-_EXPORT_SECONDS, _SECONDS_PER_LAYER = 1.0, 0.04  # ResNet-18, of 52 layers, took 3.0 s on an AMD EPYC
+_EXPORT_SECONDS, _SECONDS_PER_LAYER = 1.0, 0.04  # ResNet-18, with 52 layers, took 3.0 s on an AMD EPYC
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def finish_base(
 
 
 def _seconds_of_export(network: Network) -> float:
-    """Predicts how long torch's exporter takes, which goes through the network layer by layer."""
+    """Predicts how long torch's exporter takes, as it goes through the network layer by layer."""
     layers = sum(next(module.children(), None) is None for module in network.modules())
     return _EXPORT_SECONDS + _SECONDS_PER_LAYER * layers
 
@@ -161,8 +161,8 @@ class _Seen(NamedTuple):
 
     Attributes:
         of_learnt: Accuracy on the photos that the network learnt from.
-        of_given: Statistics of the photos given to make them from.
-        are_copies: Whether these are varied copies of the photos that it learnt from.
+        of_given: Statistics of the photos given for this purpose, by default those that it learnt from.
+        are_copies: Whether the statistics are of varied copies of the photos that it learnt from.
         unseen: Observation of the photos that it never saw; None if there are none.
     """
 
@@ -181,7 +181,7 @@ def _look(
     *,
     may_copy: bool,
 ) -> _Seen:
-    """Runs a network on the photos that it learnt from, on those that it never saw, and on others given.
+    """Runs a network on the photos that it learnt from, those that it never saw, and those for statistics.
 
     Args:
         network: Network in eval mode.
@@ -189,7 +189,7 @@ def _look(
         capacity: Maximum number of classes.
         ranks: Processes, each of which looks at a share of the photos.
         on_progress: Function that is called at every step.
-        may_copy: Whether varied copies are new to the network, as they may not be if it was trained here.
+        may_copy: Whether varied copies are new to the network; they may not be if it was trained here.
     """
     names, unseen = material.class_names, material.unseen
     learnt = learn_all(network, material.learnt, capacity, ranks, on_progress)

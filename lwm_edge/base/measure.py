@@ -37,14 +37,17 @@ from ..records import report_nothing
 from .reports import StatisticsReport
 
 HEADS = 2 * FOLDS + 1
-"""Most heads that `settle` solves: one without each fold, for two kinds of statistics, and one more."""
+"""Maximum number of heads that `settle` solves.
+
+There is one without each fold, for each of two kinds of statistics, and one more.
+"""
 
 BY_HEART = 0.15
 """Gap between a network's accuracies on learnt and unseen photos above which it knows photos by heart."""
 NEARLY_ALL = 0.99
 """Accuracy on learnt photos at which they may be known by heart, if there are no unseen ones to tell."""
 
-_ENOUGH_FOR_MEANS = 5  # of a class's unseen photos; the mean of fewer says less than the mean of all photos
+_ENOUGH_FOR_MEANS = 5  # unseen photos per class; the mean of fewer says less than the mean of all photos
 _LEAST_JUDGED = 2  # without its only unseen photo, a class has no mean, so the photo is never recognised
 
 
@@ -57,7 +60,7 @@ class Settled(NamedTuple):
         logits: Logits of each unseen photo, by a head like the one that ships [M, classes]; may be empty.
         solved: Logits of each unseen photo, by a head that a device would solve from the statistics
             [M, classes].
-        scores: Score for unknown objects of each unseen photo, by statistics made without it [M].
+        scores: Each unseen photo's score for unknown objects, by statistics made without it [M].
     """
 
     statistics: ClassStatistics
@@ -87,10 +90,9 @@ def settle(
     """Decides from which photos the statistics are made, and whether the solved head ships.
 
     Args:
-        of_given: Statistics of the photos given to make them from, usually those that the network learnt
-            from.
+        of_given: Statistics of the photos given for this purpose, usually those that the network learnt from.
         unseen: Observation of photos that the network never saw; None if there are none.
-        unseen_labels: class_index of each of these photos.
+        unseen_labels: class_index of each unseen photo.
         trained_logits: Logits of the trained head for the unseen photos.
         accuracy_on_learnt: Accuracy of the trained head on photos that the network learnt from.
         classes: Number of classes.

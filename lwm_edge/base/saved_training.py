@@ -1,8 +1,8 @@
 """Saves the unfinished training of a base, so that the same command continues it.
 
 The file lies beside the base that is to be written, and is removed once the base is there. It holds the
-network, the optimiser's momenta and the states of every process's random generators, so a training that is
-resumed ends just where it would have ended. The file fits only the same photos and settings.
+network, the optimiser's momenta and the states of every process's random generators, so resumed training ends
+just as it would have without the interruption. The file fits only the same photos and settings.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class TrainingParts(NamedTuple):
     """Holds everything that changes while a base is trained.
 
     Attributes:
-        module: Network and, with rotations, the layer of the second task.
+        module: Network and, if the base also learns to tell rotations, the layer for that task.
         optimizer: Optimiser, whose momenta are kept.
         generators: Random generators of this process besides torch's own.
     """
@@ -55,11 +55,11 @@ class SavedTraining:
         ranks: Processes that train it; the first one writes.
 
     Attributes:
-        epoch: Number of epochs that were done before.
-        loss: Mean of L_C over the last of them.
+        epoch: Number of epochs that were done when the training was saved.
+        loss: Mean of L_C over the last of these epochs.
 
     Raises:
-        ConfigError: The unfinished training of another base, or another kind of file, is in its place.
+        ConfigError: The unfinished training of another base, or another kind of file, is in the way.
     """
 
     def __init__(self, output: Path, photos: PhotoSet, config: BaseConfig, ranks: Ranks) -> None:
@@ -84,7 +84,7 @@ class SavedTraining:
         if found["job"] != self._job:
             raise ConfigError(
                 f"{self.path} holds training with other photos or settings, interrupted after epoch "
-                f"{found['epoch']}: give the same ones to continue it, or remove the file to start over"
+                f"{found['epoch']}: give the original ones to continue it, or remove the file to start over"
             )
         return int(found["epoch"]), float(found["loss"])
 
@@ -130,7 +130,7 @@ class SavedTraining:
         self._latest = time.monotonic()
 
     def _is_due(self, is_last: bool) -> bool:
-        since = self._started if is_last else self._latest  # what follows the training takes long, too
+        since = self._started if is_last else self._latest  # what follows the training also takes a while
         return time.monotonic() - since >= SECONDS_BETWEEN_SAVES
 
     def forget(self) -> None:

@@ -64,8 +64,8 @@ def train_base(
 ) -> TrainingReport:
     """Trains a whole network by one-cycle SGD on L_C and, with `rotations`, on a second task.
 
-    Every process computes its share of each batch, and all make the same update with the mean gradient. A
-    training that was interrupted continues from where it was saved.
+    Every process computes its share of each batch, and all make the same update with the mean gradient. If
+    training was interrupted, it continues from where it was saved.
 
     Args:
         network: Network on the device to train on.

@@ -134,7 +134,7 @@ def _statistics(report: StatisticsReport) -> str:
         "all": "all photos",
         "unseen": "photos that the network never saw",
         "given": "the photos given for this",
-        "varied": "varied copies of the photos, which it knows by heart",
+        "varied": "varied copies of the photos, which the network knows by heart",
     }
     tried = ", ".join(f"{way} {percent(accuracy)}" for way, accuracy in report.accuracy.items())
     why = f" (on unseen photos: {tried})" if tried else ""
@@ -164,7 +164,7 @@ def repair(report: RepairReport) -> None:
 
 
 def evaluation(report: EvaluationReport) -> None:
-    """Prints accuracy, over all and by class, and confusions."""
+    """Prints accuracy, overall and by class, and confusions."""
     rows = {
         "Shipped classes": percent(report.old_accuracy),
         "Added classes": percent(report.new_accuracy),

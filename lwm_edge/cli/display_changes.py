@@ -57,7 +57,7 @@ def _deed(change: str | None, names: Sequence[str], more: int, increment: int) -
 
 
 def history(report: InfoReport) -> None:
-    """Prints what was changed when, as far as the record reaches."""
+    """Prints what was changed and when, as far back as the record reaches."""
     rows = {f"Change {past.increment}": _past(past) for past in report.history}
     if forgotten := report.increment_count - len(report.history):
         rows = {

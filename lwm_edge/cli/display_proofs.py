@@ -1,4 +1,4 @@
-"""Prints the results of `audit`, `keygen`, `sign` and `verify`: the account, the trends, what is proven."""
+"""Prints the results of `audit`, `keygen`, `sign` and `verify`: sizes, growth, and what is proven."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ def simulation(report: SimulationReport, details: bool = False) -> None:
     classes = counted(report.classes_per_increment, "class", "classes")
     each = "each in a process of its own" if report.isolated else "all in one process"
     out().print(
-        f"[bold]{report.increments} simulated increments[/] of {classes} by "
-        f"{report.recipe}, {each}; {report.photos_per_class} generated photos per class"
+        f"[bold]{report.increments} simulated increments[/] of {classes} with the "
+        f"recipe {report.recipe}, {each}; {report.photos_per_class} generated photos per class"
     )
     if details:
         _print_trends(report)

@@ -181,7 +181,7 @@ def info_command(
     history: Annotated[bool, typer.Option("--history", help="List the latest changes instead.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a home or a bundle holds, or what was changed when."""
+    """Show what a home or a bundle holds, or what was changed and when."""
     from .. import info
 
     show(

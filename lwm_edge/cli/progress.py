@@ -1,4 +1,4 @@
-"""Shows how far a command has got and how long its phase will still take, on a terminal or in lines."""
+"""Shows how far a command has got and how long the current phase will still take, as a bar or in lines."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ _PHASES = {
     "simulate": "Simulating increments",
 }
 _SECONDS_BETWEEN_LINES = 10.0
-_WORTH_A_LINE = 2.0  # seconds that a phase takes
+_WORTH_A_LINE = 2.0  # seconds that a phase must take for a brief command to announce it
 _MINUTE, _HOUR = 60, 3600
 
 
 @contextmanager
 def progress_shown(*, brief: bool = False) -> Iterator[ProgressCallback]:
-    """Shows a bar on a terminal; elsewhere a line when a phase begins and every ten seconds.
+    """Shows a bar on a terminal; elsewhere, prints a line when a phase begins and every ten seconds.
 
     Args:
-        brief: Whether the command usually ends at once, so that lines tell of what takes long alone.
+        brief: Whether the command usually ends at once; lines then report only what takes a while.
     """
     console = error_console()
     if not console.is_terminal:
         yield plain_lines(brief=brief)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar  # only a terminal needs to load them
+    from rich.progress import Progress as Bar  # needed on a terminal only
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bar(*columns, TextColumn("{task.fields[rest]}"), console=console, transient=True) as bar:
@@ -50,7 +50,7 @@ def progress_shown(*, brief: bool = False) -> Iterator[ProgressCallback]:
             for line in progress.notes:
                 bar.console.print(safe(f"Note: {line}"))
             if begins := pace.begins(progress):
-                bar.reset(task, total=progress.total)  # its clock starts with each phase
+                bar.reset(task, total=progress.total)  # its clock starts again with each phase
             to_go = _to_go(pace.seconds_to_go(progress)) or _takes(progress)
             words = [_loss(progress), to_go]
             bar.update(
@@ -60,7 +60,7 @@ def progress_shown(*, brief: bool = False) -> Iterator[ProgressCallback]:
                 total=progress.total,
                 rest=", ".join(filter(None, words)),
                 visible=True,
-                refresh=begins,  # a phase may be over before the next regular one
+                refresh=begins,  # a phase may be over before the next regular refresh
             )
 
         yield show
@@ -79,7 +79,7 @@ class Pace:
         self._began_at, self._done_before = 0.0, 0
 
     def begins(self, progress: Progress) -> bool:
-        """Notes a report; returns whether it is the first of its phase, or of another round of it."""
+        """Notes a report; returns whether it is the first of its phase, or of a new round of that phase."""
         before, self._latest = self._latest, progress
         goes_on = (
             before is not None
@@ -99,7 +99,7 @@ class Pace:
 
 
 def plain_lines(clock: Callable[[], float] = time.monotonic, *, brief: bool = False) -> ProgressCallback:
-    """Makes a function that prints a line for each phase, each ten seconds, and each tenth of a training.
+    """Makes a function that prints a line for each phase, every ten seconds, and for each tenth of training.
 
     Args:
         clock: Function that returns the time in seconds.
@@ -129,7 +129,7 @@ def plain_lines(clock: Callable[[], float] = time.monotonic, *, brief: bool = Fa
 
 def _begins_with_a_line(progress: Progress, brief: bool) -> bool:
     """Tells whether a new phase is worth a line at once."""
-    if progress.loss is not None or progress.phase == "simulate":  # which have lines of their own
+    if progress.loss is not None or progress.phase == "simulate":  # these print lines of their own
         return False
     return not brief or (progress.expected_seconds or 0.0) >= _WORTH_A_LINE
 
@@ -143,13 +143,13 @@ def _begun(progress: Progress) -> str:
 
 
 def _takes(progress: Progress) -> str:
-    """Says how long a phase is expected to take, until its first step is done."""
+    """Says how long a phase is expected to take; says nothing once its first step is done."""
     seconds = progress.expected_seconds
     return "" if seconds is None or progress.done else f"takes about {_time(seconds)}"
 
 
 def _is_due(progress: Progress) -> bool:
-    """Tells whether a line is due whatever the time: for each simulated increment and tenth of a training."""
+    """Tells whether a line is due whatever the time: for each simulated increment or tenth of training."""
     if progress.loss is None:
         return progress.phase == "simulate"
     return progress.done % max(1, progress.total // 10) == 0 or progress.done == progress.total

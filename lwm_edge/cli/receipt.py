@@ -28,18 +28,18 @@ _PARTS = {
     "commit": "saving and checking",
 }
 _LISTED = 12
-_WELL_RECOGNISED = 0.5  # share of a class's photos; a class below it should get more
+_WELL_RECOGNISED = 0.5  # share of a class's photos; a class with fewer recognised should get more
 
 
 def new_classes(report: IncrementReport, details: bool = False) -> None:
-    """Prints the receipt of new classes."""
+    """Prints the receipt for new classes."""
     classes = counted(len(report.new_classes), "class", "classes")
     names = joined(report.new_classes, _LISTED)
     _print(f"Learnt {classes} in {report.seconds:.0f} s: {names}", report, details)
 
 
 def more_photos(report: IncrementReport, details: bool = False) -> None:
-    """Prints the receipt of further photos."""
+    """Prints the receipt for further photos."""
     photos = counted(report.photos_trained + report.photos_held_back, "more photo", "more photos")
     names = joined(report.known_classes, _LISTED)
     _print(f"Learnt {photos} of {names} in {report.seconds:.0f} s", report, details)
@@ -65,7 +65,7 @@ def _how_well(report: IncrementReport) -> str:
         for c in ranked[:_LISTED]
     ]
     if more := ranked[_LISTED:]:
-        lines.append(f"and {len(more)} more, each on at least {percent(_share(more[0]))} of its photos")
+        lines.append(f"and {len(more)} more, each in at least {percent(_share(more[0]))} of its photos")
     source = "counted on photos that the judged model had not learnt"
     return "\n".join([*lines, f"{source}{left_out(report.skipped)}"])
 

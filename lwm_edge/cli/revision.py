@@ -31,7 +31,7 @@ def add_photos_command(
     class_name: NameOption = None,
     solve_head: Annotated[
         bool,
-        typer.Option("--solve-head", help="Replace a last layer that was trained with one that is solved."),
+        typer.Option("--solve-head", help="If the last layer was trained, replace it with a solved one."),
     ] = False,
     max_memory: Annotated[str | None, setting(IncrementConfig, "max_memory", metavar="SIZE")] = None,
     min_photos: Annotated[int | None, setting(IncrementConfig, "min_photos")] = None,
@@ -135,7 +135,7 @@ def rename_class_command(
     new_name: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
     home: HomeOption = None,
     merge: Annotated[
-        bool, typer.Option("--merge", help="Make it part of the class that is called NEW already.")
+        bool, typer.Option("--merge", help="Make it part of the class that is already called NEW.")
     ] = False,
     shipped: Annotated[
         bool, typer.Option("--shipped", help="Also merge a class that the vendor shipped.")

@@ -87,7 +87,7 @@ def _is_there(path: Path) -> bool:
         path.stat()
     except (FileNotFoundError, PermissionError):  # the latter means that the folder may not be searched
         return False
-    except OSError:  # reading it will raise the same, where it is explained
+    except OSError:  # reading it will raise the same error, which is then explained
         return True
     return True
 
@@ -127,7 +127,7 @@ def _default_home() -> Path:
 
 
 def leave_a_folder_that_is_gone(given: Mapping[str, object]) -> None:
-    """Leaves a current folder that no longer exists, in which libraries such as MKL would end the process.
+    """Leaves the current folder if it no longer exists, as libraries such as MKL would end the process there.
 
     Args:
         given: Values of the command's arguments, by their names.

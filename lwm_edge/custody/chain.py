@@ -164,8 +164,8 @@ def _chain_problems(custody: Custody, manifest: Manifest) -> list[str]:
     problems, links, dropped = [], custody.links, custody.dropped_links
     if dropped + len(links) != manifest.increment_count:
         problems.append(
-            f"the record holds {len(links)} changes and dropped {dropped}, but the model was changed "
-            f"{manifest.increment_count} times: links were added or removed"
+            f"the number of changes to the model is {manifest.increment_count}, but the record holds "
+            f"{len(links)} and has dropped {dropped}: links were added or removed"
         )
     if custody.base and dropped and len(links) < LINKS_KEPT:
         problems.append(f"{dropped} changes are missing from a record that has room for them")

@@ -27,7 +27,7 @@ from .measurement import MemoryUse
 from .reports import ChangeReport
 from .trust import key_to_trust, require_signed_base, require_trusted_model, write_trusted_key
 
-# Of making a home: half a second, and ten times what opening its base took, as for bases of 2 to 33 MiB.
+# Making a home takes half a second and ten times what opening its base took (for bases of 2 to 33 MiB).
 _SECONDS_OF_LOADING, _OPENINGS = 0.5, 10.0
 
 
@@ -172,7 +172,7 @@ def change_model(
     wait: bool,
     on_progress: ProgressCallback,
 ) -> ChangeReport:
-    """Changes a home's model without photos, in one atomic step that its custody record and ledger count.
+    """Changes a home's model without photos, in one atomic step, entered in its custody record and ledger.
 
     Args:
         home: Model home, or the path of its folder.

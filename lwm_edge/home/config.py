@@ -23,7 +23,7 @@ class ExportConfig(Settings):
     static_batch: int | None = Field(default=None, ge=1, le=256)
     """Number of images in every batch; unless set, a batch may hold any number."""
     fixed_head: bool = False
-    """Whether to give the file an output for each class that fits in the bundle, so that no shape changes."""
+    """Whether to give the file an output for each class that fits in the bundle, so that shapes are fixed."""
     photos: ExactPath | None = None
     """Folder of class folders, with photos to compare on; half of the photos calibrate int8."""
     force: bool = False

@@ -90,7 +90,7 @@ def prepare(
     manifest = manifest.model_copy(update={"tensors_digest": tensors_digest(arrays)})
     manifest = record_change(manifest, parent.manifest, device_key, deed)
     onnx_file, parity = verified_file(arrays, manifest, probe)
-    give_freed_memory_back()  # writing needs some too
+    give_freed_memory_back()  # writing the files needs memory too
     entry = LedgerEntry(
         increment=manifest.increment_count,
         classes=len(manifest.class_names),
@@ -153,7 +153,7 @@ def write_beside_bundle(
 
 
 def missing_or_changed(generation: Generation, bundle: Bundle) -> dict[str, str]:
-    """Finds the files of a generation that differ from what its bundle makes.
+    """Finds the files of a generation that are missing or do not match its bundle.
 
     Returns:
         What is wrong with each of them, by file name.
@@ -194,7 +194,7 @@ def permits_undo(manifest: Manifest) -> bool:
 
 
 def previous_model(generation: Generation, bundle: Bundle) -> Bundle | None:
-    """Opens the bundle that undo returns to; if there is nothing to return to, it is a copy of this one.
+    """Opens the bundle that undo returns to, or a copy of the current one if there is nothing to return to.
 
     Returns:
         The bundle; None if the file is damaged, or belongs to another model.
@@ -209,7 +209,7 @@ def previous_model(generation: Generation, bundle: Bundle) -> Bundle | None:
 
 
 def is_onnx_of(bundle: Bundle) -> Callable[[bytes], bool]:
-    """Returns a function that tells whether a file's content is the classifier that the bundle makes."""
+    """Returns a function that tells whether a file's content is the classifier made from the bundle."""
     arrays = bundle.arrays()
     if tensors_digest(arrays) != bundle.manifest.tensors_digest:  # the file was replaced after it was opened
         return lambda content: False

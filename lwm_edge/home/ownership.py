@@ -3,7 +3,7 @@
 A name alone proves nothing, as a folder named with eight digits may stand for a date: its content has to be
 ours too. Anything else in a home belongs to somebody else. It is left alone, every report of a change names
 it, and the audit fails because of it. No other module removes anything in a home but a staged file of its
-own, which a test checks.
+own; a test checks this.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def is_generation(folder: Path) -> bool:
     """Returns whether a folder is a generation that this program made.
 
     Such a folder is not a link. Its name has eight digits, and its number is at most the next generation's.
-    It holds nothing but a generation's files and their staged versions: our bundle among them or, if it was
-    just begun or is almost removed, at most a staged bundle.
+    It holds nothing but a generation's files and their staged versions, and our bundle is among them. If it
+    was just begun or is almost removed, it holds at most a staged bundle.
     """
     return _is_ours_by_content(folder) and int(folder.name) <= next_number(folder.parents[1])
 

@@ -19,7 +19,7 @@ def undo(
     on_progress: ProgressCallback = ignore_progress,
     wait: bool = False,
 ) -> ChangeReport:
-    """Returns to the model before the latest change; this is a new change, so ledger and record go on.
+    """Returns to the model before the latest change; this is itself a change in the ledger and the record.
 
     A second call takes back the first one.
 
@@ -50,7 +50,7 @@ def _take_back(generation: Generation, current: Bundle) -> Edited:
     if previous is None:
         raise ConfigError(
             f"there is nothing to undo: {generation.previous.name} holds the current model, as after init, "
-            "remove-class --exact, or the repair of a damaged one"
+            "remove-class --exact, or a repair of that file"
         )
     return Edited(previous.arrays(), previous.manifest, make_deed("undo"))
 

@@ -70,7 +70,7 @@ class InfoReport(Report):
         onnx: Path of the exported classifier; None without a home.
         architecture: Key of the architecture.
         activation: Function that turns logits into probabilities.
-        preprocessing: Preprocessing from a photo to the input.
+        preprocessing: Preprocessing that turns a photo into the network's input.
         levels: Earlier blocks that the head reads; None if it reads the last feature maps alone.
         class_names: Class names in class_index order.
         shipped_classes: Number of classes that the vendor shipped.
@@ -82,8 +82,8 @@ class InfoReport(Report):
         parent_digest: Digest of the model before the latest change.
         ledger: Footprint of the increments.
         unknown: Thresholds of the score for unknown objects.
-        kept_by_class: Number of each class's photos that the threshold keeps, and number of its photos, for
-            the classes that have enough photos to say so.
+        kept_by_class: Number of photos that the threshold keeps, and number of all photos, for each class
+            that has enough of them to tell.
         history: Latest changes, oldest first, as far as the record reaches.
         interrupted: Interrupted increment that waits to be continued; None if there is none.
     """

@@ -9,7 +9,7 @@ from ..records import AnyNamePath, Report
 
 
 class MemoryReport(Report):
-    """Reports the memory that one change needed up to its result; `how` explains each figure.
+    """Reports the memory that one change took until it had its result; `how` explains each figure.
 
     Attributes:
         peak_rss_bytes: Peak of the process's resident memory.
@@ -20,7 +20,7 @@ class MemoryReport(Report):
         peak_cuda_bytes: Peak of torch's memory on the GPU; None if the GPU was not used.
         teacher_networks: Number of networks alive besides the student.
         images_alive: Number of images in memory that were not there before.
-        how: Explanations of how each figure was taken, by its name.
+        how: Explanation of how each figure was measured, by the name of the figure.
     """
 
     peak_rss_bytes: int
@@ -101,7 +101,7 @@ class RepairReport(Report):
         repaired: Lines about what was wrong; empty if nothing was.
         class_names: Names of all classes.
         model_digest: Digest of the model.
-        parity: Comparison of the new ONNX file with the network; None if the files were right.
+        parity: Comparison of the new ONNX file with the network; None if the files were sound.
         onnx: Path of the exported classifier.
         warnings: Warnings for the owner.
     """

@@ -1,4 +1,4 @@
-"""Provides `calibrate`, which sets the threshold for unknown objects from photos of this device's own."""
+"""Provides `calibrate`, which sets the threshold for unknown objects from this device's own photos."""
 
 from __future__ import annotations
 
@@ -61,15 +61,15 @@ def calibrate(
 
     Args:
         home: Model home, or the path of its folder.
-        photos: Path of a folder with a sub-folder of photos for each class to calibrate, all or some of the
-            model's.
+        photos: Path of a folder with a sub-folder of photos for each class to calibrate: some or all of the
+            model's classes.
         sign_with: Path of the device's private key, to sign the change with.
         on_progress: Function that is called before each photo, and before the changed model is exported; any
             exception that it raises ends the call.
         wait: Whether to wait for another process that is changing the home.
 
     Raises:
-        PhotosError: A folder is not a class of the model, or has no usable photo; all of them are listed.
+        PhotosError: A sub-folder names no class of the model, or has no usable photo; all of them are listed.
         HomeError: There is no home, or it cannot be written to.
         BusyError: Another process is changing the home, and `wait` is not set.
         TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
@@ -100,7 +100,7 @@ def calibrate(
 
 
 def _score(model: Bundle, folder: Path, on_progress: ProgressCallback) -> _Scored:
-    """Scores photos of known classes, and replaces the histograms of these classes with theirs."""
+    """Scores photos of known classes; their scores replace those in the histograms of these classes."""
     m, cache = model.manifest, PixelCache(_PIXEL_CACHE_BYTES)
     found = read_photo_folder(folder, m.preprocessing, cache, min_photos=1, on_progress=on_progress)
     rows = class_indices(found, m.class_names, folder)
@@ -123,12 +123,12 @@ def _warnings(calibration: unknown.Calibration, manifest: Manifest) -> list[str]
     warnings = []
     if calibration.threshold(KEPT) is None:
         warnings.append(
-            f"there is no threshold yet: one that keeps {KEPT:.0%} of photos must be based on at least "
-            f"{unknown.fewest_photos(KEPT)} of them, of any known classes, and there are {calibration.photos}"
+            f"there is no threshold yet: one that keeps {KEPT:.0%} of photos needs at least "
+            f"{unknown.fewest_photos(KEPT)} photos of known classes, but there are only {calibration.photos}"
         )
     if missing := len(manifest.class_names) - calibration.classes:
         warnings.append(
-            f"the threshold rests on no photos of {missing} of the {len(manifest.class_names)} classes, so "
-            "how many photos of these classes it keeps is not known"
+            f"no photos of {missing} of the {len(manifest.class_names)} classes went into the threshold, so "
+            "it is not known how many of their photos it keeps"
         )
     return warnings

@@ -1,4 +1,4 @@
-"""Finds the row of a class in a model, and takes it out of tensors and manifest."""
+"""Finds the row of a class in a model, and takes the class out of the tensors and the manifest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def find_class(manifest: Manifest, class_name: str, otherwise: str = "") -> int:
 
     Args:
         manifest: Manifest of the model.
-        class_name: Name of the class, in any case.
+        class_name: Name of the class, in upper or lower case.
         otherwise: Advice that the error adds if there is no such class.
 
     Raises:

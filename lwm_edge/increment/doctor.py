@@ -1,4 +1,4 @@
-"""Looks for photos that would do harm: blurred, dark, tiny, nearly the same, or probably of another class.
+"""Looks for photos that would do harm: blurred, dark, tiny, nearly the same as another, or mislabelled.
 
 Photos are judged as the network sees them. Whether a photo shows another class is judged from the model's own
 features, by a last layer that is solved without that photo (`learning.unseen`), among all classes of the
@@ -42,13 +42,13 @@ _SURE_MARGIN = 3.0  # between two logits; a class's own mean has a logit of abou
 
 @dataclass
 class _Measurements:
-    """Holds what was measured of each photo.
+    """Holds what was measured for each photo.
 
     Attributes:
         sharpness: Sharpness of each photo.
         faults: Faults of each photo.
         hashes: Perceptual hash of each photo; empty without imagehash.
-        like: Photo that is nearly the same, by the index of the photo that repeats it.
+        like: Path of the photo that each near-duplicate repeats, by the near-duplicate's index.
     """
 
     sharpness: list[float] = field(default_factory=list)
@@ -64,7 +64,7 @@ def check_photos(
     class_name: str | None = None,
     on_progress: ProgressCallback = ignore_progress,
 ) -> CheckReport:
-    """Looks for photos that would do harm if a model learnt them or were measured on them; changes nothing.
+    """Looks for photos that would do harm if a model learnt from or was measured on them; changes nothing.
 
     Args:
         home: Model home, or the path of its folder.
@@ -164,7 +164,7 @@ def _size_faults(photo: Photo, resize_size: int) -> Iterator[Fault]:
 
 
 def _find_blurred(measured: _Measurements, labels: Labels) -> None:
-    """Compares the sharpness of each photo with what is usual in its class, unless it is dark or tiny."""
+    """Compares the sharpness of each photo with what is usual in its class, unless it has another fault."""
     sharp = np.array(measured.sharpness)
     for label in np.unique(labels):
         of_class = np.flatnonzero(labels == label)

@@ -49,7 +49,7 @@ class AlikeClasses(Report):
 
     Attributes:
         class_name: Name of the class.
-        other: Name of the class that they are taken for.
+        other: Name of the class that its photos are taken for.
         taken: Number of its photos that are taken for the other class.
         photos: Number of its photos.
         is_known: Whether the model knows the other class already, and the folder has no photos of it.
@@ -71,7 +71,7 @@ class CheckReport(Report):
         suspects: Photos to look at, the worst first.
         alike: Classes that look alike, the most alike first.
         skipped: Files that cannot be used at all, each with the reason.
-        notes: What was not looked for, and why.
+        notes: Sentences about what was not looked for, and why.
     """
 
     folder: AnyNamePath

@@ -20,7 +20,7 @@ from .inbox_reports import InboxReport
 from .inbox_watcher import Watcher
 
 QUIET_SECONDS = 60.0
-_LOOKS = 4  # at the inbox, in the time for which nothing may change
+_LOOKS = 4  # looks at the inbox during the time for which nothing may change
 
 
 def teach_inbox(
@@ -44,7 +44,7 @@ def teach_inbox(
         inbox: Path of a folder in which photos arrive in sub-folders, one for each class.
         config: Settings; None means the defaults. The recipe is `lda`.
         taught: Folder to which photos are moved once they are taught, in a sub-folder for each class.
-        delete: Whether to delete them instead.
+        delete: Whether to delete taught photos instead of moving them.
         quiet_seconds: Seconds for which nothing in a class folder may change before it is taught. If there
             are photos, this call waits that long to find out.
         on_progress: Function that is called at every step; any exception that it raises ends the call, and
@@ -82,11 +82,11 @@ def watch_inbox(
     """Teaches what comes to rest in an inbox, until it is interrupted or `on_report` raises an exception.
 
     Args:
-        home: As for `teach_inbox`, as are all other arguments.
+        home: As for `teach_inbox`.
         inbox: As for `teach_inbox`.
         config: As for `teach_inbox`.
-        on_report: Function that is called when something was taught, and when other photos wait, or for
-            another reason.
+        on_report: Function that is called when something was taught, or when a change is seen in which photos
+            wait, or why.
         taught: As for `teach_inbox`.
         delete: As for `teach_inbox`.
         quiet_seconds: As for `teach_inbox`.
@@ -132,7 +132,7 @@ def _watcher(
             "and use lwm-edge add-classes where you want to train"
         )
     if (taught is None) == (not delete):
-        raise ConfigError("say what becomes of taught photos: give a folder for them (--taught) or --delete")
+        raise ConfigError("say what becomes of taught photos: pass --taught with a folder, or --delete")
     if not 0 <= quiet_seconds < float("inf"):
         raise ConfigError(f"photos cannot be left alone for {quiet_seconds} s; give a number of seconds")
     places = {"the home": opened.path, "the inbox": path}

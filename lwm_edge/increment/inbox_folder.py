@@ -1,9 +1,10 @@
 """Keeps the files of an inbox: the photos that came, those being taught, and the reasons why some wait.
 
-    INBOX/CLASS/...                  photos that came INBOX/CLASS.waits.json           the reason why those in
-    CLASS wait; without it they are tried again INBOX/.lwm-edge/lock             held by the one process that
-    works on the inbox INBOX/.lwm-edge/note.json        what is being taught, and which model the home had
-    before INBOX/.lwm-edge/photos/CLASS/    the photos that are being taught
+    INBOX/CLASS/...                  photos that came
+    INBOX/CLASS.waits.json           the reason why those in CLASS wait; without it they are tried again
+    INBOX/.lwm-edge/lock             held by the one process that works on the inbox
+    INBOX/.lwm-edge/note.json        what is being taught, and which model the home had before
+    INBOX/.lwm-edge/photos/CLASS/    the photos that are being taught
 
 At any time, a photo is in one of three places: where it arrived, where it is being taught, or where the owner
 wants taught photos. The note is on the disk before the first photo leaves the first place, and is removed
@@ -197,7 +198,7 @@ class InboxFolder:
         return None
 
     def write_reason(self, folder: Path, reason: Reason) -> None:
-        """Writes beside a class folder why its photos wait, if the disk lets it."""
+        """Writes beside a class folder why its photos wait, if the disk allows it."""
         with suppress(LwmEdgeError):
             storage.write_file(_beside(folder), reason.model_dump_json(indent=1).encode() + b"\n")
 
@@ -244,9 +245,10 @@ class InboxFolder:
 
 
 def signature(folder: Path) -> Signature:
-    """Returns what a folder's files look like, hidden ones too, as some tools copy to those.
+    """Returns what a folder's files look like, including hidden ones, as some tools copy to those first.
 
-    The folder's own permissions come first: an owner who lets photos be taken out of it changes nothing else.
+    The folder's own permissions come first: when an owner allows photos to be taken out of the folder,
+    nothing else changes.
 
     Raises:
         HomeError: The folder cannot be read.

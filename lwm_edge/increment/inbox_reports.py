@@ -39,8 +39,8 @@ class WaitingClass(Report):
 
     Attributes:
         class_name: Name of the class folder.
-        state: `arriving` while the folder changes, `collecting` while there are too few photos, `waiting` for
-            the owner, or for the next try.
+        state: State: `arriving` while the folder changes, `collecting` while it has too few photos, `waiting`
+            if the photos wait for the owner or for the next try.
         photos: Number of files.
         reason: Reason why they wait, in words.
     """

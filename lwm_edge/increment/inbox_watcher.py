@@ -1,4 +1,4 @@
-"""Looks at an inbox, teaches what has come to rest, and says why the rest waits."""
+"""Looks at an inbox, teaches the class folders that have come to rest, and says why the others wait."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class Watcher:
         home: Model home.
         folder: Inbox, whose lock is held.
         config: Settings of each change.
-        quiet_seconds: Seconds for which nothing may change.
+        quiet_seconds: Seconds for which a class folder must not change before it is taught.
         on_progress: Function that is called at every step.
         isolate: Whether to learn in worker processes.
-        seen: Signature of each class folder, and the time on the monotonic clock since which it has been the
+        seen: Signature of each class folder, and the time on the monotonic clock from which it has been the
             same.
     """
 
@@ -94,7 +94,7 @@ class Watcher:
         )
 
     def recover(self) -> tuple[str, ...]:
-        """Puts photos back, or away, that an interruption left on their way.
+        """Deals with photos that an interruption left half-way: puts them away if learnt, else back.
 
         Returns:
             What was done, in sentences.
@@ -111,7 +111,7 @@ class Watcher:
                 f"lwm-edge inbox with --home {note.home} first"
             )
         if self._resolve(note, None):
-            return (f"{note.class_name} had been learnt before an interruption; its photos are now put away",)
+            return (f"{note.class_name} had been learnt before an interruption; its photos were put away",)
         return (f"{note.class_name} had not been learnt before an interruption; its photos were put back",)
 
     def _left_in(self, path: Path, found: TaughtClass | WaitingClass) -> Iterator[WaitingClass]:
@@ -156,8 +156,8 @@ class Watcher:
         return passed is None or passed >= _PAUSES[reason.tried]
 
     def _too_few(self, count: int) -> str:
-        are_there = "is there" if count == 1 else "are there"
-        return f"at least {self.config.min_photos} usable photos are needed, and {count} {are_there}"
+        are_there = "there is" if count == 1 else "there are"
+        return f"at least {self.config.min_photos} usable photos are needed, but {are_there} {count}"
 
     def _usable(self, path: Path) -> tuple[tuple[Photo, ...], tuple[str, ...], Manifest]:
         """Finds the photos that can be taught, and says why the other files cannot."""
@@ -216,12 +216,12 @@ class Watcher:
             raise
 
     def _learn_taken(self, note: Note) -> IncrementReport:
-        """Learns all photos that were taken, or none: the digest in the receipt then says which."""
+        """Learns all photos that were taken, or none; the receipt's digest shows whether they were learnt."""
         all_of_them = self.config.model_copy(update={"min_photos": len(note.photos)})
         common: Any = {"on_progress": self.on_progress, "isolate": self.isolate, "wait": True}
         if note.change == "add-classes":
             return add_classes(self.home, self.folder.batch, all_of_them, **common)
-        # as add_classes does with this recipe, it replaces a last layer that was trained
+        # With solve_head, this replaces a last layer that was trained, as add_classes does with this recipe.
         return add_photos(self.home, self.folder.batch, all_of_them, solve_head=True, **common)
 
     def _resolve(self, note: Note, error: BaseException | None) -> bool | None:
@@ -229,7 +229,7 @@ class Watcher:
 
         Args:
             note: Note on what was being taught.
-            error: Error that ended it; None if the process ended.
+            error: Error that ended the teaching; None if the process ended.
 
         Returns:
             Whether they were learnt; None if that is not clear.
@@ -253,7 +253,7 @@ class Watcher:
         return learnt
 
     def _refuse(self, path: Path, error: LwmEdgeError, tried: int) -> WaitingClass:
-        """Says why a folder's photos wait, here and in a file beside them."""
+        """Says why a folder's photos wait, in what it returns and in a file beside them."""
         written = self.folder.reason(path)
         if written is None or written.tried <= tried:  # else `_resolve` has written a better one
             final = not isinstance(error, ResourceError) and type(error) is not LwmEdgeError
@@ -302,15 +302,15 @@ def was_learnt(home: Home, note: Note) -> bool | None:
     links = manifest.custody.links if manifest.custody else ()
     later = [link for link in links if link.increment > note.increment]
     if manifest.increment_count <= note.increment:
-        return False  # nothing was changed since, or the home was started over
+        return False  # nothing has changed since, or the home was started over
     if len(later) < manifest.increment_count - note.increment:
-        return None  # the record does not reach back so far
+        return None  # the record does not reach back that far
     may_be_ours = [link.increment for link in later if _teaches(link, note)]
     if not may_be_ours or later[0].parent_digest != note.model_digest:
         return False  # in the second case, the home was started over
     try:
         learnt = _receipt(home).photos_digest
-    except (ValidationError, OSError):  # the receipt is of another kind of change, or was rebuilt
+    except (ValidationError, OSError):  # the receipt is for another kind of change, or was rebuilt
         return None
     if learnt == note.photos_digest:
         return True

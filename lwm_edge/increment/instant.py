@@ -29,7 +29,7 @@ from .values import Approach, Learnt, NewPhotos
 _IMAGES_AT_ONCE = 4  # more are hardly faster: all threads work on each layer anyway
 _EXPORTS = 2.0  # times the loading time: the new model is exported, loaded and written
 _FLOAT64_BYTES = 8
-_SMALL_MATRIX = 384  # side of a matrix that is solved to see how fast this machine solves
+_SMALL_MATRIX = 384  # side of a matrix that is solved to see how fast this machine is
 
 
 class InstantLearner:
@@ -103,7 +103,7 @@ class InstantLearner:
         on_progress: ProgressCallback,
         should_stop: Callable[[], bool],
     ) -> Learnt:
-        """Runs the backbone once on each photo, and solves the head, once without the held-back photos."""
+        """Runs the backbone once on each photo, and solves the head with and without the held-back photos."""
         assert self._backbone is not None
         to_learn, held_back = (
             observe(self._backbone, some, plan.micro_batch_size, on_progress).head_inputs
@@ -150,7 +150,7 @@ def _mapped_bytes() -> int:
 
 
 def _solving_seconds(features: int) -> float:
-    """Estimates the time in which the head is solved, which grows with the third power of the features."""
+    """Estimates the time to solve the head, which grows with the third power of the number of features."""
     small = np.eye(_SMALL_MATRIX)
     np.linalg.solve(small[:8, :8], small[:8, :8])  # loads the library
     started = time.monotonic()

@@ -72,7 +72,7 @@ class Job:
         features: Number d of values that the head reads.
         trained_bytes: Bytes of the parameters that train; 0 if none do.
         activation_bytes: Minimum bytes that one image occupies between forward and backward pass, in float32.
-        decoding_bytes: Bytes that reading a photo takes in addition.
+        decoding_bytes: Further bytes that reading a photo takes.
         bundle_bytes: Length of the bundle.
         generation_bytes: Total length of the model's files in the home.
         images_at_once: Most images that are worth computing at once; None if more are always faster.

@@ -112,7 +112,7 @@ def learn_classes(
         del learnt  # writing needs the memory
         model = _new_model(task, head, tensors, report.judged)
         staged = _stage(home, model) if report.training else None
-        photos.to_learn.cache.forget()  # any photos still in memory after this are counted
+        photos.to_learn.cache.forget()  # `use.report` counts any photos still in memory
         memory = use.report(
             task.parent.manifest.preprocessing.image_size, pixels, student=task.learner.student
         )
@@ -131,8 +131,8 @@ def learn_classes(
 
 
 def _seconds_of_staging(task: Task) -> float:
-    """Predicts how long it takes to prepare the model and, if it was trained, to start what commits it."""
-    ending = task.plan.ending_seconds or 0.0  # which plans of older versions do not say
+    """Predicts how long it takes to prepare the model and, if it was trained, to start committing it."""
+    ending = task.plan.ending_seconds or 0.0  # plans of older versions lack it
     return ending if task.plan.trains else _STAGING_SHARE * ending
 
 

@@ -115,7 +115,7 @@ def _wait_until_saved(process: subprocess.Popen[bytes]) -> None:
     """Lets a worker that was told to stop finish its step and save, and raises the error that it reports.
 
     A second interruption kills the worker, and this function returns only once the worker is gone: the home
-    is cleared next, and nothing may write to it meanwhile.
+    is cleaned up next, and nothing may write to it meanwhile.
     """
     try:
         with suppress(ValidationError):  # the interrupt may have torn a line

@@ -23,7 +23,7 @@ from .values import Approach, NewPhotos
 
 _SMALL_IMAGE_SIDE = 64  # pixels; the activations of an image of this size are counted
 _FLOAT32_BYTES, _FLOAT64_BYTES = 4, 8
-_NETWORKS = 2  # teacher and student, whose maps of the held-back photos are both kept
+_NETWORKS = 2  # teacher and student: the maps that each makes of the held-back photos are kept
 
 
 def describe_job(

@@ -104,9 +104,10 @@ def _removed(model: Bundle, row: int) -> Edited:
 
 
 def _network_remains(manifest: Manifest, row: int, arrays: Arrays) -> list[str]:
-    """Says what the network may still hold of a class, as a bundle names only the latest increment's recipe.
+    """Says what the network may still hold of a class; a bundle names only the latest increment's recipe.
 
-    Training drops what the vendor measured, as that was on another network: if it is there, nothing trained.
+    Training clears what the vendor measured, as that was on another network: if it is still there, no
+    increment has trained the network.
     """
     recipe = RECIPES.get(manifest.recipe)  # type: ignore[call-overload]
     if row < manifest.shipped_classes or (recipe and recipe.trains):
@@ -138,14 +139,14 @@ def _never_learnt(generation: Generation, model: Bundle, row: int) -> Edited:
     if row < manifest.shipped_classes:
         raise ConfigError(
             f"{refused}: the vendor's network was trained on it, so only a base that was made without it has "
-            "never learnt it; pass --shipped and leave --exact out to remove its row and its statistics"
+            "never learnt it; pass --shipped and leave out --exact to remove its row and its statistics"
         )
     before = model_before(generation, model) if permits_undo(manifest) else None
     why_not = _why_not_without(model, before, row) if before else _why_not_kept(manifest)
     if before is None or why_not:
         raise ConfigError(
             f"{refused}: {why_not}. What its photos added to the covariance is not kept apart from what the "
-            "others added: leave --exact out to remove all but that, or start over (lwm-edge init --replace) "
+            "others added: leave out --exact to remove all but that, or start over (lwm-edge init --replace) "
             "and learn the other classes again"
         )
     return Edited(
@@ -165,7 +166,7 @@ def _why_not_kept(manifest: Manifest) -> str:
 
 
 def _why_not_without(model: Bundle, before: Bundle, row: int) -> str | None:
-    """Says why returning to the model before would not take a class out exactly; None if it would."""
+    """Says why a return to the previous model would not take a class out exactly; None if it would."""
     manifest, name = model.manifest, model.manifest.class_names[row]
     if name in before.manifest.class_names:
         return "it was not the latest change that added it"

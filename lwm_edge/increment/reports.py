@@ -29,20 +29,20 @@ class PlanReport(Report):
         recompute: Whether trained blocks are computed again in the backward pass, to save memory.
         keeps_freed_memory: Whether freed tensors stay in the process for the next step, which is faster.
         precision: Precision in which the networks' blocks train.
-        checkpoints: Whether the limit has room to save the training; if not, an interrupted one starts over.
+        checkpoints: Whether the limit allows saving the training; if not, interrupted training starts over.
         frozen_cache_bytes: Maximum bytes of the frozen blocks' outputs that are kept for all epochs.
         pixel_cache_bytes: Maximum bytes of prepared photos that are kept in memory.
         limit_bytes: Maximum memory that the training process may take.
-        limit_source: Origin of that limit, in words.
+        limit_source: Origin of `limit_bytes`, in words.
         predicted_peak_rss_bytes: Peak memory that the training process is predicted to take.
         smallest_limit_bytes: Smallest limit with which the increment would still run.
         predicted_seconds: Time from the command's start to its end, as predicted.
-        ending_seconds: Part of that time which comes after the last photo; None in plans of older versions.
+        ending_seconds: Part of `predicted_seconds` after the last photo; None in plans of older versions.
         disk_bytes: Free disk space that the increment needs while it runs.
         warnings: Warnings for the owner, before the increment runs.
         trains: Whether the network trains; if not, much of the above has no effect.
         class_photos: Number of usable photos of each class; empty in a receipt, which has its own figures.
-        skipped: Files that are left out, each with the reason; empty in a receipt, as above.
+        skipped: Files that are left out, each with the reason; empty in a receipt, which lists them itself.
     """
 
     micro_batch_size: int
@@ -75,13 +75,13 @@ class PlanReport(Report):
 
 
 class NewClassReport(Report):
-    """Reports how often one new class was recognised, all classes competing.
+    """Reports how often one new class was recognised, with all classes competing.
 
     Attributes:
         class_name: Name of the class.
         photos: Number of photos that were judged, each by a head that had not learnt it.
         right: Number of these photos that were recognised.
-        taken_for: Class that most of the others were taken for; None if all were recognised.
+        taken_for: Class that most of the photos not recognised were taken for; None if all were recognised.
         photos_taken: Number of photos that were taken for that class.
     """
 
@@ -96,7 +96,7 @@ class CalibrationReport(Report):
     """Reports what `calibrate` did.
 
     Attributes:
-        change: Report on the change of the home, which is also its receipt.
+        change: Report on the change to the home, which is also its receipt.
         photos: Number of photos that were scored.
         calibrated_classes: Names of the classes that these photos belong to.
         kept_before: Share of these photos that the old threshold would have kept; None if there was none.
@@ -137,7 +137,7 @@ class LearningReport(Report):
         beta: Weight of the distillation loss (L_D).
         gamma: Weight of the attention distillation loss (L_AD).
         new_classes: Names of the classes that were added, in the order of their class_index.
-        known_classes: Names of the classes that got further photos; then no class is new.
+        known_classes: Names of the classes that got further photos; if there are any, no class is new.
         photos_trained: Number of photos that were learnt from.
         photos_held_back: Number of photos that were kept for evaluation; the class statistics include them
             afterwards.

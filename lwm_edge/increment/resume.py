@@ -2,7 +2,7 @@
 
 A checkpoint is one file of constant length in the home, rewritten now and then. It holds the parameters that
 train, their momentum, the step and the plan, and fits one job only: the same model, photos and settings. It
-holds nothing that can be computed again from those, but says which folder and settings they were, so that
+leaves out whatever can be computed from those, but names the folder of photos and the settings, so that
 nobody needs to type them again.
 """
 
@@ -51,7 +51,7 @@ class CheckpointHeader(Report):
 
     Attributes:
         parent_digest: Digest of the model that learns.
-        job: Digest of photos, settings and recipe: only the same job continues.
+        job: Digest of photos, settings and recipe; only a job with the same digest may continue.
         step: Number of the latest update.
         loss_sums: Sums of the losses up to that update.
         plan: Plan that the training follows.

@@ -13,7 +13,7 @@ from ..learning.reports import ShippedEstimate
 from ..model.bundle import RIGHT, RIGHT_SOLVED, TOTAL, Arrays
 
 _ERROR, _ERROR_OF_DROP = 0.03, 0.5  # a constant error, and a share of the drop; see `interval_around`
-_MAX_CORRECTION = 2.0  # factor by which photos of the new classes correct a drop, or its inverse
+_MAX_CORRECTION = 2.0  # largest factor by which new photos correct a drop; its inverse is the smallest
 _WIDEST = 0.4  # width of an interval beyond which an estimate is not shown as a figure
 _WORTH_SAYING = 0.25  # share of its photos that a class is estimated to lose
 _LISTED = 5
@@ -55,8 +55,8 @@ def judge_shipped(
         head_now: Head of the student.
         measured: Tensors of what the vendor measured, see `model.bundle`.
         class_names: Names of the shipped classes that are left.
-        new_right: Share of a new class's photos on which such a head is right without having learnt them, as
-            a mean over the new classes.
+        new_right: Share of a new class's photos that a head like the student's recognises without having
+            learnt them, as a mean over the new classes.
         solved: Whether the student's head is solved from statistics.
         is_first: Whether the teacher is the model that shipped.
     """
@@ -123,12 +123,13 @@ def _lost(
 
 
 def _correction(right: float, drawn_right: float) -> float:
-    """Computes the factor that corrects a drop, by comparing drawn with real photos of the new classes.
+    """Computes the factor that corrects a drop, by comparing real photos of the new classes with drawn ones.
 
-    If the new classes are recognised more often than photos drawn from their statistics, the shipped ones
-    lose more to them than drawn photos show, and less if they are recognised less often: either side can win
-    the photos between them. The square root is a compromise; benchmarks/README.md says what it was tried on.
-    It holds for heads that are solved from the statistics; trained ones draw the line elsewhere.
+    If real photos of the new classes are recognised more often than photos drawn from their statistics, the
+    shipped classes lose more to the new ones than drawn photos show; if less often, they lose less. Photos on
+    the border between two classes can go to either. The square root is a compromise; benchmarks/README.md
+    says what it was tried on. The factor holds for heads that are solved from the statistics; trained ones
+    draw the line elsewhere.
     """
     ratio = right / max(drawn_right, 1e-6)
     return float(np.clip(np.sqrt(ratio), 1 / _MAX_CORRECTION, _MAX_CORRECTION))
@@ -137,16 +138,16 @@ def _correction(right: float, drawn_right: float) -> float:
 def interval_around(estimate: float, measured: float, photos: float) -> tuple[float, float]:
     """Computes an interval around an estimate that starts from a measured accuracy.
 
-    It is meant to hold what a second measurement finds, on as many photos as the first. Its width has three
-    parts: chance, which is Wilson's 95% interval (1927) for what was measured, once for each of the two
+    It is meant to contain the result of a second measurement on as many photos as the first. Its width has
+    three parts: chance, which is Wilson's 95% interval (1927) for what was measured, once for each of the two
     measurements; a constant; and a share of the drop, since the more a model is estimated to have lost, the
     less its statistics can be trusted. benchmarks/README.md says on which runs the last two were chosen.
 
     Args:
         estimate: Estimated accuracy.
         measured: Accuracy that was measured.
-        photos: Number of photos that it was measured on, in equal shares. A mean over classes of different
-            numbers is as uncertain as if each had their harmonic mean.
+        photos: Number of photos that it was measured on, the same number for each class. If the numbers
+            differ, a mean over the classes is as uncertain as if each had their harmonic mean.
     """
     z = 1.96
     chance = z * (measured * (1 - measured) / photos + z**2 / (4 * photos**2)) ** 0.5 / (1 + z**2 / photos)

@@ -75,7 +75,7 @@ def set_up(
         more: Settings for further photos of known classes; None for photos of new classes.
 
     Raises:
-        LwmEdgeError: The bundle, the photos, the settings or this device are not fit for the increment.
+        LwmEdgeError: The bundle, the photos, the settings or this device is not fit for the increment.
     """
     parent = home.open_bundle()
     require_trusted_model(home, parent.manifest)
@@ -180,9 +180,9 @@ def _read_photos(
     on_progress: ProgressCallback,
     more: MorePhotos | None,
 ) -> NewPhotos:
-    """Checks and splits the photos; those that fit a small share of the memory stay decoded for later."""
+    """Checks and splits the photos; those that fit into a small share of memory stay decoded for later."""
     limit, _ = memory_limit(config)
-    # until the plan sets the limit of the cache
+    # the cache has this limit until the plan sets another
     cache = PixelCache(int(SHARE_FOR_CHECKED_PHOTOS * max(0, limit - rss_bytes())))
     photo_folder = read_photo_folder(
         folder,

@@ -7,7 +7,7 @@ import time
 from ..records import Progress, ProgressCallback
 
 START = "start"
-"""Part before the first progress: starting the command and its process, and opening the model."""
+"""Part before the first report of progress: starting the command and its process, and opening the model."""
 
 
 class Timer:
@@ -17,8 +17,8 @@ class Timer:
         started: Value of time.monotonic() when the command or the call began.
 
     Args:
-        started: Value of time.monotonic() when the command or the call began; it is the same clock in every
-            process.
+        started: Value of time.monotonic() when the command or the call began; every process has the same
+            clock.
         parts: Seconds of the parts that another process has already done.
     """
 
@@ -38,7 +38,7 @@ class Timer:
         return report
 
     def begin(self, part: str) -> None:
-        """Ends the current part, and begins this one or goes on with it."""
+        """Ends the current part, and begins the given one or goes on with it."""
         now = time.monotonic()
         self._parts[self._part] = self._parts.get(self._part, 0.0) + now - self._since
         self._part, self._since = part, now

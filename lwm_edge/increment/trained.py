@@ -45,8 +45,8 @@ class TrainingLearner:
     """Trains a student M_t beside its frozen teacher M_{t-1}.
 
     Only the training runs on a GPU. Statistics, maps and what the ONNX file is compared with are computed on
-    the CPU, in float32: torch lets a GPU round what goes into convolutions to 10 bits (TF32), which the
-    comparison would take for a wrong file.
+    the CPU, in float32: torch lets a GPU round what goes into convolutions to 10 bits (TF32), and the
+    comparison would take the difference for a faulty file.
 
     Args:
         parent: Bundle of the model before the increment.

@@ -31,7 +31,7 @@ class NewPhotos:
 
     Attributes:
         new_classes: Names of the new classes, in the order of their class_index.
-        known_classes: Names of the known classes that get further photos; only one of the two has names.
+        known_classes: Names of the known classes that get further photos; if there are any, no class is new.
         to_learn: Photos that are learnt from.
         held_back: Photos that are kept for evaluation.
         skipped: Files that were left out, each with the reason.
@@ -77,12 +77,12 @@ class Learnt(NamedTuple):
         teachers_head: Head of the teacher.
         held_back_logits: Logits of the held-back photos, by a head of the student that has not learnt them.
         judge_unseen: Function that judges photos, each by a model that has not learnt it, and also returns
-            their class indices. It judges all photos if nothing trains, else the held-back ones. It calls the
-            function that it is given before each such model.
+            their class indices. It judges all photos if nothing trains, else the held-back ones. Before each
+            such model, it calls the function that it is given.
         rows: Rows of the `Discriminant` of all classes, if it was solved.
         head: Head of the student.
-        attention_distance: Mean L_AD between the two on the held-back photos; None if torch did not run, as
-            only its networks make attention maps.
+        attention_distance: Mean L_AD between student and teacher on the held-back photos; None if torch did
+            not run, as only its networks make attention maps.
         tensors: Tensors of the bundle that the training changed, other than head and statistics.
         near_copies: Numbers of photos of each class that are nearly copies of others, by class_index.
     """
@@ -106,8 +106,8 @@ class UnwrittenModel(NamedTuple):
 
     Attributes:
         parent: Bundle of the model before the increment.
-        arrays: Tensors of its bundle.
-        manifest: Manifest of its bundle.
+        arrays: Tensors of this model's bundle.
+        manifest: Manifest of this model's bundle.
     """
 
     parent: Bundle

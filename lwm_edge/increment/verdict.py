@@ -54,7 +54,7 @@ class NewJudgement(NamedTuple):
 
     Attributes:
         classes: Report on each new class.
-        scores: Score for unknown objects of each of these photos [M].
+        scores: Each of these photos' score for unknown objects [M].
         labels: class_index of each photo [M].
     """
 
@@ -91,7 +91,7 @@ def calibration(task: Task, new: NewJudgement) -> Histogram:
 
 
 def judge_what_shipped(task: Task, learnt: Learnt, judged: Sequence[NewClassReport]) -> ShippedJudgement:
-    """Judges what became of the shipped classes, given how the new ones are recognised."""
+    """Judges what became of the shipped classes, given how often the new ones are recognised."""
     parent = task.parent.manifest
     return judge_shipped(
         ClassStatistics.from_bundle(task.parent),

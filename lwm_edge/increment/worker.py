@@ -46,7 +46,7 @@ class Message(BaseModel):
     plan: PlanReport | None = None
     staged: StagedIncrement | None = None
     report: IncrementReport | None = None
-    mistakes: tuple[Mistake, ...] = ()  # which the reports themselves leave out of any JSON
+    mistakes: tuple[Mistake, ...] = ()  # sent separately, as the reports leave them out of any JSON
 
 
 class Job(BaseModel):
@@ -59,7 +59,7 @@ class Job(BaseModel):
         started: Value of time.monotonic() when the command or the call began.
         more: Settings for further photos of known classes; None for photos of new classes.
         dry_run: Whether to plan only.
-        staged: Increment to commit; None learns one.
+        staged: Increment to commit; None to learn one.
     """
 
     home: ExactPath
@@ -142,7 +142,7 @@ def stoppable_progress(reply: Callable[[Message], None], should_stop: Callable[[
         nonlocal trained
         with suppress(BrokenPipeError):  # nobody is listening any more, so the worker is to stop as well
             reply(Message(progress=progress))
-        if progress.phase == "train":  # training asks by itself, after each step
+        if progress.phase == "train":  # training itself checks whether to stop, after each step
             trained = ", after the training"
         elif should_stop():
             raise StoppedError(

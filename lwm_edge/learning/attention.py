@@ -46,7 +46,7 @@ def grad_cam(features: Tensor, scores: Tensor, *, create_graph: bool = False) ->
     Returns:
         Maps Q [B, h, w] >= 0, in the features' dtype.
     """
-    # The images of a batch do not depend on each other, so the sum's gradient is each image's own.
+    # The images of a batch do not depend on each other, so the sum's gradient holds each image's own.
     (gradient,) = torch.autograd.grad(scores.sum(), features, create_graph=create_graph, retain_graph=True)
     alpha = gradient.mean((2, 3))
     return torch.relu(torch.einsum("bk,bkhw->bhw", alpha, features))

@@ -25,12 +25,16 @@ class NearestClassMean:
         for label in np.unique(labels):
             self._means[int(label)] = _unit(_unit(features[labels == label]).mean(0))
 
-    def predict(self, features: Features) -> Labels:
-        """Predicts class_index [M] from features [M, d]."""
+    def rank(self, features: Features) -> Labels:
+        """Ranks all classes learnt, best first: class_index [M, classes] from features [M, d]."""
         known = np.array(sorted(self._means))
         means = np.stack([self._means[label] for label in known])
-        nearest: Labels = known[(_unit(features) @ means.T).argmax(1)]
-        return nearest
+        ranks: Labels = known[_best_first(_unit(features) @ means.T)]
+        return ranks
+
+    def predict(self, features: Features) -> Labels:
+        """Predicts class_index [M] from features [M, d]."""
+        return self.rank(features)[:, 0]
 
 
 class StreamingLda:
@@ -46,11 +50,20 @@ class StreamingLda:
         """Learns all photos of some classes: features [M, d], labels [M]."""
         self._statistics.learn(features, labels)
 
+    def rank(self, features: Features) -> Labels:
+        """Ranks all classes learnt, best first: class_index [M, classes] from features [M, d]."""
+        weight, bias = self._statistics.solve_head(self._statistics.means.any(1).sum())
+        return _best_first(features @ weight.T + bias)
+
     def predict(self, features: Features) -> Labels:
         """Predicts class_index [M] from features [M, d]."""
-        weight, bias = self._statistics.solve_head(self._statistics.means.any(1).sum())
-        best: Labels = (features @ weight.T + bias).argmax(1)
-        return best
+        return self.rank(features)[:, 0]
+
+
+def _best_first(scores: Features) -> Labels:
+    """Returns the column of every score of a row, the highest first, equal ones from left to right."""
+    columns: Labels = (-scores).argsort(1, kind="stable")
+    return columns
 
 
 def _unit(rows: Features) -> Features:

@@ -1,8 +1,8 @@
 """Keeps what remains of the photos: one mean feature per class, and one covariance that all classes share.
 
-The shapes depend on the bundle's capacity and the network, never on the number of classes or photos. From
-them the head is solved in closed form (see `discriminant`), as streaming LDA does on a frozen backbone:
-Hayes and Kanan 2020, "Lifelong Machine Learning with Deep Streaming Linear Discriminant Analysis".
+Their shapes depend on the bundle's capacity and the network, never on the number of classes or photos. The
+head is solved from these statistics in closed form (see `discriminant`), as streaming LDA does on a frozen
+backbone: Hayes and Kanan 2020, "Lifelong Machine Learning with Deep Streaming Linear Discriminant Analysis".
 
 The [d, d] matrices are changed in place: with 1280 features in float64, each of them takes 12.5 MiB.
 """
@@ -137,7 +137,7 @@ class ClassStatistics:
     def estimate_accuracy(
         self, weight: Features, bias: Features, classes: int, spread: float = 1.0, *, first: int = 0
     ) -> Features:
-        """Estimates how often a head is right on each of some classes, by their statistics.
+        """Estimates from the statistics of some classes how often a head is right on each of them.
 
         For each class, photos are drawn from a Gaussian with its mean and the shared covariance, directly as
         logits, which follow a Gaussian too; all rows of the head compete. No photo is needed, so a device can
@@ -147,7 +147,7 @@ class ClassStatistics:
             weight: Weight of the head [N, d].
             bias: Bias of the head [N].
             classes: Number of classes, from the front; of these, the ones from `first` on are judged.
-            spread: Factor of the covariance, see `find_spread`.
+            spread: Factor by which the covariance is scaled; see `find_spread`.
             first: class_index of the first class that is judged.
 
         Returns:
@@ -171,7 +171,7 @@ class ClassStatistics:
     def find_spread(
         self, weight: Features, bias: Features, classes: int, is_measured: NDArray[np.bool_], accuracy: float
     ) -> float:
-        """Finds the factor of the covariance with which the estimate agrees with what was measured.
+        """Finds by what factor to scale the covariance so that the estimate agrees with what was measured.
 
         Photos that a network learnt from lie closer together than those that it never saw, so an estimate
         from their covariance is too good. Once the covariance is scaled, the estimate is right where the

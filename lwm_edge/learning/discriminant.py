@@ -59,9 +59,9 @@ class Discriminant:
     logits are scaled alike (a temperature; no ranking changes) such that a class's own mean has the logit
     `_LOGIT_AT_CLASS_MEAN` on average.
 
-    A mean of n photos differs from the true one, which takes tr(C^-1 S) / 2n from the log-likelihood that a
-    class gives its further photos: classes with few photos would lose to those with many. The bias makes up
-    for that (Moran and Murphy 1979, "A Closer Look at Two Alternative Methods of Statistical
+    A mean of n photos differs from the true one, which lowers the log-likelihood that a class gives its
+    further photos by tr(C^-1 S) / 2n: classes with few photos would lose to those with many. The bias makes
+    up for that (Moran and Murphy 1979, "A Closer Look at Two Alternative Methods of Statistical
     Discrimination"); where all classes have the same number of photos, it changes nothing.
 
     Args:
@@ -94,7 +94,7 @@ class Discriminant:
         self._means, self._counts, self._weighed = means, counts, photos + d
         self.features = np.empty((0, d)) if features is None else features
         self.labels = np.empty(0, np.int64) if labels is None else labels
-        # To leave out many photos, the matrix itself is changed; for few, updating its solution is faster.
+        # To leave out many photos, the matrix itself is changed; for a few, updating its solution is faster.
         updates = len(self.features) <= d
         probes = np.random.default_rng(0).choice([-1.0, 1.0], (_PROBES, d))
         wanted = [means, probes @ covariance, *([self.features] if updates else [])]
@@ -126,9 +126,9 @@ class Discriminant:
     def without(self, left_out: NDArray[np.bool_]) -> Without:
         """Solves the discriminant without some photos, keeping the shrinkage and the temperature of all.
 
-        A class that loses m of its n photos x with the mean x' loses sum (x - mean)(x - mean)' and
-        m^2 / (n - m) (x' - mean)(x' - mean)' from its scatter. So the matrix loses Z' R Z, where the rows of
-        Z are x - mean, and its inverse follows (Sherman, Morrison and Woodbury 1950).
+        A class has n photos with the mean c. If it loses m photos x, whose mean is y, its scatter loses
+        sum (x - c)(x - c)' and m^2 / (n - m) (y - c)(y - c)' (' transposes). So the matrix loses Z' R Z,
+        where the rows of Z are x - c, and its inverse follows (Sherman, Morrison and Woodbury 1950).
 
         Args:
             left_out: Mask of the photos to leave out [M].

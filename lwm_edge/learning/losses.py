@@ -18,7 +18,7 @@ _SMALLEST_NORM = 1e-6  # keeps a map of zeros zero, and its gradient finite
 
 
 def classification_loss(logits: Tensor, labels: Tensor, base_classes: int, kind: Activation) -> Tensor:
-    """Computes L_C, which learns the new classes.
+    """Computes L_C, which teaches the new classes.
 
     Args:
         logits: Logits of the student [B, N + k], base classes first.

@@ -1,4 +1,4 @@
-"""Counts photos of a class that are nearly copies of each other, by features that were computed anyway."""
+"""Counts photos of a class that are nearly copies of each other, judging by features computed anyway."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from .discriminant import Features, Labels
 NEAR = 0.1
 """Squared distance of near-copies, as a share of what is usual for two photos of one class.
 
-Of the classes of Grocery and Caltech-101 at most 20% of the photos are closer to an earlier one than this;
-of a photo that was saved, lit, shifted and cut 14 times anew, half or more (Grocery) or nearly all are.
+In each class of Grocery and Caltech-101, at most 20% of the photos are closer to an earlier one than this.
+Of 14 photos made from one, which was saved, lit, shifted and cropped anew, half or more (Grocery) or nearly
+all (Caltech-101) are closer.
 """
 
 _ROWS_AT_ONCE = 256
@@ -43,9 +44,9 @@ def count_near_copies(features: Features, labels: Labels, known: ClassStatistics
         known: Statistics of other classes, which say how far apart two photos of one class usually are.
 
     Returns:
-        Numbers of such photos by class_index; nothing if no photos stand behind the statistics.
+        Numbers of such photos by class_index; empty if the statistics were made from no photos.
     """
-    near = NEAR * 2 * float(np.trace(known.covariance))  # of two photos, by twice the variance
+    near = NEAR * 2 * float(np.trace(known.covariance))  # mean squared distance: twice the variance
     if not near > 0:
         return {}
     return {int(label): _near_copies(features[labels == label], near) for label in np.unique(labels)}

@@ -37,7 +37,7 @@ def merge_classes(statistics: ClassStatistics, gone: int, kept: int) -> None:
 def is_solved(weight: Features, statistics: ClassStatistics) -> bool:
     """Tells whether a head is the linear discriminant that follows from the statistics.
 
-    If rows were removed since it was solved, its scale and its centre have changed, which does not count.
+    Removing rows after the head was solved changes its scale and its centre; such differences are ignored.
 
     Args:
         weight: Weight of the head [classes, d].

@@ -75,8 +75,8 @@ def train_increment(
         on_progress: Function that is called after every update.
         resume: Function that reads where an interrupted training left off; if it returns None, the training
             starts from the beginning.
-        after_step: Function that is called after every update with what `resume` would need, and a few times
-            a second while the next photos are waited for.
+        after_step: Function that is called with what `resume` would need: after every update, and a few times
+            a second while training waits for the next photos.
 
     Raises:
         GateError: The loss, a gradient or a weight is no longer finite.

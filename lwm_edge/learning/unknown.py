@@ -1,11 +1,11 @@
 """Computes the tensors of the score for unknown objects from class statistics; `model.unknown` applies them.
 
-The score is a log-likelihood ratio: how much better a Gaussian around the nearest class mean explains a photo
-than one Gaussian for everything, as broad as the classes are spread. Both share the covariance within
-classes, so all that matters lies in the few directions in which class means differ, the canonical variates of
-linear discriminant analysis. In that space, the score is the relative distance of Ren et al. 2021, "A Simple
-Fix to Mahalanobis Distance for Improving Near-OOD Detection". It depends on the statistics alone, not on how
-the head was trained or which function turns its outputs into probabilities.
+The score is a log-likelihood ratio: it says how much better a photo is explained by a Gaussian around the
+nearest class mean than by a single Gaussian as broad as the spread of all classes. Both share the covariance
+within classes, so all that matters lies in the few directions in which class means differ, the canonical
+variates of linear discriminant analysis. In that space, the score is the relative distance of Ren et al.
+2021, "A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection". It depends on the statistics
+alone, not on how the head was trained or which function turns its outputs into probabilities.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def score_tensors(statistics: ClassStatistics, classes: int, rows: Features | No
 
 
 def tensors_of(means: Features, rows: Features, capacity: int) -> Arrays:
-    """Computes the score's tensors, float32, whose shapes depend on capacity and number of features alone.
+    """Computes the score's float32 tensors, whose shapes depend only on capacity and number of features.
 
     Args:
         means: Mean of each class [classes, d].
         rows: Directions C^-1 (mean of the class - mean of all) [classes, d], as `Discriminant` has them.
-        capacity: Number of rows of those tensors that have a row for each class.
+        capacity: Number of rows in each tensor that has one row per class.
     """
     classes, d = means.shape
     declared = declared_tensors(capacity, d)

@@ -30,7 +30,7 @@ def judge_unseen(solved: Discriminant, capacity: int, report: Callable[[], None]
 
     Args:
         solved: Discriminant with photos that it can leave out; these are judged.
-        capacity: Number of rows of the score's tensors.
+        capacity: Number of rows in each of the score's tensors that has one row per class.
         report: Function that is called before each of up to `FOLDS` heads is solved.
     """
     photos, classes = solved.features, len(solved.rows)

@@ -74,7 +74,8 @@ class Backbone:
         if not difference <= tolerance:
             raise ParityError(
                 f"ONNX Runtime on this device differs from the vendor's torch by {difference:.3g} in what "
-                f"the head reads ({tolerance:.3g} is allowed); nothing was learnt: use another onnxruntime"
+                f"the head reads ({tolerance:.3g} is allowed); nothing was learnt: use another version of "
+                "onnxruntime"
             )
 
 

@@ -153,7 +153,7 @@ def open_bundle(path: Path) -> Bundle:
     """
     with _opened(path) as (file, manifest):
         names = set(file.keys())
-        _check_names(path, names, BESIDE_THE_NETWORK | ROWS_BY_CLASS)  # now that the version fits
+        _check_names(path, names, BESIDE_THE_NETWORK | ROWS_BY_CLASS)  # only now is the version sure to fit
         _check_byte_array(path, ONNX_GRAPH, file.get_slice(ONNX_GRAPH))
         _verify(path, file, names, manifest)
     return Bundle(path, manifest)

@@ -56,7 +56,7 @@ class Prediction(Report):
         photo: Path of the photo; None if it was given in memory.
         class_names: Names of the best classes, best first.
         probabilities: Probabilities of these classes.
-        known_score: Score that is smaller the less the photo resembles any class; see `model.unknown`.
+        known_score: Score that is larger the more the photo resembles some class; see `model.unknown`.
         unknown: Whether that score is so small that the photo counts as none of the classes; None if the
             model was not calibrated.
         error: Reason why the photo could not be read; the other fields are then empty.
@@ -90,7 +90,7 @@ class Classifier:
     Attributes:
         path: Path of the ONNX file; None if its content was given.
         class_names: Class names in the order of the outputs.
-        preprocessing: Preprocessing from a photo to the input.
+        preprocessing: Preprocessing that turns a photo into the input.
         model_digest: Digest of the model that was exported.
         calibration: Thresholds of the score for unknown objects.
         static_batch: Number of images that the file takes at once; None for any.

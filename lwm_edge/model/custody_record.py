@@ -13,9 +13,9 @@ from ..photos.class_names import MAX_CLASS_NAME_BYTES, class_name_problem
 from ..records import Digest, PublicKey, Record
 
 LINKS_KEPT = 8  # even the longest ones fit into a manifest beside the longest ledger
-NAMES_KEPT = 2  # of each change
+NAMES_KEPT = 2  # class names that the record of each change has room for
 _LARGEST = 2**53 - 1
-LAST_SECOND = 253_402_300_799  # of the year 9999
+LAST_SECOND = 253_402_300_799  # 9999-12-31 23:59:59 UTC
 
 ChangeKind = Literal[
     "add-classes", "add-photos", "remove-class", "rename-class", "merge-classes", "undo", "calibrate"
@@ -44,7 +44,7 @@ class Signature(Record):
 
 
 class BaseStatement(Record):
-    """States what a vendor signs about a base: all that the model is, and nothing measured.
+    """States what a vendor signs about a base: everything that defines the model, but nothing measured.
 
     Attributes:
         architecture: Key of the network's architecture.

@@ -1,14 +1,14 @@
-"""Keeps the footprint ledger: what every increment cost, in constant space, under a hash chain.
+"""Keeps the footprint ledger: what every increment cost, in constant space, protected by a hash chain.
 
     link of an entry = SHA-256(link of the entry before, the entry)
     before           = link of the newest entry that is no longer kept
     head             = link of the newest entry
     seal             = SHA-256(head, first, maximum)
 
-Editing a kept entry, first or maximum breaks the chain or the seal, and later increments build on the stored
-head, so it stays broken. If everything is recomputed, the head differs from the one in the receipt or in
-anyone's notes. An entry is hashed as JSON with sorted keys and without the figures that were not measured, so
-fields that are added later do not change older links.
+Editing `first`, `maximum` or an entry that is kept breaks the chain or the seal, and later increments build
+on the stored head, so what is broken stays so. If everything is recomputed, the head differs from the one in
+the receipt or in anyone's notes. An entry is hashed as JSON with sorted keys and without the figures that
+were not measured, so fields that are added later do not change older links.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Levels(Record):
     @classmethod
     def _ascend(cls, blocks: tuple[int, ...]) -> tuple[int, ...]:
         if list(blocks) != sorted(set(blocks)):
-            raise ValueError("blocks do not ascend")
+            raise ValueError("blocks are not in ascending order")
         return blocks
 
 
@@ -72,8 +72,8 @@ class Manifest(Record):
 
     Attributes:
         schema_version: Version of the bundle format.
-        architecture: Key of the registry in `architectures`, never an import path.
-        preprocessing: Preprocessing from a photo to the network's input.
+        architecture: Key in the registry of `architectures`, never an import path.
+        preprocessing: Preprocessing that turns a photo into the network's input.
         activation: Function that turns logits into probabilities, the one that the base was trained with.
         levels: Earlier blocks that the head reads too; None if it reads the last feature maps alone.
         class_names: Class names in append-only order; the position is the class_index.
@@ -90,8 +90,9 @@ class Manifest(Record):
         parent_digest: Digest of the model before the latest increment.
         increment_count: Number of changes since the vendor shipped the bundle.
         ledger: Footprint of the increments.
-        judged: How often classes were recognised when this device learnt them, ascending by class_index.
-        custody: Signed record from the shipped base to this model; None before a change or signature.
+        judged: Records of how often classes were recognised when this device learnt them, ascending by
+            class_index.
+        custody: Signed record from the shipped base to this model; None until the base is changed or signed.
     """
 
     schema_version: Literal[2] = 2
@@ -146,15 +147,15 @@ class Manifest(Record):
             raise ValueError("shipped_classes <= number of class_names <= capacity does not hold")
         renamed = [shipped.class_index for shipped in self.renamed]
         if renamed != sorted({index for index in renamed if index < self.shipped_classes}):
-            raise ValueError("renamed does not ascend, or names a class that was not shipped")
+            raise ValueError("renamed is not in ascending order, or names a class that was not shipped")
         if renamed and not self.increment_count:
-            raise ValueError("renamed names a class, but nothing was changed yet")
+            raise ValueError("renamed names a class, but nothing has been changed yet")
         if any(self.class_names[shipped.class_index] == shipped.name for shipped in self.renamed):
-            raise ValueError("renamed has a class that has the vendor's name")
+            raise ValueError("renamed names a class that has the vendor's name")
         if problem := problem_with(self.judged, len(self.class_names)):
             raise ValueError(problem)
         if self.judged and not self.increment_count:
-            raise ValueError("judged has figures, but nothing was changed yet")
+            raise ValueError("judged has figures, but nothing has been changed yet")
         return self
 
     @property

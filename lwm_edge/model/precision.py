@@ -21,7 +21,7 @@ _INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # as Linux names them on x8
 
 
 class Computes(Protocol):
-    """Has blocks that compute in a precision, as a `Network` does."""
+    """Has blocks that compute in a given precision, as a `Network` does."""
 
     precision: Precision
 
@@ -30,7 +30,7 @@ def has_bfloat16(device: torch.device) -> bool:
     """Tells whether a device has instructions for bfloat16, instead of emulating it.
 
     torch has no public call that asks a processor, and only Linux lists a processor's instructions:
-    elsewhere, it is taken not to have any.
+    elsewhere, a processor is assumed to have none for bfloat16.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
@@ -52,13 +52,13 @@ def usable_precisions(
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """Lets torch compute in a precision within the block of code."""
+    """Makes torch compute in a given precision in the `with` statement."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
 @contextmanager
 def computing_in(precision: Precision, *networks: Computes) -> Iterator[None]:
-    """Lets the blocks of networks compute in a precision, forward and backward, within the block of code."""
+    """Makes networks run their blocks in a given precision, forward and backward, in the `with` statement."""
     before = [network.precision for network in networks]
     for network in networks:
         network.precision = precision

@@ -10,7 +10,7 @@ _LIBRARIES = ("torch", "torchvision")
 
 
 def torch_is_installed() -> bool:
-    """Returns whether torch and torchvision are installed; that they can be loaded is another matter."""
+    """Returns whether torch and torchvision are installed; whether they can be loaded is another matter."""
     return all(map(find_spec, _LIBRARIES))
 
 

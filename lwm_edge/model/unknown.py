@@ -29,7 +29,7 @@ EDGES: NDArray[np.float64] = np.round(4 * np.sinh(np.arange(1 - BINS // 2, BINS 
 """Edges between the bins: from -1,089 to 1,089, and close together around 0, where both explanations tie."""
 
 METADATA_LENGTH = 192
-"""Length of the calibration in an ONNX file's metadata, which must not grow with a photo."""
+"""Length of the calibration in an ONNX file's metadata; it must not grow with the number of photos."""
 
 Histogram = NDArray[np.int32]
 

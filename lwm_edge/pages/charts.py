@@ -80,7 +80,7 @@ def memory_chart(ledger: Sequence[LedgerEntry]) -> str:
 
 
 def accuracy_chart(classes: Sequence[ClassFact]) -> str:
-    """Draws the share recognised of each measured class and its interval, from the worst to the best."""
+    """Draws the recognised share of each measured class, with its interval, worst class first."""
     ranked = sorted((fact for fact in classes if fact.total), key=lambda fact: (fact.share, fact.interval))
 
     def draw(axes: Any) -> None:
@@ -110,7 +110,7 @@ def _over_changes(changes: Sequence[int], series: dict[str, list[float]]) -> str
 
 
 def _svg(draw: Any) -> str:
-    """Returns a chart as an element for a page, without a prolog, names of groups, or a size of its own."""
+    """Returns a chart as an element for a page, without an XML prolog, ids of groups or a size of its own."""
     from matplotlib import rc_context
 
     with rc_context(_STYLE):
@@ -120,7 +120,7 @@ def _svg(draw: Any) -> str:
         figure.savefig(content, format="svg", transparent=True, metadata=_NO_METADATA)
     svg = content.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r' id="[A-Za-z][\w.]*_\d+"', "", svg)  # they would occur twice in a page of two charts
+    svg = re.sub(r' id="[A-Za-z][\w.]*_\d+"', "", svg)  # ids would occur twice in a page of two charts
     opening, end, rest = svg.partition(">")
     opening = re.sub(r' (width|height)="[^"]*"', "", opening)
     svg = opening + end + rest

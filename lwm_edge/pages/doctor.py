@@ -1,4 +1,4 @@
-"""Makes the photo doctor's page: the photos to look at, with pictures, and why."""
+"""Makes the photo doctor's page, which shows the photos that deserve a look and says why they do."""
 
 from __future__ import annotations
 

@@ -77,9 +77,9 @@ class Facts:
         info: What the home holds.
         classes: Facts about each class, in class_index order.
         confusions: Most frequent confusions.
-        ledger: Footprint of the changes that the ledger has, oldest first.
+        ledger: Footprint of the changes that the ledger lists, oldest first.
         receipt: Receipt of the latest change, if that learnt photos.
-        audit: Account of the auditor.
+        audit: Auditor's account of the home.
         custody: Verdict on the record from the base to this model.
         evaluation: Evaluation on photos that were given for the page; None if none were given.
     """
@@ -138,7 +138,7 @@ def _classes(
     bundle: Bundle, receipt: IncrementReport | None, evaluation: EvaluationReport | None
 ) -> tuple[ClassFact, ...]:
     m, arrays = bundle.manifest, bundle.arrays(COUNTS, RIGHT, RIGHT_SOLVED, TOTAL)
-    solved = m.increment_count > 0  # then the device has solved the head that the vendor trained
+    solved = m.increment_count > 0  # then a head that was solved has replaced the one that the vendor trained
     right, total = arrays[RIGHT_SOLVED if solved else RIGHT], arrays[TOTAL]
     measured: dict[str, tuple[int, int, str]] = {
         name: (int(right[i]), int(total[i]), SHIPPED) for i, name in enumerate(m.class_names) if total[i]

@@ -48,7 +48,7 @@ class Picture:
         taken_for: Name of the class that it was taken for; empty if that is not known.
         before: Photo with the old model's attention map; empty if there is none.
         after: Photo with the new model's attention map; empty if there is none.
-        looked_for: Name of the old class for which the maps are evidence.
+        looked_for: Name of the old class for which the maps show the evidence.
     """
 
     image: str
@@ -68,8 +68,8 @@ class Moment:
         warnings: Sentences on what to watch out for.
         pictures: Some of the new photos, with maps where there are any.
         maps_note: Sentence on the maps, or on why there are none.
-        mistakes: Held-back photos that were not recognised, up to a number.
-        mistakes_made: Number of all such photos.
+        mistakes: Held-back photos that were not recognised, up to a limit.
+        mistakes_made: Number of all held-back photos that were not recognised.
         held_back: Number of held-back photos.
     """
 
@@ -112,17 +112,17 @@ def add_classes_with_page(
 ) -> Taught:
     """Teaches new classes as `add_classes` does, and writes a page that shows photos, maps and mistakes.
 
-    The page embeds some of the photos, and says so. It is written where you point, and never into the home,
-    which keeps no photo. The attention maps of the old and the new model are shown if the recipe trained the
-    network; drawing them needs torch.
+    The page embeds some of the photos, and says so. It is written to the path that you give, and never into
+    the home, which keeps no photo. The attention maps of the old and the new model are shown if the recipe
+    trained the network; drawing them needs torch.
 
     Args:
         home: Model home, or the path of its folder.
         photos: Path of a folder with one sub-folder of photos for each new class, named after the class.
         page: Path of the page; an existing file is replaced.
         config: Settings of the increment; None means the defaults.
-        on_progress: Function that is called in this thread at every step and before each photo. What it
-            raises once the classes are learnt leaves them learnt, and no page.
+        on_progress: Function that is called in this thread at every step and before each photo. If it
+            raises once the classes are learnt, they stay learnt, but no page is written.
         isolate: Whether to learn and commit in worker processes; False does both in this one.
         wait: Whether to wait for another process that is changing the home.
         started: Value of time.monotonic() from which the receipt counts its seconds; None means now.

@@ -1,4 +1,4 @@
-"""Writes a page about a home: what the model knows, how sure that is, what it costs, its origin."""
+"""Writes a page about a home: what the model knows, how sure that is, what it costs, where it comes from."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def check_page(home: Home, output: Path) -> None:
     """Refuses a page that could not or must not be written, before the work begins.
 
     Raises:
-        ConfigError: The page would be in the home, cannot be written, or lacks a library.
+        ConfigError: The page would be in the home, cannot be written, or needs a library that is missing.
     """
     outputs.check_output(output)
     if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(home.path)):
@@ -163,7 +163,7 @@ def _content(home: Home, facts: Facts) -> dict[str, Any]:
 
 
 def _surety(fact: ClassFact) -> tuple[bool, float, str]:
-    """Returns a key that sorts measured classes first, and of those the ones that may be worst."""
+    """Returns a key that sorts measured classes first, starting with those that may be the worst."""
     return not fact.total, fact.interval[0], fact.name
 
 

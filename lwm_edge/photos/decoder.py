@@ -33,8 +33,8 @@ except ImportError:  # Windows, where the parent watches the memory and the time
 
 _IDLE_SECONDS = 10
 _STATUS, _FORGET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_LIBRARY_BYTES = 8 * MIB  # code that has addresses already, but may load only while the photo is decoded
-_ASSUMED_ADDRESSES = 192 * MIB  # taken before anything is decoded, where the system does not say
+_LIBRARY_BYTES = 8 * MIB  # code that is mapped already, but may be loaded only while the photo is decoded
+_ASSUMED_ADDRESSES = 192 * MIB  # in use before anything is decoded, if the system does not say how many are
 
 
 def main() -> None:

@@ -46,7 +46,7 @@ _BYTES_PER_PIXEL = {"JPEG": 12, "PNG": 5, "BMP": 5}
 _MOST_BYTES_OF_PIXEL = 4  # in a file; no encoder writes more than the pixels themselves would take
 _BYTES_PER_STRIP_PIXEL = 20  # for 16-bit grey, which is turned into floating-point numbers on the way
 
-_SECONDS_BETWEEN_CALLS = 0.2  # of `on_wait`, in processor time, so that a busy machine does not count
+_SECONDS_BETWEEN_CALLS = 0.2  # of `on_wait`, in processor time: waits on a busy machine do not count
 _SMALL_READ = 256  # bytes; only some of the reads as small as this look at the clock
 _READS_PER_LOOK = 64
 
@@ -56,10 +56,10 @@ class TooCostlyHereError(Exception):
 
 
 class EndedError(BaseException):
-    """Carries the error that ended the reading of a photo past Pillow, which catches many an Exception.
+    """Carries an error past Pillow, which catches many exceptions; the error ended the reading of a photo.
 
     Attributes:
-        error: Error to raise instead.
+        error: Error to raise in place of this one.
     """
 
     def __init__(self, error: Exception) -> None:
@@ -131,11 +131,11 @@ class GuardedFile(io.BufferedReader):
         return super().read(size)
 
     def expect_pictures_alone(self, pixels: int, known_metadata: int) -> None:
-        """Counts the metadata of a photo whose file was read in one go, as far as one can tell.
+        """Counts, as far as possible, the metadata of a photo whose file was read in one go.
 
         Args:
-            pixels: Number of pixels in all its pictures; bytes beyond the most that these can take count as
-                metadata.
+            pixels: Number of pixels in all its pictures; if the file is longer than these can account for,
+                the excess counts as metadata.
             known_metadata: Number of bytes that the decoder recognised as metadata.
 
         Raises:

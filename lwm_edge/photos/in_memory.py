@@ -1,7 +1,7 @@
 """Prepares a photo in whatever form an app has it: a path, bytes, an open file, an image or an array.
 
-All of them take the same way to the network's input. Bytes are read as a file is, within the same limits, so
-that a hostile photo from the internet can do no more harm than one on the disk.
+All of them reach the network's input by the same route. Bytes are read as a file is, within the same
+limits, so that a hostile photo from the internet can do no more harm than one on the disk.
 """
 
 from __future__ import annotations

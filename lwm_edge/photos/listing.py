@@ -11,7 +11,7 @@ from ..records import utf8_name
 from .class_names import class_name_of, normalise_class_name
 
 LISTED = 20
-"""Number of files, of a class or beside the classes, that are listed; the rest are only counted."""
+"""Largest number of files that are listed, per class or beside the classes; the rest are only counted."""
 
 _LEFT_BY_MACHINES = {
     "__macosx",
@@ -86,7 +86,7 @@ def list_photos(folder: Path, class_name: str | None = None, *, may_be_named: bo
     Args:
         folder: Path of the folder.
         class_name: Name of the one class that the whole folder shows; None if its sub-folders are classes.
-        may_be_named: Whether the user could have given that name; if so, an error says how.
+        may_be_named: Whether the user could have given `class_name`; if so, an error says how.
 
     Raises:
         PhotosError: There is no such folder, it has no class folders, or it is a data set in parts.
@@ -105,7 +105,7 @@ def list_photos(folder: Path, class_name: str | None = None, *, may_be_named: bo
 
 
 def list_one_level(folder: Path) -> ClassFolder:
-    """Lists a class folder whose sub-folders do not count; each of them is a problem."""
+    """Lists a class folder whose sub-folders do not count; each of them is reported as a problem."""
     try:
         entries = _kept_entries(folder)
         problems = [
@@ -200,7 +200,7 @@ def _class_folder(path: Path, root: Path, name: str) -> ClassFolder:
 
 
 def _files_below(folder: Path, root: Path, problems: list[str]) -> Iterator[Path]:
-    """Yields the files in a folder and its sub-folders; a link to a folder could lead in circles."""
+    """Yields the files below a folder; no link to a folder is followed, as it could lead in circles."""
     waiting = [folder]
     while waiting:
         current = waiting.pop()

@@ -38,8 +38,8 @@ _BRANDS = {
 }
 _CONTAINER_BRANDS = {b"mif1", b"msf1"}
 _NEW_SUBFILE_TYPE = 254  # number of the TIFF tag whose lowest bit marks a preview
-# Most bytes of a JPEG to decode before the next look at the clock: of one with many scans, and of one with a
-# single scan, as nearly all photos are, in which all bytes cost about the same.
+# Most bytes of a JPEG to decode before the next look at the clock: if it has many scans, and if it has one.
+# Nearly all photos have one, and then all bytes cost about the same.
 _SCANS_BLOCK, _ONE_SCAN_BLOCK = 1024, 16 * 1024
 _FIRST_BLOCK, _LEAST_BLOCK = 128, 16  # small, as 10 bytes may start another scan of all pixels
 _FAST_BLOCK, _SLOW_BLOCK = 0.02, 0.1  # seconds
@@ -126,7 +126,7 @@ def _bound_webp_metadata(file: GuardedFile, image: Image.Image) -> None:
 
 
 def _costly_formats(file: GuardedFile) -> tuple[str, ...]:
-    """Names the formats that a file may have, by its first bytes, of those that only `decoder` may decode."""
+    """Names the formats, of those that only `decoder` may decode, that a file's first bytes allow."""
     start = file.peek(_START_BYTES)[:_START_BYTES]
     if start.startswith(_TIFF_STARTS):
         return ("TIFF",)
@@ -225,7 +225,7 @@ class _Jpeg(JpegImageFile):
     def getexif(self) -> Image.Exif:
         """Returns no Exif.
 
-        Pillow asks for it on opening, and may take hundreds of times its length to parse it.
+        Pillow asks for it on opening, and may take hundreds of times its length in memory to parse it.
         """
         return Image.Exif()
 
@@ -242,7 +242,7 @@ def _is_scan_header(end: bytes, colours: int) -> bool:
 
 
 class _Png(PngImageFile):
-    """Opens a PNG with a stream of chunks that forgives metadata."""
+    """Opens a PNG with a stream of chunks that forgives faults in metadata."""
 
     @property
     def png(self) -> PngStream | None:
@@ -261,7 +261,7 @@ class _Png(PngImageFile):
 
 
 class _ForgivingStream(PngStream):
-    """Passes over metadata that is damaged or too long, and keeps no text but the orientation."""
+    """Passes over metadata that is damaged or too long; keeps only texts that may give the orientation."""
 
     def call(self, cid: bytes, pos: int, length: int) -> bytes:
         """Reads a chunk; what Pillow signals with EOFError and AttributeError is part of its loop."""
@@ -291,7 +291,7 @@ class _ForgivingStream(PngStream):
         return ancillary and hasattr(self, f"chunk_{cid.decode('ascii', 'replace')}")
 
     def _keep_orientation_alone(self, before: dict[str | tuple[int, int], Any]) -> None:
-        """Removes the texts just read from `im_info`, where one could be taken for another entry."""
+        """Drops from `im_info` texts just read, which could pass for other entries; keeps the orientation."""
         kept = {name: self.im_info[name] for name in _TEXTS_WITH_ORIENTATION if name in self.im_info}
         self.im_info.clear()
         self.im_info.update(before)

@@ -1,6 +1,6 @@
 """Loads photos for a network: keeps them in memory as long as there is room, and augments them.
 
-Photos are read from where they are; none is copied to or kept on the disk.
+Photos are read from where they are; no copy is written to the disk.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Photo:
 
     Attributes:
         path: Path of the photo.
-        label: Label of the photo, the class_index that it shows.
+        label: Label of the photo: the class_index of what it shows.
         digest: Digest of the file (SHA-256).
     """
 
@@ -77,7 +77,7 @@ class PixelCache:
 
     @property
     def held_bytes(self) -> int:
-        """Returns the bytes of the pixels that are kept now."""
+        """Returns how many bytes the kept pixels take now."""
         return self._bytes
 
     def limit(self, limit_bytes: int) -> None:
@@ -94,7 +94,7 @@ class PixelCache:
 
 
 def augment(pixels: Pixels, generator: np.random.Generator) -> Pixels:
-    """Shifts a photo by up to an eighth (mirrored at the edges) and flips it left to right half the time.
+    """Shifts a photo by up to 1/8 of its side (with mirrored edges) and flips it left to right half the time.
 
     Args:
         pixels: Pixels of the photo [H, W, 3] uint8.
@@ -145,7 +145,7 @@ class PhotoSet:
         Args:
             indices: Indices of the photos.
             epoch: Epoch to augment them for; None leaves them as they are.
-            report: Reporter that is called before each photo, and again while one takes long.
+            report: Reporter that is called before each photo, and again and again while one is slow to read.
 
         Raises:
             PhotosError: A photo can no longer be read.

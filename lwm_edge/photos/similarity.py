@@ -12,7 +12,7 @@ from PIL import Image
 from .pixels import Pixels
 
 _HASH_SIDE = 16  # so a hash has 256 bits
-_NEAR_BITS = 24  # hashes that differ in no more bits than this are those of nearly the same photo
+_NEAR_BITS = 24  # photos whose hashes differ in no more bits than this are nearly the same
 _ROWS_AT_ONCE = 512
 
 Hash = NDArray[np.bool_]
@@ -38,8 +38,8 @@ def near_duplicates(hashes: Sequence[Hash]) -> dict[int, int]:
         hashes: Hash of each photo.
 
     Returns:
-        For each such photo, by its index, the index of the most similar earlier photo that is not nearly the
-        same as an even earlier one.
+        Index of the most similar earlier photo, by the index of each such photo; earlier photos that are in
+        the result themselves are passed over.
     """
     if not hashes:
         return {}

@@ -75,7 +75,7 @@ def layout_problems(home: Home, generation: Generation, bundle: Bundle) -> list[
     ]
     missing = files - set(found) - {home.path / LOCK}
     problems += [f"{path.relative_to(home.path)} is missing" for path in sorted(missing)]
-    problems += [  # even one of the right length
+    problems += [  # a problem even if its length is right
         f"{path.relative_to(home.path)} is {storage.kind_at(path)}, not a file"
         for path in sorted(files - {home.path / CURRENT})
         if os.path.lexists(path) and not storage.is_regular_file(path)

@@ -1,4 +1,4 @@
-"""Audits a home: accounts for every byte, and shows that nothing else is there.
+"""Audits a home: accounts for every byte, and shows that nothing is unexplained.
 
 `audit` looks at what is there now (`audited_bytes`), what the ONNX file grew by (`onnx_growth`) and what the
 increments cost (`model.ledger`); `simulation` runs increments to see whether anything grows. The folders' own
@@ -111,7 +111,7 @@ def _ledger_problems(bundle: Bundle, generation: Generation) -> Iterator[str]:
 
 
 def memory_problems(entry: LedgerEntry) -> Iterator[str]:
-    """Yields problems: photos left in memory, or more than one teacher."""
+    """Yields problems with what an increment left in memory: photos, or more than one teacher."""
     if entry.teacher_networks is not None and entry.teacher_networks > 1:
         yield f"increment {entry.increment} left {entry.teacher_networks} teacher networks in memory, not 1"
     if entry.images_alive:

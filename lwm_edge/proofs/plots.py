@@ -25,7 +25,7 @@ _FOLDER_OF_MATPLOTLIB = "MPLCONFIGDIR"
 
 
 def check_plot(path: Path) -> None:
-    """Checks before the work whether a picture can be drawn and written.
+    """Checks, before the work begins, whether a picture can be drawn and written.
 
     Raises:
         ConfigError: The name is not that of a PNG file, or matplotlib is missing.

@@ -27,7 +27,7 @@ class OnnxGrowth(Report):
         classes: Number of classes that were added, less those that were removed.
         bytes: Number of bytes that the file grew by.
         bytes_per_class: Bytes per added class; None without added classes.
-        head_bytes: Bytes that the head's new rows must take; None if the names at that time are not known.
+        head_bytes: Bytes that the head's new rows must take; None if the names at the start are not known.
         names_bytes: Bytes that the names must take; None in the same case.
         framing_bytes: Bytes that longer numbers and lengths must take; None in the same case.
         explained: Whether these three add up to `bytes`, exactly; None in the same case.
@@ -56,7 +56,7 @@ class AuditReport(Report):
         bundle_bytes_shipped: Length of model.lwm when the home was made.
         onnx_growth: Growth of classifier.onnx; None in a home without a ledger.
         ledger_entries: Number of increments that the ledger lists.
-        ledger_head: Head of the ledger's hash chain; None in one that an older lwm-edge made.
+        ledger_head: Head of the ledger's hash chain; None in a ledger that an older lwm-edge made.
         not_audited: Names of extended attributes that the operating system sets by itself.
     """
 
@@ -87,10 +87,10 @@ class SimulationStep(Report):
     Attributes:
         increment: Number of the increment, from 1.
         classes: Number of classes after it.
-        file_bytes: Length of every file in the home; files of the current generation go by their name.
+        file_bytes: Length of every file in the home, by path; in the current generation, by name alone.
         onnx_bytes_expected: Length of classifier.onnx, computed from the classes.
         labels_bytes_expected: Length of labels.txt, computed from the classes.
-        memory: Memory that it took; `how` is in the simulation's report.
+        memory: Memory that the increment took; its `how` is moved to the simulation's report.
         problems: Problems that the audit of the home found after it.
         seconds: Wall-clock time of the increment.
     """
@@ -138,10 +138,10 @@ class SimulationReport(Report):
         problems: Sentences about what does not stay constant, and what the audits found.
         recipe: Recipe of the increments.
         increments: Number of increments.
-        classes_per_increment: Number of classes that each learnt.
+        classes_per_increment: Number of classes that each increment learnt.
         photos_per_class: Number of generated photos per class; accuracy is not measured.
         isolated: Whether each increment ran in its own process.
-        capacity: Capacity of the copy.
+        capacity: Capacity of the copied model.
         trends: Trends of every file and of memory.
         steps: Reports of the increments.
         how: Explanations of how each memory figure was taken.

@@ -22,21 +22,21 @@ class VerificationReport(Report):
     """Reports what `verify` found; nothing is proven unless it passed.
 
     Attributes:
-        home: Path of the home; None if a bundle was asked about.
+        home: Path of the home; None if a bundle file was verified.
         bundle: Path of the bundle.
         passed: Whether everything that was checked holds.
         problems: Sentences about what does not hold.
         proven: Sentences about what is proven.
-        not_proven: Sentences about what is not.
-        trusted_key: Public key of the vendor that was verified against, in hexadecimal.
-        trusted_key_file: File that it was read from.
+        not_proven: Sentences about what is not proven.
+        trusted_key: Vendor's public key, against which `verify` checked, in hexadecimal.
+        trusted_key_file: File that the trusted key was read from.
         base_digest: Digest of the shipped base, as recorded.
         base_signed_by: Public key that the base's signature names.
         model_digest: Digest of the current model.
         changes: Number of changes since the base was shipped.
         links_recorded: Number of changes that are still in the record.
         links_signed: Number of recorded changes that carry a device's signature.
-        device_keys: Public keys that these signatures name.
+        device_keys: Public keys that the devices' signatures name.
     """
 
     home: AnyNamePath | None
@@ -62,8 +62,8 @@ class _Keys:
 
     Attributes:
         vendor: Public key of the vendor; None if there is none.
-        vendor_file: File that it was read from.
-        from_home: Whether that file is the home's own.
+        vendor_file: File that the vendor's key was read from.
+        from_home: Whether `vendor_file` is the home's own.
         device: Public key of the device, if it was given.
         problems: Problems with these keys.
     """

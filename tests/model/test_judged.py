@@ -64,5 +64,5 @@ def test_figures_that_cannot_be_are_refused(judged: Any, problem: str) -> None:
 
 
 def test_a_base_has_none() -> None:
-    with pytest.raises(ValueError, match="nothing was changed yet"):
+    with pytest.raises(ValueError, match="nothing has been changed yet"):
         manifest(judged=KNOWN[:1])

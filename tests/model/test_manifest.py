@@ -70,10 +70,10 @@ def test_levels_that_cannot_be_are_refused(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("renamed", "problem"),
     [
-        ([{"class_index": 2, "name": "Hat"}], "does not ascend, or names a class that was not shipped"),
-        ([{"class_index": 1, "name": "Hat"}, {"class_index": 0, "name": "Cap"}], "does not ascend"),
-        ([{"class_index": 0, "name": "Hat"}] * 2, "does not ascend"),
-        ([{"class_index": 0, "name": "Coat"}], "renamed has a class that has the vendor's name"),
+        ([{"class_index": 2, "name": "Hat"}], "in ascending order, or names a class that was not shipped"),
+        ([{"class_index": 1, "name": "Hat"}, {"class_index": 0, "name": "Cap"}], "not in ascending order"),
+        ([{"class_index": 0, "name": "Hat"}] * 2, "not in ascending order"),
+        ([{"class_index": 0, "name": "Coat"}], "renamed names a class that has the vendor's name"),
         ([{"class_index": 0, "name": "a/b"}], "looks like a path"),
     ],
 )
@@ -84,7 +84,7 @@ def test_vendors_names_that_cannot_be_are_refused(renamed: list[dict[str, Any]],
 
 def test_nothing_is_renamed_before_the_first_change() -> None:
     content = json.loads(decode_text(encode(manifest()))) | {"renamed": [{"class_index": 0, "name": "Hat"}]}
-    assert any("nothing was changed yet" in found for found in refusal(block(content)).problems)
+    assert any("nothing has been changed yet" in found for found in refusal(block(content)).problems)
 
 
 # Encoding

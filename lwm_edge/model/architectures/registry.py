@@ -42,12 +42,12 @@ class Architecture:
     Attributes:
         build: Function that makes the whole classifier, untrained. It is called without arguments, if
             possible on the meta device, which takes no memory.
-        features: Names of the classifier's child modules that, one after the other, take images
-            [B, 3, H, W] float32 to the last feature maps [B, d, h, w] float32.
-        tail: Function that takes the whole classifier and makes a module, from maps to maps, of what comes
-            between these modules and the global average pooling; None if nothing does.
+        features: Names of the classifier's child modules that, one after the other, turn images
+            [B, 3, H, W] float32 into the last feature maps [B, d, h, w] float32.
+        tail: Function that takes the whole classifier and makes one module of what comes between these
+            modules and the global average pooling; it turns maps into maps. None if nothing comes there.
         head: Dotted name of the one linear layer.
-        preprocessing: Preprocessing from a photo to the input, unless the vendor chooses another.
+        preprocessing: Preprocessing that turns a photo into the input, unless the vendor chooses another.
         weights: Pretrained weights by name, each a function that returns a state dict of `build()`.
     """
 

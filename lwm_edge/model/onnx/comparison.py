@@ -23,7 +23,7 @@ class VariantReport(Report):
     Attributes:
         photos: Number of photos that both were run on; the form was not calibrated on any of them.
         agreement: Share of these photos that both put into the same class.
-        min_agreement: Smallest such share with which the form is written.
+        min_agreement: Smallest such share at which the form is still written.
         accuracy: Accuracy of the form; None if the photos are not all of known classes.
         original_accuracy: Accuracy of the file itself; None in the same cases.
         onnx_bytes: Length of the form.

@@ -134,7 +134,7 @@ def _fill(model: ModelProto, arrays: Arrays, manifest: Manifest) -> None:
 
 
 def metadata(manifest: Manifest) -> dict[str, str]:
-    """Returns what an ONNX file says about its model, for lwm-edge and by others' conventions.
+    """Returns what an ONNX file says about its model, in lwm-edge's terms and by the conventions of others.
 
     Conventions: https://onnx.ai/onnx/repo-docs/MetadataProps.html for images,
     https://onnx.ai/onnx/repo-docs/IR.html for author and licence, and `names` as readers of Ultralytics'

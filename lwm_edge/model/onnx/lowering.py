@@ -89,7 +89,7 @@ _LOWERINGS: dict[str, Callable[[NodeProto, GraphProto], None]] = {
 
 
 def _replace_sequence_splits(graph: GraphProto) -> None:
-    """Replaces each SplitToSequence, and the nodes that take its parts, by one Split."""
+    """Replaces each SplitToSequence, and the nodes that take its parts, with a single Split."""
     for split in [node for node in graph.node if node.op_type == "SplitToSequence"]:
         parts = [node for node in graph.node if split.output[0] in node.input]
         lengths = _constant(graph, split.input[1]) if len(split.input) > 1 else np.array(1)
@@ -110,7 +110,7 @@ def _replace_sequence_splits(graph: GraphProto) -> None:
 
 
 def _replace_hard_swishes(graph: GraphProto) -> None:
-    """Replaces HardSwish, which TensorRT 8 does not list, by its definition: x * HardSigmoid(x)."""
+    """Replaces HardSwish, which TensorRT 8 does not list, with its definition: x * HardSigmoid(x)."""
     nodes = [NodeProto.FromString(node.SerializeToString()) for node in graph.node]
     graph.ClearField("node")
     for node in nodes:

@@ -87,7 +87,7 @@ def head_inputs_of_probe(network: Network) -> NDArray[np.float32]:
 
 
 def verified_file(arrays: Arrays, manifest: Manifest, probe: ParityProbe) -> tuple[bytes, ParityReport]:
-    """Makes a bundle's ONNX file and compares it with the network, if it is safe to run.
+    """Makes a bundle's ONNX file and, if that is safe to run, compares it with the network.
 
     Args:
         arrays: Tensors of the bundle.
@@ -100,7 +100,7 @@ def verified_file(arrays: Arrays, manifest: Manifest, probe: ParityProbe) -> tup
     Raises:
         ExportError: The graph is not of the form that lwm-edge exports, costs more than its weights explain,
             or does not fit the tensors.
-        ParityError: The file computes something other than the network.
+        ParityError: The file does not compute what the network does.
     """
     check_cost(read_graph(arrays), filled_tensors(arrays))
     onnx_file = fill_graph(arrays, manifest)

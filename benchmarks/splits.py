@@ -1,0 +1,89 @@
+"""Lays out the class folders of a data set as the steps of the class-incremental protocol."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+_ALL = slice(0, None)
+
+
+class Split:
+    """Lays out a data set's classes in the order of one seed, each step as a folder of links or copies.
+
+    Args:
+        data: Folder with train/<class>/* and test/<class>/*.
+        work: Folder to lay them out in.
+        seed: Seed of the class order: the sorted names, permuted with numpy.random.RandomState(seed).
+        base: Number of base classes.
+        step: Number of classes per step.
+        until: Number of classes to stop at; None takes all.
+        photos: Number of training photos per new class; None takes all.
+        held_out: Number of training photos of each class that nothing learns and `test` consists of, so that
+            the test photos are never read; 0 tests on these.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        work: Path,
+        seed: int,
+        base: int,
+        step: int,
+        until: int | None,
+        photos: int | None,
+        held_out: int = 0,
+    ) -> None:
+        names = sorted(path.name for path in (data / "train").iterdir())
+        order = [names[i] for i in np.random.RandomState(seed).permutation(len(names))][:until]
+        self.groups = [order[:base], *(order[i : i + step] for i in range(base, len(order), step))]
+        self.data, self.work, self.photos, self.held_out = data, work, photos, held_out
+
+    def seen(self, group: int) -> list[str]:
+        """Lists the classes up to a step, in their order."""
+        return [name for names in self.groups[: group + 1] for name in names]
+
+    def train(self, group: int) -> Path:
+        """Collects the training photos of one step's classes."""
+        end = self.held_out + self.photos if group and self.photos is not None else None
+        return self.folder(f"train{group}", "train", self.groups[group], slice(self.held_out, end))
+
+    def all_train(self) -> Path:
+        """Collects the training photos of all classes for joint training, as many as the steps had."""
+        folder = self.work / "train-all"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for group in range(len(self.groups)):
+            for path in self.train(group).iterdir():
+                (folder / path.name).symlink_to(path)
+        return folder
+
+    def test(self, group: int) -> Path:
+        """Collects the photos to test on of all classes up to a step."""
+        return self._to_test(f"test{group}", self.seen(group))
+
+    def test_new(self, group: int) -> Path:
+        """Collects the photos to test on of one step's classes alone."""
+        return self._to_test(f"test-new{group}", self.groups[group])
+
+    def _to_test(self, name: str, classes: list[str]) -> Path:
+        if self.held_out:
+            return self.folder(name, "train", classes, slice(0, self.held_out))
+        return self.folder(name, "test", classes)
+
+    def folder(self, name: str, split: str, classes: list[str], photos: slice = _ALL) -> Path:
+        """Links to the folders of some classes or, with a slice, copies some photos of each."""
+        folder = self.work / name
+        shutil.rmtree(folder, ignore_errors=True)
+        for class_name in classes:
+            source, target = self.data / split / class_name, folder / class_name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if photos == _ALL:
+                target.symlink_to(source.resolve())
+                continue
+            target.mkdir()
+            for photo in sorted(source.iterdir())[photos]:
+                shutil.copy(photo, target)
+        return folder
