@@ -137,4 +137,5 @@ def test_the_sweep_its_table_and_resuming(data: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert all([step["classes"] for step in run["steps"]] == [2, 4, 6] for run in runs)
     printed = _run("sweep.py", data, results, *options, "--trial", "epochs=1")
-    assert printed.count("\n") == 4 and json.loads(results.read_text())["runs"] == runs
+    assert printed.count("| `epochs=1") == 2 and printed.count("\nBest: ") == 2
+    assert json.loads(results.read_text())["runs"] == runs
