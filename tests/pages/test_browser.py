@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("jinja2", reason="the extra `report` is not installed")
 pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
 
-from tests.pages.conftest import PageMaker
+from lwm_edge import add_classes_with_page, check_photos, write_check_page
+from lwm_edge.home.home import Home
+from tests.pages.conftest import HOSTILE, PageMaker
+from tests.support.folders import PhotoMaker
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PHONE, DESKTOP = 360, 1280
@@ -60,15 +64,11 @@ def _looks(page: Path, width: int, dark: bool) -> Any:
     return json.loads(html.unescape(found[1]))
 
 
-@pytest.mark.parametrize("count", [3, 300])
-@pytest.mark.parametrize("width", [PHONE, DESKTOP])
-def test_a_page_fits_and_asks_for_nothing(make_page: PageMaker, count: int, width: int) -> None:
-    page = make_page(count)
+def _assert_that_it_fits_and_asks_for_nothing(page: Path, width: int, title: str) -> None:
     light, dark = (_looks(page, width, dark) for dark in (False, True))
     for looks in (light, dark):
         assert looks["width"] <= width and not looks["wide"] and not looks["requests"]
-        assert looks["title"] == "What home knows"
-    assert light["paper"] == dark["ink"] or light["paper"] != dark["paper"]
+        assert looks["title"] == title
     assert _brightness(light["paper"]) > 200 > 100 > _brightness(light["ink"])
     assert _brightness(dark["paper"]) < 60 < 200 < _brightness(dark["ink"])
 
@@ -76,3 +76,31 @@ def test_a_page_fits_and_asks_for_nothing(make_page: PageMaker, count: int, widt
 def _brightness(colour: str) -> float:
     red, green, blue = map(int, re.findall(r"\d+", colour)[:3])
     return (red + green + blue) / 3
+
+
+@pytest.mark.parametrize("count", [3, 300])
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+def test_a_report_fits_and_asks_for_nothing(make_page: PageMaker, count: int, width: int) -> None:
+    _assert_that_it_fits_and_asks_for_nothing(make_page(count), width, "What home knows")
+
+
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+def test_a_report_on_an_increment_does_so_too(
+    home: Home, make_photos: PhotoMaker, tmp_path: Path, width: int
+) -> None:
+    photos = make_photos(renamed={HOSTILE[3]: "Bag", HOSTILE[1]: "Shirt"})
+    add_classes_with_page(home, photos, tmp_path / "page.html", isolate=False)
+    _assert_that_it_fits_and_asks_for_nothing(tmp_path / "page.html", width, "What home knows")
+
+
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+def test_the_doctors_page_does_so_too(
+    home: Home, make_photos: PhotoMaker, tmp_path: Path, width: int
+) -> None:
+    photos = make_photos(renamed={HOSTILE[3]: "Bag", HOSTILE[1]: "Shirt"})
+    with Image.open(photos / HOSTILE[3] / "000.png") as image:
+        image.point(lambda value: value // 20).save(photos / HOSTILE[3] / f"{'dark' * 40}.png")
+    report = check_photos(home, photos)
+    assert report.suspects
+    write_check_page(report, tmp_path / "page.html")
+    _assert_that_it_fits_and_asks_for_nothing(tmp_path / "page.html", width, "Photos to look at")
