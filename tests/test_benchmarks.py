@@ -26,6 +26,11 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+SMALL: tuple[Any, ...] = (
+    "--arch", "small_resnet20", "--image-size", 28, "--base-classes", 2, "--step-classes", 2,
+)  # fmt: skip
+
+
 def _run(script: str, *arguments: object) -> str:
     command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -36,17 +41,7 @@ def _run(script: str, *arguments: object) -> str:
 @pytest.mark.extended
 def test_the_protocol_its_table_and_resuming(data: Path, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
-    options: list[Any] = [
-        "--arch",
-        "small_resnet20",
-        "--image-size",
-        28,
-        "--base-classes",
-        2,
-        "--step-classes",
-        2,
-    ]
-    options += ["--epochs", 1, "--base-epochs", 1, "--new-photos", 10, "--grid", 0]
+    options = [*SMALL, "--epochs", 1, "--base-epochs", 1, "--new-photos", 10, "--grid", 0]
     methods = ["--method", "auto", "--method", "nearest-mean", "--method", "streaming-lda"]
     _run("protocol.py", data, results, *options, *methods)
     runs = json.loads(results.read_text())["runs"]
@@ -118,17 +113,7 @@ def test_a_protocol_that_is_killed_ends_with_the_same_numbers(data: Path, tmp_pa
 @pytest.mark.extended
 def test_the_sweep_its_table_and_resuming(data: Path, tmp_path: Path) -> None:
     results = tmp_path / "sweep.json"
-    options: list[Any] = [
-        "--arch",
-        "small_resnet20",
-        "--image-size",
-        28,
-        "--base-classes",
-        2,
-        "--step-classes",
-        2,
-    ]
-    options += ["--until", 6, "--new-photos", 10, "--held-out", 10, "--base-epochs", 1, "--seed", 7]
+    options = [*SMALL, "--until", 6, "--new-photos", 10, "--held-out", 10, "--base-epochs", 1, "--seed", 7]
     _run("sweep.py", data, results, *options, "--trial", "epochs=1", "--trial", "epochs=1,schedule=cosine")
     runs = json.loads(results.read_text())["runs"]
     assert [(run["recipe"], run["trial"]) for run in runs] == [
