@@ -64,7 +64,7 @@ def test_evaluate_leaves_out_folders_that_are_no_class_and_says_so(
     shown = capsys.readouterr()
     assert "of 8 photos" in shown.out and "does not know these classes: Bag, Shirt" in shown.err
     shutil.rmtree(folder / "coat")
-    with pytest.raises(PhotosError, match=r"is a class of the model; it knows: Coat") as caught:
+    with pytest.raises(PhotosError, match=r"is a class of the model, which knows: Coat") as caught:
         evaluate(home, folder)
     assert caught.value.problems == ("Bag", "Shirt")
 

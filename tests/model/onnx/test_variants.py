@@ -188,8 +188,8 @@ def test_photos_of_unknown_classes_have_no_accuracy_and_few_photos_are_refused(
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"precision": "int8"}, "int8 must be checked on photos, so give a folder of them"),
-        ({"float_weights": True}, "float_weights applies only to int8, so choose int8 too"),
+        ({"precision": "int8"}, "int8 must be checked on photos, so give a folder of photos"),
+        ({"float_weights": True}, "float_weights applies only to int8, so choose int8 as well"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict, problem: str) -> None:
