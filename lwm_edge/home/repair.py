@@ -1,4 +1,4 @@
-"""Provides `repair_home`, which rebuilds a home's damaged files from its bundle, but not the bundle itself."""
+"""Provides `repair_home`, which rebuilds a home's damaged files from its bundle, but never the bundle."""
 
 from __future__ import annotations
 

@@ -281,7 +281,7 @@ def test_the_last_number_is_not_passed(home: Home) -> None:
     (home.path / "generations" / "00000000").rename(home.path / "generations" / "99999999")
     (home.path / "current").unlink()
     (home.path / "current").symlink_to("generations/99999999")
-    with pytest.raises(HomeError, match="no number left"):
+    with pytest.raises(HomeError, match="no free number up to 99999999"):
         remove_class(home, "Coat", shipped=True)
     assert "Coat" in home.open_bundle().manifest.class_names
 
