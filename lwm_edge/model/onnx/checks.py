@@ -1,6 +1,6 @@
-"""Checks a graph before anything runs it: a base comes from elsewhere, so its graph could hold anything.
+"""Checks a graph before anything runs it: a base comes from elsewhere, so its graph could contain anything.
 
-Since `tracing` and `lowering` make every graph, its form is known; whatever is not of that form is refused.
+The form of a sound graph is known, as only `tracing` and `lowering` make graphs. Any other graph is refused.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _MAX_NODES, _MAX_NODE_BYTES = 20_000, 4096
 _MAX_BYTES_PER_CONSTANT, _MAX_BYTES_OF_CONSTANTS = 1024, 256 * 1024
 _MAX_ATTRIBUTE_VALUES, _MAX_TEXT = 16, 200
 _CAST_TO = {TensorProto.FLOAT, TensorProto.INT64}
-_MAX_OPERATIONS = 250_000_000_000  # per image; an ONNX file of at most 2 GB takes 127 billion at 224 px
-_MAX_COST_BESIDE = 8  # operations per element that nodes with weights write; the most seen was 1.5
+_MAX_OPERATIONS = 250_000_000_000  # per image; the largest ONNX file, of 2 GB, needs 127 billion at 224 px
+_MAX_COST_BESIDE = 8  # per element that nodes with weights write; the most ever seen was 1.5
 _LISTED_PROBLEMS = 20
 
 
@@ -180,7 +180,7 @@ class Cost(NamedTuple):
     elements: int = 0
 
     def with_node(self, operations: int, elements: int) -> Cost:
-        """Adds what one more node costs."""
+        """Returns the cost with that of one more node added."""
         return Cost(self.operations + operations, self.elements + elements)
 
 
@@ -188,14 +188,14 @@ def check_cost(model: ModelProto, weights: Set[str]) -> None:
     """Refuses a graph that costs more than its weights explain.
 
     A classifier uses each weight at most once for each pixel, and does little between its layers. A graph
-    that runs for hours would need weights to match, and the file's length would show them.
+    that runs for hours would need so many weights that the file's length would give it away.
 
     Args:
         model: Graph that `check_form` accepted.
         weights: Names of the network's tensors.
 
     Raises:
-        ExportError: The graph costs more than that, or its cost is unknown.
+        ExportError: The graph costs more than its weights explain, or its cost cannot be computed.
     """
     readers = [name for node in model.graph.node for name in node.input if name in weights]
     if again := sorted({name for name in readers if readers.count(name) > 1}):
@@ -219,7 +219,7 @@ def graph_cost(model: ModelProto, weights: Set[str]) -> tuple[Cost, Cost]:
     """Computes a graph's cost for one image from its shapes, without running it.
 
     Returns:
-        Cost of the nodes that read weights, and of all others.
+        Cost of the nodes that read weights, and cost of all other nodes.
 
     Raises:
         ExportError: Some shapes cannot be inferred, or grow faster than the batch.

@@ -1,4 +1,4 @@
-"""Makes the ONNX file of a bundle: puts the bundle's tensors and metadata into its graph.
+"""Makes the ONNX file of a bundle: puts the bundle's tensors and metadata into the bundle's graph.
 
 The input is uint8 [batch, H, W, 3]; the outputs are float32: `logits` and `probabilities` [batch, classes],
 `unknown` [batch, 1], which is larger the less a photo resembles any class, and `head_inputs` [batch, d].
@@ -52,7 +52,7 @@ def read_graph(arrays: Arrays) -> ModelProto:
 
 
 def _fits(tensor: TensorProto, arrays: Arrays) -> bool:
-    """Tells whether a tensor is declared as it is in the bundle; it may have rows for fewer classes."""
+    """Tells whether a graph's tensor fits that of the bundle; it may have rows for fewer classes."""
     array = arrays.get(tensor.name)
     if array is None:
         return True
@@ -65,7 +65,7 @@ def _fits(tensor: TensorProto, arrays: Arrays) -> bool:
 def declared_backbone(graph: bytes) -> dict[str, tuple[str, list[int]]]:
     """Returns the data type and shape of each tensor of a graph's backbone, under its name in a bundle.
 
-    torch's BatchNorm has one more tensor, a count of batches. It is in the result, though no graph reads it.
+    torch's BatchNorm has one more tensor, a count of batches, which no graph reads. The result includes it.
 
     Args:
         graph: Graph as a bundle keeps it.
@@ -106,7 +106,7 @@ def fill_graph(arrays: Arrays, manifest: Manifest) -> bytes:
     try:
         _fill(model, arrays, manifest)
         content: bytes = model.SerializeToString(deterministic=True)
-        del model  # the checker reads a copy of its own
+        del model  # the checker makes its own copy
         checker.check_model(content)
     except Exception as error:  # protobuf and the checker raise errors of many kinds
         raise ExportError(

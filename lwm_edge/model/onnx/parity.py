@@ -1,4 +1,4 @@
-"""Compares an ONNX file with the network through ONNX Runtime, from pixels, before anybody may use it."""
+"""Compares an ONNX file, run on pixels in ONNX Runtime, with the network before anybody may use the file."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 PARITY_BATCH_SIZES = (1, 2, 5)
 PARITY_TOLERANCE = 1e-4
-"""Difference that is allowed, as a share of the largest value, or of 1 if that is larger."""
+"""Difference that is allowed, as a share of the largest value, or of 1 if all values are smaller."""
 
 _UNKNOWN_TOLERANCE = 1e-3  # larger, as the score is a difference of squares
 
 
 def generated_images(image_size: int) -> Pixels:
-    """Draws five pictures of colour gradients with noise [5, H, W, 3] uint8, for want of photos."""
+    """Draws five pictures of colour gradients with noise [5, H, W, 3] uint8, to take the place of photos."""
     generator = np.random.default_rng(0)
     corners = generator.integers(0, 256, (5, 2, 2, 3)).astype(np.float64)
     ramp = np.linspace(0, 1, image_size)
@@ -46,7 +46,7 @@ class ParityProbe:
     Attributes:
         images: Pictures [B, H, W, 3] uint8; if there are fewer than 5, they are repeated.
         logits: Logits of the network [B, classes] float32.
-        real_photos: Whether the pictures are photos rather than generated.
+        real_photos: Whether the pictures are photos, rather than generated pictures.
     """
 
     images: Pixels
@@ -68,8 +68,8 @@ def parity_probe(network: Network, photos: Pixels | None = None) -> ParityProbe:
 def shipped_probe(arrays: Arrays, manifest: Manifest) -> ParityProbe:
     """Computes the logits that the head must give the generated pictures, without running the network.
 
-    The bundle keeps the head's inputs for these pictures. The torch that trained the network computed them,
-    so ONNX Runtime on the device is compared with that torch, and the device itself needs none.
+    The bundle keeps the head's inputs for these pictures, as computed by the torch that trained the network.
+    So ONNX Runtime on the device is compared with the vendor's torch, and the device itself needs no torch.
     """
     head_inputs, classes = arrays[PROBE].astype(np.float64), len(manifest.class_names)
     logits = head_inputs @ arrays[WEIGHT][:classes].T + arrays[BIAS][:classes]
@@ -126,7 +126,7 @@ def _check_unknown(classifier: Classifier, arrays: Arrays, images: Pixels) -> No
 
 
 def _largest_part(head_inputs: NDArray[np.float32], arrays: Arrays) -> float:
-    """Computes the largest of the terms whose difference is the score: float32 rounds in proportion to it."""
+    """Computes the largest term in the difference that is the score: rounding errors grow with that term."""
     values = head_inputs @ arrays[AXES].T + arrays[AXES_OFFSET]
     return float((values**2).sum(1).max())
 
@@ -140,7 +140,7 @@ def check_parity(classifier: Classifier, probe: ParityProbe) -> ParityReport:
 
     Raises:
         ParityError: A logit differs by more than 1e-4 x max(1, largest |logit|), or the best class differs
-            where the margin exceeds that.
+            although it leads by a larger margin than that.
     """
     largest = max(PARITY_BATCH_SIZES)
     images = np.resize(probe.images, (largest, *probe.images.shape[1:]))
