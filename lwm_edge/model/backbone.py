@@ -62,7 +62,7 @@ class Backbone:
         return ()
 
     def _check(self, images: Pixels, expected: NDArray[np.float32]) -> None:
-        """Compares the head's inputs for the generated pictures with those from the vendor's torch."""
+        """Compares the head's inputs for the generated pictures with those computed by the vendor's torch."""
         actual, _ = self.run(images)
         if actual.shape != expected.shape:
             raise ExportError(
@@ -73,14 +73,14 @@ class Backbone:
         difference = float(np.abs(actual - expected).max())
         if not difference <= tolerance:
             raise ParityError(
-                f"ONNX Runtime on this device differs from the vendor's torch by {difference:.3g} in what "
-                f"the head reads ({tolerance:.3g} is allowed); nothing was learnt: use another version of "
+                f"ONNX Runtime on this device differs from the vendor's torch by {difference:.3g} in the "
+                f"head's inputs ({tolerance:.3g} is allowed), so nothing was learnt; use another version of "
                 "onnxruntime"
             )
 
 
 def _checked_file(bundle: Bundle) -> bytes:
-    """Makes the content of a bundle's ONNX file, once its graph has proved safe to run."""
+    """Makes the content of a bundle's ONNX file, after checking that the graph is safe to run."""
     arrays = bundle.arrays()
     check_cost(read_graph(arrays), filled_tensors(arrays))
     return fill_graph(arrays, bundle.manifest)

@@ -41,7 +41,7 @@ DIGEST_KEY = "model_digest"
 INPUT = "image"
 LOGITS, PROBABILITIES, HEAD_INPUTS = "logits", "probabilities", "head_inputs"
 UNKNOWN = "unknown"
-"""Name of an output, and of the metadata entry that holds its thresholds."""
+"""Name of an output, and of the metadata entry that contains the output's thresholds."""
 _BATCH_SIZE = 16
 
 _WHAT_TO_DO = "rebuild it with lwm-edge repair (in a model home) or lwm-edge export"
@@ -50,16 +50,17 @@ _NAMES = TypeAdapter(tuple[str, ...])
 
 
 class Prediction(Report):
-    """Ranks one photo's best classes.
+    """Reports the best classes for one photo.
 
     Attributes:
         photo: Path of the photo; None if it was given in memory.
         class_names: Names of the best classes, best first.
         probabilities: Probabilities of these classes.
-        known_score: Score that is larger the more the photo resembles some class; see `model.unknown`.
-        unknown: Whether that score is so small that the photo counts as none of the classes; None if the
-            model was not calibrated.
-        error: Reason why the photo could not be read; the other fields are then empty.
+        known_score: Score that is higher the more the photo resembles some class; see `model.unknown`.
+        unknown: Whether that score is so low that the photo counts as none of the classes; None if the model
+            was not calibrated.
+        error: Reason why the photo could not be read; the fields about classes are then empty. None if it
+            could be read.
     """
 
     photo: AnyNamePath | None
@@ -76,7 +77,7 @@ class Outputs(NamedTuple):
     Attributes:
         logits: Logits [B, classes] float32.
         probabilities: Probabilities [B, classes] float32.
-        unknown: Score [B] float32 that is larger the less an image resembles any class.
+        unknown: Score [B] float32 that is higher the less an image resembles any class.
     """
 
     logits: NDArray[np.float32]
@@ -85,7 +86,7 @@ class Outputs(NamedTuple):
 
 
 class Classifier:
-    """Runs an exported classifier, which is loaded once and used often.
+    """Loads an exported classifier once, and runs it as often as it is needed.
 
     Attributes:
         path: Path of the ONNX file; None if its content was given.
@@ -93,10 +94,10 @@ class Classifier:
         preprocessing: Preprocessing that turns a photo into the input.
         model_digest: Digest of the model that was exported.
         calibration: Thresholds of the score for unknown objects.
-        static_batch: Number of images that the file takes at once; None for any.
+        static_batch: Number of images that every batch must have; None if it may have any number.
 
     Args:
-        source: Path of the ONNX file, or its content.
+        source: Path of the ONNX file, or the file's content.
 
     Raises:
         ExportError: There is no such file, or lwm-edge did not export it.
@@ -106,7 +107,7 @@ class Classifier:
     @explains_os_failures
     def __init__(self, source: str | PathLike[str] | bytes) -> None:
         self.path = None if isinstance(source, bytes) else Path(source)
-        self._loaded = _identity(self.path)  # before the file is read, so that no later one is missed
+        self._loaded = _identity(self.path)  # before the file is read, so that no replacement is missed
         where = self._where = self.path or "the exported ONNX file"
         if self.path and not self.path.is_file():
             if os.path.lexists(self.path):
@@ -137,8 +138,8 @@ class Classifier:
     def stale(self) -> bool:
         """Returns whether the path now leads to another file, as a home's does after each increment.
 
-        Asking is cheap, as no file is read. A missing file does not make the classifier stale, and one made
-        from bytes is never stale.
+        Asking is cheap, as no file is read. A missing file does not make the classifier stale. A classifier
+        made from bytes is never stale.
         """
         now = _identity(self.path)
         return now is not None and now != self._loaded
@@ -164,11 +165,11 @@ class Classifier:
         """Runs the model on prepared images.
 
         Args:
-            images: RGB images at the model's size [B, H, W, 3] uint8; any number of them, even if the file
-                was exported for a single batch size.
+            images: RGB images at the model's size [B, H, W, 3] uint8; there may be any number of them, even
+                if the file was exported for a single batch size.
 
         Raises:
-            ExportError: The file is damaged: it fails, or its outputs are wrong.
+            ExportError: ONNX Runtime cannot run the file, or the shape or type of an output is wrong.
         """
         if not self.static_batch or len(images) == self.static_batch:
             return self._run(images)
@@ -215,11 +216,11 @@ class Classifier:
     def rank(
         self, photos: PhotoSet, top_k: int, *, on_progress: ProgressCallback = ignore_progress
     ) -> NDArray[np.int64]:
-        """Ranks the best classes for each photo; returns each one's class_index [M, up to top_k] int64.
+        """Ranks the best classes for each photo; returns their class indices [M, up to top_k] int64.
 
         Args:
             photos: Photos to classify.
-            top_k: Number of classes for each photo, best first.
+            top_k: Number of classes to return for each photo, best first.
             on_progress: Function that is called before each photo.
         """
         count = len(photos.photos)
@@ -241,10 +242,10 @@ class Classifier:
         """Ranks the best classes for each photo; a photo that cannot be read gets an error instead.
 
         Args:
-            photos: One photo or several, each in any form that `prepare_photo` takes: a path, bytes, an open
-                file, a PIL image or an array of any size.
-            top_k: Number of classes for each photo, best first.
-            keep: Share of known photos that are not to be called unknown, one of `terms.SHARES`.
+            photos: One photo or several, each in any form that `prepare_photo` accepts: a path, bytes, an
+                open file, a PIL image or an array of any size.
+            top_k: Number of classes to return for each photo, best first.
+            keep: Share of photos of known classes that must not be called unknown; one of `terms.SHARES`.
             on_progress: Function that is called before each photo.
 
         Raises:
@@ -252,7 +253,7 @@ class Classifier:
         """
         given = photos_in(photos)
         if keep not in SHARES:
-            raise ConfigError(f"cannot keep {keep:g} of known photos; choose {listed_shares()}")
+            raise ConfigError(f"the share of known photos to keep must be {listed_shares()}, not {keep:g}")
         if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
             raise ConfigError(f"top_k is the number of classes for each photo, at least 1, not {top_k!r}")
         threshold = self.calibration.threshold(keep)
@@ -299,7 +300,7 @@ class Classifier:
 
 
 def _identity(path: Path | None) -> tuple[str, int, int, int] | None:
-    """Returns what distinguishes a file from any other that takes its place; None if there is no file."""
+    """Returns a key that tells a file from any other in the same place; None if there is no file."""
     if path is None:
         return None
     try:
@@ -314,9 +315,9 @@ def open_session(model: Path | bytes) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised, not printed on the user's terminal
+    options.log_severity_level = 4  # errors are raised, so ONNX Runtime need not print them
     options.intra_op_num_threads = usable_processors()  # by default, one for each core of the machine
-    with freed_memory_kept(True):  # loading frees much memory, only to take it again
+    with freed_memory_kept(True):  # loading frees much memory, but soon needs it again
         return onnxruntime.InferenceSession(
             model, options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
@@ -328,7 +329,7 @@ def _for_onnx_runtime(path: Path) -> Path | bytes:
 
 
 def _shapes(session: Any) -> tuple[int, int | None]:
-    """Returns a file's number of logits (more than it has classes, if its head is fixed) and its batch size.
+    """Returns the number of logits (if the head is fixed, more than there are classes) and the batch size.
 
     Raises:
         ValueError: The number of outputs is not fixed.

@@ -42,7 +42,7 @@ def load_network(bundle: Bundle) -> Network:
 
 
 def mapped_tensors(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a safetensors file, mapped from it, whatever bytes are in its name."""
+    """Returns the tensors of a safetensors file, mapped from the file, whatever bytes are in its name."""
     if printable(path) == str(path):
         return load_file(path)
     with storage.open_regular(path) as file:  # safetensors only accepts names that are UTF-8
@@ -68,9 +68,9 @@ def empty_network(manifest: Manifest) -> Network:
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Leaves out the random initialisation of parameters.
+    """Skips the random initialisation of parameters.
 
-    Nothing would use it, and on the meta device it would load torch's compiler, 70 MiB.
+    Nothing would use the initial values, and on the meta device they would load torch's compiler, 70 MiB.
     """
 
     def __torch_function__(
@@ -91,7 +91,7 @@ def _build_unallocated(architecture: Architecture) -> nn.Module:
 
 
 def load_tensors(network: Network, tensors: Mapping[str, Tensor]) -> Network:
-    """Puts the tensors themselves, not copies, into an empty network.
+    """Puts tensors into an empty network: the tensors themselves, not copies.
 
     Raises:
         ArchitectureError: Names, shapes or dtypes do not fit; all problems are listed.

@@ -1,8 +1,8 @@
 """Computes a block's activations again in the backward pass instead of keeping them, to save memory.
 
-torch.utils.checkpoint does the same for any function, but loads torch's compiler for it, 70 MiB: more than it
-saves when few images are computed at once. See Chen et al. 2016, "Training Deep Nets with Sublinear Memory
-Cost".
+torch.utils.checkpoint does the same for any function, but it loads torch's compiler. That takes 70 MiB, which
+is more than it saves if few images are computed at once. See Chen et al. 2016, "Training Deep Nets with
+Sublinear Memory Cost".
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class _Recomputed(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (activations,) = ctx.saved_tensors
         activations = activations.detach().requires_grad_(ctx.needs_input_grad[1])
-        with torch.enable_grad():  # passing the gradient to `backward` would load the compiler
+        with torch.enable_grad():  # `backward` would load the compiler if it were given the gradient
             product = (ctx.run(activations) * gradient).sum()
         torch.autograd.backward(product)  # adds to the parameters' gradients one by one
         return None, activations.grad, *[None] * (len(ctx.needs_input_grad) - 2)

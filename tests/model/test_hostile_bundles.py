@@ -288,7 +288,7 @@ def test_a_file_that_declares_a_huge_tensor_takes_no_memory(
 @pytest.mark.parametrize("header_bytes", [5 * 2**20, 99 * 2**20, 2**32, 2**63])
 def test_a_huge_header_is_not_read(tmp_path: Path, header_bytes: int) -> None:
     sparse(tmp_path / "huge.lwm", header_bytes.to_bytes(8, "little") + b"{", min(header_bytes + 100, 2**27))
-    with memory_bound(16 * 2**20), pytest.raises(BundleError, match="declares more than any bundle has"):
+    with memory_bound(16 * 2**20), pytest.raises(BundleError, match="declares more data than any bundle has"):
         open_bundle(tmp_path / "huge.lwm")
 
 

@@ -43,7 +43,7 @@ def test_they_are_outside_the_digest_and_change_no_length() -> None:
 @pytest.mark.parametrize(
     ("judged", "problem"),
     [
-        ([[2, 0, 1]], "a class that is not there"),
+        ([[2, 0, 1]], "a class that does not exist"),
         ([[1, 0, 1], [0, 0, 1]], "not in ascending order"),
         ([[1, 0, 1], [1, 0, 1]], "not in ascending order"),
         ([[1, 2, 1]], "more photos were recognised than were judged"),

@@ -116,7 +116,7 @@ def test_a_share_that_was_not_calibrated_is_refused() -> None:
     bundle = open_bundle(BASE_BUNDLE)
     classifier = Classifier(fill_graph(bundle.arrays(), bundle.manifest))
     with pytest.raises(
-        ConfigError, match=r"cannot keep 0.5 of known photos; choose 0.8, 0.9, 0.95, 0.98 or 0.99"
+        ConfigError, match=r"known photos to keep must be 0.8, 0.9, 0.95, 0.98 or 0.99, not 0.5"
     ):
         classifier.classify([], keep=0.5)
 

@@ -20,7 +20,7 @@ class SmallResNet(nn.Module):
 
     Args:
         blocks_per_stage: Number of blocks per stage; 3 makes ResNet-20, 5 makes ResNet-32.
-        classes: Number of rows of the linear layer.
+        classes: Number of outputs of the linear layer.
     """
 
     def __init__(self, blocks_per_stage: int, classes: int = 10) -> None:
