@@ -1,4 +1,4 @@
-"""Draws charts as SVG that takes its colours and its font from the page, so that it suits light and dark."""
+"""Draws charts as SVG that takes colours and font from the page around it, to suit both light and dark."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def memory_chart(ledger: Sequence[LedgerEntry]) -> str:
 
 
 def accuracy_chart(classes: Sequence[ClassFact]) -> str:
-    """Draws the recognised share of each measured class, with its interval, worst class first."""
+    """Draws the share of photos recognised for each measured class, with its interval, worst class first."""
     ranked = sorted((fact for fact in classes if fact.total), key=lambda fact: (fact.share, fact.interval))
 
     def draw(axes: Any) -> None:
@@ -110,7 +110,7 @@ def _over_changes(changes: Sequence[int], series: dict[str, list[float]]) -> str
 
 
 def _svg(draw: Any) -> str:
-    """Returns a chart as an element for a page, without an XML prolog, ids of groups or a size of its own."""
+    """Returns a chart as an SVG element for a page, without XML prolog, ids of groups, width and height."""
     from matplotlib import rc_context
 
     with rc_context(_STYLE):

@@ -1,4 +1,4 @@
-"""Fills the template of a page with what it shows, and escapes all text in it."""
+"""Fills in the template of a page, and escapes all text in the page."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def require_jinja2() -> Any:
 
 
 def fill(template: Path, content: dict[str, Any]) -> bytes:
-    """Returns a page as UTF-8.
+    """Fills in a template, and returns the page as UTF-8.
 
     Args:
-        template: Path of the template, beside the module that makes the page.
-        content: Values by the names that the template gives them.
+        template: Path of the template.
+        content: Values for the template, by the names that it uses.
 
     Raises:
         ConfigError: jinja2 is not installed.

@@ -84,7 +84,7 @@ def test_a_report_without_suspects(report: CheckReport) -> None:
 def test_a_column_for_photos_that_are_alike_is_there_only_if_there_are_any(report: CheckReport) -> None:
     alone = report.model_copy(update={"suspects": report.suspects[:1], "class_photos": {"Cup": 1}})
     both, one = check_page(report).decode(), check_page(alone).decode()
-    assert "<th>Nearly the same</th>" in both and "<th>Nearly the same</th>" not in one
+    assert "<th>Nearly the same as</th>" in both and "<th>Nearly the same as</th>" not in one
     assert both.count("<td") == 3 * 2 and one.count("<td") == 2
     assert "1 of 1 usable photo in" in one
 

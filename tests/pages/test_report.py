@@ -117,7 +117,7 @@ def test_classes_of_earlier_increments_keep_the_figures_of_their_day(
     write_report(home, tmp_path / "page.html")
     text = " ".join(Page(tmp_path / "page.html").text.split())
     assert text.count("when it was learnt, with the model of that day") >= 2
-    assert "no figure was kept" not in text
+    assert "there is no figure from the day" not in text
 
 
 def test_no_page_is_written_into_a_home_or_without_its_libraries(
