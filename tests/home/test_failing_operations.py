@@ -1,4 +1,4 @@
-"""Whichever operation on files ends in an input/output error, callers get success or an error of the tree."""
+"""Whichever file operation ends in an input/output error, callers get a result or one of our own errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.failing_verbs import FailingVerbs
 from tests.support.hostile import published
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "failing-operations.json"
-TRIED = 6  # of each verb, evenly spread; each takes up to a few seconds, and .ci/extended tries all
+TRIED = 6  # operations of each verb, evenly spread, as each takes up to a few seconds; .ci/extended tries all
 
 
 @pytest.mark.slow

@@ -149,7 +149,7 @@ def test_a_read_only_disk(home: Home, mount: Mount, make_photos: PhotoMaker) -> 
         with pytest.raises(HomeError, match="Read-only file system"):
             change()
     assert state_of(home.path) == before
-    assert audit(home).passed  # reading needs no writing
+    assert audit(home).passed  # an audit writes nothing
     assert published("| read-only disk (mounted) | 4 | nothing |")
 
 
@@ -189,7 +189,7 @@ def test_every_sync_that_fails_leaves_the_old_model_or_the_new(
             failed = _fails(lambda: _commit_again(home))
             monkeypatch.undo()
             tried += 1
-            if left[0] >= 0:  # it needs no more syncs than that
+            if left[0] >= 0:  # the commit has ended with fewer syncs than that
                 break
             if failed and state_of(home.path) != before:
                 assert "so a power cut may still undo it" in str(failed)

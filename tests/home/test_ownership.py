@@ -1,6 +1,6 @@
-"""Nothing is deleted that this program did not make: not by a change, a failing one, a plan, or `init`.
+"""Nothing that this program did not make is deleted by a change, a change that fails, a plan, or `init`.
 
-What this prints is published in tests/README.md.
+tests/README.md publishes the counts.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def test_what_stands_in_a_changes_way_is_left_alone_and_named(
 def _planted(
     root: Path, shipped_home: Path, *plants: Callable[[Path], object]
 ) -> tuple[Home, dict[str, str]]:
-    """Makes a home with something more in it, and returns what that is."""
+    """Makes a home, plants things in it, and returns the home and the state of these things."""
     home = Home(root / "home")
     shutil.copytree(shipped_home, home.path, symlinks=True)
     before = state_of_all(root)
@@ -264,7 +264,7 @@ def test_an_export_writes_over_no_file_of_a_model(home: Home, tmp_path: Path) ->
     assert state_of(tmp_path) == before
 
 
-def test_a_repair_of_what_is_no_home_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_repairing_a_folder_that_is_no_home_leaves_nothing_behind(tmp_path: Path) -> None:
     _fill(tmp_path / "generations" / "20240101" / "model.lwm")
     before = state_of(tmp_path)
     with pytest.raises(HomeError):
@@ -309,7 +309,8 @@ def test_a_number_that_is_taken_by_something_else_is_not_used(home: Home) -> Non
 def test_many_strangers_are_counted(home: Home) -> None:
     for number in range(40):
         _fill(home.path / f"stranger {number}" / "a")
-    assert len(home.describe_foreign()) == 6 and home.describe_foreign()[-1].startswith("35 more things")
+    assert len(home.describe_foreign()) == 6
+    assert home.describe_foreign()[-1].startswith("the same is true of 35 more in ")
 
 
 def test_a_name_that_is_not_utf8_can_be_reported(home: Home) -> None:
@@ -318,7 +319,7 @@ def test_a_name_that_is_not_utf8_can_be_reported(home: Home) -> None:
     assert "caf\\xe9 is a folder" in report.warnings[0] and report.model_dump_json()
 
 
-# What follows finds calls that bypass the functions that know what may be written and removed.
+# The tests below find calls that bypass the functions that know which files may be written and removed.
 
 PACKAGE = Path(lwm_edge.__file__).parent
 CALLS = {
@@ -408,8 +409,8 @@ def test_only_storage_changes_what_is_on_disk() -> None:
 def test_only_ownership_removes() -> None:
     removing = {"remove_file", "remove_link", "remove_folder"}
     callers = {module for module, tree in _modules() for _, call in _calls(tree) if call in removing}
-    # storage removes its own staged files, by name; the inbox its notes, and photos if its owner says so;
-    # saved_training the training that it has read as its own
+    # storage removes its own staged files; inbox_folder removes its notes and, if the owner says so, photos;
+    # saved_training removes a file only after reading it as its own
     assert callers == {"ownership", "saved_training", "storage", "inbox_folder"}
 
 
@@ -420,7 +421,7 @@ def test_only_what_a_user_names_is_written_through_links() -> None:
     assert callers == {"doctor", "finish", "signing", "export", "plots", "report"}
 
 
-def test_this_search_finds_such_calls() -> None:
+def test_the_search_finds_calls_that_write_or_remove() -> None:
     tree = ast.parse("import shutil, os\nshutil.rmtree(x)\nPath(y).unlink()\nos.remove(z)\nopen(x, 'w')")
     assert {call for _, call in _calls(tree)} & CALLS == {"rmtree", "remove", "unlink"}
     assert _writing_opens(tree) == ["open(x, 'w')"]

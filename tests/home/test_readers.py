@@ -30,7 +30,7 @@ def test_most_photos_are_named_right(home: Home) -> None:
     assert len(best.class_names) == 3 and list(best.probabilities) == sorted(best.probabilities, reverse=True)
 
 
-def test_it_says_what_the_network_says(home: Home) -> None:
+def test_predictions_are_those_of_the_network(home: Home) -> None:
     photos = photo_set("base", count=3)
     with torch.no_grad():
         expected = load_network(home.open_bundle())(batch_of(photos)[0])[1].argmax(1)

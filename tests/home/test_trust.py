@@ -1,4 +1,4 @@
-"""A home that was told whom to trust takes nothing else, and changes nothing that does not verify."""
+"""A home with a trusted key takes no base that this key did not sign, and changes no model without proof."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LDA = QUICK.model_copy(update={"recipe": "lda"})
 
 
 def _save_changed(source: Path, target: Path, change: Callable[[Arrays, Manifest], dict[str, Any]]) -> Path:
-    """Makes a bundle that is sound in itself (all its digests match), but not the one that was signed."""
+    """Makes a sound bundle, whose digests all match, but which is not the bundle that was signed."""
     bundle = open_bundle(source)
     arrays = dict(bundle.arrays())
     update = change(arrays, bundle.manifest)
