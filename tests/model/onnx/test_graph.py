@@ -95,7 +95,7 @@ def test_author_licence_and_description_are_the_vendors(onnx_file: bytes) -> Non
     assert model.doc_string == "Clothes, 28 pixels."
 
 
-def test_nothing_of_the_vendors_source_code_is_in_it(onnx_file: bytes) -> None:
+def test_the_file_contains_nothing_of_the_vendors_source_code(onnx_file: bytes) -> None:
     assert b".py" not in onnx_file and b"stack_trace" not in onnx_file
     graph = onnx.load_model_from_string(onnx_file).graph
     parts: list[Any] = [graph, *graph.node, *graph.initializer, *graph.input, *graph.output]
@@ -122,7 +122,7 @@ def test_parity_on_photos_at_every_batch_size(onnx_file: bytes) -> None:
     assert report.largest_difference <= report.tolerance
 
 
-def test_the_probe_in_a_bundle_is_what_the_file_gives_for_the_generated_images(onnx_file: bytes) -> None:
+def test_the_file_gives_the_bundles_probe_for_the_generated_images(onnx_file: bytes) -> None:
     bundle = open_bundle(BASE_BUNDLE)
     probe = bundle.arrays("probe.head_inputs")["probe.head_inputs"]
     np.testing.assert_allclose(head_inputs_of_probe(load_network(bundle)), probe, atol=1e-5)
@@ -256,7 +256,7 @@ def test_softmax_and_levels_export_in_the_same_form() -> None:
 
 
 def multiplications(network: Network) -> int:
-    """Counts the multiplications that torch does for one image, at least one per element of an output."""
+    """Counts torch's multiplications for one image; each element of an output counts as one at least."""
     count = 0
 
     def add(module: nn.Module, _: object, output: Tensor) -> None:
@@ -291,7 +291,7 @@ def bias_of_zeros(model: ModelProto) -> list[str]:
 
 
 def normalisations_left(content: bytes, folder: Path) -> int:
-    """Counts the nodes of BatchNormalization in what ONNX Runtime makes of a file when it loads it."""
+    """Counts the BatchNormalization nodes that are left when ONNX Runtime has loaded and optimised a file."""
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(folder / "optimised.onnx")
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
