@@ -1,4 +1,4 @@
-"""A page about a home says what is known and how sure that is, requests nothing, and copes with any name."""
+"""A page on a home says what the model knows and how sure that is, requests nothing, and takes any name."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_intervals_are_wider_the_fewer_photos_there_were() -> None:
 
 
 @pytest.mark.slow
-def test_what_a_page_says_of_a_home(home: Home, make_photos: PhotoMaker, tmp_path: Path) -> None:
+def test_the_content_of_a_page_about_a_home(home: Home, make_photos: PhotoMaker, tmp_path: Path) -> None:
     add_classes(home, make_photos("Bag"), isolate=False)
     before, page = state_of(home.path), tmp_path / "page.html"
     report = write_report(home, page)
