@@ -23,9 +23,9 @@ class ExportConfig(Settings):
     static_batch: int | None = Field(default=None, ge=1, le=256)
     """Number of images in every batch; if it is not set, a batch may have any number of images."""
     fixed_head: bool = False
-    """Whether to give the file an output for each class that the bundle has room for, to fix all shapes."""
+    """Whether the file has outputs for all classes that the bundle has room for, so that shapes are fixed."""
     photos: ExactPath | None = None
-    """Folder of class folders whose photos check the form; up to half of them calibrate int8 instead."""
+    """Folder of class folders, on whose photos the form is checked; int8 is calibrated on half of them."""
     force: bool = False
     """Whether to write the file even if it differs from the classifier on too many photos."""
 

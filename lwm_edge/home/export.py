@@ -141,7 +141,7 @@ def _converted(
 def _read_photos(
     folder: Path, manifest: Manifest, on_progress: ProgressCallback
 ) -> tuple[PhotoSet, list[int] | None]:
-    """Reads photos, and finds their class indices; None for these if a folder is not a class of the model."""
+    """Reads photos, and finds their class indices (None if some folder is not a class of the model)."""
     cache = PixelCache(_PIXEL_CACHE_BYTES)
     found = read_photo_folder(folder, manifest.preprocessing, cache, min_photos=1, on_progress=on_progress)
     photos = PhotoSet([p for group in found.photos for p in group], manifest.preprocessing, cache)

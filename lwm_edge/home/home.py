@@ -5,9 +5,9 @@
                               classifier.onnx   what apps load
                               labels.txt        the class names, one per line, for people
                               receipt.json      the report of the latest change
-                              previous.lwm      the bundle before it, if the vendor permits undo
+                              previous.lwm      the bundle before that change, if the vendor permits undo
     HOME/training.safetensors                   where an interrupted increment left off; constant length
-    HOME/lock                                   held by the one writer
+    HOME/lock                                   locked by the only writer
     HOME/vendor.pub                             the public key that must have signed the base, if any
 
 Whoever reads several files resolves the link only once (`Home.current`). A change writes the next generation,
@@ -267,10 +267,10 @@ def open_home(path: Home | AnyPath) -> Home:
 
 
 def home_or_bundle(source: Home | AnyPath) -> Home | Path:
-    """Opens a folder as a model home; returns any other path as that of a bundle file.
+    """Opens the model home if the source is one; otherwise, returns the path of a bundle file.
 
     Raises:
-        HomeError: The folder is not a model home.
+        HomeError: The source is a folder, but not a model home.
     """
     if isinstance(source, Home) or Path(source).is_dir():
         return open_home(source)

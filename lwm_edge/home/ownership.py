@@ -246,7 +246,7 @@ def describe_foreign(home: Path, max_listed: int) -> tuple[str, ...]:
 
 
 def is_leftover(home: Path, path: Path) -> bool:
-    """Returns whether an interrupted change left something behind in a home; the next change removes it."""
+    """Returns whether a path is left over from an interrupted change, so that the next change removes it."""
     parents = [path, *path.parents]
     folder = next((parent for parent in parents if parent.parent == home / GENERATIONS), None)
     return is_generation(folder) if folder else _is_ours(path)

@@ -115,7 +115,7 @@ class PredictionReport(Report):
 
     Attributes:
         onnx: Path of the classifier that ran.
-        model_digest: Digest of the model in it.
+        model_digest: Digest of the model in that classifier.
         predictions: Predictions, one per photo.
     """
 

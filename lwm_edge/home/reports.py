@@ -59,7 +59,7 @@ class FootprintReport(Report):
 
 
 class ChangeReport(Report):
-    """Reports what `init_home` did, or a change that needs no photos.
+    """Reports a change that needed no photos, or the making of a home by `init_home`.
 
     Attributes:
         home: Path of the model home.

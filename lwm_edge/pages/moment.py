@@ -167,15 +167,16 @@ def _moment(
     if note is None and before is not None and shown:
         pictures = _with_maps(shown, before, home.open_bundle())
         note = (
-            "The middle picture shows where the model looked before, and the right one shows where it looks "
-            "now. Both are about evidence of one old class, which is named below and is the one that the new "
-            "model finds most likely. Training keeps the two pictures alike; where they differ, other parts "
-            "of the photo count now."
+            "The middle picture shows where the model looked before for evidence of the old class that is "
+            "named below, and the right one shows where it looks now. That class is the one that the new "
+            "model finds most likely of all old classes. Training keeps the two pictures alike; where they "
+            "differ, other parts of the photo count now."
         )
     count = len(receipt.new_classes)
     return Moment(
-        headline=f"{count} {'class' if count == 1 else 'classes'} from {receipt.photos_trained} photos, in "
-        f"{receipt.seconds:.0f} seconds, by recipe {receipt.recipe}: {receipt.recipe_reason}.",
+        headline=f"The model learnt {count} {'class' if count == 1 else 'classes'} from "
+        f"{receipt.photos_trained} photos in {receipt.seconds:.0f} seconds, with the recipe "
+        f"{receipt.recipe}: {receipt.recipe_reason}.",
         warnings=receipt.warnings,
         pictures=tuple(pictures),
         maps_note=note or "",
