@@ -48,7 +48,7 @@ from lwm_edge.home.generation import labels_text
 from lwm_edge.home.home import Home
 from lwm_edge.home.ownership import GENERATION_FILES
 from lwm_edge.model.bundle import open_bundle
-from lwm_edge.model.classifier import DIGEST_KEY
+from lwm_edge.model.onnx_file import DIGEST_KEY
 
 RECIPES = ("lwm", "lwm-lda", "lda")
 PHOTOS = 6  # per new class

@@ -25,13 +25,13 @@ from lwm_edge.increment.resume import SECONDS_BETWEEN_SAVES
 from lwm_edge.learning.config import _PHOTOS_PER_FEATURE, GATE_SETTINGS, RECIPES
 from lwm_edge.model import classifier as classifier_file
 from lwm_edge.model.architectures.registry import _FAMILIES
-from lwm_edge.model.classifier import HEAD_INPUTS
 from lwm_edge.model.custody_record import LINKS_KEPT
 from lwm_edge.model.ledger import LEDGER_LENGTH
 from lwm_edge.model.manifest import SCHEMA_VERSION
 from lwm_edge.model.network import _FEW_CELLS
 from lwm_edge.model.onnx.checks import IR_VERSION, OPSET
 from lwm_edge.model.onnx.variants import UNUSED_BIAS
+from lwm_edge.model.onnx_file import HEAD_INPUTS
 from lwm_edge.photos import guard, opening, reading
 from lwm_edge.photos.class_names import MAX_CLASS_NAME_BYTES
 from lwm_edge.photos.decoder_process import MIN_BYTES

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from ..errors import ExportError, LwmEdgeError, ParityError, first_line
 from ..photos.pixels import Pixels
 from .bundle import PROBE, Bundle
-from .classifier import HEAD_INPUTS, INPUT, open_session
 from .onnx.checks import check_cost
 from .onnx.graph import fill_graph, filled_tensors, read_graph
 from .onnx.parity import PARITY_TOLERANCE, generated_images
+from .onnx_file import HEAD_INPUTS, INPUT, open_session
 
 
 class Backbone:

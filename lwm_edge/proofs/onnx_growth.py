@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ExportError
 from ..model.bundle import CENTRES, CUT_TO_CLASSES, WEIGHT
-from ..model.classifier import LOGITS, PROBABILITIES
+from ..model.onnx_file import LOGITS, PROBABILITIES
 
 if TYPE_CHECKING:
     from onnx import ModelProto

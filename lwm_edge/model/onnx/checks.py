@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
 
 from ...errors import ExportError, first_line
-from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, UNKNOWN
+from ..onnx_file import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, UNKNOWN
 
 OPSET, IR_VERSION = 17, 8
 OUTPUTS = (LOGITS, PROBABILITIES, UNKNOWN, HEAD_INPUTS)
@@ -31,7 +31,7 @@ _MAX_BYTES_PER_CONSTANT, _MAX_BYTES_OF_CONSTANTS = 1024, 256 * 1024
 _MAX_ATTRIBUTE_VALUES, _MAX_TEXT = 16, 200
 _CAST_TO = {TensorProto.FLOAT, TensorProto.INT64}
 _MAX_OPERATIONS = 250_000_000_000  # per image; the largest ONNX file, of 2 GB, needs 127 billion at 224 px
-_MAX_COST_BESIDE = 8  # per element that nodes with weights write; the most ever seen was 1.5
+_MAX_COST_BESIDE = 8  # operations per element that nodes with weights write; the most seen so far was 1.5
 _LISTED_PROBLEMS = 20
 
 

@@ -14,7 +14,8 @@ from onnx import ModelProto, TensorProto, checker, helper, load_model_from_strin
 
 from ...errors import ExportError, first_line
 from ..bundle import BACKBONE, BESIDE_THE_NETWORK, CUT_TO_CLASSES, HISTOGRAM, ONNX_GRAPH, SCORE, Arrays
-from ..classifier import (
+from ..manifest import Manifest
+from ..onnx_file import (
     CLASS_NAMES_KEY,
     DIGEST_KEY,
     LOGITS,
@@ -22,7 +23,6 @@ from ..classifier import (
     PROBABILITIES,
     UNKNOWN,
 )
-from ..manifest import Manifest
 from ..unknown import calibrate, to_metadata
 from .checks import check_form
 

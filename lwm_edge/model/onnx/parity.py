@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ...errors import ParityError
 from ...photos.pixels import Pixels
 from ..bundle import AXES, AXES_OFFSET, BIAS, PROBE, WEIGHT, Arrays
-from ..classifier import UNKNOWN, Classifier
 from ..manifest import Manifest
+from ..onnx_file import UNKNOWN, OnnxFile
 from ..unknown import known_scores
 from .checks import check_cost
 from .graph import fill_graph, filled_tensors, read_graph
@@ -104,16 +104,16 @@ def verified_file(arrays: Arrays, manifest: Manifest, probe: ParityProbe) -> tup
     """
     check_cost(read_graph(arrays), filled_tensors(arrays))
     onnx_file = fill_graph(arrays, manifest)
-    classifier = Classifier(onnx_file)
-    report = check_parity(classifier, probe)
-    _check_unknown(classifier, arrays, probe.images)
+    loaded = OnnxFile(onnx_file)
+    report = check_parity(loaded, probe)
+    _check_unknown(loaded, arrays, probe.images)
     return onnx_file, report
 
 
-def _check_unknown(classifier: Classifier, arrays: Arrays, images: Pixels) -> None:
+def _check_unknown(onnx_file: OnnxFile, arrays: Arrays, images: Pixels) -> None:
     """Compares the file's score for unknown objects with the one that NumPy computes from its head inputs."""
-    head_inputs, unknown = classifier.head_inputs(images), classifier.outputs(images).unknown
-    expected = -known_scores(head_inputs, arrays, len(classifier.class_names))
+    head_inputs, unknown = onnx_file.head_inputs(images), onnx_file.outputs(images).unknown
+    expected = -known_scores(head_inputs, arrays, len(onnx_file.class_names))
     tolerance = _UNKNOWN_TOLERANCE * max(
         1.0, float(np.abs(expected).max()), _largest_part(head_inputs, arrays)
     )
@@ -126,16 +126,16 @@ def _check_unknown(classifier: Classifier, arrays: Arrays, images: Pixels) -> No
 
 
 def _largest_part(head_inputs: NDArray[np.float32], arrays: Arrays) -> float:
-    """Computes the largest term in the difference that is the score: rounding errors grow with that term."""
+    """Computes the size of the terms whose difference is the score; rounding errors grow with that size."""
     values = head_inputs @ arrays[AXES].T + arrays[AXES_OFFSET]
     return float((values**2).sum(1).max())
 
 
-def check_parity(classifier: Classifier, probe: ParityProbe) -> ParityReport:
+def check_parity(onnx_file: OnnxFile, probe: ParityProbe) -> ParityReport:
     """Compares the ONNX file with the network from pixels, at batch sizes 1, 2 and 5.
 
     Args:
-        classifier: ONNX file, loaded.
+        onnx_file: ONNX file, loaded.
         probe: Images, and the logits that the file must compute from them.
 
     Raises:
@@ -148,7 +148,7 @@ def check_parity(classifier: Classifier, probe: ParityProbe) -> ParityReport:
     differences, tolerances = [], []
     for batch_size in PARITY_BATCH_SIZES:
         expected = logits[:batch_size]
-        actual, _ = classifier.run(images[:batch_size])
+        actual, _ = onnx_file.run(images[:batch_size])
         tolerance = PARITY_TOLERANCE * max(1.0, float(np.abs(expected).max()))
         _compare(actual, expected, tolerance, batch_size)
         differences.append(float(np.abs(actual - expected).max()))

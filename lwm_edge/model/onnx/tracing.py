@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ...errors import ExportError, first_line
 from ..bundle import AXES_COUNT, SCORE
-from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, UNKNOWN
 from ..levels import Activations
 from ..network import Network
+from ..onnx_file import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, UNKNOWN
 from ..terms import Activation
 from .lowering import lower
 

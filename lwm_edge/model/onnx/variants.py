@@ -21,7 +21,7 @@ from ...errors import ExportError, first_line, noting_errors
 from ...photos.pixels import Pixels
 from ...records import ProgressCallback, StepReporter, ignore_progress
 from ..bundle import BIAS, CENTRES, CENTRES_OFFSET, WEIGHT
-from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, Classifier
+from ..onnx_file import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, OnnxFile
 
 UNUSED_BIAS = -1e4
 """Bias of a fixed head's outputs beyond the classes; it makes their probability 0 even in half precision."""
@@ -199,12 +199,12 @@ def _convolutions(graph: GraphProto) -> tuple[list[str], list[str]]:
 
 
 def _best_classes(onnx_file: bytes, images: Pixels, on_progress: ProgressCallback) -> NDArray[np.int64]:
-    classifier, best = Classifier(onnx_file), []
+    loaded, best = OnnxFile(onnx_file), []
     report = StepReporter("evaluate", len(images), on_progress)
     for batch in np.array_split(images, max(1, len(images) // _BATCH_SIZE)):
         for _ in batch:
             report()
-        best.append(classifier.run(batch)[0].argmax(1))
+        best.append(loaded.run(batch)[0].argmax(1))
     return np.concatenate(best)
 
 
