@@ -153,7 +153,7 @@ def open_bundle(path: Path) -> Bundle:
     """
     with _opened(path) as (file, manifest):
         names = set(file.keys())
-        _check_names(path, names, BESIDE_THE_NETWORK | ROWS_BY_CLASS)  # other versions were refused before
+        _check_names(path, names, BESIDE_THE_NETWORK | ROWS_BY_CLASS)  # `_opened` has refused other versions
         _check_byte_array(path, ONNX_GRAPH, file.get_slice(ONNX_GRAPH))
         _verify(path, file, names, manifest)
     return Bundle(path, manifest)
@@ -217,7 +217,7 @@ def _check_names(path: Path, names: set[str], required: set[str]) -> None:
     if missing := required - names:
         raise BundleError(f"{path} is not an lwm-edge bundle: it has no tensor {', '.join(sorted(missing))}")
     if strange := [name for name in names if not re.fullmatch(r"[\w.]{1,200}", name, re.ASCII)]:
-        raise BundleError(f"{path} is not an lwm-edge bundle: it has a tensor {strange[0][:200]!r}")
+        raise BundleError(f"{path} is not an lwm-edge bundle: it has a tensor named {strange[0][:200]!r}")
 
 
 def _check_byte_array(path: Path, name: str, tensor: Any) -> None:

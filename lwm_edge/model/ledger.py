@@ -33,8 +33,7 @@ class LedgerEntry(Record):
     """Records what one increment cost, in measured figures that no digest covers.
 
     A figure is None if it was not measured, for example because there is no GPU, or because an older lwm-edge
-    made the entry.
-    `home.measurement` says how the memory figures are taken.
+    made the entry. `home.measurement` says how the memory figures are taken.
 
     Attributes:
         increment: Number of the increment; 0 for the shipped base.

@@ -70,7 +70,8 @@ def empty_network(manifest: Manifest) -> Network:
 class _Uninitialised(TorchFunctionMode):
     """Skips the random initialisation of parameters.
 
-    Nothing would use the initial values, and on the meta device they would load torch's compiler, 70 MiB.
+    Nothing would use the random values, and drawing them on the meta device would load torch's compiler,
+    which takes 70 MiB.
     """
 
     def __torch_function__(

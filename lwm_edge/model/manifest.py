@@ -92,7 +92,8 @@ class Manifest(Record):
         ledger: Footprint of the increments.
         judged: Records of how often classes were recognised when this device learnt them, ascending by
             class_index.
-        custody: Signed record from the shipped base to this model; None until the base is changed or signed.
+        custody: Record of the changes and signatures from the shipped base to this model; None until the base
+            is changed or signed.
     """
 
     schema_version: Literal[2] = 2

@@ -47,7 +47,7 @@ class Network(nn.Module):
         mapped: Tensors that are pages of a file, to which nothing writes.
         recompute: Whether the activations of each trained block are computed again in the backward pass, to
             save memory.
-        precision: Precision in which the blocks compute; what follows them is float32 in any case. See
+        precision: Precision in which the blocks compute; everything after them is float32 in any case. See
             `precision.computing_in`.
     """
 
@@ -120,7 +120,7 @@ class Network(nn.Module):
         maps, levels = activations
         recompute = self.recompute and torch.is_grad_enabled()
         for index, block in enumerate(self.blocks()[first:end], first):
-            if recompute and any(True for _ in block.parameters()):  # other blocks are not worth it
+            if recompute and any(True for _ in block.parameters()):  # others are not worth it
                 on_a_copy = self._write_to_input(index, index + 1, maps)
                 maps = recomputed(block, maps, precision=self.precision, on_a_copy=on_a_copy)
             else:
@@ -197,8 +197,8 @@ class Network(nn.Module):
     def student(self, *, trains: bool) -> Network:
         """Makes another network that shares all tensors except those that an increment changes.
 
-        It has its own copies of the head's tensors and, if `trains` is set, of those of the blocks that are
-        not frozen.
+        It has its own copies of the head's tensors and, if `trains` is set, of the tensors of all blocks that
+        are not frozen.
         """
         twin = deepcopy(self, {id(tensor): tensor for tensor in self.tensors()})
         changed = [twin.head, *(twin.blocks()[self.frozen_blocks :] if trains else [])]

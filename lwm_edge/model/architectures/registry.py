@@ -44,12 +44,12 @@ class Architecture:
             possible on the meta device, which takes no memory.
         features: Names of the classifier's child modules that, one after the other, turn images
             [B, 3, H, W] float32 into the last feature maps [B, d, h, w] float32.
-        tail: Function that takes the whole classifier and returns one module, which turns maps into maps: all
-            layers between these modules and the global average pooling. None if there are no such layers.
+        tail: Function that takes the whole classifier and returns all layers between these modules and the
+            global average pooling, as one module that turns maps into maps. None if there are no such layers.
         head: Dotted name of the one linear layer.
         preprocessing: Preprocessing that turns a photo into the input, unless the vendor chooses another.
-        weights: Functions by the name of the pretrained weights that each returns, as a state dict for the
-            module from `build()`.
+        weights: Pretrained weights by name; each entry is a function that returns the weights as a state dict
+            for the module that `build` makes.
     """
 
     build: Callable[[], nn.Module]
@@ -74,7 +74,7 @@ def _rectified(model: nn.Module) -> nn.Module:
 
 
 def _hidden_layer(model: nn.Module) -> nn.Module:
-    """Makes the tail of MobileNetV3: pooling, and its classifier's hidden layer as a 1x1 convolution."""
+    """Makes the tail of MobileNetV3: pooling, and the classifier's hidden layer as a 1x1 convolution."""
     linear = model.get_submodule("classifier.0")
     assert isinstance(linear, nn.Linear)
     convolution = nn.Conv2d(linear.in_features, linear.out_features, 1, device="meta")
