@@ -23,7 +23,7 @@ from lwm_edge.increment.job import _FEWEST_BATCHES_TO_KEEP_MEMORY
 from lwm_edge.increment.plan import SHARE_OF_AVAILABLE
 from lwm_edge.increment.resume import SECONDS_BETWEEN_SAVES
 from lwm_edge.learning.config import _PHOTOS_PER_FEATURE, GATE_SETTINGS, RECIPES
-from lwm_edge.model import classifier as classifier_file
+from lwm_edge.model import onnx_file
 from lwm_edge.model.architectures.registry import _FAMILIES
 from lwm_edge.model.custody_record import LINKS_KEPT
 from lwm_edge.model.ledger import LEDGER_LENGTH
@@ -186,11 +186,11 @@ def test_the_files_of_a_home_are_all_listed() -> None:
     assert listed == {CURRENT, TRAINING, LOCK, TRUST, *files}
 
 
-def test_the_classifier_file_is_described() -> None:
-    keys = [value for name, value in vars(classifier_file).items() if name.endswith("_KEY")]
+def test_the_onnx_file_is_described() -> None:
+    keys = [value for name, value in vars(onnx_file).items() if name.endswith("_KEY")]
     described = section(EXAMPLES, "Load the classifier in an app")
     assert all(f"`{key}`" in described for key in keys)
-    names = (classifier_file.INPUT, classifier_file.LOGITS, classifier_file.PROBABILITIES)
+    names = (onnx_file.INPUT, onnx_file.LOGITS, onnx_file.PROBABILITIES)
     assert [cells[1].strip("`") for cells in rows(described)][:3] == list(names)
 
 
