@@ -40,7 +40,7 @@ def export_onnx(
         source: Model home, or the path of a bundle.
         output: Path of the ONNX file to write, which is replaced if it exists; the text `-` means standard
             output.
-        config: Form of the file; None means that of the home's classifier.onnx.
+        config: Form of the file; None means the form of the home's classifier.onnx.
         on_progress: Function that is called before the file is made, before each photo is read, and again
             each time a photo is used for calibration or classified. If it raises an exception, the call
             ends, and nothing is written.

@@ -262,7 +262,7 @@ def _foreign(home: Path) -> Iterator[Path]:
 
 
 def _foreign_in(generation: Path) -> list[Path]:
-    """Lists what is not ours in a generation's folder; if the folder itself is not ours, lists that."""
+    """Lists the things in a generation's folder that are not ours, or the folder itself if it is not ours."""
     if not _is_named_as_a_generation(generation):
         return [generation]
     try:

@@ -28,7 +28,7 @@ def trusted_key(home: Home) -> str | None:
 
 
 def trust_problems(home: Home) -> list[str]:
-    """Lists what is wrong with the file of the trusted key."""
+    """Lists any faults of the trusted key's file."""
     try:
         trusted_key(home)
     except TrustError as error:

@@ -54,7 +54,7 @@ class BaseStatement(Record):
         preprocessing_digest: SHA-256 of the preprocessing and of the levels that the head reads.
         shipped_classes: Number of shipped classes.
         class_names_digest: SHA-256 of the shipped classes' names, in order.
-        terms_digest: SHA-256 of the author, the licence, the description and what the vendor permits.
+        terms_digest: SHA-256 of the author, the licence, the description and the vendor's permissions.
         model_digest: Digest of the base: tensors, class names, preprocessing, levels and terms.
     """
 
@@ -94,7 +94,7 @@ class Link(Record):
         parent_digest: Digest of the model before the change.
         model_digest: Digest of the model after the change.
         shipped_classes: Number of the vendor's classes that were left after the change.
-        deed: Account of what the change did; None if an older lwm-edge made the change.
+        deed: Description of the change; None if an older lwm-edge made the change.
         signature: Signature by the device's key; None if the device had no key.
     """
 

@@ -1,7 +1,7 @@
 """Computes the values that a head reads from earlier blocks, whose outputs are averaged over a coarse grid.
 
 This is a spatial pyramid (Lazebnik et al. 2006; He et al. 2014, "Spatial Pyramid Pooling") with a single
-grid: 1x1 says what is in the picture, 3x3 also roughly where.
+grid. A grid of 1x1 cells tells what a picture shows, and one of 3x3 cells also tells roughly where.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Defines the manifest, in which a bundle describes itself: a fixed-length block of JSON in its file.
+"""Defines the manifest, in which a bundle describes itself: a block of JSON that has a fixed length.
 
 The length depends on the capacity alone (24 KiB + 128 bytes per class), so a bundle never grows.
 """
@@ -170,7 +170,7 @@ class Manifest(Record):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def model_digest(self) -> str:
-        """Computes the SHA-256 of the model and of its vendor's statements about it, but not of its history.
+        """Computes the SHA-256 of the model and of the vendor's statements about it; leaves out its history.
 
         ONNX metadata and the links to a parent contain this digest.
         """

@@ -39,7 +39,7 @@ _NAMES = TypeAdapter(tuple[str, ...])
 
 
 class Outputs(NamedTuple):
-    """Holds what the model computes for images.
+    """Holds a model's outputs for some images.
 
     Attributes:
         logits: Logits [B, classes] float32.

@@ -99,7 +99,7 @@ def gather_facts(
     evaluation: EvaluationReport | None = None,
     report: Callable[[], None] = report_nothing,
 ) -> Facts:
-    """Reads a home's model, its latest receipt and its ledger, audits it, and verifies its chain of custody.
+    """Reads a home's model, receipt and ledger, audits the home, and verifies its chain of custody.
 
     Args:
         home: Model home.

@@ -93,7 +93,7 @@ class Moment:
 
 
 class Taught(NamedTuple):
-    """Holds the receipt of an increment, and the report on its page; no report if that was not written."""
+    """Holds the receipt of an increment, and the report on its page, which is None if no page was written."""
 
     receipt: IncrementReport
     page: PageReport | None

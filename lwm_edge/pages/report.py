@@ -91,7 +91,7 @@ def write_report(
 
 
 def check_page(home: Home, output: Path) -> None:
-    """Refuses to begin the work on a page that could not be written, or must not be.
+    """Checks, before the work begins, that the page can and may be written to its path.
 
     Raises:
         ConfigError: The page would be in the home, cannot be written, or needs a library that is missing.

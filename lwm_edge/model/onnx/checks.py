@@ -180,7 +180,7 @@ class Cost(NamedTuple):
     elements: int = 0
 
     def with_node(self, operations: int, elements: int) -> Cost:
-        """Returns the cost with that of one more node added."""
+        """Returns the cost with one more node."""
         return Cost(self.operations + operations, self.elements + elements)
 
 

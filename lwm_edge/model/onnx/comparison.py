@@ -86,7 +86,7 @@ def _accuracy(best: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
 
 
 def _times_in_turn(files: Sequence[Classifier], images: Pixels) -> list[float]:
-    """Measures the median milliseconds per image in a batch; the files take turns, to meet the same load."""
+    """Measures the files' median milliseconds per image; they take turns, so that all meet the same load."""
     times: list[list[float]] = [[] for _ in files]
     for run in range(_UNTIMED_RUNS + _TIMED_RUNS):
         for file, measured in zip(files, times, strict=True):

@@ -52,7 +52,7 @@ def read_graph(arrays: Arrays) -> ModelProto:
 
 
 def _fits(tensor: TensorProto, arrays: Arrays) -> bool:
-    """Tells whether a graph's tensor fits that of the bundle; it may have rows for fewer classes."""
+    """Tells whether a graph's tensor fits the bundle's, which may have rows for more classes."""
     array = arrays.get(tensor.name)
     if array is None:
         return True

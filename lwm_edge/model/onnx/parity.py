@@ -100,7 +100,7 @@ def verified_file(arrays: Arrays, manifest: Manifest, probe: ParityProbe) -> tup
     Raises:
         ExportError: The graph is not of the form that lwm-edge exports, costs more than its weights explain,
             or does not fit the tensors.
-        ParityError: The file does not compute what the network does.
+        ParityError: The file's results differ from the network's.
     """
     check_cost(read_graph(arrays), filled_tensors(arrays))
     onnx_file = fill_graph(arrays, manifest)
@@ -111,7 +111,7 @@ def verified_file(arrays: Arrays, manifest: Manifest, probe: ParityProbe) -> tup
 
 
 def _check_unknown(onnx_file: OnnxFile, arrays: Arrays, images: Pixels) -> None:
-    """Compares the file's score for unknown objects with the one that NumPy computes from its head inputs."""
+    """Compares the file's score for unknown objects with NumPy's, computed from the file's head inputs."""
     head_inputs, unknown = onnx_file.head_inputs(images), onnx_file.outputs(images).unknown
     expected = -known_scores(head_inputs, arrays, len(onnx_file.class_names))
     tolerance = _UNKNOWN_TOLERANCE * max(

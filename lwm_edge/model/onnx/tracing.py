@@ -26,7 +26,7 @@ _TRACED_OPSET = 18  # the lowest that torch's exporter writes
 
 
 class _Exported(nn.Module):
-    """Computes the outputs of the file: those of the network with its head cut to the classes in use."""
+    """Computes the outputs of the file, from the network with its head cut to the classes in use."""
 
     def __init__(self, network: Network, activation: Activation) -> None:
         super().__init__()
