@@ -167,7 +167,7 @@ def remove_staged(home: Path) -> None:
 
 
 def remove_half_made(home: Path, *, keep_key: bool, keep_folder: bool) -> None:
-    """Removes what `init` made before it failed, but no model, and nothing that we did not make.
+    """Removes what `init` made before it failed; keeps any model, and everything that we did not make.
 
     Args:
         home: Folder that was to become a home; the caller holds its lock, which is removed too.

@@ -167,9 +167,9 @@ def _moment(
     if note is None and before is not None and shown:
         pictures = _with_maps(shown, before, home.open_bundle())
         note = (
-            "The middle picture shows where the model looked before for evidence of the old class that is "
-            "named below, and the right one shows where it looks now. That class is the one that the new "
-            "model finds most likely of all old classes. Training keeps the two pictures alike; where they "
+            "The middle picture shows where the model looked before this increment, and the right one shows "
+            "where it looks now. Both show the evidence for one old class, which is named below: the old "
+            "class that the new model finds most likely. Training keeps the two pictures alike; where they "
             "differ, other parts of the photo count now."
         )
     count = len(receipt.new_classes)
