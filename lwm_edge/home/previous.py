@@ -38,10 +38,10 @@ def undo(
         TrustError: The home's model does not verify against the key that the home trusts, or the signing key
             cannot be used.
     """
-    return change_model(home, _take_back, sign_with=sign_with, on_progress=on_progress, wait=wait)
+    return change_model(home, _return_to_previous, sign_with=sign_with, on_progress=on_progress, wait=wait)
 
 
-def _take_back(generation: Generation, current: Bundle) -> Edited:
+def _return_to_previous(generation: Generation, current: Bundle) -> Edited:
     if not permits_undo(current.manifest):
         raise ConfigError(
             "the vendor does not permit undo for this model, so the model before the latest change is not "

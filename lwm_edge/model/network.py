@@ -69,7 +69,7 @@ class Network(nn.Module):
         self.mapped: tuple[Tensor, ...] = ()
         self.recompute = False
         self.precision: Precision = "float32"
-        self._writing: dict[tuple[int, int], bool] = {}  # results of `_write_to_input`
+        self._tried_blocks: dict[tuple[int, int], bool] = {}  # results of `_blocks_write_to_input`
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Classifies images.
@@ -111,7 +111,8 @@ class Network(nn.Module):
     def after_stem(self, activations: Activations) -> tuple[Tensor, Tensor]:
         """Runs the rest of the network on `stem`'s result; returns features and logits as `forward` does."""
         first, end = self.frozen_blocks, len(self.blocks())
-        if self._write_to_input(first, end, activations.maps):  # the other network needs these maps too
+        if self._blocks_write_to_input(first, end, activations.maps):
+            # The other network needs these maps too.
             activations = activations._replace(maps=activations.maps.clone())
         activations = self._run(activations, first, end)
         return activations.maps, self.classify(activations)
@@ -121,40 +122,40 @@ class Network(nn.Module):
         recompute = self.recompute and torch.is_grad_enabled()
         for index, block in enumerate(self.blocks()[first:end], first):
             if recompute and any(True for _ in block.parameters()):  # others are not worth it
-                on_a_copy = self._write_to_input(index, index + 1, maps)
+                on_a_copy = self._blocks_write_to_input(index, index + 1, maps)
                 maps = recomputed(block, maps, precision=self.precision, on_a_copy=on_a_copy)
             else:
                 maps = self._run_block(block, maps)
             if self.levels and index in self.levels.blocks:
-                levels = (*levels, grid_means(self._widened(maps), self.levels.grid))
-                if maps.requires_grad and self._write_to_input(index + 1, index + 2, maps):
+                levels = (*levels, grid_means(self._in_heads_dtype(maps), self.levels.grid))
+                if maps.requires_grad and self._blocks_write_to_input(index + 1, index + 2, maps):
                     maps = maps.clone()  # the gradient of the means needs these maps as they were
-        return Activations(self._widened(maps) if end == len(self.blocks()) else maps, levels)
+        return Activations(self._in_heads_dtype(maps) if end == len(self.blocks()) else maps, levels)
 
     def _run_block(self, block: nn.Module, maps: Tensor) -> Tensor:
         with autocast(self.precision, maps.device):
             return cast(Tensor, block(maps))
 
-    def _widened(self, maps: Tensor) -> Tensor:
+    def _in_heads_dtype(self, maps: Tensor) -> Tensor:
         """Returns maps in the head's dtype, in which everything except the blocks is computed."""
         return maps if self.precision == "float32" else maps.to(self.head.weight.dtype)
 
     @torch.no_grad()
-    def _write_to_input(self, first: int, end: int, maps: Tensor) -> bool:
+    def _blocks_write_to_input(self, first: int, end: int, maps: Tensor) -> bool:
         """Tells whether some blocks write to the maps that they are given, as an in-place activation does.
 
         The blocks are tried once, on a copy of one image's maps: torch counts the changes to a tensor and its
         views.
         """
-        if (first, end) not in self._writing:
+        if (first, end) not in self._tried_blocks:
             given = output = maps[:1].detach().clone()
             unchanged = given._version
             for block in self.blocks()[first:end]:
                 output = self._run_block(block, output)
                 if output.untyped_storage().data_ptr() != given.untyped_storage().data_ptr():
                     break  # later blocks get maps in other memory
-            self._writing[first, end] = given._version != unchanged
-        return self._writing[first, end]
+            self._tried_blocks[first, end] = given._version != unchanged
+        return self._tried_blocks[first, end]
 
     def normalise(self, images: Tensor) -> Tensor:
         """Normalises images [B, H, W, 3] uint8 to the backbone's input [B, 3, H, W]."""

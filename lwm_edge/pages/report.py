@@ -32,7 +32,7 @@ _TEMPLATE = Path(__file__).with_name("report.html")
 PAGE_STEPS = FACT_STEPS + 1
 _FIRST_CLASSES = 24
 _MIB = 2**20
-_DONE = {
+_DEEDS_IN_WORDS = {
     "add-classes": "learnt",
     "add-photos": "learnt more photos of",
     "remove-class": "removed",
@@ -137,7 +137,7 @@ def render(
 def _content(home: Home, facts: Facts) -> dict[str, Any]:
     from importlib import metadata  # takes longer to load than everything else in this module
 
-    least_sure = sorted(facts.classes, key=_surety)
+    least_sure = sorted(facts.classes, key=_least_sure_first)
     measured = [fact for fact in facts.classes if fact.total]
     receipt = facts.receipt
     return {
@@ -163,7 +163,7 @@ def _content(home: Home, facts: Facts) -> dict[str, Any]:
     }
 
 
-def _surety(fact: ClassFact) -> tuple[bool, float, str]:
+def _least_sure_first(fact: ClassFact) -> tuple[bool, float, str]:
     """Returns a key that sorts measured classes first, starting with the class that may be the worst."""
     return not fact.total, fact.interval[0], fact.name
 
@@ -192,7 +192,7 @@ def _past(past: PastChange) -> Mapping[str, Any]:
     arrow = " to " if past.change == "rename-class" else " into " if past.change == "merge-classes" else ", "
     return {
         "number": past.increment,
-        "did": _DONE.get(past.change or "", "the record does not say what was done"),
+        "did": _DEEDS_IN_WORDS.get(past.change or "", "the record does not say what was done"),
         "classes": arrow.join(past.class_names) + more,
         "when": f"{past.time:%Y-%m-%d %H:%M} UTC" if past.time else "",
     }

@@ -159,13 +159,12 @@ def find_architecture(name: str) -> Architecture:
         if isinstance(found, Architecture):
             return found
         raise ArchitectureError(f"architecture {name}: {entry.value} is not an lwm_edge.Architecture")
-    reason = (
-        _unfitness(name) if name in models.list_models(module=models) else "is not a registered architecture"
-    )
+    is_torchvisions = name in models.list_models(module=models)
+    reason = _why_unusable(name) if is_torchvisions else "is not a registered architecture"
     raise ArchitectureError(f"{name} {reason}; choose one of: {', '.join(architecture_names())}")
 
 
-def _unfitness(name: str) -> str:
+def _why_unusable(name: str) -> str:
     """Says why one of torchvision's classifiers cannot be used."""
     if name in _TOO_LARGE:
         return "is larger than an ONNX file can be"

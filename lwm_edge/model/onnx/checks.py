@@ -31,7 +31,7 @@ _MAX_BYTES_PER_CONSTANT, _MAX_BYTES_OF_CONSTANTS = 1024, 256 * 1024
 _MAX_ATTRIBUTE_VALUES, _MAX_TEXT = 16, 200
 _CAST_TO = {TensorProto.FLOAT, TensorProto.INT64}
 _MAX_OPERATIONS = 250_000_000_000  # per image; the largest ONNX file, of 2 GB, needs 127 billion at 224 px
-_MAX_COST_BESIDE = 8  # operations per element that nodes with weights write; the most seen so far was 1.5
+_MAX_COST_OF_OTHERS = 8  # operations per element that nodes with weights write; the most seen was 1.5
 _LISTED_PROBLEMS = 20
 
 
@@ -201,13 +201,13 @@ def check_cost(model: ModelProto, weights: Set[str]) -> None:
     if again := sorted({name for name in readers if readers.count(name) > 1}):
         listed = ", ".join(again[:_LISTED_PROBLEMS])
         raise ExportError(f"the ONNX graph in the bundle uses some weights more than once: {listed}")
-    of_weights, beside = graph_cost(model, weights)
+    of_weights, others = graph_cost(model, weights)
     _, height, width, _ = (dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim)
     values = sum(math.prod(tensor.dims) for tensor in model.graph.initializer if tensor.name in weights)
     for what, count, allowed in (
         ("multiplications with weights", of_weights.operations, height * width * values),
-        ("multiplications", of_weights.operations + beside.operations, _MAX_OPERATIONS),
-        ("operations between its layers", beside.operations, _MAX_COST_BESIDE * of_weights.elements),
+        ("multiplications", of_weights.operations + others.operations, _MAX_OPERATIONS),
+        ("operations between its layers", others.operations, _MAX_COST_OF_OTHERS * of_weights.elements),
     ):
         if count > allowed:
             raise ExportError(
@@ -225,7 +225,7 @@ def graph_cost(model: ModelProto, weights: Set[str]) -> tuple[Cost, Cost]:
         ExportError: Some shapes cannot be inferred, or grow faster than the batch.
     """
     shapes, of_two = _inferred_shapes(model, 1), _inferred_shapes(model, 2)
-    of_weights, beside = Cost(), Cost()
+    of_weights, others = Cost(), Cost()
     for node in model.graph.node:
         made = [output for output in node.output if output]
         inputs_known = all(name in shapes for name in node.input if name)
@@ -239,10 +239,10 @@ def graph_cost(model: ModelProto, weights: Set[str]) -> tuple[Cost, Cost]:
         read = sum(math.prod(shapes[name]) for name in node.input if name)
         operations = max(elements * _operations_per_element(node, shapes), read)
         if weights.isdisjoint(node.input):
-            beside = beside.with_node(operations, elements)
+            others = others.with_node(operations, elements)
         else:
             of_weights = of_weights.with_node(operations, elements)
-    return of_weights, beside
+    return of_weights, others
 
 
 def _inferred_shapes(model: ModelProto, batch_size: int) -> dict[str, list[int]]:

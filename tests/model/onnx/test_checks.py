@@ -298,6 +298,6 @@ def test_a_graph_that_would_take_minutes_is_refused(monkeypatch: pytest.MonkeyPa
 
 def test_the_cost_of_the_demos_network_is_that_of_its_convolutions() -> None:
     """Counted by hand, that network needs 31.4 million multiplications, nearly all in convolutions."""
-    of_weights, beside = graph_cost(read_graph(BUNDLE.arrays()), WEIGHTS)
+    of_weights, others = graph_cost(read_graph(BUNDLE.arrays()), WEIGHTS)
     assert 31_000_000 < of_weights.operations < 32_000_000
-    assert beside.operations < 2 * of_weights.elements
+    assert others.operations < 2 * of_weights.elements
