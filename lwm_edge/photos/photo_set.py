@@ -81,7 +81,7 @@ class PixelCache:
         return self._bytes
 
     def limit(self, limit_bytes: int) -> None:
-        """Sets a new limit, and drops the most recently read photos until the others fit it."""
+        """Sets a new limit, and drops the most recently read photos until the others fit into it."""
         self.limit_bytes = limit_bytes
         while self._bytes > limit_bytes:
             _, pixels = self._held.popitem()
@@ -112,7 +112,7 @@ def augment(pixels: Pixels, generator: np.random.Generator) -> Pixels:
 
 
 def augmentation_generator(seed: int, epoch: int, photo: Photo) -> np.random.Generator:
-    """Makes a generator from seed, epoch and photo, so that order, batching and resuming change nothing."""
+    """Makes a generator from seed, epoch and photo, so that neither order nor batches nor resuming matter."""
     return np.random.default_rng([seed, epoch, int(photo.digest[:16], 16)])
 
 
