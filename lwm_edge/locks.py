@@ -10,8 +10,9 @@ from pathlib import Path
 
 from . import _disk
 from ._disk import lock, unlock
+from .durability import changing, sync_folder
 from .errors import BusyError, HomeError
-from .storage import changing, explained, kind_at, sync_folder
+from .inspection import explained, kind_at
 
 
 @contextmanager

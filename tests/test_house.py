@@ -20,8 +20,10 @@ ROOT = Path(lwm_edge.__file__).parent
 MAY_IMPORT = {
     "errors": set(), "_disk": set(), "_streams": set(), "records": {"errors"}, "_processes": {"errors"},
     "_cgroups": set(), "processors": {"_cgroups"}, "memory": {"errors", "_cgroups"}, "freed_memory": set(),
-    "storage": {"errors", "_disk"}, "outputs": {"errors", "storage", "_streams"},
-    "locks": {"errors", "storage", "_disk"},
+    "inspection": {"errors", "_disk"}, "durability": {"errors", "_disk", "inspection"},
+    "storage": {"errors", "_disk", "inspection", "durability"},
+    "outputs": {"errors", "inspection", "durability", "storage", "_streams"},
+    "locks": {"errors", "_disk", "inspection", "durability"},
     "photos": set(),
     "model": {"photos"},
     "custody": {"model"},
@@ -33,8 +35,8 @@ MAY_IMPORT = {
     "pages": {"proofs", "increment", "home", "learning", "custody", "model", "photos"},
 }  # fmt: skip
 GROUND = {
-    "errors", "_disk", "_streams", "_processes", "_cgroups", "records", "storage", "outputs", "locks",
-    "memory", "freed_memory", "processors",
+    "errors", "_disk", "_streams", "_processes", "_cgroups", "records", "inspection", "durability",
+    "storage", "outputs", "locks", "memory", "freed_memory", "processors",
 }  # fmt: skip
 ABOVE = {"cli", "demo", "__init__", "__main__"}  # these may import everything
 PACKAGES = {path.parent.name for path in ROOT.glob("*/__init__.py")}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import storage
+from .. import inspection
 from ..errors import ArchitectureError, ConfigError, shortened
 from ..model.architectures.registry import architecture_names, find_architecture
 
@@ -85,7 +85,7 @@ def _load(path: Path) -> Any:
     if not path.is_file():
         raise ConfigError(f"{path} is not a file; give the path of a checkpoint (.pth)")
     try:
-        with warnings.catch_warnings(), storage.open_regular(path) as file:
+        with warnings.catch_warnings(), inspection.open_regular(path) as file:
             warnings.simplefilter("ignore")  # about odd pickle protocols, which are refused anyway
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise almost anything

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import storage
+from .. import inspection
 from ..errors import ConfigError, PhotosError, first_line, shortened
 from ..learning.discriminant import Labels
 from ..photos.class_names import class_name_problem, fold_class_name, normalise_class_name
@@ -27,7 +27,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         ConfigError: The file cannot be read, or some names cannot be class names; all of them are listed.
     """
     try:
-        read = storage.read_regular(path, _MAX_BYTES + 1)
+        read = inspection.read_regular(path, _MAX_BYTES + 1)
         if len(read) > _MAX_BYTES:
             raise ConfigError(
                 f"{path} is longer than {_MAX_BYTES // 1024**2} MiB, so it is not a list of labels"

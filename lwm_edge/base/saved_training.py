@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from .. import outputs, storage
+from .. import inspection, outputs, storage
 from ..errors import ConfigError
 from ..photos.photo_set import PhotoSet
 from .config import BaseConfig
@@ -74,7 +74,7 @@ class SavedTraining:
         if not os.path.lexists(self.path):
             return 0, 0.0
         found: Mapping[str, str] = {}
-        if storage.is_regular_file(self.path):
+        if inspection.is_regular_file(self.path):
             with suppress(SafetensorError, OSError), safe_open(self.path, "pt") as file:
                 found = file.metadata() or {}
         if found.get("kind") != _KIND:

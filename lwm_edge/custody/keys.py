@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from .. import outputs, storage
+from .. import inspection, outputs, storage
 from ..errors import ConfigError, TrustError
 from ..model.custody_record import Signature
 from ..records import AnyNamePath, AnyPath, Report
@@ -158,7 +158,7 @@ def signature_matches(signature: Signature, statement: bytes) -> bool:
 
 def _read(path: Path, *, private: bool) -> bytes:
     try:
-        with storage.open_regular(path) as file:
+        with inspection.open_regular(path) as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             if private and mode & 0o077:
                 raise TrustError(

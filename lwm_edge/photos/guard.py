@@ -17,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from .. import storage
+from .. import inspection
 from ..errors import PhotosError
 from .pixels import LONG, STRIP_ROWS
 
@@ -97,7 +97,7 @@ class GuardedFile(io.BufferedReader):
     """
 
     def __init__(self, path: Path, on_wait: Callable[[], None] = wait_on) -> None:
-        super().__init__(storage.open_regular(path).detach())  # does not wait, even if it is a pipe by now
+        super().__init__(inspection.open_regular(path).detach())  # does not wait, even if it is a pipe by now
         self.length = self.seek(0, io.SEEK_END)
         self.seek(0)
         self._in_metadata = True

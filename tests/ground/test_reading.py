@@ -1,4 +1,4 @@
-"""Files are read through `storage.open_regular`, which waits for no pipe; each exception has a reason."""
+"""Files are read through `inspection.open_regular`, which waits for no pipe; each exception has a reason."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ READING = {
 """Names of calls that open a file; those with a dot only as written, those without on any object."""
 
 ALLOWED = {
-    ("_disk", "open"): "for storage",
-    ("_disk", "os.open"): "for storage; folders and locks",
+    ("_disk", "open"): "for inspection and storage",
+    ("_disk", "os.open"): "for inspection and storage; folders and locks",
     ("_streams", "Path(os.devnull).open"): "the null device",
     ("_streams", "os.open"): "the null device",
     ("memory", "_STATUS.read_text"): "a file of the kernel",
@@ -71,7 +71,7 @@ def _readings(tree: ast.AST) -> set[str]:
     return {name for name in called if name in READING or name.split(".")[-1] in READING}
 
 
-def test_only_storage_opens_files() -> None:
+def test_only_inspection_opens_files() -> None:
     found = {
         (path.stem, name) for path in PACKAGE.rglob("*.py") for name in _readings(ast.parse(path.read_text()))
     }

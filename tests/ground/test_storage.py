@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lwm_edge import _disk, locks, outputs, storage
+from lwm_edge import _disk, inspection, locks, outputs, storage
 from lwm_edge.errors import BusyError, ConfigError, HomeError, ResourceError
 
 LOCK_HOLDER = """
@@ -336,7 +336,7 @@ def test_what_turns_up_in_a_folder_while_it_is_removed_stays(tmp_path, monkeypat
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "a").touch()
-    entries = storage.entries
+    entries = inspection.entries
 
     def too_late(path):
         (folder / "thesis.txt").touch()
@@ -478,7 +478,7 @@ def test_only_regular_files_are_read_and_nothing_is_waited_for(tmp_path, kind):
     else:
         path.symlink_to(os.devnull)
     with pytest.raises(OSError):
-        storage.read_regular(path)
+        inspection.read_regular(path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give files away")
