@@ -46,7 +46,7 @@ from lwm_edge import IncrementConfig, storage, teach_inbox
 from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 from lwm_edge.home.home import Home
 from lwm_edge.model.bundle import COUNTS, open_bundle
-from lwm_edge.photos.folders import file_digest
+from lwm_edge.photos.checking import file_digest
 
 PHASES = ("start", "take", "learn", "put away")
 PHOTOS = 6

@@ -3,7 +3,7 @@
 The method is Learning without Memorizing (Dhar et al., CVPR 2019). Its three losses are in `learning.losses`,
 its attention maps in `learning.attention`, and its training loop in `learning.training`. The other parts:
 
-    reading photos      photos: folders -> reading -> photo_set; in_memory, class_names, preprocessing
+    reading photos      photos: folders (listing, checking) -> reading -> photo_set; in_memory, class_names
     storing a model     model: bundle (one file of constant length, described by its manifest), network
                         (backbone and head; the head may read earlier blocks too, called levels), onnx
                         (the file that apps load: tracing, checks, graph, parity, variants), classifier

@@ -10,9 +10,9 @@ import torch
 from ..model.architectures.registry import find_architecture
 from ..model.precision import computing_in, has_bfloat16
 from ..model.terms import Precision
-from ..photos.folders import read_photo_folder, split_held_back
+from ..photos.folders import read_photo_folder
 from ..photos.listing import list_photos
-from ..photos.photo_set import PhotoSet, PixelCache
+from ..photos.photo_set import PhotoSet, PixelCache, split_held_back
 from ..photos.preprocessing import Preprocessing
 from ..records import AnyPath, ProgressCallback, ignore_progress
 from .choose_levels import possible_levels

@@ -206,14 +206,14 @@ def joined() -> Iterator[Ranks]:
         distributed.destroy_process_group()
 
 
-class _Counts(Protocol):
+class _SharedCounter(Protocol):
     """Counts what all processes add, as torch's stores do."""
 
     def add(self, key: str, amount: int, /) -> int:
         """Adds to a number, and returns the sum."""
 
 
-def _is_first_failure(store: _Counts) -> bool:
+def _is_first_failure(store: _SharedCounter) -> bool:
     """Notes a failure where all processes can see it; returns whether it is the first one."""
     try:
         return store.add("lwm-edge failures", 1) == 1

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 
 from .. import durability, inspection, locks, storage
 from ..errors import HomeError, LwmEdgeError, PhotosError
-from ..photos.folders import file_digest
+from ..photos.checking import file_digest
 from ..photos.listing import photo_files
 from ..photos.photo_set import Photo, digest_of
 from ..records import Digest, ExactPath, Record

@@ -16,9 +16,10 @@ from ..memory import peak_rss_bytes, reset_peak_rss, rss_bytes
 from ..model.bundle import WEIGHT, Bundle
 from ..model.manifest import Manifest
 from ..model.torch_needed import require_torch, torch_is_installed
+from ..photos.class_folders import advice_on_known_class
 from ..photos.class_names import fold_class_name
-from ..photos.folders import advice_on_known_class, read_photo_folder, split_held_back
-from ..photos.photo_set import PhotoSet, PixelCache
+from ..photos.folders import read_photo_folder
+from ..photos.photo_set import PhotoSet, PixelCache, split_held_back
 from ..photos.reading import decoding_bytes, forget_decoding_peak
 from ..records import ProgressCallback, StepReporter
 from .plan import SHARE_FOR_CHECKED_PHOTOS, check_disk, make_plan, memory_limit

@@ -33,8 +33,8 @@ class Head(NamedTuple):
         return logits
 
 
-class Without(NamedTuple):
-    """Holds the discriminant as it is without some photos.
+class ReducedDiscriminant(NamedTuple):
+    """Holds the discriminant that was solved without some photos.
 
     Attributes:
         means: Mean of each class [classes, d]; zeros if no photo is left.
@@ -123,7 +123,7 @@ class Discriminant:
             fold[of_class] = np.arange(len(of_class)) % FOLDS
         return (fold == number for number in np.unique(fold))
 
-    def without(self, left_out: NDArray[np.bool_]) -> Without:
+    def without(self, left_out: NDArray[np.bool_]) -> ReducedDiscriminant:
         """Solves the discriminant without some photos, keeping the shrinkage and the temperature of all.
 
         A class has n photos with the mean c. If it loses m photos x, whose mean is y, its scatter loses
@@ -153,7 +153,7 @@ class Discriminant:
         weight *= 1 - len(Z) / self._weighed
         bias = self.scale * self._bias(weight, means, counts)
         bias[(self._counts > 0) & (counts <= 0)] = -np.inf
-        return Without(means, weight, Head(self.scale * weight, bias))
+        return ReducedDiscriminant(means, weight, Head(self.scale * weight, bias))
 
 
 def shrink(covariance: Features, photos: float) -> Features:

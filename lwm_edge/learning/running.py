@@ -43,7 +43,7 @@ def head_of(network: Network) -> Head:
     return Head(weight, bias)
 
 
-class Runs(Protocol):
+class FeatureExtractor(Protocol):
     """Computes a head's inputs for images, as a `Network` does in torch and a `Backbone` in ONNX Runtime."""
 
     def run(self, images: Pixels, *, keep_maps: bool) -> tuple[NDArray[np.float32], Any]:
@@ -70,7 +70,7 @@ class Observation:
 
 
 def observe(
-    network: Runs,
+    network: FeatureExtractor,
     photos: PhotoSet,
     batch_size: int,
     on_progress: ProgressCallback = ignore_progress,

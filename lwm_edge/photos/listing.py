@@ -72,9 +72,9 @@ class Listing:
         """Returns the path of a photo in the form that people are shown."""
         return printable_text(path.relative_to(self.root).as_posix())
 
-    def holds(self, photo: Path, of: ClassFolder) -> bool:
+    def holds(self, photo: Path, folder: ClassFolder) -> bool:
         """Returns whether a photo, which may be a link, lies in the folders that were given."""
-        allowed = of.path.resolve()
+        allowed = folder.path.resolve()
         return photo.resolve().is_relative_to(allowed if self.within else allowed.parent)
 
 

@@ -1,4 +1,4 @@
-"""Loads photos for a network: keeps them in memory as long as there is room, and augments them.
+"""Loads and augments photos for a network, and keeps them in memory as long as there is room.
 
 Photos are read from where they are; no copy is written to the disk.
 """
@@ -41,6 +41,24 @@ class Photo:
 def digest_of(digests: Iterable[str]) -> str:
     """Returns one digest of several photos, given the digest of each; their order does not matter."""
     return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+
+
+def split_held_back(
+    photos: Sequence[Photo], share: float, seed: int
+) -> tuple[tuple[Photo, ...], tuple[Photo, ...]]:
+    """Splits one class's photos in two, by the content of the files and not by their names.
+
+    Args:
+        photos: Photos of the class; there must be at least one.
+        share: Share of the photos to hold back, from 0 to 1.
+        seed: Seed that decides which photos are held back.
+
+    Returns:
+        Photos to learn from (at least one) and photos held back (at least one, if there are two or more).
+    """
+    ranked = sorted(photos, key=lambda p: hashlib.sha256(f"{seed} {p.digest}".encode()).digest())
+    count = min(max(1, round(len(ranked) * share)), len(ranked) - 1)
+    return tuple(ranked[count:]), tuple(ranked[:count])
 
 
 @dataclass

@@ -17,7 +17,8 @@ from lwm_edge.base.ranks import Ranks, in_order, is_first_rank, joined
 from lwm_edge.errors import ConfigError, PeerError, PhotosError, ResourceError
 from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.loading import load_network
-from lwm_edge.photos.folders import Checked, read_photo_folder
+from lwm_edge.photos.checking import CheckedFile
+from lwm_edge.photos.folders import read_photo_folder
 from lwm_edge.photos.photo_set import PixelCache
 from lwm_edge.records import Progress, ignore_progress
 from tests.support.folders import BASE_BUNDLE, PhotoMaker
@@ -74,10 +75,12 @@ def test_a_folder_that_is_read_in_shares_is_the_same_folder(size: int, make_phot
     (folder / "Shirt" / "broken.png").write_bytes(b"no photo")
 
     def read(ranks: Ranks) -> Any:
-        def in_shares(check: Callable[[Any], Checked], files: Sequence[Any]) -> Any:
+        def in_shares(check: Callable[[Any], CheckedFile], files: Sequence[Any]) -> Any:
             found = ranks.map(check, files)
             complete = ranks.rank == ranks.size - 1
-            return found if complete else iter([Checked(digest=str(number)) for number in range(len(files))])
+            return (
+                found if complete else iter([CheckedFile(digest=str(number)) for number in range(len(files))])
+            )
 
         return read_photo_folder(folder, PREPROCESSING, PixelCache(0), min_photos=5, map_files=in_shares)
 

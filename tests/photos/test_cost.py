@@ -22,7 +22,7 @@ from PIL import Image, ImageFile, PngImagePlugin
 
 import lwm_edge
 from lwm_edge.errors import PhotosError
-from lwm_edge.photos import decoder_process, folders, guard, opening
+from lwm_edge.photos import checking, decoder_process, guard, opening
 from lwm_edge.photos.decoder_process import DECODER
 from lwm_edge.photos.guard import (
     MAX_MEMORY_BYTES,
@@ -334,9 +334,9 @@ def test_a_file_that_becomes_a_pipe_while_it_is_read_does_not_hang(photo, monkey
 
     monkeypatch.setattr(opening, "check_photo_file", swap)
     assert "not a file" in refusal(path)
-    monkeypatch.setattr(folders, "check_photo_file", lambda path: None)
+    monkeypatch.setattr(checking, "check_photo_file", lambda path: None)
     with no_hang(), pytest.raises(PhotosError, match="not a file"):
-        folders.file_digest(path)
+        checking.file_digest(path)
 
 
 def test_what_is_added_to_a_file_while_it_is_read_is_not_read(photo):

@@ -24,9 +24,9 @@ from PIL import Image
 import lwm_edge
 from lwm_edge.errors import PhotosError
 from lwm_edge.photos import decoding, opening
-from lwm_edge.photos.folders import PhotoFolder, read_photo_folder, split_held_back
+from lwm_edge.photos.folders import PhotoFolder, read_photo_folder
 from lwm_edge.photos.guard import check_pixels
-from lwm_edge.photos.photo_set import Photo, PhotoSet, PixelCache, augment
+from lwm_edge.photos.photo_set import Photo, PhotoSet, PixelCache, augment, split_held_back
 from lwm_edge.photos.pixels import preprocess
 from lwm_edge.photos.preprocessing import Preprocessing
 from lwm_edge.photos.reading import read_photo
