@@ -1,4 +1,4 @@
-"""Each package imports only the packages that it may, and what needs no torch loads none (see HOUSE.md)."""
+"""Each package imports only the packages that it may, and commands that need no torch load none."""
 
 from __future__ import annotations
 

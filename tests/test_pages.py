@@ -1,4 +1,4 @@
-"""Every command on the pages for people runs as it stands, and every link leads somewhere."""
+"""Every command on the pages for people runs as it is written, and every link leads somewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.pages import PAGES, ROOT, anchors, block, blocks, code_spans,
 RUN_BY_THE_GATE = (
     "`.ci/run` runs it in a fresh environment: it installs from a package index, and runs all tests"
 )
-EXEMPT = {  # blocks that no test here runs, and why; all others are run as they stand
+EXEMPT = {  # blocks that no test here runs, and why; all others are run as they are written
     "README.md demo-command": RUN_BY_THE_GATE,
     "README.md test-command": RUN_BY_THE_GATE,
     "deploy/README.md install-device": "installs from a package index, as the gate's commands do",
@@ -33,7 +33,7 @@ EXEMPT = {  # blocks that no test here runs, and why; all others are run as they
     "examples/README.md several-processes": "hours; tests/base/test_several_processes.py does less",
     "deploy/README.md install-instant": "the same; .ci/run installs so, and runs .ci/without_torch",
 }
-TOO_LONG = {  # commands whose options are parsed, and why they are not run; small ones run elsewhere
+TOO_LONG = {  # commands of which only the options are parsed, and why; other tests run small versions
     "protocol.py": "up to hours, on data that is not here; .ci/extended runs a small one",
     "sweep.py": "hours, on data that is not here; .ci/extended runs a small one",
     "attention_maps.py": "draws what protocol.py left; .ci/extended runs a small one",
@@ -55,7 +55,7 @@ TOO_LONG = {  # commands whose options are parsed, and why they are not run; sma
     "memory.py": "minutes, and only figures from an idle machine count",
     "audit": "fifty increments take more than a minute; deploy/README.md's three are run",
 }
-PRINTED = {  # what shows that a block did what the page says
+PRINTED = {  # text that shows that a block did what the page says
     "README.md device-path": ("Learnt 2 classes", "passed: nothing is unexplained"),
     "README.md python": ("lda ran:", "Bag"),
     "README.md vendor-path": ("small_resnet20", "vendor.pub"),
@@ -119,7 +119,7 @@ def _script(line: str) -> str:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """Copies what the commands of the pages need from a checkout."""
+    """Copies from a checkout what the commands on the pages need."""
     for folder in ("lwm_edge", "deploy", "examples", "benchmarks", "tests"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path

@@ -90,7 +90,7 @@ def _pipe(path: Path) -> None:
 
 def _socket(path: Path) -> None:
     here = Path.cwd()
-    os.chdir(path.parent)  # a socket's path may not be long
+    os.chdir(path.parent)  # a socket's path must be short
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(path.name)
     os.chdir(here)
@@ -122,7 +122,7 @@ KINDS = [_pipe, _socket, _link_to_device, _link_to_terminal, Path.mkdir]
         lambda path: init_home(path, path.with_name("home")),
     ],
 )
-def test_what_is_no_file_is_refused_at_once(
+def test_anything_but_a_regular_file_is_refused_at_once(
     tmp_path: Path, make: Callable[[Path], None], read: Callable[[Path], object]
 ) -> None:
     path = tmp_path / CONFIG_FILE
@@ -132,7 +132,7 @@ def test_what_is_no_file_is_refused_at_once(
 
 
 @pytest.mark.parametrize("make", KINDS)
-def test_a_photo_that_is_no_file_is_refused_even_if_it_was_exchanged(
+def test_a_photo_that_is_no_regular_file_is_refused_even_if_replaced_late(
     tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
     path = tmp_path / "photo.png"
@@ -143,7 +143,7 @@ def test_a_photo_that_is_no_file_is_refused_even_if_it_was_exchanged(
         GuardedFile(path)
 
 
-def test_tensors_that_are_no_file_are_refused(tmp_path: Path) -> None:
+def test_tensors_in_anything_but_a_regular_file_are_refused(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"caf\xe9")
     os.mkfifo(path)
     with pytest.raises(OSError, match="named pipe"):
@@ -152,7 +152,7 @@ def test_tensors_that_are_no_file_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", KINDS)
 @pytest.mark.parametrize("name", ["vendor.pub", "training.safetensors"])
-def test_a_home_in_which_something_is_no_file_can_be_audited(
+def test_a_home_with_something_else_in_place_of_a_file_can_be_audited(
     home: Home, make: Callable[[Path], None], name: str
 ) -> None:
     make(home.path / name)
@@ -161,7 +161,7 @@ def test_a_home_in_which_something_is_no_file_can_be_audited(
 
 @pytest.mark.parametrize("make", KINDS)
 @pytest.mark.parametrize("name", ["labels.txt", "receipt.json", "classifier.onnx"])
-def test_a_file_of_a_generation_that_is_no_file_is_named(
+def test_something_else_in_place_of_a_generations_file_is_named(
     home: Home, make: Callable[[Path], None], name: str
 ) -> None:
     path = home.current().path / name

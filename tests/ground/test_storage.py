@@ -291,7 +291,7 @@ def test_a_link_in_a_missing_folder_is_a_home_error(tmp_path):
         storage.swap_link(tmp_path / "none" / "current", "a")
 
 
-def test_a_removal_takes_what_it_is_for_and_nothing_else(tmp_path):
+def test_a_removal_removes_its_target_and_nothing_else(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a").touch()
     (tmp_path / "deep" / "deeper").mkdir(parents=True)
@@ -332,7 +332,7 @@ def test_a_folder_with_anything_else_in_it_stays_whole(tmp_path, inside):
     assert len(list(folder.iterdir())) == 2
 
 
-def test_what_turns_up_in_a_folder_while_it_is_removed_stays(tmp_path, monkeypatch):
+def test_a_file_that_turns_up_in_a_folder_during_its_removal_stays(tmp_path, monkeypatch):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "a").touch()
@@ -349,7 +349,7 @@ def test_what_turns_up_in_a_folder_while_it_is_removed_stays(tmp_path, monkeypat
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
 
 
-def test_what_another_process_is_writing_is_not_taken_over(tmp_path):
+def test_a_file_that_another_process_is_writing_is_refused(tmp_path):
     with storage.staged_path(tmp_path / "a").open("wb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(BusyError, match="is being written by another process"):
@@ -419,7 +419,7 @@ def test_a_lock_is_free_again_after_the_block_and_after_an_error_in_it(tmp_path)
             raise ZeroDivisionError
 
 
-def test_an_error_inside_the_block_is_not_taken_for_the_locks(tmp_path):
+def test_an_error_inside_the_block_is_not_taken_for_one_of_the_lock(tmp_path):
     with pytest.raises(FileNotFoundError), locks.exclusive_lock(tmp_path / "lock"):
         (tmp_path / "none").read_bytes()
 
@@ -482,7 +482,7 @@ def test_only_regular_files_are_read_and_nothing_is_waited_for(tmp_path, kind):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give files away")
-def test_what_the_superuser_makes_in_a_users_folder_is_that_users(tmp_path):
+def test_files_that_the_superuser_makes_in_a_users_folder_belong_to_the_user(tmp_path):
     os.chown(tmp_path, 1234, 2345)
     (tmp_path / "hers").touch()
     with locks.exclusive_lock(tmp_path / "lock"):

@@ -99,7 +99,7 @@ def bombs() -> Iterator[Case]:
             f"text{number}.png",
             png(28, 28, text, (b"IDAT", zlib.compress(bytes(9)))),
         )
-    for number in range(4):  # a bitmap header that declares more than there is
+    for number in range(4):  # a bitmap header that declares more than the file has
         width, height = ((2**31 - 1, 1), (60_000, 60_000), (30_000, -30_000), (1, 2**31 - 1))[number]
         header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
         yield "decompression bombs", f"bomb{number}.bmp", b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + header
@@ -188,7 +188,7 @@ def test_hundreds_of_hostile_photos_are_read_or_reported(tmp_path: Path) -> None
         elif kind not in ("bytes changed", "animated", "decompression bombs"):
             assert not read[kind], kind
         assert published(f"| photos: {kind} | {count:,} | nothing |")
-    assert read["decompression bombs"] <= 3  # those in a text, which nobody unpacks
+    assert read["decompression bombs"] <= 3  # only those in a text, which nobody unpacks
 
 
 def _reads(path: Path) -> bool:
@@ -241,7 +241,7 @@ def test_links_out_of_the_folder_and_what_is_not_a_file_are_reported(tmp_path: P
 
 
 @pytest.mark.skipif(os.geteuid() != 0 and sys.platform != "linux", reason="needs permissions that bind")
-def test_what_may_not_be_read_is_reported() -> None:
+def test_files_that_may_not_be_read_are_reported() -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
