@@ -4,7 +4,7 @@ The method is Learning without Memorizing (Dhar et al., CVPR 2019). Its three lo
 its attention maps in `learning.attention`, and its training loop in `learning.training`. The other parts:
 
     reading photos      photos: folders (listing, checking) -> reading -> photo_set; in_memory, class_names
-    storing a model     model: bundle (one file of constant length, described by its manifest), network
+    forms of a model    model: bundle (one file of constant length, described by its manifest), network
                         (backbone and head; the head may read earlier blocks too, called levels), onnx
                         (the file that apps load: tracing, checks, graph, parity, variants), classifier
     making a base       base: build (train, saved_training) or adopt (checkpoint, labels) a classifier;

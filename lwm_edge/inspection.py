@@ -1,4 +1,4 @@
-"""Looks at what is on the disk, reads regular files, and explains what the operating system refuses.
+"""Looks at what is on the disk, reads regular files, and explains refusals by the operating system.
 
 Nothing here changes a file or a folder; `storage` does.
 """

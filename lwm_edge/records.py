@@ -112,7 +112,7 @@ AnyNamePath = Annotated[Path, PlainSerializer(printable, when_used="json")]
 
 
 def _path_from(value: Any) -> Path:
-    """Reads a path; pydantic itself accepts only those that are Unicode."""
+    """Reads a path; pydantic itself accepts only paths that are valid Unicode."""
     if isinstance(value, dict) and value.keys() == {_BYTES}:
         return Path(os.fsdecode(str(value[_BYTES]).encode("latin-1")))
     if isinstance(value, str | PathLike):

@@ -63,7 +63,10 @@ def replace_file(
     *,
     of_user: bool = True,
 ) -> None:
-    """Stages content beside `path`, syncs it, and renames it; `keep` is the status of a file to resemble."""
+    """Stages content beside `path`, syncs it, and renames it.
+
+    If `keep` is given, the new file gets the owner and the mode that it states.
+    """
     staged = staged_path(path)
     _require_no_other_writer(path, staged)
     remove_file(staged)  # a kill may have left one
@@ -100,7 +103,7 @@ def _name_if_free(staged: Path, path: Path) -> None:
 
 
 def _require_no_other_writer(path: Path, staged: Path) -> None:
-    """Refuses a file that another process is writing at this moment, but not what a kill left behind."""
+    """Refuses a file that another process is writing at this moment, but not one that a kill left behind."""
     if is_regular_file(staged):
         with open_regular(staged) as file:
             if not _disk.try_lock(file):
@@ -147,7 +150,7 @@ def swap_link(link: Path, target: str) -> tuple[str, ...]:
     """Points a symbolic link at `target` (relative to the link's folder), in one rename.
 
     Returns:
-        A warning if the rename is done, but the disk did not confirm it.
+        A warning if the disk did not confirm the rename; otherwise nothing.
 
     Raises:
         HomeError: Something that is not a link is there, the operating system refused, or the file system
@@ -177,7 +180,7 @@ def move_file(source: Path, target: Path) -> None:
 
     Raises:
         ResourceError: The other disk is full; the file is where it was.
-        HomeError: The name is taken, or the operating system refused.
+        HomeError: The file is not a regular one, the name is taken, or the operating system refused.
     """
     with changing("move", source):
         if not is_regular_file(source):

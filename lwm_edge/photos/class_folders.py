@@ -50,7 +50,7 @@ def advice_on_known_class(name: str, *, shipped: bool = False, may_grow: bool = 
     Args:
         name: Name of the class.
         shipped: Whether the vendor shipped the class.
-        may_grow: Whether it may be taught further photos.
+        may_grow: Whether the class may be taught further photos.
     """
     further = (
         "to teach it further photos, use lwm-edge add-photos"

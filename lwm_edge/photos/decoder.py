@@ -2,8 +2,8 @@
 
 None of Pillow's decoders can be interrupted, and what some of them need cannot be known beforehand. The
 process is given one job after another, each as a line of JSON. It answers with a line of JSON and then the
-pixels, if there are any. It ends with its parent, the process that started it, or after ten seconds without a
-job. If a photo takes more processor time than is allowed, the system ends the process.
+pixels, if there are any. It ends with its parent (the process that started it), or after ten seconds without
+a job. If a photo takes more processor time than is allowed, the system ends the process.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _has_job(jobs: IO[bytes]) -> bool:
 
 @contextmanager
 def _limited(most_bytes: int, seconds: int) -> Iterator[None]:
-    """Limits the memory that this process may take in all, and its processor time from now on."""
+    """Limits the total memory of this process, and its processor time from now on."""
     if not resource:
         yield
         return

@@ -86,7 +86,7 @@ class DecoderProcess:
 
         Raises:
             PhotosError: The photo cannot be decoded within the limits; the message says why.
-            OutOfRoomError: More memory might help.
+            OutOfRoomError: Memory was too short; with more, the photo might be decoded.
             LwmEdgeError: The system refuses to start the process.
         """
         job = {

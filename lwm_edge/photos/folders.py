@@ -54,8 +54,8 @@ def read_photo_folder(
 ) -> PhotoFolder:
     """Reads a folder with one sub-folder per class, decoding every photo once.
 
-    A photo that lies in two classes, byte for byte, is left out of both, as one of the two must be wrong. The
-    notes of the last progress report say what is left out.
+    If the same photo, byte for byte, is in two classes, it is left out of both, because one of them must be
+    wrong. The notes of the last progress report name the files that are left out.
 
     Args:
         folder: Path of the folder.
@@ -70,9 +70,9 @@ def read_photo_folder(
         class_name: Name of the one class that the whole folder shows; None if its sub-folders are classes.
         may_be_named: Whether the user could have given `class_name`; if so, an error says how.
         limit_bytes: Limit on memory while a photo is read, as `read_photo` explains it.
-        on_progress: Function that is called before each file is read, and at the end with what is left out.
-        map_files: Function that has every file checked, by several processes together; None checks them in
-            this process, in as many threads as processors and memory allow.
+        on_progress: Function that is called before each file is read, and at the end if files are left out.
+        map_files: Function that makes several processes check the files together; if it is None, this process
+            checks them, in as many threads as processors and memory allow.
 
     Raises:
         PhotosError: The folder cannot be learnt from; every problem is listed.
@@ -96,7 +96,7 @@ def read_photo_folder(
 
 
 def _without_unwanted(listing: Listing, wanted: Callable[[str], bool]) -> tuple[Listing, tuple[str, ...]]:
-    """Returns a listing without the classes that are not wanted, and the names of these."""
+    """Returns a listing without the classes that are not wanted, and the names of those left out."""
     kept = tuple(found for found in listing.classes if wanted(found.class_name))
     left_out = tuple(printable_text(found.class_name) for found in listing.classes if found not in kept)
     return replace(listing, classes=kept), left_out

@@ -1,4 +1,4 @@
-"""Lists what is in a folder of photos: its classes, their files, and what belongs to no class."""
+"""Lists what is in a folder of photos: its classes, their files, and the files that belong to no class."""
 
 from __future__ import annotations
 
@@ -69,11 +69,11 @@ class Listing:
     counted_in: tuple[str, ...]
 
     def shown(self, path: Path) -> str:
-        """Returns the path of a photo in the form that people are shown."""
+        """Returns the path of a photo as it is shown to people."""
         return printable_text(path.relative_to(self.root).as_posix())
 
     def holds(self, photo: Path, folder: ClassFolder) -> bool:
-        """Returns whether a photo, which may be a link, lies in the folders that were given."""
+        """Returns whether a photo, if it is a link, leads to where it may; see `within`."""
         allowed = folder.path.resolve()
         return photo.resolve().is_relative_to(allowed if self.within else allowed.parent)
 
@@ -137,7 +137,7 @@ def _kept_entries(folder: Path) -> list[Path]:
 
 
 def printable_text(text: str) -> str:
-    """Returns a name as people are shown it; one with characters that cannot be shown is escaped in ASCII."""
+    """Returns a name as it is shown to people: in ASCII, if it has characters that cannot be shown."""
     return text if text.isprintable() else ascii(text)
 
 
