@@ -70,7 +70,7 @@ def read_photo_folder(
         class_name: Name of the one class that the whole folder shows; None if its sub-folders are classes.
         may_be_named: Whether the user could have given `class_name`; if so, an error says how.
         limit_bytes: Limit on memory while a photo is read, as `read_photo` explains it.
-        on_progress: Function that is called before each file is read, and at the end if files are left out.
+        on_progress: Function that is called before each file is read, and at the end if there are notes.
         map_files: Function that makes several processes check the files together; if it is None, this process
             checks them, in as many threads as processors and memory allow.
 
@@ -139,7 +139,8 @@ def _sort_photos(
         reasons = shortened(why_not, LISTED, "more files")
         if len(photos) < min_photos:
             photos_found = "1 usable photo" if len(photos) == 1 else f"{len(photos)} usable photos"
-            count = f"{photos_found}; at least {min_photos} are needed"
+            needed = "1 is" if min_photos == 1 else f"{min_photos} are"
+            count = f"{photos_found}; at least {needed} needed"
             problems += [f"{printable_text(found.name)}: {count}", *reasons]
         skipped += reasons
         classes.append(photos)

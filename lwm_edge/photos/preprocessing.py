@@ -12,7 +12,7 @@ from ..records import Record
 class Preprocessing(Record):
     """Describes how a photo becomes the network's input.
 
-    `pixels.preprocess` scales and crops the photo; the network itself subtracts the mean and divides by `std`.
+    `pixels.preprocess` scales and crops the photo; the network subtracts `mean` and divides by `std`.
 
     Attributes:
         image_size: Height and width of the network's input, in pixels.

@@ -119,7 +119,7 @@ print(before, elsewhere, here, mapped())
 
 def test_pages_of_libraries_are_given_back_in_a_process_of_ours_and_read_again_when_needed() -> None:
     if not Path("/proc/self/smaps").exists():
-        pytest.skip("this system does not tell what is mapped")
+        pytest.skip("this system does not say what is mapped")
     done = subprocess.run([sys.executable, "-c", _LIBRARIES], capture_output=True, text=True, check=True)
     before, elsewhere, here, again = (int(word) for word in done.stdout.split())
     assert before > 60 and abs(elsewhere - before) < 5
@@ -143,7 +143,7 @@ def _mapped_bytes() -> int:
 @pytest.fixture
 def mapped(numbers: Path) -> Tensor:
     if not Path("/proc/self/pagemap").exists():
-        pytest.skip("this system does not tell whose the pages are")
+        pytest.skip("this system does not say which pages belong to a file")
     return load_file(numbers)["numbers"]
 
 
@@ -173,7 +173,7 @@ def test_a_files_pages_that_were_written_to_stay(mapped: Tensor) -> None:
     mapped.sum()
     before = _mapped_bytes()
     drop_mapped_pages([mapped])
-    assert before - _mapped_bytes() > 3 * MIB  # the pages in between went
+    assert before - _mapped_bytes() > 3 * MIB  # the pages in between were given back
     assert torch.equal(mapped, expected)
 
 

@@ -89,7 +89,7 @@ def test_files_beside_the_class_folders_are_reported(tmp_path: Path) -> None:
     assert read.notes[20] == "and 5 more files"
     (tmp_path / "Empty").mkdir()
     assert refusal(tmp_path).problems[:2] == (
-        "Empty: 0 usable photos; at least 1 are needed",
+        "Empty: 0 usable photos; at least 1 is needed",
         "000.png lies beside the class folders, so it has no class",
     )
 
