@@ -134,7 +134,7 @@ SAYS = [
 
 
 @pytest.mark.parametrize(("page", "text"), SAYS)
-def test_a_number_in_a_page_is_the_codes(page: str, text: str) -> None:
+def test_a_number_in_a_page_is_the_one_in_the_code(page: str, text: str) -> None:
     assert text in prose(page)
 
 

@@ -46,7 +46,7 @@ ALLOWED = {
     ("processors", "(cgroup / 'cpu.max').read_text"): "a file of the kernel",
     ("processors", "(cgroup / f'cpu.cfs_{name}_us').read_text"): "a file of the kernel",
     ("freed_memory", "os.open"): "a file of the kernel",
-    ("memory", "FileIO"): "the same",
+    ("memory", "FileIO"): "a file of the kernel",
     ("variants", "load_model"): "from a temporary folder, what ONNX Runtime's tools wrote",
     ("_lite0", "torch.load"): "a file of an installed package",
     ("opening", "Image.open"): "a photo that GuardedFile has opened",
