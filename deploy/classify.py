@@ -54,7 +54,7 @@ def preprocess(image: Image.Image, image_size: int, resize_size: int) -> Pixels:
         RGB [image_size, image_size, 3] uint8.
     """
     side = resize_size * _COARSE
-    image.draft("RGB", (side, side))  # a JPEG decodes straight to near this size
+    image.draft("RGB", (side, side))  # a JPEG is then decoded directly to about this size
     image.load()
     upright_by = _UPRIGHT_BY.get(_orientation(image))
     image = _to_reduced_rgb(image, side)

@@ -24,7 +24,7 @@ from .pixels import LONG, STRIP_ROWS
 MIB = 2**20
 MAX_FILE_BYTES = 256 * MIB
 MAX_PIXELS = 64_000_000  # decoded pixels, each of which takes four bytes
-MAX_JPEG_PIXELS = 200_000_000  # a JPEG is decoded straight to near the size that is needed
+MAX_JPEG_PIXELS = 200_000_000  # a JPEG is decoded directly to about the size that is needed
 MAX_PROGRESSIVE_PIXELS = 110_000_000  # all scans are kept in memory, at three bytes a pixel or more
 MAX_WEBP_PIXELS = 20_000_000  # its decoder keeps several copies in memory
 MAX_TIMES_AS_LONG = 50  # the long side, as a multiple of the short one
@@ -47,7 +47,7 @@ _MOST_BYTES_OF_PIXEL = 4  # in a file, as no encoder writes more than the bare p
 _BYTES_PER_STRIP_PIXEL = 20  # for 16-bit grey, which is turned into floating-point numbers on the way
 
 _SECONDS_BETWEEN_CALLS = 0.2  # of `on_wait`, in processor time: waits on a busy machine do not count
-_SMALL_READ = 256  # bytes; only some of the reads as small as this look at the clock
+_SMALL_READ = 256  # bytes; of the reads up to this size, only some look at the clock
 _READS_PER_LOOK = 64
 
 

@@ -101,7 +101,7 @@ def _opened(file: GuardedFile, has_limits: bool) -> Image.Image:
             file.seek(0)
     formats = _costly_formats(file)
     _require_readers(formats)
-    if formats and not has_limits:  # merely opening one takes memory for its pixels or the whole file
+    if formats and not has_limits:  # merely opening one takes memory for all its pixels, or for the file
         raise TooCostlyHereError
     _load_readers(formats)
     if formats == ("WEBP",):
