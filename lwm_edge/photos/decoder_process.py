@@ -86,7 +86,7 @@ class DecoderProcess:
 
         Raises:
             PhotosError: The photo cannot be decoded within the limits; the message says why.
-            OutOfRoomError: Memory was too short; with more, the photo might be decoded.
+            OutOfRoomError: There was too little memory; more might be enough.
             LwmEdgeError: The system refuses to start the process.
         """
         job = {
