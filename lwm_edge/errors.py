@@ -168,7 +168,7 @@ def os_failure(action: str, where: object, error: OSError) -> LwmEdgeError:
 
     Args:
         action: Verb that says what was tried, such as "write".
-        where: Path that it was tried on, or other words for the place.
+        where: Path on which it was tried, or a name for the place.
         error: Operating system's error.
     """
     why = error.strerror or first_line(error)

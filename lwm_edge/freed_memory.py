@@ -22,7 +22,7 @@ _UNMAP_FROM_BYTES = 64 * 1024
 _KEPT_BLOCK, _KEPT_HEAP = 2**25, 2**30  # the former is the most that glibc accepts
 _MADV_DONTNEED = 4  # a constant of mman.h
 _PAGEMAP = Path("/proc/self/pagemap")
-# Bits set for a page that is resident and belongs to a file; a private page no longer does once written to.
+# Bits of a page that is resident and belongs to a file, as a private page does until it is written to.
 _PAGE_STATE = np.uint64(1 << 63 | 1 << 61)
 _LIBRARY_PERMISSIONS = ("r--p", "r-xp")  # private to this process, as the loader maps code and constants
 _processes_of_ours: set[int] = set()
@@ -98,10 +98,10 @@ def mapped_from(path: Path, tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
 def drop_mapped_pages(tensors: Iterable[Tensor]) -> None:
     """Gives pages of tensors mapped from a file back to the system; the kernel loads them again when read.
 
-    Only pages that lie wholly within a tensor are given back.
-    The file's content stays in the kernel's cache, outside this process. Pages that belong to no file, or
-    that have been written to since they were mapped, would be lost, so they stay. Where the system does not
-    say which these are, all pages stay. See madvise(2), MADV_DONTNEED, and proc(5), pagemap.
+    Only pages that lie wholly within a tensor are given back. The file's content stays in the kernel's cache,
+    outside this process. Pages that belong to no file, or that have been written to since they were mapped,
+    would be lost, so they stay. Where the system does not say which these are, all pages stay. See
+    madvise(2), MADV_DONTNEED, and proc(5), pagemap.
     """
     try:
         pagemap = os.open(_PAGEMAP, os.O_RDONLY)

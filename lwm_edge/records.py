@@ -215,7 +215,7 @@ class Progress(Report):
     """Reports one step of a long job, for progress bars.
 
     In the phases `photos` and `features`, and while photos are evaluated, there is a report before each
-    photo, and further ones while a photo takes long to read.
+    photo, and further ones while a photo is slow to read.
 
     Attributes:
         phase: Name of the phase: `photos`, `check`, `plan`, `features`, `train`, `evaluate`, `stage`,
@@ -252,7 +252,7 @@ class StepReporter:
 
     Args:
         phase: Name of the phase.
-        total: Number of its steps, or the usual number of them; any beyond that are not counted.
+        total: Number of its steps, or the usual number of them; steps beyond that number are not counted.
         on_progress: Function that gets the reports.
     """
 
@@ -266,7 +266,7 @@ class StepReporter:
         self.again()
 
     def again(self) -> None:
-        """Repeats the latest report while a step takes long, so that whoever receives it can end the work."""
+        """Repeats the latest report while a step is slow, so that whoever receives it can end the work."""
         done = min(max(0, self._begun - 1), self._total)
         self._on_progress(Progress(phase=self._phase, done=done, total=self._total))
 

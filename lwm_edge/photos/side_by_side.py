@@ -20,8 +20,8 @@ OnWait = Callable[[], None]
 
 _SECONDS_BETWEEN_REPORTS = 0.1
 _AHEAD = 2  # photos for each thread, so that none waits while a result is used
-# Handing a photo to a thread takes longer than reading a small one. So threads start only once this many
-# photos have taken longer than this; the very first may be slow because libraries are loaded.
+# Handing a photo to a thread takes longer than reading a small one. So threads start only once three photos
+# have each taken longer than 5 ms; the very first may be slow only because libraries are being loaded.
 _SLOW_PHOTOS, _SLOW_SECONDS = 3, 0.005
 
 
