@@ -45,7 +45,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     assert not hasattr(lwm_edge, "trainer")
 
 
-def test_a_public_function_explains_what_the_system_refuses_and_can_be_pickled(tmp_path: Path) -> None:
+def test_a_public_function_explains_refusals_by_the_system_and_can_be_pickled(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(lwm_edge.info)) is lwm_edge.info
     with pytest.raises(LwmEdgeError, match="File name too long"):
         lwm_edge.info(tmp_path / ("n" * 300))

@@ -121,7 +121,7 @@ def note():
 
 
 @pytest.mark.parametrize("name", NEEDS_NO_TORCH)
-def test_what_needs_no_torch_loads_none_in_any_process(
+def test_commands_that_need_no_torch_load_none_in_any_process(
     name: str, permitting_home: Home, tmp_path: Path
 ) -> None:
     home = permitting_home

@@ -51,6 +51,6 @@ def _parametrized(test: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_page_counts_what_is_tried(kind: str) -> None:
+def test_the_page_states_how_many_cases_are_tried(kind: str) -> None:
     tried = sum(map(cases, KINDS[kind]))
     assert tried > 1 and published(f"| {kind} | {tried} |"), tried

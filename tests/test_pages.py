@@ -142,7 +142,7 @@ def test_every_block_of_a_page_runs_in_its_order(page: str, clone: Path) -> None
         assert not missing, f"{name}: {missing} in\n{output}"
 
 
-def test_what_is_exempt_is_there() -> None:
+def test_every_exempt_block_is_there() -> None:
     there = {f"{page} {b.name}" for page in PAGES for b in blocks(page) if b.language == "sh"}
     assert EXEMPT.keys() <= there
     assert TOO_LONG.keys() == {_script(line) for line in _commands_of_the_benchmarks()} & TOO_LONG.keys()

@@ -184,7 +184,7 @@ def test_a_method_is_read_into_settings_and_a_variant() -> None:
         methods.recipe_of("lwm:schedule=steps")
 
 
-def test_combinations_add_the_next_best_change_and_keep_what_gains() -> None:
+def test_combinations_add_the_next_best_change_and_keep_it_if_accuracy_rises() -> None:
     trials = importlib.import_module("trials")
     figures = {
         "": 0.40,

@@ -125,7 +125,7 @@ def test_the_results_at_a_glance_and_the_readmes_four_rows() -> None:
     assert len(four) == 4 and all(row in glance for row in four)
 
 
-def test_every_figure_of_what_else_was_measured_is_in_the_section_that_it_links_to() -> None:
+def test_every_figure_under_what_else_was_measured_is_in_the_linked_section() -> None:
     answers = rows(section(PAGE, "What else was measured"))
     for question, answer, evidence in answers:
         heading = evidence.removeprefix("[").partition("]")[0]

@@ -279,7 +279,7 @@ def test_a_link_in_the_staged_links_place_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_what_is_not_a_link_is_not_switched(tmp_path, kind):
+def test_anything_but_a_link_is_left_alone_by_a_switch(tmp_path, kind):
     (tmp_path / "current").mkdir() if kind == "folder" else (tmp_path / "current").touch()
     with pytest.raises(HomeError, match=f"it is a {kind}, which is left alone"):
         storage.swap_link(tmp_path / "current", "a")
@@ -306,7 +306,7 @@ def test_a_removal_removes_its_target_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "fifo"])
-def test_what_is_not_a_file_is_not_removed_as_one(tmp_path, kind):
+def test_anything_but_a_file_is_not_removed_as_a_file(tmp_path, kind):
     path = tmp_path / "a"
     make = {"folder": path.mkdir, "link": lambda: path.symlink_to("b"), "fifo": lambda: os.mkfifo(path)}
     make[kind]()
@@ -454,7 +454,7 @@ def test_only_those_who_may_change_the_folder_can_open_its_lock(tmp_path, folder
 
 
 @pytest.mark.parametrize("kind", ["dangling link", "link", "pipe", "folder"])
-def test_what_is_not_a_lock_file_is_refused_and_left_alone(tmp_path, kind):
+def test_anything_but_a_file_in_the_place_of_a_lock_is_refused_and_left_alone(tmp_path, kind):
     lock = tmp_path / "lock"
     {
         "dangling link": lambda: lock.symlink_to("elsewhere"),

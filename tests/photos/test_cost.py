@@ -339,7 +339,7 @@ def test_a_file_that_becomes_a_pipe_while_it_is_read_does_not_hang(photo, monkey
         checking.file_digest(path)
 
 
-def test_what_is_added_to_a_file_while_it_is_read_is_not_read(photo):
+def test_bytes_added_to_a_file_while_it_is_read_are_not_read(photo):
     path = photo(bytes(100))
     for in_metadata in (True, False):
         with GuardedFile(path) as file:

@@ -52,7 +52,7 @@ def test_the_pixels_are_right_and_upright_whatever_the_file_is_called(
     tmp_path: Path, kind: str, turned: bool
 ) -> None:
     image, exif = quadrants(), Image.Exif()
-    if turned:  # the camera was held upright, and says so
+    if turned:  # as a camera that was held upright stores it
         image, exif[0x0112] = image.transpose(Image.Transpose.ROTATE_90), 6
     image.save(tmp_path / "photo.jpg", kind.split()[0], exif=exif.tobytes(), **SAVED[kind])
     with memory_bound(MAX_MEMORY_BYTES):
@@ -111,7 +111,7 @@ def test_without_its_library_one_line_says_how_to_read_heic(
 
 @pytest.mark.slow
 def test_a_large_progressive_jpeg_is_read_in_bounded_memory(tmp_path: Path) -> None:
-    """Larger JPEGs are among the hostile photos."""
+    """Even larger JPEGs are read in `test_hostile_photos`."""
     image = quadrants(1).resize((6_000, 4_000), Image.Resampling.NEAREST)
     image.save(tmp_path / "photo.jpg", quality=90, progressive=True)
     del image

@@ -542,7 +542,7 @@ def real_set(seed: int | None) -> PhotoSet:
     return PhotoSet(photos, FASHION_SIZE, PixelCache(1 << 20), seed)
 
 
-def test_augmentation_depends_on_neither_order_nor_batch_nor_what_was_loaded_before():
+def test_augmentation_depends_on_neither_order_nor_batch_nor_photos_loaded_before():
     batch = real_set(7).load(range(12), epoch=3)
     photos = real_set(7)
     for index in (5, 0, 11, 5):
@@ -623,7 +623,7 @@ def test_a_cache_that_forgot_its_photos_reads_them_again_and_can_fill_up(tmp_pat
     assert again is not kept and cache.read(path, FASHION_SIZE) is again
 
 
-def test_what_a_cache_keeps_takes_the_memory_that_it_counts(tmp_path):
+def test_a_cache_takes_no_more_memory_than_it_counts(tmp_path):
     (path,) = add_class(tmp_path, "Coat", real_photos("Coat", 1)).iterdir()
     kept = PixelCache(2352).read(path, FASHION_SIZE)
     assert kept.flags.owndata and kept.nbytes == 2352  # not a view of a larger array that Pillow made
