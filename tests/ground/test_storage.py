@@ -315,6 +315,13 @@ def test_anything_but_a_file_is_not_removed_as_a_file(tmp_path, kind):
     assert os.path.lexists(path)
 
 
+def test_anything_but_a_file_is_not_moved(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(HomeError, match="it is a named pipe"):
+        storage.move_file(tmp_path / "pipe", tmp_path / "target")
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
 @pytest.mark.parametrize("inside", ["other name", "a/deep", "link", "fifo"])
 def test_a_folder_with_anything_else_in_it_stays_whole(tmp_path, inside):
     folder = tmp_path / "folder"
