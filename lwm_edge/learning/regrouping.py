@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .class_statistics import ClassStatistics
-from .discriminant import Features, shrink
+from .discriminant import Features, times_shrunk
 
 _ROUNDING = 0.05  # as a share of the weight: a head that is solved again from float32 differs by less
 
@@ -44,8 +44,9 @@ def is_solved(weight: Features, statistics: ClassStatistics) -> bool:
         statistics: Statistics of these classes.
     """
     means = statistics.means[: len(weight)]
-    wanted, given = means - means.mean(0), weight - weight.mean(0)
-    given = given @ shrink(statistics.covariance, statistics.photos)  # cheaper than solving for the weight
+    wanted = means - means.mean(0)
+    # multiplying by the matrix is much cheaper than solving for the weight
+    given = times_shrunk(weight - weight.mean(0), statistics.covariance, statistics.photos)
     size = float((wanted**2).sum())
     scale = float((given * wanted).sum()) / size if size else 0.0
     apart = float(np.linalg.norm(given - scale * wanted))
