@@ -322,7 +322,7 @@ def test_a_shipped_class_that_was_renamed_is_compared_by_the_vendors_name() -> N
             {"preprocessing": PREPROCESSING.model_copy(update={"mean": (0, 0, 0)})},
             "the preprocessing or what",
         ),
-        ({"levels": Levels(blocks=(4, 8), grid=3, values=432)}, "or what the head reads does not match"),
+        ({"levels": Levels(blocks=(4, 8), grid=3, values=432)}, "or the head's inputs do not match"),
         ({"capacity": 65}, "capacity is 65, but the base's statement says 64"),
         ({"activation": "softmax"}, "activation is softmax, but the base's statement says sigmoid"),
         ({"architecture": "resnet34"}, "architecture is resnet34, but the base's statement says resnet18"),
