@@ -1,4 +1,4 @@
-"""Varies the photos that a network learnt from, for want of photos that it never saw."""
+"""Makes varied copies of the photos that a network learnt from, in case no other photos are given."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def relight(pixels: Pixels, generator: np.random.Generator) -> Pixels:
 
     Args:
         pixels: Pixels of the photo [H, W, 3] uint8.
-        generator: Random generator that decides by how much.
+        generator: Random generator that decides how much each of them changes.
 
     Returns:
-        The pixels [H, W, 3] uint8.
+        The changed pixels [H, W, 3] uint8.
     """
     brightness, contrast, saturation = generator.uniform(1 - _LIGHT, 1 + _LIGHT, 3)
     lit = pixels * brightness
@@ -43,5 +43,5 @@ def relight(pixels: Pixels, generator: np.random.Generator) -> Pixels:
 
 
 def in_other_light(photos: PhotoSet) -> PhotoSet:
-    """Makes a set of the same photos, each of which looks different in each epoch."""
+    """Makes a set of the same photos, each of which looks different in every epoch."""
     return _InOtherLight(photos.photos, photos.preprocessing, photos.cache, augmentation_seed=0)

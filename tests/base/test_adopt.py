@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from lwm_edge import BaseConfig, PackConfig, build_base, evaluate, init_home, open_home, pack_checkpoint
-from lwm_edge.base import adopt, finish
+from lwm_edge.base import adopt, examine
 from lwm_edge.base.labels import check_folder_names, check_order, match_folders, read_labels
 from lwm_edge.base.preprocessing import chosen_preprocessing
 from lwm_edge.demo import DEMO_DATA
@@ -116,8 +116,8 @@ def test_where_photos_are_known_by_heart_and_none_is_unseen_varied_copies_are_us
     apart: float,
     expected: str,
 ) -> None:
-    monkeypatch.setattr(finish, "NEARLY_ALL", needed)
-    monkeypatch.setattr(finish, "BY_HEART", apart)
+    monkeypatch.setattr(examine, "NEARLY_ALL", needed)
+    monkeypatch.setattr(examine, "BY_HEART", apart)
     report = pack_checkpoint(saved(classifier, tmp_path), few, tmp_path / "base.lwm", CONFIG)
     statistics = ClassStatistics.from_arrays(open_bundle(report.bundle).arrays())
     assert report.statistics.photos == expected and report.statistics.head == "trained"
@@ -186,8 +186,8 @@ def test_labels_and_folders_that_do_not_match_are_all_listed(
     assert refused.value.problems == (
         "Shoe has no folder of photos",
         "Hat has no folder of photos",
-        "the folder T-shirt is not one of them",
-        "the folder Trouser is not one of them",
+        "the folder T-shirt is none of these classes",
+        "the folder Trouser is none of these classes",
     )
 
 
@@ -264,8 +264,8 @@ def test_an_image_that_is_too_small_for_the_network_is_refused(few: Path, tmp_pa
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"mean": (123.7, 116.3, 103.5)}, "divide those for 0 to 255 by 255"),
-        ({"std": (58.4, 57.1, 57.4)}, "divide those for 0 to 255 by 255"),
+        ({"mean": (123.7, 116.3, 103.5)}, "divide values for 0 to 255 by 255"),
+        ({"std": (58.4, 57.1, 57.4)}, "divide values for 0 to 255 by 255"),
         ({"std": (0.2, 0.0, 0.2)}, "std must be above 0.001"),
         ({"author": "a\nb"}, "author: it contains control"),
         ({"description": "a\u202eb"}, "description: it contains characters that change"),
@@ -360,7 +360,7 @@ def test_photos_cannot_be_unseen_and_learnt_from(
         packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=tmp_path / "copies")
     (copy,) = refused.value.problems
     assert "copy.bmp is the same photo as" in copy
-    with pytest.raises(ConfigError, match="Shirt is not one of them"):
+    with pytest.raises(ConfigError, match="Shirt is none of these classes"):
         packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=DEMO_DATA / "test" / "1")
     with pytest.raises(StoppedError):
         packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=UNSEEN)

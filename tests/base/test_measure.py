@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lwm_edge.base.finish import _warnings
+from lwm_edge.base.examine import vendor_warnings
 from lwm_edge.base.measure import Settled, _is_better, measured_tensors, settle
 from lwm_edge.base.reports import StatisticsReport
 from lwm_edge.learning.class_statistics import ClassStatistics
@@ -145,7 +145,7 @@ def test_a_bad_base_and_one_that_knows_its_photos_by_heart_are_said_to_be() -> N
     def said(learnt: float, unseen: float | None, classes: int = 2, **accuracy: float) -> str:
         judged = None if unseen is None else of(unseen, classes)
         choice = StatisticsReport(photos="all", head="trained", accuracy=accuracy)
-        return " ".join(_warnings(of(learnt), judged, choice, ("a", "b")))
+        return " ".join(vendor_warnings(of(learnt), judged, choice, ("a", "b")))
 
     assert said(1.0, 0.9, trained=0.9) == ""
     assert "recognises 100% of the photos that it learnt from, but only 70%" in said(1.0, 0.9, trained=0.7)
@@ -153,5 +153,5 @@ def test_a_bad_base_and_one_that_knows_its_photos_by_heart_are_said_to_be() -> N
     assert "recognises only 20% of the photos that it learnt from" in said(0.2, 0.9, trained=0.2)
     assert "recognises only 20% of the photos that it learnt from" in said(0.2, None)
     assert "its accuracy is not known" in said(1.0, None)
-    assert "no unseen photos of b, so the unseen ones decide nothing" in said(1.0, 1.0, 1, trained=1.0)
-    assert "the head, once solved on a device, recognises only 77%" in said(1.0, 0.97, trained=0.97, all=0.77)
+    assert "no unseen photos of b, so unseen photos decide nothing" in said(1.0, 1.0, 1, trained=1.0)
+    assert "a head that is solved on a device recognises only 77%" in said(1.0, 0.97, trained=0.97, all=0.77)
