@@ -156,9 +156,11 @@ def read_photo_folder(
     read = partial(cache.read, preprocessing=preprocessing, limit_bytes=limit_bytes)
 
     def check(file: tuple[Path, ClassFolder], on_wait: Callable[[], None]) -> Checked:
+        """Checks one file; it is called in any thread."""
         return _check(*file, listing, read, on_wait)
 
     def check_here(file: tuple[Path, ClassFolder]) -> Checked:
+        """Checks one file in this thread, and reports progress."""
         report()
         return check(file, report.again)
 
