@@ -20,7 +20,7 @@ from ..model.architectures.registry import architecture_names, find_architecture
 _WRAPPINGS = ("state_dict", "model_state_dict", "model", "network", "net", "module", "weights", "params")
 _AVERAGES = ("ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "model_ema_state_dict")
 _PREFIXES = ("module.", "model.", "_orig_mod.", "network.", "net.", "ema_model.", "ema.")
-_COUNTERS = ("n_averaged", "num_updates", "step", "decay", "initted")  # added by wrappers that average
+_COUNTERS = ("n_averaged", "num_updates", "step", "decay", "initted")  # added by averaging wrappers
 _OPTIONAL = ".num_batches_tracked"
 _LONGEST_NAME = 80
 _OF_PROTOCOL_4 = "140|147|149"  # opcodes SHORT_BINUNICODE, STACK_GLOBAL and FRAME
@@ -169,7 +169,7 @@ def _summary(names: Sequence[str], what: str) -> list[str]:
 
 
 def _shown(name: Any) -> str:
-    """Writes a name from a checkpoint so that it can be printed."""
+    """Returns a name from a checkpoint in a form that can be printed."""
     text = str(name)
     text = text if text.isprintable() else ascii(text)
     return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..."

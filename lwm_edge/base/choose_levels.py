@@ -34,7 +34,7 @@ GRIDS = (1, 2, 3)
 
 @torch.no_grad()
 def find_levels(network: Network, grid: int) -> Levels | None:
-    """Finds the last block of each map size except the final one; returns None if these cannot be levels.
+    """Finds the last block of each map size except the final one; returns None if no head can read them.
 
     Args:
         network: Network without levels.
@@ -97,7 +97,7 @@ def choose_levels(
     """
     accuracy = {}
     report = StepReporter("evaluate", FOLDS * len(candidates), on_progress)
-    every = -(-len(photos.photos) // PHOTOS_AT_ONCE)  # photos are sorted by class, so each gives its share
+    every = -(-len(photos.photos) // PHOTOS_AT_ONCE)  # photos are sorted by class
     judges = replace(photos, photos=photos.photos[:: max(1, every)])
     labels = np.array(judges.labels)
     for levels in candidates if len(candidates) > 1 else ():

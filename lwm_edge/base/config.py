@@ -96,7 +96,7 @@ class BaseConfig(BundleConfig):
     would require.
     """
     held_back: float = Field(default=0.1, ge=0, lt=1)
-    """Share of each class's photos that is kept back from training, to measure accuracy on; 0 keeps none.
+    """Share of each class's photos that are held back from training, to measure accuracy; 0 for none.
 
     The accuracy goes into the bundle, and devices estimate from it how much their models still know. These
     photos also decide from which photos the class statistics are made, and which head ships.

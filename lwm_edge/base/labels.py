@@ -137,7 +137,7 @@ def check_folder_names(folder: Path, predictions: Labels, labels: Labels, class_
 
 
 def _better_rows(predictions: Labels, labels: Labels, classes: int) -> Labels | None:
-    """Finds the row of each class in an order that clearly fits better than the given one, if any does."""
+    """Finds the row of each class in an order that clearly fits better; returns None if no order does."""
     per_photo = _per_photo(labels, classes)
     pairs, counts = np.unique(np.stack([labels, predictions], 1), axis=0, return_counts=True)
     row_of_class = _best_rows(pairs, counts * per_photo[pairs[:, 0]], classes)
@@ -156,7 +156,7 @@ def _better_rows(predictions: Labels, labels: Labels, classes: int) -> Labels | 
 
 
 def _per_photo(labels: Labels, classes: int) -> NDArray[np.float64]:
-    """Returns the share that a single photo has in each class [classes]."""
+    """Returns 1 / number of photos for each class [classes]; empty classes count as one photo."""
     shares: NDArray[np.float64] = 1 / np.bincount(labels, minlength=classes).clip(1)
     return shares
 

@@ -147,7 +147,8 @@ def _possible_statistics(
     of_all.learn_more(unseen.head_inputs, labels)
     choices = {"all": of_all}
     if fewest >= _LEAST_JUDGED:
-        choices["unseen"] = of_given.with_photos(unseen.head_inputs, labels)  # only their means
+        # The covariance comes from all photos here too, but the means from the unseen photos alone.
+        choices["unseen"] = of_given.with_photos(unseen.head_inputs, labels)
     return choices | {"given": of_given}
 
 
@@ -188,9 +189,10 @@ def _accuracy(predictions: Labels, labels: Labels) -> float:
 def _is_better(predictions: Labels, others: Labels, labels: Labels) -> bool:
     """Tells whether predictions are better than others by more than chance would explain.
 
-    Their accuracy, a mean over classes, must be higher. Besides, take the n photos on which only one of the
-    two is right. By chance, each would be right on half of them, with a standard deviation of half the square
-    root of n. The better one must be right on more than two standard deviations above half.
+    Their accuracy, a mean over classes, must be higher. There is a second condition about the n photos for
+    which only one of the two predictions is right. By chance, each would be right for half of these photos,
+    with a standard deviation of half the square root of n. The better ones must exceed that half by more than
+    two standard deviations.
     """
     right, others_right = predictions == labels, others == labels
     gained, lost = int((right & ~others_right).sum()), int((others_right & ~right).sum())
@@ -199,7 +201,7 @@ def _is_better(predictions: Labels, others: Labels, labels: Labels) -> bool:
 
 
 def measured_tensors(settled: Settled, labels: Labels, capacity: int) -> Arrays:
-    """Makes the bundle's tensors of how often each class was recognised, of confusions, and of scores."""
+    """Makes the bundle's tensors that count recognised photos, confusions and scores of unseen photos."""
     arrays, predictions = empty_tensors(capacity, 1), settled.predictions
     np.add.at(arrays[TOTAL], labels, 1)
     np.add.at(arrays[RIGHT], labels[predictions == labels], 1)

@@ -19,7 +19,7 @@ from ..records import ProgressCallback
 from .ranks import Ranks
 
 BATCH_SIZE = 64  # photos that are processed at once when nothing is trained
-PHOTOS_AT_ONCE = 65_536  # photos whose head inputs are in memory at once: a gigabyte at 2048 inputs each
+PHOTOS_AT_ONCE = 65_536  # photos whose head inputs are in memory at once; at 2048 inputs, a gigabyte
 
 
 class Learnt(NamedTuple):

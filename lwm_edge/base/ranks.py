@@ -154,7 +154,7 @@ class Ranks:
 
 
 def in_order(shares: Sequence[Sequence[T]]) -> list[T]:
-    """Puts the results of all processes for their shares back into the order of the items."""
+    """Merges the results that each process has for its share, in the order of the items."""
     ordered: list[Any] = [None] * sum(map(len, shares))
     for rank, share in enumerate(shares):
         ordered[rank :: len(shares)] = share
@@ -191,7 +191,7 @@ def joined() -> Iterator[Ranks]:
     try:
         ranks.gather(None)  # otherwise, the others could wait for a process that fails before all have joined
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Grad strides do not match bucket")  # this costs little time
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket")  # it costs little time
             yield ranks
     except BaseException as error:
         if not _is_first_failure(store):

@@ -29,8 +29,8 @@ class StatisticsReport(Report):
         photos: Photos from which the statistics were made: those `given` for this purpose (by default, those
             that the network learnt from), `varied` copies of these, the `unseen` ones, or `all`.
         head: Head that ships: `trained`, or `solved` from the statistics.
-        accuracy: Accuracy on the unseen photos, by choice of photos (cross-validated) and for the `trained`
-            head. It is empty if there are no unseen photos, so that nothing could be chosen.
+        accuracy: Accuracy on the unseen photos for each choice of photos (cross-validated) and for the
+            `trained` head. It is empty if there are no unseen photos, so that nothing could be chosen.
     """
 
     photos: str

@@ -43,7 +43,7 @@ class RotationTask(nn.Module):
             labels: class_index [B] int64.
 
         Returns:
-            Images [2B, H, H, 3], upright ones first, and for each a label for class and rotation [2B] int64.
+            Images [2B, H, H, 3], upright ones first, and a label of class and rotation for each [2B] int64.
         """
         turns = torch.randint(1, _ROTATIONS, labels.shape, generator=self.generator)
         turned = [torch.rot90(image, int(k), (0, 1)) for image, k in zip(images, turns, strict=True)]

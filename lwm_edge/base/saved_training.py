@@ -2,7 +2,7 @@
 
 The file lies next to the base that is to be written, and is removed once the base is there. It holds the
 network, the optimiser's momenta and the states of every process's random generators, so resumed training ends
-just as it would have without the interruption. The file fits only the same photos and settings.
+just as it would have without the interruption. The file can be used only with the same photos and settings.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class SavedTraining:
             generator.set_state(saved[f"random.{name}.{own}"])
 
     def save_if_due(self, parts: TrainingParts, epoch: int, epochs: int, loss: float) -> None:
-        """Saves the training if all epochs are done, or if it was last saved a while ago.
+        """Saves the training if a minute has passed since the last save, or since the start if it has ended.
 
         Args:
             parts: Parts to save.

@@ -1,6 +1,6 @@
 """Builds and checks the chain of custody: the statements that vendor and device sign, and their record.
 
-Every signature covers a statement, which consists of a line for the kind of statement and canonical JSON. The
+Every signature covers a statement: a line that names the kind of statement, followed by canonical JSON. The
 vendor's statement describes everything about the shipped base. A device's statement describes one change: the
 model before it, the model after it, and the base that both come from. `proofs.verification` decides whether a
 model can be trusted.

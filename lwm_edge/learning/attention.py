@@ -48,7 +48,7 @@ def grad_cam(features: Tensor, scores: Tensor, *, create_graph: bool = False) ->
     Returns:
         Maps Q [B, h, w] >= 0, in the features' dtype.
     """
-    # The images of a batch do not affect each other, so the gradient of the sum consists of theirs.
+    # No image affects another's score, so the gradient of the sum is the gradient of each image's own score.
     (gradient,) = torch.autograd.grad(scores.sum(), features, create_graph=create_graph, retain_graph=True)
     alpha = gradient.mean((2, 3))
     return torch.relu(torch.einsum("bk,bkhw->bhw", alpha, features))

@@ -92,7 +92,7 @@ def loaded_batches(
 
 @contextmanager
 def _reading_ended(reader: ThreadPoolExecutor, ended: threading.Event) -> Iterator[None]:
-    """Stops the reading ahead when the block of code ends, as nobody will use those batches."""
+    """Stops reading ahead when the block of code ends, as nobody will use the remaining batches."""
     try:
         yield
     finally:

@@ -24,7 +24,7 @@ from .discriminant import Discriminant, Features, Head, Labels
 _RIDGE = 0.1
 _ROWS_AT_ONCE = 256
 _SPREADS, _BISECTIONS = (0.01, 10_000.0), 14  # range and number of steps of the search in `find_spread`
-_DRAWN_PER_CLASS, _MAX_DRAWN = 1000, 200_000  # simulated photos in an estimate: of each class, and of all
+_DRAWN_PER_CLASS, _MAX_DRAWN = 1000, 200_000  # largest numbers of simulated photos: per class, and in all
 
 
 @dataclass
@@ -93,7 +93,7 @@ class ClassStatistics:
         self._add_to_scatter(centred, len(features))
 
     def _add_to_scatter(self, rows: Features, photos: int) -> None:
-        """Adds the outer products of rows [R, d] to the scatter, and some photos to their number.
+        """Adds the outer products of rows [R, d] to the scatter, and `photos` to the number of photos.
 
         The scatter is the covariance times the number of photos.
         """
@@ -167,7 +167,8 @@ class ClassStatistics:
 
     def _draw_logits(self, weight: Features, bias: Features, classes: int) -> tuple[Features, Features]:
         """Computes the logits of the class means [classes, N], and draws random deviations [photos, N]."""
-        of_features = len(weight) > len(self.covariance)  # whichever has the smaller covariance is drawn
+        # Either features or logits can be drawn; those with the smaller covariance take less time.
+        of_features = len(weight) > len(self.covariance)
         covariance = self.covariance if of_features else weight @ self.covariance @ weight.T
         variances, axes = np.linalg.eigh(covariance)
         photos = min(_DRAWN_PER_CLASS, max(1, _MAX_DRAWN // classes))

@@ -78,7 +78,7 @@ def choose_recipe(
     this was measured (benchmarks/), training gained no more than noise and took ten times as long.
 
     With a head that reads the last feature maps alone, training helps, but it moves the features, and the
-    statistics of the old classes must be moved along. It takes clearly more than d photos to show how d
+    statistics of the old classes must be moved with them. It takes clearly more than d photos to show how d
     features move; with fewer, it is better to leave the backbone as it is.
 
     Args:

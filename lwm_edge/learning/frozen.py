@@ -1,7 +1,7 @@
 """Keeps the frozen blocks' outputs for photos, so that these blocks run once rather than in every epoch.
 
-This is exact only for photos that look the same in every epoch. Augmented photos do not, so the plan provides
-no memory for this if the photos are augmented.
+This is exact only for photos that look the same in every epoch. Augmented photos do not, so the plan sets no
+memory aside for them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def frozen_bytes(network: Network) -> int:
 def keep_frozen_outputs(
     network: Network, photos: PhotoSet, pace: Pace, on_progress: ProgressCallback
 ) -> FrozenOutputs:
-    """Runs the frozen blocks on the first photos of a set, as many as `pace.frozen_cache_bytes` has room for.
+    """Runs the frozen blocks on the first photos of a set, as many as fit into `pace.frozen_cache_bytes`.
 
     The photos are always divided into the same batches, so that the outputs are always the same.
     """

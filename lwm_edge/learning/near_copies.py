@@ -1,4 +1,4 @@
-"""Counts photos of a class that are nearly copies of each other, by features that are computed anyway."""
+"""Counts the photos of a class that are nearly copies of each other, judged by their features."""
 
 from __future__ import annotations
 

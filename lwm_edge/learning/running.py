@@ -47,7 +47,7 @@ class Runs(Protocol):
     """Describes a network that computes a head's inputs, either a `Network` or a `Backbone`."""
 
     def run(self, images: Pixels, *, keep_maps: bool) -> tuple[NDArray[np.float32], Any]:
-        """Runs images [B, H, W, 3] uint8; see `Network.run` and `Backbone.run`."""
+        """Runs the network on images [B, H, W, 3] uint8; see `Network.run` and `Backbone.run`."""
 
 
 @dataclass(frozen=True)

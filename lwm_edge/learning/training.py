@@ -61,9 +61,10 @@ def train_increment(
 ) -> TrainingReport:
     """Teaches the student the new classes; the teacher is not touched.
 
-    Both stay in eval mode: otherwise, BatchNorm statistics would drift to the new classes, dropout would
-    break the attention maps, and the micro-batches would not add up to the whole batch's gradient. On a CPU,
-    the result is the same for the same seed, pace and number of threads, even if training was interrupted.
+    Both networks stay in eval mode: otherwise, BatchNorm statistics would drift to the new classes, dropout
+    would break the attention maps, and the micro-batches would not add up to the whole batch's gradient. On a
+    CPU, the result is the same for the same seed, pace and number of threads, even if training was
+    interrupted.
 
     Args:
         student: Network M_t, with the new rows of the head.
