@@ -48,7 +48,7 @@ def check_capacity(classes: int, config: BundleConfig) -> None:
         CapacityError: There are more classes than the capacity allows.
     """
     if classes > config.capacity:
-        raise CapacityError(f"{classes} classes do not fit a capacity of {config.capacity}")
+        raise CapacityError(f"there are {classes} classes, but the capacity is {config.capacity}")
 
 
 def check_output(output: Path, *inputs: Path | None) -> None:

@@ -209,7 +209,7 @@ class IncrementConfig(Settings):
     min_base_agreement: float | None = Field(default=None, ge=0, le=1)
     """Agreement with its teacher that a model needs to pass the gate.
 
-    It is the share of the held-back photos on which both rank the same base class highest.
+    It is the share of the held-back photos for which model and teacher rank the same base class highest.
     """
     min_shipped_accuracy: float | None = Field(default=None, ge=0, le=1)
     """Estimated accuracy on the shipped classes that a model needs to pass the gate.
@@ -217,7 +217,7 @@ class IncrementConfig(Settings):
     The estimate comes from the class statistics in the bundle.
     """
     max_attention_distance: float | None = Field(default=None, ge=0)
-    """Largest distance (L_AD) by which the attention maps of a model that passes the gate may have moved."""
+    """Largest distance (L_AD) by which a model's attention maps may move if the model is to pass the gate."""
     force: bool = False
     """Whether to commit a model that the gate would refuse; the receipt then has a warning."""
     fresh: bool = False

@@ -64,7 +64,7 @@ def test_common_wrappings_are_removed(wrapping: str, model: torch.nn.Module, tmp
     assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
-def test_weights_that_are_not_numbers_are_named(model: torch.nn.Module, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_named(model: torch.nn.Module, tmp_path: Path) -> None:
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state["stem.0.weight"][0] = torch.nan
     torch.save(state, tmp_path / "c.pth")
