@@ -53,7 +53,7 @@ class BundleConfig(Settings):
 
     @field_validator("permits")
     @classmethod
-    def _ascend(cls, permits: tuple[Permission, ...]) -> tuple[Permission, ...]:
+    def _sort(cls, permits: tuple[Permission, ...]) -> tuple[Permission, ...]:
         return tuple(sorted(set(permits)))
 
 
@@ -146,7 +146,7 @@ class PackConfig(BundleConfig):
     """Name of torchvision weights whose preprocessing to use, such as ResNet18_Weights.IMAGENET1K_V1."""
 
     @model_validator(mode="after")
-    def _is_of_pixels_from_0_to_1(self) -> PackConfig:
+    def _mean_and_std_fit_pixels_from_0_to_1(self) -> PackConfig:
         if any(abs(value) > _MAX_STATISTIC for value in (*(self.mean or ()), *(self.std or ()))):
             raise ValueError("mean and std are for pixels from 0 to 1; divide values for 0 to 255 by 255")
         if any(value <= _MIN_STD for value in self.std or ()):

@@ -13,7 +13,7 @@ COPIES = 2
 _LIGHT = 0.4  # largest change of brightness, contrast and saturation, as a share
 
 
-class _InOtherLight(PhotoSet):
+class _VariedPhotos(PhotoSet):
     """Holds photos that are shifted, mirrored and lit at random."""
 
     def _load(self, photo: Photo, epoch: int | None, report: StepReporter) -> Pixels:
@@ -42,6 +42,6 @@ def relight(pixels: Pixels, generator: np.random.Generator) -> Pixels:
     return result
 
 
-def in_other_light(photos: PhotoSet) -> PhotoSet:
+def varied_photos(photos: PhotoSet) -> PhotoSet:
     """Makes a set of the same photos, each of which looks different in every epoch."""
-    return _InOtherLight(photos.photos, photos.preprocessing, photos.cache, augmentation_seed=0)
+    return _VariedPhotos(photos.photos, photos.preprocessing, photos.cache, augmentation_seed=0)

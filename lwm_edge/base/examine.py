@@ -11,7 +11,7 @@ from ..learning.running import Observation
 from ..model.evaluation import EvaluationReport, evaluate_predictions
 from ..model.network import Network
 from ..records import ProgressCallback, StepReporter
-from .copies import COPIES, in_other_light
+from .copies import COPIES, varied_photos
 from .material import Material
 from .measure import BY_HEART, HEADS, NEARLY_ALL, Settled, settle
 from .observing import learn_all, observe_all
@@ -69,7 +69,7 @@ def examine(
     if material.for_statistics.photos:
         given = learn_all(network, material.for_statistics, capacity, ranks, on_progress).statistics
     elif may_copy and not unseen.photos and of_learnt.accuracy >= NEARLY_ALL:
-        varied = in_other_light(material.learnt)
+        varied = varied_photos(material.learnt)
         copies = learn_all(network, varied, capacity, ranks, on_progress, epochs=range(COPIES))
         right = evaluate_predictions(copies.predictions, copies.labels, names, len(names))
         if of_learnt.accuracy - right.accuracy > BY_HEART:

@@ -31,8 +31,8 @@ from ..records import Progress, ProgressCallback, ignore_progress
 S = TypeVar("S")
 T = TypeVar("T")
 
-_PATIENCE = timedelta(days=1)  # the first process solves heads and exports while the others wait
-_SECONDS_TO_SPEAK = 10.0
+_TIMEOUT = timedelta(days=1)  # the first process solves heads and exports while the others wait
+_SECONDS_TO_REPORT = 10.0
 _LOST_CONNECTION = ("onnection closed", "onnection reset", "onnection refused", "roken pipe")
 
 
@@ -163,10 +163,10 @@ def in_order(shares: Sequence[Sequence[T]]) -> list[T]:
 
 def is_first_rank() -> bool:
     """Tells whether this process is the one that reports; works even before the processes join."""
-    return not _several() or int(os.environ["RANK"]) == 0
+    return not _has_peers() or int(os.environ["RANK"]) == 0
 
 
-def _several() -> bool:
+def _has_peers() -> bool:
     launched = distributed.is_available() and distributed.is_torchelastic_launched()
     return launched and int(os.environ["WORLD_SIZE"]) > 1
 
@@ -178,7 +178,7 @@ def joined() -> Iterator[Ranks]:
     If the block fails in one process, it fails in all. The process that failed first raises its error; all
     other processes raise a PeerError, which need not be shown to anybody.
     """
-    if not _several():
+    if not _has_peers():
         yield Ranks()
         return
     shared, rank, size = next(rendezvous("env://"))
@@ -186,7 +186,7 @@ def joined() -> Iterator[Ranks]:
     attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
     store = distributed.PrefixStore(f"attempt {attempt}", shared)  # type: ignore[attr-defined]
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
     ranks = Ranks(rank, size, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
     try:
         ranks.gather(None)  # otherwise, the others could wait for a process that fails before all have joined
@@ -195,7 +195,7 @@ def joined() -> Iterator[Ranks]:
             yield ranks
     except BaseException as error:
         if not _is_first_failure(store):
-            _let_the_first_speak()
+            _let_the_first_failure_be_reported()
             raise PeerError("another process of this training run failed, and said why") from error
         if isinstance(error, Exception) and _lost_a_peer(error):
             raise ResourceError(
@@ -222,10 +222,10 @@ def _is_first_failure(store: _Counts) -> bool:
         return True
 
 
-def _let_the_first_speak() -> None:
+def _let_the_first_failure_be_reported() -> None:
     """Waits while the process that failed first says why: once one has ended, torchrun ends all processes."""
     with suppress(KeyboardInterrupt):  # torchrun ends this process by an interrupt
-        time.sleep(_SECONDS_TO_SPEAK)
+        time.sleep(_SECONDS_TO_REPORT)
 
 
 def _lost_a_peer(error: Exception) -> bool:

@@ -78,7 +78,7 @@ def loaded_batches(
         on_wait: Function that is called a few times a second while the next batch is not ready.
     """
     labels, ended = photos.labels, threading.Event()
-    with ThreadPoolExecutor(1) as reader, _reading_ended(reader, ended):
+    with ThreadPoolExecutor(1) as reader, _stop_reading_at_end(reader, ended):
         ahead: deque[Future[Batch]] = deque()
         for step, epoch, indices in _schedule(len(labels), config, start):
             of_kept, to_read = [i for i in indices if i < kept], [i for i in indices if i >= kept]
@@ -91,7 +91,7 @@ def loaded_batches(
 
 
 @contextmanager
-def _reading_ended(reader: ThreadPoolExecutor, ended: threading.Event) -> Iterator[None]:
+def _stop_reading_at_end(reader: ThreadPoolExecutor, ended: threading.Event) -> Iterator[None]:
     """Stops reading ahead when the block of code ends, as nobody will use the remaining batches."""
     try:
         yield

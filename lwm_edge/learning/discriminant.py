@@ -91,7 +91,7 @@ class Discriminant:
         labels: Labels | None = None,
     ) -> None:
         classes, d = means.shape
-        self._means, self._counts, self._weighed = means, counts, photos + d
+        self._means, self._counts, self._photos_and_prior = means, counts, photos + d
         self.features = np.empty((0, d)) if features is None else features
         self.labels = np.empty(0, np.int64) if labels is None else labels
         # To leave out many photos, `without` solves a changed matrix; for a few, it updates this solution.
@@ -141,7 +141,7 @@ class Discriminant:
         means = (self._counts[:, None] * self._means - is_of @ photos) / shares
         Z = photos - self._means[labels]
         shared = is_of / np.sqrt(shares)
-        R = (np.eye(len(Z)) + shared.T @ shared) / self._weighed
+        R = (np.eye(len(Z)) + shared.T @ shared) / self._photos_and_prior
         if self._shrunk is not None:
             weight = np.linalg.solve(self._shrunk - Z.T @ R @ Z, (means - means.mean(0)).T).T
         else:
@@ -151,7 +151,7 @@ class Discriminant:
             solved_Z = solved - self._solved_means[labels]
             weight = solved_means - solved_means.mean(0)
             weight += np.linalg.solve(np.linalg.inv(R) - Z @ solved_Z.T, Z @ weight.T).T @ solved_Z
-        weight *= 1 - len(Z) / self._weighed
+        weight *= 1 - len(Z) / self._photos_and_prior
         bias = self.scale * self._bias(weight, means, counts)
         bias[(self._counts > 0) & (counts <= 0)] = -np.inf
         return Without(means, weight, Head(self.scale * weight, bias))

@@ -182,7 +182,7 @@ def test_only_the_first_failure_is_raised_as_it_is(
         "TORCHELASTIC_RESTART_COUNT": "0",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(ranks, "_several", lambda: True)
+    monkeypatch.setattr(ranks, "_has_peers", lambda: True)
     waited: list[float] = []
 
     def told_to_stop(seconds: float) -> None:
