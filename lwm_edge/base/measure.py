@@ -191,8 +191,8 @@ def _is_better(predictions: Labels, others: Labels, labels: Labels) -> bool:
 
     Their accuracy, a mean over classes, must be higher. There is a second condition about the n photos for
     which only one of the two predictions is right. By chance, each would be right for half of these photos,
-    with a standard deviation of half the square root of n. The better ones must exceed that half by more than
-    two standard deviations.
+    with a standard deviation of half the square root of n. For the better predictions, the number must exceed
+    that half by more than two standard deviations.
     """
     right, others_right = predictions == labels, others == labels
     gained, lost = int((right & ~others_right).sum()), int((others_right & ~right).sum())

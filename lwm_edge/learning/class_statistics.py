@@ -132,7 +132,7 @@ class ClassStatistics:
         return both
 
     def follow_drift(self, change: FeatureMap, classes: int) -> None:
-        """Adapts the statistics, which describe a backbone's old features, to the features after training.
+        """Adapts the statistics, made from a backbone's old features, to its features after training.
 
         This is drift compensation as in Yu et al. 2020 ("Semantic Drift Compensation"), with a linear map.
 

@@ -34,7 +34,7 @@ PREPROCESSING = Preprocessing(image_size=64, resize_size=72, mean=(0.4, 0.4, 0.4
 
 
 def _base(**changes: Any) -> Manifest:
-    """Makes a base of two classes that the vendor has signed, or another signer."""
+    """Makes a base of two classes, signed by the vendor unless another signer is given."""
     signer = changes.pop("signer", VENDOR)
     fields: dict[str, Any] = {
         "architecture": "resnet18",

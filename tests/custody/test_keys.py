@@ -69,7 +69,7 @@ def test_the_secret_is_not_in_the_report(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
-def test_only_the_owner_can_read_a_private_key_at_any_moment(
+def test_there_is_no_moment_when_others_can_read_a_private_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int
 ) -> None:
     modes = []
@@ -116,7 +116,7 @@ def test_a_key_cannot_be_made_in_a_missing_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o610, 0o666, 0o777])
-def test_a_private_key_that_others_can_reach_is_refused(pair: tuple[Path, Path], mode: int) -> None:
+def test_a_private_key_that_others_can_read_is_refused(pair: tuple[Path, Path], mode: int) -> None:
     pair[0].chmod(mode)
     with pytest.raises(TrustError, match=f"{mode:04o}.*chmod 600 {pair[0]}"):
         read_private_key(pair[0])
