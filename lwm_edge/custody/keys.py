@@ -1,7 +1,7 @@
 """Makes and reads Ed25519 keys in PEM files, signs with them, and checks signatures.
 
 Private keys are PKCS #8 files, public keys SubjectPublicKeyInfo (https://www.rfc-editor.org/rfc/rfc8410). The
-file of a private key is written with mode 0600, and refused if others besides its owner can read it. A
+file of a private key is written with mode 0600, and refused if anybody but its owner has access to it. A
 private key is never printed, and never stored anywhere else.
 """
 
@@ -93,7 +93,7 @@ def read_private_key(path: AnyPath) -> Ed25519PrivateKey:
     """Reads a private key.
 
     Raises:
-        TrustError: The key is missing, is not an unencrypted Ed25519 key, or can be read by other users.
+        TrustError: The key is missing, is not an unencrypted Ed25519 key, or is accessible to other users.
     """
     content = _read(Path(path), private=True)
     try:
@@ -163,7 +163,7 @@ def _read(path: Path, *, private: bool) -> bytes:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             if private and mode & 0o077:
                 raise TrustError(
-                    f"{path} can be read by others besides its owner (mode {mode:04o}), so it may not be "
+                    f"{path} is accessible to others besides its owner (mode {mode:04o}), so it may not be "
                     f"secret; make a new key or, if nobody else can have read it, run: chmod 600 {path}"
                 )
             return file.read(_MAX_BYTES)

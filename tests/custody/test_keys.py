@@ -116,7 +116,7 @@ def test_a_key_cannot_be_made_in_a_missing_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o610, 0o666, 0o777])
-def test_a_private_key_that_others_can_read_is_refused(pair: tuple[Path, Path], mode: int) -> None:
+def test_a_private_key_that_others_can_access_is_refused(pair: tuple[Path, Path], mode: int) -> None:
     pair[0].chmod(mode)
     with pytest.raises(TrustError, match=f"{mode:04o}.*chmod 600 {pair[0]}"):
         read_private_key(pair[0])
