@@ -240,6 +240,7 @@ def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def explained(*given: P.args, **named: P.kwargs) -> T:
+        """Calls the function, and turns refusals by the operating system into errors of this tree."""
         callers_errors: list[Exception] = []
         try:
             arguments = signature.bind(*given, **named)
@@ -267,6 +268,7 @@ def noting_errors(callback: Callable[..., object], noted: list[Exception]) -> Ca
     """Wraps a callback so that errors that it raises are noted in a list, and can be told from others."""
 
     def noting(*given: object) -> None:
+        """Calls the callback, and notes the error if it raises one."""
         try:
             callback(*given)
         except Exception as error:

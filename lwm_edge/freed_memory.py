@@ -89,6 +89,7 @@ def mapped_from(path: Path, tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
     spans = [_span(m.addr) for m in _memory_maps() if m.path == file and m.perms[-1] == "p"]
 
     def is_mapped(tensor: Tensor) -> bool:
+        """Tells whether the whole tensor lies in one of the file's mappings."""
         first, last = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
         return any(start <= first and last <= end for start, end in spans)
 

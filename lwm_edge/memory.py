@@ -132,6 +132,7 @@ def cgroup_peak() -> Iterator[Callable[[], tuple[int | None, str]]]:
     how = f"{path.name} of this process's cgroup, {since}; all processes in it"
 
     def read() -> tuple[int | None, str]:
+        """Returns the mark in bytes and how it was taken."""
         file.seek(0)
         return int(file.read()), how
 

@@ -129,6 +129,7 @@ def _commit(
     )
 
     def write(generation: Generation) -> None:
+        """Writes all files of the new generation."""
         storage.write_file(generation.bundle, inspection.read_regular(old.bundle))
         previous = old.previous if keep_previous else None
         write_beside_bundle(generation, bundle.manifest, previous, onnx_file, receipt)

@@ -137,6 +137,7 @@ def _choose_approach(
     manifest, features = parent.manifest, parent.arrays(WEIGHT)[WEIGHT].shape[1]
 
     def map_cells() -> int:
+        """Counts the cells of the attention maps, which takes torch."""
         require_torch("choosing whether to train the network needs", _INSTEAD)
         from ..model.loading import load_network
         from ..model.network import attention_cells
@@ -232,6 +233,7 @@ def _labels_of_known(manifest: Manifest) -> Callable[[str], int | str]:
     shipped = manifest.shipped_classes if "add-photos" not in manifest.permits else 0
 
     def label_of(name: str) -> int | str:
+        """Returns the class_index, or the reason why this class cannot get further photos."""
         row = rows.get(fold_class_name(name))
         if row is None:
             return "the model does not know this class; teach it with lwm-edge add-classes"

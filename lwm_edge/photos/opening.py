@@ -251,6 +251,7 @@ class _Png(PngImageFile):
 
     @png.setter
     def png(self, stream: PngStream | None) -> None:
+        """Wraps the stream that Pillow opens, so that it forgives faults in metadata."""
         self._stream = stream and _ForgivingStream(stream.fp)  # type: ignore[arg-type]
 
     def load_end(self) -> None:
