@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from .. import locks, storage
+from .. import durability, locks, storage
 from ..errors import HomeError, LwmEdgeError, explains_os_failures
 from ..model.bundle import Bundle, open_bundle
 from ..records import AnyPath, absolute
@@ -221,7 +221,7 @@ class Home:
         with suppress(LwmEdgeError, OSError):  # the change is made; the next writer removes leftovers
             if not same_model:
                 ownership.remove_checkpoint(self.training)
-            storage.sync_folder(self.path)
+            durability.sync_folder(self.path)
             if before:
                 ownership.remove_generation(self.path / GENERATIONS / before, is_ours=True)
             self._remove_stale()
@@ -250,7 +250,7 @@ class Home:
         if current is None:  # the lost link may have pointed at a complete model
             stale = [path for path in stale if not Generation(path).is_complete()]
         if stale:  # if a writer was killed, its switch of the link may not be on the disk yet
-            storage.sync_folder(self.path)
+            durability.sync_folder(self.path)
         for path in reversed(stale):  # newest first: an older one shows that a half-made one is ours
             ownership.remove_generation(path)
 

@@ -20,7 +20,7 @@ _PROCESSOR = Path("/proc/cpuinfo")
 _INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # as Linux names them on x86 and Arm
 
 
-class Computes(Protocol):
+class HasPrecision(Protocol):
     """Stands for anything whose blocks compute in a given precision, such as a `Network`."""
 
     precision: Precision
@@ -57,7 +57,7 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 
 
 @contextmanager
-def computing_in(precision: Precision, *networks: Computes) -> Iterator[None]:
+def computing_in(precision: Precision, *networks: HasPrecision) -> Iterator[None]:
     """Makes networks run their blocks, forward and backward, in a given precision within the `with` block."""
     before = [network.precision for network in networks]
     for network in networks:

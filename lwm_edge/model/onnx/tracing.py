@@ -40,6 +40,7 @@ class _Exported(nn.Module):
         self._probabilities = torch.sigmoid if activation == "sigmoid" else _softmax
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Computes the outputs of the ONNX file, in their order, for images [B, H, W, 3] uint8."""
         # With a channels-last layout, the trace would contain gathers where a mean is enough.
         images = self._normalise(image).contiguous()
         head_inputs = self._run(Activations(images)).pooled()
@@ -57,6 +58,7 @@ class _UnknownScore(nn.Module):
         self.centres = nn.Linear(axes, classes)
 
     def forward(self, head_inputs: Tensor) -> Tensor:
+        """Computes the score for unknown objects [B, 1] from the head's inputs [B, d]."""
         values = self.axes(head_inputs)
         score: Tensor = self.damping(values * values) - self.centres(values).amax(1, keepdim=True)
         return score
