@@ -1,4 +1,4 @@
-"""Holds the example with which the help of each command begins; every one of them can be run as it stands."""
+"""Holds the examples that the help of the commands begins with; every example can be run as it is."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Help(NamedTuple):
     """Holds the texts that explain a command.
 
     Attributes:
-        whole: Text of its own page, which begins with the example.
-        short: Text in the list of commands.
+        whole: Text of the command's own help page, which begins with the example.
+        short: Text that the list of commands shows.
     """
 
     whole: str

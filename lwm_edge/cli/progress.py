@@ -32,7 +32,7 @@ def progress_shown(*, brief: bool = False) -> Iterator[ProgressCallback]:
     """Shows a bar on a terminal; elsewhere, prints a line when a phase begins and every ten seconds.
 
     Args:
-        brief: Whether the command usually ends at once; lines then report only what takes a while.
+        brief: Whether the command usually ends at once; lines then announce only phases that take a while.
     """
     console = error_console()
     if not console.is_terminal:
@@ -67,7 +67,7 @@ def progress_shown(*, brief: bool = False) -> Iterator[ProgressCallback]:
 
 
 class Pace:
-    """Tells phases apart, and estimates how long the current one will still take.
+    """Notices when a new phase begins, and estimates how long the current one will still take.
 
     Args:
         clock: Function that returns the time in seconds.
@@ -91,7 +91,11 @@ class Pace:
         return not goes_on
 
     def seconds_to_go(self, progress: Progress) -> float | None:
-        """Estimates the rest of the phase from its steps so far; None before the first and after the last."""
+        """Estimates the rest of the phase from its steps so far.
+
+        Returns:
+            Seconds to go; None before the first step and after the last.
+        """
         done = progress.done - self._done_before
         if done <= 0 or progress.done >= progress.total:
             return None
@@ -103,7 +107,7 @@ def plain_lines(clock: Callable[[], float] = time.monotonic, *, brief: bool = Fa
 
     Args:
         clock: Function that returns the time in seconds.
-        brief: Whether to leave out lines about what takes less than a few seconds.
+        brief: Whether to announce only phases that take a while.
     """
     pace, printed_at = Pace(clock), clock() if brief else 0.0
     phase = ""
@@ -128,7 +132,7 @@ def plain_lines(clock: Callable[[], float] = time.monotonic, *, brief: bool = Fa
 
 
 def _begins_with_a_line(progress: Progress, brief: bool) -> bool:
-    """Tells whether a new phase is worth a line at once."""
+    """Returns whether to announce a new phase with a line at once."""
     if progress.loss is not None or progress.phase == "simulate":  # these print lines of their own
         return False
     return not brief or (progress.expected_seconds or 0.0) >= _WORTH_A_LINE
@@ -149,7 +153,7 @@ def _takes(progress: Progress) -> str:
 
 
 def _is_due(progress: Progress) -> bool:
-    """Tells whether a line is due whatever the time: for each simulated increment or tenth of training."""
+    """Returns whether a line is due at any time: for each simulated increment and each tenth of training."""
     if progress.loss is None:
         return progress.phase == "simulate"
     return progress.done % max(1, progress.total // 10) == 0 or progress.done == progress.total

@@ -125,7 +125,7 @@ def test_a_tilde_stands_for_the_users_folder(monkeypatch: pytest.MonkeyPatch, tm
     assert find_home(None, FileConfig(home=Path("~/a"))) == tmp_path / "b"
     assert find_home(Path("~/c"), FileConfig()) == tmp_path / "c"
     for unknown in ("~no-such-user", "~no-such-user/home"):
-        with pytest.raises(ConfigError, match="it is not known which folder ~no-such-user stands for"):
+        with pytest.raises(ConfigError, match="nothing says which folder ~no-such-user stands for"):
             find_home(Path(unknown), FileConfig())
 
 
