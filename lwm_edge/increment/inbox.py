@@ -2,7 +2,7 @@
 
 Photos arrive in class folders. Once nothing in such a folder has changed for a while, its photos are taken
 out of it and taught, as a new class or, if the model knows the class, as further photos of it.
-`inbox_watcher` does that, `inbox_folder` moves the photos.
+`inbox_watcher` decides when, `inbox_teaching` does the teaching, and `inbox_folder` moves the photos.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ..learning.config import IncrementConfig
 from ..records import AnyPath, ProgressCallback, absolute, ignore_progress
 from .inbox_folder import InboxFolder
 from .inbox_reports import InboxReport
+from .inbox_teaching import Teaching
 from .inbox_watcher import Watcher
 
 QUIET_SECONDS = 60.0
@@ -60,7 +61,7 @@ def teach_inbox(
     """
     watcher = _watcher(home, inbox, config, taught, delete, quiet_seconds, on_progress, isolate)
     with watcher.folder.locked():
-        notes = watcher.recover()
+        notes = watcher.teaching.recover()
         watcher.look()
         if watcher.seen:
             time.sleep(quiet_seconds)
@@ -99,7 +100,7 @@ def watch_inbox(
     watcher = _watcher(home, inbox, config, taught, delete, quiet_seconds, on_progress, isolate)
     latest = None
     with watcher.folder.locked():
-        notes = watcher.recover()
+        notes = watcher.teaching.recover()
         while True:
             report = watcher.teach(notes)
             if report.taught or report != latest:
@@ -140,7 +141,7 @@ def _watcher(
         places["the folder for taught photos"] = folder.taught
     _require_apart(places)
     ours = config.model_copy(update={"recipe": "lda"})
-    return Watcher(opened, folder, ours, quiet_seconds, on_progress, isolate)
+    return Watcher(Teaching(opened, folder, ours, on_progress, isolate), quiet_seconds)
 
 
 def _require_apart(places: dict[str, Path]) -> None:

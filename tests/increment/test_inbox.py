@@ -35,7 +35,7 @@ from lwm_edge.errors import (
     ResourceError,
 )
 from lwm_edge.home.home import Home
-from lwm_edge.increment import inbox_watcher
+from lwm_edge.increment import inbox_teaching
 from lwm_edge.increment.inbox_folder import InboxFolder, Note, noted
 from lwm_edge.model.bundle import COUNTS
 from lwm_edge.photos.folders import file_digest
@@ -197,7 +197,7 @@ def test_what_failed_waits_with_its_reason_and_is_not_tried_for_ever(
     home: Home, inbox: Path, taught: Path, monkeypatch: pytest.MonkeyPatch, error: LwmEdgeError, final: bool
 ) -> None:
     tries: list[int] = []
-    monkeypatch.setattr(inbox_watcher, "add_classes", refusing(error, tries))
+    monkeypatch.setattr(inbox_teaching, "add_classes", refusing(error, tries))
     folder = arrive(inbox, "Bag", "Bag")
     before = state_of(folder)
     for _ in range(10):
@@ -326,7 +326,7 @@ def test_either_all_photos_that_were_taken_are_learnt_or_none(
         (folder / "Bag" / "007.png").write_bytes(b"damaged on the way")
         return add_classes(home, folder, *given, **named)
 
-    monkeypatch.setattr(inbox_watcher, "add_classes", learn_damaged)
+    monkeypatch.setattr(inbox_teaching, "add_classes", learn_damaged)
     arrive(inbox, "Bag", "Bag")
     for _ in range(2):
         (left,) = teach(home, inbox, taught).waiting

@@ -22,7 +22,7 @@ import pytest
 from lwm_edge import InboxReport, IncrementConfig, add_classes, audit, init_home, teach_inbox
 from lwm_edge.errors import HomeError, LwmEdgeError
 from lwm_edge.home.ownership import GENERATION_FILES
-from lwm_edge.increment import inbox_watcher
+from lwm_edge.increment import inbox_teaching
 from lwm_edge.increment.reports import IncrementReport
 from tests.support.crash import Files, commit_files, files_of, take_lock
 from tests.support.disk_model import Disk, Operation
@@ -161,7 +161,7 @@ def world(made_once: World, monkeypatch: pytest.MonkeyPatch) -> World:
     world.delete = world.copies = False
     world.checked.clear()
     world.store.materialise(world.before, world.root)
-    monkeypatch.setattr(inbox_watcher, "add_classes", world.learn)
+    monkeypatch.setattr(inbox_teaching, "add_classes", world.learn)
     return world
 
 
@@ -217,7 +217,7 @@ def test_a_forgotten_note_would_be_noticed(world: World) -> None:
 def test_a_real_increment_does_what_was_tried(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     stood_in = record(world.store, world.root, world.teach, Recorder(world.root, world.store, moves=True))
     world.store.materialise(world.before, world.root)
-    monkeypatch.setattr(inbox_watcher, "add_classes", add_classes)
+    monkeypatch.setattr(inbox_teaching, "add_classes", add_classes)
     recorder = Recorder(world.root, world.store, moves=True)
     with standing_in(recorder):
         world.teach(isolate=False)
