@@ -1,4 +1,4 @@
-"""Completes names on the command line: those of the home's classes, and of recipes."""
+"""Completes the names of classes and recipes on the command line."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def _kept_of_frozen_blocks(report: PlanReport) -> dict[str, str]:
 
 
 def base(report: BaseReport) -> None:
-    """Prints what `build-base` or `pack` made."""
+    """Prints the report of `build-base` or `pack`."""
     rows = {
         "Bundle": f"{report.bundle}, {in_bytes(report.bundle_bytes)}; this length never changes",
         "Network": report.architecture,
@@ -152,7 +152,7 @@ def _reads(grid: int) -> str:
 
 
 def repair(report: RepairReport) -> None:
-    """Prints what was repaired."""
+    """Prints which files were repaired."""
     rows = {
         "Repaired": "; ".join(report.repaired) or "nothing: all files match the bundle",
         "Classes": f"{len(report.class_names)}: {listed(report.class_names)}",

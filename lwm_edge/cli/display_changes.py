@@ -1,4 +1,4 @@
-"""Prints what a change without photos did, and the history of changes."""
+"""Prints the reports on changes without photos, and the history of changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def change(report: ChangeReport, details: bool = False) -> None:
-    """Prints what `init`, or a change that needs no photos, did."""
+    """Prints the report of `init`, or of a change that needs no photos."""
     title = (
         _describe(report.change, report.changed_classes, 0, report.increment)
         if report.change

@@ -45,7 +45,7 @@ class Help(NamedTuple):
 
 
 def help_of(name: str, command: Callable[..., None]) -> Help:
-    """Returns the help of a command: its example, then what its docstring says."""
+    """Returns the help of a command: its example, and then its docstring."""
     text = inspect.getdoc(command) or ""
     summary = text.partition("\n\n")[0]
     return Help(f"Example: {EXAMPLES[name]}\n\n{text}", " ".join(summary.split()))

@@ -38,7 +38,7 @@ def calibrate_command(
 
 
 def calibration(report: CalibrationReport, details: bool = False) -> None:
-    """Prints what `calibrate` found and changed."""
+    """Prints the report of `calibrate`."""
     classes = counted(len(report.calibrated_classes), "class", "classes")
     before = f"{percent(report.kept_before)} of these photos" if report.kept_before is not None else None
     left_out = display.left_out(report.skipped)

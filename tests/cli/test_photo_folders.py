@@ -1,4 +1,4 @@
-"""The command says once, before it learns anything, what it found in an owner's folder."""
+"""Before it learns anything, a command says once what is odd about an owner's folder of photos."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def assert_said_once_before(err: str, phase: str) -> None:
         assert err.count(line) == 1 and err.index(line) < err.index(phase), line
 
 
-def test_a_dry_run_lists_classes_photos_and_what_is_left_out(
+def test_a_dry_run_lists_classes_photos_and_left_out_files(
     run: Any, home: Home, make_photos: PhotoMaker
 ) -> None:
     photos = with_faults(make_photos("Shirt", "Bag"))
@@ -51,7 +51,7 @@ def test_a_dry_run_lists_classes_photos_and_what_is_left_out(
     assert as_json["class_photos"] == {"Bag": 7, "Shirt": 8} and len(as_json["skipped"]) == 3
 
 
-def test_what_is_left_out_is_said_before_it_is_learnt_and_a_folder_may_be_a_class_by_name(
+def test_left_out_files_are_named_before_learning_and_a_whole_folder_can_be_one_class(
     run: Any, home: Home, make_photos: PhotoMaker
 ) -> None:
     folder = make_photos("Bag") / "Bag"

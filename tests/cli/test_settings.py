@@ -36,7 +36,7 @@ def test_settings_made_by_hand_are_checked_alike() -> None:
 @pytest.mark.parametrize(
     ("recipe", "setting"), [("auto", "head_learning_rate"), ("lda", "beta"), ("lwf-mc", "gamma")]
 )
-def test_what_a_recipe_does_not_have(recipe: str, setting: str) -> None:
+def test_settings_that_a_recipe_does_not_have(recipe: str, setting: str) -> None:
     with pytest.raises(ConfigError) as caught:
         increment_config(FileConfig(), recipe=recipe, **{setting: 0.5})
     assert caught.value.problems == (
