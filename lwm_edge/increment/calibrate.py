@@ -29,7 +29,7 @@ _PIXEL_CACHE_BYTES = 64 * 2**20
 
 
 class _Scored(NamedTuple):
-    """Holds what photos of known classes scored.
+    """Holds the scores of photos of known classes.
 
     Attributes:
         labels: class_index of each photo [M].
@@ -56,8 +56,8 @@ def calibrate(
 ) -> CalibrationReport:
     """Sets the threshold for unknown objects from this device's own photos of known classes.
 
-    The scores of these photos replace those that were kept for their classes; other classes keep theirs.
-    Nothing is learnt. Photos that the model has learnt score too high, so give it others.
+    The scores of these photos replace the old scores of their classes; those of other classes stay. Nothing
+    is learnt. Photos that the model has learnt score too high, so give others.
 
     Args:
         home: Model home, or the path of its folder.

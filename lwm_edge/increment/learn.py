@@ -55,7 +55,7 @@ def plan_learning(
     timer: Timer,
     more: MorePhotos | None = None,
 ) -> PlanReport:
-    """Returns what it would take to learn the photos here; the caller holds the home's lock."""
+    """Returns the plan for learning the photos in this process; the caller holds the home's lock."""
     with out_of_memory_explained():
         task = set_up(home, folder, config, timer.watching(on_progress), timer, more)
         labels, names = task.photos.all_labels, all_class_names(task)
@@ -89,8 +89,8 @@ def learn_classes(
         more: Settings for further photos of known classes; None for photos of new classes.
 
     Returns:
-        What `commit.commit_increment` needs. If torch trained the model, it is staged in the home, so that
-        another process can commit it; else it is returned.
+        The increment and the model, for `commit.commit_increment`. If torch trained the model, it is staged
+        in the home, so that another process can commit it, and None is returned in its place.
 
     Raises:
         StoppedError: `should_stop` returned True.
@@ -137,7 +137,7 @@ def _seconds_of_staging(task: Task) -> float:
 
 
 def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> tuple[LearningReport, Histogram]:
-    """Judges what was learnt; returns the calibration of the score for unknown objects as well.
+    """Judges what was learnt; also returns the calibration of the score for unknown objects.
 
     Raises:
         GateError: The new model does not pass the gate.
