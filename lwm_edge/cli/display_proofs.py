@@ -106,7 +106,7 @@ def _class_change(classes: int) -> str:
 def _next_steps(home: str) -> list[str]:
     where = f"--home {shlex.quote(home)}"
     return [
-        "move any file that lwm-edge did not make out of the home",
+        "move out of the home any file that lwm-edge did not make",
         f"rebuild files that do not match the model: lwm-edge repair {where}",
         f"if model.lwm itself is damaged, start over: lwm-edge init BASE.lwm --replace {where}",
     ]
@@ -189,7 +189,7 @@ def key(report: KeyReport) -> None:
 def signing(report: SigningReport) -> None:
     """Prints what `sign` signed."""
     rows = {
-        "Bundle": f"{report.bundle}, {in_bytes(report.bundle_bytes)} as before",
+        "Bundle": f"{report.bundle}, {in_bytes(report.bundle_bytes)}, as before",
         "Model digest": report.model_digest,
         "Signed with": report.key,
     }

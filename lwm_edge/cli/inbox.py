@@ -33,7 +33,10 @@ def inbox_command(
         bool, typer.Option("--delete", help="Delete taught photos instead of moving them.")
     ] = False,
     once: Annotated[
-        bool, typer.Option("--once", help="Teach the photos now there, then end; else, keep watching.")
+        bool,
+        typer.Option(
+            "--once", help="Teach the photos that are there, then end; without --once, keep watching."
+        ),
     ] = False,
     quiet_for: Annotated[
         float,

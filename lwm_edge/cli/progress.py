@@ -153,7 +153,7 @@ def _takes(progress: Progress) -> str:
 
 
 def _is_due(progress: Progress) -> bool:
-    """Returns whether a line is due at any time: for each simulated increment and each tenth of training."""
+    """Returns whether to print a line at once: after a simulated increment or a tenth of the training."""
     if progress.loss is None:
         return progress.phase == "simulate"
     return progress.done % max(1, progress.total // 10) == 0 or progress.done == progress.total

@@ -55,7 +55,7 @@ class FileConfig(Record):
 
 
 def read_file_config(folder: Path = Path()) -> FileConfig:
-    """Reads `lwm-edge.toml` in a folder, by default the current one; without it, settings have defaults.
+    """Reads `lwm-edge.toml` in a folder, by default the current one; without that file, defaults hold.
 
     A folder that no longer exists or cannot be searched counts as one without the file.
 
@@ -96,7 +96,7 @@ def find_home(home: Path | None, file_config: FileConfig) -> Path:
     """Finds the home's folder.
 
     The first of these that is given counts: the argument, $LWM_EDGE_HOME, `home` in lwm-edge.toml, and the
-    platform's default. If no shell has replaced a `~` at the start, this function does.
+    platform's default. A `~` at the start is replaced, in case no shell has done so.
 
     Raises:
         ConfigError: Nothing says which folder `~` stands for, or there is no default on this machine.

@@ -40,8 +40,8 @@ def add_classes(
         photos: Path of a folder with one sub-folder of photos for each new class, named after the class.
         config: Settings. A setting that is not given takes its default or, if an increment was interrupted,
             its value in that increment.
-        on_progress: Function that is called in this thread at every step and before each photo. If it raises
-            before the commit, the increment ends, and the home's model stays as it was.
+        on_progress: Function that is called in this thread at every step and before each photo. An exception
+            that it raises before the commit ends the increment, and the home's model stays as it was.
         isolate: Whether to learn and commit in worker processes; False does both in this process.
         wait: Whether to wait for another process that is changing the home.
         started: Value of time.monotonic() from which the receipt counts its seconds; None means now.
@@ -60,8 +60,8 @@ def add_classes(
         ResourceError: Memory or disk space ran out.
         BusyError: Another process is changing the home, and `wait` is not set.
         StoppedError: The worker was asked to stop.
-        TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
-            with cannot be used.
+        TrustError: The home's model does not verify against the key that the home trusts, or the signing key
+            cannot be used.
     """
     return _learn(
         home, photos, config, None, on_progress=on_progress, isolate=isolate, wait=wait, started=started
@@ -91,8 +91,8 @@ def add_photos(
             that was learnt before counts twice, because none is kept to compare it with.
         config: Settings; None means the defaults. Settings of the training have no effect.
         solve_head: Whether to replace a trained head by one that is solved from the statistics.
-        on_progress: Function that is called in this thread at every step and before each photo. If it raises
-            before the commit, the increment ends, and the home's model stays as it was.
+        on_progress: Function that is called in this thread at every step and before each photo. An exception
+            that it raises before the commit ends the increment, and the home's model stays as it was.
         isolate: Whether to learn and commit in a worker process; False does both in this process.
         wait: Whether to wait for another process that is changing the home.
         started: Value of time.monotonic() from which the receipt counts its seconds; None means now.

@@ -69,11 +69,11 @@ def calibrate(
         wait: Whether to wait for another process that is changing the home.
 
     Raises:
-        PhotosError: A sub-folder names no class of the model, or has no usable photo; all of them are listed.
+        PhotosError: Some sub-folders name no class of the model, or have no usable photos; all are listed.
         HomeError: There is no home, or it cannot be written to.
         BusyError: Another process is changing the home, and `wait` is not set.
-        TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
-            with cannot be used.
+        TrustError: The home's model does not verify against the key that the home trusts, or the signing key
+            cannot be used.
     """
     scored: list[_Scored] = []
 

@@ -34,10 +34,10 @@ from .judgement import LOOKALIKE_SHARE, judge_new_classes
 _IMAGES_AT_ONCE = 4
 _PIXEL_CACHE_BYTES = 64 * 2**20
 _FEWEST = 5  # photos of a class; with fewer, nobody can tell what is usual for the class
-_BLURRED_RATIO = 0.15  # of the median sharpness of the class
+_BLURRED_RATIO = 0.15  # share of the median sharpness of the class
 _BLACK, _WHITE = 50.0, 205.0  # black if nothing is brighter, white if nothing is darker
-_TINY_RATIO = 0.5  # of the short side that the network sees
-_SURE_MARGIN = 3.0  # between two logits; a class's own mean has a logit of about 5
+_TINY_RATIO = 0.5  # share of the short side that the network sees
+_SURE_MARGIN = 3.0  # difference of two logits; a class's own mean has a logit of about 5
 
 
 @dataclass

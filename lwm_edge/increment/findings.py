@@ -28,7 +28,7 @@ class SuspectPhoto(Report):
 
     Attributes:
         photo: Path of the photo.
-        class_name: Name of the class that its folder gives it.
+        class_name: Name of the class, taken from the photo's folder.
         faults: Faults, the worst first.
         like: Near-duplicate to show beside this photo; None if there is none.
     """

@@ -50,7 +50,7 @@ def teach_inbox(
             photos, this call waits that long to see whether anything changes.
         on_progress: Function that is called at every step; any exception that it raises ends the call, and
             the photos that were just being taught are put back or, if they are learnt already, put away.
-        isolate: Whether to learn in worker processes, not in this one.
+        isolate: Whether to learn in worker processes; False learns in this process.
 
     Raises:
         ConfigError: The settings do not fit, or one of the folders is inside another.
@@ -85,8 +85,8 @@ def watch_inbox(
         home: As for `teach_inbox`.
         inbox: As for `teach_inbox`.
         config: As for `teach_inbox`.
-        on_report: Function that is called when photos were taught, and when other photos than before wait, or
-            for another reason.
+        on_report: Function that is called after photos were taught, and when the waiting photos or the
+            reasons have changed.
         taught: As for `teach_inbox`.
         delete: As for `teach_inbox`.
         quiet_seconds: As for `teach_inbox`.
@@ -134,7 +134,9 @@ def _watcher(
     if (taught is None) == (not delete):
         raise ConfigError("say what becomes of taught photos: pass --taught with a folder, or --delete")
     if not 0 <= quiet_seconds < float("inf"):
-        raise ConfigError(f"an inbox cannot be watched for {quiet_seconds} s; give a number of seconds")
+        raise ConfigError(
+            f"photos cannot stay unchanged for {quiet_seconds} s; give a number of seconds, such as 60"
+        )
     places = {"the home": opened.path, "the inbox": path}
     if folder.taught:
         places["the folder for taught photos"] = folder.taught

@@ -58,7 +58,7 @@ class Teaching:
     isolate: bool
 
     def recover(self) -> tuple[str, ...]:
-        """Sorts out the photos that an interruption left half-way: puts them away if learnt, else back.
+        """Sorts out photos that an interruption left half-way: puts them away if they are learnt, else back.
 
         Returns:
             What was done, in sentences.
@@ -136,9 +136,8 @@ class Teaching:
                 return note, latest_receipt(self.home)
             if isinstance(error, PhotosError) and is_learnt is False:
                 now = manifest_of(self.home)
-                if (name in now.class_names) != (
-                    name in manifest.class_names
-                ):  # another process changed that
+                was_known, is_known = (name in names for names in (manifest.class_names, now.class_names))
+                if was_known != is_known:  # another process has added or removed the class
                     return self.learn(path, replace(usable, manifest=now), tried)
             raise
 

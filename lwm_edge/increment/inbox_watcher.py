@@ -1,4 +1,4 @@
-"""Looks at an inbox, has the class folders taught that no longer change, and says why the others wait."""
+"""Looks at an inbox, teaches the class folders that no longer change, and says why the others wait."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _ABOUT_THE_HOME = (BundleError, BusyError, HomeError, StoppedError, TrustError)
 
 @dataclass
 class Watcher:
-    """Looks at an inbox again and again, and has the class folders taught that no longer change.
+    """Looks at an inbox again and again, and teaches the class folders that no longer change.
 
     Attributes:
-        teaching: Teaches the photos.
+        teaching: Object that teaches the photos.
         quiet_seconds: Seconds for which a class folder must stay unchanged before it is taught.
         seen: Signature of each class folder, and the time on the monotonic clock from which it has been the
             same.

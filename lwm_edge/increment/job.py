@@ -68,7 +68,7 @@ class Job:
         photos: Number of photos to learn from.
         held_back: Number of further photos that are held back.
         photo_bytes: Bytes of one prepared photo.
-        held_bytes: Bytes of the prepared photos that are in memory already.
+        held_bytes: Bytes of the prepared photos that are already in memory.
         observed_bytes: Bytes that are kept for all photos once the networks have seen them.
         features: Number d of values that the head reads.
         trained_bytes: Bytes of the parameters that train; 0 if none do.
@@ -128,7 +128,7 @@ def candidates(job: Job, config: IncrementConfig, precision: Precision = "float3
 def batchings(job: Job, config: IncrementConfig) -> Iterator[tuple[int, int]]:
     """Lists pairs: how many images to compute at once, and how many batches to read ahead.
 
-    Reading none ahead is the last resort.
+    A pair that reads none ahead is the last resort.
     """
     size = config.micro_batch_size or min(config.batch_size, job.images_at_once or config.batch_size)
     yield size, _PREFETCH

@@ -15,7 +15,7 @@ _TOO_FEW = 5  # photos; a figure based on fewer says next to nothing
 _RARELY_RECOGNISED_SHARE = 0.5  # share of photos; the owner is warned of classes recognised less often
 LOOKALIKE_SHARE = 0.25  # share of photos taken for one other class
 _UNKNOWN_SHARE = 0.25  # share of a new class's photos that would be called unknown
-_UNEQUAL_RATIO = 10  # times as many photos
+_UNEQUAL_RATIO = 10  # ratio of the numbers of photos of two classes
 _COPIES_SHARE = 0.5  # share of a class's photos that are nearly the same as another one
 _FEW_DIFFERENT = 10  # photos; with more that differ, a class is varied enough, however many copies it has
 

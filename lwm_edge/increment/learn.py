@@ -1,6 +1,6 @@
 """Learns new classes in this process, from photos to a staged model: the main part of an increment.
 
-`add.add_classes` runs this, in a worker process or in its own, and then `commit.commit_increment`.
+`add.add_classes` runs this module and then `commit`, in its own process or in worker processes.
 """
 
 from __future__ import annotations
@@ -42,9 +42,8 @@ from .verdict import (
 
 _EVALUATION_STEPS = 3 + FOLDS  # the held-back photos, the new classes' folds, shipped classes, and drift
 _TOLERATED_EXCESS = 0.02  # share of the predicted peak
-_STAGING_SHARE = (
-    0.2  # of the time after the last photo; 0.13 of 0.69 s in benchmarks/results/speed-instant.json
-)
+# Share of the time after the last photo; benchmarks/results/speed-instant.json has 0.13 s of 0.69 s.
+_STAGING_SHARE = 0.2
 
 
 def plan_learning(
@@ -194,7 +193,7 @@ def _changed_tensors(task: Task, learnt: Learnt, histogram: Histogram) -> Arrays
 
 
 def _new_model(task: Task, head: Head, tensors: Arrays, judged: Sequence[NewClassReport]) -> UnwrittenModel:
-    """Makes the model that knows the new classes, from its head and the other tensors that have changed."""
+    """Makes the model that knows the new classes, from the new head and the other changed tensors."""
     parent, names = task.parent.manifest, all_class_names(task)
     figures = (Judged(names.index(c.class_name), c.right, c.photos) for c in judged)
     manifest = parent.model_copy(

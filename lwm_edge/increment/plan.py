@@ -117,7 +117,7 @@ def _report(
 
 
 def _frozen_cache_bytes(job: Job, config: IncrementConfig, strategy: Strategy, room: int) -> int:
-    """Returns how many bytes of the frozen blocks' outputs to keep, within a share of the room."""
+    """Returns how many bytes of the frozen blocks' outputs to keep, within a share of the free memory."""
     if not job.trained_bytes or config.epochs == 1:
         return 0
     of_all = job.photos * in_precision(job.frozen_bytes, strategy)

@@ -16,7 +16,7 @@ from .job import PROBED_IMAGES, Candidate, Job, Strategy, batchings
 MARGIN = 1.05  # factor for memory that the allocator and the libraries' buffers add from step to step
 _MARGIN_KEEPING_MEMORY = 1.15  # the same factor, if freed memory is kept
 _MAX_KEPT_FACTOR = 2.75  # times the memory of a step, if freed memory is kept; up to 2.6 was measured
-_REPLANNING_MARGIN = 1.02  # factor between two plans; a limit that an error names must be enough next time
+_REPLANNING_MARGIN = 1.02  # factor for a limit that an error names, as the next plan may need a little more
 _LIBRARY_BYTES = 10 * 2**20  # pages of NumPy and ONNX that solving and exporting read for the first time
 
 USUAL_STEPS = 3  # trial steps: two with one image, and one with several
@@ -138,7 +138,7 @@ def _measure_step(job: Job, images: int, strategy: Strategy) -> tuple[int, float
 
 
 def _overhead_bytes(job: Job, config: IncrementConfig, prefetch: int) -> int:
-    """Returns the bytes needed beside those of a step: batches, the photo being read, and observations."""
+    """Returns the bytes needed in addition to a step's: batches, the photo being read, and observations."""
     loading = (1 + prefetch) * config.batch_size * job.photo_bytes + job.decoding_bytes
     return loading + job.observed_bytes
 

@@ -54,8 +54,8 @@ def remove_class(
         BundleError: The class is the only one left.
         HomeError: The home cannot be written to.
         BusyError: Another process is changing the home, and `wait` is not set.
-        TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
-            with cannot be used.
+        TrustError: The home's model does not verify against the key that the home trusts, or the signing key
+            cannot be used.
     """
 
     def edit(generation: Generation, model: Bundle) -> Edited:
@@ -162,7 +162,7 @@ def _never_learnt(generation: Generation, model: Bundle, row: int) -> Edited:
 def _why_not_kept(manifest: Manifest) -> str:
     """Says why the home keeps no model from before a class was added."""
     if not permits_undo(manifest):
-        return "the vendor does not permit undo, so the model before it is not kept"
+        return "the vendor does not permit undo, so the home keeps no earlier model"
     return "the model before the latest change is no longer kept"
 
 

@@ -227,7 +227,7 @@ class StagedIncrement(LearntIncrement):
     """Holds everything that a learning process hands to a committing one; the model is in a folder.
 
     Attributes:
-        folder: Path of the staged generation, which holds the bundle alone.
+        folder: Path of the staged generation, which holds only the bundle.
     """
 
     folder: ExactPath

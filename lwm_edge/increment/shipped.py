@@ -74,7 +74,7 @@ def judge_shipped(
     )
     accuracy, photos = by_solved if solved else as_shipped, int(total.sum())
     per_photo = 1 / total[is_measured]
-    counted = is_measured.sum() ** 2 / per_photo.sum()  # evenly spread photos that would tell as much
+    counted = is_measured.sum() ** 2 / per_photo.sum()  # this many evenly spread photos would tell as much
     alone = _head_alone(known, head_before, shipped, solved)
     # Even if every photo was recognised, the next one may not be.
     spread = known.find_spread(*alone, shipped, is_measured, min(accuracy, 1 - 0.5 / photos))
@@ -102,13 +102,13 @@ def judge_shipped(
 
 
 def _head_alone(known: ClassStatistics, head_before: Head, shipped: int, solved: bool) -> Head:
-    """Returns the teacher's head for the shipped classes alone, as it ranks them if there are no others."""
+    """Returns a head with which the teacher would rank the shipped classes if it knew no others."""
     weight, bias = (rows[:shipped] for rows in head_before)
     if not solved:
         return Head(weight, bias)
     if not is_solved(head_before.weight, known):
         return known.solve_head(shipped)
-    # If it were solved for them alone, only the scale would differ, and a shift that all logits share.
+    # Solving the head for these classes alone would only change the scale and shift all logits alike.
     return Head(weight - weight.mean(0), bias)
 
 

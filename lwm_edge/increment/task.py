@@ -99,7 +99,7 @@ def set_up(
     report = StepReporter("plan", 1 + USUAL_STEPS, on_progress)
     report()
     learner = _make_learner(parent, approach, len(photos.new_classes), config)
-    drop_library_pages()  # most of them were needed for importing only
+    drop_library_pages()  # most of these pages were needed only for importing
     saved = SavedTraining(home.training, parent.manifest, folder, photos.to_learn, config, approach.recipe)
     limit, limit_source = memory_limit(config)
     left_off = None if config.fresh else saved.plan()

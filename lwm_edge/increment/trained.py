@@ -223,7 +223,7 @@ class TrainingLearner:
         return save_or_stop
 
     def _changed_tensors(self) -> dict[str, NDArray[Any]]:
-        """Returns the student's tensors and probe, and clears measurements of the vendor's network."""
+        """Returns the student's tensors and probe, and zeros for measurements of the vendor's network."""
         measured = self._parent.arrays(*MEASURED)
         return {
             **network_arrays(self._student),

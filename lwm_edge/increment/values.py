@@ -45,7 +45,7 @@ class NewPhotos:
 
     @property
     def all_labels(self) -> list[int]:
-        """Returns the class_index of each photo, those to learn from first."""
+        """Returns the class_index of each photo, starting with the photos to learn from."""
         return self.to_learn.labels + self.held_back.labels
 
 
@@ -79,7 +79,7 @@ class Learnt(NamedTuple):
         judge_unseen: Function that judges photos, each by a model that has not learnt it, and also returns
             their class indices. It judges all photos if nothing trains, else the held-back ones. Its argument
             is a function, which it calls before it uses each model.
-        rows: Rows of the `Discriminant` of all classes, if it was solved.
+        rows: Rows of the `Discriminant` of all classes; None if the backbone was trained.
         head: Head of the student.
         attention_distance: Mean L_AD between student and teacher on the held-back photos; None if torch did
             not run, as only its networks make attention maps.
@@ -124,7 +124,7 @@ class Learner(Protocol):
 
     @property
     def student(self) -> object | None:
-        """Returns the student, if there is one beside the teacher."""
+        """Returns the student's network; None if nothing trains, so that teacher and student share one."""
 
     def describe_job(
         self, photos: NewPhotos, *, decoding_bytes: int, generation_bytes: int, timer: Timer

@@ -54,7 +54,7 @@ class NewJudgement(NamedTuple):
 
     Attributes:
         classes: Report on each new class.
-        scores: Score for unknown objects of each photo [M].
+        scores: Each photo's score for unknown objects [M].
         labels: class_index of each photo [M].
     """
 

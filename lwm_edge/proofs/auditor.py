@@ -52,7 +52,9 @@ def _audit(home: Home, generation: Generation) -> AuditReport:
         problems.append(f"the bundle is {bundle_bytes} bytes long, but was {shipped_bytes} when shipped")
     growth = _onnx_growth(bundle, generation)
     if growth and growth.explained is False:
-        problems.append(f"{generation.onnx.name} grew by {growth.bytes} bytes, more than its classes explain")
+        problems.append(
+            f"{generation.onnx.name} grew by {growth.bytes} bytes, which its classes do not explain"
+        )
     problems += _ledger_problems(bundle, generation)
     return AuditReport(
         home=home.path,

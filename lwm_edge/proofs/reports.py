@@ -115,7 +115,7 @@ class Trend(Report):
         slope_bytes_per_class: Slope of the line fitted to the values from the second increment on.
         explained_bytes_per_class: Slope of the bytes that the classes themselves must take.
         growth_bytes: Rise of the fitted line over the run, less the explained rise.
-        allowed_bytes: Largest rise that is allowed, of the line and of the last value; None if any rise is.
+        allowed_bytes: Largest rise that is allowed, of the line and of the last value; None if every rise is.
         passed: Whether the rise is allowed.
     """
 
