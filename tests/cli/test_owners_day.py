@@ -54,6 +54,5 @@ def test_an_owners_day_prints_what_the_page_shows(
         line for line in block(PAGE, "owners-day-printed").splitlines() if stable(line) not in stable(printed)
     ]
     assert not missing, printed
-    assert not re.search(
-        "DS_Store|Thumbs|MACOSX", printed
-    )  # files that computers leave behind are not mentioned
+    left_by_computers = "DS_Store|Thumbs|MACOSX"  # such files are not mentioned
+    assert not re.search(left_by_computers, printed)

@@ -81,9 +81,8 @@ def test_an_increment_changes_bundle_onnx_labels_and_receipt_together(
     assert classifier.model_digest == manifest.model_digest
     assert home.current().labels.read_text().splitlines() == list(manifest.class_names)
     receipt = IncrementReport.model_validate_json(home.current().receipt.read_text())
-    assert receipt == report.model_copy(
-        update={"mistakes": ()}
-    )  # mistakes name photos, and no home keeps those
+    # Mistakes name photos, so no home keeps them.
+    assert receipt == report.model_copy(update={"mistakes": ()})
     assert (report.photos_trained, report.photos_held_back) == (12, 4)
     assert "cannot be measured" in report.old_classes_note
     assert report.parity.real_photos and report.parity.largest_difference <= report.parity.tolerance
@@ -464,7 +463,7 @@ def test_held_back_photos_are_learnt_after_the_head_was_judged_by_them(
     [(five, learnt)] = judged
     of_five = known.with_photos(observe(teacher, five, 8).head_inputs, np.full(5, 6)).solve_head(7)
     wanted, logits = of_five.logits(learnt.held_back), learnt.held_back_logits
-    temperature = float((logits * wanted).sum() / (wanted**2).sum())  # of a head with all photos
+    temperature = float((logits * wanted).sum() / (wanted**2).sum())  # of a head that has learnt all photos
     np.testing.assert_allclose(logits, temperature * wanted, atol=0.05)
     known.learn(observe(teacher, all_photos, 8).head_inputs, np.full(10, 6))
     after = home.open_bundle().arrays()
@@ -487,7 +486,9 @@ def test_each_photo_is_decoded_once_and_seen_once_by_each_network(
 
     def counting_run_of(images: np.ndarray) -> None:
         generated = np.array_equal(images, generated_images(28))  # for the probe in the bundle
-        seen.append(len(images) if len(np.unique(images)) > 1 and not generated else 0)  # no grey images
+        seen.append(
+            len(images) if len(np.unique(images)) > 1 and not generated else 0
+        )  # grey images do not count
 
     def counting_run(self: Network, images: torch.Tensor) -> object:
         counting_run_of(images.numpy())
@@ -602,7 +603,9 @@ def test_long_jobs_and_names_that_are_not_utf_8_reach_the_worker(home: Home, tmp
     report = add_classes(home, photos, QUICK)
     assert any("is not a JPEG" in line for line in report.skipped)
     content = report.model_dump_json()
-    assert len(json.loads(content)["new_classes"]) == 8 and len(content) > 131_072  # a command line's limit
+    assert (
+        len(json.loads(content)["new_classes"]) == 8 and len(content) > 131_072
+    )  # the limit of a command line
 
 
 def test_without_shipped_classes_nothing_is_estimated(home: Home, make_photos: PhotoMaker) -> None:

@@ -91,7 +91,7 @@ def test_nothing_is_read_ahead_where_the_limit_is_tight(monkeypatch: pytest.Monk
     job = replace(_Machine(monkeypatch).job, photo_bytes=MIB)  # a batch of 32 MiB
     roomy = make_plan(job, SHORT, 300 * MIB, "as set")
     assert roomy.prefetch == 1
-    tight = make_plan(job, SHORT, 172 * MIB, "as set")  # 130 for a step, 32 for the batch, and a twentieth
+    tight = make_plan(job, SHORT, 172 * MIB, "as set")  # 130 for a step, 32 for a batch, 5% margin
     assert (tight.prefetch, tight.micro_batch_size, tight.recompute) == (0, 1, False)
 
 
@@ -180,7 +180,7 @@ def test_the_limit_is_half_of_what_is_free_unless_it_is_set(monkeypatch: pytest.
 
 def test_a_training_is_saved_where_the_limit_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = _Machine(monkeypatch)
-    job = Job(**{**vars(machine.job), "trained_bytes": 9 * MIB})  # saved beside 100 MiB: 5 times that
+    job = Job(**{**vars(machine.job), "trained_bytes": 9 * MIB})  # saving takes 5 times that, and 100 MiB
     assert not make_plan(job, IncrementConfig(), 151 * MIB, "as set").checkpoints
     roomy = make_plan(job, IncrementConfig(), 153 * MIB, "as set")
     assert roomy.checkpoints and 152 * MIB < roomy.predicted_peak_rss_bytes <= 153 * MIB
