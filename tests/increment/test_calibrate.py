@@ -95,9 +95,8 @@ def test_the_next_increment_keeps_the_counts_of_classes_whose_photos_are_gone(
 def test_a_trained_network_forgets_how_old_classes_scored(home: Home, make_photos: PhotoMaker) -> None:
     add_classes(home, make_photos("Bag", count=20), LDA, isolate=False)
     add_classes(home, make_photos("Sneaker", count=20, folder="more"), QUICK, isolate=False)
-    assert home.open_bundle().arrays()[HISTOGRAM].sum(1)[:8].tolist() == [0] * 7 + [
-        4
-    ]  # four held-back photos
+    counts = home.open_bundle().arrays()[HISTOGRAM].sum(1)[:8]
+    assert counts.tolist() == [0] * 7 + [4]  # four held-back photos
     assert audit(home).passed
 
 
