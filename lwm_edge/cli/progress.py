@@ -51,7 +51,7 @@ def progress_shown(*, brief: bool = False) -> Iterator[ProgressCallback]:
                 bar.console.print(safe(f"Note: {line}"))
             if begins := pace.begins(progress):
                 bar.reset(task, total=progress.total)  # its clock starts again with each phase
-            to_go = _to_go(pace.seconds_to_go(progress)) or _takes(progress)
+            to_go = _to_go(pace.seconds_to_go(progress)) or _expected_time(progress)
             words = [_loss(progress), to_go]
             bar.update(
                 task,
@@ -120,7 +120,7 @@ def plain_lines(clock: Callable[[], float] = time.monotonic, *, brief: bool = Fa
         name, now, is_new = _PHASES[progress.phase], clock(), progress.phase != phase
         phase = progress.phase
         if is_new and _begins_with_a_line(progress, brief):
-            note(f"{', '.join(filter(None, [_begun(progress), _takes(progress)]))} ...")
+            note(f"{', '.join(filter(None, [_phase_and_count(progress), _expected_time(progress)]))} ...")
         elif now - printed_at >= _SECONDS_BETWEEN_LINES or _is_due(progress):
             words = [f"{name} {progress.done}/{progress.total}", _loss(progress)]
             note(", ".join(filter(None, [*words, _to_go(pace.seconds_to_go(progress))])))
@@ -138,7 +138,7 @@ def _begins_with_a_line(progress: Progress, brief: bool) -> bool:
     return not brief or (progress.expected_seconds or 0.0) >= _WORTH_A_LINE
 
 
-def _begun(progress: Progress) -> str:
+def _phase_and_count(progress: Progress) -> str:
     """Names a phase, and counts its photos or steps."""
     name = _PHASES[progress.phase]
     if name.endswith("photos"):
@@ -146,7 +146,7 @@ def _begun(progress: Progress) -> str:
     return f"{name}, {progress.total:,} steps" if progress.total > 1 else name
 
 
-def _takes(progress: Progress) -> str:
+def _expected_time(progress: Progress) -> str:
     """Says how long a phase is expected to take; says nothing once its first step is done."""
     seconds = progress.expected_seconds
     return "" if seconds is None or progress.done else f"takes about {_time(seconds)}"

@@ -21,7 +21,7 @@ from .inbox_teaching import Teaching
 from .inbox_watcher import Watcher
 
 QUIET_SECONDS = 60.0
-_LOOKS = 4  # number of times that the inbox is looked at during `quiet_seconds`
+_LOOKS_PER_QUIET_TIME = 4  # number of times that the inbox is looked at during `quiet_seconds`
 
 
 def teach_inbox(
@@ -105,7 +105,7 @@ def watch_inbox(
             if report.taught or report != latest:
                 on_report(report)
             latest, notes = report.model_copy(update={"taught": (), "notes": ()}), ()
-            time.sleep(max(quiet_seconds / _LOOKS, 0.1))
+            time.sleep(max(quiet_seconds / _LOOKS_PER_QUIET_TIME, 0.1))
 
 
 def _watcher(

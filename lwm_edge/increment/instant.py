@@ -27,7 +27,7 @@ from .timing import Timer
 from .values import Approach, Learnt, NewPhotos
 
 _IMAGES_AT_ONCE = 4  # more are hardly faster: all threads work on each layer anyway
-_EXPORTS = 2.0  # multiple of the loading time that exporting, loading and writing the new model take
+_ENDING_FACTOR = 2.0  # multiple of the loading time that exporting, loading and writing the new model take
 _FLOAT64_BYTES = 8
 _SMALL_MATRIX = 384  # side of a matrix that is solved to see how fast this machine is
 
@@ -92,7 +92,7 @@ class InstantLearner:
             images_at_once=_IMAGES_AT_ONCE,
             loaded=self._loaded,
             elapsed_seconds=timer.seconds(),
-            ending_seconds=_EXPORTS * self._loading_seconds + _solving_seconds(features),
+            ending_seconds=_ENDING_FACTOR * self._loading_seconds + _solving_seconds(features),
         )
 
     def teach(

@@ -61,7 +61,7 @@ def remove_class(
     def edit(generation: Generation, model: Bundle) -> Edited:
         row = find_class(model.manifest, class_name)
         if exact:
-            return _never_learnt(generation, model, row)
+            return _exactly_removed(generation, model, row)
         _require_removable(model.manifest, row, shipped=shipped)
         return _removed(model, row)
 
@@ -129,7 +129,7 @@ def _learnt_once(manifest: Manifest) -> bool:
     return sum(link.deed.kind in ("add-classes", "add-photos") for link in custody.links if link.deed) <= 1
 
 
-def _never_learnt(generation: Generation, model: Bundle, row: int) -> Edited:
+def _exactly_removed(generation: Generation, model: Bundle, row: int) -> Edited:
     """Returns to the model before the change that added a class, if that change added no other.
 
     Raises:
@@ -143,7 +143,7 @@ def _never_learnt(generation: Generation, model: Bundle, row: int) -> Edited:
             "never learnt it; pass --shipped and leave out --exact to remove its row and its statistics"
         )
     before = model_before(generation, model) if permits_undo(manifest) else None
-    why_not = _why_not_without(model, before, row) if before else _why_not_kept(manifest)
+    why_not = _why_not_exact(model, before, row) if before else _why_no_earlier_model(manifest)
     if before is None or why_not:
         raise ConfigError(
             f"{refused}: {why_not}. What its photos added to the covariance cannot be separated from what "
@@ -159,14 +159,14 @@ def _never_learnt(generation: Generation, model: Bundle, row: int) -> Edited:
     )
 
 
-def _why_not_kept(manifest: Manifest) -> str:
+def _why_no_earlier_model(manifest: Manifest) -> str:
     """Says why the home keeps no model from before a class was added."""
     if not permits_undo(manifest):
         return "the vendor does not permit undo, so the home keeps no earlier model"
     return "the model before the latest change is no longer kept"
 
 
-def _why_not_without(model: Bundle, before: Bundle, row: int) -> str | None:
+def _why_not_exact(model: Bundle, before: Bundle, row: int) -> str | None:
     """Says why a return to the previous model would not take a class out exactly; None if it would."""
     manifest, name = model.manifest, model.manifest.class_names[row]
     if name in before.manifest.class_names:

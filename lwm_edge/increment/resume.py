@@ -97,7 +97,7 @@ class SavedTraining:
         self._folder = folder
         self._photos = [(photo.digest, photo.label) for photo in photos.photos]
         self._config = config
-        self._job = _digest({"photos": self._photos, "config": _what_counts(config), "recipe": recipe})
+        self._job = _digest({"photos": self._photos, "config": _settings_in_digest(config), "recipe": recipe})
 
     def plan(self) -> PlanReport | None:
         """Returns the plan that the training followed; None if there is nothing to continue.
@@ -119,7 +119,7 @@ class SavedTraining:
 
     def _differences(self, header: CheckpointHeader) -> list[str]:
         """Says in which photos and settings this job differs from the one that was interrupted."""
-        then, now = _what_counts(header.settings), _what_counts(self._config)
+        then, now = _settings_in_digest(header.settings), _settings_in_digest(self._config)
         found = [
             f"{name} is {_shown(now[name])} here, and was {_shown(then[name])} there"
             for name in now
@@ -199,7 +199,7 @@ def _encoded(header: CheckpointHeader) -> bytes:
     return text
 
 
-def _what_counts(config: IncrementConfig) -> dict[str, Any]:
+def _settings_in_digest(config: IncrementConfig) -> dict[str, Any]:
     """Returns the settings that affect what is learnt."""
     return config.model_dump(mode="json", exclude=_SETTINGS_NOT_IN_DIGEST)
 

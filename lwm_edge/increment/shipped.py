@@ -16,7 +16,7 @@ from ..model.bundle import RIGHT, RIGHT_SOLVED, TOTAL, Arrays
 _ERROR, _ERROR_OF_DROP = 0.03, 0.5  # a constant error, and a share of the drop; see `interval_around`
 _MAX_CORRECTION = 2.0  # largest factor by which new photos correct a drop; its inverse is the smallest
 _WIDEST = 0.4  # width of an interval beyond which an estimate is not shown as a figure
-_WORTH_SAYING = 0.25  # share of photos; a class that is estimated to lose more is named in a warning
+_LOSS_WORTH_A_WARNING = 0.25  # share of photos; a class that is estimated to lose more is named in a warning
 _LISTED = 5
 _MIN_CLASSES = 2  # one class alone is always recognised, whatever the spread
 
@@ -96,7 +96,7 @@ def judge_shipped(
         interval=interval,
     )
     drops = at_first - now
-    worst = [class_names[i] for i in np.argsort(-drops)[:_LISTED] if drops[i] > _WORTH_SAYING]
+    worst = [class_names[i] for i in np.argsort(-drops)[:_LISTED] if drops[i] > _LOSS_WORTH_A_WARNING]
     warnings = [f"{', '.join(worst)} lost the most accuracy; check with lwm-edge evaluate"] if worst else []
     return ShippedJudgement(estimate, lost, warnings)
 

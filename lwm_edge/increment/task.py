@@ -28,7 +28,7 @@ from .resume import SavedTraining
 from .timing import Timer
 from .values import Approach, Learner, NewPhotos
 
-_INSTEAD = ", or use recipe lda"
+_ADVICE_WITHOUT_TORCH = ", or use recipe lda"
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _choose_approach(
     manifest, features = parent.manifest, parent.arrays(WEIGHT)[WEIGHT].shape[1]
 
     def map_cells() -> int:
-        require_torch("choosing whether to train the network needs", _INSTEAD)
+        require_torch("choosing whether to train the network needs", _ADVICE_WITHOUT_TORCH)
         from ..model.loading import load_network
         from ..model.network import attention_cells
 
@@ -161,7 +161,7 @@ def _make_learner(parent: Bundle, approach: Approach, new_classes: int, config: 
         from .instant import InstantLearner
 
         return InstantLearner(parent, approach, config)
-    require_torch(f"recipe {approach.name} trains the network, which needs", _INSTEAD)
+    require_torch(f"recipe {approach.name} trains the network, which needs", _ADVICE_WITHOUT_TORCH)
     from .trained import TrainingLearner
 
     return TrainingLearner(parent, approach, new_classes, config)

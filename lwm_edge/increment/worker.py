@@ -29,7 +29,7 @@ from .timing import Timer
 if TYPE_CHECKING:
     from .values import UnwrittenModel
 
-_DOING = {
+_WORK_IN_PHASE = {
     "photos": "reading the photos",
     "plan": "planning",
     "features": "running the network on the photos",
@@ -146,8 +146,8 @@ def stoppable_progress(reply: Callable[[Message], None], should_stop: Callable[[
             trained = ", after the training"
         elif should_stop():
             raise StoppedError(
-                f"stopped while {_DOING[progress.phase]}{trained}; the model is unchanged: run the same "
-                "command again"
+                f"stopped while {_WORK_IN_PHASE[progress.phase]}{trained}; the model is unchanged: run the "
+                "same command again"
             )
 
     return report_progress
