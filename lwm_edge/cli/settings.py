@@ -55,7 +55,7 @@ class FileConfig(Record):
 
 
 def read_file_config(folder: Path = Path()) -> FileConfig:
-    """Reads `lwm-edge.toml` in a folder, by default the current one; without that file, defaults hold.
+    """Reads `lwm-edge.toml` in a folder, by default the current one; without that file, the defaults apply.
 
     A folder that no longer exists or cannot be searched counts as one without the file.
 

@@ -180,7 +180,7 @@ def plan_increment(
         photos: Path of a folder with one sub-folder of photos for each class.
         config: Settings; None means the defaults.
         more_photos: Whether to plan for `add_photos` instead.
-        solve_head: Value of that argument of `add_photos`.
+        solve_head: Value for the same argument of `add_photos`.
         on_progress: Function that is called before each photo is read; any exception that it raises ends the
             call.
         isolate: Whether to plan in a worker process, as `add_classes` would with the same value.
