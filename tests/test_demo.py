@@ -1,7 +1,7 @@
-"""The demo is run as a user runs it, and its table holds what it should.
+"""The demo is run as a user runs it, and its table shows the right methods and figures.
 
-It takes most of a minute. `.ci/run` has just run it where the README says so, and names the file with its
-output in `LWM_EDGE_DEMO_PRINTED`; without that, it is run here.
+The demo takes most of a minute. `.ci/run` runs it before the tests, with the README's command, and names the
+file with its output in `LWM_EDGE_DEMO_PRINTED`. If that is not set, the demo is run here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Printed:
     """Holds what `lwm-edge demo` printed.
 
     Attributes:
-        steps: Accuracy by method, in %: shipped classes, then shipped, added and all classes an increment.
+        steps: Accuracy by method, in %: on shipped classes, then on shipped, added and all, for each
+            increment.
         footprint: Lines of the footprint, by name.
     """
 
@@ -78,7 +79,7 @@ def test_the_default_is_above_the_baselines(printed: Printed) -> None:
 
 
 @pytest.mark.slow
-def test_the_footprint_stays(printed: Printed) -> None:
+def test_the_footprint_stays_constant(printed: Printed) -> None:
     bundles = printed.bytes_of("Bundle")
     assert len(bundles) == 3 and len(set(bundles)) == 1 and printed.footprint["Audit"] == "passed"
     growth = np.diff(printed.bytes_of("ONNX file"))

@@ -1,4 +1,4 @@
-"""The lists that a release takes hold all that the instant way installs, as constraints.txt pins it."""
+"""A release's lists name all packages that the instant way installs, in the versions of constraints.txt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime's official Linux builds report to their maker, unless told not to before they load."""
+"""ONNX Runtime's official Linux builds send usage reports, unless told not to before they load."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_the_switch_is_set_before_anything_loads_unless_the_user_set_it(value: s
     assert done.stdout.decode().strip() == (value or "1")
 
 
-def test_whoever_loads_onnx_runtime_without_the_package_sets_the_switch_before() -> None:
+def test_scripts_that_load_onnx_runtime_alone_set_the_switch_first() -> None:
     """The package's `__init__` turns the reports off before any other line of the package runs."""
     for path in [*ROOT.glob("deploy/**/*.py"), *ROOT.glob("examples/**/*.py"), *ROOT.glob("benchmarks/*.py")]:
         lines = ast.unparse(ast.parse(path.read_text())).splitlines()

@@ -1,4 +1,4 @@
-"""A run of the benchmarks' protocol goes on after a kill; its table and its variants are what they say."""
+"""A run of the benchmarks' protocol continues after a kill; its table and its variants are correct."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_run_that_is_killed_goes_on_after_its_last_finished_step(
     calls: list[str] = []
 
     def killed(name: str, call: int) -> None:
-        """Makes a public function end the run instead of its call of that number."""
+        """Makes the numbered call of a public function end the run instead."""
         function = getattr(lwm_edge, name)
 
         def killing(*args: Any, **kwargs: Any) -> Any:
@@ -155,7 +155,7 @@ def test_each_variant_changes_the_training_and_the_default_does_not() -> None:
     variants = importlib.import_module("variants")
     package = _trained(variants.Variant())
     assert torch.equal(package, _trained(variants.Variant()))
-    with pytest.MonkeyPatch.context() as patch:  # the functions that stand in compute the same
+    with pytest.MonkeyPatch.context() as patch:  # the functions put in their place compute the same
         patch.setattr(variants.Variant, "__eq__", lambda self, other: False)
         assert torch.equal(package, _trained(variants.Variant()))
     changes: list[dict[str, Any]] = [
@@ -184,7 +184,7 @@ def test_a_method_is_read_into_settings_and_a_variant() -> None:
         methods.recipe_of("lwm:schedule=steps")
 
 
-def test_combinations_add_the_next_best_change_and_keep_what_gains() -> None:
+def test_combinations_add_the_next_best_change_and_keep_it_if_accuracy_rises() -> None:
     trials = importlib.import_module("trials")
     figures = {
         "": 0.40,

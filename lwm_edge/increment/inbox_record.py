@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from .. import storage
+from .. import inspection
 from ..home.home import Generation, Home
 from ..model.bundle import open_bundle
 from ..model.custody_record import Link
@@ -30,7 +30,7 @@ def latest_receipt(home: Home) -> IncrementReport:
         ValidationError: The receipt is for another kind of change, or was rebuilt.
         OSError: The receipt cannot be read.
     """
-    return IncrementReport.model_validate_json(storage.read_regular(home.current().receipt))
+    return IncrementReport.model_validate_json(inspection.read_regular(home.current().receipt))
 
 
 def was_learnt(home: Home, note: Note) -> bool | None:

@@ -59,6 +59,7 @@ def remove_class(
     """
 
     def edit(generation: Generation, model: Bundle) -> Edited:
+        """Removes the class from the model."""
         row = find_class(model.manifest, class_name)
         if exact:
             return _exactly_removed(generation, model, row)

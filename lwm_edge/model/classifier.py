@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from .. import storage
+from .. import inspection
 from ..errors import ConfigError, ExportError, PhotosError, explains_os_failures, first_line
 from ..freed_memory import freed_memory_kept
 from ..photos.in_memory import AnyPhoto, photos_in, prepare_photo
@@ -110,7 +110,7 @@ class Classifier:
         where = self._where = self.path or "the exported ONNX file"
         if self.path and not self.path.is_file():
             if os.path.lexists(self.path):
-                what = storage.kind_at(self.path, follow=True)
+                what = inspection.kind_at(self.path, follow=True)
                 raise ExportError(f"{where} is {what}; give the ONNX file, such as HOME/{_IN_A_HOME}")
             raise ExportError(f"{where} does not exist; {_WHAT_TO_DO}")
         try:
@@ -177,10 +177,13 @@ class Classifier:
         batches = [self._run(batch) for batch in np.split(padded, full // self.static_batch)]
         return Outputs(*(np.concatenate(parts)[: len(images)] for parts in zip(*batches, strict=True)))
 
-    def head_inputs(self, images: Pixels) -> NDArray[np.float32]:
-        """Computes the head's inputs [B, d] float32 for images; the file must not have a fixed batch size."""
-        (values,) = self._compute([HEAD_INPUTS], images)
-        return values
+    def head_inputs_and_unknown(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Computes the head's inputs [B, d] float32 and the output `unknown` [B] float32 for images.
+
+        The file must not have a fixed batch size.
+        """
+        head_inputs, unknown = self._compute([HEAD_INPUTS, UNKNOWN], images)
+        return head_inputs, unknown[:, 0]
 
     def _compute(self, names: Sequence[str], images: Pixels) -> list[NDArray[np.float32]]:
         try:
@@ -324,7 +327,7 @@ def open_session(model: Path | bytes) -> Any:
 
 def _for_onnx_runtime(path: Path) -> Path | bytes:
     """Returns a path or, if ONNX Runtime would misread the name, the file's content."""
-    return path if printable(path) == str(path) else storage.read_regular(path)
+    return path if printable(path) == str(path) else inspection.read_regular(path)
 
 
 def _shapes(session: Any) -> tuple[int, int | None]:

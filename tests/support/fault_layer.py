@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lwm_edge import _disk, locks, storage
+from lwm_edge import _disk, durability, inspection, locks, storage
 from tests.support.disk_model import Disk, Operation
 from tests.support.file_store import Store
 
 
 class Recorder:
-    """Takes the place of `storage._disk`: notes every operation and performs it, but waits for no disk.
+    """Takes the place of `_disk`: notes every operation and performs it, but waits for no disk.
 
     Attributes:
         operations: Operations noted so far; those that changed nothing are left out.
@@ -115,12 +115,17 @@ class Recorder:
 
 @contextmanager
 def standing_in(recorder: Any) -> Iterator[None]:
-    """Puts a recorder in the place of `storage._disk`."""
-    storage._disk = locks._disk = recorder  # type: ignore[attr-defined]
+    """Puts a recorder in the place of `_disk`, in every module that uses it."""
+    _use(recorder)
     try:
         yield
     finally:
-        storage._disk = locks._disk = _disk  # type: ignore[attr-defined]
+        _use(_disk)
+
+
+def _use(disk: Any) -> None:
+    for module in (inspection, durability, storage, locks):
+        vars(module)["_disk"] = disk
 
 
 def record(
