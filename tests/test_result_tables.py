@@ -49,9 +49,11 @@ def _tables() -> list[tuple[list[str], int | None, list[str], list[list[str]]]]:
     paragraphs = (ROOT / PAGE).read_text().split("\n\n")
     found = []
     for before, table in pairwise(paragraphs):
-        if table.startswith("|") and (said := re.search(r"\bfigures are from\s+\[.*:$", before, re.DOTALL)):
+        if table.startswith("|") and (
+            said := re.search(r"\bfigures\s+are\s+from\s+\[.*:$", before, re.DOTALL)
+        ):
             files = re.findall(r"\(results/([\w-]+\.json)\)", said[0])
-            cut = re.search(r"cut at\s+(\d+)\s+classes", said[0])
+            cut = re.search(r"cut\s+at\s+(\d+)\s+classes", said[0])
             headings = [cell.strip() for cell in table.splitlines()[0].strip("|").split("|")]
             found.append((files, int(cut[1]) if cut else None, headings, rows(table)))
     return found
