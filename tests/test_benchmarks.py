@@ -77,7 +77,7 @@ def test_random_kills_leave_no_bad_home(tmp_path: Path) -> None:
     result = json.loads((tmp_path / "crash.json").read_text())
     assert result["landed"] == 12 and result["landed_in_commit"] >= 5
     assert result["homes"]["bad"] == 0 and sum(result["homes"].values()) == 12
-    assert "12 kills landed" in printed
+    assert "12 kills came in time" in printed
 
 
 @pytest.mark.extended
