@@ -7,16 +7,20 @@ DATA has train/<class>/* and test/<class>/*, the shipped classes of BASE.lwm amo
 runs once over all photos, and FILE.npz keeps the values that its head reads. In each of three splits half of
 the classes are known: the shipped ones and others drawn at random (or only shipped ones, if they are more
 than half). A device learns the other known classes ten at a time, without any old photo, and solves the head
-again each time. The script measures - the scores: how well each score tells known test photos from unknown
-ones (AUROC), and how many unknown photos lie below a threshold that keeps 95% of the known ones; - how long a
-threshold stays valid: it is set once for each score, on held-back photos of the first classes. How many other
-photos of these classes does it keep after the other classes have been added? - the thresholds that the
-package sets on a device, from the histograms. How many photos of the first and of the added classes do they
-keep, and how many unknown ones do they flag? The added classes' photos are learnt and tested first in the
-set's own split, then in a random one. Finally the threshold is calibrated on half of the test photos, as by
-`lwm-edge calibrate`, and measured on the other half; - the base alone: shipped classes against all others; -
-strange objects: photos of another set (--others DATA2), and noise. Each run adds a setting to RESULTS.json
-and prints the tables; --draw draws the curves of all settings.
+again each time. The script measures
+
+- the scores: how well each score tells known test photos from unknown ones (AUROC), and how many unknown
+  photos lie below a threshold that keeps 95% of the known ones;
+- how long a threshold stays valid: it is set once for each score, on held-back photos of the first classes.
+  How many other photos of these classes does it keep after the other classes have been added?
+- the thresholds that the package sets on a device, from the histograms. How many photos of the first and of
+  the added classes do they keep, and how many unknown ones do they flag? The added classes' photos are learnt
+  and tested first in the set's own split, then in a random one. Finally the threshold is calibrated on half
+  of the test photos, as by `lwm-edge calibrate`, and measured on the other half;
+- the base alone: shipped classes against all others;
+- strange objects: photos of another set (--others DATA2), and noise.
+
+Each run adds a setting to RESULTS.json and prints the tables; --draw draws the curves of all settings.
 """
 
 from __future__ import annotations
