@@ -1,4 +1,4 @@
-"""Each package imports only the packages that it may, and what needs no torch loads none (see HOUSE.md)."""
+"""Checks that packages import only those that they may, and that commands without training load no torch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PACKAGES = {path.parent.name for path in ROOT.glob("*/__init__.py")}
 
 
 def imports_of(path: Path) -> set[str]:
-    """Finds the modules of lwm_edge that a module imports anywhere in it, by dotted name."""
+    """Finds the dotted names of all modules in lwm_edge that a module imports, anywhere in its code."""
     parts, found = list(path.relative_to(ROOT).with_suffix("").parts), set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:

@@ -1,4 +1,4 @@
-"""The table of whole kinds of faults in tests/README.md counts what the tests of each kind try."""
+"""Checks that the table of kinds of faults in tests/README.md has the number of cases that tests try."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ KINDS: dict[str, tuple[Tests, ...]] = {
 
 
 def cases(tests: Tests) -> int:
-    """Counts the cases of a module's tests; if a word is given, only of those with it in their name."""
+    """Counts the cases of a module's tests; with a word, only of tests that have the word in their name."""
     module, word = tests if isinstance(tests, tuple) else (tests, "")
     found = [test for name, test in vars(module).items() if name.startswith("test_") and word in name]
     return sum(prod(len(list(mark.args[1])) for mark in _parametrized(test)) for test in found)

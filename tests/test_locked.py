@@ -1,4 +1,4 @@
-"""The lists that a release takes hold all that the instant way installs, as constraints.txt pins it."""
+"""Checks that a release's lists have every package of the instant way, in the versions of constraints.txt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers, names and lists in the pages are those of the code."""
+"""Checks that numbers, names and lists in the pages agree with the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inbox's service runs a command that exists, is hardened as its page says, and can be installed."""
+"""Checks that the inbox's service runs an existing command, is hardened as its page says, and installs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def unit(path: Path) -> configparser.ConfigParser:
     return parser
 
 
-def test_the_service_runs_a_command_that_there_is() -> None:
+def test_the_service_runs_a_command_that_exists() -> None:
     service = unit(SERVICE)["Service"]
     program, name, *arguments = shlex.split(service["ExecStart"])
     command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
