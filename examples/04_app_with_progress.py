@@ -17,7 +17,7 @@ PHOTOS = DEMO_DATA / "train" / "2"
 
 
 class CancelledError(Exception):
-    """Signals that the user pressed "cancel"; lwm-edge passes on this error, which is the app's, unchanged."""
+    """Signals that the user pressed "cancel"; lwm-edge passes this error on to the app unchanged."""
 
 
 class Screen:

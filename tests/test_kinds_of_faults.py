@@ -21,10 +21,10 @@ from tests.support.hostile import published
 Tests = ModuleType | tuple[ModuleType, str]
 KINDS: dict[str, tuple[Tests, ...]] = {
     "data hidden in the files of a home": (test_hidden_content, test_audited_bytes),
-    "a key, signature or bundle that was exchanged or forged": (test_verification, test_keys),
+    "a key, signature or bundle that was replaced or forged": (test_verification, test_keys),
     "a class name that looks like another one": ((test_class_names, "look_alike"),),
     "a pipe, socket, device or folder in place of a file": (test_reading,),
-    "a lock that is held, exchanged or forked; an umask; another user's folder": (
+    "a lock that is held, replaced or forked; a umask; another user's folder": (
         *((test_storage, word) for word in ("lock", "umask", "superuser")),
     ),
     "a photo that costs too much, or whose metadata is odd": (test_cost, test_decoder),

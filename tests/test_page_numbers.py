@@ -231,8 +231,10 @@ def test_the_sums_under_the_tables_of_what_was_tried() -> None:
     hostile = rows(section(TESTS, "Hostile input"))
     tried = [int(count.replace(",", "")) for _, count, _ in hostile]
     photos = [i for i, cells in enumerate(hostile) if cells[0].startswith("photos:")]
-    assert f"The first nine are {sum(tried[:9]):,} mutated bundles" in prose(TESTS)
-    assert f"The first fourteen are {sum(tried[photos[0] : photos[0] + 14])} single photos" in prose(TESTS)
+    assert f"The first nine rows are {sum(tried[:9]):,} mutated bundles" in prose(TESTS)
+    assert f"The first fourteen rows are {sum(tried[photos[0] : photos[0] + 14])} single photos" in prose(
+        TESTS
+    )
     counts = [cells[1] for cells in rows(section(TESTS, "Kills and power cuts")) if "power cuts" in cells[1]]
     numbers = [n for cell in counts for n in re.findall(r"([\d,]*\d) (?:kills|power)", cell)]
     outcomes = sum(int(number.replace(",", "")) for number in numbers)
