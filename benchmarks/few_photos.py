@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Teaches classes with few photos, alone or beside a class with many, by lwm-edge and by the baselines.
+"""Teaches classes with few photos, alone or with a class of many photos, by lwm-edge and by the baselines.
 
     python benchmarks/few_photos.py BASE.lwm DATA RESULTS.json [--draws 8]
 
@@ -32,7 +32,7 @@ CLASSES, PHOTOS = 5, 5
 
 
 def draw(data: Path, shipped: tuple[str, ...], seed: int, work: Path) -> tuple[Path, list[str], str]:
-    """Copies random photos of random classes; returns the folder, these classes, and the largest other."""
+    """Copies random photos of random classes; returns the folder, the classes, and the largest other one."""
     chance = np.random.RandomState(seed)
     others = sorted(path.name for path in (data / "train").iterdir() if path.name not in shipped)
     small = [others[i] for i in chance.permutation(len(others))[:CLASSES]]

@@ -144,7 +144,7 @@ class Tally:
 
 
 def start(world: World) -> tuple[int, int]:
-    """Forks a process that teaches the inbox; returns it, and the pipe on which it reports its phases."""
+    """Forks a process that teaches the inbox; returns its id, and the pipe with its reports of phases."""
     reading, writing = os.pipe()
     sys.stdout.flush()
     process = os.fork()

@@ -97,7 +97,7 @@ def run_increment(home: Path, photos: Path, config: IncrementConfig, pipe: int) 
 
 
 def start_increment(home: Path, photos: Path, config: IncrementConfig) -> tuple[int, int]:
-    """Forks a process that makes an increment; returns it, and the pipe on which it reports its phases."""
+    """Forks a process that makes an increment; returns its id, and the pipe with its reports of phases."""
     reading, writing = os.pipe()
     sys.stdout.flush()
     process = os.fork()

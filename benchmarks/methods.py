@@ -2,8 +2,8 @@
 
 A method is one of these:
 
-- a recipe, if need be with changed settings after a colon (`lwm:gamma=0.3`, `lwm:beta=0`), which can be those
-  of `variants.py` too (`lwm:schedule=cosine`);
+- a recipe, with any changed settings after a colon (`lwm:gamma=0.3`, `lwm:beta=0`); the settings of
+  `variants.py` are allowed too (`lwm:schedule=cosine`);
 - `lwm-l2`, which is `lwm` with a Euclidean distance between the maps in L_AD; the package does not have it;
 - one of the baselines `nearest-mean` and `streaming-lda`, on the last feature maps;
 - `joint`, which trains on all photos of all classes at once, as the base is trained or with changed settings

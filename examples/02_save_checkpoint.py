@@ -1,4 +1,4 @@
-"""Saves a trained classifier as many training scripts do, in place of your own training script.
+"""Saves a trained classifier as many training scripts do; replace this script with your own training.
 
     python examples/02_save_checkpoint.py MODEL.pth
 

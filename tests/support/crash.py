@@ -139,7 +139,7 @@ def prepare_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(home_changes, "_prepare", prepare_first)
     monkeypatch.setattr(
         measurement, "count_alive", lambda *sizes: Alive([], {})
-    )  # which looks at all objects
+    )  # it would search all objects, which is slow
     monkeypatch.setattr(home_changes, "open_bundle", functools.cache(open_bundle))
 
 

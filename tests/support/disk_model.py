@@ -47,7 +47,7 @@ Change = tuple[tuple[str, Node | None], ...]
 
 @dataclass(frozen=True)
 class Disk:
-    """Holds a disk in use.
+    """Describes the state of a disk in use.
 
     Attributes:
         store: Store of the files' contents.

@@ -87,7 +87,7 @@ class FailingVerbs:
         return disk.count
 
     def problem(self, verb: str, fails_at: int) -> str | None:
-        """Makes an operation fail; if callers saw anything that they must not see, returns that in words."""
+        """Makes an operation fail; returns a description of what callers wrongly saw, or None."""
         home = open_home(self._start_over())
         before, failure = home.current(), None
         with failing_disk(self._root, fails_at, self._monkeypatch):

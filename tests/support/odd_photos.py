@@ -58,7 +58,8 @@ def sequential_jpeg(side: int, scans: int) -> bytes:
     content = content[: content.rindex(b"\xff\xda")]
     place = content.index(b"\xff\xc0") + 5
     head = content[:place] + struct.pack(">HH", side, side) + content[place + 4 :]
-    restart = segment(0xDD, struct.pack(">H", 1))  # so that each block takes time for a mark
+    # With restart marks, the decoder searches for one at each block, which takes time.
+    restart = segment(0xDD, struct.pack(">H", 1))
     each = (segment(0xDA, bytes((1, 1 + number % 3, 0, 0, 63, 0))) for number in range(scans))
     return head + restart + b"".join(each) + b"\xff\xd9"
 
