@@ -22,6 +22,7 @@ def main() -> None:
         run_command_line()
     finally:
         ignore_requests_to_stop()
+        gc.freeze()  # the process ends, so nothing needs collecting
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..freed_memory import give_freed_memory_back
 from ..home.home import Generation, Home
 from ..home.measurement import MemoryUse
 from ..home.reports import MemoryReport
@@ -113,6 +114,7 @@ def learn_classes(
         model = _new_model(task, head, tensors, report.judged)
         staged = _stage(home, model) if report.training else None
         photos.to_learn.cache.forget()  # `use.report` counts any photos still in memory
+        give_freed_memory_back()
         memory = use.report(
             task.parent.manifest.preprocessing.image_size, pixels, student=task.learner.student
         )

@@ -19,7 +19,7 @@ _MAX_KEPT_FACTOR = 2.75  # times the memory of a step, if freed memory is kept; 
 _REPLANNING_MARGIN = 1.02  # plans may differ this much; a limit that an error names must suffice next time
 _LIBRARY_BYTES = 10 * 2**20  # pages of NumPy and ONNX that solving and exporting read for the first time
 
-USUAL_STEPS = 3  # trial steps: two with one image, and one with several
+USUAL_STEPS = 3  # trial steps: one that loads libraries, one with one image, and one with several
 
 # This was chosen, not measured.
 _FORWARD_SHARE = 1 / 3  # share of a training step's time that its forward pass takes
@@ -114,8 +114,9 @@ class Predictor:
         if strategy in self._probes:
             return self._probes[strategy]
         job = self._job
-        _measure_step(job, 1, strategy)  # this first step also loads libraries
-        drop_library_pages()
+        if job.loaded is None:  # else the model has run already
+            _measure_step(job, 1, strategy)  # this first step also loads libraries
+            drop_library_pages()
         peak, seconds = _measure_step(job, 1, strategy)
         image_bytes = in_precision(job.activation_bytes, strategy)
         if peak + PROBED_IMAGES * image_bytes <= self._limit - job.held_bytes:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..learning.class_statistics import ClassStatistics
 from ..learning.discriminant import Head
+from ..learning.regrouping import is_solved
 from ..learning.reports import ShippedEstimate
 from ..model.bundle import RIGHT, RIGHT_SOLVED, TOTAL, Arrays
 
@@ -74,7 +75,7 @@ def judge_shipped(
     accuracy, photos = by_solved if solved else as_shipped, int(total.sum())
     per_photo = 1 / total[is_measured]
     counted = is_measured.sum() ** 2 / per_photo.sum()  # photos that would say as much if evenly spread
-    alone = known.solve_head(shipped) if solved else Head(*(rows[:shipped] for rows in head_before))
+    alone = _head_alone(known, head_before, shipped, solved)
     # Even if every photo was recognised, the next one may not be.
     spread = known.find_spread(*alone, shipped, is_measured, min(accuracy, 1 - 0.5 / photos))
     at_first, before = (known.estimate_accuracy(*head, shipped, spread) for head in (alone, head_before))
@@ -98,6 +99,17 @@ def judge_shipped(
     worst = [class_names[i] for i in np.argsort(-drops)[:_LISTED] if drops[i] > _WORTH_SAYING]
     warnings = [f"{', '.join(worst)} lost the most accuracy; check with lwm-edge evaluate"] if worst else []
     return ShippedJudgement(estimate, lost, warnings)
+
+
+def _head_alone(known: ClassStatistics, head_before: Head, shipped: int, solved: bool) -> Head:
+    """Returns the teacher's head for the shipped classes alone, as it ranks them if there are no others."""
+    weight, bias = (rows[:shipped] for rows in head_before)
+    if not solved:
+        return Head(weight, bias)
+    if not is_solved(head_before.weight, known):
+        return known.solve_head(shipped)
+    # If it were solved for them alone, only the scale would differ, and a shift that all logits share.
+    return Head(weight - weight.mean(0), bias)
 
 
 def _lost(

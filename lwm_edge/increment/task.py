@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..custody.keys import read_private_key
 from ..errors import CapacityError, ConfigError
-from ..freed_memory import drop_library_pages
+from ..freed_memory import drop_library_pages, freed_memory_kept
 from ..home.home import Home
 from ..home.trust import require_trusted_model
 from ..learning.config import RECIPES, IncrementConfig, MorePhotos, choose_recipe
@@ -93,10 +93,12 @@ def set_up(
         from .instant import require_solved_head
 
         require_solved_head(parent)
-    photos = _read_photos(folder, parent.manifest, config, on_progress, more)
+    with freed_memory_kept(True):  # every photo frees memory that the next one takes
+        photos = _read_photos(folder, parent.manifest, config, on_progress, more)
     decoding = decoding_bytes(max(0, peak_rss_bytes() - rss_bytes()))
     approach = _choose_approach(parent, len(photos.to_learn.photos), config, more)
-    report = StepReporter("plan", 1 + USUAL_STEPS, on_progress)
+    steps = 1 + USUAL_STEPS if approach.recipe.trains else USUAL_STEPS
+    report = StepReporter("plan", steps, on_progress)
     report()
     learner = _make_learner(parent, approach, len(photos.new_classes), config)
     drop_library_pages()  # most of them were needed for importing only

@@ -98,10 +98,9 @@ class Discriminant:
         updates = len(self.features) <= d
         probes = np.random.default_rng(0).choice([-1.0, 1.0], (_PROBES, d))
         wanted = [means, probes @ covariance, *([self.features] if updates else [])]
-        shrunk = shrink(covariance, photos)
-        solved = np.linalg.solve(shrunk, np.concatenate(wanted).T).T
+        solved = solve_shrunk(covariance, photos, np.concatenate(wanted))
         self._solved_means, probed, self._solved = np.split(solved, [classes, classes + _PROBES])
-        self._shrunk = None if updates else shrunk
+        self._shrunk = None if updates else shrink(covariance, photos)
         # tr(C^-1 S), as Hutchinson (1989) estimates a trace
         self.trace = float(np.einsum("pd,pd->", probes, probed)) / _PROBES
         self.rows = self._solved_means - self._solved_means.mean(0)
@@ -166,9 +165,38 @@ def shrink(covariance: Features, photos: float) -> Features:
         covariance: Covariance S [d, d].
         photos: Number n of photos that S was computed from.
     """
-    d = len(covariance)
-    spread = max(np.trace(covariance) / d, 1e-12)
-    shrunk: Features = photos * covariance
-    shrunk[np.diag_indices(d)] += d * spread
-    shrunk /= photos + d
+    share, added = _shrinkage(covariance, photos)
+    shrunk: Features = share * covariance
+    shrunk[np.diag_indices(len(shrunk))] += added
     return shrunk
+
+
+def times_shrunk(rows: Features, covariance: Features, photos: float) -> Features:
+    """Multiplies rows [R, d] by what `shrink` returns, without making that matrix."""
+    share, added = _shrinkage(covariance, photos)
+    product: Features = share * (rows @ covariance) + added * rows
+    return product
+
+
+def solve_shrunk(covariance: Features, photos: float, rows: Features) -> Features:
+    """Multiplies rows [R, d] by the inverse of what `shrink` returns.
+
+    That matrix would take as much memory as the covariance, so it is not made. Instead, the diagonal of the
+    covariance itself is changed for as long as it takes, and then put back exactly.
+    """
+    share, added = _shrinkage(covariance, photos)
+    if not share:
+        return rows / added
+    at, diagonal = np.diag_indices(len(covariance)), covariance.diagonal().copy()
+    covariance[at] += added / share
+    try:
+        return np.asarray(np.linalg.solve(covariance, rows.T / share).T, np.float64)
+    finally:
+        covariance[at] = diagonal
+
+
+def _shrinkage(covariance: Features, photos: float) -> tuple[float, float]:
+    """Returns the share of a covariance that is kept, and the multiple of the identity that is added."""
+    d = len(covariance)
+    spread = max(float(np.trace(covariance)) / d, 1e-12)
+    return photos / (photos + d), d * spread / (photos + d)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .class_statistics import ClassStatistics
-from .discriminant import Features
+from .discriminant import Features, times_shrunk
 
 _ROUNDING = 0.05  # as a share of the weight: a head that is solved again from float32 differs by less
 
@@ -43,9 +43,11 @@ def is_solved(weight: Features, statistics: ClassStatistics) -> bool:
         weight: Weight of the head [classes, d].
         statistics: Statistics of these classes.
     """
-    solved, _ = statistics.solve_head(len(weight))
-    given, solved = (rows - rows.mean(0) for rows in (weight, solved))
-    size = float((solved**2).sum())
-    scale = float((given * solved).sum()) / size if size else 0.0
-    apart = float(np.linalg.norm(given - scale * solved))
+    means = statistics.means[: len(weight)]
+    wanted = means - means.mean(0)
+    # multiplying by the matrix is much cheaper than solving for the weight
+    given = times_shrunk(weight - weight.mean(0), statistics.covariance, statistics.photos)
+    size = float((wanted**2).sum())
+    scale = float((given * wanted).sum()) / size if size else 0.0
+    apart = float(np.linalg.norm(given - scale * wanted))
     return scale > 0 and apart <= _ROUNDING * float(np.linalg.norm(given))

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ExportError, LwmEdgeError, ParityError, first_line
+from ..freed_memory import freed_memory_kept
 from ..photos.pixels import Pixels
 from .bundle import PROBE, Bundle
 from .classifier import HEAD_INPUTS, INPUT, open_session
-from .onnx.checks import check_cost
-from .onnx.graph import fill_graph, filled_tensors, read_graph
+from .onnx.graph import check_safe_to_run, fill_graph
 from .onnx.parity import PARITY_TOLERANCE, generated_images
 
 
@@ -29,7 +29,10 @@ class Backbone:
 
     def __init__(self, bundle: Bundle) -> None:
         try:
-            self._session: Any = open_session(_checked_file(bundle))
+            with freed_memory_kept(
+                True
+            ):  # the file's content takes much memory, which the session takes next
+                self._session: Any = open_session(_checked_file(bundle))
         except LwmEdgeError:
             raise
         except Exception as error:  # ONNX Runtime's own errors derive from Exception alone
@@ -82,5 +85,5 @@ class Backbone:
 def _checked_file(bundle: Bundle) -> bytes:
     """Makes the content of a bundle's ONNX file, once its graph has proved safe to run."""
     arrays = bundle.arrays()
-    check_cost(read_graph(arrays), filled_tensors(arrays))
+    check_safe_to_run(arrays)
     return fill_graph(arrays, bundle.manifest)

@@ -177,10 +177,13 @@ class Classifier:
         batches = [self._run(batch) for batch in np.split(padded, full // self.static_batch)]
         return Outputs(*(np.concatenate(parts)[: len(images)] for parts in zip(*batches, strict=True)))
 
-    def head_inputs(self, images: Pixels) -> NDArray[np.float32]:
-        """Computes the head's inputs [B, d] float32 for images; the file must not have a fixed batch size."""
-        (values,) = self._compute([HEAD_INPUTS], images)
-        return values
+    def head_inputs_and_unknown(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Computes the head's inputs [B, d] float32 and the output `unknown` [B] float32 for images.
+
+        The file must not have a fixed batch size.
+        """
+        head_inputs, unknown = self._compute([HEAD_INPUTS, UNKNOWN], images)
+        return head_inputs, unknown[:, 0]
 
     def _compute(self, names: Sequence[str], images: Pixels) -> list[NDArray[np.float32]]:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -19,6 +20,9 @@ OnWait = Callable[[], None]
 
 _SECONDS_BETWEEN_REPORTS = 0.1
 _AHEAD = 2  # photos for each thread, so that none waits while a result is used
+# Handing a photo to a thread takes longer than reading a small one. So threads start only once this many
+# photos have taken longer than this; the very first may be slow because libraries are loaded.
+_SLOW_PHOTOS, _SLOW_SECONDS = 3, 0.005
 
 
 class _NobodyWaitsError(Exception):
@@ -41,20 +45,30 @@ def reading_threads(limit_bytes: int | None) -> int:
 def read_side_by_side(
     read: Callable[[Item, OnWait], Result], items: Sequence[Item], threads: int, report: StepReporter
 ) -> Iterator[Result]:
-    """Yields each item's result, in the order of the items.
+    """Yields each item's result, in the order of the items; reads them in threads if that is faster.
 
     Args:
         read: Function that reads an item. It is given a function to call a few times a second while that
             takes long; what this raises ends the reading.
         items: Items to read.
-        threads: Number of them that are read at the same time; one is read in the caller's thread.
+        threads: Most items to read at the same time; one at a time is read in the caller's thread.
         report: Reporter of progress, called only in the caller's thread. What it raises ends the reading.
     """
-    if threads == 1:
-        for item in items:
-            report()
-            yield read(item, report.again)
-        return
+    done = slow = 0
+    while done < len(items) and (threads == 1 or slow < _SLOW_PHOTOS):
+        report()
+        started = time.monotonic()
+        result = read(items[done], report.again)
+        slow += time.monotonic() - started > _SLOW_SECONDS
+        done += 1
+        yield result
+    if done < len(items):
+        yield from _read_in_threads(read, items[done:], threads, report)
+
+
+def _read_in_threads(
+    read: Callable[[Item, OnWait], Result], items: Sequence[Item], threads: int, report: StepReporter
+) -> Iterator[Result]:
     readers, ahead = _Readers(read), _AHEAD * threads
     try:
         readers.start(threads)

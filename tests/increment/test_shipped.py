@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lwm_edge.increment.shipped import interval_around, judge_shipped
+from lwm_edge.increment import shipped
+from lwm_edge.increment.shipped import ShippedJudgement, interval_around, judge_shipped
 from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.model.bundle import RIGHT, RIGHT_SOLVED, TOTAL, empty_tensors
 
@@ -140,6 +141,27 @@ def test_the_interval_widens_with_fewer_photos_and_a_larger_drop() -> None:
     assert width[0.9, 500] == pytest.approx(2 * (2 * 0.0262**2 + 0.03**2) ** 0.5, abs=1e-3)
     assert width[0.9, 500] < width[0.9, 50] < width[0.6, 50] and width[0.6, 500] > 0.3
     assert interval_around(1.0, 1.0, 5)[1] == 1.0 and interval_around(0.0, 0.5, 5)[0] == 0.0
+
+
+def test_a_later_increment_takes_the_shipped_classes_part_of_the_solved_head(
+    known: ClassStatistics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Solving again takes the most memory of an increment, and gives the same decisions."""
+    before = with_new_class(known, CENTRES[3])
+    features = CENTRES[2] * 2 + np.random.default_rng(3).normal(size=(30, 8))
+    now = before.with_photos(features, np.full(30, 4))
+    heads = before.solve_head(4), now.solve_head(5)
+
+    def judge() -> ShippedJudgement:
+        given = measured(38, 38, 38)
+        return judge_shipped(before, now, *heads, given, NAMES, new_right=0.9, solved=True, is_first=False)
+
+    taken = judge()
+    monkeypatch.setattr(shipped, "is_solved", lambda weight, statistics: False)
+    assert judge() == taken
+    monkeypatch.undo()
+    monkeypatch.setattr(ClassStatistics, "solve_head", None)
+    assert judge() == taken
 
 
 def test_one_class_alone_says_nothing_of_what_it_may_lose(known: ClassStatistics) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lwm_edge.learning.class_statistics import ClassStatistics, FeatureMap
-from lwm_edge.learning.discriminant import shrink
+from lwm_edge.learning.discriminant import shrink, solve_shrunk, times_shrunk
 
 GENERATOR = np.random.default_rng(0)
 SPREAD = np.diag([3.0, 1.0, 0.3])
@@ -84,6 +84,18 @@ def test_few_photos_are_shrunk_more(photos: int) -> None:
     shrunk = shrink(covariance, photos)
     assert np.trace(shrunk) == pytest.approx(6)
     assert shrunk[0, 0] == pytest.approx((photos * 4 + 3 * 2) / (photos + 3))
+
+
+@pytest.mark.parametrize("photos", [0.0, 1.0, 300.0])
+def test_the_shrunk_matrix_is_multiplied_and_solved_without_being_made(photos: float) -> None:
+    """It takes as much memory as the covariance, which stays as it is to the last bit."""
+    spread = GENERATOR.normal(size=(9, 4))
+    covariance, rows = spread.T @ spread, GENERATOR.normal(size=(3, 4))
+    before, shrunk = covariance.copy(), shrink(covariance, photos)
+    np.testing.assert_allclose(times_shrunk(rows, covariance, photos), rows @ shrunk, rtol=1e-12)
+    expected = rows @ np.linalg.inv(shrunk)
+    np.testing.assert_allclose(solve_shrunk(covariance, photos, rows), expected, rtol=1e-9)
+    assert np.array_equal(covariance, before)
 
 
 def test_a_linear_drift_is_followed() -> None:

@@ -27,6 +27,12 @@ from tests.support.hostile import no_hang
 PREPROCESSING = Preprocessing(image_size=28, resize_size=28, mean=(0, 0, 0), std=(1, 1, 1))
 
 
+@pytest.fixture(autouse=True)
+def _threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes even quick items be read in threads."""
+    monkeypatch.setattr(side_by_side, "_SLOW_PHOTOS", 0)
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_results_come_in_order_and_progress_in_the_callers_thread(threads: int) -> None:
     reported: list[tuple[int, str]] = []
@@ -46,6 +52,19 @@ def test_results_come_in_order_and_progress_in_the_callers_thread(threads: int) 
     here = threading.current_thread().name
     assert {name for _, name in reported} == {here} and {done for done, _ in reported} == set(range(20))
     assert readers == {here} if threads == 1 else here not in readers
+
+
+def test_threads_start_only_once_several_items_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "_SLOW_PHOTOS", 2)
+    monkeypatch.setattr(side_by_side, "_SLOW_SECONDS", 0.1)
+    slow, here = (0, 4), threading.current_thread().name
+
+    def read(number: int, on_wait: Callable[[], None]) -> str:
+        time.sleep(0.2 if number in slow else 0)
+        return threading.current_thread().name
+
+    readers = list(read_side_by_side(read, range(9), 2, StepReporter("photos", 9, ignore_progress)))
+    assert readers[:5] == [here] * 5 and here not in readers[5:]
 
 
 @pytest.mark.parametrize("threads", [1, 2])

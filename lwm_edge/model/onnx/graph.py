@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 
 from onnx import ModelProto, TensorProto, checker, helper, load_model_from_string
 
@@ -24,7 +25,7 @@ from ..classifier import (
 )
 from ..manifest import Manifest
 from ..unknown import calibrate, to_metadata
-from .checks import check_form
+from .checks import check_cost, check_form
 
 _LISTED = 5
 _RUNNING_MEAN = ".running_mean"
@@ -80,6 +81,24 @@ def declared_backbone(graph: bytes) -> dict[str, tuple[str, list[int]]]:
     }
     layers = [name.removesuffix(_RUNNING_MEAN) for name in declared if name.endswith(_RUNNING_MEAN)]
     return declared | {f"{layer}.num_batches_tracked": ("int64", []) for layer in layers}
+
+
+def check_safe_to_run(arrays: Arrays) -> None:
+    """Refuses a graph that is not of the form that lwm-edge exports, or costs more than its weights explain.
+
+    An increment runs one graph with two sets of tensors; the graph's cost, which takes a while to compute, is
+    the same for both, and is computed once.
+
+    Raises:
+        ExportError: The graph is damaged, of another form, or too costly.
+    """
+    read_graph(arrays)
+    _check_cost_of(arrays[ONNX_GRAPH].tobytes(), frozenset(filled_tensors(arrays)))
+
+
+@lru_cache(maxsize=1)
+def _check_cost_of(graph: bytes, weights: frozenset[str]) -> None:
+    check_cost(_parsed(graph), weights)
 
 
 def _parsed(graph: bytes) -> ModelProto:

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ParityError
+from ...freed_memory import freed_memory_kept
 from ...photos.pixels import Pixels
 from ..bundle import AXES, AXES_OFFSET, BIAS, PROBE, WEIGHT, Arrays
 from ..classifier import UNKNOWN, Classifier
 from ..manifest import Manifest
 from ..unknown import known_scores
-from .checks import check_cost
-from .graph import fill_graph, filled_tensors, read_graph
+from .graph import check_safe_to_run, fill_graph
 from .reports import ParityReport
 
 if TYPE_CHECKING:
@@ -102,9 +102,10 @@ def verified_file(arrays: Arrays, manifest: Manifest, probe: ParityProbe) -> tup
             or does not fit the tensors.
         ParityError: The file does not compute what the network does.
     """
-    check_cost(read_graph(arrays), filled_tensors(arrays))
-    onnx_file = fill_graph(arrays, manifest)
-    classifier = Classifier(onnx_file)
+    check_safe_to_run(arrays)
+    with freed_memory_kept(True):  # making the file frees memory that the session takes next
+        onnx_file = fill_graph(arrays, manifest)
+        classifier = Classifier(onnx_file)
     report = check_parity(classifier, probe)
     _check_unknown(classifier, arrays, probe.images)
     return onnx_file, report
@@ -112,7 +113,7 @@ def verified_file(arrays: Arrays, manifest: Manifest, probe: ParityProbe) -> tup
 
 def _check_unknown(classifier: Classifier, arrays: Arrays, images: Pixels) -> None:
     """Compares the file's score for unknown objects with the one that NumPy computes from its head inputs."""
-    head_inputs, unknown = classifier.head_inputs(images), classifier.outputs(images).unknown
+    head_inputs, unknown = classifier.head_inputs_and_unknown(images)
     expected = -known_scores(head_inputs, arrays, len(classifier.class_names))
     tolerance = _UNKNOWN_TOLERANCE * max(
         1.0, float(np.abs(expected).max()), _largest_part(head_inputs, arrays)
