@@ -42,11 +42,11 @@ from killable import END, Report, ReportingDisk, phases_in, tell, wait_for
 from provenance import provenance
 
 import lwm_edge
-from lwm_edge import IncrementConfig, storage, teach_inbox
+from lwm_edge import IncrementConfig, _disk, durability, inspection, storage, teach_inbox
 from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 from lwm_edge.home.home import Home
 from lwm_edge.model.bundle import COUNTS, open_bundle
-from lwm_edge.photos.folders import file_digest
+from lwm_edge.photos.checking import file_digest
 
 PHASES = ("start", "take", "learn", "put away")
 PHOTOS = 6
@@ -155,7 +155,9 @@ def start(world: World) -> tuple[int, int]:
     try:
         os.close(reading)
         report = partial(tell, writing)
-        storage._disk = InboxDisk(storage._disk, report, world.root / "inbox")  # type: ignore[attr-defined]
+        disk = InboxDisk(_disk, report, world.root / "inbox")
+        for module in (inspection, durability, storage):
+            vars(module)["_disk"] = disk
         teach_inbox(
             world.root / "home",
             world.root / "inbox",

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lwm_edge import IncrementConfig, add_classes, locks, storage
+from lwm_edge import IncrementConfig, _disk, add_classes, durability, inspection, locks, storage
 from lwm_edge.home.home import Home
 from lwm_edge.home.ownership import GENERATIONS
 from lwm_edge.records import Progress
@@ -26,7 +26,7 @@ Report = Callable[[str], None]
 
 
 class ReportingDisk:
-    """Replaces `storage._disk`, and sees each operation first; subclasses derive the phases from these.
+    """Replaces `_disk`, and sees each operation first; subclasses derive the phases from these.
 
     Args:
         disk: Disk that performs the operations.
@@ -85,8 +85,9 @@ def run_increment(home: Path, photos: Path, config: IncrementConfig, pipe: int) 
             disk.exporting = progress.phase == "commit"
             report("export" if disk.exporting else progress.phase)
 
-        disk = CommitDisk(storage._disk, report)
-        storage._disk = locks._disk = disk
+        disk = CommitDisk(_disk, report)
+        for module in (inspection, durability, storage, locks):
+            vars(module)["_disk"] = disk
         add_classes(Home(home), photos, config, on_progress=report_progress, isolate=False)
         tell(pipe, END)
         status = 0

@@ -12,7 +12,7 @@ def main() -> None:
     """Sets up how the command stops on request, loads the command line, and runs it."""
     stop_with_a_sentence()
     os.environ.update({**thread_settings(), **os.environ})
-    gc.disable()  # nothing that libraries make while they load is garbage
+    gc.disable()  # libraries create no garbage while they load, so a search for it would only take time
     from .cli.commands import main as run_command_line
 
     gc.freeze()

@@ -6,17 +6,10 @@ import os
 from pathlib import Path
 
 from . import _streams
+from .durability import changing, confirm
 from .errors import ConfigError
-from .storage import (
-    changing,
-    confirm,
-    explained,
-    is_regular_file,
-    kind_at,
-    replace_file,
-    require_owner_can_be_kept,
-    staged_path,
-)
+from .inspection import explained, is_regular_file, kind_at
+from .storage import replace_file, require_owner_can_be_kept, staged_path
 
 STDOUT = "-"
 """Name that means standard output, not a file called that."""

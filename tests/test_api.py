@@ -1,4 +1,4 @@
-"""Checks that type checkers and Python see the same public names, which are listed once for each of them."""
+"""Each public name is declared twice, for type checkers and for late loading, and the two agree."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def test_every_name_exists_and_is_documented() -> None:
         assert getattr(lwm_edge, name).__doc__, f"{name} has no docstring"
 
 
-def test_no_function_is_hidden_by_a_module_of_the_same_name() -> None:
+def test_functions_are_not_hidden_by_modules_of_the_same_name() -> None:
     for name in PUBLIC:
         assert type(getattr(lwm_edge, name)).__name__ != "module", name
 
 
-def test_an_unknown_name_is_no_attribute() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     assert not hasattr(lwm_edge, "trainer")
 
 
-def test_a_public_function_explains_what_the_system_refuses_and_can_be_pickled(tmp_path: Path) -> None:
+def test_a_public_function_explains_refusals_by_the_system_and_can_be_pickled(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(lwm_edge.info)) is lwm_edge.info
     with pytest.raises(LwmEdgeError, match="File name too long"):
         lwm_edge.info(tmp_path / ("n" * 300))

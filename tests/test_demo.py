@@ -1,7 +1,7 @@
-"""Runs the demo as a user would, and checks the table that it prints.
+"""The demo is run as a user runs it, and its table shows the right methods and figures.
 
-The demo takes most of a minute. `.ci/run` has already run it by the README's command, and names the file with
-its output in `LWM_EDGE_DEMO_PRINTED`. Without that variable, the demo is run here.
+The demo takes most of a minute. `.ci/run` runs it before the tests, with the README's command, and names the
+file with its output in `LWM_EDGE_DEMO_PRINTED`. If that is not set, the demo is run here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Printed:
     """Holds the output of `lwm-edge demo`.
 
     Attributes:
-        steps: Accuracy by method, in %: that of the base, then shipped / added / all classes per increment.
+        steps: Accuracy by method, in %: on shipped classes, then on shipped, added and all, for each
+            increment.
         footprint: Lines of the footprint, by name.
     """
 

@@ -1,4 +1,4 @@
-"""Checks that the table of kinds of faults in tests/README.md has the number of cases that tests try."""
+"""The table of kinds of faults in tests/README.md states how many cases of each kind the tests try."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ KINDS: dict[str, tuple[Tests, ...]] = {
 
 
 def cases(tests: Tests) -> int:
-    """Counts the cases of a module's tests; with a word, only of tests that have the word in their name."""
+    """Counts the cases of a module's tests; with a word, only of tests that have it in their names."""
     module, word = tests if isinstance(tests, tuple) else (tests, "")
     found = [test for name, test in vars(module).items() if name.startswith("test_") and word in name]
     return sum(prod(len(list(mark.args[1])) for mark in _parametrized(test)) for test in found)
@@ -51,6 +51,6 @@ def _parametrized(test: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_page_counts_what_is_tried(kind: str) -> None:
+def test_the_page_states_how_many_cases_are_tried(kind: str) -> None:
     tried = sum(map(cases, KINDS[kind]))
     assert tried > 1 and published(f"| {kind} | {tried} |"), tried

@@ -1,4 +1,4 @@
-"""Checks that a release's lists have every package of the instant way, in the versions of constraints.txt."""
+"""A release's lists name all packages that the instant way installs, in the versions of constraints.txt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks that nothing calls home, as ONNX Runtime's Linux builds do unless that is switched off in time."""
+"""ONNX Runtime's official Linux builds send usage reports, unless told not to before they load."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_the_switch_is_set_before_anything_loads_unless_the_user_set_it(value: s
     assert done.stdout.decode().strip() == (value or "1")
 
 
-def test_scripts_that_load_onnx_runtime_set_the_switch_or_import_the_package_first() -> None:
+def test_scripts_that_load_onnx_runtime_alone_set_the_switch_first() -> None:
     """The package's `__init__` turns the reports off before any other line of the package runs."""
     for path in [*ROOT.glob("deploy/**/*.py"), *ROOT.glob("examples/**/*.py"), *ROOT.glob("benchmarks/*.py")]:
         lines = ast.unparse(ast.parse(path.read_text())).splitlines()

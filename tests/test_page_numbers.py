@@ -134,7 +134,7 @@ SAYS = [
 
 
 @pytest.mark.parametrize(("page", "text"), SAYS)
-def test_a_number_in_a_page_is_the_codes(page: str, text: str) -> None:
+def test_a_number_in_a_page_is_the_one_in_the_code(page: str, text: str) -> None:
     assert text in prose(page)
 
 
@@ -227,7 +227,7 @@ def test_settings_that_are_named_are_there() -> None:
                 assert span in known, f"{page}: {span}"
 
 
-def test_the_sums_under_the_tables_of_what_was_tried() -> None:
+def test_the_sums_under_the_tables_of_faults_are_right() -> None:
     hostile = rows(section(TESTS, "Hostile input"))
     tried = [int(count.replace(",", "")) for _, count, _ in hostile]
     photos = [i for i, cells in enumerate(hostile) if cells[0].startswith("photos:")]

@@ -1,4 +1,4 @@
-"""Runs every command on the pages for people as it stands there, and checks every link."""
+"""Every command on the pages for people runs as it is written, and every link leads somewhere."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from tests.support.pages import PAGES, ROOT, anchors, block, blocks, code_spans,
 RUN_BY_THE_GATE = (
     "`.ci/run` runs it in a fresh environment: it installs from a package index, and runs all tests"
 )
-EXEMPT = {  # blocks that no test here runs, with the reason
+EXEMPT = {  # blocks that no test here runs, and why; all others are run as they are written
     "README.md demo-command": RUN_BY_THE_GATE,
     "README.md test-command": RUN_BY_THE_GATE,
     "deploy/README.md install-device": "installs from a package index, as the gate's commands do",
-    "deploy/README.md install-jetson": "installs from a package index, and needs a Jetson's torch",
-    "deploy/README.md install-release": "needs a release; .ci/release makes one, and installs it like this",
+    "deploy/README.md install-jetson": "installs from a package index, and needs a Jetson's own torch",
+    "deploy/README.md install-release": "needs a release; .ci/release makes one, and installs it in this way",
     "deploy/README.md owners-day": "cli/test_owners_day.py runs each line, and compares what it prints",
-    "examples/README.md several-processes": "hours; tests/base/test_several_processes.py does less",
-    "deploy/README.md install-instant": "installs from a package index; .ci/run does that too",
+    "examples/README.md several-processes": "takes hours; tests/base/test_several_processes.py does less",
+    "deploy/README.md install-instant": "installs from a package index; .ci/without_torch is run on that",
 }
-TOO_LONG = {  # commands whose options are only parsed, with the reason
-    "protocol.py": "takes up to hours, and needs data that is not here; .ci/extended runs a small one",
-    "sweep.py": "takes hours, and needs data that is not here; .ci/extended runs a small one",
-    "attention_maps.py": "needs the bundles of protocol.py; .ci/extended runs a small one",
+TOO_LONG = {  # commands of which only the options are parsed, and why; other tests run small versions
+    "protocol.py": "up to hours, on data that is not here; .ci/extended runs a small one",
+    "sweep.py": "hours, on data that is not here; .ci/extended runs a small one",
+    "attention_maps.py": "draws maps of the models that protocol.py made; .ci/extended runs a small one",
     "crash_rounds.py": "a minute; .ci/extended runs it",
     "failing_operations.py": "five minutes; .ci/extended runs it, and test_failing_operations.py a part",
     "crash.py": "25 minutes; test_benchmarks.py runs twelve kills, in .ci/extended",
@@ -55,7 +55,7 @@ TOO_LONG = {  # commands whose options are only parsed, with the reason
     "memory.py": "minutes, and only figures from an idle machine count",
     "audit": "fifty increments take more than a minute; deploy/README.md's three are run",
 }
-PRINTED = {  # parts of each block's output that show that it did what the page says
+PRINTED = {  # text that shows that a block did what the page says
     "README.md device-path": ("Learnt 2 classes", "passed: nothing is unexplained"),
     "README.md python": ("lda ran:", "Bag"),
     "README.md vendor-path": ("small_resnet20", "vendor.pub"),
@@ -119,7 +119,7 @@ def _script(line: str) -> str:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """Copies the folders of a checkout that the pages' commands need."""
+    """Copies from a checkout what the commands on the pages need."""
     for folder in ("lwm_edge", "deploy", "examples", "benchmarks", "tests"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
@@ -142,7 +142,7 @@ def test_the_blocks_of_a_page_run_one_after_the_other(page: str, clone: Path) ->
         assert not missing, f"{name}: {missing} in\n{output}"
 
 
-def test_the_exempt_blocks_and_commands_exist() -> None:
+def test_every_exempt_block_is_there() -> None:
     there = {f"{page} {b.name}" for page in PAGES for b in blocks(page) if b.language == "sh"}
     assert EXEMPT.keys() <= there
     assert TOO_LONG.keys() == {_script(line) for line in _commands_of_the_benchmarks()} & TOO_LONG.keys()

@@ -1,4 +1,4 @@
-"""Checks that runs of the benchmarks' protocol continue after a kill, and checks their table and variants."""
+"""A run of the benchmarks' protocol continues after a kill; its table and its variants are correct."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_run_that_is_killed_goes_on_after_its_last_finished_step(
     calls: list[str] = []
 
     def killed(name: str, call: int) -> None:
-        """Makes a public function end the run at its call of the given number."""
+        """Makes the numbered call of a public function end the run instead."""
         function = getattr(lwm_edge, name)
 
         def killing(*args: Any, **kwargs: Any) -> Any:
@@ -157,7 +157,7 @@ def test_each_variant_changes_the_training_and_the_default_does_not() -> None:
     variants = importlib.import_module("variants")
     package = _trained(variants.Variant())
     assert torch.equal(package, _trained(variants.Variant()))
-    with pytest.MonkeyPatch.context() as patch:  # the replaced functions compute the same
+    with pytest.MonkeyPatch.context() as patch:  # the functions put in their place compute the same
         patch.setattr(variants.Variant, "__eq__", lambda self, other: False)
         assert torch.equal(package, _trained(variants.Variant()))
     changes: list[dict[str, Any]] = [
@@ -186,7 +186,7 @@ def test_a_method_is_split_into_settings_and_a_variant() -> None:
         methods.recipe_of("lwm:schedule=steps")
 
 
-def test_combinations_add_the_next_best_change_and_keep_it_if_it_helps() -> None:
+def test_combinations_add_the_next_best_change_and_keep_it_if_accuracy_rises() -> None:
     trials = importlib.import_module("trials")
     figures = {
         "": 0.40,

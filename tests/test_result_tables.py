@@ -1,4 +1,4 @@
-"""Checks that the tables of results agree with the JSON files beside them."""
+"""The tables of results agree with the JSON files beside them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _figures(names: list[str], until: int | None) -> dict[str, dict[str, str]]:
 
 
 def _tables() -> list[tuple[list[str], int | None, list[str], list[list[str]]]]:
-    """Lists each table whose files are named above it: the files, where they are cut, headings and rows."""
+    """Lists the files, cut, headings and rows of each table on the page that has its files named above it."""
     paragraphs = (ROOT / PAGE).read_text().split("\n\n")
     found = []
     for before, table in pairwise(paragraphs):
@@ -127,7 +127,7 @@ def test_the_results_at_a_glance_and_the_readmes_four_rows() -> None:
     assert len(four) == 4 and all(row in glance for row in four)
 
 
-def test_every_figure_of_what_else_was_measured_is_in_the_section_that_it_links_to() -> None:
+def test_every_figure_under_what_else_was_measured_is_in_the_linked_section() -> None:
     answers = rows(section(PAGE, "What else was measured"))
     for question, answer, evidence in answers:
         heading = evidence.removeprefix("[").partition("]")[0]

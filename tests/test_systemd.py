@@ -83,7 +83,7 @@ def test_the_installer_makes_all_that_the_service_needs(program: Path) -> None:
     again = install(program, str(BASE_BUNDLE), "1G")
     limit = unit(system / "lwm-edge-inbox.service.d" / "memory.conf")["Service"]["MemoryMax"]
     assert again.returncode == 0 and limit == "1G"
-    assert (home.stat().st_ino, (home / "current").readlink()) == made, "the home was made again"
+    assert (home.stat().st_ino, (home / "current").readlink()) == made, "the home was made a second time"
 
 
 def test_the_installer_says_how_to_call_it(program: Path) -> None:

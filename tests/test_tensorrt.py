@@ -82,7 +82,7 @@ def test_half_precision_is_compared_first(home: Home, tools: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_failed_build_leaves_nothing(home: Home, tools: Path) -> None:
+def test_a_failed_build_leaves_nothing_behind(home: Home, tools: Path) -> None:
     failed = run(tools, home.path, BROKEN="1")
     assert failed.returncode == 1 and "&&&& FAILED" in failed.stderr
     assert list(home.path.with_name(f"{home.path.name}.engines").iterdir()) == []
@@ -94,6 +94,6 @@ def test_engines_inside_the_home_are_refused(home: Home, tools: Path) -> None:
     assert not (home.path / "engines").exists()
 
 
-def test_without_trtexec_it_says_how_to_get_it(home: Home) -> None:
+def test_without_trtexec_the_script_says_where_to_get_one(home: Home) -> None:
     found = run(None, home.path)
     assert found.returncode == 1 and "it comes with JetPack" in found.stderr

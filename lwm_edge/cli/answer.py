@@ -28,6 +28,7 @@ def command(work: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(work)
     def run(*given: P.args, **named: P.kwargs) -> None:
+        """Runs the command, and raises a StoppedError if it is interrupted."""
         interruption.begin_command(needs_home="home" in named)
         try:
             leave_a_folder_that_is_gone(named)

@@ -47,6 +47,7 @@ def progress_shown(*, brief: bool = False) -> Iterator[ProgressCallback]:
         pace = Pace()
 
         def show(progress: Progress) -> None:
+            """Updates the bar, and prints any notes above it."""
             for line in progress.notes:
                 bar.console.print(safe(f"Note: {line}"))
             if begins := pace.begins(progress):
@@ -109,6 +110,7 @@ def plain_lines(clock: Callable[[], float] = time.monotonic, *, brief: bool = Fa
     phase = ""
 
     def show(progress: Progress) -> None:
+        """Prints any notes, and a line of progress if it is time for one."""
         nonlocal printed_at, phase
         for line in progress.notes:
             note(f"Note: {line}")

@@ -12,7 +12,7 @@ from typing import Any
 import platformdirs
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from .. import BaseConfig, IncrementConfig, PackConfig, storage
+from .. import BaseConfig, IncrementConfig, PackConfig, inspection
 from ..errors import ConfigError
 from ..records import Record, Settings, absolute, invalid
 
@@ -76,7 +76,7 @@ def read_file_config(folder: Path = Path()) -> FileConfig:
 
 
 def _read(path: Path) -> str:
-    content = storage.read_regular(path, _MAX_BYTES + 1)
+    content = inspection.read_regular(path, _MAX_BYTES + 1)
     if len(content) > _MAX_BYTES:
         raise ValueError(f"it is longer than {_MAX_BYTES // 1024} KiB")
     return content.decode("utf-8-sig")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from .. import storage
+from .. import durability, storage
 from ..custody.keys import read_private_key
 from ..errors import BundleError, BusyError, HomeError, LwmEdgeError
 from ..model.bundle import Arrays, Bundle, open_bundle
@@ -61,7 +61,7 @@ def init_home(
     """
     started = time.monotonic()
     home = absolute(home)
-    storage.require_safe_changes("make a home in", home)
+    durability.require_safe_changes("make a home in", home)
     bundle = open_bundle(Path(base))
     expected_seconds = _SECONDS_OF_LOADING + _OPENINGS * (time.monotonic() - started)
     opened = Home(home)
@@ -257,7 +257,7 @@ def _commit(
         warnings=(
             *dropped,
             *home.describe_foreign(),
-            *(() if edited else storage.durability_warnings(home.path)),
+            *(() if edited else durability.durability_warnings(home.path)),
         ),
     )
     late = commit(home, candidate, report)

@@ -15,7 +15,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from .. import storage
+from .. import inspection, storage
 from ..custody.chain import goes_on_from, record_change
 from ..errors import BundleError, ExportError
 from ..freed_memory import give_freed_memory_back
@@ -146,7 +146,7 @@ def write_beside_bundle(
         receipt: Content of receipt.json.
     """
     if permits_undo(manifest):
-        storage.write_file(generation.previous, storage.read_regular(previous or generation.bundle))
+        storage.write_file(generation.previous, inspection.read_regular(previous or generation.bundle))
     storage.write_file(generation.onnx, onnx_file)
     storage.write_file(generation.labels, labels_text(manifest))
     storage.write_file(generation.receipt, receipt)
@@ -163,15 +163,15 @@ def missing_or_changed(generation: Generation, bundle: Bundle) -> dict[str, str]
     checks: dict[Path, tuple[str, Callable[[Path], bool]]] = {
         generation.onnx: (
             "does not match the bundle: it was changed, or belongs to another model",
-            lambda path: is_onnx(storage.read_regular(path)),
+            lambda path: is_onnx(inspection.read_regular(path)),
         ),
         generation.labels: (
             "does not list the bundle's classes: it was changed",
-            lambda path: storage.read_regular(path) == labels_text(m),
+            lambda path: inspection.read_regular(path) == labels_text(m),
         ),
         generation.receipt: (
             f"is not this model's receipt, which has {receipt_length(m.capacity)} bytes",
-            lambda path: _is_receipt_of(m, storage.read_regular(path)),
+            lambda path: _is_receipt_of(m, inspection.read_regular(path)),
         ),
     }
     if permits_undo(m):

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from .. import locks, storage
+from .. import durability, locks, storage
 from ..errors import HomeError, LwmEdgeError, explains_os_failures
 from ..model.bundle import Bundle, open_bundle
 from ..records import AnyPath, absolute
@@ -222,7 +222,7 @@ class Home:
         with suppress(LwmEdgeError, OSError):  # committed; the next writer removes what is left
             if not same_model:
                 ownership.remove_checkpoint(self.training)
-            storage.sync_folder(self.path)
+            durability.sync_folder(self.path)
             if before:
                 ownership.remove_generation(self.path / GENERATIONS / before, is_ours=True)
             self._remove_stale()
@@ -251,7 +251,7 @@ class Home:
         if current is None:  # a complete model may be what the lost link pointed at
             stale = [path for path in stale if not Generation(path).is_complete()]
         if stale:  # a writer may have been killed before its switch of the link was durable
-            storage.sync_folder(self.path)
+            durability.sync_folder(self.path)
         for path in reversed(stale):  # newest first: only the one before shows that a half-made one is ours
             ownership.remove_generation(path)
 

@@ -107,6 +107,7 @@ class _Sampler(threading.Thread):
         self._tree = 0
 
     def run(self) -> None:
+        """Takes samples until the thread is told to stop."""
         samples = 0
         while not self._stopped.wait(SAMPLING_SECONDS):
             self._sample_parts()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from .. import storage
+from .. import inspection, storage
 from ..errors import HomeError, TrustError
 from ..model.bundle import MANIFEST
 from ..records import printable
@@ -50,7 +50,7 @@ def generation_folders(home: Path) -> list[Path]:
     folder = home / GENERATIONS
     if not folder.is_dir():
         return []
-    return [path for path in storage.entries(folder) if _is_named_as_a_generation(path)]
+    return [path for path in inspection.entries(folder) if _is_named_as_a_generation(path)]
 
 
 def generations_with_bundles(home: Path) -> list[Path]:
@@ -87,21 +87,21 @@ def is_generation(folder: Path) -> bool:
 def _is_ours_by_content(folder: Path) -> bool:
     if _holds_our_bundle(folder):
         return True
-    return _is_named_as_a_generation(folder) and storage.holds_only(folder, {_STAGED_BUNDLE})
+    return _is_named_as_a_generation(folder) and inspection.holds_only(folder, {_STAGED_BUNDLE})
 
 
 def _holds_our_bundle(folder: Path) -> bool:
-    holds = _is_named_as_a_generation(folder) and storage.holds_only(folder, _MAY_BE_IN_A_GENERATION)
+    holds = _is_named_as_a_generation(folder) and inspection.holds_only(folder, _MAY_BE_IN_A_GENERATION)
     return holds and MANIFEST in _tensor_names(folder / BUNDLE)
 
 
 def _is_named_as_a_generation(folder: Path) -> bool:
-    return re.fullmatch(r"[0-9]{8}", folder.name) is not None and storage.is_real_folder(folder)
+    return re.fullmatch(r"[0-9]{8}", folder.name) is not None and inspection.is_real_folder(folder)
 
 
 def _tensor_names(path: Path) -> set[str]:
     """Returns the names of the tensors in a regular file; none if it is not a safetensors file."""
-    if not storage.is_regular_file(path):
+    if not inspection.is_regular_file(path):
         return set()
     try:
         with safe_open(path, framework="np") as file:
@@ -140,7 +140,7 @@ def remove_generation(folder: Path, *, is_ours: bool = False) -> None:
         is_ours: Whether it is known to be ours, whatever its bundle is like: it was just staged, or was
             the current one.
     """
-    if is_generation(folder) or (is_ours and storage.holds_only(folder, _MAY_BE_IN_A_GENERATION)):
+    if is_generation(folder) or (is_ours and inspection.holds_only(folder, _MAY_BE_IN_A_GENERATION)):
         storage.remove_folder(folder, _MAY_BE_IN_A_GENERATION, last=BUNDLE)
 
 
@@ -207,9 +207,9 @@ def require_generations_inside(home: Path) -> None:
         HomeError: `generations` is a link, or is not a folder.
     """
     folder = home / GENERATIONS
-    if os.path.lexists(folder) and not storage.is_real_folder(folder):
+    if os.path.lexists(folder) and not inspection.is_real_folder(folder):
         raise HomeError(
-            f"{folder} is {storage.kind_at(folder)}, but must be a folder inside the home, so nothing is "
+            f"{folder} is {inspection.kind_at(folder)}, but must be a folder inside the home, so nothing is "
             "changed; to keep models on another disk, put the whole home there (--home)"
         )
 
@@ -225,7 +225,7 @@ def require_nothing_foreign(home: Path) -> None:
     if (home / CURRENT).is_symlink() and not generation_named_by(home / CURRENT):
         foreign.insert(0, home / CURRENT)
     if not foreign and not (home / LOCK).exists():  # `init` makes it first; without it nothing is ours
-        foreign = storage.entries(home)
+        foreign = inspection.entries(home)
     if foreign:
         raise HomeError(
             f"{home} exists and is not a model home; choose a new or empty folder",
@@ -239,7 +239,7 @@ def describe_foreign(home: Path, max_listed: int) -> tuple[str, ...]:
     found = list(_foreign(home))
     more = (f"{len(found) - max_listed} more things in {printable(home)} are left alone too",)
     return tuple(
-        f"{printable(path)} is {storage.kind_at(path)} that lwm-edge did not make, so it is left alone; "
+        f"{printable(path)} is {inspection.kind_at(path)} that lwm-edge did not make, so it is left alone; "
         "move it out of the home"
         for path in found[:max_listed]
     ) + (more if len(found) > max_listed else ())
@@ -253,9 +253,9 @@ def is_leftover(home: Path, path: Path) -> bool:
 
 
 def _foreign(home: Path) -> Iterator[Path]:
-    for path in storage.entries(home):
-        if path.name == GENERATIONS and storage.is_real_folder(path):
-            for folder in storage.entries(path):
+    for path in inspection.entries(home):
+        if path.name == GENERATIONS and inspection.is_real_folder(path):
+            for folder in inspection.entries(path):
                 yield from _foreign_in(folder)
         elif not _is_ours(path):
             yield path
@@ -266,7 +266,7 @@ def _foreign_in(generation: Path) -> list[Path]:
     if not _is_named_as_a_generation(generation):
         return [generation]
     try:
-        foreign = [path for path in storage.entries(generation) if not _may_be_in_a_generation(path)]
+        foreign = [path for path in inspection.entries(generation) if not _may_be_in_a_generation(path)]
     except HomeError:  # what is in it cannot be listed
         return [generation]
     is_current = generation.name == generation_named_by(generation.parents[1] / CURRENT)
@@ -274,7 +274,7 @@ def _foreign_in(generation: Path) -> list[Path]:
 
 
 def _may_be_in_a_generation(path: Path) -> bool:
-    return path.name in _MAY_BE_IN_A_GENERATION and storage.is_regular_file(path)
+    return path.name in _MAY_BE_IN_A_GENERATION and inspection.is_regular_file(path)
 
 
 def _is_ours(path: Path) -> bool:
@@ -289,20 +289,20 @@ def _is_ours(path: Path) -> bool:
     if path.name == LOCK:
         return _is_our_lock(path)
     names = {storage.staged_path(Path(name)).name for name in (TRUST, TRAINING)}
-    return path.name in names and storage.is_regular_file(path)
+    return path.name in names and inspection.is_regular_file(path)
 
 
 def _is_our_lock(path: Path) -> bool:
-    return storage.is_regular_file(path) and path.stat().st_size == 0
+    return inspection.is_regular_file(path) and path.stat().st_size == 0
 
 
 def _is_our_key(path: Path) -> bool:
     """Returns whether a file is a public key as `init` writes it."""
-    if not storage.is_regular_file(path):
+    if not inspection.is_regular_file(path):
         return False
     from ..custody.keys import public_key_pem, read_public_key  # loads cryptography, which predict avoids
 
     try:
-        return storage.read_regular(path) == public_key_pem(read_public_key(path))
+        return inspection.read_regular(path) == public_key_pem(read_public_key(path))
     except (TrustError, OSError):
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from .. import locks, storage
+from .. import inspection, locks, storage
 from ..errors import BundleError, HomeError
 from ..model.bundle import Bundle, open_bundle
 from ..model.onnx.reports import ParityReport
@@ -123,11 +123,14 @@ def _commit(
     bundle = open_bundle(old.bundle)
     keep_receipt, keep_previous = RECEIPT not in wrong, PREVIOUS not in wrong
     receipt = (
-        storage.read_regular(old.receipt) if keep_receipt else pad_receipt(report, bundle.manifest.capacity)
+        inspection.read_regular(old.receipt)
+        if keep_receipt
+        else pad_receipt(report, bundle.manifest.capacity)
     )
 
     def write(generation: Generation) -> None:
-        storage.write_file(generation.bundle, storage.read_regular(old.bundle))
+        """Writes all files of the new generation."""
+        storage.write_file(generation.bundle, inspection.read_regular(old.bundle))
         previous = old.previous if keep_previous else None
         write_beside_bundle(generation, bundle.manifest, previous, onnx_file, receipt)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import storage
+from .. import inspection, storage
 from ..custody.chain import custody_problems
 from ..custody.keys import public_key_pem, read_public_key
 from ..errors import TrustError
@@ -20,7 +20,7 @@ def trusted_key(home: Home) -> str | None:
     if not (home.trust.exists() or home.trust.is_symlink()):
         return None
     key = read_public_key(home.trust)
-    if home.trust.is_symlink() or storage.read_regular(home.trust) != public_key_pem(key):
+    if home.trust.is_symlink() or inspection.read_regular(home.trust) != public_key_pem(key):
         raise TrustError(
             f"{home.trust} was altered; pass the vendor's key again: lwm-edge init --replace --trust"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from .. import storage
+from .. import inspection
 from ..errors import LwmEdgeError
 from ..freed_memory import drop_library_pages
 from ..home.home import Home, open_home
@@ -209,7 +209,7 @@ def plan_increment(
 
 def _receipt_of_the_last_commit(home: Home) -> IncrementReport:
     """Reads the receipt of an increment whose worker committed it, but ended before it could report back."""
-    report = IncrementReport.model_validate_json(storage.read_regular(home.current().receipt))
+    report = IncrementReport.model_validate_json(inspection.read_regular(home.current().receipt))
     note = (
         "the process that committed this increment ended before it could report back; this is the receipt "
         "that it left"

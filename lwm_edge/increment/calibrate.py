@@ -78,6 +78,7 @@ def calibrate(
     scored: list[_Scored] = []
 
     def edit(generation: Generation, model: Bundle) -> Edited:
+        """Replaces the histograms of the classes that the photos show."""
         scored.append(_score(model, Path(photos), on_progress))
         names = [model.manifest.class_names[label] for label in np.unique(scored[0].labels)]
         arrays = {**model.arrays(), HISTOGRAM: scored[0].after}

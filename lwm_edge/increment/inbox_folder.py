@@ -24,9 +24,9 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from .. import locks, storage
+from .. import durability, inspection, locks, storage
 from ..errors import HomeError, LwmEdgeError, PhotosError
-from ..photos.folders import file_digest
+from ..photos.checking import file_digest
 from ..photos.listing import photo_files
 from ..photos.photo_set import Photo, digest_of
 from ..records import Digest, ExactPath, Record
@@ -128,7 +128,7 @@ class InboxFolder:
 
     def class_folders(self) -> list[Path]:
         """Lists the class folders that hold something, sorted by name."""
-        folders = [p for p in storage.entries(self.path) if not p.name.startswith(".") and p.is_dir()]
+        folders = [p for p in inspection.entries(self.path) if not p.name.startswith(".") and p.is_dir()]
         return [path for path in folders if _files_in(path)]
 
     def note(self) -> Note | None:
@@ -139,7 +139,7 @@ class InboxFolder:
         """
         path = self.path / _WORK / _NOTE
         try:
-            return Note.model_validate_json(storage.read_regular(path))
+            return Note.model_validate_json(inspection.read_regular(path))
         except FileNotFoundError:
             return None
         except (ValidationError, OSError):
@@ -164,8 +164,8 @@ class InboxFolder:
                 storage.move_file(folder / photo.name, target / photo.name)
         except HomeError as error:
             raise PhotosError(f"the photos cannot be taken out of their folder: {error.message}") from None
-        storage.sync_folder(folder)
-        storage.sync_folder(target)
+        durability.sync_folder(folder)
+        durability.sync_folder(target)
 
     def put_back(self, note: Note) -> None:
         """Puts the photos of a note back where they came from; nothing was learnt from them."""
@@ -185,7 +185,7 @@ class InboxFolder:
     def reason(self, folder: Path) -> Reason | None:
         """Returns why a folder's photos wait; None if they do not, or if they have changed since."""
         try:
-            found = Reason.model_validate_json(storage.read_regular(_beside(folder)))
+            found = Reason.model_validate_json(inspection.read_regular(_beside(folder)))
         except (ValidationError, OSError):
             return None
         return found if found.photos == fingerprint(folder) else None
@@ -206,12 +206,12 @@ class InboxFolder:
         """Removes the reason beside a class folder, if lwm-edge wrote it."""
         path = _beside(folder)
         with suppress(ValidationError, OSError):
-            Reason.model_validate_json(storage.read_regular(path))
+            Reason.model_validate_json(inspection.read_regular(path))
             storage.remove_file(path)
 
     def forget_old_reasons(self) -> None:
         """Removes the reasons beside folders that the owner has emptied or taken away."""
-        for path in storage.entries(self.path):
+        for path in inspection.entries(self.path):
             folder = path.with_name(path.name.removesuffix(_WAITS))
             if path.name.endswith(_WAITS) and not (folder.is_dir() and _files_in(folder)):
                 self.forget_reason(folder)
@@ -222,12 +222,12 @@ class InboxFolder:
             return False
         path = self.taught / class_name / photo.path.name
         with suppress(PhotosError):
-            return storage.is_regular_file(path) and file_digest(path) == photo.digest
+            return inspection.is_regular_file(path) and file_digest(path) == photo.digest
         return False
 
     def _being_taught(self, note: Note) -> list[Path]:
         folder = self.batch / note.folder
-        return storage.entries(folder) if folder.is_dir() else []
+        return inspection.entries(folder) if folder.is_dir() else []
 
     def _move_all(self, note: Note, target: Path) -> None:
         paths = self._being_taught(note)
@@ -236,8 +236,8 @@ class InboxFolder:
         storage.make_folder(target)
         for path in paths:
             _move_beside_others(path, target)
-        storage.sync_folder(target)
-        storage.sync_folder(self.batch / note.folder)
+        durability.sync_folder(target)
+        durability.sync_folder(self.batch / note.folder)
 
     def _forget(self, note: Note) -> None:
         storage.remove_folder(self.batch / note.folder, ())
@@ -253,9 +253,9 @@ def signature(folder: Path) -> Signature:
     Raises:
         HomeError: The folder cannot be read.
     """
-    with storage.explained("read", folder):
+    with inspection.explained("read", folder):
         found = [(".", 0, _permissions(folder.stat()), 0, 0)]
-    for path in storage.entries(folder):
+    for path in inspection.entries(folder):
         with suppress(OSError):  # it was moved away meanwhile, which changes the next signature
             status = path.lstat()
             times = status.st_mtime_ns, status.st_ctime_ns
@@ -284,14 +284,14 @@ def noted(photos: tuple[Photo, ...]) -> tuple[NotedPhoto, ...]:
 def _move_beside_others(path: Path, folder: Path) -> None:
     """Moves a photo into a folder, under another name if its own is taken by a different photo."""
     target = folder / path.name
-    if storage.is_regular_file(target):
+    if inspection.is_regular_file(target):
         digest = file_digest(path)
         with suppress(PhotosError):
             if file_digest(target) == digest:  # copied before an interruption, or given twice
                 storage.remove_file(path)
                 return
         target = target.with_name(f"{path.stem}-{digest[:12]}{path.suffix}")
-        if storage.is_regular_file(target):
+        if inspection.is_regular_file(target):
             storage.remove_file(path)
             return
     storage.move_file(path, target)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .. import storage
+from .. import inspection
 from ..errors import (
     BundleError,
     BusyError,
@@ -283,7 +283,7 @@ def _manifest(generation: Generation) -> Manifest:
 
 
 def _receipt(home: Home) -> IncrementReport:
-    return IncrementReport.model_validate_json(storage.read_regular(home.current().receipt))
+    return IncrementReport.model_validate_json(inspection.read_regular(home.current().receipt))
 
 
 def _name_of(folder: Path, manifest: Manifest) -> str:

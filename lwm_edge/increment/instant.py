@@ -71,6 +71,7 @@ class InstantLearner:
         size = m.preprocessing.image_size
 
         def step(images: int, strategy: Strategy) -> None:
+            """Runs the backbone twice on some grey images."""
             for _ in range(2):
                 backbone.run(np.full((images, size, size, 3), 128, dtype=np.uint8))
 

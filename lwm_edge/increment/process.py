@@ -94,6 +94,7 @@ def serve(kind: type[Job], do: Callable[[Job, Callable[[BaseModel], None]], None
     replies = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
 
     def send(line: _Line) -> None:
+        """Sends one line to the process that started this one."""
         replies.write(line.model_dump_json() + "\n")
 
     with forgiving_streams():

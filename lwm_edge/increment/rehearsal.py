@@ -54,6 +54,7 @@ def describe_job(
     m, recipe = parent.manifest, approach.recipe
 
     def step(images: int, strategy: Strategy) -> None:
+        """Tries a training step with this strategy."""
         student.recompute = strategy.recompute
         with freed_memory_kept(strategy.keeps_freed_memory):
             try_step(student, teacher, images, recipe, approach.classification, strategy.precision)
@@ -109,6 +110,7 @@ def saved_activation_bytes(student: Network) -> int:
     parameters = {parameter.untyped_storage().data_ptr() for parameter in student.parameters()}
 
     def count(tensor: Tensor) -> Tensor:
+        """Notes the size of a tensor that is saved for the backward pass, unless it is a parameter."""
         storage = tensor.untyped_storage().data_ptr()
         if storage not in parameters:
             sizes[storage] = tensor.numel() * tensor.element_size()

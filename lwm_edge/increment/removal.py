@@ -58,6 +58,7 @@ def remove_class(
     """
 
     def edit(generation: Generation, model: Bundle) -> Edited:
+        """Removes the class from the model."""
         row = find_class(model.manifest, class_name)
         if exact:
             return _never_learnt(generation, model, row)

@@ -53,6 +53,7 @@ def rename_class(
     """
 
     def edit(generation: Generation, model: Bundle) -> Edited:
+        """Renames the class, or merges it into the other one."""
         row = find_class(model.manifest, class_name)
         if not merge:
             return _renamed(model, row, normalise_class_name(new_name))

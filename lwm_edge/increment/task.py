@@ -16,9 +16,10 @@ from ..memory import peak_rss_bytes, reset_peak_rss, rss_bytes
 from ..model.bundle import WEIGHT, Bundle
 from ..model.manifest import Manifest
 from ..model.torch_needed import require_torch, torch_is_installed
+from ..photos.class_folders import advice_on_known_class
 from ..photos.class_names import fold_class_name
-from ..photos.folders import advice_on_known_class, read_photo_folder, split_held_back
-from ..photos.photo_set import PhotoSet, PixelCache
+from ..photos.folders import read_photo_folder
+from ..photos.photo_set import PhotoSet, PixelCache, split_held_back
 from ..photos.reading import decoding_bytes, forget_decoding_peak
 from ..records import ProgressCallback, StepReporter
 from .plan import SHARE_FOR_CHECKED_PHOTOS, check_disk, make_plan, memory_limit
@@ -136,6 +137,7 @@ def _choose_approach(
     manifest, features = parent.manifest, parent.arrays(WEIGHT)[WEIGHT].shape[1]
 
     def map_cells() -> int:
+        """Counts the cells of the attention maps, which takes torch."""
         require_torch("choosing whether to train the network needs", _INSTEAD)
         from ..model.loading import load_network
         from ..model.network import attention_cells
@@ -231,6 +233,7 @@ def _labels_of_known(manifest: Manifest) -> Callable[[str], int | str]:
     shipped = manifest.shipped_classes if "add-photos" not in manifest.permits else 0
 
     def label_of(name: str) -> int | str:
+        """Returns the class_index, or the reason why this class cannot get further photos."""
         row = rows.get(fold_class_name(name))
         if row is None:
             return "the model does not know this class; teach it with lwm-edge add-classes"

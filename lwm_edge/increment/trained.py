@@ -208,6 +208,7 @@ class TrainingLearner:
         last_save = time.monotonic()
 
         def save_or_stop(state: TrainingState) -> None:
+            """Saves the training if it is time to, and raises StoppedError if it is to stop."""
             nonlocal last_save
             stop = should_stop()
             if plan.checkpoints and (stop or time.monotonic() - last_save > SECONDS_BETWEEN_SAVES):

@@ -139,6 +139,7 @@ def stoppable_progress(reply: Callable[[Message], None], should_stop: Callable[[
     trained = ""
 
     def report_progress(progress: Progress) -> None:
+        """Sends the progress, and raises StoppedError if the worker is to stop."""
         nonlocal trained
         with suppress(BrokenPipeError):  # nobody is listening any more, so the worker is to stop as well
             reply(Message(progress=progress))
@@ -159,6 +160,7 @@ def _stop_event() -> threading.Event:
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
 
     def watch() -> None:
+        """Sets the event once standard input ends, as it does when the starting process has ended."""
         while os.read(0, 4096):  # sys.stdin would hold a lock that must be free when the process ends
             pass
         stop.set()

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
-from .. import storage
+from .. import inspection, storage
 from ..errors import BundleError, CapacityError, ResourceError, first_line
 from . import manifest as manifests
 from .manifest import Manifest
@@ -205,7 +205,7 @@ def _check_lengths(path: Path) -> None:
     if not path.is_file():
         path.stat()  # raises if nothing is there
         raise BundleError(f"{path} is not a regular file; give the path of a bundle (model.lwm)")
-    header_bytes = int.from_bytes(storage.read_regular(path, 8), "little")
+    header_bytes = int.from_bytes(inspection.read_regular(path, 8), "little")
     if path.stat().st_size > MAX_FILE_BYTES or header_bytes > MAX_HEADER_BYTES:
         raise BundleError(
             f"{path} is not a readable bundle (it declares more than any bundle has); the file is damaged "

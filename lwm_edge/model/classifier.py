@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from .. import storage
+from .. import inspection
 from ..errors import ConfigError, ExportError, PhotosError, explains_os_failures, first_line
 from ..freed_memory import freed_memory_kept
 from ..photos.in_memory import AnyPhoto, photos_in, prepare_photo
@@ -110,7 +110,7 @@ class Classifier:
         where = self._where = self.path or "the exported ONNX file"
         if self.path and not self.path.is_file():
             if os.path.lexists(self.path):
-                what = storage.kind_at(self.path, follow=True)
+                what = inspection.kind_at(self.path, follow=True)
                 raise ExportError(f"{where} is {what}; give the ONNX file, such as HOME/{_IN_A_HOME}")
             raise ExportError(f"{where} does not exist; {_WHAT_TO_DO}")
         try:
@@ -327,7 +327,7 @@ def open_session(model: Path | bytes) -> Any:
 
 def _for_onnx_runtime(path: Path) -> Path | bytes:
     """Returns a path or, if ONNX Runtime would misread the name, the file's content."""
-    return path if printable(path) == str(path) else storage.read_regular(path)
+    return path if printable(path) == str(path) else inspection.read_regular(path)
 
 
 def _shapes(session: Any) -> tuple[int, int | None]:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .. import storage
+from .. import inspection
 from ..errors import ArchitectureError
 from ..freed_memory import mapped_from
 from ..records import printable
@@ -45,7 +45,7 @@ def mapped_tensors(path: Path) -> dict[str, Tensor]:
     """Returns the tensors of a safetensors file, mapped from it, whatever bytes are in its name."""
     if printable(path) == str(path):
         return load_file(path)
-    with storage.open_regular(path) as file:  # safetensors only accepts names that are UTF-8
+    with inspection.open_regular(path) as file:  # safetensors only accepts names that are UTF-8
         return load_file(f"/proc/self/fd/{file.fileno()}")
 
 

@@ -20,8 +20,8 @@ _PROCESSOR = Path("/proc/cpuinfo")
 _INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # as Linux names them on x86 and Arm
 
 
-class Computes(Protocol):
-    """Has blocks that compute in a given precision, as a `Network` does."""
+class HasPrecision(Protocol):
+    """Has blocks that run in a precision that can be set, as a `Network` does."""
 
     precision: Precision
 
@@ -57,7 +57,7 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 
 
 @contextmanager
-def computing_in(precision: Precision, *networks: Computes) -> Iterator[None]:
+def computing_in(precision: Precision, *networks: HasPrecision) -> Iterator[None]:
     """Makes networks run their blocks in a given precision, forward and backward, in the `with` statement."""
     before = [network.precision for network in networks]
     for network in networks:

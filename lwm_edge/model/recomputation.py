@@ -35,6 +35,7 @@ def recomputed(
     parameters = [parameter for parameter in block.parameters() if parameter.requires_grad]
 
     def run(maps: Tensor) -> Tensor:
+        """Runs the block on maps, in the given precision."""
         with autocast(precision, maps.device):
             return cast(Tensor, block(maps.clone() if on_a_copy else maps))
 
@@ -48,12 +49,14 @@ class _Recomputed(torch.autograd.Function):
     def forward(
         ctx: Any, run: Callable[[Tensor], Tensor], activations: Tensor, *parameters: Tensor
     ) -> Tensor:
+        """Runs the block without keeping its inner activations, only its input."""
         ctx.run = run
         ctx.save_for_backward(activations)
         return run(activations)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Runs the block again with gradients, and returns the gradient of its input."""
         (activations,) = ctx.saved_tensors
         activations = activations.detach().requires_grad_(ctx.needs_input_grad[1])
         with torch.enable_grad():  # passing the gradient to `backward` would load the compiler

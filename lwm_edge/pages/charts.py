@@ -84,6 +84,7 @@ def accuracy_chart(classes: Sequence[ClassFact]) -> str:
     ranked = sorted((fact for fact in classes if fact.total), key=lambda fact: (fact.share, fact.interval))
 
     def draw(axes: Any) -> None:
+        """Draws each class's share as a dot on the line of its interval."""
         x = range(1, len(ranked) + 1)
         low, high = zip(*(fact.interval for fact in ranked), strict=True)
         crowded = len(ranked) > 60
@@ -97,6 +98,7 @@ def accuracy_chart(classes: Sequence[ClassFact]) -> str:
 
 def _over_changes(changes: Sequence[int], series: dict[str, list[float]]) -> str:
     def draw(axes: Any) -> None:
+        """Draws each series as a line over the changes."""
         for (label, values), colour in zip(series.items(), (_FIRST, _SECOND), strict=False):
             axes.plot(changes, values, "o-", label=label, color=colour, lw=2, ms=4)
         top = max(max(values) for values in series.values())

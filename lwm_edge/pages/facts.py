@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 from pydantic import ValidationError
 
-from .. import storage
+from .. import inspection
 from ..home.home import Generation, Home
 from ..home.readers import InfoReport, info
 from ..increment.reports import IncrementReport
@@ -129,7 +129,7 @@ def gather_facts(
 def _receipt(generation: Generation) -> IncrementReport | None:
     """Reads the latest receipt; None if the change learnt no photos, or the file is damaged."""
     try:
-        return IncrementReport.model_validate_json(storage.read_regular(generation.receipt))
+        return IncrementReport.model_validate_json(inspection.read_regular(generation.receipt))
     except (ValidationError, OSError):
         return None
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .. import storage
+from .. import inspection
 from ..errors import LwmEdgeError, PhotosError
 from ..home.home import Home, open_home
 from ..increment.add import add_classes
@@ -152,7 +152,7 @@ def add_classes_with_page(
 @contextmanager
 def _kept_open(home: Home) -> Iterator[Bundle | None]:
     """Keeps the current bundle readable after a commit removes it; yields None on systems without /proc."""
-    with storage.open_regular(home.current().bundle) as file:
+    with inspection.open_regular(home.current().bundle) as file:
         path = Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
         yield open_bundle(path) if path.exists() else None
 

@@ -6,7 +6,7 @@ import html
 from pathlib import Path
 from typing import Any
 
-from .. import storage
+from .. import inspection
 from ..errors import ConfigError
 from ..records import utf8_text
 
@@ -39,7 +39,7 @@ def fill(template: Path, content: dict[str, Any]) -> bytes:
     jinja2 = require_jinja2()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {"percent": _percent, "mib": mib, "name": _name}
-    page = environment.from_string(storage.read_regular(template).decode()).render(**content)
+    page = environment.from_string(inspection.read_regular(template).decode()).render(**content)
     return str(page).encode(errors="backslashreplace")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from .. import storage
+from .. import inspection
 from ..home.generation import missing_or_changed, permits_undo, previous_model
 from ..home.home import Generation, Home
 from ..home.ownership import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, is_checkpoint, is_leftover
@@ -76,9 +76,9 @@ def layout_problems(home: Home, generation: Generation, bundle: Bundle) -> list[
     missing = files - set(found) - {home.path / LOCK}
     problems += [f"{path.relative_to(home.path)} is missing" for path in sorted(missing)]
     problems += [  # a problem even if its length is right
-        f"{path.relative_to(home.path)} is {storage.kind_at(path)}, not a file"
+        f"{path.relative_to(home.path)} is {inspection.kind_at(path)}, not a file"
         for path in sorted(files - {home.path / CURRENT})
-        if os.path.lexists(path) and not storage.is_regular_file(path)
+        if os.path.lexists(path) and not inspection.is_regular_file(path)
     ]
     return problems + [problem for path in (home.path, *found) for problem in attribute_problems(path)]
 

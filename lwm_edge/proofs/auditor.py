@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .. import storage
+from .. import inspection
 from ..errors import ExportError
 from ..home.home import Generation, Home, open_home
 from ..model.bundle import Bundle, open_bundle
@@ -83,7 +83,9 @@ def _onnx_growth(bundle: Bundle, generation: Generation) -> OnnxGrowth | None:
         return report
     features = bundle.arrays("head.weight")["head.weight"].shape[1]
     try:
-        parts = expected_growth(manifest.vendor_names, names, features, storage.read_regular(generation.onnx))
+        parts = expected_growth(
+            manifest.vendor_names, names, features, inspection.read_regular(generation.onnx)
+        )
     except ExportError:
         return report.model_copy(update={"explained": False})
     return report.model_copy(

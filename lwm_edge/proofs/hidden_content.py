@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import ValidationError
 from safetensors import safe_open
 
-from .. import storage
+from .. import inspection
 from ..custody.chain import custody_problems
 from ..errors import ExportError
 from ..home.generation import padded_receipt
@@ -64,7 +64,7 @@ def attribute_problems(path: Path) -> list[str]:
 
 def header_problems(path: Path) -> list[str]:
     """Checks that a safetensors file's header holds names, types, shapes and offsets, and nothing else."""
-    with storage.open_regular(path) as file:
+    with inspection.open_regular(path) as file:
         text = file.read(int.from_bytes(file.read(8), "little"))
     content = text.rstrip(b" ")
     try:
@@ -158,7 +158,7 @@ def _header_tensor_problems(path: Path, manifest: Manifest) -> Iterator[str]:
 
 def receipt_problems(path: Path, manifest: Manifest) -> list[str]:
     """Checks that a receipt belongs to this ledger, and holds a receipt's fields and nothing else."""
-    content = storage.read_regular(path)
+    content = inspection.read_regular(path)
     text = content.rstrip(b" \n")
     try:
         receipt: Any = plain_json(text, indent=2)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel
 
-from .. import storage
+from .. import inspection, storage
 from ..errors import ConfigError, LwmEdgeError
 from ..freed_memory import bound_allocator
 from ..home.changes import init_home
@@ -157,7 +157,7 @@ def run_here(job: Job, teach: Teach) -> Iterator[SimulationStep]:
         seconds = time.monotonic() - started
         generation, bundle = home.current(), home.open_bundle()
         names, features = bundle.manifest.class_names, bundle.arrays("head.weight")["head.weight"].shape[1]
-        growth = expected_growth(start.class_names, names, features, storage.read_regular(generation.onnx))
+        growth = expected_growth(start.class_names, names, features, inspection.read_regular(generation.onnx))
         yield SimulationStep(
             increment=increment,
             classes=len(names),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import storage
+from .. import inspection
 from ..custody.chain import custody_problems
 from ..custody.keys import read_public_key
 from ..errors import BundleError, TrustError
@@ -133,7 +133,7 @@ def _onnx_problems(generation: Generation, bundle: Bundle) -> list[str]:
     """Compares the file that apps load, which nobody signs, with the one that the bundle makes."""
     if not generation.onnx.is_file():
         return [f"{generation.onnx.name} is missing"]
-    same = is_onnx_of(bundle)(storage.read_regular(generation.onnx))
+    same = is_onnx_of(bundle)(inspection.read_regular(generation.onnx))
     return [] if same else [f"{generation.onnx.name} does not match the bundle: it was altered"]
 
 

@@ -1,4 +1,4 @@
-"""Windows reads models and says at once what changing one takes; macOS does without what only Linux has."""
+"""On Windows, models can be read but not changed; macOS works without the features that only Linux has."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def script(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def costly(tmp_path: Path) -> Path:
-    """Makes a photo that is decoded in a process of its own."""
+    """Makes a photo that is decoded in a separate process."""
     from PIL import Image
 
     with Image.open(DEMO_DATA / "test" / "base" / "Coat" / "000.png") as image:
@@ -106,7 +106,7 @@ def test_models_are_read(home: Home, script: Path, costly: Path, system: str) ->
 
 
 @pytest.mark.slow
-def test_windows_says_at_once_what_a_change_takes(home: Home, script: Path, tmp_path: Path) -> None:
+def test_windows_refuses_changes_at_once_and_says_why(home: Home, script: Path, tmp_path: Path) -> None:
     script.write_text(CHANGING)
     before, folder = state_of(home.path), tmp_path / "empty"
     folder.mkdir()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lwm_edge import _disk, locks, outputs, storage
+from lwm_edge import _disk, inspection, locks, outputs, storage
 from lwm_edge.errors import BusyError, ConfigError, HomeError, ResourceError
 
 LOCK_HOLDER = """
@@ -279,7 +279,7 @@ def test_a_link_in_the_staged_links_place_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_what_is_not_a_link_is_not_switched(tmp_path, kind):
+def test_anything_but_a_link_is_left_alone_by_a_switch(tmp_path, kind):
     (tmp_path / "current").mkdir() if kind == "folder" else (tmp_path / "current").touch()
     with pytest.raises(HomeError, match=f"it is a {kind}, which is left alone"):
         storage.swap_link(tmp_path / "current", "a")
@@ -291,7 +291,7 @@ def test_a_link_in_a_missing_folder_is_a_home_error(tmp_path):
         storage.swap_link(tmp_path / "none" / "current", "a")
 
 
-def test_a_removal_takes_what_it_is_for_and_nothing_else(tmp_path):
+def test_a_removal_removes_its_target_and_nothing_else(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a").touch()
     (tmp_path / "deep" / "deeper").mkdir(parents=True)
@@ -306,13 +306,20 @@ def test_a_removal_takes_what_it_is_for_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "fifo"])
-def test_what_is_not_a_file_is_not_removed_as_one(tmp_path, kind):
+def test_anything_but_a_file_is_not_removed_as_a_file(tmp_path, kind):
     path = tmp_path / "a"
     make = {"folder": path.mkdir, "link": lambda: path.symlink_to("b"), "fifo": lambda: os.mkfifo(path)}
     make[kind]()
     with pytest.raises(HomeError, match="left alone"):
         storage.remove_file(path)
     assert os.path.lexists(path)
+
+
+def test_anything_but_a_file_is_not_moved(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(HomeError, match="it is a named pipe"):
+        storage.move_file(tmp_path / "pipe", tmp_path / "target")
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
 @pytest.mark.parametrize("inside", ["other name", "a/deep", "link", "fifo"])
@@ -332,11 +339,11 @@ def test_a_folder_with_anything_else_in_it_stays_whole(tmp_path, inside):
     assert len(list(folder.iterdir())) == 2
 
 
-def test_what_turns_up_in_a_folder_while_it_is_removed_stays(tmp_path, monkeypatch):
+def test_a_file_that_turns_up_in_a_folder_during_its_removal_stays(tmp_path, monkeypatch):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "a").touch()
-    entries = storage.entries
+    entries = inspection.entries
 
     def too_late(path):
         (folder / "thesis.txt").touch()
@@ -349,7 +356,7 @@ def test_what_turns_up_in_a_folder_while_it_is_removed_stays(tmp_path, monkeypat
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
 
 
-def test_what_another_process_is_writing_is_not_taken_over(tmp_path):
+def test_a_file_that_another_process_is_writing_is_refused(tmp_path):
     with storage.staged_path(tmp_path / "a").open("wb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(BusyError, match="is being written by another process"):
@@ -419,7 +426,7 @@ def test_a_lock_is_free_again_after_the_block_and_after_an_error_in_it(tmp_path)
             raise ZeroDivisionError
 
 
-def test_an_error_inside_the_block_is_not_taken_for_the_locks(tmp_path):
+def test_an_error_inside_the_block_is_not_taken_for_one_of_the_lock(tmp_path):
     with pytest.raises(FileNotFoundError), locks.exclusive_lock(tmp_path / "lock"):
         (tmp_path / "none").read_bytes()
 
@@ -454,7 +461,7 @@ def test_only_those_who_may_change_the_folder_can_open_its_lock(tmp_path, folder
 
 
 @pytest.mark.parametrize("kind", ["dangling link", "link", "pipe", "folder"])
-def test_what_is_not_a_lock_file_is_refused_and_left_alone(tmp_path, kind):
+def test_anything_but_a_file_in_the_place_of_a_lock_is_refused_and_left_alone(tmp_path, kind):
     lock = tmp_path / "lock"
     {
         "dangling link": lambda: lock.symlink_to("elsewhere"),
@@ -478,11 +485,11 @@ def test_only_regular_files_are_read_and_nothing_is_waited_for(tmp_path, kind):
     else:
         path.symlink_to(os.devnull)
     with pytest.raises(OSError):
-        storage.read_regular(path)
+        inspection.read_regular(path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give files away")
-def test_what_the_superuser_makes_in_a_users_folder_is_that_users(tmp_path):
+def test_files_that_the_superuser_makes_in_a_users_folder_belong_to_the_user(tmp_path):
     os.chown(tmp_path, 1234, 2345)
     (tmp_path / "hers").touch()
     with locks.exclusive_lock(tmp_path / "lock"):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lwm_edge import _disk, add_classes, audit, init_home, remove_class, repair_home, storage
+from lwm_edge import _disk, add_classes, audit, durability, init_home, remove_class, repair_home, storage
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import HomeError, LwmEdgeError, ResourceError
 from lwm_edge.home.home import Generation, Home, open_home
@@ -271,7 +271,7 @@ def test_a_failed_init_removes_its_trusted_key(
 def test_a_file_system_that_cannot_sync_folders_is_used_and_warned_about_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "_without_folder_sync", set())
+    monkeypatch.setattr(durability, "_without_folder_sync", set())
     monkeypatch.setattr(_disk, "sync_folder", _refusing(errno.EINVAL))
     made = init_home(WITHOUT_LEVELS, tmp_path / "home")
     assert [warning for warning in made.warnings if "cannot confirm" in warning]

@@ -22,10 +22,10 @@ from lwm_edge import (
     audit,
     export_onnx,
     init_home,
+    inspection,
     plan_increment,
     remove_class,
     repair_home,
-    storage,
 )
 from lwm_edge.demo import BASE_BUNDLE, _start_over
 from lwm_edge.errors import ConfigError, HomeError
@@ -150,7 +150,7 @@ def state_of_all(folder: Path) -> dict[str, str]:
     """Works like `state_of`, but opens nothing that could block."""
     found: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
-        kind = storage.kind_at(path)
+        kind = inspection.kind_at(path)
         content = path.read_text("latin-1") if kind == "a file" else ""
         found[str(path)] = f"{kind} {path.readlink() if path.is_symlink() else content}"
     return found
@@ -400,9 +400,8 @@ def test_only_storage_changes_what_is_on_disk() -> None:
     opens = {module: _writing_opens(tree) for module, tree in _modules() if _writing_opens(tree)}
     assert opens.keys() <= OPENING.keys(), opens
     for module, tree in _modules():
-        assert module in ("storage", "locks", "_disk") or not any(on == "_disk" for on, _ in _calls(tree)), (
-            module
-        )
+        uses_disk = any(on == "_disk" for on, _ in _calls(tree))
+        assert not uses_disk or module in ("inspection", "durability", "storage", "locks", "_disk"), module
 
 
 def test_only_ownership_removes() -> None:

@@ -85,7 +85,7 @@ def test_no_increment_reads_it_and_its_figures_stay(
     for module in ("lwm_edge.model.bundle", "lwm_edge.home.ownership"):
         _noting(f"{module}.safe_open", opened, monkeypatch)
     _noting("lwm_edge.model.loading.load_file", opened, monkeypatch)
-    _noting("lwm_edge.storage.open_regular", opened, monkeypatch)
+    _noting("lwm_edge.inspection.open_regular", opened, monkeypatch)
     memory = add_classes(permitting_home, photos, LDA, isolate=False).footprint.memory
     assert any("model.lwm" in path for path in opened)
     assert not [path for path in opened if path.endswith(PREVIOUS)]

@@ -71,7 +71,7 @@ ALTERED: dict[str, tuple[Callable[..., dict[str, Any]], str]] = {
     "tensors": (_other_weights, "the model (tensors, class names, preprocessing, levels) does not match"),
     "ONNX graph": (_other_graph, "the model (tensors, class names, preprocessing, levels) does not match"),
     "class names": (_boat, "the names of the shipped classes"),
-    "preprocessing": (_other_preprocessing, "the preprocessing or what the head reads does not match"),
+    "preprocessing": (_other_preprocessing, "the preprocessing or the head's inputs do not match"),
     "capacity": (_other_capacity, "capacity is 33"),
     "activation": (lambda arrays, manifest: {"activation": "softmax"}, "activation is softmax"),
     "architecture": (lambda arrays, manifest: {"architecture": "small_resnet32"}, "architecture is small_"),

@@ -38,7 +38,7 @@ from lwm_edge.home.home import Home
 from lwm_edge.increment import inbox_watcher
 from lwm_edge.increment.inbox_folder import InboxFolder, Note, noted
 from lwm_edge.model.bundle import COUNTS
-from lwm_edge.photos.folders import file_digest
+from lwm_edge.photos.checking import file_digest
 from lwm_edge.photos.photo_set import Photo
 from tests.support.folders import DEMO_DATA, photo_folder, state_of
 

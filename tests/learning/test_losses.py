@@ -31,7 +31,7 @@ def test_softmax_classification_loss_by_hand() -> None:
     assert classification_loss(logits, torch.tensor([2]), 1, "softmax").item() == pytest.approx(expected)
 
 
-def test_sigmoid_classification_leaves_base_outputs_alone() -> None:
+def test_the_sigmoid_classification_loss_ignores_base_outputs() -> None:
     logits = torch.randn(4, 5, requires_grad=True)
     classification_loss(logits, torch.tensor([3, 4, 3, 4]), 3, "sigmoid").backward()
     assert logits.grad is not None

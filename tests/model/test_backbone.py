@@ -12,7 +12,7 @@ from lwm_edge import BaseConfig, build_base
 from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 from lwm_edge.errors import ExportError, ParityError
 from lwm_edge.learning.class_statistics import ClassStatistics
-from lwm_edge.learning.running import Runs, observe
+from lwm_edge.learning.running import FeatureExtractor, observe
 from lwm_edge.model.backbone import Backbone
 from lwm_edge.model.bundle import PROBE, Bundle, open_bundle, save_bundle
 from lwm_edge.model.loading import load_network
@@ -24,7 +24,9 @@ BUNDLE = open_bundle(BASE_BUNDLE)
 GROCERY = ROOT.parent / "shared" / "data" / "grocery" / "train"
 
 
-def grown(bundle: Bundle, runs: Runs, photos: PhotoSet) -> tuple[ClassStatistics, np.ndarray, np.ndarray]:
+def grown(
+    bundle: Bundle, runs: FeatureExtractor, photos: PhotoSet
+) -> tuple[ClassStatistics, np.ndarray, np.ndarray]:
     """Learns photos of new classes; returns the statistics, the head's logits of the photos, and features."""
     features, labels = observe(runs, photos, 4).head_inputs, np.array(photos.labels)
     statistics = ClassStatistics.from_bundle(bundle)

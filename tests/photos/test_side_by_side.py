@@ -1,4 +1,4 @@
-"""Several photos are read at the same time, in order, within memory, and until somebody ends it."""
+"""Several photos are read at the same time, as memory allows, in order, and until somebody stops it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PREPROCESSING = Preprocessing(image_size=28, resize_size=28, mean=(0, 0, 0), std
 
 @pytest.fixture(autouse=True)
 def _threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes even quick items be read in threads."""
+    """Makes threads read even quick items."""
     monkeypatch.setattr(side_by_side, "_SLOW_PHOTOS", 0)
 
 
@@ -69,7 +69,7 @@ def test_threads_start_only_once_several_items_are_slow(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_whoever_waits_can_end_the_reading_of_all(threads: int) -> None:
-    """Progress comes while one photo takes long, and what it raises ends that photo and all others."""
+    """Progress is reported while one photo is slow, and an error of the callback ends the reading of all."""
     ended: list[int] = []
 
     def on_progress(progress: Progress) -> None:
@@ -94,7 +94,7 @@ def test_whoever_waits_can_end_the_reading_of_all(threads: int) -> None:
 
 @pytest.mark.parametrize("at", range(8))
 def test_an_interruption_leaves_no_lock_that_others_wait_for(at: int) -> None:
-    """KeyboardInterrupt may come just when the caller's thread has taken a lock written in Python."""
+    """KeyboardInterrupt can come just when the caller's thread has taken a lock written in Python."""
     locks = itertools.count()
 
     def interrupt(frame: FrameType, event: str, _: object) -> None:

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lwm_edge import _disk, locks, storage
+from lwm_edge import _disk, durability, inspection, locks, storage
 from tests.support.disk_model import Disk, Operation
 from tests.support.file_store import Store
 
 
 class Recorder:
-    """Replaces `storage._disk`: notes every operation and performs it, but does not sync.
+    """Replaces `_disk`: notes every operation and performs it, but does not sync.
 
     Attributes:
         operations: Operations noted so far; those that changed nothing are left out.
@@ -115,12 +115,17 @@ class Recorder:
 
 @contextmanager
 def replaced_disk(recorder: Any) -> Iterator[None]:
-    """Replaces `storage._disk` by a recorder within the block."""
-    storage._disk = locks._disk = recorder  # type: ignore[attr-defined]
+    """Replaces `_disk` by a recorder within the block, in every module that uses it."""
+    _use(recorder)
     try:
         yield
     finally:
-        storage._disk = locks._disk = _disk  # type: ignore[attr-defined]
+        _use(_disk)
+
+
+def _use(disk: Any) -> None:
+    for module in (inspection, durability, storage, locks):
+        vars(module)["_disk"] = disk
 
 
 def record(

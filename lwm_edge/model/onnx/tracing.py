@@ -40,6 +40,7 @@ class _Exported(nn.Module):
         self._probabilities = torch.sigmoid if activation == "sigmoid" else _softmax
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Computes the ONNX file's outputs, in their order, for images [B, H, W, 3] uint8."""
         # A channels-last layout would be traced as gathers where a mean would do.
         images = self._normalise(image).contiguous()
         head_inputs = self._run(Activations(images)).pooled()
@@ -57,6 +58,7 @@ class _UnknownScore(nn.Module):
         self.centres = nn.Linear(axes, classes)
 
     def forward(self, head_inputs: Tensor) -> Tensor:
+        """Computes the score for unknown objects [B, 1] from the head's inputs [B, d]."""
         values = self.axes(head_inputs)
         score: Tensor = self.damping(values * values) - self.centres(values).amax(1, keepdim=True)
         return score

@@ -143,6 +143,7 @@ def _quantised(
             self._images = iter(images)
 
         def get_next(self) -> dict[str, Pixels] | None:
+            """Returns the next photo as the graph's input; None once there are no more."""
             image = next(self._images, None)
             if image is not None:
                 report()
