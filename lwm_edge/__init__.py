@@ -17,12 +17,13 @@ its attention maps in `learning.attention`, and its training loop in `learning.t
                         plan (job, prediction); renaming (of a class, or merging it into another);
                         removal (of a class); calibrate;
                         doctor (finds photos that do harm) -> findings;
-                        inbox -> inbox_watcher -> inbox_folder (photos that arrive in a folder)
+                        inbox -> inbox_watcher -> inbox_teaching -> inbox_record, inbox_folder (photos
+                        that arrive in a folder)
     proving its origin  custody: keys -> signing -> chain; home/trust; proofs/verification
     other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
     pages to look at    pages: facts, charts -> report (on a home); moment (of an increment, with photos);
                         doctor
-    the command line    cli: commands, receipt, display, progress, terminal, settings
+    the command line    cli: commands, teaching, receipt, display, progress, terminal, settings
 
 A package imports only from those before it: the foundation (records, errors, inspection, durability, storage,
 outputs, locks, memory, freed_memory, processors, _cgroups, _disk, _streams, _processes), photos, model, then

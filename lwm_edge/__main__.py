@@ -7,6 +7,8 @@ from .cli import started  # noqa: F401 - imported first, to note the time before
 from .cli.interruption import ignore_requests_to_stop, stop_with_a_sentence
 from .processors import thread_settings
 
+_OBJECTS_BETWEEN_COLLECTIONS = 100_000  # the modules that a command loads later are no garbage either
+
 
 def main() -> None:
     """Sets up how the command stops on request, loads the command line, and runs it."""
@@ -16,6 +18,7 @@ def main() -> None:
     from .cli.commands import main as run_command_line
 
     gc.freeze()
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     gc.enable()
 
     try:

@@ -1,15 +1,15 @@
 """Keeps the files of an inbox: the photos that came, those being taught, and the reasons why some wait.
 
     INBOX/CLASS/...                  photos that came
-    INBOX/CLASS.waits.json           the reason why those in CLASS wait; without it they are tried again
-    INBOX/.lwm-edge/lock             held by the one process that works on the inbox
-    INBOX/.lwm-edge/note.json        what is being taught, and which model the home had before
+    INBOX/CLASS.waits.json           the reason why the photos in CLASS wait; without it, they are tried again
+    INBOX/.lwm-edge/lock             a lock file; the one process that works on the inbox holds the lock
+    INBOX/.lwm-edge/note.json        a note on the photos that are being taught, and on the model before
     INBOX/.lwm-edge/photos/CLASS/    the photos that are being taught
 
 At any time, a photo is in one of three places: where it arrived, where it is being taught, or where the owner
-wants taught photos. The note is on the disk before the first photo leaves the first place, and is removed
-after the last one has reached the third or is back in the first. So a note explains whatever a kill or a
-power cut leaves behind.
+wants taught photos. The note is on the disk before the first photo leaves its class folder. It is removed
+after the last photo has reached its final place or is back in its class folder. So whatever a kill or a power
+cut leaves behind, the note explains it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ..records import Digest, ExactPath, Record
 
 Change = Literal["add-classes", "add-photos"]
 Signature = tuple[tuple[str, int, str, int, int], ...]
-"""Names, lengths, permissions and times of the files in a folder; it changes whenever a file does."""
+"""Names, lengths, permissions and times of a folder's files; the signature changes whenever a file does."""
 
 _WORK, _NOTE, _LOCK, _PHOTOS = ".lwm-edge", "note.json", "lock", "photos"
 _WAITS = ".waits.json"
@@ -71,19 +71,19 @@ class Note(Record):
 
     @property
     def photos_digest(self) -> str:
-        """Returns the digest of all the photos, which a receipt holds too."""
+        """Returns the digest of all the photos; the receipt of the change has the same digest."""
         return digest_of(photo.digest for photo in self.photos)
 
 
 class Reason(Record):
-    """Says why the photos of a class wait; people read it, in the file beside the class folder.
+    """Says why the photos of a class wait; people can read this in the file beside the class folder.
 
     Attributes:
-        reason: What was wrong, and what to do.
+        reason: Sentence that says what was wrong, and what to do.
         problems: Problems in detail.
         tried: Number of times that these photos were tried.
-        final: Whether the photos are tried again only once something has changed in their folder.
-        try_again: What an owner can do to have them tried again.
+        final: Whether the photos are tried again only after their folder has changed.
+        try_again: Advice on how to have the photos tried again.
         photos: Digest of the names, lengths, permissions and times of the files in the folder.
     """
 
@@ -97,7 +97,7 @@ class Reason(Record):
 
 @dataclass(frozen=True)
 class InboxFolder:
-    """Moves the photos of an inbox, under its lock.
+    """Moves the photos of an inbox, while this process holds its lock.
 
     Attributes:
         path: Path of the inbox.
@@ -109,7 +109,7 @@ class InboxFolder:
 
     @property
     def batch(self) -> Path:
-        """Returns the folder that `add_classes` is given: the photos being taught, in one sub-folder."""
+        """Returns the folder that `add_classes` gets; its one sub-folder holds the photos being taught."""
         return self.path / _WORK / _PHOTOS
 
     @contextmanager
@@ -127,7 +127,7 @@ class InboxFolder:
             yield
 
     def class_folders(self) -> list[Path]:
-        """Lists the class folders that hold something, sorted by name."""
+        """Lists the class folders that are not empty, sorted by name."""
         folders = [p for p in inspection.entries(self.path) if not p.name.startswith(".") and p.is_dir()]
         return [path for path in folders if _files_in(path)]
 
@@ -145,7 +145,7 @@ class InboxFolder:
         except (ValidationError, OSError):
             raise HomeError(
                 f"{path} cannot be read, so it is not known whether the photos in {self.batch} were learnt; "
-                "check with lwm-edge info --history, move them where they belong, and remove that file"
+                "check with lwm-edge info --history, move the photos where they belong, and remove that file"
             ) from None
 
     def take(self, folder: Path, note: Note) -> None:
@@ -183,7 +183,7 @@ class InboxFolder:
         self.forget_reason(self.path / note.folder)
 
     def reason(self, folder: Path) -> Reason | None:
-        """Returns why a folder's photos wait; None if they do not, or if they have changed since."""
+        """Returns why a folder's photos wait; None if they do not wait, or have changed since."""
         try:
             found = Reason.model_validate_json(inspection.read_regular(_beside(folder)))
         except (ValidationError, OSError):
@@ -191,7 +191,7 @@ class InboxFolder:
         return found if found.photos == fingerprint(folder) else None
 
     def seconds_since_reason(self, folder: Path, now: float) -> float | None:
-        """Returns the seconds since a reason was written; None without one, or if the clock was set back."""
+        """Returns the seconds since the reason was written; None without one, or if the clock went back."""
         with suppress(OSError):
             seconds = now - _beside(folder).stat().st_mtime
             return seconds if seconds >= 0 else None
@@ -217,7 +217,7 @@ class InboxFolder:
                 self.forget_reason(folder)
 
     def was_taught(self, photo: Photo, class_name: str) -> bool:
-        """Tells whether a file was taught already: some tools deliver a file again once it is gone."""
+        """Returns whether a file was taught before, as some tools deliver a file again when it is gone."""
         if self.taught is None:
             return False
         path = self.taught / class_name / photo.path.name
@@ -245,10 +245,10 @@ class InboxFolder:
 
 
 def signature(folder: Path) -> Signature:
-    """Returns what a folder's files look like, including hidden ones, as some tools copy to those first.
+    """Describes the files in a folder, including hidden ones, because some tools first copy to a hidden file.
 
-    The folder's own permissions come first: when an owner allows photos to be taken out of the folder,
-    nothing else changes.
+    The folder's own permissions count too. When an owner allows photos to be moved out of the folder, only
+    these permissions change.
 
     Raises:
         HomeError: The folder cannot be read.
@@ -256,7 +256,7 @@ def signature(folder: Path) -> Signature:
     with inspection.explained("read", folder):
         found = [(".", 0, _permissions(folder.stat()), 0, 0)]
     for path in inspection.entries(folder):
-        with suppress(OSError):  # it was moved away meanwhile, which changes the next signature
+        with suppress(OSError):  # the file was moved away meanwhile, which changes the next signature
             status = path.lstat()
             times = status.st_mtime_ns, status.st_ctime_ns
             found.append((path.name, status.st_size, _permissions(status), *times))
@@ -268,7 +268,7 @@ def _permissions(status: os.stat_result) -> str:
 
 
 def fingerprint(folder: Path) -> str:
-    """Returns a digest of what `signature` sees, without the time at which a file was last moved."""
+    """Returns a digest of a folder's signature, without the times at which files were moved."""
     with suppress(HomeError):
         seen = signature(folder)
         lines = [f"{name!a} {size} {allowed} {changed}" for name, size, allowed, changed, _ in seen]
@@ -282,12 +282,12 @@ def noted(photos: tuple[Photo, ...]) -> tuple[NotedPhoto, ...]:
 
 
 def _move_beside_others(path: Path, folder: Path) -> None:
-    """Moves a photo into a folder, under another name if its own is taken by a different photo."""
+    """Moves a photo into a folder, under another name if a different photo there has the same name."""
     target = folder / path.name
     if inspection.is_regular_file(target):
         digest = file_digest(path)
         with suppress(PhotosError):
-            if file_digest(target) == digest:  # copied before an interruption, or given twice
+            if file_digest(target) == digest:  # it was copied before an interruption, or given twice
                 storage.remove_file(path)
                 return
         target = target.with_name(f"{path.stem}-{digest[:12]}{path.suffix}")

@@ -27,7 +27,7 @@ from .timing import Timer
 from .values import Approach, Learnt, NewPhotos
 
 _IMAGES_AT_ONCE = 4  # more are hardly faster: all threads work on each layer anyway
-_EXPORTS = 2.0  # times the loading time: the new model is exported, loaded and written
+_ENDING_FACTOR = 2.0  # multiple of the loading time that exporting, loading and writing the new model take
 _FLOAT64_BYTES = 8
 _SMALL_MATRIX = 384  # side of a matrix that is solved to see how fast this machine is
 
@@ -41,8 +41,8 @@ class InstantLearner:
         config: Settings of the increment.
 
     Raises:
-        ExportError: The bundle's graph cannot be run, or does not compute here what it computed where it was
-            trained (ParityError).
+        ExportError: The bundle's graph cannot be run, or its results here differ from those where the model
+            was trained (ParityError).
     """
 
     def __init__(self, parent: Bundle, approach: Approach, config: IncrementConfig) -> None:
@@ -93,7 +93,7 @@ class InstantLearner:
             images_at_once=_IMAGES_AT_ONCE,
             loaded=self._loaded,
             elapsed_seconds=timer.seconds(),
-            ending_seconds=_EXPORTS * self._loading_seconds + _solving_seconds(features),
+            ending_seconds=_ENDING_FACTOR * self._loading_seconds + _solving_seconds(features),
         )
 
     def teach(
@@ -136,7 +136,7 @@ class InstantLearner:
 
 
 def _load(parent: Bundle) -> tuple[Backbone | None, Loaded]:
-    """Loads the backbone, and measures what that takes; pages of libraries do not count, as they stay."""
+    """Loads the backbone, and measures the memory it takes; library pages do not count, because they stay."""
     reset_peak_rss()
     before, mapped_before = rss_bytes(), _mapped_bytes()
     backbone = Backbone(parent)
@@ -167,16 +167,16 @@ def teachers_head(parent: Bundle) -> Head:
 
 
 def require_solved_head(parent: Bundle) -> None:
-    """Refuses a head that was trained: further photos can change only one that follows from the statistics.
+    """Refuses a trained head, because more photos can change only a head that follows from the statistics.
 
     Raises:
         ConfigError: The head was trained.
     """
     if not is_solved(teachers_head(parent).weight, ClassStatistics.from_bundle(parent)):
         raise ConfigError(
-            "the last layer was trained, so it does not follow from the statistics, to which further photos "
-            "are added; pass --solve-head to replace it, for all classes, with one that does, or remove the "
-            "class and add it again with all its photos"
+            "the last layer was trained, so it does not follow from the statistics, and more photos change "
+            "only these; pass --solve-head to replace it, for all classes, with a layer that does follow, or "
+            "remove the class and add it again with all its photos"
         )
 
 

@@ -1,4 +1,4 @@
-"""Draws the picture of a simulation: storage and memory against the number of classes."""
+"""Draws the chart of a simulation: storage and memory against the number of classes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FOLDER_OF_MATPLOTLIB = "MPLCONFIGDIR"
 
 
 def check_plot(path: Path) -> None:
-    """Checks, before the work begins, whether a picture can be drawn and written.
+    """Checks, before the work begins, that a chart can be drawn and written.
 
     Raises:
         ConfigError: The name is not that of a PNG file, or matplotlib is missing.
@@ -37,7 +37,7 @@ def check_plot(path: Path) -> None:
 
 
 def save_plot(steps: Sequence[SimulationStep], path: Path) -> None:
-    """Draws storage and peak memory against the number of classes, and writes a PNG file."""
+    """Draws storage and peak memory against the number of classes, and writes the chart as a PNG file."""
     figure = _new_figure()
     files, memory = figure.subplots(1, 2)
     classes = [step.classes for step in steps]
@@ -62,9 +62,9 @@ def save_plot(steps: Sequence[SimulationStep], path: Path) -> None:
 
 @contextmanager
 def no_list_of_fonts_left() -> Iterator[None]:
-    """Lets matplotlib keep its list of fonts in a temporary folder, not in the user's, while it loads.
+    """Makes matplotlib, while it loads, write its list of fonts to a temporary folder, not to the user's.
 
-    Does nothing if matplotlib is loaded already, or if the user chose a folder for it.
+    Does nothing if matplotlib is already loaded, or if the user chose a folder for the list.
     """
     if "matplotlib.font_manager" in sys.modules or os.environ.get(_FOLDER_OF_MATPLOTLIB):
         yield

@@ -77,12 +77,12 @@ def test_a_partly_failed_call_has_its_own_exit_code(run: Any, tmp_path: Path) ->
         (["--camera", "0", "--json"], "pass --frames N"),
     ],
 )
-def test_what_does_not_go_together(run: Any, arguments: list[str], words: str) -> None:
+def test_arguments_that_exclude_each_other(run: Any, arguments: list[str], words: str) -> None:
     code, out, err = run("predict", *arguments)
     assert code == 2 and words in " ".join((out if "--json" in arguments else err).split())
 
 
-def test_the_error_about_a_folder_and_letters(home: Home, tmp_path: Path) -> None:
+def test_the_errors_about_a_missing_photo_and_an_empty_folder(home: Home, tmp_path: Path) -> None:
     with pytest.raises(PhotosError, match="none of the photos") as refused:
         predict(home, "a.png")
     assert len(refused.value.problems) == 1  # not one for each letter

@@ -1,4 +1,4 @@
-"""An interrupted increment continues where it stopped, and ends in the same model."""
+"""An interrupted increment continues where it stopped, and ends with the same model."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _stop_after(home: Home, photos: Path, steps: int, config: IncrementConfig = 
 @pytest.mark.usefixtures("every_core")
 @pytest.mark.parametrize("recipe", ["lwm", "lwm-lda"])
 @pytest.mark.parametrize("steps", [1, 3, 8])  # in the first epoch, at its end, in the last one
-def test_resumed_is_the_same_bit_for_bit(
+def test_a_resumed_increment_gives_the_same_model_bit_for_bit(
     home: Home, tmp_path: Path, make_photos: PhotoMaker, steps: int, recipe: str
 ) -> None:
     photos, config = make_photos("Bag", "Shirt"), THREE_EPOCHS.model_copy(update={"recipe": recipe})
@@ -65,7 +65,7 @@ def test_resumed_is_the_same_bit_for_bit(
     assert resumed.plan.micro_batch_size == whole.plan.micro_batch_size
 
 
-def test_what_is_kept_has_a_constant_length_and_goes_with_the_commit(
+def test_the_checkpoint_has_a_constant_length_and_is_removed_by_the_commit(
     home: Home, make_photos: PhotoMaker
 ) -> None:
     before, photos = state_of(home.path), make_photos("Bag", "Shirt")
@@ -137,7 +137,7 @@ def test_kept_outputs_of_frozen_blocks_are_the_same_when_resumed(
     assert resumed.plan.frozen_cache_bytes > 0 and resumed.model_digest == whole.model_digest
 
 
-def test_without_room_to_save_it_starts_over(
+def test_training_without_room_to_save_starts_over(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "saving_bytes", lambda job: 2**60)
@@ -147,7 +147,7 @@ def test_without_room_to_save_it_starts_over(
 
 
 @pytest.mark.slow
-def test_only_learning_afresh_forgets(home: Home, make_photos: PhotoMaker) -> None:
+def test_only_a_fresh_start_forgets_the_checkpoint(home: Home, make_photos: PhotoMaker) -> None:
     photos = make_photos("Bag", "Shirt")
     _stop_after(home, photos, 2)
     fresh = THREE_EPOCHS.model_copy(update={"fresh": True})
@@ -225,7 +225,7 @@ def test_a_torn_save_is_cleared(home: Home) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no safetensors", b"\xff" * 100_000])
-def test_what_is_not_a_checkpoint_in_its_place_is_left_alone_and_named(
+def test_another_file_in_the_checkpoints_place_is_left_alone_and_named(
     home: Home, make_photos: PhotoMaker, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home.training.write_bytes(content)
@@ -310,7 +310,7 @@ def test_a_signal_stops_at_the_next_step(home: Home, make_photos: PhotoMaker, nu
     assert home.current() == before
     if number == signal.SIGINT:
         assert "StoppedError: stopped after step" in errors
-    for _ in range(100):  # killed by SIGTERM, the caller is gone first; the worker ends its step and saves
+    for _ in range(100):  # SIGTERM kills the caller first; the worker then ends its step and saves
         try:
             with home.lock():
                 break

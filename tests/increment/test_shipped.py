@@ -1,4 +1,4 @@
-"""What became of the shipped classes is judged by their statistics, and by what the vendor measured."""
+"""The shipped classes are judged by their statistics, and by the vendor's measurements."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_an_estimate_that_may_be_far_off_is_not_shown_as_a_figure(known: ClassSt
     assert high - low > 0.4 and low < 1 / 3 < high
 
 
-def test_a_class_that_a_new_one_is_like_is_named_with_what_it_lost(known: ClassStatistics) -> None:
+def test_a_class_that_a_new_one_resembles_is_named_with_its_loss(known: ClassStatistics) -> None:
     statistics = with_new_class(known, CENTRES[1] + 0.02)
     found = judge_shipped(
         known,
@@ -164,7 +164,7 @@ def test_a_later_increment_takes_the_shipped_classes_part_of_the_solved_head(
     assert judge() == taken
 
 
-def test_one_class_alone_says_nothing_of_what_it_may_lose(known: ClassStatistics) -> None:
+def test_nothing_is_estimated_from_a_single_class(known: ClassStatistics) -> None:
     """A single class is always recognised, whatever its spread, so nothing can be calibrated."""
     statistics = with_new_class(known, CENTRES[3])
     heads = known.solve_head(1), statistics.solve_head(4)
@@ -175,7 +175,7 @@ def test_one_class_alone_says_nothing_of_what_it_may_lose(known: ClassStatistics
 
 
 @pytest.mark.parametrize(("new_right", "compared"), [(0.99, -1), (0.2, 1)])
-def test_how_often_new_classes_are_recognised_corrects_what_the_shipped_ones_lose(
+def test_the_estimated_loss_is_corrected_by_how_often_new_classes_are_recognised(
     known: ClassStatistics, new_right: float, compared: int
 ) -> None:
     statistics = with_new_class(known, CENTRES[1] + 0.4)

@@ -1,4 +1,4 @@
-"""The ONNX file's length is computed, and the file that is made is exactly as long."""
+"""An ONNX file is exactly as long as computed."""
 
 from __future__ import annotations
 
@@ -47,6 +47,6 @@ def test_names_beyond_ascii_and_with_quotation_marks() -> None:
     assert sum(expected_growth(before, after, FEATURES, large)) == len(large) - len(onnx_file(before))
 
 
-def test_what_is_not_an_onnx_file() -> None:
+def test_content_that_is_not_an_onnx_file_is_refused() -> None:
     with pytest.raises(ExportError, match="not an ONNX file"):
         expected_growth(("a",), ("a", "b"), FEATURES, b"pixels" * 100)
