@@ -3,7 +3,7 @@
 
     python classify.py classifier.onnx PHOTO...
 
-The preprocessing is the one that the model was trained with, read from the file's metadata.
+Photos are prepared as they were for the model's training; the file's metadata says how.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# ONNX Runtime reads this when it loads, and would otherwise report to its maker.
+# Keeps ONNX Runtime, which reads this when it loads, from reporting to its maker.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 

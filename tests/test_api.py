@@ -15,7 +15,7 @@ PUBLIC = [name for name in lwm_edge.__all__ if name != "__version__"]
 
 
 def _declared() -> dict[str, str]:
-    """Returns the names that type checkers see, and the modules that they come from."""
+    """Returns the names that type checkers see, and the module of each."""
     (block,) = [
         node
         for node in ast.parse(Path(lwm_edge.__file__).read_text(encoding="utf-8")).body
@@ -31,7 +31,7 @@ def test_type_checkers_and_python_see_the_same_names() -> None:
     assert set(lwm_edge.__all__) == {"__version__", *_declared()}
 
 
-def test_every_name_is_there_and_documented() -> None:
+def test_every_name_exists_and_is_documented() -> None:
     for name in PUBLIC:
         assert getattr(lwm_edge, name).__doc__, f"{name} has no docstring"
 

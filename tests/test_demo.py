@@ -24,7 +24,7 @@ from lwm_edge.model.bundle import AXES_COUNT
 
 @dataclass(frozen=True)
 class Printed:
-    """Holds what `lwm-edge demo` printed.
+    """Holds the output of `lwm-edge demo`.
 
     Attributes:
         steps: Accuracy by method, in %: on shipped classes, then on shipped, added and all, for each
@@ -109,7 +109,7 @@ def test_baselines_on_points_that_can_be_checked_by_eye() -> None:
 
 
 def test_streaming_lda_uses_the_shared_covariance() -> None:
-    """Both classes spread along the first axis, so the second decides, although distances are short there."""
+    """Both classes vary along the first axis, so the second must decide, though distances are short there."""
     spread = np.linspace(-10, 10, 21)
     lda = StreamingLda(capacity=2, d=2)
     for label, height in ((0, 0.0), (1, 1.0)):

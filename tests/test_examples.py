@@ -1,4 +1,4 @@
-"""Every example runs, from end to end; examples/README.md lists them."""
+"""Runs every example that examples/README.md lists, from start to finish."""
 
 from __future__ import annotations
 

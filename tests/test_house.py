@@ -43,7 +43,7 @@ PACKAGES = {path.parent.name for path in ROOT.glob("*/__init__.py")}
 
 
 def imports_of(path: Path) -> set[str]:
-    """Finds the modules of lwm_edge that a module imports anywhere in it, by dotted name."""
+    """Finds the dotted names of all modules in lwm_edge that a module imports, anywhere in its code."""
     parts, found = list(path.relative_to(ROOT).with_suffix("").parts), set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:

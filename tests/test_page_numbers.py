@@ -1,4 +1,4 @@
-"""Numbers, names and lists in the pages are those of the code."""
+"""Checks that numbers, names and lists in the pages agree with the code."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ SAYS = [
     (TESTS, f"at most {guard.MAX_MEMORY_BYTES // guard.MIB} MiB for each"),
     (
         DEPLOY,
-        f"if there is room for {guard.MAX_BYTES_HERE // guard.MIB} MiB for each of them beside the "
+        f"at {guard.MAX_BYTES_HERE // guard.MIB} MiB for each of them on top of the "
         f"{guard.MAX_MEMORY_BYTES // guard.MIB} MiB",
     ),
     (
@@ -76,7 +76,7 @@ SAYS = [
         "single scan)",
     ),
     (DEPLOY, f"at most {MAX_CLASS_NAME_BYTES} bytes of UTF-8"),
-    (DEPLOY, f"{LEARNT.held_back:.0%} of each class is held back"),
+    (DEPLOY, f"{LEARNT.held_back:.0%} of the photos of each class are held back"),
     (DEPLOY, f"falls below {_LEAST_SHARE_REMEMBERED:.0%} of the vendor's"),
     (DEPLOY, f"fewer than {_PHOTOS_PER_FEATURE} photos for each feature"),
     (DEPLOY, f"make {LEARNT.epochs} passes over the photos"),
@@ -147,7 +147,7 @@ def test_numbers_in_words() -> None:
     source = (ROOT / "lwm_edge" / "photos" / "guard.py").read_text()
     assert "fifty times" in source and "50 times as long as it is wide" in prose(DEPLOY)
     always, _, _ = opening.KNOWN_FORMATS.partition(", AVIF")
-    assert f"{' and '.join(always.rsplit(', ', 1))} are read, AVIF where" in prose(DEPLOY)
+    assert f"{' and '.join(always.rsplit(', ', 1))} are always read. AVIF" in prose(DEPLOY)
 
 
 def test_the_exit_codes_are_the_errors() -> None:
@@ -231,8 +231,10 @@ def test_the_sums_under_the_tables_of_faults_are_right() -> None:
     hostile = rows(section(TESTS, "Hostile input"))
     tried = [int(count.replace(",", "")) for _, count, _ in hostile]
     photos = [i for i, cells in enumerate(hostile) if cells[0].startswith("photos:")]
-    assert f"The first nine are {sum(tried[:9]):,} mutated bundles" in prose(TESTS)
-    assert f"The first fourteen are {sum(tried[photos[0] : photos[0] + 14])} single photos" in prose(TESTS)
+    assert f"The first nine rows are {sum(tried[:9]):,} mutated bundles" in prose(TESTS)
+    assert f"The first fourteen rows are {sum(tried[photos[0] : photos[0] + 14])} single photos" in prose(
+        TESTS
+    )
     counts = [cells[1] for cells in rows(section(TESTS, "Kills and power cuts")) if "power cuts" in cells[1]]
     numbers = [n for cell in counts for n in re.findall(r"([\d,]*\d) (?:kills|power)", cell)]
     outcomes = sum(int(number.replace(",", "")) for number in numbers)

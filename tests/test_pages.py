@@ -113,7 +113,7 @@ def _run(script: str, folder: Path) -> str:
 
 
 def _script(line: str) -> str:
-    """Returns what a command line of a page runs: the script's name, or lwm-edge's command."""
+    """Returns the name of the script or of the lwm-edge command that a line runs."""
     return Path(line.split()[1]).name
 
 
@@ -127,7 +127,7 @@ def clone(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "deploy/README.md", "examples/README.md"])
-def test_every_block_of_a_page_runs_in_its_order(page: str, clone: Path) -> None:
+def test_the_blocks_of_a_page_run_one_after_the_other(page: str, clone: Path) -> None:
     printed: dict[str, str] = {}
     for name, language, text in blocks(page):
         if language == "python":
@@ -148,7 +148,7 @@ def test_every_exempt_block_is_there() -> None:
     assert TOO_LONG.keys() == {_script(line) for line in _commands_of_the_benchmarks()} & TOO_LONG.keys()
 
 
-def test_no_command_hides_in_a_block_of_another_kind() -> None:
+def test_every_command_is_in_a_block_of_shell_or_python() -> None:
     for page in PAGES:
         for name, language, text in blocks(page):
             assert language in ("sh", "python", "toml", ""), (page, name)
@@ -163,7 +163,7 @@ def _commands_of_the_benchmarks() -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_benchmarks_run_or_at_least_parse(clone: Path) -> None:
+def test_the_commands_of_the_benchmarks_run_or_can_at_least_be_parsed(clone: Path) -> None:
     parsed = []
     results = {"full": "cifar100-full", "results": "cifar100-reduced", "caltech101": "caltech101"}
     for name, kept in results.items():
@@ -199,11 +199,11 @@ def _options() -> dict[str, set[str]]:
     return {**options, "": {o for parameter in named.params for o in parameter.opts}}
 
 
-def test_commands_and_options_in_the_text_are_there() -> None:
+def test_commands_and_options_in_the_text_exist() -> None:
     options = _options()
     known = set().union(*options.values())
-    elsewhere = {"--beta", "--method", "--help", "--rebuild"}  # of scripts, and of every command
-    elsewhere |= {"--max-restarts", "--no-deps", "--lock"}  # of torchrun, pip and .ci/release
+    elsewhere = {"--beta", "--method", "--help", "--rebuild"}  # options of scripts, and of all commands
+    elsewhere |= {"--max-restarts", "--no-deps", "--lock"}  # options of torchrun, pip and .ci/release
     for page in PAGES:
         for span in code_spans(page):
             words = span.split()
@@ -214,7 +214,7 @@ def test_commands_and_options_in_the_text_are_there() -> None:
                 assert set(named) <= known | elsewhere, f"{page}: `{span}`"
 
 
-def test_tests_that_are_named_are_there() -> None:
+def test_the_tests_that_the_page_names_exist() -> None:
     for span in code_spans("tests/README.md"):
         if span.startswith("pytest "):
             files = [ROOT / word for word in span.split() if word.startswith("tests/")]
@@ -236,7 +236,7 @@ def test_every_link_leads_somewhere(page: str) -> None:
         assert not anchor or anchor in anchors(str(found.relative_to(ROOT))), f"{page}: {target}"
 
 
-def test_no_page_is_out_of_reach() -> None:
+def test_the_readme_links_to_every_other_page() -> None:
     assert all(f"({page})" in read("README.md") for page in PAGES[1:])
 
 
@@ -254,7 +254,7 @@ def test_the_readme_leads_to_the_demo_before_any_table() -> None:
 def test_the_gate_runs_exactly_the_readmes_two_commands() -> None:
     gate = read(".ci/run")
     assert 'bash -euxc "$(readme_command demo-command)"' in gate
-    for part in ("sed '$d'", "tail -n 1"):  # the installation, then the tests
+    for part in ("sed '$d'", "tail -n 1"):  # first the installation, then the tests
         assert f'bash -euxc "$(readme_command test-command | {part})"' in gate
     assert block("README.md", "demo-command").splitlines()[-1] == ".venv/bin/lwm-edge demo"
     assert block("README.md", "test-command").splitlines()[-1] == ".venv/bin/pytest"

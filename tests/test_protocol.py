@@ -26,7 +26,7 @@ from tests.support.samples import WITHOUT_LEVELS, photo_set
 
 
 class KilledError(BaseException):
-    """Ends a run as a kill would: nothing catches it."""
+    """Ends a run as a kill would, because no code catches this error."""
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def _scripts_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Lays out the demo's ten classes as the scripts need them, with twelve photos each."""
+    """Arranges the demo's ten classes as the scripts need them, with twelve photos each."""
     for source in [*DEMO_DATA.glob("train/*/*"), *DEMO_DATA.glob("test/*/*")]:
         target = tmp_path / "data" / source.parts[-3] / source.name
         target.mkdir(parents=True)
@@ -76,16 +76,16 @@ def test_a_run_that_is_killed_goes_on_after_its_last_finished_step(
         monkeypatch.setattr(lwm_edge, name, killing)
 
     killed("add_classes", 2)
-    with pytest.raises(KilledError):  # after the first increment's step was kept, before the second increment
+    with pytest.raises(KilledError):  # before the second increment; the first one's step was kept
         _run(data, tmp_path / "killed")
     killed("evaluate", 1)
-    with pytest.raises(KilledError):  # after the second increment was committed, before its step was kept
+    with pytest.raises(KilledError):  # after the second increment's commit; its step was not yet kept
         _run(data, tmp_path / "killed")
     assert _run(data, tmp_path / "killed") == whole
     assert calls.count("add_classes") == 3  # two, and the one that was killed
 
 
-def test_steps_of_other_settings_are_not_continued(tmp_path: Path) -> None:
+def test_steps_with_other_settings_are_not_continued(tmp_path: Path) -> None:
     kept_steps = importlib.import_module("kept_steps").KeptSteps
     path = tmp_path / "work" / "steps.json"
     kept_steps(path, {"epochs": 5}).add({"all": 0.5})
@@ -118,7 +118,9 @@ def test_held_out_photos_are_not_learnt_and_no_test_photo_is_read(data: Path, tm
     assert not of_test & {path.read_bytes() for path in (tmp_path / "work").glob("*/*/*")}
 
 
-def test_the_table_has_top5_where_results_have_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_has_top5_if_the_results_have_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     step = {"classes": 6, "all": 0.5, "base": 0.5, "newest": 0.5, "per_class": {"a": 0.5}}
     settings = {"data": "demo", "step_classes": 2}
     old, new = ({"method": name, "seed": 1, "steps": [step, step]} for name in ("lda", "lwm"))
@@ -135,7 +137,7 @@ def test_the_table_has_top5_where_results_have_it(tmp_path: Path, capsys: pytest
 
 
 def _trained(variant: Any) -> torch.Tensor:
-    """Trains a student for four updates as a variant says; returns all that changed, in one vector."""
+    """Trains a student for four updates as a variant says; returns all its tensors in one vector."""
     teacher = load_network(open_bundle(WITHOUT_LEVELS))
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     student = teacher.student(trains=True)
@@ -169,13 +171,13 @@ def test_each_variant_changes_the_training_and_the_default_does_not() -> None:
             assert not torch.equal(one, other), changes[i - 1]
 
 
-def test_maps_of_the_last_block_are_the_same_by_autograd() -> None:
+def test_autograd_gives_the_same_maps_for_the_last_block() -> None:
     variants = importlib.import_module("variants")
     last = len(load_network(open_bundle(WITHOUT_LEVELS)).blocks()) - 1
     assert torch.allclose(_trained(variants.Variant(block=last)), _trained(variants.Variant()), atol=1e-5)
 
 
-def test_a_method_is_read_into_settings_and_a_variant() -> None:
+def test_a_method_is_split_into_settings_and_a_variant() -> None:
     methods = importlib.import_module("methods")
     config, variant = methods.recipe_of("lwm:gamma=0.5,schedule=cosine,batch_size=16", epochs=3)
     assert (config.recipe, config.gamma, config.batch_size, config.epochs) == ("lwm", 0.5, 16, 3)

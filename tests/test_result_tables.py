@@ -37,7 +37,7 @@ def _result(name: str) -> Any:
 
 
 def _figures(names: list[str], until: int | None) -> dict[str, dict[str, str]]:
-    """Returns the figures of each method in some results files, as `table.py` prints them, and the seeds."""
+    """Returns each method's figures in some results files, as `table.py` prints them, and its seeds."""
     runs = TABLE.read_runs([BENCHMARKS / "results" / name for name in names], until)
     methods = dict.fromkeys(run["method"] for run in runs)
     chosen = {method: [run for run in runs if run["method"] == method] for method in methods}
@@ -49,9 +49,11 @@ def _tables() -> list[tuple[list[str], int | None, list[str], list[list[str]]]]:
     paragraphs = (ROOT / PAGE).read_text().split("\n\n")
     found = []
     for before, table in pairwise(paragraphs):
-        if table.startswith("|") and (said := re.search(r"\bfigures are from\s+\[.*:$", before, re.DOTALL)):
+        if table.startswith("|") and (
+            said := re.search(r"\bfigures\s+are\s+from\s+\[.*:$", before, re.DOTALL)
+        ):
             files = re.findall(r"\(results/([\w-]+\.json)\)", said[0])
-            cut = re.search(r"cut at\s+(\d+)\s+classes", said[0])
+            cut = re.search(r"cut\s+at\s+(\d+)\s+classes", said[0])
             headings = [cell.strip() for cell in table.splitlines()[0].strip("|").split("|")]
             found.append((files, int(cut[1]) if cut else None, headings, rows(table)))
     return found
@@ -67,7 +69,7 @@ def test_every_row_of_a_method_is_in_its_results_file() -> None:
         if "average" not in headings:
             continue
         figures = _figures(files, until)
-        if "cifar100-rates.json" in files:  # rows with one seed are of seed 1993
+        if "cifar100-rates.json" in files:  # rows with one seed have seed 1993
             figures |= _figures_of_seed("cifar100-reduced.json", 1993, until)
         for cells in table:
             if _is_published(cells[0]):
@@ -90,7 +92,7 @@ def _figures_of_seed(name: str, seed: int, until: int | None) -> dict[str, dict[
 
 
 def _pairs(names: list[str]) -> set[str]:
-    """Collects average / last of every method in some files, over all seeds and with seed 1993 alone."""
+    """Collects average / last of each method in some files, over all seeds and for seed 1993 alone."""
     found = set()
     for name in names:
         for figures in (*_figures([name], None).values(), *_figures_of_seed(name, 1993, None).values()):

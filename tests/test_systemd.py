@@ -1,4 +1,4 @@
-"""The inbox's service runs a command that exists, is hardened as its page says, and can be installed."""
+"""Checks that the inbox's service runs an existing command, is hardened as its page says, and installs."""
 
 from __future__ import annotations
 
@@ -95,5 +95,5 @@ def test_the_installer_says_how_to_call_it(program: Path) -> None:
 def test_the_installer_refuses_a_python_that_the_service_cannot_see(program: Path) -> None:
     (program.parent / "python").symlink_to("/home/somebody/.pyenv/versions/3.11.7/bin/python")
     refused = install(program, str(BASE_BUNDLE), "600M")
-    assert refused.returncode == 1 and "the service does not see users' folders" in refused.stdout
+    assert refused.returncode == 1 and "in a user's folder, which the service cannot see" in refused.stdout
     assert not (program.parent / "root").exists()

@@ -71,7 +71,8 @@ def test_a_full_disk_keeps_the_model_however_much_is_free(home: Home, mount: Mou
         assert state_of(home.path) == before
     _commit_again(home)
     assert audit(home).passed
-    assert published(f"| disk full at every twentieth of a change (mounted) | {failed} | nothing |")
+    too_little = "a disk with 0 to 19 twentieths of the space that a change needs (mounted)"
+    assert published(f"| {too_little} | {failed} | nothing |")
 
 
 def _commit_again(home: Home) -> tuple[str, ...]:
@@ -125,7 +126,7 @@ def test_no_inode_left(home: Home, mount: Mount) -> None:
     shutil.rmtree(disk / "many")
     _commit_again(home)
     assert audit(home).passed
-    assert published(f"| no inode left, or up to four (mounted) | {tried} | nothing |")
+    assert published(f"| only zero to four inodes left (mounted) | {tried} | nothing |")
 
 
 def _take_inodes(disk: Path, free: int) -> None:

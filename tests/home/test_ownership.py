@@ -53,6 +53,7 @@ def _pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
+FOREIGN = "a foreign file, folder, link or pipe"
 PLANTED: dict[str, Callable[[Path], object]] = {
     "a folder of photos": lambda g: _fill(g / "familyphotos" / "2024" / "beach.jpg"),
     "a file": lambda g: _fill(g / "notes.txt"),
@@ -115,7 +116,7 @@ def test_every_change_leaves_alone_and_names_what_is_not_ours(
         assert report is None or any("left alone" in line for line in report.warnings), name
         assert not audit(home).passed
     tried = len(CHANGES) * len(PLANTED)
-    assert published(f"| something in a home that is not ours, during each change | {tried} | nothing |")
+    assert published(f"| {FOREIGN} in a home, during each change | {tried} | nothing |")
 
 
 def test_what_stands_in_a_changes_way_is_left_alone_and_named(
@@ -129,9 +130,8 @@ def test_what_stands_in_a_changes_way_is_left_alone_and_named(
                 CHANGES[name](home, tmp_path / "nowhere")
             now = state_of_all(tmp_path / what)
             assert now == before, (what, name)
-    assert published(
-        f"| the same where a change must write, which is refused | {3 * len(REFUSED)} | nothing |"
-    )
+    tried = 3 * len(REFUSED)
+    assert published(f"| {FOREIGN} where a change must write, which is refused | {tried} | nothing |")
 
 
 def _planted(

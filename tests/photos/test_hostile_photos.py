@@ -73,7 +73,7 @@ def truncated() -> Iterator[Case]:
     for name, format, options in SAVED_AS:
         content = saved(picture(), format, **options)
         for tenth in range(10):
-            yield "cut at every tenth", f"cut{tenth}.{name}", content[: len(content) * tenth // 10]
+            yield "cut off after each tenth", f"cut{tenth}.{name}", content[: len(content) * tenth // 10]
 
 
 def mutated() -> Iterator[Case]:

@@ -248,7 +248,7 @@ def unique(change: Change) -> Change:
 
 def test_the_page_counts_these_graphs() -> None:
     assert published(f"| a graph of a form that lwm-edge does not export | {len(REFUSED)} | nothing |")
-    too_much = "a graph that takes more than its weights explain"
+    too_much = "a graph that needs more memory or time than its weights explain"
     assert published(f"| {too_much} | {len(EXPENSIVE)} | nothing |")
 
 

@@ -34,7 +34,13 @@ from lwm_edge.model.onnx.parity import (
 )
 from lwm_edge.model.onnx.tracing import trace_graph
 from lwm_edge.model.unknown import known_scores
-from tests.support.networks import ARCHITECTURES, EXPORT_AS, fresh_network, manifest_of, network_with_levels
+from tests.support.networks import (
+    ARCHITECTURES,
+    GRAPH_COVERED_BY,
+    fresh_network,
+    manifest_of,
+    network_with_levels,
+)
 from tests.support.samples import photo_set
 
 # What TensorRT 8.6 can parse of opset 17, in float32: the column "Supported" of
@@ -202,7 +208,7 @@ def exported(network: Network, name: str, activation: str = "sigmoid") -> tuple[
     return read_graph(arrays), fill_graph(arrays, manifest)
 
 
-IN_THE_GATE = {name for name in ARCHITECTURES if isinstance(name, str)} - EXPORT_AS.keys()
+IN_THE_GATE = {name for name in ARCHITECTURES if isinstance(name, str)} - GRAPH_COVERED_BY.keys()
 EXPORTED = [
     name if name in IN_THE_GATE else pytest.param(name, marks=pytest.mark.extended)
     for name in architecture_names()
