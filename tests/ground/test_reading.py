@@ -57,7 +57,7 @@ ALLOWED = {
     ("ownership", "safe_open"): "takes no open file; `is_regular_file` came before",
     ("loading", "load_file"): "takes no open file; `open_bundle` or `checkpoint_header` came before",
     ("checkpoint", "torch.load"): "a file that is open already",
-    ("classifier", "onnxruntime.InferenceSession"): "takes no open file; `is_file` came before",
+    ("onnx_file", "onnxruntime.InferenceSession"): "takes no open file; `is_file` came before",
     ("process", "os.fdopen"): "a pipe",
     ("decoder", "os.fdopen"): "a pipe",
     ("in_memory", "os.fdopen"): "a file in memory alone, which was just made",
