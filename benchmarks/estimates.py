@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares the accuracy on the shipped classes that receipts estimate with the accuracy on real photos.
+"""Compares receipts' estimates of the accuracy on the shipped classes with the accuracy on real photos.
 
     python benchmarks/estimates.py BASE.lwm DATA RESULTS.json [--recipe lda] [--increments 1] [--classes 4]
 

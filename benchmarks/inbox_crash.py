@@ -1,4 +1,6 @@
-"""Kills an inbox at random: `python benchmarks/inbox_crash.py RESULTS.json [--kills 200] [--seed 0]`.
+"""Kills processes that teach an inbox, at random moments.
+
+    python benchmarks/inbox_crash.py RESULTS.json [--kills 200] [--seed 0]
 
 Photos of new and known classes arrive in an inbox. A forked process teaches them, and is killed (SIGKILL) at
 a random moment: half of the kills come after a random part of the process's time, half after a random part of
@@ -8,7 +10,7 @@ a phase that is chosen at random. After every kill these must be true:
   folder of taught photos.
 - The home is complete, and its audit passes once the leftovers are cleared.
 
-After half of the kills a process then runs to its end; after the others, the next process may be killed as
+After half of the kills, a process then runs to its end; after the others, the next process may be killed as
 well. Whenever a process has run to its end, the counts in the model's statistics must show that the model has
 learnt exactly the photos in each class's taught folder, each of them once. If a process ends before its kill,
 the kill is not counted.
@@ -121,7 +123,7 @@ class World:
     def check_taught(self) -> None:
         """Checks that each taught photo was learnt exactly once."""
         left = list((self.root / "inbox").rglob("*.png"))
-        assert not left, f"{len(left)} photos still wait"
+        assert not left, f"{len(left)} photos are still waiting"
         bundle = self.home.open_bundle()
         counts = bundle.arrays(COUNTS)[COUNTS].tolist()
         for name, learnt in zip(bundle.manifest.class_names, counts, strict=False):
@@ -184,7 +186,7 @@ def kill_one(world: World, tally: Tally) -> bool:
     time.sleep(chance.uniform(0, 1.1 * tally.seconds[aim]))
     os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
-    told += wait_for(pipe, "nothing")
+    told += wait_for(pipe, "nothing")  # no phase has this name, so this reads to the end
     os.close(pipe)
     phases = {"start": started} | phases_in(told)
     for phase, follows in zip(PHASES, (END, "learn", "put away", END), strict=True):
@@ -242,8 +244,8 @@ def main(
     kills: Annotated[int, typer.Option(help="Kills that must come in time.")] = 200,
     seed: int = 0,
 ) -> None:
-    """Kills processes that teach an inbox at random moments, and checks photos and home after each kill."""
-    import onnxruntime  # noqa: F401  so that no child has to; lwm_edge, imported before, stops its reports
+    """Kills processes that teach an inbox, at random moments, and checks photos and home after each kill."""
+    import onnxruntime  # noqa: F401  so that no child has to; lwm_edge, imported first, stops its telemetry
 
     import lwm_edge.increment.learn
 

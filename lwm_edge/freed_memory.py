@@ -29,12 +29,12 @@ _processes_of_ours: set[int] = set()
 
 
 def bound_allocator() -> bool:
-    """Gives freed tensors' memory back to the system at once; returns False if the allocator is not glibc's.
+    """Makes the allocator give freed tensors' memory back to the system at once.
 
     Each large block is mapped separately and unmapped when freed, and all threads share one arena. So peak
     memory is that of the blocks in use at the same time, and fragmentation adds nothing. The price is that
     the pages of each new block are cleared, which can double the time of a step: see `freed_memory_kept`.
-    Call this at the start of a process of our own.
+    Call this at the start of a process of our own. Returns False if the allocator is not glibc's.
     """
     bounded = _set_allocator(_UNMAP_FROM_BYTES, _UNMAP_FROM_BYTES)
     _processes_of_ours.add(os.getpid())
@@ -43,7 +43,7 @@ def bound_allocator() -> bool:
 
 @contextmanager
 def freed_memory_kept(keep: bool) -> Iterator[None]:
-    """Keeps freed tensors' memory for later tensors in the block, which is faster but takes more memory.
+    """Keeps freed tensors' memory for later tensors in the `with` block: faster, but takes more memory.
 
     Does nothing in a process where `bound_allocator` was not called: there, the allocator is not ours to set.
     """

@@ -1,4 +1,4 @@
-"""Runs every example that examples/README.md lists, from start to finish."""
+"""Runs the examples from start to finish, except 01 and 02 (`test_pages.py`) and 08 (`.ci/extended`)."""
 
 from __future__ import annotations
 

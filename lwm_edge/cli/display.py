@@ -81,7 +81,7 @@ def _plan_of_training(report: PlanReport) -> dict[str, str]:
         "Precision": report.precision,
         "Photo cache": f"{report.pixel_cache_bytes / 2**20:.0f} MiB",
         "Recomputing": "trained blocks, to save memory" if report.recompute else "nothing",
-        "Freed memory": "kept for the next step, which is faster"
+        "Freed memory": "kept for the next step, to save time"
         if report.keeps_freed_memory
         else "returned at once",
         "If interrupted": "the same command continues the training"

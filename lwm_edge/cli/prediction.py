@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 _NO_THRESHOLD = (
-    "Note: this model has no threshold for unknown objects; set one with photos of its classes that it has "
-    "not learnt: lwm-edge calibrate PHOTOS"
+    "Note: this model has no threshold for unknown objects; set one with photos that it has not learnt, "
+    "of classes that it knows: lwm-edge calibrate PHOTOS"
 )
 
 

@@ -127,7 +127,7 @@ def commit(home: Home, candidate: Candidate, receipt: Report) -> tuple[str, ...]
 def write_generation(generation: Generation, candidate: Candidate, receipt: Report) -> None:
     """Writes all files of a generation."""
     manifest = candidate.manifest
-    text = pad_receipt(receipt, manifest.capacity)
+    text = receipt_text(receipt, manifest.capacity)
     write_bundle(generation.bundle, candidate.arrays, manifest)
     write_beside_bundle(generation, manifest, candidate.previous, candidate.onnx_file, text)
 
@@ -238,7 +238,7 @@ def receipt_length(capacity: int) -> int:
     return _RECEIPT_FIXED_BYTES + _RECEIPT_BYTES_PER_CLASS * capacity
 
 
-def pad_receipt(receipt: Report, capacity: int) -> bytes:
+def receipt_text(receipt: Report, capacity: int) -> bytes:
     """Returns the receipt as JSON, padded to its fixed length.
 
     A receipt that would be too long gives the number of skipped files instead of listing them.

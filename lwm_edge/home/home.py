@@ -8,7 +8,7 @@
                               previous.lwm      the bundle before that change, if the vendor permits undo
     HOME/training.safetensors                   where an interrupted increment left off; constant length
     HOME/lock                                   locked by the only writer
-    HOME/vendor.pub                             the public key that must have signed the base, if any
+    HOME/vendor.pub                             the vendor's public key; absent if the home accepts any base
 
 Whoever reads several files resolves the link only once (`Home.current`). A change writes the next generation,
 syncs it, switches the link, and then removes the old generation.
@@ -251,7 +251,7 @@ class Home:
             stale = [path for path in stale if not Generation(path).is_complete()]
         if stale:  # if a writer was killed, its switch of the link may not be on the disk yet
             durability.sync_folder(self.path)
-        for path in reversed(stale):  # newest first: an older one shows that a half-made one is ours
+        for path in reversed(stale):  # newest first: an older one proves that a newer, half-made one is ours
             ownership.remove_generation(path)
 
 

@@ -11,7 +11,7 @@ from ..model.onnx.reports import ParityReport
 from ..records import AnyPath, ProgressCallback, absolute, ignore_progress, one_step
 from . import ownership
 from .export import verified_onnx
-from .generation import missing_or_changed, pad_receipt, write_beside_bundle
+from .generation import missing_or_changed, receipt_text, write_beside_bundle
 from .home import Generation, Home
 from .ownership import BUNDLE, CURRENT, GENERATIONS, LOCK, PREVIOUS, RECEIPT
 from .reports import RepairReport
@@ -126,7 +126,7 @@ def _commit(
     receipt = (
         inspection.read_regular(old.receipt)
         if keep_receipt
-        else pad_receipt(report, bundle.manifest.capacity)
+        else receipt_text(report, bundle.manifest.capacity)
     )
 
     def write(generation: Generation) -> None:

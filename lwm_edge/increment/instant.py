@@ -41,8 +41,8 @@ class InstantLearner:
         config: Settings of the increment.
 
     Raises:
-        ExportError: The bundle's graph cannot be run, or its results here differ from those where the model
-            was trained (ParityError).
+        ExportError: The bundle's graph cannot be run, or gives other results here than where the model was
+            trained (ParityError).
     """
 
     def __init__(self, parent: Bundle, approach: Approach, config: IncrementConfig) -> None:
@@ -156,7 +156,7 @@ def _solving_seconds(features: int) -> float:
     np.linalg.solve(small[:8, :8], small[:8, :8])  # loads the library
     started = time.monotonic()
     np.linalg.solve(small, small)
-    solving = time.monotonic() - started  # with as many right-hand sides as unknowns: four times the work
+    solving = time.monotonic() - started  # as many right-hand sides as unknowns: four times the work of a few
     return solving * (features / _SMALL_MATRIX) ** 3 / 2
 
 

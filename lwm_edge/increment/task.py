@@ -87,7 +87,7 @@ def set_up(
     if more and len(parent.manifest.class_names) == 1:
         only = parent.manifest.class_names[0]
         raise ConfigError(
-            f"{only} is the model's only class, so the model takes every photo for it, and more photos "
+            f"{only} is the model's only class, so every photo is given that class, and more photos "
             "change nothing; add another class first (lwm-edge add-classes), and then these photos"
         )
     if more and not more.solve_head:

@@ -57,7 +57,7 @@ class DriftReport(Report):
         base_agreement: Share of photos for which student and teacher rank the same base class highest.
         probability_change: Mean absolute change of the base classes' sigmoid outputs.
         attention_distance: Mean L1 distance of the normalised attention maps (L_AD); None if nothing was
-            trained, as such increments do without torch, which the maps need.
+            trained, because such increments run without torch, which the maps need.
         shipped: Estimate of the accuracy on the shipped classes; None if none of these are left, or if the
             vendor measured nothing to start from.
     """

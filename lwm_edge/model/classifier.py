@@ -27,9 +27,9 @@ class Prediction(Report):
         photo: Path of the photo; None if it was given in memory.
         class_names: Names of the best classes, best first.
         probabilities: Probabilities of these classes.
-        known_score: Score that is higher the more the photo resembles some class; see `model.unknown`.
-        unknown: Whether that score is so low that the photo counts as none of the classes; None if the model
-            was not calibrated.
+        known_score: Score that rises with the photo's likeness to one of the classes; see `model.unknown`.
+        unknown: Whether that score is so low that the photo counts as showing none of the classes; None if
+            the model was not calibrated.
         error: Reason why the photo could not be read; the fields about classes are then empty. None if it
             could be read.
     """

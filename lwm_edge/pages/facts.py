@@ -61,7 +61,7 @@ class ClassFact:
 
 @dataclass(frozen=True)
 class ConfusionFact:
-    """Says how often one class was taken for another, and who counted that or when."""
+    """Says how often one class was taken for another, and who counted that, or when."""
 
     actual: str
     predicted: str
@@ -80,7 +80,7 @@ class Facts:
         ledger: Footprint of the changes that the ledger lists, oldest first.
         receipt: Receipt of the latest change; None if that change learnt no photos.
         audit: Report of the auditor on the home.
-        custody: Verdict on the record from the base to this model.
+        custody: Verdict on the chain of custody from the base to this model.
         evaluation: Evaluation on photos that were given for the page; None if none were given.
     """
 
@@ -127,7 +127,7 @@ def gather_facts(
 
 
 def _receipt(generation: Generation) -> IncrementReport | None:
-    """Reads the latest receipt; None if that change learnt no photos, or if the file is damaged."""
+    """Reads the latest receipt; None if the latest change learnt no photos, or if the file is damaged."""
     try:
         return IncrementReport.model_validate_json(inspection.read_regular(generation.receipt))
     except (ValidationError, OSError):

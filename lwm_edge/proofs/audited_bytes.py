@@ -86,7 +86,7 @@ def layout_problems(home: Home, generation: Generation, bundle: Bundle) -> list[
 def _unexplained(path: Path, home: Home) -> str:
     relative = path.relative_to(home.path)
     if is_leftover(home.path, path):
-        hint = "an interrupted change left it, and the next change removes it, unless a change is running now"
+        hint = "unless a change is running now, an interrupted one left it, and the next change removes it"
     else:
         hint = "lwm-edge did not make it and leaves it alone; move it out of the home"
     what = "a folder" if _is_folder(path) else f"{path.lstat().st_size} bytes"
@@ -126,7 +126,7 @@ def _declared(bundle: Bundle) -> dict[str, tuple[str, list[int]]]:
         **declared_backbone(arrays[ONNX_GRAPH].tobytes()),
         **{name: (str(np.dtype(NUMPY_DTYPES[dtype])), shape) for name, (dtype, shape) in fixed.items()},
         MANIFEST: ("uint8", [manifests.encoded_length(m.capacity)]),
-        ONNX_GRAPH: ("uint8", [arrays[ONNX_GRAPH].size]),  # as long as the vendor's exporter made it
+        ONNX_GRAPH: ("uint8", [arrays[ONNX_GRAPH].size]),  # whatever length the vendor's exporter gave it
     }
 
 

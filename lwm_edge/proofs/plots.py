@@ -44,12 +44,12 @@ def save_plot(steps: Sequence[SimulationStep], path: Path) -> None:
     _draw(files, classes, "all but ONNX file and labels", [storage_bytes(step) for step in steps])
     _draw(files, classes, "ONNX file", [step.file_bytes.get(ONNX, 0) for step in steps])
     _draw(memory, classes, "resident (RSS)", [step.memory.peak_rss_bytes for step in steps])
-    for label, figure_name in (
+    for label, attribute in (
         ("anonymous", "peak_anonymous_bytes"),
         ("mapped", "peak_mapped_bytes"),
         ("GPU", "peak_cuda_bytes"),
     ):
-        values = [getattr(step.memory, figure_name) for step in steps]
+        values = [getattr(step.memory, attribute) for step in steps]
         if None not in values:
             _draw(memory, classes, label, values)
     for axes, title in ((files, "Storage"), (memory, "Peak memory of each increment")):

@@ -16,12 +16,12 @@ from tests.support.phone_folder import make
 
 PAGE, LOOKS_ONLY = "deploy/README.md", ("check", "--dry-run", "report", "audit", "predict")
 VARIES = r"\d[\d.]*(?= s\b|%)|\d+(?= of \d+ photos? recognised)|(?<=000.png: Bag).*"
-WHO_IS_WORST = " {2}How well {9}| {19}"
+ROW_LABEL = " {2}How well {9}| {19}"
 
 
 def stable(text: str) -> str:
     """Removes from a line the times, figures and order that can differ on another machine."""
-    return re.sub(VARIES, "_", re.sub(WHO_IS_WORST, "", text))
+    return re.sub(VARIES, "_", re.sub(ROW_LABEL, "", text))
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def fail_fsync(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(os, "fsync", fsync)
 
 
-# write_file
+# umask and fork
 
 
 def test_no_umask_lets_everybody_write_an_output(tmp_path: Path) -> None:
@@ -63,6 +63,9 @@ def test_a_forked_process_that_leaves_the_block_unlocks_nothing(tmp_path: Path) 
                     pass
         except KeyboardInterrupt:
             os._exit(0)
+
+
+# write_file
 
 
 def test_a_file_is_written_and_replaced_with_nothing_left_beside_it(tmp_path):
@@ -154,7 +157,7 @@ def test_a_full_disk_leaves_no_part_of_a_new_file(tmp_path, monkeypatch):
     assert content_of(tmp_path) == {}
 
 
-def test_a_disk_error_keeps_the_old_file_and_is_no_lack_of_space(tmp_path, monkeypatch):
+def test_a_disk_error_keeps_the_old_file_and_is_not_called_a_lack_of_space(tmp_path, monkeypatch):
     storage.write_file(tmp_path / "a", b"old")
     fail_fsync(monkeypatch, errno.EIO)
     with pytest.raises(HomeError, match="Input/output error; check the path"):
@@ -172,7 +175,7 @@ def test_an_interruption_leaves_no_staged_file(tmp_path, monkeypatch):
     assert content_of(tmp_path) == {}
 
 
-def test_a_rename_that_the_disk_did_not_confirm_is_no_full_disk(tmp_path, monkeypatch):
+def test_a_rename_that_the_disk_did_not_confirm_is_not_called_a_full_disk(tmp_path, monkeypatch):
     def fsync(descriptor: int) -> None:
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -438,17 +441,17 @@ def test_a_lock_in_a_missing_folder_is_a_home_error(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_process_that_was_forked_under_a_lock_does_not_keep_it(tmp_path):
-    ends, goes_on = os.pipe()
+    reading, writing = os.pipe()
     with locks.exclusive_lock(tmp_path / "lock"):
         pid = os.fork()
         if pid == 0:
-            os.close(goes_on)
-            os.read(ends, 1)
+            os.close(writing)
+            os.read(reading, 1)
             os._exit(0)
     with locks.exclusive_lock(tmp_path / "lock"):
         pass
-    os.close(goes_on)
-    os.close(ends)
+    os.close(writing)
+    os.close(reading)
     os.waitpid(pid, 0)
 
 
@@ -491,7 +494,7 @@ def test_only_regular_files_are_read_and_nothing_is_waited_for(tmp_path, kind):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give files away")
 def test_files_that_the_superuser_makes_in_a_users_folder_belong_to_the_user(tmp_path):
     os.chown(tmp_path, 1234, 2345)
-    (tmp_path / "hers").touch()
+    (tmp_path / "of root").touch()
     with locks.exclusive_lock(tmp_path / "lock"):
         storage.make_folder(tmp_path / "a" / "b")
         storage.write_file(tmp_path / "a" / "b" / "file", b"content")
@@ -502,7 +505,7 @@ def test_files_that_the_superuser_makes_in_a_users_folder_belong_to_the_user(tmp
         pass
     owners = {str(p.relative_to(tmp_path)): p.lstat().st_uid for p in tmp_path.rglob("*")}
     assert owners == {
-        "hers": 0,
+        "of root": 0,
         "lock": 1234,
         "a": 1234,
         "a/b": 1234,

@@ -1,4 +1,4 @@
-"""Several photos are read at the same time, as memory allows, in order, and until somebody stops it."""
+"""Several photos are read at once, as memory allows, in order, and until somebody stops the reading."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_whoever_waits_can_end_the_reading_of_all(threads: int) -> None:
 
 @pytest.mark.parametrize("at", range(8))
 def test_an_interruption_leaves_no_lock_that_others_wait_for(at: int) -> None:
-    """KeyboardInterrupt can come just when the caller's thread has taken a lock written in Python."""
+    """KeyboardInterrupt can come just when the caller's thread has taken a lock implemented in Python."""
     locks = itertools.count()
 
     def interrupt(frame: FrameType, event: str, _: object) -> None:

@@ -1,4 +1,4 @@
-"""Nothing can be hidden in the form of a home's files, even if their values stay the same."""
+"""Nothing can be hidden in how a home's files are written, even if their values stay the same."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def problems(home: Home) -> str:
 def rewrite(
     home: Home, change: Callable[[Arrays], None] = lambda arrays: None, **of_manifest: object
 ) -> None:
-    """Makes a bundle like somebody who computes all digests again."""
+    """Changes the bundle as somebody would who also computes all digests again."""
     bundle = home.open_bundle()
     arrays = bundle.arrays()
     change(arrays)
@@ -130,7 +130,7 @@ def _replace_manifest(home: Home, text: bytes) -> None:
         lambda text: text.replace(b'"shipped_classes":6', b'"shipped_classes":6.0'),
     ],
 )
-def test_numbers_and_their_order_hide_nothing_in_a_manifest(
+def test_digits_and_the_order_of_fields_hide_nothing_in_a_manifest(
     home: Home, hide: Callable[[bytes], bytes]
 ) -> None:
     text = _manifest_text(home)
@@ -151,7 +151,7 @@ def test_a_false_record_of_custody_is_named(home: Home) -> None:
     assert "but the record holds 8 and has dropped 80: links were added or removed" in problems(home)
 
 
-def test_whitespace_behind_a_receipt_hides_nothing(home: Home) -> None:
+def test_whitespace_after_a_receipt_hides_nothing(home: Home) -> None:
     path = home.current().receipt
     content = path.read_bytes()
     text = content.rstrip()

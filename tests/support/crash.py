@@ -1,4 +1,4 @@
-"""Kills a change of a home, or cuts its power, at every operation on disk, and checks the home.
+"""Interrupts a change of a home, by a kill or a power cut, at every operation on disk, and checks the home.
 
 `tests/home/test_crash.py` interrupts every change once; `benchmarks/crash_rounds.py` also interrupts the
 recoveries.
@@ -37,15 +37,15 @@ Action = Callable[[Path], object]
 
 @dataclass
 class Change:
-    """Describes a change of a home that was really made once.
+    """Describes a change of a home, recorded while it was made once for real.
 
     Attributes:
         root: Folder of the home.
         store: Store of the files' contents.
         before: Tree of the home before the change.
         operations: Operations of the change on disk.
-        old: Home's files before the change; empty if there was no home.
-        new: Home's files after the change.
+        old: Files of the home before the change; empty if there was no home.
+        new: Files of the home after the change.
         recovered: Trees of the home after recoveries.
     """
 

@@ -1,6 +1,6 @@
 """Lowers a traced graph to the form that every runtime reads: opset 17, IR version 8, no shape arithmetic.
 
-TensorRT 8.6 reads opset 17 and no sequences; ONNX Runtime 1.17 reads IR version 9 at most. The onnx package's
+TensorRT 8.6 reads opset 17 but no sequences; ONNX Runtime 1.17 reads IR version 9 at most. The onnx package's
 own converter fails on these graphs, but only a few operators matter, so each is rewritten here; any other
 operator whose definition changed between the two opsets is refused. Definitions:
 https://onnx.ai/onnx/operators/.
@@ -40,7 +40,7 @@ def lower(model: ModelProto) -> ModelProto:
             refused.add(node.op_type)
     if refused:
         raise ExportError(
-            f"this network needs operators that opset {OPSET} defines differently: "
+            f"this network needs operators that opset {OPSET} does not define, or defines differently: "
             f"{', '.join(sorted(refused))}"
         )
     _remove_unused(graph)
@@ -110,7 +110,7 @@ def _replace_sequence_splits(graph: GraphProto) -> None:
 
 
 def _replace_hard_swishes(graph: GraphProto) -> None:
-    """Replaces HardSwish, which TensorRT 8 does not list, with its definition: x * HardSigmoid(x)."""
+    """Replaces HardSwish, which TensorRT 8 does not have, with its definition: x * HardSigmoid(x)."""
     nodes = [NodeProto.FromString(node.SerializeToString()) for node in graph.node]
     graph.ClearField("node")
     for node in nodes:
