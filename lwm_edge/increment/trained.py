@@ -153,7 +153,7 @@ class TrainingLearner:
         on_progress: ProgressCallback,
         should_stop: Callable[[], bool],
     ) -> TrainingReport:
-        """Trains the student; if the recipe has a solved head, the backbone trains beneath it."""
+        """Trains the student; if the recipe solves the head, only the backbone is trained."""
         student, teacher, recipe = self._student, self._teacher, self._approach.recipe
         teachers_head = teacher.head_tensors()
         if recipe.head == "solved":

@@ -1,4 +1,4 @@
-"""Draws charts as SVG that takes colours and font from the page around it, to suit both light and dark."""
+"""Draws charts as SVG that takes its colours and font from the page, so that they suit light and dark."""
 
 from __future__ import annotations
 

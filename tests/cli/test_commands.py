@@ -283,8 +283,8 @@ def test_an_unforeseen_error_is_one_line_and_has_a_traceback_with_debug(
 
 @pytest.mark.slow
 def test_a_users_mistake_has_a_traceback_only_on_demand(run: Any, home: Home) -> None:
-    for isolated in (["remove-class", "Hat"], ["add-classes", "nowhere"]):
-        plain, debug = run(*isolated, "--home", home.path), run("--debug", *isolated, "--home", home.path)
+    for command in (["remove-class", "Hat"], ["add-classes", "nowhere"]):
+        plain, debug = run(*command, "--home", home.path), run("--debug", *command, "--home", home.path)
         assert plain.code == debug.code in (2, 3)
         assert "Traceback" not in plain.err and plain.err.splitlines()[-1] in debug.err
         assert "Traceback (most recent call last)" in debug.err

@@ -2,7 +2,8 @@
 
     python -m tests.support.elsewhere windows SCRIPT.py ARGUMENTS
 
-Libraries have separate builds for Windows and macOS. So those that use the removed parts are loaded first.
+Some libraries need the removed parts here, because their builds for Windows and macOS are separate ones. So
+these libraries are loaded first.
 """
 
 from __future__ import annotations
