@@ -186,7 +186,7 @@ def main(
     part: Annotated[list[str], typer.Option(help="Parts to measure.")] = list(PARTS),  # noqa: B006
     rounds: Annotated[int, typer.Option(min=1, help="Times that each variant runs.")] = 15,
     arch: Annotated[list[str], typer.Option(help="Networks whose steps are timed.")] = list(FROZEN),  # noqa: B006
-    threads: Annotated[list[int], typer.Option(help="Numbers of threads for the steps.")] = [1, 2],  # noqa: B006
+    threads: Annotated[list[int], typer.Option(help="Numbers of threads to try.")] = [1, 2],  # noqa: B006
     busy: Annotated[
         bool, typer.Option("--busy", help="Measure the steps' processor time, because the machine is busy.")
     ] = False,

@@ -110,7 +110,7 @@ def test_baselines_on_points_that_can_be_checked_by_eye() -> None:
 
 
 def test_streaming_lda_uses_the_shared_covariance() -> None:
-    """Both classes vary along the first axis, so the second must decide, though distances on it are short."""
+    """Both classes vary along the first axis, so the second must decide, though points lie close along it."""
     spread = np.linspace(-10, 10, 21)
     lda = StreamingLda(capacity=2, d=2)
     for label, height in ((0, 0.0), (1, 1.0)):

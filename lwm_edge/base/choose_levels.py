@@ -1,4 +1,4 @@
-"""Chooses, by the vendor's photos, the grid on which a new base's head reads the network's earlier blocks.
+"""Uses the vendor's photos to choose the grid on which a new base's head reads the network's earlier blocks.
 
 The last layers were trained on these photos and tell them all apart, whatever else the head reads, so they do
 not show which grid suits new classes. The earlier blocks are therefore judged alone: the chosen grid is the

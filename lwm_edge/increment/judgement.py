@@ -1,4 +1,4 @@
-"""Judges an increment in an owner's words: which classes are recognised, look alike, or were lost."""
+"""Judges an increment in an owner's words: which classes are recognised, look alike, or need more photos."""
 
 from __future__ import annotations
 

@@ -125,8 +125,8 @@ class Discriminant:
     def without(self, left_out: NDArray[np.bool_]) -> ReducedDiscriminant:
         """Solves the discriminant without some photos, but with the shrinkage and temperature of all photos.
 
-        Take a class of n photos whose mean is c. Without m of these photos, x with the mean y, the scatter of
-        the class is smaller by the sum of (x - c)(x - c)' plus m^2 / (n - m) (y - c)(y - c)', where ' denotes
+        Take a class of n photos whose mean is c, and leave out m photos x whose mean is y. The scatter of the
+        class is then smaller by the sum of (x - c)(x - c)' plus m^2 / (n - m) (y - c)(y - c)', where ' means
         the transpose. So the matrix is smaller by Z' R Z, where the rows of Z are x - c. Its inverse follows
         from the formula of Sherman, Morrison and Woodbury (1950).
 

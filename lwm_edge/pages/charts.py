@@ -1,4 +1,4 @@
-"""Draws charts as SVG that takes its colours and font from the page, so that they suit light and dark."""
+"""Draws charts as SVG with the colours and font of the page around them, in light and in dark mode."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     python -m tests.support.elsewhere windows SCRIPT.py ARGUMENTS
 
-Some libraries need the removed parts here, because their builds for Windows and macOS are separate ones. So
-these libraries are loaded first.
+Libraries whose builds for this system use the removed parts are loaded first. On the other systems, these
+libraries have separate builds.
 """
 
 from __future__ import annotations

@@ -163,8 +163,8 @@ class Exploration:
         recover: Function that recovers, as the next start would.
         check_recovered: Function that checks the folder after a recovery.
         rounds: Number of interruptions in a row; None goes on until no new disk is found.
-        forget: Function that says which operations to leave out, to show that the checks notice it if the
-            product forgets them.
+        forget: Function that says which operations to leave out, to show that the checks would notice if the
+            product forgot them.
         make_recorder: Function that makes the recorder of a recovery.
         counts: Numbers of kills and power cuts, in the change and in recoveries.
     """
