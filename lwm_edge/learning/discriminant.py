@@ -183,7 +183,7 @@ def solve_shrunk(covariance: Features, photos: float, rows: Features) -> Feature
     """Multiplies rows [R, d] by the inverse of what `shrink` returns.
 
     That matrix would take as much memory as the covariance, so it is not made. Instead, the diagonal of the
-    covariance itself is changed for as long as it takes, and then put back exactly.
+    covariance itself is changed during the calculation, and then restored exactly.
     """
     share, added = _shrinkage(covariance, photos)
     if not share:

@@ -1,4 +1,4 @@
-"""Writes a page about a home: what its model knows, how sure that is, what it costs, and where it is from."""
+"""Writes a page about a home's model: what it knows, how accurate it is, what it costs, where it is from."""
 
 from __future__ import annotations
 

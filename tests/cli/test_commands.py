@@ -359,7 +359,7 @@ def test_a_current_folder_that_is_gone(home: Home, tmp_path: Path) -> None:
         command = [sys.executable, "-c", start, str(tmp_path / "gone"), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    done = run_there("remove-class", "Coat", "--shipped", "--home", str(home.path))  # it loads torch
+    done = run_there("remove-class", "Coat", "--shipped", "--home", str(home.path))
     assert done.returncode == 0, done.stderr
     assert "Coat" not in home.open_bundle().manifest.class_names
     failed = run_there("keygen", "device")

@@ -158,8 +158,8 @@ class Exploration:
     Attributes:
         store: Store of the files' contents.
         root: Folder that is changed.
-        check: Function that reads the folder after an interruption, as a reader would, and fails if it is
-            wrong.
+        check: Function that reads the folder after an interruption, as a reader would, and fails if anything
+            is wrong.
         recover: Function that recovers, as the next start would.
         check_recovered: Function that checks the folder after a recovery.
         rounds: Number of interruptions in a row; None goes on until no new disk is found.
