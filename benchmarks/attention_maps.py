@@ -4,11 +4,12 @@
     python benchmarks/attention_maps.py DATA RESULTS.json SEED OUT.png --method lwm --method lwf-mc [...]
 
 It reads the bundles that `protocol.py` left in the folder beside RESULTS.json. In the figure, each row is a
-method. The row shows one photo with the Grad-CAM map for its class, by the shipped model M_0 and by the model
-after each increment. The script also prints a Markdown table of the L1 distance between the maps and M_0's,
-averaged over the test photos of the base classes; each map is divided by its L2 norm, as in eq. 4. In
-brackets is the share of photos, in %, whose map is zero everywhere, because nothing in the photo points to
-its class. OUT.json has the same figures. The script needs matplotlib: pip install 'lwm-edge[bench]'.
+method. The row shows one photo with the Grad-CAM maps for its class, first the map of the shipped model M_0,
+then the maps of the models after each increment. The script also prints a Markdown table of the L1 distance
+between the maps and M_0's, averaged over the test photos of the base classes; each map is divided by its L2
+norm, as in eq. 4. In brackets is the share of photos, in %, whose map is zero everywhere, because nothing in
+the photo points to its class. OUT.json has the same figures. The script needs matplotlib:
+pip install 'lwm-edge[bench]'.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Times steps of training, the reading of photos, and a late increment as well as the first; ratios first.
+"""Times training steps, the reading of photos, and a first and a late increment, and compares the times.
 
     python benchmarks/speed_training.py RESULTS.json [--part steps] [--rounds 15] [--arch resnet18 ...]
 
 In a round each variant runs once, in turn, so that the machine's state is the same for all. Ratios are
-computed within each round, and the tables have their median, smallest and largest. The networks are
-untrained, because speed does not depend on training.
+computed within each round, and the tables give the median, the smallest and the largest ratio. The networks
+are untrained, because speed does not depend on training.
 
     steps     one update of finetune, lwf-mc and lwm, from pixels to new weights, as in training, in float32
               and, if the processor supports it, in bfloat16, with all blocks trained and with the first ones
@@ -186,13 +186,13 @@ def main(
     part: Annotated[list[str], typer.Option(help="Parts to measure.")] = list(PARTS),  # noqa: B006
     rounds: Annotated[int, typer.Option(min=1, help="Times that each variant runs.")] = 15,
     arch: Annotated[list[str], typer.Option(help="Networks whose steps are timed.")] = list(FROZEN),  # noqa: B006
-    threads: Annotated[list[int], typer.Option(help="Numbers of threads of a step.")] = [1, 2],  # noqa: B006
+    threads: Annotated[list[int], typer.Option(help="Numbers of threads to try.")] = [1, 2],  # noqa: B006
     busy: Annotated[
-        bool, typer.Option("--busy", help="Measure the steps' processor time, as on a busy machine.")
+        bool, typer.Option("--busy", help="Measure the steps' processor time, because the machine is busy.")
     ] = False,
     photos: Annotated[Path | None, typer.Option(help="Folder of photos; by default, they are made.")] = None,
     image_size: Annotated[int, typer.Option(help="Side to which the reader scales photos.")] = 128,
-    base: Annotated[Path, typer.Option(help="Base of the stream, with room for 20 more.")] = BASE_BUNDLE,
+    base: Annotated[Path, typer.Option(help="Base of the stream, with room for 20 classes.")] = BASE_BUNDLE,
     recipe: Annotated[list[str], typer.Option(help="Recipes of the stream.")] = ["lda", "lwm"],  # noqa: B006
 ) -> None:
     """Makes the measurements, and writes the results."""

@@ -50,7 +50,7 @@ from lwm_edge.photos.photo_set import PhotoSet, PixelCache
 from lwm_edge.photos.reading import read_photo
 
 STEP, SPLITS, DRAWS, STRANGE = 10, 3, 10, 300
-PACKAGES = "relative distance"
+PACKAGE_SCORE = "relative distance"
 
 
 class Data(NamedTuple):
@@ -167,7 +167,7 @@ class Scores:
             "energy": energy,
             "largest probability": largest - energy,
             "distance": -nearest,
-            PACKAGES: known_scores(photos, self._tensors, len(self._means)),
+            PACKAGE_SCORE: known_scores(photos, self._tensors, len(self._means)),
             "nearest level": -np.min(by_level, 0),
         }
 
@@ -217,7 +217,7 @@ def halves(photos: dict[str, Features], names: list[str], seed: int) -> tuple[di
     )
 
 
-def device(
+def simulate_device(
     data: Data, split: Split, train: dict[str, Features], test: dict[str, Features], seed: int
 ) -> dict[str, Any]:
     """Learns the added classes step by step, and measures the thresholds that the package would set."""
@@ -312,7 +312,7 @@ def random_folders(data: Data, split: Split, seed: int) -> tuple[dict[str, Featu
 
 
 def base_alone(data: Data) -> dict[str, float]:
-    """Measures how largest logits and the package's score tell shipped classes from all others (AUROC)."""
+    """Measures how well largest logits and the package's score tell shipped classes from others (AUROC)."""
     known = np.concatenate([data.test[name] for name in data.shipped if name in data.test])
     unknown = np.concatenate([photos for name, photos in data.test.items() if name not in data.shipped])
     names = [name for name in data.shipped if name in data.train]
@@ -322,7 +322,7 @@ def base_alone(data: Data) -> dict[str, float]:
     found = {name: auroc(largest(known, head), largest(unknown, head)) for name, head in heads.items()}
     tensors = score_tensors(statistics, len(names))
     ours = (known_scores(photos, tensors, len(names)) for photos in (known, unknown))
-    return {**found, PACKAGES: auroc(*ours)}
+    return {**found, PACKAGE_SCORE: auroc(*ours)}
 
 
 def measure(data: Data) -> dict[str, Any]:
@@ -331,12 +331,12 @@ def measure(data: Data) -> dict[str, Any]:
     for seed in range(SPLITS):
         split = split_classes(data, seed)
         scores.append(scores_of_split(data, split, seed))
-        own.append(device(data, split, data.train, data.test, seed))
+        own.append(simulate_device(data, split, data.train, data.test, seed))
         print(json.dumps({name: (s["auroc"], s["flagged"]) for name, s in scores[-1].items()}), flush=True)
     random = []
     for seed in range(DRAWS):
         split = split_classes(data, 0)
-        random.append(device(data, split, *random_folders(data, split, seed), seed))
+        random.append(simulate_device(data, split, *random_folders(data, split, seed), seed))
         print(json.dumps(random[-1]["stages"][-1]), flush=True)
     split = split_classes(data, 0)
     classes = {"known": len(split.first) + len(split.added), "unknown": len(split.unknown)}
@@ -360,7 +360,7 @@ def print_tables(runs: list[dict[str, Any]]) -> None:
             cells.append(" / ".join(map(_mean, parts)))
         print(f"| {score} | " + " | ".join(cells) + " |")
     print("\nAUROC of photos of another set / of noise\n")
-    with_strange = [run for run in runs if run["scores"][0][PACKAGES]["strange"]]
+    with_strange = [run for run in runs if run["scores"][0][PACKAGE_SCORE]["strange"]]
     print("| score | " + " | ".join(run["name"] for run in with_strange) + " |")
     print("|---" * (len(with_strange) + 1) + "|")
     for score in runs[0]["scores"][0]:
@@ -388,11 +388,10 @@ def print_tables(runs: list[dict[str, Any]]) -> None:
             cells.append(f"{_mean([c['known'] for c in again])} / {_mean([1 - c['unknown'] for c in again])}")
         print(f"| {run['name']} | " + " | ".join(cells) + " |")
     print("\nAUROC of shipped classes against all others\n")
-    print(
-        f"| base | largest logit, trained head | largest logit, solved head | {PACKAGES} |\n|---|---|---|---|"
-    )
+    print(f"| base | largest logit, trained head | largest logit, solved head | {PACKAGE_SCORE} |")
+    print("|---|---|---|---|")
     for run in runs:
-        cells = [_mean([run["alone"][name]]) for name in ("trained", "solved", PACKAGES)]
+        cells = [_mean([run["alone"][name]]) for name in ("trained", "solved", PACKAGE_SCORE)]
         print(f"| {run['name']} | {' | '.join(cells)} |")
 
 
@@ -422,10 +421,10 @@ def main(
     name: Annotated[str, typer.Option(help="Name of the setting in the tables.")] = "base",
     others: Annotated[Path | None, typer.Option(help="Another set, all of it unknown.")] = None,
     features: Annotated[Path | None, typer.Option(help="File that keeps the values for the head.")] = None,
-    most_photos: Annotated[int, typer.Option(min=2, help="Photos of a class, at most.")] = 1000,
+    most_photos: Annotated[int, typer.Option(min=2, help="Largest number of photos per class.")] = 1000,
     output: Annotated[Path | None, typer.Option("--draw", help="PNG file with the curves.")] = None,
 ) -> None:
-    """Runs one setting."""
+    """Measures one setting, and prints the tables of all settings."""
     read_data = read(base, data, others, features, most_photos)
     done = json.loads(results.read_text()) if results.exists() else {"runs": []}
     done["runs"] = [run for run in done["runs"] if run["name"] != name]

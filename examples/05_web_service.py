@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 
 import lwm_edge
 
-MOST_BYTES = 16 * 1024 * 1024
+MAX_BYTES = 16 * 1024 * 1024
 
 
 class CurrentModel:
@@ -60,8 +60,8 @@ async def classify(request: Request) -> dict[str, object]:
     photo = bytearray()
     async for part in request.stream():
         photo += part
-        if len(photo) > MOST_BYTES:
-            raise HTTPException(413, f"a photo may be up to {MOST_BYTES} bytes long")
+        if len(photo) > MAX_BYTES:
+            raise HTTPException(413, f"a photo may be up to {MAX_BYTES} bytes long")
     return await run_in_threadpool(_classify, bytes(photo))
 
 

@@ -43,7 +43,7 @@ def peak_rss_bytes() -> int:
 
 
 def reset_peak_rss() -> bool:
-    """Lowers the high-water mark to what is resident now; returns False if the kernel cannot do that."""
+    """Lowers the high-water mark to the memory resident now; returns False if the kernel cannot do that."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

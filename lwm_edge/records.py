@@ -108,7 +108,7 @@ def printable(path: Path) -> str:
 
 
 AnyNamePath = Annotated[Path, PlainSerializer(printable, when_used="json")]
-"""Path that people are to read; its name need not be UTF-8."""
+"""Path for people to read; its name need not be UTF-8."""
 
 
 def _path_from(value: Any) -> Path:

@@ -27,8 +27,9 @@ class Printed:
     """Holds the output of `lwm-edge demo`.
 
     Attributes:
-        steps: Accuracy by method, in %: on shipped classes, then on shipped, added and all, for each
-            increment.
+        steps: Accuracies by method, in %. The first item has only the accuracy of the base on the shipped
+            classes. Each further item has three accuracies after one increment: on the shipped classes, on
+            the added classes, and on all classes.
         footprint: Lines of the footprint, by name.
     """
 
@@ -88,7 +89,7 @@ def test_the_footprint_stays_constant(printed: Printed) -> None:
 
 
 @pytest.mark.slow
-def test_its_onnx_file_knows_all_ten_classes(printed: Printed) -> None:
+def test_the_demos_onnx_file_knows_all_ten_classes(printed: Printed) -> None:
     assert len(Classifier(printed.footprint["Load it from"]).class_names) == 10
 
 
@@ -109,7 +110,7 @@ def test_baselines_on_points_that_can_be_checked_by_eye() -> None:
 
 
 def test_streaming_lda_uses_the_shared_covariance() -> None:
-    """Both classes vary along the first axis, so the second must decide, though distances are short there."""
+    """Both classes vary along the first axis, so the second must decide, though points lie close along it."""
     spread = np.linspace(-10, 10, 21)
     lda = StreamingLda(capacity=2, d=2)
     for label, height in ((0, 0.0), (1, 1.0)):

@@ -51,7 +51,7 @@ def read_checkpoint(path: Path, expected: Collection[str]) -> dict[str, Tensor]:
         keys = [_shown(key) for key in content] if isinstance(content, Mapping) else []
         has = f" (it has: {', '.join(keys[:_LISTED])})" if keys else ""
         raise ConfigError(f"{path} holds no state dict of tensors where one is usually kept{has}; {_ADVICE}")
-    state = max(found, key=lambda names: len(names.keys() & set(expected)))  # if equal, the first of them
+    state = max(found, key=lambda names: len(names.keys() & set(expected)))  # the first of equals
     state = {n: tensor for n, tensor in state.items() if n in expected or _last(n) not in _COUNTERS}
     if odd := [f"{_shown(n)} is {kind}" for n, t in state.items() if (kind := _oddity(t))]:
         raise ConfigError(

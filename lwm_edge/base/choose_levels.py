@@ -1,4 +1,4 @@
-"""Decides on how fine a grid a new base's head reads the network's earlier blocks, from the vendor's photos.
+"""Uses the vendor's photos to choose the grid on which a new base's head reads the network's earlier blocks.
 
 The last layers were trained on these photos and tell them all apart, whatever else the head reads, so they do
 not show which grid suits new classes. The earlier blocks are therefore judged alone: the chosen grid is the
@@ -98,12 +98,12 @@ def choose_levels(
     accuracy = {}
     report = StepReporter("evaluate", FOLDS * len(candidates), on_progress)
     every = -(-len(photos.photos) // PHOTOS_AT_ONCE)  # photos are sorted by class
-    judges = replace(photos, photos=photos.photos[:: max(1, every)])
-    labels = np.array(judges.labels)
+    selection = replace(photos, photos=photos.photos[:: max(1, every)])
+    labels = np.array(selection.labels)
     for levels in candidates if len(candidates) > 1 else ():
         trial = network.student(trains=False)
         trial.read_levels(levels)
-        seen = observe_all(trial, judges, ranks, on_progress)
+        seen = observe_all(trial, selection, ranks, on_progress)
         values = seen.head_inputs[:, : levels.values]
         accuracy[levels.grid] = ranks.by_first(partial(_accuracy, values, labels, report))
     # If several grids are equally good, this chooses the first one, which is the coarsest.

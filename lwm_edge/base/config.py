@@ -126,7 +126,7 @@ class PackConfig(BundleConfig):
     activation: Activation = "softmax"
     """Kind of outputs that the classifier was trained with: softmax (cross entropy) or sigmoid."""
     labels: ExactPath | None = None
-    """Text file with the class name of each row of the head, one per line; unless set, the sorted folders."""
+    """Text file with one class name per line, for each row of the head; by default, the sorted folders."""
     unseen_photos: ExactPath | None = None
     """Folder of photos that the network never saw, with class folders of the same names.
 

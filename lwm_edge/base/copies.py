@@ -1,4 +1,4 @@
-"""Makes varied copies of the photos that a network learnt from, in case no other photos are given."""
+"""Makes varied copies of the photos that a network learnt from, for use when no other photos are given."""
 
 from __future__ import annotations
 

@@ -65,7 +65,8 @@ def _how_well(report: IncrementReport) -> str:
         for c in ranked[:_LISTED]
     ]
     if more := ranked[_LISTED:]:
-        lines.append(f"and {len(more)} more, each in at least {percent(_share(more[0]))} of its photos")
+        share = percent(_share(more[0]))
+        lines.append(f"and {len(more)} more, each recognised in at least {share} of its photos")
     source = "counted on photos that the judged model had not learnt"
     return "\n".join([*lines, f"{source}{left_out(report.skipped)}"])
 

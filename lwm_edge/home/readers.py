@@ -188,8 +188,8 @@ def evaluate(
     Raises:
         HomeError: There is no home.
         ExportError: The home's ONNX file is missing, or lwm-edge did not export it.
-        PhotosError: No sub-folder is named after a class of the model, or one that is has no usable photo;
-            all such sub-folders are listed.
+        PhotosError: No sub-folder is named after a class of the model, or the sub-folder of a class has no
+            usable photo; every such sub-folder is listed.
     """
     home, folder = open_home(home), Path(folder)
     manifest, classifier = home.read(lambda g: (open_bundle(g.bundle).manifest, Classifier(g.onnx)))

@@ -42,7 +42,7 @@ def write_trusted_key(home: Home, key: str) -> None:
 
 
 def key_to_trust(home: Home, trust: AnyPath | None) -> str | None:
-    """Returns the key that must have signed the base: the given one, else the one that the home trusts."""
+    """Returns the key that must have signed the base: the given one, else the home's, else None."""
     return read_public_key(trust) if trust else trusted_key(home)
 
 

@@ -112,7 +112,7 @@ def check_photos(
 
 
 class _Names:
-    """Numbers classes: the model's own keep their numbers, and each new name gets the next free number.
+    """Gives each class a number: the model's classes keep theirs, and each new name gets the next free one.
 
     Attributes:
         all: Names of all classes.

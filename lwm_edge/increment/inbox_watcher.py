@@ -115,7 +115,7 @@ class Watcher:
         return _taught(note, receipt, self.folder.taught)
 
     def _is_due(self, path: Path, reason: Reason) -> bool:
-        """Returns whether to try photos again now that could not be taught before."""
+        """Returns whether it is time to try again to teach photos that could not be taught before."""
         if reason.final or reason.tried >= len(PAUSES):
             return False
         passed = self.folder.seconds_since_reason(path, time.time())

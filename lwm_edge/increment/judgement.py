@@ -1,4 +1,4 @@
-"""Judges an increment in an owner's words: which classes are recognised, look alike, or were lost."""
+"""Judges an increment in an owner's words: which classes are recognised, look alike, or need more photos."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def warn_about_near_copies(
     Args:
         class_names: Names of all classes.
         labels: class_index of each photo that was learnt.
-        near_copies: Numbers of photos of each class that are nearly the same as another one, by class_index.
+        near_copies: Numbers of near-copies and of different photos of each class, by class_index.
     """
     for label, (copies, different) in near_copies.items():
         photos = labels.count(label)

@@ -1,4 +1,4 @@
-"""Learns new classes in this process, from photos to a staged model: the main part of an increment.
+"""Learns new classes in this process, from photos to a model to commit: the main part of an increment.
 
 `add.add_classes` runs this module and then `commit`, in its own process or in worker processes.
 """

@@ -204,7 +204,7 @@ class IncrementReport(LearningReport):
 
 
 class LearntIncrement(Report):
-    """Holds everything but the model that the learning hands to the commit.
+    """Holds everything that the learning hands to the commit, except the model.
 
     Attributes:
         examples: Pixels of a few photos, one after another, for comparing the ONNX file with the network.

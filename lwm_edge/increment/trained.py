@@ -46,7 +46,7 @@ class TrainingLearner:
 
     Only the training runs on a GPU. Statistics, maps and the logits that the ONNX file is compared with are
     computed on the CPU, in float32. On a GPU, torch may round the inputs of convolutions to 10 bits (TF32),
-    and the comparison would take the difference for a faulty file.
+    and the comparison would mistake the difference for a fault of the file.
 
     Args:
         parent: Bundle of the model before the increment.
@@ -153,7 +153,7 @@ class TrainingLearner:
         on_progress: ProgressCallback,
         should_stop: Callable[[], bool],
     ) -> TrainingReport:
-        """Trains the student; if the recipe has a solved head, the backbone trains beneath it."""
+        """Trains the student; if the recipe solves the head, only the backbone is trained."""
         student, teacher, recipe = self._student, self._teacher, self._approach.recipe
         teachers_head = teacher.head_tensors()
         if recipe.head == "solved":

@@ -50,7 +50,7 @@ def held_back_mistakes(task: Task, learnt: Learnt) -> tuple[Mistake, ...]:
 
 
 class NewJudgement(NamedTuple):
-    """Holds how photos of the new classes were judged, each by a head that had not learnt that photo.
+    """Holds the results for photos of the new classes, each judged by a head that had not learnt that photo.
 
     Attributes:
         classes: Report on each new class.

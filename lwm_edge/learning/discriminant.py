@@ -125,8 +125,8 @@ class Discriminant:
     def without(self, left_out: NDArray[np.bool_]) -> ReducedDiscriminant:
         """Solves the discriminant without some photos, but with the shrinkage and temperature of all photos.
 
-        Take a class of n photos whose mean is c. Without m of these photos, x with the mean y, the scatter of
-        the class is smaller by the sum of (x - c)(x - c)' plus m^2 / (n - m) (y - c)(y - c)', where ' denotes
+        Take a class of n photos whose mean is c, and leave out m photos x whose mean is y. The scatter of the
+        class is then smaller by the sum of (x - c)(x - c)' plus m^2 / (n - m) (y - c)(y - c)', where ' means
         the transpose. So the matrix is smaller by Z' R Z, where the rows of Z are x - c. Its inverse follows
         from the formula of Sherman, Morrison and Woodbury (1950).
 
@@ -183,7 +183,7 @@ def solve_shrunk(covariance: Features, photos: float, rows: Features) -> Feature
     """Multiplies rows [R, d] by the inverse of what `shrink` returns.
 
     That matrix would take as much memory as the covariance, so it is not made. Instead, the diagonal of the
-    covariance itself is changed for as long as it takes, and then put back exactly.
+    covariance itself is changed during the calculation, and then restored exactly.
     """
     share, added = _shrinkage(covariance, photos)
     if not share:

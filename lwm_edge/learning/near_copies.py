@@ -11,8 +11,9 @@ from .class_statistics import ClassStatistics
 from .discriminant import Features, Labels
 
 NEAR = 0.1
-"""Squared distance below which photos are near-copies, as a share of the mean for two photos of a class.
+"""Squared distance below which two photos are near-copies.
 
+It is a share of the mean squared distance between two photos of a class.
 In each class of Grocery and Caltech-101, at most 20% of the photos are closer than this to an earlier photo.
 When one photo was copied 14 times, each time saved, lit, shifted and cropped differently, at least half of
 the copies (Grocery) or nearly all of them (Caltech-101) were closer than this to an earlier one.

@@ -24,7 +24,7 @@ class Backbone:
 
     Raises:
         ExportError: The graph is not of the form that lwm-edge exports, or ONNX Runtime cannot run it.
-        ParityError: ONNX Runtime on this device computes something other than the vendor's torch.
+        ParityError: ONNX Runtime on this device does not compute what the vendor's torch computed.
     """
 
     def __init__(self, bundle: Bundle) -> None:

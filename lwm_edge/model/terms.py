@@ -1,4 +1,4 @@
-"""Defines types and limits that settings and manifests share; being small, it lets `--help` load quickly."""
+"""Defines types and limits that settings and manifests share; this module is small to keep `--help` quick."""
 
 from __future__ import annotations
 

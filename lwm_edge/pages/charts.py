@@ -1,4 +1,4 @@
-"""Draws charts as SVG that takes colours and font from the page around it, to suit both light and dark."""
+"""Draws charts as SVG with the colours and font of the page around them, in light and in dark mode."""
 
 from __future__ import annotations
 

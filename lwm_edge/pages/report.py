@@ -1,4 +1,4 @@
-"""Writes a page about a home: what its model knows, how sure that is, what it costs, and where it is from."""
+"""Writes a page about a home's model: what it knows, how accurate it is, what it costs, where it is from."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _DEEDS_IN_WORDS = {
     "rename-class": "renamed",
     "merge-classes": "merged",
     "calibrate": "calibrated with photos of",
-    "undo": "took back the change before",
+    "undo": "undid the change before",
 }
 
 
@@ -50,7 +50,7 @@ class PageReport(Report):
         page: Path of the page.
         page_bytes: Length of the page.
         embedded_photos: Number of photos that are in the page.
-        audit_passed: Whether the page says that the audit was passed.
+        audit_passed: Whether the page says that the audit passed.
         custody_passed: Whether the page says that the model's origin is proven.
     """
 

@@ -22,7 +22,7 @@ class CheckedFile(NamedTuple):
 
     Attributes:
         digest: Digest of a photo that can be used (SHA-256); empty for any other file.
-        problem: What is wrong with the file; empty if nothing is.
+        problem: Reason why the file cannot be used, worded to follow the file's name; empty if there is none.
         missing_reader: Kind of photo and how to get the library that reads it, if that is not installed.
     """
 

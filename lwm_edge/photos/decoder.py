@@ -1,4 +1,4 @@
-"""Decodes costly photos in a process of its own, within hard limits on memory and processor time.
+"""Decodes costly photos in a separate process, within hard limits on memory and processor time.
 
 None of Pillow's decoders can be interrupted, and what some of them need cannot be known beforehand. The
 process is given one job after another, each as a line of JSON. It answers with a line of JSON and then the
@@ -33,7 +33,7 @@ except ImportError:  # Windows, where the parent watches the memory and the time
 
 _IDLE_SECONDS = 10
 _STATUS, _FORGET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_LIBRARY_BYTES = 8 * MIB  # of code that is mapped already, but perhaps not loaded until the photo is decoded
+_LIBRARY_BYTES = 8 * MIB  # code that is mapped already, but perhaps loaded only when the photo is decoded
 # Address space that is assumed to be in use before a photo is decoded, if the system does not say.
 _ASSUMED_ADDRESSES = 192 * MIB
 

@@ -153,7 +153,7 @@ class DecoderProcess:
     def _exchange(
         self, job: dict[str, Any], on_wait: Callable[[], None]
     ) -> tuple[dict[str, Any], bytes] | None:
-        """Gives the process a job; returns None if it had already ended because it had nothing to decode."""
+        """Gives the process a job; returns None if the process had already ended because it was idle."""
         process = self._started()
         assert process.stdin and process.stdout
         line = b""

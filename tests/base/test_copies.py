@@ -1,4 +1,4 @@
-"""Varied copies of photos give better statistics if the network knows the photos by heart."""
+"""A copy of a photo is lit differently within bounds, and in the same way for the same seed."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class InTurn(Ranks):
 
     def gather_in_first(self, value: Any) -> list[Any]:
         gathered = self.gather(value)
-        return gathered if self.rank == self.size - 1 else []  # here, the last process plays the first
+        return gathered if self.rank == self.size - 1 else []  # the last process stands in for the first
 
 
 def last_of(size: int, work: Callable[[Ranks], Any]) -> Any:

@@ -19,7 +19,7 @@ from tests.support.pages import ROOT
 
 pytestmark = pytest.mark.extended
 
-# Runs the command line as `python -m lwm_edge` does, after it has run PREPARE.
+# Executes PREPARE, then runs the command line as `python -m lwm_edge` does.
 START = """
 import os, signal, sys
 from lwm_edge.base import ranks, saved_training, train

@@ -283,8 +283,8 @@ def test_an_unforeseen_error_is_one_line_and_has_a_traceback_with_debug(
 
 @pytest.mark.slow
 def test_a_users_mistake_has_a_traceback_only_on_demand(run: Any, home: Home) -> None:
-    for isolated in (["remove-class", "Hat"], ["add-classes", "nowhere"]):
-        plain, debug = run(*isolated, "--home", home.path), run("--debug", *isolated, "--home", home.path)
+    for command in (["remove-class", "Hat"], ["add-classes", "nowhere"]):
+        plain, debug = run(*command, "--home", home.path), run("--debug", *command, "--home", home.path)
         assert plain.code == debug.code in (2, 3)
         assert "Traceback" not in plain.err and plain.err.splitlines()[-1] in debug.err
         assert "Traceback (most recent call last)" in debug.err
@@ -359,7 +359,7 @@ def test_a_current_folder_that_is_gone(home: Home, tmp_path: Path) -> None:
         command = [sys.executable, "-c", start, str(tmp_path / "gone"), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    done = run_there("remove-class", "Coat", "--shipped", "--home", str(home.path))  # it loads torch
+    done = run_there("remove-class", "Coat", "--shipped", "--home", str(home.path))
     assert done.returncode == 0, done.stderr
     assert "Coat" not in home.open_bundle().manifest.class_names
     failed = run_there("keygen", "device")

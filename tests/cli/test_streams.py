@@ -1,6 +1,6 @@
 """The exit code depends on what was done, not on whether the report could be printed.
 
-What this prints is published in tests/README.md.
+tests/README.md publishes the counts.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _run_all(*commands: tuple[str, ...]) -> list[subprocess.CompletedProcess[byt
         return list(pool.map(lambda arguments: _run(*arguments), commands))
 
 
-def _is_done(command: str, home: Home, where: str, encoding: str, *, as_json: bool) -> bytes:
+def _change(command: str, home: Home, where: str, encoding: str, *, as_json: bool) -> bytes:
     """Runs a change, and returns what it printed."""
     done = _run(f"{command} --home '{home.path}'{' --json' if as_json else ''} {where}", encoding)
     assert done.returncode == 0, (command, encoding, where, done.stderr)
@@ -71,7 +71,7 @@ def test_a_committed_change_exits_with_0(home: Home, tmp_path: Path, make_photos
         as_json = number % 2 == 0
         command, start = (remove, taught) if number % 3 else (teach, home.path)
         changed = Home(shutil.copytree(start, tmp_path / f"home{number}", symlinks=True))
-        printed = _is_done(command, changed, where, encoding, as_json=as_json)
+        printed = _change(command, changed, where, encoding, as_json=as_json)
         assert (NAME in changed.open_bundle().manifest.class_names) == (command == teach)
         if not where and as_json:
             assert NAME in json.loads(printed).get("new_classes", [json.loads(printed).get("removed_class")])

@@ -131,7 +131,7 @@ def test_a_bundle_that_cannot_be_signed_is_left_alone(base: Path, key: Path, tmp
 
 
 def test_statements_are_the_same_in_every_release() -> None:
-    """Ed25519 is deterministic: if these changed, no signature made by an earlier release would match."""
+    """Ed25519 is deterministic: if a statement changed, signatures of earlier releases would not match it."""
     manifest = _grown(_base(), 1)
     assert manifest.custody and manifest.custody.base_signature and manifest.custody.links[0].signature
     assert manifest.custody.base_signature.value == BASE_SIGNATURE

@@ -30,7 +30,7 @@ READING = {
     *("safe_open", "load_file", "load_model", "InferenceSession", "np.load", "torch.load", "onnx.load"),
     *("json.load", "tomllib.load", "pickle.load", "mmap"),
 }
-"""Names of calls that open a file; those with a dot only as written, those without on any object."""
+"""Names of calls that open a file. A name with a dot counts only as written, any other on every object."""
 
 ALLOWED = {
     ("_disk", "open"): "for inspection and storage",

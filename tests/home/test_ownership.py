@@ -243,7 +243,7 @@ def test_a_home_that_lost_its_bundle_is_started_over_only_when_told_to(home: Hom
         )
 
 
-def test_a_repair_keeps_where_an_increment_left_off(home: Home) -> None:
+def test_a_repair_keeps_the_checkpoint_of_an_interrupted_increment(home: Home) -> None:
     header = b'{"parent_digest": "0", "job": "1", "step": 2}'.ljust(4096)
     home.training.write_bytes(save({"header": np.frombuffer(header, dtype=np.uint8)}))
     home.current().labels.unlink()
@@ -277,7 +277,7 @@ def test_repairing_a_folder_that_is_no_home_leaves_nothing_behind(tmp_path: Path
     assert state_of(tmp_path) == before
 
 
-def test_the_last_number_is_not_passed(home: Home) -> None:
+def test_no_generation_gets_a_number_above_the_last_one(home: Home) -> None:
     (home.path / "generations" / "00000000").rename(home.path / "generations" / "99999999")
     (home.path / "current").unlink()
     (home.path / "current").symlink_to("generations/99999999")
@@ -286,7 +286,7 @@ def test_the_last_number_is_not_passed(home: Home) -> None:
     assert "Coat" in home.open_bundle().manifest.class_names
 
 
-def test_a_tensor_called_header_makes_no_checkpoint(home: Home) -> None:
+def test_a_tensor_called_header_does_not_make_a_file_a_checkpoint(home: Home) -> None:
     home.training.write_bytes(save({"header": np.zeros(8, dtype=np.uint8)}))
     remove_class(home, "Coat", shipped=True)
     assert home.training.exists() and home.describe_foreign()

@@ -203,7 +203,7 @@ def test_a_model_that_does_not_verify_is_not_changed(
 
 
 @pytest.mark.slow
-def test_without_its_key_no_photo_is_looked_at(
+def test_without_a_usable_signing_key_no_photo_is_looked_at(
     trusting_home: Home, keys: Keys, tmp_path: Path, make_photos: PhotoMaker
 ) -> None:
     readable = tmp_path / "device.key"

@@ -108,7 +108,7 @@ def test_a_lower_limit_makes_another_plan(home: Home, make_photos: PhotoMaker) -
 
 @pytest.mark.usefixtures("every_core")
 @pytest.mark.parametrize("micro_batch_size", [16, 2])  # 2 needs another plan than the one that was saved
-def test_an_interrupted_training_goes_on_in_its_own_precision(
+def test_interrupted_training_continues_in_its_own_precision(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch, micro_batch_size: int
 ) -> None:
     photos = make_photos("Bag", "Shirt")
@@ -157,7 +157,7 @@ def test_only_a_fresh_start_forgets_the_checkpoint(home: Home, make_photos: Phot
     assert home.training.exists()
 
 
-def test_a_training_that_diverged_is_not_continued(home: Home, make_photos: PhotoMaker) -> None:
+def test_training_that_diverged_is_not_continued(home: Home, make_photos: PhotoMaker) -> None:
     photos = make_photos("Bag", "Shirt")
     wild = THREE_EPOCHS.model_copy(update={"learning_rate": 1e6, "max_gradient_norm": 1e30})
     with home.lock(), pytest.raises(StoppedError):
@@ -168,7 +168,7 @@ def test_a_training_that_diverged_is_not_continued(home: Home, make_photos: Phot
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system does not tell what is mapped")
-def test_a_continued_training_keeps_nothing_of_the_checkpoint_mapped(
+def test_continued_training_keeps_nothing_of_the_checkpoint_mapped(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = make_photos("Bag", "Shirt")
@@ -292,7 +292,7 @@ def test_a_signal_stops_at_the_next_step(home: Home, make_photos: PhotoMaker, nu
     photos, before = make_photos("Bag", "Shirt"), home.current()
     program = (
         "import signal, sys, lwm_edge\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it\n"
         "def show(progress): print(progress.phase, flush=True)\n"
         "config = lwm_edge.IncrementConfig(recipe='lwm', epochs=10000, device='cpu')\n"
         "lwm_edge.add_classes(sys.argv[1], sys.argv[2], config, on_progress=show)\n"

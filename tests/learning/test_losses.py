@@ -1,4 +1,4 @@
-"""Each term agrees with values computed by hand, and keeps within its bounds."""
+"""Each term agrees with values computed by hand, and stays within its bounds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _log_sigmoid(x: float) -> float:
 def test_classification_loss_by_hand() -> None:
     logits = torch.tensor([[5.0, 1.0, -2.0], [5.0, 0.5, 3.0]])  # one base class, two new ones
     labels = torch.tensor([1, 2])
-    first = -_log_sigmoid(1.0) - _log_sigmoid(2.0)  # the label's output up, the other's down
+    first = -_log_sigmoid(1.0) - _log_sigmoid(2.0)  # raises the label's output, and lowers the other one
     second = -_log_sigmoid(-0.5) - _log_sigmoid(3.0)
     assert classification_loss(logits, labels, 1, "sigmoid").item() == pytest.approx((first + second) / 2)
 

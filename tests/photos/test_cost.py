@@ -424,7 +424,7 @@ def test_a_jpeg_of_slow_scans_is_decoded_in_ever_smaller_blocks(photo, monkeypat
         (odd.saved(Image.new("CMYK", (64, 64)), "JPEG"), opening._ONE_SCAN_BLOCK),
         (odd.progressive_jpeg(64, 2), opening._SCANS_BLOCK),
         (odd.sequential_jpeg(64, 2), opening._SCANS_BLOCK),
-        (odd.jpeg_of_two_scan_headers(), opening._SCANS_BLOCK),
+        (odd.jpeg_with_a_forged_scan_header(), opening._SCANS_BLOCK),
     ],
     ids=["one scan", "grey", "of four colours", "progressive", "one colour after the other", "forged"],
 )

@@ -210,7 +210,7 @@ def test_a_limit_is_kept_by_both_processes_together(write: Write) -> None:
 
 
 @pytest.mark.slow
-def test_memory_that_one_photo_leaves_taken_does_not_limit_the_next(tmp_path: Path, write: Write) -> None:
+def test_memory_that_one_photo_leaves_occupied_does_not_limit_the_next(tmp_path: Path, write: Write) -> None:
     pieces, large = tmp_path / "pieces.webp", write("large.webp", 4_400)
     pieces.write_bytes(odd.webp(400, b"ABCD\0\0\0\0" * (15 * MIB // 8)))
     read_photo(pieces, PREPROCESSING)

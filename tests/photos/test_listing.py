@@ -150,7 +150,7 @@ def test_the_same_photo_in_two_classes_is_learnt_in_neither(tmp_path: Path) -> N
     assert problems == ("Cup: 5 usable photos; at least 6 are needed", *read.found.skipped)
 
 
-def test_two_names_for_one_folder_of_photos_are_refused(tmp_path: Path) -> None:
+def test_two_folders_of_the_same_photos_are_refused(tmp_path: Path) -> None:
     put(tmp_path / "Cup", numbers=range(25))
     shutil.copytree(tmp_path / "Cup", tmp_path / "Mug")
     problems = refusal(tmp_path, min_photos=5).problems

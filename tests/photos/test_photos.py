@@ -214,7 +214,7 @@ def test_a_truncated_jpeg_is_refused_wherever_it_ends(tmp_path, whole_jpeg, tent
     assert reason(tmp_path / "cut.jpg").startswith(expected)
 
 
-def test_truncated_photos_are_listed_and_the_others_learnt_from(tmp_path, whole_jpeg):
+def test_truncated_photos_are_listed_and_the_others_are_read(tmp_path, whole_jpeg):
     folder = add_class(tmp_path, "Coat", real_photos("Coat", 5))
     for tenths in range(10):
         (folder / f"cut{tenths}.jpg").write_bytes(whole_jpeg[: len(whole_jpeg) * tenths // 10])

@@ -110,13 +110,13 @@ def test_a_header_with_more_content_is_named(home: Home, hide, problem: str) -> 
     longer = hide(header_of(path)).ljust(8)
     rewrite_header(path, longer)
     bundle = home.current().bundle.stat().st_size
-    manifest = _manifest_said_to_be(home, bundle)
+    manifest = _manifest_stating_length(home, bundle)
     _replace_manifest(path, manifest)
     assert problem in problems(home)
 
 
-def _manifest_said_to_be(home: Home, length: int) -> bytes:
-    """Makes a manifest like somebody who changes the stated length too."""
+def _manifest_stating_length(home: Home, length: int) -> bytes:
+    """Returns the home's manifest with another stated length, so that the length of the file fits again."""
     from safetensors import safe_open
 
     from lwm_edge.model import manifest as manifests
@@ -188,7 +188,7 @@ def test_content_hidden_in_a_receipts_json_is_found(home: Home, hide: Callable[[
 )
 def test_content_hidden_in_a_manifest_is_refused(home: Home, hide: Callable[[bytes], bytes]) -> None:
     path = home.current().bundle
-    block = _manifest_said_to_be(home, path.stat().st_size)
+    block = _manifest_stating_length(home, path.stat().st_size)
     _replace_manifest(path, hide(block.rstrip(b"\0")).ljust(len(block), b"\0"))
     with pytest.raises(BundleError, match=r"hides something|breaks the bundle format"):
         audit(home)

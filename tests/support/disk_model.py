@@ -3,10 +3,10 @@
 `Disk.after` performs operations, as `fault_layer` records them, and `Disk.power_cuts` says what may be on the
 disk when the machine starts again:
 
-- Of a file's content that was not synced, there may be nothing, a part, zeros of the same length, zeros for a
-  part, or everything.
-- Of changes to folder entries (made, renamed, removed) that were not synced, there may be any subset, in any
-  order. All 2^n subsets are tried. One rename is one change, as on every journalling file system, and a
+- A file's content that was not synced can be missing, cut short, replaced by zeros entirely or in part, or
+  complete.
+- Any subset of the changes to folder entries (made, renamed, removed) that were not synced can be there, in
+  any order. All 2^n subsets are tried. One rename is one change, as on every journalling file system, and a
   symbolic link is never there without its target.
 
 A kill alone loses nothing. But data that were not synced before the kill can still be lost if the power fails
@@ -86,7 +86,7 @@ class Disk:
         return entries, tuple(tuple((path, known(node)) for path, node in change) for change in self.pending)
 
     def power_cuts(self) -> Iterator[Tree]:
-        """Yields every tree that may be there if the power failed now."""
+        """Yields every tree that may be on the disk after a power cut at this point."""
         assert len(self.pending) <= MAX_PENDING, f"too many unsynced changes to try them all: {self.pending}"
         for kept in itertools.product((True, False), repeat=len(self.pending)):
             entries = _changed(self.entries, itertools.compress(self.pending, kept))

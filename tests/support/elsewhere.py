@@ -2,7 +2,8 @@
 
     python -m tests.support.elsewhere windows SCRIPT.py ARGUMENTS
 
-Libraries have separate builds for Windows and macOS. So those that use the removed parts are loaded first.
+Libraries whose builds for this system use the removed parts are loaded first. On the other systems, these
+libraries have separate builds.
 """
 
 from __future__ import annotations

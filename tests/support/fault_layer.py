@@ -158,13 +158,13 @@ class Exploration:
     Attributes:
         store: Store of the files' contents.
         root: Folder that is changed.
-        check: Function that reads the folder after an interruption, as a reader would, and fails if it is
-            wrong.
+        check: Function that reads the folder after an interruption, as a reader would, and fails if anything
+            is wrong.
         recover: Function that recovers, as the next start would.
         check_recovered: Function that checks the folder after a recovery.
         rounds: Number of interruptions in a row; None goes on until no new disk is found.
-        forget: Function that says which operations to leave out, to show that the checks notice it if the
-            product forgets them.
+        forget: Function that says which operations to leave out, to show that the checks would notice if the
+            product forgot them.
         make_recorder: Function that makes the recorder of a recovery.
         counts: Numbers of kills and power cuts, in the change and in recoveries.
     """

@@ -18,7 +18,7 @@ Tree = frozenset[tuple[str, str, str]]
 
 
 class Store:
-    """Keeps file contents by digest, in files to which a tree's files are hard links."""
+    """Keeps each content in a file named after its digest; a tree's files are hard links to such files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -87,7 +87,7 @@ class Store:
         return self._torn[content]
 
     def unsynced(self, content: Content) -> set[Content]:
-        """Returns all that a power cut can make of content that was not synced."""
+        """Returns every content that a power cut can leave in place of one that was not synced."""
         if content not in self._unsynced:
             whole = self.get(content)
             half = len(whole) // 2

@@ -25,15 +25,15 @@ COVERED_BY_SIMILAR = {
 """Architectures that only .ci/extended tries, and the similar ones that the gate tries instead."""
 
 GRAPH_COVERED_BY = {
-    "resnet18": "small_resnet20, of which model/onnx/test_graph.py traces one; shufflenet_v2: its pooling",
+    "resnet18": "small_resnet20, one of which model/onnx/test_graph.py traces; shufflenet_v2 for its pooling",
     "resnet50": "resnet18, with convolutions of one more size",
-    "mobilenet_v2": "efficientnet_lite0, which base/test_build.py exports: its blocks and its activation",
+    "mobilenet_v2": "efficientnet_lite0, which base/test_build.py exports, for its blocks and activation",
     "mnasnet0_5": "mobilenet_v2, with another activation",
-    "efficientnet_b0": "mobilenet_v3_small: its squeeze and excitation; efficientnet_lite0: the rest",
-    "regnet_y_400mf": "mobilenet_v3_small: its squeeze and excitation",
+    "efficientnet_b0": "mobilenet_v3_small for its squeeze and excitation; efficientnet_lite0 for the rest",
+    "regnet_y_400mf": "mobilenet_v3_small for its squeeze and excitation",
     "small_resnet20": "the demo's base is one, which model/onnx/test_graph.py traces and many tests export",
     "efficientnet_lite0": "base/test_build.py exports one",
-    "densenet121": "shufflenet_v2: its concatenations; small_resnet20: the rest",
+    "densenet121": "shufflenet_v2 for its concatenations; small_resnet20 for the rest",
 }
 """Architectures whose graph only .ci/extended checks, and what covers each form of graph in the gate."""
 

@@ -64,7 +64,7 @@ def sequential_jpeg(side: int, scans: int) -> bytes:
     return head + restart + b"".join(each) + b"\xff\xd9"
 
 
-def jpeg_of_two_scan_headers() -> bytes:
+def jpeg_with_a_forged_scan_header() -> bytes:
     """Makes a JPEG with a scan for each of four colours, and a comment that looks like a scan header."""
     content = saved(Image.new("CMYK", (64, 64)), "JPEG")
     head = content[: content.rindex(b"\xff\xda")]
