@@ -84,7 +84,7 @@ def test_random_kills_leave_no_bad_home(tmp_path: Path) -> None:
 def test_a_protocol_that_is_killed_ends_with_the_same_numbers(data: Path, tmp_path: Path) -> None:
     options = ["--arch", "small_resnet20", "--image-size", 28, "--base-classes", 2, "--step-classes", 2]
     options += ["--epochs", 2, "--base-epochs", 1, "--new-photos", 10, "--grid", 0]
-    method = "lwm:precision=float32,micro_batch_size=16"  # which a plan would choose from measurements
+    method = "lwm:precision=float32,micro_batch_size=16"  # a plan would choose these by measuring
     options += ["--method", method]
     _run("protocol.py", data, tmp_path / "whole.json", *options)
     killed = tmp_path / "killed.json"

@@ -155,7 +155,7 @@ def test_photos_in_a_tensor_are_refused(home: Home, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_a_failing_increment_is_raised_as_it_is(home: Home) -> None:
+def test_the_error_of_a_failing_increment_is_raised_as_it_is(home: Home) -> None:
     too_demanding = IncrementConfig(recipe="lwm", min_photos=100)
     with pytest.raises(Exception, match="cannot be used") as caught:
         simulate(home, 3, config=too_demanding)
