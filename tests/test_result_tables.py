@@ -45,7 +45,7 @@ def _figures(names: list[str], until: int | None) -> dict[str, dict[str, str]]:
 
 
 def _tables() -> list[tuple[list[str], int | None, list[str], list[list[str]]]]:
-    """Lists the files, cut, headings and rows of each table on the page that has its files named above it."""
+    """Lists the files, cut, headings and rows of each table on the page whose files are named above it."""
     paragraphs = (ROOT / PAGE).read_text().split("\n\n")
     found = []
     for before, table in pairwise(paragraphs):

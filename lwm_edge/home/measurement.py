@@ -1,7 +1,7 @@
 """Measures the memory that one change of a model takes, and counts the networks and images left in memory.
 
-For resident memory, the kernel keeps a high-water mark that can be reset. For its parts (anonymous; mapped or
-shared) and for the process tree it keeps none, so a thread samples them.
+For resident memory, the kernel keeps a high-water mark that can be reset. It keeps none for the parts of this
+memory (anonymous; mapped or shared) or for the process tree, so a thread samples those.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Listing:
         return printable_text(path.relative_to(self.root).as_posix())
 
     def holds(self, photo: Path, folder: ClassFolder) -> bool:
-        """Returns whether a photo, if it is a link, leads to where it may; see `within`."""
+        """Returns whether a photo is no link, or a link to where it may lead; see `within`."""
         allowed = folder.path.resolve()
         return photo.resolve().is_relative_to(allowed if self.within else allowed.parent)
 

@@ -267,7 +267,7 @@ def test_bad_photos_among_enough_good_ones_are_listed(home: Home, make_photos: P
     assert any("duplicate of Shirt/000.png" in line for line in report.skipped)
 
 
-def test_capacity_exceeded_changes_nothing(home: Home, tmp_path: Path) -> None:
+def test_more_classes_than_the_capacity_change_nothing(home: Home, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     for number in range(27):
         (tmp_path / "many" / f"class {number}").mkdir(parents=True)
@@ -307,7 +307,7 @@ def test_a_disagreeing_onnx_file_is_refused(
     assert state_of(home.path) == before
 
 
-def test_maps_of_a_single_cell_refuse_gamma(
+def test_gamma_is_refused_for_maps_of_a_single_cell(
     monkeypatch: pytest.MonkeyPatch, home: Home, make_photos: PhotoMaker
 ) -> None:
     monkeypatch.setattr(trained, "attention_cells", lambda network: 1)
@@ -320,7 +320,7 @@ def test_maps_of_a_single_cell_refuse_gamma(
     assert any("4x4 or more" in warning for warning in _add(home, photos).warnings)
 
 
-def test_no_home(tmp_path: Path, make_photos: PhotoMaker) -> None:
+def test_a_missing_home_is_refused(tmp_path: Path, make_photos: PhotoMaker) -> None:
     with pytest.raises(HomeError, match="lwm-edge init"):
         add_classes(tmp_path / "none", make_photos("Shirt"))
 

@@ -129,7 +129,9 @@ def test_a_calibration_is_signed_and_recorded(trusting_home: Home, keys: Keys) -
     assert report.passed and trusting_home.open_bundle().manifest.increment_count == 1
 
 
-def test_folders_that_match_no_class_are_refused_and_leave_nothing(home: Home, make_photos: PhotoMaker) -> None:
+def test_folders_of_unknown_classes_are_refused_and_leave_nothing(
+    home: Home, make_photos: PhotoMaker
+) -> None:
     before = state_of(home.path)
     with pytest.raises(PhotosError, match="not classes of the model") as refused:
         calibrate(home, make_photos("Bag", "Coat"))

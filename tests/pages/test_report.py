@@ -1,4 +1,4 @@
-"""A page on a home says what the model knows and how sure that is, requests nothing, and takes any name."""
+"""A page about a home says what the model knows and how sure that is, requests nothing and takes any name."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ Leak = Callable[[Home], None]
 
 @pytest.fixture(autouse=True)
 def _kept(_count_only_where_counts_matter: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes KEPT after earlier objects were set aside, so that the measurement searches it."""
+    """Replaces KEPT once older objects are excluded from the search, so that KEPT itself is searched."""
     monkeypatch.setattr(sys.modules[__name__], "KEPT", [])
 
 

@@ -186,7 +186,7 @@ def test_another_number_of_classes_breaks_parity(onnx_file: bytes) -> None:
 
 
 @pytest.mark.parametrize("graph", [b"", b"garbage" * 10])
-def test_a_damaged_graph(graph: bytes) -> None:
+def test_a_damaged_graph_is_refused(graph: bytes) -> None:
     bundle = open_bundle(BASE_BUNDLE)
     arrays = {**bundle.arrays(), ONNX_GRAPH: np.frombuffer(graph, np.uint8)}
     with pytest.raises(ExportError):
@@ -321,7 +321,7 @@ def test_export_takes_a_bundle_file(tmp_path: Path, onnx_file: bytes) -> None:
     assert (tmp_path / "out.onnx").read_bytes() == onnx_file
 
 
-def test_a_foreign_onnx_file(tmp_path: Path, onnx_file: bytes) -> None:
+def test_a_foreign_onnx_file_is_refused(tmp_path: Path, onnx_file: bytes) -> None:
     model = onnx.load_model_from_string(onnx_file)
     del model.metadata_props[:]
     (tmp_path / "foreign.onnx").write_bytes(model.SerializeToString())
