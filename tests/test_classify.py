@@ -1,4 +1,4 @@
-"""deploy/classify.py has a copy of the package's code, up to date, and prepares photos as the package does."""
+"""deploy/classify.py has an up-to-date copy of the package's code, and prepares photos just as it does."""
 
 from __future__ import annotations
 

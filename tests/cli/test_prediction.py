@@ -82,7 +82,7 @@ def test_arguments_that_exclude_each_other_are_refused(run: Any, arguments: list
     assert code == 2 and words in " ".join((out if "--json" in arguments else err).split())
 
 
-def test_the_errors_about_a_missing_photo_and_an_empty_folder(home: Home, tmp_path: Path) -> None:
+def test_a_missing_photo_and_an_empty_folder_are_refused(home: Home, tmp_path: Path) -> None:
     with pytest.raises(PhotosError, match="none of the photos") as refused:
         predict(home, "a.png")
     assert len(refused.value.problems) == 1  # not one for each letter

@@ -463,7 +463,7 @@ def test_held_back_photos_are_learnt_after_the_head_was_judged_by_them(
     [(five, learnt)] = judged
     of_five = known.with_photos(observe(teacher, five, 8).head_inputs, np.full(5, 6)).solve_head(7)
     wanted, logits = of_five.logits(learnt.held_back), learnt.held_back_logits
-    temperature = float((logits * wanted).sum() / (wanted**2).sum())  # of a head that has learnt all photos
+    temperature = float((logits * wanted).sum() / (wanted**2).sum())  # of the head of all photos
     np.testing.assert_allclose(logits, temperature * wanted, atol=0.05)
     known.learn(observe(teacher, all_photos, 8).head_inputs, np.full(10, 6))
     after = home.open_bundle().arrays()
