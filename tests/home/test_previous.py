@@ -55,9 +55,7 @@ def test_the_file_is_there_from_init_on_at_a_constant_length(permitting_home: Ho
 
 
 @pytest.mark.slow
-def test_an_increment_is_undone_by_a_further_change(
-    permitting_home: Home, make_photos: PhotoMaker
-) -> None:
+def test_an_increment_is_undone_by_a_further_change(permitting_home: Home, make_photos: PhotoMaker) -> None:
     shipped = permitting_home.open_bundle()
     tensors = shipped.arrays()
     add_classes(permitting_home, make_photos("Bag"), LDA, isolate=False)

@@ -84,9 +84,7 @@ def test_intervals_are_wider_the_fewer_photos_there_were() -> None:
 
 
 @pytest.mark.slow
-def test_a_page_about_a_home_shows_what_is_known(
-    home: Home, make_photos: PhotoMaker, tmp_path: Path
-) -> None:
+def test_a_page_about_a_home_shows_what_is_known(home: Home, make_photos: PhotoMaker, tmp_path: Path) -> None:
     add_classes(home, make_photos("Bag"), isolate=False)
     before, page = state_of(home.path), tmp_path / "page.html"
     report = write_report(home, page)
