@@ -12,7 +12,7 @@ from .inspection import explained, is_regular_file, kind_at
 from .storage import replace_file, require_owner_can_be_kept, staged_path
 
 STDOUT = "-"
-"""Name that means standard output, not a file of this name."""
+"""Name that means standard output instead of a file."""
 
 
 def check_output(path: Path | str, *, may_be_stdout: bool = False) -> None:

@@ -21,7 +21,7 @@ from ..memory import cgroup_peak, peak_rss_bytes, reset_peak_rss, resident_parts
 from .reports import MemoryReport
 
 SAMPLING_SECONDS = 0.02
-_SAMPLES_BETWEEN_TREES = 10  # to list the children, every process on the machine must be read
+_SAMPLES_BETWEEN_TREES = 10  # listing the children means reading every process on the machine
 _OBJECTS_AT_ONCE = 20_000
 _NETWORKS = (("lwm_edge.model.network", "Network"), ("lwm_edge.model.backbone", "Backbone"))
 _CONTAINERS = {tuple, dict}  # the garbage collector ignores those that contain nothing it tracks
