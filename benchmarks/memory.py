@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares the peak memory of one increment at 224 px with that of a naive loop, in one run.
+"""Compares the peak memory of one increment at 224 px with that of a naive loop, in the same run.
 
     python benchmarks/memory.py RESULTS.json [--arch resnet18 --arch mobilenet_v2]
 

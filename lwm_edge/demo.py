@@ -1,4 +1,4 @@
-"""Runs `lwm-edge demo`: the main job on real images that ship with the package, in about a minute.
+"""Runs `lwm-edge demo`: increments on real images that ship with the package, in about a minute.
 
 Starting from a base of six classes of Fashion-MNIST (Xiao et al. 2017, MIT licence), it adds two classes and
 then two more, once with each of three recipes. It compares the results with those of two baselines on the

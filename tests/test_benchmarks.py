@@ -39,7 +39,7 @@ def _run(script: str, *arguments: object) -> str:
 
 
 @pytest.mark.extended
-def test_the_protocol_its_table_and_resuming(data: Path, tmp_path: Path) -> None:
+def test_the_protocol_runs_resumes_and_prints_its_table(data: Path, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     options = [*SMALL, "--epochs", 1, "--base-epochs", 1, "--new-photos", 10, "--grid", 0]
     methods = ["--method", "auto", "--method", "nearest-mean", "--method", "streaming-lda"]
@@ -84,7 +84,7 @@ def test_random_kills_leave_no_bad_home(tmp_path: Path) -> None:
 def test_a_protocol_that_is_killed_ends_with_the_same_numbers(data: Path, tmp_path: Path) -> None:
     options = ["--arch", "small_resnet20", "--image-size", 28, "--base-classes", 2, "--step-classes", 2]
     options += ["--epochs", 2, "--base-epochs", 1, "--new-photos", 10, "--grid", 0]
-    method = "lwm:precision=float32,micro_batch_size=16"  # which a plan would choose from measurements
+    method = "lwm:precision=float32,micro_batch_size=16"  # a plan would choose these by measuring
     options += ["--method", method]
     _run("protocol.py", data, tmp_path / "whole.json", *options)
     killed = tmp_path / "killed.json"
@@ -111,7 +111,7 @@ def test_a_protocol_that_is_killed_ends_with_the_same_numbers(data: Path, tmp_pa
 
 
 @pytest.mark.extended
-def test_the_sweep_its_table_and_resuming(data: Path, tmp_path: Path) -> None:
+def test_the_sweep_runs_resumes_and_prints_its_table(data: Path, tmp_path: Path) -> None:
     results = tmp_path / "sweep.json"
     options = [*SMALL, "--until", 6, "--new-photos", 10, "--held-out", 10, "--base-epochs", 1, "--seed", 7]
     _run("sweep.py", data, results, *options, "--trial", "epochs=1", "--trial", "epochs=1,schedule=cosine")

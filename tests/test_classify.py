@@ -1,4 +1,4 @@
-"""Checks that deploy/classify.py has an up-to-date copy of the package's code, and prepares photos alike."""
+"""deploy/classify.py has an up-to-date copy of the package's code, and prepares photos just as it does."""
 
 from __future__ import annotations
 

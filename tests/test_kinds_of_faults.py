@@ -32,7 +32,7 @@ KINDS: dict[str, tuple[Tests, ...]] = {
     "names and paths in other locales and encodings": (test_texts,),
     "disks that are full, read-only, failing, or without links, locks or syncs": (test_hostile_disks,),
     "a system without some features of Linux (Windows, macOS)": (test_elsewhere,),
-    "an interruption at some moment": (test_interruption, test_stopping),
+    "an interruption at any moment": (test_interruption, test_stopping),
     "training that is continued or diverges": (test_resume,),
     "pages of memory that can be freed, or may not be": (test_memory,),
     "blocks of a network that overwrite their input": ((test_network, "in_place"),),

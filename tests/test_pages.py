@@ -31,7 +31,7 @@ EXEMPT = {  # blocks that no test here runs, and why; all others are run as they
     "deploy/README.md install-release": "needs a release; .ci/release makes one, and installs it in this way",
     "deploy/README.md owners-day": "cli/test_owners_day.py runs each line, and compares what it prints",
     "examples/README.md several-processes": "takes hours; tests/base/test_several_processes.py does less",
-    "deploy/README.md install-instant": "installs from a package index; .ci/without_torch is run on that",
+    "deploy/README.md install-instant": "installs from a package index; .ci/without_torch tests the result",
 }
 TOO_LONG = {  # commands of which only the options are parsed, and why; other tests run small versions
     "protocol.py": "up to hours, on data that is not here; .ci/extended runs a small one",
@@ -119,7 +119,7 @@ def _script(line: str) -> str:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """Copies from a checkout what the commands on the pages need."""
+    """Copies the folders of a checkout that the commands on the pages need."""
     for folder in ("lwm_edge", "deploy", "examples", "benchmarks", "tests"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path

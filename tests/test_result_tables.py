@@ -45,7 +45,7 @@ def _figures(names: list[str], until: int | None) -> dict[str, dict[str, str]]:
 
 
 def _tables() -> list[tuple[list[str], int | None, list[str], list[list[str]]]]:
-    """Lists the files, cut, headings and rows of each table on the page that has its files named above it."""
+    """Lists the files, cut, headings and rows of each table on the page whose files are named above it."""
     paragraphs = (ROOT / PAGE).read_text().split("\n\n")
     found = []
     for before, table in pairwise(paragraphs):
@@ -115,7 +115,7 @@ def test_pairs_of_average_and_last_are_in_the_results_files() -> None:
     assert checked == 25
 
 
-def test_the_results_at_a_glance_and_the_readmes_four_rows() -> None:
+def test_the_results_at_a_glance_and_the_readmes_four_rows_are_in_the_results_files() -> None:
     glance = rows(section(PAGE, "Results at a glance"))
     files = ["cifar100-full.json", "cifar100-full-rotations.json"], ["grocery.json"], ["caltech101.json"]
     for label, *cells in glance:
@@ -147,7 +147,7 @@ def test_every_result_says_where_it_comes_from() -> None:
     assert not listed
 
 
-def test_the_memory_of_one_increment() -> None:
+def test_the_memory_table_agrees_with_its_file() -> None:
     table = rows(section(PAGE, "Memory of one increment"))
     measured = _result("memory.json")
     assert len(table) == len(measured)
@@ -166,7 +166,7 @@ def test_the_memory_of_one_increment() -> None:
             assert shown[4] == f"{row['export_peak_rss_bytes'] / MIB:.0f}"
 
 
-def test_the_forms_of_the_onnx_file() -> None:
+def test_the_table_of_onnx_forms_agrees_with_its_files() -> None:
     table = rows(section(PAGE, "Forms of the ONNX file"))
     measured = [row for name in ("grocery", "caltech101") for row in _result(f"forms-{name}.json")["forms"]]
     for cells, row in zip(table, measured, strict=True):
@@ -181,7 +181,7 @@ def test_the_forms_of_the_onnx_file() -> None:
         assert row["agreement"] >= row["min_agreement"]
 
 
-def test_the_speed() -> None:
+def test_the_speed_table_and_text_agree_with_their_files() -> None:
     table = rows(section(PAGE, "Speed"))
     for cells, row in zip(table, _result("speed.json")["networks"], strict=True):
         assert cells[1:] == [
@@ -202,7 +202,7 @@ def _with_spread(value: dict[str, float]) -> str:
     return f"{value['median']:.2f} ({value['smallest']:.2f} to {value['largest']:.2f})"
 
 
-def test_the_constant_footprint() -> None:
+def test_the_footprint_table_agrees_with_its_file() -> None:
     report = _result("footprint.json")
     trends = {trend["figure"]: trend for trend in report["trends"]}
     figures = {
@@ -220,7 +220,7 @@ def test_the_constant_footprint() -> None:
     assert report["passed"] and report["increments"] == 50
 
 
-def test_where_each_model_looks() -> None:
+def test_the_table_of_attention_maps_agrees_with_its_file() -> None:
     report = _result("attention-maps.json")
     (table,) = (table for files, _, _, table in _tables() if files == ["attention-maps.json"])
     for cells in table:
@@ -229,7 +229,7 @@ def test_where_each_model_looks() -> None:
         assert cells[1:] == [f"{d:.2f} ({share:.0%})" for d, share in zip(far, lost, strict=True)]
 
 
-def test_the_random_kills() -> None:
+def test_the_table_of_random_kills_agrees_with_its_file() -> None:
     report = _result("crash.json")
     (*table,) = (
         cells for cells in rows(section("tests/README.md", "Kills and power cuts")) if len(cells) == 5

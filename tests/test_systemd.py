@@ -1,4 +1,4 @@
-"""Checks that the inbox's service runs an existing command, is hardened as its page says, and installs."""
+"""The inbox's service runs a command that exists, is hardened as its page says, and can be installed."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def vendor_warnings(
     choice: StatisticsReport,
     class_names: tuple[str, ...],
 ) -> list[str]:
-    """Lists the faults of a base, and everything that cannot be known about it.
+    """Returns warnings about the faults of a base, and about what cannot be known of it.
 
     Args:
         learnt: Accuracy of the trained head on the photos that it learnt from.

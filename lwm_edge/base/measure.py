@@ -162,7 +162,7 @@ def _judge(
     """Judges each unseen photo by heads and scores that are solved without it, for each of the choices."""
     judged = {}
     for name, statistics in choices.items():
-        if name == "given":  # these have not learnt the unseen photos in the first place
+        if name == "given":  # the given statistics have not learnt the unseen photos in the first place
             judged[name] = _judge_by_given(statistics, unseen, classes, report)
         else:
             solved = statistics.discriminant(classes, unseen.head_inputs, labels)

@@ -191,7 +191,7 @@ def joined() -> Iterator[Ranks]:
     try:
         ranks.gather(None)  # otherwise, the others could wait for a process that fails before all have joined
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Grad strides do not match bucket")  # it costs little time
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket")  # that costs little time
             yield ranks
     except BaseException as error:
         if not _is_first_failure(store):

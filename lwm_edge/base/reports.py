@@ -9,7 +9,7 @@ from ..records import AnyNamePath, Report
 
 
 class LevelsReport(Report):
-    """Reports on which grid a base's head reads the network's earlier blocks, and why.
+    """Reports which grid a base's head uses to read the network's earlier blocks, and why.
 
     Attributes:
         grid: Number of cells per side of the grid over earlier blocks; 0 if none of them is read.

@@ -23,7 +23,7 @@ _PHASES = {
     "simulate": "Simulating increments",
 }
 _SECONDS_BETWEEN_LINES = 10.0
-_WORTH_A_LINE = 2.0  # seconds that a phase must take for a brief command to announce it
+_WORTH_A_LINE = 2.0  # a brief command announces a phase that is expected to take this many seconds
 _MINUTE, _HOUR = 60, 3600
 
 
@@ -51,7 +51,7 @@ def progress_shown(*, brief: bool = False) -> Iterator[ProgressCallback]:
             for line in progress.notes:
                 bar.console.print(safe(f"Note: {line}"))
             if begins := pace.begins(progress):
-                bar.reset(task, total=progress.total)  # its clock starts again with each phase
+                bar.reset(task, total=progress.total)  # the elapsed time starts again with each phase
             to_go = _to_go(pace.seconds_to_go(progress)) or _expected_time(progress)
             words = [_loss(progress), to_go]
             bar.update(

@@ -1,7 +1,7 @@
 """Measures the memory that one change of a model takes, and counts the networks and images left in memory.
 
-For resident memory, the kernel keeps a high-water mark that can be reset. For its parts (anonymous; mapped or
-shared) and for the process tree it keeps none, so a thread samples them.
+For resident memory, the kernel keeps a high-water mark that can be reset. It keeps none for the parts of this
+memory (anonymous; mapped or shared) or for the process tree, so a thread samples those.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..memory import cgroup_peak, peak_rss_bytes, reset_peak_rss, resident_parts
 from .reports import MemoryReport
 
 SAMPLING_SECONDS = 0.02
-_SAMPLES_BETWEEN_TREES = 10  # to list the children, every process on the machine must be read
+_SAMPLES_BETWEEN_TREES = 10  # listing the children means reading every process on the machine
 _OBJECTS_AT_ONCE = 20_000
 _NETWORKS = (("lwm_edge.model.network", "Network"), ("lwm_edge.model.backbone", "Backbone"))
 _CONTAINERS = {tuple, dict}  # the garbage collector ignores those that contain nothing it tracks

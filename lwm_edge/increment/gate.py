@@ -9,7 +9,7 @@ from ..learning.config import IncrementConfig
 from ..learning.reports import DriftReport, ShippedEstimate
 from ..model.evaluation import EvaluationReport
 
-_LEAST_SHARE_REMEMBERED = 0.7  # share of the accuracy when shipped; below it the owner is warned
+_LEAST_SHARE_REMEMBERED = 0.7  # share of the shipped accuracy below which the owner is warned
 
 
 def pass_gate(

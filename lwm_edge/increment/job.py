@@ -128,7 +128,7 @@ def candidates(job: Job, config: IncrementConfig, precision: Precision = "float3
 def batchings(job: Job, config: IncrementConfig) -> Iterator[tuple[int, int]]:
     """Lists pairs: how many images to compute at once, and how many batches to read ahead.
 
-    A pair that reads none ahead is the last resort.
+    The last resort is a pair that reads no batch ahead.
     """
     size = config.micro_batch_size or min(config.batch_size, job.images_at_once or config.batch_size)
     yield size, _PREFETCH

@@ -43,7 +43,7 @@ class _Line(BaseModel):
 def started_process(
     module: str, job: BaseModel, *, lock: int | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Starts a process that runs a module's `main`, which calls `serve`; ends it if the block raises.
+    """Starts a process that runs a module's `main`, which calls `serve`; stops it if the block raises.
 
     Args:
         module: Full name of the module.

@@ -121,7 +121,7 @@ def _lost(
 ) -> list[str]:
     """Lists the classes that this increment brings down to chance, judged by their statistics alone.
 
-    Estimates from statistics are too good if the backbone stays as it is, so a class that they put at chance
+    Estimates from statistics are too high if the backbone stays as it is, so a class that they put at chance
     is lost. After training they can err either way; benchmarks/estimates.py compares them with photos.
     """
     shipped, chance = len(class_names), 1 / len(head_now[0])

@@ -116,11 +116,11 @@ class UnwrittenModel(NamedTuple):
 
 
 class Learner(Protocol):
-    """Learns new classes in one of two ways, see `instant` and `trained`."""
+    """Learns new classes in one of two ways; see `instant` and `trained`."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Returns warnings for the owner about limits of this way to learn, or about settings it ignores."""
+        """Returns warnings for the owner about limits of this way of learning, or settings it ignores."""
 
     @property
     def student(self) -> object | None:

@@ -1,4 +1,4 @@
-"""Provides two baselines, which an owner can have without any training.
+"""Provides two baselines, which an owner can use without any training.
 
 Each puts a head made from class statistics on a frozen backbone, and learns a class by seeing the features of
 its photos once. Every recipe is compared with both.

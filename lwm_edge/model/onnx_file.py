@@ -93,7 +93,7 @@ class OnnxFile:
             self._outputs, self.static_batch = _shapes(self._session)
         except (KeyError, ValueError):
             raise ExportError(
-                f"{where} was not exported by lwm-edge, or is damaged: its metadata lacks the class names; "
+                f"{where} was not exported by lwm-edge, or is damaged: its metadata is missing or faulty; "
                 f"{_WHAT_TO_DO}"
             ) from None
         except Exception as error:  # ONNX Runtime's own errors derive from Exception alone

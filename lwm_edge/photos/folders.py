@@ -90,7 +90,7 @@ def read_photo_folder(
     photos, skipped = _sort_photos(sorter, indices, min_photos, problems)
     if problems:
         raise PhotosError(f"{folder} cannot be used", [*problems, *sorter.general_notes()])
-    if notes := (*listing.counted_in, *skipped):
+    if notes := (*listing.sub_folder_notes, *skipped):
         on_progress(Progress(phase="photos", done=total, total=total, notes=notes))
     return PhotoFolder(tuple(found.class_name for found in listing.classes), photos, skipped, left_out)
 

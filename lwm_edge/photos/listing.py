@@ -59,21 +59,21 @@ class Listing:
             into the folders beside that one.
         classes: Classes, sorted by name.
         beside: Lines about files that belong to no class.
-        counted_in: Lines about classes whose folders have sub-folders.
+        sub_folder_notes: Lines about classes whose folders have sub-folders.
     """
 
     root: Path
     within: bool
     classes: tuple[ClassFolder, ...]
     beside: tuple[str, ...]
-    counted_in: tuple[str, ...]
+    sub_folder_notes: tuple[str, ...]
 
     def shown(self, path: Path) -> str:
         """Returns the path of a photo as it is shown to people."""
         return printable_text(path.relative_to(self.root).as_posix())
 
     def holds(self, photo: Path, folder: ClassFolder) -> bool:
-        """Returns whether a photo, if it is a link, leads to where it may; see `within`."""
+        """Returns whether a photo is no link, or a link to where it may lead; see `within`."""
         allowed = folder.path.resolve()
         return photo.resolve().is_relative_to(allowed if self.within else allowed.parent)
 
@@ -101,8 +101,8 @@ def list_photos(folder: Path, class_name: str | None = None, *, may_be_named: bo
     _refuse_parts_of_a_data_set(folder, folders)
     classes = tuple(_class_folder(path, folder, utf8_name(path.name)) for path in folders)
     beside = [f"{printable_text(p.name)} lies beside the class folders, so it has no class" for p in loose]
-    counted_in = filter(None, map(_sub_folders_of, classes))
-    return Listing(folder, False, classes, tuple(shortened(beside, LISTED, "more files")), tuple(counted_in))
+    notes = tuple(filter(None, map(_sub_folders_of, classes)))
+    return Listing(folder, False, classes, tuple(shortened(beside, LISTED, "more files")), notes)
 
 
 def list_one_level(folder: Path) -> ClassFolder:

@@ -116,7 +116,7 @@ def augment(pixels: Pixels, generator: np.random.Generator) -> Pixels:
 
     Args:
         pixels: Pixels of the photo [H, W, 3] uint8.
-        generator: Random generator that decides by how much; see `augmentation_generator`.
+        generator: Random generator that decides on the shift and the flip; see `augmentation_generator`.
 
     Returns:
         The pixels [H, W, 3] uint8.
@@ -163,7 +163,7 @@ class PhotoSet:
         Args:
             indices: Indices of the photos.
             epoch: Epoch to augment them for; None leaves them as they are.
-            report: Reporter that is called before each photo, and again and again while one is slow to read.
+            report: Reporter that is called before each photo, and repeatedly while a photo is slow to read.
 
         Raises:
             PhotosError: A photo can no longer be read.

@@ -61,7 +61,7 @@ def find_trends(steps: Sequence[SimulationStep]) -> tuple[Trend, ...]:
 
 
 def find_problems(steps: Sequence[SimulationStep], trends: Sequence[Trend]) -> Iterator[str]:
-    """Yields each kind of problem that the audits found once, and a problem for each trend that failed."""
+    """Yields one problem of each kind that the audits found, and one for each trend that failed."""
     seen = set()
     for step in steps:
         for problem in step.problems:

@@ -72,14 +72,14 @@ def test_photos_known_by_heart_do_not_give_the_means_even_where_they_do_no_harm(
     assert settled.report.photos == "unseen" and settled.statistics.counts[0] == 10
 
 
-@pytest.mark.parametrize(("count", "ways"), [(1, {"all"}), (4, {"all", "unseen"})])
-def test_a_few_unseen_photos_of_a_class_do_not_give_its_mean(count: int, ways: set[str]) -> None:
+@pytest.mark.parametrize(("count", "choices"), [(1, {"all"}), (4, {"all", "unseen"})])
+def test_a_few_unseen_photos_of_a_class_do_not_give_its_mean(count: int, choices: set[str]) -> None:
     """If a class has one unseen photo, it has no mean without that photo, which is then never recognised."""
     where = centres(0, 2.0)
     learnt, unseen = photos(where, 40, 1.0, 1), photos(where, count, 1.0, 2)
     settled = settle(known(learnt), *unseen, logits_that_are_right(unseen[1], 0.7), 1.0, CLASSES)
     assert settled.report.photos == "all"
-    assert settled.report.accuracy.keys() == {"trained", "given", *ways}
+    assert settled.report.accuracy.keys() == {"trained", "given", *choices}
 
 
 def test_without_unseen_photos_nothing_is_chosen() -> None:

@@ -62,7 +62,7 @@ def writers(home: Home, keys: Keys, few_photos: Path) -> dict[str, Callable[[Pat
     }
 
 
-def test_anything_but_a_file_is_refused_by_its_kind_and_stays(
+def test_anything_but_a_file_is_refused_with_its_kind_named_and_stays(
     writers: dict[str, Callable[[Path], object]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)  # a socket's path has to be short

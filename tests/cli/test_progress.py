@@ -45,7 +45,7 @@ def test_plain_lines_say_how_far_it_is_and_how_long_it_takes(capsys: pytest.Capt
     assert len(lines) == 27  # one every ten seconds, with steps of three seconds
 
 
-def test_a_training_has_a_line_for_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_has_a_line_for_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     show = progress.plain_lines(clock)
     for step in range(1, 51):
@@ -101,7 +101,7 @@ def has_time_to_go(step: Progress) -> bool:
     return step.total > 1 or step.expected_seconds is not None
 
 
-AT_ONCE = {"info", "keygen", "sign", "verify"}  # they read a bundle once and run no network, as audit does
+AT_ONCE = {"info", "keygen", "sign", "verify"}  # like audit, they read a bundle once and run no network
 
 
 def test_every_command_but_the_shortest_shows_its_progress() -> None:

@@ -53,7 +53,7 @@ def test_a_dot_in_the_name_is_kept(tmp_path: Path) -> None:
     assert generate_key(tmp_path / "line.7").private_key_file == tmp_path / "line.7.key"
 
 
-def test_two_pairs_differ_and_their_files_have_one_length(tmp_path: Path) -> None:
+def test_pairs_differ_but_their_files_have_the_same_length(tmp_path: Path) -> None:
     reports = [generate_key(tmp_path / str(n)) for n in range(20)]
     assert len({report.key for report in reports}) == 20
     assert {report.private_key_file.stat().st_size for report in reports} == {119}
@@ -179,7 +179,7 @@ def test_a_signature_matches_only_its_own_statement_and_key(pair: tuple[Path, Pa
     assert not signature_matches(
         signature.model_copy(update={"value": sign(other, b"statement").value}), b"statement"
     )
-    for key_bytes in ("00" * 32, "ff" * 32):  # of no use as a key, and no crash either
+    for key_bytes in ("00" * 32, "ff" * 32):  # neither is a usable key, and neither causes a crash
         assert not signature_matches(signature.model_copy(update={"key": key_bytes}), b"statement")
 
 

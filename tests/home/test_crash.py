@@ -86,7 +86,9 @@ def test_add_classes_leaves_the_old_model_or_the_new_one(home: Home, make_photos
     assert_published("`add-classes` (staging and the commit), at each of its {} operations on disk", explored)
 
 
-def test_an_increment_that_was_stopped_and_resumed(home: Home, make_photos: PhotoMaker) -> None:
+def test_a_stopped_and_resumed_increment_leaves_the_old_model_or_the_new_one(
+    home: Home, make_photos: PhotoMaker
+) -> None:
     explored = explore_stop_and_resume(home.path, make_photos("Bag"), rounds=1)
     assert_published("stopped after a step, and resumed: at each of its {} operations on disk", explored)
 

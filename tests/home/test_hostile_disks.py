@@ -57,7 +57,7 @@ def _fill(disk: Path, free: int) -> Path:
     return filler
 
 
-def test_a_full_disk_keeps_the_model_however_much_is_free(home: Home, mount: Mount) -> None:
+def test_a_disk_with_too_little_space_keeps_the_model(home: Home, mount: Mount) -> None:
     disk = mount(size="8m")
     home = _home_on(disk, home)
     need = sum((home.current().path / name).stat().st_size for name in GENERATION_FILES)
@@ -88,7 +88,7 @@ def _commit_again(home: Home) -> tuple[str, ...]:
 
 
 @pytest.mark.slow
-def test_every_change_on_a_full_disk(home: Home, mount: Mount, make_photos: PhotoMaker) -> None:
+def test_every_change_on_a_full_disk_is_refused(home: Home, mount: Mount, make_photos: PhotoMaker) -> None:
     disk = mount(size="8m")
     home, photos = _home_on(disk, home), make_photos("Bag")
     (home.current().onnx).unlink()
@@ -113,7 +113,7 @@ def test_every_change_on_a_full_disk(home: Home, mount: Mount, make_photos: Phot
     assert published(f"| every command that writes, on a full disk (mounted) | {len(changes)} | nothing |")
 
 
-def test_no_inode_left(home: Home, mount: Mount) -> None:
+def test_a_disk_without_inodes_keeps_the_model(home: Home, mount: Mount) -> None:
     disk = mount(size="8m", nr_inodes=30)
     home, tried = _home_on(disk, home), 0
     before = state_of(home.path)
@@ -136,7 +136,7 @@ def _take_inodes(disk: Path, free: int) -> None:
         (disk / "many" / str(number)).touch()
 
 
-def test_a_read_only_disk(home: Home, mount: Mount, make_photos: PhotoMaker) -> None:
+def test_a_read_only_disk_keeps_the_model(home: Home, mount: Mount, make_photos: PhotoMaker) -> None:
     disk, photos = mount(size="8m"), make_photos("Bag")
     home = _home_on(disk, home)
     before = state_of(home.path)
@@ -154,7 +154,7 @@ def test_a_read_only_disk(home: Home, mount: Mount, make_photos: PhotoMaker) -> 
     assert published("| read-only disk (mounted) | 4 | nothing |")
 
 
-def test_a_home_that_may_not_be_written(shipped_home: Path) -> None:
+def test_a_home_that_may_not_be_written_stays_as_it_was(shipped_home: Path) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
@@ -209,12 +209,12 @@ def _fails(change: Callable[[], object]) -> LwmEdgeError | None:
     return None
 
 
-def test_a_clock_that_goes_back(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_goes_back_does_no_harm(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter(range(10**9, 0, -1000))
     monkeypatch.setattr(time, "time", lambda: float(next(times)))
     monkeypatch.setattr(time, "time_ns", lambda: next(times) * 10**9)
     for path in home.path.rglob("*"):
-        os.utime(path, (4 * 10**9, 4 * 10**9), follow_symlinks=False)  # in the next century
+        os.utime(path, (4 * 10**9, 4 * 10**9), follow_symlinks=False)  # in the year 2096
     for name in ("Coat", "Dress"):
         remove_class(home, name, shipped=True)
     monkeypatch.undo()

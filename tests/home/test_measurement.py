@@ -137,7 +137,7 @@ def test_networks_are_counted() -> None:
         ("0::/app\n", "app", "memory.peak", "reset at the start"),
     ],
 )
-def test_the_cgroups_own_peak(
+def test_the_peak_is_read_from_the_cgroup(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, membership: str, folder: str, file: str, how: str
 ) -> None:
     (tmp_path / folder).mkdir(parents=True)

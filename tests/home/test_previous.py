@@ -1,4 +1,4 @@
-"""Undo returns to the model before the latest change, by a new change, if the vendor permits undo."""
+"""Undo makes a new change that returns to the model before the latest one, if the vendor permits undo."""
 
 from __future__ import annotations
 
@@ -55,9 +55,7 @@ def test_the_file_is_there_from_init_on_at_a_constant_length(permitting_home: Ho
 
 
 @pytest.mark.slow
-def test_an_increment_is_taken_back_by_a_change_of_its_own(
-    permitting_home: Home, make_photos: PhotoMaker
-) -> None:
+def test_an_increment_is_undone_by_a_further_change(permitting_home: Home, make_photos: PhotoMaker) -> None:
     shipped = permitting_home.open_bundle()
     tensors = shipped.arrays()
     add_classes(permitting_home, make_photos("Bag"), LDA, isolate=False)

@@ -267,7 +267,7 @@ def test_bad_photos_among_enough_good_ones_are_listed(home: Home, make_photos: P
     assert any("duplicate of Shirt/000.png" in line for line in report.skipped)
 
 
-def test_capacity_exceeded_changes_nothing(home: Home, tmp_path: Path) -> None:
+def test_more_classes_than_the_capacity_change_nothing(home: Home, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     for number in range(27):
         (tmp_path / "many" / f"class {number}").mkdir(parents=True)
@@ -307,7 +307,7 @@ def test_a_disagreeing_onnx_file_is_refused(
     assert state_of(home.path) == before
 
 
-def test_maps_of_a_single_cell_refuse_gamma(
+def test_gamma_is_refused_for_maps_of_a_single_cell(
     monkeypatch: pytest.MonkeyPatch, home: Home, make_photos: PhotoMaker
 ) -> None:
     monkeypatch.setattr(trained, "attention_cells", lambda network: 1)
@@ -320,7 +320,7 @@ def test_maps_of_a_single_cell_refuse_gamma(
     assert any("4x4 or more" in warning for warning in _add(home, photos).warnings)
 
 
-def test_no_home(tmp_path: Path, make_photos: PhotoMaker) -> None:
+def test_a_missing_home_is_refused(tmp_path: Path, make_photos: PhotoMaker) -> None:
     with pytest.raises(HomeError, match="lwm-edge init"):
         add_classes(tmp_path / "none", make_photos("Shirt"))
 
@@ -463,7 +463,7 @@ def test_held_back_photos_are_learnt_after_the_head_was_judged_by_them(
     [(five, learnt)] = judged
     of_five = known.with_photos(observe(teacher, five, 8).head_inputs, np.full(5, 6)).solve_head(7)
     wanted, logits = of_five.logits(learnt.held_back), learnt.held_back_logits
-    temperature = float((logits * wanted).sum() / (wanted**2).sum())  # of a head that has learnt all photos
+    temperature = float((logits * wanted).sum() / (wanted**2).sum())  # of the head of all photos
     np.testing.assert_allclose(logits, temperature * wanted, atol=0.05)
     known.learn(observe(teacher, all_photos, 8).head_inputs, np.full(10, 6))
     after = home.open_bundle().arrays()

@@ -62,7 +62,9 @@ def test_one_class_alone_has_no_axis_and_all_photos_score_alike() -> None:
     assert not known_scores(np.random.default_rng(1).normal(size=(5, 6)), tensors, 1).any()
 
 
-def test_an_increment_counts_each_photo_as_scored_without_it(home: Home, make_photos: PhotoMaker) -> None:
+def test_an_increment_counts_each_photo_by_a_score_made_without_it(
+    home: Home, make_photos: PhotoMaker
+) -> None:
     before = home.open_bundle()
     assert info(home).unknown.photos == 0
     add_classes(home, make_photos("Bag", "Sneaker", count=20), LDA, isolate=False)
@@ -127,7 +129,9 @@ def test_a_calibration_is_signed_and_recorded(trusting_home: Home, keys: Keys) -
     assert report.passed and trusting_home.open_bundle().manifest.increment_count == 1
 
 
-def test_folders_of_no_class_are_refused_and_leave_nothing(home: Home, make_photos: PhotoMaker) -> None:
+def test_folders_of_unknown_classes_are_refused_and_leave_nothing(
+    home: Home, make_photos: PhotoMaker
+) -> None:
     before = state_of(home.path)
     with pytest.raises(PhotosError, match="not classes of the model") as refused:
         calibrate(home, make_photos("Bag", "Coat"))

@@ -96,7 +96,7 @@ def refusing(error: LwmEdgeError, tries: list[int]) -> Callable[..., Any]:
 
 
 def take(home: Home, inbox: Path, taught: Path, name: str) -> Note:
-    """Takes the photos of a class, as a process does that is killed before it has taught any of them."""
+    """Takes the photos of a class, like a process that is killed before it has taught any of them."""
     manifest, paths = home.open_bundle().manifest, sorted((inbox / name).glob("*.png"))
     note = Note(
         home=home.path,
@@ -223,12 +223,12 @@ def test_photos_that_may_not_be_taken_are_taught_once_their_folder_allows_it(
 ) -> None:
     folder, move = arrive(inbox, "Bag", "Bag"), storage.move_file
 
-    def move_as_others_than_root(source: Path, target: Path) -> None:
+    def move_as_an_ordinary_user(source: Path, target: Path) -> None:
         if not source.parent.stat().st_mode & 0o200:
             raise HomeError(f"cannot move {source}: Permission denied")
         move(source, target)
 
-    monkeypatch.setattr(storage, "move_file", move_as_others_than_root)
+    monkeypatch.setattr(storage, "move_file", move_as_an_ordinary_user)
     folder.chmod(0o555)
     for _ in range(2):
         (left,) = teach(home, inbox, taught).waiting
@@ -382,7 +382,7 @@ def test_the_arguments_are_checked(home: Home, inbox: Path, taught: Path) -> Non
         teach(home, inbox / "missing", taught)
 
 
-def test_an_inbox_has_one_process(home: Home, inbox: Path, taught: Path) -> None:
+def test_only_one_process_can_work_on_an_inbox(home: Home, inbox: Path, taught: Path) -> None:
     with InboxFolder(inbox, taught).locked(), pytest.raises(BusyError):
         teach(home, inbox, taught)
 

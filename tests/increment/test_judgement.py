@@ -54,7 +54,7 @@ def test_each_new_class_is_counted() -> None:
         ((2, 2, 1), ["Bag was recognised in 2 of 3 photos, which are too few"]),
     ],
 )
-def test_warnings_of_a_new_class(found: tuple[int, ...], warnings: list[str]) -> None:
+def test_warnings_say_how_badly_a_class_is_recognised(found: tuple[int, ...], warnings: list[str]) -> None:
     given = list(warn_about_new_classes(judged(*found)[:1], NAMES[:2]))
     assert len(given) == len(warnings) and all(w in g for w, g in zip(warnings, given, strict=True))
 

@@ -75,7 +75,7 @@ def test_a_shipped_class_keeps_the_vendors_name_beside_its_own(home: Home) -> No
     assert audit(home).problems == ()
 
 
-def test_names_may_be_exchanged_and_change_their_case(home: Home) -> None:
+def test_names_can_be_swapped_and_change_case(home: Home) -> None:
     for old, new in (("Coat", "x"), ("Dress", "Coat"), ("x", "Dress"), ("Sandal", "SANDAL")):
         rename_class(home, old, new)
     manifest = home.open_bundle().manifest
@@ -184,7 +184,7 @@ def test_classes_that_must_not_be_merged_are_refused(
 
 
 @pytest.mark.slow
-def test_beneath_a_trained_last_layer_nothing_is_merged(home: Home, make_photos: PhotoMaker) -> None:
+def test_no_classes_are_merged_if_the_last_layer_was_trained(home: Home, make_photos: PhotoMaker) -> None:
     add_classes(home, make_photos("Bag", "Shirt"), QUICK, isolate=False)
     with pytest.raises(ConfigError, match=r"was trained.*--recipe lda or photos with --solve-head"):
         rename_class(home, "Bag", "Shirt", merge=True)
@@ -208,7 +208,7 @@ def test_a_removal_says_what_remains_of_the_class(home: Home, make_photos: Photo
 
 
 @pytest.mark.slow
-def test_a_removal_says_what_an_earlier_training_may_have_left_of_the_class(
+def test_a_removal_says_what_earlier_training_may_have_left_of_the_class(
     home: Home, make_photos: PhotoMaker
 ) -> None:
     """A bundle names only the recipe of its latest increment."""
@@ -237,7 +237,7 @@ def test_the_other_rows_hold_a_share_of_a_removed_class_until_they_are_solved_ag
     np.testing.assert_allclose(again.arrays()[WEIGHT][:7], solved.weight, rtol=1e-4, atol=1e-5)
 
 
-def test_a_removed_class_is_still_in_what_undo_returns_to(permitting_home: Home) -> None:
+def test_a_removed_class_is_still_in_the_model_that_undo_returns_to(permitting_home: Home) -> None:
     removed = remove_class(permitting_home, "Coat", shipped=True)
     assert "the whole class, in previous.lwm until the next change" in removed.remains[-1]
     rename_class(permitting_home, "Dress", "Kleid")
@@ -323,7 +323,7 @@ def _learn(home: Home, photos: Path) -> object:
         "learnt together",
         "shipped",
         "not the latest",
-        "blanked",
+        "not kept",
         "removal undone",
         "merger undone",
         "learnt again",

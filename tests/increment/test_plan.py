@@ -75,7 +75,7 @@ class _Machine:
     ("limit", "micro_batch_size", "recompute"),
     [(1000, 32, False), (310, 16, False), (150, 2, False), (140, 1, False), (136, 1, True), (131, 1, True)],
 )
-def test_the_largest_micro_batch_that_fits(
+def test_the_largest_micro_batch_that_fits_is_chosen(
     monkeypatch: pytest.MonkeyPatch, limit: int, micro_batch_size: int, recompute: bool
 ) -> None:
     plan = make_plan(_Machine(monkeypatch).job, SHORT, limit * MIB, "as set")
@@ -178,7 +178,7 @@ def test_the_limit_is_half_of_what_is_free_unless_it_is_set(monkeypatch: pytest.
     assert (limit, source) == (600 * MIB, "as set")
 
 
-def test_a_training_is_saved_where_the_limit_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_is_saved_where_the_limit_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = _Machine(monkeypatch)
     job = Job(**{**vars(machine.job), "trained_bytes": 9 * MIB})  # saving takes 5 times that, and 100 MiB
     assert not make_plan(job, IncrementConfig(), 151 * MIB, "as set").checkpoints
@@ -193,7 +193,7 @@ def test_a_full_disk_is_seen_before_training(tmp_path: Path) -> None:
 
 
 def test_the_work_after_the_photos_counts_if_nothing_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plan counts solving the head, and loading the new model once ONNX Runtime has freed the old."""
+    """The plan counts solving the head, and loading the new model once ONNX Runtime has freed the old one."""
     machine = _Machine(monkeypatch)
     machine.cost = {False: MIB // 4, True: 0}
     without = replace(machine.job, trained_bytes=0, activation_bytes=0, images_at_once=4)
@@ -276,7 +276,7 @@ def test_the_commit_is_announced_with_the_time_that_it_is_expected_to_take(
     assert seen[-1].phase == "commit" and seen[-1].expected_seconds == receipt.plan.ending_seconds
 
 
-def test_too_many_frozen_blocks(home: Home, make_photos: PhotoMaker) -> None:
+def test_too_many_frozen_blocks_are_refused(home: Home, make_photos: PhotoMaker) -> None:
     with pytest.raises(ConfigError, match="this network has 12 blocks"):
         plan_increment(home, make_photos("Bag"), QUICK.model_copy(update={"frozen_blocks": 99}))
 

@@ -88,7 +88,7 @@ def test_a_covariance_of_few_photos_is_shrunk_more(photos: int) -> None:
 
 @pytest.mark.parametrize("photos", [0.0, 1.0, 300.0])
 def test_the_shrunk_matrix_is_multiplied_and_solved_without_being_made(photos: float) -> None:
-    """It takes as much memory as the covariance, which stays as it is to the last bit."""
+    """The matrix would take as much memory as the covariance, which stays unchanged to the last bit."""
     spread = GENERATOR.normal(size=(9, 4))
     covariance, rows = spread.T @ spread, GENERATOR.normal(size=(3, 4))
     before, shrunk = covariance.copy(), shrink(covariance, photos)

@@ -1,4 +1,4 @@
-"""The training loop does everything right that every public implementation of LwM gets wrong."""
+"""The training loop gets right what every public implementation of LwM gets wrong."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_progress_counts_every_step() -> None:
     assert [p.done for p in seen] == [1, 2] and {p.total for p in seen} == {2} and report.steps == 2
 
 
-def test_a_diverging_training_is_refused() -> None:
+def test_diverging_training_is_refused() -> None:
     with pytest.raises(GateError, match="learning rate"):
         _train(QUICK.model_copy(update={"learning_rate": 1e6, "max_gradient_norm": 1e30, "epochs": 3}))
 
@@ -242,7 +242,7 @@ def test_a_solved_head_is_not_trained() -> None:
     assert not torch.equal(next(student.backbone.parameters()), first)
 
 
-def test_eval_mode_and_no_gradients_afterwards() -> None:
+def test_networks_are_in_eval_mode_without_gradients_afterwards() -> None:
     teacher, student, _ = _train()
     networks: list[Callable[[], object]] = [teacher.parameters, student.parameters]
     assert not any(p.requires_grad for parameters in networks for p in parameters())  # type: ignore[attr-defined]

@@ -54,7 +54,7 @@ def test_photos_in_memory_are_classified_as_their_files_are(home: Home) -> None:
     assert only.probabilities == of_file.probabilities
 
 
-def test_arrays_of_any_size_and_a_bad_photo_among_good_ones(home: Home) -> None:
+def test_arrays_of_any_size_are_classified_even_if_other_photos_are_bad(home: Home) -> None:
     rng = np.random.default_rng(0)
     shapes: list[tuple[int, ...]] = [(9, 9), (300, 20, 3), (50, 70, 4), (28, 28, 1)]
     photos: list[Any] = [rng.integers(0, 256, shape, np.uint8) for shape in shapes]

@@ -87,7 +87,7 @@ def test_a_class_with_too_few_photos_for_its_own_threshold_is_left_out() -> None
     assert kept_by_class(histogram[3:], ("d",)) == {}
 
 
-def test_the_metadata_has_one_length_and_can_be_read_back() -> None:
+def test_the_metadata_always_has_the_same_length_and_can_be_read_back() -> None:
     for histogram in (np.zeros((3, BINS), np.int32), np.full((256, BINS), 2**31 - 1, np.int32)):
         calibration = calibrate(histogram)
         text = to_metadata(calibration)

@@ -296,7 +296,7 @@ LONG: dict[str, tuple[str, int, int, str, dict[str, Any]]] = {
 @pytest.mark.parametrize("side", [256, 512, 1024, 4096])
 @pytest.mark.parametrize("name", LONG)
 def test_long_photos_take_no_more_memory_than_others(photo, name, side):
-    """Either their short side rules out reduction in strips before the conversion, or their rows are long."""
+    """Their short side is too short to be reduced before the conversion, or their rows are very long."""
     mode, width, height, format, options = LONG[name]
     path = photo(odd.saved(Image.new(mode, (width, height)), format, **options))
     with memory_bound(MAX_MEMORY_BYTES):

@@ -41,7 +41,7 @@ def test_the_growth_is_explained_to_the_byte(before: int, after: int, length: in
     assert sum(back) == -sum(parts)
 
 
-def test_names_beyond_ascii_and_with_quotation_marks() -> None:
+def test_names_beyond_ascii_and_with_quotation_marks_are_counted() -> None:
     before, after = ("Coat",), ("Coat", "Ёлка", '"x"', "🦊")
     large = onnx_file(after)
     assert sum(expected_growth(before, after, FEATURES, large)) == len(large) - len(onnx_file(before))

@@ -36,7 +36,7 @@ Leak = Callable[[Home], None]
 
 @pytest.fixture(autouse=True)
 def _kept(_count_only_where_counts_matter: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes KEPT after earlier objects were set aside, so that the measurement searches it."""
+    """Replaces KEPT once older objects are excluded from the search, so that KEPT itself is searched."""
     monkeypatch.setattr(sys.modules[__name__], "KEPT", [])
 
 
@@ -155,7 +155,7 @@ def test_photos_in_a_tensor_are_refused(home: Home, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_a_failing_increment_is_raised_as_it_is(home: Home) -> None:
+def test_the_error_of_a_failing_increment_is_raised_as_it_is(home: Home) -> None:
     too_demanding = IncrementConfig(recipe="lwm", min_photos=100)
     with pytest.raises(Exception, match="cannot be used") as caught:
         simulate(home, 3, config=too_demanding)

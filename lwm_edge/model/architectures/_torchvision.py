@@ -1,7 +1,7 @@
 """Imports torchvision; no other module does.
 
 A torchvision built for CUDA fails on import if torch was built for the CPU: it registers shape functions for
-operators whose library did not load. This pair is usual on a Jetson, and package indexes offer it.
+operators whose library did not load. This combination is usual on a Jetson, and package indexes offer it.
 Declaring the schemas first makes torchvision's models usable; the operators are never called here.
 """
 

@@ -160,7 +160,7 @@ def wrong_shape(model: ModelProto) -> None:
     weight_of(model).dims[2:] = [1, 1]
 
 
-def test_a_weight_that_is_declared_smaller_than_it_is() -> None:
+def test_a_weight_that_is_declared_smaller_than_it_is_is_refused() -> None:
     """Without this check, the cost of the weight would be whatever the graph claims."""
     with pytest.raises(ExportError, match="does not fit its tensors") as refused:
         read_graph(changed(wrong_shape))

@@ -62,7 +62,7 @@ def shape(value: onnx.ValueInfoProto) -> list[str | int]:
     return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
 
 
-def test_inputs_and_outputs(onnx_file: bytes) -> None:
+def test_inputs_and_outputs_have_the_documented_names_and_shapes(onnx_file: bytes) -> None:
     model = onnx.load_model_from_string(onnx_file)
     (image,) = model.graph.input
     assert (image.name, image.type.tensor_type.elem_type) == ("image", onnx.TensorProto.UINT8)
@@ -75,7 +75,7 @@ def test_inputs_and_outputs(onnx_file: bytes) -> None:
     }
 
 
-def test_metadata(onnx_file: bytes) -> None:
+def test_the_metadata_describes_the_model(onnx_file: bytes) -> None:
     model, manifest = onnx.load_model_from_string(onnx_file), open_bundle(BASE_BUNDLE).manifest
     said = {p.key: p.value for p in model.metadata_props}
     assert json.loads(said["class_names"]) == list(manifest.class_names)
@@ -119,7 +119,7 @@ def test_the_same_bundle_gives_the_same_bytes(onnx_file: bytes) -> None:
     assert fill_graph(bundle.arrays(), bundle.manifest) == onnx_file
 
 
-def test_parity_on_photos_at_every_batch_size(onnx_file: bytes) -> None:
+def test_the_file_agrees_with_the_network_on_photos_at_every_batch_size(onnx_file: bytes) -> None:
     network = load_network(open_bundle(BASE_BUNDLE))
     report = check_parity(
         Classifier(onnx_file), parity_probe(network, photo_set("base", count=1).load(range(6)))
@@ -186,7 +186,7 @@ def test_another_number_of_classes_breaks_parity(onnx_file: bytes) -> None:
 
 
 @pytest.mark.parametrize("graph", [b"", b"garbage" * 10])
-def test_a_damaged_graph(graph: bytes) -> None:
+def test_a_damaged_graph_is_refused(graph: bytes) -> None:
     bundle = open_bundle(BASE_BUNDLE)
     arrays = {**bundle.arrays(), ONNX_GRAPH: np.frombuffer(graph, np.uint8)}
     with pytest.raises(ExportError):
@@ -321,7 +321,7 @@ def test_export_takes_a_bundle_file(tmp_path: Path, onnx_file: bytes) -> None:
     assert (tmp_path / "out.onnx").read_bytes() == onnx_file
 
 
-def test_a_foreign_onnx_file(tmp_path: Path, onnx_file: bytes) -> None:
+def test_a_foreign_onnx_file_is_refused(tmp_path: Path, onnx_file: bytes) -> None:
     model = onnx.load_model_from_string(onnx_file)
     del model.metadata_props[:]
     (tmp_path / "foreign.onnx").write_bytes(model.SerializeToString())
