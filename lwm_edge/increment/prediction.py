@@ -57,6 +57,7 @@ class Predictor:
     def __init__(self, job: Job, config: IncrementConfig, limit: int) -> None:
         self._job, self._config, self._limit = job, config, limit
         self._probes: dict[Strategy, _Probe] = {}
+        self._rss_before_trials = job.rss_bytes()
 
     def first_that_fits(self, listed: Iterator[Candidate], limit: int) -> tuple[Candidate, Prediction] | None:
         """Returns the first candidate whose predicted peak stays within the limit, with its prediction."""
@@ -91,7 +92,9 @@ class Predictor:
     def _peak(self, candidate: Candidate, probe: _Probe) -> int:
         step = probe.peak_with(candidate.micro_batch_size)
         step += _overhead_bytes(self._job, self._config, candidate.prefetch)
-        return int(MARGIN * max(step, self._job.rss_bytes() + _writing_bytes(self._job)))
+        # What trials leave in ONNX Runtime is free again when the model is written; what torch loads stays.
+        at_rest = self._rss_before_trials if self._job.loaded else self._job.rss_bytes()
+        return int(MARGIN * max(step, at_rest + _writing_bytes(self._job)))
 
     def _predict_keeping_memory(self, candidate: Candidate) -> Prediction | None:
         """Tries the micro-batch itself, as no simple rule says how much freed memory stays unused."""
