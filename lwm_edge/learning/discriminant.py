@@ -189,8 +189,8 @@ def solve_shrunk(covariance: Features, photos: float, rows: Features) -> Feature
     if not share:
         return rows / added
     at, diagonal = np.diag_indices(len(covariance)), covariance.diagonal().copy()
-    covariance[at] += added / share
     try:
+        covariance[at] += added / share
         return np.asarray(np.linalg.solve(covariance, rows.T / share).T, np.float64)
     finally:
         covariance[at] = diagonal

@@ -98,6 +98,14 @@ def test_the_shrunk_matrix_is_multiplied_and_solved_without_being_made(photos: f
     assert np.array_equal(covariance, before)
 
 
+def test_a_covariance_that_cannot_be_solved_stays_unchanged() -> None:
+    covariance = np.diag([2.0, -1.0])  # shrunk as if two more photos had been seen, its last row is zero
+    before = covariance.copy()
+    with pytest.raises(np.linalg.LinAlgError):
+        solve_shrunk(covariance, 1.0, np.ones((1, 2)))
+    assert np.array_equal(covariance, before)
+
+
 def test_a_linear_drift_is_followed() -> None:
     """The means of old classes, whose photos are gone, end up where their features would be now."""
     matrix = np.eye(3) + 0.3 * GENERATOR.normal(size=(3, 3))

@@ -69,3 +69,17 @@ def test_a_solved_head_is_told_apart_from_a_trained_one(removed: int | None) -> 
     assert is_solved(weight.astype(np.float32).astype(float), statistics)
     assert not is_solved(trained, statistics) and not is_solved(-weight, statistics)
     assert not is_solved(np.zeros_like(weight), statistics)
+
+
+def test_a_head_that_was_changed_where_photos_hardly_vary_is_not_solved() -> None:
+    """Such a change hardly shows in the means that the head stands for, but it changes answers."""
+    generator, spread = np.random.default_rng(0), np.array([5.0, 2.0, 1.0, 0.3, 0.1])
+    labels = np.repeat(np.arange(4), 400)
+    centres = spread * generator.normal(size=(4, D))
+    features = centres[labels] + spread * generator.normal(size=(len(labels), D))
+    statistics = _learnt(features, labels)
+    weight, bias = statistics.solve_head(4)
+    changed = weight + np.outer([10, -10, 10, -10], [0, 0, 0, 0, 1])
+    answers, others = ((features @ rows.T + bias).argmax(1) for rows in (weight, changed))
+    assert (answers == others).mean() < 0.9
+    assert is_solved(weight, statistics) and not is_solved(changed, statistics)
