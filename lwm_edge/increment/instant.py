@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 
@@ -136,7 +137,9 @@ class InstantLearner:
 
 
 def _load(parent: Bundle) -> tuple[Backbone | None, Loaded]:
-    """Loads the backbone, and measures the memory it takes; library pages do not count, because they stay."""
+    """Loads the backbone, and measures the memory it takes; libraries do not count, because they stay."""
+    with suppress(ImportError):  # loading the backbone says what is wrong
+        import onnxruntime  # noqa: F401 - what importing takes is not free again when the backbone is
     reset_peak_rss()
     before, mapped_before = rss_bytes(), _mapped_bytes()
     backbone = Backbone(parent)

@@ -18,6 +18,9 @@ _MARGIN_KEEPING_MEMORY = 1.15  # the same factor, if freed memory is kept
 _MAX_KEPT_FACTOR = 2.75  # times the memory of a step, if freed memory is kept; up to 2.6 was measured
 _REPLANNING_MARGIN = 1.02  # factor for a limit that an error names, as the next plan may need a little more
 _LIBRARY_BYTES = 10 * 2**20  # pages of NumPy and ONNX that solving and exporting read for the first time
+# The same when the head is solved, with the pages for reading photos and for running the model, and what ONNX
+# Runtime keeps of a freed model. The pages are given back before the new model is exported.
+_LIBRARY_BYTES_WHEN_SOLVING = 20 * 2**20
 
 USUAL_STEPS = 3  # trial steps: one that loads libraries, one with one image, and one with several
 
@@ -161,7 +164,8 @@ def _writing_bytes(job: Job) -> int:
     """Returns the bytes needed once the networks have run, to solve the head and write the bundle."""
     if job.loaded is None:  # after training, following the drift needs more copies
         return 2 * job.bundle_bytes + (6 * job.features + 5 * job.photos) * job.features * _FLOAT64_BYTES
-    solving = 3 * (job.features + job.photos + job.held_back) * job.features * _FLOAT64_BYTES
+    numbers = (3 * job.features + 4 * (job.photos + job.held_back)) * job.features
+    solving = numbers * _FLOAT64_BYTES + _LIBRARY_BYTES_WHEN_SOLVING - _LIBRARY_BYTES
     exporting = job.bundle_bytes + job.loaded.peak_bytes
     # the tensors, their bytes and the file take a bundle's length each, the ONNX file at most half of it
     writing = 3 * job.bundle_bytes + job.bundle_bytes // 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -206,6 +208,31 @@ def test_the_work_after_the_photos_counts_if_nothing_trains(monkeypatch: pytest.
     assert peak == pytest.approx(1.05 * exporting * MIB, rel=0.01)
     with pytest.raises(ResourceError, match="--max-memory"):
         make_plan(loaded, SHORT, 150 * MIB, "as set")
+
+
+def test_solving_the_head_for_many_photos_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Solving takes a few copies of all photos' features, and runs before library pages are given back."""
+    machine = _Machine(monkeypatch)
+    machine.cost = {False: MIB // 4, True: 0}
+    loaded = Loaded(held_bytes=20 * MIB, peak_bytes=10 * MIB)
+    job = replace(machine.job, trained_bytes=0, activation_bytes=0, features=512, loaded=loaded, held_back=0)
+    few, many = (make_plan(replace(job, photos=n), SHORT, 1000 * MIB, "as set") for n in (5000, 7560))
+    peaks = [plan.predicted_peak_rss_bytes - plan.pixel_cache_bytes for plan in (few, many)]
+    solving = 100 + 3 * 2 + 4 * 5000 * 512 * 8 / MIB - 20 + 20  # two MiB for each matrix of 512 x 512 numbers
+    assert peaks[0] == pytest.approx(1.05 * solving * MIB, rel=0.01)
+    assert peaks[1] - peaks[0] == pytest.approx(1.05 * 4 * 10 * MIB, rel=0.01)
+
+
+def test_importing_onnx_runtime_does_not_count_as_memory_of_the_model() -> None:
+    """What the import takes stays when the model is freed, so it must happen before memory is measured."""
+    code = (
+        "import sys; from lwm_edge.increment import instant; "
+        "instant.Backbone = lambda parent: None; "
+        "instant.rss_bytes = lambda: print('onnxruntime' in sys.modules) or 0; "
+        "instant._load(None)"
+    )
+    seen = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert seen.split() == ["True", "True"]
 
 
 def test_the_time_runs_from_the_commands_start_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
