@@ -108,9 +108,8 @@ def _load(path: Path) -> Any:
 def _mappings(content: Any, visited: set[int], depth: int = 0) -> Iterator[dict[str, Tensor]]:
     """Yields the mappings from names to tensors in the usual places of a checkpoint's content.
 
-    Each comes as it is, and once more without each prefix that some of its names have.
-
-    If two of them fit equally well, the first one is read, so averages come last.
+    Each comes as it is, and again for each prefix that some of its names have: only these names, without the
+    prefix. If two mappings fit equally well, the first one is read, so averages come last.
     """
     if not isinstance(content, Mapping) or id(content) in visited or depth > _DEEPEST:
         return
