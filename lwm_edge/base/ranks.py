@@ -175,8 +175,9 @@ def _has_peers() -> bool:
 def joined() -> Iterator[Ranks]:
     """Joins the other processes that torchrun started, if any, for as long as the block of code runs.
 
-    If the block fails in one process, it fails in all. The process that failed first raises its error; all
-    other processes raise a PeerError, which need not be shown to anybody.
+    If the block fails in one process, it fails in all. The process that failed first raises its error or, if
+    that says only that another process is gone, a ResourceError. All other processes raise a PeerError, which
+    need not be shown to anybody.
     """
     if not _has_peers():
         yield Ranks()
@@ -191,7 +192,8 @@ def joined() -> Iterator[Ranks]:
     try:
         ranks.gather(None)  # otherwise, the others could wait for a process that fails before all have joined
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Grad strides do not match bucket")  # that costs little time
+            # It takes little time to copy gradients whose strides differ.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket")
             yield ranks
     except BaseException as error:
         if not _is_first_failure(store):
