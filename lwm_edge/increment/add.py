@@ -182,8 +182,8 @@ def plan_increment(
         config: Settings, as for the call that is planned.
         more_photos: Whether to plan for `add_photos` instead.
         solve_head: Value for the same argument of `add_photos`.
-        on_progress: Function that is called before each photo is read; any exception that it raises ends the
-            call.
+        on_progress: Function that is called before each photo is read and before each trial step; any
+            exception that it raises ends the call.
         isolate: Whether to plan in a worker process, as `add_classes` would with the same value.
         wait: Whether to wait for another process that is changing the home.
         started: Value of time.monotonic() from which time is counted; None means now.
