@@ -1,4 +1,4 @@
-"""Under torchrun, processes make the base that one would make, up to rounding, or all end with one message."""
+"""Processes under torchrun make the base that one would make, up to rounding, or all end with one message."""
 
 from __future__ import annotations
 
