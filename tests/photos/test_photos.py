@@ -164,7 +164,7 @@ def test_a_cmyk_jpeg_has_the_colours_of_its_rgb_original(tmp_path):
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP"])
-def test_the_four_formats_are_read_whatever_the_file_is_called(tmp_path, format):
+def test_a_photo_is_read_whatever_its_file_is_called(tmp_path, format):
     Image.fromarray(quadrants()).save(tmp_path / "photo.dat", format, quality=95)
     assert_quadrants(read_photo(tmp_path / "photo.dat", sized(32)), tolerance=12)
 
@@ -569,7 +569,7 @@ def test_another_epoch_seed_or_photo_is_augmented_differently():
     assert len(np.unique(twins.load(range(12), epoch=0), axis=0)) > 6
 
 
-def test_photos_are_as_they_are_without_a_seed_or_an_epoch():
+def test_photos_are_not_augmented_without_a_seed_or_an_epoch():
     plain = np.stack([read_photo(path, FASHION_SIZE) for path in real_photos("Coat", 12)])
     np.testing.assert_array_equal(real_set(7).load(range(12)), plain)
     np.testing.assert_array_equal(real_set(None).load(range(12), epoch=4), plain)
