@@ -80,7 +80,7 @@ def test_the_default_is_above_the_baselines(printed: Printed) -> None:
 
 
 @pytest.mark.slow
-def test_the_footprint_stays_constant(printed: Printed) -> None:
+def test_the_bundle_keeps_its_length_and_the_onnx_file_gains_rows(printed: Printed) -> None:
     bundles = printed.bytes_of("Bundle")
     assert len(bundles) == 3 and len(set(bundles)) == 1 and printed.footprint["Audit"] == "passed"
     growth = np.diff(printed.bytes_of("ONNX file"))

@@ -1,4 +1,4 @@
-"""The exit code depends on what was done, not on whether the report could be printed.
+"""The exit code of a change depends on what was done, not on whether its report could be printed.
 
 tests/README.md publishes the counts.
 """

@@ -1,4 +1,4 @@
-"""These tests measure the memory that the process uses, and what it may still take."""
+"""These tests measure the memory that a process uses, gives back, and may still take."""
 
 from __future__ import annotations
 

@@ -474,7 +474,7 @@ seeds = st.integers(0, 2**32)
 
 @settings(deadline=None)
 @given(digests, shares, seeds)
-def test_the_split_holds_back_at_least_one_and_loses_none(digests, share, seed):
+def test_the_split_leaves_at_least_one_to_learn_and_loses_none(digests, share, seed):
     photos = [Photo(Path(f"{n}.png"), 0, digest) for n, digest in enumerate(digests)]
     learnt, held_back = split_held_back(photos, share, seed)
     assert len(held_back) == min(max(1, round(len(photos) * share)), len(photos) - 1)
