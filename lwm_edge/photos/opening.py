@@ -58,15 +58,16 @@ def open_photo(
     Args:
         path: Path of the photo.
         resize_size: Length of the photo's short side before the crop.
-        most_bytes: Bytes that photos of this format and size may take at worst; None in the process with hard
-            limits, where any photo is decoded.
+        most_bytes: Limit on the bytes that the worst photo of this format and size would take; None in the
+            process with hard limits, where any photo is decoded.
         on_wait: Function that is called a few times a second; what it raises ends the reading.
 
     Yields:
         The image, which must be decoded within the block.
 
     Raises:
-        PhotosError: The photo is not a regular file, or costs too much; decoding may raise this too.
+        PhotosError: The photo is not a regular file, is empty, is a raw photo, or costs too much; decoding
+            may raise this too.
         NeedsReaderError: A library that reads such photos is not installed.
         TooCostlyHereError: The photo might take more than `most_bytes`.
         EndedError: `on_wait` raised an error.
@@ -105,7 +106,7 @@ def _opened(file: GuardedFile, has_limits: bool) -> Image.Image:
         raise TooCostlyHereError
     _load_readers(formats)
     if formats == ("WEBP",):
-        file.expect_pictures_alone(MAX_WEBP_PIXELS, 0)  # checked before the whole file is read in one go
+        file.check_all_metadata(MAX_WEBP_PIXELS, 0)  # checked before the whole file is read in one go
     image = Image.open(file, formats=formats or ("BMP",))
     if formats == ("WEBP",):
         _bound_webp_metadata(file, image)
@@ -120,7 +121,7 @@ def _bound_webp_metadata(file: GuardedFile, image: Image.Image) -> None:
     """
     known = [image.info.pop(name, b"") for name in _WEBP_METADATA]
     frames = int(getattr(image, "n_frames", 1))
-    file.expect_pictures_alone(image.width * image.height * frames, sum(map(len, known)))
+    file.check_all_metadata(image.width * image.height * frames, sum(map(len, known)))
     kept = {"exif": known[0][:EXIF_BYTES], "xmp": known[1]}
     image.info.update({name: content for name, content in kept.items() if content})
 
