@@ -1,20 +1,20 @@
-"""Defines every error that lwm_edge raises on purpose.
+"""Defines the errors that lwm_edge raises for its callers.
 
     LwmEdgeError                 1
     ├── ConfigError              2   a setting or an argument is wrong
-    ├── PhotosError              3   the photo folder cannot be learnt from
+    ├── PhotosError              3   photos, or their folder, cannot be used
     ├── BundleError              4   a bundle file is damaged, foreign or from another version
-    │   ├── ArchitectureError    4   a network has the wrong structure, or its name is unknown
+    │   ├── ArchitectureError    4   a network cannot be used, or its name is unknown
     │   └── CapacityError        4   there are more classes than the bundle has room for
-    ├── HomeError                4   a model home is missing, damaged or cannot be written
-    ├── ResourceError            5   memory or disk space ran out
+    ├── HomeError                4   a model home is missing or damaged, or a file operation was refused
+    ├── ResourceError            5   memory, disk space or another resource ran out
     ├── GateError                6   the student is not good enough to replace its teacher
-    ├── ExportError              7   the ONNX file could not be made
+    ├── ExportError              7   the ONNX file cannot be made or used
     │   └── ParityError          7   the ONNX file does not compute what the network computes
     ├── TrustError               8   a key, a signature or a chain of custody does not verify
-    ├── PeerError                1   another of the processes that train a base failed, and said why
-    ├── BusyError               75   another process is changing the home; try again
-    └── StoppedError           130   stopped on request (143: by SIGTERM); the same command resumes the job
+    ├── PeerError                1   another of the processes that make a base failed, and said why
+    ├── BusyError               75   another process is working on the home or the inbox; try again
+    └── StoppedError           130   the job was stopped on request (143: by SIGTERM)
 
 The number is the command line's exit code. Exit code 9 belongs to none of these errors: it means that some
 photos could not be read, but the others were classified.
@@ -81,7 +81,7 @@ class ConfigError(LwmEdgeError):
 
 
 class PhotosError(LwmEdgeError):
-    """The photo folder cannot be learnt from; `problems` lists everything found."""
+    """Photos, or their folder, cannot be used; `problems` lists everything found."""
 
     exit_code = 3
 
@@ -93,7 +93,7 @@ class BundleError(LwmEdgeError):
 
 
 class ArchitectureError(BundleError):
-    """A network does not end in feature maps, average pooling and one linear layer, or is not known."""
+    """A network cannot be used, for example because of its structure, or its name is unknown."""
 
 
 class CapacityError(BundleError):
@@ -101,13 +101,13 @@ class CapacityError(BundleError):
 
 
 class HomeError(LwmEdgeError):
-    """A model home is missing, damaged or cannot be written."""
+    """A model home is missing or damaged, or the operating system refused a file operation."""
 
     exit_code = 4
 
 
 class ResourceError(LwmEdgeError):
-    """Memory or disk space ran out."""
+    """Memory, disk space or another resource of the system ran out."""
 
     exit_code = 5
 
@@ -119,7 +119,7 @@ class GateError(LwmEdgeError):
 
 
 class ExportError(LwmEdgeError):
-    """The ONNX file could not be made."""
+    """The ONNX file cannot be made or used."""
 
     exit_code = 7
 
@@ -135,17 +135,17 @@ class TrustError(LwmEdgeError):
 
 
 class PeerError(LwmEdgeError):
-    """Another of the processes that train a base failed; it says why, so this one has nothing to add."""
+    """Another of the processes that make a base failed; it says why, so this one has nothing to add."""
 
 
 class BusyError(LwmEdgeError):
-    """Another process is changing the home; try again."""
+    """Another process is working on the home or the inbox; try again."""
 
     exit_code = 75
 
 
 class StoppedError(LwmEdgeError):
-    """The job was stopped on request; the model is unchanged, and the same command resumes the job."""
+    """The job was stopped on request."""
 
     exit_code = 130
 

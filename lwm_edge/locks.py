@@ -1,4 +1,4 @@
-"""Takes file locks, which end with the process that took them."""
+"""Takes file locks, each of which ends at the latest when no process has its file open any more."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .inspection import explained, kind_at
 
 @contextmanager
 def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
-    """Holds a file lock until the block or the process ends; yields the lock's descriptor.
+    """Holds a file lock until the block ends; yields its descriptor, so that child processes can hold it too.
 
     Args:
         path: Path of the lock file.

@@ -125,7 +125,7 @@ ExactPath = Annotated[
     PlainSerializer(lambda path: {_BYTES: os.fsencode(path).decode("latin-1")}, when_used="json"),
     PlainValidator(_path_from),
 ]
-"""Path in settings; its name need not be UTF-8, and in JSON each of its bytes becomes one character."""
+"""Path for programs to read; its name need not be UTF-8, and in JSON each of its bytes is one character."""
 
 
 ExactBytes = Annotated[
@@ -137,7 +137,7 @@ ExactBytes = Annotated[
 
 
 class Report(BaseModel):
-    """Holds what a public function returns; it is the base of every report."""
+    """Holds what is to be reported; it is frozen, and undeclared fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -150,7 +150,7 @@ def plain_json(text: bytes, *, indent: int | None = None) -> Any:
 
     Args:
         text: JSON in UTF-8, without padding.
-        indent: Number of spaces that indent each level; None if the text was written without any spaces.
+        indent: Number of spaces that indent each level; None if there are no spaces outside strings.
 
     Raises:
         ValueError: The text is not JSON, or is not written as this program writes its content.
@@ -178,7 +178,7 @@ def plain_json(text: bytes, *, indent: int | None = None) -> Any:
 def require_as_written(record: BaseModel, text: bytes) -> None:
     """Refuses the JSON that a record was read from, unless the record would be written exactly like that.
 
-    The JSON must have no spaces, but may lack fields that a later release added.
+    The JSON must have no spaces outside strings, but may lack fields that a later release added.
 
     Raises:
         ValueError: The text could hide something, either in a way that `plain_json` refuses, or in the order
@@ -239,7 +239,7 @@ ProgressCallback = Callable[[Progress], None]
 
 
 def one_step(phase: str, expected_seconds: float) -> Progress:
-    """Reports the start of a phase whose steps cannot be counted, and how long it is expected to take."""
+    """Returns the report on the start of a phase whose steps cannot be counted, and its expected duration."""
     return Progress(phase=phase, done=0, total=1, expected_seconds=expected_seconds)
 
 

@@ -132,7 +132,7 @@ def vendor_warnings(
         warnings.append(
             f"there are no unseen photos of {', '.join(missing[:_LISTED])}"
             f"{f' and {len(missing) - _LISTED} more' if len(missing) > _LISTED else ''}, so unseen "
-            "photos decide nothing: the statistics are made from the given ones, and the trained head ships"
+            "photos decide nothing: the statistics are made without them, and the trained head ships"
         )
     of_same = [learnt.per_class[name] for name in (unseen or learnt).per_class]
     if (known := sum(of_same) / len(of_same)) - trained > BY_HEART:

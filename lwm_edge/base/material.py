@@ -23,7 +23,7 @@ class Material:
 
     Attributes:
         class_names: Names of the classes in class_index order.
-        learnt: Photos that the network learns or has learnt from.
+        learnt: Photos that the network learns from, or has learnt from.
         unseen: Photos that the network never sees; there may be none.
         for_statistics: Photos to make the statistics from, instead of the learnt ones; there may be none.
         warnings: Warnings so far, such as those about files that were left out.

@@ -23,7 +23,7 @@ PHOTOS_AT_ONCE = 65_536  # photos whose head inputs are in memory at once; at 20
 
 
 class Learnt(NamedTuple):
-    """Holds what was learnt from photos that were seen only once.
+    """Holds what was learnt from photos; a photo counts once for each epoch that it was augmented for.
 
     Attributes:
         statistics: Statistics of the photos; complete only in the first process.

@@ -1,8 +1,8 @@
 """Lets several processes make one base: `torchrun` starts them, and they divide the photos among themselves.
 
 Every process runs the same code. Where the work is divided, each process takes a share of the photos, and the
-results are combined. Decisions are made by the first process alone, which is also the only one that writes,
-prints and reports progress. A process that torchrun did not start is alone, and this module changes nothing
+results are combined. Decisions follow from what the first process computes; it alone writes files, prints
+results and reports progress. A process that torchrun did not start is alone, and this module changes nothing
 for it.
 """
 

@@ -88,7 +88,7 @@ def _pretrained(architecture: Architecture, name: str, weights: str) -> Mapping[
 
 
 def _rows(architecture: Architecture, state: Mapping[str, Tensor]) -> int | None:
-    """Returns the number of classes in the head of a state dict; None if it has no such head."""
+    """Returns the number of classes in the head of a state dict; None if it has no linear head with bias."""
     weight, bias = (state.get(f"{architecture.head}.{name}") for name in ("weight", "bias"))
     return None if weight is None or bias is None or weight.dim() != 2 else len(weight)
 

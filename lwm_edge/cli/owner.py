@@ -1,4 +1,4 @@
-"""Defines the commands with which a device's owner makes, measures, exports and checks a model home."""
+"""Defines the demo, and the commands with which an owner makes, inspects, exports and repairs a home."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def add_classes_command(
     """Teach the model new classes, from photos of these classes alone: the main job.
 
     Nothing changes until the last step; then the bundle, ONNX file, labels and receipt change together. After
-    an interruption, the same command continues where it stopped; you need not repeat its options.
+    an interruption, the same command continues any training that was saved, even if you omit its options.
     """
     from ..freed_memory import bound_allocator
     from ..increment.add import may_train

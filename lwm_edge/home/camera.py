@@ -33,7 +33,7 @@ def watch(
     Args:
         home: Model home, or the path of its folder.
         source: Number of a camera, as an integer or as text, or the path of a video file.
-        every_seconds: Seconds between two classified frames; in a video, seconds of playing time.
+        every_seconds: Fewest seconds between two classified frames; in a video, seconds of playing time.
         top_k: Number of classes to return for each frame, best first.
         keep: Share of photos of known classes that must not be called unknown; one of `model.terms.SHARES`.
 
@@ -57,7 +57,7 @@ def watch(
 
 
 def _frames(source: int | AnyPath, every_seconds: float) -> Iterator[tuple[float, Pixels]]:
-    """Yields frames in RGB, each with its time in seconds since the start."""
+    """Yields the frames to classify, in RGB, each with its time in seconds since the start."""
     cv2 = _opencv()
     number = int(str(source)) if str(source).isdecimal() else None
     if number is None and not Path(source).is_file():  # type: ignore[arg-type]

@@ -32,14 +32,14 @@ def add_classes(
     """Teaches a home's model new classes, from photos of these classes alone.
 
     Nothing that a reader of the home sees changes until the last step, which is a single rename. After an
-    interruption (Ctrl-C, a kill or a power cut), the same call continues where the increment stopped, and
+    interruption (Ctrl-C, a kill or a power cut), the same call continues any training that was saved, and
     produces the same model.
 
     Args:
         home: Model home, or the path of its folder.
         photos: Path of a folder with one sub-folder of photos for each new class, named after the class.
-        config: Settings. A setting that is not given takes its default or, if an increment was interrupted,
-            its value in that increment.
+        config: Settings. A setting that is not given takes its default or, if saved training is continued,
+            its value in that training.
         on_progress: Function that is called in this thread at every step and before each photo. An exception
             that it raises before the commit ends the increment, and the home's model stays as it was.
         isolate: Whether to learn and commit in worker processes; False does both in this process.
@@ -174,7 +174,7 @@ def plan_increment(
     wait: bool = False,
     started: float | None = None,
 ) -> PlanReport:
-    """Returns the memory, time and disk space that `add_classes` would take; trains and changes nothing.
+    """Returns the memory, time and disk space that `add_classes` would take; the model stays as it is.
 
     Args:
         home: Model home, or the path of its folder.

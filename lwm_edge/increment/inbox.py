@@ -38,7 +38,8 @@ def teach_inbox(
     """Teaches the photos that are in an inbox, once; trains nothing, so it needs no torch.
 
     Each class is taught in a change of its own. If the model already knows a class, its photos are taught as
-    with `add_photos`. Photos that cannot be taught stay in their folder, with the reason in a file beside it.
+    with `add_photos`. Photos that cannot be taught stay in their folder. The reason is in the report and,
+    unless there are just too few photos yet, also in a file beside the folder.
 
     Args:
         home: Model home, or the path of its folder.
@@ -80,7 +81,7 @@ def watch_inbox(
     on_progress: ProgressCallback = ignore_progress,
     isolate: bool = True,
 ) -> None:
-    """Teaches photos as they arrive in an inbox, until an interruption or an exception in `on_report`.
+    """Teaches photos as they arrive in an inbox, until an interruption or any other exception.
 
     Args:
         home: As for `teach_inbox`.

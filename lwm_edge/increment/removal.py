@@ -51,8 +51,8 @@ def remove_class(
     Raises:
         ConfigError: There is no such class, or it is a shipped one and `shipped` is not set, or it cannot be
             taken out exactly.
-        BundleError: The class is the only one left.
-        HomeError: The home cannot be written to.
+        BundleError: The class is the only one left, or the home's bundle is damaged.
+        HomeError: There is no home, or it cannot be written to.
         BusyError: Another process is changing the home, and `wait` is not set.
         TrustError: The home's model does not verify against the key that the home trusts, or the signing key
             cannot be used.

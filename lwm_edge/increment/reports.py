@@ -75,7 +75,7 @@ class PlanReport(Report):
 
 
 class NewClassReport(Report):
-    """Reports how often one new class was recognised, with all classes competing.
+    """Reports how often one class was recognised, with all classes competing.
 
     Attributes:
         class_name: Name of the class.
@@ -146,10 +146,10 @@ class LearningReport(Report):
         skipped: Files that were left out, each with the reason.
         plan: Plan that the increment followed.
         training: Report on the training; None if the backbone stayed as it was.
-        held_back: Accuracy on held-back photos of the new classes, with all classes competing; a solved head
-            learns these photos only afterwards.
-        judged: Report on each new class: by cross-validation over all of its photos if the head is solved,
-            else on the held-back ones.
+        held_back: Accuracy on the held-back photos, with all classes competing; a solved head learns these
+            photos only afterwards.
+        judged: Report on each class that was taught: by cross-validation over all photos of the increment if
+            nothing was trained, else on the held-back ones.
         drift: Drift of the student from its teacher.
         warnings: Warnings for the owner.
         mistakes: Held-back photos that were not recognised. The call returns them, but receipts and JSON

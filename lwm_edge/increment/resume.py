@@ -102,12 +102,14 @@ class SavedTraining:
     def plan(self) -> PlanReport | None:
         """Returns the plan that the training followed; None if there is nothing to continue.
 
+        A checkpoint that nothing can continue is removed.
+
         Raises:
-            ConfigError: An increment with other photos or settings was interrupted.
+            ConfigError: An increment with other photos, settings or numbers in its recipe was interrupted.
         """
         header = read_header(self._path)
         if header is None or header.parent_digest != self._parent_digest:
-            self.forget()  # the checkpoint is damaged, or the model has changed since
+            self.forget()  # there is none, it cannot be read, or the model has changed since
             return None
         if header.job != self._job:
             raise ConfigError(

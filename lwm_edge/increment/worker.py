@@ -3,8 +3,8 @@
 So the calling app gets its memory back, and survives if the system kills the training because memory runs
 out; torch and ONNX Runtime are never in memory together. The processes inherit the home's lock, so the lock
 is held as long as any of them is alive. They end when the process that started them ends: the training stops
-after its next step and saves its state, and the work before and after the training stops at its next report
-of progress. A commit that has begun is finished first.
+after its next step and, if its plan allows checkpoints, saves its state; the work before and after the
+training stops at its next report of progress. A commit that has begun is finished first.
 """
 
 from __future__ import annotations
@@ -136,11 +136,11 @@ def _commit(
 
 
 def stoppable_progress(reply: Callable[[Message], None], should_stop: Callable[[], bool]) -> ProgressCallback:
-    """Makes a function that passes progress on, and raises StoppedError when the worker is to stop."""
+    """Makes a function that passes progress on and, outside the training, ends the work if it is to stop."""
     trained = ""
 
     def report_progress(progress: Progress) -> None:
-        """Sends the progress, and raises StoppedError if the worker is to stop."""
+        """Sends the progress; outside the training, raises StoppedError if the worker is to stop."""
         nonlocal trained
         with suppress(BrokenPipeError):  # nobody is listening any more, so `should_stop` will soon be true
             reply(Message(progress=progress))

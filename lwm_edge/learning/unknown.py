@@ -33,7 +33,7 @@ def score_tensors(statistics: ClassStatistics, classes: int, rows: Features | No
     Args:
         statistics: Statistics of all classes.
         classes: Number of classes.
-        rows: Rows of the `Discriminant` of these classes; unless given, they are solved again.
+        rows: Rows of the `Discriminant` of these classes; None if they are to be solved here.
     """
     rows = statistics.discriminant(classes).rows if rows is None else rows
     return tensors_of(statistics.means[:classes], rows, len(statistics.means))

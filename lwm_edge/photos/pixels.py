@@ -12,10 +12,10 @@ from PIL import Image
 
 Pixels = NDArray[np.uint8]
 
-_COARSE = 2  # large photos are first quickly reduced to this many times the target side
+_COARSE = 2  # large photos are first quickly reduced, to at least this many times the target side
 LONG = 3  # a photo more than this many times as long as it is wide loses its ends before it is converted
 STRIP_ROWS = 64  # rows of the photo that are converted at once
-EXIF_BYTES = 16 * 1024  # enough for the orientation; parsing Exif can take hundreds of times its size
+EXIF_BYTES = 16 * 1024  # enough for the orientation; parsing can take hundreds of times as much memory
 _EXIF_CHARACTERS = 3 * EXIF_BYTES  # the same, as lines of hexadecimal digits
 _EXIF_AS_TEXT = "Raw profile type exif"  # in older PNG files
 _ORIENTATION = 0x0112  # number of the Exif tag
@@ -42,7 +42,7 @@ def preprocess(image: Image.Image, image_size: int, resize_size: int) -> Pixels:
         RGB [image_size, image_size, 3] uint8.
     """
     side = resize_size * _COARSE
-    image.draft("RGB", (side, side))  # a JPEG is then decoded directly to about this size
+    image.draft("RGB", (side, side))  # a large JPEG is then decoded at a reduced size, no smaller than this
     image.load()
     upright_by = _UPRIGHT_BY.get(_orientation(image))
     image = _to_reduced_rgb(image, side)
@@ -57,7 +57,7 @@ def preprocess(image: Image.Image, image_size: int, resize_size: int) -> Pixels:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Returns the orientation that Exif or XMP gives; 1, which means upright, where neither can be read."""
+    """Returns the orientation that Exif or XMP gives, or else 1, which means upright."""
     metadata = Image.new("1", (1, 1))  # a new image, for which Pillow has read no Exif yet
     metadata.info = dict(image.info)
     try:

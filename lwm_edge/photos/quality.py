@@ -1,4 +1,4 @@
-"""Measures what can be wrong with a photo, whatever it shows: sharpness, brightness and size."""
+"""Measures a photo's sharpness, brightness and size, each of which may be what is wrong with it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _BRIGHTEST, _DARKEST = 99, 1  # percentiles, so that a few odd pixels do not cou
 
 
 def sharpness(pixels: Pixels) -> float:
-    """Returns the variance of a photo's Laplacian, as a share of the variance of its brightness.
+    """Returns the variance of a photo's Laplacian, divided by the variance of its brightness.
 
     The variance of the Laplacian is small for a blurred photo: Pech-Pacheco et al. 2000, "Diatom Autofocusing
-    in Brightfield Microscopy". As a share it does not depend on contrast. It does depend on what the photo
-    shows, so compare it with photos of the same class.
+    in Brightfield Microscopy". The quotient does not depend on contrast. It does depend on what the photo
+    shows, so compare it with that of photos of the same class.
     """
     grey = _grey(pixels)
     inner = grey[1:-1, 1:-1]
@@ -34,7 +34,7 @@ def brightness_range(pixels: Pixels) -> tuple[float, float]:
 
 
 def short_side(path: Path, resize_size: int) -> int | None:
-    """Returns a photo's short side in pixels, as its file declares it; None if that is too costly here."""
+    """Returns a photo's short side in pixels; None if opening the photo in this process is too costly."""
     try:
         with open_photo(path, resize_size, MAX_BYTES_HERE) as image:
             return min(image.size)

@@ -89,7 +89,7 @@ class _Outcome(Generic[Result]):
     """Holds the result of reading an item, or the error that reading it raised.
 
     Attributes:
-        results: The one result; empty if there is an error.
+        results: The result, as the only item; empty if there is an error.
         error: Error that reading the item raised.
     """
 
@@ -102,8 +102,8 @@ class _Readers(Generic[Item, Result]):
 
     An interruption can come at any moment. If `concurrent.futures` held one of its locks in the caller's
     thread at that moment, the lock would never be released, and whoever then waited for the threads would
-    wait for ever. So the caller's thread shares only queues with the others, of a kind that is not written in
-    Python.
+    wait for ever. So the caller's thread shares only a flag and queues with the others; these queues are not
+    written in Python.
 
     Args:
         read: Function that reads an item.
@@ -141,7 +141,7 @@ class _Readers(Generic[Item, Result]):
         return outcome.results[0]
 
     def end(self) -> None:
-        """Ends the reading of all items, and waits until every thread has ended."""
+        """Ends the reading of all items, and waits until every thread that was started has ended."""
         self._ended = True
         self.jobs.put(None)
         for thread in self._started:

@@ -1,4 +1,4 @@
-"""Audits a home: accounts for every byte, and shows that nothing is unexplained.
+"""Audits a home: accounts for every byte, and says what is unexplained.
 
 `audit` looks at the files that are there now (`audited_bytes`), at the growth of the ONNX file
 (`onnx_growth`) and at the ledger of past increments (`model.ledger`). `simulation` runs increments to see

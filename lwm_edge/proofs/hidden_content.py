@@ -1,4 +1,4 @@
-"""Finds content that is hidden in the files of a home: in their attributes, headers and JSON.
+"""Finds content that is hidden in the files of a home.
 
 In some places, hidden content cannot be found even in principle, because any value is possible there:
 
@@ -124,7 +124,7 @@ def _graph_problems(graph: bytes, bundle: Bundle) -> list[str]:
 
 
 def checkpoint_problems(path: Path, bundle: Bundle) -> Iterator[str]:
-    """Checks that a checkpoint belongs to this model and holds only trained parameters and their momentum."""
+    """Finds what does not belong in a checkpoint for training this model or the one before."""
     yield from header_problems(path)
     yield from (f"{path.name}: {problem}" for problem in _header_tensor_problems(path, bundle.manifest))
     arrays = bundle.arrays(ONNX_GRAPH, WEIGHT, BIAS)
@@ -177,7 +177,7 @@ def receipt_problems(path: Path, manifest: Manifest) -> list[str]:
 
 
 def _foreign_content(receipt: bytes) -> list[str]:
-    """Lists fields, at any depth, that do not belong in the kind of receipt that fits best.
+    """Lists fields and values, at any depth, that do not belong in the kind of receipt that fits best.
 
     Fields that a later release added may be missing.
     """

@@ -42,7 +42,7 @@ def value_of(figure: str, step: SimulationStep) -> int:
 
 
 def find_trends(steps: Sequence[SimulationStep]) -> tuple[Trend, ...]:
-    """Finds the trend of every file, and of every memory figure that was measured each time."""
+    """Finds the trends of `STORAGE`, every file, and every memory figure that was measured each time."""
     classes = [step.classes for step in steps]
     trends = [_constant(STORAGE, classes, [storage_bytes(step) for step in steps])]
     for name in sorted({name for step in steps for name in step.file_bytes}):

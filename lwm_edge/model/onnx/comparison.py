@@ -23,7 +23,7 @@ class VariantReport(Report):
     Attributes:
         photos: Number of photos on which both were run; none of them calibrated the form.
         agreement: Share of these photos for which both predict the same class.
-        min_agreement: Smallest such share at which the form is still written.
+        min_agreement: Smallest such share at which the form is written without `force`.
         accuracy: Accuracy of the form; None if some photos are not of known classes.
         original_accuracy: Accuracy of the file itself; None in the same cases.
         onnx_bytes: Length of the form.
@@ -59,7 +59,7 @@ def compare(
         original: Content of the ONNX file.
         variant: Content of its other form.
         photos: Photos to run both on.
-        labels: class_index of each photo, if they are known.
+        labels: class_index of each photo; None if some photos are not of known classes.
         min_agreement: Smallest share of photos for which both must predict the same class.
         on_progress: Function that is called before each photo.
     """
