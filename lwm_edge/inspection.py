@@ -64,7 +64,7 @@ def read_regular(path: Path, most: int = -1) -> bytes:
 
     Args:
         path: Path of the file.
-        most: Largest number of bytes to read; all of them by default.
+        most: Largest number of bytes to read; by default, the whole file is read.
 
     Raises:
         OSError: There is no file, it may not be read, or it is not a regular one.

@@ -73,9 +73,9 @@ def _status(field: str) -> int:
 
 
 def available_memory_bytes() -> int:
-    """Returns how many bytes this process can still take; the machine or its cgroup limits them.
+    """Returns how many more bytes this process can take, on this machine and in its cgroups.
 
-    Where neither is known, this returns `ASSUMED_BYTES`.
+    If neither the machine nor a cgroup says anything, this returns `ASSUMED_BYTES`.
     """
     return min(_known_available(), default=ASSUMED_BYTES)
 
@@ -116,7 +116,7 @@ def tree_rss_bytes() -> int:
 
 @contextmanager
 def cgroup_peak() -> Iterator[Callable[[], tuple[int | None, str]]]:
-    """Yields a function that reads the high-water mark of this process's own memory cgroup, if it has one.
+    """Yields a function that reads the high-water mark of the innermost memory cgroup that keeps one.
 
     With cgroups of version 2, from Linux 6.12 on, the mark is reset first, which affects only the open file
     that asks for it. With version 1 a reset would affect everybody, so the mark is read as it is.
@@ -189,7 +189,7 @@ def _cgroup_files() -> Iterator[tuple[Path, Path]]:
 
 @contextmanager
 def out_of_memory_explained() -> Iterator[None]:
-    """Turns every exception that says that memory ran out into a ResourceError."""
+    """Turns MemoryErrors, and RuntimeErrors that say that memory ran out, into ResourceErrors."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -124,7 +124,7 @@ def _keep_owner_and_mode(path: Path, file: BinaryIO, old: os.stat_result) -> Non
 
 
 def require_owner_can_be_kept(path: Path, old: os.stat_result) -> None:
-    """Refuses another user's file, if a new file in its place could not get the same owner."""
+    """Refuses a file if a new one in its place could not be given the same user and group."""
     groups = {os.getegid(), *os.getgroups()}
     if os.geteuid() != 0 and (old.st_uid != os.geteuid() or old.st_gid not in groups):
         raise _other_owner(path, old)

@@ -32,8 +32,9 @@ class BundleConfig(Settings):
     grid: int | None = Field(default=None, ge=0, le=8)
     """Cells per side of the grid on which the head reads earlier blocks, or 0; unless set, the photos decide.
 
-    With 0, the head reads the last feature maps alone. If the photos decide, the grid is 1, 2 or 3, whichever
-    tells their classes apart best, as long as the head reads no more than 2048 values.
+    With 0, the head reads the last feature maps alone. The photos choose between 1, 2 and 3: the grid is the
+    one that tells their classes apart best. Grids that do not fit the network, or with which the head would
+    read more than 2048 values, are left out; if none remains, the grid is 0.
     """
     author: Line | None = None
     """Author of the base, to be named in the ONNX file."""
@@ -77,10 +78,10 @@ class BaseConfig(BundleConfig):
     frozen_blocks: int = Field(default=0, ge=0)
     """Number of the backbone's first blocks that are not trained.
 
-    The blocks are the child modules of the backbone's parts, in order.
+    The blocks are the backbone's child modules, in order; a sequential module counts as its own children.
     """
     learning_rate: float | None = Field(default=None, gt=0)
-    """Peak learning rate of the one-cycle schedule; unless set, 0.05 from scratch and 0.01 from weights."""
+    """Peak learning rate of the one-cycle schedule; unless set, 0.05 from scratch, and otherwise 0.01."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD."""
     weight_decay: float = Field(default=5e-4, ge=0)
@@ -126,7 +127,7 @@ class PackConfig(BundleConfig):
     activation: Activation = "softmax"
     """Kind of outputs that the classifier was trained with: softmax (cross entropy) or sigmoid."""
     labels: ExactPath | None = None
-    """Text file with one class name per line, for each row of the head; by default, the sorted folders."""
+    """Text file with one class name per line, in the head's order; by default, the folders' sorted names."""
     unseen_photos: ExactPath | None = None
     """Folder of photos that the network never saw, with class folders of the same names.
 

@@ -1,7 +1,8 @@
 """Lists the commands, and runs the one that is called.
 
-Every command takes `--json`: standard output then gets one JSON document and nothing else. Progress goes to
-standard error. The exit code says what went wrong (see `errors`).
+Every command takes `--json`: standard output then gets nothing but JSON, as one document (an inbox that is
+watched gives one for each report). Progress goes to standard error. The exit code says what went wrong (see
+`errors`).
 """
 
 from __future__ import annotations

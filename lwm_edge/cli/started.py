@@ -1,4 +1,4 @@
-"""Notes when the command started; `__main__` imports this before anything else."""
+"""Notes when the command started; `__main__` imports this before the package's other modules."""
 
 import time
 

@@ -53,7 +53,7 @@ def init_home(
             raises ends the call.
 
     Raises:
-        BundleError: The base is damaged.
+        BundleError: The base is missing or damaged.
         HomeError: There is a home already and `replace` is not set, or the folder holds something else or
             cannot be written to.
         ExportError: The ONNX file cannot be made, or the results of ONNX Runtime on this device differ from
@@ -85,7 +85,11 @@ def init_home(
 
 @contextmanager
 def _folder_made(home: Path, made_here: bool) -> Iterator[None]:
-    """Makes the home's folder; if the block fails, removes it again unless it contains more than a lock."""
+    """Makes the home's folder, and removes it again if the block fails.
+
+    It is not removed if it was there before, contains more than a lock, or is being made into a home by
+    another process.
+    """
     try:
         storage.make_folder(home)
         yield

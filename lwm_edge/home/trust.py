@@ -15,7 +15,7 @@ def trusted_key(home: Home) -> str | None:
     """Returns the vendor's key that a home trusts, in hexadecimal; None if the home trusts no key.
 
     Raises:
-        TrustError: The key's file cannot be read, or is not in the form in which `init` wrote it.
+        TrustError: The key's file cannot be read, or is not as `init` wrote it.
     """
     if not (home.trust.exists() or home.trust.is_symlink()):
         return None

@@ -6,10 +6,10 @@
     INBOX/.lwm-edge/note.json        a note on the photos that are being taught, and on the model before
     INBOX/.lwm-edge/photos/CLASS/    the photos that are being taught
 
-At any time, a photo is in one of three places: where it arrived, where it is being taught, or where the owner
-wants taught photos, unless they are to be deleted. The note is on the disk before the first photo leaves its
-class folder. It is removed after the last photo has reached its final place, is deleted, or is back in its
-class folder. So whatever a kill or a power cut leaves behind, the note explains it.
+Until it is deleted, if the owner wants that, a photo is in one of three places: where it arrived, where it is
+being taught, or where the owner wants taught photos. The note is on the disk before the first photo leaves
+its class folder. It is removed once the last photo has reached its final place, has been deleted, or is back
+in its class folder. So whatever a kill or a power cut leaves behind, the note explains it.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ class Reason(Record):
         reason: Sentence that says what was wrong, and what to do.
         problems: Problems in detail.
         tried: Number of times that these photos were tried.
-        final: Whether the photos are tried again only after their folder has changed.
+        final: Whether the photos are tried again only if the owner does what `try_again` says.
         try_again: Advice on how to have the photos tried again.
-        photos: Digest of the names, lengths, permissions and times of the files in the folder.
+        photos: Digest of the class folder; see `fingerprint`.
     """
 
     reason: str
@@ -132,10 +132,10 @@ class InboxFolder:
         return [path for path in folders if _files_in(path)]
 
     def note(self) -> Note | None:
-        """Returns the note that an interrupted process left behind; None if there is none.
+        """Returns the note on photos whose teaching has begun but not ended; None if there is none.
 
         Raises:
-            HomeError: The note is damaged.
+            HomeError: The note is damaged or cannot be read.
         """
         path = self.path / _WORK / _NOTE
         try:
@@ -168,7 +168,7 @@ class InboxFolder:
         durability.sync_folder(target)
 
     def put_back(self, note: Note) -> None:
-        """Puts the photos of a note back where they came from; nothing was learnt from them."""
+        """Puts the photos of a note back where they came from."""
         self._move_all(note, self.path / note.folder)
         self._forget(note)
 
@@ -217,7 +217,7 @@ class InboxFolder:
                 self.forget_reason(folder)
 
     def was_taught(self, photo: Photo, class_name: str) -> bool:
-        """Returns whether a file was taught before, as some tools deliver a file again when it is gone."""
+        """Returns whether the same file is among the taught photos; some tools deliver a file twice."""
         if self.taught is None:
             return False
         path = self.taught / class_name / photo.path.name

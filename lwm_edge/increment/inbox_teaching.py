@@ -110,7 +110,7 @@ class Teaching:
             tried: Number of times that these photos were tried before.
 
         Raises:
-            LwmEdgeError: Taking or learning the photos failed.
+            LwmEdgeError: There are too few photos, or taking or learning them failed.
         """
         if len(usable.photos) < self.config.min_photos:
             raise PhotosError(self.too_few(len(usable.photos)), usable.problems)
@@ -142,12 +142,12 @@ class Teaching:
             raise
 
     def _learn_taken(self, note: Note) -> IncrementReport:
-        """Learns all photos that were taken, or none: so the receipt's digest shows if they were learnt."""
+        """Learns all photos that were taken, or none; so the receipt's digest shows if they were learnt."""
         all_of_them = self.config.model_copy(update={"min_photos": len(note.photos)})
         common: Any = {"on_progress": self.on_progress, "isolate": self.isolate, "wait": True}
         if note.change == "add-classes":
             return add_classes(self.home, self.folder.batch, all_of_them, **common)
-        # With solve_head, this replaces a last layer that was trained, as add_classes does with recipe lda.
+        # solve_head replaces a trained last layer by a solved one, as recipe lda does in add_classes.
         return add_photos(self.home, self.folder.batch, all_of_them, solve_head=True, **common)
 
     def _resolve(self, note: Note, error: BaseException | None) -> bool | None:
@@ -174,7 +174,9 @@ class Teaching:
             told = error if isinstance(error, LwmEdgeError) else unclear
             self.write_reason(path, told, tried=note.tried + 1, final=True)
         elif error is None:  # photos that end the process each time must not be tried for ever
-            interrupted = ResourceError("teaching was interrupted; the photos will be tried again later")
+            interrupted = ResourceError(
+                f"teaching was interrupted; after {len(PAUSES)} tries, photos wait for the owner"
+            )
             self.write_reason(path, interrupted, tried=note.tried + 1, final=False)
         return learnt
 
@@ -198,7 +200,7 @@ class Teaching:
             path: Path of the class folder.
             error: Error that says why.
             tried: Number of times that these photos were tried.
-            final: Whether the photos are tried again only after their folder has changed.
+            final: Whether the photos are tried again only if the owner does something; see `Reason`.
         """
         reason = Reason(
             reason=error.message,

@@ -57,7 +57,7 @@ class Watcher:
             self.seen[path] = known if known and known[0] == found else (found, now)
 
     def teach(self, notes: tuple[str, ...] = ()) -> InboxReport:
-        """Teaches every class folder that no longer changes.
+        """Teaches the class folders that are ready, and says why the others wait.
 
         Args:
             notes: Notes for the report.
@@ -89,7 +89,8 @@ class Watcher:
         """Teaches the photos in a class folder, or says why they wait."""
         found, since = self.seen[path]
         if time.monotonic() - since < self.quiet_seconds or signature(path) != found:
-            return _waiting(path, "arriving", f"changed less than {self.quiet_seconds:.0f} s ago")
+            unchanged = f"watched for less than {self.quiet_seconds:.0f} s since the last change"
+            return _waiting(path, "arriving", unchanged)
         reason = self.folder.reason(path)
         if reason and not self._is_due(path, reason):
             return _waiting(path, "waiting", _in_words(reason))

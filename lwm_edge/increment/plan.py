@@ -2,10 +2,10 @@
 
 The peak is measured, not guessed: steps with one and with four images are tried on grey pictures, and the
 memory that the kernel reports is extrapolated to the micro-batch. (A step runs the backbone alone if nothing
-trains.) All candidates are in one list, from the fastest to the one that takes the least memory, and the
-first that fits the limit is chosen. The limit decides only the micro-batch, the caches, the prefetch, how
-memory is traded for time and whether training can be saved, not what is learnt. If two precisions may be
-used, each has candidates of its own, and trial steps decide between them.
+trains.) The candidates are listed from the fastest to the one that takes the least memory, and the first that
+fits the limit is chosen. The limit decides only the micro-batch, the caches, the prefetch, how memory is
+traded for time and whether training can be saved, not what is learnt. If two precisions may be used, each has
+a list of its own, and trial steps decide between them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SHARE_OF_AVAILABLE = 0.5
 SHARE_FOR_CHECKED_PHOTOS = 0.1  # share of the memory left within the limit, for photos read before planning
 _SHARE_FOR_CACHE = 0.25
 _ROOM_TO_TRY_FACTOR = 4  # a step that exceeds the limit is tried only if this many times its minimum is free
-_SECONDS_WORTH_A_TRIAL = 30.0  # if training takes less, a second precision is not tried
+_SECONDS_WORTH_A_TRIAL = 30.0  # if the increment takes less, a second precision is not tried
 _CLEARLY_FASTER = 0.75  # a less exact precision is taken if its step takes at most this share of the time
 
 

@@ -51,7 +51,8 @@ class Prediction(NamedTuple):
 class Predictor:
     """Predicts the memory and time that candidates take.
 
-    A strategy that keeps freed memory is tried with each candidate; any other once, when first needed.
+    A strategy that keeps freed memory is tried anew for each candidate; any other is tried once, when it is
+    first needed.
 
     Args:
         job: Increment that is planned.
@@ -73,9 +74,10 @@ class Predictor:
         return None
 
     def predict(self, candidate: Candidate) -> Prediction | None:
-        """Predicts what a candidate takes; returns None, untried, if training surely exceeds the limit.
+        """Predicts what a candidate takes, or returns None without trying it.
 
-        One that keeps freed memory is tried only if it surely fits; one that recomputes, in any case.
+        A candidate that keeps freed memory is tried only if it surely fits the limit, one that recomputes in
+        any case, and any other unless it surely exceeds the limit.
         """
         if candidate.strategy.keeps_freed_memory:
             return self._predict_keeping_memory(candidate)
@@ -141,7 +143,10 @@ class Predictor:
 
 
 def _measure_step(job: Job, images: int, strategy: Strategy) -> tuple[int, float]:
-    """Measures a step: its peak memory, less the photos in memory, and its seconds per image."""
+    """Measures a step: its peak memory, less the photos in memory, and its seconds per image.
+
+    A step has two micro-batches of `images` each.
+    """
     job.before_step()
     reset_peak_rss()
     started = time.monotonic()

@@ -21,7 +21,7 @@ from .job import Job, Strategy
 from .timing import START, Timer
 from .values import Approach, NewPhotos
 
-_SMALL_IMAGE_SIDE = 64  # pixels; the activations of an image of this size are counted
+_SMALL_IMAGE_SIDE = 64  # pixels per cell of the grid, in the image whose activations are counted
 _FLOAT32_BYTES, _FLOAT64_BYTES = 4, 8
 _NETWORKS = 2  # teacher and student; the attention maps that both make of the held-back photos are kept
 

@@ -44,9 +44,9 @@ _CPU = torch.device("cpu")
 class TrainingLearner:
     """Trains a student M_t beside its frozen teacher M_{t-1}.
 
-    Only the training runs on a GPU. Statistics, maps and the logits that the ONNX file is compared with are
-    computed on the CPU, in float32. On a GPU, torch may round the inputs of convolutions to 10 bits (TF32),
-    and the comparison would mistake the difference for a fault of the file.
+    Only training steps run on a GPU. What the networks compute for the statistics, the attention maps and the
+    comparison with the ONNX file is computed on the CPU, in float32. On a GPU, torch may round the inputs of
+    convolutions to 10 bits (TF32), and the comparison would mistake the difference for a fault of the file.
 
     Args:
         parent: Bundle of the model before the increment.
@@ -206,7 +206,10 @@ class TrainingLearner:
     def _checkpoint_saver(
         self, plan: PlanReport, saved: SavedTraining, should_stop: Callable[[], bool]
     ) -> Callable[[TrainingState], None]:
-        """Makes a function that saves the training once a minute, and saves and stops it on request."""
+        """Makes a function that stops the training on request.
+
+        If the plan allows, it also saves the training, before it stops and once a minute.
+        """
         last_save = time.monotonic()
 
         def save_or_stop(state: TrainingState) -> None:

@@ -66,8 +66,8 @@ class NewJudgement(NamedTuple):
 def judge_new(task: Task, learnt: Learnt, report: Callable[[], None]) -> NewJudgement:
     """Judges the new classes or, if there are none, the known ones that get more photos.
 
-    The photos are such as the judged head had not learnt. If nothing trains, all photos of these classes
-    count, each judged by a head that is solved without it.
+    Each photo is judged by a head that had not learnt it. If nothing trains, all photos of these classes
+    count, as the head can be solved without each of them; otherwise, only the held-back ones count.
     """
     names, first_new = all_class_names(task), len(task.parent.manifest.class_names)
     unseen, labels = learnt.judge_unseen(report)
@@ -79,9 +79,9 @@ def judge_new(task: Task, learnt: Learnt, report: Callable[[], None]) -> NewJudg
 def calibration(task: Task, new: NewJudgement) -> Histogram:
     """Puts the new scores of the classes being learnt into the calibration of the score for unknown objects.
 
-    A network that was trained scores all photos differently. Photos of the other classes are not here to be
-    scored again, so their old scores are dropped. An unchanged network gives them much the same scores as
-    before, as benchmarks/unknown.py shows.
+    A network that was trained scores all photos differently, and photos of the other classes are not here to
+    be scored again, so their old scores are dropped. If nothing trained, their scores stay much the same, as
+    benchmarks/unknown.py shows.
     """
     counts = count_scores(new.scores, new.labels, task.parent.manifest.capacity)
     if not task.approach.recipe.trains:

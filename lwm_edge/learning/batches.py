@@ -116,7 +116,7 @@ def _load(
     ended: threading.Event,
 ) -> Batch:
     def stop_if_ended(progress: Progress) -> None:
-        """Stops loading between two photos once nobody needs the batch any more."""
+        """Stops loading once nobody needs the batch any more."""
         if ended.is_set():
             raise CancelledError
 

@@ -1,4 +1,4 @@
-"""Measures how far a student moved from its teacher, on photos of the new classes."""
+"""Measures how far a student moved from its teacher, on held-back photos."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def measure_drift(
     Args:
         student: Head of the student M_t.
         teacher: Head of the teacher M_{t-1}.
-        by_student: Inputs of the student's head for photos of the new classes [M, d].
+        by_student: Inputs of the student's head for the held-back photos [M, d].
         by_teacher: Inputs of the teacher's head for the same photos [M, d].
         attention_distance: Distance between the attention maps of student and teacher (see `losses`); None if
             it was not measured.

@@ -51,15 +51,16 @@ class ShippedEstimate(Report):
 
 
 class DriftReport(Report):
-    """Reports how far the student moved from its teacher, on held-back photos of the new classes.
+    """Reports how far the student moved from its teacher, on the held-back photos.
 
     Attributes:
-        base_agreement: Share of photos for which student and teacher rank the same base class highest.
-        probability_change: Mean absolute change of the base classes' sigmoid outputs.
+        base_agreement: Share of photos for which student and teacher rank the same one of the teacher's
+            classes highest.
+        probability_change: Mean absolute change of the sigmoid outputs for the teacher's classes.
         attention_distance: Mean L1 distance of the normalised attention maps (L_AD); None if nothing was
             trained, because such increments run without torch, which the maps need.
-        shipped: Estimate of the accuracy on the shipped classes; None if none of these are left, or if the
-            vendor measured nothing to start from.
+        shipped: Estimate of the accuracy on the shipped classes; None if the bundle has the vendor's
+            measurements of fewer than two of those that are left.
     """
 
     base_agreement: float

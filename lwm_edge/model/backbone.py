@@ -23,8 +23,8 @@ class Backbone:
         bundle: Bundle whose graph and tensors are used.
 
     Raises:
-        ExportError: The graph is not of the form that lwm-edge exports, or ONNX Runtime cannot run it.
-        ParityError: ONNX Runtime on this device does not compute what the vendor's torch computed.
+        ExportError: The graph is not safe to run (see `check_safe_to_run`), or ONNX Runtime cannot run it.
+        ParityError: ONNX Runtime on this device computes something other than torch did; see `bundle`.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -63,7 +63,7 @@ class Backbone:
         return ()
 
     def _check(self, images: Pixels, expected: NDArray[np.float32]) -> None:
-        """Compares the head's inputs for the generated pictures with those computed by the vendor's torch."""
+        """Compares the head's inputs for the generated pictures with those that torch computed."""
         actual, _ = self.run(images)
         if actual.shape != expected.shape:
             raise ExportError(
@@ -74,9 +74,9 @@ class Backbone:
         difference = float(np.abs(actual - expected).max())
         if not difference <= tolerance:
             raise ParityError(
-                f"ONNX Runtime on this device differs from the vendor's torch by {difference:.3g} in the "
-                f"head's inputs ({tolerance:.3g} is allowed), so nothing was learnt; use another version of "
-                "onnxruntime"
+                f"ONNX Runtime on this device differs by {difference:.3g} in the head's inputs "
+                f"({tolerance:.3g} is allowed) from the torch that made this network, so nothing was learnt; "
+                "use another version of onnxruntime"
             )
 
 

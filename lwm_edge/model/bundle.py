@@ -6,13 +6,13 @@ Tensors, where d is the number of values that the head reads (see `network`):
 - `statistics.*`: what remains of the photos; see `learning.class_statistics`.
 - `measured.right` and `measured.total` [capacity], `measured.confusions` [32, 3] (class_index, predicted
   class_index, number of photos): the vendor's accuracy on photos that the network never saw, 0 if not
-  measured. `measured.right_solved` [capacity] is the same as `measured.right`, but for the head that a device
-  solves from the statistics; the two differ if the base ships with a trained head.
+  measured or outdated. `measured.right_solved` [capacity] is the same as `measured.right`, but for the head
+  that a device solves from the statistics; the two differ if the base ships with a trained head.
 - `unknown.axes`, `unknown.damping` and `unknown.centres`: the score for unknown objects, made from the
   statistics by `learning.unknown` on 64 axes; `unknown.histogram` [capacity, 128]: its calibration (see
   `unknown`), 0 if not calibrated.
-- `probe.head_inputs` [5, d]: the head's inputs for five generated images, computed by the torch that trained
-  the network.
+- `probe.head_inputs` [5, d]: the head's inputs for five generated images, computed by the torch that made the
+  network: the vendor's or, if an increment trained, the device's.
 - `onnx_graph` (uint8): the graph without its weights, see `onnx`; `manifest` (uint8): see `manifest`.
 
 File format: https://huggingface.co/docs/safetensors. Reading the manifest and checking the digest need no
@@ -308,7 +308,7 @@ def save_bundle(
 
     Raises:
         BundleError: The length would change.
-        CapacityError: There are more classes than rows.
+        CapacityError: There are more classes than rows, or their names take up too much room.
     """
     manifest = manifest.model_copy(update={"tensors_digest": tensors_digest(arrays)})
     return write_bundle(path, arrays, manifest, write)

@@ -30,7 +30,8 @@ def load_network(bundle: Bundle) -> Network:
     `safetensors` reads the file instead of mapping it, `mapped` is empty.
 
     Raises:
-        ArchitectureError: The tensors do not fit the architecture.
+        ArchitectureError: The tensors do not fit the architecture, or `empty_network` refuses it.
+        BundleError: The file is missing or cannot be read.
     """
     with readable(bundle.path):
         tensors = mapped_tensors(bundle.path)
@@ -68,9 +69,9 @@ def empty_network(manifest: Manifest) -> Network:
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Skips the random initialisation of parameters.
+    """Skips the initialisation of parameters.
 
-    Nothing would use the random values, and drawing them on the meta device would load torch's compiler,
+    Nothing would use the values, and drawing random ones on the meta device would load torch's compiler,
     which takes 70 MiB.
     """
 

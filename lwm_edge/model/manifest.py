@@ -89,7 +89,7 @@ class Manifest(Record):
         tensors_digest: SHA-256 over all tensors but the manifest.
         parent_digest: Digest of the model before the latest change.
         increment_count: Number of changes since the vendor shipped the bundle.
-        ledger: Footprint of making the home and of each change.
+        ledger: Footprint of making the home and of the changes; see `ledger`.
         judged: Records of how often classes were recognised when this device learnt them, ascending by
             class_index.
         custody: Record of the changes and signatures from the shipped base to this model; None until the base
@@ -238,7 +238,8 @@ def decode(block: bytes, where: str) -> Manifest:
         raise BundleError(f"{where}: the manifest's length does not match its capacity")
     if manifest.model_digest != model_digest:
         raise BundleError(
-            f"{where}: class names, preprocessing, levels or the vendor's terms do not match the digest"
+            f"{where}: class names, preprocessing, levels, the vendor's terms or the tensors' digest do not "
+            "match the model's digest"
         )
     try:
         require_as_written(manifest, text)

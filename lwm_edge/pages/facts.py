@@ -78,7 +78,7 @@ class Facts:
         classes: Facts about each class, in class_index order.
         confusions: Most frequent confusions.
         ledger: Footprint of the changes that the ledger lists, oldest first.
-        receipt: Receipt of the latest change; None if that change learnt no photos.
+        receipt: Receipt of the latest change; None if that change learnt no photos, or the file is damaged.
         audit: Report of the auditor on the home.
         custody: Verdict on the chain of custody from the base to this model.
         evaluation: Evaluation on photos that were given for the page; None if none were given.
@@ -138,7 +138,7 @@ def _classes(
     bundle: Bundle, receipt: IncrementReport | None, evaluation: EvaluationReport | None
 ) -> tuple[ClassFact, ...]:
     m, arrays = bundle.manifest, bundle.arrays(COUNTS, RIGHT, RIGHT_SOLVED, TOTAL)
-    solved = m.increment_count > 0  # a solved head has then replaced the one that the vendor trained
+    solved = m.increment_count > 0  # as if every change replaced the vendor's head by a solved one
     right, total = arrays[RIGHT_SOLVED if solved else RIGHT], arrays[TOTAL]
     measured: dict[str, tuple[int, int, str]] = {
         name: (int(right[i]), int(total[i]), SHIPPED) for i, name in enumerate(m.class_names) if total[i]
@@ -188,6 +188,6 @@ def wilson_interval(right: int, total: int) -> tuple[float, float]:
 
 
 def mean_share(classes: Sequence[ClassFact]) -> float | None:
-    """Computes the mean share over the classes that were measured."""
+    """Computes the mean share over the classes that were measured; None if there are none."""
     shares = [fact.share for fact in classes if fact.total]
     return sum(shares) / len(shares) if shares else None

@@ -81,7 +81,9 @@ def write_report(
     Raises:
         ConfigError: The page cannot be written there, or jinja2 or matplotlib is not installed.
         HomeError: There is no home.
-        PhotosError: The photos cannot be used, for the reasons that `evaluate` lists.
+        BundleError: The home's bundle is damaged.
+        PhotosError: The photos cannot be used.
+        ExportError: There are photos, but the home's ONNX file cannot be used.
     """
     home, output = open_home(home), Path(output)
     check_page(home, output)
@@ -135,7 +137,7 @@ def render(
 
 
 def _content(home: Home, facts: Facts) -> dict[str, Any]:
-    from importlib import metadata  # takes longer to load than everything else in this module
+    from importlib import metadata  # not earlier, as it is slow to load
 
     least_sure = sorted(facts.classes, key=_least_sure_first)
     measured = [fact for fact in facts.classes if fact.total]

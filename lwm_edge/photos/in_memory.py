@@ -52,7 +52,7 @@ def prepare_photo(
         RGB [image_size, image_size, 3] uint8; a stack of these is what `Classifier.outputs` takes.
 
     Raises:
-        ConfigError: The photo is of a type that is not accepted; the message says which are.
+        ConfigError: The photo is not in a form that is accepted; the message says what to give.
         PhotosError: The photo cannot be read, is damaged, or costs too much.
     """
     if isinstance(photo, str | PathLike):

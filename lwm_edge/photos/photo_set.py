@@ -130,7 +130,7 @@ def augment(pixels: Pixels, generator: np.random.Generator) -> Pixels:
 
 
 def augmentation_generator(seed: int, epoch: int, photo: Photo) -> np.random.Generator:
-    """Makes a generator from seed, epoch and photo, so that neither order nor batches nor resuming matter."""
+    """Makes a generator from seed, epoch and photo; so order, batches and resuming make no difference."""
     return np.random.default_rng([seed, epoch, int(photo.digest[:16], 16)])
 
 

@@ -24,7 +24,7 @@ def can_compare() -> bool:
 
 
 def hash_of(pixels: Pixels) -> Hash:
-    """Returns a photo's perceptual hash [256]: the signs of the low frequencies of its brightness."""
+    """Returns a perceptual hash [256]: which low frequencies of a photo's brightness are above the median."""
     import imagehash
 
     bits: Hash = imagehash.phash(Image.fromarray(pixels), hash_size=_HASH_SIDE).hash.ravel()

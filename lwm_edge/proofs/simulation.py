@@ -92,7 +92,7 @@ def simulate(
 
     Returns:
         The measurements; `passed` is False and `problems` says why if something grows that must not, or an
-            audit of the home fails.
+            audit of the copy fails.
 
     Raises:
         ConfigError: Some settings are impossible, or matplotlib is missing for a plot.

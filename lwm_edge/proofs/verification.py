@@ -1,4 +1,4 @@
-"""Provides `verify`, which follows the chain of custody and says what it does and does not prove."""
+"""Provides `verify`, which follows the chain of custody and says what this does and does not prove."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class _Keys:
     Attributes:
         vendor: Public key of the vendor; None if there is none.
         vendor_file: File that the vendor's key was read from.
-        from_home: Whether `vendor_file` is the home's own.
+        from_home: Whether no key file of the vendor's was given, so that the home's own is used.
         device: Public key of the device, if it was given.
         problems: Problems with these keys.
     """

@@ -1,8 +1,8 @@
 """Keeps the registry of architectures, in which the `architecture` key of a bundle is looked up.
 
 Every architecture ends in feature maps, global average pooling and one linear layer, so that Grad-CAM has the
-closed form of `learning.attention`. If a network has other layers before the last linear one, they count as
-part of the feature maps. MobileNetV3 pools before these layers, so its maps are 1x1, and the attention loss
+closed form of `learning.attention`. If a network has other layers before the last linear one, their output
+counts as the feature maps. MobileNetV3 pools before these layers, so its maps are 1x1, and the attention loss
 is of no use there. A vendor adds architectures through the entry-point group `lwm_edge.architectures`, in
 which each entry is an `Architecture`:
 
