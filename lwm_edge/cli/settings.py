@@ -128,7 +128,7 @@ def _default_home() -> Path:
 
 
 def leave_a_folder_that_is_gone(given: Mapping[str, object]) -> None:
-    """Leaves the current folder if it no longer exists, because libraries such as MKL would end the process.
+    """Leaves the current folder if it no longer exists: in it, libraries such as MKL would end the process.
 
     Args:
         given: Values of the command's arguments, by name.

@@ -239,7 +239,7 @@ def require_nothing_foreign(home: Path) -> None:
 
 
 def describe_foreign(home: Path, max_listed: int) -> tuple[str, ...]:
-    """Returns a sentence for each thing in a home that this program did not make, up to a maximum."""
+    """Says what in a home this program did not make: a sentence each, up to a limit, and one on the rest."""
     found = list(_foreign(home))
     more = (f"the same is true of {len(found) - max_listed} more in {printable(home)}",)
     return tuple(

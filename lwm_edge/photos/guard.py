@@ -135,8 +135,8 @@ class GuardedFile(io.BufferedReader):
         """Checks, as far as possible, how much metadata there is in a photo whose file is read in one go.
 
         Args:
-            pixels: Number of pixels in all its pictures; if the file is longer than these can account for,
-                the excess counts as metadata.
+            pixels: Number of pixels in all its pictures, or the most that there can be; if the file is longer
+                than these can account for, the excess counts as metadata.
             known_metadata: Number of bytes that the decoder recognised as metadata.
 
         Raises:

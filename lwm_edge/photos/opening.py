@@ -53,7 +53,7 @@ _TEXTS_WITH_ORIENTATION = ("Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 def open_photo(
     path: Path, resize_size: int, most_bytes: int | None = None, on_wait: Callable[[], None] = wait_on
 ) -> Iterator[Image.Image]:
-    """Opens a photo of a known format within the limits of `guard`; nothing is decoded yet.
+    """Opens a photo of a known format within the limits of `guard`.
 
     Args:
         path: Path of the photo.
