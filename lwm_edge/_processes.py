@@ -20,7 +20,7 @@ import psutil
 from .errors import ConfigError
 
 _LOW_PRIORITY = 10  # niceness; the lowest priority is 19
-# Runs a module as `python -m` does, but keeps the current folder off the path: no file there may be run.
+# Runs a module's `main`. Unlike `python -m`, it keeps the current folder off the path: no file there may run.
 _START_CODE = "import sys; sys.path[:] = [p for p in sys.path if p]; from {} import main; main()"
 
 

@@ -72,9 +72,9 @@ class DemoReport(Report):
         bundle_bytes: Length of model.lwm before the first increment and after each.
         onnx_bytes: Length of classifier.onnx before the first increment and after each.
         home_bytes: Total length of the files in the home before the first increment and after each.
-        home: Home in which the default recipe was used.
+        home: Home in which the default recipe was used; the lengths above are those in this home.
         onnx: Exported classifier in that home.
-        audit_passed: Whether the auditor explained every byte each time.
+        audit_passed: Whether that home passed the audit each time.
         seconds: Wall-clock time of the whole demo.
     """
 
@@ -94,7 +94,10 @@ def run_demo(folder: AnyPath, *, on_progress: ProgressCallback = ignore_progress
 
     Args:
         folder: Folder for the model homes, one per recipe; homes of an earlier demo are replaced.
-        on_progress: Function that is called at every step.
+        on_progress: Function that is called at every step of the increments.
+
+    Raises:
+        HomeError: There is a home that is not the demo's in the folder, or a home cannot be made there.
     """
     started = time.monotonic()
     folder = Path(folder)

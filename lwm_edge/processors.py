@@ -1,4 +1,4 @@
-"""Counts the processors that this process may use; its cgroup and affinity may allow only some of them."""
+"""Counts the processors that this process may use, as its affinity and its cgroups allow."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def thread_settings() -> dict[str, str]:
 
 
 def usable_processors() -> int:
-    """Returns how many threads can run at the same time: processors, or a cgroup's share if that is less."""
+    """Returns how many threads can run at once: one per allowed processor, or fewer if a cgroup says so."""
     known = hasattr(os, "sched_getaffinity")
     processors = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
     return min([processors, *(max(1, math.ceil(share)) for share in _cgroup_shares())])
 
 
 def _cgroup_shares() -> Iterator[float]:
-    """Yields, for each cgroup of this process, how many processors' time it may use; see cgroups(7)."""
+    """Yields how many processors' time this process may use, for each of its cgroups that limits it."""
     for version, folder in levels("cpu"):
         with suppress(OSError, ValueError):  # "max" is not a number: there is no limit
             quota, period = _quota_v2(folder) if version == 2 else _quota_v1(folder)

@@ -35,7 +35,8 @@ def read_checkpoint(path: Path, expected: Collection[str]) -> dict[str, Tensor]:
     """Reads the tensors of a checkpoint without ever running pickled code (`weights_only=True`).
 
     Wrappings, even nested ones (`{"model": {"state_dict": ...}}`), and prefixes of names (`module.`,
-    `_orig_mod.`) are removed. If a checkpoint has both a model and its moving average, the model is read.
+    `_orig_mod.`) are removed. If a checkpoint has a model and its moving average, and both fit equally well,
+    the model is read.
 
     Args:
         path: Path of the checkpoint.
@@ -177,10 +178,10 @@ def _shown(name: Any) -> str:
 
 
 def _likeness(state: Mapping[str, Tensor], name: str) -> str:
-    """Names an architecture that has all of these tensors apart from the head; it may be `name` itself.
+    """Names an architecture that has exactly these tensors apart from its head; it may be `name` itself.
 
     Returns:
-        The end of an error message; it is empty if no architecture has them.
+        The end of an error message; it is empty if there is no such architecture.
     """
     shapes = _shapes(state)
     for candidate in architecture_names():

@@ -1,4 +1,4 @@
-"""Holds the examples that the help of the commands begins with; every example can be run as it is."""
+"""Holds the examples that the help of the commands begins with; each runs as it is if its files exist."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def setting(config: type[Settings], name: str, *flags: str, **extra: Any) -> Any
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 DetailsOption = Annotated[
     bool,
-    typer.Option("--details", help="Also print drift, memory, parity, digests and times."),
+    typer.Option("--details", help="Also print figures for engineers, such as memory, parity and digests."),
 ]
 HomeOption = Annotated[
     Path | None,

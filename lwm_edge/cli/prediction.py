@@ -1,4 +1,4 @@
-"""Defines `predict`, which classifies photos from files, folders, standard input or a camera."""
+"""Defines `predict`, which classifies photos from files, folders, standard input, a camera or a video."""
 
 from __future__ import annotations
 

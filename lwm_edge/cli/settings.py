@@ -37,7 +37,7 @@ class FileConfig(Record):
     @model_validator(mode="before")
     @classmethod
     def _settings_are_known(cls, content: dict[str, Any]) -> dict[str, Any]:
-        """Names every unknown setting, and the known one that was probably meant."""
+        """Refuses unknown settings; names each of them, and the known one that was probably meant, if any."""
         table = content.get("increment")
         names = table if isinstance(table, dict) else {}
         problems = [_unknown(name, cls.model_fields) for name in content]
@@ -128,7 +128,7 @@ def _default_home() -> Path:
 
 
 def leave_a_folder_that_is_gone(given: Mapping[str, object]) -> None:
-    """Leaves the current folder if it no longer exists, because libraries such as MKL would end the process.
+    """Leaves the current folder if it no longer exists: in it, libraries such as MKL would end the process.
 
     Args:
         given: Values of the command's arguments, by name.
@@ -149,7 +149,7 @@ def leave_a_folder_that_is_gone(given: Mapping[str, object]) -> None:
 
 
 def _unknown(name: str, known: Collection[str]) -> str | None:
-    """Says that a setting is unknown, and which one was probably meant; returns None for a known setting."""
+    """Says that a setting is unknown, or belongs in the other table; returns None for a known setting."""
     if name in known:
         return None
     if name in IncrementConfig.model_fields:
@@ -164,7 +164,7 @@ def increment_config(file_config: FileConfig, **given: Any) -> IncrementConfig:
     A value of None counts as not given.
 
     Raises:
-        ConfigError: Some settings are out of range; every one of them is listed.
+        ConfigError: Some settings cannot be used; every one of them is listed.
     """
     return IncrementConfig(**{**file_config.increment, **_given(given)})
 
@@ -173,7 +173,7 @@ def base_config(**given: Any) -> BaseConfig:
     """Makes a BaseConfig from the settings that are not None.
 
     Raises:
-        ConfigError: Some settings are out of range; every one of them is listed.
+        ConfigError: Some settings cannot be used; every one of them is listed.
     """
     return BaseConfig(**_given(given))
 
@@ -182,7 +182,7 @@ def pack_config(**given: Any) -> PackConfig:
     """Makes a PackConfig from the settings that are not None.
 
     Raises:
-        ConfigError: Some settings are out of range; every one of them is listed.
+        ConfigError: Some settings cannot be used; every one of them is listed.
     """
     return PackConfig(**_given(given))
 
@@ -192,7 +192,7 @@ def _given(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def setting_help(config: type[Settings], name: str) -> str:
-    """Returns a setting's help text in one line: description, bounds and default, as its field declares them.
+    """Returns a setting's help text in one line: the first paragraph of its description, bounds and default.
 
     "Whether to start over" becomes "Start over", as an option's help would put it.
     """

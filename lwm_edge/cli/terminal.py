@@ -43,7 +43,7 @@ def note(text: str) -> None:
 
 
 def safe(text: str) -> str:
-    """Escapes text, so that neither markup nor control characters in it affect the terminal."""
+    """Escapes text, so that neither markup nor control characters, except newlines, affect the terminal."""
     shown = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
     return escape("".join(shown))
 

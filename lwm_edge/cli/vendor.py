@@ -1,4 +1,4 @@
-"""Defines the commands that a vendor runs."""
+"""Defines the vendor's commands, and `keygen`, which makes keys for devices too."""
 
 from __future__ import annotations
 

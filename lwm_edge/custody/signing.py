@@ -41,7 +41,7 @@ def sign_bundle(bundle: AnyPath, key: AnyPath) -> SigningReport:
 
     Raises:
         BundleError: The bundle is damaged.
-        ConfigError: The bundle is not a base: it was changed after it shipped.
+        ConfigError: The bundle is not a base, as it was changed after it shipped, or cannot be written.
         TrustError: The key cannot be used.
     """
     signer = read_private_key(key)
@@ -50,7 +50,7 @@ def sign_bundle(bundle: AnyPath, key: AnyPath) -> SigningReport:
     if manifest.increment_count:
         times = "once" if manifest.increment_count == 1 else f"{manifest.increment_count} times"
         raise ConfigError(
-            f"{bundle} has been changed {times} since it was shipped; sign the base as build-base made it"
+            f"{bundle} has been changed {times} since it was shipped; sign the base as it was shipped"
         )
     check_output(opened.path)
     statement = base_statement(manifest)

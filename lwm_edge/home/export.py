@@ -47,7 +47,7 @@ def export_onnx(
 
     Raises:
         HomeError: There is no home, or writing the file failed.
-        ConfigError: No file can be written at `output`, or it belongs to a model.
+        ConfigError: No file can be written at `output`, or it is the bundle itself or inside a home.
         BundleError: The bundle is damaged.
         PhotosError: The photos cannot be used, or are too few to check the form on.
         ExportError: The ONNX file cannot be made.
@@ -84,16 +84,18 @@ def _verified(bundle: Bundle, on_progress: ProgressCallback) -> tuple[bytes, Man
 
 
 def _refuse_model_files(output: Path, source: Home | AnyPath) -> None:
-    """Refuses to write over the bundle being exported, or over a file of any home.
+    """Refuses to write over the bundle being exported, or into a home.
 
     Raises:
-        ConfigError: The output is such a file.
+        ConfigError: The output is that bundle, or is inside a home.
     """
     is_file = not isinstance(source, Home) and Path(source).exists() and output.exists()
     is_source = is_file and output.samefile(str(source))
     folders = output.resolve().parents
     if is_source or any(ownership.is_home(folder) for folder in folders[:3]):
-        raise ConfigError(f"cannot write {output}: it belongs to a model; choose another file")
+        raise ConfigError(
+            f"cannot write {output}: it is the bundle itself, or inside a model home; choose another file"
+        )
 
 
 def verified_onnx(bundle: Bundle) -> tuple[bytes, Manifest, ParityReport]:

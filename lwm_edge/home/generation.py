@@ -77,7 +77,8 @@ def prepare(
         probe: Images, and the logits that the changed network computes from them.
         memory: Memory use of the change.
         started: Value of time.monotonic() when the change started.
-        onnx_bytes_before: Length of the ONNX file before the change.
+        onnx_bytes_before: Length of the ONNX file before the change; 0 if there was none, and then no
+            growth is reported.
         device_key: Key that signs the change's link in the chain of custody; None leaves it unsigned.
         deed: Description of the change.
         previous: Path of the bundle that undo would return to; None if there is nothing to return to.
@@ -242,6 +243,9 @@ def receipt_text(receipt: Report, capacity: int) -> bytes:
     """Returns the receipt as JSON, padded to its fixed length.
 
     A receipt that would be too long gives the number of skipped files instead of listing them.
+
+    Raises:
+        ExportError: It would be too long even so.
     """
     length = receipt_length(capacity)
     shorten: list[Callable[[Report], Report]] = [lambda r: r, _without_skipped]

@@ -108,7 +108,7 @@ class Home:
         """Resolves the link once and returns the current generation.
 
         Raises:
-            HomeError: The link is missing or points nowhere.
+            HomeError: The link is missing, or does not point at a generation.
         """
         name, name_before = self._link_name(), None
         while name != name_before:  # a commit may remove the folder just after the link was read
@@ -156,7 +156,7 @@ class Home:
 
     @contextmanager
     def lock(self, *, wait: bool = False) -> Iterator[int]:
-        """Makes this process the only writer, and removes anything that an interrupted writer left behind.
+        """Makes this process the only writer, and removes what interrupted writers left, except a checkpoint.
 
         Args:
             wait: Whether to wait for another writer to finish.

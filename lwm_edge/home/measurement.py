@@ -163,7 +163,7 @@ def count_alive(image_size: int = 1) -> Alive:
     """Looks for networks and images among all objects that the garbage collector knows or can reach.
 
     Args:
-        image_size: Smallest side of an image, in pixels; a network's kernels are smaller, so none counts.
+        image_size: Smallest side of an image, in pixels; smaller arrays, such as kernels, do not count.
     """
     networks: list[Any] = []
     images: dict[int, int] = {}

@@ -1,9 +1,9 @@
 """Tells which files and folders in a home this program made; it never removes any others.
 
-A name alone proves nothing, since a folder named with eight digits may stand for a date; the content must be
-ours too. Anything else in a home belongs to somebody else: it is left alone, every report on a change names
-it, and the audit fails because of it. Other modules remove nothing in a home except their own staged files; a
-test checks this.
+A folder's name alone proves nothing, since eight digits may stand for a date; its content must be ours too.
+Anything else in a home belongs to somebody else: it is left alone, every report on a change mentions it, and
+the audit fails because of it. Other modules remove nothing in a home except their own staged files; a test
+checks this.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ def require_nothing_foreign(home: Path) -> None:
 
 
 def describe_foreign(home: Path, max_listed: int) -> tuple[str, ...]:
-    """Returns a sentence for each thing in a home that this program did not make, up to a maximum."""
+    """Says what in a home this program did not make: a sentence each, up to a limit, and one on the rest."""
     found = list(_foreign(home))
     more = (f"the same is true of {len(found) - max_listed} more in {printable(home)}",)
     return tuple(
@@ -250,7 +250,7 @@ def describe_foreign(home: Path, max_listed: int) -> tuple[str, ...]:
 
 
 def is_leftover(home: Path, path: Path) -> bool:
-    """Returns whether a path is left over from an interrupted change, so that the next change removes it."""
+    """Returns whether a path beside the current model is ours, so that the next change removes it."""
     parents = [path, *path.parents]
     folder = next((parent for parent in parents if parent.parent == home / GENERATIONS), None)
     return is_generation(folder) if folder else _is_ours(path)

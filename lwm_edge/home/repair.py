@@ -69,7 +69,11 @@ def repair_home(
 
 
 def _linked_generation(home: Home) -> Generation | None:
-    """Returns the generation that the link points at; None if the link is missing or points nowhere."""
+    """Returns the generation that the link points at; None if the link is missing or points nowhere.
+
+    Raises:
+        HomeError: There is something else in place of the link.
+    """
     link = home.path / CURRENT
     if link.exists() and not link.is_symlink():
         raise HomeError(

@@ -28,7 +28,7 @@ class SuspectPhoto(Report):
 
     Attributes:
         photo: Path of the photo.
-        class_name: Name of the class, taken from the photo's folder.
+        class_name: Name of the class that the owner put the photo in.
         faults: Faults, the worst first.
         like: Near-duplicate to show beside this photo; None if there is none.
     """

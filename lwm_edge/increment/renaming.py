@@ -94,7 +94,7 @@ def _renamed(model: Bundle, row: int, name: str) -> Edited:
 
 
 def _require_mergeable(manifest: Manifest, row: int, into: int, *, shipped: bool) -> None:
-    """Refuses to merge a class into itself, or shipped classes without permission.
+    """Refuses to merge a class into itself or into one that may not grow, or a shipped one without `shipped`.
 
     Raises:
         ConfigError: The classes cannot be merged.

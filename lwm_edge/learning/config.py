@@ -133,10 +133,10 @@ _TRAINING_SETTINGS = (
 
 
 class IncrementConfig(Settings):
-    """Defines how new classes are learnt.
+    """Defines how new classes, or more photos of known ones, are learnt.
 
     Raises:
-        ConfigError: Some settings are out of range (every one of them is listed), or one does not fit the
+        ConfigError: Some settings cannot be used (every one of them is listed), or one does not fit the
             recipe.
     """
 
@@ -180,16 +180,16 @@ class IncrementConfig(Settings):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision in which the networks' blocks train: auto, float32 or bfloat16.
 
-    If the processor has instructions for bfloat16 and the training is long, `auto` measures both, and takes
-    bfloat16 if it is clearly faster. Set one of the two if results must be the same every time. Heads,
-    attention maps, losses and statistics are always computed in float32 or wider.
+    If the device supports bfloat16 and the training is long, `auto` measures both, and takes bfloat16 if it
+    is clearly faster. Set one of the two if results must be the same every time. Heads, attention maps,
+    losses and statistics are always computed in float32 or wider.
     """
     max_memory: ByteSize | None = None
     """Maximum memory that the increment may use, such as 600MiB; unless set, half of the free memory."""
     augment: bool = True
     """Whether the new photos are shifted and flipped at random."""
     held_back: float = Field(default=0.2, gt=0, lt=1)
-    """Share of each class's photos that is held back for evaluation; it is at least one photo.
+    """Share of each class's photos, but at least one photo, that is held back for evaluation.
 
     After the evaluation, the class statistics include these photos too, and so does a head that is solved
     from the statistics.
@@ -199,7 +199,7 @@ class IncrementConfig(Settings):
     min_photos: int = Field(default=5, ge=2)
     """Minimum number of usable photos per class."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Seed of everything random: with the same seed, photos and machine, the model is the same."""
+    """Seed of everything random."""
     device: Device = "auto"
     """Device to train on: auto (a GPU if there is one), cpu or cuda."""
     sign_with: ExactPath | None = None

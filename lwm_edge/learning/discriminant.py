@@ -60,9 +60,9 @@ class Discriminant:
     changes no ranking, so that the mean of a class has the logit `_LOGIT_AT_CLASS_MEAN` on average.
 
     The mean of n photos differs from the true mean. This lowers the log-likelihood of further photos of the
-    class by tr(C^-1 S) / 2n, so classes with few photos would lose to classes with many. The bias makes up
-    for that (Moran and Murphy 1979, "A Closer Look at Two Alternative Methods of Statistical
-    Discrimination"). If all classes have the same number of photos, it changes nothing.
+    class by tr(C^-1 S) / 2n, so classes with few photos would lose to classes with many. A term of the bias
+    makes up for that (Moran and Murphy 1979, "A Closer Look at Two Alternative Methods of Statistical
+    Discrimination"). If all classes have the same number of photos, this term is zero.
 
     Args:
         means: Mean of each class [classes, d].
@@ -94,7 +94,8 @@ class Discriminant:
         self._means, self._counts, self._photos_and_prior = means, counts, photos + d
         self.features = np.empty((0, d)) if features is None else features
         self.labels = np.empty(0, np.int64) if labels is None else labels
-        # To leave out many photos, `without` solves a changed matrix; for a few, it updates this solution.
+        # If there are at most d photos to choose from, `without` updates this solution; with more, it solves
+        # a changed matrix.
         updates = len(self.features) <= d
         probes = np.random.default_rng(0).choice([-1.0, 1.0], (_PROBES, d))
         wanted = [means, probes @ covariance, *([self.features] if updates else [])]
@@ -127,8 +128,8 @@ class Discriminant:
 
         Take a class of n photos whose mean is c, and leave out m photos x whose mean is y. The scatter of the
         class is then smaller by the sum of (x - c)(x - c)' plus m^2 / (n - m) (y - c)(y - c)', where ' means
-        the transpose. So the matrix is smaller by Z' R Z, where the rows of Z are x - c. Its inverse follows
-        from the formula of Sherman, Morrison and Woodbury (1950).
+        the transpose. So C, before its divisor changes, is smaller by Z' R Z, where the rows of Z are x - c.
+        Its inverse follows from the formula of Sherman, Morrison and Woodbury (1950).
 
         Args:
             left_out: Mask of the photos to leave out [M].

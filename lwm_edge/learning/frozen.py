@@ -55,7 +55,7 @@ def keep_frozen_outputs(
 ) -> FrozenOutputs:
     """Runs the frozen blocks on the first photos of a set, as many as fit into `pace.frozen_cache_bytes`.
 
-    The photos are always divided into the same batches, so that the outputs are always the same.
+    With the same pace, the batches are always the same, and so are the outputs.
     """
     if not pace.frozen_cache_bytes:
         return FrozenOutputs()

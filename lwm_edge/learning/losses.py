@@ -23,7 +23,7 @@ def classification_loss(logits: Tensor, labels: Tensor, base_classes: int, kind:
     Args:
         logits: Logits of the student [B, N + k], base classes first.
         labels: class_index of each image [B] int64, each >= base_classes.
-        base_classes: Number N of classes that the teacher knows; 0 trains a base.
+        base_classes: Number N of classes that the teacher knows; 0 while a base is trained.
         kind: Kind of L_C. `sigmoid` is the binary cross entropy of the k new outputs against the one-hot
             label, summed over these outputs, as in LwF-MC (Rebuffi et al. 2017), which the paper builds on.
             `softmax` is the cross entropy over all N + k outputs.

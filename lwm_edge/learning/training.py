@@ -148,11 +148,11 @@ def _state(step: int, loss_sums: NDArray[np.float64], optimizer: MomentumSGD) ->
 
 
 def _diverged(what_happened: str, recipe: Recipe, config: IncrementConfig) -> GateError:
-    own = config.head_learning_rate
-    heads = f" and a head_learning_rate below {own}" if own else ""
+    heads_rate = config.head_learning_rate
+    advice_on_head = f" and a head_learning_rate below {heads_rate}" if heads_rate else ""
     return GateError(
         f"{what_happened}; the model is unchanged: "
-        f"try again with a learning rate below {recipe.learning_rate}{heads}"
+        f"try again with a learning rate below {recipe.learning_rate}{advice_on_head}"
     )
 
 
@@ -202,9 +202,10 @@ def _accumulate_as_memory_allows(
 
 
 def trained_parameters(student: Network, recipe: Recipe) -> dict[str, nn.Parameter]:
-    """Selects the parameters that the recipe trains, and returns them by name.
+    """Prepares a student for training, and returns the parameters that the recipe trains, by name.
 
     They are the parameters of all blocks after the frozen ones and, if the recipe trains it, of the head.
+    Only they require gradients from now on, and the student is in eval mode.
     """
     student.eval().requires_grad_(False)
     for block in student.blocks()[student.frozen_blocks :]:

@@ -52,7 +52,7 @@ class Classifier(OnnxFile):
         source: Path of the ONNX file, or the file's content.
 
     Raises:
-        ExportError: There is no such file, or lwm-edge did not export it.
+        ExportError: There is no such file, it is damaged, or lwm-edge did not export it.
         ConfigError: The source is neither a path nor bytes.
     """
 

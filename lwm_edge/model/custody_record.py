@@ -95,7 +95,7 @@ class Link(Record):
         model_digest: Digest of the model after the change.
         shipped_classes: Number of the vendor's classes that were left after the change.
         deed: Description of the change; None if an older lwm-edge made the change.
-        signature: Signature by the device's key; None if the device had no key.
+        signature: Signature by the device's key; None if the change was not signed.
     """
 
     increment: int = Field(ge=1)
@@ -112,7 +112,7 @@ class Custody(Record):
     Attributes:
         base: Statement about the shipped base; None if the record was begun after the first change.
         base_signature: Vendor's signature of the base, if there is one.
-        links: Latest 8 changes, oldest first.
+        links: Latest changes, at most 8 of them, oldest first.
         dropped_links: Number of older changes that were forgotten.
     """
 

@@ -103,7 +103,7 @@ class OnnxFile:
 
     @property
     def stale(self) -> bool:
-        """Returns whether the path now leads to another file, as a home's does after each increment.
+        """Returns whether the path now leads to another file, as a home's does after each change.
 
         Asking is cheap, as no file is read. A missing file does not make the classifier stale. A classifier
         made from bytes is never stale.
@@ -203,7 +203,7 @@ def _for_onnx_runtime(path: Path) -> Path | bytes:
 
 
 def _shapes(session: Any) -> tuple[int, int | None]:
-    """Returns the number of logits (if the head is fixed, more than there are classes) and the batch size.
+    """Returns the number of logits (a fixed head may have more than there are classes) and the batch size.
 
     Raises:
         ValueError: The number of outputs is not fixed.

@@ -27,7 +27,7 @@ class HasPrecision(Protocol):
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Tells whether a device has instructions for bfloat16, instead of emulating it.
+    """Tells whether a GPU supports bfloat16, or a processor has instructions for it.
 
     torch has no public call that asks a processor for its instructions, and only Linux lists them. Elsewhere,
     a processor is assumed to have none for bfloat16.

@@ -62,7 +62,7 @@ def require_matplotlib() -> None:
 
 
 def storage_chart(ledger: Sequence[LedgerEntry]) -> str:
-    """Draws the length of the bundle and the ONNX file after each change."""
+    """Draws the lengths of the bundle and of the ONNX file after each change."""
     changes = [entry.increment for entry in ledger]
     series = {
         "bundle": [entry.bundle_bytes / _MIB for entry in ledger],

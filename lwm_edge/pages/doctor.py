@@ -25,7 +25,7 @@ def write_check_page(report: CheckReport, output: AnyPath) -> None:
     """Writes the findings of `check_photos` as a page for a browser, with small pictures of the photos.
 
     Args:
-        report: Report of `check_photos`; its photos are read again.
+        report: Report of `check_photos`; the photos that the page shows are read again.
         output: HTML file to write.
 
     Raises:

@@ -2,8 +2,8 @@
 
 None of Pillow's decoders can be interrupted, and what some of them need cannot be known beforehand. The
 process is given one job after another, each as a line of JSON. It answers with a line of JSON and then the
-pixels, if there are any. It ends with its parent (the process that started it), or after ten seconds without
-a job. If a photo takes more processor time than is allowed, the system ends the process.
+pixels, if there are any. It ends with its parent (the process that started it) or, except on Windows, after
+ten seconds without a job. If a photo takes more processor time than is allowed, the process is ended too.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _limited(most_bytes: int, seconds: int) -> Iterator[None]:
 
 
 def _limit(kind: int, most: int) -> None:
-    """Sets a limit if the system has it and lets this process set it; it never exceeds the hard limit."""
+    """Sets a limit, but never above the hard limit; does nothing if the system refuses."""
     _, hard = resource.getrlimit(kind)
     allowed = [limit for limit in (most, hard) if limit != resource.RLIM_INFINITY]
     with suppress(OSError, ValueError):

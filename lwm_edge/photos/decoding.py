@@ -32,8 +32,8 @@ def decode(
         path: Path of the photo.
         image_size: Height and width of the result.
         resize_size: Length of the photo's short side before the crop.
-        most_bytes: Bytes that photos of this format and size may take at worst; None in the process with hard
-            limits, where any photo is decoded.
+        most_bytes: Limit on the bytes that the worst photo of this format and size would take; None in the
+            process with hard limits, where any photo is decoded.
         on_wait: Function that is called a few times a second. What it raises is passed on unchanged.
 
     Raises:
@@ -92,7 +92,7 @@ class _Silence:
         self._lock.release()
 
     def go_on_in_child(self) -> None:
-        """Does in a forked process, which has none of the other threads, what `go_on` does in its parent."""
+        """Does what `go_on` does, but in a forked process; forgets the threads that this process lacks."""
         others = self._threads - {threading.get_ident()}
         self._threads -= others
         if others and not self._threads:

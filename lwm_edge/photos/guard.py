@@ -56,7 +56,7 @@ class TooCostlyHereError(Exception):
 
 
 class EndedError(BaseException):
-    """Carries the error that ended the reading of a photo past Pillow, which catches many exceptions.
+    """Carries an error of `on_wait` to the caller, past Pillow's code, which would catch many errors itself.
 
     Attributes:
         error: Error to raise in place of this one.
@@ -77,7 +77,7 @@ def ended_by_caller() -> Iterator[None]:
 
 
 def wait_on() -> None:
-    """Does nothing: a photo may take as long as it needs."""
+    """Does nothing, so the reading goes on."""
 
 
 class GuardedFile(io.BufferedReader):
@@ -119,6 +119,7 @@ class GuardedFile(io.BufferedReader):
 
         Raises:
             PhotosError: The photo has cost too much; the message says which limit it exceeds.
+            EndedError: `on_wait` raised an error.
         """
         self._reads += 1
         if size is None or not 0 <= size <= _SMALL_READ or not self._reads % _READS_PER_LOOK:
@@ -134,8 +135,8 @@ class GuardedFile(io.BufferedReader):
         """Checks, as far as possible, how much metadata there is in a photo whose file is read in one go.
 
         Args:
-            pixels: Number of pixels in all its pictures; if the file is longer than these can account for,
-                the excess counts as metadata.
+            pixels: Number of pixels in all its pictures, or the most that there can be; if the file is longer
+                than these can account for, the excess counts as metadata.
             known_metadata: Number of bytes that the decoder recognised as metadata.
 
         Raises:
@@ -180,7 +181,7 @@ class GuardedFile(io.BufferedReader):
 
 
 def check_photo_file(path: Path) -> None:
-    """Raises a PhotosError if a file is not a regular one, is empty, or is too large to open."""
+    """Raises a PhotosError if a file is missing, is not a regular one, is empty, or is too large to open."""
     try:
         status = path.stat()
     except OSError as error:

@@ -53,7 +53,7 @@ _TEXTS_WITH_ORIENTATION = ("Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 def open_photo(
     path: Path, resize_size: int, most_bytes: int | None = None, on_wait: Callable[[], None] = wait_on
 ) -> Iterator[Image.Image]:
-    """Opens a photo of a known format within the limits of `guard`; nothing is decoded yet.
+    """Opens a photo of a known format within the limits of `guard`.
 
     Args:
         path: Path of the photo.
@@ -66,8 +66,9 @@ def open_photo(
         The image, which must be decoded within the block.
 
     Raises:
-        PhotosError: The photo is not a regular file, is empty, is a raw photo, or costs too much; decoding
-            may raise this too.
+        PhotosError: The photo is missing, is not a regular file, is empty, is a raw photo, or costs too much;
+            decoding may raise this too.
+        UnidentifiedImageError: The photo is of no known format.
         NeedsReaderError: A library that reads such photos is not installed.
         TooCostlyHereError: The photo might take more than `most_bytes`.
         EndedError: `on_wait` raised an error.
@@ -263,7 +264,7 @@ class _Png(PngImageFile):
 
 
 class _ForgivingStream(PngStream):
-    """Passes over metadata that is damaged or too long; keeps only texts that may give the orientation."""
+    """Passes over damaged or overlong metadata; of texts, keeps only those that may give the orientation."""
 
     def call(self, cid: bytes, pos: int, length: int) -> bytes:
         """Reads a chunk; EOFError and AttributeError are passed on, as Pillow's loop relies on them."""

@@ -28,7 +28,8 @@ def check_plot(path: Path) -> None:
     """Checks, before the work begins, that a chart can be drawn and written.
 
     Raises:
-        ConfigError: The name is not that of a PNG file, or matplotlib is missing.
+        ConfigError: The name is not that of a PNG file, no file can be written there, or matplotlib is
+            missing.
     """
     if path.suffix.lower() != ".png":
         raise ConfigError(f"{path} is not a PNG file; choose a name that ends in .png")

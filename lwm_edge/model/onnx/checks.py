@@ -36,14 +36,14 @@ _LISTED_PROBLEMS = 20
 
 
 def check_form(model: ModelProto, weights: Set[str]) -> None:
-    """Refuses a graph that `tracing` and `lowering` cannot have made.
+    """Refuses a graph that is not of the form that `tracing` and `lowering` make.
 
     Args:
-        model: Graph of a bundle, without data for its weights, or an ONNX file.
+        model: Graph of a bundle, without data for its weights.
         weights: Names of the network's tensors.
 
     Raises:
-        ExportError: The graph is of another form; the problems are listed.
+        ExportError: The graph is of another form; the first few problems are listed.
     """
     problems = [*_model_problems(model), *_node_problems(model), *_tensor_problems(model, weights)]
     if problems:
@@ -195,8 +195,8 @@ def check_cost(model: ModelProto, weights: Set[str]) -> None:
         weights: Names of the network's tensors.
 
     Raises:
-        ExportError: The graph uses a weight more than once, it costs too much, or its cost cannot be
-            computed.
+        ExportError: The graph reads one of the network's tensors more than once, it costs too much, or its
+            cost cannot be computed.
     """
     readers = [name for node in model.graph.node for name in node.input if name in weights]
     if again := sorted({name for name in readers if readers.count(name) > 1}):
@@ -262,7 +262,7 @@ def _inferred_shapes(model: ModelProto, batch_size: int) -> dict[str, list[int]]
 
 
 def _operations_per_element(node: NodeProto, shapes: dict[str, list[int]]) -> int:
-    """Counts the multiplications behind one element of a node's output."""
+    """Returns how many multiplications to count for each element of a node's output."""
     if node.op_type == "Conv":
         return math.prod(shapes[node.input[1]][1:])
     if node.op_type in ("Gemm", "MatMul"):
