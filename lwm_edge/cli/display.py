@@ -216,7 +216,7 @@ def info(report: InfoReport) -> None:
 
 
 def threshold(calibration: Calibration) -> str:
-    """Says how many known photos the threshold for unknown objects keeps, and which photos it is based on."""
+    """Says what share of known photos the threshold for unknown objects keeps, and what it is based on."""
     key = f"{KEPT:g}"
     photos = counted(calibration.photos, "photo", "photos")
     based = f"{photos} of {counted(calibration.classes, 'class', 'classes')}"

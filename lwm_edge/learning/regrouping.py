@@ -7,7 +7,7 @@ import numpy as np
 from .class_statistics import ClassStatistics
 from .discriminant import Features, times_shrunk
 
-# Share of the weight times the covariance; solving a head again from float32 changes a smaller share.
+# Relative difference in weight times covariance; solving a head again from float32 makes a smaller one.
 _ROUNDING = 0.05
 
 

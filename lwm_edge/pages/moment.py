@@ -204,7 +204,7 @@ def _why_no_maps(receipt: IncrementReport, before: Bundle | None) -> str | None:
 def _some_photos(
     folder: Path, class_name: str | None, preprocessing: Preprocessing
 ) -> list[tuple[str, Pixels]]:
-    """Reads up to four photos of each new class, or fewer if there are many classes."""
+    """Reads up to 24 photos: at most four of each class, and of no more than 24 classes."""
     classes = list_photos(folder, class_name).classes[:_PICTURES]
     each = max(1, min(_PER_CLASS, _PICTURES // max(1, len(classes))))
     found = []
