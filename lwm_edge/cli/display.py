@@ -86,7 +86,7 @@ def _plan_of_training(report: PlanReport) -> dict[str, str]:
         else "returned at once",
         "If interrupted": "the same command continues the training"
         if report.checkpoints
-        else "the training starts over: there is no room to save its state",
+        else "the training starts over, as its state cannot be saved",
         **_kept_of_frozen_blocks(report),
     }
 

@@ -120,7 +120,7 @@ def add_classes_with_page(
         home: Model home, or the path of its folder.
         photos: Path of a folder with one sub-folder of photos for each new class, named after the class.
         page: Path of the page; an existing file is replaced.
-        config: Settings of the increment; None means the defaults.
+        config: Settings, which mean the same as in `add_classes`.
         on_progress: Function that is called in this thread at every step and before each photo. If it raises
             an exception once the classes have been learnt, they stay learnt, but no page is written.
         isolate: Whether to learn and commit in worker processes; False does both in this one.

@@ -244,7 +244,7 @@ def _why_it_ended(status: int) -> str:
 
 
 DECODER = DecoderProcess()
-"""The only process that decodes photos for this one."""
+"""The only other process that decodes photos for this one."""
 
 
 def _start_over_in_child() -> None:
