@@ -2,8 +2,8 @@
 
 No other module changes files or folders, except for temporary ones.
 
-They are in a separate module so that tests can replace it with one that records every operation, and can then
-replay the operations with power cuts.
+The operations are in a separate module so that tests can replace it with one that records every operation,
+and can then replay the operations with power cuts.
 """
 
 from __future__ import annotations

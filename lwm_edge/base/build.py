@@ -48,9 +48,9 @@ def build_base(
         PhotosError: The folder cannot be learnt from; every problem is listed.
         ArchitectureError: The architecture is unknown or unusable, or the checkpoint is for another one.
         CapacityError: There are more classes than the capacity allows.
-        ConfigError: The weights do not exist, the checkpoint cannot be read, the grid does not fit the
-            network, the device is not there, the output cannot be written, or unfinished training of another
-            base is in the way.
+        ConfigError: The weights do not exist, the checkpoint cannot be read, the grid or the image size does
+            not fit the network, the device is not there, the output cannot be written, or unfinished training
+            of another base is in the way.
         ExportError: The ONNX graph cannot be made or is wrong (ParityError).
         PeerError: Another process failed; the error that it raised says why.
     """
@@ -68,7 +68,7 @@ def _build(
     preprocessing = scaled_preprocessing(architecture.preprocessing, config.image_size)
     classes = len(list_photos(photos).classes)
     check_capacity(classes, config)
-    # Making the network is quick, so a mistake in its settings shows before the photos are read.
+    # The network is made before the photos are read, so that a mistake in its settings shows at once.
     network = start_network(architecture, config, classes, preprocessing)
     possible_levels(network, config.grid)  # refuses a grid that does not fit
     material = _read_material(photos, config, preprocessing, ranks, on_progress)

@@ -34,7 +34,7 @@ GRIDS = (1, 2, 3)
 
 @torch.no_grad()
 def find_levels(network: Network, grid: int) -> Levels | None:
-    """Finds the last block of each map size except the final one; returns None if no head can read them.
+    """Finds the last block of each map size except the final one; returns None if the grid does not fit.
 
     Args:
         network: Network without levels.
@@ -58,8 +58,8 @@ def possible_levels(network: Network, grid: int | None) -> list[Levels]:
 
     Args:
         network: Network without levels.
-        grid: Grid that the vendor chose; 0 means no levels, and None means every grid with which the head has
-            at most `MAX_INPUTS` inputs.
+        grid: Grid that the vendor chose; 0 means no levels, and None means each of `GRIDS` with which the
+            head has at most `MAX_INPUTS` inputs.
 
     Raises:
         ConfigError: The grid does not fit the network.

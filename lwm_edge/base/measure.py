@@ -60,7 +60,7 @@ class Settled(NamedTuple):
     Attributes:
         statistics: Chosen statistics of all classes.
         report: Report on the choice.
-        logits: Logits of each unseen photo by a head like the one that ships [M, classes]; there may be none.
+        logits: Logits of each unseen photo by a head like the one that ships [M, classes]; M may be 0.
         solved: Logits of each unseen photo by a head that a device would solve from the statistics
             [M, classes].
         scores: Score for unknown objects of each unseen photo, by statistics made without it [M].

@@ -86,7 +86,7 @@ def _plan_of_training(report: PlanReport) -> dict[str, str]:
         else "returned at once",
         "If interrupted": "the same command continues the training"
         if report.checkpoints
-        else "the training starts over: there is no room to save its state",
+        else "the training starts over, as its state cannot be saved",
         **_kept_of_frozen_blocks(report),
     }
 
@@ -216,7 +216,7 @@ def info(report: InfoReport) -> None:
 
 
 def threshold(calibration: Calibration) -> str:
-    """Says how many known photos the threshold for unknown objects keeps, and which photos it is based on."""
+    """Says what share of known photos the threshold for unknown objects keeps, and what it is based on."""
     key = f"{KEPT:g}"
     photos = counted(calibration.photos, "photo", "photos")
     based = f"{photos} of {counted(calibration.classes, 'class', 'classes')}"

@@ -23,7 +23,7 @@ _PHASES = {
     "simulate": "Simulating increments",
 }
 _SECONDS_BETWEEN_LINES = 10.0
-_WORTH_A_LINE = 2.0  # a brief command announces a phase that is expected to take this many seconds
+_WORTH_A_LINE = 2.0  # a brief command announces phases that are expected to take at least so many seconds
 _MINUTE, _HOUR = 60, 3600
 
 

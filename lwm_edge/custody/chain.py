@@ -66,7 +66,7 @@ def make_deed(kind: ChangeKind, class_names: Sequence[str] = ()) -> Deed:
 def record_change(
     manifest: Manifest, parent: Manifest, key: Ed25519PrivateKey | None, deed: Deed | None = None
 ) -> Manifest:
-    """Adds the change from `parent` to `manifest` to the record, signed if there is a device key.
+    """Records the change from `parent` to `manifest`, signed if there is a device key.
 
     Args:
         manifest: Manifest of the changed model, with its digests filled in. If it counts as many changes as
@@ -137,7 +137,7 @@ def _signature_problems(custody: Custody, vendor_key: str | None) -> list[str]:
 
 
 def _base_problems(base: BaseStatement | None, manifest: Manifest) -> list[str]:
-    """Lists where the model's form differs from the shipped base's, which no change may alter."""
+    """Lists where the model differs from the base's statement in a way that no change can explain."""
     if base is None:
         return []
     now = base_statement(manifest)

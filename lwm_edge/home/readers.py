@@ -42,7 +42,8 @@ class PastChange(Report):
         increment: Number of the change.
         change: Kind of the change; None if the record does not say.
         class_names: Names of the first classes that the change affected. For a renaming, they are the old
-            name and the new one; for a merger, the merged class and the class that it was merged into.
+            name and the new one; for a merger, the class that was merged and the class that it was merged
+            into.
         more_classes: Number of further classes that the change affected.
         time: Time of the change by the device's clock; None if the record does not say.
         classes: Number of classes after the change; None if the ledger does not go back that far.
@@ -80,7 +81,7 @@ class InfoReport(Report):
         recipe: Recipe of the latest increment; "base" if there was none.
         model_digest: Digest of the model.
         parent_digest: Digest of the model before the latest change.
-        ledger: Footprint of making the home and of each change.
+        ledger: Footprints of the latest changes and of making the home, and the maximum of all.
         unknown: Thresholds of the score for unknown objects.
         kept_by_class: Number of photos that the default threshold keeps, and number of all photos, for each
             class that has enough photos to judge by.
@@ -191,8 +192,8 @@ def evaluate(
         HomeError: There is no home.
         BundleError: The home's bundle is damaged.
         ExportError: The home's ONNX file is missing, or lwm-edge did not export it.
-        PhotosError: No sub-folder is named after a class of the model, or the sub-folders of some classes
-            have no usable photo; all of the latter are listed.
+        PhotosError: The folder cannot be used: for example, no sub-folder is named after a class of the
+            model, or a class has no usable photo.
     """
     home, folder = open_home(home), Path(folder)
     manifest, classifier = home.read(lambda g: (open_bundle(g.bundle).manifest, Classifier(g.onnx)))

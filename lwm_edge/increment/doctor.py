@@ -1,8 +1,8 @@
-"""Looks for photos that would do harm: blurred, dark, tiny, nearly the same as another, or mislabelled.
+"""Looks for photos that would do harm: blurred, black, white, tiny, mislabelled, or much like another.
 
-Photos are judged as the network sees them. To find mislabelled ones, each photo is classified by a last layer
-that is solved from the model's own features without that photo (`learning.unseen`); all classes of the folder
-and of the model compete. Nothing is learnt, copied or changed.
+Apart from their size, photos are judged as the network sees them. To find mislabelled ones, each photo is
+classified by a last layer that is solved from the model's own features without that photo
+(`learning.unseen`); all classes of the folder and of the model compete. Nothing is learnt, copied or changed.
 """
 
 from __future__ import annotations
@@ -70,11 +70,13 @@ def check_photos(
         home: Model home, or the path of its folder.
         folder: Path of a folder with one sub-folder of photos for each class, new or known.
         class_name: Name of the one class that the whole folder shows; None if its sub-folders are classes.
-        on_progress: Function that is called before each photo; any exception that it raises ends the call.
+        on_progress: Function that is called at every step; any exception that it raises ends the call.
 
     Raises:
         HomeError: There is no home.
-        PhotosError: There is no such folder, or it has no usable photos; every problem is listed.
+        BundleError: The home's bundle is damaged.
+        PhotosError: The folder cannot be used: for example, a class has no usable photo; every problem is
+            listed.
         ExportError: The bundle's graph cannot be run here.
     """
     model = open_home(home).read(lambda generation: open_bundle(generation.bundle))
@@ -198,7 +200,7 @@ def _unseen_logits(
 ) -> Features:
     """Computes the logits of each photo with a head that is solved without that photo [M, classes]."""
     statistics = ClassStatistics.from_bundle(model)
-    if (missing := classes - len(statistics.means)) > 0:  # more than the model has room for
+    if (missing := classes - len(statistics.means)) > 0:  # there are more classes than the model has room for
         statistics.means = np.pad(statistics.means, ((0, missing), (0, 0)))
         statistics.counts = np.pad(statistics.counts, (0, missing))
     statistics.learn_more(features, labels)
@@ -260,6 +262,9 @@ def _alike(
 def _notes(found: PhotoFolder) -> Iterator[str]:
     few = [name for name, photos in _counts(found).items() if photos < _FEWEST]
     if few:
-        yield f"photos of classes with fewer than {_FEWEST} photos were not compared: {', '.join(few)}"
+        yield (
+            "blurred and mislabelled photos were not looked for in classes with fewer than "
+            f"{_FEWEST} photos: {', '.join(few)}"
+        )
     if not can_compare():
         yield "near-duplicates were not looked for, as that needs imagehash (pip install 'lwm-edge[check]')"

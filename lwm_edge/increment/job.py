@@ -63,8 +63,8 @@ class Job:
     """Describes an increment for planning.
 
     Attributes:
-        step: Function that does a step with two micro-batches of the given number of images (the second one
-            adds to the gradients of the first) and leaves nothing behind.
+        step: Function that runs two micro-batches of the given number of images on trial, and changes no
+            model. In training, the second one adds to the gradients of the first.
         photos: Number of photos to learn from.
         held_back: Number of further photos that are held back.
         photo_bytes: Bytes of one prepared photo.

@@ -23,13 +23,13 @@ _FEW_DIFFERENT = 10  # photos; if this many differ, a class is varied enough, ho
 def judge_new_classes(
     predictions: NDArray[np.int64], labels: Labels, class_names: Sequence[str], judged: Iterable[int]
 ) -> tuple[NewClassReport, ...]:
-    """Counts in how many photos each newly learnt class was recognised.
+    """Counts how many photos of each class were recognised, and which other class they were taken for most.
 
     Args:
         predictions: Predicted class_index of each photo [M], by a head that had not learnt that photo.
         labels: class_index of each photo [M].
         class_names: Name of every class.
-        judged: class_index of each class that was learnt.
+        judged: class_index of each class to judge.
     """
     reports = []
     for label in judged:
@@ -49,7 +49,7 @@ def judge_new_classes(
 
 
 def mean_share_right(judged: Sequence[NewClassReport]) -> float:
-    """Averages the share of photos recognised over new classes; with few photos, a share is nearer to 0.5."""
+    """Averages the shares of photos that were recognised; a share of few photos counts as nearer to 0.5."""
     return float(np.mean([(report.right + 0.5) / (report.photos + 1) for report in judged]))
 
 

@@ -197,7 +197,7 @@ def _changed_tensors(task: Task, learnt: Learnt, histogram: Histogram) -> Arrays
 
 
 def _new_model(task: Task, head: Head, tensors: Arrays, judged: Sequence[NewClassReport]) -> UnwrittenModel:
-    """Makes the model that knows the new classes, from the new head and the other changed tensors."""
+    """Makes the new model from its head and the other changed tensors."""
     parent, names = task.parent.manifest, all_class_names(task)
     figures = (Judged(names.index(c.class_name), c.right, c.photos) for c in judged)
     manifest = parent.model_copy(

@@ -154,7 +154,7 @@ def _failure_from(error: Exception) -> _Failure:
 
 
 def _read_line(descriptor: int) -> bytes:
-    """Reads until the first line is complete, along with any bytes that arrive together with its end."""
+    """Reads one line; if the input ends earlier, returns what there is of it."""
     line = b""
     while not line.endswith(b"\n"):
         piece = os.read(descriptor, 65_536)

@@ -43,7 +43,7 @@ class Task:
         approach: Recipe, and the reason for it.
         learner: Way in which the photos are learnt.
         plan: Plan for going through the photos on this device.
-        saved: Checkpoint of the training, if it was interrupted.
+        saved: Checkpoint of the training; empty unless it was interrupted.
         warnings: Warnings for the owner.
     """
 

@@ -7,8 +7,8 @@ The map of the class b with score y^b is (Selvaraju et al. 2017; Dhar et al. 201
 With global average pooling and one linear layer, y^b = sum_k W[b, k] * mean(A_k) + bias[b], so
 alpha_k = W[b, k] / (h * w), and the map needs no backward pass. (A head that also reads earlier blocks adds a
 term that does not depend on A.) Training uses this closed form, `attention_map`. `grad_cam` computes the map
-by its definition, with autograd, for any other head. The tests compare the two. Both need dropout and
-stochastic depth to be off.
+by its definition, with autograd, for any head. The tests compare the two. Both need dropout and stochastic
+depth to be off.
 """
 
 from __future__ import annotations

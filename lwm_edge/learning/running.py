@@ -58,7 +58,7 @@ class Observation:
 
     Attributes:
         head_inputs: The head's inputs [M, number of inputs] float64.
-        maps: Last feature maps [M, d, h, w] float32, on the CPU; empty if they were not kept.
+        maps: Last feature maps [B, d, h, w] float32 of each batch, on the CPU; empty if they were not kept.
     """
 
     head_inputs: Features

@@ -121,7 +121,7 @@ class Network(nn.Module):
         maps, levels = activations
         recompute = self.recompute and torch.is_grad_enabled()
         for index, block in enumerate(self.blocks()[first:end], first):
-            if recompute and any(True for _ in block.parameters()):  # not worth it without any
+            if recompute and any(True for _ in block.parameters()):  # others are not worth it
                 on_a_copy = self._blocks_write_to_input(index, index + 1, maps)
                 maps = recomputed(block, maps, precision=self.precision, on_a_copy=on_a_copy)
             else:

@@ -120,7 +120,7 @@ def add_classes_with_page(
         home: Model home, or the path of its folder.
         photos: Path of a folder with one sub-folder of photos for each new class, named after the class.
         page: Path of the page; an existing file is replaced.
-        config: Settings of the increment; None means the defaults.
+        config: Settings, which mean the same as in `add_classes`.
         on_progress: Function that is called in this thread at every step and before each photo. If it raises
             an exception once the classes have been learnt, they stay learnt, but no page is written.
         isolate: Whether to learn and commit in worker processes; False does both in this one.
@@ -204,7 +204,7 @@ def _why_no_maps(receipt: IncrementReport, before: Bundle | None) -> str | None:
 def _some_photos(
     folder: Path, class_name: str | None, preprocessing: Preprocessing
 ) -> list[tuple[str, Pixels]]:
-    """Reads up to four photos of each new class, or fewer if there are many classes."""
+    """Reads up to 24 photos: at most four of each class, and of no more than 24 classes."""
     classes = list_photos(folder, class_name).classes[:_PICTURES]
     each = max(1, min(_PER_CLASS, _PICTURES // max(1, len(classes))))
     found = []

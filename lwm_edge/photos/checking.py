@@ -1,4 +1,4 @@
-"""Checks which files are photos that can be used, and leaves out those that lie in a folder twice."""
+"""Checks which files are photos that can be used, and leaves out duplicates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class CheckedFile(NamedTuple):
 
     Attributes:
         digest: Digest of a photo that can be used (SHA-256); empty for any other file.
-        problem: Reason why the file cannot be used, worded to follow the file's name; empty if there is none.
+        problem: Reason why the file cannot be used, worded to follow the file's name; empty if there is none,
+            or if `missing_reader` is the reason.
         missing_reader: Kind of photo and how to get the library that reads it, if that is not installed.
     """
 
@@ -108,7 +109,10 @@ class PhotoSorter:
     unreadable: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def sort_class(self, folder: ClassFolder, label: int) -> tuple[list[Photo], list[str]]:
-        """Returns a class's photos, and lines about those of its files that are left out."""
+        """Returns a class's photos, and lines about its files that are left out for a reason in this class.
+
+        A photo that is found in a later class too is still returned; it is then in `contradictions`.
+        """
         photos, reasons = [], list(folder.problems)
         for path in folder.files:
             digest, problem, missing_reader = next(self.checked)

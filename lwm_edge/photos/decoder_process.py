@@ -179,7 +179,7 @@ class DecoderProcess:
     def _line(
         self, process: subprocess.Popen[bytes], job: dict[str, Any], on_wait: Callable[[], None]
     ) -> bytes:
-        """Reads the answer's first line in a thread, as some systems can wait for a pipe in no other way."""
+        """Reads the answer's first line in a thread, so that every system can wait with a time limit."""
         assert process.stdout
         began = _usage(process.pid)
         with ThreadPoolExecutor(1) as reader:
@@ -244,7 +244,7 @@ def _why_it_ended(status: int) -> str:
 
 
 DECODER = DecoderProcess()
-"""The only process that decodes photos for this one."""
+"""The only other process that decodes photos for this one."""
 
 
 def _start_over_in_child() -> None:

@@ -68,9 +68,10 @@ def read_photo_folder(
         label_of: Function that is given a class name, and returns its class_index or what is wrong with it.
         wanted: Function that is given a class name, and says whether its folder is read at all.
         class_name: Name of the one class that the whole folder shows; None if its sub-folders are classes.
-        may_be_named: Whether the user could have given `class_name`; if so, an error says how.
+        may_be_named: Whether the user could have given `class_name`; if so, an error may say how.
         limit_bytes: Limit on memory while a photo is read, as `read_photo` explains it.
-        on_progress: Function that is called before each file is read, and at the end if there are notes.
+        on_progress: Function that is called before and while each file is read, and at the end if there are
+            notes.
         map_files: Function that makes several processes check the files together; if it is None, this process
             checks them, in as many threads as processors and memory allow.
 

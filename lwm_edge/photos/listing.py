@@ -35,7 +35,7 @@ class ClassFolder:
         name: Name of the class as its folder spells it, or as it was given.
         path: Path of the folder.
         files: Files of the class, sorted by path.
-        problems: Lines about sub-folders that cannot be read, and links that are not followed.
+        problems: Lines about folders whose files are left out, and why.
     """
 
     name: str
@@ -55,8 +55,8 @@ class Listing:
 
     Attributes:
         root: Folder to which the paths of photos are relative when they are shown.
-        within: Whether a link to a photo must lead into the folder of its class; if not, it may also lead
-            into the folders beside that one.
+        within: Whether a link to a photo must lead into the class's own folder; if not, it may lead anywhere
+            in the folder above that one.
         classes: Classes, sorted by name.
         beside: Lines about files that belong to no class.
         sub_folder_notes: Lines about classes whose folders have sub-folders.
@@ -87,10 +87,10 @@ def list_photos(folder: Path, class_name: str | None = None, *, may_be_named: bo
     Args:
         folder: Path of the folder.
         class_name: Name of the one class that the whole folder shows; None if its sub-folders are classes.
-        may_be_named: Whether the user could have given `class_name`; if so, an error says how.
+        may_be_named: Whether the user could have given `class_name`; if so, an error may say how.
 
     Raises:
-        PhotosError: There is no such folder, it has no class folders, or it is a data set in parts.
+        PhotosError: The folder cannot be read, it has no class folders, or it is a data set in parts.
     """
     folders, loose = _entries(folder)
     if class_name is not None:

@@ -57,13 +57,13 @@ def _is_folder(path: Path) -> bool:
 
 
 def attributes_of_the_system(folder: Path) -> tuple[str, ...]:
-    """Names the extended attributes below a folder that the operating system sets, which are not audited."""
+    """Names the extended attributes of a folder and all in it that the system sets, which are not audited."""
     found = {name for path in (folder, *entries(folder)) for name in attributes(path)}
     return tuple(sorted(found & SYSTEM_ATTRIBUTES))
 
 
 def layout_problems(home: Home, generation: Generation, bundle: Bundle) -> list[str]:
-    """Lists files and folders that do not belong to a home (hidden or empty ones too), and missing files."""
+    """Lists what does not belong to a home (hidden or empty too), is missing, or is of the wrong kind."""
     files = {home.path / CURRENT, home.path / LOCK, *(generation.path / name for name in GENERATION_FILES)}
     files |= {home.trust} if home.trust.is_file() else set()
     files |= {generation.previous} if permits_undo(bundle.manifest) else set()
@@ -94,7 +94,7 @@ def _unexplained(path: Path, home: Home) -> str:
 
 
 def bundle_items(bundle: Bundle, problems: list[str]) -> Iterator[AuditItem]:
-    """Accounts for every byte of a bundle; tensors that nothing declares are problems."""
+    """Accounts for every byte of a bundle; tensors that are not declared in this form are problems."""
     declared = _declared(bundle)
     tensor_bytes = 0
     with safe_open(bundle.path, framework="np") as file:
@@ -156,7 +156,7 @@ def _owner(tensor: str) -> str:
 def other_items(
     home: Home, generation: Generation, bundle: Bundle, problems: list[str]
 ) -> Iterator[AuditItem]:
-    """Accounts for every byte of a home but the bundle's; files that do not match the bundle are problems."""
+    """Accounts for the other files of a home; those that do not match the bundle are problems."""
     yield AuditItem(owner="link", part=CURRENT, bytes=(home.path / CURRENT).lstat().st_size)
     for path, owner in (
         (generation.onnx, "onnx file"),

@@ -27,10 +27,12 @@ class OnnxGrowth(Report):
         classes: Number of classes that were added, less those that were removed.
         bytes: Number of bytes that the file grew by.
         bytes_per_class: Bytes per added class; None without added classes.
-        head_bytes: Bytes that the head's new rows must take; None if the names at the start are not known.
+        head_bytes: Bytes that the head's new rows must take; None if the names at the start are not known, or
+            the file is not an ONNX file.
         names_bytes: Bytes that the names must take; None in the same case.
         framing_bytes: Bytes that longer numbers and lengths must take; None in the same case.
-        explained: Whether these three numbers add up to exactly `bytes`; None in the same case.
+        explained: Whether these three numbers are known and add up to exactly `bytes`; None if the names at
+            the start are not known.
     """
 
     classes: int
@@ -49,12 +51,12 @@ class AuditReport(Report):
         home: Path of the model home.
         passed: Whether everything in the home is explained.
         problems: Sentences about files, bytes or records that are not explained.
-        items: Items that cover every byte, by owner.
+        items: Bytes that are accounted for, and their owners.
         total_bytes: Length of all files and links in the home.
         accounted_bytes: Sum of the items.
         bundle_bytes: Length of model.lwm.
         bundle_bytes_shipped: Length of model.lwm when the home was made.
-        onnx_growth: Growth of classifier.onnx; None in a home without a ledger.
+        onnx_growth: Growth of classifier.onnx; None if the ledger is empty or the file is missing.
         ledger_entries: Number of the latest changes that the ledger lists one by one.
         ledger_head: Head of the ledger's hash chain; None in a ledger that an older lwm-edge made.
         not_audited: Names of extended attributes that the operating system sets by itself.
@@ -93,7 +95,7 @@ class SimulationStep(Report):
         labels_bytes_expected: Length of labels.txt, computed from the classes.
         memory: Memory that the increment took; its `how` is moved to the simulation's report.
         problems: Problems that an audit of the home found after the increment.
-        seconds: Wall-clock time of the increment.
+        seconds: Wall-clock time of generating the photos and learning them.
     """
 
     increment: int

@@ -15,7 +15,9 @@ _PROBE_SIZE = 64
 
 
 def take_apart(model: nn.Module, architecture: Architecture, name: str) -> tuple[nn.Sequential, nn.Linear]:
-    """Splits a whole classifier into backbone and linear head; their parameter names stay the same.
+    """Splits a whole classifier into backbone and linear head.
+
+    The modules that `architecture.features` names keep their names in the backbone.
 
     Args:
         model: Classifier to split; the parts are its own modules, not copies.

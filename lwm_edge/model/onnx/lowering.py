@@ -26,7 +26,7 @@ def lower(model: ModelProto) -> ModelProto:
     """Lowers a graph of opset 18 with folded constants to the form that `checks` demands.
 
     Raises:
-        ExportError: The graph has operators that cannot be lowered; all are named.
+        ExportError: The graph has operators that cannot be lowered.
     """
     graph = model.graph
     _replace_sequence_splits(graph)

@@ -90,7 +90,7 @@ def trace_graph(network: Network, activation: Activation) -> bytes:
                 _Exported(network, activation).eval(),
                 (example,),
                 dynamo=True,
-                optimize=False,  # folding would merge weights, which would lose their names
+                optimize=False,  # optimising would merge weights, and lose their names
                 opset_version=_TRACED_OPSET,
                 input_names=[INPUT],
                 output_names=[LOGITS, PROBABILITIES, UNKNOWN, HEAD_INPUTS],

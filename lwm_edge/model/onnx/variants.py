@@ -177,7 +177,7 @@ def _quantised(
 
 
 def _restore_unquantised_inputs(graph: GraphProto) -> None:
-    """Lets only convolutions read quantised values; gives other readers the original values again."""
+    """Gives the original values back to other nodes that read the quantised input of a convolution."""
     made_by = {node.output[0]: node for node in graph.node}
     readers: dict[str, list[NodeProto]] = {}
     for node in graph.node:
