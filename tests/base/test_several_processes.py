@@ -97,7 +97,8 @@ def test_a_killed_process_ends_all_and_a_restart_ends_as_if_nothing_had_happened
     photos = make_photos("Bag", "Shirt", count=20)
     whole = build(photos, tmp_path / "whole.lwm", prepare="saved_training.SECONDS_BETWEEN_SAVES = 0.0")
     assert whole.returncode == 0, whole.stderr
-    assert whole.stdout.count("Base made") == 1 and whole.stderr.count("Reading photos") == 1
+    assert whole.stdout.count("Base made") == 1 and whole.stderr.count("Reading 40 photos") == 1
+    assert "Warning" not in whole.stderr
     killed = build(photos, tmp_path / "base.lwm", prepare=DIES)
     assert killed.returncode != 0 and killed.stdout == ""
     (message,) = messages(killed)
