@@ -59,7 +59,7 @@ PRINTED = {  # what shows that a block did what the page says
     "README.md device-path": ("Learnt 2 classes", "passed: nothing is unexplained"),
     "README.md python": ("lda ran:", "Bag"),
     "README.md vendor-path": ("small_resnet20", "vendor.pub"),
-    "deploy/README.md first-prediction": ("Learnt 2 classes", "Bag"),
+    "deploy/README.md first-prediction": ("Learnt 2 classes", "test/2/Bag/000.png: Bag"),
     "deploy/README.md operator-path": ("Ankle boot", "classifier.onnx"),
     "deploy/README.md mind-path": (
         "Learnt 100 more photos of Ankle boot and Bag",
@@ -203,7 +203,7 @@ def test_commands_and_options_in_the_text_are_there() -> None:
     options = _options()
     known = set().union(*options.values())
     elsewhere = {"--beta", "--method", "--help", "--rebuild"}  # of scripts, and of every command
-    elsewhere |= {"--max-restarts", "--no-deps", "--lock"}  # of torchrun, pip and .ci/release
+    elsewhere |= {"--max-restarts", "--index-url", "--no-deps", "--lock"}  # of torchrun, pip and .ci/release
     for page in PAGES:
         for span in code_spans(page):
             words = span.split()
