@@ -3,12 +3,13 @@
 
     python benchmarks/attention_maps.py DATA RESULTS.json SEED OUT.png --method lwm --method lwf-mc [...]
 
-It reads the bundles that `protocol.py` left beside RESULTS.json. Each row of the figure is a method. It shows
-one photo with the Grad-CAM map of its own class, for the shipped model M_0 and after each increment. The
-script also prints a Markdown table of the L1 distance between the maps and M_0's, averaged over the test
-photos of the base classes; each map is divided by its L2 norm, as in eq. 4. In brackets is the share of
-photos, in %, whose map is zero everywhere, so that nothing speaks for the class. OUT.json holds the same.
-It needs matplotlib: pip install 'lwm-edge[bench]'.
+It reads the bundles that `protocol.py` left in the folder beside RESULTS.json. In the figure, each row is a
+method. The row shows one photo with the Grad-CAM maps for its class, first the map of the shipped model M_0,
+then the maps of the models after each increment. The script also prints a Markdown table of the L1 distance
+between the maps and M_0's, averaged over the test photos of the base classes; each map is divided by its L2
+norm, as in eq. 4. In brackets is the share of photos, in %, whose map is zero everywhere, because nothing in
+the photo points to its class. OUT.json has the same figures. The script needs matplotlib:
+pip install 'lwm-edge[bench]'.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from lwm_edge.photos.photo_set import PhotoSet, PixelCache
 
 
 def base_test_photos(split: Split, network: Network, class_names: tuple[str, ...]) -> PhotoSet:
-    """Reads the test photos of the base classes, labelled with the model's class_index."""
+    """Reads the test photos of the base classes, and labels each with the model's class_index."""
     cache = PixelCache(2**28)
     found = read_photo_folder(split.test(0), network.preprocessing, cache, min_photos=1)
     index_of = [class_names.index(name) for name in found.class_names]
@@ -48,14 +49,14 @@ def base_test_photos(split: Split, network: Network, class_names: tuple[str, ...
 
 
 def maps_of(bundle: Path, photos: PhotoSet) -> Tensor:
-    """Computes a Grad-CAM map of each photo's own class [M, h, w]."""
+    """Computes a Grad-CAM map of each photo for its own class [M, h, w]."""
     network = load_network(open_bundle(bundle))
     features = torch.cat(observe(network, photos, 64, keep_maps=True).maps)
     return attention_map(features, network.attention_weight, torch.tensor(photos.labels))
 
 
 def draw(axes: Axes, pixels: np.ndarray, attention: Tensor | None, title: str) -> None:
-    """Draws a photo, with a map over it."""
+    """Draws a photo, with the map over it if there is one."""
     axes.imshow(pixels)
     if attention is not None:
         h, w = pixels.shape[:2]

@@ -1,21 +1,22 @@
 """Kills increments at random: `python benchmarks/crash.py RESULTS.json [--kills 1000] [--seed 0]`.
 
 Small increments (one class, six photos, one epoch) run on one home, each in a process forked from a parent
-that has imported everything, and are killed (SIGKILL) at random moments: half of them after a random part of
-an increment's time, half after a random part of the time from a phase of the commit, chosen at random, to the
-end. The process says on a pipe what it is doing. After every kill the home must hold the old model or the
-new one:
+that has imported everything. They are killed (SIGKILL) at random moments. Half of the kills come after a
+random part of an increment's time. For the other half, a phase of the commit is chosen at random, and the
+kill comes after a random part of the time from the start of this phase to the end. The process reports its
+phases on a pipe. After every kill the home must hold the old model or the new one:
 
 - old: the same files, byte for byte, as before;
 - new: a verified bundle whose parent is the model before and that knows one more class, with an ONNX file,
   labels and receipt of the same digest.
 
-After half of the kills the parent then clears the leftovers and audits the home. After the others, the next
-increment must clear them. A kill that did not land, because the increment had ended, is not counted.
+After half of the kills, the parent then clears the leftovers and audits the home. After the others, the next
+increment must clear them. If an increment ends before its kill, the kill is not counted.
 
-Phases: `start` (forked; leftovers cleared, bundle verified), `photos`, `train`, `evaluate`, `export` (and
-parity), then, as storage does them, `staging` (the next generation is written), `link` (made, renamed, the
-folder synced) and `clean-up` (the old generation is removed).
+The phases are `start` (the process is forked, leftovers are cleared, the bundle is verified), `photos`,
+`train`, `evaluate` and `export` (the ONNX file is made and compared). The commit follows: `staging` (the next
+generation is written), `link` (the link is made and renamed, and the folder synced) and `clean-up` (the old
+generation is removed).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from lwm_edge.home.generation import labels_text
 from lwm_edge.home.home import Home
 from lwm_edge.home.ownership import GENERATION_FILES
 from lwm_edge.model.bundle import open_bundle
-from lwm_edge.model.classifier import DIGEST_KEY
+from lwm_edge.model.onnx_file import DIGEST_KEY
 
 RECIPES = ("lwm", "lwm-lda", "lda")
 PHOTOS = 6  # per new class
@@ -56,7 +57,7 @@ PHOTOS = 6  # per new class
 
 @dataclass
 class Model:
-    """Describes what a home holds: its generation, the digests of its files and of the model, its classes."""
+    """Describes a home's model: its generation, the digests of its files and of the model, its classes."""
 
     generation: str
     files: tuple[str, ...]
@@ -67,15 +68,15 @@ class Model:
 
 @dataclass
 class Tally:
-    """Counts kills, and what they left behind.
+    """Counts kills, and the homes that they left behind.
 
     Attributes:
-        landed: Number of kills by recipe and phase.
+        landed: Number of kills that came in time, by recipe and phase.
         found: Number of homes that were then old, new or bad.
-        bad: Lines about what was wrong with bad homes.
+        bad: Lines that describe the bad homes.
         completed: Number of increments that ended before their kill.
         recovered: Number of homes that were cleared and audited.
-        seconds: Time from a phase to the end, averaged over the latest increments.
+        seconds: Time from the start of a phase to the end, averaged over the latest increments.
     """
 
     landed: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -86,12 +87,12 @@ class Tally:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.05) | {"start": 0.5})
 
     def count_kills_in_commit(self) -> int:
-        """Counts the kills that landed between staging and the end of the commit."""
+        """Counts the kills that came between staging and the end of the commit."""
         return sum(count for (_, phase), count in self.landed.items() if phase in COMMIT)
 
 
 def read_model(home: Home) -> Model:
-    """Reads what a reader would find; all files must belong to the same model."""
+    """Reads the model as an app would, and checks that all files belong to the same model."""
     generation = home.current()
     bundle = open_bundle(generation.bundle)
     manifest = bundle.manifest
@@ -112,7 +113,7 @@ def read_model(home: Home) -> Model:
 
 
 def compare(before: Model, home: Home, class_name: str) -> tuple[str, Model]:
-    """Tells whether a home holds the old model or the new one, and reads it; raises an error if neither."""
+    """Reads a home's model, and says whether it is the old or the new one; raises an error if neither."""
     after = read_model(home)
     if after == before:
         return "old", after
@@ -122,7 +123,7 @@ def compare(before: Model, home: Home, class_name: str) -> tuple[str, Model]:
 
 
 def make_photos(folder: Path, count: int) -> list[Path]:
-    """Makes photo folders with one class each, under names of their own."""
+    """Makes folders of photos with one class each, all with different names."""
     sources = sorted(path for group in ("1", "2") for path in (DEMO_DATA / "train" / group).iterdir())
     for number in range(count):
         target = folder / f"{number:02d}" / f"class {number:02d}"
@@ -133,7 +134,7 @@ def make_photos(folder: Path, count: int) -> list[Path]:
 
 
 def kill_one(home: Path, photos: Path, recipe: str, tally: Tally, chance: random.Random) -> bool:
-    """Starts one increment and kills it; returns True if the kill landed."""
+    """Starts one increment and kills it; returns whether the kill came in time."""
     config = lwm_edge.IncrementConfig(
         recipe=recipe,
         epochs=1,
@@ -166,7 +167,7 @@ def kill_one(home: Path, photos: Path, recipe: str, tally: Tally, chance: random
 
 
 def recover(home: Home, tally: Tally) -> None:
-    """Does what the next start would do, and audits what is left."""
+    """Clears the leftovers, as the next increment would, and audits the home."""
     with home.lock():
         pass
     tally.recovered += 1
@@ -175,7 +176,7 @@ def recover(home: Home, tally: Tally) -> None:
 
 
 def run_kills(work: Path, kills: int, seed: int, tally: Tally) -> None:
-    """Kills until enough have landed."""
+    """Kills increments until enough kills have come in time."""
     chance, home = random.Random(seed), Home(work / "home")
     capacity = open_bundle(BASE_BUNDLE).manifest.capacity
     photos = make_photos(work / "photos", capacity)
@@ -204,34 +205,32 @@ def run_kills(work: Path, kills: int, seed: int, tally: Tally) -> None:
 
 
 def table(tally: Tally) -> str:
-    """Writes the counts by phase, in Markdown."""
+    """Writes the counts by phase as a Markdown table, with a summary below."""
     lines = ["| killed in | " + " | ".join(RECIPES) + " | all |", "|---|" + "---|" * (len(RECIPES) + 1)]
     for phase in PHASES:
         counts = [tally.landed[recipe, phase] for recipe in RECIPES]
         lines.append(f"| {phase} | " + " | ".join(map(str, counts)) + f" | {sum(counts)} |")
     landed = sum(tally.landed.values())
-    lines.append(
-        f"\n{landed} kills landed, {tally.count_kills_in_commit()} between staging and the end of the commit;"
-    )
+    lines.append(f"\n{landed} kills came in time, {tally.count_kills_in_commit()} of them from staging on;")
     lines.append(f"homes: {tally.found['old']} old, {tally.found['new']} new, {len(tally.bad)} bad")
     return "\n".join(lines)
 
 
 def main(
     results: Annotated[Path, typer.Argument(help="JSON file to write.")],
-    kills: Annotated[int, typer.Option(help="Kills that must land.")] = 1000,
+    kills: Annotated[int, typer.Option(help="Kills that must come in time.")] = 1000,
     seed: int = 0,
 ) -> None:
     """Kills increments at random moments and checks the home after each."""
-    import onnxruntime  # noqa: F401  so that no child has to import it; lwm_edge comes first, and mutes it
+    import onnxruntime  # noqa: F401  so that no child has to; lwm_edge, imported before, stops its reports
 
-    torch.set_num_threads(1)  # no pool of threads that a fork would leave behind
-    torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)  # imports a lot, once
+    torch.set_num_threads(1)  # a forked child would lack the threads of a pool
+    torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)  # imports much, here once for all children
     tally, started = Tally(), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         init = [sys.executable, "-m", "lwm_edge", "init", str(BASE_BUNDLE), "--home", str(work / "base")]
-        subprocess.run(init, check=True, stdout=subprocess.DEVNULL)  # ONNX Runtime's threads stay out of here
+        subprocess.run(init, check=True, stdout=subprocess.DEVNULL)  # ONNX Runtime starts threads
         run_kills(work, kills, seed, tally)
     counts = {r: {p: tally.landed[r, p] for p in PHASES} for r in RECIPES}
     content = {

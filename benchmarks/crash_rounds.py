@@ -1,10 +1,10 @@
 """Interrupts recoveries: `python benchmarks/crash_rounds.py RESULTS.json [--rounds 2]`.
 
 The gate (tests/home/test_crash.py) visits every state in which one kill or power cut can leave `init`,
-`add-classes`, or an increment that was stopped and resumed. Here the recovery from each state is interrupted
-as well, at every operation on disk, then the recovery from that, and so on, until nothing new is found or the
-given number of interruptions is reached. The tests' model of a disk replays the kills and power cuts;
-recoveries run for real.
+`add-classes`, or an increment that was stopped and resumed. This script also interrupts the recovery from
+each of these states, at every operation on disk, then the recovery from that interruption, and so on, until
+there are no new states or the given number of interruptions is reached. Kills and power cuts are replayed on
+the tests' model of a disk; recoveries run for real.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from lwm_edge.demo import DEMO_DATA
 from tests.support import crash
 from tests.support.samples import WITHOUT_LEVELS
 
-INIT_ROUNDS = 2  # its recovery starts over, with just as many operations each time
+INIT_ROUNDS = 2  # because each recovery of `init` starts over, with as many operations as before
 
 Explored = tuple[crash.Change, crash.Exploration]
 
 
 def make_home(work: Path) -> tuple[Path, Path]:
-    """Makes a home, and photos of one new class."""
+    """Makes a home and a folder of photos of one new class, and returns both."""
     photos = work / "photos"
     (photos / "Bag").mkdir(parents=True)
     for photo in sorted((DEMO_DATA / "train" / "2" / "Bag").iterdir())[:8]:
@@ -48,7 +48,7 @@ def make_home(work: Path) -> tuple[Path, Path]:
 
 
 def counts_of(explored: Explored, seconds: float) -> dict[str, Any]:
-    """Collects the figures that are published about one change."""
+    """Collects the published figures about one change."""
     change, exploration = explored
     return {
         "operations": len(change.operations),
@@ -63,10 +63,10 @@ def main(
     results: Annotated[Path, typer.Argument(help="JSON file to write.")],
     rounds: Annotated[
         int | None,
-        typer.Option(help="Interruptions in a row; default: 2 for init, else until nothing is new."),
+        typer.Option(help="Interruptions in a row; by default 2 for init, else until no state is new."),
     ] = None,
 ) -> None:
-    """Interrupts changes and the recoveries; stops at the first home that is neither old nor new."""
+    """Interrupts changes and their recoveries; stops at the first home that is neither old nor new."""
     torch.manual_seed(0)
     changes: dict[str, Callable[[Path], Explored]] = {
         "init": lambda work: crash.explore_init(work / "home", rounds or INIT_ROUNDS),

@@ -3,11 +3,11 @@
 
     python benchmarks/doctor.py BASE.lwm DATA RESULTS.json [--classes 10] [--draws 5] [--share 0.05]
 
-DATA holds train/<class>/*. In each draw, classes that BASE.lwm does not know are drawn at random, and a share
-of their photos is moved to another class of the draw. A photo counts as found if the page lists it. If 14
-labels were swapped, "among the first" counts how many of these photos are among the page's first 14. Sound
-photos that are listed count as false alarms, whatever the reason, though some of them are blurred or nearly
-the same as another one.
+DATA has train/<class>/*. In each draw, classes that BASE.lwm does not know are drawn at random, and a share
+of their photos is moved to another class of the draw. A photo counts as found if the doctor lists it. If 14
+labels were swapped, "among the first" counts how many of these photos are among the first 14 that are listed.
+All other photos that are listed count as false alarms, whatever the reason, though some of them are blurred
+or nearly the same as another one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lwm_edge.model.bundle import open_bundle
 def swap_labels(
     data: Path, names: list[str], share: float, chance: np.random.RandomState, folder: Path
 ) -> tuple[set[str], int]:
-    """Copies photos into a folder, some of them to another class; returns those, and the number of photos."""
+    """Copies photos, some of them into another class; returns the moved ones' paths and the number of all."""
     photos = [(name, path.resolve()) for name in names for path in sorted((data / "train" / name).iterdir())]
     swapped = set(chance.permutation(len(photos))[: round(share * len(photos))].tolist())
     moved = set()
@@ -44,7 +44,7 @@ def swap_labels(
 
 
 def check(home: Path, folder: Path, moved: set[str], photos: int) -> dict[str, Any]:
-    """Counts what the doctor finds in one draw."""
+    """Counts the photos that the doctor lists in one draw."""
     report = lwm_edge.check_photos(home, folder)
     listed = [suspect.photo.relative_to(folder).as_posix() for suspect in report.suspects]
     kinds = [{fault.kind for fault in suspect.faults} for suspect in report.suspects]
@@ -61,7 +61,7 @@ def check(home: Path, folder: Path, moved: set[str], photos: int) -> dict[str, A
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Prints a row for each draw, and one for all of them together."""
+    """Prints a row for each draw, and one for all draws together."""
     print("| draw | photos | swapped | found | among the first | false alarms | of these, mislabelled |")
     print("|---|---|---|---|---|---|---|")
     for row in [*rows, {name: sum(r[name] for r in rows) for name in rows[0]} | {"draw": "all"}]:

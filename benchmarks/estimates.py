@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Compares what receipts estimate for the shipped classes with what is measured on photos of them.
+"""Compares receipts' estimates of the accuracy on the shipped classes with the accuracy on real photos.
 
     python benchmarks/estimates.py BASE.lwm DATA RESULTS.json [--recipe lda] [--increments 1] [--classes 4]
 
-DATA holds train/<class>/* and test/<class>/*, the shipped classes of BASE.lwm among them. The test photos of
-the shipped classes are halved at random. For a copy of the base, one half takes the place of the photos that
-`build-base` holds back: it decides which statistics and which head ship, and gives the accuracy that the base
-states. A checkpoint (.pth, of the first --shipped classes in the order of seed 1993) is packed with that half
-as `--unseen-photos`. Then a device learns other classes, in that order, and the other half of the photos
-measures what became of the shipped ones. Each run adds a setting to RESULTS.json and prints the table of all
-settings.
+DATA has train/<class>/* and test/<class>/*, the shipped classes of BASE.lwm among them. The test photos of
+the shipped classes are halved at random. A copy of the base is made with one half in place of the photos that
+`build-base` holds back: this half decides which statistics and which head ship, and gives the accuracy that
+the base states. If BASE is a checkpoint instead (.pth, of the first --shipped classes in the order of seed
+1993), it is packed with this half as `--unseen-photos`. Then a device learns other classes, in the order of
+seed 1993, and the accuracy on the shipped classes is measured on the other half. Each run of the script adds
+a setting to RESULTS.json and prints the table of all settings.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from lwm_edge.photos.photo_set import PhotoSet, PixelCache
 
 
 def seen(base: Bundle, folder: Path) -> tuple[Observation, Labels]:
-    """Runs a base's network on photos of its classes, which lie in class folders."""
+    """Runs a base's network on class folders of its own classes; returns the results and the labels."""
     network, preprocessing = load_network(base), base.manifest.preprocessing
     found = read_photo_folder(folder, preprocessing, PixelCache(2**30), min_photos=1)
     photos = PhotoSet([p for group in found.photos for p in group], preprocessing, PixelCache(2**30))
@@ -47,7 +47,7 @@ def seen(base: Bundle, folder: Path) -> tuple[Observation, Labels]:
 
 
 def measured_copy(base: Bundle, learnt: Path, unseen: Path, path: Path) -> Path:
-    """Writes a copy of a base as `build-base` would have made it, had it held back the unseen photos."""
+    """Writes a copy of a base as if `build-base` had held back the unseen photos."""
     network, names = load_network(base), base.manifest.class_names
     (of_learnt, labels), (of_unseen, unseen_labels) = seen(base, learnt), seen(base, unseen)
     empty = ClassStatistics.empty(base.manifest.capacity, network.head.in_features)
@@ -74,7 +74,7 @@ def measured_copy(base: Bundle, learnt: Path, unseen: Path, path: Path) -> Path:
 def run(
     base: Path, kept: Path, data: Path, config: lwm_edge.IncrementConfig, groups: list[list[str]], work: Path
 ) -> list[dict[str, Any]]:
-    """Teaches groups of classes one after the other; returns the estimate and the measurement after each."""
+    """Teaches groups of classes in turn; returns the estimated and the measured accuracy after each."""
     home = work / "home"
     lwm_edge.init_home(base, home)
     rows = []
@@ -88,7 +88,7 @@ def run(
 
 
 def print_table(settings: list[dict[str, Any]]) -> None:
-    """Prints the estimate after each increment beside what was measured, in %, and how often it held."""
+    """Prints estimated and measured accuracy after each increment, in %, and how often the intervals held."""
     print("| base | recipe | increments | estimated, and its interval | measured |\n|---|---|---|---|---|")
     held, widths, with_figure = [], [], 0
     for setting in settings:
@@ -116,7 +116,7 @@ def print_table(settings: list[dict[str, Any]]) -> None:
         print(f"| {' | '.join(cells)} |")
     print(
         f"\nThere is a figure in {with_figure} of {len(settings)} settings; "
-        f"{sum(held)} of {len(held)} intervals hold what was measured "
+        f"{sum(held)} of {len(held)} intervals contain the measured value "
         f"({np.mean(held):.0%}); their mean width is {np.mean(widths):.1f} points."
     )
 
@@ -129,10 +129,10 @@ def main(
     recipe: Annotated[str, typer.Option(help="Recipe of the increments.")] = "lda",
     increments: Annotated[int, typer.Option(min=1, help="Number of increments.")] = 1,
     classes: Annotated[int, typer.Option(min=1, help="Classes in each increment.")] = 4,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs, where the recipe trains.")] = 10,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs, if the recipe trains.")] = 10,
     arch: Annotated[str, typer.Option(help="Architecture of the checkpoint.")] = "resnet18",
     image_size: Annotated[int, typer.Option(help="Image size of the checkpoint.")] = 64,
-    shipped: Annotated[int, typer.Option(help="Classes of the checkpoint.")] = 12,
+    shipped: Annotated[int, typer.Option(help="Number of classes of the checkpoint.")] = 12,
 ) -> None:
     """Runs one setting."""
     names = sorted(path.name for path in (data / "train").iterdir())

@@ -1,8 +1,8 @@
 """Makes each operation on files fail in turn: `python benchmarks/failing_operations.py RESULTS.json`.
 
-The gate (tests/home/test_failing_operations.py) tries twelve operations of each verb. Here every operation of
-every verb, reads included, ends once in an input/output error (EIO). Callers must get an error of
-`lwm_edge.errors`, and no error once the new model is in place.
+The gate (tests/home/test_failing_operations.py) tries twelve operations of each command ("verb"). This script
+makes every operation of every verb, reads included, fail once with an input/output error (EIO). Callers must
+get an error from `lwm_edge.errors`, and no error once the new model is in place.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.support.failing_verbs import FailingVerbs
 
 
 def try_verb(verbs: FailingVerbs, verb: str, every: int) -> dict[str, Any]:
-    """Makes the operations of a verb fail one after the other."""
+    """Makes the operations of a verb fail, one in each run."""
     started, operations = time.monotonic(), verbs.operations(verb)
     tried = range(1, operations + 1, every)
     problems = {number: why for number in tried if (why := verbs.problem(verb, number))}
@@ -42,12 +42,10 @@ def try_verb(verbs: FailingVerbs, verb: str, every: int) -> dict[str, Any]:
 
 def main(
     results: Annotated[Path, typer.Argument(help="JSON file to write.")],
-    verb: Annotated[
-        list[str] | None, typer.Option(help="Verbs to try again; all of them by default.")
-    ] = None,
+    verb: Annotated[list[str] | None, typer.Option(help="Verbs to try again; by default all.")] = None,
     every: Annotated[int, typer.Option(min=1, help="Try only every N-th operation.")] = 1,
 ) -> None:
-    """Makes operations fail; writes what was tried, and which errors callers saw but should not have."""
+    """Makes operations fail, and writes how many were tried and which wrong errors callers saw."""
     torch.manual_seed(0)
     found = json.loads(results.read_bytes())["verbs"] if verb and results.exists() else {}
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Teaches classes of five photos each, alone and beside a class of many, and compares with the baselines.
+"""Compares lwm-edge with the baselines on classes of few photos, alone and beside a class of many photos.
 
     python benchmarks/few_photos.py BASE.lwm DATA RESULTS.json [--draws 8]
 
-DATA holds train/<class>/* and test/<class>/*, the shipped classes of BASE.lwm among them. In each draw five
-other classes and five photos of each are drawn at random. A device learns them in one increment, once alone
-and once beside all photos of the class that has the most. Accuracy is measured on the test photos, as the
-mean over all classes and over the five small ones. The baselines learn the last feature maps of the same
-photos, globally averaged.
+DATA has train/<class>/* and test/<class>/*, the shipped classes of BASE.lwm among them. In each draw five
+other classes and five photos of each are drawn at random. A device learns these photos in one increment, once
+alone and once together with all photos of the class that has the most. Accuracy is measured on the test
+photos, as the mean over all classes and over the five small ones. The baselines learn from the same photos'
+last feature maps, globally averaged.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CLASSES, PHOTOS = 5, 5
 
 
 def draw(data: Path, shipped: tuple[str, ...], seed: int, work: Path) -> tuple[Path, list[str], str]:
-    """Draws the small classes' photos into a folder; returns it, their names, and the largest other class."""
+    """Copies random photos of random classes; returns the folder, the classes, and the largest other one."""
     chance = np.random.RandomState(seed)
     others = sorted(path.name for path in (data / "train").iterdir() if path.name not in shipped)
     small = [others[i] for i in chance.permutation(len(others))[:CLASSES]]
@@ -58,7 +58,7 @@ def linked(folder: Path, data: Path, split: str, names: list[str]) -> Path:
 
 
 def measure(base: Bundle, photos: Path, data: Path, small: list[str], work: Path) -> dict[str, list[float]]:
-    """Measures the accuracy of the default recipe and the baselines, on all classes and on the small ones."""
+    """Measures the default recipe's and the baselines' accuracy, on all classes and on the small ones."""
     shipped, new = list(base.manifest.class_names), sorted(path.name for path in photos.iterdir())
     test = linked(work / "test", data, "test", [*shipped, *new])
     home = work / "home"
@@ -88,7 +88,7 @@ def measure(base: Bundle, photos: Path, data: Path, small: list[str], work: Path
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Prints means over the draws, and the draw that is worst for us, in %."""
+    """Prints means over the draws, and how `auto` does in its worst draw, in %."""
     print("| new classes | method | all classes | worst draw | the five small ones |\n|---|---|---|---|---|")
     for kind in dict.fromkeys(row["kind"] for row in rows):
         of_kind = [row["accuracy"] for row in rows if row["kind"] == kind]

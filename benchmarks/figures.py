@@ -3,7 +3,7 @@
 
     python benchmarks/figures.py RESULTS.json OUT.png        needs matplotlib: pip install 'lwm-edge[bench]'
 
-It draws one line per method, the mean over seeds; published values, where they exist, are dashed.
+Each method gets one line, the mean over its seeds; published values, if there are any, get a dashed line.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Measures what each form of the exported file costs and gains, on a data set of photos.
+"""Measures the speed, size and accuracy of each form of the exported file, on a data set of photos.
 
     python benchmarks/forms.py DATA RESULTS.json [--classes 80]
 
-DATA holds train/<class>/* and test/<class>/*. The classifier is an EfficientNet-Lite0 with ImageNet weights
-at 128 px: a base of the first ten classes in the order of seed 1993, as `protocol.py` trains it, which
+DATA has train/<class>/* and test/<class>/*. The classifier is an EfficientNet-Lite0 with ImageNet weights at
+128 px. Its base knows the first ten classes in the order of seed 1993, trained as in `protocol.py`, and it
 learns the others in one increment with the default recipe. `lwm-edge export` then makes each form and
-compares it with the classifier on the test photos; of those, every second one goes into the comparison of
-int8, and up to 200 of the others calibrate it. Ratios come first; milliseconds are medians in one process,
-in which the two files take turns.
+compares it with the classifier on the test photos. For int8, every second test photo is compared, and up to
+200 of the others are used for calibration. In the results, the ratios come first; the milliseconds are
+medians, measured in one process in which the two files take turns.
 """
 
 from __future__ import annotations

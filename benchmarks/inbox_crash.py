@@ -1,17 +1,19 @@
-"""Kills an inbox at random: `python benchmarks/inbox_crash.py RESULTS.json [--kills 200] [--seed 0]`.
+"""Kills processes that teach an inbox, at random moments.
 
-Photos of new and of known classes arrive in an inbox. A forked process teaches them, and is killed (SIGKILL)
-at a random moment: half of the kills after a random part of its time, half after a random part of a phase,
-chosen at random. After every kill,
+    python benchmarks/inbox_crash.py RESULTS.json [--kills 200] [--seed 0]
 
-- each photo that ever arrived is in exactly one place: the inbox, the folder of those being taught, or the
-  folder of taught ones;
-- the home is a whole one, whose audit passes once the leftovers are cleared.
+Photos of new and known classes arrive in an inbox. A forked process teaches them, and is killed (SIGKILL) at
+a random moment: half of the kills come after a random part of the process's time, half after a random part of
+a phase that is chosen at random. After every kill these must be true:
 
-After half of the kills a process then runs to its end; after the others, the next one may be killed as well.
-Whenever a process has run to its end, the counts in the model's statistics must show that it learnt exactly
-the photos in each class's taught folder, each of them once. A kill that did not land, because the process had
-ended, is not counted.
+- Each photo that ever arrived is in exactly one place: the inbox, the folder of photos being taught, or the
+  folder of taught photos.
+- The home is complete, and its audit passes once the leftovers are cleared.
+
+After half of the kills, a process then runs to its end; after the others, the next process may be killed as
+well. Whenever a process has run to its end, the counts in the model's statistics must show that the model has
+learnt exactly the photos in each class's taught folder, each of them once. If a process ends before its kill,
+the kill is not counted.
 
 The phases are `start` (leftovers are put where they belong, photos are checked), `take` (photos are noted and
 moved), `learn` (up to the end of the commit), and `put away`.
@@ -42,20 +44,20 @@ from killable import END, Report, ReportingDisk, phases_in, tell, wait_for
 from provenance import provenance
 
 import lwm_edge
-from lwm_edge import IncrementConfig, storage, teach_inbox
+from lwm_edge import IncrementConfig, _disk, durability, inspection, storage, teach_inbox
 from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 from lwm_edge.home.home import Home
 from lwm_edge.model.bundle import COUNTS, open_bundle
-from lwm_edge.photos.folders import file_digest
+from lwm_edge.photos.checking import file_digest
 
 PHASES = ("start", "take", "learn", "put away")
 PHOTOS = 6
-CLASSES = 12  # in one inbox; then a new one is made
+CLASSES = 12  # in one inbox; then the next inbox is made
 CONFIG = IncrementConfig(recipe="lda", force=True)  # a few photos teach next to nothing
 
 
 class InboxDisk(ReportingDisk):
-    """Says how far the teaching of an inbox has got."""
+    """Reports the phases in which an inbox is taught."""
 
     def __init__(self, disk: Any, report: Report, inbox: Path) -> None:
         super().__init__(disk, report)
@@ -79,7 +81,7 @@ class InboxDisk(ReportingDisk):
 
 @dataclass
 class World:
-    """Holds an inbox, its home, and what has arrived so far."""
+    """Holds an inbox, its home, and the digests of all photos that have arrived."""
 
     root: Path
     chance: random.Random
@@ -88,11 +90,11 @@ class World:
 
     @property
     def home(self) -> Home:
-        """Returns the home."""
+        """Returns the home that the inbox teaches."""
         return Home(self.root / "home")
 
     def arrive(self) -> None:
-        """Puts photos of a new class, or of one that came before, into the inbox."""
+        """Puts photos of a new class, or of one that has arrived before, into the inbox."""
         if self.classes == 0 or self.chance.random() < 0.6:
             self.classes += 1
         number = self.chance.randrange(self.classes) if self.chance.random() < 0.4 else self.classes - 1
@@ -106,33 +108,33 @@ class World:
             self.arrived[file_digest(folder / name)] += 1
 
     def check_photos(self) -> None:
-        """Checks that every photo is in one place."""
+        """Checks that every photo is in exactly one place."""
         paths = [p for part in ("inbox", "taught") for p in (self.root / part).rglob("*.png")]
         found = Counter(file_digest(path) for path in paths)
         assert found == self.arrived, f"{sum(found.values())} photos instead of {sum(self.arrived.values())}"
 
     def check_home(self) -> None:
-        """Clears what the kill left in the home, as the next change does, and audits it."""
+        """Clears the kill's leftovers in the home, as the next change does, and audits the home."""
         with self.home.lock():
             pass
         problems = lwm_edge.audit(self.home).problems
         assert not problems, f"after recovery: {problems}"
 
     def check_taught(self) -> None:
-        """Checks that each taught photo was learnt, and learnt once."""
+        """Checks that each taught photo was learnt exactly once."""
         left = list((self.root / "inbox").rglob("*.png"))
-        assert not left, f"{len(left)} photos still wait"
+        assert not left, f"{len(left)} photos are still waiting"
         bundle = self.home.open_bundle()
         counts = bundle.arrays(COUNTS)[COUNTS].tolist()
         for name, learnt in zip(bundle.manifest.class_names, counts, strict=False):
             if name.startswith("class "):
                 taught = len(list((self.root / "taught" / name).glob("*.png")))
-                assert learnt == taught, f"{name} has learnt {learnt} photos, and {taught} were put away"
+                assert learnt == taught, f"{learnt} photos of {name} were learnt, but {taught} were put away"
 
 
 @dataclass
 class Tally:
-    """Counts kills, and what was found after them."""
+    """Counts kills and processes that ran to their end, and lists the problems found."""
 
     landed: Counter[str] = field(default_factory=Counter)
     bad: list[str] = field(default_factory=list)
@@ -144,7 +146,7 @@ class Tally:
 
 
 def start(world: World) -> tuple[int, int]:
-    """Forks a process that teaches the inbox; returns it, and the pipe on which it reports its phases."""
+    """Forks a process that teaches the inbox; returns its id, and the pipe with its reports of phases."""
     reading, writing = os.pipe()
     sys.stdout.flush()
     process = os.fork()
@@ -155,7 +157,9 @@ def start(world: World) -> tuple[int, int]:
     try:
         os.close(reading)
         report = partial(tell, writing)
-        storage._disk = InboxDisk(storage._disk, report, world.root / "inbox")  # type: ignore[attr-defined]
+        disk = InboxDisk(_disk, report, world.root / "inbox")
+        for module in (inspection, durability, storage):
+            vars(module)["_disk"] = disk
         teach_inbox(
             world.root / "home",
             world.root / "inbox",
@@ -173,7 +177,7 @@ def start(world: World) -> tuple[int, int]:
 
 
 def kill_one(world: World, tally: Tally) -> bool:
-    """Starts a process and kills it; returns True if the kill landed."""
+    """Starts a process and kills it; returns whether the kill came in time."""
     chance = world.chance
     aim = chance.choice(PHASES[1:]) if chance.random() < 0.5 else "start"
     started = time.monotonic()
@@ -182,7 +186,7 @@ def kill_one(world: World, tally: Tally) -> bool:
     time.sleep(chance.uniform(0, 1.1 * tally.seconds[aim]))
     os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
-    told += wait_for(pipe, "nothing")
+    told += wait_for(pipe, "nothing")  # no phase has this name, so this reads to the end
     os.close(pipe)
     phases = {"start": started} | phases_in(told)
     for phase, follows in zip(PHASES, (END, "learn", "put away", END), strict=True):
@@ -198,8 +202,8 @@ def kill_one(world: World, tally: Tally) -> bool:
 
 
 def finish(world: World, tally: Tally) -> None:
-    """Lets processes run to their end, as after a restart, and checks what they did."""
-    for _ in range(2):  # the first may find that photos were interrupted too often to be tried right away
+    """Lets two processes run to their end, as after a restart, and checks what was taught."""
+    for _ in range(2):  # the first may put off photos whose teaching was interrupted too often
         for reason in (world.root / "inbox").glob("*.waits.json"):
             assert "teaching was interrupted; " in reason.read_text(), reason.read_text()
             reason.unlink()  # as their owner would
@@ -213,7 +217,7 @@ def finish(world: World, tally: Tally) -> None:
 
 
 def run_kills(work: Path, kills: int, seed: int, tally: Tally) -> None:
-    """Kills until enough have landed."""
+    """Kills processes until enough kills have come in time."""
     chance, world = random.Random(seed), None
     while (landed := sum(tally.landed.values())) < kills:
         if world is None or world.classes == CLASSES:
@@ -237,18 +241,18 @@ def run_kills(work: Path, kills: int, seed: int, tally: Tally) -> None:
 
 def main(
     results: Annotated[Path, typer.Argument(help="JSON file to write.")],
-    kills: Annotated[int, typer.Option(help="Kills that must land.")] = 200,
+    kills: Annotated[int, typer.Option(help="Kills that must come in time.")] = 200,
     seed: int = 0,
 ) -> None:
-    """Kills an inbox at random moments, and checks photos and home after each."""
-    import onnxruntime  # noqa: F401  so that no child has to import it; lwm_edge comes first, and mutes it
+    """Kills processes that teach an inbox, at random moments, and checks photos and home after each kill."""
+    import onnxruntime  # noqa: F401  so that no child has to; lwm_edge, imported first, stops its telemetry
 
     import lwm_edge.increment.learn
 
     tally, started = Tally(), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        process = os.fork()  # ONNX Runtime's threads stay out of here
+        process = os.fork()  # because ONNX Runtime would start threads here
         if process == 0:
             lwm_edge.init_home(BASE_BUNDLE, work / "base")
             os._exit(0)
@@ -268,9 +272,9 @@ def main(
     }
     storage.write_file(results.absolute(), json.dumps(content, indent=1).encode() + b"\n")
     by_phase = ", ".join(f"{tally.landed[phase]} in `{phase}`" for phase in PHASES)
-    print(f"{sum(tally.landed.values())} kills landed ({by_phase}); {len(tally.bad)} bad")
+    print(f"{sum(tally.landed.values())} kills came in time ({by_phase}); {len(tally.bad)} left a problem")
     if tally.bad:
-        raise SystemExit(f"{len(tally.bad)} bad: {tally.bad}")
+        raise SystemExit(f"{len(tally.bad)} problems: {tally.bad}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Keeps the finished steps of a run, so that a run that was killed goes on after the last one."""
+"""Keeps the finished steps of a run, so that a run that was killed can continue after the last one."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Step = dict[str, Any]
 
 
 class KeptSteps:
-    """Keeps the steps of one run in a file, which is replaced atomically after each.
+    """Keeps the steps of one run in a file, which is atomically replaced after each step.
 
     Args:
         path: Path of the file.
-        settings: Settings of the run; steps of a run with others are not its own, and are dropped.
+        settings: Settings of the run; steps in the file that were made with other settings are dropped.
 
     Attributes:
         steps: Finished steps so far.
@@ -36,18 +36,18 @@ class KeptSteps:
 
     @property
     def seconds(self) -> float:
-        """Returns how long the run has taken, without what was lost to kills."""
+        """Returns how long the run has taken, without the time that was lost to kills."""
         return self._seconds_before + time.monotonic() - self._started
 
     def add(self, step: Step) -> None:
-        """Keeps one more step."""
+        """Adds a finished step, and writes the file."""
         self.steps.append(step)
         kept = {"settings": self._settings, "commits": self._commits, "seconds": self.seconds}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_output(self._path, json.dumps(kept | {"steps": self.steps}).encode())
 
     def provenance(self) -> dict[str, Any]:
-        """Returns the machine, and the commits of all that the steps were made by."""
+        """Returns the machine, and the commits with which the steps were made."""
         commits = [commit for commit in self._commits if commit]
         return provenance() | {"commit": ", ".join(commits) or None}
 

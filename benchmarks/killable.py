@@ -1,4 +1,4 @@
-"""Runs an increment in a forked process that says on a pipe what it is doing; `crash.py` kills it."""
+"""Runs an increment in a forked process, which reports its phases on a pipe; `crash.py` kills the process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lwm_edge import IncrementConfig, add_classes, locks, storage
+from lwm_edge import IncrementConfig, _disk, add_classes, durability, inspection, locks, storage
 from lwm_edge.home.home import Home
 from lwm_edge.home.ownership import GENERATIONS
 from lwm_edge.records import Progress
@@ -26,11 +26,11 @@ Report = Callable[[str], None]
 
 
 class ReportingDisk:
-    """Replaces `storage._disk` and notes each operation before it is done; a subclass tells the phases.
+    """Replaces `_disk`, and sees each operation first; subclasses derive the phases from these.
 
     Args:
-        disk: Disk that does the operations.
-        report: Function that is called with each phase that begins.
+        disk: Disk that performs the operations.
+        report: Function that is called when a phase begins, with its name.
     """
 
     def __init__(self, disk: Any, report: Report) -> None:
@@ -49,13 +49,13 @@ class ReportingDisk:
         """Enters the phase that an operation belongs to."""
 
     def enter(self, phase: str) -> None:
-        """Says that a phase begins."""
+        """Reports that a phase begins."""
         self.phase = phase
         self.report(phase)
 
 
 class CommitDisk(ReportingDisk):
-    """Says how far a commit has got."""
+    """Reports the phases of a commit."""
 
     exporting = False
 
@@ -70,7 +70,7 @@ class CommitDisk(ReportingDisk):
 
 
 def run_increment(home: Path, photos: Path, config: IncrementConfig, pipe: int) -> None:
-    """Runs in the child: makes an increment that says what it does, and never returns."""
+    """Makes an increment in the child process, and reports its phases; never returns."""
     status = 1
     try:
         last = "start"
@@ -85,8 +85,9 @@ def run_increment(home: Path, photos: Path, config: IncrementConfig, pipe: int) 
             disk.exporting = progress.phase == "commit"
             report("export" if disk.exporting else progress.phase)
 
-        disk = CommitDisk(storage._disk, report)
-        storage._disk = locks._disk = disk
+        disk = CommitDisk(_disk, report)
+        for module in (inspection, durability, storage, locks):
+            vars(module)["_disk"] = disk
         add_classes(Home(home), photos, config, on_progress=report_progress, isolate=False)
         tell(pipe, END)
         status = 0
@@ -97,7 +98,7 @@ def run_increment(home: Path, photos: Path, config: IncrementConfig, pipe: int) 
 
 
 def start_increment(home: Path, photos: Path, config: IncrementConfig) -> tuple[int, int]:
-    """Forks; returns the process, and the pipe on which it reports its phases."""
+    """Forks a process that makes an increment; returns its id, and the pipe with its reports of phases."""
     reading, writing = os.pipe()
     sys.stdout.flush()
     process = os.fork()
@@ -109,12 +110,12 @@ def start_increment(home: Path, photos: Path, config: IncrementConfig) -> tuple[
 
 
 def tell(pipe: int, phase: str) -> None:
-    """Says on a pipe that a phase begins, and when."""
+    """Writes to a pipe that a phase begins, and when."""
     os.write(pipe, f"{phase}\t{time.monotonic()}\n".encode())
 
 
 def phases_in(told: bytes) -> dict[str, float]:
-    """Returns the time at which each phase began, from what a process told on its pipe."""
+    """Returns the time at which each phase began, from the text that a process wrote to its pipe."""
     phases: dict[str, float] = {}
     for line in told.decode().splitlines():
         phase, at = line.split("\t")
@@ -123,7 +124,7 @@ def phases_in(told: bytes) -> dict[str, float]:
 
 
 def wait_for(pipe: int, phase: str) -> bytes:
-    """Reads the pipe until a phase begins or the process ends."""
+    """Reads the pipe until a phase begins or the process ends, and returns the text."""
     told = b""
     while not any(line.startswith(phase.encode()) for line in told.splitlines()):
         news = os.read(pipe, 4096)

@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
-"""Estimates what a base of very many photos would take, from what a few of them take on this machine.
+"""Estimates how long a base of very many photos would take, from the time for a few on this machine.
 
     python benchmarks/large_base.py OUTPUT.json [--arch resnet50] [--photos 1281167] [--epochs 90]
 
-It measures what a photo takes to be checked once, to be read for an epoch, to be trained on, and to be looked
-at for levels and statistics. All this is processor time of one core, which other programs change little; with
-`--device cuda`, the training is wall-clock time of one GPU. The photos are JPEG files of 500x375 pixels that
-show textures.
+It measures how long it takes to check a photo once, to read it for an epoch, to train on it, and to run the
+network on it for levels and statistics. All this is processor time of one core, which other programs change
+little; with `--device cuda`, training is wall-clock time of one GPU. The photos are JPEG files of 500x375
+pixels that show textures.
 
-Then it multiplies. Every photo is checked once. All but the held-back ones are read and trained on in every
-epoch. An even selection of 65,536 is read and looked at once for each of three grids, and all photos once
-more for the statistics. Left out are solving the heads, exporting, and the time that processes lose by
-waiting for each other, so at best the hours can be divided by the number of cores.
+Then it extrapolates. Every photo is checked once. All photos except those held back are read and trained on
+in every epoch. The network runs on an even selection of 65,536 photos once for each of three grids, and on
+all photos once more for the statistics. The estimate leaves out solving the heads, exporting, and the time
+that processes lose by waiting for each other, so dividing the hours by the number of cores gives the best
+case.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ GRIDS = 3
 WORK = (
     ("check a photo, once", "check_ms", "check_hours"),
     ("read it, in every epoch", "read_ms", "read_hours"),
-    ("look at it, for levels and statistics", "look_ms", "levels_and_statistics_hours"),
+    ("run the network on it, for levels and statistics", "look_ms", "levels_and_statistics_hours"),
     ("train on it, in every epoch", "train_ms", "train_hours"),
 )
 
@@ -71,7 +72,7 @@ def measure(arch: str, device: torch.device, folder: Path) -> dict[str, float]:
     cost["check_ms"], listed = timed(checked, time.process_time)
     uncached = PhotoSet(listed.photos, preprocessing, PixelCache(0), 0)
     cost["read_ms"], _ = timed(lambda: uncached.load(range(photos), 0), time.process_time)
-    listed.load(range(photos))  # into the cache, so that reading is not counted again
+    listed.load(range(photos))  # into the cache, so that the next steps do not count the reading again
     network = start_network(architecture, config, CLASSES, preprocessing)
     cost["look_ms"], _ = timed(
         lambda: learn_all(network, listed, CLASSES, alone, ignore_progress), time.process_time
@@ -98,7 +99,7 @@ def timed(action: Callable[[], Any], clock: Callable[[], float]) -> tuple[float,
 
 
 def extrapolated(cost: dict[str, float], photos: int, epochs: int, held_back: float) -> dict[str, float]:
-    """Multiplies what a photo takes; returns hours of one core, and of one GPU or core for the training."""
+    """Multiplies the cost of a photo; returns hours of one core, or of one GPU if that trains."""
     learnt, hour = photos * (1 - held_back), 3_600_000
     looks = photos + GRIDS * min(PHOTOS_AT_ONCE, learnt)
     return {
@@ -110,7 +111,7 @@ def extrapolated(cost: dict[str, float], photos: int, epochs: int, held_back: fl
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Prints what each kind of work takes, for a photo and for all of them, by network."""
+    """Prints how long each kind of work takes, for one photo and for all of them, by network."""
     archs = [row["arch"] for row in rows]
     columns = [f"{arch}, {unit}" for unit in ("ms a photo", "hours") for arch in archs]
     print("| work |", " | ".join(columns), "|")
@@ -128,7 +129,7 @@ def main(
     held_back: Annotated[float, typer.Option(help="Share of the photos that is not trained on.")] = 0.04,
     device: Annotated[str, typer.Option(help="Device that trains: cpu or cuda.")] = "cpu",
 ) -> None:
-    """Measures what a few photos take, and extrapolates."""
+    """Measures how long a few photos take, and extrapolates."""
     rows = []
     for name in arch or ["resnet18", "resnet50"]:
         with tempfile.TemporaryDirectory() as folder:

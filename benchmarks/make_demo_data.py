@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes lwm_edge/demo_data: a Fashion-MNIST excerpt and the base bundle of `lwm-edge demo`.
+"""Makes lwm_edge/demo_data: an excerpt of Fashion-MNIST, and the base bundle of `lwm-edge demo`.
 
     apt-get install dataset-fashion-mnist
     python benchmarks/make_demo_data.py photos    # train/ and test/ as PNG files, and the licence

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Measures the peak memory of one increment at 224 px, beside a naive loop that does the same, in one run.
+"""Compares the peak memory of one increment at 224 px with that of a naive loop, in the same run.
 
     python benchmarks/memory.py RESULTS.json [--arch resnet18 --arch mobilenet_v2]
 
-Each row runs in processes of its own. The rows of lwm-edge call the public API as a device would. Their
-figures are the receipt's: the VmHWM of the process that learns, and of the one that exports. The naive loop
-is what a tutorial would write: a copy of the network as the teacher, the whole batch of 32 at once, and
-torch.optim.SGD. Its figure is the VmHWM of its process. Small photos are scaled up, because memory does not
-depend on what they show.
+Each row is measured in separate processes. The rows of lwm-edge call the public API as a device would. Their
+figures come from the receipt: the VmHWM of the process that learns, and of the one that exports. The naive
+loop is written as in a tutorial, with a copy of the network as the teacher, the whole batch of 32 at once,
+and torch.optim.SGD. Its figure is the VmHWM of its process. Small photos are scaled up, because memory does
+not depend on what they show.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ import typer
 from provenance import provenance
 
 BATCH_SIZE, EPOCHS = 32, 2
-EPOCHS_FOR_20_UPDATES = 10  # epochs; from 20 updates on, the plan looks for the fastest strategy
+EPOCHS_FOR_20_UPDATES = 10  # from 20 updates on, the plan looks for the fastest strategy
 NEW_CLASSES = ("Shirt", "Sneaker")
 MIB = 2**20
 FROZEN = {"resnet18": 8, "mobilenet_v2": 14}  # conv1 to layer2; the first 14 of 19 feature blocks
 
 
 def photos(folder: Path, classes: tuple[str, ...], count: int = 40) -> Path:
-    """Makes class folders of the demo's photos."""
+    """Copies the demo's photos of some classes into class folders."""
     from lwm_edge.demo import DEMO_DATA
 
     for name in classes:
@@ -83,7 +83,7 @@ def increment(base: Path, folder: Path, settings: dict[str, Any]) -> dict[str, A
 
 
 def naive(base: Path, folder: Path) -> None:
-    """Runs the loop that a tutorial would write, and prints its result as JSON."""
+    """Runs the loop as a tutorial would write it, and prints the figures as JSON."""
     import time
 
     import numpy as np

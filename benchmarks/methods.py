@@ -2,11 +2,11 @@
 
 A method is one of these:
 
-- a recipe, with other settings after a colon if need be (`lwm:gamma=0.3`, `lwm:beta=0`), those of
-  `variants.py` included (`lwm:schedule=cosine`);
+- a recipe, with any changed settings after a colon (`lwm:gamma=0.3`, `lwm:beta=0`); the settings of
+  `variants.py` are allowed too (`lwm:schedule=cosine`);
 - `lwm-l2`, which is `lwm` with a Euclidean distance between the maps in L_AD; the package does not have it;
 - one of the baselines `nearest-mean` and `streaming-lda`, on the last feature maps;
-- `joint`: all photos of all classes at once, trained as the base is, or with other settings
+- `joint`, which trains on all photos of all classes at once, as the base is trained or with changed settings
   (`joint:epochs=10`).
 """
 
@@ -48,7 +48,7 @@ def settings_of(method: str) -> dict[str, str]:
 
 
 def recipe_of(method: str, **settings: Any) -> tuple[lwm_edge.IncrementConfig, Variant]:
-    """Returns the settings of a recipe with those after its colon, and those of the variant among them."""
+    """Returns a recipe's settings, changed by those after its colon, and the variant that these describe."""
     recipe, chosen = method.partition(":")[0], settings | settings_of(method)
     if recipe == "lwm-l2":
         recipe, chosen = "lwm", {"distance": "l2"} | chosen
@@ -57,12 +57,12 @@ def recipe_of(method: str, **settings: Any) -> tuple[lwm_edge.IncrementConfig, V
 
 
 def bundle_after(work: Path, method: str, group: int) -> Path:
-    """Returns the path of the bundle of a method after a step."""
+    """Returns the path of the bundle that a method has made after a step."""
     return work / f"{method}-{group}.lwm"
 
 
 def run_recipe(split: Split, base: Path, method: str, settings: dict[str, Any], kept: KeptSteps) -> None:
-    """Adds the classes step by step to a home, as a device would; goes on after the steps that were kept."""
+    """Adds the classes step by step to a home, as a device would, starting after the steps that were kept."""
     home = split.work / f"{method}-home"
     config, variant = recipe_of(method, **settings)
     if kept.steps:
@@ -72,7 +72,7 @@ def run_recipe(split: Split, base: Path, method: str, settings: dict[str, Any], 
         lwm_edge.init_home(base, home, replace=True)
         kept.add(step_of(lwm_edge.evaluate(home, split.test(0)), split, 0))
     for group in range(len(kept.steps), len(split.groups)):
-        if lwm_edge.info(home).increment_count < group:  # else it was killed after the commit
+        if lwm_edge.info(home).increment_count < group:  # unless the run was killed after this commit
             with applied(variant):
                 lwm_edge.add_classes(home, split.train(group), config, isolate=variant == Variant())
         step = step_of(lwm_edge.evaluate(home, split.test(group)), split, group)
@@ -90,7 +90,7 @@ def run_recipe(split: Split, base: Path, method: str, settings: dict[str, Any], 
 
 
 def run_baseline(split: Split, base: Path, method: str, kept: KeptSteps) -> None:
-    """Teaches a baseline the last feature maps, globally averaged, of a frozen backbone, in seconds."""
+    """Teaches a baseline in seconds, with a frozen backbone's last feature maps, globally averaged."""
     network = load_network(open_bundle(base))
     capacity, d = network.head.out_features, network.head.in_features - network.level_values
     baseline = NearestClassMean() if method == "nearest-mean" else StreamingLda(capacity, d)
@@ -118,7 +118,7 @@ def run_joint(split: Split, method: str, settings: dict[str, Any], kept: KeptSte
 
 
 def features_of(network: Network, folder: Path) -> tuple[Features, list[str]]:
-    """Computes the last feature maps, globally averaged, of photos in class folders, and each one's class."""
+    """Returns the globally averaged last feature maps of photos in class folders, and each photo's class."""
     cache = PixelCache(2**30)
     found = read_photo_folder(folder, network.preprocessing, cache, min_photos=1)
     photos = PhotoSet([p for group in found.photos for p in group], network.preprocessing, cache)
@@ -127,7 +127,7 @@ def features_of(network: Network, folder: Path) -> tuple[Features, list[str]]:
 
 
 def step_of(report: lwm_edge.EvaluationReport, split: Split, group: int) -> Step:
-    """Summarises how well all classes up to a step are told apart."""
+    """Summarises how well the classes seen up to a step are told apart."""
     assert set(report.per_class) == set(split.seen(group))
     old = [report.per_class[name] for name in split.groups[0]]
     new = [report.per_class[name] for name in split.groups[group]]

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Teaches classes to a base that knows its own photos by heart, and compares the receipts with measurements.
+"""Teaches classes to a base that knows its photos by heart, and compares the receipts with measurements.
 
     python benchmarks/overfitted.py DATA RESULTS.json [--epochs 120] [--checkpoint FILE.pth]
 
-DATA holds train/<class>/* and test/<class>/*. A ResNet-18 is trained from scratch at 64 px in the usual
-way (cross entropy, SGD, one cycle, mirrored at random) on the first twelve classes in the order of seed
-1993, until it is right on all photos that it learns from. It is packed as it is, once with nothing else, and
-once with half of the classes' test photos as `--unseen-photos`. Then a device teaches each base one class
-from 14 photos or, starting afresh, four classes from all of theirs. Each model is measured on the other half
-of the shipped classes' test photos, and on all test photos of the new classes. For comparison, so is the
-nearest class mean. It reads what the head reads, and its means of the shipped classes come from the photos
-from which the base's statistics are made.
+DATA has train/<class>/* and test/<class>/*. A ResNet-18 is trained from scratch at 64 px in the usual way
+(cross entropy, SGD, one cycle, mirrored at random) on the first twelve classes in the order of seed 1993,
+until it recognises all photos that it learns from. It is packed twice: once with those photos alone, and once
+with half of the classes' test photos as `--unseen-photos`. Then each base is taught one class from 14 photos
+or, starting afresh, four classes from all of their photos. Each model is measured on the other half of the
+shipped classes' test photos, and on all test photos of the new classes. For comparison, the nearest class
+mean is measured too. It reads the same values as the head, and its means of the shipped classes come from the
+photos from which the base's statistics are made.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SHIPPED, SIZE, FEW = 12, 64, 14
 
 
 def read(folder: Path, preprocessing: Preprocessing) -> PhotoSet:
-    """Reads class folders; labels count from 0 in the folders' sorted order."""
+    """Reads class folders, and labels them from 0 in their sorted order."""
     cache = PixelCache(2**29)
     found = read_photo_folder(folder, preprocessing, cache, min_photos=1)
     return PhotoSet([photo for group in found.photos for photo in group], preprocessing, cache)
@@ -88,7 +88,7 @@ def half_folders(folder: Path, work: Path) -> tuple[Path, Path]:
 
 
 def joined(folder: Path, sources: list[Path]) -> Path:
-    """Copies the photos of several folders of class folders into one."""
+    """Copies the photos in several sets of class folders into one set."""
     shutil.rmtree(folder, ignore_errors=True)
     for number, source in enumerate(sources):
         for photo in source.glob("*/*"):
@@ -99,7 +99,7 @@ def joined(folder: Path, sources: list[Path]) -> Path:
 
 
 def increment(base: Path, photos: Path, tests: dict[str, Path], work: Path) -> dict[str, Any]:
-    """Adds the photos' classes by force, and measures what the receipt claims."""
+    """Adds the photos' classes with --force, and measures the figures that the receipt estimates."""
     home = work / "home"
     lwm_edge.init_home(base, home, replace=True)
     before = lwm_edge.evaluate(home, tests["shipped"]).accuracy
@@ -117,7 +117,7 @@ def increment(base: Path, photos: Path, tests: dict[str, Path], work: Path) -> d
 
 
 def nearest_mean(base: Path, photos: Path, tests: dict[str, Path]) -> tuple[float, float]:
-    """Measures the nearest class mean on the head's inputs: shipped and new classes."""
+    """Measures the nearest class mean on the head's inputs, for shipped and for new classes."""
     bundle = open_bundle(base)
     network, preprocessing = load_network(bundle), bundle.manifest.preprocessing
     baseline = NearestClassMean()
@@ -134,7 +134,7 @@ def nearest_mean(base: Path, photos: Path, tests: dict[str, Path]) -> tuple[floa
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Prints what was measured and what the receipts said, in %."""
+    """Prints the measured figures and those in the receipts, in %."""
     print("| unseen photos | new | shipped classes | estimated | new classes | nearest mean: shipped / new |")
     print("|---|---|---|---|---|---|")
     for row in rows:
@@ -154,7 +154,7 @@ def main(
     results: Annotated[Path, typer.Argument(help="JSON file to write.")],
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the photos of the base.")] = 120,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
-    checkpoint: Annotated[Path | None, typer.Option(help="State dict to take instead of training.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="State dict to use instead of training.")] = None,
 ) -> None:
     """Runs everything, and writes the results."""
     default = find_architecture("resnet18").preprocessing

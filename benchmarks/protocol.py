@@ -3,12 +3,12 @@
 
     python benchmarks/protocol.py DATA RESULTS.json --arch small_resnet20 --image-size 32 [options]
 
-DATA holds train/<class>/* and test/<class>/*. After every step all classes seen so far compete with each
-other (single-headed evaluation), and accuracy is the mean over classes. Runs that RESULTS.json already holds
-are not repeated, and all runs of a seed share one base. A run that was killed goes on after its last finished
-step. Its steps and its home stay in RESULTS/SEED/, and so does the bundle after each step, for
-`attention_maps.py`. At the end it prints a table, as `table.py` does. `figures.py` draws a figure, and
-`methods.py` says what a method is.
+DATA has train/<class>/* and test/<class>/*. After every step all classes seen so far compete with each
+other (single-headed evaluation), and accuracy is the mean over classes. Runs that are already in RESULTS.json
+are not repeated, and all runs of a seed share one base. If a run was killed, the same command continues it
+after its last finished step. Its steps and its home stay in RESULTS/SEED/, and so does the bundle after each
+step, for `attention_maps.py`. At the end the script prints the table that `table.py` prints. `figures.py`
+draws a figure, and `methods.py` explains the methods.
 
 The class order is that of the sorted names, permuted with numpy.random.RandomState(seed); 1993 gives the
 order of the field's published CIFAR-100 tables.
@@ -33,7 +33,7 @@ from lwm_edge.outputs import write_output
 
 def main(
     data: Annotated[Path, typer.Argument(help="Folder with train/<class> and test/<class>.")],
-    results: Annotated[Path, typer.Argument(help="JSON file; runs that it holds are not repeated.")],
+    results: Annotated[Path, typer.Argument(help="JSON file; runs in it are not repeated.")],
     arch: Annotated[str, typer.Option()],
     image_size: Annotated[int, typer.Option()],
     method: Annotated[
@@ -53,15 +53,15 @@ def main(
     grid: Annotated[int | None, typer.Option(help="As in build-base; by default, photos decide.")] = None,
     rotations: Annotated[bool, typer.Option("--rotations", help="As in build-base.")] = False,
 ) -> None:
-    """Runs what is missing from RESULTS.json."""
+    """Makes the runs that are missing from RESULTS.json."""
     options = {k: v for k, v in locals().items() if k not in ("data", "results", "method", "seed")}
     for later, default in (("grid", None), ("rotations", False)):
         if options[later] == default:
-            del options[later]  # results from before this option do not have it
+            del options[later]  # results that are older than this option do not have it
     options["data"] = data.name
     done = json.loads(results.read_text()) if results.exists() else {"settings": options, "runs": []}
     if done["settings"] != options:
-        raise typer.BadParameter(f"{results} holds runs with other settings: {done['settings']}")
+        raise typer.BadParameter(f"{results} has runs with other settings: {done['settings']}")
     base_settings = {
         "architecture": arch,
         "image_size": image_size,

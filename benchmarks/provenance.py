@@ -1,4 +1,4 @@
-"""Records the commit and the machine that a result comes from; imports nothing that takes memory."""
+"""Records the commit and the machine of a result; imports nothing that takes much memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def provenance() -> dict[str, Any]:
-    """Returns this checkout's commit (None outside of one, `-dirty` where files differ) and the machine."""
+    """Returns the machine and this checkout's commit: None outside one, with `-dirty` if files differ."""
     return {"commit": _commit(), "machine": _machine()}
 
 

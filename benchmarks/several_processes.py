@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Compares bases that several processes train with those of one, on the photos of the demo.
+"""Compares bases that several processes train with those that one process trains, on the demo's photos.
 
     python benchmarks/several_processes.py OUTPUT.json [--epochs 12] [--processes 2] [--seeds 3]
 
 `build-base`, started by torchrun, makes every base from 600 photos of six classes, with the same settings.
-Accuracy is that of the base's exported ONNX file on 300 test photos.
+Accuracy is measured on 300 test photos, with the base's exported ONNX file.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 def main(
     output: Annotated[Path, typer.Argument(help="JSON file to write.")],
     epochs: Annotated[int, typer.Option(help="Epochs of each base.")] = 12,
-    processes: Annotated[int, typer.Option(help="Processes to compare with one.")] = 2,
+    processes: Annotated[int, typer.Option(help="Number of processes to compare with one.")] = 2,
     seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
 ) -> None:
     """Makes the bases that are missing from the file, and measures them."""

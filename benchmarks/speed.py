@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""Measures how fast the exported file runs, and how long commands take from start to finish; ratios first.
+"""Measures how fast the exported file runs and how long commands take from start to finish, also as ratios.
 
     python benchmarks/speed.py RESULTS.json [--rounds 7] [--arch efficientnet_lite0 ...]
     python benchmarks/speed.py RESULTS.json --only-commands
 
-In a round each variant runs in a process of its own, in turn, so that all see the same machine. A process
-gives the median time of one photo, and each figure is the median over the rounds. The networks are untrained,
-because speed does not depend on what they learnt. There are three variants, each with one and with two
+In a round the variants run in turn, each in a new process, so that the machine's state is the same for all. A
+process gives the median time of one photo, and each figure is the median over the rounds. The networks are
+untrained, because speed does not depend on training. There are three variants, each with one and with two
 threads:
 
-    before    the graph as it was exported until schema 2: opset 18, with a zero bias for each convolution
+    before    the graph as it was exported before schema 2: opset 18, with a zero bias for each convolution
     after     the graph as it is exported now
     eager     torch, in eval mode, without gradients, from the same uint8 images
 
 For commands, the unit is the time of `python -c "import numpy, onnxruntime"`. `--help`, and `predict` on one
-photo, each run in a new process with a warm disk cache. `predict_warm` is what one more photo takes in the
+photo, each run in a new process with a warm disk cache. `predict_warm` is the time of one more photo in the
 same process. Loading the file (creating the session) is listed separately.
 """
 
@@ -102,7 +102,7 @@ def make_network(arch: str) -> Any:
 
 
 def BeforeSchema2(network: Any) -> Any:  # noqa: N802
-    """Makes the module that was exported until schema 2, which transposed the image before it cast it."""
+    """Makes the module that was exported before schema 2; it transposed the image before the cast."""
     import torch
 
     class Module(torch.nn.Module):
@@ -161,7 +161,7 @@ def time_variant(arch: str, variant: str, threads: int, folder: Path) -> float:
 
 
 def measure_networks(architectures: list[str], rounds: int, folder: Path) -> list[dict[str, Any]]:
-    """Runs every variant of every network in turn, each in a process of its own."""
+    """Runs every variant of every network in turn, each in a new process."""
     rows = []
     for arch in architectures:
         subprocess.run(
@@ -212,7 +212,7 @@ def measure_commands(rounds: int, folder: Path) -> dict[str, Any]:
         "predict": [*program, "predict", str(photo), "--home", str(folder / "home")],
     }
     times: dict[str, list[float]] = {name: [] for name in commands}
-    for number in range(rounds + 1):  # the first one only warms the disk cache
+    for number in range(rounds + 1):  # the first round only warms the disk cache
         for name, command in commands.items():
             started = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True)
@@ -237,9 +237,9 @@ def measure_commands(rounds: int, folder: Path) -> dict[str, Any]:
 
 def main(
     results: Annotated[Path, typer.Argument(help="JSON file to write.")],
-    rounds: Annotated[int, typer.Option(min=1, help="Processes for each variant.")] = 7,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of processes for each variant.")] = 7,
     arch: Annotated[list[str], typer.Option(help="Networks to measure.")] = list(ARCHITECTURES),  # noqa: B006
-    only_commands: Annotated[bool, typer.Option(help="Measure whole commands, and no networks.")] = False,
+    only_commands: Annotated[bool, typer.Option(help="Measure whole commands instead of networks.")] = False,
 ) -> None:
     """Measures networks, or commands, and writes the results."""
     with tempfile.TemporaryDirectory() as folder:

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Measures what an owner waits for when new classes are added without training, and the memory it takes.
+"""Measures how long an owner waits for new classes that are added without training, and the memory used.
 
     python benchmarks/speed_instant.py PHOTOS RESULTS.json [--rounds 9] [--classes 5] [--photos 40]
     python benchmarks/speed_instant.py PHOTOS RESULTS.json --recipe lwm     measures the same with training
 
-PHOTOS holds one folder for each class. A base of ten classes is made from a pretrained EfficientNet-Lite0 at
+PHOTOS has one folder for each class. A base of ten classes is made from a pretrained EfficientNet-Lite0 at
 128 px. Then each round measures, in turn:
 
     command   `lwm-edge add-classes`, from its start to its end, in a fresh copy of the home
@@ -12,8 +12,8 @@ PHOTOS holds one folder for each class. A base of ten classes is made from a pre
               count
     imports   the memory of a process with the command's imports alone
 
-The parts are those of the receipt. Memory is the proportional set size (PSS) of the command and of everything
-that it started, sampled every 10 ms, so that shared pages count once.
+The times of single parts come from the receipt. Memory is the proportional set size (PSS) of the command and
+its child processes, sampled every 10 ms; with it, shared pages count once.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ print(read - started, time.perf_counter() - read)
 
 
 def copy_classes(photos: Path, target: Path, first: int, classes: int, count: int) -> None:
-    """Copies photos of some classes, from the given one on, and passes over classes with too few of them."""
+    """Copies photos of some classes, starting at number `first` of those that have enough photos."""
     enough = [folder for folder in sorted(photos.iterdir()) if len(list(folder.iterdir())) >= count]
     for folder in enough[first : first + classes]:
         (target / folder.name).mkdir(parents=True)
@@ -81,7 +81,7 @@ def make_home(photos: Path, work: Path) -> None:
 
 
 def run_measured(command: list[str]) -> tuple[float, float]:
-    """Runs a command; returns its seconds, and the largest PSS of it and what it started, in MiB."""
+    """Runs a command; returns its seconds, and its largest PSS, child processes included, in MiB."""
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     largest = 0
@@ -115,7 +115,7 @@ def time_command(work: Path, recipe: str) -> dict[str, Any]:
         shutil.rmtree(home, ignore_errors=True)
         shutil.copytree(work / "home", home, symlinks=True)
         command = [sys.executable, "-m", "lwm_edge", "add-classes", str(work / "new")]
-        command += ["--home", str(home), "--recipe", recipe, "--force"]  # the gate is not what is measured
+        command += ["--home", str(home), "--recipe", recipe, "--force"]  # the gate plays no part here
         if measure == "pss":
             _, results["pss_mib"] = run_measured(command)
         else:
@@ -136,7 +136,7 @@ def time_command(work: Path, recipe: str) -> dict[str, Any]:
 
 
 def time_least(work: Path) -> dict[str, float]:
-    """Returns the seconds of decoding the photos, and of running the backbone over them once."""
+    """Measures the seconds that decoding the photos and running the backbone over them once take."""
     command = [sys.executable, "-c", LEAST, str(work / "base.lwm"), str(work / "new")]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     read, run = map(float, printed.split())
@@ -154,7 +154,7 @@ def imports_alone() -> dict[str, float]:
 
 
 def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Takes the median of each figure, with the smallest and the largest."""
+    """Returns the median, the smallest and the largest value of each figure."""
 
     def of(values: list[float]) -> dict[str, float]:
         kinds = (("median", median), ("smallest", min), ("largest", max))
@@ -175,7 +175,7 @@ def main(
     count: Annotated[int, typer.Option("--photos", min=5, help="Photos of each class.")] = 40,
     recipe: str = "auto",
 ) -> None:
-    """Measures increments, and writes what it found."""
+    """Measures increments, and writes the figures."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         make_home(photos, work)

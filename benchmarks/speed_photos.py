@@ -1,4 +1,4 @@
-"""Times the reading of photos and a late increment beside the first, for `speed_training.py`."""
+"""Times the reading of photos, and a late increment as well as the first, for `speed_training.py`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def in_turn(
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Times each action once a round, by the given clock; a first round only warms up."""
+    """Times each action once a round, by the given clock, after a first round that only warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for number in range(rounds + 1):
         for name, action in actions.items():
@@ -42,7 +42,7 @@ def in_turn(
 
 
 def write_photos(folder: Path, classes: int, photos: int, side: tuple[int, int], seed: int = 0) -> None:
-    """Writes JPEG files of textures, those of a class alike."""
+    """Writes JPEG files of textures, which are similar within a class."""
     for number in range(classes):
         (folder / f"class {seed:03}.{number:03}").mkdir(parents=True)
         texture = np.random.default_rng([seed, number]).normal(0, 50, (24, 32, 3))
@@ -110,7 +110,7 @@ def _photos_of(loader: Iterable[Any]) -> int:
 
 
 def measure_stream(base: Path, recipe: str, rounds: int) -> dict[str, Any]:
-    """Makes twenty increments of one class, and then the first and the last again and again, in turn."""
+    """Makes twenty increments of one class each, and then times the first and the last in turn."""
     config = IncrementConfig(recipe=recipe, epochs=2, force=True)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)

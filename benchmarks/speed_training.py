@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
-"""Times steps of the training, the reading of photos, and a late increment beside the first; ratios first.
+"""Times training steps, the reading of photos, and a first and a late increment, and compares the times.
 
     python benchmarks/speed_training.py RESULTS.json [--part steps] [--rounds 15] [--arch resnet18 ...]
 
-In a round each variant runs once, in turn, so that all see the same machine. Ratios are taken within a round,
-and the tables have their median, smallest and largest. The networks are untrained, because speed does not
-depend on what they learnt.
+In a round each variant runs once, in turn, so that the machine's state is the same for all. Ratios are
+computed within each round, and the tables give the median, the smallest and the largest ratio. The networks
+are untrained, because speed does not depend on training.
 
-    steps     one update of finetune, lwf-mc and lwm, from pixels to new weights, as the training makes it,
-              in float32 and, where the processor has it, bfloat16, with all blocks trained and with the first
-              ones frozen. lwm-autograd is LwM's loss with Grad-CAM by its definition: a backward pass to
-              the maps of each network, and a second one through the student's. Everything is relative to
-              finetune in float32.
-    reader    photos a second, from JPEG files to batches of augmented pixels, beside torchvision's
+    steps     one update of finetune, lwf-mc and lwm, from pixels to new weights, as in training, in float32
+              and, if the processor supports it, in bfloat16, with all blocks trained and with the first ones
+              frozen. lwm-autograd computes LwM's loss with Grad-CAM by its definition: a backward pass to
+              the maps of each network, and a second one through the student's maps. Everything is relative
+              to finetune in float32.
+    reader    photos per second, from JPEG files to batches of augmented pixels, compared with torchvision's
               ImageFolder and DataLoader with the same transforms
-    stream    twenty increments of one class; then the first and the last are made again and again, in turn,
-              each on a copy of the home as it was before it
+    stream    twenty increments of one class each; then the first and the last are made in turn, many times,
+              each on a copy of the home from before that increment
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ BASE_CLASSES, NEW_CLASSES = 40, 5
 
 
 def make_pair(arch: str, frozen: int, folder: Path) -> tuple[Network, Network]:
-    """Makes a teacher whose tensors are pages of a file, as on a device, and its student."""
+    """Makes a teacher whose tensors are mapped from a file, as on a device, and its student."""
     teacher, path = make_network(arch).requires_grad_(False), folder / f"{arch}.safetensors"
     teacher.classes = BASE_CLASSES
     save_file(teacher.state_dict(), path)
@@ -94,7 +94,7 @@ def accumulate_by_autograd(student: Network, teacher: Network, batch: Batch, rec
 def make_step(
     arch: str, frozen: int, name: RecipeName | Literal["lwm-autograd"], precision: Precision, folder: Path
 ) -> Callable[[], None]:
-    """Makes a function that makes one update, which is too small to change anything."""
+    """Returns a function that makes one update, with a rate too small to change anything."""
     teacher, student = make_pair(arch, frozen, folder)
     recipe = RECIPES["lwm" if name == AUTOGRAD else name]
     parameters = trained_parameters(student, recipe)
@@ -116,7 +116,7 @@ def make_step(
 def measure_steps(
     architectures: list[str], threads: list[int], rounds: int, clock: Callable[[], float]
 ) -> list[dict[str, Any]]:
-    """Times every variant of a step in turn."""
+    """Times the variants of a step in turn."""
     rows = []
     reduced: tuple[Precision, ...] = ("bfloat16",) if has_bfloat16(torch.device("cpu")) else ()
     precisions: tuple[Precision, ...] = ("float32", *reduced)
@@ -154,7 +154,7 @@ def row_of_steps(
 
 
 def print_table(measured: dict[str, Any]) -> None:
-    """Prints what was measured as Markdown tables."""
+    """Prints the measurements as Markdown tables."""
     if steps := measured.get("steps"):
         names = [*steps[0]["by_finetune"], *(f"lwm / lwf-mc {p}" for p in steps[0]["lwm_by_lwf_mc"])]
         print("| network | blocks frozen | threads | ms of finetune | " + " | ".join(names) + " |")
@@ -186,23 +186,23 @@ def main(
     part: Annotated[list[str], typer.Option(help="Parts to measure.")] = list(PARTS),  # noqa: B006
     rounds: Annotated[int, typer.Option(min=1, help="Times that each variant runs.")] = 15,
     arch: Annotated[list[str], typer.Option(help="Networks whose steps are timed.")] = list(FROZEN),  # noqa: B006
-    threads: Annotated[list[int], typer.Option(help="Numbers of threads of a step.")] = [1, 2],  # noqa: B006
+    threads: Annotated[list[int], typer.Option(help="Numbers of threads to try.")] = [1, 2],  # noqa: B006
     busy: Annotated[
-        bool, typer.Option("--busy", help="Count the steps' processor time, because others use the machine.")
+        bool, typer.Option("--busy", help="Measure the steps' processor time, because the machine is busy.")
     ] = False,
-    photos: Annotated[Path | None, typer.Option(help="Photo folder to read, if not generated.")] = None,
-    image_size: Annotated[int, typer.Option(help="Size to which the reader brings photos.")] = 128,
+    photos: Annotated[Path | None, typer.Option(help="Folder of photos; by default, they are made.")] = None,
+    image_size: Annotated[int, typer.Option(help="Side to which the reader scales photos.")] = 128,
     base: Annotated[Path, typer.Option(help="Base of the stream, with room for 20 classes.")] = BASE_BUNDLE,
     recipe: Annotated[list[str], typer.Option(help="Recipes of the stream.")] = ["lda", "lwm"],  # noqa: B006
 ) -> None:
-    """Measures, and writes the results."""
+    """Makes the measurements, and writes the results."""
     measured: dict[str, Any] = {"steps_clock": "processor time" if busy else "wall time"}
     clock = time.process_time if busy else time.perf_counter
-    if "stream" in part:  # first, as its processes keep their own allocator
+    if "stream" in part:  # first, before this process's allocator is limited below
         measured["stream"] = [measure_stream(base, name, rounds) for name in recipe]
         print(json.dumps(measured["stream"]), flush=True)
     bound_allocator()
-    with freed_memory_kept(True):  # as in a training of twenty updates or more
+    with freed_memory_kept(True):  # as in training with twenty updates or more
         if "reader" in part:
             measured["reader"] = measure_reader(photos, image_size, rounds)
             print(json.dumps(measured["reader"]), flush=True)

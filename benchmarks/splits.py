@@ -1,4 +1,4 @@
-"""Lays out the class folders of a data set as the steps of the class-incremental protocol."""
+"""Arranges the class folders of a data set in the steps of the class-incremental protocol."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _ALL = slice(0, None)
 
 
 class Split:
-    """Lays out a data set's classes in the order of one seed, each step as a folder of links or copies.
+    """Arranges a data set's classes in the order of one seed, with a folder of links or copies for each step.
 
     Args:
         data: Folder with train/<class>/* and test/<class>/*.
-        work: Folder to lay them out in.
+        work: Folder for the steps' folders.
         seed: Seed of the class order: the sorted names, permuted with numpy.random.RandomState(seed).
         base: Number of base classes.
         step: Number of classes per step.
         until: Number of classes to stop at; None takes all.
         photos: Number of training photos per new class; None takes all.
-        held_out: Number of training photos of each class that nothing learns and `test` consists of, so that
-            the test photos are never read; 0 tests on these.
+        held_out: Number of training photos of each class that are tested on instead of learnt, so that the
+            test photos are never read. If it is 0, the test photos are used.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Split:
         return self.folder(f"train{group}", "train", self.groups[group], slice(self.held_out, end))
 
     def all_train(self) -> Path:
-        """Collects the training photos of all classes for joint training, as many as the steps had."""
+        """Collects the training photos of all steps, for joint training."""
         folder = self.work / "train-all"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -61,11 +61,11 @@ class Split:
         return folder
 
     def test(self, group: int) -> Path:
-        """Collects the photos to test on of all classes up to a step."""
+        """Collects the photos for testing all classes up to a step."""
         return self._to_test(f"test{group}", self.seen(group))
 
     def test_new(self, group: int) -> Path:
-        """Collects the photos to test on of one step's classes alone."""
+        """Collects the photos for testing one step's classes alone."""
         return self._to_test(f"test-new{group}", self.groups[group])
 
     def _to_test(self, name: str, classes: list[str]) -> Path:
@@ -74,7 +74,7 @@ class Split:
         return self.folder(name, "test", classes)
 
     def folder(self, name: str, split: str, classes: list[str], photos: slice = _ALL) -> Path:
-        """Links to the folders of some classes or, with a slice, copies some photos of each."""
+        """Makes a folder with links to some class folders or, with a slice, copies of some photos."""
         folder = self.work / name
         shutil.rmtree(folder, ignore_errors=True)
         for class_name in classes:

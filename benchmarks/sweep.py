@@ -3,15 +3,16 @@
 
     python benchmarks/sweep.py DATA SWEEP.json --arch small_resnet20 --image-size 32 [--trial CHANGES ...]
 
-The class orders are those of other seeds than the tables', and the photos to test on are training photos that
-are held out: the test photos are never read. Every trial starts from LEAD and changes what it names, be it a
-setting of the package or of `variants.py`; both methods get the same number of trials. A trial runs without a
-home and without an ONNX file, on photos that stay in memory. Trials that SWEEP.json holds are not repeated,
-and all trials of a seed share one base. At the end it prints a table.
+The class orders come from other seeds than the tables'. The trials are tested on training photos that are
+held out; the test photos are never read. Every trial starts from the settings in LEAD and changes those that
+it names, which can be settings of the package or of `variants.py`. Both methods get the same number of
+trials. A trial runs without a home and without an ONNX file, on photos that stay in memory. Trials that are
+already in SWEEP.json are not repeated, and all trials of a seed share one base. At the end the script prints
+a table.
 
-The rule: of two settings, the one whose average accuracy (over the steps from the base on), as a mean over
-the class orders, is higher. With --combine N, each method gets N more trials: the best change is joined by
-the next best of another setting, and so on, each of which stays if the rule says so.
+The rule is: of two trials, the one with the higher average accuracy is better (the mean over the steps, the
+base included, and over the class orders). With --combine N, each method gets N more trials: the next best
+change of another setting is added to the best one, and so on; a change is kept if it makes the trial better.
 """
 
 from __future__ import annotations
@@ -52,17 +53,17 @@ from lwm_edge.records import ignore_progress
 
 @dataclass(frozen=True)
 class Material:
-    """Holds the photos of one class order: to learn and to test on, by step."""
+    """Holds the photos of one class order, for learning and for testing, by step."""
 
     split: Split
     base: Path
-    to_learn: list[PhotoSet]  # of each step after the base
+    to_learn: list[PhotoSet]  # for each step after the base
     held_out: list[PhotoSet]
     names: list[str]
 
 
 def read_material(split: Split, base: Path, seed: int) -> Material:
-    """Reads all photos, numbered as increments number their classes."""
+    """Reads all photos, and numbers their classes as increments do."""
     preprocessing, cache = open_bundle(base).manifest.preprocessing, PixelCache(2**31)
     names: list[str] = []
 
@@ -80,7 +81,7 @@ def read_material(split: Split, base: Path, seed: int) -> Material:
 
 
 def run_trial(material: Material, method: str, seed: int, precision: Precision) -> Iterator[dict[str, Any]]:
-    """Teaches the classes step by step; yields the accuracy after each."""
+    """Teaches the classes step by step, and yields the accuracy after each step."""
     config, variant = recipe_of(method, seed=seed)
     recipe = RECIPES[config.recipe].adjusted(config)
     pace = Pace(config.batch_size, prefetch=1, recompute=False, precision=precision)
@@ -103,13 +104,13 @@ def _measured(network: Network, material: Material, group: int) -> dict[str, Any
     names = material.names[: network.classes]
     report = evaluate_ranks(ranks, np.array(photos.labels), names, len(material.split.groups[0]))
     step = step_of(report, material.split, group)
-    del step["per_class"]  # of so many trials
+    del step["per_class"]  # it would make the file long, with so many trials
     return step
 
 
 def main(
     data: Annotated[Path, typer.Argument(help="Folder with train/<class>.")],
-    results: Annotated[Path, typer.Argument(help="JSON file; trials that it holds are not repeated.")],
+    results: Annotated[Path, typer.Argument(help="JSON file; trials in it are not repeated.")],
     arch: Annotated[str, typer.Option()],
     image_size: Annotated[int, typer.Option()],
     trial: Annotated[
@@ -121,17 +122,19 @@ def main(
     step_classes: int = 10,
     until: int = 30,
     new_photos: Annotated[int, typer.Option(help="Photos per new class.")] = 100,
-    held_out: Annotated[int, typer.Option(help="Training photos of each class to test on.")] = 100,
+    held_out: Annotated[
+        int, typer.Option(help="Training photos of each class that are tested on instead.")
+    ] = 100,
     base_epochs: int = 30,
     base_learning_rate: float = 0.1,
     precision: Annotated[str, typer.Option(help="Precision of all training.")] = "float32",
 ) -> None:
-    """Runs the trials that SWEEP.json does not hold."""
+    """Runs the trials that are missing from SWEEP.json."""
     options = {k: v for k, v in locals().items() if k not in ("data", "results", "trial", "combine", "seed")}
     options |= {"data": data.name, "lead": LEAD}
     done = json.loads(results.read_text()) if results.exists() else {"settings": options, "runs": []}
     if done["settings"] != options:
-        raise typer.BadParameter(f"{results} holds trials with other settings: {done['settings']}")
+        raise typer.BadParameter(f"{results} has trials with other settings: {done['settings']}")
     settings = {"architecture": arch, "image_size": image_size, "epochs": base_epochs, "grid": 0}
     settings |= {"learning_rate": base_learning_rate, "held_back": 0.0, "precision": precision}
     materials: dict[int, Material] = {}
@@ -154,7 +157,7 @@ def main(
             material, started, steps, failed = material_of(order), time.process_time(), [], None
             try:
                 steps.extend(run_trial(material, method_of(recipe, changes), order, precision))
-            except GateError as error:  # a trial that diverges is a result as well
+            except GateError as error:  # a trial that diverges is a result too
                 failed = error.message
             run |= {"steps": steps, "failed": failed, "seconds": round(time.process_time() - started, 1)}
             done["runs"].append(run | provenance())

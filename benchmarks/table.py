@@ -3,11 +3,11 @@
 
     python benchmarks/table.py RESULTS.json [MORE.json ...] [--until CLASSES]
 
-Several files are merged. --until cuts all runs at CLASSES, so that longer and shorter ones can be compared.
+Several files are merged. --until cuts all runs at CLASSES, so that longer and shorter runs can be compared.
 "Average" is the mean accuracy over all steps, the base included; "last" is the accuracy on all classes at the
-end. "Forgetting" is the best accuracy that a class ever had less its last, averaged over the classes. "Top-5"
-counts a photo whose class is among the best five, at steps with more than five classes; older results do not
-have it. All are in %. With several seeds, the standard deviation follows the mean.
+end. "Forgetting" is how far a class's last accuracy lies below its best, averaged over the classes. "Top-5"
+is the share of photos whose class is among the best five, over the steps with more than five classes; older
+results do not have it. All are in %. With several seeds, the standard deviation follows the mean.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-PUBLISHED = {  # by data and classes per step: average, last; as later papers tabulate Dhar et al. 2019
+PUBLISHED = {  # average and last of Dhar et al. 2019 as later papers have them, by data and classes per step
     ("cifar100", 10): {"finetune": (20.71, 6.36), "lwf-mc": (45.08, 24.42), "lwm": (45.68, 26.14)},
     ("cifar100", 20): {"lwm": (63.67, 49.36)},
 }
@@ -28,11 +28,11 @@ HEADINGS = (
     "average", "last", "base classes, last", "newest classes, last", "forgetting",
     "top-5, average", "top-5, last",
 )  # fmt: skip
-_AT_THE_END = ("last", "top-5, last")  # all that a run of a single step has
+_AT_THE_END = ("last", "top-5, last")  # a run of a single step has nothing else
 
 
 def forgetting(steps: list[dict[str, Any]]) -> float:
-    """Computes each class's best accuracy so far less its last, and averages that over the classes."""
+    """Computes how far each class's last accuracy lies below its best, and averages that over the classes."""
     last = steps[-1]["per_class"]
     best = {name: max(s["per_class"][name] for s in steps if name in s["per_class"]) for name in last}
     return float(np.mean([best[name] - last[name] for name in last]))
@@ -64,7 +64,7 @@ def _spread(values: list[float]) -> str:
 
 
 def read_runs(paths: list[Path], until: int | None) -> list[dict[str, Any]]:
-    """Reads the runs of all files, cut at a number of classes."""
+    """Reads the runs in all files, and cuts them at a number of classes."""
     runs = [run for path in paths for run in json.loads(path.read_text())["runs"]]
     for run in runs:
         run["steps"] = [s for s in run["steps"] if until is None or s["classes"] <= until]
@@ -88,7 +88,7 @@ def main(
     print("|---" * (len(headings) + 4) + "|")
     for method, figures in rows.items():
         seconds = [s["seconds"] for run in chosen[method] for s in run["steps"] if "seconds" in s]
-        reduced = settings.get("new_photos") or settings.get("until")  # published values are of all photos
+        reduced = settings.get("new_photos") or settings.get("until")  # published values are for all photos
         setting = (settings["data"], settings["step_classes"])
         published = None if reduced else PUBLISHED.get(setting, {}).get(method)
         cells = [method, str(len(chosen[method])), *(figures.get(h, "") for h in headings)]

@@ -1,4 +1,4 @@
-"""Lists the trials of the sweep, judges them by its rule, and prints them as a table."""
+"""Lists the trials of the sweep, ranks them by the sweep's rule, and prints them as a table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from methods import settings_of
 
 LEAD = {"head_learning_rate": "0.1", "learning_rate": "0.01", "epochs": "10"}
 COMPARED = ("lwm", "lwf-mc")
-GRID: tuple[str | tuple[str, str], ...] = (  # what is changed; a pair where `lwm` has something of its own
+GRID: tuple[str | tuple[str, str], ...] = (  # changes to try; a pair has one for each of COMPARED
     "",
     "head_learning_rate=0.3", "head_learning_rate=0.03", "learning_rate=0.003", "learning_rate=0.03",
     "schedule=cosine", "epochs=20", "epochs=5",
@@ -26,7 +26,7 @@ GRID: tuple[str | tuple[str, str], ...] = (  # what is changed; a pair where `lw
 
 
 def trials(given: list[str] | None, combine: int, runs: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Yields recipes and changes: both methods side by side, then the combinations of each."""
+    """Yields recipes and changes: each change for both recipes, then the combinations for each recipe."""
     for change in given or GRID:
         yield from zip(COMPARED, (change, change) if isinstance(change, str) else change, strict=True)
     for recipe in COMPARED if combine else ():
@@ -34,13 +34,13 @@ def trials(given: list[str] | None, combine: int, runs: list[dict[str, Any]]) ->
 
 
 def method_of(recipe: str, trial: str) -> str:
-    """Writes a trial as a method of `protocol.py`: the lead, with the trial's changes."""
+    """Writes a trial as a method of `protocol.py`: the settings in LEAD, with the trial's changes."""
     chosen = LEAD | settings_of(f"{recipe}:{trial}")
     return f"{recipe}:" + ",".join(f"{name}={value}" for name, value in chosen.items())
 
 
 def print_table(runs: list[dict[str, Any]]) -> None:
-    """Prints each trial's figures as means over the class orders, with seconds of processor time."""
+    """Prints each trial's figures as means over the class orders, and its seconds of processor time."""
     print("| change | " + " | ".join(f"`{r}` | base | newest | seconds" for r in COMPARED) + " |")
     print("|---" * (1 + 4 * len(COMPARED)) + "|")
     orders = {run["seed"] for run in runs}
@@ -53,7 +53,7 @@ def print_table(runs: list[dict[str, Any]]) -> None:
 
 
 def mean_of(runs: list[dict[str, Any]], recipe: str, trial: str) -> float:
-    """Returns the figure by which the rule goes; -1 if the trial diverged."""
+    """Returns the figure that the sweep's rule compares; -1 if the trial diverged."""
     chosen = [run for run in runs if (run["recipe"], run["trial"]) == (recipe, trial)]
     if any(run["failed"] for run in chosen):
         return -1.0
@@ -61,13 +61,13 @@ def mean_of(runs: list[dict[str, Any]], recipe: str, trial: str) -> float:
 
 
 def ranked(runs: list[dict[str, Any]], recipe: str) -> list[str]:
-    """Lists the trials of a method, the best by the rule first."""
+    """Lists the trials of a recipe, with the best by the sweep's rule first."""
     trials = dict.fromkeys(run["trial"] for run in runs if run["recipe"] == recipe)
     return sorted(trials, key=lambda trial: -mean_of(runs, recipe, trial))
 
 
 def combinations(runs: list[dict[str, Any]], recipe: str, count: int) -> Iterator[str]:
-    """Yields trials of several changes; `runs` must have got each before the next is asked for."""
+    """Yields trials with several changes; before the next one, the caller must add each result to `runs`."""
     changes = [change for change in ranked(runs, recipe) if change in _grid_of(recipe) and change]
     kept = changes.pop(0)
     for _ in range(count):
@@ -84,7 +84,7 @@ def _grid_of(recipe: str) -> list[str]:
 
 
 def cells_of(runs: list[dict[str, Any]]) -> list[str]:
-    """Returns average / last, the base and the newest classes at the end, all in %, and seconds."""
+    """Returns cells: average / last, base classes and newest classes at the end, all in %, and seconds."""
     if any(run["failed"] for run in runs):
         return ["diverged", "", "", ""]
     average, last = (100 * np.mean([figure(run) for run in runs]) for figure in (average_of, _last_of))
@@ -94,7 +94,7 @@ def cells_of(runs: list[dict[str, Any]]) -> list[str]:
 
 
 def average_of(run: dict[str, Any]) -> float:
-    """Returns the mean accuracy over the steps from the base on, by which the rule goes."""
+    """Returns the mean accuracy over the steps, the base included, which the sweep's rule compares."""
     return float(np.mean([step["all"] for step in run["steps"]]))
 
 

@@ -1,21 +1,22 @@
 #!/usr/bin/env python3
-"""Measures scores that tell photos of unknown objects from known ones, and what their thresholds keep.
+"""Measures scores that tell unknown objects from known ones, and how many photos their thresholds keep.
 
     python benchmarks/unknown.py BASE.lwm DATA RESULTS.json [--name lite0] [--features FILE.npz]
 
-DATA holds train/<class>/* and test/<class>/*, the shipped classes of BASE.lwm among them. The base's network
-runs once over all photos, and FILE.npz keeps what its head reads. In each of three splits half of the classes
-are known: the shipped ones and others drawn at random (or only shipped ones, if they are more than half). A
-device learns the others ten at a time, without any old photo. The head is solved again each time. It measures
+DATA has train/<class>/* and test/<class>/*, the shipped classes of BASE.lwm among them. The base's network
+runs once over all photos, and FILE.npz keeps the values that its head reads. In each of three splits half of
+the classes are known: the shipped ones and others drawn at random (or only shipped ones, if they are more
+than half). A device learns the other known classes ten at a time, without any old photo, and solves the head
+again each time. The script measures
 
-- scores: how well each tells known test photos from unknown ones (AUROC), and how many unknown ones lie below
-  a threshold that keeps 95% of the known ones;
-- validity: the threshold of each score is set once, on held-back photos of the first classes; how many other
-  photos of these classes does it keep when the other classes have been added?
-- a device's thresholds, which the package sets from the histograms: how many photos of the first classes and
-  of added ones do they keep, and how many unknown ones do they flag? The added classes' photos are learnt and
-  tested as the set splits them, and then as random halves of one folder. Finally the threshold is calibrated
-  on half of the test photos, as `lwm-edge calibrate` would do it, and measured on the other half;
+- the scores: how well each score tells known test photos from unknown ones (AUROC), and how many unknown
+  photos lie below a threshold that keeps 95% of the known ones;
+- how long a threshold stays valid: it is set once for each score, on held-back photos of the first classes.
+  How many other photos of these classes does it keep after the other classes have been added?
+- the thresholds that the package sets on a device, from the histograms. How many photos of the first and of
+  the added classes do they keep, and how many unknown ones do they flag? The added classes' photos are learnt
+  and tested first in the set's own split, then in a random one. Finally the threshold is calibrated on half
+  of the test photos, as by `lwm-edge calibrate`, and measured on the other half;
 - the base alone: shipped classes against all others;
 - strange objects: photos of another set (--others DATA2), and noise.
 
@@ -49,19 +50,19 @@ from lwm_edge.photos.photo_set import PhotoSet, PixelCache
 from lwm_edge.photos.reading import read_photo
 
 STEP, SPLITS, DRAWS, STRANGE = 10, 3, 10, 300
-PACKAGES = "relative distance"
+PACKAGE_SCORE = "relative distance"
 
 
 class Data(NamedTuple):
-    """Holds what a base's head reads of each class's photos.
+    """Holds the values that a base's head reads from each class's photos.
 
     Attributes:
-        train: Values of each class's training photos, by name [M, d].
-        test: Values of its test photos.
-        levels: Ranges of the values that each level of the network gives.
+        train: Values from each class's training photos, by name [M, d].
+        test: Values from each class's test photos, by name [M, d].
+        levels: Range of values that comes from each level of the network.
         head: Trained head of the base: weight and bias.
         shipped: Names of the base's classes in class_index order.
-        strange: Values of what is nothing like the set, by kind [M, d].
+        strange: Values from pictures that are nothing like the set, by kind [M, d].
     """
 
     train: dict[str, Features]
@@ -73,7 +74,7 @@ class Data(NamedTuple):
 
 
 def read(base: Path, data: Path, others: Path | None, cache: Path | None, most: int) -> Data:
-    """Reads a set and strange objects as the base's head sees them, with a limit to the photos of a class."""
+    """Reads the values of a set and of strange objects, from at most `most` photos of each class."""
     bundle = open_bundle(base)
     network = load_network(bundle)
     arrays: dict[str, NDArray[Any]] = {}
@@ -125,7 +126,7 @@ def read_strange(network: Network, others: Path) -> list[NDArray[np.float32]]:
 
 
 def auroc(known: Features, unknown: Features) -> float:
-    """Computes the chance that a known photo scores above an unknown one; equal scores count half."""
+    """Computes the probability that a known photo scores above an unknown one; ties count half."""
     _, inverse, counts = np.unique(np.concatenate([known, unknown]), return_inverse=True, return_counts=True)
     ranks = (counts.cumsum() - (counts - 1) / 2)[inverse[: len(known)]]
     above = ranks.sum() - len(known) * (len(known) + 1) / 2
@@ -133,12 +134,12 @@ def auroc(known: Features, unknown: Features) -> float:
 
 
 def flagged(known: Features, unknown: Features) -> float:
-    """Computes the share of unknown photos below the score that 95% of the known ones reach."""
+    """Computes the share of unknown photos that score below 95% of the known ones."""
     return float((unknown < np.quantile(known, 1 - KEPT)).mean())
 
 
 class Scores:
-    """Computes all scores of photos from the statistics of the known classes; larger is more like them."""
+    """Computes photos' scores from the known classes' statistics; the larger, the more like these classes."""
 
     def __init__(self, statistics: ClassStatistics, classes: int, levels: list[slice]) -> None:
         self._head = statistics.solve_head(classes)
@@ -166,13 +167,13 @@ class Scores:
             "energy": energy,
             "largest probability": largest - energy,
             "distance": -nearest,
-            PACKAGES: known_scores(photos, self._tensors, len(self._means)),
+            PACKAGE_SCORE: known_scores(photos, self._tensors, len(self._means)),
             "nearest level": -np.min(by_level, 0),
         }
 
 
 def _distances(photos: Features, means: Features, precision: Features) -> Features:
-    """Computes squared distances under a covariance [M, classes]."""
+    """Computes squared distances from class means, by the inverse of a covariance [M, classes]."""
     moved, of_means = photos @ precision, means @ precision
     squares = (moved * photos).sum(1)[:, None] + (of_means * means).sum(1)[None]
     distances: Features = squares - 2 * moved @ means.T
@@ -180,7 +181,7 @@ def _distances(photos: Features, means: Features, precision: Features) -> Featur
 
 
 class Split(NamedTuple):
-    """Holds the classes of one split, in the order in which they are learnt, and those that never are."""
+    """Holds one split's known classes, in the order in which they are learnt, and its unknown ones."""
 
     first: list[str]
     added: list[str]
@@ -201,7 +202,7 @@ def split_classes(data: Data, seed: int) -> Split:
 
 
 def together(by_class: dict[str, Features], names: list[str]) -> tuple[Features, Labels]:
-    """Joins the photos of some classes; labels are their places in the list."""
+    """Joins the photos of some classes, labelled by the classes' places in the list."""
     labels = np.concatenate([np.full(len(by_class[name]), label) for label, name in enumerate(names)])
     return np.concatenate([by_class[name] for name in names]), labels
 
@@ -216,10 +217,10 @@ def halves(photos: dict[str, Features], names: list[str], seed: int) -> tuple[di
     )
 
 
-def device(
+def simulate_device(
     data: Data, split: Split, train: dict[str, Features], test: dict[str, Features], seed: int
 ) -> dict[str, Any]:
-    """Learns the added classes step by step, and sets the thresholds that the package would set."""
+    """Learns the added classes step by step, and measures the thresholds that the package would set."""
     names, capacity = [*split.first, *split.added], len(split.first) + len(split.added)
     given, kept_back = halves(test, split.first, seed)
     statistics = ClassStatistics.empty(capacity, next(iter(train.values())).shape[1])
@@ -259,7 +260,7 @@ def device(
 
 
 def share_kept(scores: Features, lowest: float | None) -> float:
-    """Computes the share of photos that a threshold keeps; without one, all are kept."""
+    """Computes the share of photos that a threshold keeps; without a threshold, all are kept."""
     return 1.0 if lowest is None else float((scores >= lowest).mean())
 
 
@@ -270,7 +271,7 @@ def largest(photos: Features, head: Head) -> Features:
 
 
 def scores_of_split(data: Data, split: Split, seed: int) -> dict[str, dict[str, Any]]:
-    """Measures each score once all known classes are learnt, and what an earlier threshold still keeps."""
+    """Measures each score after all known classes are learnt, and how much an old threshold still keeps."""
     names = [*split.first, *split.added]
     given, kept_back = halves(data.test, split.first, seed)
     x, y = together(data.train, names)
@@ -301,7 +302,7 @@ def scores_of_split(data: Data, split: Split, seed: int) -> dict[str, dict[str, 
 
 
 def random_folders(data: Data, split: Split, seed: int) -> tuple[dict[str, Features], dict[str, Features]]:
-    """Splits each added class's photos at random, with as many to learn as in the set's own split."""
+    """Splits each added class's photos at random, with as many training photos as in the set's own split."""
     chance, train, test = np.random.RandomState(seed), dict(data.train), dict(data.test)
     for name in split.added:
         both = np.concatenate([data.train[name], data.test[name]])
@@ -311,7 +312,7 @@ def random_folders(data: Data, split: Split, seed: int) -> tuple[dict[str, Featu
 
 
 def base_alone(data: Data) -> dict[str, float]:
-    """Measures the shipped classes against all others, by largest logits and by the package's score."""
+    """Measures how well largest logits and the package's score tell shipped classes from others (AUROC)."""
     known = np.concatenate([data.test[name] for name in data.shipped if name in data.test])
     unknown = np.concatenate([photos for name, photos in data.test.items() if name not in data.shipped])
     names = [name for name in data.shipped if name in data.train]
@@ -321,21 +322,21 @@ def base_alone(data: Data) -> dict[str, float]:
     found = {name: auroc(largest(known, head), largest(unknown, head)) for name, head in heads.items()}
     tensors = score_tensors(statistics, len(names))
     ours = (known_scores(photos, tensors, len(names)) for photos in (known, unknown))
-    return {**found, PACKAGES: auroc(*ours)}
+    return {**found, PACKAGE_SCORE: auroc(*ours)}
 
 
 def measure(data: Data) -> dict[str, Any]:
-    """Measures everything."""
+    """Makes all measurements of one setting, except those of the base alone."""
     scores, own = [], []
     for seed in range(SPLITS):
         split = split_classes(data, seed)
         scores.append(scores_of_split(data, split, seed))
-        own.append(device(data, split, data.train, data.test, seed))
+        own.append(simulate_device(data, split, data.train, data.test, seed))
         print(json.dumps({name: (s["auroc"], s["flagged"]) for name, s in scores[-1].items()}), flush=True)
     random = []
     for seed in range(DRAWS):
         split = split_classes(data, 0)
-        random.append(device(data, split, *random_folders(data, split, seed), seed))
+        random.append(simulate_device(data, split, *random_folders(data, split, seed), seed))
         print(json.dumps(random[-1]["stages"][-1]), flush=True)
     split = split_classes(data, 0)
     classes = {"known": len(split.first) + len(split.added), "unknown": len(split.unknown)}
@@ -348,7 +349,7 @@ def _mean(values: list[float]) -> str:
 
 def print_tables(runs: list[dict[str, Any]]) -> None:
     """Prints the tables of all settings, in %."""
-    print("AUROC; unknown photos flagged where 95% of the known are kept; first classes' photos still kept\n")
+    print("AUROC / unknown photos flagged if 95% of known ones are kept / first classes' photos still kept\n")
     print("| score | " + " | ".join(run["name"] for run in runs) + " |\n|---" + "|---" * len(runs) + "|")
     for score in runs[0]["scores"][0]:
         cells = []
@@ -358,8 +359,8 @@ def print_tables(runs: list[dict[str, Any]]) -> None:
             parts = ([f["auroc"] for f in found], [f["flagged"] for f in found], kept)
             cells.append(" / ".join(map(_mean, parts)))
         print(f"| {score} | " + " | ".join(cells) + " |")
-    print("\nAUROC of photos of another set, and of noise\n")
-    with_strange = [run for run in runs if run["scores"][0][PACKAGES]["strange"]]
+    print("\nAUROC of photos of another set / of noise\n")
+    with_strange = [run for run in runs if run["scores"][0][PACKAGE_SCORE]["strange"]]
     print("| score | " + " | ".join(run["name"] for run in with_strange) + " |")
     print("|---" * (len(with_strange) + 1) + "|")
     for score in runs[0]["scores"][0]:
@@ -369,8 +370,8 @@ def print_tables(runs: list[dict[str, Any]]) -> None:
             cells.append(" / ".join(_mean([f[kind] for f in found]) for kind in found[0]))
         print(f"| {score} | " + " | ".join(cells) + " |")
     print(
-        "\nOn a device: photos kept of the first classes and of the added ones, unknown photos flagged; once "
-        "calibrated: photos kept of all known classes, unknown photos flagged\n"
+        "\nOn a device: photos kept of the first classes / of the added ones / unknown photos flagged; once "
+        "calibrated: photos kept of all known classes / unknown photos flagged\n"
     )
     ends = ("in the end, own split", "in the end, random split", "calibrated, own", "calibrated, random")
     print(f"| base | at first | {' | '.join(ends)} |\n|---|---|---|---|---|---|")
@@ -387,16 +388,15 @@ def print_tables(runs: list[dict[str, Any]]) -> None:
             cells.append(f"{_mean([c['known'] for c in again])} / {_mean([1 - c['unknown'] for c in again])}")
         print(f"| {run['name']} | " + " | ".join(cells) + " |")
     print("\nAUROC of shipped classes against all others\n")
-    print(
-        f"| base | largest logit, trained head | largest logit, solved head | {PACKAGES} |\n|---|---|---|---|"
-    )
+    print(f"| base | largest logit, trained head | largest logit, solved head | {PACKAGE_SCORE} |")
+    print("|---|---|---|---|")
     for run in runs:
-        cells = [_mean([run["alone"][name]]) for name in ("trained", "solved", PACKAGES)]
+        cells = [_mean([run["alone"][name]]) for name in ("trained", "solved", PACKAGE_SCORE)]
         print(f"| {run['name']} | {' | '.join(cells)} |")
 
 
 def draw(runs: list[dict[str, Any]], output: Path) -> None:
-    """Draws how many unknown photos each score flags, against how many known ones it keeps."""
+    """Draws the unknown photos that each score flags against the known ones that it keeps, as shares."""
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(
@@ -419,12 +419,12 @@ def main(
     data: Annotated[Path, typer.Argument(help="Folder with train/ and test/.")],
     results: Annotated[Path, typer.Argument(help="JSON file that gets one more setting.")],
     name: Annotated[str, typer.Option(help="Name of the setting in the tables.")] = "base",
-    others: Annotated[Path | None, typer.Option(help="Another set, of which nothing is known.")] = None,
-    features: Annotated[Path | None, typer.Option(help="File that keeps what the head reads.")] = None,
-    most_photos: Annotated[int, typer.Option(min=2, help="Photos of a class, at most.")] = 1000,
+    others: Annotated[Path | None, typer.Option(help="Another set, all of it unknown.")] = None,
+    features: Annotated[Path | None, typer.Option(help="File that keeps the values for the head.")] = None,
+    most_photos: Annotated[int, typer.Option(min=2, help="Largest number of photos per class.")] = 1000,
     output: Annotated[Path | None, typer.Option("--draw", help="PNG file with the curves.")] = None,
 ) -> None:
-    """Runs one setting."""
+    """Measures one setting, and prints the tables of all settings."""
     read_data = read(base, data, others, features, most_photos)
     done = json.loads(results.read_text()) if results.exists() else {"runs": []}
     done["runs"] = [run for run in done["runs"] if run["name"] != name]

@@ -1,6 +1,6 @@
-"""Changes the paper's loop, in this process, in ways that the package does not offer.
+"""Changes the paper's loop, in this process alone, in ways that the package does not offer.
 
-The sweep asks which of them would be worth offering.
+The sweep finds out which of these changes would be worth offering.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _SEVERAL = 3
 
 
 class Variant(Settings):
-    """Says how the loop differs from the package's, which the defaults are."""
+    """Says how the loop differs from the package's; with the defaults, it does not."""
 
     schedule: Literal["constant", "cosine"] = "constant"
     """Schedule of both learning rates: constant, or falling to 0 along half a cosine."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Weight decay of all that trains."""
+    """Weight decay of all trained parameters."""
     batch_norm: Literal["affine", "frozen", "trained"] = "affine"
-    """What trains of BatchNorm: its weights and biases, nothing, or these and the statistics.
+    """Trained parts of BatchNorm: its weights and biases, nothing, or its weights, biases and statistics.
 
     With `trained`, the student normalises by the statistics of the batch while it learns.
     """
@@ -45,14 +45,16 @@ class Variant(Settings):
     distance: Literal["l1", "l2"] = "l1"
     """Distance between two maps in L_AD, each divided by its L2 norm."""
     block: int | None = None
-    """Index of the block whose output the maps of L_AD are made from; None is the last."""
+    """Index of the block from whose output the maps of L_AD are made; None for the last."""
     compared: Literal["student", "teacher", "three"] = "student"
-    """Base class whose maps are compared: the student's best, the teacher's, or the student's best three."""
+    """Base class for which maps are compared: the student's best, the teacher's best, or the student's best
+    three.
+    """
 
 
 @contextmanager
 def applied(variant: Variant) -> Iterator[None]:
-    """Makes increments in this process train as a variant says."""
+    """Makes increments in this process train as the variant says."""
     with ExitStack() as stack:
         if variant != Variant():
             loop = _Loop(variant)
@@ -69,18 +71,18 @@ def applied(variant: Variant) -> Iterator[None]:
 
 
 class _Loop:
-    """Stands in for functions that `train_increment` and the plan call."""
+    """Replaces functions that `train_increment` and the plan call."""
 
     def __init__(self, variant: Variant) -> None:
         self.variant = variant
-        self.progress = 0.0  # share of the updates that are done
+        self.progress = 0.0  # share of the updates that have been made
         self._student: Network | None = None
         self._maps: dict[Network, Tensor] = {}
         self._losses, self._accumulate = step.lwm_losses, step._accumulate
         self._trained_parameters = training.trained_parameters
 
     def loaded_batches(self, photos: PhotoSet, config: IncrementConfig, *rest: Any) -> Iterator[Batch]:
-        """Yields the batches, and notes how far the training has come."""
+        """Yields the batches, and notes the training's progress."""
         total = config.epochs * -(-len(photos.photos) // config.batch_size)
         for batch in batches.loaded_batches(photos, config, *rest):
             self.progress = batch.step / total
@@ -89,7 +91,7 @@ class _Loop:
             self._student.eval()  # after the last update
 
     def trained_parameters(self, student: Network, recipe: Recipe) -> dict[str, nn.Parameter]:
-        """Selects what trains, and sets the student's BatchNorm up as the variant says."""
+        """Selects the trained parameters, and sets up the student's BatchNorm as the variant says."""
         parameters = self._trained_parameters(student, recipe)
         trained = student.blocks()[student.frozen_blocks :]
         for norm in (m for block in trained for m in block.modules() if isinstance(m, nn.BatchNorm2d)):
@@ -97,7 +99,7 @@ class _Loop:
                 norm.requires_grad_(False)
             elif self.variant.batch_norm == "trained":
                 for name, buffer in list(norm.named_buffers()):
-                    setattr(norm, name, buffer.clone())  # until now they are the teacher's as well
+                    setattr(norm, name, buffer.clone())  # until now shared with the teacher
                 norm.train()
         return {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
 
@@ -108,7 +110,7 @@ class _Loop:
     def accumulate(
         self, student: Network, teacher: Network, batch: Batch, parts: Any, recipe: Recipe, *rest: Any
     ) -> Any:
-        """Adds up the gradients of an update or of a step that the plan tries, with the gamma that is due."""
+        """Adds up the gradients of an update, or of the plan's trial step, with gamma's present value."""
         self._student = student
         if self.variant.warm_up:
             recipe = recipe._replace(gamma=recipe.gamma * min(1.0, self.progress / self.variant.warm_up))
@@ -133,7 +135,7 @@ class _Loop:
             self._maps.clear()
 
     def losses(self, student: Network, teacher: Network, *outputs: Any, gamma: float, **rest: Any) -> Any:
-        """Computes the three terms, L_AD as the variant says."""
+        """Computes the three terms of the loss, with L_AD as the variant says."""
         found = self._losses(student, teacher, *outputs, gamma=0.0, **rest)
         if not gamma:
             return found
@@ -175,7 +177,7 @@ class _Optimizer(optimizer.MomentumSGD):
 
     @torch.no_grad()
     def update(self, learning_rates: Mapping[str, float], momentum: float, scale: float) -> None:
-        """Moves the parameters; their decay is not clipped."""
+        """Moves the parameters, and decays them without clipping the decay."""
         variant, factor = self._loop.variant, 1.0
         if variant.schedule == "cosine":
             factor = (1 + math.cos(math.pi * self._loop.progress)) / 2

@@ -3,7 +3,7 @@
 
     python classify.py classifier.onnx PHOTO...
 
-The preprocessing is the one that the model was trained with, read from the file's metadata.
+Photos are prepared as they were for the model's training; the file's metadata says how.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# ONNX Runtime reads this when it loads, and would otherwise report to its maker.
+# Keeps ONNX Runtime, which reads this when it loads, from reporting to its maker.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
@@ -25,9 +25,9 @@ import onnxruntime
 Pixels = NDArray[np.uint8]
 
 _COARSE = 2  # large photos are first quickly reduced to this many times the target side
-LONG = 3  # times as long as it is wide: of any longer photo, only the middle is converted
+LONG = 3  # a photo more than this many times as long as it is wide loses its ends before it is converted
 STRIP_ROWS = 64  # rows of the photo that are converted at once
-EXIF_BYTES = 16 * 1024  # enough for the orientation; parsing Exif can take Pillow 100s of times its length
+EXIF_BYTES = 16 * 1024  # enough for the orientation; parsing Exif can take hundreds of times that memory
 _EXIF_CHARACTERS = 3 * EXIF_BYTES  # the same, as lines of hexadecimal digits
 _EXIF_AS_TEXT = "Raw profile type exif"  # in older PNG files
 _ORIENTATION = 0x0112  # number of the Exif tag
@@ -54,7 +54,7 @@ def preprocess(image: Image.Image, image_size: int, resize_size: int) -> Pixels:
         RGB [image_size, image_size, 3] uint8.
     """
     side = resize_size * _COARSE
-    image.draft("RGB", (side, side))  # a JPEG decodes straight to near this size
+    image.draft("RGB", (side, side))  # a JPEG is then decoded directly to about this size
     image.load()
     upright_by = _UPRIGHT_BY.get(_orientation(image))
     image = _to_reduced_rgb(image, side)
@@ -99,7 +99,7 @@ def _to_reduced_rgb(image: Image.Image, side: int) -> Image.Image:
 
 
 def _middle(width: int, height: int) -> tuple[int, int, int, int]:
-    """Returns the box of a long photo without its ends, of which the centre crop would show nothing."""
+    """Returns the box of a long photo without its ends, which the centre crop would not show."""
     longest = LONG * min(width, height)
     left, top = (max(0, length - longest) // 2 for length in (width, height))
     return left, top, width - left, height - top

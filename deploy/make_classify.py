@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Copies lwm-edge's preprocessing into classify.py, which runs without lwm-edge.
 
-Run it after a change to pixels.py; a test fails if the copy is stale.
+Run this script after each change to pixels.py; a test fails if the copy is out of date.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ END = "# End of the copy.\n"
 
 
 def with_copy(script: str, source: str) -> str:
-    """Returns the script with everything after the source's imports copied in between its two marks."""
+    """Returns the script with a new copy of the source, without its imports, between the two marks."""
     imports = [n for n in ast.parse(source).body if isinstance(n, ast.Import | ast.ImportFrom)]
     copied = "".join(source.splitlines(keepends=True)[imports[-1].end_lineno :])
     before, _, rest = script.partition(BEGIN)

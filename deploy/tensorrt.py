@@ -3,11 +3,11 @@
 
     python tensorrt.py HOME [--engines DIR] [--batch N] [--fp16 --photos DIR | --int8 --photos DIR]
 
-The engine is DIR/<model digest>-<form>.engine; without --engines, DIR is HOME.engines beside the home, since
-nothing but lwm-edge writes into a home. Run it again after every increment: an engine of the current model in
-this form is kept, and others are removed once the new one is built. An app loads whichever engine is in DIR;
-HOME/current/labels.txt names its outputs. Engines fit one GPU and one version of TensorRT, so build them on
-the device, and with --rebuild after an upgrade.
+The engine is DIR/<model digest>-<form>.engine. Without --engines, DIR is HOME.engines beside the home,
+because only lwm-edge may write into the home. Run this script again after every increment: it keeps an engine
+of the current model in this form, or builds one, and then removes all others. An app loads the engine that is
+in DIR; HOME/current/labels.txt names its outputs. An engine fits one GPU and one version of TensorRT, so
+build it on the device, and pass --rebuild after an upgrade.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HOW_TO_GET_IT = (
 
 
 def find_trtexec() -> str:
-    """Finds trtexec, or exits and says how to get it."""
+    """Finds trtexec, or exits with a message that says how to get it."""
     found = shutil.which("trtexec") or shutil.which(TRTEXEC)
     if not found:
         sys.exit(HOW_TO_GET_IT)
@@ -80,10 +80,10 @@ def main() -> None:
         dest="precision",
         action="store_const",
         const="int8",
-        help="8-bit integers; needs --photos, which calibrate them",
+        help="8-bit integers; needs --photos, for calibration",
     )
-    parser.add_argument("--rebuild", action="store_true", help="build again, e.g. after a TensorRT upgrade")
-    parser.add_argument("--photos", type=Path, metavar="DIR", help="class folders to check fp16 or int8 on")
+    parser.add_argument("--rebuild", action="store_true", help="build again, as after a TensorRT upgrade")
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="class folders for checking fp16 or int8")
     given = parser.parse_args()
     trtexec = find_trtexec()
     home = given.home.resolve()

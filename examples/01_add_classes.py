@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Adds classes on a device through the Python API, with progress for the app's own screen.
+"""Adds classes on a device through the Python API, and shows progress as an app could.
 
     python examples/01_add_classes.py [FOLDER_FOR_THE_HOME]
 
-It uses the small base and the photos that ship with lwm-edge; put your own in their place.
+It uses the small base and the photos that ship with lwm-edge; replace them with your own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 
 
 def show(progress: lwm_edge.Progress) -> None:
-    """Shows where each phase begins or ends; a real app would move its progress bar at every call."""
+    """Prints when each phase begins and ends; a real app would move its progress bar at every call."""
     if progress.done in (0, progress.total):
         loss = f", loss {progress.loss:.2f}" if progress.loss is not None else ""
         print(f"  {progress.phase} {progress.done}/{progress.total}{loss}")

@@ -1,4 +1,4 @@
-"""Saves a trained classifier as many training scripts do; it stands in for your own training script.
+"""Saves a trained classifier as many training scripts do; replace this script with your own training.
 
     python examples/02_save_checkpoint.py MODEL.pth
 
@@ -18,7 +18,7 @@ from lwm_edge.model.loading import load_network
 
 
 def trained_classifier() -> torch.nn.Module:
-    """Returns a plain torch module with a head of six classes."""
+    """Returns a plain torch module with a head for six classes."""
     trained = load_network(open_bundle(BASE_BUNDLE))
     model = find_architecture("small_resnet20").build()
     model.fc = torch.nn.Linear(trained.attention_weight.shape[1], trained.classes)
@@ -28,7 +28,7 @@ def trained_classifier() -> torch.nn.Module:
 
 
 def main() -> None:
-    """Saves the classifier with whatever else a training script would keep."""
+    """Saves the classifier together with other data, as training scripts often do."""
     path = sys.argv[1]
     torch.save(
         {"model": {f"module.{n}": t for n, t in trained_classifier().state_dict().items()}, "epoch": 40}, path

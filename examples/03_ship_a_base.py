@@ -1,8 +1,8 @@
-"""Packs a trained classifier, signs it, and makes a device trust it: what a vendor does before devices ship.
+"""Packs a trained classifier, signs the base, and makes a device trust it, as a vendor would.
 
     python examples/03_ship_a_base.py FOLDER
 
-The classifier stands in for yours (02_save_checkpoint.py); its photos are those that ship with lwm-edge.
+The classifier of 02_save_checkpoint.py is used in place of yours, with the photos that ship with lwm-edge.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def at_the_vendors(folder: Path) -> tuple[Path, Path]:
             architecture="small_resnet20",
             image_size=28,
             activation="sigmoid",
-            unseen_photos=DEMO_DATA / "test" / "base",  # so that devices know how much they may have lost
+            unseen_photos=DEMO_DATA / "test" / "base",  # so that devices can estimate their accuracy
             permits=("add-photos", "undo"),
         ),
     )
@@ -39,7 +39,7 @@ def at_the_vendors(folder: Path) -> tuple[Path, Path]:
 
 
 def on_the_device(base: Path, vendor_key: Path, folder: Path) -> None:
-    """Makes a home that accepts only this vendor's bases, learns classes, and proves where it came from."""
+    """Makes a home that accepts only this vendor's bases, teaches classes, and verifies the signatures."""
     home = folder / "home"
     lwm_edge.init_home(base, home, trust=vendor_key)
     lwm_edge.add_classes(home, DEMO_DATA / "train" / "2")

@@ -1,8 +1,8 @@
-"""Embeds lwm-edge in an app, with a progress bar, a cancel button, and a classifier that is loaded again.
+"""Embeds lwm-edge in an app with a progress bar and a cancel button, and loads the new model afterwards.
 
     python examples/04_app_with_progress.py FOLDER_FOR_THE_HOME
 
-The app's own threads and windows are left out, and the script itself presses "cancel" once.
+Threads and windows of a real app are left out, and the script itself presses "cancel" once.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ PHOTOS = DEMO_DATA / "train" / "2"
 
 
 class CancelledError(Exception):
-    """Signals that the user pressed "cancel"; it is the app's own, and comes out of lwm-edge as it is."""
+    """Signals that the user pressed "cancel"; lwm-edge passes this error on to the app unchanged."""
 
 
 class Screen:
-    """Stands for the app's screen: shows progress, and notes that the user wants to cancel."""
+    """Stands for the app's screen: shows progress, and cancels as if the user had asked for it."""
 
     def __init__(self, cancel_in_phase: str | None = None) -> None:
         self.cancel_in_phase = cancel_in_phase
         self.phases: list[str] = []
 
     def show(self, progress: lwm_edge.Progress) -> None:
-        """Shows a step; an exception raised here ends the increment, and the model stays as it was."""
+        """Shows progress; an exception raised here ends the increment, and the model stays as it was."""
         if progress.phase not in self.phases:
             self.phases.append(progress.phase)
         if progress.phase == self.cancel_in_phase:
@@ -36,7 +36,7 @@ class Screen:
 
 
 def main(folder: Path) -> None:
-    """Teaches two classes at the second attempt, and loads the new model."""
+    """Cancels a first attempt to teach two classes, repeats it, and loads the new model."""
     lwm_edge.init_home(BASE_BUNDLE, folder)
     home = lwm_edge.open_home(folder)
     classifier = lwm_edge.Classifier(home.onnx)
@@ -53,7 +53,7 @@ def main(folder: Path) -> None:
         sys.exit(str(error))
     print("Progress:", ", ".join(screen.phases))
 
-    if classifier.model_digest != lwm_edge.info(home).model_digest:  # the one in memory is the old model
+    if classifier.model_digest != lwm_edge.info(home).model_digest:  # the old model is still in memory
         classifier = lwm_edge.Classifier(home.onnx)
     (prediction,) = classifier.classify(DEMO_DATA / "test" / "2" / "Bag" / "000.png", top_k=1)
     print("Loaded again; the photo shows a", prediction.class_names[0])

@@ -4,7 +4,7 @@
     LWM_EDGE_HOME=my_home uvicorn --app-dir examples 05_web_service:app
     curl --data-binary @photo.jpg http://127.0.0.1:8000/classify
 
-It needs no torch. When the model has changed, the next request loads the new one.
+It needs no torch. After the model has changed, the next request loads the new one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 
 import lwm_edge
 
-MOST_BYTES = 16 * 1024 * 1024
+MAX_BYTES = 16 * 1024 * 1024
 
 
 class CurrentModel:
@@ -35,8 +35,8 @@ class CurrentModel:
         self._loaded: tuple[Path, lwm_edge.Classifier] | None = None
 
     def classifier(self) -> lwm_edge.Classifier:
-        """Returns the classifier, loaded again if an increment was made since."""
-        generation = self._home.current()  # one look at a link
+        """Returns the classifier; if the model has changed, loads the new one first."""
+        generation = self._home.current()  # reads a link, which is fast
         with self._lock:
             if self._loaded is None or self._loaded[0] != generation.path:
                 self._loaded = generation.path, self._home.read(lambda g: lwm_edge.Classifier(g.onnx))
@@ -49,7 +49,7 @@ app = FastAPI(title="lwm-edge")
 
 @app.get("/classes")
 def classes() -> dict[str, object]:
-    """Lists what the model knows."""
+    """Lists the classes that the model knows."""
     current = model.classifier()
     return {"class_names": current.class_names, "model_digest": current.model_digest}
 
@@ -60,8 +60,8 @@ async def classify(request: Request) -> dict[str, object]:
     photo = bytearray()
     async for part in request.stream():
         photo += part
-        if len(photo) > MOST_BYTES:
-            raise HTTPException(413, f"a photo may have up to {MOST_BYTES} bytes")
+        if len(photo) > MAX_BYTES:
+            raise HTTPException(413, f"a photo may be up to {MAX_BYTES} bytes long")
     return await run_in_threadpool(_classify, bytes(photo))
 
 

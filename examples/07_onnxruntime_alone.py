@@ -1,4 +1,4 @@
-"""Keeps up with a home's model in an app that has onnxruntime, Pillow and NumPy, but not lwm-edge.
+"""Always runs a home's current model, in an app that has onnxruntime, Pillow and NumPy, but not lwm-edge.
 
     python examples/07_onnxruntime_alone.py HOME PHOTO...
 
@@ -19,7 +19,7 @@ from PIL import Image
 
 
 class CurrentModel:
-    """Runs the model that is current in a home; call `reload` now and then, such as before each photo.
+    """Runs a home's current model; call `reload` now and then, such as before each photo.
 
     Args:
         home: Path of the model home.
@@ -31,7 +31,7 @@ class CurrentModel:
         self.reload()
 
     def reload(self) -> bool:
-        """Loads the model if the link `current` points at another folder by now; returns whether it did."""
+        """Loads the model if the link `current` points to a new folder, and returns whether it did."""
         while (target := self._link.readlink()) != self._loaded:
             try:
                 session = onnxruntime.InferenceSession(
@@ -40,7 +40,7 @@ class CurrentModel:
             except Exception:
                 if self._link.readlink() == target:
                     raise
-                continue  # it was replaced just now
+                continue  # the model was replaced just now
             metadata: dict[str, Any] = session.get_modelmeta().custom_metadata_map
             self._session, self._loaded = session, target
             self.class_names: list[str] = json.loads(metadata["class_names"])
@@ -58,7 +58,7 @@ class CurrentModel:
 
 
 def main(home: str, photos: list[str]) -> None:
-    """Classifies photos, each with the model that is current at that moment."""
+    """Classifies photos, each with the newest model."""
     model = CurrentModel(home)
     for photo in photos:
         model.reload()

@@ -1,8 +1,8 @@
-"""Watches an inbox from a program of your own, and ends once it has taught something.
+"""Watches an inbox from your own program, and ends once something was taught.
 
     python examples/09_inbox.py HOME INBOX TAUGHT
 
-A real program would go on; `lwm-edge inbox` does so as a command, and deploy/systemd/ as a service.
+A real program would go on watching, as do the command `lwm-edge inbox` and the service in deploy/systemd/.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import lwm_edge
 
 
 class EnoughError(Exception):
-    """Ends the watching."""
+    """Ends the watching, because something was taught."""
 
 
 def show(report: lwm_edge.InboxReport) -> None:
-    """Prints what was taught and what waits; it is called when there is news of either."""
+    """Prints which photos were taught and which wait; it is called when there is news of either."""
     for done in report.taught:
         print(f"Taught {done.class_name} with {done.photos} photos, now in {done.moved_to}")
     for left in report.waiting:
@@ -27,7 +27,7 @@ def show(report: lwm_edge.InboxReport) -> None:
 
 
 def main(home: str, inbox: str, taught: str) -> None:
-    """Watches until something was taught; photos count as complete if nothing has changed for a second."""
+    """Watches until something was taught; photos are taught after a second without changes."""
     try:
         lwm_edge.watch_inbox(home, inbox, on_report=show, taught=taught, quiet_seconds=1)
     except EnoughError:

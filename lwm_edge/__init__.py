@@ -1,32 +1,33 @@
 """Teach a deployed image classifier new classes, on the device, from photos of the new classes alone.
 
-The method is Learning without Memorizing (Dhar et al., CVPR 2019): in `learning`, `losses` has its three
-terms, `attention` the maps, `training` the loop. Around it stand:
+The method is Learning without Memorizing (Dhar et al., CVPR 2019). Its three losses are in `learning.losses`,
+its attention maps in `learning.attention`, and its training loop in `learning.training`. The other parts:
 
-    reading photos      photos: folders -> reading -> photo_set; in_memory, class_names, preprocessing
-    holding a model     model: bundle (one file of constant length, described by its manifest), network
+    reading photos      photos: folders (listing, checking) -> reading -> photo_set; in_memory, class_names
+    forms of a model    model: bundle (one file of constant length, described by its manifest), network
                         (backbone and head; the head may read earlier blocks too, called levels), onnx
                         (the file that apps load: tracing, checks, graph, parity, variants), classifier
     making a base       base: build (train, saved_training) or adopt (checkpoint, labels) a classifier;
                         start; finish (observing, choose_levels, measure); ranks (several processes)
-    keeping a model     home -> generations of bundle, ONNX file, labels and receipt, with one link to the
-                        current one and one writer at a time; ownership (what may be removed); changes,
-                        previous (undo), repair, export; readers (without torch); camera; interrupted (an
-                        increment that can be resumed)
+    keeping a model     home -> generations of bundle, ONNX file, labels and receipt, with a link to the
+                        current generation and one writer at a time; ownership (what may be removed);
+                        changes, previous (undo), repair, export; readers (without torch); camera;
+                        interrupted (an increment that can be resumed)
     adding classes      increment: add -> worker -> learn (task, plan, teach, verdict, gate) -> commit;
                         plan (job, prediction); renaming (of a class, or merging it into another);
                         removal (of a class); calibrate;
                         doctor (finds photos that do harm) -> findings;
-                        inbox -> inbox_watcher -> inbox_folder (photos that arrive in a folder)
+                        inbox -> inbox_watcher -> inbox_teaching -> inbox_record, inbox_folder (photos
+                        that arrive in a folder)
     proving its origin  custody: keys -> signing -> chain; home/trust; proofs/verification
     other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
     pages to look at    pages: facts, charts -> report (on a home); moment (of an increment, with photos);
                         doctor
-    the command line    cli: commands, receipt, display, progress, terminal, settings
+    the command line    cli: commands, teaching, receipt, display, progress, terminal, settings
 
-A package imports only from those before it: the foundation (records, errors, storage, outputs, locks, memory,
-freed_memory, processors, _cgroups, _disk, _streams, _processes), photos, model, then custody and learning,
-home and base, increment, proofs, pages, cli.
+A package imports only from those before it: the foundation (records, errors, inspection, durability, storage,
+outputs, locks, memory, freed_memory, processors, _cgroups, _disk, _streams, _processes), photos, model, then
+custody and learning, home and base, increment, proofs, pages, cli.
 
 Functions are verbs, settings are `...Config`, results are frozen `...Report`, and every error raised on
 purpose is an `LwmEdgeError` (see `errors`). The command line calls these functions and prints.
@@ -127,9 +128,9 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
 
     __version__: str
 
-# ONNX Runtime's official builds for Linux report to their maker, and keep a database for that in the user's
-# cache folder. They read this variable when they are loaded, so it is set before any import of them; our
-# workers inherit it. Anybody who wants the reports can set it to another value.
+# ONNX Runtime's official builds for Linux send usage reports to their publisher, and keep a database of them
+# in the user's cache folder. They read this variable when they are loaded, so it is set before anything
+# imports them; our workers inherit it. Anybody who wants the reports can set it to another value.
 if not os.environ.get("ORT_DISABLE_TELEMETRY"):
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
@@ -183,7 +184,7 @@ __all__ = ["__version__", *sorted(_MODULE_OF)]
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib import metadata  # takes longer to load than everything else here
+        from importlib import metadata  # loaded only here: it takes longer than all the rest
 
         return metadata.version("lwm-edge")
     if name not in _MODULE_OF:

@@ -7,21 +7,25 @@ from .cli import started  # noqa: F401 - imported first, to note the time before
 from .cli.interruption import ignore_requests_to_stop, stop_with_a_sentence
 from .processors import thread_settings
 
+_OBJECTS_BETWEEN_COLLECTIONS = 100_000  # the modules that a command loads later are no garbage either
+
 
 def main() -> None:
     """Sets up how the command stops on request, loads the command line, and runs it."""
     stop_with_a_sentence()
     os.environ.update({**thread_settings(), **os.environ})
-    gc.disable()  # nothing that libraries make while they load is garbage
+    gc.disable()  # libraries create no garbage while they load, so a search for it would only take time
     from .cli.commands import main as run_command_line
 
     gc.freeze()
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     gc.enable()
 
     try:
         run_command_line()
     finally:
         ignore_requests_to_stop()
+        gc.freeze()  # the process ends, so nothing needs collecting
 
 
 if __name__ == "__main__":

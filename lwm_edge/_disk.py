@@ -1,7 +1,7 @@
 """Performs the few operations that `storage` is built on; no other module changes files or folders.
 
-They form a module of their own so that tests can put another in its place that records every operation and
-replays it with power cuts.
+They are in a separate module so that tests can replace it with one that records every operation, and can then
+replay the operations with power cuts.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def sync_file(file: BinaryIO) -> None:
 
 
 def _sync(descriptor: int) -> None:
-    """Syncs a file or folder; on macOS, where fsync(2) stops at the disk's cache, it goes all the way."""
+    """Syncs a file or folder; on macOS, fsync(2) would leave the content in the disk's own cache."""
     if (to_the_disk := getattr(fcntl, "F_FULLFSYNC", None)) is not None:
         with suppress(OSError):  # the file system does not offer it
             fcntl.fcntl(descriptor, to_the_disk)
@@ -85,14 +85,15 @@ def symlink(link: Path, target: str) -> None:
     """Creates a symbolic link; one that the superuser makes belongs to the owner of its folder."""
     link.symlink_to(target)
     if os.geteuid() == 0 and link.parent.stat().st_uid != 0:
-        with suppress(OSError):  # its owner may replace it all the same
+        with suppress(OSError):  # the folder's owner can replace the link in any case
             _give_link_to_owner_of(link.parent, link)
 
 
 def _give_link_to_owner_of(folder: Path, link: Path) -> None:
-    """Gives a link itself to the owner of its folder; `give_to_owner_of` says why through a descriptor.
+    """Gives a link, not its target, to the owner of the link's folder.
 
-    fchown(2) refuses a link's descriptor, but the descriptor's name in /proc means the link, not its target.
+    It works on a descriptor, for the reason that `give_to_owner_of` states. fchown(2) refuses the descriptor
+    of a link, but chown(2) accepts the descriptor's path in /proc, which stands for the link itself.
     """
     if not hasattr(os, "O_PATH"):
         return
@@ -129,7 +130,7 @@ def remove_folder(path: Path) -> None:
 def open_lock(path: Path) -> int:
     """Opens a lock file, creating it if it is missing; a link is not followed.
 
-    Whoever can open a file can lock it, so only those who may change the folder can open a new one.
+    Whoever can open a file can lock it, so only users who may change the folder can open a new lock file.
     """
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
@@ -147,9 +148,9 @@ def open_lock(path: Path) -> int:
 
 
 def give_to_owner_of(folder: Path, descriptor: int) -> None:
-    """Gives a user what the superuser has just made in their folder, as they could not change it otherwise.
+    """Gives what the superuser creates in a user's folder to that user, who could not change it otherwise.
 
-    It works on a descriptor, since whoever may change the folder could replace what a path leads to.
+    It works on a descriptor, because whoever may change the folder could make a path lead somewhere else.
     """
     owner = folder.stat()
     if os.geteuid() == 0 and owner.st_uid != 0:

@@ -1,7 +1,8 @@
 """Starts processes that run a module of this package, and nothing else.
 
 The process that starts another is called its parent. The standard input of the new process stays open for as
-long as its parent lives, so it notices when the parent ends. What goes through the pipes is up to the parent.
+long as its parent lives, so the new process notices when the parent ends. What is sent through the pipes is
+up to the parent.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ def start_process(
 ) -> subprocess.Popen[bytes]:
     """Starts a process that runs a module's `main`.
 
-    By default, Ctrl-C does not reach the process: while its libraries load, it could only end in a traceback.
-    The parent gets Ctrl-C as well, and then asks the process to stop.
+    By default, Ctrl-C does not reach the process, because one that is still loading libraries would end with
+    a traceback. The parent also gets the Ctrl-C, and asks the process to stop.
 
     Args:
         module: Full name of the module.
-        environment: Environment variables for the process; those that are set already stay as they are.
+        environment: Environment variables for the process; those already set in this process take precedence.
         descriptor: File descriptor that the process inherits.
         blocked: Signals that do not reach the process.
 
@@ -58,7 +59,7 @@ def start_process(
 
 
 def lower_priority() -> None:
-    """Makes this process, and all that it starts, give way to others that want the processor or the disk."""
+    """Makes this process, and any that it starts, give way to others that want the processor or the disk."""
     with suppress(OSError, AttributeError):  # a system without priorities, or a sandbox that hides them
         os.nice(max(0, _LOW_PRIORITY - os.nice(0)))
         psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
@@ -96,7 +97,10 @@ def _python() -> str:
 
 
 def _existing_folder() -> str | None:
-    """Returns the root folder if the current one is gone, as MKL would end a process there; else None."""
+    """Returns the root folder if the current folder is gone, else None.
+
+    In a folder that is gone, MKL would end the process.
+    """
     try:
         Path.cwd()
     except OSError:

@@ -65,7 +65,7 @@ class ForgivingStream:
 
 @contextmanager
 def forgiving_streams() -> Iterator[None]:
-    """Keeps printing from failing within the block; `output_failure` says why text was lost."""
+    """Makes printing in the block always succeed; `output_failure` says why any text was lost."""
     _open_missing()
     before = sys.stdout, sys.stderr
     sys.stdout = cast(TextIO, ForgivingStream(sys.stdout))

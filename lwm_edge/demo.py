@@ -1,8 +1,8 @@
-"""Runs `lwm-edge demo`: the main job on real images that ship with the package, in about a minute.
+"""Runs `lwm-edge demo`: increments on real images that ship with the package, in about a minute.
 
 Starting from a base of six classes of Fashion-MNIST (Xiao et al. 2017, MIT licence), it adds two classes and
-then two more, once with each of three recipes, and compares the results with what a frozen backbone gives for
-free.
+then two more, once with each of three recipes. It compares the results with those of two baselines on the
+base's frozen backbone.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class DemoReport(Report):
         bundle_bytes: Length of model.lwm before the first increment and after each.
         onnx_bytes: Length of classifier.onnx before the first increment and after each.
         home_bytes: Total length of the files in the home before the first increment and after each.
-        home: Home that the default recipe made.
-        onnx: Exported classifier of that home.
+        home: Home in which the default recipe was used.
+        onnx: Exported classifier in that home.
         audit_passed: Whether the auditor explained every byte each time.
         seconds: Wall-clock time of the whole demo.
     """
@@ -90,10 +90,10 @@ class DemoReport(Report):
 
 
 def run_demo(folder: AnyPath, *, on_progress: ProgressCallback = ignore_progress) -> DemoReport:
-    """Adds four classes in two increments and measures old and new classes before and after.
+    """Adds four classes in two increments, and measures the accuracy on old and new classes each time.
 
     Args:
-        folder: Folder for the model homes, one per recipe; existing ones start over.
+        folder: Folder for the model homes, one per recipe; homes of an earlier demo are replaced.
         on_progress: Function that is called at every step.
     """
     started = time.monotonic()
@@ -167,7 +167,7 @@ def _predict(home: Home, sets: list[PhotoSet]) -> Labels:
 def _run_baseline(
     method: str, baseline: NearestClassMean | StreamingLda, train: list[PhotoSet], test: list[PhotoSet]
 ) -> DemoRow:
-    """Runs a baseline on the shipped backbone's last feature maps; it learns the base's photos as well."""
+    """Runs a baseline on the shipped backbone's last feature maps; it learns the base's classes as well."""
     network = load_network(open_bundle(BASE_BUNDLE))
     last = slice(network.level_values, None)
     predictions = []

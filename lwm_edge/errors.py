@@ -4,7 +4,7 @@
     ├── ConfigError              2   a setting or an argument is wrong
     ├── PhotosError              3   the photo folder cannot be learnt from
     ├── BundleError              4   a bundle file is damaged, foreign or from another version
-    │   ├── ArchitectureError    4   a network does not fit, or its name is unknown
+    │   ├── ArchitectureError    4   a network has the wrong structure, or its name is unknown
     │   └── CapacityError        4   there are more classes than the bundle has room for
     ├── HomeError                4   a model home is missing, damaged or cannot be written
     ├── ResourceError            5   memory or disk space ran out
@@ -13,11 +13,11 @@
     │   └── ParityError          7   the ONNX file does not compute what the network computes
     ├── TrustError               8   a key, a signature or a chain of custody does not verify
     ├── PeerError                1   another of the processes that train a base failed, and said why
-    ├── BusyError               75   another process holds the home; try again
-    └── StoppedError           130   stopped on request (143: by SIGTERM); the same command continues
+    ├── BusyError               75   another process is changing the home; try again
+    └── StoppedError           130   stopped on request (143: by SIGTERM); the same command resumes the job
 
-The number is the command line's exit code. Exit code 9 stands for no error of this tree: some photos could
-not be read, but the others were classified.
+The number is the command line's exit code. Exit code 9 belongs to none of these errors: it means that some
+photos could not be read, but the others were classified.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _OUT_OF_MEMORY_WORDS = (
     "allocate memory",
     "out of memory",
     "bad_alloc",
-    "failed to map segment",  # what the loader says when a library does not fit
-    "can't start new thread",  # each thread needs memory, and a number of its own
+    "failed to map segment",  # the loader's words when there is no memory for a library
+    "can't start new thread",  # each thread needs memory, and counts towards a limit
 )
 _OTHER_FILE_SYSTEM = "a home needs them, so choose a folder on another one, such as ext4"
 
@@ -50,7 +50,7 @@ SOME_PHOTOS_FAILED = 9
 """Exit code of a command that did its work for some photos but could not read the others."""
 
 NOT_OFFERED = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
-"""Error numbers by which file systems say, each in its own way, that they do not offer something."""
+"""Error numbers that file systems, each in its own way, return for a feature that they do not offer."""
 
 
 class LwmEdgeError(Exception):
@@ -93,7 +93,7 @@ class BundleError(LwmEdgeError):
 
 
 class ArchitectureError(BundleError):
-    """A network does not end in feature maps, average pooling and one linear layer, or is unknown."""
+    """A network does not end in feature maps, average pooling and one linear layer, or is not known."""
 
 
 class CapacityError(BundleError):
@@ -139,7 +139,7 @@ class PeerError(LwmEdgeError):
 
 
 class BusyError(LwmEdgeError):
-    """Another process holds the home; try again."""
+    """Another process is changing the home; try again."""
 
     exit_code = 75
 
@@ -168,7 +168,7 @@ def os_failure(action: str, where: object, error: OSError) -> LwmEdgeError:
 
     Args:
         action: Verb that says what was tried, such as "write".
-        where: Path that it was tried on, or anything else that names the place.
+        where: Path on which it was tried, or a name for the place.
         error: Operating system's error.
     """
     why = error.strerror or first_line(error)
@@ -176,8 +176,8 @@ def os_failure(action: str, where: object, error: OSError) -> LwmEdgeError:
         return ResourceError(f"cannot {action} {where}: the disk is full; free some space and try again")
     if error.errno == errno.EFBIG:
         return ResourceError(
-            f"cannot {action} {where}: it is longer than a file may be here; raise the limit (ulimit -f), or "
-            "choose another file system"
+            f"cannot {action} {where}: the file would be longer than is allowed here; raise the limit "
+            "(ulimit -f), or choose another file system"
         )
     if error.errno == errno.EMFILE:
         return ResourceError(
@@ -232,14 +232,15 @@ def _type_refused_as_path(error: Exception) -> str | None:
 
 
 def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
-    """Makes a public function raise errors of this tree alone, whatever the operating system refuses.
+    """Wraps a public function so that a refusal by the operating system is raised as an error of this tree.
 
-    What the caller's own `on_progress` raises is the caller's affair, and is passed on unchanged.
+    An error that the caller's own `on_progress` raises is passed on unchanged.
     """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def explained(*given: P.args, **named: P.kwargs) -> T:
+        """Calls the function, and turns refusals by the operating system into errors of this tree."""
         callers_errors: list[Exception] = []
         try:
             arguments = signature.bind(*given, **named)
@@ -264,9 +265,10 @@ def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def noting_errors(callback: Callable[..., object], noted: list[Exception]) -> Callable[..., None]:
-    """Wraps a callback so that what it raises is noted in a list, and can be told apart from other errors."""
+    """Wraps a callback so that errors that it raises are noted in a list, and can be told from others."""
 
     def noting(*given: object) -> None:
+        """Calls the callback, and notes the error if it raises one."""
         try:
             callback(*given)
         except Exception as error:

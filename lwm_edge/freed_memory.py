@@ -22,19 +22,19 @@ _UNMAP_FROM_BYTES = 64 * 1024
 _KEPT_BLOCK, _KEPT_HEAP = 2**25, 2**30  # the former is the most that glibc accepts
 _MADV_DONTNEED = 4  # a constant of mman.h
 _PAGEMAP = Path("/proc/self/pagemap")
-# Bits set for a page that is resident and belongs to a file; a private page no longer does once written to.
+# Bits of a page that is resident and belongs to a file, as a private page does until it is written to.
 _PAGE_STATE = np.uint64(1 << 63 | 1 << 61)
 _LIBRARY_PERMISSIONS = ("r--p", "r-xp")  # private to this process, as the loader maps code and constants
 _processes_of_ours: set[int] = set()
 
 
 def bound_allocator() -> bool:
-    """Gives freed tensors' memory back to the system at once; returns False if the allocator is not glibc's.
+    """Makes the allocator give freed tensors' memory back to the system at once.
 
-    Large blocks are mapped one by one and unmapped when freed, and all threads share one arena, so peak
-    memory is what is alive at once, without what fragmentation would add. The price is that the pages of each
-    new block are cleared, which can double the time of a step: see `freed_memory_kept`. Call this at the
-    start of a process of our own.
+    Each large block is mapped separately and unmapped when freed, and all threads share one arena. So peak
+    memory is that of the blocks in use at the same time, and fragmentation adds nothing. The price is that
+    the pages of each new block are cleared, which can double the time of a step: see `freed_memory_kept`.
+    Call this at the start of a process of our own. Returns False if the allocator is not glibc's.
     """
     bounded = _set_allocator(_UNMAP_FROM_BYTES, _UNMAP_FROM_BYTES)
     _processes_of_ours.add(os.getpid())
@@ -43,7 +43,7 @@ def bound_allocator() -> bool:
 
 @contextmanager
 def freed_memory_kept(keep: bool) -> Iterator[None]:
-    """Keeps freed tensors' memory for later tensors in the block, which is faster but takes more memory.
+    """Keeps freed tensors' memory for later tensors in the `with` block: faster, but takes more memory.
 
     Does nothing in a process where `bound_allocator` was not called: there, the allocator is not ours to set.
     """
@@ -89,6 +89,7 @@ def mapped_from(path: Path, tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
     spans = [_span(m.addr) for m in _memory_maps() if m.path == file and m.perms[-1] == "p"]
 
     def is_mapped(tensor: Tensor) -> bool:
+        """Tells whether the whole tensor lies in one of the file's mappings."""
         first, last = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
         return any(start <= first and last <= end for start, end in spans)
 
@@ -96,11 +97,12 @@ def mapped_from(path: Path, tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
 
 
 def drop_mapped_pages(tensors: Iterable[Tensor]) -> None:
-    """Gives back to the system the whole pages of tensors mapped from a file, until they are read again.
+    """Gives pages of tensors mapped from a file back to the system; the kernel loads them again when read.
 
-    The file's content stays in the kernel's cache, outside this process. Pages that belong to no file, or
-    that have been written to since they were mapped, would be lost, so they stay. Where the system does not
-    say which these are, all pages stay. See madvise(2), MADV_DONTNEED, and proc(5), pagemap.
+    Only pages that lie wholly within a tensor are given back. The file's content stays in the kernel's cache,
+    outside this process. Pages that belong to no file, or that have been written to since they were mapped,
+    would be lost, so they stay. Where the system does not say which these are, all pages stay. See
+    madvise(2), MADV_DONTNEED, and proc(5), pagemap.
     """
     try:
         pagemap = os.open(_PAGEMAP, os.O_RDONLY)
@@ -134,10 +136,10 @@ def _unchanged_pages(pagemap: int, first: int, last: int) -> Iterator[tuple[int,
 def drop_library_pages() -> None:
     """Gives the pages of library code and constants back to the system, until they are read again.
 
-    Importing torch reads some 100 MiB of them, and training a third of that. A page is given back only if it
-    is mapped from a file, read-only and unchanged (by a relocation or a debugger's breakpoint), and only in a
-    process of our own; shared mappings, such as a GPU driver's, are left alone. The kernel still has the
-    content in its cache. See madvise(2), MADV_DONTNEED, and proc(5), smaps.
+    Importing torch reads some 100 MiB of them, and training needs a third of that. A page is given back only
+    if it is mapped from a file, read-only and unchanged (a relocation or a debugger's breakpoint changes
+    some), and only in a process of our own. Shared mappings, such as a GPU driver's, are left alone. The
+    content stays in the kernel's cache. See madvise(2), MADV_DONTNEED, and proc(5), smaps.
 
     Where the system does not say what is mapped, nothing is given back.
     """

@@ -1,4 +1,4 @@
-"""Holds file locks, which end with the process that holds them."""
+"""Takes file locks, which end with the process that took them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 
 from . import _disk
 from ._disk import lock, unlock
+from .durability import changing, sync_folder
 from .errors import BusyError, HomeError
-from .storage import changing, explained, kind_at, sync_folder
+from .inspection import explained, kind_at
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
         is_new = not os.path.lexists(path)
         descriptor = _disk.open_lock(path)
     try:
-        if is_new:  # synced first: files are taken for this program's own only beside a lock
+        if is_new:  # made durable first: files are taken for this program's own only beside a lock file
             sync_folder(path.parent)
         with explained("lock", path):
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -44,9 +45,9 @@ def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
         holder = os.getpid()
         try:
             yield descriptor
-        finally:  # a process that the caller's code forked has it open too, and may also get here
+        finally:  # a process forked in the block has the lock file open too, and may get here as well
             if os.getpid() == holder:
-                with suppress(OSError):  # closing it unlocks it anyway, and the work is done
+                with suppress(OSError):  # closing the file unlocks it in any case
                     unlock(descriptor)
     finally:
         os.close(descriptor)

@@ -23,7 +23,7 @@ _CGROUP_FILES = {
 
 
 ASSUMED_BYTES = 2**29
-"""Memory in bytes that is assumed to be free on a machine that says nothing about its memory."""
+"""Bytes of memory that are assumed to be available on a machine that says nothing about its memory."""
 
 _NO_LIMIT_FROM_BYTES = 2**60  # cgroups of version 1 write "no limit" as a number near 2**63
 
@@ -43,7 +43,7 @@ def peak_rss_bytes() -> int:
 
 
 def reset_peak_rss() -> bool:
-    """Lowers the high-water mark to what is resident now; returns False if the kernel cannot do that."""
+    """Lowers the high-water mark to the memory resident now; returns False if the kernel cannot do that."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -73,9 +73,9 @@ def _status(field: str) -> int:
 
 
 def available_memory_bytes() -> int:
-    """Returns what this process could still take: the machine's available memory, or its cgroup's if less.
+    """Returns how many bytes this process can still take; the machine or its cgroup limits them.
 
-    Where neither is known, it returns `ASSUMED_BYTES`.
+    Where neither is known, this returns `ASSUMED_BYTES`.
     """
     return min(_known_available(), default=ASSUMED_BYTES)
 
@@ -118,11 +118,11 @@ def tree_rss_bytes() -> int:
 def cgroup_peak() -> Iterator[Callable[[], tuple[int | None, str]]]:
     """Yields a function that reads the high-water mark of this process's own memory cgroup, if it has one.
 
-    In cgroups of version 2, from Linux 6.12 on, a reset affects only the open file that asks for it. In those
-    of version 1 it would affect everybody, so there the mark is read as it stands.
+    With cgroups of version 2, from Linux 6.12 on, the mark is reset first, which affects only the open file
+    that asks for it. With version 1 a reset would affect everybody, so the mark is read as it is.
 
     Yields:
-        A function that returns the mark in bytes (None without such a cgroup) and how it was taken.
+        A function that returns the mark in bytes (None without such a cgroup) and how it was measured.
     """
     path = next((path for path in _cgroup_peak_files() if path.is_file()), None)
     if path is None:
@@ -132,6 +132,7 @@ def cgroup_peak() -> Iterator[Callable[[], tuple[int | None, str]]]:
     how = f"{path.name} of this process's cgroup, {since}; all processes in it"
 
     def read() -> tuple[int | None, str]:
+        """Returns the mark in bytes and how it was taken."""
         file.seek(0)
         return int(file.read()), how
 
@@ -158,7 +159,7 @@ def _cgroup_peak_files() -> Iterator[Path]:
 
 
 def _cgroup_headroom() -> Iterator[int]:
-    """Yields how much each memory cgroup around this process has left: its limit less what it uses."""
+    """Yields how many bytes each memory cgroup of this process has left: its limit less what it uses."""
     for limit, use in _cgroup_files():
         with suppress(OSError, ValueError):  # "max" is not a number: there is no limit
             most = int(limit.read_text())
@@ -167,7 +168,7 @@ def _cgroup_headroom() -> Iterator[int]:
 
 
 def _reclaimable(cgroup: Path) -> int:
-    """Returns the bytes of file pages that count as used but that the kernel drops when memory is short."""
+    """Returns the bytes of file pages that count as used, but that the kernel drops when memory is short."""
     with suppress(OSError):
         text = (cgroup / "memory.stat").read_text()
         found = re.search(r"^total_inactive_file (\d+)", text, re.MULTILINE)
@@ -177,7 +178,7 @@ def _reclaimable(cgroup: Path) -> int:
 
 
 def _cgroup_files() -> Iterator[tuple[Path, Path]]:
-    """Yields two files, limit and usage, for this process's memory cgroup and for each one around it."""
+    """Yields two files, limit and usage, for this process's memory cgroup and for each one above it."""
     for version, folder in levels("memory"):
         limit, use = _CGROUP_FILES[version]
         yield folder / limit, folder / use

@@ -6,20 +6,13 @@ import os
 from pathlib import Path
 
 from . import _streams
+from .durability import changing, confirm
 from .errors import ConfigError
-from .storage import (
-    changing,
-    confirm,
-    explained,
-    is_regular_file,
-    kind_at,
-    replace_file,
-    require_owner_can_be_kept,
-    staged_path,
-)
+from .inspection import explained, is_regular_file, kind_at
+from .storage import replace_file, require_owner_can_be_kept, staged_path
 
 STDOUT = "-"
-"""Name that means standard output, not a file called that."""
+"""Name that means standard output instead of a file."""
 
 
 def check_output(path: Path | str, *, may_be_stdout: bool = False) -> None:
@@ -27,7 +20,7 @@ def check_output(path: Path | str, *, may_be_stdout: bool = False) -> None:
 
     Args:
         path: Path that the user named, or `STDOUT`.
-        may_be_stdout: Whether standard output will do.
+        may_be_stdout: Whether the output may be standard output.
 
     Raises:
         ConfigError: Something that is not a regular file is there, or the output cannot be written.

@@ -1,4 +1,4 @@
-"""Counts the processors that this process may use; its cgroup and its affinity may allow it only some."""
+"""Counts the processors that this process may use; its cgroup and affinity may allow only some of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Defines what every package shares: reports, progress, settings, and paths as they are written.
+"""Defines what every package shares: reports, progress, settings, and how paths are written as text.
 
 Reports are frozen records; receipts and the `--json` output are made of them. The names of fields carry their
 units; accuracies run from 0 to 1.
@@ -108,11 +108,11 @@ def printable(path: Path) -> str:
 
 
 AnyNamePath = Annotated[Path, PlainSerializer(printable, when_used="json")]
-"""Path that people are to read; its name need not be UTF-8."""
+"""Path for people to read; its name need not be UTF-8."""
 
 
 def _path_from(value: Any) -> Path:
-    """Reads a path; pydantic itself accepts only those that are Unicode."""
+    """Reads a path; pydantic itself accepts only paths that are valid Unicode."""
     if isinstance(value, dict) and value.keys() == {_BYTES}:
         return Path(os.fsdecode(str(value[_BYTES]).encode("latin-1")))
     if isinstance(value, str | PathLike):
@@ -145,7 +145,8 @@ class Report(BaseModel):
 def plain_json(text: bytes, *, indent: int | None = None) -> Any:
     """Reads JSON that this program wrote, and refuses any that could hide something.
 
-    Repeated keys do not show once the content is read, and nor do spaces, needless escapes or extra digits.
+    Something could be hidden in repeated keys, spaces, needless escapes or extra digits, as they leave no
+    trace in the content that is read.
 
     Args:
         text: JSON in UTF-8, without padding.
@@ -177,11 +178,11 @@ def plain_json(text: bytes, *, indent: int | None = None) -> Any:
 def require_as_written(record: BaseModel, text: bytes) -> None:
     """Refuses the JSON that a record was read from, unless the record would be written exactly like that.
 
-    The JSON has no spaces, and may lack fields that a later release added.
+    The JSON must have no spaces, but may lack fields that a later release added.
 
     Raises:
-        ValueError: The text could hide something: in a way that `plain_json` refuses, in the order of its
-            fields, or in values of another type, such as a number in quotation marks.
+        ValueError: The text could hide something, either in a way that `plain_json` refuses, or in the order
+            of its fields, or in values of another type, such as a number in quotation marks.
     """
     written = json.loads(record.model_dump_json(exclude_unset=True))
     if json.dumps(plain_json(text)) != json.dumps(written):  # gives floats one form, whoever wrote them
@@ -195,7 +196,7 @@ def _plain_int(number: str) -> int:
 
 
 def _plain_float(number: str) -> str:
-    """Returns a number as it is written; refuses digits that no release would need to write it."""
+    """Returns a number as it is written; refuses it if it has more digits than its value needs."""
     value = float(number)
     forms = _PLAIN_FLOAT if value == 0 or 1e-4 <= abs(value) < 1e15 else f"{_PLAIN_FLOAT}|{_SCIENTIFIC_FLOAT}"
     if not re.fullmatch(forms, number) or Decimal(number) != Decimal(repr(value)):
@@ -214,7 +215,7 @@ class Progress(Report):
     """Reports one step of a long job, for progress bars.
 
     In the phases `photos` and `features`, and while photos are evaluated, there is a report before each
-    photo, and further ones while a photo takes long to read.
+    photo, and further ones while a photo is slow to read.
 
     Attributes:
         phase: Name of the phase: `photos`, `check`, `plan`, `features`, `train`, `evaluate`, `stage`,
@@ -251,7 +252,7 @@ class StepReporter:
 
     Args:
         phase: Name of the phase.
-        total: Number of its steps, or the usual number of them; any beyond that are not counted.
+        total: Number of its steps, or the usual number of them; steps beyond that number are not counted.
         on_progress: Function that gets the reports.
     """
 
@@ -265,13 +266,13 @@ class StepReporter:
         self.again()
 
     def again(self) -> None:
-        """Repeats the latest report while a step takes long, so that whoever receives it can end the work."""
+        """Repeats the latest report while a step is slow, so that whoever receives it can end the work."""
         done = min(max(0, self._begun - 1), self._total)
         self._on_progress(Progress(phase=self._phase, done=done, total=self._total))
 
 
 def report_nothing() -> None:
-    """Does nothing; it takes the place of a function that reports something, or that may end the work."""
+    """Does nothing; stands in for a function that reports something, or that may end the work."""
 
 
 def invalid(message: str, error: ValidationError) -> ConfigError:

@@ -1,8 +1,7 @@
 """Writes to disk: stages content beside the target, syncs it, renames it, and syncs the folder.
 
 At any instant, and after a kill or a power cut, a reader finds either the old content or the new, never a
-mixture. Nothing else in the package opens a file for writing or removes one; the operations themselves are in
-`_disk`.
+mixture. Other modules change files and folders through this one; the operations themselves are in `_disk`.
 
 `write_file` is for this program's own files, `move_file` for photos in an inbox; `outputs` writes files that
 a user names. `ownership` decides whether something is this program's own and may be removed.
@@ -13,94 +12,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from io import BufferedReader
+from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO
 
 from . import _disk
-from ._disk import missing_features
+from .durability import changing, confirm, sync_folder
 from .errors import NOT_OFFERED, BusyError, ConfigError, HomeError, os_failure
+from .inspection import entries, holds_only, is_real_folder, is_regular_file, kind_at, open_regular
 
-_without_folder_sync: set[int] = set()  # device numbers of file systems that cannot sync a folder
-_COPIED_AT_ONCE = 1 << 20
-
-
-@contextmanager
-def explained(action: str, path: Path) -> Iterator[None]:
-    """Turns the operating system's refusals into errors that say what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise os_failure(action, path, error) from error
-
-
-@contextmanager
-def changing(action: str, path: Path) -> Iterator[None]:
-    """Explains refusals as `explained` does, and does not even begin where no change would be safe."""
-    require_safe_changes(action, path)
-    with explained(action, path):
-        yield
-
-
-def require_safe_changes(action: str, path: Path) -> None:
-    """Refuses to change files on a system that cannot do so safely.
-
-    Raises:
-        HomeError: The system lacks something; the message says what, and what works there all the same.
-    """
-    if missing := missing_features():
-        raise HomeError(
-            f"cannot {action} {path}: this system has no {', no '.join(missing)}, without which a model "
-            "could be damaged; make and change models on Linux or macOS: here, they can be read (predict, "
-            "evaluate, info, verify, and Classifier in Python)"
-        )
-
-
-def confirm(path: Path) -> None:
-    """Makes a rename durable.
-
-    Raises:
-        HomeError: The rename is done, but the disk did not confirm it.
-    """
-    try:
-        _sync(path.parent)
-    except OSError as error:
-        raise HomeError(_unconfirmed(path, error)) from error
-
-
-def _unconfirmed(path: Path, error: OSError) -> str:
-    return (
-        f"{path} is written, but the disk did not confirm it ({error.strerror}), so a power cut may still "
-        "undo it; check the disk"
-    )
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the folder's entries durable."""
-    with changing("sync", folder):
-        _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    """Syncs a folder; a file system that cannot do so is remembered, for `durability_warnings`."""
-    try:
-        _disk.sync_folder(folder)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
-        _without_folder_sync.add(folder.stat().st_dev)
-
-
-def durability_warnings(folder: Path) -> tuple[str, ...]:
-    """Returns a warning if the file system of a folder turned out to be unable to confirm changes."""
-    if folder.stat().st_dev not in _without_folder_sync:
-        return ()
-    return (
-        f"the file system of {folder} cannot confirm that a change will outlast a power cut; each "
-        "change is still made in one step, but the latest one may be undone",
-    )
+_COPIED_AT_ONCE = 1 << 20  # bytes
 
 
 def staged_path(path: Path) -> Path:
@@ -142,7 +63,10 @@ def replace_file(
     *,
     of_user: bool = True,
 ) -> None:
-    """Stages content beside `path`, syncs it, and renames it; keeps the owner and mode of the old file."""
+    """Stages content beside `path`, syncs it, and renames it.
+
+    If `keep` is given, the new file gets the owner and the mode that it states.
+    """
     staged = staged_path(path)
     _require_no_other_writer(path, staged)
     remove_file(staged)  # a kill may have left one
@@ -166,7 +90,7 @@ def replace_file(
 
 
 def _name_if_free(staged: Path, path: Path) -> None:
-    """Gives a staged file its name, unless the name is taken."""
+    """Gives a staged file its final name, unless that is taken."""
     try:
         _disk.link(staged, path)
     except OSError as error:
@@ -179,7 +103,7 @@ def _name_if_free(staged: Path, path: Path) -> None:
 
 
 def _require_no_other_writer(path: Path, staged: Path) -> None:
-    """Refuses a file that another process is writing at this moment, but not what a kill left behind."""
+    """Refuses a file that another process is writing at this moment, but not one that a kill left behind."""
     if is_regular_file(staged):
         with open_regular(staged) as file:
             if not _disk.try_lock(file):
@@ -212,69 +136,6 @@ def _other_owner(path: Path, old: os.stat_result) -> ConfigError:
     )
 
 
-def kind_at(path: Path, *, follow: bool = False) -> str:
-    """Says in words what is at a path or, with `follow`, what a link at that path leads to."""
-    kinds = {
-        stat.S_IFREG: "a file",
-        stat.S_IFDIR: "a folder",
-        stat.S_IFLNK: "a link",
-        stat.S_IFCHR: "a device",
-        stat.S_IFBLK: "a device",
-        stat.S_IFIFO: "a named pipe (FIFO)",
-        stat.S_IFSOCK: "a socket",
-    }
-    try:
-        return kinds.get(stat.S_IFMT(path.stat(follow_symlinks=follow).st_mode), "no file")
-    except OSError as error:
-        return f"something that cannot be examined ({error.strerror})"
-
-
-def open_regular(path: Path) -> BufferedReader:
-    """Opens a file for reading; anything but a regular file is refused at once, as a pipe might never end.
-
-    Raises:
-        OSError: There is no file, it may not be read, or it is not a regular one.
-    """
-    file = _disk.open_file(path)
-    try:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, f"it is {kind_at(path, follow=True)}, not a file", str(path))
-    except BaseException:
-        file.close()
-        raise
-    return file
-
-
-def read_regular(path: Path, most: int = -1) -> bytes:
-    """Reads a regular file, or its first bytes.
-
-    Args:
-        path: Path of the file.
-        most: Largest number of bytes to read; all of them by default.
-
-    Raises:
-        OSError: There is no file, it may not be read, or it is not a regular one.
-    """
-    with open_regular(path) as file:
-        return file.read(most)
-
-
-def is_regular_file(path: Path) -> bool:
-    """Returns whether a regular file is at a path; a link to one does not count."""
-    try:
-        return path.is_file() and not path.is_symlink()
-    except OSError:  # it cannot be examined
-        return False
-
-
-def is_real_folder(path: Path) -> bool:
-    """Returns whether a folder is at a path; a link to one does not count."""
-    try:
-        return path.is_dir() and not path.is_symlink()
-    except OSError:  # it cannot be examined
-        return False
-
-
 def make_folder(path: Path) -> None:
     """Creates a folder and its parents durably; those that exist are left as they are."""
     with changing("create", path):
@@ -289,11 +150,11 @@ def swap_link(link: Path, target: str) -> tuple[str, ...]:
     """Points a symbolic link at `target` (relative to the link's folder), in one rename.
 
     Returns:
-        A warning if the rename is done, but the disk did not confirm it.
+        A warning if the disk did not confirm the rename; otherwise nothing.
 
     Raises:
         HomeError: Something that is not a link is there, the operating system refused, or the file system
-            has no symbolic links; the link is as it was.
+            has no symbolic links. In each case, any existing link is unchanged.
     """
     staged = staged_path(link)
     with changing("switch", link):
@@ -305,24 +166,26 @@ def swap_link(link: Path, target: str) -> tuple[str, ...]:
             raise os_failure("link" if error.errno in NOT_OFFERED else "switch", link, error) from error
         _disk.rename(staged, link)
     try:
-        _sync(link.parent)
-    except OSError as error:
-        return (_unconfirmed(link, error),)
+        confirm(link)
+    except HomeError as error:
+        return (error.message,)
     return ()
 
 
 def move_file(source: Path, target: Path) -> None:
-    """Moves a file to a free name in another folder; nothing that is there already is ever replaced.
+    """Moves a file to a free name in another folder; an existing file is never replaced.
 
-    Between file systems, the file is copied, and removed once the copy is durable. Within one file system, it
-    is renamed, which is durable once both folders are synced.
+    Between file systems, the file is copied, and removed once the copy is durable. Within one file system,
+    the file is renamed, which is durable once both folders are synced.
 
     Raises:
         ResourceError: The other disk is full; the file is where it was.
-        HomeError: The name is taken, or the operating system refused.
+        HomeError: The file is not a regular one, the name is taken, or the operating system refused.
     """
     with changing("move", source):
-        if not is_regular_file(source) or os.path.lexists(target):
+        if not is_regular_file(source):
+            raise HomeError(f"cannot move {source}: it is {kind_at(source)}, not a file")
+        if os.path.lexists(target):
             raise HomeError(f"cannot move {source} to {target}: there is {kind_at(target)} already")
         try:
             _disk.rename(source, target)
@@ -335,7 +198,7 @@ def move_file(source: Path, target: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copies a file to another file system, in parts, as it may be long."""
+    """Copies a file to another file system, part by part, as it may be large."""
     staged = staged_path(target)
     remove_file(staged)  # a kill may have left one
     status = source.stat()
@@ -353,7 +216,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Removes a regular file if there is one, and never anything else; readers that have it open keep it.
+    """Removes a regular file if there is one, and never anything else; whoever has it open can still read it.
 
     The caller must know that the file is this program's own.
 
@@ -370,7 +233,7 @@ def remove_file(path: Path) -> None:
 
 
 def remove_link(path: Path) -> None:
-    """Removes a symbolic link, and never anything else; what it points at stays."""
+    """Removes a symbolic link, and never anything else; its target stays."""
     if path.is_symlink():
         with changing("remove", path):
             _disk.unlink(path)
@@ -378,13 +241,13 @@ def remove_link(path: Path) -> None:
 
 
 def remove_folder(path: Path, files: Collection[str], last: str | None = None) -> None:
-    """Removes a folder that holds nothing but regular files with these names; any other folder is left alone.
+    """Removes a folder that contains nothing but regular files with given names; leaves any other alone.
 
     Sub-folders are never entered. If anything else turns up in the folder meanwhile, the folder stays.
 
     Args:
         path: Path of the folder.
-        files: Names of the files that it may hold.
+        files: Names of the files that it may contain.
         last: Name of the file to remove only once the removal of the others is durable.
     """
     if not is_real_folder(path) or not holds_only(path, files):
@@ -399,21 +262,3 @@ def remove_folder(path: Path, files: Collection[str], last: str | None = None) -
             _disk.unlink(path / last)
         _disk.remove_folder(path)
         sync_folder(path.parent)
-
-
-def holds_only(folder: Path, files: Collection[str]) -> bool:
-    """Returns whether a folder holds nothing but regular files with these names."""
-    try:
-        return all(entry.name in files and is_regular_file(entry) for entry in entries(folder))
-    except HomeError:  # it cannot be read
-        return False
-
-
-def entries(folder: Path) -> list[Path]:
-    """Lists what a folder holds, sorted by name.
-
-    Raises:
-        HomeError: The folder cannot be read.
-    """
-    with explained("read", folder):
-        return sorted(folder.iterdir())

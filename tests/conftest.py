@@ -1,4 +1,4 @@
-"""Makes homes, keys and photo folders for every test; nothing here loads torch before a test asks for it."""
+"""Makes homes, keys and photo folders for all tests; nothing here loads torch before a test needs it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lwm_edge import generate_key, sign_bundle
 from lwm_edge.home.home import Home, open_home
 from tests.support.folders import BASE_BUNDLE, Keys, PhotoMaker, photo_folder, save_permitting
 
-_LONGEST = "test_pages.py"  # runs first, so that no worker still has it when the others are done
+_LONGEST = "test_pages.py"  # runs first, so that it is not the last to run while other workers are idle
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--extended", action="store_true", help="also run what .ci/extended alone runs")
+    parser.addoption("--extended", action="store_true", help="also run tests that only .ci/extended runs")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Puts aside what was loaded by now: an increment looks for garbage, and would look through all of it."""
+    """Freezes all objects that are loaded already, so that increments do not search them for garbage."""
     gc.collect()
     gc.freeze()
 
@@ -64,7 +64,7 @@ def home(shipped_home: Path, tmp_path: Path) -> Home:
 
 @pytest.fixture(scope="session")
 def permitting_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Makes the demo's base as shipped by a vendor who permits undo, and more photos of shipped classes."""
+    """Makes the demo's base with the vendor's permission for undo and for more photos of shipped classes."""
     return save_permitting(BASE_BUNDLE, tmp_path_factory.mktemp("permitting") / "base.lwm")
 
 
@@ -111,7 +111,7 @@ def trusting_home(shipped_trusting_home: Path, tmp_path: Path) -> Home:
 
 @pytest.fixture
 def make_photos(tmp_path: Path) -> PhotoMaker:
-    """Makes a photo folder: `make_photos("Bag", "Shirt", count=8)`, or `make_photos({"bag": "Bag"})`."""
+    """Makes a photo folder: `make_photos("Bag", count=8)`, or `make_photos(renamed={"bag": "Bag"})`."""
 
     def make(
         *names: str, count: int = 8, folder: str = "new_photos", renamed: dict[str, str] | None = None

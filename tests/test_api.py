@@ -1,4 +1,4 @@
-"""Each public name is written twice, for type checkers and for loading it late, and the two agree."""
+"""Each public name is declared twice, for type checkers and for late loading, and the two agree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PUBLIC = [name for name in lwm_edge.__all__ if name != "__version__"]
 
 
 def _declared() -> dict[str, str]:
-    """Returns the names that type checkers see, and the modules that they come from."""
+    """Returns the names that type checkers see, and the module of each."""
     (block,) = [
         node
         for node in ast.parse(Path(lwm_edge.__file__).read_text(encoding="utf-8")).body
@@ -31,21 +31,21 @@ def test_type_checkers_and_python_see_the_same_names() -> None:
     assert set(lwm_edge.__all__) == {"__version__", *_declared()}
 
 
-def test_every_name_is_there_and_documented() -> None:
+def test_every_name_exists_and_is_documented() -> None:
     for name in PUBLIC:
         assert getattr(lwm_edge, name).__doc__, f"{name} has no docstring"
 
 
-def test_functions_are_not_hidden_by_modules_of_their_name() -> None:
+def test_functions_are_not_hidden_by_modules_of_the_same_name() -> None:
     for name in PUBLIC:
         assert type(getattr(lwm_edge, name)).__name__ != "module", name
 
 
-def test_an_unknown_name() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     assert not hasattr(lwm_edge, "trainer")
 
 
-def test_a_public_function_explains_what_the_system_refuses_and_can_be_pickled(tmp_path: Path) -> None:
+def test_a_public_function_explains_refusals_by_the_system_and_can_be_pickled(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(lwm_edge.info)) is lwm_edge.info
     with pytest.raises(LwmEdgeError, match="File name too long"):
         lwm_edge.info(tmp_path / ("n" * 300))

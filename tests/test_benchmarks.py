@@ -1,4 +1,4 @@
-"""The benchmark scripts run from end to end; their numbers are in benchmarks/README.md, not here."""
+"""Runs the benchmark scripts from start to finish; their results are in benchmarks/README.md."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Lays out six classes as protocol.py needs them."""
+    """Arranges six classes as protocol.py needs them."""
     for split in ("train", "test"):
         (tmp_path / "data" / split).mkdir(parents=True)
         for source in sorted(DEMO_DATA.glob(f"{split}/*/*"))[:6]:
@@ -39,7 +39,7 @@ def _run(script: str, *arguments: object) -> str:
 
 
 @pytest.mark.extended
-def test_the_protocol_its_table_and_resuming(data: Path, tmp_path: Path) -> None:
+def test_the_protocol_runs_resumes_and_prints_its_table(data: Path, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     options = [*SMALL, "--epochs", 1, "--base-epochs", 1, "--new-photos", 10, "--grid", 0]
     methods = ["--method", "auto", "--method", "nearest-mean", "--method", "streaming-lda"]
@@ -51,7 +51,7 @@ def test_the_protocol_its_table_and_resuming(data: Path, tmp_path: Path) -> None
         0 <= step["all"] <= 1 and len(step["per_class"]) == step["classes"] for step in runs[0]["steps"]
     )
     assert {step["recipe"] for step in runs[0]["steps"][1:]} == {"lda"}
-    # the same statistics on the same frozen backbone, one through the device's path and ONNX, one directly
+    # both have the same statistics and frozen backbone, but `auto` runs as on a device, through ONNX
     assert runs[0]["steps"][-1]["all"] == pytest.approx(runs[2]["steps"][-1]["all"], abs=0.05)
 
     printed = _run("protocol.py", data, results, *options, *methods, "--method", "joint")
@@ -77,14 +77,14 @@ def test_random_kills_leave_no_bad_home(tmp_path: Path) -> None:
     result = json.loads((tmp_path / "crash.json").read_text())
     assert result["landed"] == 12 and result["landed_in_commit"] >= 5
     assert result["homes"]["bad"] == 0 and sum(result["homes"].values()) == 12
-    assert "12 kills landed" in printed
+    assert "12 kills came in time" in printed
 
 
 @pytest.mark.extended
 def test_a_protocol_that_is_killed_ends_with_the_same_numbers(data: Path, tmp_path: Path) -> None:
     options = ["--arch", "small_resnet20", "--image-size", 28, "--base-classes", 2, "--step-classes", 2]
     options += ["--epochs", 2, "--base-epochs", 1, "--new-photos", 10, "--grid", 0]
-    method = "lwm:precision=float32,micro_batch_size=16"  # which a plan would choose by what it measures
+    method = "lwm:precision=float32,micro_batch_size=16"  # a plan would choose these by measuring
     options += ["--method", method]
     _run("protocol.py", data, tmp_path / "whole.json", *options)
     killed = tmp_path / "killed.json"
@@ -111,7 +111,7 @@ def test_a_protocol_that_is_killed_ends_with_the_same_numbers(data: Path, tmp_pa
 
 
 @pytest.mark.extended
-def test_the_sweep_its_table_and_resuming(data: Path, tmp_path: Path) -> None:
+def test_the_sweep_runs_resumes_and_prints_its_table(data: Path, tmp_path: Path) -> None:
     results = tmp_path / "sweep.json"
     options = [*SMALL, "--until", 6, "--new-photos", 10, "--held-out", 10, "--base-epochs", 1, "--seed", 7]
     _run("sweep.py", data, results, *options, "--trial", "epochs=1", "--trial", "epochs=1,schedule=cosine")

@@ -1,4 +1,4 @@
-"""deploy/classify.py prepares a photo exactly as the package does, from a copy that is not stale."""
+"""deploy/classify.py has an up-to-date copy of the package's code, and prepares photos just as it does."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_copy_is_not_stale() -> None:
 
 
 def _noise(mode: str, width: int, height: int) -> Image.Image:
-    """Makes a smooth random picture, so that each way of scaling it gives different pixels."""
+    """Makes a smooth random picture, on which different ways of scaling give different pixels."""
     bands = len(Image.new(mode, (1, 1)).getbands())
     coarse = np.random.default_rng(0).integers(0, 256, (9, 12, bands), np.uint8)
     image = Image.merge(mode, [Image.fromarray(coarse[..., band]) for band in range(bands)])
@@ -94,7 +94,7 @@ def test_classify_prepares_each_photo_as_the_package_does(
                 Preprocessing(image_size=image_size, resize_size=resize_size, mean=(0, 0, 0), std=(1, 1, 1)),
             )
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Pillow's, about odd metadata
+                warnings.simplefilter("ignore")  # Pillow warns of odd metadata
                 with Image.open(path) as image:
                     pixels = preprocess(image, image_size, resize_size)
             np.testing.assert_array_equal(pixels, expected, err_msg=f"{name} at {image_size}")

@@ -1,7 +1,7 @@
-"""The demo is run as a user runs it, and its table holds what it should.
+"""The demo is run as a user runs it, and its table shows the right methods and figures.
 
-It takes most of a minute. `.ci/run` has just run it where the README says so, and names the file with its
-output in `LWM_EDGE_DEMO_PRINTED`; without that, it is run here.
+The demo takes most of a minute. `.ci/run` runs it before the tests, with the README's command, and names the
+file with its output in `LWM_EDGE_DEMO_PRINTED`. If that is not set, the demo is run here.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from lwm_edge.model.bundle import AXES_COUNT
 
 @dataclass(frozen=True)
 class Printed:
-    """Holds what `lwm-edge demo` printed.
+    """Holds the output of `lwm-edge demo`.
 
     Attributes:
-        steps: Accuracy by method, in %: shipped classes, then shipped, added and all classes an increment.
+        steps: Accuracies by method, in %. The first item has only the accuracy of the base on the shipped
+            classes. Each further item has three accuracies after one increment: on the shipped classes, on
+            the added classes, and on all classes.
         footprint: Lines of the footprint, by name.
     """
 
@@ -78,7 +80,7 @@ def test_the_default_is_above_the_baselines(printed: Printed) -> None:
 
 
 @pytest.mark.slow
-def test_the_footprint_stays(printed: Printed) -> None:
+def test_the_footprint_stays_constant(printed: Printed) -> None:
     bundles = printed.bytes_of("Bundle")
     assert len(bundles) == 3 and len(set(bundles)) == 1 and printed.footprint["Audit"] == "passed"
     growth = np.diff(printed.bytes_of("ONNX file"))
@@ -87,7 +89,7 @@ def test_the_footprint_stays(printed: Printed) -> None:
 
 
 @pytest.mark.slow
-def test_its_onnx_file_knows_all_ten_classes(printed: Printed) -> None:
+def test_the_demos_onnx_file_knows_all_ten_classes(printed: Printed) -> None:
     assert len(Classifier(printed.footprint["Load it from"]).class_names) == 10
 
 
@@ -108,7 +110,7 @@ def test_baselines_on_points_that_can_be_checked_by_eye() -> None:
 
 
 def test_streaming_lda_uses_the_shared_covariance() -> None:
-    """Both classes spread along the first axis, so the second decides, although distances are short there."""
+    """Both classes vary along the first axis, so the second must decide, though points lie close along it."""
     spread = np.linspace(-10, 10, 21)
     lda = StreamingLda(capacity=2, d=2)
     for label, height in ((0, 0.0), (1, 1.0)):

@@ -1,4 +1,4 @@
-"""Every example runs, from end to end; examples/README.md lists them."""
+"""Runs the examples from start to finish, except 01 and 02 (`test_pages.py`) and 08 (`.ci/extended`)."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_web_service_answers_and_keeps_up(
 
 
 @pytest.mark.extended
-def test_a_backbone_of_ones_own_makes_a_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vendors_own_backbone_makes_a_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = shutil.copytree(EXAMPLES / "06_custom_backbone", tmp_path / "source")
     site = tmp_path / "site"
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]

@@ -1,4 +1,4 @@
-"""Each package imports only the packages that it may, and what needs no torch loads none (see HOUSE.md)."""
+"""Each package imports only the packages that it may, and commands that need no torch load none."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ ROOT = Path(lwm_edge.__file__).parent
 MAY_IMPORT = {
     "errors": set(), "_disk": set(), "_streams": set(), "records": {"errors"}, "_processes": {"errors"},
     "_cgroups": set(), "processors": {"_cgroups"}, "memory": {"errors", "_cgroups"}, "freed_memory": set(),
-    "storage": {"errors", "_disk"}, "outputs": {"errors", "storage", "_streams"},
-    "locks": {"errors", "storage", "_disk"},
+    "inspection": {"errors", "_disk"}, "durability": {"errors", "_disk", "inspection"},
+    "storage": {"errors", "_disk", "inspection", "durability"},
+    "outputs": {"errors", "inspection", "durability", "storage", "_streams"},
+    "locks": {"errors", "_disk", "inspection", "durability"},
     "photos": set(),
     "model": {"photos"},
     "custody": {"model"},
@@ -33,15 +35,15 @@ MAY_IMPORT = {
     "pages": {"proofs", "increment", "home", "learning", "custody", "model", "photos"},
 }  # fmt: skip
 GROUND = {
-    "errors", "_disk", "_streams", "_processes", "_cgroups", "records", "storage", "outputs", "locks",
-    "memory", "freed_memory", "processors",
+    "errors", "_disk", "_streams", "_processes", "_cgroups", "records", "inspection", "durability",
+    "storage", "outputs", "locks", "memory", "freed_memory", "processors",
 }  # fmt: skip
 ABOVE = {"cli", "demo", "__init__", "__main__"}  # these may import everything
 PACKAGES = {path.parent.name for path in ROOT.glob("*/__init__.py")}
 
 
 def imports_of(path: Path) -> set[str]:
-    """Finds the modules of lwm_edge that a module imports anywhere in it, by dotted name."""
+    """Finds the dotted names of all modules in lwm_edge that a module imports, anywhere in its code."""
     parts, found = list(path.relative_to(ROOT).with_suffix("").parts), set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -119,7 +121,7 @@ def note():
 
 
 @pytest.mark.parametrize("name", NEEDS_NO_TORCH)
-def test_what_needs_no_torch_loads_none_in_any_process(
+def test_commands_that_need_no_torch_load_none_in_any_process(
     name: str, permitting_home: Home, tmp_path: Path
 ) -> None:
     home = permitting_home

@@ -1,4 +1,4 @@
-"""The table of whole kinds of faults in tests/README.md counts what the tests of each kind try."""
+"""The table of kinds of faults in tests/README.md states how many cases of each kind the tests try."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from tests.support.hostile import published
 
 Tests = ModuleType | tuple[ModuleType, str]
 KINDS: dict[str, tuple[Tests, ...]] = {
-    "something hidden in the files of a home": (test_hidden_content, test_audited_bytes),
-    "a key, signature or bundle that was exchanged or forged": (test_verification, test_keys),
+    "data hidden in the files of a home": (test_hidden_content, test_audited_bytes),
+    "a key, signature or bundle that was replaced or forged": (test_verification, test_keys),
     "a class name that looks like another one": ((test_class_names, "look_alike"),),
-    "a pipe, socket, device or folder where a file is read": (test_reading,),
-    "a lock that is held, exchanged or forked; an umask; another user's folder": (
+    "a pipe, socket, device or folder in place of a file": (test_reading,),
+    "a lock that is held, replaced or forked; a umask; another user's folder": (
         *((test_storage, word) for word in ("lock", "umask", "superuser")),
     ),
     "a photo that costs too much, or whose metadata is odd": (test_cost, test_decoder),
-    "settings and folders that a machine lacks or misspells": (test_settings,),
+    "settings that are misspelt, and folders that a machine lacks": (test_settings,),
     "names and paths in other locales and encodings": (test_texts,),
     "disks that are full, read-only, failing, or without links, locks or syncs": (test_hostile_disks,),
-    "a system that lacks what Linux has (Windows, macOS)": (test_elsewhere,),
-    "an interruption at some moment": (test_interruption, test_stopping),
+    "a system without some features of Linux (Windows, macOS)": (test_elsewhere,),
+    "an interruption at any moment": (test_interruption, test_stopping),
     "training that is continued or diverges": (test_resume,),
-    "pages of memory that are given back or not known": (test_memory,),
-    "blocks that write to their input": ((test_network, "in_place"),),
+    "pages of memory that can be freed, or may not be": (test_memory,),
+    "blocks of a network that overwrite their input": ((test_network, "in_place"),),
 }
 
 
 def cases(tests: Tests) -> int:
-    """Counts the cases of a module's tests; if a word is given, only of those with it in their name."""
+    """Counts the cases of a module's tests; with a word, only of tests that have it in their names."""
     module, word = tests if isinstance(tests, tuple) else (tests, "")
     found = [test for name, test in vars(module).items() if name.startswith("test_") and word in name]
     return sum(prod(len(list(mark.args[1])) for mark in _parametrized(test)) for test in found)
@@ -51,6 +51,6 @@ def _parametrized(test: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_page_counts_what_is_tried(kind: str) -> None:
+def test_the_page_states_how_many_cases_are_tried(kind: str) -> None:
     tried = sum(map(cases, KINDS[kind]))
     assert tried > 1 and published(f"| {kind} | {tried} |"), tried

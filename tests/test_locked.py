@@ -1,4 +1,4 @@
-"""The lists that a release takes hold all that the instant way installs, as constraints.txt pins it."""
+"""A release's lists name all packages that the instant way installs, in the versions of constraints.txt."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def wanted(page: str, python: str) -> Iterator[Requirement]:
 @pytest.mark.parametrize("python", PYTHONS)
 def test_the_list_for_each_python_is_complete_and_pinned(python: str) -> None:
     text = read(f"deploy/locked/python{python}.txt")
-    assert "://" not in text, "a list names no index"
+    assert "://" not in text, "a list must not name an index"
     versions = {}
     for entry in text.replace("\\\n", "").splitlines():
         name, *hashes = re.split(r"\s+--hash=sha256:", entry)

@@ -1,4 +1,4 @@
-"""ONNX Runtime's official Linux builds report to their maker, unless told not to before they load."""
+"""ONNX Runtime's official Linux builds send usage reports, unless told not to before they load."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ for command in sys.argv[1:]:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Makes the environment of a user who has an empty home folder and has set nothing."""
+    """Makes the environment of a user with an empty home folder and no settings."""
     ours = {
         name: value for name, value in os.environ.items() if not name.startswith(("XDG_", SWITCH, "LWM_"))
     }
@@ -69,7 +69,7 @@ def test_an_increment_and_a_prediction_write_nothing_into_the_users_home_folder(
 def test_an_increment_and_a_prediction_ask_no_resolver(
     home: Home, tmp_path: Path, make_photos: PhotoMaker
 ) -> None:
-    """The commands run in a network of their own, whose only resolver notes every query."""
+    """Runs the commands in a separate network, whose only resolver notes every query."""
     (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\n")
     (tmp_path / "resolver.py").write_text(RESOLVER)
     alone = ["unshare", "--mount", "--net", "bash", "-c"]
@@ -101,7 +101,7 @@ def test_the_switch_is_set_before_anything_loads_unless_the_user_set_it(value: s
     assert done.stdout.decode().strip() == (value or "1")
 
 
-def test_whoever_loads_onnx_runtime_without_the_package_sets_the_switch_before() -> None:
+def test_scripts_that_load_onnx_runtime_alone_set_the_switch_first() -> None:
     """The package's `__init__` turns the reports off before any other line of the package runs."""
     for path in [*ROOT.glob("deploy/**/*.py"), *ROOT.glob("examples/**/*.py"), *ROOT.glob("benchmarks/*.py")]:
         lines = ast.unparse(ast.parse(path.read_text())).splitlines()

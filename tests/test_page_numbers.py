@@ -1,4 +1,4 @@
-"""Numbers, names and lists in the pages are those of the code."""
+"""Checks that numbers, names and lists in the pages agree with the code."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from lwm_edge.increment.job import _FEWEST_BATCHES_TO_KEEP_MEMORY
 from lwm_edge.increment.plan import SHARE_OF_AVAILABLE
 from lwm_edge.increment.resume import SECONDS_BETWEEN_SAVES
 from lwm_edge.learning.config import _PHOTOS_PER_FEATURE, GATE_SETTINGS, RECIPES
-from lwm_edge.model import classifier as classifier_file
+from lwm_edge.model import onnx_file
 from lwm_edge.model.architectures.registry import _FAMILIES
-from lwm_edge.model.classifier import HEAD_INPUTS
 from lwm_edge.model.custody_record import LINKS_KEPT
 from lwm_edge.model.ledger import LEDGER_LENGTH
 from lwm_edge.model.manifest import SCHEMA_VERSION
 from lwm_edge.model.network import _FEW_CELLS
 from lwm_edge.model.onnx.checks import IR_VERSION, OPSET
 from lwm_edge.model.onnx.variants import UNUSED_BIAS
+from lwm_edge.model.onnx_file import HEAD_INPUTS
 from lwm_edge.photos import guard, opening, reading
 from lwm_edge.photos.class_names import MAX_CLASS_NAME_BYTES
 from lwm_edge.photos.decoder_process import MIN_BYTES
@@ -59,15 +59,15 @@ SAYS = [
     (DEPLOY, f"photo takes at most {guard.MAX_MEMORY_BYTES // guard.MIB} MiB of memory"),
     (DEPLOY, f"MiB of memory and {guard.MAX_SECONDS} seconds of processor time"),
     (DEPLOY, f"up to {guard.MAX_METADATA_BYTES // guard.MIB} MiB of metadata"),
-    (DEPLOY, f"in up to {guard.MAX_METADATA_READS:,} reads"),
-    (DEPLOY, f"might take more than {guard.MAX_BYTES_HERE // guard.MIB} MiB by their format and size"),
+    (DEPLOY, f"may take up to {guard.MAX_METADATA_READS:,} reads"),
+    (DEPLOY, f"suggest that they might take more than {guard.MAX_BYTES_HERE // guard.MIB} MiB (such as"),
     (DEPLOY, f"some {guard.MAX_BYTES_HERE // 12 // MEGA - 2} megapixels), are decoded in a second process"),
     (DEPLOY, f"leaves less than {MIN_BYTES // guard.MIB} MiB, photos that may take more than"),
     (DEPLOY, f"may take more than {reading._ALWAYS_HERE // guard.MIB} MiB are not tried"),
     (TESTS, f"at most {guard.MAX_MEMORY_BYTES // guard.MIB} MiB for each"),
     (
         DEPLOY,
-        f"if there is room for {guard.MAX_BYTES_HERE // guard.MIB} MiB for each of them beside the "
+        f"at {guard.MAX_BYTES_HERE // guard.MIB} MiB for each of them on top of the "
         f"{guard.MAX_MEMORY_BYTES // guard.MIB} MiB",
     ),
     (
@@ -76,7 +76,7 @@ SAYS = [
         "single scan)",
     ),
     (DEPLOY, f"at most {MAX_CLASS_NAME_BYTES} bytes of UTF-8"),
-    (DEPLOY, f"{LEARNT.held_back:.0%} of each class is held back"),
+    (DEPLOY, f"{LEARNT.held_back:.0%} of the photos of each class are held back"),
     (DEPLOY, f"falls below {_LEAST_SHARE_REMEMBERED:.0%} of the vendor's"),
     (DEPLOY, f"fewer than {_PHOTOS_PER_FEATURE} photos for each feature"),
     (DEPLOY, f"make {LEARNT.epochs} passes over the photos"),
@@ -134,7 +134,7 @@ SAYS = [
 
 
 @pytest.mark.parametrize(("page", "text"), SAYS)
-def test_a_number_in_a_page_is_the_codes(page: str, text: str) -> None:
+def test_a_number_in_a_page_is_the_one_in_the_code(page: str, text: str) -> None:
     assert text in prose(page)
 
 
@@ -147,7 +147,7 @@ def test_numbers_in_words() -> None:
     source = (ROOT / "lwm_edge" / "photos" / "guard.py").read_text()
     assert "fifty times" in source and "50 times as long as it is wide" in prose(DEPLOY)
     always, _, _ = opening.KNOWN_FORMATS.partition(", AVIF")
-    assert f"{' and '.join(always.rsplit(', ', 1))} are read, AVIF where" in prose(DEPLOY)
+    assert f"{' and '.join(always.rsplit(', ', 1))} are always read. AVIF" in prose(DEPLOY)
 
 
 def test_the_exit_codes_are_the_errors() -> None:
@@ -186,11 +186,11 @@ def test_the_files_of_a_home_are_all_listed() -> None:
     assert listed == {CURRENT, TRAINING, LOCK, TRUST, *files}
 
 
-def test_the_classifier_file_is_described() -> None:
-    keys = [value for name, value in vars(classifier_file).items() if name.endswith("_KEY")]
+def test_the_onnx_file_is_described() -> None:
+    keys = [value for name, value in vars(onnx_file).items() if name.endswith("_KEY")]
     described = section(EXAMPLES, "Load the classifier in an app")
     assert all(f"`{key}`" in described for key in keys)
-    names = (classifier_file.INPUT, classifier_file.LOGITS, classifier_file.PROBABILITIES)
+    names = (onnx_file.INPUT, onnx_file.LOGITS, onnx_file.PROBABILITIES)
     assert [cells[1].strip("`") for cells in rows(described)][:3] == list(names)
 
 
@@ -227,12 +227,14 @@ def test_settings_that_are_named_are_there() -> None:
                 assert span in known, f"{page}: {span}"
 
 
-def test_the_sums_under_the_tables_of_what_was_tried() -> None:
+def test_the_sums_under_the_tables_of_faults_are_right() -> None:
     hostile = rows(section(TESTS, "Hostile input"))
     tried = [int(count.replace(",", "")) for _, count, _ in hostile]
     photos = [i for i, cells in enumerate(hostile) if cells[0].startswith("photos:")]
-    assert f"The first nine are {sum(tried[:9]):,} mutated bundles" in prose(TESTS)
-    assert f"The first fourteen are {sum(tried[photos[0] : photos[0] + 14])} single photos" in prose(TESTS)
+    assert f"The first nine rows are {sum(tried[:9]):,} mutated bundles" in prose(TESTS)
+    assert f"The first fourteen rows are {sum(tried[photos[0] : photos[0] + 14])} single photos" in prose(
+        TESTS
+    )
     counts = [cells[1] for cells in rows(section(TESTS, "Kills and power cuts")) if "power cuts" in cells[1]]
     numbers = [n for cell in counts for n in re.findall(r"([\d,]*\d) (?:kills|power)", cell)]
     outcomes = sum(int(number.replace(",", "")) for number in numbers)

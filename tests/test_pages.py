@@ -1,4 +1,4 @@
-"""Every command on the pages for people runs as it stands, and every link leads somewhere."""
+"""Every command on the pages for people runs as it is written, and every link leads somewhere."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from tests.support.pages import PAGES, ROOT, anchors, block, blocks, code_spans,
 RUN_BY_THE_GATE = (
     "`.ci/run` runs it in a fresh environment: it installs from a package index, and runs all tests"
 )
-EXEMPT = {  # blocks that no test here runs, and why; all others are run as they stand
+EXEMPT = {  # blocks that no test here runs, and why; all others are run as they are written
     "README.md demo-command": RUN_BY_THE_GATE,
     "README.md test-command": RUN_BY_THE_GATE,
     "deploy/README.md install-device": "installs from a package index, as the gate's commands do",
-    "deploy/README.md install-jetson": "the same, and needs the torch that a Jetson brings",
-    "deploy/README.md install-release": "needs a release; .ci/release makes one, and installs it so",
+    "deploy/README.md install-jetson": "installs from a package index, and needs a Jetson's own torch",
+    "deploy/README.md install-release": "needs a release; .ci/release makes one, and installs it in this way",
     "deploy/README.md owners-day": "cli/test_owners_day.py runs each line, and compares what it prints",
-    "examples/README.md several-processes": "hours; tests/base/test_several_processes.py does less",
-    "deploy/README.md install-instant": "the same; .ci/run installs so, and runs .ci/without_torch",
+    "examples/README.md several-processes": "takes hours; tests/base/test_several_processes.py does less",
+    "deploy/README.md install-instant": "installs from a package index; .ci/without_torch tests the result",
 }
-TOO_LONG = {  # commands whose options are parsed, and why they are not run; small ones run elsewhere
+TOO_LONG = {  # commands of which only the options are parsed, and why; other tests run small versions
     "protocol.py": "up to hours, on data that is not here; .ci/extended runs a small one",
     "sweep.py": "hours, on data that is not here; .ci/extended runs a small one",
-    "attention_maps.py": "draws what protocol.py left; .ci/extended runs a small one",
+    "attention_maps.py": "draws maps of the models that protocol.py made; .ci/extended runs a small one",
     "crash_rounds.py": "a minute; .ci/extended runs it",
     "failing_operations.py": "five minutes; .ci/extended runs it, and test_failing_operations.py a part",
     "crash.py": "25 minutes; test_benchmarks.py runs twelve kills, in .ci/extended",
@@ -47,15 +47,15 @@ TOO_LONG = {  # commands whose options are parsed, and why they are not run; sma
     "unknown.py": "minutes, on data that is not here",
     "estimates.py": "needs a base and its test photos",
     "speed.py": "minutes, and only figures from an idle machine count",
-    "speed_training.py": "the same",
-    "speed_instant.py": "the same",
+    "speed_training.py": "minutes, and only figures from an idle machine count",
+    "speed_instant.py": "minutes, and only figures from an idle machine count",
     "large_base.py": "minutes",
     "several_processes.py": "minutes; .ci/extended trains with several processes",
     "forms.py": "minutes, on data that is not here",
     "memory.py": "minutes, and only figures from an idle machine count",
     "audit": "fifty increments take more than a minute; deploy/README.md's three are run",
 }
-PRINTED = {  # what shows that a block did what the page says
+PRINTED = {  # text that shows that a block did what the page says
     "README.md device-path": ("Learnt 2 classes", "passed: nothing is unexplained"),
     "README.md python": ("lda ran:", "Bag"),
     "README.md vendor-path": ("small_resnet20", "vendor.pub"),
@@ -113,13 +113,13 @@ def _run(script: str, folder: Path) -> str:
 
 
 def _script(line: str) -> str:
-    """Returns what a command line of a page runs: the script's name, or lwm-edge's command."""
+    """Returns the name of the script or of the lwm-edge command that a line runs."""
     return Path(line.split()[1]).name
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """Copies what the commands of the pages need from a checkout."""
+    """Copies the folders of a checkout that the commands on the pages need."""
     for folder in ("lwm_edge", "deploy", "examples", "benchmarks", "tests"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
@@ -127,7 +127,7 @@ def clone(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "deploy/README.md", "examples/README.md"])
-def test_every_block_of_a_page_runs_in_its_order(page: str, clone: Path) -> None:
+def test_the_blocks_of_a_page_run_one_after_the_other(page: str, clone: Path) -> None:
     printed: dict[str, str] = {}
     for name, language, text in blocks(page):
         if language == "python":
@@ -142,13 +142,13 @@ def test_every_block_of_a_page_runs_in_its_order(page: str, clone: Path) -> None
         assert not missing, f"{name}: {missing} in\n{output}"
 
 
-def test_what_is_exempt_is_there() -> None:
+def test_every_exempt_block_is_there() -> None:
     there = {f"{page} {b.name}" for page in PAGES for b in blocks(page) if b.language == "sh"}
     assert EXEMPT.keys() <= there
     assert TOO_LONG.keys() == {_script(line) for line in _commands_of_the_benchmarks()} & TOO_LONG.keys()
 
 
-def test_no_command_hides_in_a_block_of_another_kind() -> None:
+def test_every_command_is_in_a_block_of_shell_or_python() -> None:
     for page in PAGES:
         for name, language, text in blocks(page):
             assert language in ("sh", "python", "toml", ""), (page, name)
@@ -163,7 +163,7 @@ def _commands_of_the_benchmarks() -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_benchmarks_run_or_at_least_parse(clone: Path) -> None:
+def test_the_commands_of_the_benchmarks_run_or_can_at_least_be_parsed(clone: Path) -> None:
     parsed = []
     results = {"full": "cifar100-full", "results": "cifar100-reduced", "caltech101": "caltech101"}
     for name, kept in results.items():
@@ -199,11 +199,11 @@ def _options() -> dict[str, set[str]]:
     return {**options, "": {o for parameter in named.params for o in parameter.opts}}
 
 
-def test_commands_and_options_in_the_text_are_there() -> None:
+def test_commands_and_options_in_the_text_exist() -> None:
     options = _options()
     known = set().union(*options.values())
-    elsewhere = {"--beta", "--method", "--help", "--rebuild"}  # of scripts, and of every command
-    elsewhere |= {"--max-restarts", "--index-url", "--no-deps", "--lock"}  # of torchrun, pip and .ci/release
+    elsewhere = {"--beta", "--method", "--help", "--rebuild"}  # options of scripts, and of all commands
+    elsewhere |= {"--max-restarts", "--index-url", "--no-deps", "--lock"}  # of torchrun, pip, .ci/release
     for page in PAGES:
         for span in code_spans(page):
             words = span.split()
@@ -214,7 +214,7 @@ def test_commands_and_options_in_the_text_are_there() -> None:
                 assert set(named) <= known | elsewhere, f"{page}: `{span}`"
 
 
-def test_tests_that_are_named_are_there() -> None:
+def test_the_tests_that_the_page_names_exist() -> None:
     for span in code_spans("tests/README.md"):
         if span.startswith("pytest "):
             files = [ROOT / word for word in span.split() if word.startswith("tests/")]
@@ -236,7 +236,7 @@ def test_every_link_leads_somewhere(page: str) -> None:
         assert not anchor or anchor in anchors(str(found.relative_to(ROOT))), f"{page}: {target}"
 
 
-def test_no_page_is_out_of_reach() -> None:
+def test_the_readme_links_to_every_other_page() -> None:
     assert all(f"({page})" in read("README.md") for page in PAGES[1:])
 
 
@@ -254,7 +254,7 @@ def test_the_readme_leads_to_the_demo_before_any_table() -> None:
 def test_the_gate_runs_exactly_the_readmes_two_commands() -> None:
     gate = read(".ci/run")
     assert 'bash -euxc "$(readme_command demo-command)"' in gate
-    for part in ("sed '$d'", "tail -n 1"):  # the installation, then the tests
+    for part in ("sed '$d'", "tail -n 1"):  # first the installation, then the tests
         assert f'bash -euxc "$(readme_command test-command | {part})"' in gate
     assert block("README.md", "demo-command").splitlines()[-1] == ".venv/bin/lwm-edge demo"
     assert block("README.md", "test-command").splitlines()[-1] == ".venv/bin/pytest"

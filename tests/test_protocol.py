@@ -1,4 +1,4 @@
-"""A run of the benchmarks' protocol goes on after a kill; its table and its variants are what they say."""
+"""A run of the benchmarks' protocol continues after a kill; its table and its variants are correct."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.samples import WITHOUT_LEVELS, photo_set
 
 
 class KilledError(BaseException):
-    """Ends a run as a kill would: nothing catches it."""
+    """Ends a run as a kill would, because no code catches this error."""
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def _scripts_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Lays out the demo's ten classes as the scripts need them, with twelve photos each."""
+    """Arranges the demo's ten classes as the scripts need them, with twelve photos each."""
     for source in [*DEMO_DATA.glob("train/*/*"), *DEMO_DATA.glob("test/*/*")]:
         target = tmp_path / "data" / source.parts[-3] / source.name
         target.mkdir(parents=True)
@@ -65,7 +65,7 @@ def test_a_run_that_is_killed_goes_on_after_its_last_finished_step(
     calls: list[str] = []
 
     def killed(name: str, call: int) -> None:
-        """Makes a public function end the run instead of its call of that number."""
+        """Makes the numbered call of a public function end the run instead."""
         function = getattr(lwm_edge, name)
 
         def killing(*args: Any, **kwargs: Any) -> Any:
@@ -77,10 +77,10 @@ def test_a_run_that_is_killed_goes_on_after_its_last_finished_step(
         monkeypatch.setattr(lwm_edge, name, killing)
 
     killed("add_classes", 2)
-    with pytest.raises(KilledError):  # after the first increment's step was kept, before the second increment
+    with pytest.raises(KilledError):  # before the second increment; the first one's step was kept
         _run(data, tmp_path / "killed")
     killed("evaluate", 1)
-    with pytest.raises(KilledError):  # after the second increment was committed, before its step was kept
+    with pytest.raises(KilledError):  # after the second increment's commit; its step was not yet kept
         _run(data, tmp_path / "killed")
     assert _run(data, tmp_path / "killed") == whole
     assert calls.count("add_classes") == 3  # two, and the one that was killed
@@ -95,7 +95,7 @@ def kept_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return kept
 
 
-def test_steps_of_other_settings_are_not_continued(kept_steps: Callable[..., Any], tmp_path: Path) -> None:
+def test_steps_with_other_settings_are_not_continued(kept_steps: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "work" / "steps.json"
     kept_steps(path, {"epochs": 5}).add({"all": 0.5})
     again = kept_steps(path, {"epochs": 5})
@@ -125,7 +125,9 @@ def test_held_out_photos_are_not_learnt_and_no_test_photo_is_read(data: Path, tm
     assert not of_test & {path.read_bytes() for path in (tmp_path / "work").glob("*/*/*")}
 
 
-def test_the_table_has_top5_where_results_have_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_has_top5_if_the_results_have_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     step = {"classes": 6, "all": 0.5, "base": 0.5, "newest": 0.5, "per_class": {"a": 0.5}}
     settings = {"data": "demo", "step_classes": 2}
     old, new = ({"method": name, "seed": 1, "steps": [step, step]} for name in ("lda", "lwm"))
@@ -142,7 +144,7 @@ def test_the_table_has_top5_where_results_have_it(tmp_path: Path, capsys: pytest
 
 
 def _trained(variant: Any) -> torch.Tensor:
-    """Trains a student for four updates as a variant says; returns all that changed, in one vector."""
+    """Trains a student for four updates as a variant says; returns all its tensors in one vector."""
     teacher = load_network(open_bundle(WITHOUT_LEVELS))
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     student = teacher.student(trains=True)
@@ -162,7 +164,7 @@ def test_each_variant_changes_the_training_and_the_default_does_not() -> None:
     variants = importlib.import_module("variants")
     package = _trained(variants.Variant())
     assert torch.equal(package, _trained(variants.Variant()))
-    with pytest.MonkeyPatch.context() as patch:  # the functions that stand in compute the same
+    with pytest.MonkeyPatch.context() as patch:  # the functions put in their place compute the same
         patch.setattr(variants.Variant, "__eq__", lambda self, other: False)
         assert torch.equal(package, _trained(variants.Variant()))
     changes: list[dict[str, Any]] = [
@@ -176,13 +178,13 @@ def test_each_variant_changes_the_training_and_the_default_does_not() -> None:
             assert not torch.equal(one, other), changes[i - 1]
 
 
-def test_maps_of_the_last_block_are_the_same_by_autograd() -> None:
+def test_autograd_gives_the_same_maps_for_the_last_block() -> None:
     variants = importlib.import_module("variants")
     last = len(load_network(open_bundle(WITHOUT_LEVELS)).blocks()) - 1
     assert torch.allclose(_trained(variants.Variant(block=last)), _trained(variants.Variant()), atol=1e-5)
 
 
-def test_a_method_is_read_into_settings_and_a_variant() -> None:
+def test_a_method_is_split_into_settings_and_a_variant() -> None:
     methods = importlib.import_module("methods")
     config, variant = methods.recipe_of("lwm:gamma=0.5,schedule=cosine,batch_size=16", epochs=3)
     assert (config.recipe, config.gamma, config.batch_size, config.epochs) == ("lwm", 0.5, 16, 3)
@@ -191,7 +193,7 @@ def test_a_method_is_read_into_settings_and_a_variant() -> None:
         methods.recipe_of("lwm:schedule=steps")
 
 
-def test_combinations_add_the_next_best_change_and_keep_what_gains() -> None:
+def test_combinations_add_the_next_best_change_and_keep_it_if_accuracy_rises() -> None:
     trials = importlib.import_module("trials")
     figures = {
         "": 0.40,

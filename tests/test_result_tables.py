@@ -1,4 +1,4 @@
-"""The tables of results are what the JSON files beside them say."""
+"""The tables of results agree with the JSON files beside them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _result(name: str) -> Any:
 
 
 def _figures(names: list[str], until: int | None) -> dict[str, dict[str, str]]:
-    """Returns the figures of each method in some results files, as `table.py` prints them, and the seeds."""
+    """Returns each method's figures in some results files, as `table.py` prints them, and its seeds."""
     runs = TABLE.read_runs([BENCHMARKS / "results" / name for name in names], until)
     methods = dict.fromkeys(run["method"] for run in runs)
     chosen = {method: [run for run in runs if run["method"] == method] for method in methods}
@@ -45,13 +45,15 @@ def _figures(names: list[str], until: int | None) -> dict[str, dict[str, str]]:
 
 
 def _tables() -> list[tuple[list[str], int | None, list[str], list[list[str]]]]:
-    """Lists files, cut, headings and rows of each table on the page, if the text above it names its files."""
+    """Lists the files, cut, headings and rows of each table on the page whose files are named above it."""
     paragraphs = (ROOT / PAGE).read_text().split("\n\n")
     found = []
     for before, table in pairwise(paragraphs):
-        if table.startswith("|") and (said := re.search(r"\bfigures are from\s+\[.*:$", before, re.DOTALL)):
+        if table.startswith("|") and (
+            said := re.search(r"\bfigures\s+are\s+from\s+\[.*:$", before, re.DOTALL)
+        ):
             files = re.findall(r"\(results/([\w-]+\.json)\)", said[0])
-            cut = re.search(r"cut at\s+(\d+)\s+classes", said[0])
+            cut = re.search(r"cut\s+at\s+(\d+)\s+classes", said[0])
             headings = [cell.strip() for cell in table.splitlines()[0].strip("|").split("|")]
             found.append((files, int(cut[1]) if cut else None, headings, rows(table)))
     return found
@@ -67,7 +69,7 @@ def test_every_row_of_a_method_is_in_its_results_file() -> None:
         if "average" not in headings:
             continue
         figures = _figures(files, until)
-        if "cifar100-rates.json" in files:  # rows with one seed are of seed 1993
+        if "cifar100-rates.json" in files:  # rows with one seed have seed 1993
             figures |= _figures_of_seed("cifar100-reduced.json", 1993, until)
         for cells in table:
             if _is_published(cells[0]):
@@ -90,7 +92,7 @@ def _figures_of_seed(name: str, seed: int, until: int | None) -> dict[str, dict[
 
 
 def _pairs(names: list[str]) -> set[str]:
-    """Collects average / last of every method in some files, over all seeds and with seed 1993 alone."""
+    """Collects average / last of each method in some files, over all seeds and for seed 1993 alone."""
     found = set()
     for name in names:
         for figures in (*_figures([name], None).values(), *_figures_of_seed(name, 1993, None).values()):
@@ -113,7 +115,7 @@ def test_pairs_of_average_and_last_are_in_the_results_files() -> None:
     assert checked == 25
 
 
-def test_the_results_at_a_glance_and_the_readmes_four_rows() -> None:
+def test_the_results_at_a_glance_and_the_readmes_four_rows_are_in_the_results_files() -> None:
     glance = rows(section(PAGE, "Results at a glance"))
     files = ["cifar100-full.json", "cifar100-full-rotations.json"], ["grocery.json"], ["caltech101.json"]
     for label, *cells in glance:
@@ -125,7 +127,7 @@ def test_the_results_at_a_glance_and_the_readmes_four_rows() -> None:
     assert len(four) == 4 and all(row in glance for row in four)
 
 
-def test_every_figure_of_what_else_was_measured_is_in_the_section_that_it_links_to() -> None:
+def test_every_figure_under_what_else_was_measured_is_in_the_linked_section() -> None:
     answers = rows(section(PAGE, "What else was measured"))
     for question, answer, evidence in answers:
         heading = evidence.removeprefix("[").partition("]")[0]
@@ -145,7 +147,7 @@ def test_every_result_says_where_it_comes_from() -> None:
     assert not listed
 
 
-def test_the_memory_of_one_increment() -> None:
+def test_the_memory_table_agrees_with_its_file() -> None:
     table = rows(section(PAGE, "Memory of one increment"))
     measured = _result("memory.json")
     assert len(table) == len(measured)
@@ -164,7 +166,7 @@ def test_the_memory_of_one_increment() -> None:
             assert shown[4] == f"{row['export_peak_rss_bytes'] / MIB:.0f}"
 
 
-def test_the_forms_of_the_onnx_file() -> None:
+def test_the_table_of_onnx_forms_agrees_with_its_files() -> None:
     table = rows(section(PAGE, "Forms of the ONNX file"))
     measured = [row for name in ("grocery", "caltech101") for row in _result(f"forms-{name}.json")["forms"]]
     for cells, row in zip(table, measured, strict=True):
@@ -179,7 +181,7 @@ def test_the_forms_of_the_onnx_file() -> None:
         assert row["agreement"] >= row["min_agreement"]
 
 
-def test_the_speed() -> None:
+def test_the_speed_table_and_text_agree_with_their_files() -> None:
     table = rows(section(PAGE, "Speed"))
     for cells, row in zip(table, _result("speed.json")["networks"], strict=True):
         assert cells[1:] == [
@@ -200,7 +202,7 @@ def _with_spread(value: dict[str, float]) -> str:
     return f"{value['median']:.2f} ({value['smallest']:.2f} to {value['largest']:.2f})"
 
 
-def test_the_constant_footprint() -> None:
+def test_the_footprint_table_agrees_with_its_file() -> None:
     report = _result("footprint.json")
     trends = {trend["figure"]: trend for trend in report["trends"]}
     figures = {
@@ -218,7 +220,7 @@ def test_the_constant_footprint() -> None:
     assert report["passed"] and report["increments"] == 50
 
 
-def test_where_each_model_looks() -> None:
+def test_the_table_of_attention_maps_agrees_with_its_file() -> None:
     report = _result("attention-maps.json")
     (table,) = (table for files, _, _, table in _tables() if files == ["attention-maps.json"])
     for cells in table:
@@ -227,7 +229,7 @@ def test_where_each_model_looks() -> None:
         assert cells[1:] == [f"{d:.2f} ({share:.0%})" for d, share in zip(far, lost, strict=True)]
 
 
-def test_the_random_kills() -> None:
+def test_the_table_of_random_kills_agrees_with_its_file() -> None:
     report = _result("crash.json")
     (*table,) = (
         cells for cells in rows(section("tests/README.md", "Kills and power cuts")) if len(cells) == 5

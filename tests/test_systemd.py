@@ -28,7 +28,7 @@ def unit(path: Path) -> configparser.ConfigParser:
     return parser
 
 
-def test_the_service_runs_a_command_that_there_is() -> None:
+def test_the_service_runs_a_command_that_exists() -> None:
     service = unit(SERVICE)["Service"]
     program, name, *arguments = shlex.split(service["ExecStart"])
     command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
@@ -83,7 +83,7 @@ def test_the_installer_makes_all_that_the_service_needs(program: Path) -> None:
     again = install(program, str(BASE_BUNDLE), "1G")
     limit = unit(system / "lwm-edge-inbox.service.d" / "memory.conf")["Service"]["MemoryMax"]
     assert again.returncode == 0 and limit == "1G"
-    assert (home.stat().st_ino, (home / "current").readlink()) == made, "the home was made again"
+    assert (home.stat().st_ino, (home / "current").readlink()) == made, "the home was made a second time"
 
 
 def test_the_installer_says_how_to_call_it(program: Path) -> None:
@@ -95,5 +95,5 @@ def test_the_installer_says_how_to_call_it(program: Path) -> None:
 def test_the_installer_refuses_a_python_that_the_service_cannot_see(program: Path) -> None:
     (program.parent / "python").symlink_to("/home/somebody/.pyenv/versions/3.11.7/bin/python")
     refused = install(program, str(BASE_BUNDLE), "600M")
-    assert refused.returncode == 1 and "the service does not see users' folders" in refused.stdout
+    assert refused.returncode == 1 and "in a user's folder, which the service cannot see" in refused.stdout
     assert not (program.parent / "root").exists()

@@ -1,4 +1,4 @@
-"""deploy/tensorrt.py, run with a stand-in for trtexec, keeps one engine for each home, outside the home."""
+"""Checks, with a fake trtexec, that deploy/tensorrt.py keeps one engine for each home, outside the home."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lwm_edge.home.home import Home
 from tests.support.folders import state_of
 
 SCRIPT = Path(__file__).parents[1] / "deploy" / "tensorrt.py"
-STAND_IN = """#!/bin/sh
+FAKE_TRTEXEC = """#!/bin/sh
 for argument; do case $argument in
   --onnx=*) onnx="${argument#--onnx=}";;
   --saveEngine=*) engine="${argument#--saveEngine=}";;
@@ -30,9 +30,9 @@ cp "$onnx" "$engine"
 
 @pytest.fixture
 def tools(tmp_path: Path) -> Path:
-    """Makes a folder for PATH with a trtexec that copies the ONNX file."""
+    """Makes a folder for PATH with a fake trtexec, which copies the ONNX file."""
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "trtexec").write_text(STAND_IN)
+    (tmp_path / "bin" / "trtexec").write_text(FAKE_TRTEXEC)
     (tmp_path / "bin" / "trtexec").chmod(stat.S_IRWXU)
     return tmp_path / "bin"
 
@@ -50,7 +50,7 @@ def run(tools: Path | None, *arguments: object, **environment: str) -> subproces
 
 
 @pytest.mark.slow
-def test_there_is_one_engine_and_it_is_of_the_current_model(home: Home, tools: Path, tmp_path: Path) -> None:
+def test_there_is_one_engine_for_the_current_model(home: Home, tools: Path, tmp_path: Path) -> None:
     before = state_of(home.path)
     engines = home.path.with_name(f"{home.path.name}.engines")
     first = run(tools, home.path)
@@ -58,7 +58,7 @@ def test_there_is_one_engine_and_it_is_of_the_current_model(home: Home, tools: P
     engine = engines / f"{home.open_bundle().manifest.model_digest}-float32-batch1.engine"
     assert first.stdout.splitlines() == [str(engine)] and list(engines.iterdir()) == [engine]
     session = onnxruntime.InferenceSession(engine.read_bytes(), providers=["CPUExecutionProvider"])
-    assert session.get_inputs()[0].shape == [1, 28, 28, 3]  # the stand-in's engine is the file it was given
+    assert session.get_inputs()[0].shape == [1, 28, 28, 3]  # the fake engine is the ONNX file
     assert state_of(home.path) == before
     assert run(tools, home.path).returncode == 0 and len((tools / "log").read_text().splitlines()) == 1
     other_batch = run(tools, home.path, "--batch", 2).stdout.splitlines()
@@ -82,7 +82,7 @@ def test_half_precision_is_compared_first(home: Home, tools: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_failed_build_leaves_nothing(home: Home, tools: Path) -> None:
+def test_a_failed_build_leaves_nothing_behind(home: Home, tools: Path) -> None:
     failed = run(tools, home.path, BROKEN="1")
     assert failed.returncode == 1 and "&&&& FAILED" in failed.stderr
     assert list(home.path.with_name(f"{home.path.name}.engines").iterdir()) == []
@@ -94,6 +94,6 @@ def test_engines_inside_the_home_are_refused(home: Home, tools: Path) -> None:
     assert not (home.path / "engines").exists()
 
 
-def test_without_trtexec_it_says_how_to_get_it(home: Home) -> None:
+def test_without_trtexec_the_script_says_where_to_get_one(home: Home) -> None:
     found = run(None, home.path)
     assert found.returncode == 1 and "it comes with JetPack" in found.stderr

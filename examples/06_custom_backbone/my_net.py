@@ -1,7 +1,7 @@
-"""Defines a backbone of one's own, for `build-base --arch my_net`.
+"""Defines your own backbone, for `build-base --arch my_net`.
 
-A classifier has to end in feature maps, global average pooling and one linear layer. It is found through the
-entry point in pyproject.toml beside this file:
+A classifier has to end in feature maps, global average pooling and one linear layer. `build-base` finds it
+through the entry point in pyproject.toml beside this file:
 
     pip install ./examples/06_custom_backbone
     lwm-edge build-base PHOTOS --arch my_net -o my_base.lwm
@@ -16,7 +16,7 @@ import lwm_edge
 
 
 class MyNet(nn.Module):
-    """Stacks three strided convolutions; maps of 4x4 cells at 32 px."""
+    """Stacks three strided convolutions, which give maps of 4x4 cells at 32 px."""
 
     def __init__(self) -> None:
         super().__init__()

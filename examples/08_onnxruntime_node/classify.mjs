@@ -4,14 +4,14 @@
 //   lwm-edge info --home HOME --json > info.json
 //   node classify.mjs HOME info.json PHOTO...
 //
-// onnxruntime-node does not read a file's metadata, so the names of the classes come from labels.txt beside it, and the way
-// in which photos are prepared, which never changes in a home, from info.json. Photos are scaled by sharp, which rounds other
-// than the package does where a photo is not of the model's own size.
+// onnxruntime-node cannot read a file's metadata. So the class names come from labels.txt beside the file, and the way in
+// which photos are prepared comes from info.json; it never changes in a home. Photos are scaled by sharp. Unless a photo has
+// the model's size already, sharp rounds a little differently from the package.
 import { readFile, realpath } from "node:fs/promises";
 import path from "node:path";
 import process from "node:process";
 
-process.env.ORT_DISABLE_TELEMETRY ??= "1"; // read when ONNX Runtime loads, which would otherwise report to its maker
+process.env.ORT_DISABLE_TELEMETRY ??= "1"; // keeps ONNX Runtime, which reads this when it loads, from reporting
 const ort = (await import("onnxruntime-node")).default;
 const sharp = (await import("sharp")).default;
 

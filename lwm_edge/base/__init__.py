@@ -1,4 +1,4 @@
-"""Builds what a vendor ships: trains a base and writes it as a bundle.
+"""Builds the base that a vendor ships: trains a network, or adopts a trained one, and writes a bundle.
 
 No device needs this package. It imports `learning`, `model`, `photos` and the foundation.
 """

@@ -18,14 +18,9 @@ from ..photos.preprocessing import Preprocessing
 from ..records import AnyPath, ProgressCallback, ignore_progress
 from .choose_levels import possible_levels
 from .config import PackConfig
-from .finish import (
-    PIXEL_CACHE_BYTES,
-    Material,
-    check_capacity,
-    check_output,
-    finish_base,
-)
+from .finish import finish_base
 from .labels import check_folder_names, check_order, match_folders, read_labels
+from .material import PIXEL_CACHE_BYTES, Material, check_capacity, check_output
 from .observing import learn_all
 from .preprocessing import chosen_preprocessing
 from .ranks import Ranks, joined
@@ -44,23 +39,23 @@ def pack_checkpoint(
     *,
     on_progress: ProgressCallback = ignore_progress,
 ) -> BaseReport:
-    """Turns a trained classifier, just as it is, into a base, and writes its bundle.
+    """Turns a trained classifier into a base, without training it any further, and writes the bundle.
 
     Args:
-        checkpoint: Path of a torch checkpoint of the whole classifier (.pth), however it is wrapped.
-        photos: Path of the photos that it was trained on, in one sub-folder for each class.
+        checkpoint: Path of a torch checkpoint (.pth) of the whole classifier, in any of the usual wrappings.
+        photos: Path of a folder of the photos that it was trained on, with one sub-folder for each class.
         output: Path of the bundle to write; an existing file is replaced.
         config: Settings of the base.
         on_progress: Function that is called at every step and before each photo.
 
     Raises:
         PhotosError: A folder cannot be used; every problem is listed.
-        ArchitectureError: The architecture is unknown or does not fit, or the checkpoint fits another one.
+        ArchitectureError: The architecture is unknown or unusable, or the checkpoint is for another one.
         CapacityError: There are more classes than the capacity allows.
         ConfigError: The checkpoint cannot be read, its head or its labels belong to other classes, or the
-            photos contradict their order.
+            photos contradict the order of the labels.
         ExportError: The ONNX graph cannot be made or is wrong (ParityError).
-        PeerError: Another of the processes that torchrun started failed, and raised the error that says why.
+        PeerError: Another process failed; the error that it raised says why.
     """
     with joined() as ranks:
         report = ranks.reports(on_progress)
@@ -86,10 +81,10 @@ def _pack(
     material = _read_material(photos, labels, config, preprocessing, warnings, ranks, on_progress)
     learnt, class_names = material.learnt, material.class_names
     network = trained_network(architecture, checkpoint, config, len(class_names), preprocessing)
-    possible_levels(network, config.grid)  # refuses a grid that does not fit before the work begins
+    possible_levels(network, config.grid)  # refuses a grid that does not fit, before the long work begins
 
     def predicted(photos: PhotoSet) -> tuple[Labels, Labels]:
-        """Returns, in every process, the row that the head ranks highest for each photo, and all labels."""
+        """Returns the row that the head ranks highest for each photo, and each photo's label."""
         found = learn_all(network, photos, config.capacity, ranks, on_progress)
         return found.predictions, found.labels
 
@@ -114,7 +109,7 @@ def _read_material(
     ranks: Ranks,
     on_progress: ProgressCallback,
 ) -> Material:
-    """Reads all folders of photos, and labels each photo by the order of the classes."""
+    """Reads all folders of photos, and labels each photo with the row of its class in the head."""
     cache = PixelCache(PIXEL_CACHE_BYTES // ranks.local_size)
     read = partial(
         read_photo_folder,
@@ -129,7 +124,7 @@ def _read_material(
     where, skipped = str(config.labels or photos), [*folder.skipped]
 
     def labelled(path: Path, found: PhotoFolder, *, all_needed: bool = True) -> PhotoSet:
-        """Labels the photos of a folder by the order of the classes."""
+        """Labels the photos of a folder with the rows of their classes, and sorts them by row."""
         order = match_folders(path, found.class_names, class_names, where, all_needed=all_needed)
         groups = sorted(zip(order, found.photos, strict=True), key=lambda pair: pair[0])
         photos = [replace(photo, label=label) for label, group in groups for photo in group]
@@ -150,7 +145,7 @@ def _read_material(
 
 
 def _check_unseen(ranks: Ranks, unseen: PhotoSet, *others: PhotoSet) -> None:
-    """Refuses photos that are called unseen but lie in another folder too, whatever their metadata."""
+    """Refuses unseen photos that lie in another folder too; copies with other metadata count as the same."""
     if not unseen.photos:
         return
     known = {key: path for photos in others for path, key in _by_pixels(ranks, photos)}
@@ -169,6 +164,7 @@ def _by_pixels(ranks: Ranks, photos: PhotoSet) -> Iterator[tuple[Path, bytes]]:
     """Pairs the path of each photo with a digest of its pixels as the network sees them."""
 
     def digest(index: int) -> bytes:
+        """Computes the digest of one photo's pixels."""
         return hashlib.sha256(photos.load([index]).tobytes()).digest()
 
     digests = ranks.map(digest, range(len(photos.photos)))

@@ -1,4 +1,4 @@
-"""Trains a vendor's base on class folders."""
+"""Trains a vendor's base on folders of photos, one for each class."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import torch
 from ..model.architectures.registry import find_architecture
 from ..model.precision import computing_in, has_bfloat16
 from ..model.terms import Precision
-from ..photos.folders import read_photo_folder, split_held_back
+from ..photos.folders import read_photo_folder
 from ..photos.listing import list_photos
-from ..photos.photo_set import PhotoSet, PixelCache
+from ..photos.photo_set import PhotoSet, PixelCache, split_held_back
 from ..photos.preprocessing import Preprocessing
 from ..records import AnyPath, ProgressCallback, ignore_progress
 from .choose_levels import possible_levels
 from .config import BaseConfig
-from .finish import PIXEL_CACHE_BYTES, Material, check_capacity, check_output, finish_base
+from .finish import finish_base
+from .material import PIXEL_CACHE_BYTES, Material, check_capacity, check_output
 from .preprocessing import scaled_preprocessing
 from .ranks import Ranks, joined
 from .reports import BaseReport
@@ -66,12 +67,13 @@ def _build(
     preprocessing = scaled_preprocessing(architecture.preprocessing, config.image_size)
     classes = len(list_photos(photos).classes)
     check_capacity(classes, config)
-    network = start_network(architecture, config, classes, preprocessing)  # before the photos, as it is quick
+    # Making the network is quick, so a mistake in its settings shows before the photos are read.
+    network = start_network(architecture, config, classes, preprocessing)
     possible_levels(network, config.grid)  # refuses a grid that does not fit
     material = _read_material(photos, config, preprocessing, ranks, on_progress)
     network.to(device)
     saved = SavedTraining(output, material.learnt, config, ranks)
-    # Stochastic depth draws from the global generator.
+    # Stochastic depth draws from torch's global generator, which gets its old state back afterwards.
     with torch.random.fork_rng(devices=[]), computing_in(_precision(config, device), network):
         torch.manual_seed(config.seed + ranks.rank)
         training = train_base(network, material.learnt, config, saved, ranks, on_progress)
@@ -118,7 +120,7 @@ def _read_material(
 
 
 def _precision(config: BaseConfig, device: torch.device) -> Precision:
-    """Chooses the precision to train in; on a CPU, it is bfloat16 only if that is asked for."""
+    """Chooses the precision to train in; on a CPU, it is bfloat16 only if the settings say so."""
     if config.precision == "auto":
         return "bfloat16" if device.type == "cuda" and has_bfloat16(device) else "float32"
     return config.precision

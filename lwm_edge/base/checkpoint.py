@@ -13,20 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import storage
+from .. import inspection
 from ..errors import ArchitectureError, ConfigError, shortened
 from ..model.architectures.registry import architecture_names, find_architecture
 
 _WRAPPINGS = ("state_dict", "model_state_dict", "model", "network", "net", "module", "weights", "params")
 _AVERAGES = ("ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "model_ema_state_dict")
 _PREFIXES = ("module.", "model.", "_orig_mod.", "network.", "net.", "ema_model.", "ema.")
-_COUNTERS = ("n_averaged", "num_updates", "step", "decay", "initted")  # what averaging wrappers add
+_COUNTERS = ("n_averaged", "num_updates", "step", "decay", "initted")  # added by averaging wrappers
 _OPTIONAL = ".num_batches_tracked"
 _LONGEST_NAME = 80
-_OF_PROTOCOL_4 = "140|147|149"  # SHORT_BINUNICODE, STACK_GLOBAL, FRAME
-_DEEPEST = 20  # wrappings inside one another
+_OF_PROTOCOL_4 = "140|147|149"  # opcodes SHORT_BINUNICODE, STACK_GLOBAL and FRAME
+_DEEPEST = 20  # maximum depth of nested wrappings
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32)
-_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # as torchvision's files name it
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # old names in torchvision's files
 _LISTED = 5
 _ADVICE = "save a state dict with torch.save(model.state_dict(), ...)"
 
@@ -34,16 +34,16 @@ _ADVICE = "save a state dict with torch.save(model.state_dict(), ...)"
 def read_checkpoint(path: Path, expected: Collection[str]) -> dict[str, Tensor]:
     """Reads the tensors of a checkpoint without ever running pickled code (`weights_only=True`).
 
-    Wrappings, however deeply nested (`{"model": {"state_dict": ...}}`), and prefixes of names (`module.`,
+    Wrappings, even nested ones (`{"model": {"state_dict": ...}}`), and prefixes of names (`module.`,
     `_orig_mod.`) are removed. If a checkpoint has both a model and its moving average, the model is read.
 
     Args:
         path: Path of the checkpoint.
-        expected: Names that the network's tensors have.
+        expected: Names of the network's tensors.
 
     Raises:
-        ConfigError: There is no such file, it cannot be read without running code, it holds no tensors of a
-            network, or some of them are not finite.
+        ConfigError: The file does not exist, cannot be read without running code, holds no tensors of a
+            network, or has values that are not finite.
     """
     content = _load(path)
     found = list(_mappings(content, set()))
@@ -51,7 +51,7 @@ def read_checkpoint(path: Path, expected: Collection[str]) -> dict[str, Tensor]:
         keys = [_shown(key) for key in content] if isinstance(content, Mapping) else []
         has = f" (it has: {', '.join(keys[:_LISTED])})" if keys else ""
         raise ConfigError(f"{path} holds no state dict of tensors where one is usually kept{has}; {_ADVICE}")
-    state = max(found, key=lambda names: len(names.keys() & set(expected)))  # on a tie, the first
+    state = max(found, key=lambda names: len(names.keys() & set(expected)))  # the first of equals
     state = {n: tensor for n, tensor in state.items() if n in expected or _last(n) not in _COUNTERS}
     if odd := [f"{_shown(n)} is {kind}" for n, t in state.items() if (kind := _oddity(t))]:
         raise ConfigError(
@@ -73,7 +73,7 @@ def _last(name: str) -> str:
 
 
 def _oddity(tensor: Tensor) -> str | None:
-    """Says what keeps a tensor from being a network's weights; returns None if nothing does."""
+    """Says why a tensor cannot be the weights of a network; returns None if it can."""
     if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_meta:
         return "sparse, quantised or without values"
     if tensor.dtype not in _DTYPES:
@@ -85,8 +85,8 @@ def _load(path: Path) -> Any:
     if not path.is_file():
         raise ConfigError(f"{path} is not a file; give the path of a checkpoint (.pth)")
     try:
-        with warnings.catch_warnings(), storage.open_regular(path) as file:
-            warnings.simplefilter("ignore")  # about odd pickle protocols, which are refused anyway
+        with warnings.catch_warnings(), inspection.open_regular(path) as file:
+            warnings.simplefilter("ignore")  # torch warns of odd pickle protocols, which are refused anyway
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise almost anything
         if found := re.search(r"GLOBAL (\S+)", str(error)):
@@ -99,16 +99,16 @@ def _load(path: Path) -> Any:
                 f"{path} was saved with a newer pickle protocol than torch's default (2), which cannot be "
                 f"read without running its code; load it where it was trained, and {_ADVICE}"
             ) from None
-        raise ConfigError(  # torch's own message advises reading it unsafely
+        raise ConfigError(  # torch's own message advises reading the file unsafely
             f"{path} cannot be read as a torch checkpoint; it is damaged or of another kind, such as "
             f"TorchScript or safetensors: {_ADVICE}"
         ) from None
 
 
 def _mappings(content: Any, visited: set[int], depth: int = 0) -> Iterator[dict[str, Tensor]]:
-    """Finds every mapping from names to tensors in a checkpoint's content, with prefixes and without.
+    """Yields every mapping from names to tensors in a checkpoint's content, with and without prefixes.
 
-    They come in the order in which a tie is decided: the content as it stands comes first, averages last.
+    If two of them fit equally well, the first one is read, so averages come last.
     """
     if not isinstance(content, Mapping) or id(content) in visited or depth > _DEEPEST:
         return
@@ -131,10 +131,11 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str, optional
         model: Network of the architecture.
         state: Tensors by name.
         name: Name of the architecture.
-        optional: Names of tensors that may be missing or of another shape; they are left as they are.
+        optional: Names of tensors that are not loaded; they may be missing or have another shape.
 
     Raises:
-        ArchitectureError: Names or shapes are not the architecture's; they are listed or, if many, counted.
+        ArchitectureError: Names or shapes differ from the architecture's; the message lists them, or counts
+            them if there are many.
     """
     expected = model.state_dict()
     given = {n if n in expected else _OLD_DENSENET.sub(r"\1\2", n): t for n, t in state.items()}
@@ -156,7 +157,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str, optional
 
 
 def _summary(names: Sequence[str], what: str) -> list[str]:
-    """Lists a few names, or counts many by the module that they are in."""
+    """Lists the names if there are few of them; otherwise counts them by module."""
     if len(names) <= _LISTED:
         return [f"{_shown(name)} is {what}" for name in names]
     modules = Counter(_shown(name.partition(".")[0]) for name in names)
@@ -168,14 +169,18 @@ def _summary(names: Sequence[str], what: str) -> list[str]:
 
 
 def _shown(name: Any) -> str:
-    """Writes a name from a checkpoint so that it can be printed."""
+    """Returns a name from a checkpoint in a form that can be printed."""
     text = str(name)
     text = text if text.isprintable() else ascii(text)
     return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..."
 
 
 def _likeness(state: Mapping[str, Tensor], name: str) -> str:
-    """Says which architecture, if any, has these tensors, the head aside; it may be `name` itself."""
+    """Names an architecture that has all of these tensors apart from the head; it may be `name` itself.
+
+    Returns:
+        The end of an error message; it is empty if no architecture has them.
+    """
     shapes = _shapes(state)
     for candidate in architecture_names():
         theirs, head = _shapes_of(candidate)
@@ -194,7 +199,7 @@ def _shapes_of(architecture_name: str) -> tuple[dict[str, torch.Size], set[str]]
         architecture = find_architecture(architecture_name)
         with torch.device("meta"):
             shapes = _shapes(architecture.build().state_dict())
-    except Exception:  # another package's architecture fails, or one does not build on "meta"
+    except Exception:  # an architecture from another package fails, or does not build on "meta"
         return {}, set()
     return shapes, {f"{architecture.head}.weight", f"{architecture.head}.bias"}
 

@@ -1,9 +1,9 @@
-"""Decides which earlier blocks a new base's head reads, and how finely, from the vendor's own photos.
+"""Uses the vendor's photos to choose the grid on which a new base's head reads the network's earlier blocks.
 
-A last layer that was trained on these photos tells them all apart, no matter what else the head reads, so it
-says nothing about classes to come. The earlier blocks are therefore judged alone: the chosen grid is the one
-on which their values best tell the vendor's classes apart. If objects can be anywhere in the picture, a
-single cell wins; if all pictures are framed alike, a finer grid does.
+The last layers were trained on these photos and tell them all apart, whatever else the head reads, so they do
+not show which grid suits new classes. The earlier blocks are therefore judged alone: the chosen grid is the
+one on which their values best tell the vendor's classes apart. If objects can be anywhere in the picture, a
+single cell wins; if all pictures are framed alike, a finer grid wins.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from .observing import PHOTOS_AT_ONCE, observe_all
 from .ranks import Ranks
 from .reports import LevelsReport
 
-MAX_INPUTS = 2048  # inputs of a head with levels; its covariance then takes 16 MiB of the bundle
-MAX_VALUES = 8192  # values of levels on a grid that the vendor chose; their covariance takes 256 MiB
+MAX_INPUTS = 2048  # for a head with levels; the covariance of its inputs takes 16 MiB of the bundle
+MAX_VALUES = 8192  # for levels on a grid that the vendor chose; the covariance of their values takes 256 MiB
 GRIDS = (1, 2, 3)
 
 
 @torch.no_grad()
 def find_levels(network: Network, grid: int) -> Levels | None:
-    """Finds the last block of each map size but the final one; returns None if these cannot be levels.
+    """Finds the last block of each map size except the final one; returns None if no head can read them.
 
     Args:
         network: Network without levels.
@@ -58,10 +58,11 @@ def possible_levels(network: Network, grid: int | None) -> list[Levels]:
 
     Args:
         network: Network without levels.
-        grid: Grid that the vendor chose; 0 means no levels, None all grids that keep the head within bounds.
+        grid: Grid that the vendor chose; 0 means no levels, and None means every grid with which the head has
+            at most `MAX_INPUTS` inputs.
 
     Raises:
-        ConfigError: The grid does not fit.
+        ConfigError: The grid does not fit the network.
     """
     if grid == 0:
         return []
@@ -83,29 +84,29 @@ def choose_levels(
     ranks: Ranks = Ranks(),  # noqa: B008 - it never changes
     on_progress: ProgressCallback = ignore_progress,
 ) -> LevelsReport:
-    """Lets a trained network read earlier blocks too, on the grid that fits best.
+    """Chooses the grid that suits the photos best, and makes the network's head read earlier blocks on it.
 
-    If there are more photos than `PHOTOS_AT_ONCE`, an even selection from each class decides.
+    If there are more photos than `PHOTOS_AT_ONCE`, only an even selection from each class is used.
 
     Args:
-        network: Network without levels so far.
+        network: Trained network, whose head reads no earlier blocks yet.
         photos: Photos of the classes that it was trained on.
         candidates: Levels from `possible_levels`; they are tried only if there are several.
-        ranks: Processes, each of which looks at a share of the photos.
+        ranks: Processes, each of which runs the network on a share of the photos.
         on_progress: Function that is called before each photo, and before each head is solved.
     """
     accuracy = {}
     report = StepReporter("evaluate", FOLDS * len(candidates), on_progress)
-    every = -(-len(photos.photos) // PHOTOS_AT_ONCE)  # photos come class by class
-    judges = replace(photos, photos=photos.photos[:: max(1, every)])
-    labels = np.array(judges.labels)
+    every = -(-len(photos.photos) // PHOTOS_AT_ONCE)  # photos are sorted by class
+    selection = replace(photos, photos=photos.photos[:: max(1, every)])
+    labels = np.array(selection.labels)
     for levels in candidates if len(candidates) > 1 else ():
         trial = network.student(trains=False)
         trial.read_levels(levels)
-        seen = observe_all(trial, judges, ranks, on_progress)
+        seen = observe_all(trial, selection, ranks, on_progress)
         values = seen.head_inputs[:, : levels.values]
         accuracy[levels.grid] = ranks.by_first(partial(_accuracy, values, labels, report))
-    # Among equals this chooses the first, which is the coarsest.
+    # If several grids are equally good, this chooses the first one, which is the coarsest.
     chosen = max(candidates, key=lambda levels: accuracy.get(levels.grid, 0.0), default=None)
     if chosen:
         network.read_levels(chosen)
@@ -113,7 +114,7 @@ def choose_levels(
 
 
 def _accuracy(values: Features, labels: Labels, report: Callable[[], None]) -> float:
-    """Computes the share of photos that are recognised by levels' values [M, values], cross-validated."""
+    """Computes the cross-validated accuracy of a head that reads only the levels' values [M, values]."""
     statistics = ClassStatistics.empty(classes := int(labels.max()) + 1, values.shape[1])
     statistics.learn(values, labels)
     logits = judge_unseen(statistics.discriminant(classes, values, labels), classes, report).logits

@@ -15,32 +15,32 @@ _MAX_STATISTIC, _MIN_STD = 3.0, 1e-3  # bounds for mean and std, if pixels are f
 
 
 class BundleConfig(Settings):
-    """Defines what every base bundle needs to know, however its network came to be.
+    """Defines the settings of every base, whether its network is trained here or elsewhere.
 
     Raises:
         ConfigError: Some settings are out of range; every one of them is listed.
     """
 
     architecture: str
-    """Name of the network; for an unknown name, the error lists the known ones."""
+    """Name of the network's architecture; for an unknown name, the error lists the known ones."""
     capacity: int = Field(default=256, ge=1, le=MAX_CAPACITY)
     """Maximum number of classes that the bundle can ever hold."""
     image_size: int | None = Field(default=None, ge=8, le=2048)
     """Height and width of the input in pixels; the architecture has a default."""
     activation: Activation = "sigmoid"
-    """Kind of outputs: sigmoid, which increments use, or softmax, for a checkpoint trained with it."""
+    """Kind of outputs that the network is trained with: sigmoid, or softmax (cross entropy)."""
     grid: int | None = Field(default=None, ge=0, le=8)
-    """Cells per side over which the head reads earlier blocks, 0 for none; unless set, the photos decide.
+    """Cells per side of the grid on which the head reads earlier blocks, or 0; unless set, the photos decide.
 
-    They choose 1, 2 or 3, whichever tells their classes apart best, as long as the head reads no
-    more than 2048 values.
+    With 0, the head reads the last feature maps alone. If the photos decide, the grid is 1, 2 or 3, whichever
+    tells their classes apart best, as long as the head reads no more than 2048 values.
     """
     author: Line | None = None
-    """Author of the base, which the ONNX file names."""
+    """Author of the base, to be named in the ONNX file."""
     license: Line | None = None
-    """Licence of the base, by its name or address, which the ONNX file names."""
+    """Name or address of the base's licence, to be given in the ONNX file."""
     description: Paragraph | None = None
-    """Description of the base for people, which the ONNX file carries."""
+    """Description of the base for people to read in the ONNX file."""
     permits: tuple[Permission, ...] = ()
     """Changes that devices may make beyond those that are always allowed: add-photos, undo, other-devices."""
 
@@ -53,7 +53,7 @@ class BundleConfig(Settings):
 
     @field_validator("permits")
     @classmethod
-    def _ascend(cls, permits: tuple[Permission, ...]) -> tuple[Permission, ...]:
+    def _sort(cls, permits: tuple[Permission, ...]) -> tuple[Permission, ...]:
         return tuple(sorted(set(permits)))
 
 
@@ -69,15 +69,15 @@ class BaseConfig(BundleConfig):
     checkpoint: ExactPath | None = None
     """File of a torch checkpoint (.pth) to start from, either of a whole classifier or of its backbone.
 
-    Its head is kept if it has one row for each class folder, in the folders' sorted order. To ship a trained
-    classifier as it is, use `pack`.
+    The checkpoint's head is kept if it has as many rows as there are class folders; the rows must then be in
+    the sorted order of the folders. To ship a trained classifier as it is, use `pack`.
     """
     epochs: int = Field(default=30, ge=1, le=10_000)
-    """Passes over the photos."""
+    """Number of passes over the photos."""
     frozen_blocks: int = Field(default=0, ge=0)
     """Number of the backbone's first blocks that are not trained.
 
-    Blocks are the children of the backbone's parts, in order.
+    The blocks are the child modules of the backbone's parts, in order.
     """
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate of the one-cycle schedule; unless set, 0.05 from scratch and 0.01 from weights."""
@@ -86,20 +86,20 @@ class BaseConfig(BundleConfig):
     weight_decay: float = Field(default=5e-4, ge=0)
     """Weight decay of all weights."""
     batch_size: int = Field(default=64, ge=2, le=4096)
-    """Photos per optimiser update."""
+    """Number of photos per optimiser update."""
     augment: bool = True
     """Whether the photos are shifted and flipped at random."""
     rotations: bool = False
-    """Whether to learn each class rotated by quarter turns too: better for new classes, but twice as slow.
+    """Whether to learn photos rotated by quarter turns too: better for new classes, but twice as slow.
 
     Each rotation of a class counts as a separate class, so the backbone learns more than the classes alone
     would require.
     """
     held_back: float = Field(default=0.1, ge=0, lt=1)
-    """Share of each class's photos that the network does not train on; 0 trains on all, and measures nothing.
+    """Share of each class's photos that are held back from training, to measure accuracy; 0 for none.
 
-    What is measured on these photos goes into the bundle, and devices estimate from it how much their models
-    still know. The photos also decide what the class statistics are made from, and which head ships.
+    The accuracy goes into the bundle, and devices estimate from it how much their models still know. These
+    photos also decide from which photos the class statistics are made, and which head ships.
     """
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of everything random: with the same seed, photos and machine, the base is the same."""
@@ -126,28 +126,29 @@ class PackConfig(BundleConfig):
     activation: Activation = "softmax"
     """Kind of outputs that the classifier was trained with: softmax (cross entropy) or sigmoid."""
     labels: ExactPath | None = None
-    """Text file with the class of each of the head's rows, one per line; unless set, the folders, sorted."""
+    """Text file with one class name per line, for each row of the head; by default, the sorted folders."""
     unseen_photos: ExactPath | None = None
-    """Folder with photos that the network never saw, in class folders of the same names.
+    """Folder of photos that the network never saw, with class folders of the same names.
 
-    Accuracy is measured on these photos, and devices estimate from it how much their models still know. The
-    photos also decide what the class statistics are made from, and which head ships.
+    The accuracy on these photos goes into the bundle, and devices estimate from it how much their models
+    still know. These photos also decide from which photos the class statistics are made, and which head
+    ships.
     """
     statistics_photos: ExactPath | None = None
-    """Folder with photos to make the class statistics from, instead of those that trained the classifier."""
+    """Folder of photos to make the class statistics from, instead of those that trained the classifier."""
     mean: tuple[float, float, float] | None = None
-    """Mean of the channels red, green, blue that the classifier was trained with, for pixels from 0 to 1."""
+    """Means with which the classifier's red, green and blue channels are normalised (pixels from 0 to 1)."""
     std: tuple[float, float, float] | None = None
-    """Standard deviation of the channels red, green, blue that the classifier was trained with."""
+    """Standard deviations with which the classifier's red, green and blue channels are normalised."""
     resize_size: int | None = Field(default=None, ge=8, le=4096)
     """Length in pixels to which a photo's short side is resized before the centre crop."""
     preprocessing_of: str | None = None
     """Name of torchvision weights whose preprocessing to use, such as ResNet18_Weights.IMAGENET1K_V1."""
 
     @model_validator(mode="after")
-    def _is_of_pixels_from_0_to_1(self) -> PackConfig:
+    def _mean_and_std_fit_pixels_from_0_to_1(self) -> PackConfig:
         if any(abs(value) > _MAX_STATISTIC for value in (*(self.mean or ()), *(self.std or ()))):
-            raise ValueError("mean and std are for pixels from 0 to 1; divide those for 0 to 255 by 255")
+            raise ValueError("mean and std are for pixels from 0 to 1; divide values for 0 to 255 by 255")
         if any(value <= _MIN_STD for value in self.std or ()):
             raise ValueError(f"std must be above {_MIN_STD}")
         return self

@@ -1,4 +1,4 @@
-"""Varies the photos that a network learnt from, for want of photos that it never saw."""
+"""Makes varied copies of the photos that a network learnt from, for use when no other photos are given."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COPIES = 2
 _LIGHT = 0.4  # largest change of brightness, contrast and saturation, as a share
 
 
-class _InOtherLight(PhotoSet):
+class _VariedPhotos(PhotoSet):
     """Holds photos that are shifted, mirrored and lit at random."""
 
     def _load(self, photo: Photo, epoch: int | None, report: StepReporter) -> Pixels:
@@ -28,10 +28,10 @@ def relight(pixels: Pixels, generator: np.random.Generator) -> Pixels:
 
     Args:
         pixels: Pixels of the photo [H, W, 3] uint8.
-        generator: Random generator that decides by how much.
+        generator: Random generator that decides how much each of them changes.
 
     Returns:
-        The pixels [H, W, 3] uint8.
+        The changed pixels [H, W, 3] uint8.
     """
     brightness, contrast, saturation = generator.uniform(1 - _LIGHT, 1 + _LIGHT, 3)
     lit = pixels * brightness
@@ -42,6 +42,6 @@ def relight(pixels: Pixels, generator: np.random.Generator) -> Pixels:
     return result
 
 
-def in_other_light(photos: PhotoSet) -> PhotoSet:
-    """Makes a set of the same photos, each of which looks different in each epoch."""
-    return _InOtherLight(photos.photos, photos.preprocessing, photos.cache, augmentation_seed=0)
+def varied_photos(photos: PhotoSet) -> PhotoSet:
+    """Makes a set of the same photos, each of which looks different in every epoch."""
+    return _VariedPhotos(photos.photos, photos.preprocessing, photos.cache, augmentation_seed=0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import storage
+from .. import inspection
 from ..errors import ConfigError, PhotosError, first_line, shortened
 from ..learning.discriminant import Labels
 from ..photos.class_names import class_name_problem, fold_class_name, normalise_class_name
@@ -24,10 +24,10 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """Reads the names of a head's rows, one per line, in their order.
 
     Raises:
-        ConfigError: The file cannot be read, or some names cannot be class names; all of them are listed.
+        ConfigError: The file cannot be read, or some names cannot be class names; all of these are listed.
     """
     try:
-        read = storage.read_regular(path, _MAX_BYTES + 1)
+        read = inspection.read_regular(path, _MAX_BYTES + 1)
         if len(read) > _MAX_BYTES:
             raise ConfigError(
                 f"{path} is longer than {_MAX_BYTES // 1024**2} MiB, so it is not a list of labels"
@@ -49,27 +49,27 @@ def read_labels(path: Path) -> tuple[str, ...]:
 def match_folders(
     folder: Path, found: Sequence[str], labels: Sequence[str], where: str, *, all_needed: bool = True
 ) -> list[int]:
-    """Finds the label of each class folder, whatever the case or Unicode form of its letters.
+    """Finds the label of each class folder; case and Unicode form make no difference.
 
     Args:
         folder: Path of the folder that holds the class folders.
         found: Names of the class folders.
         labels: Names of the classes, in order.
-        where: Path that the labels come from, for errors.
+        where: Path that the labels come from, for error messages.
         all_needed: Whether each label needs a folder.
 
     Returns:
         For each folder, the index of its label.
 
     Raises:
-        ConfigError: Some labels have no folder, or some folders no label; all of them are listed.
+        ConfigError: Some labels have no folder, or some folders have no label; all of these are listed.
     """
     index = {fold_class_name(label): i for i, label in enumerate(labels)}
     known = {fold_class_name(name) for name in found}
     missing = [label for label in labels if fold_class_name(label) not in known] if all_needed else []
     problems = [f"{label} has no folder of photos" for label in missing]
     problems += [
-        f"the folder {name} is not one of them" for name in found if fold_class_name(name) not in index
+        f"the folder {name} is none of these classes" for name in found if fold_class_name(name) not in index
     ]
     if problems:
         raise ConfigError(
@@ -83,12 +83,12 @@ def check_order(predictions: Labels, labels: Labels, class_names: Sequence[str])
 
     Args:
         predictions: Row that the head ranks highest for each photo [M].
-        labels: Row that is said to stand for the photo's class [M].
-        class_names: Name of the class that each row is said to stand for.
+        labels: Row that belongs to the photo's class in the given order [M].
+        class_names: Name of the class that each row stands for in the given order.
 
     Raises:
-        ConfigError: Another order, which the message names, clearly fits better for the classes that it
-            moves; or the classifier is no better than chance.
+        ConfigError: Another order, which the message gives, clearly fits better for the classes that it
+            moves, or the classifier is no better than chance.
     """
     classes = len(class_names)
     right = float(np.bincount(labels[predictions == labels], minlength=classes) @ _per_photo(labels, classes))
@@ -118,7 +118,7 @@ def check_folder_names(folder: Path, predictions: Labels, labels: Labels, class_
         class_names: Name of the class that each row stands for.
 
     Raises:
-        PhotosError: The classifier, whose order is known to be right, contradicts the names of some folders.
+        PhotosError: The classifier, whose order of rows is known to be right, contradicts some folder names.
     """
     row_of_class = _better_rows(predictions, labels, len(class_names))
     if row_of_class is not None:
@@ -137,14 +137,14 @@ def check_folder_names(folder: Path, predictions: Labels, labels: Labels, class_
 
 
 def _better_rows(predictions: Labels, labels: Labels, classes: int) -> Labels | None:
-    """Finds the row of each class if an order other than the given one clearly fits better; else None."""
+    """Finds the row of each class in an order that clearly fits better; returns None if no order does."""
     per_photo = _per_photo(labels, classes)
     pairs, counts = np.unique(np.stack([labels, predictions], 1), axis=0, return_counts=True)
     row_of_class = _best_rows(pairs, counts * per_photo[pairs[:, 0]], classes)
     moved = row_of_class != np.arange(classes)
     as_moved, as_given = pairs[:, 1] == row_of_class[pairs[:, 0]], pairs[:, 1] == pairs[:, 0]
-    # The gain is measured by class as well as by photo: if only a large class is taken for a small one, most
-    # photos gain by swapping the two, yet nothing shows that the small class is taken for the large one.
+    # The gain is measured by class as well as by photo. Suppose that a large class is taken for a small one,
+    # but not the other way round: swapping the two would help most photos, yet it would be wrong.
     if_moved, now = (
         np.bincount(pairs[which, 0], counts[which], classes) * per_photo for which in (as_moved, as_given)
     )
@@ -156,13 +156,15 @@ def _better_rows(predictions: Labels, labels: Labels, classes: int) -> Labels | 
 
 
 def _per_photo(labels: Labels, classes: int) -> NDArray[np.float64]:
-    """Returns, for each class, what share of the class a single photo is [classes]."""
+    """Returns 1 / number of photos for each class [classes]; empty classes count as one photo."""
     shares: NDArray[np.float64] = 1 / np.bincount(labels, minlength=classes).clip(1)
     return shares
 
 
 def _best_rows(pairs: Labels, shares: NDArray[np.float64], classes: int) -> Labels:
-    """Gives each class a row, the clearest pairs first; a class left without one keeps its own if it can.
+    """Gives each class a row, beginning with the clearest pairs of class and row.
+
+    A class for which no pair is left keeps its own row if that is free, and otherwise gets any free row.
 
     Args:
         pairs: Class and row of each pair that occurs [P, 2].

@@ -1,14 +1,15 @@
 """Measures a trained network on photos that it never saw, and lets them decide what ships.
 
-Photos that a network learnt by heart lie where no other photo lies: their class means and covariance describe
-nothing that a device will meet. Statistics are made from all photos, or with the means of the unseen ones
-alone if the network knows the others by heart, unless another choice recognises the unseen photos better
-(each photo is predicted by a head that is solved without it). The head that is solved from the chosen
-statistics ships instead of the trained one if it recognises these photos better, too.
+The features of photos that a network knows by heart are unlike those of any other photos, so their means and
+covariance describe nothing that a device will meet. The class statistics are therefore made from all photos
+together or, if the network knows the learnt ones by heart, with the means of the unseen photos alone. Another
+choice wins if it recognises the unseen photos better; each photo is judged by a head that is solved without
+it. In the same way, the head that is solved from the statistics ships in place of the trained head if it
+recognises the unseen photos better.
 
-Without unseen photos, nothing can be chosen. If the network is then right on nearly all photos that it learnt
-from but on far fewer varied copies of them, the statistics are made from these copies, whose features are
-more like those of photos that it never saw.
+Without unseen photos, there is no such choice. If the network is then right on nearly all photos that it
+learnt from but on far fewer varied copies of them, the statistics are made from these copies, whose features
+are more like those of photos that it never saw.
 """
 
 from __future__ import annotations
@@ -39,28 +40,29 @@ from .reports import StatisticsReport
 HEADS = 2 * FOLDS + 1
 """Maximum number of heads that `settle` solves.
 
-There is one without each fold, for each of two kinds of statistics, and one more.
+For each of two kinds of statistics, it solves one head without each fold, and then one from the given
+statistics.
 """
 
 BY_HEART = 0.15
-"""Gap between a network's accuracies on learnt and unseen photos above which it knows photos by heart."""
+"""Gap between accuracy on learnt and on unseen photos above which a network knows its photos by heart."""
 NEARLY_ALL = 0.99
-"""Accuracy on learnt photos at which they may be known by heart, if there are no unseen ones to tell."""
+"""Accuracy on learnt photos at which the network may know them by heart, if no unseen photos can tell."""
 
-_ENOUGH_FOR_MEANS = 5  # unseen photos per class; the mean of fewer says less than the mean of all photos
-_LEAST_JUDGED = 2  # without its only unseen photo, a class has no mean, so the photo is never recognised
+_ENOUGH_FOR_MEANS = 5  # unseen photos per class; a mean of fewer is worse than the mean of all photos
+_LEAST_JUDGED = 2  # without its only unseen photo, a class has no mean, so that photo is never recognised
 
 
 class Settled(NamedTuple):
-    """Holds what was decided about a trained network's statistics and head.
+    """Holds the decision about the statistics and the head of a trained network.
 
     Attributes:
-        statistics: Statistics of all classes.
+        statistics: Chosen statistics of all classes.
         report: Report on the choice.
-        logits: Logits of each unseen photo, by a head like the one that ships [M, classes]; may be empty.
-        solved: Logits of each unseen photo, by a head that a device would solve from the statistics
+        logits: Logits of each unseen photo by a head like the one that ships [M, classes]; there may be none.
+        solved: Logits of each unseen photo by a head that a device would solve from the statistics
             [M, classes].
-        scores: Each unseen photo's score for unknown objects, by statistics made without it [M].
+        scores: Score for unknown objects of each unseen photo, by statistics made without it [M].
     """
 
     statistics: ClassStatistics
@@ -90,69 +92,93 @@ def settle(
     """Decides from which photos the statistics are made, and whether the solved head ships.
 
     Args:
-        of_given: Statistics of the photos given for this purpose, usually those that the network learnt from.
+        of_given: Statistics of the given photos, usually those that the network learnt from.
         unseen: Observation of photos that the network never saw; None if there are none.
         unseen_labels: class_index of each unseen photo.
-        trained_logits: Logits of the trained head for the unseen photos.
+        trained_logits: Logits of the trained head for the unseen photos; None if there are none.
         accuracy_on_learnt: Accuracy of the trained head on photos that the network learnt from.
         classes: Number of classes.
         report: Function that is called before each of up to `HEADS` heads is solved.
         are_copies: Whether the given photos are varied copies of those that the network learnt from.
     """
     if unseen is None or trained_logits is None:
-        nothing_known = StatisticsReport(
-            photos="varied" if are_copies else "given", head="trained", accuracy={}
-        )
-        nothing = np.zeros((0, classes))
-        return Settled(of_given, nothing_known, nothing, nothing, np.zeros(0))
+        photos, nothing = "varied" if are_copies else "given", np.zeros((0, classes))
+        unmeasured = StatisticsReport(photos=photos, head="trained", accuracy={})
+        return Settled(of_given, unmeasured, nothing, nothing, np.zeros(0))
     trained = trained_logits.argmax(1)
     accuracy = {"trained": _accuracy(trained, unseen_labels)}
-
-    def by_given() -> Unseen:
-        report()
-        solved = of_given.discriminant(classes)
-        tensors = score_tensors(of_given, classes, solved.rows)
-        return Unseen(
-            solved.head.logits(unseen.head_inputs), known_scores(unseen.head_inputs, tensors, classes)
-        )
-
-    capacity = len(of_given.means)
     fewest = int(np.bincount(unseen_labels, minlength=classes).min())
     if not fewest:  # if means came from two sources, the classes of one source would be favoured
         undecided = StatisticsReport(photos="given", head="trained", accuracy=accuracy)
-        return Settled(of_given, undecided, trained_logits, *by_given())
-
-    of_all = of_given.copy()
-    of_all.learn_more(unseen.head_inputs, unseen_labels)
-    ways = {
-        "all": of_all,
-        "unseen": of_given.with_photos(unseen.head_inputs, unseen_labels),  # their means alone
-        "given": of_given,
-    }
-    if fewest < _LEAST_JUDGED:
-        del ways["unseen"]
-    judged = {
-        way: judge_unseen(
-            ways[way].discriminant(classes, unseen.head_inputs, unseen_labels), capacity, report
+        return Settled(
+            of_given, undecided, trained_logits, *_judge_by_given(of_given, unseen, classes, report)
         )
-        for way in ways
-        if way != "given"
-    }
-    judged["given"] = by_given()
-    predictions = {way: found.logits.argmax(1) for way, found in judged.items()}
-    accuracy |= {way: _accuracy(found, unseen_labels) for way, found in predictions.items()}
+
+    choices = _possible_statistics(of_given, unseen, unseen_labels, fewest)
+    judged = _judge(choices, unseen, unseen_labels, classes, report)
+    predictions = {name: found.logits.argmax(1) for name, found in judged.items()}
+    accuracy |= {name: _accuracy(found, unseen_labels) for name, found in predictions.items()}
     is_by_heart = accuracy_on_learnt - accuracy["trained"] > BY_HEART
     best = "unseen" if is_by_heart and fewest >= _ENOUGH_FOR_MEANS else "all"
-    for way in ways:
-        if _is_better(predictions[way], predictions[best], unseen_labels):
-            best = way
+    for name in choices:
+        if _is_better(predictions[name], predictions[best], unseen_labels):
+            best = name
     head = "solved" if _is_better(predictions[best], trained, unseen_labels) else "trained"
     return Settled(
-        ways[best],
+        choices[best],
         StatisticsReport(photos=best, head=head, accuracy=accuracy),
         judged[best].logits if head == "solved" else trained_logits,
         *judged[best],
     )
+
+
+def _possible_statistics(
+    of_given: ClassStatistics, unseen: Observation, labels: Labels, fewest: int
+) -> dict[str, ClassStatistics]:
+    """Makes all statistics to choose from, by the name of the photos that they are made from.
+
+    Args:
+        of_given: Statistics of the given photos.
+        unseen: Observation of the unseen photos.
+        labels: class_index of each unseen photo.
+        fewest: Number of unseen photos of the class that has the fewest.
+    """
+    of_all = of_given.copy()
+    of_all.learn_more(unseen.head_inputs, labels)
+    choices = {"all": of_all}
+    if fewest >= _LEAST_JUDGED:
+        # The covariance comes from all photos here too, but the means from the unseen photos alone.
+        choices["unseen"] = of_given.with_photos(unseen.head_inputs, labels)
+    return choices | {"given": of_given}
+
+
+def _judge(
+    choices: dict[str, ClassStatistics],
+    unseen: Observation,
+    labels: Labels,
+    classes: int,
+    report: Callable[[], None],
+) -> dict[str, Unseen]:
+    """Judges each unseen photo by heads and scores that are solved without it, for each of the choices."""
+    judged = {}
+    for name, statistics in choices.items():
+        if name == "given":  # the given statistics have not learnt the unseen photos in the first place
+            judged[name] = _judge_by_given(statistics, unseen, classes, report)
+        else:
+            solved = statistics.discriminant(classes, unseen.head_inputs, labels)
+            judged[name] = judge_unseen(solved, len(statistics.means), report)
+    return judged
+
+
+def _judge_by_given(
+    of_given: ClassStatistics, unseen: Observation, classes: int, report: Callable[[], None]
+) -> Unseen:
+    """Judges the unseen photos by statistics that have not learnt them."""
+    report()
+    solved = of_given.discriminant(classes)
+    tensors = score_tensors(of_given, classes, solved.rows)
+    scores = known_scores(unseen.head_inputs, tensors, classes)
+    return Unseen(solved.head.logits(unseen.head_inputs), scores)
 
 
 def _accuracy(predictions: Labels, labels: Labels) -> float:
@@ -163,9 +189,10 @@ def _accuracy(predictions: Labels, labels: Labels) -> float:
 def _is_better(predictions: Labels, others: Labels, labels: Labels) -> bool:
     """Tells whether predictions are better than others by more than chance would explain.
 
-    Their accuracy, a mean over classes, must be higher. Of n photos on which only one of the two is right,
-    chance would give each half, with a standard deviation of half the square root of n. The better one must
-    exceed its half by more than two standard deviations.
+    Their accuracy, a mean over classes, must be higher. There is a second condition about the n photos for
+    which only one of the two predictions is right. By chance, each would be right for half of these photos,
+    with a standard deviation of half the square root of n. For the better predictions, the number must exceed
+    that half by more than two standard deviations.
     """
     right, others_right = predictions == labels, others == labels
     gained, lost = int((right & ~others_right).sum()), int((others_right & ~right).sum())
@@ -174,7 +201,7 @@ def _is_better(predictions: Labels, others: Labels, labels: Labels) -> bool:
 
 
 def measured_tensors(settled: Settled, labels: Labels, capacity: int) -> Arrays:
-    """Counts, for the bundle, how often each class was recognised, the worst confusions, and the scores."""
+    """Makes the bundle's tensors that count recognised photos, confusions and scores of unseen photos."""
     arrays, predictions = empty_tensors(capacity, 1), settled.predictions
     np.add.at(arrays[TOTAL], labels, 1)
     np.add.at(arrays[RIGHT], labels[predictions == labels], 1)

@@ -1,4 +1,4 @@
-"""Runs a network on a vendor's photos, which may be too many for one process or for memory at once."""
+"""Runs a network on a vendor's photos, which can be too many for one process, or to hold in memory."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..photos.photo_set import PhotoSet
 from ..records import ProgressCallback
 from .ranks import Ranks
 
-BATCH_SIZE = 64  # photos at once when nothing trains
-PHOTOS_AT_ONCE = 65_536  # with their head inputs in memory: a gigabyte if there are 2048 for each photo
+BATCH_SIZE = 64  # photos that are processed at once when nothing is trained
+PHOTOS_AT_ONCE = 65_536  # photos whose head inputs are in memory at once; at 2048 inputs, a gigabyte
 
 
 class Learnt(NamedTuple):
@@ -43,12 +43,12 @@ def observe_all(
 
     Args:
         network: Network in eval mode.
-        photos: Photos to look at.
-        ranks: Processes, each of which looks at a share of the photos.
+        photos: Photos to run the network on.
+        ranks: Processes, each of which takes a share of the photos.
         on_progress: Function that is called before each photo.
 
     Returns:
-        The observation of all photos, in their order; in all processes but the first, it is empty.
+        The observation of all photos, in their order; it is empty in all processes except the first.
     """
     own, inputs = ranks.photos(photos), network.head.in_features
     mine = np.empty((0, inputs))
@@ -71,16 +71,16 @@ def learn_all(
     on_progress: ProgressCallback,
     epochs: Sequence[int | None] = (None,),
 ) -> Learnt:
-    """Makes statistics of photos, and predicts each of them; the head's inputs are not kept.
+    """Makes statistics of photos, and predicts the class of each photo; the head's inputs are not kept.
 
     Args:
         network: Network in eval mode.
         photos: Photos to learn.
         capacity: Maximum number of classes.
-        ranks: Processes, each of which looks at a share of the photos.
+        ranks: Processes, each of which takes a share of the photos.
         on_progress: Function that is called before each photo.
-        epochs: Epochs to augment the photos for; each photo is learnt once for every epoch. None leaves them
-            as they are.
+        epochs: Epochs to augment the photos for; each photo is learnt once per epoch. An epoch of None leaves
+            the photos as they are.
     """
     own, empty = ranks.photos(photos), ClassStatistics.empty(capacity, network.head.in_features)
     parts, predicted, labelled = empty, [np.empty(0, np.int64)], [np.empty(0, np.int64)]

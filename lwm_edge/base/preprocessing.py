@@ -26,7 +26,7 @@ def chosen_preprocessing(architecture: Architecture, config: PackConfig) -> tupl
     """Returns the preprocessing that a trained classifier needs, and warnings about it.
 
     Raises:
-        ConfigError: There are no such weights, or the settings contradict each other.
+        ConfigError: The named weights do not exist, or the settings contradict each other.
     """
     default, warnings = architecture.preprocessing, []
     if config.preprocessing_of is not None:

@@ -1,9 +1,9 @@
 """Lets several processes make one base: `torchrun` starts them, and they divide the photos among themselves.
 
-Every process runs the same code. Work that is divided is done on a share of the photos in each process, and
-the results are put together. All other work is done by the first process alone, which is also the only one
-that writes, prints and reports progress. A process that torchrun did not start is alone, and nothing here has
-any effect on it.
+Every process runs the same code. Where the work is divided, each process takes a share of the photos, and the
+results are combined. Decisions are made by the first process alone, which is also the only one that writes,
+prints and reports progress. A process that torchrun did not start is alone, and this module changes nothing
+for it.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from ..records import Progress, ProgressCallback, ignore_progress
 S = TypeVar("S")
 T = TypeVar("T")
 
-_PATIENCE = timedelta(days=1)  # the first process solves heads and exports while the others wait
-_SECONDS_TO_SPEAK = 10.0
+_TIMEOUT = timedelta(days=1)  # the first process solves heads and exports while the others wait
+_SECONDS_TO_REPORT = 10.0
 _LOST_CONNECTION = ("onnection closed", "onnection reset", "onnection refused", "roken pipe")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Says which of several processes this one is, and puts together what they did.
+    """Identifies this process among several, and combines the results of all of them.
 
     Attributes:
         rank: Number of this process, from 0.
         size: Number of all processes.
-        local_rank: Number of this process among those on its machine.
-        local_size: Number of processes on its machine.
+        local_rank: Number of this process among those on the same machine, from 0.
+        local_size: Number of processes on the same machine.
     """
 
     rank: int = 0
@@ -55,11 +55,11 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Returns whether this is the process that writes and reports."""
+        """Tells whether this is the process that writes and reports."""
         return self.rank == 0
 
     def device(self, setting: Device) -> torch.device:
-        """Chooses the device of this process; each process of a machine gets a GPU of its own.
+        """Chooses the device of this process; each process on a machine gets a separate GPU.
 
         Raises:
             ConfigError: There is no GPU, or there are fewer GPUs than processes.
@@ -87,7 +87,7 @@ class Ranks:
         """Applies a function to every item, as the built-in `map` does; each process does its share.
 
         Raises:
-            ConfigError: The processes have different numbers of items, so they do not see the same files.
+            ConfigError: The numbers of items differ between processes, so the machines have different files.
         """
         if self.size == 1:
             return map(function, items)
@@ -100,7 +100,7 @@ class Ranks:
         return in_order([results for _, results in shares])
 
     def gather(self, value: T) -> list[T]:
-        """Collects a value from each process; every process gets them all, in the order of ranks."""
+        """Collects a value from each process; every process gets all values, in the order of ranks."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -116,7 +116,7 @@ class Ranks:
         return values
 
     def by_first(self, work: Callable[[], T]) -> T:
-        """Lets the first process do some work; every process gets what it returns."""
+        """Lets the first process do some work; every process gets the result."""
         if self.size == 1:
             return work()
         result: list[Any] = [work() if self.is_first else None]
@@ -124,7 +124,7 @@ class Ranks:
         return result[0]  # type: ignore[no-any-return]
 
     def together(self, module: nn.Module) -> nn.Module:
-        """Makes a module whose gradients are the means over all processes; each keeps its own buffers."""
+        """Makes a module whose gradients are means over all processes; each process has its own buffers."""
         if self.size == 1:
             return module
         device = next(module.parameters()).device
@@ -137,7 +137,7 @@ class Ranks:
 
     @torch.no_grad()
     def average(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Replaces tensors by their means over all processes, except for counts, which are equal anyway."""
+        """Replaces tensors by their means over all processes; counts are left alone, as they are equal."""
         for tensor in tensors if self.size > 1 else ():
             if tensor.is_floating_point():
                 distributed.all_reduce(tensor)
@@ -151,6 +151,7 @@ class Ranks:
         """Makes a callback for divided work: a step in the first process counts as one step in each."""
 
         def scaled(progress: Progress) -> None:
+            """Reports the progress of all processes, as if all were as far as this one."""
             done = min(progress.done * self.size, progress.total)
             on_progress(progress.model_copy(update={"done": done}))
 
@@ -158,7 +159,7 @@ class Ranks:
 
 
 def in_order(shares: Sequence[Sequence[T]]) -> list[T]:
-    """Puts the results of all processes for their shares back into the order of the items."""
+    """Merges the results that each process has for its share, in the order of the items."""
     ordered: list[Any] = [None] * sum(map(len, shares))
     for rank, share in enumerate(shares):
         ordered[rank :: len(shares)] = share
@@ -166,11 +167,11 @@ def in_order(shares: Sequence[Sequence[T]]) -> list[T]:
 
 
 def is_first_rank() -> bool:
-    """Returns whether this process is the one that reports; works even before the processes join."""
-    return not _several() or int(os.environ["RANK"]) == 0
+    """Tells whether this process is the one that reports; works even before the processes join."""
+    return not _has_peers() or int(os.environ["RANK"]) == 0
 
 
-def _several() -> bool:
+def _has_peers() -> bool:
     launched = distributed.is_available() and distributed.is_torchelastic_launched()
     return launched and int(os.environ["WORLD_SIZE"]) > 1
 
@@ -179,10 +180,10 @@ def _several() -> bool:
 def joined() -> Iterator[Ranks]:
     """Joins the other processes that torchrun started, if any, for as long as the block of code runs.
 
-    If the block fails in one process, it fails in all. The first failure is raised where it happened; all
-    other processes raise a PeerError, which nobody needs to be told about.
+    If the block fails in one process, it fails in all. The process that failed first raises its error; all
+    other processes raise a PeerError, which need not be shown to anybody.
     """
-    if not _several():
+    if not _has_peers():
         yield Ranks()
         return
     shared, rank, size = next(rendezvous("env://"))
@@ -190,16 +191,16 @@ def joined() -> Iterator[Ranks]:
     attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
     store = distributed.PrefixStore(f"attempt {attempt}", shared)  # type: ignore[attr-defined]
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
     ranks = Ranks(rank, size, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
     try:
-        ranks.gather(None)  # otherwise, one that fails at once would leave others waiting for it to join
+        ranks.gather(None)  # otherwise, the others could wait for a process that fails before all have joined
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Grad strides do not match bucket")  # costs next to nothing
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket")  # that costs little time
             yield ranks
     except BaseException as error:
         if not _is_first_failure(store):
-            _let_the_first_speak()
+            _let_the_first_failure_be_reported()
             raise PeerError("another process of this training run failed, and said why") from error
         if isinstance(error, Exception) and _lost_a_peer(error):
             raise ResourceError(
@@ -211,14 +212,14 @@ def joined() -> Iterator[Ranks]:
         distributed.destroy_process_group()
 
 
-class _Counts(Protocol):
-    """Counts what all processes add, as torch's stores do."""
+class _SharedCounter(Protocol):
+    """Describes a store of counters that all processes share, such as torch's."""
 
     def add(self, key: str, amount: int, /) -> int:
-        """Adds to a number, and returns the sum."""
+        """Adds an amount to a counter, and returns the new count."""
 
 
-def _is_first_failure(store: _Counts) -> bool:
+def _is_first_failure(store: _SharedCounter) -> bool:
     """Notes a failure where all processes can see it; returns whether it is the first one."""
     try:
         return store.add("lwm-edge failures", 1) == 1
@@ -226,10 +227,10 @@ def _is_first_failure(store: _Counts) -> bool:
         return True
 
 
-def _let_the_first_speak() -> None:
-    """Waits while the process that failed first says why: once one has ended, torchrun ends all others."""
-    with suppress(KeyboardInterrupt):  # which is how torchrun ends this one
-        time.sleep(_SECONDS_TO_SPEAK)
+def _let_the_first_failure_be_reported() -> None:
+    """Waits while the process that failed first says why: once one has ended, torchrun ends all processes."""
+    with suppress(KeyboardInterrupt):  # torchrun ends this process by an interrupt
+        time.sleep(_SECONDS_TO_REPORT)
 
 
 def _lost_a_peer(error: Exception) -> bool:

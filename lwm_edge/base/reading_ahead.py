@@ -1,4 +1,4 @@
-"""Reads photos while a network computes on others, so that neither waits for the other more than it must."""
+"""Reads the next photos while a network computes on earlier ones, so that neither has to wait for long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Defines what building a base returns."""
+"""Defines the reports on building a base."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..records import AnyNamePath, Report
 
 
 class LevelsReport(Report):
-    """Reports what a base's head reads from the network's earlier blocks, and why.
+    """Reports which grid a base's head uses to read the network's earlier blocks, and why.
 
     Attributes:
         grid: Number of cells per side of the grid over earlier blocks; 0 if none of them is read.
@@ -23,14 +23,14 @@ class LevelsReport(Report):
 
 
 class StatisticsReport(Report):
-    """Reports what the statistics were made from and which head ships, and why.
+    """Reports from which photos the statistics were made and which head ships, and why.
 
     Attributes:
         photos: Photos from which the statistics were made: those `given` for this purpose (by default, those
             that the network learnt from), `varied` copies of these, the `unseen` ones, or `all`.
         head: Head that ships: `trained`, or `solved` from the statistics.
-        accuracy: Accuracy on the unseen photos, by choice of photos (cross-validated) and for the `trained`
-            head. It is empty if there are no unseen photos, so that nothing could be chosen.
+        accuracy: Accuracy on the unseen photos for each choice of photos (cross-validated) and for the
+            `trained` head. It is empty if there are no unseen photos, so that nothing could be chosen.
     """
 
     photos: str
@@ -47,7 +47,7 @@ class BaseReport(Report):
         class_names: Class names in class_index order.
         capacity: Maximum number of classes in the bundle.
         bundle_bytes: Length of the bundle, which never changes.
-        training: Report on the training; None if a checkpoint was taken as it is.
+        training: Report on the training; None if a trained classifier was packed.
         levels: Levels that the head reads, and why.
         learnt: Accuracy of the trained head on the photos that it learnt from, which says little.
         unseen: Accuracy on photos that the network never saw; None if there are none. A solved head is judged

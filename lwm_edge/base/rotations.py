@@ -1,9 +1,10 @@
 """Gives a base a second task during training: telling by how many quarter turns a photo was rotated.
 
-A few classes demand little of a network, so it does not learn what new classes need. Therefore each class
-counts as four, one for each rotation. An extra layer tells them apart; after the training, it is dropped. The
-idea comes from Lee et al. 2020, "Self-supervised Label Augmentation via Input Transformations"; Zhu et al.
-2021, "Prototype Augmentation and Self-Supervision for Incremental Learning", use it for continual learning.
+A few classes demand little of a network, so it does not learn features that new classes need. Therefore each
+class counts as four, one for each rotation. An extra layer tells these four apart; it is dropped after the
+training. The idea comes from Lee et al. 2020, "Self-supervised Label Augmentation via Input Transformations".
+Zhu et al. 2021, "Prototype Augmentation and Self-Supervision for Incremental Learning", use it for continual
+learning.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ class RotationTask(nn.Module):
     Args:
         d: Number of channels of the features.
         classes: Number of classes N of the base.
-        seed: Seed of the layer's weights and of the direction in which each photo is turned.
+        seed: Seed of the layer's weights and of the rotation of each photo.
 
     Attributes:
-        generator: Random generator that decides which way each photo is turned.
+        generator: Random generator that decides how far each photo is rotated.
     """
 
     def __init__(self, d: int, classes: int, seed: int) -> None:
@@ -35,7 +36,7 @@ class RotationTask(nn.Module):
         nn.init.zeros_(self.layer.bias)
 
     def with_rotated(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds each image once more, rotated.
+        """Adds a rotated copy of each image.
 
         Args:
             images: Images [B, H, H, 3].

@@ -1,8 +1,8 @@
-"""Saves the unfinished training of a base, so that the same command continues it.
+"""Saves the unfinished training of a base, so that the same command can continue it.
 
-The file lies beside the base that is to be written, and is removed once the base is there. It holds the
+The file lies next to the base that is to be written, and is removed once the base is there. It holds the
 network, the optimiser's momenta and the states of every process's random generators, so resumed training ends
-just as it would have without the interruption. The file fits only the same photos and settings.
+just as it would have without the interruption. The file can be used only with the same photos and settings.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from .. import outputs, storage
+from .. import inspection, outputs, storage
 from ..errors import ConfigError
 from ..photos.photo_set import PhotoSet
 from .config import BaseConfig
@@ -70,11 +70,11 @@ class SavedTraining:
         self.epoch, self.loss = ranks.by_first(self._progress)
 
     def _progress(self) -> tuple[int, float]:
-        """Reads how far the training had got; refuses a file that does not belong to this training."""
+        """Reads how far the training had got; refuses a file that belongs to something else."""
         if not os.path.lexists(self.path):
             return 0, 0.0
         found: Mapping[str, str] = {}
-        if storage.is_regular_file(self.path):
+        if inspection.is_regular_file(self.path):
             with suppress(SafetensorError, OSError), safe_open(self.path, "pt") as file:
                 found = file.metadata() or {}
         if found.get("kind") != _KIND:
@@ -89,7 +89,7 @@ class SavedTraining:
         return int(found["epoch"]), float(found["loss"])
 
     def restore(self, parts: TrainingParts) -> None:
-        """Restores what was saved, if anything was."""
+        """Restores the saved training, if there is any."""
         if not self.epoch:
             return
         with safe_open(self.path, "pt") as file:
@@ -104,7 +104,7 @@ class SavedTraining:
             generator.set_state(saved[f"random.{name}.{own}"])
 
     def save_if_due(self, parts: TrainingParts, epoch: int, epochs: int, loss: float) -> None:
-        """Saves the training if all epochs are done, or if it was last saved a while ago.
+        """Saves the training if a minute has passed since the last save, or since the start if it has ended.
 
         Args:
             parts: Parts to save.
@@ -130,11 +130,11 @@ class SavedTraining:
         self._latest = time.monotonic()
 
     def _is_due(self, is_last: bool) -> bool:
-        since = self._started if is_last else self._latest  # what follows the training also takes a while
+        since = self._started if is_last else self._latest  # the work after the training takes a while too
         return time.monotonic() - since >= SECONDS_BETWEEN_SAVES
 
     def forget(self) -> None:
-        """Removes what was saved, now that the base is written."""
+        """Removes the saved training, now that the base is written."""
         if self._ranks.is_first and os.path.lexists(self.path):
             storage.remove_file(self.path)
 

@@ -24,7 +24,7 @@ def start_network(
 
     Raises:
         ArchitectureError: The network cannot be taken apart, or the weights do not fit it.
-        ConfigError: There are no such weights, or no such checkpoint.
+        ConfigError: The weights do not exist, or the checkpoint cannot be read.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -51,7 +51,7 @@ def trained_network(
     classes: int,
     preprocessing: Preprocessing,
 ) -> Network:
-    """Makes the network of a checkpoint that has a head for all classes, in eval mode.
+    """Makes the network from a checkpoint with a head for all classes, in eval mode.
 
     Raises:
         ArchitectureError: The network cannot be taken apart, or the weights do not fit it.
@@ -60,7 +60,7 @@ def trained_network(
     model = architecture.build()
     state = read_checkpoint(checkpoint, model.state_dict())
     rows = _rows(architecture, state)
-    if rows not in (classes, None):  # if there is no head, an error below says so
+    if rows not in (classes, None):  # if the checkpoint has no head, `_load` below says so
         raise ConfigError(
             f"the head of {checkpoint} has {rows} classes, but there are {classes} folders of photos; give "
             "photos of the classes that it was trained on, or train it on these with lwm-edge build-base "
@@ -86,7 +86,7 @@ def _pretrained(architecture: Architecture, name: str, weights: str) -> Mapping[
 
 
 def _rows(architecture: Architecture, state: Mapping[str, Tensor]) -> int | None:
-    """Returns the number of classes of a state's head; None if it has no head."""
+    """Returns the number of classes in the head of a state dict; None if it has no such head."""
     weight, bias = (state.get(f"{architecture.head}.{name}") for name in ("weight", "bias"))
     return None if weight is None or bias is None or weight.dim() != 2 else len(weight)
 
@@ -94,7 +94,7 @@ def _rows(architecture: Architecture, state: Mapping[str, Tensor]) -> int | None
 def _load(
     model: nn.Module, architecture: Architecture, name: str, state: Mapping[str, Tensor], whole_head: bool
 ) -> None:
-    """Loads the backbone, and the whole head if it is wanted."""
+    """Loads the backbone, and the head too if `whole_head` is set."""
     weight, bias = f"{architecture.head}.weight", f"{architecture.head}.bias"
     if whole_head and _rows(architecture, state) is not None:
         owner, _, attribute = architecture.head.rpartition(".")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -16,6 +17,7 @@ from ..learning.optimizer import all_finite
 from ..learning.reports import TrainingReport
 from ..model.network import Network
 from ..photos.photo_set import PhotoSet
+from ..photos.pixels import Pixels
 from ..processors import usable_processors
 from ..records import Progress, ProgressCallback
 from .config import BaseConfig
@@ -28,7 +30,7 @@ _MAX_GRADIENT_NORM = 5.0
 
 
 class _Losses(nn.Module):
-    """Computes the losses that a base is trained on: L_C and, with rotations, that of the second task too."""
+    """Computes the losses that a base is trained on: L_C and, with rotations, the loss of the second task."""
 
     def __init__(self, network: Network, config: BaseConfig, rotation_seed: int) -> None:
         super().__init__()
@@ -76,7 +78,7 @@ def train_base(
         on_progress: Function that is called after every update.
 
     Raises:
-        ConfigError: The batches are too small for the processes, or the frozen blocks do not fit.
+        ConfigError: The batches are too small for the processes, or too many blocks are to be frozen.
         GateError: The loss, a gradient or a weight is no longer finite.
     """
     device = network.head.weight.device
@@ -88,13 +90,7 @@ def train_base(
     _set_trainable(network, config)
     losses = _Losses(network, config, config.seed + ranks.rank).to(device)
     parameters = [parameter for parameter in losses.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(
-        parameters,
-        lr=1.0,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.momentum > 0,
-    )
+    optimizer = _sgd(parameters, config)
     parts = TrainingParts(losses, optimizer, losses.generators())
     saved.restore(parts)
     compute_losses = ranks.together(losses)
@@ -104,16 +100,11 @@ def train_base(
 
     for epoch in range(saved.epoch, config.epochs):
         epoch_loss = 0.0
-        # The last, smaller batch is left out: it may have too few images for BatchNorm.
-        every_batch = epoch_batches(len(photos.photos), config.batch_size, config.seed, epoch)
-        batches = list(islice(every_batch, steps_per_epoch))
-        shares = [ranks.share(batch) for batch in batches]
-        images_of_shares = read_ahead(photos, shares, epoch, readers)
-        for batch, share, images in zip(batches, shares, images_of_shares, strict=True):
+        for batch, share, images in _batches(photos, config, ranks, epoch, steps_per_epoch, readers):
             for group in optimizer.param_groups:
                 group["lr"] = peak * _one_cycle(step / total_steps)
             loss, L_C = compute_losses(torch.from_numpy(images).to(device), labels[share])
-            # Processes are weighted by their numbers of photos, so the mean gradient is the whole batch's.
+            # Each process is weighted by its number of photos, so the mean gradient is the whole batch's.
             weight = ranks.size * len(share) / len(batch)
             optimizer.zero_grad(set_to_none=True)
             (weight * loss).backward()
@@ -127,7 +118,8 @@ def train_base(
         ranks.average(network.buffers())  # each process took BatchNorm's statistics from its own share
         saved.save_if_due(parts, epoch + 1, config.epochs, epoch_loss)
 
-    if not all_finite([*network.parameters(), *network.buffers()]):  # no later loss would show it
+    # After the last update, no loss would show that the weights are no longer finite.
+    if not all_finite([*network.parameters(), *network.buffers()]):
         raise _diverged(step, peak)
     network.eval().requires_grad_(False)
     seconds = time.monotonic() - started
@@ -142,8 +134,32 @@ def train_base(
     )
 
 
+def _sgd(parameters: list[nn.Parameter], config: BaseConfig) -> torch.optim.SGD:
+    """Makes the optimiser; every step sets its learning rate."""
+    return torch.optim.SGD(
+        parameters,
+        lr=1.0,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.momentum > 0,
+    )
+
+
+def _batches(
+    photos: PhotoSet, config: BaseConfig, ranks: Ranks, epoch: int, count: int, readers: int
+) -> Iterator[tuple[Sequence[int], Sequence[int], Pixels]]:
+    """Yields, for each batch of an epoch, its photos, this process's share of them, and the share's pixels.
+
+    The last, smaller batch is left out, as it may have too few images for BatchNorm.
+    """
+    every_batch = epoch_batches(len(photos.photos), config.batch_size, config.seed, epoch)
+    batches = list(islice(every_batch, count))
+    shares = [ranks.share(batch) for batch in batches]
+    return zip(batches, shares, read_ahead(photos, shares, epoch, readers), strict=True)
+
+
 def _check_batches(photos: int, config: BaseConfig, ranks: Ranks) -> None:
-    """Refuses batches of which some process would get fewer than two photos, as BatchNorm needs two."""
+    """Refuses batches so small that some process would get fewer than the two photos that BatchNorm needs."""
     smallest = min(photos, config.batch_size)
     if ranks.size > 1 and smallest < 2 * ranks.size:
         raise ConfigError(
@@ -157,23 +173,23 @@ def _diverged(step: int, learning_rate: float) -> GateError:
 
 
 def _set_trainable(network: Network, config: BaseConfig) -> None:
-    """Makes all but the frozen blocks trainable; weights from elsewhere keep their BatchNorm statistics."""
+    """Makes all blocks trainable except the frozen ones; given weights keep their BatchNorm statistics."""
     blocks = network.blocks()
     if config.frozen_blocks > len(blocks):
         raise ConfigError(
-            f"{config.architecture} has {len(blocks)} blocks; {config.frozen_blocks} cannot be frozen"
+            f"{config.architecture} has {len(blocks)} blocks, so {config.frozen_blocks} cannot be frozen"
         )
     network.train(mode=not (config.weights or config.checkpoint)).requires_grad_(True)
     if config.rotations and config.frozen_blocks == len(blocks):
         raise ConfigError(
-            "rotations teach the backbone, but all of its blocks are frozen; leave out one or the other"
+            "rotations teach the backbone, but all of its blocks are frozen; freeze fewer of them"
         )
     for block in blocks[: config.frozen_blocks]:
         block.eval().requires_grad_(False)
 
 
 def _one_cycle(progress: float, warm_up: float = 0.2) -> float:
-    """Returns the learning rate as a share of its peak: linear up, then a cosine down."""
+    """Returns the learning rate as a share of its peak: it rises linearly, then falls along a cosine."""
     if progress < warm_up:
         return (progress + 0.01) / (warm_up + 0.01)
     return (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up))) / 2

@@ -1,4 +1,4 @@
-"""Runs the command line: a command parses, calls one public function, and prints what that returns.
+"""Runs the command line: each command parses its arguments, calls one public function and prints the result.
 
-This package may import every other one; for the work itself it calls what `lwm_edge` exports.
+This package may import any other package, but does its work through the functions that `lwm_edge` exports.
 """

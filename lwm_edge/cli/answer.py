@@ -1,4 +1,4 @@
-"""Runs the work of a command, and prints its report or its error."""
+"""Runs a command, and prints its report or its error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from . import interruption, terminal
 from .progress import progress_shown
 from .settings import find_home, leave_a_folder_that_is_gone, read_file_config
 
-if TYPE_CHECKING:  # --help need not load what the commands load
+if TYPE_CHECKING:  # so that --help does not wait for libraries that only the commands need
     from .. import Home
 
 P = ParamSpec("P")
@@ -28,14 +28,15 @@ def command(work: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(work)
     def run(*given: P.args, **named: P.kwargs) -> None:
+        """Runs the command, and raises a StoppedError if it is interrupted."""
         interruption.begin_command(needs_home="home" in named)
         try:
             leave_a_folder_that_is_gone(named)
-            work(*given, **{name: _as_meant(value) for name, value in named.items()})
+            work(*given, **{name: _in_utf8(value) for name, value in named.items()})
         except KeyboardInterrupt as request:
             interruption.command.ended = True
             raise interruption.stopped(getattr(request, "exit_code", StoppedError.exit_code)) from None
-        except StoppedError as error:  # the worker's, which says what was saved
+        except StoppedError as error:  # from the worker; its message says what was saved
             error.exit_code = interruption.command.exit_code or error.exit_code
             raise
         finally:
@@ -44,11 +45,11 @@ def command(work: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
-def _as_meant(value: Any) -> Any:
-    """Reads text from the command line as UTF-8, whatever the locale; paths keep the bytes that they have."""
+def _in_utf8(value: Any) -> Any:
+    """Reads text from the command line as UTF-8, whatever the locale; paths keep their bytes."""
     if isinstance(value, str):
         return utf8_name(value)
-    return [_as_meant(item) for item in value] if isinstance(value, list) else value
+    return [_in_utf8(item) for item in value] if isinstance(value, list) else value
 
 
 def fail(error: LwmEdgeError) -> None:
@@ -68,11 +69,11 @@ def show(report: Report, as_json: bool, show: Callable[[Any], None], *, is_done:
     """Prints a report.
 
     Args:
-        report: Report of what was found or done.
-        as_json: Whether to print one line of ASCII, which every terminal and locale can take.
+        report: Report to print.
+        as_json: Whether to print JSON, as one line of ASCII, which any terminal in any locale can show.
         show: Function that prints the report for people.
-        is_done: Whether something was changed or written. If so, a report that cannot be printed is not a
-            failure: a script that saw one would repeat the change.
+        is_done: Whether the command has changed or written something. If so, it does not fail when its report
+            cannot be printed, because a script that saw it fail would repeat the change.
     """
     if as_json:
         print(json.dumps(json.loads(report.model_dump_json())).replace("\x7f", "\\u007f"))
@@ -81,7 +82,7 @@ def show(report: Report, as_json: bool, show: Callable[[Any], None], *, is_done:
     if failure := output_failure():
         if not is_done:
             raise lost_report(failure)
-        terminal.note(f"Note: the command has done its work, but its report is lost: {_lost(failure)}")
+        terminal.note(f"Note: the command did its work, but its report is lost: {_lost(failure)}")
 
 
 def lost_report(failure: OSError) -> ResourceError:
@@ -96,20 +97,23 @@ def _lost(failure: OSError) -> str:
 
 
 def with_progress(work: Callable[[ProgressCallback], Any], *, brief: bool = False) -> Any:
-    """Does the work and shows its progress; with `brief`, shows only the progress of what takes long."""
+    """Does the work and shows its progress; with `brief`, prints lines only for phases that take a while."""
     with progress_shown(brief=brief) as on_progress:
         return work(on_progress)
 
 
 def home_path(home: Path | None) -> Path:
-    """Returns the path of the home that was chosen by option, environment, file or default."""
+    """Returns the path of the home that the option, the environment, a file or the default chooses.
+
+    If the command is interrupted later, it says whether the model in this home has changed.
+    """
     path = find_home(home, read_file_config())
     interruption.watch(path)
     return path
 
 
 def open_chosen_home(home: Path | None) -> Home:
-    """Opens the home that was chosen by option, environment, file or default."""
+    """Opens the home that the option, the environment, a file or the default chooses."""
     from .. import open_home
 
     return open_home(home_path(home))

@@ -1,4 +1,4 @@
-"""Defines the command that looks for bad photos before they are learnt: `check`."""
+"""Defines `check`, which looks for bad photos before they are learnt."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_command(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Look for photos that would do harm: blurred, dark, tiny, nearly the same, or probably of another class.
+    """Look for harmful photos: blurred, black, white or tiny ones, near-duplicates and mislabelled ones.
 
     Nothing is learnt, copied or changed.
     """
@@ -47,12 +47,13 @@ def check_command(
     report = with_progress(lambda on: check_photos(opened, photos, class_name=class_name, on_progress=on))
     if output:
         write_check_page(report, output)
-    show(report, as_json, _found(output), is_done=output is not None)
+    show(report, as_json, _printer(output), is_done=output is not None)
 
 
-def _found(page: Path | None) -> Callable[[CheckReport], None]:
-    def print_found(report: CheckReport) -> None:
-        """Prints the worst photos, and classes that look alike."""
+def _printer(page: Path | None) -> Callable[[CheckReport], None]:
+    """Makes a function that prints a report, and names the page if one was written."""
+
+    def print_report(report: CheckReport) -> None:
         photos = counted(sum(report.class_photos.values()), "photo", "photos")
         title = f"{len(report.suspects)} of {photos} to look at, the worst first"
         rows = {
@@ -60,8 +61,8 @@ def _found(page: Path | None) -> Callable[[CheckReport], None]:
             for suspect in report.suspects[:_LISTED]
         }
         if (more := len(report.suspects) - _LISTED) > 0:
-            rows["..."] = f"and {more} more; --json and -o PAGE.html list all of them"
-        print_rows(title, rows or {"Photos": "none stands out"})
+            rows["..."] = f"and {more} more; --json and -o PAGE.html list them all"
+        print_rows(title, rows or {"Photos": "none stand out"})
         if report.alike:
             print_rows(
                 "Classes that look alike",
@@ -73,11 +74,11 @@ def _found(page: Path | None) -> Callable[[CheckReport], None]:
             )
         if report.suspects:
             print_rows(
-                "What next", {"Look at them": "take out what is wrong; what you leave there is learnt"}
+                "What next", {"Look at them": "remove the bad ones; add-classes learns all that you leave"}
             )
         if page:
             print_rows("Page", {"Open it in a browser": str(page)})
         for line in report.notes:
             note(f"Note: {line}")
 
-    return print_found
+    return print_report

@@ -1,7 +1,7 @@
-"""Defines the commands: each one parses its arguments, calls one public function, and prints the result.
+"""Lists the commands, and runs the one that is called.
 
-Every command takes `--json`, with which standard output gets one JSON document and nothing else. Progress
-goes to standard error. The exit code says what went wrong (see `errors`).
+Every command takes `--json`: standard output then gets one JSON document and nothing else. Progress goes to
+standard error. The exit code says what went wrong (see `errors`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from . import (
     pages,
     prediction,
     revision,
+    teaching,
     terminal,
     unknown,
     vendor,
@@ -40,7 +41,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Runs the command line and turns errors into exit codes."""
+    """Runs the command line, and turns errors into exit codes."""
     with forgiving_streams():
         try:
             _run()
@@ -53,7 +54,11 @@ def main() -> None:
 
 
 def _run() -> None:
-    """Runs the app; help that cannot be printed is a failure, as is a lost report of a read-only command."""
+    """Runs the app.
+
+    Raises:
+        ResourceError: The help or the version cannot be printed.
+    """
     interruption.command.started = False
     try:
         app()
@@ -88,8 +93,8 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "pack": vendor.pack_command,
     "init": owner.init_command,
     "check": check.check_command,
-    "add-classes": owner.add_classes_command,
-    "add-photos": revision.add_photos_command,
+    "add-classes": teaching.add_classes_command,
+    "add-photos": teaching.add_photos_command,
     "remove-class": revision.remove_class_command,
     "rename-class": revision.rename_class_command,
     "undo": revision.undo_command,

@@ -1,4 +1,4 @@
-"""Completes names on the command line: classes of the home, and recipes."""
+"""Completes the names of classes and recipes on the command line."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .settings import find_home, read_file_config
 
 
 def complete_class(context: typer.Context, incomplete: str) -> list[str]:
-    """Lists the classes of the home that begin with what was typed; none if the home cannot be read."""
-    with suppress(Exception):  # a shell must not print an error for a press of the tab key
+    """Lists the home's classes that begin with the typed text, or none if the home cannot be read."""
+    with suppress(Exception):  # pressing the tab key must not print an error
         from .. import info
 
         given = context.params.get("home")
@@ -24,5 +24,5 @@ def complete_class(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_recipe(incomplete: str) -> list[str]:
-    """Lists the recipes that begin with what was typed."""
+    """Lists the recipes that begin with the typed text."""
     return [name for name in ("auto", *get_args(RecipeName)) if name.startswith(incomplete)]

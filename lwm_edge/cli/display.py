@@ -1,4 +1,4 @@
-"""Prints reports for people: plans, bases, repairs, accuracy, what a model holds, exports and the demo."""
+"""Prints reports for people: on plans, bases, repairs, accuracy, models, exports and the demo."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def notes(*lines: str) -> None:
 
 
 def left_out(skipped: Sequence[str]) -> str:
-    """Points to the notes, printed while photos were read, that say which files were left out and why."""
-    return " (the notes above say what was left out)" if skipped else ""
+    """Refers to the notes, printed while photos were read, that say which files were left out."""
+    return " (the notes above say which files were left out)" if skipped else ""
 
 
 def parity_found(parity: ParityReport) -> str:
@@ -47,7 +47,7 @@ def parity_found(parity: ParityReport) -> str:
 
 
 def growth(footprint: FootprintReport) -> dict[str, str]:
-    """Says by how much the files grew, and what memory that took."""
+    """Says by how much the files grew, and how much memory the change took."""
     bundle, onnx = footprint.bundle_bytes, footprint.onnx_bytes
     return {
         "Bundle": f"{in_bytes(bundle)} ({bundle - footprint.bundle_bytes_before:+,})",
@@ -57,7 +57,7 @@ def growth(footprint: FootprintReport) -> dict[str, str]:
 
 
 def plan(report: PlanReport) -> None:
-    """Prints what an increment will take."""
+    """Prints how much memory, time and disk space an increment will take."""
     mib = 2**20
     rows = {
         **_photos_of(report),
@@ -67,26 +67,26 @@ def plan(report: PlanReport) -> None:
         **(_plan_of_training(report) if report.trains else {}),
         "Time": f"about {report.predicted_seconds:.0f} s from the command's start to its end",
         "Disk": f"{in_bytes(report.disk_bytes)} must be free while it runs",
-        "What next": "the same command without --dry-run learns them",
+        "What next": "to learn the photos, run the same command without --dry-run",
     }
     print_rows("The plan; nothing was learnt", rows)
     notes(*report.warnings)
 
 
 def _plan_of_training(report: PlanReport) -> dict[str, str]:
-    """Says how the network will be trained, if it will be."""
+    """Says how the network will be trained."""
     return {
         "Micro-batch": f"{report.micro_batch_size} images; "
         f"{report.micro_batches_per_update} micro-batches per update",
         "Precision": report.precision,
         "Photo cache": f"{report.pixel_cache_bytes / 2**20:.0f} MiB",
         "Recomputing": "trained blocks, to save memory" if report.recompute else "nothing",
-        "Freed memory": "kept for the next step, which is faster"
+        "Freed memory": "kept for the next step, to save time"
         if report.keeps_freed_memory
-        else "given back at once",
-        "If interrupted": "it continues where it stopped"
+        else "returned at once",
+        "If interrupted": "the same command continues the training"
         if report.checkpoints
-        else "it starts over: there is no room to save its state",
+        else "the training starts over: there is no room to save its state",
         **_kept_of_frozen_blocks(report),
     }
 
@@ -106,9 +106,9 @@ def _kept_of_frozen_blocks(report: PlanReport) -> dict[str, str]:
 
 
 def base(report: BaseReport) -> None:
-    """Prints what `build-base` or `pack` made."""
+    """Prints the report of `build-base` or `pack`."""
     rows = {
-        "Bundle": f"{report.bundle}, {in_bytes(report.bundle_bytes)}, a length that never changes",
+        "Bundle": f"{report.bundle}, {in_bytes(report.bundle_bytes)}; this length never changes",
         "Network": report.architecture,
         "Classes": f"{len(report.class_names)} of at most {report.capacity}: {listed(report.class_names)}",
         "Accuracy": _base_accuracy(report),
@@ -125,7 +125,7 @@ def base(report: BaseReport) -> None:
 def _base_accuracy(report: BaseReport) -> str:
     learnt = f"{percent(report.learnt.accuracy)} on the photos that it learnt from"
     if report.unseen is None:
-        return f"not known on photos that it never saw; {learnt}"
+        return f"unknown on photos that it never saw; {learnt}"
     return f"{percent(report.unseen.accuracy)} on {report.unseen.photos} photos that it never saw; {learnt}"
 
 
@@ -134,11 +134,11 @@ def _statistics(report: StatisticsReport) -> str:
         "all": "all photos",
         "unseen": "photos that the network never saw",
         "given": "the photos given for this",
-        "varied": "varied copies of the photos, which the network knows by heart",
+        "varied": "varied copies of the photos, as the network knows the photos themselves by heart",
     }
     tried = ", ".join(f"{way} {percent(accuracy)}" for way, accuracy in report.accuracy.items())
     why = f" (on unseen photos: {tried})" if tried else ""
-    return f"means of {photos[report.photos]}; the {report.head} head ships{why}"
+    return f"made from {photos[report.photos]}; the {report.head} head ships{why}"
 
 
 def _levels(report: LevelsReport) -> str:
@@ -152,7 +152,7 @@ def _reads(grid: int) -> str:
 
 
 def repair(report: RepairReport) -> None:
-    """Prints what was repaired."""
+    """Prints which files were repaired."""
     rows = {
         "Repaired": "; ".join(report.repaired) or "nothing: all files match the bundle",
         "Classes": f"{len(report.class_names)}: {listed(report.class_names)}",
@@ -173,7 +173,7 @@ def evaluation(report: EvaluationReport) -> None:
     if report.top5_accuracy is not None:
         rows["Among the best 5"] = percent(report.top5_accuracy)
     photos = f"{counted(report.photos, 'photo', 'photos')}{left_out(report.skipped)}"
-    print_rows(f"Accuracy on {photos}, mean over classes, all classes competing", rows)
+    print_rows(f"Accuracy on {photos}, mean over classes, with all classes competing", rows)
     counts = {
         name: f"{round(share * report.photos_per_class[name]):,} of "
         f"{counted(report.photos_per_class[name], 'photo', 'photos')}, {percent(share)}"
@@ -216,7 +216,7 @@ def info(report: InfoReport) -> None:
 
 
 def threshold(calibration: Calibration) -> str:
-    """Says what the threshold for unknown objects keeps, and what that is based on."""
+    """Says how many known photos the threshold for unknown objects keeps, and which photos it is based on."""
     key = f"{KEPT:g}"
     photos = counted(calibration.photos, "photo", "photos")
     based = f"{photos} of {counted(calibration.classes, 'class', 'classes')}"
@@ -246,12 +246,12 @@ def _comparison(report: VariantReport) -> str:
         f"with the classifier on {report.photos} photos: same class on {100 * report.agreement:.1f}% "
         f"({100 * report.min_agreement:.0f}% required), {accuracy}"
         f"{in_bytes(report.original_onnx_bytes)} -> {in_bytes(report.onnx_bytes)}, "
-        f"{report.original_photo_ms:.1f} -> {report.photo_ms:.1f} ms a photo here"
+        f"{report.original_photo_ms:.1f} -> {report.photo_ms:.1f} ms per photo on this machine"
     )
 
 
 def demo(report: DemoReport) -> None:
-    """Prints the table that the README shows."""
+    """Prints the table that the README shows, and the footprint."""
     added = [", ".join(names) for names in report.increments]
     table = Table(title="Accuracy on test photos in %: shipped / added / all classes", title_justify="left")
     for heading in ("Method", "Shipped", *(f"+ {names}" for names in added)):

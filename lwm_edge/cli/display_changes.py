@@ -1,4 +1,4 @@
-"""Prints what a change without photos did, and lists the changes that were made."""
+"""Prints the reports on changes without photos, and the history of changes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def change(report: ChangeReport, details: bool = False) -> None:
-    """Prints what `init`, or a change that needs no photos, did."""
+    """Prints the report of `init`, or of a change that needs no photos."""
     title = (
-        _deed(report.change, report.changed_classes, 0, report.increment)
+        _describe(report.change, report.changed_classes, 0, report.increment)
         if report.change
         else f"model home {report.home} is ready"
     )
@@ -34,7 +34,7 @@ def change(report: ChangeReport, details: bool = False) -> None:
     notes(*report.warnings)
 
 
-def _deed(change: str | None, names: Sequence[str], more: int, increment: int) -> str:
+def _describe(change: str | None, names: Sequence[str], more: int, increment: int) -> str:
     """Says what a change did."""
     first, second = (*names, "", "")[:2]
     classes = ", ".join(names) + (f" and {more} more" if more else "")
@@ -52,7 +52,7 @@ def _deed(change: str | None, names: Sequence[str], more: int, increment: int) -
         case "calibrate":
             return f"calibrated the score for unknown objects with photos of {classes}"
         case "undo":
-            return f"took back change {increment - 1}"
+            return f"undid change {increment - 1}"
     return "the record does not say what it did"
 
 
@@ -68,7 +68,7 @@ def history(report: InfoReport) -> None:
 
 
 def _past(past: PastChange) -> str:
-    did = _deed(past.change, past.class_names, past.more_classes, past.increment)
+    did = _describe(past.change, past.class_names, past.more_classes, past.increment)
     classes = "" if past.classes is None else f", then {counted(past.classes, 'class', 'classes')}"
     when = f"{past.time:%Y-%m-%d %H:%M} UTC: " if past.time else ""
     signed = f"signed by {past.signed_by[:16]}..." if past.signed_by else "not signed"

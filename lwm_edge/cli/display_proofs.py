@@ -19,7 +19,7 @@ _MEMORY = {"peak_rss_bytes": "Memory", "peak_cuda_bytes": "GPU memory"}
 
 
 def audit(report: AuditReport, details: bool = False) -> None:
-    """Prints what was counted, whether it grew, the verdict, and what to do if that is bad.
+    """Prints how many bytes there are, how much they grew, the verdict, and what to do if the audit failed.
 
     Args:
         report: Report of `audit`.
@@ -48,7 +48,7 @@ def audit(report: AuditReport, details: bool = False) -> None:
 
 
 def _print_parts(report: AuditReport) -> None:
-    table = Table(title="Every byte of the home, by what it belongs to", title_justify="left", box=None)
+    table = Table(title="Every byte of the home, by part", title_justify="left", box=None)
     table.add_column("Part")
     table.add_column("Bytes", justify="right")
     for part, count in report.bytes_by_owner().items():
@@ -106,20 +106,20 @@ def _class_change(classes: int) -> str:
 def _next_steps(home: str) -> list[str]:
     where = f"--home {shlex.quote(home)}"
     return [
-        "move out of the home what lwm-edge did not make",
+        "move out of the home any file that lwm-edge did not make",
         f"rebuild files that do not match the model: lwm-edge repair {where}",
-        f"if model.lwm itself is at fault, start over: lwm-edge init BASE.lwm --replace {where}",
+        f"if model.lwm itself is damaged, start over: lwm-edge init BASE.lwm --replace {where}",
     ]
 
 
 def simulation(report: SimulationReport, details: bool = False) -> None:
-    """Prints whether files or memory grew, the verdict, and what to do if that is bad.
+    """Prints whether files or memory grew, the verdict, and what to do if the simulation failed.
 
     Args:
         report: Report of `simulate`.
         details: Whether to print every figure too, each with a small chart of its values.
     """
-    from ..proofs.trends import MEMORY_TOLERANCE  # the reports are loaded by now
+    from ..proofs.trends import MEMORY_TOLERANCE  # not at the top, as --help would load it
 
     classes = counted(report.classes_per_increment, "class", "classes")
     each = "each in a process of its own" if report.isolated else "all in one process"
@@ -132,9 +132,9 @@ def simulation(report: SimulationReport, details: bool = False) -> None:
     memory_figures = type(report.steps[0].memory).model_fields
     files_passed = all(trend.passed for trend in report.trends if trend.figure not in memory_figures)
     rows = {
-        "Files": "no file grew by a byte, except by what new classes need in classifier.onnx and labels.txt"
+        "Files": "no file grew, except classifier.onnx and labels.txt, by exactly what new classes need"
         if files_passed
-        else "some did not keep their length: see the problems below",
+        else "some have the wrong length: see the problems below",
         **{
             _MEMORY[trend.figure]: f"{trend.second / 2**20:.0f} MiB at most in the second increment, "
             f"{trend.last / 2**20:.0f} MiB in the last ({MEMORY_TOLERANCE:.0%} more is allowed; the first "
@@ -148,7 +148,7 @@ def simulation(report: SimulationReport, details: bool = False) -> None:
     }
     if not report.passed:
         rows["What next"] = (
-            "run it again with other programs closed; if it fails again, send your vendor what --json prints"
+            "close other programs and try again; if that fails too, send your vendor the output of --json"
         )
     if report.plot:
         rows["Plot"] = printable(report.plot)
@@ -180,8 +180,8 @@ def _sparkline(values: list[int]) -> str:
 def key(report: KeyReport) -> None:
     """Prints where the key pair is, never the secret."""
     rows = {
-        "Private key": f"{report.private_key_file}, for its owner alone: whoever has it can sign anything",
-        "Public key": f"{report.public_key_file}, to share: {report.key}",
+        "Private key": f"{report.private_key_file}; keep it secret: whoever has it can sign in your name",
+        "Public key": f"{report.public_key_file}, for others to verify with: {report.key}",
     }
     print_rows("Key pair made", rows)
 
@@ -189,7 +189,7 @@ def key(report: KeyReport) -> None:
 def signing(report: SigningReport) -> None:
     """Prints what `sign` signed."""
     rows = {
-        "Bundle": f"{report.bundle}, {in_bytes(report.bundle_bytes)} as before",
+        "Bundle": f"{report.bundle}, {in_bytes(report.bundle_bytes)}, as before",
         "Model digest": report.model_digest,
         "Signed with": report.key,
     }
@@ -197,7 +197,7 @@ def signing(report: SigningReport) -> None:
 
 
 def verification(report: VerificationReport) -> None:
-    """Prints the verdict, and what does and does not follow from it."""
+    """Prints the verdict, and lists what is proven and what is not."""
     record = f"{report.links_recorded} in the record, {report.links_signed} of them signed"
     key_source = f", from {report.trusted_key_file}" if report.trusted_key_file else ""
     rows = {

@@ -1,4 +1,4 @@
-"""Holds the example with which the help of each command begins; every one of them can be run as it stands."""
+"""Holds the examples that the help of the commands begins with; every example can be run as it is."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Help(NamedTuple):
     """Holds the texts that explain a command.
 
     Attributes:
-        whole: Text of its own page, which begins with the example.
-        short: Text in the list of commands.
+        whole: Text of the command's own help page, which begins with the example.
+        short: Text that the list of commands shows.
     """
 
     whole: str
@@ -45,7 +45,7 @@ class Help(NamedTuple):
 
 
 def help_of(name: str, command: Callable[..., None]) -> Help:
-    """Returns the help of a command: its example, then what its docstring says."""
+    """Returns the help of a command: its example, and then its docstring."""
     text = inspect.getdoc(command) or ""
     summary = text.partition("\n\n")[0]
     return Help(f"Example: {EXAMPLES[name]}\n\n{text}", " ".join(summary.split()))

@@ -1,4 +1,4 @@
-"""Defines the command that teaches what arrives in a folder."""
+"""Defines `inbox`, which teaches photos as they arrive in a folder."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import IncrementConfig
 from .._processes import lower_priority
 from . import terminal
 from .answer import open_chosen_home, show, with_progress
 from .display import notes
-from .options import HomeOption, JsonOption, SignWithOption, setting
+from .options import HomeOption, JsonOption, MaxMemoryOption, MinPhotosOption, SignWithOption
 from .progress import plain_lines
 from .settings import increment_config, read_file_config
 
@@ -34,7 +33,10 @@ def inbox_command(
         bool, typer.Option("--delete", help="Delete taught photos instead of moving them.")
     ] = False,
     once: Annotated[
-        bool, typer.Option("--once", help="Teach what is there, then end; without --once, go on watching.")
+        bool,
+        typer.Option(
+            "--once", help="Teach the photos that are there, then end; without --once, keep watching."
+        ),
     ] = False,
     quiet_for: Annotated[
         float,
@@ -42,15 +44,15 @@ def inbox_command(
             metavar="SECONDS", help="Teach a class once nothing in its folder has changed for this long."
         ),
     ] = 60.0,
-    max_memory: Annotated[str | None, setting(IncrementConfig, "max_memory", metavar="SIZE")] = None,
-    min_photos: Annotated[int | None, setting(IncrementConfig, "min_photos")] = None,
+    max_memory: MaxMemoryOption = None,
+    min_photos: MinPhotosOption = None,
     sign_with: SignWithOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Teach the photos that arrive in a folder, one class at a time, at low priority.
 
-    Say what becomes of taught photos: --taught DIR or --delete. What cannot be taught stays where it is, and
-    CLASS.waits.json beside it says why.
+    Pass --taught DIR or --delete to say what becomes of taught photos. Photos that cannot be taught stay in
+    their folder, and CLASS.waits.json beside it says why.
     """
     from .. import teach_inbox, watch_inbox
 
@@ -76,12 +78,12 @@ def inbox_command(
         taught=taught,
         delete=delete,
         quiet_seconds=quiet_for,
-        on_progress=plain_lines(),  # a bar would stand in the way of the reports
+        on_progress=plain_lines(),  # a bar would get in the way of the reports
     )
 
 
 def _print(report: InboxReport) -> None:
-    """Prints what became of an inbox."""
+    """Prints which photos of an inbox were taught, and why others wait."""
     notes(*report.notes)
     for done in report.taught:
         kind = "new class" if done.change == "add-classes" else "more photos"

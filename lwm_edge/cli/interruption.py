@@ -1,4 +1,4 @@
-"""Ends a command that is told to stop, by Ctrl-C or SIGTERM, with a sentence on the state that it leaves.
+"""Ends a command on Ctrl-C or SIGTERM, with a sentence about the state that it leaves behind.
 
 The exit code is 130 or 143, as shells expect. This module is set up before the libraries load, so it imports
 none of them.
@@ -33,9 +33,9 @@ class _Command:
 
     Attributes:
         started: Whether the command has begun its work; before that, only libraries load.
-        ended: Whether it is done or has failed, so that only its last message is left to print.
-        needs_home: Whether the command works with a home; until that is found, nothing has begun.
-        home: Path of the home that it works with, once it is found.
+        ended: Whether the command is done or has failed, so that only its last message is left to print.
+        needs_home: Whether the command works with a home; until the home is found, nothing is changed.
+        home: Path of that home; None until it is found.
         link_before: Target of the home's link `current` before the work; None if there was no link.
         exit_code: Exit code of the latest request to stop, if there was one.
     """
@@ -54,14 +54,14 @@ command = _Command()
 def stop_with_a_sentence() -> None:
     """Handles SIGINT and SIGTERM from now on, unless they are ignored, as in a shell's background job."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        with suppress(ValueError):  # not in the main thread, so the signals are somebody else's
+        with suppress(ValueError):  # outside the main thread, Python does not let us handle signals
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, _stop)
     sys.unraisablehook = _end_if_interrupted
 
 
 def ignore_requests_to_stop() -> None:
-    """Ignores SIGINT and SIGTERM from now on: the work is done, and Python itself is about to end."""
+    """Ignores SIGINT and SIGTERM from now on, because the work is done and Python itself is about to end."""
     for number in (signal.SIGINT, signal.SIGTERM):
         with suppress(ValueError):
             signal.signal(number, signal.SIG_IGN)
@@ -74,7 +74,7 @@ def begin_command(*, needs_home: bool) -> None:
 
 
 def watch(home: Path) -> None:
-    """Notes which home a command works with, to say later whether its model was changed."""
+    """Notes which home a command works with, so that `stopped` can say whether its model was changed."""
     command.home, command.link_before = home, _link(home)
 
 
@@ -86,7 +86,7 @@ def stopped(exit_code: int) -> StoppedError:
 
 
 def failure_as_json(kind: str, message: str, problems: tuple[str, ...], exit_code: int) -> str:
-    """Writes a failed command's error as the one JSON document on standard output."""
+    """Returns a failed command's error as the one JSON document for standard output."""
     failure = {"kind": kind, "message": message, "problems": problems, "exit_code": exit_code}
     return json.dumps({"error": failure})
 
@@ -95,7 +95,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     if command.ended:
         return
     command.exit_code = 128 + number
-    if not command.started or _is_importing(frame):  # there, an exception may be swallowed or replaced
+    if not command.started or _is_importing(frame):  # an import can swallow or replace an exception
         _end_at_once(128 + number)
     raise Interruption(number)
 
@@ -116,7 +116,7 @@ def _end_if_interrupted(unraisable: Any) -> None:
 
 
 def _end_at_once(exit_code: int) -> None:
-    """Prints the sentence and ends the process as a kill would; a home survives that at any moment."""
+    """Prints the sentence and ends the process as abruptly as a kill, which a home survives at any moment."""
     sentence = _sentence()
     with suppress(OSError):
         if "--json" in sys.argv[1:]:
@@ -130,7 +130,7 @@ def _sentence() -> str:
     if not command.started or (command.needs_home and command.home is None):
         return "Interrupted; nothing was changed."
     if command.home is None:
-        return "Interrupted; each file that was to be written is complete, or as it was before."
+        return "Interrupted; each file to be written is either complete or as it was before."
     link = _link(command.home)
     if link != command.link_before:
         return "Interrupted, but the change had already been made: the home has the new model."
@@ -139,6 +139,6 @@ def _sentence() -> str:
 
 def _link(home: Path) -> str | None:
     try:
-        return os.readlink(home / "current")  # noqa: PTH115 - a Path would not keep the text as it is
+        return os.readlink(home / "current")  # noqa: PTH115 - a Path would change how the target is written
     except OSError:
         return None

@@ -13,7 +13,7 @@ from .settings import setting_help
 
 
 def setting(config: type[Settings], name: str, *flags: str, **extra: Any) -> Any:
-    """Makes the option for a setting, with the help that its field declares."""
+    """Makes the option for a setting; the help text comes from the setting's field."""
     return typer.Option(*flags, help=setting_help(config, name), **extra)
 
 
@@ -35,6 +35,17 @@ PhotosArgument = Annotated[
     Path,
     typer.Argument(
         metavar="PHOTOS", help="Folder with one sub-folder of photos per class, named after the class."
+    ),
+]
+MaxMemoryOption = Annotated[str | None, setting(IncrementConfig, "max_memory", metavar="SIZE")]
+MinPhotosOption = Annotated[int | None, setting(IncrementConfig, "min_photos")]
+FreshOption = Annotated[bool, setting(IncrementConfig, "fresh")]
+ForceOption = Annotated[bool, setting(IncrementConfig, "force")]
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Print what would be learnt, and how much memory and time that takes; change nothing.",
     ),
 ]
 NameOption = Annotated[str | None, setting(IncrementConfig, "class_name", "--name", metavar="NAME")]

@@ -1,4 +1,4 @@
-"""Defines the commands that a device's owner runs."""
+"""Defines the commands with which a device's owner makes, measures, exports and checks a model home."""
 
 from __future__ import annotations
 
@@ -9,25 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import ExportConfig, IncrementConfig
+from .. import ExportConfig
 from ..errors import ConfigError, TrustError
 from ..outputs import STDOUT
-from . import display, display_changes, display_proofs, pages, receipt
+from . import display, display_changes, display_proofs
 from .answer import home_path, open_chosen_home, show, with_progress
-from .completion import complete_recipe
-from .options import (
-    DetailsOption,
-    HomeOption,
-    JsonOption,
-    NameOption,
-    PhotosArgument,
-    SignWithOption,
-    TrustOption,
-    WaitOption,
-    setting,
-)
-from .settings import FileConfig, increment_config, read_file_config
-from .started import STARTED
+from .options import DetailsOption, HomeOption, JsonOption, PhotosArgument, TrustOption, WaitOption, setting
+from .settings import FileConfig, increment_config
 
 if TYPE_CHECKING:
     from .. import AuditReport, SimulationReport
@@ -49,16 +37,16 @@ def init_command(
     base: Annotated[Path, typer.Argument(metavar="BASE.lwm", help="The bundle that the vendor shipped.")],
     home: HomeOption = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Start an existing home over; what it has learnt is lost.")
+        bool, typer.Option("--replace", help="Start over if the home exists; what it has learnt is lost.")
     ] = False,
     trust: TrustOption = None,
     details: DetailsOption = False,
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a model home from a shipped base, with its ONNX file.
+    """Make a model home, with an ONNX file, from a shipped base.
 
-    With --trust, the home accepts only bases that this key signed, now and later.
+    With --trust, the home accepts only bases that this key signed, now and in future.
     """
     from .. import init_home
 
@@ -69,103 +57,8 @@ def init_command(
     show(report, as_json, partial(display_changes.change, details=details), is_done=True)
 
 
-def add_classes_command(
-    photos: PhotosArgument,
-    home: HomeOption = None,
-    class_name: NameOption = None,
-    recipe: Annotated[str | None, setting(IncrementConfig, "recipe", autocompletion=complete_recipe)] = None,
-    beta: Annotated[float | None, setting(IncrementConfig, "beta")] = None,
-    gamma: Annotated[float | None, setting(IncrementConfig, "gamma")] = None,
-    epochs: Annotated[int | None, setting(IncrementConfig, "epochs")] = None,
-    learning_rate: Annotated[float | None, setting(IncrementConfig, "learning_rate")] = None,
-    batch_size: Annotated[int | None, setting(IncrementConfig, "batch_size")] = None,
-    max_memory: Annotated[str | None, setting(IncrementConfig, "max_memory", metavar="SIZE")] = None,
-    frozen_blocks: Annotated[int | None, setting(IncrementConfig, "frozen_blocks")] = None,
-    min_photos: Annotated[int | None, setting(IncrementConfig, "min_photos")] = None,
-    seed: Annotated[int | None, setting(IncrementConfig, "seed")] = None,
-    device: Annotated[str | None, setting(IncrementConfig, "device")] = None,
-    precision: Annotated[str | None, setting(IncrementConfig, "precision")] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Print what would be learnt, and what that takes; change nothing."),
-    ] = False,
-    fresh: Annotated[bool, setting(IncrementConfig, "fresh")] = False,
-    force: Annotated[bool, setting(IncrementConfig, "force")] = False,
-    sign_with: SignWithOption = None,
-    page: Annotated[
-        Path | None,
-        typer.Option(
-            "--report",
-            metavar="FILE.html",
-            help="Also write a page with some of the photos, attention maps and mistakes.",
-        ),
-    ] = None,
-    details: DetailsOption = False,
-    wait: WaitOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Teach the model new classes from photos of them alone: the main job.
-
-    Nothing changes until the last step; then bundle, ONNX file, labels and receipt change together. After an
-    interruption, the same command continues where it stopped; options need not be given again.
-    """
-    from .. import add_classes, plan_increment
-    from ..freed_memory import bound_allocator
-    from ..increment.add import may_train
-
-    chosen = increment_config(
-        read_file_config(),
-        class_name=class_name,
-        recipe=recipe,
-        beta=beta,
-        gamma=gamma,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        max_memory=max_memory,
-        frozen_blocks=frozen_blocks,
-        min_photos=min_photos,
-        seed=seed,
-        device=device,
-        precision=precision,
-        fresh=fresh or None,
-        force=force or None,
-        sign_with=sign_with,
-    )
-    opened = open_chosen_home(home)
-    isolate = may_train(opened, chosen)
-    if not isolate:
-        bound_allocator()
-    if dry_run:
-        plan = with_progress(
-            lambda on: plan_increment(
-                opened, photos, chosen, on_progress=on, isolate=isolate, wait=wait, started=STARTED
-            )
-        )
-        show(plan, as_json, display.plan)
-        return
-    if page is None:
-        report = with_progress(
-            lambda on: add_classes(
-                opened, photos, chosen, on_progress=on, isolate=isolate, wait=wait, started=STARTED
-            )
-        )
-        show(report, as_json, partial(receipt.new_classes, details=details), is_done=True)
-        return
-    from .. import add_classes_with_page
-
-    taught = with_progress(
-        lambda on: add_classes_with_page(
-            opened, photos, page, chosen, on_progress=on, isolate=isolate, wait=wait, started=STARTED
-        )
-    )
-    show(taught.receipt, as_json, partial(receipt.new_classes, details=details), is_done=True)
-    if taught.page and not as_json:
-        pages.page(taught.page)
-
-
 def evaluate_command(photos: PhotosArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Measure accuracy on labelled photos: for old, new and all classes, and which ones are confused."""
+    """Measure accuracy on labelled photos, for old, new and all classes, and show which ones are confused."""
     from .. import evaluate
 
     opened = open_chosen_home(home)
@@ -175,10 +68,12 @@ def evaluate_command(photos: PhotosArgument, home: HomeOption = None, as_json: J
 
 def info_command(
     bundle: Annotated[
-        Path | None, typer.Argument(metavar="[BUNDLE]", help="A bundle file instead of the home's.")
+        Path | None, typer.Argument(metavar="[BUNDLE]", help="A bundle file to show instead of the home's.")
     ] = None,
     home: HomeOption = None,
-    history: Annotated[bool, typer.Option("--history", help="List the latest changes instead.")] = False,
+    history: Annotated[
+        bool, typer.Option("--history", help="List the latest changes instead of the contents.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a home or a bundle holds, or what was changed and when."""
@@ -190,7 +85,7 @@ def info_command(
 
 
 def _output(text: str) -> Path | str:
-    """Tells standard output from a file: a Path would make `./-` the same as `-`."""
+    """Keeps `-`, which means standard output, apart from `./-`, a file: as paths they would be equal."""
     return text if text == STDOUT else Path(text)
 
 
@@ -214,14 +109,14 @@ def export_command(
     force: Annotated[bool, setting(ExportConfig, "force")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare the model's ONNX file with the network, and write it or another form of it."""
+    """Check the model's ONNX file against the network, and write the file or a variant of it."""
     from .. import export_onnx
 
     to_stdout = output == STDOUT
     if to_stdout and (as_json or sys.stdout.isatty()):
-        raise ConfigError(f"{STDOUT} is standard output: pipe or redirect it, and leave --json out")
+        raise ConfigError(f"{STDOUT} means standard output: pipe or redirect it, and leave out --json")
     if fp16 and int8:
-        raise ConfigError("--fp16 and --int8 exclude each other; give one of them")
+        raise ConfigError("--fp16 and --int8 cannot be combined; pass one of them")
     config = ExportConfig(
         precision="fp16" if fp16 else "int8" if int8 else "float32",
         float_weights=float_weights,
@@ -237,7 +132,7 @@ def export_command(
 
 
 def repair_command(home: HomeOption = None, wait: WaitOption = False, as_json: JsonOption = False) -> None:
-    """Rebuild files of the home that are missing or changed, from its bundle."""
+    """Rebuild missing or changed files of the home from its bundle."""
     from .. import repair_home
 
     place = home_path(home)
@@ -250,23 +145,27 @@ def audit_command(
     simulate: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Make N increments on a copy, with generated photos, and measure each."
+            metavar="N", help="Run N increments on a copy of the home, with generated photos; measure each."
         ),
     ] = None,
     classes: Annotated[int, typer.Option(min=1, help="New classes in each simulated increment.")] = 1,
-    recipe: Annotated[str, typer.Option(help="Recipe to simulate with.")] = "lwm-lda",
+    recipe: Annotated[str, typer.Option(help="Recipe of the simulated increments.")] = "lwm-lda",
     isolated: Annotated[
         bool, typer.Option("--isolated", help="Run each simulated increment in its own process.")
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw storage and memory over the simulation.")
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Draw a chart of storage and memory over the simulation."),
     ] = None,
     details: Annotated[
-        bool, typer.Option("--details", help="Also print the owner of every byte, or every simulated figure.")
+        bool,
+        typer.Option(
+            "--details", help="Also print the bytes of each part or, with --simulate, every figure."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Account for every byte of the home; --simulate shows whether it would grow with increments."""
+    """Account for every byte of the home; with --simulate, see whether a home grows with increments."""
     report: AuditReport | SimulationReport
     if simulate is None:
         if isolated or plot:
@@ -292,7 +191,7 @@ def audit_command(
 
 def verify_command(
     bundle: Annotated[
-        Path | None, typer.Argument(metavar="[BUNDLE]", help="A bundle file instead of the home's.")
+        Path | None, typer.Argument(metavar="[BUNDLE]", help="A bundle file to verify instead of the home's.")
     ] = None,
     home: HomeOption = None,
     trust: TrustOption = None,
@@ -301,12 +200,12 @@ def verify_command(
         typer.Option(
             "--device-key",
             metavar="DEVICE.pub",
-            help="The device's public key, which must match every recorded change.",
+            help="The device's public key; every recorded change must be signed with its private key.",
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Follow the record from base to current model, and say what that proves and what it does not."""
+    """Follow the record from the base to the current model, and say what is proven and what is not."""
     from .. import verify
 
     report = verify(bundle or open_chosen_home(home), trust=trust, device_key=device_key)

@@ -24,14 +24,14 @@ def report_command(
     ] = Path("report.html"),
     photos: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Labelled photos in class folders, to measure the model on."),
+        typer.Option(metavar="DIR", help="Class folders of labelled photos, to measure the accuracy with."),
     ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a page about the model: what it knows, how sure that is, what it costs, where it comes from.
+    """Write a page about the model: what it knows, how accurate it is, what it costs, where it comes from.
 
-    The page is one file, which loads nothing from elsewhere and has no photo in it.
+    The page is one file, which loads nothing from elsewhere and contains no photos.
     """
     from .. import write_report
 
@@ -45,7 +45,7 @@ def report_command(
 
 def page(report: PageReport) -> None:
     """Prints which page was written."""
-    photos = f"{report.embedded_photos} of your photos; be careful whom you give it to"
+    photos = f"{report.embedded_photos} of your photos; be careful who gets the page"
     rows = {
         "Page": f"{report.page}, {in_bytes(report.page_bytes)}",
         "Photos in it": photos if report.embedded_photos else "none",

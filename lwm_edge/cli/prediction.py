@@ -1,4 +1,4 @@
-"""Defines `predict`, which says what photos, folders, standard input or a camera show."""
+"""Defines `predict`, which classifies photos from files, folders, standard input or a camera."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 _NO_THRESHOLD = (
-    "Note: this model has no threshold for unknown objects; give it photos of its classes that it has not "
-    "learnt: lwm-edge calibrate"
+    "Note: this model has no threshold for unknown objects; set one with photos that it has not learnt, "
+    "of classes that it knows: lwm-edge calibrate PHOTOS"
 )
 
 
 def _photo(text: str) -> Path | str:
-    """Tells standard input from a file: a Path would make `./-` the same as `-`."""
+    """Keeps `-`, which means standard input, apart from `./-`, a file: as paths they would be equal."""
     return text if text == STDIN else Path(text)
 
 
@@ -42,33 +42,36 @@ def predict_command(
         ),
     ] = None,
     home: HomeOption = None,
-    top: Annotated[int, typer.Option("--top", "--top-k", "-k", min=1, help="How many classes to print.")] = 3,
+    top: Annotated[
+        int, typer.Option("--top", "--top-k", "-k", min=1, help="Number of classes to print for each photo.")
+    ] = 3,
     unknown: Annotated[
         bool, typer.Option("--unknown", help="Say so if a photo seems to show none of the classes.")
     ] = False,
     keep: Annotated[
         float,
         typer.Option(
-            help="Share of photos of known classes that --unknown leaves alone: 0.8, 0.9, 0.95, 0.98 or 0.99."
+            help="Share of photos of known classes that --unknown must not call unknown: 0.8, 0.9, 0.95, "
+            "0.98 or 0.99."
         ),
     ] = KEPT,
     camera: Annotated[
         str | None,
         typer.Option(
-            metavar="SOURCE", help="Look through a camera (a number, such as 0) or at a video file."
+            metavar="SOURCE", help="Classify frames of a camera (a number, such as 0) or of a video file."
         ),
     ] = None,
     every: Annotated[
-        float, typer.Option(min=0.0, metavar="SECONDS", help="With --camera: time between two looks.")
+        float, typer.Option(min=0.0, metavar="SECONDS", help="With --camera: time between frames.")
     ] = 1.0,
     frames: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="With --camera: end after this many looks.")
+        int | None, typer.Option(min=1, metavar="N", help="With --camera: end after this many frames.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what photos show, using the exported ONNX file.
+    """Say which classes photos show, using the home's ONNX file.
 
-    Each class is judged by itself in most models, so the percentages need not add up to 100.
+    Most models judge each class by itself, so the percentages need not add up to 100.
     If some photos cannot be read, the others are still classified, and the exit code is 9.
     """
     if (camera is None) == (not photos):
@@ -91,15 +94,17 @@ def predict_command(
 
 
 def _with_stdin(photos: list[Any]) -> list[Any]:
-    """Puts standard input in the place of `-`.
+    """Replaces `-` with standard input.
 
     Raises:
         ConfigError: Standard input was given twice, or is a terminal.
     """
     if photos.count(STDIN) > 1:
-        raise ConfigError(f"{STDIN} is standard input, which holds one photo; give it once")
+        raise ConfigError(f"{STDIN} means standard input, which can hold only one photo; give it once")
     if STDIN in photos and sys.stdin.isatty():
-        raise ConfigError(f"{STDIN} is standard input: pipe a photo into it: lwm-edge predict - < a.jpg")
+        raise ConfigError(
+            f"{STDIN} means standard input; send a photo to it, as in lwm-edge predict - < photo.jpg"
+        )
     return [sys.stdin.buffer if photo == STDIN else photo for photo in photos]
 
 
@@ -117,7 +122,7 @@ def _watch(
     from .. import Classifier, PredictionReport, watch
 
     if as_json and frames is None and camera.isdecimal():
-        raise ConfigError("--json prints one document at the end, but a camera has no end; pass --frames N")
+        raise ConfigError("--json prints one document at the end, but a camera never ends; pass --frames N")
     seen = islice(watch(home, camera, every_seconds=every, top_k=top_k, keep=keep), frames)
     if as_json:
         report = PredictionReport(
@@ -132,7 +137,7 @@ def _watch(
 
 
 def predictions(report: PredictionReport, unknown: bool = False) -> None:
-    """Prints one line per photo and, if wanted, whether it seems to show none of the classes."""
+    """Prints one line per photo; with `unknown`, the line says if the photo seems to show no known class."""
     _note_lack_of_threshold(report.predictions, unknown)
     for prediction in report.predictions:
         _print(prediction, unknown)

@@ -23,7 +23,7 @@ _PHASES = {
     "simulate": "Simulating increments",
 }
 _SECONDS_BETWEEN_LINES = 10.0
-_WORTH_A_LINE = 2.0  # seconds that a phase must take for a brief command to announce it
+_WORTH_A_LINE = 2.0  # a brief command announces a phase that is expected to take this many seconds
 _MINUTE, _HOUR = 60, 3600
 
 
@@ -32,7 +32,7 @@ def progress_shown(*, brief: bool = False) -> Iterator[ProgressCallback]:
     """Shows a bar on a terminal; elsewhere, prints a line when a phase begins and every ten seconds.
 
     Args:
-        brief: Whether the command usually ends at once; lines then report only what takes a while.
+        brief: Whether the command usually ends at once; lines then announce only phases that take a while.
     """
     console = error_console()
     if not console.is_terminal:
@@ -47,11 +47,12 @@ def progress_shown(*, brief: bool = False) -> Iterator[ProgressCallback]:
         pace = Pace()
 
         def show(progress: Progress) -> None:
+            """Updates the bar, and prints any notes above it."""
             for line in progress.notes:
                 bar.console.print(safe(f"Note: {line}"))
             if begins := pace.begins(progress):
-                bar.reset(task, total=progress.total)  # its clock starts again with each phase
-            to_go = _to_go(pace.seconds_to_go(progress)) or _takes(progress)
+                bar.reset(task, total=progress.total)  # the elapsed time starts again with each phase
+            to_go = _to_go(pace.seconds_to_go(progress)) or _expected_time(progress)
             words = [_loss(progress), to_go]
             bar.update(
                 task,
@@ -67,7 +68,7 @@ def progress_shown(*, brief: bool = False) -> Iterator[ProgressCallback]:
 
 
 class Pace:
-    """Tells phases apart, and estimates how long the current one will still take.
+    """Notices when a new phase begins, and estimates how long the current one will still take.
 
     Args:
         clock: Function that returns the time in seconds.
@@ -91,7 +92,11 @@ class Pace:
         return not goes_on
 
     def seconds_to_go(self, progress: Progress) -> float | None:
-        """Estimates the rest of the phase from its steps so far; None before the first and after the last."""
+        """Estimates the rest of the phase from its steps so far.
+
+        Returns:
+            Seconds to go; None before the first step and after the last.
+        """
         done = progress.done - self._done_before
         if done <= 0 or progress.done >= progress.total:
             return None
@@ -103,12 +108,13 @@ def plain_lines(clock: Callable[[], float] = time.monotonic, *, brief: bool = Fa
 
     Args:
         clock: Function that returns the time in seconds.
-        brief: Whether to leave out lines about what takes less than a few seconds.
+        brief: Whether to announce only phases that take a while.
     """
     pace, printed_at = Pace(clock), clock() if brief else 0.0
     phase = ""
 
     def show(progress: Progress) -> None:
+        """Prints any notes, and a line of progress if it is time for one."""
         nonlocal printed_at, phase
         for line in progress.notes:
             note(f"Note: {line}")
@@ -116,7 +122,7 @@ def plain_lines(clock: Callable[[], float] = time.monotonic, *, brief: bool = Fa
         name, now, is_new = _PHASES[progress.phase], clock(), progress.phase != phase
         phase = progress.phase
         if is_new and _begins_with_a_line(progress, brief):
-            note(f"{', '.join(filter(None, [_begun(progress), _takes(progress)]))} ...")
+            note(f"{', '.join(filter(None, [_phase_and_count(progress), _expected_time(progress)]))} ...")
         elif now - printed_at >= _SECONDS_BETWEEN_LINES or _is_due(progress):
             words = [f"{name} {progress.done}/{progress.total}", _loss(progress)]
             note(", ".join(filter(None, [*words, _to_go(pace.seconds_to_go(progress))])))
@@ -128,13 +134,13 @@ def plain_lines(clock: Callable[[], float] = time.monotonic, *, brief: bool = Fa
 
 
 def _begins_with_a_line(progress: Progress, brief: bool) -> bool:
-    """Tells whether a new phase is worth a line at once."""
+    """Returns whether to announce a new phase with a line at once."""
     if progress.loss is not None or progress.phase == "simulate":  # these print lines of their own
         return False
     return not brief or (progress.expected_seconds or 0.0) >= _WORTH_A_LINE
 
 
-def _begun(progress: Progress) -> str:
+def _phase_and_count(progress: Progress) -> str:
     """Names a phase, and counts its photos or steps."""
     name = _PHASES[progress.phase]
     if name.endswith("photos"):
@@ -142,14 +148,14 @@ def _begun(progress: Progress) -> str:
     return f"{name}, {progress.total:,} steps" if progress.total > 1 else name
 
 
-def _takes(progress: Progress) -> str:
+def _expected_time(progress: Progress) -> str:
     """Says how long a phase is expected to take; says nothing once its first step is done."""
     seconds = progress.expected_seconds
     return "" if seconds is None or progress.done else f"takes about {_time(seconds)}"
 
 
 def _is_due(progress: Progress) -> bool:
-    """Tells whether a line is due whatever the time: for each simulated increment or tenth of training."""
+    """Returns whether to print a line at once: after a simulated increment or a tenth of the training."""
     if progress.loss is None:
         return progress.phase == "simulate"
     return progress.done % max(1, progress.total // 10) == 0 or progress.done == progress.total

@@ -1,6 +1,6 @@
 """Prints receipts in an owner's words: what was learnt, how well, what to watch out for, what to do next.
 
-What only an engineer wants to know (drift, digests, parity, memory) comes with `--details`.
+Figures for engineers (drift, digests, parity, memory) are printed with `--details`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PARTS = {
     "commit": "saving and checking",
 }
 _LISTED = 12
-_WELL_RECOGNISED = 0.5  # share of a class's photos; a class with fewer recognised should get more
+_WELL_RECOGNISED = 0.5  # share of a class's photos; if fewer are recognised, the class should get more photos
 
 
 def new_classes(report: IncrementReport, details: bool = False) -> None:
@@ -39,7 +39,7 @@ def new_classes(report: IncrementReport, details: bool = False) -> None:
 
 
 def more_photos(report: IncrementReport, details: bool = False) -> None:
-    """Prints the receipt for further photos."""
+    """Prints the receipt for more photos of known classes."""
     photos = counted(report.photos_trained + report.photos_held_back, "more photo", "more photos")
     names = joined(report.known_classes, _LISTED)
     _print(f"Learnt {photos} of {names} in {report.seconds:.0f} s", report, details)
@@ -65,7 +65,8 @@ def _how_well(report: IncrementReport) -> str:
         for c in ranked[:_LISTED]
     ]
     if more := ranked[_LISTED:]:
-        lines.append(f"and {len(more)} more, each in at least {percent(_share(more[0]))} of its photos")
+        share = percent(_share(more[0]))
+        lines.append(f"and {len(more)} more, each recognised in at least {share} of its photos")
     source = "counted on photos that the judged model had not learnt"
     return "\n".join([*lines, f"{source}{left_out(report.skipped)}"])
 
@@ -99,7 +100,7 @@ def _next_steps(report: IncrementReport) -> list[str]:
 
 def _what_happened(report: IncrementReport) -> str:
     if report.training is None:
-        return "the network stays as it was, and its last layer was solved again"
+        return "the network stayed as it was, and its last layer was solved again"
     epochs = counted(report.training.epochs, "pass", "passes")
     return f"the network was trained, in {epochs} over the photos"
 
@@ -109,7 +110,7 @@ def _details(report: IncrementReport) -> dict[str, str]:
     return {
         "Why this recipe": report.recipe_reason,
         "Photos": f"{report.photos_trained:,} learnt from, {report.photos_held_back:,} held back",
-        "Held-back photos": f"{percent(held.accuracy)} right, all classes competing",
+        "Held-back photos": f"{percent(held.accuracy)} right, with all classes competing",
         "Drift": f"the best old class is unchanged on {percent(drift.base_agreement)} of new photos"
         + (f"; attention moved by {drift.attention_distance:.2f}" if drift.attention_distance else ""),
         **_training(report),
@@ -129,7 +130,7 @@ def _training(report: IncrementReport) -> dict[str, str]:
 
 
 def change_details(report: ChangeReport) -> dict[str, str]:
-    """Says what only an engineer wants to know about a change that needed no training."""
+    """Returns the rows with figures for engineers, about a change that trained nothing."""
     return {
         **growth(report.footprint),
         "Verified": f"ONNX file {parity_found(report.parity)}",

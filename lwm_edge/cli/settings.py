@@ -12,7 +12,7 @@ from typing import Any
 import platformdirs
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from .. import BaseConfig, IncrementConfig, PackConfig, storage
+from .. import BaseConfig, IncrementConfig, PackConfig, inspection
 from ..errors import ConfigError
 from ..records import Record, Settings, absolute, invalid
 
@@ -29,7 +29,7 @@ _MAX_BYTES = 1024**2
 
 
 class FileConfig(Record):
-    """Holds the content of `lwm-edge.toml`: `home = "..."` and `[increment]`, for IncrementConfig."""
+    """Holds the content of `lwm-edge.toml`: `home`, and the table `[increment]` for IncrementConfig."""
 
     home: Path | None = None
     increment: dict[str, Any] = Field(default={})
@@ -55,9 +55,9 @@ class FileConfig(Record):
 
 
 def read_file_config(folder: Path = Path()) -> FileConfig:
-    """Reads `lwm-edge.toml` in a folder, by default the current one; without it, settings have defaults.
+    """Reads `lwm-edge.toml` in a folder, by default the current one; without that file, the defaults apply.
 
-    A folder that is gone or may not be searched counts as one without the file.
+    A folder that no longer exists or cannot be searched counts as one without the file.
 
     Raises:
         ConfigError: The file is not TOML, or has unknown settings.
@@ -71,12 +71,12 @@ def read_file_config(folder: Path = Path()) -> FileConfig:
         raise invalid(f"{path} has settings that lwm-edge cannot use", error) from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}; correct or remove it") from None
-    except (ValueError, RecursionError) as error:  # ValueError: bad TOML or UTF-8, a number too long
+    except (ValueError, RecursionError) as error:  # ValueError: bad TOML, bad UTF-8 or a number too long
         raise ConfigError(f"{path} cannot be read: {error}; correct or remove it") from None
 
 
 def _read(path: Path) -> str:
-    content = storage.read_regular(path, _MAX_BYTES + 1)
+    content = inspection.read_regular(path, _MAX_BYTES + 1)
     if len(content) > _MAX_BYTES:
         raise ValueError(f"it is longer than {_MAX_BYTES // 1024} KiB")
     return content.decode("utf-8-sig")
@@ -85,20 +85,21 @@ def _read(path: Path) -> str:
 def _is_there(path: Path) -> bool:
     try:
         path.stat()
-    except (FileNotFoundError, PermissionError):  # the latter means that the folder may not be searched
+    except (FileNotFoundError, PermissionError):  # a PermissionError means that the folder cannot be searched
         return False
-    except OSError:  # reading it will raise the same error, which is then explained
+    except OSError:  # reading the file will raise this error again, and the caller explains it then
         return True
     return True
 
 
 def find_home(home: Path | None, file_config: FileConfig) -> Path:
-    """Finds the home's folder: the argument, $LWM_EDGE_HOME, lwm-edge.toml, then the platform's default.
+    """Finds the home's folder.
 
-    A `~` at the start, which no shell has replaced, stands for the user's own folder.
+    The first of these that is given counts: the argument, $LWM_EDGE_HOME, `home` in lwm-edge.toml, and the
+    platform's default. A `~` at the start is replaced, in case no shell has done so.
 
     Raises:
-        ConfigError: It is not known which folder `~` stands for, or there is no default on this machine.
+        ConfigError: Nothing says which folder `~` stands for, or there is no default on this machine.
     """
     variable = os.environ.get(HOME_VARIABLE)
     chosen = home or (Path(variable) if variable else None) or file_config.home
@@ -108,8 +109,8 @@ def find_home(home: Path | None, file_config: FileConfig) -> Path:
         return chosen.expanduser()
     except (RuntimeError, OSError, KeyError):
         raise ConfigError(
-            f"the home {chosen} cannot be found: it is not known which folder {chosen.parts[0]} stands for; "
-            "give the path in full"
+            f"the home {chosen} cannot be found, as nothing says which folder {chosen.parts[0]} stands for; "
+            "give the full path"
         ) from None
 
 
@@ -118,7 +119,7 @@ def _default_home() -> Path:
         path = Path(platformdirs.user_data_dir("lwm-edge", appauthor=False))
     except (RuntimeError, OSError, KeyError):
         path = Path("~")
-    if not path.is_absolute():  # neither HOME nor the list of users says where this user's files are
+    if not path.is_absolute():  # neither HOME nor the list of users names a folder for this user
         raise ConfigError(
             f"this user has no folder of their own, so there is no default for the model home; pass --home, "
             f"or set {HOME_VARIABLE}"
@@ -127,13 +128,13 @@ def _default_home() -> Path:
 
 
 def leave_a_folder_that_is_gone(given: Mapping[str, object]) -> None:
-    """Leaves the current folder if it no longer exists, as libraries such as MKL would end the process there.
+    """Leaves the current folder if it no longer exists, because libraries such as MKL would end the process.
 
     Args:
-        given: Values of the command's arguments, by their names.
+        given: Values of the command's arguments, by name.
 
     Raises:
-        ConfigError: A path among them, or the home, starts from the folder that is gone.
+        ConfigError: The path of the home, or another path that was given, is relative to that folder.
     """
     try:
         Path.cwd()
@@ -148,7 +149,7 @@ def leave_a_folder_that_is_gone(given: Mapping[str, object]) -> None:
 
 
 def _unknown(name: str, known: Collection[str]) -> str | None:
-    """Says that a setting is unknown, and which one was probably meant; returns None if it is known."""
+    """Says that a setting is unknown, and which one was probably meant; returns None for a known setting."""
     if name in known:
         return None
     if name in IncrementConfig.model_fields:
@@ -158,9 +159,9 @@ def _unknown(name: str, known: Collection[str]) -> str | None:
 
 
 def increment_config(file_config: FileConfig, **given: Any) -> IncrementConfig:
-    """Makes an IncrementConfig from `[increment]` in `lwm-edge.toml`; what is given overrides it.
+    """Makes an IncrementConfig from given settings, which override those of `[increment]` in lwm-edge.toml.
 
-    A given value of None counts as not given.
+    A value of None counts as not given.
 
     Raises:
         ConfigError: Some settings are out of range; every one of them is listed.

@@ -27,7 +27,7 @@ def error_console() -> Console:
 
 def _console(stream: TextIO) -> Console:
     console = Console(file=stream, highlight=False, soft_wrap=True, emoji=False)
-    if console.width < 1:  # COLUMNS=0 stands for a width that is not known; rich would print nothing
+    if console.width < 1:  # COLUMNS=0 stands for an unknown width, at which rich would print nothing
         console.width = _USUAL_WIDTH
     return console
 
@@ -43,38 +43,38 @@ def note(text: str) -> None:
 
 
 def safe(text: str) -> str:
-    """Escapes text so that neither rich's markup nor a file's name can do anything to the terminal."""
+    """Escapes text, so that neither markup nor control characters in it affect the terminal."""
     shown = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
     return escape("".join(shown))
 
 
 def percent(value: float | None) -> str:
-    """Writes a share as a percentage, for people."""
+    """Writes a share as a percentage, or a dash for None."""
     return "-" if value is None else f"{100 * value:.1f}%"
 
 
 def in_bytes(count: int) -> str:
-    """Writes a size, to the byte."""
+    """Writes a size in bytes."""
     return f"{count:,} bytes"
 
 
 def counted(count: int, one: str, many: str) -> str:
-    """Writes a number with its noun, such as 1 class, 2 classes."""
+    """Writes a number with its noun, as in "1 class" or "2 classes"."""
     return f"{count:,} {one if count == 1 else many}"
 
 
 def print_rows(title: str, values: dict[str, str]) -> None:
-    """Prints a title and a row for each value; further lines of a value stand below its first."""
+    """Prints a title and a row for each value; a value's further lines are aligned with its first."""
     console, width = out(), max(map(len, values))
     console.print(f"[bold]{safe(title)}")
     below = "\n" + " " * (width + 4)
-    for name, value in values.items():  # not a table: it would cut long paths off
+    for name, value in values.items():  # not in a table, which would cut off long paths
         shown = safe(value).replace("\n", below)
         console.print(f"  {safe(f'{name:<{width}}')}  {shown}")
 
 
 def listed(names: Sequence[str], most: int = _LISTED) -> str:
-    """Lists the first few names, and counts the rest."""
+    """Lists the first few names, and says how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 

@@ -24,9 +24,9 @@ def calibrate_command(
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Set the threshold of `predict --unknown` from this device's own photos of known classes.
+    """Set the threshold of `predict --unknown`, from this device's own photos of known classes.
 
-    Nothing is learnt. Give photos that the model has not learnt, as it is surer of those that it has.
+    Nothing is learnt. Give photos that the model has not learnt, because it is surer of those that it has.
     """
     from .. import calibrate
 
@@ -38,13 +38,13 @@ def calibrate_command(
 
 
 def calibration(report: CalibrationReport, details: bool = False) -> None:
-    """Prints what `calibrate` found and changed."""
+    """Prints the report of `calibrate`."""
     classes = counted(len(report.calibrated_classes), "class", "classes")
     before = f"{percent(report.kept_before)} of these photos" if report.kept_before is not None else None
     left_out = display.left_out(report.skipped)
     rows = {
         "Photos": f"{report.photos} of {classes}: {listed(report.calibrated_classes)}{left_out}",
-        "Kept before": before or "all: there was no threshold",
+        "Kept before": before or "all, as there was no threshold",
         "Kept now": display.threshold(report.calibration),
         "Load it from": str(report.change.onnx),
         **(change_details(report.change) if details else {}),

@@ -15,7 +15,7 @@ from .answer import show, with_progress
 from .options import JsonOption, PhotosArgument, setting
 from .settings import base_config, pack_config
 
-if TYPE_CHECKING:  # --help need not load what the commands load
+if TYPE_CHECKING:  # so that --help does not wait for libraries that only the commands need
     from .. import BaseReport
 
 
@@ -85,13 +85,11 @@ def _make_base(work: Callable[[ProgressCallback], BaseReport], as_json: bool) ->
 def keygen_command(
     name: Annotated[
         Path,
-        typer.Argument(
-            metavar="NAME", help="Name of the pair of files, NAME.key (keep it secret) and NAME.pub."
-        ),
+        typer.Argument(metavar="NAME", help="Name of the two files: NAME.key (keep it secret) and NAME.pub."),
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Make a pair of Ed25519 keys, with which a vendor signs bases or a device signs changes."""
+    """Make a pair of Ed25519 keys, for a vendor to sign bases with, or for a device to sign changes with."""
     from .. import generate_key
 
     show(generate_key(name), as_json, display_proofs.key, is_done=True)
@@ -136,7 +134,7 @@ def pack_command(
     permit: Annotated[list[str] | None, setting(PackConfig, "permits", "--permit", metavar="CHANGE")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """For vendors: turn a classifier that is already trained into a base, without training it further."""
+    """For vendors: turn a trained classifier into a base, without training it further."""
     from .. import pack_checkpoint
 
     chosen = pack_config(

@@ -1,5 +1,5 @@
 """Makes and checks the signatures that lead from the vendor's base to the current model.
 
-Keys are made and read here, bases are signed, and the chain of changes is recorded and checked. This package
-imports `model` and the foundation.
+The package makes and reads keys, signs bases, and records and checks the chain of changes. It imports `model`
+and the foundation.
 """

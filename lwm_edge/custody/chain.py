@@ -1,8 +1,9 @@
-"""Builds and checks the chain of custody: what vendor and device sign, and whether a record is consistent.
+"""Builds and checks the chain of custody: the statements that vendor and device sign, and their record.
 
-A signature covers a statement: a line that names its kind, then canonical JSON. The vendor's statement
-describes everything about the shipped base. A device's statement names one change: the model before, the
-model after, and the base that it all started from. `proofs.verification` says what follows from these.
+Every signature covers a statement: a line that names the kind of statement, followed by canonical JSON. The
+vendor's statement describes everything about the shipped base. A device's statement describes one change: the
+model before it, the model after it, and the base that both come from. `proofs.verification` decides whether a
+model can be trusted.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _BASE, _INCREMENT = "lwm-edge base v1", "lwm-edge increment v1"
 
 
 def base_statement(manifest: Manifest) -> BaseStatement:
-    """Collects what the vendor signs about a base."""
+    """Builds the statement about a base that the vendor signs."""
     return BaseStatement(
         architecture=manifest.architecture,
         activation=manifest.activation,
@@ -48,12 +49,12 @@ def base_statement(manifest: Manifest) -> BaseStatement:
 
 
 def _preprocessing(manifest: Manifest) -> dict[str, Any]:
-    """Collects what turns a photo into the head's inputs, apart from the weights."""
+    """Collects the settings by which a photo becomes the head's inputs."""
     return manifest.model_dump(include={"preprocessing", "levels"})
 
 
 def make_deed(kind: ChangeKind, class_names: Sequence[str] = ()) -> Deed:
-    """Makes the account of a change that is happening now; it names the first classes and counts the rest."""
+    """Describes a change that is being made now; names the first few classes and counts the others."""
     return Deed(
         kind=kind,
         class_names=tuple(class_names[:NAMES_KEPT]),
@@ -69,10 +70,10 @@ def record_change(
 
     Args:
         manifest: Manifest of the changed model, with its digests filled in. If it counts as many changes as
-            `parent`, it is returned as it is.
-        parent: Manifest of the model before.
-        key: Private key of the device, if it has one.
-        deed: Account of what the change did.
+            `parent`, it is returned unchanged.
+        parent: Manifest of the model before the change.
+        key: Private key of the device; None if it has no key.
+        deed: Description of the change.
     """
     if manifest.increment_count == parent.increment_count:
         return manifest
@@ -90,7 +91,7 @@ def record_change(
 
 
 def goes_on_from(now: Manifest, before: Manifest) -> bool:
-    """Returns whether a model's record is the previous model's, which must be sound, plus one change."""
+    """Tells whether a model's record is the previous model's record, which must be sound, plus one change."""
     if now.custody is None or not now.custody.links or custody_problems(before, None, None):
         return False
     record = before.custody or _new_record(before)
@@ -104,7 +105,7 @@ def _new_record(parent: Manifest) -> Custody:
 
 
 def custody_problems(manifest: Manifest, vendor_key: str | None, device_key: str | None) -> tuple[str, ...]:
-    """Lists everything in a manifest's record that is wrong; `open_bundle` checks the tensors' digest.
+    """Lists everything that is wrong with the record in a manifest; `open_bundle` checks the tensors' digest.
 
     Args:
         manifest: Manifest of an opened bundle.
@@ -146,7 +147,7 @@ def _base_problems(base: BaseStatement | None, manifest: Manifest) -> list[str]:
         if getattr(now, name) != getattr(base, name)
     ]
     if now.preprocessing_digest != base.preprocessing_digest:
-        problems.append("the preprocessing or what the head reads does not match the base's statement")
+        problems.append("the preprocessing or the head's inputs do not match the base's statement")
     if now.terms_digest != base.terms_digest:
         problems.append("author, licence, description or permits do not match the base's statement")
     removed = base.shipped_classes - now.shipped_classes
@@ -160,7 +161,7 @@ def _base_problems(base: BaseStatement | None, manifest: Manifest) -> list[str]:
 
 
 def _chain_problems(custody: Custody, manifest: Manifest) -> list[str]:
-    """Lists where the links do not lead from the base, or the oldest one kept, to the current model."""
+    """Lists every break in the links that lead from the base, or the oldest link kept, to this model."""
     problems, links, dropped = [], custody.links, custody.dropped_links
     if dropped + len(links) != manifest.increment_count:
         problems.append(
@@ -177,7 +178,7 @@ def _chain_problems(custody: Custody, manifest: Manifest) -> list[str]:
         if after.parent_digest != before.model_digest:
             problems.append(f"change {after.increment} does not start from the model of the change before it")
         shipped[before.model_digest] = before.shipped_classes
-        took_back = after.model_digest == before.parent_digest  # `undo` may bring a shipped class back
+        took_back = after.model_digest == before.parent_digest  # `undo` can bring a shipped class back
         most = shipped.get(after.model_digest, after.shipped_classes) if took_back else before.shipped_classes
         if after.shipped_classes > most:
             problems.append(f"change {after.increment} has more shipped classes than the change before it")

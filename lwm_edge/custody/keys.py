@@ -1,7 +1,8 @@
 """Makes and reads Ed25519 keys in PEM files, signs with them, and checks signatures.
 
-Key files are PKCS #8 and SubjectPublicKeyInfo (https://www.rfc-editor.org/rfc/rfc8410). A private key is
-written and read with mode 0600 only, never printed, and never stored anywhere else.
+Private keys are PKCS #8 files, public keys SubjectPublicKeyInfo (https://www.rfc-editor.org/rfc/rfc8410). The
+file of a private key is written with mode 0600, and refused if anybody but its owner has access to it. A
+private key is never printed, and never stored anywhere else.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from .. import outputs, storage
+from .. import inspection, outputs, storage
 from ..errors import ConfigError, TrustError
 from ..model.custody_record import Signature
 from ..records import AnyNamePath, AnyPath, Report
@@ -31,12 +32,12 @@ _PRIVATE_MODE = 0o600
 _FIELD = 2**255 - 19
 _EIGHTH = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
 _LOW_ORDER = {0, 1, _FIELD - 1, _EIGHTH, _FIELD - _EIGHTH}
-"""The y coordinates of the eight points of the curve whose order is at most 8."""
-_MAX_BYTES = 4096  # limit for a key file; an Ed25519 key takes 119
+"""The y coordinates of those points of the curve that have an order of at most 8."""
+_MAX_BYTES = 4096  # limit for a key file; an Ed25519 key takes 119 bytes
 
 
 class KeyReport(Report):
-    """Reports what `generate_key` wrote, but never the secret.
+    """Reports which files `generate_key` wrote, without the secret.
 
     Attributes:
         private_key_file: Path of the file to keep, readable by its owner alone.
@@ -92,7 +93,7 @@ def read_private_key(path: AnyPath) -> Ed25519PrivateKey:
     """Reads a private key.
 
     Raises:
-        TrustError: The key is missing, not an unencrypted Ed25519 key, or not readable by its owner alone.
+        TrustError: The key is missing, is not an unencrypted Ed25519 key, or is accessible to other users.
     """
     content = _read(Path(path), private=True)
     try:
@@ -130,10 +131,10 @@ def read_public_key(path: AnyPath) -> str:
 
 
 def proves_anything(key: bytes) -> bool:
-    """Tells whether only a holder of the private key can make signatures that match a public key.
+    """Tells whether only the holder of the private key can make signatures that match a public key.
 
-    Anyone can make them if the key is a point of low order, or is not written in its only valid form (RFC
-    8032, section 5.1.7; the points are those that libsodium refuses).
+    Anyone can make such signatures if the public key is a point of low order, or is not in its only valid
+    form (RFC 8032, section 5.1.7). Like libsodium, this refuses all such points.
     """
     y = int.from_bytes(key, "little") & ~(1 << 255)
     return y < _FIELD and y not in _LOW_ORDER
@@ -158,11 +159,11 @@ def signature_matches(signature: Signature, statement: bytes) -> bool:
 
 def _read(path: Path, *, private: bool) -> bytes:
     try:
-        with storage.open_regular(path) as file:
+        with inspection.open_regular(path) as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             if private and mode & 0o077:
                 raise TrustError(
-                    f"{path} can be read by others besides its owner (mode {mode:04o}), so it may not be "
+                    f"{path} is accessible to others besides its owner (mode {mode:04o}), so it may not be "
                     f"secret; make a new key or, if nobody else can have read it, run: chmod 600 {path}"
                 )
             return file.read(_MAX_BYTES)

@@ -19,7 +19,7 @@ class SigningReport(Report):
     Attributes:
         bundle: Path of the bundle, which was rewritten at the same length.
         bundle_bytes: Length of the bundle.
-        model_digest: Digest of the model, as before.
+        model_digest: Digest of the model, which signing does not change.
         key: Public key of the vendor, in hexadecimal.
     """
 
@@ -32,8 +32,8 @@ class SigningReport(Report):
 def sign_bundle(bundle: AnyPath, key: AnyPath) -> SigningReport:
     """Signs a shipped base with the vendor's private key.
 
-    The signature goes into the manifest: neither the file's length nor its model_digest changes. An earlier
-    signature is replaced.
+    The signature goes into the manifest, so neither the file's length nor its model_digest changes. An
+    earlier signature is replaced.
 
     Args:
         bundle: Path of the base, which is rewritten atomically.

@@ -1,4 +1,4 @@
-"""Keeps the folder in which a device holds its model, and does everything with it but learning.
+"""Manages the folder in which a device keeps its model: everything except learning.
 
 Reading a home loads no torch. This package imports `custody`, `model`, `photos` and the foundation.
 """

@@ -1,4 +1,4 @@
-"""Provides `watch`, which classifies what a camera sees, or a video's frames, with a home's current model."""
+"""Provides `watch`, which classifies frames from a camera or a video with a home's current model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..photos.pixels import Pixels
 from ..records import AnyPath
 from .home import Home, open_home
 
-_FAILED_GRABS = 50  # in a row; a camera that gives no frame for that long is gone
+_FAILED_GRABS = 50  # after so many failures in a row, a camera counts as disconnected
 
 
 def watch(
@@ -26,16 +26,16 @@ def watch(
     top_k: int = 3,
     keep: float = KEPT,
 ) -> Iterator[Prediction]:
-    """Classifies the frames of a camera or of a video file one after another, and keeps none of them.
+    """Classifies frames from a camera or a video file one at a time, and keeps none of them.
 
-    If the home gets a newer model meanwhile, that model classifies the frames from then on.
+    If the home's model changes in the meantime, the new model classifies all later frames.
 
     Args:
         home: Model home, or the path of its folder.
         source: Number of a camera, as an integer or as text, or the path of a video file.
-        every_seconds: Seconds between two classified frames; for a video, seconds of the video itself.
-        top_k: Number of classes for each frame, best first.
-        keep: Share of photos of known classes that should not be called unknown; one of `model.terms.SHARES`.
+        every_seconds: Seconds between two classified frames; in a video, seconds of playing time.
+        top_k: Number of classes to return for each frame, best first.
+        keep: Share of photos of known classes that must not be called unknown; one of `model.terms.SHARES`.
 
     Yields:
         The prediction for each frame; its `photo` names the source and the time, such as `door.mp4@2.0s`.
@@ -62,14 +62,14 @@ def _frames(source: int | AnyPath, every_seconds: float) -> Iterator[tuple[float
     try:
         if not capture.isOpened():
             what = f"camera {number}" if number is not None else str(source)
-            raise PhotosError(f"{what} cannot be opened; check that it is there, and that you may use it")
+            raise PhotosError(f"{what} cannot be opened; check that it is there and that you may use it")
         times = _camera_times(capture) if number is not None else _video_times(cv2, capture)
         due = 0.0
         for seconds in times:
             if seconds < due:
                 continue
-            is_there, frame = capture.retrieve()
-            if is_there:
+            succeeded, frame = capture.retrieve()
+            if succeeded:
                 due = seconds + every_seconds
                 yield seconds, frame[..., ::-1]
     finally:
@@ -77,7 +77,7 @@ def _frames(source: int | AnyPath, every_seconds: float) -> Iterator[tuple[float
 
 
 def _camera_times(capture: Any) -> Iterator[float]:
-    """Yields the time in seconds of each frame; all of them are fetched, so that none goes stale."""
+    """Yields the time in seconds of each frame; grabs every frame, so that no old ones are left to read."""
     started, failed = time.monotonic(), 0
     while failed < _FAILED_GRABS:
         failed = 0 if capture.grab() else failed + 1
@@ -86,7 +86,7 @@ def _camera_times(capture: Any) -> Iterator[float]:
 
 
 def _video_times(cv2: Any, capture: Any) -> Iterator[float]:
-    """Yields the time in seconds of each frame of a video, worked out from its frame rate."""
+    """Yields the time in seconds of each frame of a video, computed from the video's frame rate."""
     rate = capture.get(cv2.CAP_PROP_FPS)
     rate = rate if math.isfinite(rate) and rate > 0 else 25.0
     number = 0

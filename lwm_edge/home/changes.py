@@ -1,4 +1,4 @@
-"""Starts a home from a base (`init_home`), and makes every change that needs no photos (`change_model`)."""
+"""Makes a home from a base (`init_home`), and makes changes that need no photos (`change_model`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from .. import storage
+from .. import durability, storage
 from ..custody.keys import read_private_key
 from ..errors import BundleError, BusyError, HomeError, LwmEdgeError
 from ..model.bundle import Arrays, Bundle, open_bundle
@@ -27,7 +27,7 @@ from .measurement import MemoryUse
 from .reports import ChangeReport
 from .trust import key_to_trust, require_signed_base, require_trusted_model, write_trusted_key
 
-# Making a home takes half a second and ten times what opening its base took (for bases of 2 to 33 MiB).
+# Making a home takes half a second plus ten times as long as opening the base, if that has 2 to 33 MiB.
 _SECONDS_OF_LOADING, _OPENINGS = 0.5, 10.0
 
 
@@ -45,23 +45,23 @@ def init_home(
     Args:
         base: Path of the bundle, which is copied.
         home: Path of the folder to make.
-        replace: Whether to start an existing home over; what it learnt is lost.
+        replace: Whether to start over if the home exists; everything that it has learnt is then lost.
         trust: Path of the vendor's public key; the home then accepts only bases that this key signed, now and
             later. None keeps the key that the home already trusts, if any.
         wait: Whether to wait for another process that is changing the home.
-        on_progress: Function that is called before the ONNX file is made and checked; what it raises ends the
-            call.
+        on_progress: Function that is called before the ONNX file is made and checked; any exception that it
+            raises ends the call.
 
     Raises:
         BundleError: The base is damaged.
         HomeError: There is a home already and `replace` is not set, or the folder holds something else.
-        ParityError: This device's ONNX Runtime does not compute what the network computes.
+        ParityError: The results of ONNX Runtime on this device differ from the network's.
         TrustError: The base is not signed with the trusted key, or the key cannot be read.
         BusyError: Another process is changing the home, and `wait` is not set.
     """
     started = time.monotonic()
     home = absolute(home)
-    storage.require_safe_changes("make a home in", home)
+    durability.require_safe_changes("make a home in", home)
     bundle = open_bundle(Path(base))
     expected_seconds = _SECONDS_OF_LOADING + _OPENINGS * (time.monotonic() - started)
     opened = Home(home)
@@ -76,14 +76,14 @@ def init_home(
         _check_init(home, bundle, replace)  # another process may have been faster
         key = key_to_trust(opened, trust)
         require_signed_base(base, candidate.manifest, key)  # the base may have been replaced as well
-        if key:  # before the model, so that a home never forgets whom to trust
+        if key:  # written before the model, so that a home with a model always knows whom to trust
             write_trusted_key(opened, key)
         return _commit(opened, candidate, trusted_key=key)
 
 
 @contextmanager
 def _folder_made(home: Path, made_here: bool) -> Iterator[None]:
-    """Makes the folder of a home, and removes it if the block fails and nothing but a lock is in it."""
+    """Makes the home's folder; if the block fails, removes it again unless it contains more than a lock."""
     try:
         storage.make_folder(home)
         yield
@@ -98,10 +98,10 @@ def _folder_made(home: Path, made_here: bool) -> Iterator[None]:
 
 @contextmanager
 def _no_half_made_home(home: Home, made_here: bool) -> Iterator[None]:
-    """Removes what `init` made, if it fails before there is a home.
+    """Removes everything that `init` made, if the block fails before the folder is a home.
 
     Args:
-        home: Model home, whose lock is held.
+        home: Model home; the caller holds its lock.
         made_here: Whether `init` made the folder too.
     """
     was_home = ownership.is_home(home.path)
@@ -131,12 +131,12 @@ def _check_init(home: Path, base: Bundle, replace: bool) -> None:
     if not replace and not all(_is_copy_of(base, Generation(folder)) for folder in models):
         raise HomeError(
             f"{home} has a model, but {ownership.CURRENT} points at none; to keep it, run: lwm-edge repair "
-            f"--home {home}, or to start over from {base.path}, pass --replace"
+            f"--home {home}; or, to start over from {base.path}, pass --replace"
         )
 
 
 def _is_copy_of(base: Bundle, generation: Generation) -> bool:
-    """Returns whether a generation is what an interrupted `init` from this base left behind."""
+    """Returns whether an interrupted `init` from this base left a generation behind."""
     try:
         found = open_bundle(generation.bundle).manifest
     except BundleError:
@@ -146,13 +146,13 @@ def _is_copy_of(base: Bundle, generation: Generation) -> bool:
 
 @dataclass(frozen=True)
 class Edited:
-    """Holds the outcome of an edit of a home's model.
+    """Holds the result of editing a home's model.
 
     Attributes:
         arrays: Tensors of the changed model.
         manifest: Manifest of the changed model; `change_model` fills in its history.
-        deed: Account of what was done.
-        remains: Sentences about what is left of a removed class.
+        deed: Description of the change, for the custody record.
+        remains: Sentences that say what is left of a removed class.
         may_be_undone: Whether undo may return to the model before this change, if the vendor permits undo at
             all.
     """
@@ -172,14 +172,15 @@ def change_model(
     wait: bool,
     on_progress: ProgressCallback,
 ) -> ChangeReport:
-    """Changes a home's model without photos, in one atomic step, entered in its custody record and ledger.
+    """Changes a home's model in one atomic step, and notes the change in the custody record and the ledger.
 
     Args:
         home: Model home, or the path of its folder.
-        edit: Function that makes the changed model; it gets the current generation and its bundle.
-        sign_with: Path of the device's private key, to sign the change with.
+        edit: Function that makes the changed model from the current generation and its bundle.
+        sign_with: Path of the device's private key, which signs the change; None leaves the change unsigned.
         wait: Whether to wait for another process that is changing the home.
-        on_progress: Function that is called before the new model is exported; what it raises ends the call.
+        on_progress: Function that is called before the new model is exported; any exception that it raises
+            ends the call.
     """
     started = time.monotonic()
     home = open_home(home)
@@ -257,7 +258,7 @@ def _commit(
         warnings=(
             *dropped,
             *home.describe_foreign(),
-            *(() if edited else storage.durability_warnings(home.path)),
+            *(() if edited else durability.durability_warnings(home.path)),
         ),
     )
     late = commit(home, candidate, report)

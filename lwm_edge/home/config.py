@@ -10,7 +10,7 @@ from ..records import ExactPath, Settings
 
 
 class ExportConfig(Settings):
-    """Defines the form of an exported ONNX file; by default it is the home's classifier.onnx.
+    """Defines the form of an exported ONNX file; the default is the form of a home's classifier.onnx.
 
     Raises:
         ConfigError: Some settings are out of range; every one of them is listed.
@@ -19,25 +19,25 @@ class ExportConfig(Settings):
     precision: Literal["float32", "fp16", "int8"] = "float32"
     """Precision of the backbone: float32, fp16 or int8; the last two are checked on photos."""
     float_weights: bool = False
-    """Whether to keep int8 weights in float32, quantised when the file loads, as TensorRT requires."""
+    """Whether an int8 file keeps weights in float32 and quantises them on loading, as TensorRT requires."""
     static_batch: int | None = Field(default=None, ge=1, le=256)
-    """Number of images in every batch; unless set, a batch may hold any number."""
+    """Number of images in every batch; if it is not set, a batch may have any number of images."""
     fixed_head: bool = False
-    """Whether to give the file an output for each class that fits in the bundle, so that shapes are fixed."""
+    """Whether the file has outputs for all classes that the bundle has room for, so that shapes are fixed."""
     photos: ExactPath | None = None
-    """Folder of class folders, with photos to compare on; half of the photos calibrate int8."""
+    """Folder of class folders, on whose photos the form is checked; int8 is calibrated on half of them."""
     force: bool = False
     """Whether to write the file even if it differs from the classifier on too many photos."""
 
     @model_validator(mode="after")
     def _settings_fit(self) -> ExportConfig:
         if self.precision != "float32" and not self.photos:
-            raise ValueError(f"{self.precision} must be checked on photos, so give a folder of them")
+            raise ValueError(f"{self.precision} must be checked on photos, so give a folder of photos")
         if self.float_weights and self.precision != "int8":
-            raise ValueError("float_weights applies only to int8, so choose int8 too")
+            raise ValueError("float_weights applies only to int8, so choose int8 as well")
         return self
 
     @property
     def is_plain(self) -> bool:
-        """Returns whether the form is the home's classifier.onnx itself."""
+        """Returns whether this is the form of a home's classifier.onnx."""
         return self.precision == "float32" and self.static_batch is None and not self.fixed_head

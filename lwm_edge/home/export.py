@@ -1,4 +1,4 @@
-"""Rebuilds a model's ONNX file, compares it with the network, and writes it or another form of it."""
+"""Rebuilds a model's ONNX file, checks it against the network, and writes the file or another form of it."""
 
 from __future__ import annotations
 
@@ -38,19 +38,21 @@ def export_onnx(
 
     Args:
         source: Model home, or the path of a bundle.
-        output: Path of the ONNX file, which is replaced if it exists; the text `-` is standard output.
-        config: Form of the file.
+        output: Path of the ONNX file to write, which is replaced if it exists; the text `-` means standard
+            output.
+        config: Form of the file; None means the form of the home's classifier.onnx.
         on_progress: Function that is called before the file is made, before each photo is read, and again
-            before each batch of photos that calibrates the form or is classified. If it raises, the call
+            each time a photo is used for calibration or classified. If it raises an exception, the call
             ends, and nothing is written.
 
     Raises:
         HomeError: There is no home, or the file cannot be written.
-        ConfigError: Something other than a file is where the file should go.
+        ConfigError: The output cannot be written, or belongs to a model.
         BundleError: The bundle is damaged.
-        PhotosError: There are too few photos to compare the form on.
-        ExportError: The ONNX file could not be made, or differs from the network (ParityError), or the form
-            asked for differs from that file on too many photos (ParityError, unless `force` is set).
+        PhotosError: There are too few photos to check the form on.
+        ExportError: The ONNX file cannot be made.
+        ParityError: The ONNX file differs from the network, or its new form disagrees with it on too many
+            photos and `force` is not set.
     """
     config = config or ExportConfig()
     target = outputs.STDOUT if output == outputs.STDOUT else Path(output)
@@ -95,7 +97,7 @@ def _refuse_model_files(output: Path, source: Home | AnyPath) -> None:
 
 
 def verified_onnx(bundle: Bundle) -> tuple[bytes, Manifest, ParityReport]:
-    """Makes a bundle's ONNX file; returns it, the manifest, and how the file compares with the network."""
+    """Makes a bundle's ONNX file; returns the file, the manifest, and the comparison with the network."""
     arrays = bundle.arrays()
     content, parity = verified_file(arrays, bundle.manifest, shipped_probe(arrays, bundle.manifest))
     return content, bundle.manifest, parity
@@ -131,7 +133,7 @@ def _converted(
         raise ParityError(
             f"this form agrees with the classifier on {100 * report.agreement:.1f}% of {report.photos} "
             f"photos; at least {100 * report.min_agreement:.0f}% is needed, so nothing was written; try "
-            "more or other photos or another precision, or pass --force"
+            "more photos, other photos or another precision, or pass --force"
         )
     return content, report
 
@@ -139,7 +141,7 @@ def _converted(
 def _read_photos(
     folder: Path, manifest: Manifest, on_progress: ProgressCallback
 ) -> tuple[PhotoSet, list[int] | None]:
-    """Reads photos, and finds the class_index of each if every folder is a class of the model."""
+    """Reads photos, and finds their class indices (None if some folder is not a class of the model)."""
     cache = PixelCache(_PIXEL_CACHE_BYTES)
     found = read_photo_folder(folder, manifest.preprocessing, cache, min_photos=1, on_progress=on_progress)
     photos = PhotoSet([p for group in found.photos for p in group], manifest.preprocessing, cache)
@@ -153,7 +155,7 @@ def _read_photos(
 
 
 def _split(photos: PhotoSet, labels: list[int] | None) -> tuple[PhotoSet, PhotoSet, list[int] | None]:
-    """Takes every second photo for calibration, at most 200, and leaves the others for the comparison."""
+    """Takes every second photo for the comparison, and up to 200 of the others for calibration."""
     every = photos.photos
     step = max(1, -(-len(every) // (2 * _MAX_CALIBRATION_PHOTOS)))
     calibration = PhotoSet(every[:: 2 * step], photos.preprocessing, photos.cache)

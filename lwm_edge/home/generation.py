@@ -1,7 +1,7 @@
 """Makes and checks one generation of a home: bundle, ONNX file, labels and receipt, always together.
 
-If the vendor permits undo, `previous.lwm` belongs to it too: the bundle before the latest change or, if there
-is none to return to, a copy of the current one.
+If the vendor permits undo, a generation also has `previous.lwm`: the bundle from before the latest change or,
+if there is nothing to return to, a copy of the current bundle.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from .. import storage
+from .. import inspection, storage
 from ..custody.chain import goes_on_from, record_change
 from ..errors import BundleError, ExportError
 from ..freed_memory import give_freed_memory_back
@@ -41,8 +41,7 @@ class Candidate:
     Attributes:
         arrays: Tensors of the bundle.
         manifest: Manifest of the bundle, with digest and ledger.
-        previous: Bundle file of the model that undo returns to; None if there is none, or undo is not
-            permitted.
+        previous: Path of the bundle that undo would return to; None if there is nothing to return to.
         onnx_file: Content of classifier.onnx.
         parity: Comparison of the ONNX file with the network.
         footprint: Footprint before and after the change.
@@ -75,16 +74,16 @@ def prepare(
         arrays: Tensors of the bundle, including `onnx_graph`.
         manifest: Manifest of the changed model; its digest and ledger are filled in here.
         parent: Bundle of the model before the change.
-        probe: Generated images, and what the changed network computes for them.
-        memory: Memory that the change took.
+        probe: Images, and the logits that the changed network computes from them.
+        memory: Memory use of the change.
         started: Value of time.monotonic() when the change started.
         onnx_bytes_before: Length of the ONNX file before the change.
         device_key: Key that signs the change's link in the chain of custody; None leaves it unsigned.
-        deed: Account of what the change did.
-        previous: Bundle file that undo returns to; None if there is nothing to return to.
+        deed: Description of the change.
+        previous: Path of the bundle that undo would return to; None if there is nothing to return to.
 
     Raises:
-        ExportError: The ONNX file cannot be made or differs from the network (ParityError). Nothing was
+        ExportError: The ONNX file cannot be made, or differs from the network (ParityError). Nothing has been
             written.
     """
     manifest = manifest.model_copy(update={"tensors_digest": tensors_digest(arrays)})
@@ -121,14 +120,14 @@ def prepare(
 
 
 def commit(home: Home, candidate: Candidate, receipt: Report) -> tuple[str, ...]:
-    """Makes the candidate the home's current model in one atomic step, and returns any warnings about it."""
+    """Makes the candidate the home's current model in one atomic step; returns warnings, if there are any."""
     return home.commit(lambda generation: write_generation(generation, candidate, receipt))
 
 
 def write_generation(generation: Generation, candidate: Candidate, receipt: Report) -> None:
     """Writes all files of a generation."""
     manifest = candidate.manifest
-    text = pad_receipt(receipt, manifest.capacity)
+    text = receipt_text(receipt, manifest.capacity)
     write_bundle(generation.bundle, candidate.arrays, manifest)
     write_beside_bundle(generation, manifest, candidate.previous, candidate.onnx_file, text)
 
@@ -136,17 +135,17 @@ def write_generation(generation: Generation, candidate: Candidate, receipt: Repo
 def write_beside_bundle(
     generation: Generation, manifest: Manifest, previous: Path | None, onnx_file: bytes, receipt: bytes
 ) -> None:
-    """Writes the files of a generation other than its bundle; `missing_or_changed` checks the same files.
+    """Writes all files of a generation except its bundle; `missing_or_changed` checks the same files.
 
     Args:
         generation: Generation whose bundle is already written.
         manifest: Manifest of the bundle.
-        previous: Bundle file that undo returns to; None if there is nothing to return to.
+        previous: Path of the bundle that undo would return to; None if there is nothing to return to.
         onnx_file: Content of classifier.onnx.
         receipt: Content of receipt.json.
     """
     if permits_undo(manifest):
-        storage.write_file(generation.previous, storage.read_regular(previous or generation.bundle))
+        storage.write_file(generation.previous, inspection.read_regular(previous or generation.bundle))
     storage.write_file(generation.onnx, onnx_file)
     storage.write_file(generation.labels, labels_text(manifest))
     storage.write_file(generation.receipt, receipt)
@@ -156,27 +155,27 @@ def missing_or_changed(generation: Generation, bundle: Bundle) -> dict[str, str]
     """Finds the files of a generation that are missing or do not match its bundle.
 
     Returns:
-        What is wrong with each of them, by file name.
+        Fault of each such file, by file name.
     """
     m = bundle.manifest
     is_onnx = is_onnx_of(bundle)
     checks: dict[Path, tuple[str, Callable[[Path], bool]]] = {
         generation.onnx: (
-            "does not match the bundle: it was changed, or belongs to another model",
-            lambda path: is_onnx(storage.read_regular(path)),
+            "does not match the bundle: the file was changed, or belongs to another model",
+            lambda path: is_onnx(inspection.read_regular(path)),
         ),
         generation.labels: (
-            "does not list the bundle's classes: it was changed",
-            lambda path: storage.read_regular(path) == labels_text(m),
+            "does not list the bundle's classes: the file was changed",
+            lambda path: inspection.read_regular(path) == labels_text(m),
         ),
         generation.receipt: (
             f"is not this model's receipt, which has {receipt_length(m.capacity)} bytes",
-            lambda path: _is_receipt_of(m, storage.read_regular(path)),
+            lambda path: _is_receipt_of(m, inspection.read_regular(path)),
         ),
     }
     if permits_undo(m):
         checks[generation.previous] = (
-            "does not hold the model before the latest change: it was changed",
+            "does not hold the model before the latest change: the file was changed",
             lambda path: previous_model(generation, bundle) is not None,
         )
     wrong = {}
@@ -194,7 +193,7 @@ def permits_undo(manifest: Manifest) -> bool:
 
 
 def previous_model(generation: Generation, bundle: Bundle) -> Bundle | None:
-    """Opens the bundle that undo returns to, or a copy of the current one if there is nothing to return to.
+    """Opens `previous.lwm`: the bundle that undo returns to or, if there is none, a copy of the current one.
 
     Returns:
         The bundle; None if the file is damaged, or belongs to another model.
@@ -209,7 +208,7 @@ def previous_model(generation: Generation, bundle: Bundle) -> Bundle | None:
 
 
 def is_onnx_of(bundle: Bundle) -> Callable[[bytes], bool]:
-    """Returns a function that tells whether a file's content is the classifier made from the bundle."""
+    """Returns a function that tells whether a file's content is the ONNX file made from the bundle."""
     arrays = bundle.arrays()
     if tensors_digest(arrays) != bundle.manifest.tensors_digest:  # the file was replaced after it was opened
         return lambda content: False
@@ -239,7 +238,7 @@ def receipt_length(capacity: int) -> int:
     return _RECEIPT_FIXED_BYTES + _RECEIPT_BYTES_PER_CLASS * capacity
 
 
-def pad_receipt(receipt: Report, capacity: int) -> bytes:
+def receipt_text(receipt: Report, capacity: int) -> bytes:
     """Returns the receipt as JSON, padded to its fixed length.
 
     A receipt that would be too long gives the number of skipped files instead of listing them.
@@ -250,7 +249,7 @@ def pad_receipt(receipt: Report, capacity: int) -> bytes:
         text = shortened(receipt).model_dump_json(indent=2).encode()
         if len(text) < length:
             return padded_receipt(text, capacity)
-    raise ExportError(f"the receipt needs {len(text)} bytes but has {length}; use shorter class names")
+    raise ExportError(f"the receipt needs {len(text)} bytes, but has only {length}; use shorter class names")
 
 
 def padded_receipt(text: bytes, capacity: int) -> bytes:

@@ -5,13 +5,13 @@
                               classifier.onnx   what apps load
                               labels.txt        the class names, one per line, for people
                               receipt.json      the report of the latest change
-                              previous.lwm      the bundle before it, if the vendor permits undo
+                              previous.lwm      the bundle before that change, if the vendor permits undo
     HOME/training.safetensors                   where an interrupted increment left off; constant length
-    HOME/lock                                   held by the one writer
-    HOME/vendor.pub                             the public key that must have signed the base, if any
+    HOME/lock                                   locked by the only writer
+    HOME/vendor.pub                             the vendor's public key; absent if the home accepts any base
 
-A reader of several files resolves the link once (`Home.current`); a change writes the next generation,
-syncs it, switches the link, and removes the old one.
+Whoever reads several files resolves the link only once (`Home.current`). A change writes the next generation,
+syncs it, switches the link, and then removes the old generation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from .. import locks, storage
+from .. import durability, locks, storage
 from ..errors import HomeError, LwmEdgeError, explains_os_failures
 from ..model.bundle import Bundle, open_bundle
 from ..records import AnyPath, absolute
@@ -70,16 +70,16 @@ class Generation:
         return self.onnx.stat().st_size if self.onnx.is_file() else 0
 
     def bytes(self) -> int:
-        """Returns the length of all its files together, in bytes."""
+        """Returns the total length of the generation's files, in bytes."""
         return sum(path.stat().st_size for path in self.path.iterdir())
 
     def is_complete(self) -> bool:
-        """Returns whether the bundle, ONNX file, labels and receipt are all there."""
+        """Returns whether the bundle, ONNX file, labels and receipt all exist."""
         return all((self.path / name).is_file() for name in GENERATION_FILES)
 
     @property
     def labels(self) -> Path:
-        """Returns the path of the class names, one per line."""
+        """Returns the path of the file of class names, one per line."""
         return self.path / LABELS
 
     @property
@@ -95,7 +95,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Home:
-    """Gives access to a model home; make one with `open_home`.
+    """Gives access to a model home, which `open_home` opens.
 
     Attributes:
         path: Path of the folder.
@@ -105,7 +105,7 @@ class Home:
 
     @explains_os_failures
     def current(self) -> Generation:
-        """Resolves the link once and returns the current set of files.
+        """Resolves the link once and returns the current generation.
 
         Raises:
             HomeError: The link is missing or points nowhere.
@@ -126,7 +126,7 @@ class Home:
         )
 
     def read(self, reader: Callable[[Generation], T]) -> T:
-        """Reads several files of one generation, and starts over if a commit removed it in the meantime."""
+        """Reads several files of one generation; starts over if a commit removes it in the meantime."""
         while True:
             generation = self.current()
             try:
@@ -141,7 +141,7 @@ class Home:
 
     @property
     def onnx(self) -> Path:
-        """Returns the path that apps load; it leads through the link, so no change of the model alters it."""
+        """Returns the path that apps load; it goes through the link, so it outlasts changes of the model."""
         return self.path / CURRENT / ONNX
 
     @property
@@ -151,12 +151,12 @@ class Home:
 
     @property
     def trust(self) -> Path:
-        """Returns the path of the vendor's public key, which is absent in a home that takes any base."""
+        """Returns the path of the vendor's public key; a home that accepts any base has no such file."""
         return self.path / TRUST
 
     @contextmanager
     def lock(self, *, wait: bool = False) -> Iterator[int]:
-        """Makes this process the one writer, and removes what an interrupted writer left behind.
+        """Makes this process the only writer, and removes anything that an interrupted writer left behind.
 
         Args:
             wait: Whether to wait for another writer to finish.
@@ -179,15 +179,14 @@ class Home:
                 raise
 
     def commit(self, write: Callable[[Generation], None], *, same_model: bool = False) -> tuple[str, ...]:
-        """Replaces the current set of files in one atomic step; call it under `lock`.
+        """Replaces the current generation in one atomic step; the caller must hold `lock`.
 
         Args:
-            write: Function that puts all files into the new, still hidden generation.
-            same_model: Whether the model stays as it is, so that an interrupted increment can still be
-                resumed.
+            write: Function that writes all files into the new generation before the link points at it.
+            same_model: Whether the model stays the same; an interrupted increment can then still be resumed.
 
         Returns:
-            Warnings about the new set, which is now the current one.
+            Warnings about the new generation, which is now the current one.
         """
         generation = self.stage()
         try:
@@ -200,7 +199,7 @@ class Home:
             raise
 
     def stage(self) -> Generation:
-        """Makes the next, still hidden generation; call it under `lock`."""
+        """Makes the folder of the next generation; the caller must hold `lock`."""
         number = ownership.next_number(self.path)
         generation = Generation(self.path / GENERATIONS / f"{number:08d}")
         try:
@@ -212,17 +211,17 @@ class Home:
         return generation
 
     def publish(self, generation: Generation, *, same_model: bool = False) -> tuple[str, ...]:
-        """Makes a complete generation the current one, with a single rename; call it under `lock`.
+        """Makes a complete generation the current one, with a single rename; the caller must hold `lock`.
 
         Returns:
             Warnings, if the disk did not confirm the rename.
         """
         before = self._current_name()
         warnings = storage.swap_link(self.path / CURRENT, f"{GENERATIONS}/{generation.path.name}")
-        with suppress(LwmEdgeError, OSError):  # committed; the next writer removes what is left
+        with suppress(LwmEdgeError, OSError):  # the change is made; the next writer removes leftovers
             if not same_model:
                 ownership.remove_checkpoint(self.training)
-            storage.sync_folder(self.path)
+            durability.sync_folder(self.path)
             if before:
                 ownership.remove_generation(self.path / GENERATIONS / before, is_ours=True)
             self._remove_stale()
@@ -237,30 +236,30 @@ class Home:
         return ownership.generation_named_by(self.path / CURRENT)
 
     def _current_name(self) -> str | None:
-        """Returns the name of the folder that the link points at; None also if the link dangles."""
+        """Returns the name of the folder that the link points at; None if there is no such folder."""
         name = self._link_name()
         return name if name and (self.path / GENERATIONS / name).is_dir() else None
 
     def _remove_stale(self) -> None:
         ownership.remove_staged(self.path)
         current = self._current_name()
-        if current is None and os.path.lexists(self.path / CURRENT):  # not our link: which to keep is unknown
-            return
+        if current is None and os.path.lexists(self.path / CURRENT):
+            return  # it is not our link, so nobody knows which generation to keep
         folders = ownership.generation_folders(self.path)
         stale = [path for path in folders if path.name != current and ownership.is_generation(path)]
-        if current is None:  # a complete model may be what the lost link pointed at
+        if current is None:  # the lost link may have pointed at a complete model
             stale = [path for path in stale if not Generation(path).is_complete()]
-        if stale:  # a writer may have been killed before its switch of the link was durable
-            storage.sync_folder(self.path)
-        for path in reversed(stale):  # newest first: only the one before shows that a half-made one is ours
+        if stale:  # if a writer was killed, its switch of the link may not be on the disk yet
+            durability.sync_folder(self.path)
+        for path in reversed(stale):  # newest first: an older one proves that a newer, half-made one is ours
             ownership.remove_generation(path)
 
 
 def open_home(path: Home | AnyPath) -> Home:
-    """Opens a model home; one that is already open is returned as it is.
+    """Opens a model home; a home that is already open is returned as it is.
 
     Raises:
-        HomeError: There is no home.
+        HomeError: The folder is not a model home.
     """
     home = path if isinstance(path, Home) else Home(absolute(path))
     home.current()
@@ -268,10 +267,10 @@ def open_home(path: Home | AnyPath) -> Home:
 
 
 def home_or_bundle(source: Home | AnyPath) -> Home | Path:
-    """Tells a model home from a bundle file: a folder is a home, anything else is the path of a bundle.
+    """Opens the model home if the source is one; otherwise, returns the path of a bundle file.
 
     Raises:
-        HomeError: The source is a folder, but not a home.
+        HomeError: The source is a folder, but not a model home.
     """
     if isinstance(source, Home) or Path(source).is_dir():
         return open_home(source)

@@ -1,4 +1,4 @@
-"""Describes the interrupted increment that waits in a home, from the header of its checkpoint."""
+"""Describes an interrupted increment, from the header of the checkpoint that it left in its home."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class InterruptedReport(Report):
     """Reports an increment that was interrupted while it trained.
 
     Attributes:
-        step: Number of the last update that its checkpoint covers.
-        photos: Path of the folder of its photos; None if it is unknown.
-        resume: Command that continues it.
+        step: Number of the last update before its checkpoint was written.
+        photos: Path of the folder with its photos; None if that is unknown.
+        resume: Command that continues the increment.
     """
 
     step: int
@@ -26,7 +26,7 @@ class InterruptedReport(Report):
 
 
 class _Header(BaseModel):
-    """Reads what this package needs from a checkpoint's header, which `increment.resume` defines."""
+    """Reads the few fields that this package needs from a checkpoint's header; see `increment.resume`."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -36,7 +36,7 @@ class _Header(BaseModel):
 
 
 def interrupted_increment(home: Home, model_digest: str) -> InterruptedReport | None:
-    """Describes the increment that waits to be continued; None if there is none for this model.
+    """Describes the interrupted increment that can be continued; None if there is none for this model.
 
     Args:
         home: Model home.
@@ -57,11 +57,12 @@ def interrupted_increment(home: Home, model_digest: str) -> InterruptedReport | 
 
 
 def describe_dropped(home: Home, model_digest: str) -> tuple[str, ...]:
-    """Returns a warning that a change of the model drops an interrupted increment, if there is one."""
+    """Warns that a change of the model drops an interrupted increment; empty if there is none to drop."""
     left_off = interrupted_increment(home, model_digest)
     if left_off is None:
         return ()
     return (
         f"the increment that was interrupted at step {left_off.step} belonged to the model before this "
-        f"change, so its saved progress was dropped; to learn its classes from the start: {left_off.resume}",
+        "change, so its saved progress was dropped; to learn its classes from the start, run: "
+        f"{left_off.resume}",
     )

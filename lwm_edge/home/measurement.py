@@ -1,7 +1,7 @@
-"""Measures the memory that one change of a model takes, and counts the networks and images left in it.
+"""Measures the memory that one change of a model takes, and counts the networks and images left in memory.
 
-The kernel keeps a high-water mark only of resident memory; it can be reset. The parts of resident memory
-(anonymous; mapped or shared) and the process tree have no such mark, so a thread samples them.
+For resident memory, the kernel keeps a high-water mark that can be reset. It keeps none for the parts of this
+memory (anonymous; mapped or shared) or for the process tree, so a thread samples those.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ..memory import cgroup_peak, peak_rss_bytes, reset_peak_rss, resident_parts
 from .reports import MemoryReport
 
 SAMPLING_SECONDS = 0.02
-_SAMPLES_BETWEEN_TREES = 10  # listing the children reads every process on the machine
+_SAMPLES_BETWEEN_TREES = 10  # listing the children means reading every process on the machine
 _OBJECTS_AT_ONCE = 20_000
 _NETWORKS = (("lwm_edge.model.network", "Network"), ("lwm_edge.model.backbone", "Backbone"))
-_CONTAINERS = {tuple, dict}  # untracked by the collector if they hold nothing that it tracks
+_CONTAINERS = {tuple, dict}  # the garbage collector ignores those that contain nothing it tracks
 
 
 class MemoryUse:
@@ -40,7 +40,7 @@ class MemoryUse:
     @classmethod
     @contextmanager
     def measured(cls) -> Iterator[MemoryUse]:
-        """Resets the high-water marks, and samples the rest until the block is left."""
+        """Resets the high-water marks, and samples the other figures until the block ends."""
         with cgroup_peak() as read_cgroup, _Sampler() as sampler:
             yield cls(sampler, read_cgroup)
 
@@ -51,7 +51,7 @@ class MemoryUse:
 
         Args:
             image_size: Side of the model's images, in pixels.
-            known: Images that the caller holds at this moment but does not keep.
+            known: Images that the caller still uses but will not keep; they do not count.
             student: Network that is not a teacher; all others count as teachers.
         """
         peak = peak_rss_bytes()
@@ -97,7 +97,7 @@ class MemoryUse:
 
 
 class _Sampler(threading.Thread):
-    """Samples what has no high-water mark, until it is stopped."""
+    """Samples the figures that have no high-water mark, until it is stopped."""
 
     def __init__(self) -> None:
         super().__init__(name="lwm-edge-memory", daemon=True)
@@ -107,6 +107,7 @@ class _Sampler(threading.Thread):
         self._tree = 0
 
     def run(self) -> None:
+        """Takes samples until the thread is told to stop."""
         samples = 0
         while not self._stopped.wait(SAMPLING_SECONDS):
             self._sample_parts()
@@ -123,7 +124,7 @@ class _Sampler(threading.Thread):
         self.join()
 
     def peaks(self) -> tuple[int | None, int | None, int]:
-        """Returns the peaks of anonymous memory, mapped memory and the process tree, this moment included."""
+        """Returns the peaks of anonymous memory, mapped memory and the process tree until now."""
         self._sample_parts()
         return self._anonymous, self._mapped, max(self._tree, tree_rss_bytes())
 
@@ -140,18 +141,18 @@ def _gpu_in_use() -> bool:
 
 
 def _loaded_class(module: str, name: str) -> type | None:
-    """Returns a class if its module is loaded; one that was never loaded cannot have made any object."""
+    """Returns a class if its module is loaded, else None, as no object of the class can exist then."""
     found: type | None = getattr(sys.modules.get(module), name, None)
     return found
 
 
 @dataclass(frozen=True)
 class Alive:
-    """Lists the networks and images that are alive in this process, whatever holds them.
+    """Lists the networks and images that are alive in this process, whatever refers to them.
 
     Attributes:
         networks: All networks, of torch and of ONNX Runtime.
-        images: Number of images at each address that holds images; views count once.
+        images: Number of images in each block of memory, by its address; several views of a block count once.
     """
 
     networks: list[Any]
@@ -159,10 +160,10 @@ class Alive:
 
 
 def count_alive(image_size: int = 1) -> Alive:
-    """Looks for networks and images in all objects that the garbage collector knows and what they refer to.
+    """Looks for networks and images among all objects that the garbage collector knows or can reach.
 
     Args:
-        image_size: Smallest side of what counts as an image; the kernels of a network are smaller.
+        image_size: Smallest side of an image, in pixels; a network's kernels are smaller, so none counts.
     """
     networks: list[Any] = []
     images: dict[int, int] = {}
@@ -183,7 +184,7 @@ def count_alive(image_size: int = 1) -> Alive:
 
 
 def _arrays(objects: list[Any]) -> Iterator[Any]:
-    """Yields the arrays and tensors among the objects, and among what these hold."""
+    """Yields the arrays and tensors among the objects, and the arrays to which the objects refer."""
     tensor = _loaded_class("torch", "Tensor")
     yield from _of_types({np.ndarray, *([tensor] if tensor else [])}, objects)
     while objects:
@@ -193,7 +194,7 @@ def _arrays(objects: list[Any]) -> Iterator[Any]:
 
 
 def _of_types(types: Set[type], objects: list[Any]) -> Iterator[Any]:
-    """Picks objects of exactly these types, without an interpreter step for each, as there are millions."""
+    """Picks objects of exactly these types; runs no Python code for each, as there are millions of them."""
     return compress(objects, map(types.__contains__, map(type, objects)))
 
 
@@ -225,5 +226,5 @@ def _address(array: Any) -> int:
 
 
 def _has_address(tensor: Any) -> bool:
-    """Returns whether a tensor's values lie one after another in memory, unlike those of a sparse one."""
+    """Returns whether a tensor's values have one place in memory, unlike those of a sparse tensor."""
     return bool(tensor.layout == sys.modules["torch"].strided)

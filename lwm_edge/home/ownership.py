@@ -1,9 +1,9 @@
-"""Tells which things in a home this program made: they are the only ones that it ever removes.
+"""Tells which files and folders in a home this program made; it never removes any others.
 
-A name alone proves nothing, as a folder named with eight digits may stand for a date: its content has to be
-ours too. Anything else in a home belongs to somebody else. It is left alone, every report of a change names
-it, and the audit fails because of it. No other module removes anything in a home but a staged file of its
-own; a test checks this.
+A name alone proves nothing, since a folder named with eight digits may stand for a date; the content must be
+ours too. Anything else in a home belongs to somebody else: it is left alone, every report on a change names
+it, and the audit fails because of it. Other modules remove nothing in a home except their own staged files; a
+test checks this.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from .. import storage
+from .. import inspection, storage
 from ..errors import HomeError, TrustError
 from ..model.bundle import MANIFEST
 from ..records import printable
@@ -26,9 +26,9 @@ TRAINING, TRUST = "training.safetensors", "vendor.pub"
 BUNDLE, ONNX, LABELS, RECEIPT = "model.lwm", "classifier.onnx", "labels.txt", "receipt.json"
 GENERATION_FILES = (BUNDLE, ONNX, LABELS, RECEIPT)
 PREVIOUS = "previous.lwm"
-"""Name of the bundle that `undo` returns to, in the generations of a home whose vendor permits that."""
+"""Name of the bundle that `undo` returns to; generations contain it only if the vendor permits undo."""
 CHECKPOINT_HEADER = "header"
-"""Name of the tensor that marks a checkpoint: every checkpoint has it, and it holds a JSON object."""
+"""Name of the tensor by which a file is known to be a checkpoint; the tensor contains a JSON object."""
 
 _CHECKPOINT_KEYS = {"parent_digest", "job", "step"}
 _STAGED_BUNDLE = storage.staged_path(Path(BUNDLE)).name
@@ -40,17 +40,17 @@ _MAX_LISTED = 5
 
 
 def generation_named_by(link: Path) -> str | None:
-    """Returns the name of the generation that a link points at; None if it is not a link that we made."""
+    """Returns the name of the generation that a link points at; None if we did not make the link."""
     target = str(link.readlink()) if link.is_symlink() else ""
     return target.partition("/")[2] if re.fullmatch(rf"{GENERATIONS}/[0-9]{{8}}", target) else None
 
 
 def generation_folders(home: Path) -> list[Path]:
-    """Lists the folders that have the name of a generation, oldest first, whatever they hold."""
+    """Lists the folders that are named like a generation, oldest first, whatever is in them."""
     folder = home / GENERATIONS
     if not folder.is_dir():
         return []
-    return [path for path in storage.entries(folder) if _is_named_as_a_generation(path)]
+    return [path for path in inspection.entries(folder) if _is_named_as_a_generation(path)]
 
 
 def generations_with_bundles(home: Path) -> list[Path]:
@@ -59,7 +59,7 @@ def generations_with_bundles(home: Path) -> list[Path]:
 
 
 def next_number(home: Path) -> int:
-    """Returns the next generation's number: the first free one after the current or the newest generation.
+    """Returns the first free number after the current generation or, if there is none, after the newest.
 
     Raises:
         HomeError: No number is left.
@@ -70,7 +70,7 @@ def next_number(home: Path) -> int:
     while os.path.lexists(path := home / GENERATIONS / f"{number:08d}") and not _is_ours_by_content(path):
         number += 1  # the name is taken by something that is not ours
     if number > _LAST_NUMBER:
-        raise HomeError(f"{home / GENERATIONS} has no number left up to {_LAST_NUMBER}; start a new home")
+        raise HomeError(f"{home / GENERATIONS} has no free number up to {_LAST_NUMBER}; start a new home")
     return number
 
 
@@ -87,21 +87,21 @@ def is_generation(folder: Path) -> bool:
 def _is_ours_by_content(folder: Path) -> bool:
     if _holds_our_bundle(folder):
         return True
-    return _is_named_as_a_generation(folder) and storage.holds_only(folder, {_STAGED_BUNDLE})
+    return _is_named_as_a_generation(folder) and inspection.holds_only(folder, {_STAGED_BUNDLE})
 
 
 def _holds_our_bundle(folder: Path) -> bool:
-    holds = _is_named_as_a_generation(folder) and storage.holds_only(folder, _MAY_BE_IN_A_GENERATION)
+    holds = _is_named_as_a_generation(folder) and inspection.holds_only(folder, _MAY_BE_IN_A_GENERATION)
     return holds and MANIFEST in _tensor_names(folder / BUNDLE)
 
 
 def _is_named_as_a_generation(folder: Path) -> bool:
-    return re.fullmatch(r"[0-9]{8}", folder.name) is not None and storage.is_real_folder(folder)
+    return re.fullmatch(r"[0-9]{8}", folder.name) is not None and inspection.is_real_folder(folder)
 
 
 def _tensor_names(path: Path) -> set[str]:
     """Returns the names of the tensors in a regular file; none if it is not a safetensors file."""
-    if not storage.is_regular_file(path):
+    if not inspection.is_regular_file(path):
         return set()
     try:
         with safe_open(path, framework="np") as file:
@@ -111,7 +111,7 @@ def _tensor_names(path: Path) -> set[str]:
 
 
 def checkpoint_header(path: Path) -> bytes | None:
-    """Reads the JSON that marks a checkpoint; returns None if a file has none."""
+    """Reads the JSON that marks a file as a checkpoint; returns None if there is none."""
     if CHECKPOINT_HEADER not in _tensor_names(path):
         return None
     try:
@@ -122,7 +122,7 @@ def checkpoint_header(path: Path) -> bytes | None:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Returns whether a file is a checkpoint that this program wrote, of any model."""
+    """Returns whether a file is a checkpoint that this program wrote, for whichever model."""
     try:
         header = json.loads(checkpoint_header(path) or b"null")
     except (ValueError, RecursionError):
@@ -131,16 +131,16 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def remove_generation(folder: Path, *, is_ours: bool = False) -> None:
-    """Removes a generation; a folder that holds anything else is left alone.
+    """Removes a generation; leaves the folder alone if it contains anything else.
 
-    The bundle goes last, so that what a kill leaves behind can still be recognised as ours.
+    The bundle goes last, so that if the process is killed, the rest can still be recognised as ours.
 
     Args:
         folder: Folder of the generation.
-        is_ours: Whether it is known to be ours, whatever its bundle is like: it was just staged, or was
-            the current one.
+        is_ours: Whether the caller knows that the generation is ours, whatever its bundle contains: it was
+            just staged, or was the current one.
     """
-    if is_generation(folder) or (is_ours and storage.holds_only(folder, _MAY_BE_IN_A_GENERATION)):
+    if is_generation(folder) or (is_ours and inspection.holds_only(folder, _MAY_BE_IN_A_GENERATION)):
         storage.remove_folder(folder, _MAY_BE_IN_A_GENERATION, last=BUNDLE)
 
 
@@ -151,10 +151,10 @@ def remove_checkpoint(path: Path) -> None:
 
 
 def remove_staged(home: Path) -> None:
-    """Removes what an interrupted write left in a home, so that the next write has room.
+    """Removes the staged files that an interrupted write left in a home, so that the next write has room.
 
     Raises:
-        HomeError: Something that is not ours has the name of a staged file; it is left alone.
+        HomeError: Something that we did not make has the name of the staged link; it is left alone.
     """
     for name in (CURRENT, TRUST, TRAINING):
         staged = storage.staged_path(home / name)
@@ -167,12 +167,12 @@ def remove_staged(home: Path) -> None:
 
 
 def remove_half_made(home: Path, *, keep_key: bool, keep_folder: bool) -> None:
-    """Removes what `init` made before it failed; a model that is there, or anything not ours, stays.
+    """Removes what `init` made before it failed; keeps any model, and everything that we did not make.
 
     Args:
-        home: Folder that was to become a home; its lock is held, and is removed with it.
-        keep_key: Whether the trusted key was there before.
-        keep_folder: Whether the folder itself was there before.
+        home: Folder that was to become a home; the caller holds its lock, which is removed too.
+        keep_key: Whether the trusted key was there before `init`.
+        keep_folder: Whether the folder itself was there before `init`.
     """
     remove_staged(home)
     if not keep_key and _is_our_key(home / TRUST):
@@ -186,12 +186,12 @@ def remove_half_made(home: Path, *, keep_key: bool, keep_folder: bool) -> None:
 
 
 def remove_new_folder(home: Path) -> None:
-    """Removes a folder that was just made for a home, unless more than a lock is in it."""
+    """Removes a folder that was just made for a home, unless it contains more than a lock."""
     storage.remove_folder(home, (LOCK,))
 
 
 def is_home(folder: Path) -> bool:
-    """Returns whether a folder is a model home, even a damaged one: it has our link `current` and a model."""
+    """Returns whether a folder is a model home; a damaged home is one too."""
     link = folder / CURRENT
     if not link.is_symlink():
         return False
@@ -207,25 +207,25 @@ def require_generations_inside(home: Path) -> None:
         HomeError: `generations` is a link, or is not a folder.
     """
     folder = home / GENERATIONS
-    if os.path.lexists(folder) and not storage.is_real_folder(folder):
+    if os.path.lexists(folder) and not inspection.is_real_folder(folder):
         raise HomeError(
-            f"{folder} is {storage.kind_at(folder)}, but must be a folder inside the home, so nothing is "
+            f"{folder} is {inspection.kind_at(folder)}, but must be a folder inside the home, so nothing is "
             "changed; to keep models on another disk, put the whole home there (--home)"
         )
 
 
 def require_nothing_foreign(home: Path) -> None:
-    """Refuses to make a home in a folder that holds anything but what an interrupted `init` leaves.
+    """Refuses to make a home in a folder that contains more than an interrupted `init` leaves behind.
 
     Raises:
-        HomeError: The folder holds something else; the first few things are listed.
+        HomeError: The folder contains other things; the first few are listed.
     """
     require_generations_inside(home)
     foreign = [*_foreign(home)]
     if (home / CURRENT).is_symlink() and not generation_named_by(home / CURRENT):
         foreign.insert(0, home / CURRENT)
-    if not foreign and not (home / LOCK).exists():  # `init` makes it first; without it nothing is ours
-        foreign = storage.entries(home)
+    if not foreign and not (home / LOCK).exists():  # `init` makes the lock first, so nothing here is ours
+        foreign = inspection.entries(home)
     if foreign:
         raise HomeError(
             f"{home} exists and is not a model home; choose a new or empty folder",
@@ -237,48 +237,48 @@ def require_nothing_foreign(home: Path) -> None:
 def describe_foreign(home: Path, max_listed: int) -> tuple[str, ...]:
     """Returns a sentence for each thing in a home that this program did not make, up to a maximum."""
     found = list(_foreign(home))
-    more = (f"{len(found) - max_listed} more things in {printable(home)} are left alone too",)
+    more = (f"the same is true of {len(found) - max_listed} more in {printable(home)}",)
     return tuple(
-        f"{printable(path)} is {storage.kind_at(path)} that lwm-edge did not make, so it is left alone; "
+        f"{printable(path)} is {inspection.kind_at(path)} that lwm-edge did not make, so it is left alone; "
         "move it out of the home"
         for path in found[:max_listed]
     ) + (more if len(found) > max_listed else ())
 
 
 def is_leftover(home: Path, path: Path) -> bool:
-    """Returns whether something in a home was left by an interrupted change; the next change removes it."""
+    """Returns whether a path is left over from an interrupted change, so that the next change removes it."""
     parents = [path, *path.parents]
     folder = next((parent for parent in parents if parent.parent == home / GENERATIONS), None)
     return is_generation(folder) if folder else _is_ours(path)
 
 
 def _foreign(home: Path) -> Iterator[Path]:
-    for path in storage.entries(home):
-        if path.name == GENERATIONS and storage.is_real_folder(path):
-            for folder in storage.entries(path):
+    for path in inspection.entries(home):
+        if path.name == GENERATIONS and inspection.is_real_folder(path):
+            for folder in inspection.entries(path):
                 yield from _foreign_in(folder)
         elif not _is_ours(path):
             yield path
 
 
 def _foreign_in(generation: Path) -> list[Path]:
-    """Lists what keeps a folder from being one of ours: things in it, or the folder itself."""
+    """Lists the things in a generation's folder that are not ours, or the folder itself if it is not ours."""
     if not _is_named_as_a_generation(generation):
         return [generation]
     try:
-        foreign = [path for path in storage.entries(generation) if not _may_be_in_a_generation(path)]
-    except HomeError:  # what is in it cannot be listed
+        foreign = [path for path in inspection.entries(generation) if not _may_be_in_a_generation(path)]
+    except HomeError:  # its content cannot be listed
         return [generation]
     is_current = generation.name == generation_named_by(generation.parents[1] / CURRENT)
     return foreign if foreign or is_current or is_generation(generation) else [generation]
 
 
 def _may_be_in_a_generation(path: Path) -> bool:
-    return path.name in _MAY_BE_IN_A_GENERATION and storage.is_regular_file(path)
+    return path.name in _MAY_BE_IN_A_GENERATION and inspection.is_regular_file(path)
 
 
 def _is_ours(path: Path) -> bool:
-    if path.name == CURRENT:  # whatever it points at, `repair` points it at a model
+    if path.name == CURRENT:  # wherever the link points, `repair` can point it at a model
         return path.is_symlink()
     if path.name == storage.staged_path(Path(CURRENT)).name:
         return generation_named_by(path) is not None
@@ -289,20 +289,20 @@ def _is_ours(path: Path) -> bool:
     if path.name == LOCK:
         return _is_our_lock(path)
     names = {storage.staged_path(Path(name)).name for name in (TRUST, TRAINING)}
-    return path.name in names and storage.is_regular_file(path)
+    return path.name in names and inspection.is_regular_file(path)
 
 
 def _is_our_lock(path: Path) -> bool:
-    return storage.is_regular_file(path) and path.stat().st_size == 0
+    return inspection.is_regular_file(path) and path.stat().st_size == 0
 
 
 def _is_our_key(path: Path) -> bool:
-    """Returns whether a file is a public key as `init` writes it."""
-    if not storage.is_regular_file(path):
+    """Returns whether a file is a public key in the form in which `init` writes it."""
+    if not inspection.is_regular_file(path):
         return False
     from ..custody.keys import public_key_pem, read_public_key  # loads cryptography, which predict avoids
 
     try:
-        return storage.read_regular(path) == public_key_pem(read_public_key(path))
+        return inspection.read_regular(path) == public_key_pem(read_public_key(path))
     except (TrustError, OSError):
         return False

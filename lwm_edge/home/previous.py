@@ -1,4 +1,4 @@
-"""Provides `undo`, which returns to the model before the latest change if the vendor permits it."""
+"""Provides `undo`, which returns to the model before the latest change if the vendor permits undo."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ def undo(
     on_progress: ProgressCallback = ignore_progress,
     wait: bool = False,
 ) -> ChangeReport:
-    """Returns to the model before the latest change; this is itself a change in the ledger and the record.
+    """Returns to the model before the latest change; the ledger and the custody record list this as a change.
 
     A second call takes back the first one.
 
     Args:
         home: Model home, or the path of its folder.
-        sign_with: Path of the device's private key, to sign the change with.
-        on_progress: Function that is called before the new model is exported; what it raises ends the call.
+        sign_with: Path of the device's private key, which signs the change; None leaves the change unsigned.
+        on_progress: Function that is called before the new model is exported; any exception that it raises
+            ends the call.
         wait: Whether to wait for another process that is changing the home.
 
     Raises:
-        ConfigError: The vendor does not permit it, or there is nothing to return to.
+        ConfigError: The vendor does not permit undo, or there is nothing to return to.
         BundleError: The bundle of the model before the latest change is damaged.
         HomeError: The home cannot be written to.
         BusyError: Another process is changing the home, and `wait` is not set.
-        TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
-            with cannot be used.
+        TrustError: The home's model does not verify against the key that the home trusts, or the signing key
+            cannot be used.
     """
-    return change_model(home, _take_back, sign_with=sign_with, on_progress=on_progress, wait=wait)
+    return change_model(home, _return_to_previous, sign_with=sign_with, on_progress=on_progress, wait=wait)
 
 
-def _take_back(generation: Generation, current: Bundle) -> Edited:
+def _return_to_previous(generation: Generation, current: Bundle) -> Edited:
     if not permits_undo(current.manifest):
         raise ConfigError(
             "the vendor does not permit undo for this model, so the model before the latest change is not "
@@ -49,8 +50,8 @@ def _take_back(generation: Generation, current: Bundle) -> Edited:
     previous = model_before(generation, current)
     if previous is None:
         raise ConfigError(
-            f"there is nothing to undo: {generation.previous.name} holds the current model, as after init, "
-            "remove-class --exact, or a repair of that file"
+            f"there is nothing to undo: {generation.previous.name} holds the current model, as it does after "
+            "init, after remove-class --exact, and after a repair of that file"
         )
     return Edited(previous.arrays(), previous.manifest, make_deed("undo"))
 

@@ -36,19 +36,19 @@ _PIXEL_CACHE_BYTES = 64 * 1024 * 1024
 
 
 class PastChange(Report):
-    """Reports one change of a model, as its custody record and its ledger tell it.
+    """Reports one change of a model, from the model's custody record and ledger.
 
     Attributes:
         increment: Number of the change.
         change: Kind of the change; None if the record does not say.
-        class_names: Names of the first classes that the change was about; for a renamed class, its old and
-            its new name; for a class that was merged into another, both of their names.
-        more_classes: Number of further classes.
-        time: Time by the device's clock; None if the record does not say.
-        classes: Number of classes after the change; None if the ledger does not reach back so far.
+        class_names: Names of the first classes that the change affected. For a renaming, they are the old
+            name and the new one; for a merger, the merged class and the class that it was merged into.
+        more_classes: Number of further classes that the change affected.
+        time: Time of the change by the device's clock; None if the record does not say.
+        classes: Number of classes after the change; None if the ledger does not go back that far.
         model_digest: Digest of the model after the change.
-        signed_by: Public key named in the change's signature, which only `verify` checks; None if it is not
-            signed.
+        signed_by: Public key that the change's signature names; None if the change is not signed. Only
+            `verify` checks the signature.
     """
 
     increment: int
@@ -62,12 +62,12 @@ class PastChange(Report):
 
 
 class InfoReport(Report):
-    """Reports what a bundle or home holds.
+    """Reports what a bundle or a home contains.
 
     Attributes:
-        home: Path of the home; None if a bundle was asked about.
+        home: Path of the home; None if the report is about a bundle file.
         bundle: Path of the bundle.
-        onnx: Path of the exported classifier; None without a home.
+        onnx: Path of the exported classifier; None if the report is about a bundle file.
         architecture: Key of the architecture.
         activation: Function that turns logits into probabilities.
         preprocessing: Preprocessing that turns a photo into the network's input.
@@ -83,9 +83,9 @@ class InfoReport(Report):
         ledger: Footprint of the increments.
         unknown: Thresholds of the score for unknown objects.
         kept_by_class: Number of photos that the threshold keeps, and number of all photos, for each class
-            that has enough of them to tell.
-        history: Latest changes, oldest first, as far as the record reaches.
-        interrupted: Interrupted increment that waits to be continued; None if there is none.
+            that has enough photos to judge by.
+        history: Latest changes, oldest first, as far back as the record goes.
+        interrupted: Interrupted increment that can be continued; None if there is none.
     """
 
     home: AnyNamePath | None
@@ -115,7 +115,7 @@ class PredictionReport(Report):
 
     Attributes:
         onnx: Path of the classifier that ran.
-        model_digest: Digest of the model in it.
+        model_digest: Digest of the model in that classifier.
         predictions: Predictions, one per photo.
     """
 
@@ -136,17 +136,17 @@ def predict(
 
     Args:
         home: Model home, or the path of its folder.
-        photos: One photo or several, each in any form that `prepare_photo` takes; a folder stands for the
+        photos: One photo or several, each in any form that `prepare_photo` accepts; a folder stands for the
             photos in it and in its sub-folders.
-        top_k: Number of classes for each photo, best first.
-        keep: Share of photos of known classes that should not be called unknown; one of `model.terms.SHARES`.
+        top_k: Number of classes to return for each photo, best first.
+        keep: Share of photos of known classes that must not be called unknown; one of `model.terms.SHARES`.
         on_progress: Function that is called before each photo; any exception that it raises ends the call.
 
     Raises:
         HomeError: There is no home.
         ExportError: The home's ONNX file is missing, or lwm-edge did not export it.
-        ConfigError: The share to keep is not one of those that the model is calibrated for.
-        PhotosError: None of the photos can be read; if only some are bad, they are reported with the others.
+        ConfigError: `keep` is not one of `model.terms.SHARES`, or `top_k` is less than 1.
+        PhotosError: None of the photos can be read; if only some cannot, the report says why.
     """
     home = open_home(home)
     given = [photo for one in photos_in(photos) for photo in _in_folder(one)]
@@ -180,16 +180,16 @@ def evaluate(
 
     Args:
         home: Model home, or the path of its folder.
-        folder: Path of a folder with a sub-folder of photos for each class to measure, all or some of the
-            model's. Folders of classes that the model does not know are left out, and named in the report.
+        folder: Path of a folder with a sub-folder of photos for each class to measure, which need not be all
+            of the model's classes. Sub-folders of other classes are left out, and named in the report.
         on_progress: Function that is called before each photo is read, and again before it is classified; any
             exception that it raises ends the call.
 
     Raises:
         HomeError: There is no home.
         ExportError: The home's ONNX file is missing, or lwm-edge did not export it.
-        PhotosError: No folder is a class of the model, or one of them has no usable photo; all such folders
-            are listed.
+        PhotosError: No sub-folder is named after a class of the model, or the sub-folder of a class has no
+            usable photo; every such sub-folder is listed.
     """
     home, folder = open_home(home), Path(folder)
     manifest, classifier = home.read(lambda g: (open_bundle(g.bundle).manifest, Classifier(g.onnx)))
@@ -205,7 +205,8 @@ def evaluate(
     )
     if not photo_folder.class_names:
         raise PhotosError(
-            f"no folder in {folder} is a class of the model; it knows: {', '.join(classifier.class_names)}",
+            f"no folder in {folder} is a class of the model, which knows: "
+            f"{', '.join(classifier.class_names)}",
             photo_folder.left_out,
         )
     class_index = class_indices(photo_folder, classifier.class_names, folder)
@@ -231,7 +232,7 @@ def class_indices(photo_folder: PhotoFolder, class_names: Sequence[str], folder:
     unknown = [name for name in photo_folder.class_names if fold_class_name(name) not in index]
     if unknown:
         raise PhotosError(
-            f"{folder} has folders that are not classes of the model; it knows: {', '.join(class_names)}",
+            f"{folder} has folders that are not classes of the model, which knows: {', '.join(class_names)}",
             unknown,
         )
     return [index[fold_class_name(name)] for name in photo_folder.class_names]

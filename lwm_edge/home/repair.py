@@ -1,17 +1,17 @@
-"""Provides `repair_home`, which rebuilds a home's other files from its bundle; the bundle stays as it is."""
+"""Provides `repair_home`, which rebuilds a home's damaged files from its bundle, but never the bundle."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-from .. import locks, storage
+from .. import inspection, locks, storage
 from ..errors import BundleError, HomeError
 from ..model.bundle import Bundle, open_bundle
 from ..model.onnx.reports import ParityReport
 from ..records import AnyPath, ProgressCallback, absolute, ignore_progress, one_step
 from . import ownership
 from .export import verified_onnx
-from .generation import missing_or_changed, pad_receipt, write_beside_bundle
+from .generation import missing_or_changed, receipt_text, write_beside_bundle
 from .home import Generation, Home
 from .ownership import BUNDLE, CURRENT, GENERATIONS, LOCK, PREVIOUS, RECEIPT
 from .reports import RepairReport
@@ -24,20 +24,21 @@ def repair_home(
 ) -> RepairReport:
     """Verifies a home's bundle, and rebuilds the ONNX file, labels and receipt if they do not match it.
 
-    This is not an increment: bundle, digest and ledger stay as they are. If the link `current` is missing or
-    points nowhere, and exactly one complete model is there, the link is pointed at it. If nothing is wrong,
-    nothing is written. The model that undo returns to cannot be rebuilt; if it is damaged, the current one
-    takes its place.
+    The bundle, its digest and its ledger stay as they are. If the link `current` is missing or points
+    nowhere, and there is only one model that it could mean, the link is pointed at that model. If nothing is
+    wrong, nothing is written. The model that undo returns to cannot be rebuilt; if it is damaged, a copy of
+    the current model takes its place.
 
     Args:
         home: Model home, or the path of its folder.
-        on_progress: Function that is called before the ONNX file is made again; what it raises ends the call.
+        on_progress: Function that is called before the ONNX file is rebuilt; any exception that it raises
+            ends the call.
         wait: Whether to wait for another process that is changing the home.
 
     Raises:
         HomeError: There is no model, it is unclear which one is current, or the home cannot be written to.
         BundleError: The bundle itself is damaged.
-        ParityError: This device's ONNX Runtime does not compute what the network computes.
+        ParityError: The results of ONNX Runtime on this device differ from the network's.
         BusyError: Another process is changing the home, and `wait` is not set.
     """
     home = home if isinstance(home, Home) else Home(absolute(home))
@@ -68,7 +69,7 @@ def repair_home(
 
 
 def _linked_generation(home: Home) -> Generation | None:
-    """Returns the generation that the link names; None if the link is missing or names none."""
+    """Returns the generation that the link points at; None if the link is missing or points nowhere."""
     link = home.path / CURRENT
     if link.exists() and not link.is_symlink():
         raise HomeError(
@@ -119,15 +120,18 @@ def _sound_bundle(generation: Generation) -> Bundle:
 def _commit(
     home: Home, old: Generation, onnx_file: bytes, report: RepairReport, wrong: Collection[str]
 ) -> tuple[str, ...]:
-    """Puts the same bundle, the sound files and the rebuilt ones into a new generation, in one step."""
+    """Makes a new generation of the same bundle, the sound files and the rebuilt ones, in one atomic step."""
     bundle = open_bundle(old.bundle)
     keep_receipt, keep_previous = RECEIPT not in wrong, PREVIOUS not in wrong
     receipt = (
-        storage.read_regular(old.receipt) if keep_receipt else pad_receipt(report, bundle.manifest.capacity)
+        inspection.read_regular(old.receipt)
+        if keep_receipt
+        else receipt_text(report, bundle.manifest.capacity)
     )
 
     def write(generation: Generation) -> None:
-        storage.write_file(generation.bundle, storage.read_regular(old.bundle))
+        """Writes all files of the new generation."""
+        storage.write_file(generation.bundle, inspection.read_regular(old.bundle))
         previous = old.previous if keep_previous else None
         write_beside_bundle(generation, bundle.manifest, previous, onnx_file, receipt)
 

@@ -9,14 +9,14 @@ from ..records import AnyNamePath, Report
 
 
 class MemoryReport(Report):
-    """Reports the memory that one change took until it had its result; `how` explains each figure.
+    """Reports the memory that one change took before the model was exported; `how` explains each figure.
 
     Attributes:
         peak_rss_bytes: Peak of the process's resident memory.
         peak_anonymous_bytes: Peak of the anonymous resident memory; None if the system does not say.
         peak_mapped_bytes: Peak of the mapped or shared resident memory; None if the system does not say.
         peak_tree_bytes: Peak of the resident memory of the process and all its children.
-        peak_cgroup_bytes: Peak of the memory cgroup and all processes in it; None without one.
+        peak_cgroup_bytes: Peak memory of the process's cgroup and all processes in it; None if unknown.
         peak_cuda_bytes: Peak of torch's memory on the GPU; None if the GPU was not used.
         teacher_networks: Number of networks alive besides the student.
         images_alive: Number of images in memory that were not there before.
@@ -40,10 +40,10 @@ class FootprintReport(Report):
     Attributes:
         bundle_bytes: Length of model.lwm, which never changes.
         bundle_bytes_before: Length of model.lwm before the change.
-        onnx_bytes: Length of classifier.onnx, which grows by the head's rows and the names.
+        onnx_bytes: Length of classifier.onnx, which each class makes longer by a row of the head and a name.
         onnx_bytes_before: Length of classifier.onnx before the change.
         peak_rss_bytes: High-water mark of resident memory of the process that made the change.
-        export_peak_rss_bytes: High-water mark of the process that exported and committed it.
+        export_peak_rss_bytes: High-water mark of the process that exported and committed the new model.
         memory: All memory figures of the change.
         ledger_head: Head of the bundle's ledger after this change; see `model.ledger`.
     """
@@ -59,16 +59,16 @@ class FootprintReport(Report):
 
 
 class ChangeReport(Report):
-    """Reports what `init_home`, or a change that needs no photos, did.
+    """Reports a change that needed no photos, or the making of a home by `init_home`.
 
     Attributes:
         home: Path of the model home.
         change: Kind of the change; None if a home was made.
-        changed_classes: Names of the classes that the change was about; for a renamed class, its old and its
-            new name; for a class that was merged into another, both of their names.
+        changed_classes: Names of the classes that the change affected. For a renaming, they are the old name
+            and the new one; for a merger, the merged class and the class that it was merged into.
         increment: Number of the change; 0 if a home was made.
         removed_class: Name of the removed class, if any.
-        remains: Sentences about what is left of the removed class in the home.
+        remains: Sentences that say what is left of the removed class in the home.
         class_names: Names of all classes after the change.
         model_digest: Digest of the model after the change.
         parity: Comparison of the ONNX file with the network.
@@ -94,11 +94,11 @@ class ChangeReport(Report):
 
 
 class RepairReport(Report):
-    """Reports what `repair_home` did; the model itself is as it was.
+    """Reports what `repair_home` did; the model itself is unchanged.
 
     Attributes:
         home: Path of the model home.
-        repaired: Lines about what was wrong; empty if nothing was.
+        repaired: Lines about the faults that were repaired; empty if nothing was wrong.
         class_names: Names of all classes.
         model_digest: Digest of the model.
         parity: Comparison of the new ONNX file with the network; None if the files were sound.
@@ -122,9 +122,9 @@ class ExportReport(Report):
         onnx: Path of the file.
         onnx_bytes: Length of the file.
         class_names: Class names in the order of the outputs.
-        model_digest: Digest of the model in it.
-        parity: Comparison of the ONNX file with the network, before any conversion.
-        comparison: Comparison of the written form with the ONNX file on photos; None if no photos were given.
+        model_digest: Digest of the model in the file.
+        parity: Comparison of the ONNX file with the network, before the file was turned into another form.
+        comparison: Comparison of the new form with the ONNX file on photos; None if no photos were given.
     """
 
     onnx: AnyNamePath

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import storage
+from .. import inspection, storage
 from ..custody.chain import custody_problems
 from ..custody.keys import public_key_pem, read_public_key
 from ..errors import TrustError
@@ -12,15 +12,15 @@ from .home import Home
 
 
 def trusted_key(home: Home) -> str | None:
-    """Returns the vendor's key that a home trusts, in hexadecimal; None if it was made without one.
+    """Returns the vendor's key that a home trusts, in hexadecimal; None if the home trusts no key.
 
     Raises:
-        TrustError: The key's file is there, but is not what `init` wrote.
+        TrustError: The key's file is not in the form in which `init` wrote it.
     """
     if not (home.trust.exists() or home.trust.is_symlink()):
         return None
     key = read_public_key(home.trust)
-    if home.trust.is_symlink() or storage.read_regular(home.trust) != public_key_pem(key):
+    if home.trust.is_symlink() or inspection.read_regular(home.trust) != public_key_pem(key):
         raise TrustError(
             f"{home.trust} was altered; pass the vendor's key again: lwm-edge init --replace --trust"
         )
@@ -28,7 +28,7 @@ def trusted_key(home: Home) -> str | None:
 
 
 def trust_problems(home: Home) -> list[str]:
-    """Lists what is wrong with the file of the trusted key."""
+    """Lists any faults of the trusted key's file."""
     try:
         trusted_key(home)
     except TrustError as error:
@@ -42,7 +42,7 @@ def write_trusted_key(home: Home, key: str) -> None:
 
 
 def key_to_trust(home: Home, trust: AnyPath | None) -> str | None:
-    """Returns the key that `init` must demand: the one given, else the one that the home trusts already."""
+    """Returns the key that must have signed the base: the given one, else the home's, else None."""
     return read_public_key(trust) if trust else trusted_key(home)
 
 
@@ -62,7 +62,7 @@ def require_signed_base(base: AnyPath, manifest: Manifest, key: str | None) -> N
         )
     if problems:
         raise TrustError(
-            f"{base} is not a base that the trusted vendor signed; no home is made from it", problems
+            f"{base} is not a base that the trusted vendor signed, so no home is made from it", problems
         )
 
 

@@ -1,5 +1,5 @@
-"""Adds classes and photos: plans an increment, learns it (for apps, in a process of its own) and commits it.
+"""Teaches new classes and more photos: plans an increment, learns it (by default in workers) and commits it.
 
-An interrupted increment can be resumed. Known classes can be renamed, merged and removed. Here `home` and
-`learning` meet: this package imports both of them, `custody`, `model`, `photos` and the foundation.
+An interrupted increment can be resumed. This package also renames, merges and removes known classes. It is
+the place where `home` and `learning` meet; it imports `custody`, `model`, `photos` and the foundation too.
 """

@@ -1,11 +1,11 @@
-"""Provides `add_classes`, `add_photos` and `plan_increment`, which run here or in worker processes."""
+"""Provides `add_classes`, `add_photos` and `plan_increment`, with or without worker processes."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
 
-from .. import storage
+from .. import inspection
 from ..errors import LwmEdgeError
 from ..freed_memory import drop_library_pages
 from ..home.home import Home, open_home
@@ -29,20 +29,20 @@ def add_classes(
     wait: bool = False,
     started: float | None = None,
 ) -> IncrementReport:
-    """Teaches a home's model new classes from photos of them alone.
+    """Teaches a home's model new classes, from photos of these classes alone.
 
     Nothing that a reader of the home sees changes until the last step, which is a single rename. After an
-    interruption (Ctrl-C, a kill or a power cut), the same call continues where it stopped and produces the
-    same model.
+    interruption (Ctrl-C, a kill or a power cut), the same call continues where the increment stopped, and
+    produces the same model.
 
     Args:
         home: Model home, or the path of its folder.
         photos: Path of a folder with one sub-folder of photos for each new class, named after the class.
-        config: Settings; those that are not given take their defaults or, if an increment was interrupted,
-            the values that it had.
-        on_progress: Function that is called in this thread at every step and before each photo. If it raises
-            before the commit, the increment ends, and the home's model stays as it was.
-        isolate: Whether to learn and commit in worker processes; False does both in this one.
+        config: Settings. A setting that is not given takes its default or, if an increment was interrupted,
+            its value in that increment.
+        on_progress: Function that is called in this thread at every step and before each photo. An exception
+            that it raises before the commit ends the increment, and the home's model stays as it was.
+        isolate: Whether to learn and commit in worker processes; False does both in this process.
         wait: Whether to wait for another process that is changing the home.
         started: Value of time.monotonic() from which the receipt counts its seconds; None means now.
 
@@ -53,14 +53,15 @@ def add_classes(
         PhotosError: The photos in the folder cannot be learnt; every problem is listed.
         BundleError: The home's bundle is damaged, or has no room for the classes (CapacityError).
         HomeError: The home is missing or cannot be written to.
-        ConfigError: The settings do not fit the model, or another increment was interrupted.
+        ConfigError: The settings do not fit the model, or an increment with other settings or photos was
+            interrupted.
         GateError: The training diverged, or the new model is not good enough.
         ExportError: The ONNX file could not be made or differs from the network (ParityError).
         ResourceError: Memory or disk space ran out.
         BusyError: Another process is changing the home, and `wait` is not set.
         StoppedError: The worker was asked to stop.
-        TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
-            with cannot be used.
+        TrustError: The home's model does not verify against the key that the home trusts, or the signing key
+            cannot be used.
     """
     return _learn(
         home, photos, config, None, on_progress=on_progress, isolate=isolate, wait=wait, started=started
@@ -78,21 +79,21 @@ def add_photos(
     wait: bool = False,
     started: float | None = None,
 ) -> IncrementReport:
-    """Teaches a home's model more photos of classes that it knows, as if it had learnt them all at once.
+    """Teaches a home's model more photos of classes that it knows, as if it had learnt all photos at once.
 
-    The network stays as it is. The mean and count of each class, the covariance and the head become those of
-    all photos, old and new. A class that the vendor shipped gets photos only if the vendor permits
-    `add-photos`.
+    The network stays as it is. The mean and count of each class, the covariance and the head become what they
+    would be if old and new photos had come together. A class that the vendor shipped gets more photos only if
+    the vendor permits `add-photos`.
 
     Args:
         home: Model home, or the path of its folder.
-        photos: Path of a folder with one sub-folder of photos for each class, named after the class. As no
-            photo is kept, one that was learnt before is not recognised, and would count twice.
+        photos: Path of a folder with one sub-folder of photos for each class, named after the class. A photo
+            that was learnt before counts twice, because none is kept to compare it with.
         config: Settings; None means the defaults. Settings of the training have no effect.
-        solve_head: Whether to replace a head that was trained with one that is solved from the statistics.
-        on_progress: Function that is called in this thread at every step and before each photo. If it raises
-            before the commit, the increment ends, and the home's model stays as it was.
-        isolate: Whether to learn and commit in a worker process; False does it in this one.
+        solve_head: Whether to replace a trained head by one that is solved from the statistics.
+        on_progress: Function that is called in this thread at every step and before each photo. An exception
+            that it raises before the commit ends the increment, and the home's model stays as it was.
+        isolate: Whether to learn and commit in a worker process; False does both in this process.
         wait: Whether to wait for another process that is changing the home.
         started: Value of time.monotonic() from which the receipt counts its seconds; None means now.
 
@@ -141,7 +142,7 @@ def _learn(
 
             timer = Timer(started)
             learnt, model = learn_classes(home, photos, config, on_progress, timer=timer, more=more)
-            drop_library_pages()  # most of them were needed for the learning only
+            drop_library_pages()  # most of these pages were needed only for learning
             on_progress(committing(learnt))
             return commit_increment(home, learnt, timer, model)
         before = home.current()
@@ -179,7 +180,7 @@ def plan_increment(
         photos: Path of a folder with one sub-folder of photos for each class.
         config: Settings; None means the defaults.
         more_photos: Whether to plan for `add_photos` instead.
-        solve_head: Setting of `add_photos`.
+        solve_head: Value for the same argument of `add_photos`.
         on_progress: Function that is called before each photo is read; any exception that it raises ends the
             call.
         isolate: Whether to plan in a worker process, as `add_classes` would with the same value.
@@ -208,8 +209,8 @@ def plan_increment(
 
 
 def _receipt_of_the_last_commit(home: Home) -> IncrementReport:
-    """Reads the receipt of an increment whose worker committed it, but ended before it could report back."""
-    report = IncrementReport.model_validate_json(storage.read_regular(home.current().receipt))
+    """Reads the receipt of an increment whose worker ended after the commit, but before reporting back."""
+    report = IncrementReport.model_validate_json(inspection.read_regular(home.current().receipt))
     note = (
         "the process that committed this increment ended before it could report back; this is the receipt "
         "that it left"

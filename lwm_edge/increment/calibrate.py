@@ -29,7 +29,7 @@ _PIXEL_CACHE_BYTES = 64 * 2**20
 
 
 class _Scored(NamedTuple):
-    """Holds what photos of known classes scored.
+    """Holds the scores of photos of known classes.
 
     Attributes:
         labels: class_index of each photo [M].
@@ -56,8 +56,8 @@ def calibrate(
 ) -> CalibrationReport:
     """Sets the threshold for unknown objects from this device's own photos of known classes.
 
-    The scores of these photos replace those that were kept for their classes; other classes keep theirs.
-    Nothing is learnt. Photos that the model has learnt score too high, so give it others.
+    The scores of these photos replace the old scores of their classes; those of other classes stay. Nothing
+    is learnt. Photos that the model has learnt score too high, so give others.
 
     Args:
         home: Model home, or the path of its folder.
@@ -69,15 +69,16 @@ def calibrate(
         wait: Whether to wait for another process that is changing the home.
 
     Raises:
-        PhotosError: A sub-folder names no class of the model, or has no usable photo; all of them are listed.
+        PhotosError: Some sub-folders name no class of the model, or have no usable photos; all are listed.
         HomeError: There is no home, or it cannot be written to.
         BusyError: Another process is changing the home, and `wait` is not set.
-        TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
-            with cannot be used.
+        TrustError: The home's model does not verify against the key that the home trusts, or the signing key
+            cannot be used.
     """
     scored: list[_Scored] = []
 
     def edit(generation: Generation, model: Bundle) -> Edited:
+        """Replaces the histograms of the classes that the photos show."""
         scored.append(_score(model, Path(photos), on_progress))
         names = [model.manifest.class_names[label] for label in np.unique(scored[0].labels)]
         arrays = {**model.arrays(), HISTOGRAM: scored[0].after}

@@ -1,4 +1,4 @@
-"""Finds the row of a class in a model, and takes the class out of the tensors and the manifest."""
+"""Finds the row of a class in a model, and removes the class from the tensors and the manifest."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def find_class(manifest: Manifest, class_name: str, otherwise: str = "") -> int:
 
 
 def without_row(arrays: dict[str, NDArray[Any]], row: int) -> dict[str, NDArray[Any]]:
-    """Takes a class out of a model's tensors, in place; the rows after it move up by one."""
+    """Removes a class from a model's tensors, in place; the rows after it move up by one."""
     for name in ROWS_BY_CLASS:
         array = arrays[name]
         arrays[name] = np.concatenate([array[:row], array[row + 1 :], np.zeros_like(array[:1])])
@@ -48,7 +48,7 @@ def without_row(arrays: dict[str, NDArray[Any]], row: int) -> dict[str, NDArray[
 
 
 def _without_confusions(confusions: NDArray[np.int32], row: int) -> NDArray[np.int32]:
-    """Removes the confusions of a class; the class indices after it fall by one."""
+    """Removes the confusions of a class; higher class indices fall by one."""
     pairs = confusions[:, :2]
     kept = confusions[(pairs != row).all(1) & (confusions[:, 2] > 0)]
     kept[:, :2] -= kept[:, :2] > row

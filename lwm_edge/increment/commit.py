@@ -1,4 +1,4 @@
-"""Ends an increment: exports the new model, compares the file with the network, and puts it in the home."""
+"""Ends an increment: exports the new model, checks the ONNX file, and puts the model in the home."""
 
 from __future__ import annotations
 

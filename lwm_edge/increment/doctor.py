@@ -1,8 +1,8 @@
 """Looks for photos that would do harm: blurred, dark, tiny, nearly the same as another, or mislabelled.
 
-Photos are judged as the network sees them. Whether a photo shows another class is judged from the model's own
-features, by a last layer that is solved without that photo (`learning.unseen`), among all classes of the
-folder and of the model. Nothing is learnt, copied or changed.
+Photos are judged as the network sees them. To find mislabelled ones, each photo is classified by a last layer
+that is solved from the model's own features without that photo (`learning.unseen`); all classes of the folder
+and of the model compete. Nothing is learnt, copied or changed.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from .judgement import LOOKALIKE_SHARE, judge_new_classes
 
 _IMAGES_AT_ONCE = 4
 _PIXEL_CACHE_BYTES = 64 * 2**20
-_FEWEST = 5  # photos of a class; with fewer, nobody can tell what is usual for it
-_BLURRED_RATIO = 0.15  # of the median sharpness of the class
+_FEWEST = 5  # photos of a class; with fewer, nobody can tell what is usual for the class
+_BLURRED_RATIO = 0.15  # share of the median sharpness of the class
 _BLACK, _WHITE = 50.0, 205.0  # black if nothing is brighter, white if nothing is darker
-_TINY_RATIO = 0.5  # of the short side that the network sees
-_SURE_MARGIN = 3.0  # between two logits; a class's own mean has a logit of about 5
+_TINY_RATIO = 0.5  # share of the short side that the network sees
+_SURE_MARGIN = 3.0  # difference of two logits; a class's own mean has a logit of about 5
 
 
 @dataclass
 class _Measurements:
-    """Holds what was measured for each photo.
+    """Holds the measurements of all photos.
 
     Attributes:
         sharpness: Sharpness of each photo.
@@ -112,7 +112,7 @@ def check_photos(
 
 
 class _Names:
-    """Numbers classes: the model's own keep their numbers, others get the next ones as they are asked for.
+    """Gives each class a number: the model's classes keep theirs, and each new name gets the next free one.
 
     Attributes:
         all: Names of all classes.
@@ -135,7 +135,7 @@ def _counts(found: PhotoFolder) -> dict[str, int]:
 
 
 def _measure(photos: PhotoSet, on_progress: ProgressCallback) -> _Measurements:
-    """Measures each photo by itself."""
+    """Measures each photo on its own."""
     measured, compares, resize_size = _Measurements(), can_compare(), photos.preprocessing.resize_size
     report = StepReporter("check", len(photos.photos), on_progress)
     for index, photo in enumerate(photos.photos):
@@ -164,7 +164,7 @@ def _size_faults(photo: Photo, resize_size: int) -> Iterator[Fault]:
 
 
 def _find_blurred(measured: _Measurements, labels: Labels) -> None:
-    """Compares the sharpness of each photo with what is usual in its class, unless it has another fault."""
+    """Finds photos that are far less sharp than is usual in their class, unless they have other faults."""
     sharp = np.array(measured.sharpness)
     for label in np.unique(labels):
         of_class = np.flatnonzero(labels == label)
@@ -196,7 +196,7 @@ def _find_near_duplicates(measured: _Measurements, photos: Sequence[Photo], name
 def _unseen_logits(
     model: Bundle, features: Features, labels: Labels, classes: int, on_progress: ProgressCallback
 ) -> Features:
-    """Computes the logits of each photo with a head that is solved without it [M, classes]."""
+    """Computes the logits of each photo with a head that is solved without that photo [M, classes]."""
     statistics = ClassStatistics.from_bundle(model)
     if (missing := classes - len(statistics.means)) > 0:  # more than the model has room for
         statistics.means = np.pad(statistics.means, ((0, missing), (0, 0)))
@@ -216,7 +216,7 @@ def _enough_photos(labels: Labels) -> NDArray[np.bool_]:
 def _find_mislabelled(
     measured: _Measurements, logits: Features, labels: Labels, judged: NDArray[np.bool_], names: Sequence[str]
 ) -> None:
-    """Finds photos whose own class is far less likely than another one."""
+    """Finds photos whose own class is far less likely than another class."""
     rows = np.arange(len(labels))
     best = logits.argmax(1)
     margins = logits[rows, best] - logits[rows, labels]

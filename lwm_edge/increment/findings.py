@@ -1,4 +1,4 @@
-"""Defines what the photo doctor reports."""
+"""Defines the reports of the photo doctor."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class SuspectPhoto(Report):
 
     Attributes:
         photo: Path of the photo.
-        class_name: Name of the class that its folder gives it.
+        class_name: Name of the class, taken from the photo's folder.
         faults: Faults, the worst first.
-        like: Photo that is nearly the same, and worth showing beside it; None if there is none.
+        like: Near-duplicate to show beside this photo; None if there is none.
     """
 
     photo: AnyNamePath
@@ -51,8 +51,8 @@ class AlikeClasses(Report):
         class_name: Name of the class.
         other: Name of the class that its photos are taken for.
         taken: Number of its photos that are taken for the other class.
-        photos: Number of its photos.
-        is_known: Whether the model knows the other class already, and the folder has no photos of it.
+        photos: Number of all its photos.
+        is_known: Whether the model already knows the other class, of which the folder has no photos.
     """
 
     class_name: str
@@ -71,7 +71,7 @@ class CheckReport(Report):
         suspects: Photos to look at, the worst first.
         alike: Classes that look alike, the most alike first.
         skipped: Files that cannot be used at all, each with the reason.
-        notes: Sentences about what was not looked for, and why.
+        notes: Sentences that say which checks were left out, and why.
     """
 
     folder: AnyNamePath

@@ -1,4 +1,4 @@
-"""Decides whether a new model is good enough to replace the old one: the gate."""
+"""Provides the gate, which decides whether a new model is good enough to replace the old one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..learning.config import IncrementConfig
 from ..learning.reports import DriftReport, ShippedEstimate
 from ..model.evaluation import EvaluationReport
 
-_LEAST_SHARE_REMEMBERED = 0.7  # share of the accuracy when shipped; below it the owner is warned
+_LEAST_SHARE_REMEMBERED = 0.7  # share of the shipped accuracy below which the owner is warned
 
 
 def pass_gate(
@@ -25,9 +25,9 @@ def pass_gate(
         config: Settings of the increment, with the thresholds.
         accuracy: Accuracy on the held-back photos.
         drift: Drift of the student from its teacher.
-        hopeless: Reasons to refuse that need no threshold: new classes that are recognised no better than
-            chance, and shipped classes that are lost.
-        shipped_classes: Number of shipped classes that are left.
+        hopeless: Reasons to refuse the student whatever the thresholds: new classes that are recognised no
+            better than chance, and shipped classes that are lost.
+        shipped_classes: Number of shipped classes that the model still has.
 
     Returns:
         Warnings for the owner; with `force`, they include the reasons to refuse the student.
@@ -60,7 +60,7 @@ def pass_gate(
     if problems and not config.force:
         raise GateError(
             "the new model is not good enough, so the old one stays: try again with more or clearer photos "
-            "(and --fresh), or accept it with --force",
+            "(and --fresh), or accept the new model with --force",
             problems,
         )
     warnings = [f"forced through the gate: {problem}" for problem in problems]
@@ -77,7 +77,7 @@ def pass_gate(
 
 
 def _least_shipped_accuracy(shipped: ShippedEstimate | None) -> float | None:
-    """Returns the estimated accuracy on shipped classes, or the least it can be if there is no figure."""
+    """Returns the estimated accuracy on shipped classes; without a figure, the lower end of its interval."""
     if shipped is None:
         return None
     return shipped.interval[0] if shipped.now is None else shipped.now

@@ -1,8 +1,8 @@
-"""Provides `teach_inbox` and `watch_inbox`, which teach the photos that have come to rest in an inbox.
+"""Provides `teach_inbox` and `watch_inbox`, which teach the photos that arrive in an inbox.
 
-Photos arrive in class folders. Once nothing in such a folder has changed for a while, its photos are taken
-out of it and taught, as a new class or, if the model knows the class, as further photos of it.
-`inbox_watcher` does that, `inbox_folder` moves the photos.
+Photos arrive in class folders. When nothing in a class folder has changed for a while, its photos are moved
+out and taught, as a new class or, if the model knows the class, as more photos of it.
+`inbox_watcher` decides when, `inbox_teaching` does the teaching, and `inbox_folder` moves the photos.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from ..learning.config import IncrementConfig
 from ..records import AnyPath, ProgressCallback, absolute, ignore_progress
 from .inbox_folder import InboxFolder
 from .inbox_reports import InboxReport
+from .inbox_teaching import Teaching
 from .inbox_watcher import Watcher
 
 QUIET_SECONDS = 60.0
-_LOOKS = 4  # looks at the inbox during the time for which nothing may change
+_LOOKS_PER_QUIET_TIME = 4  # number of times that the inbox is looked at during `quiet_seconds`
 
 
 def teach_inbox(
@@ -34,10 +35,10 @@ def teach_inbox(
     on_progress: ProgressCallback = ignore_progress,
     isolate: bool = True,
 ) -> InboxReport:
-    """Teaches the photos that have come to rest in an inbox, once; trains nothing, so it needs no torch.
+    """Teaches the photos that are in an inbox, once; trains nothing, so it needs no torch.
 
-    Each class is taught in a change of its own. If the model knows a class already, its photos are taught as
-    `add_photos` does it. What cannot be taught stays where it is, with the reason in a file beside it.
+    Each class is taught in a change of its own. If the model already knows a class, its photos are taught as
+    with `add_photos`. Photos that cannot be taught stay in their folder, with the reason in a file beside it.
 
     Args:
         home: Model home, or the path of its folder.
@@ -45,22 +46,21 @@ def teach_inbox(
         config: Settings; None means the defaults. The recipe is `lda`.
         taught: Folder to which photos are moved once they are taught, in a sub-folder for each class.
         delete: Whether to delete taught photos instead of moving them.
-        quiet_seconds: Seconds for which nothing in a class folder may change before it is taught. If there
-            are photos, this call waits that long to find out.
+        quiet_seconds: Seconds for which a class folder must stay unchanged before it is taught. If there are
+            photos, this call waits that long to see whether anything changes.
         on_progress: Function that is called at every step; any exception that it raises ends the call, and
             the photos that were just being taught are put back or, if they are learnt already, put away.
-        isolate: Whether to learn in worker processes; False does it in this one.
+        isolate: Whether to learn in worker processes; False learns in this process.
 
     Raises:
         ConfigError: The settings do not fit, or one of the folders is inside another.
         HomeError: The home or the inbox is missing, or cannot be written to.
         BusyError: Another process is working on this inbox. If only the home is busy, this call waits for it.
-        LwmEdgeError: For the reasons that `add_classes` lists, if they are about the home and not about the
-            photos.
+        LwmEdgeError: For the reasons that `add_classes` lists, if the home is the cause and not the photos.
     """
     watcher = _watcher(home, inbox, config, taught, delete, quiet_seconds, on_progress, isolate)
     with watcher.folder.locked():
-        notes = watcher.recover()
+        notes = watcher.teaching.recover()
         watcher.look()
         if watcher.seen:
             time.sleep(quiet_seconds)
@@ -79,14 +79,14 @@ def watch_inbox(
     on_progress: ProgressCallback = ignore_progress,
     isolate: bool = True,
 ) -> None:
-    """Teaches what comes to rest in an inbox, until it is interrupted or `on_report` raises an exception.
+    """Teaches photos as they arrive in an inbox, until an interruption or an exception in `on_report`.
 
     Args:
         home: As for `teach_inbox`.
         inbox: As for `teach_inbox`.
         config: As for `teach_inbox`.
-        on_report: Function that is called when something was taught, or when a change is seen in which photos
-            wait, or why.
+        on_report: Function that is called after photos were taught, and when the waiting photos or the
+            reasons have changed.
         taught: As for `teach_inbox`.
         delete: As for `teach_inbox`.
         quiet_seconds: As for `teach_inbox`.
@@ -99,13 +99,13 @@ def watch_inbox(
     watcher = _watcher(home, inbox, config, taught, delete, quiet_seconds, on_progress, isolate)
     latest = None
     with watcher.folder.locked():
-        notes = watcher.recover()
+        notes = watcher.teaching.recover()
         while True:
             report = watcher.teach(notes)
             if report.taught or report != latest:
                 on_report(report)
             latest, notes = report.model_copy(update={"taught": (), "notes": ()}), ()
-            time.sleep(max(quiet_seconds / _LOOKS, 0.1))
+            time.sleep(max(quiet_seconds / _LOOKS_PER_QUIET_TIME, 0.1))
 
 
 def _watcher(
@@ -128,23 +128,25 @@ def _watcher(
     folder = InboxFolder(path, None if taught is None else absolute(taught))
     if config.recipe not in ("auto", "lda"):
         raise ConfigError(
-            f"an inbox is taught without training, so recipe {config.recipe} cannot be used; leave it out, "
-            "and use lwm-edge add-classes where you want to train"
+            f"an inbox is taught without training, so recipe {config.recipe} cannot be used; leave out the "
+            "recipe, and use lwm-edge add-classes if you want to train"
         )
     if (taught is None) == (not delete):
         raise ConfigError("say what becomes of taught photos: pass --taught with a folder, or --delete")
     if not 0 <= quiet_seconds < float("inf"):
-        raise ConfigError(f"photos cannot be left alone for {quiet_seconds} s; give a number of seconds")
+        raise ConfigError(
+            f"photos cannot stay unchanged for {quiet_seconds} s; give a number of seconds, such as 60"
+        )
     places = {"the home": opened.path, "the inbox": path}
     if folder.taught:
         places["the folder for taught photos"] = folder.taught
     _require_apart(places)
     ours = config.model_copy(update={"recipe": "lda"})
-    return Watcher(opened, folder, ours, quiet_seconds, on_progress, isolate)
+    return Watcher(Teaching(opened, folder, ours, on_progress, isolate), quiet_seconds)
 
 
 def _require_apart(places: dict[str, Path]) -> None:
-    """Refuses folders if one is inside another, as everything in an inbox is taken for photos.
+    """Refuses folders if one is inside another, because every folder in an inbox is taken for a class.
 
     Raises:
         ConfigError: One folder is inside another.

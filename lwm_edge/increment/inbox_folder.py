@@ -1,15 +1,15 @@
 """Keeps the files of an inbox: the photos that came, those being taught, and the reasons why some wait.
 
     INBOX/CLASS/...                  photos that came
-    INBOX/CLASS.waits.json           the reason why those in CLASS wait; without it they are tried again
-    INBOX/.lwm-edge/lock             held by the one process that works on the inbox
-    INBOX/.lwm-edge/note.json        what is being taught, and which model the home had before
+    INBOX/CLASS.waits.json           the reason why the photos in CLASS wait; without it, they are tried again
+    INBOX/.lwm-edge/lock             a lock file; the one process that works on the inbox holds the lock
+    INBOX/.lwm-edge/note.json        a note on the photos that are being taught, and on the model before
     INBOX/.lwm-edge/photos/CLASS/    the photos that are being taught
 
 At any time, a photo is in one of three places: where it arrived, where it is being taught, or where the owner
-wants taught photos. The note is on the disk before the first photo leaves the first place, and is removed
-after the last one has reached the third or is back in the first. So a note explains whatever a kill or a
-power cut leaves behind.
+wants taught photos. The note is on the disk before the first photo leaves its class folder. It is removed
+after the last photo has reached its final place or is back in its class folder. So whatever a kill or a power
+cut leaves behind, the note explains it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from .. import locks, storage
+from .. import durability, inspection, locks, storage
 from ..errors import HomeError, LwmEdgeError, PhotosError
-from ..photos.folders import file_digest
+from ..photos.checking import file_digest
 from ..photos.listing import photo_files
 from ..photos.photo_set import Photo, digest_of
 from ..records import Digest, ExactPath, Record
 
 Change = Literal["add-classes", "add-photos"]
 Signature = tuple[tuple[str, int, str, int, int], ...]
-"""Names, lengths, permissions and times of the files in a folder; it changes whenever a file does."""
+"""Names, lengths, permissions and times of a folder's files; the signature changes whenever a file does."""
 
 _WORK, _NOTE, _LOCK, _PHOTOS = ".lwm-edge", "note.json", "lock", "photos"
 _WAITS = ".waits.json"
@@ -71,19 +71,19 @@ class Note(Record):
 
     @property
     def photos_digest(self) -> str:
-        """Returns the digest of all the photos, which a receipt holds too."""
+        """Returns the digest of all the photos; the receipt of the change has the same digest."""
         return digest_of(photo.digest for photo in self.photos)
 
 
 class Reason(Record):
-    """Says why the photos of a class wait; people read it, in the file beside the class folder.
+    """Says why the photos of a class wait; people can read this in the file beside the class folder.
 
     Attributes:
-        reason: What was wrong, and what to do.
+        reason: Sentence that says what was wrong, and what to do.
         problems: Problems in detail.
         tried: Number of times that these photos were tried.
-        final: Whether the photos are tried again only once something has changed in their folder.
-        try_again: What an owner can do to have them tried again.
+        final: Whether the photos are tried again only after their folder has changed.
+        try_again: Advice on how to have the photos tried again.
         photos: Digest of the names, lengths, permissions and times of the files in the folder.
     """
 
@@ -97,7 +97,7 @@ class Reason(Record):
 
 @dataclass(frozen=True)
 class InboxFolder:
-    """Moves the photos of an inbox, under its lock.
+    """Moves the photos of an inbox, while this process holds its lock.
 
     Attributes:
         path: Path of the inbox.
@@ -109,7 +109,7 @@ class InboxFolder:
 
     @property
     def batch(self) -> Path:
-        """Returns the folder that `add_classes` is given: the photos being taught, in one sub-folder."""
+        """Returns the folder that `add_classes` gets; its one sub-folder holds the photos being taught."""
         return self.path / _WORK / _PHOTOS
 
     @contextmanager
@@ -127,8 +127,8 @@ class InboxFolder:
             yield
 
     def class_folders(self) -> list[Path]:
-        """Lists the class folders that hold something, sorted by name."""
-        folders = [p for p in storage.entries(self.path) if not p.name.startswith(".") and p.is_dir()]
+        """Lists the class folders that are not empty, sorted by name."""
+        folders = [p for p in inspection.entries(self.path) if not p.name.startswith(".") and p.is_dir()]
         return [path for path in folders if _files_in(path)]
 
     def note(self) -> Note | None:
@@ -139,13 +139,13 @@ class InboxFolder:
         """
         path = self.path / _WORK / _NOTE
         try:
-            return Note.model_validate_json(storage.read_regular(path))
+            return Note.model_validate_json(inspection.read_regular(path))
         except FileNotFoundError:
             return None
         except (ValidationError, OSError):
             raise HomeError(
                 f"{path} cannot be read, so it is not known whether the photos in {self.batch} were learnt; "
-                "check with lwm-edge info --history, move them where they belong, and remove that file"
+                "check with lwm-edge info --history, move the photos where they belong, and remove that file"
             ) from None
 
     def take(self, folder: Path, note: Note) -> None:
@@ -164,8 +164,8 @@ class InboxFolder:
                 storage.move_file(folder / photo.name, target / photo.name)
         except HomeError as error:
             raise PhotosError(f"the photos cannot be taken out of their folder: {error.message}") from None
-        storage.sync_folder(folder)
-        storage.sync_folder(target)
+        durability.sync_folder(folder)
+        durability.sync_folder(target)
 
     def put_back(self, note: Note) -> None:
         """Puts the photos of a note back where they came from; nothing was learnt from them."""
@@ -183,15 +183,15 @@ class InboxFolder:
         self.forget_reason(self.path / note.folder)
 
     def reason(self, folder: Path) -> Reason | None:
-        """Returns why a folder's photos wait; None if they do not, or if they have changed since."""
+        """Returns why a folder's photos wait; None if they do not wait, or have changed since."""
         try:
-            found = Reason.model_validate_json(storage.read_regular(_beside(folder)))
+            found = Reason.model_validate_json(inspection.read_regular(_beside(folder)))
         except (ValidationError, OSError):
             return None
         return found if found.photos == fingerprint(folder) else None
 
     def seconds_since_reason(self, folder: Path, now: float) -> float | None:
-        """Returns the seconds since a reason was written; None without one, or if the clock was set back."""
+        """Returns the seconds since the reason was written; None without one, or if the clock went back."""
         with suppress(OSError):
             seconds = now - _beside(folder).stat().st_mtime
             return seconds if seconds >= 0 else None
@@ -206,28 +206,28 @@ class InboxFolder:
         """Removes the reason beside a class folder, if lwm-edge wrote it."""
         path = _beside(folder)
         with suppress(ValidationError, OSError):
-            Reason.model_validate_json(storage.read_regular(path))
+            Reason.model_validate_json(inspection.read_regular(path))
             storage.remove_file(path)
 
     def forget_old_reasons(self) -> None:
         """Removes the reasons beside folders that the owner has emptied or taken away."""
-        for path in storage.entries(self.path):
+        for path in inspection.entries(self.path):
             folder = path.with_name(path.name.removesuffix(_WAITS))
             if path.name.endswith(_WAITS) and not (folder.is_dir() and _files_in(folder)):
                 self.forget_reason(folder)
 
     def was_taught(self, photo: Photo, class_name: str) -> bool:
-        """Tells whether a file was taught already: some tools deliver a file again once it is gone."""
+        """Returns whether a file was taught before, as some tools deliver a file again when it is gone."""
         if self.taught is None:
             return False
         path = self.taught / class_name / photo.path.name
         with suppress(PhotosError):
-            return storage.is_regular_file(path) and file_digest(path) == photo.digest
+            return inspection.is_regular_file(path) and file_digest(path) == photo.digest
         return False
 
     def _being_taught(self, note: Note) -> list[Path]:
         folder = self.batch / note.folder
-        return storage.entries(folder) if folder.is_dir() else []
+        return inspection.entries(folder) if folder.is_dir() else []
 
     def _move_all(self, note: Note, target: Path) -> None:
         paths = self._being_taught(note)
@@ -236,8 +236,8 @@ class InboxFolder:
         storage.make_folder(target)
         for path in paths:
             _move_beside_others(path, target)
-        storage.sync_folder(target)
-        storage.sync_folder(self.batch / note.folder)
+        durability.sync_folder(target)
+        durability.sync_folder(self.batch / note.folder)
 
     def _forget(self, note: Note) -> None:
         storage.remove_folder(self.batch / note.folder, ())
@@ -245,18 +245,18 @@ class InboxFolder:
 
 
 def signature(folder: Path) -> Signature:
-    """Returns what a folder's files look like, including hidden ones, as some tools copy to those first.
+    """Describes the files in a folder, including hidden ones, because some tools first copy to a hidden file.
 
-    The folder's own permissions come first: when an owner allows photos to be taken out of the folder,
-    nothing else changes.
+    The folder's own permissions count too. When an owner allows photos to be moved out of the folder, only
+    these permissions change.
 
     Raises:
         HomeError: The folder cannot be read.
     """
-    with storage.explained("read", folder):
+    with inspection.explained("read", folder):
         found = [(".", 0, _permissions(folder.stat()), 0, 0)]
-    for path in storage.entries(folder):
-        with suppress(OSError):  # it was moved away meanwhile, which changes the next signature
+    for path in inspection.entries(folder):
+        with suppress(OSError):  # the file was moved away meanwhile, which changes the next signature
             status = path.lstat()
             times = status.st_mtime_ns, status.st_ctime_ns
             found.append((path.name, status.st_size, _permissions(status), *times))
@@ -268,7 +268,7 @@ def _permissions(status: os.stat_result) -> str:
 
 
 def fingerprint(folder: Path) -> str:
-    """Returns a digest of what `signature` sees, without the time at which a file was last moved."""
+    """Returns a digest of a folder's signature, without the times at which files were moved."""
     with suppress(HomeError):
         seen = signature(folder)
         lines = [f"{name!a} {size} {allowed} {changed}" for name, size, allowed, changed, _ in seen]
@@ -282,16 +282,16 @@ def noted(photos: tuple[Photo, ...]) -> tuple[NotedPhoto, ...]:
 
 
 def _move_beside_others(path: Path, folder: Path) -> None:
-    """Moves a photo into a folder, under another name if its own is taken by a different photo."""
+    """Moves a photo into a folder, under another name if a different photo there has the same name."""
     target = folder / path.name
-    if storage.is_regular_file(target):
+    if inspection.is_regular_file(target):
         digest = file_digest(path)
         with suppress(PhotosError):
-            if file_digest(target) == digest:  # copied before an interruption, or given twice
+            if file_digest(target) == digest:  # it was copied before an interruption, or given twice
                 storage.remove_file(path)
                 return
         target = target.with_name(f"{path.stem}-{digest[:12]}{path.suffix}")
-        if storage.is_regular_file(target):
+        if inspection.is_regular_file(target):
             storage.remove_file(path)
             return
     storage.move_file(path, target)

@@ -1,4 +1,4 @@
-"""Defines the reports on what became of the photos in an inbox."""
+"""Defines the reports on an inbox: which photos were taught, and which wait."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TaughtClass(Report):
         right: Number of judged photos that were recognised.
         judged: Number of photos that were judged.
         moved_to: Folder to which the photos were moved; None if they were deleted.
-        model_digest: Digest of the model that has learnt them.
+        model_digest: Digest of the model that has learnt the photos.
         warnings: Warnings of the receipt.
     """
 
@@ -35,14 +35,14 @@ class TaughtClass(Report):
 
 
 class WaitingClass(Report):
-    """Reports photos that were not taught, or not yet.
+    """Reports photos that wait in a class folder.
 
     Attributes:
         class_name: Name of the class folder.
-        state: State: `arriving` while the folder changes, `collecting` while it has too few photos, `waiting`
-            if the photos wait for the owner or for the next try.
+        state: State of the folder: `arriving` while it changes, `collecting` while it has too few photos,
+            `waiting` if the photos wait for the owner or for the next try.
         photos: Number of files.
-        reason: Reason why they wait, in words.
+        reason: Reason why the photos wait, in words.
     """
 
     class_name: str
@@ -59,7 +59,7 @@ class InboxReport(Report):
         inbox: Path of the inbox.
         taught: Photos that were taught, class by class, in the order of teaching.
         waiting: Photos that were not taught, class by class.
-        notes: Sentences about what an interruption had left behind, and what was done about it.
+        notes: Sentences about photos that an interruption had left half-way, and where they were put.
     """
 
     home: AnyNamePath

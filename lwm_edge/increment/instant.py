@@ -27,7 +27,7 @@ from .timing import Timer
 from .values import Approach, Learnt, NewPhotos
 
 _IMAGES_AT_ONCE = 4  # more are hardly faster: all threads work on each layer anyway
-_EXPORTS = 2.0  # times the loading time: the new model is exported, loaded and written
+_ENDING_FACTOR = 2.0  # multiple of the loading time that exporting, loading and writing the new model take
 _FLOAT64_BYTES = 8
 _SMALL_MATRIX = 384  # side of a matrix that is solved to see how fast this machine is
 
@@ -41,7 +41,7 @@ class InstantLearner:
         config: Settings of the increment.
 
     Raises:
-        ExportError: The bundle's graph cannot be run, or does not compute here what it computed where it was
+        ExportError: The bundle's graph cannot be run, or gives other results here than where the model was
             trained (ParityError).
     """
 
@@ -71,6 +71,7 @@ class InstantLearner:
         size = m.preprocessing.image_size
 
         def step(images: int, strategy: Strategy) -> None:
+            """Runs the backbone twice on some grey images."""
             for _ in range(2):
                 backbone.run(np.full((images, size, size, 3), 128, dtype=np.uint8))
 
@@ -92,7 +93,7 @@ class InstantLearner:
             images_at_once=_IMAGES_AT_ONCE,
             loaded=self._loaded,
             elapsed_seconds=timer.seconds(),
-            ending_seconds=_EXPORTS * self._loading_seconds + _solving_seconds(features),
+            ending_seconds=_ENDING_FACTOR * self._loading_seconds + _solving_seconds(features),
         )
 
     def teach(
@@ -135,7 +136,7 @@ class InstantLearner:
 
 
 def _load(parent: Bundle) -> tuple[Backbone | None, Loaded]:
-    """Loads the backbone, and measures what that takes; pages of libraries do not count, as they stay."""
+    """Loads the backbone, and measures the memory it takes; library pages do not count, because they stay."""
     reset_peak_rss()
     before, mapped_before = rss_bytes(), _mapped_bytes()
     backbone = Backbone(parent)
@@ -155,7 +156,7 @@ def _solving_seconds(features: int) -> float:
     np.linalg.solve(small[:8, :8], small[:8, :8])  # loads the library
     started = time.monotonic()
     np.linalg.solve(small, small)
-    solving = time.monotonic() - started  # with as many right-hand sides as unknowns: four times the work
+    solving = time.monotonic() - started  # as many right-hand sides as unknowns: four times the work of a few
     return solving * (features / _SMALL_MATRIX) ** 3 / 2
 
 
@@ -166,16 +167,16 @@ def teachers_head(parent: Bundle) -> Head:
 
 
 def require_solved_head(parent: Bundle) -> None:
-    """Refuses a head that was trained: further photos can change only one that follows from the statistics.
+    """Refuses a trained head, because more photos can change only a head that follows from the statistics.
 
     Raises:
         ConfigError: The head was trained.
     """
     if not is_solved(teachers_head(parent).weight, ClassStatistics.from_bundle(parent)):
         raise ConfigError(
-            "the last layer was trained, so it does not follow from the statistics, to which further photos "
-            "are added; pass --solve-head to replace it, for all classes, with one that does, or remove the "
-            "class and add it again with all its photos"
+            "the last layer was trained, so it does not follow from the statistics, and more photos change "
+            "only these; pass --solve-head to replace it, for all classes, with a layer that does follow, or "
+            "remove the class and add it again with all its photos"
         )
 
 

@@ -1,4 +1,4 @@
-"""Describes an increment for planning, and lists the ways to go through it."""
+"""Describes an increment for planning, and lists the ways in which it can be done."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..memory import rss_bytes
 from ..model.terms import Precision
 from ..records import report_nothing
 
-_FEWEST_BATCHES_TO_KEEP_MEMORY = 20  # with fewer, trying a step takes longer than it saves
+_FEWEST_BATCHES_TO_KEEP_MEMORY = 20  # with fewer, the trial step takes longer than keeping memory saves
 PROBED_IMAGES = 4  # images in the step that shows what each further image costs
 _PREFETCH = 1
 
@@ -32,7 +32,7 @@ class Strategy(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """Describes one way to go through the increment.
+    """Describes one way in which the increment can be done.
 
     Attributes:
         strategy: Strategy of each step.
@@ -46,11 +46,12 @@ class Candidate(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """Says what a model takes in ONNX Runtime, as measured when it was loaded.
+    """Says how much memory a model takes in ONNX Runtime, as measured when it was loaded.
 
     Attributes:
-        held_bytes: Bytes that it holds; they are free again once it has seen the photos.
-        peak_bytes: Most bytes that loading it took; loading the new model, to compare it, takes as many.
+        held_bytes: Bytes that the loaded model takes; they are freed once it has seen the photos.
+        peak_bytes: Most bytes taken while the model was loaded; loading the new one for the comparison takes
+            as many.
     """
 
     held_bytes: int
@@ -67,7 +68,7 @@ class Job:
         photos: Number of photos to learn from.
         held_back: Number of further photos that are held back.
         photo_bytes: Bytes of one prepared photo.
-        held_bytes: Bytes of the prepared photos that are in memory already.
+        held_bytes: Bytes of the prepared photos that are already in memory.
         observed_bytes: Bytes that are kept for all photos once the networks have seen them.
         features: Number d of values that the head reads.
         trained_bytes: Bytes of the parameters that train; 0 if none do.
@@ -76,13 +77,14 @@ class Job:
         bundle_bytes: Length of the bundle.
         generation_bytes: Total length of the model's files in the home.
         images_at_once: Most images that are worth computing at once; None if more are always faster.
-        loaded: What the model takes in ONNX Runtime; None if torch runs it, and another process exports it.
+        loaded: Memory that the model takes in ONNX Runtime; None if torch runs it, and another process
+            exports it.
         elapsed_seconds: Seconds from the command's start to now.
         ending_seconds: Seconds from the last photo to the command's end.
         frozen_bytes: Bytes of the frozen blocks' output for one photo, in float32, if it is the same in every
             epoch; 0 otherwise.
         precisions: Precisions that may be used, the most exact first; a later one must be clearly faster.
-        before_step: Function that is called before `step` is; any exception that it raises ends the planning.
+        before_step: Function that is called before each step; any exception that it raises ends the planning.
     """
 
     step: Callable[[int, Strategy], None]
@@ -106,12 +108,12 @@ class Job:
     before_step: Callable[[], None] = report_nothing
 
     def rss_bytes(self) -> int:
-        """Returns the resident memory now, less the photos in it; the plan decides how many of those stay."""
+        """Returns the resident memory now, less the photos in it; the plan decides how many of these stay."""
         return rss_bytes() - self.held_bytes
 
 
 def candidates(job: Job, config: IncrementConfig, precision: Precision = "float32") -> Iterator[Candidate]:
-    """Lists all candidates of a precision, from the fastest to the one that takes the least memory."""
+    """Lists all candidates with a precision, from the fastest to the one that takes the least memory."""
     ways = list(batchings(job, config))
     batches = config.epochs * job.photos / config.batch_size
     if job.trained_bytes and batches >= _FEWEST_BATCHES_TO_KEEP_MEMORY:
@@ -126,7 +128,7 @@ def candidates(job: Job, config: IncrementConfig, precision: Precision = "float3
 def batchings(job: Job, config: IncrementConfig) -> Iterator[tuple[int, int]]:
     """Lists pairs: how many images to compute at once, and how many batches to read ahead.
 
-    Reading none ahead is the last resort.
+    The last resort is a pair that reads no batch ahead.
     """
     size = config.micro_batch_size or min(config.batch_size, job.images_at_once or config.batch_size)
     yield size, _PREFETCH

@@ -1,4 +1,4 @@
-"""Judges an increment in an owner's words: which classes are recognised, look alike, or were lost."""
+"""Judges an increment in an owner's words: which classes are recognised, look alike, or need more photos."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..learning.near_copies import NearCopies
 from .reports import NewClassReport
 
 _TOO_FEW = 5  # photos; a figure based on fewer says next to nothing
-_RARELY_RECOGNISED_SHARE = 0.5  # share of photos; the owner is told of classes that are recognised less often
+_RARELY_RECOGNISED_SHARE = 0.5  # share of photos; the owner is warned of classes recognised less often
 LOOKALIKE_SHARE = 0.25  # share of photos taken for one other class
 _UNKNOWN_SHARE = 0.25  # share of a new class's photos that would be called unknown
-_UNEQUAL_RATIO = 10  # times as many photos
+_UNEQUAL_RATIO = 10  # ratio of the numbers of photos of two classes
 _COPIES_SHARE = 0.5  # share of a class's photos that are nearly the same as another one
 _FEW_DIFFERENT = 10  # photos; with more that differ, a class is varied enough, however many copies it has
 
@@ -23,7 +23,7 @@ _FEW_DIFFERENT = 10  # photos; with more that differ, a class is varied enough, 
 def judge_new_classes(
     predictions: NDArray[np.int64], labels: Labels, class_names: Sequence[str], judged: Iterable[int]
 ) -> tuple[NewClassReport, ...]:
-    """Counts how often each class that was learnt was recognised.
+    """Counts in how many photos each newly learnt class was recognised.
 
     Args:
         predictions: Predicted class_index of each photo [M], by a head that had not learnt that photo.
@@ -64,7 +64,7 @@ def hopeless_classes(judged: Sequence[NewClassReport], classes: int) -> list[str
 
 
 def _is_lookalike(report: NewClassReport) -> bool:
-    """Tells whether many photos of a class were taken for one other class."""
+    """Returns whether many photos of a class were taken for one other class."""
     return report.taken_for is not None and report.photos_taken >= max(2, LOOKALIKE_SHARE * report.photos)
 
 
@@ -79,8 +79,8 @@ def warn_about_new_classes(judged: Sequence[NewClassReport], known: Sequence[str
         name, photos = report.class_name, report.photos
         if photos < _TOO_FEW:
             yield (
-                f"{name} was recognised in {report.right} of {photos} photos, too few to judge it by; check "
-                "it with lwm-edge evaluate on other photos"
+                f"{name} was recognised in {report.right} of {photos} photos, which are too few to judge a "
+                "class by; check it with lwm-edge evaluate on other photos"
             )
         elif report.right < _RARELY_RECOGNISED_SHARE * photos:
             yield (
@@ -90,7 +90,7 @@ def warn_about_new_classes(judged: Sequence[NewClassReport], known: Sequence[str
             kind = "which the model knew already" if report.taken_for in known else "which is new too"
             yield (
                 f"{report.photos_taken} of {photos} photos of {name} were taken for {report.taken_for}, "
-                f"{kind}; if both are the same thing, remove one of them"
+                f"{kind}; if both classes are the same thing, remove one of them"
             )
 
 
@@ -102,15 +102,15 @@ def warn_about_near_copies(
     Args:
         class_names: Names of all classes.
         labels: class_index of each photo that was learnt.
-        near_copies: Numbers of photos of each class that are nearly the same as another one, by class_index.
+        near_copies: Numbers of near-copies and of different photos of each class, by class_index.
     """
     for label, (copies, different) in near_copies.items():
         photos = labels.count(label)
         if copies > _COPIES_SHARE * photos and different < _FEW_DIFFERENT:
             yield (
                 f"{copies} of {photos} photos of {class_names[label]} are nearly the same as another one, so "
-                "the model has learnt it from one side, in one light or in one place alone, however many of "
-                "them it recognises: take photos that differ, and give them with lwm-edge add-photos"
+                "the model may know this class only from one side, in one light or in one place, even if it "
+                "recognises these photos: take photos that differ, and give them with lwm-edge add-photos"
             )
 
 
@@ -118,7 +118,7 @@ def warn_about_unknown(kept: Mapping[str, tuple[int, int]], new: Sequence[str]) 
     """Warns of each new class with many photos that would be called unknown.
 
     Args:
-        kept: Number of each class's photos that would not be called unknown, and number of all its photos.
+        kept: For each class, the number of photos that would not be called unknown, and of all photos.
         new: Names of the new classes.
     """
     return [
@@ -142,5 +142,5 @@ def warn_about_unequal_classes(class_names: Sequence[str], counts: Features) -> 
         return []
     return [
         f"{class_names[few]} has {known[few]:.0f} photos and {class_names[many]} {known[many]:.0f}; a class "
-        "with so few photos beside one with so many is recognised less well"
+        "with far fewer photos than another is recognised less well"
     ]

@@ -1,6 +1,6 @@
-"""Learns new classes in this process, from photos to a staged model: the main part of an increment.
+"""Learns new classes in this process, from photos to a model to commit: the main part of an increment.
 
-`add.add_classes` runs this, in a worker process or in its own, and then `commit.commit_increment`.
+`add.add_classes` runs this module and then `commit`, in its own process or in worker processes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..freed_memory import give_freed_memory_back
 from ..home.home import Generation, Home
 from ..home.measurement import MemoryUse
 from ..home.reports import MemoryReport
@@ -42,9 +43,8 @@ from .verdict import (
 
 _EVALUATION_STEPS = 3 + FOLDS  # the held-back photos, the new classes' folds, shipped classes, and drift
 _TOLERATED_EXCESS = 0.02  # share of the predicted peak
-_STAGING_SHARE = (
-    0.2  # of the time after the last photo; 0.13 of 0.69 s in benchmarks/results/speed-instant.json
-)
+# Share of the time after the last photo; benchmarks/results/speed-instant.json has 0.13 s of 0.69 s.
+_STAGING_SHARE = 0.2
 
 
 def plan_learning(
@@ -55,7 +55,7 @@ def plan_learning(
     timer: Timer,
     more: MorePhotos | None = None,
 ) -> PlanReport:
-    """Returns what it would take to learn the photos here; the caller holds the home's lock."""
+    """Returns the plan for learning the photos in this process; the caller holds the home's lock."""
     with out_of_memory_explained():
         task = set_up(home, folder, config, timer.watching(on_progress), timer, more)
         labels, names = task.photos.all_labels, all_class_names(task)
@@ -89,8 +89,8 @@ def learn_classes(
         more: Settings for further photos of known classes; None for photos of new classes.
 
     Returns:
-        What `commit.commit_increment` needs. If torch trained the model, it is staged in the home, so that
-        another process can commit it; else it is returned.
+        The increment and the model, for `commit.commit_increment`. If torch trained the model, it is staged
+        in the home, so that another process can commit it, and None is returned in its place.
 
     Raises:
         StoppedError: `should_stop` returned True.
@@ -113,6 +113,7 @@ def learn_classes(
         model = _new_model(task, head, tensors, report.judged)
         staged = _stage(home, model) if report.training else None
         photos.to_learn.cache.forget()  # `use.report` counts any photos still in memory
+        give_freed_memory_back()
         memory = use.report(
             task.parent.manifest.preprocessing.image_size, pixels, student=task.learner.student
         )
@@ -137,7 +138,7 @@ def _seconds_of_staging(task: Task) -> float:
 
 
 def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> tuple[LearningReport, Histogram]:
-    """Judges what was learnt; returns the calibration of the score for unknown objects as well.
+    """Judges what was learnt; also returns the calibration of the score for unknown objects.
 
     Raises:
         GateError: The new model does not pass the gate.
@@ -194,7 +195,7 @@ def _changed_tensors(task: Task, learnt: Learnt, histogram: Histogram) -> Arrays
 
 
 def _new_model(task: Task, head: Head, tensors: Arrays, judged: Sequence[NewClassReport]) -> UnwrittenModel:
-    """Makes the model that knows the new classes, from its head and the other tensors that have changed."""
+    """Makes the model that knows the new classes, from the new head and the other changed tensors."""
     parent, names = task.parent.manifest, all_class_names(task)
     figures = (Judged(names.index(c.class_name), c.right, c.photos) for c in judged)
     manifest = parent.model_copy(

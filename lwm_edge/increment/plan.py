@@ -29,9 +29,9 @@ from .reports import PlanReport
 
 # These were chosen, not measured.
 SHARE_OF_AVAILABLE = 0.5
-SHARE_FOR_CHECKED_PHOTOS = 0.1  # share of the memory left within the limit, to keep photos in before planning
+SHARE_FOR_CHECKED_PHOTOS = 0.1  # share of the memory left within the limit, for photos read before planning
 _SHARE_FOR_CACHE = 0.25
-_ROOM_TO_TRY_FACTOR = 4  # beyond the limit, a step is tried only if this many times its minimum is free
+_ROOM_TO_TRY_FACTOR = 4  # a step that exceeds the limit is tried only if this many times its minimum is free
 _SECONDS_WORTH_A_TRIAL = 30.0  # if training takes less, a second precision is not tried
 _CLEARLY_FASTER = 0.75  # a less exact precision is taken if its step takes at most this share of the time
 
@@ -53,9 +53,9 @@ def make_plan(job: Job, config: IncrementConfig, limit: int, limit_source: str) 
     """Chooses the first candidate, starting with the fastest, whose predicted peak stays within the limit.
 
     Raises:
-        ResourceError: No candidate fits. The message names the smallest limit that would be enough. If the
-            limit is clearly too small, a step is still tried to measure that, provided the device has plenty
-            of free memory; otherwise the message names a lower bound.
+        ResourceError: No candidate fits. The message names the smallest limit that would be enough. Even if
+            the limit is clearly too small, a step is tried to find this out, provided that the device has
+            plenty of free memory; otherwise the message names a lower bound.
     """
     needed = minimum_bytes(job)
     if needed > limit and available_memory_bytes() < _ROOM_TO_TRY_FACTOR * (needed - job.rss_bytes()):
@@ -117,7 +117,7 @@ def _report(
 
 
 def _frozen_cache_bytes(job: Job, config: IncrementConfig, strategy: Strategy, room: int) -> int:
-    """Returns how many bytes of the frozen blocks' outputs to keep, within a share of the room."""
+    """Returns how many bytes of the frozen blocks' outputs to keep, within a share of the free memory."""
     if not job.trained_bytes or config.epochs == 1:
         return 0
     of_all = job.photos * in_precision(job.frozen_bytes, strategy)
@@ -125,7 +125,7 @@ def _frozen_cache_bytes(job: Job, config: IncrementConfig, strategy: Strategy, r
 
 
 def check_disk(folder: Path, plan: PlanReport) -> None:
-    """Refuses to go on if the disk has less free space than the plan needs.
+    """Checks that the disk has as much free space as the plan needs.
 
     Raises:
         ResourceError: The disk is too full.

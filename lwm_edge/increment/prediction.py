@@ -13,13 +13,13 @@ from .job import PROBED_IMAGES, Candidate, Job, Strategy, batchings
 
 # These were measured by benchmarks/memory.py, on ResNet-18 and MobileNetV2 at 224 px: with these margins the
 # predictions in its table lie between 1% below and 17% above the actual peaks.
-MARGIN = 1.05  # the allocator and the libraries' own buffers add this from step to step
-_MARGIN_KEEPING_MEMORY = 1.15  # the same, if freed memory is kept
+MARGIN = 1.05  # factor for memory that the allocator and the libraries' buffers add from step to step
+_MARGIN_KEEPING_MEMORY = 1.15  # the same factor, if freed memory is kept
 _MAX_KEPT_FACTOR = 2.75  # times the memory of a step, if freed memory is kept; up to 2.6 was measured
-_REPLANNING_MARGIN = 1.02  # plans may differ this much; a limit that an error names must suffice next time
+_REPLANNING_MARGIN = 1.02  # factor for a limit that an error names, as the next plan may need a little more
 _LIBRARY_BYTES = 10 * 2**20  # pages of NumPy and ONNX that solving and exporting read for the first time
 
-USUAL_STEPS = 3  # trial steps: two with one image, and one with several
+USUAL_STEPS = 3  # trial steps: one that loads libraries, one with one image, and one with several
 
 # This was chosen, not measured.
 _FORWARD_SHARE = 1 / 3  # share of a training step's time that its forward pass takes
@@ -27,7 +27,7 @@ _FLOAT64_BYTES = 8
 
 
 class _Probe(NamedTuple):
-    """Holds what trial steps took: the peak with one image, bytes per further image, seconds per image."""
+    """Holds the results of trial steps: peak with one image, bytes per further image, seconds per image."""
 
     peak_bytes: int
     bytes_per_image: int
@@ -46,7 +46,7 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """Predicts what candidates take; tries each strategy once, when it is first needed.
+    """Predicts the memory and time that candidates take; tries each strategy once, when first needed.
 
     Args:
         job: Increment that is planned.
@@ -57,9 +57,10 @@ class Predictor:
     def __init__(self, job: Job, config: IncrementConfig, limit: int) -> None:
         self._job, self._config, self._limit = job, config, limit
         self._probes: dict[Strategy, _Probe] = {}
+        self._rss_before_trials = job.rss_bytes()
 
     def first_that_fits(self, listed: Iterator[Candidate], limit: int) -> tuple[Candidate, Prediction] | None:
-        """Finds the first candidate whose predicted peak stays within the limit, and returns both."""
+        """Returns the first candidate whose predicted peak stays within the limit, with its prediction."""
         for candidate in listed:
             prediction = self.predict(candidate)
             if prediction and prediction.peak_bytes <= limit:
@@ -67,7 +68,7 @@ class Predictor:
         return None
 
     def predict(self, candidate: Candidate) -> Prediction | None:
-        """Predicts what a candidate takes; returns None without trying it if it surely exceeds the limit."""
+        """Predicts what a candidate takes; returns None, without a trial, if it surely exceeds the limit."""
         if candidate.strategy.keeps_freed_memory:
             return self._predict_keeping_memory(candidate)
         if not candidate.strategy.recompute and not self._may_fit(candidate.strategy):
@@ -91,7 +92,9 @@ class Predictor:
     def _peak(self, candidate: Candidate, probe: _Probe) -> int:
         step = probe.peak_with(candidate.micro_batch_size)
         step += _overhead_bytes(self._job, self._config, candidate.prefetch)
-        return int(MARGIN * max(step, self._job.rss_bytes() + _writing_bytes(self._job)))
+        # What trials leave in ONNX Runtime is free again when the model is written; what torch loads stays.
+        at_rest = self._rss_before_trials if self._job.loaded else self._job.rss_bytes()
+        return int(MARGIN * max(step, at_rest + _writing_bytes(self._job)))
 
     def _predict_keeping_memory(self, candidate: Candidate) -> Prediction | None:
         """Tries the micro-batch itself, as no simple rule says how much freed memory stays unused."""
@@ -114,8 +117,9 @@ class Predictor:
         if strategy in self._probes:
             return self._probes[strategy]
         job = self._job
-        _measure_step(job, 1, strategy)  # this first step also loads libraries
-        drop_library_pages()
+        if job.loaded is None:  # else the model has run already
+            _measure_step(job, 1, strategy)  # this first step also loads libraries
+            drop_library_pages()
         peak, seconds = _measure_step(job, 1, strategy)
         image_bytes = in_precision(job.activation_bytes, strategy)
         if peak + PROBED_IMAGES * image_bytes <= self._limit - job.held_bytes:
@@ -138,7 +142,7 @@ def _measure_step(job: Job, images: int, strategy: Strategy) -> tuple[int, float
 
 
 def _overhead_bytes(job: Job, config: IncrementConfig, prefetch: int) -> int:
-    """Returns the bytes needed beside those of a step: batches, the photo being read, and observations."""
+    """Returns the bytes needed in addition to a step's: batches, the photo being read, and observations."""
     loading = (1 + prefetch) * config.batch_size * job.photo_bytes + job.decoding_bytes
     return loading + job.observed_bytes
 
@@ -155,7 +159,7 @@ def minimum_bytes(job: Job) -> int:
 
 def _writing_bytes(job: Job) -> int:
     """Returns the bytes needed once the networks have run, to solve the head and write the bundle."""
-    if job.loaded is None:  # following the drift takes further copies
+    if job.loaded is None:  # after training, following the drift needs more copies
         return 2 * job.bundle_bytes + (6 * job.features + 5 * job.photos) * job.features * _FLOAT64_BYTES
     solving = 3 * (job.features + job.photos + job.held_back) * job.features * _FLOAT64_BYTES
     exporting = job.bundle_bytes + job.loaded.peak_bytes

@@ -1,8 +1,8 @@
 """Runs a module of this package in a new process, and reads its replies line by line.
 
-The process gets its job as a line of JSON. It sends its replies the same way, and any error too, with the
-traceback. Its standard input stays open for as long as the process that started it lives. Whatever it prints
-goes to standard error, so it cannot be mistaken for a reply.
+The process gets its job as a line of JSON. It sends its replies in the same form, and any error with the
+traceback. Its standard input stays open for as long as the process that started it lives. Whatever else it
+prints goes to standard error, so that nothing can be mistaken for a reply.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class _Line(BaseModel):
 def started_process(
     module: str, job: BaseModel, *, lock: int | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Starts a process that runs a module's `main`, which calls `serve`; ends it if the block raises.
+    """Starts a process that runs a module's `main`, which calls `serve`; stops it if the block raises.
 
     Args:
         module: Full name of the module.
         job: Job that the process gets.
-        lock: File descriptor that the process inherits, such as that of the home's lock.
+        lock: File descriptor of the home's lock, which the process inherits; None if it needs no lock.
 
     Yields:
         The process, from which `replies_from` reads; its exit status is known after the block.
@@ -60,7 +60,7 @@ def started_process(
     with process:
         try:
             assert process.stdin is not None
-            with suppress(BrokenPipeError):  # it has ended already; its exit status will say so
+            with suppress(BrokenPipeError):  # the process has already ended; its exit status will say so
                 process.stdin.write(job.model_dump_json().encode() + b"\n")
                 process.stdin.flush()
             yield process
@@ -94,6 +94,7 @@ def serve(kind: type[Job], do: Callable[[Job, Callable[[BaseModel], None]], None
     replies = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
 
     def send(line: _Line) -> None:
+        """Sends one line to the process that started this one."""
         replies.write(line.model_dump_json() + "\n")
 
     with forgiving_streams():
@@ -118,11 +119,11 @@ def _wait_until_saved(process: subprocess.Popen[bytes]) -> None:
     is cleaned up next, and nothing may write to it meanwhile.
     """
     try:
-        with suppress(ValidationError):  # the interrupt may have torn a line
+        with suppress(ValidationError):  # the interrupt may have cut a line in two
             for line in _lines(process):
                 if line.failure:
                     raise _error_from(line.failure) from None
-        process.communicate()  # after a torn line the process may still be running
+        process.communicate()  # after half a line, the process may still be running
     except KeyboardInterrupt:
         process.kill()
         process.wait()
@@ -153,7 +154,7 @@ def _failure_from(error: Exception) -> _Failure:
 
 
 def _read_line(descriptor: int) -> bytes:
-    """Reads until the first line is complete; what arrives together with its end is read too."""
+    """Reads until the first line is complete, along with any bytes that arrive together with its end."""
     line = b""
     while not line.endswith(b"\n"):
         piece = os.read(descriptor, 65_536)

@@ -1,4 +1,4 @@
-"""Runs single steps and undoes them, so that the plan can measure what the training will take."""
+"""Runs single steps and undoes them, so that the plan can measure how much memory and time training takes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .values import Approach, NewPhotos
 
 _SMALL_IMAGE_SIDE = 64  # pixels; the activations of an image of this size are counted
 _FLOAT32_BYTES, _FLOAT64_BYTES = 4, 8
-_NETWORKS = 2  # teacher and student: the maps that each makes of the held-back photos are kept
+_NETWORKS = 2  # teacher and student; the attention maps that both make of the held-back photos are kept
 
 
 def describe_job(
@@ -38,7 +38,7 @@ def describe_job(
     generation_bytes: int,
     timer: Timer,
 ) -> Job:
-    """Describes an increment for planning, together with a step that can be tried.
+    """Describes an increment for planning, with a step that can be tried.
 
     Args:
         parent: Bundle of the model before the increment.
@@ -54,6 +54,7 @@ def describe_job(
     m, recipe = parent.manifest, approach.recipe
 
     def step(images: int, strategy: Strategy) -> None:
+        """Tries a training step with this strategy."""
         student.recompute = strategy.recompute
         with freed_memory_kept(strategy.keeps_freed_memory):
             try_step(student, teacher, images, recipe, approach.classification, strategy.precision)
@@ -102,13 +103,14 @@ def try_step(
 def saved_activation_bytes(student: Network) -> int:
     """Estimates the memory that one image occupies between the forward and the backward pass.
 
-    It is counted for a small image and scaled up by the area, with which the outputs of nearly all layers
-    grow.
+    The memory is counted for a small image and scaled up by the area, because the outputs of nearly all
+    layers grow with the area.
     """
     sizes: dict[int, int] = {}
     parameters = {parameter.untyped_storage().data_ptr() for parameter in student.parameters()}
 
     def count(tensor: Tensor) -> Tensor:
+        """Notes the size of a tensor that is saved for the backward pass, unless it is a parameter."""
         storage = tensor.untyped_storage().data_ptr()
         if storage not in parameters:
             sizes[storage] = tensor.numel() * tensor.element_size()

@@ -1,4 +1,4 @@
-"""Provides `remove_class`, which takes a class out of a home's model and says what remains of it."""
+"""Provides `remove_class`, which removes a class from a home's model and says what remains of the class."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def remove_class(
 ) -> ChangeReport:
     """Removes a class from a home's model, without photos.
 
-    The other classes keep their order; each class_index after that of the removed class falls by one, and a
-    row of the head becomes free.
+    The other classes keep their order, every higher class_index falls by one, and a row of the head becomes
+    free.
 
     Args:
         home: Model home, or the path of its folder.
@@ -44,7 +44,8 @@ def remove_class(
             change added this class alone, the model before it holds nothing of a class that was removed
             earlier, and the vendor permits undo.
         sign_with: Path of the device's private key, to sign the change with.
-        on_progress: Function that is called before the new model is exported; what it raises ends the call.
+        on_progress: Function that is called before the new model is exported; any exception that it raises
+            ends the call.
         wait: Whether to wait for another process that is changing the home.
 
     Raises:
@@ -53,14 +54,15 @@ def remove_class(
         BundleError: The class is the only one left.
         HomeError: The home cannot be written to.
         BusyError: Another process is changing the home, and `wait` is not set.
-        TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
-            with cannot be used.
+        TrustError: The home's model does not verify against the key that the home trusts, or the signing key
+            cannot be used.
     """
 
     def edit(generation: Generation, model: Bundle) -> Edited:
+        """Removes the class from the model."""
         row = find_class(model.manifest, class_name)
         if exact:
-            return _never_learnt(generation, model, row)
+            return _exactly_removed(generation, model, row)
         _require_removable(model.manifest, row, shipped=shipped)
         return _removed(model, row)
 
@@ -85,7 +87,7 @@ def _removed(model: Bundle, row: int) -> Edited:
     photos, all_photos = float(arrays[COUNTS][row]), float(arrays[PHOTOS][0])
     share = f"{photos / all_photos:.1%}" if all_photos else "0%"
     remains = [
-        f"what the {photos:.0f} photos of {name} added to the covariance, {share} of all photos behind it",
+        f"what the {photos:.0f} photos of {name}, {share} of all photos, added to the covariance",
         "its influence on how the last layer and the score for unknown objects see the other classes, until "
         "the next add-classes, add-photos or merge solves both again",
         _NAME_REMAINS,
@@ -104,10 +106,10 @@ def _removed(model: Bundle, row: int) -> Edited:
 
 
 def _network_remains(manifest: Manifest, row: int, arrays: Arrays) -> list[str]:
-    """Says what the network may still hold of a class; a bundle names only the latest increment's recipe.
+    """Says what the network may still know of a class.
 
-    Training clears what the vendor measured, as that was on another network: if it is still there, no
-    increment has trained the network.
+    A bundle names only the recipe of the latest increment. But training clears the vendor's measurements, as
+    they were made on another network. So if they are still there, no increment has trained the network.
     """
     recipe = RECIPES.get(manifest.recipe)  # type: ignore[call-overload]
     if row < manifest.shipped_classes or (recipe and recipe.trains):
@@ -121,14 +123,14 @@ def _network_remains(manifest: Manifest, row: int, arrays: Arrays) -> list[str]:
 
 
 def _learnt_once(manifest: Manifest) -> bool:
-    """Tells whether the custody record shows at most one increment, so that there was only one recipe."""
+    """Returns whether the custody record shows at most one increment, so that there was only one recipe."""
     custody = manifest.custody
     if custody is None or custody.dropped_links or any(link.deed is None for link in custody.links):
         return False
     return sum(link.deed.kind in ("add-classes", "add-photos") for link in custody.links if link.deed) <= 1
 
 
-def _never_learnt(generation: Generation, model: Bundle, row: int) -> Edited:
+def _exactly_removed(generation: Generation, model: Bundle, row: int) -> Edited:
     """Returns to the model before the change that added a class, if that change added no other.
 
     Raises:
@@ -142,12 +144,12 @@ def _never_learnt(generation: Generation, model: Bundle, row: int) -> Edited:
             "never learnt it; pass --shipped and leave out --exact to remove its row and its statistics"
         )
     before = model_before(generation, model) if permits_undo(manifest) else None
-    why_not = _why_not_without(model, before, row) if before else _why_not_kept(manifest)
+    why_not = _why_not_exact(model, before, row) if before else _why_no_earlier_model(manifest)
     if before is None or why_not:
         raise ConfigError(
-            f"{refused}: {why_not}. What its photos added to the covariance is not kept apart from what the "
-            "others added: leave out --exact to remove all but that, or start over (lwm-edge init --replace) "
-            "and learn the other classes again"
+            f"{refused}: {why_not}. What its photos added to the covariance cannot be separated from what "
+            "other photos added: leave out --exact to remove everything else, or start over (lwm-edge init "
+            "--replace) and learn the other classes again"
         )
     return Edited(
         before.arrays(),
@@ -158,20 +160,20 @@ def _never_learnt(generation: Generation, model: Bundle, row: int) -> Edited:
     )
 
 
-def _why_not_kept(manifest: Manifest) -> str:
+def _why_no_earlier_model(manifest: Manifest) -> str:
     """Says why the home keeps no model from before a class was added."""
     if not permits_undo(manifest):
-        return "the vendor does not permit undo, so the model before it is not kept"
+        return "the vendor does not permit undo, so the home keeps no earlier model"
     return "the model before the latest change is no longer kept"
 
 
-def _why_not_without(model: Bundle, before: Bundle, row: int) -> str | None:
+def _why_not_exact(model: Bundle, before: Bundle, row: int) -> str | None:
     """Says why a return to the previous model would not take a class out exactly; None if it would."""
     manifest, name = model.manifest, model.manifest.class_names[row]
     if name in before.manifest.class_names:
-        return "it was not the latest change that added it"
+        return "the latest change did not add it"
     if manifest.class_names != (*before.manifest.class_names, name):
-        return "the latest change added other classes too; undo takes back all of them"
+        return "the latest change added other classes too; undo removes all of them"
     now, then = (ClassStatistics.from_bundle(bundle) for bundle in (model, before))
     if then.photos + now.counts[row] != now.photos:
         return "the latest change was an undo, and the model before it has learnt the photos of the class too"
@@ -184,7 +186,7 @@ def _why_not_without(model: Bundle, before: Bundle, row: int) -> str | None:
 
 
 def _may_have_lost_a_class(manifest: Manifest) -> bool:
-    """Tells whether a class was removed from a model since it shipped, as far as its record says."""
+    """Returns whether, by its record, a class may have been removed from a model since it shipped."""
     custody = manifest.custody
     if custody is None:
         return manifest.increment_count > 0

@@ -1,4 +1,4 @@
-"""Provides `rename_class`, which gives a known class another name, or makes one class of two."""
+"""Provides `rename_class`, which renames a known class, or merges two classes into one."""
 
 from __future__ import annotations
 
@@ -31,28 +31,30 @@ def rename_class(
     on_progress: ProgressCallback = ignore_progress,
     wait: bool = False,
 ) -> ChangeReport:
-    """Gives a class another name or, with `merge`, makes it part of the class that already has that name.
+    """Renames a class or, with `merge`, merges it into the class that already has the new name.
 
     Args:
         home: Model home, or the path of its folder.
         class_name: Name of the class.
         new_name: New name or, with `merge`, name of another class of the model.
-        merge: Whether the two are to become one class, as if all photos had been learnt under `new_name`.
-        shipped: Whether a class that the vendor shipped may become part of another one; renaming it does not
+        merge: Whether to merge both into one class, as if all their photos had been learnt as `new_name`.
+        shipped: Whether a class that the vendor shipped may be merged into another one; renaming it does not
             need this.
         sign_with: Path of the device's private key, to sign the change with.
-        on_progress: Function that is called before the new model is exported; what it raises ends the call.
+        on_progress: Function that is called before the new model is exported; any exception that it raises
+            ends the call.
         wait: Whether to wait for another process that is changing the home.
 
     Raises:
-        ConfigError: There is no such class, the new name cannot be given, or the two cannot become one.
+        ConfigError: There is no such class, the new name cannot be used, or the classes cannot be merged.
         HomeError: The home cannot be written to.
         BusyError: Another process is changing the home, and `wait` is not set.
-        TrustError: The home's model does not verify against the key that the home trusts, or the key to sign
-            with cannot be used.
+        TrustError: The home's model does not verify against the key that the home trusts, or the signing key
+            cannot be used.
     """
 
     def edit(generation: Generation, model: Bundle) -> Edited:
+        """Renames the class, or merges it into the other one."""
         row = find_class(model.manifest, class_name)
         if not merge:
             return _renamed(model, row, normalise_class_name(new_name))
@@ -64,7 +66,7 @@ def rename_class(
 
 
 def _renamed(model: Bundle, row: int, name: str) -> Edited:
-    """Gives a class another name.
+    """Renames a class.
 
     Raises:
         ConfigError: The class cannot have that name.
@@ -92,10 +94,10 @@ def _renamed(model: Bundle, row: int, name: str) -> Edited:
 
 
 def _require_mergeable(manifest: Manifest, row: int, into: int, *, shipped: bool) -> None:
-    """Refuses to merge a class into itself, or what the vendor does not permit to be merged.
+    """Refuses to merge a class into itself, or shipped classes without permission.
 
     Raises:
-        ConfigError: The classes cannot become one.
+        ConfigError: The classes cannot be merged.
     """
     names = manifest.class_names
     if row == into:
@@ -109,7 +111,7 @@ def _require_mergeable(manifest: Manifest, row: int, into: int, *, shipped: bool
 
 
 def _merged(model: Bundle, row: int, into: int) -> Edited:
-    """Makes a class part of another one, and solves the head again.
+    """Merges a class into another one, and solves the head again.
 
     Raises:
         ConfigError: The head does not follow from the statistics.
@@ -119,7 +121,7 @@ def _merged(model: Bundle, row: int, into: int) -> Edited:
     if not is_solved(arrays[WEIGHT][: len(manifest.class_names)].astype(np.float64), statistics):
         raise ConfigError(
             "the last layer was trained, so it does not follow from the statistics of the two classes; solve "
-            "it first, by adding classes with --recipe lda or photos with --solve-head, and then merge them"
+            "it first, by adding classes with --recipe lda or photos with --solve-head, and then merge both"
         )
     merge_classes(statistics, row, into)
     arrays |= statistics.to_arrays()

@@ -1,4 +1,4 @@
-"""Defines what an increment returns: its plan and its receipt."""
+"""Defines the reports on an increment (its plan and its receipt) and on a calibration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OLD_CLASSES_NOTE = (
 
 
 class PlanReport(Report):
-    """Says what an increment will take on this device.
+    """Says how much memory, time and disk space an increment will take on this device.
 
     Attributes:
         micro_batch_size: Number of images computed at once.
@@ -81,7 +81,7 @@ class NewClassReport(Report):
         class_name: Name of the class.
         photos: Number of photos that were judged, each by a head that had not learnt it.
         right: Number of these photos that were recognised.
-        taken_for: Class that most of the photos not recognised were taken for; None if all were recognised.
+        taken_for: Class that unrecognised photos were most often taken for; None if all were recognised.
         photos_taken: Number of photos that were taken for that class.
     """
 
@@ -93,7 +93,7 @@ class NewClassReport(Report):
 
 
 class CalibrationReport(Report):
-    """Reports what `calibrate` did.
+    """Reports a calibration.
 
     Attributes:
         change: Report on the change to the home, which is also its receipt.
@@ -152,8 +152,8 @@ class LearningReport(Report):
             else on the held-back ones.
         drift: Drift of the student from its teacher.
         warnings: Warnings for the owner.
-        mistakes: Held-back photos that were not recognised. Only this call's result has them: they are in
-            no receipt, and in no JSON.
+        mistakes: Held-back photos that were not recognised. The call returns them, but receipts and JSON
+            leave them out.
     """
 
     recipe: str
@@ -204,12 +204,12 @@ class IncrementReport(LearningReport):
 
 
 class LearntIncrement(Report):
-    """Holds what the learning hands to the commit, besides the model.
+    """Holds everything that the learning hands to the commit, except the model.
 
     Attributes:
         examples: Pixels of a few photos, one after another, for comparing the ONNX file with the network.
         logits: Logits that the student gives for each example.
-        seconds_by_part: Time of each part up to now.
+        seconds_by_part: Time of each part so far.
         memory: Memory that the learning process took.
         sign_with: Path of the device's private key; None leaves the change unsigned.
         learning: Part of the receipt that is about the learning.
@@ -224,10 +224,10 @@ class LearntIncrement(Report):
 
 
 class StagedIncrement(LearntIncrement):
-    """Holds what a learning process hands to a committing one; the model is in a folder.
+    """Holds everything that a learning process hands to a committing one; the model is in a folder.
 
     Attributes:
-        folder: Path of the staged generation, which holds the bundle alone.
+        folder: Path of the staged generation, which holds only the bundle.
     """
 
     folder: ExactPath

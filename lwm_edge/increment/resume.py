@@ -56,7 +56,7 @@ class CheckpointHeader(Report):
         loss_sums: Sums of the losses up to that update.
         plan: Plan that the training follows.
         photos: Path of the folder of photos; None if it is too long to be kept here.
-        photos_digest: Digest of the photos alone, to tell what differs in another job.
+        photos_digest: Digest of the photos alone, which tells whether another job has other photos.
         settings: Settings of the job.
     """
 
@@ -79,8 +79,8 @@ class SavedTraining:
         folder: Path of the folder of photos.
         photos: Photos that it learns from.
         config: Settings of the increment.
-        recipe: Recipe with the numbers that the settings lead to; another version of this package may use
-            other numbers for the same settings.
+        recipe: Recipe with the numbers that follow from the settings; in another version of this package,
+            other numbers can follow from them.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class SavedTraining:
         self._folder = folder
         self._photos = [(photo.digest, photo.label) for photo in photos.photos]
         self._config = config
-        self._job = _digest({"photos": self._photos, "config": _what_counts(config), "recipe": recipe})
+        self._job = _digest({"photos": self._photos, "config": _settings_in_digest(config), "recipe": recipe})
 
     def plan(self) -> PlanReport | None:
         """Returns the plan that the training followed; None if there is nothing to continue.
@@ -107,19 +107,19 @@ class SavedTraining:
         """
         header = read_header(self._path)
         if header is None or header.parent_digest != self._parent_digest:
-            self.forget()  # it is damaged, or the model has changed since
+            self.forget()  # the checkpoint is damaged, or the model has changed since
             return None
         if header.job != self._job:
             raise ConfigError(
                 f"an increment with other photos or settings was interrupted at step {header.step}: give the "
-                "same photos and settings to continue it, or pass --fresh to start over with these",
+                "original ones to continue it, or pass --fresh to start over with the new ones",
                 self._differences(header),
             )
         return header.plan
 
     def _differences(self, header: CheckpointHeader) -> list[str]:
         """Says in which photos and settings this job differs from the one that was interrupted."""
-        then, now = _what_counts(header.settings), _what_counts(self._config)
+        then, now = _settings_in_digest(header.settings), _settings_in_digest(self._config)
         found = [
             f"{name} is {_shown(now[name])} here, and was {_shown(then[name])} there"
             for name in now
@@ -128,10 +128,10 @@ class SavedTraining:
         if header.photos_digest != _digest(self._photos):
             where = f", which were in {printable(header.photos)}" if header.photos else ""
             found.insert(0, f"the photos are not those of the interrupted increment{where}")
-        return found or ["it was begun by another version of lwm-edge, whose recipe has other numbers"]
+        return found or ["another version of lwm-edge began it, with other numbers in the recipe"]
 
     def state(self) -> TrainingState | None:
-        """Returns the state to continue from, its tensors mapped from the file; None if there is none."""
+        """Returns the state to continue from, with tensors mapped from the file; None if there is none."""
         from ..learning.training import TrainingState
         from ..model.loading import mapped_tensors
 
@@ -169,15 +169,15 @@ class SavedTraining:
 
 
 def read_header(path: Path) -> CheckpointHeader | None:
-    """Reads a checkpoint's header; returns None if there is none that this version understands."""
+    """Reads a checkpoint's header; returns None if there is none, or this version does not understand it."""
     try:
         return CheckpointHeader.model_validate_json(ownership.checkpoint_header(path) or b"")
-    except (ValidationError, ConfigError):  # the latter is about its settings
+    except (ValidationError, ConfigError):  # a ConfigError is about the settings in the header
         return None
 
 
 def resumed_settings(home: Home, config: IncrementConfig) -> IncrementConfig:
-    """Fills in the settings that were not given, from an interrupted increment if there is one to continue.
+    """Fills in settings that were not given from an interrupted increment, if there is one to continue.
 
     Args:
         home: Model home, whose lock is held.
@@ -191,7 +191,7 @@ def resumed_settings(home: Home, config: IncrementConfig) -> IncrementConfig:
 
 
 def _encoded(header: CheckpointHeader) -> bytes:
-    """Writes a header, without paths if they are too long for it."""
+    """Encodes a header, without its paths if they make it too long."""
     text = header.model_dump_json().encode()
     if len(text) > HEADER_BYTES:
         settings = header.settings.model_copy(update={"sign_with": None})
@@ -199,7 +199,7 @@ def _encoded(header: CheckpointHeader) -> bytes:
     return text
 
 
-def _what_counts(config: IncrementConfig) -> dict[str, Any]:
+def _settings_in_digest(config: IncrementConfig) -> dict[str, Any]:
     """Returns the settings that affect what is learnt."""
     return config.model_dump(mode="json", exclude=_SETTINGS_NOT_IN_DIGEST)
 

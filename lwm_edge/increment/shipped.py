@@ -1,4 +1,4 @@
-"""Judges what became of the shipped classes, whose photos are not on the device."""
+"""Judges how well the shipped classes are still recognised, although their photos are not on the device."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import numpy as np
 
 from ..learning.class_statistics import ClassStatistics
 from ..learning.discriminant import Head
+from ..learning.regrouping import is_solved
 from ..learning.reports import ShippedEstimate
 from ..model.bundle import RIGHT, RIGHT_SOLVED, TOTAL, Arrays
 
 _ERROR, _ERROR_OF_DROP = 0.03, 0.5  # a constant error, and a share of the drop; see `interval_around`
 _MAX_CORRECTION = 2.0  # largest factor by which new photos correct a drop; its inverse is the smallest
 _WIDEST = 0.4  # width of an interval beyond which an estimate is not shown as a figure
-_WORTH_SAYING = 0.25  # share of its photos that a class is estimated to lose
+_LOSS_WORTH_A_WARNING = 0.25  # share of photos; a class that is estimated to lose more is named in a warning
 _LISTED = 5
 _MIN_CLASSES = 2  # one class alone is always recognised, whatever the spread
 
 
 class ShippedJudgement(NamedTuple):
-    """Says what became of the shipped classes.
+    """Says how well the shipped classes are still recognised.
 
     Attributes:
         estimate: Estimate of the accuracy on them; None if the vendor did not measure it.
@@ -46,14 +47,14 @@ def judge_shipped(
     solved: bool,
     is_first: bool,
 ) -> ShippedJudgement:
-    """Judges the shipped classes by their statistics, starting from what the vendor measured.
+    """Judges the shipped classes by their statistics, starting from the vendor's measurements.
 
     Args:
         known: Statistics of the classes that the teacher knows, in its features.
         statistics: Statistics of all classes, in the student's features.
         head_before: Head of the teacher.
         head_now: Head of the student.
-        measured: Tensors of what the vendor measured, see `model.bundle`.
+        measured: Tensors with the vendor's measurements, see `model.bundle`.
         class_names: Names of the shipped classes that are left.
         new_right: Share of a new class's photos that a head like the student's recognises without having
             learnt them, as a mean over the new classes.
@@ -73,8 +74,8 @@ def judge_shipped(
     )
     accuracy, photos = by_solved if solved else as_shipped, int(total.sum())
     per_photo = 1 / total[is_measured]
-    counted = is_measured.sum() ** 2 / per_photo.sum()  # photos that would say as much if evenly spread
-    alone = known.solve_head(shipped) if solved else Head(*(rows[:shipped] for rows in head_before))
+    counted = is_measured.sum() ** 2 / per_photo.sum()  # this many evenly spread photos would tell as much
+    alone = _head_alone(known, head_before, shipped, solved)
     # Even if every photo was recognised, the next one may not be.
     spread = known.find_spread(*alone, shipped, is_measured, min(accuracy, 1 - 0.5 / photos))
     at_first, before = (known.estimate_accuracy(*head, shipped, spread) for head in (alone, head_before))
@@ -95,9 +96,20 @@ def judge_shipped(
         interval=interval,
     )
     drops = at_first - now
-    worst = [class_names[i] for i in np.argsort(-drops)[:_LISTED] if drops[i] > _WORTH_SAYING]
+    worst = [class_names[i] for i in np.argsort(-drops)[:_LISTED] if drops[i] > _LOSS_WORTH_A_WARNING]
     warnings = [f"{', '.join(worst)} lost the most accuracy; check with lwm-edge evaluate"] if worst else []
     return ShippedJudgement(estimate, lost, warnings)
+
+
+def _head_alone(known: ClassStatistics, head_before: Head, shipped: int, solved: bool) -> Head:
+    """Returns a head with which the teacher would rank the shipped classes if it knew no others."""
+    weight, bias = (rows[:shipped] for rows in head_before)
+    if not solved:
+        return Head(weight, bias)
+    if not is_solved(head_before.weight, known):
+        return known.solve_head(shipped)
+    # Solving the head for these classes alone would only change the scale and shift all logits alike.
+    return Head(weight - weight.mean(0), bias)
 
 
 def _lost(
@@ -107,9 +119,9 @@ def _lost(
     head_now: Head,
     class_names: Sequence[str],
 ) -> list[str]:
-    """Lists the classes that this increment brings down to chance, even by their statistics alone.
+    """Lists the classes that this increment brings down to chance, judged by their statistics alone.
 
-    Estimates from statistics are too good if the backbone stays as it is, so a class that they put at chance
+    Estimates from statistics are too high if the backbone stays as it is, so a class that they put at chance
     is lost. After training they can err either way; benchmarks/estimates.py compares them with photos.
     """
     shipped, chance = len(class_names), 1 / len(head_now[0])
@@ -128,8 +140,8 @@ def _correction(right: float, drawn_right: float) -> float:
     If real photos of the new classes are recognised more often than photos drawn from their statistics, the
     shipped classes lose more to the new ones than drawn photos show; if less often, they lose less. Photos on
     the border between two classes can go to either. The square root is a compromise; benchmarks/README.md
-    says what it was tried on. The factor holds for heads that are solved from the statistics; trained ones
-    draw the line elsewhere.
+    says what it was tried on. The factor holds for heads that are solved from the statistics; trained heads
+    draw that border elsewhere.
     """
     ratio = right / max(drawn_right, 1e-6)
     return float(np.clip(np.sqrt(ratio), 1 / _MAX_CORRECTION, _MAX_CORRECTION))
@@ -138,10 +150,11 @@ def _correction(right: float, drawn_right: float) -> float:
 def interval_around(estimate: float, measured: float, photos: float) -> tuple[float, float]:
     """Computes an interval around an estimate that starts from a measured accuracy.
 
-    It is meant to contain the result of a second measurement on as many photos as the first. Its width has
-    three parts: chance, which is Wilson's 95% interval (1927) for what was measured, once for each of the two
-    measurements; a constant; and a share of the drop, since the more a model is estimated to have lost, the
-    less its statistics can be trusted. benchmarks/README.md says on which runs the last two were chosen.
+    The interval is meant to contain the result of a second measurement on as many photos as the first. Its
+    width has three parts: chance, which is Wilson's 95% interval (1927) for the measured accuracy, once for
+    each of the two measurements; a constant; and a share of the drop, since the more a model is estimated to
+    have lost, the less its statistics can be trusted. benchmarks/README.md says on which runs the last two
+    were chosen.
 
     Args:
         estimate: Estimated accuracy.

@@ -1,4 +1,4 @@
-"""Sets up an increment: reads the photos, chooses the way to learn them, and plans for this device."""
+"""Sets up an increment: reads the photos, chooses the way to learn them, and makes a plan for this device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..custody.keys import read_private_key
 from ..errors import CapacityError, ConfigError
-from ..freed_memory import drop_library_pages
+from ..freed_memory import drop_library_pages, freed_memory_kept
 from ..home.home import Home
 from ..home.trust import require_trusted_model
 from ..learning.config import RECIPES, IncrementConfig, MorePhotos, choose_recipe
@@ -16,9 +16,10 @@ from ..memory import peak_rss_bytes, reset_peak_rss, rss_bytes
 from ..model.bundle import WEIGHT, Bundle
 from ..model.manifest import Manifest
 from ..model.torch_needed import require_torch, torch_is_installed
+from ..photos.class_folders import advice_on_known_class
 from ..photos.class_names import fold_class_name
-from ..photos.folders import advice_on_known_class, read_photo_folder, split_held_back
-from ..photos.photo_set import PhotoSet, PixelCache
+from ..photos.folders import read_photo_folder
+from ..photos.photo_set import PhotoSet, PixelCache, split_held_back
 from ..photos.reading import decoding_bytes, forget_decoding_peak
 from ..records import ProgressCallback, StepReporter
 from .plan import SHARE_FOR_CHECKED_PHOTOS, check_disk, make_plan, memory_limit
@@ -28,7 +29,7 @@ from .resume import SavedTraining
 from .timing import Timer
 from .values import Approach, Learner, NewPhotos
 
-_INSTEAD = ", or use recipe lda"
+_ADVICE_WITHOUT_TORCH = ", or use recipe lda"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def set_up(
         more: Settings for further photos of known classes; None for photos of new classes.
 
     Raises:
-        LwmEdgeError: The bundle, the photos, the settings or this device is not fit for the increment.
+        LwmEdgeError: The bundle, the photos, the settings or this device cannot be used for the increment.
     """
     parent = home.open_bundle()
     require_trusted_model(home, parent.manifest)
@@ -86,20 +87,22 @@ def set_up(
     if more and len(parent.manifest.class_names) == 1:
         only = parent.manifest.class_names[0]
         raise ConfigError(
-            f"{only} is the model's only class, so every photo passes for it, and further ones change "
-            "nothing; add another class first (lwm-edge add-classes), and then these photos"
+            f"{only} is the model's only class, so every photo is given that class, and more photos "
+            "change nothing; add another class first (lwm-edge add-classes), and then these photos"
         )
     if more and not more.solve_head:
         from .instant import require_solved_head
 
         require_solved_head(parent)
-    photos = _read_photos(folder, parent.manifest, config, on_progress, more)
+    with freed_memory_kept(True):  # every photo frees memory that the next one takes
+        photos = _read_photos(folder, parent.manifest, config, on_progress, more)
     decoding = decoding_bytes(max(0, peak_rss_bytes() - rss_bytes()))
     approach = _choose_approach(parent, len(photos.to_learn.photos), config, more)
-    report = StepReporter("plan", 1 + USUAL_STEPS, on_progress)
+    steps = 1 + USUAL_STEPS if approach.recipe.trains else USUAL_STEPS
+    report = StepReporter("plan", steps, on_progress)
     report()
     learner = _make_learner(parent, approach, len(photos.new_classes), config)
-    drop_library_pages()  # most of them were needed for importing only
+    drop_library_pages()  # most of these pages were needed only for importing
     saved = SavedTraining(home.training, parent.manifest, folder, photos.to_learn, config, approach.recipe)
     limit, limit_source = memory_limit(config)
     left_off = None if config.fresh else saved.plan()
@@ -112,7 +115,7 @@ def set_up(
             timer=timer,
         )
         job = replace(job, before_step=report)
-        if left_off:  # what was begun in one precision is not continued in the other
+        if left_off:  # training that began in one precision must not continue in the other
             job = replace(job, precisions=(left_off.precision,))
         plan = make_plan(job, config, limit, limit_source)
     if not saved.may_save():
@@ -134,7 +137,8 @@ def _choose_approach(
     manifest, features = parent.manifest, parent.arrays(WEIGHT)[WEIGHT].shape[1]
 
     def map_cells() -> int:
-        require_torch("choosing whether to train the network needs", _INSTEAD)
+        """Counts the cells of the attention maps, which needs torch."""
+        require_torch("choosing whether to train the network needs", _ADVICE_WITHOUT_TORCH)
         from ..model.loading import load_network
         from ..model.network import attention_cells
 
@@ -161,7 +165,7 @@ def _make_learner(parent: Bundle, approach: Approach, new_classes: int, config: 
         from .instant import InstantLearner
 
         return InstantLearner(parent, approach, config)
-    require_torch(f"recipe {approach.name} trains the network, which needs", _INSTEAD)
+    require_torch(f"recipe {approach.name} trains the network, which needs", _ADVICE_WITHOUT_TORCH)
     from .trained import TrainingLearner
 
     return TrainingLearner(parent, approach, new_classes, config)
@@ -215,7 +219,7 @@ def _read_photos(
 
 
 def _advice_on(manifest: Manifest) -> Callable[[str], str]:
-    """Makes a function that says what can be done with photos of a class that the model knows already."""
+    """Makes a function that says what to do with photos of a class that the model already knows."""
     shipped = manifest.class_names[: manifest.shipped_classes]
     may_grow = "add-photos" in manifest.permits
     return lambda name: advice_on_known_class(
@@ -224,11 +228,12 @@ def _advice_on(manifest: Manifest) -> Callable[[str], str]:
 
 
 def _labels_of_known(manifest: Manifest) -> Callable[[str], int | str]:
-    """Makes a function that returns a class's class_index, or says why it cannot get further photos."""
+    """Makes a function that returns a class's class_index, or says why the class cannot get more photos."""
     rows = {fold_class_name(name): row for row, name in enumerate(manifest.class_names)}
     shipped = manifest.shipped_classes if "add-photos" not in manifest.permits else 0
 
     def label_of(name: str) -> int | str:
+        """Returns the class_index, or the reason why this class cannot get further photos."""
         row = rows.get(fold_class_name(name))
         if row is None:
             return "the model does not know this class; teach it with lwm-edge add-classes"

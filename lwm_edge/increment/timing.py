@@ -29,16 +29,17 @@ class Timer:
         self._since = started + sum(self._parts.values())
 
     def watching(self, on_progress: ProgressCallback) -> ProgressCallback:
-        """Makes a function that passes progress on, and notes where a part begins."""
+        """Makes a function that passes progress on, and notes when a part begins."""
 
         def report(progress: Progress) -> None:
+            """Starts the time of the part that this progress belongs to, and passes the progress on."""
             self.begin(progress.phase)
             on_progress(progress)
 
         return report
 
     def begin(self, part: str) -> None:
-        """Ends the current part, and begins the given one or goes on with it."""
+        """Ends the current part, and begins or continues the given one."""
         now = time.monotonic()
         self._parts[self._part] = self._parts.get(self._part, 0.0) + now - self._since
         self._part, self._since = part, now
@@ -48,6 +49,6 @@ class Timer:
         return time.monotonic() - self.started
 
     def parts(self) -> dict[str, float]:
-        """Returns the seconds of each part so far, the current one included; together they are `seconds`."""
+        """Returns the seconds of each part so far, including the current one; they add up to `seconds`."""
         self.begin(self._part)
         return {part: round(seconds, 3) for part, seconds in self._parts.items()}

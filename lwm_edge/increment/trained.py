@@ -44,9 +44,9 @@ _CPU = torch.device("cpu")
 class TrainingLearner:
     """Trains a student M_t beside its frozen teacher M_{t-1}.
 
-    Only the training runs on a GPU. Statistics, maps and what the ONNX file is compared with are computed on
-    the CPU, in float32: torch lets a GPU round what goes into convolutions to 10 bits (TF32), and the
-    comparison would take the difference for a faulty file.
+    Only the training runs on a GPU. Statistics, maps and the logits that the ONNX file is compared with are
+    computed on the CPU, in float32. On a GPU, torch may round the inputs of convolutions to 10 bits (TF32),
+    and the comparison would mistake the difference for a fault of the file.
 
     Args:
         parent: Bundle of the model before the increment.
@@ -73,7 +73,7 @@ class TrainingLearner:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Returns warnings for the owner about what this way cannot do well."""
+        """Returns warnings for the owner about the limits of training with this model on this device."""
         return self._warnings
 
     @property
@@ -114,13 +114,13 @@ class TrainingLearner:
             training = self._train(photos, plan, saved, by_teacher, on_progress, should_stop)
             to_learn = observe(student, photos.to_learn, batch_size, on_progress).head_inputs
             change = FeatureMap.fit(by_teacher, to_learn)
-            known = ClassStatistics.from_bundle(self._parent)  # only now, as the training needs the memory
+            known = ClassStatistics.from_bundle(self._parent)  # not earlier, as the training needs the memory
             known.follow_drift(change, teacher.classes)
             held_back, by_teacher_too = (
                 observe(network, photos.held_back, batch_size, on_progress, keep_maps=True)
                 for network in (student, teacher)
             )
-        drop_library_pages()  # most of them were needed for the training only
+        drop_library_pages()  # most of these pages were needed only for training
         head_for_held_back, without = self._solved(known, to_learn, photos.to_learn.labels)
         unseen = Unseen(
             head_for_held_back.logits(held_back.head_inputs),
@@ -153,7 +153,7 @@ class TrainingLearner:
         on_progress: ProgressCallback,
         should_stop: Callable[[], bool],
     ) -> TrainingReport:
-        """Trains the student; if the recipe has a solved head, the backbone trains beneath it."""
+        """Trains the student; if the recipe solves the head, only the backbone is trained."""
         student, teacher, recipe = self._student, self._teacher, self._approach.recipe
         teachers_head = teacher.head_tensors()
         if recipe.head == "solved":
@@ -204,10 +204,11 @@ class TrainingLearner:
     def _checkpoint_saver(
         self, plan: PlanReport, saved: SavedTraining, should_stop: Callable[[], bool]
     ) -> Callable[[TrainingState], None]:
-        """Makes a function that saves the training once a minute, and saves and ends it on request."""
+        """Makes a function that saves the training once a minute, and saves and stops it on request."""
         last_save = time.monotonic()
 
         def save_or_stop(state: TrainingState) -> None:
+            """Saves the training if it is time to, and raises StoppedError if it is to stop."""
             nonlocal last_save
             stop = should_stop()
             if plan.checkpoints and (stop or time.monotonic() - last_save > SECONDS_BETWEEN_SAVES):
@@ -223,7 +224,7 @@ class TrainingLearner:
         return save_or_stop
 
     def _changed_tensors(self) -> dict[str, NDArray[Any]]:
-        """Returns the student's tensors and probe, and clears what the vendor measured on another network."""
+        """Returns the student's tensors and probe, and zeros for measurements of the vendor's network."""
         measured = self._parent.arrays(*MEASURED)
         return {
             **network_arrays(self._student),
@@ -273,7 +274,7 @@ def _make_student(teacher: Network, approach: Approach, new_classes: int, config
 def _warnings(
     approach: Approach, teacher: Network, cells: int, manifest: Manifest, *, slow_precision: bool
 ) -> Iterator[str]:
-    """Warns the owner about what the approach cannot do well."""
+    """Warns the owner about the limits of the approach."""
     if slow_precision:
         yield "this device is not known to have instructions for bfloat16: float32 is probably faster here"
     if approach.recipe.gamma:

@@ -1,4 +1,4 @@
-"""Defines the values that the parts of an increment share: its photos, how it learns, and what it learnt."""
+"""Defines the values that the parts of an increment share: its photos, its approach and its results."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class NewPhotos:
 
     @property
     def all_labels(self) -> list[int]:
-        """Returns the class_index of each photo, those to learn from first."""
+        """Returns the class_index of each photo, starting with the photos to learn from."""
         return self.to_learn.labels + self.held_back.labels
 
 
@@ -56,7 +56,7 @@ class Approach:
     Attributes:
         name: Name of the recipe.
         reason: Reason for this recipe, in words.
-        recipe: Recipe, with the user's own numbers.
+        recipe: Recipe, with any numbers that the settings change.
         classification: Kind of classification loss (L_C).
     """
 
@@ -67,7 +67,7 @@ class Approach:
 
 
 class Learnt(NamedTuple):
-    """Holds what the learning produced.
+    """Holds the results of learning.
 
     Attributes:
         training: Report on the training; None if the backbone stayed as it was.
@@ -77,9 +77,9 @@ class Learnt(NamedTuple):
         teachers_head: Head of the teacher.
         held_back_logits: Logits of the held-back photos, by a head of the student that has not learnt them.
         judge_unseen: Function that judges photos, each by a model that has not learnt it, and also returns
-            their class indices. It judges all photos if nothing trains, else the held-back ones. Before each
-            such model, it calls the function that it is given.
-        rows: Rows of the `Discriminant` of all classes, if it was solved.
+            their class indices. It judges all photos if nothing trains, else the held-back ones. Its argument
+            is a function, which it calls before it uses each model.
+        rows: Rows of the `Discriminant` of all classes; None if the backbone was trained.
         head: Head of the student.
         attention_distance: Mean L_AD between student and teacher on the held-back photos; None if torch did
             not run, as only its networks make attention maps.
@@ -116,20 +116,20 @@ class UnwrittenModel(NamedTuple):
 
 
 class Learner(Protocol):
-    """Learns new classes in one of two ways, see `instant` and `trained`."""
+    """Learns new classes in one of two ways; see `instant` and `trained`."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Returns warnings for the owner about what this way cannot do well or leaves unused."""
+        """Returns warnings for the owner about limits of this way of learning, or settings it ignores."""
 
     @property
     def student(self) -> object | None:
-        """Returns the student, if there is one beside the teacher."""
+        """Returns the student's network; None if nothing trains, so that teacher and student share one."""
 
     def describe_job(
         self, photos: NewPhotos, *, decoding_bytes: int, generation_bytes: int, timer: Timer
     ) -> Job:
-        """Describes the increment for planning, together with a step that can be tried.
+        """Describes the increment for planning, with a step that can be tried.
 
         Args:
             photos: Photos to learn from and held-back photos.
@@ -146,4 +146,4 @@ class Learner(Protocol):
         on_progress: ProgressCallback,
         should_stop: Callable[[], bool],
     ) -> Learnt:
-        """Learns the photos as the plan says."""
+        """Learns the photos, as planned."""

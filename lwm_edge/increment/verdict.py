@@ -1,4 +1,4 @@
-"""Judges what a student has learnt, and refuses it if it does not pass the gate."""
+"""Judges a student, and refuses it if it does not pass the gate."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def held_back_mistakes(task: Task, learnt: Learnt) -> tuple[Mistake, ...]:
 
 
 class NewJudgement(NamedTuple):
-    """Holds what photos of the new classes say about a head that had not learnt them.
+    """Holds the results for photos of the new classes, each judged by a head that had not learnt that photo.
 
     Attributes:
         classes: Report on each new class.
-        scores: Each of these photos' score for unknown objects [M].
+        scores: Each photo's score for unknown objects [M].
         labels: class_index of each photo [M].
     """
 
@@ -91,7 +91,7 @@ def calibration(task: Task, new: NewJudgement) -> Histogram:
 
 
 def judge_what_shipped(task: Task, learnt: Learnt, judged: Sequence[NewClassReport]) -> ShippedJudgement:
-    """Judges what became of the shipped classes, given how often the new ones are recognised."""
+    """Judges how well the shipped classes are still recognised, given how often the new ones are."""
     parent = task.parent.manifest
     return judge_shipped(
         ClassStatistics.from_bundle(task.parent),

@@ -1,9 +1,9 @@
 """Runs an increment in a process of its own; if torch trains, a second one exports and commits.
 
-Thus the calling app gets its memory back, and survives if the system kills the training because memory runs
+So the calling app gets its memory back, and survives if the system kills the training because memory runs
 out; torch and ONNX Runtime are never in memory together. The processes inherit the home's lock, so the lock
-is held as long as any of them is alive. They end when the process that started them does: the training stops
-after its next step and saves what it has learnt, and the work before and after it stops at the next photo.
+is held as long as any of them is alive. They end when the process that started them ends: the training stops
+after its next step and saves its state, and the work before and after the training stops at the next photo.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .timing import Timer
 if TYPE_CHECKING:
     from .values import UnwrittenModel
 
-_DOING = {
+_WORK_IN_PHASE = {
     "photos": "reading the photos",
     "plan": "planning",
     "features": "running the network on the photos",
@@ -40,17 +40,17 @@ _DOING = {
 
 
 class Message(BaseModel):
-    """Carries one reply of a worker: progress, or, in the last message, the result."""
+    """Holds one reply of a worker: progress or, in the last message, the result."""
 
     progress: Progress | None = None
     plan: PlanReport | None = None
     staged: StagedIncrement | None = None
     report: IncrementReport | None = None
-    mistakes: tuple[Mistake, ...] = ()  # sent separately, as the reports leave them out of any JSON
+    mistakes: tuple[Mistake, ...] = ()  # sent separately, as the JSON of the reports leaves them out
 
 
 class Job(BaseModel):
-    """Tells a worker what to do: plan, learn, or commit what was staged.
+    """Tells a worker what to do: plan, learn, or commit a staged increment.
 
     Attributes:
         home: Path of the model home.
@@ -59,7 +59,7 @@ class Job(BaseModel):
         started: Value of time.monotonic() when the command or the call began.
         more: Settings for further photos of known classes; None for photos of new classes.
         dry_run: Whether to plan only.
-        staged: Increment to commit; None to learn one.
+        staged: Increment to commit; None if one is to be learnt.
     """
 
     home: ExactPath
@@ -72,7 +72,7 @@ class Job(BaseModel):
 
 
 def run(job: Job, lock: int, on_progress: ProgressCallback) -> Message:
-    """Runs a job in a new process, and returns its last message, which carries the result."""
+    """Runs a job in a new process, and returns its last message, which holds the result."""
     with started_process(__name__, job, lock=lock) as process:
         for message in replies_from(process, Message):
             if message.progress is None:
@@ -115,7 +115,7 @@ def _do_job(job: Job, reply: Callable[[Message], None]) -> None:
     if isinstance(learnt, StagedIncrement):
         reply(Message(staged=learnt, mistakes=learnt.learning.mistakes))  # to be committed elsewhere
     else:
-        drop_library_pages()  # most of them were needed for the learning only
+        drop_library_pages()  # most of these pages were needed only for learning
         _commit(home, learnt, timer, model, reply, report_progress)
 
 
@@ -139,15 +139,16 @@ def stoppable_progress(reply: Callable[[Message], None], should_stop: Callable[[
     trained = ""
 
     def report_progress(progress: Progress) -> None:
+        """Sends the progress, and raises StoppedError if the worker is to stop."""
         nonlocal trained
-        with suppress(BrokenPipeError):  # nobody is listening any more, so the worker is to stop as well
+        with suppress(BrokenPipeError):  # nobody is listening any more, so `should_stop` will soon be true
             reply(Message(progress=progress))
         if progress.phase == "train":  # training itself checks whether to stop, after each step
             trained = ", after the training"
         elif should_stop():
             raise StoppedError(
-                f"stopped while {_DOING[progress.phase]}{trained}; the model is unchanged: run the same "
-                "command again"
+                f"stopped while {_WORK_IN_PHASE[progress.phase]}{trained}; the model is unchanged: run the "
+                "same command again"
             )
 
     return report_progress
@@ -159,6 +160,7 @@ def _stop_event() -> threading.Event:
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
 
     def watch() -> None:
+        """Sets the event once standard input ends, as it does when the starting process has ended."""
         while os.read(0, 4096):  # sys.stdin would hold a lock that must be free when the process ends
             pass
         stop.set()

@@ -1,5 +1,5 @@
-"""Implements the method, Learning without Memorizing, and what it is compared with.
+"""Implements Learning without Memorizing, and the baselines that it is compared with.
 
-It works on networks and photos that it is given, and knows of no homes, files or processes. This package
-imports `model`, `photos` and the foundation.
+The package works on the networks and photos that are passed to it, and knows nothing of homes, files or
+processes. It imports `model`, `photos` and the foundation.
 """

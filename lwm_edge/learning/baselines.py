@@ -1,6 +1,7 @@
-"""Provides what an owner can have for free: a frozen backbone with a head made from class statistics.
+"""Provides two baselines, which an owner can use without any training.
 
-Every recipe is compared with both baselines. Each learns a class by looking at its photos' features once.
+Each puts a head made from class statistics on a frozen backbone, and learns a class by seeing the features of
+its photos once. Every recipe is compared with both.
 """
 
 from __future__ import annotations
@@ -12,21 +13,21 @@ from .discriminant import Features, Labels
 
 
 class NearestClassMean:
-    """Predicts the class whose mean feature is nearest, all features scaled to length 1.
+    """Predicts the class whose mean feature is nearest, with all features scaled to length 1.
 
-    It comes from Mensink et al. 2013, and is the last step of iCaRL (Rebuffi et al. 2017, algorithm 1).
+    The method is that of Mensink et al. 2013. iCaRL uses it too (Rebuffi et al. 2017, algorithm 1).
     """
 
     def __init__(self) -> None:
         self._means: dict[int, Features] = {}
 
     def learn(self, features: Features, labels: Labels) -> None:
-        """Learns all photos of some classes: features [M, d], labels [M]."""
+        """Learns some classes from all of their photos: features [M, d], labels [M]."""
         for label in np.unique(labels):
             self._means[int(label)] = _unit(_unit(features[labels == label]).mean(0))
 
     def rank(self, features: Features) -> Labels:
-        """Ranks all classes learnt, best first: class_index [M, classes] from features [M, d]."""
+        """Ranks all learnt classes, best first, for features [M, d]; returns class_index [M, classes]."""
         known = np.array(sorted(self._means))
         means = np.stack([self._means[label] for label in known])
         ranks: Labels = known[_best_first(_unit(features) @ means.T)]
@@ -40,18 +41,19 @@ class NearestClassMean:
 class StreamingLda:
     """Predicts by linear discriminant analysis: class means and a shared covariance, updated class by class.
 
-    See Hayes and Kanan 2020; the default recipe keeps the same statistics, but here the backbone never moves.
+    The method is that of Hayes and Kanan 2020. Recipes with a solved head keep the same statistics, but
+    `lwm-lda` also trains the backbone.
     """
 
     def __init__(self, capacity: int, d: int) -> None:
         self._statistics = ClassStatistics.empty(capacity, d)
 
     def learn(self, features: Features, labels: Labels) -> None:
-        """Learns all photos of some classes: features [M, d], labels [M]."""
+        """Learns some classes from all of their photos: features [M, d], labels [M]."""
         self._statistics.learn(features, labels)
 
     def rank(self, features: Features) -> Labels:
-        """Ranks all classes learnt, best first: class_index [M, classes] from features [M, d]."""
+        """Ranks all learnt classes, best first, for features [M, d]; returns class_index [M, classes]."""
         weight, bias = self._statistics.solve_head(self._statistics.means.any(1).sum())
         return _best_first(features @ weight.T + bias)
 
@@ -61,7 +63,7 @@ class StreamingLda:
 
 
 def _best_first(scores: Features) -> Labels:
-    """Returns the column of every score of a row, the highest first, equal ones from left to right."""
+    """Sorts the columns of each row by their scores, highest first; equal scores keep their order."""
     columns: Labels = (-scores).argsort(1, kind="stable")
     return columns
 

@@ -1,4 +1,4 @@
-"""Decides which photos a step sees, and reads them while another step computes."""
+"""Decides which photos each step learns from, and reads them ahead while earlier steps compute."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ _SECONDS_BETWEEN_CALLS = 0.2  # between two calls of `on_wait`
 
 @dataclass(frozen=True)
 class Pace:
-    """Says how training goes through its batches: this affects memory, time and, by rounding, the result.
+    """Sets how training works through its batches.
+
+    This affects memory and time; the results differ only by rounding.
 
     Attributes:
-        micro_batch_size: Number of images computed at once.
+        micro_batch_size: Number of images that are processed at once.
         prefetch: Number of batches to read ahead.
         recompute: Whether trained blocks are computed again in the backward pass, to save memory.
         precision: Precision in which the networks' blocks compute.
-        frozen_cache_bytes: Largest number of bytes of the frozen blocks' outputs to keep for all epochs.
+        frozen_cache_bytes: Maximum size of the cache that keeps the frozen blocks' outputs for all epochs.
     """
 
     micro_batch_size: int
@@ -42,13 +44,13 @@ class Pace:
 
 
 class Batch(NamedTuple):
-    """Holds what one optimiser update learns from.
+    """Holds the photos and labels that one optimiser update learns from.
 
     Attributes:
         step: Number of the update, from 0.
-        labels: class_index of each of the B photos; those in `kept` come first.
+        labels: class_index of each of the B photos; the photos in `kept` come first.
         pixels: Images of the other photos [B - len(kept), H, W, 3] uint8.
-        kept: Indices of photos whose pixels are not needed, as the frozen blocks' outputs are kept.
+        kept: Indices of the photos whose pixels are not needed, because the frozen blocks' outputs are kept.
     """
 
     step: int
@@ -65,32 +67,32 @@ def loaded_batches(
     kept: int = 0,
     on_wait: Callable[[], None] = wait_on,
 ) -> Iterator[Batch]:
-    """Yields the batches of training from step `start` on, and meanwhile reads the next ones ahead.
+    """Yields the training batches from step `start` on, while a thread reads the next ones.
 
     Args:
         photos: Photos to learn from.
         config: Settings of the increment.
         prefetch: Number of batches to read ahead.
         start: Number of the first step.
-        kept: Number of photos at the front of the set that need not be read.
-        on_wait: Function that is called a few times a second while a batch is waited for.
+        kept: Number of photos at the start of the set that need not be read.
+        on_wait: Function that is called a few times a second while the next batch is not ready.
     """
     labels, ended = photos.labels, threading.Event()
-    with ThreadPoolExecutor(1) as reader, _reading_ended(reader, ended):
+    with ThreadPoolExecutor(1) as reader, _stop_reading_at_end(reader, ended):
         ahead: deque[Future[Batch]] = deque()
         for step, epoch, indices in _schedule(len(labels), config, start):
-            known, others = [i for i in indices if i < kept], [i for i in indices if i >= kept]
-            of_batch = [labels[i] for i in known + others]
-            ahead.append(reader.submit(_loaded, photos, step, epoch, of_batch, known, others, ended))
+            of_kept, to_read = [i for i in indices if i < kept], [i for i in indices if i >= kept]
+            batch_labels = [labels[i] for i in of_kept + to_read]
+            ahead.append(reader.submit(_load, photos, step, epoch, batch_labels, of_kept, to_read, ended))
             if len(ahead) > prefetch:
-                yield _waited_for(ahead.popleft(), on_wait)
+                yield _wait_for(ahead.popleft(), on_wait)
         while ahead:
-            yield _waited_for(ahead.popleft(), on_wait)
+            yield _wait_for(ahead.popleft(), on_wait)
 
 
 @contextmanager
-def _reading_ended(reader: ThreadPoolExecutor, ended: threading.Event) -> Iterator[None]:
-    """Ends the reading when the block ends, as nobody will use what is still being read ahead."""
+def _stop_reading_at_end(reader: ThreadPoolExecutor, ended: threading.Event) -> Iterator[None]:
+    """Stops reading ahead when the block of code ends, as nobody will use the remaining batches."""
     try:
         yield
     finally:
@@ -98,28 +100,29 @@ def _reading_ended(reader: ThreadPoolExecutor, ended: threading.Event) -> Iterat
         reader.shutdown(cancel_futures=True)
 
 
-def _waited_for(batch: Future[Batch], on_wait: Callable[[], None]) -> Batch:
+def _wait_for(batch: Future[Batch], on_wait: Callable[[], None]) -> Batch:
     while not wait([batch], timeout=_SECONDS_BETWEEN_CALLS).done:
         on_wait()
     return batch.result()
 
 
-def _loaded(
+def _load(
     photos: PhotoSet,
     step: int,
     epoch: int,
     labels: list[int],
-    known: list[int],
-    others: list[int],
+    kept: list[int],
+    to_read: list[int],
     ended: threading.Event,
 ) -> Batch:
-    def end(progress: Progress) -> None:
+    def stop_if_ended(progress: Progress) -> None:
+        """Stops loading between two photos once nobody needs the batch any more."""
         if ended.is_set():
             raise CancelledError
 
-    size, report = photos.preprocessing.image_size, StepReporter("train", len(others), end)
-    pixels = photos.load(others, epoch, report) if others else np.empty((0, size, size, 3), np.uint8)
-    return Batch(step, labels, pixels, known)
+    size, report = photos.preprocessing.image_size, StepReporter("train", len(to_read), stop_if_ended)
+    pixels = photos.load(to_read, epoch, report) if to_read else np.empty((0, size, size, 3), np.uint8)
+    return Batch(step, labels, pixels, kept)
 
 
 def _schedule(count: int, config: IncrementConfig, start: int) -> Iterator[tuple[int, int, list[int]]]:
@@ -132,11 +135,11 @@ def _schedule(count: int, config: IncrementConfig, start: int) -> Iterator[tuple
 
 
 def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[list[int]]:
-    """Yields the photos' indices, a batch at a time, in an order that seed and epoch decide."""
+    """Yields the photos' indices, batch by batch, in a random order that depends on seed and epoch."""
     order = [int(i) for i in np.random.default_rng([seed, epoch]).permutation(count)]
     return (order[part] for part in chunks(count, batch_size))
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:
-    """Yields slices of `size` that together cover 0 to `count`; the last one may be shorter."""
+    """Yields slices of length `size` that together cover `count` items; the last one may be shorter."""
     return (slice(start, start + size) for start in range(0, count, size))

@@ -1,10 +1,12 @@
-"""Keeps what remains of the photos: one mean feature per class, and one covariance that all classes share.
+"""Keeps the class statistics: one mean feature per class, and one covariance that all classes share.
 
-Their shapes depend on the bundle's capacity and the network, never on the number of classes or photos. The
-head is solved from these statistics in closed form (see `discriminant`), as streaming LDA does on a frozen
-backbone: Hayes and Kanan 2020, "Lifelong Machine Learning with Deep Streaming Linear Discriminant Analysis".
+They are all that remains of the photos. Their shapes depend on the bundle's capacity and the network, never
+on the number of classes or photos. The head is solved from these statistics in closed form (see
+`discriminant`), as streaming LDA does on a frozen backbone: Hayes and Kanan 2020, "Lifelong Machine Learning
+with Deep Streaming Linear Discriminant Analysis".
 
-The [d, d] matrices are changed in place: with 1280 features in float64, each of them takes 12.5 MiB.
+The [d, d] matrices are large, so they are changed in place: with 1280 features in float64, each takes 12.5
+MiB.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from .discriminant import Discriminant, Features, Head, Labels
 
 _RIDGE = 0.1
 _ROWS_AT_ONCE = 256
-_SPREADS, _BISECTIONS = (0.01, 10_000.0), 14
-_DRAWN_PER_CLASS, _MAX_DRAWN = 1000, 200_000  # photos that are drawn for an estimate
+_SPREADS, _BISECTIONS = (0.01, 10_000.0), 14  # range and number of steps of the search in `find_spread`
+_DRAWN_PER_CLASS, _MAX_DRAWN = 1000, 200_000  # largest numbers of simulated photos: per class, and in all
 
 
 @dataclass
@@ -31,8 +33,8 @@ class ClassStatistics:
 
     Attributes:
         means: Mean of each class [capacity, d] float64; rows beyond the last class are zero.
-        covariance: Covariance within classes, shared by all [d, d] float64.
-        photos: Number of photos that the covariance was computed from, removed classes' photos included.
+        covariance: Covariance within classes, which all classes share [d, d] float64.
+        photos: Number of photos that the covariance was computed from, including photos of removed classes.
         counts: Number of photos of each class [capacity] float64.
     """
 
@@ -48,7 +50,7 @@ class ClassStatistics:
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> ClassStatistics:
-        """Reads the statistics of all classes that a bundle knows."""
+        """Reads the statistics of all classes in a bundle."""
         return cls.from_arrays(bundle.arrays(MEANS, COVARIANCE, PHOTOS, COUNTS))
 
     @classmethod
@@ -71,16 +73,16 @@ class ClassStatistics:
         return ClassStatistics(self.means.copy(), self.covariance.copy(), self.photos, self.counts.copy())
 
     def with_photos(self, features: Features, labels: Labels) -> ClassStatistics:
-        """Makes a copy that has learnt these photos too, as `learn` does."""
+        """Returns a copy that has learnt these photos too; see `learn`."""
         statistics = self.copy()
         statistics.learn(features, labels)
         return statistics
 
     def learn(self, features: Features, labels: Labels) -> None:
-        """Learns all photos of some classes: pooled features [M, d], class_index [M].
+        """Learns some classes from all of their photos: pooled features [M, d], class_index [M].
 
-        If a class was learnt before, its mean becomes that of these photos, while the covariance describes
-        all photos that were ever learnt.
+        If a class was learnt before, the mean of these photos replaces its mean, while the covariance still
+        describes all photos that were ever learnt.
         """
         centred = features.astype(np.float64)
         for label in np.unique(labels):
@@ -91,7 +93,10 @@ class ClassStatistics:
         self._add_to_scatter(centred, len(features))
 
     def _add_to_scatter(self, rows: Features, photos: int) -> None:
-        """Adds the outer products of some rows [R, d] to the scatter, in place, as the matrices are large."""
+        """Adds the outer products of rows [R, d] to the scatter, and `photos` to the number of photos.
+
+        The scatter is the covariance times the number of photos.
+        """
         self.covariance *= self.photos
         for start in range(0, len(self.covariance), _ROWS_AT_ONCE):
             block = slice(start, start + _ROWS_AT_ONCE)
@@ -100,7 +105,7 @@ class ClassStatistics:
         self.covariance /= self.photos
 
     def learn_more(self, features: Features, labels: Labels) -> None:
-        """Learns further photos of some classes, as if they had come together with the earlier ones."""
+        """Learns further photos of some classes, as if they were learnt together with the earlier ones."""
         if not len(features):
             return
         centred, between = features.astype(np.float64), []
@@ -115,7 +120,7 @@ class ClassStatistics:
         self._add_to_scatter(np.concatenate([centred, between]), len(features))
 
     def added(self, other: ClassStatistics) -> ClassStatistics:
-        """Combines these statistics with others, as if the photos of both had been learnt together."""
+        """Returns the sum of these statistics and others, as if the photos of both were learnt together."""
         photos, counts = self.photos + other.photos, self.counts + other.counts
         share = np.divide(other.counts, counts, out=np.zeros_like(counts), where=counts > 0)
         apart = other.means - self.means
@@ -127,9 +132,13 @@ class ClassStatistics:
         return both
 
     def follow_drift(self, change: FeatureMap, classes: int) -> None:
-        """Follows the backbone: carries over what was measured on its old features to its new ones.
+        """Adapts the statistics, made from a backbone's old features, to its features after training.
 
         This is drift compensation as in Yu et al. 2020 ("Semantic Drift Compensation"), with a linear map.
+
+        Args:
+            change: Map from the old features to the new ones.
+            classes: Number of classes whose means are adapted, counted from class_index 0.
         """
         self.means[:classes] = self.means[:classes] @ change.matrix.T + change.offset
         self.covariance = change.matrix @ self.covariance @ change.matrix.T
@@ -137,28 +146,29 @@ class ClassStatistics:
     def estimate_accuracy(
         self, weight: Features, bias: Features, classes: int, spread: float = 1.0, *, first: int = 0
     ) -> Features:
-        """Estimates from the statistics of some classes how often a head is right on each of them.
+        """Estimates, from the statistics alone, how often a head is right on each class.
 
-        For each class, photos are drawn from a Gaussian with its mean and the shared covariance, directly as
-        logits, which follow a Gaussian too; all rows of the head compete. No photo is needed, so a device can
-        estimate what became of the classes whose photos it never had.
+        Photos of each class are simulated: their logits are drawn from the Gaussian that follows from the
+        class's mean and the shared covariance, and all rows of the head compete. No real photo is needed, so
+        a device can estimate the accuracy on classes whose photos it never had.
 
         Args:
             weight: Weight of the head [N, d].
             bias: Bias of the head [N].
-            classes: Number of classes, from the front; of these, the ones from `first` on are judged.
+            classes: Number of classes, counted from class_index 0; those from `first` on are judged.
             spread: Factor by which the covariance is scaled; see `find_spread`.
             first: class_index of the first class that is judged.
 
         Returns:
-            Share of each judged class's photos on which the head is right [classes - first].
+            Share of simulated photos on which the head is right, for each judged class [classes - first].
         """
         centres, scatter = self._draw_logits(weight, bias, classes)
         return _share_right(centres, spread**0.5 * scatter, first)
 
     def _draw_logits(self, weight: Features, bias: Features, classes: int) -> tuple[Features, Features]:
-        """Computes the logits of the class means [classes, N], and draws photos around them [photos, N]."""
-        of_features = len(weight) > len(self.covariance)  # the smaller of the two covariances is used
+        """Computes the logits of the class means [classes, N], and draws random deviations [photos, N]."""
+        # Either features or logits can be drawn; those with the smaller covariance take less time.
+        of_features = len(weight) > len(self.covariance)
         covariance = self.covariance if of_features else weight @ self.covariance @ weight.T
         variances, axes = np.linalg.eigh(covariance)
         photos = min(_DRAWN_PER_CLASS, max(1, _MAX_DRAWN // classes))
@@ -171,16 +181,16 @@ class ClassStatistics:
     def find_spread(
         self, weight: Features, bias: Features, classes: int, is_measured: NDArray[np.bool_], accuracy: float
     ) -> float:
-        """Finds by what factor to scale the covariance so that the estimate agrees with what was measured.
+        """Finds the factor by which to scale the covariance so that the estimate agrees with a measurement.
 
-        Photos that a network learnt from lie closer together than those that it never saw, so an estimate
-        from their covariance is too good. Once the covariance is scaled, the estimate is right where the
-        truth is known.
+        The features of photos that a network learnt from lie closer together than those of photos that it
+        never saw, so an estimate from their covariance is too high. With the covariance scaled by this
+        factor, the estimate is right for the classes that were measured.
 
         Args:
             weight: Weight of a head for these classes alone [classes, d].
             bias: Bias of that head [classes].
-            classes: Number of classes, from the front.
+            classes: Number of classes, counted from class_index 0.
             is_measured: Whether each of these classes was measured [classes].
             accuracy: Mean accuracy over the measured classes.
         """
@@ -195,17 +205,17 @@ class ClassStatistics:
         return float(np.sqrt(low * high))
 
     def solve_head(self, classes: int) -> Head:
-        """Solves the head of the first classes in closed form, see `Discriminant`."""
+        """Solves the head for the first `classes` classes in closed form; see `Discriminant`."""
         return self.discriminant(classes).head
 
     def discriminant(
         self, classes: int, features: Features | None = None, labels: Labels | None = None
     ) -> Discriminant:
-        """Solves the discriminant of the first classes.
+        """Solves the discriminant for the first `classes` classes.
 
         Args:
-            classes: Number of classes, from the front.
-            features: Features of photos that were learnt and that may be left out again [M, d].
+            classes: Number of classes, counted from class_index 0.
+            features: Features of learnt photos that `Discriminant.without` can leave out again [M, d].
             labels: class_index of each of these photos [M].
         """
         means, counts = self.means[:classes], self.counts[:classes]
@@ -213,12 +223,12 @@ class ClassStatistics:
 
 
 def _share_right(centres: Features, scatter: Features, first: int = 0) -> Features:
-    """Computes the share of each class's drawn photos whose largest logit is the class's own.
+    """Computes, for each class, the share of simulated photos whose largest logit is that of the class.
 
     Args:
         centres: Logits of the class means [classes, N].
-        scatter: Logits drawn around zero [photos, N].
-        first: class_index of the first class.
+        scatter: Random deviations from these logits, the same for every class [photos, N].
+        first: class_index of the first class to compute a share for.
 
     Returns:
         The shares [classes - first].
@@ -241,10 +251,10 @@ class FeatureMap:
 
     @classmethod
     def fit(cls, before: Features, after: Features) -> FeatureMap:
-        """Fits the map to the same photos' features before and after [M, d], close to the identity.
+        """Fits the map to the features of the same photos before and after training [M, d].
 
-        This is least squares with a penalty of `_RIDGE` times a photo's mean square, so directions that the
-        photos do not show stay as they are.
+        This is least squares with a penalty on any deviation from the identity, `_RIDGE` times the mean
+        squared length of the features. Directions that the photos do not show therefore stay as they are.
         """
         x = before - before.mean(0)
         change = (after - after.mean(0)) - x

@@ -23,14 +23,14 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 class Recipe(NamedTuple):
-    """Says what an increment does with the network.
+    """Defines what an increment does with the network.
 
     Attributes:
         beta: Weight of L_D in L = L_C + beta * L_D + gamma * L_AD (Dhar et al. 2019, eq. 5).
         gamma: Weight of L_AD in the same loss.
         trains: Whether that loss trains the backbone; if not, the backbone stays as it is.
         head: Way to learn the head: `trained` by the loss too, as in the paper, or `solved` in closed form
-            from the class statistics, before the training (which then leaves it alone) and after it.
+            from the class statistics, both before the training, which leaves the head alone, and after it.
         learning_rate: Learning rate of SGD; the paper's if the head is trained.
         max_gradient_norm: Norm to which the gradients of an update are clipped; see `optimizer`.
         head_learning_rate: Learning rate of the head's rows; 0 if the head is solved.
@@ -45,7 +45,7 @@ class Recipe(NamedTuple):
     head_learning_rate: float = 0.0
 
     def adjusted(self, config: IncrementConfig) -> Recipe:
-        """Returns the recipe with the user's own numbers, where they are set and the recipe uses them."""
+        """Returns the recipe with the user's numbers, wherever they are set and the recipe uses them."""
         numbers = ("beta", "gamma", "learning_rate", "max_gradient_norm")
         chosen = {name: getattr(config, name) for name in numbers}
         chosen["head_learning_rate"] = config.head_learning_rate or config.learning_rate
@@ -72,14 +72,14 @@ def choose_recipe(
     reads_levels: bool,
     map_cells: Callable[[], int] | None,
 ) -> tuple[RecipeName, str]:
-    """Chooses the recipe, resolving `auto` by what is known on the device.
+    """Chooses the recipe; `auto` becomes the one that suits the network and the number of photos.
 
     A head that reads earlier blocks tells new classes apart just as well on an unchanged backbone: wherever
-    this was measured (benchmarks/), training gained no more than the noise and took ten times as long.
+    this was measured (benchmarks/), training gained no more than noise and took ten times as long.
 
-    With a head that reads the last feature maps alone, training helps, but it moves the features, and the old
-    classes' statistics must follow. It takes clearly more than d photos to tell how d features move; with
-    fewer, the backbone had better stay as it is.
+    With a head that reads the last feature maps alone, training helps, but it moves the features, and the
+    statistics of the old classes must be moved with them. It takes clearly more than d photos to show how d
+    features move; with fewer, it is better to leave the backbone as it is.
 
     Args:
         config: Settings of the increment.
@@ -94,7 +94,7 @@ def choose_recipe(
     if config.recipe != "auto":
         return config.recipe, "chosen in the settings"
     if reads_levels:
-        return "lda", "the head reads earlier blocks too, and beneath such a head, training gains nothing"
+        return "lda", "the head reads earlier blocks too, so training the backbone would gain nothing"
     if photos < _PHOTOS_PER_FEATURE * features:
         return (
             "lda",
@@ -109,7 +109,7 @@ def choose_recipe(
 
 @dataclass(frozen=True)
 class MorePhotos:
-    """Says that an increment learns further photos of known classes and no new class.
+    """Marks an increment that learns further photos of known classes, but no new class.
 
     Attributes:
         solve_head: Whether a trained head may be replaced by a solved one.
@@ -142,23 +142,23 @@ class IncrementConfig(Settings):
     recipe: RecipeName | Literal["auto"] = "auto"
     """Recipe of the increment: auto, lwm-lda, lda, lwm, lwf-mc or finetune.
 
-    `lwm` is the paper's loss, `lwf-mc` the same without the attention distillation loss, `finetune` the
-    classification loss alone. `lda` keeps the backbone and solves the head in closed form from class
-    statistics; `lwm-lda` trains the backbone by LwM beneath such a head. `auto` chooses one of these two; see
-    `choose_recipe`.
+    `lwm` trains with the paper's loss, `lwf-mc` with the same loss without its attention term, and `finetune`
+    with the classification loss alone. `lda` keeps the backbone and solves the head in closed form from class
+    statistics. `lwm-lda` solves the head too, but also trains the backbone with the paper's loss. `auto`
+    chooses `lda` or `lwm-lda`; see `choose_recipe`.
     """
     beta: float | None = Field(default=None, ge=0)
     """Weight of the distillation loss; the recipe has a default."""
     gamma: float | None = Field(default=None, ge=0)
     """Weight of the attention distillation loss; the recipe has a default."""
     classification: Activation | None = None
-    """Kind of classification loss, sigmoid (one against the rest) or softmax; by default, as in the base."""
+    """Kind of classification loss, sigmoid (one against the rest) or softmax; unless set, the base's kind."""
     epochs: int = Field(default=10, ge=1, le=10_000)
-    """Passes over the new photos."""
+    """Number of passes over the new photos."""
     learning_rate: float | None = Field(default=None, gt=0)
     """Constant learning rate of SGD; the recipe has a default."""
     head_learning_rate: float | None = Field(default=None, gt=0)
-    """Learning rate of the head's rows, where the recipe trains them; unless set, learning_rate."""
+    """Learning rate of the head, if the recipe trains it; unless set, it is learning_rate."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD."""
     max_gradient_norm: float | None = Field(default=None, gt=0)
@@ -166,31 +166,32 @@ class IncrementConfig(Settings):
     frozen_blocks: int = Field(default=0, ge=0)
     """Number of the network's first blocks that stay as they are.
 
-    Teacher and student share them, so they cost less memory and time. Without augmentation, what they make of
-    each photo is kept for all epochs, as far as the memory allows.
+    Teacher and student share these blocks, which saves memory and time. Without augmentation, the outputs of
+    these blocks are kept for all epochs, for as many photos as memory allows.
     """
     batch_size: int = Field(default=32, ge=1, le=4096)
-    """Photos per optimiser update."""
+    """Number of photos per optimiser update."""
     micro_batch_size: int | None = Field(default=None, ge=1, le=4096)
-    """Photos computed at once; unless set, the plan chooses.
+    """Number of photos that are processed at once; unless set, the plan chooses it.
 
-    It affects memory; the result differs only by rounding.
+    It affects memory use; the result differs only by rounding.
     """
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision in which the networks' blocks train: auto, float32 or bfloat16.
 
-    `auto` measures both where the processor has instructions for bfloat16 and the training is long, and takes
-    bfloat16 where it is clearly faster; set one of them where results must be the same each time. Heads,
-    attention maps, losses and statistics are float32 in any case.
+    If the processor has instructions for bfloat16 and the training is long, `auto` measures both, and takes
+    bfloat16 if it is clearly faster. Set one of the two if results must be the same every time. Heads,
+    attention maps, losses and statistics are always computed in float32 or wider.
     """
     max_memory: ByteSize | None = None
-    """Maximum memory that the training may use, such as 600MiB; unless set, half of what is free."""
+    """Maximum memory that the training may use, such as 600MiB; unless set, half of the free memory."""
     augment: bool = True
     """Whether the new photos are shifted and flipped at random."""
     held_back: float = Field(default=0.2, gt=0, lt=1)
-    """Share of each class that is kept for evaluation, at least one photo.
+    """Share of each class's photos that is held back for evaluation; it is at least one photo.
 
-    The class statistics, and a head that is solved from them, include these photos afterwards.
+    After the evaluation, the class statistics include these photos too, and so does a head that is solved
+    from the statistics.
     """
     class_name: str | None = None
     """Name of the one class that the whole folder of photos shows; unless set, each sub-folder is a class."""
@@ -208,7 +209,7 @@ class IncrementConfig(Settings):
     min_base_agreement: float | None = Field(default=None, ge=0, le=1)
     """Agreement with its teacher that a model needs to pass the gate.
 
-    It is the share of the held-back photos on which both rank the same base class highest.
+    It is the share of the held-back photos for which model and teacher rank the same base class highest.
     """
     min_shipped_accuracy: float | None = Field(default=None, ge=0, le=1)
     """Estimated accuracy on the shipped classes that a model needs to pass the gate.
@@ -216,7 +217,7 @@ class IncrementConfig(Settings):
     The estimate comes from the class statistics in the bundle.
     """
     max_attention_distance: float | None = Field(default=None, ge=0)
-    """Largest distance (L_AD) by which the attention maps of a model may move if it is to pass the gate."""
+    """Largest distance (L_AD) by which a model's attention maps may move if the model is to pass the gate."""
     force: bool = False
     """Whether to commit a model that the gate would refuse; the receipt then has a warning."""
     fresh: bool = False

@@ -12,7 +12,7 @@ Features = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 FOLDS = 5
-_PROBES = 32  # random directions that estimate a trace to about one percent
+_PROBES = 32  # random vectors, enough to estimate a trace to about one percent
 _LOGIT_AT_CLASS_MEAN = 5.0  # its sigmoid is 0.993
 
 
@@ -33,13 +33,13 @@ class Head(NamedTuple):
         return logits
 
 
-class Without(NamedTuple):
-    """Holds the discriminant as it is without some photos.
+class ReducedDiscriminant(NamedTuple):
+    """Holds a discriminant that was solved without some photos.
 
     Attributes:
-        means: Mean of each class [classes, d]; zeros if no photo is left.
-        rows: Directions C^-1 (mean of the class - mean of all) [classes, d].
-        head: Head, with a bias of minus infinity for a class without photos.
+        means: Mean of each class [classes, d]; zeros for a class with no photo left.
+        rows: Rows C^-1 (mean of the class - mean of all class means) [classes, d]; see `Discriminant`.
+        head: Head, with a bias of minus infinity for a class with no photo left.
     """
 
     means: Features
@@ -48,36 +48,36 @@ class Without(NamedTuple):
 
 
 class Discriminant:
-    """Solves the linear discriminant of each class against the mean of all.
+    """Solves the linear discriminant of each class against the mean of all classes.
 
-    A class's logit is the log-likelihood ratio of two Gaussians with the shared covariance: one around the
-    class's mean, and one around the mean of all classes' means. The latter is the same for every class, so it
-    changes no ranking and no softmax; it puts logit 0, where a sigmoid is one half, between the class and the
-    rest.
+    A class's logit is the log-likelihood ratio of two Gaussians that share the covariance C: one around the
+    mean of the class, and one around the mean of all class means. The second one is the same for every class,
+    so it changes neither rankings nor a softmax. It puts logit 0, where a sigmoid is one half, between the
+    class and the others. C is the covariance S of the photos, shrunk by `shrink`.
 
-    Photos that the backbone learnt from lie closer together than others, so the ratio is overconfident. All
-    logits are scaled alike (a temperature; no ranking changes) such that a class's own mean has the logit
-    `_LOGIT_AT_CLASS_MEAN` on average.
+    The features of photos that the backbone learnt from lie closer together than those of other photos, so
+    the ratio is overconfident. A temperature makes up for that: all logits are scaled by one factor, which
+    changes no ranking, so that the mean of a class has the logit `_LOGIT_AT_CLASS_MEAN` on average.
 
-    A mean of n photos differs from the true one, which lowers the log-likelihood that a class gives its
-    further photos by tr(C^-1 S) / 2n: classes with few photos would lose to those with many. The bias makes
-    up for that (Moran and Murphy 1979, "A Closer Look at Two Alternative Methods of Statistical
-    Discrimination"); where all classes have the same number of photos, it changes nothing.
+    The mean of n photos differs from the true mean. This lowers the log-likelihood of further photos of the
+    class by tr(C^-1 S) / 2n, so classes with few photos would lose to classes with many. The bias makes up
+    for that (Moran and Murphy 1979, "A Closer Look at Two Alternative Methods of Statistical
+    Discrimination"). If all classes have the same number of photos, it changes nothing.
 
     Args:
         means: Mean of each class [classes, d].
         covariance: Covariance S within classes [d, d].
         photos: Number of photos that S was computed from.
         counts: Number of photos of each class [classes].
-        features: Features of some of these photos, which `without` can leave out [M, d].
-        labels: class_index of each of them [M].
+        features: Features of those photos that `without` can leave out [M, d].
+        labels: class_index of each of those photos [M].
 
     Attributes:
         features: Features of the photos that `without` can leave out [M, d].
-        labels: class_index of each of them [M].
-        head: Head that the solution amounts to.
-        rows: Directions C^-1 (mean of the class - mean of all) [classes, d].
-        trace: Trace of C^-1 S.
+        labels: class_index of each of these photos [M].
+        head: Solved head.
+        rows: Rows C^-1 (mean of the class - mean of all class means) [classes, d].
+        trace: Estimate of the trace of C^-1 S.
         scale: Factor by which all logits are scaled.
     """
 
@@ -91,18 +91,17 @@ class Discriminant:
         labels: Labels | None = None,
     ) -> None:
         classes, d = means.shape
-        self._means, self._counts, self._weighed = means, counts, photos + d
+        self._means, self._counts, self._photos_and_prior = means, counts, photos + d
         self.features = np.empty((0, d)) if features is None else features
         self.labels = np.empty(0, np.int64) if labels is None else labels
-        # To leave out many photos, the matrix itself is changed; for a few, updating its solution is faster.
+        # To leave out many photos, `without` solves a changed matrix; for a few, it updates this solution.
         updates = len(self.features) <= d
         probes = np.random.default_rng(0).choice([-1.0, 1.0], (_PROBES, d))
         wanted = [means, probes @ covariance, *([self.features] if updates else [])]
-        shrunk = shrink(covariance, photos)
-        solved = np.linalg.solve(shrunk, np.concatenate(wanted).T).T
+        solved = solve_shrunk(covariance, photos, np.concatenate(wanted))
         self._solved_means, probed, self._solved = np.split(solved, [classes, classes + _PROBES])
-        self._shrunk = None if updates else shrunk
-        # tr(C^-1 S), as Hutchinson (1989) estimates a trace
+        self._shrunk = None if updates else shrink(covariance, photos)
+        # This estimates tr(C^-1 S) by the method of Hutchinson (1989).
         self.trace = float(np.einsum("pd,pd->", probes, probed)) / _PROBES
         self.rows = self._solved_means - self._solved_means.mean(0)
         bias = self._bias(self.rows, means, counts)
@@ -116,19 +115,20 @@ class Discriminant:
         return bias
 
     def folds(self) -> Iterator[NDArray[np.bool_]]:
-        """Yields up to `FOLDS` masks that say which photos to leave out [M]; each photo is in one of them."""
+        """Yields up to `FOLDS` masks of photos to leave out [M]; each photo is in exactly one of them."""
         fold = np.zeros(len(self.labels), dtype=int)
         for label in np.unique(self.labels):
             of_class = np.flatnonzero(self.labels == label)
             fold[of_class] = np.arange(len(of_class)) % FOLDS
         return (fold == number for number in np.unique(fold))
 
-    def without(self, left_out: NDArray[np.bool_]) -> Without:
-        """Solves the discriminant without some photos, keeping the shrinkage and the temperature of all.
+    def without(self, left_out: NDArray[np.bool_]) -> ReducedDiscriminant:
+        """Solves the discriminant without some photos, but with the shrinkage and temperature of all photos.
 
-        A class has n photos with the mean c. If it loses m photos x, whose mean is y, its scatter loses
-        sum (x - c)(x - c)' and m^2 / (n - m) (y - c)(y - c)' (' transposes). So the matrix loses Z' R Z,
-        where the rows of Z are x - c, and its inverse follows (Sherman, Morrison and Woodbury 1950).
+        Take a class of n photos whose mean is c, and leave out m photos x whose mean is y. The scatter of the
+        class is then smaller by the sum of (x - c)(x - c)' plus m^2 / (n - m) (y - c)(y - c)', where ' means
+        the transpose. So the matrix is smaller by Z' R Z, where the rows of Z are x - c. Its inverse follows
+        from the formula of Sherman, Morrison and Woodbury (1950).
 
         Args:
             left_out: Mask of the photos to leave out [M].
@@ -140,7 +140,7 @@ class Discriminant:
         means = (self._counts[:, None] * self._means - is_of @ photos) / shares
         Z = photos - self._means[labels]
         shared = is_of / np.sqrt(shares)
-        R = (np.eye(len(Z)) + shared.T @ shared) / self._weighed
+        R = (np.eye(len(Z)) + shared.T @ shared) / self._photos_and_prior
         if self._shrunk is not None:
             weight = np.linalg.solve(self._shrunk - Z.T @ R @ Z, (means - means.mean(0)).T).T
         else:
@@ -150,25 +150,54 @@ class Discriminant:
             solved_Z = solved - self._solved_means[labels]
             weight = solved_means - solved_means.mean(0)
             weight += np.linalg.solve(np.linalg.inv(R) - Z @ solved_Z.T, Z @ weight.T).T @ solved_Z
-        weight *= 1 - len(Z) / self._weighed
+        weight *= 1 - len(Z) / self._photos_and_prior
         bias = self.scale * self._bias(weight, means, counts)
         bias[(self._counts > 0) & (counts <= 0)] = -np.inf
-        return Without(means, weight, Head(self.scale * weight, bias))
+        return ReducedDiscriminant(means, weight, Head(self.scale * weight, bias))
 
 
 def shrink(covariance: Features, photos: float) -> Features:
     """Moves a covariance towards a multiple of the identity; the fewer photos it comes from, the further.
 
-    It is as if d more photos (as many as there are features) had been seen, spread equally in every
-    direction. This is the mean of the posterior under an inverse Wishart prior of that strength.
+    The result is as if d more photos (as many as there are features) had been seen, spread equally in every
+    direction. It is the mean of the posterior under an inverse Wishart prior of that strength.
 
     Args:
         covariance: Covariance S [d, d].
         photos: Number n of photos that S was computed from.
     """
-    d = len(covariance)
-    spread = max(np.trace(covariance) / d, 1e-12)
-    shrunk: Features = photos * covariance
-    shrunk[np.diag_indices(d)] += d * spread
-    shrunk /= photos + d
+    share, added = _shrinkage(covariance, photos)
+    shrunk: Features = share * covariance
+    shrunk[np.diag_indices(len(shrunk))] += added
     return shrunk
+
+
+def times_shrunk(rows: Features, covariance: Features, photos: float) -> Features:
+    """Multiplies rows [R, d] by what `shrink` returns, without making that matrix."""
+    share, added = _shrinkage(covariance, photos)
+    product: Features = share * (rows @ covariance) + added * rows
+    return product
+
+
+def solve_shrunk(covariance: Features, photos: float, rows: Features) -> Features:
+    """Multiplies rows [R, d] by the inverse of what `shrink` returns.
+
+    That matrix would take as much memory as the covariance, so it is not made. Instead, the diagonal of the
+    covariance itself is changed during the calculation, and then restored exactly.
+    """
+    share, added = _shrinkage(covariance, photos)
+    if not share:
+        return rows / added
+    at, diagonal = np.diag_indices(len(covariance)), covariance.diagonal().copy()
+    covariance[at] += added / share
+    try:
+        return np.asarray(np.linalg.solve(covariance, rows.T / share).T, np.float64)
+    finally:
+        covariance[at] = diagonal
+
+
+def _shrinkage(covariance: Features, photos: float) -> tuple[float, float]:
+    """Returns the share of a covariance that is kept, and the multiple of the identity that is added."""
+    d = len(covariance)
+    spread = max(float(np.trace(covariance)) / d, 1e-12)
+    return photos / (photos + d), d * spread / (photos + d)

@@ -23,8 +23,9 @@ def measure_drift(
         teacher: Head of the teacher M_{t-1}.
         by_student: Inputs of the student's head for photos of the new classes [M, d].
         by_teacher: Inputs of the teacher's head for the same photos [M, d].
-        attention_distance: Distance between the attention maps of both, see `losses`; None if not measured.
-        shipped: Estimate of the accuracy on the shipped classes, if there is one.
+        attention_distance: Distance between the attention maps of student and teacher (see `losses`); None if
+            it was not measured.
+        shipped: Estimate of the accuracy on the shipped classes; None if there is no estimate.
     """
     teacher_logits = teacher.logits(by_teacher)
     logits = student.logits(by_student)[:, : teacher_logits.shape[1]]

@@ -1,7 +1,7 @@
-"""Keeps the frozen blocks' outputs for photos, so that these blocks run once and not in every epoch.
+"""Keeps the frozen blocks' outputs for photos, so that these blocks run once rather than in every epoch.
 
-That is exact only for photos that look the same in every epoch. Augmented photos never do, so for them the
-plan leaves no room to keep anything.
+This is exact only for photos that look the same in every epoch. Augmented photos do not, so the plan sets no
+memory aside for them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class FrozenOutputs:
     """Holds the outputs of the frozen blocks for the first photos of a set.
 
     Args:
-        values: Maps [n, h, w, C], in the order in which convolutions read them, and the values of each level
-            [n, values of the level], on the CPU; none at all if nothing is kept.
+        values: Tensors on the CPU: the maps [n, h, w, C], in the order in which convolutions read them, then
+            the values of each level [n, values of the level]. The sequence is empty if nothing is kept.
     """
 
     def __init__(self, values: Sequence[Tensor] = ()) -> None:
@@ -35,7 +35,7 @@ class FrozenOutputs:
         return len(self._values[0]) if self._values else 0
 
     def of(self, photos: Sequence[int], device: torch.device) -> Activations:
-        """Returns what `Network.stem` computed for these photos."""
+        """Returns the outputs of `Network.stem` for these photos."""
         maps, *levels = (values[photos].to(device) for values in self._values)
         return Activations(maps.permute(0, 3, 1, 2), tuple(levels))
 
@@ -53,7 +53,10 @@ def frozen_bytes(network: Network) -> int:
 def keep_frozen_outputs(
     network: Network, photos: PhotoSet, pace: Pace, on_progress: ProgressCallback
 ) -> FrozenOutputs:
-    """Runs the frozen blocks on as many photos as the pace has room for, always in the same batches."""
+    """Runs the frozen blocks on the first photos of a set, as many as fit into `pace.frozen_cache_bytes`.
+
+    The photos are always divided into the same batches, so that the outputs are always the same.
+    """
     if not pace.frozen_cache_bytes:
         return FrozenOutputs()
     with computing_in(pace.precision, network):

@@ -2,8 +2,8 @@
 
     L = L_C + beta * L_D + gamma * L_AD
 
-Each sums over classes or map cells and averages over the images of a batch, so an image's loss depends on no
-other image, and the batch size does not change its scale.
+Each term is summed over classes or map cells and averaged over the images of a batch. So the loss of an image
+depends on no other image, and the scale of the loss does not depend on the batch size.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def classification_loss(logits: Tensor, labels: Tensor, base_classes: int, kind:
         logits: Logits of the student [B, N + k], base classes first.
         labels: class_index of each image [B] int64, each >= base_classes.
         base_classes: Number N of classes that the teacher knows; 0 trains a base.
-        kind: Kind of L_C. `sigmoid`: binary cross entropy of the k new outputs against the one-hot label,
-            summed over them (LwF-MC of Rebuffi et al. 2017, which the paper builds on); `softmax`: cross
-            entropy over all N + k outputs.
+        kind: Kind of L_C. `sigmoid` is the binary cross entropy of the k new outputs against the one-hot
+            label, summed over these outputs, as in LwF-MC (Rebuffi et al. 2017), which the paper builds on.
+            `softmax` is the cross entropy over all N + k outputs.
 
     Returns:
         A scalar.
@@ -42,8 +42,8 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Computes L_D, which keeps the base classes' outputs close to the teacher's (eq. 1).
 
     The paper prints -sum sigma(y_i) log sigma(y^_i), the first half of the binary cross entropy, which
-    would push every logit up even where student and teacher agree; the full form, as in LwF-MC's code, is
-    smallest at agreement.
+    would push every logit up even where student and teacher agree. The full form, as in LwF-MC's code, is
+    smallest where they agree.
 
     Args:
         student_logits: Logits of the student for the N base classes [B, N].
@@ -59,12 +59,12 @@ def attention_distillation_loss(student_map: Tensor, teacher_map: Tensor) -> Ten
     """Computes L_AD, which keeps the student looking where the teacher looks (eq. 3 and 4).
 
     Args:
-        student_map: Map Q_t [B, h, w] >= 0; carries the gradient.
+        student_map: Map Q_t [B, h, w] >= 0, through which the gradient flows.
         teacher_map: Map Q_{t-1} [B, h, w] >= 0 for the same classes.
 
     Returns:
-        A scalar: the L1 distance of the maps, each divided by its own L2 norm, summed over the
-        l = h * w cells, averaged over images; 0 for equal maps, at most sqrt(2 * l).
+        A scalar: the L1 distance between the maps, each divided by its own L2 norm. It is summed over the
+        l = h * w cells and averaged over the images; it is 0 for equal maps, and at most sqrt(2 * l).
     """
     Q_student = F.normalize(student_map.flatten(1), dim=1, eps=_SMALLEST_NORM)
     Q_teacher = F.normalize(teacher_map.detach().flatten(1), dim=1, eps=_SMALLEST_NORM)

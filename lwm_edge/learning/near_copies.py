@@ -1,4 +1,4 @@
-"""Counts photos of a class that are nearly copies of each other, judging by features computed anyway."""
+"""Counts the photos of a class that are nearly copies of each other, judged by their features."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from .class_statistics import ClassStatistics
 from .discriminant import Features, Labels
 
 NEAR = 0.1
-"""Squared distance of near-copies, as a share of what is usual for two photos of one class.
+"""Squared distance below which two photos are near-copies.
 
-In each class of Grocery and Caltech-101, at most 20% of the photos are closer to an earlier one than this.
-Of 14 photos made from one, which was saved, lit, shifted and cropped anew, half or more (Grocery) or nearly
-all (Caltech-101) are closer.
+It is a share of the mean squared distance between two photos of a class.
+In each class of Grocery and Caltech-101, at most 20% of the photos are closer than this to an earlier photo.
+When one photo was copied 14 times, each time saved, lit, shifted and cropped differently, at least half of
+the copies (Grocery) or nearly all of them (Caltech-101) were closer than this to an earlier one.
 """
 
 _ROWS_AT_ONCE = 256
@@ -25,10 +26,10 @@ class NearCopies(NamedTuple):
     """Counts near-copies among the photos of a class.
 
     Attributes:
-        copies: Number of photos that are nearly the same as one before them.
-        different: Number of photos of which no two are nearly the same, and to one of which every other photo
-            is. Of a film that goes round a thing, nearly all pictures are copies of the one before, and yet
-            many may differ.
+        copies: Number of photos that are nearly the same as an earlier one.
+        different: Number of photos that differ: a photo counts unless it is nearly the same as an earlier one
+            that counts. In a film that goes round an object, nearly every picture is a copy of the one
+            before, and yet many of them may differ.
     """
 
     copies: int
@@ -36,25 +37,25 @@ class NearCopies(NamedTuple):
 
 
 def count_near_copies(features: Features, labels: Labels, known: ClassStatistics) -> dict[int, NearCopies]:
-    """Counts the photos of each class that are nearly the same as another one, and those that differ.
+    """Counts the photos of each class that are nearly the same as an earlier one, and those that differ.
 
     Args:
-        features: Values that the head reads of each photo [M, d].
+        features: Inputs of the head for each photo [M, d].
         labels: class_index of each photo [M].
-        known: Statistics of other classes, which say how far apart two photos of one class usually are.
+        known: Statistics of other classes, which show how far apart two photos of one class usually are.
 
     Returns:
-        Numbers of such photos by class_index; empty if the statistics were made from no photos.
+        The counts by class_index; empty if the statistics show no spread, as when they hold no photos.
     """
-    near = NEAR * 2 * float(np.trace(known.covariance))  # mean squared distance: twice the variance
+    near = NEAR * 2 * float(np.trace(known.covariance))  # the mean squared distance is twice the variance
     if not near > 0:
         return {}
     return {int(label): _near_copies(features[labels == label], near) for label in np.unique(labels)}
 
 
 def _near_copies(features: Features, near: float) -> NearCopies:
-    """Counts the rows that are closer to an earlier row than this squared distance, and those that differ."""
-    centred = features - features.mean(0)  # so that the differences below are of small numbers
+    """Counts the rows that lie within a squared distance of an earlier row, and the rows that differ."""
+    centred = features - features.mean(0)  # the differences below are more exact for small numbers
     lengths = np.einsum("nd,nd->n", centred, centred)
     copies, differs = 0, np.zeros(len(centred), dtype=np.bool_)
     for start in range(0, len(centred), _ROWS_AT_ONCE):
@@ -63,6 +64,6 @@ def _near_copies(features: Features, near: float) -> NearCopies:
         is_earlier = np.arange(len(centred)) < np.arange(start, start + len(apart))[:, None]
         is_copy: NDArray[np.bool_] = (apart < near) & is_earlier
         copies += int(is_copy.any(1).sum())
-        for row, of in enumerate(is_copy, start):
-            differs[row] = not (of & differs).any()
+        for row, is_copy_of in enumerate(is_copy, start):
+            differs[row] = not (is_copy_of & differs).any()
     return NearCopies(copies, int(differs.sum()))

@@ -1,6 +1,6 @@
-"""Implements stochastic gradient descent with momentum, whose state can be restored when training resumes.
+"""Implements stochastic gradient descent with momentum; its state can be restored when training resumes.
 
-`torch.optim` has the same, but importing it also loads a compiler, which takes 70 MiB.
+`torch.optim` offers this too, but importing it also loads a compiler, which takes 70 MiB.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class MomentumSGD:
         self._momenta = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Returns the live tensors of parameters and momenta, each under its own name."""
+        """Returns the parameters and momenta by name; these tensors change with every update."""
         return {f"parameter.{name}": tensor.detach() for name, tensor in self._parameters.items()} | {
             f"momentum.{name}": tensor for name, tensor in self._momenta.items()
         }
@@ -42,13 +42,13 @@ class MomentumSGD:
 
     @torch.no_grad()
     def gradient_norm(self) -> float:
-        """Computes the norm of all gradients together; it is not finite if one of them is not."""
+        """Computes the norm of all gradients together, which is not finite if any gradient is not."""
         norms = [p.grad.norm() for p in self._parameters.values() if p.grad is not None]
         return float(torch.stack(norms).norm())
 
     @torch.no_grad()
     def update(self, learning_rates: Mapping[str, float], momentum: float, scale: float) -> None:
-        """Moves the parameters that have a gradient, and frees each gradient as it is applied.
+        """Updates the parameters that have a gradient, and frees each gradient once it is applied.
 
         Args:
             learning_rates: Learning rate of each parameter, by name.

@@ -1,26 +1,26 @@
-"""Merges two classes into one in the class statistics, and tells whether a head follows from them."""
+"""Merges two classes in the class statistics, and tells whether a head was solved from such statistics."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from .class_statistics import ClassStatistics
-from .discriminant import Features
+from .discriminant import Features, times_shrunk
 
-_ROUNDING = 0.05  # as a share of the weight: a head that is solved again from float32 differs by less
+_ROUNDING = 0.05  # as a share of the weight: solving a head again from float32 changes it by less
 
 
 def merge_classes(statistics: ClassStatistics, gone: int, kept: int) -> None:
-    """Gives one class the photos of another one, as if they had been learnt under one name.
+    """Merges one class into another, as if their photos had been learnt under one name.
 
-    The scatter around the common mean is the scatter around each of the two means, which the covariance
-    already holds, plus what the distance between them adds. The row of the class that is gone stays as it is;
-    the caller removes it.
+    The scatter around the common mean is the scatter around the two separate means, which the covariance
+    already includes, plus a term for the distance between these means. The row of the class `gone` stays as
+    it is; the caller removes it.
 
     Args:
         statistics: Statistics, which are changed in place.
-        gone: class_index of the class that gives its photos to the other.
-        kept: class_index of the class that gets them.
+        gone: class_index of the class that is merged into the other.
+        kept: class_index of the class that remains.
     """
     before, more = statistics.counts[kept], statistics.counts[gone]
     together = before + more
@@ -37,15 +37,18 @@ def merge_classes(statistics: ClassStatistics, gone: int, kept: int) -> None:
 def is_solved(weight: Features, statistics: ClassStatistics) -> bool:
     """Tells whether a head is the linear discriminant that follows from the statistics.
 
-    Removing rows after the head was solved changes its scale and its centre; such differences are ignored.
+    If rows were removed after the head was solved, a new solution has another scale and another centre; such
+    differences are ignored.
 
     Args:
         weight: Weight of the head [classes, d].
         statistics: Statistics of these classes.
     """
-    solved, _ = statistics.solve_head(len(weight))
-    given, solved = (rows - rows.mean(0) for rows in (weight, solved))
-    size = float((solved**2).sum())
-    scale = float((given * solved).sum()) / size if size else 0.0
-    apart = float(np.linalg.norm(given - scale * solved))
+    means = statistics.means[: len(weight)]
+    wanted = means - means.mean(0)
+    # multiplying by the matrix is much cheaper than solving for the weight
+    given = times_shrunk(weight - weight.mean(0), statistics.covariance, statistics.photos)
+    size = float((wanted**2).sum())
+    scale = float((given * wanted).sum()) / size if size else 0.0
+    apart = float(np.linalg.norm(given - scale * wanted))
     return scale > 0 and apart <= _ROUNDING * float(np.linalg.norm(given))

@@ -1,4 +1,4 @@
-"""Defines what learning returns: how the training went, and how far the network moved."""
+"""Defines the reports on learning: how the training went, and how far the network moved."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class TrainingReport(Report):
         classification_loss: Mean of L_C over the last epoch.
         distillation_loss: Mean of L_D, before weighting; None if the recipe leaves it out.
         attention_distillation_loss: Mean of L_AD, before weighting; None if the recipe leaves it out.
-        step_ms: Mean time of an optimiser update.
+        step_ms: Mean time of an optimiser update in milliseconds.
         seconds: Wall-clock time of the training.
     """
 
@@ -28,15 +28,15 @@ class TrainingReport(Report):
 
 
 class ShippedEstimate(Report):
-    """Estimates accuracy on the shipped classes, whose photos a device does not have.
+    """Reports an estimate of the accuracy on the shipped classes, whose photos a device does not have.
 
-    It starts from what the vendor measured: photos are drawn from the class statistics, spread so widely that
-    a model of the shipped classes alone would be right as often as the vendor measured.
+    The estimate starts from the vendor's measurement: photos are simulated from the class statistics, with a
+    spread at which a model of the shipped classes alone would be right as often as the vendor measured.
 
     Attributes:
         measured: Accuracy that the vendor measured on photos that the network never saw.
-        photos: Number of these photos.
-        classes: Number of shipped classes that they show; the others are left out of all figures.
+        photos: Number of photos in the vendor's measurement.
+        classes: Number of shipped classes that these photos show; all figures leave out the other classes.
         before: Estimated accuracy of the model before this increment.
         now: Estimated accuracy of the new model; None if the interval is too wide for a figure.
         interval: Interval around the estimate, which allows for chance and for errors of the estimate itself.
@@ -54,10 +54,10 @@ class DriftReport(Report):
     """Reports how far the student moved from its teacher, on held-back photos of the new classes.
 
     Attributes:
-        base_agreement: Share of photos on which both rank the same base class highest.
+        base_agreement: Share of photos for which student and teacher rank the same base class highest.
         probability_change: Mean absolute change of the base classes' sigmoid outputs.
         attention_distance: Mean L1 distance of the normalised attention maps (L_AD); None if nothing was
-            trained, as only torch computes maps.
+            trained, because such increments run without torch, which the maps need.
         shipped: Estimate of the accuracy on the shipped classes; None if none of these are left, or if the
             vendor measured nothing to start from.
     """

@@ -1,4 +1,4 @@
-"""Runs a network on photos without learning from them, in torch or in ONNX Runtime."""
+"""Runs a network on photos without learning from them, with torch or with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ def choose_device(device: Device) -> torch.device:
 
 
 def head_of(network: Network) -> Head:
-    """Returns a network's head, as it is now."""
+    """Returns the current weight and bias of a network's head."""
     weight, bias = (tensor.cpu().double().numpy() for tensor in network.head_tensors())
     return Head(weight, bias)
 
 
-class Runs(Protocol):
-    """Computes a head's inputs for images, as a `Network` does in torch and a `Backbone` in ONNX Runtime."""
+class FeatureExtractor(Protocol):
+    """Describes a network that computes a head's inputs, either a `Network` or a `Backbone`."""
 
     def run(self, images: Pixels, *, keep_maps: bool) -> tuple[NDArray[np.float32], Any]:
-        """Runs images [B, H, W, 3] uint8; see `Network.run` and `Backbone.run`."""
+        """Runs the network on images [B, H, W, 3] uint8; see `Network.run` and `Backbone.run`."""
 
 
 @dataclass(frozen=True)
 class Observation:
     """Holds what a network computed for some photos, in their order.
 
-    Evaluation, statistics and drift are computed from it, so that each photo is seen only once.
+    Evaluation, statistics and drift are all computed from these values, so each photo is read only once.
 
     Attributes:
         head_inputs: The head's inputs [M, number of inputs] float64.
@@ -65,12 +65,12 @@ class Observation:
     maps: tuple[Any, ...] = ()
 
     def logits(self, network: Network) -> Features:
-        """Computes the logits that a network's head, as it is now, gives the photos [M, classes] float64."""
+        """Computes the photos' logits with the current head of a network [M, classes] float64."""
         return head_of(network).logits(self.head_inputs)
 
 
 def observe(
-    network: Runs,
+    network: FeatureExtractor,
     photos: PhotoSet,
     batch_size: int,
     on_progress: ProgressCallback = ignore_progress,
@@ -83,7 +83,7 @@ def observe(
     Args:
         network: Network in eval mode.
         photos: Photos, each of which is read once.
-        batch_size: Number of photos computed at once.
+        batch_size: Number of photos that are processed at once.
         on_progress: Function that is called before each photo.
         keep_maps: Whether to keep the last feature maps; they take more memory than the rest.
         epoch: Epoch to augment the photos for; None leaves them as they are.

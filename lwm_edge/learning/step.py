@@ -1,4 +1,4 @@
-"""Computes one step of Learning without Memorizing: the three terms of a batch, and their gradients.
+"""Computes one step of Learning without Memorizing: the loss's three terms for a batch, and their gradients.
 
 L = L_C + beta * L_D + gamma * L_AD
 """
@@ -28,7 +28,7 @@ Outputs = tuple[Tensor, Tensor]  # features [B, d, h, w] and logits [B, classes]
 
 
 class Losses(NamedTuple):
-    """Holds the three terms before weighting; a term that is off is None.
+    """Holds the loss's three terms before weighting; a term is None if its weight is 0.
 
     Attributes:
         classification: Scalar L_C.
@@ -61,13 +61,13 @@ def lwm_losses(
     gamma: float,
     classification: Activation,
 ) -> Losses:
-    """Computes the three terms for a batch, except those whose weight is 0.
+    """Computes the loss's three terms for a batch, except those whose weight is 0.
 
     Args:
         student: Network M_t, in eval mode; it knows the teacher's N classes and k new ones.
         teacher: Network M_{t-1}, frozen, in eval mode; it knows N classes.
-        student_outputs: Features and logits of the images, by the student.
-        teacher_outputs: Features and logits of the images, by the teacher; None if both weights are 0.
+        student_outputs: Student's features and logits for the images.
+        teacher_outputs: Teacher's features and logits for the images; None if beta and gamma are both 0.
         labels: class_index of each image [B] int64, each >= N.
         beta: Weight of L_D.
         gamma: Weight of L_AD.
@@ -82,7 +82,7 @@ def lwm_losses(
     if beta:
         L_D = distillation_loss(logits[:, :N], teacher_logits)
     if gamma:
-        b = logits[:, :N].argmax(1)  # the student's best base class; both maps are for this one
+        b = logits[:, :N].argmax(1)  # the base class that the student ranks highest; both maps are for it
         Q_student = attention_map(features, student.attention_weight, b)
         Q_teacher = attention_map(teacher_features, teacher.attention_weight, b)
         L_AD = attention_distillation_loss(Q_student, Q_teacher)
@@ -99,7 +99,7 @@ def accumulate_gradients(
     precision: Precision = "float32",
     frozen: FrozenOutputs | None = None,
 ) -> NDArray[np.float64]:
-    """Adds up the gradients of one update, a micro-batch at a time; returns the batch's L_C, L_D and L_AD."""
+    """Adds up a batch's gradients, one micro-batch at a time; returns L_C, L_D and L_AD of the batch."""
     with computing_in(precision, student, teacher):
         parts = _stem_outputs(student, batch, micro_batch_size, frozen)
         return _accumulate(student, teacher, batch, parts, recipe, classification)
@@ -108,7 +108,7 @@ def accumulate_gradients(
 def _stem_outputs(
     student: Network, batch: Batch, micro_batch_size: int, frozen: FrozenOutputs | None
 ) -> Iterator[tuple[Activations, list[int]]]:
-    """Yields the outputs of the blocks that student and teacher share, and labels, for each micro-batch."""
+    """Yields, for each micro-batch, the labels and the outputs of the blocks that both networks share."""
     device, kept = student.head.weight.device, len(batch.kept)
     if frozen:
         for part in chunks(kept, micro_batch_size):

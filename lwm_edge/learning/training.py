@@ -2,8 +2,8 @@
 
     L = L_C + beta * L_D + gamma * L_AD
 
-A student learns from one frozen teacher, on photos of the new classes alone. The loop knows no paths and no
-files.
+A student learns from one frozen teacher, on photos of the new classes alone. The loop knows nothing of paths
+or files.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from ..errors import GateError
 from ..model.network import Network
-from ..model.terms import Activation, Precision
+from ..model.terms import Activation
 from ..photos.photo_set import PhotoSet
 from ..records import Progress, ProgressCallback
 from .batches import Batch, Pace, loaded_batches
@@ -32,12 +33,12 @@ from .step import accumulate_gradients
 
 
 class TrainingState(NamedTuple):
-    """Holds everything that the rest of the training depends on.
+    """Holds everything that interrupted training needs to continue.
 
     Attributes:
         step: Number of optimiser updates done.
-        loss_sums: Sums of L_C, L_D and L_AD over the photos of the epoch so far.
-        tensors: Live tensors of the trained parameters and of their momenta.
+        loss_sums: Sums of L_C, L_D and L_AD over the photos of the current epoch so far.
+        tensors: Trained parameters and their momenta by name; these tensors change with every update.
     """
 
     step: int
@@ -60,70 +61,55 @@ def train_increment(
 ) -> TrainingReport:
     """Teaches the student the new classes; the teacher is not touched.
 
-    Both stay in eval mode: otherwise, BatchNorm statistics would drift to the new classes, dropout would
-    break the attention maps, and the micro-batches would not add up to the whole batch's gradient. On a CPU,
-    the result is the same for the same seed, pace and number of threads, even if the training is resumed.
+    Both networks stay in eval mode: otherwise, BatchNorm statistics would drift to the new classes, dropout
+    would break the attention maps, and the micro-batches would not add up to the whole batch's gradient. On a
+    CPU, the result is the same for the same seed, pace and number of threads, even if training was
+    interrupted.
 
     Args:
         student: Network M_t, with the new rows of the head.
         teacher: Network M_{t-1}.
         photos: Photos of the new classes.
         config: Settings of the increment.
-        recipe: Recipe, which gives beta, gamma, the learning rates and what is trained.
+        recipe: Recipe, which sets beta, gamma and the learning rates, and which parameters are trained.
         classification: Kind of L_C.
-        pace: Pace at which to go through the batches.
+        pace: Pace at which to work through the batches.
         on_progress: Function that is called after every update.
-        resume: Function that reads where an interrupted training left off; if it returns None, the training
-            starts from the beginning.
-        after_step: Function that is called with what `resume` would need: after every update, and a few times
-            a second while training waits for the next photos.
+        resume: Function that returns the state in which training was interrupted; if it returns None,
+            training starts from the beginning.
+        after_step: Function that is called with the current state, after every update and a few times a
+            second while the next photos are not ready. It can save the state, or raise an error to stop.
 
     Raises:
         GateError: The loss, a gradient or a weight is no longer finite.
     """
     parameters = trained_parameters(student, recipe)
     optimizer, rates = MomentumSGD(parameters), learning_rates(parameters, recipe)
-    student.recompute = pace.recompute
-    micro_batch_size = pace.micro_batch_size
+    student.recompute, max_norm = pace.recompute, recipe.max_gradient_norm
     steps_per_epoch = -(-len(photos.photos) // config.batch_size)
     total_steps = config.epochs * steps_per_epoch
-    done, loss_sums = 0, np.zeros(3)
-    if left_off := resume():
-        done, loss_sums = left_off.step, np.array(left_off.loss_sums)
-        optimizer.restore(left_off.tensors)
-    del left_off  # its tensors are mapped from a file
+    done, loss_sums = _resume(resume, optimizer)
     started = time.monotonic()
     frozen = keep_frozen_outputs(student, photos, pace, on_progress)
-
     state = _state(done, loss_sums, optimizer)
 
     def save_or_stop() -> None:
+        """Lets the caller save the current state, or stop the training, while photos are not ready."""
         after_step(state)
 
     for batch in loaded_batches(photos, config, pace.prefetch, done, len(frozen), save_or_stop):
         if batch.step % steps_per_epoch == 0:
             loss_sums = np.zeros(3)
-        batch_losses, micro_batch_size = _accumulate_as_memory_allows(
-            student,
-            teacher,
-            batch,
-            micro_batch_size,
-            recipe,
-            classification,
-            pace.precision,
-            frozen,
-            optimizer,
+        batch_losses, pace = _accumulate_as_memory_allows(
+            student, teacher, batch, recipe, classification, pace, frozen, optimizer
         )
         L_C, L_D, L_AD = batch_losses
-        loss = float(L_C + recipe.beta * L_D + recipe.gamma * L_AD)
-        norm = optimizer.gradient_norm()
-        for what, value in (("the loss", loss), ("the norm of the gradients", norm)):
+        loss, norm = float(L_C + recipe.beta * L_D + recipe.gamma * L_AD), optimizer.gradient_norm()
+        for name, value in (("the loss", loss), ("the norm of the gradients", norm)):
             if not math.isfinite(value):
-                raise _diverged(f"{what} became {value} at step {batch.step + 1}", recipe, config)
+                raise _diverged(f"{name} became {value} at step {batch.step + 1}", recipe, config)
         # BatchNorm is frozen, so nothing else limits the length of a step.
-        optimizer.update(
-            rates, config.momentum, recipe.max_gradient_norm / max(norm, recipe.max_gradient_norm)
-        )
+        optimizer.update(rates, config.momentum, scale=max_norm / max(norm, max_norm))
 
         loss_sums += len(batch.labels) * batch_losses
         on_progress(Progress(phase="train", done=batch.step + 1, total=total_steps, loss=loss))
@@ -133,17 +119,26 @@ def train_increment(
     if not all_finite(parameters.values()):  # after the last update, no loss would show it
         raise _diverged(f"the weights were no longer finite after step {total_steps}", recipe, config)
     student.requires_grad_(False)
-    seconds = time.monotonic() - started
-    mean_L_C, mean_L_D, mean_L_AD = (float(total) / len(photos.photos) for total in loss_sums)
-    return TrainingReport(
-        epochs=config.epochs,
-        steps=total_steps,
-        classification_loss=mean_L_C,
-        distillation_loss=mean_L_D if recipe.beta else None,
-        attention_distillation_loss=mean_L_AD if recipe.gamma else None,
-        step_ms=1000 * seconds / max(1, total_steps - done),
-        seconds=seconds,
-    )
+    seconds, mean_losses = time.monotonic() - started, loss_sums / len(photos.photos)
+    step_ms = 1000 * seconds / max(1, total_steps - done)
+    return _report(mean_losses, recipe, config.epochs, total_steps, step_ms, seconds)
+
+
+def _resume(
+    resume: Callable[[], TrainingState | None], optimizer: MomentumSGD
+) -> tuple[int, NDArray[np.float64]]:
+    """Restores the state of interrupted training, if there is any.
+
+    The state is dropped here, as its tensors are mapped from a file.
+
+    Returns:
+        The number of updates done, and the sums of L_C, L_D and L_AD over the current epoch so far.
+    """
+    state = resume()
+    if state is None:
+        return 0, np.zeros(3)
+    optimizer.restore(state.tensors)
+    return state.step, np.array(state.loss_sums)
 
 
 def _state(step: int, loss_sums: NDArray[np.float64], optimizer: MomentumSGD) -> TrainingState:
@@ -160,39 +155,55 @@ def _diverged(what_happened: str, recipe: Recipe, config: IncrementConfig) -> Ga
     )
 
 
+def _report(
+    losses: NDArray[np.float64], recipe: Recipe, epochs: int, steps: int, step_ms: float, seconds: float
+) -> TrainingReport:
+    """Makes the report; a loss that the recipe leaves out is None."""
+    L_C, L_D, L_AD = (float(loss) for loss in losses)
+    return TrainingReport(
+        epochs=epochs,
+        steps=steps,
+        classification_loss=L_C,
+        distillation_loss=L_D if recipe.beta else None,
+        attention_distillation_loss=L_AD if recipe.gamma else None,
+        step_ms=step_ms,
+        seconds=seconds,
+    )
+
+
 def _accumulate_as_memory_allows(
     student: Network,
     teacher: Network,
     batch: Batch,
-    micro_batch_size: int,
     recipe: Recipe,
     classification: Activation,
-    precision: Precision,
+    pace: Pace,
     frozen: FrozenOutputs,
     optimizer: MomentumSGD,
-) -> tuple[NDArray[np.float64], int]:
+) -> tuple[NDArray[np.float64], Pace]:
     """Accumulates a batch's gradients, halving the micro-batch until the GPU has room for it.
 
     Returns:
-        L_C, L_D and L_AD of the batch, and the micro-batch size that fitted.
+        L_C, L_D and L_AD of the batch, and the pace with the micro-batch size that fitted.
     """
     while True:
         try:
+            size, precision = pace.micro_batch_size, pace.precision
             losses = accumulate_gradients(
-                student, teacher, batch, micro_batch_size, recipe, classification, precision, frozen
+                student, teacher, batch, size, recipe, classification, precision, frozen
             )
-            return losses, micro_batch_size
+            return losses, pace
         except torch.cuda.OutOfMemoryError:
-            if micro_batch_size == 1:
+            if pace.micro_batch_size == 1:
                 raise
-            micro_batch_size //= 2
+            pace = replace(pace, micro_batch_size=pace.micro_batch_size // 2)
             optimizer.forget_gradients()
 
 
 def trained_parameters(student: Network, recipe: Recipe) -> dict[str, nn.Parameter]:
-    """Selects the parameters that the recipe trains, by name: those of the blocks after the frozen ones.
+    """Selects the parameters that the recipe trains, and returns them by name.
 
-    Those of the head are among them if the recipe trains the head.
+    They are the parameters of all blocks after the frozen ones and, if the recipe trains it, of the head.
     """
     student.eval().requires_grad_(False)
     for block in student.blocks()[student.frozen_blocks :]:
@@ -202,7 +213,7 @@ def trained_parameters(student: Network, recipe: Recipe) -> dict[str, nn.Paramet
 
 
 def learning_rates(parameters: Iterable[str], recipe: Recipe) -> dict[str, float]:
-    """Gives each parameter its learning rate: the head's rows have their own."""
+    """Returns the learning rate of each parameter; the head's parameters have a rate of their own."""
     return {
         name: recipe.head_learning_rate if name.startswith("head.") else recipe.learning_rate
         for name in parameters

@@ -1,11 +1,11 @@
 """Computes the tensors of the score for unknown objects from class statistics; `model.unknown` applies them.
 
 The score is a log-likelihood ratio: it says how much better a photo is explained by a Gaussian around the
-nearest class mean than by a single Gaussian as broad as the spread of all classes. Both share the covariance
-within classes, so all that matters lies in the few directions in which class means differ, the canonical
-variates of linear discriminant analysis. In that space, the score is the relative distance of Ren et al.
-2021, "A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection". It depends on the statistics
-alone, not on how the head was trained or which function turns its outputs into probabilities.
+nearest class mean than by a single Gaussian as broad as the spread of all classes. Both include the same
+covariance within classes, so only the few directions in which class means differ have any effect. These are
+the canonical variates of linear discriminant analysis. In the space that they span, the score is the relative
+distance of Ren et al. 2021, "A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection". It
+depends on the statistics alone, not on how the head was trained or how logits become probabilities.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..model.bundle import (
 from .class_statistics import ClassStatistics
 from .discriminant import Features
 
-_SMALLEST_VARIANCE = 1e-9  # of class means along an axis, as a share of the largest
+_SMALLEST_VARIANCE = 1e-9  # smallest variance of the class means along an axis, as a share of the largest
 
 
 def score_tensors(statistics: ClassStatistics, classes: int, rows: Features | None = None) -> Arrays:
@@ -33,18 +33,18 @@ def score_tensors(statistics: ClassStatistics, classes: int, rows: Features | No
     Args:
         statistics: Statistics of all classes.
         classes: Number of classes.
-        rows: Rows of the `Discriminant` of these classes, if they are at hand.
+        rows: Rows of the `Discriminant` of these classes; unless given, they are solved again.
     """
     rows = statistics.discriminant(classes).rows if rows is None else rows
     return tensors_of(statistics.means[:classes], rows, len(statistics.means))
 
 
 def tensors_of(means: Features, rows: Features, capacity: int) -> Arrays:
-    """Computes the score's float32 tensors, whose shapes depend only on capacity and number of features.
+    """Computes the score's float32 tensors, whose shapes depend only on the capacity and on d.
 
     Args:
         means: Mean of each class [classes, d].
-        rows: Directions C^-1 (mean of the class - mean of all) [classes, d], as `Discriminant` has them.
+        rows: Rows of the `Discriminant` of these classes [classes, d].
         capacity: Number of rows in each tensor that has one row per class.
     """
     classes, d = means.shape

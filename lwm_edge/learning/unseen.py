@@ -1,4 +1,4 @@
-"""Shows each photo to a model that is made without it: five-fold cross-validation, in closed form."""
+"""Judges each photo by a model that has not learnt it: five-fold cross-validation in closed form."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .unknown import tensors_of
 
 
 class Unseen(NamedTuple):
-    """Holds what models say about photos that they have not learnt.
+    """Holds the outputs of models for photos that these models have not learnt.
 
     Attributes:
         logits: Logits [M, classes].
-        scores: Score for unknown objects, larger for known ones [M].
+        scores: Scores for unknown objects, which are larger for known objects [M].
     """
 
     logits: Features
@@ -29,7 +29,7 @@ def judge_unseen(solved: Discriminant, capacity: int, report: Callable[[], None]
     """Judges each photo by a head and a score that are solved without it, in five folds within each class.
 
     Args:
-        solved: Discriminant with photos that it can leave out; these are judged.
+        solved: Discriminant with the photos that it can leave out, which are the photos to judge.
         capacity: Number of rows in each of the score's tensors that has one row per class.
         report: Function that is called before each of up to `FOLDS` heads is solved.
     """

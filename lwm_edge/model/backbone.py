@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ExportError, LwmEdgeError, ParityError, first_line
+from ..freed_memory import freed_memory_kept
 from ..photos.pixels import Pixels
 from .bundle import PROBE, Bundle
-from .classifier import HEAD_INPUTS, INPUT, open_session
-from .onnx.checks import check_cost
-from .onnx.graph import fill_graph, filled_tensors, read_graph
+from .onnx.graph import check_safe_to_run, fill_graph
 from .onnx.parity import PARITY_TOLERANCE, generated_images
+from .onnx_file import HEAD_INPUTS, INPUT, open_session
 
 
 class Backbone:
@@ -24,12 +24,13 @@ class Backbone:
 
     Raises:
         ExportError: The graph is not of the form that lwm-edge exports, or ONNX Runtime cannot run it.
-        ParityError: ONNX Runtime on this device computes something other than the vendor's torch.
+        ParityError: ONNX Runtime on this device does not compute what the vendor's torch computed.
     """
 
     def __init__(self, bundle: Bundle) -> None:
         try:
-            self._session: Any = open_session(_checked_file(bundle))
+            with freed_memory_kept(True):  # making the file frees memory that the session takes next
+                self._session: Any = open_session(_checked_file(bundle))
         except LwmEdgeError:
             raise
         except Exception as error:  # ONNX Runtime's own errors derive from Exception alone
@@ -62,7 +63,7 @@ class Backbone:
         return ()
 
     def _check(self, images: Pixels, expected: NDArray[np.float32]) -> None:
-        """Compares the head's inputs for the generated pictures with those from the vendor's torch."""
+        """Compares the head's inputs for the generated pictures with those computed by the vendor's torch."""
         actual, _ = self.run(images)
         if actual.shape != expected.shape:
             raise ExportError(
@@ -73,14 +74,14 @@ class Backbone:
         difference = float(np.abs(actual - expected).max())
         if not difference <= tolerance:
             raise ParityError(
-                f"ONNX Runtime on this device differs from the vendor's torch by {difference:.3g} in what "
-                f"the head reads ({tolerance:.3g} is allowed); nothing was learnt: use another version of "
+                f"ONNX Runtime on this device differs from the vendor's torch by {difference:.3g} in the "
+                f"head's inputs ({tolerance:.3g} is allowed), so nothing was learnt; use another version of "
                 "onnxruntime"
             )
 
 
 def _checked_file(bundle: Bundle) -> bytes:
-    """Makes the content of a bundle's ONNX file, once its graph has proved safe to run."""
+    """Makes the content of a bundle's ONNX file, after checking that the graph is safe to run."""
     arrays = bundle.arrays()
-    check_cost(read_graph(arrays), filled_tensors(arrays))
+    check_safe_to_run(arrays)
     return fill_graph(arrays, bundle.manifest)

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
-from .. import storage
+from .. import inspection, storage
 from ..errors import BundleError, CapacityError, ResourceError, first_line
 from . import manifest as manifests
 from .manifest import Manifest
@@ -115,7 +115,7 @@ class Bundle:
     manifest: Manifest
 
     def arrays(self, *names: str) -> dict[str, NDArray[Any]]:
-        """Reads tensors as NumPy copies: those named, or all but the manifest."""
+        """Reads the named tensors as NumPy copies; without names, reads all tensors except the manifest."""
         with readable(self.path), safe_open(self.path, framework="np") as file:
             wanted = names or [name for name in file.keys() if name != MANIFEST]  # noqa: SIM118
             return {name: file.get_tensor(name) for name in wanted}
@@ -131,13 +131,13 @@ def declared_tensors(capacity: int, d: int) -> dict[str, tuple[str, list[int]]]:
 
 
 def empty_tensors(capacity: int, d: int) -> dict[str, NDArray[Any]]:
-    """Makes the tensors that a new bundle declares but that may stay empty: all zeros."""
+    """Makes the tensors that may stay empty in a new bundle, filled with zeros."""
     declared, empty = declared_tensors(capacity, d), (*MEASURED, *SCORE, HISTOGRAM)
     return {name: np.zeros(declared[name][1], NUMPY_DTYPES[declared[name][0]]) for name in empty}
 
 
 def forget_what_was_measured(arrays: dict[str, NDArray[Any]], rows: Sequence[int]) -> None:
-    """Removes what was measured on some classes, since it no longer describes them."""
+    """Removes the measurements of some classes, given by their rows, because these classes have changed."""
     for name in {*MEASURED, HISTOGRAM} & ROWS_BY_CLASS:
         arrays[name][rows] = 0
     confusions = arrays[CONFUSIONS]
@@ -153,14 +153,14 @@ def open_bundle(path: Path) -> Bundle:
     """
     with _opened(path) as (file, manifest):
         names = set(file.keys())
-        _check_names(path, names, BESIDE_THE_NETWORK | ROWS_BY_CLASS)  # only now is the version sure to fit
+        _check_names(path, names, BESIDE_THE_NETWORK | ROWS_BY_CLASS)  # `_opened` has refused other versions
         _check_byte_array(path, ONNX_GRAPH, file.get_slice(ONNX_GRAPH))
         _verify(path, file, names, manifest)
     return Bundle(path, manifest)
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Reads only the manifest of a bundle; the tensors may be damaged, as only `open_bundle` verifies them.
+    """Reads only the manifest of a bundle, not its tensors, which may be damaged; see `open_bundle`.
 
     Raises:
         BundleError: The file is not a bundle.
@@ -181,11 +181,11 @@ def _opened(path: Path) -> Iterator[tuple[Any, Manifest]]:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turns every failure to read a bundle into an error of ours.
+    """Turns every failure to read a bundle into one of our errors.
 
     Raises:
         BundleError: The file is missing, damaged, forbidden or of another kind.
-        ResourceError: It does not fit into memory.
+        ResourceError: The file does not fit into memory.
     """
     try:
         yield
@@ -205,11 +205,11 @@ def _check_lengths(path: Path) -> None:
     if not path.is_file():
         path.stat()  # raises if nothing is there
         raise BundleError(f"{path} is not a regular file; give the path of a bundle (model.lwm)")
-    header_bytes = int.from_bytes(storage.read_regular(path, 8), "little")
+    header_bytes = int.from_bytes(inspection.read_regular(path, 8), "little")
     if path.stat().st_size > MAX_FILE_BYTES or header_bytes > MAX_HEADER_BYTES:
         raise BundleError(
-            f"{path} is not a readable bundle (it declares more than any bundle has); the file is damaged "
-            "or of another kind; copy it again from its source"
+            f"{path} is not a readable bundle (it declares more data than any bundle has); the file is "
+            "damaged or of another kind; copy it again from its source"
         )
 
 
@@ -217,7 +217,7 @@ def _check_names(path: Path, names: set[str], required: set[str]) -> None:
     if missing := required - names:
         raise BundleError(f"{path} is not an lwm-edge bundle: it has no tensor {', '.join(sorted(missing))}")
     if strange := [name for name in names if not re.fullmatch(r"[\w.]{1,200}", name, re.ASCII)]:
-        raise BundleError(f"{path} is not an lwm-edge bundle: it has a tensor {strange[0][:200]!r}")
+        raise BundleError(f"{path} is not an lwm-edge bundle: it has a tensor named {strange[0][:200]!r}")
 
 
 def _check_byte_array(path: Path, name: str, tensor: Any) -> None:
@@ -303,7 +303,7 @@ def save_bundle(
     Args:
         path: Path of the file, which is replaced if it exists.
         arrays: All tensors but the manifest.
-        manifest: Manifest, with `bundle_bytes` 0 for a new bundle.
+        manifest: Manifest, whose `bundle_bytes` is 0 for a new bundle.
         write: Function that writes the file; `outputs.write_output` if a user named the file.
 
     Raises:

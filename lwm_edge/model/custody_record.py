@@ -1,6 +1,6 @@
-"""Defines what a bundle remembers of its custody: records of limited size, kept in its manifest.
+"""Defines the custody record that a bundle's manifest contains; the length of the record is limited.
 
-`custody` makes and checks them. A public key is written as its 32 raw bytes in hexadecimal.
+The package `custody` makes and checks it. A public key is written as its 32 raw bytes in hexadecimal.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pydantic import AfterValidator, Field
 from ..photos.class_names import MAX_CLASS_NAME_BYTES, class_name_problem
 from ..records import Digest, PublicKey, Record
 
-LINKS_KEPT = 8  # even the longest ones fit into a manifest beside the longest ledger
-NAMES_KEPT = 2  # class names that the record of each change has room for
+LINKS_KEPT = 8  # even the longest links fit into a manifest along with the longest ledger
+NAMES_KEPT = 2  # number of class names that the record of one change has room for
 _LARGEST = 2**53 - 1
 LAST_SECOND = 253_402_300_799  # 9999-12-31 23:59:59 UTC
 
@@ -54,7 +54,7 @@ class BaseStatement(Record):
         preprocessing_digest: SHA-256 of the preprocessing and of the levels that the head reads.
         shipped_classes: Number of shipped classes.
         class_names_digest: SHA-256 of the shipped classes' names, in order.
-        terms_digest: SHA-256 of the author, the licence, the description and what the vendor permits.
+        terms_digest: SHA-256 of the author, the licence, the description and the vendor's permissions.
         model_digest: Digest of the base: tensors, class names, preprocessing, levels and terms.
     """
 
@@ -90,11 +90,11 @@ class Link(Record):
     """Records one change of the model.
 
     Attributes:
-        increment: Number of the change; the shipped base is 0.
+        increment: Number of the change; the shipped base has number 0.
         parent_digest: Digest of the model before the change.
         model_digest: Digest of the model after the change.
         shipped_classes: Number of the vendor's classes that were left after the change.
-        deed: Account of what the change did; None if an older lwm-edge made the change.
+        deed: Description of the change; None if an older lwm-edge made the change.
         signature: Signature by the device's key; None if the device had no key.
     """
 
@@ -110,7 +110,7 @@ class Custody(Record):
     """Records the way from the shipped base to the current model, in limited space.
 
     Attributes:
-        base: Statement of the shipped base; None if the record was begun after the first change.
+        base: Statement about the shipped base; None if the record was begun after the first change.
         base_signature: Vendor's signature of the base, if there is one.
         links: Latest 8 changes, oldest first.
         dropped_links: Number of older changes that were forgotten.

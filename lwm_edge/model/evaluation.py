@@ -11,7 +11,7 @@ from pydantic import Field
 from ..records import Report
 
 TOP = 5
-"""Number of best classes that a photo's class must be among to count for `top5_accuracy`."""
+"""Number of best classes; a photo counts towards `top5_accuracy` if its class is among them."""
 
 _LISTED_CONFUSIONS = 10
 
@@ -43,7 +43,7 @@ class EvaluationReport(Report):
         skipped: Lines about the files that were left out, with the reason.
         top5_accuracy: Share of photos whose class is among the best five, as a mean over classes; None if it
             was not counted, or there are no more than five classes.
-        photos_per_class: Number of photos of each class, where they were counted.
+        photos_per_class: Number of photos of each class; empty if they were not counted.
         left_out: Names of the folders that are not classes of the model.
     """
 
@@ -66,7 +66,7 @@ def evaluate_predictions(
     shipped_classes: int,
     skipped: Sequence[str] = (),
 ) -> EvaluationReport:
-    """Counts what the predictions got right.
+    """Measures how often predictions are right, and counts the most frequent confusions.
 
     Args:
         predictions: Predicted class_index of each photo [M].
@@ -95,7 +95,7 @@ def evaluate_ranks(
     shipped_classes: int,
     skipped: Sequence[str] = (),
 ) -> EvaluationReport:
-    """Counts the photos whose class came first, and those whose class was among the best five.
+    """Measures how often a photo's class ranks first, and how often it is among the best five.
 
     Args:
         ranks: class_index of the best classes of each photo, best first [M, k].

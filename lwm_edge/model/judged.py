@@ -1,7 +1,7 @@
 """Records how often each class was recognised when this device learnt it, in bounded space.
 
-What a vendor measures is part of the model and lies in tensors. What a device measures does not change the
-model, so it stands in the manifest, beside the ledger, and no digest covers it.
+A vendor's measurements are part of the model and are kept in tensors. A device's measurements do not change
+the model, so they are kept in the manifest, like the ledger, and no digest covers them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pydantic import Field
 
 from .terms import MAX_CAPACITY
 
-_LARGEST = 2**31 - 1  # it bounds how long a class's figure can be
+_LARGEST = 2**31 - 1  # limits the length of a class's figures in the manifest
 
 _Count = Annotated[int, Field(ge=0, le=_LARGEST)]
 
 
 class Judged(NamedTuple):
-    """Says how often photos of a class were recognised, each by a model that had not learnt it.
+    """Says how often photos of a class were recognised, each by a model that had not learnt that photo.
 
     Attributes:
         class_index: Position of the class.
@@ -33,7 +33,7 @@ class Judged(NamedTuple):
 
 
 def with_judged(known: Sequence[Judged], new: Iterable[Judged]) -> tuple[Judged, ...]:
-    """Adds the figures of some classes, in place of those that they had."""
+    """Adds the figures of some classes, which replace any older figures of the same classes."""
     by_class = {judged.class_index: judged for judged in (*known, *new)}
     return tuple(judged for _, judged in sorted(by_class.items()) if judged.photos)
 
@@ -44,7 +44,7 @@ def without_judged(known: Sequence[Judged], row: int) -> tuple[Judged, ...]:
 
 
 def without_row(known: Sequence[Judged], row: int) -> tuple[Judged, ...]:
-    """Drops the figure of a class that is taken out; each class_index after it falls by one."""
+    """Drops the figure of a class that is removed from the model; each later class_index falls by one."""
     return tuple(
         judged._replace(class_index=judged.class_index - (judged.class_index > row))
         for judged in without_judged(known, row)
@@ -52,10 +52,10 @@ def without_row(known: Sequence[Judged], row: int) -> tuple[Judged, ...]:
 
 
 def problem_with(known: Sequence[Judged], classes: int) -> str | None:
-    """Says why some figures cannot be right in a model of so many classes; None if all can be right."""
+    """Says why figures cannot be right in a model with this many classes; None if all can be right."""
     rows = [judged.class_index for judged in known]
     if rows != sorted(set(rows)) or rows[-1:] >= [classes]:
-        return "judged is not in ascending order, or has a figure for a class that is not there"
+        return "judged is not in ascending order, or has a figure for a class that does not exist"
     if any(judged.right > judged.photos for judged in known):
         return "judged has a class for which more photos were recognised than were judged"
     return None

@@ -5,10 +5,10 @@
     head             = link of the newest entry
     seal             = SHA-256(head, first, maximum)
 
-Editing `first`, `maximum` or an entry that is kept breaks the chain or the seal, and later increments build
-on the stored head, so what is broken stays so. If everything is recomputed, the head differs from the one in
-the receipt or in anyone's notes. An entry is hashed as JSON with sorted keys and without the figures that
-were not measured, so fields that are added later do not change older links.
+Editing `first`, `maximum` or an entry that is kept breaks the chain or the seal. Later increments build on
+the stored head, so they do not mend the break. If somebody recomputes everything, the head differs from the
+one in the receipt or in anybody's notes. An entry is hashed as JSON with sorted keys, without any figures
+that were not measured, so that fields that are added later do not change older links.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from pydantic import Field
 from ..records import Digest, Record
 
 LEDGER_LENGTH = 16
-_LARGEST = 2**53 - 1  # every reader of JSON keeps it exact; it also bounds an entry's length
+_LARGEST = 2**53 - 1  # exact in every reader of JSON; also limits an entry's length
 _START = "0" * 64
 
 _Count = Annotated[int, Field(ge=0, le=_LARGEST)]
 
 
 class LedgerEntry(Record):
-    """Records what one increment cost: measured figures, which no digest covers.
+    """Records what one increment cost, in measured figures that the model digest does not cover.
 
-    A figure is None if it was not measured, as when there is no GPU or an older lwm-edge made the entry.
-    `home.measurement` says how the memory figures are taken.
+    A figure is None if it was not measured, for example because there is no GPU, or because an older lwm-edge
+    made the entry. `home.measurement` says how the memory figures are taken.
 
     Attributes:
         increment: Number of the increment; 0 for the shipped base.
@@ -64,7 +64,7 @@ class LedgerEntry(Record):
     images_alive: _Count | None = None
 
     def maximum(self, other: LedgerEntry) -> LedgerEntry:
-        """Returns an entry that has the larger value of each field."""
+        """Returns an entry with the larger of the two values of each field."""
         pairs = ((name, (getattr(self, name), getattr(other, name))) for name in LedgerEntry.model_fields)
         known = {name: [value for value in pair if value is not None] for name, pair in pairs}
         return LedgerEntry.model_validate({name: max(values) for name, values in known.items() if values})
@@ -96,7 +96,7 @@ class Ledger(Record):
 
     @property
     def fastest_seconds(self) -> float:
-        """Returns how long the fastest change took: about as long as exporting and checking takes."""
+        """Returns the seconds of the fastest change, which does little more than export and check a model."""
         entries = (*self.latest, *([self.first] if self.first else []))
         return min((entry.seconds for entry in entries), default=0.0)
 

@@ -1,7 +1,7 @@
-"""Computes what a head reads from earlier blocks: their outputs, averaged over the cells of a coarse grid.
+"""Computes the values that a head reads from earlier blocks, whose outputs are averaged over a coarse grid.
 
 This is a spatial pyramid (Lazebnik et al. 2006; He et al. 2014, "Spatial Pyramid Pooling") with a single
-grid: 1x1 says what is in the picture, 3x3 also roughly where.
+grid. A grid of 1x1 cells tells what a picture shows, and one of 3x3 cells also tells roughly where.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ..errors import ArchitectureError
 
 
 class Activations(NamedTuple):
-    """Holds what a network has computed for images once some of its blocks have run.
+    """Holds the values that a network has computed for images after some of its blocks have run.
 
     Attributes:
         maps: Output of the last block that ran [B, C, h, w].
-        levels: Values of each level so far [B, values of the level].
+        levels: Values of each level that has been reached [B, values of the level].
     """
 
     maps: Tensor
@@ -35,8 +35,8 @@ class Activations(NamedTuple):
 def grid_means(maps: Tensor, grid: int) -> Tensor:
     """Averages maps [B, C, h, w] over grid x grid cells [B, C * grid * grid].
 
-    The cells are of equal size, cover the maps, and overlap where a side is not divisible by the grid, so
-    that one AveragePool does it in ONNX.
+    The cells are of equal size and cover the maps, so that a single AveragePool computes the means in ONNX.
+    They overlap if a side is not divisible by the grid.
 
     Raises:
         ArchitectureError: The maps have fewer cells than the grid.

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .. import storage
+from .. import inspection
 from ..errors import ArchitectureError
 from ..freed_memory import mapped_from
 from ..records import printable
@@ -42,10 +42,10 @@ def load_network(bundle: Bundle) -> Network:
 
 
 def mapped_tensors(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a safetensors file, mapped from it, whatever bytes are in its name."""
+    """Returns the tensors of a safetensors file, mapped from the file, whatever bytes are in its name."""
     if printable(path) == str(path):
         return load_file(path)
-    with storage.open_regular(path) as file:  # safetensors only accepts names that are UTF-8
+    with inspection.open_regular(path) as file:  # safetensors only accepts names that are UTF-8
         return load_file(f"/proc/self/fd/{file.fileno()}")
 
 
@@ -68,9 +68,10 @@ def empty_network(manifest: Manifest) -> Network:
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Leaves out the random initialisation of parameters.
+    """Skips the random initialisation of parameters.
 
-    Nothing would use it, and on the meta device it would load torch's compiler, 70 MiB.
+    Nothing would use the random values, and drawing them on the meta device would load torch's compiler,
+    which takes 70 MiB.
     """
 
     def __torch_function__(
@@ -91,7 +92,7 @@ def _build_unallocated(architecture: Architecture) -> nn.Module:
 
 
 def load_tensors(network: Network, tensors: Mapping[str, Tensor]) -> Network:
-    """Puts the tensors themselves, not copies, into an empty network.
+    """Puts tensors into an empty network: the tensors themselves, not copies.
 
     Raises:
         ArchitectureError: Names, shapes or dtypes do not fit; all problems are listed.

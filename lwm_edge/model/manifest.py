@@ -1,4 +1,4 @@
-"""Defines what a bundle says about itself: a fixed-length block of JSON inside the safetensors file.
+"""Defines the manifest, in which a bundle describes itself: a block of JSON that has a fixed length.
 
 The length depends on the capacity alone (24 KiB + 128 bytes per class), so a bundle never grows.
 """
@@ -40,7 +40,7 @@ class Levels(Record):
     Attributes:
         blocks: Indices of the blocks in `Network.blocks`, ascending.
         grid: Number of cells per side; each output is averaged over grid x grid cells.
-        values: Number of values that the blocks give in all.
+        values: Number of values that the head reads from these blocks in all.
     """
 
     blocks: tuple[Annotated[int, Field(ge=0, lt=4096)], ...] = Field(min_length=1, max_length=64)
@@ -74,7 +74,7 @@ class Manifest(Record):
         schema_version: Version of the bundle format.
         architecture: Key in the registry of `architectures`, never an import path.
         preprocessing: Preprocessing that turns a photo into the network's input.
-        activation: Function that turns logits into probabilities, the one that the base was trained with.
+        activation: Function that turns logits into probabilities; the base was trained with it.
         levels: Earlier blocks that the head reads too; None if it reads the last feature maps alone.
         class_names: Class names in append-only order; the position is the class_index.
         shipped_classes: Number of classes, from the front, that the vendor shipped.
@@ -84,15 +84,16 @@ class Manifest(Record):
         description: Description of the base for people.
         permits: Changes that the vendor permits besides those that every device may make.
         capacity: Maximum number of classes that this bundle can ever hold.
-        bundle_bytes: Length of the file when shipped, and ever after.
+        bundle_bytes: Length of the file, which stays as it was when the bundle was shipped.
         recipe: Recipe that made the latest increment, or "base".
         tensors_digest: SHA-256 over all tensors but the manifest.
-        parent_digest: Digest of the model before the latest increment.
+        parent_digest: Digest of the model before the latest change.
         increment_count: Number of changes since the vendor shipped the bundle.
         ledger: Footprint of the increments.
         judged: Records of how often classes were recognised when this device learnt them, ascending by
             class_index.
-        custody: Signed record from the shipped base to this model; None until the base is changed or signed.
+        custody: Record of the changes and signatures from the shipped base to this model; None until the base
+            is changed or signed.
     """
 
     schema_version: Literal[2] = 2
@@ -169,9 +170,9 @@ class Manifest(Record):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def model_digest(self) -> str:
-        """Computes the SHA-256 of what the model is and what its vendor says of it, but not of its history.
+        """Computes the SHA-256 of the model and of the vendor's statements about it; leaves out its history.
 
-        This is the digest that ONNX metadata and parent links carry.
+        ONNX metadata and the links to a parent contain this digest.
         """
         identity = self.model_dump(include={"class_names", "preprocessing", "levels", *VENDOR_FIELDS})
         identity["tensors"] = self.tensors_digest
@@ -193,7 +194,9 @@ def encode(manifest: Manifest) -> bytes:
     text = manifest.model_dump_json().encode()
     length = encoded_length(manifest.capacity)
     if len(text) > length:
-        raise CapacityError(f"the manifest needs {len(text)} bytes but has {length}; use shorter class names")
+        raise CapacityError(
+            f"the manifest needs {len(text)} bytes, but has only {length}; use shorter class names"
+        )
     return text.ljust(length, b"\0")
 
 
@@ -203,7 +206,7 @@ def decode_text(block: bytes) -> bytes:
 
 
 def decode(block: bytes, where: str) -> Manifest:
-    """Reads `encode`'s output back.
+    """Decodes a manifest that `encode` has encoded.
 
     Args:
         block: Bytes of the manifest tensor.

@@ -1,9 +1,9 @@
-"""Defines the classifier as lwm_edge holds it: backbone, average pooling, and a head at full capacity.
+"""Defines the classifier as a torch network: backbone, average pooling, and a head at full capacity.
 
-The head reads the last feature maps, globally averaged, as the paper's does. It may read earlier blocks as
-well (`Levels`): what they see is less tied to the classes that the backbone was trained on, which helps to
-tell new classes apart. Only the closed form of `learning.class_statistics` gives them weight; the paper's
-losses train just the part that reads the last maps. See Evci et al. 2022, "Head2Toe".
+The head reads the last feature maps, globally averaged, as the paper's does. It can read earlier blocks as
+well (`Levels`): their outputs are less tied to the classes that the backbone was trained on, which helps to
+tell new classes apart. Only the closed form of `learning.class_statistics` gives these inputs weight; the
+paper's losses train only the part that reads the last maps. See Evci et al. 2022, "Head2Toe".
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Network(nn.Module):
     a class; rows from `classes` on are zero and take no part.
 
     Args:
-        backbone: Module that takes images [B, 3, H, W] float32 to feature maps [B, d, h, w] float32.
+        backbone: Module that turns images [B, 3, H, W] float32 into feature maps [B, d, h, w] float32.
         head: Linear layer with an input for each value of the levels, then d more, and `capacity` outputs.
         classes: Number of the head's rows that are in use.
         preprocessing: Preprocessing whose mean and std normalise the images.
@@ -45,8 +45,9 @@ class Network(nn.Module):
     Attributes:
         frozen_blocks: Number of the first blocks that a teacher and its student share; `stem` runs them.
         mapped: Tensors that are pages of a file, to which nothing writes.
-        recompute: Whether each trained block is computed again in the backward pass, to save memory.
-        precision: Precision in which the blocks compute; what follows them is float32 in any case. See
+        recompute: Whether the activations of each trained block are computed again in the backward pass, to
+            save memory.
+        precision: Precision in which the blocks compute; everything after them is float32 in any case. See
             `precision.computing_in`.
     """
 
@@ -68,7 +69,7 @@ class Network(nn.Module):
         self.mapped: tuple[Tensor, ...] = ()
         self.recompute = False
         self.precision: Precision = "float32"
-        self._writing: dict[tuple[int, int], bool] = {}  # `_write_to_input`'s answers, by blocks
+        self._tried_blocks: dict[tuple[int, int], bool] = {}  # results of `_blocks_write_to_input`
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Classifies images.
@@ -91,7 +92,7 @@ class Network(nn.Module):
         """Computes the head's inputs for images [B, H, W, 3] uint8.
 
         Returns:
-            The head's inputs [B, number of inputs] float32 and, if they are to be kept, the last feature maps
+            The head's inputs [B, number of inputs] float32 and, if `keep_maps` is set, the last feature maps
             [B, d, h, w] float32 on the CPU.
         """
         activations = self.activations(torch.from_numpy(images).to(self.head.weight.device))
@@ -110,7 +111,8 @@ class Network(nn.Module):
     def after_stem(self, activations: Activations) -> tuple[Tensor, Tensor]:
         """Runs the rest of the network on `stem`'s result; returns features and logits as `forward` does."""
         first, end = self.frozen_blocks, len(self.blocks())
-        if self._write_to_input(first, end, activations.maps):  # the other network needs these maps too
+        if self._blocks_write_to_input(first, end, activations.maps):
+            # The other network needs these maps too.
             activations = activations._replace(maps=activations.maps.clone())
         activations = self._run(activations, first, end)
         return activations.maps, self.classify(activations)
@@ -119,40 +121,41 @@ class Network(nn.Module):
         maps, levels = activations
         recompute = self.recompute and torch.is_grad_enabled()
         for index, block in enumerate(self.blocks()[first:end], first):
-            if recompute and any(True for _ in block.parameters()):  # no other block is worth it
-                on_a_copy = self._write_to_input(index, index + 1, maps)
+            if recompute and any(True for _ in block.parameters()):  # not worth it without any
+                on_a_copy = self._blocks_write_to_input(index, index + 1, maps)
                 maps = recomputed(block, maps, precision=self.precision, on_a_copy=on_a_copy)
             else:
                 maps = self._run_block(block, maps)
             if self.levels and index in self.levels.blocks:
-                levels = (*levels, grid_means(self._widened(maps), self.levels.grid))
-                if maps.requires_grad and self._write_to_input(index + 1, index + 2, maps):
+                levels = (*levels, grid_means(self._in_heads_dtype(maps), self.levels.grid))
+                if maps.requires_grad and self._blocks_write_to_input(index + 1, index + 2, maps):
                     maps = maps.clone()  # the gradient of the means needs these maps as they were
-        return Activations(self._widened(maps) if end == len(self.blocks()) else maps, levels)
+        return Activations(self._in_heads_dtype(maps) if end == len(self.blocks()) else maps, levels)
 
     def _run_block(self, block: nn.Module, maps: Tensor) -> Tensor:
         with autocast(self.precision, maps.device):
             return cast(Tensor, block(maps))
 
-    def _widened(self, maps: Tensor) -> Tensor:
-        """Returns maps in the head's dtype, in which everything but the blocks computes."""
+    def _in_heads_dtype(self, maps: Tensor) -> Tensor:
+        """Returns maps in the head's dtype, in which everything except the blocks is computed."""
         return maps if self.precision == "float32" else maps.to(self.head.weight.dtype)
 
     @torch.no_grad()
-    def _write_to_input(self, first: int, end: int, maps: Tensor) -> bool:
-        """Tells whether some blocks change the maps that they get, as an in-place activation does.
+    def _blocks_write_to_input(self, first: int, end: int, maps: Tensor) -> bool:
+        """Tells whether some blocks write to the maps that they are given, as an in-place activation does.
 
-        They are tried once, on a copy of one image's maps: torch counts changes to a tensor and its views.
+        The blocks are tried once, on a copy of one image's maps: torch counts the changes to a tensor and its
+        views.
         """
-        if (first, end) not in self._writing:
+        if (first, end) not in self._tried_blocks:
             given = output = maps[:1].detach().clone()
             unchanged = given._version
             for block in self.blocks()[first:end]:
                 output = self._run_block(block, output)
                 if output.untyped_storage().data_ptr() != given.untyped_storage().data_ptr():
-                    break  # later blocks get something else
-            self._writing[first, end] = given._version != unchanged
-        return self._writing[first, end]
+                    break  # later blocks get maps in other memory
+            self._tried_blocks[first, end] = given._version != unchanged
+        return self._tried_blocks[first, end]
 
     def normalise(self, images: Tensor) -> Tensor:
         """Normalises images [B, H, W, 3] uint8 to the backbone's input [B, 3, H, W]."""
@@ -175,9 +178,9 @@ class Network(nn.Module):
         return logits
 
     def blocks(self) -> list[nn.Module]:
-        """Lists the backbone's blocks, which make up the backbone when run one after the other.
+        """Lists the backbone's blocks, in the order in which they run.
 
-        They are its parts in order, with sequential ones taken apart.
+        They are the backbone's child modules; each sequential child is replaced by its own children.
         """
         parts = self.backbone.children()
         return [b for part in parts for b in (part.children() if _is_sequential(part) else [part])]
@@ -195,8 +198,8 @@ class Network(nn.Module):
     def student(self, *, trains: bool) -> Network:
         """Makes another network that shares all tensors except those that an increment changes.
 
-        It has copies of these: the head's and, if they are to be trained, those of the blocks that are not
-        frozen.
+        It has its own copies of the head's tensors and, if `trains` is set, of the tensors of all blocks that
+        are not frozen.
         """
         twin = deepcopy(self, {id(tensor): tensor for tensor in self.tensors()})
         changed = [twin.head, *(twin.blocks()[self.frozen_blocks :] if trains else [])]
@@ -207,7 +210,7 @@ class Network(nn.Module):
         return twin
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Lists all tensors of the network, those that are pages of a file included."""
+        """Lists all tensors of the network, including those that are pages of a file."""
         return (*self.parameters(), *self.buffers(), *self.mapped)
 
     @property
@@ -231,7 +234,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def set_head(self, weight: Tensor, bias: Tensor) -> None:
-        """Puts a new head in place, without writing to the memory that the old one was mapped from.
+        """Replaces the head, without writing to the memory that the old head was mapped from.
 
         Args:
             weight: Weight of the classes in use from now on [classes, the head's inputs].
@@ -245,7 +248,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def add_classes(self, count: int, generator: torch.Generator) -> None:
-        """Brings `count` more rows of the head into use, drawn at random as torch draws a linear layer's.
+        """Brings `count` more rows of the head into use, with random weights as in a new layer of torch.
 
         Their weights for levels stay 0. The caller must have checked the capacity.
         """
@@ -258,7 +261,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def read_levels(self, levels: Levels) -> None:
-        """Lets the head read these levels too, at first with weight 0, so that its outputs stay the same."""
+        """Lets the head read these levels too, at first with weight 0, so that the logits stay the same."""
         capacity, d = self.head.weight.shape
         weight = torch.cat([self.head.weight.new_zeros(capacity, levels.values), self.head.weight], 1)
         bias = self.head.bias

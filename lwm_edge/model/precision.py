@@ -1,4 +1,4 @@
-"""Runs a network's blocks in bfloat16 where that is asked for; everything around them stays in float32.
+"""Runs a network's blocks in bfloat16 on request; everything around them stays in float32.
 
 The weights stay in float32 too: torch's autocast gives convolutions a copy in bfloat16. The head's outputs,
 attention maps, losses and statistics would suffer from 8 bits of precision, and gain nothing.
@@ -20,8 +20,8 @@ _PROCESSOR = Path("/proc/cpuinfo")
 _INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # as Linux names them on x86 and Arm
 
 
-class Computes(Protocol):
-    """Has blocks that compute in a given precision, as a `Network` does."""
+class HasPrecision(Protocol):
+    """Stands for anything whose blocks compute in a given precision, such as a `Network`."""
 
     precision: Precision
 
@@ -29,8 +29,8 @@ class Computes(Protocol):
 def has_bfloat16(device: torch.device) -> bool:
     """Tells whether a device has instructions for bfloat16, instead of emulating it.
 
-    torch has no public call that asks a processor, and only Linux lists a processor's instructions:
-    elsewhere, a processor is assumed to have none for bfloat16.
+    torch has no public call that asks a processor for its instructions, and only Linux lists them. Elsewhere,
+    a processor is assumed to have none for bfloat16.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
@@ -45,20 +45,20 @@ def has_bfloat16(device: torch.device) -> bool:
 def usable_precisions(
     setting: Literal["auto", "float32", "bfloat16"], device: torch.device
 ) -> tuple[Precision, ...]:
-    """Lists the precisions that a setting allows on a device, the most exact first."""
+    """Lists the precisions that a setting allows on a device, starting with the most exact."""
     if setting != "auto":
         return (setting,)
     return ("float32", "bfloat16") if has_bfloat16(device) else ("float32",)
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """Makes torch compute in a given precision in the `with` statement."""
+    """Makes torch compute in a given precision within the `with` statement."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
 @contextmanager
-def computing_in(precision: Precision, *networks: Computes) -> Iterator[None]:
-    """Makes networks run their blocks in a given precision, forward and backward, in the `with` statement."""
+def computing_in(precision: Precision, *networks: HasPrecision) -> Iterator[None]:
+    """Makes networks run their blocks, forward and backward, in a given precision within the `with` block."""
     before = [network.precision for network in networks]
     for network in networks:
         network.precision = precision

@@ -1,8 +1,8 @@
 """Computes a block's activations again in the backward pass instead of keeping them, to save memory.
 
-torch.utils.checkpoint does the same for any function, but loads torch's compiler for it, 70 MiB: more than it
-saves when few images are computed at once. See Chen et al. 2016, "Training Deep Nets with Sublinear Memory
-Cost".
+torch.utils.checkpoint does the same for any function, but it loads torch's compiler. That takes 70 MiB, which
+is more than it saves if few images are computed at once. See Chen et al. 2016, "Training Deep Nets with
+Sublinear Memory Cost".
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def recomputed(
     parameters = [parameter for parameter in block.parameters() if parameter.requires_grad]
 
     def run(maps: Tensor) -> Tensor:
+        """Runs the block on maps, in the given precision."""
         with autocast(precision, maps.device):
             return cast(Tensor, block(maps.clone() if on_a_copy else maps))
 
@@ -48,15 +49,17 @@ class _Recomputed(torch.autograd.Function):
     def forward(
         ctx: Any, run: Callable[[Tensor], Tensor], activations: Tensor, *parameters: Tensor
     ) -> Tensor:
+        """Runs the block without keeping its inner activations, only its input."""
         ctx.run = run
         ctx.save_for_backward(activations)
         return run(activations)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Runs the block again with gradients, and returns the gradient of its input."""
         (activations,) = ctx.saved_tensors
         activations = activations.detach().requires_grad_(ctx.needs_input_grad[1])
-        with torch.enable_grad():  # passing the gradient to `backward` would load the compiler
+        with torch.enable_grad():  # `backward` would load the compiler if it were given the gradient
             product = (ctx.run(activations) * gradient).sum()
         torch.autograd.backward(product)  # adds to the parameters' gradients one by one
         return None, activations.grad, *[None] * (len(ctx.needs_input_grad) - 2)

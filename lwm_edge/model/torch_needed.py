@@ -1,4 +1,4 @@
-"""Says in plain words that something needs torch where there is none; most of lwm-edge runs without it."""
+"""Reports in plain words that torch is missing where it is needed; most of lwm-edge runs without torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def require_torch(what: str, instead: str = "") -> None:
 
     Args:
         what: Subject and verb of the sentence that says what needs them, such as "a demo needs".
-        instead: End of that sentence, which says what can be done without them.
+        instead: End of that sentence, which can say what else to do.
 
     Raises:
         ConfigError: They are not installed, or they cannot be loaded.

@@ -3,12 +3,13 @@
 The score compares two explanations of a photo: the nearest class mean, and all classes together
 (`learning.unknown` makes its tensors from the class statistics). A photo counts as unknown if its score lies
 below a threshold that keeps a stated share of known photos. The threshold comes from photos that the model
-had not learnt when they were scored, by split conformal prediction: if the next known photo is drawn as they
-were, it is kept with at least that probability. See Angelopoulos and Bates 2023, "Conformal Prediction: A
+had not learnt when they were scored, by split conformal prediction: the next known photo from the same source
+is kept with a probability of at least that share. See Angelopoulos and Bates 2023, "Conformal Prediction: A
 Gentle Introduction". benchmarks/README.md says how well other scores do.
 
-For each class, a bundle keeps a histogram of these scores, of the same length whatever the number of photos.
-The photos themselves are gone. The threshold is the lower edge of a bin, so it keeps no less than it should.
+For each class, a bundle keeps a histogram of these scores, whose length does not depend on the number of
+photos. The photos themselves are gone. The threshold is the lower edge of a bin, so it never keeps less than
+the stated share.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ Histogram = NDArray[np.int32]
 
 
 class Calibration(Record):
-    """Says below which score a photo is unknown, and on how many photos that is based.
+    """Holds the thresholds for unknown objects, and says on how many photos they are based.
 
     Attributes:
-        photos: Number of known photos whose scores are counted.
-        classes: Number of classes that they belong to.
-        thresholds: Threshold for each share of known photos to keep, for the ONNX file's output `unknown`: a
-            photo above it is unknown. None where there are too few photos to say.
+        photos: Number of known photos whose scores were counted.
+        classes: Number of classes to which these photos belong.
+        thresholds: Threshold for each share of known photos to keep; a photo counts as unknown if the ONNX
+            file's output `unknown` is above it. None if there are too few photos for that share.
     """
 
     photos: int
@@ -54,7 +55,7 @@ class Calibration(Record):
 
 
 def known_scores(head_inputs: NDArray[Any], arrays: Arrays, classes: int) -> NDArray[np.float64]:
-    """Computes each photo's score [M], larger for known ones; the ONNX file's output has its sign changed.
+    """Computes each photo's score [M], higher for known photos; the ONNX file's output has the other sign.
 
     Args:
         head_inputs: The head's inputs for each photo [M, d].
@@ -83,15 +84,15 @@ def count_scores(scores: NDArray[Any], labels: NDArray[np.int64], capacity: int)
 def lowest_kept(histogram: Histogram, share: float) -> float | None:
     """Finds a score that at least a given share of known photos reach.
 
-    If n photos and the next one are all equally likely to have any rank, the next one has rank k or less with
+    If the next photo is equally likely to have any rank among n others, it has rank k or less with
     probability k / (n + 1).
 
     Args:
-        histogram: Counts of the scores of any classes' photos [classes, 128].
+        histogram: Counts of the scores of photos of some classes [classes, 128].
         share: Share of known photos to keep.
 
     Returns:
-        Lower edge of a bin; None if there are too few photos, or if photos below all edges are to be kept.
+        Lower edge of a bin; None if there are too few photos, or if even photos below all edges must be kept.
     """
     counts = histogram.sum(0, dtype=np.int64)
     rank = floor((int(counts.sum()) + 1) * (1 - share) + 1e-9)
@@ -102,12 +103,12 @@ def lowest_kept(histogram: Histogram, share: float) -> float | None:
 
 
 def is_kept(score: float) -> NDArray[np.bool_]:
-    """Tells which of the bins [128] hold scores that are not below a given one, which must be an edge."""
+    """Tells which of the bins [128] contain only scores at or above a given edge."""
     return np.concatenate([[False], score <= EDGES])
 
 
 def fewest_photos(share: float) -> int:
-    """Returns how many photos are needed to say which threshold keeps a share of known photos."""
+    """Returns how many photos are needed to compute a threshold that keeps a share of known photos."""
     return int(np.ceil(share / (1 - share) - 1e-9))
 
 
@@ -126,7 +127,7 @@ def kept_by_class(
 ) -> Mapping[str, tuple[int, int]]:
     """Counts how many of each class's photos the common threshold keeps, and how many there are.
 
-    Classes with too few photos for a threshold of their own are left out: alone, they show nothing.
+    Classes with too few photos for a threshold of their own are left out, as such counts show nothing.
 
     Args:
         histogram: Counts of the scores of each class's photos [classes, 128].
@@ -134,7 +135,7 @@ def kept_by_class(
         share: Share of known photos that the threshold keeps.
 
     Returns:
-        For each class that is not left out, how many of its photos are kept, and how many there are.
+        Number of photos that are kept and number of all photos, by the name of the class.
     """
     score = lowest_kept(histogram, share)
     if score is None:

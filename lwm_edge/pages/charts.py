@@ -1,4 +1,4 @@
-"""Draws charts as SVG that takes its colours and its font from the page, so that it suits light and dark."""
+"""Draws charts as SVG with the colours and font of the page around them, in light and in dark mode."""
 
 from __future__ import annotations
 
@@ -80,10 +80,11 @@ def memory_chart(ledger: Sequence[LedgerEntry]) -> str:
 
 
 def accuracy_chart(classes: Sequence[ClassFact]) -> str:
-    """Draws the recognised share of each measured class, with its interval, worst class first."""
+    """Draws the share of photos recognised for each measured class, with its interval, worst class first."""
     ranked = sorted((fact for fact in classes if fact.total), key=lambda fact: (fact.share, fact.interval))
 
     def draw(axes: Any) -> None:
+        """Draws each class's share as a dot on the line of its interval."""
         x = range(1, len(ranked) + 1)
         low, high = zip(*(fact.interval for fact in ranked), strict=True)
         crowded = len(ranked) > 60
@@ -97,6 +98,7 @@ def accuracy_chart(classes: Sequence[ClassFact]) -> str:
 
 def _over_changes(changes: Sequence[int], series: dict[str, list[float]]) -> str:
     def draw(axes: Any) -> None:
+        """Draws each series as a line over the changes."""
         for (label, values), colour in zip(series.items(), (_FIRST, _SECOND), strict=False):
             axes.plot(changes, values, "o-", label=label, color=colour, lw=2, ms=4)
         top = max(max(values) for values in series.values())
@@ -110,7 +112,7 @@ def _over_changes(changes: Sequence[int], series: dict[str, list[float]]) -> str
 
 
 def _svg(draw: Any) -> str:
-    """Returns a chart as an element for a page, without an XML prolog, ids of groups or a size of its own."""
+    """Returns a chart as an SVG element for a page, without XML prolog, ids of groups, width and height."""
     from matplotlib import rc_context
 
     with rc_context(_STYLE):

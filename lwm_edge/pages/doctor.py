@@ -1,4 +1,4 @@
-"""Makes the photo doctor's page, which shows the photos that deserve a look and says why they do."""
+"""Makes the photo doctor's page, which shows the photos that deserve a look, with the reasons."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from .template import fill
 
 _TEMPLATE = Path(__file__).with_suffix(".html")
 _THUMBNAIL = Preprocessing(image_size=128, resize_size=128, mean=(0, 0, 0), std=(1, 1, 1))
-_MOST_PICTURES = 500  # of some 5 kB each
+_MOST_PICTURES = 500  # each takes about 5 kB
 
 
 def write_check_page(report: CheckReport, output: AnyPath) -> None:
-    """Writes what `check_photos` found as a page for a browser, with small pictures of the photos in it.
+    """Writes the findings of `check_photos` as a page for a browser, with small pictures of the photos.
 
     Args:
         report: Report of `check_photos`; its photos are read again.
         output: HTML file to write.
 
     Raises:
-        ConfigError: The output is not a file that can be written, or jinja2 is not installed.
+        ConfigError: The output cannot be written, or jinja2 is not installed.
     """
     outputs.write_output(Path(output), check_page(report))
 
@@ -61,7 +61,7 @@ def _row(suspect: SuspectPhoto, folder: Path) -> dict[str, object]:
 
 
 def _picture(path: Path) -> dict[str, str]:
-    """Returns a small picture of a photo as a data URI, or why there is none."""
+    """Returns a small picture of a photo as a data URI, or the reason why there is none."""
     try:
         pixels = read_photo(path, _THUMBNAIL)
     except PhotosError as error:

@@ -1,4 +1,4 @@
-"""Gathers what a page says about a home: what the model knows, how sure that is, and what it cost."""
+"""Gathers the facts for a page about a home: what the model knows, how sure that is, and what it costs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 from pydantic import ValidationError
 
-from .. import storage
+from .. import inspection
 from ..home.home import Generation, Home
 from ..home.readers import InfoReport, info
 from ..increment.reports import IncrementReport
@@ -30,15 +30,15 @@ THEN = "when it was learnt, with the model of that day"
 
 @dataclass(frozen=True)
 class ClassFact:
-    """Says how well one class is known.
+    """Says how well the model knows one class.
 
     Attributes:
         name: Name of the class.
-        shipped: Whether the vendor shipped it.
-        learnt_from: Number of photos behind its mean; 0 if that is not known.
+        shipped: Whether the vendor shipped the class.
+        learnt_from: Number of photos from which the class was learnt; 0 if that is not known.
         right: Number of photos that were recognised.
-        total: Number of photos that were judged; 0 if it was never measured.
-        source: Words for who measured it and when.
+        total: Number of photos that were judged; 0 if the class was never measured.
+        source: Words that say who measured the class, or when.
     """
 
     name: str
@@ -50,7 +50,7 @@ class ClassFact:
 
     @property
     def share(self) -> float:
-        """Returns the share of its photos that were recognised."""
+        """Returns the share of the class's photos that were recognised."""
         return self.right / self.total if self.total else 0.0
 
     @property
@@ -61,7 +61,7 @@ class ClassFact:
 
 @dataclass(frozen=True)
 class ConfusionFact:
-    """Says how often a class was taken for another one, and who counted it."""
+    """Says how often one class was taken for another, and who counted that, or when."""
 
     actual: str
     predicted: str
@@ -71,16 +71,16 @@ class ConfusionFact:
 
 @dataclass(frozen=True)
 class Facts:
-    """Holds what a page says about a home.
+    """Holds the facts about a home that a page shows.
 
     Attributes:
-        info: What the home holds.
+        info: Description of the home's model.
         classes: Facts about each class, in class_index order.
         confusions: Most frequent confusions.
         ledger: Footprint of the changes that the ledger lists, oldest first.
-        receipt: Receipt of the latest change, if that learnt photos.
-        audit: Auditor's account of the home.
-        custody: Verdict on the record from the base to this model.
+        receipt: Receipt of the latest change; None if that change learnt no photos.
+        audit: Report of the auditor on the home.
+        custody: Verdict on the chain of custody from the base to this model.
         evaluation: Evaluation on photos that were given for the page; None if none were given.
     """
 
@@ -99,7 +99,7 @@ def gather_facts(
     evaluation: EvaluationReport | None = None,
     report: Callable[[], None] = report_nothing,
 ) -> Facts:
-    """Reads a home's model, its latest receipt and its ledger, audits it, and verifies its chain of custody.
+    """Reads a home's model, receipt and ledger, audits the home, and verifies its chain of custody.
 
     Args:
         home: Model home.
@@ -127,9 +127,9 @@ def gather_facts(
 
 
 def _receipt(generation: Generation) -> IncrementReport | None:
-    """Reads the latest receipt; None if the change learnt no photos, or the file is damaged."""
+    """Reads the latest receipt; None if the latest change learnt no photos, or if the file is damaged."""
     try:
-        return IncrementReport.model_validate_json(storage.read_regular(generation.receipt))
+        return IncrementReport.model_validate_json(inspection.read_regular(generation.receipt))
     except (ValidationError, OSError):
         return None
 
@@ -138,7 +138,7 @@ def _classes(
     bundle: Bundle, receipt: IncrementReport | None, evaluation: EvaluationReport | None
 ) -> tuple[ClassFact, ...]:
     m, arrays = bundle.manifest, bundle.arrays(COUNTS, RIGHT, RIGHT_SOLVED, TOTAL)
-    solved = m.increment_count > 0  # then a head that was solved has replaced the one that the vendor trained
+    solved = m.increment_count > 0  # a solved head has then replaced the one that the vendor trained
     right, total = arrays[RIGHT_SOLVED if solved else RIGHT], arrays[TOTAL]
     measured: dict[str, tuple[int, int, str]] = {
         name: (int(right[i]), int(total[i]), SHIPPED) for i, name in enumerate(m.class_names) if total[i]
@@ -177,7 +177,7 @@ def _confusions(
 
 
 def wilson_interval(right: int, total: int) -> tuple[float, float]:
-    """Computes Wilson's score interval of a share, at 95% confidence; from 0 to 1 if nothing was counted."""
+    """Computes Wilson's score interval of a share at 95% confidence; it is 0 to 1 if nothing was counted."""
     if not total:
         return 0.0, 1.0
     z = NormalDist().inv_cdf((1 + _CONFIDENCE) / 2)

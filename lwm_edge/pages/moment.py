@@ -1,4 +1,4 @@
-"""Teaches new classes, and writes a page with what is known only then: photos, maps and mistakes."""
+"""Teaches new classes, and writes a page that also shows photos, attention maps and mistakes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .. import storage
+from .. import inspection
 from ..errors import LwmEdgeError, PhotosError
 from ..home.home import Home, open_home
 from ..increment.add import add_classes
@@ -33,7 +33,7 @@ from .facts import gather_facts
 from .report import PAGE_STEPS, PageReport, check_page, render
 
 _PICTURES, _PER_CLASS, _MISTAKES = 24, 4, 24
-_MAP_SHARE = 0.6  # of a picture's colour where the map is at its largest
+_MAP_SHARE = 0.6  # share of a picture's colour that comes from the map, at the map's largest value
 
 Maps = NDArray[np.float32]
 
@@ -48,7 +48,7 @@ class Picture:
         taken_for: Name of the class that it was taken for; empty if that is not known.
         before: Photo with the old model's attention map; empty if there is none.
         after: Photo with the new model's attention map; empty if there is none.
-        looked_for: Name of the old class for which the maps show the evidence.
+        looked_for: Name of the old class for which the maps show evidence.
     """
 
     image: str
@@ -61,13 +61,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Moment:
-    """Holds what is known only at the moment of learning.
+    """Holds the facts that are known only at the moment of learning.
 
     Attributes:
-        headline: Sentence on what was learnt.
-        warnings: Sentences on what to watch out for.
-        pictures: Some of the new photos, with maps where there are any.
-        maps_note: Sentence on the maps, or on why there are none.
+        headline: Sentence that says what was learnt.
+        warnings: Sentences that say what to watch out for.
+        pictures: Some of the new photos, with attention maps if there are any.
+        maps_note: Sentences that explain the maps, or say why there are none.
         mistakes: Held-back photos that were not recognised, up to a limit.
         mistakes_made: Number of all held-back photos that were not recognised.
         held_back: Number of held-back photos.
@@ -83,7 +83,7 @@ class Moment:
 
     @property
     def embedded(self) -> int:
-        """Returns the number of photos in the page."""
+        """Returns the number of photos that the page embeds."""
         return len(self.pictures) + len(self.mistakes)
 
     @property
@@ -93,7 +93,7 @@ class Moment:
 
 
 class Taught(NamedTuple):
-    """Holds the receipt of an increment, and the report on its page; None if that could not be written."""
+    """Holds the receipt of an increment, and the report on its page, which is None if no page was written."""
 
     receipt: IncrementReport
     page: PageReport | None
@@ -121,15 +121,15 @@ def add_classes_with_page(
         photos: Path of a folder with one sub-folder of photos for each new class, named after the class.
         page: Path of the page; an existing file is replaced.
         config: Settings of the increment; None means the defaults.
-        on_progress: Function that is called in this thread at every step and before each photo. If it
-            raises once the classes are learnt, they stay learnt, but no page is written.
+        on_progress: Function that is called in this thread at every step and before each photo. If it raises
+            an exception when the classes have been learnt, they stay learnt, but no page is written.
         isolate: Whether to learn and commit in worker processes; False does both in this one.
         wait: Whether to wait for another process that is changing the home.
         started: Value of time.monotonic() from which the receipt counts its seconds; None means now.
 
     Raises:
         ConfigError: The page cannot be written there, or jinja2 or matplotlib is not installed.
-        LwmEdgeError: For the reasons that `add_classes` lists.
+        LwmEdgeError: The increment fails for one of the reasons that `add_classes` lists.
     """
     home, photos, page = open_home(home), Path(photos), Path(page)
     check_page(home, page)
@@ -152,7 +152,7 @@ def add_classes_with_page(
 @contextmanager
 def _kept_open(home: Home) -> Iterator[Bundle | None]:
     """Keeps the current bundle readable after a commit removes it; yields None on systems without /proc."""
-    with storage.open_regular(home.current().bundle) as file:
+    with inspection.open_regular(home.current().bundle) as file:
         path = Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
         yield open_bundle(path) if path.exists() else None
 
@@ -167,14 +167,16 @@ def _moment(
     if note is None and before is not None and shown:
         pictures = _with_maps(shown, before, home.open_bundle())
         note = (
-            "The middle picture shows where the model looked before, and the right one where it looks now, "
-            "for evidence of the old class that it finds most likely. The training keeps the two alike; "
-            "where they differ, other parts of the photo count now."
+            "The middle picture shows where the model looked before this increment, and the right one shows "
+            "where it looks now. Both show the evidence for one old class, which is named below: the old "
+            "class that the new model finds most likely. Training keeps the two pictures alike; where they "
+            "differ, other parts of the photo count now."
         )
     count = len(receipt.new_classes)
     return Moment(
-        headline=f"{count} {'class' if count == 1 else 'classes'} from {receipt.photos_trained} photos, in "
-        f"{receipt.seconds:.0f} seconds, by recipe {receipt.recipe}: {receipt.recipe_reason}.",
+        headline=f"The model learnt {count} {'class' if count == 1 else 'classes'} from "
+        f"{receipt.photos_trained} photos in {receipt.seconds:.0f} seconds, with the recipe "
+        f"{receipt.recipe}: {receipt.recipe_reason}.",
         warnings=receipt.warnings,
         pictures=tuple(pictures),
         maps_note=note or "",
@@ -188,8 +190,9 @@ def _why_no_maps(receipt: IncrementReport, before: Bundle | None) -> str | None:
     """Says why no maps of the old and the new model are shown; None if they can be."""
     if receipt.training is None:
         return (
-            f"Recipe {receipt.recipe} left the network as it was, so it looks where it looked before, and "
-            "there are no two maps to compare. These are some of the new photos, as the network sees them."
+            f"Recipe {receipt.recipe} left the network as it was, so the model looks at the same parts of a "
+            "photo as before, and there are no maps to compare. These are some of the new photos, as the "
+            "network sees them."
         )
     if not torch_is_installed():
         return "Attention maps need torch, which is not installed here. These are some of the new photos."
@@ -201,7 +204,7 @@ def _why_no_maps(receipt: IncrementReport, before: Bundle | None) -> str | None:
 def _some_photos(
     folder: Path, class_name: str | None, preprocessing: Preprocessing
 ) -> list[tuple[str, Pixels]]:
-    """Reads a few photos of each new class, fewer if there are many classes."""
+    """Reads up to four photos of each new class, or fewer if there are many classes."""
     classes = list_photos(folder, class_name).classes[:_PICTURES]
     each = max(1, min(_PER_CLASS, _PICTURES // max(1, len(classes))))
     found = []
@@ -210,7 +213,7 @@ def _some_photos(
         for photo in one.files:
             if len(pixels) == each:
                 break
-            with suppress(PhotosError):  # it was skipped and reported before
+            with suppress(PhotosError):  # the photo was skipped and reported before
                 pixels.append(read_photo(photo, preprocessing))
         found += [(one.class_name, shown) for shown in pixels]
     return found
@@ -218,7 +221,7 @@ def _some_photos(
 
 def _mistakes(receipt: IncrementReport, preprocessing: Preprocessing) -> Iterator[Picture]:
     for mistake in receipt.mistakes[:_MISTAKES]:
-        with suppress(PhotosError):  # it is gone by now
+        with suppress(PhotosError):  # the photo may have been removed
             image = _png(read_photo(mistake.photo, preprocessing))
             yield Picture(image, mistake.class_name, taken_for=mistake.taken_for)
 
@@ -240,7 +243,7 @@ def _with_maps(shown: Sequence[tuple[str, Pixels]], before: Bundle, after: Bundl
 
 
 def _attention_maps(images: Pixels, before: Bundle, after: Bundle) -> tuple[Maps, Maps, list[int]]:
-    """Computes where both models look, for the old class that the new model ranks highest (eq. 2 and 4)."""
+    """Computes both models' attention maps for the old class that the new model ranks highest (eq. 2, 4)."""
     import torch
 
     from ..learning.attention import attention_map

@@ -1,4 +1,4 @@
-"""Writes a page about a home: what the model knows, how sure that is, what it costs, where it comes from."""
+"""Writes a page about a home's model: what it knows, how accurate it is, what it costs, where it is from."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _TEMPLATE = Path(__file__).with_name("report.html")
 PAGE_STEPS = FACT_STEPS + 1
 _FIRST_CLASSES = 24
 _MIB = 2**20
-_DONE = {
+_DEEDS_IN_WORDS = {
     "add-classes": "learnt",
     "add-photos": "learnt more photos of",
     "remove-class": "removed",
     "rename-class": "renamed",
     "merge-classes": "merged",
     "calibrate": "calibrated with photos of",
-    "undo": "took back the change before",
+    "undo": "undid the change before",
 }
 
 
@@ -50,8 +50,8 @@ class PageReport(Report):
         page: Path of the page.
         page_bytes: Length of the page.
         embedded_photos: Number of photos that are in the page.
-        audit_passed: Verdict of the auditor that the page shows.
-        custody_passed: Verdict on the chain of custody that the page shows.
+        audit_passed: Whether the page says that the audit passed.
+        custody_passed: Whether the page says that the model's origin is proven.
     """
 
     page: AnyNamePath
@@ -73,7 +73,8 @@ def write_report(
     Args:
         home: Model home, or the path of its folder.
         output: Path of the page; an existing file is replaced.
-        photos: Path of labelled photos in class folders, on which the model is measured for the page.
+        photos: Path of a folder with class folders of labelled photos, on which the model is measured for the
+            page; None leaves that out.
         on_progress: Function that is called before each photo, and before each step of making the page; any
             exception that it raises ends the call.
 
@@ -90,7 +91,7 @@ def write_report(
 
 
 def check_page(home: Home, output: Path) -> None:
-    """Refuses a page that could not or must not be written, before the work begins.
+    """Checks, before the work begins, that the page can and may be written to its path.
 
     Raises:
         ConfigError: The page would be in the home, cannot be written, or needs a library that is missing.
@@ -118,7 +119,7 @@ def render(
         home: Model home.
         output: Path of the page.
         facts: Facts about the home.
-        moment: What is known only at the moment of learning, see `moment.Moment`; None at any other time.
+        moment: Facts that are known only at the moment of learning (a `moment.Moment`); None at other times.
         report: Function that is called before the charts are drawn.
     """
     report()
@@ -134,9 +135,9 @@ def render(
 
 
 def _content(home: Home, facts: Facts) -> dict[str, Any]:
-    from importlib import metadata  # takes longer to load than everything else here
+    from importlib import metadata  # takes longer to load than everything else in this module
 
-    least_sure = sorted(facts.classes, key=_surety)
+    least_sure = sorted(facts.classes, key=_least_sure_first)
     measured = [fact for fact in facts.classes if fact.total]
     receipt = facts.receipt
     return {
@@ -162,8 +163,8 @@ def _content(home: Home, facts: Facts) -> dict[str, Any]:
     }
 
 
-def _surety(fact: ClassFact) -> tuple[bool, float, str]:
-    """Returns a key that sorts measured classes first, starting with those that may be the worst."""
+def _least_sure_first(fact: ClassFact) -> tuple[bool, float, str]:
+    """Returns a key that sorts measured classes first, starting with the class that may be the worst."""
     return not fact.total, fact.interval[0], fact.name
 
 
@@ -191,7 +192,7 @@ def _past(past: PastChange) -> Mapping[str, Any]:
     arrow = " to " if past.change == "rename-class" else " into " if past.change == "merge-classes" else ", "
     return {
         "number": past.increment,
-        "did": _DONE.get(past.change or "", "the record does not say what was done"),
+        "did": _DEEDS_IN_WORDS.get(past.change or "", "the record does not say what was done"),
         "classes": arrow.join(past.class_names) + more,
         "when": f"{past.time:%Y-%m-%d %H:%M} UTC" if past.time else "",
     }

@@ -1,4 +1,4 @@
-"""Fills the template of a page with what it shows, and escapes all text in it."""
+"""Fills in the template of a page, and escapes all text in the page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import html
 from pathlib import Path
 from typing import Any
 
-from .. import storage
+from .. import inspection
 from ..errors import ConfigError
 from ..records import utf8_text
 
@@ -27,11 +27,11 @@ def require_jinja2() -> Any:
 
 
 def fill(template: Path, content: dict[str, Any]) -> bytes:
-    """Returns a page as UTF-8.
+    """Fills in a template, and returns the page as UTF-8.
 
     Args:
-        template: Path of the template, beside the module that makes the page.
-        content: Values by the names that the template gives them.
+        template: Path of the template.
+        content: Values for the template, by the names that it uses.
 
     Raises:
         ConfigError: jinja2 is not installed.
@@ -39,7 +39,7 @@ def fill(template: Path, content: dict[str, Any]) -> bytes:
     jinja2 = require_jinja2()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {"percent": _percent, "mib": mib, "name": _name}
-    page = environment.from_string(storage.read_regular(template).decode()).render(**content)
+    page = environment.from_string(inspection.read_regular(template).decode()).render(**content)
     return str(page).encode(errors="backslashreplace")
 
 

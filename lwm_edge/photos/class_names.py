@@ -11,10 +11,11 @@ from ..records import utf8_name
 
 MAX_CLASS_NAME_BYTES = 64
 _BIDIRECTIONAL = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
-# Cn (unassigned) is not refused: a later Unicode may assign it, and a bundle must read the same everywhere.
+# Cn (unassigned) is not refused: a later version of Unicode may assign such a character, and whether a bundle
+# is valid must not depend on Python's version of Unicode.
 _REFUSED_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 _WITHOUT_VARIANTS = {"Lu", "Ll", "Lt", "Zs"}
-# What Unicode calls default ignorable, less what is refused anyway, plus the blank characters.
+# The characters that Unicode calls default ignorable, less those refused anyway, plus the blank ones.
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U0001d159\U000e0100-\U000e01ef]"
 )
@@ -49,10 +50,11 @@ def fold_class_name(text: str) -> str:
 def shown_class_name(text: str) -> str:
     """Reduces a class name to what can be seen of it: two names that look alike give the same text.
 
-    Invisible characters, and letters of other scripts that have a Latin twin, let a name pass for another.
+    A name can pass for another if it has invisible characters, or letters of another script that look like
+    Latin ones (twins).
     """
-    # Twins are replaced twice: before NFKD, as the form that it gives a character need not look the same, and
-    # after it, as only then is an accented letter split into an accent and a letter, which may have a twin.
+    # Twins are replaced before NFKD, which may turn them into characters that look different, and again after
+    # it, because it splits an accented letter into an accent and a letter, which may be a twin.
     text = _INVISIBLE.sub("", text).translate(_LATIN_TWINS)
     visible = _INVISIBLE.sub("", unicodedata.normalize("NFKD", text)).translate(_LATIN_TWINS)
     if len(visible) > 1:  # not for single characters: they are the classes of a model that reads text
@@ -70,9 +72,9 @@ def text_problem(text: str) -> str | None:
 
 
 def _has_stray_invisibles(name: str) -> bool:
-    """Tells whether an invisible character follows what it cannot alter: a cased letter, a space or nothing.
+    """Tells whether an invisible character stands first, or after a cased letter or a space.
 
-    After other characters, it may be part of an emoji or of an East Asian name.
+    In these places it has no use. After other characters, it may be part of an emoji or an East Asian name.
     """
     return any(_INVISIBLE.match(c) and _has_no_variants(before) for before, c in pairwise(" " + name))
 

@@ -1,9 +1,9 @@
-"""Decodes costly photos in a process of its own, within hard limits on memory and processor time.
+"""Decodes costly photos in a separate process, within hard limits on memory and processor time.
 
 None of Pillow's decoders can be interrupted, and what some of them need cannot be known beforehand. The
 process is given one job after another, each as a line of JSON. It answers with a line of JSON and then the
-pixels, if there are any. It ends with its parent, the process that started it, or after ten seconds without a
-job. If a photo takes more processor time than it may, the system ends the process.
+pixels, if there are any. It ends with its parent (the process that started it), or after ten seconds without
+a job. If a photo takes more processor time than is allowed, the system ends the process.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ except ImportError:  # Windows, where the parent watches the memory and the time
 
 _IDLE_SECONDS = 10
 _STATUS, _FORGET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_LIBRARY_BYTES = 8 * MIB  # code that is mapped already, but may be loaded only while the photo is decoded
-_ASSUMED_ADDRESSES = 192 * MIB  # in use before anything is decoded, if the system does not say how many are
+_LIBRARY_BYTES = 8 * MIB  # code that is mapped already, but perhaps loaded only when the photo is decoded
+# Address space that is assumed to be in use before a photo is decoded, if the system does not say.
+_ASSUMED_ADDRESSES = 192 * MIB
 
 
 def main() -> None:
-    """Runs the process: decodes photos for as long as its parent asks it to."""
+    """Decodes photos for as long as the parent asks for them."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not look like a reply
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # when to stop is for the parent to decide
@@ -79,7 +80,7 @@ def _has_job(jobs: IO[bytes]) -> bool:
 
 @contextmanager
 def _limited(most_bytes: int, seconds: int) -> Iterator[None]:
-    """Limits the memory that this process may take in all, and its processor time from now on."""
+    """Limits the total memory of this process, and its processor time from now on."""
     if not resource:
         yield
         return
@@ -96,7 +97,7 @@ def _limited(most_bytes: int, seconds: int) -> Iterator[None]:
 
 
 def _limit(kind: int, most: int) -> None:
-    """Sets a limit, as far as the system offers it and allows this process to; a lower limit stays."""
+    """Sets a limit if the system has it and lets this process set it; a lower limit stays."""
     _, hard = resource.getrlimit(kind)
     allowed = [limit for limit in (most, hard) if limit != resource.RLIM_INFINITY]
     with suppress(OSError, ValueError):
@@ -113,7 +114,7 @@ def _kernel_says(field: str) -> int:
 
 @contextmanager
 def _ended_with_parent() -> Iterator[None]:
-    """Lets the system end this process at once if its standard input closes meanwhile; see fcntl(2), O_ASYNC.
+    """Makes the system end this process at once if its standard input closes; see fcntl(2), O_ASYNC.
 
     The signal for that (SIGIO) ends any process that does not handle it. On systems other than Linux, the
     process ends once the photo is decoded.

@@ -33,7 +33,7 @@ MIN_BYTES = 64 * MIB
 
 _SECONDS_BETWEEN_LOOKS = 0.1  # this often, the process is checked and `on_wait` is called
 
-# The process has one thread and gives memory back as it is freed, so that a limit counts what a photo takes.
+# With one thread, and with memory given back as it is freed, the limit counts only what a photo takes.
 _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
@@ -52,7 +52,7 @@ class DecoderProcess:
     """Starts the process when it is needed, and gives it photos to decode.
 
     Attributes:
-        resident_bytes: Resident memory of the process when it last answered; 0 while there is none.
+        resident_bytes: Resident memory of the process when it last answered; 0 if it is not running.
         peak_bytes: Highest resident memory since `forget_peak`.
     """
 
@@ -86,7 +86,7 @@ class DecoderProcess:
 
         Raises:
             PhotosError: The photo cannot be decoded within the limits; the message says why.
-            OutOfRoomError: More memory might help.
+            OutOfRoomError: There was too little memory; more might be enough.
             LwmEdgeError: The system refuses to start the process.
         """
         job = {
@@ -115,7 +115,7 @@ class DecoderProcess:
     def _note_usage(self, reply: dict[str, Any]) -> None:
         self.resident_bytes = reply["resident_bytes"]
         self.peak_bytes = max(self.peak_bytes, reply["peak_bytes"])
-        if self.resident_bytes > MIN_BYTES:  # the allocator keeps it in pieces of no use to the next photo
+        if self.resident_bytes > MIN_BYTES:  # the allocator keeps memory in pieces of no use to other photos
             self._end()
 
     def forget_peak(self) -> None:
@@ -136,7 +136,7 @@ class DecoderProcess:
 
     @contextmanager
     def _locked(self, on_wait: Callable[[], None]) -> Iterator[None]:
-        """Waits until the process has no other photo to decode."""
+        """Waits until no other thread uses the process, and lets none use it in the block."""
         while not self._lock.acquire(timeout=_SECONDS_BETWEEN_LOOKS):
             on_wait()
         try:
@@ -153,7 +153,7 @@ class DecoderProcess:
     def _exchange(
         self, job: dict[str, Any], on_wait: Callable[[], None]
     ) -> tuple[dict[str, Any], bytes] | None:
-        """Gives the process a job; returns None if it had already ended for want of photos to decode."""
+        """Gives the process a job; returns None if the process had already ended because it was idle."""
         process = self._started()
         assert process.stdin and process.stdout
         line = b""
@@ -218,11 +218,11 @@ def _usage(pid: int) -> tuple[int, float]:
 
 
 def _require_within_limits(usage: tuple[int, float], began: tuple[int, float], job: dict[str, Any]) -> None:
-    """Holds a photo to its limits where the system does not: outside Linux, it enforces none on memory.
+    """Enforces a photo's limits where the system does not; only Linux enforces the one on memory.
 
     Raises:
         OutOfRoomError: The process takes more memory than it may.
-        PhotosError: It takes more processor time.
+        PhotosError: The process takes more processor time than it may.
     """
     if usage[0] > job["most_bytes"]:
         raise OutOfRoomError(f"takes more than {job['most_bytes'] // MIB} MiB of memory to decode")
@@ -240,11 +240,11 @@ def _why_it_ended(status: int) -> str:
 
 
 DECODER = DecoderProcess()
-"""The only decoder that this process has."""
+"""The only process that decodes photos for this one."""
 
 
 def _start_over_in_child() -> None:
-    """Leaves the decoder to the process that started it; a forked process starts its own if it needs one."""
+    """Makes a forked process leave its parent's decoder alone, and start another if it needs one."""
     process = DECODER._process
     DECODER.__init__()  # type: ignore[misc]
     if process:

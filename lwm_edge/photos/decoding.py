@@ -32,8 +32,8 @@ def decode(
         path: Path of the photo.
         image_size: Height and width of the result.
         resize_size: Length of the photo's short side before the crop.
-        most_bytes: Bytes that the worst photo of this format and size may take; None in the process with hard
-            limits.
+        most_bytes: Bytes that photos of this format and size may take at worst; None in the process with hard
+            limits, where any photo is decoded.
         on_wait: Function that is called a few times a second. What it raises is passed on unchanged.
 
     Raises:
@@ -58,10 +58,10 @@ def decode(
 
 
 class _Silence:
-    """Ignores warnings while any thread decodes: Pillow's are about odd metadata, and what matters is raised.
+    """Ignores warnings while any thread decodes: Pillow warns about odd metadata, but raises what matters.
 
-    Warning filters belong to the whole process. If each thread put back those that it found, the last one
-    could put back what another had set, and an app would never see a warning again.
+    Warning filters belong to the whole process. If each thread restored the filters that it found, the last
+    thread could restore those that another one had set, and an app would never see a warning again.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class _Silence:
                 self._found.__exit__(None, None, None)
 
     def hold(self) -> None:
-        """Lets no thread begin or end decoding until `go_on`, so that a process can be forked."""
+        """Lets no thread begin or end decoding until `go_on`, so that this process can be forked."""
         self._lock.acquire()
 
     def go_on(self) -> None:
@@ -92,7 +92,7 @@ class _Silence:
         self._lock.release()
 
     def go_on_in_child(self) -> None:
-        """Does what `go_on` does in a forked process, in which there is none of the other threads."""
+        """Does in a forked process, which has none of the other threads, what `go_on` does in its parent."""
         others = self._threads - {threading.get_ident()}
         self._threads -= others
         if others and not self._threads:

@@ -1,9 +1,9 @@
 """Bounds what a photo may cost: Pillow reads every file through `GuardedFile`, which stops it in time.
 
 Pillow's loops over metadata are Python code that reads piece by piece, and its decoders are fed block by
-block, so whatever counts the reads can also end them. What a decoder does with a block cannot be interrupted;
-it is bounded by the pixels that the file declares, and for JPEG by the size of the block. Photos for which
-that bound is too high are decoded in a process with hard limits (`decoder`).
+block, so whatever counts the reads can also end them. The decoding of one block cannot be interrupted. Its
+cost is bounded by the number of pixels that the file declares and, for JPEG, by the size of the block. Photos
+for which that bound is too high are decoded in a process with hard limits (`decoder`).
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from pathlib import Path
 
 from PIL import Image
 
-from .. import storage
+from .. import inspection
 from ..errors import PhotosError
 from .pixels import LONG, STRIP_ROWS
 
 MIB = 2**20
 MAX_FILE_BYTES = 256 * MIB
-MAX_PIXELS = 64_000_000  # decoded pixels, each of which takes Pillow four bytes
-MAX_JPEG_PIXELS = 200_000_000  # a JPEG is decoded straight to near the size that is needed
-MAX_PROGRESSIVE_PIXELS = 110_000_000  # these are held in memory first, at three bytes a pixel or more
-MAX_WEBP_PIXELS = 20_000_000  # its decoder holds several copies
+MAX_PIXELS = 64_000_000  # decoded pixels, each of which takes four bytes
+MAX_JPEG_PIXELS = 200_000_000  # a JPEG is decoded directly to about the size that is needed
+MAX_PROGRESSIVE_PIXELS = 110_000_000  # all scans are kept in memory, at three bytes a pixel or more
+MAX_WEBP_PIXELS = 20_000_000  # its decoder keeps several copies in memory
 MAX_TIMES_AS_LONG = 50  # the long side, as a multiple of the short one
 MAX_MEMORY_BYTES = 384 * MIB
 MAX_METADATA_BYTES = 16 * MIB
 MAX_METADATA_READS = 10_000  # Pillow makes three or four for each piece
 MAX_SECONDS = 20  # of processor time
 _SHARE_BEFORE_LAST_BLOCK = 0.8  # of that time; the rest is for the last block, which cannot be interrupted
-MAX_BYTES_HERE = 256 * MIB  # if the worst photo of a format and size might take more, `decoder` decodes it
+MAX_BYTES_HERE = 256 * MIB  # if photos of a format and size may take more, `decoder` decodes them
 SMALLER = "save it with fewer pixels to use it"
 _MOST_PIXELS = {
     "JPEG": MAX_JPEG_PIXELS,
@@ -43,11 +43,11 @@ _MOST_PIXELS = {
 
 # A JPEG decoder may keep up to 8 bytes a pixel until it has seen all scans; Pillow's result takes 4 more.
 _BYTES_PER_PIXEL = {"JPEG": 12, "PNG": 5, "BMP": 5}
-_MOST_BYTES_OF_PIXEL = 4  # in a file; no encoder writes more than the pixels themselves would take
+_MOST_BYTES_OF_PIXEL = 4  # in a file, as no encoder writes more than the bare pixels would take
 _BYTES_PER_STRIP_PIXEL = 20  # for 16-bit grey, which is turned into floating-point numbers on the way
 
 _SECONDS_BETWEEN_CALLS = 0.2  # of `on_wait`, in processor time: waits on a busy machine do not count
-_SMALL_READ = 256  # bytes; only some of the reads as small as this look at the clock
+_SMALL_READ = 256  # bytes; of the reads up to this size, only some look at the clock
 _READS_PER_LOOK = 64
 
 
@@ -56,7 +56,7 @@ class TooCostlyHereError(Exception):
 
 
 class EndedError(BaseException):
-    """Carries an error past Pillow, which catches many exceptions; the error ended the reading of a photo.
+    """Carries the error that ended the reading of a photo past Pillow, which catches many exceptions.
 
     Attributes:
         error: Error to raise in place of this one.
@@ -97,7 +97,7 @@ class GuardedFile(io.BufferedReader):
     """
 
     def __init__(self, path: Path, on_wait: Callable[[], None] = wait_on) -> None:
-        super().__init__(storage.open_regular(path).detach())  # does not wait, even if it is a pipe by now
+        super().__init__(inspection.open_regular(path).detach())  # does not wait, even if it is a pipe by now
         self.length = self.seek(0, io.SEEK_END)
         self.seek(0)
         self._in_metadata = True
@@ -149,7 +149,10 @@ class GuardedFile(io.BufferedReader):
         return max(0, self.length - self.tell())
 
     def look_at_the_clock(self) -> float:
-        """Ends the reading if its time is up, or if `on_wait` does; returns the seconds since the last look.
+        """Ends the reading if its time is up, or if `on_wait` raises an error.
+
+        Returns:
+            Seconds of processor time since the last look.
 
         Raises:
             PhotosError: The photo takes too much processor time.
@@ -225,7 +228,7 @@ def _most_bytes(width: int, height: int, per_pixel: int, resize_size: int) -> in
     """Returns the most bytes that a photo can take while it is decoded and then preprocessed (`pixels`)."""
     pixels, short = width * height, min(width, height)
     shape = min(LONG, max(width, height) / short)
-    coarse = min(pixels, int((4 * resize_size) ** 2 * shape))  # twice, as it may be turned
-    scaled = int(resize_size**2 * shape)  # twice, once for each direction
+    coarse = min(pixels, int((4 * resize_size) ** 2 * shape))  # counts twice: turning makes a copy
+    scaled = int(resize_size**2 * shape)  # counts twice: each direction is scaled separately
     strip = min(pixels, max(STRIP_ROWS, short // (2 * resize_size)) * max(width, height))
     return per_pixel * pixels + 8 * (coarse + scaled) + _BYTES_PER_STRIP_PIXEL * strip

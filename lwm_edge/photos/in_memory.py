@@ -1,7 +1,7 @@
 """Prepares a photo in whatever form an app has it: a path, bytes, an open file, an image or an array.
 
-All of them reach the network's input by the same route. Bytes are read as a file is, within the same
-limits, so that a hostile photo from the internet can do no more harm than one on the disk.
+All forms reach the network's input by the same route. Bytes are read like a file, within the same limits, so
+that a hostile photo from the internet can do no more harm than one on the disk.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def prepare_photo(
             mode, a PIL image, or an array: uint8 (RGB [H, W, 3], RGBA [H, W, 4] or grey [H, W]) or, for
             16-bit grey, uint16 [H, W]. OpenCV's arrays are BGR: give `frame[..., ::-1]`.
         preprocessing: Preprocessing of the model, such as `Classifier.preprocessing`.
-        on_wait: Function that is called a few times a second while the photo takes long. What it raises ends
-            the reading, and is passed on unchanged.
+        on_wait: Function that is called a few times a second while the photo is read. What it raises ends the
+            reading, and is passed on unchanged.
 
     Returns:
         RGB [image_size, image_size, 3] uint8; a stack of these is what `Classifier.outputs` takes.

@@ -1,4 +1,4 @@
-"""Lists what is in a folder of photos: its classes, their files, and what belongs to no class."""
+"""Lists what is in a folder of photos: its classes, their files, and the files that belong to no class."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ClassFolder:
         name: Name of the class as its folder spells it, or as it was given.
         path: Path of the folder.
         files: Files of the class, sorted by path.
-        problems: Lines about what cannot be read, or is not followed, in the folder.
+        problems: Lines about sub-folders that cannot be read, and links that are not followed.
     """
 
     name: str
@@ -54,34 +54,35 @@ class Listing:
     """Describes a folder of class folders.
 
     Attributes:
-        root: Folder that photos' paths are relative to when they are shown.
-        within: Whether a class's photos must lie in its own folder; otherwise, they may lie in one beside it.
+        root: Folder to which the paths of photos are relative when they are shown.
+        within: Whether a link to a photo must lead into the folder of its class; if not, it may also lead
+            into the folders beside that one.
         classes: Classes, sorted by name.
         beside: Lines about files that belong to no class.
-        counted_in: Lines about classes whose folders have sub-folders.
+        sub_folder_notes: Lines about classes whose folders have sub-folders.
     """
 
     root: Path
     within: bool
     classes: tuple[ClassFolder, ...]
     beside: tuple[str, ...]
-    counted_in: tuple[str, ...]
+    sub_folder_notes: tuple[str, ...]
 
     def shown(self, path: Path) -> str:
-        """Returns the path of a photo in the form that people are shown."""
+        """Returns the path of a photo as it is shown to people."""
         return printable_text(path.relative_to(self.root).as_posix())
 
-    def holds(self, photo: Path, of: ClassFolder) -> bool:
-        """Returns whether a photo, which may be a link, lies in the folders that were given."""
-        allowed = of.path.resolve()
+    def holds(self, photo: Path, folder: ClassFolder) -> bool:
+        """Returns whether a photo is no link, or a link to where it may lead; see `within`."""
+        allowed = folder.path.resolve()
         return photo.resolve().is_relative_to(allowed if self.within else allowed.parent)
 
 
 def list_photos(folder: Path, class_name: str | None = None, *, may_be_named: bool = False) -> Listing:
     """Lists a folder with one sub-folder per class, or a folder of one class.
 
-    Sub-folders of a class's folder belong to the class. Hidden files and folders are passed over, and so is
-    what systems leave behind, such as thumbs.db.
+    Sub-folders of a class's folder belong to the class. Hidden files and folders are passed over, and so are
+    those that systems leave behind, such as thumbs.db.
 
     Args:
         folder: Path of the folder.
@@ -100,8 +101,8 @@ def list_photos(folder: Path, class_name: str | None = None, *, may_be_named: bo
     _refuse_parts_of_a_data_set(folder, folders)
     classes = tuple(_class_folder(path, folder, utf8_name(path.name)) for path in folders)
     beside = [f"{printable_text(p.name)} lies beside the class folders, so it has no class" for p in loose]
-    counted_in = filter(None, map(_sub_folders_of, classes))
-    return Listing(folder, False, classes, tuple(shortened(beside, LISTED, "more files")), tuple(counted_in))
+    notes = tuple(filter(None, map(_sub_folders_of, classes)))
+    return Listing(folder, False, classes, tuple(shortened(beside, LISTED, "more files")), notes)
 
 
 def list_one_level(folder: Path) -> ClassFolder:
@@ -136,7 +137,7 @@ def _kept_entries(folder: Path) -> list[Path]:
 
 
 def printable_text(text: str) -> str:
-    """Returns a name as people are shown it; one with characters that cannot be shown is escaped in ASCII."""
+    """Returns a name as it is shown to people: in ASCII, if it has characters that cannot be shown."""
     return text if text.isprintable() else ascii(text)
 
 
@@ -170,9 +171,10 @@ def _without_sub_folders(folder: Path, files: list[Path], may_be_named: bool) ->
 
 
 def _refuse_parts_of_a_data_set(folder: Path, folders: list[Path]) -> None:
-    """Refuses class folders one level further down, below train, val and test.
+    """Refuses a folder whose class folders are one level further down, in train, val and test.
 
-    A class may have such a name too; then its folder holds photos, or lies beside folders of other names.
+    A class can have such a name too. In that case its folder directly contains photos, or there are folders
+    with other names beside it.
     """
     parts = [path for path in folders if path.name.casefold() in _PARTS_OF_A_DATA_SET and _has_no_files(path)]
     if len(parts) > 1 or parts == folders:

@@ -1,4 +1,4 @@
-"""Opens photos with Pillow in a way that keeps metadata cheap, and skips no photo for damaged metadata alone.
+"""Opens photos with Pillow so that metadata costs little, and no photo is refused for damaged metadata alone.
 
 PNG and JPEG are opened by classes derived from Pillow's: setting Pillow's switches instead would change them
 for the whole process, which may be somebody else's app.
@@ -38,8 +38,8 @@ _BRANDS = {
 }
 _CONTAINER_BRANDS = {b"mif1", b"msf1"}
 _NEW_SUBFILE_TYPE = 254  # number of the TIFF tag whose lowest bit marks a preview
-# Most bytes of a JPEG to decode before the next look at the clock: if it has many scans, and if it has one.
-# Nearly all photos have one, and then all bytes cost about the same.
+# Most bytes of a JPEG to decode before the next look at the clock, if it has several scans and if it has one.
+# Nearly all photos have one scan, and then all bytes cost about the same.
 _SCANS_BLOCK, _ONE_SCAN_BLOCK = 1024, 16 * 1024
 _FIRST_BLOCK, _LEAST_BLOCK = 128, 16  # small, as 10 bytes may start another scan of all pixels
 _FAST_BLOCK, _SLOW_BLOCK = 0.02, 0.1  # seconds
@@ -58,8 +58,8 @@ def open_photo(
     Args:
         path: Path of the photo.
         resize_size: Length of the photo's short side before the crop.
-        most_bytes: Bytes that the worst photo of this format and size may take; None in the process with hard
-            limits.
+        most_bytes: Bytes that photos of this format and size may take at worst; None in the process with hard
+            limits, where any photo is decoded.
         on_wait: Function that is called a few times a second; what it raises ends the reading.
 
     Yields:
@@ -84,7 +84,7 @@ def open_photo(
 def load_reader_of(path: Path) -> None:
     """Loads the library that reads a photo, so that its memory does not count as the photo's.
 
-    Only the process with hard limits may call it, as it changes the library's settings for all its callers.
+    Only the process with hard limits may call this, as it changes the library's settings for a whole process.
 
     Raises:
         OSError: The file cannot be read.
@@ -101,7 +101,7 @@ def _opened(file: GuardedFile, has_limits: bool) -> Image.Image:
             file.seek(0)
     formats = _costly_formats(file)
     _require_readers(formats)
-    if formats and not has_limits:  # merely opening one takes memory for its pixels or the whole file
+    if formats and not has_limits:  # merely opening one takes memory for all its pixels, or for the file
         raise TooCostlyHereError
     _load_readers(formats)
     if formats == ("WEBP",):
@@ -113,7 +113,7 @@ def _opened(file: GuardedFile, has_limits: bool) -> Image.Image:
 
 
 def _bound_webp_metadata(file: GuardedFile, image: Image.Image) -> None:
-    """Counts a WebP's metadata, and keeps what may hold the orientation.
+    """Counts a WebP's metadata, and keeps only the kinds that can state the orientation.
 
     Pillow hands the whole file to its decoder, which passes on the three kinds of metadata that it knows, and
     says nothing about any others.
@@ -126,7 +126,7 @@ def _bound_webp_metadata(file: GuardedFile, image: Image.Image) -> None:
 
 
 def _costly_formats(file: GuardedFile) -> tuple[str, ...]:
-    """Names the formats, of those that only `decoder` may decode, that a file's first bytes allow."""
+    """Returns the formats, among those that only `decoder` may decode, that fit a file's first bytes."""
     start = file.peek(_START_BYTES)[:_START_BYTES]
     if start.startswith(_TIFF_STARTS):
         return ("TIFF",)
@@ -134,7 +134,7 @@ def _costly_formats(file: GuardedFile) -> tuple[str, ...]:
         return ("WEBP",)
     if start[4:8] != b"ftyp":
         return ()
-    length = int.from_bytes(start[:4], "big")  # of the list of brands that AVIF, HEIF and films begin with
+    length = int.from_bytes(start[:4], "big")  # of the list of brands in AVIF, HEIF and video files
     brands = {start[at : at + 4] for at in range(8, min(length, len(start)), 4)}
     formats = tuple(name for name, of_format in _BRANDS.items() if brands & of_format)
     return formats or (tuple(_BRANDS) if brands & _CONTAINER_BRANDS else ())
@@ -202,8 +202,8 @@ class _Jpeg(JpegImageFile):
     def _has_one_scan(self) -> bool:
         """Returns whether the first scan, whose header was read last, is the only one to be decoded.
 
-        The header is found from its end, where other data could be made to look like a longer one. So the
-        answer is no if it could be of several lengths.
+        The end of that header is known, but not its start, and data in front of a short header could be made
+        to look like the start of a longer one. So the answer is no if headers of several lengths would fit.
         """
         assert isinstance(self.fp, GuardedFile)
         after = self.fp.tell()
@@ -213,7 +213,7 @@ class _Jpeg(JpegImageFile):
         return possible == [self.layers] and not self.info.get("progressive")
 
     def load_read(self, read_bytes: int) -> bytes:
-        """Reads the next block for the decoder: the longer the last one took, the smaller it is."""
+        """Reads a block for the decoder: a smaller one if the last was slow, a larger one if it was fast."""
         assert isinstance(self.fp, GuardedFile)
         seconds = self.fp.look_at_the_clock()
         if seconds > _SLOW_BLOCK:
@@ -225,7 +225,7 @@ class _Jpeg(JpegImageFile):
     def getexif(self) -> Image.Exif:
         """Returns no Exif.
 
-        Pillow asks for it on opening, and may take hundreds of times its length in memory to parse it.
+        Pillow asks for it on opening, but parsing it may take hundreds of times its length in memory.
         """
         return Image.Exif()
 
@@ -235,7 +235,7 @@ def _scan_header_bytes(colours: int) -> int:
 
 
 def _is_scan_header(end: bytes, colours: int) -> bool:
-    """Tells whether these bytes end with the header of a scan of so many colours."""
+    """Tells whether these bytes end with the header of a scan that has this number of colours."""
     length = _scan_header_bytes(colours)
     start = _START_OF_SCAN + (length - len(_START_OF_SCAN)).to_bytes(2, "big") + bytes([colours])
     return len(end) >= length and end[-length:].startswith(start)
@@ -251,6 +251,7 @@ class _Png(PngImageFile):
 
     @png.setter
     def png(self, stream: PngStream | None) -> None:
+        """Wraps the stream that Pillow opens, so that it forgives faults in metadata."""
         self._stream = stream and _ForgivingStream(stream.fp)  # type: ignore[arg-type]
 
     def load_end(self) -> None:
@@ -264,7 +265,7 @@ class _ForgivingStream(PngStream):
     """Passes over metadata that is damaged or too long; keeps only texts that may give the orientation."""
 
     def call(self, cid: bytes, pos: int, length: int) -> bytes:
-        """Reads a chunk; what Pillow signals with EOFError and AttributeError is part of its loop."""
+        """Reads a chunk; EOFError and AttributeError are passed on, as Pillow's loop relies on them."""
         if not self._is_metadata(cid):
             return super().call(cid, pos, length)
         before = self.im_info.copy()
@@ -291,7 +292,7 @@ class _ForgivingStream(PngStream):
         return ancillary and hasattr(self, f"chunk_{cid.decode('ascii', 'replace')}")
 
     def _keep_orientation_alone(self, before: dict[str | tuple[int, int], Any]) -> None:
-        """Drops from `im_info` texts just read, which could pass for other entries; keeps the orientation."""
+        """Drops texts just read, which could pass for other entries of `im_info`; keeps the orientation."""
         kept = {name: self.im_info[name] for name in _TEXTS_WITH_ORIENTATION if name in self.im_info}
         self.im_info.clear()
         self.im_info.update(before)

@@ -1,4 +1,4 @@
-"""Loads photos for a network: keeps them in memory as long as there is room, and augments them.
+"""Loads and augments photos for a network, and keeps them in memory as long as there is room.
 
 Photos are read from where they are; no copy is written to the disk.
 """
@@ -43,6 +43,24 @@ def digest_of(digests: Iterable[str]) -> str:
     return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
 
 
+def split_held_back(
+    photos: Sequence[Photo], share: float, seed: int
+) -> tuple[tuple[Photo, ...], tuple[Photo, ...]]:
+    """Splits one class's photos in two, by the content of the files and not by their names.
+
+    Args:
+        photos: Photos of the class; there must be at least one.
+        share: Share of the photos to hold back, from 0 to 1.
+        seed: Seed that decides which photos are held back.
+
+    Returns:
+        Photos to learn from (at least one) and photos held back (at least one, if there are two or more).
+    """
+    ranked = sorted(photos, key=lambda p: hashlib.sha256(f"{seed} {p.digest}".encode()).digest())
+    count = min(max(1, round(len(ranked) * share)), len(ranked) - 1)
+    return tuple(ranked[count:]), tuple(ranked[:count])
+
+
 @dataclass
 class PixelCache:
     """Keeps prepared photos in memory, up to a limit; the others are read again each time.
@@ -81,7 +99,7 @@ class PixelCache:
         return self._bytes
 
     def limit(self, limit_bytes: int) -> None:
-        """Sets a new limit, and drops the most recently read photos until the others fit it."""
+        """Sets a new limit, and drops the most recently read photos until the others fit into it."""
         self.limit_bytes = limit_bytes
         while self._bytes > limit_bytes:
             _, pixels = self._held.popitem()
@@ -98,7 +116,7 @@ def augment(pixels: Pixels, generator: np.random.Generator) -> Pixels:
 
     Args:
         pixels: Pixels of the photo [H, W, 3] uint8.
-        generator: Random generator that decides by how much; see `augmentation_generator`.
+        generator: Random generator that decides on the shift and the flip; see `augmentation_generator`.
 
     Returns:
         The pixels [H, W, 3] uint8.
@@ -112,7 +130,7 @@ def augment(pixels: Pixels, generator: np.random.Generator) -> Pixels:
 
 
 def augmentation_generator(seed: int, epoch: int, photo: Photo) -> np.random.Generator:
-    """Makes a generator from seed, epoch and photo, so that order, batching and resuming change nothing."""
+    """Makes a generator from seed, epoch and photo, so that neither order nor batches nor resuming matter."""
     return np.random.default_rng([seed, epoch, int(photo.digest[:16], 16)])
 
 
@@ -145,7 +163,7 @@ class PhotoSet:
         Args:
             indices: Indices of the photos.
             epoch: Epoch to augment them for; None leaves them as they are.
-            report: Reporter that is called before each photo, and again and again while one is slow to read.
+            report: Reporter that is called before each photo, and repeatedly while a photo is slow to read.
 
         Raises:
             PhotosError: A photo can no longer be read.

@@ -1,6 +1,6 @@
 """Prepares an opened photo for the network: the only way from a photo to the network's input.
 
-This file imports nothing but NumPy and Pillow, because `deploy/make_classify.py` copies what stands below its
+This file imports nothing but NumPy and Pillow, because `deploy/make_classify.py` copies the code below the
 imports into `deploy/classify.py`, for devices without lwm-edge.
 """
 
@@ -13,9 +13,9 @@ from PIL import Image
 Pixels = NDArray[np.uint8]
 
 _COARSE = 2  # large photos are first quickly reduced to this many times the target side
-LONG = 3  # times as long as it is wide: of any longer photo, only the middle is converted
+LONG = 3  # a photo more than this many times as long as it is wide loses its ends before it is converted
 STRIP_ROWS = 64  # rows of the photo that are converted at once
-EXIF_BYTES = 16 * 1024  # enough for the orientation; parsing Exif can take Pillow 100s of times its length
+EXIF_BYTES = 16 * 1024  # enough for the orientation; parsing Exif can take hundreds of times that memory
 _EXIF_CHARACTERS = 3 * EXIF_BYTES  # the same, as lines of hexadecimal digits
 _EXIF_AS_TEXT = "Raw profile type exif"  # in older PNG files
 _ORIENTATION = 0x0112  # number of the Exif tag
@@ -42,7 +42,7 @@ def preprocess(image: Image.Image, image_size: int, resize_size: int) -> Pixels:
         RGB [image_size, image_size, 3] uint8.
     """
     side = resize_size * _COARSE
-    image.draft("RGB", (side, side))  # a JPEG decodes straight to near this size
+    image.draft("RGB", (side, side))  # a JPEG is then decoded directly to about this size
     image.load()
     upright_by = _UPRIGHT_BY.get(_orientation(image))
     image = _to_reduced_rgb(image, side)
@@ -87,7 +87,7 @@ def _to_reduced_rgb(image: Image.Image, side: int) -> Image.Image:
 
 
 def _middle(width: int, height: int) -> tuple[int, int, int, int]:
-    """Returns the box of a long photo without its ends, of which the centre crop would show nothing."""
+    """Returns the box of a long photo without its ends, which the centre crop would not show."""
     longest = LONG * min(width, height)
     left, top = (max(0, length - longest) // 2 for length in (width, height))
     return left, top, width - left, height - top

@@ -10,7 +10,9 @@ from ..records import Record
 
 
 class Preprocessing(Record):
-    """Describes the way from a photo to the network's input; only `pixels.preprocess` follows it.
+    """Describes how a photo becomes the network's input.
+
+    `pixels.preprocess` scales and crops the photo; the network subtracts `mean` and divides by `std`.
 
     Attributes:
         image_size: Height and width of the network's input, in pixels.

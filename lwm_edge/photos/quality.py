@@ -34,7 +34,7 @@ def brightness_range(pixels: Pixels) -> tuple[float, float]:
 
 
 def short_side(path: Path, resize_size: int) -> int | None:
-    """Returns a photo's short side in pixels, as its file declares it; None if even opening it is costly."""
+    """Returns a photo's short side in pixels, as its file declares it; None if that is too costly here."""
     try:
         with open_photo(path, resize_size, MAX_BYTES_HERE) as image:
             return min(image.size)

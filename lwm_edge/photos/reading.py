@@ -26,15 +26,15 @@ def read_photo(
     limit_bytes: int | None = None,
     on_wait: Callable[[], None] = wait_on,
 ) -> Pixels:
-    """Decodes a photo (JPEG, PNG, WebP, BMP, TIFF, AVIF or, with its extra, HEIC) to the network's input.
+    """Decodes a photo (JPEG, PNG, WebP, BMP, TIFF, AVIF or, with an extra, HEIC) to the network's input.
 
     Args:
         path: Path of the photo.
         preprocessing: Preprocessing of the model.
         limit_bytes: Most bytes that this process and the one that decodes costly photos may take together. If
             it is None, only what the photo itself takes is limited.
-        on_wait: Function that is called a few times a second while the photo takes long. What it raises ends
-            the reading, and is passed on unchanged.
+        on_wait: Function that is called a few times a second while the photo is read. What it raises ends the
+            reading, and is passed on unchanged.
 
     Returns:
         RGB [image_size, image_size, 3] uint8.

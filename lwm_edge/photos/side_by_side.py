@@ -1,7 +1,8 @@
-"""Reads several photos at the same time, in threads: while one is decoded, the others can run."""
+"""Reads several photos at the same time, in threads: while one thread decodes, the others can run."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -19,6 +20,9 @@ OnWait = Callable[[], None]
 
 _SECONDS_BETWEEN_REPORTS = 0.1
 _AHEAD = 2  # photos for each thread, so that none waits while a result is used
+# Handing a photo to a thread takes longer than reading a small one. So threads start only once three photos
+# have each taken longer than 5 ms; the very first may be slow only because libraries are being loaded.
+_SLOW_PHOTOS, _SLOW_SECONDS = 3, 0.005
 
 
 class _NobodyWaitsError(Exception):
@@ -28,11 +32,11 @@ class _NobodyWaitsError(Exception):
 def reading_threads(limit_bytes: int | None) -> int:
     """Returns how many photos may be read at the same time.
 
-    There is room for all of them, even if each takes the most that it may, and for the process that decodes
-    costly ones.
+    There is memory for all of them, even if each takes the most that it may, and for the process that decodes
+    costly photos.
 
     Args:
-        limit_bytes: Bytes that this process and that one may take together; None for all that is free.
+        limit_bytes: Bytes that the two processes may take together; None for all that is available.
     """
     room = available_memory_bytes() if limit_bytes is None else limit_bytes - rss_bytes()
     return max(1, min(usable_processors(), (room - MAX_MEMORY_BYTES) // MAX_BYTES_HERE))
@@ -41,20 +45,31 @@ def reading_threads(limit_bytes: int | None) -> int:
 def read_side_by_side(
     read: Callable[[Item, OnWait], Result], items: Sequence[Item], threads: int, report: StepReporter
 ) -> Iterator[Result]:
-    """Yields each item's result, in the order of the items.
+    """Yields each item's result, in the order of the items; reads them in threads if that is faster.
 
     Args:
-        read: Function that reads an item. It is given a function to call a few times a second while that
-            takes long; what this raises ends the reading.
+        read: Function that reads an item. Its second argument is a function that it must call a few times a
+            second; what that function raises ends the reading.
         items: Items to read.
-        threads: Number of them that are read at the same time; one is read in the caller's thread.
+        threads: Largest number of items to read at the same time; if it is 1, all are read in the caller's
+            thread.
         report: Reporter of progress, called only in the caller's thread. What it raises ends the reading.
     """
-    if threads == 1:
-        for item in items:
-            report()
-            yield read(item, report.again)
-        return
+    done = slow = 0
+    while done < len(items) and (threads == 1 or slow < _SLOW_PHOTOS):
+        report()
+        started = time.monotonic()
+        result = read(items[done], report.again)
+        slow += time.monotonic() - started > _SLOW_SECONDS
+        done += 1
+        yield result
+    if done < len(items):
+        yield from _read_in_threads(read, items[done:], threads, report)
+
+
+def _read_in_threads(
+    read: Callable[[Item, OnWait], Result], items: Sequence[Item], threads: int, report: StepReporter
+) -> Iterator[Result]:
     readers, ahead = _Readers(read), _AHEAD * threads
     try:
         readers.start(threads)
@@ -71,11 +86,11 @@ def read_side_by_side(
 
 @dataclass
 class _Outcome(Generic[Result]):
-    """Holds what became of an item.
+    """Holds the result of reading an item, or the error that reading it raised.
 
     Attributes:
-        results: Its result; nothing if there is an error.
-        error: Error that reading it raised.
+        results: The one result; empty if there is an error.
+        error: Error that reading the item raised.
     """
 
     results: tuple[Result, ...]
@@ -85,9 +100,10 @@ class _Outcome(Generic[Result]):
 class _Readers(Generic[Item, Result]):
     """Reads items in threads.
 
-    An interruption may come at any moment, also within the locks that `concurrent.futures` takes in the
-    caller's thread. Such a lock is never given back, and whoever then waits for the threads waits for ever.
-    So the caller's thread shares nothing with the others but queues that are not written in Python.
+    An interruption can come at any moment. If `concurrent.futures` held one of its locks in the caller's
+    thread at that moment, the lock would never be released, and whoever then waited for the threads would
+    wait for ever. So the caller's thread shares only queues with the others, of a kind that is not written in
+    Python.
 
     Args:
         read: Function that reads an item.
@@ -105,7 +121,7 @@ class _Readers(Generic[Item, Result]):
         self._ended = False
 
     def start(self, threads: int) -> None:
-        """Starts some threads; one whose start is interrupted is left to itself, which a daemon can be."""
+        """Starts threads, as daemons: one whose start is interrupted is never waited for."""
         for _ in range(threads):
             thread = Thread(target=self._work, daemon=True)
             thread.start()
@@ -139,7 +155,7 @@ class _Readers(Generic[Item, Result]):
             except BaseException as error:
                 outcome = _Outcome((), error)
             self._outcomes.put((number, outcome))
-        self.jobs.put(None)  # for the next thread, also for one that nobody knows of
+        self.jobs.put(None)  # for the next thread, even if its start was interrupted
 
     def _stop_if_ended(self) -> None:
         if self._ended:

@@ -38,8 +38,8 @@ def near_duplicates(hashes: Sequence[Hash]) -> dict[int, int]:
         hashes: Hash of each photo.
 
     Returns:
-        Index of the most similar earlier photo, by the index of each such photo; earlier photos that are in
-        the result themselves are passed over.
+        A dictionary from the index of each such photo to the index of the earlier photo that is most similar
+            to it. Earlier photos that have an entry themselves are not considered.
     """
     if not hashes:
         return {}

@@ -1,4 +1,4 @@
-"""Checks what anyone can check in a home: every byte, that nothing grows, and where its model came from.
+"""Checks a home: accounts for every byte, shows that nothing grows, and verifies where the model came from.
 
 No package below imports this one. It imports `increment`, `home`, `learning`, `custody`, `model` and the
 foundation.

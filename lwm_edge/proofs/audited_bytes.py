@@ -1,4 +1,4 @@
-"""Attributes every byte of a home to an owner and finds what nothing declares."""
+"""Attributes every byte of a home to an owner, and finds files and tensors that do not belong there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from .. import storage
+from .. import inspection
 from ..home.generation import missing_or_changed, permits_undo, previous_model
 from ..home.home import Generation, Home
 from ..home.ownership import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, is_checkpoint, is_leftover
@@ -45,7 +45,7 @@ def file_sizes(folder: Path) -> dict[Path, int]:
 
 
 def entries(folder: Path) -> Iterator[Path]:
-    """Yields everything below a folder; links are not followed."""
+    """Yields every file, folder and link below a folder; links are not followed."""
     for path in sorted(folder.iterdir()):
         yield path
         if _is_folder(path):
@@ -75,10 +75,10 @@ def layout_problems(home: Home, generation: Generation, bundle: Bundle) -> list[
     ]
     missing = files - set(found) - {home.path / LOCK}
     problems += [f"{path.relative_to(home.path)} is missing" for path in sorted(missing)]
-    problems += [  # a problem even if its length is right
-        f"{path.relative_to(home.path)} is {storage.kind_at(path)}, not a file"
+    problems += [  # problems even where the length is right
+        f"{path.relative_to(home.path)} is {inspection.kind_at(path)}, not a file"
         for path in sorted(files - {home.path / CURRENT})
-        if os.path.lexists(path) and not storage.is_regular_file(path)
+        if os.path.lexists(path) and not inspection.is_regular_file(path)
     ]
     return problems + [problem for path in (home.path, *found) for problem in attribute_problems(path)]
 
@@ -86,7 +86,7 @@ def layout_problems(home: Home, generation: Generation, bundle: Bundle) -> list[
 def _unexplained(path: Path, home: Home) -> str:
     relative = path.relative_to(home.path)
     if is_leftover(home.path, path):
-        hint = "left by an interrupted change; the next change removes it, unless one is running now"
+        hint = "unless a change is running now, an interrupted one left it, and the next change removes it"
     else:
         hint = "lwm-edge did not make it and leaves it alone; move it out of the home"
     what = "a folder" if _is_folder(path) else f"{path.lstat().st_size} bytes"
@@ -126,7 +126,7 @@ def _declared(bundle: Bundle) -> dict[str, tuple[str, list[int]]]:
         **declared_backbone(arrays[ONNX_GRAPH].tobytes()),
         **{name: (str(np.dtype(NUMPY_DTYPES[dtype])), shape) for name, (dtype, shape) in fixed.items()},
         MANIFEST: ("uint8", [manifests.encoded_length(m.capacity)]),
-        ONNX_GRAPH: ("uint8", [arrays[ONNX_GRAPH].size]),  # as the vendor's exporter made it
+        ONNX_GRAPH: ("uint8", [arrays[ONNX_GRAPH].size]),  # whatever length the vendor's exporter gave it
     }
 
 
@@ -156,7 +156,7 @@ def _owner(tensor: str) -> str:
 def other_items(
     home: Home, generation: Generation, bundle: Bundle, problems: list[str]
 ) -> Iterator[AuditItem]:
-    """Accounts for every byte of a home but the bundle's; files that differ from the bundle are problems."""
+    """Accounts for every byte of a home but the bundle's; files that do not match the bundle are problems."""
     yield AuditItem(owner="link", part=CURRENT, bytes=(home.path / CURRENT).lstat().st_size)
     for path, owner in (
         (generation.onnx, "onnx file"),
@@ -174,7 +174,7 @@ def other_items(
     if permits_undo(bundle.manifest) and (previous := previous_model(generation, bundle)):
         problems += [f"{previous.path.name}: {problem}" for problem in bundle_problems(previous)]
     for name, why in missing_or_changed(generation, bundle).items():
-        if (generation.path / name).is_file():  # `layout_problems` reports what is missing
+        if (generation.path / name).is_file():  # `layout_problems` reports missing files
             problems.append(f"{name} {why}")
     if generation.receipt.is_file():
         problems += receipt_problems(generation.receipt, bundle.manifest)

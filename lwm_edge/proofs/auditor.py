@@ -1,15 +1,15 @@
 """Audits a home: accounts for every byte, and shows that nothing is unexplained.
 
-`audit` looks at what is there now (`audited_bytes`), what the ONNX file grew by (`onnx_growth`) and what the
-increments cost (`model.ledger`); `simulation` runs increments to see whether anything grows. The folders' own
-entries are not counted, as their size is up to the file system.
+`audit` looks at the files that are there now (`audited_bytes`), at the growth of the ONNX file
+(`onnx_growth`) and at the ledger of past increments (`model.ledger`). `simulation` runs increments to see
+whether anything grows. The size of folders is up to the file system, so it is not counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .. import storage
+from .. import inspection
 from ..errors import ExportError
 from ..home.home import Generation, Home, open_home
 from ..model.bundle import Bundle, open_bundle
@@ -27,7 +27,7 @@ def audit(home: Home | AnyPath) -> AuditReport:
         home: Model home, or the path of its folder.
 
     Returns:
-        The account; if something is unexplained, `passed` is False and `problems` says why.
+        The audit's report; if something is unexplained, `passed` is False and `problems` says what.
 
     Raises:
         HomeError: There is no home.
@@ -52,7 +52,9 @@ def _audit(home: Home, generation: Generation) -> AuditReport:
         problems.append(f"the bundle is {bundle_bytes} bytes long, but was {shipped_bytes} when shipped")
     growth = _onnx_growth(bundle, generation)
     if growth and growth.explained is False:
-        problems.append(f"{generation.onnx.name} grew by {growth.bytes} bytes, more than its classes explain")
+        problems.append(
+            f"{generation.onnx.name} grew by {growth.bytes} bytes, which its classes do not explain"
+        )
     problems += _ledger_problems(bundle, generation)
     return AuditReport(
         home=home.path,
@@ -79,11 +81,13 @@ def _onnx_growth(bundle: Bundle, generation: Generation) -> OnnxGrowth | None:
     classes = len(names) - first.classes
     per_class = grown / classes if classes > 0 else None
     report = OnnxGrowth(classes=classes, bytes=grown, bytes_per_class=per_class)
-    if manifest.shipped_classes < first.classes:  # one was removed, and its name is forgotten
+    if manifest.shipped_classes < first.classes:  # a shipped class was removed, and nothing keeps its name
         return report
     features = bundle.arrays("head.weight")["head.weight"].shape[1]
     try:
-        parts = expected_growth(manifest.vendor_names, names, features, storage.read_regular(generation.onnx))
+        parts = expected_growth(
+            manifest.vendor_names, names, features, inspection.read_regular(generation.onnx)
+        )
     except ExportError:
         return report.model_copy(update={"explained": False})
     return report.model_copy(
@@ -111,7 +115,7 @@ def _ledger_problems(bundle: Bundle, generation: Generation) -> Iterator[str]:
 
 
 def memory_problems(entry: LedgerEntry) -> Iterator[str]:
-    """Yields problems with what an increment left in memory: photos, or more than one teacher."""
+    """Yields a problem if an increment left photos, or more than one teacher, in memory."""
     if entry.teacher_networks is not None and entry.teacher_networks > 1:
         yield f"increment {entry.increment} left {entry.teacher_networks} teacher networks in memory, not 1"
     if entry.images_alive:

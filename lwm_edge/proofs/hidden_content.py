@@ -1,11 +1,11 @@
-"""Finds what could be hidden in the files of a home: in their attributes, headers and JSON.
+"""Finds content that is hidden in the files of a home: in their attributes, headers and JSON.
 
-Some things cannot be found in principle, since any value is possible in their place:
+In some places, hidden content cannot be found even in principle, because any value is possible there:
 
 - the low bits of weights, momentum, statistics and the vendor's measurements;
 - names and small constants in the graph that the vendor exported, as far as `model.onnx.checks` allows them;
 - names of classes, the vendor's own words, and sentences and figures in a receipt or a checkpoint's plan;
-- digests of models that are gone, and keys and signatures in a record, as no key is there to compare with;
+- digests of models that are gone, and keys and signatures in a record, as there is no key to check them with;
 - times, modes and owners of files, and the attributes in `SYSTEM_ATTRIBUTES`, which the audit's report names.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import ValidationError
 from safetensors import safe_open
 
-from .. import storage
+from .. import inspection
 from ..custody.chain import custody_problems
 from ..errors import ExportError
 from ..home.generation import padded_receipt
@@ -49,14 +49,14 @@ SYSTEM_ATTRIBUTES = {  # from linux/xattr.h, apparmor(7) and the kernel's docume
 def attributes(path: Path) -> Iterator[str]:
     """Yields the names of extended attributes, which can hold anything and count towards no file's length."""
     if hasattr(os, "listxattr"):
-        with suppress(OSError):  # the file system has none
+        with suppress(OSError):  # the file system has no extended attributes
             yield from os.listxattr(path, follow_symlinks=False)
 
 
 def attribute_problems(path: Path) -> list[str]:
     """Lists the extended attributes that the operating system does not set by itself."""
     return [
-        f"{path.name} carries the extended attribute {name}, which is unexplained"
+        f"{path.name} has the extended attribute {name}, which is unexplained"
         for name in attributes(path)
         if name not in SYSTEM_ATTRIBUTES
     ]
@@ -64,7 +64,7 @@ def attribute_problems(path: Path) -> list[str]:
 
 def header_problems(path: Path) -> list[str]:
     """Checks that a safetensors file's header holds names, types, shapes and offsets, and nothing else."""
-    with storage.open_regular(path) as file:
+    with inspection.open_regular(path) as file:
         text = file.read(int.from_bytes(file.read(8), "little"))
     content = text.rstrip(b" ")
     try:
@@ -81,7 +81,7 @@ def header_problems(path: Path) -> list[str]:
 
 
 def _is_in_order(header: dict[str, Any]) -> bool:
-    """Tells whether tensors are in safetensors' order: by data type, the widest first, and then by name."""
+    """Returns whether tensors are in safetensors' order: by data type, the widest first, and then by name."""
     starts = [tensor["data_offsets"][0] for tensor in header.values()]
     runs = [(dtype, [*names]) for dtype, names in groupby(header, lambda name: header[name]["dtype"])]
     dtypes = [dtype for dtype, _ in runs]
@@ -96,12 +96,12 @@ def _is_in_order(header: dict[str, Any]) -> bool:
 
 
 def bundle_problems(bundle: Bundle) -> Iterator[str]:
-    """Finds what a bundle's header, rows, graph and manifest could hide from those who read their values."""
+    """Finds content in a bundle's header, rows, graph and manifest that their values do not show."""
     yield from header_problems(bundle.path)
     manifest, arrays = bundle.manifest, bundle.arrays(*ROWS_BY_CLASS, CONFUSIONS, ONNX_GRAPH)
     classes = len(manifest.class_names)
     for name in sorted(ROWS_BY_CLASS):
-        if arrays[name][classes:].tobytes().strip(b"\0"):  # bytes, as a negative zero differs from zero
+        if arrays[name][classes:].tobytes().strip(b"\0"):  # as bytes, because as a number -0.0 equals 0.0
             yield f"{name} has bits set beyond the last class"
     confusions = arrays[CONFUSIONS]
     if confusions[confusions[:, 2] == 0].any():
@@ -113,7 +113,7 @@ def bundle_problems(bundle: Bundle) -> Iterator[str]:
 
 
 def _graph_problems(graph: bytes, bundle: Bundle) -> list[str]:
-    """Checks that a graph holds nodes, tensors filled from the bundle, and small constants; nothing else."""
+    """Checks that a graph holds nodes, tensors filled from the bundle, small constants, and nothing else."""
     try:
         model = read_graph(bundle.arrays())
     except ExportError as error:
@@ -158,7 +158,7 @@ def _header_tensor_problems(path: Path, manifest: Manifest) -> Iterator[str]:
 
 def receipt_problems(path: Path, manifest: Manifest) -> list[str]:
     """Checks that a receipt belongs to this ledger, and holds a receipt's fields and nothing else."""
-    content = storage.read_regular(path)
+    content = inspection.read_regular(path)
     text = content.rstrip(b" \n")
     try:
         receipt: Any = plain_json(text, indent=2)
@@ -177,7 +177,7 @@ def receipt_problems(path: Path, manifest: Manifest) -> list[str]:
 
 
 def _foreign_content(receipt: bytes) -> list[str]:
-    """Lists what does not belong in the kind of receipt that fits best, however deep it is.
+    """Lists fields, at any depth, that do not belong in the kind of receipt that fits best.
 
     Fields that a later release added may be missing.
     """

@@ -2,9 +2,9 @@
 
 Each class takes a row of the head (d weights and a bias, 4 bytes each), a row of the score for unknown
 objects (a number for each of its axes and one more) and its name in the metadata. The rest is framing: the
-format needs more bytes to write larger numbers and lengths. So the file is resized in memory to the classes
-that it had before, and protobuf says how long that would be. The format is described at
-https://onnx.ai/onnx/repo-docs/IR.html.
+format needs more bytes to write larger numbers and lengths. To find out how many, the file is resized in
+memory to the classes that it had before, and protobuf says how long it would be then. The format is described
+at https://onnx.ai/onnx/repo-docs/IR.html.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ExportError
 from ..model.bundle import CENTRES, CUT_TO_CLASSES, WEIGHT
-from ..model.classifier import LOGITS, PROBABILITIES
+from ..model.onnx_file import LOGITS, PROBABILITIES
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -66,7 +66,7 @@ def expected_growth(before: Sequence[str], after: Sequence[str], features: int, 
 
 
 def _resize(model: ModelProto, names: Sequence[str], features: int) -> None:
-    """Gives a graph the length that it has with these classes: resizes head, output shapes and metadata."""
+    """Resizes the head, the output shapes and the metadata of a graph to these classes."""
     from ..model.onnx.graph import names_metadata
 
     classes = len(names)

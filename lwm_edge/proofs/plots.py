@@ -1,4 +1,4 @@
-"""Draws the picture of a simulation: storage and memory against the number of classes."""
+"""Draws the chart of a simulation: storage and memory against the number of classes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FOLDER_OF_MATPLOTLIB = "MPLCONFIGDIR"
 
 
 def check_plot(path: Path) -> None:
-    """Checks, before the work begins, whether a picture can be drawn and written.
+    """Checks, before the work begins, that a chart can be drawn and written.
 
     Raises:
         ConfigError: The name is not that of a PNG file, or matplotlib is missing.
@@ -37,19 +37,19 @@ def check_plot(path: Path) -> None:
 
 
 def save_plot(steps: Sequence[SimulationStep], path: Path) -> None:
-    """Draws storage and peak memory against the number of classes, and writes a PNG file."""
+    """Draws storage and peak memory against the number of classes, and writes the chart as a PNG file."""
     figure = _new_figure()
     files, memory = figure.subplots(1, 2)
     classes = [step.classes for step in steps]
     _draw(files, classes, "all but ONNX file and labels", [storage_bytes(step) for step in steps])
     _draw(files, classes, "ONNX file", [step.file_bytes.get(ONNX, 0) for step in steps])
     _draw(memory, classes, "resident (RSS)", [step.memory.peak_rss_bytes for step in steps])
-    for label, figure_name in (
+    for label, attribute in (
         ("anonymous", "peak_anonymous_bytes"),
         ("mapped", "peak_mapped_bytes"),
         ("GPU", "peak_cuda_bytes"),
     ):
-        values = [getattr(step.memory, figure_name) for step in steps]
+        values = [getattr(step.memory, attribute) for step in steps]
         if None not in values:
             _draw(memory, classes, label, values)
     for axes, title in ((files, "Storage"), (memory, "Peak memory of each increment")):
@@ -62,9 +62,9 @@ def save_plot(steps: Sequence[SimulationStep], path: Path) -> None:
 
 @contextmanager
 def no_list_of_fonts_left() -> Iterator[None]:
-    """Lets matplotlib keep its list of fonts in a temporary folder, not in the user's, while it loads.
+    """Makes matplotlib, while it loads, write its list of fonts to a temporary folder, not to the user's.
 
-    Does nothing if matplotlib is loaded already, or if the user chose a folder for it.
+    Does nothing if matplotlib is already loaded, or if the user chose a folder for the list.
     """
     if "matplotlib.font_manager" in sys.modules or os.environ.get(_FOLDER_OF_MATPLOTLIB):
         yield

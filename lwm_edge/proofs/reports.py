@@ -1,4 +1,4 @@
-"""Defines what the auditor and the simulation return."""
+"""Defines the reports of the auditor and the simulation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class AuditItem(Report):
 
     Attributes:
         owner: Owner of the bytes.
-        part: Tensor, file or section they are in.
+        part: Tensor, file or section that holds the bytes.
         bytes: Number of bytes.
     """
 
@@ -30,7 +30,7 @@ class OnnxGrowth(Report):
         head_bytes: Bytes that the head's new rows must take; None if the names at the start are not known.
         names_bytes: Bytes that the names must take; None in the same case.
         framing_bytes: Bytes that longer numbers and lengths must take; None in the same case.
-        explained: Whether these three add up to `bytes`, exactly; None in the same case.
+        explained: Whether these three numbers add up to exactly `bytes`; None in the same case.
     """
 
     classes: int
@@ -43,12 +43,12 @@ class OnnxGrowth(Report):
 
 
 class AuditReport(Report):
-    """Reports the auditor's account of a home.
+    """Reports what `audit` found in a home.
 
     Attributes:
         home: Path of the model home.
-        passed: Whether everything is explained.
-        problems: Sentences about what is not explained.
+        passed: Whether everything in the home is explained.
+        problems: Sentences about files, bytes or records that are not explained.
         items: Items that cover every byte, by owner.
         total_bytes: Length of all files and links in the home.
         accounted_bytes: Sum of the items.
@@ -86,12 +86,12 @@ class SimulationStep(Report):
 
     Attributes:
         increment: Number of the increment, from 1.
-        classes: Number of classes after it.
+        classes: Number of classes after the increment.
         file_bytes: Length of every file in the home, by path; in the current generation, by name alone.
         onnx_bytes_expected: Length of classifier.onnx, computed from the classes.
         labels_bytes_expected: Length of labels.txt, computed from the classes.
         memory: Memory that the increment took; its `how` is moved to the simulation's report.
-        problems: Problems that the audit of the home found after it.
+        problems: Problems that an audit of the home found after the increment.
         seconds: Wall-clock time of the increment.
     """
 
@@ -110,12 +110,12 @@ class Trend(Report):
 
     Attributes:
         figure: Name of the figure, which is in bytes.
-        second: Value after the second increment; the first warms up.
+        second: Value after the second increment; the first one warms up and does not count.
         last: Value after the last increment.
         slope_bytes_per_class: Slope of the line fitted to the values from the second increment on.
-        explained_bytes_per_class: Slope of what the classes themselves must take.
-        growth_bytes: Rise of the fitted line over the run, beyond what is explained.
-        allowed_bytes: Maximum rise, of the line and of the last value; None if there is none.
+        explained_bytes_per_class: Slope of the bytes that the classes themselves must take.
+        growth_bytes: Rise of the fitted line over the run, less the explained rise.
+        allowed_bytes: Largest rise that is allowed, of the line and of the last value; None if every rise is.
         passed: Whether the rise is allowed.
     """
 
@@ -130,12 +130,12 @@ class Trend(Report):
 
 
 class SimulationReport(Report):
-    """Reports what simulated increments cost.
+    """Reports the cost of simulated increments.
 
     Attributes:
         home: Path of the home; the increments were made on a copy of its model.
         passed: Whether storage and memory stay constant.
-        problems: Sentences about what does not stay constant, and what the audits found.
+        problems: Sentences about figures that do not stay constant, and about problems that audits found.
         recipe: Recipe of the increments.
         increments: Number of increments.
         classes_per_increment: Number of classes that each increment learnt.
@@ -144,8 +144,8 @@ class SimulationReport(Report):
         capacity: Capacity of the copied model.
         trends: Trends of every file and of memory.
         steps: Reports of the increments.
-        how: Explanations of how each memory figure was taken.
-        plot: Path of the picture, if one was asked for.
+        how: Explanations of how each memory figure was measured.
+        plot: Path of the chart, if one was asked for.
         seconds: Wall-clock time of the whole simulation.
     """
 

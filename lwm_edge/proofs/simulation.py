@@ -1,7 +1,8 @@
 """Provides `simulate`, which makes increments on a copy of a home's model to see whether anything grows.
 
-The photos are generated textures, so accuracy says nothing here; files, memory, teachers and images do. All
-increments run in one process, where anything that they leave behind adds up, or each runs in its own.
+The photos are generated textures, so accuracy means nothing here. The sizes of the files and the memory are
+measured, and photos and teacher networks that are still in memory are counted. All increments run in one
+process, where anything that they leave behind adds up, or each runs in a separate process.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel
 
-from .. import storage
+from .. import inspection, storage
 from ..errors import ConfigError, LwmEdgeError
 from ..freed_memory import bound_allocator
 from ..home.changes import init_home
@@ -48,7 +49,7 @@ Teach = Callable[[Home, Path, IncrementConfig], MemoryReport]
 
 
 class Job(BaseModel):
-    """Says what to simulate.
+    """Describes a simulation.
 
     Attributes:
         home: Path of the scratch copy.
@@ -85,7 +86,7 @@ def simulate(
         classes: Number of new classes in each increment.
         config: Settings of each increment; None means one epoch of `lwm-lda`, which trains and takes memory.
         isolated: Whether each increment runs in its own process, as on the device, instead of all in one.
-        plot: Path of a PNG file to draw storage and memory into.
+        plot: Path of a PNG file, for a chart of storage and memory.
         on_progress: Function that is called before the first increment and after each.
 
     Returns:
@@ -136,7 +137,7 @@ def simulate(
 
 
 def _read_model(generation: Generation) -> tuple[Manifest, dict[str, NDArray[Any]]]:
-    """Reads a whole model; `Home.read` does it again if a commit removes the generation meanwhile."""
+    """Reads a whole model; `Home.read` calls this again if a commit removes the generation meanwhile."""
     bundle = open_bundle(generation.bundle)
     return bundle.manifest, bundle.arrays()
 
@@ -157,7 +158,7 @@ def run_here(job: Job, teach: Teach) -> Iterator[SimulationStep]:
         seconds = time.monotonic() - started
         generation, bundle = home.current(), home.open_bundle()
         names, features = bundle.manifest.class_names, bundle.arrays("head.weight")["head.weight"].shape[1]
-        growth = expected_growth(start.class_names, names, features, storage.read_regular(generation.onnx))
+        growth = expected_growth(start.class_names, names, features, inspection.read_regular(generation.onnx))
         yield SimulationStep(
             increment=increment,
             classes=len(names),
@@ -171,18 +172,18 @@ def run_here(job: Job, teach: Teach) -> Iterator[SimulationStep]:
 
 
 def _name(path: Path, home: Home) -> str:
-    """Names a file; a file of the current generation has the same name after every increment."""
+    """Names a file; a file of the current generation keeps this name after every increment."""
     generation = home.current().path
     return str(path.relative_to(generation if path.is_relative_to(generation) else home.path))
 
 
 def teach_isolated(home: Home, photos: Path, config: IncrementConfig) -> MemoryReport:
-    """Makes an increment in its own process; returns the memory it took until the ONNX file was verified."""
+    """Makes an increment in its own process; returns the memory taken until the ONNX file was verified."""
     return add_classes(home, photos, config).footprint.memory
 
 
 def teach_here(home: Home, photos: Path, config: IncrementConfig) -> MemoryReport:
-    """Makes an increment in this process; returns the memory it took, the commit included in the peak."""
+    """Makes an increment in this process; returns the memory taken, with a peak that includes the commit."""
     memory = add_classes(home, photos, config, isolate=False).footprint.memory
     return memory.model_copy(update={"peak_rss_bytes": max(memory.peak_rss_bytes, peak_rss_bytes())})
 
@@ -221,7 +222,7 @@ def make_scratch_home(
         "bundle_bytes": 0,
         "increment_count": 0,
         "renamed": (),
-        "custody": None,  # it is about a model of another capacity
+        "custody": None,  # the record is about a model of another capacity
         "ledger": Ledger(),
         "judged": (),
     }

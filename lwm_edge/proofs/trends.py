@@ -1,9 +1,9 @@
 """Judges whether storage and memory stay constant over simulated increments.
 
-Files: every length is the same after every increment, to the byte; only classifier.onnx and labels.txt grow,
-by what their classes require. Memory: neither the fitted line nor the last increment lies above the second
-increment's peak by more than `MEMORY_TOLERANCE`. The first increment warms up (libraries are loaded, the
-allocator takes its memory) and is left out.
+For files, every length must be the same after every increment, to the byte; only classifier.onnx and
+labels.txt grow, by exactly what their classes require. For memory, neither the fitted line nor the last
+increment may rise above the second increment's peak by more than `MEMORY_TOLERANCE`. The first increment is
+left out, because libraries are loaded and the allocator takes its memory then.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .reports import SimulationStep, Trend
 MEMORY_TOLERANCE = 0.02
 MIN_INCREMENTS = 3  # a warm-up, and two points for a line
 STORAGE = "all but ONNX and labels"
-_MEMORY_FIGURES = {  # figure: whether it is a condition; the others are only sampled
+_MEMORY_FIGURES = {  # whether each figure must stay constant; the others are only reported
     "peak_rss_bytes": True,
     "peak_cuda_bytes": True,
     "peak_anonymous_bytes": False,
@@ -28,7 +28,7 @@ _MEMORY_FIGURES = {  # figure: whether it is a condition; the others are only sa
 
 
 def storage_bytes(step: SimulationStep) -> int:
-    """Sums the length of all files but those that may grow."""
+    """Adds up the lengths of all files but those that may grow."""
     return sum(size for name, size in step.file_bytes.items() if name not in (ONNX, LABELS))
 
 
@@ -61,7 +61,7 @@ def find_trends(steps: Sequence[SimulationStep]) -> tuple[Trend, ...]:
 
 
 def find_problems(steps: Sequence[SimulationStep], trends: Sequence[Trend]) -> Iterator[str]:
-    """Yields what does not stay constant, and each kind of problem that the audits found, once."""
+    """Yields one problem of each kind that the audits found, and one for each trend that failed."""
     seen = set()
     for step in steps:
         for problem in step.problems:

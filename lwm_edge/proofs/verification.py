@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import storage
+from .. import inspection
 from ..custody.chain import custody_problems
 from ..custody.keys import read_public_key
 from ..errors import BundleError, TrustError
@@ -24,18 +24,18 @@ class VerificationReport(Report):
     Attributes:
         home: Path of the home; None if a bundle file was verified.
         bundle: Path of the bundle.
-        passed: Whether everything that was checked holds.
-        problems: Sentences about what does not hold.
+        passed: Whether every check passed.
+        problems: Sentences about checks that failed.
         proven: Sentences about what is proven.
         not_proven: Sentences about what is not proven.
-        trusted_key: Vendor's public key, against which `verify` checked, in hexadecimal.
+        trusted_key: Vendor's public key that `verify` used, in hexadecimal.
         trusted_key_file: File that the trusted key was read from.
         base_digest: Digest of the shipped base, as recorded.
         base_signed_by: Public key that the base's signature names.
         model_digest: Digest of the current model.
         changes: Number of changes since the base was shipped.
         links_recorded: Number of changes that are still in the record.
-        links_signed: Number of recorded changes that carry a device's signature.
+        links_signed: Number of recorded changes that have a device's signature.
         device_keys: Public keys that the devices' signatures name.
     """
 
@@ -86,8 +86,8 @@ def verify(
         device_key: Path of a device's public key, which must match the signature of every change.
 
     Returns:
-        The findings; `passed` is False and `problems` says why if something does not hold, or if there is no
-            key to verify against.
+        The findings; if a check fails, or there is no key to verify against, `passed` is False and `problems`
+            says why.
 
     Raises:
         TrustError: The bundle does not match its own digests, or a key file cannot be used.
@@ -130,10 +130,10 @@ def _verify_generation(generation: Generation, keys: _Keys, home: Home) -> Verif
 
 
 def _onnx_problems(generation: Generation, bundle: Bundle) -> list[str]:
-    """Compares the file that apps load, which nobody signs, with the one that the bundle makes."""
+    """Compares classifier.onnx, which apps load and nobody signs, with the file that the bundle makes."""
     if not generation.onnx.is_file():
         return [f"{generation.onnx.name} is missing"]
-    same = is_onnx_of(bundle)(storage.read_regular(generation.onnx))
+    same = is_onnx_of(bundle)(inspection.read_regular(generation.onnx))
     return [] if same else [f"{generation.onnx.name} does not match the bundle: it was altered"]
 
 
@@ -192,8 +192,8 @@ def _proven_of_changes(custody: Custody, keys: _Keys) -> list[str]:
     names = _name_changes(custody.links)
     start = "" if custody.dropped_links else ", from that base"
     lines = [
-        f"The record lists {names} without a gap{start} up to this model; where it is not signed, it is "
-        "only a claim."
+        f"The record lists {names} without a gap{start} up to this model; where the record is not signed, it "
+        "is only a claim."
     ]
     if keys.device:
         lines.append(f"A holder of the device's private key signed {names}, and the base they go back to.")
@@ -202,14 +202,14 @@ def _proven_of_changes(custody: Custody, keys: _Keys) -> list[str]:
 
 def _never_proven(keys: _Keys) -> list[str]:
     lines = [
-        "What the base was trained on, or how good it is: a signature says who vouches for it.",
+        "What the base was trained on, or how good it is: a signature only says who vouches for the base.",
         "That this is the newest model: an older copy of the bundle verifies as well.",
         "Recipe, ledger, receipt and labels: no signature covers them.",
     ]
     if keys.from_home:
         lines.append(
-            f"That {keys.vendor_file} is the vendor's: whoever can change the home can change it too; verify "
-            "with --trust and a copy from elsewhere."
+            f"That {keys.vendor_file} is the vendor's: whoever can change the home can change this key too; "
+            "verify with --trust and a copy of the key from elsewhere."
         )
     else:
         lines.append(f"That {keys.vendor_file} is the vendor's: only you can know.")
@@ -222,16 +222,19 @@ def _not_proven_of_changes(custody: Custody, manifest: Manifest, keys: _Keys) ->
     lines = ["What the changes did to the weights: the vendor signed the base and nothing after it."]
     forgotten = manifest.increment_count - len(custody.links)
     if forgotten:
-        lines.append(f"That the first {forgotten} changes came from the base: only their number is left.")
+        lines.append(f"That the first {forgotten} changes came from the base: only their number is known.")
     if unsigned := [link for link in custody.links if link.signature is None]:
         lines.append(
-            f"Who made {_name_changes(unsigned)}: unsigned, so anyone who can write the bundle may have."
+            f"Who made {_name_changes(unsigned)}: without a signature, it could be anyone who can write the "
+            "bundle."
         )
     if signed := [link for link in custody.links if link.signature]:
         if keys.device is None:
-            lines.append(f"Whose key signed {_name_changes(signed)}: pass the device's with --device-key.")
+            lines.append(
+                f"Whose key signed {_name_changes(signed)}: pass the device's public key with --device-key."
+            )
         lines.append(
-            f"What {_name_changes(signed)} learnt: the device's key signs what its holder says, not photos."
+            f"What {_name_changes(signed)} learnt: whoever holds the device's key signs a claim, not photos."
         )
     if custody.base and manifest.shipped_classes < custody.base.shipped_classes:
         lines.append(

@@ -16,9 +16,10 @@ from tests.support.autouse import (  # noqa: F401
 
 @pytest.fixture(scope="package", autouse=True)
 def _trace_networks_of_one_shape_once() -> Iterator[None]:
-    """Tracing takes seconds, and weights are no part of a graph. A wrong one would fail a base's parity.
+    """Traces networks of one shape only once, as tracing takes seconds and weights are not part of the graph.
 
-    That tracing twice gives the same graph is tested in model/onnx/test_graph.py.
+    If the graph were wrong, the base's parity check would fail. That tracing twice gives the same graph is
+    tested in model/onnx/test_graph.py.
     """
     traced = dict[str, bytes]()
 

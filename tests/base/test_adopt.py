@@ -1,4 +1,4 @@
-"""A trained classifier becomes a base as it is, and anything odd about it is reported."""
+"""A trained classifier becomes a base without further training, and anything odd about it is reported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from lwm_edge import BaseConfig, PackConfig, build_base, evaluate, init_home, open_home, pack_checkpoint
-from lwm_edge.base import adopt, finish
+from lwm_edge.base import adopt, examine
 from lwm_edge.base.labels import check_folder_names, check_order, match_folders, read_labels
 from lwm_edge.base.preprocessing import chosen_preprocessing
 from lwm_edge.demo import DEMO_DATA
@@ -68,7 +68,7 @@ def saved(model: torch.nn.Module, folder: Path, rows: list[int] | None = None) -
 
 @pytest.fixture
 def only_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stops packing where the base would be measured and written, which takes longer than the checks."""
+    """Stops packing before the base is measured and written, which takes longer than the checks."""
 
     def stop(*given: object, **named: object) -> None:
         raise StoppedError("the classifier was accepted")
@@ -107,7 +107,7 @@ def test_a_classifier_is_packed_as_it_is_and_measured_on_unseen_photos(
 @pytest.mark.parametrize(
     ("needed", "apart", "expected"), [(0.9, 0.15, "varied"), (0.9, 1.0, "given"), (1.1, 0.15, "given")]
 )
-def test_where_photos_are_known_by_heart_and_none_is_unseen_varied_copies_are_used(
+def test_without_unseen_photos_varied_copies_replace_photos_known_by_heart(
     classifier: torch.nn.Module,
     few: Path,
     tmp_path: Path,
@@ -116,8 +116,8 @@ def test_where_photos_are_known_by_heart_and_none_is_unseen_varied_copies_are_us
     apart: float,
     expected: str,
 ) -> None:
-    monkeypatch.setattr(finish, "NEARLY_ALL", needed)
-    monkeypatch.setattr(finish, "BY_HEART", apart)
+    monkeypatch.setattr(examine, "NEARLY_ALL", needed)
+    monkeypatch.setattr(examine, "BY_HEART", apart)
     report = pack_checkpoint(saved(classifier, tmp_path), few, tmp_path / "base.lwm", CONFIG)
     statistics = ClassStatistics.from_arrays(open_bundle(report.bundle).arrays())
     assert report.statistics.photos == expected and report.statistics.head == "trained"
@@ -125,14 +125,14 @@ def test_where_photos_are_known_by_heart_and_none_is_unseen_varied_copies_are_us
 
 
 @pytest.mark.slow
-def test_without_unseen_photos_nothing_is_claimed(
+def test_without_unseen_photos_no_accuracy_is_claimed(
     classifier: torch.nn.Module, few: Path, tmp_path: Path
 ) -> None:
     seen: list[Progress] = []
     report = pack_checkpoint(
         saved(classifier, tmp_path), few, tmp_path / "base.lwm", CONFIG, on_progress=seen.append
     )
-    assert all(p.total > 1 or p.expected_seconds is not None for p in seen)  # so a time to go follows
+    assert all(p.total > 1 or p.expected_seconds is not None for p in seen)  # so the time left can be shown
     told = Counter(p.phase for p in seen)
     assert told["photos"] == report.learnt.photos and told["features"] >= 2 * report.learnt.photos
     assert report.unseen is None and report.statistics.head == "trained"
@@ -186,13 +186,13 @@ def test_labels_and_folders_that_do_not_match_are_all_listed(
     assert refused.value.problems == (
         "Shoe has no folder of photos",
         "Hat has no folder of photos",
-        "the folder T-shirt is not one of them",
-        "the folder Trouser is not one of them",
+        "the folder T-shirt is none of these classes",
+        "the folder Trouser is none of these classes",
     )
 
 
 @pytest.mark.parametrize("text", ["", "Coat\ncoat\n", "a/b\n", "x" * 65])
-def test_a_file_that_is_not_a_list_of_labels(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_list_of_labels_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match="not a list of class names"):
         read_labels(tmp_path / "labels.txt")
@@ -201,7 +201,7 @@ def test_a_file_that_is_not_a_list_of_labels(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("only_checked")
-def test_the_base_replaces_nothing_that_it_is_made_of(
+def test_a_base_never_replaces_a_file_that_it_is_made_from(
     classifier: torch.nn.Module, few: Path, tmp_path: Path
 ) -> None:
     checkpoint = saved(classifier, tmp_path)
@@ -231,7 +231,7 @@ def test_a_whole_classifier_of_another_kind_is_recognised(few: Path, tmp_path: P
 
 
 @pytest.mark.usefixtures("only_checked")
-def test_what_is_odd_about_a_head_is_named(classifier: torch.nn.Module, few: Path, tmp_path: Path) -> None:
+def test_an_odd_head_is_described(classifier: torch.nn.Module, few: Path, tmp_path: Path) -> None:
     state = classifier.state_dict()
     bare = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
     weight, bias = state["fc.weight"], state["fc.bias"]
@@ -264,8 +264,8 @@ def test_an_image_that_is_too_small_for_the_network_is_refused(few: Path, tmp_pa
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"mean": (123.7, 116.3, 103.5)}, "divide those for 0 to 255 by 255"),
-        ({"std": (58.4, 57.1, 57.4)}, "divide those for 0 to 255 by 255"),
+        ({"mean": (123.7, 116.3, 103.5)}, "divide values for 0 to 255 by 255"),
+        ({"std": (58.4, 57.1, 57.4)}, "divide values for 0 to 255 by 255"),
         ({"std": (0.2, 0.0, 0.2)}, "std must be above 0.001"),
         ({"author": "a\nb"}, "author: it contains control"),
         ({"description": "a\u202eb"}, "description: it contains characters that change"),
@@ -317,14 +317,14 @@ def test_an_order_is_refused_even_if_only_some_classes_are_moved(rows: list[int]
 
 
 def test_a_few_photos_do_not_contradict_an_order() -> None:
-    """Two classes that are often confused may look swapped on three photos of each."""
+    """Two classes that are often confused can look swapped if there are only three photos of each."""
     labels = np.repeat(np.arange(20), 3)
     predictions = labels.copy()
     predictions[:6] = [1, 1, 0, 0, 0, 1]
     check_order(predictions, labels, NUMBERED)
 
 
-def test_a_classifier_that_always_says_the_same_is_refused_on_uneven_folders() -> None:
+def test_a_classifier_that_always_gives_one_answer_is_refused_on_uneven_folders() -> None:
     with pytest.raises(ConfigError, match="recognises 25% of these photos, no better than chance"):
         check_order(np.zeros(130, np.int64), np.repeat(np.arange(4), [100, 10, 10, 10]), NUMBERED[:4])
 
@@ -347,7 +347,7 @@ def test_confusions_contradict_no_order() -> None:
 
 
 @pytest.mark.usefixtures("only_checked")
-def test_photos_cannot_be_unseen_and_learnt_from(
+def test_photos_cannot_be_both_unseen_and_learnt(
     classifier: torch.nn.Module, few: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(PhotosError, match="given both as unseen and among the others") as refused:
@@ -360,7 +360,7 @@ def test_photos_cannot_be_unseen_and_learnt_from(
         packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=tmp_path / "copies")
     (copy,) = refused.value.problems
     assert "copy.bmp is the same photo as" in copy
-    with pytest.raises(ConfigError, match="Shirt is not one of them"):
+    with pytest.raises(ConfigError, match="Shirt is none of these classes"):
         packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=DEMO_DATA / "test" / "1")
     with pytest.raises(StoppedError):
         packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=UNSEEN)
@@ -368,7 +368,7 @@ def test_photos_cannot_be_unseen_and_learnt_from(
 
 @pytest.mark.usefixtures("only_checked")
 @pytest.mark.parametrize("which", ["unseen_photos", "statistics_photos"])
-def test_further_photos_in_one_anothers_folders_are_refused(
+def test_further_photos_in_swapped_folders_are_refused(
     which: str, classifier: torch.nn.Module, few: Path, tmp_path: Path
 ) -> None:
     others = some_photos(tmp_path / "others", LEARNT, range(10, 35))
@@ -382,13 +382,13 @@ def test_further_photos_in_one_anothers_folders_are_refused(
     )
 
 
-def test_folders_of_some_classes_only_can_be_in_order() -> None:
+def test_further_folders_need_not_show_every_class() -> None:
     labels = np.repeat(np.arange(3), 10)
     check_folder_names(Path("photos"), labels, labels, NUMBERED)
-    check_folder_names(Path("photos"), np.full(30, 19), labels, NUMBERED)  # bad, but no other order is better
+    check_folder_names(Path("photos"), np.full(30, 19), labels, NUMBERED)  # bad, but no order is better
 
 
-def test_features_that_have_no_place_in_the_statistics_are_refused(
+def test_features_that_are_too_large_for_the_statistics_are_refused(
     classifier: torch.nn.Module, few: Path, tmp_path: Path
 ) -> None:
     state = dict(classifier.state_dict())
@@ -401,7 +401,7 @@ def test_features_that_have_no_place_in_the_statistics_are_refused(
 
 
 @pytest.mark.usefixtures("only_checked")
-def test_photos_for_the_statistics_show_every_class(
+def test_photos_for_the_statistics_must_show_every_class(
     classifier: torch.nn.Module, few: Path, tmp_path: Path
 ) -> None:
     others = some_photos(tmp_path / "others", LEARNT, range(10, 15))
@@ -416,7 +416,7 @@ def test_photos_for_the_statistics_show_every_class(
     assert "1 usable photo; at least 2 are needed" in too_few.value.problems[0]
 
 
-def test_the_preprocessing_is_the_checkpoints_own() -> None:
+def test_the_preprocessing_is_that_of_the_checkpoint() -> None:
     resnet = find_architecture("resnet18")
 
     def chosen(**settings: object) -> tuple[object, list[str]]:

@@ -45,7 +45,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> BaseReport:
-    """Makes the base that most tests look at, and only once, because making one takes seconds."""
+    """Makes the base that most tests use; it is made only once, as that takes seconds."""
     return build_base(photos, tmp_path_factory.mktemp("tiny") / "base.lwm", WHOLE)
 
 
@@ -55,10 +55,10 @@ def tiny_without_levels(photos: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.mark.slow
-def test_a_base_of_class_folders(photos: Path, tmp_path: Path) -> None:
+def test_a_base_is_built_from_class_folders(photos: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []
     report = build_base(photos, tmp_path / "base.lwm", TINY, on_progress=seen.append)
-    assert all(p.total > 1 or p.expected_seconds is not None for p in seen)  # so a time to go follows
+    assert all(p.total > 1 or p.expected_seconds is not None for p in seen)  # so the time left can be shown
     told = Counter(p.phase for p in seen)
     assert told["photos"] == 40 and told["features"] >= 40 and told["train"] == 36 // 8
     folds_of_unseen = 2  # there are two unseen photos of each class
@@ -80,7 +80,7 @@ def test_equal_seeds_give_equal_bases(tmp_path: Path, photos: Path) -> None:
 
 
 @pytest.mark.slow
-def test_levels_change_nothing_in_a_base_but_what_it_can_learn_by(
+def test_levels_do_not_change_the_logits_of_a_new_base(
     tiny: BaseReport, tiny_without_levels: BaseReport
 ) -> None:
     reading, without = (open_bundle(report.bundle) for report in (tiny, tiny_without_levels))
@@ -93,7 +93,7 @@ def test_levels_change_nothing_in_a_base_but_what_it_can_learn_by(
 
 
 @pytest.mark.slow
-def test_rotations_teach_the_backbone_and_leave_the_rest_as_it_is(
+def test_rotations_teach_the_backbone_and_change_nothing_else(
     tiny_without_levels: BaseReport, photos: Path, tmp_path: Path
 ) -> None:
     turning, plain = PLAIN.model_copy(update={"rotations": True}), tiny_without_levels
@@ -105,21 +105,23 @@ def test_rotations_teach_the_backbone_and_leave_the_rest_as_it_is(
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_other_classes_gives_its_backbone(tmp_path: Path, make_photos: PhotoMaker) -> None:
+def test_only_the_backbone_of_a_checkpoint_of_other_classes_is_used(
+    tmp_path: Path, make_photos: PhotoMaker
+) -> None:
     torch.save(find_architecture("small_resnet20").build().state_dict(), tmp_path / "ten_classes.pth")
     config = TINY.model_copy(update={"checkpoint": tmp_path / "ten_classes.pth"})
     photos = make_photos("Bag", "Shirt")
     assert build_base(photos, tmp_path / "base.lwm", config).training is not None
 
 
-def test_blocks_train_in_bfloat16_on_a_gpu_that_has_it_or_where_it_is_asked_for(
+def test_blocks_train_in_bfloat16_on_a_gpu_that_has_it_or_if_it_is_chosen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     for has in (True, False):
         monkeypatch.setattr(build, "has_bfloat16", lambda device, has=has: has)
         assert build._precision(TINY, gpu) == ("bfloat16" if has else "float32")
-        assert build._precision(TINY, cpu) == "float32"  # what one machine trains, another can train again
+        assert build._precision(TINY, cpu) == "float32"  # so that other machines can make the same base
     asked = TINY.model_copy(update={"precision": "bfloat16"})
     assert build._precision(asked, cpu) == "bfloat16"
 
@@ -136,13 +138,13 @@ def test_a_checkpoint_of_another_network_is_refused_before_any_photo_is_read(
     assert any("missing" in problem for problem in caught.value.problems)
 
 
-def test_more_classes_than_capacity(tmp_path: Path, make_photos: PhotoMaker) -> None:
+def test_more_classes_than_the_capacity_are_refused(tmp_path: Path, make_photos: PhotoMaker) -> None:
     with pytest.raises(CapacityError):
         build_base(make_photos("Bag", "Shirt"), tmp_path / "b.lwm", TINY.model_copy(update={"capacity": 1}))
     assert not (tmp_path / "b.lwm").exists()
 
 
-def test_unknown_weights_and_architectures(tmp_path: Path, make_photos: PhotoMaker) -> None:
+def test_unknown_weights_and_architectures_are_refused(tmp_path: Path, make_photos: PhotoMaker) -> None:
     photos = make_photos("Bag", "Shirt")
     with pytest.raises(ConfigError, match="offers: none"):
         build_base(photos, tmp_path / "b.lwm", TINY.model_copy(update={"weights": "imagenet"}))
@@ -161,10 +163,10 @@ def test_settings_out_of_range_are_all_listed() -> None:
 
 
 @pytest.mark.slow
-def test_rotations_are_not_counted_in_the_loss_that_is_reported(photos: Path, tmp_path: Path) -> None:
+def test_rotations_are_left_out_of_the_reported_loss(photos: Path, tmp_path: Path) -> None:
     turning = PLAIN.model_copy(update={"rotations": True, "epochs": 3})
     training = build_base(photos, tmp_path / "a.lwm", turning).training
-    assert training is not None and training.classification_loss < 1.5  # that of the rotations alone is ~2
+    assert training is not None and training.classification_loss < 1.5  # with rotations, about 2 more
 
 
 @pytest.mark.parametrize("step", [1, 4])  # the last one is the fourth
@@ -212,12 +214,12 @@ def test_stochastic_depth_follows_the_seed(
 
 
 @pytest.mark.extended
-def test_a_base_of_few_epochs_tells_most_photos_apart(tmp_path: Path) -> None:
+def test_a_base_recognises_most_photos_after_a_few_epochs(tmp_path: Path) -> None:
     brief = BASE_CONFIG.model_copy(update={"epochs": 5})
     build_base(DEMO_DATA / "train" / "base", tmp_path / "base.lwm", brief)
     init_home(tmp_path / "base.lwm", tmp_path / "home")
     accuracy = evaluate(open_home(tmp_path / "home"), DEMO_DATA / "test" / "base").accuracy
-    assert accuracy > 0.6  # of six classes; it was 0.72, and after all forty epochs 0.94
+    assert accuracy > 0.6  # there are six classes; we measured 0.72, and 0.94 after all forty epochs
     difference = info(tmp_path / "base.lwm").bundle_bytes - info(BASE_BUNDLE).bundle_bytes
     assert abs(difference) < 16  # the graph names the build of torch that exported it
 
@@ -225,7 +227,7 @@ def test_a_base_of_few_epochs_tells_most_photos_apart(tmp_path: Path) -> None:
 @pytest.mark.extended
 @pytest.mark.usefixtures("every_core")
 def test_the_demos_base_can_be_made_again(tmp_path: Path) -> None:
-    """benchmarks/make_demo_data.py still makes a base as good as the one that ships; it takes a minute."""
+    """benchmarks/make_demo_data.py still makes a base as good as the one that ships, in about a minute."""
     build_base(DEMO_DATA / "train" / "base", tmp_path / "base.lwm", BASE_CONFIG)
     accuracy = {}
     for bundle in (BASE_BUNDLE, tmp_path / "base.lwm"):
@@ -238,7 +240,7 @@ def test_the_demos_base_can_be_made_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_pretrained_weights_from_a_package_with_frozen_blocks(
+def test_pretrained_weights_from_a_package_can_be_partly_frozen(
     tmp_path: Path, make_photos: PhotoMaker
 ) -> None:
     config = BaseConfig(
@@ -263,7 +265,7 @@ def test_pretrained_weights_from_a_package_with_frozen_blocks(
     assert not np.array_equal(after["backbone.top.conv.weight"], start["top.conv.weight"].numpy())
 
 
-def test_more_frozen_blocks_than_there_are(tmp_path: Path, make_photos: PhotoMaker) -> None:
+def test_freezing_more_blocks_than_there_are_is_refused(tmp_path: Path, make_photos: PhotoMaker) -> None:
     config = TINY.model_copy(update={"frozen_blocks": 99})
     with pytest.raises(ConfigError, match="has 12 blocks"):
         build_base(make_photos("Bag", "Shirt"), tmp_path / "b.lwm", config)

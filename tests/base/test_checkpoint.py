@@ -1,4 +1,4 @@
-"""A vendor's checkpoint is read however it is wrapped, and nothing in it ever runs."""
+"""A vendor's checkpoint is read in all usual wrappings, and no code in it ever runs."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ WRAPPINGS: dict[str, Callable[[State], Any]] = {
 
 
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
-def test_common_wrappings_are_taken_off(wrapping: str, model: torch.nn.Module, tmp_path: Path) -> None:
+def test_common_wrappings_are_removed(wrapping: str, model: torch.nn.Module, tmp_path: Path) -> None:
     wanted = model.state_dict()
     torch.save(WRAPPINGS[wrapping](wanted), tmp_path / "c.pth")
     found = read_checkpoint(tmp_path / "c.pth", wanted)
     assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
-def test_weights_that_are_not_numbers_are_named(model: torch.nn.Module, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_named(model: torch.nn.Module, tmp_path: Path) -> None:
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state["stem.0.weight"][0] = torch.nan
     torch.save(state, tmp_path / "c.pth")
@@ -91,13 +91,13 @@ def test_pickled_code_never_runs_and_its_type_is_named(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(ConfigError) as refused:
             read_checkpoint(tmp_path / name, ["weight"])
-        assert "weights_only" not in str(refused.value)  # torch advises switching it off
+        assert "weights_only" not in str(refused.value)  # torch's own message advises switching this off
         assert said in str(refused.value) and str(refused.value).isprintable()
         assert "save a state dict with torch.save(model.state_dict(), ...)" in str(refused.value)
     assert not Path("/tmp/lwm-edge-pickle-was-run").exists()
 
 
-def test_the_type_that_is_named_can_be_printed(tmp_path: Path) -> None:
+def test_the_name_of_a_refused_type_is_made_printable(tmp_path: Path) -> None:
     for name, said in {
         b"o\x1b[31ms\nsystem": "'o\\x1b[31ms.system'",
         b"a" * 999 + b"\nb": "a" * 80 + "...",
@@ -110,30 +110,31 @@ def test_the_type_that_is_named_can_be_printed(tmp_path: Path) -> None:
         assert f"holds an object of type {said}, which" in refused.value.message
 
 
-def test_a_newer_pickle_protocol_is_said_to_be_the_reason(model: torch.nn.Module, tmp_path: Path) -> None:
+def test_a_newer_pickle_protocol_is_given_as_the_reason(model: torch.nn.Module, tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "c.pth", pickle_protocol=4)
     with pytest.raises(ConfigError, match="a newer pickle protocol than torch's default"):
         read_checkpoint(tmp_path / "c.pth", [])
 
 
 @pytest.mark.parametrize("content", [{}, {"model": {"x": 1}}, [1, 2], {"epoch": torch.tensor(3)}])
-def test_what_holds_no_network_is_refused(content: object, tmp_path: Path) -> None:
+def test_checkpoints_without_a_network_are_refused(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "c.pth")
     with pytest.raises(ConfigError, match="holds no state dict"):
         read_checkpoint(tmp_path / "c.pth", ["weight"])
 
 
-def test_wrappings_without_end_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_endless_wrappings_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     content: dict[str, object] = {}
     for _ in range(5000):
         content = {"model": content}
     (tmp_path / "c.pth").touch()
-    monkeypatch.setattr(torch, "load", lambda *given, **named: content)  # its unpickler has no such limit
+    # Torch's unpickler sets no limit, so it could return this.
+    monkeypatch.setattr(torch, "load", lambda *given, **named: content)
     with pytest.raises(ConfigError, match="holds no state dict"):
         read_checkpoint(tmp_path / "c.pth", ["weight"])
 
 
-def test_what_a_checkpoint_has_instead_is_named(model: torch.nn.Module, tmp_path: Path) -> None:
+def test_the_keys_of_a_useless_checkpoint_are_listed(model: torch.nn.Module, tmp_path: Path) -> None:
     torch.save({"best": model.state_dict(), "e\x1b[31mpoch": 3}, tmp_path / "c.pth")
     with pytest.raises(ConfigError) as refused:
         read_checkpoint(tmp_path / "c.pth", ["weight"])
@@ -167,7 +168,7 @@ def test_another_network_is_summarised_and_recognised() -> None:
     assert refused.value.problems == ("25 tensors are missing, all under layer3",)
 
 
-def test_the_architecture_that_was_named_is_not_proposed_again(model: torch.nn.Module) -> None:
+def test_the_architecture_that_was_chosen_is_not_suggested_again(model: torch.nn.Module) -> None:
     state = {name: tensor for name, tensor in model.state_dict().items() if name != "fc.bias"}
     with pytest.raises(
         ArchitectureError, match="only the head differs, which must be one linear layer"
@@ -221,7 +222,7 @@ def test_other_precisions_become_float32(dtype: torch.dtype, model: torch.nn.Mod
         read_checkpoint(tmp_path / "c.pth", model.state_dict())
 
 
-def test_torchvisions_own_files_of_densenet_have_older_names() -> None:
+def test_the_older_names_in_torchvisions_densenet_files_are_understood() -> None:
     model = find_architecture("densenet121").build()
     older = {
         re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", name): tensor

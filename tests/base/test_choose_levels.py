@@ -25,7 +25,7 @@ def _without_levels() -> Network:
     return network
 
 
-def test_the_grid_is_the_one_that_tells_the_photos_apart_best() -> None:
+def test_the_grid_that_tells_the_classes_apart_best_is_chosen() -> None:
     network = _without_levels()
     report = choose_levels(network, photo_set("base", count=40), possible_levels(network, None))
     assert set(report.accuracy) == {1, 2, 3} and all(0.5 < a <= 1 for a in report.accuracy.values())
@@ -44,14 +44,14 @@ def test_a_grid_that_was_chosen_is_not_questioned() -> None:
     assert (report.grid, report.inputs, network.levels) == (0, 64, None)
 
 
-def test_a_grid_too_fine_is_refused() -> None:
+def test_a_grid_that_is_too_fine_is_refused() -> None:
     with pytest.raises(ConfigError, match="grid 8 does not fit this network"):
         possible_levels(fresh_network("resnet18"), 8)
     with pytest.raises(ConfigError, match="more than 8192 values"):
         possible_levels(fresh_network("resnet50"), 8)
 
 
-def test_levels_that_would_take_too_much_are_not_tried() -> None:
+def test_levels_with_too_many_values_are_not_tried() -> None:
     assert [levels.grid for levels in possible_levels(fresh_network("resnet18"), None)] == [1]
     assert possible_levels(fresh_network("resnet50"), None) == []
     [levels] = possible_levels(fresh_network("resnet18"), 2)

@@ -1,4 +1,4 @@
-"""Photos are varied for the statistics of a network that knows the originals by heart."""
+"""A copy of a photo is lit differently within bounds, and in the same way for the same seed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from lwm_edge.base.copies import relight
 
 
-def test_light_changes_within_bounds_and_the_same_seed_gives_the_same() -> None:
+def test_light_changes_within_bounds_and_the_same_way_for_the_same_seed() -> None:
     pixels = np.random.default_rng(0).integers(60, 180, (8, 8, 3)).astype(np.uint8)
     varied = [relight(pixels, np.random.default_rng(seed)) for seed in range(20)]
     assert all(copy.dtype == np.uint8 and copy.shape == pixels.shape for copy in varied)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lwm_edge.base.finish import _warnings
+from lwm_edge.base.examine import vendor_warnings
 from lwm_edge.base.measure import Settled, _is_better, measured_tensors, settle
 from lwm_edge.base.reports import StatisticsReport
 from lwm_edge.learning.class_statistics import ClassStatistics
@@ -40,7 +40,7 @@ def logits_that_are_right(labels: np.ndarray, share: float) -> np.ndarray:
     return logits
 
 
-def test_where_unseen_photos_lie_like_the_learnt_ones_all_are_used() -> None:
+def test_all_photos_are_used_if_unseen_ones_resemble_the_learnt_ones() -> None:
     where = centres(0, 2.0)
     learnt, unseen = photos(where, 40, 1.0, 1), photos(where, 10, 1.0, 2)
     settled = settle(known(learnt), *unseen, logits_that_are_right(unseen[1], 1.0), 1.0, CLASSES)
@@ -51,7 +51,7 @@ def test_where_unseen_photos_lie_like_the_learnt_ones_all_are_used() -> None:
     assert (settled.solved.argmax(1) == unseen[1]).mean() == pytest.approx(settled.report.accuracy["all"])
 
 
-def test_where_the_learnt_ones_lie_elsewhere_the_means_are_those_of_unseen_photos() -> None:
+def test_unseen_photos_give_the_means_if_they_differ_from_the_learnt_ones() -> None:
     learnt, unseen = photos(centres(0, 2.0), 40, 0.1, 1), photos(centres(5, 2.0), 10, 1.0, 2)
     settled = settle(known(learnt), *unseen, logits_that_are_right(unseen[1], 0.4), 1.0, CLASSES)
     assert settled.report.photos == "unseen" and settled.report.head == "solved"
@@ -60,7 +60,7 @@ def test_where_the_learnt_ones_lie_elsewhere_the_means_are_those_of_unseen_photo
         np.testing.assert_allclose(
             settled.statistics.means[label], unseen[0].head_inputs[unseen[1] == label].mean(0)
         )
-    assert settled.statistics.photos == 50 * CLASSES  # the covariance is that of all photos
+    assert settled.statistics.photos == 50 * CLASSES  # the covariance comes from all photos
     share = (settled.predictions == unseen[1]).mean()
     assert share == pytest.approx(settled.report.accuracy["unseen"])
 
@@ -72,14 +72,14 @@ def test_photos_known_by_heart_do_not_give_the_means_even_where_they_do_no_harm(
     assert settled.report.photos == "unseen" and settled.statistics.counts[0] == 10
 
 
-@pytest.mark.parametrize(("count", "ways"), [(1, {"all"}), (4, {"all", "unseen"})])
-def test_a_few_unseen_photos_of_a_class_do_not_give_its_mean(count: int, ways: set[str]) -> None:
-    """If a class has one unseen photo, it has no mean without that photo, so it would never be recognised."""
+@pytest.mark.parametrize(("count", "choices"), [(1, {"all"}), (4, {"all", "unseen"})])
+def test_a_few_unseen_photos_of_a_class_do_not_give_its_mean(count: int, choices: set[str]) -> None:
+    """If a class has one unseen photo, it has no mean without that photo, which is then never recognised."""
     where = centres(0, 2.0)
     learnt, unseen = photos(where, 40, 1.0, 1), photos(where, count, 1.0, 2)
     settled = settle(known(learnt), *unseen, logits_that_are_right(unseen[1], 0.7), 1.0, CLASSES)
     assert settled.report.photos == "all"
-    assert settled.report.accuracy.keys() == {"trained", "given", *ways}
+    assert settled.report.accuracy.keys() == {"trained", "given", *choices}
 
 
 def test_without_unseen_photos_nothing_is_chosen() -> None:
@@ -89,7 +89,7 @@ def test_without_unseen_photos_nothing_is_chosen() -> None:
     assert not measured_tensors(settled, np.zeros(0, np.int64), 6)[TOTAL].any()
 
 
-def test_statistics_of_copies_are_reported_as_such() -> None:
+def test_statistics_of_varied_copies_are_reported_as_such() -> None:
     observed, labels = photos(centres(0), 10, 1.0, 1)
     none = np.zeros(0, np.int64)
     settled = settle(known((observed, labels)), None, none, None, 1.0, CLASSES, are_copies=True)
@@ -97,7 +97,7 @@ def test_statistics_of_copies_are_reported_as_such() -> None:
     assert settled.report.photos == "varied" and alone.report.photos == "given"
 
 
-def test_what_was_recognised_and_confused_is_counted() -> None:
+def test_recognised_and_confused_photos_are_counted() -> None:
     labels, found = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0, 2])
     report = StatisticsReport(photos="all", head="trained", accuracy={})
     solved = np.array([0, 0, 1, 2, 0, 0])
@@ -110,8 +110,8 @@ def test_what_was_recognised_and_confused_is_counted() -> None:
     assert arrays[CONFUSIONS][:3].tolist() == [[0, 1, 2], [1, 0, 1], [0, 0, 0]]
 
 
-def test_unseen_photos_of_some_classes_only_decide_nothing() -> None:
-    """Otherwise photos of classes without unseen photos would be taken for classes that have some."""
+def test_unseen_photos_of_only_some_classes_decide_nothing() -> None:
+    """Otherwise, photos would be taken for classes that have unseen photos, whichever class they show."""
     learnt, unseen = photos(centres(0, 2.0), 40, 0.1, 1), photos(centres(5, 2.0), 10, 1.0, 2)
     some = unseen[1] < 2
     partly = Observation(unseen[0].head_inputs[some]), unseen[1][some]
@@ -135,7 +135,7 @@ def test_a_few_lucky_photos_do_not_decide() -> None:
     assert not _is_better(for_large, for_small, labels)
 
 
-def test_a_bad_base_and_one_that_knows_its_photos_by_heart_are_said_to_be() -> None:
+def test_a_warning_tells_of_a_bad_base_and_of_photos_known_by_heart() -> None:
     labels = np.repeat([0, 1], 50)
 
     def of(share: float, classes: int = 2) -> EvaluationReport:
@@ -145,7 +145,7 @@ def test_a_bad_base_and_one_that_knows_its_photos_by_heart_are_said_to_be() -> N
     def said(learnt: float, unseen: float | None, classes: int = 2, **accuracy: float) -> str:
         judged = None if unseen is None else of(unseen, classes)
         choice = StatisticsReport(photos="all", head="trained", accuracy=accuracy)
-        return " ".join(_warnings(of(learnt), judged, choice, ("a", "b")))
+        return " ".join(vendor_warnings(of(learnt), judged, choice, ("a", "b")))
 
     assert said(1.0, 0.9, trained=0.9) == ""
     assert "recognises 100% of the photos that it learnt from, but only 70%" in said(1.0, 0.9, trained=0.7)
@@ -153,5 +153,5 @@ def test_a_bad_base_and_one_that_knows_its_photos_by_heart_are_said_to_be() -> N
     assert "recognises only 20% of the photos that it learnt from" in said(0.2, 0.9, trained=0.2)
     assert "recognises only 20% of the photos that it learnt from" in said(0.2, None)
     assert "its accuracy is not known" in said(1.0, None)
-    assert "no unseen photos of b, so the unseen ones decide nothing" in said(1.0, 1.0, 1, trained=1.0)
-    assert "the head, once solved on a device, recognises only 77%" in said(1.0, 0.97, trained=0.97, all=0.77)
+    assert "no unseen photos of b, so unseen photos decide nothing" in said(1.0, 1.0, 1, trained=1.0)
+    assert "a head that is solved on a device recognises only 77%" in said(1.0, 0.97, trained=0.97, all=0.77)

@@ -1,4 +1,4 @@
-"""The work of several processes is put together as if one process had done it all."""
+"""The results of several processes are combined as if one process had done all the work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from lwm_edge.base.ranks import Ranks, in_order, is_first_rank, joined
 from lwm_edge.errors import ConfigError, PeerError, PhotosError, ResourceError
 from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.loading import load_network
-from lwm_edge.photos.folders import Checked, read_photo_folder
+from lwm_edge.photos.checking import CheckedFile
+from lwm_edge.photos.folders import read_photo_folder
 from lwm_edge.photos.photo_set import PixelCache
 from lwm_edge.records import Progress, ignore_progress
 from tests.support.folders import BASE_BUNDLE, PhotoMaker
@@ -27,8 +28,8 @@ PREPROCESSING = open_bundle(BASE_BUNDLE).manifest.preprocessing
 
 
 @dataclass(frozen=True)
-class OneAfterTheOther(Ranks):
-    """Stands in for several processes: it keeps what each gathers until the last one has run."""
+class InTurn(Ranks):
+    """Runs several processes in turn; the last one sees the values that all of them gathered."""
 
     kept: dict[int, list[Any]] | None = None
 
@@ -40,13 +41,13 @@ class OneAfterTheOther(Ranks):
 
     def gather_in_first(self, value: Any) -> list[Any]:
         gathered = self.gather(value)
-        return gathered if self.rank == self.size - 1 else []  # the last one stands in for the first
+        return gathered if self.rank == self.size - 1 else []  # the last process stands in for the first
 
 
 def last_of(size: int, work: Callable[[Ranks], Any]) -> Any:
-    """Returns the result of the last of several processes, which sees what all the others gathered."""
+    """Runs some work in several processes in turn, and returns the result of the last one."""
     kept: dict[int, list[Any]] = {}
-    return [work(OneAfterTheOther(rank, size, kept=kept)) for rank in range(size)][-1]
+    return [work(InTurn(rank, size, kept=kept)) for rank in range(size)][-1]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 20])
@@ -57,7 +58,7 @@ def test_shares_are_disjoint_and_come_back_in_order(size: int) -> None:
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_one_process_does_all_by_itself() -> None:
+def test_a_single_process_does_everything_itself() -> None:
     alone = Ranks()
     assert list(alone.map(str, [1, 2])) == ["1", "2"] and alone.gather(5) == [5] == alone.gather_in_first(5)
     assert alone.by_first(lambda: 7) == 7 and is_first_rank()
@@ -93,10 +94,12 @@ def test_a_folder_that_is_read_in_shares_is_the_same_folder(size: int, make_phot
     (folder / "Shirt" / "broken.png").write_bytes(b"no photo")
 
     def read(ranks: Ranks) -> Any:
-        def in_shares(check: Callable[[Any], Checked], files: Sequence[Any]) -> Any:
+        def in_shares(check: Callable[[Any], CheckedFile], files: Sequence[Any]) -> Any:
             found = ranks.map(check, files)
             complete = ranks.rank == ranks.size - 1
-            return found if complete else iter([Checked(digest=str(number)) for number in range(len(files))])
+            return (
+                found if complete else iter([CheckedFile(digest=str(number)) for number in range(len(files))])
+            )
 
         return read_photo_folder(folder, PREPROCESSING, PixelCache(0), min_photos=5, map_files=in_shares)
 
@@ -105,7 +108,7 @@ def test_a_folder_that_is_read_in_shares_is_the_same_folder(size: int, make_phot
     assert last_of(size, read) == whole
 
 
-def test_processes_that_see_other_files_are_refused() -> None:
+def test_processes_that_see_different_files_are_refused() -> None:
     def check(ranks: Ranks) -> Any:
         files = [Path("a"), Path("b"), Path("c")][: 3 - ranks.rank]
         return ranks.map(lambda path: path.name, files)
@@ -156,7 +159,7 @@ def test_only_the_first_process_reports_progress() -> None:
     assert [progress.done for progress in seen] == [0, 2, 4]
 
 
-def test_each_process_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_process_needs_a_separate_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     chosen: list[int] = []
@@ -188,7 +191,7 @@ class Counter:
         (0, RuntimeError("shapes do not match"), RuntimeError),
     ],
 )
-def test_one_failure_is_told_and_the_others_follow(
+def test_only_the_first_failure_is_raised_as_it_is(
     failed_before: int,
     error: BaseException,
     expected: type[BaseException],
@@ -201,7 +204,7 @@ def test_one_failure_is_told_and_the_others_follow(
         "TORCHELASTIC_RESTART_COUNT": "0",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(ranks, "_several", lambda: True)
+    monkeypatch.setattr(ranks, "_has_peers", lambda: True)
     waited: list[float] = []
 
     def told_to_stop(seconds: float) -> None:

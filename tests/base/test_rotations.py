@@ -7,7 +7,7 @@ from tests.support.networks import teacher_and_student
 from tests.support.samples import batch_of, photo_set
 
 
-def test_each_photo_comes_upright_and_once_more_turned() -> None:
+def test_each_photo_appears_upright_and_rotated() -> None:
     images = torch.arange(2 * 3 * 3 * 3).reshape(2, 3, 3, 3)
     labels, seen = torch.tensor([0, 4]), set()
     task = RotationTask(8, classes=5, seed=0)
@@ -21,7 +21,7 @@ def test_each_photo_comes_upright_and_once_more_turned() -> None:
     assert seen == {1, 2, 3} and task.layer.out_features == 20
 
 
-def test_its_loss_reaches_the_first_convolution_and_falls() -> None:
+def test_the_rotation_loss_reaches_the_first_convolution_and_falls() -> None:
     _, network = teacher_and_student()
     task = RotationTask(64, network.classes, seed=0)
     images, labels = task.with_rotated(*batch_of(photo_set("base", count=4)))

@@ -1,4 +1,4 @@
-"""Interrupted training continues, and ends where it would have ended."""
+"""Interrupted training continues, and ends as it would have without the interruption."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def saving(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("saving")
-def test_an_interrupted_training_ends_where_it_would_have_ended(tmp_path: Path) -> None:
+def test_interrupted_training_ends_as_it_would_have_without_the_interruption(tmp_path: Path) -> None:
     whole, report = train(tmp_path / "whole.lwm")
     with pytest.raises(Killed):
         train(tmp_path / "base.lwm", killed_at=5)  # in the last of three epochs of two steps
     saved = SavedTraining(tmp_path / "base.lwm", photo_set("1", count=8, seed=3), CONFIG, Ranks())
     assert saved.epoch == 2 and saved.path.name == "base.lwm.training"
-    for _ in range(2):  # the second time, all epochs were done before
+    for _ in range(2):  # the second time, all epochs are done already
         continued, again = train(tmp_path / "base.lwm")
         state = continued.state_dict()
         assert all(torch.equal(tensor, state[name]) for name, tensor in whole.state_dict().items())
@@ -75,19 +75,19 @@ def test_unfinished_training_of_another_base_is_left_alone(tmp_path: Path) -> No
         train(tmp_path / "base.lwm", killed_at=3, config=CONFIG.model_copy(update={"device": "cpu"}))
 
 
-def test_a_file_that_is_no_training_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_holds_no_training_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "base.lwm.training").write_text("notes")
     with pytest.raises(ConfigError, match="another file is there; move it away"):
         train(tmp_path / "base.lwm")
     assert (tmp_path / "base.lwm.training").read_text() == "notes"
 
 
-def test_a_short_training_saves_nothing(tmp_path: Path) -> None:
+def test_training_that_takes_less_than_a_minute_saves_nothing(tmp_path: Path) -> None:
     train(tmp_path / "base.lwm")
     assert not list(tmp_path.iterdir())
 
 
-def test_what_was_saved_goes_when_the_base_is_there(
+def test_the_saved_training_is_removed_once_the_base_is_written(
     tmp_path: Path, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch, saving: None
 ) -> None:
     output, there = tmp_path / "base.lwm", list[bool]()
@@ -103,7 +103,7 @@ def test_what_was_saved_goes_when_the_base_is_there(
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_a_process_with_less_than_two_photos_of_a_batch_is_refused(processes: int, tmp_path: Path) -> None:
+def test_batches_with_fewer_than_two_photos_per_process_are_refused(processes: int, tmp_path: Path) -> None:
     network, photos = fresh_network("small_resnet20"), photo_set("1", count=8)
     config, few = CONFIG.model_copy(update={"batch_size": 2 * processes - 1}), Ranks(0, processes)
     saved = SavedTraining(tmp_path / "base.lwm", photos, config, Ranks())

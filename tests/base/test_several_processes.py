@@ -19,7 +19,7 @@ from tests.support.pages import ROOT
 
 pytestmark = pytest.mark.extended
 
-# Runs the command line as `python -m lwm_edge` does, after it has run PREPARE.
+# Executes PREPARE, then runs the command line as `python -m lwm_edge` does.
 START = """
 import os, signal, sys
 from lwm_edge.base import ranks, saved_training, train
@@ -66,7 +66,7 @@ def build(photos: Path, output: Path, **named: Any) -> subprocess.CompletedProce
     return torchrun("build-base", photos, *BUILD.split(), "-o", output, **named)
 
 
-def test_for_a_given_network_all_figures_are_those_of_one_process(tmp_path: Path) -> None:
+def test_several_processes_get_the_same_figures_as_one(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, ROOT / "examples" / "02_save_checkpoint.py", tmp_path / "model.pth"], check=True
     )
@@ -119,7 +119,9 @@ def messages(result: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("failing", [0, 1])
-def test_a_failure_in_one_process_is_told_once(failing: int, make_photos: PhotoMaker, tmp_path: Path) -> None:
+def test_a_failure_in_one_process_is_reported_once(
+    failing: int, make_photos: PhotoMaker, tmp_path: Path
+) -> None:
     photos = make_photos("Bag", "Shirt", count=20)
     failed = build(photos, tmp_path / "base.lwm", prepare=f"FAILING = '{failing}'\n{FAILS}")
     assert failed.returncode != 0 and failed.stdout == ""
@@ -127,7 +129,7 @@ def test_a_failure_in_one_process_is_told_once(failing: int, make_photos: PhotoM
     assert not list(tmp_path.glob("*.lwm*"))
 
 
-def test_what_every_process_finds_wrong_is_told_once(tmp_path: Path, make_photos: PhotoMaker) -> None:
+def test_a_fault_that_all_processes_find_is_reported_once(tmp_path: Path, make_photos: PhotoMaker) -> None:
     failed = build(tmp_path / "nothing", tmp_path / "base.lwm")
     assert failed.returncode != 0 and len(messages(failed)) == 1
     command = ["build-base", make_photos("Bag", "Shirt"), *BUILD.split(), "--json", "-o"]

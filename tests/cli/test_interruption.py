@@ -1,4 +1,4 @@
-"""Every command that is told to stop ends with one sentence and 130 or 143, whatever it was doing."""
+"""A command that is told to stop always ends with one sentence and exit code 130 or 143."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ except BaseException:
 """
 LOADS_IT = """
 import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # SIGINT is ignored in background jobs
 from lwm_edge.cli.interruption import stop_with_a_sentence
 stop_with_a_sentence()
 sys.path.insert(0, sys.argv[1])

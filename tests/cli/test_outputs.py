@@ -62,7 +62,7 @@ def writers(home: Home, keys: Keys, few_photos: Path) -> dict[str, Callable[[Pat
     }
 
 
-def test_what_is_not_a_file_is_refused_by_its_kind_and_stays(
+def test_anything_but_a_file_is_refused_with_its_kind_named_and_stays(
     writers: dict[str, Callable[[Path], object]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)  # a socket's path has to be short
@@ -104,7 +104,7 @@ def test_a_link_stays_a_link_and_its_target_is_written(
         before = target.read_bytes()
         write(link)
         assert link.is_symlink()
-        if name != "keygen":  # which makes files of other names
+        if name != "keygen":  # keygen gives its files other names
             assert target.read_bytes() != before and [p.name for p in elsewhere.iterdir()] == ["target.png"]
             assert [p.name for p in folder.iterdir()] == ["link.png"]
 
@@ -176,14 +176,14 @@ def test_a_file_that_is_open_already_is_refused(tmp_path: Path) -> None:
             outputs.check_output(Path("/dev/stdout"))
 
 
-def test_what_would_fail_in_the_end_is_refused_before_the_work(tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / ".taken.lwm-edge").mkdir()
     for name, why in (("taken", "is a folder"), ("n" * 250, "too long"), ("none/a", "folder that exists")):
         with pytest.raises(ConfigError, match=why):
             outputs.check_output(tmp_path / name)
 
 
-def test_a_link_to_nothing_yet_is_followed(tmp_path: Path) -> None:
+def test_a_link_to_a_missing_file_is_followed(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     outputs.write_output(tmp_path / "a", b"new")
     assert (tmp_path / "a").is_symlink() and (tmp_path / "b").read_bytes() == b"new"

@@ -1,4 +1,4 @@
-"""An owner's day, from a phone's folder to a prediction, is as deploy/README.md shows it."""
+"""An owner's day, from a phone's folder to a prediction, goes as deploy/README.md shows it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.support.phone_folder import make
 
 PAGE, LOOKS_ONLY = "deploy/README.md", ("check", "--dry-run", "report", "audit", "predict")
 VARIES = r"\d[\d.]*(?= s\b|%)|\d+(?= of \d+ photos? recognised)|(?<=000.png: Bag).*"
-WHO_IS_WORST = " {2}How well {9}| {19}"
+ROW_LABEL = " {2}How well {9}| {19}"
 
 
 def stable(text: str) -> str:
-    """Leaves out of a line what may differ on another machine: times, figures and their order."""
-    return re.sub(VARIES, "_", re.sub(WHO_IS_WORST, "", text))
+    """Removes from a line the times, figures and order that can differ on another machine."""
+    return re.sub(VARIES, "_", re.sub(ROW_LABEL, "", text))
 
 
 @pytest.mark.slow
@@ -54,4 +54,5 @@ def test_an_owners_day_prints_what_the_page_shows(
         line for line in block(PAGE, "owners-day-printed").splitlines() if stable(line) not in stable(printed)
     ]
     assert not missing, printed
-    assert not re.search("DS_Store|Thumbs|MACOSX", printed)  # what computers leave is not mentioned
+    left_by_computers = "DS_Store|Thumbs|MACOSX"  # such files are not mentioned
+    assert not re.search(left_by_computers, printed)

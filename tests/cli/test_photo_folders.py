@@ -1,4 +1,4 @@
-"""The command says once, before it learns anything, what it found in an owner's folder."""
+"""Before it learns anything, a command says once what is odd about an owner's folder of photos."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def assert_said_once_before(err: str, phase: str) -> None:
         assert err.count(line) == 1 and err.index(line) < err.index(phase), line
 
 
-def test_a_dry_run_lists_classes_photos_and_what_is_left_out(
+def test_a_dry_run_lists_classes_photos_and_left_out_files(
     run: Any, home: Home, make_photos: PhotoMaker
 ) -> None:
     photos = with_faults(make_photos("Shirt", "Bag"))
     planned = run("add-classes", photos, "--home", home.path, "--dry-run")
     assert planned.code == 0
     assert "Bag (7), Shirt (8)" in planned.out
-    assert "15 photos of 2 classes (the notes above say what was left out)" in planned.out
+    assert "15 photos of 2 classes (the notes above say which files were left out)" in planned.out
     assert "Photo cache" not in planned.out and "without --dry-run" in planned.out
     assert "from the command's start to its end" in planned.out and "MiB predicted" in planned.out
     assert_said_once_before(planned.err, "Planning")
@@ -51,7 +51,7 @@ def test_a_dry_run_lists_classes_photos_and_what_is_left_out(
     assert as_json["class_photos"] == {"Bag": 7, "Shirt": 8} and len(as_json["skipped"]) == 3
 
 
-def test_what_is_left_out_is_said_before_it_is_learnt_and_a_folder_may_be_a_class_by_name(
+def test_left_out_files_are_named_before_learning_and_a_whole_folder_can_be_one_class(
     run: Any, home: Home, make_photos: PhotoMaker
 ) -> None:
     folder = make_photos("Bag") / "Bag"
@@ -59,7 +59,7 @@ def test_what_is_left_out_is_said_before_it_is_learnt_and_a_folder_may_be_a_clas
     refused = run("add-classes", folder, "--home", home.path)
     assert refused.code == 3 and "--name NAME" in refused.err
     done = run("add-classes", folder, "--name", "Handbag", "--home", home.path)
-    assert done.code == 0 and "had not learnt (the notes above say what was left out)" in done.out
+    assert done.code == 0 and "had not learnt (the notes above say which files were left out)" in done.out
     assert done.err.count("list.txt") == 1 and done.err.index("list.txt") < done.err.index("Planning")
     more = run(
         "add-photos", DEMO_DATA / "test" / "2" / "Bag", "--name", "handbag", "--home", home.path, "--dry-run"
@@ -85,7 +85,7 @@ def test_check_prints_the_worst_first_and_writes_a_page(
     found = run("check", photos, "--home", home.path, "-o", "page.html")
     assert found.code == 0 and "of 17 photos to look at, the worst first" in found.out
     assert "Bag/dark [red].png" in found.out and "is nearly black" in found.out
-    assert "what you leave there is learnt" in found.out
+    assert "add-classes learns all that you leave" in found.out
     assert "dark [red].png" in (tmp_path / "page.html").read_text(encoding="utf-8")
     as_json = run("check", photos, "--home", home.path, "--json").json
     assert as_json["suspects"][0]["photo"].endswith("dark [red].png")

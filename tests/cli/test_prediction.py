@@ -41,7 +41,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], home
     return call
 
 
-def test_photos_folders_and_standard_input(run: Any, tmp_path: Path) -> None:
+def test_photos_folders_and_standard_input_are_classified(run: Any, tmp_path: Path) -> None:
     folder = tmp_path / "photos" / "inner"
     folder.mkdir(parents=True)
     for name in ("a.png", "b.png", ".hidden.png"):
@@ -77,12 +77,12 @@ def test_a_partly_failed_call_has_its_own_exit_code(run: Any, tmp_path: Path) ->
         (["--camera", "0", "--json"], "pass --frames N"),
     ],
 )
-def test_what_does_not_go_together(run: Any, arguments: list[str], words: str) -> None:
+def test_arguments_that_exclude_each_other_are_refused(run: Any, arguments: list[str], words: str) -> None:
     code, out, err = run("predict", *arguments)
     assert code == 2 and words in " ".join((out if "--json" in arguments else err).split())
 
 
-def test_the_error_about_a_folder_and_letters(home: Home, tmp_path: Path) -> None:
+def test_a_missing_photo_and_an_empty_folder_are_refused(home: Home, tmp_path: Path) -> None:
     with pytest.raises(PhotosError, match="none of the photos") as refused:
         predict(home, "a.png")
     assert len(refused.value.problems) == 1  # not one for each letter
@@ -120,7 +120,7 @@ def test_watching_goes_on_with_a_newer_model(home: Home, video: Path) -> None:
     assert "Mantel" in next(seen).class_names
 
 
-def test_a_camera_that_is_not_there(home: Home, video: Path, tmp_path: Path) -> None:
+def test_a_camera_that_is_not_there_is_refused(home: Home, video: Path, tmp_path: Path) -> None:
     with pytest.raises(PhotosError, match="neither the number of a camera nor a video"):
         next(watch(home, tmp_path / "none.avi"))
     (tmp_path / "text.avi").write_text("no video")
@@ -128,7 +128,7 @@ def test_a_camera_that_is_not_there(home: Home, video: Path, tmp_path: Path) -> 
         next(watch(home, tmp_path / "text.avi"))
 
 
-def test_without_opencv_it_says_what_to_install(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_opencv_the_error_says_what_to_install(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ConfigError, match=r"pip install 'lwm-edge\[camera\]'"):
         next(watch(home, 0))

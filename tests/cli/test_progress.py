@@ -42,10 +42,10 @@ def test_plain_lines_say_how_far_it_is_and_how_long_it_takes(capsys: pytest.Capt
     assert lines[:2] == ["Reading 100 photos ...", "Reading photos 4/100, about 5 min to go"]
     assert "Reading photos 96/100, about 12 s to go" in lines
     assert lines[-2:] == ["Evaluating, 8 steps ...", "Saving and checking the new model, takes about 3 s ..."]
-    assert len(lines) == 27  # one in ten seconds, when each step takes three
+    assert len(lines) == 27  # one every ten seconds, with steps of three seconds
 
 
-def test_a_training_has_a_line_for_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_has_a_line_for_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     show = progress.plain_lines(clock)
     for step in range(1, 51):
@@ -68,7 +68,7 @@ def test_a_terminal_shows_each_phase_with_its_own_pace(
     assert pace.begins(PHOTOS[0]) and pace.seconds_to_go(PHOTOS[0]) is None
     clock.now = 50.0
     assert not pace.begins(PHOTOS[50]) and pace.seconds_to_go(PHOTOS[50]) == 50.0
-    assert pace.begins(PHOTOS[0])  # another round of it
+    assert pace.begins(PHOTOS[0])  # a new round of the same phase
     console = Console(file=sys.stderr, force_terminal=True, width=100)
     monkeypatch.setattr(progress, "error_console", lambda: console)
     with progress.progress_shown() as show:
@@ -79,7 +79,7 @@ def test_a_terminal_shows_each_phase_with_its_own_pace(
     assert "Saving and checking the new model" in shown and "takes about 3 s" in shown
 
 
-def test_a_command_that_usually_ends_at_once_tells_of_what_takes_long_alone(
+def test_a_brief_command_announces_only_phases_that_take_a_while(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     clock = Clock()
@@ -97,19 +97,16 @@ def test_a_command_that_usually_ends_at_once_tells_of_what_takes_long_alone(
 
 
 def has_time_to_go(step: Progress) -> bool:
-    """Tells whether the time to go follows: from the steps that are counted, or from what is expected."""
+    """Returns whether the time to go can be computed, from the counted steps or from the expected time."""
     return step.total > 1 or step.expected_seconds is not None
 
 
-AT_ONCE = {"info", "keygen", "sign", "verify"}  # they read a bundle once and run no network, as audit does
+AT_ONCE = {"info", "keygen", "sign", "verify"}  # like audit, they read a bundle once and run no network
 
 
 def test_every_command_but_the_shortest_shows_its_progress() -> None:
-    shown = {
-        name
-        for name, command in commands._COMMANDS.items()
-        if re.search(r"with_progress\(|plain_lines\(|_make_base\(", inspect.getsource(command))
-    }
+    shows = re.compile(r"with_progress\(|plain_lines\(|_make_base\(|_teach_new_classes\(")
+    shown = {name for name, command in commands._COMMANDS.items() if shows.search(inspect.getsource(command))}
     assert commands._COMMANDS.keys() - shown == AT_ONCE
 
 

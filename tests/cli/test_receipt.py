@@ -104,5 +104,5 @@ def test_a_long_receipt_begins_with_the_worst_classes(
     receipt.new_classes(learnt.model_copy(update={"judged": judged, "new_classes": names}))
     shown = capsys.readouterr().out
     assert "Learnt 40 classes" in shown and "C0: 0 of 8 photos recognised" in shown and "C1: 1 of 8" in shown
-    assert "and 28 more, each in at least 25.0% of its photos" in shown
+    assert "and 28 more, each recognised in at least 25.0% of its photos" in shown
     assert "give more photos of C0, C1" in shown

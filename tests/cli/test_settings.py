@@ -36,7 +36,7 @@ def test_settings_made_by_hand_are_checked_alike() -> None:
 @pytest.mark.parametrize(
     ("recipe", "setting"), [("auto", "head_learning_rate"), ("lda", "beta"), ("lwf-mc", "gamma")]
 )
-def test_what_a_recipe_does_not_have(recipe: str, setting: str) -> None:
+def test_settings_that_a_recipe_does_not_have(recipe: str, setting: str) -> None:
     with pytest.raises(ConfigError) as caught:
         increment_config(FileConfig(), recipe=recipe, **{setting: 0.5})
     assert caught.value.problems == (
@@ -125,7 +125,7 @@ def test_a_tilde_stands_for_the_users_folder(monkeypatch: pytest.MonkeyPatch, tm
     assert find_home(None, FileConfig(home=Path("~/a"))) == tmp_path / "b"
     assert find_home(Path("~/c"), FileConfig()) == tmp_path / "c"
     for unknown in ("~no-such-user", "~no-such-user/home"):
-        with pytest.raises(ConfigError, match="it is not known which folder ~no-such-user stands for"):
+        with pytest.raises(ConfigError, match="nothing says which folder ~no-such-user stands for"):
             find_home(Path(unknown), FileConfig())
 
 

@@ -101,7 +101,7 @@ def test_settings_take_a_path_that_is_not_utf_8() -> None:
     assert IncrementConfig.model_validate_json(config.model_dump_json()) == config
 
 
-def test_there_is_one_way_to_write_what_utf_8_cannot_hold() -> None:
+def test_there_is_one_way_to_write_bytes_that_are_not_utf_8() -> None:
     assert utf8_text("caf" + os.fsdecode(b"\xe9") + " café \ud800") == "caf\\xe9 café \\ud800"
 
 

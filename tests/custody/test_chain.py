@@ -34,7 +34,7 @@ PREPROCESSING = Preprocessing(image_size=64, resize_size=72, mean=(0.4, 0.4, 0.4
 
 
 def _base(**changes: Any) -> Manifest:
-    """Makes a signed base of two classes; signed by a stranger on request."""
+    """Makes a base of two classes, signed by the vendor unless another signer is given."""
     signer = changes.pop("signer", VENDOR)
     fields: dict[str, Any] = {
         "architecture": "resnet18",
@@ -54,7 +54,7 @@ def _base(**changes: Any) -> Manifest:
 
 
 def _grown(parent: Manifest, changes: int, key: Ed25519PrivateKey | None = DEVICE) -> Manifest:
-    """Makes the manifest after a number of increments of one class each."""
+    """Makes the manifest after several increments of one class each."""
     for _ in range(changes):
         number = parent.increment_count + 1
         grown = parent.model_copy(
@@ -109,7 +109,7 @@ def test_signing_again_replaces_the_signature(base: Path, key: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(("changes", "times"), [(1, "once"), (3, "3 times")])
-def test_a_model_that_was_changed_is_no_base(base: Path, key: Path, changes: int, times: str) -> None:
+def test_a_changed_model_cannot_be_signed_as_a_base(base: Path, key: Path, changes: int, times: str) -> None:
     bundle = open_bundle(base)
     save_bundle(base, bundle.arrays(), bundle.manifest.model_copy(update={"increment_count": changes}))
     before = base.read_bytes()
@@ -118,7 +118,7 @@ def test_a_model_that_was_changed_is_no_base(base: Path, key: Path, changes: int
     assert base.read_bytes() == before
 
 
-def test_what_cannot_be_signed_stays_as_it_is(base: Path, key: Path, tmp_path: Path) -> None:
+def test_a_bundle_that_cannot_be_signed_is_left_alone(base: Path, key: Path, tmp_path: Path) -> None:
     key.chmod(0o644)
     before = state_of(tmp_path)
     with pytest.raises(TrustError, match="chmod 600"):
@@ -130,8 +130,8 @@ def test_what_cannot_be_signed_stays_as_it_is(base: Path, key: Path, tmp_path: P
         sign_bundle(base, key)
 
 
-def test_the_statements_of_this_release_are_those_of_all_others() -> None:
-    """Ed25519 is deterministic: if these changed, no signature made by an earlier release would match."""
+def test_statements_are_the_same_in_every_release() -> None:
+    """Ed25519 is deterministic: if a statement changed, signatures of earlier releases would not match it."""
     manifest = _grown(_base(), 1)
     assert manifest.custody and manifest.custody.base_signature and manifest.custody.links[0].signature
     assert manifest.custody.base_signature.value == BASE_SIGNATURE
@@ -152,7 +152,7 @@ LINK_SIGNATURE = (
 
 
 @pytest.mark.parametrize("changes", [0, 1, 2, 16, 17, 40])
-def test_a_record_as_it_was_made_has_no_problems(changes: int) -> None:
+def test_an_unaltered_record_has_no_problems(changes: int) -> None:
     manifest = _grown(_base(), changes)
     assert manifest.custody
     assert _problems(manifest) == ()
@@ -161,7 +161,7 @@ def test_a_record_as_it_was_made_has_no_problems(changes: int) -> None:
     assert manifests.decode(manifests.encode(manifest), "model.lwm") == manifest
 
 
-def test_a_class_taken_back_is_a_change_like_any_other() -> None:
+def test_removing_a_shipped_class_is_a_change_like_any_other() -> None:
     grown = _grown(_base(), 1)
     less = grown.model_copy(
         update={
@@ -174,7 +174,7 @@ def test_a_class_taken_back_is_a_change_like_any_other() -> None:
     assert _problems(record_change(less, grown, DEVICE)) == ()
 
 
-def test_a_record_can_be_begun_late() -> None:
+def test_a_record_can_begin_after_unrecorded_changes() -> None:
     late = _base().model_copy(update={"custody": None, "increment_count": 5, "parent_digest": "a" * 64})
     grown = _grown(late, 2)
     assert grown.custody and grown.custody.base is None and grown.custody.dropped_links == 5
@@ -237,14 +237,14 @@ def test_the_longest_record_fits_beside_the_longest_names_and_ledger(capacity: i
     assert len(manifests.encode(manifest)) == manifests.encoded_length(capacity)
 
 
-# What a change did
+# Descriptions of changes
 
 
 @pytest.mark.parametrize(
     "altered",
     [{"kind": "undo"}, {"class_names": ("Hat",)}, {"more_classes": 1}, {"unix_seconds": 1}],
 )
-def test_what_a_change_did_is_signed(altered: dict[str, Any]) -> None:
+def test_the_description_of_a_change_is_signed(altered: dict[str, Any]) -> None:
     base = _base()
     deed = make_deed("add-classes", ("Bag",))
     grown = record_change(_next(base, class_names=("Coat", "Dress", "Bag")), base, DEVICE, deed)
@@ -269,7 +269,7 @@ def _next(parent: Manifest, **changes: Any) -> Manifest:
 
 
 def _chain(*changes: dict[str, Any]) -> Manifest:
-    """Makes the manifest after changes of a base, each of them signed."""
+    """Makes the manifest of a base after some changes, each of which is signed."""
     manifest = _base()
     for change in changes:
         manifest = record_change(_next(manifest, **change), manifest, DEVICE)
@@ -289,8 +289,8 @@ def test_a_shipped_class_comes_back_only_with_the_model_that_had_it() -> None:
         assert any("has more shipped classes than the change before it" in p for p in _problems(forged))
 
 
-def test_no_more_shipped_classes_come_back_than_that_model_had() -> None:
-    """A model's digest does not cover the number of shipped classes, but the record has it."""
+def test_no_more_shipped_classes_come_back_than_the_model_had() -> None:
+    """A model's digest does not cover the number of shipped classes, but the record contains this number."""
     names = {"class_names": ("Coat", "Dress", "Bag")}
     told = _chain({"shipped_classes": 1}, {**names, "shipped_classes": 1}, {"shipped_classes": 2, **BACK})
     assert any("change 3 has more shipped classes" in problem for problem in _problems(told))
@@ -320,9 +320,9 @@ def test_a_shipped_class_that_was_renamed_is_compared_by_the_vendors_name() -> N
         ({"class_names": ("Dress", "Coat")}, "the names of the shipped classes do not match"),
         (
             {"preprocessing": PREPROCESSING.model_copy(update={"mean": (0, 0, 0)})},
-            "the preprocessing or what",
+            "the preprocessing or the head",
         ),
-        ({"levels": Levels(blocks=(4, 8), grid=3, values=432)}, "or what the head reads does not match"),
+        ({"levels": Levels(blocks=(4, 8), grid=3, values=432)}, "or the head's inputs do not match"),
         ({"capacity": 65}, "capacity is 65, but the base's statement says 64"),
         ({"activation": "softmax"}, "activation is softmax, but the base's statement says sigmoid"),
         ({"architecture": "resnet34"}, "architecture is resnet34, but the base's statement says resnet18"),
@@ -348,7 +348,7 @@ def test_an_altered_base_is_named(change: dict[str, Any], problem: str) -> None:
         {"shipped_classes": 3},
     ],
 )
-def test_after_changes_the_model_still_has_the_form_that_was_signed(change: dict[str, Any]) -> None:
+def test_a_changed_model_must_keep_the_form_that_was_signed(change: dict[str, Any]) -> None:
     grown = _grown(_base(), 3)
     (name,) = change
     assert any(
@@ -406,7 +406,7 @@ def test_an_altered_or_foreign_signature_is_named() -> None:
 
 
 def test_a_signature_of_another_kind_of_statement_does_not_fit() -> None:
-    """A device's signature over a change cannot pass for a vendor's over a base, nor the reverse."""
+    """A device's signature of a change cannot pass for a vendor's signature of a base, nor the reverse."""
     grown = _grown(_base(), 1, key=VENDOR)
     assert grown.custody and grown.custody.links[0].signature
     moved = _with_custody(grown, base_signature=grown.custody.links[0].signature)
@@ -451,14 +451,14 @@ def _edit(place: int, **changes: Any) -> Callable[[tuple[Link, ...]], tuple[Link
         (lambda links: (), "links were added or removed"),
     ],
 )
-def test_an_altered_chain_is_named(alter: Callable[..., tuple[Link, ...]], problem: str) -> None:
+def test_alterations_of_the_chain_are_named(alter: Callable[..., tuple[Link, ...]], problem: str) -> None:
     grown = _grown(_base(), 4)
     assert grown.custody
     found = _problems(_with_custody(grown, links=alter(grown.custody.links)))
     assert any(problem in one for one in found), found
 
 
-def test_links_dropped_together_with_their_count() -> None:
+def test_links_dropped_along_with_their_count_are_noticed() -> None:
     grown = _grown(_base(), 4)
     assert grown.custody
     hidden = _with_custody(grown, links=grown.custody.links[2:], dropped_links=2)
@@ -476,7 +476,7 @@ def test_a_lower_count_does_not_fit_the_signed_numbers() -> None:
 
 
 def test_a_chain_of_one_base_does_not_fit_another() -> None:
-    """The device signs the base with each change, so its links cannot be moved."""
+    """The device signs the base along with each change, so the links cannot be moved to another base."""
     ours, other = _grown(_base(), 1), _base(capacity=65)
     assert ours.custody and other.custody
     moved = ours.model_copy(
@@ -486,14 +486,14 @@ def test_a_chain_of_one_base_does_not_fit_another() -> None:
     assert found.startswith("change 1 has a signature that does not match")
 
 
-def test_weights_changed_behind_the_record() -> None:
+def test_weights_changed_without_a_record_are_noticed() -> None:
     grown = _grown(_base(), 2).model_copy(update={"tensors_digest": "9" * 64})
     assert _problems(grown) == ("the record ends at change 2, not at the current model",)
 
 
 @settings(deadline=None, max_examples=500)
 @given(st.data())
-def test_whatever_byte_is_changed_only_what_no_signature_covers_passes(data: st.DataObject) -> None:
+def test_a_changed_byte_is_noticed_unless_no_signature_covers_it(data: st.DataObject) -> None:
     manifest = _grown(_base(), 3)
     content = bytearray(manifests.encode(manifest))
     text = len(manifests.decode_text(bytes(content)))

@@ -1,4 +1,4 @@
-"""Key files are for their owner alone, never overwritten, and refused if anything is wrong with them."""
+"""Private keys are readable by their owner alone; no key is overwritten, and faulty keys are refused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     return report.private_key_file, report.public_key_file
 
 
-def test_a_pair_fits_together(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_two_keys_of_a_pair_match(pair: tuple[Path, Path], tmp_path: Path) -> None:
     private, public = pair
     assert (private, public) == (tmp_path / "device.key", tmp_path / "device.pub")
     assert public_key(read_private_key(private)) == read_public_key(public)
@@ -49,11 +49,11 @@ def test_a_pair_fits_together(pair: tuple[Path, Path], tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["device.key", "device.pub"]
 
 
-def test_a_name_with_a_dot_keeps_it(tmp_path: Path) -> None:
+def test_a_dot_in_the_name_is_kept(tmp_path: Path) -> None:
     assert generate_key(tmp_path / "line.7").private_key_file == tmp_path / "line.7.key"
 
 
-def test_two_pairs_differ_and_their_files_have_one_length(tmp_path: Path) -> None:
+def test_pairs_differ_but_their_files_have_the_same_length(tmp_path: Path) -> None:
     reports = [generate_key(tmp_path / str(n)) for n in range(20)]
     assert len({report.key for report in reports}) == 20
     assert {report.private_key_file.stat().st_size for report in reports} == {119}
@@ -69,7 +69,7 @@ def test_the_secret_is_not_in_the_report(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
-def test_a_private_key_is_its_owners_alone_at_every_instant(
+def test_there_is_no_moment_when_others_can_read_a_private_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int
 ) -> None:
     modes = []
@@ -103,20 +103,20 @@ def test_a_key_is_never_overwritten(tmp_path: Path, there: str, dangling: bool) 
     assert state_of(tmp_path) == before
 
 
-def test_a_key_is_not_overwritten_in_a_race_either(tmp_path: Path) -> None:
+def test_a_key_is_not_overwritten_even_in_a_race(tmp_path: Path) -> None:
     (tmp_path / "device.key").write_text("precious")
     with pytest.raises(HomeError, match="File exists"):
         write_file(tmp_path / "device.key", b"new", replace=False)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"device.key": "precious"}
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_a_key_cannot_be_made_in_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="in a folder that exists"):
         generate_key(tmp_path / "none" / "device")
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o610, 0o666, 0o777])
-def test_a_private_key_that_others_can_reach_is_refused(pair: tuple[Path, Path], mode: int) -> None:
+def test_a_private_key_that_others_can_access_is_refused(pair: tuple[Path, Path], mode: int) -> None:
     pair[0].chmod(mode)
     with pytest.raises(TrustError, match=f"{mode:04o}.*chmod 600 {pair[0]}"):
         read_private_key(pair[0])
@@ -128,7 +128,7 @@ def test_a_private_key_that_even_its_owner_cannot_write_is_fine(pair: tuple[Path
 
 
 @pytest.mark.parametrize("length", [0, 1, 27, 40, 80, 100])
-def test_truncated_keys(pair: tuple[Path, Path], length: int) -> None:
+def test_truncated_keys_are_refused(pair: tuple[Path, Path], length: int) -> None:
     for path, read in zip(pair, (read_private_key, read_public_key), strict=True):
         content = path.read_bytes()
         path.write_bytes(content[:length])
@@ -137,7 +137,7 @@ def test_truncated_keys(pair: tuple[Path, Path], length: int) -> None:
         assert content.splitlines()[1].decode() not in str(caught.value)
 
 
-def test_keys_in_each_others_place_or_missing(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_swapped_or_missing_keys_are_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
     pair[1].chmod(0o600)
     with pytest.raises(TrustError, match="not a readable private key"):
         read_private_key(pair[1])
@@ -150,7 +150,7 @@ def test_keys_in_each_others_place_or_missing(pair: tuple[Path, Path], tmp_path:
             read(tmp_path)
 
 
-def test_keys_of_another_kind(tmp_path: Path) -> None:
+def test_keys_of_another_kind_are_refused(tmp_path: Path) -> None:
     key = Ed448PrivateKey.generate()
     path = tmp_path / "other"
     write_file(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), mode=0o600)
@@ -161,7 +161,7 @@ def test_keys_of_another_kind(tmp_path: Path) -> None:
         read_public_key(path)
 
 
-def test_an_encrypted_key(tmp_path: Path) -> None:
+def test_an_encrypted_key_is_refused(tmp_path: Path) -> None:
     encryption = BestAvailableEncryption(b"secret")
     pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
     write_file(tmp_path / "vendor.key", pem, mode=0o600)
@@ -169,7 +169,7 @@ def test_an_encrypted_key(tmp_path: Path) -> None:
         read_private_key(tmp_path / "vendor.key")
 
 
-def test_a_signature_fits_its_statement_and_key_alone(pair: tuple[Path, Path]) -> None:
+def test_a_signature_matches_only_its_own_statement_and_key(pair: tuple[Path, Path]) -> None:
     key, other = read_private_key(pair[0]), Ed25519PrivateKey.generate()
     signature = sign(key, b"statement")
     assert signature.key == read_public_key(pair[1])
@@ -179,9 +179,9 @@ def test_a_signature_fits_its_statement_and_key_alone(pair: tuple[Path, Path]) -
     assert not signature_matches(
         signature.model_copy(update={"value": sign(other, b"statement").value}), b"statement"
     )
-    for key_bytes in ("00" * 32, "ff" * 32):  # of no use as a key, and no crash either
+    for key_bytes in ("00" * 32, "ff" * 32):  # neither is a usable key, and neither causes a crash
         assert not signature_matches(signature.model_copy(update={"key": key_bytes}), b"statement")
 
 
-def test_a_public_key_is_written_as_it_was_read(pair: tuple[Path, Path]) -> None:
+def test_a_public_key_is_written_exactly_as_it_was_read(pair: tuple[Path, Path]) -> None:
     assert public_key_pem(read_public_key(pair[1])) == pair[1].read_bytes()

@@ -1,4 +1,4 @@
-"""Windows reads models and says at once what changing one takes; macOS does without what only Linux has."""
+"""On Windows, models can be read but not changed; macOS works without the features that only Linux has."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lwm_edge.photos.decoder_process import DECODER
 
 home, photos, costly, bundle = map(Path, sys.argv[1:])
 predicted = l.predict(home, [costly]).predictions[0]
-assert DECODER._process, "it was decoded in the other process"
+assert DECODER._process, "it was not decoded in the other process"
 file = l.Classifier(home / "current" / "classifier.onnx")
 print(json.dumps({
     "predicted": predicted.class_names[0],
@@ -69,7 +69,7 @@ print(json.dumps(said))
 """
 
 
-def run_without(system: str, script: Path, *arguments: Path) -> Any:
+def run_as_on(system: str, script: Path, *arguments: Path) -> Any:
     command = [sys.executable, "-m", "tests.support.elsewhere", system, str(script), *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -84,7 +84,7 @@ def script(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def costly(tmp_path: Path) -> Path:
-    """Makes a photo that is decoded in a process of its own."""
+    """Makes a photo that is decoded in a separate process."""
     from PIL import Image
 
     with Image.open(DEMO_DATA / "test" / "base" / "Coat" / "000.png") as image:
@@ -97,7 +97,7 @@ def costly(tmp_path: Path) -> Path:
 def test_models_are_read(home: Home, script: Path, costly: Path, system: str) -> None:
     script.write_text(READING)
     photos = DEMO_DATA / "test" / "base"
-    found = run_without(system, script, home.path, photos, costly, BASE_BUNDLE)
+    found = run_as_on(system, script, home.path, photos, costly, BASE_BUNDLE)
     assert (
         found["predicted"] == found["by file"] == found["from memory"] == "Coat" and found["evaluated"] == 300
     )
@@ -106,11 +106,11 @@ def test_models_are_read(home: Home, script: Path, costly: Path, system: str) ->
 
 
 @pytest.mark.slow
-def test_windows_says_at_once_what_a_change_takes(home: Home, script: Path, tmp_path: Path) -> None:
+def test_windows_refuses_changes_at_once_and_says_why(home: Home, script: Path, tmp_path: Path) -> None:
     script.write_text(CHANGING)
     before, folder = state_of(home.path), tmp_path / "empty"
     folder.mkdir()
-    said = run_without("windows", script, home.path, DEMO_DATA / "train" / "1", folder, BASE_BUNDLE)
+    said = run_as_on("windows", script, home.path, DEMO_DATA / "train" / "1", folder, BASE_BUNDLE)
     assert len(said) == 12
     for name, (message, exit_code) in said.items():
         assert "this system has no file locks, no symbolic links" in message and exit_code == 4, name
@@ -129,5 +129,5 @@ def test_macos_changes_models(tmp_path: Path, script: Path) -> None:
         "print(json.dumps([l.info(home).class_names[-1], l.audit(home).problems]))"
     )
     photos = DEMO_DATA / "train" / "1"
-    assert run_without("macos", script, tmp_path / "home", photos, BASE_BUNDLE) == ["Turnschuh", []]
+    assert run_as_on("macos", script, tmp_path / "home", photos, BASE_BUNDLE) == ["Turnschuh", []]
     init_home(BASE_BUNDLE, tmp_path / "home", replace=True)

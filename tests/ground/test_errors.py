@@ -1,4 +1,4 @@
-"""If the system refuses something, an error of the tree says so; the caller's own errors pass unchanged."""
+"""A refusal by the system becomes an error of the tree; the caller's own errors are passed on unchanged."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NUMPYS = "\n\nIMPORTANT: PLEASE READ THIS\nOriginal error was: libblas.so: faile
     ],
     ids=str,
 )
-def test_a_lack_of_memory_is_no_bug_of_ours_whoever_notices_it(error: Exception) -> None:
+def test_a_lack_of_memory_is_not_reported_as_a_bug_whoever_notices_it(error: Exception) -> None:
     @explains_os_failures
     def fails() -> None:
         raise error
@@ -50,13 +50,13 @@ def test_any_other_error_is_still_reported_as_a_bug() -> None:
     assert type(known(RuntimeError("odd"))) is LwmEdgeError
 
 
-def test_a_file_longer_than_the_limit_is_no_matter_of_permissions() -> None:
+def test_a_file_over_the_limit_of_length_does_not_blame_permissions() -> None:
     refused = os_failure("write", "model.lwm", OSError(errno.EFBIG, "File too large"))
     assert isinstance(refused, ResourceError) and "ulimit -f" in str(refused)
 
 
 @pytest.mark.parametrize("error", [ConnectionError("the app's"), BrokenPipeError(), MemoryError("the app's")])
-def test_what_the_callers_function_raises_comes_out_as_it_is(error: Exception) -> None:
+def test_an_error_of_the_callers_function_is_passed_on_unchanged(error: Exception) -> None:
     @explains_os_failures
     def works(path: str, *, on_progress: ProgressCallback) -> None:
         on_progress(Progress(phase="photos", done=0, total=1))
@@ -112,7 +112,7 @@ def test_too_many_open_files_are_a_limit_of_this_process() -> None:
         ({"augment": 1}, "give true or false"),
     ],
 )
-def test_a_setting_is_not_taken_for_another(setting: dict[str, object], says: str) -> None:
+def test_a_setting_of_the_wrong_kind_is_refused(setting: dict[str, object], says: str) -> None:
     with pytest.raises(ConfigError) as refused:
         lwm_edge.IncrementConfig(**setting)
     assert says in str(refused.value) and next(iter(setting)) in str(refused.value)

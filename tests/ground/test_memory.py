@@ -55,7 +55,7 @@ def test_a_cgroups_limit_counts(
 ) -> None:
     (tmp_path / "memory/app/job").mkdir(parents=True)
     (tmp_path / "app/job").mkdir(parents=True)
-    for stem, (limit, use) in files.items():  # of the cgroup around this process's own
+    for stem, (limit, use) in files.items():  # of the cgroup above this process's own
         (tmp_path / f"{stem}.{limit}").write_text(f"{100 * MIB}\n")
         (tmp_path / f"{stem}.{use}").write_text(f"{30 * MIB}\n")
     own = "memory/app/job/memory.limit_in_bytes" if "memory:" in membership else "app/job/memory.max"
@@ -92,7 +92,7 @@ def test_freed_memory_is_kept_only_where_that_is_asked_for(whose: str, mode: str
         pytest.skip("the allocator is not glibc's")
     inside, after = (int(word) for word in done.stdout.split())
     assert (inside > 50) is kept
-    assert after < 10  # whatever it was, it is given back in the end
+    assert after < 10  # all of it is given back in the end
 
 
 _LIBRARIES = """
@@ -119,12 +119,12 @@ print(before, elsewhere, here, mapped())
 
 def test_pages_of_libraries_are_given_back_in_a_process_of_ours_and_read_again_when_needed() -> None:
     if not Path("/proc/self/smaps").exists():
-        pytest.skip("this system does not tell what is mapped")
+        pytest.skip("this system does not say what is mapped")
     done = subprocess.run([sys.executable, "-c", _LIBRARIES], capture_output=True, text=True, check=True)
     before, elsewhere, here, again = (int(word) for word in done.stdout.split())
     assert before > 60 and abs(elsewhere - before) < 5
     assert here < before - 40
-    assert here < again < before  # what it needed, it read again
+    assert here < again < before  # the pages that it needed were read again
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def _mapped_bytes() -> int:
 @pytest.fixture
 def mapped(numbers: Path) -> Tensor:
     if not Path("/proc/self/pagemap").exists():
-        pytest.skip("this system does not tell whose the pages are")
+        pytest.skip("this system does not say which pages belong to a file")
     return load_file(numbers)["numbers"]
 
 
@@ -166,18 +166,18 @@ def test_memory_that_belongs_to_no_file_stays_as_it_is(mapped: Tensor, numbers: 
     assert mapped_from(numbers.with_name("another"), [mapped]) == ()
 
 
-def test_what_was_written_over_a_files_pages_stays(mapped: Tensor) -> None:
+def test_a_files_pages_that_were_written_to_stay(mapped: Tensor) -> None:
     expected = torch.arange(2**20, dtype=torch.float32)
     for index in (2**17, 2**19, 2**19 + 1):
         expected[index] = mapped[index] = -1.0
     mapped.sum()
     before = _mapped_bytes()
     drop_mapped_pages([mapped])
-    assert before - _mapped_bytes() > 3 * MIB  # the pages in between went
+    assert before - _mapped_bytes() > 3 * MIB  # the pages in between were given back
     assert torch.equal(mapped, expected)
 
 
-def test_where_the_system_does_not_tell_no_page_is_given_back(
+def test_no_page_is_given_back_if_the_system_does_not_say_which(
     mapped: Tensor, numbers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dropped: list[int] = []
@@ -201,7 +201,7 @@ def _unreadable(process: object, grouped: bool) -> None:
 
 def test_the_allocator_of_somebody_elses_process_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(freed_memory, "_set_allocator", lambda *settings: pytest.fail("it was set"))
-    monkeypatch.setattr(freed_memory, "_processes_of_ours", set())  # the command line calls this one its own
+    monkeypatch.setattr(freed_memory, "_processes_of_ours", set())  # the command line adds this process
     with freed_memory_kept(True):
         pass
 
@@ -231,7 +231,9 @@ def test_without_proc_the_kernel_is_asked(no_proc: None) -> None:
     assert memory.tree_rss_bytes() == 0
 
 
-def test_a_machine_that_says_nothing_about_its_memory(no_proc: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_says_nothing_about_its_memory_is_assumed_to_have_some(
+    no_proc: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "sysconf", lambda name: -1 if "AVPHYS" in name else 4096)
     assert not memory.available_memory_is_known()
     limit, source = memory_limit(IncrementConfig())

@@ -1,4 +1,4 @@
-"""Files are read through `storage.open_regular`, which waits for no pipe; each exception has a reason."""
+"""Files are read through `inspection.open_regular`, which waits for no pipe; each exception has a reason."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ READING = {
     *("safe_open", "load_file", "load_model", "InferenceSession", "np.load", "torch.load", "onnx.load"),
     *("json.load", "tomllib.load", "pickle.load", "mmap"),
 }
-"""Names of calls that open a file; those with a dot only as written, those without on any object."""
+"""Names of calls that open a file. A name with a dot counts only as written, any other on every object."""
 
 ALLOWED = {
-    ("_disk", "open"): "for storage",
-    ("_disk", "os.open"): "for storage; folders and locks",
+    ("_disk", "open"): "for inspection and storage",
+    ("_disk", "os.open"): "for inspection and storage; folders and locks",
     ("_streams", "Path(os.devnull).open"): "the null device",
     ("_streams", "os.open"): "the null device",
     ("memory", "_STATUS.read_text"): "a file of the kernel",
@@ -46,7 +46,7 @@ ALLOWED = {
     ("processors", "(cgroup / 'cpu.max').read_text"): "a file of the kernel",
     ("processors", "(cgroup / f'cpu.cfs_{name}_us').read_text"): "a file of the kernel",
     ("freed_memory", "os.open"): "a file of the kernel",
-    ("memory", "FileIO"): "the same",
+    ("memory", "FileIO"): "a file of the kernel",
     ("variants", "load_model"): "from a temporary folder, what ONNX Runtime's tools wrote",
     ("_lite0", "torch.load"): "a file of an installed package",
     ("opening", "Image.open"): "a photo that GuardedFile has opened",
@@ -57,7 +57,7 @@ ALLOWED = {
     ("ownership", "safe_open"): "takes no open file; `is_regular_file` came before",
     ("loading", "load_file"): "takes no open file; `open_bundle` or `checkpoint_header` came before",
     ("checkpoint", "torch.load"): "a file that is open already",
-    ("classifier", "onnxruntime.InferenceSession"): "takes no open file; `is_file` came before",
+    ("onnx_file", "onnxruntime.InferenceSession"): "takes no open file; `is_file` came before",
     ("process", "os.fdopen"): "a pipe",
     ("decoder", "os.fdopen"): "a pipe",
     ("in_memory", "os.fdopen"): "a file in memory alone, which was just made",
@@ -71,7 +71,7 @@ def _readings(tree: ast.AST) -> set[str]:
     return {name for name in called if name in READING or name.split(".")[-1] in READING}
 
 
-def test_only_storage_opens_files() -> None:
+def test_only_inspection_opens_files() -> None:
     found = {
         (path.stem, name) for path in PACKAGE.rglob("*.py") for name in _readings(ast.parse(path.read_text()))
     }
@@ -90,7 +90,7 @@ def _pipe(path: Path) -> None:
 
 def _socket(path: Path) -> None:
     here = Path.cwd()
-    os.chdir(path.parent)  # a socket's path may not be long
+    os.chdir(path.parent)  # a socket's path must be short
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(path.name)
     os.chdir(here)
@@ -122,7 +122,7 @@ KINDS = [_pipe, _socket, _link_to_device, _link_to_terminal, Path.mkdir]
         lambda path: init_home(path, path.with_name("home")),
     ],
 )
-def test_what_is_no_file_is_refused_at_once(
+def test_anything_but_a_regular_file_is_refused_at_once(
     tmp_path: Path, make: Callable[[Path], None], read: Callable[[Path], object]
 ) -> None:
     path = tmp_path / CONFIG_FILE
@@ -132,7 +132,7 @@ def test_what_is_no_file_is_refused_at_once(
 
 
 @pytest.mark.parametrize("make", KINDS)
-def test_a_photo_that_is_no_file_is_refused_even_if_it_was_exchanged(
+def test_a_photo_that_is_no_regular_file_is_refused_even_if_replaced_late(
     tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
     path = tmp_path / "photo.png"
@@ -143,7 +143,7 @@ def test_a_photo_that_is_no_file_is_refused_even_if_it_was_exchanged(
         GuardedFile(path)
 
 
-def test_tensors_that_are_no_file_are_refused(tmp_path: Path) -> None:
+def test_tensors_in_anything_but_a_regular_file_are_refused(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"caf\xe9")
     os.mkfifo(path)
     with pytest.raises(OSError, match="named pipe"):
@@ -152,7 +152,7 @@ def test_tensors_that_are_no_file_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", KINDS)
 @pytest.mark.parametrize("name", ["vendor.pub", "training.safetensors"])
-def test_a_home_in_which_something_is_no_file_can_be_audited(
+def test_a_home_with_something_else_in_place_of_a_file_can_be_audited(
     home: Home, make: Callable[[Path], None], name: str
 ) -> None:
     make(home.path / name)
@@ -161,7 +161,7 @@ def test_a_home_in_which_something_is_no_file_can_be_audited(
 
 @pytest.mark.parametrize("make", KINDS)
 @pytest.mark.parametrize("name", ["labels.txt", "receipt.json", "classifier.onnx"])
-def test_a_file_of_a_generation_that_is_no_file_is_named(
+def test_something_else_in_place_of_a_generations_file_is_named(
     home: Home, make: Callable[[Path], None], name: str
 ) -> None:
     path = home.current().path / name

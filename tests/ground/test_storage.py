@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lwm_edge import _disk, locks, outputs, storage
+from lwm_edge import _disk, inspection, locks, outputs, storage
 from lwm_edge.errors import BusyError, ConfigError, HomeError, ResourceError
 
 LOCK_HOLDER = """
@@ -37,7 +37,7 @@ def fail_fsync(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(os, "fsync", fsync)
 
 
-# write_file
+# umask and fork
 
 
 def test_no_umask_lets_everybody_write_an_output(tmp_path: Path) -> None:
@@ -63,6 +63,9 @@ def test_a_forked_process_that_leaves_the_block_unlocks_nothing(tmp_path: Path) 
                     pass
         except KeyboardInterrupt:
             os._exit(0)
+
+
+# write_file
 
 
 def test_a_file_is_written_and_replaced_with_nothing_left_beside_it(tmp_path):
@@ -154,7 +157,7 @@ def test_a_full_disk_leaves_no_part_of_a_new_file(tmp_path, monkeypatch):
     assert content_of(tmp_path) == {}
 
 
-def test_a_disk_error_keeps_the_old_file_and_is_no_lack_of_space(tmp_path, monkeypatch):
+def test_a_disk_error_keeps_the_old_file_and_is_not_called_a_lack_of_space(tmp_path, monkeypatch):
     storage.write_file(tmp_path / "a", b"old")
     fail_fsync(monkeypatch, errno.EIO)
     with pytest.raises(HomeError, match="Input/output error; check the path"):
@@ -172,7 +175,7 @@ def test_an_interruption_leaves_no_staged_file(tmp_path, monkeypatch):
     assert content_of(tmp_path) == {}
 
 
-def test_a_rename_that_the_disk_did_not_confirm_is_no_full_disk(tmp_path, monkeypatch):
+def test_a_rename_that_the_disk_did_not_confirm_is_not_called_a_full_disk(tmp_path, monkeypatch):
     def fsync(descriptor: int) -> None:
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -279,7 +282,7 @@ def test_a_link_in_the_staged_links_place_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_what_is_not_a_link_is_not_switched(tmp_path, kind):
+def test_anything_but_a_link_is_left_alone_by_a_switch(tmp_path, kind):
     (tmp_path / "current").mkdir() if kind == "folder" else (tmp_path / "current").touch()
     with pytest.raises(HomeError, match=f"it is a {kind}, which is left alone"):
         storage.swap_link(tmp_path / "current", "a")
@@ -291,7 +294,7 @@ def test_a_link_in_a_missing_folder_is_a_home_error(tmp_path):
         storage.swap_link(tmp_path / "none" / "current", "a")
 
 
-def test_a_removal_takes_what_it_is_for_and_nothing_else(tmp_path):
+def test_a_removal_removes_its_target_and_nothing_else(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a").touch()
     (tmp_path / "deep" / "deeper").mkdir(parents=True)
@@ -306,13 +309,20 @@ def test_a_removal_takes_what_it_is_for_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "fifo"])
-def test_what_is_not_a_file_is_not_removed_as_one(tmp_path, kind):
+def test_anything_but_a_file_is_not_removed_as_a_file(tmp_path, kind):
     path = tmp_path / "a"
     make = {"folder": path.mkdir, "link": lambda: path.symlink_to("b"), "fifo": lambda: os.mkfifo(path)}
     make[kind]()
     with pytest.raises(HomeError, match="left alone"):
         storage.remove_file(path)
     assert os.path.lexists(path)
+
+
+def test_anything_but_a_file_is_not_moved(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(HomeError, match="it is a named pipe"):
+        storage.move_file(tmp_path / "pipe", tmp_path / "target")
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
 @pytest.mark.parametrize("inside", ["other name", "a/deep", "link", "fifo"])
@@ -332,11 +342,11 @@ def test_a_folder_with_anything_else_in_it_stays_whole(tmp_path, inside):
     assert len(list(folder.iterdir())) == 2
 
 
-def test_what_turns_up_in_a_folder_while_it_is_removed_stays(tmp_path, monkeypatch):
+def test_a_file_that_turns_up_in_a_folder_during_its_removal_stays(tmp_path, monkeypatch):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "a").touch()
-    entries = storage.entries
+    entries = inspection.entries
 
     def too_late(path):
         (folder / "thesis.txt").touch()
@@ -349,7 +359,7 @@ def test_what_turns_up_in_a_folder_while_it_is_removed_stays(tmp_path, monkeypat
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
 
 
-def test_what_another_process_is_writing_is_not_taken_over(tmp_path):
+def test_a_file_that_another_process_is_writing_is_refused(tmp_path):
     with storage.staged_path(tmp_path / "a").open("wb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(BusyError, match="is being written by another process"):
@@ -419,7 +429,7 @@ def test_a_lock_is_free_again_after_the_block_and_after_an_error_in_it(tmp_path)
             raise ZeroDivisionError
 
 
-def test_an_error_inside_the_block_is_not_taken_for_the_locks(tmp_path):
+def test_an_error_inside_the_block_is_not_taken_for_one_of_the_lock(tmp_path):
     with pytest.raises(FileNotFoundError), locks.exclusive_lock(tmp_path / "lock"):
         (tmp_path / "none").read_bytes()
 
@@ -431,17 +441,17 @@ def test_a_lock_in_a_missing_folder_is_a_home_error(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_process_that_was_forked_under_a_lock_does_not_keep_it(tmp_path):
-    ends, goes_on = os.pipe()
+    reading, writing = os.pipe()
     with locks.exclusive_lock(tmp_path / "lock"):
         pid = os.fork()
         if pid == 0:
-            os.close(goes_on)
-            os.read(ends, 1)
+            os.close(writing)
+            os.read(reading, 1)
             os._exit(0)
     with locks.exclusive_lock(tmp_path / "lock"):
         pass
-    os.close(goes_on)
-    os.close(ends)
+    os.close(writing)
+    os.close(reading)
     os.waitpid(pid, 0)
 
 
@@ -454,7 +464,7 @@ def test_only_those_who_may_change_the_folder_can_open_its_lock(tmp_path, folder
 
 
 @pytest.mark.parametrize("kind", ["dangling link", "link", "pipe", "folder"])
-def test_what_is_not_a_lock_file_is_refused_and_left_alone(tmp_path, kind):
+def test_anything_but_a_file_in_the_place_of_a_lock_is_refused_and_left_alone(tmp_path, kind):
     lock = tmp_path / "lock"
     {
         "dangling link": lambda: lock.symlink_to("elsewhere"),
@@ -478,13 +488,13 @@ def test_only_regular_files_are_read_and_nothing_is_waited_for(tmp_path, kind):
     else:
         path.symlink_to(os.devnull)
     with pytest.raises(OSError):
-        storage.read_regular(path)
+        inspection.read_regular(path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give files away")
-def test_what_the_superuser_makes_in_a_users_folder_is_that_users(tmp_path):
+def test_files_that_the_superuser_makes_in_a_users_folder_belong_to_the_user(tmp_path):
     os.chown(tmp_path, 1234, 2345)
-    (tmp_path / "hers").touch()
+    (tmp_path / "of root").touch()
     with locks.exclusive_lock(tmp_path / "lock"):
         storage.make_folder(tmp_path / "a" / "b")
         storage.write_file(tmp_path / "a" / "b" / "file", b"content")
@@ -495,7 +505,7 @@ def test_what_the_superuser_makes_in_a_users_folder_is_that_users(tmp_path):
         pass
     owners = {str(p.relative_to(tmp_path)): p.lstat().st_uid for p in tmp_path.rglob("*")}
     assert owners == {
-        "hers": 0,
+        "of root": 0,
         "lock": 1234,
         "a": 1234,
         "a/b": 1234,

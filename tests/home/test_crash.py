@@ -1,6 +1,6 @@
-"""Whatever operation on disk is killed, cut off or refused, a home is the old one or the new one.
+"""Whichever disk operation is killed, cut off or refused, the home is then the old one or the new one.
 
-Every state that one interruption of a change leaves is visited here, and counted in tests/README.md.
+These tests visit every state that one interruption of a change can leave; tests/README.md counts the states.
 benchmarks/crash_rounds.py interrupts the recoveries, and benchmarks/crash.py kills real processes at random.
 """
 
@@ -37,7 +37,7 @@ from tests.support.crash import (
     take_lock,
 )
 from tests.support.disk_model import Disk
-from tests.support.fault_layer import Exploration, Recorder, interruptions, record, standing_in
+from tests.support.fault_layer import Exploration, Recorder, interruptions, record, replaced_disk
 from tests.support.file_store import Store
 from tests.support.folders import PhotoMaker, save_permitting
 from tests.support.hostile import published
@@ -48,7 +48,7 @@ LDA = IncrementConfig(recipe="lda", device="cpu")
 
 @pytest.fixture(scope="module")
 def shipped_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Makes a home of the smaller base: what is on disk matters here, not what it knows."""
+    """Makes a home of the smaller base, because here only the files matter, not what the model knows."""
     path = tmp_path_factory.mktemp("shipped") / "home"
     init_home(WITHOUT_LEVELS, path)
     return path
@@ -56,7 +56,7 @@ def shipped_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def permitting_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Makes a home whose vendor permits undo, and which was changed once."""
+    """Makes a home whose vendor permits undo, and changes it once."""
     folder = tmp_path_factory.mktemp("permitting")
     init_home(save_permitting(WITHOUT_LEVELS, folder / "base.lwm"), folder / "home")
     rename_class(folder / "home", "Coat", "Mantel")
@@ -68,7 +68,7 @@ def remove(root: Path) -> object:
 
 
 def assert_published(what: str, explored: tuple[Change, Exploration]) -> None:
-    """Asserts that a row in tests/README.md says how many operations there are, and what was done at each."""
+    """Asserts that a row in tests/README.md has these numbers of operations, kills, power cuts and disks."""
     change, exploration = explored
     kills, cuts = (exploration.counts[f"{kind} in the change"] for kind in ("kills", "power cuts"))
     how_often = f"{kills:,} kills, {cuts:,} power cuts: {exploration.different:,} different disks"
@@ -86,7 +86,9 @@ def test_add_classes_leaves_the_old_model_or_the_new_one(home: Home, make_photos
     assert_published("`add-classes` (staging and the commit), at each of its {} operations on disk", explored)
 
 
-def test_an_increment_that_was_stopped_and_resumed(home: Home, make_photos: PhotoMaker) -> None:
+def test_a_stopped_and_resumed_increment_leaves_the_old_model_or_the_new_one(
+    home: Home, make_photos: PhotoMaker
+) -> None:
     explored = explore_stop_and_resume(home.path, make_photos("Bag"), rounds=1)
     assert_published("stopped after a step, and resumed: at each of its {} operations on disk", explored)
 
@@ -211,7 +213,7 @@ def test_an_operation_that_fails_leaves_the_old_model_or_the_new_one(
 
 
 def fails(change: Change, action: Action, recorder: Recorder) -> bool:
-    with standing_in(recorder):
+    with replaced_disk(recorder):
         try:
             action(change.root)
         except (LwmEdgeError, KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Whichever operation on files ends in an input/output error, callers get success or an error of the tree."""
+"""Whichever file operation ends in an input/output error, callers get a result or one of our own errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.failing_verbs import FailingVerbs
 from tests.support.hostile import published
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "failing-operations.json"
-TRIED = 6  # of each verb, evenly spread; each takes up to a few seconds, and .ci/extended tries all
+TRIED = 6  # operations of each verb, evenly spread, as each takes up to a few seconds; .ci/extended tries all
 
 
 @pytest.mark.slow
@@ -25,7 +25,7 @@ def test_callers_get_only_errors_of_the_tree_and_none_once_the_model_is_in_place
             assert verbs.problem(verb, fails_at) is None, (verb, fails_at)
             tried += 1
     assert published(
-        f"| an operation on files, reads too, that ends in EIO: eleven verbs | {tried} | nothing |"
+        f"| an operation on files, even a read, that ends in EIO: eleven commands | {tried} | nothing |"
     )
 
 
@@ -33,5 +33,5 @@ def test_the_page_says_how_often_each_operation_failed() -> None:
     verbs = json.loads(RESULTS.read_text())["verbs"]
     assert all(not found["problems"] and found["tried"] == found["operations"] for found in verbs.values())
     total, added = sum(found["tried"] for found in verbs.values()), verbs["add-classes"]["tried"]
-    assert published(f"every one of the {total:,} operations of these verbs")
-    assert published(f"({added} of them are `add-classes`)")
+    assert published(f"each of the {total:,} operations of these commands")
+    assert published(f"({added} of them belong to `add-classes`)")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lwm_edge import _disk, add_classes, audit, init_home, remove_class, repair_home, storage
+from lwm_edge import _disk, add_classes, audit, durability, init_home, remove_class, repair_home, storage
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import HomeError, LwmEdgeError, ResourceError
 from lwm_edge.home.home import Generation, Home, open_home
@@ -57,7 +57,7 @@ def _fill(disk: Path, free: int) -> Path:
     return filler
 
 
-def test_a_full_disk_keeps_the_model_however_much_is_free(home: Home, mount: Mount) -> None:
+def test_a_disk_with_too_little_space_keeps_the_model(home: Home, mount: Mount) -> None:
     disk = mount(size="8m")
     home = _home_on(disk, home)
     need = sum((home.current().path / name).stat().st_size for name in GENERATION_FILES)
@@ -71,7 +71,8 @@ def test_a_full_disk_keeps_the_model_however_much_is_free(home: Home, mount: Mou
         assert state_of(home.path) == before
     _commit_again(home)
     assert audit(home).passed
-    assert published(f"| disk full at every twentieth of a change (mounted) | {failed} | nothing |")
+    too_little = "a disk with 0 to 19 twentieths of the space that a change needs (mounted)"
+    assert published(f"| {too_little} | {failed} | nothing |")
 
 
 def _commit_again(home: Home) -> tuple[str, ...]:
@@ -87,7 +88,7 @@ def _commit_again(home: Home) -> tuple[str, ...]:
 
 
 @pytest.mark.slow
-def test_every_change_on_a_full_disk(home: Home, mount: Mount, make_photos: PhotoMaker) -> None:
+def test_every_change_on_a_full_disk_is_refused(home: Home, mount: Mount, make_photos: PhotoMaker) -> None:
     disk = mount(size="8m")
     home, photos = _home_on(disk, home), make_photos("Bag")
     (home.current().onnx).unlink()
@@ -112,7 +113,7 @@ def test_every_change_on_a_full_disk(home: Home, mount: Mount, make_photos: Phot
     assert published(f"| every command that writes, on a full disk (mounted) | {len(changes)} | nothing |")
 
 
-def test_no_inode_left(home: Home, mount: Mount) -> None:
+def test_a_disk_without_inodes_keeps_the_model(home: Home, mount: Mount) -> None:
     disk = mount(size="8m", nr_inodes=30)
     home, tried = _home_on(disk, home), 0
     before = state_of(home.path)
@@ -125,7 +126,7 @@ def test_no_inode_left(home: Home, mount: Mount) -> None:
     shutil.rmtree(disk / "many")
     _commit_again(home)
     assert audit(home).passed
-    assert published(f"| no inode left, or up to four (mounted) | {tried} | nothing |")
+    assert published(f"| only zero to four inodes left (mounted) | {tried} | nothing |")
 
 
 def _take_inodes(disk: Path, free: int) -> None:
@@ -135,7 +136,7 @@ def _take_inodes(disk: Path, free: int) -> None:
         (disk / "many" / str(number)).touch()
 
 
-def test_a_read_only_disk(home: Home, mount: Mount, make_photos: PhotoMaker) -> None:
+def test_a_read_only_disk_keeps_the_model(home: Home, mount: Mount, make_photos: PhotoMaker) -> None:
     disk, photos = mount(size="8m"), make_photos("Bag")
     home = _home_on(disk, home)
     before = state_of(home.path)
@@ -149,11 +150,11 @@ def test_a_read_only_disk(home: Home, mount: Mount, make_photos: PhotoMaker) -> 
         with pytest.raises(HomeError, match="Read-only file system"):
             change()
     assert state_of(home.path) == before
-    assert audit(home).passed  # reading needs no writing
+    assert audit(home).passed  # an audit writes nothing
     assert published("| read-only disk (mounted) | 4 | nothing |")
 
 
-def test_a_home_that_may_not_be_written(shipped_home: Path) -> None:
+def test_a_home_that_may_not_be_written_stays_as_it_was(shipped_home: Path) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
@@ -189,7 +190,7 @@ def test_every_sync_that_fails_leaves_the_old_model_or_the_new(
             failed = _fails(lambda: _commit_again(home))
             monkeypatch.undo()
             tried += 1
-            if left[0] >= 0:  # it needs no more syncs than that
+            if left[0] >= 0:  # the commit has ended with fewer syncs than that
                 break
             if failed and state_of(home.path) != before:
                 assert "so a power cut may still undo it" in str(failed)
@@ -208,12 +209,12 @@ def _fails(change: Callable[[], object]) -> LwmEdgeError | None:
     return None
 
 
-def test_a_clock_that_goes_back(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_goes_back_does_no_harm(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter(range(10**9, 0, -1000))
     monkeypatch.setattr(time, "time", lambda: float(next(times)))
     monkeypatch.setattr(time, "time_ns", lambda: next(times) * 10**9)
     for path in home.path.rglob("*"):
-        os.utime(path, (4 * 10**9, 4 * 10**9), follow_symlinks=False)  # in the next century
+        os.utime(path, (4 * 10**9, 4 * 10**9), follow_symlinks=False)  # in the year 2096
     for name in ("Coat", "Dress"):
         remove_class(home, name, shipped=True)
     monkeypatch.undo()
@@ -270,7 +271,7 @@ def test_a_failed_init_removes_its_trusted_key(
 def test_a_file_system_that_cannot_sync_folders_is_used_and_warned_about_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "_without_folder_sync", set())
+    monkeypatch.setattr(durability, "_without_folder_sync", set())
     monkeypatch.setattr(_disk, "sync_folder", _refusing(errno.EINVAL))
     made = init_home(WITHOUT_LEVELS, tmp_path / "home")
     assert [warning for warning in made.warnings if "cannot confirm" in warning]

@@ -1,4 +1,4 @@
-"""Memory is measured as the report says, and what is still alive is counted, whoever holds it."""
+"""Memory is measured as the report says, and networks and images are counted as long as they are alive."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from lwm_edge.model.network import Network
 from tests.support.networks import teacher_and_student
 
 MIB = 2**20
-KEPT: list[object] = []  # holds things as a leak would; what a function's own variables hold goes with them
+KEPT: list[object] = []  # keeps objects alive as a leak would, beyond the end of a function
 
 
 @pytest.fixture(autouse=True)
 def _kept(_count_only_where_counts_matter: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes KEPT after earlier objects were put aside, so that the measurement looks through it."""
+    """Replaces KEPT once older objects are excluded from the search, so that KEPT itself is searched."""
     monkeypatch.setattr(sys.modules[__name__], "KEPT", [])
 
 
 def images_found(make: Callable[[], object]) -> int:
-    """Counts the images that a measurement finds if it begins before they are made."""
+    """Counts the images that a measurement finds if they are made after the measurement has begun."""
     teacher, _ = teacher_and_student()
     with MemoryUse.measured() as use:
         KEPT.append(make())
@@ -137,7 +137,7 @@ def test_networks_are_counted() -> None:
         ("0::/app\n", "app", "memory.peak", "reset at the start"),
     ],
 )
-def test_the_cgroups_own_peak(
+def test_the_peak_is_read_from_the_cgroup(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, membership: str, folder: str, file: str, how: str
 ) -> None:
     (tmp_path / folder).mkdir(parents=True)
@@ -146,12 +146,12 @@ def test_the_cgroups_own_peak(
     monkeypatch.setattr(_cgroups, "ROOT", tmp_path)
     monkeypatch.setattr(_cgroups, "_MEMBERSHIP", tmp_path / "membership")
     with cgroup_peak() as read:
-        (tmp_path / folder / file).write_text(f"{30 * MIB}\n")  # the kernel's answer to the reset
+        (tmp_path / folder / file).write_text(f"{30 * MIB}\n")  # as the kernel does after a reset
         peak, said = read()
     assert peak == 30 * MIB and file in said and how in said
 
 
-def test_no_cgroup_no_peak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_cgroup_there_is_no_peak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_cgroups, "_MEMBERSHIP", tmp_path / "missing")
     with cgroup_peak() as read:
         assert read()[0] is None

@@ -1,4 +1,4 @@
-"""Undo returns to the model before the latest change, as a new change, where the vendor permits it."""
+"""Undo makes a new change that returns to the model before the latest one, if the vendor permits undo."""
 
 from __future__ import annotations
 
@@ -55,9 +55,7 @@ def test_the_file_is_there_from_init_on_at_a_constant_length(permitting_home: Ho
 
 
 @pytest.mark.slow
-def test_an_increment_is_taken_back_by_a_change_of_its_own(
-    permitting_home: Home, make_photos: PhotoMaker
-) -> None:
+def test_an_increment_is_undone_by_a_further_change(permitting_home: Home, make_photos: PhotoMaker) -> None:
     shipped = permitting_home.open_bundle()
     tensors = shipped.arrays()
     add_classes(permitting_home, make_photos("Bag"), LDA, isolate=False)
@@ -76,7 +74,7 @@ def test_an_increment_is_taken_back_by_a_change_of_its_own(
 
 
 @pytest.mark.slow
-def test_no_increment_reads_it_and_its_figures_stay(
+def test_no_increment_reads_the_previous_model_or_counts_it(
     home: Home, permitting_home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = make_photos("Bag")
@@ -85,7 +83,7 @@ def test_no_increment_reads_it_and_its_figures_stay(
     for module in ("lwm_edge.model.bundle", "lwm_edge.home.ownership"):
         _noting(f"{module}.safe_open", opened, monkeypatch)
     _noting("lwm_edge.model.loading.load_file", opened, monkeypatch)
-    _noting("lwm_edge.storage.open_regular", opened, monkeypatch)
+    _noting("lwm_edge.inspection.open_regular", opened, monkeypatch)
     memory = add_classes(permitting_home, photos, LDA, isolate=False).footprint.memory
     assert any("model.lwm" in path for path in opened)
     assert not [path for path in opened if path.endswith(PREVIOUS)]
@@ -127,7 +125,7 @@ def _of_another_model(path: Path) -> None:
 
 
 def _with_fewer_shipped_classes(path: Path) -> None:
-    """Alters what the model's digest does not cover, but the record does."""
+    """Alters a field that the custody record covers, but the model's digest does not."""
     bundle = open_bundle(path)
     save_bundle(path, bundle.arrays(), bundle.manifest.model_copy(update={"shipped_classes": 5}))
 
@@ -141,7 +139,7 @@ def _with_another_record(path: Path) -> None:
 
 
 def _with_metadata(path: Path) -> None:
-    """Hides a text in the header, where no tensor and no digest covers it."""
+    """Hides text in the header, which no digest covers."""
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.dumps({"__metadata__": {"x": "y"}, **json.loads(content[8 : 8 + length])}).encode()
@@ -182,7 +180,7 @@ def test_a_file_that_is_not_the_model_before_is_noticed_and_repaired(
     assert audit(permitting_home).problems == ()
 
 
-def test_repair_of_another_file_keeps_it(permitting_home: Home) -> None:
+def test_repairing_another_file_keeps_the_previous_model(permitting_home: Home) -> None:
     rename_class(permitting_home, "Coat", "Mantel")
     previous = permitting_home.current().previous.read_bytes()
     permitting_home.current().labels.unlink()
@@ -192,7 +190,7 @@ def test_repair_of_another_file_keeps_it(permitting_home: Home) -> None:
     assert permitting_home.open_bundle().manifest.class_names[0] == "Coat"
 
 
-def test_where_it_is_not_permitted_the_file_is_unexplained(home: Home) -> None:
+def test_without_permission_for_undo_the_file_is_unexplained(home: Home) -> None:
     shutil.copy(BASE_BUNDLE, home.current().previous)
     assert any(PREVIOUS in problem and "unexplained" in problem for problem in audit(home).problems)
     rename_class(home, "Coat", "Mantel")

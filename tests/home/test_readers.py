@@ -30,7 +30,7 @@ def test_most_photos_are_named_right(home: Home) -> None:
     assert len(best.class_names) == 3 and list(best.probabilities) == sorted(best.probabilities, reverse=True)
 
 
-def test_it_says_what_the_network_says(home: Home) -> None:
+def test_predictions_are_those_of_the_network(home: Home) -> None:
     photos = photo_set("base", count=3)
     with torch.no_grad():
         expected = load_network(home.open_bundle())(batch_of(photos)[0])[1].argmax(1)
@@ -64,7 +64,7 @@ def test_evaluate_leaves_out_folders_that_are_no_class_and_says_so(
     shown = capsys.readouterr()
     assert "of 8 photos" in shown.out and "does not know these classes: Bag, Shirt" in shown.err
     shutil.rmtree(folder / "coat")
-    with pytest.raises(PhotosError, match=r"is a class of the model; it knows: Coat") as caught:
+    with pytest.raises(PhotosError, match=r"is a class of the model, which knows: Coat") as caught:
         evaluate(home, folder)
     assert caught.value.problems == ("Bag", "Shirt")
 

@@ -1,4 +1,4 @@
-"""`repair` rebuilds what a bundle makes, and leaves the model as it is."""
+"""`repair` rebuilds all files that are made from a bundle, and leaves the model as it is."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def test_where_nothing_is_wrong_nothing_is_written(home: Home) -> None:
     }
 
 
-def test_every_file_but_the_bundle_is_made_anew(home: Home, make_photos: PhotoMaker) -> None:
+def test_every_file_except_the_bundle_is_rebuilt(home: Home, make_photos: PhotoMaker) -> None:
     add_classes(home, make_photos("Bag"), QUICK, isolate=False)
     contents = {path.name: path.read_bytes() for path in home.current().path.iterdir()}
     tried = 0
     for name in ("classifier.onnx", "labels.txt", "receipt.json"):
         for what, harm in HARM.items():
             if (name, what) == ("receipt.json", "was edited"):
-                continue  # a receipt is nobody's input; only its model and its length are checked
+                continue  # of a receipt, only the model's digest and the length are checked
             harm(home.current().path / name)
             report = repair_home(home)
             tried += 1
@@ -69,7 +69,7 @@ def test_every_file_but_the_bundle_is_made_anew(home: Home, make_photos: PhotoMa
                 assert (home.current().path / name).read_bytes() == contents[name]
             else:
                 contents[name] = (home.current().path / name).read_bytes()
-            if what in ("is a folder", "is a link that leads nowhere"):  # somebody made it, so it stays
+            if what in ("is a folder", "is a link that leads nowhere"):  # we did not make it, so it stays
                 assert [line for line in report.warnings if name in line and "left alone" in line]
                 shutil.rmtree(min(home.current().path.parent.iterdir()))
             assert audit(home).passed and not home.describe_foreign()
@@ -102,7 +102,7 @@ def test_a_link_that_is_missing_or_points_at_no_model(home: Home, target: str | 
         link.symlink_to(target)
     with pytest.raises(HomeError, match="lwm-edge repair"):
         open_home(home.path)
-    with home.lock():  # any writer: it must not clear the only model away
+    with home.lock():  # like any writer, this must not remove the only model
         pass
     report = repair_home(home.path)
     assert report.repaired == ("current pointed at no model",)
@@ -158,7 +158,7 @@ def test_a_home_copied_without_links(home: Home) -> None:
 
 
 @pytest.mark.parametrize("name", ["nothing", "."])
-def test_where_no_home_is(tmp_path: Path, name: str) -> None:
+def test_a_folder_that_is_no_home_stays_empty(tmp_path: Path, name: str) -> None:
     with pytest.raises(HomeError, match="lwm-edge init"):
         repair_home(tmp_path / name)
     assert not list(tmp_path.iterdir())

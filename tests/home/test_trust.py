@@ -1,4 +1,4 @@
-"""A home that was told whom to trust takes nothing else, and changes nothing that does not verify."""
+"""A home with a trusted key takes no base that this key did not sign, and changes no model without proof."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LDA = QUICK.model_copy(update={"recipe": "lda"})
 
 
 def _save_changed(source: Path, target: Path, change: Callable[[Arrays, Manifest], dict[str, Any]]) -> Path:
-    """Makes a bundle that is sound in itself (all its digests match), but not the one that was signed."""
+    """Makes a sound bundle, whose digests all match, but which is not the bundle that was signed."""
     bundle = open_bundle(source)
     arrays = dict(bundle.arrays())
     update = change(arrays, bundle.manifest)
@@ -71,7 +71,7 @@ ALTERED: dict[str, tuple[Callable[..., dict[str, Any]], str]] = {
     "tensors": (_other_weights, "the model (tensors, class names, preprocessing, levels) does not match"),
     "ONNX graph": (_other_graph, "the model (tensors, class names, preprocessing, levels) does not match"),
     "class names": (_boat, "the names of the shipped classes"),
-    "preprocessing": (_other_preprocessing, "the preprocessing or what the head reads does not match"),
+    "preprocessing": (_other_preprocessing, "the preprocessing or the head's inputs do not match"),
     "capacity": (_other_capacity, "capacity is 33"),
     "activation": (lambda arrays, manifest: {"activation": "softmax"}, "activation is softmax"),
     "architecture": (lambda arrays, manifest: {"architecture": "small_resnet32"}, "architecture is small_"),
@@ -203,7 +203,7 @@ def test_a_model_that_does_not_verify_is_not_changed(
 
 
 @pytest.mark.slow
-def test_without_its_key_no_photo_is_looked_at(
+def test_without_a_usable_signing_key_no_photo_is_looked_at(
     trusting_home: Home, keys: Keys, tmp_path: Path, make_photos: PhotoMaker
 ) -> None:
     readable = tmp_path / "device.key"

@@ -1,4 +1,4 @@
-"""These tests follow `add_classes` from photos to commit, and try what must leave the home untouched."""
+"""These tests follow `add_classes` from photos to commit, and try faults that must leave a home untouched."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ def test_an_increment_changes_bundle_onnx_labels_and_receipt_together(
     assert classifier.model_digest == manifest.model_digest
     assert home.current().labels.read_text().splitlines() == list(manifest.class_names)
     receipt = IncrementReport.model_validate_json(home.current().receipt.read_text())
-    assert receipt == report.model_copy(update={"mistakes": ()})  # they name photos, which no home keeps
+    # Mistakes name photos, so no home keeps them.
+    assert receipt == report.model_copy(update={"mistakes": ()})
     assert (report.photos_trained, report.photos_held_back) == (12, 4)
     assert "cannot be measured" in report.old_classes_note
     assert report.parity.real_photos and report.parity.largest_difference <= report.parity.tolerance
@@ -121,7 +122,7 @@ def test_equal_seeds_give_equal_bundles(home: Home, tmp_path: Path, make_photos:
 def test_the_outcome_does_not_depend_on_the_micro_batch(
     home: Home, tmp_path: Path, make_photos: PhotoMaker
 ) -> None:
-    """Another seed changes far more than rounding in smaller parts does."""
+    """Another seed changes the model far more than the rounding of another micro-batch does."""
     photos = make_photos("Bag", "Shirt", count=16)
     weights, accuracy = {}, {}
     for micro_batch_size, seed in ((16, 0), (4, 0), (1, 0), (16, 1)):
@@ -150,7 +151,7 @@ def test_gamma_makes_a_difference(home: Home, tmp_path: Path, make_photos: Photo
 
 
 @pytest.mark.slow
-def test_in_a_process_of_its_own_where_a_file_in_the_current_folder_is_not_run(
+def test_a_worker_does_not_run_a_file_in_the_current_folder(
     home: Home, make_photos: PhotoMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "onnx.py").write_text("raise SystemExit('planted')")
@@ -164,7 +165,7 @@ def test_in_a_process_of_its_own_where_a_file_in_the_current_folder_is_not_run(
 
 
 @pytest.mark.slow
-def test_errors_come_back_from_the_worker_whole(home: Home, make_photos: PhotoMaker) -> None:
+def test_the_workers_errors_arrive_whole(home: Home, make_photos: PhotoMaker) -> None:
     photos = make_photos("Shirt", renamed={"coat": "Coat"}, count=2)
     with pytest.raises(PhotosError) as caught:
         add_classes(home, photos, QUICK)
@@ -266,7 +267,7 @@ def test_bad_photos_among_enough_good_ones_are_listed(home: Home, make_photos: P
     assert any("duplicate of Shirt/000.png" in line for line in report.skipped)
 
 
-def test_capacity_exceeded_changes_nothing(home: Home, tmp_path: Path) -> None:
+def test_more_classes_than_the_capacity_change_nothing(home: Home, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     for number in range(27):
         (tmp_path / "many" / f"class {number}").mkdir(parents=True)
@@ -306,7 +307,7 @@ def test_a_disagreeing_onnx_file_is_refused(
     assert state_of(home.path) == before
 
 
-def test_maps_of_a_single_cell_refuse_gamma(
+def test_gamma_is_refused_for_maps_of_a_single_cell(
     monkeypatch: pytest.MonkeyPatch, home: Home, make_photos: PhotoMaker
 ) -> None:
     monkeypatch.setattr(trained, "attention_cells", lambda network: 1)
@@ -319,7 +320,7 @@ def test_maps_of_a_single_cell_refuse_gamma(
     assert any("4x4 or more" in warning for warning in _add(home, photos).warnings)
 
 
-def test_no_home(tmp_path: Path, make_photos: PhotoMaker) -> None:
+def test_a_missing_home_is_refused(tmp_path: Path, make_photos: PhotoMaker) -> None:
     with pytest.raises(HomeError, match="lwm-edge init"):
         add_classes(tmp_path / "none", make_photos("Shirt"))
 
@@ -341,7 +342,7 @@ def test_a_removed_class_can_be_added_again(home: Home, make_photos: PhotoMaker)
         (BASE_BUNDLE, 100, "lda", "the head reads earlier blocks too"),
     ],
 )
-def test_auto_chooses_by_what_is_known_on_the_device(
+def test_auto_chooses_by_the_photos_and_the_network(
     tmp_path: Path, make_photos: PhotoMaker, base: Path, count: int, recipe: str, reason: str
 ) -> None:
     init_home(base, tmp_path / "home")
@@ -391,7 +392,7 @@ def test_a_trained_backbone_has_a_probe_of_its_own(measured_home: Home, make_pho
 
 
 class _Tf32Convolution(nn.Conv2d):
-    """Rounds what goes into it to 10 bits, as torch lets a GPU do."""
+    """Rounds its inputs to 10 bits, as torch lets a GPU do."""
 
     def _conv_forward(self, maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return super()._conv_forward(_rounded_to_tf32(maps), _rounded_to_tf32(weight), bias)
@@ -404,7 +405,7 @@ def _rounded_to_tf32(values: Tensor) -> Tensor:
 
 
 def _as_if_a_gpu(network: Network, device: torch.device) -> Network:
-    """Stands in for `Network.to`: convolutions round on the device that plays the GPU, and on no other."""
+    """Stands in for `Network.to`: convolutions round only on the device that plays the GPU."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.__class__ = _Tf32Convolution if device == _GPU else nn.Conv2d
@@ -440,7 +441,7 @@ def test_a_gpus_rounding_does_not_break_parity(
     np.testing.assert_allclose(head_inputs_of_probe(load_network(bundle)), probe, atol=1e-5)
 
 
-def test_held_back_photos_are_learnt_once_the_head_was_judged_by_them(
+def test_held_back_photos_are_learnt_after_the_head_was_judged_by_them(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged: list[tuple[PhotoSet, Learnt]] = []
@@ -462,7 +463,7 @@ def test_held_back_photos_are_learnt_once_the_head_was_judged_by_them(
     [(five, learnt)] = judged
     of_five = known.with_photos(observe(teacher, five, 8).head_inputs, np.full(5, 6)).solve_head(7)
     wanted, logits = of_five.logits(learnt.held_back), learnt.held_back_logits
-    temperature = float((logits * wanted).sum() / (wanted**2).sum())  # of a head with all photos
+    temperature = float((logits * wanted).sum() / (wanted**2).sum())  # of the head of all photos
     np.testing.assert_allclose(logits, temperature * wanted, atol=0.05)
     known.learn(observe(teacher, all_photos, 8).head_inputs, np.full(10, 6))
     after = home.open_bundle().arrays()
@@ -485,7 +486,8 @@ def test_each_photo_is_decoded_once_and_seen_once_by_each_network(
 
     def counting_run_of(images: np.ndarray) -> None:
         generated = np.array_equal(images, generated_images(28))  # for the probe in the bundle
-        seen.append(len(images) if len(np.unique(images)) > 1 and not generated else 0)  # no grey images
+        is_grey = len(np.unique(images)) == 1
+        seen.append(0 if is_grey or generated else len(images))
 
     def counting_run(self: Network, images: torch.Tensor) -> object:
         counting_run_of(images.numpy())
@@ -526,7 +528,7 @@ def test_drift_is_measured_from_the_model_before(home: Home, make_photos: PhotoM
     assert len(before.class_names) == 6 and len(after.class_names) == 8
 
 
-def test_a_gpu_that_is_not_there(home: Home, make_photos: PhotoMaker) -> None:
+def test_a_missing_gpu_is_refused(home: Home, make_photos: PhotoMaker) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
     with pytest.raises(ConfigError, match="no GPU"):
@@ -573,9 +575,7 @@ def test_the_gate_refuses_and_force_commits_with_a_warning(
     assert any(line.startswith("forced through the gate: ") for line in report.warnings)
 
 
-def test_what_became_of_the_shipped_classes_is_estimated(
-    measured_home: Home, make_photos: PhotoMaker
-) -> None:
+def test_accuracy_on_shipped_classes_is_estimated(measured_home: Home, make_photos: PhotoMaker) -> None:
     photos = make_photos("Shirt", "Bag", count=60)
     forgetful = QUICK.model_copy(update={"recipe": "finetune", "epochs": 6, "force": True})
     shipped = _add(measured_home, photos, forgetful).drift.shipped
@@ -602,7 +602,8 @@ def test_long_jobs_and_names_that_are_not_utf_8_reach_the_worker(home: Home, tmp
     report = add_classes(home, photos, QUICK)
     assert any("is not a JPEG" in line for line in report.skipped)
     content = report.model_dump_json()
-    assert len(json.loads(content)["new_classes"]) == 8 and len(content) > 131_072  # a command line's limit
+    assert len(json.loads(content)["new_classes"]) == 8
+    assert len(content) > 131_072  # the limit of a command line
 
 
 def test_without_shipped_classes_nothing_is_estimated(home: Home, make_photos: PhotoMaker) -> None:
@@ -625,7 +626,7 @@ def test_settings_that_leave_nothing_to_train_are_refused(
 
 
 @pytest.mark.parametrize("executable", ["", "/opt/kiosk/kiosk"])
-def test_an_app_that_python_is_embedded_in_is_never_started(
+def test_an_app_that_embeds_python_is_never_started_as_a_worker(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executable: str
 ) -> None:
     monkeypatch.setattr(sys, "executable", executable)

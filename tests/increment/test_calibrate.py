@@ -62,7 +62,9 @@ def test_one_class_alone_has_no_axis_and_all_photos_score_alike() -> None:
     assert not known_scores(np.random.default_rng(1).normal(size=(5, 6)), tensors, 1).any()
 
 
-def test_an_increment_counts_each_photo_as_scored_without_it(home: Home, make_photos: PhotoMaker) -> None:
+def test_an_increment_counts_each_photo_by_a_score_made_without_it(
+    home: Home, make_photos: PhotoMaker
+) -> None:
     before = home.open_bundle()
     assert info(home).unknown.photos == 0
     add_classes(home, make_photos("Bag", "Sneaker", count=20), LDA, isolate=False)
@@ -89,13 +91,14 @@ def test_the_next_increment_keeps_the_counts_of_classes_whose_photos_are_gone(
     second = home.open_bundle().arrays()[HISTOGRAM]
     np.testing.assert_array_equal(first[:7], second[:7])
     assert second[7].sum() == 12
-    assert set(info(home).kept_by_class) == {"Bag"}  # twelve photos say nothing about Sneaker alone
+    assert set(info(home).kept_by_class) == {"Bag"}  # too few photos of Sneaker to say anything about it
 
 
 def test_a_trained_network_forgets_how_old_classes_scored(home: Home, make_photos: PhotoMaker) -> None:
     add_classes(home, make_photos("Bag", count=20), LDA, isolate=False)
     add_classes(home, make_photos("Sneaker", count=20, folder="more"), QUICK, isolate=False)
-    assert home.open_bundle().arrays()[HISTOGRAM].sum(1)[:8].tolist() == [0] * 7 + [4]  # the held-back ones
+    counts = home.open_bundle().arrays()[HISTOGRAM].sum(1)[:8]
+    assert counts.tolist() == [0] * 7 + [4]  # four held-back photos
     assert audit(home).passed
 
 
@@ -114,7 +117,7 @@ def test_calibrating_replaces_the_counts_of_the_given_classes(home: Home, make_p
     assert after.path.stat().st_size == before.manifest.bundle_bytes
     photos = sorted(UNSEEN.glob("*/*.png"))
     unknown = [bool(p.unknown) for p in predict(home, photos).predictions]
-    assert 0.93 <= 1 - np.mean(unknown) <= 0.99  # they are among those that it was calibrated on
+    assert 0.93 <= 1 - np.mean(unknown) <= 0.99  # these photos are among those used for the calibration
     few = [bool(p.unknown) for p in predict(home, photos, keep=0.8).predictions]
     assert np.mean(few) > np.mean(unknown)
     assert audit(home).passed
@@ -126,7 +129,9 @@ def test_a_calibration_is_signed_and_recorded(trusting_home: Home, keys: Keys) -
     assert report.passed and trusting_home.open_bundle().manifest.increment_count == 1
 
 
-def test_folders_of_no_class_are_refused_and_leave_nothing(home: Home, make_photos: PhotoMaker) -> None:
+def test_folders_of_unknown_classes_are_refused_and_leave_nothing(
+    home: Home, make_photos: PhotoMaker
+) -> None:
     before = state_of(home.path)
     with pytest.raises(PhotosError, match="not classes of the model") as refused:
         calibrate(home, make_photos("Bag", "Coat"))
@@ -159,7 +164,7 @@ def test_an_owner_is_told_of_a_class_that_would_often_be_called_unknown() -> Non
 
 @pytest.mark.slow
 def test_photos_split_at_random_are_kept_as_often_as_stated() -> None:
-    """A threshold that was calibrated in folds also holds for photos that were never seen."""
+    """A threshold that was calibrated in folds also suits photos that were never seen."""
     kept = []
     for seed in range(10):
         generator = np.random.default_rng(seed)

@@ -79,7 +79,7 @@ def test_nothing_is_changed(home: Home, make_photos: PhotoMaker) -> None:
     assert (state_of(home.path), state_of(photos)) == before
 
 
-def test_a_class_that_looks_like_a_known_one_and_known_classes_themselves(
+def test_a_new_class_that_looks_like_a_known_one_is_reported_but_a_known_class_is_not(
     shipped_home: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(DEMO_DATA / "test" / "base" / "Coat", tmp_path / "Overcoat")
@@ -91,7 +91,7 @@ def test_a_class_that_looks_like_a_known_one_and_known_classes_themselves(
     assert pair.taken >= 0.25 * pair.photos
 
 
-def test_two_new_classes_that_look_alike(shipped_home: Path, tmp_path: Path) -> None:
+def test_two_new_classes_that_look_alike_are_reported(shipped_home: Path, tmp_path: Path) -> None:
     photos = sorted((DEMO_DATA / "test" / "2" / "Bag").iterdir())
     for number, photo in enumerate(photos):
         target = tmp_path / ("Bag", "Case")[number % 2]
@@ -104,7 +104,9 @@ def test_two_new_classes_that_look_alike(shipped_home: Path, tmp_path: Path) -> 
     }
 
 
-def test_a_near_duplicate_in_another_class_contradicts(shipped_home: Path, make_photos: PhotoMaker) -> None:
+def test_a_near_duplicate_in_another_class_is_called_a_contradiction(
+    shipped_home: Path, make_photos: PhotoMaker
+) -> None:
     pytest.importorskip("imagehash", reason="the extra `check` is not installed")
     photos = make_photos("Bag", "Shirt", count=6)
     with Image.open(photos / "Bag" / "000.png") as image:

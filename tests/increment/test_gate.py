@@ -22,7 +22,7 @@ def estimate(now: float | None, low: float, high: float) -> ShippedEstimate:
     return ShippedEstimate(measured=0.9, photos=100, classes=5, before=0.9, now=now, interval=(low, high))
 
 
-def test_without_a_figure_the_interval_is_said_and_its_lower_end_counts() -> None:
+def test_without_a_figure_the_interval_is_named_and_its_lower_end_counts() -> None:
     unknown = drift(estimate(None, 0.2, 0.7))
     warnings = pass_gate(IncrementConfig(), ALL_RIGHT, unknown, [], 5)
     assert "right on 20% to 70% of the shipped classes' photos, down from 90%" in warnings[0]
@@ -34,7 +34,7 @@ def test_without_a_figure_the_interval_is_said_and_its_lower_end_counts() -> Non
     )
 
 
-def test_a_figure_itself_counts_and_is_said_only_if_it_is_low() -> None:
+def test_a_figure_counts_and_is_named_only_if_it_is_low() -> None:
     config = IncrementConfig(min_shipped_accuracy=0.6)
     assert pass_gate(config, ALL_RIGHT, drift(estimate(0.85, 0.5, 0.95)), [], 5) == []
     assert "right on 61% of" in pass_gate(config, ALL_RIGHT, drift(estimate(0.61, 0.5, 0.7)), [], 5)[0]

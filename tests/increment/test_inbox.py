@@ -35,10 +35,10 @@ from lwm_edge.errors import (
     ResourceError,
 )
 from lwm_edge.home.home import Home
-from lwm_edge.increment import inbox_watcher
+from lwm_edge.increment import inbox_teaching
 from lwm_edge.increment.inbox_folder import InboxFolder, Note, noted
 from lwm_edge.model.bundle import COUNTS
-from lwm_edge.photos.folders import file_digest
+from lwm_edge.photos.checking import file_digest
 from lwm_edge.photos.photo_set import Photo
 from tests.support.folders import DEMO_DATA, photo_folder, state_of
 
@@ -96,7 +96,7 @@ def refusing(error: LwmEdgeError, tries: list[int]) -> Callable[..., Any]:
 
 
 def take(home: Home, inbox: Path, taught: Path, name: str) -> Note:
-    """Takes the photos of a class, as a process does before it is killed and has taught none of them."""
+    """Takes the photos of a class, like a process that is killed before it has taught any of them."""
     manifest, paths = home.open_bundle().manifest, sorted((inbox / name).glob("*.png"))
     note = Note(
         home=home.path,
@@ -143,7 +143,7 @@ def test_each_class_is_a_change_of_its_own_and_the_photos_may_be_deleted(home: H
     assert photos_in(inbox) == [] and len(info(home).history) == 2
 
 
-def test_what_still_changes_is_left_alone(
+def test_a_folder_that_still_changes_is_left_alone(
     home: Home, inbox: Path, taught: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arrive(inbox, "Bag", "Bag")
@@ -193,11 +193,11 @@ def test_a_shipped_class_gets_more_photos_only_if_the_vendor_permits_it(
     ("error", "final"),
     [(GateError("not good enough"), True), (PhotosError("odd"), True), (ResourceError("full"), False)],
 )
-def test_what_failed_waits_with_its_reason_and_is_not_tried_for_ever(
+def test_photos_that_failed_wait_with_the_reason_and_are_not_tried_for_ever(
     home: Home, inbox: Path, taught: Path, monkeypatch: pytest.MonkeyPatch, error: LwmEdgeError, final: bool
 ) -> None:
     tries: list[int] = []
-    monkeypatch.setattr(inbox_watcher, "add_classes", refusing(error, tries))
+    monkeypatch.setattr(inbox_teaching, "add_classes", refusing(error, tries))
     folder = arrive(inbox, "Bag", "Bag")
     before = state_of(folder)
     for _ in range(10):
@@ -223,12 +223,12 @@ def test_photos_that_may_not_be_taken_are_taught_once_their_folder_allows_it(
 ) -> None:
     folder, move = arrive(inbox, "Bag", "Bag"), storage.move_file
 
-    def move_as_others_than_root(source: Path, target: Path) -> None:
+    def move_as_an_ordinary_user(source: Path, target: Path) -> None:
         if not source.parent.stat().st_mode & 0o200:
             raise HomeError(f"cannot move {source}: Permission denied")
         move(source, target)
 
-    monkeypatch.setattr(storage, "move_file", move_as_others_than_root)
+    monkeypatch.setattr(storage, "move_file", move_as_an_ordinary_user)
     folder.chmod(0o555)
     for _ in range(2):
         (left,) = teach(home, inbox, taught).waiting
@@ -248,7 +248,7 @@ def test_one_bad_class_does_not_hold_up_the_others(home: Home, inbox: Path, taug
     assert [left.state for left in report.waiting] == ["waiting"]
 
 
-def test_what_a_process_takes_with_it_is_tried_again_a_few_times(
+def test_photos_that_end_the_process_are_tried_again_a_few_times(
     home: Home, inbox: Path, taught: Path
 ) -> None:
     arrive(inbox, "Bag", "Bag")
@@ -275,7 +275,7 @@ def test_photos_that_were_learnt_before_an_interruption_are_only_put_away(
     assert counts(home)["Bag"] == 8 and len(photos_in(taught / "Bag")) == 8 and photos_in(inbox) == []
 
 
-def test_what_another_process_taught_meanwhile_is_not_taken_for_its_own(
+def test_photos_that_another_process_taught_meanwhile_are_not_counted_as_taught(
     home: Home, inbox: Path, taught: Path
 ) -> None:
     arrive(inbox, "Bag", "Bag")
@@ -286,7 +286,9 @@ def test_what_another_process_taught_meanwhile_is_not_taken_for_its_own(
     assert (done.change, done.photos, counts(home)["Bag"]) == ("add-photos", 8, 16)
 
 
-def test_what_the_record_does_not_say_is_left_to_the_owner(home: Home, inbox: Path, taught: Path) -> None:
+def test_photos_are_left_to_the_owner_if_the_record_does_not_say_enough(
+    home: Home, inbox: Path, taught: Path
+) -> None:
     arrive(inbox, "Bag", "Bag")
     take(home, inbox, taught, "Bag")
     add_classes(home, inbox / ".lwm-edge" / "photos", isolate=False)
@@ -326,7 +328,7 @@ def test_either_all_photos_that_were_taken_are_learnt_or_none(
         (folder / "Bag" / "007.png").write_bytes(b"damaged on the way")
         return add_classes(home, folder, *given, **named)
 
-    monkeypatch.setattr(inbox_watcher, "add_classes", learn_damaged)
+    monkeypatch.setattr(inbox_teaching, "add_classes", learn_damaged)
     arrive(inbox, "Bag", "Bag")
     for _ in range(2):
         (left,) = teach(home, inbox, taught).waiting
@@ -335,17 +337,17 @@ def test_either_all_photos_that_were_taken_are_learnt_or_none(
     assert teach(home, inbox, taught).taught[0].photos == 7
 
 
-def test_what_was_taught_before_is_not_taught_again(home: Home, inbox: Path, taught: Path) -> None:
+def test_a_photo_that_was_taught_before_is_not_taught_again(home: Home, inbox: Path, taught: Path) -> None:
     arrive(inbox, "Bag", "Bag")
     teach(home, inbox, taught)
-    arrive(inbox, "Bag", "Bag")  # as a tool does that delivers again what is gone
+    arrive(inbox, "Bag", "Bag")  # like a tool that delivers files again once they are gone
     (left,) = teach(home, inbox, taught).waiting
     assert "was taught before" in left.reason and counts(home)["Bag"] == 8
     arrive(inbox, "Bag", "Bag", range(20, 26))
     assert teach(home, inbox, taught).taught[0].photos == 6 and counts(home)["Bag"] == 14
 
 
-def test_another_photo_of_the_same_name_takes_no_place(home: Home, inbox: Path, taught: Path) -> None:
+def test_a_taught_photo_replaces_no_other_of_the_same_name(home: Home, inbox: Path, taught: Path) -> None:
     arrive(inbox, "Bag", "Bag")
     photo_folder(taught, {"Bag": "Shirt"}, count=2)
     others = state_of(taught)
@@ -353,7 +355,7 @@ def test_another_photo_of_the_same_name_takes_no_place(home: Home, inbox: Path, 
     assert len(photos_in(taught)) == 10 and others.items() <= state_of(taught).items()
 
 
-def test_links_and_what_is_no_photo_stay(home: Home, inbox: Path, taught: Path) -> None:
+def test_links_and_files_that_are_no_photos_stay(home: Home, inbox: Path, taught: Path) -> None:
     folder = arrive(inbox, "Bag", "Bag")
     (folder / "link.png").symlink_to("000.png")
     os.mkfifo(folder / "pipe.png")
@@ -380,14 +382,14 @@ def test_the_arguments_are_checked(home: Home, inbox: Path, taught: Path) -> Non
         teach(home, inbox / "missing", taught)
 
 
-def test_an_inbox_has_one_process(home: Home, inbox: Path, taught: Path) -> None:
+def test_only_one_process_can_work_on_an_inbox(home: Home, inbox: Path, taught: Path) -> None:
     with InboxFolder(inbox, taught).locked(), pytest.raises(BusyError):
         teach(home, inbox, taught)
 
 
 @pytest.mark.extended
 def test_two_inboxes_on_one_home_take_turns(home: Home, tmp_path: Path) -> None:
-    """Both bring a class of the same name: one teaches it, and the other finds it known and adds to it."""
+    """Both have a class of the same name: one teaches the class, and the other adds photos to it."""
     commands = []
     for name, numbers in (("first", range(8)), ("second", range(8, 16))):
         (tmp_path / name).mkdir()

@@ -1,6 +1,6 @@
-"""Whatever operation of an inbox is killed, cut off or refused, no photo is lost or learnt twice.
+"""Whichever operation of an inbox is killed, cut off or refused, no photo is lost or learnt twice.
 
-Learning itself is replaced by a commit of what was learnt once for real, so that hundreds of interruptions
+Instead of learning, a stand-in commits a model that was really learnt once, so that hundreds of interruptions
 can be tried. Random kills of real processes are in benchmarks/inbox_crash.py.
 """
 
@@ -22,11 +22,11 @@ import pytest
 from lwm_edge import InboxReport, IncrementConfig, add_classes, audit, init_home, teach_inbox
 from lwm_edge.errors import HomeError, LwmEdgeError
 from lwm_edge.home.ownership import GENERATION_FILES
-from lwm_edge.increment import inbox_watcher
+from lwm_edge.increment import inbox_teaching
 from lwm_edge.increment.reports import IncrementReport
 from tests.support.crash import Files, commit_files, files_of, take_lock
 from tests.support.disk_model import Disk, Operation
-from tests.support.fault_layer import Exploration, Recorder, record, standing_in
+from tests.support.fault_layer import Exploration, Recorder, record, replaced_disk
 from tests.support.file_store import Content, Store, Tree
 from tests.support.folders import photo_folder
 from tests.support.hostile import published
@@ -38,7 +38,7 @@ LDA = IncrementConfig(recipe="lda", min_photos=3)
 
 
 class OnTwoDisks(Recorder):
-    """Records what an inbox does if its taught photos go to another file system."""
+    """Records the operations of an inbox whose taught photos go to another file system."""
 
     def rename(self, source: Path, target: Path) -> None:
         if "taught" in target.parts and "taught" not in source.parts:
@@ -48,20 +48,20 @@ class OnTwoDisks(Recorder):
 
 @dataclass
 class World:
-    """Holds a home, its inbox and the folder for taught photos, and knows what may be in them.
+    """Holds a home, its inbox and the folder for taught photos, and knows which files can be in them.
 
     Attributes:
         root: Folder with all three.
-        store: Store of contents.
-        before: What was there before anything was taught.
+        store: Store of file contents.
+        before: Files before anything was taught.
         photos: Contents of the photos.
-        old: The home's files before.
-        new: The home's files after.
+        old: Files of the home before the photos were learnt.
+        new: Files of the home after that.
         delete: Whether taught photos are deleted.
-        copies: Whether taught photos are copied, so that one may be there twice for a moment.
-        commits: How often photos were learnt.
-        started_new: Whether the home had learnt them when the latest recovery began.
-        checked: What was found after recoveries.
+        copies: Whether taught photos are copied, so that a photo can be there twice for a moment.
+        commits: Number of times that photos were learnt.
+        started_new: Whether the home had learnt the photos when the latest recovery began.
+        checked: States of the files that were found after recoveries.
     """
 
     root: Path
@@ -77,7 +77,7 @@ class World:
     checked: set[Tree] = field(default_factory=set)
 
     def learn(self, home: Any, folder: Path, *ignored: object, **settings: object) -> IncrementReport:
-        """Stands in for `add_classes`: commits what it made of these photos."""
+        """Stands in for `add_classes`: commits the model that was learnt once from these photos."""
         found = sorted(self.store.read(path) for path in folder.rglob("*.png"))
         assert found == sorted(self.photos), "not the whole batch"
         files = {n: self.store.get(c) for n, c in zip(GENERATION_FILES, self.new, strict=True)}
@@ -86,7 +86,7 @@ class World:
         return IncrementReport.model_validate_json(home.current().receipt.read_bytes())
 
     def teach(self, isolate: bool = True) -> InboxReport:
-        """Does what the next start does."""
+        """Recovers and teaches, as the next start of `inbox` does."""
         self.commits, self.started_new = 0, self.home_files() == self.new
         return teach_inbox(
             self.root / "home",
@@ -161,7 +161,7 @@ def world(made_once: World, monkeypatch: pytest.MonkeyPatch) -> World:
     world.delete = world.copies = False
     world.checked.clear()
     world.store.materialise(world.before, world.root)
-    monkeypatch.setattr(inbox_watcher, "add_classes", world.learn)
+    monkeypatch.setattr(inbox_teaching, "add_classes", world.learn)
     return world
 
 
@@ -198,11 +198,11 @@ def test_no_refused_operation_loses_a_photo_or_learns_it_twice(world: World) -> 
     for position, error, all_later in tried:
         world.store.materialise(world.before, world.root)
         recorder = Recorder(world.root, world.store, position, error, all_later, moves=True)
-        with standing_in(recorder), suppress(LwmEdgeError, KeyboardInterrupt):
+        with replaced_disk(recorder), suppress(LwmEdgeError, KeyboardInterrupt):
             world.teach()
         world.check()
         for reason in (world.root / "inbox").glob("*.waits.json"):
-            reason.unlink()  # as owners do when they have freed some space
+            reason.unlink()  # as owners do once they have freed some space
         world.teach()
         world.check_recovered()
     assert published(f"the same in `inbox`, taught photos moved | {len(tried)} | 0 |")
@@ -214,12 +214,14 @@ def test_a_forgotten_note_would_be_noticed(world: World) -> None:
         world.explore(operations, WAYS["moved"][1], lambda operation: "note.json" in operation[1])
 
 
-def test_a_real_increment_does_what_was_tried(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_real_increment_does_the_same_as_the_stand_in(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stood_in = record(world.store, world.root, world.teach, Recorder(world.root, world.store, moves=True))
     world.store.materialise(world.before, world.root)
-    monkeypatch.setattr(inbox_watcher, "add_classes", add_classes)
+    monkeypatch.setattr(inbox_teaching, "add_classes", add_classes)
     recorder = Recorder(world.root, world.store, moves=True)
-    with standing_in(recorder):
+    with replaced_disk(recorder):
         world.teach(isolate=False)
     assert _outside_the_home(recorder.operations) == _outside_the_home(stood_in)
 

@@ -1,4 +1,4 @@
-"""How well a class was recognised when it was learnt stays known, follows the class, and goes with it."""
+"""The record of how well a class was recognised stays, follows the class, and is removed with the class."""
 
 from __future__ import annotations
 

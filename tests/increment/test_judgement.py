@@ -51,15 +51,15 @@ def test_each_new_class_is_counted() -> None:
             ["Bag was recognised in only 2 of 6", "2 of 6 photos of Bag were taken for Shirt, which is new"],
         ),
         ((2, 2, 2, 2, 0, 0), ["2 of 6 photos of Bag were taken for Coat, which the model knew"]),
-        ((2, 2, 1), ["Bag was recognised in 2 of 3 photos, too few"]),
+        ((2, 2, 1), ["Bag was recognised in 2 of 3 photos, which are too few"]),
     ],
 )
-def test_warnings_of_a_new_class(found: tuple[int, ...], warnings: list[str]) -> None:
+def test_warnings_say_how_badly_a_class_is_recognised(found: tuple[int, ...], warnings: list[str]) -> None:
     given = list(warn_about_new_classes(judged(*found)[:1], NAMES[:2]))
     assert len(given) == len(warnings) and all(w in g for w, g in zip(warnings, given, strict=True))
 
 
-def test_no_better_than_chance_needs_enough_photos_to_say_so() -> None:
+def test_no_class_is_called_hopeless_on_too_few_photos() -> None:
     (reason,) = hopeless_classes(judged(2, 1, 0, 3, 0)[:1], 4)
     assert reason == "Bag: 1 of 5 photos recognised, no better than chance; 2 were taken for Coat"
     assert not hopeless_classes(judged(2, 2, 0, 3, 0)[:1], 4)
@@ -76,14 +76,14 @@ def test_very_unequal_classes_are_named_with_their_photos() -> None:
 
 
 def test_each_photo_is_judged_by_a_head_that_had_not_learnt_it() -> None:
-    """Labels that mean nothing are recognised only by chance, however well a head fits what it learnt."""
+    """Random labels are recognised only by chance, however well a head fits the photos that it learnt."""
     generator = np.random.default_rng(0)
     noise, labels = generator.normal(size=(200, 150)), np.repeat([0, 1, 2, 3], 50)
     nothing = ClassStatistics.empty(4, 150)
     fitted = nothing.with_photos(noise, labels).discriminant(4, noise, labels)
     assert (judge_unseen(fitted, 4).logits.argmax(1) == labels).mean() < 0.4
     assert (fitted.head.logits(noise).argmax(1) == labels).mean() > 0.8
-    assert not nothing.photos  # a copy learnt
+    assert not nothing.photos  # only a copy has learnt them
 
 
 def test_the_receipt_counts_every_photo_where_nothing_trains(home: Home, make_photos: PhotoMaker) -> None:
@@ -144,7 +144,7 @@ def test_the_estimate_starts_from_what_the_vendor_measured(
     assert low <= true <= high
 
 
-def test_nothing_is_said_of_shipped_classes_that_were_not_measured(
+def test_shipped_classes_that_were_not_measured_are_not_mentioned(
     home: Home, make_photos: PhotoMaker
 ) -> None:
     photos = make_photos("Bag", count=10)
@@ -170,7 +170,7 @@ def test_fine_tuning_that_loses_shipped_classes_is_refused_unless_forced(home: H
 
 
 def _taken_at_once(photo: Path, folder: Path, count: int = 14) -> None:
-    """Makes photos of one thing as somebody takes them who keeps his finger on the button."""
+    """Makes photos of one thing, like those of somebody who keeps a finger on the button."""
     folder.mkdir(parents=True)
     with Image.open(photo) as image:
         for number in range(count):
@@ -179,7 +179,7 @@ def _taken_at_once(photo: Path, folder: Path, count: int = 14) -> None:
 
 
 @pytest.mark.parametrize("recipe", ["lda", pytest.param("lwm", marks=pytest.mark.slow)])
-def test_a_class_of_near_copies_is_said_aloud_and_sound_ones_are_not(
+def test_the_owner_is_warned_of_a_class_of_near_copies_and_not_of_sound_ones(
     home: Home, make_photos: PhotoMaker, recipe: str
 ) -> None:
     photos = make_photos("Shirt", "Sneaker", count=30)
@@ -191,7 +191,7 @@ def test_a_class_of_near_copies_is_said_aloud_and_sound_ones_are_not(
     assert "take photos that differ" in warning and "add-photos" in warning
 
 
-def test_many_copies_beside_enough_different_photos_are_no_matter() -> None:
+def test_many_copies_do_no_harm_beside_enough_different_photos() -> None:
     assert list(warn_about_near_copies(NAMES, [2] * 14, {2: NearCopies(13, 1)}))
     assert not list(warn_about_near_copies(NAMES, [2] * 40, {2: NearCopies(30, 10)}))
     assert not list(warn_about_near_copies(NAMES, [2] * 8, {2: NearCopies(4, 4)}))

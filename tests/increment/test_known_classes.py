@@ -1,4 +1,4 @@
-"""Known classes are renamed, merged and removed without photos; what cannot be done exactly is refused."""
+"""Known classes are renamed, merged and removed without photos; an inexact removal can be refused."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_new_name_changes_nothing_else(home: Home, make_photos: PhotoMaker) ->
     assert report.change == "rename-class" and report.changed_classes == ("Bag", "Handt\u00e1sche")
     assert after.manifest.class_names == (*SHIPPED, "Handt\u00e1sche") == report.class_names
     assert same_tensors(tensors, after.arrays()) and np.array_equal(logits_of(home), logits)
-    assert after.manifest.renamed == ()  # it is not the vendor's
+    assert after.manifest.renamed == ()  # not a class of the vendor's
     assert (after.manifest.increment_count, after.manifest.parent_digest) == (2, before.manifest.model_digest)
     assert after.manifest.model_digest != before.manifest.model_digest
     assert Classifier(home.onnx).class_names == report.class_names
@@ -75,7 +75,7 @@ def test_a_shipped_class_keeps_the_vendors_name_beside_its_own(home: Home) -> No
     assert audit(home).problems == ()
 
 
-def test_names_may_be_exchanged_and_change_their_case(home: Home) -> None:
+def test_names_can_be_swapped_and_change_case(home: Home) -> None:
     for old, new in (("Coat", "x"), ("Dress", "Coat"), ("x", "Dress"), ("Sandal", "SANDAL")):
         rename_class(home, old, new)
     manifest = home.open_bundle().manifest
@@ -97,7 +97,7 @@ def test_names_may_be_exchanged_and_change_their_case(home: Home) -> None:
         ("Coat", "a\u202eb", "change the text direction"),
     ],
 )
-def test_a_name_that_cannot_be_given(home: Home, old: str, new: str, why: str) -> None:
+def test_a_name_that_cannot_be_used_is_refused(home: Home, old: str, new: str, why: str) -> None:
     before = state_of(home.path)
     with pytest.raises(ConfigError, match=why):
         rename_class(home, old, new)
@@ -131,7 +131,7 @@ def test_merged_classes_are_as_if_learnt_under_one_name(
 
 @pytest.fixture
 def measured(tmp_path: Path) -> Path:
-    """Makes a home of a permitting base with a solved head, for which the vendor measured something."""
+    """Makes a home whose base permits every change, has a solved head and was measured by the vendor."""
     base = open_bundle(save_permitting(BASE_BUNDLE, tmp_path / "permitting.lwm"))
     arrays = base.arrays()
     for name in ("measured.right", "measured.right_solved", "measured.total"):
@@ -143,8 +143,8 @@ def measured(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_shipped_class_that_goes_into_another_one(measured: Path, make_photos: PhotoMaker) -> None:
-    """What was measured on the class that grows no longer describes it."""
+def test_a_shipped_class_can_be_merged_into_another(measured: Path, make_photos: PhotoMaker) -> None:
+    """Measurements of the class that grows are dropped, because they no longer describe it."""
     add_classes(measured, make_photos("Bag"), LDA, isolate=False)
     rename_class(measured, "Coat", "Dress", merge=True, shipped=True)
     bundle = open_home(measured).open_bundle()
@@ -173,7 +173,7 @@ def test_a_shipped_class_that_goes_into_another_one(measured: Path, make_photos:
         ("Bag", "Coat", False, r"does not permit more photos of it \(add-photos\)"),
     ],
 )
-def test_classes_that_may_not_be_merged(
+def test_classes_that_must_not_be_merged_are_refused(
     home: Home, make_photos: PhotoMaker, old: str, new: str, shipped: bool, why: str
 ) -> None:
     add_classes(home, make_photos("Bag"), LDA, isolate=False)
@@ -184,33 +184,31 @@ def test_classes_that_may_not_be_merged(
 
 
 @pytest.mark.slow
-def test_beneath_a_trained_last_layer_nothing_is_merged(home: Home, make_photos: PhotoMaker) -> None:
+def test_no_classes_are_merged_if_the_last_layer_was_trained(home: Home, make_photos: PhotoMaker) -> None:
     add_classes(home, make_photos("Bag", "Shirt"), QUICK, isolate=False)
     with pytest.raises(ConfigError, match=r"was trained.*--recipe lda or photos with --solve-head"):
         rename_class(home, "Bag", "Shirt", merge=True)
     add_classes(home, make_photos("Sneaker", folder="more"), LDA, isolate=False)
-    remove_class(home, "Sneaker")  # which leaves the scale and centre of the head as they were
+    remove_class(home, "Sneaker")  # this leaves the scale and the centre of the head as they were
     assert rename_class(home, "Bag", "Shirt", merge=True).class_names == (*SHIPPED, "Shirt")
 
 
 # Removing
 
 
-def test_what_of_a_removed_class_remains_is_said(home: Home, make_photos: PhotoMaker) -> None:
+def test_a_removal_says_what_remains_of_the_class(home: Home, make_photos: PhotoMaker) -> None:
     add_classes(home, make_photos("Bag"), LDA, isolate=False)
     covariance = home.open_bundle().arrays(COVARIANCE)[COVARIANCE]
     added, shipped = remove_class(home, "Bag"), remove_class(home, "Coat", shipped=True)
     assert np.array_equal(home.open_bundle().arrays(COVARIANCE)[COVARIANCE], covariance)
-    assert (
-        added.remains[0] == "what the 8 photos of Bag added to the covariance, 1.3% of all photos behind it"
-    )
+    assert added.remains[0] == "what the 8 photos of Bag, 1.3% of all photos, added to the covariance"
     assert "see the other classes, until the next" in added.remains[1]
     assert "its name, in the record" in added.remains[2] and len(added.remains) == 3
     assert shipped.remains[-1] == "what the network was trained to see in it"
 
 
 @pytest.mark.slow
-def test_what_an_earlier_training_left_of_a_removed_class_is_said(
+def test_a_removal_says_what_earlier_training_may_have_left_of_the_class(
     home: Home, make_photos: PhotoMaker
 ) -> None:
     """A bundle names only the recipe of its latest increment."""
@@ -239,7 +237,7 @@ def test_the_other_rows_hold_a_share_of_a_removed_class_until_they_are_solved_ag
     np.testing.assert_allclose(again.arrays()[WEIGHT][:7], solved.weight, rtol=1e-4, atol=1e-5)
 
 
-def test_a_removed_class_is_still_in_what_undo_returns_to(permitting_home: Home) -> None:
+def test_a_removed_class_is_still_in_the_model_that_undo_returns_to(permitting_home: Home) -> None:
     removed = remove_class(permitting_home, "Coat", shipped=True)
     assert "the whole class, in previous.lwm until the next change" in removed.remains[-1]
     rename_class(permitting_home, "Dress", "Kleid")
@@ -248,7 +246,7 @@ def test_a_removed_class_is_still_in_what_undo_returns_to(permitting_home: Home)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [LDA, QUICK], ids=["solved", "trained"])
-def test_exactly_removed_is_never_learnt(
+def test_after_an_exact_removal_the_model_is_as_if_it_had_never_learnt_the_class(
     permitting_home: Home, make_photos: PhotoMaker, config: IncrementConfig
 ) -> None:
     add_classes(permitting_home, make_photos("Shirt"), LDA, isolate=False)
@@ -277,7 +275,7 @@ def _learn(home: Home, photos: Path) -> object:
 @pytest.mark.parametrize(
     ("prepare", "name", "why"),
     [
-        (lambda home, make: _learn(home, make("Bag", "Shirt")), "Bag", "undo takes back all of them"),
+        (lambda home, make: _learn(home, make("Bag", "Shirt")), "Bag", "undo removes all of them"),
         (
             lambda home, make: remove_class(home, "Coat", shipped=True),
             "Dress",
@@ -286,7 +284,7 @@ def _learn(home: Home, photos: Path) -> object:
         (
             lambda home, make: [_learn(home, make("Bag")), rename_class(home, "Coat", "Jacket")],
             "Bag",
-            "it was not the latest change that added it",
+            "the latest change did not add it",
         ),
         (
             lambda home, make: [
@@ -325,13 +323,13 @@ def _learn(home: Home, photos: Path) -> object:
         "learnt together",
         "shipped",
         "not the latest",
-        "blanked",
+        "not kept",
         "removal undone",
         "merger undone",
         "learnt again",
     ],
 )
-def test_what_cannot_be_taken_out_exactly_is_refused(
+def test_a_class_that_cannot_be_taken_out_exactly_is_refused(
     permitting_home: Home, make_photos: PhotoMaker, prepare: Any, name: str, why: str
 ) -> None:
     prepare(permitting_home, make_photos)

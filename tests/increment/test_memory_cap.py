@@ -1,4 +1,4 @@
-"""Under a real memory cgroup an increment completes if a plan fits the limit, and is refused if none does."""
+"""In a real memory cgroup, an increment completes if a plan fits the limit, and is refused if none does."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def test_fifteen_percent_above_the_prediction_is_enough(
 
 
 @pytest.mark.slow
-def test_below_the_smallest_plan_it_is_refused_and_not_killed(
+def test_an_increment_below_the_smallest_plan_is_refused_and_not_killed(
     home: Home, make_photos: PhotoMaker, cap: Cap
 ) -> None:
     photos, before = make_photos("Bag", "Shirt"), state_of(home.path)
     smallest = plan_increment(home, photos, QUICK).smallest_limit_bytes
-    cap(int(0.75 * smallest))  # libraries' code that others use too, some 90 MiB, is not counted against it
+    cap(int(0.75 * smallest))  # some 90 MiB of shared library code do not count
     with pytest.raises(ResourceError, match="nothing was trained"):
         add_classes(home, photos, QUICK)
     assert state_of(home.path) == before

@@ -1,4 +1,4 @@
-"""Further photos of known classes are learnt as if all had come at once, and only where that is allowed."""
+"""More photos of known classes are learnt as if all had come at once, and only where that is permitted."""
 
 from __future__ import annotations
 
@@ -76,11 +76,11 @@ def test_photos_that_come_later_are_as_if_all_had_come_at_once(base: Path, tmp_p
 
 @pytest.mark.slow
 def test_the_receipt_and_the_record(permitting_home: Home, tmp_path: Path) -> None:
-    """The other classes stay, the bundle does not grow, and undo takes the photos back."""
+    """The other classes stay, the bundle does not grow, and undo removes the photos again."""
     add_classes(permitting_home, photos_of(tmp_path / "a", 0, 10, Bag="Bag"), LDA, isolate=False)
     before = permitting_home.open_bundle()
     more = photos_of(tmp_path / "b", 20, 28, bag="Bag", Coat="Coat")
-    report = add_photos(permitting_home, more, LDA)  # in a process of its own
+    report = add_photos(permitting_home, more, LDA)  # in a worker process
     after = permitting_home.open_bundle()
     assert report.known_classes == ("Coat", "Bag") and report.new_classes == () and report.recipe == "lda"
     assert [(c.class_name, c.photos) for c in report.judged] == [("Coat", 8), ("Bag", 8)]
@@ -95,7 +95,7 @@ def test_the_receipt_and_the_record(permitting_home: Home, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_what_was_measured_of_a_class_that_gets_photos_is_dropped(tmp_path: Path) -> None:
+def test_measurements_of_a_class_are_dropped_when_it_gets_more_photos(tmp_path: Path) -> None:
     base = open_bundle(save_permitting(BASE_BUNDLE, tmp_path / "permitting.lwm"))
     arrays = base.arrays()
     arrays[TOTAL][:6] = 10
@@ -111,7 +111,7 @@ def test_what_was_measured_of_a_class_that_gets_photos_is_dropped(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_trained_head_is_left_alone_unless_told(
+def test_a_trained_head_stays_unless_solve_head_is_set(
     home: Home, tmp_path: Path, make_photos: PhotoMaker
 ) -> None:
     add_classes(home, make_photos("Bag"), QUICK, isolate=False)
@@ -144,7 +144,7 @@ def test_every_folder_that_may_not_be_learnt_is_named(home: Home, make_photos: P
     assert state_of(home.path) == before
 
 
-def test_an_only_class_gets_no_photos(home: Home, make_photos: PhotoMaker) -> None:
+def test_a_models_only_class_gets_no_more_photos(home: Home, make_photos: PhotoMaker) -> None:
     add_classes(home, make_photos("Bag"), LDA, isolate=False)
     for name in home.open_bundle().manifest.vendor_names:
         remove_class(home, name, shipped=True)
@@ -167,7 +167,7 @@ def test_photos_of_something_else_do_not_pass_the_gate(permitting_home: Home, tm
     assert state_of(permitting_home.path) == before
 
 
-def test_new_classes_are_told_where_further_photos_go(
+def test_add_classes_says_where_more_photos_of_known_classes_go(
     home: Home, permitting_home: Home, make_photos: PhotoMaker
 ) -> None:
     photos = make_photos("Coat")

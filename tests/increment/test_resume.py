@@ -1,4 +1,4 @@
-"""An interrupted increment continues where it stopped, and ends in the same model."""
+"""An interrupted increment continues where it stopped, and ends with the same model."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _stop_after(home: Home, photos: Path, steps: int, config: IncrementConfig = 
 @pytest.mark.usefixtures("every_core")
 @pytest.mark.parametrize("recipe", ["lwm", "lwm-lda"])
 @pytest.mark.parametrize("steps", [1, 3, 8])  # in the first epoch, at its end, in the last one
-def test_resumed_is_the_same_bit_for_bit(
+def test_a_resumed_increment_gives_the_same_model_bit_for_bit(
     home: Home, tmp_path: Path, make_photos: PhotoMaker, steps: int, recipe: str
 ) -> None:
     photos, config = make_photos("Bag", "Shirt"), THREE_EPOCHS.model_copy(update={"recipe": recipe})
@@ -65,7 +65,7 @@ def test_resumed_is_the_same_bit_for_bit(
     assert resumed.plan.micro_batch_size == whole.plan.micro_batch_size
 
 
-def test_what_is_kept_has_a_constant_length_and_goes_with_the_commit(
+def test_the_checkpoint_has_a_constant_length_and_is_removed_by_the_commit(
     home: Home, make_photos: PhotoMaker
 ) -> None:
     before, photos = state_of(home.path), make_photos("Bag", "Shirt")
@@ -108,7 +108,7 @@ def test_a_lower_limit_makes_another_plan(home: Home, make_photos: PhotoMaker) -
 
 @pytest.mark.usefixtures("every_core")
 @pytest.mark.parametrize("micro_batch_size", [16, 2])  # 2 needs another plan than the one that was saved
-def test_an_interrupted_training_goes_on_in_its_own_precision(
+def test_interrupted_training_continues_in_its_own_precision(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch, micro_batch_size: int
 ) -> None:
     photos = make_photos("Bag", "Shirt")
@@ -137,7 +137,7 @@ def test_kept_outputs_of_frozen_blocks_are_the_same_when_resumed(
     assert resumed.plan.frozen_cache_bytes > 0 and resumed.model_digest == whole.model_digest
 
 
-def test_without_room_to_save_it_starts_over(
+def test_training_without_room_to_save_starts_over(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "saving_bytes", lambda job: 2**60)
@@ -147,7 +147,7 @@ def test_without_room_to_save_it_starts_over(
 
 
 @pytest.mark.slow
-def test_only_learning_afresh_forgets(home: Home, make_photos: PhotoMaker) -> None:
+def test_only_a_fresh_start_forgets_the_checkpoint(home: Home, make_photos: PhotoMaker) -> None:
     photos = make_photos("Bag", "Shirt")
     _stop_after(home, photos, 2)
     fresh = THREE_EPOCHS.model_copy(update={"fresh": True})
@@ -157,7 +157,7 @@ def test_only_learning_afresh_forgets(home: Home, make_photos: PhotoMaker) -> No
     assert home.training.exists()
 
 
-def test_a_training_that_diverged_is_not_continued(home: Home, make_photos: PhotoMaker) -> None:
+def test_training_that_diverged_is_not_continued(home: Home, make_photos: PhotoMaker) -> None:
     photos = make_photos("Bag", "Shirt")
     wild = THREE_EPOCHS.model_copy(update={"learning_rate": 1e6, "max_gradient_norm": 1e30})
     with home.lock(), pytest.raises(StoppedError):
@@ -168,7 +168,7 @@ def test_a_training_that_diverged_is_not_continued(home: Home, make_photos: Phot
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system does not tell what is mapped")
-def test_a_continued_training_keeps_nothing_of_the_checkpoint_mapped(
+def test_continued_training_keeps_nothing_of_the_checkpoint_mapped(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = make_photos("Bag", "Shirt")
@@ -225,7 +225,7 @@ def test_a_torn_save_is_cleared(home: Home) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no safetensors", b"\xff" * 100_000])
-def test_what_is_not_a_checkpoint_in_its_place_is_left_alone_and_named(
+def test_another_file_in_the_checkpoints_place_is_left_alone_and_named(
     home: Home, make_photos: PhotoMaker, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home.training.write_bytes(content)
@@ -292,7 +292,7 @@ def test_a_signal_stops_at_the_next_step(home: Home, make_photos: PhotoMaker, nu
     photos, before = make_photos("Bag", "Shirt"), home.current()
     program = (
         "import signal, sys, lwm_edge\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it\n"
         "def show(progress): print(progress.phase, flush=True)\n"
         "config = lwm_edge.IncrementConfig(recipe='lwm', epochs=10000, device='cpu')\n"
         "lwm_edge.add_classes(sys.argv[1], sys.argv[2], config, on_progress=show)\n"
@@ -310,7 +310,7 @@ def test_a_signal_stops_at_the_next_step(home: Home, make_photos: PhotoMaker, nu
     assert home.current() == before
     if number == signal.SIGINT:
         assert "StoppedError: stopped after step" in errors
-    for _ in range(100):  # killed by SIGTERM, the caller is gone first; the worker ends its step and saves
+    for _ in range(100):  # SIGTERM kills the caller first; the worker then ends its step and saves
         try:
             with home.lock():
                 break

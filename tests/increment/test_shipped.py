@@ -1,11 +1,12 @@
-"""What became of the shipped classes is judged by their statistics, and by what the vendor measured."""
+"""The shipped classes are judged by their statistics, and by the vendor's measurements."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from lwm_edge.increment.shipped import interval_around, judge_shipped
+from lwm_edge.increment import shipped
+from lwm_edge.increment.shipped import ShippedJudgement, interval_around, judge_shipped
 from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.model.bundle import RIGHT, RIGHT_SOLVED, TOTAL, empty_tensors
 
@@ -90,7 +91,7 @@ def test_an_estimate_that_may_be_far_off_is_not_shown_as_a_figure(known: ClassSt
     assert high - low > 0.4 and low < 1 / 3 < high
 
 
-def test_a_class_that_a_new_one_is_like_is_named_with_what_it_lost(known: ClassStatistics) -> None:
+def test_a_class_that_a_new_one_resembles_is_named_with_its_loss(known: ClassStatistics) -> None:
     statistics = with_new_class(known, CENTRES[1] + 0.02)
     found = judge_shipped(
         known,
@@ -142,7 +143,28 @@ def test_the_interval_widens_with_fewer_photos_and_a_larger_drop() -> None:
     assert interval_around(1.0, 1.0, 5)[1] == 1.0 and interval_around(0.0, 0.5, 5)[0] == 0.0
 
 
-def test_one_class_alone_says_nothing_of_what_it_may_lose(known: ClassStatistics) -> None:
+def test_a_later_increment_takes_the_shipped_classes_part_of_the_solved_head(
+    known: ClassStatistics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Solving again takes the most memory of an increment, and gives the same decisions."""
+    before = with_new_class(known, CENTRES[3])
+    features = CENTRES[2] * 2 + np.random.default_rng(3).normal(size=(30, 8))
+    now = before.with_photos(features, np.full(30, 4))
+    heads = before.solve_head(4), now.solve_head(5)
+
+    def judge() -> ShippedJudgement:
+        given = measured(38, 38, 38)
+        return judge_shipped(before, now, *heads, given, NAMES, new_right=0.9, solved=True, is_first=False)
+
+    taken = judge()
+    monkeypatch.setattr(shipped, "is_solved", lambda weight, statistics: False)
+    assert judge() == taken
+    monkeypatch.undo()
+    monkeypatch.setattr(ClassStatistics, "solve_head", None)
+    assert judge() == taken
+
+
+def test_nothing_is_estimated_from_a_single_class(known: ClassStatistics) -> None:
     """A single class is always recognised, whatever its spread, so nothing can be calibrated."""
     statistics = with_new_class(known, CENTRES[3])
     heads = known.solve_head(1), statistics.solve_head(4)
@@ -153,7 +175,7 @@ def test_one_class_alone_says_nothing_of_what_it_may_lose(known: ClassStatistics
 
 
 @pytest.mark.parametrize(("new_right", "compared"), [(0.99, -1), (0.2, 1)])
-def test_how_often_new_classes_are_recognised_corrects_what_the_shipped_ones_lose(
+def test_the_estimated_loss_is_corrected_by_how_often_new_classes_are_recognised(
     known: ClassStatistics, new_right: float, compared: int
 ) -> None:
     statistics = with_new_class(known, CENTRES[1] + 0.4)

@@ -1,4 +1,4 @@
-"""Progress is reported photo by photo, and a stop is heeded between two photos; the home stays as it was."""
+"""Progress is reported for each photo, a stop takes effect between photos, and the home stays as it was."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def _add(home: Home, photos: Path, config: IncrementConfig, seen: list[Progress]
 @pytest.mark.parametrize(
     ("recipe", "passes"),
     [
-        ("lda", {"features": 16, "evaluate": 8}),
-        ("lwm", {"features": 2 * 12 + 2 * 4, "evaluate": 3, "train": 1}),
+        ("lda", {"plan": 3, "features": 16, "evaluate": 8}),
+        ("lwm", {"plan": 4, "features": 2 * 12 + 2 * 4, "evaluate": 3, "train": 1}),
     ],
 )
 def test_every_photo_is_reported_before_it_is_read_and_before_a_network_sees_it(
@@ -54,7 +54,7 @@ def test_every_photo_is_reported_before_it_is_read_and_before_a_network_sees_it(
     seen: list[Progress] = []
     _add(home, make_photos("Bag", "Shirt"), QUICK.model_copy(update={"recipe": recipe}), seen)
     assert all(p.total > 1 or p.expected_seconds is not None or p.loss is not None for p in seen)
-    expected = {"photos": 16, "plan": 4, **passes, "stage": 1, "commit": 1}
+    expected = {"photos": 16, **passes, "stage": 1, "commit": 1}
     assert Counter(p.phase for p in seen) == expected
     photos = [p for p in seen if p.phase == "photos"]
     assert [(p.done, p.total) for p in photos] == [(done, 16) for done in range(16)]
@@ -110,7 +110,7 @@ def test_a_worker_that_reads_photos_stops_between_two_of_them(
     assert [p.done for p in seen] == [0, 1, 2] and {p.total for p in seen} == {60}
     assert time.monotonic() - asked[0] < 30  # it does not hang
     assert state_of(home.path) == before
-    with home.lock():  # nobody holds it any more
+    with home.lock():  # nobody else holds the lock any more
         pass
 
 
@@ -153,7 +153,7 @@ def test_the_message_says_what_was_going_on_when_the_stop_came() -> None:
     for step in steps:
         report(step)
     stopping.append(True)
-    report(steps[-1])  # training looks for a stop by itself
+    report(steps[-1])  # training itself checks whether to stop
     for phase, words in {
         "features": "stopped while running the network on the photos, after the training; the model is",
         "evaluate": "stopped while evaluating, after the training",
@@ -220,7 +220,7 @@ def test_evaluating_reports_each_photo_twice_and_can_be_ended(home: Home) -> Non
 def test_exporting_in_eight_bits_reports_each_photo_of_each_pass_and_can_be_ended(
     home: Home, tmp_path: Path
 ) -> None:
-    """ONNX Runtime's tool calls back for each photo; what the caller raises there is no error of the tool."""
+    """ONNX Runtime's tool calls back for each photo; an error in the callback is not taken for the tool's."""
     photos = DEMO_DATA / "test" / "base"
     count = len(list(photos.glob("*/*")))
     config = ExportConfig(precision="int8", photos=photos, force=True)
@@ -247,7 +247,7 @@ def test_exporting_in_eight_bits_reports_each_photo_of_each_pass_and_can_be_ende
         assert not (tmp_path / "ended.onnx").exists()
 
 
-def test_predict_shows_its_progress_on_a_terminal_alone(home: Home) -> None:
+def test_predict_shows_its_progress_only_on_a_terminal(home: Home) -> None:
     photo = DEMO_DATA / "test" / "base" / "Coat" / "000.png"
     command = [sys.executable, "-m", "lwm_edge", "predict", str(photo), "--home", str(home.path)]
     for terminal, shown in (("1", True), ("", False)):

@@ -1,4 +1,4 @@
-"""The receipt says what an owner waited for, from the command's start on, and what each part took."""
+"""The receipt says how long the owner waited since the command's start, and how long each part took."""
 
 from __future__ import annotations
 

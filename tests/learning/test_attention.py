@@ -46,7 +46,7 @@ def test_equals_grad_cam_in_value_and_gradient() -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_equals_grad_cam_on_every_architecture(name: str) -> None:
     network = fresh_network(name).double()
-    network.head.weight.data.abs_()  # untrained features with random signs may sum to an empty map
+    network.head.weight.data.abs_()  # with weights of random signs, the features may sum to an empty map
     images = torch.randint(
         0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )

@@ -1,4 +1,4 @@
-"""Means and a shared covariance are learnt, a head is solved from them, and they follow a moving backbone."""
+"""Class statistics are learnt from photos, give a head, and follow a backbone that training changes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lwm_edge.learning.class_statistics import ClassStatistics, FeatureMap
-from lwm_edge.learning.discriminant import shrink
+from lwm_edge.learning.discriminant import shrink, solve_shrunk, times_shrunk
 
 GENERATOR = np.random.default_rng(0)
 SPREAD = np.diag([3.0, 1.0, 0.3])
@@ -18,7 +18,7 @@ def _photos(centres: np.ndarray, count: int, first_label: int = 0) -> tuple[np.n
     return (centres[:, None] + noise).reshape(-1, 3), labels
 
 
-def test_classes_learnt_one_after_the_other_equal_all_at_once() -> None:
+def test_learning_classes_in_turn_equals_learning_all_at_once() -> None:
     features, labels = _photos(GENERATOR.normal(size=(4, 3)), 20)
     whole, parts = ClassStatistics.empty(6, 3), ClassStatistics.empty(6, 3)
     whole.learn(features, labels)
@@ -42,7 +42,7 @@ def test_statistics_of_parts_add_up_to_those_of_all() -> None:
     assert nothing.photos == 0 and not nothing.covariance.any()
 
 
-def test_by_hand() -> None:
+def test_statistics_agree_with_values_computed_by_hand() -> None:
     statistics = ClassStatistics.empty(2, 2)
     statistics.learn(np.array([[0.0, 1.0], [2.0, 1.0], [5.0, 5.0]]), np.array([0, 0, 1]))
     assert statistics.means.tolist() == [[1, 1], [5, 5]]
@@ -79,15 +79,27 @@ def test_a_logit_is_a_log_likelihood_ratio_at_a_temperature() -> None:
 
 
 @pytest.mark.parametrize("photos", [1, 5, 10_000])
-def test_few_photos_are_shrunk_more(photos: int) -> None:
+def test_a_covariance_of_few_photos_is_shrunk_more(photos: int) -> None:
     covariance = np.diag([4.0, 1.0, 1.0])
     shrunk = shrink(covariance, photos)
     assert np.trace(shrunk) == pytest.approx(6)
     assert shrunk[0, 0] == pytest.approx((photos * 4 + 3 * 2) / (photos + 3))
 
 
+@pytest.mark.parametrize("photos", [0.0, 1.0, 300.0])
+def test_the_shrunk_matrix_is_multiplied_and_solved_without_being_made(photos: float) -> None:
+    """The matrix would take as much memory as the covariance, which stays unchanged to the last bit."""
+    spread = GENERATOR.normal(size=(9, 4))
+    covariance, rows = spread.T @ spread, GENERATOR.normal(size=(3, 4))
+    before, shrunk = covariance.copy(), shrink(covariance, photos)
+    np.testing.assert_allclose(times_shrunk(rows, covariance, photos), rows @ shrunk, rtol=1e-12)
+    expected = rows @ np.linalg.inv(shrunk)
+    np.testing.assert_allclose(solve_shrunk(covariance, photos, rows), expected, rtol=1e-9)
+    assert np.array_equal(covariance, before)
+
+
 def test_a_linear_drift_is_followed() -> None:
-    """Old classes whose photos are gone end up where their features would be now."""
+    """The means of old classes, whose photos are gone, end up where their features would be now."""
     matrix = np.eye(3) + 0.3 * GENERATOR.normal(size=(3, 3))
     offset = np.array([1.0, -2.0, 0.5])
     old_features, old_labels = _photos(GENERATOR.normal(size=(2, 3)) * 3, 200)
@@ -103,7 +115,7 @@ def test_a_linear_drift_is_followed() -> None:
     assert not statistics.means[2:].any()
 
 
-def test_directions_that_no_photo_shows_stay() -> None:
+def test_directions_that_no_photo_shows_stay_as_they_are() -> None:
     before = np.zeros((10, 3))
     before[:, 0] = np.arange(10)
     after = before * [2.0, 1, 1]
@@ -112,7 +124,7 @@ def test_directions_that_no_photo_shows_stay() -> None:
     assert change.matrix[0, 0] == pytest.approx(2, abs=0.02)
 
 
-def test_tensors_and_back() -> None:
+def test_statistics_become_tensors_and_can_be_read_back() -> None:
     statistics = ClassStatistics.empty(3, 3)
     statistics.learn(*_photos(np.eye(3), 5))
     again = ClassStatistics.from_arrays(statistics.to_arrays())
@@ -121,7 +133,7 @@ def test_tensors_and_back() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 12])
-def test_the_accuracy_estimated_is_that_on_photos_of_the_same_spread(classes: int) -> None:
+def test_the_estimated_accuracy_matches_photos_of_the_same_spread(classes: int) -> None:
     """There may be fewer classes than features, or more."""
     centres = 3 * np.random.default_rng(1).normal(size=(classes, 3))
     statistics = ClassStatistics.empty(16, 3)
@@ -134,8 +146,8 @@ def test_the_accuracy_estimated_is_that_on_photos_of_the_same_spread(classes: in
     assert of_first == pytest.approx(np.mean((photos @ weight.T + bias).argmax(1)[:2000] == 0), abs=0.04)
 
 
-def test_the_spread_that_is_found_makes_the_estimate_what_was_measured() -> None:
-    """Photos that the network learnt from lie closer together, here by a factor of four in variance."""
+def test_the_spread_that_is_found_makes_the_estimate_match_the_measurement() -> None:
+    """Photos that the network learnt from lie closer together: here, their variance is a quarter."""
     centres = 2 * np.random.default_rng(1).normal(size=(5, 3))
     statistics = ClassStatistics.empty(16, 3)
     close, labels = _photos(centres, 500)
@@ -149,8 +161,8 @@ def test_the_spread_that_is_found_makes_the_estimate_what_was_measured() -> None
     assert statistics.estimate_accuracy(weight, bias, 5, spread).mean() == pytest.approx(measured, abs=0.01)
 
 
-def test_classes_of_few_photos_hold_their_own_beside_those_of_many() -> None:
-    """In many dimensions the mean of a few photos is far off; the bias makes up for the cost to its class."""
+def test_classes_with_few_photos_do_not_lose_to_classes_with_many() -> None:
+    """In many dimensions, the mean of a few photos is far from the true mean; the bias makes up for that."""
     d, chance = 120, np.random.default_rng(7)
     counts = {0: 400, 1: 400, 2: 4, 3: 4}
     centres = chance.normal(size=(4, d)) * 0.35
@@ -172,7 +184,7 @@ def test_classes_of_few_photos_hold_their_own_beside_those_of_many() -> None:
     assert corrected.mean() > uncorrected.mean() + 0.02 and np.ptp(corrected) < np.ptp(uncorrected)
 
 
-def test_with_equal_numbers_of_photos_the_bias_is_the_discriminants_own() -> None:
+def test_with_equal_numbers_of_photos_the_bias_needs_no_correction() -> None:
     statistics = ClassStatistics.empty(3, 3)
     statistics.learn(*_photos(GENERATOR.normal(size=(3, 3)), 50))
     more = statistics.copy()
@@ -181,7 +193,7 @@ def test_with_equal_numbers_of_photos_the_bias_is_the_discriminants_own() -> Non
         np.testing.assert_allclose(ours, theirs, atol=1e-12)
 
 
-def test_a_class_that_is_learnt_again_gets_the_mean_of_the_later_photos() -> None:
+def test_a_class_that_is_learnt_again_has_the_mean_of_the_later_photos() -> None:
     first, labels = _photos(GENERATOR.normal(size=(2, 3)), 20)
     later, later_labels = _photos(GENERATOR.normal(size=(2, 3)), 10)
     statistics = ClassStatistics.empty(2, 3).with_photos(first, labels)
@@ -189,7 +201,7 @@ def test_a_class_that_is_learnt_again_gets_the_mean_of_the_later_photos() -> Non
     for label in range(2):
         np.testing.assert_allclose(again.means[label], later[later_labels == label].mean(0))
     assert again.counts.tolist() == [10, 10] and again.photos == 60 and statistics.photos == 40
-    scatter = sum(  # each group around its own mean
+    scatter = sum(  # each group is centred on its own mean
         (f[y == label] - f[y == label].mean(0)).T @ (f[y == label] - f[y == label].mean(0))
         for f, y in ((first, labels), (later, later_labels))
         for label in range(2)
@@ -197,7 +209,7 @@ def test_a_class_that_is_learnt_again_gets_the_mean_of_the_later_photos() -> Non
     np.testing.assert_allclose(again.covariance, scatter / 60)
 
 
-def test_further_photos_are_learnt_as_if_they_had_come_with_the_earlier_ones() -> None:
+def test_further_photos_are_learnt_as_if_together_with_the_earlier_ones() -> None:
     features, labels = _photos(GENERATOR.normal(size=(3, 3)), 30)
     whole = ClassStatistics.empty(4, 3).with_photos(features, labels)
     first = np.arange(len(labels)) % 3 > 0

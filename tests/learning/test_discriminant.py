@@ -1,4 +1,4 @@
-"""The head is the linear discriminant, and heads without some photos follow from one solution."""
+"""The head is the linear discriminant, and heads without some photos follow from the same solution."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def drawn(photos: int) -> tuple[ClassStatistics, Features, Labels]:
 
 @pytest.mark.parametrize("photos", [EACH, 40], ids=["updated solution", "many photos"])
 @pytest.mark.parametrize("left_out", ["every third", "one photo", "all but one of a class"])
-def test_leaving_photos_out_is_solving_without_them(photos: int, left_out: str) -> None:
-    """It is the same head, except for the shrinkage and the temperature, which stay those of all photos."""
+def test_leaving_photos_out_equals_solving_without_them(photos: int, left_out: str) -> None:
+    """The head is the same, except that shrinkage and temperature remain those of all photos."""
     known, features, labels = drawn(photos)
     out = np.arange(len(labels)) % 3 == 0
     if left_out != "every third":
@@ -53,7 +53,7 @@ def expected(statistics: ClassStatistics, of_all: Discriminant, ridge: float, ph
     return logits
 
 
-def test_a_class_of_one_photo_is_not_recognised_without_it() -> None:
+def test_a_class_of_one_photo_is_not_recognised_without_that_photo() -> None:
     known, features, labels = drawn(EACH)
     few = labels[: EACH + 1]  # a whole class, and one photo of the next
     classes = KNOWN + 2
@@ -76,7 +76,7 @@ def test_five_folds_leave_each_photo_out_once(photos: int) -> None:
     assert (logits.argmax(1) == labels).mean() > 0.9
 
 
-def test_a_photo_that_was_learnt_looks_better_than_it_is() -> None:
+def test_learnt_photos_are_recognised_more_often_than_photos_left_out() -> None:
     generator = np.random.default_rng(2)
     noise, labels = generator.normal(size=(60, D)), np.repeat([0, 1, 2], 20)
     solved = ClassStatistics.empty(3, D).with_photos(noise, labels).discriminant(3, noise, labels)

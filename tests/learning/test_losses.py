@@ -1,4 +1,4 @@
-"""Each term agrees with values computed by hand, and keeps within its bounds."""
+"""Each term agrees with values computed by hand, and stays within its bounds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _log_sigmoid(x: float) -> float:
 def test_classification_loss_by_hand() -> None:
     logits = torch.tensor([[5.0, 1.0, -2.0], [5.0, 0.5, 3.0]])  # one base class, two new ones
     labels = torch.tensor([1, 2])
-    first = -_log_sigmoid(1.0) - _log_sigmoid(2.0)  # the label's output up, the other's down
+    first = -_log_sigmoid(1.0) - _log_sigmoid(2.0)  # raises the label's output, and lowers the other one
     second = -_log_sigmoid(-0.5) - _log_sigmoid(3.0)
     assert classification_loss(logits, labels, 1, "sigmoid").item() == pytest.approx((first + second) / 2)
 
@@ -31,7 +31,7 @@ def test_softmax_classification_loss_by_hand() -> None:
     assert classification_loss(logits, torch.tensor([2]), 1, "softmax").item() == pytest.approx(expected)
 
 
-def test_sigmoid_classification_leaves_base_outputs_alone() -> None:
+def test_the_sigmoid_classification_loss_ignores_base_outputs() -> None:
     logits = torch.randn(4, 5, requires_grad=True)
     classification_loss(logits, torch.tensor([3, 4, 3, 4]), 3, "sigmoid").backward()
     assert logits.grad is not None

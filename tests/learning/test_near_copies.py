@@ -1,4 +1,4 @@
-"""Photos that are nearly copies are told from different photos of one class, whatever the network's scale."""
+"""Near-copies are told apart from different photos of a class, whatever the scale of the features."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_many_photos_are_compared_in_parts() -> None:
     assert count_near_copies(features, labels, known(1.0)) == {0: (300, 300)}
 
 
-def test_a_film_that_goes_round_a_thing_has_pictures_that_differ() -> None:
-    """Each picture is nearly the same as the one before, but those far apart are as different as any two."""
+def test_a_film_that_goes_round_an_object_has_pictures_that_differ() -> None:
+    """Each picture is nearly the same as the one before, but distant pictures differ like any two photos."""
     turn = np.linspace(0, 2 * np.pi, 60, endpoint=False)[:, None]
     film = np.zeros((60, D))
     film[:, :2] = np.sqrt(D / 2) * np.concatenate([np.cos(turn), np.sin(turn)], axis=1)
@@ -45,6 +45,6 @@ def test_a_film_that_goes_round_a_thing_has_pictures_that_differ() -> None:
     assert found.copies == 59 and found.different >= 10
 
 
-def test_without_statistics_nothing_is_said() -> None:
+def test_nothing_is_counted_without_statistics() -> None:
     features, labels = np.zeros((5, D)), np.zeros(5, dtype=np.int64)
     assert count_near_copies(features, labels, ClassStatistics.empty(8, D)) == {}

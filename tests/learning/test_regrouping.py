@@ -45,7 +45,7 @@ def test_merged_classes_equal_all_photos_under_one_name(seed: int, counts: list[
     assert np.abs(logits - expected).max() <= 1e-6 * np.abs(expected).max()
 
 
-def test_a_class_without_photos_leaves_another_as_it_was() -> None:
+def test_merging_a_class_without_photos_changes_nothing() -> None:
     statistics = _learnt(*_photos(0, [5, 7]))
     before = statistics.copy()
     merge_classes(statistics, 3, 0)
@@ -57,8 +57,8 @@ def test_a_class_without_photos_leaves_another_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("removed", [None, 0, 2])
-def test_a_solved_head_is_told_from_a_trained_one(removed: int | None) -> None:
-    """Removing a row changes a head's scale and centre, but the head still follows from the statistics."""
+def test_a_solved_head_is_told_apart_from_a_trained_one(removed: int | None) -> None:
+    """A head counts as solved even after a row was removed, which changes its scale and its centre."""
     statistics = _learnt(*_photos(1, [20, 30, 10, 20]))
     weight, _ = statistics.solve_head(4)
     trained = np.random.default_rng(2).normal(size=weight.shape) * weight.std()

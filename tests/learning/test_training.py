@@ -1,4 +1,4 @@
-"""These tests check in the loop what every public implementation of LwM gets wrong."""
+"""The training loop gets right what every public implementation of LwM gets wrong."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_the_teacher_is_byte_identical_afterwards() -> None:
     assert not _equal(before, {name: tensor for name, tensor in _tensors(student).items() if name in before})
 
 
-def test_batch_norm_statistics_stay() -> None:
+def test_batch_norm_statistics_do_not_change() -> None:
     teacher, student, _ = _train()
     assert _equal(dict(teacher.named_buffers()), dict(student.named_buffers()))
 
@@ -177,18 +177,18 @@ def test_progress_counts_every_step() -> None:
     assert [p.done for p in seen] == [1, 2] and {p.total for p in seen} == {2} and report.steps == 2
 
 
-def test_a_diverging_training_is_refused() -> None:
+def test_diverging_training_is_refused() -> None:
     with pytest.raises(GateError, match="learning rate"):
         _train(QUICK.model_copy(update={"learning_rate": 1e6, "max_gradient_norm": 1e30, "epochs": 3}))
 
 
-def test_a_diverging_head_is_named() -> None:
+def test_the_head_learning_rate_is_named_if_training_diverges() -> None:
     wild = {"head_learning_rate": 1e38, "max_gradient_norm": 1e30, "epochs": 3}
     with pytest.raises(GateError, match=r"below 0\.01 and a head_learning_rate below 1e\+38"):
         _train(QUICK.model_copy(update=wild))
 
 
-def test_weights_that_the_last_update_made_infinite_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_the_last_update_made_infinite_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     accumulate = accumulate_gradients
 
     def huge(student: Network, *batch_and_how: Any) -> Any:
@@ -202,7 +202,7 @@ def test_weights_that_the_last_update_made_infinite_are_named(monkeypatch: pytes
         _train(QUICK.model_copy(update=wild))
 
 
-def test_an_update_is_no_longer_than_the_gradients_limit() -> None:
+def test_the_limit_on_the_gradients_limits_the_length_of_an_update() -> None:
     config = QUICK.model_copy(update={"batch_size": 64, "momentum": 0.0, "max_gradient_norm": 0.5})
     teacher, student, report = _train(config)
     moved = [
@@ -213,7 +213,7 @@ def test_an_update_is_no_longer_than_the_gradients_limit() -> None:
     assert 0 < torch.stack(moved).sum().sqrt().item() <= 0.5 * RECIPES["lwm"].learning_rate * 1.001
 
 
-def test_the_head_has_a_learning_rate_of_its_own() -> None:
+def test_the_head_can_have_a_separate_learning_rate() -> None:
     one_step = QUICK.model_copy(update={"batch_size": 64, "momentum": 0.0})
     _, before = teacher_and_student()
     _, as_the_rest, _ = _train(one_step)
@@ -224,7 +224,7 @@ def test_the_head_has_a_learning_rate_of_its_own() -> None:
     assert _equal(_tensors(faster.backbone), _tensors(as_the_rest.backbone))  # type: ignore[arg-type]
 
 
-def test_the_heads_learning_rate_is_that_of_all_unless_set() -> None:
+def test_unless_set_the_heads_learning_rate_is_the_general_one() -> None:
     rates = [
         RECIPES["lwm"].adjusted(IncrementConfig(recipe="lwm", **given)).head_learning_rate
         for given in ({}, {"learning_rate": 0.5}, {"learning_rate": 0.5, "head_learning_rate": 0.25})
@@ -242,7 +242,7 @@ def test_a_solved_head_is_not_trained() -> None:
     assert not torch.equal(next(student.backbone.parameters()), first)
 
 
-def test_eval_mode_and_no_gradients_afterwards() -> None:
+def test_networks_are_in_eval_mode_without_gradients_afterwards() -> None:
     teacher, student, _ = _train()
     networks: list[Callable[[], object]] = [teacher.parameters, student.parameters]
     assert not any(p.requires_grad for parameters in networks for p in parameters())  # type: ignore[attr-defined]
@@ -314,7 +314,7 @@ IN_BFLOAT16 = replace(PACE, precision="bfloat16")
 
 
 class SlowPhotos(PhotoSet):
-    """Holds photos whose reading never ends, unless somebody ends it."""
+    """Holds photos that take for ever to read, unless the reader stops."""
 
     def load(self, indices, epoch=None, report=None):  # type: ignore[no-untyped-def]
         while True:
@@ -322,8 +322,8 @@ class SlowPhotos(PhotoSet):
             report.again()
 
 
-def test_a_stop_is_heeded_while_photos_are_waited_for() -> None:
-    """The training is saved as it stands, and no photo is read that nobody needs."""
+def test_training_can_be_stopped_while_it_waits_for_photos() -> None:
+    """The current state is handed over to be saved, and no further photos are read."""
     ready = photo_set("1", count=12, first_label=6)
     slow = SlowPhotos(ready.photos, ready.preprocessing, ready.cache)
     teacher, student = teacher_and_student()
@@ -419,7 +419,7 @@ def test_recomputed_blocks_compute_in_reduced_precision_both_times() -> None:
     assert distance(kept, recomputed) < 0.01 * distance(kept, exact)
 
 
-def test_maps_lie_in_memory_as_convolutions_read_them() -> None:
+def test_maps_are_stored_in_the_order_in_which_convolutions_read_them() -> None:
     _, student = teacher_and_student()
     images, _ = batch_of(photo_set("1", first_label=6))
     for precision in ("float32", "bfloat16"):
@@ -460,7 +460,7 @@ def test_kept_outputs_of_frozen_blocks_give_the_same_student(
         torch.testing.assert_close(with_kept[name], without[name], rtol=0, atol=rounding)
 
 
-def test_frozen_blocks_run_once_for_both() -> None:
+def test_frozen_blocks_run_once_for_student_and_teacher() -> None:
     teacher, _ = teacher_and_student()
     teacher.freeze(4)
     student = teacher.student(trains=True)

@@ -1,4 +1,4 @@
-"""What ONNX Runtime makes of images is what the vendor's torch made of them; any other engine is refused."""
+"""ONNX Runtime computes the same from images as the vendor's torch; an engine that does not is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lwm_edge import BaseConfig, build_base
 from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 from lwm_edge.errors import ExportError, ParityError
 from lwm_edge.learning.class_statistics import ClassStatistics
-from lwm_edge.learning.running import Runs, observe
+from lwm_edge.learning.running import FeatureExtractor, observe
 from lwm_edge.model.backbone import Backbone
 from lwm_edge.model.bundle import PROBE, Bundle, open_bundle, save_bundle
 from lwm_edge.model.loading import load_network
@@ -24,8 +24,10 @@ BUNDLE = open_bundle(BASE_BUNDLE)
 GROCERY = ROOT.parent / "shared" / "data" / "grocery" / "train"
 
 
-def grown(bundle: Bundle, runs: Runs, photos: PhotoSet) -> tuple[ClassStatistics, np.ndarray, np.ndarray]:
-    """Learns photos of new classes; returns the statistics, the head's logits of the photos, and features."""
+def grown(
+    bundle: Bundle, runs: FeatureExtractor, photos: PhotoSet
+) -> tuple[ClassStatistics, np.ndarray, np.ndarray]:
+    """Learns photos of new classes; returns the statistics, and the logits and features of the photos."""
     features, labels = observe(runs, photos, 4).head_inputs, np.array(photos.labels)
     statistics = ClassStatistics.from_bundle(bundle)
     statistics.learn(features, labels)
@@ -53,13 +55,13 @@ def assert_same(bundle: Bundle, photos: PhotoSet) -> None:
     assert np.abs(of_torch.covariance - of_runtime.covariance).max() <= 1e-5 * scale**2
 
 
-def test_heads_statistics_and_predictions_are_those_of_torch() -> None:
+def test_statistics_logits_and_predictions_are_those_of_torch() -> None:
     assert_same(BUNDLE, new_photos(BUNDLE, DEMO_DATA / "train" / "1"))
 
 
 @pytest.mark.extended
 @pytest.mark.skipif(not GROCERY.is_dir(), reason="the photos of groceries are not here")
-def test_on_photos_of_groceries_they_are_those_of_torch_too(tmp_path: Path) -> None:
+def test_the_same_holds_for_photos_of_groceries(tmp_path: Path) -> None:
     folders = sorted(path for path in GROCERY.iterdir() if len(list(path.iterdir())) >= 30)
     for name, some in (("base", folders[:6]), ("new", folders[6:10])):
         for folder in some:
@@ -82,7 +84,7 @@ def test_an_engine_that_computes_something_else_learns_nothing(tmp_path: Path) -
         Backbone(other)
 
 
-def test_a_graph_that_cannot_be_run_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_that_cannot_be_run_is_an_error_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(content: bytes) -> object:
         raise RuntimeError("no kernel for this operator")
 

@@ -70,7 +70,7 @@ def test_training_a_copy_leaves_the_mapped_tensors_alone(bundle: Bundle) -> None
     assert {p.data_ptr() for p in frozen.parameters()}.isdisjoint(p.data_ptr() for p in copied.parameters())
 
 
-def test_its_length_never_changes(bundle: Bundle, tmp_path: Path) -> None:
+def test_the_length_of_a_bundle_never_changes(bundle: Bundle, tmp_path: Path) -> None:
     names = tuple(f"{i:02d} {'x' * 61}" for i in range(bundle.manifest.capacity))
     full = bundle.manifest.model_copy(update={"class_names": names, "increment_count": 10**9})
     save_bundle(tmp_path / "full.lwm", bundle.arrays(), full)
@@ -169,7 +169,7 @@ def test_values_after_the_last_class(bundle: Bundle) -> None:
         ("statistics.counts", 31, 1, "statistics.counts has values beyond the last class"),
     ],
 )
-def test_counts_that_cannot_be(bundle: Bundle, name: str, at: Any, value: int, problem: str) -> None:
+def test_impossible_counts_are_refused(bundle: Bundle, name: str, at: Any, value: int, problem: str) -> None:
     arrays = bundle.arrays()
     arrays[name][at] = value
     block = _changed_manifest(bundle, tensors_digest=tensors_digest(arrays))
@@ -222,5 +222,5 @@ def test_mutated_bytes_give_only_bundle_errors(
         opened = open_bundle(path)
     except BundleError:
         return
-    # only what no digest covers may differ: the measured figures in the manifest's ledger
+    # only figures outside the model digest may differ: those measured on the device, in the manifest
     assert opened.manifest.model_digest == open_bundle(BASE_BUNDLE).manifest.model_digest

@@ -1,4 +1,4 @@
-"""The classifier says what it cannot load, takes photos in any form, and knows of a newer model."""
+"""The classifier says why it cannot load a file, takes photos in any form, and notices a newer model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.folders import DEMO_DATA
 PHOTO = DEMO_DATA / "test" / "base" / "Coat" / "000.png"
 
 
-def test_what_is_no_file_is_called_what_it_is(tmp_path: Path) -> None:
+def test_a_path_that_is_no_file_is_refused_with_its_kind(tmp_path: Path) -> None:
     with pytest.raises(
         ExportError, match=r"is a folder; give the ONNX file, such as HOME/current/classifier"
     ):
@@ -54,7 +54,7 @@ def test_photos_in_memory_are_classified_as_their_files_are(home: Home) -> None:
     assert only.probabilities == of_file.probabilities
 
 
-def test_arrays_of_any_size_and_a_bad_photo_among_good_ones(home: Home) -> None:
+def test_arrays_of_any_size_are_classified_even_if_other_photos_are_bad(home: Home) -> None:
     rng = np.random.default_rng(0)
     shapes: list[tuple[int, ...]] = [(9, 9), (300, 20, 3), (50, 70, 4), (28, 28, 1)]
     photos: list[Any] = [rng.integers(0, 256, shape, np.uint8) for shape in shapes]
@@ -78,13 +78,13 @@ def test_arrays_of_any_size_and_a_bad_photo_among_good_ones(home: Home) -> None:
         (Image.new("F", (3, 3)), "mode 'F'"),
     ],
 )
-def test_a_wrong_type_is_told_what_is_taken(home: Home, photo: Any, words: str) -> None:
+def test_a_wrong_type_is_refused_with_the_right_types(home: Home, photo: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Classifier(home.onnx).classify(photo)
 
 
 @pytest.mark.parametrize("wrong", [5, None, ["x"], b"x"])
-def test_what_is_no_path_is_refused_by_every_function(home: Home, wrong: Any) -> None:
+def test_every_function_refuses_an_object_that_is_no_path(home: Home, wrong: Any) -> None:
     calls: list[Any] = [lambda: info(wrong), lambda: open_home(wrong), lambda: evaluate(home, wrong)]
     if not isinstance(wrong, bytes):
         calls.append(lambda: Classifier(wrong))
@@ -93,7 +93,7 @@ def test_what_is_no_path_is_refused_by_every_function(home: Home, wrong: Any) ->
             call()
 
 
-def test_a_path_with_nul_is_no_path_of_a_file(home: Home) -> None:
+def test_a_path_with_a_nul_character_is_refused(home: Home) -> None:
     with pytest.raises(ExportError, match="does not exist"):
         Classifier("\0")
     with pytest.raises((ConfigError, HomeError)):
@@ -104,7 +104,7 @@ def test_a_path_with_nul_is_no_path_of_a_file(home: Home) -> None:
         Classifier(home.onnx).classify(PHOTO, 0)
 
 
-def test_a_classifier_knows_of_a_newer_model_and_loads_it(home: Home, tmp_path: Path) -> None:
+def test_a_classifier_notices_a_newer_model_and_loads_it(home: Home, tmp_path: Path) -> None:
     classifier = Classifier(home.onnx)
     assert not classifier.stale
     rename_class(home, "Coat", "Mantel")
@@ -119,7 +119,7 @@ def test_a_classifier_knows_of_a_newer_model_and_loads_it(home: Home, tmp_path: 
     copy.write_bytes(b"damaged")
     with pytest.raises(ExportError):
         of_copy.reload()
-    assert of_copy.classify(PHOTO)[0].class_names[0] == "Mantel"  # it stays as it was
+    assert of_copy.classify(PHOTO)[0].class_names[0] == "Mantel"  # the failed reload changed nothing
     copy.unlink()
     assert not of_copy.stale
     of_bytes = Classifier(home.onnx.read_bytes())

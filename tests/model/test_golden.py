@@ -1,6 +1,6 @@
-"""Bundles that were shipped stay readable, and compute what they computed.
+"""Bundles that were shipped stay readable, and their predictions stay the same.
 
-From the first release on, golden files are never remade.
+From the first release on, golden files are never replaced.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GOLDEN = [
 
 
 @pytest.mark.parametrize(("name", "digest", "levels"), GOLDEN)
-def test_version_2_opens_and_is_what_it_was(name: str, digest: str, levels: Levels | None) -> None:
+def test_version_2_opens_with_the_same_manifest(name: str, digest: str, levels: Levels | None) -> None:
     manifest = open_bundle(FOLDER / name).manifest
     assert manifest.schema_version == 2 and manifest.bundle_bytes == (FOLDER / name).stat().st_size
     assert manifest.model_digest == digest and manifest.levels == levels
@@ -37,7 +37,7 @@ def test_version_2_opens_and_is_what_it_was(name: str, digest: str, levels: Leve
 
 @pytest.mark.parametrize("name", [name for name, _, _ in GOLDEN])
 @pytest.mark.parametrize("recipe", ["lwm", "lda"])
-def test_version_2_predicts_what_it_predicted_and_learns(
+def test_version_2_predicts_the_same_and_learns(
     name: str, recipe: str, tmp_path: Path, make_photos: PhotoMaker
 ) -> None:
     init_home(FOLDER / name, tmp_path / "home")

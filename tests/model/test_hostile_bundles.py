@@ -62,12 +62,12 @@ HOSTILE_NAMES = (
 )  # fmt: skip
 FLOATS = ("backbone.weight", "head.weight", "head.bias", MEANS, COVARIANCE, PHOTOS, COUNTS, PROBE)
 Content = bytes
-Case = tuple[str, Content, bool]  # how it was made, the file, whether it may be whole after all
+Case = tuple[str, Content, bool]  # how the file was made, its content, whether it may be sound all the same
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Makes a sound bundle, so small that opening it ten thousand times is quick."""
+    """Makes a sound bundle that is so small that it can be opened ten thousand times in a short time."""
     generator = np.random.default_rng(0)
     arrays: dict[str, NDArray[Any]] = {
         "backbone.weight": generator.normal(size=(2, 3)).astype(np.float32),
@@ -147,7 +147,7 @@ def manifests_changed(bundle: Bundle, draw: random.Random) -> Iterator[Case]:
     original = json.loads(manifests.encode(bundle.manifest).rstrip(b"\0"))
     same = copy.deepcopy(original)
     with_manifest(tensors, same, original)
-    assert same["model_digest"] == original["model_digest"]  # so it fits what is changed, too
+    assert same["model_digest"] == original["model_digest"]  # so this is how a manifest computes it
     for _ in range(2000):
         content = copy.deepcopy(original)
         inside: Any = content
@@ -161,7 +161,7 @@ def manifests_changed(bundle: Bundle, draw: random.Random) -> Iterator[Case]:
 
 
 def with_manifest(tensors: dict[str, Any], content: dict[str, Any], original: dict[str, Any]) -> Content:
-    """Makes the bundle with another manifest, its digest made to match so that deeper checks are reached."""
+    """Makes the bundle with another manifest, and corrects its digest so that later checks are reached."""
     if content.get("model_digest") == original["model_digest"]:
         parts = ("class_names", "preprocessing", "levels", *VENDOR_FIELDS)
         identity = {name: content[name] for name in parts if name in content}
@@ -226,7 +226,7 @@ def test_ten_thousand_mutated_bundles_give_only_bundle_errors(small: Bundle, tmp
         for kind in KINDS:
             for name, content, may_be_whole in kind(small, random.Random(0)):
                 tried[name] += 1
-                path.unlink(missing_ok=True)  # a file that is written over waits for the disk
+                path.unlink(missing_ok=True)  # overwriting a file would wait for the disk
                 path.write_bytes(content)
                 with no_hang():
                     whole[name] += opens(path, small, may_be_whole or "changed" in name)
@@ -238,7 +238,7 @@ def test_ten_thousand_mutated_bundles_give_only_bundle_errors(small: Bundle, tmp
 
 
 def opens(path: Path, original: Bundle, may_open: bool) -> bool:
-    """Tells whether a file opens; checks that it is sound, or that the refusal can be shown."""
+    """Tells whether a file opens; checks that it is then sound, and that a refusal is printable."""
     try:
         opened = open_bundle(path)
     except BundleError as error:
@@ -288,7 +288,7 @@ def test_a_file_that_declares_a_huge_tensor_takes_no_memory(
 @pytest.mark.parametrize("header_bytes", [5 * 2**20, 99 * 2**20, 2**32, 2**63])
 def test_a_huge_header_is_not_read(tmp_path: Path, header_bytes: int) -> None:
     sparse(tmp_path / "huge.lwm", header_bytes.to_bytes(8, "little") + b"{", min(header_bytes + 100, 2**27))
-    with memory_bound(16 * 2**20), pytest.raises(BundleError, match="declares more than any bundle has"):
+    with memory_bound(16 * 2**20), pytest.raises(BundleError, match="declares more data than any bundle has"):
         open_bundle(tmp_path / "huge.lwm")
 
 
@@ -299,7 +299,7 @@ def test_a_header_of_many_tiny_tensors_is_refused_within_bounds(tmp_path: Path) 
         open_bundle(tmp_path / "many.lwm")
 
 
-def test_what_is_not_a_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.lwm")
     (tmp_path / "loop.lwm").symlink_to("loop.lwm")
     (tmp_path / "folder.lwm").mkdir()
@@ -361,7 +361,7 @@ def test_a_mutated_onnx_file_predicts_or_says_so(home: Home) -> None:
     onnx, draw = home.current().onnx, random.Random(0)
     photo = DEMO_DATA / "test" / "base" / "Trouser" / "000.png"
     content, refused = onnx.read_bytes(), 0
-    weights = content.index(b"backbone")  # half of the changes come before the weights, where the graph is
+    weights = content.index(b"backbone")  # half of the changes are before the weights, in the graph
     with memory_bound(256 * 2**20):
         for number in range(ONNX_FILES):
             start = damaged(content[: weights + 40_000], draw) + content[weights + 40_000 :]

@@ -1,4 +1,4 @@
-"""How often classes were recognised when a device learnt them stands in the manifest, in bounded space."""
+"""The manifest records how often classes were recognised when a device learnt them, in bounded space."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def test_figures_follow_their_classes() -> None:
         Judged(2, 1, 9),
         KNOWN[2],
     )
-    assert with_judged(KNOWN, [Judged(2, 0, 0)]) == (KNOWN[0], KNOWN[2])  # what was not judged has no figure
+    assert with_judged(KNOWN, [Judged(2, 0, 0)]) == (KNOWN[0], KNOWN[2])  # no photo was judged, so no figure
 
 
-def test_they_are_outside_the_digest_and_change_no_length() -> None:
+def test_figures_are_outside_the_digest_and_change_no_length() -> None:
     without = manifest(increment_count=1)
     having = manifest(increment_count=1, judged=KNOWN[:1])
     assert having.model_digest == without.model_digest and having != without
     assert len(encode(having)) == len(encode(without))
     assert decode(encode(having), "here") == having
-    older = json.loads(decode_text(encode(without)))  # as a release wrote it that kept no figures
+    older = json.loads(decode_text(encode(without)))  # as written by a release that kept no figures
     del older["judged"]
     text = json.dumps(older, separators=(",", ":")).encode()
     assert decode(text.ljust(encoded_length(8), b"\0"), "here").judged == ()
@@ -43,7 +43,7 @@ def test_they_are_outside_the_digest_and_change_no_length() -> None:
 @pytest.mark.parametrize(
     ("judged", "problem"),
     [
-        ([[2, 0, 1]], "a class that is not there"),
+        ([[2, 0, 1]], "a class that does not exist"),
         ([[1, 0, 1], [0, 0, 1]], "not in ascending order"),
         ([[1, 0, 1], [1, 0, 1]], "not in ascending order"),
         ([[1, 2, 1]], "more photos were recognised than were judged"),
@@ -54,7 +54,7 @@ def test_they_are_outside_the_digest_and_change_no_length() -> None:
         ([{"class_index": 1, "right": 1, "photos": 1}], "another order or form"),
     ],
 )
-def test_figures_that_cannot_be_are_refused(judged: Any, problem: str) -> None:
+def test_impossible_figures_are_refused(judged: Any, problem: str) -> None:
     content = json.loads(decode_text(encode(manifest(increment_count=1)))) | {"judged": judged}
     content = {name: content[name] for name in json.loads(decode_text(encode(manifest())))}
     text = json.dumps(content, separators=(",", ":")).encode()
@@ -63,6 +63,6 @@ def test_figures_that_cannot_be_are_refused(judged: Any, problem: str) -> None:
     assert problem in str(refused.value)
 
 
-def test_a_base_has_none() -> None:
+def test_a_base_has_no_figures() -> None:
     with pytest.raises(ValueError, match="nothing has been changed yet"):
         manifest(judged=KNOWN[:1])

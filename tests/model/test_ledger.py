@@ -1,4 +1,4 @@
-"""The ledger takes constant space, and an edit of any figure is found."""
+"""The ledger takes constant space, and an edited figure is always found."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.model.test_manifest import entry
 from tests.support.manifests import manifest
 
 LARGEST = 2**53 - 1
-CUSTODY_BYTES = 5 * 1024  # left for a record that a vendor may add
+CUSTODY_BYTES = 5 * 1024  # left for a custody record, which a vendor may add
 
 
 def grown(increments: int, ledger: Ledger | None = None) -> Ledger:
@@ -71,13 +71,13 @@ def test_a_ledger_without_chain_of_an_older_release_is_accepted_and_chained_from
     assert chained.head and chained.problems() == []
 
 
-def test_what_was_not_measured_changes_no_link() -> None:
+def test_a_figure_that_was_not_measured_changes_no_link() -> None:
     with_none = Ledger().with_entry(entry(0, peak_cuda_bytes=None))
     assert with_none.head == Ledger().with_entry(entry(0)).head
     assert with_none.head != Ledger().with_entry(entry(0, peak_cuda_bytes=0)).head
 
 
-def test_the_maximum_of_what_was_measured_at_times() -> None:
+def test_the_maximum_of_figures_that_were_only_sometimes_measured() -> None:
     ledger = Ledger().with_entry(entry(0, images_alive=3)).with_entry(entry(1, labels_bytes=5))
     assert ledger.maximum == entry(1, images_alive=3, labels_bytes=5)
 

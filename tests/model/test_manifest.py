@@ -1,4 +1,4 @@
-"""The manifest is a block of fixed length that reads back as written or is refused with a BundleError."""
+"""The manifest is a block of fixed length, which is read as it was written or refused with a BundleError."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def refusal(content: bytes) -> BundleError:
 # Levels
 
 
-def test_levels_are_part_of_what_a_model_is() -> None:
+def test_levels_are_part_of_the_model_digest() -> None:
     levels = {"blocks": (5, 8), "grid": 3, "values": 432}
     without, reading = manifest(), manifest(levels=levels)
     other = manifest(levels=levels | {"blocks": (5, 9)})
@@ -61,7 +61,7 @@ def test_levels_are_part_of_what_a_model_is() -> None:
         {"x": 1},
     ],
 )
-def test_levels_that_cannot_be_are_refused(change: dict[str, Any]) -> None:
+def test_impossible_levels_are_refused(change: dict[str, Any]) -> None:
     levels = {"blocks": [5, 8], "grid": 3, "values": 432} | change
     content = json.loads(decode_text(encode(manifest()))) | {"levels": levels}
     assert any("levels" in problem for problem in refusal(block(content)).problems)
@@ -77,7 +77,7 @@ def test_levels_that_cannot_be_are_refused(change: dict[str, Any]) -> None:
         ([{"class_index": 0, "name": "a/b"}], "looks like a path"),
     ],
 )
-def test_vendors_names_that_cannot_be_are_refused(renamed: list[dict[str, Any]], problem: str) -> None:
+def test_impossible_names_from_the_vendor_are_refused(renamed: list[dict[str, Any]], problem: str) -> None:
     content = json.loads(decode_text(encode(manifest(capacity=8, increment_count=1)))) | {"renamed": renamed}
     assert any(problem in found for found in refusal(block(content)).problems)
 
@@ -137,7 +137,7 @@ def test_names_full_of_quotation_marks_that_leave_no_room_are_refused():
         encode(manifest(capacity=8_000).model_copy(update=fields))
 
 
-def test_the_padding_is_no_part_of_the_text():
+def test_the_text_does_not_include_the_padding():
     content = encode(manifest())
     assert decode_text(content) == content.rstrip(b"\0")
     assert json.loads(decode_text(content))["class_names"] == ["Coat", "Dress"]
@@ -155,7 +155,7 @@ def test_another_schema_version_is_named_with_what_to_do(version):
     )
 
 
-def test_a_bundle_from_before_the_first_release_is_to_be_made_again():
+def test_a_bundle_from_before_the_first_release_must_be_rebuilt():
     assert refusal(block({"schema_version": 1})).message == (
         "model.lwm has bundle schema version 1; this lwm-edge reads version 2; "
         "no release used that version, so rebuild the base with lwm-edge build-base"
@@ -165,7 +165,7 @@ def test_a_bundle_from_before_the_first_release_is_to_be_made_again():
 @pytest.mark.parametrize(
     "text", [b"", b"\0" * 100, b"{", b"[]", b"null", b'"text"', b"\xff\xfe", b"[" * 100_000]
 )
-def test_what_is_not_a_json_object_is_damaged(text):
+def test_a_manifest_that_is_not_a_json_object_is_damaged(text):
     assert refusal(text).message == "model.lwm: the manifest is not JSON; the file is damaged"
 
 
@@ -290,7 +290,7 @@ def test_the_ledger_keeps_the_first_the_latest_16_and_the_maximum_field_by_field
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
-def test_a_ledger_takes_no_figure_that_cannot_be(seconds):
+def test_a_ledger_takes_no_impossible_figure(seconds):
     with pytest.raises(ValidationError):
         entry(0, seconds=seconds)
 
@@ -334,8 +334,8 @@ def test_the_model_digest_does_not_change_with_how_the_model_came_about(changes)
     assert manifest(**changes).model_digest == manifest().model_digest
 
 
-def test_the_model_digest_of_this_release_is_that_of_all_others():
-    """The digest is in ONNX files and parent links out there, so its value must never change."""
+def test_the_model_digest_is_the_same_in_all_releases():
+    """ONNX files and parent links on devices contain the digest, so its value must never change."""
     assert manifest().model_digest == "43628165a6b85b0af8cf76ffb34d294a6fb980269c8897b3595723bde510b5cf"
 
 

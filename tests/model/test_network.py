@@ -54,7 +54,7 @@ def test_shapes_and_head_surgery(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_taken_apart_it_computes_what_the_whole_did(name: str) -> None:
+def test_a_network_that_is_taken_apart_computes_the_same(name: str) -> None:
     architecture = find_architecture(name)
     model = architecture.build()
     backbone, head = take_apart(model, architecture, name)
@@ -156,7 +156,7 @@ def test_a_bare_activation_after_the_frozen_blocks_leaves_the_others_input_alone
 
 
 class PreActivation(nn.Module):
-    """Starts with an activation that works in place, as some residual networks' blocks do."""
+    """Starts with an activation that works in place, like the blocks of some residual networks."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -244,7 +244,7 @@ def test_dropped_pages_are_read_again() -> None:
     assert network.mapped and all(torch.equal(before[n], t) for n, t in network.state_dict().items())
 
 
-def test_tensors_that_are_no_pages_of_the_file_are_never_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensors_that_are_not_pages_of_the_file_are_never_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     copied = {name: tensor.clone() for name, tensor in load_file(BASE_BUNDLE).items()}
     monkeypatch.setattr(loading, "load_file", lambda path: copied)
     network = load_network(open_bundle(BASE_BUNDLE))
@@ -301,14 +301,14 @@ def test_teacher_and_student_share_the_levels_of_frozen_blocks(frozen_blocks: in
     torch.testing.assert_close(logits, network(images)[1])
 
 
-def test_no_loss_trains_what_reads_the_levels() -> None:
+def test_no_loss_trains_the_weights_that_read_the_levels() -> None:
     network, images = network_with_levels(), torch.from_numpy(generated_images(64)[:2])
     network.requires_grad_(True)
     network(images)[1].square().sum().backward()
     gradient, values = network.head.weight.grad, network.level_values
     assert gradient is not None and gradient[:, :values].abs().sum() == 0 < gradient[:, values:].abs().sum()
     first = network.blocks()[0].get_parameter("weight").grad
-    assert first is not None and first.abs().sum() > 0  # though it does train the blocks that they come from
+    assert first is not None and first.abs().sum() > 0  # but the blocks that the levels come from are trained
 
 
 def test_levels_of_another_network_are_refused() -> None:

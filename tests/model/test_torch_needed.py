@@ -1,4 +1,4 @@
-"""Whatever needs torch says so if that is missing or broken; everything else runs (see .ci/without_torch)."""
+"""Whatever needs torch says so if torch is missing or broken; all else still runs (see .ci/without_torch)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _run_with_broken_torch(folder: Path, *command: str) -> subprocess.CompletedP
 
 
 @pytest.mark.parametrize("command", [["demo"], _BUILD, _PACK], ids=lambda command: str(command[0]))
-def test_a_command_that_takes_torch_says_so_where_it_is_broken(tmp_path: Path, command: list[str]) -> None:
+def test_a_command_that_needs_torch_says_so_if_torch_is_broken(tmp_path: Path, command: list[str]) -> None:
     ended = _run_with_broken_torch(tmp_path, *command)
     assert ended.returncode == 2
     assert "needs torch and torchvision, and they cannot be loaded here" in ended.stderr
@@ -60,7 +60,7 @@ def test_a_public_name_says_that_torch_is_missing(monkeypatch: pytest.MonkeyPatc
         getattr(lwm_edge, name)
 
 
-def test_a_lack_of_memory_is_no_broken_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lack_of_memory_is_not_reported_as_a_broken_installation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_needed, "torch_is_installed", lambda: True)
     monkeypatch.setattr("builtins.__import__", _out_of_memory)
     with pytest.raises(ImportError) as refused:

@@ -1,4 +1,4 @@
-"""The threshold keeps the share of known photos that it states, and its calibration has a fixed form."""
+"""A threshold keeps the stated share of known photos, and a calibration always has the same length."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_one_photo_fewer_gives_no_threshold() -> None:
         assert lowest_kept(of_one_class(scores[1:]), share) is None
 
 
-def test_no_threshold_is_told_where_scores_lie_below_all_edges() -> None:
+def test_there_is_no_threshold_if_scores_lie_below_all_edges() -> None:
     assert lowest_kept(of_one_class(np.full(50, EDGES[0] - 1)), 0.95) is None
     assert lowest_kept(of_one_class(np.full(50, EDGES[-1] + 1e6)), 0.95) == EDGES[-1]
 
@@ -78,7 +78,7 @@ def test_histograms_of_parts_add_up_to_that_of_the_whole() -> None:
     assert whole.sum(1).tolist() == np.bincount(labels, minlength=8).tolist()
 
 
-def test_nothing_is_said_of_a_class_with_fewer_photos_than_a_threshold_of_its_own_takes() -> None:
+def test_a_class_with_too_few_photos_for_its_own_threshold_is_left_out() -> None:
     labels = np.repeat([0, 1, 2], [19, 18, 40])
     scores = np.where(labels == 2, 5.0, 1.0)
     scores[:3] = -5, -5, -3
@@ -87,7 +87,7 @@ def test_nothing_is_said_of_a_class_with_fewer_photos_than_a_threshold_of_its_ow
     assert kept_by_class(histogram[3:], ("d",)) == {}
 
 
-def test_the_metadata_has_one_length_and_can_be_read_back() -> None:
+def test_the_metadata_always_has_the_same_length_and_can_be_read_back() -> None:
     for histogram in (np.zeros((3, BINS), np.int32), np.full((256, BINS), 2**31 - 1, np.int32)):
         calibration = calibrate(histogram)
         text = to_metadata(calibration)
@@ -116,14 +116,14 @@ def test_a_share_that_was_not_calibrated_is_refused() -> None:
     bundle = open_bundle(BASE_BUNDLE)
     classifier = Classifier(fill_graph(bundle.arrays(), bundle.manifest))
     with pytest.raises(
-        ConfigError, match=r"cannot keep 0.5 of known photos; choose 0.8, 0.9, 0.95, 0.98 or 0.99"
+        ConfigError, match=r"known photos to keep must be 0.8, 0.9, 0.95, 0.98 or 0.99, not 0.5"
     ):
         classifier.classify([], keep=0.5)
 
 
 @pytest.mark.slow
 def test_softmax_and_sigmoid_outputs_have_the_same_score() -> None:
-    """The score reads the features alone, so a softmax base notices as much as one with sigmoid outputs."""
+    """The score reads only the features, so it is the same for softmax and for sigmoid outputs."""
     bundle = open_bundle(BASE_BUNDLE)
     scores: list[np.ndarray] = []
     probabilities: list[np.ndarray] = []

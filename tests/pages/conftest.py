@@ -27,7 +27,7 @@ PageMaker = Callable[[int], Path]
 
 @pytest.fixture
 def make_page(home: Home, tmp_path: Path) -> PageMaker:
-    """Makes a page of a home with a number of classes, the first of which have hostile names."""
+    """Returns a function that makes a home's page of many or few classes, the first with hostile names."""
     facts = gather_facts(home)
 
     def make(count: int) -> Path:

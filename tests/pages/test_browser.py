@@ -1,4 +1,4 @@
-"""Pages fit a phone and a desktop, light and dark, and ask for nothing, in a headless Chromium."""
+"""Pages fit phones and desktops, suit light and dark, and request nothing, in a headless Chromium."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _looks(page: Path, width: int, dark: bool) -> Any:
     return json.loads(html.unescape(found[1]))
 
 
-def _assert_that_it_fits_and_asks_for_nothing(page: Path, width: int, title: str) -> None:
+def _assert_that_the_page_fits_and_requests_nothing(page: Path, width: int, title: str) -> None:
     light, dark = (_looks(page, width, dark) for dark in (False, True))
     for looks in (light, dark):
         assert looks["width"] <= width and not looks["wide"] and not looks["requests"]
@@ -80,21 +80,21 @@ def _brightness(colour: str) -> float:
 
 @pytest.mark.parametrize("count", [3, 300])
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
-def test_a_report_fits_and_asks_for_nothing(make_page: PageMaker, count: int, width: int) -> None:
-    _assert_that_it_fits_and_asks_for_nothing(make_page(count), width, "What home knows")
+def test_a_report_fits_and_requests_nothing(make_page: PageMaker, count: int, width: int) -> None:
+    _assert_that_the_page_fits_and_requests_nothing(make_page(count), width, "What home knows")
 
 
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
-def test_a_report_on_an_increment_does_so_too(
+def test_a_report_on_an_increment_fits_and_requests_nothing(
     home: Home, make_photos: PhotoMaker, tmp_path: Path, width: int
 ) -> None:
     photos = make_photos(renamed={HOSTILE[3]: "Bag", HOSTILE[1]: "Shirt"})
     add_classes_with_page(home, photos, tmp_path / "page.html", isolate=False)
-    _assert_that_it_fits_and_asks_for_nothing(tmp_path / "page.html", width, "What home knows")
+    _assert_that_the_page_fits_and_requests_nothing(tmp_path / "page.html", width, "What home knows")
 
 
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
-def test_the_doctors_page_does_so_too(
+def test_the_doctors_page_fits_and_requests_nothing(
     home: Home, make_photos: PhotoMaker, tmp_path: Path, width: int
 ) -> None:
     photos = make_photos(renamed={HOSTILE[3]: "Bag", HOSTILE[1]: "Shirt"})
@@ -103,4 +103,4 @@ def test_the_doctors_page_does_so_too(
     report = check_photos(home, photos)
     assert report.suspects
     write_check_page(report, tmp_path / "page.html")
-    _assert_that_it_fits_and_asks_for_nothing(tmp_path / "page.html", width, "Photos to look at")
+    _assert_that_the_page_fits_and_requests_nothing(tmp_path / "page.html", width, "Photos to look at")

@@ -1,4 +1,4 @@
-"""The doctor's page is one file: pictures are in it, names are escaped, and it requests nothing."""
+"""The doctor's page is one file with its pictures in it, escapes names, and requests nothing."""
 
 from __future__ import annotations
 
@@ -81,15 +81,15 @@ def test_a_report_without_suspects(report: CheckReport) -> None:
     assert "No photo stands out." in text and "Classes that look alike" not in text
 
 
-def test_a_column_for_photos_that_are_alike_is_there_only_if_there_are_any(report: CheckReport) -> None:
+def test_the_column_for_similar_photos_appears_only_if_there_are_any(report: CheckReport) -> None:
     alone = report.model_copy(update={"suspects": report.suspects[:1], "class_photos": {"Cup": 1}})
     both, one = check_page(report).decode(), check_page(alone).decode()
-    assert "<th>Nearly the same</th>" in both and "<th>Nearly the same</th>" not in one
+    assert "<th>Nearly the same as</th>" in both and "<th>Nearly the same as</th>" not in one
     assert both.count("<td") == 3 * 2 and one.count("<td") == 2
     assert "1 of 1 usable photo in" in one
 
 
-def test_it_is_written_where_the_user_wants(report: CheckReport, tmp_path: Path) -> None:
+def test_the_page_is_written_to_the_given_path(report: CheckReport, tmp_path: Path) -> None:
     lwm_edge.write_check_page(report, tmp_path / "page.html")
     assert "Photos to look at" in (tmp_path / "page.html").read_text(encoding="utf-8")
     with pytest.raises(LwmEdgeError):

@@ -1,4 +1,4 @@
-"""A page about a home says what is known and how sure that is, requests nothing, and copes with any name."""
+"""A page about a home says what the model knows and how sure that is, requests nothing and takes any name."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_intervals_are_wider_the_fewer_photos_there_were() -> None:
 
 
 @pytest.mark.slow
-def test_what_a_page_says_of_a_home(home: Home, make_photos: PhotoMaker, tmp_path: Path) -> None:
+def test_a_page_about_a_home_shows_what_is_known(home: Home, make_photos: PhotoMaker, tmp_path: Path) -> None:
     add_classes(home, make_photos("Bag"), isolate=False)
     before, page = state_of(home.path), tmp_path / "page.html"
     report = write_report(home, page)
@@ -117,7 +117,7 @@ def test_classes_of_earlier_increments_keep_the_figures_of_their_day(
     write_report(home, tmp_path / "page.html")
     text = " ".join(Page(tmp_path / "page.html").text.split())
     assert text.count("when it was learnt, with the model of that day") >= 2
-    assert "no figure was kept" not in text
+    assert "there is no figure from the day" not in text
 
 
 def test_no_page_is_written_into_a_home_or_without_its_libraries(
@@ -139,7 +139,9 @@ def test_no_page_is_written_into_a_home_or_without_its_libraries(
 
 
 @pytest.mark.slow
-def test_the_moment_of_learning_without_training(home: Home, make_photos: PhotoMaker, tmp_path: Path) -> None:
+def test_a_page_about_an_increment_without_training_shows_photos_alone(
+    home: Home, make_photos: PhotoMaker, tmp_path: Path
+) -> None:
     page = tmp_path / "page.html"
     taught = add_classes_with_page(home, make_photos("Bag", "Shirt"), page, isolate=False)
     assert taught.page is not None and taught.page.embedded_photos == 8 + len(taught.receipt.mistakes)
@@ -166,7 +168,7 @@ def test_a_page_that_fails_late_leaves_the_receipt(
 
 
 @pytest.mark.slow
-def test_the_moment_of_learning_with_maps_before_and_after(
+def test_a_page_about_an_increment_that_trains_shows_maps_before_and_after(
     home: Home, make_photos: PhotoMaker, tmp_path: Path
 ) -> None:
     page = tmp_path / "page.html"

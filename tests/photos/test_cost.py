@@ -22,7 +22,7 @@ from PIL import Image, ImageFile, PngImagePlugin
 
 import lwm_edge
 from lwm_edge.errors import PhotosError
-from lwm_edge.photos import decoder_process, folders, guard, opening
+from lwm_edge.photos import checking, decoder_process, guard, opening
 from lwm_edge.photos.decoder_process import DECODER
 from lwm_edge.photos.guard import (
     MAX_MEMORY_BYTES,
@@ -46,7 +46,7 @@ LARGE = bytes(17 * MIB)
 
 
 class Counted(GuardedFile):
-    """Counts what Pillow reads of the photo that was opened last."""
+    """Counts Pillow's reads of the photo that was opened last."""
 
     reads = bytes_read = 0
 
@@ -106,7 +106,7 @@ def test_a_photo_with_too_much_metadata_is_skipped_before_it_costs_more(photo):
         path = photo(make())
         with memory_bound(64 * MIB):
             assert refusal(path) == reason, name
-        assert Counted.reads <= MAX_METADATA_READS + 20, name  # 20 find the format, or read pixels
+        assert Counted.reads <= MAX_METADATA_READS + 20, name  # up to 20 find the format or read pixels
         assert Counted.bytes_read <= MAX_METADATA_BYTES + 64 * 1024, name
     assert published(f"| cost: too much metadata | {len(TOO_MUCH_METADATA)} | skipped |")
 
@@ -262,7 +262,7 @@ def test_a_png_is_turned_upright_though_its_exif_is_a_long_text(photo):
     assert_two_halves(read_photo(photo(odd.png(profile, image=image)), PREPROCESSING))
 
 
-def test_exif_takes_no_multiple_of_its_length(photo):
+def test_exif_takes_no_multiple_of_its_length_in_memory(photo):
     """Each of 5,000 tags claims the same 60,000 bytes, which some releases of Pillow copy for each."""
     structure = odd.ifd(*((1_000 + number, 7, 60_000, 8) for number in range(5_000)))
     for content in (
@@ -296,7 +296,7 @@ LONG: dict[str, tuple[str, int, int, str, dict[str, Any]]] = {
 @pytest.mark.parametrize("side", [256, 512, 1024, 4096])
 @pytest.mark.parametrize("name", LONG)
 def test_long_photos_take_no_more_memory_than_others(photo, name, side):
-    """Either their short side rules out reduction in strips before the conversion, or their rows are long."""
+    """Their short side is too short to be reduced before the conversion, or their rows are very long."""
     mode, width, height, format, options = LONG[name]
     path = photo(odd.saved(Image.new(mode, (width, height)), format, **options))
     with memory_bound(MAX_MEMORY_BYTES):
@@ -307,7 +307,7 @@ def test_long_photos_take_no_more_memory_than_others(photo, name, side):
 
 
 def test_a_long_photo_shows_its_centre(photo):
-    """Only the middle of the photo is converted, and its centre is the photo's, to the pixel."""
+    """Only the middle of the photo is converted, and has the same centre as the photo, to the pixel."""
     columns = np.arange(40 * 7).astype(np.uint8)
     pixels = np.broadcast_to(columns[None, :, None], (40, 40 * 7, 3))
     for shown in (pixels, pixels[:, 1:]):
@@ -334,12 +334,12 @@ def test_a_file_that_becomes_a_pipe_while_it_is_read_does_not_hang(photo, monkey
 
     monkeypatch.setattr(opening, "check_photo_file", swap)
     assert "not a file" in refusal(path)
-    monkeypatch.setattr(folders, "check_photo_file", lambda path: None)
+    monkeypatch.setattr(checking, "check_photo_file", lambda path: None)
     with no_hang(), pytest.raises(PhotosError, match="not a file"):
-        folders.file_digest(path)
+        checking.file_digest(path)
 
 
-def test_what_is_added_to_a_file_while_it_is_read_is_not_read(photo):
+def test_bytes_added_to_a_file_while_it_is_read_are_not_read(photo):
     path = photo(bytes(100))
     for in_metadata in (True, False):
         with GuardedFile(path) as file:
@@ -381,7 +381,7 @@ class EnoughError(ValueError):
 
 
 @pytest.mark.parametrize("name", [*SLOW, "a WebP, in the other process"])
-def test_whoever_waits_for_a_photo_can_end_it(photo, monkeypatch, name):
+def test_whoever_waits_for_a_photo_can_end_its_reading(photo, monkeypatch, name):
     def enough() -> None:
         raise EnoughError
 
@@ -390,7 +390,7 @@ def test_whoever_waits_for_a_photo_can_end_it(photo, monkeypatch, name):
         monkeypatch.setattr(time, "thread_time", itertools.count().__next__)
     else:
         path = photo(odd.webp_of_code_tables())
-        monkeypatch.setattr(decoder_process, "_SECONDS_BETWEEN_LOOKS", 0)  # before it can have answered
+        monkeypatch.setattr(decoder_process, "_SECONDS_BETWEEN_LOOKS", 0)  # the decoder answers later
     with no_hang(), pytest.raises(EnoughError):
         read_photo(path, PREPROCESSING, on_wait=enough)
     assert Counted.reads <= 2 * guard._READS_PER_LOOK
@@ -424,7 +424,7 @@ def test_a_jpeg_of_slow_scans_is_decoded_in_ever_smaller_blocks(photo, monkeypat
         (odd.saved(Image.new("CMYK", (64, 64)), "JPEG"), opening._ONE_SCAN_BLOCK),
         (odd.progressive_jpeg(64, 2), opening._SCANS_BLOCK),
         (odd.sequential_jpeg(64, 2), opening._SCANS_BLOCK),
-        (odd.jpeg_of_two_scan_headers(), opening._SCANS_BLOCK),
+        (odd.jpeg_with_a_forged_scan_header(), opening._SCANS_BLOCK),
     ],
     ids=["one scan", "grey", "of four colours", "progressive", "one colour after the other", "forged"],
 )

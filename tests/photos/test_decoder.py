@@ -1,4 +1,4 @@
-"""Costly photos are decoded in one other process, which keeps its limits and ends when it should."""
+"""Costly photos are decoded in one other process, which keeps to its limits and ends when it should."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def pid() -> int:
 
 
 @pytest.mark.slow
-def test_the_pixels_are_the_same_there_and_here(write: Write) -> None:
+def test_the_pixels_are_the_same_in_either_process(write: Write) -> None:
     for format, side in (("WEBP", 300), ("JPEG", 5_000), ("PNG", 7_500), ("BMP", 7_500)):
         DECODER.end()
         path = write("photo", side, format)
@@ -91,7 +91,9 @@ def test_a_folder_needs_one_process(tmp_path: Path, write: Write) -> None:
 
 
 @pytest.mark.parametrize("how", ["killed", "interrupted", "idle"])
-def test_the_next_photo_gets_another_process(write: Write, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_a_new_process_takes_the_place_of_one_that_ended(
+    write: Write, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     path = write("photo.webp")
     expected = read_photo(path, PREPROCESSING)
     before = pid()
@@ -103,7 +105,7 @@ def test_the_next_photo_gets_another_process(write: Write, monkeypatch: pytest.M
         monkeypatch.setattr(DECODER, "_exchange", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             read_photo(path, PREPROCESSING)
-    else:  # as after ten seconds
+    else:  # as happens after ten seconds without a photo
         assert DECODER._process and DECODER._process.stdin
         duplicate = os.dup(DECODER._process.stdin.fileno())
         DECODER._process.stdin.close()
@@ -154,7 +156,7 @@ def test_signals_to_the_group_leave_the_photo_alone(
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_it_ends_with_the_process_that_started_it(tmp_path: Path, write: Write, busy: bool) -> None:
+def test_the_process_ends_with_its_parent(tmp_path: Path, write: Write, busy: bool) -> None:
     first, slow = write("photo.webp"), tmp_path / "slow.jpg"
     slow.write_bytes(odd.progressive_jpeg(4_470, 17_000))  # takes longer than this test waits
     code = (
@@ -197,7 +199,7 @@ def test_a_limit_is_kept_by_both_processes_together(write: Write) -> None:
         read_photo(ordinary, PREPROCESSING, rss_bytes() + MIN_BYTES // 2)
     named = int(refused.value.message.split("--max-memory ")[1].split("MiB")[0])
     read_photo(ordinary, PREPROCESSING, named * MIB)
-    assert pid(), "the worst of JPEG might take more than the limit leaves"
+    assert pid(), "a JPEG might take more than the limit leaves"
     with pytest.raises(PhotosError, match=r"more than \d+ MiB .*--max-memory \d+MiB is enough") as skipped:
         read_photo(costly, PREPROCESSING, named * MIB)
     forget_decoding_peak()
@@ -208,7 +210,7 @@ def test_a_limit_is_kept_by_both_processes_together(write: Write) -> None:
 
 
 @pytest.mark.slow
-def test_memory_that_does_not_come_back_is_not_the_next_photos_lack(tmp_path: Path, write: Write) -> None:
+def test_memory_that_one_photo_leaves_occupied_does_not_limit_the_next(tmp_path: Path, write: Write) -> None:
     pieces, large = tmp_path / "pieces.webp", write("large.webp", 4_400)
     pieces.write_bytes(odd.webp(400, b"ABCD\0\0\0\0" * (15 * MIB // 8)))
     read_photo(pieces, PREPROCESSING)
@@ -233,7 +235,7 @@ def test_threads_get_their_own_photos(write: Write) -> None:
         np.testing.assert_array_equal(found[number], expected[number])
 
 
-def test_whoever_waits_for_another_photo_to_be_decoded_can_end_that_too(write: Write) -> None:
+def test_whoever_waits_for_the_process_can_stop_waiting(write: Write) -> None:
     def enough() -> None:
         raise TimeoutError("enough")
 

@@ -52,7 +52,7 @@ def test_the_pixels_are_right_and_upright_whatever_the_file_is_called(
     tmp_path: Path, kind: str, turned: bool
 ) -> None:
     image, exif = quadrants(), Image.Exif()
-    if turned:  # the camera was held upright, and says so
+    if turned:  # as a camera that was held upright stores it
         image, exif[0x0112] = image.transpose(Image.Transpose.ROTATE_90), 6
     image.save(tmp_path / "photo.jpg", kind.split()[0], exif=exif.tobytes(), **SAVED[kind])
     with memory_bound(MAX_MEMORY_BYTES):
@@ -69,13 +69,13 @@ def test_a_heif_file_of_another_brand_is_read_too(tmp_path: Path) -> None:
     assert_quadrants(read_photo(tmp_path / "photo.heic", SIZE))
 
 
-def test_a_film_is_no_photo(tmp_path: Path) -> None:
+def test_a_video_is_no_photo(tmp_path: Path) -> None:
     (tmp_path / "film.heic").write_bytes(b"\0\0\0\x18ftypqt  \0\0\0\0qt  mp42" + bytes(500))
     with pytest.raises(PhotosError, match="is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image"):
         read_photo(tmp_path / "film.heic", SIZE)
 
 
-def test_of_a_raw_photo_no_preview_is_taken_for_the_photo(tmp_path: Path) -> None:
+def test_the_preview_in_a_raw_photo_is_not_taken_for_the_photo(tmp_path: Path) -> None:
     quadrants(1).save(tmp_path / "photo.dng", "TIFF", tiffinfo={254: 1})
     with pytest.raises(PhotosError, match="is a raw photo, of which only a small preview can be read"):
         read_photo(tmp_path / "photo.dng", SIZE)
@@ -111,7 +111,7 @@ def test_without_its_library_one_line_says_how_to_read_heic(
 
 @pytest.mark.slow
 def test_a_large_progressive_jpeg_is_read_in_bounded_memory(tmp_path: Path) -> None:
-    """Larger JPEGs are among the hostile photos."""
+    """Even larger JPEGs are read in `test_hostile_photos`."""
     image = quadrants(1).resize((6_000, 4_000), Image.Resampling.NEAREST)
     image.save(tmp_path / "photo.jpg", quality=90, progressive=True)
     del image
@@ -128,7 +128,7 @@ def test_a_large_progressive_jpeg_is_read_in_bounded_memory(tmp_path: Path) -> N
         pytest.param("HEIF", {}, 64, marks=needs_writer_of("HEIF")),
     ],
 )
-def test_what_is_too_large_is_refused_by_its_header_with_what_to_do(
+def test_a_photo_that_is_too_large_is_refused_by_its_header_with_advice(
     kind: str, options: dict[str, int], most: int
 ) -> None:
     side = int((most * 1_000_000) ** 0.5)

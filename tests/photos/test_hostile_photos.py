@@ -73,7 +73,7 @@ def truncated() -> Iterator[Case]:
     for name, format, options in SAVED_AS:
         content = saved(picture(), format, **options)
         for tenth in range(10):
-            yield "cut at every tenth", f"cut{tenth}.{name}", content[: len(content) * tenth // 10]
+            yield "cut off after each tenth", f"cut{tenth}.{name}", content[: len(content) * tenth // 10]
 
 
 def mutated() -> Iterator[Case]:
@@ -99,7 +99,7 @@ def bombs() -> Iterator[Case]:
             f"text{number}.png",
             png(28, 28, text, (b"IDAT", zlib.compress(bytes(9)))),
         )
-    for number in range(4):  # a bitmap header that declares more than there is
+    for number in range(4):  # a bitmap header that declares more than the file has
         width, height = ((2**31 - 1, 1), (60_000, 60_000), (30_000, -30_000), (1, 2**31 - 1))[number]
         header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
         yield "decompression bombs", f"bomb{number}.bmp", b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + header
@@ -125,7 +125,7 @@ def megapixels() -> Iterator[Case]:
 
 
 def large() -> Iterator[Case]:
-    """Makes photos just within the limits, in the modes that need most memory."""
+    """Makes photos just within the limits, in the modes that need the most memory."""
     for mode, format, side in (("RGBA", "PNG", 7_990), ("I;16", "PNG", 7_990), ("CMYK", "JPEG", 7_990)):
         yield "64 megapixels, read", f"{mode[:2]}.{format}", saved(Image.new(mode, (side, side)), format)
     for format, options in (("JPEG", {"progressive": True}), ("WEBP", {"lossless": True, "method": 0})):
@@ -188,7 +188,7 @@ def test_hundreds_of_hostile_photos_are_read_or_reported(tmp_path: Path) -> None
         elif kind not in ("bytes changed", "animated", "decompression bombs"):
             assert not read[kind], kind
         assert published(f"| photos: {kind} | {count:,} | nothing |")
-    assert read["decompression bombs"] <= 3  # those in a text, which nobody unpacks
+    assert read["decompression bombs"] <= 3  # only the bombs in text chunks, which nobody unpacks
 
 
 def _reads(path: Path) -> bool:
@@ -217,7 +217,7 @@ def _read(folder: Path) -> Any:
         return read_photo_folder(folder.parent, PREPROCESSING, PixelCache(0), min_photos=5)
 
 
-def test_links_out_of_the_folder_and_what_is_not_a_file_are_reported(tmp_path: Path) -> None:
+def test_links_out_of_the_folder_and_special_files_are_reported(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     outside = tmp_path / "secret.png"
     shutil.copy(REAL[9], outside)
@@ -240,8 +240,10 @@ def test_links_out_of_the_folder_and_what_is_not_a_file_are_reported(tmp_path: P
     assert published("| photos: links out of the folder, devices, FIFOs | 9 | nothing |")
 
 
-@pytest.mark.skipif(os.geteuid() != 0 and sys.platform != "linux", reason="needs permissions that bind")
-def test_what_may_not_be_read_is_reported() -> None:
+@pytest.mark.skipif(
+    os.geteuid() != 0 and sys.platform != "linux", reason="needs a user whom permissions restrict"
+)
+def test_files_that_may_not_be_read_are_reported() -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
@@ -282,7 +284,7 @@ def test_predicting_hostile_photos_reports_them_beside_the_others(home: Home, tm
     assert [bool(p.error) for p in report.predictions] == [True, True, True, False]
 
 
-def test_nothing_of_a_files_name_reaches_the_terminal(home: Home, tmp_path: Path) -> None:
+def test_no_control_character_of_a_file_name_reaches_the_terminal(home: Home, tmp_path: Path) -> None:
     path = tmp_path / "\x1b[2J\nError: all is well \u202egnp.jpg"
     path.write_bytes(b"no image")
     command = [sys.executable, "-m", "lwm_edge", "predict", str(path), str(REAL[0]), "--home", str(home.path)]

@@ -1,4 +1,4 @@
-"""Folders are read as people keep them, and what is left out is named before anything is learnt."""
+"""Folders are read as people keep them, and files left out are named before anything is learnt."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZE = Preprocessing(image_size=28, resize_size=28, mean=(0, 0, 0), std=(1, 1, 1
 
 
 class Read:
-    """Reads a folder, and keeps what was said meanwhile."""
+    """Reads a folder, and keeps the notes that were reported."""
 
     def __init__(self, folder: Path, name: str | None = None, min_photos: int = 1) -> None:
         self.notes: list[str] = []
@@ -67,7 +67,7 @@ def test_photos_in_sub_folders_are_of_the_class_above_them(tmp_path: Path) -> No
     ]
 
 
-def test_what_machines_leave_is_neither_a_class_nor_a_bad_photo(tmp_path: Path) -> None:
+def test_files_that_systems_leave_behind_are_neither_classes_nor_bad_photos(tmp_path: Path) -> None:
     put(tmp_path / "Cup")
     folders = ("__MACOSX", "System Volume Information", "$RECYCLE.BIN", "lost+found", "@eaDir", ".Trash-1000")
     for inside in (tmp_path, tmp_path / "Cup"):
@@ -79,7 +79,7 @@ def test_what_machines_leave_is_neither_a_class_nor_a_bad_photo(tmp_path: Path) 
     assert (read.counts, read.found.skipped, read.notes) == ({"Cup": 3}, (), [])
 
 
-def test_files_beside_the_class_folders_are_said(tmp_path: Path) -> None:
+def test_files_beside_the_class_folders_are_reported(tmp_path: Path) -> None:
     put(tmp_path / "Cup")
     put(tmp_path, "Dress", range(25))
     read = Read(tmp_path)
@@ -89,12 +89,12 @@ def test_files_beside_the_class_folders_are_said(tmp_path: Path) -> None:
     assert read.notes[20] == "and 5 more files"
     (tmp_path / "Empty").mkdir()
     assert refusal(tmp_path).problems[:2] == (
-        "Empty: 0 usable photos; at least 1 are needed",
+        "Empty: 0 usable photos; at least 1 is needed",
         "000.png lies beside the class folders, so it has no class",
     )
 
 
-def test_a_folder_of_photos_alone_asks_for_a_name_and_is_a_class_with_one(tmp_path: Path) -> None:
+def test_a_folder_of_photos_alone_is_a_class_once_it_is_given_a_name(tmp_path: Path) -> None:
     put(tmp_path / "mugs")
     put(tmp_path / "mugs" / "2024", numbers=(5,))
     shutil.copy(tmp_path / "mugs" / "000.png", tmp_path / "mugs" / "again.png")
@@ -150,7 +150,7 @@ def test_the_same_photo_in_two_classes_is_learnt_in_neither(tmp_path: Path) -> N
     assert problems == ("Cup: 5 usable photos; at least 6 are needed", *read.found.skipped)
 
 
-def test_two_names_for_one_folder_of_photos_are_refused(tmp_path: Path) -> None:
+def test_two_folders_of_the_same_photos_are_refused(tmp_path: Path) -> None:
     put(tmp_path / "Cup", numbers=range(25))
     shutil.copytree(tmp_path / "Cup", tmp_path / "Mug")
     problems = refusal(tmp_path, min_photos=5).problems
@@ -158,19 +158,21 @@ def test_two_names_for_one_folder_of_photos_are_refused(tmp_path: Path) -> None:
     assert len(problems) == 2 + 21 and problems[-1] == "and 5 more such photos"
 
 
-def test_links_to_folders_are_said_and_not_followed(tmp_path: Path) -> None:
+def test_links_to_folders_are_reported_and_not_followed(tmp_path: Path) -> None:
     put(tmp_path / "Cup")
     (tmp_path / "Cup" / "around").symlink_to(tmp_path)
     assert Read(tmp_path).found.skipped == ("Cup/around is a link to a folder, which is not followed",)
 
 
-def test_a_sub_folder_that_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sub_folder_that_may_not_be_read_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(tmp_path / "Cup")
     closed = put(tmp_path / "Cup" / "2024", "Dress")
     iterdir = Path.iterdir
 
     def refusing(self: Path):
-        if self == closed:  # root may read everything, so a mode of 0 would not do
+        if self == closed:  # root can read everything, so a mode of 0 would change nothing
             raise PermissionError(13, "Permission denied", str(self))
         return iterdir(self)
 
@@ -179,7 +181,7 @@ def test_a_sub_folder_that_may_not_be_read_is_said(tmp_path: Path, monkeypatch: 
     assert (read.counts, read.notes) == ({"Cup": 3}, ["Cup/2024 cannot be read (Permission denied)"])
 
 
-def test_a_path_that_starts_from_here_is_shown_from_here(
+def test_photos_in_a_relative_folder_are_shown_with_relative_paths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(tmp_path / "Cup")

@@ -24,9 +24,9 @@ from PIL import Image
 import lwm_edge
 from lwm_edge.errors import PhotosError
 from lwm_edge.photos import decoding, opening
-from lwm_edge.photos.folders import PhotoFolder, read_photo_folder, split_held_back
+from lwm_edge.photos.folders import PhotoFolder, read_photo_folder
 from lwm_edge.photos.guard import check_pixels
-from lwm_edge.photos.photo_set import Photo, PhotoSet, PixelCache, augment
+from lwm_edge.photos.photo_set import Photo, PhotoSet, PixelCache, augment, split_held_back
 from lwm_edge.photos.pixels import preprocess
 from lwm_edge.photos.preprocessing import Preprocessing
 from lwm_edge.photos.reading import read_photo
@@ -214,7 +214,7 @@ def test_a_truncated_jpeg_is_refused_wherever_it_ends(tmp_path, whole_jpeg, tent
     assert reason(tmp_path / "cut.jpg").startswith(expected)
 
 
-def test_truncated_photos_are_listed_and_the_others_learnt_from(tmp_path, whole_jpeg):
+def test_truncated_photos_are_listed_and_the_others_are_read(tmp_path, whole_jpeg):
     folder = add_class(tmp_path, "Coat", real_photos("Coat", 5))
     for tenths in range(10):
         (folder / f"cut{tenths}.jpg").write_bytes(whole_jpeg[: len(whole_jpeg) * tenths // 10])
@@ -237,7 +237,7 @@ def test_a_file_that_is_no_image_is_refused(tmp_path, content):
 
 
 @pytest.mark.parametrize("format", ["GIF", "PPM", "ICO"])
-def test_another_format_is_refused_though_it_is_called_jpg(tmp_path, format):
+def test_a_file_in_another_format_is_refused_even_if_it_is_called_jpg(tmp_path, format):
     Image.fromarray(quadrants()).save(tmp_path / "photo.jpg", format)
     assert reason(tmp_path / "photo.jpg") == "is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image"
 
@@ -310,7 +310,7 @@ def test_a_class_name_is_kept_in_nfc(tmp_path):
     assert read(tmp_path).class_names == ("Caf\u00e9",)
 
 
-def test_what_is_no_photo_is_skipped_and_listed_with_its_reason(tmp_path):
+def test_files_that_are_no_photos_are_skipped_and_listed_with_the_reason(tmp_path):
     folder = add_class(tmp_path / "new", "Coat", real_photos("Coat", 5))
     shutil.copy(real_photos("Dress", 1)[0], tmp_path / "outside.png")
     (folder / "dangling.png").symlink_to("nowhere.png")
@@ -408,12 +408,12 @@ def test_a_long_list_of_reasons_is_cut(tmp_path):
     assert skipped[19:] == ("Coat/bad19.png is empty", "and 10 more files")
 
 
-def test_a_class_folder_that_may_not_be_read_is_a_problem_like_others(tmp_path, monkeypatch):
+def test_a_class_folder_that_may_not_be_read_is_reported_with_the_other_problems(tmp_path, monkeypatch):
     closed = add_class(tmp_path, "Coat", real_photos("Coat", 5))
     iterdir = Path.iterdir
 
     def refusing(self: Path):
-        if self == closed:  # root may read everything, so a mode of 0 would not do
+        if self == closed:  # root can read everything, so a mode of 0 would change nothing
             raise PermissionError(13, "Permission denied", str(self))
         return iterdir(self)
 
@@ -542,7 +542,7 @@ def real_set(seed: int | None) -> PhotoSet:
     return PhotoSet(photos, FASHION_SIZE, PixelCache(1 << 20), seed)
 
 
-def test_augmentation_depends_on_neither_order_nor_batch_nor_what_was_loaded_before():
+def test_augmentation_depends_on_neither_order_nor_batch_nor_photos_loaded_before():
     batch = real_set(7).load(range(12), epoch=3)
     photos = real_set(7)
     for index in (5, 0, 11, 5):
@@ -613,7 +613,7 @@ def test_the_cache_keeps_as_many_photos_as_fit_its_limit(tmp_path, limit_bytes, 
     assert from_memory == kept
 
 
-def test_a_cache_that_forgot_reads_the_files_again_and_has_all_its_room(tmp_path):
+def test_a_cache_that_forgot_its_photos_reads_them_again_and_can_fill_up(tmp_path):
     (path,) = add_class(tmp_path, "Coat", real_photos("Coat", 1)).iterdir()
     cache = PixelCache(2352)
     kept = cache.read(path, FASHION_SIZE)
@@ -623,13 +623,13 @@ def test_a_cache_that_forgot_reads_the_files_again_and_has_all_its_room(tmp_path
     assert again is not kept and cache.read(path, FASHION_SIZE) is again
 
 
-def test_what_a_cache_keeps_takes_the_memory_that_it_counts(tmp_path):
+def test_a_cache_takes_no_more_memory_than_it_counts(tmp_path):
     (path,) = add_class(tmp_path, "Coat", real_photos("Coat", 1)).iterdir()
     kept = PixelCache(2352).read(path, FASHION_SIZE)
-    assert kept.flags.owndata and kept.nbytes == 2352  # not a view of what Pillow made, which takes more
+    assert kept.flags.owndata and kept.nbytes == 2352  # not a view of a larger array that Pillow made
 
 
-def test_a_cache_with_a_smaller_limit_lets_go_of_what_is_too_much(tmp_path):
+def test_a_cache_with_a_smaller_limit_drops_photos_until_the_rest_fit(tmp_path):
     paths = sorted(add_class(tmp_path, "Coat", real_photos("Coat", 4)).iterdir())
     cache = PixelCache(10 * 2352)
     first, *_ = (cache.read(path, FASHION_SIZE) for path in paths)
@@ -698,7 +698,7 @@ def test_threads_that_decode_at_the_same_time_leave_the_apps_warnings_alone(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="only POSIX forks")
-def test_a_process_that_is_forked_while_threads_decode_hears_warnings() -> None:
+def test_a_process_that_is_forked_while_threads_decode_sees_warnings() -> None:
     begun, done = threading.Event(), threading.Event()
     before = list(warnings.filters)
 

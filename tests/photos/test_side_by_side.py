@@ -1,4 +1,4 @@
-"""Several photos are read at the same time, in order, within memory, and until somebody ends it."""
+"""Several photos are read at once, as memory allows, in order, and until somebody stops the reading."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ from tests.support.hostile import no_hang
 PREPROCESSING = Preprocessing(image_size=28, resize_size=28, mean=(0, 0, 0), std=(1, 1, 1))
 
 
+@pytest.fixture(autouse=True)
+def _threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes threads read even quick items."""
+    monkeypatch.setattr(side_by_side, "_SLOW_PHOTOS", 0)
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_results_come_in_order_and_progress_in_the_callers_thread(threads: int) -> None:
     reported: list[tuple[int, str]] = []
@@ -48,9 +54,22 @@ def test_results_come_in_order_and_progress_in_the_callers_thread(threads: int) 
     assert readers == {here} if threads == 1 else here not in readers
 
 
+def test_threads_start_only_once_several_items_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "_SLOW_PHOTOS", 2)
+    monkeypatch.setattr(side_by_side, "_SLOW_SECONDS", 0.1)
+    slow, here = (0, 4), threading.current_thread().name
+
+    def read(number: int, on_wait: Callable[[], None]) -> str:
+        time.sleep(0.2 if number in slow else 0)
+        return threading.current_thread().name
+
+    readers = list(read_side_by_side(read, range(9), 2, StepReporter("photos", 9, ignore_progress)))
+    assert readers[:5] == [here] * 5 and here not in readers[5:]
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_whoever_waits_can_end_the_reading_of_all(threads: int) -> None:
-    """Progress comes while one photo takes long, and what it raises ends that photo and all others."""
+    """Progress is reported while one photo is slow, and an error of the callback ends the reading of all."""
     ended: list[int] = []
 
     def on_progress(progress: Progress) -> None:
@@ -75,7 +94,7 @@ def test_whoever_waits_can_end_the_reading_of_all(threads: int) -> None:
 
 @pytest.mark.parametrize("at", range(8))
 def test_an_interruption_leaves_no_lock_that_others_wait_for(at: int) -> None:
-    """KeyboardInterrupt may come just when the caller's thread has taken a lock written in Python."""
+    """KeyboardInterrupt can come just when the caller's thread has taken a lock implemented in Python."""
     locks = itertools.count()
 
     def interrupt(frame: FrameType, event: str, _: object) -> None:

@@ -1,4 +1,4 @@
-"""Whatever nobody declares is found in a home and named, wherever it hides."""
+"""Content that nothing declares is found in a home and named, wherever it is hidden."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_an_extended_attribute_is_named(home: Home) -> None:
         os.setxattr(home.current().onnx, "user.exemplar", PIXELS[:1000])
     except OSError:
         pytest.skip("this file system has no extended attributes")
-    assert "classifier.onnx carries the extended attribute user.exemplar" in problems(home)
+    assert "classifier.onnx has the extended attribute user.exemplar" in problems(home)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_attributes_of_the_system_are_named_and_all_others_are_problems(
     monkeypatch.setattr(os, "listxattr", lambda path, follow_symlinks: [name])
     report = audit(home)
     assert report.passed == passes and report.not_audited == ((name,) if passes else ())
-    assert passes or f"classifier.onnx carries the extended attribute {name}" in "\n".join(report.problems)
+    assert passes or f"classifier.onnx has the extended attribute {name}" in "\n".join(report.problems)
 
 
 def test_pixels_appended_to_the_bundle_are_refused_with_its_path(home: Home) -> None:
@@ -105,18 +105,18 @@ def header_of(path: Path) -> bytes:
         (lambda h: h.replace(b"backbone", b"\\u0062ackbone"), "its header hides something"),
     ],
 )
-def test_a_header_that_holds_more_is_named(home: Home, hide, problem: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_header_with_more_content_is_named(home: Home, hide, problem: str) -> None:  # type: ignore[no-untyped-def]
     path = home.current().bundle
     longer = hide(header_of(path)).ljust(8)
     rewrite_header(path, longer)
     bundle = home.current().bundle.stat().st_size
-    manifest = _manifest_said_to_be(home, bundle)
+    manifest = _manifest_stating_length(home, bundle)
     _replace_manifest(path, manifest)
     assert problem in problems(home)
 
 
-def _manifest_said_to_be(home: Home, length: int) -> bytes:
-    """Makes a manifest as somebody would who changed the stated length too."""
+def _manifest_stating_length(home: Home, length: int) -> bytes:
+    """Returns the home's manifest with another stated length, so that the length of the file fits again."""
     from safetensors import safe_open
 
     from lwm_edge.model import manifest as manifests
@@ -169,7 +169,7 @@ def test_pixels_in_the_receipt_are_named(home: Home) -> None:
         lambda text: text.replace(b'"home"', b'"\\u0068ome"'),
     ],
 )
-def test_what_is_hidden_in_a_receipts_json_is_found(home: Home, hide: Callable[[bytes], bytes]) -> None:
+def test_content_hidden_in_a_receipts_json_is_found(home: Home, hide: Callable[[bytes], bytes]) -> None:
     path = home.current().receipt
     content = path.read_bytes()
     path.write_bytes(hide(content.rstrip()).ljust(len(content) - 1) + b"\n")
@@ -186,9 +186,9 @@ def test_what_is_hidden_in_a_receipts_json_is_found(home: Home, hide: Callable[[
         lambda text: text.replace(b'"custody":', b'"\\u0063ustody":'),
     ],
 )
-def test_what_is_hidden_in_a_manifest_is_refused(home: Home, hide: Callable[[bytes], bytes]) -> None:
+def test_content_hidden_in_a_manifest_is_refused(home: Home, hide: Callable[[bytes], bytes]) -> None:
     path = home.current().bundle
-    block = _manifest_said_to_be(home, path.stat().st_size)
+    block = _manifest_stating_length(home, path.stat().st_size)
     _replace_manifest(path, hide(block.rstrip(b"\0")).ljust(len(block), b"\0"))
     with pytest.raises(BundleError, match=r"hides something|breaks the bundle format"):
         audit(home)
@@ -277,7 +277,9 @@ def test_an_edited_ledger_is_named(home: Home) -> None:
         ("images_alive", 7, "left 7 photos in memory"),
     ],
 )
-def test_what_an_increment_left_in_memory_is_named(home: Home, figure: str, count: int, problem: str) -> None:
+def test_photos_and_teachers_that_an_increment_left_in_memory_are_named(
+    home: Home, figure: str, count: int, problem: str
+) -> None:
     bundle = home.open_bundle()
     (entry,) = bundle.manifest.ledger.latest
     ledger = bundle.manifest.ledger.with_entry(entry.model_copy(update={figure: count}))

@@ -18,7 +18,7 @@ INPUTS = 9 * (16 + 32) + 64  # the demo's head reads two levels on a grid of 3x3
 
 @pytest.fixture(scope="module")
 def grown_once(shipped_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Makes a home and one increment in it, to be copied."""
+    """Makes a home with one increment, to be copied."""
     folder = tmp_path_factory.mktemp("grown")
     shutil.copytree(shipped_home, folder / "home", symlinks=True)
     photos = photo_folder(folder / "new_photos", {"Bag": "Bag", "Shirt": "Shirt"})
@@ -73,18 +73,18 @@ def test_the_ledgers_head_is_in_the_audit_and_in_the_receipt(grown: Home) -> Non
     assert receipt["footprint"]["ledger_head"] == report.ledger_head
 
 
-def test_what_the_increment_took_is_in_the_ledger(grown: Home) -> None:
+def test_the_cost_of_the_increment_is_in_the_ledger(grown: Home) -> None:
     last = grown.open_bundle().manifest.ledger.last
     assert last is not None and last.labels_bytes == grown.current().labels.stat().st_size
     assert last.teacher_networks is not None and last.images_alive == 0
     assert 0 < (last.peak_anonymous_bytes or 0) <= last.peak_rss_bytes
 
 
-def test_removing_classes_leaves_the_growth_explained(grown: Home) -> None:
+def test_removals_leave_the_growth_explained_until_a_shipped_class_goes(grown: Home) -> None:
     remove_class(grown, "Bag")
     growth = audit(grown).onnx_growth
     assert growth is not None and growth.classes == 1 and growth.explained
-    remove_class(grown, "Coat", shipped=True)  # its name is forgotten
+    remove_class(grown, "Coat", shipped=True)  # its name is kept nowhere, so its bytes are unknown
     report = audit(grown)
     assert report.passed and report.onnx_growth is not None and report.onnx_growth.explained is None
 

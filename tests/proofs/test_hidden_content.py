@@ -1,4 +1,4 @@
-"""Nothing can be hidden in the way a home's files are written, even if what they say stays the same."""
+"""Nothing can be hidden in how a home's files are written, even if their values stay the same."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def problems(home: Home) -> str:
 def rewrite(
     home: Home, change: Callable[[Arrays], None] = lambda arrays: None, **of_manifest: object
 ) -> None:
-    """Makes a bundle as somebody would who computes all digests again."""
+    """Changes the bundle as somebody would who also computes all digests again."""
     bundle = home.open_bundle()
     arrays = bundle.arrays()
     change(arrays)
@@ -69,7 +69,7 @@ def _with_model_version(graph: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        # A field that comes twice, of which readers take the last: the producer's name is field 2.
+        # The producer's name (field 2) comes twice, and readers take the last one.
         (lambda graph: b"\x12\x83\x10" + b"x" * 2051 + graph, "hold more than the graph"),
         (lambda graph: b"\x08\x88\x80\x80\x80\x00" + graph, "hold more than the graph"),  # IR version 8
         (_with_model_version, "it has the model version"),
@@ -130,7 +130,7 @@ def _replace_manifest(home: Home, text: bytes) -> None:
         lambda text: text.replace(b'"shipped_classes":6', b'"shipped_classes":6.0'),
     ],
 )
-def test_numbers_and_their_order_hide_nothing_in_a_manifest(
+def test_digits_and_the_order_of_fields_hide_nothing_in_a_manifest(
     home: Home, hide: Callable[[bytes], bytes]
 ) -> None:
     text = _manifest_text(home)
@@ -145,13 +145,13 @@ def test_a_recipe_that_does_not_exist_is_named(home: Home) -> None:
     assert "the manifest names the recipe '8080" in problems(home)
 
 
-def test_a_record_of_custody_that_does_not_hold_is_named(home: Home) -> None:
+def test_a_false_record_of_custody_is_named(home: Home) -> None:
     link = Link(increment=1, parent_digest="80" * 32, model_digest="81" * 32, shipped_classes=6)
     rewrite(home, custody=Custody(links=(link,) * 8, dropped_links=80))
     assert "but the record holds 8 and has dropped 80: links were added or removed" in problems(home)
 
 
-def test_whitespace_behind_a_receipt_hides_nothing(home: Home) -> None:
+def test_whitespace_after_a_receipt_hides_nothing(home: Home) -> None:
     path = home.current().receipt
     content = path.read_bytes()
     text = content.rstrip()
@@ -202,7 +202,7 @@ def test_a_link_in_place_of_a_file_is_named(home: Home, tmp_path: Path, name: st
     assert f"{name} is a link, not a file" in problems(home)
 
 
-def test_a_lock_that_is_no_file_is_named(home: Home) -> None:
+def test_a_lock_that_is_not_a_file_is_named(home: Home) -> None:
     (home.path / "lock").unlink(missing_ok=True)
     os.mkfifo(home.path / "lock")
     assert "lock is a named pipe (FIFO), not a file" in problems(home)
@@ -245,7 +245,7 @@ def test_numbers_as_any_release_writes_them_are_plain(number: str) -> None:
         *("9223372036854775808", "0.0e5", '"\\u001F"', '"\\/"', '"\\ue000"', '"\\ue0001.5\\ue000"', "[1 ]"),
     ],
 )
-def test_anything_longer_or_other_than_it_needs_to_be_is_not_plain(text: str) -> None:
+def test_json_that_is_not_in_its_plainest_form_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         plain_json(f"[{text}]".encode())
 

@@ -1,4 +1,4 @@
-"""The ONNX file's length is computed, and the file that is made is exactly as long."""
+"""An ONNX file is exactly as long as computed."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def test_the_growth_is_explained_to_the_byte(before: int, after: int, length: in
     assert sum(back) == -sum(parts)
 
 
-def test_names_beyond_ascii_and_with_quotation_marks() -> None:
+def test_names_beyond_ascii_and_with_quotation_marks_are_counted() -> None:
     before, after = ("Coat",), ("Coat", "Ёлка", '"x"', "🦊")
     large = onnx_file(after)
     assert sum(expected_growth(before, after, FEATURES, large)) == len(large) - len(onnx_file(before))
 
 
-def test_what_is_not_an_onnx_file() -> None:
+def test_content_that_is_not_an_onnx_file_is_refused() -> None:
     with pytest.raises(ExportError, match="not an ONNX file"):
         expected_growth(("a",), ("a", "b"), FEATURES, b"pixels" * 100)

@@ -1,4 +1,4 @@
-"""In simulated increments an honest recipe leaves nothing behind, and every kind of leak is named."""
+"""In simulated increments, an honest recipe leaves nothing behind, and every kind of leak is named."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Leak = Callable[[Home], None]
 
 @pytest.fixture(autouse=True)
 def _kept(_count_only_where_counts_matter: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes KEPT after earlier objects were put aside, so that the measurement looks through it."""
+    """Replaces KEPT once older objects are excluded from the search, so that KEPT itself is searched."""
     monkeypatch.setattr(sys.modules[__name__], "KEPT", [])
 
 
@@ -155,7 +155,7 @@ def test_photos_in_a_tensor_are_refused(home: Home, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_a_failing_increment_is_raised_as_it_is(home: Home) -> None:
+def test_the_error_of_a_failing_increment_is_raised_as_it_is(home: Home) -> None:
     too_demanding = IncrementConfig(recipe="lwm", min_photos=100)
     with pytest.raises(Exception, match="cannot be used") as caught:
         simulate(home, 3, config=too_demanding)
@@ -163,12 +163,12 @@ def test_a_failing_increment_is_raised_as_it_is(home: Home) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"increments": 2}, {"classes": 0}, {"increments": 70_000}])
-def test_settings_that_cannot_be(home: Home, settings: dict[str, int]) -> None:
+def test_impossible_settings_are_refused(home: Home, settings: dict[str, int]) -> None:
     with pytest.raises(ConfigError):
         simulate(home, **settings)  # type: ignore[arg-type]
 
 
-def test_a_plot_that_cannot_be_is_refused_before_the_work(
+def test_a_plot_that_cannot_be_written_is_refused_before_the_work(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigError, match=r"not a PNG file"):

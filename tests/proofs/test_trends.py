@@ -1,4 +1,4 @@
-"""The verdict on a simulation allows growth within limits, and names whatever grew beyond them."""
+"""The verdict on a simulation allows growth within limits, and names every figure that grew beyond them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def verdict(steps: list[SimulationStep]) -> list[str]:
     return list(find_problems(steps, find_trends(steps)))
 
 
-def test_what_the_classes_explain_is_no_problem_and_slopes_are_exact() -> None:
+def test_growth_that_the_classes_explain_is_no_problem_and_slopes_are_exact() -> None:
     steps = [step(n) for n in range(1, 51)]
     trends = {trend.figure: trend for trend in find_trends(steps)}
     assert verdict(steps) == [] and all(trend.passed for trend in trends.values())
@@ -90,6 +90,6 @@ def test_the_first_increment_warms_up() -> None:
     assert verdict([step(1, peak_rss_bytes=RSS // 2), step(2), step(3)]) == []
 
 
-def test_a_problem_that_every_audit_finds_is_said_once() -> None:
+def test_a_problem_that_every_audit_finds_is_named_once() -> None:
     steps = [step(n, problems=(f"photo{n}.png ({n} bytes) is unexplained",)) for n in range(1, 5)]
     assert verdict(steps) == ["after increment 1: photo1.png (1 bytes) is unexplained"]

@@ -1,4 +1,4 @@
-"""`verify` says what it proves and what it does not, and fails closed."""
+"""`verify` says what is proven and what is not, and proves nothing if anything is wrong."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LDA = QUICK.model_copy(update={"recipe": "lda"})
 
 @pytest.fixture(scope="module")
 def grown_once(shipped_trusting_home: Path, keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Makes a home with two signed changes, an increment and a removal, to be copied."""
+    """Makes a home with two signed changes (an increment and a removal), to be copied."""
     folder = tmp_path_factory.mktemp("grown")
     home = shutil.copytree(shipped_trusting_home, folder / "home", symlinks=True)
     photos = photo_folder(folder / "new_photos", {"Bag": "Bag", "Shirt": "Shirt"})
@@ -75,7 +75,7 @@ def test_a_fresh_home(trusting_home: Home) -> None:
     report = verify(trusting_home)
     assert report.passed and report.trusted_key_file == trusting_home.trust
     assert _says(report.proven, "unchanged", "classifier.onnx is, byte for byte")
-    assert _says(report.not_proven, "whoever can change the home can change it too")
+    assert _says(report.not_proven, "whoever can change the home can change this key too")
 
 
 def test_signed_changes_and_the_devices_key(grown: Home, keys: Keys) -> None:
@@ -104,7 +104,9 @@ def test_unsigned_changes_are_claims(trusting_home: Home, keys: Keys, make_photo
     add_classes(trusting_home, make_photos("Bag"), LDA, isolate=False)
     report = verify(trusting_home)
     assert report.passed and report.links_signed == 0
-    assert _says(report.not_proven, "Who made change 1: unsigned, so anyone who can write the bundle may")
+    assert _says(
+        report.not_proven, "Who made change 1: without a signature, it could be anyone who can write"
+    )
     problems = _failed(verify(trusting_home, device_key=keys.device_pub))
     assert problems == ("change 1 is not signed",)
 
@@ -124,7 +126,7 @@ def test_shipped_classes_that_were_renamed_or_came_back(
     init_home(base, tmp_path / "home", trust=keys.vendor_pub)
     rename_class(tmp_path / "home", "Coat", "Mantel", sign_with=keys.device_key)
     remove_class(tmp_path / "home", "Mantel", shipped=True, sign_with=keys.device_key)
-    undo(tmp_path / "home", sign_with=keys.device_key)  # which needs a model that verifies
+    undo(tmp_path / "home", sign_with=keys.device_key)  # undo needs a model that verifies
     report = verify(tmp_path / "home", device_key=keys.device_pub)
     assert report.passed and report.links_signed == 3
     assert _says(report.proven, "Mantel is the class that the vendor signed as Coat.")
@@ -153,7 +155,7 @@ def test_without_a_key_nothing_is_proven(home: Home, keys: Keys) -> None:
         assert problems == ("there is no key to verify against: pass the vendor's with --trust vendor.pub",)
 
 
-def test_another_key_than_the_homes_own(trusting_home: Home, tmp_path: Path) -> None:
+def test_a_key_other_than_the_homes_own_is_a_problem(trusting_home: Home, tmp_path: Path) -> None:
     other = generate_key(tmp_path / "other")
     problems = _failed(verify(trusting_home, trust=other.public_key_file))
     assert _says(problems, "the home trusts the key", "not with the trusted")
@@ -186,7 +188,7 @@ def test_flipped_bits_prove_nothing(keys: Keys, tmp_path: Path, place: float) ->
         verify(tmp_path / "base.lwm", trust=keys.vendor_pub)
 
 
-def test_what_is_not_there(tmp_path: Path, keys: Keys) -> None:
+def test_a_missing_home_or_bundle_is_an_error(tmp_path: Path, keys: Keys) -> None:
     with pytest.raises(BundleError, match="does not exist"):
         verify(tmp_path / "none.lwm", trust=keys.vendor_pub)
     with pytest.raises(HomeError):
@@ -197,7 +199,7 @@ def test_what_is_not_there(tmp_path: Path, keys: Keys) -> None:
         verify(keys.base, trust=keys.vendor_pub, device_key=tmp_path / "none.pub")
 
 
-def test_it_reads_only_and_needs_no_torch(grown: Home, keys: Keys) -> None:
+def test_verify_only_reads_and_needs_no_torch(grown: Home, keys: Keys) -> None:
     before = state_of(grown.path)
     code = (
         "import sys, lwm_edge\n"

@@ -1,4 +1,4 @@
-"""Provides the fixtures that tests with torch run with; the conftest of their folder imports them."""
+"""Provides fixtures that every test with torch uses; the conftest of the test's folder imports them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ def _same_random_numbers() -> None:
 
 @pytest.fixture(autouse=True)
 def _count_only_where_counts_matter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skips the search for live objects, which takes seconds in a process that ran hundreds of tests.
+    """Skips the search for live objects, which takes seconds after hundreds of tests in one process.
 
-    Tests that plant something to be found do search, and earlier objects are put aside for good. Whether an
-    increment leaves nothing behind is counted in a process of its own, which has no earlier objects.
+    Only the modules in `_COUNTING` do search, because their tests plant objects to be found. Before these
+    tests, all older objects are frozen, so that the search passes over them. Tests of whether an increment
+    leaves nothing behind use a new process, which has no older objects.
     """
     module = request.module.__name__.rpartition(".")[2]
     if module not in _COUNTING:

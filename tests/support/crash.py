@@ -1,4 +1,4 @@
-"""Kills a change of a home, or cuts its power, at every operation on disk, and checks what is left.
+"""Interrupts a change of a home, by a kill or a power cut, at every operation on disk, and checks the home.
 
 `tests/home/test_crash.py` interrupts every change once; `benchmarks/crash_rounds.py` also interrupts the
 recoveries.
@@ -37,16 +37,16 @@ Action = Callable[[Path], object]
 
 @dataclass
 class Change:
-    """Holds a change of a home that was made once for real.
+    """Describes a change of a home, recorded while it was made once for real.
 
     Attributes:
-        root: The home.
-        store: Store of the contents.
-        before: What was there before the change.
-        operations: What the change did on disk.
-        old: The home's files before; none where there was no home.
-        new: The home's files after.
-        recovered: What was found after recoveries.
+        root: Folder of the home.
+        store: Store of the files' contents.
+        before: Tree of the home before the change.
+        operations: Operations of the change on disk.
+        old: Files of the home before the change; empty if there was no home.
+        new: Files of the home after the change.
+        recovered: Trees of the home after recoveries.
     """
 
     root: Path
@@ -62,7 +62,7 @@ class Change:
         assert files_of(self.root, self.store) in (self.old, self.new)
 
     def check_recovered(self) -> None:
-        """Checks the same after recovery, that nothing else is left, and that the next change works."""
+        """Checks the same after a recovery, and that nothing else is left and the next change works."""
         self.check()
         left = self.store.scan(self.root)
         if left not in self.recovered:
@@ -73,7 +73,7 @@ class Change:
         assert_one_model(self.root)
         assert not audit(self.root).problems
         home = open_home(self.root)
-        names = (*GENERATION_FILES, PREVIOUS)  # the last one only where undo is permitted
+        names = (*GENERATION_FILES, PREVIOUS)  # the last one only if undo is permitted
         files = {n: self.store.get(content) for n, content in zip(names, self.new, strict=False)}
         commit_files(home, files)
         assert files_of(self.root, self.store) == self.new
@@ -81,7 +81,7 @@ class Change:
 
 
 def make(root: Path, action: Action) -> Change:
-    """Makes a change and records what it does on disk."""
+    """Makes a change, and records its operations on disk."""
     store = Store(root.parent / "store")
     before, old = store.scan(root), files_of(root, store)
     operations = record(store, root, lambda: action(root))
@@ -95,7 +95,7 @@ def make(root: Path, action: Action) -> Change:
 
 
 def files_of(root: Path, store: Store) -> Files:
-    """Returns what a reader of the home gets; nothing where there is no home."""
+    """Returns the files that a reader of the home gets; none if there is no home."""
     try:
         generation = open_home(root).current()
     except HomeError:
@@ -120,7 +120,7 @@ def commit_files(home: Home, files: dict[str, bytes]) -> None:
 
 
 def take_lock(root: Path) -> None:
-    """Clears what an interrupted change left, as the start of every change does."""
+    """Clears the leftovers of an interrupted change, as every change does when it starts."""
     with Home(root).lock():
         pass
 
@@ -139,7 +139,7 @@ def prepare_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(home_changes, "_prepare", prepare_first)
     monkeypatch.setattr(
         measurement, "count_alive", lambda *sizes: Alive([], {})
-    )  # which looks at all objects
+    )  # it would search all objects, which is slow
     monkeypatch.setattr(home_changes, "open_bundle", functools.cache(open_bundle))
 
 
@@ -168,7 +168,7 @@ def explore(
 
 
 def explore_init(root: Path, rounds: int | None) -> tuple[Change, Exploration]:
-    """Where there is no home, `init` starts over; where there is one, the next change clears up."""
+    """Interrupts `init`; its recovery is `init` again or, if there is a home already, the next change."""
     change = make(root, init)
     assert change.old == ()
 
@@ -179,7 +179,7 @@ def explore_init(root: Path, rounds: int | None) -> tuple[Change, Exploration]:
             init(root)
 
     exploration = explore(change, init_again, rounds)
-    assert all(len(tree) == 9 for tree in change.recovered)  # the lock, and what a home is made of
+    assert all(len(tree) == 9 for tree in change.recovered)  # the lock, and the parts of a home
     return change, exploration
 
 

@@ -1,15 +1,17 @@
-"""Models a disk in use, and what it may forget when the power goes.
+"""Models a disk in use, and the data that it can lose when the power fails.
 
-`Disk.after` performs operations, as `fault_layer` records them, and `Disk.power_cuts` says what may be there
-when the machine comes back:
+`Disk.after` performs operations, as `fault_layer` records them, and `Disk.power_cuts` says what may be on the
+disk when the machine starts again:
 
-- a file's content that was not synced: nothing of it, a part, zeros of its length, a part in zeros, or all;
-- folder entries (made, renamed, removed) that were not synced: any subset of them, whatever their order.
-  All 2^n subsets are made. One rename is one change, as on every journalling file system, and a symbolic link
-  comes with its target.
+- A file's content that was not synced can be missing, cut short, replaced by zeros entirely or in part, or
+  complete.
+- Any subset of the changes to folder entries (made, renamed, removed) that were not synced can be there, in
+  any order. All 2^n subsets are tried. One rename is one change, as on every journalling file system, and a
+  symbolic link is never there without its target.
 
-A kill alone loses nothing, but what was not synced by then can still be lost by a power cut that comes while
-the next process clears up. So a `Disk` carries both what is durable and what is not yet.
+A kill alone loses nothing. But data that were not synced before the kill can still be lost if the power fails
+while the next process clears up. So a `Disk` holds both the durable state and the changes that are not yet
+durable.
 """
 
 from __future__ import annotations
@@ -25,32 +27,32 @@ from tests.support.file_store import FOLDER, Content, Store, Tree
 MAX_PENDING = 12
 
 Operation = tuple[str, ...]
-"""Operation as recorded: a function of `_disk`, the (relative) path, and what else it took."""
+"""Recorded operation: the name of a function of `_disk`, the relative path, and any other arguments."""
 
 
 @dataclass(frozen=True)
 class File:
-    """Holds a file, whatever its name."""
+    """Holds a file's content and whether it was synced; folder entries hold its name."""
 
     content: Content
     synced: bool
 
 
 Node = tuple[str, str] | int
-"""Node of a folder: (FOLDER, ""), ("link", target), or a file's number."""
+"""Node that a folder entry names: (FOLDER, ""), ("link", target), or a file's number."""
 
 Change = tuple[tuple[str, Node | None], ...]
-"""Entries that change together, by path; None removes one."""
+"""Folder entries that change together: path and new node; None removes the entry."""
 
 
 @dataclass(frozen=True)
 class Disk:
-    """Holds a disk in use.
+    """Describes the state of a disk in use.
 
     Attributes:
-        store: Store of the contents.
-        entries: Durable entries, by path.
-        pending: Changes of entries that are not durable, in order.
+        store: Store of the files' contents.
+        entries: Durable folder entries, by path.
+        pending: Changes to entries that are not yet durable, in order.
         files: Files by number.
     """
 
@@ -71,11 +73,11 @@ class Disk:
         return cls(store, entries, (), files)
 
     def visible(self) -> Tree:
-        """Returns what a process sees."""
+        """Returns the tree that a process sees."""
         return _tree(_changed(self.entries, self.pending), self.files)
 
     def key(self) -> object:
-        """Returns a key that is the same for disks that can only lead to the same outcomes."""
+        """Returns a key; disks with the same key have the same possible outcomes."""
 
         def known(node: Node | None) -> object:
             return self.files[node] if isinstance(node, int) else node
@@ -84,8 +86,8 @@ class Disk:
         return entries, tuple(tuple((path, known(node)) for path, node in change) for change in self.pending)
 
     def power_cuts(self) -> Iterator[Tree]:
-        """Yields everything that may be there after a power cut now."""
-        assert len(self.pending) <= MAX_PENDING, f"too much is not synced to try it all: {self.pending}"
+        """Yields every tree that may be on the disk after a power cut at this point."""
+        assert len(self.pending) <= MAX_PENDING, f"too many unsynced changes to try them all: {self.pending}"
         for kept in itertools.product((True, False), repeat=len(self.pending)):
             entries = _changed(self.entries, itertools.compress(self.pending, kept))
             numbers = {node for node in entries.values() if isinstance(node, int)}
@@ -122,10 +124,10 @@ class Disk:
                 return self._changing((path, (FOLDER, "")))
             case "unlink" | "remove_folder":
                 return self._changing((path, None))
-        raise AssertionError(f"the model does not know {operation}")
+        raise AssertionError(f"the model of a disk does not know {operation}")
 
     def torn(self, operation: Operation) -> Iterator[Disk]:
-        """Yields the disk after parts of a write."""
+        """Yields the disk after each part of a write that a kill can leave."""
         for part in sorted(self.store.torn(operation[2])):
             yield self.after((*operation[:2], part))
 
@@ -166,7 +168,7 @@ def _changed(entries: Mapping[str, Node], changes: Iterable[Change]) -> dict[str
 
 
 def _tree(entries: Mapping[str, Node], files: Mapping[int, File]) -> Tree:
-    """Keeps the entries that can be reached: those whose folder is there."""
+    """Returns the entries that can be reached, because their folder exists."""
     found: set[tuple[str, str, str]] = set()
     reached = {"."}
     for path, node in sorted(entries.items()):

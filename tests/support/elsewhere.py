@@ -1,8 +1,9 @@
-"""Takes away, in a process of its own, what only some systems have, and runs a script there.
+"""Imitates another system: removes modules and functions from this process, then runs a script in it.
 
     python -m tests.support.elsewhere windows SCRIPT.py ARGUMENTS
 
-Libraries have builds of their own for Windows and macOS, so those that use any of this are loaded first.
+Libraries whose builds for this system use the removed parts are loaded first. On the other systems, these
+libraries have separate builds.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _ONLY_ON_LINUX = "O_PATH sched_getaffinity listxattr getxattr setxattr memfd_cre
 
 
 class _Refusing(MetaPathFinder):
-    """Finds no module of the given names."""
+    """Makes imports of the given modules fail."""
 
     def __init__(self, names: set[str]) -> None:
         self.names = names
@@ -48,7 +49,7 @@ class _Refusing(MetaPathFinder):
 
 
 def take_away(system: str) -> None:
-    """Leaves this process only those parts of the standard library that "windows" or "macos" has."""
+    """Removes the parts of the standard library that "windows" or "macos" lacks."""
     for library in _LIBRARIES.split():
         __import__(library)
     if system == "macos":
@@ -59,7 +60,7 @@ def take_away(system: str) -> None:
         sys.meta_path.insert(0, _Refusing(_NOT_ON_WINDOWS))
         _remove(os, _OS_NOT_ON_WINDOWS)
         _remove(signal, _SIGNALS_NOT_ON_WINDOWS)
-        _remove(select, "select poll epoll")  # takes only sockets there
+        _remove(select, "select poll epoll")  # which take only sockets on Windows
     os.supports_dir_fd.clear()
     _hide_proc()
 

@@ -1,7 +1,7 @@
-"""Refuses one of a process's operations on files, however the operation is made.
+"""Makes one of a process's operations on files fail, whichever code performs it.
 
 Python's audit events announce every file that is about to be opened, made, renamed, listed or removed.
-Functions without an event are replaced.
+Functions without such an event are replaced.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _WITHOUT_EVENTS = ("fsync", "stat", "lstat", "readlink", "fstat", "read", "statv
 
 
 class _Disk:
-    """Counts the operations below a folder; the one with the number `fails_at` ends in EIO."""
+    """Counts the operations below a folder, and makes number `fails_at` end in EIO."""
 
     root: str | None = None
     count = 0
@@ -51,12 +51,12 @@ def _listen(event: str, arguments: tuple[Any, ...]) -> None:
             _disk.count_operation(arguments[0])
 
 
-_LISTENING: list[bool] = []  # an audit hook lasts as long as the process
+_LISTENING: list[bool] = []  # not empty once the hook is there, as it cannot be removed
 
 
 @contextmanager
 def failing_disk(root: Path, fails_at: int | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Disk]:
-    """Makes an operation within the block fail; without `fails_at`, operations are only counted."""
+    """Makes operation number `fails_at` within the block fail; if that is None, only counts operations."""
     if not _LISTENING:
         sys.addaudithook(_listen)
         _LISTENING.append(True)

@@ -1,4 +1,4 @@
-"""Runs each verb with one of its operations on files ending in EIO, and says what callers may see of that."""
+"""Runs a command ("verb") while one of its operations on files fails, and checks what callers see."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from tests.support.samples import WITHOUT_LEVELS
 
 
 class FailingVerbs:
-    """Runs verbs on a home of their own, which starts over for each run.
+    """Runs verbs on a home that is made again for each run.
 
     Args:
-        folder: Folder for the home, its photos and what is written.
-        monkeypatch: Patch by which operations fail.
+        folder: Folder for the home, its photos and output files.
+        monkeypatch: Patch that makes operations fail.
 
     Attributes:
         names: Names of the verbs.
@@ -87,7 +87,7 @@ class FailingVerbs:
         return disk.count
 
     def problem(self, verb: str, fails_at: int) -> str | None:
-        """Makes an operation fail; returns what callers saw but must not see, if there was anything."""
+        """Makes an operation fail; returns a description of what callers wrongly saw, or None."""
         home = open_home(self._start_over())
         before, failure = home.current(), None
         with failing_disk(self._root, fails_at, self._monkeypatch):

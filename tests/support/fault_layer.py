@@ -1,8 +1,8 @@
 """Explores kills and power cuts at every operation on disk.
 
-`record` notes every operation that an action makes through `storage`; an `Exploration` replays them on the
-model of a disk (`disk_model`), stops before, within and after each, and looks at everything that may then be
-there.
+`record` notes every operation that an action makes through `storage`. An `Exploration` replays the operations
+on the model of a disk (`disk_model`), stops before, within and after each, and checks every state in which
+the disk may then be.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lwm_edge import _disk, locks, storage
+from lwm_edge import _disk, durability, inspection, locks, storage
 from tests.support.disk_model import Disk, Operation
 from tests.support.file_store import Store
 
 
 class Recorder:
-    """Takes the place of `storage._disk`: notes every operation and performs it, but waits for no disk.
+    """Replaces `_disk`: notes every operation and performs it, but does not sync.
 
     Attributes:
         operations: Operations noted so far; those that changed nothing are left out.
-        fail_at: Position of an operation that is refused, after half of it if it is a write.
-        error: Error that it is refused with; None refuses nothing.
-        all_later: Whether all later operations are refused as well.
+        fail_at: Position of the operation that fails; a write fails halfway.
+        error: Error with which the operation fails; with None, no operation fails.
+        all_later: Whether all later operations fail too.
         moves: Whether files may be moved to other folders, as in an inbox.
     """
 
@@ -114,22 +114,27 @@ class Recorder:
 
 
 @contextmanager
-def standing_in(recorder: Any) -> Iterator[None]:
-    """Puts a recorder in the place of `storage._disk`."""
-    storage._disk = locks._disk = recorder  # type: ignore[attr-defined]
+def replaced_disk(recorder: Any) -> Iterator[None]:
+    """Replaces `_disk` by a recorder within the block, in every module that uses it."""
+    _use(recorder)
     try:
         yield
     finally:
-        storage._disk = locks._disk = _disk  # type: ignore[attr-defined]
+        _use(_disk)
+
+
+def _use(disk: Any) -> None:
+    for module in (inspection, durability, storage, locks):
+        vars(module)["_disk"] = disk
 
 
 def record(
     store: Store, root: Path, action: Callable[[], object], recorder: Recorder | None = None
 ) -> list[Operation]:
-    """Records every operation on disk that an action makes in and on a folder."""
+    """Records every operation on disk that an action makes on a folder or in it."""
     before = Disk.holding(store, store.scan(root))
     recorder = recorder or Recorder(root, store)
-    with standing_in(recorder):
+    with replaced_disk(recorder):
         action()
     seen = before.after(*recorder.operations).visible()
     assert seen == store.scan(root), "something bypassed storage"
@@ -148,16 +153,18 @@ def interruptions(disk: Disk, operations: Iterable[Operation]) -> Iterator[Disk]
 
 @dataclass
 class Exploration:
-    """Interrupts a change at every operation, then the recovery from it at every operation, and so on.
+    """Interrupts a change at every operation, then each recovery from that at every operation, and so on.
 
     Attributes:
-        store: Store of contents.
+        store: Store of the files' contents.
         root: Folder that is changed.
-        check: Function that looks at what an interruption left, as a reader would; fails if it is wrong.
-        recover: Function that does what the next start does.
-        check_recovered: Function that looks at what is there after the recovery.
-        rounds: Number of interruptions in a row; None goes on until they leave nothing new.
-        forget: Operations to leave out, as if the product forgot them; to show that this is noticed.
+        check: Function that reads the folder after an interruption, as a reader would, and fails if anything
+            is wrong.
+        recover: Function that recovers, as the next start would.
+        check_recovered: Function that checks the folder after a recovery.
+        rounds: Number of interruptions in a row; None goes on until no new disk is found.
+        forget: Function that says which operations to leave out, to show that the checks would notice if the
+            product forgot them.
         make_recorder: Function that makes the recorder of a recovery.
         counts: Numbers of kills and power cuts, in the change and in recoveries.
     """
@@ -175,7 +182,7 @@ class Exploration:
     _cuts: dict[object, int] = field(default_factory=dict)
 
     def run(self, disk: Disk, operations: Iterable[Operation]) -> None:
-        """Visits everything that interruptions of a change may leave."""
+        """Visits every disk that interruptions of a change may leave."""
         waiting, round_ = list(self._left_by(disk, operations, "the change")), 1
         while waiting:
             found: list[Disk] = []
@@ -195,7 +202,7 @@ class Exploration:
         return len(self._seen)
 
     def _left_by(self, disk: Disk, operations: Iterable[Operation], what: str) -> Iterator[Disk]:
-        """Yields what is there after each kill and each power cut, if it was not seen before."""
+        """Yields the disk after each kill and each power cut, unless it was seen before."""
         kept = [operation for operation in operations if not self.forget(operation)]
         for killed in interruptions(disk, kept):
             key = killed.key()

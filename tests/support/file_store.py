@@ -1,4 +1,4 @@
-"""Keeps contents of files, and folders made of them: what a disk holds, in a form that can be compared."""
+"""Keeps file contents by digest, and describes folders in a form that can be compared and made again."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Content = str
 """Digest of a file's content; `Store` has the bytes."""
 
 Tree = frozenset[tuple[str, str, str]]
-"""Tree below a folder: (path, "folder", ""), (path, "link", target), (path, "file", content)."""
+"""Everything below a folder: (path, "folder", ""), (path, "link", target), (path, "file", content)."""
 
 
 class Store:
-    """Keeps file contents by digest, in files that are linked to where a tree wants them."""
+    """Keeps each content in a file named after its digest; a tree's files are hard links to such files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir()
-        self._read: dict[tuple[int, int, int], Content] = {}  # what is known of files need not be read again
+        self._read: dict[tuple[int, int, int], Content] = {}  # so that no file is read twice
         self._torn: dict[Content, set[Content]] = {}
         self._unsynced: dict[Content, set[Content]] = {}
 
@@ -44,7 +44,7 @@ class Store:
         return all(hashlib.sha256(p.read_bytes()).hexdigest() == p.name for p in self.folder.iterdir())
 
     def read(self, path: Path) -> Content:
-        """Reads a file's content."""
+        """Adds a file's content to the store."""
         status = path.stat()
         key = status.st_ino, status.st_mtime_ns, status.st_size
         if key not in self._read:
@@ -52,7 +52,7 @@ class Store:
         return self._read[key]
 
     def scan(self, root: Path) -> Tree:
-        """Reads what is below a folder."""
+        """Reads a folder and everything below it."""
         found = set()
         for path in root.rglob("*") if root.is_dir() else ():
             name = str(path.relative_to(root.parent))
@@ -65,7 +65,7 @@ class Store:
         return frozenset(found | {(root.name, FOLDER, "")} if root.is_dir() else found)
 
     def materialise(self, tree: Tree, root: Path) -> None:
-        """Makes a folder hold exactly a tree."""
+        """Replaces a folder by exactly the given tree."""
         shutil.rmtree(root, ignore_errors=True)
         for name, kind, what in sorted(tree):
             path = root.parent / name
@@ -73,13 +73,13 @@ class Store:
                 path.mkdir()
             elif kind == "link":
                 path.symlink_to(what)
-            elif what == _NOTHING:  # locks, which have to be files of their own
+            elif what == _NOTHING:  # a lock, which must be a separate file
                 path.touch()
             else:
                 os.link(self.folder / what, path)
 
     def torn(self, content: Content) -> set[Content]:
-        """Yields the parts of a write that a kill can leave."""
+        """Returns the parts of a write that a kill can leave."""
         if content not in self._torn:
             whole = self.get(content)
             lengths = {0, 1, len(whole) // 2, len(whole) - 1} & set(range(len(whole)))
@@ -87,7 +87,7 @@ class Store:
         return self._torn[content]
 
     def unsynced(self, content: Content) -> set[Content]:
-        """Yields what a power cut can make of content that was not synced."""
+        """Returns every content that a power cut can leave in place of one that was not synced."""
         if content not in self._unsynced:
             whole = self.get(content)
             half = len(whole) // 2

@@ -1,4 +1,4 @@
-"""Makes folders that tests work in; nothing here loads torch."""
+"""Makes folders for tests; nothing here loads torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Keys:
 
 
 def photo_folder(folder: Path, classes: dict[str, str], count: int = 8) -> Path:
-    """Makes a photo folder; `classes` maps the names to give to the demo's own names."""
+    """Makes a photo folder; `classes` maps each class's new name to its name in the demo."""
     for target, source in classes.items():
         (found,) = (DEMO_DATA / "train").glob(f"*/{source}")
         (folder / target).mkdir(parents=True)
@@ -38,7 +38,7 @@ def photo_folder(folder: Path, classes: dict[str, str], count: int = 8) -> Path:
 
 
 def save_permitting(base: Path, path: Path) -> Path:
-    """Copies a base, as if its vendor permitted undo, and more photos of shipped classes."""
+    """Copies a base as if its vendor permitted both undo and more photos of shipped classes."""
     bundle = open_bundle(base)
     manifest = bundle.manifest.model_copy(update={"permits": ("add-photos", "undo")})
     save_bundle(path, bundle.arrays(), manifest)

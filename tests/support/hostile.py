@@ -1,4 +1,4 @@
-"""Provides what the hostile tests share: bounds on memory and time, and the published counts."""
+"""Provides helpers for hostile tests: limits on memory and time, and a check of the published counts."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _HANGS_AFTER_S = 60
 
 @contextmanager
 def memory_bound(most_bytes: int, mapped_bytes: int = 0) -> Iterator[None]:
-    """Limits the address space that the block may take, and checks how much memory it had resident.
+    """Limits the block's address space, and checks that its resident memory grew by `most_bytes` at most.
 
-    The process that decodes costly photos counts as a whole. A file that is mapped takes address space of its
-    length without taking memory.
+    All memory of the process that decodes costly photos counts too. A mapped file takes as much address space
+    as it is long (`mapped_bytes`), but no memory.
     """
     DECODER.forget_peak()
     process = psutil.Process()
@@ -42,7 +42,7 @@ def memory_bound(most_bytes: int, mapped_bytes: int = 0) -> Iterator[None]:
 
 @contextmanager
 def no_hang() -> Iterator[None]:
-    """Ends a case that would never end by itself."""
+    """Fails the block if it takes so long that it would probably never end."""
 
     def hangs(number: int, frame: Any) -> None:
         raise AssertionError(f"still busy after {_HANGS_AFTER_S} s")
@@ -58,7 +58,7 @@ def no_hang() -> Iterator[None]:
 
 @contextmanager
 def ordinary_user() -> Iterator[None]:
-    """Drops the right of root to read everything, within the block."""
+    """Runs the block as an ordinary user if this is root, who could read everything."""
     if os.geteuid():
         yield
         return
@@ -70,6 +70,6 @@ def ordinary_user() -> Iterator[None]:
 
 
 def published(text: str) -> bool:
-    """Tells whether the README beside the tests has this text."""
+    """Prints a text, and returns whether the README of the tests has it."""
     print(text)
     return text in README.read_text()

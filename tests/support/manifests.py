@@ -1,4 +1,4 @@
-"""Makes manifests, and names of classes, to test with."""
+"""Makes manifests and class names for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes small networks for tests, and changes and compares them."""
+"""Makes, changes and compares small networks for tests."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from lwm_edge.model.loading import load_network
 from lwm_edge.model.manifest import Levels, Manifest
 from lwm_edge.model.network import Network
 
-SAY_NOTHING_NEW = {
+COVERED_BY_SIMILAR = {
     "resnet34": "resnet18 has its blocks, fewer of them",
     "shufflenet_v2_x1_0": "shufflenet_v2_x0_5 has its blocks, narrower",
     "small_resnet32": "small_resnet20 has its blocks, fewer of them",
 }
-"""Architectures that .ci/extended alone tries, and what covers each in the gate."""
+"""Architectures that only .ci/extended tries, and the similar ones that the gate tries instead."""
 
-EXPORT_AS = {
-    "resnet18": "small_resnet20, of which model/onnx/test_graph.py traces one; shufflenet_v2: its pooling",
+GRAPH_COVERED_BY = {
+    "resnet18": "small_resnet20, one of which model/onnx/test_graph.py traces; shufflenet_v2 for its pooling",
     "resnet50": "resnet18, with convolutions of one more size",
-    "mobilenet_v2": "efficientnet_lite0, which base/test_build.py exports: its blocks and its activation",
+    "mobilenet_v2": "efficientnet_lite0, which base/test_build.py exports, for its blocks and activation",
     "mnasnet0_5": "mobilenet_v2, with another activation",
-    "efficientnet_b0": "mobilenet_v3_small: its squeeze and excitation; efficientnet_lite0: the rest",
-    "regnet_y_400mf": "mobilenet_v3_small: its squeeze and excitation",
+    "efficientnet_b0": "mobilenet_v3_small for its squeeze and excitation; efficientnet_lite0 for the rest",
+    "regnet_y_400mf": "mobilenet_v3_small for its squeeze and excitation",
     "small_resnet20": "the demo's base is one, which model/onnx/test_graph.py traces and many tests export",
     "efficientnet_lite0": "base/test_build.py exports one",
-    "densenet121": "shufflenet_v2: its concatenations; small_resnet20: the rest",
+    "densenet121": "shufflenet_v2 for its concatenations; small_resnet20 for the rest",
 }
-"""Architectures whose graph .ci/extended alone looks at, and what covers its form in the gate."""
+"""Architectures whose graph only .ci/extended checks, and what covers each form of graph in the gate."""
 
 ARCHITECTURES = (
     "resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "shufflenet_v2_x0_5", "mnasnet0_5",
     "regnet_y_400mf", "small_resnet20", "efficientnet_lite0", "mobilenet_v3_small", "densenet121",
-    *(pytest.param(name, marks=pytest.mark.extended) for name in SAY_NOTHING_NEW),
+    *(pytest.param(name, marks=pytest.mark.extended) for name in COVERED_BY_SIMILAR),
 )  # fmt: skip
 """Architectures that parametrized tests try."""
 
@@ -48,7 +48,7 @@ PREPROCESSING = Preprocessing(image_size=64, resize_size=64, mean=(0.5, 0.5, 0.5
 
 
 def teacher_and_student(new_classes: int = 2, dtype: torch.dtype = torch.float32) -> tuple[Network, Network]:
-    """Loads the demo's base, and its copy with rows for new classes."""
+    """Loads the demo's base as the teacher, and a copy with rows for new classes as the student."""
     bundle = open_bundle(BASE_BUNDLE)
     teacher = load_network(bundle)
     student = teacher.student(trains=True).requires_grad_(True)
@@ -66,7 +66,7 @@ def disturb(network: Network, scale: float = 0.1) -> None:
 
 
 def same_tensors(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
-    """Tells whether two networks are the same, bit for bit."""
+    """Returns whether two networks' tensors are the same, bit for bit."""
     return first.keys() == second.keys() and all(np.array_equal(first[n], second[n]) for n in first)
 
 
@@ -85,7 +85,7 @@ def fresh_network(name: str, classes: int = 3, capacity: int = 5) -> Network:
 
 
 def manifest_of(name: str, levels: Levels | None = None) -> Manifest:
-    """Makes the manifest of a bundle of three classes, with room for five."""
+    """Makes the manifest of a bundle with three classes and room for five."""
     return Manifest(
         architecture=name,
         preprocessing=PREPROCESSING,
@@ -101,7 +101,7 @@ def manifest_of(name: str, levels: Levels | None = None) -> Manifest:
 
 
 def network_with_levels(name: str = "small_resnet20", grid: int = 2) -> Network:
-    """Makes an untrained network whose head reads earlier blocks, every row with weight on them."""
+    """Makes an untrained network whose head reads earlier blocks with weights that are not 0."""
     network = fresh_network(name)
     levels = find_levels(network, grid)
     assert levels is not None

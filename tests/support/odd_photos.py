@@ -1,4 +1,4 @@
-"""Makes photos whose bytes no encoder would write: odd metadata, endless scans, decoders' worst cases."""
+"""Makes photos that no encoder would write: with odd metadata, endless scans, or a decoder's worst case."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def saved(image: Image.Image, format: str, **options: Any) -> bytes:
 
 
 def _picture(side: int) -> Image.Image:
-    """Draws a picture whose left half is red, and whose right half is blue."""
+    """Draws a picture whose left half is red and whose right half is blue."""
     image = Image.new("RGB", (side, side), (200, 30, 30))
     image.paste((40, 50, 180), (side // 2, 0, side, side))
     return image
 
 
 def jpeg(*segments: bytes, side: int = 64) -> bytes:
-    """Makes a JPEG of two halves that begins with these segments."""
+    """Makes a JPEG of a red and a blue half, which begins with these segments."""
     content = saved(_picture(side), "JPEG", quality=95)
     return content[:2] + b"".join(segments) + content[2:]
 
@@ -40,7 +40,7 @@ def exif_segment(exif: bytes) -> bytes:
 
 
 def ifd(*entries: tuple[int, int, int, int]) -> bytes:
-    """Makes the TIFF structure that Exif holds, from entries (tag, type, count, value or offset)."""
+    """Makes Exif's TIFF structure from entries (tag, type, count, value or offset)."""
     packed = b"".join(struct.pack("<HHII", *entry) for entry in entries)
     return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + packed + bytes(4)
 
@@ -53,18 +53,19 @@ def progressive_jpeg(side: int, scans: int) -> bytes:
 
 
 def sequential_jpeg(side: int, scans: int) -> bytes:
-    """Makes a JPEG that is not progressive, whose scans of ten bytes each go over a whole colour."""
+    """Makes a JPEG that is not progressive, with scans of ten bytes that each go over a whole colour."""
     content = saved(_picture(64), "JPEG", subsampling=0)
     content = content[: content.rindex(b"\xff\xda")]
     place = content.index(b"\xff\xc0") + 5
     head = content[:place] + struct.pack(">HH", side, side) + content[place + 4 :]
-    restart = segment(0xDD, struct.pack(">H", 1))  # each block looks for a mark, which takes time
+    # With restart marks, the decoder searches for one at each block, which takes time.
+    restart = segment(0xDD, struct.pack(">H", 1))
     each = (segment(0xDA, bytes((1, 1 + number % 3, 0, 0, 63, 0))) for number in range(scans))
     return head + restart + b"".join(each) + b"\xff\xd9"
 
 
-def jpeg_of_two_scan_headers() -> bytes:
-    """Makes a JPEG of four colours, one scan each, whose first header seems to begin in a comment."""
+def jpeg_with_a_forged_scan_header() -> bytes:
+    """Makes a JPEG with a scan for each of four colours, and a comment that looks like a scan header."""
     content = saved(Image.new("CMYK", (64, 64)), "JPEG")
     head = content[: content.rindex(b"\xff\xda")]
     forged = segment(0xFE, bytes((0xFF, 0xDA, 0, 14, 4, 0)))
@@ -78,14 +79,14 @@ def chunk(kind: bytes, content: bytes, *, wrong_crc: bool = False) -> bytes:
 
 
 def png(*chunks: bytes, before: bytes = b"IDAT", image: Image.Image | None = None) -> bytes:
-    """Makes a PNG of two halves with these chunks before its pixels, or before IEND."""
+    """Makes a PNG of a red and a blue half, with these chunks before its pixels, or before IEND."""
     content = saved(image or _picture(64), "PNG")
     place = content.index(before) - 4
     return content[:place] + b"".join(chunks) + content[place:]
 
 
 def rle_bmp(side: int) -> bytes:
-    """Makes a run-length encoded bitmap, each of whose runs is one pixel."""
+    """Makes a run-length encoded bitmap in which each run is a single pixel."""
     row = b"".join(bytes((1, column % 251)) for column in range(side)) + b"\0\0"
     pixels = row * side + b"\0\1"
     header = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, len(pixels), 0, 0, 256, 0)
@@ -95,7 +96,7 @@ def rle_bmp(side: int) -> bytes:
 
 
 def webp(side: int, chunks: bytes, pixels: bytes = b"") -> bytes:
-    """Makes a lossless WebP of these pixels, or else all black, with these chunks."""
+    """Makes a lossless WebP with these chunks and these pixels, or all black."""
     pixels = pixels or webp_pixels(Image.new("RGB", (side, side)))
     size, flag = struct.pack("<I", side - 1)[:3], _WEBP_FLAGS.get(chunks[:4], 0)
     before, after = (chunks, b"") if chunks.startswith(b"ICCP") else (b"", chunks)
@@ -112,7 +113,7 @@ def webp_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 class _Bits:
-    """Writes bits, the lowest first, as lossless WebP has them."""
+    """Writes bits with the lowest first, as in lossless WebP."""
 
     def __init__(self) -> None:
         self._value, self._count, self.content = 0, 0, bytearray()
@@ -127,7 +128,7 @@ class _Bits:
 
 
 def webp_of_code_tables(side: int = 1024) -> bytes:
-    """Makes a lossless WebP, all black, in which each block of 4x4 pixels has code tables of its own.
+    """Makes a black, lossless WebP with separate code tables for each block of 4x4 pixels.
 
     Its decoder keeps some 13 kB for each of up to 65,536 tables.
     """
@@ -135,10 +136,10 @@ def webp_of_code_tables(side: int = 1024) -> bytes:
     blocks = min((side // 4) ** 2, 65_536)
     for value, count in ((0x2F, 8), (side - 1, 14), (side - 1, 14), (0, 1), (0, 3), (0, 1), (0, 1)):
         bits.put(value, count)
-    bits.put(1, 1)  # there are several groups of tables,
+    bits.put(1, 1)  # there are several groups of tables:
     bits.put(0, 3)  # one for each block of 4x4,
     bits.put(0, 1)  # whose numbers are pixels of an image without a colour cache
-    for symbols in (280, 256):  # the low bytes of the numbers, then the high ones: codes of eight bits each
+    for symbols in (280, 256):  # codes of eight bits for the numbers' low bytes, then for the high ones
         bits.put(0, 1)
         bits.put(12 - 4, 4)
         lengths = {17: 0, 18: 1, 0: 0, 1: 0, 2: 0, 3: 0, 4: 0, 5: 0, 16: 0, 6: 0, 7: 0, 8: 1}
@@ -146,11 +147,11 @@ def webp_of_code_tables(side: int = 1024) -> bytes:
             bits.put(length, 3)
         bits.put(0, 1)
         for _ in range(256):
-            bits.put(0, 1)  # of this symbol's code: eight bits, the shorter of two codes of one bit
+            bits.put(0, 1)  # 0: this symbol's code has eight bits
         if symbols > 256:
             bits.put(1, 1)
-            bits.put(symbols - 256 - 11, 7)  # the other code: so many symbols without any
-    for _ in range(3):  # blue, alpha and distance have one symbol, 0, which takes no bits
+            bits.put(symbols - 256 - 11, 7)  # after the 1: this many symbols have no code
+    for _ in range(3):  # blue, alpha and distance have the single symbol 0, which takes no bits
         bits.put(0b0001, 4)
     for number in range((side // 4) ** 2):
         for byte in (min(number, blocks - 1) % 256, min(number, blocks - 1) // 256):

@@ -1,4 +1,4 @@
-"""Reads the pages for people, and finds what is in them: blocks, code spans, headings, tables."""
+"""Reads the pages for people, and finds their blocks, code spans, headings and tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read(page: str) -> str:
 
 
 def prose(page: str) -> str:
-    """Returns a page as one line, whatever its line breaks are."""
+    """Returns a page as one line, without line breaks."""
     return " ".join(read(page).split())
 
 
@@ -38,7 +38,7 @@ def block(page: str, name: str) -> str:
 
 
 def commands(text: str) -> list[str]:
-    """Lists the commands of a block, one a line, without comments."""
+    """Lists the commands in a block, without comments."""
     lines = (re.sub(r"\s+#.*", "", line) for line in text.replace("\\\n", " ").splitlines())
     return [" ".join(line.split()) for line in lines if line.strip() and not line.startswith("#")]
 
@@ -49,7 +49,7 @@ def code_spans(page: str) -> list[str]:
 
 
 def anchors(page: str) -> set[str]:
-    """Lists the anchors of the headings, as GitHub makes them."""
+    """Lists the headings' anchors, as GitHub makes them."""
     text = re.sub(r"^```.*?^```$", "", read(page), flags=re.DOTALL | re.MULTILINE)
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

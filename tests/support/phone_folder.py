@@ -1,8 +1,9 @@
-"""Makes a folder as a phone and several computers leave it, from photos that ship in demo_data.
+"""Makes a folder as if a phone and several computers had left it, from photos that ship in demo_data.
 
     python -m tests.support.phone_folder FOLDER
 
-It holds two new classes, Bag and Ankle boot, in several formats, and what a real folder has besides photos.
+The folder has photos of two new classes, Bag and Ankle boot, in several formats, and the kinds of other files
+that are found in real folders.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python -m tests.support.plant_faults
 
-Of each class there are 30 sound photos. planted.json names the faults. `lwm-edge check` is tested on it.
+Each class has 30 sound photos. planted.json names the faults. The folder is used to test `lwm-edge check`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import lwm_edge
 TRAIN = Path(lwm_edge.__file__).parent / "demo_data" / "train"
 PLANTED = Path(__file__).parents[1] / "planted"
 CLASSES = {"Ankle boot": "2", "Bag": "2", "Shirt": "1", "Sneaker": "1"}
-FIRST, SOUND = 60, 30  # demo_data's own numbers 60 to 89 are the sound photos
+FIRST, SOUND = 60, 30  # the photos with the numbers 60 to 89 in demo_data are the sound ones
 Change = Callable[[Image.Image], Image.Image]
 
 
@@ -48,7 +48,7 @@ def sized(side: int) -> Change:
     return lambda image: image.resize((side, side))
 
 
-FAULTS: dict[str, tuple[str, str, int, Change]] = {  # kind, the photo to make it from, and how
+FAULTS: dict[str, tuple[str, str, int, Change]] = {  # kind, class, number, and how the photo is changed
     "Ankle boot/blurred.png": ("blurred", "Ankle boot", 90, blurred(2)),
     "Bag/blurred.png": ("blurred", "Bag", 90, blurred(2.5)),
     "Shirt/blurred.png": ("blurred", "Shirt", 90, blurred(3)),
@@ -73,7 +73,7 @@ FAULTS: dict[str, tuple[str, str, int, Change]] = {  # kind, the photo to make i
 
 
 def plant(folder: Path) -> None:
-    """Makes the folder again, from scratch."""
+    """Removes the folder and makes it again."""
     shutil.rmtree(folder, ignore_errors=True)
     for name in CLASSES:
         (folder / name).mkdir(parents=True)

@@ -1,6 +1,6 @@
-"""Reads a home without torch, in a process of its own: `python -m tests.support.reader HOME READS`.
+"""Reads a home several times, without torch: `python -m tests.support.reader HOME READS`.
 
-It prints the digests of the models that it found.
+The script prints the digests of the models that it found.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lwm_edge.model.classifier import Classifier
 
 
 def model_digest(generation: Generation) -> str:
-    """Verifies that all files are there and belong to one model."""
+    """Checks that all files exist and belong to one model, and returns the model's digest."""
     manifest = open_bundle(generation.bundle).manifest
     classifier = Classifier(generation.onnx)
     receipt = json.loads(generation.receipt.read_bytes())

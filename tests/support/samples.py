@@ -1,4 +1,4 @@
-"""Provides real small images (Fashion-MNIST, shipped for the demo), and settings that suit them."""
+"""Provides small real images (Fashion-MNIST, which ships for the demo), and settings that suit them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lwm_edge.model.bundle import open_bundle
 from lwm_edge.photos.folders import read_photo_folder
 from lwm_edge.photos.photo_set import PhotoSet, PixelCache
 
-WITHOUT_LEVELS = Path(__file__).parents[1] / "golden" / "bundle-v2.lwm"  # its head reads the last maps alone
+WITHOUT_LEVELS = Path(__file__).parents[1] / "golden" / "bundle-v2.lwm"  # reads the last maps alone
 PLAN = PlanReport(
     micro_batch_size=16,
     micro_batches_per_update=1,
@@ -33,7 +33,7 @@ QUICK = IncrementConfig(recipe="lwm", epochs=1, batch_size=16, micro_batch_size=
 
 
 def photo_set(group: str, *, count: int = 6, first_label: int = 0, seed: int | None = None) -> PhotoSet:
-    """Reads the photos of each class of a demo group; augmented if there is a seed."""
+    """Reads photos of each class in one of the demo's groups, and augments them if there is a seed."""
     preprocessing = open_bundle(BASE_BUNDLE).manifest.preprocessing
     cache = PixelCache(10**8)
     folder = read_photo_folder(

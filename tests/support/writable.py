@@ -1,4 +1,4 @@
-"""Says which formats of photos this environment can write: the oldest Pillow knows fewer."""
+"""Says which formats of photos can be written here, because the oldest Pillow knows fewer."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Image.init()
 
 
 def is_writable(name: str) -> bool:
-    """Returns whether Pillow writes a format here."""
+    """Returns whether Pillow can write a format here."""
     return name in Image.SAVE
 
 
 def needs_writer_of(name: str) -> pytest.MarkDecorator:
-    """Skips a test where Pillow does not write a format."""
+    """Skips a test if Pillow cannot write a format."""
     return pytest.mark.skipif(not is_writable(name), reason=f"nothing here writes {name}")

@@ -1,7 +1,7 @@
 """Defines the residual network for small images from He et al. 2016, section 4.2 (ResNet-20, -32, ...).
 
 Its total stride is 4, so feature maps have 7x7 cells at 28 px and 8x8 at 32 px. At these sizes,
-torchvision's ResNets end in a single cell, about which attention maps say nothing.
+torchvision's ResNets end in a single cell, so their attention maps say nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class SmallResNet(nn.Module):
 
     Args:
         blocks_per_stage: Number of blocks per stage; 3 makes ResNet-20, 5 makes ResNet-32.
-        classes: Number of rows of the linear layer.
+        classes: Number of outputs of the linear layer.
     """
 
     def __init__(self, blocks_per_stage: int, classes: int = 10) -> None:

@@ -1,8 +1,8 @@
 """Imports torchvision; no other module does.
 
-A torchvision built for CUDA beside a CPU build of torch (the usual pair on a Jetson, and what package
-indexes offer) fails on import: it registers shape functions for operators whose library did not load.
-Declaring the schemas first makes its models usable; the operators themselves are never called here.
+A torchvision built for CUDA fails on import if torch was built for the CPU: it registers shape functions for
+operators whose library did not load. This combination is usual on a Jetson, and package indexes offer it.
+Declaring the schemas first makes torchvision's models usable; the operators are never called here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
-_declared: list[torch.library.Library] = []  # a Library's declarations last only as long as it does
+_declared: list[torch.library.Library] = []  # a declaration lasts only as long as its Library
 
 
 def _import_models() -> Any:
@@ -41,8 +41,8 @@ def _import_models() -> Any:
 def _without_compiler() -> Iterator[None]:
     """Keeps torchvision from loading torch's compiler, 80 MiB, just to ask it a single question.
 
-    torchvision 0.18 also tells the compiler about one function; where the compiler never runs, that changes
-    nothing.
+    torchvision 0.18 also tells the compiler about one function, which changes nothing if the compiler never
+    runs.
     """
     if "torch._dynamo" in sys.modules:
         yield

@@ -1,10 +1,10 @@
-"""Registers architectures: what a bundle's `architecture` key stands for.
+"""Keeps the registry of architectures, in which the `architecture` key of a bundle is looked up.
 
 Every architecture ends in feature maps, global average pooling and one linear layer, so that Grad-CAM has the
-closed form of `learning.attention`. If a network has more layers in between, they count as part of the
-feature maps. MobileNetV3 pools before these layers, so its maps are 1x1, and the attention loss has no use
-for them. A vendor adds architectures through the entry-point group `lwm_edge.architectures`, each entry an
-`Architecture`:
+closed form of `learning.attention`. If a network has other layers before the last linear one, they count as
+part of the feature maps. MobileNetV3 pools before these layers, so its maps are 1x1, and the attention loss
+is of no use there. A vendor adds architectures through the entry-point group `lwm_edge.architectures`, in
+which each entry is an `Architecture`:
 
     [project.entry-points."lwm_edge.architectures"]
     my_net = "my_package:ARCHITECTURE"
@@ -44,11 +44,12 @@ class Architecture:
             possible on the meta device, which takes no memory.
         features: Names of the classifier's child modules that, one after the other, turn images
             [B, 3, H, W] float32 into the last feature maps [B, d, h, w] float32.
-        tail: Function that takes the whole classifier and makes one module of what comes between these
-            modules and the global average pooling; it turns maps into maps. None if nothing comes there.
+        tail: Function that takes the whole classifier and returns all layers between these modules and the
+            global average pooling, as one module that turns maps into maps. None if there are no such layers.
         head: Dotted name of the one linear layer.
         preprocessing: Preprocessing that turns a photo into the input, unless the vendor chooses another.
-        weights: Pretrained weights by name, each a function that returns a state dict of `build()`.
+        weights: Pretrained weights by name; each entry is a function that returns the weights as a state dict
+            for the module that `build` makes.
     """
 
     build: Callable[[], nn.Module]
@@ -73,7 +74,7 @@ def _rectified(model: nn.Module) -> nn.Module:
 
 
 def _hidden_layer(model: nn.Module) -> nn.Module:
-    """Makes the tail of MobileNetV3: pooling, and its classifier's hidden layer as a 1x1 convolution."""
+    """Makes the tail of MobileNetV3: pooling, and the classifier's hidden layer as a 1x1 convolution."""
     linear = model.get_submodule("classifier.0")
     assert isinstance(linear, nn.Linear)
     convolution = nn.Conv2d(linear.in_features, linear.out_features, 1, device="meta")
@@ -82,7 +83,7 @@ def _hidden_layer(model: nn.Module) -> nn.Module:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), convolution, nn.Hardswish())
 
 
-_FAMILIES: dict[str, tuple[tuple[str, ...], str]] = {  # torchvision: prefix of the name -> features, head
+_FAMILIES: dict[str, tuple[tuple[str, ...], str]] = {  # prefix of torchvision's name -> features, head
     "resnet": (("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"), "fc"),
     "resnext": (("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"), "fc"),
     "wide_resnet": (("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"), "fc"),
@@ -136,7 +137,7 @@ _BUILT_IN: dict[str, Architecture] = {
 
 
 def architecture_names() -> tuple[str, ...]:
-    """Lists every registered key in alphabetical order, those of vendors included."""
+    """Lists every registered key, including those of vendors, in alphabetical order."""
     return tuple(sorted({*_BUILT_IN, *metadata.entry_points(group=ENTRY_POINT_GROUP).names}))
 
 
@@ -158,18 +159,17 @@ def find_architecture(name: str) -> Architecture:
         if isinstance(found, Architecture):
             return found
         raise ArchitectureError(f"architecture {name}: {entry.value} is not an lwm_edge.Architecture")
-    reason = (
-        _unfitness(name) if name in models.list_models(module=models) else "is not a registered architecture"
-    )
+    is_torchvisions = name in models.list_models(module=models)
+    reason = _why_unusable(name) if is_torchvisions else "is not a registered architecture"
     raise ArchitectureError(f"{name} {reason}; choose one of: {', '.join(architecture_names())}")
 
 
-def _unfitness(name: str) -> str:
+def _why_unusable(name: str) -> str:
     """Says why one of torchvision's classifiers cannot be used."""
     if name in _TOO_LARGE:
         return "is larger than an ONNX file can be"
     with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the defaults of old models
+        warnings.simplefilter("ignore")  # old models warn about their defaults
         model = models.get_model(name, weights=None)
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if linear and (inputs := linear[-1].in_features) > _MAX_HEAD_INPUTS:

@@ -52,7 +52,7 @@ def check_surgery(model: nn.Module, backbone: nn.Module, head: nn.Linear, name: 
     is left in eval mode.
 
     Raises:
-        ArchitectureError: The taken-apart classifier computes something else.
+        ArchitectureError: Backbone, pooling and head together compute something other than the classifier.
     """
     model.eval()
     generator = torch.Generator().manual_seed(0)

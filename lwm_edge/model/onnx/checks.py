@@ -1,6 +1,6 @@
-"""Checks a graph before anything runs it: a base comes from elsewhere, so its graph could hold anything.
+"""Checks a graph before anything runs it: a base comes from elsewhere, so its graph could contain anything.
 
-Since `tracing` and `lowering` make every graph, its form is known; whatever is not of that form is refused.
+The form of a sound graph is known, as only `tracing` and `lowering` make graphs. Any other graph is refused.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
 
 from ...errors import ExportError, first_line
-from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, UNKNOWN
+from ..onnx_file import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, UNKNOWN
 
 OPSET, IR_VERSION = 17, 8
 OUTPUTS = (LOGITS, PROBABILITIES, UNKNOWN, HEAD_INPUTS)
@@ -30,8 +30,8 @@ _MAX_NODES, _MAX_NODE_BYTES = 20_000, 4096
 _MAX_BYTES_PER_CONSTANT, _MAX_BYTES_OF_CONSTANTS = 1024, 256 * 1024
 _MAX_ATTRIBUTE_VALUES, _MAX_TEXT = 16, 200
 _CAST_TO = {TensorProto.FLOAT, TensorProto.INT64}
-_MAX_OPERATIONS = 250_000_000_000  # per image; an ONNX file of at most 2 GB takes 127 billion at 224 px
-_MAX_COST_BESIDE = 8  # operations per element that nodes with weights write; the most seen was 1.5
+_MAX_OPERATIONS = 250_000_000_000  # per image; the largest ONNX file, of 2 GB, needs 127 billion at 224 px
+_MAX_COST_OF_OTHERS = 8  # operations per element that nodes with weights write; the most seen was 1.5
 _LISTED_PROBLEMS = 20
 
 
@@ -180,7 +180,7 @@ class Cost(NamedTuple):
     elements: int = 0
 
     def with_node(self, operations: int, elements: int) -> Cost:
-        """Adds what one more node costs."""
+        """Returns the cost with one more node."""
         return Cost(self.operations + operations, self.elements + elements)
 
 
@@ -188,26 +188,26 @@ def check_cost(model: ModelProto, weights: Set[str]) -> None:
     """Refuses a graph that costs more than its weights explain.
 
     A classifier uses each weight at most once for each pixel, and does little between its layers. A graph
-    that runs for hours would need weights to match, and the file's length would show them.
+    that runs for hours would need so many weights that the file's length would give it away.
 
     Args:
         model: Graph that `check_form` accepted.
         weights: Names of the network's tensors.
 
     Raises:
-        ExportError: The graph costs more than that, or its cost is unknown.
+        ExportError: The graph costs more than its weights explain, or its cost cannot be computed.
     """
     readers = [name for node in model.graph.node for name in node.input if name in weights]
     if again := sorted({name for name in readers if readers.count(name) > 1}):
         listed = ", ".join(again[:_LISTED_PROBLEMS])
         raise ExportError(f"the ONNX graph in the bundle uses some weights more than once: {listed}")
-    of_weights, beside = graph_cost(model, weights)
+    of_weights, others = graph_cost(model, weights)
     _, height, width, _ = (dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim)
     values = sum(math.prod(tensor.dims) for tensor in model.graph.initializer if tensor.name in weights)
     for what, count, allowed in (
         ("multiplications with weights", of_weights.operations, height * width * values),
-        ("multiplications", of_weights.operations + beside.operations, _MAX_OPERATIONS),
-        ("operations between its layers", beside.operations, _MAX_COST_BESIDE * of_weights.elements),
+        ("multiplications", of_weights.operations + others.operations, _MAX_OPERATIONS),
+        ("operations between its layers", others.operations, _MAX_COST_OF_OTHERS * of_weights.elements),
     ):
         if count > allowed:
             raise ExportError(
@@ -219,13 +219,13 @@ def graph_cost(model: ModelProto, weights: Set[str]) -> tuple[Cost, Cost]:
     """Computes a graph's cost for one image from its shapes, without running it.
 
     Returns:
-        Cost of the nodes that read weights, and of all others.
+        Cost of the nodes that read weights, and cost of all other nodes.
 
     Raises:
         ExportError: Some shapes cannot be inferred, or grow faster than the batch.
     """
     shapes, of_two = _inferred_shapes(model, 1), _inferred_shapes(model, 2)
-    of_weights, beside = Cost(), Cost()
+    of_weights, others = Cost(), Cost()
     for node in model.graph.node:
         made = [output for output in node.output if output]
         inputs_known = all(name in shapes for name in node.input if name)
@@ -239,10 +239,10 @@ def graph_cost(model: ModelProto, weights: Set[str]) -> tuple[Cost, Cost]:
         read = sum(math.prod(shapes[name]) for name in node.input if name)
         operations = max(elements * _operations_per_element(node, shapes), read)
         if weights.isdisjoint(node.input):
-            beside = beside.with_node(operations, elements)
+            others = others.with_node(operations, elements)
         else:
             of_weights = of_weights.with_node(operations, elements)
-    return of_weights, beside
+    return of_weights, others
 
 
 def _inferred_shapes(model: ModelProto, batch_size: int) -> dict[str, list[int]]:

@@ -21,15 +21,16 @@ class VariantReport(Report):
     """Compares another form of an ONNX file with the file itself.
 
     Attributes:
-        photos: Number of photos that both were run on; the form was not calibrated on any of them.
-        agreement: Share of these photos that both put into the same class.
+        photos: Number of photos on which both were run; none of them calibrated the form.
+        agreement: Share of these photos for which both predict the same class.
         min_agreement: Smallest such share at which the form is still written.
-        accuracy: Accuracy of the form; None if the photos are not all of known classes.
+        accuracy: Accuracy of the form; None if some photos are not of known classes.
         original_accuracy: Accuracy of the file itself; None in the same cases.
         onnx_bytes: Length of the form.
         original_onnx_bytes: Length of the file itself.
-        photo_ms: Median time that the form takes for one photo here, in whole batches if their size is fixed.
-        original_photo_ms: Median time that the file itself takes.
+        photo_ms: Median milliseconds that the form takes for one photo on this machine, in batches of the
+            form's fixed size if it has one.
+        original_photo_ms: Median milliseconds that the file itself takes for one photo, in the same batches.
     """
 
     photos: int
@@ -59,7 +60,7 @@ def compare(
         variant: Content of its other form.
         photos: Photos to run both on.
         labels: class_index of each photo, if they are known.
-        min_agreement: Smallest share of photos that both must put into the same class.
+        min_agreement: Smallest share of photos for which both must predict the same class.
         on_progress: Function that is called before each photo.
     """
     files = [Classifier(original), Classifier(variant)]
@@ -80,12 +81,12 @@ def compare(
 
 
 def _accuracy(best: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
-    """Computes the accuracy as a mean over classes, as everywhere."""
+    """Computes the accuracy as a mean over classes, as `evaluate` does."""
     return float(np.mean([(best[labels == label] == label).mean() for label in np.unique(labels)]))
 
 
 def _times_in_turn(files: Sequence[Classifier], images: Pixels) -> list[float]:
-    """Measures the median milliseconds per image in a batch; the files take turns under the same load."""
+    """Measures the files' median milliseconds per image; they take turns, so that all meet the same load."""
     times: list[list[float]] = [[] for _ in files]
     for run in range(_UNTIMED_RUNS + _TIMED_RUNS):
         for file, measured in zip(files, times, strict=True):

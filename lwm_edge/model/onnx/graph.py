@@ -1,4 +1,4 @@
-"""Makes the ONNX file of a bundle: puts the bundle's tensors and metadata into its graph.
+"""Makes the ONNX file of a bundle: puts the bundle's tensors and metadata into the bundle's graph.
 
 The input is uint8 [batch, H, W, 3]; the outputs are float32: `logits` and `probabilities` [batch, classes],
 `unknown` [batch, 1], which is larger the less a photo resembles any class, and `head_inputs` [batch, d].
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 
 from onnx import ModelProto, TensorProto, checker, helper, load_model_from_string
 
 from ...errors import ExportError, first_line
 from ..bundle import BACKBONE, BESIDE_THE_NETWORK, CUT_TO_CLASSES, HISTOGRAM, ONNX_GRAPH, SCORE, Arrays
-from ..classifier import (
+from ..manifest import Manifest
+from ..onnx_file import (
     CLASS_NAMES_KEY,
     DIGEST_KEY,
     LOGITS,
@@ -22,9 +24,8 @@ from ..classifier import (
     PROBABILITIES,
     UNKNOWN,
 )
-from ..manifest import Manifest
 from ..unknown import calibrate, to_metadata
-from .checks import check_form
+from .checks import check_cost, check_form
 
 _LISTED = 5
 _RUNNING_MEAN = ".running_mean"
@@ -52,7 +53,7 @@ def read_graph(arrays: Arrays) -> ModelProto:
 
 
 def _fits(tensor: TensorProto, arrays: Arrays) -> bool:
-    """Tells whether a tensor is declared as it is in the bundle; it may have rows for fewer classes."""
+    """Tells whether a graph's tensor fits the bundle's, which may have rows for more classes."""
     array = arrays.get(tensor.name)
     if array is None:
         return True
@@ -65,7 +66,7 @@ def _fits(tensor: TensorProto, arrays: Arrays) -> bool:
 def declared_backbone(graph: bytes) -> dict[str, tuple[str, list[int]]]:
     """Returns the data type and shape of each tensor of a graph's backbone, under its name in a bundle.
 
-    torch's BatchNorm has one more tensor, a count of batches. It is in the result, though no graph reads it.
+    torch's BatchNorm has one more tensor, a count of batches, which no graph reads. The result includes it.
 
     Args:
         graph: Graph as a bundle keeps it.
@@ -80,6 +81,24 @@ def declared_backbone(graph: bytes) -> dict[str, tuple[str, list[int]]]:
     }
     layers = [name.removesuffix(_RUNNING_MEAN) for name in declared if name.endswith(_RUNNING_MEAN)]
     return declared | {f"{layer}.num_batches_tracked": ("int64", []) for layer in layers}
+
+
+def check_safe_to_run(arrays: Arrays) -> None:
+    """Refuses a graph that is not of the form that lwm-edge exports, or costs more than its weights explain.
+
+    An increment runs one graph with two sets of tensors. The cost of the graph is the same for both and takes
+    a while to compute, so it is computed only once.
+
+    Raises:
+        ExportError: The graph is damaged, of another form, or too costly.
+    """
+    read_graph(arrays)
+    _check_cost_of(arrays[ONNX_GRAPH].tobytes(), frozenset(filled_tensors(arrays)))
+
+
+@lru_cache(maxsize=1)
+def _check_cost_of(graph: bytes, weights: frozenset[str]) -> None:
+    check_cost(_parsed(graph), weights)
 
 
 def _parsed(graph: bytes) -> ModelProto:
@@ -106,7 +125,7 @@ def fill_graph(arrays: Arrays, manifest: Manifest) -> bytes:
     try:
         _fill(model, arrays, manifest)
         content: bytes = model.SerializeToString(deterministic=True)
-        del model  # the checker reads a copy of its own
+        del model  # the checker makes its own copy
         checker.check_model(content)
     except Exception as error:  # protobuf and the checker raise errors of many kinds
         raise ExportError(

@@ -1,6 +1,6 @@
 """Lowers a traced graph to the form that every runtime reads: opset 17, IR version 8, no shape arithmetic.
 
-TensorRT 8.6 reads opset 17 and no sequences; ONNX Runtime 1.17 reads IR version 9 at most. The onnx package's
+TensorRT 8.6 reads opset 17 but no sequences; ONNX Runtime 1.17 reads IR version 9 at most. The onnx package's
 own converter fails on these graphs, but only a few operators matter, so each is rewritten here; any other
 operator whose definition changed between the two opsets is refused. Definitions:
 https://onnx.ai/onnx/operators/.
@@ -40,7 +40,7 @@ def lower(model: ModelProto) -> ModelProto:
             refused.add(node.op_type)
     if refused:
         raise ExportError(
-            f"this network needs operators that opset {OPSET} defines differently: "
+            f"this network needs operators that opset {OPSET} does not define, or defines differently: "
             f"{', '.join(sorted(refused))}"
         )
     _remove_unused(graph)
@@ -70,14 +70,14 @@ def _move_axes_to_attribute(node: NodeProto, graph: GraphProto) -> None:
 
 
 def _drop_output_count(node: NodeProto, graph: GraphProto) -> None:
-    """Lowers a split into equal parts, the number of which is an attribute in opset 18."""
+    """Lowers a split into equal parts; opset 18 added the number of parts as an attribute."""
     _remove_attribute(node, "num_outputs")
 
 
 def _refuse_pad_axes(node: NodeProto, graph: GraphProto) -> None:
-    """Leaves a Pad node as it is, but refuses one that has axes, an input that opset 18 added."""
+    """Leaves a Pad node as it is, but refuses it if it has axes, which opset 18 added as an input."""
     if len(node.input) > 3:
-        raise ExportError(f"{node.name} pads some axes only, which opset {OPSET} cannot do")
+        raise ExportError(f"{node.name} pads only some axes, which opset {OPSET} cannot express")
 
 
 _LOWERINGS: dict[str, Callable[[NodeProto, GraphProto], None]] = {
@@ -94,10 +94,10 @@ def _replace_sequence_splits(graph: GraphProto) -> None:
         parts = [node for node in graph.node if split.output[0] in node.input]
         lengths = _constant(graph, split.input[1]) if len(split.input) > 1 else np.array(1)
         if any(node.op_type != "SequenceAt" for node in parts) or lengths.ndim != 0:
-            raise ExportError(f"{split.name} splits maps in a way that opset {OPSET} cannot do")
+            raise ExportError(f"{split.name} splits maps in a way that opset {OPSET} cannot express")
         by_index = {int(_constant(graph, node.input[1])): node for node in parts}
         if min(by_index, default=0) < 0:
-            raise ExportError(f"{split.name} takes parts from the end, which opset {OPSET} cannot do")
+            raise ExportError(f"{split.name} takes parts from the end, which opset {OPSET} cannot express")
         outputs = [by_index[n].output[0] if n in by_index else "" for n in range(max(by_index) + 1)]
         axis = next((a.i for a in split.attribute if a.name == "axis"), 0)
         name = f"{split.output[0]}_lengths"
@@ -110,7 +110,7 @@ def _replace_sequence_splits(graph: GraphProto) -> None:
 
 
 def _replace_hard_swishes(graph: GraphProto) -> None:
-    """Replaces HardSwish, which TensorRT 8 does not list, with its definition: x * HardSigmoid(x)."""
+    """Replaces HardSwish, which TensorRT 8 does not have, with its definition: x * HardSigmoid(x)."""
     nodes = [NodeProto.FromString(node.SerializeToString()) for node in graph.node]
     graph.ClearField("node")
     for node in nodes:
@@ -176,7 +176,7 @@ def _remove_unused(graph: GraphProto) -> None:
 
 
 def _remove_remarks(model: ModelProto) -> None:
-    """Removes the exporter's notes about the vendor's source code, and shapes that are no longer true."""
+    """Removes the exporter's notes about the vendor's source code, and shapes that no longer hold."""
     graph = model.graph
     graph.ClearField("value_info")
     for item in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):

@@ -1,4 +1,4 @@
-"""Compares an ONNX file with the network through ONNX Runtime, from pixels, before anybody may use it."""
+"""Compares an ONNX file, run on pixels in ONNX Runtime, with the network before anybody may use the file."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ParityError
+from ...freed_memory import freed_memory_kept
 from ...photos.pixels import Pixels
 from ..bundle import AXES, AXES_OFFSET, BIAS, PROBE, WEIGHT, Arrays
-from ..classifier import UNKNOWN, Classifier
 from ..manifest import Manifest
+from ..onnx_file import UNKNOWN, OnnxFile
 from ..unknown import known_scores
-from .checks import check_cost
-from .graph import fill_graph, filled_tensors, read_graph
+from .graph import check_safe_to_run, fill_graph
 from .reports import ParityReport
 
 if TYPE_CHECKING:
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 PARITY_BATCH_SIZES = (1, 2, 5)
 PARITY_TOLERANCE = 1e-4
-"""Difference that is allowed, as a share of the largest value, or of 1 if that is larger."""
+"""Difference that is allowed, as a share of the largest value, or of 1 if all values are smaller."""
 
 _UNKNOWN_TOLERANCE = 1e-3  # larger, as the score is a difference of squares
 
 
 def generated_images(image_size: int) -> Pixels:
-    """Draws five pictures of colour gradients with noise [5, H, W, 3] uint8, for want of photos."""
+    """Draws five pictures of colour gradients with noise [5, H, W, 3] uint8, to take the place of photos."""
     generator = np.random.default_rng(0)
     corners = generator.integers(0, 256, (5, 2, 2, 3)).astype(np.float64)
     ramp = np.linspace(0, 1, image_size)
@@ -46,7 +46,7 @@ class ParityProbe:
     Attributes:
         images: Pictures [B, H, W, 3] uint8; if there are fewer than 5, they are repeated.
         logits: Logits of the network [B, classes] float32.
-        real_photos: Whether the pictures are photos rather than generated.
+        real_photos: Whether the pictures are photos, rather than generated pictures.
     """
 
     images: Pixels
@@ -68,8 +68,8 @@ def parity_probe(network: Network, photos: Pixels | None = None) -> ParityProbe:
 def shipped_probe(arrays: Arrays, manifest: Manifest) -> ParityProbe:
     """Computes the logits that the head must give the generated pictures, without running the network.
 
-    The bundle keeps the head's inputs for these pictures. The torch that trained the network computed them,
-    so ONNX Runtime on the device is compared with that torch, and the device itself needs none.
+    The bundle keeps the head's inputs for these pictures, as computed by the torch that trained the network.
+    So ONNX Runtime on the device is compared with the vendor's torch, and the device itself needs no torch.
     """
     head_inputs, classes = arrays[PROBE].astype(np.float64), len(manifest.class_names)
     logits = head_inputs @ arrays[WEIGHT][:classes].T + arrays[BIAS][:classes]
@@ -100,20 +100,21 @@ def verified_file(arrays: Arrays, manifest: Manifest, probe: ParityProbe) -> tup
     Raises:
         ExportError: The graph is not of the form that lwm-edge exports, costs more than its weights explain,
             or does not fit the tensors.
-        ParityError: The file does not compute what the network does.
+        ParityError: The file's results differ from the network's.
     """
-    check_cost(read_graph(arrays), filled_tensors(arrays))
-    onnx_file = fill_graph(arrays, manifest)
-    classifier = Classifier(onnx_file)
-    report = check_parity(classifier, probe)
-    _check_unknown(classifier, arrays, probe.images)
+    check_safe_to_run(arrays)
+    with freed_memory_kept(True):  # making the file frees memory that the session takes next
+        onnx_file = fill_graph(arrays, manifest)
+        loaded = OnnxFile(onnx_file)
+    report = check_parity(loaded, probe)
+    _check_unknown(loaded, arrays, probe.images)
     return onnx_file, report
 
 
-def _check_unknown(classifier: Classifier, arrays: Arrays, images: Pixels) -> None:
-    """Compares the file's score for unknown objects with the one that NumPy computes from its head inputs."""
-    head_inputs, unknown = classifier.head_inputs(images), classifier.outputs(images).unknown
-    expected = -known_scores(head_inputs, arrays, len(classifier.class_names))
+def _check_unknown(onnx_file: OnnxFile, arrays: Arrays, images: Pixels) -> None:
+    """Compares the file's score for unknown objects with NumPy's, computed from the file's head inputs."""
+    head_inputs, unknown = onnx_file.head_inputs_and_unknown(images)
+    expected = -known_scores(head_inputs, arrays, len(onnx_file.class_names))
     tolerance = _UNKNOWN_TOLERANCE * max(
         1.0, float(np.abs(expected).max()), _largest_part(head_inputs, arrays)
     )
@@ -126,21 +127,21 @@ def _check_unknown(classifier: Classifier, arrays: Arrays, images: Pixels) -> No
 
 
 def _largest_part(head_inputs: NDArray[np.float32], arrays: Arrays) -> float:
-    """Computes the largest of the terms whose difference is the score: float32 rounds in proportion to it."""
+    """Computes the size of the terms whose difference is the score; rounding errors grow with that size."""
     values = head_inputs @ arrays[AXES].T + arrays[AXES_OFFSET]
     return float((values**2).sum(1).max())
 
 
-def check_parity(classifier: Classifier, probe: ParityProbe) -> ParityReport:
+def check_parity(onnx_file: OnnxFile, probe: ParityProbe) -> ParityReport:
     """Compares the ONNX file with the network from pixels, at batch sizes 1, 2 and 5.
 
     Args:
-        classifier: ONNX file, loaded.
+        onnx_file: ONNX file, loaded.
         probe: Images, and the logits that the file must compute from them.
 
     Raises:
         ParityError: A logit differs by more than 1e-4 x max(1, largest |logit|), or the best class differs
-            where the margin exceeds that.
+            although it leads by a larger margin than that.
     """
     largest = max(PARITY_BATCH_SIZES)
     images = np.resize(probe.images, (largest, *probe.images.shape[1:]))
@@ -148,7 +149,7 @@ def check_parity(classifier: Classifier, probe: ParityProbe) -> ParityReport:
     differences, tolerances = [], []
     for batch_size in PARITY_BATCH_SIZES:
         expected = logits[:batch_size]
-        actual, _ = classifier.run(images[:batch_size])
+        actual, _ = onnx_file.run(images[:batch_size])
         tolerance = PARITY_TOLERANCE * max(1.0, float(np.abs(expected).max()))
         _compare(actual, expected, tolerance, batch_size)
         differences.append(float(np.abs(actual - expected).max()))

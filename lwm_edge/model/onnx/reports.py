@@ -1,4 +1,4 @@
-"""Defines what a comparison of an ONNX file with its network returns; imports neither onnx nor numpy."""
+"""Defines the report on a comparison of an ONNX file with its network; imports neither onnx nor numpy."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from ...records import Report
 
 
 class ParityReport(Report):
-    """Compares the ONNX file with the network, from pixels, through ONNX Runtime.
+    """Reports how an ONNX file, run on pixels in ONNX Runtime, compares with the network.
 
     Attributes:
         batch_sizes: Batch sizes that were compared.
         largest_difference: Largest difference in a logit.
         tolerance: Allowed difference: 1e-4 x max(1, largest |logit|).
-        real_photos: Whether photos were compared; if there are none, generated pictures are.
+        real_photos: Whether photos were used for the comparison, rather than generated pictures.
     """
 
     batch_sizes: tuple[int, ...]

@@ -1,7 +1,7 @@
 """Traces a network's graph with torch's exporter, which only vendors run, and only once.
 
-The bundle keeps the graph without weights; on the device `graph.fill_graph` puts the bundle's tensors into
-it.
+The bundle keeps the graph without weights. On the device, `graph.fill_graph` puts the bundle's tensors into
+the graph.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ...errors import ExportError, first_line
 from ..bundle import AXES_COUNT, SCORE
-from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, UNKNOWN
 from ..levels import Activations
 from ..network import Network
+from ..onnx_file import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, UNKNOWN
 from ..terms import Activation
 from .lowering import lower
 
@@ -26,7 +26,7 @@ _TRACED_OPSET = 18  # the lowest that torch's exporter writes
 
 
 class _Exported(nn.Module):
-    """Computes what the file will compute: the network, with its head cut to the classes in use."""
+    """Computes the outputs of the file, from the network with its head cut to the classes in use."""
 
     def __init__(self, network: Network, activation: Activation) -> None:
         super().__init__()
@@ -40,7 +40,8 @@ class _Exported(nn.Module):
         self._probabilities = torch.sigmoid if activation == "sigmoid" else _softmax
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        # A channels-last layout would be traced as gathers where a mean would do.
+        """Computes the outputs of the ONNX file, in their order, for images [B, H, W, 3] uint8."""
+        # With a channels-last layout, the trace would contain gathers where a mean is enough.
         images = self._normalise(image).contiguous()
         head_inputs = self._run(Activations(images)).pooled()
         logits = self.head(head_inputs)
@@ -57,6 +58,7 @@ class _UnknownScore(nn.Module):
         self.centres = nn.Linear(axes, classes)
 
     def forward(self, head_inputs: Tensor) -> Tensor:
+        """Computes the score for unknown objects [B, 1] from the head's inputs [B, d]."""
         values = self.axes(head_inputs)
         score: Tensor = self.damping(values * values) - self.centres(values).amax(1, keepdim=True)
         return score
@@ -83,7 +85,7 @@ def trace_graph(network: Network, activation: Activation) -> bytes:
             redirect_stdout(io.StringIO()),
             redirect_stderr(io.StringIO()),
         ):
-            warnings.simplefilter("ignore")  # the exporter's own deprecations
+            warnings.simplefilter("ignore")  # the exporter's own deprecation warnings
             program = torch.onnx.export(
                 _Exported(network, activation).eval(),
                 (example,),
@@ -111,7 +113,7 @@ def trace_graph(network: Network, activation: Activation) -> bytes:
 
 
 def _with_constants_folded(model: ModelProto, weights: set[str]) -> ModelProto:
-    """Folds all that depends on neither images nor weights; the weights stay as initialisers without data."""
+    """Folds everything that depends on neither images nor weights; leaves weights as empty initialisers."""
     from onnxscript.optimizer import optimize
 
     graph = model.graph
@@ -119,7 +121,7 @@ def _with_constants_folded(model: ModelProto, weights: set[str]) -> ModelProto:
     constants = [tensor for tensor in graph.initializer if tensor.name not in weights]
     graph.ClearField("initializer")
     graph.initializer.extend(constants)
-    for tensor in kept:  # as inputs they have no values, so nothing can be folded into them
+    for tensor in kept:  # an input has no values that could be folded
         graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     model = optimize(model)
     del model.graph.input[1:]

@@ -21,16 +21,17 @@ from ...errors import ExportError, first_line, noting_errors
 from ...photos.pixels import Pixels
 from ...records import ProgressCallback, StepReporter, ignore_progress
 from ..bundle import BIAS, CENTRES, CENTRES_OFFSET, WEIGHT
-from ..classifier import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, Classifier
+from ..onnx_file import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, OnnxFile
 
 UNUSED_BIAS = -1e4
 """Bias of a fixed head's outputs beyond the classes; it makes their probability 0 even in half precision."""
 
 
-_NEVER_NEAREST = -1e30  # offset of a centre that belongs to no class, in the score for unknown objects
-_SHARES_IN_FLOAT = (0, 1 / 8, 1 / 4, 1 / 2)  # shares to try in turn; the first layer always stays in float
+_NEVER_NEAREST = -1e30  # so that a centre that belongs to no class is never the nearest one
+# Shares of the convolutions that stay in float, tried in turn; the first convolution always stays in float.
+_SHARES_IN_FLOAT = (0, 1 / 8, 1 / 4, 1 / 2)
 _BATCH_SIZE = 16
-_ENOUGH_AGREEMENT = 0.98  # share of the calibration photos; `export` then demands 97% of other photos
+_ENOUGH_AGREEMENT = 0.98  # on calibration photos; on other photos, `export` then demands 97%
 
 
 def with_static_batch(onnx_file: bytes, batch_size: int) -> bytes:
@@ -75,7 +76,7 @@ def in_half_precision(onnx_file: bytes) -> bytes:
 
 
 def _remove_repeated_nodes(graph: GraphProto) -> None:
-    """Keeps one of the identical casts that the converter makes where several nodes read the same output."""
+    """Keeps one of the identical casts that the converter makes if several nodes read the same output."""
     seen: set[str] = set()
     for node in list(graph.node):
         if seen.intersection(node.output):
@@ -92,18 +93,18 @@ def in_eight_bits(
 ) -> bytes:
     """Quantises the convolutions of a file to 8-bit integers; the head stays in float32.
 
-    The quantisation is static and symmetric, by channel for weights, and written as pairs of QuantizeLinear
+    The quantisation is static and symmetric, per channel for weights, and written as pairs of QuantizeLinear
     and DequantizeLinear. Depthwise convolutions stay in float32, as they lose most and gain least. So do the
-    first convolutions, as many as it takes for 98% of the images to keep their class, but at most half of
-    all: the head reads them, and all later layers inherit their error.
+    first convolutions, because the head may read them and all later layers inherit their error: as many as
+    are needed for 98% of the images to keep their class, but at most half of all.
 
     Args:
         onnx_file: Content of the file in float32, with no fixed batch size.
         images: Images [M, H, W, 3] uint8 like those that the file will see, to find the range of each layer.
-        float_weights: Whether weights stay in float32 in front of such a pair, as TensorRT needs them; they
-            are then quantised when the file is loaded, and the file is no smaller.
-        on_progress: Function that is called before each image of every pass over them; what it raises ends
-            the call.
+        float_weights: Whether weights stay in float32 in front of such a pair, as TensorRT requires; they are
+            then quantised when the file is loaded, and the file is no smaller.
+        on_progress: Function that is called before each image in every pass over the images; any exception
+            that it raises ends the call.
     """
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -135,7 +136,7 @@ def in_eight_bits(
 def _quantised(
     folded: Path, images: Pixels, in_float: list[str], float_weights: bool, on_progress: ProgressCallback
 ) -> ModelProto:
-    """Quantises a file with BatchNormalization folded, except for nodes that stay in float32."""
+    """Quantises a file whose BatchNormalizations are folded, except for nodes that stay in float32."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -143,6 +144,7 @@ def _quantised(
             self._images = iter(images)
 
         def get_next(self) -> dict[str, Pixels] | None:
+            """Returns the next photo as the graph's input; None once there are no more."""
             image = next(self._images, None)
             if image is not None:
                 report()
@@ -175,7 +177,7 @@ def _quantised(
 
 
 def _restore_unquantised_inputs(graph: GraphProto) -> None:
-    """Lets only convolutions read what was quantised for them; other readers get the original again."""
+    """Lets only convolutions read quantised values; gives other readers the original values again."""
     made_by = {node.output[0]: node for node in graph.node}
     readers: dict[str, list[NodeProto]] = {}
     for node in graph.node:
@@ -198,12 +200,12 @@ def _convolutions(graph: GraphProto) -> tuple[list[str], list[str]]:
 
 
 def _best_classes(onnx_file: bytes, images: Pixels, on_progress: ProgressCallback) -> NDArray[np.int64]:
-    classifier, best = Classifier(onnx_file), []
+    loaded, best = OnnxFile(onnx_file), []
     report = StepReporter("evaluate", len(images), on_progress)
     for batch in np.array_split(images, max(1, len(images) // _BATCH_SIZE)):
         for _ in batch:
             report()
-        best.append(classifier.run(batch)[0].argmax(1))
+        best.append(loaded.run(batch)[0].argmax(1))
     return np.concatenate(best)
 
 

@@ -1,4 +1,4 @@
-"""A base's graph is untrusted: whatever lwm-edge cannot have exported is refused before anything runs it."""
+"""A base's graph is untrusted: a graph that lwm-edge cannot have exported is refused before it is run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def changed(change: Change) -> dict[str, np.ndarray]:
 
 
 def add_node(*given: object, **attributes: Any) -> Change:
-    """Puts a node between the last map and the rest, and gives its output to what read the map."""
+    """Puts a node between the last map and the ReduceMean node that reads it."""
 
     def change(model: ModelProto) -> None:
         operator, *inputs = given
@@ -160,8 +160,8 @@ def wrong_shape(model: ModelProto) -> None:
     weight_of(model).dims[2:] = [1, 1]
 
 
-def test_a_weight_that_is_declared_smaller_than_it_is() -> None:
-    """Otherwise its cost would be whatever the graph claims."""
+def test_a_weight_that_is_declared_smaller_than_it_is_is_refused() -> None:
+    """Without this check, the cost of the weight would be whatever the graph claims."""
     with pytest.raises(ExportError, match="does not fit its tensors") as refused:
         read_graph(changed(wrong_shape))
     assert refused.value.problems == ("backbone.stage3.2.conv2.weight",)
@@ -230,12 +230,12 @@ def test_a_graph_that_takes_more_than_its_weights_explain_is_never_run(
 
 
 def unique(change: Change) -> Change:
-    """Gives the added nodes names and outputs of their own."""
+    """Gives each added node its own output, and connects the nodes in a row."""
 
     def renamed(model: ModelProto) -> None:
         change(model)
         added = [node for node in model.graph.node if node.name == "added"]
-        for number, node in enumerate(added):  # the one added last reads the map
+        for number, node in enumerate(added):  # the node that was added last comes first and reads the map
             node.output[0] = f"added{number}"
             if number:
                 node.input[0] = f"added{number - 1}"
@@ -248,12 +248,12 @@ def unique(change: Change) -> Change:
 
 def test_the_page_counts_these_graphs() -> None:
     assert published(f"| a graph of a form that lwm-edge does not export | {len(REFUSED)} | nothing |")
-    too_much = "a graph that takes more than its weights explain"
+    too_much = "a graph that needs more memory or time than its weights explain"
     assert published(f"| {too_much} | {len(EXPENSIVE)} | nothing |")
 
 
-def test_what_grows_faster_than_the_batch_is_refused() -> None:
-    """One image costs little here, but five cost five to the power of twelve."""
+def test_a_graph_that_grows_faster_than_the_batch_is_refused() -> None:
+    """One image costs little here, but five images cost five to the power of twelve times as much."""
 
     def change(model: ModelProto) -> None:
         add_node("ReduceMean", axes=[1, 2, 3], keepdims=0)(model)
@@ -296,8 +296,8 @@ def test_a_graph_that_would_take_minutes_is_refused(monkeypatch: pytest.MonkeyPa
         check_cost(read_graph(BUNDLE.arrays()), WEIGHTS)
 
 
-def test_what_is_counted_is_what_convolutions_multiply() -> None:
-    """Counted by hand, the demo's network takes 31.4 million multiplications, nearly all in convolutions."""
-    of_weights, beside = graph_cost(read_graph(BUNDLE.arrays()), WEIGHTS)
+def test_the_cost_of_the_demos_network_is_that_of_its_convolutions() -> None:
+    """Counted by hand, that network needs 31.4 million multiplications, nearly all in convolutions."""
+    of_weights, others = graph_cost(read_graph(BUNDLE.arrays()), WEIGHTS)
     assert 31_000_000 < of_weights.operations < 32_000_000
-    assert beside.operations < 2 * of_weights.elements
+    assert others.operations < 2 * of_weights.elements

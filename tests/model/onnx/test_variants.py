@@ -1,4 +1,4 @@
-"""Other forms of the exported file compute what they promise, and are refused where they do not."""
+"""Other forms of the exported file agree with it, and are refused if they do not."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def test_a_static_batch_has_fixed_shapes_and_takes_any_number_of_images(original
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
-def test_a_fixed_head_gives_nothing_to_classes_that_are_not_there(original: bytes, activation: str) -> None:
+def test_outputs_of_a_fixed_head_beyond_the_classes_have_probability_0(
+    original: bytes, activation: str
+) -> None:
     fixed = variants.with_fixed_head(original, 32)
     if activation == "softmax":
         model = onnx.load_model_from_string(fixed)
@@ -164,7 +166,7 @@ def test_a_form_that_differs_too_often_is_not_written_unless_forced(
 
 
 def wrong(content: bytes) -> bytes:
-    """Makes a file favour one class whatever it sees."""
+    """Makes a file favour one class, whatever the photo shows."""
     model = onnx.load_model_from_string(content)
     bias = next(t for t in model.graph.initializer if t.name == "head.bias")
     values = onnx.numpy_helper.to_array(bias).copy()
@@ -188,8 +190,8 @@ def test_photos_of_unknown_classes_have_no_accuracy_and_few_photos_are_refused(
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"precision": "int8"}, "int8 must be checked on photos, so give a folder of them"),
-        ({"float_weights": True}, "float_weights applies only to int8, so choose int8 too"),
+        ({"precision": "int8"}, "int8 must be checked on photos, so give a folder of photos"),
+        ({"float_weights": True}, "float_weights applies only to int8, so choose int8 as well"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict, problem: str) -> None:

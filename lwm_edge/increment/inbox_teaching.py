@@ -1,0 +1,217 @@
+"""Teaches the photos of one class folder of an inbox, and sorts out what an interruption left behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, HomeError, LwmEdgeError, PhotosError, ResourceError
+from ..home.home import Home
+from ..learning.config import IncrementConfig
+from ..model.manifest import Manifest
+from ..photos.class_names import class_name_of, fold_class_name
+from ..photos.folders import usable_photos
+from ..photos.photo_set import Photo
+from ..records import ProgressCallback, printable
+from .add import add_classes, add_photos
+from .inbox_folder import InboxFolder, Note, Reason, fingerprint, noted
+from .inbox_record import latest_receipt, manifest_of, was_learnt
+from .plan import memory_limit
+from .reports import IncrementReport
+
+PAUSES = (0.0, 0.0, 0.0, 600.0, 3600.0)
+"""Seconds before the next try, by the number of tries so far; after five, photos wait for the owner."""
+
+
+@dataclass(frozen=True)
+class Usable:
+    """Holds the photos of a class folder that can be taught.
+
+    Attributes:
+        photos: Photos that can be taught.
+        problems: Reasons why the other files cannot be taught.
+        manifest: Manifest of the home's model.
+    """
+
+    photos: tuple[Photo, ...]
+    problems: tuple[str, ...]
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """Teaches photos of an inbox to a home's model.
+
+    Attributes:
+        home: Model home.
+        folder: Inbox, whose lock is held.
+        config: Settings of each change.
+        on_progress: Function that is called at every step.
+        isolate: Whether to learn in worker processes.
+    """
+
+    home: Home
+    folder: InboxFolder
+    config: IncrementConfig
+    on_progress: ProgressCallback
+    isolate: bool
+
+    def recover(self) -> tuple[str, ...]:
+        """Sorts out photos that an interruption left half-way: puts them away if they are learnt, else back.
+
+        Returns:
+            What was done, in sentences.
+
+        Raises:
+            ConfigError: The photos were being taught to another home.
+        """
+        note = self.folder.note()
+        if note is None:
+            return ()
+        if note.home != self.home.path:
+            raise ConfigError(
+                f"teaching {note.class_name} from {self.folder.path} to another home was interrupted; run "
+                f"lwm-edge inbox with --home {note.home} first"
+            )
+        if self._resolve(note, None):
+            return (f"{note.class_name} had been learnt before an interruption; its photos were put away",)
+        return (f"{note.class_name} had not been learnt before an interruption; its photos were put back",)
+
+    def too_few(self, count: int) -> str:
+        """Says that a class folder has too few photos."""
+        are_there = "there is" if count == 1 else "there are"
+        return f"at least {self.config.min_photos} usable photos are needed, but {are_there} {count}"
+
+    def usable(self, path: Path) -> Usable:
+        """Finds the photos of a class folder that can be taught, and says why the other files cannot."""
+        manifest = manifest_of(self.home)
+        limit, _ = memory_limit(self.config)
+        photos, problems = usable_photos(path, manifest.preprocessing, limit)
+        usable = []
+        for photo in photos:
+            name = printable(Path(photo.path.name))
+            if photo.path.is_symlink():
+                problems += (f"{name} is a link",)
+            elif self.folder.was_taught(photo, _class_name(path, manifest)):
+                problems += (f"{name} was taught before: the same file is in {self.folder.taught}",)
+            else:
+                usable.append(photo)
+        return Usable(tuple(usable), problems, manifest)
+
+    def learn(self, path: Path, usable: Usable, tried: int) -> tuple[Note, IncrementReport]:
+        """Takes photos out of their folder and learns them.
+
+        If that fails before they are learnt, puts them back.
+
+        Args:
+            path: Path of the class folder.
+            usable: Photos to learn.
+            tried: Number of times that these photos were tried before.
+
+        Raises:
+            LwmEdgeError: Taking or learning the photos failed.
+        """
+        if len(usable.photos) < self.config.min_photos:
+            raise PhotosError(self.too_few(len(usable.photos)), usable.problems)
+        manifest = usable.manifest
+        name = _class_name(path, manifest)
+        note = Note(
+            home=self.home.path,
+            change="add-photos" if name in manifest.class_names else "add-classes",
+            folder=Path(path.name),
+            class_name=name,
+            increment=manifest.increment_count,
+            model_digest=manifest.model_digest,
+            tried=tried,
+            photos=noted(usable.photos),
+        )
+        try:
+            self.folder.take(path, note)
+            return note, self._learn_taken(note)
+        except BaseException as error:
+            left = self.folder.note()
+            is_learnt = left is not None and self._resolve(left, error)
+            if is_learnt and isinstance(error, LwmEdgeError):
+                return note, latest_receipt(self.home)
+            if isinstance(error, PhotosError) and is_learnt is False:
+                now = manifest_of(self.home)
+                was_known, is_known = (name in names for names in (manifest.class_names, now.class_names))
+                if was_known != is_known:  # another process has added or removed the class
+                    return self.learn(path, replace(usable, manifest=now), tried)
+            raise
+
+    def _learn_taken(self, note: Note) -> IncrementReport:
+        """Learns all photos that were taken, or none; the receipt's digest shows whether they were learnt."""
+        all_of_them = self.config.model_copy(update={"min_photos": len(note.photos)})
+        common: Any = {"on_progress": self.on_progress, "isolate": self.isolate, "wait": True}
+        if note.change == "add-classes":
+            return add_classes(self.home, self.folder.batch, all_of_them, **common)
+        # With solve_head, this replaces a last layer that was trained, as add_classes does with this recipe.
+        return add_photos(self.home, self.folder.batch, all_of_them, solve_head=True, **common)
+
+    def _resolve(self, note: Note, error: BaseException | None) -> bool | None:
+        """Puts the photos of a note where they belong.
+
+        Args:
+            note: Note on the photos that were being taught.
+            error: Error that ended the teaching; None if the process ended.
+
+        Returns:
+            Whether the photos were learnt; None if that is not clear.
+        """
+        learnt = was_learnt(self.home, note)
+        if learnt:
+            self.folder.put_away(note)
+            return learnt
+        self.folder.put_back(note)
+        path = self.folder.path / note.folder
+        if learnt is None:
+            unclear = HomeError(
+                "teaching was interrupted, and it is not clear whether these photos were learnt, because the "
+                "home was changed in the meantime: check with lwm-edge info --history"
+            )
+            told = error if isinstance(error, LwmEdgeError) else unclear
+            self.write_reason(path, told, tried=note.tried + 1, final=True)
+        elif error is None:  # photos that end the process each time must not be tried for ever
+            interrupted = ResourceError("teaching was interrupted; the photos will be tried again later")
+            self.write_reason(path, interrupted, tried=note.tried + 1, final=False)
+        return learnt
+
+    def write_refusal(self, path: Path, error: LwmEdgeError, tried: int) -> None:
+        """Writes beside a class folder why its photos could not be taught.
+
+        Args:
+            path: Path of the class folder.
+            error: Error that ended the teaching.
+            tried: Number of times that these photos were tried before.
+        """
+        written = self.folder.reason(path)
+        if written is None or written.tried <= tried:  # otherwise `_resolve` has just written a better reason
+            final = not isinstance(error, ResourceError) and type(error) is not LwmEdgeError
+            self.write_reason(path, error, tried=tried + 1, final=final)
+
+    def write_reason(self, path: Path, error: LwmEdgeError, *, tried: int, final: bool) -> None:
+        """Writes beside a class folder why its photos wait.
+
+        Args:
+            path: Path of the class folder.
+            error: Error that says why.
+            tried: Number of times that these photos were tried.
+            final: Whether the photos are tried again only after their folder has changed.
+        """
+        reason = Reason(
+            reason=error.message,
+            problems=error.problems,
+            tried=tried,
+            final=final or tried >= len(PAUSES),
+            photos=fingerprint(path),
+        )
+        self.folder.write_reason(path, reason)
+
+
+def _class_name(folder: Path, manifest: Manifest) -> str:
+    """Returns the name of a folder's class, as the model writes it if it knows the class."""
+    name = class_name_of(folder)
+    known = {fold_class_name(name): name for name in manifest.class_names}
+    return known.get(fold_class_name(name), name)

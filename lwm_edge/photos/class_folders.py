@@ -1,0 +1,87 @@
+"""Checks the names of class folders, and gives each class its class_index."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from .class_names import class_name_problem, fold_class_name, normalise_class_name, shown_class_name
+from .listing import ClassFolder, printable_text
+
+
+def name_problems(
+    names: Iterable[str], known_classes: Collection[str], if_known: Callable[[str], str]
+) -> list[str]:
+    """Says which class folders have names that cannot be used, and why.
+
+    Args:
+        names: Names of the class folders.
+        known_classes: Classes that the model already knows.
+        if_known: Function that is given the name of such a class, and says what to do with its photos.
+    """
+    problems = []
+    known = {fold_class_name(name): name for name in known_classes}
+    shown = {shown_class_name(name): name for name in known_classes}
+    seen: dict[str, str] = {}
+    for raw in names:
+        name, folded = normalise_class_name(raw), fold_class_name(raw)
+        if why := class_name_problem(name):
+            problems.append(f"{raw!r} cannot be a class name: it {why}")
+        if folded in known:
+            problems.append(
+                f"{printable_text(raw)}: the model already knows the class {known[folded]}; "
+                f"{if_known(known[folded])}"
+            )
+        elif folded in seen:
+            problems.append(f"{raw!r} and {seen[folded]!r} are the same class name; merge the two folders")
+        elif twin := shown.get(shown_class_name(raw)):
+            problems.append(
+                f"{printable_text(raw)} ({raw!a}) looks just like {twin} ({twin!a}), so nobody could tell "
+                "them apart; rename the folder"
+            )
+        seen[folded] = raw
+        shown[shown_class_name(raw)] = name
+    return problems
+
+
+def advice_on_known_class(name: str, *, shipped: bool = False, may_grow: bool = True) -> str:
+    """Says what can be done with photos of a class that the model already knows.
+
+    Args:
+        name: Name of the class.
+        shipped: Whether the vendor shipped the class.
+        may_grow: Whether the class may be taught further photos.
+    """
+    further = (
+        "to teach it further photos, use lwm-edge add-photos"
+        if may_grow
+        else "the vendor shipped it, and does not permit more photos of it"
+    )
+    command = f"lwm-edge remove-class {shlex.quote(name)}{' --shipped' if shipped else ''}"
+    return f"{further}; to teach it again, remove it ({command}) and add it with all its photos"
+
+
+def class_indices(
+    classes: Sequence[ClassFolder],
+    first_label: int,
+    label_of: Callable[[str], int | str] | None,
+    problems: list[str],
+) -> dict[ClassFolder, int]:
+    """Returns the class_index of each class that can be used.
+
+    Args:
+        classes: Folders of the classes.
+        first_label: class_index of the first class, unless `label_of` is given; the others follow in order.
+        label_of: Function that is given a class name, and returns its class_index or what is wrong with it.
+        problems: List that gets a line about each class that cannot be used.
+    """
+    if label_of is None:
+        return {folder: first_label + number for number, folder in enumerate(classes)}
+    indices = {}
+    for folder in classes:
+        label = label_of(folder.class_name)
+        if isinstance(label, str):
+            problems.append(f"{printable_text(folder.name)}: {label}")
+        else:
+            indices[folder] = label
+    return indices
