@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares bases that several processes train with those that one process trains, on the demo's photos.
+"""Compares bases trained by several processes with bases trained by one, on the demo's photos.
 
     python benchmarks/several_processes.py OUTPUT.json [--epochs 12] [--processes 2] [--seeds 3]
 

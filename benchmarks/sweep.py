@@ -3,7 +3,7 @@
 
     python benchmarks/sweep.py DATA SWEEP.json --arch small_resnet20 --image-size 32 [--trial CHANGES ...]
 
-The class orders come from other seeds than the tables'. The trials are tested on training photos that are
+The class orders come from seeds other than the tables'. The trials are tested on training photos that are
 held out; the test photos are never read. Every trial starts from the settings in LEAD and changes those that
 it names, which can be settings of the package or of `variants.py`. Both methods get the same number of
 trials. A trial runs without a home and without an ONNX file, on photos that stay in memory. Trials that are
@@ -123,7 +123,7 @@ def main(
     until: int = 30,
     new_photos: Annotated[int, typer.Option(help="Photos per new class.")] = 100,
     held_out: Annotated[
-        int, typer.Option(help="Training photos of each class that are tested on instead.")
+        int, typer.Option(help="Number of training photos of each class to hold out for testing.")
     ] = 100,
     base_epochs: int = 30,
     base_learning_rate: float = 0.1,

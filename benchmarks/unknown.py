@@ -4,19 +4,20 @@
     python benchmarks/unknown.py BASE.lwm DATA RESULTS.json [--name lite0] [--features FILE.npz]
 
 DATA has train/<class>/* and test/<class>/*, the shipped classes of BASE.lwm among them. The base's network
-runs once over all photos, and FILE.npz keeps the values that its head reads. In each of three splits half of
-the classes are known: the shipped ones and others drawn at random (or only shipped ones, if they are more
-than half). A device learns the other known classes ten at a time, without any old photo, and solves the head
-again each time. The script measures
+runs once over all photos, and FILE.npz keeps the values that its head reads. In each of three splits, half of
+the classes are known: the shipped ones and others drawn at random (or, if more than half are shipped, one
+other class and shipped ones drawn at random). A device learns the other known classes ten at a time, without
+any old photo, and solves the head again each time. The script measures
 
 - the scores: how well each score tells known test photos from unknown ones (AUROC), and how many unknown
   photos lie below a threshold that keeps 95% of the known ones;
 - how long a threshold stays valid: it is set once for each score, on held-back photos of the first classes.
   How many other photos of these classes does it keep after the other classes have been added?
-- the thresholds that the package sets on a device, from the histograms. How many photos of the first and of
-  the added classes do they keep, and how many unknown ones do they flag? The added classes' photos are learnt
-  and tested first in the set's own split, then in a random one. Finally the threshold is calibrated on half
-  of the test photos, as by `lwm-edge calibrate`, and measured on the other half;
+- the thresholds that the package sets on a device, from histograms of the scores. How many photos of the
+  first and of the added classes do they keep, and how many unknown ones do they flag? The added classes'
+  photos are divided into training and test photos first as the set divides them, then at random, ten times.
+  Finally the threshold is calibrated on half of the test photos, as by `lwm-edge calibrate`, and measured on
+  the other half;
 - the base alone: shipped classes against all others;
 - strange objects: photos of another set (--others DATA2), and noise.
 
@@ -271,7 +272,7 @@ def largest(photos: Features, head: Head) -> Features:
 
 
 def scores_of_split(data: Data, split: Split, seed: int) -> dict[str, dict[str, Any]]:
-    """Measures each score after all known classes are learnt, and how much an old threshold still keeps."""
+    """Measures each score once all known classes are learnt, and how many photos an old threshold keeps."""
     names = [*split.first, *split.added]
     given, kept_back = halves(data.test, split.first, seed)
     x, y = together(data.train, names)
@@ -396,7 +397,7 @@ def print_tables(runs: list[dict[str, Any]]) -> None:
 
 
 def draw(runs: list[dict[str, Any]], output: Path) -> None:
-    """Draws the unknown photos that each score flags against the known ones that it keeps, as shares."""
+    """Plots the share of unknown photos that each score flags against the share of known ones it keeps."""
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(

@@ -42,7 +42,7 @@ class BundleConfig(Settings):
     description: Paragraph | None = None
     """Description of the base for people to read in the ONNX file."""
     permits: tuple[Permission, ...] = ()
-    """Changes that devices may make beyond those that are always allowed: add-photos, undo, other-devices."""
+    """Changes that devices may make only if they are named here: add-photos, undo, other-devices."""
 
     @field_validator("author", "license", "description")
     @classmethod
@@ -99,7 +99,7 @@ class BaseConfig(BundleConfig):
     """Share of each class's photos that are held back from training, to measure accuracy; 0 for none.
 
     The accuracy goes into the bundle, and devices estimate from it how much their models still know. These
-    photos also decide from which photos the class statistics are made, and which head ships.
+    photos also decide which photos the class statistics are made from, and which head ships.
     """
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of everything random: with the same seed, photos and machine, the base is the same."""
@@ -131,7 +131,7 @@ class PackConfig(BundleConfig):
     """Folder of photos that the network never saw, with class folders of the same names.
 
     The accuracy on these photos goes into the bundle, and devices estimate from it how much their models
-    still know. These photos also decide from which photos the class statistics are made, and which head
+    still know. These photos also decide which photos the class statistics are made from, and which head
     ships.
     """
     statistics_photos: ExactPath | None = None

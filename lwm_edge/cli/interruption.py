@@ -86,7 +86,7 @@ def stopped(exit_code: int) -> StoppedError:
 
 
 def failure_as_json(kind: str, message: str, problems: tuple[str, ...], exit_code: int) -> str:
-    """Returns a failed command's error as the one JSON document for standard output."""
+    """Returns a failed command's error as the single JSON document that goes to standard output."""
     failure = {"kind": kind, "message": message, "problems": problems, "exit_code": exit_code}
     return json.dumps({"error": failure})
 

@@ -74,7 +74,7 @@ class MemoryUse:
 
     def _how(self, cgroup: str, image_size: int) -> dict[str, str]:
         since = (
-            "reset at the start and again after planning"
+            "reset at the start and after any planning"
             if self._reset
             else "since the process began: it could not be reset"
         )

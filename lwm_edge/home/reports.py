@@ -42,7 +42,7 @@ class FootprintReport(Report):
         bundle_bytes_before: Length of model.lwm before the change.
         onnx_bytes: Length of classifier.onnx, which each class makes longer by a row of the head and a name.
         onnx_bytes_before: Length of classifier.onnx before the change.
-        peak_rss_bytes: High-water mark of resident memory of the process that made the change.
+        peak_rss_bytes: High-water mark of the resident memory of the process that made the change.
         export_peak_rss_bytes: High-water mark of the process that exported and committed the new model.
         memory: All memory figures of the change.
         ledger_head: Head of the bundle's ledger after this change; see `model.ledger`.
@@ -59,7 +59,7 @@ class FootprintReport(Report):
 
 
 class ChangeReport(Report):
-    """Reports a change that needed no photos, or the making of a home by `init_home`.
+    """Reports a change other than an increment, or the making of a home by `init_home`.
 
     Attributes:
         home: Path of the model home.

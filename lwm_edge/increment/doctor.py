@@ -64,7 +64,7 @@ def check_photos(
     class_name: str | None = None,
     on_progress: ProgressCallback = ignore_progress,
 ) -> CheckReport:
-    """Looks for photos that would do harm if a model learnt from or was measured on them; changes nothing.
+    """Looks for photos that would do harm if a model learnt from, or was measured on, them; changes nothing.
 
     Args:
         home: Model home, or the path of its folder.

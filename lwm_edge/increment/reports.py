@@ -27,7 +27,7 @@ class PlanReport(Report):
         micro_batches_per_update: Number of micro-batches that make one optimiser update.
         prefetch: Number of batches read ahead.
         recompute: Whether trained blocks are computed again in the backward pass, to save memory.
-        keeps_freed_memory: Whether freed tensors stay in the process for the next step, which is faster.
+        keeps_freed_memory: Whether the memory of freed tensors is kept for the next step, to save time.
         precision: Precision in which the networks' blocks train.
         checkpoints: Whether the limit allows saving the training; if not, interrupted training starts over.
         frozen_cache_bytes: Maximum bytes of the frozen blocks' outputs that are kept for all epochs.

@@ -116,15 +116,17 @@ class TrainingLearner:
             change = FeatureMap.fit(by_teacher, to_learn)
             known = ClassStatistics.from_bundle(self._parent)  # not earlier, as the training needs the memory
             known.follow_drift(change, teacher.classes)
-            held_back, by_teacher_too = (
+            held_back, held_back_by_teacher = (
                 observe(network, photos.held_back, batch_size, on_progress, keep_maps=True)
                 for network in (student, teacher)
             )
         drop_library_pages()  # most of these pages were needed only for training
-        head_for_held_back, without = self._solved(known, to_learn, photos.to_learn.labels)
+        head_for_held_back, without_held_back = self._solved(known, to_learn, photos.to_learn.labels)
         unseen = Unseen(
             head_for_held_back.logits(held_back.head_inputs),
-            known_scores(held_back.head_inputs, score_tensors(without, student.classes), student.classes),
+            known_scores(
+                held_back.head_inputs, score_tensors(without_held_back, student.classes), student.classes
+            ),
         )
         features = np.concatenate([to_learn, held_back.head_inputs])
         copies = count_near_copies(features, np.array(photos.all_labels), known)
@@ -133,13 +135,13 @@ class TrainingLearner:
             training=training,
             statistics=statistics,
             held_back=held_back.head_inputs,
-            held_back_by_teacher=by_teacher_too.head_inputs,
+            held_back_by_teacher=held_back_by_teacher.head_inputs,
             teachers_head=head_of(teacher),
             held_back_logits=unseen.logits,
             judge_unseen=lambda report: (unseen, np.array(photos.held_back.labels)),
             rows=None,
             head=head,
-            attention_distance=_attention_distance(student, teacher, held_back, by_teacher_too),
+            attention_distance=_attention_distance(student, teacher, held_back, held_back_by_teacher),
             tensors=self._changed_tensors(),
             near_copies=copies,
         )
@@ -208,7 +210,7 @@ class TrainingLearner:
         last_save = time.monotonic()
 
         def save_or_stop(state: TrainingState) -> None:
-            """Saves the training if it is time to, and raises StoppedError if it is to stop."""
+            """Saves the training if a save is due, and raises StoppedError if the training is to stop."""
             nonlocal last_save
             stop = should_stop()
             if plan.checkpoints and (stop or time.monotonic() - last_save > SECONDS_BETWEEN_SAVES):
@@ -224,7 +226,7 @@ class TrainingLearner:
         return save_or_stop
 
     def _changed_tensors(self) -> dict[str, NDArray[Any]]:
-        """Returns the student's tensors and probe, and zeros for measurements of the vendor's network."""
+        """Returns the student's tensors and probe, and zeros that replace the vendor's measurements."""
         measured = self._parent.arrays(*MEASURED)
         return {
             **network_arrays(self._student),

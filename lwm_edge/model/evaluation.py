@@ -20,7 +20,7 @@ class Confusion(Report):
     """Counts how often one class was taken for another.
 
     Attributes:
-        actual: Name of the class that the photos show, by their folder.
+        actual: Name of the class that the photos show, going by their folder.
         predicted: Name of the class that the model predicted.
         photos: Number of photos.
     """
@@ -72,7 +72,7 @@ def evaluate_predictions(
         predictions: Predicted class_index of each photo [M].
         labels: class_index of each photo [M], M >= 1.
         class_names: Class name of every index.
-        shipped_classes: Number of classes, from the front, that count as old.
+        shipped_classes: Number of classes that count as old; they come first.
         skipped: Lines about the files that were left out, with the reason.
     """
     present = sorted({int(label) for label in labels})
@@ -101,7 +101,7 @@ def evaluate_ranks(
         ranks: class_index of the best classes of each photo, best first [M, k].
         labels: class_index of each photo [M], M >= 1.
         class_names: Class name of every index.
-        shipped_classes: Number of classes, from the front, that count as old.
+        shipped_classes: Number of classes that count as old; they come first.
         skipped: Lines about the files that were left out, with the reason.
     """
     report = evaluate_predictions(ranks[:, 0], labels, class_names, shipped_classes, skipped)

@@ -122,7 +122,7 @@ def add_classes_with_page(
         page: Path of the page; an existing file is replaced.
         config: Settings of the increment; None means the defaults.
         on_progress: Function that is called in this thread at every step and before each photo. If it raises
-            an exception when the classes have been learnt, they stay learnt, but no page is written.
+            an exception once the classes have been learnt, they stay learnt, but no page is written.
         isolate: Whether to learn and commit in worker processes; False does both in this one.
         wait: Whether to wait for another process that is changing the home.
         started: Value of time.monotonic() from which the receipt counts its seconds; None means now.

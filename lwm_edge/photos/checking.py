@@ -1,4 +1,4 @@
-"""Checks which files are photos that can be used, and sorts out those that lie in a folder twice."""
+"""Checks which files are photos that can be used, and leaves out those that lie in a folder twice."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class PhotoSorter:
         return [*hints, *self.listing.beside, *contradictions]
 
     def _duplicate_problem(self, digest: str, path: Path, folder: ClassFolder) -> str:
-        """Returns a problem if the class has this photo already, else notes whether another class has it."""
+        """Returns a problem if the class has this photo already, else notes it if another class has it."""
         first, first_folder = self.seen.setdefault(digest, (path, folder))
         if first_folder is not folder:
             self.contradictions.setdefault(

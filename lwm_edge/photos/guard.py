@@ -130,8 +130,8 @@ class GuardedFile(io.BufferedReader):
             self._count_metadata(size)
         return super().read(size)
 
-    def expect_pictures_alone(self, pixels: int, known_metadata: int) -> None:
-        """Counts, as far as possible, the metadata of a photo whose file was read in one go.
+    def check_all_metadata(self, pixels: int, known_metadata: int) -> None:
+        """Checks, as far as possible, how much metadata there is in a photo whose file is read in one go.
 
         Args:
             pixels: Number of pixels in all its pictures; if the file is longer than these can account for,

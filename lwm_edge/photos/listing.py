@@ -73,7 +73,7 @@ class Listing:
         return printable_text(path.relative_to(self.root).as_posix())
 
     def holds(self, photo: Path, folder: ClassFolder) -> bool:
-        """Returns whether a photo is no link, or a link to where it may lead; see `within`."""
+        """Returns whether a photo is not a link, or is a link that leads where it may; see `within`."""
         allowed = folder.path.resolve()
         return photo.resolve().is_relative_to(allowed if self.within else allowed.parent)
 
@@ -176,7 +176,7 @@ def _refuse_parts_of_a_data_set(folder: Path, folders: list[Path]) -> None:
     A class can have such a name too. In that case its folder directly contains photos, or there are folders
     with other names beside it.
     """
-    parts = [path for path in folders if path.name.casefold() in _PARTS_OF_A_DATA_SET and _has_no_files(path)]
+    parts = [path for path in folders if path.name.casefold() in _PARTS_OF_A_DATA_SET and _only_folders(path)]
     if len(parts) > 1 or parts == folders:
         names = ", ".join(printable_text(path.name) for path in parts)
         part = min(parts, key=lambda path: not path.name.casefold().startswith("train"))
@@ -186,7 +186,7 @@ def _refuse_parts_of_a_data_set(folder: Path, folders: list[Path]) -> None:
         )
 
 
-def _has_no_files(folder: Path) -> bool:
+def _only_folders(folder: Path) -> bool:
     """Returns whether a folder has sub-folders and no files."""
     try:
         kinds = {path.is_dir() for path in folder.iterdir() if not _is_passed_over(path)}

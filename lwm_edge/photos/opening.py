@@ -105,7 +105,7 @@ def _opened(file: GuardedFile, has_limits: bool) -> Image.Image:
         raise TooCostlyHereError
     _load_readers(formats)
     if formats == ("WEBP",):
-        file.expect_pictures_alone(MAX_WEBP_PIXELS, 0)  # checked before the whole file is read in one go
+        file.check_all_metadata(MAX_WEBP_PIXELS, 0)  # checked before the whole file is read in one go
     image = Image.open(file, formats=formats or ("BMP",))
     if formats == ("WEBP",):
         _bound_webp_metadata(file, image)
@@ -120,7 +120,7 @@ def _bound_webp_metadata(file: GuardedFile, image: Image.Image) -> None:
     """
     known = [image.info.pop(name, b"") for name in _WEBP_METADATA]
     frames = int(getattr(image, "n_frames", 1))
-    file.expect_pictures_alone(image.width * image.height * frames, sum(map(len, known)))
+    file.check_all_metadata(image.width * image.height * frames, sum(map(len, known)))
     kept = {"exif": known[0][:EXIF_BYTES], "xmp": known[1]}
     image.info.update({name: content for name, content in kept.items() if content})
 

@@ -96,7 +96,7 @@ def _is_in_order(header: dict[str, Any]) -> bool:
 
 
 def bundle_problems(bundle: Bundle) -> Iterator[str]:
-    """Finds content in a bundle's header, rows, graph and manifest that their values do not show."""
+    """Finds content that is hidden in a bundle's header, rows, graph and manifest."""
     yield from header_problems(bundle.path)
     manifest, arrays = bundle.manifest, bundle.arrays(*ROWS_BY_CLASS, CONFUSIONS, ONNX_GRAPH)
     classes = len(manifest.class_names)

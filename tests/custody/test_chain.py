@@ -250,9 +250,9 @@ def test_the_description_of_a_change_is_signed(altered: dict[str, Any]) -> None:
     grown = record_change(_next(base, class_names=("Coat", "Dress", "Bag")), base, DEVICE, deed)
     assert grown.custody and custody_problems(grown, VENDOR_KEY, DEVICE_KEY) == ()
     (link,) = grown.custody.links
-    lied = link.model_copy(update={"deed": deed.model_copy(update=altered)})
-    lying = grown.model_copy(update={"custody": grown.custody.model_copy(update={"links": (lied,)})})
-    assert any("signature that does not match" in p for p in custody_problems(lying, VENDOR_KEY, DEVICE_KEY))
+    forged_link = link.model_copy(update={"deed": deed.model_copy(update=altered)})
+    forged = grown.model_copy(update={"custody": grown.custody.model_copy(update={"links": (forged_link,)})})
+    assert any("signature that does not match" in p for p in custody_problems(forged, VENDOR_KEY, DEVICE_KEY))
 
 
 def test_a_record_names_two_classes_and_counts_the_others() -> None:
@@ -292,8 +292,8 @@ def test_a_shipped_class_comes_back_only_with_the_model_that_had_it() -> None:
 def test_no_more_shipped_classes_come_back_than_the_model_had() -> None:
     """A model's digest does not cover the number of shipped classes, but the record contains this number."""
     names = {"class_names": ("Coat", "Dress", "Bag")}
-    told = _chain({"shipped_classes": 1}, {**names, "shipped_classes": 1}, {"shipped_classes": 2, **BACK})
-    assert any("change 3 has more shipped classes" in problem for problem in _problems(told))
+    forged = _chain({"shipped_classes": 1}, {**names, "shipped_classes": 1}, {"shipped_classes": 2, **BACK})
+    assert any("change 3 has more shipped classes" in problem for problem in _problems(forged))
 
 
 RENAMED = {"class_names": ("Mantel", "Dress"), "renamed": (ShippedName(class_index=0, name="Coat"),)}
@@ -406,7 +406,7 @@ def test_an_altered_or_foreign_signature_is_named() -> None:
 
 
 def test_a_signature_of_another_kind_of_statement_does_not_fit() -> None:
-    """A device's signature of a change cannot pass for a vendor's signature of a base, nor the reverse."""
+    """A device's signature of a change cannot pass for a vendor's signature of a base, or vice versa."""
     grown = _grown(_base(), 1, key=VENDOR)
     assert grown.custody and grown.custody.links[0].signature
     moved = _with_custody(grown, base_signature=grown.custody.links[0].signature)

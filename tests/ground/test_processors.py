@@ -1,4 +1,4 @@
-"""There are as many threads as the cgroup and the affinity allow, not as many as the machine has cores."""
+"""The usable processors are those that the cgroup and the affinity allow, not all that the machine has."""
 
 from __future__ import annotations
 

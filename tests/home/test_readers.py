@@ -90,7 +90,7 @@ def test_reading_needs_no_torch(home: Home) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_home_without_its_onnx_file(home: Home) -> None:
+def test_nothing_is_predicted_without_the_current_generation(home: Home) -> None:
     shutil.rmtree(home.current().path)
     with pytest.raises(HomeError):
         predict(home, TEST_PHOTOS)

@@ -143,10 +143,10 @@ def test_the_interval_widens_with_fewer_photos_and_a_larger_drop() -> None:
     assert interval_around(1.0, 1.0, 5)[1] == 1.0 and interval_around(0.0, 0.5, 5)[0] == 0.0
 
 
-def test_a_later_increment_takes_the_shipped_classes_part_of_the_solved_head(
+def test_a_later_increment_reuses_the_shipped_rows_of_the_solved_head(
     known: ClassStatistics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Solving again takes the most memory of an increment, and gives the same decisions."""
+    """Solving again would take more memory than any other part of an increment, for the same decisions."""
     before = with_new_class(known, CENTRES[3])
     features = CENTRES[2] * 2 + np.random.default_rng(3).normal(size=(30, 8))
     now = before.with_photos(features, np.full(30, 4))
@@ -174,9 +174,9 @@ def test_nothing_is_estimated_from_a_single_class(known: ClassStatistics) -> Non
     assert found.estimate is None
 
 
-@pytest.mark.parametrize(("new_right", "compared"), [(0.99, -1), (0.2, 1)])
+@pytest.mark.parametrize(("new_right", "sign"), [(0.99, -1), (0.2, 1)])
 def test_the_estimated_loss_is_corrected_by_how_often_new_classes_are_recognised(
-    known: ClassStatistics, new_right: float, compared: int
+    known: ClassStatistics, new_right: float, sign: int
 ) -> None:
     statistics = with_new_class(known, CENTRES[1] + 0.4)
 
@@ -197,9 +197,9 @@ def test_the_estimated_loss_is_corrected_by_how_often_new_classes_are_recognised
 
     spread = known.find_spread(*known.solve_head(3), 3, np.ones(3, bool), 0.9)
     (as_drawn,) = statistics.estimate_accuracy(*statistics.solve_head(4), 4, spread, first=3)
-    assert new_right > as_drawn if compared < 0 else new_right < as_drawn
+    assert new_right > as_drawn if sign < 0 else new_right < as_drawn
     difference = estimate(new_right) - estimate(float(as_drawn))
-    assert difference * compared > 0.01
+    assert difference * sign > 0.01
 
 
 def test_a_class_of_few_photos_widens_the_interval_of_the_mean(known: ClassStatistics) -> None:

@@ -1,4 +1,4 @@
-"""A page about a home says what the model knows and how sure that is, requests nothing and takes any name."""
+"""A page says what a model knows and how sure that is, requests nothing and copes with any name."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Page(HTMLParser):
 
 
 @pytest.mark.parametrize("count", [1, 3, 300])
-def test_a_page_stands_alone_and_takes_any_name(make_page: PageMaker, count: int) -> None:
+def test_a_page_stands_alone_and_copes_with_any_name(make_page: PageMaker, count: int) -> None:
     path = make_page(count)
     page = Page(path)
     assert not {"script", "link", "iframe", "object", "embed", "base", "form", "img"} & set(page.elements)

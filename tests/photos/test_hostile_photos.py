@@ -1,4 +1,4 @@
-"""Each hostile photo is read or reported with its reason, none is fatal, and memory stays bounded."""
+"""Each hostile photo is read, or reported with the reason; none is fatal, and memory stays bounded."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def megapixels() -> Iterator[Case]:
 
 
 def large() -> Iterator[Case]:
-    """Makes photos just within the limits, in the modes that need the most memory."""
+    """Makes photos that are large but within the limits, some in the modes that need the most memory."""
     for mode, format, side in (("RGBA", "PNG", 7_990), ("I;16", "PNG", 7_990), ("CMYK", "JPEG", 7_990)):
         yield "64 megapixels, read", f"{mode[:2]}.{format}", saved(Image.new(mode, (side, side)), format)
     for format, options in (("JPEG", {"progressive": True}), ("WEBP", {"lossless": True, "method": 0})):
@@ -188,7 +188,7 @@ def test_hundreds_of_hostile_photos_are_read_or_reported(tmp_path: Path) -> None
         elif kind not in ("bytes changed", "animated", "decompression bombs"):
             assert not read[kind], kind
         assert published(f"| photos: {kind} | {count:,} | nothing |")
-    assert read["decompression bombs"] <= 3  # only the bombs in text chunks, which nobody unpacks
+    assert read["decompression bombs"] <= 3  # only the bombs in metadata, which is not unpacked
 
 
 def _reads(path: Path) -> bool:
@@ -240,9 +240,7 @@ def test_links_out_of_the_folder_and_special_files_are_reported(tmp_path: Path) 
     assert published("| photos: links out of the folder, devices, FIFOs | 9 | nothing |")
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0 and sys.platform != "linux", reason="needs a user whom permissions restrict"
-)
+@pytest.mark.skipif(os.geteuid() != 0 and sys.platform != "linux", reason="runs only on Linux, or as root")
 def test_files_that_may_not_be_read_are_reported() -> None:
     import tempfile
 
