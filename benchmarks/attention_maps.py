@@ -4,11 +4,11 @@
     python benchmarks/attention_maps.py DATA RESULTS.json SEED OUT.png --method lwm --method lwf-mc [...]
 
 It reads the bundles that `protocol.py` left in the folder beside RESULTS.json. In the figure, each row is a
-method. The row shows one photo with the Grad-CAM maps for its class, first the map of the shipped model M_0,
-then the maps of the models after each increment. The script also prints a Markdown table of the L1 distance
+method. The row shows one photo, then its Grad-CAM maps for its class: first that of the shipped model M_0,
+then those of the models after each increment. The script also prints a Markdown table of the L1 distance
 between the maps and M_0's, averaged over the test photos of the base classes; each map is divided by its L2
 norm, as in eq. 4. In brackets is the share of photos, in %, whose map is zero everywhere, because nothing in
-the photo points to its class. OUT.json has the same figures. The script needs matplotlib:
+the photo points to its class. OUT.json has the same numbers. The script needs matplotlib:
 pip install 'lwm-edge[bench]'.
 """
 
@@ -40,7 +40,7 @@ from lwm_edge.photos.photo_set import PhotoSet, PixelCache
 
 
 def base_test_photos(split: Split, network: Network, class_names: tuple[str, ...]) -> PhotoSet:
-    """Reads the test photos of the base classes, and labels each with the model's class_index."""
+    """Reads the test photos of the base classes, and labels each with the index of its class."""
     cache = PixelCache(2**28)
     found = read_photo_folder(split.test(0), network.preprocessing, cache, min_photos=1)
     index_of = [class_names.index(name) for name in found.class_names]

@@ -1,4 +1,4 @@
-"""Kills increments at random: `python benchmarks/crash.py RESULTS.json [--kills 1000] [--seed 0]`.
+"""Kills increments at random moments: `python benchmarks/crash.py RESULTS.json [--kills 1000] [--seed 0]`.
 
 Small increments (one class, six photos, one epoch) run on one home, each in a process forked from a parent
 that has imported everything. They are killed (SIGKILL) at random moments. Half of the kills come after a
@@ -13,10 +13,10 @@ phases on a pipe. After every kill the home must hold the old model or the new o
 After half of the kills, the parent then clears the leftovers and audits the home. After the others, the next
 increment must clear them. If an increment ends before its kill, the kill is not counted.
 
-The phases are `start` (the process is forked, leftovers are cleared, the bundle is verified), `photos`,
-`train`, `evaluate` and `export` (the ONNX file is made and compared). The commit follows: `staging` (the next
-generation is written), `link` (the link is made and renamed, and the folder synced) and `clean-up` (the old
-generation is removed).
+The phases are `start` (the process is forked, leftovers are cleared, the bundle is verified), then those that
+an increment reports (`photos`, `plan`, `features`, `train`, `evaluate` and `stage`), and `export` (the ONNX
+file is made and compared). The commit follows: `staging` (the next generation is written), `link` (the link
+is made and renamed, and the folder synced) and `clean-up` (the old generation is removed).
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def kill_one(home: Path, photos: Path, recipe: str, tally: Tally, chance: random
     time.sleep(chance.uniform(0, 1.1 * tally.seconds[aim]))
     os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
-    told += wait_for(pipe, "nothing")
+    told += wait_for(pipe, "nothing")  # no phase has this name, so this reads to the end
     os.close(pipe)
     phases = {"start": started} | phases_in(told)
     if os.WIFSIGNALED(status):
@@ -222,7 +222,7 @@ def main(
     seed: int = 0,
 ) -> None:
     """Kills increments at random moments and checks the home after each."""
-    import onnxruntime  # noqa: F401  so that no child has to; lwm_edge, imported before, stops its reports
+    import onnxruntime  # noqa: F401  so that no child has to; lwm_edge, imported first, stops its telemetry
 
     torch.set_num_threads(1)  # a forked child would lack the threads of a pool
     torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)  # imports much, here once for all children
@@ -230,7 +230,8 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         init = [sys.executable, "-m", "lwm_edge", "init", str(BASE_BUNDLE), "--home", str(work / "base")]
-        subprocess.run(init, check=True, stdout=subprocess.DEVNULL)  # ONNX Runtime starts threads
+        # in another process, because ONNX Runtime starts threads
+        subprocess.run(init, check=True, stdout=subprocess.DEVNULL)
         run_kills(work, kills, seed, tally)
     counts = {r: {p: tally.landed[r, p] for p in PHASES} for r in RECIPES}
     content = {

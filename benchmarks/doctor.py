@@ -4,10 +4,10 @@
     python benchmarks/doctor.py BASE.lwm DATA RESULTS.json [--classes 10] [--draws 5] [--share 0.05]
 
 DATA has train/<class>/*. In each draw, classes that BASE.lwm does not know are drawn at random, and a share
-of their photos is moved to another class of the draw. A photo counts as found if the doctor lists it. If 14
-labels were swapped, "among the first" counts how many of these photos are among the first 14 that are listed.
-All other photos that are listed count as false alarms, whatever the reason, though some of them are blurred
-or nearly the same as another one.
+of their photos is moved to another class of the draw. A moved photo counts as found if the doctor lists it.
+If 14 labels were swapped, "among the first" counts how many of these photos are among the first 14 that are
+listed. All other photos that are listed count as false alarms, whatever the reason, though some of them are
+blurred or nearly the same as another one.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def main(
     data: Annotated[Path, typer.Argument(help="Folder with train/.")],
     results: Annotated[Path, typer.Argument(help="JSON file to write.")],
     classes: Annotated[int, typer.Option(min=2, help="Classes in each draw.")] = 10,
-    draws: Annotated[int, typer.Option(min=1, help="Random draws.")] = 5,
+    draws: Annotated[int, typer.Option(min=1, help="Number of random draws.")] = 5,
     share: Annotated[float, typer.Option(help="Share of the photos whose labels are swapped.")] = 0.05,
 ) -> None:
     """Runs all draws and writes the results."""

@@ -1,6 +1,6 @@
 """Makes each operation on files fail in turn: `python benchmarks/failing_operations.py RESULTS.json`.
 
-The gate (tests/home/test_failing_operations.py) tries twelve operations of each command ("verb"). This script
+The gate (tests/home/test_failing_operations.py) tries six operations of each command ("verb"). This script
 makes every operation of every verb, reads included, fail once with an input/output error (EIO). Callers must
 get an error from `lwm_edge.errors`, and no error once the new model is in place.
 """

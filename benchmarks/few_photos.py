@@ -5,9 +5,9 @@
 
 DATA has train/<class>/* and test/<class>/*, the shipped classes of BASE.lwm among them. In each draw five
 other classes and five photos of each are drawn at random. A device learns these photos in one increment, once
-alone and once together with all photos of the class that has the most. Accuracy is measured on the test
-photos, as the mean over all classes and over the five small ones. The baselines learn from the same photos'
-last feature maps, globally averaged.
+alone and once together with all photos of the largest of the remaining classes. Accuracy is measured on the
+test photos, as the mean over all classes and over the five small ones. The baselines learn from the last
+feature maps, globally averaged, of the shipped classes' training photos and of the same new photos.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def measure(base: Bundle, photos: Path, data: Path, small: list[str], work: Path
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Prints means over the draws, and how `auto` does in its worst draw, in %."""
+    """Prints means over the draws, and how far `auto` is from the better baseline at worst, in %."""
     print("| new classes | method | all classes | worst draw | the five small ones |\n|---|---|---|---|---|")
     for kind in dict.fromkeys(row["kind"] for row in rows):
         of_kind = [row["accuracy"] for row in rows if row["kind"] == kind]

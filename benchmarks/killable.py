@@ -26,7 +26,7 @@ Report = Callable[[str], None]
 
 
 class ReportingDisk:
-    """Replaces `_disk`, and sees each operation first; subclasses derive the phases from these.
+    """Replaces `_disk`, and sees each operation first; subclasses derive the phases from the operations.
 
     Args:
         disk: Disk that performs the operations.

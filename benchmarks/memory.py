@@ -3,11 +3,11 @@
 
     python benchmarks/memory.py RESULTS.json [--arch resnet18 --arch mobilenet_v2]
 
-Each row is measured in separate processes. The rows of lwm-edge call the public API as a device would. Their
-figures come from the receipt: the VmHWM of the process that learns, and of the one that exports. The naive
-loop is written as in a tutorial, with a copy of the network as the teacher, the whole batch of 32 at once,
-and torch.optim.SGD. Its figure is the VmHWM of its process. Small photos are scaled up, because memory does
-not depend on what they show.
+Each row is measured in separate processes. For the rows of lwm-edge, the public API is called as on a device,
+and the figures come from the receipt: the VmHWM of the process that learns, and of the one that exports. The
+naive loop is written as in a tutorial, with a copy of the network as the teacher, the whole batch of 32 at
+once, and torch.optim.SGD. Its figure is the VmHWM of its process. Small photos are scaled up, because memory
+does not depend on what they show.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import typer
 from provenance import provenance
 
 BATCH_SIZE, EPOCHS = 32, 2
-EPOCHS_FOR_20_UPDATES = 10  # from 20 updates on, the plan looks for the fastest strategy
+EPOCHS_FOR_20_UPDATES = 10  # from 20 updates on, the plan may keep freed memory, to save time
 NEW_CLASSES = ("Shirt", "Sneaker")
 MIB = 2**20
 FROZEN = {"resnet18": 8, "mobilenet_v2": 14}  # conv1 to layer2; the first 14 of 19 feature blocks
@@ -44,7 +44,7 @@ def photos(folder: Path, classes: tuple[str, ...], count: int = 40) -> Path:
 
 
 def make_base(arch: str, folder: Path) -> Path:
-    """Makes an untrained base of one architecture at 224 px, because weights do not matter here."""
+    """Makes a base of one architecture at 224 px, hardly trained, because weights do not matter here."""
     import torch
 
     import lwm_edge
@@ -59,7 +59,7 @@ def make_base(arch: str, folder: Path) -> Path:
 
 
 def increment(base: Path, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Makes one increment through the public API."""
+    """Makes one increment through the public API, and returns its figures."""
     import lwm_edge
     from lwm_edge.cli.settings import FileConfig, increment_config
 

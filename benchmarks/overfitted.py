@@ -4,13 +4,13 @@
     python benchmarks/overfitted.py DATA RESULTS.json [--epochs 120] [--checkpoint FILE.pth]
 
 DATA has train/<class>/* and test/<class>/*. A ResNet-18 is trained from scratch at 64 px in the usual way
-(cross entropy, SGD, one cycle, mirrored at random) on the first twelve classes in the order of seed 1993,
-until it recognises all photos that it learns from. It is packed twice: once with those photos alone, and once
-with half of the classes' test photos as `--unseen-photos`. Then each base is taught one class from 14 photos
-or, starting afresh, four classes from all of their photos. Each model is measured on the other half of the
-shipped classes' test photos, and on all test photos of the new classes. For comparison, the nearest class
-mean is measured too. It reads the same values as the head, and its means of the shipped classes come from the
-photos from which the base's statistics are made.
+(cross entropy, SGD, one cycle, mirrored at random) on the first twelve classes in the order of seed 1993, for
+long enough to recognise all photos that it learns from. It is packed twice: once with those photos alone, and
+once with half of the classes' test photos as `--unseen-photos` too. Then each base is taught one class from
+14 photos and, starting afresh, four classes from all of their photos. Each model is measured on the other
+half of the shipped classes' test photos, and on all test photos of the new classes. For comparison, the
+nearest class mean is measured too. It reads the same values as the head, and its means of the shipped classes
+come from the photos from which the base's statistics are made.
 """
 
 from __future__ import annotations

@@ -5,10 +5,11 @@
 
 DATA has train/<class>/* and test/<class>/*. After every step all classes seen so far compete with each
 other (single-headed evaluation), and accuracy is the mean over classes. Runs that are already in RESULTS.json
-are not repeated, and all runs of a seed share one base. If a run was killed, the same command continues it
-after its last finished step. Its steps and its home stay in RESULTS/SEED/, and so does the bundle after each
-step, for `attention_maps.py`. At the end the script prints the table that `table.py` prints. `figures.py`
-draws a figure, and `methods.py` explains the methods.
+are not repeated, and all runs of a seed except `joint` share one base. If the run of a recipe was killed, the
+same command continues it after its last finished step; RESULTS/SEED/ keeps these steps until the run is
+finished. It also keeps the home, and the bundle after each step, for `attention_maps.py`. At the end the
+script prints the table that `table.py` prints. `figures.py` draws a figure, and `methods.py` explains the
+methods.
 
 The class order is that of the sorted names, permuted with numpy.random.RandomState(seed); 1993 gives the
 order of the field's published CIFAR-100 tables.
@@ -57,7 +58,7 @@ def main(
     options = {k: v for k, v in locals().items() if k not in ("data", "results", "method", "seed")}
     for later, default in (("grid", None), ("rotations", False)):
         if options[later] == default:
-            del options[later]  # results that are older than this option do not have it
+            del options[later]  # results that are older than an option do not have it
     options["data"] = data.name
     done = json.loads(results.read_text()) if results.exists() else {"settings": options, "runs": []}
     if done["settings"] != options:

@@ -12,8 +12,8 @@ PHOTOS has one folder for each class. A base of ten classes is made from a pretr
               count
     imports   the memory of a process with the command's imports alone
 
-The times of single parts come from the receipt. Memory is the proportional set size (PSS) of the command and
-its child processes, sampled every 10 ms; with it, shared pages count once.
+The times of single parts come from the receipt. Memory is the largest proportional set size (PSS) of the
+command and its child processes, sampled every 10 ms; in a PSS, shared pages count once.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def pss(pid: int) -> int:
         for process in (parent, *parent.children(recursive=True)):
             text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
             total += 1024 * int(text.partition("\nPss:")[2].split()[0])
-    except (OSError, psutil.Error, IndexError):  # it has just ended
+    except (OSError, psutil.Error, IndexError):  # one of them has just ended
         return 0
     return total
 

@@ -10,8 +10,8 @@ are untrained, because speed does not depend on training.
     steps     one update of finetune, lwf-mc and lwm, from pixels to new weights, as in training, in float32
               and, if the processor supports it, in bfloat16, with all blocks trained and with the first ones
               frozen. lwm-autograd computes LwM's loss with Grad-CAM by its definition: a backward pass to
-              the maps of each network, and a second one through the student's maps. Everything is relative
-              to finetune in float32.
+              the maps of each network, and a second one through the student's maps. All are relative to
+              finetune in float32, and lwm also to lwf-mc.
     reader    photos per second, from JPEG files to batches of augmented pixels, compared with torchvision's
               ImageFolder and DataLoader with the same transforms
     stream    twenty increments of one class each; then the first and the last are made in turn, many times,
@@ -184,7 +184,7 @@ def _shown(value: dict[str, float]) -> str:
 def main(
     results: Annotated[Path, typer.Argument(help="JSON file to write.")],
     part: Annotated[list[str], typer.Option(help="Parts to measure.")] = list(PARTS),  # noqa: B006
-    rounds: Annotated[int, typer.Option(min=1, help="Times that each variant runs.")] = 15,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of times that each variant runs.")] = 15,
     arch: Annotated[list[str], typer.Option(help="Networks whose steps are timed.")] = list(FROZEN),  # noqa: B006
     threads: Annotated[list[int], typer.Option(help="Numbers of threads to try.")] = [1, 2],  # noqa: B006
     busy: Annotated[
@@ -192,7 +192,9 @@ def main(
     ] = False,
     photos: Annotated[Path | None, typer.Option(help="Folder of photos; by default, they are made.")] = None,
     image_size: Annotated[int, typer.Option(help="Side to which the reader scales photos.")] = 128,
-    base: Annotated[Path, typer.Option(help="Base of the stream, with room for 20 classes.")] = BASE_BUNDLE,
+    base: Annotated[
+        Path, typer.Option(help="Base of the stream, with room for 20 more classes.")
+    ] = BASE_BUNDLE,
     recipe: Annotated[list[str], typer.Option(help="Recipes of the stream.")] = ["lda", "lwm"],  # noqa: B006
 ) -> None:
     """Makes the measurements, and writes the results."""

@@ -88,7 +88,8 @@ def main(
     print("|---" * (len(headings) + 4) + "|")
     for method, figures in rows.items():
         seconds = [s["seconds"] for run in chosen[method] for s in run["steps"] if "seconds" in s]
-        reduced = settings.get("new_photos") or settings.get("until")  # published values are for all photos
+        # published values are for all photos and classes
+        reduced = settings.get("new_photos") or settings.get("until")
         setting = (settings["data"], settings["step_classes"])
         published = None if reduced else PUBLISHED.get(setting, {}).get(method)
         cells = [method, str(len(chosen[method])), *(figures.get(h, "") for h in headings)]

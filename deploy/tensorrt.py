@@ -38,7 +38,7 @@ def find_trtexec() -> str:
 
 
 def build(trtexec: str, onnx: Path, engine: Path, precision: str) -> None:
-    """Builds an engine; a failed or interrupted build leaves no file under the engine's name."""
+    """Builds an engine; a failed or interrupted build leaves no unfinished file under the engine's name."""
     staged = engine.with_suffix(".building")
     command = [trtexec, f"--onnx={onnx}", f"--saveEngine={staged}"]
     if precision != "float32":
@@ -52,7 +52,7 @@ def build(trtexec: str, onnx: Path, engine: Path, precision: str) -> None:
 
 
 def remove_others(engine: Path) -> list[Path]:
-    """Removes the engines of other models from the folder, but only files that this program named."""
+    """Removes all other engines from the folder, finished or not, but only files that this program named."""
     pattern = re.compile(r"[0-9a-f]{64}-\w+-batch\d+\.(engine|building)")
     others = [p for p in engine.parent.iterdir() if pattern.fullmatch(p.name) and p != engine]
     for path in others:

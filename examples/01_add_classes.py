@@ -25,7 +25,7 @@ def show(progress: lwm_edge.Progress) -> None:
 
 def main(folder: Path) -> None:
     """Makes a home from the shipped base, adds two classes, and classifies a photo of a new one."""
-    lwm_edge.init_home(BASE_BUNDLE, folder)  # an existing home is never overwritten
+    lwm_edge.init_home(BASE_BUNDLE, folder)  # refuses to overwrite an existing home
     home = lwm_edge.open_home(folder)
     print("Knows:", ", ".join(lwm_edge.info(home).class_names))
 
@@ -42,7 +42,7 @@ def main(folder: Path) -> None:
     print(f"Accuracy on held-back new photos: {receipt.held_back.new_accuracy:.0%}")
 
     photo = DEMO_DATA / "test" / "2" / "Bag" / "000.png"
-    classifier = lwm_edge.Classifier(home.onnx)  # loaded once, as an app would; needs no torch
+    classifier = lwm_edge.Classifier(home.onnx)  # an app would load it once; needs no torch
     (prediction,) = classifier.classify([photo], top_k=1)
     print(f"{photo.parent.name}/{photo.name} is a {prediction.class_names[0]}")
     print("The app loads", home.onnx)

@@ -28,7 +28,7 @@ def at_the_vendors(folder: Path) -> tuple[Path, Path]:
             architecture="small_resnet20",
             image_size=28,
             activation="sigmoid",
-            unseen_photos=DEMO_DATA / "test" / "base",  # so that devices can estimate their accuracy
+            unseen_photos=DEMO_DATA / "test" / "base",  # so that devices can estimate the accuracy
             permits=("add-photos", "undo"),
         ),
     )

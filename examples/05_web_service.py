@@ -36,7 +36,7 @@ class CurrentModel:
 
     def classifier(self) -> lwm_edge.Classifier:
         """Returns the classifier; if the model has changed, loads the new one first."""
-        generation = self._home.current()  # reads a link, which is fast
+        generation = self._home.current()  # fast, because it only reads a link
         with self._lock:
             if self._loaded is None or self._loaded[0] != generation.path:
                 self._loaded = generation.path, self._home.read(lambda g: lwm_edge.Classifier(g.onnx))

@@ -1,4 +1,4 @@
-"""Watches an inbox from your own program, and ends once something was taught.
+"""Watches an inbox from your own program, and ends once something has been taught.
 
     python examples/09_inbox.py HOME INBOX TAUGHT
 
@@ -13,7 +13,7 @@ import lwm_edge
 
 
 class EnoughError(Exception):
-    """Ends the watching, because something was taught."""
+    """Ends the watching, because something has been taught."""
 
 
 def show(report: lwm_edge.InboxReport) -> None:
@@ -27,7 +27,7 @@ def show(report: lwm_edge.InboxReport) -> None:
 
 
 def main(home: str, inbox: str, taught: str) -> None:
-    """Watches until something was taught; photos are taught after a second without changes."""
+    """Watches until something has been taught; photos are taught after a second without changes."""
     try:
         lwm_edge.watch_inbox(home, inbox, on_report=show, taught=taught, quiet_seconds=1)
     except EnoughError:

@@ -1,4 +1,6 @@
-"""Performs the few operations that `storage` is built on; no other module changes files or folders.
+"""Performs the few operations that `storage` is built on.
+
+No other module changes files or folders, except for temporary ones.
 
 They are in a separate module so that tests can replace it with one that records every operation, and can then
 replay the operations with power cuts.

@@ -20,7 +20,7 @@ import psutil
 from .errors import ConfigError
 
 _LOW_PRIORITY = 10  # niceness; the lowest priority is 19
-# Does what `python -m` does, but keeps the current folder off the path: no file there may be run.
+# Runs a module as `python -m` does, but keeps the current folder off the path: no file there may be run.
 _START_CODE = "import sys; sys.path[:] = [p for p in sys.path if p]; from {} import main; main()"
 
 
@@ -34,7 +34,7 @@ def start_process(
     """Starts a process that runs a module's `main`.
 
     By default, Ctrl-C does not reach the process, because one that is still loading libraries would end with
-    a traceback. The parent also gets the Ctrl-C, and asks the process to stop.
+    a traceback. The parent gets the Ctrl-C instead, and asks the process to stop.
 
     Args:
         module: Full name of the module.
@@ -83,7 +83,7 @@ def _python() -> str:
 
     Raises:
         ConfigError: `sys.executable` is unknown, or it is the app that this Python is embedded in: if that
-            app were started with a module's name, it could do anything.
+            app were started with the arguments of an interpreter, it could do anything.
     """
     executable = sys.executable or ""
     name = Path(executable).name.lower()

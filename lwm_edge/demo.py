@@ -148,7 +148,7 @@ def _run_recipe(
 
 
 def _start_over(folder: Path) -> Home:
-    """Makes a fresh home from the demo's base; refuses to replace one that knows other classes."""
+    """Makes a fresh home from the demo's base; refuses to replace a home that knows other classes."""
     ours = {*BASE_CLASSES, *(name for names in INCREMENTS for name in names)}
     if (folder / CURRENT).is_symlink() and (others := set(info(folder).class_names) - ours):
         names = ", ".join(sorted(others))
@@ -167,7 +167,7 @@ def _predict(home: Home, sets: list[PhotoSet]) -> Labels:
 def _run_baseline(
     method: str, baseline: NearestClassMean | StreamingLda, train: list[PhotoSet], test: list[PhotoSet]
 ) -> DemoRow:
-    """Runs a baseline on the shipped backbone's last feature maps; it learns the base's classes as well."""
+    """Runs a baseline on the shipped backbone's last features; it learns the base's classes as well."""
     network = load_network(open_bundle(BASE_BUNDLE))
     last = slice(network.level_values, None)
     predictions = []

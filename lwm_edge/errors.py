@@ -63,7 +63,7 @@ class LwmEdgeError(Exception):
 
     exit_code = 1
     worker_traceback = ""
-    """Traceback of the training process, if the error happened there; `lwm-edge --debug` prints it."""
+    """Traceback from the worker process, if the error happened there; `lwm-edge --debug` prints it."""
 
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
         super().__init__(message, tuple(problems))
@@ -234,7 +234,8 @@ def _type_refused_as_path(error: Exception) -> str | None:
 def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
     """Wraps a public function so that a refusal by the operating system is raised as an error of this tree.
 
-    An error that the caller's own `on_progress` raises is passed on unchanged.
+    So is a lack of memory or threads, and so is a path that Python refuses. An error that the caller's own
+    `on_progress` raises is passed on unchanged.
     """
     signature = inspect.signature(function)
 

@@ -98,7 +98,7 @@ def holds_only(folder: Path, files: Collection[str]) -> bool:
 
 
 def entries(folder: Path) -> list[Path]:
-    """Lists the files, links and folders in a folder, sorted by name.
+    """Lists everything in a folder, sorted by name.
 
     Raises:
         HomeError: The folder cannot be read.

@@ -25,6 +25,7 @@ def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
 
     Raises:
         BusyError: Another process holds the lock, and `wait` is not set.
+        HomeError: Something other than a file is there, or the operating system refused.
     """
     with changing("lock", path):
         is_new = not os.path.lexists(path)

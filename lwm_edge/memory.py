@@ -159,7 +159,10 @@ def _cgroup_peak_files() -> Iterator[Path]:
 
 
 def _cgroup_headroom() -> Iterator[int]:
-    """Yields how many bytes each memory cgroup of this process has left: its limit less what it uses."""
+    """Yields how many bytes each memory cgroup of this process has left.
+
+    That is its limit less what it uses, not counting file pages that the kernel can reclaim.
+    """
     for limit, use in _cgroup_files():
         with suppress(OSError, ValueError):  # "max" is not a number: there is no limit
             most = int(limit.read_text())
@@ -186,7 +189,7 @@ def _cgroup_files() -> Iterator[tuple[Path, Path]]:
 
 @contextmanager
 def out_of_memory_explained() -> Iterator[None]:
-    """Turns every way in which memory can run out into a ResourceError."""
+    """Turns every exception that says that memory ran out into a ResourceError."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

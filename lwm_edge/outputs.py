@@ -56,7 +56,8 @@ def write_output(path: Path | str, content: bytes) -> None:
         content: Content of the whole file.
 
     Raises:
-        ConfigError: A device, a pipe, a socket, a folder or another user's file is there.
+        ConfigError: Something that may not be replaced is there, such as a device, a folder, another user's
+            file or a write-protected one.
         ResourceError: The disk is full; the old file, if any, is untouched.
         HomeError: The operating system refused for another reason, or the disk did not confirm the new file.
     """

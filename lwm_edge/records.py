@@ -191,7 +191,7 @@ def require_as_written(record: BaseModel, text: bytes) -> None:
 
 def _plain_int(number: str) -> int:
     if abs(int(number)) > _LARGEST_INT:
-        raise ValueError("it has a number that is longer than any that lwm-edge writes")
+        raise ValueError("it has a number that is larger than any that lwm-edge writes")
     return int(number)
 
 

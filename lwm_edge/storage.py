@@ -46,6 +46,7 @@ def write_file(
         ResourceError: The disk is full; the old file, if any, is untouched.
         HomeError: Something other than a file is there, the operating system refused, or the disk did not
             confirm the new file.
+        BusyError: Another process is writing the file at this moment.
     """
     with changing("write", path):
         if os.path.lexists(path) and not is_regular_file(path):
@@ -176,11 +177,12 @@ def move_file(source: Path, target: Path) -> None:
     """Moves a file to a free name in another folder; an existing file is never replaced.
 
     Between file systems, the file is copied, and removed once the copy is durable. Within one file system,
-    the file is renamed, which is durable once both folders are synced.
+    the file is renamed, which is durable once the caller has synced both folders.
 
     Raises:
         ResourceError: The other disk is full; the file is where it was.
-        HomeError: The file is not a regular one, the name is taken, or the operating system refused.
+        HomeError: The file is not a regular one, the name is taken, the operating system refused, or the
+            other disk did not confirm the copy.
     """
     with changing("move", source):
         if not is_regular_file(source):

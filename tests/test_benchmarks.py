@@ -1,4 +1,4 @@
-"""Runs the benchmark scripts from start to finish; their results are in benchmarks/README.md."""
+"""Runs some of the benchmark scripts from start to finish, on little data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Arranges six classes as protocol.py needs them."""
+    """Arranges six classes as protocol.py and sweep.py need them."""
     for split in ("train", "test"):
         (tmp_path / "data" / split).mkdir(parents=True)
         for source in sorted(DEMO_DATA.glob(f"{split}/*/*"))[:6]:
@@ -51,7 +51,7 @@ def test_the_protocol_runs_resumes_and_prints_its_table(data: Path, tmp_path: Pa
         0 <= step["all"] <= 1 and len(step["per_class"]) == step["classes"] for step in runs[0]["steps"]
     )
     assert {step["recipe"] for step in runs[0]["steps"][1:]} == {"lda"}
-    # both have the same statistics and frozen backbone, but `auto` runs as on a device, through ONNX
+    # `streaming-lda` has the same statistics and frozen backbone; `auto` runs as on a device, through ONNX
     assert runs[0]["steps"][-1]["all"] == pytest.approx(runs[2]["steps"][-1]["all"], abs=0.05)
 
     printed = _run("protocol.py", data, results, *options, *methods, "--method", "joint")

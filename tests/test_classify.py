@@ -1,4 +1,4 @@
-"""deploy/classify.py has an up-to-date copy of the package's code, and prepares photos just as it does."""
+"""deploy/classify.py holds an up-to-date copy of the package's code, and prepares photos like the package."""
 
 from __future__ import annotations
 

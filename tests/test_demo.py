@@ -61,7 +61,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Printed:
 
 
 @pytest.mark.slow
-def test_the_table_has_the_recipe_finetuning_and_the_baselines(printed: Printed) -> None:
+def test_the_table_has_the_recipes_and_the_baselines(printed: Printed) -> None:
     steps = printed.steps
     assert list(steps) == [
         "auto: lda", "lwm", "finetune", "frozen, nearest mean", "frozen, streaming LDA",
@@ -80,7 +80,7 @@ def test_the_default_is_above_the_baselines(printed: Printed) -> None:
 
 
 @pytest.mark.slow
-def test_the_footprint_stays_constant(printed: Printed) -> None:
+def test_the_bundle_keeps_its_length_and_the_onnx_file_gains_rows(printed: Printed) -> None:
     bundles = printed.bytes_of("Bundle")
     assert len(bundles) == 3 and len(set(bundles)) == 1 and printed.footprint["Audit"] == "passed"
     growth = np.diff(printed.bytes_of("ONNX file"))
@@ -110,7 +110,7 @@ def test_baselines_on_points_that_can_be_checked_by_eye() -> None:
 
 
 def test_streaming_lda_uses_the_shared_covariance() -> None:
-    """Both classes vary along the first axis, so the second must decide, though points lie close along it."""
+    """Both classes vary along the first axis, so the second must decide, though it varies less."""
     spread = np.linspace(-10, 10, 21)
     lda = StreamingLda(capacity=2, d=2)
     for label, height in ((0, 0.0), (1, 1.0)):

@@ -43,7 +43,7 @@ PACKAGES = {path.parent.name for path in ROOT.glob("*/__init__.py")}
 
 
 def imports_of(path: Path) -> set[str]:
-    """Finds the dotted names of all modules in lwm_edge that a module imports, anywhere in its code."""
+    """Finds the dotted names of all modules that a module imports relatively, anywhere in its code."""
     parts, found = list(path.relative_to(ROOT).with_suffix("").parts), set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -159,7 +159,7 @@ def test_commands_that_need_no_torch_load_none_in_any_process(
     assert (tmp_path / "loaded").read_text() == processes * "light "
 
 
-def test_the_names_of_classes_need_no_torch() -> None:
+def test_the_tests_of_class_names_load_no_torch() -> None:
     program = "import sys, tests.conftest, tests.photos.test_class_names; print('torch' in sys.modules)"
     command = [sys.executable, "-c", program]
     found = subprocess.run(command, cwd=ROOT.parent, capture_output=True, text=True, check=True)

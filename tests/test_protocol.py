@@ -37,7 +37,7 @@ def _scripts_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Arranges the demo's ten classes as the scripts need them, with twelve photos each."""
+    """Arranges the demo's ten classes for the scripts, with twelve training and twelve test photos each."""
     for source in [*DEMO_DATA.glob("train/*/*"), *DEMO_DATA.glob("test/*/*")]:
         target = tmp_path / "data" / source.parts[-3] / source.name
         target.mkdir(parents=True)
@@ -164,7 +164,7 @@ def test_each_variant_changes_the_training_and_the_default_does_not() -> None:
     variants = importlib.import_module("variants")
     package = _trained(variants.Variant())
     assert torch.equal(package, _trained(variants.Variant()))
-    with pytest.MonkeyPatch.context() as patch:  # the functions put in their place compute the same
+    with pytest.MonkeyPatch.context() as patch:  # so that the package's functions are replaced by equal ones
         patch.setattr(variants.Variant, "__eq__", lambda self, other: False)
         assert torch.equal(package, _trained(variants.Variant()))
     changes: list[dict[str, Any]] = [

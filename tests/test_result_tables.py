@@ -37,7 +37,7 @@ def _result(name: str) -> Any:
 
 
 def _figures(names: list[str], until: int | None) -> dict[str, dict[str, str]]:
-    """Returns each method's figures in some results files, as `table.py` prints them, and its seeds."""
+    """Returns each method's figures, as `table.py` prints them, and its number of seeds, from some files."""
     runs = TABLE.read_runs([BENCHMARKS / "results" / name for name in names], until)
     methods = dict.fromkeys(run["method"] for run in runs)
     chosen = {method: [run for run in runs if run["method"] == method] for method in methods}
@@ -45,7 +45,7 @@ def _figures(names: list[str], until: int | None) -> dict[str, dict[str, str]]:
 
 
 def _tables() -> list[tuple[list[str], int | None, list[str], list[list[str]]]]:
-    """Lists the files, cut, headings and rows of each table on the page whose files are named above it."""
+    """Lists each table whose files are named above it: files, number of classes to cut at, headings, rows."""
     paragraphs = (ROOT / PAGE).read_text().split("\n\n")
     found = []
     for before, table in pairwise(paragraphs):

@@ -49,11 +49,13 @@ def pack_checkpoint(
         on_progress: Function that is called at every step and before each photo.
 
     Raises:
-        PhotosError: A folder cannot be used; every problem is listed.
+        PhotosError: A folder cannot be used, the names of its class folders seem to be mixed up, or unseen
+            photos are in another folder too; the problems are listed.
         ArchitectureError: The architecture is unknown or unusable, or the checkpoint is for another one.
         CapacityError: There are more classes than the capacity allows.
-        ConfigError: The checkpoint cannot be read, its head or its labels belong to other classes, or the
-            photos contradict the order of the labels.
+        ConfigError: The checkpoint cannot be read, its head or its labels belong to other classes, the photos
+            contradict the order of the labels, the grid does not fit the network, the preprocessing cannot be
+            used, or the output cannot be written.
         ExportError: The ONNX graph cannot be made or is wrong (ParityError).
         PeerError: Another process failed; the error that it raised says why.
     """

@@ -35,8 +35,8 @@ def build_base(
     """Trains a base from class folders and writes its bundle.
 
     If `torchrun --nproc-per-node N` starts the script, N processes train the base together. All of them
-    return the report, but only the first one writes the bundle and reports progress. If the training is
-    interrupted after a minute or more, the same call continues it.
+    return the report, but only the first one writes the bundle and reports progress. The training is saved at
+    the end of an epoch, once a minute at most; if it is interrupted, the same call continues from there.
 
     Args:
         photos: Path of a folder with one sub-folder of photos for each class.
@@ -48,8 +48,9 @@ def build_base(
         PhotosError: The folder cannot be learnt from; every problem is listed.
         ArchitectureError: The architecture is unknown or unusable, or the checkpoint is for another one.
         CapacityError: There are more classes than the capacity allows.
-        ConfigError: The weights or the checkpoint do not exist, the grid does not fit the network, or
-            unfinished training of another base is in the way.
+        ConfigError: The weights do not exist, the checkpoint cannot be read, the grid does not fit the
+            network, the device is not there, the output cannot be written, or unfinished training of another
+            base is in the way.
         ExportError: The ONNX graph cannot be made or is wrong (ParityError).
         PeerError: Another process failed; the error that it raised says why.
     """
@@ -91,7 +92,7 @@ def _read_material(
     ranks: Ranks,
     on_progress: ProgressCallback,
 ) -> Material:
-    """Reads the folder of photos, and holds back some photos of each class."""
+    """Reads the folder of photos, and holds back some photos of each class if the settings say so."""
     cache = PixelCache(PIXEL_CACHE_BYTES // ranks.local_size)
     folder = read_photo_folder(
         photos,

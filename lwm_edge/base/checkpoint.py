@@ -42,8 +42,8 @@ def read_checkpoint(path: Path, expected: Collection[str]) -> dict[str, Tensor]:
         expected: Names of the network's tensors.
 
     Raises:
-        ConfigError: The file does not exist, cannot be read without running code, holds no tensors of a
-            network, or has values that are not finite.
+        ConfigError: The file does not exist, is damaged or of another kind, cannot be read without running
+            code, holds no tensors of a network, or has tensors that are not plain numbers or not finite.
     """
     content = _load(path)
     found = list(_mappings(content, set()))
@@ -106,9 +106,10 @@ def _load(path: Path) -> Any:
 
 
 def _mappings(content: Any, visited: set[int], depth: int = 0) -> Iterator[dict[str, Tensor]]:
-    """Yields every mapping from names to tensors in a checkpoint's content, with and without prefixes.
+    """Yields the mappings from names to tensors in the usual places of a checkpoint's content.
 
-    If two of them fit equally well, the first one is read, so averages come last.
+    Each comes as it is, and again for each prefix that some of its names have: only these names, without the
+    prefix. If two mappings fit equally well, the first one is read, so averages come last.
     """
     if not isinstance(content, Mapping) or id(content) in visited or depth > _DEEPEST:
         return

@@ -92,7 +92,7 @@ def finish_base(
 
 
 def _seconds_of_export(network: Network) -> float:
-    """Predicts how many seconds torch's exporter takes, as it goes through the network layer by layer."""
+    """Predicts the seconds that torch's exporter takes; it goes through the network layer by layer."""
     layers = sum(next(module.children(), None) is None for module in network.modules())
     return _EXPORT_SECONDS + _SECONDS_PER_LAYER * layers
 

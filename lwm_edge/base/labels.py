@@ -24,7 +24,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """Reads the names of a head's rows, one per line, in their order.
 
     Raises:
-        ConfigError: The file cannot be read, or some names cannot be class names; all of these are listed.
+        ConfigError: The file cannot be read or holds no names, or some of its names cannot be class names or
+            occur twice; the first few of these are listed.
     """
     try:
         read = inspection.read_regular(path, _MAX_BYTES + 1)
@@ -62,7 +63,7 @@ def match_folders(
         For each folder, the index of its label.
 
     Raises:
-        ConfigError: Some labels have no folder, or some folders have no label; all of these are listed.
+        ConfigError: Some labels have no folder, or some folders have no label; the first few are listed.
     """
     index = {fold_class_name(label): i for i, label in enumerate(labels)}
     known = {fold_class_name(name) for name in found}

@@ -59,7 +59,7 @@ def check_output(output: Path, *inputs: Path | None) -> None:
         inputs: Paths of files that are read, and of folders whose class folders are read.
 
     Raises:
-        ConfigError: The output is a file that is read, or lies in a class folder.
+        ConfigError: The output cannot be written, is a file that is read, or lies in a class folder.
     """
     outputs.check_output(output)
     place = Path(os.path.realpath(output))  # unlike resolve(), it tolerates a link that leads to itself

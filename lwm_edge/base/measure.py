@@ -7,9 +7,10 @@ choice wins if it recognises the unseen photos better; each photo is judged by a
 it. In the same way, the head that is solved from the statistics ships in place of the trained head if it
 recognises the unseen photos better.
 
-Without unseen photos, there is no such choice. If the network is then right on nearly all photos that it
-learnt from but on far fewer varied copies of them, the statistics are made from these copies, whose features
-are more like those of photos that it never saw.
+Unless there are unseen photos of every class, there is no such choice: the statistics are made from the given
+photos, and the trained head ships. If there are no unseen photos at all, and a network that was trained
+elsewhere is right on nearly all photos that it learnt from but on far fewer varied copies of them, the
+statistics are made from these copies, whose features are more like those of photos that it never saw.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def settle(
     *,
     are_copies: bool = False,
 ) -> Settled:
-    """Decides from which photos the statistics are made, and whether the solved head ships.
+    """Decides which photos the statistics are made from, and whether the solved head ships.
 
     Args:
         of_given: Statistics of the given photos, usually those that the network learnt from.

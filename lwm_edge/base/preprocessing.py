@@ -26,7 +26,8 @@ def chosen_preprocessing(architecture: Architecture, config: PackConfig) -> tupl
     """Returns the preprocessing that a trained classifier needs, and warnings about it.
 
     Raises:
-        ConfigError: The named weights do not exist, or the settings contradict each other.
+        ConfigError: The named weights do not exist or are not for a classifier of photos, or the settings
+            are out of range or contradict each other.
     """
     default, warnings = architecture.preprocessing, []
     if config.preprocessing_of is not None:
@@ -52,7 +53,7 @@ def chosen_preprocessing(architecture: Architecture, config: PackConfig) -> tupl
 
 
 def _transforms(weights: str) -> Any:
-    """Looks up the transforms with which torchvision's weights of that name were trained."""
+    """Looks up the transforms that torchvision's weights of that name expect."""
     try:
         transforms = models.get_weight(weights).transforms()
     except (ValueError, AttributeError, KeyError):

@@ -137,7 +137,7 @@ class Ranks:
 
     @torch.no_grad()
     def average(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Replaces tensors by their means over all processes; counts are left alone, as they are equal."""
+        """Replaces tensors by their means over all processes; integer counts are equal, and left alone."""
         for tensor in tensors if self.size > 1 else ():
             if tensor.is_floating_point():
                 distributed.all_reduce(tensor)
@@ -180,8 +180,9 @@ def _has_peers() -> bool:
 def joined() -> Iterator[Ranks]:
     """Joins the other processes that torchrun started, if any, for as long as the block of code runs.
 
-    If the block fails in one process, it fails in all. The process that failed first raises its error; all
-    other processes raise a PeerError, which need not be shown to anybody.
+    If the block fails in one process, it fails in all. The process that failed first raises its error or, if
+    that says only that another process is gone, a ResourceError. All other processes raise a PeerError, which
+    need not be shown to anybody.
     """
     if not _has_peers():
         yield Ranks()
@@ -196,7 +197,8 @@ def joined() -> Iterator[Ranks]:
     try:
         ranks.gather(None)  # otherwise, the others could wait for a process that fails before all have joined
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Grad strides do not match bucket")  # that costs little time
+            # It takes little time to copy gradients whose strides differ.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket")
             yield ranks
     except BaseException as error:
         if not _is_first_failure(store):

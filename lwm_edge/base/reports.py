@@ -1,4 +1,4 @@
-"""Defines the reports on building a base."""
+"""Defines the reports on making a base, whether it is trained or packed."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ class LevelsReport(Report):
 
 
 class StatisticsReport(Report):
-    """Reports from which photos the statistics were made and which head ships, and why.
+    """Reports which photos the statistics were made from and which head ships, and why.
 
     Attributes:
-        photos: Photos from which the statistics were made: those `given` for this purpose (by default, those
-            that the network learnt from), `varied` copies of these, the `unseen` ones, or `all`.
+        photos: Photos that the statistics were made from: those `given` for this purpose (by default, those
+            that the network learnt from), `varied` copies of these, or `all`; or the `unseen` ones, which
+            then determine the means, while the covariance comes from all.
         head: Head that ships: `trained`, or `solved` from the statistics.
-        accuracy: Accuracy on the unseen photos for each choice of photos (cross-validated) and for the
-            `trained` head. It is empty if there are no unseen photos, so that nothing could be chosen.
+        accuracy: Accuracy on the unseen photos, for the `trained` head and for each choice of photos (where
+            each photo is judged by a head that is solved without it). If a class has no unseen photo, only
+            the `trained` head has a figure; without unseen photos, there are none.
     """
 
     photos: str
@@ -50,14 +52,14 @@ class BaseReport(Report):
         training: Report on the training; None if a trained classifier was packed.
         levels: Levels that the head reads, and why.
         learnt: Accuracy of the trained head on the photos that it learnt from, which says little.
-        unseen: Accuracy on photos that the network never saw; None if there are none. A solved head is judged
-            by cross-validation.
+        unseen: Accuracy on photos that the network never saw; None if there are none. If a solved
+            head ships, each photo is judged by one that is solved without it.
         statistics: Choice of the photos for the statistics, and of the head.
         parity: Comparison of the ONNX graph with the network.
         attention_cells: Number of cells of the attention maps.
         warnings: Warnings for the vendor.
         model_digest: Digest of the model.
-        seconds: Wall-clock time of building the base.
+        seconds: Wall-clock time of making the base.
     """
 
     bundle: AnyNamePath

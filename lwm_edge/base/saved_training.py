@@ -104,7 +104,9 @@ class SavedTraining:
             generator.set_state(saved[f"random.{name}.{own}"])
 
     def save_if_due(self, parts: TrainingParts, epoch: int, epochs: int, loss: float) -> None:
-        """Saves the training if a minute has passed since the last save, or since the start if it has ended.
+        """Saves the training if a minute has passed since the last save or, without one, since the start.
+
+        After the last epoch, the minute counts from the start, whatever was saved since.
 
         Args:
             parts: Parts to save.

@@ -24,7 +24,8 @@ def start_network(
 
     Raises:
         ArchitectureError: The network cannot be taken apart, or the weights do not fit it.
-        ConfigError: The weights do not exist, or the checkpoint cannot be read.
+        ConfigError: The weights do not exist or cannot be fetched, the checkpoint cannot be read, or the
+            network cannot take images of this size.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -55,7 +56,8 @@ def trained_network(
 
     Raises:
         ArchitectureError: The network cannot be taken apart, or the weights do not fit it.
-        ConfigError: The checkpoint cannot be read, or has a head for a different number of classes.
+        ConfigError: The checkpoint cannot be read or has a head for a different number of classes, or the
+            network cannot take images of this size.
     """
     model = architecture.build()
     state = read_checkpoint(checkpoint, model.state_dict())

@@ -150,7 +150,7 @@ def _batches(
 ) -> Iterator[tuple[Sequence[int], Sequence[int], Pixels]]:
     """Yields, for each batch of an epoch, its photos, this process's share of them, and the share's pixels.
 
-    The last, smaller batch is left out, as it may have too few images for BatchNorm.
+    A last, smaller batch is left out unless it is the only one, as it may have too few images for BatchNorm.
     """
     every_batch = epoch_batches(len(photos.photos), config.batch_size, config.seed, epoch)
     batches = list(islice(every_batch, count))

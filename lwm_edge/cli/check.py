@@ -33,7 +33,7 @@ def check_command(
 ) -> None:
     """Look for harmful photos: blurred, black, white or tiny ones, near-duplicates and mislabelled ones.
 
-    Nothing is learnt, copied or changed.
+    Nothing is learnt or changed, and nothing is copied except small pictures into the page of -o.
     """
     from .. import check_photos, write_check_page
     from ..pages.template import require_jinja2
@@ -61,7 +61,7 @@ def _printer(page: Path | None) -> Callable[[CheckReport], None]:
             for suspect in report.suspects[:_LISTED]
         }
         if (more := len(report.suspects) - _LISTED) > 0:
-            rows["..."] = f"and {more} more; --json and -o PAGE.html list them all"
+            rows["..."] = f"and {more} more; --json lists them all, and -o PAGE.html shows the worst"
         print_rows(title, rows or {"Photos": "none stand out"})
         if report.alike:
             print_rows(

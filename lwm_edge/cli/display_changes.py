@@ -1,4 +1,4 @@
-"""Prints the reports on changes without photos, and the history of changes."""
+"""Prints the reports on changes that need no photos, and the history of changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prints the results of `audit`, `keygen`, `sign` and `verify`: sizes, growth, and what is proven."""
+"""Prints the results of `audit`, `simulate`, `keygen`, `sign` and `verify`: sizes, growth, what is proven."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def _print_trends(report: SimulationReport) -> None:
 
 
 def _sparkline(values: list[int]) -> str:
-    """Draws the values as bars, from 0 to the largest."""
+    """Draws up to 16 of the values, evenly spaced, as bars on a scale from 0 to the largest."""
     shown = values[:: -(-len(values) // _SPARKS)]
     top = max(*values, 1)
     return "".join(_BARS[round(value / top * (len(_BARS) - 1))] for value in shown)

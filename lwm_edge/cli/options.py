@@ -45,7 +45,7 @@ DryRunOption = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Print what would be learnt, and how much memory and time that takes; change nothing.",
+        help="Print what would be learnt, and how much memory and time that would take; change nothing.",
     ),
 ]
 NameOption = Annotated[str | None, setting(IncrementConfig, "class_name", "--name", metavar="NAME")]

@@ -104,7 +104,9 @@ class Pace:
 
 
 def plain_lines(clock: Callable[[], float] = time.monotonic, *, brief: bool = False) -> ProgressCallback:
-    """Makes a function that prints a line for each phase, every ten seconds, and for each tenth of training.
+    """Makes a function that prints a line when a phase begins, and every ten seconds.
+
+    Training and simulations begin without a line, but have one for each tenth or each increment.
 
     Args:
         clock: Function that returns the time in seconds.

@@ -60,7 +60,7 @@ def read_file_config(folder: Path = Path()) -> FileConfig:
     A folder that no longer exists or cannot be searched counts as one without the file.
 
     Raises:
-        ConfigError: The file is not TOML, or has unknown settings.
+        ConfigError: The file cannot be read, is not TOML, or has settings that are unknown or not usable.
     """
     path = folder / CONFIG_FILE
     if not _is_there(path):

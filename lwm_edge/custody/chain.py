@@ -1,9 +1,9 @@
 """Builds and checks the chain of custody: the statements that vendor and device sign, and their record.
 
 Every signature covers a statement: a line that names the kind of statement, followed by canonical JSON. The
-vendor's statement describes everything about the shipped base. A device's statement describes one change: the
-model before it, the model after it, and the base that both come from. `proofs.verification` decides whether a
-model can be trusted.
+vendor's statement describes everything that defines the shipped base. A device's statement describes one
+change: the model before it, the model after it, and the base that both come from. `proofs.verification`
+decides whether a model can be trusted.
 """
 
 from __future__ import annotations
@@ -219,8 +219,8 @@ def base_text(statement: BaseStatement) -> bytes:
 
 def _link_text(link: Link, base: BaseStatement | None) -> bytes:
     base_digest = hashlib.sha256(base_text(base)).hexdigest() if base else None
-    told = link.model_dump(exclude={"signature"} if link.deed else {"signature", "deed"})
-    return _text(_INCREMENT, {**told, "base": base_digest})
+    content = link.model_dump(exclude={"signature"} if link.deed else {"signature", "deed"})
+    return _text(_INCREMENT, {**content, "base": base_digest})
 
 
 def _text(kind: str, content: Any) -> bytes:

@@ -57,7 +57,7 @@ def generate_key(name: AnyPath) -> KeyReport:
         name: Path of both files without their suffixes.
 
     Raises:
-        ConfigError: One of the files already exists; a key is never overwritten.
+        ConfigError: One of the files already exists (a key is never overwritten), or cannot be written.
         HomeError: The operating system refused to write.
     """
     name = Path(name)
@@ -111,7 +111,7 @@ def read_public_key(path: AnyPath) -> str:
     """Reads a public key and returns it in hexadecimal.
 
     Raises:
-        TrustError: The key is missing, or is not an Ed25519 public key.
+        TrustError: The key is missing, is not an Ed25519 public key, or is refused by `proves_anything`.
     """
     content = _read(Path(path), private=False)
     try:
@@ -133,8 +133,8 @@ def read_public_key(path: AnyPath) -> str:
 def proves_anything(key: bytes) -> bool:
     """Tells whether only the holder of the private key can make signatures that match a public key.
 
-    Anyone can make such signatures if the public key is a point of low order, or is not in its only valid
-    form (RFC 8032, section 5.1.7). Like libsodium, this refuses all such points.
+    If the public key is a point of low order, anyone can make such signatures. Like libsodium, this refuses
+    all of these points, and also any key that is not in its only valid form (RFC 8032, section 5.1.3).
     """
     y = int.from_bytes(key, "little") & ~(1 << 255)
     return y < _FIELD and y not in _LOW_ORDER

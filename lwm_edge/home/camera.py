@@ -15,7 +15,7 @@ from ..photos.pixels import Pixels
 from ..records import AnyPath
 from .home import Home, open_home
 
-_FAILED_GRABS = 50  # after so many failures in a row, a camera counts as disconnected
+_FAILED_GRABS = 50  # after this many failures in a row, a camera counts as disconnected
 
 
 def watch(
@@ -38,10 +38,14 @@ def watch(
         keep: Share of photos of known classes that must not be called unknown; one of `model.terms.SHARES`.
 
     Yields:
-        The prediction for each frame; its `photo` names the source and the time, such as `door.mp4@2.0s`.
+        The prediction for each of these frames; its `photo` names the source and the time, such as
+            `door.mp4@2.0s`.
 
     Raises:
-        ConfigError: OpenCV is not installed; the message says how to install it.
+        HomeError: There is no home.
+        ExportError: The home's ONNX file is missing, or lwm-edge did not export it.
+        ConfigError: OpenCV is not installed (the message says how to install it), `keep` is not one of
+            `model.terms.SHARES`, or `top_k` is less than 1.
         PhotosError: There is no such camera or file, or OpenCV cannot read it.
     """
     classifier = Classifier(open_home(home).onnx)

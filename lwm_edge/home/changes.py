@@ -1,4 +1,4 @@
-"""Makes a home from a base (`init_home`), and makes changes that need no photos (`change_model`)."""
+"""Makes a home from a base (`init_home`), and makes changes other than increments (`change_model`)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .measurement import MemoryUse
 from .reports import ChangeReport
 from .trust import key_to_trust, require_signed_base, require_trusted_model, write_trusted_key
 
-# Making a home takes half a second plus ten times as long as opening the base, if that has 2 to 33 MiB.
+# Making a home takes half a second plus ten times as long as opening the base, if the base has 2 to 33 MiB.
 _SECONDS_OF_LOADING, _OPENINGS = 0.5, 10.0
 
 
@@ -54,8 +54,10 @@ def init_home(
 
     Raises:
         BundleError: The base is damaged.
-        HomeError: There is a home already and `replace` is not set, or the folder holds something else.
-        ParityError: The results of ONNX Runtime on this device differ from the network's.
+        HomeError: There is a home already and `replace` is not set, or the folder holds something else or
+            cannot be written to.
+        ExportError: The ONNX file cannot be made, or the results of ONNX Runtime on this device differ from
+            the network's (ParityError).
         TrustError: The base is not signed with the trusted key, or the key cannot be read.
         BusyError: Another process is changing the home, and `wait` is not set.
     """
@@ -136,7 +138,7 @@ def _check_init(home: Path, base: Bundle, replace: bool) -> None:
 
 
 def _is_copy_of(base: Bundle, generation: Generation) -> bool:
-    """Returns whether an interrupted `init` from this base left a generation behind."""
+    """Returns whether a generation holds the unchanged base, as an interrupted `init` leaves it behind."""
     try:
         found = open_bundle(generation.bundle).manifest
     except BundleError:

@@ -13,7 +13,7 @@ class ExportConfig(Settings):
     """Defines the form of an exported ONNX file; the default is the form of a home's classifier.onnx.
 
     Raises:
-        ConfigError: Some settings are out of range; every one of them is listed.
+        ConfigError: Some settings are out of range or do not fit together; every problem is listed.
     """
 
     precision: Literal["float32", "fp16", "int8"] = "float32"
@@ -25,7 +25,8 @@ class ExportConfig(Settings):
     fixed_head: bool = False
     """Whether the file has outputs for all classes that the bundle has room for, so that shapes are fixed."""
     photos: ExactPath | None = None
-    """Folder of class folders, on whose photos the form is checked; int8 is calibrated on half of them."""
+    """Folder of class folders, on whose photos the form is checked; int8 is checked on half of them, and
+    calibrated on up to 200 others."""
     force: bool = False
     """Whether to write the file even if it differs from the classifier on too many photos."""
 

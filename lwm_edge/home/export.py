@@ -46,13 +46,13 @@ def export_onnx(
             ends, and nothing is written.
 
     Raises:
-        HomeError: There is no home, or the file cannot be written.
-        ConfigError: The output cannot be written, or belongs to a model.
+        HomeError: There is no home, or writing the file failed.
+        ConfigError: No file can be written at `output`, or it belongs to a model.
         BundleError: The bundle is damaged.
-        PhotosError: There are too few photos to check the form on.
+        PhotosError: The photos cannot be used, or are too few to check the form on.
         ExportError: The ONNX file cannot be made.
-        ParityError: The ONNX file differs from the network, or its new form disagrees with it on too many
-            photos and `force` is not set.
+        ParityError: The ONNX file differs from the network, or the other form of it disagrees with the
+            original on too many photos and `force` is not set.
     """
     config = config or ExportConfig()
     target = outputs.STDOUT if output == outputs.STDOUT else Path(output)

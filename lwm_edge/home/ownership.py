@@ -59,7 +59,10 @@ def generations_with_bundles(home: Path) -> list[Path]:
 
 
 def next_number(home: Path) -> int:
-    """Returns the first free number after the current generation or, if there is none, after the newest.
+    """Returns the number of the next generation.
+
+    It is the first one after the current generation (or, if there is none, after the newest) whose name is
+    free, or is taken by a leftover of our own.
 
     Raises:
         HomeError: No number is left.
@@ -78,8 +81,8 @@ def is_generation(folder: Path) -> bool:
     """Returns whether a folder is a generation that this program made.
 
     Such a folder is not a link. Its name has eight digits, and its number is at most the next generation's.
-    It holds nothing but a generation's files and their staged versions, and our bundle is among them. If it
-    was just begun or is almost removed, it holds at most a staged bundle.
+    It holds nothing but a generation's files and their staged versions. Our bundle is among them, unless the
+    folder was just begun or is almost removed: then it holds at most a staged bundle.
     """
     return _is_ours_by_content(folder) and int(folder.name) <= next_number(folder.parents[1])
 
@@ -170,7 +173,8 @@ def remove_half_made(home: Path, *, keep_key: bool, keep_folder: bool) -> None:
     """Removes what `init` made before it failed; keeps any model, and everything that we did not make.
 
     Args:
-        home: Folder that was to become a home; the caller holds its lock, which is removed too.
+        home: Folder that was to become a home; the caller holds its lock, which is removed too unless a model
+            is kept.
         keep_key: Whether the trusted key was there before `init`.
         keep_folder: Whether the folder itself was there before `init`.
     """

@@ -32,8 +32,10 @@ def undo(
 
     Raises:
         ConfigError: The vendor does not permit undo, or there is nothing to return to.
-        BundleError: The bundle of the model before the latest change is damaged.
-        HomeError: The home cannot be written to.
+        BundleError: The bundle of the model before the latest change is missing or damaged, or belongs to
+            another model; or the current one is damaged.
+        ExportError: The results of ONNX Runtime on this device differ from the network's (ParityError).
+        HomeError: There is no home, or it cannot be written to.
         BusyError: Another process is changing the home, and `wait` is not set.
         TrustError: The home's model does not verify against the key that the home trusts, or the signing key
             cannot be used.
@@ -60,7 +62,7 @@ def model_before(generation: Generation, current: Bundle) -> Bundle | None:
     """Opens the model before the latest change; None if there is nothing to return to.
 
     Raises:
-        BundleError: The file is damaged, or belongs to another model.
+        BundleError: The file is missing or damaged, or belongs to another model.
     """
     previous = previous_model(generation, current)
     if previous is None:

@@ -73,17 +73,17 @@ class InfoReport(Report):
         preprocessing: Preprocessing that turns a photo into the network's input.
         levels: Earlier blocks that the head reads; None if it reads the last feature maps alone.
         class_names: Class names in class_index order.
-        shipped_classes: Number of classes that the vendor shipped.
+        shipped_classes: Number of the vendor's classes that the model still has.
         capacity: Maximum number of classes.
         bundle_bytes: Length of the bundle.
         increment_count: Number of changes since the bundle was shipped.
-        recipe: Recipe of the latest increment.
+        recipe: Recipe of the latest increment; "base" if there was none.
         model_digest: Digest of the model.
         parent_digest: Digest of the model before the latest change.
-        ledger: Footprint of the increments.
+        ledger: Footprint of making the home and of each change.
         unknown: Thresholds of the score for unknown objects.
-        kept_by_class: Number of photos that the threshold keeps, and number of all photos, for each class
-            that has enough photos to judge by.
+        kept_by_class: Number of photos that the default threshold keeps, and number of all photos, for each
+            class that has enough photos to judge by.
         history: Latest changes, oldest first, as far back as the record goes.
         interrupted: Interrupted increment that can be continued; None if there is none.
     """
@@ -145,8 +145,10 @@ def predict(
     Raises:
         HomeError: There is no home.
         ExportError: The home's ONNX file is missing, or lwm-edge did not export it.
-        ConfigError: `keep` is not one of `model.terms.SHARES`, or `top_k` is less than 1.
-        PhotosError: None of the photos can be read; if only some cannot, the report says why.
+        ConfigError: `keep` is not one of `model.terms.SHARES`, `top_k` is less than 1, or a photo is of a
+            type that is not accepted.
+        PhotosError: A folder has no files in it, or none of the photos can be read; if only some cannot, the
+            report says why.
     """
     home = open_home(home)
     given = [photo for one in photos_in(photos) for photo in _in_folder(one)]
@@ -187,9 +189,10 @@ def evaluate(
 
     Raises:
         HomeError: There is no home.
+        BundleError: The home's bundle is damaged.
         ExportError: The home's ONNX file is missing, or lwm-edge did not export it.
-        PhotosError: No sub-folder is named after a class of the model, or the sub-folder of a class has no
-            usable photo; every such sub-folder is listed.
+        PhotosError: No sub-folder is named after a class of the model, or the sub-folders of some classes
+            have no usable photo; all of the latter are listed.
     """
     home, folder = open_home(home), Path(folder)
     manifest, classifier = home.read(lambda g: (open_bundle(g.bundle).manifest, Classifier(g.onnx)))
@@ -246,7 +249,7 @@ def info(source: Home | AnyPath) -> InfoReport:
 
     Raises:
         HomeError: There is no home.
-        BundleError: The bundle is damaged.
+        BundleError: The bundle is missing or damaged.
     """
     found = home_or_bundle(source)
     home = found if isinstance(found, Home) else None

@@ -15,7 +15,7 @@ def trusted_key(home: Home) -> str | None:
     """Returns the vendor's key that a home trusts, in hexadecimal; None if the home trusts no key.
 
     Raises:
-        TrustError: The key's file is not in the form in which `init` wrote it.
+        TrustError: The key's file cannot be read, or is not in the form in which `init` wrote it.
     """
     if not (home.trust.exists() or home.trust.is_symlink()):
         return None
@@ -42,7 +42,11 @@ def write_trusted_key(home: Home, key: str) -> None:
 
 
 def key_to_trust(home: Home, trust: AnyPath | None) -> str | None:
-    """Returns the key that must have signed the base: the given one, else the home's, else None."""
+    """Returns the public key that must match the base's signature: the given one, else the home's, else None.
+
+    Raises:
+        TrustError: That key cannot be read, or was altered.
+    """
     return read_public_key(trust) if trust else trusted_key(home)
 
 
@@ -72,7 +76,7 @@ def require_trusted_model(home: Home, manifest: Manifest) -> None:
     A home made without a trusted key accepts any model.
 
     Raises:
-        TrustError: The model is refused; every reason is listed.
+        TrustError: The model is refused (every reason is listed), or the trusted key's file is faulty.
     """
     key = trusted_key(home)
     if key and (problems := custody_problems(manifest, key, None)):

@@ -102,7 +102,8 @@ def add_photos(
 
     Raises:
         LwmEdgeError: For the reasons that `add_classes` lists; ConfigError also if the head was trained and
-            `solve_head` is not set, PhotosError if the model does not know a class or may not learn it.
+            `solve_head` is not set, PhotosError if the model does not know a class or may not learn more
+            photos of it.
     """
     more = MorePhotos(solve_head)
     return _learn(
@@ -178,11 +179,11 @@ def plan_increment(
     Args:
         home: Model home, or the path of its folder.
         photos: Path of a folder with one sub-folder of photos for each class.
-        config: Settings; None means the defaults.
+        config: Settings, as for the call that is planned.
         more_photos: Whether to plan for `add_photos` instead.
         solve_head: Value for the same argument of `add_photos`.
-        on_progress: Function that is called before each photo is read; any exception that it raises ends the
-            call.
+        on_progress: Function that is called before each photo is read and before each trial step; any
+            exception that it raises ends the call.
         isolate: Whether to plan in a worker process, as `add_classes` would with the same value.
         wait: Whether to wait for another process that is changing the home.
         started: Value of time.monotonic() from which time is counted; None means now.

@@ -70,6 +70,9 @@ def calibrate(
 
     Raises:
         PhotosError: Some sub-folders name no class of the model, or have no usable photos; all are listed.
+        BundleError: The home's bundle is damaged.
+        ExportError: The bundle's graph cannot be run here, or gives other results than where the model was
+            trained (ParityError).
         HomeError: There is no home, or it cannot be written to.
         BusyError: Another process is changing the home, and `wait` is not set.
         TrustError: The home's model does not verify against the key that the home trusts, or the signing key

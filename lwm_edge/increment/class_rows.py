@@ -1,4 +1,4 @@
-"""Finds the row of a class in a model, and removes the class from the tensors and the manifest."""
+"""Finds the row of a class in a model, and removes a class from a model's tensors and its manifest."""
 
 from __future__ import annotations
 

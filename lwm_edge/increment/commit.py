@@ -41,6 +41,7 @@ def commit_increment(
 
     Raises:
         ExportError: The ONNX file could not be made or differs from the network (ParityError).
+        LwmEdgeError: The signing key cannot be used, or the home cannot be written to.
     """
     timer.begin("commit")
     staged = Generation(increment.folder) if isinstance(increment, StagedIncrement) else None

@@ -9,7 +9,7 @@ from ..learning.config import IncrementConfig
 from ..learning.reports import DriftReport, ShippedEstimate
 from ..model.evaluation import EvaluationReport
 
-_LEAST_SHARE_REMEMBERED = 0.7  # share of the shipped accuracy below which the owner is warned
+_LEAST_SHARE_REMEMBERED = 0.7  # share of the accuracy when shipped; the owner is warned below it
 
 
 def pass_gate(
@@ -25,8 +25,8 @@ def pass_gate(
         config: Settings of the increment, with the thresholds.
         accuracy: Accuracy on the held-back photos.
         drift: Drift of the student from its teacher.
-        hopeless: Reasons to refuse the student whatever the thresholds: new classes that are recognised no
-            better than chance, and shipped classes that are lost.
+        hopeless: Reasons to refuse the student whatever the thresholds: classes that it learnt from these
+            photos and recognises no better than chance, and shipped classes that are lost.
         shipped_classes: Number of shipped classes that the model still has.
 
     Returns:
@@ -70,7 +70,7 @@ def pass_gate(
         if shipped.now is None or shipped.now < _LEAST_SHARE_REMEMBERED * shipped.measured:
             warnings.append(
                 f"the model is estimated to be right on {share} of the shipped classes' photos, "
-                f"down from {shipped.measured:.0%} when it was shipped; to measure it, run "
+                f"compared with {shipped.measured:.0%} when it was shipped; to measure it, run "
                 "lwm-edge evaluate on such photos"
             )
     return warnings

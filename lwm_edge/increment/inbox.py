@@ -53,7 +53,8 @@ def teach_inbox(
         isolate: Whether to learn in worker processes; False learns in this process.
 
     Raises:
-        ConfigError: The settings do not fit, or one of the folders is inside another.
+        ConfigError: The settings do not fit, one of the folders is inside another, or teaching photos of this
+            inbox to another home was interrupted.
         HomeError: The home or the inbox is missing, or cannot be written to.
         BusyError: Another process is working on this inbox. If only the home is busy, this call waits for it.
         LwmEdgeError: For the reasons that `add_classes` lists, if the home is the cause and not the photos.
@@ -85,8 +86,8 @@ def watch_inbox(
         home: As for `teach_inbox`.
         inbox: As for `teach_inbox`.
         config: As for `teach_inbox`.
-        on_report: Function that is called after photos were taught, and when the waiting photos or the
-            reasons have changed.
+        on_report: Function that is called after the first look, after photos were taught, and when the
+            waiting photos or the reasons have changed.
         taught: As for `teach_inbox`.
         delete: As for `teach_inbox`.
         quiet_seconds: As for `teach_inbox`.

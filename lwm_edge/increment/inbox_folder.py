@@ -7,9 +7,9 @@
     INBOX/.lwm-edge/photos/CLASS/    the photos that are being taught
 
 At any time, a photo is in one of three places: where it arrived, where it is being taught, or where the owner
-wants taught photos. The note is on the disk before the first photo leaves its class folder. It is removed
-after the last photo has reached its final place or is back in its class folder. So whatever a kill or a power
-cut leaves behind, the note explains it.
+wants taught photos, unless they are to be deleted. The note is on the disk before the first photo leaves its
+class folder. It is removed after the last photo has reached its final place, is deleted, or is back in its
+class folder. So whatever a kill or a power cut leaves behind, the note explains it.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class InboxFolder:
             yield
 
     def class_folders(self) -> list[Path]:
-        """Lists the class folders that are not empty, sorted by name."""
+        """Lists the class folders that hold files other than hidden ones, sorted by name."""
         folders = [p for p in inspection.entries(self.path) if not p.name.startswith(".") and p.is_dir()]
         return [path for path in folders if _files_in(path)]
 

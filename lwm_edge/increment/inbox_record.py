@@ -36,7 +36,8 @@ def latest_receipt(home: Home) -> IncrementReport:
 def was_learnt(home: Home, note: Note) -> bool | None:
     """Finds out whether the photos of a note were learnt.
 
-    The record names every change, but not its photos. The receipt of the latest change has their digest.
+    The record names the latest changes, but not their photos. The home's receipt has the digest of the photos
+    of the last change alone.
 
     Returns:
         Whether they were learnt; None if the record does not say.

@@ -76,7 +76,7 @@ class Teaching:
             )
         if self._resolve(note, None):
             return (f"{note.class_name} had been learnt before an interruption; its photos were put away",)
-        return (f"{note.class_name} had not been learnt before an interruption; its photos were put back",)
+        return (f"teaching {note.class_name} was interrupted; its photos were put back",)
 
     def too_few(self, count: int) -> str:
         """Says that a class folder has too few photos."""
@@ -142,12 +142,12 @@ class Teaching:
             raise
 
     def _learn_taken(self, note: Note) -> IncrementReport:
-        """Learns all photos that were taken, or none; the receipt's digest shows whether they were learnt."""
+        """Learns all photos that were taken, or none: so the receipt's digest shows if they were learnt."""
         all_of_them = self.config.model_copy(update={"min_photos": len(note.photos)})
         common: Any = {"on_progress": self.on_progress, "isolate": self.isolate, "wait": True}
         if note.change == "add-classes":
             return add_classes(self.home, self.folder.batch, all_of_them, **common)
-        # With solve_head, this replaces a last layer that was trained, as add_classes does with this recipe.
+        # With solve_head, this replaces a last layer that was trained, as add_classes does with recipe lda.
         return add_photos(self.home, self.folder.batch, all_of_them, solve_head=True, **common)
 
     def _resolve(self, note: Note, error: BaseException | None) -> bool | None:

@@ -22,7 +22,7 @@ class Strategy(NamedTuple):
     Attributes:
         recompute: Whether trained blocks are computed again in the backward pass, instead of keeping their
             activations.
-        keeps_freed_memory: Whether freed tensors stay in the process for the next ones.
+        keeps_freed_memory: Whether the process keeps the memory of freed tensors for the next ones.
         precision: Precision in which the networks' blocks compute.
     """
 
@@ -50,8 +50,8 @@ class Loaded(NamedTuple):
 
     Attributes:
         held_bytes: Bytes that the loaded model takes; they are freed once it has seen the photos.
-        peak_bytes: Most bytes taken while the model was loaded; loading the new one for the comparison takes
-            as many.
+        peak_bytes: Most bytes taken while the model was being loaded; loading the new one for the comparison
+            takes as many.
     """
 
     held_bytes: int
@@ -84,7 +84,8 @@ class Job:
         frozen_bytes: Bytes of the frozen blocks' output for one photo, in float32, if it is the same in every
             epoch; 0 otherwise.
         precisions: Precisions that may be used, the most exact first; a later one must be clearly faster.
-        before_step: Function that is called before each step; any exception that it raises ends the planning.
+        before_step: Function that is called before each trial step; any exception that it raises ends the
+            planning.
     """
 
     step: Callable[[int, Strategy], None]

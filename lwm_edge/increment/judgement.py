@@ -17,7 +17,7 @@ LOOKALIKE_SHARE = 0.25  # share of photos taken for one other class
 _UNKNOWN_SHARE = 0.25  # share of a new class's photos that would be called unknown
 _UNEQUAL_RATIO = 10  # ratio of the numbers of photos of two classes
 _COPIES_SHARE = 0.5  # share of a class's photos that are nearly the same as another one
-_FEW_DIFFERENT = 10  # photos; with more that differ, a class is varied enough, however many copies it has
+_FEW_DIFFERENT = 10  # photos; if this many differ, a class is varied enough, however many copies it has
 
 
 def judge_new_classes(
@@ -49,7 +49,7 @@ def judge_new_classes(
 
 
 def mean_share_right(judged: Sequence[NewClassReport]) -> float:
-    """Computes the mean share recognised over new classes; the fewer photos, the nearer a share is to 0.5."""
+    """Averages the share of photos recognised over new classes; with few photos, a share is nearer to 0.5."""
     return float(np.mean([(report.right + 0.5) / (report.photos + 1) for report in judged]))
 
 

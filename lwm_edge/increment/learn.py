@@ -1,6 +1,7 @@
-"""Learns new classes in this process, from photos to a model to commit: the main part of an increment.
+"""Learns photos in this process, up to a model that can be committed: the main part of an increment.
 
-`add.add_classes` runs this module and then `commit`, in its own process or in worker processes.
+`add.add_classes` and `add.add_photos` run this module and then `commit`, in the caller's process or in worker
+processes.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ from .verdict import (
 
 _EVALUATION_STEPS = 3 + FOLDS  # the held-back photos, the new classes' folds, shipped classes, and drift
 _TOLERATED_EXCESS = 0.02  # share of the predicted peak
-# Share of the time after the last photo; benchmarks/results/speed-instant.json has 0.13 s of 0.69 s.
+# Share of the time after the last photo that staging takes; in benchmarks/results/speed-instant.json, it is
+# 0.13 s of 0.69 s.
 _STAGING_SHARE = 0.2
 
 
@@ -83,8 +85,8 @@ def learn_classes(
         folder: Path of a folder with one sub-folder of photos for each class.
         config: Settings of the increment.
         on_progress: Function that is called at every step.
-        should_stop: Function that is called after every step; when it returns True, the training is saved and
-            stopped.
+        should_stop: Function that is called after every step of the training, and while the next photos are
+            not ready; when it returns True, the training is saved, if the plan allows that, and stopped.
         timer: Timer of the increment; None starts one now.
         more: Settings for further photos of known classes; None for photos of new classes.
 

@@ -1,10 +1,11 @@
 """Plans an increment before it starts: predicts the memory, time and disk space that it will take.
 
-The peak is measured, not guessed: training steps with one and with four images run once, on grey pictures,
-and the memory that the kernel reports is extrapolated to the micro-batch. All candidates are in one list,
-from the fastest to the one that takes the least memory, and the first that fits the limit is chosen. The
-limit decides only the micro-batch, the cache, the prefetch and how memory is traded for time, not what is
-learnt. If two precisions may be used, each has candidates of its own, and trial steps decide between them.
+The peak is measured, not guessed: steps with one and with four images are tried on grey pictures, and the
+memory that the kernel reports is extrapolated to the micro-batch. (A step runs the backbone alone if nothing
+trains.) All candidates are in one list, from the fastest to the one that takes the least memory, and the
+first that fits the limit is chosen. The limit decides only the micro-batch, the caches, the prefetch, how
+memory is traded for time and whether training can be saved, not what is learnt. If two precisions may be
+used, each has candidates of its own, and trial steps decide between them.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def _report(
 
 
 def _frozen_cache_bytes(job: Job, config: IncrementConfig, strategy: Strategy, room: int) -> int:
-    """Returns how many bytes of the frozen blocks' outputs to keep, within a share of the free memory."""
+    """Returns how many bytes of the frozen blocks' outputs to keep, within a share of `room`."""
     if not job.trained_bytes or config.epochs == 1:
         return 0
     of_all = job.photos * in_precision(job.frozen_bytes, strategy)

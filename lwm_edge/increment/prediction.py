@@ -46,12 +46,14 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """Predicts the memory and time that candidates take; tries each strategy once, when first needed.
+    """Predicts the memory and time that candidates take.
+
+    A strategy that keeps freed memory is tried with each candidate; any other once, when first needed.
 
     Args:
         job: Increment that is planned.
         config: Settings of the increment.
-        limit: Bytes that no step may exceed; a step that is sure to exceed them is not tried.
+        limit: Bytes that no step may exceed; `predict` says which steps are not tried because of it.
     """
 
     def __init__(self, job: Job, config: IncrementConfig, limit: int) -> None:
@@ -68,7 +70,10 @@ class Predictor:
         return None
 
     def predict(self, candidate: Candidate) -> Prediction | None:
-        """Predicts what a candidate takes; returns None, without a trial, if it surely exceeds the limit."""
+        """Predicts what a candidate takes; returns None, untried, if training surely exceeds the limit.
+
+        One that keeps freed memory is tried only if it surely fits; one that recomputes, in any case.
+        """
         if candidate.strategy.keeps_freed_memory:
             return self._predict_keeping_memory(candidate)
         if not candidate.strategy.recompute and not self._may_fit(candidate.strategy):

@@ -186,7 +186,7 @@ def _why_not_exact(model: Bundle, before: Bundle, row: int) -> str | None:
 
 
 def _may_have_lost_a_class(manifest: Manifest) -> bool:
-    """Returns whether, by its record, a class may have been removed from a model since it shipped."""
+    """Returns whether a class may have been removed from a model since it shipped, going by its record."""
     custody = manifest.custody
     if custody is None:
         return manifest.increment_count > 0

@@ -53,7 +53,7 @@ class CheckpointHeader(Report):
         parent_digest: Digest of the model that learns.
         job: Digest of photos, settings and recipe; only a job with the same digest may continue.
         step: Number of the latest update.
-        loss_sums: Sums of the losses up to that update.
+        loss_sums: Sums of the losses over the current epoch up to that update.
         plan: Plan that the training follows.
         photos: Path of the folder of photos; None if it is too long to be kept here.
         photos_digest: Digest of the photos alone, which tells whether another job has other photos.
@@ -177,7 +177,7 @@ def read_header(path: Path) -> CheckpointHeader | None:
 
 
 def resumed_settings(home: Home, config: IncrementConfig) -> IncrementConfig:
-    """Fills in settings that were not given from an interrupted increment, if there is one to continue.
+    """Completes the given settings with those of an interrupted increment, if there is one to continue.
 
     Args:
         home: Model home, whose lock is held.

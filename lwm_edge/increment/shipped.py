@@ -25,7 +25,7 @@ class ShippedJudgement(NamedTuple):
     """Says how well the shipped classes are still recognised.
 
     Attributes:
-        estimate: Estimate of the accuracy on them; None if the vendor did not measure it.
+        estimate: Estimate of the accuracy on them; None if the vendor measured it on fewer than two of them.
         lost: Reasons to refuse the new model: classes that it would no longer recognise.
         warnings: Warnings about classes that lost much of their accuracy.
     """

@@ -84,7 +84,7 @@ class Learnt(NamedTuple):
         attention_distance: Mean L_AD between student and teacher on the held-back photos; None if torch did
             not run, as only its networks make attention maps.
         tensors: Tensors of the bundle that the training changed, other than head and statistics.
-        near_copies: Numbers of photos of each class that are nearly copies of others, by class_index.
+        near_copies: Numbers of near-copies and of different photos of each class, by class_index.
     """
 
     training: TrainingReport | None
@@ -116,7 +116,7 @@ class UnwrittenModel(NamedTuple):
 
 
 class Learner(Protocol):
-    """Learns new classes in one of two ways; see `instant` and `trained`."""
+    """Learns photos in one of two ways; see `instant` and `trained`."""
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -50,10 +50,10 @@ def held_back_mistakes(task: Task, learnt: Learnt) -> tuple[Mistake, ...]:
 
 
 class NewJudgement(NamedTuple):
-    """Holds the results for photos of the new classes, each judged by a head that had not learnt that photo.
+    """Holds the results for photos of the classes being learnt, each judged by a head that had not learnt it.
 
     Attributes:
-        classes: Report on each new class.
+        classes: Report on each of these classes.
         scores: Each photo's score for unknown objects [M].
         labels: class_index of each photo [M].
     """
@@ -64,9 +64,10 @@ class NewJudgement(NamedTuple):
 
 
 def judge_new(task: Task, learnt: Learnt, report: Callable[[], None]) -> NewJudgement:
-    """Judges the new classes by photos that the judged head had not learnt.
+    """Judges the new classes or, if there are none, the known ones that get more photos.
 
-    If nothing trains, all of their photos count, each judged by a head that is solved without it.
+    The photos are such as the judged head had not learnt. If nothing trains, all photos of these classes
+    count, each judged by a head that is solved without it.
     """
     names, first_new = all_class_names(task), len(task.parent.manifest.class_names)
     unseen, labels = learnt.judge_unseen(report)
@@ -76,11 +77,11 @@ def judge_new(task: Task, learnt: Learnt, report: Callable[[], None]) -> NewJudg
 
 
 def calibration(task: Task, new: NewJudgement) -> Histogram:
-    """Adds the new classes to the calibration of the score for unknown objects.
+    """Puts the new scores of the classes being learnt into the calibration of the score for unknown objects.
 
-    A network that was trained scores all photos differently. Photos of the old classes are not here to be
-    scored again, so their old scores are dropped. A network that stays as it is scores them much as before,
-    as benchmarks/unknown.py shows.
+    A network that was trained scores all photos differently. Photos of the other classes are not here to be
+    scored again, so their old scores are dropped. An unchanged network gives them much the same scores as
+    before, as benchmarks/unknown.py shows.
     """
     counts = count_scores(new.scores, new.labels, task.parent.manifest.capacity)
     if not task.approach.recipe.trains:

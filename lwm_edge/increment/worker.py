@@ -3,7 +3,8 @@
 So the calling app gets its memory back, and survives if the system kills the training because memory runs
 out; torch and ONNX Runtime are never in memory together. The processes inherit the home's lock, so the lock
 is held as long as any of them is alive. They end when the process that started them ends: the training stops
-after its next step and saves its state, and the work before and after the training stops at the next photo.
+after its next step and saves its state, and the work before and after the training stops at its next report
+of progress. A commit that has begun is finished first.
 """
 
 from __future__ import annotations

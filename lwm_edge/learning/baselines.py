@@ -41,8 +41,8 @@ class NearestClassMean:
 class StreamingLda:
     """Predicts by linear discriminant analysis: class means and a shared covariance, updated class by class.
 
-    The method is that of Hayes and Kanan 2020. Recipes with a solved head keep the same statistics, but
-    `lwm-lda` also trains the backbone.
+    The method is that of Hayes and Kanan 2020. The two recipes with a solved head keep the same statistics;
+    one of them, `lwm-lda`, also trains the backbone.
     """
 
     def __init__(self, capacity: int, d: int) -> None:

@@ -1,12 +1,12 @@
 """Keeps the class statistics: one mean feature per class, and one covariance that all classes share.
 
-They are all that remains of the photos. Their shapes depend on the bundle's capacity and the network, never
-on the number of classes or photos. The head is solved from these statistics in closed form (see
-`discriminant`), as streaming LDA does on a frozen backbone: Hayes and Kanan 2020, "Lifelong Machine Learning
-with Deep Streaming Linear Discriminant Analysis".
+They stand in for the photos, which are not kept. Their shapes depend on the bundle's capacity and the
+network, never on the number of classes or photos. The head is solved from these statistics in closed form
+(see `discriminant`), as streaming LDA does on a frozen backbone: Hayes and Kanan 2020, "Lifelong Machine
+Learning with Deep Streaming Linear Discriminant Analysis".
 
-The [d, d] matrices are large, so they are changed in place: with 1280 features in float64, each takes 12.5
-MiB.
+The [d, d] matrices are large (with 1280 features in float64, each takes 12.5 MiB), so learning changes them
+in place.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ class ClassStatistics:
 
         The features of photos that a network learnt from lie closer together than those of photos that it
         never saw, so an estimate from their covariance is too high. With the covariance scaled by this
-        factor, the estimate is right for the classes that were measured.
+        factor, the mean estimate for the measured classes agrees with their mean measured accuracy.
 
         Args:
             weight: Weight of a head for these classes alone [classes, d].

@@ -136,7 +136,8 @@ class IncrementConfig(Settings):
     """Defines how new classes are learnt.
 
     Raises:
-        ConfigError: Some settings are out of range; every one of them is listed.
+        ConfigError: Some settings are out of range (every one of them is listed), or one does not fit the
+            recipe.
     """
 
     recipe: RecipeName | Literal["auto"] = "auto"
@@ -184,7 +185,7 @@ class IncrementConfig(Settings):
     attention maps, losses and statistics are always computed in float32 or wider.
     """
     max_memory: ByteSize | None = None
-    """Maximum memory that the training may use, such as 600MiB; unless set, half of the free memory."""
+    """Maximum memory that the increment may use, such as 600MiB; unless set, half of the free memory."""
     augment: bool = True
     """Whether the new photos are shifted and flipped at random."""
     held_back: float = Field(default=0.2, gt=0, lt=1)
@@ -209,7 +210,8 @@ class IncrementConfig(Settings):
     min_base_agreement: float | None = Field(default=None, ge=0, le=1)
     """Agreement with its teacher that a model needs to pass the gate.
 
-    It is the share of the held-back photos for which model and teacher rank the same base class highest.
+    It is the share of the held-back photos for which model and teacher rank the same class highest among
+    those that the teacher knows.
     """
     min_shipped_accuracy: float | None = Field(default=None, ge=0, le=1)
     """Estimated accuracy on the shipped classes that a model needs to pass the gate.

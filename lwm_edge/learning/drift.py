@@ -16,7 +16,7 @@ def measure_drift(
     attention_distance: float | None,
     shipped: ShippedEstimate | None,
 ) -> DriftReport:
-    """Compares the outputs of student and teacher for the base classes.
+    """Compares the outputs of student and teacher for the classes that the teacher knows.
 
     Args:
         student: Head of the student M_t.

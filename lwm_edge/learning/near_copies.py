@@ -28,8 +28,8 @@ class NearCopies(NamedTuple):
     Attributes:
         copies: Number of photos that are nearly the same as an earlier one.
         different: Number of photos that differ: a photo counts unless it is nearly the same as an earlier one
-            that counts. In a film that goes round an object, nearly every picture is a copy of the one
-            before, and yet many of them may differ.
+            that counts. In a film that goes round an object, nearly every picture is nearly the same as the
+            one before, and yet many of them may differ.
     """
 
     copies: int
@@ -42,7 +42,8 @@ def count_near_copies(features: Features, labels: Labels, known: ClassStatistics
     Args:
         features: Inputs of the head for each photo [M, d].
         labels: class_index of each photo [M].
-        known: Statistics of other classes, which show how far apart two photos of one class usually are.
+        known: Statistics of the classes that the model knew before, which show how far apart two photos of
+            one class usually are.
 
     Returns:
         The counts by class_index; empty if the statistics show no spread, as when they hold no photos.

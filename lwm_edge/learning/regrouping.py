@@ -7,7 +7,8 @@ import numpy as np
 from .class_statistics import ClassStatistics
 from .discriminant import Features, times_shrunk
 
-_ROUNDING = 0.05  # as a share of the weight: solving a head again from float32 changes it by less
+# Share of the weight times the covariance; solving a head again from float32 changes a smaller share.
+_ROUNDING = 0.05
 
 
 def merge_classes(statistics: ClassStatistics, gone: int, kept: int) -> None:
@@ -46,7 +47,7 @@ def is_solved(weight: Features, statistics: ClassStatistics) -> bool:
     """
     means = statistics.means[: len(weight)]
     wanted = means - means.mean(0)
-    # multiplying by the matrix is much cheaper than solving for the weight
+    # Multiplying by the matrix is much cheaper than solving for the weight.
     given = times_shrunk(weight - weight.mean(0), statistics.covariance, statistics.photos)
     size = float((wanted**2).sum())
     scale = float((given * wanted).sum()) / size if size else 0.0

@@ -108,7 +108,7 @@ def accumulate_gradients(
 def _stem_outputs(
     student: Network, batch: Batch, micro_batch_size: int, frozen: FrozenOutputs | None
 ) -> Iterator[tuple[Activations, list[int]]]:
-    """Yields, for each micro-batch, the labels and the outputs of the blocks that both networks share."""
+    """Yields, for each micro-batch, the outputs of the blocks that both networks share, and the labels."""
     device, kept = student.head.weight.device, len(batch.kept)
     if frozen:
         for part in chunks(kept, micro_batch_size):

@@ -74,7 +74,8 @@ def train_increment(
         recipe: Recipe, which sets beta, gamma and the learning rates, and which parameters are trained.
         classification: Kind of L_C.
         pace: Pace at which to work through the batches.
-        on_progress: Function that is called after every update.
+        on_progress: Function that is called after every update and, before the first one, while the frozen
+            blocks run.
         resume: Function that returns the state in which training was interrupted; if it returns None,
             training starts from the beginning.
         after_step: Function that is called with the current state, after every update and a few times a

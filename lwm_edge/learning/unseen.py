@@ -18,7 +18,7 @@ class Unseen(NamedTuple):
 
     Attributes:
         logits: Logits [M, classes].
-        scores: Scores for unknown objects, which are larger for known objects [M].
+        scores: Scores for unknown objects [M], with the sign that makes them larger for known objects.
     """
 
     logits: Features
@@ -30,7 +30,7 @@ def judge_unseen(solved: Discriminant, capacity: int, report: Callable[[], None]
 
     Args:
         solved: Discriminant with the photos that it can leave out, which are the photos to judge.
-        capacity: Number of rows in each of the score's tensors that has one row per class.
+        capacity: Number of rows in those tensors of the score that have one row per class.
         report: Function that is called before each of up to `FOLDS` heads is solved.
     """
     photos, classes = solved.features, len(solved.rows)

@@ -33,18 +33,21 @@ class Judged(NamedTuple):
 
 
 def with_judged(known: Sequence[Judged], new: Iterable[Judged]) -> tuple[Judged, ...]:
-    """Adds the figures of some classes, which replace any older figures of the same classes."""
+    """Adds the figures of some classes, which replace any older figures of the same classes.
+
+    If no photo of a class was judged, it is left without a figure.
+    """
     by_class = {judged.class_index: judged for judged in (*known, *new)}
     return tuple(judged for _, judged in sorted(by_class.items()) if judged.photos)
 
 
 def without_judged(known: Sequence[Judged], row: int) -> tuple[Judged, ...]:
-    """Drops the figure of a class."""
+    """Drops the figures of a class."""
     return tuple(judged for judged in known if judged.class_index != row)
 
 
 def without_row(known: Sequence[Judged], row: int) -> tuple[Judged, ...]:
-    """Drops the figure of a class that is removed from the model; each later class_index falls by one."""
+    """Drops the figures of a class that is removed from the model; each later class_index falls by one."""
     return tuple(
         judged._replace(class_index=judged.class_index - (judged.class_index > row))
         for judged in without_judged(known, row)

@@ -1,11 +1,11 @@
-"""Keeps the footprint ledger: what every increment cost, in constant space, protected by a hash chain.
+"""Keeps the footprint ledger: what every change cost, in constant space, protected by a hash chain.
 
     link of an entry = SHA-256(link of the entry before, the entry)
     before           = link of the newest entry that is no longer kept
     head             = link of the newest entry
     seal             = SHA-256(head, first, maximum)
 
-Editing `first`, `maximum` or an entry that is kept breaks the chain or the seal. Later increments build on
+Editing `first`, `maximum` or an entry that is kept breaks the chain or the seal. Later changes build on
 the stored head, so they do not mend the break. If somebody recomputes everything, the head differs from the
 one in the receipt or in anybody's notes. An entry is hashed as JSON with sorted keys, without any figures
 that were not measured, so that fields that are added later do not change older links.
@@ -30,24 +30,24 @@ _Count = Annotated[int, Field(ge=0, le=_LARGEST)]
 
 
 class LedgerEntry(Record):
-    """Records what one increment cost, in measured figures that the model digest does not cover.
+    """Records what one change of the model cost, in measured figures that the model digest does not cover.
 
     A figure is None if it was not measured, for example because there is no GPU, or because an older lwm-edge
     made the entry. `home.measurement` says how the memory figures are taken.
 
     Attributes:
-        increment: Number of the increment; 0 for the shipped base.
-        classes: Number of classes after the increment.
+        increment: Number of the change; 0 for making a home from the shipped base.
+        classes: Number of classes after the change.
         bundle_bytes: Length of model.lwm.
         onnx_bytes: Length of classifier.onnx.
         peak_rss_bytes: High-water mark of the process's resident memory.
-        seconds: Wall-clock time of the increment.
+        seconds: Wall-clock time of the change.
         labels_bytes: Length of labels.txt.
         peak_anonymous_bytes: Largest anonymous part of resident memory, sampled.
         peak_mapped_bytes: Largest part of resident memory that maps files or is shared, sampled.
         peak_cuda_bytes: Largest memory that torch held on the GPU.
         teacher_networks: Number of networks alive besides the student.
-        images_alive: Number of images that the increment left in memory.
+        images_alive: Number of images that the change left in memory.
     """
 
     increment: _Count
@@ -71,14 +71,15 @@ class LedgerEntry(Record):
 
 
 class Ledger(Record):
-    """Keeps the footprint of every increment in constant space: first, last, maximum, and the latest 16.
+    """Keeps the footprint of the changes in constant space: the first, the latest 16, and the maximum of all.
 
     Attributes:
         first: Oldest entry of all.
         maximum: Maximum over all entries, field by field.
         latest: Latest entries, oldest first.
         before: Link of the newest entry that is no longer kept.
-        head: Link of the newest entry; None in a ledger of an older lwm-edge, which had no chain.
+        head: Link of the newest entry; None if there is no entry, or in a ledger of an older lwm-edge, which
+            had no chain.
         seal: Seal over head, first and maximum.
     """
 
@@ -96,12 +97,12 @@ class Ledger(Record):
 
     @property
     def fastest_seconds(self) -> float:
-        """Returns the seconds of the fastest change, which does little more than export and check a model."""
+        """Returns the seconds of the fastest change on record; it did little more than export and check."""
         entries = (*self.latest, *([self.first] if self.first else []))
         return min((entry.seconds for entry in entries), default=0.0)
 
     def with_entry(self, entry: LedgerEntry) -> Ledger:
-        """Returns the ledger after one more increment; a broken chain or seal stays broken."""
+        """Returns the ledger after one more change; a broken chain or seal stays broken."""
         everything = (*self.latest, entry)
         left, kept = everything[:-LEDGER_LENGTH], everything[-LEDGER_LENGTH:]
         first = self.first or entry

@@ -39,7 +39,7 @@ def grid_means(maps: Tensor, grid: int) -> Tensor:
     They overlap if a side is not divisible by the grid.
 
     Raises:
-        ArchitectureError: The maps have fewer cells than the grid.
+        ArchitectureError: The maps have fewer rows or columns than the grid.
     """
     height, width = maps.shape[2:]
     if min(height, width) < grid:

@@ -95,7 +95,8 @@ def load_tensors(network: Network, tensors: Mapping[str, Tensor]) -> Network:
     """Puts tensors into an empty network: the tensors themselves, not copies.
 
     Raises:
-        ArchitectureError: Names, shapes or dtypes do not fit; all problems are listed.
+        ArchitectureError: Names, shapes or dtypes do not fit (all problems are listed), or the network has
+            buffers that its state dict leaves out.
     """
     expected = network.state_dict()
     problems = [f"{name} is missing" for name in expected.keys() - tensors.keys()]

@@ -76,8 +76,8 @@ class Manifest(Record):
         preprocessing: Preprocessing that turns a photo into the network's input.
         activation: Function that turns logits into probabilities; the base was trained with it.
         levels: Earlier blocks that the head reads too; None if it reads the last feature maps alone.
-        class_names: Class names in append-only order; the position is the class_index.
-        shipped_classes: Number of classes, from the front, that the vendor shipped.
+        class_names: Class names in the order in which they were added; the position is the class_index.
+        shipped_classes: Number of the vendor's classes that are left; they come first.
         renamed: Vendor's names of the shipped classes that were renamed, ascending by class_index.
         author: Author of the base, as the vendor wrote it.
         license: Licence of the base, by its name or address.
@@ -89,7 +89,7 @@ class Manifest(Record):
         tensors_digest: SHA-256 over all tensors but the manifest.
         parent_digest: Digest of the model before the latest change.
         increment_count: Number of changes since the vendor shipped the bundle.
-        ledger: Footprint of the increments.
+        ledger: Footprint of making the home and of each change.
         judged: Records of how often classes were recognised when this device learnt them, ascending by
             class_index.
         custody: Record of the changes and signatures from the shipped base to this model; None until the base
@@ -213,7 +213,8 @@ def decode(block: bytes, where: str) -> Manifest:
         where: Name of the file, for errors.
 
     Raises:
-        BundleError: The block is not JSON, has another schema version, or has fields that break a rule.
+        BundleError: The block is not JSON, has another schema version, breaks a rule of the format, does not
+            match its own length or digest, or hides something.
     """
     text = decode_text(block)
     padding = block[len(text) :]

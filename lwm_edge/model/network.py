@@ -109,7 +109,7 @@ class Network(nn.Module):
         return self._run(Activations(self.normalise(images)), 0, self.frozen_blocks)
 
     def after_stem(self, activations: Activations) -> tuple[Tensor, Tensor]:
-        """Runs the rest of the network on `stem`'s result; returns features and logits as `forward` does."""
+        """Runs the rest of the network on `stem`'s result; returns maps and logits as `forward` does."""
         first, end = self.frozen_blocks, len(self.blocks())
         if self._blocks_write_to_input(first, end, activations.maps):
             # The other network needs these maps too.
@@ -198,8 +198,8 @@ class Network(nn.Module):
     def student(self, *, trains: bool) -> Network:
         """Makes another network that shares all tensors except those that an increment changes.
 
-        It has its own copies of the head's tensors and, if `trains` is set, of the tensors of all blocks that
-        are not frozen.
+        It has its own copies of the head's parameters and, if `trains` is set, of the parameters of all
+        blocks that are not frozen.
         """
         twin = deepcopy(self, {id(tensor): tensor for tensor in self.tensors()})
         changed = [twin.head, *(twin.blocks()[self.frozen_blocks :] if trains else [])]

@@ -67,7 +67,7 @@ class OnnxFile:
         source: Path of the ONNX file, or the file's content.
 
     Raises:
-        ExportError: There is no such file, or lwm-edge did not export it.
+        ExportError: There is no such file, it is damaged, or lwm-edge did not export it.
         ConfigError: The source is neither a path nor bytes.
     """
 
@@ -116,7 +116,7 @@ class OnnxFile:
         """Loads the file that the path leads to now; if that fails, the classifier stays as it was.
 
         Raises:
-            ExportError: There is no such file, or lwm-edge did not export it.
+            ExportError: There is no such file, it is damaged, or lwm-edge did not export it.
             ConfigError: The classifier was made from bytes, so there is no file to load.
         """
         if self.path is None:

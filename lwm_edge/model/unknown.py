@@ -42,7 +42,8 @@ class Calibration(Record):
         photos: Number of known photos whose scores were counted.
         classes: Number of classes to which these photos belong.
         thresholds: Threshold for each share of known photos to keep; a photo counts as unknown if the ONNX
-            file's output `unknown` is above it. None if there are too few photos for that share.
+            file's output `unknown` is above it. None if there are too few photos for that share, or if even
+            photos with a score below all edges must be kept.
     """
 
     photos: int
@@ -135,7 +136,8 @@ def kept_by_class(
         share: Share of known photos that the threshold keeps.
 
     Returns:
-        Number of photos that are kept and number of all photos, by the name of the class.
+        Number of photos that are kept and number of all photos, by the name of the class; empty if there is
+        no common threshold.
     """
     score = lowest_kept(histogram, share)
     if score is None:

@@ -18,7 +18,7 @@ from .template import fill
 
 _TEMPLATE = Path(__file__).with_suffix(".html")
 _THUMBNAIL = Preprocessing(image_size=128, resize_size=128, mean=(0, 0, 0), std=(1, 1, 1))
-_MOST_PICTURES = 500  # each takes about 5 kB
+_MOST_ROWS = 500  # each has one or two pictures of about 5 kB
 
 
 def write_check_page(report: CheckReport, output: AnyPath) -> None:
@@ -44,8 +44,8 @@ def check_page(report: CheckReport) -> bytes:
         "report": report,
         "folder": printable(report.folder),
         "photos": sum(report.class_photos.values()),
-        "rows": [_row(suspect, report.folder) for suspect in report.suspects[:_MOST_PICTURES]],
-        "more": max(0, len(report.suspects) - _MOST_PICTURES),
+        "rows": [_row(suspect, report.folder) for suspect in report.suspects[:_MOST_ROWS]],
+        "more": max(0, len(report.suspects) - _MOST_ROWS),
     }
     return fill(_TEMPLATE, content)
 

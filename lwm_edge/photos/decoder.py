@@ -97,7 +97,7 @@ def _limited(most_bytes: int, seconds: int) -> Iterator[None]:
 
 
 def _limit(kind: int, most: int) -> None:
-    """Sets a limit if the system has it and lets this process set it; a lower limit stays."""
+    """Sets a limit if the system has it and lets this process set it; it never exceeds the hard limit."""
     _, hard = resource.getrlimit(kind)
     allowed = [limit for limit in (most, hard) if limit != resource.RLIM_INFINITY]
     with suppress(OSError, ValueError):

@@ -1,6 +1,7 @@
 """Has costly photos decoded in another process, `decoder`, which is started for the first of them.
 
-That process serves all threads of this one, one photo at a time, and ends after ten seconds without a photo.
+That process serves all threads of this one, one photo at a time. Except on Windows, it ends after ten seconds
+without a photo.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ MIN_BYTES = 64 * MIB
 
 _SECONDS_BETWEEN_LOOKS = 0.1  # this often, the process is checked and `on_wait` is called
 
-# With one thread, and with memory given back as it is freed, the limit counts only what a photo takes.
+# So that neither further threads nor memory left over from earlier photos counts against a photo's limit.
 _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
@@ -52,7 +53,8 @@ class DecoderProcess:
     """Starts the process when it is needed, and gives it photos to decode.
 
     Attributes:
-        resident_bytes: Resident memory of the process when it last answered; 0 if it is not running.
+        resident_bytes: Resident memory of the process when it last answered; 0 if it was ended from here, or
+            if the system does not say.
         peak_bytes: Highest resident memory since `forget_peak`.
     """
 
@@ -78,15 +80,17 @@ class DecoderProcess:
             image_size: Height and width of the result.
             resize_size: Length of the photo's short side before the crop.
             most_bytes: Largest number of bytes that the process may take for itself and the photo.
-            on_wait: Function that is called a few times a second. What it raises ends the process, and is
+            on_wait: Function that is called about ten times a second. What it raises ends the process, and is
                 passed on unchanged.
 
         Returns:
             RGB [image_size, image_size, 3] uint8.
 
         Raises:
-            PhotosError: The photo cannot be decoded within the limits; the message says why.
-            OutOfRoomError: There was too little memory; more might be enough.
+            PhotosError: The photo is damaged or exceeds a limit, or the process cannot run here; the message
+                says why.
+            OutOfRoomError: There was too little memory, so more might be enough, or the photo is damaged in a
+                way that its decoder cannot tell from a lack of memory.
             LwmEdgeError: The system refuses to start the process.
         """
         job = {
@@ -115,7 +119,7 @@ class DecoderProcess:
     def _note_usage(self, reply: dict[str, Any]) -> None:
         self.resident_bytes = reply["resident_bytes"]
         self.peak_bytes = max(self.peak_bytes, reply["peak_bytes"])
-        if self.resident_bytes > MIN_BYTES:  # the allocator keeps memory in pieces of no use to other photos
+        if self.resident_bytes > MIN_BYTES:  # the allocator keeps pieces that are of no use to other photos
             self._end()
 
     def forget_peak(self) -> None:
@@ -209,7 +213,7 @@ class DecoderProcess:
 
 
 def _usage(pid: int) -> tuple[int, float]:
-    """Returns the resident memory and the processor time of a process; zeros where neither is known."""
+    """Returns the resident memory and the processor time of a process; zeros if the system does not say."""
     with suppress(OSError, psutil.Error):
         process = psutil.Process(pid)
         times = process.cpu_times()

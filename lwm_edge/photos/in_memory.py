@@ -84,7 +84,7 @@ def photos_in(given: AnyPhoto | Iterable[AnyPhoto]) -> list[AnyPhoto]:
 
 
 def is_photo(given: object) -> bool:
-    """Tells whether something is one photo, in any form that is accepted."""
+    """Tells whether something is meant as one photo, in any form that is accepted."""
     if isinstance(given, np.ndarray):
         return given.ndim in (2, 3)
     is_content = isinstance(given, str | PathLike | bytes | bytearray | memoryview | Image.Image)
@@ -131,7 +131,8 @@ def _content_of(photo: object) -> bytes:
     """Returns the content of a photo that was given as bytes or as an open file.
 
     Raises:
-        ConfigError: The photo is neither, or the file was opened in text mode.
+        ConfigError: The photo is neither, or the file is closed or does not give bytes.
+        PhotosError: The file cannot be read.
     """
     if isinstance(photo, bytes | bytearray | memoryview):
         return bytes(photo)
@@ -144,7 +145,7 @@ def _content_of(photo: object) -> bytes:
         content = read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise PhotosError(f"cannot be read ({error.strerror or first_line(error)})") from None
-    except ValueError as error:  # it is closed, or not opened for reading
+    except ValueError as error:  # it is closed
         raise ConfigError(f"this file cannot be read: {first_line(error)}") from None
     if not isinstance(content, bytes):
         raise ConfigError(f"a file must give bytes, not {_kind(content)}")

@@ -58,15 +58,16 @@ def open_photo(
     Args:
         path: Path of the photo.
         resize_size: Length of the photo's short side before the crop.
-        most_bytes: Bytes that photos of this format and size may take at worst; None in the process with hard
-            limits, where any photo is decoded.
+        most_bytes: Limit on the bytes that the worst photo of this format and size would take; None in the
+            process with hard limits, where any photo is decoded.
         on_wait: Function that is called a few times a second; what it raises ends the reading.
 
     Yields:
         The image, which must be decoded within the block.
 
     Raises:
-        PhotosError: The photo is not a regular file, or costs too much; decoding may raise this too.
+        PhotosError: The photo is not a regular file, is empty, is a raw photo, or costs too much; decoding
+            may raise this too.
         NeedsReaderError: A library that reads such photos is not installed.
         TooCostlyHereError: The photo might take more than `most_bytes`.
         EndedError: `on_wait` raised an error.

@@ -1,4 +1,4 @@
-"""Loads and augments photos for a network, and keeps them in memory as long as there is room.
+"""Loads and augments photos for a network, and keeps as many in memory as there is room for.
 
 Photos are read from where they are; no copy is written to the disk.
 """
@@ -99,7 +99,7 @@ class PixelCache:
         return self._bytes
 
     def limit(self, limit_bytes: int) -> None:
-        """Sets a new limit, and drops the most recently read photos until the others fit into it."""
+        """Sets a new limit, and drops the photos that were added last until the others fit into it."""
         self.limit_bytes = limit_bytes
         while self._bytes > limit_bytes:
             _, pixels = self._held.popitem()

@@ -73,7 +73,7 @@ def forget_decoding_peak() -> None:
 
 
 def decoding_bytes(here: int) -> int:
-    """Returns how many bytes reading photos took in both processes together.
+    """Estimates how many bytes reading photos took at most, in both processes together.
 
     Args:
         here: Bytes that it took in this process.

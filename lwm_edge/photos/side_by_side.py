@@ -30,13 +30,13 @@ class _NobodyWaitsError(Exception):
 
 
 def reading_threads(limit_bytes: int | None) -> int:
-    """Returns how many photos may be read at the same time.
+    """Returns how many photos may be read at the same time: at least one, and at most one per processor.
 
-    There is memory for all of them, even if each takes the most that it may, and for the process that decodes
-    costly photos.
+    If it is more than one, there is memory for all of them, even if each takes the most that it may, and for
+    the process that decodes costly photos.
 
     Args:
-        limit_bytes: Bytes that the two processes may take together; None for all that is available.
+        limit_bytes: Bytes that this process and that one may take together; None for all that is available.
     """
     room = available_memory_bytes() if limit_bytes is None else limit_bytes - rss_bytes()
     return max(1, min(usable_processors(), (room - MAX_MEMORY_BYTES) // MAX_BYTES_HERE))

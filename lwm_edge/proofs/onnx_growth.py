@@ -1,10 +1,11 @@
-"""Computes by how many bytes an ONNX file must grow, independently of the code that makes the file.
+"""Computes by how many bytes an ONNX file must grow, almost independently of the code that makes the file.
 
-Each class takes a row of the head (d weights and a bias, 4 bytes each), a row of the score for unknown
-objects (a number for each of its axes and one more) and its name in the metadata. The rest is framing: the
-format needs more bytes to write larger numbers and lengths. To find out how many, the file is resized in
-memory to the classes that it had before, and protobuf says how long it would be then. The format is described
-at https://onnx.ai/onnx/repo-docs/IR.html.
+Only the texts that list the class names in the metadata are made by that code. Each class takes a row of the
+head (d weights and a bias, 4 bytes each), a row of the score for unknown objects (a number for each of its
+axes and one more) and its name in the metadata. The rest is framing: the format needs more bytes to write
+larger numbers and lengths. To find out how many, the file is resized in memory to the classes that it had
+before, and protobuf says how long it would be then. The format is described at
+https://onnx.ai/onnx/repo-docs/IR.html.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def expected_growth(before: Sequence[str], after: Sequence[str], features: int, 
 
 
 def _resize(model: ModelProto, names: Sequence[str], features: int) -> None:
-    """Resizes the head, the output shapes and the metadata of a graph to these classes."""
+    """Resizes a graph's head, score for unknown objects, output shapes and metadata to these classes."""
     from ..model.onnx.graph import names_metadata
 
     classes = len(names)

@@ -55,7 +55,7 @@ class AuditReport(Report):
         bundle_bytes: Length of model.lwm.
         bundle_bytes_shipped: Length of model.lwm when the home was made.
         onnx_growth: Growth of classifier.onnx; None in a home without a ledger.
-        ledger_entries: Number of increments that the ledger lists.
+        ledger_entries: Number of the latest changes that the ledger lists one by one.
         ledger_head: Head of the ledger's hash chain; None in a ledger that an older lwm-edge made.
         not_audited: Names of extended attributes that the operating system sets by itself.
     """
@@ -87,7 +87,8 @@ class SimulationStep(Report):
     Attributes:
         increment: Number of the increment, from 1.
         classes: Number of classes after the increment.
-        file_bytes: Length of every file in the home, by path; in the current generation, by name alone.
+        file_bytes: Length of every file and link in the home, by path; in the current generation, by name
+            alone.
         onnx_bytes_expected: Length of classifier.onnx, computed from the classes.
         labels_bytes_expected: Length of labels.txt, computed from the classes.
         memory: Memory that the increment took; its `how` is moved to the simulation's report.
@@ -110,13 +111,13 @@ class Trend(Report):
 
     Attributes:
         figure: Name of the figure, which is in bytes.
-        second: Value after the second increment; the first one warms up and does not count.
+        second: Value after the second increment; the first one warms up, so no rise is counted from it.
         last: Value after the last increment.
         slope_bytes_per_class: Slope of the line fitted to the values from the second increment on.
         explained_bytes_per_class: Slope of the bytes that the classes themselves must take.
         growth_bytes: Rise of the fitted line over the run, less the explained rise.
         allowed_bytes: Largest rise that is allowed, of the line and of the last value; None if every rise is.
-        passed: Whether the rise is allowed.
+        passed: Whether the rise is allowed; for a file, whether every length is exactly what it must be.
     """
 
     figure: str
@@ -134,7 +135,7 @@ class SimulationReport(Report):
 
     Attributes:
         home: Path of the home; the increments were made on a copy of its model.
-        passed: Whether storage and memory stay constant.
+        passed: Whether storage and memory stay constant, and the audits found no problems.
         problems: Sentences about figures that do not stay constant, and about problems that audits found.
         recipe: Recipe of the increments.
         increments: Number of increments.

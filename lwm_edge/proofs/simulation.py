@@ -84,13 +84,15 @@ def simulate(
         home: Model home, or the path of its folder.
         increments: Number of increments, at least 3.
         classes: Number of new classes in each increment.
-        config: Settings of each increment; None means one epoch of `lwm-lda`, which trains and takes memory.
+        config: Settings of each increment, with `force` set in any case; None means one epoch of `lwm-lda`,
+            which trains and takes memory.
         isolated: Whether each increment runs in its own process, as on the device, instead of all in one.
         plot: Path of a PNG file, for a chart of storage and memory.
         on_progress: Function that is called before the first increment and after each.
 
     Returns:
-        The measurements; `passed` is False and `problems` says why if something grows.
+        The measurements; `passed` is False and `problems` says why if something grows that must not, or an
+            audit of the home fails.
 
     Raises:
         ConfigError: Some settings are impossible, or matplotlib is missing for a plot.
@@ -178,7 +180,7 @@ def _name(path: Path, home: Home) -> str:
 
 
 def teach_isolated(home: Home, photos: Path, config: IncrementConfig) -> MemoryReport:
-    """Makes an increment in its own process; returns the memory taken until the ONNX file was verified."""
+    """Makes an increment in processes of its own; returns the memory taken until the commit began."""
     return add_classes(home, photos, config).footprint.memory
 
 

@@ -90,7 +90,7 @@ def verify(
             says why.
 
     Raises:
-        TrustError: The bundle does not match its own digests, or a key file cannot be used.
+        TrustError: The file is not a sound bundle that matches its own digests, or a key file cannot be used.
         BundleError: There is no such file.
         HomeError: There is no home.
     """

@@ -163,7 +163,7 @@ def test_an_order_that_the_photos_contradict_is_refused_and_the_right_one_named(
 def test_folders_as_a_mac_names_them_match_labels_in_any_unicode_form(
     classifier: torch.nn.Module, few: Path, tmp_path: Path
 ) -> None:
-    """A Mac sorts a decomposed É among the Es; a composed one comes after Z."""
+    """A decomposed É, as a Mac writes it, is sorted among the Es; a composed one comes after Z."""
     shutil.copytree(few, tmp_path / "photos")
     (tmp_path / "photos" / "Coat").rename(tmp_path / "photos" / unicodedata.normalize("NFD", "Écharpe"))
     order = ["Dress", "Écharpe", *NAMES[2:]]

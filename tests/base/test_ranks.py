@@ -29,7 +29,7 @@ PREPROCESSING = open_bundle(BASE_BUNDLE).manifest.preprocessing
 
 @dataclass(frozen=True)
 class InTurn(Ranks):
-    """Runs several processes in turn; the last one sees the values that all of them gathered."""
+    """Stands for one of several processes that run in turn; the last one sees the values of all of them."""
 
     kept: dict[int, list[Any]] | None = None
 

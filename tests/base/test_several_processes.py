@@ -1,4 +1,4 @@
-"""Processes that torchrun starts make the base that one process would make, or all end with one message."""
+"""Processes under torchrun make the base that one would make, up to rounding, or all end with one message."""
 
 from __future__ import annotations
 

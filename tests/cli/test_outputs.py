@@ -52,7 +52,7 @@ def few_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def writers(home: Home, keys: Keys, few_photos: Path) -> dict[str, Callable[[Path], object]]:
-    """Collects every function that writes a file where a user says."""
+    """Collects functions that write a file where a user says."""
     return {
         "export": lambda path: export_onnx(home, path),
         "build-base": lambda path: build_base(few_photos, path, SMALL),
@@ -200,7 +200,7 @@ def test_only_an_export_goes_to_standard_output(
     assert not Path("-").exists() and capfdbinary.readouterr().out == b""
 
 
-def test_a_path_that_ends_in_a_dash_is_a_file(
+def test_a_dash_that_is_given_as_a_path_is_a_file(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ from tests.support.folders import DEMO_DATA, PhotoMaker
 
 
 def with_faults(photos: Path) -> Path:
-    """Adds a loose photo, a photo in two classes, a file that is no photo, and a sub-folder."""
+    """Adds a loose photo, a photo in two classes, a file that is no photo, and two sub-folders."""
     shutil.copy(photos / "Bag" / "000.png", photos / "loose.png")
     shutil.copy(photos / "Bag" / "001.png", photos / "Shirt" / "bag.png")
     (photos / "Bag" / "list.txt").write_text("shopping")
@@ -67,7 +67,7 @@ def test_left_out_files_are_named_before_learning_and_a_whole_folder_can_be_one_
     assert "Handbag (50)" in more.out
 
 
-def test_a_single_photo_is_no_plural(run: Any, home: Home, make_photos: PhotoMaker) -> None:
+def test_a_single_photo_is_counted_in_the_singular(run: Any, home: Home, make_photos: PhotoMaker) -> None:
     one = run("evaluate", make_photos("Coat", count=1), "--home", home.path)
     assert one.code == 0 and "Accuracy on 1 photo, mean over classes" in one.out
 

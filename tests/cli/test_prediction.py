@@ -77,7 +77,7 @@ def test_a_partly_failed_call_has_its_own_exit_code(run: Any, tmp_path: Path) ->
         (["--camera", "0", "--json"], "pass --frames N"),
     ],
 )
-def test_arguments_that_exclude_each_other_are_refused(run: Any, arguments: list[str], words: str) -> None:
+def test_missing_or_contradictory_arguments_are_refused(run: Any, arguments: list[str], words: str) -> None:
     code, out, err = run("predict", *arguments)
     assert code == 2 and words in " ".join((out if "--json" in arguments else err).split())
 

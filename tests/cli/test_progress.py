@@ -42,7 +42,7 @@ def test_plain_lines_say_how_far_it_is_and_how_long_it_takes(capsys: pytest.Capt
     assert lines[:2] == ["Reading 100 photos ...", "Reading photos 4/100, about 5 min to go"]
     assert "Reading photos 96/100, about 12 s to go" in lines
     assert lines[-2:] == ["Evaluating, 8 steps ...", "Saving and checking the new model, takes about 3 s ..."]
-    assert len(lines) == 27  # one every ten seconds, with steps of three seconds
+    assert len(lines) == 27  # lines are ten seconds apart or more: every fourth step of three seconds
 
 
 def test_training_has_a_line_for_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +101,7 @@ def has_time_to_go(step: Progress) -> bool:
     return step.total > 1 or step.expected_seconds is not None
 
 
-AT_ONCE = {"info", "keygen", "sign", "verify"}  # like audit, they read a bundle once and run no network
+AT_ONCE = {"info", "keygen", "sign", "verify"}  # they run no network, and read one bundle at most
 
 
 def test_every_command_but_the_shortest_shows_its_progress() -> None:

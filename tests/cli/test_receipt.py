@@ -1,4 +1,4 @@
-"""Receipts speak to an owner; an interrupted increment is named, then resumed as it was or openly dropped."""
+"""Receipts are for owners; an interrupted increment is resumed as it was, or dropped with a warning."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def test_an_interrupted_increment_resumes_without_retyped_options(
 
 
 @pytest.mark.slow
-def test_a_refusal_says_which_setting_or_photos_differ(home: Home, make_photos: PhotoMaker) -> None:
+def test_a_refusal_says_which_setting_differs_or_that_the_photos_do(
+    home: Home, make_photos: PhotoMaker
+) -> None:
     photos = make_photos("Bag", "Shirt")
     _interrupt(home, photos)
     with pytest.raises(ConfigError, match="interrupted at step 2") as refused:

@@ -70,7 +70,7 @@ def test_a_class_folder_is_read_as_utf_8_in_a_latin_1_locale(
 
 
 @pytest.mark.slow
-def test_every_verb_on_paths_that_are_not_utf_8(tmp_path: Path) -> None:
+def test_verbs_work_on_paths_that_are_not_utf_8(tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     folder.mkdir()
     key = generate_key(folder / "device").private_key_file

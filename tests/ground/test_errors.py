@@ -1,4 +1,4 @@
-"""A refusal by the system becomes an error of the tree; the caller's own errors are passed on unchanged."""
+"""A refusal by the system becomes one of `lwm_edge.errors`; the caller's own errors stay as they are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lwm_edge.errors import (
 )
 from lwm_edge.records import Progress, ProgressCallback
 
-NUMPYS = "\n\nIMPORTANT: PLEASE READ THIS\nOriginal error was: libblas.so: failed to map segment"
+NUMPYS_REASON = "\n\nIMPORTANT: PLEASE READ THIS\nOriginal error was: libblas.so: failed to map segment"
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ NUMPYS = "\n\nIMPORTANT: PLEASE READ THIS\nOriginal error was: libblas.so: faile
         RuntimeError("std::bad_alloc"),
         RuntimeError("can't start new thread"),
         ImportError("libtorch_cpu.so: failed to map segment from shared object"),
-        ImportError(NUMPYS),
+        ImportError(NUMPYS_REASON),
         OSError("libtorch_cpu.so: cannot allocate memory in static TLS block"),
     ],
     ids=str,

@@ -1,4 +1,4 @@
-"""These tests measure the memory that the process uses, and what it may still take."""
+"""These tests measure the memory that a process uses, gives back, and may still take."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_pages_of_libraries_are_given_back_in_a_process_of_ours_and_read_again_w
 
 @pytest.fixture
 def numbers(tmp_path: Path) -> Path:
-    """Writes a file with one tensor, which takes up hundreds of pages."""
+    """Writes a file with one tensor of 4 MiB, which takes up many pages."""
     save_file({"numbers": torch.arange(2**20, dtype=torch.float32)}, tmp_path / "numbers.safetensors")
     return tmp_path / "numbers.safetensors"
 

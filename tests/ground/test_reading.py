@@ -1,4 +1,4 @@
-"""Files are read through `inspection.open_regular`, which waits for no pipe; each exception has a reason."""
+"""Files are read through `inspection.open_regular`, which waits for no pipe; ALLOWED explains all else."""
 
 from __future__ import annotations
 

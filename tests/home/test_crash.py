@@ -1,6 +1,6 @@
-"""Whichever disk operation is killed, cut off or refused, the home is then the old one or the new one.
+"""Whichever operation on disk is interrupted or refused, the home is then the old one or the new one.
 
-These tests visit every state that one interruption of a change can leave; tests/README.md counts the states.
+These tests visit states that one interruption of a change can leave; tests/README.md counts the states.
 benchmarks/crash_rounds.py interrupts the recoveries, and benchmarks/crash.py kills real processes at random.
 """
 
@@ -107,12 +107,12 @@ def test_undo_leaves_the_model_and_the_one_before_or_both_exchanged(
     )
 
 
-def test_every_change_of_a_home_does_the_same_on_disk(
+def test_most_changes_of_a_home_do_the_same_on_disk(
     tmp_path: Path, home: Home, make_photos: PhotoMaker
 ) -> None:
     """What holds for add-classes therefore holds for add-photos, remove-class, rename-class, init --replace.
 
-    An increment writes its bundle twice: the learning process stages it, and the committing one completes it.
+    Only add-classes writes its bundle twice here: learning stages it, and committing completes it.
     """
     photos, more = make_photos("Bag"), make_photos("Bag", folder="more")
     store = Store(tmp_path / "store")

@@ -15,7 +15,7 @@ TRIED = 6  # operations of each verb, evenly spread, as each takes up to a few s
 
 
 @pytest.mark.slow
-def test_callers_get_only_errors_of_the_tree_and_none_once_the_model_is_in_place(
+def test_callers_get_only_our_own_errors_and_none_once_the_model_is_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verbs, tried = FailingVerbs(tmp_path, monkeypatch), 0
@@ -29,7 +29,7 @@ def test_callers_get_only_errors_of_the_tree_and_none_once_the_model_is_in_place
     )
 
 
-def test_the_page_says_how_often_each_operation_failed() -> None:
+def test_the_page_says_how_many_operations_failed() -> None:
     verbs = json.loads(RESULTS.read_text())["verbs"]
     assert all(not found["problems"] and found["tried"] == found["operations"] for found in verbs.values())
     total, added = sum(found["tried"] for found in verbs.values()), verbs["add-classes"]["tried"]

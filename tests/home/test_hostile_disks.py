@@ -76,7 +76,7 @@ def test_a_disk_with_too_little_space_keeps_the_model(home: Home, mount: Mount) 
 
 
 def _commit_again(home: Home) -> tuple[str, ...]:
-    """Commits the same files once more, as every change does."""
+    """Commits the same files once more, in the same way as every change."""
     old = home.current()
 
     def write(generation: Generation) -> None:
@@ -88,7 +88,7 @@ def _commit_again(home: Home) -> tuple[str, ...]:
 
 
 @pytest.mark.slow
-def test_every_change_on_a_full_disk_is_refused(home: Home, mount: Mount, make_photos: PhotoMaker) -> None:
+def test_changes_on_a_full_disk_are_refused(home: Home, mount: Mount, make_photos: PhotoMaker) -> None:
     disk = mount(size="8m")
     home, photos = _home_on(disk, home), make_photos("Bag")
     (home.current().onnx).unlink()
@@ -110,7 +110,7 @@ def test_every_change_on_a_full_disk_is_refused(home: Home, mount: Mount, make_p
     repair_home(home)
     init_home(BASE_BUNDLE, disk / "another")
     assert audit(home).passed and audit(disk / "another").passed
-    assert published(f"| every command that writes, on a full disk (mounted) | {len(changes)} | nothing |")
+    assert published(f"| commands that write, on a full disk (mounted) | {len(changes)} | nothing |")
 
 
 def test_a_disk_without_inodes_keeps_the_model(home: Home, mount: Mount) -> None:
@@ -174,7 +174,7 @@ def test_a_home_that_may_not_be_written_stays_as_it_was(shipped_home: Path) -> N
 def test_every_sync_that_fails_leaves_the_old_model_or_the_new(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right, tried = os.fsync, 0
+    real, tried = os.fsync, 0
     for number in ERRNOS:
         for fails_at in range(100):
             left = [fails_at]
@@ -183,7 +183,7 @@ def test_every_sync_that_fails_leaves_the_old_model_or_the_new(
                 left[0] -= 1
                 if left[0] == -1:
                     raise OSError(number, os.strerror(number))
-                right(descriptor)
+                real(descriptor)
 
             before = state_of(home.path)
             monkeypatch.setattr(os, "fsync", fsync)

@@ -99,7 +99,7 @@ def test_images_are_found_whoever_holds_them(make: Callable[[], object], images:
     assert images_found(make) == images
 
 
-def test_images_from_before_and_those_being_compared_are_not_left_behind() -> None:
+def test_images_from_before_and_those_being_compared_do_not_count_as_left_behind() -> None:
     KEPT.append(np.zeros((5, 28, 28, 3), np.uint8))
     teacher, _ = teacher_and_student()
     with MemoryUse.measured() as use:

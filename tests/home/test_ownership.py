@@ -58,7 +58,7 @@ PLANTED: dict[str, Callable[[Path], object]] = {
     "a folder of photos": lambda g: _fill(g / "familyphotos" / "2024" / "beach.jpg"),
     "a file": lambda g: _fill(g / "notes.txt"),
     "a backup of a model": lambda g: shutil.copytree(g / "00000000", g / "backup"),
-    "a backup of a later number": lambda g: shutil.copytree(g / "00000000", g / "00000099"),
+    "a backup with a later number": lambda g: shutil.copytree(g / "00000000", g / "00000099"),
     "a day's labels": lambda g: _fill(g / "20240101" / "labels.txt"),
     "a day's bundle of another program": lambda g: _fill(g / "20240102" / "model.lwm"),
     "an empty folder named after a day": lambda g: (g / "20240103").mkdir(),
@@ -79,7 +79,7 @@ REFUSED: dict[str, Callable[[Path], object]] = {
     "a link with the name of a staged file": lambda g: _link(g.parent / ".vendor.pub.lwm-edge", g / "x"),
     "a link with the name of a staged link": lambda g: _link(g.parent / ".current.lwm-edge", g / "x"),
     "a file with the name of a staged link": lambda g: _fill(g.parent / ".current.lwm-edge"),
-    "a pipe with the name of a checkpoint": lambda g: _pipe(g.parent / ".training.safetensors.lwm-edge"),
+    "a pipe named like a staged checkpoint": lambda g: _pipe(g.parent / ".training.safetensors.lwm-edge"),
 }
 
 
@@ -390,7 +390,7 @@ def _modules() -> list[tuple[str, ast.AST]]:
     return [(path.stem, ast.parse(path.read_text())) for path in sorted(PACKAGE.rglob("*.py"))]
 
 
-def test_only_storage_changes_what_is_on_disk() -> None:
+def test_only_the_modules_for_storage_change_what_is_on_disk() -> None:
     around = [
         (module, on, call)
         for module, tree in _modules()
@@ -405,7 +405,7 @@ def test_only_storage_changes_what_is_on_disk() -> None:
         assert not uses_disk or module in ("inspection", "durability", "storage", "locks", "_disk"), module
 
 
-def test_only_ownership_removes() -> None:
+def test_only_four_modules_remove_files() -> None:
     removing = {"remove_file", "remove_link", "remove_folder"}
     callers = {module for module, tree in _modules() for _, call in _calls(tree) if call in removing}
     # storage removes its own staged files; inbox_folder removes its notes and, if the owner says so, photos;

@@ -1,4 +1,4 @@
-"""Undo makes a new change that returns to the model before the latest one, if the vendor permits undo."""
+"""Undo is itself a change: it returns to the model before the latest change, if the vendor permits it."""
 
 from __future__ import annotations
 
@@ -133,8 +133,8 @@ def _with_fewer_shipped_classes(path: Path) -> None:
 def _with_another_record(path: Path) -> None:
     bundle = open_bundle(path)
     (link,) = bundle.manifest.custody.links if bundle.manifest.custody else ()
-    lied = link.model_copy(update={"deed": None})
-    custody = Custody(base=bundle.manifest.custody.base if bundle.manifest.custody else None, links=(lied,))
+    forged = link.model_copy(update={"deed": None})
+    custody = Custody(base=bundle.manifest.custody.base if bundle.manifest.custody else None, links=(forged,))
     save_bundle(path, bundle.arrays(), bundle.manifest.model_copy(update={"custody": custody}))
 
 
@@ -160,7 +160,7 @@ HARM: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("harm", HARM)
-def test_a_file_that_is_not_the_model_before_is_noticed_and_repaired(
+def test_a_file_that_is_not_the_previous_model_is_noticed_and_repaired(
     permitting_home: Home, harm: str
 ) -> None:
     rename_class(permitting_home, "Coat", "Jacke")

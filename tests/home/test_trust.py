@@ -1,4 +1,4 @@
-"""A home with a trusted key takes no base that this key did not sign, and changes no model without proof."""
+"""A home that trusts a key takes only bases signed with it, and changes no model that does not verify."""
 
 from __future__ import annotations
 

@@ -219,7 +219,7 @@ def _unreadable(home: Home, make: PhotoMaker) -> Path:
     return photos
 
 
-def _path_like(home: Home, make: PhotoMaker) -> Path:
+def _misleading_name(home: Home, make: PhotoMaker) -> Path:
     return make(renamed={"\u202eevil": "Shirt"})
 
 
@@ -232,7 +232,7 @@ def _path_like(home: Home, make: PhotoMaker) -> Path:
         (_same_names, "are the same class name"),
         (_empty_class, "0 usable photos; at least 5 are needed"),
         (_unreadable, "is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image"),
-        (_path_like, "cannot be a class name"),
+        (_misleading_name, "cannot be a class name"),
     ],
 )
 def test_bad_photos_change_nothing(
@@ -294,13 +294,13 @@ def test_a_damaged_bundle_is_not_learnt_from(home: Home, make_photos: PhotoMaker
 def test_a_disagreeing_onnx_file_is_refused(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = save_bundle
+    save = save_bundle
 
-    def lying(path: Path, arrays: dict[str, np.ndarray], manifest: Manifest) -> Bundle:
+    def save_changed(path: Path, arrays: dict[str, np.ndarray], manifest: Manifest) -> Bundle:
         bias = arrays["head.bias"] + (np.arange(32) < 7)
-        return honest(path, {**arrays, "head.bias": bias.astype(np.float32)}, manifest)
+        return save(path, {**arrays, "head.bias": bias.astype(np.float32)}, manifest)
 
-    monkeypatch.setattr(increment_module, "save_bundle", lying)
+    monkeypatch.setattr(increment_module, "save_bundle", save_changed)
     before = state_of(home.path)
     with pytest.raises(ParityError, match="nothing was changed"):
         _add(home, make_photos("Shirt"))
@@ -392,7 +392,7 @@ def test_a_trained_backbone_has_a_probe_of_its_own(measured_home: Home, make_pho
 
 
 class _Tf32Convolution(nn.Conv2d):
-    """Rounds its inputs to 10 bits, as torch lets a GPU do."""
+    """Rounds its inputs and weights to mantissas of 10 bits, as torch lets a GPU do."""
 
     def _conv_forward(self, maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return super()._conv_forward(_rounded_to_tf32(maps), _rounded_to_tf32(weight), bias)

@@ -118,8 +118,8 @@ def test_calibrating_replaces_the_counts_of_the_given_classes(home: Home, make_p
     photos = sorted(UNSEEN.glob("*/*.png"))
     unknown = [bool(p.unknown) for p in predict(home, photos).predictions]
     assert 0.93 <= 1 - np.mean(unknown) <= 0.99  # these photos are among those used for the calibration
-    few = [bool(p.unknown) for p in predict(home, photos, keep=0.8).predictions]
-    assert np.mean(few) > np.mean(unknown)
+    more = [bool(p.unknown) for p in predict(home, photos, keep=0.8).predictions]
+    assert np.mean(more) > np.mean(unknown)
     assert audit(home).passed
 
 

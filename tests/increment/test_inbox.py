@@ -254,7 +254,7 @@ def test_photos_that_end_the_process_are_tried_again_a_few_times(
     arrive(inbox, "Bag", "Bag")
     take(home, inbox, taught, "Bag")
     report = teach(home, inbox, taught)
-    assert "had not been learnt" in report.notes[0] and report.taught[0].photos == 8
+    assert "was interrupted" in report.notes[0] and report.taught[0].photos == 8
 
     arrive(inbox, "Shirt", "Shirt")
     note = take(home, inbox, taught, "Shirt").model_copy(update={"tried": 4})
@@ -275,7 +275,7 @@ def test_photos_that_were_learnt_before_an_interruption_are_only_put_away(
     assert counts(home)["Bag"] == 8 and len(photos_in(taught / "Bag")) == 8 and photos_in(inbox) == []
 
 
-def test_photos_that_another_process_taught_meanwhile_are_not_counted_as_taught(
+def test_photos_are_still_taught_if_another_process_has_taught_others_of_their_class(
     home: Home, inbox: Path, taught: Path
 ) -> None:
     arrive(inbox, "Bag", "Bag")
@@ -308,7 +308,7 @@ def test_a_home_that_was_started_over_has_learnt_nothing(home: Home, inbox: Path
     assert teach(home, inbox, taught).taught[0].photos == 8
 
 
-def test_photos_taken_for_another_home_or_by_a_damaged_note_are_not_touched(
+def test_photos_taken_for_another_home_or_with_a_damaged_note_are_not_touched(
     home: Home, permitting_home: Home, inbox: Path, taught: Path
 ) -> None:
     arrive(inbox, "Bag", "Bag")
@@ -340,7 +340,7 @@ def test_either_all_photos_that_were_taken_are_learnt_or_none(
 def test_a_photo_that_was_taught_before_is_not_taught_again(home: Home, inbox: Path, taught: Path) -> None:
     arrive(inbox, "Bag", "Bag")
     teach(home, inbox, taught)
-    arrive(inbox, "Bag", "Bag")  # like a tool that delivers files again once they are gone
+    arrive(inbox, "Bag", "Bag")  # as a tool does that delivers files again once they are gone
     (left,) = teach(home, inbox, taught).waiting
     assert "was taught before" in left.reason and counts(home)["Bag"] == 8
     arrive(inbox, "Bag", "Bag", range(20, 26))

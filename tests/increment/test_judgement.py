@@ -170,7 +170,7 @@ def test_fine_tuning_that_loses_shipped_classes_is_refused_unless_forced(home: H
 
 
 def _taken_at_once(photo: Path, folder: Path, count: int = 14) -> None:
-    """Makes photos of one thing, like those of somebody who keeps a finger on the button."""
+    """Makes photos of one thing, like those that somebody takes with a finger held on the button."""
     folder.mkdir(parents=True)
     with Image.open(photo) as image:
         for number in range(count):

@@ -61,7 +61,7 @@ def test_a_new_name_changes_nothing_else(home: Home, make_photos: PhotoMaker) ->
     assert audit(home).problems == ()
 
 
-def test_a_shipped_class_keeps_the_vendors_name_beside_its_own(home: Home) -> None:
+def test_a_shipped_class_keeps_the_vendors_name_beside_its_new_one(home: Home) -> None:
     rename_class(home, "Dress", "Kleid")
     rename_class(home, "T-shirt", "Top")
     manifest = home.open_bundle().manifest
@@ -131,7 +131,7 @@ def test_merged_classes_are_as_if_learnt_under_one_name(
 
 @pytest.fixture
 def measured(tmp_path: Path) -> Path:
-    """Makes a home whose base permits every change, has a solved head and was measured by the vendor."""
+    """Makes a home with a solved head; the vendor measured its base, and permits undo and more photos."""
     base = open_bundle(save_permitting(BASE_BUNDLE, tmp_path / "permitting.lwm"))
     arrays = base.arrays()
     for name in ("measured.right", "measured.right_solved", "measured.total"):

@@ -65,7 +65,7 @@ def test_an_increment_below_the_smallest_plan_is_refused_and_not_killed(
 ) -> None:
     photos, before = make_photos("Bag", "Shirt"), state_of(home.path)
     smallest = plan_increment(home, photos, QUICK).smallest_limit_bytes
-    cap(int(0.75 * smallest))  # some 90 MiB of shared library code do not count
+    cap(int(0.75 * smallest))  # the cgroup does not count some 90 MiB of shared library code
     with pytest.raises(ResourceError, match="nothing was trained"):
         add_classes(home, photos, QUICK)
     assert state_of(home.path) == before

@@ -33,7 +33,7 @@ FEW = LDA.model_copy(update={"min_photos": 2, "force": True})
 
 
 def logits_of(home: Home) -> np.ndarray:
-    """Returns the logits of 32 pictures, as the home's ONNX file computes them."""
+    """Returns the logits of 32 random pictures, as the home's ONNX file computes them."""
     size = home.open_bundle().manifest.preprocessing.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (32, size, size, 3), dtype=np.uint8)
     return np.asarray(Classifier(home.current().onnx).run(pixels)[0])
@@ -76,7 +76,7 @@ def test_photos_that_come_later_are_as_if_all_had_come_at_once(base: Path, tmp_p
 
 @pytest.mark.slow
 def test_the_receipt_and_the_record(permitting_home: Home, tmp_path: Path) -> None:
-    """The other classes stay, the bundle does not grow, and undo removes the photos again."""
+    """The class names stay, the ONNX file does not grow, and undo restores the earlier model."""
     add_classes(permitting_home, photos_of(tmp_path / "a", 0, 10, Bag="Bag"), LDA, isolate=False)
     before = permitting_home.open_bundle()
     more = photos_of(tmp_path / "b", 20, 28, bag="Bag", Coat="Coat")

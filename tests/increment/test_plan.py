@@ -32,7 +32,7 @@ SHORT = IncrementConfig(epochs=1)  # too short to be worth looking for the faste
 
 
 class _Machine:
-    """Stands in for the machine's memory: the process takes some at rest, and more in a step."""
+    """Stands in for the machine's memory and clock: the process takes some memory at rest, more in a step."""
 
     def __init__(
         self,
@@ -67,8 +67,8 @@ class _Machine:
     def _step(self, images: int, strategy: Strategy) -> None:
         self.tried.add(strategy.precision)
         self.now += 2 * images * self.image_seconds[strategy.precision]
-        kept = 1.5 if strategy.keeps_freed_memory else 1.0
-        self.peak = int(kept * (120 * MIB + images * self.cost[strategy.recompute]))
+        factor = 1.5 if strategy.keeps_freed_memory else 1.0
+        self.peak = int(factor * (120 * MIB + images * self.cost[strategy.recompute]))
 
 
 @pytest.mark.parametrize(
@@ -106,18 +106,19 @@ def test_the_limit_in_the_error_is_for_the_micro_batch_in_the_settings(
 
 
 @pytest.mark.parametrize(
-    ("limit", "epochs", "kept"),
+    ("limit", "epochs", "micro_batch_size"),
     [(1200, 10, 32), (1200, 6, None), (800, 10, 16), (300, 10, 4), (150, 10, None)],
 )
 def test_freed_memory_is_kept_where_there_is_room_and_enough_to_do(
-    monkeypatch: pytest.MonkeyPatch, limit: int, epochs: int, kept: int | None
+    monkeypatch: pytest.MonkeyPatch, limit: int, epochs: int, micro_batch_size: int | None
 ) -> None:
+    """If freed memory is not kept, no micro_batch_size is given."""
     machine = _Machine(monkeypatch)
     plan = make_plan(machine.job, IncrementConfig(epochs=epochs), limit * MIB, "as set")
-    assert plan.keeps_freed_memory is (kept is not None)
-    if kept:
-        assert plan.micro_batch_size == kept and not plan.recompute
-        assert limit * MIB >= plan.predicted_peak_rss_bytes >= 1.5 * (120 + kept * 10) * MIB
+    assert plan.keeps_freed_memory is (micro_batch_size is not None)
+    if micro_batch_size:
+        assert plan.micro_batch_size == micro_batch_size and not plan.recompute
+        assert limit * MIB >= plan.predicted_peak_rss_bytes >= 1.5 * (120 + micro_batch_size * 10) * MIB
 
 
 @pytest.mark.parametrize("limit", [1, 100, 120])
@@ -170,7 +171,7 @@ def test_a_micro_batch_in_the_settings_is_kept(monkeypatch: pytest.MonkeyPatch) 
     assert make_plan(_Machine(monkeypatch).job, asked, 1000 * MIB, "as set").micro_batch_size == 8
 
 
-def test_the_limit_is_half_of_what_is_free_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_leaves_half_of_what_is_free_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_module, "rss_bytes", lambda: 100)
     monkeypatch.setattr(plan_module, "available_memory_bytes", lambda: 1000)
     assert memory_limit(IncrementConfig())[0] == 600
@@ -201,7 +202,7 @@ def test_the_work_after_the_photos_counts_if_nothing_trains(monkeypatch: pytest.
     small, large = (make_plan(job, SHORT, 1000 * MIB, "as set") for job in (without, loaded))
     assert small.micro_batch_size == large.micro_batch_size == 4
     assert small.pixel_cache_bytes == large.pixel_cache_bytes
-    exporting = 100 + 2 + 90 - 20 + 10  # at rest, the bundle, loading, what the old model held, and libraries
+    exporting = 100 + 2 + 90 - 20 + 10  # at rest, bundle, loading, less what the old model held, libraries
     peak = large.predicted_peak_rss_bytes - large.pixel_cache_bytes
     assert peak == pytest.approx(1.05 * exporting * MIB, rel=0.01)
     with pytest.raises(ResourceError, match="--max-memory"):

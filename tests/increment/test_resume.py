@@ -94,7 +94,7 @@ def test_other_photos_or_settings_are_refused(home: Home, make_photos: PhotoMake
     assert next(p.done for p in seen if p.phase == "train") == 1
 
 
-def test_a_lower_limit_makes_another_plan(home: Home, make_photos: PhotoMaker) -> None:
+def test_a_smaller_micro_batch_makes_another_plan(home: Home, make_photos: PhotoMaker) -> None:
     photos = make_photos("Bag", "Shirt")
     _stop_after(home, photos, 2)
     seen: list[Progress] = []
@@ -147,7 +147,7 @@ def test_training_without_room_to_save_starts_over(
 
 
 @pytest.mark.slow
-def test_only_a_fresh_start_forgets_the_checkpoint(home: Home, make_photos: PhotoMaker) -> None:
+def test_a_fresh_start_that_trains_nothing_keeps_the_checkpoint(home: Home, make_photos: PhotoMaker) -> None:
     photos = make_photos("Bag", "Shirt")
     _stop_after(home, photos, 2)
     fresh = THREE_EPOCHS.model_copy(update={"fresh": True})
@@ -167,7 +167,7 @@ def test_training_that_diverged_is_not_continued(home: Home, make_photos: PhotoM
     assert not home.training.exists()
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system does not tell what is mapped")
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system does not say what is mapped")
 def test_continued_training_keeps_nothing_of_the_checkpoint_mapped(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""Progress is reported for each photo, a stop takes effect between photos, and the home stays as it was."""
+"""Progress is reported for each photo, a stop does not wait for a slow one, and the home stays as it was."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_callback_that_raises_ends_the_increment_and_leaves_the_home_as_it_was
 
 @pytest.fixture(scope="module")
 def large_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Makes photos that take seconds to read, one after the other."""
+    """Makes sixty photos that together take seconds to read."""
     folder = tmp_path_factory.mktemp("large")
     (folder / "Large").mkdir()
     for number in range(60):
@@ -130,7 +130,7 @@ def test_a_photo_that_takes_long_is_reported_again_and_does_not_delay_a_stop(
     home: Home, slow_photo: Path, interrupt: type[BaseException], isolate: bool
 ) -> None:
     before, seen = state_of(home.path), list[Progress]()
-    processors_before = sum(os.times()[:4])
+    seconds_before = sum(os.times()[:4])
 
     def stop(progress: Progress) -> None:
         seen.append(progress)
@@ -140,7 +140,7 @@ def test_a_photo_that_takes_long_is_reported_again_and_does_not_delay_a_stop(
     with pytest.raises(StoppedError if isolate and interrupt is KeyboardInterrupt else interrupt):
         add_classes(home, slow_photo, QUICK, on_progress=stop, isolate=isolate)
     assert seen == [Progress(phase="photos", done=0, total=1)] * 3
-    assert sum(os.times()[:4]) - processors_before < 12, "the photo was read to its end"
+    assert sum(os.times()[:4]) - seconds_before < 12, "the photo was read to its end"
     assert state_of(home.path) == before
     with home.lock():
         pass

@@ -26,7 +26,7 @@ def drawn(photos: int) -> tuple[ClassStatistics, Features, Labels]:
 @pytest.mark.parametrize("photos", [EACH, 40], ids=["updated solution", "many photos"])
 @pytest.mark.parametrize("left_out", ["every third", "one photo", "all but one of a class"])
 def test_leaving_photos_out_equals_solving_without_them(photos: int, left_out: str) -> None:
-    """The head is the same, except that shrinkage and temperature remain those of all photos."""
+    """The head is the same, except that shrinkage, trace and temperature remain those of all photos."""
     known, features, labels = drawn(photos)
     out = np.arange(len(labels)) % 3 == 0
     if left_out != "every third":

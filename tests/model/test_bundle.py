@@ -222,5 +222,5 @@ def test_mutated_bytes_give_only_bundle_errors(
         opened = open_bundle(path)
     except BundleError:
         return
-    # only figures outside the model digest may differ: those measured on the device, in the manifest
+    # only what the model digest does not cover may differ, such as figures measured on the device
     assert opened.manifest.model_digest == open_bundle(BASE_BUNDLE).manifest.model_digest

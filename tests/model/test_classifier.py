@@ -84,7 +84,7 @@ def test_a_wrong_type_is_refused_with_the_right_types(home: Home, photo: Any, wo
 
 
 @pytest.mark.parametrize("wrong", [5, None, ["x"], b"x"])
-def test_every_function_refuses_an_object_that_is_no_path(home: Home, wrong: Any) -> None:
+def test_functions_refuse_an_object_that_is_no_path(home: Home, wrong: Any) -> None:
     calls: list[Any] = [lambda: info(wrong), lambda: open_home(wrong), lambda: evaluate(home, wrong)]
     if not isinstance(wrong, bytes):
         calls.append(lambda: Classifier(wrong))

@@ -10,7 +10,7 @@ from tests.model.test_manifest import entry
 from tests.support.manifests import manifest
 
 LARGEST = 2**53 - 1
-CUSTODY_BYTES = 5 * 1024  # left for a custody record, which a vendor may add
+CUSTODY_BYTES = 5 * 1024  # left for the custody record
 
 
 def grown(increments: int, ledger: Ledger | None = None) -> Ledger:
@@ -64,7 +64,7 @@ def test_a_chain_that_was_taken_out_is_found() -> None:
     assert bare.problems() == ["the ledger's hash chain was removed"]
 
 
-def test_a_ledger_without_chain_of_an_older_release_is_accepted_and_chained_from_then_on() -> None:
+def test_an_older_releases_ledger_without_a_chain_is_accepted_and_chained_from_then_on() -> None:
     old = Ledger(first=entry(0), maximum=entry(2), latest=(entry(0), entry(1), entry(2)))
     assert old.problems() == []
     chained = grown(LEDGER_LENGTH, old)

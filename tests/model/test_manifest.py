@@ -315,7 +315,7 @@ def test_a_ledger_takes_no_impossible_figure(seconds):
         {"preprocessing": PREPROCESSING.model_copy(update={"std": (0.229, 0.224, 0.226)})},
     ],
 )
-def test_the_model_digest_changes_with_what_the_model_computes(changes):
+def test_the_model_digest_changes_with_what_the_model_computes_and_the_vendors_terms(changes):
     assert manifest(**changes).model_digest != manifest().model_digest
 
 

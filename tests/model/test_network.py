@@ -89,7 +89,7 @@ def test_new_rows_are_those_of_the_seed() -> None:
 
 
 @pytest.mark.parametrize("name", ["vgg11", "squeezenet1_0", "convnext_tiny", "no_such_net"])
-def test_an_architecture_that_does_not_fit_names_those_that_do(name: str) -> None:
+def test_a_refusal_of_an_architecture_names_those_that_fit(name: str) -> None:
     with pytest.raises(ArchitectureError, match=r"choose one of: .*resnet18"):
         find_architecture(name)
 
@@ -144,7 +144,7 @@ def test_missing_parts_are_all_named() -> None:
     assert len(caught.value.problems) == 2
 
 
-def test_a_bare_activation_after_the_frozen_blocks_leaves_the_others_input_alone() -> None:
+def test_a_bare_activation_after_the_frozen_blocks_leaves_the_other_networks_input_alone() -> None:
     backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.5, inplace=True), nn.Conv2d(4, 4, 3))
     teacher = Network(backbone, nn.Linear(4, 3), 2, PREPROCESSING).eval()
     teacher.freeze(1)
@@ -308,7 +308,7 @@ def test_no_loss_trains_the_weights_that_read_the_levels() -> None:
     gradient, values = network.head.weight.grad, network.level_values
     assert gradient is not None and gradient[:, :values].abs().sum() == 0 < gradient[:, values:].abs().sum()
     first = network.blocks()[0].get_parameter("weight").grad
-    assert first is not None and first.abs().sum() > 0  # but the blocks that the levels come from are trained
+    assert first is not None and first.abs().sum() > 0  # but the backbone is trained
 
 
 def test_levels_of_another_network_are_refused() -> None:

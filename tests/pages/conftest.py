@@ -1,4 +1,4 @@
-"""Provides facts about a home, and pages of few and of very many classes with hostile names."""
+"""Makes pages about a home with few or very many classes, the first of which have hostile names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PageMaker = Callable[[int], Path]
 
 @pytest.fixture
 def make_page(home: Home, tmp_path: Path) -> PageMaker:
-    """Returns a function that makes a home's page of many or few classes, the first with hostile names."""
+    """Returns a function that makes a page about a number of classes, the first with hostile names."""
     facts = gather_facts(home)
 
     def make(count: int) -> Path:

@@ -98,7 +98,7 @@ def test_a_new_process_takes_the_place_of_one_that_ended(
     expected = read_photo(path, PREPROCESSING)
     before = pid()
     if how == "killed":
-        monkeypatch.setattr(DECODER, "_exchange", _killing(DECODER._exchange, signal.SIGKILL))
+        monkeypatch.setattr(DECODER, "_exchange", _signalling(DECODER._exchange, signal.SIGKILL))
         with pytest.raises(PhotosError, match="its process was killed, most likely because the machine's"):
             read_photo(path, PREPROCESSING)
     elif how == "interrupted":
@@ -119,12 +119,12 @@ def test_a_new_process_takes_the_place_of_one_that_ended(
     assert pid() != before
 
 
-def _killing(exchange: Callable[..., object], number: signal.Signals) -> Callable[..., object]:
-    def kill_first(*job: object) -> object:
+def _signalling(exchange: Callable[..., object], number: signal.Signals) -> Callable[..., object]:
+    def signal_first(*job: object) -> object:
         DECODER._started().send_signal(number)
         return exchange(*job)
 
-    return kill_first
+    return signal_first
 
 
 def _interrupted(*job: object) -> None:
@@ -151,7 +151,7 @@ def test_a_process_that_ends_at_once_is_started_twice_and_no_more(
 def test_signals_to_the_group_leave_the_photo_alone(
     write: Write, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    monkeypatch.setattr(DECODER, "_exchange", _killing(DECODER._exchange, number))
+    monkeypatch.setattr(DECODER, "_exchange", _signalling(DECODER._exchange, number))
     read_photo(write("photo.webp"), PREPROCESSING)
 
 
@@ -199,7 +199,7 @@ def test_a_limit_is_kept_by_both_processes_together(write: Write) -> None:
         read_photo(ordinary, PREPROCESSING, rss_bytes() + MIN_BYTES // 2)
     named = int(refused.value.message.split("--max-memory ")[1].split("MiB")[0])
     read_photo(ordinary, PREPROCESSING, named * MIB)
-    assert pid(), "a JPEG might take more than the limit leaves"
+    assert pid()  # because a JPEG might take more than the limit leaves
     with pytest.raises(PhotosError, match=r"more than \d+ MiB .*--max-memory \d+MiB is enough") as skipped:
         read_photo(costly, PREPROCESSING, named * MIB)
     forget_decoding_peak()

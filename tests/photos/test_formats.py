@@ -1,4 +1,4 @@
-"""Photos are read as phones store them: HEIC, AVIF, TIFF and very large JPEG, within the same limits."""
+"""HEIC, AVIF, TIFF and very large JPEG photos are read upright, in bounded memory, or refused with advice."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ COLOURS = np.array(((200, 30, 30), (30, 160, 40), (40, 50, 180), (220, 220, 60))
 
 
 def quadrants(scale: int = 8) -> Image.Image:
-    """Draws a photo of four squares of different colours, one and a half times as wide as high."""
-    square = np.repeat(np.repeat(COLOURS.reshape(2, 2, 3), 16 * scale, 0), 24 * scale, 1)
-    return Image.fromarray(square.astype(np.uint8))
+    """Draws a photo of four rectangles of different colours; all are one and a half times as wide as high."""
+    pixels = np.repeat(np.repeat(COLOURS.reshape(2, 2, 3), 16 * scale, 0), 24 * scale, 1)
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def assert_quadrants(pixels: np.ndarray) -> None:

@@ -164,7 +164,7 @@ def test_a_cmyk_jpeg_has_the_colours_of_its_rgb_original(tmp_path):
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP"])
-def test_the_four_formats_are_read_whatever_the_file_is_called(tmp_path, format):
+def test_a_photo_is_read_whatever_its_file_is_called(tmp_path, format):
     Image.fromarray(quadrants()).save(tmp_path / "photo.dat", format, quality=95)
     assert_quadrants(read_photo(tmp_path / "photo.dat", sized(32)), tolerance=12)
 
@@ -474,7 +474,7 @@ seeds = st.integers(0, 2**32)
 
 @settings(deadline=None)
 @given(digests, shares, seeds)
-def test_the_split_holds_back_at_least_one_and_loses_none(digests, share, seed):
+def test_the_split_leaves_at_least_one_to_learn_and_loses_none(digests, share, seed):
     photos = [Photo(Path(f"{n}.png"), 0, digest) for n, digest in enumerate(digests)]
     learnt, held_back = split_held_back(photos, share, seed)
     assert len(held_back) == min(max(1, round(len(photos) * share)), len(photos) - 1)
@@ -569,7 +569,7 @@ def test_another_epoch_seed_or_photo_is_augmented_differently():
     assert len(np.unique(twins.load(range(12), epoch=0), axis=0)) > 6
 
 
-def test_photos_are_as_they_are_without_a_seed_or_an_epoch():
+def test_photos_are_not_augmented_without_a_seed_or_an_epoch():
     plain = np.stack([read_photo(path, FASHION_SIZE) for path in real_photos("Coat", 12)])
     np.testing.assert_array_equal(real_set(7).load(range(12)), plain)
     np.testing.assert_array_equal(real_set(None).load(range(12), epoch=4), plain)

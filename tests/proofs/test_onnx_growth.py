@@ -36,7 +36,8 @@ def test_the_growth_is_explained_to_the_byte(before: int, after: int, length: in
     assert sum(parts) == len(large) - len(small)
     assert parts.head == (after - before) * (FEATURES + 1 + AXES_COUNT + 1) * 4
     indices = sum(len(str(n)) for n in range(before, after))
-    assert parts.names == (after - before) * (length + 4 + length + 6) + indices  # "name", and N: 'name',
+    # each class is listed twice: as "name", and as N: 'name',
+    assert parts.names == (after - before) * (length + 4 + length + 6) + indices
     back = expected_growth(names(after, length), names(before, length), FEATURES, small)
     assert sum(back) == -sum(parts)
 

@@ -1,4 +1,4 @@
-"""In simulated increments, an honest recipe leaves nothing behind, and every kind of leak is named."""
+"""In simulated increments, an honest recipe leaves nothing behind, and leaks are named or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Provides fixtures that every test with torch uses; the conftest of the test's folder imports them."""
+"""Provides fixtures for tests that use torch; they run in each folder whose conftest imports them."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def take_away(system: str) -> None:
         sys.meta_path.insert(0, _Refusing(_NOT_ON_WINDOWS))
         _remove(os, _OS_NOT_ON_WINDOWS)
         _remove(signal, _SIGNALS_NOT_ON_WINDOWS)
-        _remove(select, "select poll epoll")  # which take only sockets on Windows
+        _remove(select, "select poll epoll")  # Windows has select only, and only for sockets
     os.supports_dir_fd.clear()
     _hide_proc()
 

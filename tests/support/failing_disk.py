@@ -24,20 +24,20 @@ _WITHOUT_EVENTS = ("fsync", "stat", "lstat", "readlink", "fstat", "read", "statv
 
 
 class _Disk:
-    """Counts the operations below a folder, and makes number `fails_at` end in EIO."""
+    """Counts operations on paths below a folder and on open files, and makes number `fails_at` end in EIO."""
 
     root: str | None = None
     count = 0
     fails_at: int | None = None
 
     def count_operation(self, where: Any) -> None:
-        if self.root is None or not self._is_below_root(where):
+        if self.root is None or not self._is_open_or_below_root(where):
             return
         self.count += 1
         if self.count == self.fails_at:
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(where))
 
-    def _is_below_root(self, where: Any) -> bool:
+    def _is_open_or_below_root(self, where: Any) -> bool:
         return not isinstance(where, str | os.PathLike) or str(where).startswith(str(self.root))
 
 
@@ -51,7 +51,7 @@ def _listen(event: str, arguments: tuple[Any, ...]) -> None:
             _disk.count_operation(arguments[0])
 
 
-_LISTENING: list[bool] = []  # not empty once the hook is there, as it cannot be removed
+_LISTENING: list[bool] = []  # not empty once the hook was added, which cannot be removed
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Explores kills and power cuts at every operation on disk.
 
-`record` notes every operation that an action makes through `storage`. An `Exploration` replays the operations
-on the model of a disk (`disk_model`), stops before, within and after each, and checks every state in which
-the disk may then be.
+`record` notes every operation by which an action changes or syncs the disk. An `Exploration` replays the
+operations on the model of a disk (`disk_model`), stops before, within and after each, and checks every state
+in which the disk may then be.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.support.file_store import Store
 
 
 class Recorder:
-    """Replaces `_disk`: notes every operation and performs it, but does not sync.
+    """Replaces `_disk`: notes every change and sync, and performs all operations except syncs and locks.
 
     Attributes:
         operations: Operations noted so far; those that changed nothing are left out.
@@ -137,7 +137,7 @@ def record(
     with replaced_disk(recorder):
         action()
     seen = before.after(*recorder.operations).visible()
-    assert seen == store.scan(root), "something bypassed storage"
+    assert seen == store.scan(root), "something bypassed _disk"
     return recorder.operations
 
 

@@ -79,7 +79,7 @@ class Store:
                 os.link(self.folder / what, path)
 
     def torn(self, content: Content) -> set[Content]:
-        """Returns the parts of a write that a kill can leave."""
+        """Returns some of the parts of a write that a kill can leave."""
         if content not in self._torn:
             whole = self.get(content)
             lengths = {0, 1, len(whole) // 2, len(whole) - 1} & set(range(len(whole)))
@@ -87,7 +87,7 @@ class Store:
         return self._torn[content]
 
     def unsynced(self, content: Content) -> set[Content]:
-        """Returns every content that a power cut can leave in place of one that was not synced."""
+        """Returns some of the contents that a power cut can leave in place of one that was not synced."""
         if content not in self._unsynced:
             whole = self.get(content)
             half = len(whole) // 2

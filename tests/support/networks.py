@@ -66,7 +66,7 @@ def disturb(network: Network, scale: float = 0.1) -> None:
 
 
 def same_tensors(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
-    """Returns whether two networks' tensors are the same, bit for bit."""
+    """Returns whether two sets of tensors have the same names and exactly the same values."""
     return first.keys() == second.keys() and all(np.array_equal(first[n], second[n]) for n in first)
 
 

@@ -79,7 +79,7 @@ def chunk(kind: bytes, content: bytes, *, wrong_crc: bool = False) -> bytes:
 
 
 def png(*chunks: bytes, before: bytes = b"IDAT", image: Image.Image | None = None) -> bytes:
-    """Makes a PNG of a red and a blue half, with these chunks before its pixels, or before IEND."""
+    """Makes a PNG, by default of a red and a blue half, with these chunks before its pixels or IEND."""
     content = saved(image or _picture(64), "PNG")
     place = content.index(before) - 4
     return content[:place] + b"".join(chunks) + content[place:]
@@ -128,9 +128,9 @@ class _Bits:
 
 
 def webp_of_code_tables(side: int = 1024) -> bytes:
-    """Makes a black, lossless WebP with separate code tables for each block of 4x4 pixels.
+    """Makes a black, lossless WebP with a separate group of code tables for each block of 4x4 pixels.
 
-    Its decoder keeps some 13 kB for each of up to 65,536 tables.
+    Its decoder keeps some 13 kB for each of up to 65,536 groups.
     """
     bits = _Bits()
     blocks = min((side // 4) ** 2, 65_536)

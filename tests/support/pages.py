@@ -1,4 +1,4 @@
-"""Reads the pages for people, and finds their blocks, code spans, headings and tables."""
+"""Reads the README pages, and finds their blocks, code spans, headings and tables."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Makes a folder as if a phone and several computers had left it, from photos that ship in demo_data.
+"""Makes a folder such as a phone and several computers leave, from photos that ship in demo_data.
 
     python -m tests.support.phone_folder FOLDER
 
-The folder has photos of two new classes, Bag and Ankle boot, in several formats, and the kinds of other files
+The folder has photos of two new classes, Bag and Ankle boot, in several formats, and other files of the kinds
 that are found in real folders.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.support.plant_faults import blurred, brighter, source
+from tests.support.plant_faults import blurred, source, with_brightness
 
 ALBUMS = {  # sub-folder of a class: its photos
     "Bag/2025": range(20),
@@ -35,26 +35,26 @@ def make(folder: Path) -> None:
     for left in LEFT_BY_MACHINES:
         (folder / left).parent.mkdir(parents=True, exist_ok=True)
         (folder / left).write_bytes(b"\0\5\x16\7 left by a machine")
-    _photograph("Bag", 40, folder / "IMG_0040.png")  # loose, beside the class folders
-    _photograph("Bag", 41, folder / "Bag/2025/scan.tiff")
+    _save_copy("Bag", 40, folder / "IMG_0040.png")  # loose, beside the class folders
+    _save_copy("Bag", 41, folder / "Bag/2025/scan.tiff")
     if find_spec("pillow_heif"):
         from pillow_heif import register_heif_opener
 
         register_heif_opener()
-        _photograph("Bag", 42, folder / "Bag/2025/IMG_0042.heic")
+        _save_copy("Bag", 42, folder / "Bag/2025/IMG_0042.heic")
     broken = folder / "Bag/2025/IMG_0043.jpg"
-    _photograph("Bag", 43, broken)
+    _save_copy("Bag", 43, broken)
     broken.write_bytes(broken.read_bytes()[:300])  # a copy that was cut short
     shutil.copy(folder / "Bag/2025/000.png", folder / "Bag/2026/autumn/000 copy.png")
     for name in ("Bag", "Ankle boot"):
-        _photograph("Bag", 44, folder / name / "which.png")  # in both: a contradiction
+        _save_copy("Bag", 44, folder / name / "which.png")  # in both: a contradiction
     with Image.open(source("Bag", 45)) as image:
         blurred(3)(image.convert("L")).save(folder / "Bag/2025/blurred.png")
     with Image.open(source("Ankle boot", 45)) as image:
-        brighter(0.05)(image.convert("L")).save(folder / "Ankle boot/in the pocket.png")
+        with_brightness(0.05)(image.convert("L")).save(folder / "Ankle boot/in the pocket.png")
 
 
-def _photograph(name: str, number: int, path: Path) -> None:
+def _save_copy(name: str, number: int, path: Path) -> None:
     with Image.open(source(name, number)) as image:
         image.convert("RGB").save(path)
 

@@ -36,7 +36,7 @@ def blurred(radius: float) -> Change:
     return lambda image: image.filter(ImageFilter.GaussianBlur(radius))
 
 
-def brighter(factor: float) -> Change:
+def with_brightness(factor: float) -> Change:
     return lambda image: ImageEnhance.Brightness(image).enhance(factor)
 
 
@@ -48,26 +48,26 @@ def sized(side: int) -> Change:
     return lambda image: image.resize((side, side))
 
 
-FAULTS: dict[str, tuple[str, str, int, Change]] = {  # kind, class, number, and how the photo is changed
+FAULTS: dict[str, tuple[str, str, int, Change]] = {  # kind, class that it shows, number, and change
     "Ankle boot/blurred.png": ("blurred", "Ankle boot", 90, blurred(2)),
     "Bag/blurred.png": ("blurred", "Bag", 90, blurred(2.5)),
     "Shirt/blurred.png": ("blurred", "Shirt", 90, blurred(3)),
     "Sneaker/blurred.png": ("blurred", "Sneaker", 90, blurred(3.5)),
-    "Bag/black.png": ("black", "Bag", 91, brighter(0.05)),
-    "Shirt/black.png": ("black", "Shirt", 91, brighter(0.09)),
-    "Sneaker/black.png": ("black", "Sneaker", 91, brighter(0.13)),
+    "Bag/black.png": ("black", "Bag", 91, with_brightness(0.05)),
+    "Shirt/black.png": ("black", "Shirt", 91, with_brightness(0.09)),
+    "Sneaker/black.png": ("black", "Sneaker", 91, with_brightness(0.13)),
     "Ankle boot/tiny.png": ("tiny", "Ankle boot", 92, sized(8)),
     "Bag/tiny.png": ("tiny", "Bag", 92, sized(10)),
     "Sneaker/tiny.png": ("tiny", "Sneaker", 92, sized(12)),
     "Ankle boot/060 (1).jpg": ("near-duplicate", "Ankle boot", 60, unchanged),
-    "Bag/061 (1).png": ("near-duplicate", "Bag", 61, brighter(0.8)),
+    "Bag/061 (1).png": ("near-duplicate", "Bag", 61, with_brightness(0.8)),
     "Shirt/062 (1).png": ("near-duplicate", "Shirt", 62, contrasted(1.3)),
     "Sneaker/063 (1).png": ("near-duplicate", "Sneaker", 63, blurred(0.4)),
     "Bag/93.png": ("mislabelled", "Shirt", 93, unchanged),
     "Shirt/94.png": ("mislabelled", "Ankle boot", 94, unchanged),
     "Sneaker/95.png": ("mislabelled", "Bag", 95, unchanged),
     "Ankle boot/96.png": ("mislabelled", "Shirt", 96, unchanged),
-    "Bag/97.png": ("mislabelled", "Trouser", 97, unchanged),  # the model knows both these classes
+    "Bag/97.png": ("mislabelled", "Trouser", 97, unchanged),  # the base knows Trouser, and Sandal below
     "Shirt/98.png": ("mislabelled", "Sandal", 98, unchanged),
 }
 

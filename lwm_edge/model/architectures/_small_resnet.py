@@ -1,4 +1,4 @@
-"""Defines the residual network for small images from He et al. 2016, section 4.2 (ResNet-20, -32, ...).
+"""Defines the residual network of He et al. 2016, section 4.2, for small images (ResNet-20, -32, ...).
 
 Its total stride is 4, so feature maps have 7x7 cells at 28 px and 8x8 at 32 px. At these sizes,
 torchvision's ResNets end in a single cell, so their attention maps say nothing.

@@ -1,4 +1,4 @@
-"""Imports torchvision; no other module does.
+"""Imports torchvision; no other module of this package does.
 
 A torchvision built for CUDA fails on import if torch was built for the CPU: it registers shape functions for
 operators whose library did not load. This combination is usual on a Jetson, and package indexes offer it.

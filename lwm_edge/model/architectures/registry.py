@@ -69,7 +69,7 @@ def _small(size: int) -> Preprocessing:
 
 
 def _rectified(model: nn.Module) -> nn.Module:
-    """Makes the tail of DenseNet, whose forward method ends in a ReLU."""
+    """Makes the tail of DenseNet, whose forward method applies a ReLU before it pools."""
     return nn.ReLU()
 
 

@@ -52,7 +52,8 @@ def check_surgery(model: nn.Module, backbone: nn.Module, head: nn.Linear, name: 
     is left in eval mode.
 
     Raises:
-        ArchitectureError: Backbone, pooling and head together compute something other than the classifier.
+        ArchitectureError: Backbone, pooling and head together compute something other than the classifier, or
+            the classifier computes values that are not finite.
     """
     model.eval()
     generator = torch.Generator().manual_seed(0)

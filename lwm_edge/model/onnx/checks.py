@@ -99,7 +99,7 @@ def _is_image(value: ValueInfoProto) -> bool:
 
 
 def _texts(model: ModelProto) -> Iterator[str]:
-    """Yields all text in a graph that ONNX itself does not limit in length."""
+    """Yields the text in a graph that no other check limits in length."""
     graph = model.graph
     yield from (model.producer_name, model.producer_version, model.domain, graph.name)
     for node in graph.node:
@@ -185,7 +185,7 @@ class Cost(NamedTuple):
 
 
 def check_cost(model: ModelProto, weights: Set[str]) -> None:
-    """Refuses a graph that costs more than its weights explain.
+    """Refuses a graph that costs more than its weights explain, or more than any classifier may.
 
     A classifier uses each weight at most once for each pixel, and does little between its layers. A graph
     that runs for hours would need so many weights that the file's length would give it away.
@@ -195,7 +195,8 @@ def check_cost(model: ModelProto, weights: Set[str]) -> None:
         weights: Names of the network's tensors.
 
     Raises:
-        ExportError: The graph costs more than its weights explain, or its cost cannot be computed.
+        ExportError: The graph uses a weight more than once, it costs too much, or its cost cannot be
+            computed.
     """
     readers = [name for node in model.graph.node for name in node.input if name in weights]
     if again := sorted({name for name in readers if readers.count(name) > 1}):

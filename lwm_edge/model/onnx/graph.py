@@ -43,7 +43,8 @@ def read_graph(arrays: Arrays) -> ModelProto:
         arrays: Tensors of the bundle.
 
     Raises:
-        ExportError: The graph is damaged, or not of the form that lwm-edge exports.
+        ExportError: The graph is damaged, is not of the form that lwm-edge exports, or does not fit the
+            tensors.
     """
     model = _parsed(arrays[ONNX_GRAPH].tobytes())
     check_form(model, filled_tensors(arrays))
@@ -90,7 +91,7 @@ def check_safe_to_run(arrays: Arrays) -> None:
     a while to compute, so it is computed only once.
 
     Raises:
-        ExportError: The graph is damaged, of another form, or too costly.
+        ExportError: The graph is damaged, of another form or too costly, or does not fit the tensors.
     """
     read_graph(arrays)
     _check_cost_of(arrays[ONNX_GRAPH].tobytes(), frozenset(filled_tensors(arrays)))

@@ -68,8 +68,8 @@ def parity_probe(network: Network, photos: Pixels | None = None) -> ParityProbe:
 def shipped_probe(arrays: Arrays, manifest: Manifest) -> ParityProbe:
     """Computes the logits that the head must give the generated pictures, without running the network.
 
-    The bundle keeps the head's inputs for these pictures, as computed by the torch that trained the network.
-    So ONNX Runtime on the device is compared with the vendor's torch, and the device itself needs no torch.
+    The bundle keeps the head's inputs for these pictures, as torch computed them when the base was made or
+    the network was last trained. So ONNX Runtime is compared with that torch, and this device needs none.
     """
     head_inputs, classes = arrays[PROBE].astype(np.float64), len(manifest.class_names)
     logits = head_inputs @ arrays[WEIGHT][:classes].T + arrays[BIAS][:classes]
@@ -87,7 +87,7 @@ def head_inputs_of_probe(network: Network) -> NDArray[np.float32]:
 
 
 def verified_file(arrays: Arrays, manifest: Manifest, probe: ParityProbe) -> tuple[bytes, ParityReport]:
-    """Makes a bundle's ONNX file and, if that is safe to run, compares it with the network.
+    """Makes a bundle's ONNX file, if its graph is safe to run, and compares the file with the network.
 
     Args:
         arrays: Tensors of the bundle.
@@ -133,15 +133,15 @@ def _largest_part(head_inputs: NDArray[np.float32], arrays: Arrays) -> float:
 
 
 def check_parity(onnx_file: OnnxFile, probe: ParityProbe) -> ParityReport:
-    """Compares the ONNX file with the network from pixels, at batch sizes 1, 2 and 5.
+    """Compares the ONNX file, run on pixels, with the network, at batch sizes 1, 2 and 5.
 
     Args:
         onnx_file: ONNX file, loaded.
         probe: Images, and the logits that the file must compute from them.
 
     Raises:
-        ParityError: A logit differs by more than 1e-4 x max(1, largest |logit|), or the best class differs
-            although it leads by a larger margin than that.
+        ParityError: The number of classes differs; or a logit differs by more than 1e-4 x max(1, largest
+            |logit|); or the best class differs although it leads by a larger margin than that.
     """
     largest = max(PARITY_BATCH_SIZES)
     images = np.resize(probe.images, (largest, *probe.images.shape[1:]))

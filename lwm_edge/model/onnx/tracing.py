@@ -1,4 +1,4 @@
-"""Traces a network's graph with torch's exporter, which only vendors run, and only once.
+"""Traces a network's graph with torch's exporter, which only vendors run, and only once for each base.
 
 The bundle keeps the graph without weights. On the device, `graph.fill_graph` puts the bundle's tensors into
 the graph.
@@ -26,7 +26,7 @@ _TRACED_OPSET = 18  # the lowest that torch's exporter writes
 
 
 class _Exported(nn.Module):
-    """Computes the outputs of the file, from the network with its head cut to the classes in use."""
+    """Computes the outputs of the ONNX file, from the network with its head cut to the classes in use."""
 
     def __init__(self, network: Network, activation: Activation) -> None:
         super().__init__()

@@ -119,7 +119,7 @@ def test_the_same_bundle_gives_the_same_bytes(onnx_file: bytes) -> None:
     assert fill_graph(bundle.arrays(), bundle.manifest) == onnx_file
 
 
-def test_the_file_agrees_with_the_network_on_photos_at_every_batch_size(onnx_file: bytes) -> None:
+def test_the_file_agrees_with_the_network_on_photos_at_several_batch_sizes(onnx_file: bytes) -> None:
     network = load_network(open_bundle(BASE_BUNDLE))
     report = check_parity(
         Classifier(onnx_file), parity_probe(network, photo_set("base", count=1).load(range(6)))
@@ -197,7 +197,7 @@ def test_a_damaged_graph_is_refused(graph: bytes) -> None:
 
 
 def exported(network: Network, name: str, activation: str = "sigmoid") -> tuple[ModelProto, bytes]:
-    """Traces a network of three classes, then adds two more."""
+    """Traces a network, adds two classes to it, and returns its graph without and with the weights."""
     graph = trace_graph(network, activation)  # type: ignore[arg-type]
     network.add_classes(2, torch.Generator().manual_seed(0))
     manifest = manifest_of(name, network.levels).model_copy(
@@ -236,7 +236,7 @@ def test_every_family_exports_in_the_form_that_runtimes_read_and_grows(name: str
     assert {node.op_type for node in graph.graph.node} <= TENSORRT
     first = graph.graph.node[0]
     assert first.op_type == "Cast" and list(first.input) == ["image"]
-    assert bias_of_zeros(graph) == []
+    assert with_a_foreign_bias(graph) == []
     left = normalisations_left(content, tmp_path)
     # DenseNet normalises before it convolves, so runtimes have nothing to fold it into.
     assert left > 60 if name.startswith("densenet") else left == 0
@@ -291,7 +291,7 @@ def disturb_normalisation(network: Network) -> None:
             module.running_var *= 1 + torch.rand(module.running_var.shape, generator=generator)
 
 
-def bias_of_zeros(model: ModelProto) -> list[str]:
+def with_a_foreign_bias(model: ModelProto) -> list[str]:
     """Names the convolutions whose bias is not one of the network's."""
     weights = {tensor.name for tensor in model.graph.initializer if not tensor.raw_data}
     return [n.name for n in model.graph.node if n.op_type == "Conv" and not weights.issuperset(n.input[1:])]
