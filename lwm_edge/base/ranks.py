@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from inspect import signature
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -128,7 +129,11 @@ class Ranks:
             return module
         device = next(module.parameters()).device
         ids = [device] if device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+        known = signature(DistributedDataParallel).parameters
+        # torch 2.13 renamed the option, and warns of the old name.
+        option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        own_buffers: dict[str, Any] = {option: False}
+        return DistributedDataParallel(module, device_ids=ids, **own_buffers)
 
     @torch.no_grad()
     def average(self, tensors: Iterable[torch.Tensor]) -> None:

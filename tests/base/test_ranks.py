@@ -68,6 +68,25 @@ def test_a_single_process_does_everything_itself() -> None:
         assert found == alone
 
 
+def test_each_process_keeps_its_own_buffers_under_the_name_that_this_torch_has_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        together = Ranks(0, 2).together(torch.nn.BatchNorm1d(2))  # warnings are errors here
+    finally:
+        torch.distributed.destroy_process_group()
+    options = ("forward_sync_buffers", "broadcast_buffers")
+    assert not any(getattr(together, name) for name in options if name in vars(together))
+
+    def before_2_13(module: Any, device_ids: Any, broadcast_buffers: bool = True) -> bool:
+        return broadcast_buffers
+
+    monkeypatch.setattr(ranks, "DistributedDataParallel", before_2_13)
+    assert Ranks(0, 2).together(torch.nn.BatchNorm1d(2)) is False  # type: ignore[comparison-overlap]
+
+
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_folder_that_is_read_in_shares_is_the_same_folder(size: int, make_photos: PhotoMaker) -> None:
     folder = make_photos("Bag", "Shirt", count=6)

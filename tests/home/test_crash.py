@@ -227,13 +227,15 @@ def test_readers_during_commits_find_files_of_one_model(home: Home) -> None:
     new = {name: (home.current().path / name).read_bytes() for name in GENERATION_FILES}
     digests = {json.loads(files[RECEIPT])["model_digest"] for files in (old, new)}
     command, commits = [sys.executable, "-m", "tests.support.reader", str(home.path), "15"], 0
+    pause = 0.02  # otherwise readers would do nothing but start over
     with subprocess.Popen(
         command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as reader:
         while reader.poll() is None:
             commit_files(home, (old, new)[commits % 2])
             commits += 1
-            time.sleep(0.02)  # otherwise readers would do nothing but start over
+            time.sleep(pause)
+            pause *= 1.05  # however slow this machine is, they get to the end
         out, err = reader.communicate()
     assert reader.returncode == 0, err
     assert set(out.split()) == digests

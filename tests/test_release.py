@@ -1,0 +1,34 @@
+"""The quick tests run as .ci/release runs them: beside an installed package, outside of any checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.pages import ROOT
+
+OF_A_CHECKOUT = ("tests/test_pages.py", "tests/test_protocol.py")  # these read links, or ask for the commit
+
+
+@pytest.mark.slow
+def test_tests_need_neither_a_checkout_nor_the_package_beside_them(tmp_path: Path) -> None:
+    unpacked, installed = tmp_path / "tests", tmp_path / "site-packages" / "lwm_edge"
+    not_copied = shutil.ignore_patterns("lwm_edge", ".git", ".venv", "__pycache__", ".*_cache")
+    shutil.copytree(ROOT, unpacked, ignore=not_copied)
+    shutil.copytree(ROOT / "lwm_edge", installed, ignore=not_copied)
+    (unpacked / "lwm_edge").symlink_to(installed)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "link or commits or settings"]
+    result = subprocess.run(
+        [*command, *OF_A_CHECKOUT],
+        cwd=unpacked,
+        env={**os.environ, "PYTHONPATH": str(unpacked), "PYTEST_ADDOPTS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout
