@@ -18,6 +18,7 @@ from .terms import Precision
 
 _PROCESSOR = Path("/proc/cpuinfo")
 _INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # as Linux names them on x86 and Arm
+_FIRST_CAPABILITY = (8, 0)  # compute capability from which NVIDIA's GPUs compute in bfloat16
 
 
 class HasPrecision(Protocol):
@@ -33,7 +34,8 @@ def has_bfloat16(device: torch.device) -> bool:
     a processor is assumed to have none for bfloat16.
     """
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        # torch.cuda.is_bf16_supported is also true where bfloat16 is emulated, which is slower than float32
+        return torch.cuda.get_device_capability(device) >= _FIRST_CAPABILITY
     try:
         listed = _PROCESSOR.read_text(errors="replace")
     except OSError:

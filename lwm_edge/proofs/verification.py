@@ -222,7 +222,8 @@ def _not_proven_of_changes(custody: Custody, manifest: Manifest, keys: _Keys) ->
     lines = ["What the changes did to the weights: the vendor signed the base and nothing after it."]
     forgotten = manifest.increment_count - len(custody.links)
     if forgotten:
-        lines.append(f"That the first {forgotten} changes came from the base: only their number is known.")
+        first = "the first change" if forgotten == 1 else f"the first {forgotten} changes"
+        lines.append(f"That {first} came from the base: nothing but the number is known.")
     if unsigned := [link for link in custody.links if link.signature is None]:
         lines.append(
             f"Who made {_name_changes(unsigned)}: without a signature, it could be anyone who can write the "

@@ -374,6 +374,15 @@ def test_a_processor_that_computes_in_bfloat16_says_so(
     assert precision.usable_precisions("bfloat16", cpu) == ("bfloat16",)
 
 
+@pytest.mark.parametrize(("capability", "found"), [((7, 5), False), ((8, 0), True), ((8, 7), True)])
+def test_a_gpu_that_emulates_bfloat16_counts_as_one_without_it(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], found: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert precision.has_bfloat16(torch.device("cuda")) == found
+
+
 @pytest.mark.parametrize("reduced", [False, True])
 def test_kept_outputs_of_frozen_blocks_are_counted_and_within_the_limit(
     monkeypatch: pytest.MonkeyPatch, reduced: bool

@@ -179,7 +179,7 @@ def _change_receipt(home: Home, change: Callable[[bytes], bytes]) -> None:
         ),
         (
             lambda text: re.sub(rb"(\"onnx_bytes\": )\d+", rb"\g<1>" + b"8" * 900, text),
-            "number that is longer",
+            "number that is larger",
         ),
         (
             lambda text: re.sub(rb"(\"onnx_bytes\": )(\d+)", rb'\g<1>"' + b"8" * 900 + b'"', text),
