@@ -1,4 +1,4 @@
-"""Provides helpers for hostile tests: limits on memory and time, and a check of the published counts."""
+"""Helps tests with hostile input: limits on memory and time, an ordinary user, and the published counts."""
 
 from __future__ import annotations
 
