@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws where each model looks on test photos of the base classes, in the form of the paper's Figure 4.
+"""Draws where each model looks on a test photo of a base class, in the form of the paper's Figure 4.
 
     python benchmarks/attention_maps.py DATA RESULTS.json SEED OUT.png --method lwm --method lwf-mc [...]
 
@@ -75,7 +75,7 @@ def main(
 ) -> None:
     """Draws the figure and prints the distances."""
     if output.with_suffix(".json").resolve() == results.resolve():
-        raise typer.BadParameter(f"{output} would overwrite {results} with distances; choose another name")
+        raise typer.BadParameter(f"the JSON file of {output} would overwrite {results}; choose another name")
     settings = json.loads(results.read_text())["settings"]
     work = results.with_suffix("") / str(seed)
     split = Split(

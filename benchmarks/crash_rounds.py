@@ -1,6 +1,6 @@
 """Interrupts recoveries: `python benchmarks/crash_rounds.py RESULTS.json [--rounds 2]`.
 
-The gate (tests/home/test_crash.py) visits every state in which one kill or power cut can leave `init`,
+The gate (tests/home/test_crash.py) visits states in which one kill or power cut can leave `init`,
 `add-classes`, or an increment that was stopped and resumed. This script also interrupts the recovery from
 each of these states, at every operation on disk, then the recovery from that interruption, and so on, until
 there are no new states or the given number of interruptions is reached. Kills and power cuts are replayed on

@@ -6,8 +6,8 @@
 DATA has train/<class>/*. In each draw, classes that BASE.lwm does not know are drawn at random, and a share
 of their photos is moved to another class of the draw. A moved photo counts as found if the doctor lists it.
 If 14 labels were swapped, "among the first" counts how many of these photos are among the first 14 that are
-listed. All other photos that are listed count as false alarms, whatever the reason, though some of them are
-blurred or nearly the same as another one.
+listed. Photos that are listed but were not moved count as false alarms, whatever the reason, though some of
+them are blurred or nearly the same as another one.
 """
 
 from __future__ import annotations

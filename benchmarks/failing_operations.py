@@ -2,7 +2,7 @@
 
 The gate (tests/home/test_failing_operations.py) tries six operations of each command ("verb"). This script
 makes every operation of every verb, reads included, fail once with an input/output error (EIO). Callers must
-get an error from `lwm_edge.errors`, and no error once the new model is in place.
+get a result or an error from `lwm_edge.errors`, and no error once the new model is in place.
 """
 
 from __future__ import annotations

@@ -10,10 +10,9 @@ a phase that is chosen at random. After every kill these must be true:
   folder of taught photos.
 - The home is complete, and its audit passes once the leftovers are cleared.
 
-After half of the kills, a process then runs to its end; after the others, the next process may be killed as
-well. Whenever a process has run to its end, the counts in the model's statistics must show that the model has
-learnt exactly the photos in each class's taught folder, each of them once. If a process ends before its kill,
-the kill is not counted.
+After half of the kills, two processes then run to their end. The counts in the model's statistics must show
+that the model has learnt exactly the photos in each class's taught folder, each of them once. After the other
+kills, the next process may be killed as well. If a process ends before its kill, the kill is not counted.
 
 The phases are `start` (leftovers are put where they belong, photos are checked), `take` (photos are noted and
 moved), `learn` (up to the end of the commit), and `put away`.

@@ -9,8 +9,8 @@ little; with `--device cuda`, training is wall-clock time of one GPU. The photos
 pixels that show textures.
 
 Then it extrapolates. Every photo is checked once. All photos except those held back are read and trained on
-in every epoch. The network runs on an even selection of 65,536 photos once for each of three grids, and on
-all photos once more for the statistics. The estimate leaves out solving the heads, exporting, and the time
+in every epoch. The network runs on an even selection of up to 65,536 photos once for each of three grids, and
+on all photos once more for the statistics. The estimate leaves out solving the heads, exporting, and the time
 that processes lose by waiting for each other, so dividing the hours by the number of cores gives the best
 case.
 """

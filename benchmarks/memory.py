@@ -177,7 +177,7 @@ def main(
     results: Path,
     arch: Annotated[list[str], typer.Option()] = ["resnet18", "mobilenet_v2"],  # noqa: B006
 ) -> None:
-    """Measures and prints a table."""
+    """Measures all networks, writes the results and prints them as a table."""
     rows = []
     for name in arch:
         with tempfile.TemporaryDirectory() as folder:

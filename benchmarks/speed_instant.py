@@ -8,8 +8,8 @@ PHOTOS has one folder for each class. A base of ten classes is made from a pretr
 128 px. Then each round measures, in turn:
 
     command   `lwm-edge add-classes`, from its start to its end, in a fresh copy of the home
-    least     a process that decodes the same photos and runs the backbone over them once; its imports do not
-              count
+    least     a process that decodes the same photos and runs the backbone over them once; nothing else that
+              it does counts
     imports   the memory of a process with the command's imports alone
 
 The times of single parts come from the receipt. Memory is the largest proportional set size (PSS) of the

@@ -1,4 +1,4 @@
-"""Times the reading of photos, and a late increment as well as the first, for `speed_training.py`."""
+"""Times the reading of photos, and a first and a late increment, for `speed_training.py`."""
 
 from __future__ import annotations
 

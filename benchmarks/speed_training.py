@@ -50,7 +50,7 @@ from lwm_edge.model.precision import has_bfloat16
 from lwm_edge.model.terms import Precision
 
 PARTS = ("steps", "reader", "stream")
-FROZEN = {"resnet18": 6, "efficientnet_lite0": 14}  # ResNet-18's through layer2
+FROZEN = {"resnet18": 6, "efficientnet_lite0": 14}  # ResNet-18's through layer1
 BATCH = {"resnet18": 8, "efficientnet_lite0": 32}
 RECIPE_NAMES: tuple[RecipeName, ...] = ("finetune", "lwf-mc", "lwm")
 AUTOGRAD: Literal["lwm-autograd"] = "lwm-autograd"

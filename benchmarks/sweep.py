@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tries settings of the paper's loop, `lwm`, and of `lwf-mc`, on photos that no other table uses.
+"""Tries settings of the paper's loop, `lwm`, and of `lwf-mc`, without the photos that other tables test on.
 
     python benchmarks/sweep.py DATA SWEEP.json --arch small_resnet20 --image-size 32 [--trial CHANGES ...]
 

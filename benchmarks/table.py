@@ -6,8 +6,9 @@
 Several files are merged. --until cuts all runs at CLASSES, so that longer and shorter runs can be compared.
 "Average" is the mean accuracy over all steps, the base included; "last" is the accuracy on all classes at the
 end. "Forgetting" is how far a class's last accuracy lies below its best, averaged over the classes. "Top-5"
-is the share of photos whose class is among the best five, over the steps with more than five classes; older
-results do not have it. All are in %. With several seeds, the standard deviation follows the mean.
+is the share of photos whose class is among the best five, as a mean over classes; it is given only for steps
+with more than five classes, and older results do not have it. All are in %. With several seeds, the standard
+deviation follows the mean.
 """
 
 from __future__ import annotations

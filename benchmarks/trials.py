@@ -26,7 +26,7 @@ GRID: tuple[str | tuple[str, str], ...] = (  # changes to try; a pair has one fo
 
 
 def trials(given: list[str] | None, combine: int, runs: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Yields recipes and changes: each change for both recipes, then the combinations for each recipe."""
+    """Yields recipes and changes: first the given ones or those of the grid, then the combinations."""
     for change in given or GRID:
         yield from zip(COMPARED, (change, change) if isinstance(change, str) else change, strict=True)
     for recipe in COMPARED if combine else ():

@@ -60,7 +60,7 @@ class Data(NamedTuple):
     Attributes:
         train: Values from each class's training photos, by name [M, d].
         test: Values from each class's test photos, by name [M, d].
-        levels: Range of values that comes from each level of the network.
+        levels: Ranges of values: those from earlier blocks, if there are any, and those from the last maps.
         head: Trained head of the base: weight and bias.
         shipped: Names of the base's classes in class_index order.
         strange: Values from pictures that are nothing like the set, by kind [M, d].

@@ -83,7 +83,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_reduced_rgb(image: Image.Image, side: int) -> Image.Image:
-    """Converts a photo's middle to RGB, reduced by a whole factor that keeps its short side at least `side`.
+    """Converts a photo's middle to RGB, reduced by a whole factor, but not to a short side below `side`.
 
     It works strip by strip, so that a large photo is never copied as a whole.
     """

@@ -16,7 +16,7 @@ END = "# End of the copy.\n"
 
 
 def with_copy(script: str, source: str) -> str:
-    """Returns the script with a new copy of the source, without its imports, between the two marks."""
+    """Returns the script with a new copy of what follows the source's imports, between the two marks."""
     imports = [n for n in ast.parse(source).body if isinstance(n, ast.Import | ast.ImportFrom)]
     copied = "".join(source.splitlines(keepends=True)[imports[-1].end_lineno :])
     before, _, rest = script.partition(BEGIN)

@@ -17,7 +17,7 @@ from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 
 
 def show(progress: lwm_edge.Progress) -> None:
-    """Prints when each phase begins and ends; a real app would move its progress bar at every call."""
+    """Prints progress at 0 and at the total; a real app would move its progress bar at every call."""
     if progress.done in (0, progress.total):
         loss = f", loss {progress.loss:.2f}" if progress.loss is not None else ""
         print(f"  {progress.phase} {progress.done}/{progress.total}{loss}")

@@ -1,4 +1,4 @@
-"""Packs a trained classifier, signs the base, and makes a device trust it, as a vendor would.
+"""Packs a trained classifier and signs the base, as a vendor would, and makes a home that trusts the vendor.
 
     python examples/03_ship_a_base.py FOLDER
 

@@ -1,4 +1,4 @@
-"""Always runs a home's current model, in an app that has onnxruntime, Pillow and NumPy, but not lwm-edge.
+"""Runs a home's current model in an app that has onnxruntime, Pillow and NumPy, but not lwm-edge.
 
     python examples/07_onnxruntime_alone.py HOME PHOTO...
 

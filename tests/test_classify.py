@@ -1,4 +1,4 @@
-"""deploy/classify.py holds an up-to-date copy of the package's code, and prepares photos like the package."""
+"""deploy/classify.py holds an up-to-date copy of pixels.py, and prepares photos as the package does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A release's lists name all packages that the instant way installs, in the versions of constraints.txt."""
+"""A release's lists name all of requirements-instant.txt, in versions that constraints.txt allows."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ for command in sys.argv[1:]:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Makes the environment of a user with an empty home folder and no settings."""
+    """Makes the environment of a user with the given home folder and no settings of lwm-edge."""
     ours = {
         name: value for name, value in os.environ.items() if not name.startswith(("XDG_", SWITCH, "LWM_"))
     }

@@ -1,4 +1,4 @@
-"""Every command on the pages for people runs as it is written, and every link leads somewhere."""
+"""Commands on the pages run as they are written, except those listed here; links inside the project work."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ from lwm_edge.cli.commands import app
 from lwm_edge.demo import INCREMENTS, DemoRow
 from tests.support.pages import PAGES, ROOT, anchors, block, blocks, code_spans, commands, read
 
-RUN_BY_THE_GATE = (
-    "`.ci/run` runs it in a fresh environment: it installs from a package index, and runs all tests"
-)
+RUN_BY_THE_GATE = "installs from a package index; `.ci/run` runs it in a fresh environment"
 EXEMPT = {  # blocks that no test here runs, and why; all others are run as they are written
     "README.md demo-command": RUN_BY_THE_GATE,
     "README.md test-command": RUN_BY_THE_GATE,
@@ -33,7 +31,7 @@ EXEMPT = {  # blocks that no test here runs, and why; all others are run as they
     "examples/README.md several-processes": "takes hours; tests/base/test_several_processes.py does less",
     "deploy/README.md install-instant": "installs from a package index; .ci/without_torch tests the result",
 }
-TOO_LONG = {  # commands of which only the options are parsed, and why; other tests run small versions
+TOO_LONG = {  # commands of which only the options are parsed, and why
     "protocol.py": "up to hours, on data that is not here; .ci/extended runs a small one",
     "sweep.py": "hours, on data that is not here; .ci/extended runs a small one",
     "attention_maps.py": "draws maps of the models that protocol.py made; .ci/extended runs a small one",

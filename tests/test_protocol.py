@@ -65,7 +65,7 @@ def test_a_run_that_is_killed_goes_on_after_its_last_finished_step(
     calls: list[str] = []
 
     def killed(name: str, call: int) -> None:
-        """Makes the numbered call of a public function end the run instead."""
+        """Makes a public function end the run at the call with this number."""
         function = getattr(lwm_edge, name)
 
         def killing(*args: Any, **kwargs: Any) -> Any:

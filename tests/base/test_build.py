@@ -45,7 +45,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> BaseReport:
-    """Makes the base that most tests use; it is made only once, as that takes seconds."""
+    """Makes a base whose head reads earlier blocks too."""
     return build_base(photos, tmp_path_factory.mktemp("tiny") / "base.lwm", WHOLE)
 
 

@@ -1,4 +1,4 @@
-"""Each command makes one public call, prints JSON if asked, and has an exit code for each kind of error."""
+"""Each command explains itself, prints JSON if asked, and has an exit code for each kind of error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command that is told to stop always ends with one sentence and exit code 130 or 143."""
+"""A command that is told to stop ends with one sentence and exit code 130 or 143."""
 
 from __future__ import annotations
 

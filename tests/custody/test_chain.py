@@ -1,4 +1,4 @@
-"""Each signature covers what it should, and every alteration of the record is found and named."""
+"""Each signature covers what it should, and alterations of the record are found and named."""
 
 from __future__ import annotations
 

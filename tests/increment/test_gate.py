@@ -1,4 +1,4 @@
-"""The gate compares every figure with its threshold, and says what it cannot know."""
+"""The gate compares figures with their thresholds, and says what it cannot know."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class World:
         new: Files of the home after that.
         delete: Whether taught photos are deleted.
         copies: Whether taught photos are copied, so that a photo can be there twice for a moment.
-        commits: Number of times that photos were learnt.
+        commits: Number of times that photos were learnt since the latest recovery began.
         started_new: Whether the home had learnt the photos when the latest recovery began.
         checked: States of the files that were found after recoveries.
     """

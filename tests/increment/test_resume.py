@@ -213,7 +213,7 @@ def test_an_infinite_gradient_ends_the_training_where_it_happens(
     config = THREE_EPOCHS.model_copy(update={"recipe": recipe})
     with pytest.raises(GateError, match=rf"became inf at step {step}; the model is unchanged.*learning rate"):
         add_classes(home, photos, config, isolate=False)
-    assert state_of(home.path) == before  # and no checkpoint is offered
+    assert state_of(home.path) == before  # so no checkpoint is left either
 
 
 def test_a_torn_save_is_cleared(home: Home) -> None:

@@ -1,4 +1,4 @@
-"""The closed form equals Grad-CAM by autograd, in value and in gradient, for every architecture."""
+"""The closed form equals Grad-CAM by autograd: in value for every architecture, in gradient for one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop gets right what every public implementation of LwM gets wrong."""
+"""The training loop gets right what public implementations of LwM get wrong."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def manifests_changed(bundle: Bundle, draw: random.Random) -> Iterator[Case]:
     original = json.loads(manifests.encode(bundle.manifest).rstrip(b"\0"))
     same = copy.deepcopy(original)
     with_manifest(tensors, same, original)
-    assert same["model_digest"] == original["model_digest"]  # so this is how a manifest computes it
+    assert same["model_digest"] == original["model_digest"]  # `with_manifest` computes it as manifests do
     for _ in range(2000):
         content = copy.deepcopy(original)
         inside: Any = content

@@ -456,7 +456,7 @@ def test_the_worst_photos_are_skipped_within_memory_and_time(photo, monkeypatch)
 
 
 def _processor_seconds() -> float:
-    """Returns the processor time of this process and of those that have ended."""
+    """Ends the second process, and returns the processor time of this one and of those that have ended."""
     DECODER.end()
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system

@@ -109,14 +109,12 @@ def test_a_header_with_more_content_is_named(home: Home, hide, problem: str) -> 
     path = home.current().bundle
     longer = hide(header_of(path)).ljust(8)
     rewrite_header(path, longer)
-    bundle = home.current().bundle.stat().st_size
-    manifest = _manifest_stating_length(home, bundle)
-    _replace_manifest(path, manifest)
+    _replace_manifest(path, _manifest_stating_length(home, path.stat().st_size))
     assert problem in problems(home)
 
 
 def _manifest_stating_length(home: Home, length: int) -> bytes:
-    """Returns the home's manifest with another stated length, so that the length of the file fits again."""
+    """Returns the home's manifest, except that it states the given length for the bundle."""
     from safetensors import safe_open
 
     from lwm_edge.model import manifest as manifests

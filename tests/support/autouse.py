@@ -21,9 +21,9 @@ def _same_random_numbers() -> None:
 def _count_only_where_counts_matter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Skips the search for live objects, which takes seconds after hundreds of tests in one process.
 
-    Only the modules in `_COUNTING` do search, because their tests plant objects to be found. Before these
-    tests, all older objects are frozen, so that the search passes over them. Tests of whether an increment
-    leaves nothing behind use a new process, which has no older objects.
+    Only the modules in `_COUNTING` do search, because their tests check the counts. Before these tests, all
+    older objects are frozen, so that the search passes over them. Tests of whether an increment leaves
+    nothing behind use a new process, which has no older objects.
     """
     module = request.module.__name__.rpartition(".")[2]
     if module not in _COUNTING:

@@ -1,6 +1,6 @@
 """Interrupts a change of a home, by a kill or a power cut, at every operation on disk, and checks the home.
 
-`tests/home/test_crash.py` interrupts every change once; `benchmarks/crash_rounds.py` also interrupts the
+`tests/home/test_crash.py` interrupts a change only once; `benchmarks/crash_rounds.py` also interrupts the
 recoveries.
 """
 

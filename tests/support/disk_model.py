@@ -86,7 +86,7 @@ class Disk:
         return entries, tuple(tuple((path, known(node)) for path, node in change) for change in self.pending)
 
     def power_cuts(self) -> Iterator[Tree]:
-        """Yields every tree that may be on the disk after a power cut at this point."""
+        """Yields every tree that, in this model, may be on the disk after a power cut at this point."""
         assert len(self.pending) <= MAX_PENDING, f"too many unsynced changes to try them all: {self.pending}"
         for kept in itertools.product((True, False), repeat=len(self.pending)):
             entries = _changed(self.entries, itertools.compress(self.pending, kept))

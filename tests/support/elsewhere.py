@@ -72,7 +72,7 @@ def _remove(module: ModuleType, names: str) -> None:
 
 
 def _hide_proc() -> None:
-    """Hides /proc, /sys and the cgroups from the package."""
+    """Hides most of what the package reads in /proc, and so the cgroups."""
     import lwm_edge._cgroups
     from lwm_edge import freed_memory, memory
     from lwm_edge.photos import decoder

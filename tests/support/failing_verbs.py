@@ -48,7 +48,8 @@ class FailingVerbs:
         init_home(save_permitting(WITHOUT_LEVELS, folder / "base.lwm"), self._shipped)
         rename_class(self._shipped, "Coat", "Jacke")
         rename_class(self._shipped, "Jacke", "Coat")  # so that there is something to undo
-        monkeypatch.setattr(measurement, "count_alive", lambda *sizes: measurement.Alive([], {}))  # slow
+        # Counting all objects would be slow.
+        monkeypatch.setattr(measurement, "count_alive", lambda *sizes: measurement.Alive([], {}))
         self._verbs = self._make_verbs()
         self.names = tuple(self._verbs)
 

@@ -1,8 +1,8 @@
 """Explores kills and power cuts at every operation on disk.
 
 `record` notes every operation by which an action changes or syncs the disk. An `Exploration` replays the
-operations on the model of a disk (`disk_model`), stops before, within and after each, and checks every state
-in which the disk may then be.
+operations on the model of a disk (`disk_model`), stops before and after each, and within each write, and
+checks every state in which the disk may then be.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Recorder:
     """Replaces `_disk`: notes every change and sync, and performs all operations except syncs and locks.
 
     Attributes:
-        operations: Operations noted so far; those that changed nothing are left out.
+        operations: Changes and syncs noted so far.
         fail_at: Position of the operation that fails; a write fails halfway.
         error: Error with which the operation fails; with None, no operation fails.
         all_later: Whether all later operations fail too.
@@ -131,7 +131,7 @@ def _use(disk: Any) -> None:
 def record(
     store: Store, root: Path, action: Callable[[], object], recorder: Recorder | None = None
 ) -> list[Operation]:
-    """Records every operation on disk that an action makes on a folder or in it."""
+    """Records every change and sync that an action makes to a folder or in it."""
     before = Disk.holding(store, store.scan(root))
     recorder = recorder or Recorder(root, store)
     with replaced_disk(recorder):

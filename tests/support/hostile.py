@@ -1,4 +1,4 @@
-"""Provides helpers for hostile tests: limits on memory and time, and a check of the published counts."""
+"""Helps tests with hostile input: limits on memory and time, an ordinary user, and the published counts."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _HANGS_AFTER_S = 60
 def memory_bound(most_bytes: int, mapped_bytes: int = 0) -> Iterator[None]:
     """Limits the block's address space, and checks that its resident memory grew by `most_bytes` at most.
 
-    All memory of the process that decodes costly photos counts too. A mapped file takes as much address space
-    as it is long (`mapped_bytes`), but no memory.
+    Nor may the process that decodes costly photos take more than `most_bytes` in all. A mapped file takes as
+    much address space as it is long (`mapped_bytes`), but no memory.
     """
     DECODER.forget_peak()
     process = psutil.Process()

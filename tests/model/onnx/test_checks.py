@@ -235,7 +235,7 @@ def unique(change: Change) -> Change:
     def renamed(model: ModelProto) -> None:
         change(model)
         added = [node for node in model.graph.node if node.name == "added"]
-        for number, node in enumerate(added):  # the node that was added last comes first and reads the map
+        for number, node in enumerate(added):  # the first one reads the map
             node.output[0] = f"added{number}"
             if number:
                 node.input[0] = f"added{number - 1}"

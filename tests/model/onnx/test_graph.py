@@ -43,7 +43,7 @@ from tests.support.networks import (
 )
 from tests.support.samples import photo_set
 
-# What TensorRT 8.6 can parse of opset 17, in float32: the column "Supported" of
+# Operators of opset 17 that TensorRT 8.6 can parse in float32; not all of them. See the column "Supported" of
 # https://github.com/onnx/onnx-tensorrt/blob/release/8.4-GA/docs/operators.md; 8.5 and 8.6 only added to it.
 TENSORRT = {
     *("Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv", "Div", "Gemm"),
@@ -236,7 +236,7 @@ def test_every_family_exports_in_the_form_that_runtimes_read_and_grows(name: str
     assert {node.op_type for node in graph.graph.node} <= TENSORRT
     first = graph.graph.node[0]
     assert first.op_type == "Cast" and list(first.input) == ["image"]
-    assert with_a_foreign_bias(graph) == []
+    assert with_foreign_tensors(graph) == []
     left = normalisations_left(content, tmp_path)
     # DenseNet normalises before it convolves, so runtimes have nothing to fold it into.
     assert left > 60 if name.startswith("densenet") else left == 0
@@ -291,8 +291,8 @@ def disturb_normalisation(network: Network) -> None:
             module.running_var *= 1 + torch.rand(module.running_var.shape, generator=generator)
 
 
-def with_a_foreign_bias(model: ModelProto) -> list[str]:
-    """Names the convolutions whose bias is not one of the network's."""
+def with_foreign_tensors(model: ModelProto) -> list[str]:
+    """Names the convolutions whose weight or bias is not one of the network's tensors."""
     weights = {tensor.name for tensor in model.graph.initializer if not tensor.raw_data}
     return [n.name for n in model.graph.node if n.op_type == "Conv" and not weights.issuperset(n.input[1:])]
 
