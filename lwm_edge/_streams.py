@@ -65,7 +65,7 @@ class ForgivingStream:
 
 @contextmanager
 def forgiving_streams() -> Iterator[None]:
-    """Makes printing in the block always succeed; `output_failure` says why standard output lost some."""
+    """Makes printing in the block always succeed; `output_failure` says why some of it was lost."""
     _open_missing()
     before = sys.stdout, sys.stderr
     sys.stdout = cast(TextIO, ForgivingStream(sys.stdout))

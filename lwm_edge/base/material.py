@@ -52,7 +52,7 @@ def check_capacity(classes: int, config: BundleConfig) -> None:
 
 
 def check_output(output: Path, *inputs: Path | None) -> None:
-    """Refuses an output that cannot be written, or that would replace a file that the base is made from.
+    """Refuses an output that cannot be written, or that lies among the files that the base is made from.
 
     Args:
         output: Path of the bundle.
@@ -65,4 +65,6 @@ def check_output(output: Path, *inputs: Path | None) -> None:
     place = Path(os.path.realpath(output))  # unlike resolve(), it tolerates a link that leads to itself
     for path in (Path(os.path.realpath(path)) for path in inputs if path):
         if place == path or (place.is_relative_to(path) and place.parent != path):
-            raise ConfigError(f"{output} would replace {path} or a photo in it; write the base elsewhere")
+            raise ConfigError(
+                f"{output} is {path}, or lies in one of its class folders; write the base elsewhere"
+            )

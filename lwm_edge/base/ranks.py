@@ -197,17 +197,18 @@ def joined() -> Iterator[Ranks]:
     try:
         ranks.gather(None)  # otherwise, the others could wait for a process that fails before all have joined
         with warnings.catch_warnings():
-            # It takes little time to copy gradients whose strides differ.
+            # The warning is harmless: copying gradients whose strides differ takes little time.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket")
             yield ranks
     except BaseException as error:
         if not _is_first_failure(store):
             _let_the_first_failure_be_reported()
-            raise PeerError("another process of this training run failed, and said why") from error
+            raise PeerError("another of the processes that make this base failed, and said why") from error
         if isinstance(error, Exception) and _lost_a_peer(error):
             raise ResourceError(
-                "another process of this training run ended without a word, perhaps because memory ran out; "
-                "the same command continues from the last epoch that was saved"
+                "another of the processes that make this base ended without a word, perhaps because memory "
+                "ran out; "
+                "run the same command again: training continues from the last epoch that was saved"
             ) from error
         raise
     finally:

@@ -13,7 +13,7 @@ from ..photos.pixels import Pixels
 def read_ahead(
     photos: PhotoSet, batches: Iterable[Sequence[int]], epoch: int, threads: int
 ) -> Iterator[Pixels]:
-    """Yields the pixels of each batch [B, image_size, image_size, 3] uint8, in their order.
+    """Yields the pixels of each batch [B, image_size, image_size, 3] uint8, in the order of the batches.
 
     Args:
         photos: Photos to read.

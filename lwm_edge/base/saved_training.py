@@ -35,7 +35,7 @@ class TrainingParts(NamedTuple):
     """Holds everything that changes while a base is trained.
 
     Attributes:
-        module: Network and, if the base also learns to tell rotations, the layer for that task.
+        module: Network and, if the base also learns to tell rotations apart, the layer for that task.
         optimizer: Optimiser, whose momenta are kept.
         generators: Random generators of this process besides torch's own.
     """
@@ -56,7 +56,7 @@ class SavedTraining:
 
     Attributes:
         epoch: Number of epochs that were done when the training was saved.
-        loss: Mean of L_C over the last of these epochs.
+        loss: Mean classification loss (L_C) over the last of these epochs.
 
     Raises:
         ConfigError: The unfinished training of another base, or another kind of file, is in the way.
@@ -112,7 +112,7 @@ class SavedTraining:
             parts: Parts to save.
             epoch: Number of epochs that are done.
             epochs: Number of all epochs.
-            loss: Mean of L_C over the latest epoch.
+            loss: Mean classification loss (L_C) over the latest epoch.
         """
         if not self._ranks.by_first(lambda: self._is_due(epoch == epochs)):
             return

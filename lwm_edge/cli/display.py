@@ -77,7 +77,7 @@ def _plan_of_training(report: PlanReport) -> dict[str, str]:
     """Says how the network will be trained."""
     return {
         "Micro-batch": f"{report.micro_batch_size} images; "
-        f"{report.micro_batches_per_update} micro-batches per update",
+        f"{counted(report.micro_batches_per_update, 'micro-batch', 'micro-batches')} per update",
         "Precision": report.precision,
         "Photo cache": f"{report.pixel_cache_bytes / 2**20:.0f} MiB",
         "Recomputing": "trained blocks, to save memory" if report.recompute else "nothing",

@@ -61,7 +61,7 @@ def history(report: InfoReport) -> None:
     rows = {f"Change {past.increment}": _past(past) for past in report.history}
     if forgotten := report.increment_count - len(report.history):
         rows = {
-            "Before that": f"{counted(forgotten, 'change', 'changes')}, too old for the record",
+            "Earlier changes": f"{counted(forgotten, 'change', 'changes')}, too old for the record",
             **rows,
         }
     print_rows(str(report.home or report.bundle), rows or {"Changes": "none since it was shipped"})

@@ -34,7 +34,7 @@ def audit(report: AuditReport, details: bool = False) -> None:
     }
     if report.passed:
         entries = counted(report.ledger_entries, "entry", "entries")
-        rows["Photos left"] = f"none in memory, according to the ledger's latest {entries}"
+        rows["Photos in memory"] = f"none left, according to the ledger's latest {entries}"
     if details:
         rows["Ledger"] = f"the head of its hash chain is {report.ledger_head or 'missing: it has no chain'}"
     if report.not_audited:

@@ -111,7 +111,7 @@ def _details(report: IncrementReport) -> dict[str, str]:
         "Why this recipe": report.recipe_reason,
         "Photos": f"{report.photos_trained:,} learnt from, {report.photos_held_back:,} held back",
         "Held-back photos": f"{percent(held.accuracy)} right, with all classes competing",
-        "Drift": f"the best old class is unchanged on {percent(drift.base_agreement)} of new photos"
+        "Drift": f"on {percent(drift.base_agreement)} of new photos, the best-scoring old class is as before"
         + (f"; attention moved by {drift.attention_distance:.2f}" if drift.attention_distance else ""),
         **_training(report),
         **growth(report.footprint),

@@ -73,7 +73,7 @@ def build_base_command(
 
 
 def _make_base(work: Callable[[ProgressCallback], BaseReport], as_json: bool) -> None:
-    """Makes a base; if torchrun started several processes, only the first one shows progress and report."""
+    """Makes a base; if torchrun started several processes, only the first shows progress and the report."""
     from ..base.ranks import is_first_rank
 
     if is_first_rank():

@@ -134,7 +134,7 @@ def proves_anything(key: bytes) -> bool:
     """Tells whether only the holder of the private key can make signatures that match a public key.
 
     If the public key is a point of low order, anyone can make such signatures. Like libsodium, this refuses
-    all of these points, and also any key that is not in its only valid form (RFC 8032, section 5.1.3).
+    all of these points, and also any key that is not in canonical form (RFC 8032, section 5.1.3).
     """
     y = int.from_bytes(key, "little") & ~(1 << 255)
     return y < _FIELD and y not in _LOW_ORDER

@@ -83,7 +83,7 @@ def verify(
     Args:
         source: Model home, or the path of a bundle.
         trust: Path of the vendor's public key; None takes the one that the home trusts.
-        device_key: Path of a device's public key, which must match the signature of every change.
+        device_key: Path of a device's public key, which must have signed every recorded change.
 
     Returns:
         The findings; if a check fails, or there is no key to verify against, `passed` is False and `problems`
@@ -196,7 +196,9 @@ def _proven_of_changes(custody: Custody, keys: _Keys) -> list[str]:
         "is only a claim."
     ]
     if keys.device:
-        lines.append(f"A holder of the device's private key signed {names}, and the base they go back to.")
+        lines.append(
+            f"A holder of the device's private key signed {names}, and the base that this model goes back to."
+        )
     return lines
 
 

@@ -216,10 +216,10 @@ def test_a_base_never_replaces_a_file_that_it_is_made_from(
         UNSEEN / "Coat" / "base.lwm",
     ):
         before = checkpoint.read_bytes(), (few / "Coat" / "000.png").read_bytes()
-        with pytest.raises(ConfigError, match="would replace"):
+        with pytest.raises(ConfigError, match="write the base elsewhere"):
             pack_checkpoint(checkpoint, few, output, config)
         assert before == (checkpoint.read_bytes(), (few / "Coat" / "000.png").read_bytes())
-    with pytest.raises(ConfigError, match="would replace"):
+    with pytest.raises(ConfigError, match="write the base elsewhere"):
         build_base(few, checkpoint, BaseConfig(architecture="small_resnet20", checkpoint=checkpoint))
 
 
