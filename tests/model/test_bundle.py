@@ -183,7 +183,7 @@ def test_an_edited_class_name_is_found(bundle: Bundle) -> None:
     content = bundle.path.read_bytes()
     assert content.count(b'"Coat"') == 1
     bundle.path.write_bytes(content.replace(b'"Coat"', b'"Boat"'))
-    with pytest.raises(BundleError, match="levels or the vendor's terms do not match"):
+    with pytest.raises(BundleError, match="do not match the model's digest"):
         open_bundle(bundle.path)
 
 
