@@ -207,8 +207,7 @@ def joined() -> Iterator[Ranks]:
         if isinstance(error, Exception) and _lost_a_peer(error):
             raise ResourceError(
                 "another of the processes that make this base ended without a word, perhaps because memory "
-                "ran out; "
-                "run the same command again: training continues from the last epoch that was saved"
+                "ran out; run the same command again: training continues from the last epoch that was saved"
             ) from error
         raise
     finally:

@@ -175,11 +175,11 @@ def _writing_bytes(job: Job) -> int:
     if job.loaded is None:  # after training, following the drift needs more copies
         return 2 * job.bundle_bytes + (6 * job.features + 5 * job.photos) * job.features * _FLOAT64_BYTES
     numbers = (3 * job.features + 4 * (job.photos + job.held_back)) * job.features
-    solving = numbers * _FLOAT64_BYTES + _LIBRARY_BYTES_WHEN_SOLVING - _LIBRARY_BYTES
-    exporting = job.bundle_bytes + job.loaded.peak_bytes
+    solving = numbers * _FLOAT64_BYTES + _LIBRARY_BYTES_WHEN_SOLVING
+    exporting = job.bundle_bytes + job.loaded.peak_bytes + _LIBRARY_BYTES
     # the tensors, their bytes and the file take a bundle's length each, the ONNX file at most half of it
-    writing = 3 * job.bundle_bytes + job.bundle_bytes // 2
-    return max(solving, exporting, writing) - job.loaded.held_bytes + _LIBRARY_BYTES
+    writing = 3 * job.bundle_bytes + job.bundle_bytes // 2 + _LIBRARY_BYTES
+    return max(solving, exporting, writing) - job.loaded.held_bytes
 
 
 def saving_bytes(job: Job) -> int:
