@@ -24,6 +24,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,6 +41,7 @@ from lwm_edge.freed_memory import bound_allocator, drop_mapped_pages, freed_memo
 from lwm_edge.learning.attention import grad_cam
 from lwm_edge.learning.batches import Batch
 from lwm_edge.learning.config import RECIPES, Recipe, RecipeName
+from lwm_edge.learning.layout import channels_last
 from lwm_edge.learning.losses import attention_distillation_loss, classification_loss, distillation_loss
 from lwm_edge.learning.optimizer import MomentumSGD
 from lwm_edge.learning.step import accumulate_gradients
@@ -92,10 +94,16 @@ def accumulate_by_autograd(student: Network, teacher: Network, batch: Batch, rec
 
 
 def make_step(
-    arch: str, frozen: int, name: RecipeName | Literal["lwm-autograd"], precision: Precision, folder: Path
+    arch: str,
+    frozen: int,
+    name: RecipeName | Literal["lwm-autograd"],
+    precision: Precision,
+    folder: Path,
+    until: ExitStack,
 ) -> Callable[[], None]:
-    """Returns a function that makes one update, with a rate too small to change anything."""
+    """Returns a function that makes one update, until the stack ends, with a rate too small to matter."""
     teacher, student = make_pair(arch, frozen, folder)
+    until.enter_context(channels_last(student, teacher, precision, True))
     recipe = RECIPES["lwm" if name == AUTOGRAD else name]
     parameters = trained_parameters(student, recipe)
     optimizer, rates = MomentumSGD(parameters), dict.fromkeys(learning_rates(parameters, recipe), 1e-12)
@@ -122,13 +130,13 @@ def measure_steps(
     precisions: tuple[Precision, ...] = ("float32", *reduced)
     for arch in architectures:
         for frozen in (0, FROZEN[arch]):
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory() as folder, ExitStack() as until:
                 steps = {
-                    f"{name} {precision}": make_step(arch, frozen, name, precision, Path(folder))
+                    f"{name} {precision}": make_step(arch, frozen, name, precision, Path(folder), until)
                     for precision in precisions
                     for name in RECIPE_NAMES
                 }
-                steps[AUTOGRAD] = make_step(arch, frozen, AUTOGRAD, "float32", Path(folder))
+                steps[AUTOGRAD] = make_step(arch, frozen, AUTOGRAD, "float32", Path(folder), until)
                 for count in threads:
                     torch.set_num_threads(count)
                     seconds = in_turn(steps, rounds, clock)

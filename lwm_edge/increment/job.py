@@ -22,7 +22,8 @@ class Strategy(NamedTuple):
     Attributes:
         recompute: Whether trained blocks are computed again in the backward pass, instead of keeping their
             activations.
-        keeps_freed_memory: Whether the process keeps the memory of freed tensors for the next ones.
+        keeps_freed_memory: Whether the process keeps the memory of freed tensors for the next ones, and
+            copies of the kernels with their channels last.
         precision: Precision in which the networks' blocks compute.
     """
 

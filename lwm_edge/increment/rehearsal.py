@@ -10,6 +10,7 @@ from ..freed_memory import drop_mapped_pages, freed_memory_kept
 from ..learning.batches import Batch
 from ..learning.config import IncrementConfig, Recipe
 from ..learning.frozen import frozen_bytes
+from ..learning.layout import channels_last
 from ..learning.optimizer import MomentumSGD
 from ..learning.step import accumulate_gradients
 from ..learning.training import trained_parameters
@@ -56,8 +57,9 @@ def describe_job(
     def step(images: int, strategy: Strategy) -> None:
         """Tries a training step with this strategy."""
         student.recompute = strategy.recompute
-        with freed_memory_kept(strategy.keeps_freed_memory):
-            try_step(student, teacher, images, recipe, approach.classification, strategy.precision)
+        keep, precision = strategy.keeps_freed_memory, strategy.precision
+        with freed_memory_kept(keep), channels_last(student, teacher, precision, keep):
+            try_step(student, teacher, images, recipe, approach.classification, precision)
         drop_mapped_pages(teacher.mapped)
 
     features, held_back = student.head.in_features, len(photos.held_back.photos)

@@ -27,7 +27,8 @@ class PlanReport(Report):
         micro_batches_per_update: Number of micro-batches that make one optimiser update.
         prefetch: Number of batches read ahead.
         recompute: Whether trained blocks are computed again in the backward pass, to save memory.
-        keeps_freed_memory: Whether the memory of freed tensors is kept for the next step, to save time.
+        keeps_freed_memory: Whether memory is spent to save time: that of freed tensors is kept for the next
+            step, and kernels are copied with their channels last.
         precision: Precision in which the networks' blocks train.
         checkpoints: Whether the limit allows saving the training; if not, interrupted training starts over.
         frozen_cache_bytes: Maximum bytes of the frozen blocks' outputs that are kept for all epochs.

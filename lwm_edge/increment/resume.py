@@ -158,7 +158,7 @@ class SavedTraining:
             settings=self._config.model_copy(update={"sign_with": key and absolute(key), "fresh": False}),
         )
         block = np.frombuffer(_encoded(header).ljust(HEADER_BYTES), dtype=np.uint8)
-        tensors = {name: tensor.cpu().numpy() for name, tensor in state.tensors.items()}
+        tensors = {n: np.asarray(tensor.cpu().numpy(), order="C") for n, tensor in state.tensors.items()}
         storage.write_file(self._path, save({**tensors, CHECKPOINT_HEADER: block}))
 
     def may_save(self) -> bool:

@@ -16,6 +16,7 @@ from ..learning.attention import attention_map
 from ..learning.class_statistics import ClassStatistics, FeatureMap
 from ..learning.config import IncrementConfig
 from ..learning.discriminant import Features, Head
+from ..learning.layout import channels_last
 from ..learning.losses import attention_distillation_loss
 from ..learning.near_copies import count_near_copies
 from ..learning.reports import TrainingReport
@@ -166,18 +167,19 @@ class TrainingLearner:
             teacher.set_head(*rows)  # so that teacher and student differ in their features only
         self._move_to(self._device)
         try:
-            training = train_increment(
-                student,
-                teacher,
-                photos.to_learn,
-                self._config,
-                recipe,
-                self._approach.classification,
-                plan.pace,
-                on_progress,
-                resume=saved.state,
-                after_step=self._checkpoint_saver(plan, saved, should_stop),
-            )
+            with channels_last(student, teacher, plan.precision, plan.keeps_freed_memory):
+                training = train_increment(
+                    student,
+                    teacher,
+                    photos.to_learn,
+                    self._config,
+                    recipe,
+                    self._approach.classification,
+                    plan.pace,
+                    on_progress,
+                    resume=saved.state,
+                    after_step=self._checkpoint_saver(plan, saved, should_stop),
+                )
         except GateError:  # the training diverged, so there is nothing to continue
             saved.forget()
             raise

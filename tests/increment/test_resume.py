@@ -20,7 +20,7 @@ from lwm_edge import IncrementConfig, add_classes, audit, plan_increment, storag
 from lwm_edge.errors import ConfigError, GateError, LwmEdgeError, ResourceError, StoppedError
 from lwm_edge.home.home import Home, open_home
 from lwm_edge.home.ownership import CHECKPOINT_HEADER
-from lwm_edge.increment import plan, rehearsal, trained
+from lwm_edge.increment import job, plan, rehearsal, trained
 from lwm_edge.increment import process as process_module
 from lwm_edge.increment.learn import learn_classes
 from lwm_edge.increment.resume import SavedTraining
@@ -63,6 +63,20 @@ def test_a_resumed_increment_gives_the_same_model_bit_for_bit(
     assert resumed.training is not None and whole.training is not None
     assert resumed.training.classification_loss == whole.training.classification_loss
     assert resumed.plan.micro_batch_size == whole.plan.micro_batch_size
+
+
+@pytest.mark.usefixtures("every_core")
+def test_kernels_with_their_channels_last_are_saved_and_resumed(
+    home: Home, tmp_path: Path, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "_FEWEST_BATCHES_TO_KEEP_MEMORY", 1)
+    photos = make_photos("Bag", "Shirt")
+    untouched = shutil.copytree(home.path, tmp_path / "other", symlinks=True)
+    _stop_after(home, photos, 3)
+    resumed = add_classes(home, photos, THREE_EPOCHS, isolate=False)
+    whole = add_classes(untouched, photos, THREE_EPOCHS, isolate=False)
+    assert resumed.plan.keeps_freed_memory and whole.plan.keeps_freed_memory
+    assert resumed.model_digest == whole.model_digest
 
 
 def test_the_checkpoint_has_a_constant_length_and_is_removed_by_the_commit(

@@ -1,0 +1,38 @@
+"""Lays out the kernels of convolutions as torch reads them beside maps that have their channels last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ..model.network import Network
+from ..model.terms import Precision
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@contextmanager
+def channels_last(student: Network, teacher: Network, precision: Precision, on: bool) -> Iterator[None]:
+    """Keeps copies of all kernels with their channels last in memory, in the `with` block, if `on` is set.
+
+    Otherwise torch makes such copies for every convolution, since the maps have their channels last. The
+    teacher's copies, which do not change, are in the given precision. Afterwards the teacher has the kernels
+    that it had before, and the student's have the usual layout again, in which files store them.
+    """
+    teachers = {id(kernel): kernel for kernel in teacher.parameters() if kernel.dim() == 4}
+    students = [k for k in student.parameters() if k.dim() == 4 and id(k) not in teachers]
+    before = [(kernel, kernel.data) for kernel in teachers.values()]
+    if on:
+        for kernel in teachers.values():
+            kernel.data = kernel.data.to(_DTYPES[precision], memory_format=torch.channels_last)
+        for kernel in students:
+            kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        for kernel, data in before:
+            kernel.data = data
+        for kernel in students:
+            kernel.data = kernel.data.contiguous()
