@@ -31,7 +31,7 @@ def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
         is_new = not os.path.lexists(path)
         descriptor = _disk.open_lock(path)
     try:
-        if is_new:  # made durable first: files are taken for this program's own only beside a lock file
+        if is_new:  # made durable first: only beside a lock file can other files count as this program's own
             sync_folder(path.parent)
         with explained("lock", path):
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):

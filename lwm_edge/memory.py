@@ -92,7 +92,7 @@ def _known_available() -> list[int]:
 def _machine_available() -> Iterator[int]:
     """Yields the memory available on the machine, if known: a service may be unable to see /proc/meminfo.
 
-    The system call, which needs no file, counts free pages only, not those that the kernel could reclaim.
+    Without that file, only free pages are counted, not those that the kernel could reclaim.
     """
     with suppress(OSError, psutil.Error, ValueError, KeyError):
         yield int(psutil.virtual_memory().available)
@@ -104,7 +104,7 @@ def _machine_available() -> Iterator[int]:
 
 
 def tree_rss_bytes() -> int:
-    """Returns the resident memory of this process and all its children; 0 if the system does not say."""
+    """Returns the resident memory of this process and its descendants; 0 if the system does not say."""
     total = 0
     with suppress(OSError, psutil.Error):
         process = psutil.Process()
@@ -159,9 +159,9 @@ def _cgroup_peak_files() -> Iterator[Path]:
 
 
 def _cgroup_headroom() -> Iterator[int]:
-    """Yields how many bytes each memory cgroup of this process has left.
+    """Yields how many bytes are left in each memory cgroup of this process that has a limit.
 
-    That is its limit less what it uses, not counting file pages that the kernel can reclaim.
+    That is the limit less what the cgroup uses, not counting file pages that the kernel can reclaim.
     """
     for limit, use in _cgroup_files():
         with suppress(OSError, ValueError):  # "max" is not a number: there is no limit

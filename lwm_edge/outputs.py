@@ -24,6 +24,7 @@ def check_output(path: Path | str, *, may_be_stdout: bool = False) -> None:
 
     Raises:
         ConfigError: Something that is not a regular file is there, or the output cannot be written.
+        HomeError: The operating system refused, or files cannot be changed safely on this system.
     """
     if path == STDOUT and may_be_stdout:
         return
@@ -60,6 +61,7 @@ def write_output(path: Path | str, content: bytes) -> None:
             file or a write-protected one.
         ResourceError: The disk is full; the old file, if any, is untouched.
         HomeError: The operating system refused for another reason, or the disk did not confirm the new file.
+        BusyError: Another process is writing the file at this moment.
     """
     if path == STDOUT:
         with explained("write to", Path("standard output")):

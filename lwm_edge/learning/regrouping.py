@@ -7,8 +7,8 @@ import numpy as np
 from .class_statistics import ClassStatistics
 from .discriminant import Features, times_shrunk
 
-# Relative difference in weight times covariance. Solving a head again from float32 made one of up to 0.003,
-# with a million photos. With a larger limit, heads would pass that were changed where photos hardly vary.
+# Largest relative difference, in weight times covariance, that counts as rounding. With a million photos,
+# float32 statistics caused up to 0.003. A larger limit would miss changes where photos hardly vary.
 _ROUNDING = 0.01
 
 

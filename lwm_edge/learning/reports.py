@@ -12,10 +12,10 @@ class TrainingReport(Report):
         epochs: Number of passes over the photos.
         steps: Number of optimiser updates.
         classification_loss: Mean of L_C over the last epoch.
-        distillation_loss: Mean of L_D, before weighting; None if the recipe leaves it out.
-        attention_distillation_loss: Mean of L_AD, before weighting; None if the recipe leaves it out.
-        step_ms: Mean time of an optimiser update in milliseconds.
-        seconds: Wall-clock time of the training.
+        distillation_loss: Mean of L_D over the last epoch, unweighted; None if the loss leaves it out.
+        attention_distillation_loss: Mean of L_AD over the last epoch, unweighted; None if it is left out.
+        step_ms: `seconds` divided by the number of updates in that time, in milliseconds.
+        seconds: Wall-clock time of the training since it began or was last resumed.
     """
 
     epochs: int

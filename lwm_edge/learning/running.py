@@ -54,7 +54,7 @@ class FeatureExtractor(Protocol):
 class Observation:
     """Holds what a network computed for some photos, in their order.
 
-    Evaluation, statistics and drift are all computed from these values, so each photo is read only once.
+    Evaluation, statistics and drift are all computed from these values.
 
     Attributes:
         head_inputs: The head's inputs [M, number of inputs] float64.

@@ -130,7 +130,7 @@ def _resume(
 ) -> tuple[int, NDArray[np.float64]]:
     """Restores the state of interrupted training, if there is any.
 
-    The state is dropped here, as its tensors are mapped from a file.
+    The state itself is not returned, as its tensors keep a file mapped.
 
     Returns:
         The number of updates done, and the sums of L_C, L_D and L_AD over the current epoch so far.

@@ -18,7 +18,7 @@ class Unseen(NamedTuple):
 
     Attributes:
         logits: Logits [M, classes].
-        scores: Scores for unknown objects [M], with the sign that makes them larger for known objects.
+        scores: Score of each photo [M], larger for known objects; see `model.unknown`.
     """
 
     logits: Features
@@ -29,7 +29,7 @@ def judge_unseen(solved: Discriminant, capacity: int, report: Callable[[], None]
     """Judges each photo by a head and a score that are solved without it, in five folds within each class.
 
     Args:
-        solved: Discriminant with the photos that it can leave out, which are the photos to judge.
+        solved: Discriminant that can leave out each of the photos to judge.
         capacity: Number of rows in those tensors of the score that have one row per class.
         report: Function that is called before each of up to `FOLDS` heads is solved.
     """

@@ -24,7 +24,7 @@ class Backbone:
 
     Raises:
         ExportError: The graph is not safe to run (see `check_safe_to_run`), or ONNX Runtime cannot run it.
-        ParityError: ONNX Runtime on this device computes something other than torch did; see `bundle`.
+        ParityError: ONNX Runtime on this device does not compute the bundle's `probe.head_inputs`.
     """
 
     def __init__(self, bundle: Bundle) -> None:

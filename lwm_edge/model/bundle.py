@@ -6,13 +6,13 @@ Tensors, where d is the number of values that the head reads (see `network`):
 - `statistics.*`: what remains of the photos; see `learning.class_statistics`.
 - `measured.right` and `measured.total` [capacity], `measured.confusions` [32, 3] (class_index, predicted
   class_index, number of photos): the vendor's accuracy on photos that the network never saw, 0 if not
-  measured or outdated. `measured.right_solved` [capacity] is the same as `measured.right`, but for the head
-  that a device solves from the statistics; the two differ if the base ships with a trained head.
-- `unknown.axes`, `unknown.damping` and `unknown.centres`: the score for unknown objects, made from the
+  measured or outdated. `measured.right_solved` [capacity] counts the same with the head that a device solves
+  from the statistics; it can differ only if the base ships with a trained head.
+- `unknown.axes.*`, `unknown.damping.*` and `unknown.centres.*`: the score for unknown objects, made from the
   statistics by `learning.unknown` on 64 axes; `unknown.histogram` [capacity, 128]: its calibration (see
-  `unknown`), 0 if not calibrated.
-- `probe.head_inputs` [5, d]: the head's inputs for five generated images, computed by the torch that made the
-  network: the vendor's or, if an increment trained, the device's.
+  `model.unknown`), 0 if not calibrated.
+- `probe.head_inputs` [5, d]: the head's inputs for five generated images, computed with torch by the vendor
+  or, if an increment trained the network, by the device.
 - `onnx_graph` (uint8): the graph without its weights, see `onnx`; `manifest` (uint8): see `manifest`.
 
 File format: https://huggingface.co/docs/safetensors. Reading the manifest and checking the digest need no
@@ -153,7 +153,7 @@ def open_bundle(path: Path) -> Bundle:
     """
     with _opened(path) as (file, manifest):
         names = set(file.keys())
-        _check_names(path, names, BESIDE_THE_NETWORK | ROWS_BY_CLASS)  # `_opened` has refused other versions
+        _check_names(path, names, BESIDE_THE_NETWORK | ROWS_BY_CLASS)  # `_opened` refused other schemas
         _check_byte_array(path, ONNX_GRAPH, file.get_slice(ONNX_GRAPH))
         _verify(path, file, names, manifest)
     return Bundle(path, manifest)

@@ -29,7 +29,7 @@ class Prediction(Report):
         probabilities: Probabilities of these classes.
         known_score: Score that rises with the photo's likeness to one of the classes; see `model.unknown`.
         unknown: Whether that score is so low that the photo counts as showing none of the classes; None if
-            the model was not calibrated.
+            the model has no threshold for it; see `Calibration`.
         error: Reason why the photo could not be read; the fields about classes are then empty. None if it
             could be read.
     """
@@ -104,6 +104,7 @@ class Classifier(OnnxFile):
 
         Raises:
             ConfigError: A photo is of a type that is not accepted, or a setting is out of range.
+            ExportError: ONNX Runtime cannot run the file.
         """
         given = photos_in(photos)
         if keep not in SHARES:

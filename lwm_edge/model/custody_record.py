@@ -44,7 +44,7 @@ class Signature(Record):
 
 
 class BaseStatement(Record):
-    """States what a vendor signs about a base: everything that defines the model, but nothing measured.
+    """States what a vendor signs about a base: what defines the model, but nothing that a device measures.
 
     Attributes:
         architecture: Key of the network's architecture.

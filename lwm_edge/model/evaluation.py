@@ -1,4 +1,4 @@
-"""Measures single-headed accuracy: all classes compete, and each figure is a mean over classes."""
+"""Measures single-headed accuracy: all classes compete, and each counts equally."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Confusion(Report):
 
 
 class EvaluationReport(Report):
-    """Reports single-headed accuracy: all classes compete, and each figure is a mean over classes.
+    """Reports single-headed accuracy: all classes compete, and each counts equally.
 
     Attributes:
         photos: Number of photos.
@@ -98,7 +98,8 @@ def evaluate_ranks(
     """Measures how often a photo's class ranks first, and how often it is among the best five.
 
     Args:
-        ranks: class_index of the best classes of each photo, best first [M, k].
+        ranks: class_index of each photo's best `TOP` classes, or of all classes if there are fewer, best
+            first [M, k].
         labels: class_index of each photo [M], M >= 1.
         class_names: Class name of every index.
         shipped_classes: Number of classes that count as old; they come first.

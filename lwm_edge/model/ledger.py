@@ -41,7 +41,7 @@ class LedgerEntry(Record):
         bundle_bytes: Length of model.lwm.
         onnx_bytes: Length of classifier.onnx.
         peak_rss_bytes: High-water mark of the process's resident memory.
-        seconds: Wall-clock time of the change.
+        seconds: Wall-clock time of the change, up to the writing of its files.
         labels_bytes: Length of labels.txt.
         peak_anonymous_bytes: Largest anonymous part of resident memory, sampled.
         peak_mapped_bytes: Largest part of resident memory that maps files or is shared, sampled.
@@ -97,7 +97,10 @@ class Ledger(Record):
 
     @property
     def fastest_seconds(self) -> float:
-        """Returns the seconds of the fastest change on record; it did little more than export and check."""
+        """Returns the seconds of the fastest change on record; 0 if there is none.
+
+        Exporting and checking a model takes about as long at most, as it is part of every change.
+        """
         entries = (*self.latest, *([self.first] if self.first else []))
         return min((entry.seconds for entry in entries), default=0.0)
 

@@ -85,7 +85,7 @@ class Manifest(Record):
         permits: Changes that the vendor permits besides those that every device may make.
         capacity: Maximum number of classes that this bundle can ever hold.
         bundle_bytes: Length of the file, which stays as it was when the bundle was shipped.
-        recipe: Recipe that made the latest increment, or "base".
+        recipe: Recipe of the latest increment that is part of this model, or "base".
         tensors_digest: SHA-256 over all tensors but the manifest.
         parent_digest: Digest of the model before the latest change.
         increment_count: Number of changes since the vendor shipped the bundle.

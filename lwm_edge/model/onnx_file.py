@@ -1,7 +1,7 @@
 """Loads an exported ONNX file, and runs it through ONNX Runtime on prepared images, without torch.
 
-Everything needed is in the file: class names, preprocessing and the model's digest are in its metadata
-(https://onnx.ai/onnx/repo-docs/IR.html, metadata_props).
+Everything needed is in the file: class names, preprocessing, the model's digest and the thresholds for
+unknown objects are in its metadata (https://onnx.ai/onnx/repo-docs/IR.html, metadata_props).
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ class HasPrecision(Protocol):
 def has_bfloat16(device: torch.device) -> bool:
     """Tells whether a GPU supports bfloat16, or a processor has instructions for it.
 
-    torch has no public call that asks a processor for its instructions, and only Linux lists them. Elsewhere,
-    a processor is assumed to have none for bfloat16.
+    torch has no public call that asks a processor for its instructions, so Linux's list of them is read.
+    Elsewhere, a processor is assumed to have none for bfloat16.
     """
     if device.type == "cuda":
         # torch.cuda.is_bf16_supported is also true where bfloat16 is emulated, which is slower than float32

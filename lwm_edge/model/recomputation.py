@@ -1,8 +1,8 @@
 """Computes a block's activations again in the backward pass instead of keeping them, to save memory.
 
-torch.utils.checkpoint does the same for any function, but it loads torch's compiler. That takes 70 MiB, which
-is more than it saves if few images are computed at once. See Chen et al. 2016, "Training Deep Nets with
-Sublinear Memory Cost".
+torch.utils.checkpoint does the same for any function, but it loads torch's compiler. With few images at once,
+the 70 MiB that the compiler takes are more than the recomputation saves. See Chen et al. 2016, "Training Deep
+Nets with Sublinear Memory Cost".
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ Activation = Literal["sigmoid", "softmax"]
 Precision = Literal["float32", "bfloat16"]
 Permission = Literal["add-photos", "undo", "other-devices"]
 """Name of a change that a device may make only if the vendor permits it: learning more photos of shipped
-classes, returning to the model before the latest change, or taking classes that other devices learnt."""
+classes, returning to the model before the latest change, or taking classes that other devices learnt (which
+no command does yet)."""
 
 Line = Annotated[str, Field(min_length=1, max_length=200)]
 Paragraph = Annotated[str, Field(min_length=1, max_length=1000)]

@@ -27,7 +27,7 @@ from .bundle import AXES, AXES_OFFSET, BINS, CENTRES, CENTRES_OFFSET, DAMPING, A
 from .terms import KEPT, SHARES
 
 EDGES: NDArray[np.float64] = np.round(4 * np.sinh(np.arange(1 - BINS // 2, BINS // 2) / 10), 4)
-"""Edges between the bins: from -1,089 to 1,089, and close together around 0, where both explanations tie."""
+"""Edges between the bins, from -1,089 to 1,089; around 0, they are close together."""
 
 METADATA_LENGTH = 192
 """Length of the calibration in an ONNX file's metadata; it must not grow with the number of photos."""

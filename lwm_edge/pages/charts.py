@@ -54,7 +54,7 @@ def require_matplotlib() -> None:
     """
     try:
         with no_list_of_fonts_left():
-            import matplotlib.figure  # noqa: F401 - which loads the fonts
+            import matplotlib.figure  # noqa: F401 - loads the fonts too
     except ImportError:
         raise ConfigError(
             "a page's charts need matplotlib; install it: pip install 'lwm-edge[report]'"

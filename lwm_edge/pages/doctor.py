@@ -30,6 +30,8 @@ def write_check_page(report: CheckReport, output: AnyPath) -> None:
 
     Raises:
         ConfigError: The output cannot be written, or jinja2 is not installed.
+        HomeError: Writing the file failed.
+        ResourceError: The disk is full.
     """
     outputs.write_output(Path(output), check_page(report))
 

@@ -24,7 +24,7 @@ except ImportError:
 
 
 _NAME = "efficientnet-lite0"
-_PARTS = {  # prefixes of the package's names -> ours
+_PARTS = {  # prefix of a tensor's name in efficientnet_lite_pytorch -> prefix here
     "_conv_stem.": "stem.conv.",
     "_bn0.": "stem.bn.",
     "_blocks.": "blocks.",
@@ -35,7 +35,7 @@ _PARTS = {  # prefixes of the package's names -> ours
 
 
 def _build() -> nn.Module:
-    """Builds the package's network as a sequence of its parts, as an Architecture requires."""
+    """Builds the network as a sequence of its parts, as an Architecture requires."""
     model = EfficientNet.from_name(_NAME)
     stem = OrderedDict(conv=model._conv_stem, bn=model._bn0, act=nn.ReLU6(inplace=True))
     top = OrderedDict(conv=model._conv_head, bn=model._bn1, act=nn.ReLU6(inplace=True))

@@ -39,10 +39,10 @@ def _import_models() -> Any:
 
 @contextmanager
 def _without_compiler() -> Iterator[None]:
-    """Keeps torchvision from loading torch's compiler, 80 MiB, just to ask it a single question.
+    """Keeps torchvision from loading torch's compiler (80 MiB) for an operator that is never called here.
 
-    torchvision 0.18 also tells the compiler about one function, which changes nothing if the compiler never
-    runs.
+    torchvision 0.18 also registers one function with the compiler, which changes nothing if the compiler
+    never runs.
     """
     if "torch._dynamo" in sys.modules:
         yield

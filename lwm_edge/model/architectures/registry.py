@@ -43,10 +43,10 @@ class Architecture:
         build: Function that makes the whole classifier, untrained. It is called without arguments, if
             possible on the meta device, which takes no memory.
         features: Names of the classifier's child modules that, one after the other, turn images
-            [B, 3, H, W] float32 into the last feature maps [B, d, h, w] float32.
+            [B, 3, H, W] float32 into the last feature maps [B, d, h, w] float32, or into the tail's input.
         tail: Function that takes the whole classifier and returns all layers between these modules and the
             global average pooling, as one module that turns maps into maps. None if there are no such layers.
-        head: Dotted name of the one linear layer.
+        head: Dotted name of the last linear layer.
         preprocessing: Preprocessing that turns a photo into the input, unless the vendor chooses another.
         weights: Pretrained weights by name; each entry is a function that returns the weights as a state dict
             for the module that `build` makes.
@@ -145,7 +145,7 @@ def find_architecture(name: str) -> Architecture:
     """Looks up an architecture by its key.
 
     Raises:
-        ArchitectureError: There is no such key, or the vendor's package behind it cannot be loaded.
+        ArchitectureError: There is no such key, or its entry point does not load an `Architecture`.
     """
     if name in _BUILT_IN:
         return _BUILT_IN[name]
@@ -177,4 +177,4 @@ def _why_unusable(name: str) -> str:
             f"has a head that reads {inputs} values, for which class statistics would take "
             f"{4 * inputs**2 / 2**20:.0f} MiB in the bundle and {3 * 8 * inputs**2 / 2**20:.0f} MiB of memory"
         )
-    return "does not end in feature maps, average pooling and one linear layer"
+    return "is not known to end in feature maps, average pooling and one linear layer"

@@ -20,7 +20,7 @@ def take_apart(model: nn.Module, architecture: Architecture, name: str) -> tuple
     The modules that `architecture.features` names keep their names in the backbone.
 
     Args:
-        model: Classifier to split; the parts are its own modules, not copies.
+        model: Classifier to split; its tensors are not copied.
         architecture: Architecture that names the parts.
         name: Key of the architecture, for errors.
 

@@ -30,8 +30,8 @@ _MAX_NODES, _MAX_NODE_BYTES = 20_000, 4096
 _MAX_BYTES_PER_CONSTANT, _MAX_BYTES_OF_CONSTANTS = 1024, 256 * 1024
 _MAX_ATTRIBUTE_VALUES, _MAX_TEXT = 16, 200
 _CAST_TO = {TensorProto.FLOAT, TensorProto.INT64}
-_MAX_OPERATIONS = 250_000_000_000  # per image; the largest ONNX file, of 2 GB, needs 127 billion at 224 px
-_MAX_COST_OF_OTHERS = 8  # operations per element that nodes with weights write; the most seen was 1.5
+_MAX_OPERATIONS = 250_000_000_000  # per image; regnet_y_128gf, of 2.6 GB, needs 127 billion at 224 px
+_MAX_COST_OF_OTHERS = 8  # between layers, per element that nodes with weights write; the most seen was 1.5
 _LISTED_PROBLEMS = 20
 
 
@@ -40,7 +40,7 @@ def check_form(model: ModelProto, weights: Set[str]) -> None:
 
     Args:
         model: Graph of a bundle, without data for its weights.
-        weights: Names of the network's tensors.
+        weights: Names of the tensors that are filled in from the bundle.
 
     Raises:
         ExportError: The graph is of another form; the first few problems are listed.
@@ -187,16 +187,15 @@ class Cost(NamedTuple):
 def check_cost(model: ModelProto, weights: Set[str]) -> None:
     """Refuses a graph that costs more than its weights explain, or more than any classifier may.
 
-    A classifier uses each weight at most once for each pixel, and does little between its layers. A graph
-    that runs for hours would need so many weights that the file's length would give it away.
+    A classifier uses each weight at most once for each pixel, and does little between its layers.
 
     Args:
         model: Graph that `check_form` accepted.
-        weights: Names of the network's tensors.
+        weights: Names of the tensors that are filled in from the bundle.
 
     Raises:
-        ExportError: The graph reads one of the network's tensors more than once, it costs too much, or its
-            cost cannot be computed.
+        ExportError: The graph reads one of these tensors more than once, it costs too much, or its cost
+            cannot be computed.
     """
     readers = [name for node in model.graph.node for name in node.input if name in weights]
     if again := sorted({name for name in readers if readers.count(name) > 1}):

@@ -1,4 +1,4 @@
-"""Compares a smaller or faster form of an ONNX file with the file itself, on photos."""
+"""Compares another form of an ONNX file with the file itself, on photos."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def compare(
         photos: Photos to run both on.
         labels: class_index of each photo; None if some photos are not of known classes.
         min_agreement: Smallest share of photos for which both must predict the same class.
-        on_progress: Function that is called before each photo.
+        on_progress: Function that is called before each photo, once for each file.
     """
     files = [Classifier(original), Classifier(variant)]
     best = [file.predict(photos, on_progress=on_progress) for file in files]

@@ -1,8 +1,8 @@
-"""Lowers a traced graph to the form that every runtime reads: opset 17, IR version 8, no shape arithmetic.
+"""Lowers a traced graph to a form that older runtimes read too: opset 17, IR version 8, no shape arithmetic.
 
 TensorRT 8.6 reads opset 17 but no sequences; ONNX Runtime 1.17 reads IR version 9 at most. The onnx package's
-own converter fails on these graphs, but only a few operators matter, so each is rewritten here; any other
-operator whose definition changed between the two opsets is refused. Definitions:
+own converter fails on these graphs. Only a few operators matter, so each is rewritten here. Any other
+operator that opset 18, the traced one, defines differently is refused. Definitions:
 https://onnx.ai/onnx/operators/.
 """
 

@@ -69,7 +69,7 @@ def shipped_probe(arrays: Arrays, manifest: Manifest) -> ParityProbe:
     """Computes the logits that the head must give the generated pictures, without running the network.
 
     The bundle keeps the head's inputs for these pictures, as torch computed them when the base was made or
-    the network was last trained. So ONNX Runtime is compared with that torch, and this device needs none.
+    the network was last trained. So ONNX Runtime is compared with that torch, and the device needs no torch.
     """
     head_inputs, classes = arrays[PROBE].astype(np.float64), len(manifest.class_names)
     logits = head_inputs @ arrays[WEIGHT][:classes].T + arrays[BIAS][:classes]
@@ -112,7 +112,7 @@ def verified_file(arrays: Arrays, manifest: Manifest, probe: ParityProbe) -> tup
 
 
 def _check_unknown(onnx_file: OnnxFile, arrays: Arrays, images: Pixels) -> None:
-    """Compares the file's score for unknown objects with NumPy's, computed from the file's head inputs."""
+    """Compares the file's score for unknown objects with one that NumPy computes from its head inputs."""
     head_inputs, unknown = onnx_file.head_inputs_and_unknown(images)
     expected = -known_scores(head_inputs, arrays, len(onnx_file.class_names))
     tolerance = _UNKNOWN_TOLERANCE * max(

@@ -95,8 +95,8 @@ def in_eight_bits(
 
     The quantisation is static and symmetric, per channel for weights, and written as pairs of QuantizeLinear
     and DequantizeLinear. Depthwise convolutions stay in float32, as they lose most and gain least. So do the
-    first convolutions, because the head may read them and all later layers inherit their error: as many as
-    are needed for 98% of the images to keep their class, but at most half of all.
+    first convolutions, because the head may read them and all later layers inherit their error: the first
+    one or, if fewer than 98% of the images would keep their class, up to half of all.
 
     Args:
         onnx_file: Content of the file in float32, with no fixed batch size.
@@ -177,7 +177,7 @@ def _quantised(
 
 
 def _restore_unquantised_inputs(graph: GraphProto) -> None:
-    """Gives the original values back to other nodes that read the quantised input of a convolution."""
+    """Makes other nodes that read the quantised input of a convolution read the original values instead."""
     made_by = {node.output[0]: node for node in graph.node}
     readers: dict[str, list[NodeProto]] = {}
     for node in graph.node:
