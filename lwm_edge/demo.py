@@ -71,7 +71,7 @@ class DemoReport(Report):
         increments: Classes added by each increment.
         bundle_bytes: Length of model.lwm before the first increment and after each.
         onnx_bytes: Length of classifier.onnx before the first increment and after each.
-        home_bytes: Total length of the files in the home before the first increment and after each.
+        home_bytes: Length of all files and links in the home before the first increment and after each.
         home: Home in which the default recipe was used; the lengths above are those in this home.
         onnx: Exported classifier in that home.
         audit_passed: Whether that home passed the audit each time.

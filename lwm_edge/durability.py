@@ -27,7 +27,7 @@ def require_safe_changes(action: str, path: Path) -> None:
     """Refuses to change files on a system that cannot do so safely.
 
     Raises:
-        HomeError: The system lacks a feature; the message says which, and which commands still work there.
+        HomeError: The system lacks a feature; the message names it, and some commands that still work.
     """
     if missing := missing_features():
         raise HomeError(

@@ -3,9 +3,9 @@
     LwmEdgeError                 1
     ├── ConfigError              2   a setting or an argument is wrong
     ├── PhotosError              3   photos, or their folder, cannot be used
-    ├── BundleError              4   a bundle file is damaged, foreign or from another version
+    ├── BundleError              4   a bundle file is missing, damaged, foreign or from another version
     │   ├── ArchitectureError    4   a network cannot be used, or its name is unknown
-    │   └── CapacityError        4   there are more classes than the bundle has room for
+    │   └── CapacityError        4   the bundle has no room for the classes or their names
     ├── HomeError                4   a model home is missing or damaged, or a file operation was refused
     ├── ResourceError            5   memory, disk space or another resource ran out
     ├── GateError                6   the student is not good enough to replace its teacher
@@ -58,7 +58,7 @@ class LwmEdgeError(Exception):
 
     Args:
         message: What was wrong, where, and what to do about it.
-        problems: All the problems that were found, if there are several.
+        problems: Problems in detail.
     """
 
     exit_code = 1
@@ -81,13 +81,13 @@ class ConfigError(LwmEdgeError):
 
 
 class PhotosError(LwmEdgeError):
-    """Photos, or their folder, cannot be used; `problems` lists everything found."""
+    """Photos, or their folder, cannot be used."""
 
     exit_code = 3
 
 
 class BundleError(LwmEdgeError):
-    """A bundle file is damaged, foreign or from another version."""
+    """A bundle file is missing, damaged, foreign or from another version."""
 
     exit_code = 4
 
@@ -97,7 +97,7 @@ class ArchitectureError(BundleError):
 
 
 class CapacityError(BundleError):
-    """There are more classes than the bundle has room for."""
+    """The bundle has no room for the classes or their names."""
 
 
 class HomeError(LwmEdgeError):
@@ -234,8 +234,8 @@ def _type_refused_as_path(error: Exception) -> str | None:
 def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
     """Wraps a public function so that a refusal by the operating system is raised as an error of this tree.
 
-    So is a lack of memory or threads, and so is a path that Python refuses. An error that the caller's own
-    `on_progress` raises is passed on unchanged.
+    The same goes for a lack of memory or threads, and for a path that Python refuses. An error that the
+    caller's own `on_progress` raises is passed on unchanged.
     """
     signature = inspect.signature(function)
 

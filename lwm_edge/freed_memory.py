@@ -32,9 +32,9 @@ def bound_allocator() -> bool:
     """Makes the allocator give freed tensors' memory back to the system at once.
 
     Each large block is mapped separately and unmapped when freed, and all threads share one arena. So peak
-    memory is that of the blocks in use at the same time, and fragmentation adds nothing. The price is that
-    the pages of each new block are cleared, which can double the time of a step: see `freed_memory_kept`.
-    Call this at the start of a process of our own. Returns False if the allocator is not glibc's.
+    memory is that of the blocks in use at the same time, and fragmentation adds little. The price is that the
+    pages of each new block are cleared, which can double the time of a step: see `freed_memory_kept`. Call
+    this at the start of a process of our own. Returns whether the allocator accepts this; only glibc's does.
     """
     bounded = _set_allocator(_UNMAP_FROM_BYTES, _UNMAP_FROM_BYTES)
     _processes_of_ours.add(os.getpid())
@@ -63,7 +63,7 @@ def give_freed_memory_back() -> None:
         _set_allocator(_UNMAP_FROM_BYTES, _UNMAP_FROM_BYTES)
 
 
-def _set_allocator(mapped_from: int, kept_bytes: int) -> bool:
+def _set_allocator(unmap_from_bytes: int, kept_bytes: int) -> bool:
     """Sets glibc's allocator; see mallopt(3) and malloc_trim(3)."""
     try:
         libc = ctypes.CDLL(None)
@@ -71,7 +71,7 @@ def _set_allocator(mapped_from: int, kept_bytes: int) -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     settings = (
-        (_M_MMAP_THRESHOLD, mapped_from),
+        (_M_MMAP_THRESHOLD, unmap_from_bytes),
         (_M_TRIM_THRESHOLD, kept_bytes),
         (_M_ARENA_MAX, 1),
     )
@@ -97,7 +97,7 @@ def mapped_from(path: Path, tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
 
 
 def drop_mapped_pages(tensors: Iterable[Tensor]) -> None:
-    """Gives pages of tensors mapped from a file back to the system; the kernel loads them again when read.
+    """Gives pages of tensors mapped from a file back to the system; the kernel loads them again when needed.
 
     Only pages that lie wholly within a tensor are given back. The file's content stays in the kernel's cache,
     outside this process. Pages that belong to no file, or that have been written to since they were mapped,
@@ -136,10 +136,10 @@ def _unchanged_pages(pagemap: int, first: int, last: int) -> Iterator[tuple[int,
 def drop_library_pages() -> None:
     """Gives the pages of library code and constants back to the system, until they are read again.
 
-    Importing torch reads some 100 MiB of them, and training needs a third of that. A page is given back only
-    if it is mapped from a file, read-only and unchanged (a relocation or a debugger's breakpoint changes
-    some), and only in a process of our own. Shared mappings, such as a GPU driver's, are left alone. The
-    content stays in the kernel's cache. See madvise(2), MADV_DONTNEED, and proc(5), smaps.
+    Importing torch reads some 100 MiB of them, and training needs a third of that. A file's mapping is given
+    back only if it is read-only and none of its pages was changed (by a relocation or a debugger's
+    breakpoint, for example), and only in a process of our own. Shared mappings, such as a GPU driver's, are
+    left alone. The content stays in the kernel's cache. See madvise(2), MADV_DONTNEED, and proc(5), smaps.
 
     Where the system does not say what is mapped, nothing is given back.
     """

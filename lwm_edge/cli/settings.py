@@ -71,7 +71,7 @@ def read_file_config(folder: Path = Path()) -> FileConfig:
         raise invalid(f"{path} has settings that lwm-edge cannot use", error) from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}; correct or remove it") from None
-    except (ValueError, RecursionError) as error:  # ValueError: bad TOML, bad UTF-8 or a number too long
+    except (ValueError, RecursionError) as error:  # ValueError: bad TOML or UTF-8, a file or number too long
         raise ConfigError(f"{path} cannot be read: {error}; correct or remove it") from None
 
 
@@ -128,7 +128,7 @@ def _default_home() -> Path:
 
 
 def leave_a_folder_that_is_gone(given: Mapping[str, object]) -> None:
-    """Leaves the current folder if it no longer exists: in it, libraries such as MKL would end the process.
+    """Leaves the current folder if it is gone, because libraries such as MKL would end the process there.
 
     Args:
         given: Values of the command's arguments, by name.
@@ -149,7 +149,7 @@ def leave_a_folder_that_is_gone(given: Mapping[str, object]) -> None:
 
 
 def _unknown(name: str, known: Collection[str]) -> str | None:
-    """Says that a setting is unknown, or belongs in the other table; returns None for a known setting."""
+    """Says that a setting is unknown or belongs in [increment]; returns None for a known setting."""
     if name in known:
         return None
     if name in IncrementConfig.model_fields:
@@ -164,7 +164,7 @@ def increment_config(file_config: FileConfig, **given: Any) -> IncrementConfig:
     A value of None counts as not given.
 
     Raises:
-        ConfigError: Some settings cannot be used; every one of them is listed.
+        ConfigError: Some settings cannot be used, or do not fit together.
     """
     return IncrementConfig(**{**file_config.increment, **_given(given)})
 
@@ -173,7 +173,7 @@ def base_config(**given: Any) -> BaseConfig:
     """Makes a BaseConfig from the settings that are not None.
 
     Raises:
-        ConfigError: Some settings cannot be used; every one of them is listed.
+        ConfigError: Some settings cannot be used, or do not fit together.
     """
     return BaseConfig(**_given(given))
 
@@ -182,7 +182,7 @@ def pack_config(**given: Any) -> PackConfig:
     """Makes a PackConfig from the settings that are not None.
 
     Raises:
-        ConfigError: Some settings cannot be used; every one of them is listed.
+        ConfigError: Some settings cannot be used, or do not fit together.
     """
     return PackConfig(**_given(given))
 

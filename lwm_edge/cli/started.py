@@ -1,4 +1,4 @@
-"""Notes when the command started; `__main__` imports this before the package's other modules."""
+"""Notes when the command started, so `__main__` imports it first."""
 
 import time
 

@@ -70,8 +70,8 @@ def add_classes_command(
 ) -> None:
     """Teach the model new classes, from photos of these classes alone: the main job.
 
-    Nothing changes until the last step; then the bundle, ONNX file, labels and receipt change together. After
-    an interruption, the same command continues any training that was saved, even if you omit its options.
+    The model, its ONNX file, labels and receipt change together, in the last step. After an interruption, the
+    same command continues any training that was saved, even if you omit its options.
     """
     from ..freed_memory import bound_allocator
     from ..increment.add import may_train

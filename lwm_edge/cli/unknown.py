@@ -26,7 +26,7 @@ def calibrate_command(
 ) -> None:
     """Set the threshold of `predict --unknown`, from this device's own photos of known classes.
 
-    Nothing is learnt. Give photos that the model has not learnt, because it is surer of those that it has.
+    Nothing is learnt. Give photos that the model has not learnt; it is too sure of those it has learnt.
     """
     from .. import calibrate
 

@@ -2,8 +2,8 @@
 
 Every signature covers a statement: a line that names the kind of statement, followed by canonical JSON. The
 vendor's statement describes everything that defines the shipped base. A device's statement describes one
-change: the model before it, the model after it, and the base that both come from. `proofs.verification`
-decides whether a model can be trusted.
+change: the model before it, the model after it, and the base that both come from. `home.trust` and
+`proofs.verification` decide whether a model can be trusted.
 """
 
 from __future__ import annotations

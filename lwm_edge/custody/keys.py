@@ -59,6 +59,7 @@ def generate_key(name: AnyPath) -> KeyReport:
     Raises:
         ConfigError: One of the files already exists (a key is never overwritten), or cannot be written.
         HomeError: The operating system refused to write.
+        ResourceError: The disk is full.
     """
     name = Path(name)
     if str(name) == outputs.STDOUT:
@@ -163,8 +164,8 @@ def _read(path: Path, *, private: bool) -> bytes:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             if private and mode & 0o077:
                 raise TrustError(
-                    f"{path} is accessible to others besides its owner (mode {mode:04o}), so it may not be "
-                    f"secret; make a new key or, if nobody else can have read it, run: chmod 600 {path}"
+                    f"{path} is accessible to others besides its owner (mode {mode:04o}), so others may "
+                    f"have read it; make a new key or, if you know that nobody has, run: chmod 600 {path}"
                 )
             return file.read(_MAX_BYTES)
     except OSError as error:

@@ -41,8 +41,10 @@ def sign_bundle(bundle: AnyPath, key: AnyPath) -> SigningReport:
 
     Raises:
         BundleError: The bundle is damaged.
-        ConfigError: The bundle is not a base, as it was changed after it shipped, or cannot be written.
+        ConfigError: The bundle was changed after it shipped, or cannot be written.
         TrustError: The key cannot be used.
+        HomeError: Writing the bundle failed.
+        ResourceError: The disk is full.
     """
     signer = read_private_key(key)
     opened = open_bundle(Path(bundle))

@@ -33,12 +33,12 @@ def watch(
     Args:
         home: Model home, or the path of its folder.
         source: Number of a camera, as an integer or as text, or the path of a video file.
-        every_seconds: Fewest seconds between two classified frames; in a video, seconds of playing time.
+        every_seconds: Minimum number of seconds between classified frames; in a video, of playing time.
         top_k: Number of classes to return for each frame, best first.
         keep: Share of photos of known classes that must not be called unknown; one of `model.terms.SHARES`.
 
     Yields:
-        The prediction for each of these frames; its `photo` names the source and the time, such as
+        The prediction for each classified frame; its `photo` names the source and the time, as in
             `door.mp4@2.0s`.
 
     Raises:

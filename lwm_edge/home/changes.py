@@ -60,6 +60,7 @@ def init_home(
             the network's (ParityError).
         TrustError: The base is not signed with the trusted key, or the key cannot be read.
         BusyError: Another process is changing the home, and `wait` is not set.
+        ResourceError: Memory or disk space ran out.
     """
     started = time.monotonic()
     home = absolute(home)

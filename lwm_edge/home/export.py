@@ -37,10 +37,10 @@ def export_onnx(
     """Writes a model's verified ONNX file, or another form of it.
 
     Args:
-        source: Model home, or the path of a bundle.
+        source: Model home, or the path of its folder or of a bundle.
         output: Path of the ONNX file to write, which is replaced if it exists; the text `-` means standard
             output.
-        config: Form of the file; None means the form of the home's classifier.onnx.
+        config: Form of the file; None means the form of a home's classifier.onnx.
         on_progress: Function that is called before the file is made, before each photo is read, and again
             each time a photo is used for calibration or classified. If it raises an exception, the call
             ends, and nothing is written.
@@ -53,6 +53,7 @@ def export_onnx(
         ExportError: The ONNX file cannot be made.
         ParityError: The ONNX file differs from the network, or the other form of it disagrees with the
             original on too many photos and `force` is not set.
+        ResourceError: Memory or disk space ran out.
     """
     config = config or ExportConfig()
     target = outputs.STDOUT if output == outputs.STDOUT else Path(output)

@@ -197,7 +197,7 @@ def previous_model(generation: Generation, bundle: Bundle) -> Bundle | None:
     """Opens `previous.lwm`: the bundle that undo returns to or, if there is none, a copy of the current one.
 
     Returns:
-        The bundle; None if the file is damaged, or belongs to another model.
+        The bundle; None if the file is missing or damaged, or belongs to another model.
     """
     try:
         previous = open_bundle(generation.previous)
@@ -211,7 +211,7 @@ def previous_model(generation: Generation, bundle: Bundle) -> Bundle | None:
 def is_onnx_of(bundle: Bundle) -> Callable[[bytes], bool]:
     """Returns a function that tells whether a file's content is the ONNX file made from the bundle."""
     arrays = bundle.arrays()
-    if tensors_digest(arrays) != bundle.manifest.tensors_digest:  # the file was replaced after it was opened
+    if tensors_digest(arrays) != bundle.manifest.tensors_digest:  # the bundle was replaced meanwhile
         return lambda content: False
     try:
         expected = fill_graph(arrays, bundle.manifest)

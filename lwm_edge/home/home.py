@@ -105,7 +105,7 @@ class Home:
 
     @explains_os_failures
     def current(self) -> Generation:
-        """Resolves the link once and returns the current generation.
+        """Resolves the link, and returns the current generation.
 
         Raises:
             HomeError: The link is missing, or does not point at a generation.
@@ -141,7 +141,7 @@ class Home:
 
     @property
     def onnx(self) -> Path:
-        """Returns the path that apps load; it goes through the link, so it outlasts changes of the model."""
+        """Returns the path that apps load; it goes through the link, so it leads to the current file."""
         return self.path / CURRENT / ONNX
 
     @property
@@ -244,7 +244,7 @@ class Home:
         ownership.remove_staged(self.path)
         current = self._current_name()
         if current is None and os.path.lexists(self.path / CURRENT):
-            return  # it is not our link, so nobody knows which generation to keep
+            return  # it leads to no generation, so nobody knows which one to keep
         folders = ownership.generation_folders(self.path)
         stale = [path for path in folders if path.name != current and ownership.is_generation(path)]
         if current is None:  # the lost link may have pointed at a complete model

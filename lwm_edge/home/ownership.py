@@ -157,7 +157,7 @@ def remove_staged(home: Path) -> None:
     """Removes the staged files that an interrupted write left in a home, so that the next write has room.
 
     Raises:
-        HomeError: Something that we did not make has the name of the staged link; it is left alone.
+        HomeError: Something other than a staged link or file has such a name; it is left alone.
     """
     for name in (CURRENT, TRUST, TRAINING):
         staged = storage.staged_path(home / name)

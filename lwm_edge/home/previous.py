@@ -34,11 +34,13 @@ def undo(
         ConfigError: The vendor does not permit undo, or there is nothing to return to.
         BundleError: The bundle of the model before the latest change is missing or damaged, or belongs to
             another model; or the current one is damaged.
-        ExportError: The results of ONNX Runtime on this device differ from the network's (ParityError).
+        ExportError: The ONNX file cannot be made, or the results of ONNX Runtime on this device differ from
+            the network's (ParityError).
         HomeError: There is no home, or it cannot be written to.
         BusyError: Another process is changing the home, and `wait` is not set.
         TrustError: The home's model does not verify against the key that the home trusts, or the signing key
             cannot be used.
+        ResourceError: Memory or disk space ran out.
     """
     return change_model(home, _return_to_previous, sign_with=sign_with, on_progress=on_progress, wait=wait)
 

@@ -80,7 +80,7 @@ class InfoReport(Report):
         increment_count: Number of changes since the bundle was shipped.
         recipe: Recipe of the latest increment; "base" if there was none.
         model_digest: Digest of the model.
-        parent_digest: Digest of the model before the latest change.
+        parent_digest: Digest of the model before the latest change; None if there was no change.
         ledger: Footprints of the latest changes and of making the home, and the maximum of all.
         unknown: Thresholds of the score for unknown objects.
         kept_by_class: Number of photos that the default threshold keeps, and number of all photos, for each
@@ -246,7 +246,7 @@ def info(source: Home | AnyPath) -> InfoReport:
     """Describes a model home's current model, or a bundle file.
 
     Args:
-        source: Model home, or the path of a bundle.
+        source: Model home, or the path of its folder or of a bundle.
 
     Raises:
         HomeError: There is no home.

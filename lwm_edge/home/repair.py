@@ -38,8 +38,10 @@ def repair_home(
     Raises:
         HomeError: There is no model, it is unclear which one is current, or the home cannot be written to.
         BundleError: The bundle itself is damaged.
-        ParityError: The results of ONNX Runtime on this device differ from the network's.
+        ExportError: The ONNX file cannot be made, or the results of ONNX Runtime on this device differ from
+            the network's (ParityError).
         BusyError: Another process is changing the home, and `wait` is not set.
+        ResourceError: Memory or disk space ran out.
     """
     home = home if isinstance(home, Home) else Home(absolute(home))
     if not (home.path / GENERATIONS).is_dir():

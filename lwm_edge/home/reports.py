@@ -16,7 +16,7 @@ class MemoryReport(Report):
         peak_anonymous_bytes: Peak of the anonymous resident memory; None if the system does not say.
         peak_mapped_bytes: Peak of the mapped or shared resident memory; None if the system does not say.
         peak_tree_bytes: Peak of the resident memory of the process and all its children.
-        peak_cgroup_bytes: Peak memory of the process's cgroup and all processes in it; None if unknown.
+        peak_cgroup_bytes: Peak memory of all processes in this process's cgroup; None if unknown.
         peak_cuda_bytes: Peak of torch's memory on the GPU; None if the GPU was not used.
         teacher_networks: Number of networks alive besides the student.
         images_alive: Number of images in memory that were not there before.
@@ -41,7 +41,7 @@ class FootprintReport(Report):
         bundle_bytes: Length of model.lwm, which never changes.
         bundle_bytes_before: Length of model.lwm before the change.
         onnx_bytes: Length of classifier.onnx, which each class makes longer; see `proofs.onnx_growth`.
-        onnx_bytes_before: Length of classifier.onnx before the change.
+        onnx_bytes_before: Length of classifier.onnx before the change; the new length if a home was made.
         peak_rss_bytes: High-water mark of the resident memory of the process that made the change.
         export_peak_rss_bytes: High-water mark of the process that exported and committed the new model.
         memory: All memory figures of the change.
@@ -64,8 +64,8 @@ class ChangeReport(Report):
     Attributes:
         home: Path of the model home.
         change: Kind of the change; None if a home was made.
-        changed_classes: Names of the classes that the change affected. For a renaming, they are the old name
-            and the new one; for a merger, the merged class and the class that it was merged into.
+        changed_classes: Names of the first classes that the change affected. For a renaming, they are the old
+            name and the new one; for a merger, the merged class and the class that it was merged into.
         increment: Number of the change; 0 if a home was made.
         removed_class: Name of the removed class, if any.
         remains: Sentences that say what is left of the removed class in the home.

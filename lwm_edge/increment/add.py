@@ -32,8 +32,7 @@ def add_classes(
     """Teaches a home's model new classes, from photos of these classes alone.
 
     Nothing that a reader of the home sees changes until the last step, which is a single rename. After an
-    interruption (Ctrl-C, a kill or a power cut), the same call continues any training that was saved, and
-    produces the same model.
+    interruption (Ctrl-C, a kill or a power cut), the same call continues any training that was saved.
 
     Args:
         home: Model home, or the path of its folder.

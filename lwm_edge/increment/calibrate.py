@@ -69,7 +69,7 @@ def calibrate(
         wait: Whether to wait for another process that is changing the home.
 
     Raises:
-        PhotosError: Some sub-folders name no class of the model, or have no usable photos; all are listed.
+        PhotosError: Some sub-folders name no class of the model, or have no usable photos.
         BundleError: The home's bundle is damaged.
         ExportError: The bundle's graph cannot be run here, or gives other results than where the model was
             trained (ParityError).
@@ -77,6 +77,7 @@ def calibrate(
         BusyError: Another process is changing the home, and `wait` is not set.
         TrustError: The home's model does not verify against the key that the home trusts, or the signing key
             cannot be used.
+        ResourceError: Memory or disk space ran out.
     """
     scored: list[_Scored] = []
 

@@ -64,7 +64,7 @@ def check_photos(
     class_name: str | None = None,
     on_progress: ProgressCallback = ignore_progress,
 ) -> CheckReport:
-    """Looks for photos that would do harm if a model learnt from, or was measured on, them; changes nothing.
+    """Looks for photos that a model should neither learn nor be measured on; changes nothing.
 
     Args:
         home: Model home, or the path of its folder.
@@ -77,7 +77,9 @@ def check_photos(
         BundleError: The home's bundle is damaged.
         PhotosError: The folder cannot be used: for example, a class has no usable photo; every problem is
             listed.
-        ExportError: The bundle's graph cannot be run here.
+        ExportError: The bundle's graph cannot be run here, or gives other results than where the model was
+            trained (ParityError).
+        ResourceError: Memory ran out.
     """
     model = open_home(home).read(lambda generation: open_bundle(generation.bundle))
     folder = absolute(folder)
@@ -166,7 +168,7 @@ def _size_faults(photo: Photo, resize_size: int) -> Iterator[Fault]:
 
 
 def _find_blurred(measured: _Measurements, labels: Labels) -> None:
-    """Finds photos that are far less sharp than is usual in their class, unless they have other faults."""
+    """Finds photos that are far less sharp than is usual in their class, unless they have a fault already."""
     sharp = np.array(measured.sharpness)
     for label in np.unique(labels):
         of_class = np.flatnonzero(labels == label)
@@ -181,7 +183,7 @@ def _find_blurred(measured: _Measurements, labels: Labels) -> None:
 
 
 def _find_near_duplicates(measured: _Measurements, photos: Sequence[Photo], names: Sequence[str]) -> None:
-    """Finds near-duplicates among photos without other faults; of two, the less sharp one is the suspect."""
+    """Finds near-duplicates among photos that have no fault yet; the less sharp of two is the suspect."""
     plain = [i for i, faults in enumerate(measured.faults) if not faults]
     plain.sort(key=lambda i: -measured.sharpness[i])
     hashes = [measured.hashes[i] for i in plain] if measured.hashes else []
@@ -242,7 +244,7 @@ def _suspects(measured: _Measurements, photos: PhotoSet, names: Sequence[str]) -
 def _alike(
     logits: Features, labels: Labels, judged: NDArray[np.bool_], names: Sequence[str]
 ) -> list[AlikeClasses]:
-    """Lists classes with many photos that are taken for one other class, the largest share first."""
+    """Lists classes of which many photos are taken for one other class, the largest share first."""
     here = set(labels.tolist())
     found = judge_new_classes(logits.argmax(1)[judged], labels[judged], names, sorted(set(labels[judged])))
     alike = [

@@ -1,4 +1,4 @@
-"""Defines the reports of the photo doctor."""
+"""Defines the reports of `check_photos`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class AlikeClasses(Report):
 
 
 class CheckReport(Report):
-    """Reports what the photo doctor found; nothing was copied or changed.
+    """Reports what `check_photos` found; nothing was copied or changed.
 
     Attributes:
         folder: Folder that was checked.

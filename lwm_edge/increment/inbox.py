@@ -44,7 +44,7 @@ def teach_inbox(
     Args:
         home: Model home, or the path of its folder.
         inbox: Path of a folder in which photos arrive in sub-folders, one for each class.
-        config: Settings; None means the defaults. The recipe is `lda`.
+        config: Settings; None means the defaults. The recipe must be `auto` or `lda`; both mean `lda` here.
         taught: Folder to which photos are moved once they are taught, in a sub-folder for each class.
         delete: Whether to delete taught photos instead of moving them.
         quiet_seconds: Seconds for which a class folder must stay unchanged before it is taught. If there are
