@@ -46,7 +46,7 @@ def preprocess(image: Image.Image, image_size: int, resize_size: int) -> Pixels:
     """Turns a photo upright, converts it to RGB, scales it to a given short side and crops the centre.
 
     Args:
-        image: Photo as Pillow opened it, not yet decoded.
+        image: Photo as Pillow opened it; it need not be decoded yet.
         image_size: Height and width of the result.
         resize_size: Length of the photo's short side before the crop.
 

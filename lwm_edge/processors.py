@@ -29,7 +29,7 @@ def usable_processors() -> int:
 
 
 def _cgroup_shares() -> Iterator[float]:
-    """Yields how many processors' time this process may use, for each of its cgroups that limits it."""
+    """Yields the limit of each cgroup of this process that has one, as a number of processors."""
     for version, folder in levels("cpu"):
         with suppress(OSError, ValueError):  # "max" is not a number: there is no limit
             quota, period = _quota_v2(folder) if version == 2 else _quota_v1(folder)

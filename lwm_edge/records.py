@@ -1,7 +1,7 @@
-"""Defines what every package shares: reports, progress, settings, and how paths are written as text.
+"""Defines what the packages share: records, settings, reports, progress, and the form of paths and JSON.
 
-Reports are frozen records; receipts and the `--json` output are made of them. The names of fields carry their
-units; accuracies run from 0 to 1.
+Receipts and the `--json` output are made of reports. The names of fields carry their units; accuracies run
+from 0 to 1.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Settings(Record):
     @field_validator("*", mode="before")
     @classmethod
     def _no_number_is_a_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuses what pydantic would let pass: `true` where 1 is meant, and 1 where `true` is meant."""
+        """Refuses what pydantic would let pass: a truth value as a number, or a number as a truth value."""
         is_truth_value = "bool" in str(cls.model_fields[str(info.field_name)].annotation)
         if isinstance(value, bool) and not is_truth_value:
             raise ValueError("true and false have no meaning here")
@@ -97,13 +97,13 @@ def utf8_name(name: str) -> str:
 
 
 def utf8_text(text: str) -> str:
-    r"""Writes text so that UTF-8 can hold it: a byte that is not UTF-8 is written as, for example, `\xff`."""
+    r"""Escapes what UTF-8 cannot hold: a byte that is not UTF-8 becomes, for example, `\xff`."""
     named = "".join(f"\\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else c for c in text)
     return named.encode(errors="backslashreplace").decode()
 
 
 def printable(path: Path) -> str:
-    """Writes a path as text that UTF-8 can hold, as `utf8_text` does, since file names need not be UTF-8."""
+    """Returns a path as text that UTF-8 can hold; the name of a file need not be UTF-8."""
     return utf8_text(utf8_name(str(path)))
 
 
@@ -178,7 +178,8 @@ def plain_json(text: bytes, *, indent: int | None = None) -> Any:
 def require_as_written(record: BaseModel, text: bytes) -> None:
     """Refuses the JSON that a record was read from, unless the record would be written exactly like that.
 
-    The JSON must have no spaces outside strings, but may lack fields that a later release added.
+    The JSON must have no spaces outside strings. It may lack fields that have a default, as a later release
+    may have added them.
 
     Raises:
         ValueError: The text could hide something, either in a way that `plain_json` refuses, or in the order
@@ -214,8 +215,8 @@ def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 class Progress(Report):
     """Reports one step of a long job, for progress bars.
 
-    In the phases `photos` and `features`, and while photos are evaluated, there is a report before each
-    photo, and further ones while a photo is slow to read.
+    In the phases `photos`, `check` and `features`, and in `evaluate` if it reads photos, there is a report
+    before each photo, and further ones while a photo is slow to read.
 
     Attributes:
         phase: Name of the phase: `photos`, `check`, `plan`, `features`, `train`, `evaluate`, `stage`,
@@ -223,7 +224,7 @@ class Progress(Report):
         done: Number of steps done in the phase.
         total: Number of steps in the phase.
         loss: Loss of the latest optimiser update, while training.
-        notes: Lines that tell the owner, before anything is learnt, which files are left out and why.
+        notes: Lines for the owner about files that are left out, and about sub-folders that are included.
         expected_seconds: Seconds that a phase of one step is expected to take; None if its steps are counted.
     """
 
@@ -239,7 +240,7 @@ ProgressCallback = Callable[[Progress], None]
 
 
 def one_step(phase: str, expected_seconds: float) -> Progress:
-    """Returns the report on the start of a phase whose steps cannot be counted, and its expected duration."""
+    """Makes the first report on a phase whose steps cannot be counted, with its expected duration."""
     return Progress(phase=phase, done=0, total=1, expected_seconds=expected_seconds)
 
 
@@ -248,11 +249,11 @@ def ignore_progress(progress: Progress) -> None:
 
 
 class StepReporter:
-    """Reports how many steps of a phase are done; call it before each of them.
+    """Reports how many steps of a phase are done; call it before each step.
 
     Args:
         phase: Name of the phase.
-        total: Number of its steps, or the usual number of them; steps beyond that number are not counted.
+        total: Number of steps, or the usual number; steps beyond it are not counted.
         on_progress: Function that gets the reports.
     """
 
@@ -281,7 +282,7 @@ def invalid(message: str, error: ValidationError) -> ConfigError:
 
 
 def invalid_values(error: ValidationError) -> list[tuple[str, str]]:
-    """Lists what pydantic found: where (empty for the whole), and what is wrong there."""
+    """Lists what pydantic found: the place (empty for the whole), and what is wrong there."""
     items = error.errors(include_url=False, include_context=False)
     return [
         (".".join(map(str, i["loc"])), _CLEARER_MESSAGES.get(i["type"], i["msg"].removeprefix(_PREFIX)))

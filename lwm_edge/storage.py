@@ -39,8 +39,8 @@ def write_file(
         content: Content of the whole file.
         mode: Permissions, less the umask; they are never wider, not even for an instant.
         replace: Whether an existing file may be replaced; if not, an existing file causes a HomeError.
-        of_user: Whether the file is to belong to the user who runs this, even if that is the superuser
-            writing to another user's folder. If not, a file in such a folder belongs to the folder's owner.
+        of_user: Whether the file belongs to the user who runs this in any case. If not, a file that the
+            superuser writes to another user's folder belongs to that folder's owner.
 
     Raises:
         ResourceError: The disk is full; the old file, if any, is untouched.
@@ -154,8 +154,9 @@ def swap_link(link: Path, target: str) -> tuple[str, ...]:
         A warning if the disk did not confirm the rename; otherwise nothing.
 
     Raises:
+        ResourceError: The disk is full; any existing link is unchanged.
         HomeError: Something that is not a link is there, the operating system refused, or the file system
-            has no symbolic links. In each case, any existing link is unchanged.
+            has no symbolic links; any existing link is unchanged.
     """
     staged = staged_path(link)
     with changing("switch", link):
@@ -174,7 +175,7 @@ def swap_link(link: Path, target: str) -> tuple[str, ...]:
 
 
 def move_file(source: Path, target: Path) -> None:
-    """Moves a file to a free name in another folder; an existing file is never replaced.
+    """Moves a file to a free name in another folder.
 
     Between file systems, the file is copied, and removed once the copy is durable. Within one file system,
     the file is renamed, which is durable once the caller has synced both folders.
@@ -245,12 +246,16 @@ def remove_link(path: Path) -> None:
 def remove_folder(path: Path, files: Collection[str], last: str | None = None) -> None:
     """Removes a folder that contains nothing but regular files with given names; leaves any other alone.
 
-    Sub-folders are never entered. If anything else turns up in the folder meanwhile, the folder stays.
+    Sub-folders are never entered.
 
     Args:
         path: Path of the folder.
         files: Names of the files that it may contain.
         last: Name of the file to remove only once the removal of the others is durable.
+
+    Raises:
+        HomeError: Something else turned up in the folder meanwhile, so it stays, or the operating system
+            refused.
     """
     if not is_real_folder(path) or not holds_only(path, files):
         return

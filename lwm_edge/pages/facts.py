@@ -1,4 +1,4 @@
-"""Gathers the facts for a page about a home: what the model knows, how sure that is, and what it costs."""
+"""Gathers the facts for a page about a home: classes, accuracy, confusions, cost, and the model's origin."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ClassFact:
         shipped: Whether the vendor shipped the class.
         learnt_from: Number of photos from which the class was learnt; 0 if that is not known.
         right: Number of photos that were recognised.
-        total: Number of photos that were judged; 0 if the class was never measured.
+        total: Number of photos that were judged; 0 if there is no figure for the class.
         source: Words that say who measured the class, or when.
     """
 
@@ -77,7 +77,7 @@ class Facts:
         info: Description of the home's model.
         classes: Facts about each class, in class_index order.
         confusions: Most frequent confusions.
-        ledger: Footprint of the changes that the ledger lists, oldest first.
+        ledger: Entries that the ledger keeps, oldest first.
         receipt: Receipt of the latest change; None if that change learnt no photos, or the file is damaged.
         audit: Report of the auditor on the home.
         custody: Verdict on the chain of custody from the base to this model.
@@ -138,7 +138,7 @@ def _classes(
     bundle: Bundle, receipt: IncrementReport | None, evaluation: EvaluationReport | None
 ) -> tuple[ClassFact, ...]:
     m, arrays = bundle.manifest, bundle.arrays(COUNTS, RIGHT, RIGHT_SOLVED, TOTAL)
-    solved = m.increment_count > 0  # as if every change replaced the vendor's head by a solved one
+    solved = m.increment_count > 0  # supposes that a change replaced the vendor's head by a solved one
     right, total = arrays[RIGHT_SOLVED if solved else RIGHT], arrays[TOTAL]
     measured: dict[str, tuple[int, int, str]] = {
         name: (int(right[i]), int(total[i]), SHIPPED) for i, name in enumerate(m.class_names) if total[i]

@@ -1,4 +1,4 @@
-"""Teaches new classes, and writes a page that also shows photos, attention maps and mistakes."""
+"""Teaches new classes, and writes a page about the home that shows photos, attention maps and mistakes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Picture:
         taken_for: Name of the class that it was taken for; empty if that is not known.
         before: Photo with the old model's attention map; empty if there is none.
         after: Photo with the new model's attention map; empty if there is none.
-        looked_for: Name of the old class for which the maps show evidence.
+        looked_for: Name of the old class for which the maps show evidence; empty if there are no maps.
     """
 
     image: str
@@ -69,7 +69,7 @@ class Moment:
         pictures: Some of the new photos, with attention maps if there are any.
         maps_note: Sentences that explain the maps, or say why there are none.
         mistakes: Held-back photos that were not recognised, up to a limit.
-        mistakes_made: Number of all held-back photos that were not recognised.
+        mistakes_made: Number of held-back photos that were not recognised.
         held_back: Number of held-back photos.
     """
 
@@ -113,8 +113,8 @@ def add_classes_with_page(
     """Teaches new classes as `add_classes` does, and writes a page that shows photos, maps and mistakes.
 
     The page embeds some of the photos, and says so. It is written to the path that you give, and never into
-    the home, which keeps no photo. The attention maps of the old and the new model are shown if the recipe
-    trained the network; drawing them needs torch.
+    the home, which keeps no photo. If the recipe trained the network, the page shows the attention maps of
+    the old and the new model; drawing them needs torch and /proc.
 
     Args:
         home: Model home, or the path of its folder.
@@ -123,7 +123,7 @@ def add_classes_with_page(
         config: Settings, which mean the same as in `add_classes`.
         on_progress: Function that is called in this thread at every step and before each photo. If it raises
             an exception once the classes have been learnt, they stay learnt, but no page is written.
-        isolate: Whether to learn and commit in worker processes; False does both in this one.
+        isolate: Whether to learn and commit in worker processes; False does both in this process.
         wait: Whether to wait for another process that is changing the home.
         started: Value of time.monotonic() from which the receipt counts its seconds; None means now.
 
@@ -169,8 +169,8 @@ def _moment(
         note = (
             "The middle picture shows where the model looked before this increment, and the right one shows "
             "where it looks now. Both show the evidence for one old class, which is named below: the old "
-            "class that the new model finds most likely. Training keeps the two pictures alike; where they "
-            "differ, other parts of the photo count now."
+            "class that the new model finds most likely. Where the two pictures differ, other parts of the "
+            "photo count now."
         )
     count = len(receipt.new_classes)
     return Moment(
@@ -190,9 +190,8 @@ def _why_no_maps(receipt: IncrementReport, before: Bundle | None) -> str | None:
     """Says why no maps of the old and the new model are shown; None if they can be."""
     if receipt.training is None:
         return (
-            f"Recipe {receipt.recipe} left the network as it was, so the model looks at the same parts of a "
-            "photo as before, and there are no maps to compare. These are some of the new photos, as the "
-            "network sees them."
+            f"Recipe {receipt.recipe} did not train the network, so there are no maps to compare. These are "
+            "some of the new photos, as the network sees them."
         )
     if not torch_is_installed():
         return "Attention maps need torch, which is not installed here. These are some of the new photos."

@@ -1,4 +1,4 @@
-"""Writes a page about a home's model: what it knows, how accurate it is, what it costs, where it is from."""
+"""Writes a page about a home's model: what it knows, how accurate it is, what it costs, and its origin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fills in the template of a page, and escapes all text in the page."""
+"""Fills in the template of a page, and escapes the text that goes into it."""
 
 from __future__ import annotations
 

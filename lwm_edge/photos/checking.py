@@ -109,7 +109,7 @@ class PhotoSorter:
     unreadable: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def sort_class(self, folder: ClassFolder, label: int) -> tuple[list[Photo], list[str]]:
-        """Returns a class's photos, and lines about its files that are left out for a reason in this class.
+        """Returns a class's photos, and lines about its files that are left out for reasons within the class.
 
         A photo that is found in a later class too is still returned; it is then in `contradictions`.
         """
@@ -138,7 +138,7 @@ class PhotoSorter:
         return [*hints, *self.listing.beside, *contradictions]
 
     def _duplicate_problem(self, digest: str, path: Path, folder: ClassFolder) -> str:
-        """Returns a problem if the class has this photo already, else notes it if another class has it."""
+        """Returns a problem if the class has the photo already; notes a contradiction if another has it."""
         first, first_folder = self.seen.setdefault(digest, (path, folder))
         if first_folder is not folder:
             self.contradictions.setdefault(

@@ -14,8 +14,8 @@ _BIDIRECTIONAL = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 # Cn (unassigned) is not refused: a later version of Unicode may assign such a character, and whether a bundle
 # is valid must not depend on Python's version of Unicode.
 _REFUSED_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-_WITHOUT_VARIANTS = {"Lu", "Ll", "Lt", "Zs"}
-# The characters that Unicode calls default ignorable, less those refused anyway, plus the blank ones.
+_WITHOUT_VARIANTS = {"Lu", "Ll", "Lt", "Zs"}  # after these, an invisible character has no use
+# Assigned characters that Unicode calls default ignorable, less those refused anyway, plus blank ones.
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U0001d159\U000e0100-\U000e01ef]"
 )
@@ -48,7 +48,7 @@ def fold_class_name(text: str) -> str:
 
 
 def shown_class_name(text: str) -> str:
-    """Reduces a class name to what can be seen of it: two names that look alike give the same text.
+    """Reduces a class name to what can be seen of it, to find names that look alike.
 
     A name can pass for another if it has invisible characters, or letters of another script that look like
     Latin ones (twins).

@@ -1,9 +1,10 @@
 """Decodes costly photos in a separate process, within hard limits on memory and processor time.
 
-None of Pillow's decoders can be interrupted, and what some of them need cannot be known beforehand. The
-process is given one job after another, each as a line of JSON. It answers with a line of JSON and then the
-pixels, if there are any. It ends with its parent (the process that started it) or, except on Windows, after
-ten seconds without a job. If a photo takes more processor time than is allowed, the process is ended too.
+Pillow's decoders cannot be interrupted within a block, and what some of them need cannot be known
+beforehand. The process is given one job after another, each as a line of JSON. It answers with a line of JSON
+and then the pixels, if there are any. It ends with its parent (the process that started it) or, except on
+Windows, after ten seconds without a job. If a photo takes more processor time than is allowed, the process is
+ended too.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ class DecoderProcess:
     """Starts the process when it is needed, and gives it photos to decode.
 
     Attributes:
-        resident_bytes: Resident memory of the process when it last answered; 0 if it was ended from here, or
-            if the system does not say.
+        resident_bytes: Resident memory of the process when it last answered; 0 if it has not answered yet or
+            was ended from here, or if the system does not say.
         peak_bytes: Highest resident memory since `forget_peak`.
     """
 
@@ -80,7 +80,7 @@ class DecoderProcess:
             image_size: Height and width of the result.
             resize_size: Length of the photo's short side before the crop.
             most_bytes: Largest number of bytes that the process may take for itself and the photo.
-            on_wait: Function that is called about ten times a second. What it raises ends the process, and is
+            on_wait: Function that is called about ten times a second. What it raises ends the call, and is
                 passed on unchanged.
 
         Returns:

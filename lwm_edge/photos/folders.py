@@ -1,4 +1,4 @@
-"""Reads folders of photos that have one sub-folder per class."""
+"""Reads folders of photos that have one sub-folder per class, or show one class."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .side_by_side import OnWait, read_side_by_side, reading_threads
 
 @dataclass(frozen=True)
 class PhotoFolder:
-    """Holds the photos of a folder that has one sub-folder per class.
+    """Holds the photos of a folder, by class.
 
     Attributes:
-        class_names: Names of the sub-folders, sorted, in Unicode form NFC.
+        class_names: Names of the classes, sorted, in Unicode form NFC.
         photos: Photos of each class, in the same order.
-        skipped: Lines about the files that were left out, each with its reason.
+        skipped: Lines about the files that were left out, with the reasons.
         left_out: Names of the sub-folders that were not wanted.
     """
 
@@ -52,10 +52,10 @@ def read_photo_folder(
     on_progress: ProgressCallback = ignore_progress,
     map_files: FileMapper | None = None,
 ) -> PhotoFolder:
-    """Reads a folder with one sub-folder per class, decoding every photo once.
+    """Reads a folder with one sub-folder per class, or a folder of one class, decoding every photo once.
 
     If the same photo, byte for byte, is in two classes, it is left out of both, because one of them must be
-    wrong. The notes of the last progress report name the files that are left out.
+    wrong. The last progress report has notes on the files that are left out, and on sub-folders.
 
     Args:
         folder: Path of the folder.
@@ -76,7 +76,7 @@ def read_photo_folder(
             checks them, in as many threads as processors and memory allow.
 
     Raises:
-        PhotosError: The folder cannot be learnt from; every problem is listed.
+        PhotosError: The folder cannot be used; the message lists the problems.
         ResourceError: The limit leaves too little to decode even an ordinary photo.
     """
     listing = list_photos(folder, class_name, may_be_named=may_be_named)
@@ -131,7 +131,7 @@ def _sort_photos(
 ) -> tuple[tuple[tuple[Photo, ...], ...], tuple[str, ...]]:
     """Returns the photos of each class, and lines about files left out.
 
-    Each class with too few photos adds a line to `problems`.
+    Each class with too few photos adds lines to `problems`.
     """
     sorted_classes = [(found, *sorter.sort_class(found, label)) for found, label in indices.items()]
     skipped, classes = sorter.general_notes(), list[tuple[Photo, ...]]()
@@ -159,7 +159,7 @@ def usable_photos(
         limit_bytes: Limit on memory while a photo is read, as `read_photo` explains it.
 
     Returns:
-        The photos that can be learnt from, and a line about each file that cannot, with the reason.
+        The photos that can be learnt from, and lines about the other files, with the reasons.
 
     Raises:
         ResourceError: The limit leaves too little to decode even an ordinary photo.

@@ -3,7 +3,7 @@
 Pillow's loops over metadata are Python code that reads piece by piece, and its decoders are fed block by
 block, so whatever counts the reads can also end them. The decoding of one block cannot be interrupted. Its
 cost is bounded by the number of pixels that the file declares and, for JPEG, by the size of the block. Photos
-for which that bound is too high are decoded in a process with hard limits (`decoder`).
+for which that bound is too high or unknown are decoded in a process with hard limits (`decoder`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_MEMORY_BYTES = 384 * MIB
 MAX_METADATA_BYTES = 16 * MIB
 MAX_METADATA_READS = 10_000  # Pillow makes three or four for each piece
 MAX_SECONDS = 20  # of processor time
-_SHARE_BEFORE_LAST_BLOCK = 0.8  # of that time; the rest is for the last block, which cannot be interrupted
+_SHARE_BEFORE_LAST_BLOCK = 0.8  # of MAX_SECONDS; the rest is for the last block
 MAX_BYTES_HERE = 256 * MIB  # if photos of a format and size may take more, `decoder` decodes them
 SMALLER = "save it with fewer pixels to use it"
 _MOST_PIXELS = {
@@ -43,7 +43,7 @@ _MOST_PIXELS = {
 
 # A JPEG decoder may keep up to 8 bytes a pixel until it has seen all scans; Pillow's result takes 4 more.
 _BYTES_PER_PIXEL = {"JPEG": 12, "PNG": 5, "BMP": 5}
-_MOST_BYTES_OF_PIXEL = 4  # in a file, as no encoder writes more than the bare pixels would take
+_MOST_BYTES_OF_PIXEL = 4  # in a file; no encoder writes more than uncompressed pixels take
 _BYTES_PER_STRIP_PIXEL = 20  # for 16-bit grey, which is turned into floating-point numbers on the way
 
 _SECONDS_BETWEEN_CALLS = 0.2  # of `on_wait`, in processor time: waits on a busy machine do not count

@@ -1,7 +1,7 @@
 """Prepares a photo in whatever form an app has it: a path, bytes, an open file, an image or an array.
 
-All forms reach the network's input by the same route. Bytes are read like a file, within the same limits, so
-that a hostile photo from the internet can do no more harm than one on the disk.
+All forms go through `pixels.preprocess`. Bytes are read like a file, within the same limits, so that a
+hostile photo from the internet can do no more harm than one on the disk.
 """
 
 from __future__ import annotations

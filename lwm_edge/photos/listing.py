@@ -35,7 +35,7 @@ class ClassFolder:
         name: Name of the class as its folder spells it, or as it was given.
         path: Path of the folder.
         files: Files of the class, sorted by path.
-        problems: Lines about folders whose files are left out, and why.
+        problems: Lines about folders whose files are left out, with the reasons.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Listing:
 def list_photos(folder: Path, class_name: str | None = None, *, may_be_named: bool = False) -> Listing:
     """Lists a folder with one sub-folder per class, or a folder of one class.
 
-    Sub-folders of a class's folder belong to the class. Hidden files and folders are passed over, and so are
+    Sub-folders of a class's folder belong to the class. Hidden files and folders are ignored, and so are
     those that systems leave behind, such as thumbs.db.
 
     Args:
@@ -119,12 +119,12 @@ def list_one_level(folder: Path) -> ClassFolder:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Lists the files in a folder and its sub-folders, sorted by path, except for those passed over."""
+    """Lists the files in a folder and its sub-folders, sorted by path; ignores what `list_photos` ignores."""
     return sorted(_files_below(folder, folder, []))
 
 
 def photo_files(folder: Path) -> list[Path]:
-    """Lists the files in a folder, but not in its sub-folders, sorted by name, except for those passed over.
+    """Lists the files directly in a folder, sorted by name; ignores what `list_photos` ignores.
 
     Raises:
         OSError: The folder cannot be read.
@@ -133,7 +133,7 @@ def photo_files(folder: Path) -> list[Path]:
 
 
 def _kept_entries(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not _is_passed_over(path))
+    return sorted(path for path in folder.iterdir() if not _is_ignored(path))
 
 
 def printable_text(text: str) -> str:
@@ -142,11 +142,11 @@ def printable_text(text: str) -> str:
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Lists the sub-folders and the files in the folder of photos, except for those passed over."""
+    """Lists the sub-folders and the files directly in a folder; ignores what `list_photos` ignores."""
     folders, files = list[Path](), list[Path]()
     try:
         for path in folder.iterdir():
-            if not _is_passed_over(path):
+            if not _is_ignored(path):
                 (folders if path.is_dir() else files).append(path)
     except FileNotFoundError:
         raise PhotosError(f"{folder} does not exist; give a folder with {_ONE_CLASS_EACH}") from None
@@ -159,7 +159,7 @@ def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
     return sorted(folders, key=class_name_of), sorted(files)
 
 
-def _is_passed_over(path: Path) -> bool:
+def _is_ignored(path: Path) -> bool:
     return path.name.startswith(".") or path.name.casefold() in _LEFT_BY_MACHINES
 
 
@@ -189,7 +189,7 @@ def _refuse_parts_of_a_data_set(folder: Path, folders: list[Path]) -> None:
 def _only_folders(folder: Path) -> bool:
     """Returns whether a folder has sub-folders and no files."""
     try:
-        kinds = {path.is_dir() for path in folder.iterdir() if not _is_passed_over(path)}
+        kinds = {path.is_dir() for path in folder.iterdir() if not _is_ignored(path)}
     except OSError:
         return False
     return kinds == {True}
@@ -209,7 +209,7 @@ def _files_below(folder: Path, root: Path, problems: list[str]) -> Iterator[Path
         shown = printable_text(current.relative_to(root).as_posix())
         try:
             for path in current.iterdir():
-                if _is_passed_over(path):
+                if _is_ignored(path):
                     continue
                 if not path.is_dir():
                     yield path

@@ -1,4 +1,4 @@
-"""Opens photos with Pillow so that metadata costs little, and no photo is refused for damaged metadata alone.
+"""Opens photos with Pillow so that metadata costs little, and damaged metadata is ignored where possible.
 
 PNG and JPEG are opened by classes derived from Pillow's: setting Pillow's switches instead would change them
 for the whole process, which may be somebody else's app.
@@ -39,7 +39,7 @@ _BRANDS = {
 _CONTAINER_BRANDS = {b"mif1", b"msf1"}
 _NEW_SUBFILE_TYPE = 254  # number of the TIFF tag whose lowest bit marks a preview
 # Most bytes of a JPEG to decode before the next look at the clock, if it has several scans and if it has one.
-# Nearly all photos have one scan, and then all bytes cost about the same.
+# Most photos have one scan, and then all bytes cost about the same.
 _SCANS_BLOCK, _ONE_SCAN_BLOCK = 1024, 16 * 1024
 _FIRST_BLOCK, _LEAST_BLOCK = 128, 16  # small, as 10 bytes may start another scan of all pixels
 _FAST_BLOCK, _SLOW_BLOCK = 0.02, 0.1  # seconds
@@ -69,12 +69,13 @@ def open_photo(
         PhotosError: The photo is missing, is not a regular file, is empty, is a raw photo, or costs too much;
             decoding may raise this too.
         UnidentifiedImageError: The photo is of no known format.
+        DecompressionBombError: The photo has far too many pixels.
         NeedsReaderError: A library that reads such photos is not installed.
         TooCostlyHereError: The photo might take more than `most_bytes`.
         EndedError: `on_wait` raised an error.
     """
     check_photo_file(path)
-    with GuardedFile(path, on_wait) as file, _opened(file, has_limits=most_bytes is None) as image:
+    with GuardedFile(path, on_wait) as file, _opened(file, in_decoder=most_bytes is None) as image:
         check_pixels(image)
         _refuse_preview(image)
         if most_bytes is not None:
@@ -95,7 +96,7 @@ def load_reader_of(path: Path) -> None:
         _load_readers(_costly_formats(file))
 
 
-def _opened(file: GuardedFile, has_limits: bool) -> Image.Image:
+def _opened(file: GuardedFile, in_decoder: bool) -> Image.Image:
     for kind in (_Png, _Jpeg):
         try:
             return kind(file)
@@ -103,7 +104,7 @@ def _opened(file: GuardedFile, has_limits: bool) -> Image.Image:
             file.seek(0)
     formats = _costly_formats(file)
     _require_readers(formats)
-    if formats and not has_limits:  # merely opening one takes memory for all its pixels, or for the file
+    if formats and not in_decoder:  # merely opening one takes memory for all its pixels, or for the file
         raise TooCostlyHereError
     _load_readers(formats)
     if formats == ("WEBP",):

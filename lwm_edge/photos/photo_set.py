@@ -29,7 +29,7 @@ class Photo:
 
     Attributes:
         path: Path of the photo.
-        label: Label of the photo: the class_index of what it shows.
+        label: Index of the photo's class, usually the class_index.
         digest: Digest of the file (SHA-256).
     """
 
@@ -152,7 +152,7 @@ class PhotoSet:
 
     @property
     def labels(self) -> list[int]:
-        """Returns the class_index of each photo."""
+        """Returns the label of each photo."""
         return [photo.label for photo in self.photos]
 
     def load(

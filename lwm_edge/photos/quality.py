@@ -34,7 +34,7 @@ def brightness_range(pixels: Pixels) -> tuple[float, float]:
 
 
 def short_side(path: Path, resize_size: int) -> int | None:
-    """Returns a photo's short side in pixels; None if opening the photo in this process is too costly."""
+    """Returns a photo's short side in pixels; None if the photo is too costly for this process."""
     try:
         with open_photo(path, resize_size, MAX_BYTES_HERE) as image:
             return min(image.size)

@@ -102,8 +102,8 @@ class _Readers(Generic[Item, Result]):
 
     An interruption can come at any moment. If `concurrent.futures` held one of its locks in the caller's
     thread at that moment, the lock would never be released, and whoever then waited for the threads would
-    wait for ever. So the caller's thread shares only a flag and queues with the others; these queues are not
-    written in Python.
+    wait for ever. So the caller's thread shares only a flag and queues with the others; an interruption
+    cannot leave a `SimpleQueue` locked.
 
     Args:
         read: Function that reads an item.

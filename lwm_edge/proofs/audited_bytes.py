@@ -57,7 +57,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def attributes_of_the_system(folder: Path) -> tuple[str, ...]:
-    """Names the extended attributes of a folder and all in it that the system sets, which are not audited."""
+    """Names the extended attributes that the system set on a folder and what is in it; none is audited."""
     found = {name for path in (folder, *entries(folder)) for name in attributes(path)}
     return tuple(sorted(found & SYSTEM_ATTRIBUTES))
 
@@ -75,7 +75,7 @@ def layout_problems(home: Home, generation: Generation, bundle: Bundle) -> list[
     ]
     missing = files - set(found) - {home.path / LOCK}
     problems += [f"{path.relative_to(home.path)} is missing" for path in sorted(missing)]
-    problems += [  # problems even where the length is right
+    problems += [  # even if the length is right
         f"{path.relative_to(home.path)} is {inspection.kind_at(path)}, not a file"
         for path in sorted(files - {home.path / CURRENT})
         if os.path.lexists(path) and not inspection.is_regular_file(path)
@@ -94,7 +94,7 @@ def _unexplained(path: Path, home: Home) -> str:
 
 
 def bundle_items(bundle: Bundle, problems: list[str]) -> Iterator[AuditItem]:
-    """Accounts for every byte of a bundle; tensors that are not declared in this form are problems."""
+    """Accounts for every byte of a bundle; undeclared tensors and hidden content are problems."""
     declared = _declared(bundle)
     tensor_bytes = 0
     with safe_open(bundle.path, framework="np") as file:

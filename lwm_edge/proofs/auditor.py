@@ -1,7 +1,7 @@
 """Audits a home: accounts for every byte, and says what is unexplained.
 
 `audit` looks at the files that are there now (`audited_bytes`), at the growth of the ONNX file
-(`onnx_growth`) and at the ledger of past increments (`model.ledger`). `simulation` runs increments to see
+(`onnx_growth`) and at the ledger of past changes (`model.ledger`). `simulation` runs increments to see
 whether anything grows. The size of folders is up to the file system, so it is not counted.
 """
 
@@ -31,7 +31,7 @@ def audit(home: Home | AnyPath) -> AuditReport:
 
     Raises:
         HomeError: There is no home.
-        BundleError: The bundle cannot be read at all.
+        BundleError: The home's bundle is damaged.
     """
     home = open_home(home)
     return home.read(lambda generation: _audit(home, generation))

@@ -179,7 +179,7 @@ def receipt_problems(path: Path, manifest: Manifest) -> list[str]:
 def _foreign_content(receipt: bytes) -> list[str]:
     """Lists fields and values, at any depth, that do not belong in the kind of receipt that fits best.
 
-    Fields that a later release added may be missing.
+    Fields may be missing, as a later release may have added them.
     """
     foreign = []
     for kind in (IncrementReport, ChangeReport, RepairReport):

@@ -1,6 +1,6 @@
 """Computes by how many bytes an ONNX file must grow, almost independently of the code that makes the file.
 
-Only the texts that list the class names in the metadata are made by that code. Each class takes a row of the
+Only the metadata that lists the class names is made by that code. Each class takes a row of the
 head (d weights and a bias, 4 bytes each), a row of the score for unknown objects (a number for each of its
 axes and one more) and its name in the metadata. The rest is framing: the format needs more bytes to write
 larger numbers and lengths. To find out how many, the file is resized in memory to the classes that it had

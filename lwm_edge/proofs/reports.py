@@ -27,10 +27,10 @@ class OnnxGrowth(Report):
         classes: Number of classes that were added, less those that were removed.
         bytes: Number of bytes that the file grew by.
         bytes_per_class: Bytes per added class; None without added classes.
-        head_bytes: Bytes that the head's new rows must take; None if the names at the start are not known, or
-            the file is not an ONNX file.
-        names_bytes: Bytes that the names must take; None in the same case.
-        framing_bytes: Bytes that longer numbers and lengths must take; None in the same case.
+        head_bytes: Bytes that the new rows of the head and of the score for unknown objects must take; None
+            if the names at the start are not known, or the file is not an ONNX file.
+        names_bytes: Bytes that the new names must take; None in the same cases.
+        framing_bytes: Bytes that longer numbers and lengths must take; None in the same cases.
         explained: Whether these three numbers are known and add up to exactly `bytes`; None if the names at
             the start are not known.
     """
@@ -57,8 +57,8 @@ class AuditReport(Report):
         bundle_bytes: Length of model.lwm.
         bundle_bytes_shipped: Length of model.lwm when the home was made.
         onnx_growth: Growth of classifier.onnx; None if the ledger is empty or the file is missing.
-        ledger_entries: Number of the latest changes that the ledger lists one by one.
-        ledger_head: Head of the ledger's hash chain; None in a ledger that an older lwm-edge made.
+        ledger_entries: Number of the latest entries that the ledger keeps.
+        ledger_head: Head of the ledger's hash chain; None if it is empty, or an older lwm-edge made it.
         not_audited: Names of extended attributes that the operating system sets by itself.
     """
 
@@ -118,7 +118,7 @@ class Trend(Report):
         slope_bytes_per_class: Slope of the line fitted to the values from the second increment on.
         explained_bytes_per_class: Slope of the bytes that the classes themselves must take.
         growth_bytes: Rise of the fitted line over the run, less the explained rise.
-        allowed_bytes: Largest rise that is allowed, of the line and of the last value; None if every rise is.
+        allowed_bytes: Largest allowed rise of the line and of the last value; None if any rise is allowed.
         passed: Whether the rise is allowed; for a file, whether every length is exactly what it must be.
     """
 
@@ -143,7 +143,7 @@ class SimulationReport(Report):
         increments: Number of increments.
         classes_per_increment: Number of classes that each increment learnt.
         photos_per_class: Number of generated photos per class; accuracy is not measured.
-        isolated: Whether each increment ran in its own process.
+        isolated: Whether each increment ran in processes of its own.
         capacity: Capacity of the copied model.
         trends: Trends of every file and of memory.
         steps: Reports of the increments.

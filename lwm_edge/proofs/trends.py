@@ -1,9 +1,10 @@
 """Judges whether storage and memory stay constant over simulated increments.
 
 For files, every length must be the same after every increment, to the byte; only classifier.onnx and
-labels.txt grow, by exactly what their classes require. For memory, neither the rise of the fitted line nor
-that from the second increment to the last may exceed `MEMORY_TOLERANCE` of the second increment's peak. The
-first increment is left out here, because libraries are loaded and the allocator takes its memory then.
+labels.txt grow, by exactly what their classes require. For resident and GPU memory, neither the rise of the
+fitted line nor that from the second increment to the last may exceed `MEMORY_TOLERANCE` of the second
+increment's peak. The first increment is left out here, because libraries are loaded and the allocator takes
+its memory then.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def value_of(figure: str, step: SimulationStep) -> int:
 
 
 def find_trends(steps: Sequence[SimulationStep]) -> tuple[Trend, ...]:
-    """Finds the trends of `STORAGE`, every file, and every memory figure that was measured each time."""
+    """Finds the trends of `STORAGE`, each file, and each of `_MEMORY_FIGURES` that was always measured."""
     classes = [step.classes for step in steps]
     trends = [_constant(STORAGE, classes, [storage_bytes(step) for step in steps])]
     for name in sorted({name for step in steps for name in step.file_bytes}):

@@ -63,7 +63,7 @@ class _Keys:
     Attributes:
         vendor: Public key of the vendor; None if there is none.
         vendor_file: File that the vendor's key was read from.
-        from_home: Whether no key file of the vendor's was given, so that the home's own is used.
+        from_home: Whether no vendor's key was given, so that the home's, if any, is used.
         device: Public key of the device, if it was given.
         problems: Problems with these keys.
     """
@@ -83,7 +83,7 @@ def verify(
     Args:
         source: Model home, or the path of a bundle.
         trust: Path of the vendor's public key; None takes the one that the home trusts.
-        device_key: Path of a device's public key, which must have signed every recorded change.
+        device_key: Path of the public key of the device that must have signed every recorded change.
 
     Returns:
         The findings; if a check fails, or there is no key to verify against, `passed` is False and `problems`
@@ -170,11 +170,14 @@ def _proven_of_base(base: BaseStatement, manifest: Manifest, keys: _Keys) -> lis
     lines = [
         f"A holder of the private key for {keys.vendor_file} signed the base {base.model_digest}: its "
         f"tensors, ONNX graph, {base.shipped_classes} class names, preprocessing, architecture, levels, "
-        "activation, capacity and length."
+        "activation, capacity, length, author, licence, description and permissions."
     ]
     if not manifest.increment_count:
         return [*lines, "This model is that base, unchanged."]
-    kept = "Architecture, levels, activation, capacity, length and preprocessing"
+    kept = (
+        "Architecture, levels, activation, capacity, length, preprocessing, author, licence, description and "
+        "permissions"
+    )
     if manifest.shipped_classes == base.shipped_classes:
         kept += ", and the names and order of the shipped classes,"
         names = manifest.class_names

@@ -90,7 +90,7 @@ def test_a_page_about_a_home_shows_what_is_known(home: Home, make_photos: PhotoM
     report = write_report(home, page)
     text = " ".join(Page(page).text.split())
     assert report.page_bytes == page.stat().st_size and report.audit_passed and not report.custody_passed
-    assert "7classes: 6 shipped, 1 added" in text and "No photo is in this page" in text
+    assert "7classes: 6 shipped, 1 added" in text and "This page holds no photos" in text
     assert (
         "not proven" in text
         and "What was planned, and what was measured" in text
@@ -150,7 +150,7 @@ def test_a_page_about_an_increment_without_training_shows_photos_alone(
     assert all(reference.startswith(("data:image/png;base64,", "#")) for reference in shown.references)
     text = " ".join(shown.text.split())
     assert f"This page holds {taught.page.embedded_photos} of your photos" in text
-    assert "Recipe lda left the network as it was" in text
+    assert "Recipe lda did not train the network" in text
     assert audit(home).passed and "mistakes" not in json.loads(home.current().receipt.read_text())
 
 
