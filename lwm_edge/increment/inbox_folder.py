@@ -3,11 +3,11 @@
     INBOX/CLASS/...                  photos that came
     INBOX/CLASS.waits.json           the reason why the photos in CLASS wait; without it, they are tried again
     INBOX/.lwm-edge/lock             a lock file; the one process that works on the inbox holds the lock
-    INBOX/.lwm-edge/note.json        a note on the photos that are being taught, and on the model before
+    INBOX/.lwm-edge/note.json        a note: which photos are being taught, and to which model
     INBOX/.lwm-edge/photos/CLASS/    the photos that are being taught
 
-Until it is deleted, if the owner wants that, a photo is in one of three places: where it arrived, where it is
-being taught, or where the owner wants taught photos. The note is on the disk before the first photo leaves
+Unless the owner has taught photos deleted, every photo is in one of three places: where it arrived, where it
+is being taught, or where the owner wants taught photos. The note is on the disk before the first photo leaves
 its class folder. It is removed once the last photo has reached its final place, has been deleted, or is back
 in its class folder. So whatever a kill or a power cut leaves behind, the note explains it.
 """
@@ -97,7 +97,7 @@ class Reason(Record):
 
 @dataclass(frozen=True)
 class InboxFolder:
-    """Moves the photos of an inbox, while this process holds its lock.
+    """Moves the photos of an inbox, while this process holds the inbox's lock.
 
     Attributes:
         path: Path of the inbox.
@@ -109,7 +109,7 @@ class InboxFolder:
 
     @property
     def batch(self) -> Path:
-        """Returns the folder that `add_classes` gets; its one sub-folder holds the photos being taught."""
+        """Returns the folder that `add_classes` or `add_photos` gets; its sub-folder holds the photos."""
         return self.path / _WORK / _PHOTOS
 
     @contextmanager
@@ -127,7 +127,7 @@ class InboxFolder:
             yield
 
     def class_folders(self) -> list[Path]:
-        """Lists the class folders that hold files other than hidden ones, sorted by name."""
+        """Lists the class folders that hold files that may be photos, sorted by name; see `photo_files`."""
         folders = [p for p in inspection.entries(self.path) if not p.name.startswith(".") and p.is_dir()]
         return [path for path in folders if _files_in(path)]
 
@@ -173,7 +173,7 @@ class InboxFolder:
         self._forget(note)
 
     def put_away(self, note: Note) -> None:
-        """Moves the photos of a note, which were learnt, to where the owner wants them, or deletes them."""
+        """Moves the learnt photos of a note to where the owner wants them, or deletes them."""
         if self.taught:
             self._move_all(note, self.taught / note.class_name)
         else:
@@ -185,7 +185,7 @@ class InboxFolder:
     def reason(self, folder: Path) -> Reason | None:
         """Returns why a folder's photos wait; None if they do not wait, or have changed since."""
         try:
-            found = Reason.model_validate_json(inspection.read_regular(_beside(folder)))
+            found = Reason.model_validate_json(inspection.read_regular(_reason_file(folder)))
         except (ValidationError, OSError):
             return None
         return found if found.photos == fingerprint(folder) else None
@@ -193,31 +193,34 @@ class InboxFolder:
     def seconds_since_reason(self, folder: Path, now: float) -> float | None:
         """Returns the seconds since the reason was written; None without one, or if the clock went back."""
         with suppress(OSError):
-            seconds = now - _beside(folder).stat().st_mtime
+            seconds = now - _reason_file(folder).stat().st_mtime
             return seconds if seconds >= 0 else None
         return None
 
     def write_reason(self, folder: Path, reason: Reason) -> None:
         """Writes beside a class folder why its photos wait, if the disk allows it."""
         with suppress(LwmEdgeError):
-            storage.write_file(_beside(folder), reason.model_dump_json(indent=1).encode() + b"\n")
+            storage.write_file(_reason_file(folder), reason.model_dump_json(indent=1).encode() + b"\n")
 
     def forget_reason(self, folder: Path) -> None:
         """Removes the reason beside a class folder, if lwm-edge wrote it."""
-        path = _beside(folder)
+        path = _reason_file(folder)
         with suppress(ValidationError, OSError):
             Reason.model_validate_json(inspection.read_regular(path))
             storage.remove_file(path)
 
     def forget_old_reasons(self) -> None:
-        """Removes the reasons beside folders that the owner has emptied or taken away."""
+        """Removes the reasons beside folders that are empty or gone."""
         for path in inspection.entries(self.path):
             folder = path.with_name(path.name.removesuffix(_WAITS))
             if path.name.endswith(_WAITS) and not (folder.is_dir() and _files_in(folder)):
                 self.forget_reason(folder)
 
     def was_taught(self, photo: Photo, class_name: str) -> bool:
-        """Returns whether the same file is among the taught photos; some tools deliver a file twice."""
+        """Returns whether the class's taught photos include a file of this name and content.
+
+        Some tools deliver a file twice.
+        """
         if self.taught is None:
             return False
         path = self.taught / class_name / photo.path.name
@@ -268,7 +271,7 @@ def _permissions(status: os.stat_result) -> str:
 
 
 def fingerprint(folder: Path) -> str:
-    """Returns a digest of a folder's signature, without the times at which files were moved."""
+    """Returns a digest of a folder's signature, without the ctimes, which change when files are moved."""
     with suppress(HomeError):
         seen = signature(folder)
         lines = [f"{name!a} {size} {allowed} {changed}" for name, size, allowed, changed, _ in seen]
@@ -282,7 +285,7 @@ def noted(photos: tuple[Photo, ...]) -> tuple[NotedPhoto, ...]:
 
 
 def _move_beside_others(path: Path, folder: Path) -> None:
-    """Moves a photo into a folder, under another name if a different photo there has the same name."""
+    """Moves a photo into a folder; removes it if it is there already, and renames it if its name is taken."""
     target = folder / path.name
     if inspection.is_regular_file(target):
         digest = file_digest(path)
@@ -297,12 +300,12 @@ def _move_beside_others(path: Path, folder: Path) -> None:
     storage.move_file(path, target)
 
 
-def _beside(folder: Path) -> Path:
+def _reason_file(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}{_WAITS}")
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """Lists the files of a class folder, without hidden ones; none if it cannot be read."""
+    """Lists the files of a class folder that may be photos; none if the folder cannot be read."""
     with suppress(OSError):
         return photo_files(folder)
     return []

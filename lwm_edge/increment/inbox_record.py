@@ -27,7 +27,7 @@ def latest_receipt(home: Home) -> IncrementReport:
     """Reads the receipt of a home's latest change.
 
     Raises:
-        ValidationError: The receipt is for another kind of change, or was rebuilt.
+        ValidationError: The receipt is damaged, was rebuilt, or is for another kind of change.
         OSError: The receipt cannot be read.
     """
     return IncrementReport.model_validate_json(inspection.read_regular(home.current().receipt))

@@ -58,7 +58,7 @@ class Teaching:
     isolate: bool
 
     def recover(self) -> tuple[str, ...]:
-        """Sorts out photos that an interruption left half-way: puts them away if they are learnt, else back.
+        """Sorts out photos that an interruption left half-way: puts them away if learnt, or back if not.
 
         Returns:
             What was done, in sentences.
@@ -142,7 +142,7 @@ class Teaching:
             raise
 
     def _learn_taken(self, note: Note) -> IncrementReport:
-        """Learns all photos that were taken, or none; so the receipt's digest shows if they were learnt."""
+        """Learns all the taken photos or none, so the receipt's digest shows whether they were learnt."""
         all_of_them = self.config.model_copy(update={"min_photos": len(note.photos)})
         common: Any = {"on_progress": self.on_progress, "isolate": self.isolate, "wait": True}
         if note.change == "add-classes":

@@ -34,8 +34,7 @@ class Watcher:
     Attributes:
         teaching: Object that teaches the photos.
         quiet_seconds: Seconds for which a class folder must stay unchanged before it is taught.
-        seen: Signature of each class folder, and the time on the monotonic clock from which it has been the
-            same.
+        seen: Signature of each class folder, and since when (on the monotonic clock) it has been the same.
     """
 
     teaching: Teaching

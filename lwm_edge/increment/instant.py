@@ -139,7 +139,7 @@ class InstantLearner:
 def _load(parent: Bundle) -> tuple[Backbone | None, Loaded]:
     """Loads the backbone, and measures the memory it takes; libraries do not count, because they stay."""
     with suppress(ImportError):  # loading the backbone says what is wrong
-        import onnxruntime  # noqa: F401 - what importing takes is not free again when the backbone is
+        import onnxruntime  # noqa: F401 - freeing the backbone does not free what this import takes
     reset_peak_rss()
     before, mapped_before = rss_bytes(), _mapped_bytes()
     backbone = Backbone(parent)
@@ -159,7 +159,9 @@ def _solving_seconds(features: int) -> float:
     np.linalg.solve(small[:8, :8], small[:8, :8])  # loads the library
     started = time.monotonic()
     np.linalg.solve(small, small)
-    solving = time.monotonic() - started  # as many right-hand sides as unknowns: four times the work of a few
+    solving = time.monotonic() - started
+    # As many right-hand sides as unknowns make four times the work of a few. Two solutions for a few are
+    # allowed for.
     return solving * (features / _SMALL_MATRIX) ** 3 / 2
 
 
@@ -178,8 +180,8 @@ def require_solved_head(parent: Bundle) -> None:
     if not is_solved(teachers_head(parent).weight, ClassStatistics.from_bundle(parent)):
         raise ConfigError(
             "the last layer was trained, so it does not follow from the statistics, and more photos change "
-            "only these; pass --solve-head to replace it, for all classes, with a layer that does follow, or "
-            "remove the class and add it again with all its photos"
+            "only the statistics; pass --solve-head to replace it, for all classes, with a layer that "
+            "follows from them, or remove the class and add it again with all its photos"
         )
 
 

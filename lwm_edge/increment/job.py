@@ -73,15 +73,15 @@ class Job:
         observed_bytes: Bytes that are kept for all photos once the networks have seen them.
         features: Number d of values that the head reads.
         trained_bytes: Bytes of the parameters that train; 0 if none do.
-        activation_bytes: Minimum bytes that one image occupies between forward and backward pass, in float32.
+        activation_bytes: Estimated bytes that one image occupies between forward and backward pass, in
+            float32.
         decoding_bytes: Further bytes that reading a photo takes.
         bundle_bytes: Length of the bundle.
         generation_bytes: Total length of the model's files in the home.
         images_at_once: Most images that are worth computing at once; None if more are always faster.
-        loaded: Memory that the model takes in ONNX Runtime; None if torch runs it, and another process
-            exports it.
+        loaded: Memory that the model takes in ONNX Runtime; None if torch runs the model.
         elapsed_seconds: Seconds from the command's start to now.
-        ending_seconds: Seconds from the last photo to the command's end.
+        ending_seconds: Seconds from the last photo to the command's end, as predicted.
         frozen_bytes: Bytes of the frozen blocks' output for one photo, in float32, if it is the same in every
             epoch; 0 otherwise.
         precisions: Precisions that may be used, the most exact first; a later one must be clearly faster.
@@ -130,7 +130,7 @@ def candidates(job: Job, config: IncrementConfig, precision: Precision = "float3
 def batchings(job: Job, config: IncrementConfig) -> Iterator[tuple[int, int]]:
     """Lists pairs: how many images to compute at once, and how many batches to read ahead.
 
-    The last resort is a pair that reads no batch ahead.
+    The last pair reads none ahead.
     """
     size = config.micro_batch_size or min(config.batch_size, job.images_at_once or config.batch_size)
     yield size, _PREFETCH

@@ -16,7 +16,7 @@ _RARELY_RECOGNISED_SHARE = 0.5  # share of photos; the owner is warned of classe
 LOOKALIKE_SHARE = 0.25  # share of photos taken for one other class
 _UNKNOWN_SHARE = 0.25  # share of a new class's photos that would be called unknown
 _UNEQUAL_RATIO = 10  # ratio of the numbers of photos of two classes
-_COPIES_SHARE = 0.5  # share of a class's photos that are nearly the same as another one
+_COPIES_SHARE = 0.5  # share of a class's photos that are nearly the same as an earlier one
 _FEW_DIFFERENT = 10  # photos; if this many differ, a class is varied enough, however many copies it has
 
 
@@ -49,12 +49,12 @@ def judge_new_classes(
 
 
 def mean_share_right(judged: Sequence[NewClassReport]) -> float:
-    """Averages the shares of photos that were recognised; a share of few photos counts as nearer to 0.5."""
+    """Averages the classes' shares of recognised photos, each moved towards 0.5, more so with few photos."""
     return float(np.mean([(report.right + 0.5) / (report.photos + 1) for report in judged]))
 
 
 def hopeless_classes(judged: Sequence[NewClassReport], classes: int) -> list[str]:
-    """Describes the new classes that are recognised no better than chance, and what they are taken for."""
+    """Describes the judged classes that are recognised no better than chance, if enough photos show it."""
     return [
         f"{report.class_name}: {report.right} of {report.photos} photos recognised, no better than chance"
         + (f"; {report.photos_taken} were taken for {report.taken_for}" if _is_lookalike(report) else "")
@@ -72,7 +72,7 @@ def warn_about_new_classes(judged: Sequence[NewClassReport], known: Sequence[str
     """Warns of classes that were hardly recognised, look like another one, or had too few photos to judge.
 
     Args:
-        judged: Report on each new class.
+        judged: Report on each class that is being taught.
         known: Names of the classes that the model knew before.
     """
     for report in judged:
@@ -115,7 +115,7 @@ def warn_about_near_copies(
 
 
 def warn_about_unknown(kept: Mapping[str, tuple[int, int]], new: Sequence[str]) -> list[str]:
-    """Warns of each new class with many photos that would be called unknown.
+    """Warns of each new class of which many photos would be called unknown.
 
     Args:
         kept: For each class, the number of photos that would not be called unknown, and of all photos.

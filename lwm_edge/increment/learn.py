@@ -42,10 +42,9 @@ from .verdict import (
     pass_or_refuse,
 )
 
-_EVALUATION_STEPS = 3 + FOLDS  # the held-back photos, the new classes' folds, shipped classes, and drift
+_EVALUATION_STEPS = 3 + FOLDS  # the held-back photos, the folds, the shipped classes, and drift
 _TOLERATED_EXCESS = 0.02  # share of the predicted peak
-# Share of the time after the last photo that staging takes; in benchmarks/results/speed-instant.json, it is
-# 0.13 s of 0.69 s.
+# Share of the predicted time after the last photo that staging takes; a rough figure, for the progress bar.
 _STAGING_SHARE = 0.2
 
 
@@ -187,7 +186,7 @@ def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> tuple[L
 
 
 def _changed_tensors(task: Task, learnt: Learnt, histogram: Histogram) -> Arrays:
-    """Returns the tensors of the bundle that change, except for the head."""
+    """Returns the tensors of the bundle that may have changed; `_new_model` adds the head."""
     return {
         **learnt.tensors,
         **learnt.statistics.to_arrays(),

@@ -1,11 +1,12 @@
 """Plans an increment before it starts: predicts the memory, time and disk space that it will take.
 
-The peak is measured, not guessed: steps with one and with four images are tried on grey pictures, and the
-memory that the kernel reports is extrapolated to the micro-batch. (A step runs the backbone alone if nothing
-trains.) The candidates are listed from the fastest to the one that takes the least memory, and the first that
-fits the limit is chosen. The limit decides only the micro-batch, the caches, the prefetch, how memory is
-traded for time and whether training can be saved, not what is learnt. If two precisions may be used, each has
-a list of its own, and trial steps decide between them.
+The peak is measured, not guessed: steps with one image and, if there is room, with four are tried on grey
+pictures, and the memory that the kernel reports is extrapolated to the micro-batch. (If freed memory is kept,
+the micro-batch itself is tried. If nothing trains, a step runs the backbone alone.) The candidates are listed
+from the fastest to the one that takes the least memory, and the first that fits the limit is chosen. The
+limit decides only the micro-batch, the caches, the prefetch, how memory is traded for time and whether
+training can be saved, not what is learnt. If two precisions may be used, each has a list of its own, and
+trial steps decide between them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from .reports import PlanReport
 SHARE_OF_AVAILABLE = 0.5
 SHARE_FOR_CHECKED_PHOTOS = 0.1  # share of the memory left within the limit, for photos read before planning
 _SHARE_FOR_CACHE = 0.25
-_ROOM_TO_TRY_FACTOR = 4  # a step that exceeds the limit is tried only if this many times its minimum is free
+_ROOM_TO_TRY_FACTOR = 4  # with too small a limit, a step is tried only if this many times its minimum is free
 _SECONDS_WORTH_A_TRIAL = 30.0  # if the increment takes less, a second precision is not tried
 _CLEARLY_FASTER = 0.75  # a less exact precision is taken if its step takes at most this share of the time
 

@@ -11,15 +11,15 @@ from ..learning.config import IncrementConfig
 from ..memory import peak_rss_bytes, reset_peak_rss
 from .job import PROBED_IMAGES, Candidate, Job, Strategy, batchings
 
-# These were measured by benchmarks/memory.py, on ResNet-18 and MobileNetV2 at 224 px: with these margins the
-# predictions in its table lie between 1% below and 17% above the actual peaks.
+# benchmarks/memory.py tests these margins, on ResNet-18 and MobileNetV2 at 224 px: the predictions in its
+# table lie between 1% below and 17% above the actual peaks.
 MARGIN = 1.05  # factor for memory that the allocator and the libraries' buffers add from step to step
 _MARGIN_KEEPING_MEMORY = 1.15  # the same factor, if freed memory is kept
 _MAX_KEPT_FACTOR = 2.75  # times the memory of a step, if freed memory is kept; up to 2.6 was measured
 _REPLANNING_MARGIN = 1.02  # factor for a limit that an error names, as the next plan may need a little more
 _LIBRARY_BYTES = 10 * 2**20  # pages of NumPy and ONNX that solving and exporting read for the first time
-# The same when the head is solved, with the pages for reading photos and for running the model, and what ONNX
-# Runtime keeps of a freed model. The pages are given back before the new model is exported.
+# The same while the head is solved: there are also the pages for reading photos and for running the model,
+# and what ONNX Runtime keeps of a freed model. The pages are given back before the new model is exported.
 _LIBRARY_BYTES_WHEN_SOLVING = 20 * 2**20
 
 USUAL_STEPS = 3  # trial steps: one that loads libraries, one with one image, and one with several
@@ -57,7 +57,7 @@ class Predictor:
     Args:
         job: Increment that is planned.
         config: Settings of the increment.
-        limit: Bytes that no step may exceed; `predict` says which steps are not tried because of it.
+        limit: Bytes that the increment may take; `predict` says which steps are not tried because of it.
     """
 
     def __init__(self, job: Job, config: IncrementConfig, limit: int) -> None:
@@ -171,7 +171,7 @@ def minimum_bytes(job: Job) -> int:
 
 
 def _writing_bytes(job: Job) -> int:
-    """Returns the bytes needed once the networks have run, to solve the head and write the bundle."""
+    """Returns the bytes needed once the networks have run, to solve the head and write the model."""
     if job.loaded is None:  # after training, following the drift needs more copies
         return 2 * job.bundle_bytes + (6 * job.features + 5 * job.photos) * job.features * _FLOAT64_BYTES
     numbers = (3 * job.features + 4 * (job.photos + job.held_back)) * job.features

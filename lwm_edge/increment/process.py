@@ -1,6 +1,6 @@
 """Runs a module of this package in a new process, and reads its replies line by line.
 
-The process gets its job as a line of JSON. It sends its replies in the same form, and any error with the
+The process gets its job as a line of JSON. It sends its replies in the same form, and any error with its
 traceback. Its standard input stays open for as long as the process that started it lives. Whatever else it
 prints goes to standard error, so that nothing can be mistaken for a reply.
 """
@@ -115,8 +115,8 @@ def serve(kind: type[Job], do: Callable[[Job, Callable[[BaseModel], None]], None
 def _wait_until_saved(process: subprocess.Popen[bytes]) -> None:
     """Lets a worker that was told to stop finish its step and save, and raises the error that it reports.
 
-    A second interruption kills the worker, and this function returns only once the worker is gone: the home
-    is cleaned up next, and nothing may write to it meanwhile.
+    A second interruption kills the worker. The home is cleaned up only once the worker is gone, as nothing
+    may write to it meanwhile.
     """
     try:
         with suppress(ValidationError):  # the interrupt may have cut a line in two

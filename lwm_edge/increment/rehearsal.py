@@ -1,4 +1,4 @@
-"""Runs single steps and undoes them, so that the plan can measure how much memory and time training takes."""
+"""Tries training steps that change nothing, so that the plan can measure their memory and time."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def remove_class(
     on_progress: ProgressCallback = ignore_progress,
     wait: bool = False,
 ) -> ChangeReport:
-    """Removes a class from a home's model, without photos.
+    """Removes a class from a home's model; no photos are needed.
 
     The other classes keep their order, every higher class_index falls by one, and a row of the head becomes
     free.
@@ -81,7 +81,7 @@ def _require_removable(manifest: Manifest, row: int, *, shipped: bool) -> None:
 
 
 def _removed(model: Bundle, row: int) -> Edited:
-    """Removes a class's row; the logits of the other classes stay as they are."""
+    """Removes a class's rows from the tensors; the logits of the other classes stay as they are."""
     manifest, arrays = model.manifest, model.arrays()
     name = manifest.class_names[row]
     photos, all_photos = float(arrays[COUNTS][row]), float(arrays[PHOTOS][0])
@@ -89,7 +89,7 @@ def _removed(model: Bundle, row: int) -> Edited:
     remains = [
         f"what the {photos:.0f} photos of {name}, {share} of all photos, added to the covariance",
         "its influence on how the last layer and the score for unknown objects see the other classes, until "
-        "the next add-classes, add-photos or merge solves both again",
+        "a later add-classes, add-photos or merge solves both again",
         _NAME_REMAINS,
         *_network_remains(manifest, row, arrays),
     ]
@@ -123,7 +123,7 @@ def _network_remains(manifest: Manifest, row: int, arrays: Arrays) -> list[str]:
 
 
 def _learnt_once(manifest: Manifest) -> bool:
-    """Returns whether the custody record shows at most one increment, so that there was only one recipe."""
+    """Returns whether the custody record shows at most one increment, and so at most one recipe."""
     custody = manifest.custody
     if custody is None or custody.dropped_links or any(link.deed is None for link in custody.links):
         return False
@@ -180,7 +180,7 @@ def _why_not_exact(model: Bundle, before: Bundle, row: int) -> str | None:
     if then.photos > then.counts.sum() and _may_have_lost_a_class(before.manifest):
         return (
             "a class was removed earlier, perhaps this one, and what its photos added to the covariance is "
-            "in the model before the latest change, to which undo returns"
+            "in the model before the latest change, to which --exact would return"
         )
     return None
 

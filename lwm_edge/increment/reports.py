@@ -30,17 +30,17 @@ class PlanReport(Report):
         keeps_freed_memory: Whether memory is spent to save time: that of freed tensors is kept for the next
             step, and kernels are copied with their channels last.
         precision: Precision in which the networks' blocks train.
-        checkpoints: Whether the limit allows saving the training; if not, interrupted training starts over.
+        checkpoints: Whether the training can be saved; if not, interrupted training starts over.
         frozen_cache_bytes: Maximum bytes of the frozen blocks' outputs that are kept for all epochs.
         pixel_cache_bytes: Maximum bytes of prepared photos that are kept in memory.
-        limit_bytes: Maximum memory that the training process may take.
+        limit_bytes: Maximum memory that the learning process may take.
         limit_source: Origin of `limit_bytes`, in words.
-        predicted_peak_rss_bytes: Peak memory that the training process is predicted to take.
+        predicted_peak_rss_bytes: Peak memory that the learning process is predicted to take.
         smallest_limit_bytes: Smallest limit with which the increment would still run.
         predicted_seconds: Time from the command's start to its end, as predicted.
         ending_seconds: Part of `predicted_seconds` after the last photo; None in plans of older versions.
         disk_bytes: Free disk space that the increment needs while it runs.
-        warnings: Warnings for the owner, before the increment runs.
+        warnings: Warnings for the owner, before the increment runs; empty in a receipt, which has its own.
         trains: Whether the network trains; if not, much of the above has no effect.
         class_photos: Number of usable photos of each class; empty in a receipt, which has its own figures.
         skipped: Files that are left out, each with the reason; empty in a receipt, which lists them itself.

@@ -1,9 +1,9 @@
 """Saves unfinished training in a checkpoint, so that it can continue after an interruption.
 
 A checkpoint is one file of constant length in the home, rewritten now and then. It holds the parameters that
-train, their momentum, the step and the plan, and fits one job only: the same model, photos and settings. It
-leaves out whatever can be computed from those, but names the folder of photos and the settings, so that
-nobody needs to type them again.
+train, their momentum, the step, the losses so far and the plan, and fits one job only: the same model, photos
+and settings. It leaves out whatever can be computed from those, but names the folder of photos and the
+settings, so that nobody needs to type them again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_SAVES = 60.0
 HEADER_BYTES = 8192
-# Settings that do not affect what is learnt.
+# Settings that do not affect what the network learns.
 _SETTINGS_NOT_IN_DIGEST = {
     "max_memory",
     "micro_batch_size",
@@ -50,10 +50,10 @@ class CheckpointHeader(Report):
     """Says which job a checkpoint belongs to, and how far that job has got.
 
     Attributes:
-        parent_digest: Digest of the model that learns.
+        parent_digest: Digest of the model before the increment.
         job: Digest of photos, settings and recipe; only a job with the same digest may continue.
-        step: Number of the latest update.
-        loss_sums: Sums of the losses over the current epoch up to that update.
+        step: Number of optimiser updates done.
+        loss_sums: Sums of the losses over the current epoch so far.
         plan: Plan that the training follows.
         photos: Path of the folder of photos; None if it is too long to be kept here.
         photos_digest: Digest of the photos alone, which tells whether another job has other photos.
@@ -75,9 +75,9 @@ class SavedTraining:
 
     Args:
         path: Path of the checkpoint.
-        manifest: Manifest of the model that learns.
+        manifest: Manifest of the model before the increment.
         folder: Path of the folder of photos.
-        photos: Photos that it learns from.
+        photos: Photos to learn from.
         config: Settings of the increment.
         recipe: Recipe with the numbers that follow from the settings; in another version of this package,
             other numbers can follow from them.
@@ -202,7 +202,7 @@ def _encoded(header: CheckpointHeader) -> bytes:
 
 
 def _settings_in_digest(config: IncrementConfig) -> dict[str, Any]:
-    """Returns the settings that affect what is learnt."""
+    """Returns the settings that must be the same if a job is to continue."""
     return config.model_dump(mode="json", exclude=_SETTINGS_NOT_IN_DIGEST)
 
 

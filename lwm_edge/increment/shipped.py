@@ -56,8 +56,8 @@ def judge_shipped(
         head_now: Head of the student.
         measured: Tensors with the vendor's measurements, see `model.bundle`.
         class_names: Names of the shipped classes that are left.
-        new_right: Share of a new class's photos that a head like the student's recognises without having
-            learnt them, as a mean over the new classes.
+        new_right: Share of photos that were recognised, each by a head that had not learnt it, as a mean over
+            the new classes.
         solved: Whether the student's head is solved from statistics.
         is_first: Whether the teacher is the model that shipped.
     """
@@ -137,11 +137,11 @@ def _lost(
 def _correction(right: float, drawn_right: float) -> float:
     """Computes the factor that corrects a drop, by comparing real photos of the new classes with drawn ones.
 
-    If real photos of the new classes are recognised more often than photos drawn from their statistics, the
-    shipped classes lose more to the new ones than drawn photos show; if less often, they lose less. Photos on
-    the border between two classes can go to either. The square root is a compromise; benchmarks/README.md
-    says what it was tried on. The factor holds for heads that are solved from the statistics; trained heads
-    draw that border elsewhere.
+    A photo on the border between two classes goes to one or the other. So if real photos of the new classes
+    are recognised more often than photos drawn from their statistics, the shipped classes lose more to the
+    new ones than drawn photos show; if less often, they lose less. The square root is a compromise;
+    benchmarks/README.md says what it was tried on. The factor holds for heads that are solved from the
+    statistics; trained heads draw that border elsewhere.
     """
     ratio = right / max(drawn_right, 1e-6)
     return float(np.clip(np.sqrt(ratio), 1 / _MAX_CORRECTION, _MAX_CORRECTION))
@@ -159,8 +159,8 @@ def interval_around(estimate: float, measured: float, photos: float) -> tuple[fl
     Args:
         estimate: Estimated accuracy.
         measured: Accuracy that was measured.
-        photos: Number of photos that it was measured on, the same number for each class. If the numbers
-            differ, a mean over the classes is as uncertain as if each had their harmonic mean.
+        photos: Number of photos that it was measured on, if they are spread evenly over the classes; if not,
+            the number of classes times the harmonic mean of their numbers of photos, which is as uncertain.
     """
     z = 1.96
     chance = z * (measured * (1 - measured) / photos + z**2 / (4 * photos**2)) ** 0.5 / (1 + z**2 / photos)

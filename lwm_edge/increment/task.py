@@ -41,8 +41,8 @@ class Task:
         photos: Photos that are learnt, and those that are held back.
         config: Settings of the increment.
         approach: Recipe, and the reason for it.
-        learner: Way in which the photos are learnt.
-        plan: Plan for going through the photos on this device.
+        learner: Object that learns the photos.
+        plan: Plan of the increment for this device.
         saved: Checkpoint of the training; empty unless it was interrupted.
         warnings: Warnings for the owner.
     """
@@ -172,7 +172,7 @@ def _make_learner(parent: Bundle, approach: Approach, new_classes: int, config: 
 
 
 def _still_fits(plan: PlanReport, config: IncrementConfig, limit: int) -> bool:
-    """Returns whether a stored plan can still be followed on this device."""
+    """Returns whether a stored plan still fits the settings and the limit."""
     same_size = config.micro_batch_size in (None, plan.micro_batch_size)
     return same_size and plan.predicted_peak_rss_bytes <= limit
 

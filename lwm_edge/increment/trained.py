@@ -45,9 +45,10 @@ _CPU = torch.device("cpu")
 class TrainingLearner:
     """Trains a student M_t beside its frozen teacher M_{t-1}.
 
-    Only training steps run on a GPU. What the networks compute for the statistics, the attention maps and the
-    comparison with the ONNX file is computed on the CPU, in float32. On a GPU, torch may round the inputs of
-    convolutions to 10 bits (TF32), and the comparison would mistake the difference for a fault of the file.
+    Only the training and its trial steps run on a GPU. What the networks compute for the statistics, the
+    attention distance and the comparison with the ONNX file is computed on the CPU, in float32. On a GPU,
+    torch may round the inputs of convolutions to 10 bits (TF32), and the comparison would take the difference
+    for a fault of the file.
 
     Args:
         parent: Bundle of the model before the increment.
@@ -56,7 +57,7 @@ class TrainingLearner:
         config: Settings of the increment.
 
     Raises:
-        ConfigError: The settings do not fit the network.
+        ConfigError: The settings do not fit the network or the device.
     """
 
     def __init__(self, parent: Bundle, approach: Approach, new_classes: int, config: IncrementConfig) -> None:
@@ -107,7 +108,7 @@ class TrainingLearner:
         on_progress: ProgressCallback,
         should_stop: Callable[[], bool],
     ) -> Learnt:
-        """Trains the student, and runs both networks once on the photos."""
+        """Trains the student, and runs both networks once on each photo."""
         student, teacher, batch_size = self._student, self._teacher, plan.micro_batch_size
         self._move_to(_CPU)
         with freed_memory_kept(plan.keeps_freed_memory):

@@ -78,12 +78,12 @@ class Learnt(NamedTuple):
         held_back_logits: Logits of the held-back photos, by a head of the student that has not learnt them.
         judge_unseen: Function that judges photos, each by a model that has not learnt it, and also returns
             their class indices. It judges all photos if nothing trains, else the held-back ones. Its argument
-            is a function, which it calls before it uses each model.
+            is a function, which it calls before it solves each of these models.
         rows: Rows of the `Discriminant` of all classes; None if the backbone was trained.
         head: Head of the student.
         attention_distance: Mean L_AD between student and teacher on the held-back photos; None if torch did
             not run, as only its networks make attention maps.
-        tensors: Tensors of the bundle that the training changed, other than head and statistics.
+        tensors: Tensors of the bundle that the training may have changed, other than the statistics.
         near_copies: Numbers of near-copies and of different photos of each class, by class_index.
     """
 

@@ -29,7 +29,7 @@ from .values import Learnt
 
 
 def evaluate_student(task: Task, learnt: Learnt) -> EvaluationReport:
-    """Measures the student's accuracy on the held-back photos, before it learns them too."""
+    """Measures the accuracy on the held-back photos, with a head of the student that has not learnt them."""
     return evaluate_predictions(
         learnt.held_back_logits.argmax(1),
         np.array(task.photos.held_back.labels),
@@ -39,7 +39,7 @@ def evaluate_student(task: Task, learnt: Learnt) -> EvaluationReport:
 
 
 def held_back_mistakes(task: Task, learnt: Learnt) -> tuple[Mistake, ...]:
-    """Names the held-back photos that the student did not recognise before it learnt them."""
+    """Names the held-back photos that `evaluate_student` counts as not recognised."""
     names, photos = all_class_names(task), task.photos.held_back.photos
     predicted = learnt.held_back_logits.argmax(1)
     return tuple(

@@ -1,10 +1,10 @@
 """Runs an increment in a process of its own; if torch trains, a second one exports and commits.
 
 So the calling app gets its memory back, and survives if the system kills the training because memory runs
-out; torch and ONNX Runtime are never in memory together. The processes inherit the home's lock, so the lock
-is held as long as any of them is alive. They end when the process that started them ends: the training stops
-after its next step and, if its plan allows checkpoints, saves its state; the work before and after the
-training stops at its next report of progress. A commit that has begun is finished first.
+out; a trained model is exported by a process that does not load torch. The processes inherit the home's lock,
+so the lock is held as long as any of them is alive. They end when the process that started them ends: the
+training stops after its next step and, if its plan allows checkpoints, saves its state; the work before and
+after the training stops at its next report of progress. A commit that has begun is finished first.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Job(BaseModel):
         started: Value of time.monotonic() when the command or the call began.
         more: Settings for further photos of known classes; None for photos of new classes.
         dry_run: Whether to plan only.
-        staged: Increment to commit; None if one is to be learnt.
+        staged: Increment to commit; None if one is to be planned or learnt.
     """
 
     home: ExactPath
@@ -81,13 +81,13 @@ def run(job: Job, lock: int, on_progress: ProgressCallback) -> Message:
             on_progress(message.progress)
     if process.returncode == -signal.SIGKILL:
         raise ResourceError(
-            "the training process was killed, most likely because memory ran out; the model is unchanged: "
+            "the worker process was killed, most likely because memory ran out; the model is unchanged: "
             "try again with a lower --max-memory, or with other programs closed"
         )
     # A worker that stops while its libraries load, or in the commit, reports nothing.
     if process.returncode in (-signal.SIGTERM, -signal.SIGINT):
-        raise StoppedError("the training process was told to stop; the model is unchanged")
-    raise LwmEdgeError(f"the training process ended with status {process.returncode}; the model is unchanged")
+        raise StoppedError("the worker process was told to stop; the model is unchanged")
+    raise LwmEdgeError(f"the worker process ended with status {process.returncode}; the model is unchanged")
 
 
 def main() -> None:

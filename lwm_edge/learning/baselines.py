@@ -1,4 +1,4 @@
-"""Provides two baselines, which an owner can use without any training.
+"""Provides two baselines, which need no training.
 
 Each puts a head made from class statistics on a frozen backbone, and learns a class by seeing the features of
 its photos once. Every recipe is compared with both.
@@ -41,8 +41,8 @@ class NearestClassMean:
 class StreamingLda:
     """Predicts by linear discriminant analysis: class means and a shared covariance, updated class by class.
 
-    The method is that of Hayes and Kanan 2020. The two recipes with a solved head keep the same statistics;
-    one of them, `lwm-lda`, also trains the backbone.
+    The method is that of Hayes and Kanan 2020. The two recipes with a solved head solve it from the same
+    kind of statistics; one of them, `lwm-lda`, also trains the backbone.
     """
 
     def __init__(self, capacity: int, d: int) -> None:

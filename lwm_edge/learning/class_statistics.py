@@ -1,7 +1,7 @@
 """Keeps the class statistics: one mean feature per class, and one covariance that all classes share.
 
 They stand in for the photos, which are not kept. Their shapes depend on the bundle's capacity and the
-network, never on the number of classes or photos. The head is solved from these statistics in closed form
+network, never on the number of classes or photos. A head can be solved from these statistics in closed form
 (see `discriminant`), as streaming LDA does on a frozen backbone: Hayes and Kanan 2020, "Lifelong Machine
 Learning with Deep Streaming Linear Discriminant Analysis".
 

@@ -30,9 +30,9 @@ class Recipe(NamedTuple):
         gamma: Weight of L_AD in the same loss.
         trains: Whether that loss trains the backbone; if not, the backbone stays as it is.
         head: Way to learn the head: `trained` by the loss too, as in the paper, or `solved` in closed form
-            from the class statistics, both before the training, which leaves the head alone, and after it.
+            from the class statistics, before and after any training, which leaves it alone.
         learning_rate: Learning rate of SGD; the paper's if the head is trained.
-        max_gradient_norm: Norm to which the gradients of an update are clipped; see `optimizer`.
+        max_gradient_norm: Norm to which the gradients of an update are clipped.
         head_learning_rate: Learning rate of the head's rows; 0 if the head is solved.
     """
 
@@ -187,12 +187,12 @@ class IncrementConfig(Settings):
     max_memory: ByteSize | None = None
     """Maximum memory that the increment may use, such as 600MiB; unless set, half of the free memory."""
     augment: bool = True
-    """Whether the new photos are shifted and flipped at random."""
+    """Whether training shifts and flips the new photos at random."""
     held_back: float = Field(default=0.2, gt=0, lt=1)
     """Share of each class's photos, but at least one photo, that is held back for evaluation.
 
-    After the evaluation, the class statistics include these photos too, and so does a head that is solved
-    from the statistics.
+    After the evaluation, these photos count in the class statistics too, and in a head that is solved from
+    them.
     """
     class_name: str | None = None
     """Name of the one class that the whole folder of photos shows; unless set, each sub-folder is a class."""
@@ -216,7 +216,7 @@ class IncrementConfig(Settings):
     min_shipped_accuracy: float | None = Field(default=None, ge=0, le=1)
     """Estimated accuracy on the shipped classes that a model needs to pass the gate.
 
-    The estimate comes from the class statistics in the bundle.
+    The estimate starts from the vendor's measurements in the bundle.
     """
     max_attention_distance: float | None = Field(default=None, ge=0)
     """Largest distance (L_AD) by which a model's attention maps may move if the model is to pass the gate."""

@@ -1,6 +1,6 @@
 """Implements stochastic gradient descent with momentum; its state can be restored when training resumes.
 
-`torch.optim` offers this too, but importing it also loads a compiler, which takes 70 MiB.
+`torch.optim` offers this too, but also loads a compiler, which takes 70 MiB.
 """
 
 from __future__ import annotations
