@@ -8,7 +8,8 @@ its attention maps in `learning.attention`, and its training loop in `learning.t
                         (backbone and head; the head may read earlier blocks too, called levels), onnx
                         (the file that apps load: tracing, checks, graph, parity, variants), classifier
     making a base       base: build (train, saved_training) or adopt (checkpoint, labels) a classifier;
-                        start; finish (observing, choose_levels, measure); ranks (several processes)
+                        start; finish (choose_levels, observing, examine -> measure); ranks (several
+                        processes)
     keeping a model     home -> generations of bundle, ONNX file, labels and receipt, with a link to the
                         current generation and one writer at a time; ownership (what may be removed);
                         changes, previous (undo), repair, export; readers (without torch); camera;
@@ -21,16 +22,17 @@ its attention maps in `learning.attention`, and its training loop in `learning.t
                         that arrive in a folder)
     proving its origin  custody: keys -> signing -> chain; home/trust; proofs/verification
     other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
-    pages to look at    pages: facts, charts -> report (on a home); moment (of an increment, with photos);
-                        doctor
+    pages to look at    pages: facts, charts -> report (about a home); moment (about an increment, with
+                        photos); doctor (about photos that do harm)
     the command line    cli: commands, teaching, receipt, display, progress, terminal, settings
 
 A package imports only from those before it: the foundation (records, errors, inspection, durability, storage,
 outputs, locks, memory, freed_memory, processors, _cgroups, _disk, _streams, _processes), photos, model, then
 custody and learning, home and base, increment, proofs, pages, cli.
 
-Functions are verbs, settings are `...Config`, results are frozen `...Report`, and every error raised on
-purpose is an `LwmEdgeError` (see `errors`). The command line calls these functions and prints.
+Most functions are named with a verb, settings end in `Config`, and frozen reports end in `Report`. Errors
+that callers should handle are `LwmEdgeError`s (see `errors`). The command line calls these functions and
+prints what they return.
 """
 
 from __future__ import annotations
@@ -129,7 +131,7 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
     __version__: str
 
 # ONNX Runtime's official builds for Linux send usage reports to their publisher, and keep a database of them
-# in the user's cache folder. They read this variable when they are loaded, so it is set before anything
+# in the user's cache folder. They read this variable when they are loaded, so it is set before this package
 # imports them; our workers inherit it. Anybody who wants the reports can set it to another value.
 if not os.environ.get("ORT_DISABLE_TELEMETRY"):
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -184,7 +186,7 @@ __all__ = ["__version__", *sorted(_MODULE_OF)]
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib import metadata  # loaded only here: it takes longer than all the rest
+        from importlib import metadata  # not at the top, as it is slow to load
 
         return metadata.version("lwm-edge")
     if name not in _MODULE_OF:
@@ -199,7 +201,7 @@ def __getattr__(name: str) -> Any:
 
 @cache
 def _public(function: FunctionType) -> Callable[..., Any]:
-    """Wraps a function to raise only our own errors; cached, so that pickle finds the same object by name."""
+    """Wraps a function in `explains_os_failures`; cached, so that pickle finds the same object by name."""
     public = explains_os_failures(function)
     public.__module__ = __name__
     return public

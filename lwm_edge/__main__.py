@@ -7,14 +7,14 @@ from .cli import started  # noqa: F401 - imported first, to note the time before
 from .cli.interruption import ignore_requests_to_stop, stop_with_a_sentence
 from .processors import thread_settings
 
-_OBJECTS_BETWEEN_COLLECTIONS = 100_000  # the modules that a command loads later are no garbage either
+_OBJECTS_BETWEEN_COLLECTIONS = 100_000  # high, as the modules that a command loads later are no garbage
 
 
 def main() -> None:
     """Sets up how the command stops on request, loads the command line, and runs it."""
     stop_with_a_sentence()
     os.environ.update({**thread_settings(), **os.environ})
-    gc.disable()  # libraries create no garbage while they load, so a search for it would only take time
+    gc.disable()  # libraries create little garbage while they load, so looking for it would waste time
     from .cli.commands import main as run_command_line
 
     gc.freeze()

@@ -9,7 +9,7 @@ ROOT, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def levels(controller: str) -> Iterator[tuple[int, Path]]:
-    """Yields the version and folder of this process's cgroup for a controller, then of each one above it."""
+    """Yields the version and folder of each cgroup that may limit this process, from the process upwards."""
     try:
         lines = _MEMBERSHIP.read_text().splitlines()
     except OSError:

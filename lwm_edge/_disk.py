@@ -1,9 +1,8 @@
-"""Performs the few operations that `storage` is built on.
+"""Performs the operations on files and folders that `storage`, `durability`, `inspection` and `locks` use.
 
-No other module changes files or folders, except for temporary ones.
+No other module creates, writes, renames or removes files or folders, except for temporary ones.
 
-The operations are in a separate module so that tests can replace it with one that records every operation,
-and can then replay the operations with power cuts.
+Tests replace this module with one that records every change and sync, and then replay these with power cuts.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Renames a file or link within its file system, replacing whatever had the new name."""
+    """Renames a file or link within its file system, replacing any file or link that has the new name."""
     source.replace(target)
 
 
@@ -84,7 +83,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def symlink(link: Path, target: str) -> None:
-    """Creates a symbolic link; one that the superuser makes belongs to the owner of its folder."""
+    """Creates a symbolic link; if the superuser does so, gives it to its folder's owner where possible."""
     link.symlink_to(target)
     if os.geteuid() == 0 and link.parent.stat().st_uid != 0:
         with suppress(OSError):  # the folder's owner can replace the link in any case

@@ -1,8 +1,7 @@
-"""Starts processes that run a module of this package, and nothing else.
+"""Starts processes that run a module of this package.
 
-The process that starts another is called its parent. The standard input of the new process stays open for as
-long as its parent lives, so the new process notices when the parent ends. What is sent through the pipes is
-up to the parent.
+The process that starts another is called its parent. When the parent ends, the standard input of the new
+process closes, and so the new process notices. Callers decide what is sent through the pipes.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def start_process(
     """Starts a process that runs a module's `main`.
 
     By default, Ctrl-C does not reach the process, because one that is still loading libraries would end with
-    a traceback. The parent gets the Ctrl-C instead, and asks the process to stop.
+    a traceback. The parent gets it too, and asks the process to stop.
 
     Args:
         module: Full name of the module.
@@ -67,7 +66,7 @@ def lower_priority() -> None:
 
 @contextmanager
 def _signals_blocked(signals: Collection[signal.Signals]) -> Iterator[None]:
-    """Blocks signals in this thread, and in a process that is started within the block."""
+    """Blocks signals in this thread, and in any process that it starts meanwhile."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -90,7 +89,7 @@ def _python() -> str:
     if getattr(sys, "frozen", False) or not any(python in name for python in ("python", "pypy")):
         raise ConfigError(
             f"sys.executable is {executable!r}, which is not a Python interpreter, so no process can be "
-            "started to do this; set sys.executable to a Python that has lwm_edge before the call or, for "
+            "started with it; before the call, set sys.executable to a Python that has lwm_edge or, for "
             "add_classes, pass isolate=False"
         )
     return executable

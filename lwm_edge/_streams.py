@@ -1,4 +1,4 @@
-"""Keeps a command going when standard output or standard error is full or gone.
+"""Keeps a command going when standard output or standard error cannot be written.
 
 Without this, a command that has already changed the model would fail if its report could not be printed, and
 whoever reads the exit code would make the change again.
@@ -65,7 +65,7 @@ class ForgivingStream:
 
 @contextmanager
 def forgiving_streams() -> Iterator[None]:
-    """Makes printing in the block always succeed; `output_failure` says why some of it was lost."""
+    """Makes printing in the block always succeed; `output_failure` says why text was lost, if any was."""
     _open_missing()
     before = sys.stdout, sys.stderr
     sys.stdout = cast(TextIO, ForgivingStream(sys.stdout))
@@ -79,7 +79,7 @@ def forgiving_streams() -> Iterator[None]:
 
 
 def output_failure() -> OSError | None:
-    """Returns the error that kept printed text from arriving; None if it arrived, or the reader went away."""
+    """Returns why text did not reach standard output; None if all of it did, or if the reader went away."""
     sys.stdout.flush()
     failure = getattr(sys.stdout, "failure", None)
     return None if isinstance(failure, BrokenPipeError) else failure

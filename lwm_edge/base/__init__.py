@@ -1,4 +1,4 @@
 """Builds the base that a vendor ships: trains a network, or adopts a trained one, and writes a bundle.
 
-No device needs this package. It imports `learning`, `model`, `photos` and the foundation.
+This package is for vendors, not for devices. It imports `learning`, `model`, `photos` and the foundation.
 """

@@ -49,14 +49,15 @@ def pack_checkpoint(
         on_progress: Function that is called at every step and before each photo.
 
     Raises:
-        PhotosError: A folder cannot be used, the names of its class folders seem to be mixed up, or unseen
-            photos are in another folder too; the problems are listed.
+        PhotosError: A folder cannot be used, the names of its class folders seem to be mixed up, or some
+            unseen photos are in another folder too; the problems are listed.
         ArchitectureError: The architecture is unknown or unusable, or the checkpoint is for another one.
         CapacityError: There are more classes than the capacity allows.
-        ConfigError: The checkpoint cannot be read, its head or its labels belong to other classes, the photos
-            contradict the order of the labels, the grid does not fit the network, the preprocessing cannot be
-            used, or the output cannot be written.
+        ConfigError: The checkpoint or the labels cannot be read or belong to other classes, the photos
+            contradict the order of the labels, the classifier is no better than chance, the grid or the image
+            size does not fit the network, the preprocessing cannot be used, or the output cannot be written.
         ExportError: The ONNX graph cannot be made or is wrong (ParityError).
+        ResourceError: Memory or disk space ran out, or another process ended without a word.
         PeerError: Another process failed; the error that it raised says why.
     """
     with joined() as ranks:
@@ -83,7 +84,7 @@ def _pack(
     material = _read_material(photos, labels, config, preprocessing, warnings, ranks, on_progress)
     learnt, class_names = material.learnt, material.class_names
     network = trained_network(architecture, checkpoint, config, len(class_names), preprocessing)
-    possible_levels(network, config.grid)  # refuses a grid that does not fit, before the long work begins
+    possible_levels(network, config.grid)  # refuses a grid that does not fit
 
     def predicted(photos: PhotoSet) -> tuple[Labels, Labels]:
         """Returns the row that the head ranks highest for each photo, and each photo's label."""

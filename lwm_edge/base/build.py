@@ -36,7 +36,7 @@ def build_base(
 
     If `torchrun --nproc-per-node N` starts the script, N processes train the base together. All of them
     return the report, but only the first one writes the bundle and reports progress. The training is saved at
-    the end of an epoch, once a minute at most; if it is interrupted, the same call continues from there.
+    the end of an epoch, about once a minute at most; after an interruption, the same call continues it.
 
     Args:
         photos: Path of a folder with one sub-folder of photos for each class.
@@ -48,10 +48,12 @@ def build_base(
         PhotosError: The folder cannot be learnt from; every problem is listed.
         ArchitectureError: The architecture is unknown or unusable, or the checkpoint is for another one.
         CapacityError: There are more classes than the capacity allows.
-        ConfigError: The weights do not exist, the checkpoint cannot be read, the grid or the image size does
-            not fit the network, the device is not there, the output cannot be written, or unfinished training
-            of another base is in the way.
+        ConfigError: The settings do not fit the network, the photos or the machine, the weights or the
+            checkpoint cannot be read, the output cannot be written, or unfinished training of another base is
+            in the way.
+        GateError: The training diverged.
         ExportError: The ONNX graph cannot be made or is wrong (ParityError).
+        ResourceError: Memory or disk space ran out, or another process ended without a word.
         PeerError: Another process failed; the error that it raised says why.
     """
     with joined() as ranks:
@@ -74,7 +76,7 @@ def _build(
     material = _read_material(photos, config, preprocessing, ranks, on_progress)
     network.to(device)
     saved = SavedTraining(output, material.learnt, config, ranks)
-    # Stochastic depth draws from torch's global generator, which gets its old state back afterwards.
+    # Stochastic depth draws from torch's global generators; the CPU's gets its old state back afterwards.
     with torch.random.fork_rng(devices=[]), computing_in(_precision(config, device), network):
         torch.manual_seed(config.seed + ranks.rank)
         training = train_base(network, material.learnt, config, saved, ranks, on_progress)

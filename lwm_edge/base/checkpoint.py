@@ -1,4 +1,4 @@
-"""Reads a vendor's checkpoint, whatever it is wrapped in, without ever running code from it."""
+"""Reads a vendor's checkpoint, in any of the usual wrappings, without ever running code from it."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ def _load(path: Path) -> Any:
 def _mappings(content: Any, visited: set[int], depth: int = 0) -> Iterator[dict[str, Tensor]]:
     """Yields the mappings from names to tensors in the usual places of a checkpoint's content.
 
-    Each comes as it is, and again for each prefix that some of its names have: only these names, without the
-    prefix. If two mappings fit equally well, the first one is read, so averages come last.
+    For each prefix that some names of a mapping have, there is another mapping of these names alone, without
+    the prefix. If two mappings fit equally well, the first one is read, so averages come last.
     """
     if not isinstance(content, Mapping) or id(content) in visited or depth > _DEEPEST:
         return

@@ -1,9 +1,9 @@
 """Uses the vendor's photos to choose the grid on which a new base's head reads the network's earlier blocks.
 
-The last layers were trained on these photos and tell them all apart, whatever else the head reads, so they do
-not show which grid suits new classes. The earlier blocks are therefore judged alone: the chosen grid is the
-one on which their values best tell the vendor's classes apart. If objects can be anywhere in the picture, a
-single cell wins; if all pictures are framed alike, a finer grid wins.
+The last layers have learnt these photos' classes. A head that reads the last maps is therefore accurate with
+any grid, and does not show which one suits new classes. So the earlier blocks are judged alone: the chosen
+grid is the one on which their values best tell the vendor's classes apart. Usually that is a single cell if
+objects can be anywhere in the picture, and a finer grid if all pictures are framed alike.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from .observing import PHOTOS_AT_ONCE, observe_all
 from .ranks import Ranks
 from .reports import LevelsReport
 
-MAX_INPUTS = 2048  # for a head with levels; the covariance of its inputs takes 16 MiB of the bundle
-MAX_VALUES = 8192  # for levels on a grid that the vendor chose; the covariance of their values takes 256 MiB
+MAX_INPUTS = 2048  # of a head whose grid the photos choose; their covariance takes 16 MiB of the bundle
+MAX_VALUES = 8192  # of levels whose grid the vendor chose; their covariance takes 256 MiB
 GRIDS = (1, 2, 3)
 
 
 @torch.no_grad()
 def find_levels(network: Network, grid: int) -> Levels | None:
-    """Finds the last block of each map size except the final one; returns None if the grid does not fit.
+    """Finds the last block of each map size except the last size; returns None if the grid does not fit.
 
     Args:
         network: Network without levels.
@@ -86,7 +86,7 @@ def choose_levels(
 ) -> LevelsReport:
     """Chooses the grid that suits the photos best, and makes the network's head read earlier blocks on it.
 
-    If there are more photos than `PHOTOS_AT_ONCE`, only an even selection from each class is used.
+    If there are more photos than `PHOTOS_AT_ONCE`, only an even selection of them is used.
 
     Args:
         network: Trained network, whose head reads no earlier blocks yet.

@@ -1,4 +1,4 @@
-"""Defines the settings for building a base."""
+"""Defines the settings for making a base."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class BundleConfig(Settings):
     """Defines the settings of every base, whether its network is trained here or elsewhere.
 
     Raises:
-        ConfigError: Some settings are out of range; every one of them is listed.
+        ConfigError: Some settings cannot be used; the problems are listed.
     """
 
     architecture: str
@@ -30,7 +30,7 @@ class BundleConfig(Settings):
     activation: Activation = "sigmoid"
     """Kind of outputs that the network is trained with: sigmoid, or softmax (cross entropy)."""
     grid: int | None = Field(default=None, ge=0, le=8)
-    """Cells per side of the grid on which the head reads earlier blocks, or 0; unless set, the photos decide.
+    """Cells per side of the grid on which the head reads earlier blocks (0: none); unless set, photos decide.
 
     With 0, the head reads the last feature maps alone. The photos choose between 1, 2 and 3: the grid is the
     one that tells their classes apart best. Grids that do not fit the network, or with which the head would
@@ -43,7 +43,7 @@ class BundleConfig(Settings):
     description: Paragraph | None = None
     """Description of the base for people to read in the ONNX file."""
     permits: tuple[Permission, ...] = ()
-    """Changes that devices may make only if they are named here: add-photos, undo, other-devices."""
+    """Changes that devices may make only if named: add-photos (to shipped classes), undo, other-devices."""
 
     @field_validator("author", "license", "description")
     @classmethod
@@ -62,7 +62,7 @@ class BaseConfig(BundleConfig):
     """Defines how a vendor's base is trained.
 
     Raises:
-        ConfigError: Some settings are out of range; every one of them is listed.
+        ConfigError: Some settings cannot be used; the problems are listed.
     """
 
     weights: str | None = None
@@ -78,10 +78,10 @@ class BaseConfig(BundleConfig):
     frozen_blocks: int = Field(default=0, ge=0)
     """Number of the backbone's first blocks that are not trained.
 
-    The blocks are the backbone's child modules, in order; a sequential module counts as its own children.
+    The blocks are the backbone's child modules, in order; instead of a sequential module, its children count.
     """
     learning_rate: float | None = Field(default=None, gt=0)
-    """Peak learning rate of the one-cycle schedule; unless set, 0.05 from scratch, and otherwise 0.01."""
+    """Peak learning rate of the one-cycle schedule; unless set, 0.05 from scratch, else 0.01."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD."""
     weight_decay: float = Field(default=5e-4, ge=0)
@@ -97,13 +97,13 @@ class BaseConfig(BundleConfig):
     would require.
     """
     held_back: float = Field(default=0.1, ge=0, lt=1)
-    """Share of each class's photos that are held back from training, to measure accuracy; 0 for none.
+    """Share of each class's photos that is held back from training, to measure accuracy; 0 for none.
 
     The accuracy goes into the bundle, and devices estimate from it how much their models still know. These
     photos also decide which photos the class statistics are made from, and which head ships.
     """
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Seed of everything random: with the same seed, photos and machine, the base is the same."""
+    """Seed of everything random; on the same CPU, the same seed, settings and photos give the same base."""
     device: Device = "auto"
     """Device to train on: auto (a GPU if there is one), cpu or cuda."""
 
@@ -121,7 +121,7 @@ class PackConfig(BundleConfig):
     """Defines how a trained classifier becomes a base, without training it any further.
 
     Raises:
-        ConfigError: Some settings are out of range; every one of them is listed.
+        ConfigError: Some settings cannot be used; the problems are listed.
     """
 
     activation: Activation = "softmax"
@@ -132,11 +132,11 @@ class PackConfig(BundleConfig):
     """Folder of photos that the network never saw, with class folders of the same names.
 
     The accuracy on these photos goes into the bundle, and devices estimate from it how much their models
-    still know. These photos also decide which photos the class statistics are made from, and which head
-    ships.
+    still know. If every class has some, these photos also decide which photos the class statistics are made
+    from, and which head ships.
     """
     statistics_photos: ExactPath | None = None
-    """Folder of photos to make the class statistics from, instead of those that trained the classifier."""
+    """Folder of photos to make the class statistics from, instead of the classifier's training photos."""
     mean: tuple[float, float, float] | None = None
     """Means with which the classifier's red, green and blue channels are normalised (pixels from 0 to 1)."""
     std: tuple[float, float, float] | None = None

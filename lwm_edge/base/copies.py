@@ -1,4 +1,4 @@
-"""Makes varied copies of the photos that a network learnt from, to use if no other photos are given."""
+"""Makes varied copies of the photos that a network learnt from, for statistics if there are no others."""
 
 from __future__ import annotations
 

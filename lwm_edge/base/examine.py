@@ -59,7 +59,7 @@ def examine(
         ranks: Processes, each of which examines a share of the photos.
         on_progress: Function that is called at every step.
         may_copy: Whether the statistics can be made from varied copies of the photos. A network that was
-            trained here has already learnt such copies, so they would show nothing new.
+            trained here has usually learnt varied photos already, so copies would show little that is new.
     """
     names, unseen = material.class_names, material.unseen
     learnt = learn_all(network, material.learnt, capacity, ranks, on_progress)

@@ -41,7 +41,7 @@ def finish_base(
     training: TrainingReport | None,
     started: float,
 ) -> BaseReport:
-    """Measures a trained network, makes its statistics and writes its bundle.
+    """Chooses a trained network's levels, statistics and head, measures it and writes its bundle.
 
     All processes run the network on the photos, but only the first one decides and writes.
 

@@ -15,7 +15,7 @@ from ..learning.discriminant import Labels
 from ..photos.class_names import class_name_problem, fold_class_name, normalise_class_name
 
 _MAX_BYTES = 8 * 1024**2
-_CLEARLY_BETTER = 0.3  # gain in the mean accuracy of the classes that are moved
+_CLEARLY_BETTER = 0.3  # smallest gain in the mean accuracy of the classes that are moved
 _DEVIATIONS = 4  # standard deviations of chance; two would not do, as the best of many orders is tested
 _LISTED = 20
 

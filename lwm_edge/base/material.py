@@ -1,4 +1,4 @@
-"""Holds the photos and class names that a base is made from, and checks them before the work begins."""
+"""Holds the photos and class names that a base is made from; checks its capacity and where it is written."""
 
 from __future__ import annotations
 

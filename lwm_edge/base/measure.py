@@ -1,16 +1,17 @@
 """Measures a trained network on photos that it never saw, and lets them decide what ships.
 
 The features of photos that a network knows by heart are unlike those of any other photos, so their means and
-covariance describe nothing that a device will meet. The class statistics are therefore made from all photos
-together or, if the network knows the learnt ones by heart, with the means of the unseen photos alone. Another
-choice wins if it recognises the unseen photos better; each photo is judged by a head that is solved without
-it. In the same way, the head that is solved from the statistics ships in place of the trained head if it
-recognises the unseen photos better.
+covariance do not describe what a device will meet. The class statistics are therefore made from all photos
+together or, if the network knows the learnt ones by heart and there are enough unseen ones, with the means of
+the unseen photos alone. Another choice wins if it recognises the unseen photos better; each photo is judged
+by a head that is solved without it. In the same way, the head that is solved from the statistics ships in
+place of the trained head if it recognises the unseen photos better.
 
 Unless there are unseen photos of every class, there is no such choice: the statistics are made from the given
-photos, and the trained head ships. If there are no unseen photos at all, and a network that was trained
-elsewhere is right on nearly all photos that it learnt from but on far fewer varied copies of them, the
-statistics are made from these copies, whose features are more like those of photos that it never saw.
+photos, and the trained head ships. If there are no unseen photos at all, and none were given for the
+statistics, a network that was trained elsewhere is also tried on varied copies of the photos that it learnt
+from. If it is right on nearly all of these photos but on far fewer copies, the statistics are made from the
+copies, whose features are more like those of photos that it never saw.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ NEARLY_ALL = 0.99
 """Accuracy on learnt photos at which the network may know them by heart, if no unseen photos can tell."""
 
 _ENOUGH_FOR_MEANS = 5  # unseen photos per class; a mean of fewer is worse than the mean of all photos
-_LEAST_JUDGED = 2  # without its only unseen photo, a class has no mean, so that photo is never recognised
+_ENOUGH_TO_JUDGE = 2  # without its only unseen photo, a class has no mean, so it is never recognised
 
 
 class Settled(NamedTuple):
@@ -61,9 +62,9 @@ class Settled(NamedTuple):
         statistics: Chosen statistics of all classes.
         report: Report on the choice.
         logits: Logits of each unseen photo by a head like the one that ships [M, classes]; M may be 0.
-        solved: Logits of each unseen photo by a head that a device would solve from the statistics
-            [M, classes].
-        scores: Score for unknown objects of each unseen photo, by statistics made without it [M].
+        solved: Logits of each unseen photo by a head like the one that a device would solve from the
+            statistics [M, classes].
+        scores: Each unseen photo's score for unknown objects, from statistics made without it [M].
     """
 
     statistics: ClassStatistics
@@ -136,7 +137,7 @@ def settle(
 def _possible_statistics(
     of_given: ClassStatistics, unseen: Observation, labels: Labels, fewest: int
 ) -> dict[str, ClassStatistics]:
-    """Makes all statistics to choose from, by the name of the photos that they are made from.
+    """Makes all statistics to choose from, under the names of the photos that they are made from.
 
     Args:
         of_given: Statistics of the given photos.
@@ -147,7 +148,7 @@ def _possible_statistics(
     of_all = of_given.copy()
     of_all.learn_more(unseen.head_inputs, labels)
     choices = {"all": of_all}
-    if fewest >= _LEAST_JUDGED:
+    if fewest >= _ENOUGH_TO_JUDGE:
         # The covariance comes from all photos here too, but the means from the unseen photos alone.
         choices["unseen"] = of_given.with_photos(unseen.head_inputs, labels)
     return choices | {"given": of_given}
@@ -192,8 +193,8 @@ def _is_better(predictions: Labels, others: Labels, labels: Labels) -> bool:
 
     Their accuracy, a mean over classes, must be higher. There is a second condition about the n photos for
     which only one of the two predictions is right. By chance, each would be right for half of these photos,
-    with a standard deviation of half the square root of n. For the better predictions, the number must exceed
-    that half by more than two standard deviations.
+    with a standard deviation of half the square root of n. The better predictions must be right for over
+    two standard deviations more than that half.
     """
     right, others_right = predictions == labels, others == labels
     gained, lost = int((right & ~others_right).sum()), int((others_right & ~right).sum())

@@ -1,4 +1,4 @@
-"""Runs a network on a vendor's photos, which can be too many for one process, or to hold in memory."""
+"""Runs a network on a vendor's photos, which can be too many for one process or for memory."""
 
 from __future__ import annotations
 

@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 _TIMEOUT = timedelta(days=1)  # the first process solves heads and exports while the others wait
 _SECONDS_TO_REPORT = 10.0
+# Without their first letters, which may be capitals.
 _LOST_CONNECTION = ("onnection closed", "onnection reset", "onnection refused", "roken pipe")
 
 
@@ -195,7 +196,7 @@ def joined() -> Iterator[Ranks]:
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
     ranks = Ranks(rank, size, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
     try:
-        ranks.gather(None)  # otherwise, the others could wait for a process that fails before all have joined
+        ranks.gather(None)  # waits for all; else they could wait for one that failed before they joined
         with warnings.catch_warnings():
             # The warning is harmless: copying gradients whose strides differ takes little time.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket")
@@ -207,7 +208,7 @@ def joined() -> Iterator[Ranks]:
         if isinstance(error, Exception) and _lost_a_peer(error):
             raise ResourceError(
                 "another of the processes that make this base ended without a word, perhaps because memory "
-                "ran out; run the same command again: training continues from the last epoch that was saved"
+                "ran out; run the same command again, which continues any training that was saved"
             ) from error
         raise
     finally:
@@ -230,8 +231,8 @@ def _is_first_failure(store: _SharedCounter) -> bool:
 
 
 def _let_the_first_failure_be_reported() -> None:
-    """Waits while the process that failed first says why: once one has ended, torchrun ends all processes."""
-    with suppress(KeyboardInterrupt):  # torchrun ends this process by an interrupt
+    """Waits while the process that failed first says why: once any process ends, torchrun ends the others."""
+    with suppress(KeyboardInterrupt):  # torchrun ends this process
         time.sleep(_SECONDS_TO_REPORT)
 
 

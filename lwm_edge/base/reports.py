@@ -45,7 +45,7 @@ class BaseReport(Report):
 
     Attributes:
         bundle: Path of the bundle.
-        architecture: Key of the architecture.
+        architecture: Name of the architecture.
         class_names: Class names in class_index order.
         capacity: Maximum number of classes in the bundle.
         bundle_bytes: Length of the bundle, which never changes.

@@ -1,8 +1,9 @@
 """Saves the unfinished training of a base, so that the same command can continue it.
 
 The file lies next to the base that is to be written, and is removed once the base is there. It holds the
-network, the optimiser's momenta and the states of every process's random generators, so resumed training ends
-just as it would have without the interruption. The file can be used only with the same photos and settings.
+network, the optimiser's momenta and the states of every process's random generators. So on the same kind of
+CPU, in the same number of processes, resumed training ends just as it would have without the interruption.
+The file can be used only with the same photos and settings; only the device may differ.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ def _parameters(optimizer: torch.optim.SGD) -> list[Tensor]:
 
 
 def _job_digest(photos: PhotoSet, config: BaseConfig) -> str:
-    """Computes a digest of everything that decides what is learnt, except for the machine."""
+    """Computes a digest of the photos, their labels, and all settings except the device."""
     content = {
         "photos": [(photo.digest, photo.label) for photo in photos.photos],
         "settings": config.model_dump(mode="json", exclude={"device"}),

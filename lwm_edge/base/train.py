@@ -148,7 +148,7 @@ def _sgd(parameters: list[nn.Parameter], config: BaseConfig) -> torch.optim.SGD:
 def _batches(
     photos: PhotoSet, config: BaseConfig, ranks: Ranks, epoch: int, count: int, readers: int
 ) -> Iterator[tuple[Sequence[int], Sequence[int], Pixels]]:
-    """Yields, for each batch of an epoch, its photos, this process's share of them, and the share's pixels.
+    """Yields, for each batch of an epoch, its indices, this process's share of them, and the share's pixels.
 
     A last, smaller batch is left out unless it is the only one, as it may have too few images for BatchNorm.
     """

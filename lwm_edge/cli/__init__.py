@@ -1,4 +1,4 @@
-"""Runs the command line: each command parses its arguments, calls one public function and prints the result.
+"""Runs the command line: each command parses its arguments, calls public functions and prints the result.
 
 This package may import any other package, but does its work through the functions that `lwm_edge` exports.
 """

@@ -27,7 +27,7 @@ def check_command(
     class_name: NameOption = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="PAGE.html", help="Also write a page that shows the photos."),
+        typer.Option("-o", "--output", metavar="PAGE.html", help="Also write a page with these photos."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

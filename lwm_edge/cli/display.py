@@ -226,7 +226,7 @@ def threshold(calibration: Calibration) -> str:
 
 
 def export(report: ExportReport) -> None:
-    """Prints where the ONNX file is."""
+    """Prints what `export` wrote, and how it compares with the model."""
     rows = {
         "ONNX file": f"{report.onnx}, {in_bytes(report.onnx_bytes)}",
         "Classes": f"{len(report.class_names)}: {listed(report.class_names)}",

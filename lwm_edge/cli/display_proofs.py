@@ -19,7 +19,7 @@ _MEMORY = {"peak_rss_bytes": "Memory", "peak_cuda_bytes": "GPU memory"}
 
 
 def audit(report: AuditReport, details: bool = False) -> None:
-    """Prints how many bytes there are, how much they grew, the verdict, and what to do if the audit failed.
+    """Prints the size of the home, its growth, the verdict, and what to do if the audit failed.
 
     Args:
         report: Report of `audit`.

@@ -1,4 +1,4 @@
-"""Holds the examples that the help of the commands begins with; each runs as it is if its files exist."""
+"""Holds an example of each command, and makes the help, which begins with it."""
 
 from __future__ import annotations
 

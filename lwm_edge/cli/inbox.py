@@ -52,7 +52,7 @@ def inbox_command(
     """Teach the photos that arrive in a folder, one class at a time, at low priority.
 
     Pass --taught DIR or --delete to say what becomes of taught photos. Photos that cannot be taught stay in
-    their folder, and CLASS.waits.json beside it says why.
+    their folder. Unless there are just too few, CLASS.waits.json beside it says why.
     """
     from .. import teach_inbox, watch_inbox
 

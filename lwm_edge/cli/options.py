@@ -45,7 +45,7 @@ DryRunOption = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Print what would be learnt, and how much memory and time that would take; change nothing.",
+        help="Print what would be learnt, and the memory, time and disk space needed; change nothing.",
     ),
 ]
 NameOption = Annotated[str | None, setting(IncrementConfig, "class_name", "--name", metavar="NAME")]

@@ -58,7 +58,7 @@ def init_command(
 
 
 def evaluate_command(photos: PhotosArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Measure accuracy on labelled photos, for old, new and all classes, and show which ones are confused."""
+    """Measure accuracy on labelled photos, for shipped, added and all classes, and show common confusions."""
     from .. import evaluate
 
     opened = open_chosen_home(home)

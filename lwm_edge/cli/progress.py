@@ -23,7 +23,7 @@ _PHASES = {
     "simulate": "Simulating increments",
 }
 _SECONDS_BETWEEN_LINES = 10.0
-_WORTH_A_LINE = 2.0  # a brief command announces phases that are expected to take at least so many seconds
+_WORTH_A_LINE = 2.0  # a brief command announces phases that are expected to take at least this many seconds
 _MINUTE, _HOUR = 60, 3600
 
 
@@ -106,7 +106,7 @@ class Pace:
 def plain_lines(clock: Callable[[], float] = time.monotonic, *, brief: bool = False) -> ProgressCallback:
     """Makes a function that prints a line when a phase begins, and every ten seconds.
 
-    Training and simulations begin without a line, but have one for each tenth or each increment.
+    Training and simulations begin without a line, but have one per tenth of the training or per increment.
 
     Args:
         clock: Function that returns the time in seconds.

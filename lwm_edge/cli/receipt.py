@@ -100,7 +100,7 @@ def _next_steps(report: IncrementReport) -> list[str]:
 
 def _what_happened(report: IncrementReport) -> str:
     if report.training is None:
-        return "the network stayed as it was, and its last layer was solved again"
+        return "the network stayed as it was, and its last layer was solved"
     epochs = counted(report.training.epochs, "pass", "passes")
     return f"the network was trained, in {epochs} over the photos"
 
@@ -111,7 +111,8 @@ def _details(report: IncrementReport) -> dict[str, str]:
         "Why this recipe": report.recipe_reason,
         "Photos": f"{report.photos_trained:,} learnt from, {report.photos_held_back:,} held back",
         "Held-back photos": f"{percent(held.accuracy)} right, with all classes competing",
-        "Drift": f"on {percent(drift.base_agreement)} of new photos, the best-scoring old class is as before"
+        "Drift": f"on {percent(drift.base_agreement)} of the held-back photos, the best-scoring old class is "
+        "as before"
         + (f"; attention moved by {drift.attention_distance:.2f}" if drift.attention_distance else ""),
         **_training(report),
         **growth(report.footprint),
