@@ -59,7 +59,8 @@ def start_process(
 
 def lower_priority() -> None:
     """Makes this process, and any that it starts, give way to others that want the processor or the disk."""
-    with suppress(OSError, AttributeError):  # a system without priorities, or a sandbox that hides them
+    # a system without priorities, or a sandbox that hides them
+    with suppress(OSError, AttributeError, psutil.Error):
         os.nice(max(0, _LOW_PRIORITY - os.nice(0)))
         psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
 

@@ -16,12 +16,13 @@ from .inspection import explained, kind_at
 
 
 @contextmanager
-def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
+def exclusive_lock(path: Path, *, wait: bool = False, busy: str | None = None) -> Iterator[int]:
     """Holds a file lock until the block ends; yields its descriptor, so that child processes can hold it too.
 
     Args:
         path: Path of the lock file.
         wait: Whether to wait until another process releases the lock, however long that takes.
+        busy: Message of the BusyError; by default, it names the lock's folder and advises to wait.
 
     Raises:
         BusyError: Another process holds the lock, and `wait` is not set.
@@ -40,7 +41,8 @@ def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
                 lock(descriptor, wait=wait)
             except BlockingIOError:
                 raise BusyError(
-                    f"{path.parent} is being changed by another process; try again when it is done, "
+                    busy
+                    or f"{path.parent} is being changed by another process; try again when it is done, "
                     "or pass --wait"
                 ) from None
         holder = os.getpid()

@@ -123,7 +123,8 @@ class InboxFolder:
         if not self.path.is_dir():
             raise HomeError(f"{self.path} is not a folder; give the folder in which photos arrive")
         storage.make_folder(self.batch)
-        with locks.exclusive_lock(self.path / _WORK / _LOCK):
+        busy = f"another process is teaching the photos in {self.path} already; leave that to it"
+        with locks.exclusive_lock(self.path / _WORK / _LOCK, busy=busy):
             yield
 
     def class_folders(self) -> list[Path]:

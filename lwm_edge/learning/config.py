@@ -129,6 +129,7 @@ _TRAINING_SETTINGS = (
     "max_gradient_norm",
     "frozen_blocks",
     "precision",
+    "augment",
 )
 
 

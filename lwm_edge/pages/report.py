@@ -31,7 +31,6 @@ from .template import fill, mib, require_jinja2
 _TEMPLATE = Path(__file__).with_name("report.html")
 PAGE_STEPS = FACT_STEPS + 1
 _FIRST_CLASSES = 24
-_MIB = 2**20
 _DEEDS_IN_WORDS = {
     "add-classes": "learnt",
     "add-photos": "learnt more photos of",

@@ -383,7 +383,7 @@ def test_the_arguments_are_checked(home: Home, inbox: Path, taught: Path) -> Non
 
 
 def test_only_one_process_can_work_on_an_inbox(home: Home, inbox: Path, taught: Path) -> None:
-    with InboxFolder(inbox, taught).locked(), pytest.raises(BusyError):
+    with InboxFolder(inbox, taught).locked(), pytest.raises(BusyError, match="teaching the photos in"):
         teach(home, inbox, taught)
 
 
