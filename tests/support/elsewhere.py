@@ -11,6 +11,7 @@ import builtins
 import importlib.util
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path, PureWindowsPath
 from types import ModuleType, SimpleNamespace
@@ -116,13 +117,18 @@ def _hide_names(platform: str, values: dict[tuple[str, str], str]) -> None:
         own = {attribute: value for (module, attribute), value in values.items() if module == name}
         return _without(real(name), names_in(name, "linux") - there, own)
 
-    def imports(name: str, given: Any = None, *others: Any, **named: Any) -> Any:
+    def imports(
+        name: str,
+        globals: Mapping[str, object] | None = None,
+        locals: Mapping[str, object] | None = None,
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> ModuleType:
         """Imports a module, as the platform has it if lwm_edge imports it."""
-        is_ours = given is not None and str(given.get("__name__")).partition(".")[0] == "lwm_edge"
-        is_relative = (others[2] if len(others) > 2 else named.get("level", 0)) > 0
-        if is_ours and not is_relative and "sys.platform" in _declarations(name):
+        is_ours = str((globals or {}).get("__name__")).partition(".")[0] == "lwm_edge"
+        if is_ours and level == 0 and "sys.platform" in _declarations(name):
             return seen(name)
-        return real(name, given, *others, **named)
+        return real(name, globals, locals, fromlist, level)
 
     builtins.__import__ = imports
 
