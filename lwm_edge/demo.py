@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from . import durability
 from .base.config import BaseConfig
 from .errors import HomeError
 from .home.changes import init_home
@@ -101,6 +102,7 @@ def run_demo(folder: AnyPath, *, on_progress: ProgressCallback = ignore_progress
     """
     started = time.monotonic()
     folder = Path(folder)
+    durability.require_safe_changes("make homes in", folder)
     test = _read_photos("test")
     runs = {recipe: _run_recipe(recipe, folder / recipe, test, on_progress) for recipe in _RECIPES}
     rows = [row for row, _ in runs.values()]

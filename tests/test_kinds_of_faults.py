@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.cli import test_elsewhere as test_commands_elsewhere
 from tests.cli import test_interruption, test_settings, test_texts
 from tests.custody import test_keys
 from tests.ground import test_elsewhere, test_memory, test_reading, test_storage
@@ -31,7 +32,7 @@ KINDS: dict[str, tuple[Tests, ...]] = {
     "settings that are misspelt, and folders that a machine lacks": (test_settings,),
     "names and paths in other locales and encodings": (test_texts,),
     "disks that are full, read-only, failing, or without links, locks or syncs": (test_hostile_disks,),
-    "a system without some features of Linux (Windows, macOS)": (test_elsewhere,),
+    "a system without some features of Linux (Windows, macOS)": (test_elsewhere, test_commands_elsewhere),
     "an interruption at any moment": (test_interruption, test_stopping),
     "training that is continued or diverges": (test_resume,),
     "pages of memory that can be freed, or may not be": (test_memory,),

@@ -1,4 +1,4 @@
-"""The quick tests run as .ci/release runs them: beside an installed package, outside of any checkout."""
+"""Builds of .ci/release share nothing, and the quick tests run as it runs them: outside of any checkout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ import pytest
 
 from tests.support.pages import ROOT
 
+RELEASE = (ROOT / ".ci" / "release").read_text(encoding="utf-8")
+BUILDS = ("make_tools", "install_in_fleet", "make_sbom", "with_torch", "build", "without_traces")
 OF_A_CHECKOUT = ("tests/test_pages.py", "tests/test_protocol.py")  # these read links, or ask for the commit
+
+
+def test_each_build_has_its_own_tools_dependencies_and_sbom() -> None:
+    steps = {name: RELEASE.partition(f"\n{name}() {{ # ")[2].partition("\n}\n")[0] for name in BUILDS}
+    assert all(steps.values()) and not [name for name, step in steps.items() if "$WORK" in step]
+    assert {'  make_tools "$1"', '  make_sbom "$1"'} <= set(steps["build"].splitlines())
+    assert RELEASE.count('\nbuild "') == RELEASE.count('; build "') == 1
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..durability import require_safe_changes
 from ..errors import ConfigError
 from ..model.bundle import open_bundle, save_bundle
 from ..model.custody_record import Custody
@@ -46,6 +47,7 @@ def sign_bundle(bundle: AnyPath, key: AnyPath) -> SigningReport:
         HomeError: Writing the bundle failed.
         ResourceError: The disk is full.
     """
+    require_safe_changes("sign", Path(bundle))
     signer = read_private_key(key)
     opened = open_bundle(Path(bundle))
     manifest = opened.manifest

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from .. import durability, locks, storage
+from .._disk import missing_features
 from ..errors import HomeError, LwmEdgeError, explains_os_failures
 from ..model.bundle import Bundle, open_bundle
 from ..records import AnyPath, absolute
@@ -107,6 +108,9 @@ class Home:
     def current(self) -> Generation:
         """Resolves the link, and returns the current generation.
 
+        On a system that cannot change homes, a home was copied there, perhaps without its link; then its only
+        generation is the current one.
+
         Raises:
             HomeError: The link is missing, or does not point at a generation.
         """
@@ -115,15 +119,21 @@ class Home:
             if name and (self.path / GENERATIONS / name).is_dir():
                 return Generation(self.path / GENERATIONS / name)
             name, name_before = self._link_name(), name
+        if missing_features() and len(copied := ownership.generations_with_bundles(self.path)) == 1:
+            return Generation(copied[0])
+        raise self._no_current()
+
+    def _no_current(self) -> HomeError:
+        """Makes the error for a home without a current generation, which says what to do on this system."""
         if ownership.generation_folders(self.path):
-            raise HomeError(
-                f"{self.path} has models, but {CURRENT} points at none of them; "
-                f"try: lwm-edge repair --home {self.path}"
-            )
-        raise HomeError(
-            f"{self.path} is not a model home (there is no {CURRENT} model in it); "
-            f"make one with: lwm-edge init BASE.lwm --home {self.path}"
-        )
+            what = f"has models, but {CURRENT} points at none of them"
+            change = f"try: lwm-edge repair --home {self.path}"
+            copy = "copy the home again, with its links or with its newest model alone"
+        else:
+            what = f"is not a model home (there is no {CURRENT} model in it)"
+            change = f"make one with: lwm-edge init BASE.lwm --home {self.path}"
+            copy = "make one on Linux or macOS, and copy it here"
+        return HomeError(f"{self.path} {what}; {copy if missing_features() else change}")
 
     def read(self, reader: Callable[[Generation], T]) -> T:
         """Reads several files of one generation; starts over if a commit removes it in the meantime."""
@@ -141,8 +151,11 @@ class Home:
 
     @property
     def onnx(self) -> Path:
-        """Returns the path that apps load; it goes through the link, so it leads to the current file."""
-        return self.path / CURRENT / ONNX
+        """Returns the path that apps load; it goes through the link, so it leads to the current file.
+
+        On a system that cannot change homes, the link may be missing, so it is the path of the file itself.
+        """
+        return self.current().onnx if missing_features() else self.path / CURRENT / ONNX
 
     @property
     def training(self) -> Path:

@@ -41,7 +41,7 @@ _MAX_LISTED = 5
 
 def generation_named_by(link: Path) -> str | None:
     """Returns the name of the generation that a link points at; None if we did not make the link."""
-    target = str(link.readlink()) if link.is_symlink() else ""
+    target = link.readlink().as_posix() if link.is_symlink() else ""  # Windows writes it with backslashes
     return target.partition("/")[2] if re.fullmatch(rf"{GENERATIONS}/[0-9]{{8}}", target) else None
 
 

@@ -73,11 +73,13 @@ def layout_problems(home: Home, generation: Generation, bundle: Bundle) -> list[
     problems = [
         _unexplained(path, home) for path in found if path not in (folders if _is_folder(path) else files)
     ]
-    missing = files - set(found) - {home.path / LOCK}
+    link, missing = home.path / CURRENT, files - set(found) - {home.path / LOCK}
     problems += [f"{path.relative_to(home.path)} is missing" for path in sorted(missing)]
+    if link not in missing and not link.is_symlink():
+        problems.append(f"{CURRENT} is {inspection.kind_at(link)}, not a link")
     problems += [  # even if the length is right
         f"{path.relative_to(home.path)} is {inspection.kind_at(path)}, not a file"
-        for path in sorted(files - {home.path / CURRENT})
+        for path in sorted(files - {link})
         if os.path.lexists(path) and not inspection.is_regular_file(path)
     ]
     return problems + [problem for path in (home.path, *found) for problem in attribute_problems(path)]
@@ -157,7 +159,8 @@ def other_items(
     home: Home, generation: Generation, bundle: Bundle, problems: list[str]
 ) -> Iterator[AuditItem]:
     """Accounts for the other files of a home; those that do not match the bundle are problems."""
-    yield AuditItem(owner="link", part=CURRENT, bytes=(home.path / CURRENT).lstat().st_size)
+    if (home.path / CURRENT).is_symlink():
+        yield AuditItem(owner="link", part=CURRENT, bytes=(home.path / CURRENT).lstat().st_size)
     for path, owner in (
         (generation.onnx, "onnx file"),
         (generation.labels, "labels"),

@@ -20,6 +20,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from .. import inspection, storage
+from ..durability import require_safe_changes
 from ..errors import ConfigError, LwmEdgeError
 from ..freed_memory import bound_allocator
 from ..home.changes import init_home
@@ -101,6 +102,7 @@ def simulate(
     """
     started = time.monotonic()
     home, config = open_home(home), config or IncrementConfig(recipe="lwm-lda", epochs=1)
+    require_safe_changes("make a copy of", home.path)
     config = config.model_copy(update={"force": True})  # nobody can recognise random textures
     if increments < MIN_INCREMENTS or classes < 1:
         raise ConfigError(f"simulate at least {MIN_INCREMENTS} increments, of at least one class each")

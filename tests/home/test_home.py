@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 
 from lwm_edge import storage
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import BusyError, HomeError
+from lwm_edge.home import home as home_module
 from lwm_edge.home.changes import init_home
 from lwm_edge.home.home import Generation, Home, open_home
 from tests.support.folders import state_of
@@ -76,6 +78,33 @@ def test_a_folder_without_a_current_model_is_no_home(tmp_path: Path, target: str
         (tmp_path / "current").symlink_to(target)
     with pytest.raises(HomeError, match="lwm-edge init"):
         open_home(tmp_path)
+
+
+def test_a_link_is_read_as_windows_writes_it(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, readlink = home.current(), Path.readlink
+    monkeypatch.setattr(Path, "readlink", lambda self: PureWindowsPath(readlink(self)))
+    assert "\\" in str((home.path / "current").readlink()) and home.current() == before
+
+
+@pytest.mark.parametrize("system", ["that can change homes", "that cannot"])
+def test_a_home_that_was_copied_without_its_link_is_read_where_it_cannot_be_repaired(
+    home: Home, monkeypatch: pytest.MonkeyPatch, system: str
+) -> None:
+    only = home.current()
+    (home.path / "current").unlink()
+    if system == "that can change homes":
+        with pytest.raises(HomeError, match="try: lwm-edge repair"):
+            home.current()
+        return
+    monkeypatch.setattr(home_module, "missing_features", lambda: ["file locks"])
+    assert home.current() == only and home.onnx == only.onnx
+    copy = shutil.copytree(only.path, only.path.with_name("00000001"))
+    with pytest.raises(HomeError, match="copy the home again, with its links or with its newest model alone"):
+        home.current()
+    for folder in (copy, only.path):
+        shutil.rmtree(folder)
+    with pytest.raises(HomeError, match="make one on Linux or macOS, and copy it here"):
+        home.current()
 
 
 def test_init_refuses_a_home_unless_told_to_replace_it(home: Home) -> None:

@@ -1,89 +1,159 @@
-"""Imitates another system: removes modules and functions from this process, then runs a script in it.
+"""Imitates another system for lwm_edge: hides the modules, functions and files that the system does not have.
 
-    python -m tests.support.elsewhere windows SCRIPT.py ARGUMENTS
-
-Libraries whose builds for this system use the removed parts are loaded first. On the other systems, these
-libraries have separate builds.
+Which names a system lacks is read from typeshed, the declarations of Python's library that come with mypy.
+They are hidden from lwm_edge alone, because other libraries have separate builds for each system.
 """
 
 from __future__ import annotations
 
+import ast
+import builtins
+import importlib.util
 import os
-import runpy
-import select
-import signal
 import sys
-from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path, PureWindowsPath
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
-_LIBRARIES = (
-    "subprocess shutil tempfile pathlib platform platformdirs psutil multiprocessing.connection onnxruntime "
-    "PIL.Image rich.console cryptography.hazmat.primitives.asymmetric.ed25519 concurrent.futures.thread "
-    "typer asyncio ctypes.util"
-)
-_NOT_ON_WINDOWS = {"fcntl", "resource", "pwd", "grp", "termios", "syslog", "crypt", "pty", "tty"}
-_OS_NOT_ON_WINDOWS = (
-    "fork forkpty register_at_fork symlink chown lchown fchown fchmod geteuid getegid getuid getgid "
-    "getgroups O_NOFOLLOW O_DIRECTORY O_NONBLOCK O_NOCTTY O_CLOEXEC O_PATH O_ASYNC pathconf fpathconf mkfifo "
-    "mknod sched_getaffinity pread pwrite listxattr getxattr setxattr sysconf statvfs fstatvfs killpg setsid "
-    "getpgid memfd_create sendfile posix_fadvise fdatasync"
-)
-_SIGNALS_NOT_ON_WINDOWS = "SIGKILL SIGXCPU SIGALRM SIGHUP SIGIO SIGUSR1 pthread_sigmask alarm"
-_ONLY_ON_LINUX = "O_PATH sched_getaffinity listxattr getxattr setxattr memfd_create posix_fadvise"
+ROOT = Path(__file__).parents[2]
+SYSTEMS = {"windows": ("win32", "nt"), "macos": ("darwin", "posix")}  # values of sys.platform and os.name
+_ONLY_LINUX_HAS = ("/proc/", "/sys/")
+_READ_BY_PATH = ("exists", "is_file", "is_dir", "stat", "open", "read_text", "read_bytes", "write_text")
 
 
-class _Refusing(MetaPathFinder):
-    """Makes imports of the given modules fail."""
+def environment(system: str, folder: Path) -> dict[str, str]:
+    """Returns environment variables with which Python and the processes that it starts imitate a system.
 
-    def __init__(self, names: set[str]) -> None:
-        self.names = names
+    Args:
+        system: "windows", "macos", or "linux", which leaves everything as it is.
+        folder: Empty folder for temporary files, and for a file that Python runs when it starts.
+    """
+    code, others = "", {name: value for name, value in os.environ.items() if name != "LWM_EDGE_HOME"}
+    if system in SYSTEMS:
+        code = f"from tests.support.elsewhere import imitate\nimitate({system!r})\n"
+        others["PYTHONWARNDEFAULTENCODING"] = "1"
+    (folder / "sitecustomize.py").write_text(code, encoding="utf-8")
+    return {
+        **others,
+        "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "TMPDIR": str(folder),
+    }
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if name in self.names:
+
+def imitate(system: str) -> None:
+    """Hides from lwm_edge what the system lacks, and makes text in the locale's encoding an error there."""
+    import warnings
+
+    platform, name = SYSTEMS[system]
+    _hide_names(platform, {("sys", "platform"): platform, ("os", "name"): name})
+    _hide_files()
+    if system == "windows":
+        _write_links_with_backslashes()
+    warnings.filterwarnings("ignore", category=EncodingWarning)
+    warnings.filterwarnings("error", category=EncodingWarning, module=r"lwm_edge\.|tests\.support\.")
+
+
+@cache
+def names_in(module: str, platform: str) -> frozenset[str]:
+    """Lists the names that a module of Python's library has on a platform; none if it lacks the module."""
+    return frozenset(_declared(ast.parse(_declarations(module)).body, platform))
+
+
+@cache
+def _declarations(module: str) -> str:
+    """Returns typeshed's text about a module; none if it is not one of Python's."""
+    (mypy,) = importlib.util.find_spec("mypy").submodule_search_locations  # type: ignore[union-attr, misc]
+    path = Path(mypy, "typeshed", "stdlib", *module.split("."))
+    found = path / "__init__.pyi" if path.is_dir() else path.with_suffix(".pyi")
+    return found.read_text(encoding="utf-8") if found.exists() else ""
+
+
+def _declared(body: list[ast.stmt], platform: str) -> set[str]:
+    """Lists the names that statements define on a platform."""
+    names: set[str] = set()
+    this = SimpleNamespace(platform=platform, version_info=sys.version_info)
+    for node in body:
+        if isinstance(node, ast.If):
+            is_so = eval(compile(ast.Expression(node.test), "", "eval"), {"sys": this, "TYPE_CHECKING": True})
+            names |= _declared(node.body if is_so else node.orelse, platform)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
+
+
+def _without(module: ModuleType, hidden: frozenset[str], values: dict[str, str]) -> ModuleType:
+    """Makes a stand-in for a module of Python's library, with names hidden and some values replaced."""
+
+    class Seen(ModuleType):
+        """Stands for the module."""
+
+        def __getattribute__(self, name: str) -> Any:
+            if name in hidden:
+                raise AttributeError(f"module {module.__name__!r} has no attribute {name!r} here")
+            return values.get(name) or getattr(module, name)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            setattr(module, name, value)
+
+    return Seen(module.__name__)
+
+
+def _hide_names(platform: str, values: dict[tuple[str, str], str]) -> None:
+    """Changes what `import` gives to the modules of lwm_edge."""
+    real = builtins.__import__
+
+    @cache
+    def seen(name: str) -> ModuleType:
+        """Returns a module as it is on the platform."""
+        there = names_in(name, platform)
+        if not there:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return None
+        own = {attribute: value for (module, attribute), value in values.items() if module == name}
+        return _without(real(name), names_in(name, "linux") - there, own)
+
+    def imports(
+        name: str,
+        globals: Mapping[str, object] | None = None,
+        locals: Mapping[str, object] | None = None,
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> ModuleType:
+        """Imports a module, as the platform has it if lwm_edge imports it."""
+        is_ours = str((globals or {}).get("__name__")).partition(".")[0] == "lwm_edge"
+        if is_ours and level == 0 and "sys.platform" in _declarations(name):
+            return seen(name)
+        return real(name, globals, locals, fromlist, level)
+
+    builtins.__import__ = imports
 
 
-def take_away(system: str) -> None:
-    """Removes the parts of the standard library that "windows" or "macos" lacks."""
-    for library in _LIBRARIES.split():
-        __import__(library)
-    if system == "macos":
-        _remove(os, _ONLY_ON_LINUX)
-    else:
-        for name in _NOT_ON_WINDOWS:
-            sys.modules.pop(name, None)
-        sys.meta_path.insert(0, _Refusing(_NOT_ON_WINDOWS))
-        _remove(os, _OS_NOT_ON_WINDOWS)
-        _remove(signal, _SIGNALS_NOT_ON_WINDOWS)
-        _remove(select, "select poll epoll")  # Windows has select only, and only for sockets
-    os.supports_dir_fd.clear()
-    _hide_proc()
+def _write_links_with_backslashes() -> None:
+    real = Path.readlink
+    Path.readlink = lambda self: PureWindowsPath(real(self))  # type: ignore[assignment, method-assign, return-value]
 
 
-def _remove(module: ModuleType, names: str) -> None:
-    for name in names.split():
-        if hasattr(module, name):
-            delattr(module, name)
+def _hide_files() -> None:
+    """Hides /proc and /sys from code that uses Path; psutil, which has a build for each system, does not."""
 
+    def hidden(name: str) -> Any:
+        """Makes a method of Path that finds no file there."""
+        method = getattr(Path, name)
 
-def _hide_proc() -> None:
-    """Hides most of what the package reads in /proc, and so the cgroups."""
-    import lwm_edge._cgroups
-    from lwm_edge import freed_memory, memory
-    from lwm_edge.photos import decoder
+        def found(self: Path, *given: Any, **named: Any) -> Any:
+            """Looks for the file unless only Linux has it."""
+            if not str(self).startswith(_ONLY_LINUX_HAS):
+                return method(self, *given, **named)
+            if name in ("exists", "is_file", "is_dir"):
+                return False
+            raise FileNotFoundError(2, "No such file or directory", str(self))
 
-    nowhere = type(memory._STATUS)("/no/such/proc")
-    memory._STATUS = freed_memory._PAGEMAP = lwm_edge._cgroups._MEMBERSHIP = nowhere
-    decoder._STATUS = decoder._FORGET_PEAK = nowhere
+        return found
 
-
-if __name__ == "__main__":
-    _, chosen, script, *arguments = sys.argv
-    take_away(chosen)
-    sys.argv = [script, *arguments]
-    runpy.run_path(script, run_name="__main__")
+    for name in _READ_BY_PATH:
+        setattr(Path, name, hidden(name))
