@@ -29,7 +29,7 @@ EXEMPT = {  # blocks that no test here runs, and why; all others are run as they
     "deploy/README.md install-jetpack-6": "needs a Jetson",
     "deploy/README.md install-release": "needs a release; .ci/release makes one, and installs it in this way",
     "deploy/README.md owners-day": "cli/test_owners_day.py runs each line, and compares what it prints",
-    "examples/README.md several-processes": "takes hours; tests/base/test_several_processes.py does less",
+    "examples/README.md several-processes": "takes minutes; tests/base/test_several_processes.py runs it",
     "deploy/README.md install-instant": "installs from a package index; .ci/without_torch tests the result",
 }
 TOO_LONG = {  # commands of which only the options are parsed, and why
