@@ -26,9 +26,10 @@ EXEMPT = {  # blocks that no test here runs, and why; all others are run as they
     "README.md test-command": RUN_BY_THE_GATE,
     "deploy/README.md install-device": "installs from a package index, as the gate's commands do",
     "deploy/README.md install-jetson": "installs from a package index, and needs a Jetson's own torch",
+    "deploy/README.md install-jetpack-6": "needs a Jetson",
     "deploy/README.md install-release": "needs a release; .ci/release makes one, and installs it in this way",
     "deploy/README.md owners-day": "cli/test_owners_day.py runs each line, and compares what it prints",
-    "examples/README.md several-processes": "takes hours; tests/base/test_several_processes.py does less",
+    "examples/README.md several-processes": "takes minutes; tests/base/test_several_processes.py runs it",
     "deploy/README.md install-instant": "installs from a package index; .ci/without_torch tests the result",
 }
 TOO_LONG = {  # commands of which only the options are parsed, and why

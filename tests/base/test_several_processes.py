@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import lwm_edge
 from lwm_edge.base.reports import BaseReport
 from lwm_edge.model.bundle import COVARIANCE, MEANS, open_bundle
 from tests.support.folders import DEMO_DATA, PhotoMaker
-from tests.support.pages import ROOT
+from tests.support.pages import ROOT, block
 
 pytestmark = pytest.mark.extended
 
@@ -64,6 +65,29 @@ def torchrun(
 
 def build(photos: Path, output: Path, **named: Any) -> subprocess.CompletedProcess[str]:
     return torchrun("build-base", photos, *BUILD.split(), "-o", output, **named)
+
+
+def test_the_line_on_the_page_makes_a_base_as_it_stands(make_photos: PhotoMaker, tmp_path: Path) -> None:
+    make_photos("Bag", "Dress", count=10, folder="PHOTOS")
+    where_torchrun_is = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    made = subprocess.run(
+        ["bash", "-euc", block("examples/README.md", "several-processes")],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": where_torchrun_is, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.count("Base made") == 1 and made.stderr.count("Reading 20 photos") == 1
+    base = tmp_path / "my_base.lwm"
+    manifest = open_bundle(base).manifest
+    assert (manifest.architecture, manifest.preprocessing.image_size) == ("resnet50", 224)
+    assert manifest.class_names == ("Bag", "Dress") and manifest.shipped_classes == 2
+    home = tmp_path / "home"
+    lwm_edge.init_home(base, home)
+    predictions = lwm_edge.predict(home, sorted((tmp_path / "PHOTOS").rglob("*.png"))).predictions
+    assert all(p.class_names[0] in ("Bag", "Dress") for p in predictions) and len(predictions) == 20
 
 
 def test_several_processes_get_the_same_figures_as_one(tmp_path: Path) -> None:
