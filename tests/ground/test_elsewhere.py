@@ -1,4 +1,4 @@
-"""On Windows, models can be read but not changed; macOS works without the features that only Linux has."""
+"""Models can be read on Windows, and read and changed on macOS; both systems lack features of Linux."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ print(json.dumps(said))
 """
 
 
-def run_as_on(system: str, script: Path, *arguments: Path) -> Any:
+def run_as_if_on(system: str, script: Path, *arguments: Path) -> Any:
     command = [sys.executable, "-m", "tests.support.elsewhere", system, str(script), *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -97,7 +97,7 @@ def costly(tmp_path: Path) -> Path:
 def test_models_are_read(home: Home, script: Path, costly: Path, system: str) -> None:
     script.write_text(READING)
     photos = DEMO_DATA / "test" / "base"
-    found = run_as_on(system, script, home.path, photos, costly, BASE_BUNDLE)
+    found = run_as_if_on(system, script, home.path, photos, costly, BASE_BUNDLE)
     assert (
         found["predicted"] == found["by file"] == found["from memory"] == "Coat" and found["evaluated"] == 300
     )
@@ -110,7 +110,7 @@ def test_windows_refuses_changes_at_once_and_says_why(home: Home, script: Path, 
     script.write_text(CHANGING)
     before, folder = state_of(home.path), tmp_path / "empty"
     folder.mkdir()
-    said = run_as_on("windows", script, home.path, DEMO_DATA / "train" / "1", folder, BASE_BUNDLE)
+    said = run_as_if_on("windows", script, home.path, DEMO_DATA / "train" / "1", folder, BASE_BUNDLE)
     assert len(said) == 12
     for name, (message, exit_code) in said.items():
         assert "this system has no file locks, no symbolic links" in message and exit_code == 4, name
@@ -129,5 +129,5 @@ def test_macos_changes_models(tmp_path: Path, script: Path) -> None:
         "print(json.dumps([l.info(home).class_names[-1], l.audit(home).problems]))"
     )
     photos = DEMO_DATA / "train" / "1"
-    assert run_as_on("macos", script, tmp_path / "home", photos, BASE_BUNDLE) == ["Turnschuh", []]
+    assert run_as_if_on("macos", script, tmp_path / "home", photos, BASE_BUNDLE) == ["Turnschuh", []]
     init_home(BASE_BUNDLE, tmp_path / "home", replace=True)
