@@ -1,7 +1,7 @@
-"""Makes tests, and the processes that they start, use one thread, unless a test asks for `every_core`.
+"""Makes libraries compute in one thread in tests and the processes they start, except under `every_core`.
 
-The networks here are so small that a second thread gains little. When another process used that thread's
-core, waiting for it took four times the processor time of the work itself.
+The networks here are so small that a second thread gains little. When another process used the second
+thread's core, waiting for that thread took four times the processor time of the work itself.
 """
 
 import os

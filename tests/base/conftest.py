@@ -18,8 +18,8 @@ from tests.support.autouse import (  # noqa: F401
 def _trace_networks_of_one_shape_once() -> Iterator[None]:
     """Traces networks of one shape only once, as tracing takes seconds and weights are not part of the graph.
 
-    If the graph were wrong, the base's parity check would fail. That tracing twice gives the same graph is
-    tested in model/onnx/test_graph.py.
+    If the graph were wrong, the base's parity check would fail. model/onnx/test_graph.py tests that tracing
+    twice gives the same graph.
     """
     traced = dict[str, bytes]()
 

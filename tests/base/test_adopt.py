@@ -280,7 +280,9 @@ def test_settings_that_no_base_can_have_are_refused_at_once(settings: dict, said
 
 
 @pytest.mark.usefixtures("only_checked")
-def test_a_head_of_other_classes_is_refused(classifier: torch.nn.Module, few: Path, tmp_path: Path) -> None:
+def test_a_head_with_more_classes_than_folders_is_refused(
+    classifier: torch.nn.Module, few: Path, tmp_path: Path
+) -> None:
     shutil.copytree(few, tmp_path / "photos")
     shutil.rmtree(tmp_path / "photos" / "Coat")
     with pytest.raises(ConfigError, match="has 6 classes, but there are 5 folders"):

@@ -203,7 +203,7 @@ def test_stochastic_depth_follows_the_seed(
         trained.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
         raise StoppedError("trained")
 
-    monkeypatch.setattr(build, "finish_base", not_written)  # a graph takes longer than the training
+    monkeypatch.setattr(build, "finish_base", not_written)  # tracing the graph takes longer than training
     photos = make_photos("Bag", "Shirt", count=5)
     deep = TINY.model_copy(update={"architecture": "efficientnet_b0", "image_size": 32, "grid": 0})
     for _ in range(2):
@@ -227,7 +227,7 @@ def test_a_base_recognises_most_photos_after_a_few_epochs(tmp_path: Path) -> Non
 @pytest.mark.extended
 @pytest.mark.usefixtures("every_core")
 def test_the_demos_base_can_be_made_again(tmp_path: Path) -> None:
-    """benchmarks/make_demo_data.py still makes a base as good as the one that ships, in about a minute."""
+    """A base made as benchmarks/make_demo_data.py makes it is about as good as the one that ships."""
     build_base(DEMO_DATA / "train" / "base", tmp_path / "base.lwm", BASE_CONFIG)
     accuracy = {}
     for bundle in (BASE_BUNDLE, tmp_path / "base.lwm"):

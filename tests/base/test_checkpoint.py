@@ -1,4 +1,4 @@
-"""A vendor's checkpoint is read in all usual wrappings, and no code in it ever runs."""
+"""A vendor's checkpoint is read in the usual wrappings, and no code in it ever runs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WRAPPINGS: dict[str, Callable[[State], Any]] = {
     "state_dict": lambda s: {"state_dict": s, "epoch": 3},
     "model": lambda s: {"model": s, "optimizer": {"state": {}, "param_groups": []}},
     "model_state_dict": lambda s: {"model_state_dict": s},
-    "one in itself": lambda s: _in_itself(s),
+    "a wrapping that contains itself": lambda s: _in_itself(s),
     "a wrapping in a wrapping": lambda s: {"model": {"state_dict": s}},
     "DataParallel": lambda s: {"state_dict": prefixed(s, "module.")},
     "torch.compile": lambda s: prefixed(s, "_orig_mod."),
@@ -123,12 +123,12 @@ def test_checkpoints_without_a_network_are_refused(content: object, tmp_path: Pa
         read_checkpoint(tmp_path / "c.pth", ["weight"])
 
 
-def test_endless_wrappings_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_wrappings_nested_too_deeply_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     content: dict[str, object] = {}
     for _ in range(5000):
         content = {"model": content}
     (tmp_path / "c.pth").touch()
-    # Torch's unpickler sets no limit, so it could return this.
+    # Torch's unpickler does not limit the depth, so a file could contain this.
     monkeypatch.setattr(torch, "load", lambda *given, **named: content)
     with pytest.raises(ConfigError, match="holds no state dict"):
         read_checkpoint(tmp_path / "c.pth", ["weight"])

@@ -74,7 +74,7 @@ def test_photos_known_by_heart_do_not_give_the_means_even_where_they_do_no_harm(
 
 @pytest.mark.parametrize(("count", "choices"), [(1, {"all"}), (4, {"all", "unseen"})])
 def test_a_few_unseen_photos_of_a_class_do_not_give_its_mean(count: int, choices: set[str]) -> None:
-    """If a class has one unseen photo, it has no mean without that photo, which is then never recognised."""
+    """Without its only unseen photo, a class has no mean, so that photo is never recognised when left out."""
     where = centres(0, 2.0)
     learnt, unseen = photos(where, 40, 1.0, 1), photos(where, count, 1.0, 2)
     settled = settle(known(learnt), *unseen, logits_that_are_right(unseen[1], 0.7), 1.0, CLASSES)
@@ -125,7 +125,7 @@ def test_unseen_photos_of_only_some_classes_decide_nothing() -> None:
 
 def test_a_few_lucky_photos_do_not_decide() -> None:
     labels = np.array([0, 0, 0, 1, 1, 1])
-    assert not _is_better(labels, np.array([0, 0, 1, 1, 1, 0]), labels)  # two photos more
+    assert not _is_better(labels, np.array([0, 0, 1, 1, 1, 0]), labels)  # two more are right
     assert not _is_better(labels, np.array([0, 1, 1, 1, 1, 0]), labels)  # three may be chance
     many = np.repeat([0, 1], 20)
     assert _is_better(many, np.where(np.arange(40) % 4 == 0, 1 - many, many), many)

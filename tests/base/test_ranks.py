@@ -68,7 +68,7 @@ def test_a_single_process_does_everything_itself() -> None:
         assert found == alone
 
 
-def test_each_process_keeps_its_own_buffers_under_the_name_that_this_torch_has_for_it(
+def test_each_process_keeps_its_own_buffers_whatever_torch_calls_this_option(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     store = f"file://{tmp_path / 'store'}"
@@ -88,7 +88,7 @@ def test_each_process_keeps_its_own_buffers_under_the_name_that_this_torch_has_f
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_a_folder_that_is_read_in_shares_is_the_same_folder(size: int, make_photos: PhotoMaker) -> None:
+def test_a_folder_that_is_read_in_shares_gives_the_same_photos(size: int, make_photos: PhotoMaker) -> None:
     folder = make_photos("Bag", "Shirt", count=6)
     (folder / "Bag" / "again.png").write_bytes((folder / "Bag" / "000.png").read_bytes())
     (folder / "Shirt" / "broken.png").write_bytes(b"no photo")
@@ -209,7 +209,7 @@ def test_only_the_first_failure_is_raised_as_it_is(
 
     def told_to_stop(seconds: float) -> None:
         waited.append(seconds)
-        raise KeyboardInterrupt  # torchrun ends this process because the first one has ended
+        raise KeyboardInterrupt  # torchrun ends this process because another one has failed
 
     monkeypatch.setattr("time.sleep", told_to_stop)
     monkeypatch.setattr(ranks, "rendezvous", lambda url: iter([(Counter(failed_before), 0, 2)]))

@@ -1,4 +1,4 @@
-"""Processes under torchrun make the base that one would make, up to rounding, or all end with one message."""
+"""Several processes under torchrun make the same base as one, up to rounding, or all end with one message."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_killed_process_ends_all_and_a_restart_ends_as_if_nothing_had_happened
     assert whole.returncode == 0, whole.stderr
     assert whole.stdout.count("Base made") == 1 and whole.stderr.count("Reading 40 photos") == 1
     assert "Warning" not in whole.stderr
-    # At its usual pace, torchrun may end the other process before that has noticed that it is alone.
+    # If torchrun looks more often, it may end the other process before that one notices that it is alone.
     killed = build(photos, tmp_path / "base.lwm", prepare=DIES, seconds_to_notice=5.0)
     assert killed.returncode != 0 and killed.stdout == ""
     (message,) = messages(killed)

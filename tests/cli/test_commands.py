@@ -47,7 +47,7 @@ def test_predict_says_what_is_unknown_once_calibrated(run: Any, home: Home) -> N
     assert refused.code == 2 and "0.8, 0.9, 0.95, 0.98 or 0.99" in refused.err
 
 
-def test_the_list_above_is_complete() -> None:
+def test_the_list_of_commands_is_complete() -> None:
     assert {command.name for command in commands.app.registered_commands} == set(COMMANDS)
 
 

@@ -1,6 +1,6 @@
-"""An output replaces a regular file, whose links, mode and owner stay; anything else in its place is refused.
+"""Outputs replace regular files, even behind links, and keep their mode and owner; all else is refused.
 
-What this prints is published in tests/README.md.
+tests/README.md publishes the count.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def writers(home: Home, keys: Keys, few_photos: Path) -> dict[str, Callable[[Pat
     }
 
 
-def test_anything_but_a_file_is_refused_with_its_kind_named_and_stays(
+def test_anything_but_a_file_is_refused_and_stays_as_it_is(
     writers: dict[str, Callable[[Path], object]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)  # a socket's path has to be short

@@ -20,7 +20,7 @@ ROW_LABEL = " {2}How well {9}| {19}"
 
 
 def stable(text: str) -> str:
-    """Removes from a line the times, figures and order that can differ on another machine."""
+    """Hides what can differ on another machine: times, figures, and which row of a table is the first."""
     return re.sub(VARIES, "_", re.sub(ROW_LABEL, "", text))
 
 

@@ -85,7 +85,7 @@ def test_missing_or_contradictory_arguments_are_refused(run: Any, arguments: lis
 def test_a_missing_photo_and_an_empty_folder_are_refused(home: Home, tmp_path: Path) -> None:
     with pytest.raises(PhotosError, match="none of the photos") as refused:
         predict(home, "a.png")
-    assert len(refused.value.problems) == 1  # not one for each letter
+    assert len(refused.value.problems) == 1  # the text is one path, not a list of letters
     (tmp_path / "empty").mkdir()
     with pytest.raises(PhotosError, match="has no photos in it"):
         predict(home, tmp_path / "empty")

@@ -111,10 +111,10 @@ def test_every_command_but_the_shortest_shows_its_progress() -> None:
 
 
 @pytest.mark.slow
-def test_every_phase_of_every_verb_has_a_time_to_go(
+def test_every_phase_of_these_verbs_has_a_time_to_go(
     permitting_base: Path, make_photos: PhotoMaker, tmp_path: Path
 ) -> None:
-    """Recipes that train are in tests/increment/test_stopping.py, bases in tests/base."""
+    """tests/increment/test_stopping.py tests the recipes that train, tests/base the verbs that make bases."""
     seen: list[Progress] = []
     on: Any = {"on_progress": seen.append}
     home, known = tmp_path / "home", DEMO_DATA / "test" / "base"

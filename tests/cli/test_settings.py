@@ -1,4 +1,4 @@
-"""Settings out of range raise a ConfigError that lists all of them, wherever they come from."""
+"""Wrong settings raise a ConfigError that lists all of them, wherever they come from."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ gamma = 1.5
 """
 
 
-def test_settings_made_by_hand_are_checked_alike() -> None:
+def test_settings_made_in_python_are_checked_too() -> None:
     with pytest.raises(ConfigError) as caught:
         IncrementConfig(epochs=0, beta=-1, colour="red")  # type: ignore[call-arg]
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["beta", "epochs", "colour"]

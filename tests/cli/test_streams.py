@@ -1,6 +1,6 @@
 """The exit code of a change depends on what was done, not on whether its report could be printed.
 
-tests/README.md publishes the counts.
+tests/README.md publishes the count.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def test_an_export_to_standard_output_is_the_file_and_nothing_else(home: Home, t
     assert (full.returncode, cut.returncode, as_json.returncode) == (5, 0, 2)
     assert closed.returncode != 0
     short = _run(f"{export} >'{tmp_path / 'short'}'", before="ulimit -f 8; PYTHONUNBUFFERED=1")
-    # A raw stream may write only a part, and then says so only by the number that it returns.
+    # A raw stream may write only a part, and only the number that it returns tells how much.
     assert short.returncode != 0
 
 

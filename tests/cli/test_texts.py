@@ -1,4 +1,4 @@
-"""Names are UTF-8 whatever the locale, and the paths of homes, photos and keys may hold any bytes."""
+"""Names are UTF-8 whatever the locale, but the paths of homes, photos and keys need not be."""
 
 from __future__ import annotations
 
@@ -106,12 +106,12 @@ def test_there_is_one_way_to_write_bytes_that_are_not_utf_8() -> None:
 
 
 @pytest.mark.slow
-def test_an_error_about_such_a_path_is_json(tmp_path: Path) -> None:
+def test_an_error_about_a_path_that_is_not_utf_8_is_json(tmp_path: Path) -> None:
     error = _run(["info", "--home", os.fsencode(tmp_path) + b"/caf\xe9"], {})["error"]
     assert "/caf\\xe9 is not a model home" in error["message"]
 
 
-def test_no_path_reaches_the_terminal_as_it_is(home: Home, tmp_path: Path, capsys: Any) -> None:
+def test_no_path_reaches_the_terminal_unescaped(home: Home, tmp_path: Path, capsys: Any) -> None:
     odd = tmp_path / "\x1b[31m\x9b\u202e\x7f[bold]"
     home.path.rename(odd)
     display_proofs.verification(verify(odd))

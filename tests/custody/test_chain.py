@@ -376,7 +376,7 @@ def test_every_field_of_the_statement_is_covered_below() -> None:
 
 
 @pytest.mark.parametrize("field", STATEMENT_CHANGES)
-def test_a_statement_altered_with_the_model_no_longer_fits_its_signature(field: str) -> None:
+def test_an_altered_statement_no_longer_fits_its_signature(field: str) -> None:
     signed = _base()
     assert signed.custody and signed.custody.base
     statement = signed.custody.base.model_copy(update={field: STATEMENT_CHANGES[field]})
@@ -406,7 +406,7 @@ def test_an_altered_or_foreign_signature_is_named() -> None:
 
 
 def test_a_signature_of_another_kind_of_statement_does_not_fit() -> None:
-    """A device's signature of a change cannot pass for a vendor's signature of a base, or vice versa."""
+    """A device's signature of a change cannot pass for a vendor's signature of a base."""
     grown = _grown(_base(), 1, key=VENDOR)
     assert grown.custody and grown.custody.links[0].signature
     moved = _with_custody(grown, base_signature=grown.custody.links[0].signature)

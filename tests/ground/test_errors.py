@@ -50,7 +50,7 @@ def test_any_other_error_is_still_reported_as_a_bug() -> None:
     assert type(known(RuntimeError("odd"))) is LwmEdgeError
 
 
-def test_a_file_over_the_limit_of_length_does_not_blame_permissions() -> None:
+def test_a_file_that_is_longer_than_allowed_is_not_blamed_on_permissions() -> None:
     refused = os_failure("write", "model.lwm", OSError(errno.EFBIG, "File too large"))
     assert isinstance(refused, ResourceError) and "ulimit -f" in str(refused)
 

@@ -124,7 +124,7 @@ def test_pages_of_libraries_are_given_back_in_a_process_of_ours_and_read_again_w
     before, elsewhere, here, again = (int(word) for word in done.stdout.split())
     assert before > 60 and abs(elsewhere - before) < 5
     assert here < before - 40
-    assert here < again < before  # the pages that it needed were read again
+    assert here < again < before  # the convolution read the pages that it needs
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def _unreadable(process: object, grouped: bool) -> None:
 
 def test_the_allocator_of_somebody_elses_process_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(freed_memory, "_set_allocator", lambda *settings: pytest.fail("it was set"))
-    monkeypatch.setattr(freed_memory, "_processes_of_ours", set())  # the command line adds this process
+    monkeypatch.setattr(freed_memory, "_processes_of_ours", set())  # other tests may have added this process
     with freed_memory_kept(True):
         pass
 

@@ -1,4 +1,4 @@
-"""What a process of our own asks of the system."""
+"""An inbox and the processes that it starts run at low priority."""
 
 from __future__ import annotations
 

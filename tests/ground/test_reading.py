@@ -1,4 +1,4 @@
-"""Files are read through `inspection.open_regular`, which waits for no pipe; ALLOWED explains all else."""
+"""Files are read through `inspection.open_regular`, which waits for no pipe; ALLOWED lists the exceptions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ READING = {
     *("safe_open", "load_file", "load_model", "InferenceSession", "np.load", "torch.load", "onnx.load"),
     *("json.load", "tomllib.load", "pickle.load", "mmap"),
 }
-"""Names of calls that open a file. A name with a dot counts only as written, any other on every object."""
+"""Names of calls that open or read a file. A name with a dot counts only as written, others on any object."""
 
 ALLOWED = {
     ("_disk", "open"): "for inspection and storage",

@@ -184,7 +184,7 @@ def test_a_rename_that_the_disk_did_not_confirm_is_not_called_a_full_disk(tmp_pa
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(HomeError, match="is written, but the disk did not confirm it"):
         storage.write_file(tmp_path / "a", b"new")
-    (warning,) = storage.swap_link(tmp_path / "link", "a")  # the caller's change is done
+    (warning,) = storage.swap_link(tmp_path / "link", "a")  # the switch is made, so this is no error
     assert "is written, but the disk did not confirm it" in warning
     assert (tmp_path / "a").read_bytes() == (tmp_path / "link").read_bytes() == b"new"
 
@@ -396,7 +396,7 @@ def test_a_lock_keeps_others_out_until_its_holder_dies(tmp_path):
             with pytest.raises(BusyError) as caught, locks.exclusive_lock(tmp_path / "lock"):
                 pass
         finally:
-            holder.kill()  # no clean-up of its own
+            holder.kill()  # so it cannot clean up
     assert (
         caught.value.message == f"{tmp_path} is being changed by another process; try again when it is done, "
         "or pass --wait"
@@ -501,7 +501,7 @@ def test_files_that_the_superuser_makes_in_a_users_folder_belong_to_the_user(tmp
         storage.write_file(tmp_path / "key", b"secret", mode=0o600, of_user=True)
         (tmp_path / "hardlink").hardlink_to(tmp_path / "key")
         storage.swap_link(tmp_path / "current", "a/b")
-    with locks.exclusive_lock(tmp_path / "hardlink"):  # the user may have put any file in its place
+    with locks.exclusive_lock(tmp_path / "hardlink"):  # a file that is already there keeps its owner
         pass
     owners = {str(p.relative_to(tmp_path)): p.lstat().st_uid for p in tmp_path.rglob("*")}
     assert owners == {

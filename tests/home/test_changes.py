@@ -62,7 +62,7 @@ def test_what_the_vendor_measured_follows_its_classes(tmp_path: Path) -> None:
     assert after["statistics.counts"].tolist() == [100] * 5 + [0] * 27
 
 
-def test_a_shipped_class_stays_unless_told(home: Home) -> None:
+def test_a_shipped_class_is_removed_only_if_that_is_asked_for(home: Home) -> None:
     before = state_of(home.path)
     with pytest.raises(ConfigError, match="--shipped"):
         remove_class(home, "Coat")

@@ -1,6 +1,6 @@
 """Whichever operation on disk is interrupted or refused, the home is then the old one or the new one.
 
-These tests visit states that one interruption of a change can leave; tests/README.md counts the states.
+These tests visit the states that one interruption of a change can leave; tests/README.md counts the states.
 benchmarks/crash_rounds.py interrupts the recoveries, and benchmarks/crash.py kills real processes at random.
 """
 
@@ -96,7 +96,7 @@ def test_a_stopped_and_resumed_increment_leaves_the_old_model_or_the_new_one(
 def test_undo_leaves_the_model_and_the_one_before_or_both_exchanged(
     permitting_home: Path, tmp_path: Path
 ) -> None:
-    """The model that undo returns to is part of a generation, so every change writes it as well."""
+    """Where undo is permitted, every change also writes the model that undo returns to."""
     root = tmp_path / "home"
     shutil.copytree(permitting_home, root, symlinks=True)
     change = make(root, undo)
@@ -227,7 +227,7 @@ def test_readers_during_commits_find_files_of_one_model(home: Home) -> None:
     new = {name: (home.current().path / name).read_bytes() for name in GENERATION_FILES}
     digests = {json.loads(files[RECEIPT])["model_digest"] for files in (old, new)}
     command, commits = [sys.executable, "-m", "tests.support.reader", str(home.path), "15"], 0
-    pause = 0.02  # otherwise readers would do nothing but start over
+    pause = 0.02  # otherwise the reader would do nothing but start over
     with subprocess.Popen(
         command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as reader:
@@ -235,7 +235,7 @@ def test_readers_during_commits_find_files_of_one_model(home: Home) -> None:
             commit_files(home, (old, new)[commits % 2])
             commits += 1
             time.sleep(pause)
-            pause *= 1.05  # however slow this machine is, they get to the end
+            pause *= 1.05  # so that the reader gets to the end, however slow this machine is
         out, err = reader.communicate()
     assert reader.returncode == 0, err
     assert set(out.split()) == digests

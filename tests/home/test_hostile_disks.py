@@ -1,4 +1,4 @@
-"""A home outlasts disks that are full, out of inodes, read-only, forbidden or failing, and a wrong clock."""
+"""A home survives a wrong clock, and disks that are full, failing, read-only, or without links or locks."""
 
 from __future__ import annotations
 
@@ -189,9 +189,9 @@ def test_every_sync_that_fails_leaves_the_old_model_or_the_new(
             monkeypatch.setattr(os, "fsync", fsync)
             failed = _fails(lambda: _commit_again(home))
             monkeypatch.undo()
-            tried += 1
-            if left[0] >= 0:  # the commit has ended with fewer syncs than that
+            if left[0] >= 0:  # the commit made fewer syncs, so none failed
                 break
+            tried += 1
             if failed and state_of(home.path) != before:
                 assert "so a power cut may still undo it" in str(failed)
             with home.lock():
@@ -240,7 +240,7 @@ def _refusing(number: int) -> Callable[..., None]:
     ],
 )
 @pytest.mark.parametrize("folder_is_there", [False, True])
-def test_a_file_system_without_links_or_locks_is_left_as_it_was(
+def test_init_refuses_a_file_system_without_links_or_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any, what: str, number: int, folder_is_there: bool
 ) -> None:
     path = tmp_path / "home"

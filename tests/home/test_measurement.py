@@ -68,7 +68,7 @@ def test_on_a_gpu_torch_keeps_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(resets) == 1
 
 
-def test_children_count_in_the_tree() -> None:
+def test_child_processes_count_in_the_process_tree() -> None:
     script = "block = bytearray(64 * 2**20); print('ready', flush=True); input()"
     teacher, _ = teacher_and_student()
     with MemoryUse.measured() as use:

@@ -1,4 +1,4 @@
-"""Nothing that this program did not make is deleted by a change, a change that fails, a plan, or `init`.
+"""Changes, even failing ones, plans and `init` delete only what this program made.
 
 tests/README.md publishes the counts.
 """
@@ -59,8 +59,8 @@ PLANTED: dict[str, Callable[[Path], object]] = {
     "a file": lambda g: _fill(g / "notes.txt"),
     "a backup of a model": lambda g: shutil.copytree(g / "00000000", g / "backup"),
     "a backup with a later number": lambda g: shutil.copytree(g / "00000000", g / "00000099"),
-    "a day's labels": lambda g: _fill(g / "20240101" / "labels.txt"),
-    "a day's bundle of another program": lambda g: _fill(g / "20240102" / "model.lwm"),
+    "labels in a folder named after a day": lambda g: _fill(g / "20240101" / "labels.txt"),
+    "a bundle in a folder named after a day": lambda g: _fill(g / "20240102" / "model.lwm"),
     "an empty folder named after a day": lambda g: (g / "20240103").mkdir(),
     "a generation with one more file in it": lambda g: _fill(g / "00000002" / "thesis.txt"),
     "a generation with a folder in it": lambda g: _fill(g / "00000003" / "model.lwm" / "thesis.txt"),
@@ -306,7 +306,7 @@ def test_a_number_that_is_taken_by_something_else_is_not_used(home: Home) -> Non
     assert home.current().path.name == "00000002"
 
 
-def test_many_strangers_are_counted(home: Home) -> None:
+def test_many_foreign_folders_are_counted(home: Home) -> None:
     for number in range(40):
         _fill(home.path / f"stranger {number}" / "a")
     assert len(home.describe_foreign()) == 6

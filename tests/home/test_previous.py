@@ -32,7 +32,7 @@ from tests.support.networks import same_tensors
 LDA = IncrementConfig(recipe="lda", device="cpu")
 
 
-def test_without_the_vendors_permission_there_is_no_file_and_no_undo(home: Home) -> None:
+def test_without_the_vendors_permission_there_is_no_previous_model_and_no_undo(home: Home) -> None:
     rename_class(home, "Coat", "Mantel")
     assert {path.name for path in home.current().path.iterdir()} == set(GENERATION_FILES)
     before = state_of(home.path)
@@ -41,7 +41,7 @@ def test_without_the_vendors_permission_there_is_no_file_and_no_undo(home: Home)
     assert state_of(home.path) == before
 
 
-def test_the_file_is_there_from_init_on_at_a_constant_length(permitting_home: Home) -> None:
+def test_the_previous_model_is_there_from_init_on_at_a_constant_length(permitting_home: Home) -> None:
     lengths = set()
     for new in (None, "Mantel", "Jacke"):
         if new:
@@ -190,7 +190,7 @@ def test_repairing_another_file_keeps_the_previous_model(permitting_home: Home) 
     assert permitting_home.open_bundle().manifest.class_names[0] == "Coat"
 
 
-def test_without_permission_for_undo_the_file_is_unexplained(home: Home) -> None:
+def test_without_permission_for_undo_a_previous_model_is_unexplained(home: Home) -> None:
     shutil.copy(BASE_BUNDLE, home.current().previous)
     assert any(PREVIOUS in problem and "unexplained" in problem for problem in audit(home).problems)
     rename_class(home, "Coat", "Mantel")

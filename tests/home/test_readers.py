@@ -69,7 +69,7 @@ def test_evaluate_leaves_out_folders_that_are_no_class_and_says_so(
     assert caught.value.problems == ("Bag", "Shirt")
 
 
-def test_accuracy_is_a_mean_over_classes_by_hand() -> None:
+def test_accuracy_is_a_mean_over_classes() -> None:
     labels = np.array([0, 0, 0, 1, 2, 2])
     predictions = np.array([0, 0, 2, 1, 2, 1])
     report = evaluate_predictions(predictions, labels, ["a", "b", "c"], shipped_classes=2)

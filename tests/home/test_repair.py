@@ -1,4 +1,4 @@
-"""`repair` rebuilds all files that are made from a bundle, and leaves the model as it is."""
+"""`repair` rebuilds the damaged files of a home from its bundle, and leaves the model as it is."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_every_file_except_the_bundle_is_rebuilt(home: Home, make_photos: PhotoM
     assert published(f"| ONNX file, labels, receipt missing or edited, then `repair` | {tried} | nothing |")
 
 
-def test_all_three_at_once(home: Home) -> None:
+def test_all_three_files_are_rebuilt_at_once(home: Home) -> None:
     digest = home.open_bundle().manifest.model_digest
     for path in home.current().path.iterdir():
         if path.name != "model.lwm":
