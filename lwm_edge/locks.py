@@ -16,6 +16,26 @@ from .inspection import explained, kind_at
 
 
 @contextmanager
+def folder_lock(path: Path) -> Iterator[None]:
+    """Waits until no other process holds the lock on a folder, and holds it until the block ends.
+
+    It needs no lock file, so it suits folders that are not this program's own. If the file system cannot lock
+    folders (NFS cannot), nothing is locked.
+
+    Raises:
+        HomeError: The folder cannot be opened.
+    """
+    with explained("lock", path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):
+            lock(descriptor, wait=True)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[int]:
     """Holds a file lock until the block ends; yields its descriptor, so that child processes can hold it too.
 

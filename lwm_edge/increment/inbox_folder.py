@@ -234,8 +234,9 @@ class InboxFolder:
         if not paths:
             return
         storage.make_folder(target)
-        for path in paths:
-            _move_beside_others(path, target)
+        with locks.folder_lock(target):  # because two inboxes may share the folder for taught photos
+            for path in paths:
+                _move_beside_others(path, target)
         durability.sync_folder(target)
         durability.sync_folder(self.batch / note.folder)
 
