@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import _disk
-from ._disk import lock, unlock
+from ._disk import lock, open_folder, unlock
 from .durability import changing, sync_folder
 from .errors import BusyError, HomeError
 from .inspection import explained, kind_at
@@ -26,7 +26,7 @@ def folder_lock(path: Path) -> Iterator[None]:
         HomeError: The folder cannot be opened.
     """
     with explained("lock", path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = open_folder(path)
     try:
         with suppress(OSError):
             lock(descriptor, wait=True)
