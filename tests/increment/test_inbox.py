@@ -39,7 +39,7 @@ from lwm_edge.errors import (
 from lwm_edge.home.home import Home
 from lwm_edge.increment import inbox_record, inbox_teaching
 from lwm_edge.increment.inbox_folder import InboxFolder, Note, noted
-from lwm_edge.model.bundle import COUNTS, Bundle
+from lwm_edge.model.bundle import COUNTS, Bundle, open_bundle
 from lwm_edge.photos.checking import file_digest
 from lwm_edge.photos.photo_set import Photo
 from tests.support.folders import DEMO_DATA, photo_folder, state_of
@@ -355,11 +355,10 @@ def test_a_change_by_another_process_meanwhile_hides_no_learnt_photos(
     note = take(home, inbox, taught, "Bag")
     add_classes(home, inbox / ".lwm-edge" / "photos", isolate=False)
     others = arrive(inbox.with_name("others"), "Shirt", "Shirt").parent
-    read = inbox_record.open_bundle
 
     def read_while_another_commits(path: Path) -> Bundle:
-        monkeypatch.setattr(inbox_record, "open_bundle", read)
-        bundle = read(path)
+        monkeypatch.setattr(inbox_record, "open_bundle", open_bundle)
+        bundle = open_bundle(path)
         add_classes(home, others, isolate=False)
         return bundle
 
