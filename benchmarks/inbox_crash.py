@@ -1,18 +1,29 @@
-"""Kills processes that teach an inbox, at random moments.
+"""Kills processes that teach two inboxes to one home, at random moments.
 
     python benchmarks/inbox_crash.py RESULTS.json [--kills 200] [--seed 0]
 
-Photos of new and known classes arrive in an inbox. A forked process teaches them, and is killed (SIGKILL) at
-a random moment: half of the kills come after a random part of the process's time, half after a random part of
-a phase that is chosen at random. After every kill these must be true:
+Photos of new and known classes arrive in two inboxes, which share a home and a folder of taught photos. A
+forked process teaches one inbox, and is killed (SIGKILL) at a random moment: half of the kills come after a
+random part of the process's time, half after a random part of a phase that is chosen at random. Chance also
+decides:
 
-- Each photo that ever arrived is in exactly one place: the inbox, the folder of photos being taught, or the
-  folder of taught photos.
+- Whether another process teaches the other inbox at the same time. It must end without an error.
+- Whether all photos arrive whole, or some are half-copied and get the rest later, or one is copied slowly
+  while the process runs. The slowly copied file can be decoded from its first part on, so only the quiet time
+  protects it. Its copier notices if the file is moved too early. Otherwise there is no quiet time.
+
+After every kill these must be true (`inbox_world.py` checks them):
+
+- Each photo that has arrived whole is in exactly one place: in an inbox, in a folder of photos being taught,
+  or in the folder of taught photos. Each half-copied photo is still where it arrived.
 - The home is complete, and its audit passes once the leftovers are cleared.
+- Both inboxes' notes can be read. By the counts in its statistics, the model has learnt the photos in each
+  class's taught folder, those that a note or a question to the owner explains, and no others.
 
-After half of the kills, two processes then run to their end. The counts in the model's statistics must show
-that the model has learnt exactly the photos in each class's taught folder, each of them once. After the other
-kills, the next process may be killed as well. If a process ends before its kill, the kill is not counted.
+After half of the kills, the half-copied photos get their rest, and then a process for each inbox runs to its
+end, twice, both inboxes at the same time. Now the model must have learnt every photo, each of them once.
+After the other kills, the next process may be killed as well. If a process ends before its kill, the kill is
+not counted.
 
 The phases are `start` (leftovers are put where they belong, photos are checked), `take` (photos are noted and
 moved), `learn` (up to the end of the commit), and `put away`.
@@ -39,20 +50,26 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from inbox_world import World
 from killable import END, Report, ReportingDisk, phases_in, tell, wait_for
 from provenance import provenance
 
 import lwm_edge
 from lwm_edge import IncrementConfig, _disk, durability, inspection, storage, teach_inbox
-from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
-from lwm_edge.home.home import Home
-from lwm_edge.model.bundle import COUNTS, open_bundle
-from lwm_edge.photos.checking import file_digest
+from lwm_edge.demo import BASE_BUNDLE
+from lwm_edge.model.bundle import open_bundle
 
 PHASES = ("start", "take", "learn", "put away")
-PHOTOS = 6
-CLASSES = 12  # in one inbox; then the next inbox is made
-CONFIG = IncrementConfig(recipe="lda", force=True)  # a few photos teach next to nothing
+ARRIVALS = ("whole", "whole", "half-copied", "slowly copied")
+BOTH, HALF_COPIED, SLOWLY_COPIED = (
+    "another process taught the other inbox",
+    "photos were half-copied",
+    "a photo was being copied",
+)
+CLASSES = 12  # in one home; then the next home is made
+QUIET_SECONDS = 2  # while a photo is copied; its parts come much sooner after one another
+HANGS_AFTER_S = 120
+CONFIG = IncrementConfig(recipe="lda", force=True, min_photos=2)  # a few photos teach next to nothing
 
 
 class InboxDisk(ReportingDisk):
@@ -79,73 +96,28 @@ class InboxDisk(ReportingDisk):
 
 
 @dataclass
-class World:
-    """Holds an inbox, its home, and the digests of all photos that have arrived."""
-
-    root: Path
-    chance: random.Random
-    arrived: Counter[str] = field(default_factory=Counter)
-    classes: int = 0
-
-    @property
-    def home(self) -> Home:
-        """Returns the home that the inbox teaches."""
-        return Home(self.root / "home")
-
-    def arrive(self) -> None:
-        """Puts photos of a new class, or of one that has arrived before, into the inbox."""
-        if self.classes == 0 or self.chance.random() < 0.6:
-            self.classes += 1
-        number = self.chance.randrange(self.classes) if self.chance.random() < 0.4 else self.classes - 1
-        sources = sorted(path for group in ("1", "2") for path in (DEMO_DATA / "train" / group).iterdir())
-        folder = self.root / "inbox" / f"class {number:02d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        for photo in self.chance.sample(sorted(sources[number % len(sources)].iterdir()), PHOTOS):
-            name = f"{sum(self.arrived.values()):05d}.png"
-            content = photo.read_bytes() + name.encode()  # so that no two files are the same
-            (folder / name).write_bytes(content)
-            self.arrived[file_digest(folder / name)] += 1
-
-    def check_photos(self) -> None:
-        """Checks that every photo is in exactly one place."""
-        paths = [p for part in ("inbox", "taught") for p in (self.root / part).rglob("*.png")]
-        found = Counter(file_digest(path) for path in paths)
-        assert found == self.arrived, f"{sum(found.values())} photos instead of {sum(self.arrived.values())}"
-
-    def check_home(self) -> None:
-        """Clears the kill's leftovers in the home, as the next change does, and audits the home."""
-        with self.home.lock():
-            pass
-        problems = lwm_edge.audit(self.home).problems
-        assert not problems, f"after recovery: {problems}"
-
-    def check_taught(self) -> None:
-        """Checks that each taught photo was learnt exactly once."""
-        left = list((self.root / "inbox").rglob("*.png"))
-        assert not left, f"{len(left)} photos are still waiting"
-        bundle = self.home.open_bundle()
-        counts = bundle.arrays(COUNTS)[COUNTS].tolist()
-        for name, learnt in zip(bundle.manifest.class_names, counts, strict=False):
-            if name.startswith("class "):
-                taught = len(list((self.root / "taught" / name).glob("*.png")))
-                assert learnt == taught, f"{learnt} photos of {name} were learnt, but {taught} were put away"
-
-
-@dataclass
 class Tally:
     """Counts kills and processes that ran to their end, and lists the problems found."""
 
     landed: Counter[str] = field(default_factory=Counter)
+    landed_while: Counter[str] = field(default_factory=Counter)
     bad: list[str] = field(default_factory=list)
     completed: int = 0
     finished: int = 0
+    questions: int = 0
     seconds: dict[str, float] = field(
         default_factory=lambda: {"start": 0.5, "take": 0.01, "learn": 0.5, "put away": 0.01}
     )
 
+    def time_phases(self, phases: dict[str, float]) -> None:
+        """Updates the mean time of each phase from the times at which the phases of a process began."""
+        for phase, follows in zip(PHASES, (END, "learn", "put away", END), strict=True):
+            if phase in phases and follows in phases:
+                self.seconds[phase] = 0.8 * self.seconds[phase] + 0.2 * (phases[follows] - phases[phase])
 
-def start(world: World) -> tuple[int, int]:
-    """Forks a process that teaches the inbox; returns its id, and the pipe with its reports of phases."""
+
+def start(world: World, inbox: Path, quiet_seconds: float = 0) -> tuple[int, int]:
+    """Forks a process that teaches an inbox; returns its id, and the pipe with its reports of phases."""
     reading, writing = os.pipe()
     sys.stdout.flush()
     process = os.fork()
@@ -156,17 +128,11 @@ def start(world: World) -> tuple[int, int]:
     try:
         os.close(reading)
         report = partial(tell, writing)
-        disk = InboxDisk(_disk, report, world.root / "inbox")
+        disk = InboxDisk(_disk, report, inbox)
         for module in (inspection, durability, storage):
             vars(module)["_disk"] = disk
-        teach_inbox(
-            world.root / "home",
-            world.root / "inbox",
-            CONFIG,
-            taught=world.root / "taught",
-            quiet_seconds=0,
-            isolate=False,
-        )
+        settings: dict[str, Any] = {"taught": world.taught, "quiet_seconds": quiet_seconds, "isolate": False}
+        teach_inbox(world.home, inbox, CONFIG, **settings)
         report(END)
         status = 0
     except BaseException:
@@ -175,67 +141,99 @@ def start(world: World) -> tuple[int, int]:
         os._exit(status)
 
 
-def kill_one(world: World, tally: Tally) -> bool:
-    """Starts a process and kills it; returns whether the kill came in time."""
-    chance = world.chance
+def is_running(process: int) -> bool:
+    """Returns whether a child process has not ended yet."""
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
+def wait_for_end(process: int) -> int:
+    """Waits until a child process ends, and returns its status; a process that hangs is killed."""
+    deadline = time.monotonic() + HANGS_AFTER_S
+    while is_running(process):
+        if time.monotonic() > deadline:
+            os.kill(process, signal.SIGKILL)
+        time.sleep(0.01)
+    return os.waitpid(process, 0)[1]
+
+
+def kill_one(world: World, tally: Tally) -> None:
+    """Lets photos arrive, starts a process for one inbox or for each, and kills one of the processes."""
+    chance, arrival, copiers = world.chance, world.chance.choice(ARRIVALS), list[int]()
+    inboxes = chance.sample(world.inboxes, chance.choice((1, 2)))
+    quiet_seconds = QUIET_SECONDS if arrival == "slowly copied" else 0
+    folders = [world.arrive(inbox, half_copied=arrival == "half-copied") for inbox in inboxes]
+    if arrival == "slowly copied":
+        world.arrive(inboxes[0])  # so that something can be taught meanwhile
+        copiers.append(world.copy_slowly(folders[0]))
+    started = time.monotonic() + quiet_seconds
+    running = {inbox: start(world, inbox, quiet_seconds) for inbox in chance.sample(inboxes, len(inboxes))}
+    process, pipe = running.pop(inboxes[0])
+    others = [other for other, _ in running.values()]
     aim = chance.choice(PHASES[1:]) if chance.random() < 0.5 else "start"
-    started = time.monotonic()
-    process, pipe = start(world)
     told = wait_for(pipe, aim) if aim != "start" else b""
-    time.sleep(chance.uniform(0, 1.1 * tally.seconds[aim]))
+    time.sleep(chance.uniform(0, 1.1 * tally.seconds[aim] + (quiet_seconds if aim == "start" else 0)))
+    is_true = {
+        BOTH: any(map(is_running, others)),
+        HALF_COPIED: bool(world.half_copied),
+        SLOWLY_COPIED: any(map(is_running, copiers)),
+    }
     os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
     told += wait_for(pipe, "nothing")  # no phase has this name, so this reads to the end
-    os.close(pipe)
+    failed = [wait_for_end(other) for other in (*others, *copiers)]
+    for used in (pipe, *(pipe for _, pipe in running.values())):
+        os.close(used)
     phases = {"start": started} | phases_in(told)
-    for phase, follows in zip(PHASES, (END, "learn", "put away", END), strict=True):
-        if phase in phases and follows in phases:
-            tally.seconds[phase] = 0.8 * tally.seconds[phase] + 0.2 * (phases[follows] - phases[phase])
+    tally.time_phases(phases)
     if os.WIFSIGNALED(status):
         tally.landed[list(phases)[-1]] += 1
-        return True
-    if os.WEXITSTATUS(status):
-        raise SystemExit(f"an inbox failed without being killed, see above; so far {tally}")
-    tally.completed += 1
-    return False
+        tally.landed_while.update(circumstance for circumstance, holds in is_true.items() if holds)
+    else:
+        tally.completed += 1
+        assert status == 0, "a process failed without being killed, see above"
+    assert not any(failed), "another process or the copier failed, see above"
 
 
 def finish(world: World, tally: Tally) -> None:
-    """Lets two processes run to their end, as after a restart, and checks what was taught."""
+    """Lets two processes for each inbox run to their end, as after a restart, and checks what was taught."""
     for _ in range(2):  # the first may put off photos whose teaching was interrupted too often
-        for reason in (world.root / "inbox").glob("*.waits.json"):
-            assert "teaching was interrupted; " in reason.read_text(), reason.read_text()
-            reason.unlink()  # as their owner would
-        process, pipe = start(world)
-        wait_for(pipe, END)
-        os.close(pipe)
-        _, status = os.waitpid(process, 0)
-        assert status == 0, "the process after the kill failed"
+        world.complete_copies()
+        tally.questions += world.answer_questions()
+        world.try_again()
+        running = [start(world, inbox) for inbox in world.inboxes]
+        failed = [wait_for_end(process) for process, _ in running]
+        for _, pipe in running:
+            os.close(pipe)
+        assert not any(failed), "a process after the kill failed, see above"
+        world.check()
     tally.finished += 1
     world.check_taught()
 
 
 def run_kills(work: Path, kills: int, seed: int, tally: Tally) -> None:
     """Kills processes until enough kills have come in time."""
-    chance, world = random.Random(seed), None
+    chance, world, shown = random.Random(seed), None, 0
     while (landed := sum(tally.landed.values())) < kills:
-        if world is None or world.classes == CLASSES:
+        if landed >= shown + 50:
+            shown = landed
+            print(f"{landed} kills, {len(tally.bad)} bad", file=sys.stderr, flush=True)
+        if world is None or world.classes >= CLASSES:
             world = World(work / f"world{landed}", chance)
             shutil.copytree(work / "base", world.root / "home", symlinks=True)
-        world.arrive()
-        hit = kill_one(world, tally)
+            for inbox in world.inboxes:
+                inbox.mkdir()
         try:
-            world.check_photos()
-            world.check_home()
+            kill_one(world, tally)
+            world.check()
             if chance.random() < 0.5:
                 finish(world, tally)
-                world.check_photos()
+            elif chance.random() < 0.5:
+                world.complete_copies()
+                tally.questions += world.answer_questions()
         except (AssertionError, lwm_edge.LwmEdgeError, OSError) as error:
             tally.bad.append(f"{error!r} after {dict(tally.landed)}")
             print(tally.bad[-1], file=sys.stderr, flush=True)
             world = None
-        if hit and (landed + 1) % 50 == 0:
-            print(f"{landed + 1} kills, {len(tally.bad)} bad", file=sys.stderr, flush=True)
 
 
 def main(
@@ -243,7 +241,7 @@ def main(
     kills: Annotated[int, typer.Option(help="Kills that must come in time.")] = 200,
     seed: int = 0,
 ) -> None:
-    """Kills processes that teach an inbox, at random moments, and checks photos and home after each kill."""
+    """Kills processes that teach two inboxes, at random moments, and checks photos and home after each."""
     import onnxruntime  # noqa: F401  so that no child has to; lwm_edge, imported first, stops its telemetry
 
     import lwm_edge.increment.learn
@@ -263,9 +261,11 @@ def main(
         "lwm_edge": lwm_edge.__version__,
         "landed": sum(tally.landed.values()),
         "landed_by_phase": {phase: tally.landed[phase] for phase in PHASES},
+        "landed_while": {while_: tally.landed_while[while_] for while_ in (BOTH, HALF_COPIED, SLOWLY_COPIED)},
         "bad": tally.bad,
         "completed_before_the_kill": tally.completed,
         "run_to_the_end_afterwards": tally.finished,
+        "questions_to_the_owner": tally.questions,
         "seconds": round(time.monotonic() - started),
         **provenance(),
     }

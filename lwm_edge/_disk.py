@@ -63,9 +63,14 @@ def _sync(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
+def open_folder(folder: Path) -> int:
+    """Opens a folder, to sync or lock it."""
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the folder's entries durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = open_folder(folder)
     try:
         _sync(descriptor)
     finally:

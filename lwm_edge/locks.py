@@ -9,10 +9,30 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import _disk
-from ._disk import lock, unlock
+from ._disk import lock, open_folder, unlock
 from .durability import changing, sync_folder
 from .errors import BusyError, HomeError
 from .inspection import explained, kind_at
+
+
+@contextmanager
+def folder_lock(path: Path) -> Iterator[None]:
+    """Waits until no other process holds the lock on a folder, and holds it until the block ends.
+
+    It needs no lock file, so it suits folders that are not this program's own. If the file system cannot lock
+    folders (NFS cannot), nothing is locked.
+
+    Raises:
+        HomeError: The folder cannot be opened.
+    """
+    with explained("lock", path):
+        descriptor = open_folder(path)
+    try:
+        with suppress(OSError):
+            lock(descriptor, wait=True)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -124,3 +124,11 @@ def test_the_sweep_runs_resumes_and_prints_its_table(data: Path, tmp_path: Path)
     printed = _run("sweep.py", data, results, *options, "--trial", "epochs=1")
     assert printed.count("| `epochs=1") == 2 and printed.count("\nBest: ") == 2
     assert json.loads(results.read_text())["runs"] == runs
+
+
+@pytest.mark.extended
+def test_random_kills_of_two_inboxes_leave_no_problem(tmp_path: Path) -> None:
+    printed = _run("inbox_crash.py", tmp_path / "inbox-crash.json", "--kills", 12)
+    result = json.loads((tmp_path / "inbox-crash.json").read_text())
+    assert result["landed"] == 12 and result["bad"] == [] and "12 kills came in time" in printed
+    assert sum(result["landed_while"].values()) > 0

@@ -39,7 +39,7 @@ TOO_LONG = {  # commands of which only the options are parsed, and why
     "crash_rounds.py": "a minute; .ci/extended runs it",
     "failing_operations.py": "five minutes; .ci/extended runs it, and test_failing_operations.py a part",
     "crash.py": "25 minutes; test_benchmarks.py runs twelve kills, in .ci/extended",
-    "inbox_crash.py": "ten minutes; .ci/extended runs forty kills",
+    "inbox_crash.py": "fifteen minutes; .ci/extended runs forty kills",
     "overfitted.py": "minutes, on data that is not here",
     "doctor.py": "minutes, on data that is not here",
     "few_photos.py": "minutes, on data that is not here",

@@ -25,7 +25,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from .. import durability, inspection, locks, storage
-from ..errors import HomeError, LwmEdgeError, PhotosError
+from ..errors import HomeError, PhotosError
 from ..photos.checking import file_digest
 from ..photos.listing import photo_files
 from ..photos.photo_set import Photo, digest_of
@@ -84,7 +84,8 @@ class Reason(Record):
         tried: Number of times that these photos were tried.
         final: Whether the photos are tried again only if the owner does what `try_again` says.
         try_again: Advice on how to have the photos tried again.
-        photos: Digest of the class folder; see `fingerprint`.
+        photos: Digest of the class folder; see `fingerprint`. If it is None, the photos wait until the owner
+            removes the file, whatever changes in the folder.
     """
 
     reason: str
@@ -92,7 +93,7 @@ class Reason(Record):
     tried: int
     final: bool
     try_again: str = "remove this file, or change the photos"
-    photos: Digest
+    photos: Digest | None
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ class InboxFolder:
             found = Reason.model_validate_json(inspection.read_regular(_reason_file(folder)))
         except (ValidationError, OSError):
             return None
-        return found if found.photos == fingerprint(folder) else None
+        return found if found.photos in (None, fingerprint(folder)) else None
 
     def seconds_since_reason(self, folder: Path, now: float) -> float | None:
         """Returns the seconds since the reason was written; None without one, or if the clock went back."""
@@ -199,9 +200,12 @@ class InboxFolder:
         return None
 
     def write_reason(self, folder: Path, reason: Reason) -> None:
-        """Writes beside a class folder why its photos wait, if the disk allows it."""
-        with suppress(LwmEdgeError):
-            storage.write_file(_reason_file(folder), reason.model_dump_json(indent=1).encode() + b"\n")
+        """Writes beside a class folder why its photos wait.
+
+        Raises:
+            LwmEdgeError: The disk does not allow it.
+        """
+        storage.write_file(_reason_file(folder), reason.model_dump_json(indent=1).encode() + b"\n")
 
     def forget_reason(self, folder: Path) -> None:
         """Removes the reason beside a class folder, if lwm-edge wrote it."""
@@ -238,8 +242,9 @@ class InboxFolder:
         if not paths:
             return
         storage.make_folder(target)
-        for path in paths:
-            _move_beside_others(path, target)
+        with locks.folder_lock(target):  # because two inboxes may share the folder for taught photos
+            for path in paths:
+                _move_beside_others(path, target)
         durability.sync_folder(target)
         durability.sync_folder(self.batch / note.folder)
 

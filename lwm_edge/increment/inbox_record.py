@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pydantic import ValidationError
 
 from .. import inspection
@@ -30,7 +32,11 @@ def latest_receipt(home: Home) -> IncrementReport:
         ValidationError: The receipt is damaged, was rebuilt, or is for another kind of change.
         OSError: The receipt cannot be read.
     """
-    return IncrementReport.model_validate_json(inspection.read_regular(home.current().receipt))
+    return _receipt(home.current())
+
+
+def _receipt(generation: Generation) -> IncrementReport:
+    return IncrementReport.model_validate_json(inspection.read_regular(generation.receipt))
 
 
 def was_learnt(home: Home, note: Note) -> bool | None:
@@ -42,7 +48,15 @@ def was_learnt(home: Home, note: Note) -> bool | None:
     Returns:
         Whether they were learnt; None if the record does not say.
     """
-    manifest = manifest_of(home)
+    try:
+        return home.read(partial(_was_learnt, note=note))
+    except OSError:  # the receipt cannot be read
+        return None
+
+
+def _was_learnt(generation: Generation, note: Note) -> bool | None:
+    """Finds the answer of `was_learnt` in one generation, as another process may commit meanwhile."""
+    manifest = _manifest(generation)
     links = manifest.custody.links if manifest.custody else ()
     later = [link for link in links if link.increment > note.increment]
     if manifest.increment_count <= note.increment:
@@ -53,8 +67,8 @@ def was_learnt(home: Home, note: Note) -> bool | None:
     if not may_be_ours or later[0].parent_digest != note.model_digest:
         return False  # in the second case, the home was started over
     try:
-        learnt = latest_receipt(home).photos_digest
-    except (ValidationError, OSError):
+        learnt = _receipt(generation).photos_digest
+    except ValidationError:
         return None
     if learnt == note.photos_digest:
         return True

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, HomeError, LwmEdgeError, PhotosError, ResourceError
+from ..errors import ConfigError, LwmEdgeError, PhotosError, ResourceError, shortened
 from ..home.home import Home
 from ..learning.config import IncrementConfig
 from ..model.manifest import Manifest
 from ..photos.class_names import class_name_of, fold_class_name
 from ..photos.folders import usable_photos
+from ..photos.listing import LISTED
 from ..photos.photo_set import Photo
 from ..records import ProgressCallback, printable
 from .add import add_classes, add_photos
@@ -114,6 +116,7 @@ class Teaching:
         """
         if len(usable.photos) < self.config.min_photos:
             raise PhotosError(self.too_few(len(usable.photos)), usable.problems)
+        self.recover()  # if putting back other photos failed, their note must not be replaced
         manifest = usable.manifest
         name = _class_name(path, manifest)
         note = Note(
@@ -164,16 +167,11 @@ class Teaching:
         if learnt:
             self.folder.put_away(note)
             return learnt
-        self.folder.put_back(note)
         path = self.folder.path / note.folder
-        if learnt is None:
-            unclear = HomeError(
-                "teaching was interrupted, and it is not clear whether these photos were learnt, because the "
-                "home was changed in the meantime: check with lwm-edge info --history"
-            )
-            told = error if isinstance(error, LwmEdgeError) else unclear
-            self.write_reason(path, told, tried=note.tried + 1, final=True)
-        elif error is None:  # photos that end the process each time must not be tried for ever
+        if learnt is None:  # photos that are back without the question would be learnt again
+            self.folder.write_reason(path, _question(note))
+        self.folder.put_back(note)
+        if error is None and learnt is not None:  # photos that end the process must not be tried for ever
             interrupted = ResourceError(
                 f"teaching was interrupted; after {len(PAUSES)} tries, photos wait for the owner"
             )
@@ -209,7 +207,22 @@ class Teaching:
             final=final or tried >= len(PAUSES),
             photos=fingerprint(path),
         )
-        self.folder.write_reason(path, reason)
+        with suppress(LwmEdgeError):
+            self.folder.write_reason(path, reason)
+
+
+def _question(note: Note) -> Reason:
+    """Asks the owner whether the photos of a note were learnt; until then, their class folder waits."""
+    names = [printable(photo.name) for photo in note.photos]
+    return Reason(
+        reason="teaching was interrupted, and it is not clear whether these photos were learnt, because the "
+        "home was changed in the meantime: check with lwm-edge info --history",
+        problems=tuple(shortened(names, LISTED, "more photos")),
+        tried=note.tried + 1,
+        final=True,
+        try_again="take away the photos that were learnt, and remove this file",
+        photos=None,
+    )
 
 
 def _class_name(folder: Path, manifest: Manifest) -> str:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from lwm_edge import (
     InboxReport,
     IncrementConfig,
+    _disk,
     add_classes,
     info,
     remove_class,
@@ -35,9 +37,9 @@ from lwm_edge.errors import (
     ResourceError,
 )
 from lwm_edge.home.home import Home
-from lwm_edge.increment import inbox_teaching
+from lwm_edge.increment import inbox_record, inbox_teaching
 from lwm_edge.increment.inbox_folder import InboxFolder, Note, noted
-from lwm_edge.model.bundle import COUNTS
+from lwm_edge.model.bundle import COUNTS, Bundle, open_bundle
 from lwm_edge.photos.checking import file_digest
 from lwm_edge.photos.photo_set import Photo
 from tests.support.folders import DEMO_DATA, photo_folder, state_of
@@ -173,6 +175,31 @@ def test_a_half_copied_photo_waits_until_it_is_whole(home: Home, inbox: Path, ta
     assert photos_in(inbox) == [] and not list(inbox.glob("*.json"))
 
 
+def test_photos_that_could_not_be_put_back_are_put_back_before_others_are_taught(
+    home: Home, inbox: Path, taught: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: list[LwmEdgeError] = [GateError("not good enough"), ResourceError("the disk is full")]
+    put_back = InboxFolder.put_back
+
+    def learn(home: Home, folder: Path, *given: Any, **named: Any) -> Any:
+        if len(failures) == 2:
+            raise failures.pop(0)
+        return add_classes(home, folder, *given, **named)
+
+    def fail_once(folder: InboxFolder, note: Note) -> None:
+        if failures:
+            raise failures.pop()
+        put_back(folder, note)
+
+    monkeypatch.setattr(inbox_teaching, "add_classes", learn)
+    monkeypatch.setattr(InboxFolder, "put_back", fail_once)
+    arrive(inbox, "Bag", "Bag")
+    arrive(inbox, "Shirt", "Shirt")
+    assert [done.class_name for done in teach(home, inbox, taught).taught] == ["Shirt"]
+    assert len(photos_in(inbox / "Bag")) == 8 and len(photos_in(taught / "Shirt")) == 8
+    assert counts(home)["Shirt"] == 8 and "Bag" not in counts(home)
+
+
 def test_a_shipped_class_gets_more_photos_only_if_the_vendor_permits_it(
     home: Home, permitting_home: Home, inbox: Path, taught: Path
 ) -> None:
@@ -295,9 +322,48 @@ def test_photos_are_left_to_the_owner_if_the_record_does_not_say_enough(
     rename_class(home, "Coat", "Mantel")  # so that the receipt of the change is gone
     report = teach(home, inbox, taught)
     assert [left.state for left in report.waiting] == ["waiting"] and "not clear" in report.waiting[0].reason
-    assert (
-        reason_of(inbox, "Bag")["final"] and len(photos_in(inbox / "Bag")) == 8 and counts(home)["Bag"] == 8
-    )
+    assert reason_of(inbox, "Bag")["problems"] == [f"{number:03d}.png" for number in range(8)]
+    arrive(inbox, "Bag", "Bag", range(8, 16))
+    assert [left.photos for left in teach(home, inbox, taught).waiting] == [16] and counts(home)["Bag"] == 8
+    for number in range(8):  # they were learnt, as the owner finds out
+        (inbox / "Bag" / f"{number:03d}.png").unlink()
+    (inbox / "Bag.waits.json").unlink()
+    assert teach(home, inbox, taught).taught[0].photos == 8 and counts(home)["Bag"] == 16
+
+
+def test_the_owner_is_asked_before_photos_that_may_be_learnt_are_put_back(
+    home: Home, inbox: Path, taught: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path, content: bytes) -> None:
+        raise ResourceError("the disk is full")
+
+    arrive(inbox, "Bag", "Bag")
+    take(home, inbox, taught, "Bag")
+    add_classes(home, inbox / ".lwm-edge" / "photos", isolate=False)
+    rename_class(home, "Coat", "Mantel")
+    with monkeypatch.context() as patch, pytest.raises(ResourceError):
+        patch.setattr(storage, "write_file", fail)
+        teach(home, inbox, taught)
+    assert photos_in(inbox / "Bag") == [] and len(photos_in(inbox)) == 8
+    assert "not clear" in teach(home, inbox, taught).waiting[0].reason and counts(home)["Bag"] == 8
+
+
+def test_a_change_by_another_process_meanwhile_hides_no_learnt_photos(
+    home: Home, inbox: Path, taught: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrive(inbox, "Bag", "Bag")
+    note = take(home, inbox, taught, "Bag")
+    add_classes(home, inbox / ".lwm-edge" / "photos", isolate=False)
+    others = arrive(inbox.with_name("others"), "Shirt", "Shirt").parent
+
+    def read_while_another_commits(path: Path) -> Bundle:
+        monkeypatch.setattr(inbox_record, "open_bundle", open_bundle)
+        bundle = open_bundle(path)
+        add_classes(home, others, isolate=False)
+        return bundle
+
+    monkeypatch.setattr(inbox_record, "open_bundle", read_while_another_commits)
+    assert inbox_record.was_learnt(home, note) is None  # and not False: they would be learnt again
 
 
 def test_a_home_that_was_started_over_has_learnt_nothing(home: Home, inbox: Path, taught: Path) -> None:
@@ -385,6 +451,30 @@ def test_the_arguments_are_checked(home: Home, inbox: Path, taught: Path) -> Non
 def test_only_one_process_can_work_on_an_inbox(home: Home, inbox: Path, taught: Path) -> None:
     with InboxFolder(inbox, taught).locked(), pytest.raises(BusyError, match="teaching the photos in"):
         teach(home, inbox, taught)
+
+
+def test_two_inboxes_can_put_photos_of_one_name_away_at_the_same_time(
+    home: Home, tmp_path: Path, taught: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = []
+    for name, numbers in (("first", range(4)), ("second", range(4, 8))):
+        folder = arrive(tmp_path / name, "Bag", "Bag", numbers)
+        for number, path in enumerate(sorted(folder.iterdir())):
+            path.rename(folder / f"photo {number}.png")
+        waiting.append((InboxFolder(tmp_path / name, taught), take(home, tmp_path / name, taught, "Bag")))
+    (first, its_note), (second, other_note) = waiting
+    at_the_same_time, rename = Thread(target=second.put_away, args=(other_note,)), _disk.rename
+
+    def rename_late(source: Path, target: Path) -> None:
+        if not at_the_same_time.ident:
+            at_the_same_time.start()
+            at_the_same_time.join(timeout=0.5)
+        rename(source, target)
+
+    monkeypatch.setattr(_disk, "rename", rename_late)
+    first.put_away(its_note)
+    at_the_same_time.join()
+    assert len(photos_in(taught / "Bag")) == 8 and photos_in(tmp_path / "first") == []
 
 
 @pytest.mark.extended

@@ -233,4 +233,10 @@ def _outside_the_home(operations: list[Operation]) -> list[Operation]:
 def test_the_random_kills_are_as_published() -> None:
     result = json.loads((ROOT / "benchmarks" / "results" / "inbox-crash.json").read_text())
     assert result["bad"] == [] and sum(result["landed_by_phase"].values()) == result["landed"]
-    assert published(f"known classes | {result['landed']} kills ([results]")
+    both, half_copied, slowly_copied = result["landed_while"].values()
+    assert published(
+        f"known classes | {result['landed']} kills ([results](../benchmarks/results/inbox-crash.json)): "
+        f"{both} while another process taught the other inbox, {half_copied} with half-copied photos, "
+        f"{slowly_copied} while a photo was being copied | 0 |"
+    )
+    assert published(", ".join(f"{count} in `{phase}`" for phase, count in result["landed_by_phase"].items()))
