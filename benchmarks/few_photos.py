@@ -32,7 +32,7 @@ CLASSES, PHOTOS = 5, 5
 
 
 def draw(data: Path, shipped: tuple[str, ...], seed: int, work: Path) -> tuple[Path, list[str], str]:
-    """Copies random photos of random classes; returns the folder, the classes, and the largest other one."""
+    """Copies photos of classes, all drawn at random; returns folder, classes and the largest other class."""
     chance = np.random.RandomState(seed)
     others = sorted(path.name for path in (data / "train").iterdir() if path.name not in shipped)
     small = [others[i] for i in chance.permutation(len(others))[:CLASSES]]

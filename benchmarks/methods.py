@@ -48,7 +48,7 @@ def settings_of(method: str) -> dict[str, str]:
 
 
 def recipe_of(method: str, **settings: Any) -> tuple[lwm_edge.IncrementConfig, Variant]:
-    """Returns a recipe's settings, changed by those after its colon, and the variant that these describe."""
+    """Returns a recipe's settings, changed by those after its colon, and the variant of the loop."""
     recipe, chosen = method.partition(":")[0], settings | settings_of(method)
     if recipe == "lwm-l2":
         recipe, chosen = "lwm", {"distance": "l2"} | chosen

@@ -12,7 +12,7 @@ from typing import Any
 
 
 def provenance() -> dict[str, Any]:
-    """Returns the machine and this checkout's commit: None outside one, with `-dirty` if files differ."""
+    """Returns the machine and the checkout's commit: None if there is none, with `-dirty` if files differ."""
     return {"commit": _commit(), "machine": _machine()}
 
 

@@ -67,7 +67,7 @@ def ranked(runs: list[dict[str, Any]], recipe: str) -> list[str]:
 
 
 def combinations(runs: list[dict[str, Any]], recipe: str, count: int) -> Iterator[str]:
-    """Yields trials with several changes; the caller must add each result to `runs` before the next one."""
+    """Yields trials with several changes; the caller adds each result to `runs` before it takes the next."""
     changes = [change for change in ranked(runs, recipe) if change in _grid_of(recipe) and change]
     kept = changes.pop(0)
     for _ in range(count):

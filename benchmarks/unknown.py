@@ -4,7 +4,7 @@
     python benchmarks/unknown.py BASE.lwm DATA RESULTS.json [--name lite0] [--features FILE.npz]
 
 DATA has train/<class>/* and test/<class>/*, the shipped classes of BASE.lwm among them. The base's network
-runs once over all photos, and FILE.npz keeps the values that its head reads. In each of three splits, half of
+runs once over the photos; --features keeps the values that its head reads. In each of three splits, half of
 the classes are known: the shipped ones and others drawn at random (or, if more than half are shipped, one
 other class and shipped ones drawn at random). A device learns the other known classes ten at a time, without
 any old photo, and solves the head again each time. The script measures
@@ -21,7 +21,8 @@ any old photo, and solves the head again each time. The script measures
 - the base alone: shipped classes against all others;
 - strange objects: photos of another set (--others DATA2), and noise.
 
-Each run adds a setting to RESULTS.json and prints the tables; --draw draws the curves of all settings.
+Each run adds the setting --name to RESULTS.json, or replaces it, and prints the tables; --draw draws the
+curves of all settings.
 """
 
 from __future__ import annotations
@@ -418,7 +419,7 @@ def draw(runs: list[dict[str, Any]], output: Path) -> None:
 def main(
     base: Annotated[Path, typer.Argument(help="The base bundle.")],
     data: Annotated[Path, typer.Argument(help="Folder with train/ and test/.")],
-    results: Annotated[Path, typer.Argument(help="JSON file that gets one more setting.")],
+    results: Annotated[Path, typer.Argument(help="JSON file that gets the setting.")],
     name: Annotated[str, typer.Option(help="Name of the setting in the tables.")] = "base",
     others: Annotated[Path | None, typer.Option(help="Another set, all of it unknown.")] = None,
     features: Annotated[Path | None, typer.Option(help="File that keeps the values for the head.")] = None,

@@ -124,7 +124,7 @@ def main(model: str, photos: list[str]) -> None:
     metadata = session.get_modelmeta().custom_metadata_map
     class_names = json.loads(metadata["class_names"])
     preprocessing = json.loads(metadata["preprocessing"])
-    threshold = json.loads(metadata["unknown"])["thresholds"]["0.95"]  # null if it was not calibrated
+    threshold = json.loads(metadata["unknown"])["thresholds"]["0.95"]  # null if there were too few photos
     for photo in photos:
         with Image.open(photo) as opened:
             image = preprocess(opened, preprocessing["image_size"], preprocessing["resize_size"])

@@ -2,7 +2,7 @@
 
     python examples/04_app_with_progress.py FOLDER_FOR_THE_HOME
 
-Threads and windows of a real app are left out, and the script itself presses "cancel" once.
+A real app would have threads and windows; here, the script itself presses "cancel" once.
 """
 
 from __future__ import annotations

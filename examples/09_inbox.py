@@ -17,7 +17,7 @@ class EnoughError(Exception):
 
 
 def show(report: lwm_edge.InboxReport) -> None:
-    """Prints which photos were taught and which wait; called at first, and when there is news of either."""
+    """Prints which photos were taught and which wait; called at first, and whenever there is news."""
     for done in report.taught:
         print(f"Taught {done.class_name} with {done.photos} photos, now in {done.moved_to}")
     for left in report.waiting:

@@ -1,6 +1,6 @@
-"""Defines your own backbone, for `build-base --arch my_net`.
+"""Defines a custom backbone, for `build-base --arch my_net`.
 
-A classifier has to end in feature maps, global average pooling and one linear layer. `build-base` finds it
+The classifier has to end in feature maps, global average pooling and one linear layer. `build-base` finds it
 through the entry point in pyproject.toml beside this file:
 
     pip install ./examples/06_custom_backbone

@@ -4,9 +4,9 @@
 //   lwm-edge info --home HOME --json > info.json
 //   node classify.mjs HOME info.json PHOTO...
 //
-// onnxruntime-node cannot read a file's metadata. So the class names come from labels.txt beside the file, and the way in
-// which photos are prepared comes from info.json; it never changes in a home. Photos are scaled by sharp. Unless a photo has
-// the model's size already, sharp rounds a little differently from the package.
+// onnxruntime-node cannot read a file's metadata. So the class names come from labels.txt beside the file, and the
+// preprocessing comes from info.json; it stays the same until `lwm-edge init --replace`. Photos are scaled by sharp. Unless
+// a photo has the model's size already, sharp rounds a little differently from lwm-edge.
 import { readFile, realpath } from "node:fs/promises";
 import path from "node:path";
 import process from "node:process";
