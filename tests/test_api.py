@@ -1,4 +1,4 @@
-"""Each public name is declared twice, for type checkers and for late loading, and the two agree."""
+"""Each public name is declared twice, for type checkers and for lazy loading; the declarations agree."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ class Printed:
 
     Attributes:
         steps: Accuracies by method, in %. The first item has only the accuracy of the base on the shipped
-            classes. Each further item has three accuracies after one increment: on the shipped classes, on
-            the added classes, and on all classes.
+            classes. Each further item has three accuracies after another increment: on the shipped classes,
+            on the added classes, and on all classes.
         footprint: Lines of the footprint, by name.
     """
 

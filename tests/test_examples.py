@@ -1,4 +1,4 @@
-"""Runs the examples from start to finish, except 01 and 02 (`test_pages.py`) and 08 (`.ci/extended`)."""
+"""Runs the examples, except 01 and 02 (`test_pages.py`) and 08 (`.ci/extended`)."""
 
 from __future__ import annotations
 

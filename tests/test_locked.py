@@ -1,4 +1,4 @@
-"""A release's lists name all of requirements-instant.txt, in versions that constraints.txt allows."""
+"""The lists in deploy/locked pin all of requirements-instant.txt, to versions that constraints.txt allows."""
 
 from __future__ import annotations
 

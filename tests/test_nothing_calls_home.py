@@ -1,4 +1,4 @@
-"""ONNX Runtime's official Linux builds send usage reports, unless told not to before they load."""
+"""The usage reports of ONNX Runtime's official Linux builds are turned off before the library loads."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_an_increment_and_a_prediction_write_nothing_into_the_users_home_folder(
 def test_an_increment_and_a_prediction_ask_no_resolver(
     home: Home, tmp_path: Path, make_photos: PhotoMaker
 ) -> None:
-    """Runs the commands in a separate network, whose only resolver notes every query."""
+    """Runs the commands in a separate network, whose only resolver prints every query."""
     (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\n")
     (tmp_path / "resolver.py").write_text(RESOLVER)
     alone = ["unshare", "--mount", "--net", "bash", "-c"]
@@ -102,7 +102,7 @@ def test_the_switch_is_set_before_anything_loads_unless_the_user_set_it(value: s
 
 
 def test_scripts_that_load_onnx_runtime_alone_set_the_switch_first() -> None:
-    """The package's `__init__` turns the reports off before any other line of the package runs."""
+    """A script may import lwm_edge first instead: its `__init__` turns the reports off."""
     for path in [*ROOT.glob("deploy/**/*.py"), *ROOT.glob("examples/**/*.py"), *ROOT.glob("benchmarks/*.py")]:
         lines = ast.unparse(ast.parse(path.read_text())).splitlines()
         loads = [n for n, line in enumerate(lines) if line.split()[:2] == ["import", "onnxruntime"]]

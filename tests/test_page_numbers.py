@@ -201,7 +201,7 @@ def test_the_architectures_are_all_listed() -> None:
     assert {"small_resnet20", "small_resnet32", "efficientnet_lite0"} <= set(registered)
 
 
-def test_extras_that_are_named_are_there() -> None:
+def test_extras_that_pages_name_exist() -> None:
     for page in PAGES:
         for extra in re.findall(r"\.\[(\w+)\]", read(page)):
             assert extra in PROJECT["optional-dependencies"], f"{page}: {extra}"
@@ -219,7 +219,7 @@ def test_the_settings_file_is_read_as_it_stands() -> None:
     )
 
 
-def test_settings_that_are_named_are_there() -> None:
+def test_settings_that_pages_name_exist() -> None:
     known = {*IncrementConfig.model_fields, *BaseConfig.model_fields, HEAD_INPUTS}
     for page in (DEPLOY, EXAMPLES):
         for span in code_spans(page):
@@ -241,7 +241,7 @@ def test_the_sums_under_the_tables_of_faults_are_right() -> None:
     assert f"the {outcomes:,} outcomes above" in prose(TESTS)
 
 
-def test_the_list_for_devices_without_torch_is_that_of_the_package() -> None:
+def test_requirements_instant_lists_the_dependencies_without_torch() -> None:
     listed = read("deploy/requirements-instant.txt").splitlines()
     without = [line.replace("'", '"') for line in PROJECT["dependencies"] if not line.startswith("torch")]
     assert [line for line in listed if line and not line.startswith("#")] == without

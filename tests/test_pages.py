@@ -21,7 +21,7 @@ from lwm_edge.demo import INCREMENTS, DemoRow
 from tests.support.pages import PAGES, ROOT, anchors, block, blocks, code_spans, commands, read
 
 RUN_BY_THE_GATE = "installs from a package index; `.ci/run` runs it in a fresh environment"
-EXEMPT = {  # blocks that no test here runs, and why; all others are run as they are written
+EXEMPT = {  # blocks of commands that no test here runs, and why
     "README.md demo-command": RUN_BY_THE_GATE,
     "README.md test-command": RUN_BY_THE_GATE,
     "deploy/README.md install-device": "installs from a package index, as the gate's commands do",

@@ -27,7 +27,7 @@ from tests.support.samples import WITHOUT_LEVELS, photo_set
 
 
 class KilledError(BaseException):
-    """Ends a run as a kill would, because no code catches this error."""
+    """Ends a run as a kill would, because the run does not catch this error."""
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +88,7 @@ def test_a_run_that_is_killed_goes_on_after_its_last_finished_step(
 
 @pytest.fixture
 def kept_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Returns the class, for a checkout of one commit: a release's tests run outside of any."""
+    """Returns KeptSteps with a made-up commit, because a release is tested outside a checkout."""
     module = importlib.import_module("kept_steps")
     monkeypatch.setattr(module, "provenance", lambda: {"commit": "89abcde"})
     kept: Callable[..., Any] = module.KeptSteps

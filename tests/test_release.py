@@ -1,4 +1,4 @@
-"""Builds of .ci/release share nothing, and the quick tests run as it runs them: outside of any checkout."""
+"""The builds of .ci/release share nothing, and tests can run where it runs them: outside a checkout."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def _figures_of_seed(name: str, seed: int, until: int | None) -> dict[str, dict[
 
 
 def _pairs(names: list[str]) -> set[str]:
-    """Collects average / last of each method in some files, over all seeds and for seed 1993 alone."""
+    """Collects "average / last" and "last" of each method, over all seeds and for seed 1993 alone."""
     found = set()
     for name in names:
         for figures in (*_figures([name], None).values(), *_figures_of_seed(name, 1993, None).values()):

@@ -1,4 +1,4 @@
-"""Pages fit phones and desktops, suit light and dark, and request nothing, in a headless Chromium."""
+"""In a headless Chromium, pages fit phones and desktops, have light and dark colours, and request nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The doctor's page is one file with its pictures in it, escapes names, and requests nothing."""
+"""The page of the photo doctor embeds its pictures, escapes names, and requests nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A page says what a model knows and how sure that is, requests nothing and copes with any name."""
+"""A page shows what a model knows and how accurate it is, requests nothing, and copes with any name."""
 
 from __future__ import annotations
 
@@ -28,14 +28,13 @@ TRAINS = IncrementConfig(
 
 
 class Page(HTMLParser):
-    """Notes the elements of a page, what they refer to, and its text."""
+    """Collects a page's elements, what they refer to, their event handlers, and the text."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.elements: list[str] = []
         self.references: list[str] = []
         self.handlers: list[str] = []
-        self.identifiers: list[str] = []
         self.text = ""
         self.feed(path.read_text())
 
@@ -45,7 +44,6 @@ class Page(HTMLParser):
             if name in ("src", "href", "xlink:href", "action", "data", "srcset", "poster"):
                 self.references.append(str(value))
             self.handlers += [name] if name.startswith("on") else []
-            self.identifiers += [str(value)] if name == "id" else []
 
     def handle_data(self, text: str) -> None:
         self.text += text
@@ -105,7 +103,7 @@ def test_a_page_about_a_home_shows_what_is_known(home: Home, make_photos: PhotoM
 
 
 @pytest.mark.slow
-def test_classes_of_earlier_increments_keep_the_figures_of_their_day(
+def test_classes_of_earlier_increments_keep_the_figures_from_when_they_were_learnt(
     home: Home, make_photos: PhotoMaker, tmp_path: Path
 ) -> None:
     first = add_classes(home, make_photos("Bag"), isolate=False)
@@ -139,7 +137,7 @@ def test_no_page_is_written_into_a_home_or_without_its_libraries(
 
 
 @pytest.mark.slow
-def test_a_page_about_an_increment_without_training_shows_photos_alone(
+def test_a_page_about_an_increment_without_training_shows_photos_but_no_maps(
     home: Home, make_photos: PhotoMaker, tmp_path: Path
 ) -> None:
     page = tmp_path / "page.html"
@@ -155,7 +153,7 @@ def test_a_page_about_an_increment_without_training_shows_photos_alone(
 
 
 @pytest.mark.slow
-def test_a_page_that_fails_late_leaves_the_receipt(
+def test_the_receipt_is_returned_even_if_the_page_cannot_be_written(
     home: Home, make_photos: PhotoMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*given: object, **named: object) -> None:

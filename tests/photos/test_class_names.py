@@ -1,4 +1,4 @@
-"""These tests say which class names are refused, and which count as the same."""
+"""Misleading class names are refused, and names that are the same or look the same are recognised."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_ordinary_names_are_fine(name):
         ("a\ue000b", "contains control or private-use characters"),  # private use
         ("a\u202eb", "contains characters that change the text direction"),
         ("a\u2066b", "contains characters that change the text direction"),
-        ("Coat\ufe0f", "contains invisible characters"),  # a variation selector, which alters no letter
+        ("Coat\ufe0f", "contains invisible characters"),  # a variation selector, which has no use after a t
         ("Co\U000e0100at", "contains invisible characters"),
         ("a \u3164", "contains invisible characters"),  # a blank letter
         ("\u3164", "contains invisible characters"),
@@ -164,5 +164,5 @@ def test_look_alikes_among_letters_and_digits_and_in_armenian(name: str, twin: s
     assert shown_class_name(name) == shown_class_name(twin)
 
 
-def test_single_characters_stay_apart_in_models_that_read_them() -> None:
+def test_single_characters_stay_apart_for_models_that_read_text() -> None:
     assert len({shown_class_name(name) for name in "Il1|O0"}) == 6

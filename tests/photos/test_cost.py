@@ -106,7 +106,7 @@ def test_a_photo_with_too_much_metadata_is_skipped_before_it_costs_more(photo):
         path = photo(make())
         with memory_bound(64 * MIB):
             assert refusal(path) == reason, name
-        assert Counted.reads <= MAX_METADATA_READS + 20, name  # up to 20 find the format or read pixels
+        assert Counted.reads <= MAX_METADATA_READS + 20, name  # 20 more may find the format or read pixels
         assert Counted.bytes_read <= MAX_METADATA_BYTES + 64 * 1024, name
     assert published(f"| cost: too much metadata | {len(TOO_MUCH_METADATA)} | skipped |")
 
@@ -144,7 +144,7 @@ def _webp_of_two_halves(kind: bytes, length: int, side: int = 64) -> bytes:
 
 
 def test_a_webp_with_too_much_metadata_is_skipped_for_that_reason(photo):
-    """Private chunks count only as far as they make the file longer than four bytes for each pixel."""
+    """Private chunks count only as far as the file has more than four bytes for each pixel."""
     kinds = (b"EXIF", b"XMP ", b"ICCP", b"prVt")
     tried = [(kind, 17, 64) for kind in kinds] + [(b"EXIF", 17, 4_400)]
     for kind, mib, side in [*tried, (b"prVt", 100, 4_400), (b"prVt", 200, 64)]:
@@ -196,7 +196,7 @@ DAMAGED_METADATA: dict[str, Make] = {
 }
 
 
-def test_damaged_metadata_costs_no_photo_its_pixels(photo):
+def test_a_photo_with_damaged_metadata_is_read(photo):
     for make in DAMAGED_METADATA.values():
         with memory_bound(128 * MIB):
             assert_two_halves(read_photo(photo(make()), PREPROCESSING))
@@ -262,8 +262,8 @@ def test_a_png_is_turned_upright_though_its_exif_is_a_long_text(photo):
     assert_two_halves(read_photo(photo(odd.png(profile, image=image)), PREPROCESSING))
 
 
-def test_exif_takes_no_multiple_of_its_length_in_memory(photo):
-    """Each of 5,000 tags claims the same 60,000 bytes, which some releases of Pillow copy for each."""
+def test_exif_tags_that_share_bytes_take_little_memory(photo):
+    """Each of 5,000 tags claims the same 60,000 bytes, which some releases of Pillow copy for each tag."""
     structure = odd.ifd(*((1_000 + number, 7, 60_000, 8) for number in range(5_000)))
     for content in (
         odd.jpeg(odd.exif_segment(structure)),
@@ -286,7 +286,7 @@ def _rotated_by_exif() -> bytes:
 LONG: dict[str, tuple[str, int, int, str, dict[str, Any]]] = {
     "landscape with transparency": ("RGBA", 56_500, 1_131, "PNG", {"compress_level": 1}),
     "landscape of 16-bit grey": ("I;16", 51_000, 1_023, "PNG", {"compress_level": 1}),
-    "upright, to be turned": ("RGB", 1_131, 56_500, "BMP", {}),
+    "portrait": ("RGB", 1_131, 56_500, "BMP", {}),
     "landscape in CMYK": ("CMYK", 51_000, 1_023, "JPEG", {}),
     "landscape whose whole width is converted": ("RGB", 12_285, 4_095, "JPEG", {"exif": _rotated_by_exif()}),
 }
@@ -390,7 +390,7 @@ def test_whoever_waits_for_a_photo_can_end_its_reading(photo, monkeypatch, name)
         monkeypatch.setattr(time, "thread_time", itertools.count().__next__)
     else:
         path = photo(odd.webp_of_code_tables())
-        monkeypatch.setattr(decoder_process, "_SECONDS_BETWEEN_LOOKS", 0)  # the decoder answers later
+        monkeypatch.setattr(decoder_process, "_SECONDS_BETWEEN_LOOKS", 0)  # without waiting between looks
     with no_hang(), pytest.raises(EnoughError):
         read_photo(path, PREPROCESSING, on_wait=enough)
     assert Counted.reads <= 2 * guard._READS_PER_LOOK
@@ -456,7 +456,7 @@ def test_the_worst_photos_are_skipped_within_memory_and_time(photo, monkeypatch)
 
 
 def _processor_seconds() -> float:
-    """Ends the second process, and returns the processor time of this one and of those that have ended."""
+    """Ends the second process, and returns the processor time of this process and of its ended children."""
     DECODER.end()
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system

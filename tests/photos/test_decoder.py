@@ -148,7 +148,7 @@ def test_a_process_that_ends_at_once_is_started_twice_and_no_more(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_to_the_group_leave_the_photo_alone(
+def test_the_decoder_ignores_sigint_and_sigterm(
     write: Write, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     monkeypatch.setattr(DECODER, "_exchange", _signalling(DECODER._exchange, number))

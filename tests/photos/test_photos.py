@@ -1,4 +1,4 @@
-"""Photos are read with the right pixels or refused with a reason, then split and augmented."""
+"""Photos are read with the right pixels or refused with a reason, then split, cached and augmented."""
 
 from __future__ import annotations
 
@@ -503,7 +503,7 @@ def test_another_seed_holds_back_other_photos():
 
 @settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(8, 40), st.integers(0, 30))
-def test_any_aspect_ratio_gives_a_square_of_the_models_size_from_the_centre(width, height, size, margin):
+def test_the_centre_of_a_photo_becomes_a_square_of_the_models_size(width, height, size, margin):
     preprocessing = sized(size, size + margin)
     across = np.broadcast_to((np.arange(width) + 0.5) / width * 255, (height, width))
     down = np.broadcast_to(((np.arange(height) + 0.5) / height * 255)[:, None], (height, width))
@@ -658,12 +658,12 @@ def test_every_file_is_reported_before_it_is_read_even_one_that_is_left_out(tmp_
     cache = PixelCache(10**6)
 
     def look(progress: Progress) -> None:
-        assert len(cache._held) <= progress.done  # what is reported has not been read yet
+        assert len(cache._held) <= progress.done  # the next file has not been read yet
         seen.append(progress)
 
     read_photo_folder(tmp_path, FASHION_SIZE, cache, min_photos=1, on_progress=look)
     assert [(p.phase, p.done, p.total) for p in seen] == [("photos", done, 6) for done in range(7)]
-    assert [p.notes for p in seen[:6]] == [()] * 6  # the last report is only about what was left out
+    assert [p.notes for p in seen[:6]] == [()] * 6  # only the last report names what was left out
     assert seen[6].notes == ("b/broken.png is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image",)
 
 

@@ -1,4 +1,4 @@
-"""Several photos are read at once, as memory allows, in order, and until somebody stops the reading."""
+"""Several photos are read at once, as memory allows; results come in order, and a caller can stop early."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def test_threads_start_only_once_several_items_are_slow(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_whoever_waits_can_end_the_reading_of_all(threads: int) -> None:
-    """Progress is reported while one photo is slow, and an error of the callback ends the reading of all."""
+def test_an_error_in_the_progress_callback_ends_all_reading(threads: int) -> None:
+    """Progress is reported even while a photo is slow, so the callback can raise an error at any time."""
     ended: list[int] = []
 
     def on_progress(progress: Progress) -> None:

@@ -1,4 +1,4 @@
-"""Content that nothing declares is found in a home and named, wherever it is hidden."""
+"""The audit finds and names content in a home that nothing declares."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_an_extended_attribute_is_named(home: Home) -> None:
         ("system.x", False),
     ],
 )
-def test_attributes_of_the_system_are_named_and_all_others_are_problems(
+def test_known_attributes_of_the_system_are_named_and_all_others_are_problems(
     home: Home, monkeypatch: pytest.MonkeyPatch, name: str, passes: bool
 ) -> None:
     monkeypatch.setattr(os, "listxattr", lambda path, follow_symlinks: [name])
@@ -146,7 +146,7 @@ def test_pixels_in_the_graphs_tensors_are_named(home: Home) -> None:
     assert "onnx_graph: its constant 'exemplar' is larger than" in problems(home)
 
 
-def test_pixels_in_the_graphs_remarks_are_named(home: Home) -> None:
+def test_pixels_in_the_graphs_comments_are_named(home: Home) -> None:
     change_graph(home, lambda model: setattr(model.graph, "doc_string", "80" * 2000))
     assert "onnx_graph: it has comments" in problems(home)
 

@@ -1,3 +1,5 @@
+"""The audit attributes every byte of a home, explains how the ONNX file grew, and names what is planted."""
+
 from __future__ import annotations
 
 import json
@@ -45,7 +47,7 @@ def test_every_byte_is_accounted_for(grown: Home) -> None:
     assert owners["statistics"] == (d * d + 1) * 4
     assert owners["measured accuracy"] == 32 * 3 * 4 and owners["parity probe"] == 5 * d * 4
     axes = AXES_COUNT
-    rows = (BINS + axes + 1) * 4  # a class's histogram, its centre, and the centre's square
+    rows = (BINS + axes + 1) * 4  # a class's histogram, its centre, and the centre's offset
     assert owners["calibration rows in use"] == 8 * rows
     assert owners["calibration rows reserved"] == (32 - 8) * rows
     assert owners["calibration"] == (axes * (d + 1) + axes) * 4

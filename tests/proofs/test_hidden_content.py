@@ -1,4 +1,4 @@
-"""Nothing can be hidden in how a home's files are written, even if their values stay the same."""
+"""The audit finds what is hidden in the form of a home's files, such as extra digits, order and padding."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def problems(home: Home) -> str:
 def rewrite(
     home: Home, change: Callable[[Arrays], None] = lambda arrays: None, **of_manifest: object
 ) -> None:
-    """Changes the bundle as somebody would who also computes all digests again."""
+    """Changes the bundle, and recomputes all digests as an attacker would."""
     bundle = home.open_bundle()
     arrays = bundle.arrays()
     change(arrays)
@@ -48,7 +48,7 @@ def test_the_signs_of_zeros_in_reserved_rows_hide_nothing(home: Home, name: str)
     assert f"{name} has bits set beyond the last class" in problems(home)
 
 
-def test_confusions_of_no_photo_hide_nothing(home: Home) -> None:
+def test_classes_that_were_never_confused_hide_nothing(home: Home) -> None:
     rewrite(home, lambda arrays: arrays["measured.confusions"][-1:].__setitem__((0, slice(2)), 1))
     assert "names classes that were never confused" in problems(home)
 
@@ -234,7 +234,7 @@ def test_nothing_is_hidden_in_the_header_of_a_checkpoint(
 @pytest.mark.parametrize(
     "number", ["1.0", "0.5", "1e-7", "1e-07", "1e16", "1e+16", "0.00001", "-0.0", "7", "-7"]
 )
-def test_numbers_as_any_release_writes_them_are_plain(number: str) -> None:
+def test_numbers_are_plain_with_or_without_padded_exponents(number: str) -> None:
     assert plain_json(f'{{"a":[{number},"{number}"]}}'.encode()) == {"a": [json.loads(number), number]}
 
 

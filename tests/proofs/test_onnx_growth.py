@@ -1,4 +1,4 @@
-"""An ONNX file is exactly as long as computed."""
+"""An ONNX file grows by exactly as many bytes as computed."""
 
 from __future__ import annotations
 

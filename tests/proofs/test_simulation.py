@@ -41,7 +41,7 @@ def _kept(_count_only_where_counts_matter: None, monkeypatch: pytest.MonkeyPatch
 
 
 def simulate_leaky(home: Home, monkeypatch: pytest.MonkeyPatch, leak: Leak | None = None) -> SimulationReport:
-    """Makes three increments in this process, where a test can plant a leak."""
+    """Simulates three increments in this process, where a test can plant a leak."""
 
     def teach(scratch: Home, photos: Path, config: IncrementConfig) -> MemoryReport:
         memory = teach_here(scratch, photos, config)
@@ -90,7 +90,7 @@ def test_a_commit_while_the_model_is_read_is_no_error(home: Home, monkeypatch: p
 def test_a_home_that_was_changed_is_simulated_too(
     permitting_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The copy has another capacity, and was never changed, so the record of changes is left out."""
+    """The copy that is simulated starts without the home's record of custody and renamed classes."""
     rename_class(permitting_home, "Coat", "Mantel")
     report = simulate_leaky(permitting_home, monkeypatch)
     assert report.problems == ()

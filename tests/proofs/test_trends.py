@@ -57,7 +57,7 @@ def test_growth_that_the_classes_explain_is_no_problem_and_slopes_are_exact() ->
     assert "peak_cuda_bytes" not in trends
 
 
-def test_a_file_that_grows_by_a_byte_is_named_with_how_much() -> None:
+def test_a_file_that_grows_by_a_byte_is_named_with_its_growth() -> None:
     steps = [step(n, {"model.lwm": 1000 + (n == 50)}) for n in range(1, 51)]
     problems = verdict(steps)
     assert "the file model.lwm grew by 1 bytes" in problems

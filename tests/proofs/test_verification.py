@@ -126,7 +126,7 @@ def test_shipped_classes_that_were_renamed_or_came_back(
     init_home(base, tmp_path / "home", trust=keys.vendor_pub)
     rename_class(tmp_path / "home", "Coat", "Mantel", sign_with=keys.device_key)
     remove_class(tmp_path / "home", "Mantel", shipped=True, sign_with=keys.device_key)
-    undo(tmp_path / "home", sign_with=keys.device_key)  # undo needs a model that verifies
+    undo(tmp_path / "home", sign_with=keys.device_key)  # refused unless the model verifies
     report = verify(tmp_path / "home", device_key=keys.device_pub)
     assert report.passed and report.links_signed == 3
     assert _says(report.proven, "Mantel is the class that the vendor signed as Coat.")
@@ -188,7 +188,7 @@ def test_flipped_bits_prove_nothing(keys: Keys, tmp_path: Path, place: float) ->
         verify(tmp_path / "base.lwm", trust=keys.vendor_pub)
 
 
-def test_a_missing_home_or_bundle_is_an_error(tmp_path: Path, keys: Keys) -> None:
+def test_a_missing_home_bundle_or_key_is_an_error(tmp_path: Path, keys: Keys) -> None:
     with pytest.raises(BundleError, match="does not exist"):
         verify(tmp_path / "none.lwm", trust=keys.vendor_pub)
     with pytest.raises(HomeError):
@@ -211,7 +211,7 @@ def test_verify_only_reads_and_needs_no_torch(grown: Home, keys: Keys) -> None:
 
 
 def test_an_older_copy_verifies_as_well(trusting_home: Home, tmp_path: Path) -> None:
-    """No record inside a file can say that there is a newer file; `not_proven` says so."""
+    """No record inside a file can say whether it is the newest, so the report lists that as not proven."""
     older = Path(shutil.copytree(trusting_home.path, tmp_path / "older", symlinks=True))
     remove_class(trusting_home, "Coat", shipped=True)
     shutil.rmtree(trusting_home.path)
@@ -223,7 +223,7 @@ def test_an_older_copy_verifies_as_well(trusting_home: Home, tmp_path: Path) -> 
 def test_a_bundle_that_is_replaced_after_it_was_opened_proves_nothing(
     grown: Home, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise a home whose ONNX file fits a bundle that nobody verified would pass."""
+    """A home whose ONNX file fits only the second bundle, which nobody verified, must not pass."""
     generation, manifest = grown.current(), grown.open_bundle().manifest
     other = keys.base.read_bytes()
     generation.onnx.write_bytes(fill_graph(open_bundle(keys.base).arrays(), manifest))
@@ -251,7 +251,7 @@ LOW_ORDER = [
 )
 def test_a_key_with_which_anyone_can_forge_signatures_is_refused(tmp_path: Path, key: bytes) -> None:
     assert not proves_anything(key)
-    signature = Signature(key=key.hex(), value="01" + "00" * 63)  # the neutral point, and nothing else
+    signature = Signature(key=key.hex(), value="01" + "00" * 63)  # R is the neutral point, and S is 0
     assert not any(signature_matches(signature, b"statement %d" % n) for n in range(8))
     (tmp_path / "key.pub").write_bytes(
         b"-----BEGIN PUBLIC KEY-----\n"

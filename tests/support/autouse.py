@@ -22,8 +22,7 @@ def _count_only_where_counts_matter(request: pytest.FixtureRequest, monkeypatch:
     """Skips the search for live objects, which takes seconds after hundreds of tests in one process.
 
     Only the modules in `_COUNTING` do search, because their tests check the counts. Before these tests, all
-    older objects are frozen, so that the search passes over them. Tests of whether an increment leaves
-    nothing behind use a new process, which has no older objects.
+    older objects are frozen, so that the search passes over them.
     """
     module = request.module.__name__.rpartition(".")[2]
     if module not in _COUNTING:

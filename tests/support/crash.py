@@ -62,7 +62,7 @@ class Change:
         assert files_of(self.root, self.store) in (self.old, self.new)
 
     def check_recovered(self) -> None:
-        """Checks the same after a recovery, and that nothing else is left and the next change works."""
+        """Checks that a recovery left only the old files or the new ones, and that changes work again."""
         self.check()
         left = self.store.scan(self.root)
         if left not in self.recovered:
@@ -81,7 +81,7 @@ class Change:
 
 
 def make(root: Path, action: Action) -> Change:
-    """Makes a change, and records its operations on disk."""
+    """Makes a change, records its operations on disk, and checks that a power cut cannot undo it."""
     store = Store(root.parent / "store")
     before, old = store.scan(root), files_of(root, store)
     operations = record(store, root, lambda: action(root))
@@ -126,7 +126,7 @@ def take_lock(root: Path) -> None:
 
 
 def prepare_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Verifies base and export once, so that changes without training can be repeated quickly."""
+    """Opens each bundle and prepares each model only once, so that changes can be repeated quickly."""
     prepare: Callable[..., Any] = home_changes._prepare
     prepared: dict[str, Any] = {}
 
@@ -168,7 +168,7 @@ def explore(
 
 
 def explore_init(root: Path, rounds: int | None) -> tuple[Change, Exploration]:
-    """Interrupts `init`; its recovery is `init` again or, if there is a home already, the next change."""
+    """Interrupts `init`; its recovery is `init` again or, if there is a home already, `take_lock`."""
     change = make(root, init)
     assert change.old == ()
 

@@ -6,8 +6,8 @@ disk when the machine starts again:
 - A file's content that was not synced can be missing, cut short, replaced by zeros entirely or in part, or
   complete.
 - Any subset of the changes to folder entries (made, renamed, removed) that were not synced can be there, even
-  later ones without earlier ones. All 2^n subsets are tried. One rename is one change, as on every
-  journalling file system, and a symbolic link is never there without its target.
+  later ones without earlier ones. All 2^n subsets are tried. One rename is one change, as on
+  journalling file systems, and a symbolic link is never there without its target.
 
 A kill alone loses nothing. But data that were not synced before the kill can still be lost if the power fails
 while the next process clears up. So a `Disk` holds both the durable state and the changes that are not yet

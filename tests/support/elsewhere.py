@@ -1,7 +1,7 @@
 """Imitates another system for lwm_edge: hides the modules, functions and files that the system does not have.
 
-Which names a system lacks is read from typeshed, the declarations of Python's library that come with mypy.
-They are hidden from lwm_edge alone, because other libraries have separate builds for each system.
+Which names a system lacks is read from typeshed, the stubs of the standard library that come with mypy. They
+are hidden from lwm_edge alone, because other libraries have separate builds for each system.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def environment(system: str, folder: Path) -> dict[str, str]:
 
 
 def imitate(system: str) -> None:
-    """Hides from lwm_edge what the system lacks, and makes text in the locale's encoding an error there."""
+    """Hides from lwm_edge what the system lacks, and makes it an error to open text without an encoding."""
     import warnings
 
     platform, name = SYSTEMS[system]
@@ -58,13 +58,13 @@ def imitate(system: str) -> None:
 
 @cache
 def names_in(module: str, platform: str) -> frozenset[str]:
-    """Lists the names that a module of Python's library has on a platform; none if it lacks the module."""
+    """Lists the names that a standard module has on a platform; none if the platform lacks the module."""
     return frozenset(_declared(ast.parse(_declarations(module)).body, platform))
 
 
 @cache
 def _declarations(module: str) -> str:
-    """Returns typeshed's text about a module; none if it is not one of Python's."""
+    """Returns typeshed's stub of a module; an empty text if the module is not in the standard library."""
     (mypy,) = importlib.util.find_spec("mypy").submodule_search_locations  # type: ignore[union-attr, misc]
     path = Path(mypy, "typeshed", "stdlib", *module.split("."))
     found = path / "__init__.pyi" if path.is_dir() else path.with_suffix(".pyi")
@@ -88,7 +88,7 @@ def _declared(body: list[ast.stmt], platform: str) -> set[str]:
 
 
 def _without(module: ModuleType, hidden: frozenset[str], values: dict[str, str]) -> ModuleType:
-    """Makes a stand-in for a module of Python's library, with names hidden and some values replaced."""
+    """Makes a stand-in for a standard module, with names hidden and some values replaced."""
 
     class Seen(ModuleType):
         """Stands for the module."""
@@ -124,7 +124,7 @@ def _hide_names(platform: str, values: dict[tuple[str, str], str]) -> None:
         fromlist: Sequence[str] | None = (),
         level: int = 0,
     ) -> ModuleType:
-        """Imports a module, as the platform has it if lwm_edge imports it."""
+        """Imports a module; lwm_edge gets it as it is on the platform."""
         is_ours = str((globals or {}).get("__name__")).partition(".")[0] == "lwm_edge"
         if is_ours and level == 0 and "sys.platform" in _declarations(name):
             return seen(name)
@@ -139,7 +139,7 @@ def _write_links_with_backslashes() -> None:
 
 
 def _hide_files() -> None:
-    """Hides /proc and /sys from code that uses Path; psutil, which has a build for each system, does not."""
+    """Hides /proc and /sys from code that uses Path, and not from psutil, which has separate builds."""
 
     def hidden(name: str) -> Any:
         """Makes a method of Path that finds no file there."""

@@ -1,7 +1,7 @@
-"""Makes one of a process's operations on files fail, whichever code performs it.
+"""Makes one of a process's operations on files fail, whichever Python code performs it.
 
-Python's audit events announce every file that is about to be opened, made, renamed, listed or removed.
-Functions without such an event are replaced.
+Python's audit events announce files that are about to be opened, made, renamed, listed or removed. Some
+functions of `os` without such an event are replaced.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ class Recorder:
     """Replaces `_disk`: notes every change and sync, and performs all operations except syncs and locks.
 
     Attributes:
+        root: Folder that is changed.
+        store: Store of the contents that are written.
         operations: Changes and syncs noted so far.
         fail_at: Position of the operation that fails; a write fails halfway.
         error: Error with which the operation fails; with None, no operation fails.
@@ -153,7 +155,7 @@ def interruptions(disk: Disk, operations: Iterable[Operation]) -> Iterator[Disk]
 
 @dataclass
 class Exploration:
-    """Interrupts a change at every operation, then each recovery from that at every operation, and so on.
+    """Interrupts a change at every operation, then each recovery at every operation, and so on.
 
     Attributes:
         store: Store of the files' contents.

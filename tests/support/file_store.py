@@ -14,11 +14,14 @@ Content = str
 """Digest of a file's content; `Store` has the bytes."""
 
 Tree = frozenset[tuple[str, str, str]]
-"""Everything below a folder: (path, "folder", ""), (path, "link", target), (path, "file", content)."""
+"""A folder and everything below it: (path, "folder", ""), (path, "link", target), (path, "file", content)."""
 
 
 class Store:
-    """Keeps each content in a file named after its digest; a tree's files are hard links to such files."""
+    """Keeps each content in a file named after its digest; the files of a tree are hard links to these.
+
+    Empty files of a tree are not linked.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

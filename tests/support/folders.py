@@ -1,4 +1,4 @@
-"""Makes folders for tests; nothing here loads torch."""
+"""Makes folders and bundles for tests; nothing here loads torch."""
 
 from __future__ import annotations
 

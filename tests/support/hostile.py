@@ -23,8 +23,8 @@ _HANGS_AFTER_S = 60
 def memory_bound(most_bytes: int, mapped_bytes: int = 0) -> Iterator[None]:
     """Limits the block's address space, and checks that its resident memory grew by `most_bytes` at most.
 
-    Nor may the process that decodes costly photos take more than `most_bytes` in all. A mapped file takes as
-    much address space as it is long (`mapped_bytes`), but no memory.
+    The process that decodes costly photos may take up to `most_bytes` in all. Files that the block maps need
+    address space for their whole length (`mapped_bytes`), but memory only for the parts that are read.
     """
     DECODER.forget_peak()
     process = psutil.Process()
@@ -42,7 +42,7 @@ def memory_bound(most_bytes: int, mapped_bytes: int = 0) -> Iterator[None]:
 
 @contextmanager
 def no_hang() -> Iterator[None]:
-    """Fails the block if it takes so long that it would probably never end."""
+    """Fails the block if it is still busy after a minute."""
 
     def hangs(number: int, frame: Any) -> None:
         raise AssertionError(f"still busy after {_HANGS_AFTER_S} s")
@@ -58,7 +58,7 @@ def no_hang() -> Iterator[None]:
 
 @contextmanager
 def ordinary_user() -> Iterator[None]:
-    """Runs the block as an ordinary user if this is root, who could read everything."""
+    """Runs the block as an ordinary user if the tests run as root, who can read everything."""
     if os.geteuid():
         yield
         return

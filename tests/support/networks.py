@@ -26,7 +26,7 @@ COVERED_BY_SIMILAR = {
 
 GRAPH_COVERED_BY = {
     "resnet18": "small_resnet20, one of which model/onnx/test_graph.py traces; shufflenet_v2 for its pooling",
-    "resnet50": "resnet18, with convolutions of one more size",
+    "resnet50": "resnet18, with one more convolution in each block",
     "mobilenet_v2": "efficientnet_lite0, which base/test_build.py exports, for its blocks and activation",
     "mnasnet0_5": "mobilenet_v2, with another activation",
     "efficientnet_b0": "mobilenet_v3_small for its squeeze and excitation; efficientnet_lite0 for the rest",

@@ -1,4 +1,4 @@
-"""Makes photos that no encoder would write: with odd metadata, endless scans, or a decoder's worst case."""
+"""Makes odd photos, with unusual metadata, thousands of scans, or a decoder's worst case."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def sequential_jpeg(side: int, scans: int) -> bytes:
     content = content[: content.rindex(b"\xff\xda")]
     place = content.index(b"\xff\xc0") + 5
     head = content[:place] + struct.pack(">HH", side, side) + content[place + 4 :]
-    # With restart marks, the decoder searches for one at each block, which takes time.
+    # With restart markers, the decoder searches for one at each block, which takes time.
     restart = segment(0xDD, struct.pack(">H", 1))
     each = (segment(0xDA, bytes((1, 1 + number % 3, 0, 0, 63, 0))) for number in range(scans))
     return head + restart + b"".join(each) + b"\xff\xd9"

@@ -1,4 +1,4 @@
-"""Makes a folder such as a phone and several computers leave, from photos that ship in demo_data.
+"""Makes a folder as a phone and several computers would leave it, from photos that ship in demo_data.
 
     python -m tests.support.phone_folder FOLDER
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.support.plant_faults import blurred, source, with_brightness
 
-ALBUMS = {  # sub-folder of a class: its photos
+ALBUMS = {  # folder: numbers of its photos in demo_data
     "Bag/2025": range(20),
     "Bag/2026/autumn": range(20, 40),
     "Ankle boot": range(20),

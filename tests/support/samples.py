@@ -1,4 +1,4 @@
-"""Provides small real images (Fashion-MNIST, which ships for the demo), and settings that suit them."""
+"""Provides small real images from Fashion-MNIST, which ship for the demo, and settings that suit them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ QUICK = IncrementConfig(recipe="lwm", epochs=1, batch_size=16, micro_batch_size=
 
 
 def photo_set(group: str, *, count: int = 6, first_label: int = 0, seed: int | None = None) -> PhotoSet:
-    """Reads photos of each class in one of the demo's groups, and augments them if there is a seed."""
+    """Reads up to `count` photos of each class in one of the demo's groups; a seed allows augmentation."""
     preprocessing = open_bundle(BASE_BUNDLE).manifest.preprocessing
     cache = PixelCache(10**8)
     folder = read_photo_folder(
