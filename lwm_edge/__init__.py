@@ -25,9 +25,9 @@ its attention maps in `learning.attention`, and its training loop in `learning.t
                         doctor
     the command line    cli: commands, teaching, receipt, display, progress, terminal, settings
 
-A package imports only from those before it: the foundation (records, errors, inspection, durability, storage,
-outputs, locks, memory, freed_memory, processors, _cgroups, _disk, _streams, _processes), photos, model, then
-custody and learning, home and base, increment, proofs, pages, cli.
+A package imports only from those before it: the foundation (records, errors, wording, inspection, durability,
+storage, outputs, locks, memory, freed_memory, processors, _cgroups, _disk, _streams, _processes), photos,
+model, then custody and learning, home and base, increment, proofs, pages, cli.
 
 Functions are verbs, settings are `...Config`, results are frozen `...Report`, and every error raised on
 purpose is an `LwmEdgeError` (see `errors`). The command line calls these functions and prints.

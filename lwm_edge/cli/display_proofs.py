@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from ..records import printable
-from .terminal import counted, in_bytes, note, out, print_rows, safe
+from ..wording import counted
+from .terminal import in_bytes, note, out, print_rows, safe
 
 if TYPE_CHECKING:
     from .. import AuditReport, KeyReport, SigningReport, SimulationReport, VerificationReport

@@ -16,6 +16,7 @@ from ..learning.config import RECIPES
 from ..model.bundle import COUNTS, PHOTOS, TOTAL, Arrays, Bundle
 from ..model.manifest import BASE, Manifest
 from ..records import AnyPath, ProgressCallback, ignore_progress
+from ..wording import counted
 from .class_rows import find_class, without_class, without_row
 
 _NAME_REMAINS = "its name, in the record of the latest changes (lwm-edge info --history)"
@@ -87,7 +88,8 @@ def _removed(model: Bundle, row: int) -> Edited:
     photos, all_photos = float(arrays[COUNTS][row]), float(arrays[PHOTOS][0])
     share = f"{photos / all_photos:.1%}" if all_photos else "0%"
     remains = [
-        f"what the {photos:.0f} photos of {name}, {share} of all photos, added to the covariance",
+        f"what the {counted(round(photos), 'photo', 'photos')} of {name}, {share} of all photos, added to "
+        "the covariance",
         "its influence on how the last layer and the score for unknown objects see the other classes, until "
         "the next add-classes, add-photos or merge solves both again",
         _NAME_REMAINS,

@@ -22,6 +22,7 @@ from ..photos.folders import read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache, split_held_back
 from ..photos.reading import decoding_bytes, forget_decoding_peak
 from ..records import ProgressCallback, StepReporter
+from ..wording import counted
 from .plan import SHARE_FOR_CHECKED_PHOTOS, check_disk, make_plan, memory_limit
 from .prediction import USUAL_STEPS
 from .reports import PlanReport
@@ -247,9 +248,8 @@ def _labels_of_known(manifest: Manifest) -> Callable[[str], int | str]:
 def _check_capacity(manifest: Manifest, new_classes: tuple[str, ...]) -> None:
     free = manifest.capacity - len(manifest.class_names)
     if len(new_classes) > free:
-        new = "1 new class does" if len(new_classes) == 1 else f"{len(new_classes)} new classes do"
         raise CapacityError(
-            f"{new} not fit: the model knows {len(manifest.class_names)} of at most {manifest.capacity}, so "
-            f"{free} more fit; remove classes first (lwm-edge remove-class), "
-            "or ask the vendor for a base of larger capacity"
+            f"{counted(len(new_classes), 'new class does', 'new classes do')} not fit: the model knows "
+            f"{len(manifest.class_names)} of at most {manifest.capacity}, so {free} more fit; remove "
+            "classes first (lwm-edge remove-class), or ask the vendor for a base of larger capacity"
         )

@@ -15,6 +15,7 @@ from ..home.home import Generation, Home, open_home
 from ..model.bundle import Bundle, open_bundle
 from ..model.ledger import LedgerEntry
 from ..records import AnyPath
+from ..wording import counted
 from .audited_bytes import attributes_of_the_system, bundle_items, file_sizes, layout_problems, other_items
 from .onnx_growth import expected_growth
 from .reports import AuditReport, OnnxGrowth
@@ -119,4 +120,4 @@ def memory_problems(entry: LedgerEntry) -> Iterator[str]:
     if entry.teacher_networks is not None and entry.teacher_networks > 1:
         yield f"increment {entry.increment} left {entry.teacher_networks} teacher networks in memory, not 1"
     if entry.images_alive:
-        yield f"increment {entry.increment} left {entry.images_alive} photos in memory"
+        yield f"increment {entry.increment} left {counted(entry.images_alive, 'photo', 'photos')} in memory"
