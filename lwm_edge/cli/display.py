@@ -219,11 +219,12 @@ def info(report: InfoReport) -> None:
 
 def threshold(calibration: Calibration) -> str:
     """Says what share of known photos the threshold for unknown objects keeps, and what it is based on."""
-    key = f"{KEPT:g}"
     photos = counted(calibration.photos, "photo", "photos")
     based = f"{photos} of {counted(calibration.classes, 'class', 'classes')}"
-    if calibration.thresholds[key] is None:
+    if not calibration.has_enough_photos(KEPT):
         return f"no threshold yet, with only {based}"
+    if calibration.threshold(KEPT) is None:
+        return f"no threshold, as too many of {based} look like none of the classes"
     return f"a threshold that keeps {KEPT:.0%} of known photos, based on {based}"
 
 
