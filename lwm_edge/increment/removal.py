@@ -151,7 +151,7 @@ def _exactly_removed(generation: Generation, model: Bundle, row: int) -> Edited:
         raise ConfigError(
             f"{refused}: {why_not}. What its photos added to the covariance cannot be separated from what "
             "other photos added: leave out --exact to remove everything else, or start over (lwm-edge init "
-            "--replace) and learn the other classes again"
+            "BASE.lwm --replace) and learn the other classes again"
         )
     return Edited(
         before.arrays(),
