@@ -18,7 +18,7 @@ class BundleConfig(Settings):
     """Defines the settings of every base, whether its network is trained here or elsewhere.
 
     Raises:
-        ConfigError: Some settings are out of range; every one of them is listed.
+        ConfigError: Some settings cannot be used; every one of them is listed.
     """
 
     architecture: str
@@ -62,7 +62,8 @@ class BaseConfig(BundleConfig):
     """Defines how a vendor's base is trained.
 
     Raises:
-        ConfigError: Some settings are out of range; every one of them is listed.
+        ConfigError: Some settings cannot be used (every one of them is listed), or both weights and a
+            checkpoint are given.
     """
 
     weights: str | None = None
@@ -121,7 +122,8 @@ class PackConfig(BundleConfig):
     """Defines how a trained classifier becomes a base, without training it any further.
 
     Raises:
-        ConfigError: Some settings are out of range; every one of them is listed.
+        ConfigError: Some settings cannot be used (every one of them is listed), or mean or std does not suit
+            pixels from 0 to 1.
     """
 
     activation: Activation = "softmax"
