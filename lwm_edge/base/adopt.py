@@ -57,6 +57,8 @@ def pack_checkpoint(
             contradict the order of the labels, the grid does not fit the network, the preprocessing cannot be
             used, or the output cannot be written.
         ExportError: The ONNX graph cannot be made or is wrong (ParityError).
+        HomeError: Writing the bundle failed.
+        ResourceError: Memory or disk space ran out.
         PeerError: Another process failed; the error that it raised says why.
     """
     with joined() as ranks:

@@ -51,7 +51,10 @@ def build_base(
         ConfigError: The weights do not exist, the checkpoint cannot be read, the grid or the image size does
             not fit the network, the device is not there, the output cannot be written, or unfinished training
             of another base is in the way.
+        GateError: The training diverged.
         ExportError: The ONNX graph cannot be made or is wrong (ParityError).
+        HomeError: Writing the bundle or the unfinished training failed.
+        ResourceError: Memory or disk space ran out.
         PeerError: Another process failed; the error that it raised says why.
     """
     with joined() as ranks:

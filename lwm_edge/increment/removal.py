@@ -53,10 +53,13 @@ def remove_class(
         ConfigError: There is no such class, or it is a shipped one and `shipped` is not set, or it cannot be
             taken out exactly.
         BundleError: The class is the only one left, or the home's bundle is damaged.
+        ExportError: The ONNX file cannot be made, or the results of ONNX Runtime on this device differ from
+            the network's (ParityError).
         HomeError: There is no home, or it cannot be written to.
         BusyError: Another process is changing the home, and `wait` is not set.
         TrustError: The home's model does not verify against the key that the home trusts, or the signing key
             cannot be used.
+        ResourceError: Memory or disk space ran out.
     """
 
     def edit(generation: Generation, model: Bundle) -> Edited:

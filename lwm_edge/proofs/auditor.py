@@ -33,6 +33,7 @@ def audit(home: Home | AnyPath) -> AuditReport:
     Raises:
         HomeError: There is no home.
         BundleError: The bundle cannot be read at all.
+        ResourceError: Memory ran out.
     """
     home = open_home(home)
     return home.read(lambda generation: _audit(home, generation))
