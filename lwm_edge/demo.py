@@ -99,6 +99,7 @@ def run_demo(folder: AnyPath, *, on_progress: ProgressCallback = ignore_progress
 
     Raises:
         HomeError: There is a home that is not the demo's in the folder, or a home cannot be made there.
+        LwmEdgeError: An increment fails for one of the reasons that `add_classes` lists.
     """
     started = time.monotonic()
     folder = Path(folder)

@@ -51,7 +51,10 @@ class Record(BaseModel):
 
 
 class Settings(Record):
-    """Holds settings; one ConfigError lists everything that is wrong with them.
+    """Holds settings; one ConfigError lists all those that cannot be used by themselves.
+
+    Only if there are none, it is checked whether the settings fit together; the error then names the first
+    that do not.
 
     The text below each field is its description, which the command line's help shows.
     """

@@ -36,6 +36,15 @@ def test_every_name_exists_and_is_documented() -> None:
         assert getattr(lwm_edge, name).__doc__, f"{name} has no docstring"
 
 
+def test_what_changes_a_home_says_which_errors_it_raises() -> None:
+    changing = [name for name in PUBLIC if "wait" in getattr(getattr(lwm_edge, name), "__annotations__", {})]
+    assert {"init_home", "add_classes", "remove_class", "rename_class", "undo"} <= set(changing)
+    for name in changing:
+        raises = getattr(lwm_edge, name).__doc__.partition("Raises:")[2]
+        needed = ("BundleError", "HomeError", "ExportError", "ParityError", "ResourceError", "BusyError")
+        assert "LwmEdgeError: " in raises or all(error in raises for error in needed), name
+
+
 def test_functions_are_not_hidden_by_modules_of_the_same_name() -> None:
     for name in PUBLIC:
         assert type(getattr(lwm_edge, name)).__name__ != "module", name

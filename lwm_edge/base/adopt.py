@@ -57,6 +57,7 @@ def pack_checkpoint(
             contradict the order of the labels, the classifier is no better than chance, the grid or the image
             size does not fit the network, the preprocessing cannot be used, or the output cannot be written.
         ExportError: The ONNX graph cannot be made or is wrong (ParityError).
+        HomeError: Writing the bundle failed.
         ResourceError: Memory or disk space ran out, or another process ended without a word.
         PeerError: Another process failed; the error that it raised says why.
     """

@@ -53,6 +53,7 @@ def build_base(
             in the way.
         GateError: The training diverged.
         ExportError: The ONNX graph cannot be made or is wrong (ParityError).
+        HomeError: Writing the bundle or the unfinished training failed.
         ResourceError: Memory or disk space ran out, or another process ended without a word.
         PeerError: Another process failed; the error that it raised says why.
     """

@@ -28,6 +28,7 @@ from ..learning.config import Device
 from ..learning.running import choose_device
 from ..photos.photo_set import PhotoSet
 from ..records import Progress, ProgressCallback, ignore_progress
+from ..wording import counted
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -70,8 +71,8 @@ class Ranks:
             return device
         if self.local_size > (gpus := torch.cuda.device_count()):
             raise ConfigError(
-                f"{self.local_size} processes cannot share {gpus} GPUs: start one for each GPU (torchrun "
-                f"--nproc-per-node {gpus}), or choose device cpu"
+                f"{self.local_size} processes cannot share {counted(gpus, 'GPU', 'GPUs')}: start one for "
+                f"each GPU (torchrun --nproc-per-node {gpus}), or choose device cpu"
             )
         torch.cuda.set_device(self.local_rank)
         return torch.device("cuda", self.local_rank)

@@ -64,9 +64,9 @@ def trained_network(
     rows = _rows(architecture, state)
     if rows not in (classes, None):  # if the checkpoint has no head, `_load` below says so
         raise ConfigError(
-            f"the head of {checkpoint} has {rows} classes, but there are {classes} folders of photos; give "
-            "photos of the classes that it was trained on, or train it on these with lwm-edge build-base "
-            "--checkpoint"
+            f"the number of classes in the head of {checkpoint} is {rows}, but the number of folders of "
+            f"photos is {classes}; give photos of the classes that it was trained on, or train it on these "
+            "with lwm-edge build-base --checkpoint"
         )
     _load(model, architecture, config.architecture, state, whole_head=True)
     network = _assemble(model, architecture, config, preprocessing)

@@ -20,6 +20,7 @@ from ..photos.photo_set import PhotoSet
 from ..photos.pixels import Pixels
 from ..processors import usable_processors
 from ..records import Progress, ProgressCallback
+from ..wording import counted
 from .config import BaseConfig
 from .ranks import Ranks
 from .reading_ahead import read_ahead
@@ -163,8 +164,8 @@ def _check_batches(photos: int, config: BaseConfig, ranks: Ranks) -> None:
     smallest = min(photos, config.batch_size)
     if ranks.size > 1 and smallest < 2 * ranks.size:
         raise ConfigError(
-            f"a batch of {smallest} photos is too small for {ranks.size} processes, as each needs two: pass "
-            f"--batch-size {2 * ranks.size} or more, or start fewer processes"
+            f"a batch of {counted(smallest, 'photo', 'photos')} is too small for {ranks.size} processes, as "
+            f"each needs two: pass --batch-size {2 * ranks.size} or more, or start fewer processes"
         )
 
 

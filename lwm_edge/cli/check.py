@@ -11,9 +11,10 @@ import typer
 from .. import outputs
 from ..errors import ConfigError
 from ..records import printable
+from ..wording import counted
 from .answer import open_chosen_home, show, with_progress
 from .options import HomeOption, JsonOption, NameOption, PhotosArgument
-from .terminal import counted, note, print_rows
+from .terminal import note, print_rows
 
 if TYPE_CHECKING:
     from .. import CheckReport

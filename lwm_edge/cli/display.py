@@ -9,7 +9,8 @@ from rich.table import Table
 
 from ..model.terms import KEPT
 from ..records import printable
-from .terminal import counted, in_bytes, listed, note, out, percent, print_rows
+from ..wording import counted, percent_reached
+from .terminal import in_bytes, listed, note, out, percent, print_rows
 
 if TYPE_CHECKING:
     from .. import (
@@ -76,7 +77,7 @@ def plan(report: PlanReport) -> None:
 def _plan_of_training(report: PlanReport) -> dict[str, str]:
     """Says how the network will be trained."""
     return {
-        "Micro-batch": f"{report.micro_batch_size} images; "
+        "Micro-batch": f"{counted(report.micro_batch_size, 'image', 'images')}; "
         f"{counted(report.micro_batches_per_update, 'micro-batch', 'micro-batches')} per update",
         "Precision": report.precision,
         "Photo cache": f"{report.pixel_cache_bytes / 2**20:.0f} MiB",
@@ -113,7 +114,7 @@ def base(report: BaseReport) -> None:
         "Classes": f"{len(report.class_names)} of at most {report.capacity}: {listed(report.class_names)}",
         "Accuracy": _base_accuracy(report),
         "Statistics": _statistics(report.statistics),
-        "Attention maps": f"{report.attention_cells} cells",
+        "Attention maps": counted(report.attention_cells, "cell", "cells"),
         "Head": _levels(report.levels),
         "Verified": f"ONNX graph {parity_found(report.parity)}",
         "Model digest": report.model_digest,
@@ -126,7 +127,8 @@ def _base_accuracy(report: BaseReport) -> str:
     learnt = f"{percent(report.learnt.accuracy)} on the photos that it learnt from"
     if report.unseen is None:
         return f"unknown on photos that it never saw; {learnt}"
-    return f"{percent(report.unseen.accuracy)} on {report.unseen.photos} photos that it never saw; {learnt}"
+    photos = counted(report.unseen.photos, "photo", "photos")
+    return f"{percent(report.unseen.accuracy)} on {photos} that it never saw; {learnt}"
 
 
 def _statistics(report: StatisticsReport) -> str:
@@ -217,11 +219,12 @@ def info(report: InfoReport) -> None:
 
 def threshold(calibration: Calibration) -> str:
     """Says what share of known photos the threshold for unknown objects keeps, and what it is based on."""
-    key = f"{KEPT:g}"
     photos = counted(calibration.photos, "photo", "photos")
     based = f"{photos} of {counted(calibration.classes, 'class', 'classes')}"
-    if calibration.thresholds[key] is None:
+    if not calibration.has_enough_photos(KEPT):
         return f"no threshold yet, with only {based}"
+    if calibration.threshold(KEPT) is None:
+        return f"no threshold, as too many of {based} look like none of the classes"
     return f"a threshold that keeps {KEPT:.0%} of known photos, based on {based}"
 
 
@@ -243,7 +246,7 @@ def _comparison(report: VariantReport) -> str:
     if report.accuracy is not None and report.original_accuracy is not None:
         accuracy = f"accuracy {100 * report.original_accuracy:.1f} -> {100 * report.accuracy:.1f}%, "
     return (
-        f"with the classifier on {report.photos} photos: same class on {100 * report.agreement:.1f}% "
+        f"with the classifier on {report.photos} photos: same class on {percent_reached(report.agreement)} "
         f"({100 * report.min_agreement:.0f}% required), {accuracy}"
         f"{in_bytes(report.original_onnx_bytes)} -> {in_bytes(report.onnx_bytes)}, "
         f"{report.original_photo_ms:.1f} -> {report.photo_ms:.1f} ms per photo on this machine"

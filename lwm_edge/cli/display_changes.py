@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..wording import counted
 from .display import notes
 from .receipt import change_details
-from .terminal import counted, listed, print_rows
+from .terminal import listed, print_rows
 
 if TYPE_CHECKING:
     from .. import ChangeReport, InfoReport

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from ..records import printable
-from .terminal import counted, in_bytes, note, out, print_rows, safe
+from ..wording import counted
+from .terminal import in_bytes, note, out, print_rows, safe
 
 if TYPE_CHECKING:
     from .. import AuditReport, KeyReport, SigningReport, SimulationReport, VerificationReport
@@ -122,7 +123,7 @@ def simulation(report: SimulationReport, details: bool = False) -> None:
     from ..proofs.trends import MEMORY_TOLERANCE  # not at the top, as --help would load it
 
     classes = counted(report.classes_per_increment, "class", "classes")
-    each = "each in a process of its own" if report.isolated else "all in one process"
+    each = "each in a separate process" if report.isolated else "all in one process"
     out().print(
         f"[bold]{report.increments} simulated increments[/] of {classes} with the "
         f"recipe {report.recipe}, {each}; {report.photos_per_class} generated photos per class"

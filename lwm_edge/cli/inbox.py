@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .._processes import lower_priority
+from ..wording import counted
 from . import terminal
 from .answer import open_chosen_home, show, with_progress
 from .display import notes
@@ -97,7 +98,7 @@ def _print(report: InboxReport) -> None:
         )
         notes(*done.warnings)
     for left in report.waiting:
-        photos = terminal.counted(left.photos, "photo", "photos")
+        photos = counted(left.photos, "photo", "photos")
         terminal.print_rows(f"{left.class_name}: {left.state}, {photos}", {"Reason": left.reason})
     if not report.taught and not report.waiting:
         terminal.out().print("The inbox is empty")

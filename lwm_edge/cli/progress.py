@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..records import Progress, ProgressCallback
-from .terminal import counted, error_console, note, safe
+from ..wording import counted
+from .terminal import error_console, note, safe
 
 _PHASES = {
     "photos": "Reading photos",

@@ -9,8 +9,9 @@ import shlex
 from typing import TYPE_CHECKING
 
 from ..records import printable
+from ..wording import counted
 from .display import growth, left_out, parity_found
-from .terminal import counted, joined, percent, print_rows
+from .terminal import joined, percent, print_rows
 
 if TYPE_CHECKING:
     from .. import ChangeReport, IncrementReport

@@ -58,11 +58,6 @@ def in_bytes(count: int) -> str:
     return f"{count:,} bytes"
 
 
-def counted(count: int, one: str, many: str) -> str:
-    """Writes a number with its noun, as in "1 class" or "2 classes"."""
-    return f"{count:,} {one if count == 1 else many}"
-
-
 def print_rows(title: str, values: dict[str, str]) -> None:
     """Prints a title and a row for each value; a value's further lines are aligned with its first."""
     console, width = out(), max(map(len, values))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ..wording import counted
 from . import display
 from .answer import open_chosen_home, show, with_progress
 from .options import DetailsOption, HomeOption, JsonOption, PhotosArgument, SignWithOption, WaitOption
 from .receipt import change_details
 from .settings import increment_config, read_file_config
-from .terminal import counted, listed, note, percent, print_rows
+from .terminal import listed, note, percent, print_rows
 
 if TYPE_CHECKING:
     from .. import CalibrationReport

@@ -28,6 +28,7 @@ from ..model.custody_record import (
     Link,
 )
 from ..model.manifest import VENDOR_FIELDS, Manifest
+from ..wording import counted
 from .keys import sign, signature_matches
 
 _BASE, _INCREMENT = "lwm-edge base v1", "lwm-edge increment v1"
@@ -169,7 +170,9 @@ def _chain_problems(custody: Custody, manifest: Manifest) -> list[str]:
             f"{len(links)} and has dropped {dropped}: links were added or removed"
         )
     if custody.base and dropped and len(links) < LINKS_KEPT:
-        problems.append(f"{dropped} changes are missing from a record that has room for them")
+        problems.append(
+            f"{counted(dropped, 'change is', 'changes are')} missing from a record that has room for them"
+        )
     for place, link in enumerate(links, start=dropped + 1):
         if link.increment != place:
             problems.append(f"change {link.increment} is in the record where change {place} belongs")

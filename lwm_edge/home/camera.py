@@ -47,6 +47,7 @@ def watch(
         ConfigError: OpenCV is not installed (the message says how to install it), `keep` is not one of
             `model.terms.SHARES`, or `top_k` is less than 1.
         PhotosError: There is no such camera or file, or OpenCV cannot read it.
+        ResourceError: Memory ran out.
     """
     classifier = Classifier(open_home(home).onnx)
     for seconds, frame in _frames(source, every_seconds):

@@ -13,7 +13,7 @@ class ExportConfig(Settings):
     """Defines the form of an exported ONNX file; the default is the form of a home's classifier.onnx.
 
     Raises:
-        ConfigError: Some settings cannot be used, or do not fit together.
+        ConfigError: Some settings cannot be used (every one of them is listed), or two do not fit together.
     """
 
     precision: Literal["float32", "fp16", "int8"] = "float32"

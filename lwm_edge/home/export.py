@@ -16,6 +16,7 @@ from ..photos.class_names import fold_class_name
 from ..photos.folders import read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..records import AnyPath, ProgressCallback, StepReporter, ignore_progress, one_step
+from ..wording import counted, percent_reached
 from . import ownership
 from .config import ExportConfig
 from .home import Home, home_or_bundle
@@ -134,7 +135,7 @@ def _converted(
     )
     if report.agreement < report.min_agreement and not config.force:
         raise ParityError(
-            f"this form agrees with the classifier on {100 * report.agreement:.1f}% of {report.photos} "
+            f"this form agrees with the classifier on {percent_reached(report.agreement)} of {report.photos} "
             f"photos; at least {100 * report.min_agreement:.0f}% is needed, so nothing was written; try "
             "more photos, other photos or another precision, or pass --force"
         )
@@ -149,7 +150,8 @@ def _read_photos(
     found = read_photo_folder(folder, manifest.preprocessing, cache, min_photos=1, on_progress=on_progress)
     photos = PhotoSet([p for group in found.photos for p in group], manifest.preprocessing, cache)
     if len(photos.photos) < _MIN_PHOTOS:
-        raise PhotosError(f"{folder} has {len(photos.photos)} photos; at least {_MIN_PHOTOS} are needed")
+        found_photos = counted(len(photos.photos), "photo", "photos")
+        raise PhotosError(f"{folder} has {found_photos}; at least {_MIN_PHOTOS} are needed")
     index = {fold_class_name(name): i for i, name in enumerate(manifest.class_names)}
     rows = [index.get(fold_class_name(name)) for name in found.class_names]
     labels = [rows[label] for label in photos.labels]

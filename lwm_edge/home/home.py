@@ -146,7 +146,13 @@ class Home:
                     raise
 
     def open_bundle(self) -> Bundle:
-        """Opens and verifies the current bundle."""
+        """Opens and verifies the current bundle.
+
+        Raises:
+            HomeError: There is no home.
+            BundleError: The bundle is missing or damaged.
+            ResourceError: The bundle does not fit into memory.
+        """
         return open_bundle(self.current().bundle)
 
     @property

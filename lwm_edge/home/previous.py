@@ -49,7 +49,7 @@ def _return_to_previous(generation: Generation, current: Bundle) -> Edited:
     if not permits_undo(current.manifest):
         raise ConfigError(
             "the vendor does not permit undo for this model, so the model before the latest change is not "
-            "kept; to start over from the base, run lwm-edge init --replace"
+            "kept; to start over from the base, run lwm-edge init BASE.lwm --replace"
         )
     previous = model_before(generation, current)
     if previous is None:

@@ -150,6 +150,7 @@ def predict(
             type that is not accepted.
         PhotosError: A folder has no files in it, or none of the photos can be read; if only some cannot, the
             report says why.
+        ResourceError: Memory ran out.
     """
     home = open_home(home)
     given = [photo for one in photos_in(photos) for photo in _in_folder(one)]
@@ -194,6 +195,7 @@ def evaluate(
         ExportError: The home's ONNX file is missing, or lwm-edge did not export it.
         PhotosError: The folder cannot be used: for example, no sub-folder is named after a class of the
             model, or a class has no usable photo.
+        ResourceError: Memory ran out.
     """
     home, folder = open_home(home), Path(folder)
     manifest, classifier = home.read(lambda g: (open_bundle(g.bundle).manifest, Classifier(g.onnx)))
@@ -251,6 +253,7 @@ def info(source: Home | AnyPath) -> InfoReport:
     Raises:
         HomeError: There is no home.
         BundleError: The bundle is missing or damaged.
+        ResourceError: Memory ran out.
     """
     found = home_or_bundle(source)
     home = found if isinstance(found, Home) else None

@@ -118,7 +118,8 @@ def _sound_bundle(generation: Generation) -> Bundle:
     except BundleError as error:
         raise BundleError(
             f"the model itself is damaged, which repair cannot fix; replace {BUNDLE} with a sound copy, or "
-            f"start over from the shipped base with lwm-edge init --replace: {error.message}",
+            f"start over from the shipped base with lwm-edge init BASE.lwm "
+            f"--replace: {error.message}",
             error.problems,
         ) from None
 

@@ -22,7 +22,8 @@ def trusted_key(home: Home) -> str | None:
     key = read_public_key(home.trust)
     if home.trust.is_symlink() or inspection.read_regular(home.trust) != public_key_pem(key):
         raise TrustError(
-            f"{home.trust} was altered; pass the vendor's key again: lwm-edge init --replace --trust"
+            f"{home.trust} was altered; start over with the vendor's base and key: lwm-edge init BASE.lwm "
+            f"--replace --trust VENDOR.pub --home {home.path}"
         )
     return key
 

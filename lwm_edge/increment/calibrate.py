@@ -22,6 +22,7 @@ from ..model.terms import KEPT
 from ..photos.folders import read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..records import AnyPath, ProgressCallback, ignore_progress
+from ..wording import counted
 from .reports import CalibrationReport
 
 _IMAGES_AT_ONCE = 4
@@ -126,10 +127,17 @@ def _share_kept(histogram: unknown.Histogram, score: float) -> float:
 
 def _warnings(calibration: unknown.Calibration, manifest: Manifest) -> list[str]:
     warnings = []
-    if calibration.threshold(KEPT) is None:
+    if not calibration.has_enough_photos(KEPT):
+        photos = counted(calibration.photos, "photo", "photos")
         warnings.append(
-            f"there is no threshold yet: one that keeps {KEPT:.0%} of photos needs at least "
-            f"{unknown.fewest_photos(KEPT)} photos of known classes, but there are only {calibration.photos}"
+            f"there is no threshold yet: {photos} of known classes went into it, but one that keeps "
+            f"{KEPT:.0%} of photos needs at least {unknown.fewest_photos(KEPT)}"
+        )
+    elif calibration.threshold(KEPT) is None:
+        warnings.append(
+            f"there is no threshold: one that keeps {KEPT:.0%} of the photos of known classes would keep "
+            "photos of anything, as too many of them look like none of the classes; check that these photos "
+            "show the classes that they are filed under"
         )
     if missing := len(manifest.class_names) - calibration.classes:
         warnings.append(

@@ -8,6 +8,7 @@ from ..errors import GateError
 from ..learning.config import IncrementConfig
 from ..learning.reports import DriftReport, ShippedEstimate
 from ..model.evaluation import EvaluationReport
+from ..wording import rounded_down
 
 _LEAST_SHARE_REMEMBERED = 0.7  # share of the accuracy when shipped; the owner is warned below it
 
@@ -53,7 +54,7 @@ def pass_gate(
             "accuracy on shipped classes cannot be estimated here, but min_shipped_accuracy is set"
         )
     problems += [
-        f"{what} is {value:.3f}, but must be at {bound} {limit:.3f}"
+        f"{what} is {sign * rounded_down(sign * value, 3):.3f}, but must be at {bound} {limit:g}"
         for what, value, limit, bound, sign in figures
         if limit is not None and value is not None and not sign * value >= sign * limit
     ]

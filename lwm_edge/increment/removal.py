@@ -16,6 +16,7 @@ from ..learning.config import RECIPES
 from ..model.bundle import COUNTS, PHOTOS, TOTAL, Arrays, Bundle
 from ..model.manifest import BASE, Manifest
 from ..records import AnyPath, ProgressCallback, ignore_progress
+from ..wording import counted
 from .class_rows import find_class, without_class, without_row
 
 _NAME_REMAINS = "its name, in the record of the latest changes (lwm-edge info --history)"
@@ -52,10 +53,13 @@ def remove_class(
         ConfigError: There is no such class, or it is a shipped one and `shipped` is not set, or it cannot be
             taken out exactly.
         BundleError: The class is the only one left, or the home's bundle is damaged.
+        ExportError: The ONNX file cannot be made, or the results of ONNX Runtime on this device differ from
+            the network's (ParityError).
         HomeError: There is no home, or it cannot be written to.
         BusyError: Another process is changing the home, and `wait` is not set.
         TrustError: The home's model does not verify against the key that the home trusts, or the signing key
             cannot be used.
+        ResourceError: Memory or disk space ran out.
     """
 
     def edit(generation: Generation, model: Bundle) -> Edited:
@@ -87,7 +91,8 @@ def _removed(model: Bundle, row: int) -> Edited:
     photos, all_photos = float(arrays[COUNTS][row]), float(arrays[PHOTOS][0])
     share = f"{photos / all_photos:.1%}" if all_photos else "0%"
     remains = [
-        f"what the {photos:.0f} photos of {name}, {share} of all photos, added to the covariance",
+        f"what the {counted(round(photos), 'photo', 'photos')} of {name}, {share} of all photos, added to "
+        "the covariance",
         "its influence on how the last layer and the score for unknown objects see the other classes, until "
         "a later add-classes, add-photos or merge solves both again",
         _NAME_REMAINS,
@@ -149,7 +154,7 @@ def _exactly_removed(generation: Generation, model: Bundle, row: int) -> Edited:
         raise ConfigError(
             f"{refused}: {why_not}. What its photos added to the covariance cannot be separated from what "
             "other photos added: leave out --exact to remove everything else, or start over (lwm-edge init "
-            "--replace) and learn the other classes again"
+            "BASE.lwm --replace) and learn the other classes again"
         )
     return Edited(
         before.arrays(),

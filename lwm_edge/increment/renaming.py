@@ -47,10 +47,14 @@ def rename_class(
 
     Raises:
         ConfigError: There is no such class, the new name cannot be used, or the classes cannot be merged.
+        BundleError: The home's bundle is damaged.
+        ExportError: The ONNX file cannot be made, or the results of ONNX Runtime on this device differ from
+            the network's (ParityError).
         HomeError: There is no home, or it cannot be written to.
         BusyError: Another process is changing the home, and `wait` is not set.
         TrustError: The home's model does not verify against the key that the home trusts, or the signing key
             cannot be used.
+        ResourceError: Memory or disk space ran out.
     """
 
     def edit(generation: Generation, model: Bundle) -> Edited:

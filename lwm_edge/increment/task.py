@@ -11,17 +11,18 @@ from ..errors import CapacityError, ConfigError
 from ..freed_memory import drop_library_pages, freed_memory_kept
 from ..home.home import Home
 from ..home.trust import require_trusted_model
-from ..learning.config import RECIPES, IncrementConfig, MorePhotos, choose_recipe
+from ..learning.config import RECIPES, IncrementConfig, MorePhotos, RecipeName, choose_recipe
 from ..memory import peak_rss_bytes, reset_peak_rss, rss_bytes
 from ..model.bundle import WEIGHT, Bundle
 from ..model.manifest import Manifest
-from ..model.torch_needed import require_torch, torch_is_installed
+from ..model.torch_needed import require_torch, require_torch_installed, torch_is_installed
 from ..photos.class_folders import advice_on_known_class
 from ..photos.class_names import fold_class_name
 from ..photos.folders import read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache, split_held_back
 from ..photos.reading import decoding_bytes, forget_decoding_peak
 from ..records import ProgressCallback, StepReporter
+from ..wording import counted
 from .plan import SHARE_FOR_CHECKED_PHOTOS, check_disk, make_plan, memory_limit
 from .prediction import USUAL_STEPS
 from .reports import PlanReport
@@ -80,6 +81,8 @@ def set_up(
     """
     parent = home.open_bundle()
     require_trusted_model(home, parent.manifest)
+    if not more and config.recipe != "auto":
+        _require_usable(config.recipe, config)
     if config.sign_with:
         read_private_key(config.sign_with)  # so that a bad key is refused before the work, not after it
     reset_peak_rss()
@@ -151,13 +154,28 @@ def _choose_approach(
         reads_levels=manifest.levels is not None,
         map_cells=map_cells if torch_is_installed() else None,
     )
+    _require_usable(name, config)
     recipe = RECIPES[name].adjusted(config)
-    if config.max_attention_distance is not None and not recipe.trains:
+    return Approach(name, reason, recipe, config.classification or manifest.activation)
+
+
+def _require_usable(name: RecipeName, config: IncrementConfig) -> None:
+    """Refuses a recipe that this device or the settings rule out; no photos need to be read for that.
+
+    Raises:
+        ConfigError: The recipe needs torch, which is not installed, or it has no attention maps to limit.
+    """
+    if RECIPES[name].trains:
+        require_torch_installed(_what_needs_torch(name), _ADVICE_WITHOUT_TORCH)
+    elif config.max_attention_distance is not None:
         raise ConfigError(
             f"max_attention_distance is set, but attention maps need torch, and recipe {name} runs without "
             "it; leave the setting out, or choose a recipe that trains, such as lwm"
         )
-    return Approach(name, reason, recipe, config.classification or manifest.activation)
+
+
+def _what_needs_torch(name: RecipeName) -> str:
+    return f"recipe {name} trains the network, which needs"
 
 
 def _make_learner(parent: Bundle, approach: Approach, new_classes: int, config: IncrementConfig) -> Learner:
@@ -165,7 +183,7 @@ def _make_learner(parent: Bundle, approach: Approach, new_classes: int, config: 
         from .instant import InstantLearner
 
         return InstantLearner(parent, approach, config)
-    require_torch(f"recipe {approach.name} trains the network, which needs", _ADVICE_WITHOUT_TORCH)
+    require_torch(_what_needs_torch(approach.name), _ADVICE_WITHOUT_TORCH)
     from .trained import TrainingLearner
 
     return TrainingLearner(parent, approach, new_classes, config)
@@ -247,9 +265,8 @@ def _labels_of_known(manifest: Manifest) -> Callable[[str], int | str]:
 def _check_capacity(manifest: Manifest, new_classes: tuple[str, ...]) -> None:
     free = manifest.capacity - len(manifest.class_names)
     if len(new_classes) > free:
-        new = "1 new class does" if len(new_classes) == 1 else f"{len(new_classes)} new classes do"
         raise CapacityError(
-            f"{new} not fit: the model knows {len(manifest.class_names)} of at most {manifest.capacity}, so "
-            f"{free} more fit; remove classes first (lwm-edge remove-class), "
-            "or ask the vendor for a base of larger capacity"
+            f"{counted(len(new_classes), 'new class does', 'new classes do')} not fit: the model knows "
+            f"{len(manifest.class_names)} of at most {manifest.capacity}, so {free} more fit; remove "
+            "classes first (lwm-edge remove-class), or ask the vendor for a base of larger capacity"
         )

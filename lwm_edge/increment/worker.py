@@ -1,4 +1,4 @@
-"""Runs an increment in a process of its own; if torch trains, a second one exports and commits.
+"""Runs an increment in a separate process; if torch trains, a second one exports and commits.
 
 So the calling app gets its memory back, and survives if the system kills the training because memory runs
 out; a trained model is exported by a process that does not load torch. The processes inherit the home's lock,

@@ -75,7 +75,7 @@ class Backbone:
         if not difference <= tolerance:
             raise ParityError(
                 f"ONNX Runtime on this device differs by {difference:.3g} in the head's inputs "
-                f"({tolerance:.3g} is allowed) from the torch that made this network, so nothing was learnt; "
+                f"({tolerance:.3g} is allowed) from the torch that made this network; nothing was changed: "
                 "use another version of onnxruntime"
             )
 

@@ -150,6 +150,7 @@ def open_bundle(path: Path) -> Bundle:
 
     Raises:
         BundleError: The file is not a sound bundle.
+        ResourceError: The file does not fit into memory.
     """
     with _opened(path) as (file, manifest):
         names = set(file.keys())
@@ -164,6 +165,7 @@ def read_manifest(path: Path) -> Manifest:
 
     Raises:
         BundleError: The file is not a bundle.
+        ResourceError: The manifest does not fit into memory.
     """
     with _opened(path) as (_, manifest):
         return manifest

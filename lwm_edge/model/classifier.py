@@ -64,6 +64,11 @@ class Classifier(OnnxFile):
         Args:
             photos: Photos to classify.
             on_progress: Function that is called before each photo.
+
+        Raises:
+            PhotosError: A photo has changed since it was checked, or can no longer be read.
+            ExportError: ONNX Runtime cannot run the file.
+            ResourceError: Memory ran out.
         """
         return self.rank(photos, 1, on_progress=on_progress)[:, 0]
 
@@ -76,6 +81,11 @@ class Classifier(OnnxFile):
             photos: Photos to classify.
             top_k: Number of classes to return for each photo, best first.
             on_progress: Function that is called before each photo.
+
+        Raises:
+            PhotosError: A photo has changed since it was checked, or can no longer be read.
+            ExportError: ONNX Runtime cannot run the file.
+            ResourceError: Memory ran out.
         """
         count = len(photos.photos)
         report = StepReporter("evaluate", count, on_progress)
@@ -105,6 +115,7 @@ class Classifier(OnnxFile):
         Raises:
             ConfigError: A photo is of a type that is not accepted, or a setting is out of range.
             ExportError: ONNX Runtime cannot run the file.
+            ResourceError: Memory ran out.
         """
         given = photos_in(photos)
         if keep not in SHARES:

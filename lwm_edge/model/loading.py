@@ -32,6 +32,7 @@ def load_network(bundle: Bundle) -> Network:
     Raises:
         ArchitectureError: The tensors do not fit the architecture, or `empty_network` refuses it.
         BundleError: The file is missing or cannot be read.
+        ResourceError: The file does not fit into memory.
     """
     with readable(bundle.path):
         tensors = mapped_tensors(bundle.path)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from ..errors import ArchitectureError, ConfigError
 from ..photos.pixels import Pixels
 from ..photos.preprocessing import Preprocessing
+from ..wording import counted
 from .levels import Activations, grid_means
 from .manifest import Levels
 from .precision import autocast
@@ -300,6 +301,6 @@ def few_cells_warnings(network: Network, cells: int) -> list[str]:
         ]
     size = network.preprocessing.image_size
     return [
-        f"attention maps have {cells} cells at {size} px; the attention distillation loss works best with "
-        "4x4 or more: use a larger image size or a network with a smaller stride"
+        f"attention maps have {counted(cells, 'cell', 'cells')} at {size} px; the attention distillation "
+        "loss works best with 4x4 or more: use a larger image size or a network with a smaller stride"
     ]

@@ -14,21 +14,34 @@ def torch_is_installed() -> bool:
     return all(map(find_spec, _LIBRARIES))
 
 
-def require_torch(what: str, instead: str = "") -> None:
-    """Loads torch and torchvision.
+def require_torch_installed(what: str, instead: str = "") -> None:
+    """Refuses what needs torch and torchvision where they are not installed; loads neither.
 
     Args:
         what: Subject and verb of the sentence that says what needs them, such as "a demo needs".
         instead: End of that sentence, which can say what else to do.
 
     Raises:
-        ConfigError: They are not installed, or they cannot be loaded.
+        ConfigError: They are not installed.
     """
     if not torch_is_installed():
         raise ConfigError(
             f"{what} torch and torchvision, and they are not installed here: install them "
             f"(pip install torch torchvision){instead}"
         )
+
+
+def require_torch(what: str, instead: str = "") -> None:
+    """Loads torch and torchvision.
+
+    Args:
+        what: Value for the same argument of `require_torch_installed`.
+        instead: Value for the same argument of `require_torch_installed`.
+
+    Raises:
+        ConfigError: They are not installed, or they cannot be loaded.
+    """
+    require_torch_installed(what, instead)
     try:
         from .architectures import _torchvision  # noqa: F401  # loads both
     except Exception as error:  # a broken installation may raise anything

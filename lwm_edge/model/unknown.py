@@ -54,6 +54,10 @@ class Calibration(Record):
         """Returns the threshold that keeps a share of known photos, one of `SHARES`."""
         return self.thresholds[_key(share)]
 
+    def has_enough_photos(self, share: float) -> bool:
+        """Returns whether there are enough photos for a threshold that keeps a share of known photos."""
+        return self.photos >= fewest_photos(share)
+
 
 def known_scores(head_inputs: NDArray[Any], arrays: Arrays, classes: int) -> NDArray[np.float64]:
     """Computes each photo's score [M], higher for known photos; the ONNX file's output has the other sign.

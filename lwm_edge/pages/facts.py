@@ -7,13 +7,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from .. import inspection
 from ..home.home import Generation, Home
 from ..home.readers import InfoReport, info
 from ..increment.reports import IncrementReport
-from ..model.bundle import CONFUSIONS, COUNTS, RIGHT, RIGHT_SOLVED, TOTAL, Bundle, open_bundle
+from ..learning.class_statistics import ClassStatistics
+from ..learning.regrouping import is_solved
+from ..model.bundle import (
+    CONFUSIONS,
+    COUNTS,
+    RIGHT,
+    RIGHT_SOLVED,
+    TOTAL,
+    WEIGHT,
+    Arrays,
+    Bundle,
+    open_bundle,
+)
 from ..model.evaluation import EvaluationReport
 from ..model.ledger import LedgerEntry
 from ..proofs.auditor import audit
@@ -138,8 +152,7 @@ def _classes(
     bundle: Bundle, receipt: IncrementReport | None, evaluation: EvaluationReport | None
 ) -> tuple[ClassFact, ...]:
     m, arrays = bundle.manifest, bundle.arrays(COUNTS, RIGHT, RIGHT_SOLVED, TOTAL)
-    solved = m.increment_count > 0  # supposes that a change replaced the vendor's head by a solved one
-    right, total = arrays[RIGHT_SOLVED if solved else RIGHT], arrays[TOTAL]
+    right, total = _rightly_recognised(bundle, arrays), arrays[TOTAL]
     measured: dict[str, tuple[int, int, str]] = {
         name: (int(right[i]), int(total[i]), SHIPPED) for i, name in enumerate(m.class_names) if total[i]
     }
@@ -157,6 +170,20 @@ def _classes(
         )
         for i, name in enumerate(m.class_names)
     )
+
+
+def _rightly_recognised(bundle: Bundle, arrays: Arrays) -> NDArray[np.int32]:
+    """Returns the vendor's counts for the head that the model has now: the shipped one, or a solved one.
+
+    Changes such as a renaming or a calibration keep the shipped head, and undo can bring it back; so the head
+    itself is looked at, not the number of changes.
+    """
+    right: NDArray[np.int32] = arrays[RIGHT]
+    solved: NDArray[np.int32] = arrays[RIGHT_SOLVED]
+    if np.array_equal(right, solved):
+        return right
+    weight = bundle.arrays(WEIGHT)[WEIGHT][: len(bundle.manifest.class_names)].astype(np.float64)
+    return solved if is_solved(weight, ClassStatistics.from_bundle(bundle)) else right
 
 
 def _confusions(

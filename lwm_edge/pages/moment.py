@@ -29,6 +29,7 @@ from ..photos.pixels import Pixels
 from ..photos.preprocessing import Preprocessing
 from ..photos.reading import read_photo
 from ..records import AnyPath, ProgressCallback, StepReporter, ignore_progress
+from ..wording import counted
 from .facts import gather_facts
 from .report import PAGE_STEPS, PageReport, check_page, render
 
@@ -172,11 +173,10 @@ def _moment(
             "class that the new model finds most likely. Where the two pictures differ, other parts of the "
             "photo count now."
         )
-    count = len(receipt.new_classes)
+    classes = counted(len(receipt.new_classes), "class", "classes")
     return Moment(
-        headline=f"The model learnt {count} {'class' if count == 1 else 'classes'} from "
-        f"{receipt.photos_trained} photos in {receipt.seconds:.0f} seconds, with the recipe "
-        f"{receipt.recipe}: {receipt.recipe_reason}.",
+        headline=f"The model learnt {classes} from {counted(receipt.photos_trained, 'photo', 'photos')} in "
+        f"{receipt.seconds:.0f} seconds, with the recipe {receipt.recipe}: {receipt.recipe_reason}.",
         warnings=receipt.warnings,
         pictures=tuple(pictures),
         maps_note=note or "",

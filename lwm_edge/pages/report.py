@@ -79,10 +79,11 @@ def write_report(
 
     Raises:
         ConfigError: The page cannot be written there, or jinja2 or matplotlib is not installed.
-        HomeError: There is no home.
+        HomeError: There is no home, or writing the page failed.
         BundleError: The home's bundle is damaged.
         PhotosError: The photos cannot be used.
         ExportError: There are photos, but the home's ONNX file cannot be used.
+        ResourceError: Memory or disk space ran out.
     """
     home, output = open_home(home), Path(output)
     check_page(home, output)

@@ -204,7 +204,7 @@ class DecoderProcess:
                 )
             except ConfigError as error:
                 raise PhotosError(
-                    "may take a lot of memory, so it is decoded only in a process of its own, which cannot "
+                    "may take a lot of memory, so it is decoded only in a separate process, which cannot "
                     f"be started: {error.message}"
                 ) from None
             except OSError as error:

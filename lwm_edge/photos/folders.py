@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import PhotosError, shortened
 from ..records import Progress, ProgressCallback, StepReporter, ignore_progress
+from ..wording import counted
 from .checking import CheckedFile, FileMapper, FileOfClass, PhotoSorter, check_file
 from .class_folders import advice_on_known_class, class_indices, name_problems
 from .listing import LISTED, ClassFolder, Listing, list_one_level, list_photos, printable_text
@@ -139,9 +140,8 @@ def _sort_photos(
         photos = tuple(photo for photo in all_photos if photo.digest not in sorter.contradictions)
         reasons = shortened(why_not, LISTED, "more files")
         if len(photos) < min_photos:
-            photos_found = "1 usable photo" if len(photos) == 1 else f"{len(photos)} usable photos"
-            needed = "1 is" if min_photos == 1 else f"{min_photos} are"
-            count = f"{photos_found}; at least {needed} needed"
+            photos_found = counted(len(photos), "usable photo", "usable photos")
+            count = f"{photos_found}; at least {counted(min_photos, 'is', 'are')} needed"
             problems += [f"{printable_text(found.name)}: {count}", *reasons]
         skipped += reasons
         classes.append(photos)

@@ -54,6 +54,7 @@ def prepare_photo(
     Raises:
         ConfigError: The photo is not in a form that is accepted; the message says what to give.
         PhotosError: The photo cannot be read, is damaged, or costs too much.
+        ResourceError: Memory ran out.
     """
     if isinstance(photo, str | PathLike):
         return read_photo(Path(photo), preprocessing, on_wait=on_wait)

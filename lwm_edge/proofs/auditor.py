@@ -15,6 +15,7 @@ from ..home.home import Generation, Home, open_home
 from ..model.bundle import Bundle, open_bundle
 from ..model.ledger import LedgerEntry
 from ..records import AnyPath
+from ..wording import counted
 from .audited_bytes import attributes_of_the_system, bundle_items, file_sizes, layout_problems, other_items
 from .onnx_growth import expected_growth
 from .reports import AuditReport, OnnxGrowth
@@ -32,6 +33,7 @@ def audit(home: Home | AnyPath) -> AuditReport:
     Raises:
         HomeError: There is no home.
         BundleError: The home's bundle is damaged.
+        ResourceError: Memory ran out.
     """
     home = open_home(home)
     return home.read(lambda generation: _audit(home, generation))
@@ -119,4 +121,4 @@ def memory_problems(entry: LedgerEntry) -> Iterator[str]:
     if entry.teacher_networks is not None and entry.teacher_networks > 1:
         yield f"increment {entry.increment} left {entry.teacher_networks} teacher networks in memory, not 1"
     if entry.images_alive:
-        yield f"increment {entry.increment} left {entry.images_alive} photos in memory"
+        yield f"increment {entry.increment} left {counted(entry.images_alive, 'photo', 'photos')} in memory"

@@ -98,6 +98,8 @@ def simulate(
     Raises:
         ConfigError: Some settings are impossible, or matplotlib is missing for a plot.
         HomeError: There is no home.
+        BundleError: The home's bundle is damaged.
+        ResourceError: Memory or disk space ran out.
         LwmEdgeError: An increment failed.
     """
     started = time.monotonic()

@@ -81,8 +81,9 @@ def verify(
     """Verifies a home's model or a bundle file against the vendor's public key.
 
     Args:
-        source: Model home, or the path of a bundle.
-        trust: Path of the vendor's public key; None takes the one that the home trusts.
+        source: Model home, or the path of its folder or of a bundle.
+        trust: Path of the vendor's public key; None takes the one that the home trusts, so a bundle file needs
+            one.
         device_key: Path of the public key of the device that must have signed every recorded change.
 
     Returns:
@@ -93,6 +94,7 @@ def verify(
         TrustError: The file is not a sound bundle that matches its own digests, or a key file cannot be used.
         BundleError: There is no such file.
         HomeError: There is no home.
+        ResourceError: Memory ran out.
     """
     found = home_or_bundle(source)
     if not isinstance(found, Home):

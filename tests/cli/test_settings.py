@@ -28,6 +28,9 @@ def test_settings_made_in_python_are_checked_too() -> None:
     with pytest.raises(ConfigError) as caught:
         IncrementConfig(epochs=0, beta=-1, colour="red")  # type: ignore[call-arg]
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["beta", "epochs", "colour"]
+    with pytest.raises(ConfigError) as caught:  # whether settings fit together is checked only afterwards
+        BaseConfig(architecture="resnet18", weights="imagenet", checkpoint=Path("x"), epochs=0)
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["epochs"]
     with pytest.raises(ConfigError, match="not both"):
         BaseConfig(architecture="resnet18", weights="imagenet", checkpoint=Path("x"))
     assert IncrementConfig.model_validate_json(IncrementConfig(epochs=3).model_dump_json()).epochs == 3

@@ -36,7 +36,9 @@ def test_without_the_vendors_permission_there_is_no_previous_model_and_no_undo(h
     rename_class(home, "Coat", "Mantel")
     assert {path.name for path in home.current().path.iterdir()} == set(GENERATION_FILES)
     before = state_of(home.path)
-    with pytest.raises(ConfigError, match="the vendor does not permit undo"):
+    with pytest.raises(
+        ConfigError, match=r"the vendor does not permit undo.* lwm-edge init BASE\.lwm --replace$"
+    ):
         undo(home)
     assert state_of(home.path) == before
 

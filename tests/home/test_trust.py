@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lwm_edge import add_classes, audit, generate_key, init_home, remove_class, sign_bundle, storage
+from lwm_edge import (
+    add_classes,
+    audit,
+    generate_key,
+    init_home,
+    remove_class,
+    rename_class,
+    sign_bundle,
+    storage,
+)
 from lwm_edge.custody.keys import read_public_key
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import HomeError, TrustError
@@ -126,6 +135,14 @@ def test_the_home_keeps_the_key_in_a_file_of_fixed_length(keys: Keys, trusting_h
     assert trusting_home.trust.read_bytes() == keys.vendor_pub.read_bytes()
     report = audit(trusting_home)
     assert report.passed and report.bytes_by_owner()["trusted key"] == 113
+
+
+def test_an_altered_key_is_refused_with_the_whole_command_that_sets_it_again(trusting_home: Home) -> None:
+    trusting_home.trust.write_bytes(trusting_home.trust.read_bytes() + b"\n")
+    with pytest.raises(
+        TrustError, match=r"was altered.* lwm-edge init BASE\.lwm --replace --trust VENDOR\.pub"
+    ):
+        rename_class(trusting_home, "Coat", "Mantel")
 
 
 def test_a_home_started_over_still_demands_the_key(keys: Keys, trusting_home: Home, tmp_path: Path) -> None:

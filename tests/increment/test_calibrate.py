@@ -16,14 +16,17 @@ from lwm_edge import (
     remove_class,
     verify,
 )
+from lwm_edge.cli.display import threshold
 from lwm_edge.demo import DEMO_DATA
 from lwm_edge.errors import PhotosError
 from lwm_edge.home.home import Home
+from lwm_edge.increment.calibrate import _warnings
 from lwm_edge.increment.judgement import warn_about_unknown
 from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.learning.unknown import score_tensors
 from lwm_edge.learning.unseen import judge_unseen
-from lwm_edge.model.bundle import AXES, HISTOGRAM, SCORE
+from lwm_edge.model import unknown
+from lwm_edge.model.bundle import AXES, BINS, HISTOGRAM, SCORE
 from lwm_edge.model.unknown import count_scores, known_scores, lowest_kept
 from tests.support.folders import Keys, PhotoMaker, state_of
 from tests.support.samples import QUICK
@@ -52,6 +55,24 @@ def test_the_score_is_the_distance_from_everything_less_the_distance_from_the_ne
     assert {name: array.shape for name, array in tensors.items()} == {
         name: array.shape for name, array in score_tensors(statistics, 3).items()
     }
+
+
+def test_a_lack_of_photos_is_told_from_photos_that_look_like_no_class(home: Home) -> None:
+    manifest, histogram = home.open_bundle().manifest, np.zeros((8, BINS), np.int32)
+    histogram[:6, 60] = 3
+    too_few = unknown.calibrate(histogram)
+    assert (
+        "18 photos of known classes went into it, but one that keeps 95%" in _warnings(too_few, manifest)[0]
+    )
+    assert threshold(too_few) == "no threshold yet, with only 18 photos of 6 classes"
+    histogram[:, 0] = 20
+    too_low = unknown.calibrate(histogram)
+    assert too_low.threshold(0.95) is None
+    (warning,) = [line for line in _warnings(too_low, manifest) if "threshold:" in line]
+    assert "look like none of the classes" in warning and "at least" not in warning
+    assert threshold(too_low) == (
+        "no threshold, as too many of 178 photos of 8 classes look like none of the classes"
+    )
 
 
 def test_one_class_alone_has_no_axis_and_all_photos_score_alike() -> None:
@@ -142,7 +163,11 @@ def test_folders_of_unknown_classes_are_refused_and_leave_nothing(
 def test_too_few_photos_give_no_threshold_and_say_so(home: Home, make_photos: PhotoMaker) -> None:
     report = calibrate(home, make_photos("Coat", count=18))
     assert report.calibration.threshold(0.95) is None
-    assert any("at least 19 photos of known classes" in warning for warning in report.warnings)
+    assert any(
+        "18 photos of known classes went into it, but one that keeps 95% of photos needs at least 19"
+        in warning
+        for warning in report.warnings
+    )
     assert any("of 5 of the 6 classes" in warning for warning in report.warnings)
     assert Classifier(home.onnx).calibration == report.calibration
 

@@ -30,7 +30,7 @@ def test_without_a_figure_the_interval_is_named_and_its_lower_end_counts() -> No
     with pytest.raises(GateError) as refused:
         pass_gate(IncrementConfig(min_shipped_accuracy=0.5), ALL_RIGHT, unknown, [], 5)
     assert refused.value.problems == (
-        "estimated accuracy on shipped classes is 0.200, but must be at least 0.500",
+        "estimated accuracy on shipped classes is 0.200, but must be at least 0.5",
     )
 
 
@@ -38,3 +38,14 @@ def test_a_figure_counts_and_is_named_only_if_it_is_low() -> None:
     config = IncrementConfig(min_shipped_accuracy=0.6)
     assert pass_gate(config, ALL_RIGHT, drift(estimate(0.85, 0.5, 0.95)), [], 5) == []
     assert "right on 61% of" in pass_gate(config, ALL_RIGHT, drift(estimate(0.61, 0.5, 0.7)), [], 5)[0]
+
+
+def test_a_figure_that_just_misses_its_threshold_is_not_rounded_to_it() -> None:
+    config = IncrementConfig(min_base_agreement=0.9, max_attention_distance=0.25)
+    moved = DriftReport(base_agreement=0.8996, probability_change=0, attention_distance=0.2503, shipped=None)
+    with pytest.raises(GateError) as refused:
+        pass_gate(config, ALL_RIGHT, moved, [], 5)
+    assert refused.value.problems == (
+        "agreement on base classes is 0.899, but must be at least 0.9",
+        "attention distance is 0.251, but must be at most 0.25",
+    )

@@ -26,7 +26,7 @@ from lwm_edge.model.architectures.surgery import check_surgery, take_apart
 from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.loading import empty_network, load_network, load_tensors
 from lwm_edge.model.manifest import Levels
-from lwm_edge.model.network import Network
+from lwm_edge.model.network import Network, few_cells_warnings
 from lwm_edge.model.onnx.parity import generated_images
 from tests.support import networks
 from tests.support.networks import (
@@ -309,6 +309,14 @@ def test_no_loss_trains_the_weights_that_read_the_levels() -> None:
     assert gradient is not None and gradient[:, :values].abs().sum() == 0 < gradient[:, values:].abs().sum()
     first = network.blocks()[0].get_parameter("weight").grad
     assert first is not None and first.abs().sum() > 0  # but the backbone is trained
+
+
+def test_coarse_attention_maps_are_a_warning() -> None:
+    network = fresh_network("small_resnet20")
+    (one,), (several,) = few_cells_warnings(network, 1), few_cells_warnings(network, 9)
+    assert one.startswith("attention maps have 1 cell at 64 px; ")
+    assert several.startswith("attention maps have 9 cells at 64 px; ")
+    assert few_cells_warnings(network, 16) == []
 
 
 def test_levels_of_another_network_are_refused() -> None:

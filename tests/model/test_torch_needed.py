@@ -6,12 +6,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import lwm_edge
+from lwm_edge import IncrementConfig, add_classes
 from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 from lwm_edge.errors import ConfigError, ResourceError, known
+from lwm_edge.home.home import Home
+from lwm_edge.increment import task
 from lwm_edge.model import torch_needed
 from lwm_edge.model.torch_needed import require_torch
 
@@ -51,6 +55,22 @@ def test_broken_torch_stops_only_recipes_that_train(tmp_path: Path, shipped_home
     assert refused.returncode == 2
     assert "recipe lwm trains the network, which needs torch" in refused.stderr
     assert refused.stderr.rstrip().endswith("or use recipe lda")
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"recipe": "lwm"}, "recipe lwm trains the network, which needs torch .* not installed here"),
+        ({"recipe": "lda", "max_attention_distance": 0.5}, "max_attention_distance is set"),
+    ],
+)
+def test_a_recipe_that_cannot_be_used_is_refused_before_the_photos_are_read(
+    home: Home, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], problem: str
+) -> None:
+    monkeypatch.setattr(torch_needed, "torch_is_installed", lambda: False)
+    monkeypatch.setattr(task, "_read_photos", lambda *_: pytest.fail("the photos were read"))
+    with pytest.raises(ConfigError, match=problem):
+        add_classes(home, DEMO_DATA / "train/1", IncrementConfig(**settings), isolate=False)
 
 
 @pytest.mark.parametrize("name", ["Architecture", "architecture_names", "build_base", "pack_checkpoint"])

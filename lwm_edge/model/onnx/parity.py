@@ -151,7 +151,7 @@ def check_parity(onnx_file: OnnxFile, probe: ParityProbe) -> ParityReport:
         expected = logits[:batch_size]
         actual, _ = onnx_file.run(images[:batch_size])
         tolerance = PARITY_TOLERANCE * max(1.0, float(np.abs(expected).max()))
-        _compare(actual, expected, tolerance, batch_size)
+        _compare(actual, expected, tolerance, batch_size, probe)
         differences.append(float(np.abs(actual - expected).max()))
         tolerances.append(tolerance)
     return ParityReport(
@@ -163,7 +163,11 @@ def check_parity(onnx_file: OnnxFile, probe: ParityProbe) -> ParityReport:
 
 
 def _compare(
-    actual: NDArray[np.float32], expected: NDArray[np.float32], tolerance: float, batch_size: int
+    actual: NDArray[np.float32],
+    expected: NDArray[np.float32],
+    tolerance: float,
+    batch_size: int,
+    probe: ParityProbe,
 ) -> None:
     if actual.shape != expected.shape:
         raise ParityError(f"the ONNX file gives {actual.shape[1]} classes, the network {expected.shape[1]}")
@@ -173,8 +177,16 @@ def _compare(
         ranked[:, -1] - ranked[:, -2] > tolerance if expected.shape[1] > 1 else np.zeros(len(expected), bool)
     )
     wrong = (actual.argmax(1) != expected.argmax(1)) & clear
-    if not difference <= tolerance or wrong.any():
+    if not difference <= tolerance:
         raise ParityError(
             f"the ONNX file differs from the network by {difference:.3g} in a logit (at batch size "
             f"{batch_size}; {tolerance:.3g} is allowed); nothing was changed"
+        )
+    if wrong.any():
+        number = int(wrong.argmax())
+        picture = f"{'photo' if probe.real_photos else 'generated picture'} {number + 1}"
+        raise ParityError(
+            f"the ONNX file gives {picture} another class than the network does: class_index "
+            f"{actual[number].argmax()}, not {expected[number].argmax()} (at batch size {batch_size}); "
+            "nothing was changed"
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -26,6 +27,7 @@ from lwm_edge.model.network import Network
 from lwm_edge.model.onnx.checks import check_cost, graph_cost
 from lwm_edge.model.onnx.graph import declared_backbone, fill_graph, metadata, read_graph
 from lwm_edge.model.onnx.parity import (
+    ParityProbe,
     check_parity,
     generated_images,
     head_inputs_of_probe,
@@ -33,6 +35,7 @@ from lwm_edge.model.onnx.parity import (
     verified_file,
 )
 from lwm_edge.model.onnx.tracing import trace_graph
+from lwm_edge.model.onnx_file import OnnxFile
 from lwm_edge.model.unknown import known_scores
 from tests.support.networks import (
     ARCHITECTURES,
@@ -176,6 +179,24 @@ def test_a_changed_weight_breaks_parity(onnx_file: bytes) -> None:
         network.head.bias[2] += 0.1
     with pytest.raises(ParityError, match=r"differs from the network by 0\.1"):
         check_parity(Classifier(onnx_file), parity_probe(network))
+
+
+@pytest.mark.parametrize(("real_photos", "picture"), [(False, "generated picture"), (True, "photo")])
+def test_another_best_class_breaks_parity_even_if_each_logit_is_near_enough(
+    real_photos: bool, picture: str
+) -> None:
+    expected = np.zeros((5, 3), np.float32)
+    expected[:, 0], expected[:, 1] = 0.5, 0.4
+    actual = expected.copy()
+    expected[1, 2] = 0.5 + 1.5e-4  # the best class by more than the tolerance of 1e-4
+    actual[1, [0, 2]] = 0.5 + 0.9e-4, 0.5 + 0.6e-4
+    file = SimpleNamespace(run=lambda images: (actual[: len(images)], None))
+    probe = ParityProbe(generated_images(8), expected, real_photos)
+    with pytest.raises(
+        ParityError, match=rf"gives {picture} 2 another .* class_index 0, not 2 .*size 2"
+    ) as no:
+        check_parity(cast(OnnxFile, file), probe)
+    assert "allowed" not in no.value.message
 
 
 def test_another_number_of_classes_breaks_parity(onnx_file: bytes) -> None:

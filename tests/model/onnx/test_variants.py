@@ -13,8 +13,10 @@ from onnx import TensorProto
 from lwm_edge import Classifier, ExportConfig, export_onnx
 from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 from lwm_edge.errors import ConfigError, ParityError, PhotosError
+from lwm_edge.home import export
 from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.onnx import variants
+from lwm_edge.model.onnx.comparison import VariantReport
 from lwm_edge.model.onnx.graph import fill_graph
 from lwm_edge.model.onnx.parity import generated_images
 from tests.support.folders import PhotoMaker
@@ -164,6 +166,26 @@ def test_a_form_that_differs_too_often_is_not_written_unless_forced(
     forced = config.model_copy(update={"force": True})
     report = export_onnx(BASE_BUNDLE, tmp_path / "form.onnx", forced).comparison
     assert report is not None and report.agreement < 0.5 and (tmp_path / "form.onnx").exists()
+
+
+def test_an_agreement_that_is_just_too_low_is_not_rounded_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nearly_same = VariantReport(
+        photos=2500,
+        agreement=2499 / 2500,
+        min_agreement=1.0,
+        accuracy=None,
+        original_accuracy=None,
+        onnx_bytes=1,
+        original_onnx_bytes=1,
+        photo_ms=1,
+        original_photo_ms=1,
+    )
+    monkeypatch.setattr(export, "compare", lambda *_, **__: nearly_same)
+    config = ExportConfig(static_batch=2, photos=PHOTOS)
+    with pytest.raises(ParityError, match=r"on 99\.9% of 2500 photos; at least 100% is needed"):
+        export_onnx(BASE_BUNDLE, tmp_path / "form.onnx", config)
 
 
 def wrong(content: bytes) -> bytes:
