@@ -36,7 +36,7 @@ LDA = QUICK.model_copy(update={"recipe": "lda"})
 
 
 def _save_changed(source: Path, target: Path, change: Callable[[Arrays, Manifest], dict[str, Any]]) -> Path:
-    """Makes a sound bundle, whose digests all match, but which is not the bundle that was signed."""
+    """Saves a changed copy of a bundle, with digests that all match again."""
     bundle = open_bundle(source)
     arrays = dict(bundle.arrays())
     update = change(arrays, bundle.manifest)
@@ -100,7 +100,7 @@ def test_an_altered_base_makes_no_home(keys: Keys, tmp_path: Path, what: str) ->
     assert not (tmp_path / "home").exists()
 
 
-def test_an_unsigned_base_and_a_strangers_make_no_home(keys: Keys, tmp_path: Path) -> None:
+def test_an_unsigned_base_and_a_base_signed_by_a_stranger_make_no_home(keys: Keys, tmp_path: Path) -> None:
     with pytest.raises(TrustError, match="the base is not signed"):
         init_home(BASE_BUNDLE, tmp_path / "home", trust=keys.vendor_pub)
     stranger = generate_key(tmp_path / "stranger")
@@ -113,7 +113,7 @@ def test_an_unsigned_base_and_a_strangers_make_no_home(keys: Keys, tmp_path: Pat
     assert not (tmp_path / "home").exists()
 
 
-def test_a_base_swapped_while_the_home_is_made(
+def test_a_base_swapped_while_the_home_is_made_is_refused(
     keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = Path(shutil.copy(keys.base, tmp_path / "base.lwm"))
@@ -167,7 +167,7 @@ def test_a_home_without_trust_takes_any_base(keys: Keys, tmp_path: Path) -> None
     assert not open_home(tmp_path / "home").trust.exists()
 
 
-def test_an_interrupted_init_leaves_a_home_that_already_trusts(keys: Keys, tmp_path: Path) -> None:
+def test_an_interrupted_init_leaves_a_home_that_already_demands_the_key(keys: Keys, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     shutil.copy(keys.vendor_pub, tmp_path / "home" / "vendor.pub")
     (tmp_path / "home" / "lock").touch()
@@ -179,25 +179,27 @@ def test_an_interrupted_init_leaves_a_home_that_already_trusts(keys: Keys, tmp_p
 
 
 @pytest.mark.parametrize("length", [0, 1, 50, 112])
-def test_a_truncated_key_in_the_home_stops_everything(trusting_home: Home, length: int) -> None:
+def test_a_truncated_key_in_the_home_is_found_and_blocks_changes(trusting_home: Home, length: int) -> None:
     content = trusting_home.trust.read_bytes()
     trusting_home.trust.write_bytes(content[:length])
-    _is_stopped(trusting_home)
+    _assert_blocked(trusting_home)
 
 
-def test_more_bytes_after_the_key_or_a_link_in_its_place(trusting_home: Home, keys: Keys) -> None:
+def test_more_bytes_after_the_key_or_a_link_in_its_place_block_changes(
+    trusting_home: Home, keys: Keys
+) -> None:
     trusting_home.trust.write_bytes(trusting_home.trust.read_bytes() + b"pixels")
-    _is_stopped(trusting_home)
+    _assert_blocked(trusting_home)
     trusting_home.trust.unlink()
     trusting_home.trust.symlink_to(keys.vendor_pub)
-    _is_stopped(trusting_home)
+    _assert_blocked(trusting_home)
     trusting_home.trust.unlink()
     trusting_home.trust.symlink_to("nowhere")
     with pytest.raises(TrustError):
         remove_class(trusting_home, "Coat", shipped=True)
 
 
-def _is_stopped(home: Home) -> None:
+def _assert_blocked(home: Home) -> None:
     with pytest.raises(TrustError, match=r"vendor\.pub"):
         remove_class(home, "Coat", shipped=True)
     with pytest.raises(TrustError, match=r"vendor\.pub"):
@@ -238,7 +240,9 @@ def test_without_a_usable_signing_key_no_photo_is_looked_at(
 
 
 @pytest.mark.slow
-def test_the_secret_is_nowhere_in_the_home(trusting_home: Home, keys: Keys, make_photos: PhotoMaker) -> None:
+def test_the_private_key_is_nowhere_in_the_home(
+    trusting_home: Home, keys: Keys, make_photos: PhotoMaker
+) -> None:
     config = LDA.model_copy(update={"sign_with": keys.device_key})
     report = add_classes(trusting_home, make_photos("Bag"), config)
     body = keys.device_key.read_bytes().splitlines()[1]

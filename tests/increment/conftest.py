@@ -16,7 +16,7 @@ from tests.support.autouse import (  # noqa: F401
 
 @pytest.fixture
 def measured_home(tmp_path: Path) -> Home:
-    """Makes a home of the demo's base, for which the vendor measured 94% on 300 photos."""
+    """Makes a home of the demo's base, as if its vendor had measured 94% accuracy on 300 photos."""
     base = open_bundle(BASE_BUNDLE)
     arrays = base.arrays()
     arrays["measured.right"][:6], arrays["measured.total"][:6] = 47, 50

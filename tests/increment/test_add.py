@@ -122,7 +122,7 @@ def test_equal_seeds_give_equal_bundles(home: Home, tmp_path: Path, make_photos:
 def test_the_outcome_does_not_depend_on_the_micro_batch(
     home: Home, tmp_path: Path, make_photos: PhotoMaker
 ) -> None:
-    """Another seed changes the model far more than the rounding of another micro-batch does."""
+    """A smaller micro-batch changes the model only by rounding, and far less than another seed does."""
     photos = make_photos("Bag", "Shirt", count=16)
     weights, accuracy = {}, {}
     for micro_batch_size, seed in ((16, 0), (4, 0), (1, 0), (16, 1)):
@@ -463,7 +463,8 @@ def test_held_back_photos_are_learnt_after_the_head_was_judged_by_them(
     [(five, learnt)] = judged
     of_five = known.with_photos(observe(teacher, five, 8).head_inputs, np.full(5, 6)).solve_head(7)
     wanted, logits = of_five.logits(learnt.held_back), learnt.held_back_logits
-    temperature = float((logits * wanted).sum() / (wanted**2).sum())  # of the head of all photos
+    # The temperature is that of the head solved from all photos.
+    temperature = float((logits * wanted).sum() / (wanted**2).sum())
     np.testing.assert_allclose(logits, temperature * wanted, atol=0.05)
     known.learn(observe(teacher, all_photos, 8).head_inputs, np.full(10, 6))
     after = home.open_bundle().arrays()
@@ -473,7 +474,7 @@ def test_held_back_photos_are_learnt_after_the_head_was_judged_by_them(
 
 
 @pytest.mark.parametrize(("recipe", "runs"), [("lda", 1), ("lwm", 2)])
-def test_each_photo_is_decoded_once_and_seen_once_by_each_network(
+def test_each_photo_is_decoded_once_and_observed_once_by_each_network(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch, recipe: str, runs: int
 ) -> None:
     decoded: list[Path] = []
@@ -518,19 +519,19 @@ def test_the_ledger_records_every_change(home: Home, make_photos: PhotoMaker) ->
 
 
 @pytest.mark.parametrize("recipe", ["lda", "lwm"])
-def test_drift_is_measured_from_the_model_before(home: Home, make_photos: PhotoMaker, recipe: str) -> None:
+def test_drift_is_measured_from_the_earlier_model(home: Home, make_photos: PhotoMaker, recipe: str) -> None:
     before, photos = Classifier(home.current().onnx), make_photos("Bag", "Shirt", count=20)
     report = _add(home, photos, QUICK.model_copy(update={"recipe": recipe, "held_back": 0.5, "force": True}))
     after = Classifier(home.current().onnx)
     distance = report.drift.attention_distance
-    assert distance is None if recipe == "lda" else distance  # ONNX Runtime makes no maps
+    assert distance is None if recipe == "lda" else distance  # ONNX Runtime makes no attention maps
     assert 0 < report.drift.probability_change < 0.5
     assert len(before.class_names) == 6 and len(after.class_names) == 8
 
 
-def test_a_missing_gpu_is_refused(home: Home, make_photos: PhotoMaker) -> None:
+def test_cuda_is_refused_without_a_gpu(home: Home, make_photos: PhotoMaker) -> None:
     if torch.cuda.is_available():
-        pytest.skip("there is one")
+        pytest.skip("this machine has a GPU")
     with pytest.raises(ConfigError, match="no GPU"):
         _add(home, make_photos("Shirt"), QUICK.model_copy(update={"device": "cuda"}))
 
@@ -603,7 +604,7 @@ def test_long_jobs_and_names_that_are_not_utf_8_reach_the_worker(home: Home, tmp
     assert any("is not a JPEG" in line for line in report.skipped)
     content = report.model_dump_json()
     assert len(json.loads(content)["new_classes"]) == 8
-    assert len(content) > 131_072  # the limit of a command line
+    assert len(content) > 131_072  # Linux's limit on one argument of a command
 
 
 def test_without_shipped_classes_nothing_is_estimated(home: Home, make_photos: PhotoMaker) -> None:

@@ -35,7 +35,7 @@ LDA = IncrementConfig(recipe="lda", device="cpu")
 UNSEEN = DEMO_DATA / "test" / "base"
 
 
-def test_the_score_is_the_distance_from_everything_less_the_distance_from_the_nearest_class() -> None:
+def test_the_score_is_the_distance_from_all_classes_together_less_that_from_the_nearest_class() -> None:
     generator = np.random.default_rng(0)
     statistics, labels = ClassStatistics.empty(8, 20), np.repeat([0, 1, 2, 3], 30)
     features = generator.normal(size=(120, 20)) + 3 * generator.normal(size=(4, 20))[labels]
@@ -150,7 +150,7 @@ def test_a_calibration_is_signed_and_recorded(trusting_home: Home, keys: Keys) -
     assert report.passed and trusting_home.open_bundle().manifest.increment_count == 1
 
 
-def test_folders_of_unknown_classes_are_refused_and_leave_nothing(
+def test_folders_of_unknown_classes_are_refused_and_change_nothing(
     home: Home, make_photos: PhotoMaker
 ) -> None:
     before = state_of(home.path)

@@ -116,7 +116,9 @@ def test_a_near_duplicate_in_another_class_is_called_a_contradiction(
     assert "one of the two has the wrong class" in fault.reason
 
 
-def test_few_photos_are_judged_by_themselves_alone(shipped_home: Path, make_photos: PhotoMaker) -> None:
+def test_no_blurred_or_mislabelled_photos_are_looked_for_in_a_small_class(
+    shipped_home: Path, make_photos: PhotoMaker
+) -> None:
     photos = make_photos("Bag", "Shirt", count=4)
     Image.new("RGB", (28, 28), (255, 255, 255)).save(photos / "Bag" / "white.png")
     shutil.rmtree(photos / "Shirt")

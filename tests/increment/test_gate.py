@@ -34,7 +34,7 @@ def test_without_a_figure_the_interval_is_named_and_its_lower_end_counts() -> No
     )
 
 
-def test_a_figure_counts_and_is_named_only_if_it_is_low() -> None:
+def test_an_estimated_figure_is_named_only_if_it_is_low() -> None:
     config = IncrementConfig(min_shipped_accuracy=0.6)
     assert pass_gate(config, ALL_RIGHT, drift(estimate(0.85, 0.5, 0.95)), [], 5) == []
     assert "right on 61% of" in pass_gate(config, ALL_RIGHT, drift(estimate(0.61, 0.5, 0.7)), [], 5)[0]

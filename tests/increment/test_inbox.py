@@ -245,7 +245,7 @@ def test_photos_that_failed_wait_with_the_reason_and_are_not_tried_for_ever(
     assert len(tries) == 2
 
 
-def test_photos_that_may_not_be_taken_are_taught_once_their_folder_allows_it(
+def test_photos_that_cannot_be_taken_are_taught_once_their_folder_allows_it(
     home: Home, inbox: Path, taught: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, move = arrive(inbox, "Bag", "Bag"), storage.move_file
@@ -366,7 +366,9 @@ def test_a_change_by_another_process_meanwhile_hides_no_learnt_photos(
     assert inbox_record.was_learnt(home, note) is None  # and not False: they would be learnt again
 
 
-def test_a_home_that_was_started_over_has_learnt_nothing(home: Home, inbox: Path, taught: Path) -> None:
+def test_photos_taken_before_a_home_was_started_over_are_taught(
+    home: Home, inbox: Path, taught: Path
+) -> None:
     remove_class(home, "Coat", shipped=True)
     arrive(inbox, "Bag", "Bag")
     note = take(home, inbox, taught, "Bag").model_copy(update={"increment": 0, "model_digest": 64 * "0"})

@@ -1,4 +1,4 @@
-"""Whichever operation of an inbox is killed, cut off or refused, no photo is lost or learnt twice.
+"""Whichever disk operation of an inbox fails or is interrupted, no photo is lost or learnt twice.
 
 Instead of learning, a stand-in commits a model that was really learnt once, so that hundreds of interruptions
 can be tried. Random kills of real processes are in benchmarks/inbox_crash.py.
@@ -61,7 +61,7 @@ class World:
         copies: Whether taught photos are copied, so that a photo can be there twice for a moment.
         commits: Number of times that photos were learnt since the latest recovery began.
         started_new: Whether the home had learnt the photos when the latest recovery began.
-        checked: States of the files that were found after recoveries.
+        checked: States after recoveries that were audited already.
     """
 
     root: Path
@@ -119,7 +119,7 @@ class World:
         return Counter(self.store.read(path) for path in paths)
 
     def check(self) -> None:
-        """Checks that every photo is there, and that the home is the old one or the new one."""
+        """Checks that the home is old or new, and that no photo is gone unless it was learnt and deleted."""
         files, photos = self.home_files(), self.count_photos()
         assert files in (self.old, self.new)
         times = {photos[photo] for photo in self.photos}
@@ -143,7 +143,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Makes the home, the photos, and the home as it is after they were learnt."""
+    """Makes a home and photos, and keeps the files of the home before and after it learns the photos."""
     folder = tmp_path_factory.mktemp("inbox")
     root, store = folder / "world", Store(folder / "store")
     root.mkdir()

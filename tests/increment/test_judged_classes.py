@@ -1,4 +1,4 @@
-"""The record of how well a class was recognised stays, follows the class, and is removed with the class."""
+"""The record of how well a class was recognised follows the class until it no longer describes it."""
 
 from __future__ import annotations
 

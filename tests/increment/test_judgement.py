@@ -68,7 +68,7 @@ def test_no_class_is_called_hopeless_on_too_few_photos() -> None:
     assert not hopeless_classes(judged(1, 0, 3)[:1], 4)
 
 
-def test_very_unequal_classes_are_named_with_their_photos() -> None:
+def test_very_unequal_classes_are_named_with_their_numbers_of_photos() -> None:
     counts = np.array([200.0, 40.0, 5.0, 0.0])
     (warning,) = warn_about_unequal_classes(NAMES[:3], counts)
     assert "Bag has 5 photos and Coat 200" in warning
@@ -144,7 +144,7 @@ def test_the_estimate_starts_from_what_the_vendor_measured(
     assert low <= true <= high
 
 
-def test_shipped_classes_that_were_not_measured_are_not_mentioned(
+def test_without_measurements_no_accuracy_on_shipped_classes_is_estimated(
     home: Home, make_photos: PhotoMaker
 ) -> None:
     photos = make_photos("Bag", count=10)
@@ -169,8 +169,8 @@ def test_fine_tuning_that_loses_shipped_classes_is_refused_unless_forced(home: H
     assert all(found[name] < 0.3 for name in lost)
 
 
-def _taken_at_once(photo: Path, folder: Path, count: int = 14) -> None:
-    """Makes photos of one thing, like those that somebody takes with a finger held on the button."""
+def _make_burst(photo: Path, folder: Path, count: int = 14) -> None:
+    """Makes nearly equal photos of one thing, like those of a camera's burst mode."""
     folder.mkdir(parents=True)
     with Image.open(photo) as image:
         for number in range(count):
@@ -183,7 +183,7 @@ def test_the_owner_is_warned_of_a_class_of_near_copies_and_not_of_sound_ones(
     home: Home, make_photos: PhotoMaker, recipe: str
 ) -> None:
     photos = make_photos("Shirt", "Sneaker", count=30)
-    _taken_at_once(DEMO_DATA / "train" / "2" / "Bag" / "000.png", photos / "Bag")
+    _make_burst(DEMO_DATA / "train" / "2" / "Bag" / "000.png", photos / "Bag")
     config = IncrementConfig.model_validate({"recipe": recipe, "epochs": 1, "force": True, "device": "cpu"})
     report = add_classes(home, photos, config, isolate=False)
     (warning,) = [text for text in report.warnings if "nearly the same" in text]
@@ -191,7 +191,7 @@ def test_the_owner_is_warned_of_a_class_of_near_copies_and_not_of_sound_ones(
     assert "take photos that differ" in warning and "add-photos" in warning
 
 
-def test_many_copies_do_no_harm_beside_enough_different_photos() -> None:
+def test_copies_beside_enough_different_photos_give_no_warning() -> None:
     assert list(warn_about_near_copies(NAMES, [2] * 14, {2: NearCopies(13, 1)}))
     assert not list(warn_about_near_copies(NAMES, [2] * 40, {2: NearCopies(30, 10)}))
     assert not list(warn_about_near_copies(NAMES, [2] * 8, {2: NearCopies(4, 4)}))

@@ -1,4 +1,4 @@
-"""Known classes are renamed, merged and removed without photos; an inexact removal can be refused."""
+"""Known classes are renamed, merged and removed without photos; `exact` refuses an inexact removal."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SHIPPED = ("Coat", "Dress", "Pullover", "Sandal", "T-shirt", "Trouser")
 
 
 def logits_of(home: Home) -> np.ndarray:
-    """Returns the logits of 32 pictures, as the home's ONNX file computes them."""
+    """Returns the logits of 32 random pictures, as the home's ONNX file computes them."""
     size = home.open_bundle().manifest.preprocessing.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (32, size, size, 3), dtype=np.uint8)
     return np.asarray(Classifier(home.current().onnx).run(pixels)[0])
@@ -131,7 +131,7 @@ def test_merged_classes_are_as_if_learnt_under_one_name(
 
 @pytest.fixture
 def measured(tmp_path: Path) -> Path:
-    """Makes a home with a solved head; the vendor measured its base, and permits undo and more photos."""
+    """Makes a home whose base has the vendor's measurements, and permits undo and more photos."""
     base = open_bundle(save_permitting(BASE_BUNDLE, tmp_path / "permitting.lwm"))
     arrays = base.arrays()
     for name in ("measured.right", "measured.right_solved", "measured.total"):
@@ -329,7 +329,7 @@ def _learn(home: Home, photos: Path) -> object:
         "learnt again",
     ],
 )
-def test_a_class_that_cannot_be_taken_out_exactly_is_refused(
+def test_a_removal_that_cannot_be_exact_is_refused(
     permitting_home: Home, make_photos: PhotoMaker, prepare: Any, name: str, why: str
 ) -> None:
     prepare(permitting_home, make_photos)

@@ -73,7 +73,7 @@ def test_an_increment_below_the_smallest_plan_is_refused_and_not_killed(
 
 @pytest.mark.slow
 def test_photos_are_read_within_the_limit_and_planned_for(home: Home, make_photos: PhotoMaker) -> None:
-    """The limit is kept before there is a plan, and the plan has room for the most costly photo."""
+    """Photos are read within the limit before there is a plan; the plan has room for the most costly one."""
     photos, config = make_photos("Bag"), IncrementConfig(recipe="lda", device="cpu")
 
     def plan(limit: int) -> Task:

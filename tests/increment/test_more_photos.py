@@ -75,7 +75,7 @@ def test_photos_that_come_later_are_as_if_all_had_come_at_once(base: Path, tmp_p
 
 
 @pytest.mark.slow
-def test_the_receipt_and_the_record(permitting_home: Home, tmp_path: Path) -> None:
+def test_the_receipt_and_the_record_name_the_known_classes(permitting_home: Home, tmp_path: Path) -> None:
     """The class names stay, the ONNX file does not grow, and undo restores the earlier model."""
     add_classes(permitting_home, photos_of(tmp_path / "a", 0, 10, Bag="Bag"), LDA, isolate=False)
     before = permitting_home.open_bundle()

@@ -1,4 +1,4 @@
-"""The plan stays below the limit, names a limit that would be enough, and does not change what is learnt."""
+"""The plan stays within the limit, names a limit that would be enough, and does not change what is learnt."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_the_limit_in_the_error_is_for_the_micro_batch_in_the_settings(
 def test_freed_memory_is_kept_where_there_is_room_and_enough_to_do(
     monkeypatch: pytest.MonkeyPatch, limit: int, epochs: int, micro_batch_size: int | None
 ) -> None:
-    """If freed memory is not kept, no micro_batch_size is given."""
+    """A `micro_batch_size` of None means that freed memory is not kept."""
     machine = _Machine(monkeypatch)
     plan = make_plan(machine.job, IncrementConfig(epochs=epochs), limit * MIB, "as set")
     assert plan.keeps_freed_memory is (micro_batch_size is not None)
@@ -183,7 +183,8 @@ def test_the_limit_leaves_half_of_what_is_free_unless_it_is_set(monkeypatch: pyt
 
 def test_training_is_saved_where_the_limit_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = _Machine(monkeypatch)
-    job = Job(**{**vars(machine.job), "trained_bytes": 9 * MIB})  # saving takes 5 times that, and 100 MiB
+    # Saving takes 152.25 MiB: 100 MiB at rest and 5 times the trained bytes, plus 5%.
+    job = Job(**{**vars(machine.job), "trained_bytes": 9 * MIB})
     assert not make_plan(job, IncrementConfig(), 151 * MIB, "as set").checkpoints
     roomy = make_plan(job, IncrementConfig(), 153 * MIB, "as set")
     assert roomy.checkpoints and 152 * MIB < roomy.predicted_peak_rss_bytes <= 153 * MIB
@@ -225,7 +226,7 @@ def test_solving_the_head_for_many_photos_counts(monkeypatch: pytest.MonkeyPatch
 
 
 def test_importing_onnx_runtime_does_not_count_as_memory_of_the_model() -> None:
-    """What the import takes stays when the model is freed, so it must happen before memory is measured."""
+    """Freeing the model does not free what the import took, so memory is measured after the import."""
     code = (
         "import sys; from lwm_edge.increment import instant; "
         "instant.Backbone = lambda parent: None; "
@@ -362,7 +363,7 @@ def test_a_less_exact_precision_must_be_clearly_faster_and_worth_a_trial(
         (None, False),
     ],
 )
-def test_a_processor_that_computes_in_bfloat16_says_so(
+def test_auto_tries_bfloat16_only_if_the_processor_lists_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str | None, found: bool
 ) -> None:
     monkeypatch.setattr(precision, "_PROCESSOR", tmp_path / "cpuinfo")

@@ -1,4 +1,4 @@
-"""An interrupted increment continues where it stopped, and ends with the same model."""
+"""Interrupted training continues from its checkpoint; with the same plan, it ends with the same model."""
 
 from __future__ import annotations
 
@@ -324,7 +324,7 @@ def test_a_signal_stops_at_the_next_step(home: Home, make_photos: PhotoMaker, nu
     assert home.current() == before
     if number == signal.SIGINT:
         assert "StoppedError: stopped after step" in errors
-    for _ in range(100):  # SIGTERM kills the caller first; the worker then ends its step and saves
+    for _ in range(100):  # SIGTERM kills the caller first; the worker then finishes its step and saves
         try:
             with home.lock():
                 break

@@ -91,7 +91,7 @@ def test_an_estimate_that_may_be_far_off_is_not_shown_as_a_figure(known: ClassSt
     assert high - low > 0.4 and low < 1 / 3 < high
 
 
-def test_a_class_that_a_new_one_resembles_is_named_with_its_loss(known: ClassStatistics) -> None:
+def test_a_class_that_a_new_one_resembles_is_named_as_losing_most(known: ClassStatistics) -> None:
     statistics = with_new_class(known, CENTRES[1] + 0.02)
     found = judge_shipped(
         known,

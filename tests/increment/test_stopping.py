@@ -181,7 +181,7 @@ def test_a_worker_that_nobody_listens_to_stops_as_well() -> None:
         report(Progress(phase="photos", done=0, total=1))
 
 
-def test_a_worker_that_cannot_be_started_is_named(
+def test_the_error_says_why_a_worker_cannot_be_started(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_more_files(*given: object, **named: object) -> None:

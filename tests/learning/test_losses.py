@@ -1,4 +1,4 @@
-"""Each term agrees with values computed by hand, and stays within its bounds."""
+"""Each loss agrees with values computed by hand; attention distillation also stays within its bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop gets right what public implementations of LwM get wrong."""
+"""The training loop computes the losses of LwM, trains only the student, and repeats for equal seeds."""
 
 from __future__ import annotations
 
@@ -383,7 +383,7 @@ def test_maps_and_losses_stay_float32_in_reduced_precision(monkeypatch: pytest.M
     assert set(in_blocks) == {torch.bfloat16} and set(around) == {torch.float32}
     assert {p.dtype for p in student.parameters()} == {torch.float32}
     assert {p.grad.dtype for p in student.parameters() if p.grad is not None} == {torch.float32}
-    assert student(images)[0].dtype == torch.float32 and in_blocks[-1] == torch.float32  # only in the step
+    assert student(images)[0].dtype == torch.float32 and in_blocks[-1] == torch.float32  # outside a step
 
 
 def test_levels_are_read_in_float32_in_reduced_precision() -> None:

@@ -1,4 +1,4 @@
-"""ONNX Runtime computes the same from images as the vendor's torch; an engine that does not is refused."""
+"""ONNX Runtime computes the same features as the vendor's torch; an engine that does not is refused."""
 
 from __future__ import annotations
 

@@ -94,33 +94,33 @@ def test_another_length_is_refused(bundle: Bundle, tmp_path: Path) -> None:
         save_bundle(tmp_path / "x.lwm", grown, bundle.manifest)
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="does not exist"):
         open_bundle(tmp_path / "none.lwm")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04" + b"x" * 100, b"\x80\x02}q\x00." * 20, b"\xff" * 64])
-def test_a_file_of_another_kind(tmp_path: Path, content: bytes) -> None:
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.lwm").write_bytes(content)
     with pytest.raises(BundleError, match="not a readable bundle"):
         open_bundle(tmp_path / "x.lwm")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.999])
-def test_a_truncated_bundle(bundle: Bundle, share: float) -> None:
+def test_a_truncated_bundle_is_refused(bundle: Bundle, share: float) -> None:
     content = bundle.path.read_bytes()
     bundle.path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(BundleError):
         open_bundle(bundle.path)
 
 
-def test_appended_bytes(bundle: Bundle) -> None:
+def test_appended_bytes_are_refused(bundle: Bundle) -> None:
     bundle.path.write_bytes(bundle.path.read_bytes() + b"pixels")
     with pytest.raises(BundleError):
         open_bundle(bundle.path)
 
 
-def test_another_schema_version(bundle: Bundle) -> None:
+def test_another_schema_version_is_refused(bundle: Bundle) -> None:
     text = bundle.manifest.model_dump_json().replace('"schema_version":2', '"schema_version":3')
     block = text.encode().ljust(manifests.encoded_length(bundle.manifest.capacity), b"\0")
     _rewrite(bundle.path, {MANIFEST: np.frombuffer(block, np.uint8)})
@@ -138,7 +138,7 @@ def test_a_flipped_weight_breaks_the_digest(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_not_finite(bundle: Bundle, value: float) -> None:
+def test_weights_that_are_not_finite_are_refused(bundle: Bundle, value: float) -> None:
     arrays = bundle.arrays()
     arrays["head.bias"][0] = value
     _rewrite(
@@ -149,7 +149,7 @@ def test_weights_that_are_not_finite(bundle: Bundle, value: float) -> None:
     assert caught.value.problems == ("head.bias has values that are not finite",)
 
 
-def test_values_after_the_last_class(bundle: Bundle) -> None:
+def test_values_after_the_last_class_are_refused(bundle: Bundle) -> None:
     arrays = bundle.arrays()
     arrays["head.weight"][-1, 0] = 1
     _rewrite(
@@ -187,13 +187,13 @@ def test_an_edited_class_name_is_found(bundle: Bundle) -> None:
         open_bundle(bundle.path)
 
 
-def test_a_missing_tensor(bundle: Bundle) -> None:
+def test_a_missing_tensor_is_refused(bundle: Bundle) -> None:
     _rewrite(bundle.path, {}, drop="onnx_graph")
     with pytest.raises(BundleError, match="no tensor onnx_graph"):
         open_bundle(bundle.path)
 
 
-def test_shapes_of_another_architecture(bundle: Bundle, tmp_path: Path) -> None:
+def test_shapes_of_another_architecture_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     block = _changed_manifest(bundle, architecture="small_resnet32")
     _rewrite(bundle.path, {MANIFEST: block})
     with pytest.raises(ArchitectureError) as caught:
@@ -201,7 +201,7 @@ def test_shapes_of_another_architecture(bundle: Bundle, tmp_path: Path) -> None:
     assert any(problem.endswith("is missing") for problem in caught.value.problems)
 
 
-def test_an_unknown_architecture(bundle: Bundle) -> None:
+def test_an_unknown_architecture_is_refused(bundle: Bundle) -> None:
     _rewrite(bundle.path, {MANIFEST: _changed_manifest(bundle, architecture="os.system")})
     with pytest.raises(ArchitectureError, match="not a registered architecture"):
         load_network(open_bundle(bundle.path))

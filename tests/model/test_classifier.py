@@ -20,7 +20,7 @@ from tests.support.folders import DEMO_DATA
 PHOTO = DEMO_DATA / "test" / "base" / "Coat" / "000.png"
 
 
-def test_a_path_that_is_no_file_is_refused_with_its_kind(tmp_path: Path) -> None:
+def test_a_path_that_is_no_file_is_refused_with_a_reason(tmp_path: Path) -> None:
     with pytest.raises(
         ExportError, match=r"is a folder; give the ONNX file, such as HOME/current/classifier"
     ):

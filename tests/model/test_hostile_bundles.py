@@ -62,7 +62,7 @@ HOSTILE_NAMES = (
 )  # fmt: skip
 FLOATS = ("backbone.weight", "head.weight", "head.bias", MEANS, COVARIANCE, PHOTOS, COUNTS, PROBE)
 Content = bytes
-Case = tuple[str, Content, bool]  # how the file was made, its content, whether it may be sound all the same
+Case = tuple[str, Content, bool]  # how the file was made, its content, whether it may still be sound
 
 
 @pytest.fixture(scope="module")
@@ -340,7 +340,7 @@ def test_a_mutated_onnx_graph_gives_only_export_errors() -> None:
     assert published(f"| ONNX graph in the bundle changed | {GRAPHS} | nothing |")
 
 
-def test_init_and_export_of_a_bundle_with_a_mutated_graph(tmp_path: Path) -> None:
+def test_init_refuses_each_mutated_graph_that_export_refuses(tmp_path: Path) -> None:
     bundle, draw = open_bundle(BASE_BUNDLE), random.Random(5)
     arrays = bundle.arrays()
     for _ in range(6):
@@ -377,7 +377,9 @@ def test_a_mutated_onnx_file_predicts_or_says_so(home: Home) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"\x08\x08" * 500, None])
-def test_evaluate_and_predict_with_an_onnx_file_that_is_not_one(home: Home, content: bytes | None) -> None:
+def test_evaluate_and_predict_point_to_repair_if_the_onnx_file_is_damaged_or_missing(
+    home: Home, content: bytes | None
+) -> None:
     onnx = home.current().onnx
     onnx.unlink()
     if content is not None:

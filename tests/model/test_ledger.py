@@ -1,4 +1,4 @@
-"""The ledger takes constant space, and an edited figure is always found."""
+"""The ledger takes bounded space, and an edit that does not redo its hash chain is found."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_figure_that_was_not_measured_changes_no_link() -> None:
     assert with_none.head != Ledger().with_entry(entry(0, peak_cuda_bytes=0)).head
 
 
-def test_the_maximum_of_figures_that_were_only_sometimes_measured() -> None:
+def test_a_maximum_ignores_figures_that_were_not_measured() -> None:
     ledger = Ledger().with_entry(entry(0, images_alive=3)).with_entry(entry(1, labels_bytes=5))
     assert ledger.maximum == entry(1, images_alive=3, labels_bytes=5)
 

@@ -39,7 +39,7 @@ from tests.support.networks import (
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_shapes_and_head_surgery(name: str) -> None:
+def test_added_classes_leave_the_earlier_logits_as_they_were(name: str) -> None:
     network = fresh_network(name)
     images = torch.from_numpy(generated_images(64)[:2])
     with torch.no_grad():
@@ -82,7 +82,7 @@ def test_every_wrong_tensor_is_listed() -> None:
     assert "planted is unknown" in caught.value.problems
 
 
-def test_new_rows_are_those_of_the_seed() -> None:
+def test_equal_seeds_give_equal_rows_and_unused_rows_are_zero() -> None:
     first, second = fresh_network("small_resnet20"), fresh_network("small_resnet20")
     assert torch.equal(first.head.weight, second.head.weight)
     assert first.head.weight[3:].abs().sum() == 0

@@ -1,4 +1,4 @@
-"""A threshold keeps the stated share of known photos, and a calibration always has the same length."""
+"""A threshold keeps at least the stated share of known photos; a calibration always has the same length."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_share_that_was_not_calibrated_is_refused() -> None:
 
 @pytest.mark.slow
 def test_softmax_and_sigmoid_outputs_have_the_same_score() -> None:
-    """The score reads only the features, so it is the same for softmax and for sigmoid outputs."""
+    """The score reads only the features."""
     bundle = open_bundle(BASE_BUNDLE)
     scores: list[np.ndarray] = []
     probabilities: list[np.ndarray] = []

@@ -89,7 +89,7 @@ def test_the_metadata_describes_the_model(onnx_file: bytes) -> None:
         key: said[f"Image.{key}"] for key in ("BitmapPixelFormat", "ColorSpaceGamma", "NominalPixelRange")
     }
     assert list(image.values()) == ["Rgb8", "SRGB", "NominalRange_0_255"]
-    assert model.graph.input[0].type.denotation == "IMAGE"  # what these keys are about
+    assert model.graph.input[0].type.denotation == "IMAGE"  # the keys describe such an input
     assert model.producer_name == "lwm_edge" and not model.doc_string
     assert "model_author" not in said and "model_license" not in said
 
@@ -229,16 +229,16 @@ def exported(network: Network, name: str, activation: str = "sigmoid") -> tuple[
     return read_graph(arrays), fill_graph(arrays, manifest)
 
 
-IN_THE_GATE = {name for name in ARCHITECTURES if isinstance(name, str)} - GRAPH_COVERED_BY.keys()
+ALWAYS_TRIED = {name for name in ARCHITECTURES if isinstance(name, str)} - GRAPH_COVERED_BY.keys()
 EXPORTED = [
-    name if name in IN_THE_GATE else pytest.param(name, marks=pytest.mark.extended)
+    name if name in ALWAYS_TRIED else pytest.param(name, marks=pytest.mark.extended)
     for name in architecture_names()
 ]
 
 
 @pytest.mark.slow
 def test_a_network_that_could_still_be_trained_makes_the_same_graph() -> None:
-    """`pack` makes such a network: no training has yet shown which blocks write to their input."""
+    """`pack` traces such a network before any block was tried for writing to its input."""
     graphs = []
     for trains in (True, False):
         network = load_network(open_bundle(BASE_BUNDLE)).requires_grad_(trains)
@@ -259,7 +259,7 @@ def test_every_family_exports_in_the_form_that_runtimes_read_and_grows(name: str
     assert first.op_type == "Cast" and list(first.input) == ["image"]
     assert with_foreign_tensors(graph) == []
     left = normalisations_left(content, tmp_path)
-    # DenseNet normalises before it convolves, so runtimes have nothing to fold it into.
+    # DenseNet normalises before it convolves, so runtimes cannot fold its normalisations.
     assert left > 60 if name.startswith("densenet") else left == 0
     check_cost(graph, network_arrays(network).keys())
     of_weights, others = graph_cost(graph, network_arrays(network).keys())
@@ -284,7 +284,7 @@ def test_softmax_and_levels_export_in_the_same_form() -> None:
 
 
 def multiplications(network: Network) -> int:
-    """Counts torch's multiplications for one image; each element of an output counts as one at least."""
+    """Counts torch's multiplications for one image; each element of an output counts as at least one."""
     count = 0
 
     def add(module: nn.Module, _: object, output: Tensor) -> None:

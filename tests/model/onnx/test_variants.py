@@ -1,4 +1,4 @@
-"""Other forms of the exported file agree with it, and are refused if they do not."""
+"""Another form of the exported file is refused if it does not agree with that file."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def types(content: bytes) -> dict[str, int]:
     return {t.name: t.data_type for t in onnx.load_model_from_string(content).graph.initializer}
 
 
-def test_fp16_halves_the_backbone_and_leaves_the_head_the_inputs_and_the_outputs(original: bytes) -> None:
+def test_fp16_halves_the_backbone_but_not_the_head_the_inputs_or_the_outputs(original: bytes) -> None:
     half = variants.in_half_precision(original)
     assert types(half)["backbone.stem.0.weight"] == TensorProto.FLOAT16
     assert types(half)["head.weight"] == TensorProto.FLOAT
@@ -93,7 +93,7 @@ def test_fp16_halves_the_backbone_and_leaves_the_head_the_inputs_and_the_outputs
     np.testing.assert_allclose(unknown, expected, rtol=0.02, atol=0.1)
 
 
-def test_int8_is_symmetric_by_channel_and_leaves_the_head(original: bytes) -> None:
+def test_int8_is_symmetric_and_by_channel_and_leaves_the_head_in_float32(original: bytes) -> None:
     content = variants.in_eight_bits(original, IMAGES)
     model = onnx.load_model_from_string(content)
     by_name = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
