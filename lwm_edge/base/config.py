@@ -62,8 +62,8 @@ class BaseConfig(BundleConfig):
     """Defines how a vendor's base is trained.
 
     Raises:
-        ConfigError: Some settings cannot be used (the problems are listed), or both weights and a checkpoint are
-            given.
+        ConfigError: Some settings cannot be used (the problems are listed), or both weights and a checkpoint
+            are given.
     """
 
     weights: str | None = None
@@ -122,8 +122,8 @@ class PackConfig(BundleConfig):
     """Defines how a trained classifier becomes a base, without training it any further.
 
     Raises:
-        ConfigError: Some settings cannot be used (the problems are listed), or mean or std does not suit pixels
-            from 0 to 1.
+        ConfigError: Some settings cannot be used (the problems are listed), or mean or std does not suit
+            pixels from 0 to 1.
     """
 
     activation: Activation = "softmax"

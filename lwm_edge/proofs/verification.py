@@ -82,8 +82,8 @@ def verify(
 
     Args:
         source: Model home, or the path of its folder or of a bundle.
-        trust: Path of the vendor's public key; None takes the one that the home trusts, so a bundle file needs
-            one.
+        trust: Path of the vendor's public key; None takes the one that the home trusts, so a bundle file
+            needs one.
         device_key: Path of the public key of the device that must have signed every recorded change.
 
     Returns:
