@@ -13,6 +13,7 @@ from ..model.architectures.registry import Architecture
 from ..model.architectures.surgery import check_surgery, take_apart
 from ..model.network import Network, attention_cells
 from ..photos.preprocessing import Preprocessing
+from ..wording import counted
 from .checkpoint import load_into, read_checkpoint
 from .config import BaseConfig, PackConfig
 
@@ -64,9 +65,9 @@ def trained_network(
     rows = _rows(architecture, state)
     if rows not in (classes, None):  # if the checkpoint has no head, `_load` below says so
         raise ConfigError(
-            f"the number of classes in the head of {checkpoint} is {rows}, but the number of folders of "
-            f"photos is {classes}; give photos of the classes that it was trained on, or train it on these "
-            "with lwm-edge build-base --checkpoint"
+            f"the head of {checkpoint} has {counted(rows, 'class', 'classes')}, but the photos are in "
+            f"{counted(classes, 'folder', 'folders')}; give photos of the classes that it was trained on, or "
+            "train it on these with lwm-edge build-base --checkpoint"
         )
     _load(model, architecture, config.architecture, state, whole_head=True)
     network = _assemble(model, architecture, config, preprocessing)

@@ -285,7 +285,7 @@ def test_a_head_with_more_classes_than_folders_is_refused(
 ) -> None:
     shutil.copytree(few, tmp_path / "photos")
     shutil.rmtree(tmp_path / "photos" / "Coat")
-    with pytest.raises(ConfigError, match="has 6 classes, but there are 5 folders"):
+    with pytest.raises(ConfigError, match="has 6 classes, but the photos are in 5 folders"):
         packs(saved(classifier, tmp_path), tmp_path / "photos", tmp_path)
 
 

@@ -152,6 +152,6 @@ def test_no_thread_outlives_the_reading_of_a_folder_that_is_refused(
 ) -> None:
     monkeypatch.setattr("lwm_edge.photos.folders.reading_threads", lambda limit: 3)
     before = threading.active_count()
-    with pytest.raises(PhotosError, match="at least 1000 are needed") as refused:
+    with pytest.raises(PhotosError, match="at least 1,000 are needed") as refused:
         read_photo_folder(DEMO_DATA / "train" / "1", PREPROCESSING, PixelCache(2**30), min_photos=1000)
     assert refused.value and threading.active_count() == before
