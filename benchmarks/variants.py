@@ -29,7 +29,7 @@ _SEVERAL = 3
 
 
 class Variant(Settings):
-    """Says how the loop differs from the package's; with the defaults, it does not."""
+    """Says how the loop differs from the package's; with the defaults, they are the same."""
 
     schedule: Literal["constant", "cosine"] = "constant"
     """Schedule of both learning rates: constant, or falling to 0 along half a cosine."""

@@ -207,7 +207,7 @@ def test_extras_that_pages_name_exist() -> None:
             assert extra in PROJECT["optional-dependencies"], f"{page}: {extra}"
 
 
-def test_the_settings_file_is_read_as_it_stands() -> None:
+def test_the_settings_file_on_the_page_can_be_used() -> None:
     (text,) = (b.text for b in blocks(DEPLOY) if b.language == "toml")
     settings = FileConfig.model_validate(cli_settings.tomllib.loads(text))  # type: ignore[attr-defined]
     chosen = increment_config(settings)

@@ -174,7 +174,7 @@ def test_the_process_ends_with_its_parent(tmp_path: Path, write: Write, busy: bo
         decoder.wait(5)
 
 
-def test_where_no_process_can_be_started_costly_photos_are_skipped(
+def test_costly_photos_are_skipped_if_no_process_can_be_started(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/opt/app/viewer")
@@ -235,7 +235,7 @@ def test_threads_get_their_own_photos(write: Write) -> None:
         np.testing.assert_array_equal(found[number], expected[number])
 
 
-def test_whoever_waits_for_the_process_can_stop_waiting(write: Write) -> None:
+def test_a_caller_that_waits_for_the_process_can_stop_waiting(write: Write) -> None:
     def enough() -> None:
         raise TimeoutError("enough")
 

@@ -68,7 +68,7 @@ class Store:
         return frozenset(found | {(root.name, FOLDER, "")} if root.is_dir() else found)
 
     def materialise(self, tree: Tree, root: Path) -> None:
-        """Replaces a folder by exactly the given tree."""
+        """Replaces a folder with exactly the given tree."""
         shutil.rmtree(root, ignore_errors=True)
         for name, kind, what in sorted(tree):
             path = root.parent / name

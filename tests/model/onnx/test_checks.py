@@ -246,14 +246,14 @@ def unique(change: Change) -> Change:
     return renamed
 
 
-def test_the_page_counts_these_graphs() -> None:
+def test_the_readme_states_how_many_graphs_are_tried() -> None:
     assert published(f"| a graph of a form that lwm-edge does not export | {len(REFUSED)} | nothing |")
     too_much = "a graph that needs more memory or time than its weights explain"
     assert published(f"| {too_much} | {len(EXPENSIVE)} | nothing |")
 
 
 def test_a_graph_that_grows_faster_than_the_batch_is_refused() -> None:
-    """One image costs little here, but five images cost five to the power of twelve times as much."""
+    """One image costs little here, but five images cost 5**12 times as much."""
 
     def change(model: ModelProto) -> None:
         add_node("ReduceMean", axes=[1, 2, 3], keepdims=0)(model)
@@ -297,7 +297,7 @@ def test_a_graph_that_would_take_minutes_is_refused(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_cost_of_the_demos_network_is_that_of_its_convolutions() -> None:
-    """Counted by hand, that network needs 31.4 million multiplications, nearly all in convolutions."""
+    """Counted by hand, the demo's network needs 31.4 million multiplications, nearly all in convolutions."""
     of_weights, others = graph_cost(read_graph(BUNDLE.arrays()), WEIGHTS)
     assert 31_000_000 < of_weights.operations < 32_000_000
     assert others.operations < 2 * of_weights.elements
