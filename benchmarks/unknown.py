@@ -7,7 +7,7 @@ DATA has train/<class>/* and test/<class>/*, the shipped classes of BASE.lwm amo
 is run once on the photos; --features names the file that keeps the values that its head reads. In each of
 three splits, half of the classes are known: the shipped ones and others drawn at random (or, if more than
 half are shipped, one other class and shipped ones drawn at random). A device learns the known classes that
-were not shipped ten at a time, without any old photo, and solves the head again each time. The script
+were not shipped, ten at a time, without any old photo, and solves the head again each time. The script
 measures
 
 - the scores: how well each score tells known test photos from unknown ones (AUROC), and how many unknown

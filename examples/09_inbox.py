@@ -12,7 +12,7 @@ import sys
 import lwm_edge
 
 
-class CallerStoppedError(Exception):
+class EnoughError(Exception):
     """Ends the watching, because something has been taught."""
 
 
@@ -23,14 +23,14 @@ def show(report: lwm_edge.InboxReport) -> None:
     for left in report.waiting:
         print(f"{left.class_name}: {left.state}. {left.reason}")
     if report.taught:
-        raise CallerStoppedError
+        raise EnoughError
 
 
 def main(home: str, inbox: str, taught: str) -> None:
     """Watches until something has been taught; photos are taught after a second without changes."""
     try:
         lwm_edge.watch_inbox(home, inbox, on_report=show, taught=taught, quiet_seconds=1)
-    except CallerStoppedError:
+    except EnoughError:
         print("The model knows", ", ".join(lwm_edge.info(home).class_names))
 
 

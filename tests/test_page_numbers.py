@@ -49,7 +49,7 @@ def _least(package: str, requirements: list[str]) -> str:
 
 
 MEGA = 1_000_000
-SAYS = [
+NUMBERS_ON_PAGES = [
     (DEPLOY, f"at least {LEARNT.min_photos} usable photos"),
     (DEPLOY, f"up to {guard.MAX_PIXELS // MEGA} megapixels"),
     (DEPLOY, f"a JPEG up to {guard.MAX_JPEG_PIXELS // MEGA}"),
@@ -133,7 +133,7 @@ SAYS = [
 ]
 
 
-@pytest.mark.parametrize(("page", "text"), SAYS)
+@pytest.mark.parametrize(("page", "text"), NUMBERS_ON_PAGES)
 def test_a_number_in_a_page_is_the_one_in_the_code(page: str, text: str) -> None:
     assert text in prose(page)
 

@@ -507,7 +507,7 @@ def test_two_inboxes_on_one_home_take_turns(home: Home, tmp_path: Path) -> None:
 def test_watching_goes_on_until_it_is_told_to_stop(home: Home, inbox: Path, taught: Path) -> None:
     reports: list[InboxReport] = []
 
-    class CallerStoppedError(Exception):
+    class EnoughError(Exception):
         pass
 
     def on_report(report: InboxReport) -> None:
@@ -515,9 +515,9 @@ def test_watching_goes_on_until_it_is_told_to_stop(home: Home, inbox: Path, taug
         if len(reports) == 1:
             arrive(inbox, "Bag", "Bag")
         if report.taught:
-            raise CallerStoppedError
+            raise EnoughError
 
-    with pytest.raises(CallerStoppedError):
+    with pytest.raises(EnoughError):
         watch_inbox(home, inbox, on_report=on_report, taught=taught, quiet_seconds=0.2, isolate=False)
     assert not reports[0].taught and reports[-1].taught[0].class_name == "Bag"
     assert [left.state for report in reports[1:-1] for left in report.waiting] == ["arriving"]

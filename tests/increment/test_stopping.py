@@ -33,7 +33,7 @@ from tests.support.folders import DEMO_DATA, PhotoMaker, state_of
 from tests.support.samples import QUICK
 
 
-class CallerStoppedError(Exception):
+class EnoughError(Exception):
     """Signals that a callback wants the call to end."""
 
 
@@ -69,10 +69,10 @@ def test_a_callback_that_raises_ends_the_increment_and_leaves_the_home_as_it_was
 ) -> None:
     def stop(progress: Progress) -> None:
         if progress.phase == phase:
-            raise CallerStoppedError
+            raise EnoughError
 
     photos, before = make_photos("Bag", "Shirt"), state_of(home.path)
-    with pytest.raises(CallerStoppedError):
+    with pytest.raises(EnoughError):
         add_classes(home, photos, QUICK, on_progress=stop, isolate=False)
     assert state_of(home.path) == before
 
@@ -89,7 +89,7 @@ def large_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, CallerStoppedError])
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, EnoughError])
 def test_a_worker_that_reads_photos_stops_between_two_of_them(
     home: Home, large_photos: Path, interrupt: type[BaseException]
 ) -> None:
@@ -124,7 +124,7 @@ def slow_photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, CallerStoppedError])
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, EnoughError])
 @pytest.mark.parametrize("isolate", [True, False])
 def test_a_photo_that_takes_long_is_reported_again_and_does_not_delay_a_stop(
     home: Home, slow_photo: Path, interrupt: type[BaseException], isolate: bool
@@ -210,9 +210,9 @@ def test_evaluating_reports_each_photo_twice_and_can_be_ended(home: Home) -> Non
 
     def stop(progress: Progress) -> None:
         if progress == seen[count + 3]:
-            raise CallerStoppedError
+            raise EnoughError
 
-    with pytest.raises(CallerStoppedError):
+    with pytest.raises(EnoughError):
         evaluate(home, folder, on_progress=stop)
 
 
@@ -240,9 +240,9 @@ def test_exporting_in_eight_bits_reports_each_photo_of_each_pass_and_can_be_ende
 
         def stop(progress: Progress, phase: str = phase) -> None:
             if progress.phase == phase and progress.done == 3:
-                raise CallerStoppedError
+                raise EnoughError
 
-        with pytest.raises(CallerStoppedError):
+        with pytest.raises(EnoughError):
             export_onnx(home, tmp_path / "ended.onnx", config, on_progress=stop)
         assert not (tmp_path / "ended.onnx").exists()
 

@@ -307,7 +307,7 @@ def test_long_photos_take_no_more_memory_than_others(photo, name, side):
 
 
 def test_a_long_photo_shows_its_centre(photo):
-    """Only the middle of the photo is converted, and has the same centre as the photo, to the pixel."""
+    """Only the middle of the photo is converted; its centre is the photo's centre, to the pixel."""
     columns = np.arange(40 * 7).astype(np.uint8)
     pixels = np.broadcast_to(columns[None, :, None], (40, 40 * 7, 3))
     for shown in (pixels, pixels[:, 1:]):

@@ -72,7 +72,7 @@ def weight_of(model: ModelProto) -> TensorProto:
     return next(t for t in model.graph.initializer if t.name == "backbone.stage3.2.conv2.weight")
 
 
-def elsewhere(model: ModelProto) -> None:
+def in_another_file(model: ModelProto) -> None:
     model.graph.initializer[0].data_location = TensorProto.EXTERNAL
 
 
@@ -99,7 +99,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "two tensors of one name": (
         lambda model: model.graph.initializer.append(model.graph.initializer[0]), "share a name"
     ),
-    "a tensor in another file": (elsewhere, "from other files"),
+    "a tensor in another file": (in_another_file, "from other files"),
     "data in an attribute": (add_node("Relu", x=list(range(1000))), "data in attributes"),
     "a tensor in an attribute": (
         add_node("Relu", x=numpy_helper.from_array(np.ones(9, np.float32))), "data in attributes"
@@ -168,7 +168,7 @@ def test_a_weight_that_is_declared_too_small_is_refused() -> None:
 
 
 def many_times(count: int) -> Change:
-    """Runs the last block's convolution, of 64 channels to 64, again and again."""
+    """Runs the last block's convolution (64 channels to 64) again and again."""
     return all_of(
         *(add_node("Conv", "backbone.stage3.2.conv2.weight", pads=[1, 1, 1, 1]) for _ in range(count))
     )
