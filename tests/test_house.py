@@ -1,4 +1,4 @@
-"""Each package imports only the packages that it may, and commands that need no torch load none."""
+"""Each package imports only the packages that it may, and commands that do not need torch do not load it."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def note():
 
 
 @pytest.mark.parametrize("name", NEEDS_NO_TORCH)
-def test_commands_that_need_no_torch_load_none_in_any_process(
+def test_commands_that_do_not_need_torch_load_it_in_no_process(
     name: str, permitting_home: Home, tmp_path: Path
 ) -> None:
     home = permitting_home

@@ -231,7 +231,7 @@ def test_a_block_that_starts_with_an_in_place_operation_is_trained_and_recompute
         student.recompute = recompute
         losses.append(accumulate_gradients(student, teacher, Batch(0, [3] * 4, images), 4, recipe, "sigmoid"))
         gradients.append([parameter.grad for parameter in trained.values()])
-    assert losses[0][2] < 1e-5  # at first the student's maps are its teacher's
+    assert losses[0][2] < 1e-5  # at first, student and teacher have the same maps
     np.testing.assert_allclose(losses[0], losses[1])
     for kept, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(kept, recomputed)

@@ -521,7 +521,7 @@ def test_the_centre_of_a_photo_becomes_a_square_of_the_models_size(width, height
 
 @settings(deadline=None)
 @given(st.integers(0, 100), st.booleans(), st.integers(8, 40), st.integers(0, 30))
-def test_the_centre_is_cut_out_exactly_where_nothing_is_scaled(longer, upright, size, margin):
+def test_the_centre_is_cut_out_exactly_if_nothing_is_scaled(longer, upright, size, margin):
     short = size + margin
     width, height = (short, short + longer) if upright else (short + longer, short)
     pixels = np.zeros((height, width, 3), np.uint8)

@@ -90,7 +90,7 @@ class Store:
         return self._torn[content]
 
     def unsynced(self, content: Content) -> set[Content]:
-        """Returns some of the contents that a power cut can leave in place of one that was not synced."""
+        """Returns some of the contents that a power cut can leave of a file that was not synced."""
         if content not in self._unsynced:
             whole = self.get(content)
             half = len(whole) // 2
