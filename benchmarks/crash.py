@@ -71,7 +71,7 @@ class Tally:
     """Counts kills, and the homes that they left behind.
 
     Attributes:
-        landed: Number of kills that came in time, by recipe and phase.
+        landed: Number of increments that were killed, by recipe and phase.
         found: Number of homes that were then old, new or bad.
         bad: Lines that describe the bad homes.
         completed: Number of increments that ended before their kill.
@@ -87,7 +87,7 @@ class Tally:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.05) | {"start": 0.5})
 
     def count_kills_in_commit(self) -> int:
-        """Counts the kills that came between staging and the end of the commit."""
+        """Counts the increments that were killed between staging and the end of the commit."""
         return sum(count for (_, phase), count in self.landed.items() if phase in COMMIT)
 
 
@@ -134,7 +134,7 @@ def make_photos(folder: Path, count: int) -> list[Path]:
 
 
 def kill_one(home: Path, photos: Path, recipe: str, tally: Tally, chance: random.Random) -> bool:
-    """Starts one increment and kills it; returns whether the kill came in time."""
+    """Starts one increment and kills it; returns whether the kill came before its end."""
     config = lwm_edge.IncrementConfig(
         recipe=recipe,
         epochs=1,
@@ -176,7 +176,7 @@ def recover(home: Home, tally: Tally) -> None:
 
 
 def run_kills(work: Path, kills: int, seed: int, tally: Tally) -> None:
-    """Kills increments until enough kills have come in time."""
+    """Starts increments until enough of them were killed."""
     chance, home = random.Random(seed), Home(work / "home")
     capacity = open_bundle(BASE_BUNDLE).manifest.capacity
     photos = make_photos(work / "photos", capacity)
@@ -210,15 +210,15 @@ def table(tally: Tally) -> str:
     for phase in PHASES:
         counts = [tally.landed[recipe, phase] for recipe in RECIPES]
         lines.append(f"| {phase} | " + " | ".join(map(str, counts)) + f" | {sum(counts)} |")
-    landed = sum(tally.landed.values())
-    lines.append(f"\n{landed} kills came in time, {tally.count_kills_in_commit()} of them from staging on;")
+    landed, in_commit = sum(tally.landed.values()), tally.count_kills_in_commit()
+    lines.append(f"\n{landed} increments were killed, {in_commit} of them from staging on;")
     lines.append(f"homes: {tally.found['old']} old, {tally.found['new']} new, {len(tally.bad)} bad")
     return "\n".join(lines)
 
 
 def main(
     results: Annotated[Path, typer.Argument(help="JSON file to write.")],
-    kills: Annotated[int, typer.Option(help="Kills that must come in time.")] = 1000,
+    kills: Annotated[int, typer.Option(help="Number of increments to kill.")] = 1000,
     seed: int = 0,
 ) -> None:
     """Kills increments at random moments and checks the home after each."""

@@ -28,7 +28,7 @@ from lwm_edge.model.bundle import open_bundle
 def swap_labels(
     data: Path, names: list[str], share: float, chance: np.random.RandomState, folder: Path
 ) -> tuple[set[str], int]:
-    """Copies photos, some of them into another class; returns the moved ones' paths and the number of all."""
+    """Copies photos, some to another class; returns the moved photos' paths, and the number of all photos."""
     photos = [(name, path.resolve()) for name in names for path in sorted((data / "train" / name).iterdir())]
     swapped = set(chance.permutation(len(photos))[: round(share * len(photos))].tolist())
     moved = set()

@@ -88,7 +88,7 @@ def run(
 
 
 def print_table(settings: list[dict[str, Any]]) -> None:
-    """Prints estimated and measured accuracy after each increment, in %, and how often the intervals held."""
+    """Prints estimated and measured accuracy in %, and how many intervals contain the measured value."""
     print("| base | recipe | increments | estimated, and its interval | measured |\n|---|---|---|---|---|")
     held, widths, with_figure = [], [], 0
     for setting in settings:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares lwm-edge with the baselines on classes of few photos, alone and beside a class of many photos.
+"""Compares lwm-edge with the baselines on classes with few photos, alone or with a class of many photos.
 
     python benchmarks/few_photos.py BASE.lwm DATA RESULTS.json [--draws 8]
 

@@ -1,16 +1,17 @@
-"""Kills processes that teach two inboxes to one home, at random moments.
+"""Kills processes that teach a model from two inboxes, at random moments.
 
     python benchmarks/inbox_crash.py RESULTS.json [--kills 200] [--seed 0]
 
 Photos of new and known classes arrive in two inboxes, which share a home and a folder of taught photos. A
-forked process teaches one inbox, and is killed (SIGKILL) at a random moment: half of the kills come after a
-random part of the process's time, half after a random part of a phase that is chosen at random. Chance also
-decides:
+forked process teaches the model from one inbox, and is killed (SIGKILL) at a random moment: half of the kills
+come after a random part of the process's time, half after a random part of a phase that is chosen at random.
+Chance also decides:
 
-- Whether another process teaches the other inbox at the same time. It must end without an error.
-- Whether all photos arrive whole, or some are half-copied and get the rest later, or one is copied slowly
-  while the process runs. The slowly copied file can be decoded from its first part on, so only the quiet time
-  protects it. Its copier notices if the file is moved too early. Otherwise there is no quiet time.
+- Whether another process uses the other inbox at the same time. It must end without an error.
+- Whether all photos arrive whole, or the rest of some photos is copied only later, or one photo is copied
+  slowly while the process runs. The slowly copied file can be decoded from its first part on, so only the
+  quiet time protects it. Its copier notices if the file is moved too early. Unless a photo is copied slowly,
+  there is no quiet time.
 
 After every kill these must be true (`inbox_world.py` checks them):
 
@@ -20,10 +21,10 @@ After every kill these must be true (`inbox_world.py` checks them):
 - Both inboxes' notes can be read. By the counts in its statistics, the model has learnt the photos in each
   class's taught folder, those that a note or a question to the owner explains, and no others.
 
-After half of the kills, the half-copied photos get their rest, and then a process for each inbox runs to its
-end, twice, both inboxes at the same time. Now the model must have learnt every photo, each of them once.
-After the other kills, the next process may be killed as well. If a process ends before its kill, the kill is
-not counted.
+After half of the kills, the rest of each half-copied photo is copied. Then one process for each inbox runs to
+its end, both at the same time, and this is repeated once. Now the model must have learnt every photo exactly
+once. After the other half of the kills, the next process may be killed as well. If a process ends before its
+kill, the kill is not counted.
 
 The phases are `start` (leftovers are put where they belong, photos are checked), `take` (photos are noted and
 moved), `learn` (up to the end of the commit), and `put away`.
@@ -66,14 +67,14 @@ BOTH, HALF_COPIED, SLOWLY_COPIED = (
     "photos were half-copied",
     "a photo was being copied",
 )
-CLASSES = 12  # in one home; then the next home is made
-QUIET_SECONDS = 2  # while a photo is copied; its parts come much sooner after one another
+CLASSES = 12  # per home; after them, a new home is made
+QUIET_SECONDS = 2  # if a photo is copied slowly; the pauses between its parts are far shorter
 HANGS_AFTER_S = 120
 CONFIG = IncrementConfig(recipe="lda", force=True, min_photos=2)  # a few photos teach next to nothing
 
 
 class InboxDisk(ReportingDisk):
-    """Reports the phases in which an inbox is taught."""
+    """Reports the phases of teaching from an inbox."""
 
     def __init__(self, disk: Any, report: Report, inbox: Path) -> None:
         super().__init__(disk, report)
@@ -117,7 +118,7 @@ class Tally:
 
 
 def start(world: World, inbox: Path, quiet_seconds: float = 0) -> tuple[int, int]:
-    """Forks a process that teaches an inbox; returns its id, and the pipe with its reports of phases."""
+    """Forks a process that teaches from an inbox; returns its id, and the pipe with its reports of phases."""
     reading, writing = os.pipe()
     sys.stdout.flush()
     process = os.fork()
@@ -196,7 +197,7 @@ def kill_one(world: World, tally: Tally) -> None:
 
 def finish(world: World, tally: Tally) -> None:
     """Lets two processes for each inbox run to their end, as after a restart, and checks what was taught."""
-    for _ in range(2):  # the first may put off photos whose teaching was interrupted too often
+    for _ in range(2):  # the first time, photos may be put off after too many interruptions
         world.complete_copies()
         tally.questions += world.answer_questions()
         world.try_again()
@@ -211,7 +212,7 @@ def finish(world: World, tally: Tally) -> None:
 
 
 def run_kills(work: Path, kills: int, seed: int, tally: Tally) -> None:
-    """Kills processes until enough kills have come in time."""
+    """Starts processes until enough of them were killed."""
     chance, world, shown = random.Random(seed), None, 0
     while (landed := sum(tally.landed.values())) < kills:
         if landed >= shown + 50:
@@ -238,10 +239,10 @@ def run_kills(work: Path, kills: int, seed: int, tally: Tally) -> None:
 
 def main(
     results: Annotated[Path, typer.Argument(help="JSON file to write.")],
-    kills: Annotated[int, typer.Option(help="Kills that must come in time.")] = 200,
+    kills: Annotated[int, typer.Option(help="Number of processes to kill.")] = 200,
     seed: int = 0,
 ) -> None:
-    """Kills processes that teach two inboxes, at random moments, and checks photos and home after each."""
+    """Kills processes that teach from two inboxes, and checks the photos and the home after each kill."""
     import onnxruntime  # noqa: F401  so that no child has to; lwm_edge, imported first, stops its telemetry
 
     import lwm_edge.increment.learn
@@ -271,7 +272,7 @@ def main(
     }
     storage.write_file(results.absolute(), json.dumps(content, indent=1).encode() + b"\n")
     by_phase = ", ".join(f"{tally.landed[phase]} in `{phase}`" for phase in PHASES)
-    print(f"{sum(tally.landed.values())} kills came in time ({by_phase}); {len(tally.bad)} left a problem")
+    print(f"{sum(tally.landed.values())} processes were killed ({by_phase}); {len(tally.bad)} left a problem")
     if tally.bad:
         raise SystemExit(f"{len(tally.bad)} problems: {tally.bad}")
 

@@ -1,4 +1,4 @@
-"""Holds two inboxes that teach one home, and checks them; `inbox_crash.py` kills the processes that teach."""
+"""Holds a home and two inboxes for it, and checks them; `inbox_crash.py` kills the processes that teach."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lwm_edge.increment.inbox_folder import InboxFolder, Note
 from lwm_edge.model.bundle import COUNTS
 
 PHOTOS = 6
-HALF_COPIED = 2  # of these photos; a single photo is not taught
+HALF_COPIED = 2  # two of the PHOTOS, because a single photo cannot be taught
 MOST_PARTS, PAUSE = 40, 0.1  # parts in which a photo is copied slowly, and the seconds between them
 
 
@@ -39,7 +39,7 @@ class Noted:
     learnt: bool
 
     def left(self) -> list[Path]:
-        """Lists those of the photos that are still in the inbox."""
+        """Lists the noted photos that are still in the inbox."""
         digests = {photo.digest for photo in self.note.photos}
         return [path for path in photos_in(self.inbox) if digest_of(path) in digests]
 
@@ -73,7 +73,7 @@ class World:
 
     @property
     def home(self) -> Home:
-        """Returns the home that both inboxes teach."""
+        """Returns the home that both inboxes are for."""
         return Home(self.root / "home")
 
     @property
@@ -204,7 +204,7 @@ class World:
         return learnt
 
     def answer_questions(self) -> int:
-        """Does what owners do who are asked whether photos were learnt; returns how often they are."""
+        """Answers as an owner who is asked whether photos were learnt; returns the number of questions."""
         answered = 0
         for noted in self.noted:
             question = noted.question()
@@ -219,7 +219,7 @@ class World:
         return answered
 
     def try_again(self) -> None:
-        """Does what an owner does about photos whose teaching was interrupted too often."""
+        """Acts as an owner who has photos tried again after too many interruptions."""
         for inbox in self.inboxes:
             folder = InboxFolder(inbox, self.taught)
             for path in folder.class_folders():

@@ -99,7 +99,7 @@ def timed(action: Callable[[], Any], clock: Callable[[], float]) -> tuple[float,
 
 
 def extrapolated(cost: dict[str, float], photos: int, epochs: int, held_back: float) -> dict[str, float]:
-    """Multiplies the cost of a photo; returns hours of one core, or of one GPU if that trains."""
+    """Extrapolates from the cost of a photo; returns hours of one core, or of one GPU if it trains."""
     learnt, hour = photos * (1 - held_back), 3_600_000
     looks = photos + GRIDS * min(PHOTOS_AT_ONCE, learnt)
     return {
@@ -126,7 +126,7 @@ def main(
     arch: Annotated[list[str] | None, typer.Option(help="Networks; by default ResNet-18 and 50.")] = None,
     photos: Annotated[int, typer.Option(help="Number of photos of the whole base.")] = 1_281_167,
     epochs: Annotated[int, typer.Option(help="Epochs of the whole base.")] = 90,
-    held_back: Annotated[float, typer.Option(help="Share of the photos that is not trained on.")] = 0.04,
+    held_back: Annotated[float, typer.Option(help="Share of the photos that are not trained on.")] = 0.04,
     device: Annotated[str, typer.Option(help="Device that trains: cpu or cuda.")] = "cpu",
 ) -> None:
     """Measures how long a few photos take, and extrapolates."""

@@ -4,10 +4,10 @@
     python benchmarks/memory.py RESULTS.json [--arch resnet18 --arch mobilenet_v2]
 
 Each row is measured in separate processes. For the rows of lwm-edge, the public API is called as on a device,
-and the figures come from the receipt: the VmHWM of the process that learns, and of the one that exports. The
-naive loop is written as in a tutorial, with a copy of the network as the teacher, the whole batch of 32 at
-once, and torch.optim.SGD. Its figure is the VmHWM of its process. Small photos are scaled up, because memory
-does not depend on what they show.
+and the figures come from the receipt: the peak resident memory (VmHWM) of the process that learns, and of the
+one that exports. The naive loop is written as in a tutorial, with a copy of the network as the teacher, the
+whole batch of 32 at once, and torch.optim.SGD. Its figure is the VmHWM of its process. Small photos are
+scaled up, because memory does not depend on what they show.
 """
 
 from __future__ import annotations

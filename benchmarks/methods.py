@@ -66,13 +66,13 @@ def run_recipe(split: Split, base: Path, method: str, settings: dict[str, Any], 
     home = split.work / f"{method}-home"
     config, variant = recipe_of(method, **settings)
     if kept.steps:
-        with open_home(home).lock(wait=True):  # a process of the run that was killed may still be ending
+        with open_home(home).lock(wait=True):  # a process of the killed run may still be ending
             pass
     else:
         lwm_edge.init_home(base, home, replace=True)
         kept.add(step_of(lwm_edge.evaluate(home, split.test(0)), split, 0))
     for group in range(len(kept.steps), len(split.groups)):
-        if lwm_edge.info(home).increment_count < group:  # unless the run was killed after this commit
+        if lwm_edge.info(home).increment_count < group:  # not if a killed run has committed this step
             with applied(variant):
                 lwm_edge.add_classes(home, split.train(group), config, isolate=variant == Variant())
         step = step_of(lwm_edge.evaluate(home, split.test(group)), split, group)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures how fast the exported file runs and how long commands take from start to finish, also as ratios.
+"""Measures how fast the exported file runs and how long commands take from start to finish.
 
     python benchmarks/speed.py RESULTS.json [--rounds 7] [--arch efficientnet_lite0 ...]
     python benchmarks/speed.py RESULTS.json --only-commands

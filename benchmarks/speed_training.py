@@ -101,7 +101,7 @@ def make_step(
     folder: Path,
     until: ExitStack,
 ) -> Callable[[], None]:
-    """Returns a function that makes one update, at a rate too small to matter, until the stack is closed."""
+    """Returns a function that makes one update with tiny rates; it works until the stack is closed."""
     teacher, student = make_pair(arch, frozen, folder)
     until.enter_context(channels_last(student, teacher, precision, True))
     recipe = RECIPES["lwm" if name == AUTOGRAD else name]

@@ -29,7 +29,7 @@ HEADINGS = (
     "average", "last", "base classes, last", "newest classes, last", "forgetting",
     "top-5, average", "top-5, last",
 )  # fmt: skip
-_AT_THE_END = ("last", "top-5, last")  # a run of a single step has nothing else
+_AT_THE_END = ("last", "top-5, last")  # the only figures of a run of one step
 
 
 def forgetting(steps: list[dict[str, Any]]) -> float:

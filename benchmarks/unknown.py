@@ -4,10 +4,11 @@
     python benchmarks/unknown.py BASE.lwm DATA RESULTS.json [--name lite0] [--features FILE.npz]
 
 DATA has train/<class>/* and test/<class>/*, the shipped classes of BASE.lwm among them. The base's network
-runs once over the photos; --features keeps the values that its head reads. In each of three splits, half of
-the classes are known: the shipped ones and others drawn at random (or, if more than half are shipped, one
-other class and shipped ones drawn at random). A device learns the other known classes ten at a time, without
-any old photo, and solves the head again each time. The script measures
+is run once on the photos; --features names the file that keeps the values that its head reads. In each of
+three splits, half of the classes are known: the shipped ones and others drawn at random (or, if more than
+half are shipped, one other class and shipped ones drawn at random). A device learns the known classes that
+were not shipped, ten at a time, without any old photo, and solves the head again each time. The script
+measures
 
 - the scores: how well each score tells known test photos from unknown ones (AUROC), and how many unknown
   photos lie below a threshold that keeps 95% of the known ones;
@@ -191,7 +192,7 @@ class Split(NamedTuple):
 
 
 def split_classes(data: Data, seed: int) -> Split:
-    """Draws half of the classes to be known."""
+    """Chooses half of the classes at random as the known ones."""
     chance = np.random.RandomState(seed)
     shipped = [name for name in data.shipped if name in data.test]
     others = [name for name in sorted(data.test) if name not in shipped]

@@ -29,7 +29,7 @@ _SEVERAL = 3
 
 
 class Variant(Settings):
-    """Says how the loop differs from the package's; with the defaults, it does not."""
+    """Says how the loop differs from the package's; with the defaults, they are the same."""
 
     schedule: Literal["constant", "cosine"] = "constant"
     """Schedule of both learning rates: constant, or falling to 0 along half a cosine."""
@@ -110,7 +110,7 @@ class _Loop:
     def accumulate(
         self, student: Network, teacher: Network, batch: Batch, parts: Any, recipe: Recipe, *rest: Any
     ) -> Any:
-        """Adds up the gradients of an update, or of the plan's trial step, with gamma's present value."""
+        """Adds up the gradients of an update, or of the plan's trial step, with gamma's current value."""
         self._student = student
         if self.variant.warm_up:
             recipe = recipe._replace(gamma=recipe.gamma * min(1.0, self.progress / self.variant.warm_up))

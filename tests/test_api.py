@@ -36,7 +36,7 @@ def test_every_name_exists_and_is_documented() -> None:
         assert getattr(lwm_edge, name).__doc__, f"{name} has no docstring"
 
 
-def test_what_changes_a_home_says_which_errors_it_raises() -> None:
+def test_functions_that_change_a_home_document_their_errors() -> None:
     changing = [name for name in PUBLIC if "wait" in getattr(getattr(lwm_edge, name), "__annotations__", {})]
     assert {"init_home", "add_classes", "remove_class", "rename_class", "undo"} <= set(changing)
     for name in changing:

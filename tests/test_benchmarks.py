@@ -77,7 +77,7 @@ def test_random_kills_leave_no_bad_home(tmp_path: Path) -> None:
     result = json.loads((tmp_path / "crash.json").read_text())
     assert result["landed"] == 12 and result["landed_in_commit"] >= 5
     assert result["homes"]["bad"] == 0 and sum(result["homes"].values()) == 12
-    assert "12 kills came in time" in printed
+    assert "12 increments were killed" in printed
 
 
 @pytest.mark.extended
@@ -130,5 +130,5 @@ def test_the_sweep_runs_resumes_and_prints_its_table(data: Path, tmp_path: Path)
 def test_random_kills_of_two_inboxes_leave_no_problem(tmp_path: Path) -> None:
     printed = _run("inbox_crash.py", tmp_path / "inbox-crash.json", "--kills", 12)
     result = json.loads((tmp_path / "inbox-crash.json").read_text())
-    assert result["landed"] == 12 and result["bad"] == [] and "12 kills came in time" in printed
+    assert result["landed"] == 12 and result["bad"] == [] and "12 processes were killed" in printed
     assert sum(result["landed_while"].values()) > 0

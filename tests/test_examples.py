@@ -54,7 +54,7 @@ def test_an_app_shows_progress_cancels_and_loads_again(tmp_path: Path) -> None:
     assert "still knows 6 classes" in printed and "commit" in printed and "shows a Bag" in printed
 
 
-def test_a_web_service_answers_and_keeps_up(
+def test_a_web_service_answers_and_loads_the_new_model(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("fastapi", reason="fastapi is not installed")
@@ -104,7 +104,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_onnxruntime_alone_keeps_up(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_app_with_only_onnxruntime_loads_the_new_model(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
     example = runpy.run_path(str(EXAMPLES / "07_onnxruntime_alone.py"))
     model = example["CurrentModel"](str(home.path))

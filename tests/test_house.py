@@ -1,4 +1,4 @@
-"""Each package imports only the packages that it may, and commands that need no torch load none."""
+"""Each package imports only the packages that it may, and commands that do not need torch do not load it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def imports_of(path: Path) -> set[str]:
 IMPORTS = {".".join(p.relative_to(ROOT).with_suffix("").parts): imports_of(p) for p in ROOT.rglob("*.py")}
 
 
-def test_imports_run_down_only() -> None:
+def test_packages_import_only_what_they_may() -> None:
     assert MAY_IMPORT.keys() | ABOVE >= PACKAGES
     against = set()
     for module, targets in IMPORTS.items():
@@ -122,7 +122,7 @@ def note():
 
 
 @pytest.mark.parametrize("name", NEEDS_NO_TORCH)
-def test_commands_that_need_no_torch_load_none_in_any_process(
+def test_commands_that_do_not_need_torch_load_it_in_no_process(
     name: str, permitting_home: Home, tmp_path: Path
 ) -> None:
     home = permitting_home

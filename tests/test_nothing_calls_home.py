@@ -66,7 +66,7 @@ def test_an_increment_and_a_prediction_write_nothing_into_the_users_home_folder(
 
 
 @pytest.mark.slow
-def test_an_increment_and_a_prediction_ask_no_resolver(
+def test_an_increment_and_a_prediction_send_no_dns_query(
     home: Home, tmp_path: Path, make_photos: PhotoMaker
 ) -> None:
     """Runs the commands in a separate network, whose only resolver prints every query."""

@@ -49,7 +49,7 @@ def _least(package: str, requirements: list[str]) -> str:
 
 
 MEGA = 1_000_000
-SAYS = [
+NUMBERS_ON_PAGES = [
     (DEPLOY, f"at least {LEARNT.min_photos} usable photos"),
     (DEPLOY, f"up to {guard.MAX_PIXELS // MEGA} megapixels"),
     (DEPLOY, f"a JPEG up to {guard.MAX_JPEG_PIXELS // MEGA}"),
@@ -133,7 +133,7 @@ SAYS = [
 ]
 
 
-@pytest.mark.parametrize(("page", "text"), SAYS)
+@pytest.mark.parametrize(("page", "text"), NUMBERS_ON_PAGES)
 def test_a_number_in_a_page_is_the_one_in_the_code(page: str, text: str) -> None:
     assert text in prose(page)
 
@@ -207,7 +207,7 @@ def test_extras_that_pages_name_exist() -> None:
             assert extra in PROJECT["optional-dependencies"], f"{page}: {extra}"
 
 
-def test_the_settings_file_is_read_as_it_stands() -> None:
+def test_the_settings_file_on_the_page_can_be_used() -> None:
     (text,) = (b.text for b in blocks(DEPLOY) if b.language == "toml")
     settings = FileConfig.model_validate(cli_settings.tomllib.loads(text))  # type: ignore[attr-defined]
     chosen = increment_config(settings)

@@ -37,7 +37,7 @@ TOO_LONG = {  # commands of which only the options are parsed, and why
     "sweep.py": "hours, on data that is not here; .ci/extended runs a small one",
     "attention_maps.py": "draws maps of the models that protocol.py made; .ci/extended runs a small one",
     "crash_rounds.py": "a minute; .ci/extended runs it",
-    "failing_operations.py": "five minutes; .ci/extended runs it, and test_failing_operations.py a part",
+    "failing_operations.py": "five minutes; .ci/extended runs it, and test_failing_operations.py runs a part",
     "crash.py": "25 minutes; test_benchmarks.py runs twelve kills, in .ci/extended",
     "inbox_crash.py": "fifteen minutes; .ci/extended runs forty kills",
     "overfitted.py": "minutes, on data that is not here",
@@ -141,7 +141,7 @@ def test_the_blocks_of_a_page_run_one_after_the_other(page: str, clone: Path) ->
         assert not missing, f"{name}: {missing} in\n{output}"
 
 
-def test_every_exempt_block_is_there() -> None:
+def test_every_exempt_block_exists() -> None:
     there = {f"{page} {b.name}" for page in PAGES for b in blocks(page) if b.language == "sh"}
     assert EXEMPT.keys() <= there
     assert TOO_LONG.keys() == {_script(line) for line in _commands_of_the_benchmarks()} & TOO_LONG.keys()

@@ -1,4 +1,4 @@
-"""The builds of .ci/release share nothing, and tests can run where it runs them: outside a checkout."""
+"""The builds of .ci/release share nothing, and tests can run outside a checkout, as they do there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from tests.support.pages import ROOT
 
 RELEASE = (ROOT / ".ci" / "release").read_text(encoding="utf-8")
 BUILDS = ("make_tools", "install_in_fleet", "make_sbom", "with_torch", "build", "without_traces")
-OF_A_CHECKOUT = ("tests/test_pages.py", "tests/test_protocol.py")  # these read links, or ask for the commit
+# Tests in these files follow links between pages, or ask git for the commit.
+LIKELY_TO_NEED_A_CHECKOUT = ("tests/test_pages.py", "tests/test_protocol.py")
 
 
 def test_each_build_has_its_own_tools_dependencies_and_sbom() -> None:
@@ -33,7 +34,7 @@ def test_tests_need_neither_a_checkout_nor_the_package_beside_them(tmp_path: Pat
     (unpacked / "lwm_edge").symlink_to(installed)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "link or commits or settings"]
     result = subprocess.run(
-        [*command, *OF_A_CHECKOUT],
+        [*command, *LIKELY_TO_NEED_A_CHECKOUT],
         cwd=unpacked,
         env={**os.environ, "PYTHONPATH": str(unpacked), "PYTEST_ADDOPTS": ""},
         capture_output=True,

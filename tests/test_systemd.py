@@ -1,4 +1,4 @@
-"""The inbox's service runs a command that exists, is hardened as its page says, and can be installed."""
+"""The inbox's service runs a command that exists, is hardened as the page states, and can be installed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_service_is_hardened() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
-def test_systemd_scores_the_service_as_the_page_says() -> None:
+def test_the_service_has_the_systemd_score_that_the_page_states() -> None:
     command = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(SERVICE)]
     printed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     score = printed.rpartition(": ")[2].split()[0]

@@ -1,4 +1,4 @@
-"""Receipts are for owners; an interrupted increment is resumed as it was, or dropped with a warning."""
+"""Receipts are short; an interrupted increment resumes with its options, or is dropped with a warning."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ from tests.support.crash import (
     take_lock,
 )
 from tests.support.disk_model import Disk
-from tests.support.fault_layer import Exploration, Recorder, interruptions, record, replaced_disk
+from tests.support.fault_layer import Exploration, Recorder, disk_recorded_by, interruptions, record
 from tests.support.file_store import Store
 from tests.support.folders import PhotoMaker, save_permitting
 from tests.support.hostile import published
@@ -213,7 +213,7 @@ def test_an_operation_that_fails_leaves_the_old_model_or_the_new_one(
 
 
 def fails(change: Change, action: Action, recorder: Recorder) -> bool:
-    with replaced_disk(recorder):
+    with disk_recorded_by(recorder):
         try:
             action(change.root)
         except (LwmEdgeError, KeyboardInterrupt):

@@ -29,7 +29,7 @@ def test_callers_get_only_our_own_errors_and_none_once_the_model_is_in_place(
     )
 
 
-def test_the_page_says_how_many_operations_failed() -> None:
+def test_the_readme_states_how_many_operations_were_made_to_fail() -> None:
     verbs = json.loads(RESULTS.read_text())["verbs"]
     assert all(not found["problems"] and found["tried"] == found["operations"] for found in verbs.values())
     total, added = sum(found["tried"] for found in verbs.values()), verbs["add-classes"]["tried"]

@@ -76,7 +76,7 @@ def test_an_increment_is_undone_by_a_further_change(permitting_home: Home, make_
 
 
 @pytest.mark.slow
-def test_no_increment_reads_the_previous_model_or_counts_it(
+def test_an_increment_neither_reads_nor_loads_the_previous_model(
     home: Home, permitting_home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = make_photos("Bag")

@@ -26,7 +26,7 @@ from lwm_edge.increment import inbox_teaching
 from lwm_edge.increment.reports import IncrementReport
 from tests.support.crash import Files, commit_files, files_of, take_lock
 from tests.support.disk_model import Disk, Operation
-from tests.support.fault_layer import Exploration, Recorder, record, replaced_disk
+from tests.support.fault_layer import Exploration, Recorder, disk_recorded_by, record
 from tests.support.file_store import Content, Store, Tree
 from tests.support.folders import photo_folder
 from tests.support.hostile import published
@@ -198,7 +198,7 @@ def test_no_refused_operation_loses_a_photo_or_learns_it_twice(world: World) -> 
     for position, error, all_later in tried:
         world.store.materialise(world.before, world.root)
         recorder = Recorder(world.root, world.store, position, error, all_later, moves=True)
-        with replaced_disk(recorder), suppress(LwmEdgeError, KeyboardInterrupt):
+        with disk_recorded_by(recorder), suppress(LwmEdgeError, KeyboardInterrupt):
             world.teach()
         world.check()
         for reason in (world.root / "inbox").glob("*.waits.json"):
@@ -221,7 +221,7 @@ def test_a_real_increment_does_the_same_as_the_stand_in(
     world.store.materialise(world.before, world.root)
     monkeypatch.setattr(inbox_teaching, "add_classes", add_classes)
     recorder = Recorder(world.root, world.store, moves=True)
-    with replaced_disk(recorder):
+    with disk_recorded_by(recorder):
         world.teach(isolate=False)
     assert _outside_the_home(recorder.operations) == _outside_the_home(stood_in)
 

@@ -35,7 +35,7 @@ def test_many_photos_are_compared_in_parts() -> None:
     assert count_near_copies(features, labels, known(1.0)) == {0: (300, 300)}
 
 
-def test_a_film_that_goes_round_an_object_has_pictures_that_differ() -> None:
+def test_a_film_around_an_object_has_different_pictures() -> None:
     """Each picture is nearly the same as the one before, but distant pictures differ like any two photos."""
     turn = np.linspace(0, 2 * np.pi, 60, endpoint=False)[:, None]
     film = np.zeros((60, D))

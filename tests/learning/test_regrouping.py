@@ -71,8 +71,8 @@ def test_a_solved_head_is_told_apart_from_a_trained_one(removed: int | None) -> 
     assert not is_solved(np.zeros_like(weight), statistics)
 
 
-def test_a_head_that_was_changed_where_photos_hardly_vary_is_not_solved() -> None:
-    """Such a change hardly shows in the means computed back from the head, but it changes answers."""
+def test_a_head_changed_where_photos_hardly_vary_does_not_count_as_solved() -> None:
+    """The means computed back from the changed head are almost the same, but its answers are not."""
     generator, spread = np.random.default_rng(0), np.array([5.0, 2.0, 1.0, 0.3, 0.1])
     labels = np.repeat(np.arange(4), 400)
     centres = spread * generator.normal(size=(4, D))

@@ -133,12 +133,12 @@ def test_equal_seeds_give_equal_tensors() -> None:
     assert _equal(_tensors(_train()[1]), _tensors(_train()[1]))
 
 
-def test_another_seed_gives_other_tensors() -> None:
+def test_another_seed_gives_different_tensors() -> None:
     other = QUICK.model_copy(update={"seed": 1})
     assert not _equal(_tensors(_train()[1]), _tensors(_train(other)[1]))
 
 
-def test_gamma_gives_another_student() -> None:
+def test_gamma_changes_the_student() -> None:
     without = QUICK.model_copy(update={"gamma": 0.0})
     assert not _equal(_tensors(_train()[1]), _tensors(_train(without)[1]))
 
@@ -202,7 +202,7 @@ def test_weights_that_the_last_update_made_infinite_are_refused(monkeypatch: pyt
         _train(QUICK.model_copy(update=wild))
 
 
-def test_the_limit_on_the_gradients_limits_the_length_of_an_update() -> None:
+def test_the_gradient_limit_bounds_the_length_of_an_update() -> None:
     config = QUICK.model_copy(update={"batch_size": 64, "momentum": 0.0, "max_gradient_norm": 0.5})
     teacher, student, report = _train(config)
     moved = [
@@ -224,7 +224,7 @@ def test_the_head_can_have_a_separate_learning_rate() -> None:
     assert _equal(_tensors(faster.backbone), _tensors(as_the_rest.backbone))  # type: ignore[arg-type]
 
 
-def test_unless_set_the_heads_learning_rate_is_the_general_one() -> None:
+def test_the_head_has_the_general_learning_rate_unless_its_own_is_set() -> None:
     rates = [
         RECIPES["lwm"].adjusted(IncrementConfig(recipe="lwm", **given)).head_learning_rate
         for given in ({}, {"learning_rate": 0.5}, {"learning_rate": 0.5, "head_learning_rate": 0.25})

@@ -76,7 +76,7 @@ def test_the_same_holds_for_photos_of_groceries(tmp_path: Path) -> None:
     assert_same(bundle, new_photos(bundle, tmp_path / "new"))
 
 
-def test_an_engine_that_computes_something_else_changes_nothing(tmp_path: Path) -> None:
+def test_nothing_changes_if_the_engine_computes_different_features(tmp_path: Path) -> None:
     arrays = BUNDLE.arrays()
     arrays[PROBE] = arrays[PROBE] * np.float32(1.001)
     other = save_bundle(tmp_path / "other.lwm", arrays, BUNDLE.manifest)

@@ -20,7 +20,7 @@ from tests.support.folders import DEMO_DATA
 PHOTO = DEMO_DATA / "test" / "base" / "Coat" / "000.png"
 
 
-def test_a_path_that_is_no_file_is_refused_with_a_reason(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_is_refused_with_a_reason(tmp_path: Path) -> None:
     with pytest.raises(
         ExportError, match=r"is a folder; give the ONNX file, such as HOME/current/classifier"
     ):
@@ -84,7 +84,7 @@ def test_a_wrong_type_is_refused_with_the_right_types(home: Home, photo: Any, wo
 
 
 @pytest.mark.parametrize("wrong", [5, None, ["x"], b"x"])
-def test_functions_refuse_an_object_that_is_no_path(home: Home, wrong: Any) -> None:
+def test_functions_refuse_an_object_that_is_not_a_path(home: Home, wrong: Any) -> None:
     calls: list[Any] = [lambda: info(wrong), lambda: open_home(wrong), lambda: evaluate(home, wrong)]
     if not isinstance(wrong, bytes):
         calls.append(lambda: Classifier(wrong))

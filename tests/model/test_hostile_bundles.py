@@ -67,7 +67,7 @@ Case = tuple[str, Content, bool]  # how the file was made, its content, whether 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Makes a sound bundle that is so small that it can be opened ten thousand times in a short time."""
+    """Makes a sound bundle that is small enough to be opened ten thousand times quickly."""
     generator = np.random.default_rng(0)
     arrays: dict[str, NDArray[Any]] = {
         "backbone.weight": generator.normal(size=(2, 3)).astype(np.float32),
@@ -147,7 +147,7 @@ def manifests_changed(bundle: Bundle, draw: random.Random) -> Iterator[Case]:
     original = json.loads(manifests.encode(bundle.manifest).rstrip(b"\0"))
     same = copy.deepcopy(original)
     with_manifest(tensors, same, original)
-    assert same["model_digest"] == original["model_digest"]  # `with_manifest` computes it as manifests do
+    assert same["model_digest"] == original["model_digest"]  # as the package computes it
     for _ in range(2000):
         content = copy.deepcopy(original)
         inside: Any = content
@@ -161,7 +161,7 @@ def manifests_changed(bundle: Bundle, draw: random.Random) -> Iterator[Case]:
 
 
 def with_manifest(tensors: dict[str, Any], content: dict[str, Any], original: dict[str, Any]) -> Content:
-    """Makes the bundle with another manifest, and corrects its digest so that later checks are reached."""
+    """Gives the bundle another manifest, with a correct digest so that later checks are reached."""
     if content.get("model_digest") == original["model_digest"]:
         parts = ("class_names", "preprocessing", "levels", *VENDOR_FIELDS)
         identity = {name: content[name] for name in parts if name in content}
@@ -238,7 +238,7 @@ def test_ten_thousand_mutated_bundles_give_only_bundle_errors(small: Bundle, tmp
 
 
 def opens(path: Path, original: Bundle, may_open: bool) -> bool:
-    """Tells whether a file opens; checks that it is then sound, and that a refusal is printable."""
+    """Returns whether a file opens; checks that an opened file is sound and a refusal is printable."""
     try:
         opened = open_bundle(path)
     except BundleError as error:
@@ -357,7 +357,7 @@ def test_init_refuses_each_mutated_graph_that_export_refuses(tmp_path: Path) -> 
         (tmp_path / "out.onnx").unlink(missing_ok=True)
 
 
-def test_a_mutated_onnx_file_predicts_or_says_so(home: Home) -> None:
+def test_a_mutated_onnx_file_predicts_or_is_refused(home: Home) -> None:
     onnx, draw = home.current().onnx, random.Random(0)
     photo = DEMO_DATA / "test" / "base" / "Trouser" / "000.png"
     content, refused = onnx.read_bytes(), 0

@@ -1,4 +1,4 @@
-"""The ledger takes bounded space, and an edit that does not redo its hash chain is found."""
+"""The ledger takes bounded space, and an edit is found unless the hash chain is recomputed too."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def test_the_cells_of_a_grid_cover_the_maps(grid: int, more_rows: int, more_colu
 
 @settings(deadline=None)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
-def test_where_a_grid_divides_the_sides_its_cells_do_not_overlap(grid: int, rows: int, columns: int) -> None:
+def test_cells_do_not_overlap_if_the_grid_divides_the_sides(grid: int, rows: int, columns: int) -> None:
     maps = torch.rand(2, 3, grid * rows, grid * columns)
     expected = torch.nn.functional.adaptive_avg_pool2d(maps, grid).flatten(1)
     torch.testing.assert_close(grid_means(maps, grid), expected)

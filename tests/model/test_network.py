@@ -110,7 +110,7 @@ class VendorNet(nn.Module):
 VENDOR = Architecture(build=VendorNet, features=("body",), head="top", preprocessing=PREPROCESSING)
 
 
-def test_a_vendors_network_comes_through_the_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vendors_network_is_found_through_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = metadata.EntryPoint("vendor_net", "tests.model.test_network:VENDOR", "lwm_edge.architectures")
     monkeypatch.setattr(metadata, "entry_points", lambda **kw: _selected([entry], kw))
     assert find_architecture("vendor_net") is VENDOR
@@ -195,7 +195,7 @@ def pre_activation(monkeypatch: pytest.MonkeyPatch) -> Network:
 
 
 @pytest.mark.parametrize("frozen_blocks", range(7))
-def test_a_block_that_begins_in_place_leaves_the_other_networks_input_alone(
+def test_a_block_that_starts_with_an_in_place_operation_leaves_the_other_networks_input_alone(
     pre_activation: Network, frozen_blocks: int
 ) -> None:
     teacher = pre_activation
@@ -212,7 +212,7 @@ def test_a_block_that_begins_in_place_leaves_the_other_networks_input_alone(
 
 @pytest.mark.parametrize("levels", [False, True])
 @pytest.mark.parametrize("frozen_blocks", [0, 1, 3])
-def test_a_block_that_begins_in_place_is_trained_and_recomputed(
+def test_a_block_that_starts_with_an_in_place_operation_is_trained_and_recomputed(
     pre_activation: Network, frozen_blocks: int, levels: bool
 ) -> None:
     teacher, recipe = pre_activation, RECIPES["lwm"]
@@ -231,7 +231,7 @@ def test_a_block_that_begins_in_place_is_trained_and_recomputed(
         student.recompute = recompute
         losses.append(accumulate_gradients(student, teacher, Batch(0, [3] * 4, images), 4, recipe, "sigmoid"))
         gradients.append([parameter.grad for parameter in trained.values()])
-    assert losses[0][2] < 1e-5  # at first the student's maps are its teacher's
+    assert losses[0][2] < 1e-5  # at first, student and teacher have the same maps
     np.testing.assert_allclose(losses[0], losses[1])
     for kept, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(kept, recomputed)
@@ -267,7 +267,7 @@ def test_building_a_network_does_not_load_the_compiler() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_reading_levels_changes_nothing_until_they_have_weight() -> None:
+def test_reading_levels_changes_nothing_while_their_weights_are_zero() -> None:
     network, images = fresh_network("small_resnet20"), torch.from_numpy(generated_images(64)[:2])
     features, logits = network(images)
     levels = find_levels(network, 3)
@@ -311,7 +311,7 @@ def test_no_loss_trains_the_weights_that_read_the_levels() -> None:
     assert first is not None and first.abs().sum() > 0  # but the backbone is trained
 
 
-def test_coarse_attention_maps_are_a_warning() -> None:
+def test_coarse_attention_maps_cause_a_warning() -> None:
     network = fresh_network("small_resnet20")
     (one,), (several,) = few_cells_warnings(network, 1), few_cells_warnings(network, 9)
     assert one.startswith("attention maps have 1 cell at 64 px; ")

@@ -88,7 +88,7 @@ def test_the_colours_of_charts_come_from_the_page(make_page: PageMaker) -> None:
 def test_intervals_are_wider_the_fewer_photos_there_were() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
     low, high = wilson_interval(9, 10)
-    assert (round(low, 4), round(high, 4)) == (0.5958, 0.9821)  # as published tables have it
+    assert (round(low, 4), round(high, 4)) == (0.5958, 0.9821)  # as in published tables
     assert wilson_interval(90, 100)[0] > low and wilson_interval(90, 100)[1] < high
     assert wilson_interval(20, 20)[1] == 1.0 and wilson_interval(0, 20)[0] == pytest.approx(0.0)
 
@@ -215,7 +215,7 @@ def test_the_vendors_figures_are_those_of_the_head_that_the_model_has_now(
 ) -> None:
     base = open_bundle(BASE_BUNDLE)
     arrays = base.arrays()
-    arrays[WEIGHT][1:3] *= 1.5  # no head that is solved from the statistics, so one that was trained
+    arrays[WEIGHT][1:3] *= 1.5  # the statistics give another head, so this one counts as trained
     arrays[RIGHT][:6], arrays[RIGHT_SOLVED][:6], arrays[TOTAL][:6] = 47, 46, 50
     manifest = base.manifest.model_copy(update={"permits": ("undo",)})
     save_bundle(tmp_path / "trained.lwm", arrays, manifest)

@@ -106,7 +106,7 @@ def test_a_photo_with_too_much_metadata_is_skipped_before_it_costs_more(photo):
         path = photo(make())
         with memory_bound(64 * MIB):
             assert refusal(path) == reason, name
-        assert Counted.reads <= MAX_METADATA_READS + 20, name  # 20 more may find the format or read pixels
+        assert Counted.reads <= MAX_METADATA_READS + 20, name  # the 20 find the format or read pixels
         assert Counted.bytes_read <= MAX_METADATA_BYTES + 64 * 1024, name
     assert published(f"| cost: too much metadata | {len(TOO_MUCH_METADATA)} | skipped |")
 
@@ -190,9 +190,9 @@ DAMAGED_METADATA: dict[str, Make] = {
     "no compression method": lambda: odd.png(odd.chunk(b"zTXt", b"a")),
     "an unknown compression": lambda: odd.png(odd.chunk(b"iCCP", b"profile\0\7x")),
     "a short pHYs": lambda: odd.png(odd.chunk(b"pHYs", b"")),
-    "Exif that is no TIFF": lambda: odd.jpeg(odd.exif_segment(b"no TIFF at all")),
+    "Exif that is not TIFF": lambda: odd.jpeg(odd.exif_segment(b"no TIFF at all")),
     "Exif cut short": lambda: odd.jpeg(odd.exif_segment(odd.ifd((0x0110, 2, 4_000, 26))[:20])),
-    "XMP that is no text": lambda: odd.jpeg(odd.segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0\xff\xfe")),
+    "XMP that is not text": lambda: odd.jpeg(odd.segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0\xff\xfe")),
 }
 
 
@@ -307,7 +307,7 @@ def test_long_photos_take_no_more_memory_than_others(photo, name, side):
 
 
 def test_a_long_photo_shows_its_centre(photo):
-    """Only the middle of the photo is converted, and has the same centre as the photo, to the pixel."""
+    """Only the middle of the photo is converted; its centre is the photo's centre, to the pixel."""
     columns = np.arange(40 * 7).astype(np.uint8)
     pixels = np.broadcast_to(columns[None, :, None], (40, 40 * 7, 3))
     for shown in (pixels, pixels[:, 1:]):
@@ -364,7 +364,7 @@ SLOW: dict[str, Make] = {
 
 
 def test_decoders_are_stopped_when_their_time_is_up(photo, monkeypatch):
-    """A clock that advances by a second at each look shows how many looks there are."""
+    """Each look at the clock advances it by a second, so it counts the looks."""
     for name, make in SLOW.items():
         path = photo(make())
         monkeypatch.setattr(time, "thread_time", itertools.count().__next__)
@@ -376,14 +376,14 @@ def test_decoders_are_stopped_when_their_time_is_up(photo, monkeypatch):
         monkeypatch.setattr(opening, "GuardedFile", Counted)
 
 
-class EnoughError(ValueError):
-    """Signals that a caller has stopped waiting; Pillow takes errors of this kind for damage."""
+class CallerStoppedError(ValueError):
+    """Signals that a caller has stopped waiting; Pillow would take a ValueError for damage."""
 
 
 @pytest.mark.parametrize("name", [*SLOW, "a WebP, in the other process"])
-def test_whoever_waits_for_a_photo_can_end_its_reading(photo, monkeypatch, name):
+def test_a_caller_that_waits_for_a_photo_can_stop_the_reading(photo, monkeypatch, name):
     def enough() -> None:
-        raise EnoughError
+        raise CallerStoppedError
 
     if name in SLOW:
         path = photo(SLOW[name]())
@@ -391,7 +391,7 @@ def test_whoever_waits_for_a_photo_can_end_its_reading(photo, monkeypatch, name)
     else:
         path = photo(odd.webp_of_code_tables())
         monkeypatch.setattr(decoder_process, "_SECONDS_BETWEEN_LOOKS", 0)  # without waiting between looks
-    with no_hang(), pytest.raises(EnoughError):
+    with no_hang(), pytest.raises(CallerStoppedError):
         read_photo(path, PREPROCESSING, on_wait=enough)
     assert Counted.reads <= 2 * guard._READS_PER_LOOK
     assert name in SLOW or DECODER._process is None
@@ -481,7 +481,7 @@ def test_a_webp_whose_decoder_would_take_too_much_is_skipped(photo):
 # The one place that opens photos
 
 
-def test_photos_are_opened_in_one_place_alone() -> None:
+def test_photos_are_opened_in_only_one_place() -> None:
     package = Path(lwm_edge.__file__).parent
     found = set()
     for path in package.rglob("*.py"):

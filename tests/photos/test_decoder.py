@@ -1,4 +1,4 @@
-"""Costly photos are decoded in one other process, which keeps to its limits and ends when it should."""
+"""Costly photos are decoded in a second process, which keeps to its limits and ends when it should."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_pixels_are_the_same_in_either_process(write: Write) -> None:
         np.testing.assert_array_equal(read, decode(path, 32, 32))
 
 
-def test_ordinary_photos_need_no_other_process(write: Write) -> None:
+def test_ordinary_photos_need_no_second_process(write: Write) -> None:
     for format, side in (("JPEG", 3_500), ("PNG", 3_500), ("BMP", 3_500)):
         read_photo(write("photo", side, format), PREPROCESSING)
         assert DECODER._process is None
@@ -174,7 +174,7 @@ def test_the_process_ends_with_its_parent(tmp_path: Path, write: Write, busy: bo
         decoder.wait(5)
 
 
-def test_where_no_process_can_be_started_costly_photos_are_skipped(
+def test_costly_photos_are_skipped_if_no_process_can_be_started(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/opt/app/viewer")
@@ -218,7 +218,7 @@ def test_memory_that_one_photo_leaves_occupied_does_not_limit_the_next(tmp_path:
     read_photo(large, PREPROCESSING)
 
 
-def test_threads_get_their_own_photos(write: Write) -> None:
+def test_each_thread_gets_the_photo_that_it_asked_for(write: Write) -> None:
     paths = [write(f"{number}.webp", turn=10 * number) for number in range(8)]
     expected = [decode(path, 32, 32) for path in paths]
     found: dict[int, np.ndarray] = {}
@@ -235,7 +235,7 @@ def test_threads_get_their_own_photos(write: Write) -> None:
         np.testing.assert_array_equal(found[number], expected[number])
 
 
-def test_whoever_waits_for_the_process_can_stop_waiting(write: Write) -> None:
+def test_a_caller_that_waits_for_the_process_can_stop_waiting(write: Write) -> None:
     def enough() -> None:
         raise TimeoutError("enough")
 
@@ -253,7 +253,7 @@ def test_whoever_waits_for_the_process_can_stop_waiting(write: Write) -> None:
         (lambda: odd.progressive_jpeg(4_470, 17_000), 1, "takes more than 1 seconds of processor time"),
     ],
 )
-def test_where_the_system_sets_no_limits_the_process_is_watched(
+def test_the_process_is_watched_if_the_system_sets_no_limits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[], bytes], seconds: int, why: str
 ) -> None:
     taken_away = "import sys; sys.modules['fcntl'] = sys.modules['resource'] = None; "

@@ -27,7 +27,7 @@ COLOURS = np.array(((200, 30, 30), (30, 160, 40), (40, 50, 180), (220, 220, 60))
 
 
 def quadrants(scale: int = 8) -> Image.Image:
-    """Draws a photo of four rectangles of different colours; all are one and a half times as wide as high."""
+    """Draws a photo of four rectangles of different colours, each 1.5 times as wide as it is high."""
     pixels = np.repeat(np.repeat(COLOURS.reshape(2, 2, 3), 16 * scale, 0), 24 * scale, 1)
     return Image.fromarray(pixels.astype(np.uint8))
 
@@ -69,7 +69,7 @@ def test_a_heif_file_of_another_brand_is_read_too(tmp_path: Path) -> None:
     assert_quadrants(read_photo(tmp_path / "photo.heic", SIZE))
 
 
-def test_a_video_is_no_photo(tmp_path: Path) -> None:
+def test_a_video_is_refused(tmp_path: Path) -> None:
     (tmp_path / "film.heic").write_bytes(b"\0\0\0\x18ftypqt  \0\0\0\0qt  mp42" + bytes(500))
     with pytest.raises(PhotosError, match="is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image"):
         read_photo(tmp_path / "film.heic", SIZE)
@@ -89,7 +89,7 @@ def test_the_preview_in_a_raw_photo_is_not_taken_for_the_photo(tmp_path: Path) -
         (4, "4 HEIC photos, such as Cup/IMG_0.heic, need another library to be read: "),
     ],
 )
-def test_without_its_library_one_line_says_how_to_read_heic(
+def test_one_line_says_how_to_read_heic_if_its_library_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, line: str
 ) -> None:
     (tmp_path / "Cup").mkdir()
@@ -128,7 +128,7 @@ def test_a_large_progressive_jpeg_is_read_in_bounded_memory(tmp_path: Path) -> N
         pytest.param("HEIF", {}, 64, marks=needs_writer_of("HEIF")),
     ],
 )
-def test_a_photo_that_is_too_large_is_refused_by_its_header_with_advice(
+def test_a_photo_whose_header_states_too_many_pixels_is_refused_with_advice(
     kind: str, options: dict[str, int], most: int
 ) -> None:
     side = int((most * 1_000_000) ** 0.5)

@@ -188,7 +188,7 @@ def test_hundreds_of_hostile_photos_are_read_or_reported(tmp_path: Path) -> None
         elif kind not in ("bytes changed", "animated", "decompression bombs"):
             assert not read[kind], kind
         assert published(f"| photos: {kind} | {count:,} | nothing |")
-    assert read["decompression bombs"] <= 3  # only the bombs in metadata, which is not unpacked
+    assert read["decompression bombs"] <= 3  # those in metadata, which is not unpacked
 
 
 def _reads(path: Path) -> bool:

@@ -49,7 +49,7 @@ def put(folder: Path, kind: str = "Coat", numbers: range | tuple[int, ...] = ran
     return folder
 
 
-def test_photos_in_sub_folders_are_of_the_class_above_them(tmp_path: Path) -> None:
+def test_photos_in_sub_folders_belong_to_the_class_above_them(tmp_path: Path) -> None:
     put(tmp_path / "Cup")
     put(tmp_path / "Cup" / "2024" / "May", numbers=(10, 11))
     put(tmp_path / "Cup" / "2025", numbers=(12,))
@@ -94,7 +94,7 @@ def test_files_beside_the_class_folders_are_reported(tmp_path: Path) -> None:
     )
 
 
-def test_a_folder_of_photos_alone_is_a_class_once_it_is_given_a_name(tmp_path: Path) -> None:
+def test_a_folder_with_only_photos_is_a_class_once_it_is_given_a_name(tmp_path: Path) -> None:
     put(tmp_path / "mugs")
     put(tmp_path / "mugs" / "2024", numbers=(5,))
     shutil.copy(tmp_path / "mugs" / "000.png", tmp_path / "mugs" / "again.png")

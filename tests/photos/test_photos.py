@@ -231,7 +231,7 @@ def test_a_png_with_a_flipped_byte_is_damaged(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"hello", b"\0" * 5000, b"%PDF-1.7\n", b"<svg xmlns='x'/>"])
-def test_a_file_that_is_no_image_is_refused(tmp_path, content):
+def test_a_file_that_is_not_an_image_is_refused(tmp_path, content):
     (tmp_path / "photo.jpg").write_bytes(content)
     assert reason(tmp_path / "photo.jpg") == "is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image"
 
@@ -256,7 +256,7 @@ def test_a_fifo_is_refused_without_waiting_for_a_writer(tmp_path):
     assert reason(tmp_path / "photo.png") == "is not a regular file"
 
 
-def test_a_folder_is_no_photo(tmp_path):
+def test_a_folder_is_not_read_as_a_photo(tmp_path):
     (tmp_path / "photo.png").mkdir()
     assert reason(tmp_path / "photo.png") == "is not a regular file"
 
@@ -310,7 +310,7 @@ def test_a_class_name_is_kept_in_nfc(tmp_path):
     assert read(tmp_path).class_names == ("Caf\u00e9",)
 
 
-def test_files_that_are_no_photos_are_skipped_and_listed_with_the_reason(tmp_path):
+def test_files_that_are_not_photos_are_skipped_and_listed_with_the_reason(tmp_path):
     folder = add_class(tmp_path / "new", "Coat", real_photos("Coat", 5))
     shutil.copy(real_photos("Dress", 1)[0], tmp_path / "outside.png")
     (folder / "dangling.png").symlink_to("nowhere.png")
@@ -521,7 +521,7 @@ def test_the_centre_of_a_photo_becomes_a_square_of_the_models_size(width, height
 
 @settings(deadline=None)
 @given(st.integers(0, 100), st.booleans(), st.integers(8, 40), st.integers(0, 30))
-def test_the_centre_is_cut_out_exactly_where_nothing_is_scaled(longer, upright, size, margin):
+def test_the_centre_is_cut_out_exactly_if_nothing_is_scaled(longer, upright, size, margin):
     short = size + margin
     width, height = (short, short + longer) if upright else (short + longer, short)
     pixels = np.zeros((height, width, 3), np.uint8)

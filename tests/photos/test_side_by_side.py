@@ -132,9 +132,7 @@ def test_as_many_photos_are_read_at_once_as_memory_and_processors_allow(
         assert reading_threads(None) == threads
 
 
-def test_a_folder_is_read_alike_by_any_number_of_threads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_number_of_threads_reads_a_folder_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, kept = [], []
     for threads in (1, 4):
         monkeypatch.setattr("lwm_edge.photos.folders.reading_threads", lambda limit, threads=threads: threads)

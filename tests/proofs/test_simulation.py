@@ -36,7 +36,7 @@ Leak = Callable[[Home], None]
 
 @pytest.fixture(autouse=True)
 def _kept(_count_only_where_counts_matter: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replaces KEPT once older objects are excluded from the search, so that KEPT itself is searched."""
+    """Makes KEPT a new list after older objects are excluded from the search, so that KEPT is searched."""
     monkeypatch.setattr(sys.modules[__name__], "KEPT", [])
 
 
@@ -63,7 +63,9 @@ def found(report: SimulationReport, *words: str) -> bool:
     return any(all(word in problem for word in words) for problem in report.problems)
 
 
-def test_a_commit_while_the_model_is_read_is_no_error(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_while_the_model_is_read_is_not_an_error(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read = Bundle.arrays
     removed: list[str] = []
 

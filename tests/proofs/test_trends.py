@@ -44,7 +44,7 @@ def verdict(steps: list[SimulationStep]) -> list[str]:
     return list(find_problems(steps, find_trends(steps)))
 
 
-def test_growth_that_the_classes_explain_is_no_problem_and_slopes_are_exact() -> None:
+def test_growth_that_the_classes_explain_is_not_a_problem_and_slopes_are_exact() -> None:
     steps = [step(n) for n in range(1, 51)]
     trends = {trend.figure: trend for trend in find_trends(steps)}
     assert verdict(steps) == [] and all(trend.passed for trend in trends.values())

@@ -137,9 +137,8 @@ def prepare_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return prepared[key]
 
     monkeypatch.setattr(home_changes, "_prepare", prepare_first)
-    monkeypatch.setattr(
-        measurement, "count_alive", lambda *sizes: Alive([], {})
-    )  # it would search all objects, which is slow
+    # Searching all objects would be slow.
+    monkeypatch.setattr(measurement, "count_alive", lambda *sizes: Alive([], {}))
     monkeypatch.setattr(home_changes, "open_bundle", functools.cache(open_bundle))
 
 

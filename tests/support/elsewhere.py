@@ -139,10 +139,10 @@ def _write_links_with_backslashes() -> None:
 
 
 def _hide_files() -> None:
-    """Hides /proc and /sys from code that uses Path, and not from psutil, which has separate builds."""
+    """Hides /proc and /sys from code that uses Path, but not from psutil, which has separate builds."""
 
     def hidden(name: str) -> Any:
-        """Makes a method of Path that finds no file there."""
+        """Makes a method of Path that does not find the hidden files."""
         method = getattr(Path, name)
 
         def found(self: Path, *given: Any, **named: Any) -> Any:

@@ -51,7 +51,7 @@ def _listen(event: str, arguments: tuple[Any, ...]) -> None:
             _disk.count_operation(arguments[0])
 
 
-_LISTENING: list[bool] = []  # not empty once the hook was added, which cannot be removed
+_LISTENING: list[bool] = []  # not empty once the hook is added; it cannot be removed
 
 
 @contextmanager

@@ -116,8 +116,8 @@ class Recorder:
 
 
 @contextmanager
-def replaced_disk(recorder: Any) -> Iterator[None]:
-    """Replaces `_disk` by a recorder within the block, in every module that uses it."""
+def disk_recorded_by(recorder: Any) -> Iterator[None]:
+    """Replaces `_disk` with a recorder in every module that uses it, until the block ends."""
     _use(recorder)
     try:
         yield
@@ -136,7 +136,7 @@ def record(
     """Records every change and sync that an action makes to a folder or in it."""
     before = Disk.holding(store, store.scan(root))
     recorder = recorder or Recorder(root, store)
-    with replaced_disk(recorder):
+    with disk_recorded_by(recorder):
         action()
     seen = before.after(*recorder.operations).visible()
     assert seen == store.scan(root), "something bypassed _disk"

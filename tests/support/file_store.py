@@ -68,7 +68,7 @@ class Store:
         return frozenset(found | {(root.name, FOLDER, "")} if root.is_dir() else found)
 
     def materialise(self, tree: Tree, root: Path) -> None:
-        """Replaces a folder by exactly the given tree."""
+        """Replaces a folder with exactly the given tree."""
         shutil.rmtree(root, ignore_errors=True)
         for name, kind, what in sorted(tree):
             path = root.parent / name
@@ -90,7 +90,7 @@ class Store:
         return self._torn[content]
 
     def unsynced(self, content: Content) -> set[Content]:
-        """Returns some of the contents that a power cut can leave in place of one that was not synced."""
+        """Returns some of the contents that a power cut can leave of a file that was not synced."""
         if content not in self._unsynced:
             whole = self.get(content)
             half = len(whole) // 2

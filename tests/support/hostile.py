@@ -21,7 +21,7 @@ _HANGS_AFTER_S = 60
 
 @contextmanager
 def memory_bound(most_bytes: int, mapped_bytes: int = 0) -> Iterator[None]:
-    """Limits the block's address space, and checks that its resident memory grew by `most_bytes` at most.
+    """Limits the block's address space, and checks that its resident memory grew by at most `most_bytes`.
 
     The process that decodes costly photos may take up to `most_bytes` in all. Files that the block maps need
     address space for their whole length (`mapped_bytes`), but memory only for the parts that are read.
@@ -70,6 +70,6 @@ def ordinary_user() -> Iterator[None]:
 
 
 def published(text: str) -> bool:
-    """Prints a text, and returns whether the README of the tests has it."""
+    """Prints a text, and returns whether the README of the tests contains it."""
     print(text)
     return text in README.read_text()

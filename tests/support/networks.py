@@ -18,21 +18,21 @@ from lwm_edge.model.manifest import Levels, Manifest
 from lwm_edge.model.network import Network
 
 COVERED_BY_SIMILAR = {
-    "resnet34": "resnet18 has its blocks, fewer of them",
-    "shufflenet_v2_x1_0": "shufflenet_v2_x0_5 has its blocks, narrower",
-    "small_resnet32": "small_resnet20 has its blocks, fewer of them",
+    "resnet34": "resnet18 has the same blocks, but fewer",
+    "shufflenet_v2_x1_0": "shufflenet_v2_x0_5 has the same blocks, but narrower",
+    "small_resnet32": "small_resnet20 has the same blocks, but fewer",
 }
 """Architectures that only .ci/extended tries, and the similar ones that the gate tries instead."""
 
 GRAPH_COVERED_BY = {
-    "resnet18": "small_resnet20, one of which model/onnx/test_graph.py traces; shufflenet_v2 for its pooling",
+    "resnet18": "small_resnet20, which model/onnx/test_graph.py traces; shufflenet_v2 for its pooling",
     "resnet50": "resnet18, with one more convolution in each block",
     "mobilenet_v2": "efficientnet_lite0, which base/test_build.py exports, for its blocks and activation",
     "mnasnet0_5": "mobilenet_v2, with another activation",
     "efficientnet_b0": "mobilenet_v3_small for its squeeze and excitation; efficientnet_lite0 for the rest",
     "regnet_y_400mf": "mobilenet_v3_small for its squeeze and excitation",
-    "small_resnet20": "the demo's base is one, which model/onnx/test_graph.py traces and many tests export",
-    "efficientnet_lite0": "base/test_build.py exports one",
+    "small_resnet20": "model/onnx/test_graph.py traces the demo's base, and many tests export it",
+    "efficientnet_lite0": "base/test_build.py exports it",
     "densenet121": "shufflenet_v2 for its concatenations; small_resnet20 for the rest",
 }
 """Architectures whose graph only .ci/extended checks, and what covers each form of graph in the gate."""

@@ -26,7 +26,7 @@ def _picture(side: int) -> Image.Image:
 
 
 def jpeg(*segments: bytes, side: int = 64) -> bytes:
-    """Makes a JPEG of a red and a blue half, which begins with these segments."""
+    """Makes a JPEG with a red and a blue half, which begins with the given segments."""
     content = saved(_picture(side), "JPEG", quality=95)
     return content[:2] + b"".join(segments) + content[2:]
 
@@ -79,7 +79,7 @@ def chunk(kind: bytes, content: bytes, *, wrong_crc: bool = False) -> bytes:
 
 
 def png(*chunks: bytes, before: bytes = b"IDAT", image: Image.Image | None = None) -> bytes:
-    """Makes a PNG, by default of a red and a blue half, with these chunks before its pixels or IEND."""
+    """Makes a PNG, by default with a red and a blue half, with chunks added before its pixels or IEND."""
     content = saved(image or _picture(64), "PNG")
     place = content.index(before) - 4
     return content[:place] + b"".join(chunks) + content[place:]
@@ -96,7 +96,7 @@ def rle_bmp(side: int) -> bytes:
 
 
 def webp(side: int, chunks: bytes, pixels: bytes = b"") -> bytes:
-    """Makes a lossless WebP with these chunks and these pixels, or all black."""
+    """Makes a lossless WebP with the given chunks and the given pixels, or all black."""
     pixels = pixels or webp_pixels(Image.new("RGB", (side, side)))
     size, flag = struct.pack("<I", side - 1)[:3], _WEBP_FLAGS.get(chunks[:4], 0)
     before, after = (chunks, b"") if chunks.startswith(b"ICCP") else (b"", chunks)

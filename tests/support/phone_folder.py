@@ -47,7 +47,7 @@ def make(folder: Path) -> None:
     broken.write_bytes(broken.read_bytes()[:300])  # a copy that was cut short
     shutil.copy(folder / "Bag/2025/000.png", folder / "Bag/2026/autumn/000 copy.png")
     for name in ("Bag", "Ankle boot"):
-        _save_copy("Bag", 44, folder / name / "which.png")  # in both: a contradiction
+        _save_copy("Bag", 44, folder / name / "which.png")  # the same photo in two classes
     with Image.open(source("Bag", 45)) as image:
         blurred(3)(image.convert("L")).save(folder / "Bag/2025/blurred.png")
     with Image.open(source("Ankle boot", 45)) as image:

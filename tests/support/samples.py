@@ -14,7 +14,7 @@ from lwm_edge.model.bundle import open_bundle
 from lwm_edge.photos.folders import read_photo_folder
 from lwm_edge.photos.photo_set import PhotoSet, PixelCache
 
-WITHOUT_LEVELS = Path(__file__).parents[1] / "golden" / "bundle-v2.lwm"  # reads the last maps alone
+WITHOUT_LEVELS = Path(__file__).parents[1] / "golden" / "bundle-v2.lwm"  # reads only the last maps
 PLAN = PlanReport(
     micro_batch_size=16,
     micro_batches_per_update=1,

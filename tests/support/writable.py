@@ -1,4 +1,4 @@
-"""Says which formats of photos can be written here, because the oldest supported Pillow knows fewer."""
+"""Says which formats of photos can be written here, because the oldest supported Pillow cannot write all."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def weight_of(model: ModelProto) -> TensorProto:
     return next(t for t in model.graph.initializer if t.name == "backbone.stage3.2.conv2.weight")
 
 
-def elsewhere(model: ModelProto) -> None:
+def in_another_file(model: ModelProto) -> None:
     model.graph.initializer[0].data_location = TensorProto.EXTERNAL
 
 
@@ -99,7 +99,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "two tensors of one name": (
         lambda model: model.graph.initializer.append(model.graph.initializer[0]), "share a name"
     ),
-    "a tensor in another file": (elsewhere, "from other files"),
+    "a tensor in another file": (in_another_file, "from other files"),
     "data in an attribute": (add_node("Relu", x=list(range(1000))), "data in attributes"),
     "a tensor in an attribute": (
         add_node("Relu", x=numpy_helper.from_array(np.ones(9, np.float32))), "data in attributes"
@@ -168,7 +168,7 @@ def test_a_weight_that_is_declared_too_small_is_refused() -> None:
 
 
 def many_times(count: int) -> Change:
-    """Runs the last block's convolution, of 64 channels to 64, again and again."""
+    """Runs the last block's convolution (64 channels to 64) again and again."""
     return all_of(
         *(add_node("Conv", "backbone.stage3.2.conv2.weight", pads=[1, 1, 1, 1]) for _ in range(count))
     )
@@ -246,14 +246,14 @@ def unique(change: Change) -> Change:
     return renamed
 
 
-def test_the_page_counts_these_graphs() -> None:
+def test_the_readme_states_how_many_graphs_are_tried() -> None:
     assert published(f"| a graph of a form that lwm-edge does not export | {len(REFUSED)} | nothing |")
     too_much = "a graph that needs more memory or time than its weights explain"
     assert published(f"| {too_much} | {len(EXPENSIVE)} | nothing |")
 
 
 def test_a_graph_that_grows_faster_than_the_batch_is_refused() -> None:
-    """One image costs little here, but five images cost five to the power of twelve times as much."""
+    """One image costs little here, but five images cost 5**12 times as much."""
 
     def change(model: ModelProto) -> None:
         add_node("ReduceMean", axes=[1, 2, 3], keepdims=0)(model)
@@ -297,7 +297,7 @@ def test_a_graph_that_would_take_minutes_is_refused(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_cost_of_the_demos_network_is_that_of_its_convolutions() -> None:
-    """Counted by hand, that network needs 31.4 million multiplications, nearly all in convolutions."""
+    """Counted by hand, the demo's network needs 31.4 million multiplications, nearly all in convolutions."""
     of_weights, others = graph_cost(read_graph(BUNDLE.arrays()), WEIGHTS)
     assert 31_000_000 < of_weights.operations < 32_000_000
     assert others.operations < 2 * of_weights.elements

@@ -89,7 +89,7 @@ def test_the_metadata_describes_the_model(onnx_file: bytes) -> None:
         key: said[f"Image.{key}"] for key in ("BitmapPixelFormat", "ColorSpaceGamma", "NominalPixelRange")
     }
     assert list(image.values()) == ["Rgb8", "SRGB", "NominalRange_0_255"]
-    assert model.graph.input[0].type.denotation == "IMAGE"  # the keys describe such an input
+    assert model.graph.input[0].type.denotation == "IMAGE"  # the keys describe an input of this kind
     assert model.producer_name == "lwm_edge" and not model.doc_string
     assert "model_author" not in said and "model_license" not in said
 
@@ -238,7 +238,7 @@ EXPORTED = [
 
 @pytest.mark.slow
 def test_a_network_that_could_still_be_trained_makes_the_same_graph() -> None:
-    """`pack` traces such a network before any block was tried for writing to its input."""
+    """`pack` traces a trainable network before it finds out which blocks overwrite their input."""
     graphs = []
     for trains in (True, False):
         network = load_network(open_bundle(BASE_BUNDLE)).requires_grad_(trains)
@@ -249,7 +249,7 @@ def test_a_network_that_could_still_be_trained_makes_the_same_graph() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPORTED)
-def test_every_family_exports_in_the_form_that_runtimes_read_and_grows(name: str, tmp_path: Path) -> None:
+def test_every_family_exports_in_a_form_that_runtimes_can_read(name: str, tmp_path: Path) -> None:
     network = fresh_network(name)
     disturb_normalisation(network)
     graph, content = exported(network, name)

@@ -1,4 +1,4 @@
-"""Another form of the exported file is refused if it does not agree with that file."""
+"""A converted form of the exported file is refused if it does not agree with the original."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_int8_is_symmetric_and_by_channel_and_leaves_the_head_in_float32(origina
     assert model.graph.name == onnx.load_model_from_string(original).graph.name
 
 
-def test_int8_for_tensorrt_keeps_weights_in_float_and_shares_no_pair(original: bytes) -> None:
+def test_int8_for_tensorrt_keeps_weights_in_float_and_dequantises_once_per_use(original: bytes) -> None:
     content = variants.in_eight_bits(original, IMAGES, float_weights=True)
     graph = onnx.load_model_from_string(content).graph
     stored = {tensor.name: tensor.data_type for tensor in graph.initializer}
